@@ -1,0 +1,1 @@
+"""Refunds: accepted once, moved at most once, never lost, never guessed."""
