@@ -1,0 +1,110 @@
+"""Everything the product raises on purpose, in one tree.
+
+RefundError
+├── SettingsError            a variable is wrong                          exit 2
+├── InvalidRequest           a refund breaks a rule of its fields         exit 3
+├── InputError               a file cannot be read as what it claims      exit 3
+├── NotFound                 no record under that id                      exit 3
+├── GuardRefused             a guard says no; nothing was changed         exit 6
+│   ├── IdempotencyConflict  the id exists with another body
+│   ├── NotCancelable        something may have been sent already
+│   ├── NotInReview          only a refund in review can be resolved
+│   ├── NotDurable           the server may forget what it acknowledged
+│   └── ProviderMismatch     the records belong to another provider or mode
+├── StoreUnavailable         Redis did not answer                         exit 5
+└── IllegalMove              a move that is not in TRANSITIONS            exit 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class RefundError(Exception):
+    """Root of all errors raised on purpose; its text is one sentence for a person."""
+
+
+class SettingsError(RefundError):
+    """One or more variables are wrong; the text names every one of them and echoes no secret."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldError:
+    """One broken rule: which field, which value (shortened), a stable code, and the rule in words."""
+
+    field: str
+    code: str
+    value: str
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.value}: {self.rule}"
+
+
+class InvalidRequest(RefundError):
+    """A refund request breaks at least one rule; `errors` holds every broken one."""
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(str(error) for error in errors))
+        self.errors = tuple(errors)
+
+    def __reduce__(self) -> tuple[type[InvalidRequest], tuple[tuple[FieldError, ...]]]:
+        return (InvalidRequest, (self.errors,))
+
+
+class InputError(RefundError):
+    """A file cannot be read as what it claims to be; the text says where and what to do."""
+
+
+class NotFound(RefundError):
+    """No record stands under that id."""
+
+
+class GuardRefused(RefundError):
+    """A guard refused; nothing was changed."""
+
+
+class IdempotencyConflict(GuardRefused):
+    """The refund id exists with another body; the record was left as it is."""
+
+    def __init__(self, refund_id: str) -> None:
+        super().__init__(
+            f"refund {refund_id} exists with other contents and was left as it is: use a new id for a new refund, "
+            f"or see the accepted one with 'refunds status {refund_id}'"
+        )
+        self.refund_id = refund_id
+
+    def __reduce__(self) -> tuple[type[IdempotencyConflict], tuple[str]]:
+        return (IdempotencyConflict, (self.refund_id,))
+
+
+class NotCancelable(GuardRefused):
+    """The refund may have been sent already, or is settled, and cannot be canceled."""
+
+
+class NotInReview(GuardRefused):
+    """Only a refund whose stage is review can be resolved by a person."""
+
+
+class NotDurable(GuardRefused):
+    """The server may forget a write that it has acknowledged."""
+
+
+class ProviderMismatch(GuardRefused):
+    """The records in Redis belong to another provider host or mode."""
+
+
+class StoreUnavailable(RefundError):
+    """Redis did not answer; nothing is known to have changed, and repeating is safe."""
+
+
+class IllegalMove(RefundError):
+    """A move between stages that is not in TRANSITIONS."""
+
+    def __init__(self, refund_id: str, source: str, target: str) -> None:
+        super().__init__(f"refund {refund_id} cannot go from {source} to {target}")
+        self.refund_id, self.source, self.target = refund_id, source, target
+
+    def __reduce__(self) -> tuple[type[IllegalMove], tuple[str, str, str]]:
+        return (IllegalMove, (self.refund_id, self.source, self.target))

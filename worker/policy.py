@@ -1,0 +1,594 @@
+"""The rules, pure and total: where a refund may go, what an answer means, what to do now.
+
+Nothing here reads a clock, sleeps, sends or draws a random number: `now` and `jitter` are parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from worker.answers import FINAL_STATUSES, classify, fold
+from worker.errors import IllegalMove, NotCancelable, NotInReview
+from worker.model import (
+    Action,
+    Answer,
+    Look,
+    Outcome,
+    ProviderRefund,
+    Refund,
+    Retriable,
+    Seen,
+    Sight,
+    Stage,
+    Status,
+    Step,
+    scrubbed,
+)
+
+TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
+    {
+        Stage.QUEUED: {
+            Stage.SENDING: "claimed",
+            Stage.SETTLED: "canceled by the caller, or refused unsent by a guard",
+        },
+        Stage.SENDING: {
+            Stage.SETTLED: "done, or refused and never in doubt",
+            Stage.PROCESSING: "the provider says pending",
+            Stage.WAITING: "provably not done",
+            Stage.IN_DOUBT: "it may have happened, or the lease lapsed",
+            Stage.REVIEW: "nothing may be read back or sent again",
+        },
+        Stage.WAITING: {
+            Stage.SENDING: "claimed again",
+            Stage.SETTLED: "budget spent, canceled by the caller, or a late proof",
+            Stage.PROCESSING: "a late proof: the provider says pending",
+        },
+        Stage.IN_DOUBT: {
+            Stage.SETTLED: "found, final",
+            Stage.PROCESSING: "found, pending",
+            Stage.SENDING: "proven absent, or a safe replay",
+            Stage.IN_DOUBT: "looked: one of two looks",
+            Stage.REVIEW: "cannot be told",
+        },
+        Stage.PROCESSING: {
+            Stage.SETTLED: "the provider says final",
+            Stage.REVIEW: "gone, contradictory, or pending for too long",
+        },
+        Stage.REVIEW: {
+            Stage.PROCESSING: "a person names the provider's refund, to be verified",
+            Stage.IN_DOUBT: "a person says it never happened, to be verified",
+            Stage.SETTLED: "a person decides, or a late proof",
+            Stage.WAITING: "a person lets a refund that was never in doubt go again",
+        },
+        Stage.SETTLED: {
+            Stage.SETTLED: "succeeded turned failed at the provider",
+            Stage.QUEUED: "an explicit retry of a failed one: a new generation",
+        },
+    }
+)
+"""Every move there is. An illegal one raises `IllegalMove` and changes nothing."""
+
+MAX_SERVER_ERRORS: Final = 3
+"""Same-key 5xx in a row after which replaying stops: the provider may be replaying a stored one."""
+MAX_LAPSES: Final = 3
+MAX_RESENDS: Final = 3
+MAX_LOOKS: Final = 5
+"""Looks in a row that could not tell, after which a person must."""
+MAX_PROCESSING: Final = timedelta(days=30)
+VERDICT_LIFE: Final = timedelta(seconds=30)
+"""A proof of absence older than this permits no send."""
+SPARE: Final = timedelta(seconds=3)
+"""What a lease must have left beyond one call's time limit when a try starts."""
+PARKED: Final = timedelta(seconds=15)
+"""How soon a refund that a pause or a breaker held back is looked at again."""
+REVIEW_REMINDER: Final = timedelta(days=1)
+EARLY_LOOK: Final = timedelta(seconds=10)
+
+_RETRIABLE: Final = MappingProxyType(
+    {
+        "charge_already_refunded": Retriable.NO,
+        "amount_too_large": Retriable.NO,
+        "amount_too_small": Retriable.NO,
+        "resource_missing": Retriable.NO,
+        "parameter_invalid_integer": Retriable.NO,
+        "currency_mismatch": Retriable.NO,
+        "expired_or_canceled_card": Retriable.NO,
+        "lost_or_stolen_card": Retriable.NO,
+        "budget_spent": Retriable.YES,
+        "balance_insufficient": Retriable.YES,
+        "insufficient_funds": Retriable.YES,
+        "lock_timeout": Retriable.YES,
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """The settings that rules depend on; see CONTRACT's variables of the same names."""
+
+    idempotency: Literal["verify", "trust"] = "verify"
+    readback: Literal["list", "totals", "none"] = "totals"
+    totals_proof: bool = False
+    settle: timedelta = timedelta(seconds=300)
+    key_window: timedelta = timedelta(hours=23)
+    request_timeout: timedelta = timedelta(seconds=20)
+    lease: timedelta = timedelta(seconds=45)
+    max_attempts: int = 12
+    max_age: timedelta = timedelta(hours=72)
+
+    @property
+    def wants_baseline(self) -> bool:
+        """Tell whether the payment's totals must be read before the first POST."""
+        return self.idempotency == "verify" and self.readback == "totals"
+
+
+def check_move(refund_id: str, source: Stage, target: Stage) -> None:
+    """Raise `IllegalMove` unless the move stands in `TRANSITIONS`."""
+    if target not in TRANSITIONS[source]:
+        raise IllegalMove(refund_id, source, target)
+
+
+def sources_of(target: Stage) -> tuple[Stage, ...]:
+    """Return the stages from which a refund may come to `target`."""
+    return tuple(source for source, targets in TRANSITIONS.items() if target in targets)
+
+
+def backoff(attempt: int, *, base: timedelta, cap: timedelta, jitter: float) -> timedelta:
+    """Return the wait before the next attempt: doubled each time up to `cap`, the upper half of it drawn by `jitter`.
+
+    `attempt` counts from 1, `jitter` lies in [0, 1).
+    """
+    doublings: int = min(max(attempt, 1) - 1, 40)
+    full = min(cap, base * (1 << doublings))
+    return full / 2 + full / 2 * jitter
+
+
+def _attempt_backoff(attempt: int, jitter: float) -> timedelta:
+    return backoff(attempt, base=timedelta(seconds=10), cap=timedelta(hours=1), jitter=jitter)
+
+
+def may_try_again(outcomes: Sequence[Outcome], refund: Refund, rules: Rules) -> bool:
+    """Tell whether the same bytes may leave again inside this attempt, time and count permitting."""
+    last = outcomes[-1]
+    if last.seen is Seen.NOT_SENT:
+        return True
+    if last.seen is not Seen.MAYBE or rules.idempotency != "trust":
+        return False
+    folded = fold(outcomes)
+    earlier = refund.server_errors if folded.server_errors == len(outcomes) else 0
+    return folded.server_errors + earlier < MAX_SERVER_ERRORS
+
+
+def next_action(refund: Refund, rules: Rules, now: datetime) -> Action:
+    """Return what a refund needs at `now` (the server's clock)."""
+    due = refund.next_check_at is None or refund.next_check_at <= now
+    match refund.stage:
+        case Stage.QUEUED:
+            return Action.SEND
+        case Stage.WAITING:
+            return Action.SEND if due else Action.NOTHING
+        case Stage.SENDING:
+            return Action.LAPSE if due else Action.NOTHING
+        case Stage.PROCESSING:
+            return Action.POLL if due else Action.NOTHING
+        case Stage.IN_DOUBT:
+            return _doubt_action(refund, rules, now) if due else Action.NOTHING
+        case Stage.REVIEW | Stage.SETTLED:
+            return Action.NOTHING
+
+
+def _doubt_action(refund: Refund, rules: Rules, now: datetime) -> Action:
+    if may_replay(refund, rules, now):
+        return Action.REPLAY
+    if rules.readback == "none" and refund.operator_says is None:
+        return Action.REVIEW
+    return Action.LOOK
+
+
+def may_replay(refund: Refund, rules: Rules, now: datetime) -> bool:
+    """Tell whether a doubt may be answered by sending the same key and bytes: keys honoured, window open."""
+    if rules.idempotency != "trust" or refund.first_attempt_at is None or refund.operator_says is not None:
+        return False
+    return (
+        refund.server_errors < MAX_SERVER_ERRORS
+        and refund.verdicts < rules.max_attempts
+        and now + rules.request_timeout + SPARE < refund.first_attempt_at + rules.key_window
+    )
+
+
+def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float) -> Step:
+    """Return where an attempt's outcome leads a refund in `sending`; a standing doubt yields only to a proof."""
+    if outcome.found is not None and outcome.seen is Seen.DONE:
+        return done(refund, outcome.found, "reply", now)
+    seen: dict[str, Any] = {
+        "error_code": outcome.code,
+        "error_message": outcome.message,
+        "lapses": 0,
+        "server_errors": _server_errors(refund, outcome),
+    }
+    counted = outcome.seen not in {Seen.NOT_SENT, Seen.NOT_DONE}
+    if counted:
+        seen["verdicts"] = refund.verdicts + 1
+    doubtful = outcome.doubt or refund.doubt_since is not None
+    if outcome.doubt:
+        # The gateway has closed the socket before it answers, so nothing more can leave after `now`.
+        seen |= {"doubt_since": refund.doubt_since or now, "quiet_at": now, "retriable": Retriable.NO} | _NO_LOOKS
+    if outcome.seen is Seen.MISMATCH:
+        alarm = "the idempotency key was used with other contents: never send this one under another key"
+        return Step(
+            to=Stage.REVIEW, status=Status.PENDING, label=outcome.code, changes=seen, delay=REVIEW_REMINDER, alarm=alarm
+        )
+    if doubtful:
+        return _into_doubt(replace(refund, **seen), outcome, seen, rules, now, jitter)
+    if outcome.seen is Seen.REFUSED:
+        return _settled_failed(seen, outcome.code)
+    started = refund.first_attempt_at or now
+    if now - started >= rules.max_age or seen.get("verdicts", refund.verdicts) >= rules.max_attempts:
+        return budget_spent(seen)
+    delay = _attempt_backoff(refund.attempts, jitter)
+    if outcome.retry_after is not None:
+        delay = max(delay, outcome.retry_after)
+    return Step(to=Stage.WAITING, status=Status.PENDING, label=outcome.code, changes=seen, delay=delay)
+
+
+def _server_errors(refund: Refund, outcome: Outcome) -> int:
+    if outcome.server_errors == outcome.tries:
+        return refund.server_errors + outcome.server_errors
+    return outcome.server_errors
+
+
+_NO_LOOKS: Final[dict[str, Any]] = {"looks": 0, "absent_at": None, "proven_absent_at": None, "found_at": None}
+
+
+def _settled_failed(changes: Mapping[str, Any], code: str) -> Step:
+    retriable = _RETRIABLE.get(code, Retriable.UNKNOWN)
+    return Step(
+        to=Stage.SETTLED,
+        status=Status.FAILED,
+        label=code,
+        changes={**changes, "retriable": retriable, **settled_drops()},
+    )
+
+
+def budget_spent(changes: Mapping[str, Any]) -> Step:
+    """Return the end of a refund that was provably never done within its attempts and age."""
+    message = "given up: no attempt got through within the allowed attempts and age; it was provably never done"
+    return _settled_failed({**changes, "error_code": "budget_spent", "error_message": message}, "budget_spent")
+
+
+def refused_unsent(refund: Refund, code: str, message: str) -> Step:
+    """Return the end of a refund that a guard refused before anything was sent."""
+    if refund.doubt_since is not None:
+        raise IllegalMove(refund.refund_id, refund.stage, Stage.SETTLED)
+    return _settled_failed({"error_code": code, "error_message": scrubbed(message)}, code)
+
+
+def _into_doubt(
+    refund: Refund, outcome: Outcome, changes: Mapping[str, Any], rules: Rules, now: datetime, jitter: float
+) -> Step:
+    """Return the step into (or within) doubt; `refund` already carries `changes`."""
+    delay = _attempt_backoff(refund.attempts, jitter)
+    if outcome.retry_after is not None:
+        delay = max(delay, outcome.retry_after)
+    if may_replay(refund, rules, now + delay):
+        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label=outcome.code, changes=changes, delay=delay)
+    if rules.readback == "none" and refund.operator_says is None:
+        return to_review(changes, outcome.code, "it may have happened, and nothing may be read back")
+    delay = min(EARLY_LOOK, rules.settle)
+    if outcome.retry_after is not None:
+        delay = max(delay, outcome.retry_after)
+    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label=outcome.code, changes=changes, delay=delay)
+
+
+def to_review(changes: Mapping[str, Any], label: str, alarm: str) -> Step:
+    """Return the step that hands a refund to a person, with the reason as the alarm."""
+    return Step(
+        to=Stage.REVIEW, status=Status.PENDING, label=label, changes=changes, delay=REVIEW_REMINDER, alarm=alarm
+    )
+
+
+def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> Step:
+    """Return where a lapsed lease leads: the claimant may have sent and died, so it may have happened."""
+    changes: dict[str, Any] = {
+        "lapses": refund.lapses + 1,
+        "doubt_since": refund.doubt_since or now,
+        "quiet_at": refund.next_check_at or now,
+        "error_code": "lease_lapsed",
+        "error_message": "the worker that had claimed it went away without an answer",
+        "retriable": Retriable.NO,
+    } | _NO_LOOKS
+    if changes["lapses"] >= MAX_LAPSES:
+        return to_review(changes, "lease_lapsed", "its lease lapsed three times in a row: it may be what kills workers")
+    outcome = Outcome(seen=Seen.MAYBE, code="lease_lapsed", doubt=True)
+    step = _into_doubt(replace(refund, **changes), outcome, changes, rules, now, jitter)
+    # A replay needs no wait: the lease was one. A look may follow at once too; only absence wants settled time.
+    return step if step.to is not Stage.IN_DOUBT else replace(step, delay=timedelta(0))
+
+
+def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) -> Step:
+    """Return the step that a proof of done leads to: settled, or processing while the provider says pending."""
+    status = found.status or "pending"
+    changes: dict[str, Any] = {
+        "provider_refund_id": found.id,
+        "provider_status": status,
+        "evidence": evidence,
+        "error_code": None,
+        "error_message": None,
+        "retriable": None,
+        "doubt_since": None,
+        "operator_says": None,
+    } | _NO_LOOKS
+    if found.currency is not None and refund.currency is None:
+        changes["currency"] = found.currency
+    final = FINAL_STATUSES.get(status)
+    if final is None:
+        changes |= {"processing_since": refund.processing_since or now, "lapses": 0, "server_errors": 0}
+        delay = poll_delay(timedelta(0))
+        return Step(
+            to=Stage.PROCESSING, status=Status.PENDING, label="processing", changes=changes, delay=delay, proof=True
+        )
+    if found.amount is not None:
+        changes["amount"] = found.amount
+    if final is not Status.SUCCEEDED:
+        reason = found.failure_reason or ("canceled" if final is Status.CANCELED else "unknown")
+        changes |= {
+            "failure_reason": reason,
+            "error_code": reason,
+            "error_message": f"the provider reports the refund as {status}",
+            "retriable": _RETRIABLE.get(reason, Retriable.UNKNOWN),
+        }
+    return Step(to=Stage.SETTLED, status=final, label=status, changes=changes | settled_drops(), proof=True)
+
+
+def settled_drops() -> dict[str, Any]:
+    """Return the working fields that a settled record no longer needs, each set to None."""
+    return dict.fromkeys(
+        (
+            "doubt_since",
+            "quiet_at",
+            "verdicts",
+            "lapses",
+            "server_errors",
+            "resends",
+            "baseline",
+            "processing_since",
+            "operator_says",
+            *_NO_LOOKS,
+        )
+    )
+
+
+def reversed_by_provider(refund: Refund, found: ProviderRefund) -> Step | None:
+    """Return the step for a refund that had succeeded and that the provider now reports as failed, else None."""
+    if refund.stage is not Stage.SETTLED or refund.status is not Status.SUCCEEDED:
+        return None
+    if found.id != refund.provider_refund_id or FINAL_STATUSES.get(found.status or "") is not Status.FAILED:
+        return None
+    changes = {
+        "provider_status": found.status,
+        "failure_reason": found.failure_reason or "unknown",
+        "error_code": found.failure_reason or "unknown",
+        "error_message": "the provider turned a succeeded refund into a failed one",
+        "retriable": Retriable.UNKNOWN,
+    }
+    return Step(
+        to=Stage.SETTLED,
+        status=Status.FAILED,
+        label="reversed",
+        changes=changes,
+        alarm="a refund that had succeeded was reversed by the provider",
+    )
+
+
+def after_look(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: float) -> Step:
+    """Return where a read-back leads a refund in doubt.
+
+    Absence needs two looks: the first a settle time after the attempt went quiet, the second as long after the first.
+    """
+    match look.sight:
+        case Sight.FOUND if look.found is not None:
+            return done(refund, look.found, "list", now)
+        case Sight.CONFLICT:
+            return to_review({"error_code": "conflict", "error_message": look.reason}, "conflict", look.reason)
+        case Sight.UNREADABLE:
+            delay = max(_attempt_backoff(refund.looks + 1, jitter), look.retry_after or timedelta(0))
+            return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="unreadable", delay=delay, quiet=True)
+        case Sight.FOUND_IN_TOTALS:
+            return _found_in_totals(refund, rules, now)
+    if refund.operator_says == "absent":
+        return _absence_proven(refund, "operator_says_absent", now)
+    if look.sight is Sight.ABSENT:
+        return _absent(refund, rules, now)
+    return _inconclusive(refund, look.reason, rules, now, jitter)
+
+
+def _found_in_totals(refund: Refund, rules: Rules, now: datetime) -> Step:
+    if refund.found_at is None:
+        changes: dict[str, Any] = _NO_LOOKS | {"found_at": now}
+        return Step(
+            to=Stage.IN_DOUBT, status=Status.PENDING, label="found_in_totals", changes=changes, delay=rules.settle
+        )
+    wait = refund.found_at + rules.settle - now
+    if wait > timedelta(0):
+        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="found_in_totals", delay=wait, quiet=True)
+    changes = {
+        "evidence": "totals",
+        "provider_status": None,
+        "error_code": None,
+        "error_message": None,
+        "retriable": None,
+    } | settled_drops()
+    if refund.all_remaining and refund.baseline is not None and refund.baseline.remaining is not None:
+        changes["amount"] = refund.baseline.remaining
+    if refund.currency is None and refund.baseline is not None:
+        changes["currency"] = refund.baseline.currency
+    return Step(to=Stage.SETTLED, status=Status.SUCCEEDED, label="found_in_totals", changes=changes, proof=True)
+
+
+def _absent(refund: Refund, rules: Rules, now: datetime) -> Step:
+    countable = (refund.quiet_at or now) + rules.settle
+    if now < countable:
+        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent_early", delay=countable - now, quiet=True)
+    if refund.absent_at is None:
+        changes: dict[str, Any] = _NO_LOOKS | {"absent_at": now}
+        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent", changes=changes, delay=rules.settle)
+    wait = refund.absent_at + rules.settle - now
+    if wait > timedelta(0):
+        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent", delay=wait, quiet=True)
+    if refund.resends >= MAX_RESENDS:
+        return to_review({}, "resends_spent", "it vanished after every resend")
+    return _absence_proven(refund, "absence_proven", now)
+
+
+def _absence_proven(refund: Refund, label: str, now: datetime) -> Step:
+    # Still in doubt: the claim that follows clears it, if it comes while the verdict is fresh.
+    changes: dict[str, Any] = _NO_LOOKS | {"absent_at": refund.absent_at or now, "proven_absent_at": now}
+    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label=label, changes=changes, delay=VERDICT_LIFE)
+
+
+def _inconclusive(refund: Refund, reason: str, rules: Rules, now: datetime, jitter: float) -> Step:
+    countable = (refund.quiet_at or now) + rules.settle
+    if now < countable:
+        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="too_early", delay=countable - now, quiet=True)
+    looks = refund.looks + 1
+    if looks >= MAX_LOOKS:
+        return to_review({"looks": looks}, "inconclusive", f"it cannot be told whether it happened: {reason}")
+    delay = backoff(looks, base=rules.settle, cap=timedelta(hours=6), jitter=jitter)
+    changes: dict[str, Any] = {"looks": looks, "absent_at": None, "found_at": None, "proven_absent_at": None}
+    return Step(
+        to=Stage.IN_DOUBT, status=Status.PENDING, label="inconclusive", changes=changes, delay=delay, quiet=True
+    )
+
+
+def poll_delay(age: timedelta) -> timedelta:
+    """Return the wait before the next poll of a pending refund: a quarter of its age, 10 s to 6 h."""
+    return min(max(age / 4, timedelta(seconds=10)), timedelta(hours=6))
+
+
+def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> Step:
+    """Return where `GET /v1/refunds/{id}` leads a refund in `processing`."""
+    since = refund.processing_since or now
+    again = Step(
+        to=Stage.PROCESSING,
+        status=Status.PENDING,
+        label="pending",
+        delay=poll_delay(now - since) * (1 + jitter / 4),
+        quiet=True,
+    )
+    outcome = classify(answer, refund)
+    if outcome.seen is Seen.DONE and outcome.found is not None:
+        if outcome.found.id != refund.provider_refund_id:
+            return to_review({}, "contradictory_reply", "the provider answered with another refund's id")
+        if outcome.found.status != "pending":
+            evidence = refund.evidence or "reply"
+            return done(refund, outcome.found, "operator" if refund.operator_says else evidence, now)
+        if now - since >= MAX_PROCESSING:
+            return to_review({}, "pending_too_long", "the provider has said pending for 30 days")
+        if refund.operator_says:
+            return replace(again, changes={"operator_says": None})
+        return again
+    if outcome.code == "contradictory_reply":
+        return to_review(_problem(outcome), outcome.code, outcome.message or outcome.code)
+    if outcome.seen is Seen.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
+        return to_review(_problem(outcome), "refund_missing", "the provider no longer knows the refund it had named")
+    if outcome.retry_after is not None and again.delay is not None:
+        return replace(again, delay=max(again.delay, outcome.retry_after))
+    return again
+
+
+def _problem(outcome: Outcome) -> dict[str, Any]:
+    return {"error_code": outcome.code, "error_message": outcome.message}
+
+
+def cancel(refund: Refund) -> Step:
+    """Return the step that cancels a refund of which nothing was ever sent, or provably nothing was done.
+
+    Raises `NotCancelable` with the reason otherwise.
+    """
+    if refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None:
+        return Step(to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=settled_drops())
+    if refund.settled:
+        raise NotCancelable(f"refund {refund.refund_id} is already {refund.status}: nothing was changed")
+    raise NotCancelable(
+        f"refund {refund.refund_id} is {refund.stage}: it may have reached the provider and cannot be canceled; "
+        f"follow it with 'refunds status {refund.refund_id}'"
+    )
+
+
+def resolve_succeeded(refund: Refund, provider_refund_id: str, now: datetime) -> Step:
+    """Return the step for a person's claim that the provider's refund is ours; the next poll verifies it."""
+    _needs_review(refund)
+    changes = {
+        "provider_refund_id": provider_refund_id,
+        "processing_since": now,
+        "operator_says": "succeeded",
+    }
+    return Step(
+        to=Stage.PROCESSING,
+        status=Status.PENDING,
+        label="operator_says_succeeded",
+        changes=changes,
+        delay=timedelta(0),
+    )
+
+
+def resolve_failed(refund: Refund, code: str) -> Step:
+    """Return the step for a person's decision that the refund was never done and shall not be."""
+    _needs_review(refund)
+    changes = {"error_code": code, "error_message": "settled by a person", "retriable": Retriable.NO}
+    changes |= {"evidence": "operator", **settled_drops()}
+    return Step(to=Stage.SETTLED, status=Status.FAILED, label="operator_says_failed", changes=changes)
+
+
+def resolve_resend(refund: Refund) -> Step:
+    """Return the step for a person's claim that it never happened: looked at once more, then sent with the same key."""
+    _needs_review(refund)
+    if refund.doubt_since is None:
+        return Step(
+            to=Stage.WAITING,
+            status=Status.PENDING,
+            label="operator_says_absent",
+            delay=timedelta(0),
+            changes={"lapses": 0},
+        )
+    changes: dict[str, Any] = {"operator_says": "absent", "lapses": 0, "provider_refund_id": None} | _NO_LOOKS
+    return Step(
+        to=Stage.IN_DOUBT, status=Status.PENDING, label="operator_says_absent", changes=changes, delay=timedelta(0)
+    )
+
+
+def _needs_review(refund: Refund) -> None:
+    if refund.stage is not Stage.REVIEW:
+        raise NotInReview(
+            f"refund {refund.refund_id} is {refund.stage}, not in review: only 'refunds review list' can be resolved"
+        )
+
+
+def retry_failed(refund: Refund) -> Step | None:
+    """Return the step that sends a failed refund again as a new generation, or None where that cannot help."""
+    if refund.stage is not Stage.SETTLED or refund.status is not Status.FAILED or refund.retriable is Retriable.NO:
+        return None
+    cleared = (
+        "provider_refund_id",
+        "provider_status",
+        "failure_reason",
+        "error_code",
+        "error_message",
+        "retriable",
+        "evidence",
+        "first_attempt_at",
+    )
+    changes: dict[str, Any] = dict.fromkeys(cleared) | {"generation": refund.generation + 1}
+    if refund.all_remaining:
+        changes["amount"] = None
+    return Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes=changes)
+
+
+def waits_for_person(refunds: Iterable[Refund]) -> bool:
+    """Tell whether any of the refunds needs a person."""
+    return any(refund.stage is Stage.REVIEW for refund in refunds)

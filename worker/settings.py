@@ -1,0 +1,190 @@
+"""All settings, read once from the environment (and a folder of secret files); no other module looks them up."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from worker.errors import GuardRefused, SettingsError
+from worker.policy import SPARE, Rules
+
+LIVE_HOST: Final = "api.wooshpay.com"
+ENV_PREFIX: Final = "REFUNDS_"
+_BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "amqp", "amqps"})
+_REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "unix"})
+
+
+class Settings(BaseSettings):
+    """The variables of the contract, `REFUNDS_` left off; frozen. Build it with `Settings.load()`."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    broker_url: SecretStr | None = None
+    api_url: str = "https://apitest.wooshpay.com"
+    api_key: SecretStr | None = None
+    live: bool = False
+    allow_http: bool = False
+    idempotency: Literal["verify", "trust"] = "verify"
+    key_window_hours: float = Field(default=23, gt=0, le=24 * 30)
+    readback: Literal["list", "totals", "none"] = "totals"
+    totals: Literal["hint", "proof"] = "hint"
+    settle_seconds: float = Field(default=300, ge=0, le=86400)
+    durability: Literal["disk", "memory"] = "disk"
+    secrets_dir: Path | None = None
+    request_timeout_seconds: float = Field(default=20, gt=0, le=300)
+    max_attempts: int = Field(default=12, ge=1, le=1000)
+    max_age_hours: float = Field(default=72, gt=0, le=24 * 90)
+    concurrency: int = Field(default=64, ge=1, le=1024)
+    rate_limit: float = Field(default=0, ge=0, le=100_000)
+    bulk_share: float = Field(default=0.7, gt=0, le=1)
+    lease_seconds: float = Field(default=45, gt=0, le=3600)
+    retention_days: float = Field(default=400, gt=0, le=36500)
+    prefix: str = Field(default="refunds:", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_:.{}-]+$")
+    log_format: Literal["json", "text"] | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    max_amount: int | None = Field(default=None, gt=0)
+
+    @field_validator("redis_url", "broker_url")
+    @classmethod
+    def _known_scheme(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
+        if value is None:
+            return None
+        allowed = _REDIS_SCHEMES if info.field_name == "redis_url" else _BROKER_SCHEMES
+        scheme = urlsplit(value.get_secret_value()).scheme
+        if scheme not in allowed:
+            rule = "must begin with one of {schemes}"
+            raise PydanticCustomError("scheme", rule, {"schemes": ", ".join(f"{name}://" for name in sorted(allowed))})
+        return value
+
+    @field_validator("api_url")
+    @classmethod
+    def _plain_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise PydanticCustomError("url", "must be an http:// or https:// address")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise PydanticCustomError("url", "must hold no credentials, query or fragment")
+        return value.rstrip("/")
+
+    @field_validator("log_level", "log_format", "idempotency", "readback", "totals", "durability", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _lease_outlives_a_call(self) -> Self:
+        if self.lease_seconds < self.request_timeout_seconds + 5:
+            raise PydanticCustomError(
+                "lease", "REFUNDS_LEASE_SECONDS must be at least REFUNDS_REQUEST_TIMEOUT_SECONDS plus 5"
+            )
+        return self
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Settings:
+        """Read the environment; `overrides` (by field name) come first.
+
+        Raises `SettingsError` with one message that names every wrong variable and echoes no secret.
+        """
+        try:
+            settings = cls(**overrides)
+            if settings.secrets_dir is None:
+                return settings
+            if not settings.secrets_dir.is_dir():
+                raise SettingsError(f"REFUNDS_SECRETS_DIR {settings.secrets_dir} is no folder: create it or unset it")
+            return cls(_secrets_dir=settings.secrets_dir, **overrides)
+        except ValidationError as error:
+            raise SettingsError(_sentence(error)) from None
+        except OSError as error:
+            raise SettingsError(f"REFUNDS_SECRETS_DIR cannot be read: {error.strerror}") from None
+
+    @property
+    def broker(self) -> str:
+        """Return the Celery broker's URL, with its credentials."""
+        return (self.broker_url or self.redis_url).get_secret_value()
+
+    @property
+    def is_live(self) -> bool:
+        """Tell whether the key or the URL moves real money."""
+        key = self.api_key.get_secret_value() if self.api_key else ""
+        return key.startswith(("sk_live_", "rk_live_")) or self.provider_host == LIVE_HOST
+
+    @property
+    def mode(self) -> str:
+        """Return `live` or `test`; pinned in Redis with the provider's host."""
+        return "live" if self.is_live else "test"
+
+    @property
+    def provider_host(self) -> str:
+        """Return the provider's host, lower case; with the port where it is not the scheme's own."""
+        parts = urlsplit(self.api_url)
+        host = (parts.hostname or "").rstrip(".")
+        return host if parts.port in {None, 80, 443} else f"{host}:{parts.port}"
+
+    @property
+    def rules(self) -> Rules:
+        """Return what the rules depend on."""
+        return Rules(
+            idempotency=self.idempotency,
+            readback=self.readback,
+            totals_proof=self.totals == "proof",
+            settle=timedelta(seconds=self.settle_seconds),
+            key_window=timedelta(hours=self.key_window_hours),
+            request_timeout=timedelta(seconds=self.request_timeout_seconds),
+            lease=timedelta(seconds=self.lease_seconds),
+            max_attempts=self.max_attempts,
+            max_age=timedelta(hours=self.max_age_hours),
+        )
+
+    @property
+    def lease_spare(self) -> timedelta:
+        """Return what a lease must have left when a try starts."""
+        return timedelta(seconds=self.request_timeout_seconds) + SPARE
+
+    def require_provider(self) -> str:
+        """Return the secret key, after the guards on live money and plain http.
+
+        Raises `SettingsError` without a key, `GuardRefused` where a guard says no.
+        """
+        if self.api_key is None:
+            raise SettingsError(
+                "REFUNDS_API_KEY is not set: export it, or put it in the file refunds_api_key of REFUNDS_SECRETS_DIR"
+            )
+        if self.is_live and not self.live:
+            raise GuardRefused(
+                "the key or the address is the provider's live one, which moves real money: "
+                "set REFUNDS_LIVE=true if that is meant, or use a test key with the test address"
+            )
+        parts = urlsplit(self.api_url)
+        if parts.scheme == "http" and not self.allow_http and not _is_loopback(parts.hostname or ""):
+            raise GuardRefused(
+                f"REFUNDS_API_URL is plain http to {parts.hostname}, which would show the key on the wire: "
+                "use https, or set REFUNDS_ALLOW_HTTP=true if the way there is trusted"
+            )
+        key = self.api_key.get_secret_value()
+        if not key.isascii() or not key.isprintable() or " " in key or ":" in key:
+            raise SettingsError("REFUNDS_API_KEY holds characters that no key has: check for quotes or line ends")
+        return key
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _sentence(error: ValidationError) -> str:
+    problems = []
+    for item in error.errors(include_input=False, include_url=False):
+        name = ENV_PREFIX + str(item["loc"][0]).upper() if item["loc"] else ""
+        message = item["msg"][:1].lower() + item["msg"][1:] if name else item["msg"]
+        problems.append(f"{name}: {message}" if name else message)
+    return f"wrong settings: {'; '.join(problems)}"
