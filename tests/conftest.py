@@ -1,0 +1,73 @@
+"""Servers and clients for every test: one real server a session, emptied for each test, and the fake beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import fakeredis
+import pytest
+import redis
+import redis.asyncio
+
+from worker.sandbox.server import ThrowawayServer, running_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[ThrowawayServer]:
+    """The session's real server, each write on disk before its reply; a test that kills one starts its own."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: ThrowawayServer) -> str:
+    """The session's server, emptied of data and scripts."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        client.script_flush()
+    return redis_server.url
+
+
+@pytest.fixture
+def sync_redis(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of the emptied real server; replies are text."""
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_redis(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    """An asyncio client of the emptied real server; replies are text."""
+    async with redis.asyncio.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def fake_redis() -> Iterator[redis.Redis]:
+    """A client of a fresh fake that runs Lua; replies are text."""
+    with fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_fake_redis() -> AsyncIterator[redis.asyncio.Redis]:
+    """An asyncio client of a fresh fake that runs Lua; replies are text."""
+    async with fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture(params=["fake_redis", "sync_redis"], ids=["fake", "real"])
+def any_redis(request: pytest.FixtureRequest) -> redis.Redis:
+    """The same test on the fake and on the real server."""
+    client: redis.Redis = request.getfixturevalue(request.param)
+    return client
+
+
+@pytest.fixture(params=["async_fake_redis", "async_redis"], ids=["fake", "real"])
+def async_any_redis(request: pytest.FixtureRequest) -> redis.asyncio.Redis:
+    """The same test on the fake and on the real server, under asyncio."""
+    client: redis.asyncio.Redis = request.getfixturevalue(request.param)
+    return client

