@@ -1,0 +1,309 @@
+"""Every atomic operation on the records, as data: which script, with which arguments, read how.
+
+A `Call` is run by `store.Store` (blocking) or `store.AsyncStore`, alone or pipelined with others; repeating one
+whose reply was lost is safe for each of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib import resources
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from worker.model import (
+    Baseline,
+    Lane,
+    Refund,
+    RefundRequest,
+    Stage,
+    Step,
+    from_ms,
+    idempotency_key,
+    request_body,
+    to_ms,
+)
+from worker.policy import PARKED, REVIEW_REMINDER, VERDICT_LIFE, sources_of
+from worker.records import SCHEMA_VERSION, decode, encode, new_record, pairs_of
+
+T = TypeVar("T")
+Argument = str | bytes | int | float
+
+NUDGE_GRACE: Final = timedelta(minutes=10)
+"""How long a queued refund waits for its nudge before it is nudged again whatever the queue holds."""
+LOST_NUDGE: Final = timedelta(seconds=15)
+"""After how long a nudge counts as lost where its lane's queue has run dry."""
+SWEEP_HOLD: Final = timedelta(seconds=30)
+"""How long a refund that a sweep has taken is left alone by the next ones."""
+
+_ms = timedelta(milliseconds=1)
+
+
+class Script:
+    """One Lua file with the shared beginning in front, known by its digest."""
+
+    def __init__(self, name: str) -> None:
+        folder = resources.files("worker") / "lua"
+        self.name = name
+        self.text = f"{(folder / '_record.lua').read_text('utf-8')}\n{(folder / f'{name}.lua').read_text('utf-8')}"
+        self.sha = hashlib.sha1(self.text.encode("utf-8"), usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call(Generic[T]):
+    """One script with its own arguments; `read` makes the result of the raw reply.
+
+    A durable call returns only when what it wrote survives a crash of the server.
+    """
+
+    script: Script
+    arguments: Sequence[Argument]
+    read: Callable[[Any], T]
+    durable: bool = False
+
+
+CREATE: Final = Script("create")
+LOAD: Final = Script("load")
+CLAIM: Final = Script("claim")
+SAVE: Final = Script("save")
+SWEEP: Final = Script("sweep")
+GIVE_BACK: Final = Script("give_back")
+SIBLINGS: Final = Script("siblings")
+GATE: Final = Script("gate")
+BLOCK_GATE: Final = Script("block_gate")
+PIN: Final = Script("pin")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Created:
+    """What became of a request: `created`, `exists` (with the record), or `conflict`."""
+
+    result: Literal["created", "exists", "conflict"]
+    now: datetime
+    refund: Refund | None = None
+
+
+def create(request: RefundRequest, lane: Lane, batch_id: str | None = None) -> Call[Created]:
+    """Accept a refund once: the same id with the same contents changes nothing, with others it conflicts."""
+
+    def read(reply: Any) -> Created:
+        refund = decode(pairs_of(reply[2])) if reply[0] == "exists" else None
+        return Created(result=reply[0], now=from_ms(int(reply[1])), refund=refund)
+
+    arguments: list[Argument] = [
+        request.refund_id,
+        request.fingerprint,
+        request_body(request, 1),
+        NUDGE_GRACE // _ms,
+        batch_id or "",
+        *new_record(request, lane),
+    ]
+    return Call(script=CREATE, arguments=arguments, read=read, durable=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """A record at the server's `now`; `seq` counts the locks taken on its payment."""
+
+    now: datetime
+    seq: str
+    refund: Refund | None
+
+
+def load(refund_id: str) -> Call[Loaded]:
+    """Read a refund with the server's time."""
+
+    def read(reply: Any) -> Loaded:
+        refund = decode(pairs_of(reply[2])) if reply[2] else None
+        return Loaded(now=from_ms(int(reply[0])), seq=str(reply[1]), refund=refund)
+
+    return Call(script=LOAD, arguments=[refund_id], read=read)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A claim's result: `claimed` with body and lease, or the reason why not; the record as it now stands."""
+
+    result: str
+    now: datetime
+    refund: Refund | None = None
+    body: bytes = b""
+    lease_left: timedelta = timedelta(0)
+
+    @property
+    def claimed(self) -> bool:
+        """Tell whether the refund is ours to send."""
+        return self.result == "claimed"
+
+
+ClaimKind = Literal["send", "replay", "resend"]
+
+
+def claim(
+    refund_id: str,
+    kind: ClaimKind,
+    *,
+    token: str,
+    lease: timedelta,
+    replay_window: timedelta = timedelta(0),
+    version: int | None = None,
+    seq: str | None = None,
+    baseline: Baseline | None = None,
+) -> Call[Claim]:
+    """Take a refund for one attempt; durable, so no byte leaves before body, key and attempt are safe.
+
+    `token` names this claim: asking again with it after a lost reply gives the same claim back.
+    """
+
+    def read(reply: Any) -> Claim:
+        now = from_ms(int(reply[1]))
+        if reply[0] != "claimed":
+            return Claim(result=reply[0], now=now, refund=decode(pairs_of(reply[2])) if reply[2] else None)
+        refund = decode(pairs_of(reply[4]))
+        body = reply[3] if isinstance(reply[3], bytes) else reply[3].encode("ascii")
+        return Claim(result="claimed", now=now, refund=refund, body=body, lease_left=int(reply[2]) * _ms)
+
+    arguments: list[Argument] = [
+        refund_id,
+        kind,
+        token,
+        lease // _ms,
+        "" if version is None else str(version),
+        seq or "",
+        max(0, replay_window // _ms),
+        VERDICT_LIFE // _ms,
+        PARKED // _ms,
+        *encode({"baseline": baseline} if baseline is not None else {}),
+    ]
+    return Call(script=CLAIM, arguments=arguments, read=read, durable=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """A save's result: `saved`, or why nothing changed; `woken` waited for the payment and is due now."""
+
+    result: Literal["saved", "missing", "stale", "illegal", "already", "owned", "contradicts"]
+    now: datetime
+    woken: str | None = None
+    other: str | None = None
+
+
+def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None) -> Call[Saved]:
+    """Apply a step decided on `refund`: by compare-and-set on its version, unless the step is a proof of done.
+
+    `detail` goes into the history entry as it is: JSON values only.
+    """
+    fragment = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in (detail or {}).items())
+    body: bytes | str = ""
+    changes = dict(step.changes)
+    if step.to is Stage.QUEUED:
+        generation = int(changes["generation"])
+        body = request_body(refund.as_request(), generation)
+        changes["idempotency_key"] = idempotency_key(refund.refund_id, generation)
+    delay = step.delay or (NUDGE_GRACE if step.to is Stage.QUEUED else timedelta(0))
+    arguments: list[Argument] = [
+        refund.refund_id,
+        str(refund.version),
+        "1" if step.proof else "",
+        str(refund.generation),
+        step.to.value,
+        step.status.value,
+        max(0, delay // _ms),
+        "1" if step.quiet else "",
+        json.dumps(step.label),
+        fragment,
+        f",{','.join(stage.value for stage in sources_of(step.to))},",
+        body,
+        *encode(changes),
+    ]
+
+    def read(reply: Any) -> Saved:
+        result, now = reply[0], from_ms(int(reply[1]))
+        if result == "saved":
+            return Saved(result="saved", now=now, woken=reply[2] or None)
+        return Saved(result=result, now=now, other=reply[2] or None)
+
+    return Call(script=SAVE, arguments=arguments, read=read, durable=step.to is Stage.QUEUED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Due:
+    """A refund that a sweep took."""
+
+    refund_id: str
+    lane: Lane
+    stage: Stage
+
+
+def sweep(limit: int, *, dry: frozenset[Lane]) -> Call[tuple[Due, ...]]:
+    """Take at most `limit` due refunds, lapsed leases and doubts first; `dry` names the lanes with an empty queue."""
+
+    def read(reply: Any) -> tuple[Due, ...]:
+        rows = reply[1:]
+        return tuple(
+            Due(refund_id=rows[i], lane=Lane(rows[i + 1]), stage=Stage(rows[i + 2])) for i in range(0, len(rows), 3)
+        )
+
+    arguments = [
+        limit,
+        SWEEP_HOLD // _ms,
+        NUDGE_GRACE // _ms,
+        LOST_NUDGE // _ms,
+        "1" if Lane.SINGLE in dry else "",
+        "1" if Lane.BULK in dry else "",
+        REVIEW_REMINDER // _ms,
+    ]
+    return Call(script=SWEEP, arguments=arguments, read=read)
+
+
+def give_back(refund_ids: Sequence[str]) -> Call[int]:
+    """Make queued refunds due at once that a task was handed and has not claimed."""
+    return Call(script=GIVE_BACK, arguments=list(refund_ids), read=int)
+
+
+def siblings(payment_intent: str, without: str) -> Call[tuple[Refund, ...]]:
+    """Read our other refunds on a payment."""
+
+    def read(reply: Any) -> tuple[Refund, ...]:
+        return tuple(decode(pairs_of(flat)) for flat in reply)
+
+    return Call(script=SIBLINGS, arguments=[payment_intent, without], read=read)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Permits:
+    """How many calls the gate let through, and how long until it would let the next."""
+
+    granted: int
+    wait: timedelta
+
+
+def permits(wanted: int, *, rate: float, burst: float, lane: Lane, bulk_share: float) -> Call[Permits]:
+    """Take up to `wanted` permits of the rate that all workers share."""
+    arguments = [rate, burst, wanted, "1" if lane is Lane.BULK else "", bulk_share]
+    return Call(
+        script=GATE, arguments=arguments, read=lambda reply: Permits(granted=int(reply[0]), wait=int(reply[1]) * _ms)
+    )
+
+
+def block_gate(wait: timedelta) -> Call[timedelta]:
+    """Close the gate for all workers, as a 429 asks."""
+    return Call(script=BLOCK_GATE, arguments=[wait // _ms], read=lambda reply: int(reply) * _ms)
+
+
+def pin(host: str, mode: str) -> Call[tuple[str, str, str]]:
+    """Pin the provider's host and mode to these records on first use; return what is pinned."""
+    return Call(
+        script=PIN,
+        arguments=[host, mode, SCHEMA_VERSION],
+        read=lambda reply: (str(reply[0]), str(reply[1]), str(reply[2])),
+        durable=True,
+    )
+
+
+def at(now: datetime | None) -> str:
+    """Return the clock argument of a script: '' for the server's own."""
+    return "" if now is None else str(to_ms(now))

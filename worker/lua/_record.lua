@@ -1,0 +1,184 @@
+-- Put in front of every script. The keys are catalogued in records.py.
+-- ARGV[1] prefix of every key; ARGV[2] now in epoch ms, or '' for the server's clock; ARGV[3] retention in ms.
+-- A script that fails half way keeps what it wrote: so each one checks everything first and writes last.
+local P, RETENTION = ARGV[1], ARGV[3]
+local NOW
+if ARGV[2] ~= '' then
+  NOW = tonumber(ARGV[2])
+else
+  local t = redis.call('TIME')
+  NOW = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local function int(n) return string.format('%.0f', n) end
+
+local function load(id)
+  local flat = redis.call('HGETALL', P .. 'refund:' .. id)
+  if #flat == 0 then return nil end
+  local r = {}
+  for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1] end
+  return r
+end
+
+local function flat(r)
+  local out = {}
+  for k, v in pairs(r) do out[#out + 1] = k; out[#out + 1] = v end
+  return out
+end
+
+-- A refund stands in exactly one index: its stage while unsettled (score: when it is due), its status once settled.
+local function bucket(stage, status, lane)
+  if stage == 'settled' then return status end
+  if stage == 'queued' and lane == 'refunds.bulk' then return 'queued.bulk' end
+  return stage
+end
+
+local function holds_lock(stage) return stage == 'sending' or stage == 'in_doubt' end
+
+local function reschedule(id, r, due)
+  redis.call('HSET', P .. 'refund:' .. id, 'next_check_at', int(due))
+  redis.call('ZADD', P .. 'due', int(due), id)
+  redis.call('ZADD', P .. 'index:' .. bucket(r.stage, r.status, r.lane), int(due), id)
+end
+
+-- The holder of a payment's lock, nil where it is free: a lock whose holder has left those stages is free.
+local function lock_holder(payment_intent, id)
+  local holder = redis.call('HGET', P .. 'payment:' .. payment_intent, 'lock')
+  if not holder or holder == id then return nil end
+  local stage = redis.call('HGET', P .. 'refund:' .. holder, 'stage')
+  if stage and holds_lock(stage) then return holder end
+  return nil
+end
+
+-- Make the oldest refund that waited for the payment due at once; '' where none waits.
+local function wake(payment_intent)
+  local waiters = P .. 'waiters:' .. payment_intent
+  local popped = redis.call('ZPOPMIN', waiters)
+  while #popped > 0 do
+    local other = load(popped[1])
+    if other and (other.stage == 'queued' or other.stage == 'waiting') then
+      reschedule(popped[1], other, NOW)
+      return popped[1]
+    end
+    popped = redis.call('ZPOPMIN', waiters)
+  end
+  return ''
+end
+
+local function count_batch(r, field, by)
+  redis.call('HINCRBY', P .. 'batch:' .. r.batch_id, field, by)
+end
+
+-- One move: record, version, history, event, indexes, counters, payment lock. `set` maps fields to values, '' removes.
+-- Returns the id of a refund that was waiting for the payment and is due now, or ''. Only writes: check before.
+local function move(id, r, to, status, due, set, label, detail)
+  local key, payment = P .. 'refund:' .. id, P .. 'payment:' .. (r.payment_intent or set.payment_intent)
+  local from, from_status, from_bucket = r.stage, r.status, nil
+  if from then from_bucket = bucket(from, from_status, r.lane) end
+  local from_amount, from_currency = r.amount, r.currency
+  set.stage, set.status = to, status
+  set.version, set.updated_at = int(tonumber(r.version or '0') + 1), int(NOW)
+  if to == 'settled' then set.next_check_at = '' else set.next_check_at = int(due) end
+
+  local written, removed = {}, {}
+  for k, v in pairs(set) do
+    if v == '' then
+      if r[k] then removed[#removed + 1] = k end
+      r[k] = nil
+    else
+      written[#written + 1] = k; written[#written + 1] = v
+      r[k] = v
+    end
+  end
+  redis.call('HSET', key, unpack(written))
+  if #removed > 0 then redis.call('HDEL', key, unpack(removed)) end
+
+  local origin = 'null'
+  if from then origin = '"' .. from .. '"' end
+  redis.call('RPUSH', P .. 'history:' .. id,
+    '{"version":' .. r.version .. ',"at":' .. int(NOW) .. ',"from":' .. origin .. ',"to":"' .. to .. '","status":"' ..
+    status .. '","label":' .. label .. detail .. '}')
+  redis.call('XADD', P .. 'events', 'MAXLEN', '~', '1000000', '*', 'refund_id', id, 'version', r.version,
+    'at', int(NOW), 'from', from or '', 'to', to, 'status', status)
+
+  local to_bucket = bucket(to, status, r.lane)
+  if from_bucket and from_bucket ~= to_bucket then redis.call('ZREM', P .. 'index:' .. from_bucket, id) end
+  if to == 'settled' then
+    redis.call('ZREM', P .. 'due', id)
+    redis.call('ZADD', P .. 'index:' .. to_bucket, int(NOW), id)
+    -- Each settled refund clears away up to two whose records have expired, so the index never outgrows them.
+    local old = redis.call('ZRANGEBYSCORE', P .. 'index:' .. to_bucket, '-inf', int(NOW - tonumber(RETENTION)), 'LIMIT', 0, 2)
+    if #old > 0 then redis.call('ZREM', P .. 'index:' .. to_bucket, unpack(old)) end
+  else
+    redis.call('ZADD', P .. 'due', int(due), id)
+    redis.call('ZADD', P .. 'index:' .. to_bucket, int(due), id)
+  end
+
+  redis.call('HINCRBY', P .. 'counters', 'move:' .. (from or 'new') .. ':' .. to, 1)
+  if from == 'settled' then
+    redis.call('HINCRBY', P .. 'counters', 'settled:' .. from_status, -1)
+    if from_amount then
+      redis.call('HINCRBY', P .. 'counters', 'amount:' .. from_status .. ':' .. (from_currency or 'unknown'), '-' .. from_amount)
+    end
+  end
+  if to == 'settled' then
+    redis.call('HINCRBY', P .. 'counters', 'settled:' .. status, 1)
+    if r.amount then
+      redis.call('HINCRBY', P .. 'counters', 'amount:' .. status .. ':' .. (r.currency or 'unknown'), r.amount)
+    end
+  end
+
+  if r.batch_id then
+    if from then
+      count_batch(r, 'stage:' .. from, -1)
+      count_batch(r, 'status:' .. from_status, -1)
+    end
+    count_batch(r, 'stage:' .. to, 1)
+    count_batch(r, 'status:' .. status, 1)
+    if from == 'settled' and from_amount then
+      count_batch(r, 'amount:' .. from_status .. ':' .. (from_currency or 'unknown'), '-' .. from_amount)
+    end
+    if to == 'settled' and r.amount then
+      count_batch(r, 'amount:' .. status .. ':' .. (r.currency or 'unknown'), r.amount)
+    end
+  end
+
+  local woken = ''
+  if set.provider_refund_id and set.provider_refund_id ~= '' then
+    redis.call('HSET', payment, 'owner:' .. set.provider_refund_id, id)
+  end
+  if holds_lock(to) and not holds_lock(from) then
+    redis.call('HSET', payment, 'lock', id)
+    redis.call('HINCRBY', payment, 'seq', 1)
+    redis.call('ZREM', P .. 'waiters:' .. r.payment_intent, id)
+  elseif holds_lock(from) and not holds_lock(to) then
+    if redis.call('HGET', payment, 'lock') == id then redis.call('HDEL', payment, 'lock') end
+    woken = wake(r.payment_intent)
+  end
+
+  if to == 'settled' then
+    redis.call('DEL', P .. 'body:' .. id)
+    redis.call('ZREM', P .. 'waiters:' .. r.payment_intent, id)
+    redis.call('PEXPIRE', key, RETENTION)
+    redis.call('PEXPIRE', P .. 'history:' .. id, RETENTION)
+    if from ~= 'settled' and redis.call('HINCRBY', payment, 'open', -1) <= 0 then
+      redis.call('PEXPIRE', payment, RETENTION)
+    end
+    if r.batch_id then
+      redis.call('PEXPIRE', P .. 'batch:' .. r.batch_id, RETENTION)
+      redis.call('PEXPIRE', P .. 'batch-refunds:' .. r.batch_id, RETENTION)
+    end
+  elseif from == nil or from == 'settled' then
+    redis.call('HINCRBY', payment, 'open', 1)
+    redis.call('PERSIST', payment)
+    if from then
+      redis.call('PERSIST', key)
+      redis.call('PERSIST', P .. 'history:' .. id)
+      if r.batch_id then
+        redis.call('PERSIST', P .. 'batch:' .. r.batch_id)
+        redis.call('PERSIST', P .. 'batch-refunds:' .. r.batch_id)
+      end
+    end
+  end
+  return woken
+end

@@ -1,0 +1,70 @@
+-- Take a refund for one attempt: stage sending, a lease, the payment's lock, the attempt counted.
+-- ARGV[4] id; [5] kind: send | replay | resend; [6] token of this claim; [7] lease ms; [8] version the claim rests
+-- on ('' any); [9] seq of the payment at which the baseline was read ('' no baseline asked);
+-- [10] ms a replay may still start after the first attempt; [11] ms a proof of absence lives;
+-- [12] ms until a held-back refund is looked at again; then field, value pairs to store (the baseline).
+-- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…}:
+-- missing, stage, early, stale, window, verdict, paused, parked, batch, canceled, locked, moved, no_body.
+local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
+local r = load(id)
+if not r then return {'missing', int(NOW), {}} end
+local function refuse(reason) return {reason, int(NOW), flat(r)} end
+local due = tonumber(r.next_check_at or '0')
+local body = redis.call('GET', P .. 'body:' .. id)
+
+-- The same claim asked twice: its first reply was lost with a connection.
+if r.stage == 'sending' and r.claim == token and due > NOW then
+  return {'claimed', int(NOW), int(due - NOW), body, flat(r)}
+end
+
+if ARGV[8] ~= '' and r.version ~= ARGV[8] then return refuse('stale') end
+if kind == 'send' then
+  if r.stage ~= 'queued' and r.stage ~= 'waiting' then return refuse('stage') end
+  if r.stage == 'waiting' and due > NOW then return refuse('early') end
+else
+  if r.stage ~= 'in_doubt' then return refuse('stage') end
+  if kind == 'replay' then
+    if due > NOW then return refuse('early') end
+    if not r.first_attempt_at or NOW - tonumber(r.first_attempt_at) > tonumber(ARGV[10]) then return refuse('window') end
+  elseif not r.proven_absent_at or NOW - tonumber(r.proven_absent_at) > tonumber(ARGV[11]) then
+    return refuse('verdict')
+  end
+end
+if not body then return refuse('no_body') end
+
+-- What holds it back moves nothing but the time at which it is looked at again.
+local meta = redis.call('HMGET', P .. 'meta', 'paused', 'credentials_refused_at')
+if meta[1] then reschedule(id, r, NOW + tonumber(ARGV[12])); return refuse('paused') end
+if meta[2] then reschedule(id, r, NOW + tonumber(ARGV[12])); return refuse('parked') end
+if r.batch_id then
+  local batch = redis.call('HMGET', P .. 'batch:' .. r.batch_id, 'state', 'not_before')
+  if batch[1] == 'canceled' and r.stage == 'queued' then
+    local woken = move(id, r, 'settled', 'canceled', 0, {}, '"batch_canceled"', '')
+    return {'canceled', int(NOW), flat(r)}
+  end
+  if batch[1] == 'paused' then reschedule(id, r, NOW + tonumber(ARGV[12])); return refuse('batch') end
+  if batch[2] and tonumber(batch[2]) > NOW then reschedule(id, r, tonumber(batch[2])); return refuse('batch') end
+end
+local holder = lock_holder(r.payment_intent, id)
+if holder then
+  local free_at = tonumber(redis.call('HGET', P .. 'refund:' .. holder, 'next_check_at') or '0')
+  redis.call('ZADD', P .. 'waiters:' .. r.payment_intent, r.created_at, id)
+  reschedule(id, r, math.max(free_at, NOW + 1000))
+  return refuse('locked')
+end
+if ARGV[9] ~= '' and (redis.call('HGET', P .. 'payment:' .. r.payment_intent, 'seq') or '0') ~= ARGV[9] then
+  return refuse('moved')
+end
+
+local attempt = int(tonumber(r.attempts or '0') + 1)
+local set = {claim = token, attempts = attempt}
+for i = 13, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
+if not r.first_attempt_at then set.first_attempt_at = int(NOW) end
+if kind == 'resend' then
+  -- Absence is proven: what follows is judged as if nothing had been sent before.
+  set.doubt_since, set.quiet_at, set.absent_at, set.proven_absent_at, set.looks, set.operator_says = '', '', '', '', '', ''
+  set.resends = int(tonumber(r.resends or '0') + 1)
+end
+local lease = tonumber(ARGV[7])
+move(id, r, 'sending', 'pending', NOW + lease, set, '"' .. kind .. '"', ',"attempt":' .. attempt)
+return {'claimed', int(NOW), int(lease), body, flat(r)}

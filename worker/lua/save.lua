@@ -1,0 +1,38 @@
+-- Apply one decided step. ARGV[4] id; [5] version it was decided on; [6] '1' for a proof of done (any version while
+-- unsettled); [7] generation; [8] stage to; [9] status; [10] ms until the next look; [11] '1' for a quiet step (only
+-- time and counters: no version, no history); [12] label as JSON; [13] detail: a JSON fragment beginning with a comma,
+-- or ''; [14] the stages from which the move is legal, ',a,b,'; [15] a new body or ''; then field, value pairs.
+-- Returns {'saved', now, id of a woken waiter or ''}, or {reason, now, …}: missing, stale, illegal, already,
+-- owned (with the owner's id), contradicts (a proof against a settled record).
+local id, to = ARGV[4], ARGV[8]
+local r = load(id)
+if not r then return {'missing', int(NOW), ''} end
+local set = {}
+for i = 16, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
+local proof = ARGV[6] == '1'
+if proof then
+  if r.generation ~= ARGV[7] and not (r.generation == nil and ARGV[7] == '1') then return {'contradicts', int(NOW), ''} end
+  if r.stage == 'settled' or (r.stage == 'processing' and to == 'processing') then
+    if r.provider_refund_id == set.provider_refund_id and r.status == ARGV[9] then return {'already', int(NOW), ''} end
+    return {'contradicts', int(NOW), ''}
+  end
+elseif r.version ~= ARGV[5] then
+  return {'stale', int(NOW), ''}
+end
+if set.provider_refund_id and set.provider_refund_id ~= '' then
+  local owner = redis.call('HGET', P .. 'payment:' .. r.payment_intent, 'owner:' .. set.provider_refund_id)
+  if owner and owner ~= id then return {'owned', int(NOW), owner} end
+end
+local due = NOW + tonumber(ARGV[10])
+if ARGV[11] == '1' then
+  if r.stage ~= to then return {'illegal', int(NOW), r.stage} end
+  for k, v in pairs(set) do
+    if v == '' then redis.call('HDEL', P .. 'refund:' .. id, k) else redis.call('HSET', P .. 'refund:' .. id, k, v) end
+  end
+  if to ~= 'settled' then reschedule(id, r, due) end
+  return {'saved', int(NOW), ''}
+end
+if not string.find(ARGV[14], ',' .. r.stage .. ',', 1, true) then return {'illegal', int(NOW), r.stage} end
+if ARGV[15] ~= '' then redis.call('SET', P .. 'body:' .. id, ARGV[15]) end
+if to ~= 'sending' then set.claim = '' end
+return {'saved', int(NOW), move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13])}

@@ -1,0 +1,147 @@
+"""How a refund lies in Redis: the catalogue of keys, and the way between a hash and a `Refund`.
+
+Keys, under the prefix (`refunds:`); only the scripts in `lua/` write them:
+
+    refund:<id>            hash    the record, flat; absent fields are not stored
+    body:<id>              string  the bytes to be sent; dropped when the refund settles
+    history:<id>           list    one JSON object a move, oldest first
+    due                    zset    every unsettled id, by the epoch ms at which it is looked at next
+    index:<bucket>         zset    ids of one stage by that time, or of one final status by when it settled;
+                                   queued ones of the bulk lane stand in `queued.bulk`
+    payment:<pi>           hash    lock, seq (locks taken), open, refund:<id> (ours), owner:<provider id>
+    waiters:<pi>           zset    ids held back by the payment's lock, oldest first
+    batch:<id>             hash    a file: its name, digest, state, counts by stage and status, amounts by currency
+    batch-refunds:<id>     list    the batch's own ids, in row order
+    batches                zset    batch ids by creation
+    digests                hash    file digest to batch id
+    events                 stream  every move, trimmed to about a million
+    rejected               list    messages that could not be understood
+    counters               hash    moves, settled refunds and amounts, provider calls: what metrics read
+    gate                   hash    the provider's rate limit
+    meta                   hash    schema, provider host and mode, paused, credentials_refused_at
+    workers                zset    worker names by their last heartbeat
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
+from typing import Any, Final
+
+from worker.model import (
+    Baseline,
+    Lane,
+    Refund,
+    RefundRequest,
+    Retriable,
+    Stage,
+    Status,
+    from_ms,
+    idempotency_key,
+    to_ms,
+)
+
+SCHEMA_VERSION: Final = "1"
+
+_INTEGERS: Final = frozenset(
+    (
+        "amount",
+        "attempts",
+        "generation",
+        "version",
+        "verdicts",
+        "lapses",
+        "server_errors",
+        "looks",
+        "resends",
+    )
+)
+_TIMES: Final = frozenset(
+    (
+        "doubt_since",
+        "created_at",
+        "updated_at",
+        "next_check_at",
+        "first_attempt_at",
+        "quiet_at",
+        "absent_at",
+        "proven_absent_at",
+        "found_at",
+        "processing_since",
+    )
+)
+_ENUMS: Final[Mapping[str, type]] = {"status": Status, "stage": Stage, "lane": Lane, "retriable": Retriable}
+_FIELDS: Final = frozenset(field.name for field in fields(Refund))
+
+
+def pairs_of(flat: Sequence[str]) -> dict[str, str]:
+    """Return a flat reply as a mapping."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def decode(stored: Mapping[str, str]) -> Refund:
+    """Return the record in a hash; fields this version does not know are left alone."""
+    values: dict[str, Any] = {}
+    for name, text in stored.items():
+        if name not in _FIELDS:
+            continue
+        if name in _INTEGERS:
+            values[name] = int(text)
+        elif name in _TIMES:
+            values[name] = from_ms(int(text))
+        elif name in _ENUMS:
+            values[name] = _ENUMS[name](text)
+        elif name in {"metadata", "baseline"}:
+            loaded = json.loads(text)
+            values[name] = Baseline(**loaded) if name == "baseline" else loaded
+        elif name == "all_remaining":
+            values[name] = text == "1"
+        else:
+            values[name] = text
+    if "idempotency_key" not in values:
+        values["idempotency_key"] = idempotency_key(values["refund_id"], values.get("generation", 1))
+    return Refund(**values)
+
+
+def encode(changes: Mapping[str, Any]) -> list[str]:
+    """Return changes as field, value pairs for a script; None, False and zero counters become '' (remove)."""
+    flat: list[str] = []
+    for name, value in changes.items():
+        flat.append(name)
+        flat.append(_text(name, value))
+    return flat
+
+
+def _text(name: str, value: Any) -> str:
+    if value is None or value is False or (value == 0 and name != "amount"):
+        return ""
+    if value is True:
+        return "1"
+    if isinstance(value, datetime):
+        return str(to_ms(value))
+    if isinstance(value, Baseline):
+        contents = {"refunded": value.refunded, "currency": value.currency, "remaining": value.remaining}
+        return json.dumps(contents, separators=(",", ":"))
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value), separators=(",", ":")) if value else ""
+    return str(value)
+
+
+def new_record(request: RefundRequest, lane: Lane) -> list[str]:
+    """Return the fields of a record that was just accepted, as pairs for `create.lua`."""
+    return encode(
+        {
+            "refund_id": request.refund_id,
+            "payment_intent": request.payment_intent,
+            "amount": request.amount,
+            "all_remaining": request.amount is None,
+            "currency": request.currency,
+            "asked_currency": request.currency,
+            "reason": request.reason,
+            "metadata": request.metadata,
+            "lane": lane if lane is Lane.BULK else None,
+            "idempotency_key": idempotency_key(request.refund_id, 1),
+        }
+    )

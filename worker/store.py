@@ -1,0 +1,310 @@
+"""The only writer of records: runs `calls`, blocking for producers or gathered on the event loop for workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import redis
+import redis.asyncio
+from redis import exceptions
+
+from worker import calls
+from worker.calls import Call
+from worker.connections import is_away, must_wait_for_disk, redis_errors, unavailable
+from worker.errors import NotDurable
+from worker.model import Refund
+from worker.records import decode
+
+T = TypeVar("T")
+
+WAITAOF_MS: Final = 5000
+PAGE: Final = 500
+_GATHERED: Final = 256
+
+_ms = timedelta(milliseconds=1)
+
+
+class _Scripts:
+    """How a call becomes a command: shared by both stores."""
+
+    def __init__(self, *, prefix: str, retention: timedelta, durable: bool, place: str) -> None:
+        self.prefix = prefix
+        self.retention_ms = retention // _ms
+        self.wants_disk = durable
+        self.place = place
+        self.now: datetime | None = None
+        """A simulation's clock; None asks the server."""
+        self.wait_for_disk: bool | None = None if durable else False
+
+    def key(self, name: str) -> str:
+        return self.prefix + name
+
+    def command(self, call: Call[Any]) -> list[calls.Argument]:
+        return [
+            "EVALSHA",
+            call.script.sha,
+            0,
+            self.prefix,
+            calls.at(self.now),
+            self.retention_ms,
+            *call.arguments,
+        ]
+
+    def check_disk(self, result: Any) -> None:
+        if isinstance(result, exceptions.ResponseError):
+            raise NotDurable("this Redis could not confirm that a write is on disk: see 'refunds doctor'") from result
+        if isinstance(result, BaseException):
+            raise result
+        if int(result[0]) < 1:
+            raise unavailable(exceptions.TimeoutError("WAITAOF"), self.place)
+
+
+def _is_known(commands: Any) -> bool:
+    """Tell whether `COMMAND INFO` knew the command: the client makes a mapping of what was, a server a list."""
+    return bool(commands) if isinstance(commands, dict) else any(commands)
+
+
+def _lost_script(result: Any) -> bool:
+    return isinstance(result, exceptions.NoScriptError)
+
+
+class Store(_Scripts):
+    """Records over a blocking client; safe to share between threads."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        prefix: str = "refunds:",
+        retention: timedelta = timedelta(days=400),
+        durable: bool = True,
+        place: str = "redis",
+    ) -> None:
+        super().__init__(prefix=prefix, retention=retention, durable=durable, place=place)
+        self.redis = client
+
+    def run(self, call: Call[T]) -> T:
+        """Run one call; raises `StoreUnavailable` where Redis is away."""
+        return self.run_many([call])[0]
+
+    def run_many(self, batch: Sequence[Call[T]]) -> list[T]:
+        """Run calls in one pipeline and return their results in order."""
+        with redis_errors(self.place):
+            if any(call.durable for call in batch) and self.wait_for_disk is None:
+                self.wait_for_disk = self._probe_disk()
+            results = self._execute(batch)
+            if any(_lost_script(result) for result in results):
+                for script in {call.script for call in batch}:
+                    self.redis.script_load(script.text)
+                again = [index for index, result in enumerate(results) if _lost_script(result)]
+                for index, result in zip(again, self._execute([batch[i] for i in again]), strict=True):
+                    results[index] = result
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        return [call.read(result) for call, result in zip(batch, results, strict=True)]
+
+    def _execute(self, batch: Sequence[Call[Any]]) -> list[Any]:
+        with self.redis.pipeline(transaction=False) as pipeline:
+            for call in batch:
+                pipeline.execute_command(*self.command(call))
+            durable = bool(self.wait_for_disk) and any(call.durable for call in batch)
+            if durable:
+                pipeline.execute_command("WAITAOF", 1, 0, WAITAOF_MS)
+            results: list[Any] = pipeline.execute(raise_on_error=False)
+        if durable:
+            self.check_disk(results.pop())
+        return results
+
+    def _probe_disk(self) -> bool:
+        persistence: Any = self.redis.info("persistence")
+        try:
+            settings: Any = self.redis.config_get("appendfsync")
+        except exceptions.ResponseError:
+            settings = None
+        known: Any = self.redis.execute_command("COMMAND", "INFO", "WAITAOF")
+        return must_wait_for_disk(settings, aof=bool(persistence.get("aof_enabled")), has_waitaof=_is_known(known))
+
+    def require_durable(self) -> None:
+        """Raise `NotDurable` where the server may forget what it acknowledged."""
+        if self.wants_disk:
+            with redis_errors(self.place):
+                self.wait_for_disk = self._probe_disk()
+
+    # Reads
+
+    def get(self, refund_id: str) -> Refund | None:
+        """Return a record, None where none stands."""
+        return self.get_many([refund_id])[0]
+
+    def get_many(self, refund_ids: Sequence[str]) -> list[Refund | None]:
+        """Return records in the order of the ids, None for each that is not there."""
+        found: list[Refund | None] = []
+        with redis_errors(self.place):
+            for start in range(0, len(refund_ids), PAGE):
+                with self.redis.pipeline(transaction=False) as pipeline:
+                    for refund_id in refund_ids[start : start + PAGE]:
+                        pipeline.hgetall(self.key(f"refund:{refund_id}"))
+                    found.extend(decode(stored) if stored else None for stored in pipeline.execute())
+        return found
+
+    def history(self, refund_id: str) -> list[dict[str, Any]]:
+        """Return a refund's moves, oldest first."""
+        with redis_errors(self.place):
+            entries: Any = self.redis.lrange(self.key(f"history:{refund_id}"), 0, -1)
+        return [json.loads(entry) for entry in entries]
+
+    def ids_in(self, buckets: Iterable[str]) -> Iterator[str]:
+        """Yield the ids of indexes page by page; each index by its own order (due first, newest settled first)."""
+        for bucket in buckets:
+            yield from self._pages(bucket, newest_first=bucket in {"succeeded", "failed", "canceled"})
+
+    def _pages(self, bucket: str, *, newest_first: bool) -> Iterator[str]:
+        start = 0
+        while True:
+            with redis_errors(self.place):
+                page: Any = self.redis.zrange(self.key(f"index:{bucket}"), start, start + PAGE - 1, desc=newest_first)
+            yield from page
+            if len(page) < PAGE:
+                return
+            start += PAGE
+
+    def ids_on_payment(self, payment_intent: str) -> list[str]:
+        """Return the ids of our refunds on a payment."""
+        with redis_errors(self.place):
+            names: Any = self.redis.hkeys(self.key(f"payment:{payment_intent}"))
+        return [name.removeprefix("refund:") for name in names if name.startswith("refund:")]
+
+    def ids_in_batch(self, batch_id: str) -> Iterator[str]:
+        """Yield a batch's own ids in row order, page by page."""
+        start = 0
+        while True:
+            with redis_errors(self.place):
+                page: Any = self.redis.lrange(self.key(f"batch-refunds:{batch_id}"), start, start + PAGE - 1)
+            yield from page
+            if len(page) < PAGE:
+                return
+            start += PAGE
+
+    def counts(self) -> dict[str, int]:
+        """Return how many refunds stand in each index."""
+        with redis_errors(self.place), self.redis.pipeline(transaction=False) as pipeline:
+            for bucket in BUCKETS:
+                pipeline.zcard(self.key(f"index:{bucket}"))
+            return dict(zip(BUCKETS, pipeline.execute(), strict=True))
+
+
+BUCKETS: Final = (
+    "queued",
+    "queued.bulk",
+    "sending",
+    "waiting",
+    "in_doubt",
+    "processing",
+    "review",
+    "succeeded",
+    "failed",
+    "canceled",
+)
+
+
+class AsyncStore(_Scripts):
+    """Records over the event loop's client: calls made while a pipeline is under way leave together in the next."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        prefix: str = "refunds:",
+        retention: timedelta = timedelta(days=400),
+        durable: bool = True,
+        place: str = "redis",
+    ) -> None:
+        super().__init__(prefix=prefix, retention=retention, durable=durable, place=place)
+        self.redis = client
+        self._waiting: list[tuple[Call[Any], asyncio.Future[Any]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def run(self, call: Call[T]) -> T:
+        """Run one call; raises `StoreUnavailable` where Redis is away."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((call, future))
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush())
+        reply = await future
+        return call.read(reply)
+
+    async def _flush(self) -> None:
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting[:_GATHERED], self._waiting[_GATHERED:]
+                try:
+                    results = await self._run_group([call for call, _ in group])
+                except Exception as error:  # noqa: BLE001 - whatever it is belongs to the callers, not to this task
+                    results = [error] * len(group)
+                for (_, future), result in zip(group, results, strict=True):
+                    if future.done():
+                        continue
+                    if isinstance(result, BaseException):
+                        future.set_exception(self._foreign(result))
+                    else:
+                        future.set_result(result)
+        finally:
+            self._flusher = None
+
+    def _foreign(self, error: BaseException) -> BaseException:
+        if isinstance(error, (exceptions.RedisError, OSError)) and is_away(error):
+            return unavailable(error, self.place)
+        return error
+
+    async def _run_group(self, group: Sequence[Call[Any]]) -> list[Any]:
+        if self.wait_for_disk is None and any(call.durable for call in group):
+            self.wait_for_disk = await self._probe_disk()
+        results = await self._execute(group)
+        again = [index for index, result in enumerate(results) if _lost_script(result)]
+        if again:
+            for script in {group[index].script for index in again}:
+                await self.redis.script_load(script.text)
+            for index, result in zip(again, await self._execute([group[i] for i in again]), strict=True):
+                results[index] = result
+        return results
+
+    async def _execute(self, group: Sequence[Call[Any]]) -> list[Any]:
+        durable = [bool(self.wait_for_disk) and call.durable for call in group]
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            for call in group:
+                pipeline.execute_command(*self.command(call))
+            if any(durable):
+                pipeline.execute_command("WAITAOF", 1, 0, WAITAOF_MS)
+            results: list[Any] = await pipeline.execute(raise_on_error=False)
+        if any(durable):
+            try:
+                self.check_disk(results.pop())
+            except (NotDurable, exceptions.RedisError, OSError) as error:
+                return [error if wants else result for wants, result in zip(durable, results, strict=True)]
+        return results
+
+    async def _probe_disk(self) -> bool:
+        persistence: Any = await self.redis.info("persistence")
+        try:
+            settings: Any = await self.redis.config_get("appendfsync")
+        except exceptions.ResponseError:
+            settings = None
+        known: Any = await self.redis.execute_command("COMMAND", "INFO", "WAITAOF")
+        return must_wait_for_disk(settings, aof=bool(persistence.get("aof_enabled")), has_waitaof=_is_known(known))
+
+    async def require_durable(self) -> None:
+        """Raise `NotDurable` where the server may forget what it acknowledged; asks the server anew."""
+        if self.wants_disk:
+            with redis_errors(self.place):
+                self.wait_for_disk = await self._probe_disk()
+
+    async def close(self) -> None:
+        """Let what is gathered leave, then close the client."""
+        while self._flusher is not None:
+            await asyncio.wait([self._flusher])
+        await self.redis.aclose()
