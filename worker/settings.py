@@ -99,7 +99,8 @@ class Settings(BaseSettings):
                 return settings
             if not settings.secrets_dir.is_dir():
                 raise SettingsError(f"REFUNDS_SECRETS_DIR {settings.secrets_dir} is no folder: create it or unset it")
-            return cls(_secrets_dir=settings.secrets_dir, **overrides)
+            from_files: dict[str, Any] = {"_secrets_dir": settings.secrets_dir}
+            return cls(**from_files, **overrides)
         except ValidationError as error:
             raise SettingsError(_sentence(error)) from None
         except OSError as error:

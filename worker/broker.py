@@ -1,0 +1,105 @@
+"""Celery's configuration, the two queues and the nudge. A message carries ids only; the record is the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from celery import Celery
+from kombu.entity import Queue
+
+from worker.connections import SentinelAddress
+from worker.model import Lane
+from worker.settings import Settings
+
+PROCESS_TASK: Final = "refunds.process"
+SUBMIT_TASK: Final = "refunds.submit"
+BULK_IDS: Final = 100
+"""Refund ids in one bulk message: a message costs about 2.5 ms, so a file's rows share one."""
+VISIBILITY_SECONDS: Final = 300
+"""Longer than any task lives; after it an unacknowledged nudge comes again, which is harmless."""
+_DEFAULT_PREFIX: Final = "refunds:"
+_IDS_SHOWN: Final = 5
+
+CONFIGURATION: Final[dict[str, Any]] = {
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    "task_ignore_result": True,
+    "task_acks_late": True,
+    "task_default_queue": Lane.SINGLE.value,
+    "task_create_missing_queues": False,
+    "task_queues": [Queue(lane.value) for lane in Lane],
+    "task_track_started": False,
+    # A publish that fails leaves a record that the sweeper nudges for, so it need not insist.
+    "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
+    "worker_prefetch_multiplier": 1,
+    # Both would run inside a thread that a claim does not know of.
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_send_task_events": True,
+    "task_send_sent_event": False,
+    "worker_hijack_root_logger": False,
+    "worker_redirect_stdouts": False,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "broker_channel_error_retry": True,
+    "timezone": "UTC",
+    "enable_utc": True,
+}
+
+
+def make_celery(settings: Settings) -> Celery:
+    """Return a Celery app on the settings' broker; nothing is connected before its first use."""
+    url, options = _broker(settings)
+    app = Celery("refunds", broker=url, set_as_current=False)
+    app.conf.update(CONFIGURATION, broker_transport_options=options)
+    return app
+
+
+def _broker(settings: Settings) -> tuple[str, dict[str, Any]]:
+    url = settings.broker
+    if url.startswith("amqp"):
+        return url, {"confirm_publish": True}
+    options: dict[str, Any] = {
+        "visibility_timeout": VISIBILITY_SECONDS,
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 15,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    }
+    if settings.prefix != _DEFAULT_PREFIX:
+        # Two installations on one server must not take each other's messages.
+        options["global_keyprefix"] = settings.prefix
+    if url.startswith("sentinel://"):
+        address = SentinelAddress.parse(url)
+        credentials = f"{address.username or ''}:{address.password}@" if address.password else ""
+        url = ";".join(f"sentinel://{credentials}{host}:{port}/{address.database}" for host, port in address.hosts)
+        options |= {"master_name": address.master, "sentinel_kwargs": {"password": address.password}}
+    return url, options
+
+
+def nudge(app: Celery, refund_ids: Sequence[str], lane: Lane, *, producer: Any = None) -> None:
+    """Send one message that these refunds are to be looked at; raises what kombu raises where the broker is away."""
+    shown = ", ".join(refund_ids[:_IDS_SHOWN])
+    if len(refund_ids) > _IDS_SHOWN:
+        shown += f", and {len(refund_ids) - _IDS_SHOWN} more"
+    app.send_task(
+        PROCESS_TASK,
+        args=[list(refund_ids)],
+        queue=lane.value,
+        argsrepr=f"({shown})",
+        kwargsrepr="{}",
+        ignore_result=True,
+        producer=producer,
+    )
+
+
+def queue_depth(app: Celery, lane: Lane) -> int:
+    """Return how many messages wait in a lane's queue; 0 where the queue was never used."""
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        try:
+            return int(channel.queue_declare(queue=lane.value, passive=True).message_count)
+        except channel.connection.client.channel_errors:
+            return 0

@@ -1,0 +1,239 @@
+"""The producer's door: accept refunds and read what became of them. Needs no API key and no HTTP client."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
+from typing import Any, Final, Self
+
+import kombu.exceptions
+import redis.exceptions
+from celery import Celery
+
+from worker import broker, calls, policy
+from worker.calls import Created
+from worker.connections import connect, place_of
+from worker.errors import GuardRefused, IdempotencyConflict, NotFound, StoreUnavailable
+from worker.model import Lane, Refund, RefundRequest, Status, Step, to_ms
+from worker.records import decode, new_record, pairs_of
+from worker.settings import Settings
+from worker.store import Store
+
+log = logging.getLogger(__name__)
+
+CHUNK: Final = 500
+_CONFLICTS_KEPT: Final = 1000
+_SAVE_TRIES: Final = 20
+_FIRST_POLL: Final = 0.02
+_LONGEST_POLL: Final = 1.0
+PUBLISH_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
+
+
+@dataclass(kw_only=True)
+class Submitted:
+    """What became of many requests; `conflicts` holds the first thousand refused ids."""
+
+    created: int = 0
+    existing: int = 0
+    conflicting: int = 0
+    conflicts: list[str] = field(default_factory=list)
+
+
+class Refunds:
+    """Accept refunds, read them, wait for them, cancel them. Safe to share between threads and across forks.
+
+    Raises `StoreUnavailable` where Redis is away: then nothing is known to be accepted, and repeating is safe.
+    """
+
+    def __init__(
+        self, *, redis_url: str | None = None, broker_url: str | None = None, settings: Settings | None = None
+    ) -> None:
+        if settings is None:
+            given = {"redis_url": redis_url, "broker_url": broker_url}
+            settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._process = -1
+        self._store: Store | None = None
+        self._celery: Celery | None = None
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Build it from the `REFUNDS_…` variables."""
+        return cls()
+
+    def _own(self) -> tuple[Store, Celery]:
+        # Sockets and locks do not survive a fork: a child builds its own.
+        if self._process != os.getpid():
+            with self._lock:
+                if self._process != os.getpid():
+                    self._store, self._celery = open_store(self.settings), broker.make_celery(self.settings)
+                    self._process = os.getpid()
+        if self._store is None or self._celery is None:
+            raise StoreUnavailable("this Refunds was closed: build a new one")
+        return self._store, self._celery
+
+    @property
+    def store(self) -> Store:
+        """The records, for reading."""
+        return self._own()[0]
+
+    @property
+    def celery(self) -> Celery:
+        """The Celery app that nudges are sent with."""
+        return self._own()[1]
+
+    def close(self) -> None:
+        """Close the connections; the object cannot be used afterwards."""
+        if self._process == os.getpid() and self._store is not None and self._celery is not None:
+            self._store.redis.close()
+            self._celery.close()
+        self._store = self._celery = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, request: RefundRequest, *, lane: Lane = Lane.SINGLE) -> Refund:
+        """Accept one refund and return its record; the same request again returns the record as it is.
+
+        Once this returns the refund is accepted: a message that cannot be sent is made up for by the workers' sweep.
+        Raises `IdempotencyConflict` where the id exists with other contents.
+        """
+        created = self.store.run(calls.create(request, lane))
+        if created.result == "conflict":
+            raise IdempotencyConflict(request.refund_id)
+        if created.refund is not None:
+            return created.refund
+        self._nudge([request.refund_id], lane)
+        return _fresh(request, lane, created)
+
+    def submit_many(self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK) -> Submitted:
+        """Accept a stream of refunds in constant memory; conflicts are counted and left as they are."""
+        report = Submitted()
+        for request, created in self.submit_stream(requests, lane=lane):
+            if created.result == "created":
+                report.created += 1
+            elif created.result == "exists":
+                report.existing += 1
+            else:
+                report.conflicting += 1
+                if len(report.conflicts) < _CONFLICTS_KEPT:
+                    report.conflicts.append(request.refund_id)
+        return report
+
+    def submit_stream(
+        self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK, batch_id: str | None = None
+    ) -> Iterator[tuple[RefundRequest, Created]]:
+        """Accept refunds as the result is iterated, pipelined; each chunk is recorded before its nudges leave."""
+        iterator = iter(requests)
+        per_message = broker.BULK_IDS if lane is Lane.BULK else 1
+        while chunk := list(islice(iterator, CHUNK)):
+            results = self.store.run_many([calls.create(request, lane, batch_id) for request in chunk])
+            new = [
+                request.refund_id
+                for request, created in zip(chunk, results, strict=True)
+                if created.result == "created"
+            ]
+            for start in range(0, len(new), per_message):
+                self._nudge(new[start : start + per_message], lane)
+            yield from zip(chunk, results, strict=True)
+
+    def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
+        try:
+            broker.nudge(self.celery, refund_ids, lane)
+        except PUBLISH_ERRORS as error:
+            log.warning(
+                "nudge_not_sent",
+                extra={"refund_id": refund_ids[0], "count": len(refund_ids), "error": type(error).__name__},
+            )
+
+    def get(self, refund_id: str) -> Refund:
+        """Return a refund's record; raises `NotFound`."""
+        refund = self.store.get(refund_id)
+        if refund is None:
+            raise NotFound(
+                f"no refund {refund_id} was accepted here: check the id, REFUNDS_REDIS_URL and REFUNDS_PREFIX"
+            )
+        return refund
+
+    def get_many(self, refund_ids: Sequence[str]) -> list[Refund | None]:
+        """Return records in the order of the ids, None for each that was never accepted."""
+        return self.store.get_many(refund_ids)
+
+    def history(self, refund_id: str) -> list[dict[str, Any]]:
+        """Return a refund's moves, oldest first."""
+        return self.store.history(refund_id)
+
+    def wait(self, refund_id: str, timeout: float = 30) -> Refund:
+        """Poll until the refund is settled or `timeout` seconds have passed; return the record as it then stands."""
+        end = time.monotonic() + timeout
+        pause = _FIRST_POLL
+        while True:
+            refund = self.get(refund_id)
+            left = end - time.monotonic()
+            if refund.settled or left <= 0:
+                return refund
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, _LONGEST_POLL)
+
+    def cancel(self, refund_id: str) -> Refund:
+        """Cancel a refund of which nothing was sent; raises `NotCancelable` or `NotFound`."""
+        return self.apply(refund_id, policy.cancel, {"by": "caller"})
+
+    def apply(self, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]) -> Refund:
+        """Decide a step on the present record and save it, again from the start where another was faster."""
+        for _ in range(_SAVE_TRIES):
+            refund = self.get(refund_id)
+            if refund.status is Status.CANCELED and decide is policy.cancel:
+                return refund
+            step = decide(refund)
+            saved = self.store.run(calls.save(refund, step, detail))
+            if saved.result == "saved":
+                after = self.get(refund_id)
+                if not after.settled and (step.delay or timedelta(0)) == timedelta(0):
+                    self._nudge([refund_id], Lane.SINGLE)
+                if saved.woken:
+                    self._nudge([saved.woken], Lane.SINGLE)
+                return after
+            if saved.result == "owned":
+                raise GuardRefused(
+                    f"that provider refund already belongs to refund {saved.other}: refund {refund_id} was left as it is"
+                )
+        raise StoreUnavailable(f"refund {refund_id} changes faster than it can be decided on: try again in a moment")
+
+
+def open_store(settings: Settings) -> Store:
+    """Return the records over a blocking client; nothing is connected before the first command."""
+    url = settings.redis_url.get_secret_value()
+    return Store(
+        connect(url),
+        prefix=settings.prefix,
+        retention=timedelta(days=settings.retention_days),
+        durable=settings.durability == "disk",
+        place=place_of(url),
+    )
+
+
+def _fresh(request: RefundRequest, lane: Lane, created: Created) -> Refund:
+    stored = pairs_of(new_record(request, lane))
+    return decode(
+        {name: value for name, value in stored.items() if value}
+        | {
+            "stage": "queued",
+            "status": "pending",
+            "version": "1",
+            "fingerprint": request.fingerprint,
+            "created_at": str(to_ms(created.now)),
+            "updated_at": str(to_ms(created.now)),
+            "next_check_at": str(to_ms(created.now + calls.NUDGE_GRACE)),
+        }
+    )
