@@ -1,0 +1,93 @@
+"""How one sandbox provider behaves: fixed at its start, and in part changed while it runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from worker.sandbox.faults import parse_faults
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+Idempotency = Literal["honour", "ignore"]
+Envelope = Literal["nested", "flat"]
+
+FIXED_AT_START = frozenset({"api_key", "faults", "seed", "ledger_file", "log_requests"})
+
+
+class SandboxConfigError(ValueError):
+    """A setting of the sandbox is wrong; `field` names it."""
+
+    def __init__(self, field: str, rule: str) -> None:
+        super().__init__(f"{field}: {rule}")
+        self.field = field
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxConfig:
+    """Settings of one sandbox provider.
+
+    `api_key` None accepts every `sk_test_…`. `settle_ms` None leaves pending refunds to `POST /_sandbox/advance`.
+    `faults` is a spec as in `worker.sandbox.faults`. `rate_limit` is requests in any one second, 0 for none.
+    `log_requests` is how many requests are remembered, 0 for none.
+    """
+
+    api_key: str | None = None
+    latency_ms: float = 0
+    idempotency: Idempotency = "honour"
+    key_window_seconds: float = 86_400
+    store_5xx: bool = False
+    list_refunds: bool = True
+    pending_in_totals: bool = True
+    envelope: Envelope = "nested"
+    created_in_ms: bool = False
+    charges_expanded: bool = True
+    settle_ms: float | None = 1_000
+    rate_limit: int = 0
+    faults: str = ""
+    seed: int = 0
+    ledger_file: Path | None = None
+    log_requests: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.idempotency not in get_args(Idempotency):
+            raise SandboxConfigError("idempotency", f"is one of {', '.join(get_args(Idempotency))}")
+        if self.envelope not in get_args(Envelope):
+            raise SandboxConfigError("envelope", f"is one of {', '.join(get_args(Envelope))}")
+        for name in ("latency_ms", "key_window_seconds", "rate_limit", "log_requests"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SandboxConfigError(name, "is a number from 0")
+        if self.settle_ms is not None and not 0 <= self.settle_ms < math.inf:
+            raise SandboxConfigError("settle_ms", "is a number from 0")
+        if self.api_key is not None and not self.api_key:
+            raise SandboxConfigError("api_key", "is not empty")
+        parse_faults(self.faults)
+
+    def with_modes(self, modes: Mapping[str, Any]) -> SandboxConfig:
+        """These settings with some changed by name; `SandboxConfigError` names one that is unknown, fixed or wrong."""
+        known = {field.name for field in fields(self)}
+        for name, value in modes.items():
+            if name not in known:
+                raise SandboxConfigError(name, "is no setting of the sandbox")
+            if name in FIXED_AT_START:
+                raise SandboxConfigError(name, "is fixed when the sandbox starts")
+            if not _same_sort(getattr(SandboxConfig, name), value, nullable=name == "settle_ms"):
+                raise SandboxConfigError(name, f"cannot be {value!r}")
+        return replace(self, **modes)
+
+    def modes(self) -> dict[str, Any]:
+        """What `with_modes` may change, as it stands."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in FIXED_AT_START}
+
+
+def _same_sort(default: object, value: object, *, nullable: bool) -> bool:
+    if value is None:
+        return nullable
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, str):
+        return isinstance(value, str)
+    return isinstance(value, (int, float))

@@ -1,0 +1,217 @@
+"""The sandbox's own endpoints, below `/_sandbox`: what a test or a person sets and reads; they need no key."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from worker.sandbox import shapes, wire
+from worker.sandbox.bank import CAPTURED, CURRENCY, FAILURE_REASONS, LATER, Outcome
+from worker.sandbox.config import SandboxConfigError
+from worker.sandbox.faults import FaultSpecError, fault_from, parse_faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import web
+
+    from worker.sandbox.endpoints import Provider
+
+CHARGES_LIMIT: Final = 10
+
+
+class _InputError(ValueError):
+    """A control request that cannot be carried out; its text says why."""
+
+
+class Control:
+    """The handlers that set up and read a provider."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+
+    async def health(self, _request: web.Request) -> web.Response:
+        """`GET /_sandbox/health`."""
+        return _json({"ok": True})
+
+    async def ledger(self, request: web.Request) -> web.Response:
+        """`GET /_sandbox/ledger`, whole, from `?after=<seq>`, of one `?refund_id=`, or counted with `?summary=1`."""
+        self._provider.bank.settle_due()
+        ledger = self._provider.ledger
+        if request.query.get("summary", "0") not in {"", "0"}:
+            return _json(ledger.summary())
+        after = request.query.get("after", "0")
+        if not (after.isascii() and after.isdigit()):
+            return _rejected("after: is a whole number")
+        # Sequence numbers count from 1, so that many entries stand before the one wanted.
+        entries = ledger.entries[int(after) :]
+        for name in ("refund_id", "payment_intent"):
+            if name in request.query:
+                entries = [entry for entry in entries if entry[name] == request.query[name]]
+        return _json(entries)
+
+    async def requests(self, _request: web.Request) -> web.Response:
+        """`GET /_sandbox/requests`: the last ones received below `/v1`, oldest first."""
+        return _json(self._provider.journal.entries())
+
+    async def forget_requests(self, _request: web.Request) -> web.Response:
+        """`DELETE /_sandbox/requests`."""
+        self._provider.journal.clear()
+        return _json({"requests": 0})
+
+    async def faults(self, _request: web.Request) -> web.Response:
+        """`GET /_sandbox/faults`: faults with their counts, modes, and the numbers of 429s given and keys replayed."""
+        provider = self._provider
+        return _json(
+            {
+                "faults": provider.faults.report(),
+                "modes": provider.config.modes(),
+                "received": provider.journal.received,
+                "rate_limited": provider.rate_limited,
+                "replayed": provider.keys.replayed,
+            }
+        )
+
+    async def set_faults(self, request: web.Request) -> web.Response:
+        """`POST /_sandbox/faults`: `spec` (text) or `faults` (objects) replaces all, `modes` changes those it names."""
+        try:
+            asked = await _object(request, {"spec", "faults", "modes"})
+            if "spec" in asked and "faults" in asked:
+                return _rejected("spec and faults exclude each other")
+            faults = None
+            if "spec" in asked:
+                faults = parse_faults(_typed(asked, "spec", str))
+            elif "faults" in asked:
+                faults = tuple(fault_from(_is_object(item, "faults")) for item in _typed(asked, "faults", list))
+            config = self._provider.config.with_modes(_typed(asked, "modes", dict) if "modes" in asked else {})
+        except (_InputError, FaultSpecError, SandboxConfigError) as error:
+            return _rejected(str(error))
+        self._provider.config = config
+        if faults is not None:
+            self._provider.faults.replace(faults)
+        return await self.faults(request)
+
+    async def clear_faults(self, request: web.Request) -> web.Response:
+        """`DELETE /_sandbox/faults`; modes stay."""
+        self._provider.faults.replace(())
+        return await self.faults(request)
+
+    async def create_payment_intent(self, request: web.Request) -> web.Response:
+        """`POST /_sandbox/payment_intents`: a payment of one's own making, which no refund has touched yet."""
+        provider = self._provider
+        try:
+            asked = await _object(
+                request,
+                {"id", "amount", "currency", "charges", "outcome", "failure_reason", "settle_ms", "refunded"},
+            )
+            facts = _payment_facts(asked)
+        except _InputError as error:
+            return _rejected(str(error))
+        payment_id = facts.pop("id")
+        known = provider.bank.payments.get(payment_id)
+        if known is not None and known.refunds:
+            return _rejected(f"id: {payment_id} exists and has refunds")
+        payment = provider.bank.create_payment(payment_id, **facts)
+        return _json(shapes.payment_intent(provider.config, payment))
+
+    async def advance(self, _request: web.Request) -> web.Response:
+        """`POST /_sandbox/advance`: every pending refund that will settle settles now."""
+        return _json({"settled": self._provider.bank.advance()})
+
+    async def move_refund(self, request: web.Request) -> web.Response:
+        """`POST /_sandbox/refunds/{id}`: settles or reverses one refund; 409 where its status does not allow it."""
+        bank = self._provider.bank
+        bank.settle_due()
+        refund = bank.refunds.get(request.match_info["id"])
+        if refund is None:
+            return _rejected("No such refund", status=404)
+        try:
+            asked = await _object(request, {"status", "failure_reason"})
+            status = _chosen(asked, "status", tuple(LATER))
+            reason = _chosen(asked, "failure_reason", FAILURE_REASONS) if "failure_reason" in asked else None
+        except _InputError as error:
+            return _rejected(str(error))
+        if not bank.move(refund, status, reason):
+            return _rejected(f"status: a {refund.status} refund cannot become {status}", status=409)
+        return _json(shapes.refund(self._provider.config, refund))
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return wire.respond(shapes.as_json(value, status=status))
+
+
+def _rejected(message: str, *, status: int = 400) -> web.Response:
+    return _json({"error": {"type": "sandbox_error", "message": message}}, status)
+
+
+async def _object(request: web.Request, known: set[str]) -> dict[str, Any]:
+    try:
+        value = json.loads(await request.read() or b"{}")
+    except ValueError:
+        raise _InputError("body: is not JSON") from None
+    asked = _is_object(value, "body")
+    unknown = asked.keys() - known
+    if unknown:
+        raise _InputError(f"{min(unknown)}: is no known field; known are {', '.join(sorted(known))}")
+    return asked
+
+
+def _is_object(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _InputError(f"{name}: is not a JSON object")
+    return value
+
+
+def _typed(asked: dict[str, Any], name: str, wanted: type) -> Any:
+    if not isinstance(asked.get(name), wanted):
+        raise _InputError(f"{name}: is not a {wanted.__name__}")
+    return asked[name]
+
+
+def _chosen(asked: dict[str, Any], name: str, allowed: tuple[str, ...]) -> str:
+    if asked.get(name) not in allowed:
+        raise _InputError(f"{name}: is one of {', '.join(allowed)}")
+    return str(asked[name])
+
+
+def _payment_facts(asked: dict[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    # Field → whether its value is right, and the rule it breaks otherwise.
+    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "id": (lambda value: isinstance(value, str) and value[:3] == "pi_" and len(value) > len("pi_"), "is a pi_…"),
+        "amount": (lambda value: _is_whole(value) and value > 0, "is a whole number above 0"),
+        "currency": (
+            lambda value: (
+                isinstance(value, str) and len(value) == len(CURRENCY) and value.isascii() and value.islower()
+            ),
+            "is three lower-case letters",
+        ),
+        "charges": (
+            lambda value: _is_whole(value) and 1 <= value <= CHARGES_LIMIT,
+            f"is a whole number from 1 to {CHARGES_LIMIT}",
+        ),
+        "outcome": (lambda value: value in tuple(Outcome), f"is one of {', '.join(Outcome)}"),
+        "failure_reason": (lambda value: value in FAILURE_REASONS, f"is one of {', '.join(FAILURE_REASONS)}"),
+        "settle_ms": (
+            lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf,
+            "is a number from 0",
+        ),
+        "refunded": (lambda value: _is_whole(value) and value >= 0, "is a whole number from 0"),
+    }
+    for name, value in asked.items():
+        is_right, rule = rules[name]
+        if not is_right(value):
+            raise _InputError(f"{name}: {rule}")
+        facts[name] = value
+    if "id" not in facts:
+        raise _InputError("id: is missing")
+    if facts.get("refunded", 0) > facts.get("amount", CAPTURED):
+        raise _InputError("refunded: is more than the amount")
+    if "outcome" in facts:
+        facts["outcome"] = Outcome(facts["outcome"])
+    return facts
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
