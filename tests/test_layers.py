@@ -167,14 +167,21 @@ def test_an_import_from_below_is_allowed(file: str, source: str, tmp_path: Path)
     assert breaches(package) == []
 
 
+def run_python(code: str, *arguments: str, cwd: Path | None = None) -> list[str]:
+    """Run code in an interpreter of its own, and return the list of strings it prints as JSON."""
+    run = subprocess.run([sys.executable, "-c", code, *arguments], check=False, capture_output=True, text=True, cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    printed: list[str] = json.loads(run.stdout)
+    return printed
+
+
 def loaded_after_importing(*names: str) -> set[str]:
     code = (
         "import importlib, json, sys\n"
         "for name in sys.argv[1:]: importlib.import_module(name)\n"
         "print(json.dumps([*sys.modules]))"
     )
-    run = subprocess.run([sys.executable, "-c", code, *names], check=True, capture_output=True, text=True)
-    return set(json.loads(run.stdout))
+    return set(run_python(code, *names))
 
 
 def test_the_producers_door_loads_no_provider_client() -> None:
@@ -196,11 +203,7 @@ print(json.dumps(seen))
 
 
 def connections_while_importing(names: list[str], folder: Path) -> list[str]:
-    run = subprocess.run(
-        [sys.executable, "-c", CONNECTIONS, *names], check=True, capture_output=True, text=True, cwd=folder
-    )
-    seen: list[str] = json.loads(run.stdout)
-    return seen
+    return run_python(CONNECTIONS, *names, cwd=folder)
 
 
 def test_no_module_connects_at_import(tmp_path: Path) -> None:
