@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from importlib import resources
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -137,6 +137,11 @@ class Claim:
     def claimed(self) -> bool:
         """Tell whether the refund is ours to send."""
         return self.result == "claimed"
+
+
+def shorter(claim: Claim, spent: timedelta) -> Claim:
+    """Return the claim with what is left of its lease after `spent`."""
+    return replace(claim, lease_left=claim.lease_left - spent)
 
 
 ClaimKind = Literal["send", "replay", "resend"]

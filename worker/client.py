@@ -206,7 +206,7 @@ class Refunds:
                 return after
             if saved.result == "owned":
                 raise GuardRefused(
-                    f"that provider refund already belongs to refund {saved.other}: refund {refund_id} was left as it is"
+                    f"that provider refund already belongs to refund {saved.other}: {refund_id} was left as it is"
                 )
         raise StoreUnavailable(f"refund {refund_id} changes faster than it can be decided on: try again in a moment")
 

@@ -31,7 +31,6 @@ _REFUND_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,200}")
 _PROVIDER_ID: Final = re.compile(r"[A-Za-z0-9_\-]{1,200}")
 _CURRENCY: Final = re.compile(r"[a-z]{3}")
 _SHOWN: Final = 60
-_KEPT: Final = 300
 _SECRET: Final = re.compile(r"\b[sr]k_(?:test|live)_[A-Za-z0-9_*.\-]+|\bBasic\s+[A-Za-z0-9+/=]{8,}")
 
 
@@ -77,10 +76,15 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
-def scrubbed(text: str) -> str:
+def scrubbed(text: str, limit: int = 300) -> str:
     """Return a foreign text fit to be kept and shown: one line, shortened, without secret keys."""
     line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
-    return _SECRET.sub("***", line)[:_KEPT]
+    return _SECRET.sub("***", line)[:limit]
+
+
+def is_refund_id(value: object) -> bool:
+    """Tell whether a value can be a caller's refund id."""
+    return isinstance(value, str) and _REFUND_ID.fullmatch(value) is not None
 
 
 def is_provider_id(value: object) -> bool:
@@ -154,7 +158,7 @@ class RefundRequest:
 
     def _errors(self) -> list[FieldError]:
         errors = []
-        if not isinstance(self.refund_id, str) or _REFUND_ID.fullmatch(self.refund_id) is None:
+        if not is_refund_id(self.refund_id):
             rule = "must be 1 to 200 of A-Z a-z 0-9 . _ : -"
             errors.append(FieldError(field="refund_id", code="refund_id", value=shown(self.refund_id), rule=rule))
         if not is_provider_id(self.payment_intent):

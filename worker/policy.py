@@ -396,6 +396,8 @@ def after_look(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: 
         case Sight.CONFLICT:
             return to_review({"error_code": "conflict", "error_message": look.reason}, "conflict", look.reason)
         case Sight.UNREADABLE:
+            if refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age:
+                return to_review({}, "unreadable", f"it could not be read back within the allowed age: {look.reason}")
             delay = max(_attempt_backoff(refund.looks + 1, jitter), look.retry_after or timedelta(0))
             return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="unreadable", delay=delay, quiet=True)
         case Sight.FOUND_IN_TOTALS:
@@ -466,8 +468,8 @@ def _inconclusive(refund: Refund, reason: str, rules: Rules, now: datetime, jitt
 
 
 def poll_delay(age: timedelta) -> timedelta:
-    """Return the wait before the next poll of a pending refund: a quarter of its age, 10 s to 6 h."""
-    return min(max(age / 4, timedelta(seconds=10)), timedelta(hours=6))
+    """Return the wait before the next poll of a pending refund: a quarter of its age, 2 s to 6 h."""
+    return min(max(age / 4, timedelta(seconds=2)), timedelta(hours=6))
 
 
 def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> Step:

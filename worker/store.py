@@ -303,6 +303,48 @@ class AsyncStore(_Scripts):
             with redis_errors(self.place):
                 self.wait_for_disk = await self._probe_disk()
 
+    async def flagged(self, name: str) -> bool:
+        """Tell whether a flag of `meta` is up: `paused`, `credentials_refused_at`."""
+        with redis_errors(self.place):
+            return bool(await self.redis.hexists(self.key("meta"), name))
+
+    async def flag(self, name: str, *, once: bool) -> bool:
+        """Raise a flag of `meta` at the server's time; with `once`, return whether it was not up before."""
+        with redis_errors(self.place):
+            seconds, micros = await self.redis.time()
+            now = str(int(seconds) * 1000 + int(micros) // 1000)
+            if once:
+                return bool(await self.redis.hsetnx(self.key("meta"), name, now))
+            await self.redis.hset(self.key("meta"), name, now)
+            return True
+
+    async def unflag(self, name: str) -> None:
+        """Lower a flag of `meta`."""
+        with redis_errors(self.place):
+            await self.redis.hdel(self.key("meta"), name)
+
+    async def beat(self, worker: str) -> None:
+        """Note that a worker is alive, and forget those that have been silent for a day."""
+        with redis_errors(self.place):
+            seconds, _ = await self.redis.time()
+            now = int(seconds) * 1000
+            await self.redis.zadd(self.key("workers"), {worker: now})
+            await self.redis.zremrangebyscore(self.key("workers"), "-inf", now - 86_400_000)
+
+    async def leave(self, worker: str) -> None:
+        """Note that a worker has ended."""
+        with redis_errors(self.place):
+            await self.redis.zrem(self.key("workers"), worker)
+
+    async def keep_rejected(self, raw: str, reason: str, *, most: int) -> None:
+        """Keep a message that could not be understood, the latest `most` of them."""
+        with redis_errors(self.place):
+            seconds, micros = await self.redis.time()
+            entry = {"at": int(seconds) * 1000 + int(micros) // 1000, "reason": reason, "message": raw}
+            await self.redis.lpush(self.key("rejected"), json.dumps(entry, ensure_ascii=False))
+            await self.redis.ltrim(self.key("rejected"), 0, most - 1)
+            await self.redis.hincrby(self.key("counters"), "rejected", 1)
+
     async def close(self) -> None:
         """Let what is gathered leave, then close the client."""
         while self._flusher is not None:

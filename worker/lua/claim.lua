@@ -4,7 +4,7 @@
 -- [10] ms a replay may still start after the first attempt; [11] ms a proof of absence lives;
 -- [12] ms until a held-back refund is looked at again; then field, value pairs to store (the baseline).
 -- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…}:
--- missing, stage, early, stale, window, verdict, paused, parked, batch, canceled, locked, moved, no_body.
+-- missing, stage, early, stale, window, verdict, paused, parked, blocked, batch, canceled, locked, moved, no_body.
 local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
 local r = load(id)
 if not r then return {'missing', int(NOW), {}} end
@@ -36,6 +36,8 @@ if not body then return refuse('no_body') end
 local meta = redis.call('HMGET', P .. 'meta', 'paused', 'credentials_refused_at')
 if meta[1] then reschedule(id, r, NOW + tonumber(ARGV[12])); return refuse('paused') end
 if meta[2] then reschedule(id, r, NOW + tonumber(ARGV[12])); return refuse('parked') end
+local blocked = redis.call('HGET', P .. 'gate', 'blocked_until')
+if blocked and tonumber(blocked) > NOW then reschedule(id, r, tonumber(blocked)); return refuse('blocked') end
 if r.batch_id then
   local batch = redis.call('HMGET', P .. 'batch:' .. r.batch_id, 'state', 'not_before')
   if batch[1] == 'canceled' and r.stage == 'queued' then

@@ -1,0 +1,72 @@
+"""The Celery app: `celery -A worker.app worker -P threads`, or `refunds worker`, which also brings it back."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final
+
+from celery import signals
+
+from worker import inbox, telemetry
+from worker.broker import make_celery
+from worker.errors import GuardRefused, RefundError, SettingsError, StoreUnavailable
+from worker.runtime import THREADS_BESIDE_CALLS, Runtime
+from worker.settings import Settings
+
+EXITS: Final[dict[type[RefundError], int]] = {SettingsError: 2, StoreUnavailable: 5, GuardRefused: 6}
+
+
+def _end(error: RefundError) -> SystemExit:
+    sys.stderr.write(f"refunds: {error}\n")
+    return SystemExit(next((code for kind, code in EXITS.items() if isinstance(error, kind)), 1))
+
+
+try:
+    settings = Settings.load()
+except SettingsError as error:
+    raise _end(error) from None
+
+inbox.install()
+app = make_celery(settings)
+app.conf.update(
+    worker_pool="threads",
+    worker_concurrency=settings.concurrency + THREADS_BESIDE_CALLS,
+    imports=("worker.tasks",),
+)
+runtime = Runtime(settings, app)
+
+
+@signals.setup_logging.connect(weak=False)
+def _log(**_: Any) -> None:
+    telemetry.configure(settings)
+
+
+@signals.worker_init.connect(weak=False)
+def _start(sender: Any, **_: Any) -> None:
+    # The loop's thread would not survive a fork, and only threads let one loop serve all tasks.
+    if "thread" not in getattr(sender.pool_cls, "__module__", ""):
+        raise _end(SettingsError("the worker runs on threads only: start it with '-P threads', or as 'refunds worker'"))
+    try:
+        runtime.start()
+    except RefundError as error:
+        raise _end(error) from None
+
+
+@signals.worker_shutting_down.connect(weak=False)
+def _stop_claiming(**_: Any) -> None:
+    runtime.stop_claiming()
+
+
+@signals.worker_shutdown.connect(weak=False)
+def _stop(**_: Any) -> None:
+    runtime.stop()
+
+
+@signals.task_unknown.connect(weak=False)
+def _unknown(message: Any, name: str, **_: Any) -> None:
+    inbox.rejected(message.body, f"no task is named {name}")
+
+
+@signals.task_rejected.connect(weak=False)
+def _rejected(message: Any, exc: BaseException | None, **_: Any) -> None:
+    inbox.rejected(message.body, f"not a task message: {exc}" if exc else "not a task message")

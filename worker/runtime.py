@@ -1,0 +1,210 @@
+"""The worker process: one event loop in a thread of its own, with the shared clients, the sweep and the heartbeat."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+import httpx
+import structlog
+from celery import Celery
+
+from worker import broker, calls, inbox
+from worker.connections import connect_async, place_of
+from worker.errors import ProviderMismatch, RefundError, StoreUnavailable
+from worker.gateway import Gateway
+from worker.lanes import RateGate, Slots
+from worker.model import Lane, RefundRequest
+from worker.records import SCHEMA_VERSION
+from worker.service import Service
+from worker.settings import Settings
+from worker.store import AsyncStore
+from worker.sweeper import sweep
+from worker.transport import build_client
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+SWEEP_SECONDS: Final = 5.0
+BEAT_SECONDS: Final = 5.0
+PROBE_SECONDS: Final = 15.0
+DISK_SECONDS: Final = 60.0
+TASK_SECONDS: Final = 30.0
+"""How long a message may hold ids that it has not begun."""
+SUPERVISOR_VARIABLE: Final = "REFUNDS_SUPERVISOR_PID"
+THREADS_BESIDE_CALLS: Final = 8
+"""Threads beyond the calls in flight: bulk messages and the next ones wait in them."""
+
+
+class Runtime:
+    """Everything a worker process shares. `start` before the first task, `stop` after the last."""
+
+    def __init__(self, settings: Settings, celery: Celery) -> None:
+        self.settings = settings
+        self.celery = celery
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.store: AsyncStore
+        self.service: Service
+        self._client: httpx.AsyncClient
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="refunds-loop", daemon=True)
+        self._background: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Build the clients, check the guards, begin to sweep.
+
+        Raises `SettingsError`, a `GuardRefused` (live money, durability, another provider), `StoreUnavailable`.
+        """
+        self.settings.require_provider()
+        self._thread.start()
+        try:
+            self.run(self._open())
+        except RefundError:
+            self._end_loop()
+            raise
+        inbox.keep_with(self._keep_rejected)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and wait for it, from any other thread."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _open(self) -> None:
+        settings = self.settings
+        url = settings.redis_url.get_secret_value()
+        self.store = AsyncStore(
+            connect_async(url),
+            prefix=settings.prefix,
+            retention=timedelta(days=settings.retention_days),
+            durable=settings.durability == "disk",
+            place=place_of(url),
+        )
+        try:
+            await self.store.require_durable()
+            await self._pin()
+        except BaseException:
+            await self.store.redis.aclose()
+            raise
+        self._client = build_client(settings)
+        self.service = Service(
+            self.store,
+            Gateway(self._client, settings.rules),
+            rules=settings.rules,
+            slots=Slots(settings.concurrency, settings.bulk_share),
+            gate=RateGate(self.store, rate=settings.rate_limit, bulk_share=settings.bulk_share),
+        )
+        for pause, work in (
+            (SWEEP_SECONDS, self._sweep),
+            (BEAT_SECONDS, self._beat),
+            (PROBE_SECONDS, self._probe),
+            (DISK_SECONDS, self.store.require_durable),
+        ):
+            self._background.append(asyncio.create_task(self._repeat(work, pause)))
+
+    async def _pin(self) -> None:
+        host, mode, schema = await self.store.run(calls.pin(self.settings.provider_host, self.settings.mode))
+        if (host, mode) != (self.settings.provider_host, self.settings.mode):
+            raise ProviderMismatch(
+                f"these records belong to {host} in {mode} mode, and this worker is set to "
+                f"{self.settings.provider_host} in {self.settings.mode} mode: use another REFUNDS_PREFIX or database"
+            )
+        if schema != SCHEMA_VERSION:
+            raise ProviderMismatch(
+                f"these records have schema {schema} and this worker knows {SCHEMA_VERSION}: "
+                "run the version that wrote them"
+            )
+
+    async def _repeat(self, work: Callable[[], Awaitable[object]], pause: float) -> None:
+        while True:
+            try:
+                await work()
+            except StoreUnavailable as error:
+                log.warning("background_deferred", work=work.__name__, error=str(error))
+            except Exception:
+                # The outermost loop of its kind: a sweep that dies silently is worse than any error it can meet.
+                log.exception("background_failed", work=work.__name__)
+            await asyncio.sleep(pause)
+
+    async def _sweep(self) -> None:
+        if not self.service.stopping:
+            await sweep(self.store, nudge=self._nudge, depth=self._depth)
+
+    def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
+        broker.nudge(self.celery, refund_ids, lane)
+
+    def _depth(self, lane: Lane) -> int:
+        return broker.queue_depth(self.celery, lane)
+
+    async def _beat(self) -> None:
+        supervisor = os.environ.get(SUPERVISOR_VARIABLE)
+        if supervisor and os.getppid() != int(supervisor) and not self.service.stopping:
+            log.warning("supervisor_gone")
+            os.kill(os.getpid(), signal.SIGTERM)
+        await self.store.beat(self.name)
+
+    async def _probe(self) -> None:
+        await self.service.probe_credentials()
+
+    def _keep_rejected(self, raw: str, reason: str) -> None:
+        log.error("message_rejected", reason=reason, alarm=True)
+        try:
+            self.run(self.store.keep_rejected(raw, reason, most=inbox.KEPT))
+        except StoreUnavailable as error:
+            log.error("message_not_kept", reason=reason, error=str(error))  # noqa: TRY400 - one sentence, no traceback
+
+    def process(self, refund_ids: Sequence[str], lane: Lane) -> None:
+        """Handle the refunds of one message, from a task's thread."""
+        self.run(self.service.process(refund_ids, lane, seconds=TASK_SECONDS))
+
+    def submit(self, request: RefundRequest, lane: Lane) -> str:
+        """Accept a refund and handle it, from a task's thread; return `created`, `exists` or `conflict`."""
+        created = self.run(self._create(request, lane))
+        if created != "conflict":
+            self.process([request.refund_id], lane)
+        return created
+
+    async def _create(self, request: RefundRequest, lane: Lane) -> str:
+        until = self._loop.time() + TASK_SECONDS
+        while True:
+            try:
+                return (await self.store.run(calls.create(request, lane))).result
+            except StoreUnavailable:
+                if self._loop.time() >= until or self.service.stopping:
+                    raise
+                await asyncio.sleep(0.5)
+
+    def stop_claiming(self) -> None:
+        """Begin no more refunds; what is in flight goes on. Safe to call from a signal handler."""
+        service = getattr(self, "service", None)
+        if service is not None:
+            service.stopping = True
+
+    def stop(self) -> None:
+        """Finish what was begun beside the tasks, close the clients, end the loop."""
+        if self._thread.is_alive():
+            self.run(self._close())
+            self._end_loop()
+
+    async def _close(self) -> None:
+        self.service.stopping = True
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.service.drain()
+        try:
+            await self.store.leave(self.name)
+        except StoreUnavailable as error:
+            log.warning("worker_left_unnoticed", error=str(error))
+        await self._client.aclose()
+        await self.store.close()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

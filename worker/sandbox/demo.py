@@ -1,0 +1,238 @@
+"""The main job, small and whole: a file of refunds, a real server, a real worker, a provider with faults, a count.
+
+`./ops/dev demo` ends with 0 only if the sandbox's ledger and the records agree to the last refund.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from worker.client import Refunds
+from worker.errors import RefundError
+from worker.model import Refund, Stage, Status
+from worker.sandbox.running import Sandbox
+from worker.sandbox.server import running_server
+from worker.settings import Settings
+
+FAULTS: Final = "http_500_before:n=4,http_503_after:n=9,cut_after:n=14,html_502_after:n=19,reset_before:n=23,http_429:n=27:retry_after=seconds"
+KEY: Final = "sk_test_demo"
+PENDING_MS: Final = 800
+SHOWN: Final = 14
+_LISTENING: Final = "listening on "
+_PATIENCE: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the demo's file, with the final status it must come to."""
+
+    refund_id: str
+    payment_intent: str
+    amount: str
+    story: str
+    expected: Status
+
+
+def rows(count: int) -> list[Row]:
+    """Return the file's rows: plain ones, and one of each way a refund can end."""
+    plain = [
+        Row(f"order-{1001 + number}-1", f"pi_demo{1001 + number}", str(500 + 25 * number), "plain", Status.SUCCEEDED)
+        for number in range(count)
+    ]
+    special = [
+        Row("order-2001-1", "pi_declined_2001", "1200", "declined card", Status.FAILED),
+        Row("order-2002-1", "pi_pending_succeeded_2002", "900", "pending, then succeeded", Status.SUCCEEDED),
+        Row("order-2003-1", "pi_pending_failed_2003", "700", "pending, then failed", Status.FAILED),
+        Row("order-2004-1", "pi_demo2004", "250000", "more than was paid", Status.FAILED),
+        Row("order-2005-1", "pi_missing_2005", "300", "no such payment", Status.FAILED),
+        Row("order-2006-1", "pi_demo2006", "60000", "first part", Status.SUCCEEDED),
+        Row("order-2006-2", "pi_demo2006", "40000", "second part, same payment", Status.SUCCEEDED),
+        Row("order-2007-1", "pi_demo2007", "", "all that is left", Status.SUCCEEDED),
+    ]
+    return plain + special
+
+
+@contextmanager
+def process(command: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a process of ours, its stderr in a file, and end it by its own id."""
+    with log.open("w") as errors:
+        running = subprocess.Popen(  # noqa: S603 - our own modules, with our own arguments
+            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    try:
+        yield running
+    finally:
+        running.terminate()
+        try:
+            running.wait(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+        if running.stdout is not None:
+            running.stdout.close()
+
+
+def _sandbox_url(running: subprocess.Popen[str]) -> str:
+    for line in running.stdout or ():
+        if _LISTENING in line:
+            return line.split(_LISTENING, 1)[1].strip()
+    raise RefundError("the sandbox provider did not start: run 'refunds sandbox' to see why")
+
+
+def _environment(redis_url: str, prefix: str, api_url: str) -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")}
+    return ours | {
+        "REFUNDS_REDIS_URL": redis_url,
+        "REFUNDS_PREFIX": prefix,
+        "REFUNDS_API_URL": api_url,
+        "REFUNDS_API_KEY": KEY,
+        # The sandbox ignores keys here, as a provider that was not proven might: so no resend without proof.
+        "REFUNDS_IDEMPOTENCY": "verify",
+        "REFUNDS_READBACK": "list",
+        # A real provider is given five minutes; this one is known never to be late.
+        "REFUNDS_SETTLE_SECONDS": "0.3",
+        "REFUNDS_REQUEST_TIMEOUT_SECONDS": "3",
+        "REFUNDS_LEASE_SECONDS": "10",
+        "REFUNDS_LOG_FORMAT": "json",
+    }
+
+
+def _write(path: Path, wanted: Sequence[Row]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["refund_id", "payment_intent", "amount", "reason", "metadata.story"])
+        writer.writerows(
+            [row.refund_id, row.payment_intent, row.amount, "requested_by_customer", row.story] for row in wanted
+        )
+
+
+def _wait_for_all(refunds: Refunds, ids: Sequence[str]) -> list[Refund]:
+    end = time.monotonic() + _PATIENCE
+    while True:
+        records = [record for record in refunds.get_many(ids) if record is not None]
+        if len(records) == len(ids) and all(record.settled or record.stage is Stage.REVIEW for record in records):
+            return records
+        if time.monotonic() > end:
+            raise RefundError("the refunds did not settle within a minute: the worker's log stands above")
+        time.sleep(0.1)
+
+
+def _table(wanted: Sequence[Row], records: Sequence[Refund], effects: Counter[str]) -> Table:
+    table = Table(title="What became of them", title_justify="left")
+    for name in ("refund", "story", "asked", "status", "attempts", "evidence or reason", "moved"):
+        table.add_column(name, justify="right" if name in {"asked", "attempts", "moved"} else "left")
+    by_id = {record.refund_id: record for record in records}
+    eventful = [row for row in wanted if row.story != "plain" or by_id[row.refund_id].attempts > 1]
+    eventful += [row for row in wanted if row.story == "plain" and by_id[row.refund_id].evidence == "list"]
+    chosen = list(dict.fromkeys(eventful))
+    plain = [row for row in wanted if row not in chosen]
+    for row in [*plain[:3], *chosen]:
+        record = by_id[row.refund_id]
+        why = record.error_code or (f"{record.evidence}" if record.evidence else "")
+        asked = row.amount or "the rest"
+        moved = str(effects[row.refund_id])
+        table.add_row(row.refund_id, row.story, asked, str(record.status), str(record.attempts), why, moved)
+    if len(plain) > 3:  # noqa: PLR2004 - the three shown above
+        table.caption = f"… and {len(plain) - 3} more like the first three"
+    return table
+
+
+def judge(wanted: Sequence[Row], records: Sequence[Refund], ledger: Sequence[dict[str, Any]]) -> list[str]:
+    """Count the ledger against the records and return each disagreement as a sentence."""
+    last: dict[str, dict[str, Any]] = {}
+    effects: Counter[str] = Counter()
+    for entry in ledger:
+        if entry["event"] == "effect":
+            effects[entry["refund_id"]] += 1
+        last[entry["refund"]] = entry
+    standing = Counter(entry["refund_id"] for entry in last.values() if entry["status"] == "succeeded")
+    wrong = []
+    by_id = {record.refund_id: record for record in records}
+    for row in wanted:
+        record = by_id[row.refund_id]
+        if effects[row.refund_id] > 1:
+            wrong.append(f"{row.refund_id} moved money {effects[row.refund_id]} times")
+        if standing[row.refund_id] != (1 if record.status is Status.SUCCEEDED else 0):
+            wrong.append(f"{row.refund_id} is recorded {record.status} and stands {standing[row.refund_id]} times")
+        if record.status is not row.expected:
+            wrong.append(f"{row.refund_id} ended {record.status}, expected {row.expected}")
+    if strangers := set(effects) - set(by_id):
+        wrong.append(f"the ledger holds effects of unknown refunds: {sorted(strangers)}")
+    recorded = sum(record.amount or 0 for record in records if record.status is Status.SUCCEEDED)
+    moved = sum(int(entry["amount"]) for entry in last.values() if entry["status"] == "succeeded")
+    if recorded != moved:
+        wrong.append(f"the records add up to {recorded} and the ledger to {moved}")
+    return wrong
+
+
+@click.command(help="Run the main job on a throw-away server and the sandbox provider, and count the money.")
+@click.option("--refunds", "count", default=32, show_default=True, type=click.IntRange(1, 10_000), help="Plain rows.")
+@click.option("--faults", default=FAULTS, show_default=True, help="What the sandbox provider does wrong.")
+def main(count: int, faults: str) -> None:
+    """Run the demo; exit 0 only if ledger and records agree."""
+    console = Console()
+    started = time.monotonic()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-demo-")))
+        given = os.environ.get("REFUNDS_REDIS_URL")
+        redis_url = given or stack.enter_context(running_server()).url
+        prefix = f"demo-{secrets.token_hex(3)}:" if given else "refunds:"
+        console.print(f"[bold]1[/] Redis: {'the one in REFUNDS_REDIS_URL' if given else 'a throw-away server'}")
+        command = [sys.executable, "-m", "worker.sandbox", "--port", "0", "--latency", "20"]
+        command += ["--settle", str(PENDING_MS), "--idempotency", "ignore", "--faults", faults]
+        provider = stack.enter_context(process(command, dict(os.environ), folder / "sandbox.log"))
+        sandbox = Sandbox(url=_sandbox_url(provider))
+        console.print(f"[bold]2[/] Sandbox provider: {sandbox.url}, ignores idempotency keys, and will: {faults}")
+        environment = _environment(redis_url, prefix, sandbox.url)
+        cli = [sys.executable, "-m", "worker"]
+        stack.enter_context(process([*cli, "worker"], environment, folder / "worker.log"))
+        console.print("[bold]3[/] Worker: 'refunds worker', a Celery process of its own")
+        wanted = rows(count)
+        path = folder / "refunds.csv"
+        _write(path, wanted)
+        console.print(f"[bold]4[/] File: {len(wanted)} rows of refunds, imported with 'refunds import'")
+        imported = subprocess.run([*cli, "import", str(path), "--wait"], env=environment, check=False)  # noqa: S603 - ours
+        settings = Settings.load(redis_url=redis_url, prefix=prefix, api_url=sandbox.url)
+        refunds = stack.enter_context(Refunds(settings=settings))
+        try:
+            records = _wait_for_all(refunds, [row.refund_id for row in wanted])
+        except RefundError as error:
+            sys.stderr.write((folder / "worker.log").read_text()[-4000:])
+            raise click.ClickException(str(error)) from None
+        ledger = sandbox.ledger()
+        effects = Counter(entry["refund_id"] for entry in ledger if entry["event"] == "effect")
+        console.print(_table(wanted, records, effects))
+        wrong = judge(wanted, records, ledger)
+        fired = sum(int(fault["fired"]) for fault in sandbox.faults()["faults"])
+    seconds = time.monotonic() - started
+    statuses = Counter(str(record.status) for record in records)
+    console.print(
+        f"[bold]5[/] {len(records)} refunds: "
+        + ", ".join(f"{number} {status}" for status, number in sorted(statuses.items()))
+        + f"; {sum(effects.values())} effects in the ledger, {fired} faults fired, {seconds:.1f} s"
+    )
+    if wrong or imported.returncode not in {0, 4}:
+        for sentence in wrong:
+            console.print(f"[red]✗[/] {sentence}")
+        raise SystemExit(1)
+    console.print("[green]✓[/] ledger and records agree: every refund moved money at most once, none is lost")
+
+
+if __name__ == "__main__":
+    main()

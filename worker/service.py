@@ -1,0 +1,488 @@
+"""What a worker does with refunds: gather, let the rules decide, save. Plain coroutines over store and gateway.
+
+Nothing here knows Celery, and nothing here decides: `policy` and `readback` do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import structlog
+
+from worker import calls, policy
+from worker.answers import classify, parse_refund
+from worker.calls import Claim, ClaimKind, Loaded, Saved
+from worker.errors import IllegalMove, StoreUnavailable
+from worker.gateway import Gateway
+from worker.lanes import RateGate, Slots
+from worker.model import (
+    Action,
+    Answer,
+    Baseline,
+    Lane,
+    Look,
+    Outcome,
+    ProviderRefund,
+    Refund,
+    Reply,
+    Seen,
+    Sight,
+    Stage,
+    Step,
+)
+from worker.policy import Rules
+from worker.readback import PaymentView, look_at_list, look_at_totals
+from worker.store import AsyncStore
+
+log = structlog.get_logger(__name__)
+
+HOPS: Final = 4
+"""Decisions one handling may take in a row: lapse, look, resend, and one to spare."""
+FIRST_BLOCK: Final = timedelta(seconds=1)
+LONGEST_BLOCK: Final = timedelta(minutes=2)
+SAVE_SECONDS: Final = 120.0
+SOON: Final = timedelta(seconds=5)
+"""A look due sooner than the next sweep is taken by the worker that scheduled it."""
+MOST_WOKEN: Final = 1000
+_SAVE_PAUSE: Final = 0.1
+_LONGEST_SAVE_PAUSE: Final = 2.0
+
+Detail = dict[str, Any]
+
+
+class Service:
+    """Takes refunds through their way. One per event loop, shared by all that runs on it."""
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        gateway: Gateway,
+        *,
+        rules: Rules,
+        slots: Slots,
+        gate: RateGate,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+        token: Callable[[], str] = lambda: secrets.token_hex(8),
+    ) -> None:
+        self.store = store
+        self.gateway = gateway
+        self.rules = rules
+        self.slots = slots
+        self.gate = gate
+        self.stopping = False
+        self._clock = clock
+        self._jitter = jitter
+        self._token = token
+        self._blocks = 0
+        self._extra: set[asyncio.Task[None]] = set()
+
+    # Handling
+
+    async def process(self, refund_ids: Sequence[str], lane: Lane, *, seconds: float) -> int:
+        """Handle the refunds of one message; return how many were not begun within `seconds` and given back."""
+        until = self._clock() + seconds
+        begun = await asyncio.gather(*(self.handle(refund_id, lane, until=until) for refund_id in refund_ids))
+        left = [refund_id for refund_id, was_begun in zip(refund_ids, begun, strict=True) if not was_begun]
+        if left:
+            try:
+                await self.store.run(calls.give_back(left))
+            except StoreUnavailable as error:
+                log.warning("give_back_failed", count=len(left), error=str(error))
+        return len(left)
+
+    async def handle(self, refund_id: str, lane: Lane, *, until: float | None = None) -> bool:
+        """Take one refund as far as it goes now; return False where no slot came free in time."""
+        try:
+            async with asyncio.timeout(None if until is None else max(0.0, until - self._clock())) as wait:
+                async with self.slots.hold(lane):
+                    if self.stopping:
+                        return False
+                    # The rate is waited for before the claim, never under it.
+                    await self.gate.acquire(lane)
+                    wait.reschedule(None)
+                    await self._advance(refund_id, lane)
+        except TimeoutError:
+            return False
+        except StoreUnavailable as error:
+            # Its time in `due` stands: a sweep finds it again.
+            log.warning("refund_deferred", refund_id=refund_id, error=str(error))
+        return True
+
+    def wake(self, refund_id: str, lane: Lane) -> None:
+        """Handle a refund beside what runs: it waited for a payment that is free now."""
+        if self.stopping:
+            return
+        task = asyncio.create_task(self._woken(refund_id, lane))
+        self._extra.add(task)
+        task.add_done_callback(self._extra.discard)
+
+    def _wake_soon(self, refund: Refund, delay: timedelta) -> None:
+        """Look again without waiting for a sweep, which comes only every few seconds; forgotten where this one ends."""
+        if len(self._extra) < MOST_WOKEN:
+            asyncio.get_running_loop().call_later(delay.total_seconds(), self.wake, refund.refund_id, refund.lane)
+
+    async def _woken(self, refund_id: str, lane: Lane) -> None:
+        await self.handle(refund_id, lane)
+
+    async def drain(self) -> None:
+        """Wait for what was woken beside the messages."""
+        while self._extra:
+            await asyncio.wait(self._extra)
+
+    async def _advance(self, refund_id: str, lane: Lane) -> None:
+        loaded: Loaded | None = None
+        for _ in range(HOPS):
+            if loaded is None:
+                loaded = await self.store.run(calls.load(refund_id))
+            refund = loaded.refund
+            if refund is None:
+                log.warning("refund_unknown", refund_id=refund_id)
+                return
+            again = await self._act(refund, loaded, lane)
+            if not again:
+                return
+            loaded = None
+
+    async def _act(self, refund: Refund, loaded: Loaded, lane: Lane) -> bool:
+        """Do what the refund needs now; return whether to look at it once more at once."""
+        match policy.next_action(refund, self.rules, loaded.now):
+            case Action.NOTHING:
+                return False
+            case Action.SEND:
+                return await self._send(refund, loaded, lane)
+            case Action.REPLAY:
+                claim = await self._claim(refund, "replay")
+                if claim.claimed:
+                    await self._attempt(claim, lane)
+                return claim.result == "window"
+            case Action.LAPSE:
+                step = policy.after_lapse(refund, self.rules, loaded.now, self._jitter())
+                saved = await self._save(refund, step, {"seen": "lease_lapsed"})
+                return saved is not None and saved.result == "saved"
+            case Action.LOOK:
+                return await self._look(refund, loaded.now, lane)
+            case Action.POLL:
+                await self._poll(refund, loaded.now)
+                return False
+            case Action.REVIEW:
+                step = policy.to_review({}, "no_readback", "it may have happened, and nothing may be read back")
+                await self._save(refund, step, {})
+                return False
+
+    # Sending
+
+    async def _send(self, refund: Refund, loaded: Loaded, lane: Lane) -> bool:
+        seq: str | None = None
+        baseline: Baseline | None = None
+        if self.rules.wants_baseline or refund.asked_currency is not None:
+            view = await self.gateway.get_payment(refund.payment_intent)
+            if not isinstance(view, PaymentView):
+                if not self._payment_is_refused(view, refund):
+                    await self._postpone(refund, view)
+                    return False
+            else:
+                if wrong := _wrong_currency(refund, view):
+                    await self._save(refund, policy.refused_unsent(refund, "currency_mismatch", wrong), {})
+                    return False
+                if self.rules.wants_baseline:
+                    seq, baseline = loaded.seq, view.baseline
+            if not await self.gate.try_now(lane):
+                await self.gate.acquire(lane)
+        claim = await self._claim(refund, "send", seq=seq, baseline=baseline)
+        if claim.claimed:
+            await self._attempt(claim, lane)
+        # Another refund of the payment was sent since the totals were read: read them again.
+        return claim.result == "moved"
+
+    def _payment_is_refused(self, answer: Answer, refund: Refund) -> bool:
+        """Tell whether the provider refuses to show the payment: the POST will then say why, and nothing is lost."""
+        return classify(answer, refund).seen is Seen.REFUSED
+
+    async def _postpone(self, refund: Refund, answer: Answer) -> None:
+        outcome = classify(answer, refund)
+        await self._note_trouble(outcome)
+        delay = policy.backoff(
+            refund.looks + 1, base=timedelta(seconds=5), cap=timedelta(minutes=10), jitter=self._jitter()
+        )
+        if outcome.retry_after is not None:
+            delay = max(delay, outcome.retry_after)
+        step = Step(
+            to=refund.stage,
+            status=refund.status,
+            label="payment_unreadable",
+            changes={"looks": refund.looks + 1},
+            delay=delay,
+            quiet=True,
+        )
+        await self._save(refund, step, {})
+        log.info("refund_postponed", refund_id=refund.refund_id, reason=outcome.code)
+
+    async def _claim(
+        self,
+        refund: Refund,
+        kind: ClaimKind,
+        *,
+        seq: str | None = None,
+        baseline: Baseline | None = None,
+        version: int | None = None,
+    ) -> Claim:
+        asked = self._clock()
+        claim = await self.store.run(
+            calls.claim(
+                refund.refund_id,
+                kind,
+                token=self._token(),
+                lease=self.rules.lease,
+                replay_window=self.rules.key_window - self.rules.request_timeout - policy.SPARE,
+                version=version,
+                seq=seq,
+                baseline=baseline,
+            )
+        )
+        if claim.claimed:
+            # The lease began some time after the question left: count from there, so that ours ends first.
+            spent = timedelta(seconds=self._clock() - asked)
+            return calls.shorter(claim, spent)
+        if claim.result == "blocked" and claim.refund is not None and claim.refund.next_check_at is not None:
+            left = await self.store.run(calls.block_gate(timedelta(0)))
+            self.gate.learn(left)
+        if claim.result == "no_body":
+            await self._save(refund, policy.to_review({}, "no_body", "its stored request is gone"), {})
+        log.debug("claim_refused", refund_id=refund.refund_id, reason=claim.result)
+        return claim
+
+    async def _attempt(self, claim: Claim, lane: Lane) -> None:
+        refund = claim.refund
+        if refund is None:
+            return
+        started = self._clock()
+
+        async def permit() -> bool:
+            return not self.stopping and await self.gate.try_now(lane)
+
+        window: timedelta | None = None
+        if refund.first_attempt_at is not None:
+            window = refund.first_attempt_at + self.rules.key_window - claim.now
+        outcome = await self.gateway.send(
+            refund, claim.body, lease_left=claim.lease_left, window_left=window, permit=permit
+        )
+        elapsed = timedelta(seconds=self._clock() - started)
+        now = claim.now + elapsed
+        await self._note_trouble(outcome)
+        step = policy.after_attempt(refund, outcome, self.rules, now, self._jitter())
+        detail: Detail = {
+            "attempt": refund.attempts,
+            "seen": outcome.seen.value,
+            "ms": elapsed // timedelta(milliseconds=1),
+        }
+        if outcome.http_status is not None:
+            detail["http_status"] = outcome.http_status
+        if outcome.tries > 1:
+            detail["tries"] = outcome.tries
+        await self._save(refund, step, detail, insist=True)
+
+    async def _note_trouble(self, outcome: Outcome) -> None:
+        """Let all workers know what one answer says of the provider as a whole."""
+        if outcome.credentials and outcome.seen is Seen.NOT_DONE:
+            await self.refuse_credentials(outcome.message)
+        if outcome.code == "rate_limited":
+            self._blocks += 1
+            wait = outcome.retry_after or min(LONGEST_BLOCK, FIRST_BLOCK * 2 ** min(self._blocks - 1, 10))
+            await self.gate.block(wait)
+            log.warning("rate_limited", seconds=wait.total_seconds())
+        elif outcome.seen is Seen.DONE:
+            self._blocks = 0
+
+    async def refuse_credentials(self, message: str | None) -> None:
+        """Open the credentials breaker: nothing is failed, all wait, an alarm rings."""
+        opened = await self.store.flag("credentials_refused_at", once=True)
+        if opened:
+            log.error("credentials_refused", alarm=True, message=message)
+
+    async def probe_credentials(self) -> bool:
+        """Close the credentials breaker where the provider accepts the key again; return whether it is closed."""
+        if not await self.store.flagged("credentials_refused_at"):
+            return True
+        if await self.gateway.key_is_accepted():
+            await self.store.unflag("credentials_refused_at")
+            log.info("credentials_accepted")
+            return True
+        return False
+
+    # Looking
+
+    async def _poll(self, refund: Refund, now: datetime) -> None:
+        if refund.provider_refund_id is None:
+            await self._save(refund, policy.to_review({}, "no_provider_id", "it is processing under no id"), {})
+            return
+        answer = await self.gateway.get_refund(refund.provider_refund_id)
+        await self._note_trouble(classify(answer, refund))
+        step = policy.after_poll(refund, answer, now, self._jitter())
+        await self._save(refund, step, {"seen": _shape(answer)}, insist=step.proof)
+
+    async def _look(self, refund: Refund, now: datetime, lane: Lane) -> bool:
+        look = await self._sight(refund)
+        step = policy.after_look(refund, look, self.rules, now, self._jitter())
+        detail = {"look": look.sight.value, "reason": look.reason}
+        saved = await self._save(refund, step, detail, insist=step.proof)
+        if saved is None or saved.result != "saved" or "proven_absent_at" not in step.changes or step.quiet:
+            return False
+        if step.changes["proven_absent_at"] is None:
+            return False
+        # The verdict is fresh now and for half a minute: send at once, or look again.
+        if not await self.gate.try_now(lane):
+            await self.gate.acquire(lane)
+        claim = await self._claim(refund, "resend", version=refund.version + 1)
+        if claim.claimed:
+            await self._attempt(claim, lane)
+        return False
+
+    async def _sight(self, refund: Refund) -> Look:
+        match self.rules.readback:
+            case "list":
+                return await self._sight_of_list(refund)
+            case "totals":
+                return await self._sight_of_totals(refund)
+            case "none":
+                return Look(sight=Sight.INCONCLUSIVE, reason="nothing may be read back")
+
+    async def _sight_of_list(self, refund: Refund) -> Look:
+        listed = await self.gateway.list_refunds(refund.payment_intent)
+        if not isinstance(listed, tuple):
+            return await self._unread(listed, refund)
+        entries, complete = listed
+        siblings = await self.store.run(calls.siblings(refund.payment_intent, refund.refund_id))
+        by_id = {entry.id: entry for entry in entries}
+        for sibling in siblings:
+            if sibling.provider_refund_id in by_id:
+                await self._reverse(sibling, by_id[sibling.provider_refund_id])
+        return look_at_list(refund, entries, complete=complete, siblings=siblings)
+
+    async def _sight_of_totals(self, refund: Refund) -> Look:
+        if refund.baseline is None:
+            return look_at_totals(refund, PaymentView(), siblings=(), reread={}, totals_proof=False)
+        # The others first: one that moves after it was read moves the totals too, and the look is then inconclusive.
+        siblings = await self.store.run(calls.siblings(refund.payment_intent, refund.refund_id))
+        reread: dict[str, ProviderRefund | None] = {}
+        for sibling in siblings:
+            if sibling.provider_refund_id is not None:
+                reread[sibling.provider_refund_id] = await self._reread(sibling, sibling.provider_refund_id)
+        view = await self.gateway.get_payment(refund.payment_intent)
+        if not isinstance(view, PaymentView):
+            return await self._unread(view, refund)
+        return look_at_totals(refund, view, siblings=siblings, reread=reread, totals_proof=self.rules.totals_proof)
+
+    async def _reread(self, sibling: Refund, provider_refund_id: str) -> ProviderRefund | None:
+        answer = await self.gateway.get_refund(provider_refund_id)
+        if not isinstance(answer, Reply) or answer.payload is None:
+            return None
+        found = parse_refund(answer.payload)
+        if found is None or found.id != provider_refund_id:
+            return None
+        await self._reverse(sibling, found)
+        return found
+
+    async def _reverse(self, sibling: Refund, found: ProviderRefund) -> None:
+        step = policy.reversed_by_provider(sibling, found)
+        if step is not None:
+            await self._save(sibling, step, {"look": "reversed"})
+
+    async def _unread(self, answer: Answer, refund: Refund) -> Look:
+        """Return the look for a read-back that was not answered; a readable refusal will not get better by itself."""
+        outcome = classify(answer, refund)
+        await self._note_trouble(outcome)
+        if outcome.seen is Seen.REFUSED:
+            return Look(sight=Sight.INCONCLUSIVE, reason=f"the provider refuses to show it: {outcome.code}")
+        return Look(sight=Sight.UNREADABLE, reason=outcome.message or outcome.code, retry_after=outcome.retry_after)
+
+    # Saving
+
+    async def _save(
+        self, refund: Refund, step: Step, detail: Mapping[str, Any], *, insist: bool = False
+    ) -> Saved | None:
+        """Save a step; `insist` for one that carries a reply: it is tried until it is in, for two minutes."""
+        if not step.quiet and not step.proof:
+            policy.check_move(refund.refund_id, refund.stage, step.to)
+        full = {**detail, "alarm": step.alarm} if step.alarm else dict(detail)
+        until, pause = self._clock() + SAVE_SECONDS, _SAVE_PAUSE
+        while True:
+            try:
+                saved = await self.store.run(calls.save(refund, step, full))
+                break
+            except StoreUnavailable:
+                if not insist or self._clock() >= until:
+                    log.error(  # noqa: TRY400 - raised below; here are the facts that the error lacks
+                        "save_failed",
+                        refund_id=refund.refund_id,
+                        to=step.to.value,
+                        provider_refund_id=step.changes.get("provider_refund_id"),
+                    )
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_SAVE_PAUSE)
+        await self._after_save(refund, step, saved, full)
+        return saved
+
+    async def _after_save(self, refund: Refund, step: Step, saved: Saved, detail: Mapping[str, Any]) -> None:
+        facts = {name: value for name, value in detail.items() if name not in {"alarm", "reason"}}
+        match saved.result:
+            case "saved":
+                if not step.quiet:
+                    log.info(
+                        _event(step),
+                        refund_id=refund.refund_id,
+                        stage=step.to.value,
+                        status=step.status.value,
+                        label=step.label,
+                        **facts,
+                    )
+                if step.alarm:
+                    log.error("refund_needs_attention", refund_id=refund.refund_id, alarm=True, reason=step.alarm)
+                if saved.woken is not None:
+                    self.wake(saved.woken, refund.lane)
+                if step.to is not Stage.SETTLED and step.delay is not None and step.delay <= SOON:
+                    self._wake_soon(refund, step.delay)
+            case "owned":
+                await self._owned(refund, saved.other or "", step)
+            case "contradicts":
+                log.critical(
+                    "proof_against_settled",
+                    refund_id=refund.refund_id,
+                    alarm=True,
+                    provider_refund_id=step.changes.get("provider_refund_id"),
+                )
+            case "illegal":
+                raise IllegalMove(refund.refund_id, saved.other or "", step.to.value)
+            case "stale" | "already" | "missing":
+                log.info("save_superseded", refund_id=refund.refund_id, result=saved.result, label=step.label)
+
+    async def _owned(self, refund: Refund, owner: str, step: Step) -> None:
+        provider_refund_id = step.changes.get("provider_refund_id")
+        alarm = f"the provider's refund {provider_refund_id} already belongs to refund {owner}"
+        log.critical("provider_refund_claimed_twice", refund_id=refund.refund_id, alarm=True, owner=owner)
+        if refund.stage in {Stage.SENDING, Stage.IN_DOUBT, Stage.PROCESSING}:
+            changes = {"error_code": "owned_elsewhere", "error_message": alarm}
+            await self._save(refund, policy.to_review(changes, "owned_elsewhere", alarm), {})
+
+
+def _event(step: Step) -> str:
+    if step.to is Stage.SETTLED:
+        return "refund_settled"
+    return f"refund_{step.to.value}" if step.to is not Stage.REVIEW else "refund_sent_to_review"
+
+
+def _wrong_currency(refund: Refund, view: PaymentView) -> str | None:
+    if refund.asked_currency is None or view.currency is None or view.currency == refund.asked_currency:
+        return None
+    return f"the payment is in {view.currency}, the refund was asked for in {refund.asked_currency}: nothing was sent"
+
+
+def _shape(answer: Answer) -> str:
+    return f"http_{answer.http_status}" if isinstance(answer, Reply) else answer.reason

@@ -1,0 +1,76 @@
+"""Logs on stderr: one JSON object (or coloured line) an event, the libraries' too, with secrets taken out last."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final
+
+import structlog
+
+from worker.model import scrubbed
+from worker.settings import Settings
+
+_SECRET_NAMES: Final = frozenset({"authorization", "api_key", "password", "secret", "body", "metadata"})
+_LONGEST_TEXT: Final = 4_000
+# Two lines for every message, which say nothing that the refund's own lines do not.
+_CHATTY: Final = ("celery.worker.strategy", "celery.app.trace", "kombu", "httpx", "asyncio")
+
+
+def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take secrets out of an event, whatever put them there; the last step before it is written."""
+    return {name: _clean(name, value) for name, value in event.items()}
+
+
+def _clean(name: str, value: Any) -> Any:
+    if name.lower() in _SECRET_NAMES:
+        return "***"
+    if isinstance(value, str):
+        return _clean_text(value)
+    if isinstance(value, Mapping):
+        return {key: _clean(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean("", inner) for inner in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return _clean_text(str(value))
+
+
+def _clean_text(text: str) -> str:
+    # A traceback keeps its lines; everything else is one.
+    return "\n".join(scrubbed(line, _LONGEST_TEXT) if line.strip() else line for line in text.split("\n"))
+
+
+def configure(settings: Settings) -> None:
+    """Send all logging of this process, the libraries' too, to stderr in one form."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+        structlog.processors.format_exc_info,
+    ]
+    as_text = settings.log_format == "text" or (settings.log_format is None and sys.stderr.isatty())
+    writer: Any = structlog.dev.ConsoleRenderer() if as_text else structlog.processors.JSONRenderer(ensure_ascii=False)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redact, writer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel("DEBUG" if settings.log_level == "debug" else "WARNING")
