@@ -1,0 +1,301 @@
+"""What one answer says of a refund, and what an attempt's tries say together."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.factories import (
+    MAYBE,
+    NOT_DONE,
+    NOT_SENT,
+    PAYMENT,
+    REFUSED,
+    SERVER_ERROR,
+    a_refund,
+    a_reply,
+    an_error,
+    done_as,
+    refund_payload,
+)
+from tests.strategies import answers, attempts, json_values, replies
+from worker.answers import classify, fold, key_accepted, key_refused, parse_error, parse_refund, read_amount, read_time
+from worker.model import Answer, NoReply, NotSent, Outcome, Reply, Seen, Stage
+
+law = settings(deadline=None, max_examples=150)
+
+REFUND = a_refund()
+ERROR = {"type": "invalid_request_error", "code": "amount_too_large", "message": "too much"}
+MISMATCH_ERROR = {"type": "idempotency_error", "code": "idempotency_mismatch", "message": "other parameters"}
+
+ROWS: list[tuple[str, Answer, Seen]] = [
+    ("connection refused", NotSent(reason="connection refused"), Seen.NOT_SENT),
+    ("pool timeout", NotSent(reason="pool timeout"), Seen.NOT_SENT),
+    ("429 with an error", an_error(429, "rate_limit"), Seen.NOT_DONE),
+    ("429 with nothing readable", a_reply(429), Seen.NOT_DONE),
+    ("401 with an error", an_error(401, "invalid_api_key"), Seen.NOT_DONE),
+    ("401 with nothing readable", a_reply(401), Seen.NOT_DONE),
+    *((f"{code} idempotency mismatch", a_reply(code, {"error": MISMATCH_ERROR}), Seen.MISMATCH) for code in (400, 422)),
+    ("400 idempotency mismatch, flat", a_reply(400, MISMATCH_ERROR), Seen.MISMATCH),
+    *((f"{code} nested error", a_reply(code, {"error": ERROR}), Seen.REFUSED) for code in (400, 402, 403, 404, 422)),
+    *((f"{code} flat error", a_reply(code, ERROR), Seen.REFUSED) for code in (400, 402, 403, 404, 422)),
+    *((f"{code} without a body", a_reply(code), Seen.MAYBE) for code in (400, 402, 403, 404, 422)),
+    *((f"{code} with other JSON", a_reply(code, {"detail": "no"}), Seen.MAYBE) for code in (400, 402, 404, 422)),
+    *((f"{code} with a refund", a_reply(code, refund_payload()), Seen.MAYBE) for code in (400, 404, 409, 500)),
+    *(
+        (f"2xx {status}", a_reply(200, refund_payload(status=status)), Seen.DONE)
+        for status in ("pending", "succeeded", "failed", "canceled")
+    ),
+    ("201 created", a_reply(201, refund_payload()), Seen.DONE),
+    ("200 with id and status alone", a_reply(200, {"id": "re_1", "status": "succeeded"}), Seen.DONE),
+    ("200 without a body", Reply(http_status=200), Seen.MAYBE),
+    ("204 without a body", Reply(http_status=204), Seen.MAYBE),
+    ("200 with an empty object", a_reply(200, {"": ""}), Seen.MAYBE),
+    ("200 with an error inside", a_reply(200, {"error": ERROR}), Seen.MAYBE),
+    ("200 without an id", a_reply(200, refund_payload(id=None)), Seen.MAYBE),
+    ("200 with an empty id", a_reply(200, refund_payload(id="")), Seen.MAYBE),
+    ("200 with a number for an id", a_reply(200, refund_payload(id=7)), Seen.MAYBE),
+    ("200 without a status", a_reply(200, refund_payload(status=None)), Seen.MAYBE),
+    ("200 with an unknown status", a_reply(200, refund_payload(status="requires_action")), Seen.MAYBE),
+    *((f"{code} error", an_error(code), Seen.MAYBE) for code in (405, 406, 408, 409, 410, 418, 500, 502, 503, 504)),
+    ("409 mismatch: perhaps in flight", a_reply(409, {"error": MISMATCH_ERROR}), Seen.MAYBE),
+    *((f"{code} redirect", a_reply(code), Seen.MAYBE) for code in (301, 302, 303, 307, 308)),
+    ("100 continue as a final answer", a_reply(100), Seen.MAYBE),
+    ("a status from nowhere", a_reply(999, {"error": ERROR}), Seen.MAYBE),
+    ("read timeout", NoReply(reason="read timeout"), Seen.MAYBE),
+    ("connection reset", NoReply(reason="connection reset"), Seen.MAYBE),
+    ("cut body", NoReply(reason="body cut"), Seen.MAYBE),
+    ("over 1 MB", NoReply(reason="over 1 MB"), Seen.MAYBE),
+]
+
+
+@pytest.mark.parametrize(("answer", "seen"), [pytest.param(answer, seen, id=name) for name, answer, seen in ROWS])
+def test_answer_means_what_the_table_of_evidence_says(answer: Answer, seen: Seen) -> None:
+    outcome = classify(answer, REFUND)
+    assert outcome.seen is seen
+    assert outcome.doubt is (seen is Seen.MAYBE)
+    assert (outcome.found is not None) is (seen is Seen.DONE)
+
+
+CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("another payment", {"payment_intent": "pi_other"}),
+    ("another payment, expanded", {"payment_intent": {"id": "pi_other"}}),
+    ("a payment that is no text", {"payment_intent": 7}),
+    ("another amount", {"amount": 501}),
+    ("another amount, as text", {"amount": "501"}),
+    ("no amount of money", {"amount": 0}),
+    ("a negative amount", {"amount": -500}),
+    ("a fractional amount", {"amount": 500.5}),
+    ("a bool for an amount", {"amount": True}),
+    ("words for an amount", {"amount": "five"}),
+    ("an amount in other digits", {"amount": "\u0665\u0660\u0660"}),
+    ("another currency", {"currency": "eur"}),
+    ("a currency that is no text", {"currency": 840}),
+    ("another refund's id", {"metadata": {"refund_id": "order-2"}}),
+    ("another generation", {"metadata": {"refund_id": "order-1001-1", "refund_generation": "2"}}),
+    ("another kind of object", {"object": "charge"}),
+]
+
+
+@pytest.mark.parametrize("fields", [pytest.param(fields, id=name) for name, fields in CONTRADICTIONS])
+@pytest.mark.parametrize("status", ["pending", "succeeded", "failed"])
+def test_success_that_contradicts_the_refund_in_one_field_may_have_happened(
+    fields: dict[str, Any], status: str
+) -> None:
+    outcome = classify(a_reply(200, refund_payload(status=status) | fields), REFUND)
+    assert (outcome.seen, outcome.code, outcome.doubt) == (Seen.MAYBE, "contradictory_reply", True)
+    assert outcome.found is None
+
+
+@pytest.mark.parametrize("name", ["object", "amount", "currency", "payment_intent", "metadata", "created"])
+def test_success_that_leaves_a_field_out_or_null_is_still_done(name: str) -> None:
+    without = refund_payload()
+    del without[name]
+    assert classify(a_reply(200, without), REFUND).seen is Seen.DONE
+    assert classify(a_reply(200, refund_payload(**{name: None})), REFUND).seen is Seen.DONE
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"amount": "500"},
+        {"currency": "USD"},
+        {"payment_intent": {"id": PAYMENT, "object": "payment_intent"}},
+        {"metadata": {"order": "1001"}},
+    ],
+    ids=["amount as text", "currency in capitals", "payment expanded", "metadata without our id"],
+)
+def test_success_that_says_the_same_in_another_way_is_done(fields: dict[str, Any]) -> None:
+    assert classify(a_reply(200, refund_payload() | fields), REFUND).seen is Seen.DONE
+
+
+def test_refund_of_all_that_is_left_accepts_any_amount_of_money_and_no_other() -> None:
+    refund = a_refund(amount=None, all_remaining=True)
+    assert classify(a_reply(200, refund_payload(amount=99)), refund).seen is Seen.DONE
+    assert classify(a_reply(200, refund_payload(amount=0)), refund).seen is Seen.MAYBE
+
+
+def test_rate_limit_carries_how_long_to_wait() -> None:
+    outcome = classify(a_reply(429, retry_after=timedelta(seconds=7)), REFUND)
+    assert (outcome.code, outcome.retry_after) == ("rate_limited", timedelta(seconds=7))
+
+
+@pytest.mark.parametrize(
+    ("http_status", "suspected"), [(400, False), (401, True), (402, False), (403, True), (404, False), (429, False)]
+)
+def test_only_401_and_403_put_the_credentials_under_suspicion(http_status: int, suspected: bool) -> None:  # noqa: FBT001 - a table's column
+    assert classify(an_error(http_status), REFUND).credentials is suspected
+
+
+def test_403_is_everyones_trouble_once_a_harmless_get_was_refused_too() -> None:
+    outcome = key_refused(classify(an_error(403, "forbidden"), REFUND))
+    assert (outcome.seen, outcome.credentials, outcome.doubt) == (Seen.NOT_DONE, True, False)
+
+
+def test_403_is_the_refunds_own_refusal_once_a_harmless_get_was_answered() -> None:
+    outcome = key_accepted(classify(an_error(403, "not_allowed"), REFUND))
+    assert (outcome.seen, outcome.credentials, outcome.code) == (Seen.REFUSED, False, "not_allowed")
+
+
+def test_only_5xx_counts_as_a_server_error() -> None:
+    marked = [status for status in range(100, 600) if classify(a_reply(status), REFUND).server_error]
+    assert marked == list(range(500, 600))
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        ({"error": {"type": "card_error", "code": "declined", "message": "no"}}, ("card_error", "declined", "no")),
+        ({"type": "card_error", "code": "declined", "message": "no"}, ("card_error", "declined", "no")),
+        ({"error": {"type": "card_error"}}, ("card_error", "card_error", None)),
+        ({"error": {"code": "declined", "message": 7}}, (None, "declined", None)),
+        ({"error": {"type": "card_error", "code": ""}}, ("card_error", "card_error", None)),
+        ({"error": "not found", "code": "x"}, (None, "x", None)),
+        ({"error": {"message": "no"}}, None),
+        ({"error": "not found"}, None),
+        ({"message": "no"}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_provider_error_is_read_nested_or_flat(payload: Any, expected: tuple[str | None, str, str | None]) -> None:
+    assert parse_error(payload) == expected
+
+
+def test_secret_in_a_provider_error_is_not_kept() -> None:
+    reply = a_reply(401, {"error": {"type": "x", "code": "sk_test_abc", "message": "Invalid key: sk_live_abcdef\n"}})
+    assert classify(reply, REFUND).message == "Invalid key: ***"
+    assert "sk_test" not in str(classify(a_reply(400, reply.payload), REFUND))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (500, 500),
+        ("500", 500),
+        (0, 0),
+        (None, None),
+        (-1, -1),
+        (True, -1),
+        (5.0, -1),
+        ("", -1),
+        ("5e2", -1),
+        (" 5", -1),
+        ("\u0665", -1),
+        ([500], -1),
+    ],
+)
+def test_amount_is_read_as_an_integer_or_as_plain_digits_and_never_guessed(value: Any, expected: int | None) -> None:
+    assert read_amount(value) == expected
+
+
+@pytest.mark.parametrize("value", [1769850000, 1769850000000])
+def test_time_is_read_in_seconds_and_in_milliseconds(value: int) -> None:
+    assert read_time(value) == datetime(2026, 1, 31, 9, tzinfo=UTC)
+
+
+@law
+@given(value=json_values)
+def test_any_json_is_a_time_or_none(value: Any) -> None:
+    assert read_time(value) is None or (type(value) is int and value > 0)
+
+
+@law
+@given(payload=st.dictionaries(st.text(max_size=8), json_values, max_size=4))
+def test_payload_without_a_textual_id_is_no_refund(payload: dict[str, Any]) -> None:
+    parsed = parse_refund(payload)
+    assert (parsed is not None) is (isinstance(payload.get("id"), str) and payload["id"] != "")
+
+
+@law
+@given(reply=replies())
+def test_reply_that_is_not_on_the_list_may_have_happened(reply: Reply) -> None:
+    outcome = classify(reply, REFUND)
+    readable = parse_error(reply.payload) is not None
+    allowed = {Seen.MAYBE}
+    if 200 <= reply.http_status < 300 and parse_refund(reply.payload or {}) is not None:
+        allowed.add(Seen.DONE)
+    elif reply.http_status in {401, 429}:
+        allowed = {Seen.NOT_DONE}
+    elif reply.http_status in {400, 402, 403, 404, 422} and readable:
+        allowed = {Seen.REFUSED, Seen.MISMATCH}
+    assert outcome.seen in allowed
+    assert outcome.doubt is (outcome.seen is Seen.MAYBE)
+
+
+@law
+@given(answer=answers(), stage=st.sampled_from(Stage))
+def test_every_answer_has_a_meaning_at_every_stage(answer: Answer, stage: Stage) -> None:
+    outcome = classify(answer, a_refund(stage))
+    assert (outcome.found is not None) is (outcome.seen is Seen.DONE)
+    assert outcome.found is None or outcome.found.status in {"pending", "succeeded", "failed", "canceled"}
+
+
+STRENGTH = [Seen.NOT_SENT, Seen.NOT_DONE, Seen.REFUSED, Seen.MAYBE, Seen.MISMATCH, Seen.DONE]
+
+
+@law
+@given(tried=attempts, data=st.data())
+def test_attempt_is_its_strongest_try_in_whatever_order_they_came(tried: list[Outcome], data: st.DataObject) -> None:
+    shuffled = data.draw(st.permutations(tried))
+    strongest = max((outcome.seen for outcome in tried), key=STRENGTH.index)
+    assert fold(tried).seen is fold(shuffled).seen is strongest
+    assert fold(tried).tries == len(tried)
+
+
+@law
+@given(tried=attempts)
+def test_one_doubtful_try_leaves_the_whole_attempt_in_doubt(tried: list[Outcome]) -> None:
+    assert fold(tried).doubt is any(outcome.seen is Seen.MAYBE for outcome in tried)
+
+
+@law
+@given(before=st.lists(st.sampled_from([NOT_SENT, NOT_DONE, REFUSED, MAYBE]), max_size=4))
+def test_proof_of_done_wins_over_whatever_was_seen_beside_it(before: list[Outcome]) -> None:
+    done = done_as("succeeded")
+    for tried in ([*before, done], [done, *before]):
+        assert fold(tried).found == done.found
+
+
+@law
+@given(tried=attempts)
+def test_folding_one_try_changes_nothing_and_folding_in_parts_agrees_with_folding_at_once(tried: list[Outcome]) -> None:
+    whole = fold(tried)
+    for cut in range(1, len(tried)):
+        parts = fold([fold(tried[:cut]), fold(tried[cut:])])
+        assert (parts.seen, parts.doubt) == (whole.seen, whole.doubt)
+    assert fold(tried[:1]).seen is tried[0].seen
+
+
+def test_attempt_counts_the_5xx_in_a_row_at_its_end() -> None:
+    assert fold([SERVER_ERROR, MAYBE, SERVER_ERROR, SERVER_ERROR]).server_errors == 2
+    assert fold([SERVER_ERROR, SERVER_ERROR, NOT_DONE]).server_errors == 0
+
+
+def test_the_latest_of_equal_tries_speaks_for_the_attempt() -> None:
+    first, second = an_error(400, "first"), an_error(400, "second")
+    assert fold([classify(first, REFUND), classify(second, REFUND)]).code == "second"
