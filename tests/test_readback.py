@@ -1,0 +1,306 @@
+"""What a read-back proves: each way to be found, each way to be absent, and every reason to say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.factories import HOUR, MINUTE, NOW, a_refund, found
+from tests.strategies import json_values
+from worker.model import Baseline, Look, ProviderRefund, Refund, Sight, Stage, Status
+from worker.readback import CLOCK_MARGIN, PaymentView, look_at_list, look_at_totals, view_of
+
+law = settings(deadline=None, max_examples=100)
+
+STARTED = NOW - HOUR
+LONG_AGO = STARTED - timedelta(days=1)
+IN_DOUBT = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED)
+
+
+def sibling(stage: Stage = Stage.SETTLED, refund_id: str = "order-1001-2", **fields: Any) -> Refund:
+    known = {"provider_refund_id": "re_2", "provider_status": "succeeded"} if stage is Stage.SETTLED else {}
+    return a_refund(stage, **({"refund_id": refund_id, "updated_at": LONG_AGO} | known | fields))
+
+
+def foreign(**fields: Any) -> ProviderRefund:
+    return found(**({"id": "re_f", "refund_id": None, "generation": None, "created": LONG_AGO} | fields))
+
+
+def listed(
+    *entries: ProviderRefund, complete: bool = True, siblings: Sequence[Refund] = (), refund: Refund = IN_DOUBT
+) -> Look:
+    return look_at_list(refund, entries, complete=complete, siblings=siblings)
+
+
+# The list
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_listed_with_our_id_is_found_at_once_even_in_half_a_list(complete: bool) -> None:  # noqa: FBT001 - both cases
+    look = listed(foreign(created=NOW), found(), complete=complete)
+    assert (look.sight, look.found) == (Sight.FOUND, found())
+
+
+def test_entry_with_our_id_and_no_generation_is_ours() -> None:
+    assert listed(found(generation=None)).sight is Sight.FOUND
+
+
+def test_one_refund_shown_on_two_pages_is_one_refund() -> None:
+    assert listed(found(), found()).sight is Sight.FOUND
+
+
+def test_two_refunds_with_our_id_are_a_conflict() -> None:
+    assert listed(found(), found(id="re_2")).sight is Sight.CONFLICT
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"amount": 1}, {"currency": "eur"}, {"payment_intent": "pi_other"}, {"status": "odd"}, {"status": None}],
+    ids=str,
+)
+def test_entry_with_our_id_and_a_field_that_is_not_ours_is_a_conflict(fields: dict[str, Any]) -> None:
+    look = listed(found(**fields))
+    assert (look.sight, look.found) == (Sight.CONFLICT, None)
+
+
+def test_empty_whole_list_shows_absence() -> None:
+    assert listed().sight is Sight.ABSENT
+
+
+@pytest.mark.parametrize(
+    ("entry", "siblings"),
+    [
+        (foreign(), []),
+        (found(id="re_2", refund_id="order-1001-2", created=NOW), [sibling()]),
+        (foreign(id="re_2", created=NOW), [sibling()]),
+        (
+            found(id="re_2", refund_id="order-1001-2", created=NOW),
+            [sibling(Stage.IN_DOUBT, provider_refund_id=None)],
+        ),
+    ],
+    ids=[
+        "made long before our attempt",
+        "a sibling's by id",
+        "a sibling's by its provider id",
+        "an unsettled sibling's",
+    ],
+)
+def test_list_in_which_every_entry_is_explained_shows_absence(
+    entry: ProviderRefund, siblings: Sequence[Refund]
+) -> None:
+    assert listed(entry, siblings=siblings).sight is Sight.ABSENT
+
+
+def test_an_earlier_generation_of_ours_is_not_this_one() -> None:
+    refund = a_refund(Stage.IN_DOUBT, generation=2, first_attempt_at=STARTED)
+    assert listed(found(generation="1"), refund=refund).sight is Sight.ABSENT
+
+
+@pytest.mark.parametrize(
+    ("entries", "complete", "siblings", "reason"),
+    [
+        ([], False, [], "not read to its end"),
+        ([foreign(payment_intent="pi_other")], True, [], "not of this payment"),
+        ([foreign(payment_intent=None)], True, [], "not of this payment"),
+        ([], True, [sibling()], "leaves out 1 refund"),
+        ([foreign(created=NOW)], True, [], "not explained"),
+        ([foreign(created=STARTED - CLOCK_MARGIN)], True, [], "not explained"),
+        ([foreign(created=None)], True, [], "not explained"),
+        ([found(id="re_3", refund_id="not-in-our-records", created=NOW)], True, [sibling()], "leaves out"),
+        ([found(id="re_3", refund_id="not-in-our-records", created=NOW)], True, [], "not explained"),
+    ],
+)
+def test_list_with_a_gap_or_a_riddle_is_inconclusive(
+    entries: Sequence[ProviderRefund],
+    complete: bool,  # noqa: FBT001 - a table's column
+    siblings: Sequence[Refund],
+    reason: str,
+) -> None:
+    look = listed(*entries, complete=complete, siblings=siblings)
+    assert look.sight is Sight.INCONCLUSIVE
+    assert reason in look.reason
+
+
+def test_refund_whose_first_attempt_is_unknown_explains_no_foreign_refund() -> None:
+    assert listed(foreign(), refund=a_refund(Stage.IN_DOUBT, first_attempt_at=None)).sight is Sight.INCONCLUSIVE
+
+
+# The totals
+
+BASELINE = Baseline(refunded=100, currency="usd", remaining=900)
+
+
+def totalled(
+    refunded: int | None,
+    *siblings: Refund,
+    refund: Refund | None = None,
+    reread: Mapping[str, ProviderRefund | None] | None = None,
+    proof: bool = True,
+    **view: Any,
+) -> Look:
+    shown = PaymentView(**({"refunded": refunded, "captured": 1000, "currency": "usd"} | view))
+    refund = refund or a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=BASELINE)
+    return look_at_totals(refund, shown, siblings=siblings, reread=reread or {}, totals_proof=proof)
+
+
+@pytest.mark.parametrize("proof", [True, False])
+def test_total_that_rose_by_our_amount_is_found_without_an_id(proof: bool) -> None:  # noqa: FBT001 - both cases
+    look = totalled(600, proof=proof)
+    assert (look.sight, look.found) == (Sight.FOUND_IN_TOTALS, None)
+
+
+def test_refund_of_all_that_is_left_is_found_when_the_total_rose_by_what_was_left() -> None:
+    refund = a_refund(
+        Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=BASELINE, amount=None, all_remaining=True, currency=None
+    )
+    assert totalled(1000, refund=refund).sight is Sight.FOUND_IN_TOTALS
+    assert totalled(999, refund=refund).sight is Sight.INCONCLUSIVE
+
+
+def test_unchanged_total_shows_absence_only_where_pending_refunds_are_known_to_be_in_it() -> None:
+    assert totalled(100, proof=True).sight is Sight.ABSENT
+    assert totalled(100, proof=False).sight is Sight.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("refunded", [0, 99, 101, 599, 601, 1100])
+def test_total_that_moved_by_anything_else_is_inconclusive(refunded: int) -> None:
+    assert totalled(refunded).sight is Sight.INCONCLUSIVE
+
+
+def test_totals_that_cannot_be_compared_are_inconclusive() -> None:
+    without_baseline = a_refund(Stage.IN_DOUBT)
+    assert totalled(600, refund=without_baseline).sight is Sight.INCONCLUSIVE
+    assert totalled(600, currency="eur").sight is Sight.INCONCLUSIVE
+    several = totalled(None, problem="the payment has several charges")
+    assert (several.sight, several.reason) == (Sight.INCONCLUSIVE, "the payment has several charges")
+
+
+@pytest.mark.parametrize("remaining", [None, 0])
+def test_refund_of_an_unknown_or_empty_remainder_is_inconclusive(remaining: int | None) -> None:
+    baseline = Baseline(refunded=100, currency="usd", remaining=remaining)
+    refund = a_refund(Stage.IN_DOUBT, baseline=baseline, amount=None, all_remaining=True)
+    for refunded in (100, 600):
+        assert totalled(refunded, refund=refund).sight is Sight.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("stage", [Stage.SENDING, Stage.IN_DOUBT, Stage.PROCESSING, Stage.REVIEW])
+@pytest.mark.parametrize("refunded", [100, 600])
+def test_sibling_that_is_moving_makes_the_totals_inconclusive(stage: Stage, refunded: int) -> None:
+    reread = {"re_1": found(status="pending")}
+    assert totalled(refunded, sibling(stage), reread=reread).sight is Sight.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        sibling(Stage.QUEUED),
+        sibling(Stage.WAITING),
+        sibling(),
+        sibling(status=Status.CANCELED, attempts=0, provider_refund_id=None, updated_at=NOW),
+        sibling(provider_refund_id=None, evidence="totals"),
+    ],
+    ids=["queued", "waiting", "settled long ago and unchanged", "canceled unsent", "settled long ago by totals"],
+)
+def test_sibling_that_cannot_have_moved_the_total_since_does_not_disturb(other: Refund) -> None:
+    look = totalled(600, other, reread={"re_2": found(id="re_2", status="succeeded")})
+    assert look.sight is Sight.FOUND_IN_TOTALS
+
+
+@pytest.mark.parametrize(
+    ("other", "reread"),
+    [
+        (sibling(updated_at=STARTED), {"re_2": found(id="re_2")}),
+        (sibling(updated_at=STARTED + MINUTE, status=Status.FAILED, provider_refund_id=None), {}),
+        (sibling(), {"re_2": found(id="re_2", status="failed")}),
+        (sibling(), {"re_2": found(id="re_2", status="pending")}),
+        (sibling(), {"re_2": None}),
+        (sibling(), {}),
+    ],
+    ids=["settled since", "failed since", "reversed", "pending again", "unreadable", "not read"],
+)
+@pytest.mark.parametrize("refunded", [100, 600])
+def test_sibling_that_changed_or_could_not_be_read_again_makes_the_totals_inconclusive(
+    other: Refund, reread: dict[str, ProviderRefund | None], refunded: int
+) -> None:
+    assert totalled(refunded, other, reread=reread).sight is Sight.INCONCLUSIVE
+
+
+# What a payment shows
+
+CHARGE = {"id": "ch_1", "amount": 1000, "amount_captured": 900, "amount_refunded": 100, "currency": "usd"}
+
+
+@pytest.mark.parametrize(
+    ("payload", "view"),
+    [
+        (CHARGE, PaymentView(refunded=100, captured=900, currency="usd")),
+        (
+            {"amount_refunded": "100", "amount_received": "900", "currency": "USD"},
+            PaymentView(refunded=100, captured=900, currency="usd"),
+        ),
+        ({"amount_refunded": 0, "amount": 900}, PaymentView(refunded=0, captured=900)),
+        ({"amount_refunded": 0}, PaymentView(refunded=0)),
+        (
+            {"currency": "usd", "charges": {"data": [CHARGE], "has_more": False}},
+            PaymentView(refunded=100, captured=900, currency="usd"),
+        ),
+        ({"latest_charge": CHARGE}, PaymentView(refunded=100, captured=900, currency="usd")),
+        ({"latest_charge": "ch_1", "currency": "usd"}, PaymentView(charge="ch_1", currency="usd")),
+        ({"charges": {"data": []}, "latest_charge": "ch_1"}, PaymentView(charge="ch_1")),
+    ],
+    ids=[
+        "a charge",
+        "amounts as text",
+        "only an amount",
+        "no amount",
+        "one charge inside",
+        "latest charge expanded",
+        "latest charge by id",
+        "no charges but a latest one",
+    ],
+)
+def test_totals_are_read_by_the_names_that_providers_use(payload: dict[str, Any], view: PaymentView) -> None:
+    assert view_of(payload) == view
+
+
+@pytest.mark.parametrize(
+    ("payload", "problem"),
+    [
+        ({}, "no refunded total"),
+        ({"charges": {"data": [CHARGE, CHARGE]}}, "several charges"),
+        ({"charges": {"data": [CHARGE], "has_more": True}}, "several charges"),
+        ({"amount_refunded": None}, "no readable refunded total"),
+        ({"amount_refunded": -1}, "no readable refunded total"),
+        ({"amount_refunded": 1.5}, "no readable refunded total"),
+        ({"amount_refunded": True}, "no readable refunded total"),
+        ({"currency": "eur", "latest_charge": CHARGE}, "differ in currency"),
+    ],
+)
+def test_totals_that_cannot_be_told_say_why(payload: dict[str, Any], problem: str) -> None:
+    view = view_of(payload)
+    assert view.refunded is None
+    assert view.baseline is None
+    assert problem in str(view.problem)
+
+
+@law
+@given(
+    payload=st.dictionaries(
+        st.sampled_from(["amount_refunded", "charges", "latest_charge", "currency", "amount", "amount_captured"]),
+        json_values,
+    )
+)
+def test_every_payload_is_a_view_or_a_problem(payload: dict[str, Any]) -> None:
+    view = view_of(payload)
+    assert (view.refunded is not None) or view.charge or view.problem
+    assert view.refunded is None or view.refunded >= 0
+
+
+def test_baseline_is_the_total_and_what_was_left() -> None:
+    assert view_of(CHARGE).baseline == Baseline(refunded=100, currency="usd", remaining=800)
+    assert view_of({"amount_refunded": 5}).baseline == Baseline(refunded=5, currency=None, remaining=None)

@@ -1,0 +1,297 @@
+"""The environment: each variable, each wrong value named without its secret, and the guards before real money."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from worker.errors import GuardRefused, SettingsError
+from worker.settings import Settings
+
+SECRET = "hunter2-do-not-print"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("REFUNDS_"):
+            monkeypatch.delenv(name)
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"REFUNDS_{name}", value)
+    return Settings.load()
+
+
+def message(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        loaded(monkeypatch, **variables)
+    return str(caught.value)
+
+
+def test_defaults_are_the_contracts() -> None:
+    settings = Settings.load()
+    assert settings.broker == "redis://127.0.0.1:6379/0"
+    assert settings.api_url == "https://apitest.wooshpay.com"
+    assert settings.api_key is None
+    assert (settings.live, settings.allow_http, settings.mode) == (False, False, "test")
+    assert (settings.idempotency, settings.readback, settings.totals) == ("verify", "totals", "hint")
+    assert (settings.durability, settings.prefix, settings.log_level, settings.log_format) == (
+        "disk",
+        "refunds:",
+        "info",
+        None,
+    )
+    assert (settings.concurrency, settings.rate_limit, settings.bulk_share) == (64, 0, 0.7)
+    assert (settings.retention_days, settings.max_attempts, settings.max_age_hours) == (400, 12, 72)
+    rules = settings.rules
+    assert (rules.settle, rules.key_window, rules.lease) == (
+        timedelta(seconds=300),
+        timedelta(hours=23),
+        timedelta(seconds=45),
+    )
+    assert (rules.request_timeout, rules.totals_proof) == (timedelta(seconds=20), False)
+    assert settings.lease_spare == timedelta(seconds=23)
+
+
+def test_rules_follow_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(
+        monkeypatch,
+        IDEMPOTENCY="trust",
+        READBACK="list",
+        TOTALS="proof",
+        SETTLE_SECONDS="1.5",
+        KEY_WINDOW_HOURS="0.5",
+        REQUEST_TIMEOUT_SECONDS="2",
+        LEASE_SECONDS="7",
+        MAX_ATTEMPTS="3",
+        MAX_AGE_HOURS="1",
+    )
+    rules = settings.rules
+    assert (rules.idempotency, rules.readback, rules.totals_proof) == ("trust", "list", True)
+    assert (rules.settle, rules.key_window) == (timedelta(seconds=1.5), timedelta(minutes=30))
+    assert (rules.request_timeout, rules.lease, rules.max_attempts) == (timedelta(seconds=2), timedelta(seconds=7), 3)
+    assert rules.max_age == timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("idempotency", "readback", "wanted"),
+    [("verify", "totals", True), ("verify", "list", False), ("verify", "none", False), ("trust", "totals", False)],
+)
+def test_totals_are_read_before_the_first_send_only_where_they_will_be_compared(
+    monkeypatch: pytest.MonkeyPatch,
+    idempotency: str,
+    readback: str,
+    wanted: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    assert loaded(monkeypatch, IDEMPOTENCY=idempotency, READBACK=readback).rules.wants_baseline is wanted
+
+
+WRONG = [
+    ("REDIS_URL", f"http://:{SECRET}@redis"),
+    ("REDIS_URL", SECRET),
+    ("REDIS_URL", f"amqp://:{SECRET}@rabbit"),
+    ("BROKER_URL", f"sqs://:{SECRET}@queue"),
+    ("API_URL", SECRET),
+    ("API_URL", "ftp://provider.test"),
+    ("API_URL", "https://"),
+    ("API_URL", f"https://user:{SECRET}@provider.test"),
+    ("API_URL", f"https://provider.test/?key={SECRET}"),
+    ("API_URL", f"https://provider.test/#{SECRET}"),
+    ("LIVE", "maybe"),
+    ("ALLOW_HTTP", "2"),
+    ("IDEMPOTENCY", "hope"),
+    ("READBACK", "all"),
+    ("TOTALS", "maybe"),
+    ("DURABILITY", "ram"),
+    ("KEY_WINDOW_HOURS", "0"),
+    ("SETTLE_SECONDS", "-1"),
+    ("SETTLE_SECONDS", "nan"),
+    ("REQUEST_TIMEOUT_SECONDS", "0"),
+    ("REQUEST_TIMEOUT_SECONDS", "soon"),
+    ("MAX_ATTEMPTS", "0"),
+    ("MAX_ATTEMPTS", "1.5"),
+    ("MAX_AGE_HOURS", "0"),
+    ("CONCURRENCY", "0"),
+    ("CONCURRENCY", "many"),
+    ("RATE_LIMIT", "-1"),
+    ("RATE_LIMIT", "inf"),
+    ("BULK_SHARE", "0"),
+    ("BULK_SHARE", "1.1"),
+    ("LEASE_SECONDS", "0"),
+    ("RETENTION_DAYS", "0"),
+    ("PREFIX", "a b"),
+    ("PREFIX", "refunds*"),
+    ("LOG_FORMAT", "xml"),
+    ("LOG_LEVEL", "loud"),
+    ("MAX_AMOUNT", "0"),
+    ("MAX_AMOUNT", "1e3"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_wrong_value_is_named_and_not_echoed(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    text = message(monkeypatch, **{name: value})
+    assert text.startswith(f"wrong settings: REFUNDS_{name}: ")
+    assert "\n" not in text
+    assert SECRET not in text
+
+
+def test_every_wrong_variable_is_named_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {
+        "REDIS_URL": f"x://:{SECRET}@y",
+        "BROKER_URL": f"x://:{SECRET}@y",
+        "READBACK": "x",
+        "MAX_ATTEMPTS": "x",
+        "LIVE": "x",
+    }
+    text = message(monkeypatch, API_KEY=f"sk_test_{SECRET}", **wrong)
+    assert all(f"REFUNDS_{name}: " in text for name in wrong)
+    assert SECRET not in text
+
+
+def test_lease_must_outlive_a_call_by_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaded(monkeypatch, LEASE_SECONDS="25").rules.lease == timedelta(seconds=25)
+    text = message(monkeypatch, LEASE_SECONDS="24.9")
+    assert "REFUNDS_LEASE_SECONDS" in text
+    assert "REFUNDS_REQUEST_TIMEOUT_SECONDS" in text
+
+
+def test_empty_variable_is_an_unset_one_and_case_of_a_word_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(monkeypatch, LEASE_SECONDS="", READBACK="LIST", LOG_LEVEL="Warning", LIVE="TRUE")
+    assert (settings.lease_seconds, settings.readback, settings.log_level, settings.live) == (
+        45,
+        "list",
+        "warning",
+        True,
+    )
+
+
+def test_broker_is_the_records_server_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaded(monkeypatch, REDIS_URL="rediss://redis:6380/2").broker == "rediss://redis:6380/2"
+    assert loaded(monkeypatch, BROKER_URL="amqp://rabbit//").broker == "amqp://rabbit//"
+
+
+def test_settings_are_frozen_and_show_no_secret_when_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(monkeypatch, API_KEY=f"sk_test_{SECRET}", REDIS_URL=f"redis://:{SECRET}@redis/0")
+    assert SECRET not in repr(settings)
+    assert SECRET not in settings.model_dump_json()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.live = True
+
+
+def test_argument_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFUNDS_CONCURRENCY", "5")
+    assert Settings.load(concurrency=7).concurrency == 7
+    with pytest.raises(SettingsError, match="REFUNDS_CONCURRENCY: "):
+        Settings.load(concurrency=0)
+
+
+# The folder of secrets
+
+
+def test_secret_is_read_from_its_file_and_the_environment_comes_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "refunds_api_key").write_text("sk_test_from_file\n", encoding="utf-8")
+    (tmp_path / "refunds_redis_url").write_text(f"redis://:{SECRET}@redis/3\n", encoding="utf-8")
+    (tmp_path / "unrelated").write_text("x", encoding="utf-8")
+    settings = loaded(monkeypatch, SECRETS_DIR=str(tmp_path))
+    assert settings.require_provider() == "sk_test_from_file"
+    assert settings.redis_url.get_secret_value() == f"redis://:{SECRET}@redis/3"
+    assert loaded(monkeypatch, API_KEY="sk_test_from_env").require_provider() == "sk_test_from_env"
+
+
+def test_wrong_value_in_a_secret_file_is_named_and_not_echoed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "refunds_redis_url").write_text(f"redis+odd://:{SECRET}@redis", encoding="utf-8")
+    text = message(monkeypatch, SECRETS_DIR=str(tmp_path))
+    assert "REFUNDS_REDIS_URL: must begin with one of redis://" in text
+    assert SECRET not in text
+
+
+@pytest.mark.parametrize("kind", ["missing", "a file"])
+def test_secrets_folder_that_is_no_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "secrets"
+    if kind == "a file":
+        place.write_text(SECRET, encoding="utf-8")
+    text = message(monkeypatch, SECRETS_DIR=str(place))
+    assert "REFUNDS_SECRETS_DIR" in text
+    assert SECRET not in text
+
+
+# Guards before money
+
+
+def test_provider_without_a_key_says_how_to_give_one() -> None:
+    with pytest.raises(SettingsError, match=r"REFUNDS_API_KEY is not set.*refunds_api_key"):
+        Settings.load().require_provider()
+
+
+LIVE = [
+    {"API_KEY": f"sk_live_{SECRET}"},
+    {"API_KEY": f"rk_live_{SECRET}"},
+    {"API_KEY": f"sk_test_{SECRET}", "API_URL": "https://api.wooshpay.com"},
+    {"API_KEY": f"sk_test_{SECRET}", "API_URL": "https://API.WooshPay.com:443/"},
+    {"API_KEY": f"sk_test_{SECRET}", "API_URL": "https://api.wooshpay.com./v1"},
+    {"API_KEY": f"sk_test_{SECRET}", "API_URL": "http://api.wooshpay.com"},
+]
+
+
+@pytest.mark.parametrize("variables", LIVE, ids=lambda variables: variables.get("API_URL", "live key"))
+def test_live_key_or_address_is_refused_by_a_guard_unless_live_is_meant(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    settings = loaded(monkeypatch, **variables)
+    assert (settings.is_live, settings.mode) == (True, "live")
+    with pytest.raises(GuardRefused, match="REFUNDS_LIVE=true") as caught:
+        settings.require_provider()
+    assert SECRET not in str(caught.value)
+    meant = loaded(monkeypatch, LIVE="true", ALLOW_HTTP="true")
+    assert meant.require_provider() == variables["API_KEY"]
+
+
+def test_test_key_needs_no_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(monkeypatch, API_KEY="sk_test_x")
+    assert (settings.require_provider(), settings.mode, settings.provider_host) == (
+        "sk_test_x",
+        "test",
+        "apitest.wooshpay.com",
+    )
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8085", "127.9.9.9", "[::1]:8085", "localhost:8085"])
+def test_plain_http_to_this_machine_is_allowed(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    assert loaded(monkeypatch, API_KEY="sk_test_x", API_URL=f"http://{host}").require_provider() == "sk_test_x"
+
+
+@pytest.mark.parametrize("host", ["provider.test", "10.0.0.1", "localhost.example.com", "0.0.0.0", "127.0.0.1.nip.io"])  # noqa: S104 - an address to be refused
+def test_plain_http_to_elsewhere_is_refused_by_a_guard(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    settings = loaded(monkeypatch, API_KEY=f"sk_test_{SECRET}", API_URL=f"http://{host}")
+    with pytest.raises(GuardRefused, match="REFUNDS_ALLOW_HTTP=true") as caught:
+        settings.require_provider()
+    assert SECRET not in str(caught.value)
+    assert loaded(monkeypatch, ALLOW_HTTP="true").require_provider() == f"sk_test_{SECRET}"
+
+
+@pytest.mark.parametrize("key", [f"sk_test_{SECRET}\r\nX: y", f"sk_test_{SECRET} ", f"user:{SECRET}", f"sk_{SECRET}é"])
+def test_key_that_would_break_a_header_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    with pytest.raises(SettingsError, match="REFUNDS_API_KEY") as caught:
+        loaded(monkeypatch, API_KEY=key).require_provider()
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://Provider.Test/", "provider.test"),
+        ("https://provider.test:443", "provider.test"),
+        ("https://provider.test:8443", "provider.test:8443"),
+        ("http://127.0.0.1:8085", "127.0.0.1:8085"),
+    ],
+)
+def test_provider_host_is_one_name_for_one_provider(monkeypatch: pytest.MonkeyPatch, url: str, host: str) -> None:
+    assert loaded(monkeypatch, API_URL=url).provider_host == host
