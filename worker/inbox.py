@@ -15,11 +15,12 @@ from typing import Any, Final
 import kombu.transport
 import kombu.transport.redis as kombu_redis
 
-from worker.model import scrubbed
+from worker.model import Lane, scrubbed
 
 KEPT: Final = 10_000
 _LONGEST: Final = 4_000
 _PARTS: Final = 3
+_TASK_QUEUES: Final = frozenset(lane.value for lane in Lane)
 
 Keep = Callable[[str, str], None]
 _keepers: list[Keep] = []
@@ -88,7 +89,8 @@ class _CheckedDelivery:
     """Put before kombu's Redis transport: an item that is no message is kept, and the worker reads on."""
 
     def _deliver(self, message: Any, queue: Any) -> None:
-        if reason := problem(message):
+        # Celery's own broadcasts (control, events) come this way too and are no tasks.
+        if queue in _TASK_QUEUES and (reason := problem(message)):
             rejected(json.dumps(message), reason)
             return
         super()._deliver(message, queue)  # type: ignore[misc]  # kombu's transport stands behind this class

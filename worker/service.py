@@ -47,6 +47,8 @@ HOPS: Final = 4
 FIRST_BLOCK: Final = timedelta(seconds=1)
 LONGEST_BLOCK: Final = timedelta(minutes=2)
 SAVE_SECONDS: Final = 120.0
+STOPPING_SAVE_SECONDS: Final = 15.0
+"""A stopping worker insists no longer: the lapsed lease leads to a read-back, which finds what was done."""
 SOON: Final = timedelta(seconds=5)
 """A look due sooner than the next sweep is taken by the worker that scheduled it."""
 MOST_WOKEN: Final = 1000
@@ -411,13 +413,14 @@ class Service:
         if not step.quiet and not step.proof:
             policy.check_move(refund.refund_id, refund.stage, step.to)
         full = {**detail, "alarm": step.alarm} if step.alarm else dict(detail)
-        until, pause = self._clock() + SAVE_SECONDS, _SAVE_PAUSE
+        began, pause = self._clock(), _SAVE_PAUSE
         while True:
             try:
                 saved = await self.store.run(calls.save(refund, step, full))
                 break
             except StoreUnavailable:
-                if not insist or self._clock() >= until:
+                limit = STOPPING_SAVE_SECONDS if self.stopping else SAVE_SECONDS
+                if not insist or self._clock() - began >= limit:
                     log.error(  # noqa: TRY400 - raised below; here are the facts that the error lacks
                         "save_failed",
                         refund_id=refund.refund_id,

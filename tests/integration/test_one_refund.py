@@ -118,7 +118,7 @@ def test_what_is_proven_absent_is_sent_again_with_the_same_bytes_and_key(
         refunds.submit(request())
         settled = refunds.wait("order-1-1", timeout=30)
     first, second = posts(installation)
-    assert (first["body"], first["idempotency_key"]) == (second["body"], second["idempotency_key"])
+    assert (first["body"], first["headers"]["idempotency-key"]) == (second["body"], second["headers"]["Idempotency-Key"])
     assert (settled.status, settled.attempts) == ("succeeded", 2)
     assert len(installation.sandbox.effects("order-1-1")) == 1
 
