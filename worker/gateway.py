@@ -1,0 +1,269 @@
+"""The provider: requests, the tries of one attempt, and read-back. What an answer means is for `answers` to say."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result
+
+from worker.answers import classify, fold, key_accepted, key_refused, parse_refund
+from worker.model import Answer, NoReply, NotSent, Outcome, ProviderRefund, Refund, Reply, Seen, is_provider_id
+from worker.policy import SPARE, Rules, backoff, may_try_again
+from worker.readback import PaymentView, view_of
+from worker.transport import exchange
+
+MAX_TRIES: Final = 4
+TRY_BACKOFF: Final = timedelta(milliseconds=500)
+TRY_BACKOFF_CAP: Final = timedelta(seconds=4)
+PAGE_SIZE: Final = 20
+"""Refunds a page of the list: with the longest metadata there is, a page stays below the cap on replies."""
+MAX_PAGES: Final = 25
+PROBE_ID: Final = "re_credentials_probe"
+
+_JSON: Final = {"Content-Type": "application/json"}
+# Replies that come from in front of the provider's own check of the key, or in spite of it.
+_SAYS_NOTHING_OF_THE_KEY: Final = frozenset({407, 408, 429})
+
+Observer = Callable[[str, str, float], None]
+"""Told of every call: operation, outcome class (`2xx` … `5xx`, `not_sent`, `no_reply`), seconds."""
+Permit = Callable[[], Awaitable[bool]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Bounds:
+    """Until when an attempt may do what, in seconds of the injected clock."""
+
+    call: float
+    lease_end: float
+    window_end: float | None
+
+    def try_fits_lease(self, start: float) -> bool:
+        """Tell whether a try that starts then is over, with the spare, when the lease ends."""
+        return start + self.call + SPARE.total_seconds() <= self.lease_end
+
+    def further_try_fits(self, start: float) -> bool:
+        """Tell whether a repeated try that starts then ends inside the lease and the key's window."""
+        return self.try_fits_lease(start) and (self.window_end is None or start + self.call <= self.window_end)
+
+    def left_for_probe(self, start: float) -> float:
+        """Return the seconds that a call whose answer only helps may take."""
+        return min(self.call, self.lease_end - SPARE.total_seconds() - start)
+
+
+class Gateway:
+    """The provider over one shared client of `transport.build_client`; safe for any number of calls at once."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        rules: Rules,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+        observer: Observer | None = None,
+    ) -> None:
+        self._client = client
+        self._rules = rules
+        self._clock = clock
+        self._sleep = sleep
+        self._jitter = jitter
+        self._observer = observer
+        self._limit = rules.request_timeout.total_seconds()
+
+    async def send(
+        self,
+        refund: Refund,
+        body: bytes,
+        *,
+        lease_left: timedelta,
+        window_left: timedelta | None = None,
+        permit: Permit | None = None,
+    ) -> Outcome:
+        """Make one attempt: POST the stored bytes under the stored key, again where the rules allow; fold the tries.
+
+        `lease_left` and `window_left` (how long a replay still counts as the same request) count from this call.
+        Without `window_left` a first attempt has the whole window, and a later one repeats nothing in trust mode.
+        `permit` is asked before every further try, and False ends the attempt. Once this returns or is cancelled,
+        nothing of a try without a reply is still on its way out.
+        """
+        bounds = self._bounds(refund, lease_left, window_left)
+        if not bounds.try_fits_lease(self._clock()):
+            return fold([classify(NotSent(reason="the lease had too little time left to send"), refund)])
+        outcomes = [await self._try(refund, body, bounds)]
+        if may_try_again(outcomes, refund, self._rules):
+            await self._try_further(refund, body, bounds, outcomes, permit)
+        return fold(outcomes)
+
+    def _bounds(self, refund: Refund, lease_left: timedelta, window_left: timedelta | None) -> _Bounds:
+        now = self._clock()
+        window_end = None
+        if self._rules.idempotency == "trust":
+            if window_left is None:
+                window_left = self._rules.key_window if refund.attempts <= 1 else timedelta(0)
+            window_end = now + window_left.total_seconds()
+        return _Bounds(call=self._limit, lease_end=now + lease_left.total_seconds(), window_end=window_end)
+
+    async def _try_further(
+        self, refund: Refund, body: bytes, bounds: _Bounds, outcomes: list[Outcome], permit: Permit | None
+    ) -> None:
+        """Append the tries after the first, which was made without tenacity since most attempts need no second."""
+
+        def wait(state: RetryCallState) -> float:
+            own = backoff(state.attempt_number, base=TRY_BACKOFF, cap=TRY_BACKOFF_CAP, jitter=self._jitter())
+            return max(own, outcomes[-1].retry_after or timedelta(0)).total_seconds()
+
+        def is_over(state: RetryCallState) -> bool:
+            after_wait = self._clock() + state.upcoming_sleep
+            return state.attempt_number >= MAX_TRIES or not bounds.further_try_fits(after_wait)
+
+        async for turn in AsyncRetrying(
+            sleep=self._sleep,
+            wait=wait,
+            stop=is_over,
+            retry=retry_if_result(lambda _: may_try_again(outcomes, refund, self._rules)),
+            retry_error_callback=lambda _: None,
+        ):
+            if turn.retry_state.attempt_number > 1:
+                # Asked again after the wait: a sleep may have taken longer, and a pause may have come.
+                if not bounds.further_try_fits(self._clock()) or (permit is not None and not await permit()):
+                    break
+                outcomes.append(await self._try(refund, body, bounds))
+            turn.retry_state.set_result(outcomes[-1])
+
+    async def _try(self, refund: Refund, body: bytes, bounds: _Bounds) -> Outcome:
+        headers = {**_JSON, "Idempotency-Key": refund.idempotency_key}
+        request = self._client.build_request("POST", "/v1/refunds", content=body, headers=headers)
+        outcome = classify(await self._call("create_refund", request, self._limit), refund)
+        if outcome.credentials and outcome.seen is Seen.REFUSED:
+            return await self._judge_forbidden(outcome, bounds)
+        return outcome
+
+    async def _judge_forbidden(self, outcome: Outcome, bounds: _Bounds) -> Outcome:
+        """Return a 403 as the key's trouble or as this refund's; not done and neither, where that cannot be told.
+
+        The 403 says that nothing was done, but failing the refund for good on a guess would be wrong.
+        """
+        left = bounds.left_for_probe(self._clock())
+        accepted = await self._key_is_accepted(left) if left > 0 else None
+        if accepted is None:
+            return replace(outcome, seen=Seen.NOT_DONE, credentials=False)
+        return key_accepted(outcome) if accepted else key_refused(outcome)
+
+    async def key_is_accepted(self) -> bool | None:
+        """Ask by a GET that moves nothing: False for 401 and 403, True for an answer that no refused key would get.
+
+        None where neither can be told: no reply, no JSON object, 5xx, a redirect, a rate limit.
+        """
+        return await self._key_is_accepted(self._limit)
+
+    async def _key_is_accepted(self, limit: float) -> bool | None:
+        answer = await self._call("probe_key", self._client.build_request("GET", f"/v1/refunds/{PROBE_ID}"), limit)
+        if not isinstance(answer, Reply):
+            return None
+        status = answer.http_status
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            return False
+        told = httpx.codes.is_success(status) or httpx.codes.is_client_error(status)
+        return True if told and status not in _SAYS_NOTHING_OF_THE_KEY and answer.payload is not None else None
+
+    async def get_refund(self, provider_refund_id: str) -> Answer:
+        """Read a refund by the provider's id; an id that would alter the URL is not asked for."""
+        return await self._get("get_refund", "/v1/refunds", provider_refund_id)
+
+    async def get_payment(self, payment_intent: str) -> PaymentView | Answer:
+        """Read a payment's totals, from its one charge where it does not carry them; the answer where unreadable."""
+        answer = await self._get("get_payment", "/v1/payment_intents", payment_intent)
+        payload = _object_in(answer)
+        if payload is None:
+            return answer
+        if _differs(payload.get("id"), payment_intent):
+            return PaymentView(problem="the provider showed another payment")
+        view = view_of(payload)
+        return view if view.charge is None else await self._get_charge(view.charge, payment_intent, view.currency)
+
+    async def _get_charge(self, charge: str, payment_intent: str, currency: str | None) -> PaymentView | Answer:
+        answer = await self._get("get_charge", "/v1/charges", charge)
+        payload = _object_in(answer)
+        if payload is None:
+            return answer
+        if _differs(payload.get("id"), charge) or _differs(payload.get("payment_intent"), payment_intent):
+            return PaymentView(problem="the provider showed another charge")
+        view = view_of(payload)
+        if view.charge is not None:
+            return PaymentView(currency=currency, problem="the charge shows no refunded total")
+        if currency is not None and view.currency not in {None, currency}:
+            return PaymentView(problem="payment and charge differ in currency")
+        return view if view.currency is not None else replace(view, currency=currency)
+
+    async def list_refunds(self, payment_intent: str) -> tuple[Sequence[ProviderRefund], bool] | Answer:
+        """Read the list of a payment's refunds and tell whether it was read without gaps to its stated end.
+
+        Returns the answer instead where a page could not be read or was no list.
+        """
+        found: dict[str, ProviderRefund] = {}
+        query = {"payment_intent": payment_intent, "limit": str(PAGE_SIZE)}
+        gaps = False
+        for _ in range(MAX_PAGES):
+            request = self._client.build_request("GET", f"/v1/refunds?{urlencode(query)}")
+            answer = await self._call("list_refunds", request, self._limit)
+            payload = _object_in(answer)
+            entries = None if payload is None else payload.get("data")
+            if payload is None or not isinstance(entries, list):
+                return answer
+            page = [parse_refund(entry) if isinstance(entry, Mapping) else None for entry in entries]
+            gaps = gaps or None in page
+            fresh = {entry.id: entry for entry in page if entry is not None and entry.id not in found}
+            found |= fresh
+            if payload.get("has_more") is False:
+                return [*found.values()], not gaps
+            last = page[-1] if page else None
+            # A page that brings nothing new was not turned: going on would ask for it for ever.
+            if payload.get("has_more") is not True or last is None or not fresh:
+                break
+            query["starting_after"] = last.id
+        return [*found.values()], False
+
+    async def _get(self, operation: str, path: str, identity: str) -> Answer:
+        if not is_provider_id(identity):
+            return NotSent(reason="the id cannot stand in a URL")
+        return await self._call(operation, self._client.build_request("GET", f"{path}/{identity}"), self._limit)
+
+    async def _call(self, operation: str, request: httpx.Request, limit: float) -> Answer:
+        started = self._clock()
+        answer = await exchange(self._client, request, limit)
+        if self._observer is not None:
+            self._observer(operation, _outcome_class(answer), self._clock() - started)
+        return answer
+
+
+def _outcome_class(answer: Answer) -> str:
+    match answer:
+        case NotSent():
+            return "not_sent"
+        case NoReply():
+            return "no_reply"
+        case Reply(http_status=status):
+            return f"{status // 100}xx"
+
+
+def _differs(shown: Any, asked: str) -> bool:
+    """Tell whether a shown id, plain or as an expanded object, is present and another than the one asked for."""
+    identity = shown.get("id") if isinstance(shown, Mapping) else shown
+    return identity is not None and identity != asked
+
+
+def _object_in(answer: Answer) -> Mapping[str, Any] | None:
+    """Return the JSON object of a 200, None of all else."""
+    if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK:
+        return answer.payload
+    return None
