@@ -1,0 +1,130 @@
+"""`refunds review`: the evidence, and what each decision does."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from tests.cli.commanding import PAYMENT, Cli, Records, messages
+from worker.model import Lane, Stage, Status
+
+
+def test_the_refunds_that_need_a_person_are_listed_and_no_others(cli: Cli, records: Records) -> None:
+    records.in_review("stuck-1")
+    records.queued("other-1", payment_intent="pi_other")
+    assert [shown["refund_id"] for shown in cli("review", "list", "--json").objects] == ["stuck-1"]
+    ran = cli("review")
+    assert (ran.code, "stuck-1" in ran.out, "other-1" in ran.out) == (0, True, False)
+    assert "review show" in ran.err
+
+
+def test_nothing_to_review_is_said(cli: Cli) -> None:
+    ran = cli("review")
+    assert (ran.code, ran.out, ran.err) == (0, "", "no refund waits for a person\n")
+
+
+def test_the_evidence_is_laid_out_with_what_each_decision_does(cli: Cli, records: Records) -> None:
+    records.succeeded("sibling-1", "re_sibling")
+    refund = records.in_review("stuck-1")
+    ran = cli("review", "show", "stuck-1")
+    assert ran.code == 0
+    for part in ("what was seen", "doubt since", refund.idempotency_key, "inconclusive looks", "history"):
+        assert part in ran.out
+    for part in ("sibling-1", "re_sibling", "--succeeded RE_ID", "--failed CODE", "--resend", "moves twice"):
+        assert part in ran.out
+
+
+def test_the_evidence_is_one_json_object(cli: Cli, records: Records) -> None:
+    records.succeeded("sibling-1")
+    records.in_review("stuck-1")
+    shown = cli("review", "show", "stuck-1", "--json").object
+    assert set(shown) == {"refund", "evidence", "history", "siblings", "resolutions"}
+    assert (shown["refund"]["stage"], shown["evidence"]["inconclusive_looks"]) == ("review", 5)
+    assert [sibling["refund_id"] for sibling in shown["siblings"]] == ["sibling-1"]
+
+
+def test_a_refund_that_needs_no_person_is_shown_without_decisions(cli: Cli, records: Records) -> None:
+    records.queued("order-1")
+    ran = cli("review", "show", "order-1")
+    assert (ran.code, "--resend" in ran.out, "not in review" in ran.err) == (0, False, True)
+    assert cli("review", "show", "nobody").code == 3
+
+
+def test_a_claim_of_success_is_left_to_be_verified_and_nudged_for(
+    cli: Cli, records: Records, sync_redis: redis.Redis
+) -> None:
+    records.in_review("stuck-1")
+    ran = cli("review", "resolve", "stuck-1", "--succeeded", "re_7", "--note", " seen in the dashboard ", "--json")
+    assert (ran.code, ran.object["stage"], ran.object["provider_refund_id"]) == (0, "processing", "re_7")
+    assert records.get("stuck-1").operator_says == "succeeded"
+    last = cli("status", "stuck-1", "--history", "--json").object["history"][-1]
+    assert (last["label"], last["note"], bool(last["by"])) == ("operator_says_succeeded", "seen in the dashboard", True)
+    assert messages(sync_redis, Lane.SINGLE) == 1
+    assert "“seen in the dashboard”" in cli("status", "stuck-1", "--history").out
+
+
+def test_a_decision_that_it_failed_settles_and_sends_nothing(
+    cli: Cli, records: Records, sync_redis: redis.Redis
+) -> None:
+    records.in_review("stuck-1")
+    ran = cli("review", "resolve", "stuck-1", "--failed", "paid_in_cash", "--note", "agreed by phone")
+    assert ran.code == 0
+    refund = records.get("stuck-1")
+    assert (refund.status, refund.stage, refund.error_code) == (Status.FAILED, Stage.SETTLED, "paid_in_cash")
+    assert messages(sync_redis, Lane.SINGLE) == 0
+
+
+@pytest.mark.parametrize(("doubt", "stage"), [(True, Stage.IN_DOUBT), (False, Stage.WAITING)])
+def test_a_resend_is_looked_for_first_wherever_there_was_doubt(
+    cli: Cli, records: Records, *, doubt: bool, stage: Stage
+) -> None:
+    records.in_review("stuck-1", doubt=doubt)
+    ran = cli("review", "resolve", "stuck-1", "--resend", "--note", "never arrived")
+    assert (ran.code, "a worker looks at it next" in ran.err) == (0, True)
+    assert records.get("stuck-1").stage is stage
+
+
+def test_only_a_refund_in_review_can_be_decided(cli: Cli, records: Records) -> None:
+    records.queued("order-1")
+    ran = cli("review", "resolve", "order-1", "--resend", "--note", "x")
+    assert (ran.code, ran.out) == (6, "")
+    assert ran.err.startswith("error: refund order-1 is queued, not in review, and was left as it is")
+    assert cli("review", "resolve", "nobody", "--resend", "--note", "x").code == 3
+
+
+def test_a_provider_refund_that_is_another_ones_is_refused(cli: Cli, records: Records) -> None:
+    records.succeeded("sibling-1", "re_sibling")
+    records.in_review("stuck-1")
+    ran = cli("review", "resolve", "stuck-1", "--succeeded", "re_sibling", "--note", "x")
+    assert (ran.code, "already belongs to refund sibling-1" in ran.err) == (6, True)
+    assert records.get("stuck-1").stage is Stage.REVIEW
+
+
+@pytest.mark.parametrize(
+    "choice", [(), ("--resend", "--failed", "gone"), ("--succeeded", "re_1", "--failed", "gone"), ("--resend",)]
+)
+def test_a_decision_is_exactly_one_and_has_a_note(cli: Cli, records: Records, choice: tuple[str, ...]) -> None:
+    records.in_review("stuck-1")
+    note = () if choice == ("--resend",) else ("--note", "x")
+    assert cli("review", "resolve", "stuck-1", *choice, *note).code == 2
+    assert records.get("stuck-1").stage is Stage.REVIEW
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--resend", "--note", "a\x1b[2J"), "note"),
+        (("--resend", "--note", "x" * 501), "note"),
+        (("--resend", "--note", "  "), "note"),
+        (("--failed", "Not A Code", "--note", "x"), "code"),
+        (("--succeeded", "re_/..", "--note", "x"), "provider_refund_id"),
+    ],
+)
+def test_a_note_code_or_id_that_cannot_be_kept_is_rejected(
+    cli: Cli, records: Records, options: tuple[str, ...], named: str
+) -> None:
+    records.in_review("stuck-1", payment_intent=PAYMENT)
+    ran = cli("review", "resolve", "stuck-1", *options)
+    assert (ran.code, ran.err.startswith(f"error: {named} '")) == (3, True)
+    assert "\x1b" not in ran.err
+    assert records.get("stuck-1").stage is Stage.REVIEW

@@ -1,0 +1,5 @@
+"""The command line `refunds`."""
+
+from worker.cli.group import main
+
+__all__ = ["main"]

@@ -1,0 +1,78 @@
+"""`refunds doctor`: every check on a line, with the command that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from worker.cli import render
+from worker.cli.exits import AWAY, DONE, REFUSED, USAGE
+from worker.cli.session import opened
+from worker.errors import SettingsError
+from worker.settings import Settings
+
+_STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+# What must be mended first comes first: nothing else can be told of wrong settings.
+ORDER: Final = (("settings", USAGE), ("guard", REFUSED), ("away", AWAY))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  refunds doctor
+  refunds doctor --json | jq '.checks[] | select(.state != "ok")'
+
+\b
+Exit code: 0 if nothing failed (warnings do not count); else by the first of
+2 settings, 6 a guard, 5 Redis or the provider is away."""
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def doctor(*, as_json: bool) -> int:
+    """Check settings, Redis, provider and workers, without spending or changing anything."""
+    checks = _checks()
+    code = exit_code(checks)
+    if as_json:
+        render.as_json({"ok": code == DONE, "exit_code": code, "checks": checks})
+        return code
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for check in checks:
+        grid.add_row(Text(check["state"], style=_STYLES[check["state"]]), check["name"], render.plain(check["text"]))
+        if check["fix"]:
+            grid.add_row("", "", Text(f"→ {render.plain(check['fix'])}", style="dim"))
+    render.put(grid)
+    return code
+
+
+def _checks() -> list[dict[str, Any]]:
+    try:
+        settings = Settings.load()
+    except SettingsError as error:
+        fix = "mend the variables named here; the README lists what each may hold"
+        return [{"name": "settings", "state": "fail", "text": str(error), "fix": fix, "trouble": "settings"}]
+    # The provider's client is loaded by this command alone.
+    from worker import health  # noqa: PLC0415 - see above
+
+    with opened(settings) as refunds:
+        return [
+            {
+                "name": check.name,
+                "state": check.state.value,
+                "text": check.text,
+                "fix": check.fix,
+                "trouble": check.trouble.value if check.trouble else None,
+            }
+            for check in health.examine(settings, refunds.store, refunds.celery)
+        ]
+
+
+def exit_code(checks: Sequence[dict[str, Any]]) -> int:
+    """Return 0 where nothing failed, else the code of the trouble that must be mended first."""
+    troubles = {check["trouble"] for check in checks if check["state"] == "fail"}
+    return next((code for trouble, code in ORDER if trouble in troubles), DONE)

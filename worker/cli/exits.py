@@ -1,0 +1,56 @@
+"""Exit codes of every command, and the one place where errors become them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from worker.errors import (
+    GuardRefused,
+    InputError,
+    InvalidRequest,
+    NotFound,
+    RefundError,
+    SettingsError,
+    StoreUnavailable,
+)
+
+DONE: Final = 0
+INTERNAL: Final = 1
+USAGE: Final = 2
+REJECTED: Final = 3
+SOME_FAILED: Final = 4
+AWAY: Final = 5
+REFUSED: Final = 6
+NOTHING_TO_DO: Final = 9
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+"""What the shell shows for a program whose reader went away, as in `refunds list | head`."""
+
+MEANINGS: Final = {
+    DONE: "done",
+    INTERNAL: "internal error",
+    USAGE: "wrong usage or settings",
+    REJECTED: "input rejected; nothing was changed",
+    SOME_FAILED: "finished, and some refund failed or needs review",
+    AWAY: "Redis or the provider is away: run it again",
+    REFUSED: "refused by a guard; nothing was changed",
+    NOTHING_TO_DO: "nothing to do",
+}
+
+_CODES: Final[tuple[tuple[type[RefundError], int], ...]] = (
+    (SettingsError, USAGE),
+    (InvalidRequest, REJECTED),
+    (InputError, REJECTED),
+    (NotFound, REJECTED),
+    (GuardRefused, REFUSED),
+    (StoreUnavailable, AWAY),
+)
+
+
+class Detached(Exception):
+    """The person watching pressed Ctrl-C; the text says that the work goes on and how to look again."""
+
+
+def exit_code_of(error: RefundError) -> int:
+    """Return the exit code for an error of the tree; one that is in no row is a fault of our own."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), INTERNAL)

@@ -1,0 +1,123 @@
+"""`refunds list`: from the indexes, by the narrowest one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Final
+
+import click
+
+from worker.batches import batch_size
+from worker.cli import render
+from worker.cli.exits import DONE
+from worker.cli.session import note, opened
+from worker.model import Refund, Stage, Status
+from worker.store import BUCKETS, Store
+
+PAGE: Final = 500
+_FINAL: Final = ("succeeded", "failed", "canceled")
+
+
+def buckets_of(status: Status | None, stage: Stage | None) -> tuple[str, ...]:
+    """Return the indexes in which refunds of this status and stage stand; none if no refund can be both."""
+    chosen: Iterable[str] = BUCKETS
+    if status is not None:
+        chosen = (name for name in BUCKETS if (name not in _FINAL if status is Status.PENDING else name == status))
+    return tuple(name for name in chosen if stage is None or _stage(name) is stage)
+
+
+def _stage(bucket: str) -> Stage:
+    return Stage.SETTLED if bucket in _FINAL else Stage(bucket.removesuffix(".bulk"))
+
+
+def candidates(
+    store: Store, *, buckets: tuple[str, ...], batch: str | None, payment_intent: str | None
+) -> Iterable[str]:
+    """Return the ids of the narrowest index that holds every match."""
+    if not buckets:
+        return ()
+    if payment_intent is not None:
+        return store.ids_on_payment(payment_intent)
+    if batch is not None:
+        counts = store.counts()
+        if batch_size(store, batch) <= sum(counts[name] for name in buckets):
+            return store.ids_in_batch(batch)
+    return store.ids_in(buckets)
+
+
+def matching(
+    store: Store,
+    *,
+    status: Status | None = None,
+    stage: Stage | None = None,
+    batch: str | None = None,
+    payment_intent: str | None = None,
+) -> Iterator[Refund]:
+    """Yield the refunds that match, page by page; each is judged by its record, which may have moved since."""
+    ids = iter(candidates(store, buckets=buckets_of(status, stage), batch=batch, payment_intent=payment_intent))
+    while page := list(islice(ids, PAGE)):
+        for refund in store.get_many(page):
+            if (
+                refund is not None
+                and status in {None, refund.status}
+                and stage in {None, refund.stage}
+                and batch in {None, refund.batch_id}
+                and payment_intent in {None, refund.payment_intent}
+            ):
+                yield refund
+
+
+@click.command(
+    "list",
+    epilog="""\b
+Examples:
+  refunds list --status pending
+  refunds list --stage review
+  refunds list --payment-intent pi_3NfK2x --json
+  refunds list --status failed --limit 0 --json | jq -r .refund_id""",
+)
+@click.option("--status", type=click.Choice([status.value for status in Status]), help="What the caller sees.")
+@click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Where it is on its way.")
+@click.option("--batch", metavar="ID", help="Only refunds that this batch created.")
+@click.option("--payment-intent", metavar="PI", help="Only refunds on this payment.")
+@click.option("--limit", type=click.IntRange(min=0), default=100, show_default=True, help="0 for all.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def list_refunds(
+    *,
+    status: str | None,
+    stage: str | None,
+    batch: str | None,
+    payment_intent: str | None,
+    limit: int,
+    as_json: bool,
+) -> int:
+    """List refunds: those on their way by when they are looked at next, settled ones newest first."""
+    with opened() as refunds:
+        found = matching(
+            refunds.store,
+            status=Status(status) if status else None,
+            stage=Stage(stage) if stage else None,
+            batch=batch,
+            payment_intent=payment_intent,
+        )
+        shown = _write(islice(found, limit or None), as_json=as_json)
+        more = limit > 0 and shown == limit and next(found, None) is not None
+    if more:
+        note(f"more match than the {limit} shown: --limit 0 shows all")
+    elif not shown:
+        note("no refund matches")
+    return DONE
+
+
+def _write(refunds: Iterable[Refund], *, as_json: bool) -> int:
+    """Write refunds and return how many; JSON as they come, a table only when its widths are known."""
+    if not as_json:
+        page = list(refunds)
+        if page:
+            render.put(render.listing(page))
+        return len(page)
+    count = 0
+    for count, refund in enumerate(refunds, 1):  # noqa: B007 - read after the loop
+        render.as_json(refund.as_dict())
+    return count

@@ -1,0 +1,145 @@
+"""`refunds pause`, `resume` and `worker`: what runs, and the button that stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+
+from worker import switches
+from worker.batches import pause_batch, resume_batch
+from worker.cli import render
+from worker.cli.exits import DONE, REFUSED, USAGE
+from worker.cli.session import note, opened, operator
+from worker.errors import ProviderMismatch
+from worker.model import Lane, rfc3339
+from worker.settings import Settings
+from worker.supervisor import Supervisor
+
+# The child found the same wrong settings or guard that would stop it again each time.
+FINAL_CODES: Final = frozenset({USAGE, REFUSED})
+
+batch_option = click.option("--batch", metavar="ID", help="Only the refunds of this batch.")
+
+
+@click.command(epilog="\b\nExamples:\n  refunds pause\n  refunds pause --batch b-20260131-4f1c2a")
+@batch_option
+def pause(*, batch: str | None) -> int:
+    """Stop sending: one flag that every claim reads.
+
+    What is in flight finishes; looks at what may have happened and polls go on. Refunds are still accepted, and wait.
+    """
+    with opened() as refunds:
+        if batch is not None:
+            changed = pause_batch(refunds.store, batch)
+            note(f"batch {batch} is paused" if changed else f"batch {batch} was paused already")
+            return DONE
+        flags = switches.pause(refunds.store, operator())
+    note(f"paused since {render.moment(flags.paused_at)} by {render.plain(flags.paused_by)}: 'refunds resume' ends it")
+    return DONE
+
+
+@click.command(epilog="\b\nExamples:\n  refunds resume\n  refunds resume --batch b-20260131-4f1c2a")
+@batch_option
+def resume(*, batch: str | None) -> int:
+    """Let refunds be sent again; those that were held back go within half a minute."""
+    with opened() as refunds:
+        if batch is not None:
+            changed = resume_batch(refunds.store, batch)
+            note(f"batch {batch} goes on" if changed else f"batch {batch} was not paused")
+            if switches.read(refunds.store).paused_at is not None:
+                note("but everything is paused: 'refunds resume' ends that")
+            return DONE
+        before = switches.resume(refunds.store)
+    if before.paused_at is None:
+        note("nothing was paused")
+    else:
+        note(f"resumed; it was paused since {render.moment(before.paused_at)} by {render.plain(before.paused_by)}")
+    return DONE
+
+
+def _queues(_ctx: click.Context, _parameter: click.Parameter, text: str) -> str:
+    names = [name.strip() for name in text.split(",")]
+    known = [lane.value for lane in Lane]
+    if wrong := [name for name in names if name not in known]:
+        raise click.BadParameter(f"{wrong[0]!r} is none of {', '.join(known)}")
+    return ",".join(dict.fromkeys(names))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  refunds worker
+  refunds worker --concurrency 128
+  refunds worker --queues refunds
+
+\b
+Exit code: 0 after SIGTERM or Ctrl-C, once what was in flight is finished;
+2 settings, 5 Redis is away, 6 a guard refused."""
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Calls in flight at once; REFUNDS_CONCURRENCY without it.",
+)
+@click.option(
+    "--queues",
+    default=",".join(lane.value for lane in Lane),
+    show_default=True,
+    callback=_queues,
+    help="Queues to serve.",
+)
+def worker(*, concurrency: int | None, queues: str) -> int:
+    """Run a worker in the foreground, and bring it back when it dies.
+
+    SIGTERM or Ctrl-C: no refund is begun any more, what is in flight is finished, then it ends.
+    """
+    settings = Settings.load() if concurrency is None else Settings.load(concurrency=concurrency)
+    _preflight(settings)
+    environment = dict(os.environ) | {"REFUNDS_CONCURRENCY": str(settings.concurrency)}
+    return Supervisor(command(queues, settings), say=_sayer(settings), environment=environment, final=FINAL_CODES).run()
+
+
+def command(queues: str, settings: Settings) -> list[str]:
+    """Return the Celery worker's command line: threads, because one loop serves all tasks."""
+    return [
+        *(sys.executable, "-m", "celery", "--quiet", "--app", "worker.app", "worker"),
+        *("--pool", "threads", "--queues", queues, "--loglevel", settings.log_level),
+        # A name of its own: two workers of one name on a machine would mislead Flower.
+        *("--hostname", f"refunds-{os.getpid()}@%h", "--without-mingle", "--without-gossip"),
+    ]
+
+
+def _preflight(settings: Settings) -> None:
+    """Find at once what would end the child over and over: settings, guards, a server that is away or forgets."""
+    settings.require_provider()
+    with opened(settings) as refunds:
+        refunds.store.require_durable()
+        pinned = switches.read(refunds.store)
+    ours = (settings.provider_host, settings.mode)
+    if pinned.provider_host is not None and (pinned.provider_host, pinned.mode) != ours:
+        raise ProviderMismatch(
+            f"these records belong to {pinned.provider_host} in {pinned.mode} mode, and this worker is set to "
+            f"{ours[0]} in {ours[1]} mode: use another REFUNDS_PREFIX or database"
+        )
+
+
+def _sayer(settings: Settings) -> Callable[[str], None]:
+    as_text = settings.log_format == "text" or (settings.log_format is None and sys.stderr.isatty())
+
+    def say(sentence: str) -> None:
+        if not as_text:
+            line = {"at": rfc3339(datetime.now(UTC)), "level": "info", "event": "supervisor", "message": sentence}
+            sentence = json.dumps(line)
+        # A log that nobody reads any more must not end the worker.
+        with suppress(OSError):
+            click.echo(sentence, err=True)
+
+    return say

@@ -1,0 +1,129 @@
+"""`refunds submit`, `status` and `cancel`: one refund by its id."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from worker import policy
+from worker.cli import render
+from worker.cli.exits import DONE, REJECTED
+from worker.cli.session import note, opened, operator
+from worker.cli.values import request_of
+from worker.cli.waiting import verdict, wait_for
+from worker.errors import IdempotencyConflict
+from worker.model import REASONS, Lane, Refund
+
+SECONDS: Final = click.FloatRange(min=0)
+
+wait_option = click.option("--wait", "wait", type=SECONDS, metavar="SECONDS", help="Wait at most so long for the end.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  refunds submit order-1001-1 --payment-intent pi_3NfK2x
+  refunds submit order-1001-1 --payment-intent pi_3NfK2x --amount 500 --reason duplicate --wait 30
+  refunds submit order-1001-1 --payment-intent pi_3NfK2x --metadata order=1001 --json
+
+\b
+Exit code with --wait: 0 succeeded, or still on its way (a note says so);
+4 failed, canceled or needs a person."""
+)
+@click.argument("refund_id")
+@click.option("--payment-intent", required=True, metavar="PI", help="The provider's id of the payment.")
+@click.option("--amount", metavar="MINOR", help="In minor units (500 is 5.00 USD); without it all that is left.")
+@click.option("--currency", metavar="ISO", help="Refuse unsent if the payment is in another; it is never sent.")
+@click.option("--reason", metavar="REASON", help=f"One of {', '.join(REASONS)}.")
+@click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Kept with the refund; may be repeated.")
+@wait_option
+@json_option
+def submit(*, wait: float | None, as_json: bool, **values: Any) -> int:
+    """Hand in one refund.
+
+    REFUND_ID is your own, and the idempotency key: the same id with the same contents moves nothing twice and shows
+    the record as it stands; with other contents it is refused (exit 6).
+    """
+    request = request_of(**values)
+    with opened() as refunds:
+        ((_, created),) = refunds.submit_stream([request], lane=Lane.SINGLE)
+        if created.result == "conflict":
+            raise IdempotencyConflict(request.refund_id)
+        if created.result == "exists":
+            note(f"refund {request.refund_id} was already accepted, with the same contents: nothing was sent again")
+        elif not as_json and wait is None:
+            note(f"accepted: follow it with 'refunds status {request.refund_id}'")
+        if wait is None:
+            _write(refunds.get(request.refund_id), as_json=as_json)
+            return DONE
+        shown = wait_for(refunds, [request.refund_id], wait)
+        for refund in shown:
+            _write(refund, as_json=as_json)
+        return verdict(shown, wait)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  refunds status order-1001-1
+  refunds status order-1001-1 --history
+  refunds status order-1001-1 order-1002-1 --json | jq -r .status
+  refunds status order-1001-1 --wait 60 && echo money is back
+
+\b
+Exit code: 3 if an id is unknown; with --wait 4 if any failed, was canceled or
+needs a person. One still on its way after the wait leaves 0 and a note."""
+)
+@click.argument("refund_ids", nargs=-1, required=True, metavar="REFUND_ID...")
+@click.option("--history", is_flag=True, help="Every move, oldest first: when, from where to where, what was seen.")
+@wait_option
+@json_option
+def status(*, refund_ids: tuple[str, ...], history: bool, wait: float | None, as_json: bool) -> int:
+    """Show refunds as they stand."""
+    with opened() as refunds:
+        found = wait_for(refunds, refund_ids, wait or 0)
+        known = {refund.refund_id for refund in found}
+        for refund in found:
+            entries = refunds.history(refund.refund_id) if history else None
+            _write(refund, as_json=as_json, entries=entries)
+        place = refunds.store.place
+    code = DONE if wait is None else verdict(found, wait)
+    for refund_id in dict.fromkeys(refund_ids):
+        if refund_id not in known:
+            note(f"error: no refund {render.plain(refund_id)} was accepted at {place}: check the id and the settings")
+            code = REJECTED
+    return code
+
+
+@click.command(
+    epilog="""\b
+Example:
+  refunds cancel order-1001-1
+
+\b
+Exit code: 6 if it may have been sent already, or is settled; 3 if unknown."""
+)
+@click.argument("refund_id")
+@json_option
+def cancel(*, refund_id: str, as_json: bool) -> int:
+    """Cancel a refund before anything was sent.
+
+    Once it may have reached the provider it cannot be canceled, and nothing is changed.
+    """
+    with opened() as refunds:
+        refund = refunds.apply(refund_id, policy.cancel, {"by": operator()})
+    _write(refund, as_json=as_json)
+    return DONE
+
+
+def _write(refund: Refund, *, as_json: bool, entries: list[dict[str, Any]] | None = None) -> None:
+    if as_json:
+        shown = refund.as_dict()
+        if entries is not None:
+            shown["history"] = render.history_as_json(entries)
+        render.as_json(shown)
+        return
+    moves = () if entries is None else (render.history(entries),)
+    render.put(render.heading(refund.refund_id), render.block(refund), *moves)

@@ -1,0 +1,53 @@
+"""What every command opens first: the settings, the records, and where warnings go."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import click
+
+from worker.client import Refunds
+from worker.model import scrubbed
+from worker.settings import Settings
+
+_OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class _Sentences(logging.Handler):
+    """Warnings of the library as one line on stderr: the event and its facts."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        facts = " ".join(f"{name}={scrubbed(str(value))}" for name, value in vars(record).items() if name not in _OWN)
+        click.echo(f"{record.levelname.lower()}: {record.getMessage()} {facts}".rstrip(), err=True)
+
+
+@contextmanager
+def opened(settings: Settings | None = None) -> Iterator[Refunds]:
+    """The producer's door on the environment's settings, closed at the end."""
+    log = logging.getLogger("worker")
+    handler = _Sentences(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        with Refunds(settings=settings or Settings.load()) as refunds:
+            yield refunds
+    finally:
+        log.removeHandler(handler)
+
+
+def operator() -> str:
+    """Return who is at the keyboard, as the system knows it."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        # A container may run under a number that has no name.
+        return f"uid {os.getuid()}"
+
+
+def note(sentence: str) -> None:
+    """Say something to the person, beside the data."""
+    click.echo(sentence, err=True)

@@ -1,0 +1,89 @@
+"""Values as they are typed, checked before anything is asked of Redis."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Final
+
+from worker.errors import FieldError, InvalidRequest
+from worker.model import MAX_AMOUNT, RefundRequest, is_provider_id, shown
+
+MAX_NOTE: Final = 500
+_AMOUNT: Final = re.compile(r"[0-9]{1,13}")
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,59}")
+
+
+def request_of(
+    *,
+    refund_id: str,
+    payment_intent: str,
+    amount: str | None,
+    currency: str | None,
+    reason: str | None,
+    metadata: Iterable[str],
+) -> RefundRequest:
+    """Return the request that the options spell; raises `InvalidRequest` with every broken rule of all of them."""
+    errors: list[FieldError] = []
+    number = None
+    if amount is not None:
+        # ASCII digits and nothing else: '1e3', '5.0', ' 5' and other scripts' digits are not guessed at.
+        if _AMOUNT.fullmatch(amount):
+            number = int(amount)
+        else:
+            rule = f"must be a whole number of minor units from 1 to {MAX_AMOUNT}, in the digits 0-9 only"
+            errors.append(FieldError(field="amount", code="amount", value=shown(amount), rule=rule))
+    pairs: dict[str, str] = {}
+    for item in metadata:
+        name, equals, value = item.partition("=")
+        if not equals:
+            rule = "must be written as KEY=VALUE"
+            errors.append(FieldError(field="metadata", code="metadata_pair", value=shown(item), rule=rule))
+        elif name in pairs:
+            rule = "this metadata key is given twice"
+            errors.append(FieldError(field="metadata", code="metadata_twice", value=shown(name), rule=rule))
+        pairs.setdefault(name, value)
+    try:
+        request = RefundRequest(
+            refund_id=refund_id,
+            payment_intent=payment_intent,
+            amount=number,
+            currency=currency,
+            reason=reason,
+            metadata=pairs,
+        )
+    except InvalidRequest as error:
+        raise InvalidRequest([*errors, *error.errors]) from None
+    if errors:
+        raise InvalidRequest(errors)
+    return request
+
+
+def checked_note(text: str) -> str:
+    """Return a note that may stand in the history; raises `InvalidRequest`."""
+    if not text.strip():
+        rule = "must say why, for whoever reads the history"
+    elif len(text) > MAX_NOTE:
+        rule = f"must be at most {MAX_NOTE} characters"
+    elif any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+        rule = "must not hold control characters or broken Unicode"
+    else:
+        return text.strip()
+    raise InvalidRequest([FieldError(field="note", code="note", value=shown(text), rule=rule)])
+
+
+def checked_provider_id(text: str) -> str:
+    """Return the id of a provider's refund; raises `InvalidRequest`."""
+    if is_provider_id(text):
+        return text
+    rule = "must be the provider's id, 1 to 200 of A-Z a-z 0-9 _ -"
+    raise InvalidRequest([FieldError(field="provider_refund_id", code="provider_id", value=shown(text), rule=rule)])
+
+
+def checked_code(text: str) -> str:
+    """Return an error code a person settles a refund with; raises `InvalidRequest`."""
+    if _CODE.fullmatch(text):
+        return text
+    rule = "must be a code such as customer_paid_in_cash: 1 to 60 of a-z 0-9 _, a letter first"
+    raise InvalidRequest([FieldError(field="code", code="error_code", value=shown(text), rule=rule)])

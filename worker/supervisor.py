@@ -1,0 +1,152 @@
+"""Keep one child process running: restart it when it dies, end it in good order when told, wait for what it finishes.
+
+The child is started in a session of its own, so that a Ctrl-C at the terminal reaches the supervisor alone: Celery
+would take a second one as an order to drop what is in flight.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from worker.errors import SettingsError
+
+SUPERVISOR_VARIABLE: Final = "REFUNDS_SUPERVISOR_PID"
+"""Tells the child whose it is: it ends by itself once its parent is another."""
+
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+Say = Callable[[str], None]
+
+
+class Supervisor:
+    """Runs `command` until told to stop, or until it ends with one of the codes in `final`."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        say: Say,
+        environment: Mapping[str, str],
+        final: frozenset[int] = frozenset(),
+        first_pause: float = 0.5,
+        longest_pause: float = 4.0,
+        steady_seconds: float = 30.0,
+    ) -> None:
+        self.command = list(command)
+        self.say = say
+        self.environment = dict(environment) | {SUPERVISOR_VARIABLE: str(os.getpid())}
+        self.final = final
+        self.first_pause = first_pause
+        self.longest_pause = longest_pause
+        self.steady_seconds = steady_seconds
+        self._stopping = False
+        self._wakeup = -1
+
+    def run(self) -> int:
+        """Supervise until the end; return the exit code. Call it from the main thread: it owns the signals."""
+        with _signals() as self._wakeup:
+            pause = self.first_pause
+            while True:
+                started = time.monotonic()
+                code = self._run_once()
+                if self._stopping:
+                    return self._ended(code)
+                if code in self.final:
+                    return code
+                if time.monotonic() - started >= self.steady_seconds:
+                    pause = self.first_pause
+                self.say(f"the worker process ended by itself ({_how(code)}): starting it again in {pause:g} s")
+                if self._rest(pause):
+                    return 0
+                pause = min(pause * 2, self.longest_pause)
+
+    def _run_once(self) -> int:
+        try:
+            child = subprocess.Popen(  # noqa: S603 - the command is our own
+                self.command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                # stdout is for data, and a worker has none.
+                stdout=sys.stderr.fileno(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SettingsError(f"the worker process cannot be started: {error.strerror}") from None
+        while (code := child.poll()) is None:
+            for number in self._caught(None):
+                self._pass_on(child, number)
+        return code
+
+    def _pass_on(self, child: subprocess.Popen[bytes], number: int) -> None:
+        if number not in _STOPS:
+            return
+        if self._stopping:
+            self.say(
+                f"still waiting: worker process {child.pid} finishes the calls it has in flight, each of which may "
+                "move money; nothing new is begun"
+            )
+            return
+        self._stopping = True
+        self.say("stopping: no refund is begun any more, and what is in flight is finished first")
+        child.send_signal(signal.SIGTERM)
+
+    def _ended(self, code: int) -> int:
+        # Ended by the bare signal: it had not yet begun anything that it would have to finish.
+        if code in {0, -signal.SIGTERM}:
+            self.say("stopped: nothing is in flight")
+            return 0
+        self.say(
+            f"the worker process did not end in good order ({_how(code)}): what it had in flight is looked at again "
+            "by the next worker once its leases have lapsed"
+        )
+        return 1
+
+    def _rest(self, seconds: float) -> bool:
+        """Wait before a restart; return whether a signal ended it."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if any(number in _STOPS for number in self._caught(left)):
+                self.say("stopped: nothing is in flight")
+                return True
+        return False
+
+    def _caught(self, seconds: float | None) -> bytes:
+        """Return the numbers of the signals that came, waiting at most so long for the first."""
+        ready, _, _ = select.select([self._wakeup], [], [], seconds)
+        return os.read(self._wakeup, 64) if ready else b""
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+@contextmanager
+def _signals() -> Iterator[int]:
+    """Let signals arrive as bytes on a pipe, so that all is decided in one loop; as before afterwards."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # What was ignored stays so: under nohup a worker outlives its terminal.
+    numbers = [number for number in (*_STOPS, signal.SIGCHLD) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    old = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield reader
+    finally:
+        signal.set_wakeup_fd(old)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
