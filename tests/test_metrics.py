@@ -1,0 +1,278 @@
+"""What Prometheus is told: figures from Redis alone, labels from bounded sets, worker counts added up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+import redis
+import redis.asyncio
+from prometheus_client.parser import text_string_to_metric_families
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from worker import broker, calls, metrics
+from worker.errors import StoreUnavailable
+from worker.model import Lane, Outcome, RefundRequest, Seen, Stage, Status, Step
+from worker.settings import Settings
+from worker.store import AsyncStore, Store
+from worker.tally import BOUNDS, MOST_CODES, Tally
+
+Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def parsed(text: str) -> Figures:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def of(figures: Figures, name: str, **labels: str) -> float | None:
+    return figures.get((name, frozenset(labels.items())))
+
+
+@pytest.fixture
+def store(sync_redis: redis.Redis) -> Store:
+    return Store(sync_redis, durable=False)
+
+
+@pytest.fixture
+def seen(store: Store) -> Callable[[], Figures]:
+    return lambda: parsed(metrics.render(store))
+
+
+@pytest.fixture
+def async_store(async_redis: redis.asyncio.Redis) -> AsyncStore:
+    return AsyncStore(async_redis, durable=False)
+
+
+def accept(store: Store, refund_id: str, lane: Lane = Lane.SINGLE, amount: int | None = 500) -> None:
+    request = RefundRequest(refund_id=refund_id, payment_intent=f"pi_{refund_id}", amount=amount, currency="usd")
+    store.run(calls.create(request, lane))
+
+
+def settle(store: Store, refund_id: str, status: Status, **changes: object) -> None:
+    claim = store.run(
+        calls.claim(refund_id, "send", token="t", lease=timedelta(seconds=45), replay_window=timedelta(hours=1))
+    )
+    assert claim.refund is not None
+    step = Step(to=Stage.SETTLED, status=status, label="test", changes=changes)
+    assert store.run(calls.save(claim.refund, step, {})).result == "saved"
+
+
+def test_an_empty_installation_shows_zeros_and_no_worker(seen: Callable[[], Figures]) -> None:
+    figures = seen()
+    assert of(figures, "refunds_redis_up") == 1
+    assert of(figures, "refunds_workers") == 0
+    assert of(figures, "refunds_due_lag_seconds") == 0
+    assert of(figures, "refunds_records", status="pending", stage="in_doubt", lane="all") == 0
+    assert of(figures, "refunds_oldest_age_seconds", stage="queued", lane="refunds") == 0
+
+
+def test_refunds_are_counted_by_status_stage_and_lane(store: Store, seen: Callable[[], Figures]) -> None:
+    for number in range(3):
+        accept(store, f"bulk-{number}", Lane.BULK)
+    for number in range(2):
+        accept(store, f"single-{number}")
+    settle(store, "single-0", Status.SUCCEEDED)
+    figures = seen()
+    assert of(figures, "refunds_records", status="pending", stage="queued", lane="refunds.bulk") == 3
+    assert of(figures, "refunds_records", status="pending", stage="queued", lane="refunds") == 1
+    assert of(figures, "refunds_records", status="succeeded", stage="settled", lane="all") == 1
+    assert of(figures, "refunds_moves_total", **{"from": "new", "to": "queued"}) == 5
+    assert of(figures, "refunds_moves_total", **{"from": "sending", "to": "settled"}) == 1
+
+
+def test_money_is_summed_by_status_and_currency(store: Store, seen: Callable[[], Figures]) -> None:
+    for number, (status, currency) in enumerate([(Status.SUCCEEDED, "usd"), (Status.SUCCEEDED, "eur")]):
+        accept(store, f"order-{number}", amount=700)
+        settle(store, f"order-{number}", status, currency=currency)
+    accept(store, "order-9", amount=300)
+    settle(store, "order-9", Status.FAILED)
+    figures = seen()
+    assert of(figures, "refunds_amount_minor", status="succeeded", currency="usd") == 700
+    assert of(figures, "refunds_amount_minor", status="succeeded", currency="eur") == 700
+    assert of(figures, "refunds_amount_minor", status="failed", currency="usd") == 300
+
+
+def test_the_oldest_age_is_that_of_acceptance_and_not_of_the_next_look(
+    store: Store, seen: Callable[[], Figures]
+) -> None:
+    for number in range(metrics.SAMPLE * 2):
+        accept(store, f"order-{number}")
+    now = metrics.snapshot(store).now_ms
+    # Due last of all, and the oldest: a long backoff hides it at the far end of the index.
+    store.redis.hset(store.key("refund:order-7"), "created_at", now - 7_200_000)
+    store.redis.zadd(store.key("index:queued"), {"order-7": now + 86_400_000})
+    age = of(seen(), "refunds_oldest_age_seconds", stage="queued", lane="refunds")
+    assert age is not None
+    assert 7200 <= age < 7260
+
+
+def test_lag_workers_flags_batches_and_rejected_messages_are_told(store: Store, seen: Callable[[], Figures]) -> None:
+    now = metrics.snapshot(store).now_ms
+    accept(store, "order-1")
+    store.redis.zadd(store.key("due"), {"order-1": now - 90_000})
+    store.redis.zadd(store.key("workers"), {"alive:1": now, "gone:2": now - 120_000})
+    store.redis.hset(store.key("meta"), mapping={"paused": now, "credentials_refused_at": now})
+    store.redis.hset(store.key("gate"), "blocked_until", now + 60_000)
+    for batch, state, pending in [("b-1", "running", 2), ("b-2", "running", 0), ("b-3", "canceled", 5)]:
+        store.redis.zadd(store.key("batches"), {batch: now})
+        store.redis.hset(store.key(f"batch:{batch}"), mapping={"state": state, "status:pending": pending})
+    store.redis.lpush(store.key("rejected"), "{}")
+    store.redis.hset(store.key("counters"), "rejected", 9)
+    figures = seen()
+    lag = of(figures, "refunds_due_lag_seconds")
+    assert lag is not None
+    assert 90 <= lag < 150
+    assert of(figures, "refunds_workers") == 1
+    assert of(figures, "refunds_paused") == 1
+    assert of(figures, "refunds_breaker_open", breaker="credentials") == 1
+    assert of(figures, "refunds_breaker_open", breaker="rate") == 1
+    assert of(figures, "refunds_batches_running") == 1
+    assert of(figures, "refunds_rejected_messages_kept") == 1
+    assert of(figures, "refunds_rejected_messages_total") == 9
+
+
+def test_a_codes_shape_and_number_are_bounded_and_the_rest_is_one_label(
+    store: Store, seen: Callable[[], Figures]
+) -> None:
+    planted = {f"failed:code_{number}": 2 for number in range(MOST_CODES)}
+    planted |= {"failed:card_declined": 5, "failed:Ein Satz, kein Code": 3, "failed:lost_to_the_cap": 1}
+    planted |= {"open:queued:usd": 900, "open:in_doubt:<script>": 4}
+    store.redis.hset(store.key("counters"), mapping=planted)  # type: ignore[arg-type]  # invariance of the client's types
+    figures = seen()
+    codes = {dict(labels)["error_code"] for name, labels in figures if name == "refunds_failures_total"}
+    assert len(codes) == MOST_CODES + 1
+    assert of(figures, "refunds_failures_total", error_code="card_declined") == 5
+    # Of the rest the one with the smallest count, a code of its shape, and the sentence.
+    assert of(figures, "refunds_failures_total", error_code="other") == 3 + 2 + 1
+    assert of(figures, "refunds_unsettled_amount_minor", stage="queued", currency="usd") == 900
+    assert of(figures, "refunds_unsettled_amount_minor", stage="in_doubt", currency="other") == 4
+
+
+def test_no_label_holds_an_id(store: Store) -> None:
+    accept(store, "canary-order-77", Lane.BULK)
+    accept(store, "canary-order-78")
+    settle(store, "canary-order-78", Status.FAILED, error_code="card_declined")
+    assert "canary" not in metrics.render(store)
+
+
+async def test_what_workers_counted_is_added_up_over_all_of_them(
+    async_store: AsyncStore, seen: Callable[[], Figures]
+) -> None:
+    for _ in range(2):
+        tally = Tally()
+        tally.call("create_refund", "2xx", 0.03)
+        tally.call("create_refund", "5xx", 999.0)
+        tally.attempt(Outcome(seen=Seen.DONE, code="succeeded"))
+        tally.attempt(Outcome(seen=Seen.MAYBE, code="Weird Code!"))
+        tally.gate_waited(1.5)
+        await tally.flush(async_store)
+        tally.gate_waited(2.0)
+        await tally.flush(async_store)
+        await tally.flush(async_store)
+    figures = seen()
+    assert of(figures, "refunds_provider_calls_total", **{"operation": "create_refund", "class": "5xx"}) == 2
+    assert of(figures, "refunds_attempts_total", outcome="done") == 2
+    assert of(figures, "refunds_answers_total", code="other") == 2
+    assert of(figures, "refunds_gate_wait_seconds_total") == 4.0
+    assert of(figures, "refunds_provider_call_seconds_bucket", operation="create_refund", le="0.025") == 0
+    assert of(figures, "refunds_provider_call_seconds_bucket", operation="create_refund", le="0.05") == 2
+    assert of(figures, "refunds_provider_call_seconds_bucket", operation="create_refund", le="60.0") == 2
+    assert of(figures, "refunds_provider_call_seconds_bucket", operation="create_refund", le="+Inf") == 4
+    assert of(figures, "refunds_provider_call_seconds_sum", operation="create_refund") == pytest.approx(1998.06)
+
+
+def test_a_call_that_takes_exactly_a_bound_counts_within_it() -> None:
+    tally = Tally()
+    for bound in BOUNDS:
+        tally.call("get_refund", "2xx", bound)
+    assert all(tally._counts[f"call_le:get_refund:{bound}"] == 1 for bound in BOUNDS)
+
+
+async def test_counts_of_a_failed_flush_are_kept_for_the_next(
+    async_store: AsyncStore, seen: Callable[[], Figures]
+) -> None:
+    tally = Tally()
+    tally.call("create_refund", "2xx", 0.1)
+    away = AsyncStore(redis.asyncio.Redis(port=1, retry=AsyncRetry(NoBackoff(), 0)), durable=False)
+    with pytest.raises(StoreUnavailable):
+        await tally.flush(away)
+    await tally.flush(async_store)
+    assert of(seen(), "refunds_provider_calls_total", **{"operation": "create_refund", "class": "2xx"}) == 1
+
+
+def test_a_worker_keeps_at_most_so_many_codes_apart() -> None:
+    tally = Tally()
+    for number in range(MOST_CODES * 3):
+        tally.attempt(Outcome(seen=Seen.REFUSED, code=f"code_{number}"))
+    assert len([name for name in tally._counts if name.startswith("answer:")]) == MOST_CODES + 1
+    assert tally._counts["answer:other"] == MOST_CODES * 2
+
+
+def test_a_server_that_is_away_is_told_and_no_figure_is_guessed() -> None:
+    away = Store(redis.Redis(port=1, retry=Retry(NoBackoff(), 0)), durable=False, place="127.0.0.1:1")
+    figures = parsed(metrics.render(away))
+    assert figures == {("refunds_redis_up", frozenset()): 0}
+
+
+def test_queue_depths_come_from_the_broker_and_a_broker_away_is_told(store: Store, redis_url: str) -> None:
+    app = broker.make_celery(Settings.load(redis_url=redis_url))
+    for number in range(3):
+        broker.nudge(app, [f"order-{number}"], Lane.BULK)
+    figures = parsed(metrics.render(store, app))
+    assert of(figures, "refunds_queue_messages", lane="refunds.bulk") == 3
+    assert of(figures, "refunds_queue_messages", lane="refunds") == 0
+    away = broker.make_celery(Settings.load(redis_url=redis_url, broker_url="redis://127.0.0.1:1/0"))
+    figures = parsed(metrics.render(store, away))
+    assert of(figures, "refunds_broker_up") == 0
+    assert of(figures, "refunds_redis_up") == 1
+    assert not [name for name, _ in figures if name == "refunds_queue_messages"]
+
+
+def test_each_scrape_is_computed_anew(store: Store) -> None:
+    with metrics.serving(store, port=0) as port:
+
+        def scraped() -> Figures:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+                assert response.headers["Content-Type"].startswith("text/plain")
+                return parsed(response.read().decode())
+
+        queued = {"status": "pending", "stage": "queued", "lane": "refunds"}
+        assert of(scraped(), "refunds_records", **queued) == 0
+        accept(store, "order-1")
+        assert of(scraped(), "refunds_records", **queued) == 1
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)
+
+
+SERVE = """
+import redis, sys
+from worker import metrics
+from worker.store import Store
+client = redis.Redis.from_url(sys.argv[1], decode_responses=True)
+metrics.serve(Store(client, durable=False), port=0, say=lambda sentence: print(sentence, flush=True))
+print("ended", flush=True)
+"""
+
+
+def test_serving_says_where_and_ends_in_good_order_at_sigterm(redis_url: str) -> None:
+    process = subprocess.Popen([sys.executable, "-c", SERVE, redis_url], stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        told = process.stdout.readline()
+        where, port = told.strip().removesuffix("/metrics").rsplit(":", 1)
+        assert where == "metrics at http://127.0.0.1"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+            assert b"refunds_redis_up 1.0" in response.read()
+        process.terminate()
+        assert process.stdout.read() == "ended\n"
+        assert process.wait(10) == 0

@@ -1,0 +1,389 @@
+"""What Prometheus reads: every figure computed from Redis at scrape, so right after a restart and for any workers.
+
+Counters and the first entries of indexes are read, nothing is scanned: a scrape costs the same for ten records and for
+a million. No label holds an id; every label's values come from a bounded set.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Final
+
+import kombu.exceptions
+import redis.exceptions
+from celery import Celery
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from worker import broker
+from worker.connections import redis_errors
+from worker.errors import StoreUnavailable
+from worker.model import Lane, Seen, Stage, Status
+from worker.store import BUCKETS, Store
+from worker.tally import BOUNDS, INFINITE, OTHER, bounded_code
+
+ALIVE_MS: Final = 30_000
+"""A worker beats every five seconds."""
+SAMPLE: Final = 25
+"""Refunds read from either end of a stage's index to find its oldest."""
+LATEST_BATCHES: Final = 200
+"""Batches that are asked whether they still run."""
+
+_SETTLED: Final = frozenset({Status.SUCCEEDED.value, Status.FAILED.value, Status.CANCELED.value})
+_UNSETTLED: Final = tuple(bucket for bucket in BUCKETS if bucket not in _SETTLED)
+_CURRENCY: Final = re.compile(r"[a-z]{3}|unknown")
+_MICROS: Final = 1_000_000
+_ALL_LANES: Final = "all"
+_BROKER_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
+
+Counts = Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """Everything one scrape reads from the records' server."""
+
+    now_ms: int
+    cards: Counts
+    counters: Counts
+    first_due_ms: int | None
+    rejected: int
+    paused: bool
+    credentials_refused: bool
+    gate_blocked_until_ms: int
+    workers: int
+    batches_running: int
+    oldest_ms: Mapping[str, int]
+    """When the oldest refund found in each unsettled bucket was accepted."""
+    info: Mapping[str, Any]
+
+
+def snapshot(store: Store) -> Snapshot:
+    """Read what a scrape needs in two trips; raises `StoreUnavailable`."""
+    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+        pipeline.time()
+        pipeline.hgetall(store.key("counters"))
+        pipeline.zrange(store.key("due"), 0, 0, withscores=True)
+        pipeline.llen(store.key("rejected"))
+        pipeline.hmget(store.key("meta"), "paused", "credentials_refused_at")
+        pipeline.hget(store.key("gate"), "blocked_until")
+        pipeline.zrange(store.key("batches"), 0, LATEST_BATCHES - 1, desc=True)
+        pipeline.info()
+        for bucket in BUCKETS:
+            pipeline.zcard(store.key(f"index:{bucket}"))
+        for bucket in _UNSETTLED:
+            pipeline.zrange(store.key(f"index:{bucket}"), 0, SAMPLE - 1)
+            pipeline.zrange(store.key(f"index:{bucket}"), 0, SAMPLE - 1, desc=True)
+        (seconds, micros), counters, first, rejected, flags, blocked, batches, info, *rest = pipeline.execute()
+    cards, ends = rest[: len(BUCKETS)], rest[len(BUCKETS) :]
+    samples = {bucket: {*ends[2 * place], *ends[2 * place + 1]} for place, bucket in enumerate(_UNSETTLED)}
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    workers, running, oldest = _second_trip(store, now_ms, batches, samples)
+    return Snapshot(
+        now_ms=now_ms,
+        cards=dict(zip(BUCKETS, cards, strict=True)),
+        counters={name: int(value) for name, value in counters.items()},
+        first_due_ms=int(first[0][1]) if first else None,
+        rejected=rejected,
+        paused=flags[0] is not None,
+        credentials_refused=flags[1] is not None,
+        gate_blocked_until_ms=int(float(blocked or 0)),
+        workers=workers,
+        batches_running=running,
+        oldest_ms=oldest,
+        info=info,
+    )
+
+
+def _second_trip(
+    store: Store, now_ms: int, batches: Iterable[str], samples: Mapping[str, Iterable[str]]
+) -> tuple[int, int, dict[str, int]]:
+    asked = [(bucket, refund_id) for bucket, ids in samples.items() for refund_id in ids]
+    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+        pipeline.zcount(store.key("workers"), now_ms - ALIVE_MS, "+inf")
+        for batch_id in batches:
+            pipeline.hmget(store.key(f"batch:{batch_id}"), "state", "status:pending")
+        for _, refund_id in asked:
+            pipeline.hget(store.key(f"refund:{refund_id}"), "created_at")
+        workers, *rest = pipeline.execute()
+    states, created = rest[: len(rest) - len(asked)], rest[len(rest) - len(asked) :]
+    running = sum(state == "running" and int(pending or 0) > 0 for state, pending in states)
+    oldest: dict[str, int] = {}
+    for (bucket, _), accepted in zip(asked, created, strict=True):
+        if accepted is not None:
+            oldest[bucket] = min(int(accepted), oldest.get(bucket, now_ms))
+    return workers, running, oldest
+
+
+class RefundsCollector(Collector):
+    """Computes every family from Redis when Prometheus asks; with `app` the depth of the queues too."""
+
+    def __init__(self, store: Store, app: Celery | None = None) -> None:
+        self._store = store
+        self._app = app
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield all families; where Redis is away only that it is."""
+        up = GaugeMetricFamily("refunds_redis_up", "Whether the records' server answers.")
+        try:
+            seen = snapshot(self._store)
+        except StoreUnavailable:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        yield from _money(seen)
+        yield from _flow(seen)
+        yield from _provider(seen)
+        yield from _switches(seen)
+        yield from _server(seen.info)
+        if self._app is not None:
+            yield from _queues(self._app)
+
+
+def _money(seen: Snapshot) -> Iterator[Metric]:
+    records = GaugeMetricFamily(
+        "refunds_records",
+        "Refunds by status and stage; a lane is told of queued ones only.",
+        labels=("status", "stage", "lane"),
+    )
+    for bucket, count in seen.cards.items():
+        records.add_metric(_place_of(bucket), count)
+    yield records
+    amounts = GaugeMetricFamily(
+        "refunds_amount_minor",
+        "Money of settled refunds in minor units; falls when a refund is reversed or retried.",
+        labels=("status", "currency"),
+    )
+    for (status, currency), amount in _currencies(seen.counters, "amount").items():
+        amounts.add_metric((status, currency), amount)
+    yield amounts
+    unsettled = GaugeMetricFamily(
+        "refunds_unsettled_amount_minor",
+        "Money of refunds on their way in minor units, without those that ask for all that is left.",
+        labels=("stage", "currency"),
+    )
+    for (stage, currency), amount in _currencies(seen.counters, "open").items():
+        unsettled.add_metric((stage, currency), amount)
+    yield unsettled
+    failures = CounterMetricFamily(
+        "refunds_failures", "Refunds that settled as failed, by error code.", labels=("error_code",)
+    )
+    known: set[str] = set()
+    codes = {OTHER: 0}
+    for (code,), count in sorted(_split(seen.counters, "failed", 1).items(), key=lambda entry: -entry[1]):
+        label = bounded_code(code, known)
+        codes[label] = codes.get(label, 0) + count
+    for code, count in codes.items():
+        failures.add_metric((code,), count)
+    yield failures
+
+
+def _place_of(bucket: str) -> tuple[str, str, str]:
+    """Return status, stage and lane of an index."""
+    if bucket in _SETTLED:
+        return bucket, Stage.SETTLED.value, _ALL_LANES
+    if bucket == "queued":
+        return Status.PENDING.value, bucket, Lane.SINGLE.value
+    if bucket == "queued.bulk":
+        return Status.PENDING.value, Stage.QUEUED.value, Lane.BULK.value
+    return Status.PENDING.value, bucket, _ALL_LANES
+
+
+def _currencies(counters: Counts, kind: str) -> dict[tuple[str, str], int]:
+    """Return amounts by what stands before the currency; an unheard-of currency counts as `other`."""
+    amounts: dict[tuple[str, str], int] = {}
+    for (place, currency), amount in _split(counters, kind, 2).items():
+        label = (place, currency if _CURRENCY.fullmatch(currency) else OTHER)
+        amounts[label] = amounts.get(label, 0) + amount
+    return amounts
+
+
+def _split(counters: Counts, kind: str, parts: int) -> dict[tuple[str, ...], int]:
+    """Return the counters of one kind by their parts; the last part may hold colons."""
+    found = {}
+    for name, count in counters.items():
+        first, *rest = name.split(":", parts)
+        if first == kind and len(rest) == parts:
+            found[tuple(rest)] = count
+    return found
+
+
+def _flow(seen: Snapshot) -> Iterator[Metric]:
+    moves = CounterMetricFamily("refunds_moves", "Moves of refunds between stages.", labels=("from", "to"))
+    for stages, count in _split(seen.counters, "move", 2).items():
+        moves.add_metric(stages, count)
+    yield moves
+    oldest = GaugeMetricFamily(
+        "refunds_oldest_age_seconds",
+        "Seconds since the oldest refund of a stage was accepted, 0 where there is none. "
+        f"Exact for up to {2 * SAMPLE} refunds of a stage; beyond, the oldest of the {SAMPLE} due first and the "
+        f"{SAMPLE} due last.",
+        labels=("stage", "lane"),
+    )
+    for bucket in _UNSETTLED:
+        _, stage, lane = _place_of(bucket)
+        oldest.add_metric((stage, lane), max(0, seen.now_ms - seen.oldest_ms.get(bucket, seen.now_ms)) / 1000)
+    yield oldest
+    lag = 0 if seen.first_due_ms is None else max(0, seen.now_ms - seen.first_due_ms)
+    yield _gauge("refunds_due_lag_seconds", "How long the refund due longest has waited for a look.", lag / 1000)
+    yield _gauge("refunds_workers", "Workers that gave a sign of life in the last 30 seconds.", seen.workers)
+    yield _gauge(
+        "refunds_batches_running",
+        f"Batches that are neither stopped nor done, of the latest {LATEST_BATCHES}.",
+        seen.batches_running,
+    )
+    yield _gauge("refunds_rejected_messages_kept", "Messages kept in the list of rejected ones.", seen.rejected)
+    yield _counter(
+        "refunds_rejected_messages", "Messages that could not be understood.", seen.counters.get("rejected", 0)
+    )
+
+
+def _provider(seen: Snapshot) -> Iterator[Metric]:
+    attempts = CounterMetricFamily("refunds_attempts", "Attempts by what they came to.", labels=("outcome",))
+    for outcome in Seen:
+        attempts.add_metric((outcome.value,), seen.counters.get(f"attempt:{outcome.value}", 0))
+    yield attempts
+    answers = CounterMetricFamily("refunds_answers", "Attempts by the code of their answer.", labels=("code",))
+    known: set[str] = set()
+    codes = {OTHER: 0}
+    for (code,), count in sorted(_split(seen.counters, "answer", 1).items(), key=lambda entry: -entry[1]):
+        label = bounded_code(code, known)
+        codes[label] = codes.get(label, 0) + count
+    for code, count in codes.items():
+        answers.add_metric((code,), count)
+    yield answers
+    calls = CounterMetricFamily(
+        "refunds_provider_calls", "Calls to the provider by class of answer.", labels=("operation", "class")
+    )
+    for labels, count in _split(seen.counters, "call", 2).items():
+        calls.add_metric(labels, count)
+    yield calls
+    yield _latencies(seen.counters)
+    yield _counter(
+        "refunds_gate_wait_seconds", "Time refunds waited for the rate.", seen.counters.get("gate_us", 0) / _MICROS
+    )
+
+
+def _latencies(counters: Counts) -> Metric:
+    family = HistogramMetricFamily(
+        "refunds_provider_call_seconds", "Seconds a call to the provider took.", labels=("operation",)
+    )
+    counted = _split(counters, "call_le", 2)
+    # Bounds of another version that ran before still count.
+    finite = sorted({*BOUNDS, *(float(bound) for _, bound in counted if bound != INFINITE)})
+    bounds = [*map(str, finite), INFINITE]
+    for operation in sorted({operation for operation, _ in counted}):
+        totals = accumulate(counted.get((operation, bound), 0) for bound in bounds)
+        family.add_metric(
+            (operation,),
+            buckets=[*zip(bounds, totals, strict=True)],
+            sum_value=counters.get(f"call_us:{operation}", 0) / _MICROS,
+        )
+    return family
+
+
+def _switches(seen: Snapshot) -> Iterator[Metric]:
+    yield _gauge("refunds_paused", "Whether the stop button is pressed.", seen.paused)
+    breakers = GaugeMetricFamily(
+        "refunds_breaker_open",
+        "Whether all sending waits: the provider refuses the key, or has told us to slow down.",
+        labels=("breaker",),
+    )
+    breakers.add_metric(("credentials",), seen.credentials_refused)
+    breakers.add_metric(("rate",), seen.gate_blocked_until_ms > seen.now_ms)
+    yield breakers
+
+
+def _server(info: Mapping[str, Any]) -> Iterator[Metric]:
+    yield _counter("refunds_redis_evicted_keys", "Keys the server threw away.", info.get("evicted_keys", 0))
+    aof = info.get("aof_enabled", 0)
+    yield _gauge("refunds_redis_aof_enabled", "Whether the append-only file is on.", aof)
+    states = (info.get("aof_last_write_status", "ok"), info.get("aof_last_bgrewrite_status", "ok"))
+    failing = bool(aof) and any(state != "ok" for state in states)
+    yield _gauge("refunds_redis_aof_failing", "Whether the last write or rewrite of that file failed.", failing)
+    yield _gauge("refunds_redis_memory_used_bytes", "Memory the server uses.", info.get("used_memory", 0))
+    yield _gauge("refunds_redis_memory_max_bytes", "Its limit, 0 for none.", info.get("maxmemory", 0))
+    yield _gauge("refunds_redis_clients", "Connections to the server.", info.get("connected_clients", 0))
+    yield _gauge("refunds_redis_uptime_seconds", "Since the server started.", info.get("uptime_in_seconds", 0))
+
+
+def _queues(app: Celery) -> Iterator[Metric]:
+    up = GaugeMetricFamily("refunds_broker_up", "Whether the broker answers.")
+    try:
+        depths = {lane: broker.queue_depth(app, lane) for lane in Lane}
+    except _BROKER_ERRORS:
+        up.add_metric([], 0)
+        yield up
+        return
+    up.add_metric([], 1)
+    yield up
+    family = GaugeMetricFamily("refunds_queue_messages", "Messages waiting in a lane's queue.", labels=("lane",))
+    for lane, depth in depths.items():
+        family.add_metric((lane.value,), depth)
+    yield family
+
+
+def _gauge(name: str, sentence: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, sentence, value=value)
+
+
+def _counter(name: str, sentence: str, value: float) -> Metric:
+    return CounterMetricFamily(name, sentence, value=value)
+
+
+def registry_of(store: Store, app: Celery | None = None) -> CollectorRegistry:
+    """Return a registry of this installation alone; nothing of the process that computes it."""
+    registry = CollectorRegistry(auto_describe=False)
+    # A description would be computed from Redis too: a server that is away must not keep this from starting.
+    registry.register(RefundsCollector(store, app))
+    return registry
+
+
+def render(store: Store, app: Celery | None = None) -> str:
+    """Return the whole exposition as text."""
+    return generate_latest(registry_of(store, app)).decode()
+
+
+@contextmanager
+def serving(store: Store, app: Celery | None = None, *, host: str = "127.0.0.1", port: int = 9464) -> Iterator[int]:
+    """Serve `/metrics` from a thread until the end of the block; yield the port, free where 0 was asked.
+
+    Raises `OSError` where the port is taken.
+    """
+    server, thread = start_http_server(port, addr=host, registry=registry_of(store, app))
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def serve(
+    store: Store,
+    app: Celery | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 9464,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serve `/metrics` until SIGTERM or SIGINT; from the main thread. `say` is told where."""
+    ends = {signal.SIGTERM, signal.SIGINT}
+    # Blocked before the threads start, which inherit it: the signal is then waited for here and nowhere else.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    try:
+        with serving(store, app, host=host, port=port) as taken:
+            shown = f"[{host}]" if ":" in host else host
+            say(f"metrics at http://{shown}:{taken}/metrics")
+            signal.sigwait(ends)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,89 @@
+"""What a worker counts of its own doings, added into Redis at each heartbeat: so metrics hold for all workers together.
+
+Fields of the hash `counters`; times in whole microseconds, and every name from a bounded set:
+
+    attempt:<seen>              attempts by what they came to (`Seen`)
+    answer:<code>               attempts by the code of their answer: the provider's, or ours (`no_reply`, `not_sent`)
+    call:<operation>:<class>    calls to the provider by answer class (`2xx` … `5xx`, `not_sent`, `no_reply`)
+    call_le:<operation>:<bound> calls that took at most so many seconds and more than the bound before; `+Inf` beyond
+    call_us:<operation>         time spent in calls
+    gate_us                     time that refunds waited for the rate
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import Counter
+from typing import Final
+
+from worker.connections import redis_errors
+from worker.model import Outcome
+from worker.store import AsyncStore
+
+BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0)
+"""Upper bounds of the latency histogram in seconds; the last one lies beyond any sensible timeout."""
+INFINITE: Final = "+Inf"
+MOST_CODES: Final = 100
+"""Codes kept apart; a provider that invents a code a refund must not grow the hash for ever."""
+OTHER: Final = "other"
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,47}")
+_MICROS: Final = 1_000_000
+
+
+def bounded_code(code: str, known: set[str]) -> str:
+    """Return a code that may be a label: of a code's shape and among the first `MOST_CODES`, else `other`.
+
+    `known` is added to.
+    """
+    if code in known:
+        return code
+    if len(known) >= MOST_CODES or not _CODE.fullmatch(code):
+        return OTHER
+    known.add(code)
+    return code
+
+
+class Tally:
+    """Counts of one worker process, kept until they are flushed. For one event loop."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._codes: set[str] = set()
+        self._gate_us = 0
+
+    def call(self, operation: str, outcome_class: str, seconds: float) -> None:
+        """Count one call to the provider; the signature of the gateway's observer."""
+        place = bisect_left(BOUNDS, seconds)
+        bound = str(BOUNDS[place]) if place < len(BOUNDS) else INFINITE
+        self._counts[f"call:{operation}:{outcome_class}"] += 1
+        self._counts[f"call_le:{operation}:{bound}"] += 1
+        self._counts[f"call_us:{operation}"] += round(seconds * _MICROS)
+
+    def attempt(self, outcome: Outcome) -> None:
+        """Count one attempt by what it came to and by the code of its answer."""
+        self._counts[f"attempt:{outcome.seen.value}"] += 1
+        self._counts[f"answer:{bounded_code(outcome.code, self._codes)}"] += 1
+
+    def gate_waited(self, total_seconds: float) -> None:
+        """Count what the rate gate made refunds wait, told as its total since the start."""
+        total = round(total_seconds * _MICROS)
+        self._counts["gate_us"] += total - self._gate_us
+        self._gate_us = total
+
+    async def flush(self, store: AsyncStore) -> None:
+        """Add what was counted since the last flush to the hash; raises `StoreUnavailable` and then keeps it.
+
+        Where only the reply was lost the same counts are added twice: these are figures to look at, not accounts.
+        """
+        counts, self._counts = self._counts, Counter()
+        try:
+            with redis_errors(store.place):
+                async with store.redis.pipeline(transaction=True) as pipeline:
+                    for field, count in counts.items():
+                        if count:
+                            pipeline.hincrby(store.key("counters"), field, count)
+                    await pipeline.execute()
+        except BaseException:
+            self._counts.update(counts)
+            raise
