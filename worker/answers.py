@@ -164,7 +164,7 @@ def _classify_success(answer: Reply, refund: Refund) -> Outcome:
     if found is None or answer.payload is None:
         return replace(_maybe("unreadable_success", "a success without a refund in it"), http_status=answer.http_status)
     kind = answer.payload.get("object")
-    wrong = "object" if kind not in {None, "refund"} else contradiction(found, refund)
+    wrong = "object" if kind is not None and kind != "refund" else contradiction(found, refund)
     if wrong is None and found.status not in KNOWN_STATUSES:
         wrong = "status"
     if wrong is not None:
@@ -197,6 +197,7 @@ def fold(outcomes: Sequence[Outcome]) -> Outcome:
     return replace(
         strongest,
         doubt=any(outcome.doubt for outcome in outcomes),
+        credentials=any(outcome.credentials for outcome in outcomes),
         tries=len(outcomes),
         server_errors=errors,
     )

@@ -62,6 +62,16 @@ def _stop(**_: Any) -> None:
     runtime.stop()
 
 
+@signals.task_received.connect(weak=False)
+def _received(sender: Any, request: Any, **_: Any) -> None:
+    runtime.intake.received(sender, request)
+
+
+@signals.task_postrun.connect(weak=False)
+def _finished(task_id: str, **_: Any) -> None:
+    runtime.intake.finished(task_id)
+
+
 @signals.task_unknown.connect(weak=False)
 def _unknown(message: Any, name: str, **_: Any) -> None:
     inbox.rejected(message.body, f"no task is named {name}")

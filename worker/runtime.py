@@ -19,6 +19,7 @@ from worker import broker, calls, inbox
 from worker.connections import connect_async, place_of
 from worker.errors import ProviderMismatch, RefundError, StoreUnavailable
 from worker.gateway import Gateway
+from worker.intake import BulkIntake
 from worker.lanes import RateGate, Slots
 from worker.model import Lane, RefundRequest
 from worker.records import SCHEMA_VERSION
@@ -50,6 +51,7 @@ class Runtime:
         self.settings = settings
         self.celery = celery
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.intake = BulkIntake(celery, settings.concurrency)
         self.store: AsyncStore
         self.service: Service
         self._client: httpx.AsyncClient
@@ -132,7 +134,7 @@ class Runtime:
             await asyncio.sleep(pause)
 
     async def _sweep(self) -> None:
-        if not self.service.stopping:
+        if not self.service.stopping and not self.service.breaker.resting:
             await sweep(self.store, nudge=self._nudge, depth=self._depth)
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
@@ -146,6 +148,7 @@ class Runtime:
         if supervisor and os.getppid() != int(supervisor) and not self.service.stopping:
             log.warning("supervisor_gone")
             os.kill(os.getpid(), signal.SIGTERM)
+        self.intake.resume()
         await self.store.beat(self.name)
 
     async def _probe(self) -> None:

@@ -17,6 +17,7 @@ import structlog
 
 from worker import calls, policy
 from worker.answers import classify, parse_refund
+from worker.breaker import Breaker
 from worker.calls import Claim, ClaimKind, Loaded, Saved
 from worker.errors import IllegalMove, StoreUnavailable
 from worker.gateway import Gateway
@@ -82,6 +83,7 @@ class Service:
         self._clock = clock
         self._jitter = jitter
         self._token = token
+        self.breaker = Breaker(self._provider_answers, jitter=jitter)
         self._blocks = 0
         self._extra: set[asyncio.Task[None]] = set()
 
@@ -106,7 +108,8 @@ class Service:
                 async with self.slots.hold(lane):
                     if self.stopping:
                         return False
-                    # The rate is waited for before the claim, never under it.
+                    # Outage and rate are waited for before the claim, never under it.
+                    await self.breaker.wait()
                     await self.gate.acquire(lane)
                     wait.reschedule(None)
                     await self._advance(refund_id, lane)
@@ -135,6 +138,7 @@ class Service:
 
     async def drain(self) -> None:
         """Wait for what was woken beside the messages."""
+        self.breaker.stop()
         while self._extra:
             await asyncio.wait(self._extra)
 
@@ -267,7 +271,7 @@ class Service:
         started = self._clock()
 
         async def permit() -> bool:
-            return not self.stopping and await self.gate.try_now(lane)
+            return not self.stopping and not self.breaker.is_open and await self.gate.try_now(lane)
 
         window: timedelta | None = None
         if refund.first_attempt_at is not None:
@@ -292,7 +296,8 @@ class Service:
 
     async def _note_trouble(self, outcome: Outcome) -> None:
         """Let all workers know what one answer says of the provider as a whole."""
-        if outcome.credentials and outcome.seen is Seen.NOT_DONE:
+        self.breaker.record(outcome)
+        if outcome.credentials and outcome.seen is not Seen.REFUSED:
             await self.refuse_credentials(outcome.message)
         if outcome.code == "rate_limited":
             self._blocks += 1
@@ -307,6 +312,9 @@ class Service:
         opened = await self.store.flag("credentials_refused_at", once=True)
         if opened:
             log.error("credentials_refused", alarm=True, message=message)
+
+    async def _provider_answers(self) -> bool:
+        return await self.gateway.key_is_accepted() is not None
 
     async def probe_credentials(self) -> bool:
         """Close the credentials breaker where the provider accepts the key again; return whether it is closed."""

@@ -164,7 +164,7 @@ class Settings(BaseSettings):
                 "set REFUNDS_LIVE=true if that is meant, or use a test key with the test address"
             )
         parts = urlsplit(self.api_url)
-        if parts.scheme == "http" and not self.allow_http and not _is_loopback(parts.hostname or ""):
+        if parts.scheme == "http" and not self.allow_http and not is_loopback(parts.hostname or ""):
             raise GuardRefused(
                 f"REFUNDS_API_URL is plain http to {parts.hostname}, which would show the key on the wire: "
                 "use https, or set REFUNDS_ALLOW_HTTP=true if the way there is trusted"
@@ -175,7 +175,8 @@ class Settings(BaseSettings):
         return key
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

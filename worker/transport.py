@@ -7,7 +7,6 @@ left arrives as `httpx.ConnectTimeout`); the table below goes by their causes.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import re
 import socket
@@ -28,7 +27,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from worker.errors import SettingsError
 from worker.model import Answer, NoReply, NotSent, Reply, scrubbed
-from worker.settings import Settings
+from worker.settings import Settings, is_loopback
 
 MAX_BODY: Final = 1 << 20
 MAX_RETRY_AFTER: Final = timedelta(hours=1)
@@ -256,16 +255,9 @@ def proxy_for(url: str) -> httpx.Proxy | None:
     host = parts.hostname or ""
     proxies = urllib.request.getproxies()
     address = proxies.get(parts.scheme) or proxies.get("all")
-    if not address or _is_this_machine(host) or urllib.request.proxy_bypass(parts.netloc):
+    if not address or is_loopback(host) or urllib.request.proxy_bypass(parts.netloc):
         return None
     address = address if "://" in address else f"http://{address}"
     if urlsplit(address).scheme not in {"http", "https"}:
         raise SettingsError("the proxy that the environment names must be an http:// or https:// address")
     return httpx.Proxy(address)
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

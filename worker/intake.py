@@ -1,0 +1,54 @@
+"""How many messages of files a worker holds: enough to keep its slots busy, never so many that a single one waits.
+
+Each message in work holds one of the pool's threads. Files come in floods, so once enough of theirs are held the
+worker stops reading their queue, and reads on when one is done.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from celery import Celery
+
+from worker.broker import BULK_IDS
+from worker.model import Lane
+
+MESSAGES_BEYOND_SLOTS: Final = 2
+
+
+class BulkIntake:
+    """Stops and resumes the reading of the bulk queue; `received` runs on Celery's own thread, `finished` on any."""
+
+    def __init__(self, celery: Celery, concurrency: int) -> None:
+        self.most = math.ceil(concurrency / BULK_IDS) + MESSAGES_BEYOND_SLOTS
+        self._celery = celery
+        self._held: set[str] = set()
+        self._consumer: Any = None
+
+    def received(self, consumer: Any, request: Any) -> None:
+        """Count a message that was just read."""
+        if (request.delivery_info or {}).get("routing_key") != Lane.BULK.value:
+            return
+        self._consumer = consumer
+        self._held.add(request.id)
+        if len(self._held) >= self.most:
+            consumer.task_consumer.cancel_by_queue(Lane.BULK.value)
+
+    def finished(self, task_id: str) -> None:
+        """Forget a message whose task is over, and read on."""
+        if task_id in self._held:
+            self._held.discard(task_id)
+            self.resume()
+
+    def resume(self) -> None:
+        """Read on where few enough are held; also called with each heartbeat, whatever was missed."""
+        if self._consumer is not None and len(self._held) < self.most:
+            self._consumer.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        reader = self._consumer.task_consumer
+        if reader is None or len(self._held) >= self.most or reader.consuming_from(Lane.BULK.value):
+            return
+        reader.add_queue(self._celery.amqp.queues[Lane.BULK.value])
+        reader.consume()
