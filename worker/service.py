@@ -10,7 +10,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
@@ -55,6 +55,9 @@ SOON: Final = timedelta(seconds=5)
 MOST_WOKEN: Final = 1000
 _SAVE_PAUSE: Final = 0.1
 _LONGEST_SAVE_PAUSE: Final = 2.0
+
+SENT: Final = Loaded(now=datetime.min.replace(tzinfo=UTC), seq="", refund=None)
+"""What a claim that decided by itself leaves to look at."""
 
 Detail = dict[str, Any]
 
@@ -143,13 +146,15 @@ class Service:
             await asyncio.wait(self._extra)
 
     async def _advance(self, refund_id: str, lane: Lane) -> None:
-        loaded: Loaded | None = None
+        # Most refunds are claimed and sent with no look before, so the claim itself is the first look.
+        loaded = None if self.rules.wants_baseline else await self._send_blind(refund_id, lane)
         for _ in range(HOPS):
             if loaded is None:
                 loaded = await self.store.run(calls.load(refund_id))
             refund = loaded.refund
             if refund is None:
-                log.warning("refund_unknown", refund_id=refund_id)
+                if loaded is not SENT:
+                    log.warning("refund_unknown", refund_id=refund_id)
                 return
             again = await self._act(refund, loaded, lane)
             if not again:
@@ -164,7 +169,7 @@ class Service:
             case Action.SEND:
                 return await self._send(refund, loaded, lane)
             case Action.REPLAY:
-                claim = await self._claim(refund, "replay")
+                claim = await self._claim(refund.refund_id, "replay")
                 if claim.claimed:
                     await self._attempt(claim, lane)
                 return claim.result == "window"
@@ -184,6 +189,16 @@ class Service:
 
     # Sending
 
+    async def _send_blind(self, refund_id: str, lane: Lane) -> Loaded | None:
+        """Claim and send; return the record as the refused claim saw it, or None for a fresh look."""
+        claim = await self._claim(refund_id, "send")
+        if claim.claimed:
+            await self._attempt(claim, lane)
+            return SENT
+        if claim.result in {"stage", "early"}:
+            return Loaded(now=claim.now, seq="", refund=claim.refund)
+        return None if claim.result == "unchecked" else SENT
+
     async def _send(self, refund: Refund, loaded: Loaded, lane: Lane) -> bool:
         seq: str | None = None
         baseline: Baseline | None = None
@@ -198,10 +213,11 @@ class Service:
                     await self._save(refund, policy.refused_unsent(refund, "currency_mismatch", wrong), {})
                     return False
                 if self.rules.wants_baseline:
-                    seq, baseline = loaded.seq, view.baseline
+                    baseline = view.baseline
+            seq = loaded.seq
             if not await self.gate.try_now(lane):
                 await self.gate.acquire(lane)
-        claim = await self._claim(refund, "send", seq=seq, baseline=baseline)
+        claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline)
         if claim.claimed:
             await self._attempt(claim, lane)
         # Another refund of the payment was sent since the totals were read: read them again.
@@ -232,7 +248,7 @@ class Service:
 
     async def _claim(
         self,
-        refund: Refund,
+        refund_id: str,
         kind: ClaimKind,
         *,
         seq: str | None = None,
@@ -242,7 +258,7 @@ class Service:
         asked = self._clock()
         claim = await self.store.run(
             calls.claim(
-                refund.refund_id,
+                refund_id,
                 kind,
                 token=self._token(),
                 lease=self.rules.lease,
@@ -259,9 +275,13 @@ class Service:
         if claim.result == "blocked" and claim.refund is not None and claim.refund.next_check_at is not None:
             left = await self.store.run(calls.block_gate(timedelta(0)))
             self.gate.learn(left)
+        if claim.result == "missing":
+            log.warning("refund_unknown", refund_id=refund_id)
         if claim.result == "no_body":
-            await self._save(refund, policy.to_review({}, "no_body", "its stored request is gone"), {})
-        log.debug("claim_refused", refund_id=refund.refund_id, reason=claim.result)
+            log.error("stored_request_missing", refund_id=refund_id, alarm=True)
+        if claim.result == "no_body" and claim.refund is not None and claim.refund.stage is Stage.IN_DOUBT:
+            await self._save(claim.refund, policy.to_review({}, "no_body", "its stored request is gone"), {})
+        log.debug("claim_refused", refund_id=refund_id, reason=claim.result)
         return claim
 
     async def _attempt(self, claim: Claim, lane: Lane) -> None:
@@ -349,7 +369,7 @@ class Service:
         # The verdict is fresh now and for half a minute: send at once, or look again.
         if not await self.gate.try_now(lane):
             await self.gate.acquire(lane)
-        claim = await self._claim(refund, "resend", version=refund.version + 1)
+        claim = await self._claim(refund.refund_id, "resend", version=refund.version + 1)
         if claim.claimed:
             await self._attempt(claim, lane)
         return False

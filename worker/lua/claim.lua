@@ -1,10 +1,10 @@
 -- Take a refund for one attempt: stage sending, a lease, the payment's lock, the attempt counted.
 -- ARGV[4] id; [5] kind: send | replay | resend; [6] token of this claim; [7] lease ms; [8] version the claim rests
--- on ('' any); [9] seq of the payment at which the baseline was read ('' no baseline asked);
+-- on ('' any); [9] seq of the payment at which its currency and totals were read ('' not read);
 -- [10] ms a replay may still start after the first attempt; [11] ms a proof of absence lives;
 -- [12] ms until a held-back refund is looked at again; then field, value pairs to store (the baseline).
 -- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…}:
--- missing, stage, early, stale, window, verdict, paused, parked, blocked, batch, canceled, locked, moved, no_body.
+-- missing, stage, early, unchecked, stale, window, verdict, paused, parked, blocked, batch, canceled, locked, moved, no_body.
 local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
 local r = load(id)
 if not r then return {'missing', int(NOW), {}} end
@@ -21,6 +21,8 @@ if ARGV[8] ~= '' and r.version ~= ARGV[8] then return refuse('stale') end
 if kind == 'send' then
   if r.stage ~= 'queued' and r.stage ~= 'waiting' then return refuse('stage') end
   if r.stage == 'waiting' and due > NOW then return refuse('early') end
+  -- A stated currency is checked against the payment before anything is sent, so the claim must say when it was read.
+  if r.asked_currency and ARGV[9] == '' then return refuse('unchecked') end
 else
   if r.stage ~= 'in_doubt' then return refuse('stage') end
   if kind == 'replay' then
