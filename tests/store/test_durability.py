@@ -1,0 +1,177 @@
+"""What an acknowledged write is worth on each kind of server, and what a server that is gone is called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+
+from tests.factories import a_request
+from tests.store.world import LEASE
+from worker import calls, connections
+from worker.calls import Call
+from worker.errors import NotDurable, StoreUnavailable
+from worker.model import Lane
+from worker.sandbox.server import ThrowawayServer, running_server
+from worker.store import AsyncStore, Store
+
+PASSWORD = "hunter2-do-not-print"
+
+
+def accept(refund_id: str = "a") -> Call[calls.Created]:
+    return calls.create(a_request(refund_id, payment_intent=f"pi_{refund_id}"), Lane.SINGLE)
+
+
+def claim(refund_id: str = "a") -> Call[calls.Claim]:
+    return calls.claim(refund_id, "send", token="t", lease=LEASE)
+
+
+@pytest.fixture(scope="module")
+def forgetful() -> Iterator[ThrowawayServer]:
+    with running_server(appendonly="no") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def lazy() -> Iterator[ThrowawayServer]:
+    with running_server(appendfsync="everysec") as server:
+        yield server
+
+
+@contextmanager
+def client_of(server: ThrowawayServer) -> Iterator[redis.Redis]:
+    """A client of the emptied server, its statistics begun anew."""
+    with redis.Redis.from_url(server.url, decode_responses=True) as client:
+        client.flushall()
+        client.config_resetstat()
+        yield client
+
+
+def waits(client: redis.Redis) -> int:
+    """How often the server was asked to wait for its disk."""
+    statistics: Any = client.info("commandstats")
+    return int(statistics.get("cmdstat_waitaof", {"calls": 0})["calls"])
+
+
+def test_server_without_an_append_only_file_is_refused_before_anything_is_written(forgetful: ThrowawayServer) -> None:
+    with client_of(forgetful) as client:
+        store = Store(client)
+        with pytest.raises(NotDurable, match="REFUNDS_DURABILITY=memory"):
+            store.run(accept())
+        with pytest.raises(NotDurable):
+            store.require_durable()
+        assert client.dbsize() == 0
+
+
+async def test_server_without_an_append_only_file_is_refused_on_the_loop_too(forgetful: ThrowawayServer) -> None:
+    async with redis.asyncio.Redis.from_url(forgetful.url, decode_responses=True) as client:
+        await client.flushall()
+        store = AsyncStore(client)
+        with pytest.raises(NotDurable, match="REFUNDS_DURABILITY=memory"):
+            await store.run(accept())
+        with pytest.raises(NotDurable):
+            await store.require_durable()
+        assert await client.dbsize() == 0
+
+
+def test_server_without_an_append_only_file_serves_where_memory_is_enough(forgetful: ThrowawayServer) -> None:
+    with client_of(forgetful) as client:
+        store = Store(client, durable=False)
+        store.require_durable()
+        assert store.run(accept()).result == "created"
+        assert waits(client) == 0
+
+
+def test_reading_asks_for_no_durability(forgetful: ThrowawayServer) -> None:
+    with client_of(forgetful) as client:
+        assert Store(client).run(calls.load("nobody")).refund is None
+
+
+def test_write_waits_for_the_disk_where_the_server_flushes_only_now_and_then(lazy: ThrowawayServer) -> None:
+    with client_of(lazy) as client:
+        store = Store(client)
+        assert store.run(accept()).result == "created"
+        assert store.run(claim()).claimed
+        assert waits(client) >= 2
+        assert store.wait_for_disk
+
+
+async def test_write_on_the_loop_waits_for_the_disk_too(lazy: ThrowawayServer) -> None:
+    async with redis.asyncio.Redis.from_url(lazy.url, decode_responses=True) as client:
+        await client.flushall()
+        await client.config_resetstat()
+        store = AsyncStore(client)
+        assert (await store.run(accept())).result == "created"
+        assert (await store.run(claim())).claimed
+        assert store.wait_for_disk
+    with redis.Redis.from_url(lazy.url, decode_responses=True) as watcher:
+        assert waits(watcher) >= 2
+
+
+def test_one_wait_covers_a_whole_pipeline(lazy: ThrowawayServer) -> None:
+    with client_of(lazy) as client:
+        store = Store(client)
+        store.run(accept("warm"))
+        client.config_resetstat()
+        store.run_many([accept(f"r{number}") for number in range(50)])
+        assert waits(client) == 1
+
+
+def test_server_that_writes_each_reply_through_needs_no_wait(redis_server: ThrowawayServer) -> None:
+    with client_of(redis_server) as client:
+        store = Store(client)
+        assert store.run(accept()).result == "created"
+        assert store.wait_for_disk is False
+        assert waits(client) == 0
+
+
+def test_what_was_accepted_and_claimed_survives_a_crash_of_the_server() -> None:
+    with running_server(appendfsync="everysec") as server, client_of(server) as client:
+        store = Store(client)
+        store.run(accept())
+        claimed = store.run(claim())
+        server.kill()
+        server.restart()
+        assert claimed.refund is not None
+        assert store.get("a") == claimed.refund
+        again = store.run(claim())
+        assert (again.result, again.body) == ("claimed", claimed.body)
+
+
+def test_server_that_is_gone_is_named_without_its_password() -> None:
+    with running_server() as server:
+        url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
+        place = connections.place_of(url)
+        port = server.port
+    store = Store(connections.connect(url), place=place)
+    for ask in (lambda: store.run(accept()), lambda: store.get("a"), lambda: list(store.ids_in(["queued"]))):
+        with pytest.raises(StoreUnavailable) as caught:
+            ask()
+        assert f"127.0.0.1:{port}" in str(caught.value)
+        assert PASSWORD not in str(caught.value)
+    store.redis.close()
+
+
+async def test_server_that_is_gone_is_named_without_its_password_on_the_loop_too() -> None:
+    with running_server() as server:
+        url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
+    store = AsyncStore(connections.connect_async(url), place=connections.place_of(url))
+    with pytest.raises(StoreUnavailable, match="cannot be reached") as caught:
+        await store.run(accept())
+    assert PASSWORD not in str(caught.value)
+    await store.close()
+
+
+def test_server_that_refuses_the_password_says_so_without_showing_it() -> None:
+    with running_server() as server, client_of(server) as client:
+        url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
+        client.config_set("requirepass", "another-one")
+        store = Store(connections.connect(url), place=connections.place_of(url))
+        with pytest.raises(StoreUnavailable, match="refuses the credentials") as caught:
+            store.get("a")
+        assert PASSWORD not in str(caught.value)
+        store.redis.close()

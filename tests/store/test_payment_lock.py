@@ -1,0 +1,191 @@
+"""One refund in flight on a payment, and a wake for the one that has waited longest."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.factories import HOUR, MAYBE, MINUTE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, done_as
+from tests.store.world import LEASE, World, at_stage, only_time_moved
+from worker import calls, policy
+from worker.model import Lane, Outcome, Stage
+
+
+def accept(world: World, *refund_ids: str) -> None:
+    for refund_id in refund_ids:
+        world.accept(refund_id)
+        world.pass_time(SECOND)
+
+
+def waiters(world: World) -> list[str]:
+    members: list[str] = world.redis.zrange(f"refunds:waiters:{PAYMENT}", 0, -1)  # type: ignore[assignment]
+    return members
+
+
+def test_locked_payment_defers_a_claim_without_version_history_or_attempt(world: World) -> None:
+    accept(world, "a", "b")
+    world.claim("a")
+    before = world.dump()
+    claim = world.claim("b")
+    assert (claim.result, claim.body) == ("locked", b"")
+    assert only_time_moved(before, world.dump())
+    assert (world.get("b").version, world.get("b").attempts) == (1, 0)
+    assert world.get("b").next_check_at == world.get("a").next_check_at
+    assert waiters(world) == ["b"]
+    world.check()
+
+
+def test_deferred_refund_is_due_at_least_a_second_on(world: World) -> None:
+    accept(world, "a", "b")
+    world.claim("a")
+    world.pass_time(HOUR)
+    assert world.claim("b").result == "locked"
+    assert world.get("b").next_check_at == world.now + SECOND
+
+
+@pytest.mark.parametrize("stage", [Stage.SENDING, Stage.IN_DOUBT])
+def test_refund_in_flight_or_in_doubt_holds_its_payment(world: World, stage: Stage) -> None:
+    at_stage(world, stage, "a")
+    world.accept("b")
+    assert world.claim("b").result == "locked"
+
+
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING, Stage.PROCESSING, Stage.REVIEW, Stage.SETTLED])
+def test_refund_that_is_neither_in_flight_nor_in_doubt_frees_its_payment(world: World, stage: Stage) -> None:
+    at_stage(world, stage, "a")
+    world.accept("b")
+    assert world.claim("b").claimed
+    world.check()
+
+
+def test_lock_is_kept_from_sending_through_doubt_to_the_replay(world: World) -> None:
+    accept(world, "a", "b")
+    world.attempt(MAYBE, "a")
+    assert world.claim("b").result == "locked"
+    world.pass_time(MINUTE)
+    assert world.claim("a", "replay").claimed
+    assert world.claim("b").result == "locked"
+    world.check()
+
+
+def test_refunds_of_different_payments_do_not_wait_for_each_other(world: World) -> None:
+    world.accept("a")
+    world.accept("b", payment_intent="pi_2")
+    assert world.claim("a").claimed
+    assert world.claim("b").claimed
+
+
+@pytest.mark.parametrize(
+    "outcome", [NOT_DONE, REFUSED, done_as("pending"), done_as("succeeded")], ids=lambda outcome: outcome.seen.value
+)
+def test_refund_that_frees_the_payment_makes_the_oldest_waiter_due_at_once(world: World, outcome: Outcome) -> None:
+    accept(world, "a", "b", "c", "d")
+    claim = world.claim("a")
+    for refund_id in ("d", "b", "c"):
+        world.claim(refund_id)
+    assert waiters(world) == ["b", "c", "d"]
+    world.pass_time(SECOND)
+    saved = world.end(claim, outcome)
+    assert (saved.result, saved.woken) == ("saved", "b")
+    assert world.get("b").next_check_at == world.score("due", "b") == world.now
+    assert world.swept() == ["b"]
+    assert world.claim("b").claimed
+    assert waiters(world) == ["c", "d"]
+    world.check()
+
+
+def test_waiters_go_one_after_the_other_in_the_order_in_which_they_were_accepted(world: World) -> None:
+    ids = ["a", "b", "c", "d"]
+    accept(world, *ids)
+    claim = world.claim("a")
+    for refund_id in reversed(ids[1:]):
+        world.claim(refund_id)
+    order: list[str] = []
+    while (woken := world.end(claim, done_as("succeeded", id=f"re_{len(order)}")).woken) is not None:
+        order.append(woken)
+        claim = world.claim(woken)
+        assert claim.claimed
+    assert order == ids[1:]
+    world.check()
+
+
+def test_waiter_that_asks_twice_waits_once(world: World) -> None:
+    accept(world, "a", "b")
+    world.claim("a")
+    for _ in range(2):
+        assert world.claim("b").result == "locked"
+    assert waiters(world) == ["b"]
+
+
+def test_waiting_refund_with_a_retry_to_come_is_woken_too(world: World) -> None:
+    accept(world, "a", "b")
+    world.attempt(NOT_DONE, "b")
+    claim = world.claim("a")
+    world.pass_time(MINUTE)
+    assert world.claim("b").result == "locked"
+    assert world.end(claim, REFUSED).woken == "b"
+    assert world.claim("b").claimed
+
+
+def test_canceled_waiter_is_passed_over(world: World) -> None:
+    accept(world, "a", "b", "c")
+    claim = world.claim("a")
+    world.claim("b")
+    world.claim("c")
+    assert world.save(world.get("b"), policy.cancel(world.get("b"))).result == "saved"
+    assert world.end(claim, REFUSED).woken == "c"
+    world.check()
+
+
+def test_lapsed_claimant_keeps_the_payment_until_the_doubt_is_gone(world: World) -> None:
+    accept(world, "a", "b")
+    world.claim("a")
+    world.pass_time(LEASE)
+    assert world.claim("b").result == "locked"
+    world.lapse("a")
+    assert world.claim("b").result == "locked"
+    refund = world.get("a")
+    saved = world.save(refund, policy.to_review({}, "inconclusive", "so"))
+    assert saved.woken == "b"
+    assert world.claim("b").claimed
+
+
+def test_every_lock_taken_raises_the_payments_counter(world: World) -> None:
+    accept(world, "a", "b")
+    seqs = [world.store.run(calls.load("b")).seq]
+    for refund_id in ("a", "b"):
+        world.attempt(REFUSED, refund_id)
+        seqs.append(world.store.run(calls.load("a")).seq)
+    assert seqs == ["0", "1", "2"]
+
+
+def test_lock_of_a_holder_that_is_gone_is_free(world: World) -> None:
+    world.accept("a")
+    world.redis.hset(f"refunds:payment:{PAYMENT}", "lock", "vanished")
+    assert world.claim("a").claimed
+
+
+def test_siblings_are_our_other_refunds_of_the_payment(world: World) -> None:
+    accept(world, "a", "b", "c")
+    world.accept("elsewhere", payment_intent="pi_2")
+    found = world.store.run(calls.siblings(PAYMENT, "b"))
+    assert sorted(refund.refund_id for refund in found) == ["a", "c"]
+    assert world.get("a") in found
+    assert world.store.run(calls.siblings("pi_none", "b")) == ()
+
+
+def test_woken_row_of_a_file_is_swept_in_its_own_lane(world: World) -> None:
+    world.accept("a")
+    world.accept("b", lane=Lane.BULK)
+    claim = world.claim("a")
+    world.claim("b")
+    assert world.end(claim, REFUSED).woken == "b"
+    (due,) = world.sweep()
+    assert (due.refund_id, due.lane, due.stage) == ("b", Lane.BULK, Stage.QUEUED)
+
+
+def test_first_doubt_of_a_payment_does_not_delay_a_sibling_beyond_its_look(world: World) -> None:
+    accept(world, "a", "b")
+    world.attempt(MAYBE, "a", rules=VERIFY)
+    world.claim("b")
+    assert world.get("b").next_check_at == world.get("a").next_check_at
+    assert world.now > NOW
