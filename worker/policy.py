@@ -232,7 +232,8 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
         return budget_spent(seen)
     delay = _attempt_backoff(refund.attempts, jitter)
     if outcome.retry_after is not None:
-        delay = max(delay, outcome.retry_after)
+        # Told when to come back: neither sooner, nor much later.
+        delay = outcome.retry_after * (1 + jitter / 4)
     return Step(to=Stage.WAITING, status=Status.PENDING, label=outcome.code, changes=seen, delay=delay)
 
 

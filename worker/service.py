@@ -273,8 +273,10 @@ class Service:
             spent = timedelta(seconds=self._clock() - asked)
             return calls.shorter(claim, spent)
         if claim.result == "blocked" and claim.refund is not None and claim.refund.next_check_at is not None:
-            left = await self.store.run(calls.block_gate(timedelta(0)))
+            left = claim.refund.next_check_at - claim.now
             self.gate.learn(left)
+            if left <= SOON:
+                self._wake_soon(claim.refund, left)
         if claim.result == "missing":
             log.warning("refund_unknown", refund_id=refund_id)
         if claim.result == "no_body":

@@ -9,6 +9,11 @@ local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
 local r = load(id)
 if not r then return {'missing', int(NOW), {}} end
 local function refuse(reason) return {reason, int(NOW), flat(r)} end
+local function hold_back(reason, due_ms)
+  reschedule(id, r, due_ms)
+  r.next_check_at = int(due_ms)
+  return refuse(reason)
+end
 local due = tonumber(r.next_check_at or '0')
 local body = redis.call('GET', P .. 'body:' .. id)
 
@@ -36,25 +41,24 @@ if not body then return refuse('no_body') end
 
 -- What holds it back moves nothing but the time at which it is looked at again.
 local meta = redis.call('HMGET', P .. 'meta', 'paused', 'credentials_refused_at')
-if meta[1] then reschedule(id, r, NOW + tonumber(ARGV[12])); return refuse('paused') end
-if meta[2] then reschedule(id, r, NOW + tonumber(ARGV[12])); return refuse('parked') end
+if meta[1] then return hold_back('paused', NOW + tonumber(ARGV[12])) end
+if meta[2] then return hold_back('parked', NOW + tonumber(ARGV[12])) end
 local blocked = redis.call('HGET', P .. 'gate', 'blocked_until')
-if blocked and tonumber(blocked) > NOW then reschedule(id, r, tonumber(blocked)); return refuse('blocked') end
+if blocked and tonumber(blocked) > NOW then return hold_back('blocked', tonumber(blocked)) end
 if r.batch_id then
   local batch = redis.call('HMGET', P .. 'batch:' .. r.batch_id, 'state', 'not_before')
   if batch[1] == 'canceled' and r.stage == 'queued' then
     local woken = move(id, r, 'settled', 'canceled', 0, {}, '"batch_canceled"', '')
     return {'canceled', int(NOW), flat(r)}
   end
-  if batch[1] == 'paused' then reschedule(id, r, NOW + tonumber(ARGV[12])); return refuse('batch') end
-  if batch[2] and tonumber(batch[2]) > NOW then reschedule(id, r, tonumber(batch[2])); return refuse('batch') end
+  if batch[1] == 'paused' then return hold_back('batch', NOW + tonumber(ARGV[12])) end
+  if batch[2] and tonumber(batch[2]) > NOW then return hold_back('batch', tonumber(batch[2])) end
 end
 local holder = lock_holder(r.payment_intent, id)
 if holder then
   local free_at = tonumber(redis.call('HGET', P .. 'refund:' .. holder, 'next_check_at') or '0')
   redis.call('ZADD', P .. 'waiters:' .. r.payment_intent, r.created_at, id)
-  reschedule(id, r, math.max(free_at, NOW + 1000))
-  return refuse('locked')
+  return hold_back('locked', math.max(free_at, NOW + 1000))
 end
 if ARGV[9] ~= '' and (redis.call('HGET', P .. 'payment:' .. r.payment_intent, 'seq') or '0') ~= ARGV[9] then
   return refuse('moved')

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -30,10 +31,18 @@ from worker.sandbox.running import Sandbox
 from worker.sandbox.server import running_server
 from worker.settings import Settings
 
-FAULTS: Final = "http_500_before:n=4,http_503_after:n=9,cut_after:n=14,html_502_after:n=19,reset_before:n=23,http_429:n=27:retry_after=seconds"
+FAULTS: Final = ",".join(  # noqa: FLY002 - one fault a line is what a reader compares with the table
+    (
+        "http_500_before:n=4",
+        "http_503_after:n=9",
+        "cut_after:n=14",
+        "html_502_after:n=19",
+        "reset_before:n=23",
+        "http_429:n=27:retry_after=seconds",
+    )
+)
 KEY: Final = "sk_test_demo"
 PENDING_MS: Final = 800
-SHOWN: Final = 14
 _LISTENING: Final = "listening on "
 _PATIENCE: Final = 60.0
 
@@ -134,9 +143,9 @@ def _wait_for_all(refunds: Refunds, ids: Sequence[str]) -> list[Refund]:
 
 
 def _table(wanted: Sequence[Row], records: Sequence[Refund], effects: Counter[str]) -> Table:
-    table = Table(title="What became of them", title_justify="left")
-    for name in ("refund", "story", "asked", "status", "attempts", "evidence or reason", "moved"):
-        table.add_column(name, justify="right" if name in {"asked", "attempts", "moved"} else "left")
+    table = Table(title="What became of them", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("refund", "story", "asked", "status", "tries", "evidence or reason", "moved"):
+        table.add_column(name, justify="right" if name in {"asked", "tries", "moved"} else "left", no_wrap=True)
     by_id = {record.refund_id: record for record in records}
     eventful = [row for row in wanted if row.story != "plain" or by_id[row.refund_id].attempts > 1]
     eventful += [row for row in wanted if row.story == "plain" and by_id[row.refund_id].evidence == "list"]
@@ -149,7 +158,7 @@ def _table(wanted: Sequence[Row], records: Sequence[Refund], effects: Counter[st
         moved = str(effects[row.refund_id])
         table.add_row(row.refund_id, row.story, asked, str(record.status), str(record.attempts), why, moved)
     if len(plain) > 3:  # noqa: PLR2004 - the three shown above
-        table.caption = f"… and {len(plain) - 3} more like the first three"
+        table.caption = f"and {len(plain) - 3} more like the first three"
     return table
 
 
@@ -186,7 +195,7 @@ def judge(wanted: Sequence[Row], records: Sequence[Refund], ledger: Sequence[dic
 @click.option("--faults", default=FAULTS, show_default=True, help="What the sandbox provider does wrong.")
 def main(count: int, faults: str) -> None:
     """Run the demo; exit 0 only if ledger and records agree."""
-    console = Console()
+    console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 110)
     started = time.monotonic()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-demo-")))
@@ -198,7 +207,9 @@ def main(count: int, faults: str) -> None:
         command += ["--settle", str(PENDING_MS), "--idempotency", "ignore", "--faults", faults]
         provider = stack.enter_context(process(command, dict(os.environ), folder / "sandbox.log"))
         sandbox = Sandbox(url=_sandbox_url(provider))
-        console.print(f"[bold]2[/] Sandbox provider: {sandbox.url}, ignores idempotency keys, and will: {faults}")
+        console.print(
+            f"[bold]2[/] Sandbox provider: {sandbox.url}; it ignores idempotency keys, and its faults are {faults}"
+        )
         environment = _environment(redis_url, prefix, sandbox.url)
         cli = [sys.executable, "-m", "worker"]
         stack.enter_context(process([*cli, "worker"], environment, folder / "worker.log"))

@@ -1,0 +1,28 @@
+"""The README's recipes for producers, run as they stand there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.integration.stack import Installation, until
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+def recipes() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_recipes_for_producers_become_settled_records(installation: Installation) -> None:
+    installation.start()
+    for recipe in recipes():
+        subprocess.run([sys.executable, "-c", recipe], env=installation.environment, check=True, timeout=60)
+    with installation.refunds() as refunds:
+        ids = ["order-1001-1", "order-1002-1"]
+        until(lambda: all(record is not None for record in refunds.get_many(ids)), "both are accepted")
+        records = installation.settled(refunds, ids)
+    assert [record.status for record in records] == ["succeeded", "succeeded"]
+    assert len(installation.sandbox.effects()) == len(ids)
