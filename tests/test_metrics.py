@@ -54,7 +54,7 @@ def async_store(async_redis: redis.asyncio.Redis) -> AsyncStore:
 
 
 def accept(store: Store, refund_id: str, lane: Lane = Lane.SINGLE, amount: int | None = 500) -> None:
-    request = RefundRequest(refund_id=refund_id, payment_intent=f"pi_{refund_id}", amount=amount, currency="usd")
+    request = RefundRequest(refund_id=refund_id, payment_intent=f"pi_{refund_id}", amount=amount)
     store.run(calls.create(request, lane))
 
 
@@ -62,6 +62,7 @@ def settle(store: Store, refund_id: str, status: Status, **changes: object) -> N
     claim = store.run(
         calls.claim(refund_id, "send", token="t", lease=timedelta(seconds=45), replay_window=timedelta(hours=1))
     )
+    assert claim.claimed
     assert claim.refund is not None
     step = Step(to=Stage.SETTLED, status=status, label="test", changes=changes)
     assert store.run(calls.save(claim.refund, step, {})).result == "saved"
@@ -95,7 +96,7 @@ def test_money_is_summed_by_status_and_currency(store: Store, seen: Callable[[],
         accept(store, f"order-{number}", amount=700)
         settle(store, f"order-{number}", status, currency=currency)
     accept(store, "order-9", amount=300)
-    settle(store, "order-9", Status.FAILED)
+    settle(store, "order-9", Status.FAILED, currency="usd")
     figures = seen()
     assert of(figures, "refunds_amount_minor", status="succeeded", currency="usd") == 700
     assert of(figures, "refunds_amount_minor", status="succeeded", currency="eur") == 700
@@ -175,10 +176,10 @@ async def test_what_workers_counted_is_added_up_over_all_of_them(
         tally.attempt(Outcome(seen=Seen.DONE, code="succeeded"))
         tally.attempt(Outcome(seen=Seen.MAYBE, code="Weird Code!"))
         tally.gate_waited(1.5)
-        await tally.flush(async_store)
+        await tally.flush(async_store, worker="w:1", provider_away=False)
         tally.gate_waited(2.0)
-        await tally.flush(async_store)
-        await tally.flush(async_store)
+        await tally.flush(async_store, worker="w:1", provider_away=False)
+        await tally.flush(async_store, worker="w:1", provider_away=False)
     figures = seen()
     assert of(figures, "refunds_provider_calls_total", **{"operation": "create_refund", "class": "5xx"}) == 2
     assert of(figures, "refunds_attempts_total", outcome="done") == 2
@@ -205,9 +206,19 @@ async def test_counts_of_a_failed_flush_are_kept_for_the_next(
     tally.call("create_refund", "2xx", 0.1)
     away = AsyncStore(redis.asyncio.Redis(port=1, retry=AsyncRetry(NoBackoff(), 0)), durable=False)
     with pytest.raises(StoreUnavailable):
-        await tally.flush(away)
-    await tally.flush(async_store)
+        await tally.flush(away, worker="w:1", provider_away=False)
+    await tally.flush(async_store, worker="w:1", provider_away=False)
     assert of(seen(), "refunds_provider_calls_total", **{"operation": "create_refund", "class": "2xx"}) == 1
+
+
+async def test_an_outage_is_told_while_a_living_worker_holds_back_for_it(
+    async_store: AsyncStore, seen: Callable[[], Figures]
+) -> None:
+    for worker, away, shown in [("w:1", True, 1), ("w:2", False, 1), ("w:1", False, 0)]:
+        await Tally().flush(async_store, worker=worker, provider_away=away)
+        assert of(seen(), "refunds_breaker_open", breaker="outage") == shown
+    await async_store.redis.zadd("refunds:outages", {"dead:1": 1})
+    assert of(seen(), "refunds_breaker_open", breaker="outage") == 0
 
 
 def test_a_worker_keeps_at_most_so_many_codes_apart() -> None:

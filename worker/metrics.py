@@ -59,6 +59,8 @@ class Snapshot:
     credentials_refused: bool
     gate_blocked_until_ms: int
     workers: int
+    outages: int
+    """Workers that hold back because the provider does not answer them."""
     batches_running: int
     oldest_ms: Mapping[str, int]
     """When the oldest refund found in each unsettled bucket was accepted."""
@@ -85,7 +87,7 @@ def snapshot(store: Store) -> Snapshot:
     cards, ends = rest[: len(BUCKETS)], rest[len(BUCKETS) :]
     samples = {bucket: {*ends[2 * place], *ends[2 * place + 1]} for place, bucket in enumerate(_UNSETTLED)}
     now_ms = int(seconds) * 1000 + int(micros) // 1000
-    workers, running, oldest = _second_trip(store, now_ms, batches, samples)
+    workers, outages, running, oldest = _second_trip(store, now_ms, batches, samples)
     return Snapshot(
         now_ms=now_ms,
         cards=dict(zip(BUCKETS, cards, strict=True)),
@@ -96,6 +98,7 @@ def snapshot(store: Store) -> Snapshot:
         credentials_refused=flags[1] is not None,
         gate_blocked_until_ms=int(float(blocked or 0)),
         workers=workers,
+        outages=outages,
         batches_running=running,
         oldest_ms=oldest,
         info=info,
@@ -104,22 +107,23 @@ def snapshot(store: Store) -> Snapshot:
 
 def _second_trip(
     store: Store, now_ms: int, batches: Iterable[str], samples: Mapping[str, Iterable[str]]
-) -> tuple[int, int, dict[str, int]]:
+) -> tuple[int, int, int, dict[str, int]]:
     asked = [(bucket, refund_id) for bucket, ids in samples.items() for refund_id in ids]
     with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
-        pipeline.zcount(store.key("workers"), now_ms - ALIVE_MS, "+inf")
+        for name in ("workers", "outages"):
+            pipeline.zcount(store.key(name), now_ms - ALIVE_MS, "+inf")
         for batch_id in batches:
             pipeline.hmget(store.key(f"batch:{batch_id}"), "state", "status:pending")
         for _, refund_id in asked:
             pipeline.hget(store.key(f"refund:{refund_id}"), "created_at")
-        workers, *rest = pipeline.execute()
+        workers, outages, *rest = pipeline.execute()
     states, created = rest[: len(rest) - len(asked)], rest[len(rest) - len(asked) :]
     running = sum(state == "running" and int(pending or 0) > 0 for state, pending in states)
     oldest: dict[str, int] = {}
     for (bucket, _), accepted in zip(asked, created, strict=True):
         if accepted is not None:
             oldest[bucket] = min(int(accepted), oldest.get(bucket, now_ms))
-    return workers, running, oldest
+    return workers, outages, running, oldest
 
 
 class RefundsCollector(Collector):
@@ -295,11 +299,12 @@ def _switches(seen: Snapshot) -> Iterator[Metric]:
     yield _gauge("refunds_paused", "Whether the stop button is pressed.", seen.paused)
     breakers = GaugeMetricFamily(
         "refunds_breaker_open",
-        "Whether all sending waits: the provider refuses the key, or has told us to slow down.",
+        "Whether sending waits: the key is refused, the provider told us to slow down, or it does not answer a worker.",
         labels=("breaker",),
     )
     breakers.add_metric(("credentials",), seen.credentials_refused)
     breakers.add_metric(("rate",), seen.gate_blocked_until_ms > seen.now_ms)
+    breakers.add_metric(("outage",), seen.outages > 0)
     yield breakers
 
 

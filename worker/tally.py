@@ -8,6 +8,8 @@ Fields of the hash `counters`; times in whole microseconds, and every name from 
     call_le:<operation>:<bound> calls that took at most so many seconds and more than the bound before; `+Inf` beyond
     call_us:<operation>         time spent in calls
     gate_us                     time that refunds waited for the rate
+
+The set `outages` holds the workers whose outage breaker is open, by their last heartbeat.
 """
 
 from __future__ import annotations
@@ -71,15 +73,21 @@ class Tally:
         self._counts["gate_us"] += total - self._gate_us
         self._gate_us = total
 
-    async def flush(self, store: AsyncStore) -> None:
+    async def flush(self, store: AsyncStore, *, worker: str, provider_away: bool) -> None:
         """Add what was counted since the last flush to the hash; raises `StoreUnavailable` and then keeps it.
 
-        Where only the reply was lost the same counts are added twice: these are figures to look at, not accounts.
+        `provider_away` tells whether the worker's outage breaker is open. Where only the reply was lost the same
+        counts are added twice: these are figures to look at, not accounts.
         """
         counts, self._counts = self._counts, Counter()
         try:
             with redis_errors(store.place):
+                seconds, _ = await store.redis.time()
                 async with store.redis.pipeline(transaction=True) as pipeline:
+                    if provider_away:
+                        pipeline.zadd(store.key("outages"), {worker: int(seconds) * 1000})
+                    else:
+                        pipeline.zrem(store.key("outages"), worker)
                     for field, count in counts.items():
                         if count:
                             pipeline.hincrby(store.key("counters"), field, count)
