@@ -1,0 +1,53 @@
+"""One cell: as text, and as a spreadsheet may be shown it."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# What a spreadsheet runs as a formula, or drops to find one; the wide forms are typed by East Asian keyboards.
+_FORMULA: Final = "=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20"
+_NEEDS_GUARD: Final = re.compile(f"'*[{_FORMULA}]")
+_GUARDED: Final = re.compile(f"'+[{_FORMULA}]")
+
+# A spreadsheet keeps 15 digits of a number: a longer one has lost its last digits already.
+_EXACT: Final = 10**15
+
+
+def guarded(text: str) -> str:
+    """Return text that no spreadsheet runs as a formula; `unguarded` gives the very same text back."""
+    return f"'{text}" if _NEEDS_GUARD.match(text) else text
+
+
+def unguarded(text: str) -> str:
+    """Return what `guarded` was given; text that it cannot have written is returned as it is."""
+    return text[1:] if _GUARDED.match(text) else text
+
+
+def spreadsheet_value(value: object) -> object:
+    """Return a whole number of a workbook as its digits, and every other value as it is."""
+    if type(value) is float and value.is_integer() and abs(value) < _EXACT:
+        return str(int(value))
+    return value
+
+
+def text_of(value: object) -> str | None:
+    """Return a cell for a file of text: None for a blank one, the plain form of anything else."""
+    if value is None or value == "":
+        return None
+    return value if isinstance(value, str) else str(value)
+
+
+def cell_problem(value: object) -> tuple[str, str] | None:
+    """Return the code and the rule that keep a value from standing for its text, None if nothing does.
+
+    Text and whole numbers stand for themselves. A number with a fraction, or one so long that it was rounded, does
+    not: what was meant can no longer be told.
+    """
+    if value is None or isinstance(value, str) or type(value) is int:
+        return None
+    if isinstance(value, float):
+        if value.is_integer() and abs(value) >= _EXACT:
+            return "not_exact", "a number this long has lost its last digits: format the column as text"
+        return "not_whole", "a number here must be whole: give it as text, amounts as whole minor units"
+    return "cell_type", "must be text or a whole number"

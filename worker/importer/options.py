@@ -1,0 +1,54 @@
+"""How a file is to be read: stated by the caller, checked before the file is opened."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from worker.errors import InputError
+from worker.importer.columns import RESULT_COLUMNS, field_of
+
+Format = Literal["csv", "jsonl", "xlsx"]
+AmountUnit = Literal["minor", "major"]
+
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
+DELIMITERS: Final = {",": "comma", ";": "semicolon", "\t": "tab"}
+# Blank, the id itself, what a run adds to a file, or many values in one.
+_NO_IDENTITY: Final = frozenset({"", "metadata", *RESULT_COLUMNS})
+_CURRENCY: Final = re.compile(r"[A-Za-z]{3}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """What the reader is told; None means: find out from the file, and say what was found.
+
+    `id_from` names the columns whose values make the refund's id where the file has none of its own.
+    `default_currency` stands for a blank currency cell. `sheet` names a sheet of a workbook. `max_unpacked_bytes` caps
+    what a packed file, a workbook or stdin may come to; `max_row_bytes` caps one row.
+    """
+
+    format: Format | None = None
+    delimiter: str | None = None
+    sheet: str | None = None
+    id_from: tuple[str, ...] = ()
+    amount_unit: AmountUnit = "minor"
+    default_currency: str | None = None
+    ignore_extra: bool = False
+    max_unpacked_bytes: int = 2**30
+    max_row_bytes: int = 2**20
+
+    def __post_init__(self) -> None:
+        if self.format is not None and self.format not in FORMATS:
+            raise InputError(f"there is no format {self.format!r}: the formats are {', '.join(FORMATS)}")
+        if self.delimiter is not None and self.delimiter not in DELIMITERS:
+            raise InputError(f"the delimiter {self.delimiter!r} is not one of comma, semicolon and tab")
+        if self.amount_unit not in get_args(AmountUnit):
+            raise InputError(f"there is no amount unit {self.amount_unit!r}: amounts are in minor or major units")
+        for name in self.id_from:
+            if field_of(name) in _NO_IDENTITY:
+                raise InputError(f"a refund's id cannot be made from the column {name!r}")
+        if self.default_currency is not None:
+            if _CURRENCY.fullmatch(self.default_currency) is None:
+                raise InputError(f"the currency {self.default_currency!r} is no three-letter ISO code such as usd")
+            object.__setattr__(self, "default_currency", self.default_currency.lower())

@@ -1,0 +1,221 @@
+"""One row to one request, or to every rule it breaks.
+
+The id of a row without its own is `f-` and the first 32 hex digits of the SHA-256 of the JSON list of
+`[column, value]` pairs of the `id_from` columns, sorted by column: field names for the fields that are sent (values as
+they are sent, amounts in minor units), lower-case names with underscores for the others; ASCII, no spaces. Of rows
+that are equal in every sent field the second gets `-2` appended, the third `-3`. This never changes: a file that is
+imported again must find its own refunds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from worker.errors import InvalidRequest
+from worker.importer.amounts import parse_amount
+from worker.importer.cells import cell_problem, text_of
+from worker.importer.columns import FIELDS, columns_of, id_fields
+from worker.model import RefundRequest, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from worker.importer.columns import ColumnProblem, Columns
+    from worker.importer.formats import Row
+    from worker.importer.sources import Source
+
+_DERIVED: Final = re.compile(r"(f-[0-9a-f]{32})(?:-([2-9]|[1-9][0-9]{1,8}))?")
+_METADATA: Final = "metadata."
+_PLANS: Final = 256
+_ALWAYS_IN_RANGE: Final = 12
+# The derived id needs a valid request first; every other rule is told before that.
+_STAND_IN: Final = "f-"
+
+
+class RowError(NamedTuple):
+    """One broken rule of one row: `column` is the file's own name for it, `value` is shortened."""
+
+    line: int
+    column: str
+    code: str
+    value: str
+    rule: str
+
+
+class Candidate(NamedTuple):
+    """A row that breaks no rule by itself. `occurrence` is None where rows equal to it have to be counted first.
+
+    `occurrence` 0 says that the id is the file's own. Otherwise the request carries the derived id without its
+    occurrence.
+    """
+
+    line: int
+    request: RefundRequest
+    occurrence: int | None
+
+
+def numbered(refund_id: str, occurrence: int) -> str:
+    """Return the id of the n-th of the rows that are equal in every sent field."""
+    return refund_id if occurrence <= 1 else f"{refund_id}-{occurrence}"
+
+
+def requests_of(rows: Iterable[Row], source: Source) -> Iterator[Candidate | tuple[RowError, ...]]:
+    """Yield for each row its request or all of its errors, knowing nothing of the other rows."""
+    reader = RequestReader(source)
+    for row in rows:
+        yield reader.read(row)
+
+
+class RequestReader:
+    """Makes requests of a source's rows; what the columns mean is found out once for each header."""
+
+    def __init__(self, source: Source) -> None:
+        self._options = source.options
+        self._objects = source.format == "jsonl"
+        self._plain = source.format == "csv"
+        self._id_fields = id_fields(source.options)
+        self._default_currency = source.options.default_currency or ""
+        self._minor = source.options.amount_unit == "minor"
+        self._plans: dict[tuple[str, ...], Columns] = {}
+        self._columns: Columns | None = None
+
+    def columns(self, names: tuple[str, ...]) -> Columns:
+        """Return where the fields stand under these names."""
+        columns = self._columns
+        if columns is not None and columns.names is names:
+            return columns
+        columns = self._plans.get(names)
+        if columns is None:
+            columns = columns_of(names, self._options, objects=self._objects)
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            self._plans[names] = columns
+        self._columns = columns
+        return columns
+
+    def read(self, row: Row) -> Candidate | tuple[RowError, ...]:
+        """Return the row's request, or every rule that the row breaks by itself."""
+        columns = self.columns(row.names)
+        errors = [_column_error(row, problem) for problem in columns.problems]
+        values: Sequence[str] = row.values if self._plain else _texts(row, columns, errors)  # type: ignore[assignment]
+        currency = (values[columns.currency] if columns.currency is not None else "") or self._default_currency
+        amount = None
+        if columns.amount is not None and (text := values[columns.amount]):
+            # Twelve digits are always in range; everything else is looked at slowly.
+            if self._minor and len(text) <= _ALWAYS_IN_RANGE and text.isascii() and text.isdigit() and int(text):
+                amount = int(text)
+            else:
+                parsed = parse_amount(text, self._options.amount_unit, currency or None)
+                if isinstance(parsed, int):
+                    amount = parsed
+                else:
+                    errors.append(RowError(row.line, columns.header("amount"), parsed.code, shown(text), parsed.rule))
+        metadata = {key: value for key, place in columns.metadata if (value := values[place])}
+        if columns.metadata_object is not None:
+            metadata = _with_object(metadata, row, columns, errors)
+        refund_id = values[columns.refund_id] if columns.refund_id is not None else ""
+        try:
+            request = RefundRequest(
+                refund_id=_STAND_IN if self._id_fields else refund_id,
+                payment_intent=values[columns.payment_intent] if columns.payment_intent is not None else "",
+                amount=amount,
+                currency=currency or None,
+                reason=(values[columns.reason] if columns.reason is not None else "") or None,
+                metadata=metadata,
+            )
+        except InvalidRequest as invalid:
+            told = {error.column for error in errors}
+            # A rule about a key names the key as its value; here each key is a column of its own.
+            keys = {shown(key): f"{_METADATA}{key}" for key in metadata}
+            fields = [
+                keys.get(each.value, each.field) if each.field == "metadata" else each.field for each in invalid.errors
+            ]
+            found = [
+                RowError(row.line, columns.header(field), error.code, error.value, error.rule)
+                for field, error in zip(fields, invalid.errors, strict=True)
+            ]
+            return (*errors, *(error for error in found if error.column not in told))
+        if errors:
+            return tuple(errors)
+        if not self._id_fields:
+            return Candidate(row.line, request, 0)
+        return self._identified(row.line, request, refund_id, values, columns)
+
+    def _identified(
+        self, line: int, request: RefundRequest, refund_id: str, values: Sequence[str], columns: Columns
+    ) -> Candidate | tuple[RowError, ...]:
+        own = dict(columns.id_parts)
+        pairs = []
+        errors = []
+        for name in self._id_fields:
+            if name in own:
+                value = values[own[name]]
+            elif name.startswith(_METADATA):
+                value = request.metadata.get(name[len(_METADATA) :], "")
+            elif name in FIELDS:
+                sent = getattr(request, name)
+                value = "" if sent is None else str(sent)
+            else:
+                value = ""
+            if not value:
+                rule = "must not be blank: the refund's id is made from it"
+                errors.append(RowError(line, columns.header(name), "id_missing", "''", rule))
+            pairs.append([name, value])
+        if errors:
+            return tuple(errors)
+        text = json.dumps(pairs, ensure_ascii=True, separators=(",", ":"))
+        derived = f"f-{hashlib.sha256(text.encode('ascii')).hexdigest()[:32]}"
+        occurrence = None
+        if refund_id:
+            stated = _DERIVED.fullmatch(refund_id)
+            if stated is None or stated[1] != derived:
+                rule = f"is not the id made from the columns, {derived}: clear it, or import without making ids"
+                return (RowError(line, columns.header("refund_id"), "refund_id_mismatch", shown(refund_id), rule),)
+            occurrence = int(stated[2] or 1)
+        return Candidate(line, replace(request, refund_id=derived), occurrence)
+
+
+def _column_error(row: Row, problem: ColumnProblem) -> RowError:
+    value = row.values[problem.place - 1] if problem.place is not None else ""
+    return RowError(row.line, problem.column, problem.code, shown(value), problem.rule)
+
+
+def _texts(row: Row, columns: Columns, errors: list[RowError]) -> Sequence[str]:
+    texts = [""] * len(row.values)
+    places = [columns.refund_id, columns.payment_intent, columns.amount, columns.currency, columns.reason]
+    places += [place for _, place in (*columns.metadata, *columns.id_parts)]
+    for place in places:
+        if place is None:
+            continue
+        value = row.values[place]
+        if (problem := cell_problem(value)) is not None:
+            errors.append(RowError(row.line, row.names[place].strip(), problem[0], shown(value), problem[1]))
+        else:
+            texts[place] = text_of(value) or ""
+    return texts
+
+
+def _with_object(metadata: dict[str, str], row: Row, columns: Columns, errors: list[RowError]) -> dict[str, str]:
+    place = columns.metadata_object
+    found = row.values[place] if place is not None else None
+    if found is None or found == "":
+        return metadata
+    if not isinstance(found, dict):
+        rule = "must be an object of text values"
+        errors.append(RowError(row.line, columns.header("metadata"), "metadata_type", shown(found), rule))
+        return metadata
+    merged = dict(metadata)
+    for key, value in found.items():
+        name = f"{_METADATA}{key}"
+        if key in metadata:
+            rule = "is given twice, in the object and beside it: keep one"
+            errors.append(RowError(row.line, name, "duplicate_column", shown(value), rule))
+        elif (problem := cell_problem(value)) is not None:
+            errors.append(RowError(row.line, name, problem[0], shown(value), problem[1]))
+        elif (text := text_of(value)) is not None:
+            merged[key] = text
+    return dict(sorted(merged.items()))

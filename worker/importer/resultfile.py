@@ -1,0 +1,184 @@
+"""Files that go back to the person: the input with what became of each row, and the rows that were refused.
+
+Both keep the input's columns in the input's order, both can be imported again as they are, and both come in the
+input's own form: JSON lines for JSON lines, else CSV with the input's delimiter. Cells that a spreadsheet would run
+as a formula get a leading apostrophe, which reading takes off again.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+
+from worker.importer.cells import guarded, text_of
+from worker.importer.columns import FAILED_COLUMNS, OWN_COLUMN, RESULT_COLUMNS, field_of
+from worker.importer.formats import delimiter_of
+from worker.importer.validation import Judged, judged, refused
+from worker.model import Refund, rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from worker.importer.requests import RowError
+    from worker.importer.sources import Source
+    from worker.importer.validation import Validation
+
+INVALID: Final = "invalid"
+"""The status a result file gives to a row that was refused; no record ever has it."""
+_AT_ONCE: Final = 500
+
+
+def result_suffix(source: Source) -> str:
+    """Return the suffix that fits what is written for this source: `.jsonl` or `.csv`."""
+    return ".jsonl" if source.format == "jsonl" else ".csv"
+
+
+def write_result(
+    source: Source,
+    validation: Validation,
+    lookup: Callable[[Sequence[str]], Sequence[Refund | None]],
+    out: IO[str],
+) -> int:
+    """Write every row with what became of it, and return how many there were.
+
+    `lookup` gives the record of each id, in the ids' order, None where there is none: such a row has its refund_id and
+    no status. Refused rows have the status `invalid` and their errors. `out` is opened with `encoding="utf-8",
+    newline=""`.
+    """
+    table = _table(source, RESULT_COLUMNS, out)
+    rows = judged(source, validation)
+    written = 0
+    while chunk := list(islice(rows, _AT_ONCE)):
+        ids = [each.request.refund_id for each in chunk if each.request is not None]
+        found = iter(lookup(ids) if ids else ())
+        for each in chunk:
+            refund = next(found) if each.request is not None else None
+            table.write(each.row.names, each.row.values, _outcome(each, refund))
+            written += 1
+    return written
+
+
+def write_failed_rows(source: Source, validation: Validation, out: IO[str]) -> int:
+    """Write each refused row once with line, column, code, value and rule, and return how many there were.
+
+    A row that breaks several rules has them in one cell, separated by `; `. Mended, the file can be imported as it is.
+    `out` is opened with `encoding="utf-8", newline=""`.
+    """
+    table = _table(source, FAILED_COLUMNS, out)
+    written = 0
+    for row, errors in refused(source, validation):
+        table.write(row.names, row.values, _failure(row.line, errors))
+        written += 1
+    return written
+
+
+def _outcome(each: Judged, refund: Refund | None) -> Mapping[str, Any]:
+    if each.request is None:
+        return {
+            "refund_id": None,
+            "status": INVALID,
+            "error_code": each.errors[0].code,
+            "error_message": "; ".join(f"{error.column} {error.value}: {error.rule}" for error in each.errors),
+        }
+    if refund is None:
+        return {"refund_id": each.request.refund_id}
+    return {
+        "refund_id": refund.refund_id,
+        "status": refund.status.value,
+        "stage": refund.stage.value,
+        "provider_refund_id": refund.provider_refund_id,
+        "error_code": refund.error_code,
+        "error_message": refund.error_message,
+        "attempts": refund.attempts,
+        "updated_at": rfc3339(refund.updated_at),
+    }
+
+
+def _failure(line: int, errors: Sequence[RowError]) -> Mapping[str, Any]:
+    return {
+        "line": line,
+        "column": "; ".join(error.column for error in errors),
+        "code": "; ".join(error.code for error in errors),
+        "value": "; ".join(error.value for error in errors),
+        "rule": "; ".join(error.rule for error in errors),
+    }
+
+
+class _Table(Protocol):
+    def write(self, names: tuple[str, ...], values: Sequence[object], facts: Mapping[str, Any]) -> None: ...
+
+
+def _table(source: Source, added: tuple[str, ...], out: IO[str]) -> _Table:
+    if source.format == "jsonl":
+        return _JsonTable(added, out)
+    # A person who opens a workbook will open its result in a spreadsheet, which takes UTF-8 without a mark for Latin.
+    if source.format == "xlsx" or source.head.startswith(codecs.BOM_UTF8):
+        out.write("\ufeff")
+    # The dialect's line end makes the writer quote carriage returns as well as line feeds.
+    writer = csv.writer(out, delimiter=delimiter_of(source) or ",", lineterminator="\r\n")
+    return _CsvTable(added, writer.writerow)
+
+
+class _Layout:
+    """Which places of the input's row are kept, which are overwritten, and what is added before or after it."""
+
+    def __init__(self, names: tuple[str, ...], added: tuple[str, ...]) -> None:
+        self.names = names
+        fields = [field_of(name) for name in names]
+        leading = added == FAILED_COLUMNS
+        own = leading and tuple(fields[: len(added)]) == FAILED_COLUMNS
+        replaced = {name: place for place, name in enumerate(fields) if name in added} if own or not leading else {}
+        self.replaced = {place: name for name, place in replaced.items()}
+        rest = tuple(name for name in added if name not in replaced)
+        self.before = rest if leading else ()
+        self.after = () if leading else rest
+        taken = set(self.before)
+        self.headers = [
+            f"{name}{OWN_COLUMN}" if field in taken else name for name, field in zip(names, fields, strict=True)
+        ]
+
+    def value(self, place: int, value: object, facts: Mapping[str, Any]) -> object:
+        """Return the input's value, or what is known now under that name; an id in the input always stays."""
+        name = self.replaced.get(place)
+        if name is None or (name == "refund_id" and value is not None and value != ""):
+            return value
+        return facts.get(name)
+
+
+class _CsvTable:
+    def __init__(self, added: tuple[str, ...], write_cells: Callable[[Iterable[str]], object]) -> None:
+        self._added = added
+        self._write_cells = write_cells
+        self._layout: _Layout | None = None
+
+    def write(self, names: tuple[str, ...], values: Sequence[object], facts: Mapping[str, Any]) -> None:
+        layout = self._layout
+        if layout is None:
+            layout = self._layout = _Layout(names, self._added)
+            self._write_cells(guarded(name) for name in (*layout.before, *layout.headers, *layout.after))
+        cells = [layout.value(place, value, facts) for place, value in enumerate(values)]
+        row = (*map(facts.get, layout.before), *cells, *map(facts.get, layout.after))
+        self._write_cells(guarded(text_of(cell) or "") for cell in row)
+
+
+class _JsonTable:
+    def __init__(self, added: tuple[str, ...], out: IO[str]) -> None:
+        self._added = added
+        self._out = out
+        self._layout: _Layout | None = None
+
+    def write(self, names: tuple[str, ...], values: Sequence[object], facts: Mapping[str, Any]) -> None:
+        layout = self._layout
+        if layout is None or layout.names != names:
+            layout = self._layout = _Layout(names, self._added)
+        pairs: Iterator[tuple[str, object]] = (
+            (header, layout.value(place, value, facts))
+            for place, (header, value) in enumerate(zip(layout.headers, values, strict=True))
+        )
+        entry = {name: facts.get(name) for name in layout.before}
+        entry.update(pairs)
+        entry.update((name, facts.get(name)) for name in layout.after)
+        self._out.write(json.dumps(entry, ensure_ascii=True) + "\n")
