@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from worker.calls import Call, Script
+from worker.calls import Argument, Call, Script
 from worker.connections import redis_errors
 from worker.errors import FieldError, GuardRefused, InvalidRequest, NotFound
 from worker.model import from_ms, shown
@@ -48,11 +48,6 @@ class Batch:
         return self.statuses.get("pending", 0) - self.stages.get("review", 0)
 
 
-def new_batch_id(now: datetime) -> str:
-    """Return an id for a batch that was given none."""
-    return f"b-{now:%Y%m%d}-{secrets.token_hex(3)}"
-
-
 def checked_batch_id(text: str) -> str:
     """Return an id that a batch may have; raises `InvalidRequest`."""
     if _BATCH_ID.fullmatch(text):
@@ -61,18 +56,37 @@ def checked_batch_id(text: str) -> str:
     raise InvalidRequest([FieldError(field="batch", code="batch_id", value=shown(text), rule=rule)])
 
 
-def open_batch(store: Store, batch_id: str, *, file: str, digest: str, rows: int) -> bool:
-    """Begin a batch and return True, or go on with the one of the same file and return False.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """Which batch a file goes into, and whether it was begun only now."""
+
+    batch_id: str
+    fresh: bool
+
+
+def open_batch(store: Store, batch_id: str | None, *, file: str, digest: str, rows: int) -> Opened:
+    """Begin a batch, or go on with the one of the same file: without an id, the file's digest finds it.
 
     Raises `GuardRefused` where the id stands for another file.
     """
-    call: Call[list[str]] = Call(script=OPEN, arguments=[batch_id, digest, file, rows], read=list, durable=True)
-    result, _, *other = store.run(call)
+    chosen = batch_id or f"b-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"
+    arguments: list[Argument] = [chosen, digest, file, rows, "1" if batch_id else ""]
+    call: Call[list[str]] = Call(script=OPEN, arguments=arguments, read=list, durable=True)
+    result, _, opened, *other = store.run(call)
     if result == "other":
         raise GuardRefused(
-            f"batch {batch_id} is of another file, {other[0]!r}: give this one a name of its own with --batch"
+            f"batch {opened} is of another file, {other[0]!r}: give this one a name of its own with --batch"
         )
-    return result == "opened"
+    return Opened(batch_id=opened, fresh=result == "opened")
+
+
+def fingerprints(store: Store, refund_ids: Sequence[str]) -> list[str | None]:
+    """Return what the records under these ids hold, None for each that was never accepted."""
+    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+        for refund_id in refund_ids:
+            pipeline.hget(store.key(f"refund:{refund_id}"), "fingerprint")
+        found: list[str | None] = pipeline.execute()
+    return found
 
 
 def read_batch(store: Store, batch_id: str) -> Batch:

@@ -92,8 +92,9 @@ class Records:
     def sending(self, refund_id: str, **fields: Any) -> Refund:
         """A refund that a worker has claimed."""
         self.queued(refund_id, **fields)
-        claim = self.store.run(calls.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45)))
-        assert claim.claimed
+        seq = self.store.run(calls.load(refund_id)).seq
+        claim = self.store.run(calls.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45), seq=seq))
+        assert claim.claimed, claim.result
         return self.get(refund_id)
 
     def succeeded(self, refund_id: str, provider_refund_id: str = "re_1", **fields: Any) -> Refund:

@@ -77,10 +77,11 @@ def test_an_unknown_or_canceled_batch_cannot_be_paused(cli: Cli, records: Record
 
 
 def test_a_batch_begun_again_with_the_same_file_goes_on_and_with_another_is_refused(records: Records) -> None:
-    assert open_batch(records.store, "b-1", file="season.csv", digest="d1", rows=2) is True
+    assert open_batch(records.store, "b-1", file="season.csv", digest="d1", rows=2).fresh
     records.queued("row-1", batch_id="b-1")
     before = read_batch(records.store, "b-1")
-    assert open_batch(records.store, "b-1", file="renamed.csv", digest="d1", rows=2) is False
+    assert not open_batch(records.store, "b-1", file="renamed.csv", digest="d1", rows=2).fresh
+    assert open_batch(records.store, None, file="renamed.csv", digest="d1", rows=2).batch_id == "b-1"
     with pytest.raises(GuardRefused, match=r"of another file, 'season\.csv'"):
         open_batch(records.store, "b-1", file="other.csv", digest="d2", rows=9)
     assert read_batch(records.store, "b-1") == before

@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "status": Entry("worker.cli.refunds", "status", "Show refunds, their history, or wait for them."),
     "list": Entry("worker.cli.listing", "list_refunds", "List refunds by status, stage, batch or payment."),
     "cancel": Entry("worker.cli.refunds", "cancel", "Cancel a refund before anything was sent."),
+    "import": Entry("worker.cli.files", "import_file", "Hand in a file of refunds."),
     "review": Entry("worker.cli.review", "review", "See and decide the refunds that need a person."),
     "pause": Entry("worker.cli.operate", "pause", "The stop button: no refund is sent until it is resumed."),
     "resume": Entry("worker.cli.operate", "resume", "Let refunds be sent again."),
@@ -43,6 +44,7 @@ EPILOG: Final = """\b
 Examples:
   refunds submit order-1001-1 --payment-intent pi_3NfK2x --amount 500 --wait 30
   refunds status order-1001-1 --history
+  refunds import refunds.csv --dry-run
   refunds doctor
 
 \b

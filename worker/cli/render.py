@@ -42,9 +42,10 @@ def console(stream: TextIO) -> Console:
     )
 
 
-def put(*things: RenderableType) -> None:
-    """Write to stdout; lines that go to no terminal end where their text does."""
-    out = console(sys.stdout)
+def put(*things: RenderableType, stream: TextIO | None = None) -> None:
+    """Write to stdout, or another stream; lines that go to no terminal end where their text does."""
+    target = stream or sys.stdout
+    out = console(target)
     if out.is_terminal:
         for thing in things:
             out.print(thing)
@@ -53,7 +54,7 @@ def put(*things: RenderableType) -> None:
         for thing in things:
             out.print(thing)
     for line in captured.get().splitlines():
-        click.echo(line.rstrip())
+        click.echo(line.rstrip(), file=target)
 
 
 def heading(text: str) -> Text:

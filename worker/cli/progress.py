@@ -1,0 +1,119 @@
+"""Progress of long work on stderr: a bar on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from worker.batches import Batch, read_batch
+from worker.cli import render
+from worker.cli.exits import DONE, SOME_FAILED, Detached
+from worker.cli.session import note
+from worker.client import Refunds
+
+LINE_SECONDS: Final = 5.0
+STILL_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = 0.2
+_SHOWN: Final = ("succeeded", "failed", "canceled", "review")
+
+
+class Show(Protocol):
+    """Shows how far something is: how many are done, and a few words beside."""
+
+    def __call__(self, done: int, beside: str = "") -> None:
+        """Show it."""
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if not speed else f"{speed:,.0f}/s", style="dim")
+
+
+@contextmanager
+def progress(what: str, total: int | None, clock: Callable[[], float] = time.monotonic) -> Iterator[Show]:
+    """Show progress while the block runs; `total` None where it is not known."""
+    screen = render.console(sys.stderr)
+    if not screen.is_terminal:
+        yield _lines(what, total, clock)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[beside]}", style="dim"),
+    )
+    with Progress(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task(what, total=total, beside="")
+
+        def show(done: int, beside: str = "") -> None:
+            bar.update(task, completed=done, beside=beside)
+
+        yield show
+
+
+def _lines(what: str, total: int | None, clock: Callable[[], float]) -> Show:
+    started = clock()
+    said = started
+
+    def show(done: int, beside: str = "") -> None:
+        nonlocal said
+        now = clock()
+        if now - said < LINE_SECONDS:
+            return
+        said = now
+        rate = done / (now - started)
+        left = f", about {(total - done) / rate:,.0f} s left" if total is not None and rate > 0 else ""
+        of = "" if total is None else f" of {total:,}"
+        note(f"{what}: {done:,}{of}, {rate:,.0f}/s{left}{f', {beside}' if beside else ''}")
+
+    return show
+
+
+def counts_of(batch: Batch) -> dict[str, int]:
+    """Return how many refunds of a batch came out how, and how many are still on their way."""
+    counts = {name: batch.statuses.get(name, 0) for name in ("succeeded", "failed", "canceled")}
+    return counts | {"review": batch.stages.get("review", 0), "moving": batch.moving}
+
+
+def watch_batch(refunds: Refunds, batch_id: str) -> Batch:
+    """Show a batch until none of its refunds moves any more; raises `Detached` on Ctrl-C."""
+    batch = read_batch(refunds.store, batch_id)
+    moved, said = time.monotonic(), False
+    with progress("settled", batch.accepted) as show:
+        while True:
+            counts = counts_of(batch)
+            beside = ", ".join(f"{counts[name]:,} {name}" for name in _SHOWN if counts[name])
+            if batch.state == "paused":
+                beside = ", ".join(part for part in (beside, "the batch is paused") if part)
+            show(batch.accepted - batch.moving, beside)
+            if not batch.moving:
+                return batch
+            if not said and time.monotonic() - moved > STILL_SECONDS:
+                said = True
+                note(f"nothing has moved for {STILL_SECONDS:g} s: 'refunds doctor' tells whether a worker runs")
+            time.sleep(_POLL_SECONDS)
+            before, batch = batch, read_batch(refunds.store, batch_id)
+            if batch.stages != before.stages:
+                moved = time.monotonic()
+
+
+def detached(batch_id: str) -> Detached:
+    """Return what is said when someone stops watching a batch."""
+    return Detached(
+        f"no longer watching; nothing was stopped: look again with 'refunds list --batch {batch_id}', "
+        f"or stop it with 'refunds pause --batch {batch_id}'"
+    )
+
+
+def verdict(batch: Batch) -> int:
+    """Return the exit code of a batch that moves no more."""
+    return DONE if batch.statuses.get("succeeded", 0) == batch.accepted else SOME_FAILED
