@@ -147,6 +147,16 @@ def test_a_blank_cell_makes_no_id(files: Files) -> None:
     ]
 
 
+def test_a_blank_cell_that_makes_no_id_is_told_beside_every_other_error(files: Files) -> None:
+    taken = files.take("order,pi,amount,reason\n,,x,why\n", id_from=("order", "payment_intent", "amount"))
+    assert [(error.column, error.code) for error in taken.errors] == [
+        ("amount", "amount_format"),
+        ("order", "id_missing"),
+        ("pi", "id_missing"),
+        ("reason", "reason"),
+    ]
+
+
 def test_a_column_that_ids_are_made_from_must_be_in_the_file(files: Files) -> None:
     with pytest.raises(InputError, match=r"line 1: column 'order_id' is missing"):
         files.take("pi,amount\npi_1,5\n", id_from=("Order ID",))

@@ -4,7 +4,8 @@
         validation = validate(source)
         for line, request in accepted(source, validation): ...
 
-Everything streams: a file is read as often as it is needed and never held. Knows no Celery, no Redis, no clock.
+Everything but a workbook's sheet streams: a file is read as often as it is needed and never held. Knows no Celery,
+no Redis, no clock.
 """
 
 from worker.importer.columns import ALIASES, FAILED_COLUMNS, RESULT_COLUMNS

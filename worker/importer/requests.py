@@ -12,17 +12,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.errors import InvalidRequest
 from worker.importer.amounts import parse_amount
 from worker.importer.cells import cell_problem, text_of
-from worker.importer.columns import FIELDS, columns_of, id_fields
+from worker.importer.columns import columns_of, id_fields
 from worker.model import RefundRequest, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from worker.importer.columns import ColumnProblem, Columns
     from worker.importer.formats import Row
@@ -32,8 +31,6 @@ _DERIVED: Final = re.compile(r"(f-[0-9a-f]{32})(?:-([2-9]|[1-9][0-9]{1,8}))?")
 _METADATA: Final = "metadata."
 _PLANS: Final = 256
 _ALWAYS_IN_RANGE: Final = 12
-# The derived id needs a valid request first; every other rule is told before that.
-_STAND_IN: Final = "f-"
 
 
 class RowError(NamedTuple):
@@ -118,65 +115,85 @@ class RequestReader:
         if columns.metadata_object is not None:
             metadata = _with_object(metadata, row, columns, errors)
         refund_id = values[columns.refund_id] if columns.refund_id is not None else ""
+        payment = values[columns.payment_intent] if columns.payment_intent is not None else ""
+        reason = values[columns.reason] if columns.reason is not None else ""
+        occurrence: int | None = 0
+        if self._id_fields:
+            sent = {
+                "payment_intent": payment,
+                "amount": str(amount or ""),
+                "currency": currency.lower(),
+                "reason": reason,
+            }
+            pairs = self._id_pairs(row.line, columns, values, sent, metadata, errors)
+            refund_id, occurrence = _identified(row.line, columns, refund_id, pairs, errors)
         try:
             request = RefundRequest(
-                refund_id=_STAND_IN if self._id_fields else refund_id,
-                payment_intent=values[columns.payment_intent] if columns.payment_intent is not None else "",
+                refund_id=refund_id,
+                payment_intent=payment,
                 amount=amount,
                 currency=currency or None,
-                reason=(values[columns.reason] if columns.reason is not None else "") or None,
+                reason=reason or None,
                 metadata=metadata,
             )
         except InvalidRequest as invalid:
-            told = {error.column for error in errors}
-            # A rule about a key names the key as its value; here each key is a column of its own.
-            keys = {shown(key): f"{_METADATA}{key}" for key in metadata}
-            fields = [
-                keys.get(each.value, each.field) if each.field == "metadata" else each.field for each in invalid.errors
-            ]
-            found = [
-                RowError(row.line, columns.header(field), error.code, error.value, error.rule)
-                for field, error in zip(fields, invalid.errors, strict=True)
-            ]
-            return (*errors, *(error for error in found if error.column not in told))
-        if errors:
-            return tuple(errors)
-        if not self._id_fields:
-            return Candidate(row.line, request, 0)
-        return self._identified(row.line, request, refund_id, values, columns)
+            return (*errors, *_broken_rules(row.line, columns, invalid, metadata, errors))
+        return tuple(errors) if errors else Candidate(row.line, request, occurrence)
 
-    def _identified(
-        self, line: int, request: RefundRequest, refund_id: str, values: Sequence[str], columns: Columns
-    ) -> Candidate | tuple[RowError, ...]:
-        own = dict(columns.id_parts)
+    def _id_pairs(
+        self,
+        line: int,
+        columns: Columns,
+        values: Sequence[str],
+        sent: Mapping[str, str],
+        metadata: Mapping[str, str],
+        errors: list[RowError],
+    ) -> list[tuple[str, str]]:
         pairs = []
-        errors = []
+        own = dict(columns.id_parts)
         for name in self._id_fields:
             if name in own:
                 value = values[own[name]]
             elif name.startswith(_METADATA):
-                value = request.metadata.get(name[len(_METADATA) :], "")
-            elif name in FIELDS:
-                sent = getattr(request, name)
-                value = "" if sent is None else str(sent)
+                value = metadata.get(name[len(_METADATA) :], "")
             else:
-                value = ""
-            if not value:
+                value = sent.get(name, "")
+            if not value and all(error.column != columns.header(name) for error in errors):
                 rule = "must not be blank: the refund's id is made from it"
                 errors.append(RowError(line, columns.header(name), "id_missing", "''", rule))
-            pairs.append([name, value])
-        if errors:
-            return tuple(errors)
-        text = json.dumps(pairs, ensure_ascii=True, separators=(",", ":"))
-        derived = f"f-{hashlib.sha256(text.encode('ascii')).hexdigest()[:32]}"
-        occurrence = None
-        if refund_id:
-            stated = _DERIVED.fullmatch(refund_id)
-            if stated is None or stated[1] != derived:
-                rule = f"is not the id made from the columns, {derived}: clear it, or import without making ids"
-                return (RowError(line, columns.header("refund_id"), "refund_id_mismatch", shown(refund_id), rule),)
-            occurrence = int(stated[2] or 1)
-        return Candidate(line, replace(request, refund_id=derived), occurrence)
+            pairs.append((name, value))
+        return pairs
+
+
+def _identified(
+    line: int, columns: Columns, stated: str, pairs: list[tuple[str, str]], errors: list[RowError]
+) -> tuple[str, int | None]:
+    """Return the id that the pairs make, and the occurrence if the row states it; a stated id must be this one."""
+    text = json.dumps(pairs, ensure_ascii=True, separators=(",", ":"))
+    derived = f"f-{hashlib.sha256(text.encode('ascii')).hexdigest()[:32]}"
+    if not stated:
+        return derived, None
+    match = _DERIVED.fullmatch(stated)
+    if match is not None and match[1] == derived:
+        return derived, int(match[2] or 1)
+    # What the id is made from may itself be what is wrong: then nothing can be said of the id.
+    if not errors:
+        rule = f"is not the id made from the columns, {derived}: clear it, or import without making ids"
+        errors.append(RowError(line, columns.header("refund_id"), "refund_id_mismatch", shown(stated), rule))
+    return derived, None
+
+
+def _broken_rules(
+    line: int, columns: Columns, invalid: InvalidRequest, metadata: Mapping[str, str], told: Sequence[RowError]
+) -> Iterator[RowError]:
+    """Yield what the request's own rules say, under the file's names, of columns of which nothing was told yet."""
+    told_columns = {error.column for error in told}
+    # A rule about a key names the key as its value; here each key is a column of its own.
+    keys = {shown(key): f"{_METADATA}{key}" for key in metadata}
+    for error in invalid.errors:
+        column = columns.header(keys.get(error.value, error.field) if error.field == "metadata" else error.field)
+        if column not in told_columns:
+            yield RowError(line, column, error.code, error.value, error.rule)
 
 
 def _column_error(row: Row, problem: ColumnProblem) -> RowError:
