@@ -35,6 +35,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
         Stage.QUEUED: {
             Stage.SENDING: "claimed",
             Stage.SETTLED: "canceled by the caller, or refused unsent by a guard",
+            Stage.IN_DOUBT: "the server was restored from an old snapshot",
         },
         Stage.SENDING: {
             Stage.SETTLED: "done, or refused and never in doubt",
@@ -47,6 +48,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
             Stage.SENDING: "claimed again",
             Stage.SETTLED: "budget spent, canceled by the caller, or a late proof",
             Stage.PROCESSING: "a late proof: the provider says pending",
+            Stage.IN_DOUBT: "the server was restored from an old snapshot",
         },
         Stage.IN_DOUBT: {
             Stage.SETTLED: "found, final",
@@ -590,6 +592,24 @@ def retry_failed(refund: Refund) -> Step | None:
     if refund.all_remaining:
         changes["amount"] = None
     return Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes=changes)
+
+
+def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
+    """Return the step for a refund on a server restored from a snapshot of `since`, None where nothing can have left.
+
+    Whatever was not settled then may have been sent since; what was read of its payment before is worth nothing now.
+    """
+    if refund.stage not in {Stage.QUEUED, Stage.WAITING, Stage.SENDING, Stage.IN_DOUBT}:
+        return None
+    changes: dict[str, Any] = {
+        "doubt_since": refund.doubt_since or since,
+        "first_attempt_at": min(refund.first_attempt_at or since, since),
+        "quiet_at": now,
+        "baseline": None,
+        "lapses": 0,
+        "retriable": Retriable.NO,
+    } | _NO_LOOKS
+    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="recovered", changes=changes, delay=timedelta(0))
 
 
 def waits_for_person(refunds: Iterable[Refund]) -> bool:

@@ -150,6 +150,9 @@ class Runtime:
             os.kill(os.getpid(), signal.SIGTERM)
         self.intake.resume()
         await self.store.beat(self.name)
+        # After the beat in Redis: the file is fresh only while the loop turns and the records can be reached.
+        if self.settings.heartbeat_file is not None:
+            self.settings.heartbeat_file.touch()
 
     async def _probe(self) -> None:
         await self.service.probe_credentials()

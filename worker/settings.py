@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_amount: int | None = Field(default=None, gt=0)
+    heartbeat_file: Path | None = None
 
     @field_validator("redis_url", "broker_url")
     @classmethod

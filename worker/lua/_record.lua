@@ -50,6 +50,21 @@ local function lock_holder(payment_intent, id)
   return nil
 end
 
+-- A payment's lock goes on to another refund of ours that is in doubt on it: after a recovery several may be.
+local function pass_lock(payment_intent, id)
+  local payment = P .. 'payment:' .. payment_intent
+  if redis.call('HGET', payment, 'lock') == id then redis.call('HDEL', payment, 'lock') end
+  if tonumber(redis.call('HGET', payment, 'open') or '0') <= 1 then return false end
+  for _, field in ipairs(redis.call('HKEYS', payment)) do
+    local other = string.match(field, '^refund:(.+)$')
+    if other and other ~= id and holds_lock(redis.call('HGET', P .. 'refund:' .. other, 'stage') or '') then
+      redis.call('HSET', payment, 'lock', other)
+      return true
+    end
+  end
+  return false
+end
+
 -- Make the oldest refund that waited for the payment due at once; '' where none waits.
 local function wake(payment_intent)
   local waiters = P .. 'waiters:' .. payment_intent
@@ -63,6 +78,20 @@ local function wake(payment_intent)
     popped = redis.call('ZPOPMIN', waiters)
   end
   return ''
+end
+
+-- Rows in a row that fail with one code: a wrong account or an empty balance, which the rest would meet as well.
+local STREAK = 20
+local function watch_streak(r, status)
+  local key, code = P .. 'batch:' .. r.batch_id, r.error_code or 'unknown'
+  if status ~= 'failed' then
+    redis.call('HDEL', key, 'streak_code', 'streak')
+  elseif redis.call('HGET', key, 'streak_code') ~= code then
+    redis.call('HSET', key, 'streak_code', code, 'streak', 1)
+  elseif redis.call('HINCRBY', key, 'streak', 1) >= STREAK and redis.call('HGET', key, 'state') == 'running' then
+    redis.call('HSET', key, 'state', 'paused', 'paused_reason', code, 'paused_at', int(NOW))
+    redis.call('HDEL', key, 'streak_code', 'streak')
+  end
 end
 
 local function count_batch(r, field, by)
@@ -123,6 +152,9 @@ local function move(id, r, to, status, due, set, label, detail)
   end
   if to == 'settled' then
     redis.call('HINCRBY', P .. 'counters', 'settled:' .. status, 1)
+    if status == 'failed' then
+      redis.call('HINCRBY', P .. 'counters', 'failed:' .. (string.match(r.error_code or '', '^[a-z0-9_]+$') or 'other'), 1)
+    end
     if r.amount then
       redis.call('HINCRBY', P .. 'counters', 'amount:' .. status .. ':' .. (r.currency or 'unknown'), r.amount)
     end
@@ -138,6 +170,7 @@ local function move(id, r, to, status, due, set, label, detail)
     if from == 'settled' and from_amount then
       count_batch(r, 'amount:' .. from_status .. ':' .. (from_currency or 'unknown'), '-' .. from_amount)
     end
+    if to == 'settled' and from ~= 'settled' and status ~= 'canceled' then watch_streak(r, status) end
     if to == 'settled' and r.amount then
       count_batch(r, 'amount:' .. status .. ':' .. (r.currency or 'unknown'), r.amount)
     end
@@ -152,8 +185,7 @@ local function move(id, r, to, status, due, set, label, detail)
     redis.call('HINCRBY', payment, 'seq', 1)
     redis.call('ZREM', P .. 'waiters:' .. r.payment_intent, id)
   elseif holds_lock(from) and not holds_lock(to) then
-    if redis.call('HGET', payment, 'lock') == id then redis.call('HDEL', payment, 'lock') end
-    woken = wake(r.payment_intent)
+    if not pass_lock(r.payment_intent, id) then woken = wake(r.payment_intent) end
   end
 
   if to == 'settled' then

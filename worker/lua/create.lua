@@ -15,5 +15,12 @@ redis.call('HSET', P .. 'payment:' .. set.payment_intent, 'refund:' .. id, '')
 if set.batch_id then redis.call('RPUSH', P .. 'batch-refunds:' .. set.batch_id, id) end
 -- `move` needs to know lane, batch and payment before it writes them.
 local r = {lane = set.lane, batch_id = set.batch_id, payment_intent = set.payment_intent}
-move(id, r, 'queued', 'pending', NOW + tonumber(ARGV[7]), set, '"accepted"', '')
+-- After a recovery a new id may be one whose record was lost with a send behind it: it begins in doubt.
+local suspect = redis.call('HMGET', P .. 'meta', 'suspect_since', 'suspect_until')
+if suspect[2] and tonumber(suspect[2]) > NOW then
+  set.doubt_since, set.first_attempt_at, set.quiet_at = suspect[1], suspect[1], int(NOW)
+  move(id, r, 'in_doubt', 'pending', NOW, set, '"accepted_after_recovery"', '')
+else
+  move(id, r, 'queued', 'pending', NOW + tonumber(ARGV[7]), set, '"accepted"', '')
+end
 return {'created', int(NOW)}

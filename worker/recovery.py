@@ -1,0 +1,61 @@
+"""After a disaster: a server restored from an old snapshot does not know what was sent since it was taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Final
+
+from worker import calls, policy, switches
+from worker.connections import redis_errors
+from worker.model import to_ms
+from worker.store import PAGE, Store
+
+BUCKETS: Final = ("sending", "in_doubt", "waiting", "queued", "queued.bulk")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recovered:
+    """How many refunds were put in doubt, and until when new ids begin in doubt."""
+
+    doubted: int
+    suspect_until: datetime
+
+
+def recover(store: Store, since: datetime, *, resubmitted_for: timedelta) -> Recovered:
+    """Put everything that may have been sent since the snapshot in doubt, with every claim stopped meanwhile.
+
+    An id that is handed in again within `resubmitted_for` begins in doubt too: its record may have been lost with a
+    send behind it. Claims stay stopped until `refunds resume`; running it again is harmless.
+    """
+    now = switches.now(store)
+    until = now + resubmitted_for
+    with redis_errors(store.place):
+        store.redis.hset(
+            store.key("meta"),
+            mapping={
+                "paused": str(to_ms(now)),
+                "paused_by": "recover",
+                "suspect_since": str(to_ms(since)),
+                "suspect_until": str(to_ms(until)),
+            },
+        )
+    doubted = 0
+    for page in _pages(store):
+        steps = [
+            (refund, step)
+            for refund in store.get_many(page)
+            if refund is not None and refund.updated_at < now and (step := policy.recovered(refund, since, now))
+        ]
+        saved = store.run_many([calls.save(refund, step, {"since": to_ms(since)}) for refund, step in steps])
+        doubted += sum(result.result == "saved" for result in saved)
+    return Recovered(doubted=doubted, suspect_until=until)
+
+
+def _pages(store: Store) -> Iterator[list[str]]:
+    """Yield the unsettled ids, read whole before any is moved: a move changes the index that is being read."""
+    ids = iter(list(store.ids_in(BUCKETS)))
+    while page := list(islice(ids, PAGE)):
+        yield page
