@@ -191,7 +191,9 @@ def test_proof_told_twice_is_already_known_and_changes_nothing(world: World) -> 
 
 
 @pytest.mark.parametrize(
-    "second", [done_as("succeeded", id="re_2"), done_as("failed"), done_as("pending")], ids=["id", "status", "pending"]
+    "second",
+    [done_as("succeeded", id="re_2"), done_as("pending", id="re_2"), done_as("failed")],
+    ids=["id", "pending id", "status"],
 )
 def test_proof_that_contradicts_a_settled_record_is_reported_and_changes_nothing(world: World, second: Outcome) -> None:
     claim = held(world)
