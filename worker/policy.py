@@ -5,7 +5,7 @@ Nothing here reads a clock, sleeps, sends or draws a random number: `now` and `j
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -610,8 +610,3 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
         "retriable": Retriable.NO,
     } | _NO_LOOKS
     return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="recovered", changes=changes, delay=timedelta(0))
-
-
-def waits_for_person(refunds: Iterable[Refund]) -> bool:
-    """Tell whether any of the refunds needs a person."""
-    return any(refund.stage is Stage.REVIEW for refund in refunds)

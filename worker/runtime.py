@@ -27,6 +27,7 @@ from worker.service import Service
 from worker.settings import Settings
 from worker.store import AsyncStore
 from worker.sweeper import sweep
+from worker.tally import Tally
 from worker.transport import build_client
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,7 @@ class Runtime:
         self.celery = celery
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.intake = BulkIntake(celery, settings.concurrency)
+        self._tally = Tally()
         self.store: AsyncStore
         self.service: Service
         self._client: httpx.AsyncClient
@@ -96,10 +98,11 @@ class Runtime:
         self._client = build_client(settings)
         self.service = Service(
             self.store,
-            Gateway(self._client, settings.rules),
+            Gateway(self._client, settings.rules, observer=self._tally.call),
             rules=settings.rules,
             slots=Slots(settings.concurrency, settings.bulk_share),
             gate=RateGate(self.store, rate=settings.rate_limit, bulk_share=settings.bulk_share),
+            on_attempt=self._tally.attempt,
         )
         for pause, work in (
             (SWEEP_SECONDS, self._sweep),
@@ -150,6 +153,8 @@ class Runtime:
             os.kill(os.getpid(), signal.SIGTERM)
         self.intake.resume()
         await self.store.beat(self.name)
+        self._tally.gate_waited(self.service.gate.waited_seconds)
+        await self._tally.flush(self.store, worker=self.name, provider_away=self.service.breaker.is_open)
         # After the beat in Redis: the file is fresh only while the loop turns and the records can be reached.
         if self.settings.heartbeat_file is not None:
             self.settings.heartbeat_file.touch()

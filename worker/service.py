@@ -76,6 +76,7 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
+        on_attempt: Callable[[Outcome], None] = lambda _: None,
     ) -> None:
         self.store = store
         self.gateway = gateway
@@ -86,6 +87,7 @@ class Service:
         self._clock = clock
         self._jitter = jitter
         self._token = token
+        self._on_attempt = on_attempt
         self.breaker = Breaker(self._provider_answers, jitter=jitter)
         self._blocks = 0
         self._extra: set[asyncio.Task[None]] = set()
@@ -303,6 +305,7 @@ class Service:
         )
         elapsed = timedelta(seconds=self._clock() - started)
         now = claim.now + elapsed
+        self._on_attempt(outcome)
         await self._note_trouble(outcome)
         step = policy.after_attempt(refund, outcome, self.rules, now, self._jitter())
         detail: Detail = {
