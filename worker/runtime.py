@@ -194,7 +194,7 @@ class Runtime:
         """Begin no more refunds; what is in flight goes on. Safe to call from a signal handler."""
         service = getattr(self, "service", None)
         if service is not None:
-            service.stopping = True
+            self._loop.call_soon_threadsafe(service.stop)
 
     def stop(self) -> None:
         """Finish what was begun beside the tasks, close the clients, end the loop."""
@@ -203,7 +203,7 @@ class Runtime:
             self._end_loop()
 
     async def _close(self) -> None:
-        self.service.stopping = True
+        self.service.stop()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -91,14 +91,23 @@ class Service:
         self.breaker = Breaker(self._provider_answers, jitter=jitter)
         self._blocks = 0
         self._extra: set[asyncio.Task[None]] = set()
+        self._waits: set[asyncio.Timeout] = set()
 
     # Handling
 
     async def process(self, refund_ids: Sequence[str], lane: Lane, *, seconds: float) -> int:
         """Handle the refunds of one message; return how many were not begun within `seconds` and given back."""
         until = self._clock() + seconds
-        begun = await asyncio.gather(*(self.handle(refund_id, lane, until=until) for refund_id in refund_ids))
-        left = [refund_id for refund_id, was_begun in zip(refund_ids, begun, strict=True) if not was_begun]
+        # One refund's unforeseen trouble is its own: the others of the message go on.
+        begun = await asyncio.gather(
+            *(self.handle(refund_id, lane, until=until) for refund_id in refund_ids), return_exceptions=True
+        )
+        left = []
+        for refund_id, result in zip(refund_ids, begun, strict=True):
+            if isinstance(result, BaseException):
+                log.error("refund_handling_failed", refund_id=refund_id, alarm=True, exc_info=result)
+            elif not result:
+                left.append(refund_id)
         if left:
             try:
                 await self.store.run(calls.give_back(left))
@@ -110,20 +119,30 @@ class Service:
         """Take one refund as far as it goes now; return False where no slot came free in time."""
         try:
             async with asyncio.timeout(None if until is None else max(0.0, until - self._clock())) as wait:
+                self._waits.add(wait)
                 async with self.slots.hold(lane):
-                    if self.stopping:
-                        return False
                     # Outage and rate are waited for before the claim, never under it.
                     await self.breaker.wait()
                     await self.gate.acquire(lane)
+                    self._waits.discard(wait)
                     wait.reschedule(None)
+                    if self.stopping:
+                        return False
                     await self._advance(refund_id, lane)
         except TimeoutError:
             return False
         except StoreUnavailable as error:
             # Its time in `due` stands: a sweep finds it again.
             log.warning("refund_deferred", refund_id=refund_id, error=str(error))
+        finally:
+            self._waits.discard(wait)
         return True
+
+    def stop(self) -> None:
+        """Begin no more refunds: what waits is given back at once, what was begun goes on."""
+        self.stopping = True
+        for wait in self._waits:
+            wait.reschedule(0)
 
     def wake(self, refund_id: str, lane: Lane) -> None:
         """Handle a refund beside what runs: it waited for a payment that is free now."""
