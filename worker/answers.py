@@ -12,7 +12,19 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final
 
-from worker.model import Answer, NoReply, NotSent, Outcome, ProviderRefund, Refund, Reply, Seen, Status, scrubbed
+from worker.model import (
+    Answer,
+    NoReply,
+    NotSent,
+    Outcome,
+    ProviderRefund,
+    Refund,
+    Reply,
+    Seen,
+    Status,
+    is_provider_id,
+    scrubbed,
+)
 
 FINAL_STATUSES: Final = MappingProxyType(
     {"succeeded": Status.SUCCEEDED, "failed": Status.FAILED, "canceled": Status.CANCELED}
@@ -24,11 +36,11 @@ REFUSALS: Final = frozenset({400, 402, 403, 404, 422})
 def parse_refund(payload: Mapping[str, Any]) -> ProviderRefund | None:
     """Return the refund in a payload, None where it has no usable id."""
     identity = payload.get("id")
-    if not isinstance(identity, str) or not identity:
+    if not isinstance(identity, str) or not is_provider_id(identity):
         return None
     payment = payload.get("payment_intent")
     if isinstance(payment, Mapping):
-        payment = payment.get("id")
+        payment = payment.get("id") or ""
     metadata = payload.get("metadata")
     metadata = metadata if isinstance(metadata, Mapping) else {}
     return ProviderRefund(
@@ -62,11 +74,12 @@ def read_amount(value: Any) -> int | None:
         return None
     if type(value) is int and value >= 0:
         return value
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    if isinstance(value, str) and len(value) <= _LONGEST_AMOUNT and value.isascii() and value.isdigit():
         return int(value)
     return -1
 
 
+_LONGEST_AMOUNT: Final = 15
 _MILLISECONDS_FROM: Final = 10**11
 
 
@@ -189,8 +202,10 @@ _STRENGTH: Final = {seen: rank for rank, seen in enumerate(Seen)}
 def fold(outcomes: Sequence[Outcome]) -> Outcome:
     """Return an attempt's outcome: its strongest try (the latest of equals); doubt stays whatever follows it."""
     strongest = max(enumerate(outcomes), key=lambda pair: (_STRENGTH[pair[1].seen], pair[0]))[1]
+    # A try that never left is no answer, so it does not end a row of 5xx.
+    answered = [outcome for outcome in outcomes if outcome.seen is not Seen.NOT_SENT]
     errors = 0
-    for outcome in reversed(outcomes):
+    for outcome in reversed(answered):
         if not outcome.server_error:
             break
         errors += 1
@@ -200,4 +215,5 @@ def fold(outcomes: Sequence[Outcome]) -> Outcome:
         credentials=any(outcome.credentials for outcome in outcomes),
         tries=len(outcomes),
         server_errors=errors,
+        only_server_errors=errors == len(answered),
     )

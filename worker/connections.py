@@ -17,17 +17,32 @@ from redis import exceptions
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
 
 _DEFAULT_SENTINEL_PORT: Final = 26379
-# Said by a server that is up and will not serve us now.
+# Said by a server that is up and will not serve us now: the client makes a class of some, and leaves others as text.
+_AWAY: Final = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.OutOfMemoryError,
+    exceptions.ReadOnlyError,
+    exceptions.MasterDownError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+    exceptions.NoPermissionError,
+    OSError,
+)
 _AWAY_WORDS: Final = (
     "MISCONF",
-    "LOADING",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
     "NOREPLICAS",
-    "READONLY",
-    "OOM",
+    "UNKILLABLE",
     "BUSY",
     "NOAUTH",
+    "OOM",
+    "READONLY",
+    "LOADING",
+    "MASTERDOWN",
+)
+_CANNOT_READ: Final = (
+    "REFUNDS_REDIS_URL cannot be read as an address: it reads redis://user:password@host:port/0, "
+    "with reserved characters of the password percent-encoded"
 )
 
 _OPTIONS: Final[dict[str, Any]] = {
@@ -84,8 +99,8 @@ def connect(url: str) -> redis.Redis:
         return client
     try:
         return redis.Redis.from_url(url, **_OPTIONS)
-    except ValueError as error:
-        raise SettingsError(f"REFUNDS_REDIS_URL cannot be read: {error}") from None
+    except ValueError:
+        raise SettingsError(_CANNOT_READ) from None
 
 
 def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis:
@@ -99,21 +114,26 @@ def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis
         return client
     try:
         return redis.asyncio.Redis.from_url(url, max_connections=max_connections, **_OPTIONS)
-    except ValueError as error:
-        raise SettingsError(f"REFUNDS_REDIS_URL cannot be read: {error}") from None
+    except ValueError:
+        raise SettingsError(_CANNOT_READ) from None
 
 
 def place_of(url: str) -> str:
     """Return the host and port of an address, without its credentials."""
-    if url.startswith("unix://"):
-        return urlsplit(url).path
-    netloc = urlsplit(url).netloc
-    return netloc.rpartition("@")[2] or "127.0.0.1:6379"
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            return parts.path
+        if "@" in url and "@" not in parts.netloc:
+            return "REFUNDS_REDIS_URL"
+    except ValueError:
+        return "REFUNDS_REDIS_URL"
+    return parts.netloc.rpartition("@")[2] or "127.0.0.1:6379"
 
 
 def is_away(error: BaseException) -> bool:
     """Tell whether Redis itself is the trouble: gone, loading, full, read-only or refusing."""
-    if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError, OSError)):
+    if isinstance(error, _AWAY):
         return True
     return isinstance(error, exceptions.ResponseError) and str(error).startswith(_AWAY_WORDS)
 

@@ -72,7 +72,11 @@ class Retriable(StrEnum):
 
 def shown(value: object) -> str:
     """Return a value for a message: quoted, control characters escaped, shortened."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        # An integer of thousands of digits has no text.
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
@@ -122,7 +126,7 @@ def _metadata_errors(metadata: object) -> list[FieldError]:
         if problem := _text_problem(key, MAX_METADATA_KEY_LENGTH):
             rule = f"a metadata key {problem}"
             errors.append(FieldError(field="metadata", code="metadata_key", value=shown(key), rule=rule))
-        name = f"metadata.{key[:MAX_METADATA_KEY_LENGTH]}"
+        name = f"metadata.{key[:MAX_METADATA_KEY_LENGTH]}" if key.isprintable() else f"metadata.{shown(key)}"
         if not isinstance(value, str):
             errors.append(FieldError(field=name, code="metadata_value", value=shown(value), rule="must be text"))
         elif problem := _text_problem(value, MAX_METADATA_VALUE_LENGTH):
@@ -246,7 +250,7 @@ class Refund:
     amount: int | None = None
     currency: str | None = None
     reason: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=_no_metadata)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     provider_refund_id: str | None = None
     provider_status: str | None = None
     failure_reason: str | None = None
@@ -446,6 +450,8 @@ class Outcome:
     tries: int = 1
     server_errors: int = 0
     """5xx answers in a row at the end of the attempt."""
+    only_server_errors: bool = False
+    """Every answer of the attempt was a 5xx: the row goes on from the attempt before."""
 
 
 class Sight(StrEnum):

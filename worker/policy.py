@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from worker.answers import FINAL_STATUSES, classify, fold
-from worker.errors import IllegalMove, NotCancelable, NotInReview
+from worker.errors import FieldError, IllegalMove, InvalidRequest, NotCancelable, NotInReview
 from worker.model import (
     Action,
     Answer,
@@ -27,7 +27,9 @@ from worker.model import (
     Stage,
     Status,
     Step,
+    is_provider_id,
     scrubbed,
+    shown,
 )
 
 TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
@@ -145,7 +147,7 @@ def backoff(attempt: int, *, base: timedelta, cap: timedelta, jitter: float) -> 
 
     `attempt` counts from 1, `jitter` lies in [0, 1).
     """
-    doublings: int = min(max(attempt, 1) - 1, 40)
+    doublings: int = min(max(attempt, 1) - 1, 30)
     full = min(cap, base * (1 << doublings))
     return full / 2 + full / 2 * jitter
 
@@ -161,9 +163,7 @@ def may_try_again(outcomes: Sequence[Outcome], refund: Refund, rules: Rules) -> 
         return True
     if last.seen is not Seen.MAYBE or rules.idempotency != "trust":
         return False
-    folded = fold(outcomes)
-    earlier = refund.server_errors if folded.server_errors == len(outcomes) else 0
-    return folded.server_errors + earlier < MAX_SERVER_ERRORS
+    return _server_errors(refund, fold(outcomes)) < MAX_SERVER_ERRORS
 
 
 def next_action(refund: Refund, rules: Rules, now: datetime) -> Action:
@@ -230,7 +230,9 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
     if outcome.seen is Seen.REFUSED:
         return _settled_failed(seen, outcome.code)
     started = refund.first_attempt_at or now
-    if now - started >= rules.max_age or seen.get("verdicts", refund.verdicts) >= rules.max_attempts:
+    spent = now - started >= rules.max_age or seen.get("verdicts", refund.verdicts) >= rules.max_attempts
+    # A refused key is everyone's trouble: nothing is failed for it, however long it lasts.
+    if spent and not outcome.credentials:
         return budget_spent(seen)
     delay = _attempt_backoff(refund.attempts, jitter)
     if outcome.retry_after is not None:
@@ -240,9 +242,7 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
 
 
 def _server_errors(refund: Refund, outcome: Outcome) -> int:
-    if outcome.server_errors == outcome.tries:
-        return refund.server_errors + outcome.server_errors
-    return outcome.server_errors
+    return outcome.server_errors + (refund.server_errors if outcome.only_server_errors else 0)
 
 
 _NO_LOOKS: Final[dict[str, Any]] = {"looks": 0, "absent_at": None, "proven_absent_at": None, "found_at": None}
@@ -401,7 +401,9 @@ def after_look(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: 
         case Sight.UNREADABLE:
             if refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age:
                 return to_review({}, "unreadable", f"it could not be read back within the allowed age: {look.reason}")
-            delay = max(_attempt_backoff(refund.looks + 1, jitter), look.retry_after or timedelta(0))
+            doubted = now - (refund.doubt_since or now)
+            delay = min(max(doubted / 4, timedelta(seconds=5)), timedelta(minutes=10)) * (1 + jitter / 4)
+            delay = max(delay, look.retry_after or timedelta(0))
             return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="unreadable", delay=delay, quiet=True)
         case Sight.FOUND_IN_TOTALS:
             return _found_in_totals(refund, rules, now)
@@ -432,7 +434,8 @@ def _found_in_totals(refund: Refund, rules: Rules, now: datetime) -> Step:
         changes["amount"] = refund.baseline.remaining
     if refund.currency is None and refund.baseline is not None:
         changes["currency"] = refund.baseline.currency
-    return Step(to=Stage.SETTLED, status=Status.SUCCEEDED, label="found_in_totals", changes=changes, proof=True)
+    # No proof by the provider's own word: it holds only for the version that was looked at.
+    return Step(to=Stage.SETTLED, status=Status.SUCCEEDED, label="found_in_totals", changes=changes)
 
 
 def _absent(refund: Refund, rules: Rules, now: datetime) -> Step:
@@ -478,36 +481,38 @@ def poll_delay(age: timedelta) -> timedelta:
 def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> Step:
     """Return where `GET /v1/refunds/{id}` leads a refund in `processing`."""
     since = refund.processing_since or now
-    again = Step(
-        to=Stage.PROCESSING,
-        status=Status.PENDING,
-        label="pending",
-        delay=poll_delay(now - since) * (1 + jitter / 4),
-        quiet=True,
-    )
     outcome = classify(answer, refund)
     if outcome.seen is Seen.DONE and outcome.found is not None:
         if outcome.found.id != refund.provider_refund_id:
-            return to_review({}, "contradictory_reply", "the provider answered with another refund's id")
+            return _poll_failed(refund, "contradictory_reply", "the provider answered with another refund's id", now)
         if outcome.found.status != "pending":
-            evidence = refund.evidence or "reply"
-            return done(refund, outcome.found, "operator" if refund.operator_says else evidence, now)
-        if now - since >= MAX_PROCESSING:
-            return to_review({}, "pending_too_long", "the provider has said pending for 30 days")
-        if refund.operator_says:
-            return replace(again, changes={"operator_says": None})
-        return again
+            evidence = "operator" if refund.operator_says else refund.evidence or "reply"
+            return done(refund, outcome.found, evidence, now)
     if outcome.code == "contradictory_reply":
-        return to_review(_problem(outcome), outcome.code, outcome.message or outcome.code)
+        return _poll_failed(refund, outcome.code, outcome.message or outcome.code, now)
     if outcome.seen is Seen.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
-        return to_review(_problem(outcome), "refund_missing", "the provider no longer knows the refund it had named")
-    if outcome.retry_after is not None and again.delay is not None:
-        return replace(again, delay=max(again.delay, outcome.retry_after))
-    return again
+        return _poll_failed(refund, "refund_missing", "the provider does not know the refund that was named", now)
+    if now - since >= MAX_PROCESSING:
+        return _poll_failed(refund, "pending_too_long", "it has not become final for 30 days", now)
+    delay = max(poll_delay(now - since) * (1 + jitter / 4), outcome.retry_after or timedelta(0))
+    confirmed = outcome.seen is Seen.DONE and refund.operator_says is not None
+    return Step(
+        to=Stage.PROCESSING,
+        status=Status.PENDING,
+        label="pending",
+        changes={"operator_says": None} if confirmed else {},
+        delay=delay,
+        quiet=True,
+    )
 
 
-def _problem(outcome: Outcome) -> dict[str, Any]:
-    return {"error_code": outcome.code, "error_message": outcome.message}
+def _poll_failed(refund: Refund, code: str, reason: str, now: datetime) -> Step:
+    """Return the step to a person: the provider had it, so whatever comes next, it may have happened."""
+    changes: dict[str, Any] = {"error_code": code, "error_message": reason, "doubt_since": refund.doubt_since or now}
+    if refund.operator_says is not None:
+        # It was a person's word, and the provider did not bear it out.
+        changes |= {"provider_refund_id": None, "operator_says": None, "processing_since": None}
+    return to_review(changes, code, reason)
 
 
 def cancel(refund: Refund) -> Step:
@@ -526,8 +531,17 @@ def cancel(refund: Refund) -> Step:
 
 
 def resolve_succeeded(refund: Refund, provider_refund_id: str, now: datetime) -> Step:
-    """Return the step for a person's claim that the provider's refund is ours; the next poll verifies it."""
+    """Return the step for a person's claim that the provider's refund is ours; the next poll verifies it.
+
+    Raises `InvalidRequest` where the id could not be asked for, `NotInReview`.
+    """
     _needs_review(refund)
+    if not is_provider_id(provider_refund_id):
+        rule = "must be the provider's refund id, 1 to 200 of A-Z a-z 0-9 _ -"
+        value = shown(provider_refund_id)
+        raise InvalidRequest(
+            [FieldError(field="provider_refund_id", code="provider_refund_id", value=value, rule=rule)]
+        )
     changes = {
         "provider_refund_id": provider_refund_id,
         "processing_since": now,
@@ -559,7 +573,7 @@ def resolve_resend(refund: Refund) -> Step:
             status=Status.PENDING,
             label="operator_says_absent",
             delay=timedelta(0),
-            changes={"lapses": 0},
+            changes={"lapses": 0, "provider_refund_id": None, "operator_says": None},
         )
     changes: dict[str, Any] = {"operator_says": "absent", "lapses": 0, "provider_refund_id": None} | _NO_LOOKS
     return Step(

@@ -523,7 +523,11 @@ class Service:
         alarm = f"the provider's refund {provider_refund_id} already belongs to refund {owner}"
         log.critical("provider_refund_claimed_twice", refund_id=refund.refund_id, alarm=True, owner=owner)
         if refund.stage in {Stage.SENDING, Stage.IN_DOUBT, Stage.PROCESSING}:
-            changes = {"error_code": "owned_elsewhere", "error_message": alarm}
+            changes = {
+                "error_code": "owned_elsewhere",
+                "error_message": alarm,
+                "doubt_since": refund.doubt_since or refund.updated_at,
+            }
             await self._save(refund, policy.to_review(changes, "owned_elsewhere", alarm), {})
 
 

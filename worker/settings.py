@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -18,6 +19,7 @@ from worker.policy import SPARE, Rules
 LIVE_HOST: Final = "api.wooshpay.com"
 ENV_PREFIX: Final = "REFUNDS_"
 _BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "amqp", "amqps"})
+_KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,500}")
 _REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "unix"})
 
 
@@ -45,7 +47,7 @@ class Settings(BaseSettings):
     concurrency: int = Field(default=64, ge=1, le=1024)
     rate_limit: float = Field(default=0, ge=0, le=100_000)
     bulk_share: float = Field(default=0.7, gt=0, le=1)
-    lease_seconds: float = Field(default=45, gt=0, le=3600)
+    lease_seconds: float = Field(default=45, gt=0, le=3600, validate_default=True)
     retention_days: float = Field(default=400, gt=0, le=36500)
     prefix: str = Field(default="refunds:", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_:.{}-]+$")
     log_format: Literal["json", "text"] | None = None
@@ -59,18 +61,22 @@ class Settings(BaseSettings):
         if value is None:
             return None
         allowed = _REDIS_SCHEMES if info.field_name == "redis_url" else _BROKER_SCHEMES
-        scheme = urlsplit(value.get_secret_value()).scheme
+        url = value.get_secret_value()
+        scheme = url.partition("://")[0]
         if scheme not in allowed:
             rule = "must begin with one of {schemes}"
             raise PydanticCustomError("scheme", rule, {"schemes": ", ".join(f"{name}://" for name in sorted(allowed))})
+        if not _is_address(url):
+            rule = "must read scheme://user:password@host:port/0, reserved characters percent-encoded"
+            raise PydanticCustomError("address", rule)
         return value
 
     @field_validator("api_url")
     @classmethod
     def _plain_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        if not value.startswith(("http://", "https://")) or not _is_address(value) or not urlsplit(value).hostname:
             raise PydanticCustomError("url", "must be an http:// or https:// address")
+        parts = urlsplit(value)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise PydanticCustomError("url", "must hold no credentials, query or fragment")
         return value.rstrip("/")
@@ -80,13 +86,13 @@ class Settings(BaseSettings):
     def _any_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _lease_outlives_a_call(self) -> Self:
-        if self.lease_seconds < self.request_timeout_seconds + 5:
-            raise PydanticCustomError(
-                "lease", "REFUNDS_LEASE_SECONDS must be at least REFUNDS_REQUEST_TIMEOUT_SECONDS plus 5"
-            )
-        return self
+    @field_validator("lease_seconds")
+    @classmethod
+    def _lease_outlives_a_call(cls, value: float, info: Any) -> float:
+        timeout = info.data.get("request_timeout_seconds")
+        if timeout is not None and value < timeout + 5:
+            raise PydanticCustomError("lease", "must be at least REFUNDS_REQUEST_TIMEOUT_SECONDS plus 5")
+        return value
 
     @classmethod
     def load(cls, **overrides: Any) -> Settings:
@@ -116,7 +122,7 @@ class Settings(BaseSettings):
     def is_live(self) -> bool:
         """Tell whether the key or the URL moves real money."""
         key = self.api_key.get_secret_value() if self.api_key else ""
-        return key.startswith(("sk_live_", "rk_live_")) or self.provider_host == LIVE_HOST
+        return "_live_" in key or (urlsplit(self.api_url).hostname or "").rstrip(".") == LIVE_HOST
 
     @property
     def mode(self) -> str:
@@ -128,7 +134,8 @@ class Settings(BaseSettings):
         """Return the provider's host, lower case; with the port where it is not the scheme's own."""
         parts = urlsplit(self.api_url)
         host = (parts.hostname or "").rstrip(".")
-        return host if parts.port in {None, 80, 443} else f"{host}:{parts.port}"
+        usual = {"https": 443, "http": 80}[parts.scheme]
+        return host if parts.port in {None, usual} else f"{host}:{parts.port}"
 
     @property
     def rules(self) -> Rules:
@@ -171,9 +178,21 @@ class Settings(BaseSettings):
                 "use https, or set REFUNDS_ALLOW_HTTP=true if the way there is trusted"
             )
         key = self.api_key.get_secret_value()
-        if not key.isascii() or not key.isprintable() or " " in key or ":" in key:
+        if _KEY.fullmatch(key) is None:
             raise SettingsError("REFUNDS_API_KEY holds characters that no key has: check for quotes or line ends")
         return key
+
+
+def _is_address(url: str) -> bool:
+    """Tell whether an address can be taken apart: a password's `/` or `[` must not be read as the host's."""
+    try:
+        parts = urlsplit(url)
+        # Several hosts, of Sentinels or of a broker's cluster, have no one port.
+        one_host = "," not in parts.netloc and ";" not in url
+        port = parts.port if one_host else None
+    except ValueError:
+        return False
+    return port != 0 and not ("@" in url and "@" not in parts.netloc)
 
 
 def is_loopback(host: str) -> bool:

@@ -263,7 +263,16 @@ class AsyncStore(_Scripts):
 
     async def _run_group(self, group: Sequence[Call[Any]]) -> list[Any]:
         if self.wait_for_disk is None and any(call.durable for call in group):
-            self.wait_for_disk = await self._probe_disk()
+            try:
+                self.wait_for_disk = await self._probe_disk()
+            except NotDurable as error:
+                # Reads gathered beside them have nothing to do with it.
+                rest = [call for call in group if not call.durable]
+                results = iter(await self._run_scripts(rest) if rest else [])
+                return [error if call.durable else next(results) for call in group]
+        return await self._run_scripts(group)
+
+    async def _run_scripts(self, group: Sequence[Call[Any]]) -> list[Any]:
         results = await self._execute(group)
         again = [index for index, result in enumerate(results) if _lost_script(result)]
         if again:

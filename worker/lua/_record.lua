@@ -41,28 +41,22 @@ local function reschedule(id, r, due)
   redis.call('ZADD', P .. 'index:' .. bucket(r.stage, r.status, r.lane), int(due), id)
 end
 
--- The holder of a payment's lock, nil where it is free: a lock whose holder has left those stages is free.
+-- Another refund of ours that is in flight or in doubt on the payment, nil where there is none. `lock` names one of
+-- them; a person's decision or a recovery may have put more in doubt, so where others are open each is asked.
 local function lock_holder(payment_intent, id)
-  local holder = redis.call('HGET', P .. 'payment:' .. payment_intent, 'lock')
-  if not holder or holder == id then return nil end
-  local stage = redis.call('HGET', P .. 'refund:' .. holder, 'stage')
-  if stage and holds_lock(stage) then return holder end
-  return nil
-end
-
--- A payment's lock goes on to another refund of ours that is in doubt on it: after a recovery several may be.
-local function pass_lock(payment_intent, id)
   local payment = P .. 'payment:' .. payment_intent
-  if redis.call('HGET', payment, 'lock') == id then redis.call('HDEL', payment, 'lock') end
-  if tonumber(redis.call('HGET', payment, 'open') or '0') <= 1 then return false end
+  local state = redis.call('HMGET', payment, 'lock', 'open')
+  if state[1] and state[1] ~= id and holds_lock(redis.call('HGET', P .. 'refund:' .. state[1], 'stage') or '') then
+    return state[1]
+  end
+  if tonumber(state[2] or '0') <= 1 then return nil end
   for _, field in ipairs(redis.call('HKEYS', payment)) do
     local other = string.match(field, '^refund:(.+)$')
     if other and other ~= id and holds_lock(redis.call('HGET', P .. 'refund:' .. other, 'stage') or '') then
-      redis.call('HSET', payment, 'lock', other)
-      return true
+      return other
     end
   end
-  return false
+  return nil
 end
 
 -- Make the oldest refund that waited for the payment due at once; '' where none waits.
@@ -106,6 +100,7 @@ local function move(id, r, to, status, due, set, label, detail)
   if from then from_bucket = bucket(from, from_status, r.lane) end
   local from_amount, from_currency = r.amount, r.currency
   set.stage, set.status = to, status
+  if r.held then set.held = '' end
   set.version, set.updated_at = int(tonumber(r.version or '0') + 1), int(NOW)
   if to == 'settled' then set.next_check_at = '' else set.next_check_at = int(due) end
 
@@ -177,15 +172,23 @@ local function move(id, r, to, status, due, set, label, detail)
   end
 
   local woken = ''
-  if set.provider_refund_id and set.provider_refund_id ~= '' then
+  -- What a person only claims to be ours is owned once the provider has confirmed it.
+  if set.provider_refund_id and set.provider_refund_id ~= '' and not r.operator_says then
     redis.call('HSET', payment, 'owner:' .. set.provider_refund_id, id)
   end
+  -- A total read before any of these moves may be out of date after it.
+  if from and from ~= 'queued' or to == 'sending' then redis.call('HINCRBY', payment, 'seq', 1) end
   if holds_lock(to) and not holds_lock(from) then
-    redis.call('HSET', payment, 'lock', id)
-    redis.call('HINCRBY', payment, 'seq', 1)
+    redis.call('HSET', payment, 'lock', lock_holder(r.payment_intent, id) or id)
     redis.call('ZREM', P .. 'waiters:' .. r.payment_intent, id)
   elseif holds_lock(from) and not holds_lock(to) then
-    if not pass_lock(r.payment_intent, id) then woken = wake(r.payment_intent) end
+    local holder = lock_holder(r.payment_intent, id)
+    if holder then
+      redis.call('HSET', payment, 'lock', holder)
+    else
+      redis.call('HDEL', payment, 'lock')
+      woken = wake(r.payment_intent)
+    end
   end
 
   if to == 'settled' then
@@ -196,7 +199,7 @@ local function move(id, r, to, status, due, set, label, detail)
     if from ~= 'settled' and redis.call('HINCRBY', payment, 'open', -1) <= 0 then
       redis.call('PEXPIRE', payment, RETENTION)
     end
-    if r.batch_id then
+    if r.batch_id and tonumber(redis.call('HGET', P .. 'batch:' .. r.batch_id, 'status:pending') or '0') <= 0 then
       redis.call('PEXPIRE', P .. 'batch:' .. r.batch_id, RETENTION)
       redis.call('PEXPIRE', P .. 'batch-refunds:' .. r.batch_id, RETENTION)
     end
@@ -206,10 +209,10 @@ local function move(id, r, to, status, due, set, label, detail)
     if from then
       redis.call('PERSIST', key)
       redis.call('PERSIST', P .. 'history:' .. id)
-      if r.batch_id then
-        redis.call('PERSIST', P .. 'batch:' .. r.batch_id)
-        redis.call('PERSIST', P .. 'batch-refunds:' .. r.batch_id)
-      end
+    end
+    if r.batch_id then
+      redis.call('PERSIST', P .. 'batch:' .. r.batch_id)
+      redis.call('PERSIST', P .. 'batch-refunds:' .. r.batch_id)
     end
   end
   return woken

@@ -11,6 +11,8 @@ if not r then return {'missing', int(NOW), {}} end
 local function refuse(reason) return {reason, int(NOW), flat(r)} end
 local function hold_back(reason, due_ms)
   reschedule(id, r, due_ms)
+  -- Held back on purpose: a dry queue does not mean that its nudge was lost.
+  if r.stage == 'queued' then redis.call('HSET', P .. 'refund:' .. id, 'held', '1') end
   r.next_check_at = int(due_ms)
   return refuse(reason)
 end
@@ -19,6 +21,8 @@ local body = redis.call('GET', P .. 'body:' .. id)
 
 -- The same claim asked twice: its first reply was lost with a connection.
 if r.stage == 'sending' and r.claim == token and due > NOW then
+  -- Written again, so that waiting for the disk waits for this claim on whichever connection asks.
+  redis.call('HSET', P .. 'refund:' .. id, 'claim', token)
   return {'claimed', int(NOW), int(due - NOW), body, flat(r)}
 end
 
@@ -47,8 +51,9 @@ local blocked = redis.call('HGET', P .. 'gate', 'blocked_until')
 if blocked and tonumber(blocked) > NOW then return hold_back('blocked', tonumber(blocked)) end
 if r.batch_id then
   local batch = redis.call('HMGET', P .. 'batch:' .. r.batch_id, 'state', 'not_before')
-  if batch[1] == 'canceled' and r.stage == 'queued' then
-    local woken = move(id, r, 'settled', 'canceled', 0, {}, '"batch_canceled"', '')
+  if batch[1] == 'canceled' and not r.doubt_since then
+    local drop = {lapses = '', verdicts = '', server_errors = '', looks = '', baseline = '', resends = '', retriable = ''}
+    move(id, r, 'settled', 'canceled', 0, drop, '"batch_canceled"', '')
     return {'canceled', int(NOW), flat(r)}
   end
   if batch[1] == 'paused' then return hold_back('batch', NOW + tonumber(ARGV[12])) end

@@ -5,6 +5,8 @@ local id, fingerprint = ARGV[4], ARGV[5]
 local existing = load(id)
 if existing then
   if existing.fingerprint ~= fingerprint then return {'conflict', int(NOW)} end
+  -- Written again, so that waiting for the disk waits for this record on whichever connection asks.
+  redis.call('HSET', P .. 'refund:' .. id, 'fingerprint', fingerprint)
   return {'exists', int(NOW), flat(existing)}
 end
 local set = {created_at = int(NOW), fingerprint = fingerprint}

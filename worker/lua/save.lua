@@ -13,7 +13,15 @@ local proof = ARGV[6] == '1'
 if proof then
   if r.generation ~= ARGV[7] and not (r.generation == nil and ARGV[7] == '1') then return {'contradicts', int(NOW), ''} end
   if r.stage == 'settled' or (r.stage == 'processing' and to == 'processing') then
-    if r.provider_refund_id == set.provider_refund_id and r.status == ARGV[9] then return {'already', int(NOW), ''} end
+    local same = r.provider_refund_id == set.provider_refund_id
+    -- A reply that was overtaken by a later look: it saw the same refund before it was final, or only its total.
+    if same and (to == 'processing' or r.status == ARGV[9]) then return {'already', int(NOW), ''} end
+    if not r.provider_refund_id and r.evidence == 'totals' and (to == 'processing' or r.status == ARGV[9]) then
+      return {'already', int(NOW), ''}
+    end
+    return {'contradicts', int(NOW), ''}
+  end
+  if r.provider_refund_id and r.provider_refund_id ~= set.provider_refund_id and not r.operator_says then
     return {'contradicts', int(NOW), ''}
   end
 elseif r.version ~= ARGV[5] then

@@ -10,16 +10,19 @@ local function take(bucket_name, until_ms, hold_ms)
   local index = P .. 'index:' .. bucket_name
   local ids = redis.call('ZRANGEBYSCORE', index, '-inf', int(until_ms), 'LIMIT', 0, left)
   for _, id in ipairs(ids) do
-    local r = redis.call('HMGET', P .. 'refund:' .. id, 'stage', 'lane', 'status')
+    local r = redis.call('HMGET', P .. 'refund:' .. id, 'stage', 'lane', 'held', 'next_check_at')
     local due = int(NOW + hold_ms)
     if not r[1] then
       redis.call('ZREM', index, id)
       redis.call('ZREM', P .. 'due', id)
-    else
+    elseif not (r[3] and tonumber(r[4]) > NOW) then
       redis.call('ZADD', P .. 'due', due, id)
       redis.call('ZADD', index, due, id)
       -- The time on the record stays: it says when the refund was due, and early nudges are judged by it.
-      if r[1] == 'queued' then redis.call('HSET', P .. 'refund:' .. id, 'next_check_at', due) end
+      if r[1] == 'queued' then
+        redis.call('HSET', P .. 'refund:' .. id, 'next_check_at', due)
+        if r[3] then redis.call('HDEL', P .. 'refund:' .. id, 'held') end
+      end
       out[#out + 1] = id; out[#out + 1] = r[2] or 'refunds'; out[#out + 1] = r[1]
       left = left - 1
     end
