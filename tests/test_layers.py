@@ -30,6 +30,8 @@ LAYERS = (
     {"broker", "store", "gateway", "importer", "telemetry"},
     {"lanes", "breaker", "intake", "sweeper", "switches", "batches", "tally"},
     {"health", "metrics", "recovery"},
+    {"recorder"},
+    {"reconciler"},
     {"service", "client"},
     {"__init__"},
     {"runtime"},

@@ -9,17 +9,17 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
 
 from worker import calls, policy
-from worker.answers import classify, parse_refund
+from worker.answers import classify
 from worker.breaker import Breaker
-from worker.calls import Claim, ClaimKind, Loaded, Saved
-from worker.errors import IllegalMove, StoreUnavailable
+from worker.calls import Claim, ClaimKind, Loaded
+from worker.errors import StoreUnavailable
 from worker.gateway import Gateway
 from worker.lanes import RateGate, Slots
 from worker.model import (
@@ -27,18 +27,17 @@ from worker.model import (
     Answer,
     Baseline,
     Lane,
-    Look,
     Outcome,
-    ProviderRefund,
     Refund,
     Reply,
     Seen,
-    Sight,
     Stage,
     Step,
 )
 from worker.policy import Rules
-from worker.readback import PaymentView, look_at_list, look_at_totals
+from worker.readback import PaymentView
+from worker.reconciler import Reconciler
+from worker.recorder import SOON, Recorder
 from worker.store import AsyncStore
 
 log = structlog.get_logger(__name__)
@@ -47,14 +46,7 @@ HOPS: Final = 4
 """Decisions one handling may take in a row: lapse, look, resend, and one to spare."""
 FIRST_BLOCK: Final = timedelta(seconds=1)
 LONGEST_BLOCK: Final = timedelta(minutes=2)
-SAVE_SECONDS: Final = 120.0
-STOPPING_SAVE_SECONDS: Final = 15.0
-"""A stopping worker insists no longer: the lapsed lease leads to a read-back, which finds what was done."""
-SOON: Final = timedelta(seconds=5)
-"""A look due sooner than the next sweep is taken by the worker that scheduled it."""
 MOST_WOKEN: Final = 1000
-_SAVE_PAUSE: Final = 0.1
-_LONGEST_SAVE_PAUSE: Final = 2.0
 
 SENT: Final = Loaded(now=datetime.min.replace(tzinfo=UTC), seq="", refund=None)
 """What a claim that decided by itself leaves to look at."""
@@ -88,6 +80,8 @@ class Service:
         self._jitter = jitter
         self._token = token
         self._on_attempt = on_attempt
+        self._recorder = Recorder(store, clock=clock, look_again=self._look_again)
+        self._reconciler = Reconciler(store, gateway, self._recorder, rules=rules, note_trouble=self._note_trouble)
         self.breaker = Breaker(self._provider_answers, jitter=jitter)
         self._blocks = 0
         self._extra: set[asyncio.Task[None]] = set()
@@ -140,22 +134,26 @@ class Service:
 
     def stop(self) -> None:
         """Begin no more refunds: what waits is given back at once, what was begun goes on."""
-        self.stopping = True
+        self.stopping = self._recorder.stopping = True
         for wait in self._waits:
             wait.reschedule(0)
 
-    def wake(self, refund_id: str, lane: Lane) -> None:
-        """Handle a refund beside what runs: it waited for a payment that is free now."""
+    def _look_again(self, refund_id: str, lane: Lane, delay: timedelta) -> None:
+        """Handle a refund beside what runs, after `delay`: its payment is free now, or its next look is near.
+
+        Forgotten where this process ends or has too many: a sweep finds it.
+        """
+        if delay <= timedelta(0):
+            self._wake(refund_id, lane)
+        elif len(self._extra) < MOST_WOKEN:
+            asyncio.get_running_loop().call_later(delay.total_seconds(), self._wake, refund_id, lane)
+
+    def _wake(self, refund_id: str, lane: Lane) -> None:
         if self.stopping:
             return
         task = asyncio.create_task(self._woken(refund_id, lane))
         self._extra.add(task)
         task.add_done_callback(self._extra.discard)
-
-    def _wake_soon(self, refund: Refund, delay: timedelta) -> None:
-        """Look again without waiting for a sweep, which comes only every few seconds; forgotten where this one ends."""
-        if len(self._extra) < MOST_WOKEN:
-            asyncio.get_running_loop().call_later(delay.total_seconds(), self.wake, refund.refund_id, refund.lane)
 
     async def _woken(self, refund_id: str, lane: Lane) -> None:
         await self.handle(refund_id, lane)
@@ -196,7 +194,7 @@ class Service:
                 return claim.result == "window"
             case Action.LAPSE:
                 step = policy.after_lapse(refund, self.rules, loaded.now, self._jitter())
-                saved = await self._save(refund, step, {"seen": "lease_lapsed"})
+                saved = await self._recorder.save(refund, step, {"seen": "lease_lapsed"})
                 return saved is not None and saved.result == "saved"
             case Action.LOOK:
                 return await self._look(refund, loaded.now, lane)
@@ -205,7 +203,7 @@ class Service:
                 return False
             case Action.REVIEW:
                 step = policy.to_review({}, "no_readback", "it may have happened, and nothing may be read back")
-                await self._save(refund, step, {})
+                await self._recorder.save(refund, step, {})
                 return False
 
     # Sending
@@ -231,7 +229,7 @@ class Service:
                     return False
             else:
                 if wrong := _wrong_currency(refund, view):
-                    await self._save(refund, policy.refused_unsent(refund, "currency_mismatch", wrong), {})
+                    await self._recorder.save(refund, policy.refused_unsent(refund, "currency_mismatch", wrong), {})
                     return False
                 if self.rules.wants_baseline:
                     baseline = view.baseline
@@ -264,7 +262,7 @@ class Service:
             delay=delay,
             quiet=True,
         )
-        await self._save(refund, step, {})
+        await self._recorder.save(refund, step, {})
         log.info("refund_postponed", refund_id=refund.refund_id, reason=outcome.code)
 
     async def _claim(
@@ -297,13 +295,13 @@ class Service:
             left = claim.refund.next_check_at - claim.now
             self.gate.learn(left)
             if left <= SOON:
-                self._wake_soon(claim.refund, left)
+                self._look_again(refund_id, claim.refund.lane, left)
         if claim.result == "missing":
             log.warning("refund_unknown", refund_id=refund_id)
         if claim.result == "no_body":
             log.error("stored_request_missing", refund_id=refund_id, alarm=True)
         if claim.result == "no_body" and claim.refund is not None and claim.refund.stage is Stage.IN_DOUBT:
-            await self._save(claim.refund, policy.to_review({}, "no_body", "its stored request is gone"), {})
+            await self._recorder.save(claim.refund, policy.to_review({}, "no_body", "its stored request is gone"), {})
         log.debug("claim_refused", refund_id=refund_id, reason=claim.result)
         return claim
 
@@ -336,7 +334,7 @@ class Service:
             detail["http_status"] = outcome.http_status
         if outcome.tries > 1:
             detail["tries"] = outcome.tries
-        await self._save(refund, step, detail, insist=True)
+        await self._recorder.save(refund, step, detail, insist=True)
 
     async def _note_trouble(self, outcome: Outcome) -> None:
         """Let all workers know what one answer says of the provider as a whole."""
@@ -374,18 +372,20 @@ class Service:
 
     async def _poll(self, refund: Refund, now: datetime) -> None:
         if refund.provider_refund_id is None:
-            await self._save(refund, policy.to_review({}, "no_provider_id", "it is processing under no id"), {})
+            await self._recorder.save(
+                refund, policy.to_review({}, "no_provider_id", "it is processing under no id"), {}
+            )
             return
         answer = await self.gateway.get_refund(refund.provider_refund_id)
         await self._note_trouble(classify(answer, refund))
         step = policy.after_poll(refund, answer, now, self._jitter())
-        await self._save(refund, step, {"seen": _shape(answer)}, insist=step.proof)
+        await self._recorder.save(refund, step, {"seen": _shape(answer)}, insist=step.proof)
 
     async def _look(self, refund: Refund, now: datetime, lane: Lane) -> bool:
-        look = await self._sight(refund)
+        look = await self._reconciler.look(refund)
         step = policy.after_look(refund, look, self.rules, now, self._jitter())
         detail = {"look": look.sight.value, "reason": look.reason}
-        saved = await self._save(refund, step, detail, insist=step.proof)
+        saved = await self._recorder.save(refund, step, detail, insist=step.proof)
         if saved is None or saved.result != "saved" or "proven_absent_at" not in step.changes or step.quiet:
             return False
         if step.changes["proven_absent_at"] is None:
@@ -397,144 +397,6 @@ class Service:
         if claim.claimed:
             await self._attempt(claim, lane)
         return False
-
-    async def _sight(self, refund: Refund) -> Look:
-        match self.rules.readback:
-            case "list":
-                return await self._sight_of_list(refund)
-            case "totals":
-                return await self._sight_of_totals(refund)
-            case "none":
-                return Look(sight=Sight.INCONCLUSIVE, reason="nothing may be read back")
-
-    async def _sight_of_list(self, refund: Refund) -> Look:
-        listed = await self.gateway.list_refunds(refund.payment_intent)
-        if not isinstance(listed, tuple):
-            return await self._unread(listed, refund)
-        entries, complete = listed
-        siblings = await self.store.run(calls.siblings(refund.payment_intent, refund.refund_id))
-        by_id = {entry.id: entry for entry in entries}
-        for sibling in siblings:
-            if sibling.provider_refund_id in by_id:
-                await self._reverse(sibling, by_id[sibling.provider_refund_id])
-        return look_at_list(refund, entries, complete=complete, siblings=siblings)
-
-    async def _sight_of_totals(self, refund: Refund) -> Look:
-        if refund.baseline is None:
-            return look_at_totals(refund, PaymentView(), siblings=(), reread={}, totals_proof=False)
-        # The others first: one that moves after it was read moves the totals too, and the look is then inconclusive.
-        siblings = await self.store.run(calls.siblings(refund.payment_intent, refund.refund_id))
-        reread: dict[str, ProviderRefund | None] = {}
-        for sibling in siblings:
-            if sibling.provider_refund_id is not None:
-                reread[sibling.provider_refund_id] = await self._reread(sibling, sibling.provider_refund_id)
-        view = await self.gateway.get_payment(refund.payment_intent)
-        if not isinstance(view, PaymentView):
-            return await self._unread(view, refund)
-        return look_at_totals(refund, view, siblings=siblings, reread=reread, totals_proof=self.rules.totals_proof)
-
-    async def _reread(self, sibling: Refund, provider_refund_id: str) -> ProviderRefund | None:
-        answer = await self.gateway.get_refund(provider_refund_id)
-        if not isinstance(answer, Reply) or answer.payload is None:
-            return None
-        found = parse_refund(answer.payload)
-        if found is None or found.id != provider_refund_id:
-            return None
-        await self._reverse(sibling, found)
-        return found
-
-    async def _reverse(self, sibling: Refund, found: ProviderRefund) -> None:
-        step = policy.reversed_by_provider(sibling, found)
-        if step is not None:
-            await self._save(sibling, step, {"look": "reversed"})
-
-    async def _unread(self, answer: Answer, refund: Refund) -> Look:
-        """Return the look for a read-back that was not answered; a readable refusal will not get better by itself."""
-        outcome = classify(answer, refund)
-        await self._note_trouble(outcome)
-        if outcome.seen is Seen.REFUSED:
-            return Look(sight=Sight.INCONCLUSIVE, reason=f"the provider refuses to show it: {outcome.code}")
-        return Look(sight=Sight.UNREADABLE, reason=outcome.message or outcome.code, retry_after=outcome.retry_after)
-
-    # Saving
-
-    async def _save(
-        self, refund: Refund, step: Step, detail: Mapping[str, Any], *, insist: bool = False
-    ) -> Saved | None:
-        """Save a step; `insist` for one that carries a reply: it is tried until it is in, for two minutes."""
-        if not step.quiet and not step.proof:
-            policy.check_move(refund.refund_id, refund.stage, step.to)
-        full = {**detail, "alarm": step.alarm} if step.alarm else dict(detail)
-        began, pause = self._clock(), _SAVE_PAUSE
-        while True:
-            try:
-                saved = await self.store.run(calls.save(refund, step, full))
-                break
-            except StoreUnavailable:
-                limit = STOPPING_SAVE_SECONDS if self.stopping else SAVE_SECONDS
-                if not insist or self._clock() - began >= limit:
-                    log.error(  # noqa: TRY400 - raised below; here are the facts that the error lacks
-                        "save_failed",
-                        refund_id=refund.refund_id,
-                        to=step.to.value,
-                        provider_refund_id=step.changes.get("provider_refund_id"),
-                    )
-                    raise
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_SAVE_PAUSE)
-        await self._after_save(refund, step, saved, full)
-        return saved
-
-    async def _after_save(self, refund: Refund, step: Step, saved: Saved, detail: Mapping[str, Any]) -> None:
-        facts = {name: value for name, value in detail.items() if name not in {"alarm", "reason"}}
-        match saved.result:
-            case "saved":
-                if not step.quiet:
-                    log.info(
-                        _event(step),
-                        refund_id=refund.refund_id,
-                        stage=step.to.value,
-                        status=step.status.value,
-                        label=step.label,
-                        **facts,
-                    )
-                if step.alarm:
-                    log.error("refund_needs_attention", refund_id=refund.refund_id, alarm=True, reason=step.alarm)
-                if saved.woken is not None:
-                    self.wake(saved.woken, refund.lane)
-                if step.to is not Stage.SETTLED and step.delay is not None and step.delay <= SOON:
-                    self._wake_soon(refund, step.delay)
-            case "owned":
-                await self._owned(refund, saved.other or "", step)
-            case "contradicts":
-                log.critical(
-                    "proof_against_settled",
-                    refund_id=refund.refund_id,
-                    alarm=True,
-                    provider_refund_id=step.changes.get("provider_refund_id"),
-                )
-            case "illegal":
-                raise IllegalMove(refund.refund_id, saved.other or "", step.to.value)
-            case "stale" | "already" | "missing":
-                log.info("save_superseded", refund_id=refund.refund_id, result=saved.result, label=step.label)
-
-    async def _owned(self, refund: Refund, owner: str, step: Step) -> None:
-        provider_refund_id = step.changes.get("provider_refund_id")
-        alarm = f"the provider's refund {provider_refund_id} already belongs to refund {owner}"
-        log.critical("provider_refund_claimed_twice", refund_id=refund.refund_id, alarm=True, owner=owner)
-        if refund.stage in {Stage.SENDING, Stage.IN_DOUBT, Stage.PROCESSING}:
-            changes = {
-                "error_code": "owned_elsewhere",
-                "error_message": alarm,
-                "doubt_since": refund.doubt_since or refund.updated_at,
-            }
-            await self._save(refund, policy.to_review(changes, "owned_elsewhere", alarm), {})
-
-
-def _event(step: Step) -> str:
-    if step.to is Stage.SETTLED:
-        return "refund_settled"
-    return f"refund_{step.to.value}" if step.to is not Stage.REVIEW else "refund_sent_to_review"
 
 
 def _wrong_currency(refund: Refund, view: PaymentView) -> str | None:

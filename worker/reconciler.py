@@ -1,0 +1,92 @@
+"""Read-backs: gather what the provider shows of a doubtful refund and its payment; `readback` judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from worker import calls, policy
+from worker.answers import classify, parse_refund
+from worker.gateway import Gateway
+from worker.model import Answer, Look, Outcome, ProviderRefund, Refund, Reply, Seen, Sight
+from worker.policy import Rules
+from worker.readback import PaymentView, look_at_list, look_at_totals
+from worker.recorder import Recorder
+from worker.store import AsyncStore
+
+
+class Reconciler:
+    """Looks at doubtful refunds by the mode of `rules.readback`; `note_trouble` is told of reads that went wrong."""
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        gateway: Gateway,
+        recorder: Recorder,
+        *,
+        rules: Rules,
+        note_trouble: Callable[[Outcome], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._gateway = gateway
+        self._recorder = recorder
+        self._rules = rules
+        self._note_trouble = note_trouble
+
+    async def look(self, refund: Refund) -> Look:
+        """Return what the provider shows of a refund in doubt; reversals of its siblings met on the way are saved."""
+        match self._rules.readback:
+            case "list":
+                return await self._sight_of_list(refund)
+            case "totals":
+                return await self._sight_of_totals(refund)
+            case "none":
+                return Look(sight=Sight.INCONCLUSIVE, reason="nothing may be read back")
+
+    async def _sight_of_list(self, refund: Refund) -> Look:
+        listed = await self._gateway.list_refunds(refund.payment_intent)
+        if not isinstance(listed, tuple):
+            return await self._unread(listed, refund)
+        entries, complete = listed
+        siblings = await self._store.run(calls.siblings(refund.payment_intent, refund.refund_id))
+        by_id = {entry.id: entry for entry in entries}
+        for sibling in siblings:
+            if sibling.provider_refund_id in by_id:
+                await self._reverse(sibling, by_id[sibling.provider_refund_id])
+        return look_at_list(refund, entries, complete=complete, siblings=siblings)
+
+    async def _sight_of_totals(self, refund: Refund) -> Look:
+        if refund.baseline is None:
+            return look_at_totals(refund, PaymentView(), siblings=(), reread={}, totals_proof=False)
+        # The others first: one that moves after it was read moves the totals too, and the look is then inconclusive.
+        siblings = await self._store.run(calls.siblings(refund.payment_intent, refund.refund_id))
+        reread: dict[str, ProviderRefund | None] = {}
+        for sibling in siblings:
+            if sibling.provider_refund_id is not None:
+                reread[sibling.provider_refund_id] = await self._reread(sibling, sibling.provider_refund_id)
+        view = await self._gateway.get_payment(refund.payment_intent)
+        if not isinstance(view, PaymentView):
+            return await self._unread(view, refund)
+        return look_at_totals(refund, view, siblings=siblings, reread=reread, totals_proof=self._rules.totals_proof)
+
+    async def _reread(self, sibling: Refund, provider_refund_id: str) -> ProviderRefund | None:
+        answer = await self._gateway.get_refund(provider_refund_id)
+        if not isinstance(answer, Reply) or answer.payload is None:
+            return None
+        found = parse_refund(answer.payload)
+        if found is None or found.id != provider_refund_id:
+            return None
+        await self._reverse(sibling, found)
+        return found
+
+    async def _reverse(self, sibling: Refund, found: ProviderRefund) -> None:
+        step = policy.reversed_by_provider(sibling, found)
+        if step is not None:
+            await self._recorder.save(sibling, step, {"look": "reversed"})
+
+    async def _unread(self, answer: Answer, refund: Refund) -> Look:
+        """Return the look for a read-back that was not answered; a readable refusal will not get better by itself."""
+        outcome = classify(answer, refund)
+        await self._note_trouble(outcome)
+        if outcome.seen is Seen.REFUSED:
+            return Look(sight=Sight.INCONCLUSIVE, reason=f"the provider refuses to show it: {outcome.code}")
+        return Look(sight=Sight.UNREADABLE, reason=outcome.message or outcome.code, retry_after=outcome.retry_after)

@@ -1,0 +1,116 @@
+"""Saving what was decided: until it is in where it carries a reply, and told in the log once it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+
+from worker import calls, policy
+from worker.calls import Saved
+from worker.errors import IllegalMove, StoreUnavailable
+from worker.model import Lane, Refund, Stage, Step
+from worker.store import AsyncStore
+
+log = structlog.get_logger(__name__)
+
+SAVE_SECONDS: Final = 120.0
+STOPPING_SAVE_SECONDS: Final = 15.0
+"""A stopping worker insists no longer: the lapsed lease leads to a read-back, which finds what was done."""
+SOON: Final = timedelta(seconds=5)
+"""A look due sooner than the next sweep is taken by the worker that scheduled it."""
+_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+
+LookAgain = Callable[[str, Lane, timedelta], None]
+
+
+class Recorder:
+    """Saves steps of one worker; `look_again` is told of a refund that is due soon, with its lane and the wait."""
+
+    def __init__(self, store: AsyncStore, *, clock: Callable[[], float], look_again: LookAgain) -> None:
+        self.stopping = False
+        self._store = store
+        self._clock = clock
+        self._look_again = look_again
+
+    async def save(
+        self, refund: Refund, step: Step, detail: Mapping[str, Any], *, insist: bool = False
+    ) -> Saved | None:
+        """Save a step; `insist` for one that carries a reply: it is tried until it is in, for two minutes."""
+        if not step.quiet and not step.proof:
+            policy.check_move(refund.refund_id, refund.stage, step.to)
+        full = {**detail, "alarm": step.alarm} if step.alarm else dict(detail)
+        began, pause = self._clock(), _PAUSE
+        while True:
+            try:
+                saved = await self._store.run(calls.save(refund, step, full))
+                break
+            except StoreUnavailable:
+                limit = STOPPING_SAVE_SECONDS if self.stopping else SAVE_SECONDS
+                if not insist or self._clock() - began >= limit:
+                    log.error(  # noqa: TRY400 - raised below; here are the facts that the error lacks
+                        "save_failed",
+                        refund_id=refund.refund_id,
+                        to=step.to.value,
+                        provider_refund_id=step.changes.get("provider_refund_id"),
+                    )
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        await self._after_save(refund, step, saved, full)
+        return saved
+
+    async def _after_save(self, refund: Refund, step: Step, saved: Saved, detail: Mapping[str, Any]) -> None:
+        facts = {name: value for name, value in detail.items() if name not in {"alarm", "reason"}}
+        match saved.result:
+            case "saved":
+                if not step.quiet:
+                    log.info(
+                        _event(step),
+                        refund_id=refund.refund_id,
+                        stage=step.to.value,
+                        status=step.status.value,
+                        label=step.label,
+                        **facts,
+                    )
+                if step.alarm:
+                    log.error("refund_needs_attention", refund_id=refund.refund_id, alarm=True, reason=step.alarm)
+                if saved.woken is not None:
+                    self._look_again(saved.woken, refund.lane, timedelta(0))
+                if step.to is not Stage.SETTLED and step.delay is not None and step.delay <= SOON:
+                    self._look_again(refund.refund_id, refund.lane, step.delay)
+            case "owned":
+                await self._owned(refund, saved.other or "", step)
+            case "contradicts":
+                log.critical(
+                    "proof_against_settled",
+                    refund_id=refund.refund_id,
+                    alarm=True,
+                    provider_refund_id=step.changes.get("provider_refund_id"),
+                )
+            case "illegal":
+                raise IllegalMove(refund.refund_id, saved.other or "", step.to.value)
+            case "stale" | "already" | "missing":
+                log.info("save_superseded", refund_id=refund.refund_id, result=saved.result, label=step.label)
+
+    async def _owned(self, refund: Refund, owner: str, step: Step) -> None:
+        provider_refund_id = step.changes.get("provider_refund_id")
+        alarm = f"the provider's refund {provider_refund_id} already belongs to refund {owner}"
+        log.critical("provider_refund_claimed_twice", refund_id=refund.refund_id, alarm=True, owner=owner)
+        if refund.stage in {Stage.SENDING, Stage.IN_DOUBT, Stage.PROCESSING}:
+            changes = {
+                "error_code": "owned_elsewhere",
+                "error_message": alarm,
+                "doubt_since": refund.doubt_since or refund.updated_at,
+            }
+            await self.save(refund, policy.to_review(changes, "owned_elsewhere", alarm), {})
+
+
+def _event(step: Step) -> str:
+    if step.to is Stage.SETTLED:
+        return "refund_settled"
+    return f"refund_{step.to.value}" if step.to is not Stage.REVIEW else "refund_sent_to_review"
