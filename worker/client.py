@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 CHUNK: Final = 500
 _CONFLICTS_KEPT: Final = 1000
 _SAVE_TRIES: Final = 20
+_BACKLOG_SECONDS: Final = 10.0
 _FIRST_POLL: Final = 0.02
 _LONGEST_POLL: Final = 1.0
 PUBLISH_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
@@ -60,6 +61,7 @@ class Refunds:
         self.settings = settings
         self._lock = threading.Lock()
         self._process = -1
+        self._backlog_due = 0.0
         self._store: Store | None = None
         self._celery: Celery | None = None
 
@@ -114,6 +116,7 @@ class Refunds:
         if created.refund is not None:
             return created.refund
         self._nudge([request.refund_id], lane)
+        self._watch_backlog(lane)
         return _fresh(request, lane, created)
 
     def submit_many(self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK) -> Submitted:
@@ -145,7 +148,18 @@ class Refunds:
             ]
             for start in range(0, len(new), per_message):
                 self._nudge(new[start : start + per_message], lane)
+            self._watch_backlog(lane)
             yield from zip(chunk, results, strict=True)
+
+    def _watch_backlog(self, lane: Lane) -> None:
+        """Say so, now and then, where refunds come in faster than they go out; they are accepted all the same."""
+        now = time.monotonic()
+        if now < self._backlog_due:
+            return
+        self._backlog_due = now + _BACKLOG_SECONDS
+        depth = self.store.backlog(lane)
+        if depth > self.settings.backlog_warning:
+            log.warning("backlog_deep", extra={"lane": lane.value, "queued": depth})
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
         try:

@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_amount: int | None = Field(default=None, gt=0)
     heartbeat_file: Path | None = None
+    backlog_warning: int = Field(default=100_000, gt=0)
 
     @field_validator("redis_url", "broker_url")
     @classmethod

@@ -16,7 +16,7 @@ from worker import calls
 from worker.calls import Call
 from worker.connections import is_away, must_wait_for_disk, redis_errors, unavailable
 from worker.errors import NotDurable
-from worker.model import Refund
+from worker.model import Lane, Refund
 from worker.records import decode
 
 T = TypeVar("T")
@@ -189,6 +189,13 @@ class Store(_Scripts):
             if len(page) < PAGE:
                 return
             start += PAGE
+
+    def backlog(self, lane: Lane) -> int:
+        """Return how many refunds of a lane are accepted and not yet taken by a worker."""
+        bucket = "queued.bulk" if lane is Lane.BULK else "queued"
+        with redis_errors(self.place):
+            depth: Any = self.redis.zcard(self.key(f"index:{bucket}"))
+        return int(depth)
 
     def counts(self) -> dict[str, int]:
         """Return how many refunds stand in each index."""

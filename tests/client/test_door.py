@@ -1,0 +1,128 @@
+"""The producer's door on a real server, with no worker behind it."""
+
+from __future__ import annotations
+
+import pickle
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from worker import IdempotencyConflict, NotCancelable, NotFound, RefundRequest, Refunds, StoreUnavailable
+from worker.model import Lane
+from worker.settings import Settings
+
+
+@pytest.fixture
+def refunds(redis_url: str) -> Iterator[Refunds]:
+    with Refunds(settings=Settings.load(redis_url=redis_url, backlog_warning=3)) as door:
+        yield door
+
+
+def request(number: int = 1, amount: int = 500) -> RefundRequest:
+    return RefundRequest(refund_id=f"order-{number}-1", payment_intent=f"pi_{number}", amount=amount)
+
+
+def test_an_accepted_refund_is_returned_as_it_stands_in_redis(refunds: Refunds) -> None:
+    accepted = refunds.submit(request())
+    assert accepted == refunds.get("order-1-1")
+    assert refunds.store.redis.llen("refunds") == 1
+
+
+def test_the_same_request_again_returns_the_record_and_sends_no_message(refunds: Refunds) -> None:
+    first = refunds.submit(request())
+    assert refunds.submit(request()) == first
+    assert refunds.store.redis.llen("refunds") == 1
+
+
+def test_other_contents_under_the_same_id_are_refused_and_change_nothing(refunds: Refunds) -> None:
+    first = refunds.submit(request())
+    with pytest.raises(IdempotencyConflict, match="order-1-1"):
+        refunds.submit(request(amount=501))
+    assert refunds.get("order-1-1") == first
+
+
+def test_a_canceled_refund_is_never_sent_and_canceling_again_is_harmless(refunds: Refunds) -> None:
+    refunds.submit(request())
+    canceled = refunds.cancel("order-1-1")
+    assert (canceled.status, canceled.stage) == ("canceled", "settled")
+    assert refunds.cancel("order-1-1") == canceled
+    assert refunds.store.redis.zcard("refunds:due") == 0
+
+
+def test_what_may_have_been_sent_cannot_be_canceled(refunds: Refunds) -> None:
+    refunds.submit(request())
+    refunds.store.redis.hset("refunds:refund:order-1-1", "stage", "sending")
+    with pytest.raises(NotCancelable, match="may have reached the provider"):
+        refunds.cancel("order-1-1")
+
+
+def test_an_unknown_id_is_said_to_be_unknown(refunds: Refunds) -> None:
+    with pytest.raises(NotFound, match="nobody"):
+        refunds.get("nobody")
+    assert refunds.get_many(["nobody"]) == [None]
+
+
+def test_many_are_counted_by_what_became_of_them(refunds: Refunds) -> None:
+    refunds.submit(request(1))
+    refunds.submit(request(2, amount=9))
+    report = refunds.submit_many([request(1), request(2), request(3)])
+    assert (report.created, report.existing, report.conflicting) == (1, 1, 1)
+    assert report.conflicts == ["order-2-1"]
+
+
+def test_a_stream_of_rows_is_accepted_in_constant_memory(refunds: Refunds) -> None:
+    refunds.submit_many(request(number) for number in range(1_000))
+    tracemalloc.start()
+    refunds.submit_many(request(number) for number in range(1_000, 3_000))
+    small = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    refunds.submit_many(request(number) for number in range(3_000, 13_000))
+    large = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert large < 1.5 * small
+    # A hundred ids a message.
+    assert refunds.store.redis.llen("refunds.bulk") == 130
+
+
+def test_a_deep_backlog_is_said_and_nothing_is_refused(refunds: Refunds, caplog: pytest.LogCaptureFixture) -> None:
+    report = refunds.submit_many(request(number) for number in range(10))
+    assert report.created == 10
+    assert [record.message for record in caplog.records] == ["backlog_deep"]
+    assert refunds.store.backlog(Lane.BULK) == 10
+
+
+def test_a_redis_that_is_away_is_one_sentence_without_the_password() -> None:
+    door = Refunds(settings=Settings.load(redis_url="redis://:s3cret@127.0.0.1:1/0"))
+    with door, pytest.raises(StoreUnavailable) as raised:
+        door.submit(request())
+    assert "127.0.0.1:1" in str(raised.value)
+    assert "s3cret" not in str(raised.value)
+
+
+def test_records_and_requests_can_be_handed_to_another_process(refunds: Refunds) -> None:
+    accepted = refunds.submit(request())
+    assert pickle.loads(pickle.dumps(accepted)) == accepted
+    assert pickle.loads(pickle.dumps(request())) == request()
+
+
+def test_a_wait_that_ends_before_the_refund_returns_it_as_it_stands(refunds: Refunds) -> None:
+    refunds.submit(request())
+    assert refunds.wait("order-1-1", timeout=0).status == "pending"
+
+
+def test_a_closed_door_says_so(redis_url: str) -> None:
+    door = Refunds(settings=Settings.load(redis_url=redis_url))
+    door.submit(request())
+    door.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        door.submit(request())
+
+
+def test_two_installations_on_one_server_do_not_share_messages(refunds: Refunds, redis_url: str) -> None:
+    with Refunds(settings=Settings.load(redis_url=redis_url, prefix="staging:")) as other:
+        other.submit(request())
+    assert refunds.get_many(["order-1-1"]) == [None]
+    with redis.Redis.from_url(redis_url) as client:
+        assert (client.llen("refunds"), client.llen("staging:refunds")) == (0, 1)
