@@ -1,17 +1,25 @@
-"""Refunds: accepted once, moved at most once, never lost, never guessed."""
+"""Refunds: accepted once, moved at most once, never lost, never guessed.
 
-from worker.client import Refunds
-from worker.errors import (
-    GuardRefused,
-    IdempotencyConflict,
-    InvalidRequest,
-    NotCancelable,
-    NotFound,
-    RefundError,
-    SettingsError,
-    StoreUnavailable,
-)
-from worker.model import Refund, RefundRequest
+The names below are imported when they are first asked for: a command line that is interrupted while it starts then
+ends without a traceback.
+"""
+
+from importlib import import_module
+
+TYPE_CHECKING = False  # as in typing, whose import would take longer than all of this
+if TYPE_CHECKING:
+    from worker.client import Refunds
+    from worker.errors import (
+        GuardRefused,
+        IdempotencyConflict,
+        InvalidRequest,
+        NotCancelable,
+        NotFound,
+        RefundError,
+        SettingsError,
+        StoreUnavailable,
+    )
+    from worker.model import Refund, RefundRequest
 
 __all__ = [
     "GuardRefused",
@@ -26,3 +34,17 @@ __all__ = [
     "SettingsError",
     "StoreUnavailable",
 ]
+
+_HOMES = {"Refunds": "worker.client", "Refund": "worker.model", "RefundRequest": "worker.model"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES.get(name, "worker.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

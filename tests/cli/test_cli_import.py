@@ -14,7 +14,10 @@ import pytest
 import redis
 
 from tests.cli.commanding import SECONDS, Cli, Records, messages
+from worker.batches import Opening, open_batch, read_batch
 from worker.cli.progress import LINE_SECONDS, progress
+from worker.cli.reading import stored_reading
+from worker.importer import ImportOptions, open_source
 from worker.model import Lane
 from worker.sandbox.running import running_sandbox
 from worker.sandbox.server import running_server
@@ -55,7 +58,7 @@ def test_a_file_for_a_person_names_the_batch_and_how_to_follow_it(cli: Cli, tmp_
     assert ran.code == 0
     for part in ("season.csv", "CSV, comma-separated", "1,500 minor units in 3 refunds", "season-2026"):
         assert part in ran.out
-    assert ran.err == "accepted: follow it with 'refunds list --batch season-2026'\n"
+    assert ran.err == "accepted: follow it with 'refunds batch show season-2026'\n"
 
 
 def test_one_bad_row_and_nothing_is_enqueued(
@@ -82,7 +85,7 @@ def test_many_errors_are_the_first_twenty_and_a_count_by_code(cli: Cli, tmp_path
     lines = ran.err.splitlines()
     assert (ran.code, len(lines)) == (3, 23)
     assert lines[-2:] == [
-        "… and 80 more errors",
+        "… and 80 more errors: --errors FILE holds every one",
         "error: 100 of 100 rows of season.csv are invalid (100 refund_id): nothing was enqueued",
     ]
     shown = cli("import", file, "--json").object
@@ -126,15 +129,31 @@ def test_an_id_with_other_contents_stops_the_whole_file(cli: Cli, records: Recor
     assert records.get("row-1").amount == 999
 
 
-def test_the_same_file_again_goes_on_as_its_batch_and_doubles_nothing(
+def test_a_file_imported_before_is_named_with_its_batch_and_refused(
     cli: Cli, records: Records, sync_redis: redis.Redis, tmp_path: Path
 ) -> None:
     first = cli("import", season(tmp_path), "--json").object
-    again = cli("import", season(tmp_path), "--json")
-    assert (again.code, again.object["batch_id"]) == (9, first["batch_id"])
-    assert (again.object["created"], again.object["known"]) == (0, 3)
-    assert "nothing to do: every row was handed in before" in again.err
+    renamed = a_file(tmp_path, *(f"row-{number},pi_{number},500,usd" for number in range(3)), name="renamed.csv")
+    for options in ((), ("--dry-run",), ("--batch", "other")):
+        ran = cli("import", renamed, *options)
+        assert (ran.code, f"was imported as batch {first['batch_id']} on " in ran.err) == (6, True)
+        assert f"'refunds batch show {first['batch_id']}'" in ran.err
     assert (refunds_in(records), messages(sync_redis, Lane.BULK)) == (3, 1)
+    assert sync_redis.zrange("refunds:batches", 0, -1) == [first["batch_id"]]
+
+
+def test_again_enqueues_what_is_new_in_a_file_as_a_batch_of_its_own(
+    cli: Cli, records: Records, sync_redis: redis.Redis, tmp_path: Path
+) -> None:
+    file = season(tmp_path)
+    first = cli("import", file, "--batch", "b-1")
+    again = cli("import", file, "--again", "--json")
+    assert (first.code, again.code, again.object["known"], again.object["batch_id"]) == (0, 9, 3, None)
+    sync_redis.delete("refunds:refund:row-1")
+    assert cli("import", file, "--again", "--batch", "b-1").code == 6
+    ran = cli("import", file, "--again", "--batch", "b-2", "--json")
+    assert (ran.code, ran.object["created"], ran.object["known"]) == (0, 1, 2)
+    assert records.get("row-1").batch_id == "b-2"
 
 
 def test_a_name_that_is_another_files_batch_is_refused(cli: Cli, records: Records, tmp_path: Path) -> None:
@@ -177,14 +196,21 @@ def test_the_result_may_not_replace_the_file_itself(cli: Cli, records: Records, 
     assert (ran.code, refunds_in(records)) == (3, 0)
 
 
+def unfinished(records: Records, file: str, batch_id: str = "b-1") -> None:
+    """An import that was killed before it could note that every row is in."""
+    with open_source(file, ImportOptions()) as source:
+        opening = Opening(options=stored_reading(source), totals={"usd": 1500})
+        open_batch(records.store, batch_id, file="season.csv", digest=source.digest, rows=3, opening=opening)
+
+
 def test_waiting_ends_with_4_and_the_result_file_says_which_row_failed(
     cli: Cli, records: Records, tmp_path: Path
 ) -> None:
     file, result = season(tmp_path), tmp_path / "result.csv"
-    cli("import", file, "--batch", "b-1")
-    records.succeeded("row-0", "re_0", payment_intent="pi_0", currency="usd")
-    records.failed("row-1", payment_intent="pi_1", currency="usd")
-    records.in_review("row-2", payment_intent="pi_2", currency="usd")
+    unfinished(records, file)
+    records.succeeded("row-0", "re_0", payment_intent="pi_0", currency="usd", batch_id="b-1")
+    records.failed("row-1", payment_intent="pi_1", currency="usd", batch_id="b-1")
+    records.in_review("row-2", payment_intent="pi_2", currency="usd", batch_id="b-1")
     ran = cli("import", file, "--wait", "--result", str(result), "--json")
     assert ran.code == 4
     assert ran.object["counts"] == {"succeeded": 1, "failed": 1, "canceled": 0, "review": 1, "moving": 0}
@@ -200,19 +226,44 @@ def test_waiting_ends_with_4_and_the_result_file_says_which_row_failed(
 
 
 def test_rows_of_earlier_refunds_are_counted_and_not_waited_for(cli: Cli, records: Records, tmp_path: Path) -> None:
+    file = season(tmp_path)
+    unfinished(records, file)
+    for number in range(2):
+        records.queued(f"row-{number}", payment_intent=f"pi_{number}", currency="usd")
+    records.succeeded("row-2", payment_intent="pi_2", currency="usd", batch_id="b-1")
+    ran = cli("import", file, "--wait", "--json")
+    assert (ran.code, ran.object["known"], ran.object["counts"]["succeeded"]) == (0, 3, 1)
+    assert "2 rows were handed in before, outside this batch: they were not waited for" in ran.err
+
+
+def test_a_file_whose_rows_all_stand_elsewhere_makes_no_batch(
+    cli: Cli, records: Records, sync_redis: redis.Redis, tmp_path: Path
+) -> None:
     for number in range(3):
         records.queued(f"row-{number}", payment_intent=f"pi_{number}", currency="usd")
-    ran = cli("import", season(tmp_path), "--wait", "--json")
-    assert (ran.code, ran.object["known"]) == (9, 3)
-    assert "3 rows were handed in before, outside this batch: they were not waited for" in ran.err
+    ran = cli("import", season(tmp_path), "--json")
+    assert (ran.code, ran.object["known_by_status"], sync_redis.exists("refunds:batches")) == (9, {"pending": 3}, 0)
 
 
-def test_what_a_person_may_not_have_meant_is_said(cli: Cli, tmp_path: Path) -> None:
-    file = a_file(tmp_path, "a,pi_1,500,usd", "a,pi_1,500,usd", "b,pi_1,500,usd")
-    ran = cli("import", file, "--json")
-    assert (ran.code, ran.object["created"]) == (0, 2)
+def test_an_unfinished_import_goes_on_with_the_same_command_and_options_only(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
+    file = season(tmp_path)
+    unfinished(records, file)
+    ran = cli("import", file, "--currency", "eur")
+    assert (ran.code, "was begun with other options" in ran.err, refunds_in(records)) == (6, True, 0)
+    assert cli("import", file, "--batch", "b-9").code == 6
+    ran = cli("import", file, "--delay", "1h", "--json")
+    assert (ran.code, ran.object["batch_id"], ran.object["created"]) == (0, "b-1", 3)
+    assert "the delay with which it was begun stands" in ran.err
+    batch = read_batch(records.store, "b-1")
+    assert (batch.known, batch.not_before, batch.imported_at is None) == (0, None, False)
+
+
+def test_rows_that_are_one_refund_twice_are_enqueued_once(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("import", a_file(tmp_path, "a,pi_1,500,usd", "a,pi_1,500,usd"), "--json")
+    assert (ran.code, ran.object["created"]) == (0, 1)
     assert "(line 3 repeats line 2): each is enqueued once" in ran.err
-    assert "under another id (line 4 and line 2)" in ran.err
 
 
 def test_an_interrupted_watch_says_that_nothing_stopped_and_how_to_look_again(
@@ -234,8 +285,8 @@ def test_an_interrupted_watch_says_that_nothing_stopped_and_how_to_look_again(
     out, err = process.communicate(timeout=SECONDS)
     assert (process.returncode, out) == (130, "")
     assert err == (
-        "no longer watching; nothing was stopped: look again with 'refunds list --batch b-1', "
-        "or stop it with 'refunds pause --batch b-1'\n"
+        "no longer watching; nothing was stopped: look again with 'refunds batch show b-1 --wait', "
+        "or hold it with 'refunds batch pause b-1'\n"
     )
 
 
@@ -299,7 +350,7 @@ def test_progress_without_a_terminal_is_a_line_every_few_seconds(capsys: pytest.
     assert captured.out == ""
     assert captured.err.splitlines() == [
         "accepted: 500 of 1,000, 100/s, about 5 s left, 3 failed",
-        "accepted: 1,000 of 1,000, 100/s, about 0 s left",
+        "accepted: 1,000 of 1,000, 100/s",
     ]
 
 

@@ -3,56 +3,75 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.table import Table
 
 from worker import batches
+from worker.batches import Compared, Opening
 from worker.cli import render
+from worker.cli.ahead import ahead
 from worker.cli.exits import DONE, NOTHING_TO_DO, REFUSED, REJECTED, Detached
-from worker.cli.progress import counts_of, detached, progress, verdict, watch_batch
+from worker.cli.filefacts import (
+    facts_of,
+    put_facts,
+    records_of,
+    say_conflicts,
+    say_duplicates,
+    say_errors,
+    say_repeats,
+)
+from worker.cli.limits import Limits, MostErrors, each_sum, length_of_time, most_errors, sums, sums_or_one
+from worker.cli.outputs import RESULT_ROWS, Write, output
+from worker.cli.progress import counts_of, detached, progress, span, verdict, watch_batch
+from worker.cli.reading import reading, reading_options, stored_reading
 from worker.cli.session import note, opened
 from worker.client import Refunds
-from worker.errors import InputError, StoreUnavailable
+from worker.errors import GuardRefused, StoreUnavailable
 from worker.importer import (
-    FORMATS,
-    Accepted,
-    ImportOptions,
-    RowError,
     Source,
     Summary,
     Validation,
     accepted,
-    describe,
     open_source,
     validate,
+    write_failed_rows,
     write_result,
 )
-from worker.importer.options import DELIMITERS
-from worker.model import Lane, Refund, RefundRequest
+from worker.model import Lane, RefundRequest
+from worker.settings import Settings
 
-FIRST: Final = 20
-_PAGE: Final = 500
-_DELIMITERS: Final = {name: character for character, name in DELIMITERS.items()}
+_CHECK_EVERY: Final = 10_000
+"""Rows after which an import looks whether its batch was canceled meanwhile."""
+_SHOW_EVERY: Final = 500
 
-
-Lookup = Callable[[Sequence[str]], Sequence[Refund | None]]
-Write = Callable[[Source, Validation, Lookup], None]
+_target = click.Path(dir_okay=False, path_type=Path)
 
 
-@dataclass(kw_only=True)
-class Known:
-    """What the records already hold of a file: refunds with the same contents, and ids that hold others."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line asks for beyond how the file is read."""
 
-    same: int = 0
-    conflicting: int = 0
-    first_conflicts: list[Accepted] = field(default_factory=list)
+    batch: str | None
+    dry_run: bool
+    wait: bool
+    again: bool
+    allow_repeat: bool
+    delay: timedelta
+    on_error: str
+    max_errors: MostErrors | None
+    limits: Limits
+    as_json: bool
+
+    def skips(self, summary: Summary) -> bool:
+        """Tell whether the refused rows may be left out."""
+        if self.on_error != "skip" or not summary.accepted:
+            return False
+        return self.max_errors is None or self.max_errors.allows(summary.refused, summary.rows)
 
 
 @dataclass(kw_only=True)
@@ -63,291 +82,256 @@ class Handed:
     known: int = 0
     conflicting: int = 0
 
+    @property
+    def rows(self) -> int:
+        """Return how many rows an answer came for."""
+        return self.created + self.known + self.conflicting
+
 
 @click.command(
     "import",
     epilog="""\b
 Examples:
   refunds import refunds.csv --dry-run
-  refunds import refunds.csv --wait
+  refunds import refunds.csv --expect-rows 120 --expect-total usd=1234500 --wait
   refunds import refunds.csv --id-from order_id,payment_intent
-  zcat season.csv.gz | refunds import - --json
+  refunds import refunds.csv --on-error skip --max-errors 1% --errors bad.csv
+  zcat season.csv.gz | refunds import - --delay 70m --json
 
 \b
 The first line names the columns, in any order: refund_id, payment_intent,
 amount (minor units; blank for all that is left), currency, reason, metadata.KEY.
 
 \b
-Exit codes: 3 a row is invalid, and nothing was enqueued; 6 an id holds other
-contents, and nothing was enqueued; 9 every row was handed in before. With
---wait: 0 all succeeded; 4 some failed or need a person.
+Exit codes: 3 rows are invalid, and nothing was enqueued; 6 a guard refused, and
+nothing was enqueued; 9 every row was handed in before. With --wait: 0 all
+succeeded; 4 some failed or need a person.
 
 \b
-The same command again goes on where it stopped, and doubles nothing.""",
+Stopped half way, the same command goes on where it stopped, and doubles nothing.""",
 )
 @click.argument("file", metavar="FILE|-")
-@click.option("--dry-run", is_flag=True, help="Check and sum up; enqueue nothing.")
+@click.option("--dry-run", is_flag=True, help="Check, compare and sum up; enqueue nothing.")
 @click.option("--wait", is_flag=True, help="Show progress until every refund rests.")
+@click.option("--result", type=_target, metavar="FILE", help="Write the rows with what became of each.")
+@click.option("--errors", type=_target, metavar="FILE", help="Write the invalid rows, each with its errors.")
+@click.option("--on-error", type=click.Choice(["abort", "skip"]), default="abort", show_default=True)
+@click.option("--max-errors", metavar="N|P%", callback=most_errors, help="Skip no more invalid rows than this.")
+@click.option("--expect-rows", type=click.IntRange(min=1), metavar="N", help="Refuse a file of any other length.")
 @click.option(
-    "--result",
-    "result",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write the rows with what became of each.",
+    "--expect-total",
+    "totals",
+    metavar="CUR=MINOR",
+    multiple=True,
+    callback=each_sum,
+    help="Refuse any other sum; once for each currency.",
 )
+@click.option(
+    "--max-total",
+    "most_totals",
+    metavar="[CUR=]MINOR",
+    multiple=True,
+    callback=sums_or_one,
+    help="Refuse a larger sum; MINOR alone is for every currency.",
+)
+@click.option("--allow-repeat", is_flag=True, help="Same payment and amount under another id is meant.")
+@click.option("--again", is_flag=True, help="Enqueue what is new in a file imported before.")
+@click.option("--delay", metavar="TIME", callback=length_of_time, help="Send nothing for so long: 70m, 1h30m.")
 @click.option("--batch", metavar="NAME", help="The batch's name; one is made without it.")
-@click.option("--format", "format_", type=click.Choice(FORMATS), help="Found out from the file without it.")
-@click.option("--delimiter", type=click.Choice([*_DELIMITERS]), help="Of a CSV; found out without it.")
-@click.option("--sheet", metavar="NAME", help="Of a workbook with several.")
-@click.option("--id-from", metavar="COLUMNS", help="Make each refund's id from these columns, comma-separated.")
-@click.option("--amount-unit", type=click.Choice(["minor", "major"]), default="minor", show_default=True)
-@click.option("--currency", metavar="ISO", help="For rows that state none.")
-@click.option("--ignore-extra", is_flag=True, help="Read over columns with unknown names.")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def import_file(
-    *, file: str, dry_run: bool, wait: bool, result: Path | None, batch: str | None, as_json: bool, **reading: Any
+    *,
+    file: str,
+    result: Path | None,
+    errors: Path | None,
+    expect_rows: int | None,
+    totals: dict[str | None, int],
+    most_totals: dict[str | None, int],
+    **values: Any,
 ) -> int:
     """Hand in a file of refunds.
 
     Every row is checked first; one bad row, and nothing is enqueued. FILE may be CSV, JSON lines or XLSX, also
     gzipped; - is standard input.
     """
-    name = None if batch is None else batches.checked_batch_id(batch)
-    options = _options(**reading)
-    with open_source(file, options, sys.stdin.buffer) as source, _results(file, result) as write:
+    names = ("dry_run", "wait", "again", "allow_repeat", "delay", "on_error", "max_errors", "as_json", "batch")
+    given = {name: values.pop(name) for name in names}
+    if given["max_errors"] is not None and given["on_error"] != "skip":
+        raise click.UsageError("--max-errors goes with --on-error skip: without it one bad row is too many.")
+    if given["batch"] is not None:
+        given["batch"] = batches.checked_batch_id(given["batch"])
+    settings = Settings.load()
+    limits = Limits(rows=expect_rows, totals=totals, most_totals=most_totals, most_amount=settings.max_amount)
+    asked = Asked(**given, limits=limits)
+    with (
+        open_source(file, reading(**values), sys.stdin.buffer) as source,
+        output(file, result) as write_all,
+        output(file, errors) as write_refused,
+    ):
         with progress("rows checked", None) as show:
             validation = validate(source, show)
-        _warn(validation.summary)
-        if validation.summary.refused:
-            write(source, validation, lambda ids: [None] * len(ids))
-            return _refused(source, validation.summary, as_json=as_json)
-        with opened() as refunds:
-            if dry_run:
-                return _dry_run(refunds, source, validation, as_json=as_json)
-            known = _known(refunds, source, validation)
-            if known.conflicting:
-                return _conflicts(source, validation.summary, known, as_json=as_json)
-            code = _hand_in(refunds, source, validation, name, wait=wait, as_json=as_json)
-            write(source, validation, refunds.get_many)
-            return code
+        return _judged(settings, source, validation, asked, write_all, write_refused)
 
 
-@contextmanager
-def _results(file: str, result: Path | None) -> Iterator[Write]:
-    """Give the function that writes the result file; that it can be written is known before anything is enqueued."""
-    if result is None:
-        yield lambda *_: None
-        return
-    if file != "-" and result.exists() and result.samefile(file):
-        raise InputError(f"{result} is the file to be imported: give the result a name of its own")
-    part = result.with_name(f"{result.name}.part")
-    try:
-        out = part.open("w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise InputError(f"{result} cannot be written: {error.strerror}") from None
+def _judged(
+    settings: Settings, source: Source, validation: Validation, asked: Asked, write_all: Write, write_refused: Write
+) -> int:
+    """Go on with a file whose every row has its verdict: refuse it, or compare it with the records."""
+    summary = validation.summary
+    say_duplicates(summary)
+    if summary.refused:
+        write_refused(lambda out: write_failed_rows(source, validation, out), "that were refused, each with its errors")
+        if not asked.skips(summary):
+            write_all(lambda out: write_result(source, validation, lambda ids: [None] * len(ids), out), RESULT_ROWS)
+            say_errors(source, summary, _too_many(summary, asked))
+            if asked.as_json:
+                render.as_json(facts_of(source, summary))
+            return REJECTED
+        say_errors(source, summary, "they are left out", "warning")
+    broken = asked.limits.broken(summary)
+    for sentence in broken:
+        note(f"error: {sentence}: nothing was enqueued")
+    if broken and not asked.dry_run:
+        if asked.as_json:
+            render.as_json(facts_of(source, summary) | {"broken_limits": broken})
+        return REFUSED
+    with opened(settings) as refunds:
+        if asked.dry_run:
+            return _dry_run(refunds, source, validation, asked, broken)
+        code = _import(refunds, source, validation, asked)
+        if code != REFUSED:
+            write_all(lambda out: write_result(source, validation, refunds.get_many, out), RESULT_ROWS)
+        return code
 
-    def write(source: Source, validation: Validation, lookup: Lookup) -> None:
-        rows = write_result(source, validation, lookup, out)
-        out.close()
-        # In one step, so that a reader never finds half a file.
-        part.replace(result)
-        note(f"{rows:,} rows with what became of each: {result}")
 
-    try:
-        yield write
-    finally:
-        out.close()
-        part.unlink(missing_ok=True)
+def _too_many(summary: Summary, asked: Asked) -> str:
+    if asked.on_error != "skip":
+        return "nothing was enqueued"
+    if asked.max_errors is not None and summary.accepted:
+        return f"more than the {asked.max_errors.text} of --max-errors: nothing was enqueued"
+    return "no row is left: nothing was enqueued"
 
 
-def _options(
-    *,
-    format_: Any,
-    delimiter: str | None,
-    sheet: str | None,
-    id_from: str | None,
-    amount_unit: Any,
-    currency: str | None,
-    ignore_extra: bool,
-) -> ImportOptions:
-    return ImportOptions(
-        format=format_,
-        delimiter=None if delimiter is None else _DELIMITERS[delimiter],
-        sheet=sheet,
-        id_from=tuple(name.strip() for name in id_from.split(",")) if id_from is not None else (),
-        amount_unit=amount_unit,
-        default_currency=currency,
-        ignore_extra=ignore_extra,
+def _opening(source: Source, summary: Summary, asked: Asked) -> Opening:
+    return Opening(
+        options=stored_reading(source),
+        invalid=summary.refused,
+        duplicates=summary.duplicates,
+        totals=sums(summary),
+        delay=asked.delay,
+        again=asked.again,
     )
 
 
-def _warn(summary: Summary) -> None:
-    if summary.duplicates:
-        first = summary.first_duplicates[0]
-        note(
-            f"warning: {summary.duplicates:,} rows state a refund that stands in the file already (line {first.line} "
-            f"repeats line {first.first_line}): each is enqueued once"
-        )
-    if summary.repeats:
-        first = summary.first_repeats[0]
-        note(
-            f"warning: {summary.repeats:,} rows pay the same amount back on the same payment as an earlier row, under "
-            f"another id (line {first.line} and line {first.first_line}): is that meant?"
-        )
-
-
-def _refused(source: Source, summary: Summary, *, as_json: bool) -> int:
-    if as_json:
-        render.as_json(_facts(source, summary) | {"error_rows": [error._asdict() for error in summary.first_errors]})
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("line", "column", "code", "value", "rule"):
-        table.add_column(column, overflow="fold", justify="right" if column == "line" else "left")
-    for error in summary.first_errors:
-        table.add_row(*(render.plain(part) for part in _cells(error)))
-    render.put(table, stream=sys.stderr)
-    if summary.errors > len(summary.first_errors):
-        note(f"… and {summary.errors - len(summary.first_errors):,} more errors")
-    by_code = ", ".join(f"{count:,} {code}" for code, count in summary.errors_by_code.items())
-    note(
-        f"error: {summary.refused:,} of {summary.rows:,} rows of {source.name} are invalid ({by_code}): "
-        "nothing was enqueued"
-    )
-    return REJECTED
-
-
-def _cells(error: RowError) -> tuple[object, ...]:
-    return (error.line, error.column, error.code, error.value, error.rule)
-
-
-def _facts(source: Source, summary: Summary) -> dict[str, Any]:
-    return {
-        "file": source.name,
-        "format": describe(source),
-        "digest": source.digest,
-        "rows": summary.rows,
-        "valid": summary.accepted,
-        "invalid": summary.refused,
-        "duplicates": summary.duplicates,
-        "repeats": summary.repeats,
-        "errors_by_code": dict(summary.errors_by_code),
-        "totals": {
-            currency or "unstated": {"rows": total.rows, "amount": total.amount, "all_remaining": total.all_remaining}
-            for currency, total in summary.totals.items()
-        },
-    }
-
-
-def _write(shown: dict[str, Any], *, as_json: bool) -> None:
-    """Write what is known of a file: as it is for a program, by name for a person, without what is zero."""
-    if as_json:
-        render.as_json(shown)
-        return
-    rows: list[tuple[str, object]] = []
-    for name, value in shown.items():
-        if name == "totals":
-            rows += [(f"total {currency}", _total(total)) for currency, total in value.items()]
-        elif isinstance(value, dict):
-            rows += [(inner.replace("_", " "), f"{number:,}") for inner, number in value.items() if number]
-        elif isinstance(value, int) and not isinstance(value, bool):
-            rows.append((name.replace("_", " "), f"{value:,}" if value or name == "rows" else None))
-        else:
-            rows.append((name.replace("_", " "), value))
-    render.put(render.facts(rows))
-
-
-def _total(total: dict[str, int]) -> str:
-    text = f"{total['amount']:,} minor units in {total['rows'] - total['all_remaining']:,} refunds"
-    if total["all_remaining"]:
-        text += f", and {total['all_remaining']:,} for all that is left of their payments"
-    return text
-
-
-def _dry_run(refunds: Refunds, source: Source, validation: Validation, *, as_json: bool) -> int:
-    facts = _facts(source, validation.summary)
-    code = DONE
+def _dry_run(refunds: Refunds, source: Source, validation: Validation, asked: Asked, broken: list[str]) -> int:
+    summary, store = validation.summary, refunds.store
+    facts = facts_of(source, summary) | ({"broken_limits": broken} if broken else {})
+    code = REFUSED if broken else DONE
+    new = summary.accepted
     try:
-        known = _known(refunds, source, validation)
+        if (earlier := batches.earlier_batch(store, source.digest)) is not None:
+            facts["earlier_batch"] = earlier.batch_id
+        try:
+            batches.foresee_batch(store, asked.batch, source.digest, _opening(source, summary, asked))
+        except GuardRefused as refusal:
+            note(f"error: {refusal}")
+            code = REFUSED
+        compared: Compared | None = _compared(refunds, source, validation)
     except StoreUnavailable as error:
         # A file can be checked at a desk that does not reach Redis.
         note(f"note: which rows were handed in before cannot be told: {error}")
+        compared = None
     else:
-        facts |= {"known": known.same, "conflicting": known.conflicting}
-        code = _say_conflicts(source, known)
-    _write(facts, as_json=as_json)
+        if compared is not None:
+            facts |= records_of(compared)
+            new = compared.fresh
+    code = _hindrance(source, summary, compared, asked) or code
+    facts |= _time_needed(refunds.settings, summary, new, asked)
+    put_facts(facts, as_json=asked.as_json)
     note("dry run: nothing was enqueued")
     return code
 
 
-def _known(refunds: Refunds, source: Source, validation: Validation) -> Known:
-    """Compare the file with the records; nothing is written."""
-    known = Known()
+def _time_needed(settings: Settings, summary: Summary, new: int, asked: Asked) -> dict[str, Any]:
+    """Return how long sending the new rows takes at the rate limit, in seconds, and in words for a person."""
+    if settings.rate_limit <= 0:
+        return {"seconds_at_rate_limit": None} if asked.as_json else {"time": "no rate limit is set"}
+    stated = sum(total.rows for currency, total in summary.totals.items() if currency is not None)
+    # A payment whose totals are read first, or whose currency must be looked at, takes a call more.
+    looked_at = 1.0 if settings.rules.wants_baseline else stated / max(1, summary.accepted)
+    seconds = new * (1 + looked_at) / settings.rate_limit
+    if asked.as_json:
+        return {"seconds_at_rate_limit": round(seconds, 1)}
+    return {"time": f"{span(seconds)} at the {settings.rate_limit:g} calls a second of REFUNDS_RATE_LIMIT"}
+
+
+def _compared(refunds: Refunds, source: Source, validation: Validation) -> Compared:
     with progress("rows compared with the records", validation.summary.accepted) as show:
-        done = 0
-        for page in _pages(accepted(source, validation)):
-            found = batches.fingerprints(refunds.store, [row.request.refund_id for row in page])
-            for row, fingerprint in zip(page, found, strict=True):
-                if fingerprint == row.request.fingerprint:
-                    known.same += 1
-                elif fingerprint is not None:
-                    known.conflicting += 1
-                    if len(known.first_conflicts) < FIRST:
-                        known.first_conflicts.append(row)
-            done += len(page)
-            show(done)
-    return known
+        return batches.compare(refunds.store, accepted(source, validation), show)
 
 
-def _pages(rows: Iterator[Accepted]) -> Iterator[list[Accepted]]:
-    while page := list(islice(rows, _PAGE)):
-        yield page
+def _hindrance(source: Source, summary: Summary, compared: Compared | None, asked: Asked) -> int:
+    """Say what keeps the file from being handed in, and return the exit code for it; 0 where nothing does."""
+    code = DONE
+    if summary.repeats or (compared is not None and compared.repeats):
+        say_repeats(summary, compared, allowed=asked.allow_repeat)
+        code = DONE if asked.allow_repeat else REFUSED
+    if compared is not None and compared.conflicting:
+        say_conflicts(source, compared)
+        code = REFUSED
+    return code
 
 
-def _say_conflicts(source: Source, known: Known) -> int:
-    if not known.conflicting:
-        return DONE
-    for row in known.first_conflicts:
-        note(f"line {row.line}: refund {row.request.refund_id} exists with other contents")
-    note(
-        f"error: {known.conflicting:,} rows of {source.name} have the id of a refund with other contents: "
-        "nothing was enqueued; see one with 'refunds status ID', and give new refunds new ids"
-    )
-    return REFUSED
-
-
-def _conflicts(source: Source, summary: Summary, known: Known, *, as_json: bool) -> int:
-    if as_json:
-        render.as_json(_facts(source, summary) | {"known": known.same, "conflicting": known.conflicting})
-    return _say_conflicts(source, known)
-
-
-def _hand_in(
-    refunds: Refunds, source: Source, validation: Validation, name: str | None, *, wait: bool, as_json: bool
-) -> int:
+def _import(refunds: Refunds, source: Source, validation: Validation, asked: Asked) -> int:
     summary = validation.summary
-    batch = batches.open_batch(refunds.store, name, file=source.name, digest=source.digest, rows=summary.rows)
+    opening = _opening(source, summary, asked)
+    # The commonest refusals come before the file is read once more.
+    foreseen = batches.foresee_batch(refunds.store, asked.batch, source.digest, opening)
+    compared = _compared(refunds, source, validation)
+    facts = facts_of(source, summary)
+    if code := _hindrance(source, summary, compared, asked):
+        if asked.as_json:
+            render.as_json(facts | records_of(compared))
+        return code
+    if foreseen.fresh and not compared.fresh:
+        put_facts(facts | records_of(compared) | {"batch_id": None, "created": 0}, as_json=asked.as_json)
+        note("nothing to do: every row was handed in before")
+        return NOTHING_TO_DO
+    batch = batches.open_batch(
+        refunds.store, asked.batch, file=source.name, digest=source.digest, rows=summary.rows, opening=opening
+    )
     if not batch.fresh:
         note(f"this file is batch {batch.batch_id} already: going on with it")
+        if asked.delay:
+            note("the delay with which it was begun stands")
     handed = _submit(refunds, batch.batch_id, source, validation)
-    facts = _facts(source, summary) | {"batch_id": batch.batch_id, "created": handed.created, "known": handed.known}
-    if not wait:
-        _write(facts, as_json=as_json)
+    facts |= {"batch_id": batch.batch_id, "created": handed.created, "known": handed.known}
+    return _handed_in(refunds, batch.batch_id, facts, handed, asked)
+
+
+def _handed_in(refunds: Refunds, batch_id: str, facts: dict[str, Any], handed: Handed, asked: Asked) -> int:
+    """Say what came of handing a file in, after having waited for its end where that is asked for."""
+    if not asked.wait:
+        put_facts(facts, as_json=asked.as_json)
         if handed.conflicting:
             return _late_conflicts(handed)
         if not handed.created:
             note("nothing to do: every row was handed in before")
             return NOTHING_TO_DO
-        note(f"accepted: follow it with 'refunds list --batch {batch.batch_id}'")
+        batch = batches.read_batch(refunds.store, batch_id)
+        if batch.not_before is not None:
+            until = render.moment(batch.not_before)
+            note(f"nothing is sent before {until}: until then 'refunds batch cancel {batch_id}' stops all of it")
+        note(f"accepted: follow it with 'refunds batch show {batch_id}'")
         return DONE
     try:
-        after = watch_batch(refunds, batch.batch_id)
+        after = watch_batch(refunds, batch_id)
     except KeyboardInterrupt:
-        raise detached(batch.batch_id) from None
-    amounts = {
-        f"amount {name.replace(':', ' ')}" if not as_json else name: sum_ for name, sum_ in after.amounts.items()
-    }
-    _write(facts | {"counts": counts_of(after), "amounts": amounts}, as_json=as_json)
-    if elsewhere := summary.accepted - after.accepted - handed.conflicting:
-        note(f"{elsewhere:,} rows were handed in before, outside this batch: they were not waited for")
+        raise detached(batch_id) from None
+    put_facts(facts | {"counts": counts_of(after), "amounts": dict(after.amounts)}, as_json=asked.as_json)
+    if after.known:
+        note(f"{after.known:,} rows were handed in before, outside this batch: they were not waited for")
     if after.stages.get("review"):
         note("some need a person: 'refunds review list'")
     if handed.conflicting:
@@ -357,37 +341,49 @@ def _hand_in(
 
 def _late_conflicts(handed: Handed) -> int:
     note(
-        f"error: {handed.conflicting:,} ids were taken by other refunds while this ran; those rows were left out: "
-        "run it again to see which"
+        f"error: {handed.conflicting:,} ids were taken by other refunds while this ran; those rows were left out, and "
+        "a dry run with --again names them"
     )
     return REFUSED
 
 
 def _submit(refunds: Refunds, batch_id: str, source: Source, validation: Validation) -> Handed:
+    """Accept every row that is not yet there, and note at the end that the file is whole."""
     handed = Handed()
     total = validation.summary.accepted
-    done = 0
     requests: Iterator[RefundRequest] = (row.request for row in accepted(source, validation))
     try:
-        with progress("accepted", total) as show:
-            for _, made in refunds.submit_stream(requests, lane=Lane.BULK, batch_id=batch_id):
-                done += 1
+        with progress("accepted", total) as show, ahead(requests) as ready:
+            for _, made in refunds.submit_stream(ready, lane=Lane.BULK, batch_id=batch_id):
                 if made.result == "created":
                     handed.created += 1
                 elif made.result == "exists":
                     handed.known += 1
                 else:
                     handed.conflicting += 1
-                if done % _PAGE == 0:
+                done = handed.rows
+                if done % _SHOW_EVERY == 0:
                     show(done)
+                if done % _CHECK_EVERY == 0:
+                    _refuse_canceled(refunds, batch_id, handed)
+        rows_in = handed.created + handed.known
+        batches.close_batch(refunds.store, batch_id, handed_in=rows_in, conflicting=handed.conflicting)
     except KeyboardInterrupt:
         raise Detached(
-            f"interrupted after {done:,} of {total:,} rows, which stay accepted as batch {batch_id}: "
+            f"interrupted after {handed.rows:,} of {total:,} rows, which stay accepted as batch {batch_id}: "
             "the same command goes on with the rest"
         ) from None
     except StoreUnavailable as error:
         raise StoreUnavailable(
-            f"{error}; {done:,} of {total:,} rows are accepted as batch {batch_id}, and the same command goes on with "
-            "the rest"
+            f"{error}; at least {handed.rows:,} of {total:,} rows are accepted as batch {batch_id}, and the same "
+            "command goes on with the rest"
         ) from None
-    return handed
+    return replace(handed)
+
+
+def _refuse_canceled(refunds: Refunds, batch_id: str, handed: Handed) -> None:
+    if batches.state_of_batch(refunds.store, batch_id) == "canceled":
+        raise GuardRefused(
+            f"batch {batch_id} was canceled after {handed.rows:,} rows were accepted: the rest was left out, and "
+            "nothing that was not sent will be"
+        )

@@ -32,11 +32,15 @@ COMMANDS: Final[dict[str, Entry]] = {
     "list": Entry("worker.cli.listing", "list_refunds", "List refunds by status, stage, batch or payment."),
     "cancel": Entry("worker.cli.refunds", "cancel", "Cancel a refund before anything was sent."),
     "import": Entry("worker.cli.files", "import_file", "Hand in a file of refunds."),
+    "batch": Entry("worker.cli.batch", "batch", "See, hold, stop, retry and read back the files handed in."),
     "review": Entry("worker.cli.review", "review", "See and decide the refunds that need a person."),
     "pause": Entry("worker.cli.operate", "pause", "The stop button: no refund is sent until it is resumed."),
     "resume": Entry("worker.cli.operate", "resume", "Let refunds be sent again."),
     "worker": Entry("worker.cli.operate", "worker", "Run a worker in the foreground."),
     "doctor": Entry("worker.cli.doctor", "doctor", "Check settings, Redis, provider and workers."),
+    "recover": Entry(
+        "worker.cli.recover", "recover", "Put in doubt what may have been sent since a restored snapshot."
+    ),
     "sandbox": Entry("worker.sandbox.__main__", "main", "Serve a simulated provider to try things with."),
 }
 
@@ -45,6 +49,7 @@ Examples:
   refunds submit order-1001-1 --payment-intent pi_3NfK2x --amount 500 --wait 30
   refunds status order-1001-1 --history
   refunds import refunds.csv --dry-run
+  refunds batch list
   refunds doctor
 
 \b

@@ -20,6 +20,9 @@ from worker.client import Refunds
 LINE_SECONDS: Final = 5.0
 STILL_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.2
+_MINUTE: Final = 60
+_DAY: Final = 24
+"""Hours in one."""
 _SHOWN: Final = ("succeeded", "failed", "canceled", "review")
 
 
@@ -71,11 +74,25 @@ def _lines(what: str, total: int | None, clock: Callable[[], float]) -> Show:
             return
         said = now
         rate = done / (now - started)
-        left = f", about {(total - done) / rate:,.0f} s left" if total is not None and rate > 0 else ""
+        left = f", {span((total - done) / rate)} left" if total is not None and rate > 0 and done < total else ""
         of = "" if total is None else f" of {total:,}"
         note(f"{what}: {done:,}{of}, {rate:,.0f}/s{left}{f', {beside}' if beside else ''}")
 
     return show
+
+
+def span(seconds: float) -> str:
+    """Return a length of time for a person: `about 40 s`, `about 12 min`, `about 3 h 20 min`, `about 2 d 4 h`."""
+    whole = max(1, round(seconds))
+    if whole < _MINUTE:
+        return f"about {whole} s"
+    minutes = round(seconds / _MINUTE)
+    if minutes < _MINUTE:
+        return f"about {minutes} min"
+    hours, minutes = divmod(minutes, _MINUTE)
+    if hours < _DAY:
+        return f"about {hours} h {minutes} min"
+    return f"about {hours // _DAY} d {hours % _DAY} h"
 
 
 def counts_of(batch: Batch) -> dict[str, int]:
@@ -109,8 +126,8 @@ def watch_batch(refunds: Refunds, batch_id: str) -> Batch:
 def detached(batch_id: str) -> Detached:
     """Return what is said when someone stops watching a batch."""
     return Detached(
-        f"no longer watching; nothing was stopped: look again with 'refunds list --batch {batch_id}', "
-        f"or stop it with 'refunds pause --batch {batch_id}'"
+        f"no longer watching; nothing was stopped: look again with 'refunds batch show {batch_id} --wait', "
+        f"or hold it with 'refunds batch pause {batch_id}'"
     )
 
 

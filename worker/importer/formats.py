@@ -2,7 +2,7 @@
 
 A file that is not what it claims to be raises `InputError` with line and column. Blank lines, and rows in which every
 cell is blank, are no rows. Text streams; of a workbook the whole sheet is in memory while it is read, some 600 bytes
-a row, so a season of a million rows is better handed in as CSV.
+a row, so a workbook beyond a cap is refused and a season of a million rows is handed in as CSV.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import zipfile
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from worker.importer.cells import spreadsheet_value, text_of, unguarded
 from worker.importer.columns import ALIASES, columns_of, field_of
@@ -21,6 +22,8 @@ from worker.importer.sources import Source, read_block
 if TYPE_CHECKING:
     import io
     from collections.abc import Iterable, Iterator, Sequence
+
+    from worker.errors import InputError
 
 _BLOCK = 128 * 1024
 
@@ -226,15 +229,69 @@ def _check_zip(source: Source, file: IO[bytes]) -> None:
     total = 0
     try:
         with zipfile.ZipFile(file) as archive:
+            # Another kind of workbook would be read too, and none of the caps fits it.
+            if "xl/workbook.xml" not in archive.namelist():
+                raise source.problem("is no whole XLSX workbook: perhaps another zip file, or another kind of workbook")
             for member in archive.infolist():
+                rectangle = _Rectangle(source)
                 with archive.open(member) as stream:
                     while block := read_block(source, stream, _BLOCK):
                         total += len(block)
                         if total > source.options.max_unpacked_bytes:
                             raise source.too_large()
+                        if total > source.options.max_workbook_bytes:
+                            raise _workbook_too_large(
+                                source, f"unpacks to more than {source.options.max_workbook_bytes:,} bytes"
+                            )
+                        if member.filename.endswith(".xml"):
+                            rectangle.grow(block)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
         raise source.problem(f"is no whole XLSX workbook: {error}") from None
     file.seek(0)
+
+
+def _workbook_too_large(source: Source, what: str) -> InputError:
+    return source.problem(f"{what}, and a workbook is held in memory: save the sheet as CSV, which may have any length")
+
+
+class _Rectangle:
+    """The rectangle from A1 to a sheet's last cell: so much a reader holds, however few of its cells are filled."""
+
+    _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^>]*)>")
+    _PLACE: Final = re.compile(rb"""\sr=["']([A-Z]{0,3})([0-9]{1,7})["']""")
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._rest = b""
+        self._row = self._column = 0
+        self._rows = self._columns = 0
+
+    def grow(self, block: bytes) -> None:
+        """Look at the next bytes of a sheet; raises `InputError` as soon as the rectangle is too large."""
+        block = self._rest + block
+        end = block.rfind(b">") + 1
+        self._rest = block[end:]
+        for kind, attributes in self._TAG.findall(block[:end]):
+            place = self._PLACE.search(attributes)
+            if kind == b"row":
+                # A row or cell that does not say where it stands follows the one before.
+                self._row = int(place[2]) if place else self._row + 1
+                self._column = 0
+            elif place:
+                self._row, self._column = int(place[2]), _column_number(place[1])
+            else:
+                self._column += 1
+            self._rows, self._columns = max(self._rows, self._row), max(self._columns, self._column)
+        if self._rows * self._columns > (most := self._source.options.max_workbook_cells):
+            what = f"reaches over {self._rows:,} rows and {self._columns:,} columns, more than {most:,} cells"
+            raise _workbook_too_large(self._source, what)
+
+
+def _column_number(letters: bytes) -> int:
+    number = 0
+    for letter in letters:
+        number = number * 26 + letter - 64
+    return number
 
 
 def _sheet_rows(source: Source, file: IO[bytes]) -> Iterable[Sequence[object]]:

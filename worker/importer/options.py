@@ -25,7 +25,9 @@ class ImportOptions:
 
     `id_from` names the columns whose values make the refund's id where the file has none of its own.
     `default_currency` stands for a blank currency cell. `sheet` names a sheet of a workbook. `max_unpacked_bytes` caps
-    what a packed file, a workbook or stdin may come to; `max_row_bytes` caps one row.
+    what a packed file, a workbook or stdin may come to; `max_row_bytes` caps one row. A workbook is held in memory
+    while it is read: `max_workbook_bytes` caps what it unpacks to, `max_workbook_cells` the rectangle from A1 to its
+    last cell.
     """
 
     format: Format | None = None
@@ -37,6 +39,8 @@ class ImportOptions:
     ignore_extra: bool = False
     max_unpacked_bytes: int = 2**30
     max_row_bytes: int = 2**20
+    max_workbook_bytes: int = 96 * 2**20
+    max_workbook_cells: int = 1_500_000
 
     def __post_init__(self) -> None:
         if self.format is not None and self.format not in FORMATS:

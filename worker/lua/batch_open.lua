@@ -1,18 +1,31 @@
--- Begin a batch, or go on with it. ARGV[4] id; [5] digest of its file; [6] file name; [7] rows; [8] '1' where a person
--- chose the id: without it, a file that was imported before goes on as the batch it is.
--- Returns {'opened' | 'known', now, id}, or {'other', now, id, file} where the id stands for another file.
-local id, digest = ARGV[4], ARGV[5]
-if ARGV[8] ~= '1' then
-  local earlier = redis.call('HGET', P .. 'digests', digest)
-  if earlier and redis.call('EXISTS', P .. 'batch:' .. earlier) == 1 then return {'known', int(NOW), earlier} end
-end
+-- Begin a batch, or go on with the one of the same file that is not yet whole. ARGV[4] id; [5] digest of its file;
+-- [6] '1' where a person chose the id; [7] '1' to begin anew although the file was imported or canceled before;
+-- [8] how the file is read; [9] ms in which nothing of it is sent; then field, value pairs of the new record: without
+-- any, nothing is written, and what would come of it is returned.
+-- Returns {'opened' | 'known', now, id}, or {reason, now, id of the batch in the way, fact}: other (its file),
+-- imported (when), canceled, named, options (its own), taken.
+local id, digest, chosen, again, options = ARGV[4], ARGV[5], ARGV[6] == '1', ARGV[7] == '1', ARGV[8]
 local key = P .. 'batch:' .. id
 local stored = redis.call('HMGET', key, 'digest', 'file')
-if stored[1] then
-  if stored[1] ~= digest then return {'other', int(NOW), id, stored[2] or ''} end
-  return {'known', int(NOW), id}
+if stored[1] and stored[1] ~= digest then return {'other', int(NOW), id, stored[2] or ''} end
+local earlier = redis.call('HGET', P .. 'digests', digest)
+if stored[1] then earlier = id end
+if earlier and redis.call('EXISTS', P .. 'batch:' .. earlier) == 1 then
+  local batch = redis.call('HMGET', P .. 'batch:' .. earlier, 'state', 'imported_at', 'options')
+  local reason, fact
+  if batch[2] then reason, fact = 'imported', batch[2]
+  elseif batch[1] == 'canceled' then reason, fact = 'canceled', ''
+  elseif chosen and earlier ~= id then reason, fact = 'named', ''
+  elseif (batch[3] or '') ~= options then reason, fact = 'options', batch[3] or ''
+  else return {'known', int(NOW), earlier} end
+  if not again then return {reason, int(NOW), earlier, fact} end
+  if stored[1] then return {'taken', int(NOW), id, ''} end
 end
-redis.call('HSET', key, 'file', ARGV[6], 'digest', digest, 'rows', ARGV[7], 'created_at', int(NOW), 'state', 'running')
+if #ARGV < 10 then return {'opened', int(NOW), id} end
+local set = {}
+for i = 10, #ARGV do set[#set + 1] = ARGV[i] end
+redis.call('HSET', key, 'digest', digest, 'options', options, 'created_at', int(NOW), 'state', 'running', unpack(set))
+if tonumber(ARGV[9]) > 0 then redis.call('HSET', key, 'not_before', int(NOW + tonumber(ARGV[9]))) end
 redis.call('ZADD', P .. 'batches', int(NOW), id)
 redis.call('HSET', P .. 'digests', digest, id)
 return {'opened', int(NOW), id}

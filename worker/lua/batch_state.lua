@@ -1,9 +1,15 @@
--- Change a batch's state. ARGV[4] id; [5] the state it is to have; [6] the states it may come from, ',a,b,'.
+-- Change a batch's state. ARGV[4] id; [5] the state it is to have; [6] the states it may come from, ',a,b,';
+-- [7] who wants it so, or ''. A pause that ends takes its time, its author and its reason with it.
 -- Returns {result, state before}: set, same, refused, missing.
-local key = P .. 'batch:' .. ARGV[4]
+local key, to = P .. 'batch:' .. ARGV[4], ARGV[5]
 if redis.call('EXISTS', key) == 0 then return {'missing', ''} end
 local state = redis.call('HGET', key, 'state') or 'running'
-if state == ARGV[5] then return {'same', state} end
+if state == to then return {'same', state} end
 if not string.find(ARGV[6], ',' .. state .. ',', 1, true) then return {'refused', state} end
-redis.call('HSET', key, 'state', ARGV[5])
+redis.call('HDEL', key, 'paused_at', 'paused_by', 'paused_reason', 'streak_code', 'streak')
+redis.call('HSET', key, 'state', to)
+if to ~= 'running' then
+  redis.call('HSET', key, to .. '_at', int(NOW))
+  if ARGV[7] ~= '' then redis.call('HSET', key, to .. '_by', ARGV[7]) end
+end
 return {'set', state}

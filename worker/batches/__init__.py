@@ -1,0 +1,46 @@
+"""Files of refunds as things of their own: compared with the records, begun, paused, canceled, sent again, read.
+
+A batch owns only the refunds it created; rows whose ids stood in the records before are `known` and left alone.
+"""
+
+from worker.batches.compare import Compared, Repeat, compare
+from worker.batches.moves import Canceled, Retried, cancel_batch, retry_batch
+from worker.batches.opening import Opened, Opening, close_batch, earlier_batch, foresee_batch, open_batch
+from worker.batches.record import (
+    Batch,
+    Seen,
+    batch_size,
+    checked_batch_id,
+    list_batches,
+    look_at_batch,
+    pause_batch,
+    read_batch,
+    resume_batch,
+    state_of_batch,
+)
+
+__all__ = [
+    "Batch",
+    "Canceled",
+    "Compared",
+    "Opened",
+    "Opening",
+    "Repeat",
+    "Retried",
+    "Seen",
+    "batch_size",
+    "cancel_batch",
+    "checked_batch_id",
+    "close_batch",
+    "compare",
+    "earlier_batch",
+    "foresee_batch",
+    "list_batches",
+    "look_at_batch",
+    "open_batch",
+    "pause_batch",
+    "read_batch",
+    "resume_batch",
+    "retry_batch",
+    "state_of_batch",
+]

@@ -1,0 +1,123 @@
+"""A file against the records, before anything of it is enqueued; nothing is written, and no row is held."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from worker.calls import Argument, Call, Script
+from worker.connections import redis_errors
+from worker.importer import Accepted
+from worker.store import Store
+
+COMPARE: Final = Script("batch_compare")
+FIRST: Final = 20
+_PAGE: Final = 250
+"""Rows a trip: few enough that the server, which looks at them in one go, keeps nobody waiting."""
+_MOST_FIELDS: Final = 200
+"""A payment with more fields than this is read in pages instead, and remembered."""
+_HELD: Final = 100_000
+_CROWDED: Final = "?"
+_ANSWER: Final = 4
+
+
+class Repeat(NamedTuple):
+    """A new row that pays back what another refund, pending or done, pays back on the same payment."""
+
+    row: Accepted
+    refund_id: str
+
+
+@dataclass(kw_only=True)
+class Compared:
+    """What the records already hold of a file; lists hold the first twenty.
+
+    `same` refunds stand with the same contents, by status in `statuses`; `conflicting` ids hold other contents;
+    `fresh` rows are new, of which `repeats` pay the same amount back on the same payment as a refund that stands.
+    """
+
+    fresh: int = 0
+    same: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    conflicting: int = 0
+    first_conflicts: list[Accepted] = field(default_factory=list)
+    repeats: int = 0
+    first_repeats: list[Repeat] = field(default_factory=list)
+
+
+class _Payments:
+    """The refunds on payments with very many of them: each payment is read once while it is remembered."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._held: dict[str, dict[int | None, str]] = {}
+        self._count = 0
+
+    def standing(self, payment_intent: str, amount: int | None) -> str:
+        """Return a refund that pays this amount back on this payment, '' where there is none."""
+        amounts = self._held.get(payment_intent)
+        if amounts is None:
+            if self._count > _HELD:
+                self._held.clear()
+                self._count = 0
+            amounts = self._held[payment_intent] = self._read(payment_intent)
+            self._count += len(amounts)
+        return amounts.get(amount, "")
+
+    def _read(self, payment_intent: str) -> dict[int | None, str]:
+        found: dict[int | None, str] = {}
+        store = self._store
+        with redis_errors(store.place):
+            names = store.redis.hscan_iter(store.key(f"payment:{payment_intent}"), match="refund:*", count=_PAGE)
+            while page := [name.removeprefix("refund:") for name, _ in islice(names, _PAGE)]:
+                with store.redis.pipeline(transaction=False) as pipeline:
+                    for refund_id in page:
+                        pipeline.hmget(store.key(f"refund:{refund_id}"), "status", "amount", "all_remaining")
+                    for refund_id, (status, amount, rest) in zip(page, pipeline.execute(), strict=True):
+                        if status in {"pending", "succeeded"}:
+                            found.setdefault(None if rest == "1" or amount is None else int(amount), refund_id)
+        return found
+
+
+def compare(store: Store, rows: Iterable[Accepted], on_progress: Callable[[int], None] | None = None) -> Compared:
+    """Return what the records hold of a file's rows; raises `StoreUnavailable`.
+
+    Memory does not grow with the file, and a payment with very many refunds is not read again for each of its rows.
+    """
+    compared = Compared()
+    payments = _Payments(store)
+    rows = iter(rows)
+    done = 0
+    while page := list(islice(rows, _PAGE)):
+        arguments: list[Argument] = [_MOST_FIELDS]
+        for _, request in page:
+            arguments += (request.refund_id, request.payment_intent, request.amount or "")
+        answers: list[Any] = store.run(Call(script=COMPARE, arguments=arguments, read=list))
+        for place, row in enumerate(page):
+            fingerprint, status, stage, repeated = answers[_ANSWER * place : _ANSWER * (place + 1)]
+            if not fingerprint:
+                compared.fresh += 1
+                if repeated == _CROWDED:
+                    repeated = payments.standing(row.request.payment_intent, row.request.amount)
+                if repeated:
+                    _note(compared, Repeat(row, repeated))
+            elif fingerprint == row.request.fingerprint:
+                compared.same += 1
+                compared.statuses[status if stage != "review" else "review"] += 1
+            else:
+                compared.conflicting += 1
+                if len(compared.first_conflicts) < FIRST:
+                    compared.first_conflicts.append(row)
+        done += len(page)
+        if on_progress is not None:
+            on_progress(done)
+    return compared
+
+
+def _note(compared: Compared, repeat: Repeat) -> None:
+    compared.repeats += 1
+    if len(compared.first_repeats) < FIRST:
+        compared.first_repeats.append(repeat)

@@ -1,0 +1,142 @@
+"""What is done to a whole batch: what was not sent is canceled, what failed is sent again. Page by page, resumable."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+from worker import calls, policy
+from worker.batches.record import Batch, read_batch, set_state
+from worker.connections import redis_errors
+from worker.errors import GuardRefused, NotCancelable
+from worker.model import Refund, Retriable, Stage, Status, Step
+from worker.store import PAGE, Store
+
+_ROUNDS: Final = 5
+"""How often a refund that moves while it is decided on is read and decided on again."""
+_UNSENT: Final = frozenset({Stage.QUEUED.value, Stage.WAITING.value})
+
+Decide = Callable[[Refund], Step | None]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Canceled:
+    """How many refunds a cancel stopped, and the batch as it then stood: what is in it was sent, or settled before."""
+
+    canceled: int
+    batch: Batch
+
+
+@dataclass(kw_only=True)
+class Retried:
+    """How many failed refunds go again, and how many were left by whether a retry can help."""
+
+    retried: int = 0
+    left: Counter[str] = field(default_factory=Counter)
+
+
+def cancel_batch(store: Store, batch_id: str, by: str, on_progress: Progress | None = None) -> Canceled:
+    """Stop a batch: no claim of it succeeds any more, and what was not sent is settled as canceled.
+
+    Killed half way it is finished by the same call. Raises `NotFound`.
+    """
+    set_state(store, batch_id, "canceled", sources=("running", "paused"), by=by)
+    canceled = done = 0
+    for page in _pages(store, batch_id):
+        unsent = [
+            refund_id
+            for refund_id, (stage, _) in zip(page, _read(store, page, "stage", "status"), strict=True)
+            if stage in _UNSENT
+        ]
+        canceled += len(_apply(store, unsent, _cancelable, {"by": by, "batch": batch_id}))
+        done += len(page)
+        if on_progress is not None:
+            on_progress(done)
+    return Canceled(canceled=canceled, batch=read_batch(store, batch_id))
+
+
+def retry_batch(
+    store: Store,
+    batch_id: str,
+    by: str,
+    *,
+    kinds: frozenset[Retriable],
+    nudge: Callable[[Sequence[str]], None],
+    on_progress: Progress | None = None,
+) -> Retried:
+    """Send again what failed and is `retriable` in one of these ways: a new generation of the same ids, its own key.
+
+    What is in doubt has not failed, and is never sent again here. Each page is recorded before it is nudged for. Raises
+    `NotFound`, and `GuardRefused` where the batch was canceled.
+    """
+    if read_batch(store, batch_id).state == "canceled":
+        raise GuardRefused(f"batch {batch_id} was canceled: nothing of it is sent again")
+    retried = Retried()
+    done = 0
+    for page in _pages(store, batch_id):
+        failed: list[str] = []
+        for refund_id, (status, kind) in zip(page, _read(store, page, "status", "retriable"), strict=True):
+            if status != Status.FAILED.value:
+                continue
+            retriable = Retriable(kind or Retriable.UNKNOWN)
+            if retriable in kinds:
+                failed.append(refund_id)
+            else:
+                retried.left[retriable.value] += 1
+        again = _apply(store, failed, lambda refund: _retriable(refund, kinds), {"by": by})
+        if again:
+            nudge(again)
+        retried.retried += len(again)
+        done += len(page)
+        if on_progress is not None:
+            on_progress(done)
+    return retried
+
+
+def _cancelable(refund: Refund) -> Step | None:
+    try:
+        return policy.cancel(refund)
+    except NotCancelable:
+        return None
+
+
+def _retriable(refund: Refund, kinds: frozenset[Retriable]) -> Step | None:
+    return policy.retry_failed(refund) if (refund.retriable or Retriable.UNKNOWN) in kinds else None
+
+
+def _apply(store: Store, refund_ids: Sequence[str], decide: Decide, detail: dict[str, Any]) -> list[str]:
+    """Decide and save a step for each refund, and return the ids for which it was saved."""
+    saved: list[str] = []
+    left = list(refund_ids)
+    for _ in range(_ROUNDS):
+        if not left:
+            break
+        found = [refund for refund in store.get_many(left) if refund is not None]
+        steps = [(refund, step) for refund in found if (step := decide(refund)) is not None]
+        results = store.run_many([calls.save(refund, step, detail) for refund, step in steps])
+        left = []
+        for (refund, _), result in zip(steps, results, strict=True):
+            if result.result == "saved":
+                saved.append(refund.refund_id)
+            elif result.result == "stale":
+                left.append(refund.refund_id)
+    return saved
+
+
+def _pages(store: Store, batch_id: str) -> Iterator[list[str]]:
+    ids = store.ids_in_batch(batch_id)
+    while page := list(islice(ids, PAGE)):
+        yield page
+
+
+def _read(store: Store, refund_ids: Sequence[str], *names: str) -> list[list[str | None]]:
+    """Return a few fields of many records: most of a batch needs no whole record to be passed over."""
+    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+        for refund_id in refund_ids:
+            pipeline.hmget(store.key(f"refund:{refund_id}"), list(names))
+        found: list[list[str | None]] = pipeline.execute()
+    return found

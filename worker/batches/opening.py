@@ -1,0 +1,120 @@
+"""A file becomes a batch: begun once, gone on with until every row is in, and then known by its digest."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from worker.batches.record import Batch, decoded
+from worker.calls import Argument, Call, Script
+from worker.connections import redis_errors
+from worker.errors import GuardRefused
+from worker.model import from_ms
+from worker.store import Store
+
+OPEN: Final = Script("batch_open")
+CLOSE: Final = Script("batch_close")
+_ms = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opening:
+    """What a file is begun with: how it is read, what it comes to, and how long nothing of it is sent."""
+
+    options: str = ""
+    invalid: int = 0
+    duplicates: int = 0
+    totals: Mapping[str, int] = field(default_factory=dict)
+    delay: timedelta = timedelta(0)
+    again: bool = False
+    """Begin a new batch although the file was imported, or canceled, before."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """Which batch a file goes into, and whether it was begun only now."""
+
+    batch_id: str
+    fresh: bool
+
+
+_DEFAULT: Final = Opening()
+
+
+def earlier_batch(store: Store, digest: str) -> Batch | None:
+    """Return the batch of the same file, None where it was never imported; nothing is written."""
+    with redis_errors(store.place):
+        batch_id: Any = store.redis.hget(store.key("digests"), digest)
+        stored: Any = store.redis.hgetall(store.key(f"batch:{batch_id}")) if batch_id else None
+    return decoded(batch_id, stored) if stored else None
+
+
+def open_batch(
+    store: Store, batch_id: str | None, *, file: str, digest: str, rows: int, opening: Opening = _DEFAULT
+) -> Opened:
+    """Begin a batch, or go on with the unfinished one of the same file.
+
+    Without an id, the file's digest finds it. Raises `GuardRefused` where the id stands for another file, and, unless
+    it is to be imported `again`, where the file was imported as a whole, was canceled, or was begun in another way.
+    """
+    facts: list[Argument] = [
+        *("file", file, "rows", rows, "invalid", opening.invalid, "duplicates", opening.duplicates),
+        *(part for currency, amount in opening.totals.items() for part in (f"total:{currency}", amount)),
+    ]
+    return _opened(store, batch_id, digest, opening, facts)
+
+
+def foresee_batch(store: Store, batch_id: str | None, digest: str, opening: Opening = _DEFAULT) -> Opened:
+    """Return or raise what `open_batch` would at this moment; nothing is written.
+
+    Where it would begin a batch, the id is the one asked for, or a made one that will not be used.
+    """
+    return _opened(store, batch_id, digest, opening, [])
+
+
+def _opened(store: Store, batch_id: str | None, digest: str, opening: Opening, facts: list[Argument]) -> Opened:
+    chosen = batch_id or f"b-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"
+    arguments: list[Argument] = [
+        *(chosen, digest, "1" if batch_id else "", "1" if opening.again else "", opening.options),
+        *(opening.delay // _ms, *facts),
+    ]
+    call: Call[list[str]] = Call(script=OPEN, arguments=arguments, read=list, durable=bool(facts))
+    result, _, opened, *more = store.run(call)
+    if result in {"opened", "known"}:
+        return Opened(batch_id=opened, fresh=result == "opened")
+    raise GuardRefused(_refusal(result, opened, more[0] if more else ""))
+
+
+def _refusal(result: str, batch_id: str, fact: str) -> str:
+    if result == "other":
+        return f"batch {batch_id} is of another file, {fact!r}: give this one a name of its own with --batch"
+    if result == "taken":
+        return f"batch {batch_id} is the earlier import of this file: give this one a name of its own with --batch"
+    if result == "imported":
+        return (
+            f"this file was imported as batch {batch_id} on {from_ms(int(fact)):%Y-%m-%d %H:%M}Z, and nothing was "
+            f"enqueued: follow it with 'refunds batch show {batch_id}', or enqueue what is new in it with --again"
+        )
+    if result == "canceled":
+        return (
+            f"this file is batch {batch_id}, which was canceled: nothing was enqueued; --again enqueues the rows that "
+            "were never accepted, and what was canceled needs new ids"
+        )
+    if result == "named":
+        return f"this file is batch {batch_id} already, not yet whole: leave --batch out to go on with it"
+    return (
+        f"batch {batch_id} of this file was begun with other options ({fact}): its rows would get other ids or "
+        "contents; go on with the same options, or begin a new batch with --again"
+    )
+
+
+def close_batch(store: Store, batch_id: str, *, handed_in: int, conflicting: int) -> None:
+    """Note that every row was handed in: from now on the same file is refused.
+
+    `handed_in` are rows that stand in the records now; those the batch did not create are its known ones.
+    """
+    call: Call[Any] = Call(script=CLOSE, arguments=[batch_id, handed_in, conflicting], read=lambda reply: reply)
+    store.run(call)

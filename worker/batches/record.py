@@ -1,0 +1,262 @@
+"""A batch as it stands: its record, its state, how fast it goes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+from worker.calls import Argument, Call, Script
+from worker.connections import redis_errors
+from worker.errors import FieldError, GuardRefused, InvalidRequest, NotFound
+from worker.model import from_ms, rfc3339, shown
+from worker.records import pairs_of
+from worker.store import Store
+
+BatchState = Literal["running", "paused", "canceled"]
+
+STATE: Final = Script("batch_state")
+SHOW: Final = Script("batch_show")
+RATE_WINDOW: Final = timedelta(seconds=60)
+"""How far back the pace of a batch is measured."""
+RATE_SAMPLE: Final = 100
+"""Of so many refunds that settled last it is asked whose they are: more would cost more and say little more."""
+_PAGE: Final = 100
+_BATCH_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,100}")
+_second = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """A batch as it stands; the counts are kept by the moves of its refunds, the rest by the import."""
+
+    batch_id: str
+    file: str
+    digest: str
+    rows: int
+    created_at: datetime | None
+    state: str
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    stages: Mapping[str, int] = field(default_factory=dict)
+    amounts: Mapping[str, int] = field(default_factory=dict)
+    """Minor units by `status:currency`, of settled refunds."""
+    totals: Mapping[str, int] = field(default_factory=dict)
+    """Minor units by currency that the file's valid rows state."""
+    invalid: int = 0
+    """Rows that were refused and left out."""
+    duplicates: int = 0
+    known: int | None = None
+    """Rows whose refunds stood in the records before; None until every row was handed in."""
+    conflicting: int = 0
+    """Rows left out because another refund took their id while the import ran."""
+    imported_at: datetime | None = None
+    """When every row had been handed in; None while the import has still to be finished."""
+    not_before: datetime | None = None
+    """Nothing is sent before this time."""
+    paused_at: datetime | None = None
+    paused_by: str | None = None
+    paused_reason: str | None = None
+    """The code with which refunds failed in a row, where the batch paused itself."""
+    canceled_at: datetime | None = None
+    canceled_by: str | None = None
+    options: str = ""
+    """How the file is read, as the import stored it."""
+
+    @property
+    def accepted(self) -> int:
+        """Return how many refunds this batch created."""
+        return sum(self.statuses.values())
+
+    @property
+    def moving(self) -> int:
+        """Return how many are neither settled nor wait for a person."""
+        return self.statuses.get("pending", 0) - self.stages.get("review", 0)
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether every row was handed in and nothing moves any more."""
+        return self.imported_at is not None and self.moving == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the batch for a program: times as RFC 3339 UTC, absent values as None."""
+        return {
+            "batch_id": self.batch_id,
+            "file": self.file,
+            "digest": self.digest,
+            "state": self.state,
+            "finished": self.finished,
+            "rows": self.rows,
+            "invalid": self.invalid,
+            "duplicates": self.duplicates,
+            "known": self.known,
+            "conflicting": self.conflicting,
+            "accepted": self.accepted,
+            "moving": self.moving,
+            "statuses": dict(self.statuses),
+            "stages": dict(self.stages),
+            "amounts": dict(self.amounts),
+            "totals": dict(self.totals),
+            "created_at": _text(self.created_at),
+            "imported_at": _text(self.imported_at),
+            "not_before": _text(self.not_before),
+            "paused_at": _text(self.paused_at),
+            "paused_by": self.paused_by,
+            "paused_reason": self.paused_reason,
+            "canceled_at": _text(self.canceled_at),
+            "canceled_by": self.canceled_by,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """A batch at the server's `now`, with its pace: refunds it settled a second, lately."""
+
+    batch: Batch
+    now: datetime
+    rate: float
+
+    @property
+    def eta(self) -> datetime | None:
+        """Return when the last refund will have settled if the pace stays; None where that cannot be told."""
+        batch = self.batch
+        if batch.state != "running" or batch.moving == 0 or self.rate <= 0:
+            return None
+        return self.now + timedelta(seconds=batch.moving / self.rate)
+
+
+def checked_batch_id(text: str) -> str:
+    """Return an id that a batch may have; raises `InvalidRequest`."""
+    if _BATCH_ID.fullmatch(text):
+        return text
+    rule = "must be 1 to 100 of A-Z a-z 0-9 . _ : -"
+    raise InvalidRequest([FieldError(field="batch", code="batch_id", value=shown(text), rule=rule)])
+
+
+def read_batch(store: Store, batch_id: str) -> Batch:
+    """Return a batch as it stands; raises `NotFound`."""
+    with redis_errors(store.place):
+        stored: Any = store.redis.hgetall(store.key(f"batch:{batch_id}"))
+    if not stored:
+        raise unknown(batch_id)
+    return decoded(batch_id, stored)
+
+
+def look_at_batch(store: Store, batch_id: str) -> Seen:
+    """Return a batch with its pace; the cost does not grow with the batch. Raises `NotFound`."""
+
+    def read(reply: Any) -> Seen:
+        stored = pairs_of(reply[1])
+        if not stored:
+            raise unknown(batch_id)
+        now, batch = from_ms(int(reply[0])), decoded(batch_id, stored)
+        began = max(batch.created_at or now, batch.not_before or batch.created_at or now)
+        elapsed = min(max(now - began, _second), RATE_WINDOW)
+        return Seen(batch=batch, now=now, rate=float(reply[2]) / elapsed.total_seconds())
+
+    arguments: list[Argument] = [batch_id, RATE_WINDOW // timedelta(milliseconds=1), RATE_SAMPLE]
+    return store.run(Call(script=SHOW, arguments=arguments, read=read))
+
+
+def list_batches(store: Store) -> Iterator[Batch]:
+    """Yield the batches, newest first, page by page; one whose record has expired is left out."""
+    start = 0
+    while True:
+        with redis_errors(store.place):
+            page: Any = store.redis.zrange(store.key("batches"), start, start + _PAGE - 1, desc=True)
+            with store.redis.pipeline(transaction=False) as pipeline:
+                for batch_id in page:
+                    pipeline.hgetall(store.key(f"batch:{batch_id}"))
+                found = pipeline.execute()
+        yield from (decoded(batch_id, stored) for batch_id, stored in zip(page, found, strict=True) if stored)
+        if len(page) < _PAGE:
+            return
+        start += _PAGE
+
+
+def decoded(batch_id: str, stored: Mapping[str, str]) -> Batch:
+    """Return the batch in a hash."""
+    return Batch(
+        batch_id=batch_id,
+        file=stored.get("file", ""),
+        digest=stored.get("digest", ""),
+        rows=int(stored.get("rows", 0)),
+        created_at=_time(stored, "created_at"),
+        state=stored.get("state", "running"),
+        statuses=_counts(stored, "status:"),
+        stages=_counts(stored, "stage:"),
+        amounts=_counts(stored, "amount:"),
+        totals=_counts(stored, "total:"),
+        invalid=int(stored.get("invalid", 0)),
+        duplicates=int(stored.get("duplicates", 0)),
+        known=int(stored["known"]) if "known" in stored else None,
+        conflicting=int(stored.get("conflicting", 0)),
+        imported_at=_time(stored, "imported_at"),
+        not_before=_time(stored, "not_before"),
+        paused_at=_time(stored, "paused_at"),
+        paused_by=stored.get("paused_by"),
+        paused_reason=stored.get("paused_reason"),
+        canceled_at=_time(stored, "canceled_at"),
+        canceled_by=stored.get("canceled_by"),
+        options=stored.get("options", ""),
+    )
+
+
+def _time(stored: Mapping[str, str], name: str) -> datetime | None:
+    return from_ms(int(stored[name])) if name in stored else None
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else rfc3339(moment)
+
+
+def _counts(stored: Mapping[str, str], prefix: str) -> dict[str, int]:
+    return {
+        name.removeprefix(prefix): int(value)
+        for name, value in stored.items()
+        if name.startswith(prefix) and int(value) != 0
+    }
+
+
+def unknown(batch_id: str) -> NotFound:
+    """Return the error for a batch that is not there."""
+    return NotFound(f"no batch {shown(batch_id)} was imported here: 'refunds batch list' names them")
+
+
+def batch_size(store: Store, batch_id: str) -> int:
+    """Return how many refunds a batch created, 0 where there is none."""
+    with redis_errors(store.place):
+        size: Any = store.redis.llen(store.key(f"batch-refunds:{batch_id}"))
+    return int(size)
+
+
+def state_of_batch(store: Store, batch_id: str) -> str | None:
+    """Return a batch's state alone, None where there is no such batch."""
+    with redis_errors(store.place):
+        state: Any = store.redis.hget(store.key(f"batch:{batch_id}"), "state")
+    return None if state is None else str(state)
+
+
+def pause_batch(store: Store, batch_id: str, by: str = "") -> bool:
+    """Stop a batch's claims; return whether that changed anything. Raises `NotFound`, `GuardRefused`."""
+    return set_state(store, batch_id, "paused", sources=("running",), by=by)
+
+
+def resume_batch(store: Store, batch_id: str) -> bool:
+    """Let a batch's claims go on; return whether that changed anything. Raises `NotFound`, `GuardRefused`."""
+    return set_state(store, batch_id, "running", sources=("paused",))
+
+
+def set_state(store: Store, batch_id: str, to: BatchState, *, sources: tuple[BatchState, ...], by: str = "") -> bool:
+    """Change a batch's state and note when and by whom; return whether that changed anything.
+
+    Raises `NotFound`, and `GuardRefused` where it is in none of `sources` and not in `to` already.
+    """
+    call: Call[list[str]] = Call(script=STATE, arguments=[batch_id, to, f",{','.join(sources)},", by], read=list)
+    result, before = store.run(call)
+    if result == "missing":
+        raise unknown(batch_id)
+    if result == "refused":
+        raise GuardRefused(f"batch {batch_id} is {before} and cannot be {to}: nothing was changed")
+    return result == "set"

@@ -1,0 +1,133 @@
+"""What a person says a file must come to, and must not exceed: read from the command line, held against the sums."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from typing import Final
+
+import click
+
+from worker.importer import Summary
+
+UNSTATED: Final = "unstated"
+"""What rows without a currency are called wherever currencies are told apart."""
+_MONEY: Final = re.compile(rf"(?:([A-Za-z]{{3}}|{UNSTATED})=)?([0-9]{{1,18}})")
+_PART: Final = re.compile(r"([0-9]+)([smhd])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST: Final = timedelta(days=30)
+_TOO_LONG: Final = 10**9
+_WHOLE: Final = Decimal(100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MostErrors:
+    """How many rows of a file may be invalid: a number of them, or a percentage."""
+
+    text: str
+    rows: int | None = None
+    percent: Decimal | None = None
+
+    def allows(self, refused: int, rows: int) -> bool:
+        """Tell whether so many refused rows of so many are few enough."""
+        if self.rows is not None:
+            return refused <= self.rows
+        return refused * _WHOLE <= (self.percent or 0) * rows
+
+
+def most_errors(_ctx: click.Context, param: click.Parameter, text: str | None) -> MostErrors | None:
+    """Return `N` or `P%` as it was typed; a click callback."""
+    if text is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,12}", text):
+        return MostErrors(text=text, rows=int(text))
+    if re.fullmatch(r"[0-9]{1,3}(?:\.[0-9]{1,6})?%", text) and (percent := Decimal(text[:-1])) <= _WHOLE:
+        return MostErrors(text=text, percent=percent)
+    raise click.BadParameter(f"{text!r} is neither a number of rows nor a percentage such as 0.5%", param=param)
+
+
+def length_of_time(_ctx: click.Context, param: click.Parameter, text: str | None) -> timedelta:
+    """Return `90s`, `70m`, `2h`, `1d`, or several of them, as `1h30m`; nothing is no time. A click callback."""
+    if text is None:
+        return timedelta(0)
+    parts = _PART.findall(text)
+    if not parts or "".join(f"{number}{unit}" for number, unit in parts) != text:
+        raise click.BadParameter(f"{text!r} is no length of time such as 70m or 1h30m", param=param)
+    span = timedelta(seconds=min(sum(int(number) * _SECONDS[unit] for number, unit in parts), _TOO_LONG))
+    if not timedelta(0) < span <= _LONGEST:
+        raise click.BadParameter(f"{text!r} must be more than nothing and at most {_LONGEST.days} days", param=param)
+    return span
+
+
+def each_sum(ctx: click.Context, param: click.Parameter, texts: Iterable[str]) -> dict[str | None, int]:
+    """Return `CUR=MINOR`, once for each currency, as a mapping; a click callback."""
+    sums = sums_or_one(ctx, param, texts)
+    if None in sums:
+        raise click.BadParameter("a sum needs its currency, as in usd=123456", param=param)
+    return sums
+
+
+def sums_or_one(_ctx: click.Context, param: click.Parameter, texts: Iterable[str]) -> dict[str | None, int]:
+    """Return `CUR=MINOR`, or `MINOR` for each currency that is not named, as a mapping; a click callback."""
+    sums: dict[str | None, int] = {}
+    for text in texts:
+        match = _MONEY.fullmatch(text)
+        if match is None:
+            raise click.BadParameter(f"{text!r} is no sum in minor units such as usd=123456", param=param)
+        currency = None if match[1] is None else match[1].lower()
+        if currency in sums:
+            raise click.BadParameter(f"the sum of {currency or 'every currency'} is given twice", param=param)
+        sums[currency] = int(match[2])
+    return sums
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the whole file is held against; `most_totals[None]` stands for each currency that is not named."""
+
+    rows: int | None = None
+    totals: Mapping[str | None, int] = field(default_factory=dict)
+    most_totals: Mapping[str | None, int] = field(default_factory=dict)
+    most_amount: int | None = None
+
+    def broken(self, summary: Summary) -> list[str]:
+        """Return a sentence for each limit that the file breaks; sums are over the rows that would be enqueued."""
+        return [*self._expectations(summary), *self._ceilings(summary)]
+
+    def _expectations(self, summary: Summary) -> Iterator[str]:
+        if self.rows is not None and summary.rows != self.rows:
+            yield f"the file has {summary.rows:,} rows, and {self.rows:,} were expected"
+        if not self.totals:
+            return
+        found = sums(summary)
+        for currency in sorted({*self.totals, *found}, key=str):
+            expected = self.totals.get(currency, 0)
+            total = found.get(str(currency), 0)
+            if total != expected or currency not in self.totals:
+                yield f"the file comes to {total:,} {currency}, and {expected:,} were expected"
+
+    def _ceilings(self, summary: Summary) -> Iterator[str]:
+        open_rows = sum(total.all_remaining for total in summary.totals.values())
+        if self.most_totals:
+            for currency, total in sums(summary).items():
+                most = self.most_totals.get(currency, self.most_totals.get(None, 0))
+                if total > most:
+                    yield f"the file comes to {total:,} {currency}, more than the {most:,} of --max-total"
+            if open_rows:
+                yield f"{open_rows:,} rows ask for all that is left, so that --max-total cannot be held"
+        if self.most_amount is not None:
+            if summary.largest_amount is not None and summary.largest_amount > self.most_amount:
+                yield (
+                    f"line {summary.largest_line} asks for {summary.largest_amount:,}, more than "
+                    f"REFUNDS_MAX_AMOUNT={self.most_amount}"
+                )
+            if open_rows:
+                yield f"{open_rows:,} rows ask for all that is left, so that REFUNDS_MAX_AMOUNT cannot be held"
+
+
+def sums(summary: Summary) -> dict[str, int]:
+    """Return the sum of each currency in minor units."""
+    return {currency or UNSTATED: total.amount for currency, total in summary.totals.items()}

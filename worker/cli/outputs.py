@@ -1,0 +1,63 @@
+"""Files that a command leaves behind: known to be writable before anything is done, and never seen half written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+from worker.cli.session import note
+from worker.errors import InputError
+
+RESULT_ROWS: Final = "with what became of each"
+Fill = Callable[[IO[str]], int]
+"""Writes rows and says how many."""
+Write = Callable[[Fill, str], None]
+"""Writes a file whole, and says what is in it: rows of what."""
+
+
+@contextmanager
+def output(file: str, target: Path | None) -> Iterator[Write]:
+    """Give the function that writes `target`, which may not be the input `file`; without a target it does nothing.
+
+    Raises `InputError` at once where it cannot be written.
+    """
+    if target is None:
+        yield lambda *_: None
+        return
+    if file != "-" and target.exists() and target.samefile(file):
+        raise InputError(f"{target} is the file to be read: give what is written a name of its own")
+    part = target.with_name(f"{target.name}.part")
+    try:
+        out = part.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror}") from None
+
+    def write(fill: Fill, what: str) -> None:
+        try:
+            rows = fill(out)
+            out.close()
+            # In one step, so that a reader never finds half a file.
+            part.replace(target)
+        except OSError as error:
+            raise InputError(f"{target} cannot be written: {error.strerror}") from None
+        note(f"{rows:,} rows {what}: {target}")
+
+    try:
+        yield write
+    finally:
+        out.close()
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def standard_output() -> Iterator[Write]:
+    """Give the function that writes to stdout, as it is: no line end is changed."""
+
+    def write(fill: Fill, _what: str) -> None:
+        sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]
+        fill(sys.stdout)
+
+    yield write

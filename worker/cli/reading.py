@@ -1,0 +1,75 @@
+"""How a file is read: said by options, found out from the file, kept with its batch so that it reads the same again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from worker.importer import FORMATS, ImportOptions, Source, delimiter_of
+from worker.importer.options import DELIMITERS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DELIMITERS: Final = {name: character for character, name in DELIMITERS.items()}
+_OPTIONS: Final = (
+    click.option("--format", "format_", type=click.Choice(FORMATS), help="Found out from the file without it."),
+    click.option("--delimiter", type=click.Choice([*_DELIMITERS]), help="Of a CSV; found out without it."),
+    click.option("--sheet", metavar="NAME", help="Of a workbook with several."),
+    click.option("--id-from", metavar="COLUMNS", help="Make each refund's id from these columns, comma-separated."),
+    click.option("--amount-unit", type=click.Choice(["minor", "major"]), default="minor", show_default=True),
+    click.option("--currency", metavar="ISO", help="For rows that state none."),
+    click.option("--ignore-extra", is_flag=True, help="Read over columns with unknown names."),
+)
+
+
+def reading_options(command: F) -> F:
+    """Add the options that `reading` takes to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def reading(
+    *,
+    format_: Any,
+    delimiter: str | None,
+    sheet: str | None,
+    id_from: str | None,
+    amount_unit: Any,
+    currency: str | None,
+    ignore_extra: bool,
+) -> ImportOptions:
+    """Return how a file is to be read, as the command line says it; raises `InputError`."""
+    return ImportOptions(
+        format=format_,
+        delimiter=None if delimiter is None else _DELIMITERS[delimiter],
+        sheet=sheet,
+        id_from=tuple(name.strip() for name in id_from.split(",")) if id_from is not None else (),
+        amount_unit=amount_unit,
+        default_currency=currency,
+        ignore_extra=ignore_extra,
+    )
+
+
+def stored_reading(source: Source) -> str:
+    """Return how a file was read, found out or said, as a batch keeps it: with it the same rows come out again."""
+    options = source.options
+    kept: dict[str, Any] = {
+        "format": source.format,
+        "delimiter": delimiter_of(source),
+        "sheet": options.sheet,
+        "id_from": list(options.id_from),
+        "amount_unit": options.amount_unit if options.amount_unit != "minor" else None,
+        "default_currency": options.default_currency,
+        "ignore_extra": options.ignore_extra,
+    }
+    return json.dumps({name: value for name, value in kept.items() if value}, sort_keys=True)
+
+
+def reading_of(stored: str) -> ImportOptions:
+    """Return how a batch's file is to be read, from what the batch keeps."""
+    kept: dict[str, Any] = json.loads(stored) if stored else {}
+    return ImportOptions(**{**kept, "id_from": tuple(kept.get("id_from", ()))})

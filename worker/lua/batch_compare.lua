@@ -1,0 +1,33 @@
+-- Compare rows of a file with the records. ARGV[4] how many fields of a payment are read here; then triples: id,
+-- payment intent, amount ('' for all that is left). Only reads.
+-- Returns four texts a row: fingerprint, status and stage of the record under that id ('' where none stands), and for
+-- a row without one the id of another refund, pending or done, of the same payment and amount: '' where there is none,
+-- '?' where the payment has too many fields to be read here.
+local most = tonumber(ARGV[4])
+local function standing(payment_intent, amount)
+  local payment = P .. 'payment:' .. payment_intent
+  local fields = redis.call('HLEN', payment)
+  if fields == 0 then return '' end
+  if fields > most then return '?' end
+  for _, field in ipairs(redis.call('HKEYS', payment)) do
+    local other = string.match(field, '^refund:(.+)$')
+    if other then
+      local r = redis.call('HMGET', P .. 'refund:' .. other, 'status', 'amount', 'all_remaining')
+      local asked = r[2] or ''
+      if r[3] == '1' then asked = '' end
+      if (r[1] == 'pending' or r[1] == 'succeeded') and asked == amount then return other end
+    end
+  end
+  return ''
+end
+local out = {}
+for i = 5, #ARGV, 3 do
+  local r = redis.call('HMGET', P .. 'refund:' .. ARGV[i], 'fingerprint', 'status', 'stage')
+  local repeated = ''
+  if not r[1] then repeated = standing(ARGV[i + 1], ARGV[i + 2]) end
+  out[#out + 1] = r[1] or ''
+  out[#out + 1] = r[2] or ''
+  out[#out + 1] = r[3] or ''
+  out[#out + 1] = repeated
+end
+return out
