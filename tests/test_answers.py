@@ -24,7 +24,7 @@ from tests.factories import (
 )
 from tests.strategies import answers, attempts, json_values, replies
 from worker.answers import classify, fold, key_accepted, key_refused, parse_error, parse_refund, read_amount, read_time
-from worker.model import Answer, NoReply, NotSent, Outcome, Reply, Seen, Stage
+from worker.model import Answer, NoReply, NotSent, Outcome, Reply, Seen, Stage, is_provider_id
 
 law = settings(deadline=None, max_examples=150)
 
@@ -59,6 +59,16 @@ ROWS: list[tuple[str, Answer, Seen]] = [
     ("200 without an id", a_reply(200, refund_payload(id=None)), Seen.MAYBE),
     ("200 with an empty id", a_reply(200, refund_payload(id="")), Seen.MAYBE),
     ("200 with a number for an id", a_reply(200, refund_payload(id=7)), Seen.MAYBE),
+    *(
+        (f"200 with {name} for an id", a_reply(200, refund_payload(id=identity)), Seen.MAYBE)
+        for name, identity in [
+            ("a path", "../payouts"),
+            ("a query", "re/1?x"),
+            ("two words", "re 1"),
+            ("a novel", "x" * 5000),
+        ]
+    ),
+    ("200 with an object for a kind", a_reply(200, refund_payload(object={})), Seen.MAYBE),
     ("200 without a status", a_reply(200, refund_payload(status=None)), Seen.MAYBE),
     ("200 with an unknown status", a_reply(200, refund_payload(status="requires_action")), Seen.MAYBE),
     *((f"{code} error", an_error(code), Seen.MAYBE) for code in (405, 406, 408, 409, 410, 418, 500, 502, 503, 504)),
@@ -85,6 +95,8 @@ CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
     ("another payment", {"payment_intent": "pi_other"}),
     ("another payment, expanded", {"payment_intent": {"id": "pi_other"}}),
     ("a payment that is no text", {"payment_intent": 7}),
+    ("a payment without an id", {"payment_intent": {}}),
+    ("an amount of thousands of digits", {"amount": "9" * 5000}),
     ("another amount", {"amount": 501}),
     ("another amount, as text", {"amount": "501"}),
     ("no amount of money", {"amount": 0}),
@@ -225,10 +237,14 @@ def test_any_json_is_a_time_or_none(value: Any) -> None:
 
 
 @law
-@given(payload=st.dictionaries(st.text(max_size=8), json_values, max_size=4))
-def test_payload_without_a_textual_id_is_no_refund(payload: dict[str, Any]) -> None:
-    parsed = parse_refund(payload)
-    assert (parsed is not None) is (isinstance(payload.get("id"), str) and payload["id"] != "")
+@given(
+    payload=st.dictionaries(st.text(max_size=8), json_values, max_size=4),
+    identity=st.one_of(json_values, st.from_regex(r"re_[A-Za-z0-9]{1,20}", fullmatch=True)),
+)
+def test_payload_without_an_id_that_can_stand_in_a_path_is_no_refund(payload: dict[str, Any], identity: Any) -> None:
+    parsed = parse_refund(payload | {"id": identity})
+    assert (parsed is not None) is is_provider_id(identity)
+    assert parsed is None or parsed.id == identity
 
 
 @law
@@ -294,6 +310,24 @@ def test_folding_one_try_changes_nothing_and_folding_in_parts_agrees_with_foldin
 def test_attempt_counts_the_5xx_in_a_row_at_its_end() -> None:
     assert fold([SERVER_ERROR, MAYBE, SERVER_ERROR, SERVER_ERROR]).server_errors == 2
     assert fold([SERVER_ERROR, SERVER_ERROR, NOT_DONE]).server_errors == 0
+    assert fold([SERVER_ERROR, NOT_SENT]).server_errors == 1
+
+
+@pytest.mark.parametrize(
+    ("tried", "alone"),
+    [
+        ([SERVER_ERROR], True),
+        ([NOT_SENT, SERVER_ERROR, NOT_SENT], True),
+        ([MAYBE, SERVER_ERROR], False),
+        ([SERVER_ERROR, MAYBE], False),
+        ([MAYBE], False),
+    ],
+)
+def test_row_of_5xx_goes_on_from_the_attempt_before_only_where_nothing_else_was_answered(
+    tried: list[Outcome],
+    alone: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    assert fold(tried).only_server_errors is alone
 
 
 def test_the_latest_of_equal_tries_speaks_for_the_attempt() -> None:

@@ -37,7 +37,7 @@ from tests.factories import (
 )
 from tests.strategies import answers, attempts, jitters, looks, outcomes, refunds, rules, spans
 from worker.answers import fold
-from worker.errors import IllegalMove, NotCancelable, NotInReview
+from worker.errors import IllegalMove, InvalidRequest, NotCancelable, NotInReview
 from worker.model import (
     Action,
     Answer,
@@ -53,6 +53,7 @@ from worker.model import (
     Stage,
     Status,
     Step,
+    shown,
 )
 from worker.policy import (
     MAX_LAPSES,
@@ -167,7 +168,8 @@ def test_every_look_leads_along_a_legal_move(refund: Refund, look: Look, rules: 
     assert_is_a_move(step, refund)
     assert step.to is not Stage.SENDING
     assert step.to is not Stage.SETTLED or look.sight in {Sight.FOUND, Sight.FOUND_IN_TOTALS}
-    assert step.proof is (look.found is not None or (look.sight is Sight.FOUND_IN_TOTALS and step.to is Stage.SETTLED))
+    # A total is not the provider's word on this refund: it settles only the version that was looked at.
+    assert step.proof is (look.found is not None)
 
 
 @law
@@ -408,6 +410,16 @@ def test_refund_too_old_and_provably_never_done_is_given_up_and_may_be_retried(o
     assert (after.stage, after.error_code, after.retriable) == (Stage.SETTLED, "budget_spent", Retriable.YES)
 
 
+@pytest.mark.parametrize(
+    "refund",
+    [a_refund(first_attempt_at=NOW - VERIFY.max_age), a_refund(verdicts=VERIFY.max_attempts)],
+    ids=["too old", "too many attempts"],
+)
+def test_nothing_is_failed_for_refused_credentials_however_long_they_are(refund: Refund) -> None:
+    assert after_attempt(refund, NOT_DONE, VERIFY, NOW, 0).to is Stage.SETTLED
+    assert after_attempt(refund, BAD_KEY, VERIFY, NOW, 0).to is Stage.WAITING
+
+
 def test_doubt_whose_budget_is_spent_is_read_back_and_neither_failed_nor_replayed() -> None:
     refund = a_refund(verdicts=TRUST.max_attempts - 1, doubt_since=NOW - HOUR)
     after = with_changes(refund, after_attempt(refund, MAYBE, TRUST, NOW, 0), NOW)
@@ -471,6 +483,18 @@ def test_refund_pending_for_thirty_days_is_polled_a_few_hundred_times_and_then_s
     assert 100 < polls < 300
 
 
+@pytest.mark.parametrize(
+    "answer", [NotSent(reason="refused"), NoReply(reason="reset"), a_reply(503), an_error(429), an_error(401)], ids=str
+)
+def test_polls_that_are_never_answered_end_with_a_person_after_thirty_days(answer: Answer) -> None:
+    young = a_refund(Stage.PROCESSING, processing_since=NOW - MAX_PROCESSING + SECOND)
+    assert after_poll(young, answer, NOW, 0).to is Stage.PROCESSING
+    old = a_refund(Stage.PROCESSING, processing_since=NOW - MAX_PROCESSING)
+    step = after_poll(old, answer, NOW, 0)
+    assert (step.to, step.label) == (Stage.REVIEW, "pending_too_long")
+    assert step.alarm
+
+
 @pytest.mark.parametrize("status", ["succeeded", "failed", "canceled"])
 def test_poll_that_says_final_settles(status: str) -> None:
     step = after_poll(a_refund(Stage.PROCESSING), a_reply(200, refund_payload(status=status)), NOW, 0)
@@ -498,9 +522,30 @@ def test_poll_that_was_not_answered_only_looks_again_later(answer: Answer) -> No
     ids=["gone", "another id", "another amount", "another payment"],
 )
 def test_poll_that_contradicts_the_record_goes_to_a_person(answer: Answer) -> None:
-    step = after_poll(a_refund(Stage.PROCESSING), answer, NOW, 0)
+    refund = a_refund(Stage.PROCESSING)
+    step = after_poll(refund, answer, NOW, 0)
     assert step.to is Stage.REVIEW
     assert step.alarm
+    assert with_changes(refund, step, NOW).provider_refund_id == refund.provider_refund_id
+
+
+@pytest.mark.parametrize(
+    ("refund", "answer"),
+    [
+        (a_refund(Stage.PROCESSING), an_error(404, "resource_missing")),
+        (a_refund(Stage.PROCESSING), a_reply(200, refund_payload(amount=1))),
+        (
+            a_refund(Stage.PROCESSING, processing_since=NOW - MAX_PROCESSING),
+            a_reply(200, refund_payload(status="pending")),
+        ),
+    ],
+    ids=["gone", "contradictory", "pending too long"],
+)
+def test_refund_that_the_provider_once_had_is_not_sent_again_without_a_look(refund: Refund, answer: Answer) -> None:
+    reviewed = with_changes(refund, after_poll(refund, answer, NOW, 0), NOW)
+    assert reviewed.stage is Stage.REVIEW
+    step = resolve_resend(reviewed)
+    assert (step.to, step.changes["operator_says"]) == (Stage.IN_DOUBT, "absent")
 
 
 # Trust: the same key again
@@ -560,6 +605,13 @@ def test_three_5xx_in_a_row_over_several_attempts_stop_the_replays() -> None:
         refund = replace(refund, stage=Stage.SENDING)
 
 
+def test_5xx_row_is_not_ended_by_a_try_that_never_left() -> None:
+    refund = a_refund(server_errors=2)
+    tried = [SERVER_ERROR, NOT_SENT]
+    assert after_attempt(refund, fold(tried), TRUST, NOW, 0).changes["server_errors"] == 3
+    assert not may_try_again([NOT_SENT, SERVER_ERROR], refund, TRUST)
+
+
 def test_5xx_row_ends_with_any_other_answer() -> None:
     refund = a_refund(server_errors=2)
     assert after_attempt(refund, fold([MAYBE]), TRUST, NOW, 0).changes["server_errors"] == 0
@@ -592,6 +644,19 @@ def test_third_lapse_in_a_row_goes_to_a_person() -> None:
 @pytest.mark.parametrize("outcome", [NOT_SENT, NOT_DONE, MAYBE, SERVER_ERROR])
 def test_any_answer_ends_the_row_of_lapses(outcome: Outcome) -> None:
     assert after_attempt(a_refund(lapses=2), outcome, TRUST, NOW, 0).changes["lapses"] == 0
+
+
+# Quiet
+
+
+def test_attempt_whose_own_claimant_reports_is_quiet_from_the_moment_its_socket_was_closed() -> None:
+    refund = a_refund(next_check_at=NOW + 30 * SECOND)
+    assert after_attempt(refund, MAYBE, VERIFY, NOW, 0).changes["quiet_at"] == NOW
+
+
+def test_lapsed_lease_is_quiet_from_its_end_for_nobody_knows_when_its_socket_was_closed() -> None:
+    refund = a_refund(next_check_at=NOW)
+    assert after_lapse(refund, VERIFY, NOW + HOUR, 0).changes["quiet_at"] == NOW
 
 
 # Reading back
@@ -696,7 +761,7 @@ def test_refund_found_in_the_totals_settles_after_a_second_equal_look_without_an
     early = after_look(refund, look, rules, NOW + rules.settle - SECOND, 0)
     assert (early.to, early.quiet) == (Stage.IN_DOUBT, True)
     second = after_look(refund, look, rules, NOW + rules.settle, 0)
-    assert (second.to, second.status) == (Stage.SETTLED, Status.SUCCEEDED)
+    assert (second.to, second.status, second.proof) == (Stage.SETTLED, Status.SUCCEEDED, False)
     after = with_changes(refund, second, NOW)
     assert (after.evidence, after.provider_refund_id, after.amount, after.currency) == ("totals", None, 400, "usd")
 
@@ -712,6 +777,18 @@ def test_provider_that_cannot_be_read_is_asked_again_and_after_the_allowed_age_a
     young = after_look(refund, look, VERIFY, NOW + HOUR, 0)
     assert (young.to, young.quiet, young.delay) == (Stage.IN_DOUBT, True, 2 * HOUR)
     assert after_look(refund, look, VERIFY, NOW + VERIFY.max_age, 0).to is Stage.REVIEW
+
+
+def test_looks_that_are_not_answered_come_rarer_up_to_ten_minutes() -> None:
+    refund = a_refund(Stage.IN_DOUBT, doubt_since=NOW, first_attempt_at=NOW, quiet_at=NOW)
+    look, now, delays = Look(sight=Sight.UNREADABLE, reason="503"), NOW, []
+    while (step := after_look(refund, look, VERIFY, now, 0)).to is Stage.IN_DOUBT:
+        assert step.delay is not None
+        delays.append(step.delay)
+        now += step.delay
+        refund = with_changes(refund, step, now)
+    assert delays == sorted(delays)
+    assert (delays[0], delays[-1]) == (5 * SECOND, 10 * MINUTE)
 
 
 def test_doubt_that_nothing_may_be_read_back_of_goes_to_a_person_at_once() -> None:
@@ -738,6 +815,43 @@ def test_person_who_names_the_providers_refund_is_checked_by_a_poll() -> None:
     assert (settled.status, settled.changes["evidence"]) == (Status.SUCCEEDED, "operator")
     other = after_poll(told, a_reply(200, refund_payload(id="re_7", amount=1)), NOW, 0)
     assert other.to is Stage.REVIEW
+
+
+@pytest.mark.parametrize("identity", ["", "../payouts", "re 1", "re/1?x", "re.1", "x" * 201])
+def test_person_cannot_name_a_refund_by_an_id_that_could_not_be_asked_for(identity: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        resolve_succeeded(a_refund(Stage.REVIEW), identity, NOW)
+    (error,) = caught.value.errors
+    assert (error.field, error.value) == ("provider_refund_id", shown(identity))
+
+
+def test_person_whose_word_the_provider_did_not_bear_out_has_named_nothing() -> None:
+    refund = a_refund()
+    reviewed = with_changes(refund, after_attempt(refund, MISMATCH, VERIFY, NOW, 0), NOW)
+    named = with_changes(reviewed, resolve_succeeded(reviewed, "re_x", NOW), NOW)
+    again = with_changes(named, after_poll(named, an_error(404), NOW, 0), NOW)
+    assert (again.stage, again.provider_refund_id, again.operator_says, again.processing_since) == (
+        Stage.REVIEW,
+        None,
+        None,
+        None,
+    )
+    resent = with_changes(again, resolve_resend(again), NOW)
+    assert (resent.stage, resent.provider_refund_id, resent.operator_says) == (Stage.IN_DOUBT, None, "absent")
+
+
+def test_persons_word_ends_when_the_provider_shows_the_refund_as_pending() -> None:
+    named = a_refund(Stage.PROCESSING, operator_says="succeeded")
+    step = after_poll(named, a_reply(200, refund_payload(status="pending")), NOW, 0)
+    assert (step.quiet, step.changes) == (True, {"operator_says": None})
+    unheard = after_poll(named, a_reply(503), NOW, 0)
+    assert (unheard.quiet, unheard.changes) == (True, {})
+
+
+def test_refund_never_in_doubt_that_a_person_lets_go_again_waits_for_its_turn_and_names_nothing() -> None:
+    refund = a_refund(Stage.REVIEW, provider_refund_id="re_x", operator_says="succeeded", lapses=2)
+    after = with_changes(refund, resolve_resend(refund), NOW)
+    assert (after.stage, after.provider_refund_id, after.operator_says, after.lapses) == (Stage.WAITING, None, None, 0)
 
 
 def test_person_who_says_failed_settles_it_for_good() -> None:

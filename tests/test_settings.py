@@ -95,10 +95,17 @@ WRONG = [
     ("REDIS_URL", f"http://:{SECRET}@redis"),
     ("REDIS_URL", SECRET),
     ("REDIS_URL", f"amqp://:{SECRET}@rabbit"),
+    ("REDIS_URL", f"redis://:p[{SECRET}]s@redis/0"),
+    ("REDIS_URL", f"redis://user:sec/{SECRET}@redis/0"),
+    ("REDIS_URL", f"redis://:{SECRET}@redis:66000/0"),
+    ("BROKER_URL", f"amqp://user:p[{SECRET}@rabbit"),
     ("BROKER_URL", f"sqs://:{SECRET}@queue"),
     ("API_URL", SECRET),
     ("API_URL", "ftp://provider.test"),
     ("API_URL", "https://"),
+    ("API_URL", "https://provider.test:99999"),
+    ("API_URL", "https://provider.test:0"),
+    ("API_URL", "https://[provider"),
     ("API_URL", f"https://user:{SECRET}@provider.test"),
     ("API_URL", f"https://provider.test/?key={SECRET}"),
     ("API_URL", f"https://provider.test/#{SECRET}"),
@@ -123,6 +130,7 @@ WRONG = [
     ("BULK_SHARE", "0"),
     ("BULK_SHARE", "1.1"),
     ("LEASE_SECONDS", "0"),
+    ("LEASE_SECONDS", "24"),
     ("RETENTION_DAYS", "0"),
     ("PREFIX", "a b"),
     ("PREFIX", "refunds*"),
@@ -148,6 +156,7 @@ def test_every_wrong_variable_is_named_in_one_message(monkeypatch: pytest.Monkey
         "READBACK": "x",
         "MAX_ATTEMPTS": "x",
         "LIVE": "x",
+        "LEASE_SECONDS": "3",
     }
     text = message(monkeypatch, API_KEY=f"sk_test_{SECRET}", **wrong)
     assert all(f"REFUNDS_{name}: " in text for name in wrong)
@@ -159,6 +168,10 @@ def test_lease_must_outlive_a_call_by_five_seconds(monkeypatch: pytest.MonkeyPat
     text = message(monkeypatch, LEASE_SECONDS="24.9")
     assert "REFUNDS_LEASE_SECONDS" in text
     assert "REFUNDS_REQUEST_TIMEOUT_SECONDS" in text
+
+
+def test_lease_left_at_its_default_must_outlive_a_longer_call_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "REFUNDS_LEASE_SECONDS" in message(monkeypatch, REQUEST_TIMEOUT_SECONDS="41")
 
 
 def test_empty_variable_is_an_unset_one_and_case_of_a_word_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +187,26 @@ def test_empty_variable_is_an_unset_one_and_case_of_a_word_does_not_matter(monke
 def test_broker_is_the_records_server_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded(monkeypatch, REDIS_URL="rediss://redis:6380/2").broker == "rediss://redis:6380/2"
     assert loaded(monkeypatch, BROKER_URL="amqp://rabbit//").broker == "amqp://rabbit//"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"REDIS_URL": f"redis://user:a%2Fb%5B{SECRET}@redis:6379/0"},
+        {"REDIS_URL": "unix:///run/redis.sock?db=1"},
+        {"REDIS_URL": f"sentinel://:{SECRET}@one:26379,two:26379/0?master=refunds"},
+        {"BROKER_URL": "amqp://guest@one:5672//;amqp://guest@two:5672//"},
+        {"BROKER_URL": "sentinel://one:26379;sentinel://two:26379"},
+    ],
+    ids=["encoded password", "socket", "sentinels", "rabbits", "celery's sentinels"],
+)
+def test_address_of_every_kind_that_can_be_taken_apart_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    settings = loaded(monkeypatch, **variables)
+    given = settings.redis_url if "REDIS_URL" in variables else settings.broker_url
+    assert given is not None
+    assert [given.get_secret_value()] == list(variables.values())
 
 
 def test_settings_are_frozen_and_show_no_secret_when_printed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +270,7 @@ LIVE = [
     {"API_KEY": f"sk_test_{SECRET}", "API_URL": "https://api.wooshpay.com"},
     {"API_KEY": f"sk_test_{SECRET}", "API_URL": "https://API.WooshPay.com:443/"},
     {"API_KEY": f"sk_test_{SECRET}", "API_URL": "https://api.wooshpay.com./v1"},
+    {"API_KEY": f"sk_test_{SECRET}", "API_URL": "https://api.wooshpay.com:8443"},
     {"API_KEY": f"sk_test_{SECRET}", "API_URL": "http://api.wooshpay.com"},
 ]
 
@@ -277,7 +311,9 @@ def test_plain_http_to_elsewhere_is_refused_by_a_guard(monkeypatch: pytest.Monke
     assert loaded(monkeypatch, ALLOW_HTTP="true").require_provider() == f"sk_test_{SECRET}"
 
 
-@pytest.mark.parametrize("key", [f"sk_test_{SECRET}\r\nX: y", f"sk_test_{SECRET} ", f"user:{SECRET}", f"sk_{SECRET}é"])
+@pytest.mark.parametrize(
+    "key", [f"sk_test_{SECRET}\r\nX: y", f"sk_test_{SECRET} ", f"user:{SECRET}", f"sk_{SECRET}é", f'"sk_test_{SECRET}"']
+)
 def test_key_that_would_break_a_header_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     with pytest.raises(SettingsError, match="REFUNDS_API_KEY") as caught:
         loaded(monkeypatch, API_KEY=key).require_provider()

@@ -6,11 +6,25 @@ from datetime import timedelta
 
 import pytest
 
-from tests.factories import HOUR, MAYBE, MINUTE, NOT_DONE, NOW, PAYMENT, SECOND, TRUST, VERIFY, a_request
+from tests.factories import (
+    HOUR,
+    MAYBE,
+    MINUTE,
+    NOT_DONE,
+    NOW,
+    PAYMENT,
+    SECOND,
+    TRUST,
+    VERIFY,
+    a_request,
+    done_as,
+    found,
+)
 from tests.store.world import ID, LEASE, World, at_stage, only_time_moved
 from worker import calls, policy
 from worker.model import Baseline, Look, Refund, Sight, Stage, Status, request_body, to_ms
 from worker.policy import VERDICT_LIFE
+from worker.readback import PaymentView, look_at_totals
 
 ABSENT = Look(sight=Sight.ABSENT, reason="so")
 
@@ -166,6 +180,30 @@ def test_baseline_read_before_another_refund_of_the_payment_was_sent_is_refused(
     assert world.claim("one", seq=seen.seq).claimed
 
 
+def test_sibling_that_settled_after_the_total_was_read_is_not_taken_for_our_own_refund(world: World) -> None:
+    world.accept("sibling")
+    world.attempt(done_as("pending", id="re_s"), "sibling")
+    world.accept("mine")
+    seen = world.store.run(calls.load("mine"))
+    sibling = world.get("sibling")
+    world.save(sibling, policy.done(sibling, found(id="re_s"), "reply", world.now))
+    world.pass_time(SECOND)
+    too_early = Baseline(refunded=0, currency="usd", remaining=1000)
+    assert world.claim("mine", seq=seen.seq, baseline=too_early).result == "moved"
+
+    seen = world.store.run(calls.load("mine"))
+    claim = world.claim("mine", seq=seen.seq, baseline=Baseline(refunded=500, currency="usd", remaining=500))
+    world.end(claim, MAYBE)
+    look = look_at_totals(
+        world.get("mine"),
+        PaymentView(refunded=500, captured=1000, currency="usd"),
+        siblings=[world.get("sibling")],
+        reread={"re_s": found(id="re_s")},
+        totals_proof=True,
+    )
+    assert look.sight is Sight.ABSENT
+
+
 def test_refund_with_a_stated_currency_is_not_sent_before_the_payment_was_read(world: World) -> None:
     world.accept(currency="usd")
     before = world.dump()
@@ -298,6 +336,7 @@ def test_closed_gate_holds_a_claim_back_until_it_opens(world: World) -> None:
     assert world.get().next_check_at == world.now + MINUTE
     world.pass_time(MINUTE)
     assert world.claim().claimed
+    world.check()
 
 
 def test_paused_batch_holds_back_its_own_refunds_alone(world: World) -> None:
@@ -335,6 +374,21 @@ def test_canceled_batch_settles_what_was_never_sent_when_it_is_claimed(world: Wo
     assert (refund.stage, refund.status, refund.attempts) == (Stage.SETTLED, Status.CANCELED, 0)
     assert world.store.history("mine")[-1]["label"] == "batch_canceled"
     assert world.claim("other").claimed
+    world.check()
+
+
+def test_canceled_batch_settles_what_was_provably_not_done_when_it_is_claimed_again(world: World) -> None:
+    at_stage(world, Stage.WAITING, batch="b1")
+    world.redis.hset("refunds:batch:b1", "state", "canceled")
+    world.pass_time(HOUR)
+    assert world.claim().result == "canceled"
+    refund = world.get()
+    assert (refund.stage, refund.status, refund.attempts, refund.baseline) == (
+        Stage.SETTLED,
+        Status.CANCELED,
+        1,
+        None,
+    )
     world.check()
 
 

@@ -224,6 +224,18 @@ def test_payment_is_kept_while_any_refund_on_it_is_open(world: World) -> None:
     world.check()
 
 
+def test_batch_is_kept_while_any_of_its_rows_is_open(world: World) -> None:
+    for number in range(2):
+        world.accept(f"r{number}", batch="b1", payment_intent=f"pi_{number}")
+    kept = ("batch:b1", "batch-refunds:b1")
+    world.attempt(REFUSED, "r0")
+    assert [world.expires(name) for name in kept] == [False, False]
+    world.attempt(REFUSED, "r1")
+    assert [world.expires(name) for name in kept] == [True, True]
+    world.accept("r2", batch="b1", payment_intent="pi_2")
+    assert [world.expires(name) for name in kept] == [False, False]
+
+
 def test_retried_refund_no_longer_expires(world: World) -> None:
     world.accept(batch="b1")
     world.attempt(RETRIABLE)

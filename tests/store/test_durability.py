@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.factories import a_request
 from tests.store.world import LEASE
 from worker import calls, connections
 from worker.calls import Call
-from worker.errors import NotDurable, StoreUnavailable
+from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.model import Lane
 from worker.sandbox.server import ThrowawayServer, running_server
 from worker.store import AsyncStore, Store
@@ -91,6 +92,18 @@ def test_reading_asks_for_no_durability(forgetful: ThrowawayServer) -> None:
         assert Store(client).run(calls.load("nobody")).refund is None
 
 
+async def test_reading_is_not_refused_for_a_durable_write_that_leaves_beside_it(forgetful: ThrowawayServer) -> None:
+    async with redis.asyncio.Redis.from_url(forgetful.url, decode_responses=True) as client:
+        store = AsyncStore(client)
+        read = asyncio.create_task(store.run(calls.load("nobody")))
+        write = asyncio.create_task(store.run(accept()))
+        other = asyncio.create_task(store.run(calls.siblings("pi_none", "nobody")))
+        with pytest.raises(NotDurable):
+            await write
+        assert (await read).refund is None
+        assert await other == ()
+
+
 def test_write_waits_for_the_disk_where_the_server_flushes_only_now_and_then(lazy: ThrowawayServer) -> None:
     with client_of(lazy) as client:
         store = Store(client)
@@ -121,6 +134,30 @@ def test_one_wait_covers_a_whole_pipeline(lazy: ThrowawayServer) -> None:
         assert waits(client) == 1
 
 
+def written(client: redis.Redis) -> int:
+    """How far the server's writes have come: waiting for the disk waits for what a client itself moved it by."""
+    replication: Any = client.info("replication")
+    return int(replication["master_repl_offset"])
+
+
+@pytest.mark.parametrize("repeated", [accept, claim], ids=["accept", "claim"])
+def test_repeat_on_a_new_connection_waits_for_what_the_first_one_wrote(
+    lazy: ThrowawayServer, repeated: Callable[[], Call[Any]]
+) -> None:
+    with client_of(lazy) as first, redis.Redis.from_url(lazy.url, decode_responses=True) as second:
+        lost = Store(first)
+        lost.wait_for_disk = False
+        lost.run(accept())
+        lost.run(repeated())
+        asked_again = Store(second)
+        asked_again.require_durable()
+        first.config_resetstat()
+        before = written(second)
+        assert asked_again.run(repeated()).result in {"exists", "claimed"}
+        assert written(second) > before
+        assert waits(first) == 1
+
+
 def test_server_that_writes_each_reply_through_needs_no_wait(redis_server: ThrowawayServer) -> None:
     with client_of(redis_server) as client:
         store = Store(client)
@@ -140,6 +177,32 @@ def test_what_was_accepted_and_claimed_survives_a_crash_of_the_server() -> None:
         assert store.get("a") == claimed.refund
         again = store.run(claim())
         assert (again.result, again.body) == ("claimed", claimed.body)
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_server_that_is_full_or_read_only_is_away(trouble: str) -> None:
+    with running_server() as server, connections.connect(server.url) as client:
+        store = Store(client)
+        store.run(accept())
+        if trouble == "full":
+            client.config_set("maxmemory", "1")
+        else:
+            client.replicaof("127.0.0.1", 1)
+        with pytest.raises(StoreUnavailable, match="will not serve now"):
+            store.run(accept("b"))
+
+
+UNREADABLE = [f"redis://user:sec/{PASSWORD}@host/0", f"redis://:p[{PASSWORD}]s@host/0"]
+
+
+@pytest.mark.parametrize("url", UNREADABLE, ids=["slash", "brackets"])
+def test_address_whose_password_was_not_encoded_is_refused_without_showing_any_of_it(url: str) -> None:
+    for connect in (connections.connect, connections.connect_async):
+        with pytest.raises(SettingsError, match="percent-encoded") as caught:
+            connect(url)
+        assert PASSWORD not in str(caught.value)
+        assert "sec" not in str(caught.value)
+    assert connections.place_of(url) == "REFUNDS_REDIS_URL"
 
 
 def test_server_that_is_gone_is_named_without_its_password() -> None:

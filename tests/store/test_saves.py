@@ -20,8 +20,11 @@ from tests.factories import (
     SECOND,
     TRUST,
     VERIFY,
+    a_reply,
+    an_error,
     done_as,
     found,
+    refund_payload,
 )
 from tests.store.world import ID, LEASE, World, at_stage
 from worker import policy
@@ -32,6 +35,16 @@ from worker.model import Lane, Look, Outcome, Refund, Retriable, Sight, Stage, S
 def held(world: World, refund_id: str = ID) -> Claim:
     world.accept(refund_id)
     return world.claim(refund_id)
+
+
+def settle_by_totals(world: World) -> None:
+    """Two looks at the payment's total, a settle time apart, that show our amount."""
+    for _ in range(2):
+        refund = world.get()
+        look = Look(sight=Sight.FOUND_IN_TOTALS, reason="so")
+        assert world.save(refund, policy.after_look(refund, look, VERIFY, world.now, 0)).result == "saved"
+        world.pass_time(VERIFY.settle)
+    assert (world.get().status, world.get().evidence) == (Status.SUCCEEDED, "totals")
 
 
 def verdict(claim: Claim, outcome: Outcome, world: World) -> tuple[Refund, Step]:
@@ -228,7 +241,53 @@ def test_pending_told_twice_is_already_known(world: World) -> None:
     world.end(claim, done_as("pending"))
     before = world.dump()
     assert world.end(claim, done_as("pending")).result == "already"
-    assert world.end(claim, done_as("pending", id="re_2")).result == "contradicts"
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("status", ["pending", "succeeded", "failed"])
+def test_second_provider_refund_for_one_processing_record_is_a_contradiction(world: World, status: str) -> None:
+    claim = held(world)
+    world.end(claim, done_as("pending", id="re_1"))
+    before = world.dump()
+    assert world.end(claim, done_as(status, id="re_2")).result == "contradicts"
+    assert world.dump() == before
+
+
+def test_late_pending_of_a_refund_that_is_settled_is_already_known(world: World) -> None:
+    claim = held(world)
+    world.end(claim, done_as("succeeded"))
+    before = world.dump()
+    assert world.end(claim, done_as("pending")).result == "already"
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("status", ["pending", "succeeded"])
+def test_late_reply_to_what_the_totals_had_found_is_already_known(world: World, status: str) -> None:
+    claim = held(world)
+    world.end(claim, MAYBE)
+    settle_by_totals(world)
+    before = world.dump()
+    assert world.end(claim, done_as(status)).result == "already"
+    assert world.dump() == before
+
+
+def test_late_failure_of_what_the_totals_had_found_is_a_contradiction(world: World) -> None:
+    claim = held(world)
+    world.end(claim, MAYBE)
+    settle_by_totals(world)
+    assert world.end(claim, done_as("failed")).result == "contradicts"
+
+
+def test_total_settles_only_the_version_that_was_looked_at(world: World) -> None:
+    refund = at_stage(world, Stage.IN_DOUBT)
+    look = Look(sight=Sight.FOUND_IN_TOTALS, reason="so")
+    world.save(refund, policy.after_look(refund, look, VERIFY, world.now, 0))
+    world.pass_time(VERIFY.settle)
+    seen = world.get()
+    assert world.claim(kind="replay").claimed
+    before = world.dump()
+    step = policy.after_look(seen, look, VERIFY, world.now, 0)
+    assert (step.to, world.save(seen, step).result) == (Stage.SETTLED, "stale")
     assert world.dump() == before
 
 
@@ -251,6 +310,38 @@ def test_person_cannot_give_one_provider_refund_to_two_records(world: World) -> 
     saved = world.save(refund, policy.resolve_succeeded(refund, "re_first", world.now))
     assert (saved.result, saved.other) == ("owned", "first")
     assert world.dump() == before
+
+
+def test_provider_refund_that_a_person_only_names_is_not_owned_before_the_provider_says_so(world: World) -> None:
+    refund = at_stage(world, Stage.REVIEW)
+    assert world.save(refund, policy.resolve_succeeded(refund, "re_1", world.now)).result == "saved"
+    world.check()
+    assert "owner:re_1" not in world.hash(f"payment:{PAYMENT}")
+    named = world.get()
+    missing = policy.after_poll(named, an_error(404), world.now, 0)
+    assert world.save(named, missing).result == "saved"
+    assert (world.get().stage, world.get().provider_refund_id) == (Stage.REVIEW, None)
+    rightful = at_stage(world, Stage.PROCESSING, "1")
+    assert rightful.provider_refund_id == "re_1"
+    world.check()
+
+
+def test_provider_refund_that_a_person_named_is_owned_once_it_is_final(world: World) -> None:
+    refund = at_stage(world, Stage.REVIEW)
+    world.save(refund, policy.resolve_succeeded(refund, "re_1", world.now))
+    step = policy.after_poll(world.get(), a_reply(200), world.now, 0)
+    assert world.save(world.get(), step).result == "saved"
+    assert world.hash(f"payment:{PAYMENT}")["owner:re_1"] == ID
+
+
+@pytest.mark.xfail(strict=True, reason="a poll that confirms and says pending is a quiet step, which writes no owner")
+def test_provider_refund_that_a_person_named_is_owned_once_the_provider_says_pending(world: World) -> None:
+    refund = at_stage(world, Stage.REVIEW)
+    world.save(refund, policy.resolve_succeeded(refund, "re_1", world.now))
+    pending = a_reply(200, refund_payload(status="pending"))
+    world.save(world.get(), policy.after_poll(world.get(), pending, world.now, 0))
+    assert world.get().operator_says is None
+    assert world.hash(f"payment:{PAYMENT}").get("owner:re_1") == ID
 
 
 def test_owner_may_name_its_own_provider_refund_again(world: World) -> None:
