@@ -1,0 +1,130 @@
+# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
+"""The floor: a bare event loop with the worker's own client, posting the same bodies and writing the same records.
+
+No queue, no rules, no log, no record ever decoded: for each refund one claim, one POST and one save, where the
+commands of many refunds leave for Redis together. Started by the rig, which counts the ledger behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import redis.asyncio
+
+from ops.bench.rig import requests
+from worker import calls, policy
+from worker.answers import classify
+from worker.calls import Argument, Script
+from worker.connections import connect_async
+from worker.model import Baseline, Reply, idempotency_key
+from worker.settings import Settings
+from worker.transport import build_client
+
+TOKEN = "t" * 16
+PREFIX = "refunds:"
+
+
+class Gathered:
+    """Scripts asked for while a pipeline is under way leave together in the next."""
+
+    def __init__(self, client: redis.asyncio.Redis, retention_ms: int) -> None:
+        self.redis = client
+        self._retention_ms = retention_ms
+        self._waiting: list[tuple[Script, Sequence[Argument], asyncio.Future[Any]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def run(self, script: Script, arguments: Sequence[Argument]) -> Any:
+        """Run one script and return its raw reply."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((script, arguments, future))
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush())
+        return await future
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            async with self.redis.pipeline(transaction=False) as pipeline:
+                for script, arguments, _ in group:
+                    pipeline.execute_command("EVALSHA", script.sha, 0, PREFIX, "", self._retention_ms, *arguments)
+                replies = await pipeline.execute()
+            for (_, _, future), reply in zip(group, replies, strict=True):
+                future.set_result(reply)
+        self._flusher = None
+
+
+class Floor:
+    """One refund after the other from a shared list, on as many coroutines as there may be calls in flight."""
+
+    def __init__(self, settings: Settings, gathered: Gathered, client: httpx.AsyncClient) -> None:
+        self._rules = settings.rules
+        self._redis = gathered
+        self._client = client
+
+    async def _post(self, refund_id: str, body: str) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key(refund_id, 1)}
+        response = await self._client.post("/v1/refunds", content=body, headers=headers)
+        response.raise_for_status()
+        payload: dict[str, Any] = response.json()
+        return payload
+
+    async def _read_payment(self, payment_intent: str) -> None:
+        response = await self._client.get(f"/v1/payment_intents/{payment_intent}")
+        response.raise_for_status()
+        response.json()
+
+    async def learn(self, refund_id: str, payment_intent: str) -> None:
+        """Take the first refund by the worker's own functions, and keep what they wrote as the others' pattern."""
+        asked: dict[str, Any] = {}
+        if self._rules.wants_baseline:
+            await self._read_payment(payment_intent)
+            asked = {"seq": "0", "baseline": Baseline(refunded=0, currency="usd", remaining=100_000)}
+        self._claim = calls.claim(refund_id, "send", token=TOKEN, lease=self._rules.lease, **asked)
+        claim = self._claim.read(await self._redis.run(self._claim.script, self._claim.arguments))
+        if claim.refund is None:
+            raise RuntimeError(f"the first refund could not be claimed: {claim.result}")
+        payload = await self._post(refund_id, claim.body.decode())
+        outcome = classify(Reply(http_status=200, payload=payload), claim.refund)
+        step = policy.after_attempt(claim.refund, outcome, self._rules, claim.now, 0.5)
+        detail = {"attempt": 1, "seen": outcome.seen.value, "ms": 50, "http_status": 200}
+        self._save = calls.save(claim.refund, step, detail)
+        await self._redis.run(self._save.script, self._save.arguments)
+        self._first = (refund_id, str(payload["id"]), str(payload["amount"]))
+
+    async def take(self, numbered: Iterator[tuple[str, str]]) -> None:
+        """Take refunds until none is left."""
+        first_id, first_provider_id, first_amount = self._first
+        for refund_id, payment_intent in numbered:
+            if self._rules.wants_baseline:
+                await self._read_payment(payment_intent)
+            token = secrets.token_hex(8)
+            claim = {first_id: refund_id, TOKEN: token}
+            reply = await self._redis.run(self._claim.script, [claim.get(a, a) for a in self._claim.arguments])  # type: ignore[arg-type]  # a number is no key and stays
+            payload = await self._post(refund_id, reply[3])
+            save = {first_id: refund_id, first_provider_id: payload["id"], first_amount: str(payload["amount"])}
+            await self._redis.run(self._save.script, [save.get(a, a) for a in self._save.arguments])  # type: ignore[arg-type]  # likewise
+
+
+async def _run(count: int, concurrency: int) -> None:
+    settings = Settings.load()
+    connected = connect_async(settings.redis_url.get_secret_value())
+    for script in (calls.CLAIM, calls.SAVE):
+        await connected.script_load(script.text)
+    gathered = Gathered(connected, timedelta(days=settings.retention_days) // timedelta(milliseconds=1))
+    async with build_client(settings) as client:
+        numbered = ((request.refund_id, request.payment_intent) for request in requests(count))
+        floor = Floor(settings, gathered, client)
+        await floor.learn(*next(numbered))
+        await asyncio.gather(*(floor.take(numbered) for _ in range(concurrency)))
+    await connected.aclose()
+
+
+if __name__ == "__main__":
+    asyncio.run(_run(**json.loads(sys.argv[1])))

@@ -1,0 +1,82 @@
+# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
+"""The machine a figure was taken on: what it is, who runs on which core, what a process used."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+_NAMED: Final = ("celery", "kombu", "redis", "hiredis", "httpx", "httpx-aiohttp", "aiohttp", "structlog")
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_USER_TICKS: Final = 11
+"""Where utime stands among the fields of `/proc/<pid>/stat` behind the command's name; stime is the next."""
+
+
+def described(server_version: str, cores: Sequence[int]) -> str:
+    """Return the machine in two lines: processor, cores, system; Python and the versions that matter."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _NAMED)
+    return (
+        f"{_processor()}, {len(cores)} cores, {platform.system()} {platform.release()}\n"
+        f"{platform.python_implementation()} {platform.python_version()}, server {server_version}, {versions}"
+    )
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable() -> list[int]:
+    """Return the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cores:
+    """Which core each worker has to itself, and which ones everything else shares."""
+
+    workers: tuple[int, ...]
+    rest: frozenset[int]
+
+    @classmethod
+    def split(cls) -> Cores:
+        """Give workers the first core and, for a second worker, the next; the rest has all but the first."""
+        cores = usable()
+        second = cores[1] if len(cores) > 1 else cores[0]
+        rest = frozenset(cores[2:] or [second])
+        return cls(workers=(cores[0], second), rest=rest)
+
+    @property
+    def second_is_shared(self) -> bool:
+        """Tell whether a second worker has to share its core with the provider and the server."""
+        return self.workers[1] in self.rest
+
+    def take_rest(self) -> None:
+        """Move this process, and what it starts from now on, away from the worker's core."""
+        os.sched_setaffinity(0, self.rest)
+
+    def give(self, pid: int, worker: int) -> None:
+        """Move a process that was just started to the core of a worker; its later threads follow."""
+        os.sched_setaffinity(pid, {self.workers[worker]})
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has used, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[_USER_TICKS]) + int(fields[_USER_TICKS + 1])) / _TICKS
+
+
+def resident_mb(pid: int, *, peak: bool = False) -> float:
+    """Return the memory that a process holds, or the most it ever held, in MiB."""
+    wanted = "VmHWM:" if peak else "VmRSS:"
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(wanted):
+            return int(line.split()[1]) / 1024
+    return 0.0

@@ -1,0 +1,72 @@
+# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
+"""The table of figures: one row a figure and setting, medians with their spread, as Markdown that reads as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+HEAD: Final = ("figure", "setting", "measured", "its floor", "ratio", "to reach", "")
+_MANY: Final = 100
+_FEW: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure: what was measured, what it is held against, and whether that was reached (None: beside it)."""
+
+    figure: str
+    setting: str
+    measured: str
+    floor: str = ""
+    ratio: str = ""
+    to_reach: str = ""
+    reached: bool | None = None
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The row's texts in the order of `HEAD`."""
+        verdict = "" if self.reached is None else "reached" if self.reached else "**not reached**"
+        return (self.figure, self.setting, self.measured, self.floor, self.ratio, self.to_reach, verdict)
+
+
+def number(value: float) -> str:
+    """Return a number with no more digits than its size bears."""
+    if abs(value) >= _MANY:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= _FEW else f"{value:.2f}"
+
+
+def spread(values: Sequence[float], unit: str = "") -> str:
+    """Return the median and, where there are several, the least and the most."""
+    shown = number(median(values)) + (f" {unit}" if unit else "")
+    return shown if len(values) == 1 else f"{shown} ({number(min(values))} to {number(max(values))})"
+
+
+def at_least(values: Sequence[float], least: float) -> bool:
+    """Tell whether the median reaches a floor."""
+    return median(values) >= least
+
+
+def at_most(values: Sequence[float], most: float) -> bool:
+    """Tell whether the median stays under a ceiling."""
+    return median(values) <= most
+
+
+def quantile(values: Sequence[float], part: float) -> float:
+    """Return the value below which so large a part of the others lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+def rendered(rows: Iterable[Row]) -> str:
+    """Return the table with aligned columns."""
+    lines = [HEAD, *(row.cells for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    texts = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([texts[0], rule, *texts[1:]])

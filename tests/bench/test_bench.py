@@ -1,0 +1,63 @@
+"""The bench counts before it measures; how fast anything is, no test asks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from ops.bench.gentle import busiest_second
+from ops.bench.machine import Cores
+from ops.bench.rig import ROOT, Rig, WrongCountError
+from ops.bench.sampling import owner, stacks
+from ops.bench.table import Row, quantile, rendered, spread
+from worker.model import Lane
+
+
+def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger() -> None:
+    command = [sys.executable, "-m", "ops.bench", "--quick", "bulk"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "bulk: refunds a second" in ended.stdout
+    assert "each refund moved money once, none is missing" in ended.stdout
+
+
+def test_a_run_whose_refunds_were_not_all_sent_counts_for_nothing() -> None:
+    with Rig(Cores.split()) as rig:
+        rig.fill(3, Lane.BULK)
+        rig.count(0, unsent=3)
+        with pytest.raises(WrongCountError, match="expected 3 refunds settled"):
+            rig.count(3)
+
+
+def test_the_busiest_second_is_found_wherever_it_begins() -> None:
+    assert busiest_second([0.0, 0.9, 1.1, 1.2, 1.89, 3.0]) == 4
+    assert busiest_second([0.0, 1.0]) == 1
+
+
+def test_rounds_are_told_by_their_median_and_their_extremes() -> None:
+    assert spread([0.5, 0.25, 0.75], "ms") == "0.50 ms (0.25 to 0.75)"
+    assert spread([1234.0]) == "1,234"
+    assert quantile([float(value) for value in range(100)], 0.99) == 99.0
+
+
+def test_the_table_says_what_was_reached_and_what_was_not() -> None:
+    reached = Row(figure="a", setting="s", measured="1", reached=True)
+    missed = Row(figure="b", setting="s", measured="2", reached=False)
+    lines = rendered([reached, missed, Row(figure="c", setting="s", measured="3")]).splitlines()
+    assert [line.count("reached") for line in lines[2:]] == [1, 1, 0]
+    assert "not reached" in lines[3]
+
+
+def test_a_sample_in_the_standard_library_counts_for_whoever_called_it() -> None:
+    raw = (
+        "loop;run (asyncio/events.py:80);save (worker/calls.py:205);dumps (json/__init__.py:231) 3\n"
+        "loop;run (asyncio/events.py:80) 2\n"
+        "loop;send (httpx/_client.py:1629);send (aiohttp/client.py:662) 4\n"
+    )
+    counted: Counter[str] = Counter()
+    for stack, count in stacks(raw):
+        counted[owner(stack)] += count
+    assert counted == {"worker/calls.py": 3, "event loop and threads": 2, "aiohttp": 4}
