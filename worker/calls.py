@@ -204,11 +204,12 @@ def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None) ->
     fragment = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in (detail or {}).items())
     body: bytes | str = ""
     changes = dict(step.changes)
-    if step.to is Stage.QUEUED:
+    retried = step.to is Stage.QUEUED and not step.quiet
+    if retried:
         generation = int(changes["generation"])
         body = request_body(refund.as_request(), generation)
         changes["idempotency_key"] = idempotency_key(refund.refund_id, generation)
-    delay = step.delay or (NUDGE_GRACE if step.to is Stage.QUEUED else timedelta(0))
+    delay = step.delay or (NUDGE_GRACE if retried else timedelta(0))
     arguments: list[Argument] = [
         refund.refund_id,
         str(refund.version),
@@ -231,7 +232,7 @@ def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None) ->
             return Saved(result="saved", now=now, woken=reply[2] or None)
         return Saved(result=result, now=now, other=reply[2] or None)
 
-    return Call(script=SAVE, arguments=arguments, read=read, durable=step.to is Stage.QUEUED)
+    return Call(script=SAVE, arguments=arguments, read=read, durable=retried)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -184,3 +184,15 @@ def test_refused_credentials_hold_all_back_and_fail_nothing(installation: Instal
         settled = refunds.wait("order-1-1", timeout=60)
     assert settled.status == "succeeded"
     assert len(installation.sandbox.effects()) == 1
+
+
+def test_a_payment_that_cannot_be_read_before_the_send_puts_the_refund_off_and_sends_nothing(
+    installation: Installation,
+) -> None:
+    installation.settings |= {"REFUNDS_READBACK": "totals"}
+    installation.sandbox.set_faults("http_500_before:n=1:on=get_payment_intent")
+    installation.start()
+    with installation.refunds() as refunds:
+        refunds.submit(request())
+        settled = refunds.wait("order-1-1", timeout=40)
+    assert (settled.status, settled.attempts, len(posts(installation))) == ("succeeded", 1, 1)

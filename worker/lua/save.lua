@@ -37,6 +37,8 @@ if ARGV[11] == '1' then
   for k, v in pairs(set) do
     if v == '' then redis.call('HDEL', P .. 'refund:' .. id, k) else redis.call('HSET', P .. 'refund:' .. id, k, v) end
   end
+  -- Put off on purpose: a dry queue does not mean that its nudge was lost.
+  if to == 'queued' then redis.call('HSET', P .. 'refund:' .. id, 'held', '1') end
   if to ~= 'settled' then reschedule(id, r, due) end
   return {'saved', int(NOW), ''}
 end
