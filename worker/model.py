@@ -82,7 +82,9 @@ def shown(value: object) -> str:
 
 def scrubbed(text: str, limit: int = 300) -> str:
     """Return a foreign text fit to be kept and shown: one line, shortened, without secret keys."""
-    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    line = text
+    if not text.isprintable():
+        line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return _SECRET.sub("***", line)[:limit]
 
 
