@@ -1,0 +1,154 @@
+# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
+"""`./ops/dev prove`: real workers under every fault, judged by the provider's ledger, beside a naive worker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+import click
+
+from ops.prove import outage, table
+from ops.prove.rig import Subject
+from ops.prove.scenarios import Result, Scenario, matrix, pair, run
+from ops.prove.subjects import Naive, Product
+
+QUICK_SIZE: Final = 32
+FULL_SIZE: Final = 250
+QUICK_PAIRS: Final = 5
+QUICK_OUTAGE: Final = 20.0
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run that is still to be made."""
+
+    name: str
+    work: Callable[[], Result]
+    weight: float = 1.0
+    """Long ones are begun first, so that the end does not wait for one of them."""
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Each scenario once and small: a few minutes, for every change.")
+@click.option("--only", multiple=True, metavar="NAME", help="Only scenarios whose name holds this.")
+@click.option(
+    "--refunds", default=20_000, show_default=True, help="A full run goes on with random pairs until so many."
+)
+@click.option("--seed", default=1, show_default=True, help="Of the refunds, the crash points' turns and the pairs.")
+@click.option("--at-once", default=4, show_default=True, type=click.IntRange(1, 16), help="Installations side by side.")
+@click.option(
+    "--outage-seconds", type=float, help="How long the provider is away: 20 in a quick run, else 60. Try 600."
+)
+@click.option("--no-control", is_flag=True, help="Leave the naive worker out.")
+@click.option("--keep", default="prove-evidence", show_default=True, type=click.Path(path_type=Path), help="Traces.")
+@click.option("--results", type=click.Path(path_type=Path), help="Also write the table to this file.")
+@click.option("--list", "show_list", is_flag=True, help="Name the scenarios and do nothing.")
+def main(
+    *,
+    quick: bool,
+    only: tuple[str, ...],
+    refunds: int,
+    seed: int,
+    at_once: int,
+    outage_seconds: float | None,
+    no_control: bool,
+    keep: Path,
+    results: Path | None,
+    show_list: bool,
+) -> None:
+    """Prove the promise under faults, on loopback, with processes of its own.
+
+    Exit 1 if a run of ours broke a promise or could not be judged, or if the judge did not catch the control.
+    """
+    away = outage_seconds or (QUICK_OUTAGE if quick else 60.0)
+    jobs = list(_jobs(quick=quick, seed=seed, keep=keep, away=away, control=not no_control))
+    jobs = [job for job in jobs if not only or any(word in job.name for word in only)]
+    if show_list:
+        click.echo("\n".join(dict.fromkeys(job.name for job in jobs)))
+        return
+    began, started = time.monotonic(), datetime.now(UTC)
+    found = list(_run_all(jobs, at_once))
+    if not quick and not only:
+        found += _pairs_until(refunds, found, seed, keep, at_once)
+    order = {job.name: place for place, job in enumerate(jobs)}
+    rows = table.rows_of(sorted(found, key=lambda result: order.get(result.name, len(order))))
+    words = " ".join(filter(None, ["--quick" * quick, *(f"--only {name!r}" for name in only), f"--seed {seed}"]))
+    text = (
+        f"`./ops/dev prove {words}`, {started:%Y-%m-%d %H:%M} UTC, {time.monotonic() - began:.0f} s\n\n"
+        f"{table.rendered(rows)}\n\n{table.summary(rows)}\n"
+    )
+    click.echo(text)
+    if results is not None:
+        results.write_text(f"# The proof under faults\n\n{text}", encoding="utf-8")
+    _end(rows)
+
+
+def _end(rows: list[table.Row]) -> None:
+    failed = table.ours_failed(rows)
+    for result in failed:
+        click.echo(f"{result.name}: {result.error or ''}", err=True)
+        for violation in result.violations[:_SHOWN]:
+            click.echo(f"  {violation}", err=True)
+        if result.kept is not None:
+            click.echo(f"  its logs and traces: {result.kept}", err=True)
+    if not table.control_was_caught(rows):
+        click.echo("the judge did not catch the control: it proves nothing", err=True)
+    if failed or not table.control_was_caught(rows):
+        raise SystemExit(1)
+
+
+def _jobs(*, quick: bool, seed: int, keep: Path, away: float, control: bool) -> Iterator[Job]:
+    size = QUICK_SIZE if quick else FULL_SIZE
+    for place, scenario in enumerate(matrix()):
+        yield _job(scenario, Product(), size, seed * 1000 + place, keep)
+        if control and (scenario.quick_control if quick else scenario.controlled):
+            yield _job(scenario, Naive(), size, seed * 1000 + place, keep)
+    for place, work in enumerate(outage.outages(600 if quick else 1500, away, keep)):
+        named = ("silent", "refusing", "failing", "401", "403")[place]
+        yield Job(name=f"outage: {named}", work=partial(work, seed * 1000 + 900 + place), weight=3)
+    if quick:
+        for place in range(QUICK_PAIRS):
+            yield _job(pair(seed * 1000 + place), Product(), size, seed * 1000 + 800 + place, keep)
+
+
+def _job(scenario: Scenario, subject: Subject, size: int, seed: int, keep: Path) -> Job:
+    work = partial(run, scenario, subject, size=size, seed=seed, keep=keep)
+    heavy = scenario.name.startswith(("provider", "Redis restored", "pair"))
+    return Job(name=scenario.name, work=work, weight=2 if heavy else 1)
+
+
+def _run_all(jobs: list[Job], at_once: int) -> Iterator[Result]:
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting: list[Future[Result]] = [pool.submit(job.work) for job in sorted(jobs, key=lambda job: -job.weight)]
+        for done in as_completed(waiting):
+            result = done.result()
+            _tell(result)
+            yield result
+
+
+def _tell(result: Result) -> None:
+    verdict = "could not be judged" if result.error else f"{len(result.violations)} violations"
+    click.echo(
+        f"{result.subject:8} {result.name}: {result.refunds} refunds, {result.fired} fired, {verdict}, "
+        f"{result.seconds:.0f} s",
+        err=True,
+    )
+
+
+def _pairs_until(refunds: int, found: list[Result], seed: int, keep: Path, at_once: int) -> list[Result]:
+    """Run random pairs, several at once, until our runs have had so many refunds."""
+    more: list[Result] = []
+    seeds = count(seed * 1000)
+    while sum(result.refunds for result in [*found, *more] if result.subject == "ours") < refunds:
+        drawn = [next(seeds) for _ in range(2 * at_once)]
+        more += _run_all([_job(pair(one), Product(), FULL_SIZE, one + 5000, keep) for one in drawn], at_once)
+    return more

@@ -1,0 +1,182 @@
+# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
+"""What a run left behind, gathered from the provider, from Redis and from the logs: all that the judge goes by."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ops.prove import naive_worker
+from ops.prove.rig import CANARY, Rig
+from worker.model import RefundRequest
+
+POISON_CANARY: Final = "sk_test_planted_in_a_poisoned_message"
+_REFUNDS: Final = "/v1/refunds"
+_FINAL: Final = frozenset({"succeeded", "failed", "canceled"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Post:
+    """One POST as the provider received it; `at` in epoch seconds, `answered` None where no answer left."""
+
+    at: float
+    refund_id: str | None
+    generation: str | None
+    key: str | None
+    body: str
+    fault: str | None
+    answered: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything about one run. `histories` is None where the subject keeps none."""
+
+    accepted: Mapping[str, RefundRequest]
+    records: Mapping[str, Mapping[str, str]]
+    histories: Mapping[str, Sequence[Mapping[str, Any]]] | None
+    events: Sequence[Mapping[str, str]] = ()
+    due: frozenset[str] = frozenset()
+    ledger: Sequence[Mapping[str, Any]] = ()
+    posts: Sequence[Post] = ()
+    captured: Mapping[str, int] = field(default_factory=dict)
+    leaks: Sequence[str] = ()
+    verify: bool = True
+    history_lost: bool = False
+    started: float = 0.0
+    ended: float = 0.0
+    kills: Sequence[float] = ()
+
+    def about(self, refund_id: str) -> dict[str, Any]:
+        """Return all that is known of one refund, for a person to read."""
+        return {
+            "refund_id": refund_id,
+            "record": self.records.get(refund_id),
+            "history": None if self.histories is None else self.histories.get(refund_id),
+            "ledger": [entry for entry in self.ledger if entry["refund_id"] == refund_id],
+            "posts": [vars(post) for post in self.posts if post.refund_id == refund_id],
+        }
+
+
+def gathered(rig: Rig) -> Evidence:
+    """Return the evidence of a run that is over; the workers may still run."""
+    ids = list(rig.accepted)
+    ours = rig.subject.is_ours
+    records = _records(rig, ids, "refunds:refund:{}" if ours else naive_worker.KEY)
+    ledger = rig.sandbox.ledger()
+    return Evidence(
+        accepted=dict(rig.accepted),
+        records=records if ours else {refund_id: _as_record(found) for refund_id, found in records.items()},
+        histories=_histories(rig, ids) if ours else None,
+        events=[fields for _, fields in _asked(rig, "xrange", "refunds:events")] if ours else (),
+        due=frozenset(_asked(rig, "zrange", "refunds:due", 0, -1)) if ours else frozenset(),
+        ledger=ledger,
+        posts=list(_posts(rig)),
+        captured=_captured(ledger),
+        leaks=list(_leaks(rig)),
+        verify=rig.mode.idempotency == "verify",
+        history_lost=rig.history_lost,
+        started=rig.started,
+        ended=time.time(),
+        kills=tuple(rig.kills),
+    )
+
+
+def _asked(rig: Rig, method: str, *arguments: Any) -> Any:
+    return rig.asking(lambda: getattr(rig.redis, method)(*arguments))
+
+
+def _records(rig: Rig, ids: Sequence[str], key: str) -> dict[str, dict[str, str]]:
+    def ask() -> list[Any]:
+        with rig.redis.pipeline(transaction=False) as pipeline:
+            for refund_id in ids:
+                pipeline.hgetall(key.format(refund_id))
+            return list(pipeline.execute())
+
+    return {refund_id: found for refund_id, found in zip(ids, rig.asking(ask), strict=True) if found}
+
+
+def _as_record(found: Mapping[str, str]) -> dict[str, str]:
+    """Return the control's status in the words of a record."""
+    status = found.get("status", "pending")
+    return {**found, "stage": "settled" if status in _FINAL else "queued", "status": status}
+
+
+def _histories(rig: Rig, ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    def ask() -> list[Any]:
+        with rig.redis.pipeline(transaction=False) as pipeline:
+            for refund_id in ids:
+                pipeline.lrange(f"refunds:history:{refund_id}", 0, -1)
+            return list(pipeline.execute())
+
+    return {
+        refund_id: [json.loads(entry) for entry in entries]
+        for refund_id, entries in zip(ids, rig.asking(ask), strict=True)
+    }
+
+
+def _posts(rig: Rig) -> Iterator[Post]:
+    # One machine, so one monotonic clock: the journal's times and Redis's are brought together by today's offset.
+    offset = time.time() - time.monotonic()
+    for entry in rig.sandbox.requests():
+        if entry["method"] != "POST" or not entry["path"].startswith(_REFUNDS):
+            continue
+        try:
+            metadata = json.loads(entry["body"]).get("metadata", {})
+        except ValueError:
+            metadata = {}
+        yield Post(
+            at=entry["monotonic"] + offset,
+            refund_id=metadata.get("refund_id"),
+            generation=metadata.get("refund_generation"),
+            key=entry["headers"].get("idempotency-key"),
+            body=entry["body"],
+            fault=entry["fault"],
+            answered=entry["status"],
+        )
+
+
+def _captured(ledger: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return what was captured of each payment that was refunded more than once; of one effect the provider sees to."""
+    counts: dict[str, int] = {}
+    for entry in ledger:
+        if entry["event"] == "effect":
+            counts[entry["payment_intent"]] = counts.get(entry["payment_intent"], 0) + 1
+    return dict.fromkeys((payment for payment, count in counts.items() if count > 1), CAPTURED)
+
+
+CAPTURED: Final = 100_000
+"""What the sandbox says was captured of a payment that nobody made otherwise."""
+
+
+def _leaks(rig: Rig) -> Iterator[str]:
+    """Yield where the key was seen: in a log, or in anything that was ever written to Redis."""
+    for log in rig.folder.glob("worker-*.log"):
+        yield from _found_in(log, [CANARY, POISON_CANARY])
+    folder = Path(_asked(rig, "config_get", "dir")["dir"])
+    for file in folder.glob("appendonlydir/*"):
+        yield from _found_in(file, [CANARY])
+    for entry in _asked(rig, "lrange", "refunds:rejected", 0, -1):
+        if POISON_CANARY in entry or any(needle in entry for needle in _encodings(POISON_CANARY)):
+            yield "refunds:rejected holds the key of a poisoned message"
+
+
+def _found_in(file: Path, secrets: Sequence[str]) -> Iterator[str]:
+    content = file.read_bytes()
+    for secret in secrets:
+        if any(needle.encode() in content for needle in [secret, *_encodings(secret)]):
+            yield f"{file.name} holds {secret[:12]}…"
+
+
+def _encodings(secret: str) -> list[str]:
+    """Return the inner parts of a secret's base64 forms, at each of the three places where it may begin."""
+    forms = []
+    for lead in range(3):
+        encoded = base64.b64encode(b"\0" * lead + secret.encode()).decode().rstrip("=")
+        forms.append(encoded[4:-4] if lead else encoded[:-4])
+    return forms

@@ -1,0 +1,227 @@
+# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
+# ruff: noqa: PLC0415 - nothing that keeps a clock may be imported before the clock is made wrong
+# ruff: noqa: SLF001 - a seam lies where the product does not offer one
+"""A worker that dies, or stops, at a named point of an attempt, or whose clock is wrong: real otherwise.
+
+`python -m ops.prove.faulty_worker '{"point": "durable", "after": 3}' celery -A worker.app worker …`. The seams are put
+into this process before Celery's own main runs in it; the product holds none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass
+class Strike:
+    """Ends (or stops) this process at the `after`-th time that its point is reached."""
+
+    after: int
+    number: signal.Signals
+    seen: int = 0
+
+    def due(self) -> bool:
+        """Count one arrival at the point and tell whether it is the one."""
+        self.seen += 1
+        return self.seen == self.after
+
+    def now(self) -> None:
+        """Send this process its signal."""
+        os.kill(os.getpid(), self.number)
+        # A stop reaches the threads one after the other: this one must not run on before it does.
+        time.sleep(0.05)
+
+    def at(self) -> None:
+        """Strike if it is due."""
+        if self.due():
+            self.now()
+
+
+def received(strike: Strike) -> None:
+    """A message was taken from the queue, and nothing was asked of Redis yet."""
+    from worker.runtime import Runtime
+
+    original = Runtime.process
+
+    def process(self: Any, *args: Any) -> None:
+        strike.at()
+        original(self, *args)
+
+    Runtime.process = process  # type: ignore[method-assign,assignment]  # a seam
+
+
+def claimed(strike: Strike) -> None:
+    """The claim stands in Redis's memory; whether it is on disk was not asked."""
+    from worker import calls
+    from worker.store import AsyncStore
+
+    original = AsyncStore._execute
+
+    async def execute(self: Any, group: Sequence[Any]) -> list[Any]:
+        claims = [place for place, call in enumerate(group) if call.script is calls.CLAIM]
+        if claims and strike.seen >= strike.after - 1:
+            waits, self.wait_for_disk = self.wait_for_disk, False
+            results = await original(self, group)
+            self.wait_for_disk = waits
+            if any(isinstance(results[place], list) and results[place][0] == "claimed" for place in claims):
+                strike.now()
+            return results
+        strike.seen += bool(claims)
+        return await original(self, group)
+
+    AsyncStore._execute = execute  # type: ignore[method-assign]  # a seam
+
+
+def durable(strike: Strike) -> None:
+    """The claim is confirmed, on disk where the server must be asked for that; nothing was sent."""
+    _after_call(strike, "claim", lambda result: bool(result.claimed))
+
+
+def saved_unacked(strike: Strike) -> None:
+    """The outcome is saved; the message is not acknowledged."""
+    _after_call(strike, "save", lambda result: result.result == "saved")
+
+
+def _after_call(strike: Strike, script: str, wanted: Callable[[Any], bool]) -> None:
+    from worker.store import AsyncStore
+
+    original: Any = AsyncStore.run
+
+    async def run(self: Any, call: Any) -> Any:
+        result = await original(self, call)
+        if call.script.name == script and wanted(result):
+            strike.at()
+        return result
+
+    AsyncStore.run = run  # type: ignore[method-assign]  # a seam
+
+
+def before_bytes(strike: Strike) -> None:
+    """The connection stands, and not one byte of the POST was written."""
+    from aiohttp import ClientRequest
+
+    original: Any = ClientRequest.send
+
+    async def send(self: Any, connection: Any) -> Any:
+        if self.method == "POST":
+            strike.at()
+        return await original(self, connection)
+
+    ClientRequest.send = send  # type: ignore[method-assign,assignment]  # a seam
+
+
+def sent(strike: Strike) -> None:
+    """Every byte of the POST is with the kernel; the provider has not executed it yet (it is told to be slow)."""
+    from aiohttp import ClientRequest
+
+    original: Any = ClientRequest.send
+
+    async def send(self: Any, connection: Any) -> Any:
+        response = await original(self, connection)
+        if self.method == "POST" and strike.due():
+            if self._writer is not None:
+                await asyncio.wait([self._writer])
+            # A transport tells nobody when it is empty.
+            while connection.transport.get_write_buffer_size():  # noqa: ASYNC110 - see above
+                await asyncio.sleep(0)
+            strike.now()
+        return response
+
+    ClientRequest.send = send  # type: ignore[method-assign,assignment]  # a seam
+
+
+def half_read(strike: Strike) -> None:
+    """The first piece of the reply's body was read (the provider is told to let it drip)."""
+    from worker import transport
+
+    original: Any = transport._read
+
+    async def read(response: Any) -> Any:
+        if response.request.method == "POST" and strike.due():
+            async for _ in response.aiter_raw():
+                strike.now()
+        return await original(response)
+
+    transport._read = read
+
+
+def read_unsaved(strike: Strike) -> None:
+    """The whole reply was read and understood as done; nothing of it was saved."""
+    from worker.gateway import Gateway
+    from worker.model import Seen
+
+    original: Any = Gateway.send
+
+    async def send(self: Any, *args: Any, **options: Any) -> Any:
+        outcome = await original(self, *args, **options)
+        if outcome.seen is Seen.DONE:
+            strike.at()
+        return outcome
+
+    Gateway.send = send  # type: ignore[method-assign]  # a seam
+
+
+POINTS: Final[dict[str, Callable[[Strike], None]]] = {
+    "received": received,
+    "claimed": claimed,
+    "durable": durable,
+    "before bytes": before_bytes,
+    "sent": sent,
+    "half read": half_read,
+    "read unsaved": read_unsaved,
+    "saved unacked": saved_unacked,
+}
+
+
+def skew(seconds: float) -> None:
+    """Put every wall clock that Python code can ask wrong by so much; the monotonic ones stay."""
+    true_time, true_ns = time.time, time.time_ns
+    genuine = dt.datetime
+    shift = dt.timedelta(seconds=seconds)
+
+    class _Any(type):
+        def __instancecheck__(cls, thing: object) -> bool:
+            return isinstance(thing, genuine)
+
+    class Shifted(genuine, metaclass=_Any):  # type: ignore[misc,valid-type]  # made at run time
+        """The wrong clock's `datetime`: only what it calls now differs."""
+
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return genuine.now(tz) + shift
+
+        @classmethod
+        def utcnow(cls) -> Any:
+            return genuine.fromtimestamp(true_time(), dt.UTC).replace(tzinfo=None) + shift
+
+    time.time = lambda: true_time() + seconds
+    time.time_ns = lambda: true_ns() + int(seconds * 1e9)
+    dt.datetime = Shifted  # type: ignore[misc]  # the shim
+
+
+def main() -> None:
+    """Put the seams in, then be Celery."""
+    asked = json.loads(sys.argv[1])
+    if "skew" in asked:
+        # Before anything else is imported: many a module keeps the clock's function.
+        skew(asked["skew"])
+    if "point" in asked:
+        number = signal.SIGSTOP if asked.get("stop") else signal.SIGKILL
+        POINTS[asked["point"]](Strike(asked.get("after", 1), number))
+    sys.argv = sys.argv[2:]
+    from celery.__main__ import main as celery
+
+    celery()
+
+
+if __name__ == "__main__":
+    main()

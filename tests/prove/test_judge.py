@@ -1,0 +1,161 @@
+"""The judge of `./ops/dev prove` must be able to find fault: each rule with evidence that breaks it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ops.prove.evidence import Evidence, Post
+from ops.prove.judge import judged, recoveries
+from ops.prove.scenarios import Result
+from ops.prove.table import control_was_caught, ours_failed, rendered, rows_of, summary
+from worker.model import RefundRequest
+
+NAME = "a-1"
+PAYMENT = "pi_a"
+
+
+def entry(version: int, source: str | None, target: str, label: str, **more: Any) -> dict[str, Any]:
+    return {
+        "version": version,
+        "at": 1_000_000 + version * 1000,
+        "from": source,
+        "to": target,
+        "status": "pending" if target != "settled" else more.pop("status", "succeeded"),
+        "label": label,
+        **more,
+    }
+
+
+HISTORY = (
+    entry(1, None, "queued", "accepted"),
+    entry(2, "queued", "sending", "send"),
+    entry(3, "sending", "settled", "succeeded"),
+)
+DOUBTED = (
+    *HISTORY[:2],
+    entry(3, "sending", "in_doubt", "no_reply"),
+    entry(4, "in_doubt", "in_doubt", "absence_proven"),
+    entry(5, "in_doubt", "sending", "resend"),
+    entry(6, "sending", "settled", "succeeded"),
+)
+RECORD = {"stage": "settled", "status": "succeeded", "version": "3", "amount": "500", "provider_refund_id": "re_1"}
+POST = Post(at=1002.5, refund_id=NAME, generation="1", key="k", body="b", fault=None, answered=200)
+
+
+def effect(identity: str, status: str = "succeeded", amount: int = 500) -> dict[str, Any]:
+    return {
+        "event": "effect",
+        "refund": identity,
+        "refund_id": NAME,
+        "payment_intent": PAYMENT,
+        "amount": amount,
+        "status": status,
+    }
+
+
+def told(history: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """What Redis holds of a refund with this history, in every place that tells of it."""
+    last = history[-1]
+    record = RECORD | {"stage": last["to"], "status": last["status"], "version": str(len(history))}
+    events = [
+        {"refund_id": NAME, "version": str(one["version"]), "to": one["to"], "status": one["status"]} for one in history
+    ]
+    due = frozenset[str]() if last["to"] == "settled" else frozenset({NAME})
+    return {"histories": {NAME: history}, "records": {NAME: record}, "events": events, "due": due}
+
+
+def good(**changes: Any) -> Evidence:
+    facts = {
+        "accepted": {NAME: RefundRequest(refund_id=NAME, payment_intent=PAYMENT, amount=500)},
+        "ledger": [effect("re_1")],
+        "posts": [POST],
+        "started": 1000.0,
+        "ended": 1100.0,
+        **told(HISTORY),
+    }
+    return Evidence(**{**facts, **changes})
+
+
+RESENT = [POST, replace(POST, at=1005.5)]
+OVERDUE = (*HISTORY[:2], entry(70, "sending", "settled", "succeeded") | {"version": 3})
+BROKEN = {
+    "money twice": good(ledger=[effect("re_1"), effect("re_2")]),
+    "over": good(captured={PAYMENT: 400}),
+    "unasked": good(posts=[POST, replace(POST, refund_id="b-1", key="l")]),
+    "lost": good(records={}),
+    "stranded": good(**told(HISTORY[:2])),
+    "false succeeded": good(ledger=[]),
+    "false id": good(ledger=[effect("re_2")]),
+    "amount": good(ledger=[effect("re_1", amount=501)]),
+    "false failed": good(**told((*HISTORY[:2], entry(3, "sending", "settled", "declined", status="failed")))),
+    "body": good(**told(DOUBTED), posts=[POST, replace(RESENT[1], body="c")]),
+    "key": good(posts=[POST, replace(POST, refund_id="b-1")]),
+    "history": good(histories={NAME: HISTORY[:1]}),
+    "transition": good(**told((HISTORY[0], entry(2, "queued", "processing", "claimed")))),
+    "clock": good(ended=1001.5),
+    "events": good(events=[]),
+    "index": good(due=frozenset({NAME})),
+    "taken up late": good(**told(OVERDUE), kills=[1002.1]),
+    "unproven": good(posts=RESENT),
+    "secret": good(leaks=["worker-0.log holds sk_test_…"]),
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_the_judge_finds_what_breaks_a_rule(rule: str) -> None:
+    assert rule in {violation.rule for violation in judged(BROKEN[rule])}
+
+
+def test_the_judge_finds_nothing_in_a_good_run() -> None:
+    assert judged(good()) == []
+    assert judged(good(**told(DOUBTED), posts=RESENT)) == []
+
+
+def test_a_claim_after_a_doubt_without_its_proof_is_found_in_the_history_alone() -> None:
+    guessed = (*DOUBTED[:3], entry(4, "in_doubt", "sending", "replay"), entry(5, "sending", "settled", "succeeded"))
+    assert {violation.rule for violation in judged(good(**told(guessed)))} == {"unproven"}
+
+
+def test_a_second_send_after_an_answer_that_says_not_done_is_no_violation() -> None:
+    again = (
+        *HISTORY[:2],
+        entry(3, "sending", "waiting", "rate_limited"),
+        entry(4, "waiting", "sending", "send"),
+        entry(5, "sending", "settled", "succeeded"),
+    )
+    limited = [replace(POST, answered=429), replace(POST, at=1004.5)]
+    silent = [replace(POST, answered=None), replace(POST, at=1004.5)]
+    assert judged(good(**told(again), posts=limited)) == []
+    assert {violation.rule for violation in judged(good(**told(again), posts=silent))} == {"unproven"}
+
+
+def test_what_was_unsettled_when_the_faults_stopped_counts_into_the_recovery() -> None:
+    assert recoveries(good(), fault_end=1001.0) == [2.0]
+    assert recoveries(good(), fault_end=1004.0) == []
+
+
+def test_the_control_is_judged_without_histories_by_what_money_did() -> None:
+    bare = good(histories=None, events=(), ledger=[effect("re_1"), effect("re_2")])
+    assert {violation.rule for violation in judged(bare)} == {"money twice"}
+
+
+def test_a_run_that_was_not_judged_fails_the_whole_and_stands_in_the_table() -> None:
+    rows = rows_of(
+        [
+            Result(name="x", subject="ours", error="the fault did not fire"),
+            Result(name="x", subject="control", violations=judged(BROKEN["lost"])),
+            Result(name="pair 7: y", subject="ours", refunds=3, recoveries=[1.0]),
+        ]
+    )
+    assert len(ours_failed(rows)) == 1
+    assert "not judged" in rendered(rows)
+    assert "random pairs" in rendered(rows)
+    assert "the control's 1 in 1 runs" in summary(rows)
+
+
+def test_a_judge_that_never_catches_the_control_fails_the_whole() -> None:
+    assert not control_was_caught(rows_of([Result(name="x", subject="control")]))
+    assert control_was_caught(rows_of([Result(name="x", subject="ours")]))
