@@ -1,0 +1,52 @@
+"""Every kind of fault that a run must have met; one that never fired proves nothing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.simulation.plan import BEFALLS, FAMILIES, MESSAGE_FAULTS, REDIS_FAULTS
+from tests.simulation.provider_seam import READS
+
+POINTS: Final = (
+    "received",
+    "before redis",
+    "after redis",
+    "before bytes",
+    "bytes left",
+    "reply begins",
+    "half a reply",
+    "before ack",
+)
+"""The places at which a worker may be killed or stopped; each await that matters outside lies at one of them."""
+OTHERS: Final = (
+    "clock_skewed",
+    "list_lag",
+    "message_redelivered",
+    "outage_hangs",
+    "outage_http_401",
+    "outage_http_503",
+    "outage_refuses",
+    "paused",
+    "redis_slow",
+    "refunded_elsewhere",
+    "resumed",
+    "scripts_flushed",
+    "stopped_past_lease",
+)
+PEOPLE: Final = (
+    "canceled_by_caller",
+    "resolved_failed",
+    "resolved_resend",
+    "resolved_succeeded",
+    "retried_by_caller",
+)
+EVERY_FAULT: Final = (
+    *(name for family in FAMILIES.values() for name in family),
+    *(f"read_{name}" for name in READS),
+    *REDIS_FAULTS,
+    *MESSAGE_FAULTS,
+    *BEFALLS,
+    *(f"{what} {where}" for what in BEFALLS for where in POINTS),
+    *OTHERS,
+    *PEOPLE,
+)

@@ -1,0 +1,338 @@
+"""The judge: what must hold after every step, told by the provider's own ledger and by the records as they lie.
+
+It trusts nothing that the worker says of itself. `violations` holds one sentence for each breach, and a run is lost
+at its first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from worker.model import Stage
+from worker.policy import TRANSITIONS, Rules
+
+if TYPE_CHECKING:
+    from worker.sandbox.bank import Bank
+
+STANDING: Final = frozenset({"pending", "succeeded"})
+BUCKETS: Final = (
+    "queued",
+    "queued.bulk",
+    "sending",
+    "waiting",
+    "in_doubt",
+    "processing",
+    "review",
+    "succeeded",
+    "failed",
+    "canceled",
+)
+FIELDS: Final = (
+    "stage",
+    "status",
+    "version",
+    "generation",
+    "next_check_at",
+    "amount",
+    "currency",
+    "provider_refund_id",
+    "evidence",
+    "first_attempt_at",
+    "doubt_since",
+    "operator_says",
+    "idempotency_key",
+    "fingerprint",
+)
+SNAPSHOT: Final = f"""
+local P, out, i = ARGV[1], {{}}, 4
+for _ = 1, tonumber(ARGV[2]) do
+  local id = ARGV[i]
+  out[#out + 1] = redis.call('HMGET', P .. 'refund:' .. id, {", ".join(f"'{name}'" for name in FIELDS)})
+  out[#out + 1] = redis.call('LRANGE', P .. 'history:' .. id, ARGV[i + 1], -1)
+  i = i + 2
+end
+for _ = 1, tonumber(ARGV[3]) do
+  local pi = ARGV[i]
+  out[#out + 1] = redis.call('HMGET', P .. 'payment:' .. pi, 'lock', 'open')
+  out[#out + 1] = redis.call('ZRANGE', P .. 'waiters:' .. pi, 0, -1)
+  i = i + 1
+end
+out[#out + 1] = redis.call('ZRANGE', P .. 'due', 0, -1, 'WITHSCORES')
+for _, name in ipairs({{{", ".join(f"'{name}'" for name in BUCKETS)}}}) do
+  out[#out + 1] = redis.call('ZRANGE', P .. 'index:' .. name, 0, -1, 'WITHSCORES')
+end
+return out
+"""
+HOLDS_LOCK: Final = frozenset({"sending", "in_doubt"})
+# Whole, readable answers after which nothing of that request can have happened.
+DEFINITIVE: Final = frozenset({400, 401, 402, 403, 404, 422, 429})
+
+
+@dataclass(slots=True, kw_only=True)
+class Post:
+    """One request whose bytes left a worker."""
+
+    refund_id: str
+    generation: str
+    key: str
+    body: bytes
+    left_at: float
+    answered: int | None = None
+    """The status of the whole reply that reached the worker, None where none did."""
+    cleared: bool = False
+    """Proven absent since, or said to be by a person."""
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the worker cannot know that nothing happened."""
+        return not self.cleared and self.answered not in DEFINITIVE
+
+
+@dataclass(slots=True, kw_only=True)
+class Known:
+    """A refund as last seen in Redis, with what its history told so far."""
+
+    payment: str
+    record: dict[str, str | None] = field(default_factory=dict)
+    moves: int = 0
+    stage: str | None = None
+    status: str | None = None
+    label: str = ""
+    posts: list[Post] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Judge:
+    """Judges one world; `mode` is which promise is being judged: the product's, or only what money did."""
+
+    rules: Rules
+    bank: Bank
+    mode: Literal["ours", "effects"]
+    violations: list[str] = field(default_factory=list)
+    refunds: dict[str, Known] = field(default_factory=dict)
+    payments: list[str] = field(default_factory=list)
+    effects: dict[str, list[str]] = field(default_factory=dict)
+    """Our id → the provider's refunds made for it."""
+    due: dict[str, float] = field(default_factory=dict)
+    remade: int = 0
+    """Refunds made again after the first one of the same generation had failed at the provider by itself."""
+    _seen_entries: int = 0
+    _keys: dict[str, tuple[str, str, bytes]] = field(default_factory=dict)
+    _statuses: dict[str, set[str]] = field(default_factory=dict)
+
+    def broken(self, rule: str, refund_id: str, fact: str) -> None:
+        """Note a violation."""
+        self.violations.append(f"{rule}: {refund_id}: {fact}")
+
+    # Accepting
+
+    def accepted(self, refund_id: str, payment: str) -> None:
+        """Note that a caller was told that its refund is accepted."""
+        self.refunds.setdefault(refund_id, Known(payment=payment))
+        if payment not in self.payments:
+            self.payments.append(payment)
+
+    def question(self) -> list[Any]:
+        """Return the arguments of the snapshot script."""
+        arguments: list[Any] = [len(self.refunds), len(self.payments)]
+        for refund_id, known in self.refunds.items():
+            arguments += [refund_id, known.moves]
+        return [*arguments, *self.payments]
+
+    # Redis
+
+    def look(self, snapshot: Sequence[Any]) -> None:
+        """Judge the records as they lie now."""
+        self.read_ledger()
+        place = 0
+        claimed = []
+        for refund_id, known in self.refunds.items():
+            record = dict(zip(FIELDS, snapshot[place], strict=True))
+            if record["stage"] == "sending" and record["version"] != known.record.get("version"):
+                claimed.append(refund_id)
+            self._judge_record(refund_id, known, record, snapshot[place + 1])
+            place += 2
+        indexes = snapshot[place + 2 * len(self.payments) :]
+        self.due = _scores(indexes[0])
+        buckets = {name: _scores(flat) for name, flat in zip(BUCKETS, indexes[1:], strict=True)}
+        self._judge_indexes(buckets)
+        for payment in self.payments:
+            self._judge_payment(payment, snapshot[place], claimed)
+            place += 2
+
+    def _judge_record(
+        self, refund_id: str, known: Known, record: dict[str, str | None], entries: Sequence[str]
+    ) -> None:
+        if record["stage"] is None:
+            if known.record:
+                self.broken("lost", refund_id, "its record is gone")
+            return
+        before = known.record
+        known.record = record
+        for entry in entries:
+            self._replay(refund_id, known, json.loads(entry))
+        told = (str(known.moves), known.stage, known.status)
+        if told != (record["version"], record["stage"], record["status"]):
+            self.broken("history", refund_id, f"history ends in {told}, the record says {record}")
+        if before and before["generation"] == record["generation"]:
+            if before["idempotency_key"] != record["idempotency_key"]:
+                self.broken("key", refund_id, "the key of a generation changed")
+            if before["fingerprint"] != record["fingerprint"]:
+                self.broken("body", refund_id, "what was asked for changed")
+        if record["stage"] == "settled" and (not before or before["version"] != record["version"]):
+            self.judge_settled(refund_id, record)
+
+    def _replay(self, refund_id: str, known: Known, entry: Mapping[str, Any]) -> None:
+        source, target = entry["from"], entry["to"]
+        if entry["version"] != known.moves + 1 or source != known.stage:
+            self.broken("history", refund_id, f"{entry} follows version {known.moves} in {known.stage}")
+        legal = source is None or Stage(target) in TRANSITIONS[Stage(source)]
+        if not legal:
+            self.broken("transition", refund_id, f"{source} to {target} stands in no table")
+        known.moves, known.stage, known.status = known.moves + 1, target, entry["status"]
+        known.label = entry["label"]
+        if known.label == "resend":
+            for post in known.posts:
+                post.cleared = True
+
+    def judge_settled(self, refund_id: str, record: Mapping[str, str | None]) -> None:
+        """Judge a status that is said to be final, at the moment at which it is said."""
+        made = [self.bank.refunds[identity] for identity in self.effects.get(refund_id, ())]
+        if record["status"] in {"failed", "canceled"}:
+            if any(refund.status in STANDING for refund in made):
+                self.broken("false failed", refund_id, f"{record['status']}, and the ledger shows the money gone")
+            return
+        succeeded = [refund for refund in made if "succeeded" in self._statuses[refund.id]]
+        if not succeeded:
+            self.broken("false succeeded", refund_id, f"the ledger shows {[refund.status for refund in made]}")
+            return
+        identity = record["provider_refund_id"]
+        if identity is not None and identity not in {refund.id for refund in succeeded}:
+            self.broken("false succeeded", refund_id, f"{identity} is not its refund")
+        if record["amount"] not in {str(refund.amount) for refund in succeeded}:
+            self.broken("amount", refund_id, f"recorded {record['amount']}, moved {succeeded[-1].amount}")
+        if record["currency"] is not None and record["currency"] != succeeded[-1].payment.currency:
+            self.broken("currency", refund_id, f"recorded {record['currency']}")
+
+    def _judge_indexes(self, buckets: Mapping[str, Mapping[str, float]]) -> None:
+        for refund_id, known in self.refunds.items():
+            record = known.record
+            if not record:
+                continue
+            settled = record["stage"] == "settled"
+            wanted = record["status"] if settled else record["stage"]
+            here = [name.removesuffix(".bulk") for name, ids in buckets.items() if refund_id in ids]
+            if here != [wanted]:
+                self.broken("index", refund_id, f"it is {wanted} and stands in {here}")
+            elif settled == (refund_id in self.due):
+                self.broken("index", refund_id, f"it is {wanted} and {'is' if settled else 'is not'} due")
+            elif not settled and all(self.due[refund_id] != ids.get(refund_id) for ids in buckets.values()):
+                self.broken("index", refund_id, "due at two times")
+
+    def _judge_payment(self, payment: str, row: Sequence[Any], claimed: Sequence[str]) -> None:
+        here = {identity: known.record for identity, known in self.refunds.items() if known.payment == payment}
+        holders = [identity for identity, record in here.items() if record and record["stage"] in HOLDS_LOCK]
+        # A person may put a second refund in doubt; none may be sent beside another that is in flight or in doubt.
+        if len(holders) > 1 and any(identity in claimed for identity in holders):
+            self.broken("lock", payment, f"{holders} are in flight together")
+        elif row[0] not in holders and (holders or row[0] is not None):
+            self.broken("lock", payment, f"held by {row[0]}, in flight is {holders}")
+        unsettled = sum(1 for record in here.values() if record and record["stage"] != "settled")
+        if int(row[1] or 0) != unsettled:
+            self.broken("open", payment, f"{row[1]} open by its own count, {unsettled} by the records")
+
+    # The provider
+
+    def bytes_left(self, post: Post, durable_body: str | None, now_ms: int) -> None:
+        """Judge a request at the moment at which its first byte leaves."""
+        self.read_ledger()
+        known = self.refunds.get(post.refund_id)
+        if known is None:
+            self.broken("unasked", post.refund_id, "sent, and never accepted")
+            return
+        if self.mode == "ours":
+            self._judge_bytes(post, known, durable_body, now_ms)
+        known.posts.append(post)
+
+    def _judge_bytes(self, post: Post, known: Known, durable_body: str | None, now_ms: int) -> None:
+        record, refund_id = known.record, post.refund_id
+        first = self._keys.setdefault(post.key, (refund_id, post.generation, post.body))
+        if first != (refund_id, post.generation, post.body):
+            self.broken("body", refund_id, "one key, two contents")
+        same = [earlier for earlier in known.posts if earlier.generation == post.generation]
+        if same and (same[0].key, same[0].body) != (post.key, post.body):
+            self.broken("key", refund_id, "another key or body than the attempt before")
+        if record.get("stage") == "settled":
+            return
+        if record.get("generation") not in {None, post.generation}:
+            self.broken("generation", refund_id, f"sends {post.generation}, the record stands at {record}")
+        if durable_body is None or durable_body.encode() != post.body or record.get("idempotency_key") != post.key:
+            self.broken("durable", refund_id, "body or key were not in Redis before the first byte")
+        if record.get("stage") != "sending" or now_ms > int(record.get("next_check_at") or 0):
+            self.broken("claim", refund_id, f"sent without a standing claim, in {record.get('stage')}")
+        self._judge_resend(post, known, same, now_ms)
+
+    def _judge_resend(self, post: Post, known: Known, earlier: Sequence[Post], now_ms: int) -> None:
+        if not any(one.is_doubtful for one in earlier):
+            return
+        if self.rules.idempotency == "verify":
+            self.broken("unproven", post.refund_id, "sent again after a doubt without a proof of absence")
+            return
+        age_ms = now_ms - int(known.record.get("first_attempt_at") or now_ms)
+        if age_ms > self.rules.key_window.total_seconds() * 1000:
+            self.broken("window", post.refund_id, f"sent again {age_ms / 1000:.0f} s after the first attempt")
+
+    def read_ledger(self) -> None:
+        """Judge what the provider has done since the last time."""
+        self.bank.settle_due()
+        entries = self.bank.ledger.entries
+        for entry in entries[self._seen_entries :]:
+            self._statuses.setdefault(entry["refund"], set()).add(entry["status"])
+            if entry["event"] == "effect" and entry["refund_id"] is not None:
+                self._judge_effect(entry["refund_id"], entry["refund"], entry["payment_intent"])
+        self._seen_entries = len(entries)
+
+    def _judge_effect(self, refund_id: str, identity: str, payment_id: str) -> None:
+        made = self.effects.setdefault(refund_id, [])
+        refund = self.bank.refunds[identity]
+        generation = refund.metadata.get("refund_generation")
+        if any(self.bank.refunds[one].status in STANDING for one in made):
+            self.broken("money twice", refund_id, f"{identity} was made while {made[-1]} stands")
+        elif any(self.bank.refunds[one].metadata.get("refund_generation") == generation for one in made):
+            self.remade += 1
+        made.append(identity)
+        payment = self.bank.payments[payment_id]
+        if payment.succeeded + payment.pending > payment.amount:
+            self.broken("over", refund_id, f"{payment_id} gave back more than was captured")
+        known = self.refunds.get(refund_id)
+        record = known.record if known is not None else {}
+        if record.get("stage") == "settled" and record.get("status") in {"failed", "canceled"}:
+            self.broken("false failed", refund_id, f"{record['status']} before {identity} was made")
+
+    # The end
+
+    def finish(self) -> None:
+        """Judge what is left when the backlog has had its time."""
+        self.read_ledger()
+        for refund_id, known in self.refunds.items():
+            if not known.record:
+                self.broken("lost", refund_id, "accepted, and no record stands")
+            elif known.record["stage"] not in {"settled", "review"}:
+                self.broken("stranded", refund_id, f"still {known.record['stage']} long after the faults stopped")
+
+    def overdue(self, now_ms: int, grace_ms: int) -> list[str]:
+        """Return the refunds at which nobody looked though they were due for longer than the grace."""
+        return [
+            refund_id
+            for refund_id, score in self.due.items()
+            if refund_id in self.refunds
+            and score < now_ms - grace_ms
+            and self.refunds[refund_id].record.get("stage") != "review"
+        ]
+
+
+def _scores(flat: Sequence[str]) -> dict[str, float]:
+    return {flat[place]: float(flat[place + 1]) for place in range(0, len(flat), 2)}

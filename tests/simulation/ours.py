@@ -1,0 +1,123 @@
+"""The product in this world: the real service, gateway, store, gate and sweep, as `runtime` puts them together."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+
+from tests.simulation.provider_seam import Transport
+from tests.simulation.records_seam import PREFIX, RedisSeam
+from worker.errors import StoreUnavailable
+from worker.gateway import Gateway
+from worker.lanes import RateGate, Slots
+from worker.model import Lane
+from worker.service import Service
+from worker.store import AsyncStore
+from worker.sweeper import sweep
+
+if TYPE_CHECKING:
+    from tests.simulation.clock import Machine
+    from tests.simulation.world import World
+
+TASK_SECONDS: Final = 30.0
+SWEEP_SECONDS: Final = 5.0
+PROBE_SECONDS: Final = 15.0
+LOST_NUDGE_SECONDS: Final = 15.0
+_QUEUED_EARLY: Final = 585.0
+"""A queued refund may be taken so much earlier than it is due, where its queue is dry."""
+
+
+class OurWorker:
+    """One worker process of the product."""
+
+    def __init__(self, world: World, machine: Machine) -> None:
+        plan = world.plan
+        dice = random.Random(f"{plan.seed}:{machine.name}")  # noqa: S311 - repeatable, not secret
+        self._world = world
+        self._machine = machine
+        self._changed = asyncio.Event()
+        world.changed.append(self._changed)
+        client: Any = RedisSeam(machine, world.serve, world.chance.draw_redis)
+        store = AsyncStore(client, prefix=PREFIX, retention=timedelta(days=400), durable=False, place="simulated")
+        http = httpx.AsyncClient(
+            base_url="https://provider.test",
+            transport=Transport(machine, world.seam),
+            auth=httpx.BasicAuth("sk_test_simulated", ""),
+            headers={"Accept": "application/json"},
+            follow_redirects=False,
+            trust_env=False,
+        )
+        self.service = Service(
+            store,
+            Gateway(http, plan.rules, clock=machine.clock, jitter=dice.random),
+            rules=plan.rules,
+            slots=Slots(8, 0.7),
+            gate=RateGate(store, rate=plan.rate, bulk_share=0.7, clock=machine.clock),
+            clock=machine.clock,
+            jitter=dice.random,
+            token=lambda: f"{dice.getrandbits(64):x}",
+        )
+        self._probe_at = 0.0
+        self._early = _QUEUED_EARLY
+        self._phase = dice.random() * SWEEP_SECONDS
+
+    def start(self) -> None:
+        """Begin to sweep and to probe refused credentials."""
+        self._machine.spawn(self._sweeps())
+
+    async def handle(self, refund_ids: Sequence[str], lane: Lane) -> None:
+        """Take one message."""
+        await self.service.process(refund_ids, lane, seconds=TASK_SECONDS)
+
+    async def _sweeps(self) -> None:
+        await asyncio.sleep(self._phase)
+        while True:
+            try:
+                if not self.service.breaker.resting:
+                    taken = await sweep(self.service.store, nudge=self._world.mail.nudge, depth=self._world.mail.depth)
+                    self._early = _QUEUED_EARLY if taken else 0.0
+                if self._world.breaker_is_open and self._machine.loop.time() >= self._probe_at:
+                    self._probe_at = self._machine.loop.time() + PROBE_SECONDS
+                    await self.service.probe_credentials()
+            except StoreUnavailable:
+                pass  # tried again at the next turn, as the runtime's loop does
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Wait for the next turn; turns at which nothing could be due are passed over, as they would change nothing."""
+        await asyncio.sleep(SWEEP_SECONDS)
+        while not self._world.breaker_is_open:
+            self._changed.clear()
+            now = self._machine.loop.time()
+            idle = self._next_due() - now
+            if idle <= 0:
+                return
+            turns = math.ceil(idle / SWEEP_SECONDS)
+            try:
+                async with asyncio.timeout(turns * SWEEP_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+            # Back onto this worker's own beat.
+            passed = (self._machine.loop.time() - now) % SWEEP_SECONDS
+            await asyncio.sleep(SWEEP_SECONDS - passed)
+
+    def _next_due(self) -> float:
+        judge, loop = self._world.judge, self._machine.loop
+        offset = loop.wall_ms - loop.time() * 1000
+        # Even an empty index is looked at now and then: a refund may come that the judge has not heard of.
+        soonest = loop.time() + 3600.0
+        for refund_id, score in judge.due.items():
+            known = judge.refunds.get(refund_id)
+            at = (score - offset) / 1000
+            if known is None or known.record.get("stage") == "queued":
+                # Early ones that were not to be had are asked for again after the time in which a nudge counts as lost.
+                at = min(at, at - _QUEUED_EARLY if self._early else loop.time() + LOST_NUDGE_SECONDS)
+            soonest = min(soonest, at)
+        return soonest

@@ -1,0 +1,109 @@
+"""The people: callers who cancel or ask again, and operators who resolve what is in review, with the truth in hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from tests.simulation.clock import OUTSIDE
+from tests.simulation.judge import HOLDS_LOCK
+from worker import calls, policy
+from worker.errors import NotCancelable, NotInReview
+from worker.model import Lane, Refund, Stage, Step
+
+if TYPE_CHECKING:
+    from tests.simulation.plan import Asked
+    from tests.simulation.world import World
+
+MOST_RESOLVED: Final = 12
+
+
+class People:
+    """Everybody who acts on refunds beside the workers; they see what `refunds status` and a dashboard show."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._resolved = 0
+
+    def begin(self) -> None:
+        """Let operators look at the review list now and then."""
+        if self._world.plan.people_every:
+            self._later(self._world.plan.people_every, self._operate)
+
+    def expect(self, asked: Asked) -> None:
+        """Plan what the caller of one refund will do."""
+        identity, now = asked.request.refund_id, self._world.loop.time()
+        if asked.cancel_at is not None:
+            self._later(max(0.0, asked.cancel_at - now), self._cancel, identity)
+        if asked.retry_at is not None:
+            self._later(max(0.0, asked.retry_at - now), self._retry, identity)
+
+    def _later(self, seconds: float, what: Callable[..., None], *facts: object) -> None:
+        loop = self._world.loop
+        loop.call_at(loop.time() + seconds, what, *facts, context=OUTSIDE)
+
+    def _cancel(self, refund_id: str) -> None:
+        self._apply(refund_id, policy.cancel, "canceled_by_caller")
+
+    def _retry(self, refund_id: str) -> None:
+        self._apply(refund_id, policy.retry_failed, "retried_by_caller")
+
+    def _operate(self) -> None:
+        world = self._world
+        for refund_id, known in world.judge.refunds.items():
+            if known.record.get("stage") == "review" and self._resolved < MOST_RESOLVED:
+                self._resolve(refund_id)
+        if world.loop.time() < world.plan.faults_end + 4 * world.plan.people_every:
+            self._later(world.plan.people_every, self._operate)
+
+    def _resolve(self, refund_id: str) -> None:
+        """Decide by what the provider's books say; where something is still on its way, leave it for later."""
+        world = self._world
+        world.judge.read_ledger()
+        settle = world.plan.rules.settle.total_seconds()
+        known = world.judge.refunds[refund_id]
+        if known.posts and known.posts[-1].left_at + 2 * settle + 60 > world.loop.time():
+            return
+        self._resolved += 1
+        generation = known.record["generation"] or "1"
+        made = [world.seam.bank.refunds[identity] for identity in world.judge.effects.get(refund_id, ())]
+        here = [refund for refund in made if refund.metadata.get("refund_generation") == generation]
+        if here:
+            identity = here[-1].id
+            self._apply(
+                refund_id,
+                lambda refund: policy.resolve_succeeded(refund, identity, world.loop.wall),
+                "resolved_succeeded",
+            )
+        elif world.dice.random() < 0.5:
+            if not world.plan.wide and self._another_is_in_doubt(refund_id):
+                return
+            self._apply(refund_id, policy.resolve_resend, "resolved_resend")
+        else:
+            self._apply(refund_id, lambda refund: policy.resolve_failed(refund, "paid_in_cash"), "resolved_failed")
+
+    def _another_is_in_doubt(self, refund_id: str) -> bool:
+        refunds = self._world.judge.refunds
+        payment = refunds[refund_id].payment
+        return any(known.record.get("stage") in HOLDS_LOCK for known in refunds.values() if known.payment == payment)
+
+    def _apply(self, refund_id: str, decide: Callable[[Refund], Step | None], event: str) -> None:
+        world = self._world
+        refund = world.run_call(calls.load(refund_id)).refund
+        if refund is None:
+            return
+        try:
+            step = decide(refund)
+        except (NotCancelable, NotInReview):
+            return
+        if step is None:
+            return
+        saved = world.run_call(calls.save(refund, step, {"by": "person"}))
+        world.tell("person", event, refund_id, saved.result)
+        if saved.result != "saved":
+            return
+        world.happens(event, "person")
+        if step.to is not Stage.SETTLED:
+            world.mail.nudge([refund_id], Lane.SINGLE)
+        if saved.woken is not None:
+            world.mail.nudge([saved.woken], Lane.SINGLE)

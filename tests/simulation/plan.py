@@ -1,0 +1,200 @@
+"""What a seed stands for: settings, refunds, faults and their rates, all drawn before the world begins."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, Literal
+
+from tests.simulation.provider_seam import BROKEN, MADE_UP, REFUSED, UNSENT, WRONG
+from worker.model import RefundRequest
+from worker.policy import Rules
+from worker.sandbox.bank import CAPTURED, Outcome
+from worker.sandbox.config import SandboxConfig
+
+# Family → the faults that a request may meet when its family is drawn for a seed.
+FAMILIES: Final[dict[str, tuple[str, ...]]] = {
+    "unsent": tuple(UNSENT),
+    "broken": (*BROKEN, "reply_cut"),
+    "late": ("late_effect",),
+    "status": tuple(name for name in MADE_UP if name not in {"http_401", "http_403"}),
+    "refused": (*REFUSED, "http_403"),
+    "rate": ("http_429",),
+    "credentials": ("http_401",),
+    "wrong": WRONG,
+}
+MAIN: Final = ("broken", "late", "status")
+REDIS_FAULTS: Final = ("redis_lost", "redis_reply_lost", "redis_late", "redis_refuses")
+MESSAGE_FAULTS: Final = ("message_lost", "message_doubled", "message_delayed")
+BEFALLS: Final = ("killed", "stopped")
+
+OPEN: Final = (
+    "found in totals that count pending refunds: recorded as succeeded while the provider still says pending",
+    "two refunds of one payment put in doubt by a person: each keeps the other from being sent, for ever",
+)
+"""What the product is known to get wrong, and only `--wide` worlds show."""
+Seconds = float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """One refund that a caller asks for, and what callers do with it later."""
+
+    request: RefundRequest
+    at: Seconds
+    again_at: tuple[Seconds, ...] = ()
+    cancel_at: Seconds | None = None
+    retry_at: Seconds | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Everything about one world that is fixed before it begins; what is drawn on the way comes from `seed` too."""
+
+    seed: int
+    rules: Rules
+    sandbox: SandboxConfig
+    machines: int
+    rate: float
+    payments: dict[str, dict[str, Any]]
+    asked: tuple[Asked, ...]
+    faults_end: Seconds
+    post_faults: tuple[str, ...]
+    post_rate: float
+    read_rate: float
+    redis_rate: float
+    message_rate: float
+    befalls_rate: float
+    skewed: bool
+    list_lag: float
+    outages: tuple[tuple[str, Seconds, Seconds], ...]
+    pauses: tuple[tuple[Seconds, Seconds], ...]
+    people_every: Seconds
+    script_flushes: tuple[Seconds, ...]
+    foreign: tuple[tuple[str, int, Seconds], ...]
+    """Refunds made elsewhere: payment, amount, when."""
+    slow_redis: bool
+    wide: bool
+
+    def summary(self) -> str:
+        """Return the plan in one line."""
+        rules = self.rules
+        return (
+            f"{rules.idempotency}/{rules.readback}/{'proof' if rules.totals_proof else 'hint'} "
+            f"keys={self.sandbox.idempotency} settle={rules.settle.total_seconds():g}s "
+            f"lease={rules.lease.total_seconds():g}s window={rules.key_window.total_seconds():g}s "
+            f"machines={self.machines} refunds={len(self.asked)} faults={','.join(self.post_faults)}@{self.post_rate}"
+        )
+
+
+def plan_for(seed: int, *, wide: bool = False) -> Plan:
+    """Return the plan of a seed; a `wide` one also draws what is known to be open (see `OPEN`)."""
+    dice = random.Random(f"plan:{seed}")  # noqa: S311 - repeatable, not secret
+    rules = _rules(dice)
+    families = dice.sample(MAIN, dice.randint(0, 2)) + dice.sample(
+        sorted(set(FAMILIES) - set(MAIN)), dice.randint(0, 2)
+    )
+    lag = dice.random() < 0.15 and rules.readback == "list" and "late" not in families
+    payments, asked = _refunds(dice, rules, wide=wide)
+    faults_end = dice.choice((1200.0, 3600.0, 6 * 3600.0))
+    outages = tuple(
+        (dice.choice(("refuses", "hangs", "http_503", "http_401")), start, start + dice.choice((30.0, 600.0, 5400.0)))
+        for start in (dice.uniform(0, faults_end) for _ in range(dice.choice((0, 0, 0, 1, 2))))
+    )
+    calm = dice.random() < 0.3
+    return Plan(
+        seed=seed,
+        rules=rules,
+        sandbox=_sandbox(dice, rules),
+        machines=dice.randint(1, 3),
+        rate=dice.choice((0.0, 0.0, 0.0, 5.0)),
+        payments=payments,
+        asked=asked,
+        faults_end=faults_end,
+        post_faults=tuple(name for family in families for name in FAMILIES[family]),
+        post_rate=dice.choice((0.3, 0.6, 0.9)),
+        read_rate=dice.choice((0.0, 0.0, 0.1, 0.4)),
+        redis_rate=dice.choice((0.0, 0.0, 0.03, 0.1)),
+        message_rate=dice.choice((0.0, 0.3, 0.6)),
+        befalls_rate=0.0 if calm else dice.choice((0.3, 0.8, 1.0)),
+        skewed=dice.random() < 0.5,
+        list_lag=dice.uniform(0.5, 1.9) * rules.settle.total_seconds() if lag else 0.0,
+        outages=outages,
+        pauses=((at := dice.uniform(0, 900), at + 300),) if dice.random() < 0.1 else (),
+        people_every=dice.choice((0.0, 1800.0, 7200.0)),
+        script_flushes=(dice.uniform(0, 600),) if dice.random() < 0.1 else (),
+        foreign=_foreign(dice, rules, payments),
+        slow_redis=dice.random() < 0.15,
+        wide=wide,
+    )
+
+
+def _rules(dice: random.Random) -> Rules:
+    readback: Literal["list", "totals", "none"] = dice.choice(("list", "list", "totals", "totals", "none"))
+    settle = timedelta(seconds=dice.choice((60, 300)))
+    lease, timeout = dice.choice(((45, 20), (45, 20), (120, 20), (30, 5)))
+    return Rules(
+        idempotency=dice.choice(("verify", "verify", "trust")),
+        readback=readback,
+        totals_proof=readback == "totals" and dice.random() < 0.7,
+        settle=settle,
+        key_window=dice.choice((timedelta(minutes=5), timedelta(minutes=30), timedelta(hours=23))),
+        request_timeout=timedelta(seconds=timeout),
+        lease=timedelta(seconds=lease),
+        max_attempts=dice.choice((4, 12)),
+        max_age=dice.choice((timedelta(hours=2), timedelta(hours=72))),
+    )
+
+
+def _sandbox(dice: random.Random, rules: Rules) -> SandboxConfig:
+    trust = rules.idempotency == "trust"
+    window = rules.key_window.total_seconds()
+    return SandboxConfig(
+        idempotency="honour" if trust or dice.random() < 0.3 else "ignore",
+        # The provider forgets a key exactly when the worker has been told that it does.
+        key_window_seconds=window if trust else dice.choice((60.0, 86_400.0)),
+        store_5xx=dice.random() < 0.5,
+        list_refunds=rules.readback == "list" or dice.random() < 0.5,
+        pending_in_totals=rules.totals_proof,
+        envelope=dice.choice(("nested", "flat")),
+        created_in_ms=dice.random() < 0.3,
+        charges_expanded=dice.random() < 0.7,
+        settle_ms=dice.choice((1_000, 30_000, 900_000)),
+        log_requests=0,
+    )
+
+
+def _refunds(dice: random.Random, rules: Rules, *, wide: bool) -> tuple[dict[str, dict[str, Any]], tuple[Asked, ...]]:
+    outcomes = [Outcome.SUCCEEDED] * 5 + [Outcome.PENDING_THEN_SUCCEEDED, Outcome.PENDING_THEN_FAILED, Outcome.FAILED]
+    if rules.readback == "totals" and rules.totals_proof and not wide:
+        outcomes = [Outcome.SUCCEEDED if outcome.value.startswith("pending") else outcome for outcome in outcomes]
+    payments = {
+        f"pi_{number}": {"outcome": dice.choice(outcomes), "amount": dice.choice((1000, CAPTURED))}
+        for number in range(dice.randint(1, 2))
+    }
+    asked = []
+    for number in range(dice.randint(2, 5)):
+        payment = dice.choice(sorted(payments))
+        # Equal parts of one payment are the common case that a careless rule confuses.
+        amount = dice.choice((500, 500, 300, None))
+        at = dice.choice((0.0, 0.0, dice.uniform(0, 120), dice.uniform(0, 1200)))
+        asked.append(
+            Asked(
+                request=RefundRequest(refund_id=f"r{number}", payment_intent=payment, amount=amount),
+                at=at,
+                again_at=tuple(at + dice.uniform(0, 3) for _ in range(dice.choice((0, 0, 1, 2)))),
+                cancel_at=at + dice.uniform(0, 60) if dice.random() < 0.15 else None,
+                retry_at=at + dice.uniform(60, 3600) if dice.random() < 0.3 else None,
+            )
+        )
+    return payments, tuple(asked)
+
+
+def _foreign(
+    dice: random.Random, rules: Rules, payments: dict[str, dict[str, Any]]
+) -> tuple[tuple[str, int, Seconds], ...]:
+    # Under totals, equal refunds made elsewhere in the seconds of a doubt are outside the promise.
+    if rules.readback != "list" or dice.random() < 0.8:
+        return ()
+    return ((dice.choice(sorted(payments)), dice.choice((500, 7)), dice.uniform(0, 1200)),)

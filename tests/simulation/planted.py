@@ -1,0 +1,299 @@
+"""Planted bugs: each a class of mistake that real projects have made, put into the real code for the judge to find.
+
+A bug that no longer finds the place it is planted in fails at once, so that none is taken for caught.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+from unittest import mock
+
+import httpx
+
+from tests.simulation.world import World
+from worker import answers, calls, gateway, policy, reconciler, transport
+from worker.gateway import Gateway
+from worker.model import Answer, Lane, NotSent, Outcome, Refund, RefundRequest, Reply, Seen, Stage, Status, Step
+
+if TYPE_CHECKING:
+    from tests.simulation.clock import Machine
+
+Bug = Callable[[ExitStack], None]
+_LONG_AGO: Final = timedelta(days=3650)
+SERVER_ERROR: Final = 500
+
+
+class NoSuchPlace(AssertionError):
+    """The code has changed: the bug's place is gone and it must be planted anew."""
+
+
+def _put(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
+    stack.enter_context(mock.patch.object(owner, name, value))
+
+
+def _rescript(stack: ExitStack, names: tuple[str, ...], old: str, new: str) -> None:
+    for name in names:
+        script = copy.copy(getattr(calls, name))
+        if old not in script.text:
+            raise NoSuchPlace(f"{name}: {old}")
+        script.text = script.text.replace(old, new)
+        script.sha = hashlib.sha1(script.text.encode(), usedforsecurity=False).hexdigest()
+        _put(stack, calls, name, script)
+
+
+def _what_stands(owner: Any, name: str) -> Any:
+    """Return what a module uses under a name, be it its own or imported."""
+    return getattr(owner, name)
+
+
+def _all_scripts() -> tuple[str, ...]:
+    return tuple(name for name, value in vars(calls).items() if isinstance(value, calls.Script))
+
+
+def new_key_on_retry(stack: ExitStack) -> None:
+    """Every try takes a fresh idempotency key."""
+    real, tries = Gateway._try, iter(range(10**9))
+
+    async def again(self: Gateway, refund: Refund, *rest: Any) -> Outcome:
+        return await real(self, replace(refund, idempotency_key=f"{refund.idempotency_key}-{next(tries)}"), *rest)
+
+    _put(stack, Gateway, "_try", again)
+
+
+def body_built_anew(stack: ExitStack) -> None:
+    """Every try serializes the request again, not always to the same bytes."""
+    real, tries = Gateway._try, iter(range(10**9))
+
+    async def again(self: Gateway, refund: Refund, body: bytes, *rest: Any) -> Outcome:
+        return await real(self, refund, body.replace(b":", b": ", next(tries) % 2), *rest)
+
+    _put(stack, Gateway, "_try", again)
+
+
+def record_deleted_on_error(stack: ExitStack) -> None:
+    """An attempt that ends in an error removes the key, so that the next one may begin afresh."""
+    last = "return {'saved', int(NOW), move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13])}"
+    deleting = (
+        "local woken = move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13]) "
+        "if to == 'waiting' or to == 'in_doubt' then redis.call('DEL', P .. 'refund:' .. id) end "
+        "return {'saved', int(NOW), woken}"
+    )
+    _rescript(stack, ("SAVE",), last, deleting)
+
+
+def check_then_insert(stack: ExitStack) -> None:
+    """Two requests with the same id within two seconds both find nothing, and both insert."""
+    racing = "if existing and NOW - tonumber(existing.created_at) > 2000 then"
+    _rescript(stack, ("CREATE",), "if existing then", racing)
+
+
+def lapsed_lease_is_unsent(stack: ExitStack) -> None:
+    """A worker that died is taken to have died before it sent."""
+
+    def unsent(refund: Refund, *_: object) -> Step:
+        return Step(
+            to=Stage.WAITING,
+            status=Status.PENDING,
+            label="lease_lapsed",
+            changes={"lapses": refund.lapses + 1},
+            delay=timedelta(0),
+        )
+
+    _put(stack, policy, "after_lapse", unsent)
+
+
+def connect_timeout_at_its_word(stack: ExitStack) -> None:
+    """A ConnectTimeout, says httpx, so nothing was sent."""
+    real = transport.answer_to
+
+    def believing(error: BaseException) -> Any:
+        return NotSent(reason="connect") if isinstance(error, httpx.ConnectTimeout) else real(error)
+
+    _put(stack, transport, "answer_to", believing)
+
+
+def doubt_forgotten(stack: ExitStack) -> None:
+    """A refusal after an attempt of unknown outcome settles the refund as failed."""
+    real = policy.after_attempt
+
+    def forgetting(refund: Refund, outcome: Outcome, *rest: Any) -> Step:
+        if outcome.seen is Seen.REFUSED:
+            refund, outcome = replace(refund, doubt_since=None), replace(outcome, doubt=False)
+        return real(refund, outcome, *rest)
+
+    _put(stack, policy, "after_attempt", forgetting)
+
+
+def timeout_is_failure(stack: ExitStack) -> None:
+    """No reply in time: the refund has failed."""
+    real = policy.after_attempt
+
+    def failing(refund: Refund, outcome: Outcome, *rest: Any) -> Step:
+        if outcome.code == "no_reply":
+            return policy.budget_spent({})
+        return real(refund, outcome, *rest)
+
+    _put(stack, policy, "after_attempt", failing)
+
+
+def server_error_is_not_done(stack: ExitStack) -> None:
+    """A 5xx means that nothing happened, so it is tried again later."""
+    real = answers.classify
+
+    def hopeful(answer: Answer, refund: Refund) -> Outcome:
+        outcome = real(answer, refund)
+        if isinstance(answer, Reply) and answer.http_status >= SERVER_ERROR:
+            return replace(outcome, seen=Seen.NOT_DONE, doubt=False)
+        return outcome
+
+    _put(stack, gateway, "classify", hopeful)
+
+
+def redelivery_without_claim(stack: ExitStack) -> None:
+    """A message past its visibility timeout is delivered again and begins again what is under way."""
+    guard = "if r.stage ~= 'queued' and r.stage ~= 'waiting' then return refuse('stage') end"
+    loose = "if r.stage ~= 'queued' and r.stage ~= 'waiting' and r.stage ~= 'sending' then return refuse('stage') end"
+    _rescript(stack, ("CLAIM",), guard, loose)
+
+
+def key_from_amount(stack: ExitStack) -> None:
+    """The key is derived from payment and amount: two equal parts of one payment share it."""
+    real = _what_stands(calls, "new_record")
+
+    def shared(request: RefundRequest, lane: Lane) -> list[str]:
+        fields: list[str] = real(request, lane)
+        place = fields.index("idempotency_key") + 1
+        fields[place] = f"{request.payment_intent}-{request.amount}"
+        return fields
+
+    _put(stack, calls, "new_record", shared)
+
+
+def stale_write_accepted(stack: ExitStack) -> None:
+    """A claimant whose lease has lapsed still writes what it believes."""
+    _rescript(stack, ("SAVE",), "elseif r.version ~= ARGV[5] then", "elseif false then")
+
+
+def totals_beside_another(stack: ExitStack) -> None:
+    """A payment's total is compared although another refund of it moves."""
+    real = _what_stands(reconciler, "look_at_totals")
+
+    def alone(*positional: Any, **named: Any) -> Any:
+        return real(*positional, **{**named, "siblings": ()})
+
+    _put(stack, reconciler, "look_at_totals", alone)
+
+
+def absence_from_one_look(stack: ExitStack) -> None:
+    """What is not there at the first look is never going to be."""
+    real = policy._absent
+
+    def at_once(refund: Refund, rules: policy.Rules, now: datetime) -> Step:
+        return real(replace(refund, absent_at=now - _LONG_AGO), rules, now)
+
+    _put(stack, policy, "_absent", at_once)
+
+
+def absence_unsettled(stack: ExitStack) -> None:
+    """Two looks in a row, without waiting for what may still be on its way."""
+    real = policy._absent
+
+    def hasty(refund: Refund, rules: policy.Rules, now: datetime) -> Step:
+        quick = replace(rules, settle=timedelta(0))
+        return real(refund, quick, now)
+
+    _put(stack, policy, "_absent", hasty)
+
+
+def lock_not_held_in_doubt(stack: ExitStack) -> None:
+    """The payment is free as soon as the attempt is over, whatever became of it."""
+    _rescript(
+        stack,
+        _all_scripts(),
+        "return stage == 'sending' or stage == 'in_doubt'",
+        "return stage == 'sending'",
+    )
+
+
+def worker_clock_trusted(stack: ExitStack) -> None:
+    """Leases and due times are decided by each worker's own clock."""
+
+    def own(self: World, machine: Machine | None) -> int:
+        return self.loop.wall_ms + (round(machine.skew * 1000) if machine is not None else 0)
+
+    _put(stack, World, "clock_for", own)
+
+
+def key_window_ignored(stack: ExitStack) -> None:
+    """The same key is replayed for ever."""
+    real = policy.may_replay
+
+    def always(refund: Refund, rules: policy.Rules, now: datetime) -> bool:
+        return real(refund, replace(rules, key_window=_LONG_AGO), now)
+
+    _put(stack, policy, "may_replay", always)
+    _rescript(stack, ("CLAIM",), "NOW - tonumber(r.first_attempt_at) > tonumber(ARGV[10])", "false")
+
+
+def any_success_believed(stack: ExitStack) -> None:
+    """A 200 is a success, whatever it tells of."""
+    _put(stack, answers, "contradiction", lambda *_: None)
+
+
+def lapsed_leases_not_swept(stack: ExitStack) -> None:
+    """Nobody looks for what a dead worker had claimed."""
+    _rescript(stack, ("SWEEP",), "{'sending', 'in_doubt', ", "{'in_doubt', ")
+
+
+def cancel_in_flight(stack: ExitStack) -> None:
+    """A refund may be canceled while its request is under way."""
+
+    def at_any_time(refund: Refund) -> Step | None:
+        if refund.settled or refund.stage is Stage.REVIEW:
+            return None
+        return Step(to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=policy.settled_drops())
+
+    _put(stack, policy, "cancel", at_any_time)
+
+
+BUGS: Final[dict[str, Bug]] = {
+    bug.__name__: bug
+    for bug in (
+        new_key_on_retry,
+        body_built_anew,
+        record_deleted_on_error,
+        check_then_insert,
+        lapsed_lease_is_unsent,
+        connect_timeout_at_its_word,
+        doubt_forgotten,
+        timeout_is_failure,
+        server_error_is_not_done,
+        redelivery_without_claim,
+        key_from_amount,
+        stale_write_accepted,
+        totals_beside_another,
+        absence_from_one_look,
+        absence_unsettled,
+        lock_not_held_in_doubt,
+        worker_clock_trusted,
+        key_window_ignored,
+        any_success_believed,
+        lapsed_leases_not_swept,
+        cancel_in_flight,
+    )
+}
+
+
+@contextmanager
+def planted(name: str | None) -> Iterator[None]:
+    """Run with a bug in the code; with None, with the code as it is."""
+    with ExitStack() as stack:
+        if name is not None:
+            BUGS[name](stack)
+        yield

@@ -1,0 +1,163 @@
+"""Many seeds at once: one process a core, each with a real server of its own."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+
+import structlog
+
+from tests.simulation.naive import NaiveWorker
+from tests.simulation.ours import OurWorker
+from tests.simulation.plan import plan_for
+from tests.simulation.planted import planted
+from tests.simulation.records_seam import Wire
+from tests.simulation.world import HEARD, Result, World
+from worker.sandbox.server import ThrowawayServer
+
+if TYPE_CHECKING:
+    from multiprocessing.pool import Pool
+
+CORES: Final = 2
+CHUNK: Final = 10
+MOST_SHOWN: Final = 20
+
+Who = Literal["ours", "naive"]
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What became of many seeds."""
+
+    seeds: int = 0
+    fired: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+    violated: dict[int, list[str]] = field(default_factory=dict)
+    """Seed → what was broken in it."""
+    rules: Counter[str] = field(default_factory=Counter)
+    """Violations by the rule that was broken."""
+    posts: int = 0
+    hours: float = 0.0
+
+    def add(self, result: Result) -> None:
+        """Count one seed in."""
+        self.seeds += 1
+        self.fired += result.fired
+        self.ends += result.ends
+        self.posts += result.posts
+        self.hours += result.hours
+        if result.violations:
+            self.violated[result.seed] = result.violations
+            self.rules.update(sentence.split(":")[0] for sentence in result.violations)
+
+
+def play(seed: int, wire: Wire, *, who: Who = "ours", wide: bool = False, tracing: bool = False) -> Result:
+    """Play one seed from the beginning."""
+    if who == "naive":
+        return World(plan_for(seed, wide=wide), wire, NaiveWorker, mode="effects", tracing=tracing).run()
+    return World(plan_for(seed, wide=wide), wire, OurWorker, tracing=tracing).run()
+
+
+@contextmanager
+def wire_to_server() -> Iterator[Wire]:
+    """Start a real server that writes nothing to disk, and connect to it."""
+    with running_socket() as path:
+        wire = Wire(path)
+        try:
+            yield wire
+        finally:
+            wire.close()
+
+
+@contextmanager
+def running_socket() -> Iterator[Path]:
+    """Start a real server and yield the socket at which it listens."""
+    with ThrowawayServer(appendonly="no", appendfsync="no", unixsocket="s.sock") as server:
+        folder: Any = server._folder
+        yield folder / "s.sock"
+
+
+def _heed(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> NoReturn:
+    """Keep what the product calls unforeseen, drop all else."""
+    error = event.get("exc_info")
+    if isinstance(error, Exception):
+        HEARD.append(f"{event['event']}: {error!r}")
+    raise structlog.DropEvent
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep the product's log quiet: millions of lines that nobody reads."""
+    before, http = structlog.get_config(), logging.getLogger("httpx")
+    level = http.level
+    structlog.configure(processors=[_heed], wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    http.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+        http.setLevel(level)
+
+
+_wires: list[Wire] = []
+
+
+def _connect(paths: Any) -> None:
+    """Begin one process of the pool: a server of its own."""
+    _wires.append(Wire(paths.get()))
+
+
+def _play_chunk(task: tuple[int, int, Who, str | None, bool]) -> list[Result]:
+    start, stop, who, bug, wide = task
+    with silence(), planted(bug):
+        return [play(seed, _wires[0], who=who, wide=wide) for seed in range(start, stop)]
+
+
+@dataclass(kw_only=True)
+class Arena:
+    """Processes and servers that play seeds; made by `arena`."""
+
+    pool: Pool
+
+    def play(self, start: int, stop: int, *, who: Who = "ours", wide: bool = False) -> Report:
+        """Play all seeds from `start` up to, not with, `stop`."""
+        report = Report()
+        for results in self._results(start, stop, who, None, wide):
+            for result in results:
+                report.add(result)
+        return report
+
+    def hunt(self, bug: str, *, most: int) -> Result | None:
+        """Play seeds with a bug planted; return the first that was caught, None where none was."""
+        for results in self._results(0, most, "ours", bug, wide=False):
+            for result in results:
+                if result.violations:
+                    return result
+        return None
+
+    def _results(self, start: int, stop: int, who: Who, bug: str | None, wide: bool) -> Iterator[list[Result]]:  # noqa: FBT001 - one line a parameter is handed on
+        # In steps, so that a hunt which is over does not leave a queue of work behind.
+        for first in range(start, stop, CHUNK * CORES):
+            last = min(stop, first + CHUNK * CORES)
+            tasks = [(one, min(last, one + CHUNK), who, bug, wide) for one in range(first, last, CHUNK)]
+            yield from self.pool.map(_play_chunk, tasks, chunksize=1)
+
+
+@contextmanager
+def arena() -> Iterator[Arena]:
+    """Start a server and a process for each core; all are ended with the block."""
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        paths = context.SimpleQueue()
+        for _ in range(CORES):
+            paths.put(stack.enter_context(running_socket()))
+        pool = stack.enter_context(context.Pool(CORES, initializer=_connect, initargs=(paths,)))
+        yield Arena(pool=pool)
+        pool.close()
+        pool.join()

@@ -1,0 +1,402 @@
+"""One world: a plan played out on virtual time with the real service, the real scripts and the sandbox's rules."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
+from types import SimpleNamespace
+from typing import Any, Final, Literal, Protocol
+from unittest import mock
+
+from tests.simulation.chance import Chance
+from tests.simulation.clock import MACHINE, OUTSIDE, Machine, VirtualLoop
+from tests.simulation.judge import SNAPSHOT, Judge
+from tests.simulation.mail import VISIBILITY, Mail
+from tests.simulation.people import People
+from tests.simulation.plan import BEFALLS, Asked, Plan
+from tests.simulation.provider_seam import ProviderSeam
+from tests.simulation.records_seam import PREFIX, Command, Wire, with_clock
+from worker import calls
+from worker.calls import Call
+from worker.model import Lane
+from worker.sandbox.bank import Order
+
+DRAIN_SECONDS: Final = 36 * 3600.0
+"""Within this after the faults have stopped, every refund is settled or in review."""
+TAKEN_UP_SECONDS: Final = 60.0
+LOOK_EVERY: Final = 60.0
+CALM_AFTER: Final = 120.0
+_READERS: Final = frozenset({calls.LOAD.sha, calls.SIBLINGS.sha, calls.GATE.sha})
+_NOT_A_WRITE: Final = frozenset({"PING", "HEXISTS", "SCRIPT"})
+
+
+class Worker(Protocol):
+    """What runs on a machine."""
+
+    async def handle(self, refund_ids: Sequence[str], lane: Lane) -> None:
+        """Take one message."""
+
+    def start(self) -> None:
+        """Begin what runs beside messages."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Result:
+    """What became of one seed."""
+
+    seed: int
+    violations: list[str] = field(default_factory=list)
+    fired: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+    trace: list[str] = field(default_factory=list)
+    posts: int = 0
+    hours: float = 0.0
+
+
+class World:
+    """Everything in one world; `run` plays it to its end or to the first violation."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        wire: Wire,
+        make_worker: Callable[[World, Machine], Worker],
+        *,
+        mode: Literal["ours", "effects"] = "ours",
+        tracing: bool = False,
+    ) -> None:
+        self.plan = plan
+        self.wire = wire
+        self.loop = VirtualLoop()
+        self.dice = random.Random(f"world:{plan.seed}")  # noqa: S311 - repeatable, not secret
+        self.fired: Counter[str] = Counter()
+        self.trace: list[str] = []
+        self.mode: Literal["ours", "effects"] = mode
+        self.machines: list[Machine] = []
+        self.workers: dict[str, Worker] = {}
+        self.outage: str | None = None
+        self.breaker_is_open = False
+        self.changed: list[asyncio.Event] = []
+        """Of each sweeper: told that due times may have changed."""
+        self.chance, self.mail = Chance(self), Mail(self)
+        self.seam = ProviderSeam(self.loop, plan.sandbox, self.chance.draw_call)
+        self.judge = Judge(rules=plan.rules, bank=self.seam.bank, mode=mode)
+        self.seam.judge, self.seam.tell, self.seam.durable_body = self.judge, self.tell, self._durable_body
+        self.people = People(self)
+        self._make_worker = make_worker
+        self._tracing = tracing
+        self._lives = 0
+        self._snapshot: str = ""
+
+    # Telling
+
+    def tell(self, who: str, what: str, *facts: Any) -> None:
+        """Add a line to the trace."""
+        if self._tracing:
+            words = " ".join(str(fact) for fact in facts)
+            self.trace.append(f"{self.loop.time():12.3f} {who:8} {what} {words}".rstrip())
+
+    def happens(self, fault: str, who: str = "world") -> str:
+        """Count a fault that has fired."""
+        self.fired[fault] += 1
+        self.tell(who, f"! {fault}")
+        return fault
+
+    @property
+    def faulty(self) -> bool:
+        """Whether faults may still happen."""
+        return self.loop.time() < self.plan.faults_end
+
+    # Redis
+
+    def serve(self, commands: list[Command], machine: Machine | None) -> list[Any]:
+        """Carry commands out at this moment, and let the judge look where they may have written."""
+        if commands == [["PING"]]:
+            return ["PONG"]
+        sent = with_clock(commands, self.clock_for(machine))
+        reads_only = all(
+            command[1] in _READERS if command[0] == "EVALSHA" else command[0] in _NOT_A_WRITE for command in commands
+        )
+        if reads_only or self.mode == "effects":
+            results = self.wire.run(sent)
+        else:
+            results = self.wire.run([*sent, self._question()])
+            self._judge(results.pop())
+        if self._tracing:
+            self._tell_commands(commands, results, machine)
+        if not reads_only:
+            for command in commands:
+                if command[0] in {"HSETNX", "HDEL"}:
+                    self.breaker_is_open = command[0] == "HSETNX"
+            for event in self.changed:
+                event.set()
+        return results
+
+    def clock_for(self, machine: Machine | None) -> int:
+        """Return the clock that a script is given: the server's own, whoever asks."""
+        del machine
+        return self.loop.wall_ms
+
+    def _question(self) -> Command:
+        return ["EVALSHA", self._snapshot, 0, PREFIX, *self.judge.question()]
+
+    def _judge(self, snapshot: Any) -> None:
+        if isinstance(snapshot, BaseException):
+            raise snapshot
+        self.judge.look(snapshot)
+
+    def _tell_commands(self, commands: list[Command], results: list[Any], machine: Machine | None) -> None:
+        names = {script.sha: script.name for script in _scripts()}
+        who = machine.name if machine else "world"
+        for command, result in zip(commands, results, strict=True):
+            if command[0] != "EVALSHA":
+                self.tell(who, command[0])
+                continue
+            name = names.get(command[1], "planted")
+            known = self.judge.refunds.get(str(command[6])) if command[6:7] else None
+            if known is None:
+                self.tell(who, name, result)
+                continue
+            answer = result[0] if isinstance(result, list) and result and name != "load" else ""
+            kind = command[7] if name == "claim" else ""
+            record = known.record
+            stand = f"{record.get('stage')} {record.get('status')} {known.label} v{record.get('version')}"
+            self.tell(who, name, command[6], kind, answer, "=>", stand)
+
+    def run_call(self, call: Call[Any]) -> Any:
+        """Carry one call out for somebody who is no machine; his network has no faults."""
+        reply = self.serve([["EVALSHA", call.script.sha, 0, PREFIX, "", RETENTION_MS, *call.arguments]], None)[0]
+        if isinstance(reply, BaseException):
+            if type(reply).__name__ != "NoScriptError":
+                raise reply
+            self.load_scripts()
+            return self.run_call(call)
+        return call.read(reply)
+
+    def load_scripts(self) -> None:
+        """Load every script, as the first to call each would."""
+        texts = [script.text for script in _scripts()]
+        self.wire.run([["SCRIPT", "LOAD", text] for text in texts])
+        self._snapshot = str(self.wire.one("SCRIPT", "LOAD", SNAPSHOT))
+
+    def _durable_body(self, refund_id: str) -> str | None:
+        body: str | None = self.wire.one("GET", f"{PREFIX}body:{refund_id}") if self.mode == "ours" else None
+        return body
+
+    # Machines
+
+    def boot(self) -> None:
+        """Start one more worker process."""
+        self._lives += 1
+        plan, dice = self.plan, self.dice
+        skew = dice.uniform(-300, 300) if plan.skewed else 0.0
+        if skew:
+            self.fired["clock_skewed"] += 1
+        machine = Machine(self.loop, f"w{self._lives}", skew=skew, befalls=self._befall)
+        if self.faulty and dice.random() < plan.befalls_rate:
+            machine.planned = {
+                dice.randint(1, dice.choice((10, 40, 150))): dice.choice(BEFALLS) for _ in range(dice.randint(1, 2))
+            }
+        self.machines = [one for one in self.machines if one.alive]
+        self.machines.append(machine)
+        worker = self._make_worker(self, machine)
+        self.workers[machine.name] = worker
+        machine.context.run(worker.start)
+        self.tell(machine.name, "starts", f"skew={skew:.0f}")
+
+    def _befall(self, machine: Machine, where: str) -> None:
+        if not self.faulty:
+            return
+        what = machine.planned[machine.points]
+        self.happens(what, machine.name)
+        self.fired[f"{what} {where}"] += 1
+        self.tell(machine.name, what, where)
+        if what == "killed":
+            machine.kill()
+            self.loop.call_at(self.loop.time() + self.dice.choice((0.5, 5.0, 120.0)), self.boot, context=OUTSIDE)
+            return
+        lease = self.plan.rules.lease.total_seconds()
+        pause = self.dice.choice((1.0, lease / 2, lease + 5, lease + 5, lease + 120, 900.0))
+        if pause > lease:
+            self.happens("stopped_past_lease", machine.name)
+        machine.stop()
+        self.loop.call_at(self.loop.time() + pause, self._go_on, machine, context=OUTSIDE)
+
+    def _go_on(self, machine: Machine) -> None:
+        self.tell(machine.name, "goes on")
+        machine.go_on()
+
+    # Playing
+
+    def run(self) -> Result:
+        """Play the world and return what became of it."""
+        HEARD.clear()
+        self.wire.one("FLUSHALL")
+        self.load_scripts()
+        with self._virtual_time():
+            asyncio.set_event_loop(self.loop)
+            try:
+                self.loop.run_until_complete(self.loop.create_task(self._play(), context=OUTSIDE))
+                self._end_tasks()
+            finally:
+                asyncio.set_event_loop(None)
+                self.loop.close()
+        for failure in [*self.loop.failures, *HEARD]:
+            self.judge.broken("error", "loop", failure)
+        ends = Counter(
+            f"{known.record.get('stage')} {known.record.get('status')}" for known in self.judge.refunds.values()
+        )
+        return Result(
+            seed=self.plan.seed,
+            violations=self.judge.violations,
+            fired=self.fired,
+            ends=ends,
+            trace=self.trace,
+            posts=sum(len(known.posts) for known in self.judge.refunds.values()),
+            hours=self.loop.time() / 3600,
+        )
+
+    def _end_tasks(self) -> None:
+        for machine in self.machines:
+            machine.kill()
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        self.loop.run_until_complete(_gathered(tasks))
+
+    async def _play(self) -> None:
+        plan = self.plan
+        for name, facts in plan.payments.items():
+            self.seam.bank.create_payment(name, **facts)
+        for _ in range(plan.machines):
+            self.boot()
+        self._schedule()
+        self._at(plan.faults_end, self._mend)
+        if self.mode == "ours":
+            self.people.begin()
+        await self._until_over()
+        if not self.judge.violations or self.mode == "effects":
+            self.judge.finish()
+
+    def _schedule(self) -> None:
+        plan = self.plan
+        for asked in plan.asked:
+            self._at(asked.at, self.submit, asked)
+            for again in asked.again_at:
+                self._at(again, self.submit, asked)
+        for what, start, end in plan.outages:
+            self._at(start, self._set_outage, what)
+            self._at(end, self._set_outage, None)
+        for start, end in plan.pauses:
+            self._at(start, self._set_paused, True)
+            self._at(end, self._set_paused, False)
+        for when in plan.script_flushes:
+            self._at(when, self._flush_scripts)
+        for payment, amount, when in plan.foreign:
+            self._at(when, self._refund_elsewhere, payment, amount)
+
+    async def _until_over(self) -> None:
+        plan, calm = self.plan, self.plan.faults_end + CALM_AFTER
+        end = calm + DRAIN_SECONDS
+        while self.loop.time() < end and (self.mode == "effects" or not self.judge.violations):
+            await asyncio.sleep(LOOK_EVERY)
+            if self.loop.time() >= calm and self.mode == "ours":
+                for refund_id in self.judge.overdue(self.loop.wall_ms, int(TAKEN_UP_SECONDS * 1000)):
+                    self.judge.broken("forgotten", refund_id, "due for a minute, and nobody looked")
+            if self.loop.time() >= plan.faults_end and self._all_ended():
+                # What is still on the wire may yet come to the ledger.
+                await asyncio.sleep(2 * plan.rules.settle.total_seconds() + 60)
+                self.judge.read_ledger()
+                if self._all_ended():
+                    return
+
+    def _all_ended(self) -> bool:
+        if self.mode == "effects":
+            return self.loop.time() > self.plan.faults_end + 4 * VISIBILITY
+        return all(
+            known.record and known.record["stage"] in {"settled", "review"} for known in self.judge.refunds.values()
+        ) and len(self.judge.refunds) == len(self.plan.asked)
+
+    def _mend(self) -> None:
+        """End what still lasts of the faults: from here on the world is as it should be."""
+        self.outage = None
+        for machine in self.machines:
+            if machine.stopped:
+                self._go_on(machine)
+
+    def _at(self, when: float, what: Callable[..., object], *facts: Any) -> None:
+        self.loop.call_at(when, what, *facts, context=OUTSIDE)
+
+    def submit(self, asked: Asked) -> None:
+        """Accept a refund as the producer's door does: the record first, then the nudge."""
+        request = asked.request
+        if request.refund_id not in self.judge.refunds:
+            self.judge.accepted(request.refund_id, request.payment_intent)
+            if self.mode == "ours":
+                self.people.expect(asked)
+        if self.mode == "effects":
+            self.mail.nudge([request.refund_id], Lane.SINGLE)
+            return
+        created = self.run_call(calls.create(request, Lane.SINGLE))
+        self.tell("caller", "submits", request.refund_id, created.result)
+        if created.result == "created":
+            self.mail.nudge([request.refund_id], Lane.SINGLE)
+
+    def _set_outage(self, what: str | None) -> None:
+        self.outage = what
+        self.tell("provider", f"outage: {what}")
+        if what is not None:
+            self.happens(f"outage_{what}")
+
+    def _set_paused(self, paused: bool) -> None:  # noqa: FBT001 - a timer passes its arguments by position
+        key = f"{PREFIX}meta"
+        self.wire.one(*(("HSET", key, "paused", self.loop.wall_ms) if paused else ("HDEL", key, "paused")))
+        self.happens("paused" if paused else "resumed")
+
+    def _flush_scripts(self) -> None:
+        self.wire.one("SCRIPT", "FLUSH")
+        self._snapshot = str(self.wire.one("SCRIPT", "LOAD", SNAPSHOT))
+        self.happens("scripts_flushed")
+
+    def _refund_elsewhere(self, payment: str, amount: int) -> None:
+        order = Order(payment_intent=payment, amount=amount, reason=None, metadata={}, idempotency_key=None)
+        self.seam.bank.refund(order, settle_ms=1000)
+        self.happens("refunded_elsewhere")
+
+    @contextmanager
+    def _virtual_time(self) -> Iterator[None]:
+        """Put this world's clocks where the code under test and the sandbox read the machine's own."""
+        loop = self.loop
+        clock = SimpleNamespace(time=lambda: loop.wall_ms / 1000, monotonic=loop.time)
+
+        class Now(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> Any:
+                """Return the time as the machine at work believes it to be."""
+                machine = MACHINE.get()
+                return (machine.wall if machine is not None else loop.wall).astimezone(tz or UTC)
+
+        with ExitStack() as stack:
+            for module in ("bank", "ledger", "endpoints"):
+                stack.enter_context(mock.patch(f"worker.sandbox.{module}.time", clock))
+            stack.enter_context(mock.patch("worker.transport.datetime", Now))
+            yield
+
+
+HEARD: Final[list[str]] = []
+"""Errors that the product logged as unforeseen, in this process."""
+RETENTION_MS: Final = 400 * 86_400_000
+
+
+def _scripts() -> list[calls.Script]:
+    """Return the scripts as they stand now: planted ones too."""
+    return [value for value in vars(calls).values() if isinstance(value, calls.Script)]
+
+
+async def _gathered(tasks: Any) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
