@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Any, Final
 
 from celery import signals
 
-from worker import inbox, telemetry
+from worker import inbox, intake, telemetry
 from worker.broker import make_celery
 from worker.errors import GuardRefused, RefundError, SettingsError, StoreUnavailable
 from worker.runtime import THREADS_BESIDE_CALLS, Runtime
@@ -50,6 +51,15 @@ def _start(sender: Any, **_: Any) -> None:
         runtime.start()
     except RefundError as error:
         raise _end(error) from None
+
+
+@signals.worker_ready.connect(weak=False)
+def _settle_down(sender: Any, **_: Any) -> None:
+    # What is loaded by now stays: the collector need not walk it again for every few refunds.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+    intake.gather_events(sender)
 
 
 @signals.worker_shutting_down.connect(weak=False)

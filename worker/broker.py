@@ -63,6 +63,8 @@ def _broker(settings: Settings) -> tuple[str, dict[str, Any]]:
         "visibility_timeout": VISIBILITY_SECONDS,
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
+        # How long one blocking read may last: a queue that is read again is named only by the next one.
+        "polling_interval": 0.1,
         "socket_timeout": 15,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,

@@ -75,6 +75,7 @@ SIBLINGS: Final = Script("siblings")
 GATE: Final = Script("gate")
 BLOCK_GATE: Final = Script("block_gate")
 PIN: Final = Script("pin")
+EVERY: Final = (CREATE, LOAD, CLAIM, SAVE, SWEEP, GIVE_BACK, SIBLINGS, GATE, BLOCK_GATE, PIN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -73,6 +73,16 @@ def _body_problem(body: Any, encoding: Any) -> str | None:
 class _Checked:
     """Put before kombu's Redis channel: an item that is no JSON is kept, and the worker reads on."""
 
+    _kept_client: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's own signature
+        """Keep the client that notes and acknowledges messages: kombu makes a new one for each."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[misc]  # kombu's channel stands behind
+        if self._kept_client is None or self._kept_client.connection_pool is not self.pool:  # type: ignore[attr-defined]  # as above
+            self._kept_client = super()._create_client()  # type: ignore[misc]  # as above
+        return self._kept_client
+
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]  # kombu's channel stands behind this class

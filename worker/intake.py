@@ -14,7 +14,12 @@ from celery import Celery
 from worker.broker import BULK_IDS
 from worker.model import Lane
 
-MESSAGES_BEYOND_SLOTS: Final = 2
+MESSAGES_BEYOND_SLOTS: Final = 6
+"""What keeps the slots busy until a stopped queue is read again."""
+
+
+EVENT_SECONDS: Final = 0.25
+EVENTS_GATHERED: Final = 300
 
 
 class BulkIntake:
@@ -52,3 +57,26 @@ class BulkIntake:
             return
         reader.add_queue(self._celery.amqp.queues[Lane.BULK.value])
         reader.consume()
+
+
+def gather_events(consumer: Any) -> None:
+    """Let task events gather for a quarter of a second: Flower needs them, and each flush is a trip to the broker."""
+    waiting = False
+
+    def flush() -> None:
+        nonlocal waiting
+        waiting = False
+        if consumer.event_dispatcher is not None:
+            consumer.event_dispatcher.flush()
+
+    def buffered() -> None:
+        nonlocal waiting
+        if not waiting and consumer.hub is not None:
+            waiting = True
+            consumer.hub.call_later(EVENT_SECONDS, flush)
+
+    # The one that is made after a reconnect takes it from the consumer.
+    consumer.on_send_event_buffered = buffered
+    if consumer.event_dispatcher is not None:
+        consumer.event_dispatcher.on_send_buffered = buffered
+        consumer.event_dispatcher.buffer_limit = EVENTS_GATHERED

@@ -361,6 +361,9 @@ def settled_drops() -> dict[str, Any]:
             "baseline",
             "processing_since",
             "operator_says",
+            # Derived from the id and the generation, so it is known without being kept.
+            "idempotency_key",
+            "first_attempt_at",
             *_NO_LOOKS,
         )
     )

@@ -91,6 +91,7 @@ class Runtime:
         )
         try:
             await self.store.require_durable()
+            await self.store.load_scripts(calls.EVERY)
             await self._pin()
         except BaseException:
             await self.store.redis.aclose()

@@ -13,7 +13,7 @@ import redis.asyncio
 from redis import exceptions
 
 from worker import calls
-from worker.calls import Call
+from worker.calls import Call, Script
 from worker.connections import is_away, must_wait_for_disk, redis_errors, unavailable
 from worker.errors import NotDurable
 from worker.model import Lane, Refund
@@ -318,6 +318,12 @@ class AsyncStore(_Scripts):
         if self.wants_disk:
             with redis_errors(self.place):
                 self.wait_for_disk = await self._probe_disk()
+
+    async def load_scripts(self, scripts: Sequence[Script]) -> None:
+        """Give the server the scripts before the first refund needs them."""
+        with redis_errors(self.place):
+            for script in scripts:
+                await self.redis.script_load(script.text)
 
     async def flagged(self, name: str) -> bool:
         """Tell whether a flag of `meta` is up: `paused`, `credentials_refused_at`."""

@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 import pytest
-from asking import PAYMENT, Asking, asking, post_headers
+from tests.sandbox.asking import PAYMENT, Asking, asking, post_headers
 
 from worker.sandbox.config import SandboxConfig, SandboxConfigError
 from worker.sandbox.endpoints import Provider

@@ -4,7 +4,7 @@ from contextlib import suppress
 from http.client import HTTPException
 
 import pytest
-from asking import asking, post_headers, until
+from tests.sandbox.asking import asking, post_headers, until
 
 
 def test_a_key_seen_before_gets_the_first_reply_again_and_moves_nothing() -> None:

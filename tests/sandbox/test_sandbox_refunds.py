@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from asking import PAYMENT, Asking, asking, basic, post_headers, until
+from tests.sandbox.asking import PAYMENT, Asking, asking, basic, post_headers, until
 
 from worker.sandbox.running import SandboxCallError
 from worker.sandbox.schema import validate_response

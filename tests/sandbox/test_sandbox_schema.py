@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from asking import asking, post_headers
+from tests.sandbox.asking import asking, post_headers
 
 from worker.sandbox import schema
 
