@@ -167,6 +167,18 @@ def test_a_file_of_bad_rows_alone_is_rejected(cli: Cli, tmp_path: Path) -> None:
     assert (ran.code, "no row is left: nothing was enqueued" in ran.err) == (3, True)
 
 
+def test_a_dry_run_of_a_file_with_bad_rows_tells_the_rest_as_well(cli: Cli, records: Records, tmp_path: Path) -> None:
+    records.succeeded("a", payment_intent="pi_a", currency="usd")
+    ran = cli("import", a_file(tmp_path, *BAD), "--dry-run", "--json")
+    assert (ran.code, ran.object["invalid"], ran.object["known_by_status"], ran.object["new"]) == (
+        3,
+        2,
+        {"succeeded": 1},
+        1,
+    )
+    assert "2 of 4 rows of season.csv are invalid" in ran.err
+
+
 def test_a_dry_run_tells_what_is_known_by_status_and_the_time_at_the_rate_limit(
     cli: Cli, records: Records, tmp_path: Path
 ) -> None:

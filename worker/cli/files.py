@@ -179,26 +179,29 @@ def _judged(
 ) -> int:
     """Go on with a file whose every row has its verdict: refuse it, or compare it with the records."""
     summary = validation.summary
+    code = DONE
     say_duplicates(summary)
     if summary.refused:
         write_refused(lambda out: write_failed_rows(source, validation, out), "that were refused, each with its errors")
         if not asked.skips(summary):
             write_all(lambda out: write_result(source, validation, lambda ids: [None] * len(ids), out), RESULT_ROWS)
             say_errors(source, summary, _too_many(summary, asked))
-            if asked.as_json:
-                render.as_json(facts_of(source, summary))
-            return REJECTED
-        say_errors(source, summary, "they are left out", "warning")
-    broken = asked.limits.broken(summary)
+            code = REJECTED
+        else:
+            say_errors(source, summary, "they are left out", "warning")
+    # With rows that must be mended first, what the file will come to cannot be told.
+    broken = [] if code else asked.limits.broken(summary)
     for sentence in broken:
         note(f"error: {sentence}: nothing was enqueued")
-    if broken and not asked.dry_run:
+    code = code or (REFUSED if broken else DONE)
+    if code and not asked.dry_run:
         if asked.as_json:
-            render.as_json(facts_of(source, summary) | {"broken_limits": broken})
-        return REFUSED
+            render.as_json(facts_of(source, summary) | ({"broken_limits": broken} if broken else {}))
+        return code
     with opened(settings) as refunds:
         if asked.dry_run:
-            return _dry_run(refunds, source, validation, asked, broken)
+            hindrance = _dry_run(refunds, source, validation, asked, broken)
+            return code or hindrance
         code = _import(refunds, source, validation, asked)
         if code != REFUSED:
             write_all(lambda out: write_result(source, validation, refunds.get_many, out), RESULT_ROWS)
@@ -227,7 +230,7 @@ def _opening(source: Source, summary: Summary, asked: Asked) -> Opening:
 def _dry_run(refunds: Refunds, source: Source, validation: Validation, asked: Asked, broken: list[str]) -> int:
     summary, store = validation.summary, refunds.store
     facts = facts_of(source, summary) | ({"broken_limits": broken} if broken else {})
-    code = REFUSED if broken else DONE
+    code = DONE
     new = summary.accepted
     try:
         if (earlier := batches.earlier_batch(store, source.digest)) is not None:

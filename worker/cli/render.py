@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, Final, TextIO
 
 import click
@@ -14,7 +15,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from worker.model import Refund, Stage, from_ms, rfc3339
+from worker.model import Refund, Seen, Stage, from_ms, rfc3339
 
 _UNBOUND: Final = 10_000
 """The width of what no terminal shows: a pipe gets whole lines."""
@@ -27,6 +28,18 @@ _STYLES: Final = {
     "pending": "cyan",
 }
 _TOLD: Final = frozenset({"version", "at", "from", "to", "status", "label", "attempt", "by", "note"})
+_SEEN: Final = {
+    Seen.DONE.value: "the provider made it",
+    Seen.MAYBE.value: "it may have happened",
+    Seen.NOT_SENT.value: "nothing was sent",
+    Seen.NOT_DONE.value: "provably not done",
+    Seen.MISMATCH.value: "the key stands for other contents",
+    "lease_lapsed": "its worker went away without an answer",
+    "http_200": "read at the provider",
+}
+"""What was seen, in words; anything else is told by its own name."""
+_AGAIN: Final = {"resend": ", since it was proven absent", "replay": ", the same key and bytes again"}
+_UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
 
 
 def console(stream: TextIO) -> Console:
@@ -161,16 +174,19 @@ def listing(refunds: Sequence[Refund]) -> Table:
 
 
 def history(entries: Iterable[Mapping[str, Any]]) -> Table:
-    """Return the moves of a refund, oldest first: when, from where to where, what was seen, by whom."""
+    """Return the moves of a refund, oldest first: when, how long after the last one, where to, and what was seen."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(no_wrap=True, style="dim", justify="right")
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
+    before: int | None = None
     for entry in entries:
-        to = str(entry.get("to", ""))
-        word = str(entry.get("status", "")) if to == "settled" else to
-        move = Text(f"{entry.get('from') or 'new'} → ").append(word, style=_STYLES.get(word, ""))
-        grid.add_row(f"  {_clock(entry.get('at'))}", move, plain(_told(entry)))
+        at, to = entry.get("at"), str(entry.get("to", ""))
+        word = str(entry.get("status", "")) if to == Stage.SETTLED else to
+        since = f"+{_lasting(at - before)}" if isinstance(at, int) and before is not None else ""
+        grid.add_row(f"  {_clock(at)}", since, Text(plain(word), style=_STYLES.get(word, "")), plain(_told(entry)))
+        before = at if isinstance(at, int) else None
     return grid
 
 
@@ -178,16 +194,47 @@ def _clock(at: object) -> str:
     return rfc3339(from_ms(at)).replace("T", " ") if isinstance(at, int) else ""
 
 
+def _lasting(ms: int) -> str:
+    """Return a length of time in the one or two units that a person would name."""
+    if ms < _UNITS[-1][1]:
+        return f"{ms} ms"
+    for (unit, length), (smaller, part) in pairwise(_UNITS):
+        if ms >= length:
+            rest = ms % length // part
+            return f"{ms // length} {unit} {rest} {smaller}" if rest else f"{ms // length} {unit}"
+    return f"{ms / 1000:.1f} s"
+
+
 def _told(entry: Mapping[str, Any]) -> str:
-    parts = [str(entry.get("label", "")).replace("_", " ")]
-    if "attempt" in entry:
-        parts.append(f"attempt {entry['attempt']}")
-    parts += [f"{name}={value}" for name, value in entry.items() if name not in _TOLD and value is not None]
-    if entry.get("by"):
-        parts.append(f"by {entry['by']}")
-    if entry.get("note"):
-        parts.append(f"“{entry['note']}”")
-    return "  ".join(parts)
+    """Return what a move was about, as a sentence: who or what moved it, and what was seen."""
+    label, to = str(entry.get("label", "")), entry.get("to")
+    shown = {name: value for name, value in entry.items() if name not in _TOLD and value is not None}
+    if to == Stage.SENDING and "attempt" in entry:
+        parts = [f"attempt {entry['attempt']}{_AGAIN.get(label, '')}"]
+    elif "seen" in shown:
+        # A code of an answer stands as it came, so that it can be searched for.
+        seen = str(shown.pop("seen"))
+        word = _SEEN.get(seen, seen.replace("_", " "))
+        parts = [word if label in {seen, to, entry.get("status")} else f"{word}: {label}"]
+    elif "look" in shown:
+        word = str(shown.pop("look")).replace("_", " ")
+        move = label.replace("_", " ")
+        parts = [f"looked: {word}" if label in {to, entry.get("status")} or move == word else f"looked: {word}, {move}"]
+    else:
+        parts = [label.replace("_", " ")]
+    if (status := shown.pop("http_status", None)) is not None:
+        parts.append(f"HTTP {status}")
+    if (ms := shown.pop("ms", None)) is not None:
+        parts.append(f"after {_lasting(ms)}" if isinstance(ms, int) else f"after {ms} ms")
+    if (tries := shown.pop("tries", None)) is not None:
+        parts.append(f"in {tries} tries")
+    reason, alarm = shown.pop("reason", None), shown.pop("alarm", None)
+    parts += [f"{name}={value}" for name, value in shown.items()]
+    told = ", ".join(parts)
+    told += f" ({reason})" if reason else ""
+    told += f"; a person must look: {alarm}" if alarm else ""
+    told += f", by {entry['by']}" if entry.get("by") else ""
+    return f"{told} “{entry['note']}”" if entry.get("note") else told
 
 
 def history_as_json(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
