@@ -178,7 +178,9 @@ class Judge:
         if told != (record["version"], record["stage"], record["status"]):
             self.broken("history", refund_id, f"history ends in {told}, the record says {record}")
         if before and before["generation"] == record["generation"]:
-            if before["idempotency_key"] != record["idempotency_key"]:
+            # A settled record may let its key go: nothing of its generation is sent again.
+            dropped = record["stage"] == "settled" and record["idempotency_key"] is None
+            if before["idempotency_key"] != record["idempotency_key"] and not dropped:
                 self.broken("key", refund_id, "the key of a generation changed")
             if before["fingerprint"] != record["fingerprint"]:
                 self.broken("body", refund_id, "what was asked for changed")
