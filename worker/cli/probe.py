@@ -1,0 +1,170 @@
+"""`refunds probe`: what a provider honours, found out with a few small test refunds, and the settings that follow."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Final
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from worker import probing, switches
+from worker.cli import render
+from worker.cli.exits import AWAY, DONE, NOTHING_TO_DO, REJECTED, USAGE, Detached
+from worker.cli.session import note, opened
+from worker.errors import GuardRefused
+from worker.probing import MAX_AMOUNT, MAX_POSTS, POSTS_WITHOUT_KEYS, Order, Report, Sort, Verdict
+from worker.settings import Settings
+from worker.store import Store
+
+_STYLES: Final = {
+    Verdict.YES: "green",
+    Verdict.NO: "red",
+    Verdict.UNCLEAR: "yellow",
+    Verdict.NOT_SEEN: "dim",
+}
+_CODES: Final[dict[Sort, int]] = {"key": USAGE, "refused": REJECTED, "away": AWAY}
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  refunds probe --payment-intent pi_3NfK2x
+  refunds probe --payment-intent pi_3NfK2x --yes --json | jq .settings
+
+\b
+Take a captured test payment that nothing else uses, best one whose refunds stay
+pending for a while: only such a one shows whether pending refunds are counted.
+
+\b
+Exit code: 0 all was asked (whatever the answers); 9 you said no; 2 the key is
+refused; 3 the test refund is; 5 the provider or Redis is away; 6 a live key, a
+live address or a live payment: nothing was sent."""
+)
+@click.option("--payment-intent", required=True, metavar="PI", help="A captured test payment of your own.")
+@click.option(
+    "--amount",
+    type=click.IntRange(1, MAX_AMOUNT),
+    default=1,
+    show_default=True,
+    metavar="MINOR",
+    help=f"Minor units of each test refund, at most {MAX_AMOUNT}.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def probe(*, payment_intent: str, amount: int, yes: bool, as_json: bool) -> int:
+    """Find out what the provider honours, with a few small test refunds (test mode only).
+
+    They are really made, outside the records of this installation, and are recognised by metadata.refund_id probe-….
+    The answers are kept; 'refunds doctor' holds the settings against them.
+    """
+    settings = Settings.load()
+    probing.guard(settings)
+    order = Order.new(payment_intent, amount)
+    with opened(settings) as refunds:
+        _require_free(refunds.store, order)
+        note(_price(order, settings))
+        if not yes and not _agreed():
+            note("nothing was sent")
+            return NOTHING_TO_DO
+        report = _asked(settings, order)
+        kept = report.problem is None
+        if kept:
+            probing.keep(refunds.store, report, switches.now(refunds.store))
+    if as_json:
+        render.as_json(report.as_dict() | {"kept": kept})
+    else:
+        _put(report, settings)
+    note(_receipt(report))
+    if report.problem is None:
+        return DONE
+    note(f"error: {report.problem.text}; the answers were not kept")
+    return _CODES[report.problem.sort]
+
+
+def _require_free(store: Store, order: Order) -> None:
+    """Refuse a payment on which refunds of this installation are under way: the probe would disturb their looks."""
+    ours = store.get_many(store.ids_on_payment(order.payment_intent))
+    moving = [refund.refund_id for refund in ours if refund is not None and not refund.settled]
+    if moving:
+        raise GuardRefused(
+            f"refund {moving[0]} is under way on {order.payment_intent}, and a probe would disturb what is read of "
+            "it: take a payment that nothing else uses; nothing was sent"
+        )
+
+
+def _price(order: Order, settings: Settings) -> str:
+    each, most = order.amount, MAX_POSTS * order.amount
+    return (
+        f"this makes real test refunds on {order.payment_intent} at {settings.provider_host}, outside the records:\n"
+        f"  {_units(each)} in all if keys are honoured, {_units(POSTS_WITHOUT_KEYS * each)} if they are not,\n"
+        f"  and never more than {_units(most)} (where it answers with 5xx on the way)\n"
+        f"  they are recognised by metadata.refund_id {order.run}-…"
+    )
+
+
+def _units(amount: int) -> str:
+    return f"{amount} minor unit" if amount == 1 else f"{amount} minor units"
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask on: add --yes to spend this test money")
+    try:
+        return click.confirm("make them?", err=True)
+    except click.Abort:
+        note("")
+        raise Detached("nothing was sent") from None
+
+
+def _asked(settings: Settings, order: Order) -> Report:
+    # The provider's client is loaded by the commands that talk to it alone.
+    from worker.probing.acting import Probe  # noqa: PLC0415 - see above
+
+    asking = Probe(settings, order)
+    note("asking; where refunds stay pending this takes some seconds …")
+    try:
+        return asyncio.run(asking.run())
+    except KeyboardInterrupt:
+        spent = f"up to {_units(asking.posts * order.amount)} may have been refunded, under {order.run}-…"
+        raise Detached(f"stopped, and nothing was kept; {spent if asking.posts else 'nothing was sent'}") from None
+
+
+def _put(report: Report, settings: Settings) -> None:
+    findings = Table.grid(padding=(0, 2))
+    findings.add_column()
+    findings.add_column(no_wrap=True)
+    findings.add_column(overflow="fold")
+    for question, found in report.findings.items():
+        verdict = Text(found.verdict.value, style=_STYLES[found.verdict])
+        findings.add_row(f"  {probing.WORDS[question]}", verdict, render.plain(found.evidence))
+    if report.findings:
+        render.put(render.heading("what was seen"), findings)
+    if report.problem is not None:
+        return
+    chosen = {
+        "REFUNDS_IDEMPOTENCY": settings.idempotency,
+        "REFUNDS_READBACK": settings.readback,
+        "REFUNDS_TOTALS": settings.totals,
+        "REFUNDS_KEY_WINDOW_HOURS": f"{settings.key_window_hours:g}",
+    }
+    advised = Table.grid(padding=(0, 2))
+    advised.add_column(no_wrap=True)
+    advised.add_column(no_wrap=True)
+    advised.add_column(overflow="fold")
+    for advice in probing.advise(report.findings):
+        now = chosen[advice.variable]
+        mark = Text("as set", style="dim") if now == advice.value else Text(f"now {now}", style="yellow")
+        advised.add_row(f"  {advice.variable}={advice.value}", mark, advice.why)
+    render.put(render.heading("\nthe settings that follow"), advised)
+
+
+def _receipt(report: Report) -> str:
+    """Return what was spent, in a sentence."""
+    currency = f" of {render.plain(report.currency)}" if report.currency else ""
+    requests = f"{report.posts} request" if report.posts == 1 else f"{report.posts} requests"
+    doubt = f", and {report.uncertain} more may have been" if report.uncertain else ""
+    names = f": {', '.join(render.plain(name) for name in report.refunds)}" if report.refunds else ""
+    return f"{_units(report.spent)}{currency} refunded with {requests}{doubt}{names}"

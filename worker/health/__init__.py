@@ -1,0 +1,36 @@
+"""Is all well? Checks over settings, Redis, the provider and the workers, as data; nothing is moved or spent.
+
+A check's `fix` is the command or setting that mends it. What a server that went away would have told is left out, and
+said once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from celery import Celery
+
+from worker.connections import place_of
+from worker.health.checks import Check, State, Trouble, guarded, ok
+from worker.health.provider import ask_provider, key_and_address, what_was_probed
+from worker.health.records import queues, under_way
+from worker.health.server import Server
+from worker.settings import Settings
+from worker.store import Store
+
+__all__ = ["Check", "State", "Trouble", "examine"]
+
+
+def examine(settings: Settings, store: Store, app: Celery) -> Iterator[Check]:
+    """Yield every check as it is made; where Redis is away, those that need it are left out."""
+    yield ok("settings", "valid")
+    provider = key_and_address(settings)
+    yield provider
+    server = Server(settings, store)
+    yield from guarded("redis", server.cli, server.checks)
+    if provider.state is not State.FAIL:
+        yield ask_provider(settings)
+    if server.answers:
+        yield from guarded("records", server.cli, lambda: under_way(settings, store, server.cli))
+        yield from guarded("probe", server.cli, lambda: what_was_probed(settings, store))
+    yield from queues(app, place_of(settings.broker))
