@@ -44,7 +44,7 @@ class Job:
     "--refunds", default=20_000, show_default=True, help="A full run goes on with random pairs until so many."
 )
 @click.option("--seed", default=1, show_default=True, help="Of the refunds, the crash points' turns and the pairs.")
-@click.option("--at-once", default=4, show_default=True, type=click.IntRange(1, 16), help="Installations side by side.")
+@click.option("--at-once", default=6, show_default=True, type=click.IntRange(1, 16), help="Installations side by side.")
 @click.option(
     "--outage-seconds", type=float, help="How long the provider is away: 20 in a quick run, else 60. Try 600."
 )
@@ -109,10 +109,12 @@ def _end(rows: list[table.Row]) -> None:
 def _jobs(*, quick: bool, seed: int, keep: Path, away: float, control: bool) -> Iterator[Job]:
     size = QUICK_SIZE if quick else FULL_SIZE
     for place, scenario in enumerate(matrix()):
+        if quick and not scenario.quick:
+            continue
         yield _job(scenario, Product(), size, seed * 1000 + place, keep)
         if control and (scenario.quick_control if quick else scenario.controlled):
             yield _job(scenario, Naive(), size, seed * 1000 + place, keep)
-    for place, work in enumerate(outage.outages(600 if quick else 1500, away, keep)):
+    for place, work in enumerate(outage.outages(700 if quick else 1500, away, keep)):
         named = ("silent", "refusing", "failing", "401", "403")[place]
         yield Job(name=f"outage: {named}", work=partial(work, seed * 1000 + 900 + place), weight=3)
     if quick:

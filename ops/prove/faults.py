@@ -122,21 +122,23 @@ def sigstop(rig: Rig, _dice: Random) -> int:
 
 
 def stopped_before_bytes(rig: Rig, dice: Random) -> int:
-    """Stop a worker between its last look at the clock and the first byte, for longer than any lease."""
-    worker = rig.launch(point="before bytes", after=dice.randint(1, 4), stop=True)
-    stopped = _fed_until(rig, lambda: _is_stopped(worker))
-    if stopped:
-        _outlast(rig, worker)
-    worker.expected = True
-    worker.signal(signal.SIGTERM)
-    return int(stopped)
+    """Stop workers between their last look at the clock and the first byte, for longer than any lease."""
+    victims = [rig.launch(point="before bytes", after=dice.randint(1, 4), stop=True) for _ in range(2)]
+    _fed_until(rig, lambda: all(_is_stopped(worker) for worker in victims))
+    stopped = [worker for worker in victims if _is_stopped(worker)]
+    _outlast(rig, *stopped)
+    for worker in victims:
+        worker.expected = True
+        worker.signal(signal.SIGTERM)
+    return len(stopped)
 
 
-def _outlast(rig: Rig, worker: Worker) -> None:
-    """Wait until the others have taken over and ended what a stopped worker held, then let it go on."""
+def _outlast(rig: Rig, *workers: Worker) -> None:
+    """Wait until the others have taken over and ended what stopped workers held, then let them go on."""
     time.sleep(LEASE + 2 * SETTLE)
     rig.within(rig.settled, 2 * _SOON)
-    worker.signal(signal.SIGCONT)
+    for worker in workers:
+        worker.signal(signal.SIGCONT)
     time.sleep(SETTLE)
 
 

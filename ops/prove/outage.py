@@ -88,10 +88,12 @@ def _outage(
     def inject(rig: Rig, _dice: Random) -> int:
         begun = rig.effects()
         rig.until(lambda: rig.effects() >= begun + size // 8, "refunds are being sent")
+        before = rig.to_provider.fired.total()
         down(rig)
         time.sleep(seconds)
+        failed = sum(fault["fired"] for fault in rig.sandbox.faults()["faults"])
         up(rig)
-        return 1
+        return int(failed) + rig.to_provider.fired.total() - before
 
     def run(seed: int) -> Result:
         counts: list[Traffic] = []

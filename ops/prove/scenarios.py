@@ -43,6 +43,7 @@ class Scenario:
     mode: Mode = LIST
     asked: Sequence[Mapping[str, Any]] = ({}, {})
     controlled: bool = True
+    quick: bool = True
     quick_control: bool = False
     """Whether the control suffers it in a quick run too."""
 
@@ -168,6 +169,7 @@ def matrix() -> Iterator[Scenario]:
             name=f"provider replies ({mode.shown})",
             faults=(both("provider replies", provider_posts),),
             mode=mode,
+            quick=mode in {LIST, TOTALS, TRUST},
             quick_control=mode in {LIST, TRUST},
         )
     for mode, endpoints in ((LIST, ("list",)), (TOTALS, ("get_payment_intent",))):
@@ -182,6 +184,7 @@ def matrix() -> Iterator[Scenario]:
             name=f"provider wire ({mode.shown})",
             faults=(both("provider wire", provider_wire),),
             mode=mode,
+            quick=mode is not TOTALS,
             quick_control=mode is LIST,
         )
     yield Scenario(
