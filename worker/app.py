@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import sys
+import warnings
 from typing import Any, Final
 
 from celery import signals
+from celery.exceptions import SecurityWarning
 
 from worker import inbox, intake, telemetry
 from worker.broker import make_celery
@@ -27,10 +29,14 @@ try:
 except SettingsError as error:
     raise _end(error) from None
 
+# Celery warns root of pickled messages in lines that are no JSON; here none is accepted.
+warnings.filterwarnings("ignore", category=SecurityWarning)
+
 inbox.install()
 app = make_celery(settings)
 app.conf.update(
     worker_pool="threads",
+    worker_consumer="worker.intake:KeepingConsumer",
     worker_concurrency=settings.concurrency + THREADS_BESIDE_CALLS,
     imports=("worker.tasks",),
 )

@@ -33,6 +33,8 @@ CONFIGURATION: Final[dict[str, Any]] = {
     # A publish that fails leaves a record that the sweeper nudges for, so it need not insist.
     "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
     "worker_prefetch_multiplier": 1,
+    # After a reconnect it would wait for the broker in a pool thread, while the main one reads the same socket.
+    "worker_enable_prefetch_count_reduction": False,
     # Both would run inside a thread that a claim does not know of.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_send_task_events": True,
@@ -100,6 +102,8 @@ def nudge(app: Celery, refund_ids: Sequence[str], lane: Lane, *, producer: Any =
 def queue_depth(app: Celery, lane: Lane) -> int:
     """Return how many messages wait in a lane's queue; 0 where the queue was never used."""
     with app.connection_for_read() as connection:
+        # Whoever asks may wait for the next answer; kombu would try for six seconds.
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, interval_max=0)
         channel = connection.default_channel
         try:
             return int(channel.queue_declare(queue=lane.value, passive=True).message_count)

@@ -171,11 +171,12 @@ def must_wait_for_disk(settings: dict[str, str] | None, *, aof: bool, has_waitao
             "this Redis has no append-only file and may forget an accepted refund: start it with "
             "'--appendonly yes --appendfsync always', or set REFUNDS_DURABILITY=memory for a trial"
         )
-    if settings is not None and settings.get("appendfsync") == "always":
+    flush = None if settings is None else settings.get("appendfsync")
+    if flush == "always":
         return False
-    if has_waitaof:
+    if has_waitaof and flush != "no":
         return True
     raise NotDurable(
-        "this Redis flushes its append-only file only now and then and has no WAITAOF: set 'appendfsync always', "
-        "or use Redis 7.2 or Valkey"
+        "this Redis flushes its append-only file only now and then, and cannot be waited for: "
+        "set 'appendfsync always', or 'everysec' on Redis 7.2 or Valkey"
     )

@@ -10,7 +10,9 @@ import math
 from typing import Any, Final
 
 from celery import Celery
+from celery.worker.consumer import Consumer
 
+from worker import inbox
 from worker.broker import BULK_IDS
 from worker.model import Lane
 
@@ -53,7 +55,9 @@ class BulkIntake:
 
     def _read_on(self) -> None:
         reader = self._consumer.task_consumer
-        if reader is None or len(self._held) >= self.most or reader.consuming_from(Lane.BULK.value):
+        if reader is None or reader.on_message is None:
+            return
+        if len(self._held) >= self.most or reader.consuming_from(Lane.BULK.value):
             return
         reader.add_queue(self._celery.amqp.queues[Lane.BULK.value])
         reader.consume()
@@ -80,3 +84,12 @@ def gather_events(consumer: Any) -> None:
     if consumer.event_dispatcher is not None:
         consumer.event_dispatcher.on_send_buffered = buffered
         consumer.event_dispatcher.buffer_limit = EVENTS_GATHERED
+
+
+class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no types
+    """Celery's consumer, which keeps a message that cannot be decoded; over AMQP nothing sees it earlier."""
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Keep the message with its reason, and take it off the queue."""
+        inbox.rejected(message.body, f"the message cannot be decoded ({type(exc).__name__})")
+        message.ack()

@@ -154,11 +154,15 @@ class Runtime:
             os.kill(os.getpid(), signal.SIGTERM)
         self.intake.resume()
         await self.store.beat(self.name)
-        self._tally.gate_waited(self.service.gate.waited_seconds)
-        await self._tally.flush(self.store, worker=self.name, provider_away=self.service.breaker.is_open)
+        await self._tell()
         # After the beat in Redis: the file is fresh only while the loop turns and the records can be reached.
         if self.settings.heartbeat_file is not None:
             self.settings.heartbeat_file.touch()
+
+    async def _tell(self) -> None:
+        """Add what this worker counted into Redis."""
+        self._tally.gate_waited(self.service.gate.waited_seconds)
+        await self._tally.flush(self.store, worker=self.name, provider_away=self.service.breaker.is_open)
 
     async def _probe(self) -> None:
         await self.service.probe_credentials()
@@ -210,6 +214,7 @@ class Runtime:
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.service.drain()
         try:
+            await self._tell()
             await self.store.leave(self.name)
         except StoreUnavailable as error:
             log.warning("worker_left_unnoticed", error=str(error))

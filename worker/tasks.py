@@ -32,7 +32,12 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> None:
     """Accept a refund, kwargs the request's fields, and send it."""
     try:
         request = RefundRequest(*args, **kwargs)
-    except (InvalidRequest, TypeError) as error:
+    except InvalidRequest as error:
+        # Logged too: the field and its rule, never what the metadata held.
+        reason = "; ".join(f"{each.field}: {each.rule}" for each in error.errors)
+        inbox.rejected(json.dumps([args, kwargs]), reason)
+        return
+    except TypeError as error:
         inbox.rejected(json.dumps([args, kwargs]), str(error))
         return
     if runtime.submit(request, _lane(self)) == "conflict":

@@ -18,6 +18,23 @@ _LONGEST_TEXT: Final = 4_000
 _CHATTY: Final = ("celery.worker.strategy", "celery.app.trace", "kombu", "httpx", "asyncio")
 
 
+# Celery's lines that carry the whole body of a message it cannot use; `message_rejected` tells of it without.
+_WITH_BODIES: Final = (
+    "Received and deleted unknown message",
+    "Received unregistered task of type",
+    "Received invalid task message",
+    "Can't decode message body",
+)
+
+
+class _WithoutBodies(logging.Filter):
+    """Drops lines that would show what a message holds."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line may be written."""
+        return not str(record.msg).startswith(_WITH_BODIES)
+
+
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Take secrets out of an event, whatever put them there; the last step before it is written."""
     return {name: _clean(name, value) for name, value in event.items()}
@@ -69,6 +86,7 @@ def configure(settings: Settings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redact, writer],
         )
     )
+    handler.addFilter(_WithoutBodies())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())

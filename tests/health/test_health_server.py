@@ -36,7 +36,7 @@ def mend(url: str, fix: str) -> None:
     [
         ({"appendonly": "no"}, "disk", "fail", 6, "no append-only file"),
         ({"appendfsync": "everysec"}, "disk", "warn", 0, "waits up to a second"),
-        ({"appendfsync": "no"}, "disk", "fail", 6, "never confirms"),
+        ({"appendfsync": "no"}, "disk", "fail", 6, "cannot be waited for"),
         ({"maxmemory": "64mb", "maxmemory_policy": "allkeys-lru"}, "eviction", "fail", 6, "throw refunds away"),
         ({"maxmemory_policy": "allkeys-lru"}, "eviction", "warn", 0, "harmless only while there is no maxmemory"),
         ({"maxmemory": "1mb"}, "memory", "fail", 5, "nothing is accepted"),

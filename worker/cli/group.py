@@ -41,6 +41,8 @@ COMMANDS: Final[dict[str, Entry]] = {
     "recover": Entry(
         "worker.cli.recover", "recover", "Put in doubt what may have been sent since a restored snapshot."
     ),
+    "metrics": Entry("worker.cli.operate", "metrics", "Serve Prometheus metrics, computed from Redis."),
+    "probe": Entry("worker.cli.probe", "probe", "Find out what the provider honours, with small test refunds."),
     "sandbox": Entry("worker.sandbox.__main__", "main", "Serve a simulated provider to try things with."),
 }
 

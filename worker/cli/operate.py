@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from worker import switches
+from worker import probing, switches
 from worker.batches import pause_batch, resume_batch
 from worker.cli import render
 from worker.cli.exits import DONE, REFUSED, USAGE
@@ -122,6 +122,8 @@ def _preflight(settings: Settings) -> None:
     settings.require_provider()
     with opened(settings) as refunds:
         refunds.store.require_durable()
+        if warning := probing.live_warning(settings, probing.read(refunds.store)):
+            note(f"warning: {warning}")
         pinned = switches.read(refunds.store)
     ours = (settings.provider_host, settings.mode)
     if pinned.provider_host is not None and (pinned.provider_host, pinned.mode) != ours:
@@ -143,3 +145,18 @@ def _sayer(settings: Settings) -> Callable[[str], None]:
             click.echo(sentence, err=True)
 
     return say
+
+
+@click.command(epilog="\b\nExamples:\n  refunds metrics\n  refunds metrics --host 0.0.0.0 --port 9464")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; it asks for no password.")
+@click.option("--port", default=9464, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+def metrics(*, host: str, port: int) -> int:
+    """Serve Prometheus metrics, computed from Redis at each scrape: one process, whatever the number of workers."""
+    from worker.metrics import serve  # noqa: PLC0415 - no other command needs it
+
+    with opened() as refunds:
+        try:
+            serve(refunds.store, refunds.celery, host=host, port=port, say=note)
+        except OSError as error:
+            raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return DONE

@@ -138,7 +138,15 @@ local function move(id, r, to, status, due, set, label, detail)
     redis.call('ZADD', P .. 'index:' .. to_bucket, int(due), id)
   end
 
-  redis.call('HINCRBY', P .. 'counters', 'move:' .. (from or 'new') .. ':' .. to, 1)
+  local counters = P .. 'counters'
+  redis.call('HINCRBY', counters, 'move:' .. (from or 'new') .. ':' .. to, 1)
+  -- Money on its way, by stage. A refund of all that is left has no amount before it settles.
+  if from and from ~= 'settled' and from_amount then
+    redis.call('HINCRBY', counters, 'open:' .. from .. ':' .. (from_currency or 'unknown'), '-' .. from_amount)
+  end
+  if to ~= 'settled' and r.amount then
+    redis.call('HINCRBY', counters, 'open:' .. to .. ':' .. (r.currency or 'unknown'), r.amount)
+  end
   if from == 'settled' then
     redis.call('HINCRBY', P .. 'counters', 'settled:' .. from_status, -1)
     if from_amount then

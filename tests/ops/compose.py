@@ -1,0 +1,176 @@
+"""`docker-compose.yml` read as it stands, and its services run as processes: same commands, other hosts and paths."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from worker.sandbox.server import find_server
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 60.0
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+    """Wait until a condition of another process holds; fail with what was waited for."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"waited {seconds} s in vain until {what}")
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def variables_of(file: Path) -> dict[str, str]:
+    """The variables of an env file."""
+    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def composed(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The whole file, merged and with its variables put in."""
+
+    def put_in(found: re.Match[str]) -> str:
+        return (variables or {}).get(found[1], found[2] or "")
+
+    text = (ROOT / "docker-compose.yml").read_text()
+    loaded: dict[str, Any] = yaml.safe_load(_VARIABLE.sub(put_in, text))
+    return loaded
+
+
+@dataclass
+class Service:
+    """One service as a process, and what it logged."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def stop(self) -> int:
+        """SIGTERM, as the engine would, and wait for its end; return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+
+@dataclass
+class Stack:
+    """The services of the file on loopback; `replaced` says what stands for each host and path of a container."""
+
+    folder: Path
+    variables: Mapping[str, str]
+    tools: Mapping[str, Path] = field(default_factory=dict)
+    extra: dict[str, str] = field(default_factory=dict)
+    running: dict[str, Service] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.services: dict[str, dict[str, Any]] = composed(self.variables)["services"]
+        self.ports = {name: free_port() for name in self.services}
+        for name in ("secrets", "data", "flower", "tsdb", "alerts", "etc"):
+            (self.folder / name).mkdir()
+
+    def url(self, service: str) -> str:
+        return f"http://127.0.0.1:{self.ports[service]}"
+
+    @property
+    def redis_url(self) -> str:
+        return f"redis://127.0.0.1:{self.ports['redis']}/0"
+
+    def here(self, text: str) -> str:
+        """A text of the file with hosts and paths of this machine."""
+        inside = {"redis": 6379, "metrics": 9464, "sandbox": 4010, "flower": 5555, "prometheus": 9090}
+        inside["alertmanager"] = 9093
+        for name, port in inside.items():
+            for host in (name, "127.0.0.1", "0.0.0.0"):  # noqa: S104 - replaced by loopback here
+                text = text.replace(f"{host}:{port}", f"127.0.0.1:{self.ports[name]}")
+            if text == str(port):
+                return str(self.ports[name])
+        paths = {
+            "/run/secrets": "secrets",
+            "/tmp/heartbeat": "heartbeat",  # noqa: S108 - the container's own
+            "/var/lib/flower": "flower",
+            "/etc/prometheus": "etc",
+            "/etc/alertmanager": "etc",
+        }
+        for path, ours in paths.items():
+            text = text.replace(path, str(self.folder / ours))
+        text = text.replace("/opt/refunds/flowerconfig.py", str(ROOT / "ops" / "flowerconfig.py"))
+        for path, ours in {"/data": "data", "=/prometheus": "tsdb", "=/alertmanager": "alerts"}.items():
+            if text.endswith(path):
+                text = text.removesuffix(path) + ("=" if path[0] == "=" else "") + str(self.folder / ours)
+        return "127.0.0.1" if text == "0.0.0.0" else text  # noqa: S104 - see above
+
+    def command(self, name: str) -> list[str]:
+        programs = {
+            "refunds": [sys.executable, "-m", "worker"],
+            "python": [sys.executable],
+            "celery": [sys.executable, "-m", "celery"],
+            "redis-server": [str(find_server())],
+        }
+        first, *rest = self.services[name]["command"]
+        if first in programs:
+            beside = ["--bind", "127.0.0.1", "--port", str(self.ports["redis"])] if first == "redis-server" else []
+            return [*programs[first], *map(self.here, rest), *beside]
+        # The image's own entrypoint; inside a container it listens on every address.
+        address = f"--web.listen-address=127.0.0.1:{self.ports[name]}"
+        return [str(self.tools[name]), *map(self.here, [first, *rest]), address]
+
+    def environment(self, name: str) -> dict[str, str]:
+        ours = {key: value for key, value in os.environ.items() if not key.startswith(("REFUNDS_", "FLOWER_"))}
+        given = self.services[name].get("environment", {})
+        return ours | {key: self.here(str(value)) for key, value in given.items()} | self.extra
+
+    def start(self, name: str) -> Service:
+        """Start a service as a process."""
+        log = self.folder / f"{name}.log"
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                self.command(name), env=self.environment(name), cwd=ROOT, stdout=file, stderr=file
+            )
+        self.running[name] = Service(process, log)
+        return self.running[name]
+
+    def is_healthy(self, name: str, **environment: str) -> bool:
+        """Tell what the service's own healthcheck says."""
+        kind, first, *rest = self.services[name]["healthcheck"]["test"]
+        assert (kind, first) == ("CMD", "python")
+        check = [sys.executable, *map(self.here, rest)]
+        environment = self.environment(name) | environment
+        return subprocess.run(check, env=environment, check=False, capture_output=True, timeout=30).returncode == 0
+
+    def await_healthy(self, *names: str) -> None:
+        """Wait until the healthchecks of running services pass; fail with the log of one that ended."""
+        for name in names:
+            service = self.running[name]
+
+            def settled(name: str = name, service: Service = service) -> bool:
+                return service.process.poll() is not None or self.is_healthy(name)
+
+            until(settled, f"{name} is healthy")
+            assert service.process.poll() is None, service.said
+
+    def stop(self) -> dict[str, int]:
+        """End all in the reverse order of their start; return the exit codes."""
+        return {name: service.stop() for name, service in reversed(self.running.items())}

@@ -1,0 +1,165 @@
+"""The compose file and the Dockerfile: valid by their own checkers, and hard to misuse."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ops.compose import ROOT, composed, variables_of
+from worker.recorder import SAVE_SECONDS
+from worker.settings import Settings
+
+SERVICES: dict[str, dict[str, Any]] = composed()["services"]
+OURS = ["worker", "metrics", "flower", "sandbox"]
+DOCKERFILE = (ROOT / "ops" / "Dockerfile").read_text()
+
+
+def run_tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    tool = Path(sys.executable).parent / name
+    return subprocess.run([tool, *arguments], check=False, capture_output=True, text=True, timeout=60, cwd=ROOT)
+
+
+def test_the_file_holds_to_the_compose_specification() -> None:
+    run = run_tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    run = run_tool("hadolint", "ops/Dockerfile")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def seconds(text: str) -> int:
+    found = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", text)
+    assert found is not None
+    return int(found[1] or 0) * 60 + int(found[2] or 0)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_runs_without_root_rights_or_a_writable_root(name: str) -> None:
+    service = SERVICES[name]
+    user = re.fullmatch(r"(\d+):(\d+)", service["user"])
+    assert user is not None
+    assert int(user[1]) > 0
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    assert "cap_add" not in service
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_has_limits_a_pinned_image_and_a_healthcheck(name: str) -> None:
+    service = SERVICES[name]
+    assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}
+    assert re.search(r":v?\d+\.\d+\.\d+", service["image"]), service["image"]
+    assert service["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+
+
+def test_the_server_keeps_every_write_and_is_reached_from_inside_only() -> None:
+    server = SERVICES["redis"]
+    told = dict(zip(server["command"][1::2], server["command"][2::2], strict=True))
+    assert told["--appendonly"] == "yes"
+    assert told["--appendfsync"] == "always"
+    assert told["--maxmemory-policy"] == "noeviction"
+    assert int(told["--maxmemory"].removesuffix("mb")) * 1024**2 < 2 * 1024**3
+    assert server["volumes"] == ["redis:/data"]
+    assert "ports" not in server
+    assert server["networks"] == ["records"]
+    assert composed()["networks"]["records"] == {"internal": True}
+
+
+def test_a_worker_can_be_there_any_number_of_times() -> None:
+    assert not {"container_name", "ports", "hostname"} & SERVICES["worker"].keys()
+
+
+def test_only_loopback_reaches_what_is_published() -> None:
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert published
+    assert [port for port in published if not port.startswith("127.0.0.1:")] == []
+
+
+def test_whoever_needs_the_server_waits_until_it_is_healthy() -> None:
+    waiting = {"redis": {"condition": "service_healthy"}}
+    assert {name: SERVICES[name]["depends_on"] for name in ("worker", "metrics", "flower")} == dict.fromkeys(
+        ("worker", "metrics", "flower"), waiting
+    )
+
+
+def test_a_worker_is_given_the_time_to_finish_its_longest_attempt() -> None:
+    longest = Settings.model_fields["lease_seconds"].default + SAVE_SECONDS
+    assert seconds(SERVICES["worker"]["stop_grace_period"]) > longest
+
+
+def test_secrets_are_files_and_each_goes_only_to_whom_it_concerns() -> None:
+    assert {name: service["secrets"] for name, service in SERVICES.items() if "secrets" in service} == {
+        "worker": ["refunds_api_key"],
+        "flower": ["flower_basic_auth"],
+        "alertmanager": ["alert_webhook"],
+        "grafana": ["grafana_admin"],
+    }
+    for service in SERVICES.values():
+        named = [name for name in service.get("environment", {}) if re.search("KEY$|PASSWORD$|TOKEN$|SECRET$", name)]
+        assert named == []
+    assert all(set(secret) == {"file"} for secret in composed()["secrets"].values())
+
+
+def test_every_setting_that_a_service_is_given_exists() -> None:
+    given = {name for service in OURS for name in SERVICES[service].get("environment", {})}
+    given |= variables_of(ROOT / "ops" / "demo.env").keys()
+    ours = {name.removeprefix("REFUNDS_").lower() for name in given if name.startswith("REFUNDS_")}
+    assert ours
+    assert ours <= Settings.model_fields.keys()
+
+
+def test_the_demo_never_reaches_a_real_provider() -> None:
+    services = composed(variables_of(ROOT / "ops" / "demo.env"))["services"]
+    assert services["worker"]["environment"]["REFUNDS_API_URL"] == "http://sandbox:4010"
+    assert services["worker"]["environment"]["REFUNDS_LIVE"] == "false"
+
+
+def test_demo_and_monitoring_run_only_when_asked_for() -> None:
+    profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    assert profiles == {
+        "sandbox": ["demo"],
+        "prometheus": ["monitoring"],
+        "alertmanager": ["monitoring"],
+        "grafana": ["monitoring"],
+    }
+
+
+def test_every_file_that_is_mounted_or_copied_is_there_and_let_through() -> None:
+    mounted = [
+        volume.split(":")[0]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", [])
+        if volume.startswith("./")
+    ]
+    copied = [
+        source
+        for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, flags=re.MULTILINE)
+        for source in line.split()[:-1]
+    ]
+    assert mounted
+    assert copied
+    assert [path for path in mounted + copied if not (ROOT / path).exists()] == []
+    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert set(copied) == let_through
+
+
+def test_the_image_takes_only_what_the_lock_holds_and_leaves_the_tools_behind() -> None:
+    first, last = re.split(r"^FROM .+$", DOCKERFILE, flags=re.MULTILINE)[1:]
+    assert "--require-hashes" in first
+    joined = re.sub(r"\\\n\s*", " ", first)
+    commands = [part for part in re.split(r"&&|\n", joined) if re.search(r"\bpip\b.* (install|download|wheel) ", part)]
+    assert len(commands) == 4
+    assert all("--no-index" in command or "--require-hashes" in command for command in commands)
+    assert "pip uninstall" in last
+    assert "pip install" not in last
+    assert re.findall(r"^USER (.+)$", DOCKERFILE, flags=re.MULTILINE) == ["10001:10001"]

@@ -1,0 +1,159 @@
+"""Manifests and units: held to the settings, to the queues, and to what a refund in flight needs."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.ops.compose import ROOT, composed
+from worker.model import Lane
+from worker.recorder import SAVE_SECONDS
+from worker.settings import Settings
+
+K8S = ROOT / "ops" / "k8s"
+SYSTEMD = ROOT / "ops" / "systemd"
+LONGEST = Settings.model_fields["lease_seconds"].default + SAVE_SECONDS
+OBJECTS: list[dict[str, Any]] = [
+    found for file in sorted(K8S.glob("*.yaml")) for found in yaml.safe_load_all(file.read_text())
+]
+DEPLOYMENTS = {found["metadata"]["name"]: found for found in OBJECTS if found["kind"] == "Deployment"}
+UNITS = sorted(path.name for path in SYSTEMD.glob("refunds-*"))
+
+
+def one(kind: str) -> dict[str, Any]:
+    (found,) = [found for found in OBJECTS if found["kind"] == kind]
+    return found
+
+
+def pod(name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = DEPLOYMENTS[name]["spec"]["template"]["spec"]
+    return spec
+
+
+def test_everything_stands_in_one_namespace_and_no_secret_in_any_file() -> None:
+    assert {found["metadata"].get("namespace", "refunds") for found in OBJECTS} == {"refunds"}
+    assert "Secret" not in {found["kind"] for found in OBJECTS}
+    text = "".join(file.read_text() for file in K8S.glob("*.yaml"))
+    assert re.findall(r"[sr]k_(?:test|live)_\w+", text) == []
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_every_pod_is_found_by_its_labels_and_runs_without_rights(name: str) -> None:
+    deployment, spec = DEPLOYMENTS[name], pod(name)
+    assert deployment["spec"]["selector"]["matchLabels"] == deployment["spec"]["template"]["metadata"]["labels"]
+    assert (spec["securityContext"]["runAsNonRoot"], spec["securityContext"]["runAsUser"]) == (True, 10001)
+    assert spec["automountServiceAccountToken"] is False
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["limits"].keys() == {"cpu", "memory"}
+    assert "livenessProbe" in container
+    assert re.search(r":\d+\.\d+\.\d+$", container["image"])
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_a_pod_runs_the_command_of_its_compose_service(name: str) -> None:
+    (container,) = pod(name)["containers"]
+    assert container["args"] == composed()["services"][container["name"]]["command"]
+
+
+def test_the_worker_is_alive_by_its_heartbeat_as_in_compose() -> None:
+    (container,) = pod("refunds-worker")["containers"]
+    compose = composed()["services"]["worker"]["healthcheck"]["test"]
+    assert container["livenessProbe"]["exec"]["command"] == compose[1:] == container["startupProbe"]["exec"]["command"]
+    assert {"name": "REFUNDS_HEARTBEAT_FILE", "value": "/tmp/heartbeat"} in container["env"]  # noqa: S108 - the pod's own
+    assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]  # noqa: S108 - likewise
+
+
+def test_the_worker_is_given_the_time_to_finish_and_one_goes_at_a_time() -> None:
+    assert pod("refunds-worker")["terminationGracePeriodSeconds"] > LONGEST
+    budget = one("PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert budget["selector"] == DEPLOYMENTS["refunds-worker"]["spec"]["selector"]
+
+
+def test_it_scales_by_both_queues_and_never_to_none() -> None:
+    scaled = one("ScaledObject")["spec"]
+    assert scaled["scaleTargetRef"]["name"] in DEPLOYMENTS
+    assert scaled["minReplicaCount"] >= 1
+    assert {trigger["metadata"]["listName"] for trigger in scaled["triggers"]} == {lane.value for lane in Lane}
+    assert {trigger["authenticationRef"]["name"] for trigger in scaled["triggers"]} == {
+        one("TriggerAuthentication")["metadata"]["name"]
+    }
+    # A number of its own would be set back with each rollout.
+    assert "replicas" not in DEPLOYMENTS["refunds-worker"]["spec"]
+
+
+def test_every_setting_exists_and_no_key_reaches_whom_it_does_not_concern() -> None:
+    settings = {name.removeprefix("REFUNDS_").lower() for name in one("ConfigMap")["data"]}
+    assert settings <= Settings.model_fields.keys()
+    mounted = {
+        name: {item["key"] for volume in pod(name)["volumes"] for item in volume.get("secret", {}).get("items", [])}
+        for name in DEPLOYMENTS
+    }
+    assert mounted == {
+        "refunds-worker": {"refunds_api_key", "refunds_redis_url"},
+        "refunds-metrics": {"refunds_redis_url"},
+        "refunds-flower": {"refunds_redis_url", "flower_basic_auth"},
+    }
+
+
+def unit(name: str) -> configparser.RawConfigParser:
+    # A key may come several times in a unit; here the last one is enough.
+    parser = configparser.RawConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # keys as they are written
+    parser.read(SYSTEMD / name)
+    return parser
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("there is no systemd-analyze here: the units' syntax was not checked")
+    for name in UNITS:
+        # The product is not installed where this runs.
+        text = re.sub(r"/opt/refunds/bin/\w+", "/bin/true", (SYSTEMD / name).read_text())
+        (tmp_path / name).write_text(text)
+        if "@" in name:
+            (tmp_path / name.replace("@", "@1")).write_text(text)
+    files = [str(path) for path in sorted(tmp_path.iterdir()) if "@." not in path.name]
+    run = subprocess.run(
+        [analyze, "verify", "--man=no", *files], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_a_worker_unit_lets_what_is_in_flight_finish_and_rests_after_a_wrong_setting() -> None:
+    service = unit("refunds-worker@.service")["Service"]
+    assert int(service["TimeoutStopSec"]) > LONGEST
+    assert service["KillMode"] == "mixed"
+    assert service["RestartPreventExitStatus"].split() == ["2", "6"]
+    assert "REFUNDS_HEARTBEAT_FILE=%t/refunds-worker-%i/heartbeat" in service["Environment"]
+    assert "/run/refunds-worker-%i/heartbeat" in unit("refunds-worker-check@.service")["Service"]["ExecStart"]
+
+
+@pytest.mark.parametrize("name", [name for name in UNITS if name.endswith(".service") and "check" not in name])
+def test_every_unit_runs_a_known_command_without_rights(name: str) -> None:
+    service = unit(name)["Service"]
+    commands = {tuple(service_["command"][:3]) for service_ in composed()["services"].values() if "build" in service_}
+    program, *rest = service["ExecStart"].split()
+    assert program.startswith("/opt/refunds/bin/")
+    assert any((program.rpartition("/")[2], *rest)[: len(known)] == known for known in commands)
+    assert (service["DynamicUser"], service["NoNewPrivileges"], service["CapabilityBoundingSet"]) == ("yes", "yes", "")
+
+
+def test_the_units_settings_exist() -> None:
+    lines = [line for line in (SYSTEMD / "settings.env").read_text().splitlines() if line and line[0] != "#"]
+    names = {line.split("=", 1)[0].removeprefix("REFUNDS_").lower() for line in lines}
+    assert names
+    assert names <= Settings.model_fields.keys()
