@@ -56,12 +56,16 @@ class Breaker:
             self._changed.clear()
             await self._changed.wait()
 
+    def answered(self) -> None:
+        """Note that the provider answered a call, whatever it said."""
+        self._failures = 0
+        if self.is_open:
+            self._close()
+
     def record(self, outcome: Outcome) -> None:
         """Note how a call ended."""
         if not is_outage(outcome):
-            self._failures = 0
-            if self.is_open:
-                self._close()
+            self.answered()
             return
         self._failures += 1
         if not self.is_open and self._failures >= FAILURES:

@@ -141,8 +141,11 @@ class Claim:
 
 
 def shorter(claim: Claim, spent: timedelta) -> Claim:
-    """Return the claim with what is left of its lease after `spent`."""
-    return replace(claim, lease_left=claim.lease_left - spent)
+    """Return the claim as it stands `spent` after it was asked for: no more of the lease left, and no earlier, than so.
+
+    The server's time of the claim lies somewhere in between, so counting from the question errs on the safe side.
+    """
+    return replace(claim, now=claim.now + spent, lease_left=claim.lease_left - spent)
 
 
 ClaimKind = Literal["send", "replay", "resend"]

@@ -134,8 +134,8 @@ class Gateway:
             retry_error_callback=lambda _: None,
         ):
             if turn.retry_state.attempt_number > 1:
-                # Asked again after the wait: a sleep may have taken longer, and a pause may have come.
-                if not bounds.further_try_fits(self._clock()) or (permit is not None and not await permit()):
+                # Asked again after the wait: a sleep or the permit may have taken longer, and a pause may have come.
+                if (permit is not None and not await permit()) or not bounds.further_try_fits(self._clock()):
                     break
                 outcomes.append(await self._try(refund, body, bounds))
             turn.retry_state.set_result(outcomes[-1])

@@ -226,6 +226,9 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
             to=Stage.REVIEW, status=Status.PENDING, label=outcome.code, changes=seen, delay=REVIEW_REMINDER, alarm=alarm
         )
     if doubtful:
+        if outcome.seen is Seen.REFUSED:
+            # The same bytes will be refused again: read back instead of replaying until the budget is spent.
+            seen["server_errors"] = MAX_SERVER_ERRORS
         return _into_doubt(replace(refund, **seen), outcome, seen, rules, now, jitter)
     if outcome.seen is Seen.REFUSED:
         return _settled_failed(seen, outcome.code)

@@ -15,7 +15,10 @@ from worker.store import AsyncStore
 
 
 class Reconciler:
-    """Looks at doubtful refunds by the mode of `rules.readback`; `note_trouble` is told of reads that went wrong."""
+    """Looks at doubtful refunds by the mode of `rules.readback`.
+
+    `note_trouble` is told of reads that went wrong, `note_answer` of those that did not.
+    """
 
     def __init__(
         self,
@@ -25,12 +28,14 @@ class Reconciler:
         *,
         rules: Rules,
         note_trouble: Callable[[Outcome], Awaitable[None]],
+        note_answer: Callable[[], None],
     ) -> None:
         self._store = store
         self._gateway = gateway
         self._recorder = recorder
         self._rules = rules
         self._note_trouble = note_trouble
+        self._note_answer = note_answer
 
     async def look(self, refund: Refund) -> Look:
         """Return what the provider shows of a refund in doubt; reversals of its siblings met on the way are saved."""
@@ -46,6 +51,7 @@ class Reconciler:
         listed = await self._gateway.list_refunds(refund.payment_intent)
         if not isinstance(listed, tuple):
             return await self._unread(listed, refund)
+        self._note_answer()
         entries, complete = listed
         siblings = await self._store.run(calls.siblings(refund.payment_intent, refund.refund_id))
         by_id = {entry.id: entry for entry in entries}
@@ -66,6 +72,7 @@ class Reconciler:
         view = await self._gateway.get_payment(refund.payment_intent)
         if not isinstance(view, PaymentView):
             return await self._unread(view, refund)
+        self._note_answer()
         return look_at_totals(refund, view, siblings=siblings, reread=reread, totals_proof=self._rules.totals_proof)
 
     async def _reread(self, sibling: Refund, provider_refund_id: str) -> ProviderRefund | None:

@@ -80,9 +80,16 @@ class Service:
         self._jitter = jitter
         self._token = token
         self._on_attempt = on_attempt
-        self._recorder = Recorder(store, clock=clock, look_again=self._look_again)
-        self._reconciler = Reconciler(store, gateway, self._recorder, rules=rules, note_trouble=self._note_trouble)
         self.breaker = Breaker(self._provider_answers, jitter=jitter)
+        self._recorder = Recorder(store, clock=clock, look_again=self._look_again)
+        self._reconciler = Reconciler(
+            store,
+            gateway,
+            self._recorder,
+            rules=rules,
+            note_trouble=self._note_trouble,
+            note_answer=self.breaker.answered,
+        )
         self._blocks = 0
         self._extra: set[asyncio.Task[None]] = set()
         self._waits: set[asyncio.Timeout] = set()
@@ -228,6 +235,7 @@ class Service:
                     await self._postpone(refund, view)
                     return False
             else:
+                self.breaker.answered()
                 if wrong := _wrong_currency(refund, view):
                     await self._recorder.save(refund, policy.refused_unsent(refund, "currency_mismatch", wrong), {})
                     return False

@@ -11,9 +11,11 @@ import json
 import re
 import socket
 import struct
+import time
 import urllib.request
 import zlib
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -60,6 +62,7 @@ CAUSES: Final[Mapping[type[BaseException], NotSent | NoReply]] = MappingProxyTyp
 _FOREIGN: Final = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
 _ZLIB_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_write_until: ContextVar[float | None] = ContextVar("write_until", default=None)
 _SECONDS: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 
 
@@ -79,6 +82,7 @@ async def exchange(client: httpx.AsyncClient, request: httpx.Request, limit: flo
     nothing more can leave.
     """
     request.extensions["timeout"] = _connection_limits(limit)
+    _write_until.set(time.monotonic() + limit)
     try:
         async with asyncio.timeout(limit):
             response = await client.send(request, stream=True)
@@ -185,6 +189,22 @@ def _cut(transport: asyncio.Transport | None) -> None:
     transport.abort()
 
 
+class _InTimeOrNever(aiohttp.ClientRequest):
+    """A request that is not written once its call's time is over.
+
+    A process that was stopped between the decision to send and the first byte wakes up with the write before the time
+    limit's own callback; by then another worker may hold the refund.
+    """
+
+    async def write_bytes(self, writer: Any, conn: Any, content_length: int | None = None) -> None:
+        """Write the request, head and body in one, or cut the connection."""
+        until = _write_until.get()
+        if until is not None and time.monotonic() >= until:
+            _cut(conn.transport)
+            return
+        await super().write_bytes(writer, conn, content_length)
+
+
 class _WholeOrCut(aiohttp.ClientResponse):
     """A response whose connection is cut unless its reply was read to the end.
 
@@ -229,6 +249,7 @@ def build_client(settings: Settings) -> httpx.AsyncClient:
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
+            request_class=_InTimeOrNever,
             response_class=_WholeOrCut,
             timeout=aiohttp.ClientTimeout(total=None),
             trust_env=False,

@@ -31,7 +31,6 @@ BEFALLS: Final = ("killed", "stopped")
 
 OPEN: Final = (
     "found in totals that count pending refunds: recorded as succeeded while the provider still says pending",
-    "two refunds of one payment put in doubt by a person: each keeps the other from being sent, for ever",
 )
 """What the product is known to get wrong, and only `--wide` worlds show."""
 Seconds = float

@@ -42,8 +42,9 @@ local function reschedule(id, r, due)
 end
 
 -- Another refund of ours that is in flight or in doubt on the payment, nil where there is none. `lock` names one of
--- them; a person's decision or a recovery may have put more in doubt, so where others are open each is asked.
-local function lock_holder(payment_intent, id)
+-- them; a person's decision or a recovery may have put more in doubt, so where others are open each is asked. To the
+-- one that `lock` names, only one that is being sent is in the way (`named`): else two in doubt would wait for ever.
+local function lock_holder(payment_intent, id, named)
   local payment = P .. 'payment:' .. payment_intent
   local state = redis.call('HMGET', payment, 'lock', 'open')
   if state[1] and state[1] ~= id and holds_lock(redis.call('HGET', P .. 'refund:' .. state[1], 'stage') or '') then
@@ -52,8 +53,9 @@ local function lock_holder(payment_intent, id)
   if tonumber(state[2] or '0') <= 1 then return nil end
   for _, field in ipairs(redis.call('HKEYS', payment)) do
     local other = string.match(field, '^refund:(.+)$')
-    if other and other ~= id and holds_lock(redis.call('HGET', P .. 'refund:' .. other, 'stage') or '') then
-      return other
+    if other and other ~= id then
+      local stage = redis.call('HGET', P .. 'refund:' .. other, 'stage') or ''
+      if stage == 'sending' or (stage == 'in_doubt' and not (named and state[1] == id)) then return other end
     end
   end
   return nil

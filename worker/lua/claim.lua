@@ -59,7 +59,7 @@ if r.batch_id then
   if batch[1] == 'paused' then return hold_back('batch', NOW + tonumber(ARGV[12])) end
   if batch[2] and tonumber(batch[2]) > NOW then return hold_back('batch', tonumber(batch[2])) end
 end
-local holder = lock_holder(r.payment_intent, id)
+local holder = lock_holder(r.payment_intent, id, kind ~= 'send')
 if holder then
   local free_at = tonumber(redis.call('HGET', P .. 'refund:' .. holder, 'next_check_at') or '0')
   redis.call('ZADD', P .. 'waiters:' .. r.payment_intent, r.created_at, id)
