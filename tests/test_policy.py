@@ -76,6 +76,7 @@ from worker.policy import (
     may_try_again,
     next_action,
     poll_delay,
+    recovered,
     refused_unsent,
     resolve_failed,
     resolve_resend,
@@ -843,7 +844,7 @@ def test_person_whose_word_the_provider_did_not_bear_out_has_named_nothing() -> 
 def test_persons_word_ends_when_the_provider_shows_the_refund_as_pending() -> None:
     named = a_refund(Stage.PROCESSING, operator_says="succeeded")
     step = after_poll(named, a_reply(200, refund_payload(status="pending")), NOW, 0)
-    assert (step.quiet, step.changes) == (True, {"operator_says": None})
+    assert (step.quiet, step.changes) == (True, {"operator_says": None, "provider_refund_id": named.provider_refund_id})
     unheard = after_poll(named, a_reply(503), NOW, 0)
     assert (unheard.quiet, unheard.changes) == (True, {})
 
@@ -861,6 +862,54 @@ def test_person_who_says_failed_settles_it_for_good() -> None:
         Retriable.NO,
         "operator",
     )
+
+
+# Recovery
+
+
+@law
+@given(refund=refunds(), ago=spans)
+def test_refund_that_may_have_been_sent_since_the_snapshot_begins_in_doubt_with_every_proof_anew(
+    refund: Refund, ago: timedelta
+) -> None:
+    since = NOW - ago
+    step = recovered(refund, since, NOW)
+    if step is None:
+        assert refund.stage in {Stage.PROCESSING, Stage.SETTLED}
+        return
+    assert_is_a_move(step, refund)
+    if refund.stage in {Stage.REVIEW, Stage.SETTLED}:
+        # These wait for a person or are over; what they may still do is asked below.
+        assert step.quiet
+        return
+    after = with_changes(refund, step, NOW)
+    assert (after.stage, after.next_check_at, after.quiet_at) == (Stage.IN_DOUBT, NOW, NOW)
+    assert after.doubt_since == (refund.doubt_since or since)
+    assert after.first_attempt_at is not None
+    assert after.first_attempt_at <= since
+    assert (after.baseline, after.absent_at, after.proven_absent_at, after.found_at) == (None, None, None, None)
+
+
+def test_failed_refund_that_may_have_been_retried_since_the_snapshot_is_not_retried_without_a_look() -> None:
+    refund = failed()
+    step = recovered(refund, NOW - HOUR, NOW)
+    assert retry_failed(refund if step is None else with_changes(refund, step, NOW)) is None
+
+
+def test_refund_that_may_have_been_let_go_from_review_since_the_snapshot_is_not_let_go_without_a_look() -> None:
+    refund = a_refund(Stage.REVIEW)
+    step = recovered(refund, NOW - HOUR, NOW)
+    after = refund if step is None else with_changes(refund, step, NOW)
+    assert after.stage is not Stage.REVIEW or resolve_resend(after).to is Stage.IN_DOUBT
+
+
+def test_persons_word_of_absence_is_worth_nothing_after_a_recovery() -> None:
+    told = a_refund(Stage.IN_DOUBT, operator_says="absent")
+    step = recovered(told, NOW - HOUR, NOW)
+    assert step is not None
+    after = with_changes(told, step, NOW)
+    look = after_look(after, Look(sight=Sight.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
+    assert look.changes.get("proven_absent_at") is None
 
 
 # Cancel, retry, reversal

@@ -101,6 +101,11 @@ def test_an_earlier_generation_of_ours_is_not_this_one() -> None:
     assert listed(found(generation="1"), refund=refund).sight is Sight.ABSENT
 
 
+def test_list_that_shows_a_later_generation_than_the_record_proves_no_absence() -> None:
+    # A server that was restored from a snapshot does not know of the retry that was sent since.
+    assert listed(found(generation="2", created=NOW)).sight is not Sight.ABSENT
+
+
 @pytest.mark.parametrize(
     ("entries", "complete", "siblings", "reason"),
     [

@@ -227,6 +227,7 @@ def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None) ->
         fragment,
         f",{','.join(stage.value for stage in sources_of(step.to))},",
         body,
+        refund.stage.value,
         *encode(changes),
     ]
 

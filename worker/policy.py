@@ -506,7 +506,8 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
         to=Stage.PROCESSING,
         status=Status.PENDING,
         label="pending",
-        changes={"operator_says": None} if confirmed else {},
+        # Named once more, so that the confirmed id is now owned.
+        changes={"operator_says": None, "provider_refund_id": refund.provider_refund_id} if confirmed else {},
         delay=delay,
         quiet=True,
     )
@@ -617,16 +618,30 @@ def retry_failed(refund: Refund) -> Step | None:
 def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
     """Return the step for a refund on a server restored from a snapshot of `since`, None where nothing can have left.
 
-    Whatever was not settled then may have been sent since; what was read of its payment before is worth nothing now.
+    Whatever was not settled then may have been sent since; what was read of its payment before, or said by a person,
+    is worth nothing now. A failed refund may have been retried since, so it is not retried again.
     """
-    if refund.stage not in {Stage.QUEUED, Stage.WAITING, Stage.SENDING, Stage.IN_DOUBT}:
+    if refund.stage is Stage.SETTLED:
+        if refund.status is not Status.FAILED or refund.retriable is Retriable.NO:
+            return None
+        changes: dict[str, Any] = {"retriable": Retriable.NO}
+        return Step(to=refund.stage, status=refund.status, label="recovered", changes=changes, quiet=True)
+    changes = {"doubt_since": refund.doubt_since or since, "operator_says": None, "retriable": Retriable.NO}
+    if refund.stage is Stage.REVIEW:
+        return Step(
+            to=refund.stage,
+            status=refund.status,
+            label="recovered",
+            changes=changes,
+            delay=REVIEW_REMINDER,
+            quiet=True,
+        )
+    if refund.stage is Stage.PROCESSING:
         return None
-    changes: dict[str, Any] = {
-        "doubt_since": refund.doubt_since or since,
+    changes |= {
         "first_attempt_at": min(refund.first_attempt_at or since, since),
         "quiet_at": now,
         "baseline": None,
         "lapses": 0,
-        "retriable": Retriable.NO,
     } | _NO_LOOKS
     return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="recovered", changes=changes, delay=timedelta(0))

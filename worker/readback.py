@@ -116,7 +116,8 @@ def _known_ids(siblings: Sequence[Refund]) -> set[str]:
 
 def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refund]) -> bool:
     if entry.refund_id == refund.refund_id:
-        return False
+        # An earlier generation of ours is known; a later one was sent by a record that a restored server lost.
+        return not (entry.generation or "").isdigit() or int(entry.generation or 0) >= refund.generation
     if entry.id in _known_ids(siblings):
         return False
     if entry.refund_id is not None and any(sibling.refund_id == entry.refund_id for sibling in siblings):

@@ -10,10 +10,10 @@ from typing import Final
 
 from worker import calls, policy, switches
 from worker.connections import redis_errors
-from worker.model import to_ms
+from worker.model import Stage, to_ms
 from worker.store import PAGE, Store
 
-BUCKETS: Final = ("sending", "in_doubt", "waiting", "queued", "queued.bulk")
+BUCKETS: Final = ("sending", "in_doubt", "waiting", "queued", "queued.bulk", "review", "failed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,10 @@ def recover(store: Store, since: datetime, *, resubmitted_for: timedelta) -> Rec
             if refund is not None and refund.updated_at < now and (step := policy.recovered(refund, since, now))
         ]
         saved = store.run_many([calls.save(refund, step, {"since": to_ms(since)}) for refund, step in steps])
-        doubted += sum(result.result == "saved" for result in saved)
+        doubted += sum(
+            result.result == "saved" and step.to is Stage.IN_DOUBT
+            for result, (_, step) in zip(saved, steps, strict=True)
+        )
     return Recovered(doubted=doubted, suspect_until=until)
 
 

@@ -9,8 +9,8 @@ import threading
 from typing import Any
 
 import pytest
-from tests.sandbox.asking import PAYMENT, Asking, asking, post_headers
 
+from tests.sandbox.asking import PAYMENT, Asking, asking, post_headers
 from worker.sandbox.config import SandboxConfig, SandboxConfigError
 from worker.sandbox.endpoints import Provider
 from worker.sandbox.running import Sandbox, SandboxCallError, running_sandbox

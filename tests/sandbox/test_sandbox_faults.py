@@ -9,8 +9,8 @@ from http.client import IncompleteRead, RemoteDisconnected
 from urllib.parse import urlsplit
 
 import pytest
-from tests.sandbox.asking import PAYMENT, Asking, asking, post_headers, until
 
+from tests.sandbox.asking import PAYMENT, Asking, asking, post_headers, until
 from worker.sandbox.faults import KINDS, Endpoint, FaultBook, FaultSpecError, fault_from, parse_faults
 from worker.sandbox.wire import OVERSIZED_BYTES
 

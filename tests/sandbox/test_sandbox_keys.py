@@ -4,6 +4,7 @@ from contextlib import suppress
 from http.client import HTTPException
 
 import pytest
+
 from tests.sandbox.asking import asking, post_headers, until
 
 

@@ -4,8 +4,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.sandbox.asking import PAYMENT, Asking, asking, basic, post_headers, until
 
+from tests.sandbox.asking import PAYMENT, Asking, asking, basic, post_headers, until
 from worker.sandbox.running import SandboxCallError
 from worker.sandbox.schema import validate_response
 

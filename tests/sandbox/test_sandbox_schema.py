@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from tests.sandbox.asking import asking, post_headers
 
+from tests.sandbox.asking import asking, post_headers
 from worker.sandbox import schema
 
 GOOD: dict[str, Any] = {"payment_intent": "pi_1", "amount": "500", "reason": "duplicate", "metadata": {"order": "1"}}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.factories import MINUTE, NOW, PAYMENT, REFUSED, a_request
+from tests.factories import HOUR, MINUTE, NOW, PAYMENT, REFUSED, a_request
 from tests.store.world import ID, World
 from worker.model import Lane, RefundRequest, Stage, Status, idempotency_key, request_body, to_ms
 
@@ -135,6 +135,22 @@ def test_row_of_a_file_stands_in_the_bulk_lane_and_in_its_batch_in_order(world: 
     assert list(world.store.ids_in_batch("b1")) == ids
     assert {(world.get(refund_id).batch_id, world.get(refund_id).lane) for refund_id in ids} == {("b1", Lane.BULK)}
     assert world.indexes_of("row-1") == ["due", "index:queued.bulk"]
+    world.check()
+
+
+def test_id_handed_in_again_after_a_recovery_begins_in_doubt_until_the_time_for_it_is_over(world: World) -> None:
+    since = NOW - HOUR
+    world.redis.hset("refunds:meta", "suspect_since", str(to_ms(since)))
+    world.redis.hset("refunds:meta", "suspect_until", str(to_ms(NOW + HOUR)))
+    world.accept("lost")
+    refund = world.get("lost")
+    assert (refund.stage, refund.status, refund.attempts) == (Stage.IN_DOUBT, Status.PENDING, 0)
+    assert (refund.doubt_since, refund.first_attempt_at, refund.quiet_at) == (since, since, NOW)
+    assert world.score("due", "lost") == NOW
+    assert world.claim("lost").result == "stage"
+    world.pass_time(HOUR)
+    world.accept("new", payment_intent="pi_2")
+    assert world.get("new").stage is Stage.QUEUED
     world.check()
 
 

@@ -203,7 +203,6 @@ def test_refund_that_a_person_has_sent_again_waits_for_the_one_in_flight_on_its_
     world.check()
 
 
-@pytest.mark.xfail(strict=True, reason="a claim out of doubt leaves the claimant among the waiters: it wakes itself")
 def test_refund_whose_resend_had_to_wait_wakes_the_waiter_and_not_itself(world: World) -> None:
     reviewed = at_stage(world, Stage.REVIEW, "a")
     accept(world, "b", "waiter")

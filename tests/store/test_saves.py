@@ -334,7 +334,6 @@ def test_provider_refund_that_a_person_named_is_owned_once_it_is_final(world: Wo
     assert world.hash(f"payment:{PAYMENT}")["owner:re_1"] == ID
 
 
-@pytest.mark.xfail(strict=True, reason="a poll that confirms and says pending is a quiet step, which writes no owner")
 def test_provider_refund_that_a_person_named_is_owned_once_the_provider_says_pending(world: World) -> None:
     refund = at_stage(world, Stage.REVIEW)
     world.save(refund, policy.resolve_succeeded(refund, "re_1", world.now))
@@ -350,6 +349,35 @@ def test_owner_may_name_its_own_provider_refund_again(world: World) -> None:
     proof = policy.done(refund, found(id=f"re_{ID}"), "reply", world.now)
     assert world.save(refund, proof).result == "saved"
     assert world.get().status is Status.SUCCEEDED
+
+
+# After a recovery
+
+
+def test_verdict_of_an_attempt_that_the_restored_server_never_saw_changes_nothing(world: World) -> None:
+    world.accept()
+    snapshot = world.dump()
+    claim = world.claim()
+    world.restore(snapshot)
+    step = policy.recovered(world.get(), world.now, world.now)
+    assert step is not None
+    world.save(world.get(), step)
+    assert world.end(claim, REFUSED).result == "stale"
+    assert world.get().doubt_since is not None
+
+
+@pytest.mark.parametrize("status", ["pending", "succeeded"])
+def test_proof_of_an_attempt_that_the_restored_server_never_saw_is_accepted(world: World, status: str) -> None:
+    world.accept()
+    snapshot = world.dump()
+    claim = world.claim()
+    world.restore(snapshot)
+    step = policy.recovered(world.get(), world.now, world.now)
+    assert step is not None
+    world.save(world.get(), step)
+    assert world.end(claim, done_as(status)).result == "saved"
+    assert (world.get().provider_refund_id, world.get().doubt_since) == ("re_1", None)
+    world.check()
 
 
 # Quiet steps

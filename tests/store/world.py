@@ -151,6 +151,15 @@ class World:
             key.removeprefix(P): (left > 0, value) for key, left, value in zip(keys, replies[1::2], values, strict=True)
         }
 
+    def restore(self, dump: Dump) -> None:
+        """Make everything as it was, as a server does that begins from an old snapshot."""
+        for key in self.keys():
+            self.redis.delete(key)
+        for name, (expires, value) in dump.items():
+            _write(self.redis, P + name, value)
+            if expires:
+                self.redis.pexpire(P + name, self.store.retention_ms)
+
     # What must always hold
 
     def check(self) -> None:
@@ -176,6 +185,21 @@ class World:
         _check_counters(refunds, flat)
         moves = sum(refund.version for refund in refunds.values())
         assert len(flat.get("events", [])) == moves
+
+
+def _write(client: redis.Redis, key: str, value: Any) -> None:
+    match value:
+        case str():
+            client.set(key, value)
+        case dict():
+            client.hset(key, mapping=value)
+        case [(str(), dict()), *_]:
+            for entry, fields in value:
+                client.xadd(key, fields, id=entry)
+        case [(str(), float()), *_]:
+            client.zadd(key, dict(value))
+        case _:
+            client.rpush(key, *value)
 
 
 def only_time_moved(before: Dump, after: Dump) -> bool:
@@ -260,8 +284,8 @@ def _check_payments(refunds: Mapping[str, Refund], flat: Mapping[str, Any], expi
             refund.refund_id for refund in ours
         }
         for refund in ours:
-            # What a person only claims to be ours is owned once the provider has confirmed it.
-            if refund.provider_refund_id is not None and refund.operator_says is None:
+            # What a person only claims to be ours is owned once a proof has named it.
+            if None not in {refund.provider_refund_id, refund.evidence} and refund.operator_says is None:
                 assert stored[f"owner:{refund.provider_refund_id}"] == refund.refund_id
         assert {member for member, _ in flat.get(f"waiters:{payment}", [])} <= {
             refund.refund_id for refund in ours if not refund.settled

@@ -188,6 +188,7 @@ local function move(id, r, to, status, due, set, label, detail)
   end
   -- A total read before any of these moves may be out of date after it.
   if from and from ~= 'queued' or to == 'sending' then redis.call('HINCRBY', payment, 'seq', 1) end
+  if to == 'sending' then redis.call('ZREM', P .. 'waiters:' .. r.payment_intent, id) end
   if holds_lock(to) and not holds_lock(from) then
     redis.call('HSET', payment, 'lock', lock_holder(r.payment_intent, id) or id)
     redis.call('ZREM', P .. 'waiters:' .. r.payment_intent, id)

@@ -1,14 +1,15 @@
 -- Apply one decided step. ARGV[4] id; [5] version it was decided on; [6] '1' for a proof of done (any version while
 -- unsettled); [7] generation; [8] stage to; [9] status; [10] ms until the next look; [11] '1' for a quiet step (only
 -- time and counters: no version, no history); [12] label as JSON; [13] detail: a JSON fragment beginning with a comma,
--- or ''; [14] the stages from which the move is legal, ',a,b,'; [15] a new body or ''; then field, value pairs.
+-- or ''; [14] the stages from which the move is legal, ',a,b,'; [15] a new body or ''; [16] the stage it was decided on:
+-- on a restored server the same version may be another record; then field, value pairs.
 -- Returns {'saved', now, id of a woken waiter or ''}, or {reason, now, …}: missing, stale, illegal, already,
 -- owned (with the owner's id), contradicts (a proof against a settled record).
 local id, to = ARGV[4], ARGV[8]
 local r = load(id)
 if not r then return {'missing', int(NOW), ''} end
 local set = {}
-for i = 16, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
+for i = 17, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
 local proof = ARGV[6] == '1'
 if proof then
   if r.generation ~= ARGV[7] and not (r.generation == nil and ARGV[7] == '1') then return {'contradicts', int(NOW), ''} end
@@ -24,7 +25,7 @@ if proof then
   if r.provider_refund_id and r.provider_refund_id ~= set.provider_refund_id and not r.operator_says then
     return {'contradicts', int(NOW), ''}
   end
-elseif r.version ~= ARGV[5] then
+elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then
   return {'stale', int(NOW), ''}
 end
 if set.provider_refund_id and set.provider_refund_id ~= '' then
@@ -38,6 +39,9 @@ if ARGV[11] == '1' then
     if v == '' then redis.call('HDEL', P .. 'refund:' .. id, k) else redis.call('HSET', P .. 'refund:' .. id, k, v) end
   end
   -- Put off on purpose: a dry queue does not mean that its nudge was lost.
+  if set.provider_refund_id and set.provider_refund_id ~= '' then
+    redis.call('HSET', P .. 'payment:' .. r.payment_intent, 'owner:' .. set.provider_refund_id, id)
+  end
   if to == 'queued' then redis.call('HSET', P .. 'refund:' .. id, 'held', '1') end
   if to ~= 'settled' then reschedule(id, r, due) end
   return {'saved', int(NOW), ''}

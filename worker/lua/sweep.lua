@@ -5,27 +5,39 @@
 -- Returns {now, id, lane, stage, id, lane, stage, …}.
 local left, hold = tonumber(ARGV[4]), tonumber(ARGV[5])
 local out = {int(NOW)}
+-- Queued ones that are held back on purpose are passed over, so many pages of them at most: behind those a lost nudge
+-- is found when its grace is over.
+local PAGES = 20
+local function take_one(index, id, hold_ms)
+  local r = redis.call('HMGET', P .. 'refund:' .. id, 'stage', 'lane', 'held', 'next_check_at')
+  if not r[1] then
+    redis.call('ZREM', index, id)
+    redis.call('ZREM', P .. 'due', id)
+    return true
+  end
+  if r[3] and tonumber(r[4]) > NOW then return false end
+  local due = int(NOW + hold_ms)
+  redis.call('ZADD', P .. 'due', due, id)
+  redis.call('ZADD', index, due, id)
+  -- The time on the record stays: it says when the refund was due, and early nudges are judged by it.
+  if r[1] == 'queued' then
+    redis.call('HSET', P .. 'refund:' .. id, 'next_check_at', due)
+    if r[3] then redis.call('HDEL', P .. 'refund:' .. id, 'held') end
+  end
+  out[#out + 1] = id; out[#out + 1] = r[2] or 'refunds'; out[#out + 1] = r[1]
+  left = left - 1
+  return true
+end
 local function take(bucket_name, until_ms, hold_ms)
-  if left <= 0 then return end
-  local index = P .. 'index:' .. bucket_name
-  local ids = redis.call('ZRANGEBYSCORE', index, '-inf', int(until_ms), 'LIMIT', 0, left)
-  for _, id in ipairs(ids) do
-    local r = redis.call('HMGET', P .. 'refund:' .. id, 'stage', 'lane', 'held', 'next_check_at')
-    local due = int(NOW + hold_ms)
-    if not r[1] then
-      redis.call('ZREM', index, id)
-      redis.call('ZREM', P .. 'due', id)
-    elseif not (r[3] and tonumber(r[4]) > NOW) then
-      redis.call('ZADD', P .. 'due', due, id)
-      redis.call('ZADD', index, due, id)
-      -- The time on the record stays: it says when the refund was due, and early nudges are judged by it.
-      if r[1] == 'queued' then
-        redis.call('HSET', P .. 'refund:' .. id, 'next_check_at', due)
-        if r[3] then redis.call('HDEL', P .. 'refund:' .. id, 'held') end
-      end
-      out[#out + 1] = id; out[#out + 1] = r[2] or 'refunds'; out[#out + 1] = r[1]
-      left = left - 1
+  local index, passed, page = P .. 'index:' .. bucket_name, 0, 0
+  while left > 0 and page < PAGES do
+    local ids = redis.call('ZRANGEBYSCORE', index, '-inf', int(until_ms), 'LIMIT', passed, left)
+    if #ids == 0 then return end
+    for _, id in ipairs(ids) do
+      -- What is taken leaves the range by its new time.
+      if not take_one(index, id, hold_ms) then passed = passed + 1 end
     end
+    page = page + 1
   end
 end
 for _, name in ipairs({'sending', 'in_doubt', 'waiting', 'processing'}) do take(name, NOW, hold) end
