@@ -83,7 +83,7 @@ def shown(value: object) -> str:
 def scrubbed(text: str, limit: int = 300) -> str:
     """Return a foreign text fit to be kept and shown: one line, shortened, without secret keys."""
     line = text
-    if not text.isprintable():
+    if not text.isprintable() or "  " in text or text != text.strip():
         line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return _SECRET.sub("***", line)[:limit]
 

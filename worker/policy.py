@@ -53,7 +53,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
             Stage.IN_DOUBT: "the server was restored from an old snapshot",
         },
         Stage.IN_DOUBT: {
-            Stage.SETTLED: "found, final",
+            Stage.SETTLED: "found, final; or proven absent in a canceled batch",
             Stage.PROCESSING: "found, pending",
             Stage.SENDING: "proven absent, or a safe replay",
             Stage.IN_DOUBT: "looked: one of two looks",

@@ -177,7 +177,7 @@ def key_from_amount(stack: ExitStack) -> None:
 
 def stale_write_accepted(stack: ExitStack) -> None:
     """A claimant whose lease has lapsed still writes what it believes."""
-    _rescript(stack, ("SAVE",), "elseif r.version ~= ARGV[5] then", "elseif false then")
+    _rescript(stack, ("SAVE",), "elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then", "elseif false then")
 
 
 def totals_beside_another(stack: ExitStack) -> None:

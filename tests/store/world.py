@@ -284,11 +284,11 @@ def _check_payments(refunds: Mapping[str, Refund], flat: Mapping[str, Any], expi
             refund.refund_id for refund in ours
         }
         for refund in ours:
-            # What a person only claims to be ours is owned once a proof has named it.
-            if None not in {refund.provider_refund_id, refund.evidence} and refund.operator_says is None:
+            # What a person only claims to be ours is owned once the provider has confirmed it.
+            if refund.provider_refund_id is not None and refund.operator_says is None:
                 assert stored[f"owner:{refund.provider_refund_id}"] == refund.refund_id
         assert {member for member, _ in flat.get(f"waiters:{payment}", [])} <= {
-            refund.refund_id for refund in ours if not refund.settled
+            refund.refund_id for refund in ours if refund.stage in {Stage.QUEUED, Stage.WAITING, Stage.IN_DOUBT}
         }
 
 

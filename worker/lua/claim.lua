@@ -51,8 +51,13 @@ local blocked = redis.call('HGET', P .. 'gate', 'blocked_until')
 if blocked and tonumber(blocked) > NOW then return hold_back('blocked', tonumber(blocked)) end
 if r.batch_id then
   local batch = redis.call('HMGET', P .. 'batch:' .. r.batch_id, 'state', 'not_before')
-  if batch[1] == 'canceled' and not r.doubt_since then
-    local drop = {lapses = '', verdicts = '', server_errors = '', looks = '', baseline = '', resends = '', retriable = ''}
+  -- A resend comes with a fresh proof of absence: canceled instead, it never moved money.
+  if batch[1] == 'canceled' and (not r.doubt_since or kind == 'resend') then
+    local drop = {}
+    for _, name in ipairs({
+      'doubt_since', 'quiet_at', 'absent_at', 'proven_absent_at', 'operator_says', 'lapses', 'verdicts',
+      'server_errors', 'looks', 'baseline', 'resends', 'retriable', 'first_attempt_at', 'idempotency_key',
+    }) do drop[name] = '' end
     move(id, r, 'settled', 'canceled', 0, drop, '"batch_canceled"', '')
     return {'canceled', int(NOW), flat(r)}
   end

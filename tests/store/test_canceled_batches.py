@@ -1,0 +1,23 @@
+"""A canceled batch stops every claim that would send, whatever led to it."""
+
+from __future__ import annotations
+
+from tests.store.world import ID, World, at_stage
+from worker import policy
+from worker.model import Look, Sight, Stage, Status
+from worker.policy import Rules
+
+
+def test_a_resend_of_a_canceled_batch_settles_as_canceled_since_it_never_happened(world: World) -> None:
+    refund = at_stage(world, Stage.IN_DOUBT)
+    world.redis.hset(f"refunds:refund:{ID}", "batch_id", "b1")
+    world.redis.hset("refunds:batch:b1", "state", "canceled")
+    rules = Rules(readback="list", settle=policy.EARLY_LOOK)
+    for _ in range(3):
+        world.pass_time(rules.settle * 2)
+        refund = world.get()
+        look = Look(sight=Sight.ABSENT, reason="not in the payment's list")
+        world.save(refund, policy.after_look(refund, look, rules, world.now, 0))
+    assert world.claim(kind="resend", version=world.get().version).result == "canceled"
+    settled = world.get()
+    assert (settled.status, settled.stage, settled.doubt_since) == (Status.CANCELED, Stage.SETTLED, None)
