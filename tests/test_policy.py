@@ -912,7 +912,6 @@ def test_persons_word_of_absence_is_worth_nothing_after_a_recovery() -> None:
     assert look.changes.get("proven_absent_at") is None
 
 
-@pytest.mark.xfail(strict=True, reason="where keys are honoured a recovery replays the generation that it knows")
 def test_refund_that_may_have_been_retried_since_the_snapshot_is_read_back_before_any_replay() -> None:
     # The lost retry had another key, so the provider would execute this one beside it.
     refund = a_refund(Stage.QUEUED)

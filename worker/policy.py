@@ -643,5 +643,7 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
         "quiet_at": now,
         "baseline": None,
         "lapses": 0,
+        # No replay before a look: a retry that the snapshot lost had another key than the one that is known here.
+        "server_errors": MAX_SERVER_ERRORS,
     } | _NO_LOOKS
     return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="recovered", changes=changes, delay=timedelta(0))
