@@ -288,7 +288,7 @@ class Journey(RuleBasedStateMachine):
                 assert refund.stage not in {Stage.QUEUED, Stage.WAITING}
         elif (step := policy.retry_failed(refund)) is not None:
             self.decide(refund, step)
-            # No recovery finds a generation that its snapshot does not know where it replays or has settled.
+            # A generation that the snapshot does not know is beyond any recovery's rules: a person must find it.
             self.snapshot = None
 
     @precondition(lambda self: self.ids_in_review())
