@@ -443,7 +443,7 @@ def test_money_moves_at_most_once_and_the_records_tell_one_story(server: str, re
         type("Journey", (Journey,), {"connect": staticmethod(connect)}),
         settings=settings(
             deadline=None,
-            max_examples=100 if real_url is None else 20,
+            max_examples=60 if real_url is None else 15,
             stateful_step_count=50,
             suppress_health_check=list(HealthCheck),
         ),
