@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
@@ -169,6 +170,9 @@ class Refunds:
                 "nudge_not_sent",
                 extra={"refund_id": refund_ids[0], "count": len(refund_ids), "error": type(error).__name__},
             )
+            # Known to be lost, so the next sweep need not wait to find out; without this it would find out later.
+            with suppress(StoreUnavailable):
+                self.store.run(calls.give_back(refund_ids))
 
     def get(self, refund_id: str) -> Refund:
         """Return a refund's record; raises `NotFound`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,8 @@ from worker.policy import SPARE, Rules
 
 LIVE_HOST: Final = "api.wooshpay.com"
 ENV_PREFIX: Final = "REFUNDS_"
+# Set by the supervisor for its child.
+_OTHER_VARIABLES: Final = frozenset({"REFUNDS_SUPERVISOR_PID"})
 _BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "amqp", "amqps"})
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,500}")
 _REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "unix"})
@@ -182,6 +185,12 @@ class Settings(BaseSettings):
         if _KEY.fullmatch(key) is None:
             raise SettingsError("REFUNDS_API_KEY holds characters that no key has: check for quotes or line ends")
         return key
+
+
+def unknown_variables() -> list[str]:
+    """Return the `REFUNDS_…` variables of the environment that no setting is named by: most likely misspelt."""
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
+    return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
 
 
 def _is_address(url: str) -> bool:

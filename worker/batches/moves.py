@@ -42,8 +42,12 @@ class Retried:
 def cancel_batch(store: Store, batch_id: str, by: str, on_progress: Progress | None = None) -> Canceled:
     """Stop a batch: no claim of it succeeds any more, and what was not sent is settled as canceled.
 
-    Killed half way it is finished by the same call. Raises `NotFound`.
+    Killed half way it is finished by the same call. A batch of which nothing is left to stop stays as it is, so that
+    what failed in it can still be retried. Raises `NotFound`.
     """
+    before = read_batch(store, batch_id)
+    if before.state != "canceled" and before.finished:
+        return Canceled(canceled=0, batch=before)
     set_state(store, batch_id, "canceled", sources=("running", "paused"), by=by)
     canceled = done = 0
     for page in _pages(store, batch_id):

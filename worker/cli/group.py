@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
 import click
@@ -151,6 +152,10 @@ def refunds() -> None:
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
+    for name in ("stdin", "stdout", "stderr"):
+        # A daemon may have none of them open.
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its number instead of an error.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

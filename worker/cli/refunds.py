@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import click
@@ -17,7 +18,16 @@ from worker.model import REASONS, Lane, Refund
 
 SECONDS: Final = click.FloatRange(min=0)
 
-wait_option = click.option("--wait", "wait", type=SECONDS, metavar="SECONDS", help="Wait at most so long for the end.")
+
+def _finite(_ctx: click.Context, _parameter: click.Parameter, seconds: float | None) -> float | None:
+    if seconds is not None and not math.isfinite(seconds):
+        raise click.BadParameter("must be a number of seconds")
+    return seconds
+
+
+wait_option = click.option(
+    "--wait", "wait", type=SECONDS, callback=_finite, metavar="SECONDS", help="Wait at most so long for the end."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 

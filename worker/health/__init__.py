@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from celery import Celery
 
 from worker.connections import place_of
-from worker.health.checks import Check, State, Trouble, guarded, ok
+from worker.health.checks import Check, State, Trouble, guarded, ok, warn
 from worker.health.provider import ask_provider, key_and_address, what_was_probed
 from worker.health.records import queues, under_way
 from worker.health.server import Server
-from worker.settings import Settings
+from worker.settings import Settings, unknown_variables
 from worker.store import Store
 
 __all__ = ["Check", "State", "Trouble", "examine"]
@@ -23,7 +23,12 @@ __all__ = ["Check", "State", "Trouble", "examine"]
 
 def examine(settings: Settings, store: Store, app: Celery) -> Iterator[Check]:
     """Yield every check as it is made; where Redis is away, those that need it are left out."""
-    yield ok("settings", "valid")
+    if unknown := unknown_variables():
+        yield warn(
+            "settings", f"no setting is named {', '.join(unknown)}", f"unset {' '.join(unknown)}, or mend the name"
+        )
+    else:
+        yield ok("settings", "valid")
     provider = key_and_address(settings)
     yield provider
     server = Server(settings, store)

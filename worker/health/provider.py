@@ -31,7 +31,10 @@ def key_and_address(settings: Settings) -> Check:
     except SettingsError as error:
         return fail(name, str(error), "export REFUNDS_API_KEY=sk_test_…", Trouble.SETTINGS)
     except GuardRefused as error:
-        return fail(name, str(error), "export REFUNDS_LIVE=true, or change the key or REFUNDS_API_URL", Trouble.GUARD)
+        fix = f"export REFUNDS_API_URL=https://{TEST_HOST} with a test key; only to move real money: REFUNDS_LIVE=true"
+        if not settings.is_live:
+            fix = "export REFUNDS_API_URL=https://… in place of http://"
+        return fail(name, str(error), fix, Trouble.GUARD)
     host = (urlsplit(settings.api_url).hostname or "").rstrip(".")
     if host == LIVE_HOST and key.startswith(TEST_KEYS):
         fix = f"export REFUNDS_API_URL=https://{TEST_HOST}, or use the live key"
