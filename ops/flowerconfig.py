@@ -1,4 +1,3 @@
-# noqa: INP001 - read by Flower, no package
 """Flower's settings: read only, behind a password, and nothing of a refund in it but its id.
 
 `celery --app worker.app flower --conf=ops/flowerconfig.py`. The password is `user:password` in FLOWER_BASIC_AUTH, or in

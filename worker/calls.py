@@ -107,7 +107,7 @@ def create(request: RefundRequest, lane: Lane, batch_id: str | None = None) -> C
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A record at the server's `now`; `seq` counts the locks taken on its payment."""
+    """A record at the server's `now`; `seq` counts the moves that may change its payment's totals."""
 
     now: datetime
     seq: str

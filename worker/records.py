@@ -8,7 +8,7 @@ Keys, under the prefix (`refunds:`); only the scripts in `lua/` write them:
     due                    zset    every unsettled id, by the epoch ms at which it is looked at next
     index:<bucket>         zset    ids of one stage by that time, or of one final status by when it settled;
                                    queued ones of the bulk lane stand in `queued.bulk`
-    payment:<pi>           hash    lock, seq (locks taken), open, refund:<id> (ours), owner:<provider id>
+    payment:<pi>           hash    lock, seq (moves of totals), open, refund:<id> (ours), owner:<provider id>
     waiters:<pi>           zset    ids held back by the payment's lock, oldest first
     batch:<id>             hash    a file: its name, digest, state, counts by stage and status, amounts by currency
     batch-refunds:<id>     list    the batch's own ids, in row order

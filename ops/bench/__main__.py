@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
 """`./ops/dev bench [FIGURE…]`: every figure as a ratio to its floor, taken in the same run on the same machine.
 
 Exit 0 if every run's ledger agreed with its records, whatever the figures say; 1 if one did not.

@@ -1,4 +1,3 @@
-# noqa: INP001 - a command of its own: `python -m ops.bench.accept`, installed nowhere
 """How fast a file becomes accepted refunds: validated, compared with the records, recorded, enqueued.
 
 `./ops/dev python -m ops.bench.accept` imports files of 10,000, 100,000 and a million rows on a throw-away server, each

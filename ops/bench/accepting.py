@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
 """A producer alone in its process: accept so many refunds with `submit_many`, and print what that took as JSON."""
 
 from __future__ import annotations

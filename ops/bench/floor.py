@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
 """The floor: a bare event loop with the worker's own client, posting the same bodies and writing the same records.
 
 No queue, no rules, no log, no record ever decoded: for each refund one claim, one POST and one save, where the

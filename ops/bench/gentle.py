@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
 """The rate limit: how much of it two workers use, and whether they ever go above it."""
 
 from __future__ import annotations

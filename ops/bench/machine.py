@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
 """The machine a figure was taken on: what it is, who runs on which core, what a process used."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
 """How much of everything a run of the bench does."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
 """Refunds a second and what one costs: bulk and single against the floor, two workers, a long queue."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
 """An installation to be measured: server, sandbox and driver on the shared cores, each worker on one of its own.
 
 Every run has a fresh one, and ends with the ledger counted against the records.
@@ -180,6 +179,7 @@ class Rig:
     def await_workers(self) -> None:
         """Wait until every worker started so far has sent its first heartbeat and reads its queues."""
         self.until(lambda: int(self._client.zcard("refunds:workers")) >= len(self.workers), "the workers are up")
+        # The heartbeat comes before the first read of the queue, and nothing outside the process tells of that read.
         time.sleep(1)
 
     def stop(self) -> None:

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
 """Where a refund's microseconds go: `./ops/dev python -m ops.bench.sampling bulk` (or single, or floor).
 
 Samples whoever holds the interpreter of a worker that works off a full queue, and shares the process's measured

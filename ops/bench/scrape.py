@@ -1,4 +1,3 @@
-# noqa: INP001 - a script, no package
 """What one scrape costs against how many records there are: `./ops/dev python ops/bench/scrape.py --records 200000`.
 
 Entries are planted straight into the indexes of a throw-away server, with a record behind those that a scrape may read.

@@ -1,4 +1,3 @@
-# noqa: INP001 - a command of its own: `python -m ops.bench.season`, installed nowhere
 """A return season from end to end: files validated, skipped over, imported, killed, gone on with, canceled, sent again.
 
 `./ops/dev python -m ops.bench.season --rows 100000` runs it on a throw-away server, two worker processes and the

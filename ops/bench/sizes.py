@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
 """Accepting, and memory: of the producer, of the server a settled refund, of a worker."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
 """The table of figures: one row a figure and setting, medians with their spread, as Markdown that reads as text."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# noqa: INP001 - a script, no package
 """How fast a CSV of refunds is validated on one core, and how much memory that takes, whatever the file's length.
 
     ./ops/dev python ops/bench/validate.py --rows 200000

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.bench, installed nowhere
 """How long one refund takes from `submit` to settled, on an idle system and beside a file, less the provider's time."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# noqa: INP001 - run as a folder, installed nowhere
 """`python ops/prove`, from anywhere: see `--help`."""
 
 from __future__ import annotations

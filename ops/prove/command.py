@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 """`./ops/dev prove`: real workers under every fault, judged by the provider's ledger, beside a naive worker."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 """What a run left behind, gathered from the provider, from Redis and from the logs: all that the judge goes by."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 """What is done to workers, their clocks and their queues: each fault hurts a rig and returns how often it fired."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 # ruff: noqa: PLC0415 - nothing that keeps a clock may be imported before the clock is made wrong
 # ruff: noqa: SLF001 - a seam lies where the product does not offer one
 """A worker that dies, or stops, at a named point of an attempt, or whose clock is wrong: real otherwise.

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 """The judge: the provider's own ledger and request log against what the subject recorded. The same for every subject.
 
 Rules about histories bind only who keeps one.

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 """The control: the worker that anyone writes first. Celery with late acks, tenacity around the POST, status in Redis.
 
 It sends the same idempotency key each time and gives up as failed. Its own crash points are named by `NAIVE_CRASH`.

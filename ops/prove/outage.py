@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 """What workers do while the provider is away: how much they ask, how they come back, what revoked credentials do."""
 
 from __future__ import annotations

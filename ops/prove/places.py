@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 """What is done to Redis, to the provider, and to the ways there."""
 
 from __future__ import annotations

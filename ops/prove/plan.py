@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 """Which refunds a run asks for: most on a payment of their own, some that share one, some with another outcome."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 """A TCP proxy that spoils what passes: closed or reset connections, latency, silence, replies cut after some bytes.
 
 It stands between a worker and Redis, and between a worker and the provider; both sides stay real and unaware.

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 """An installation to be hurt: a real server with AOF, the sandbox as a process, worker processes, a proxy on each way.
 
 Everything is on loopback, in a folder of its own, and ended by the id with which it was started.

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 """The matrix: which faults meet which settings, and one run of it from the first refund to the verdict."""
 
 from __future__ import annotations

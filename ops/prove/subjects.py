@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 """Who is put to the proof: the product, and the naive worker that shows that the judge can catch one."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# noqa: INP001 - run from the checkout's root as a part of ops.prove, installed nowhere
 """The table: one row a scenario, ours and the control's violations side by side, as Markdown that reads as text."""
 
 from __future__ import annotations

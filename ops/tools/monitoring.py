@@ -1,4 +1,3 @@
-# noqa: INP001 - a script, no package
 """Prometheus, Alertmanager and their checkers for the tests: those on PATH, else Debian's packages, unpacked.
 
 Nothing is installed and no root is needed: packages are fetched by apt into a folder of our own and unpacked there.

@@ -38,10 +38,11 @@ if ARGV[11] == '1' then
   for k, v in pairs(set) do
     if v == '' then redis.call('HDEL', P .. 'refund:' .. id, k) else redis.call('HSET', P .. 'refund:' .. id, k, v) end
   end
-  -- Put off on purpose: a dry queue does not mean that its nudge was lost.
+  -- An id that a person had named and the provider has now confirmed.
   if set.provider_refund_id and set.provider_refund_id ~= '' then
     redis.call('HSET', P .. 'payment:' .. r.payment_intent, 'owner:' .. set.provider_refund_id, id)
   end
+  -- Put off on purpose: a dry queue does not mean that its nudge was lost.
   if to == 'queued' then redis.call('HSET', P .. 'refund:' .. id, 'held', '1') end
   if to ~= 'settled' then reschedule(id, r, due) end
   return {'saved', int(NOW), ''}
