@@ -37,6 +37,7 @@ from tests.factories import (
 )
 from tests.strategies import answers, attempts, jitters, looks, outcomes, refunds, rules, spans
 from worker.answers import fold
+from worker.decisions import cancel, recovered, resolve_failed, resolve_resend, resolve_succeeded, retry_failed
 from worker.errors import IllegalMove, InvalidRequest, NotCancelable, NotInReview
 from worker.model import (
     Action,
@@ -69,19 +70,13 @@ from worker.policy import (
     after_look,
     after_poll,
     backoff,
-    cancel,
     check_move,
     done,
     may_replay,
     may_try_again,
     next_action,
     poll_delay,
-    recovered,
     refused_unsent,
-    resolve_failed,
-    resolve_resend,
-    resolve_succeeded,
-    retry_failed,
     reversed_by_provider,
     sources_of,
 )

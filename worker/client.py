@@ -17,7 +17,7 @@ import kombu.exceptions
 import redis.exceptions
 from celery import Celery
 
-from worker import broker, calls, policy
+from worker import broker, calls, decisions
 from worker.calls import Created
 from worker.connections import connect, place_of
 from worker.errors import GuardRefused, IdempotencyConflict, NotFound, StoreUnavailable
@@ -205,13 +205,13 @@ class Refunds:
 
     def cancel(self, refund_id: str) -> Refund:
         """Cancel a refund of which nothing was sent; raises `NotCancelable` or `NotFound`."""
-        return self.apply(refund_id, policy.cancel, {"by": "caller"})
+        return self.apply(refund_id, decisions.cancel, {"by": "caller"})
 
     def apply(self, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]) -> Refund:
         """Decide a step on the present record and save it, again from the start where another was faster."""
         for _ in range(_SAVE_TRIES):
             refund = self.get(refund_id)
-            if refund.status is Status.CANCELED and decide is policy.cancel:
+            if refund.status is Status.CANCELED and decide is decisions.cancel:
                 return refund
             step = decide(refund)
             saved = self.store.run(calls.save(refund, step, detail))

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from worker.answers import FINAL_STATUSES, classify, fold
-from worker.errors import FieldError, IllegalMove, InvalidRequest, NotCancelable, NotInReview
+from worker.errors import IllegalMove
 from worker.model import (
     Action,
     Answer,
@@ -27,9 +27,7 @@ from worker.model import (
     Stage,
     Status,
     Step,
-    is_provider_id,
     scrubbed,
-    shown,
 )
 
 TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
@@ -219,7 +217,7 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
     doubtful = outcome.doubt or refund.doubt_since is not None
     if outcome.doubt:
         # The gateway has closed the socket before it answers, so nothing more can leave after `now`.
-        seen |= {"doubt_since": refund.doubt_since or now, "quiet_at": now, "retriable": Retriable.NO} | _NO_LOOKS
+        seen |= {"doubt_since": refund.doubt_since or now, "quiet_at": now, "retriable": Retriable.NO} | NO_LOOKS
     if outcome.seen is Seen.MISMATCH:
         alarm = "the idempotency key was used with other contents: never send this one under another key"
         return Step(
@@ -248,7 +246,7 @@ def _server_errors(refund: Refund, outcome: Outcome) -> int:
     return outcome.server_errors + (refund.server_errors if outcome.only_server_errors else 0)
 
 
-_NO_LOOKS: Final[dict[str, Any]] = {"looks": 0, "absent_at": None, "proven_absent_at": None, "found_at": None}
+NO_LOOKS: Final[dict[str, Any]] = {"looks": 0, "absent_at": None, "proven_absent_at": None, "found_at": None}
 
 
 def _settled_failed(changes: Mapping[str, Any], code: str) -> Step:
@@ -307,7 +305,7 @@ def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> S
         "error_code": "lease_lapsed",
         "error_message": "the worker that had claimed it went away without an answer",
         "retriable": Retriable.NO,
-    } | _NO_LOOKS
+    } | NO_LOOKS
     if changes["lapses"] >= MAX_LAPSES:
         return to_review(changes, "lease_lapsed", "its lease lapsed three times in a row: it may be what kills workers")
     outcome = Outcome(seen=Seen.MAYBE, code="lease_lapsed", doubt=True)
@@ -328,7 +326,7 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         "retriable": None,
         "doubt_since": None,
         "operator_says": None,
-    } | _NO_LOOKS
+    } | NO_LOOKS
     if found.currency is not None and refund.currency is None:
         changes["currency"] = found.currency
     final = FINAL_STATUSES.get(status)
@@ -367,7 +365,7 @@ def settled_drops() -> dict[str, Any]:
             # Derived from the id and the generation, so it is known without being kept.
             "idempotency_key",
             "first_attempt_at",
-            *_NO_LOOKS,
+            *NO_LOOKS,
         )
     )
 
@@ -422,7 +420,7 @@ def after_look(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: 
 
 def _found_in_totals(refund: Refund, rules: Rules, now: datetime) -> Step:
     if refund.found_at is None:
-        changes: dict[str, Any] = _NO_LOOKS | {"found_at": now}
+        changes: dict[str, Any] = NO_LOOKS | {"found_at": now}
         return Step(
             to=Stage.IN_DOUBT, status=Status.PENDING, label="found_in_totals", changes=changes, delay=rules.settle
         )
@@ -449,7 +447,7 @@ def _absent(refund: Refund, rules: Rules, now: datetime) -> Step:
     if now < countable:
         return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent_early", delay=countable - now, quiet=True)
     if refund.absent_at is None:
-        changes: dict[str, Any] = _NO_LOOKS | {"absent_at": now}
+        changes: dict[str, Any] = NO_LOOKS | {"absent_at": now}
         return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent", changes=changes, delay=rules.settle)
     wait = refund.absent_at + rules.settle - now
     if wait > timedelta(0):
@@ -461,7 +459,7 @@ def _absent(refund: Refund, rules: Rules, now: datetime) -> Step:
 
 def _absence_proven(refund: Refund, label: str, now: datetime) -> Step:
     # Still in doubt: the claim that follows clears it, if it comes while the verdict is fresh.
-    changes: dict[str, Any] = _NO_LOOKS | {"absent_at": refund.absent_at or now, "proven_absent_at": now}
+    changes: dict[str, Any] = NO_LOOKS | {"absent_at": refund.absent_at or now, "proven_absent_at": now}
     return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label=label, changes=changes, delay=VERDICT_LIFE)
 
 
@@ -520,130 +518,3 @@ def _poll_failed(refund: Refund, code: str, reason: str, now: datetime) -> Step:
         # It was a person's word, and the provider did not bear it out.
         changes |= {"provider_refund_id": None, "operator_says": None, "processing_since": None}
     return to_review(changes, code, reason)
-
-
-def cancel(refund: Refund) -> Step:
-    """Return the step that cancels a refund of which nothing was ever sent, or provably nothing was done.
-
-    Raises `NotCancelable` with the reason otherwise.
-    """
-    if refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None:
-        return Step(to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=settled_drops())
-    if refund.settled:
-        raise NotCancelable(f"refund {refund.refund_id} is already {refund.status}: nothing was changed")
-    raise NotCancelable(
-        f"refund {refund.refund_id} is {refund.stage}: it may have reached the provider and cannot be canceled; "
-        f"follow it with 'refunds status {refund.refund_id}'"
-    )
-
-
-def resolve_succeeded(refund: Refund, provider_refund_id: str, now: datetime) -> Step:
-    """Return the step for a person's claim that the provider's refund is ours; the next poll verifies it.
-
-    Raises `InvalidRequest` where the id could not be asked for, `NotInReview`.
-    """
-    _needs_review(refund)
-    if not is_provider_id(provider_refund_id):
-        rule = "must be the provider's refund id, 1 to 200 of A-Z a-z 0-9 _ -"
-        value = shown(provider_refund_id)
-        raise InvalidRequest(
-            [FieldError(field="provider_refund_id", code="provider_refund_id", value=value, rule=rule)]
-        )
-    changes = {
-        "provider_refund_id": provider_refund_id,
-        "processing_since": now,
-        "operator_says": "succeeded",
-    }
-    return Step(
-        to=Stage.PROCESSING,
-        status=Status.PENDING,
-        label="operator_says_succeeded",
-        changes=changes,
-        delay=timedelta(0),
-    )
-
-
-def resolve_failed(refund: Refund, code: str) -> Step:
-    """Return the step for a person's decision that the refund was never done and shall not be."""
-    _needs_review(refund)
-    changes = {"error_code": code, "error_message": "settled by a person", "retriable": Retriable.NO}
-    changes |= {"evidence": "operator", **settled_drops()}
-    return Step(to=Stage.SETTLED, status=Status.FAILED, label="operator_says_failed", changes=changes)
-
-
-def resolve_resend(refund: Refund) -> Step:
-    """Return the step for a person's claim that it never happened: looked at once more, then sent with the same key."""
-    _needs_review(refund)
-    if refund.doubt_since is None:
-        return Step(
-            to=Stage.WAITING,
-            status=Status.PENDING,
-            label="operator_says_absent",
-            delay=timedelta(0),
-            changes={"lapses": 0, "provider_refund_id": None, "operator_says": None},
-        )
-    changes: dict[str, Any] = {"operator_says": "absent", "lapses": 0, "provider_refund_id": None} | _NO_LOOKS
-    return Step(
-        to=Stage.IN_DOUBT, status=Status.PENDING, label="operator_says_absent", changes=changes, delay=timedelta(0)
-    )
-
-
-def _needs_review(refund: Refund) -> None:
-    if refund.stage is not Stage.REVIEW:
-        raise NotInReview(
-            f"refund {refund.refund_id} is {refund.stage}, not in review: only 'refunds review list' can be resolved"
-        )
-
-
-def retry_failed(refund: Refund) -> Step | None:
-    """Return the step that sends a failed refund again as a new generation, or None where that cannot help."""
-    if refund.stage is not Stage.SETTLED or refund.status is not Status.FAILED or refund.retriable is Retriable.NO:
-        return None
-    cleared = (
-        "provider_refund_id",
-        "provider_status",
-        "failure_reason",
-        "error_code",
-        "error_message",
-        "retriable",
-        "evidence",
-        "first_attempt_at",
-    )
-    changes: dict[str, Any] = dict.fromkeys(cleared) | {"generation": refund.generation + 1}
-    if refund.all_remaining:
-        changes["amount"] = None
-    return Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes=changes)
-
-
-def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
-    """Return the step for a refund on a server restored from a snapshot of `since`, None where nothing can have left.
-
-    Whatever was not settled then may have been sent since; what was read of its payment before, or said by a person,
-    is worth nothing now. A failed refund may have been retried since, so it is not retried again.
-    """
-    if refund.stage is Stage.SETTLED:
-        if refund.status is not Status.FAILED or refund.retriable is Retriable.NO:
-            return None
-        changes: dict[str, Any] = {"retriable": Retriable.NO}
-        return Step(to=refund.stage, status=refund.status, label="recovered", changes=changes, quiet=True)
-    changes = {"doubt_since": refund.doubt_since or since, "operator_says": None, "retriable": Retriable.NO}
-    if refund.stage is Stage.REVIEW:
-        return Step(
-            to=refund.stage,
-            status=refund.status,
-            label="recovered",
-            changes=changes,
-            delay=REVIEW_REMINDER,
-            quiet=True,
-        )
-    if refund.stage is Stage.PROCESSING:
-        return None
-    changes |= {
-        "first_attempt_at": min(refund.first_attempt_at or since, since),
-        "quiet_at": now,
-        "baseline": None,
-        "lapses": 0,
-        # No replay before a look: a retry that the snapshot lost had another key than the one that is known here.
-        "server_errors": MAX_SERVER_ERRORS,
-    } | _NO_LOOKS
-    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="recovered", changes=changes, delay=timedelta(0))

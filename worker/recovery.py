@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final
 
-from worker import calls, policy, switches
+from worker import calls, decisions, switches
 from worker.connections import redis_errors
 from worker.model import Stage, to_ms
 from worker.store import PAGE, Store
@@ -47,7 +47,7 @@ def recover(store: Store, since: datetime, *, resubmitted_for: timedelta) -> Rec
         steps = [
             (refund, step)
             for refund in store.get_many(page)
-            if refund is not None and refund.updated_at < now and (step := policy.recovered(refund, since, now))
+            if refund is not None and refund.updated_at < now and (step := decisions.recovered(refund, since, now))
         ]
         saved = store.run_many([calls.save(refund, step, {"since": to_ms(since)}) for refund, step in steps])
         doubted += sum(

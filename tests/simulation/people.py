@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.simulation.clock import OUTSIDE
 from tests.simulation.judge import HOLDS_LOCK
-from worker import calls, policy
+from worker import calls, decisions
 from worker.errors import NotCancelable, NotInReview
 from worker.model import Lane, Refund, Stage, Step
 
@@ -43,10 +43,10 @@ class People:
         loop.call_at(loop.time() + seconds, what, *facts, context=OUTSIDE)
 
     def _cancel(self, refund_id: str) -> None:
-        self._apply(refund_id, policy.cancel, "canceled_by_caller")
+        self._apply(refund_id, decisions.cancel, "canceled_by_caller")
 
     def _retry(self, refund_id: str) -> None:
-        self._apply(refund_id, policy.retry_failed, "retried_by_caller")
+        self._apply(refund_id, decisions.retry_failed, "retried_by_caller")
 
     def _operate(self) -> None:
         world = self._world
@@ -72,15 +72,15 @@ class People:
             identity = here[-1].id
             self._apply(
                 refund_id,
-                lambda refund: policy.resolve_succeeded(refund, identity, world.loop.wall),
+                lambda refund: decisions.resolve_succeeded(refund, identity, world.loop.wall),
                 "resolved_succeeded",
             )
         elif world.dice.random() < 0.5:
             if not world.plan.wide and self._another_is_in_doubt(refund_id):
                 return
-            self._apply(refund_id, policy.resolve_resend, "resolved_resend")
+            self._apply(refund_id, decisions.resolve_resend, "resolved_resend")
         else:
-            self._apply(refund_id, lambda refund: policy.resolve_failed(refund, "paid_in_cash"), "resolved_failed")
+            self._apply(refund_id, lambda refund: decisions.resolve_failed(refund, "paid_in_cash"), "resolved_failed")
 
     def _another_is_in_doubt(self, refund_id: str) -> bool:
         refunds = self._world.judge.refunds

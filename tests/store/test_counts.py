@@ -11,7 +11,7 @@ import pytest
 
 from tests.factories import HOUR, MAYBE, NOT_DONE, PAYMENT, REFUSED, SECOND, VERIFY, a_request, done_as, found
 from tests.store.world import ID, P, World, at_stage
-from worker import calls, policy
+from worker import calls, decisions, policy
 from worker.model import Lane, Look, Sight, Stage
 from worker.records import decode
 from worker.store import BUCKETS, PAGE
@@ -74,7 +74,7 @@ def test_batch_counts_every_move_by_stage_and_status(world: World) -> None:
         "amount:failed:usd": 500,
     }
     world.end(claim, done_as("succeeded", currency="usd"))
-    world.save(world.get("r3"), policy.cancel(world.get("r3")))
+    world.save(world.get("r3"), decisions.cancel(world.get("r3")))
     assert batch(world) == {
         "stage:settled": 3,
         "stage:in_doubt": 1,
@@ -104,7 +104,7 @@ def test_retry_takes_count_and_amount_of_the_failure_back(world: World, amount: 
     world.accept(batch="b1", amount=amount)
     world.attempt(done_as("failed", failure_reason="insufficient_funds"))
     assert batch(world) == {"stage:settled": 1, "status:failed": 1, "amount:failed:usd": 500}
-    step = policy.retry_failed(world.get())
+    step = decisions.retry_failed(world.get())
     assert step is not None
     world.save(world.get(), step)
     assert batch(world) == {"stage:queued": 1, "status:pending": 1}
@@ -151,7 +151,7 @@ def test_history_replays_to_the_record(world: World) -> None:
         look = Look(sight=Sight.ABSENT, reason="so")
         world.save(world.get(), policy.after_look(world.get(), look, VERIFY, world.now, 0))
     world.attempt(RETRIABLE, kind="resend", version=world.get().version)
-    step = policy.retry_failed(world.get())
+    step = decisions.retry_failed(world.get())
     assert step is not None
     world.save(world.get(), step)
     world.attempt(done_as("succeeded"))
@@ -241,7 +241,7 @@ def test_retried_refund_no_longer_expires(world: World) -> None:
     world.attempt(RETRIABLE)
     for name in (f"refund:{ID}", f"history:{ID}", f"payment:{PAYMENT}"):
         assert world.expires(name)
-    step = policy.retry_failed(world.get())
+    step = decisions.retry_failed(world.get())
     assert step is not None
     world.save(world.get(), step)
     for name in (f"refund:{ID}", f"history:{ID}", f"payment:{PAYMENT}", "batch:b1", "batch-refunds:b1"):

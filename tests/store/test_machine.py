@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 from tests.factories import HOUR, MAYBE, MINUTE, NOW, SECOND, a_request
 from tests.store.provider import FATES, UNDONE, Fate, Flight, Provider, Reading
 from tests.store.world import LEASE, Dump, World
-from worker import calls, policy
+from worker import calls, decisions, policy
 from worker.calls import Claim
 from worker.errors import NotCancelable
 from worker.model import (
@@ -283,10 +283,10 @@ class Journey(RuleBasedStateMachine):
             self.accept(refund_id, refund.asked_amount if wish == "same again" else 501)
         elif wish == "cancel":
             try:
-                self.decide(refund, policy.cancel(refund))
+                self.decide(refund, decisions.cancel(refund))
             except NotCancelable:
                 assert refund.stage not in {Stage.QUEUED, Stage.WAITING}
-        elif (step := policy.retry_failed(refund)) is not None:
+        elif (step := decisions.retry_failed(refund)) is not None:
             self.decide(refund, step)
             # A generation that the snapshot does not know is beyond any recovery's rules: a person must find it.
             self.snapshot = None
@@ -318,16 +318,16 @@ class Journey(RuleBasedStateMachine):
         if wish == "succeeded":
             if errs:
                 # A refund that does not exist, or another one of the same shop.
-                step = policy.resolve_succeeded(refund, f"re_{named}", self.world.now)
+                step = decisions.resolve_succeeded(refund, f"re_{named}", self.world.now)
                 assert self.world.save(refund, step).result in {"saved", "owned"}
             elif shown:
-                self.decide(refund, policy.resolve_succeeded(refund, shown[0].id, self.world.now))
+                self.decide(refund, decisions.resolve_succeeded(refund, shown[0].id, self.world.now))
         elif wish == "resend":
             # Only the list can show a person that the refund they want sent again was made.
             if not shown or (errs and self.terms.readback == "list" and refund.doubt_since is not None):
-                self.decide(refund, policy.resolve_resend(refund))
+                self.decide(refund, decisions.resolve_resend(refund))
         elif not shown and not any(flight.refund.refund_id == refund.refund_id for flight in self.flights):
-            self.decide(refund, policy.resolve_failed(refund, "never_done"))
+            self.decide(refund, decisions.resolve_failed(refund, "never_done"))
         self.deliver(refund.refund_id, fate)
 
     def ids_in_review(self) -> list[str]:
@@ -358,7 +358,7 @@ class Journey(RuleBasedStateMachine):
         self.totals.clear()
         for refund in self.world.store.get_many(self.ids):
             assert refund is not None
-            step = policy.recovered(refund, snapshot.taken_at, self.world.now)
+            step = decisions.recovered(refund, snapshot.taken_at, self.world.now)
             if step is not None:
                 self.decide(refund, step)
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.factories import HOUR, MAYBE, MINUTE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, done_as, found
 from tests.store.world import LEASE, World, at_stage, only_time_moved
-from worker import calls, policy
+from worker import calls, decisions, policy
 from worker.model import Lane, Look, Outcome, Sight, Stage
 
 
@@ -133,7 +133,7 @@ def test_canceled_waiter_is_passed_over(world: World) -> None:
     claim = world.claim("a")
     world.claim("b")
     world.claim("c")
-    assert world.save(world.get("b"), policy.cancel(world.get("b"))).result == "saved"
+    assert world.save(world.get("b"), decisions.cancel(world.get("b"))).result == "saved"
     assert world.end(claim, REFUSED).woken == "c"
     world.check()
 
@@ -173,7 +173,7 @@ def test_every_move_that_may_have_changed_a_total_raises_the_payments_counter(wo
 
 def test_refund_of_which_nothing_was_sent_leaves_the_payments_counter_alone(world: World) -> None:
     accept(world, "a", "b")
-    world.save(world.get("a"), policy.cancel(world.get("a")))
+    world.save(world.get("a"), decisions.cancel(world.get("a")))
     world.save(world.get("b"), policy.refused_unsent(world.get("b"), "currency_mismatch", "no"))
     assert counter(world) == 0
 
@@ -185,7 +185,7 @@ def test_refund_that_a_person_has_sent_again_waits_for_the_one_in_flight_on_its_
     reviewed = at_stage(world, Stage.REVIEW, "a")
     world.accept("b")
     claim = world.claim("b")
-    assert world.save(reviewed, policy.resolve_resend(reviewed)).result == "saved"
+    assert world.save(reviewed, decisions.resolve_resend(reviewed)).result == "saved"
     told = world.get("a")
     look = Look(sight=Sight.INCONCLUSIVE, reason="so")
     world.save(told, policy.after_look(told, look, VERIFY, world.now, 0))
@@ -207,7 +207,7 @@ def test_refund_whose_resend_had_to_wait_wakes_the_waiter_and_not_itself(world: 
     reviewed = at_stage(world, Stage.REVIEW, "a")
     accept(world, "b", "waiter")
     claim = world.claim("b")
-    world.save(reviewed, policy.resolve_resend(reviewed))
+    world.save(reviewed, decisions.resolve_resend(reviewed))
     look = Look(sight=Sight.INCONCLUSIVE, reason="so")
     world.save(world.get("a"), policy.after_look(world.get("a"), look, VERIFY, world.now, 0))
     version = world.get("a").version
@@ -224,7 +224,7 @@ def test_waiter_is_woken_by_the_last_of_several_doubts_alone(world: World) -> No
     accept(world, "a", "b", "waiter")
     for refund_id in ("a", "b"):
         refund = world.get(refund_id)
-        step = policy.recovered(refund, world.now, world.now)
+        step = decisions.recovered(refund, world.now, world.now)
         assert step is not None
         assert world.save(refund, step).result == "saved"
     assert world.claim("waiter").result == "locked"

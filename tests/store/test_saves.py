@@ -27,7 +27,7 @@ from tests.factories import (
     refund_payload,
 )
 from tests.store.world import ID, LEASE, World, at_stage
-from worker import policy
+from worker import decisions, policy
 from worker.calls import Claim
 from worker.model import Lane, Look, Outcome, Refund, Retriable, Sight, Stage, Status, Step, idempotency_key, to_ms
 
@@ -227,7 +227,7 @@ def test_proof_against_a_failed_record_contradicts_it(world: World) -> None:
 def test_proof_of_an_earlier_generation_does_not_settle_the_retry(world: World) -> None:
     claim = held(world)
     world.end(claim, replace(REFUSED, code="lock_timeout"))
-    retry = policy.retry_failed(world.get())
+    retry = decisions.retry_failed(world.get())
     assert retry is not None
     assert world.save(world.get(), retry).result == "saved"
     assert world.claim().claimed
@@ -307,14 +307,14 @@ def test_person_cannot_give_one_provider_refund_to_two_records(world: World) -> 
     at_stage(world, Stage.SETTLED, "first")
     refund = at_stage(world, Stage.REVIEW, "second")
     before = world.dump()
-    saved = world.save(refund, policy.resolve_succeeded(refund, "re_first", world.now))
+    saved = world.save(refund, decisions.resolve_succeeded(refund, "re_first", world.now))
     assert (saved.result, saved.other) == ("owned", "first")
     assert world.dump() == before
 
 
 def test_provider_refund_that_a_person_only_names_is_not_owned_before_the_provider_says_so(world: World) -> None:
     refund = at_stage(world, Stage.REVIEW)
-    assert world.save(refund, policy.resolve_succeeded(refund, "re_1", world.now)).result == "saved"
+    assert world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now)).result == "saved"
     world.check()
     assert "owner:re_1" not in world.hash(f"payment:{PAYMENT}")
     named = world.get()
@@ -328,7 +328,7 @@ def test_provider_refund_that_a_person_only_names_is_not_owned_before_the_provid
 
 def test_provider_refund_that_a_person_named_is_owned_once_it_is_final(world: World) -> None:
     refund = at_stage(world, Stage.REVIEW)
-    world.save(refund, policy.resolve_succeeded(refund, "re_1", world.now))
+    world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now))
     step = policy.after_poll(world.get(), a_reply(200), world.now, 0)
     assert world.save(world.get(), step).result == "saved"
     assert world.hash(f"payment:{PAYMENT}")["owner:re_1"] == ID
@@ -336,7 +336,7 @@ def test_provider_refund_that_a_person_named_is_owned_once_it_is_final(world: Wo
 
 def test_provider_refund_that_a_person_named_is_owned_once_the_provider_says_pending(world: World) -> None:
     refund = at_stage(world, Stage.REVIEW)
-    world.save(refund, policy.resolve_succeeded(refund, "re_1", world.now))
+    world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now))
     pending = a_reply(200, refund_payload(status="pending"))
     world.save(world.get(), policy.after_poll(world.get(), pending, world.now, 0))
     assert world.get().operator_says is None
@@ -359,7 +359,7 @@ def test_verdict_of_an_attempt_that_the_restored_server_never_saw_changes_nothin
     snapshot = world.dump()
     claim = world.claim()
     world.restore(snapshot)
-    step = policy.recovered(world.get(), world.now, world.now)
+    step = decisions.recovered(world.get(), world.now, world.now)
     assert step is not None
     world.save(world.get(), step)
     assert world.end(claim, REFUSED).result == "stale"
@@ -372,7 +372,7 @@ def test_proof_of_an_attempt_that_the_restored_server_never_saw_is_accepted(worl
     snapshot = world.dump()
     claim = world.claim()
     world.restore(snapshot)
-    step = policy.recovered(world.get(), world.now, world.now)
+    step = decisions.recovered(world.get(), world.now, world.now)
     assert step is not None
     world.save(world.get(), step)
     assert world.end(claim, done_as(status)).result == "saved"
@@ -444,7 +444,7 @@ def test_move_outside_the_table_changes_nothing_at_all(world: World, source: Sta
 def test_step_for_a_record_that_is_not_there_changes_nothing(world: World) -> None:
     refund = at_stage(world, Stage.QUEUED)
     world.redis.flushall()
-    assert world.save(refund, policy.cancel(refund)).result == "missing"
+    assert world.save(refund, decisions.cancel(refund)).result == "missing"
     assert world.dump() == {}
 
 
@@ -454,7 +454,7 @@ def test_step_for_a_record_that_is_not_there_changes_nothing(world: World) -> No
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING])
 def test_canceled_refund_is_settled_and_can_no_longer_be_claimed(world: World, stage: Stage) -> None:
     refund = at_stage(world, stage)
-    assert world.save(refund, policy.cancel(refund)).result == "saved"
+    assert world.save(refund, decisions.cancel(refund)).result == "saved"
     assert (world.get().stage, world.get().status) == (Stage.SETTLED, Status.CANCELED)
     world.pass_time(HOUR)
     assert world.claim().result == "stage"
@@ -464,7 +464,7 @@ def test_canceled_refund_is_settled_and_can_no_longer_be_claimed(world: World, s
 
 def test_cancel_that_comes_after_the_claim_changes_nothing(world: World) -> None:
     refund = at_stage(world, Stage.QUEUED)
-    step = policy.cancel(refund)
+    step = decisions.cancel(refund)
     assert world.claim().claimed
     before = world.dump()
     assert world.save(refund, step).result == "stale"
@@ -475,7 +475,7 @@ def test_retry_is_a_new_generation_with_its_own_key_and_body_due_for_its_nudge(w
     world.accept(amount=None)
     world.attempt(replace(REFUSED, code="balance_insufficient"))
     old = world.get()
-    step = policy.retry_failed(old)
+    step = decisions.retry_failed(old)
     assert step is not None
     assert world.save(old, step).result == "saved"
     refund = world.get()
@@ -494,7 +494,7 @@ def test_retry_asked_twice_makes_one_new_generation(world: World) -> None:
     world.accept()
     world.attempt(replace(REFUSED, code="lock_timeout"))
     refund = world.get()
-    step = policy.retry_failed(refund)
+    step = decisions.retry_failed(refund)
     assert step is not None
     assert [world.save(refund, step).result for _ in range(2)] == ["saved", "stale"]
     assert world.get().generation == 2

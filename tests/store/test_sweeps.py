@@ -10,7 +10,7 @@ import pytest
 
 from tests.factories import HOUR, MAYBE, MINUTE, NOT_DONE, NOW, REFUSED, SECOND, TRUST
 from tests.store.world import ID, LEASE, World, at_stage, only_time_moved
-from worker import calls, policy
+from worker import calls, decisions, policy
 from worker.calls import LOST_NUDGE, NUDGE_GRACE, SWEEP_HOLD
 from worker.model import Action, Lane, Stage, to_ms
 
@@ -141,7 +141,7 @@ def test_nudged_again_means_a_whole_grace_again(world: World) -> None:
 def test_retried_refund_whose_nudge_was_lost_is_found(world: World) -> None:
     world.accept()
     world.attempt(replace(REFUSED, code="lock_timeout"))
-    step = policy.retry_failed(world.get())
+    step = decisions.retry_failed(world.get())
     assert step is not None
     world.save(world.get(), step)
     world.pass_time(LOST_NUDGE)

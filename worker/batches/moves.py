@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
-from worker import calls, policy
+from worker import calls, decisions
 from worker.batches.record import Batch, read_batch, set_state
 from worker.connections import redis_errors
 from worker.errors import GuardRefused, NotCancelable
@@ -103,13 +103,13 @@ def retry_batch(
 
 def _cancelable(refund: Refund) -> Step | None:
     try:
-        return policy.cancel(refund)
+        return decisions.cancel(refund)
     except NotCancelable:
         return None
 
 
 def _retriable(refund: Refund, kinds: frozenset[Retriable]) -> Step | None:
-    return policy.retry_failed(refund) if (refund.retriable or Retriable.UNKNOWN) in kinds else None
+    return decisions.retry_failed(refund) if (refund.retriable or Retriable.UNKNOWN) in kinds else None
 
 
 def _apply(store: Store, refund_ids: Sequence[str], decide: Decide, detail: dict[str, Any]) -> list[str]:

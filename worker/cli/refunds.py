@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from worker import policy
+from worker import decisions
 from worker.cli import render
 from worker.cli.exits import DONE, REJECTED
 from worker.cli.session import note, opened, operator
@@ -123,7 +123,7 @@ def cancel(*, refund_id: str, as_json: bool) -> int:
     Once it may have reached the provider it cannot be canceled, and nothing is changed.
     """
     with opened() as refunds:
-        refund = refunds.apply(refund_id, policy.cancel, {"by": operator()})
+        refund = refunds.apply(refund_id, decisions.cancel, {"by": operator()})
     _write(refund, as_json=as_json)
     return DONE
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from worker import calls, policy
+from worker import calls, decisions
 from worker.cli import render
 from worker.cli.exits import DONE
 from worker.cli.listing import matching
@@ -199,7 +199,7 @@ def _decision(succeeded: str | None, failed: str | None, *, resend: bool) -> Cal
         raise click.UsageError(f"Say exactly one of {CHOICES}.")
     if succeeded is not None:
         provider_refund_id = checked_provider_id(succeeded)
-        return lambda refund: policy.resolve_succeeded(refund, provider_refund_id, datetime.now(UTC))
+        return lambda refund: decisions.resolve_succeeded(refund, provider_refund_id, datetime.now(UTC))
     if failed is not None:
-        return partial(policy.resolve_failed, code=checked_code(failed))
-    return policy.resolve_resend
+        return partial(decisions.resolve_failed, code=checked_code(failed))
+    return decisions.resolve_resend
