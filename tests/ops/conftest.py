@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import redis
 
+from ops.stack.compose import ROOT, Stack, until, variables_of
 from ops.tools import monitoring
-from tests.ops.compose import ROOT, Stack, until, variables_of
 from worker import RefundRequest, Refunds
 from worker.broker import SUBMIT_TASK
 from worker.sandbox.running import Sandbox

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from ops.stack.compose import ROOT
 from tests.ops.asking import exposed
-from tests.ops.compose import ROOT
 from tests.ops.conftest import Installation
 from worker.cli.group import COMMANDS
 from worker.settings import Settings

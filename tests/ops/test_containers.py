@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.ops.compose import ROOT, composed, variables_of
+from ops.stack.compose import ROOT, composed, variables_of
 from worker.recorder import SAVE_SECONDS
 from worker.settings import Settings
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from ops.stack.compose import ROOT, Service, until
 from tests.ops.asking import ask, ask_json
-from tests.ops.compose import ROOT, Service, until
 from tests.ops.conftest import Installation
 
 DASHBOARD = json.loads((ROOT / "ops" / "grafana" / "dashboards" / "refunds.json").read_text())

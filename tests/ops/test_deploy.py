@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.ops.compose import ROOT, composed
+from ops.stack.compose import ROOT, composed
 from worker.model import Lane
 from worker.recorder import SAVE_SECONDS
 from worker.settings import Settings

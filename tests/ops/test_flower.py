@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from ops.stack.compose import ROOT, until
 from tests.ops.asking import ask, ask_json
-from tests.ops.compose import ROOT, until
 from tests.ops.conftest import CANARIES, EMAIL, PASSWORD, Installation
 
 USER = f"operator:{PASSWORD}"

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+from ops.stack.compose import free_port, until
 from tests.integration.stack import Installation
-from tests.ops.compose import free_port, until
 from worker import RefundRequest, Refunds, broker, metrics
 from worker.model import Lane
 from worker.sandbox.config import SandboxConfig

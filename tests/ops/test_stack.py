@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ops.stack.compose import until
 from tests.ops.asking import exposed
-from tests.ops.compose import until
 from tests.ops.conftest import Installation
 
 

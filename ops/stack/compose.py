@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from worker.sandbox.server import find_server
@@ -22,20 +21,38 @@ from worker.sandbox.server import find_server
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+_INSIDE: Mapping[str, int] = {
+    "redis": 6379,
+    "metrics": 9464,
+    "sandbox": 4010,
+    "flower": 5555,
+    "prometheus": 9090,
+    "alertmanager": 9093,
+}
+"""Where each service listens in its container."""
+
+
+class StackError(RuntimeError):
+    """A service did not come up, or ended by itself; the text says which and shows its log."""
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
-    """Wait until a condition of another process holds; fail with what was waited for."""
+    """Wait until a condition of another process holds; `StackError` says what was waited for in vain."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            pytest.fail(f"waited {seconds} s in vain until {what}")
+            raise StackError(f"waited {seconds:.0f} s in vain until {what}")
         time.sleep(0.02)
 
 
-def free_port() -> int:
+def free_port(wished: int = 0) -> int:
+    """Return a free loopback port: the one wished for, else any."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wished))
+        except OSError:
+            return free_port()
         port: int = probe.getsockname()[1]
         return port
 
@@ -66,6 +83,7 @@ class Service:
 
     @property
     def said(self) -> str:
+        """Return all it logged."""
         return self.log.read_text()
 
     def stop(self) -> int:
@@ -77,32 +95,34 @@ class Service:
 
 @dataclass
 class Stack:
-    """The services of the file on loopback; `replaced` says what stands for each host and path of a container."""
+    """The services of the file on loopback, in a folder of their own; on the containers' ports only if told so."""
 
     folder: Path
     variables: Mapping[str, str]
     tools: Mapping[str, Path] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)
     running: dict[str, Service] = field(default_factory=dict)
+    usual_ports: bool = False
 
     def __post_init__(self) -> None:
         self.services: dict[str, dict[str, Any]] = composed(self.variables)["services"]
-        self.ports = {name: free_port() for name in self.services}
+        wished = _INSIDE if self.usual_ports else {}
+        self.ports = {name: free_port(wished.get(name, 0)) for name in self.services}
         for name in ("secrets", "data", "flower", "tsdb", "alerts", "etc"):
             (self.folder / name).mkdir()
 
     def url(self, service: str) -> str:
+        """Return where a service with pages listens."""
         return f"http://127.0.0.1:{self.ports[service]}"
 
     @property
     def redis_url(self) -> str:
+        """Return where the records are."""
         return f"redis://127.0.0.1:{self.ports['redis']}/0"
 
     def here(self, text: str) -> str:
         """A text of the file with hosts and paths of this machine."""
-        inside = {"redis": 6379, "metrics": 9464, "sandbox": 4010, "flower": 5555, "prometheus": 9090}
-        inside["alertmanager"] = 9093
-        for name, port in inside.items():
+        for name, port in _INSIDE.items():
             for host in (name, "127.0.0.1", "0.0.0.0"):  # noqa: S104 - replaced by loopback here
                 text = text.replace(f"{host}:{port}", f"127.0.0.1:{self.ports[name]}")
             if text == str(port):
@@ -123,6 +143,7 @@ class Stack:
         return "127.0.0.1" if text == "0.0.0.0" else text  # noqa: S104 - see above
 
     def command(self, name: str) -> list[str]:
+        """Return the container's command with this machine's programs, ports and paths."""
         programs = {
             "refunds": [sys.executable, "-m", "worker"],
             "python": [sys.executable],
@@ -138,6 +159,7 @@ class Stack:
         return [str(self.tools[name]), *map(self.here, [first, *rest]), address]
 
     def environment(self, name: str) -> dict[str, str]:
+        """Return the service's variables: the file's, and none of the caller's own settings."""
         ours = {key: value for key, value in os.environ.items() if not key.startswith(("REFUNDS_", "FLOWER_"))}
         given = self.services[name].get("environment", {})
         return ours | {key: self.here(str(value)) for key, value in given.items()} | self.extra
@@ -146,7 +168,7 @@ class Stack:
         """Start a service as a process."""
         log = self.folder / f"{name}.log"
         with log.open("ab") as file:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - the compose file's own commands
                 self.command(name), env=self.environment(name), cwd=ROOT, stdout=file, stderr=file
             )
         self.running[name] = Service(process, log)
@@ -155,10 +177,14 @@ class Stack:
     def is_healthy(self, name: str, **environment: str) -> bool:
         """Tell what the service's own healthcheck says."""
         kind, first, *rest = self.services[name]["healthcheck"]["test"]
-        assert (kind, first) == ("CMD", "python")
+        if (kind, first) != ("CMD", "python"):
+            raise StackError(f"the healthcheck of {name} is no Python: it cannot be run here")
         check = [sys.executable, *map(self.here, rest)]
         environment = self.environment(name) | environment
-        return subprocess.run(check, env=environment, check=False, capture_output=True, timeout=30).returncode == 0
+        run = subprocess.run(  # noqa: S603 - the compose file's own commands
+            check, env=environment, check=False, capture_output=True, timeout=30
+        )
+        return run.returncode == 0
 
     def await_healthy(self, *names: str) -> None:
         """Wait until the healthchecks of running services pass; fail with the log of one that ended."""
@@ -169,7 +195,8 @@ class Stack:
                 return service.process.poll() is not None or self.is_healthy(name)
 
             until(settled, f"{name} is healthy")
-            assert service.process.poll() is None, service.said
+            if service.process.poll() is not None:
+                raise StackError(f"{name} ended with {service.process.returncode}: {service.said}")
 
     def stop(self) -> dict[str, int]:
         """End all in the reverse order of their start; return the exit codes."""
