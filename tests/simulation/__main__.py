@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from collections.abc import Callable
+from typing import Final
 
 import click
 
@@ -12,31 +15,63 @@ from tests.simulation.plan import plan_for
 from tests.simulation.planted import BUGS, planted
 from tests.simulation.runner import MOST_SHOWN, Report, arena, play, silence, wire_to_server
 
-STEP = 1000
+TOLD_EVERY: Final = 10.0
+MOST_SEEDS: Final = 10_000_000
 
 
 @click.command()
-@click.option("--seeds", default=5000, show_default=True, help="How many to play.")
-@click.option("--start", default=0, show_default=True, help="The first seed.")
+@click.option("--seeds", type=int, help="How many to play: 5,000 unless told otherwise.")
+@click.option(
+    "--minutes", type=float, help="Play as many as fit into this; a kind of fault that never fired fails too."
+)
+@click.option("--start", default=1, show_default=True, help="The first seed.")
 @click.option("--seed", type=int, help="Play this one alone and show what happened.")
 @click.option("--bug", type=click.Choice(sorted(BUGS)), help="With --seed: with this bug planted.")
 @click.option("--bugs", is_flag=True, help="Hunt every planted bug.")
 @click.option("--naive", is_flag=True, help="Play the control instead.")
 @click.option("--wide", is_flag=True, help="With what is known to be open, too.")
-def main(*, seeds: int, start: int, seed: int | None, bug: str | None, bugs: bool, naive: bool, wide: bool) -> None:
+def main(
+    *,
+    seeds: int | None,
+    minutes: float | None,
+    start: int,
+    seed: int | None,
+    bug: str | None,
+    bugs: bool,
+    naive: bool,
+    wide: bool,
+) -> None:
     """Play refunds under simulated faults; exit 1 where the judge found anything."""
     if seed is not None:
         sys.exit(_replay(seed, bug, wide=wide, naive=naive))
     if bugs:
-        sys.exit(_hunt(seeds))
-    began, report = time.monotonic(), Report()
+        sys.exit(_hunt(seeds or 1000))
+    began = time.monotonic()
+    most = seeds or (5000 if minutes is None else MOST_SEEDS)
+    seconds = math.inf if minutes is None else minutes * 60
     with arena() as here:
-        for first in range(start, start + seeds, STEP):
-            part = here.play(first, min(start + seeds, first + STEP), who="naive" if naive else "ours", wide=wide)
-            _merge(report, part)
+        report = here.play(
+            start, start + most, who="naive" if naive else "ours", wide=wide, seconds=seconds, told=_telling()
+        )
+    never = [name for name in EVERY_FAULT if not report.fired[name]]
+    _show(report, start, time.monotonic() - began)
+    if never:
+        click.echo(f"never fired: {', '.join(never)}")
+    failed = report.violated or (minutes is not None and never)
+    sys.exit(1 if failed and not naive else 0)
+
+
+def _telling() -> Callable[[Report], None]:
+    """Return what tells on stderr now and then how far it is."""
+    due = time.monotonic() + TOLD_EVERY
+
+    def told(report: Report) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + TOLD_EVERY
             click.echo(f"{report.seeds} seeds, {len(report.violated)} violated", err=True)
-    _show(report, time.monotonic() - began)
-    sys.exit(1 if report.violated and not naive else 0)
+
+    return told
 
 
 def _replay(seed: int, bug: str | None, *, wide: bool, naive: bool) -> int:
@@ -60,18 +95,9 @@ def _hunt(most: int) -> int:
     return 1 if missed else 0
 
 
-def _merge(report: Report, part: Report) -> None:
-    report.seeds += part.seeds
-    report.fired += part.fired
-    report.ends += part.ends
-    report.rules += part.rules
-    report.posts += part.posts
-    report.hours += part.hours
-    report.violated |= part.violated
-
-
-def _show(report: Report, seconds: float) -> None:
-    click.echo(f"{report.seeds} seeds in {seconds:.0f} s: {report.posts} requests, {report.hours:.0f} virtual hours")
+def _show(report: Report, start: int, seconds: float) -> None:
+    click.echo(f"{report.seeds} seeds from {start} on in {seconds:.0f} s")
+    click.echo(f"requests sent: {report.posts}, virtual hours: {report.hours:.0f}")
     click.echo(f"ends: {dict(report.ends)}")
     click.echo(f"faults fired: {sum(report.fired[name] for name in EVERY_FAULT)}")
     for name in EVERY_FAULT:

@@ -119,6 +119,7 @@ class Judge:
     due: dict[str, float] = field(default_factory=dict)
     remade: int = 0
     """Refunds made again after the first one of the same generation had failed at the provider by itself."""
+    _snapshot: Sequence[Any] = ()
     _seen_entries: int = 0
     _keys: dict[str, tuple[str, str, bytes]] = field(default_factory=dict)
     _statuses: dict[str, set[str]] = field(default_factory=dict)
@@ -147,6 +148,9 @@ class Judge:
     def look(self, snapshot: Sequence[Any]) -> None:
         """Judge the records as they lie now."""
         self.read_ledger()
+        if snapshot == self._snapshot:
+            return  # Most commands change nothing: every sweep that finds nothing, every claim that is refused.
+        self._snapshot = snapshot
         place = 0
         claimed = []
         for refund_id, known in self.refunds.items():

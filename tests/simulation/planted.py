@@ -17,7 +17,7 @@ from unittest import mock
 import httpx
 
 from tests.simulation.world import World
-from worker import answers, calls, gateway, policy, reconciler, transport
+from worker import answers, calls, decisions, gateway, policy, reconciler, transport
 from worker.gateway import Gateway
 from worker.model import Answer, Lane, NotSent, Outcome, Refund, RefundRequest, Reply, Seen, Stage, Status, Step
 
@@ -259,7 +259,7 @@ def cancel_in_flight(stack: ExitStack) -> None:
             return None
         return Step(to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=policy.settled_drops())
 
-    _put(stack, policy, "cancel", at_any_time)
+    _put(stack, decisions, "cancel", at_any_time)
 
 
 BUGS: Final[dict[str, Bug]] = {

@@ -35,6 +35,7 @@ class Wire:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(str(path))
         self._reader = hiredis.Reader(encoding="utf-8", replyError=_error)
+        self._loaded: set[str] = set()
 
     def run(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Carry commands out in order; an error of the server is returned in its place."""
@@ -57,6 +58,17 @@ class Wire:
         if isinstance(reply, BaseException):
             raise reply
         return reply
+
+    def load(self, texts: Sequence[str]) -> None:
+        """Let the server have these scripts; it is the same one for many worlds and keeps them."""
+        new = [text for text in texts if text not in self._loaded]
+        self.run([["SCRIPT", "LOAD", text] for text in new])
+        self._loaded.update(new)
+
+    def flush_scripts(self) -> None:
+        """Let the server forget every script."""
+        self.one("SCRIPT", "FLUSH")
+        self._loaded.clear()
 
     def close(self) -> None:
         """Close the connection."""

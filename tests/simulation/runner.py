@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
-from collections import Counter
-from collections.abc import Iterator, MutableMapping
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +27,10 @@ from worker.sandbox.server import ThrowawayServer
 if TYPE_CHECKING:
     from multiprocessing.pool import Pool
 
-CORES: Final = 2
-CHUNK: Final = 10
+CORES: Final = min(8, max(2, os.cpu_count() or 2))
+CHUNK: Final = 5
+AHEAD: Final = 3
+"""Chunks handed out for each core: none waits for another, and little is left to do when a hunt is over."""
 MOST_SHOWN: Final = 20
 
 Who = Literal["ours", "naive"]
@@ -125,12 +130,25 @@ class Arena:
 
     pool: Pool
 
-    def play(self, start: int, stop: int, *, who: Who = "ours", wide: bool = False) -> Report:
-        """Play all seeds from `start` up to, not with, `stop`."""
+    def play(
+        self,
+        start: int,
+        stop: int,
+        *,
+        who: Who = "ours",
+        wide: bool = False,
+        seconds: float = math.inf,
+        told: Callable[[Report], None] = lambda _: None,
+    ) -> Report:
+        """Play the seeds from `start` up to, not with, `stop`, and begin none after `seconds`.
+
+        `told` is called with what there is so far.
+        """
         report = Report()
-        for results in self._results(start, stop, who, None, wide):
+        for results in self._results(start, stop, who, None, wide=wide, until=time.monotonic() + seconds):
             for result in results:
                 report.add(result)
+            told(report)
         return report
 
     def hunt(self, bug: str, *, most: int) -> Result | None:
@@ -141,12 +159,23 @@ class Arena:
                     return result
         return None
 
-    def _results(self, start: int, stop: int, who: Who, bug: str | None, wide: bool) -> Iterator[list[Result]]:  # noqa: FBT001 - one line a parameter is handed on
-        # In steps, so that a hunt which is over does not leave a queue of work behind.
-        for first in range(start, stop, CHUNK * CORES):
-            last = min(stop, first + CHUNK * CORES)
-            tasks = [(one, min(last, one + CHUNK), who, bug, wide) for one in range(first, last, CHUNK)]
-            yield from self.pool.map(_play_chunk, tasks, chunksize=1)
+    def _results(
+        self, start: int, stop: int, who: Who, bug: str | None, *, wide: bool, until: float = math.inf
+    ) -> Iterator[list[Result]]:
+        """Yield chunk after chunk, in the order of their seeds."""
+        firsts = iter(range(start, stop, CHUNK))
+        under_way: deque[Any] = deque()
+        while True:
+            while (
+                len(under_way) < CORES * AHEAD
+                and time.monotonic() < until
+                and (first := next(firsts, None)) is not None
+            ):
+                task = (first, min(stop, first + CHUNK), who, bug, wide)
+                under_way.append(self.pool.apply_async(_play_chunk, (task,)))
+            if not under_way:
+                return
+            yield under_way.popleft().get()
 
 
 @contextmanager

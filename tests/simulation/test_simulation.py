@@ -11,7 +11,7 @@ from tests.simulation.planted import BUGS
 from tests.simulation.runner import Arena, Report, arena, play, silence, wire_to_server
 
 SEEDS = 400
-"""As many as fit into the tests' time; `python -m tests.simulation --seeds 5000` plays more."""
+"""As many as fit into the tests' time; `python -m tests.simulation --minutes 4` plays as many as fit."""
 CONTROL_SEEDS = 60
 MOST_TO_CATCH = 1000
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ TAKEN_UP_SECONDS: Final = 60.0
 LOOK_EVERY: Final = 60.0
 CALM_AFTER: Final = 120.0
 _READERS: Final = frozenset({calls.LOAD.sha, calls.SIBLINGS.sha, calls.GATE.sha})
+_SNAPSHOT_SHA: Final = hashlib.sha1(SNAPSHOT.encode(), usedforsecurity=False).hexdigest()
 _NOT_A_WRITE: Final = frozenset({"PING", "HEXISTS", "SCRIPT"})
 
 
@@ -91,7 +93,6 @@ class World:
         self._make_worker = make_worker
         self._tracing = tracing
         self._lives = 0
-        self._snapshot: str = ""
 
     # Telling
 
@@ -143,7 +144,7 @@ class World:
         return self.loop.wall_ms
 
     def _question(self) -> Command:
-        return ["EVALSHA", self._snapshot, 0, PREFIX, *self.judge.question()]
+        return ["EVALSHA", _SNAPSHOT_SHA, 0, PREFIX, *self.judge.question()]
 
     def _judge(self, snapshot: Any) -> None:
         if isinstance(snapshot, BaseException):
@@ -180,9 +181,7 @@ class World:
 
     def load_scripts(self) -> None:
         """Load every script, as the first to call each would."""
-        texts = [script.text for script in _scripts()]
-        self.wire.run([["SCRIPT", "LOAD", text] for text in texts])
-        self._snapshot = str(self.wire.one("SCRIPT", "LOAD", SNAPSHOT))
+        self.wire.load([*(script.text for script in _scripts()), SNAPSHOT])
 
     def _durable_body(self, refund_id: str) -> str | None:
         body: str | None = self.wire.one("GET", f"{PREFIX}body:{refund_id}") if self.mode == "ours" else None
@@ -359,8 +358,8 @@ class World:
         self.happens("paused" if paused else "resumed")
 
     def _flush_scripts(self) -> None:
-        self.wire.one("SCRIPT", "FLUSH")
-        self._snapshot = str(self.wire.one("SCRIPT", "LOAD", SNAPSHOT))
+        self.wire.flush_scripts()
+        self.wire.load([SNAPSHOT])
         self.happens("scripts_flushed")
 
     def _refund_elsewhere(self, payment: str, amount: int) -> None:
