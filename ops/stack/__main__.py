@@ -6,12 +6,14 @@ where it can be had. It runs until Ctrl-C or SIGTERM and ends what it started.
 
 from __future__ import annotations
 
+import json
 import secrets
 import signal
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +31,7 @@ from worker.settings import Settings
 KEY: Final = "sk_test_stack"
 SERVICES: Final = ("sandbox", "worker", "metrics", "flower")
 WATCH_SECONDS: Final = 1.0
+ALERT_SECONDS: Final = 5.0
 
 
 @click.command()
@@ -49,7 +52,7 @@ def main(*, traffic: float, monitored: bool) -> None:
             _start(stack, ended)
             prometheus = monitored and _monitored(stack)
             click.echo(_shown(stack, password, prometheus=prometheus))
-            _run(stack, traffic, ended)
+            _run(stack, traffic, ended, Alerts(stack.url("prometheus")) if prometheus else None)
         except StackError as error:
             raise click.ClickException(str(error)) from None
         finally:
@@ -98,7 +101,7 @@ def _shown(stack: Stack, password: str, *, prometheus: bool) -> str:
         f"provider     {sandbox}  (the sandbox: no money anywhere)",
         f"Flower       {stack.url('flower')}  user operator, password {password}",
         f"metrics      {stack.url('metrics')}/metrics",
-        *([f"alerts       {stack.url('prometheus')}/alerts"] if prometheus else []),
+        *([f"Prometheus   {stack.url('prometheus')}/api/v1/alerts; what fires is said here too"] if prometheus else []),
         f"logs         {stack.folder}/worker.log and its neighbours",
         "",
         "In another terminal:",
@@ -106,7 +109,7 @@ def _shown(stack: Stack, password: str, *, prometheus: bool) -> str:
         f"    REFUNDS_API_KEY={KEY} REFUNDS_READBACK={stack.variables['REFUNDS_READBACK']}",
         "  ./ops/dev refunds doctor",
         "Break the provider, and mend it:",
-        f"""  curl -d '{{"spec": "http_401:p=1"}}' {sandbox}/_sandbox/faults""",
+        f"""  curl -d '{{"spec": "http_401:p=1:on=any"}}' {sandbox}/_sandbox/faults""",
         f"  curl -X DELETE {sandbox}/_sandbox/faults",
         "",
         "Ctrl-C ends all of it.",
@@ -114,12 +117,44 @@ def _shown(stack: Stack, password: str, *, prometheus: bool) -> str:
     return "\n".join(lines)
 
 
-def _run(stack: Stack, traffic: float, ended: threading.Event) -> None:
-    """Hand in refunds and watch the processes until told to end."""
+class Alerts:
+    """Says which of Prometheus' alerts begin to fire, and which are over."""
+
+    def __init__(self, url: str) -> None:
+        self._url = f"{url}/api/v1/alerts"
+        self._firing: frozenset[str] = frozenset()
+        self._looked_at = 0.0
+
+    def look(self) -> None:
+        """Ask Prometheus, every few seconds at most, and print what changed."""
+        if time.monotonic() < self._looked_at + ALERT_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        try:
+            with urllib.request.urlopen(self._url, timeout=ALERT_SECONDS) as answer:  # noqa: S310 - loopback, our own
+                alerts = json.load(answer)["data"]["alerts"]
+        except (OSError, ValueError):
+            return
+        texts = {each["labels"]["alertname"]: each["annotations"] for each in alerts if each["state"] == "firing"}
+        for name in sorted(texts.keys() - self._firing):
+            click.echo(f"{_time()} {name} fires: {texts[name]['summary']} ({texts[name]['runbook']})")
+        for name in sorted(self._firing - texts.keys()):
+            click.echo(f"{_time()} {name} is over")
+        self._firing = frozenset(texts)
+
+
+def _time() -> str:
+    return time.strftime("%H:%M:%S")
+
+
+def _run(stack: Stack, traffic: float, ended: threading.Event, alerts: Alerts | None) -> None:
+    """Hand in refunds and watch processes and alerts until told to end."""
     with Refunds(settings=Settings.load(redis_url=stack.redis_url)) as refunds:
         for request in _requests():
             if ended.wait(1 / traffic if traffic else WATCH_SECONDS):
                 return
+            if alerts is not None:
+                alerts.look()
             for name, service in stack.running.items():
                 if service.process.poll() is not None:
                     raise StackError(f"{name} ended with {service.process.returncode}: {service.said[-2000:]}")
