@@ -210,6 +210,13 @@ def test_a_result_is_read_as_the_file_was_when_it_was_imported(cli: Cli, tmp_pat
     ]
 
 
+def test_a_list_of_a_batch_may_be_empty_but_not_of_one_that_is_unknown(cli: Cli, batch: str) -> None:
+    none = cli("list", "--batch", batch, "--stage", "review")
+    assert (none.code, "no refund matches" in none.err) == (0, True)
+    unknown = cli("list", "--batch", "b-20990101-000000")
+    assert (unknown.code, "refunds batch list" in unknown.err) == (3, True)
+
+
 @pytest.mark.parametrize("command", ["show", "cancel", "pause", "resume", "retry", "result"])
 def test_an_unknown_batch_is_3_and_names_the_list(cli: Cli, command: str, season: str) -> None:
     more = ("--input", season) if command == "result" else ()

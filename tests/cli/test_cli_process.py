@@ -237,6 +237,16 @@ def test_a_worker_in_the_foreground_settles_a_refund_and_ends_with_0(cli: Cli, t
     assert "planted" not in written
 
 
+def test_a_misspelt_command_is_2_and_names_the_one_that_is_near(cli: Cli) -> None:
+    ran = cli("submti")
+    assert (ran.code, "Did you mean 'submit'?" in ran.err) == (2, True)
+
+
+def test_a_sandbox_whose_ledger_cannot_be_written_is_2_and_says_so(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("sandbox", "--ledger", str(tmp_path))
+    assert (ran.code, f"--ledger {tmp_path} cannot be written" in ran.err) == (2, True)
+
+
 def test_a_sandbox_is_served_with_its_own_options(cli: Cli) -> None:
     ran = cli("sandbox", "--faults", "nonsense")
     assert (ran.code, ran.out) == (2, "")

@@ -149,7 +149,7 @@ def _put(seen: Seen) -> None:
     rows.append(("refunds", f"{each.accepted:,}"))
     rows += [(name, f"{each.statuses[name]:,}") for name in _STATUSES if each.statuses.get(name)]
     rows += [(name, f"{count:,}") for name, count in sorted(each.stages.items()) if name != "settled"]
-    rows += [(name.replace(":", " "), f"{amount:,} minor units") for name, amount in sorted(each.amounts.items())]
+    rows += [(_sum_of(name), f"{amount:,} minor units") for name, amount in sorted(each.amounts.items())]
     if each.moving:
         rows.append(("pace", f"{seen.rate:,.1f} refunds a second" if seen.rate else "nothing has settled lately"))
     if seen.eta is not None:
@@ -159,6 +159,12 @@ def _put(seen: Seen) -> None:
         note("some need a person: 'refunds review list'")
     if each.statuses.get("failed"):
         note(f"see what failed with 'refunds list --batch {each.batch_id} --status failed'")
+
+
+def _sum_of(name: str) -> str:
+    """Return the name of a sum kept as `status:currency`; a currency that nobody stated is so called."""
+    status, _, currency = name.partition(":")
+    return f"{status}, unstated" if currency == "unknown" else f"{status} {currency}"
 
 
 def _paused(each: Batch) -> str | None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from worker.batches import batch_size
+from worker.batches import batch_size, read_batch
 from worker.cli import render
 from worker.cli.exits import DONE
 from worker.cli.session import note, opened
@@ -102,6 +102,9 @@ def list_refunds(
             payment_intent=payment_intent,
         )
         shown = _write(islice(found, limit or None), as_json=as_json)
+        if batch is not None and not shown:
+            # Nothing matches, or the id is wrong: the second is an error.
+            read_batch(refunds.store, batch)
         more = limit > 0 and shown == limit and next(found, None) is not None
     if more:
         note(f"more match than the {limit} shown: --limit 0 shows all")

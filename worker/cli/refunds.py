@@ -97,6 +97,8 @@ def status(*, refund_ids: tuple[str, ...], history: bool, wait: float | None, as
         known = {refund.refund_id for refund in found}
         for refund in found:
             entries = refunds.history(refund.refund_id) if history else None
+            if history and not as_json and refund is not found[0]:
+                click.echo()
             _write(refund, as_json=as_json, entries=entries)
         place = refunds.store.place
     code = DONE if wait is None else verdict(found, wait)

@@ -123,7 +123,7 @@ def evidence(refund: Refund) -> dict[str, Any]:
         "idempotency_key": refund.idempotency_key,
         **{name: None if value is None else rfc3339(value) for name, value in times.items()},
         "attempts": refund.attempts,
-        "verdicts": refund.verdicts,
+        "attempts_with_an_answer": refund.verdicts,
         "lapsed_leases": refund.lapses,
         "server_errors_in_a_row": refund.server_errors,
         "inconclusive_looks": refund.looks,

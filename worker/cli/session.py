@@ -15,15 +15,22 @@ from worker.client import Refunds
 from worker.model import scrubbed
 from worker.settings import Settings
 
+_EVENTS: Final = {
+    "nudge_not_sent": "accepted, but the message to the workers could not be sent: their next sweep finds it",
+    "backlog_deep": "accepted, but refunds come in faster than they go out: 'refunds doctor' says what holds them",
+}
+"""The library's events, as a person is told of them."""
 _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class _Sentences(logging.Handler):
-    """Warnings of the library as one line on stderr: the event and its facts."""
+    """Warnings of the library as one line on stderr: a sentence and its facts."""
 
     def emit(self, record: logging.LogRecord) -> None:
         facts = " ".join(f"{name}={scrubbed(str(value))}" for name, value in vars(record).items() if name not in _OWN)
-        click.echo(f"{record.levelname.lower()}: {record.getMessage()} {facts}".rstrip(), err=True)
+        event = record.getMessage()
+        told = f"{_EVENTS[event]} ({facts})" if event in _EVENTS else f"{event} {facts}".rstrip()
+        click.echo(f"{record.levelname.lower()}: {told}", err=True)
 
 
 @contextmanager

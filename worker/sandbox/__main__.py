@@ -45,6 +45,11 @@ def main(*, host: str, port: int, no_settle: bool, **settings: Any) -> None:
         config = SandboxConfig(**settings)
     except (SandboxConfigError, FaultSpecError) as error:
         raise click.UsageError(str(error)) from None
+    if config.ledger_file is not None:
+        try:
+            config.ledger_file.open("a").close()
+        except OSError as error:
+            raise click.UsageError(f"--ledger {config.ledger_file} cannot be written: {error.strerror}") from None
     try:
         run(host, port, config)
     except OSError as error:
