@@ -70,6 +70,19 @@ def test_what_is_as_expected_is_handed_in(cli: Cli, records: Records, tmp_path: 
     assert accepted(records) == 3
 
 
+def test_a_sum_of_a_currency_that_no_row_states_is_one_sentence_with_the_way_out(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
+    file = tmp_path / "plain.csv"
+    file.write_text("refund_id,payment_intent,amount\na-1,pi_1,500\na-2,pi_2,700\n")
+    ran = cli("import", str(file), "--expect-total", "usd=1200")
+    assert (ran.code, accepted(records)) == (6, 0)
+    assert ran.err.count("error:") == 1
+    assert "--expect-total unstated=1200" in ran.err
+    assert cli("import", str(file), "--expect-total", "unstated=1200").code == 0
+    assert accepted(records) == 2
+
+
 @pytest.mark.parametrize(("most", "code"), [("700", 0), ("699", 6)])
 def test_no_single_refund_is_larger_than_the_setting_allows(cli: Cli, tmp_path: Path, most: str, code: int) -> None:
     ran = cli("import", a_file(tmp_path), REFUNDS_MAX_AMOUNT=most)

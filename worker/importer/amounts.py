@@ -92,6 +92,7 @@ def _shape_problem(text: str, unit: AmountUnit) -> AmountProblem:
         return AmountProblem("amount_decimal", f"must have no decimal point: {wanted}")
     if unit == "minor" and _MAJOR.fullmatch(text):
         return AmountProblem(
-            "amount_decimal", f"must have no decimal point: {wanted}, or say that amounts are in major units"
+            "amount_decimal",
+            f"must have no decimal point: {wanted}, or say that amounts are in major units (--amount-unit major)",
         )
     return AmountProblem("amount_format", f"must be {wanted}")

@@ -128,7 +128,7 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
             problems.append(ColumnProblem(column=name, place=place + 1, code="duplicate_column", rule=rule))
         elif not known:
             hint = "give one column metadata.KEY for each key" if field == "metadata" else _KNOWN
-            rule = f"is no known column: {hint}, or ignore extra columns"
+            rule = f"is no known column: {hint}, or ignore extra columns (--ignore-extra)"
             problems.append(ColumnProblem(column=name, place=place + 1, code="unknown_column", rule=rule))
         elif usable:
             places[field] = place
@@ -191,7 +191,7 @@ def _missing(
         rule = "is missing: a refund needs the payment's id, in a column payment_intent"
         problems.append(ColumnProblem(column="payment_intent", code="missing_column", rule=rule))
     if "refund_id" not in places and not options.id_from:
-        rule = "is missing: give each refund its own id, or say from which columns to make it"
+        rule = "is missing: give each refund its own id, or say from which columns to make it (--id-from)"
         problems.append(ColumnProblem(column="refund_id", code="missing_column", rule=rule))
     for field in wanted:
         if field not in places:
