@@ -27,7 +27,7 @@ LAYERS = (
     {"policy"},
     {"decisions"},
     {"settings", "connections", "records", "inbox"},
-    {"calls", "transport"},
+    {"calls", "transport", "messages"},
     {"broker", "store", "gateway", "importer", "telemetry"},
     {"lanes", "breaker", "intake", "sweeper", "switches", "batches", "tally"},
     {"probing", "metrics", "recovery"},

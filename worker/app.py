@@ -10,7 +10,7 @@ from typing import Any, Final
 from celery import signals
 from celery.exceptions import SecurityWarning
 
-from worker import inbox, intake, telemetry
+from worker import inbox, intake, messages, telemetry
 from worker.broker import make_celery
 from worker.errors import GuardRefused, RefundError, SettingsError, StoreUnavailable
 from worker.runtime import THREADS_BESIDE_CALLS, Runtime
@@ -32,7 +32,7 @@ except SettingsError as error:
 # Celery warns root of pickled messages in lines that are no JSON; here none is accepted.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
-inbox.install()
+messages.install()
 app = make_celery(settings)
 app.conf.update(
     worker_pool="threads",

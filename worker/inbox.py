@@ -12,15 +12,11 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-import kombu.transport
-import kombu.transport.redis as kombu_redis
-
-from worker.model import Lane, scrubbed
+from worker.model import scrubbed
 
 KEPT: Final = 10_000
 _LONGEST: Final = 4_000
 _PARTS: Final = 3
-_TASK_QUEUES: Final = frozenset(lane.value for lane in Lane)
 
 Keep = Callable[[str, str], None]
 _keepers: list[Keep] = []
@@ -45,8 +41,11 @@ def problem(message: Any) -> str | None:
     properties, headers = message.get("properties"), message.get("headers")
     if not isinstance(properties, dict) or not isinstance(properties.get("delivery_tag"), str):
         return "properties.delivery_tag is missing"
-    if not isinstance(properties.get("delivery_info"), dict):
+    way = properties.get("delivery_info")
+    if not isinstance(way, dict):
         return "properties.delivery_info is missing"
+    if not isinstance(way.get("exchange"), str) or not isinstance(way.get("routing_key"), str):
+        return "properties.delivery_info names no exchange and routing_key"
     if not isinstance(headers, dict) or not isinstance(headers.get("task"), str):
         return "headers.task is missing"
     if not isinstance(headers.get("id"), str):
@@ -68,66 +67,3 @@ def _body_problem(body: Any, encoding: Any) -> str | None:
     if not isinstance(parts[0], list) or not isinstance(parts[1], dict) or not isinstance(parts[2], dict):
         return "the body is not [[args], {kwargs}, {embed}]"
     return None
-
-
-class _Checked:
-    """Put before kombu's Redis channel: an item that is no JSON is kept, and the worker reads on."""
-
-    _kept_client: Any = None
-
-    def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's own signature
-        """Keep the client that notes and acknowledges messages: kombu makes a new one for each."""
-        if asynchronous:
-            return super()._create_client(asynchronous=True)  # type: ignore[misc]  # kombu's channel stands behind
-        if self._kept_client is None or self._kept_client.connection_pool is not self.pool:  # type: ignore[attr-defined]  # as above
-            self._kept_client = super()._create_client()  # type: ignore[misc]  # as above
-        return self._kept_client
-
-    def _brpop_read(self, **options: Any) -> Any:
-        try:
-            return super()._brpop_read(**options)  # type: ignore[misc]  # kombu's channel stands behind this class
-        except json.JSONDecodeError as error:
-            rejected(error.doc, "the message is no JSON")
-        except UnicodeDecodeError as error:
-            rejected(error.object, "the message is no UTF-8 text")
-        except RecursionError:
-            rejected("", "the message is nested too deeply")
-        return True
-
-
-class _CheckedDelivery:
-    """Put before kombu's Redis transport: an item that is no message is kept, and the worker reads on."""
-
-    def _deliver(self, message: Any, queue: Any) -> None:
-        # Celery's own broadcasts (control, events) come this way too and are no tasks.
-        if queue in _TASK_QUEUES and (reason := problem(message)):
-            rejected(json.dumps(message), reason)
-            return
-        super()._deliver(message, queue)  # type: ignore[misc]  # kombu's transport stands behind this class
-
-
-class Channel(_Checked, kombu_redis.Channel):
-    """kombu's channel with the check."""
-
-
-class Transport(_CheckedDelivery, kombu_redis.Transport):
-    """kombu's transport with the check."""
-
-    Channel = Channel
-
-
-class SentinelChannel(_Checked, kombu_redis.SentinelChannel):
-    """kombu's Sentinel channel with the check."""
-
-
-class SentinelTransport(_CheckedDelivery, kombu_redis.SentinelTransport):
-    """kombu's Sentinel transport with the check."""
-
-    Channel = SentinelChannel
-
-
-def install() -> None:
-    """Let this process's Redis connections use the checked transports; for the worker process alone."""
-    aliases = kombu.transport.TRANSPORT_ALIASES
-    aliases["redis"] = aliases["rediss"] = "worker.inbox:Transport"
-    aliases["sentinel"] = "worker.inbox:SentinelTransport"
