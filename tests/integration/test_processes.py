@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.stack import Installation, until
 from worker import RefundRequest, Refunds
-from worker.model import Refund
+from worker.model import Lane, Refund
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.running import running_sandbox
 from worker.sandbox.server import running_server
@@ -50,8 +50,9 @@ def test_refunds_of_a_killed_worker_all_settle_with_one_effect_each(installation
     assert_each_moved_once(installation, records)
 
 
+@pytest.mark.parametrize("lane", Lane)
 def test_a_restarted_server_loses_nothing_and_the_worker_lives_on(
-    tmp_path: Path, sandbox_config: SandboxConfig
+    tmp_path: Path, sandbox_config: SandboxConfig, lane: Lane
 ) -> None:
     with running_server() as server, running_sandbox(sandbox_config) as sandbox:
         installation = Installation(server.url, sandbox, tmp_path)
@@ -59,7 +60,7 @@ def test_a_restarted_server_loses_nothing_and_the_worker_lives_on(
         worker = installation.start("worker", "worker")
         try:
             with installation.refunds() as refunds:
-                refunds.submit_many(requests())
+                refunds.submit_many(requests(), lane=lane)
                 until(lambda: len(sandbox.effects()) >= 50, "fifty refunds are done")
                 server.kill()
                 server.restart()

@@ -1,0 +1,397 @@
+"""The worker's Redis channel on a real server: several messages a trip, none lost, none taken beyond the bound."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from kombu.asynchronous import Hub, set_event_loop
+from kombu.connection import Connection
+from kombu.entity import Queue
+from kombu.messaging import Consumer
+
+from tests.integration.stack import Installation, until
+from tests.integration.test_processes import assert_each_moved_once, message, requests
+from worker import inbox
+from worker.model import Lane
+from worker.sandbox.server import ThrowawayServer, find_server, running_server
+
+SINGLES = 120
+
+
+class Reader:
+    """A channel read by an event loop in this process, as Celery reads it."""
+
+    def __init__(self, url: str, *, prefetch: int = 100, **options: Any) -> None:
+        self.hub = Hub()
+        self.got: list[Any] = []
+        self.connection: Any = Connection(url, transport="worker.messages:Transport", transport_options=options)
+        self._open(prefetch)
+
+    def _open(self, prefetch: int) -> None:
+        self.connection.connect()
+        self.connection.transport.register_with_event_loop(self.connection.connection, self.hub)
+        self.channel = self.connection.default_channel
+        self.channel.basic_qos(0, prefetch, False)
+        queues = [Queue(lane.value) for lane in Lane]
+        self.consumer = Consumer(self.channel, queues, on_message=self.got.append, accept=["json"])
+        self.consumer.consume()
+
+    def turn_until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < end, f"{len(self.got)} messages came"
+            self.hub.run_once()
+
+    def ids(self) -> list[str]:
+        return [each.payload[0][0][0] for each in self.got]
+
+    def close(self) -> None:
+        self.connection.close()
+        self.hub.close()
+        set_event_loop(None)
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def kept() -> Iterator[list[str]]:
+    """Reasons of what was kept in this process."""
+    reasons: list[str] = []
+    inbox.keep_with(lambda _raw, reason: reasons.append(reason))
+    yield reasons
+    inbox.keep_with(lambda _raw, _reason: None)
+
+
+@pytest.fixture
+def reading(redis_url: str) -> Iterator[Callable[..., Reader]]:
+    made: list[Reader] = []
+
+    def make(**options: Any) -> Reader:
+        made.append(Reader(redis_url, **options))
+        return made[-1]
+
+    yield make
+    for reader in made:
+        reader.close()
+
+
+def nudge(refund_id: str) -> bytes:
+    return message("refunds.process", [[refund_id]], {})
+
+
+def calls(server: redis.Redis, command: str) -> int:
+    stats: Any = server.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+def test_waiting_messages_come_in_their_order_several_in_one_trip(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
+    server.lpush("refunds", *(nudge(f"r-{number}") for number in range(60)))
+    before = {name: calls(server, name) for name in ("brpop", "eval", "evalsha")}
+    reader = reading()
+    reader.turn_until(lambda: len(reader.got) == 60)
+    assert reader.ids() == [f"r-{number}" for number in range(60)]
+    assert sum(calls(server, name) - made for name, made in before.items()) <= 5
+    assert server.hlen("unacked") == server.zcard("unacked_index") == 60
+
+
+def test_what_is_held_never_exceeds_the_prefetch_count(server: redis.Redis, reading: Callable[..., Reader]) -> None:
+    server.lpush("refunds", *(nudge(f"r-{number}") for number in range(40)))
+    server.lpush("refunds.bulk", *(nudge(f"f-{number}") for number in range(40)))
+    reader = reading(prefetch=7)
+    most = 0
+    for done in range(80):
+        reader.turn_until(lambda done=done: len(reader.got) > done)  # type: ignore[misc]  # bound at once
+        most = max(most, int(server.hlen("unacked")), len(reader.got) - done)
+        reader.got[done].ack()
+    assert most == 7
+    assert Counter(reader.ids()) == {f"{name}-{number}": 1 for name in "rf" for number in range(40)}
+
+
+def test_messages_of_files_come_one_a_trip_and_both_lanes_have_their_turn(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
+    server.lpush("refunds", *(nudge(f"r-{number}") for number in range(300)))
+    server.lpush("refunds.bulk", *(nudge(f"f-{number}") for number in range(300)))
+    reader = reading(prefetch=200)
+    reader.turn_until(lambda: len(reader.got) == 200)
+    lanes = Counter(refund_id[0] for refund_id in reader.ids())
+    assert 4 <= lanes["f"] <= 12, "one of each trip's up to 33 messages is a file's"
+    for done in range(200):
+        reader.got[done].ack()
+        reader.turn_until(lambda done=done: len(reader.got) > 200 + done)  # type: ignore[misc]  # bound at once
+    assert Counter(refund_id[0] for refund_id in reader.ids()[200:])["f"] > 5
+
+
+def test_with_room_for_one_message_the_lanes_take_turns(server: redis.Redis, reading: Callable[..., Reader]) -> None:
+    server.lpush("refunds", *(nudge(f"r-{number}") for number in range(20)))
+    server.lpush("refunds.bulk", *(nudge(f"f-{number}") for number in range(20)))
+    reader = reading(prefetch=1)
+    for done in range(20):
+        reader.turn_until(lambda done=done: len(reader.got) > done)  # type: ignore[misc]  # bound at once
+        reader.got[done].ack()
+    assert Counter(refund_id[0] for refund_id in reader.ids()[:20]) == {"r": 10, "f": 10}
+
+
+def test_acknowledgements_leave_with_the_next_trip_while_the_loop_turns(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
+    server.lpush("refunds", *(nudge(f"r-{number}") for number in range(30)))
+    reader = reading(polling_interval=0.05)
+    reader.turn_until(lambda: len(reader.got) == 30)
+    before = calls(server, "multi")
+    for each in reader.got:
+        each.ack()
+    reader.turn_until(lambda: not server.exists("unacked", "unacked_index"))
+    assert calls(server, "multi") == before
+
+
+def test_acknowledgements_leave_even_when_no_queue_is_read(server: redis.Redis, reading: Callable[..., Reader]) -> None:
+    server.lpush("refunds", nudge("r-1"))
+    reader = reading(polling_interval=0.05)
+    reader.turn_until(lambda: len(reader.got) == 1)
+    reader.consumer.cancel()
+    reader.got[0].ack()
+    reader.turn_until(lambda: not server.exists("unacked", "unacked_index"))
+
+
+def test_a_closing_channel_tells_what_is_done_and_gives_the_rest_back(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
+    server.lpush("refunds", *(nudge(f"r-{number}") for number in range(50)))
+    reader = reading(prefetch=40)
+    reader.turn_until(lambda: len(reader.got) == 40)
+    for each in reader.got[:15]:
+        each.ack()
+    reader.connection.close()
+    assert not server.exists("unacked", "unacked_index")
+    left: Any = server.lrange("refunds", 0, -1)
+    assert len(left) == 35
+    second = reading()
+    second.turn_until(lambda: len(second.got) == 35)
+    assert sorted(second.ids()) == sorted(f"r-{number}" for number in range(15, 50))
+
+
+def test_messages_fetched_for_a_queue_that_is_no_longer_read_go_back(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
+    server.lpush("refunds", *(nudge(f"r-{number}") for number in range(3)))
+    reader = reading(prefetch=5)
+    reader.turn_until(lambda: len(reader.got) == 3)
+    # The next script is under way when the queue is given up.
+    server.lpush("refunds", *(nudge(f"late-{number}") for number in range(2)))
+    channel: Any = reader.channel
+    channel._more = True
+    if not channel._in_poll:
+        channel._brpop_start()
+    reader.consumer.cancel_by_queue("refunds")
+    reader.turn_until(lambda: not channel._in_poll)
+    reader.connection.close()
+    second = reading()
+    second.turn_until(lambda: len(second.got) == 5)
+    assert sorted(second.ids()) == ["late-0", "late-1", "r-0", "r-1", "r-2"]
+
+
+def test_a_server_that_forgot_the_script_is_told_it_again(server: redis.Redis, reading: Callable[..., Reader]) -> None:
+    reader = reading(prefetch=10)
+    for group in range(3):
+        server.lpush("refunds", *(nudge(f"r-{group}-{number}") for number in range(10)))
+        reader.turn_until(lambda group=group: len(reader.got) == 10 * (group + 1))  # type: ignore[misc]  # bound at once
+        server.script_flush()
+        for each in reader.got[-10:]:
+            each.ack()
+    reader.turn_until(lambda: not server.exists("unacked", "unacked_index"))
+
+
+def test_a_prefix_holds_for_every_key_of_the_script(server: redis.Redis, reading: Callable[..., Reader]) -> None:
+    server.lpush("shop:refunds", *(nudge(f"r-{number}") for number in range(10)))
+    server.lpush("refunds", nudge("elsewhere"))
+    reader = reading(global_keyprefix="shop:")
+    reader.turn_until(lambda: len(reader.got) == 10)
+    assert sorted(server.keys("*unacked*")) == ["shop:unacked", "shop:unacked_index"]
+    assert server.llen("refunds") == 1
+
+
+POISON = {
+    "no JSON": b"{not json",
+    "a number no JSON has": nudge("x").replace(b'"delivery_mode": 2', b'"delivery_mode": 0x2'),
+    "no UTF-8": nudge("x").replace(b'"php"', b'"\xff"'),
+    "nested too deeply": b"[" * 100_000,
+    "no way": nudge("x").replace(b'"exchange": ""', b'"exchange": 5'),
+    "no base64": nudge("x").replace(b'"body": "', b'"body": "!!'),
+    "a list": b"[1]",
+    "headers that are a list": nudge("x").replace(b'"headers": {', b'"headers": [], "more": {'),
+}
+
+
+def test_poison_in_the_midst_of_a_group_is_kept_and_the_group_goes_on(
+    server: redis.Redis, reading: Callable[..., Reader], kept: list[str]
+) -> None:
+    items = [item for name, poison in POISON.items() for item in (nudge(name.replace(" ", "-")), poison)]
+    server.lpush("refunds", nudge("first"), *items, nudge("last"))
+    reader = reading(polling_interval=0.05)
+    reader.turn_until(lambda: len(reader.got) == len(POISON) + 2)
+    assert reader.ids() == ["first", *(name.replace(" ", "-") for name in POISON), "last"]
+    assert len(kept) == len(POISON)
+    # Poison that the script took for a message is off the server's list again.
+    reader.turn_until(lambda: server.hlen("unacked") == len(POISON) + 2)
+
+
+def test_what_a_dead_worker_held_comes_back_past_an_entry_that_cannot_be_read(
+    server: redis.Redis, reading: Callable[..., Reader], kept: list[str]
+) -> None:
+    good = json.dumps([json.loads(nudge("lost")), "", "refunds"])
+    tags: Any = {"a": good.replace("lost", "x")[:40], "b": good, "c": "[1]"}
+    server.hset("unacked", mapping=tags)
+    server.zadd("unacked_index", dict.fromkeys(tags, 1))
+    reader = reading(visibility_timeout=5, unacked_restore_throttle=1)
+    reader.turn_until(lambda: len(reader.got) == 1)
+    assert reader.got[0].payload[0] == [["lost"]]
+    assert kept == ["an unacknowledged message cannot be read"] * 2
+
+
+def nudged(server: redis.Redis) -> set[str]:
+    """Every refund id that a message in a queue or among the unacknowledged names."""
+    queued: Any = [json.loads(item) for lane in Lane for item in server.lrange(lane.value, 0, -1)]
+    held: Any = [json.loads(item)[0] for item in server.hvals("unacked")]
+    return {id_ for each in [*queued, *held] for id_ in json.loads(base64.b64decode(each["body"]))[0][0]}
+
+
+def test_a_stopped_worker_leaves_nothing_unacknowledged_and_hands_back_what_it_has_not_begun(
+    installation: Installation, server: redis.Redis
+) -> None:
+    installation.settings["REFUNDS_CONCURRENCY"] = "8"
+    installation.sandbox.set_modes(latency_ms=300)
+    worker = installation.start("worker", "worker")
+    with installation.refunds() as refunds:
+        refunds.submit_many(requests(SINGLES), lane=Lane.SINGLE)
+        until(lambda: len(installation.sandbox.effects()) >= 10, "ten refunds are done")
+        assert worker.stop() == 0
+        assert not server.exists("unacked", "unacked_index")
+        assert server.llen("refunds") > 0
+        counts = refunds.store.counts()
+        assert (counts["sending"], counts["in_doubt"]) == (0, 0)
+        installation.sandbox.set_modes(latency_ms=5)
+        last = installation.start("worker", "worker")
+        records = installation.settled(refunds, [request.refund_id for request in requests(SINGLES)])
+        assert last.stop() == 0
+    assert_each_moved_once(installation, records)
+    assert not server.exists("unacked", "unacked_index", "refunds")
+
+
+def test_a_worker_takes_no_more_messages_than_it_can_start(installation: Installation, server: redis.Redis) -> None:
+    installation.settings["REFUNDS_CONCURRENCY"] = "4"
+    installation.sandbox.set_modes(latency_ms=30)
+    with installation.refunds() as refunds:
+        refunds.submit_many(requests(SINGLES), lane=Lane.SINGLE)
+        installation.start()
+        held = []
+
+        def over() -> bool:
+            held.append(int(server.hlen("unacked")))
+            return refunds.store.counts()["succeeded"] == SINGLES
+
+        until(over, "all are settled")
+    # Four calls in flight, and eight threads beside them.
+    assert 4 < max(held) <= 12
+
+
+def test_every_refund_that_a_killed_worker_had_fetched_is_still_named_by_a_message(
+    installation: Installation, server: redis.Redis
+) -> None:
+    installation.sandbox.set_modes(latency_ms=60)
+    worker = installation.start()
+    ids = [request.refund_id for request in requests(SINGLES)]
+    with installation.refunds() as refunds:
+        refunds.submit_many(requests(SINGLES), lane=Lane.SINGLE)
+        until(lambda: len(installation.sandbox.effects()) >= 40, "forty refunds are done")
+        worker.kill()
+        unsettled = {refund.refund_id for refund in refunds.get_many(ids) if refund and refund.stage != "settled"}
+        assert unsettled
+        assert unsettled <= nudged(server)
+        # Long enough dead for its messages to come back, as the visibility timeout has it.
+        held: Any = server.zrange("unacked_index", 0, -1)
+        server.zadd("unacked_index", dict.fromkeys(held, 1))
+        installation.start()
+        records = installation.settled(refunds, ids)
+    assert_each_moved_once(installation, records)
+
+
+def test_a_refund_that_a_person_waits_for_passes_a_file_and_many_of_them_do_not_stop_it(
+    installation: Installation,
+) -> None:
+    installation.settings["REFUNDS_CONCURRENCY"] = "8"
+    installation.sandbox.set_modes(latency_ms=40)
+    with installation.refunds() as refunds:
+        refunds.submit_many(requests(1500))
+        installation.start()
+        until(lambda: len(installation.sandbox.effects()) >= 20, "the file is under way")
+        many = [request for request in requests(1700) if int(request.refund_id.split("-")[1]) >= 1500]
+        refunds.submit_many(many, lane=Lane.SINGLE)
+        assert refunds.wait(many[0].refund_id, timeout=20).status == "succeeded"
+        counts = refunds.store.counts()
+        assert counts["queued.bulk"] > 0
+        of_the_file = len(installation.sandbox.effects())
+        until(lambda: len(installation.sandbox.effects()) > of_the_file + 30, "the file goes on beside the others")
+        done = Counter(effect["refund_id"] for effect in installation.sandbox.effects())
+        assert sum(int(refund_id.split("-")[1]) < 1500 for refund_id in done) > 20
+
+
+@pytest.fixture
+def sentinel(tmp_path: Path) -> Iterator[tuple[ThrowawayServer, str]]:
+    """A server that a Sentinel of its own watches, and the address through the Sentinel."""
+    with running_server() as watched, running_server() as spare:
+        port = spare.port
+        spare.kill()
+        config = tmp_path / "sentinel.conf"
+        config.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor refunds 127.0.0.1 {watched.port} 1\n"
+        )
+        process = subprocess.Popen(
+            [find_server(), config, "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            until(lambda: _knows_master(port), "the Sentinel knows the server")
+            yield watched, f"sentinel://127.0.0.1:{port}/0?master=refunds"
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _knows_master(port: int) -> bool:
+    try:
+        with redis.Redis(port=port) as client:
+            return client.execute_command("SENTINEL", "get-master-addr-by-name", "refunds") is not None
+    except redis.ConnectionError:
+        return False
+
+
+def test_refunds_go_through_a_server_that_is_found_by_sentinel(
+    installation: Installation, sentinel: tuple[ThrowawayServer, str]
+) -> None:
+    watched, address = sentinel
+    installation.redis_url = watched.url
+    installation.settings["REFUNDS_REDIS_URL"] = address
+    with installation.refunds() as refunds:
+        refunds.submit_many(requests(SINGLES), lane=Lane.SINGLE)
+        worker = installation.start("worker", "worker")
+        records = installation.settled(refunds, [request.refund_id for request in requests(SINGLES)])
+        assert worker.stop() == 0
+    assert_each_moved_once(installation, records)
+    with redis.Redis.from_url(watched.url) as client:
+        assert not client.exists("unacked", "unacked_index")
+        assert calls(client, "brpop") < SINGLES
