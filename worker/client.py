@@ -21,8 +21,8 @@ from worker import broker, calls, decisions
 from worker.calls import Created
 from worker.connections import connect, place_of
 from worker.errors import GuardRefused, IdempotencyConflict, NotFound, StoreUnavailable
-from worker.model import Lane, Refund, RefundRequest, Status, Step, to_ms
-from worker.records import decode, new_record, pairs_of
+from worker.model import Lane, Refund, RefundRequest, Status, Step
+from worker.records import new_record
 from worker.settings import Settings
 from worker.store import Store
 
@@ -118,7 +118,7 @@ class Refunds:
             return created.refund
         self._nudge([request.refund_id], lane)
         self._watch_backlog(lane)
-        return _fresh(request, lane, created)
+        return new_record(request, lane, created.now, created.now + calls.NUDGE_GRACE)
 
     def submit_many(self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK) -> Submitted:
         """Accept a stream of refunds in constant memory; conflicts are counted and left as they are."""
@@ -141,7 +141,11 @@ class Refunds:
         iterator = iter(requests)
         per_message = broker.BULK_IDS if lane is Lane.BULK else 1
         while chunk := list(islice(iterator, CHUNK)):
-            results = self.store.run_many([calls.create(request, lane, batch_id) for request in chunk])
+            parts = [
+                calls.create_several(chunk[start : start + calls.CREATED_AT_ONCE], lane, batch_id)
+                for start in range(0, len(chunk), calls.CREATED_AT_ONCE)
+            ]
+            results = [created for part in self.store.run_many(parts) for created in part]
             new = [
                 request.refund_id
                 for request, created in zip(chunk, results, strict=True)
@@ -238,20 +242,4 @@ def open_store(settings: Settings) -> Store:
         retention=timedelta(days=settings.retention_days),
         durable=settings.durability == "disk",
         place=place_of(url),
-    )
-
-
-def _fresh(request: RefundRequest, lane: Lane, created: Created) -> Refund:
-    stored = pairs_of(new_record(request, lane))
-    return decode(
-        {name: value for name, value in stored.items() if value}
-        | {
-            "stage": "queued",
-            "status": "pending",
-            "version": "1",
-            "fingerprint": request.fingerprint,
-            "created_at": str(to_ms(created.now)),
-            "updated_at": str(to_ms(created.now)),
-            "next_check_at": str(to_ms(created.now + calls.NUDGE_GRACE)),
-        }
     )

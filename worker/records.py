@@ -4,11 +4,12 @@ Keys, under the prefix (`refunds:`); only the scripts in `lua/` write them:
 
     refund:<id>            hash    the record, flat; absent fields are not stored
     body:<id>              string  the bytes to be sent; dropped when the refund settles
-    history:<id>           list    one JSON object a move, oldest first
+    history:<id>           list    one JSON object a move, oldest first, without what its place tells (`Moves`)
     due                    zset    every unsettled id, by the epoch ms at which it is looked at next
     index:<bucket>         zset    ids of one stage by that time, or of one final status by when it settled;
                                    queued ones of the bulk lane stand in `queued.bulk`
-    payment:<pi>           hash    lock, seq (moves of totals), open, refund:<id> (ours), owner:<provider id>
+    payment:<pi>           hash    lock, seq (moves of totals), open (none: absent), refund:<id> (ours),
+                                   owner:<provider id>
     waiters:<pi>           zset    ids held back by the payment's lock, oldest first
     batch:<id>             hash    a file: its name, digest, state, counts by stage and status, amounts by currency
     batch-refunds:<id>     list    the batch's own ids, in row order
@@ -27,8 +28,8 @@ Keys, under the prefix (`refunds:`); only the scripts in `lua/` write them:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -42,6 +43,7 @@ from worker.model import (
     Status,
     from_ms,
     idempotency_key,
+    request_body,
     to_ms,
 )
 
@@ -104,7 +106,51 @@ def decode(stored: Mapping[str, str]) -> Refund:
             values[name] = text
     if "idempotency_key" not in values:
         values["idempotency_key"] = idempotency_key(values["refund_id"], values.get("generation", 1))
-    return Refund(**values)
+    values.setdefault("fingerprint", "")
+    refund = Refund(**values)
+    # A settled record leaves it out, since what was asked for stands in the rest of it.
+    return refund if refund.fingerprint else replace(refund, fingerprint=refund.as_request().fingerprint)
+
+
+class Moves:
+    """Reads a refund's history from its first entry on, as many entries at a time as there are.
+
+    An entry leaves out what its place tells: `version` is its number, `from` where the one before led to; only the
+    first says `at`, and the others the milliseconds `after` the one before; without `status` it is pending, and without
+    `to` settled; without `label` it is the first (`accepted`), a claim (`send`) or bears its status's name; without
+    `attempt` a move in or out of `sending` is of the attempt that was claimed.
+    """
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._at = 0
+        self._stage: str | None = None
+        self._attempts = 0
+
+    def read(self, entries: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the next entries whole: version, at (epoch ms), from, to, status, label, and what else was noted."""
+        return [self._whole(json.loads(entry)) for entry in entries]
+
+    def _whole(self, noted: dict[str, Any]) -> dict[str, Any]:
+        source, target = self._stage, noted.pop("to", Stage.SETTLED.value)
+        status = noted.pop("status", Status.PENDING.value)
+        self._version += 1
+        self._at = noted.pop("at", None) or self._at + noted.pop("after")
+        self._stage = target
+        usual = "accepted" if source is None else "send" if target == Stage.SENDING else status
+        whole = {
+            "version": self._version,
+            "at": self._at,
+            "from": source,
+            "to": target,
+            "status": status,
+            "label": noted.pop("label", usual),
+        }
+        if target == Stage.SENDING:
+            self._attempts += 1
+        if Stage.SENDING in {source, target}:
+            whole["attempt"] = self._attempts
+        return whole | noted
 
 
 def encode(changes: Mapping[str, Any]) -> list[str]:
@@ -131,19 +177,40 @@ def _text(name: str, value: Any) -> str:
     return str(value)
 
 
-def new_record(request: RefundRequest, lane: Lane) -> list[str]:
-    """Return the fields of a record that was just accepted, as pairs for `create.lua`."""
-    return encode(
-        {
-            "refund_id": request.refund_id,
-            "payment_intent": request.payment_intent,
-            "amount": request.amount,
-            "all_remaining": request.amount is None,
-            "currency": request.currency,
-            "asked_currency": request.currency,
-            "reason": request.reason,
-            "metadata": request.metadata,
-            "lane": lane if lane is Lane.BULK else None,
-            "idempotency_key": idempotency_key(request.refund_id, 1),
-        }
+def new_row(request: RefundRequest) -> tuple[str | bytes | int, ...]:
+    """Return the row with which `create.lua` accepts a request: '' stands for what was not stated."""
+    metadata = request.metadata
+    return (
+        request.refund_id,
+        request.fingerprint,
+        request_body(request, 1),
+        request.payment_intent,
+        idempotency_key(request.refund_id, 1),
+        request.amount or "",
+        request.currency or "",
+        request.reason or "",
+        _text("metadata", metadata) if metadata else "",
+    )
+
+
+def new_record(request: RefundRequest, lane: Lane, created_at: datetime, next_check_at: datetime) -> Refund:
+    """Return the record of a refund as it was just accepted."""
+    return Refund(
+        refund_id=request.refund_id,
+        status=Status.PENDING,
+        stage=Stage.QUEUED,
+        payment_intent=request.payment_intent,
+        amount=request.amount,
+        currency=request.currency,
+        reason=request.reason,
+        metadata=dict(request.metadata),
+        created_at=created_at,
+        updated_at=created_at,
+        next_check_at=next_check_at,
+        version=1,
+        lane=lane,
+        fingerprint=request.fingerprint,
+        idempotency_key=idempotency_key(request.refund_id, 1),
+        all_remaining=request.amount is None,
+        asked_currency=request.currency,
     )

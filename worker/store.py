@@ -17,7 +17,7 @@ from worker.calls import Call, Script
 from worker.connections import is_away, must_wait_for_disk, redis_errors, unavailable
 from worker.errors import NotDurable
 from worker.model import Lane, Refund
-from worker.records import decode
+from worker.records import Moves, decode
 
 T = TypeVar("T")
 
@@ -156,7 +156,7 @@ class Store(_Scripts):
         """Return a refund's moves, oldest first."""
         with redis_errors(self.place):
             entries: Any = self.redis.lrange(self.key(f"history:{refund_id}"), 0, -1)
-        return [json.loads(entry) for entry in entries]
+        return Moves().read(entries)
 
     def ids_in(self, buckets: Iterable[str]) -> Iterator[str]:
         """Yield the ids of indexes page by page; each index by its own order (due first, newest settled first)."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from ops.prove import naive_worker
 from ops.prove.rig import CANARY, Rig
 from worker.model import RefundRequest
+from worker.records import Moves
 
 POISON_CANARY: Final = "sk_test_planted_in_a_poisoned_message"
 _REFUNDS: Final = "/v1/refunds"
@@ -113,10 +114,7 @@ def _histories(rig: Rig, ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
                 pipeline.lrange(f"refunds:history:{refund_id}", 0, -1)
             return list(pipeline.execute())
 
-    return {
-        refund_id: [json.loads(entry) for entry in entries]
-        for refund_id, entries in zip(ids, rig.asking(ask), strict=True)
-    }
+    return {refund_id: Moves().read(entries) for refund_id, entries in zip(ids, rig.asking(ask), strict=True)}
 
 
 def _posts(rig: Rig) -> Iterator[Post]:

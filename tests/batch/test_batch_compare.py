@@ -27,17 +27,19 @@ def test_rows_are_new_known_by_status_or_in_conflict(records: Records) -> None:
     records.succeeded("b", "re_b", payment_intent="pi_b")
     records.in_review("c", payment_intent="pi_c")
     records.queued("d", payment_intent="pi_d", amount=499)
+    records.succeeded("f", "re_f", payment_intent="pi_f", amount=499)
     requests = [
         row("a", "pi_a", currency="usd"),
         row("b", "pi_b"),
         row("c", "pi_c"),
         row("d", "pi_d"),
         row("e", "pi_e"),
+        row("f", "pi_f"),
     ]
     found = compared(records, requests)
-    assert (found.fresh, found.same, found.conflicting) == (1, 3, 1)
+    assert (found.fresh, found.same, found.conflicting) == (1, 3, 2)
     assert found.statuses == {"pending": 1, "succeeded": 1, "review": 1}
-    assert [each.line for each in found.first_conflicts] == [5]
+    assert [each.line for each in found.first_conflicts] == [5, 7]
 
 
 @pytest.mark.parametrize(("amount", "repeats"), [(500, 1), (501, 0), (None, 0)])

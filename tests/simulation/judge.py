@@ -6,13 +6,13 @@ at its first.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from worker.model import Stage
 from worker.policy import TRANSITIONS, Rules
+from worker.records import Moves
 
 if TYPE_CHECKING:
     from worker.sandbox.bank import Bank
@@ -101,6 +101,7 @@ class Known:
     stage: str | None = None
     status: str | None = None
     label: str = ""
+    told: Moves = field(default_factory=Moves)
     posts: list[Post] = field(default_factory=list)
 
 
@@ -176,17 +177,19 @@ class Judge:
             return
         before = known.record
         known.record = record
-        for entry in entries:
-            self._replay(refund_id, known, json.loads(entry))
+        for entry in known.told.read(entries):
+            self._replay(refund_id, known, entry)
         told = (str(known.moves), known.stage, known.status)
         if told != (record["version"], record["stage"], record["status"]):
             self.broken("history", refund_id, f"history ends in {told}, the record says {record}")
         if before and before["generation"] == record["generation"]:
-            # A settled record may let its key go: nothing of its generation is sent again.
-            dropped = record["stage"] == "settled" and record["idempotency_key"] is None
+            # A settled record may drop both: nothing of its generation is sent again, and it tells what was asked.
+            settled = record["stage"] == "settled"
+            dropped = settled and record["idempotency_key"] is None
             if before["idempotency_key"] != record["idempotency_key"] and not dropped:
                 self.broken("key", refund_id, "the key of a generation changed")
-            if before["fingerprint"] != record["fingerprint"]:
+            dropped = settled and record["fingerprint"] is None
+            if before["fingerprint"] != record["fingerprint"] and not dropped:
                 self.broken("body", refund_id, "what was asked for changed")
         if record["stage"] == "settled" and (not before or before["version"] != record["version"]):
             self.judge_settled(refund_id, record)

@@ -19,7 +19,19 @@ import httpx
 from tests.simulation.world import World
 from worker import answers, calls, decisions, gateway, policy, reconciler, transport
 from worker.gateway import Gateway
-from worker.model import Answer, Lane, NotSent, Outcome, Refund, RefundRequest, Reply, Seen, Stage, Status, Step
+from worker.model import (
+    Answer,
+    NotSent,
+    Outcome,
+    Refund,
+    RefundRequest,
+    Reply,
+    Seen,
+    Stage,
+    Status,
+    Step,
+    idempotency_key,
+)
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine
@@ -164,15 +176,14 @@ def redelivery_without_claim(stack: ExitStack) -> None:
 
 def key_from_amount(stack: ExitStack) -> None:
     """The key is derived from payment and amount: two equal parts of one payment share it."""
-    real = _what_stands(calls, "new_record")
+    real = _what_stands(calls, "new_row")
 
-    def shared(request: RefundRequest, lane: Lane) -> list[str]:
-        fields: list[str] = real(request, lane)
-        place = fields.index("idempotency_key") + 1
-        fields[place] = f"{request.payment_intent}-{request.amount}"
-        return fields
+    def shared(request: RefundRequest) -> list[Any]:
+        row = list(real(request))
+        row[row.index(idempotency_key(request.refund_id, 1))] = f"{request.payment_intent}-{request.amount}"
+        return row
 
-    _put(stack, calls, "new_record", shared)
+    _put(stack, calls, "new_row", shared)
 
 
 def stale_write_accepted(stack: ExitStack) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.factories import HOUR, MINUTE, NOW, PAYMENT, REFUSED, a_request
+from tests.factories import HOUR, MINUTE, NOW, PAYMENT, REFUSED, a_request, done_as
 from tests.store.world import ID, World
-from worker.model import Lane, RefundRequest, Stage, Status, idempotency_key, request_body, to_ms
+from worker import calls, decisions
+from worker.model import Lane, Outcome, RefundRequest, Stage, Status, idempotency_key, request_body, to_ms
 
 
 def test_accepted_refund_stands_as_pending_and_queued_with_all_it_was_asked_with(world: World) -> None:
@@ -83,6 +84,89 @@ def test_same_id_is_the_same_refund_after_it_has_settled(world: World) -> None:
     assert again.refund is not None
     assert (again.result, again.refund.status) == ("exists", Status.FAILED)
     assert world.dump() == before
+
+
+EVERY_FIELD: dict[str, Any] = {
+    "amount": 500,
+    "currency": "usd",
+    "reason": "duplicate",
+    "metadata": {"a": "1", "ключ": 'q"\\'},
+}
+
+
+@pytest.mark.parametrize("end", [REFUSED, done_as("succeeded")], ids=["failed", "succeeded"])
+def test_settled_record_tells_the_same_refund_by_what_it_keeps_of_the_request(world: World, end: Outcome) -> None:
+    world.accept(**EVERY_FIELD)
+    world.attempt(end)
+    assert "fingerprint" not in world.hash(f"refund:{ID}")
+    assert world.get().fingerprint == a_request(**EVERY_FIELD).fingerprint
+    before = world.dump()
+    assert world.accept(**EVERY_FIELD).result == "exists"
+    assert world.accept(**EVERY_FIELD | {"metadata": {"ключ": 'q"\\', "a": "1"}}).result == "exists"
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"amount": 501},
+        {"amount": None},
+        {"payment_intent": "pi_2"},
+        {"currency": None},
+        {"reason": None},
+        {"reason": "fraudulent"},
+        {"metadata": {}},
+        {"metadata": {"a": "1"}},
+        {"metadata": EVERY_FIELD["metadata"] | {"b": "1"}},
+        {"metadata": EVERY_FIELD["metadata"] | {"a": "2"}},
+    ],
+    ids=str,
+)
+def test_settled_record_conflicts_with_other_contents(world: World, change: dict[str, Any]) -> None:
+    world.accept(**EVERY_FIELD)
+    world.attempt(done_as("succeeded"))
+    before = world.dump()
+    assert world.accept(**EVERY_FIELD | change).result == "conflict"
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("amount", [500, None])
+def test_refund_of_all_that_was_left_is_the_same_whatever_it_came_to(world: World, amount: int | None) -> None:
+    world.accept(amount=None)
+    world.attempt(done_as("succeeded"))
+    assert world.get().amount == 500
+    assert world.accept(amount=amount).result == ("exists" if amount is None else "conflict")
+
+
+def test_refund_that_goes_again_after_it_failed_is_still_the_same(world: World) -> None:
+    world.accept(**EVERY_FIELD)
+    step = decisions.retry_failed(world.attempt(replace(REFUSED, code="balance_insufficient")))
+    assert step is not None
+    world.save(world.get(), step)
+    assert world.accept(**EVERY_FIELD).result == "exists"
+    assert world.accept(**EVERY_FIELD | {"amount": 1}).result == "conflict"
+    world.check()
+
+
+def test_refunds_of_one_script_are_answered_one_by_one(world: World) -> None:
+    world.accept("old")
+    world.accept("other", amount=1)
+    requests = [a_request(name) for name in ("new", "old", "other", "new")]
+    requests += [a_request("new", amount=2), a_request("last", payment_intent="pi_2")]
+    created = world.store.run(calls.create_several(requests, Lane.BULK, "b1"))
+    assert [one.result for one in created] == ["created", "exists", "conflict", "exists", "conflict", "created"]
+    assert [one.refund.refund_id for one in created if one.refund is not None] == ["old", "new"]
+    assert list(world.store.ids_in_batch("b1")) == ["new", "last"]
+    assert world.hash("batch:b1") == {"stage:queued": "2", "status:pending": "2"}
+    world.check()
+
+
+def test_refunds_of_one_script_after_a_recovery_all_begin_in_doubt(world: World) -> None:
+    world.redis.hset("refunds:meta", mapping={"suspect_since": to_ms(NOW - HOUR), "suspect_until": to_ms(NOW + HOUR)})
+    requests = [a_request(f"r{number}", payment_intent=f"pi_{number}") for number in range(3)]
+    assert [one.result for one in world.store.run(calls.create_several(requests, Lane.BULK))] == ["created"] * 3
+    assert {world.get(request.refund_id).stage for request in requests} == {Stage.IN_DOUBT}
+    world.check()
 
 
 def test_accepted_refund_is_due_when_its_nudge_must_have_been_lost(world: World) -> None:

@@ -6,14 +6,15 @@ from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
-from tests.factories import HOUR, MAYBE, NOT_DONE, PAYMENT, REFUSED, SECOND, VERIFY, a_request, done_as, found
+from tests.factories import HOUR, MAYBE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, a_request, done_as, found
 from tests.store.world import ID, P, World, at_stage
 from worker import calls, decisions, policy
-from worker.model import Lane, Look, Sight, Stage
-from worker.records import decode
+from worker.model import Lane, Look, Sight, Stage, to_ms
+from worker.records import Moves, decode
 from worker.store import BUCKETS, PAGE
 
 RETRIABLE = replace(REFUSED, code="balance_insufficient")
@@ -141,6 +142,56 @@ def test_every_move_is_counted_for_metrics(world: World) -> None:
         "move:waiting:sending": 1,
         "move:sending:settled": 1,
     }
+
+
+def test_history_of_a_settled_refund_is_kept_without_what_its_place_tells(world: World) -> None:
+    world.accept()
+    world.pass_time(timedelta(milliseconds=64))
+    refund = world.claim().refund
+    assert refund is not None
+    world.pass_time(SECOND)
+    step = policy.after_attempt(refund, done_as("succeeded"), VERIFY, world.now, 0)
+    world.save(refund, step, {"attempt": 1, "seen": "done", "ms": 52, "http_status": 200})
+    assert world.redis.lrange(f"refunds:history:{ID}", 0, -1) == [
+        f'{{"at":{to_ms(NOW)},"to":"queued"}}',
+        '{"after":64,"to":"sending"}',
+        '{"after":1000,"status":"succeeded","seen":"done","ms":52,"http_status":200}',
+    ]
+    told = {"status": "pending", "attempt": 1}
+    first, *more = world.store.history(ID)
+    assert first == {
+        "version": 1,
+        "at": to_ms(NOW),
+        "from": None,
+        "to": "queued",
+        "status": "pending",
+        "label": "accepted",
+    }
+    assert more == [
+        {**told, "version": 2, "at": to_ms(NOW) + 64, "from": "queued", "to": "sending", "label": "send"},
+        {
+            **told,
+            "version": 3,
+            "at": to_ms(NOW) + 1064,
+            "from": "sending",
+            "to": "settled",
+            "label": "succeeded",
+            "status": "succeeded",
+            "seen": "done",
+            "ms": 52,
+            "http_status": 200,
+        },
+    ]
+
+
+def test_history_reads_the_same_in_pieces_as_in_one(world: World) -> None:
+    world.accept()
+    world.attempt(MAYBE)
+    world.pass_time(VERIFY.settle)
+    world.save(world.get(), policy.after_look(world.get(), Look(sight=Sight.ABSENT, reason="so"), VERIFY, world.now, 0))
+    entries: Any = world.redis.lrange(f"refunds:history:{ID}", 0, -1)
+    moves = Moves()
+    assert [move for entry in entries for move in moves.read([entry])] == world.store.history(ID)
 
 
 def test_history_replays_to_the_record(world: World) -> None:

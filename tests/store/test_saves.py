@@ -75,6 +75,7 @@ def test_save_moves_the_record_and_writes_it_into_history_and_events(world: Worl
         "to": "waiting",
         "status": "pending",
         "label": "rate_limited",
+        "attempt": 1,
         "http_status": 429,
         "note": 'q"\\é',
         "nothing": None,

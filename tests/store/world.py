@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -15,7 +14,7 @@ from worker import calls, policy
 from worker.calls import Claim, ClaimKind, Created, Due, Saved
 from worker.model import Lane, Outcome, Refund, RefundRequest, Stage, Step, from_ms, to_ms
 from worker.policy import Rules
-from worker.records import decode
+from worker.records import Moves, decode
 from worker.store import Store
 
 LEASE = timedelta(seconds=45)
@@ -175,7 +174,7 @@ class World:
             _check_indexes(refund, flat)
             # Only a refund of which nothing was sent yet is held back on purpose.
             assert refund.stage is Stage.QUEUED or "held" not in flat[f"refund:{refund_id}"]
-            _check_history(refund, [json.loads(line) for line in flat[f"history:{refund_id}"]])
+            _check_history(refund, Moves().read(flat[f"history:{refund_id}"]))
             assert (f"body:{refund_id}" in flat) is not refund.settled
             assert {f"refund:{refund_id}" in expiring, f"history:{refund_id}" in expiring} == {refund.settled}
         for name, members in flat.items():
@@ -278,7 +277,7 @@ def _check_payments(refunds: Mapping[str, Refund], flat: Mapping[str, Any], expi
         assert sum(refund.stage is Stage.SENDING for refund in ours) <= 1, f"two refunds are being sent on {payment}"
         assert (stored["lock"] in in_flight) if in_flight else ("lock" not in stored)
         still_open = sum(not refund.settled for refund in ours)
-        assert int(stored["open"]) == still_open
+        assert int(stored.get("open", 0)) == still_open
         assert (f"payment:{payment}" in expiring) is (still_open == 0)
         assert {name.removeprefix("refund:") for name in stored if name.startswith("refund:")} == {
             refund.refund_id for refund in ours

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from worker.calls import Argument, Call, Script
 from worker.connections import redis_errors
@@ -21,6 +21,7 @@ _MOST_FIELDS: Final = 200
 """A payment with more fields than this is read in pages instead, and remembered."""
 _HELD: Final = 100_000
 _CROWDED: Final = "?"
+_DROPPED: Final = "?"
 _ANSWER: Final = 4
 
 
@@ -92,18 +93,14 @@ def compare(store: Store, rows: Iterable[Accepted], on_progress: Callable[[int],
     rows = iter(rows)
     done = 0
     while page := list(islice(rows, _PAGE)):
-        arguments: list[Argument] = [_MOST_FIELDS]
-        for _, request in page:
-            arguments += (request.refund_id, request.payment_intent, request.amount or "")
-        answers: list[Any] = store.run(Call(script=COMPARE, arguments=arguments, read=list))
-        for place, row in enumerate(page):
-            fingerprint, status, stage, repeated = answers[_ANSWER * place : _ANSWER * (place + 1)]
+        for row, (fingerprint, status, stage, repeated) in zip(page, _answers(store, page), strict=True):
             if not fingerprint:
                 compared.fresh += 1
-                if repeated == _CROWDED:
-                    repeated = payments.standing(row.request.payment_intent, row.request.amount)
-                if repeated:
-                    _note(compared, Repeat(row, repeated))
+                crowded = repeated == _CROWDED
+                asked = row.request
+                other = payments.standing(asked.payment_intent, asked.amount) if crowded else repeated
+                if other:
+                    _note(compared, Repeat(row, other))
             elif fingerprint == row.request.fingerprint:
                 compared.same += 1
                 compared.statuses[status if stage != "review" else "review"] += 1
@@ -115,6 +112,20 @@ def compare(store: Store, rows: Iterable[Accepted], on_progress: Callable[[int],
         if on_progress is not None:
             on_progress(done)
     return compared
+
+
+def _answers(store: Store, page: Sequence[Accepted]) -> list[list[str]]:
+    """Return what `batch_compare.lua` says of each row, with the fingerprint of every record that stands."""
+    arguments: list[Argument] = [_MOST_FIELDS]
+    for _, request in page:
+        arguments += (request.refund_id, request.payment_intent, request.amount or "")
+    flat: list[str] = store.run(Call(script=COMPARE, arguments=arguments, read=list))
+    answers = [flat[place : place + _ANSWER] for place in range(0, len(flat), _ANSWER)]
+    dropped = [place for place, answer in enumerate(answers) if answer[0] == _DROPPED]
+    found = store.get_many([page[place].request.refund_id for place in dropped])
+    for place, refund in zip(dropped, found, strict=True):
+        answers[place][0] = refund.fingerprint if refund is not None else ""
+    return answers
 
 
 def _note(compared: Compared, repeat: Repeat) -> None:

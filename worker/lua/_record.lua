@@ -94,17 +94,47 @@ local function count_batch(r, field, by)
   redis.call('HINCRBY', P .. 'batch:' .. r.batch_id, field, by)
 end
 
+-- A move as the history keeps it, without what its place tells; `records.Moves` reads it. The first one says `at`, the
+-- others how long `after` the one before; `from` is where the one before led to; no `status` is pending, and no `to`
+-- settled; no `label` is the usual one; no `attempt` in and out of `sending` is that of the claim.
+local function entry(from, since, to, status, label, detail, attempts)
+  local text, usual
+  if since then text = '{"after":' .. int(NOW - tonumber(since)) else text = '{"at":' .. int(NOW) end
+  if to == 'settled' then
+    text, usual = text .. ',"status":"' .. status .. '"', status
+  else
+    text = text .. ',"to":"' .. to .. '"'
+    if status ~= 'pending' then text = text .. ',"status":"' .. status .. '"' end
+    if not from then usual = 'accepted' elseif to == 'sending' then usual = 'send' end
+  end
+  if not usual or label ~= '"' .. usual .. '"' then text = text .. ',"label":' .. label end
+  if attempts and (to == 'sending' or from == 'sending') then
+    local known = ',"attempt":' .. attempts
+    local rest = string.sub(detail, #known + 1)
+    if string.sub(detail, 1, #known) == known and (rest == '' or string.sub(rest, 1, 1) == ',') then detail = rest end
+  end
+  return text .. detail .. '}'
+end
+
 -- One move: record, version, history, event, indexes, counters, payment lock. `set` maps fields to values, '' removes.
 -- Returns the id of a refund that was waiting for the payment and is due now, or ''. Only writes: check before.
 local function move(id, r, to, status, due, set, label, detail)
   local key, payment = P .. 'refund:' .. id, P .. 'payment:' .. (r.payment_intent or set.payment_intent)
   local from, from_status, from_bucket = r.stage, r.status, nil
   if from then from_bucket = bucket(from, from_status, r.lane) end
-  local from_amount, from_currency = r.amount, r.currency
+  local from_amount, from_currency, since = r.amount, r.currency, r.updated_at
   set.stage, set.status = to, status
   if r.held then set.held = '' end
   set.version, set.updated_at = int(tonumber(r.version or '0') + 1), int(NOW)
-  if to == 'settled' then set.next_check_at = '' else set.next_check_at = int(due) end
+  if to == 'settled' then
+    set.next_check_at = ''
+    -- Told by the rest of the record from now on, which is kept for long: what was asked for, and where it waited. A
+    -- failed one may go again, in its own lane.
+    if status ~= 'failed' then set.lane = '' end
+    if r.all_remaining or (set.amount or r.amount) == r.amount then set.fingerprint = '' end
+  else
+    set.next_check_at = int(due)
+  end
 
   local written, removed = {}, {}
   for k, v in pairs(set) do
@@ -119,11 +149,7 @@ local function move(id, r, to, status, due, set, label, detail)
   redis.call('HSET', key, unpack(written))
   if #removed > 0 then redis.call('HDEL', key, unpack(removed)) end
 
-  local origin = 'null'
-  if from then origin = '"' .. from .. '"' end
-  redis.call('RPUSH', P .. 'history:' .. id,
-    '{"version":' .. r.version .. ',"at":' .. int(NOW) .. ',"from":' .. origin .. ',"to":"' .. to .. '","status":"' ..
-    status .. '","label":' .. label .. detail .. '}')
+  redis.call('RPUSH', P .. 'history:' .. id, entry(from, since, to, status, label, detail, r.attempts))
   redis.call('XADD', P .. 'events', 'MAXLEN', '~', '1000000', '*', 'refund_id', id, 'version', r.version,
     'at', int(NOW), 'from', from or '', 'to', to, 'status', status)
 
@@ -208,6 +234,7 @@ local function move(id, r, to, status, due, set, label, detail)
     redis.call('PEXPIRE', key, RETENTION)
     redis.call('PEXPIRE', P .. 'history:' .. id, RETENTION)
     if from ~= 'settled' and redis.call('HINCRBY', payment, 'open', -1) <= 0 then
+      redis.call('HDEL', payment, 'open')
       redis.call('PEXPIRE', payment, RETENTION)
     end
     if r.batch_id and tonumber(redis.call('HGET', P .. 'batch:' .. r.batch_id, 'status:pending') or '0') <= 0 then

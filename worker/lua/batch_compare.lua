@@ -1,8 +1,8 @@
 -- Compare rows of a file with the records. ARGV[4] how many fields of a payment are read here; then triples: id,
 -- payment intent, amount ('' for all that is left). Only reads.
--- Returns four texts a row: fingerprint, status and stage of the record under that id ('' where none stands), and for
--- a row without one the id of another refund, pending or done, of the same payment and amount: '' where there is none,
--- '?' where the payment has too many fields to be read here.
+-- Returns four texts a row: fingerprint ('?' where the record has dropped it), status and stage of the record under
+-- that id ('' where none stands), and for a row without one the id of another refund, pending or done, of the same
+-- payment and amount: '' where there is none, '?' where the payment has too many fields to be read here.
 local most = tonumber(ARGV[4])
 local function standing(payment_intent, amount)
   local payment = P .. 'payment:' .. payment_intent
@@ -24,8 +24,8 @@ local out = {}
 for i = 5, #ARGV, 3 do
   local r = redis.call('HMGET', P .. 'refund:' .. ARGV[i], 'fingerprint', 'status', 'stage')
   local repeated = ''
-  if not r[1] then repeated = standing(ARGV[i + 1], ARGV[i + 2]) end
-  out[#out + 1] = r[1] or ''
+  if not r[2] then repeated = standing(ARGV[i + 1], ARGV[i + 2]) end
+  out[#out + 1] = r[1] or (r[2] and '?') or ''
   out[#out + 1] = r[2] or ''
   out[#out + 1] = r[3] or ''
   out[#out + 1] = repeated

@@ -1,28 +1,127 @@
--- Accept a refund, once. ARGV[4] id; [5] fingerprint; [6] body; [7] ms until a lost nudge is looked for;
--- [8] batch id or ''; then field, value pairs of the new record.
--- Returns {'created', now}, {'exists', now, record…} for the same contents, or {'conflict', now}.
-local id, fingerprint = ARGV[4], ARGV[5]
-local existing = load(id)
-if existing then
-  if existing.fingerprint ~= fingerprint then return {'conflict', int(NOW)} end
+-- Accept refunds, each once. ARGV[4] ms until a lost nudge is looked for; [5] lane; [6] batch id or ''; then a row of
+-- nine for each: id, fingerprint, body, payment intent, idempotency key, amount, currency, reason, metadata as JSON
+-- ('' for what was not stated).
+-- Returns {now, one for each row}: 'created', 'conflict', or the record that stands with the same contents.
+local ROW = 9
+local lane, batch = ARGV[5], ARGV[6]
+
+local function same_metadata(one, other)
+  if one == other then return true end
+  if one == '' or other == '' then return false end
+  local left, right = cjson.decode(one), cjson.decode(other)
+  for k, v in pairs(left) do if right[k] ~= v then return false end end
+  for k in pairs(right) do if left[k] == nil then return false end end
+  return true
+end
+
+-- Whether a row asks for what a record holds. A settled one has dropped its fingerprint.
+local function same(r, i)
+  if r.fingerprint then return r.fingerprint == ARGV[i + 1] end
+  local amount = r.amount or ''
+  if r.all_remaining == '1' then amount = '' end
+  return r.payment_intent == ARGV[i + 3] and amount == ARGV[i + 5] and (r.asked_currency or '') == ARGV[i + 6]
+    and (r.reason or '') == ARGV[i + 7] and same_metadata(r.metadata or '', ARGV[i + 8])
+end
+
+local function answer(existing, i)
+  if not same(existing, i) then return 'conflict' end
   -- Written again, so that waiting for the disk waits for this record on whichever connection asks.
-  redis.call('HSET', P .. 'refund:' .. id, 'fingerprint', fingerprint)
-  return {'exists', int(NOW), flat(existing)}
+  redis.call('HSET', P .. 'refund:' .. ARGV[i], 'refund_id', ARGV[i])
+  return flat(existing)
 end
-local set = {created_at = int(NOW), fingerprint = fingerprint}
-for i = 9, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
-if ARGV[8] ~= '' then set.batch_id = ARGV[8] end
-redis.call('SET', P .. 'body:' .. id, ARGV[6])
-redis.call('HSET', P .. 'payment:' .. set.payment_intent, 'refund:' .. id, '')
-if set.batch_id then redis.call('RPUSH', P .. 'batch-refunds:' .. set.batch_id, id) end
--- `move` needs to know lane, batch and payment before it writes them.
-local r = {lane = set.lane, batch_id = set.batch_id, payment_intent = set.payment_intent}
+
+local out, new, names, known, twice = {int(NOW)}, {}, {}, {}, {}
+for i = 7, #ARGV, ROW do
+  local id = ARGV[i]
+  local place = (i - 7) / ROW + 2
+  local existing = load(id)
+  if existing then
+    known[place], out[place] = existing, ''
+  elseif names[id] then
+    twice[place], out[place] = i, ''
+  else
+    new[#new + 1], names[id], out[place] = i, true, 'created'
+  end
+end
+
+local function fields_of(i)
+  local amount, currency = ARGV[i + 5], ARGV[i + 6]
+  local fields = {
+    'refund_id', ARGV[i], 'payment_intent', ARGV[i + 3], 'idempotency_key', ARGV[i + 4], 'fingerprint', ARGV[i + 1],
+    'created_at', int(NOW),
+  }
+  local n = #fields
+  local function add(name, value) fields[n + 1], fields[n + 2] = name, value; n = n + 2 end
+  if amount ~= '' then add('amount', amount) else add('all_remaining', '1') end
+  if currency ~= '' then add('currency', currency); add('asked_currency', currency) end
+  if ARGV[i + 7] ~= '' then add('reason', ARGV[i + 7]) end
+  if ARGV[i + 8] ~= '' then add('metadata', ARGV[i + 8]) end
+  if lane ~= 'refunds' then add('lane', lane) end
+  if batch ~= '' then add('batch_id', batch) end
+  return fields, add
+end
+
 -- After a recovery a new id may be one whose record was lost with a send behind it: it begins in doubt.
-local suspect = redis.call('HMGET', P .. 'meta', 'suspect_since', 'suspect_until')
-if suspect[2] and tonumber(suspect[2]) > NOW then
-  set.doubt_since, set.first_attempt_at, set.quiet_at = suspect[1], suspect[1], int(NOW)
-  move(id, r, 'in_doubt', 'pending', NOW, set, '"accepted_after_recovery"', '')
-else
-  move(id, r, 'queued', 'pending', NOW + tonumber(ARGV[7]), set, '"accepted"', '')
+local function accept_in_doubt(since)
+  for _, i in ipairs(new) do
+    local id = ARGV[i]
+    local set = {doubt_since = since, first_attempt_at = since, quiet_at = int(NOW)}
+    local fields = fields_of(i)
+    for at = 1, #fields, 2 do set[fields[at]] = fields[at + 1] end
+    redis.call('SET', P .. 'body:' .. id, ARGV[i + 2])
+    redis.call('HSET', P .. 'payment:' .. set.payment_intent, 'refund:' .. id, '')
+    if set.batch_id then redis.call('RPUSH', P .. 'batch-refunds:' .. batch, id) end
+    -- `move` needs to know lane, batch and payment before it writes them.
+    local r = {lane = set.lane, batch_id = set.batch_id, payment_intent = set.payment_intent}
+    move(id, r, 'in_doubt', 'pending', NOW, set, '"accepted_after_recovery"', '')
+  end
 end
-return {'created', int(NOW)}
+
+-- What `move` does to a new refund, for all of them at once. The indexes come first: an id there without a record is
+-- forgotten by the sweep, a record without its place there would be forgotten by all.
+local function accept()
+  local now, due = int(NOW), int(NOW + tonumber(ARGV[4]))
+  local scores, ids, open = {}, {}, {}
+  for n, i in ipairs(new) do
+    scores[2 * n - 1], scores[2 * n], ids[n] = due, ARGV[i], ARGV[i]
+    local amount, currency = ARGV[i + 5], ARGV[i + 6]
+    if amount ~= '' then
+      if currency == '' then currency = 'unknown' end
+      open[currency] = (open[currency] or 0) + tonumber(amount)
+    end
+  end
+  redis.call('ZADD', P .. 'due', unpack(scores))
+  redis.call('ZADD', P .. 'index:' .. bucket('queued', 'pending', lane), unpack(scores))
+  redis.call('HINCRBY', P .. 'counters', 'move:new:queued', #new)
+  for currency, sum in pairs(open) do redis.call('HINCRBY', P .. 'counters', 'open:queued:' .. currency, int(sum)) end
+  if batch ~= '' then
+    redis.call('RPUSH', P .. 'batch-refunds:' .. batch, unpack(ids))
+    redis.call('HINCRBY', P .. 'batch:' .. batch, 'stage:queued', #new)
+    redis.call('HINCRBY', P .. 'batch:' .. batch, 'status:pending', #new)
+    redis.call('PERSIST', P .. 'batch:' .. batch)
+    redis.call('PERSIST', P .. 'batch-refunds:' .. batch)
+  end
+  local first = entry(nil, nil, 'queued', 'pending', '"accepted"', '')
+  for _, i in ipairs(new) do
+    local id, payment = ARGV[i], P .. 'payment:' .. ARGV[i + 3]
+    local fields, add = fields_of(i)
+    add('stage', 'queued'); add('status', 'pending'); add('version', '1')
+    add('updated_at', now); add('next_check_at', due)
+    redis.call('SET', P .. 'body:' .. id, ARGV[i + 2])
+    redis.call('HSET', payment, 'refund:' .. id, '')
+    -- Only a payment of which nothing was open can have an expiry.
+    if redis.call('HINCRBY', payment, 'open', 1) == 1 then redis.call('PERSIST', payment) end
+    redis.call('HSET', P .. 'refund:' .. id, unpack(fields))
+    redis.call('RPUSH', P .. 'history:' .. id, first)
+    redis.call('XADD', P .. 'events', 'MAXLEN', '~', '1000000', '*', 'refund_id', id, 'version', '1',
+      'at', now, 'from', '', 'to', 'queued', 'status', 'pending')
+  end
+end
+
+if #new > 0 then
+  local suspect = redis.call('HMGET', P .. 'meta', 'suspect_since', 'suspect_until')
+  if suspect[2] and tonumber(suspect[2]) > NOW then accept_in_doubt(suspect[1]) else accept() end
+end
+for place, existing in pairs(known) do out[place] = answer(existing, 7 + (place - 2) * ROW) end
+for place, i in pairs(twice) do out[place] = answer(load(ARGV[i]), i) end
+return out
