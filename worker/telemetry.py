@@ -43,6 +43,8 @@ def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
 def _clean(name: str, value: Any) -> Any:
     if name.lower() in _SECRET_NAMES:
         return "***"
+    if type(value) is int:
+        return value
     if isinstance(value, str):
         return _clean_text(value)
     if isinstance(value, Mapping):
@@ -55,38 +57,58 @@ def _clean(name: str, value: Any) -> Any:
 
 
 def _clean_text(text: str) -> str:
+    # One word that no secret begins in, as most values are, is what it would come to.
+    if text.isprintable() and " " not in text and "k_" not in text and len(text) <= _LONGEST_TEXT:
+        return text
     # A traceback keeps its lines; everything else is one.
     return "\n".join(scrubbed(line, _LONGEST_TEXT) if line.strip() else line for line in text.split("\n"))
 
 
+class _Straight:
+    """Writes finished lines to a handler's stream, between the lines of `logging` and never within one."""
+
+    def __init__(self, handler: logging.StreamHandler[Any]) -> None:
+        self._handler = handler
+
+    def msg(self, line: str) -> None:
+        """Write one line."""
+        self._handler.acquire()
+        try:
+            self._handler.stream.write(line + "\n")
+            self._handler.stream.flush()
+        finally:
+            self._handler.release()
+
+    debug = info = warning = error = critical = msg
+
+
 def configure(settings: Settings) -> None:
-    """Send all logging of this process, the libraries' too, to stderr in one form."""
+    """Send all logging of this process, the libraries' too, to stderr in one form.
+
+    Our own lines go there at once: a record of `logging` for each would cost as much again.
+    """
+    as_text = settings.log_format == "text" or (settings.log_format is None and sys.stderr.isatty())
+    writer: Any = structlog.dev.ConsoleRenderer() if as_text else structlog.processors.JSONRenderer(ensure_ascii=False)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.ExtraAdder(),
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
         structlog.processors.format_exc_info,
     ]
-    as_text = settings.log_format == "text" or (settings.log_format is None and sys.stderr.isatty())
-    writer: Any = structlog.dev.ConsoleRenderer() if as_text else structlog.processors.JSONRenderer(ensure_ascii=False)
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redact, writer],
         )
     )
     handler.addFilter(_WithoutBodies())
+    structlog.configure(
+        processors=[*shared, redact, writer],
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
+        logger_factory=lambda *_: _Straight(handler),
+        cache_logger_on_first_use=True,
+    )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
