@@ -79,6 +79,8 @@ class Gateway:
         self._jitter = jitter
         self._observer = observer
         self._limit = rules.request_timeout.total_seconds()
+        # What all POSTs have in common is put together once; each has its own body and key.
+        self._pattern = client.build_request("GET", "/v1/refunds", headers=_JSON)
 
     async def send(
         self,
@@ -141,8 +143,8 @@ class Gateway:
             turn.retry_state.set_result(outcomes[-1])
 
     async def _try(self, refund: Refund, body: bytes, bounds: _Bounds) -> Outcome:
-        headers = {**_JSON, "Idempotency-Key": refund.idempotency_key}
-        request = self._client.build_request("POST", "/v1/refunds", content=body, headers=headers)
+        request = httpx.Request("POST", self._pattern.url, headers=self._pattern.headers, content=body)
+        request.headers["Idempotency-Key"] = refund.idempotency_key
         outcome = classify(await self._call("create_refund", request, self._limit), refund)
         if outcome.credentials and outcome.seen is Seen.REFUSED:
             return await self._judge_forbidden(outcome, bounds)
