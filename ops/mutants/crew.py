@@ -1,0 +1,148 @@
+"""The work shared out: each mutant to the tests that run what it changes, the likeliest to notice first."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, cast
+
+from ops.mutants.change import Mutant
+from ops.mutants.job import Job
+from ops.mutants.targets import SEEDS, Plan, scripts_with
+
+Fate = Literal["killed", "timeout", "survived", "unreached"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What became of a mutant: `unreached` where no test runs its lines, `by` the test that noticed."""
+
+    mutant: Mutant
+    fate: Fate
+    by: str | None = None
+
+    @property
+    def killed(self) -> bool:
+        """Tell whether some test failed or hung."""
+        return self.fate in {"killed", "timeout"}
+
+
+class Choice:
+    """Which tests judge a mutant, from what each was seen to run; learns which ones notice."""
+
+    def __init__(self, measured: dict[str, Any], rest: Sequence[str]) -> None:
+        self._measured = measured
+        self._rest = rest
+        """Worlds that are played only for what has survived all else."""
+        self._kills: Counter[tuple[str, str, str]] = Counter()
+        self._guard = threading.Lock()
+
+    def tests(self, mutant: Mutant) -> list[tuple[str, float]]:
+        """Return the tests that run what a mutant changes, the cheapest for its promise first."""
+        reaching = [name for name, seen in self._measured.items() if _reaches(seen, mutant)]
+        if not mutant.hot:
+            # Whatever stands beside what runs the file may look at it without running any of its lines.
+            files = {name.partition("::")[0] for name in reaching}
+            reaching = [name for name in self._measured if name.partition("::")[0] in files]
+        with self._guard:
+            cost = {
+                name: self._measured[name]["seconds"] / (1 + 4 * self._kills[mutant.file, mutant.function, name])
+                for name in reaching
+            }
+        reaching.sort(key=cost.__getitem__)
+        return [(name, self._measured[name]["seconds"]) for name in reaching]
+
+    def more(self) -> list[tuple[str, float]]:
+        """Return the worlds that are played for a mutant which nothing else has noticed."""
+        return [(name, 0.0) for name in self._rest]
+
+    def note(self, verdict: Verdict) -> None:
+        """Learn which test noticed."""
+        if verdict.by is not None:
+            with self._guard:
+                self._kills[verdict.mutant.file, verdict.mutant.function, verdict.by] += 1
+
+
+def _reaches(seen: dict[str, Any], mutant: Mutant) -> bool:
+    script = scripts_with(mutant.file)
+    if script is not None:
+        return script in seen["scripts"] if script else bool(seen["scripts"])
+    lines = seen["lines"].get(mutant.file, ())
+    if not mutant.hot:
+        return bool(lines)
+    first, last = mutant.touched
+    return any(first <= line <= last for line in lines)
+
+
+class Crew:
+    """Some copies of the checkout at work side by side; made by `crew_for`."""
+
+    def __init__(self, plan: Plan, jobs: Sequence[Job], tell: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._jobs = jobs
+        self._tell = tell
+        self.choice = Choice({}, [])
+
+    def measure(self) -> None:
+        """Run every test once without any mutant; those that fail so can judge nothing and are left out."""
+        every = self._jobs[0].tests
+        worlds = [name for name in every if name.startswith(SEEDS)]
+        rest = worlds[self._plan.few :]
+        wanted = [name for name in every if name not in set(rest)]
+        shares = [wanted[place :: len(self._jobs)] for place in range(len(self._jobs))]
+        measured: dict[str, Any] = {}
+        with ThreadPoolExecutor(len(self._jobs)) as pool:
+            for part in pool.map(lambda pair: pair[0].measure(pair[1]), zip(self._jobs, shares, strict=True)):
+                measured |= part
+        for name in [name for name, seen in measured.items() if seen["failed"]]:
+            self._tell(f"fails without any mutant and is left out: {name}")
+            del measured[name]
+        self.choice = Choice(measured, rest)
+
+    def judge(self, mutants: Iterable[Mutant], told: Callable[[Verdict], None]) -> None:
+        """Judge all mutants; `told` hears each verdict, in whatever order they come."""
+        queue: SimpleQueue[Mutant] = SimpleQueue()
+        for mutant in mutants:
+            queue.put(mutant)
+        with ThreadPoolExecutor(len(self._jobs)) as pool:
+            for done in [pool.submit(self._work, job, queue, told) for job in self._jobs]:
+                done.result()
+
+    def _work(self, job: Job, queue: SimpleQueue[Mutant], told: Callable[[Verdict], None]) -> None:
+        while True:
+            try:
+                mutant = queue.get_nowait()
+            except Empty:
+                return
+            verdict = self._verdict(job, mutant)
+            self.choice.note(verdict)
+            told(verdict)
+
+    def _verdict(self, job: Job, mutant: Mutant) -> Verdict:
+        tests = self.choice.tests(mutant)
+        if not tests:
+            return Verdict(mutant=mutant, fate="unreached")
+        fate, by = job.judge(mutant, tests + self.choice.more() if mutant.hot else tests)
+        return Verdict(mutant=mutant, fate=cast("Fate", fate), by=by)
+
+
+@contextmanager
+def crew_for(plan: Plan, *, jobs: int, tell: Callable[[str], None]) -> Iterator[Crew]:
+    """Start copies of the checkout with servers in them and measure the tests; all are ended with the block."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="mutants-")))
+        made = [Job(plan, folder, number) for number in range(jobs)]
+        for job in made:
+            stack.callback(job.end)
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(Job.start, made))
+        crew = Crew(plan, made, tell)
+        crew.measure()
+        yield crew

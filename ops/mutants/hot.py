@@ -1,0 +1,303 @@
+"""A server inside a pytest session: everything is imported and collected once, each mutant gets a fork of that.
+
+Run as `python -m ops.mutants.hot TEST…` in a copy of the checkout. Requests and replies are lines of JSON:
+
+    {"measure": [nodeid…]} → {nodeid: {"seconds", "failed", "lines": {file: [line…]}, "scripts"}}
+    {"file", "function", "text", "tests": [[nodeid, seconds]…], "spare": seconds}
+        → {"verdict": "killed" | "survived" | "timeout" | "cold" | "broken", "by": nodeid}
+
+The first line that it writes is the list of the tests it has collected. It ends with its input.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import CodeType, FrameType, FunctionType
+from typing import IO, Any, Final
+
+import pytest
+
+FLAGS: Final = ("-q", "-s", "--assert=plain", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist")
+PATIENCE: Final = 20
+"""A test may take so many times as long as without a mutant, and the plan's spare time, before it counts as hanging."""
+_UNMEASURED: Final = 0.5
+
+Json = dict[str, Any]
+Held = tuple[CodeType, list[FunctionType]]
+
+
+class Server:
+    """The plugin that answers requests in the place of pytest's own loop."""
+
+    def __init__(self, requests: IO[str], replies: IO[str], targets: Sequence[str]) -> None:
+        self._requests = requests
+        self._replies = replies
+        self._targets = {str(Path(name).resolve()): name for name in targets}
+        self._failed = False
+        self._loaded: dict[tuple[str, str], list[Held]] = {}
+        self._scripts: list[Any] = []
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Make Hypothesis repeatable and stop at its first failure."""
+        del config
+        repeatable()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave out what runs on the fake as well: the real server judges."""
+        names = {item.nodeid for item in items}
+        items[:] = [item for item in items if not _has_real_twin(item.nodeid, names)]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a failure."""
+        self._failed = self._failed or report.failed
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Answer until the input ends."""
+        if session.testsfailed:
+            raise session.Failed("the tests could not be collected")
+        items = {item.nodeid: item for item in session.items}
+        self._reply(list(items))
+        warm = False
+        for line in self._requests:
+            request: Json = json.loads(line)
+            if "measure" in request:
+                self._reply(self._measure([items[name] for name in request["measure"]], session))
+                continue
+            if not warm:
+                self._warm(session)
+                warm = True
+            if missing := [name for name, _ in request["tests"] if name not in items]:
+                self._reply({"verdict": "broken", "by": f"no such test: {missing[0]}"})
+                continue
+            self._reply(self._try(request, items, session))
+        return True
+
+    def _reply(self, value: Any) -> None:
+        self._replies.write(json.dumps(value) + "\n")
+        self._replies.flush()
+
+    def _run(self, item: pytest.Item, after: pytest.Item) -> bool:
+        """Run one test; return whether it passed. `after` is what pytest believes to come next."""
+        self._failed = False
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
+        return not self._failed
+
+    # What each test runs, without any mutant
+
+    def _measure(self, items: Sequence[pytest.Item], session: pytest.Session) -> Json:
+        found: Json = {}
+        for item, after in zip(items, [*items[1:], session.items[0]], strict=True):
+            with _watched(self._targets) as seen:
+                began = time.monotonic()
+                passed = self._run(item, after)
+                seconds = time.monotonic() - began
+            lines = {file: sorted(numbers) for file, numbers in seen.lines.items()}
+            scripts = sorted(seen.scripts)
+            found[item.nodeid] = {"seconds": seconds, "failed": not passed, "lines": lines, "scripts": scripts}
+        return found
+
+    def _warm(self, session: pytest.Session) -> None:
+        """Set up what lives as long as the session, such as servers, for every fork to find it."""
+        wanted: dict[str, pytest.Item] = {}
+        for item in session.items:
+            for name in session_fixtures(item):
+                wanted.setdefault(name, item)
+        for item in dict.fromkeys(wanted.values()):
+            self._run(item, session.items[0])
+        self._loaded = held_functions(set(self._targets))
+        self._scripts = live_scripts()
+        gc.collect()
+        # What a fork never frees it need not copy.
+        gc.freeze()
+
+    # One mutant
+
+    def _try(self, request: Json, items: dict[str, pytest.Item], session: pytest.Session) -> Json:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            self._judge(request, items, session, writing)
+        os.close(writing)
+        with os.fdopen(reading) as answer:
+            told = answer.read()
+        _, status = os.waitpid(child, 0)
+        # A test that was killed may have left processes of its own.
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+        if os.WIFSIGNALED(status) or not told:
+            return {"verdict": "timeout", "by": None}
+        result: Json = json.loads(told)
+        return result
+
+    def _judge(self, request: Json, items: dict[str, pytest.Item], session: pytest.Session, writing: int) -> None:
+        """Run the tests in a fork until one fails; never returns."""
+        os.setpgid(0, 0)
+        verdict: Json = {"verdict": "cold", "by": None}
+        try:
+            if self._apply(request):
+                verdict = {"verdict": "survived", "by": None}
+                for name, seconds in request["tests"]:
+                    signal.setitimer(signal.ITIMER_REAL, request["spare"] + PATIENCE * (seconds or _UNMEASURED))
+                    session._setupstate.teardown_exact(items[name])  # noqa: SLF001 - what the last test left set up
+                    if not self._run(items[name], session.items[0]):
+                        verdict = {"verdict": "killed", "by": name}
+                        break
+        except (KeyboardInterrupt, SystemExit, pytest.exit.Exception) as error:
+            verdict = {"verdict": "killed", "by": repr(error)[:200]}
+        except BaseException as error:  # noqa: BLE001 - nothing may come back out of a fork
+            verdict = {"verdict": "broken", "by": repr(error)[:500]}
+        finally:
+            os.write(writing, json.dumps(verdict).encode())
+            os._exit(0)
+
+    def _apply(self, request: Json) -> bool:
+        """Put a mutant's text into what is loaded; return whether that can be done."""
+        path = str(Path(request["file"]).resolve())
+        if path.endswith(".lua"):
+            # Its file holds the mutant while this fork lives.
+            for script in self._scripts:
+                type(script).__init__(script, script.name)
+            return True
+        new = [
+            code for name, code in functions_of(compile(request["text"], path, "exec")) if name == request["function"]
+        ]
+        return exchanged(self._loaded.get((path, request["function"]), []), new)
+
+
+def repeatable() -> None:
+    """Make Hypothesis give the same examples each time, and not look for simpler failures."""
+    from hypothesis import Phase, settings  # noqa: PLC0415 - only where tests run
+
+    phases = (Phase.explicit, Phase.generate)
+    settings.register_profile("mutants", derandomize=True, database=None, phases=phases, deadline=None)
+    settings.load_profile("mutants")
+
+
+def session_fixtures(item: pytest.Item) -> Iterator[str]:
+    """Yield the names of the fixtures of a test that live as long as the session."""
+    info: Any = getattr(item, "_fixtureinfo", None)
+    for name, definitions in info.name2fixturedefs.items() if info is not None else ():
+        if definitions[-1].scope == "session":
+            yield name
+
+
+def _has_real_twin(nodeid: str, names: set[str]) -> bool:
+    return "fake" in nodeid and nodeid.replace("fake", "real") in names
+
+
+class _Seen:
+    def __init__(self) -> None:
+        self.lines: dict[str, set[int]] = defaultdict(set)
+        self.scripts: set[str] = set()
+
+
+@contextmanager
+def _watched(targets: dict[str, str]) -> Iterator[_Seen]:
+    """Note the lines of the targets that run, and the scripts that are asked for."""
+    seen = _Seen()
+
+    def inside(frame: FrameType, event: str, _: Any) -> Any:
+        if event == "line":
+            seen.lines[targets[frame.f_code.co_filename]].add(frame.f_lineno)
+        return inside
+
+    def called(frame: FrameType, event: str, _: Any) -> Any:
+        del event
+        return inside if frame.f_code.co_filename in targets else None
+
+    with _noted_scripts(seen.scripts):
+        threading.settrace(called)
+        sys.settrace(called)
+        try:
+            yield seen
+        finally:
+            sys.settrace(None)
+            threading.settrace(None)
+
+
+@contextmanager
+def _noted_scripts(names: set[str]) -> Iterator[None]:
+    scripts = live_scripts()
+    if not scripts:
+        yield
+        return
+    plain = type(scripts[0])
+
+    class Noted(plain):  # type: ignore[misc, valid-type]
+        def __getattribute__(self, name: str) -> Any:
+            if name == "sha":
+                names.add(super().__getattribute__("name"))
+            return super().__getattribute__(name)
+
+    for script in scripts:
+        script.__class__ = Noted
+    try:
+        yield
+    finally:
+        for script in scripts:
+            script.__class__ = plain
+
+
+def live_scripts() -> list[Any]:
+    """Return every script that was read from a file."""
+    calls: Any = sys.modules.get("worker.calls")
+    return [] if calls is None else [one for one in gc.get_objects() if type(one) is calls.Script]
+
+
+def held_functions(paths: set[str]) -> dict[tuple[str, str], list[Held]]:
+    """Return, by file and name, the codes in the order of the file, each with the functions that hold it."""
+    holders: dict[CodeType, list[FunctionType]] = defaultdict(list)
+    for one in gc.get_objects():
+        if isinstance(one, FunctionType) and one.__code__.co_filename in paths:
+            holders[one.__code__].append(one)
+    found: dict[tuple[str, str], list[Held]] = defaultdict(list)
+    for code, functions in sorted(holders.items(), key=lambda pair: pair[0].co_firstlineno):
+        found[code.co_filename, code.co_qualname].append((code, functions))
+    return found
+
+
+def exchanged(old: Sequence[Held], new: Sequence[CodeType]) -> bool:
+    """Give functions new code; return whether that could be done."""
+    if not new or len(new) != len(old):
+        return False
+    if any(after.co_freevars != before.co_freevars for after, (before, _) in zip(new, old, strict=True)):
+        return False
+    for code, (_, functions) in zip(new, old, strict=True):
+        for function in functions:
+            function.__code__ = code
+    return True
+
+
+def functions_of(module: CodeType) -> Iterator[tuple[str, CodeType]]:
+    """Yield the functions of a module and of its classes, with their names."""
+    for constant in module.co_consts:
+        if isinstance(constant, CodeType):
+            if constant.co_flags & 0x1:  # a class's body has no locals of its own
+                yield constant.co_qualname, constant
+            else:
+                yield from functions_of(constant)
+
+
+def main() -> None:
+    """Serve on standard input and output; what tests print goes with the errors."""
+    targets, tests = json.loads(sys.argv[1]), sys.argv[2:]
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    server = Server(sys.stdin, replies, targets)
+    sys.exit(pytest.main([*FLAGS, *tests], plugins=[server]))
+
+
+if __name__ == "__main__":
+    main()

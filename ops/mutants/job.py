@@ -1,0 +1,178 @@
+"""One copy of the checkout with a server of mutants in it: edits of the checkout meanwhile change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from ops.mutants.change import Mutant
+from ops.mutants.hot import FLAGS, PATIENCE
+from ops.mutants.targets import ROOT, Plan
+
+STARTING_SECONDS: Final = 60.0
+ENDING_SECONDS: Final = 60.0
+Tests = Sequence[tuple[str, float]]
+"""Names and the seconds that each is known to take, 0 where nobody knows."""
+
+
+class JobFailedError(Exception):
+    """The machinery failed, not a test: what it says is no verdict."""
+
+
+class Job:
+    """Judges mutants one after another; made again inside after a mutant that hung."""
+
+    def __init__(self, plan: Plan, folder: Path, number: int) -> None:
+        self._plan = plan
+        self._tree = folder / f"job{number}"
+        self._log = folder / f"job{number}.log"
+        for name in plan.copied:
+            _copy(plan.root / name, self._tree / name)
+        self._server: subprocess.Popen[str] | None = None
+        self.tests: list[str] = []
+
+    def start(self) -> None:
+        """Start the server; `tests` are then those that it has collected."""
+        with self._log.open("a") as log:
+            self._server = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", "ops.mutants.hot", json.dumps(self._plan.targets), *self._plan.tests],
+                cwd=self._tree,
+                env=self._environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self.tests = self._heard()
+
+    def end(self) -> None:
+        """End the server, which ends what it has started."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        assert server.stdin is not None  # noqa: S101 - it was asked for
+        with suppress(BrokenPipeError):
+            server.stdin.close()
+        try:
+            server.wait(ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        if server.stdout is not None:
+            server.stdout.close()
+
+    def measure(self, tests: Sequence[str]) -> dict[str, Any]:
+        """Run tests without any mutant; return what each ran and how long it took."""
+        measured: dict[str, Any] = self._asked({"measure": list(tests)})
+        return measured
+
+    def judge(self, mutant: Mutant, tests: Tests) -> tuple[str, str | None]:
+        """Return a mutant's verdict, `killed`, `survived` or `timeout`, and the test that noticed."""
+        text = mutant.applied(self._source(mutant.file))
+        if mutant.hot:
+            verdict, by = self._judge_hot(mutant, text, tests)
+            if verdict != "cold":
+                return verdict, by
+        return self._judge_cold(mutant, text, tests)
+
+    def _judge_hot(self, mutant: Mutant, text: str, tests: Tests) -> tuple[str, str | None]:
+        request = {
+            "file": mutant.file,
+            "function": mutant.function,
+            "text": text,
+            "tests": list(tests),
+            "spare": self._plan.spare_seconds,
+        }
+        if mutant.file.endswith(".lua"):
+            with self._rewritten(mutant.file, text):
+                reply = self._asked(request)
+        else:
+            reply = self._asked(request)
+        if reply["verdict"] == "broken":
+            raise JobFailedError(f"{mutant.place}: {reply['by']}")
+        if reply["verdict"] == "timeout":
+            # A script that never ends keeps its server busy, so everything is made anew.
+            self.end()
+            self.start()
+        return reply["verdict"], reply["by"]
+
+    def _judge_cold(self, mutant: Mutant, text: str, tests: Tests) -> tuple[str, str | None]:
+        """Run pytest anew, the likeliest file first: what changes at import cannot be exchanged in what is loaded."""
+        counts = Counter(_file_of(name) for name, _ in tests)
+        likeliest = [one for one in tests if _file_of(one[0]) == counts.most_common(1)[0][0]]
+        rest = [one for one in tests if one not in likeliest]
+        with self._rewritten(mutant.file, text):
+            for part in filter(None, (likeliest, rest)):
+                fate = self._run_cold(part)
+                if fate != "survived":
+                    return fate, _file_of(part[0][0])
+        return "survived", None
+
+    def _run_cold(self, tests: Tests) -> str:
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "ops.mutants.repeatable", *FLAGS]
+        try:
+            done = subprocess.run(  # noqa: S603 - our own tests
+                [*command, *(name for name, _ in tests)],
+                cwd=self._tree,
+                env=self._environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
+                capture_output=True,
+                timeout=STARTING_SECONDS + self._plan.spare_seconds + PATIENCE * sum(known for _, known in tests),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "timeout"
+        return "killed" if done.returncode else "survived"
+
+    def _source(self, file: str) -> str:
+        return (self._tree / file).read_text("utf-8")
+
+    @contextmanager
+    def _rewritten(self, file: str, text: str) -> Iterator[None]:
+        path = self._tree / file
+        before, times = path.read_bytes(), path.stat()
+        path.write_text(text, "utf-8")
+        try:
+            yield
+        finally:
+            path.write_bytes(before)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    def _asked(self, request: Any) -> dict[str, Any]:
+        if self._server is None or self._server.stdin is None:
+            raise JobFailedError("the server of mutants is not running")
+        with suppress(BrokenPipeError):
+            self._server.stdin.write(json.dumps(request) + "\n")
+            self._server.stdin.flush()
+        reply: dict[str, Any] = self._heard()
+        return reply
+
+    def _heard(self) -> Any:
+        assert self._server is not None  # noqa: S101 - started before
+        assert self._server.stdout is not None  # noqa: S101 - it was asked for
+        line = self._server.stdout.readline()
+        if not line:
+            raise JobFailedError(f"the server of mutants has ended: {self._log.read_text()[-2000:]}")
+        return json.loads(line)
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"PYTHONPATH": os.pathsep.join((str(self._tree), str(ROOT)))}
+
+
+def _file_of(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy2(source, target)

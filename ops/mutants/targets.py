@@ -1,0 +1,75 @@
+"""What is mutated, and which tests are to notice."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ops.mutants.change import Mutant
+from ops.mutants.lua import lua_mutants
+from ops.mutants.python import python_mutants
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+SEEDS: Final = "ops/mutants/seeds.py"
+"""Worlds of the simulation, one test a seed."""
+
+_RULES: Final = tuple(f"worker/{name}.py" for name in ("policy", "decisions", "answers", "readback"))
+_SHELL: Final = tuple(f"worker/{name}.py" for name in ("store", "calls", "service", "recorder", "reconciler"))
+_RULES_TESTS: Final = (
+    "tests/test_steps.py",
+    "tests/test_policy.py",
+    "tests/test_answers.py",
+    "tests/test_readback.py",
+    "tests/store",
+    SEEDS,
+)
+_SHELL_TESTS: Final = (*_RULES_TESTS, "tests/batch", "tests/client", "tests/service")
+_COPIED: Final = ("worker", "tests", "ops/mutants", "pyproject.toml", "README.md")
+_LUA: Final = "worker/lua"
+_BEGINNING: Final = f"{_LUA}/_record.lua"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A checkout's targets, the tests that judge them, and what has to be copied to run those."""
+
+    root: Path = ROOT
+    targets: tuple[str, ...]
+    tests: tuple[str, ...]
+    copied: tuple[str, ...]
+    spare_seconds: float = 30.0
+    """A test may take so much longer than without a mutant, before it counts as hanging."""
+    few: int = 20
+    """So many worlds are played for every mutant; all of them before one is called a survivor."""
+
+    def source(self, file: str) -> str:
+        """Return a target's text."""
+        return (self.root / file).read_text("utf-8")
+
+    def mutants(self, file: str) -> list[Mutant]:
+        """Return every mutant of a target."""
+        if not file.endswith(".lua"):
+            return python_mutants(self.source(file), file)
+        return lua_mutants(self.source(file), file, "" if file == _BEGINNING else self.source(_BEGINNING))
+
+
+def checkout(parts: Collection[str] = ()) -> Plan:
+    """Return the plan for this checkout: all targets, or those whose path holds one of the parts."""
+    scripts = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / _LUA).glob("*.lua"))
+    every = (*_RULES, *_SHELL, *scripts)
+    targets = tuple(name for name in every if not parts or any(part in name for part in parts))
+    tests = _RULES_TESTS if set(targets) <= set(_RULES) else _SHELL_TESTS
+    return Plan(
+        targets=targets,
+        tests=tuple(name for name in tests if (ROOT / name).exists()),
+        copied=tuple(name for name in _COPIED if (ROOT / name).exists()),
+    )
+
+
+def scripts_with(file: str) -> str | None:
+    """Return the name of the script that a file is, '' for the beginning that all share, None where it is none."""
+    if not file.endswith(".lua"):
+        return None
+    return "" if file == _BEGINNING else Path(file).stem
