@@ -43,6 +43,7 @@ CREATED_AT_ONCE: Final = 50
 """Refunds that one script accepts: it takes the server about a millisecond, in which nobody else is served."""
 
 _ms = timedelta(milliseconds=1)
+_us = timedelta(microseconds=1)
 
 
 class Script:
@@ -298,22 +299,25 @@ def siblings(payment_intent: str, without: str) -> Call[tuple[Refund, ...]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Permits:
-    """How many calls the gate let through, and how long until it would let the next."""
+    """Moments at which a call of a lane may leave, from now on, and how long until it is worth asking for more."""
 
-    granted: int
+    moments: Sequence[tuple[Lane, timedelta]]
     wait: timedelta
 
 
-def permits(wanted: int, *, rate: float, burst: float, lane: Lane, bulk_share: float) -> Call[Permits]:
-    """Take up to `wanted` permits of the rate that all workers share."""
-    arguments = [rate, burst, wanted, "1" if lane is Lane.BULK else "", bulk_share]
-    return Call(
-        script=GATE, arguments=arguments, read=lambda reply: Permits(granted=int(reply[0]), wait=int(reply[1]) * _ms)
-    )
+def permits(wanted: Mapping[Lane, int], *, rate: float, ahead: timedelta, bulk_share: float) -> Call[Permits]:
+    """Take up to so many moments of the rate that all workers share, none further `ahead` than that."""
+
+    def read(reply: Any) -> Permits:
+        moments = [(Lane(reply[i]), int(reply[i + 1]) * _us) for i in range(1, len(reply), 2)]
+        return Permits(moments=moments, wait=int(reply[0]) * _ms)
+
+    arguments = [rate, ahead // _ms, wanted.get(Lane.SINGLE, 0), wanted.get(Lane.BULK, 0), bulk_share]
+    return Call(script=GATE, arguments=arguments, read=read)
 
 
 def block_gate(wait: timedelta) -> Call[timedelta]:
-    """Close the gate for all workers, as a 429 asks."""
+    """Close the gate for all workers, as a 429 asks; from then on it is slower for a while."""
     return Call(script=BLOCK_GATE, arguments=[wait // _ms], read=lambda reply: int(reply) * _ms)
 
 

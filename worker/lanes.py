@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from typing import Final
 
 from worker import calls
 from worker.model import Lane
@@ -71,31 +72,46 @@ class Slots:
         return Lane.SINGLE
 
 
-class RateGate:
-    """Permits for calls to the provider, taken from Redis for several waiters in one trip.
+AHEAD: Final = timedelta(milliseconds=100)
+"""How far ahead a worker takes the moments at which its calls leave: a trip brings several, a newcomer waits little."""
+LATE: Final = 0.1
+"""Seconds after which a moment that found nobody, or a loop that was busy, is lost: more would be a burst."""
+USED: Final = 0.985
+"""The part of the rate that is scheduled: calls on their way overtake one another, and a provider counts arrivals."""
 
-    With no rate set a permit is free; a 429 seen by any worker closes the gate for all until the told time.
+
+class RateGate:
+    """Moments for calls to the provider, spread evenly over all workers by a schedule in Redis.
+
+    They are taken a little ahead for several waiters in one trip, and each waiter is let through at its moment. With no
+    rate set a permit is free; a 429 seen by any worker closes the gate for all until the told time, and slows it.
     """
 
     def __init__(
         self, store: AsyncStore, *, rate: float, bulk_share: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.rate = rate
-        self.burst = max(1.0, rate / 10)
         self._store = store
         self._bulk_share = bulk_share
         self._clock = clock
         self._blocked_until = 0.0
         self._waiting: dict[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
+        self._taken = dict.fromkeys(Lane, 0)
+        """Moments that are ours and have not come yet."""
+        self._unused: deque[float] = deque()
+        """Moments that came when nobody waited."""
         self._pump: asyncio.Task[None] | None = None
+        self._newcomer = asyncio.Event()
         self.waited_seconds = 0.0
 
     async def acquire(self, lane: Lane) -> None:
         """Wait until one call may leave."""
-        if self.rate <= 0 and self._clock() >= self._blocked_until:
+        if self._is_open() and (self.rate <= 0 or self._use_unused()):
             return
         started = self._clock()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if not self._waiting[lane]:
+            self._newcomer.set()
         self._waiting[lane].append(turn)
         if self._pump is None:
             self._pump = asyncio.create_task(self._hand_out())
@@ -104,11 +120,12 @@ class RateGate:
 
     async def try_now(self, lane: Lane) -> bool:
         """Take a permit if there is one at once: nobody waits for the rate under a claim."""
-        if self._clock() < self._blocked_until:
+        if not self._is_open():
             return False
-        if self.rate <= 0:
+        if self.rate <= 0 or self._use_unused():
             return True
-        return (await self._take(1, lane)).granted > 0
+        # A moment just ahead will do: taken out of the schedule, it is missing there.
+        return bool((await self._take({lane: 1})).moments)
 
     async def block(self, wait: timedelta) -> None:
         """Close the gate for all workers, as a 429 asks."""
@@ -119,19 +136,29 @@ class RateGate:
         """Note that the gate is closed for so long: said by the gate itself or by a refused claim."""
         self._blocked_until = max(self._blocked_until, self._clock() + left.total_seconds())
 
-    async def _take(self, wanted: int, lane: Lane) -> calls.Permits:
+    def _is_open(self) -> bool:
+        return self._clock() >= self._blocked_until
+
+    def _use_unused(self) -> bool:
+        while self._unused:
+            if self._clock() - self._unused.popleft() <= LATE:
+                return True
+        return False
+
+    async def _take(self, wanted: Mapping[Lane, int]) -> calls.Permits:
         return await self._store.run(
-            calls.permits(wanted, rate=self.rate, burst=self.burst, lane=lane, bulk_share=self._bulk_share)
+            calls.permits(wanted, rate=self.rate * USED, ahead=AHEAD, bulk_share=self._bulk_share)
         )
 
     async def _hand_out(self) -> None:
         try:
             while any(self._waiting.values()):
-                pause = 0.0
-                for lane in Lane:
-                    pause = max(pause, await self._serve(lane))
-                if pause > 0:
-                    await asyncio.sleep(pause)
+                self._newcomer.clear()
+                pause = await self._ask()
+                if any(self._waiting.values()):
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(pause):
+                            await self._newcomer.wait()
         except Exception as error:  # noqa: BLE001 - it belongs to the waiters, not to this task
             for queue in self._waiting.values():
                 while queue:
@@ -141,16 +168,38 @@ class RateGate:
         finally:
             self._pump = None
 
-    async def _serve(self, lane: Lane) -> float:
-        queue = self._waiting[lane]
-        while queue and queue[0].done():
-            queue.popleft()
-        if not queue:
-            return 0.0
-        permits = await self._take(len(queue), lane)
-        for _ in range(permits.granted):
+    async def _ask(self) -> float:
+        """Take moments for those who wait and have none; return the seconds until there is more to be had."""
+        for queue in self._waiting.values():
             while queue and queue[0].done():
                 queue.popleft()
-            if queue:
-                queue.popleft().set_result(None)
-        return permits.wait.total_seconds() if queue else 0.0
+        wanted = {lane: max(0, len(queue) - self._taken[lane]) for lane, queue in self._waiting.items()}
+        # Moments taken for one lane that has nobody left serve the other.
+        spare = sum(max(0, self._taken[lane] - len(queue)) for lane, queue in self._waiting.items())
+        if sum(wanted.values()) <= spare:
+            return AHEAD.total_seconds()
+        permits = await self._take(wanted)
+        now, loop = self._clock(), asyncio.get_running_loop()
+        for lane, away in permits.moments:
+            self._taken[lane] += 1
+            seconds = away.total_seconds()
+            if seconds <= 0:
+                self._come(lane, now)
+            else:
+                loop.call_later(seconds, self._come, lane, now + seconds)
+        return permits.wait.total_seconds() or AHEAD.total_seconds()
+
+    def _come(self, lane: Lane, moment: float) -> None:
+        """Let one through, of the lane that took the moment if it still has one."""
+        self._taken[lane] -= 1
+        if self.rate > 0 and (not self._is_open() or self._clock() - moment > LATE):
+            # Whoever waits asks anew: after a 429 the schedule begins where the gate opens.
+            self._newcomer.set()
+            return
+        for queue in (self._waiting[lane], *self._waiting.values()):
+            while queue:
+                turn = queue.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+                    return
+        self._unused.append(moment)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -13,49 +13,123 @@ from worker.calls import Permits
 from worker.model import Lane
 from worker.records import SCHEMA_VERSION
 
-
-def asked(world: World, wanted: int, *, rate: float = 10, burst: float = 5, lane: Lane = Lane.SINGLE) -> Permits:
-    return world.store.run(calls.permits(wanted, rate=rate, burst=burst, lane=lane, bulk_share=0.6))
-
-
-def test_without_a_rate_every_permit_is_granted(world: World) -> None:
-    assert asked(world, 1000, rate=0) == Permits(granted=1000, wait=timedelta(0))
+RATE = 100
+AHEAD = timedelta(milliseconds=100)
+SHARE = 0.7
+EVERY = timedelta(milliseconds=50)
 
 
-def test_burst_is_granted_at_once_and_the_rest_at_the_rate(world: World) -> None:
-    assert asked(world, 100).granted == 5
-    closed = asked(world, 1)
-    assert (closed.granted, closed.wait) == (0, timedelta(milliseconds=100))
+def asked(
+    world: World, *, single: int = 0, bulk: int = 0, rate: float = RATE, ahead: timedelta = AHEAD
+) -> list[tuple[Lane, datetime]]:
+    """Take moments, and return when they are."""
+    permits = told(world, single=single, bulk=bulk, rate=rate, ahead=ahead)
+    return [(lane, world.now + away) for lane, away in permits.moments]
+
+
+def told(world: World, *, single: int = 0, bulk: int = 0, rate: float = RATE, ahead: timedelta = AHEAD) -> Permits:
+    wanted = {Lane.SINGLE: single, Lane.BULK: bulk}
+    return world.store.run(calls.permits(wanted, rate=rate, ahead=ahead, bulk_share=SHARE))
+
+
+def over(world: World, span: timedelta, *, single: int = 0, bulk: int = 0) -> list[tuple[Lane, datetime]]:
+    """What somebody gets who asks for so much now and then."""
+    moments = []
+    for _ in range(span // EVERY):
+        moments += asked(world, single=single, bulk=bulk)
+        world.pass_time(EVERY)
+    return moments
+
+
+def busiest_second(moments: list[tuple[Lane, datetime]]) -> int:
+    times = sorted(moment for _, moment in moments)
+    return max(sum(begin <= moment < begin + SECOND for moment in times) for begin in times)
+
+
+def test_without_a_rate_every_permit_is_granted_at_once(world: World) -> None:
+    assert (
+        asked(world, single=1000, bulk=10, rate=0) == [(Lane.SINGLE, world.now)] * 1000 + [(Lane.BULK, world.now)] * 10
+    )
+
+
+def test_calls_leave_one_by_one_and_never_in_a_burst(world: World) -> None:
+    moments = [moment for _, moment in asked(world, single=100)]
+    assert moments == [world.now + number * timedelta(milliseconds=10) for number in range(len(moments))]
+    assert moments[-1] - world.now <= AHEAD
+
+
+@pytest.mark.parametrize("wanted", [{"single": 6}, {"bulk": 50}, {"single": 20, "bulk": 20}], ids=str)
+def test_whole_rate_is_used_by_whoever_wants_it_and_no_second_sees_more(world: World, wanted: dict[str, int]) -> None:
+    moments = over(world, 2 * SECOND, **wanted)
+    assert 2 * RATE <= len(moments) <= 2 * RATE + RATE * AHEAD / SECOND + 1
+    assert len(set(moments)) == len(moments)
+    assert busiest_second(moments) <= RATE
+
+
+def test_idle_time_is_not_made_up_for(world: World) -> None:
+    asked(world, single=1)
+    world.pass_time(MINUTE)
+    assert busiest_second(over(world, 2 * SECOND, single=10)) <= RATE
+
+
+def test_lanes_that_both_want_all_get_their_shares(world: World) -> None:
+    moments = over(world, 3 * SECOND, single=50, bulk=50)
+    share = sum(lane is Lane.BULK for lane, _ in moments) / len(moments)
+    assert share == pytest.approx(SHARE, abs=0.03)
+
+
+def test_single_refund_finds_a_near_moment_while_a_file_takes_all_there_is(world: World) -> None:
+    over(world, SECOND, bulk=50)
+    asked(world, bulk=50)
+    ((lane, moment),) = asked(world, single=1)
+    assert (lane, moment <= world.now + AHEAD) == (Lane.SINGLE, True)
+
+
+def test_file_is_back_at_its_share_soon_after_it_had_all(world: World) -> None:
+    over(world, 5 * SECOND, bulk=50)
+    moments = over(world, 5 * SECOND, single=50, bulk=50)
+    assert sum(lane is Lane.BULK for lane, _ in moments) > 0.6 * len(moments)
+
+
+def test_slow_rate_gives_one_moment_and_says_when_to_ask_for_the_next(world: World) -> None:
+    assert told(world, single=5, rate=0.5).moments == [(Lane.SINGLE, timedelta(0))]
+    closed = told(world, single=5, rate=0.5)
+    assert not closed.moments
+    assert timedelta(milliseconds=1900) <= closed.wait <= timedelta(seconds=2)
     world.pass_time(closed.wait)
-    assert asked(world, 100).granted == 1
-
-
-def test_no_second_ever_sees_more_than_rate_and_burst(world: World) -> None:
-    granted = 0
-    for _ in range(100):
-        granted += asked(world, 3).granted
-        world.pass_time(timedelta(milliseconds=10))
-    assert 10 <= granted <= 15
-
-
-def test_bulk_lane_leaves_room_that_a_single_refund_finds(world: World) -> None:
-    assert asked(world, 100, lane=Lane.BULK).granted == 3
-    assert asked(world, 100, lane=Lane.BULK).granted == 0
-    assert asked(world, 100, lane=Lane.SINGLE).granted == 2
+    assert len(told(world, single=5, rate=0.5).moments) == 1
 
 
 @pytest.mark.parametrize("rate", [0, 10])
 def test_closed_gate_lets_nobody_through_until_it_opens(world: World, rate: float) -> None:
     assert world.store.run(calls.block_gate(MINUTE)) == MINUTE
-    assert asked(world, 1, rate=rate) == Permits(granted=0, wait=MINUTE)
+    assert told(world, single=1, rate=rate) == Permits(moments=[], wait=MINUTE)
     world.pass_time(MINUTE)
-    assert asked(world, 1, rate=rate).granted == 1
+    assert len(asked(world, single=1, rate=rate)) == 1
 
 
 def test_shorter_block_does_not_open_a_closed_gate_sooner(world: World) -> None:
     world.store.run(calls.block_gate(MINUTE))
     world.pass_time(SECOND)
     assert world.store.run(calls.block_gate(SECOND)) == MINUTE - SECOND
+
+
+def test_gate_that_was_closed_opens_slower_and_comes_back_to_the_rate_by_itself(world: World) -> None:
+    for _ in range(5):
+        # Refused together, they count once.
+        world.store.run(calls.block_gate(SECOND))
+    world.pass_time(SECOND)
+    first = len(over(world, SECOND, single=50))
+    assert 0.85 * RATE <= first <= 0.98 * RATE
+    world.pass_time(20 * SECOND)
+    assert RATE <= len(over(world, SECOND, single=50)) <= RATE + RATE * AHEAD / SECOND
+
+
+def test_gate_gets_slower_with_every_refusal_but_never_stops(world: World) -> None:
+    for _ in range(100):
+        world.store.run(calls.block_gate(SECOND))
+        world.pass_time(2 * SECOND)
+    assert 0.05 * RATE <= len(over(world, SECOND, single=50)) <= 0.3 * RATE
 
 
 def test_provider_is_pinned_by_whoever_comes_first(world: World) -> None:

@@ -255,3 +255,9 @@ local function move(id, r, to, status, due, set, label, detail)
   end
   return woken
 end
+
+-- The part of the provider's rate that is used: less after a 429, then a fiftieth more of the rate every second.
+local function pace_now(pace, since)
+  if not pace then return 1 end
+  return math.min(1, tonumber(pace) + math.max(0, NOW - tonumber(since)) / 1000 * 0.02)
+end

@@ -1,6 +1,13 @@
--- Close the gate for everyone, as a 429 asks. ARGV[4] ms. Never shortens a longer block. Returns ms from now.
+-- Close the gate for everyone, as a 429 asks, and go on more slowly afterwards. ARGV[4] ms. Never shortens a longer
+-- block. Returns ms from now.
 local key = P .. 'gate'
-local until_ms = math.max(tonumber(redis.call('HGET', key, 'blocked_until') or '0'), NOW + tonumber(ARGV[4]))
+local state = redis.call('HMGET', key, 'blocked_until', 'pace', 'paced_at')
+local until_ms = math.max(tonumber(state[1] or '0'), NOW + tonumber(ARGV[4]))
 redis.call('HSET', key, 'blocked_until', int(until_ms))
+-- Calls that were under way together are refused together: they count once.
+if not state[3] or NOW >= tonumber(state[3]) + 1000 then
+  redis.call('HSET', key, 'pace', string.format('%.4f', math.max(0.05, 0.85 * pace_now(state[2], state[3]))),
+    'paced_at', int(until_ms))
+end
 redis.call('PEXPIRE', key, math.max(3600000, int(until_ms - NOW)))
 return int(until_ms - NOW)

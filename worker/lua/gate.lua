@@ -1,19 +1,58 @@
--- The provider's rate for all workers, by the generic cell rate algorithm. ARGV[4] calls a second; [5] burst;
--- [6] permits wanted; [7] '1' for the bulk lane; [8] the bulk lane's share.
--- Returns {granted, ms until the next permit}. A 429 closes the gate for everyone until `blocked_until`.
-local rate, burst, wanted = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+-- The provider's rate for all workers: one schedule of evenly spaced moments at which a call may leave. ARGV[4] calls
+-- a second; [5] ms for which moments are given away ahead; [6] moments wanted for single refunds; [7] for the bulk
+-- lane; [8] the bulk lane's share.
+-- Returns {ms until it is worth asking again, lane, microseconds from now, lane, microseconds from now, …}.
+-- `next_at` is the first free moment. Nothing that was left unused is made up for, so no burst can build up.
+local rate, ahead, share = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[8])
+local lanes = {
+  {name = 'refunds', field = 'single_at', wanted = tonumber(ARGV[6]), share = 1 - share},
+  {name = 'refunds.bulk', field = 'bulk_at', wanted = tonumber(ARGV[7]), share = share},
+}
+local MOST = 500
 local key = P .. 'gate'
-local state = redis.call('HMGET', key, 'full_at', 'blocked_until')
-local blocked = tonumber(state[2] or '0')
-if blocked > NOW then return {0, blocked - NOW} end
-if rate <= 0 then return {wanted, 0} end
-local step = 1000 / rate
-local full_at = math.max(tonumber(state[1] or '0'), NOW)
--- The bulk lane sees a shorter queue ahead: it is refused first when single refunds ask too.
-local room = burst * step
-if ARGV[7] == '1' then room = math.max(step, room * tonumber(ARGV[8])) end
-local granted = math.min(wanted, math.floor((NOW + room - full_at) / step + 1e-6))
-if granted < 1 then return {0, math.ceil(full_at + step - room - NOW)} end
-redis.call('HSET', key, 'full_at', string.format('%.3f', full_at + granted * step))
-redis.call('PEXPIRE', key, 3600000)
-return {granted, 0}
+local state = redis.call('HMGET', key, 'blocked_until', 'next_at', 'single_at', 'bulk_at', 'pace', 'paced_at')
+local blocked = tonumber(state[1] or '0')
+if blocked > NOW then return {blocked - NOW} end
+local out = {0}
+if rate <= 0 then
+  for _, lane in ipairs(lanes) do
+    for _ = 1, lane.wanted do out[#out + 1] = lane.name; out[#out + 1] = 0 end
+  end
+  return out
+end
+local step = 1000 / (rate * pace_now(state[5], state[6]))
+local next_at = math.max(tonumber(state[2] or '0'), NOW)
+-- Each lane has a clock that runs at its share of the rate: the one whose clock is behind has its turn, and one that
+-- is ahead leaves half of the time ahead free for the other. So the share of an idle lane goes to the other, and an
+-- early past of full use is soon forgotten.
+for place, lane in ipairs(lanes) do
+  lane.step = step / math.max(lane.share, 0.001)
+  lane.at = math.min(math.max(tonumber(state[2 + place] or '0'), NOW), NOW + 1000)
+end
+local function room(lane) if lane.at > next_at then return ahead / 2 end return ahead end
+local function turn()
+  local chosen
+  for _, lane in ipairs(lanes) do
+    if lane.wanted > 0 and next_at <= NOW + room(lane) and (not chosen or lane.at < chosen.at) then chosen = lane end
+  end
+  return chosen
+end
+local lane, given = turn(), 0
+while lane and given < MOST do
+  out[#out + 1] = lane.name
+  out[#out + 1] = math.floor((next_at - NOW) * 1000)
+  lane.wanted, lane.at, next_at, given = lane.wanted - 1, lane.at + lane.step, next_at + step, given + 1
+  lane = turn()
+end
+if lanes[1].wanted + lanes[2].wanted > 0 then
+  -- A trip is worth while once it brings several: of a slow rate the next one alone.
+  local several = 0
+  if step < ahead / 4 then several = ahead / 4 end
+  out[1] = math.max(1, math.ceil(next_at - NOW - ahead / 2 + several))
+end
+if given > 0 then
+  redis.call('HSET', key, 'next_at', string.format('%.3f', next_at), 'single_at', string.format('%.3f', lanes[1].at),
+    'bulk_at', string.format('%.3f', lanes[2].at))
+  redis.call('PEXPIRE', key, 3600000)
+end
+return out

@@ -1,0 +1,112 @@
+"""One worker's side of the rate: who waits is let through at a moment of the schedule that all workers share."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from tests.factories import MINUTE
+from worker import calls
+from worker.calls import Call
+from worker.errors import StoreUnavailable
+from worker.lanes import RateGate
+from worker.model import Lane
+from worker.store import AsyncStore
+
+PATIENCE = 20
+
+
+@pytest.fixture
+def store(async_any_redis: redis.asyncio.Redis) -> AsyncStore:
+    return AsyncStore(async_any_redis, durable=False)
+
+
+def gate_of(store: AsyncStore, rate: float = 500) -> RateGate:
+    return RateGate(store, rate=rate, bulk_share=0.7)
+
+
+@pytest.mark.parametrize("rate", [0, 500])
+async def test_everybody_gets_through_whatever_the_lane(store: AsyncStore, rate: float) -> None:
+    gate = gate_of(store, rate)
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(gate.acquire(lane) for lane in Lane for _ in range(30)))
+
+
+async def test_two_workers_never_get_the_same_moment(store: AsyncStore) -> None:
+    taken: list[timedelta] = []
+    one, other = gate_of(store), gate_of(store)
+    inner = store.run
+
+    async def noting(call: Call[Any]) -> Any:
+        result = await inner(call)
+        if isinstance(result, calls.Permits):
+            stored: Any = await store.redis.hget("refunds:gate", "next_at")
+            taken.append(timedelta(milliseconds=float(stored)))
+        return result
+
+    store.run = noting  # type: ignore[method-assign]
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(gate.acquire(Lane.BULK) for gate in (one, other) for _ in range(30)))
+    step = timedelta(seconds=1 / 500)
+    assert taken == sorted(taken)
+    assert taken[-1] - taken[0] >= 20 * step
+
+
+async def test_one_that_gives_up_keeps_no_other_waiting(store: AsyncStore) -> None:
+    gate = gate_of(store)
+    await gate.block(timedelta(milliseconds=50))
+    waiting = [asyncio.create_task(gate.acquire(Lane.SINGLE)) for _ in range(4)]
+    await asyncio.sleep(0)
+    for task in waiting[:2]:
+        task.cancel()
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*waiting[2:])
+    assert [task.cancelled() for task in waiting] == [True, True, False, False]
+
+
+async def test_moment_of_one_that_gave_up_is_used_by_the_next_who_comes(store: AsyncStore) -> None:
+    gate = gate_of(store, rate=30)
+    inner, asked = store.run, asyncio.Event()
+
+    async def once(call: Call[Any]) -> Any:
+        assert not asked.is_set(), "the schedule was asked again"
+        result = await inner(call)
+        asked.set()
+        return result
+
+    store.run = once  # type: ignore[method-assign]
+    givers_up = [asyncio.create_task(gate.acquire(Lane.SINGLE)) for _ in range(2)]
+    async with asyncio.timeout(PATIENCE):
+        await asked.wait()
+        for task in givers_up:
+            task.cancel()
+        await gate.acquire(Lane.BULK)
+
+
+async def test_closed_gate_of_one_worker_is_closed_for_the_other(store: AsyncStore) -> None:
+    one, other = gate_of(store), gate_of(store)
+    await one.block(MINUTE)
+    assert not await one.try_now(Lane.SINGLE)
+    assert not await other.try_now(Lane.SINGLE)
+
+
+async def test_permit_at_once_is_given_until_the_near_moments_are_taken(store: AsyncStore) -> None:
+    gate = gate_of(store, rate=20)
+    given = [await gate.try_now(Lane.SINGLE) for _ in range(10)]
+    assert given[0]
+    assert not all(given)
+
+
+async def test_trouble_with_the_records_reaches_those_who_wait(store: AsyncStore) -> None:
+    gate = gate_of(store)
+
+    async def away(_: Call[Any]) -> Any:
+        raise StoreUnavailable("away")
+
+    store.run = away  # type: ignore[method-assign,assignment]
+    results = await asyncio.gather(*(gate.acquire(lane) for lane in Lane), return_exceptions=True)
+    assert [type(result) for result in results] == [StoreUnavailable, StoreUnavailable]
