@@ -13,7 +13,8 @@ import click
 from tests.simulation.faults import EVERY_FAULT
 from tests.simulation.plan import plan_for
 from tests.simulation.planted import BUGS, planted
-from tests.simulation.runner import MOST_SHOWN, Report, arena, play, silence, wire_to_server
+from tests.simulation.runner import MOST_SHOWN, Report, arena, play, wire_to_server
+from tests.simulation.secrets import log_taken
 
 TOLD_EVERY: Final = 10.0
 MOST_SEEDS: Final = 10_000_000
@@ -75,7 +76,7 @@ def _telling() -> Callable[[Report], None]:
 
 
 def _replay(seed: int, bug: str | None, *, wide: bool, naive: bool) -> int:
-    with silence(), planted(bug), wire_to_server() as wire:
+    with log_taken(), planted(bug), wire_to_server() as wire:
         result = play(seed, wire, who="naive" if naive else "ours", wide=wide, tracing=True)
     click.echo(plan_for(seed, wide=wide).summary())
     click.echo("\n".join(result.trace))

@@ -174,6 +174,8 @@ class Machine:
         """Seconds by which its wall clock is wrong; its monotonic clock starts anywhere."""
         self.alive = True
         self.stopped = False
+        self.ending_at: float | None = None
+        """When it was told to end in good order."""
         self.arrived: list[Any] = []
         self.overdue: list[Any] = []
         self.planned: dict[int, str] = {}
@@ -182,6 +184,9 @@ class Machine:
         self.context = contextvars.copy_context()
         self.context.run(MACHINE.set, self)
         self._tasks: list[asyncio.Task[Any]] = []
+        self._in_hand = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._befalls = befalls
 
     def clock(self) -> float:
@@ -202,6 +207,21 @@ class Machine:
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine on this machine."""
         return self.loop.create_task(work, context=self.context)
+
+    async def work_on(self, message: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Handle a message, which one who ends in good order waits for."""
+        self._in_hand += 1
+        self._idle.clear()
+        try:
+            await message()
+        finally:
+            self._in_hand -= 1
+            if not self._in_hand:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no message is in hand."""
+        await self._idle.wait()
 
     async def point(self, where: str) -> bool:
         """Mark a place at which the machine may die or be stopped; return whether it was stopped here."""

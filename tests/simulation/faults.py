@@ -32,9 +32,17 @@ OTHERS: Final = (
     "resumed",
     "scripts_flushed",
     "stopped_past_lease",
+    "terminated_while_some_waited",
 )
 PEOPLE: Final = (
+    "batch_canceled_midway",
+    "batch_delayed",
+    "batch_paused",
+    "batch_retried",
+    "cancel_killed",
     "canceled_by_caller",
+    "import_killed",
+    "import_refused",
     "resolved_failed",
     "resolved_resend",
     "resolved_succeeded",

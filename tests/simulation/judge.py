@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from tests.simulation import batch_judge
+from tests.simulation.batch_judge import BatchJudge, Move
+from tests.simulation.secrets import leaks
 from worker.model import Stage
 from worker.policy import TRANSITIONS, Rules
 from worker.records import Moves
@@ -45,9 +48,11 @@ FIELDS: Final = (
     "operator_says",
     "idempotency_key",
     "fingerprint",
+    "batch_id",
+    "held",
 )
 SNAPSHOT: Final = f"""
-local P, out, i = ARGV[1], {{}}, 4
+local P, out, i = ARGV[1], {{}}, 5
 for _ = 1, tonumber(ARGV[2]) do
   local id = ARGV[i]
   out[#out + 1] = redis.call('HMGET', P .. 'refund:' .. id, {", ".join(f"'{name}'" for name in FIELDS)})
@@ -60,6 +65,7 @@ for _ = 1, tonumber(ARGV[3]) do
   out[#out + 1] = redis.call('ZRANGE', P .. 'waiters:' .. pi, 0, -1)
   i = i + 1
 end
+{batch_judge.SNAPSHOT}
 out[#out + 1] = redis.call('ZRANGE', P .. 'due', 0, -1, 'WITHSCORES')
 for _, name in ipairs({{{", ".join(f"'{name}'" for name in BUCKETS)}}}) do
   out[#out + 1] = redis.call('ZRANGE', P .. 'index:' .. name, 0, -1, 'WITHSCORES')
@@ -97,6 +103,10 @@ class Known:
 
     payment: str
     record: dict[str, str | None] = field(default_factory=dict)
+    said: bool = False
+    """Whether its caller was told that it is accepted."""
+    path: list[str] = field(default_factory=list)
+    """Each move in few words, as the stream of events should tell it."""
     moves: int = 0
     stage: str | None = None
     status: str | None = None
@@ -120,29 +130,40 @@ class Judge:
     due: dict[str, float] = field(default_factory=dict)
     remade: int = 0
     """Refunds made again after the first one of the same generation had failed at the provider by itself."""
+    batches: BatchJudge = field(init=False)
     _snapshot: Sequence[Any] = ()
+    _moves: list[Move] = field(default_factory=list)
     _seen_entries: int = 0
     _keys: dict[str, tuple[str, str, bytes]] = field(default_factory=dict)
     _statuses: dict[str, set[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.batches = BatchJudge(self.broken)
 
     def broken(self, rule: str, refund_id: str, fact: str) -> None:
         """Note a violation."""
         self.violations.append(f"{rule}: {refund_id}: {fact}")
 
+    def tells_no_secret(self, where: str, about: str, text: str) -> None:
+        """Judge a text that is kept or sent somewhere."""
+        for secret in leaks(text):
+            self.broken("secret", about, f"{secret} stands in {where}: {text[:200]}")
+
     # Accepting
 
-    def accepted(self, refund_id: str, payment: str) -> None:
-        """Note that a caller was told that its refund is accepted."""
-        self.refunds.setdefault(refund_id, Known(payment=payment))
+    def accepted(self, refund_id: str, payment: str, *, said: bool = True) -> None:
+        """Note that a caller was told that its refund is accepted; not `said`, that it may be by now."""
+        known = self.refunds.setdefault(refund_id, Known(payment=payment))
+        known.said = known.said or said
         if payment not in self.payments:
             self.payments.append(payment)
 
     def question(self) -> list[Any]:
         """Return the arguments of the snapshot script."""
-        arguments: list[Any] = [len(self.refunds), len(self.payments)]
+        arguments: list[Any] = [len(self.refunds), len(self.payments), len(self.batches.ids)]
         for refund_id, known in self.refunds.items():
             arguments += [refund_id, known.moves]
-        return [*arguments, *self.payments]
+        return [*arguments, *self.payments, *self.batches.ids]
 
     # Redis
 
@@ -154,19 +175,22 @@ class Judge:
         self._snapshot = snapshot
         place = 0
         claimed = []
+        self._moves.clear()
         for refund_id, known in self.refunds.items():
             record = dict(zip(FIELDS, snapshot[place], strict=True))
             if record["stage"] == "sending" and record["version"] != known.record.get("version"):
                 claimed.append(refund_id)
             self._judge_record(refund_id, known, record, snapshot[place + 1])
             place += 2
-        indexes = snapshot[place + 2 * len(self.payments) :]
+        of_batches = place + 2 * len(self.payments)
+        indexes = snapshot[of_batches + 2 * len(self.batches.ids) :]
         self.due = _scores(indexes[0])
         buckets = {name: _scores(flat) for name, flat in zip(BUCKETS, indexes[1:], strict=True)}
         self._judge_indexes(buckets)
         for payment in self.payments:
             self._judge_payment(payment, snapshot[place], claimed)
             place += 2
+        self.batches.look(snapshot[of_batches:], self._moves, self.refunds)
 
     def _judge_record(
         self, refund_id: str, known: Known, record: dict[str, str | None], entries: Sequence[str]
@@ -177,6 +201,8 @@ class Judge:
             return
         before = known.record
         known.record = record
+        for text in entries:
+            self.tells_no_secret("history", refund_id, text)
         for entry in known.told.read(entries):
             self._replay(refund_id, known, entry)
         told = (str(known.moves), known.stage, known.status)
@@ -203,6 +229,8 @@ class Judge:
             self.broken("transition", refund_id, f"{source} to {target} stands in no table")
         known.moves, known.stage, known.status = known.moves + 1, target, entry["status"]
         known.label = entry["label"]
+        known.path.append(f"{known.moves} {target} {known.status}")
+        self._moves.append((refund_id, entry))
         if known.label == "resend":
             for post in known.posts:
                 post.cleared = True
@@ -326,11 +354,32 @@ class Judge:
     def finish(self) -> None:
         """Judge what is left when the backlog has had its time."""
         self.read_ledger()
+        self.batches.finish(self.refunds)
         for refund_id, known in self.refunds.items():
+            if not known.record and not known.said:
+                continue
             if not known.record:
                 self.broken("lost", refund_id, "accepted, and no record stands")
             elif known.record["stage"] not in {"settled", "review"}:
                 self.broken("stranded", refund_id, f"still {known.record['stage']} long after the faults stopped")
+
+    def judge_events(self, events: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Judge the stream of events: every move of every history, in order, and no secret."""
+        told: dict[str, list[str]] = {refund_id: [] for refund_id in self.refunds}
+        for _, flat in events:
+            event = dict(zip(flat[::2], flat[1::2], strict=True))
+            self.tells_no_secret("an event", event["refund_id"], str(flat))
+            told[event["refund_id"]].append(f"{event['version']} {event['to']} {event['status']}")
+        for refund_id, known in self.refunds.items():
+            if told[refund_id] != known.path:
+                self.broken("events", refund_id, f"the stream tells {told[refund_id]}, the history {known.path}")
+
+    def given_back(self, refund_ids: Sequence[str], now_ms: int) -> None:
+        """Judge what a worker has just given back: what was never begun is due for others at once."""
+        for refund_id in refund_ids:
+            record = self.refunds[refund_id].record if refund_id in self.refunds else {}
+            if record.get("stage") == "queued" and not record.get("held") and self.due[refund_id] > now_ms:
+                self.broken("given back", refund_id, "nobody will look at it before its nudge counts as lost")
 
     def overdue(self, now_ms: int, grace_ms: int) -> list[str]:
         """Return the refunds at which nobody looked though they were due for longer than the grace."""

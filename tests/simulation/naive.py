@@ -16,6 +16,7 @@ from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_af
 
 from tests.simulation.judge import FIELDS
 from tests.simulation.provider_seam import Transport
+from tests.simulation.secrets import API_KEY
 from worker.model import Lane, RefundRequest, request_body
 
 if TYPE_CHECKING:
@@ -36,13 +37,17 @@ class NaiveWorker:
         self._client = httpx.AsyncClient(
             base_url="https://provider.test",
             transport=Transport(machine, world.seam),
-            auth=httpx.BasicAuth("sk_test_simulated", ""),
+            auth=httpx.BasicAuth(API_KEY, ""),
             headers={"Accept": "application/json"},
             trust_env=False,
         )
 
     def start(self) -> None:
         """There is no sweep: what is lost is lost."""
+
+    async def end(self) -> None:
+        """Celery waits for the tasks in hand, and there is nothing beside them."""
+        await self._machine.idle()
 
     async def handle(self, refund_ids: Sequence[str], lane: Lane) -> None:
         """Take one message, and again later where it failed."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx
 
 from tests.simulation.provider_seam import Transport
 from tests.simulation.records_seam import PREFIX, RedisSeam
+from tests.simulation.secrets import API_KEY
+from worker.calls import Call
 from worker.errors import StoreUnavailable
 from worker.gateway import Gateway
 from worker.lanes import RateGate, Slots
@@ -25,12 +29,55 @@ if TYPE_CHECKING:
     from tests.simulation.clock import Machine
     from tests.simulation.world import World
 
+T = TypeVar("T")
+
 TASK_SECONDS: Final = 30.0
 SWEEP_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 15.0
 LOST_NUDGE_SECONDS: Final = 15.0
 _QUEUED_EARLY: Final = 585.0
 """A queued refund may be taken so much earlier than it is due, where its queue is dry."""
+
+
+_OUTCOME: Final[contextvars.ContextVar[dict[str, bool]]] = contextvars.ContextVar("outcome")
+"""What became of each refund of the message in hand: whether it was begun."""
+
+
+class _NotedStore(AsyncStore):
+    """The store; each call is noted when it is asked for."""
+
+    noted: Callable[[Call[Any]], None]
+
+    async def run(self, call: Call[T]) -> T:
+        self.noted(call)
+        return await super().run(call)
+
+
+class _NotedService(Service):
+    """The service; what it has in hand is written down for the judge."""
+
+    def __init__(self, *positional: Any, **named: Any) -> None:
+        super().__init__(*positional, **named)
+        self.in_hand: Counter[str] = Counter()
+        self.begun: set[str] = set()
+        """Of what is in hand, for what anything was asked already."""
+        self.given_back: dict[str, float] = {}
+        """Refund → when it was last given back."""
+
+    async def handle(self, refund_id: str, lane: Lane, *, until: float | None = None) -> bool:
+        self.in_hand[refund_id] += 1
+        begun = True
+        try:
+            begun = await super().handle(refund_id, lane, until=until)
+        finally:
+            self.in_hand[refund_id] -= 1
+            if not self.in_hand[refund_id]:
+                del self.in_hand[refund_id]
+                self.begun.discard(refund_id)
+            if until is not None:
+                # Not what runs beside the messages, in the context of the one that woke it.
+                _OUTCOME.get()[refund_id] = begun
+        return begun
 
 
 class OurWorker:
@@ -44,42 +91,79 @@ class OurWorker:
         self._changed = asyncio.Event()
         world.changed.append(self._changed)
         client: Any = RedisSeam(machine, world.serve, world.chance.draw_redis)
-        store = AsyncStore(client, prefix=PREFIX, retention=timedelta(days=400), durable=False, place="simulated")
+        store = _NotedStore(client, prefix=PREFIX, retention=timedelta(days=400), durable=False, place="simulated")
         http = httpx.AsyncClient(
             base_url="https://provider.test",
             transport=Transport(machine, world.seam),
-            auth=httpx.BasicAuth("sk_test_simulated", ""),
+            auth=httpx.BasicAuth(API_KEY, ""),
             headers={"Accept": "application/json"},
             follow_redirects=False,
             trust_env=False,
         )
-        self.service = Service(
+        self.service = _NotedService(
             store,
             Gateway(http, plan.rules, clock=machine.clock, jitter=dice.random),
             rules=plan.rules,
-            slots=Slots(8, 0.7),
+            slots=Slots(plan.slots, 0.7),
             gate=RateGate(store, rate=plan.rate, bulk_share=0.7, clock=machine.clock),
             clock=machine.clock,
             jitter=dice.random,
             token=lambda: f"{dice.getrandbits(64):x}",
         )
+        store.noted = self._noted
+        self._sweeper: asyncio.Task[None] | None = None
         self._probe_at = 0.0
         self._early = _QUEUED_EARLY
         self._phase = dice.random() * SWEEP_SECONDS
 
     def start(self) -> None:
         """Begin to sweep and to probe refused credentials."""
-        self._machine.spawn(self._sweeps())
+        self._sweeper = self._machine.spawn(self._sweeps())
 
     async def handle(self, refund_ids: Sequence[str], lane: Lane) -> None:
         """Take one message."""
+        outcome: dict[str, bool] = {}
+        _OUTCOME.set(outcome)
+        began = self._machine.loop.time()
         await self.service.process(refund_ids, lane, seconds=TASK_SECONDS)
+        if self._machine.ending_at is not None:
+            self._judge_left(refund_ids, outcome, began)
+
+    def _judge_left(self, refund_ids: Sequence[str], outcome: dict[str, bool], began: float) -> None:
+        for refund_id in refund_ids:
+            if not outcome[refund_id] and self.service.given_back.get(refund_id, -1.0) < began:
+                self._world.judge.broken("kept", refund_id, "neither begun nor given back by a worker told to end")
+
+    def _noted(self, call: Call[Any]) -> None:
+        """Judge that one who was told to end begins nothing more."""
+        service, machine = self.service, self._machine
+        if call.script.name == "give_back":
+            service.given_back.update((str(refund_id), machine.loop.time()) for refund_id in call.arguments)
+        elif call.script.name in {"load", "claim"}:
+            refund_id = str(call.arguments[0])
+            # What runs on at the very moment of the signal was begun before it.
+            if machine.ending_at not in {None, machine.loop.time()} and refund_id not in service.begun:
+                self._world.judge.broken("began", refund_id, "begun by a worker that had been told to end")
+            service.begun.add(refund_id)
+
+    async def end(self) -> None:
+        """End in good order, as `app` and `runtime` do: what waits is given back, what was begun is finished."""
+        service = self.service
+        if any(refund_id not in service.begun for refund_id in service.in_hand):
+            self._world.happens("terminated_while_some_waited", self._machine.name)
+        service.stop()
+        await self._machine.idle()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper])
+        await service.drain()
+        await service.store.close()
 
     async def _sweeps(self) -> None:
         await asyncio.sleep(self._phase)
         while True:
             try:
-                if not self.service.breaker.resting:
+                if not self.service.stopping and not self.service.breaker.resting:
                     taken = await sweep(self.service.store, nudge=self._world.mail.nudge, depth=self._world.mail.depth)
                     self._early = _QUEUED_EARLY if taken else 0.0
                 if self._world.breaker_is_open and self._machine.loop.time() >= self._probe_at:

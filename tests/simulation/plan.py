@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, Final, Literal
 
 from tests.simulation.provider_seam import BROKEN, MADE_UP, REFUSED, UNSENT, WRONG
+from tests.simulation.secrets import EMAIL
 from worker.model import RefundRequest
 from worker.policy import Rules
 from worker.sandbox.bank import CAPTURED, Outcome
@@ -27,10 +28,15 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
 MAIN: Final = ("broken", "late", "status")
 REDIS_FAULTS: Final = ("redis_lost", "redis_reply_lost", "redis_late", "redis_refuses")
 MESSAGE_FAULTS: Final = ("message_lost", "message_doubled", "message_delayed")
-BEFALLS: Final = ("killed", "stopped")
+BEFALLS: Final = ("killed", "stopped", "terminated")
+"""SIGKILL, SIGSTOP and SIGTERM."""
+
+FILES_RATE: Final = 0.35
+HEARD_RATE: Final = 0.15
 
 OPEN: Final = (
     "found in totals that count pending refunds: recorded as succeeded while the provider still says pending",
+    "credentials_refused is logged with what the provider said, of whichever try, and what it repeated of the body",
 )
 """What the product is known to get wrong, and only `--wide` worlds show."""
 Seconds = float
@@ -48,6 +54,21 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class File:
+    """One file that is handed in as a batch, and what people do with the batch later."""
+
+    batch_id: str
+    rows: tuple[RefundRequest, ...]
+    at: Seconds
+    delay: Seconds = 0.0
+    """For so long nothing of it is to be sent."""
+    cancel_at: Seconds | None = None
+    pause_at: Seconds | None = None
+    resume_at: Seconds | None = None
+    retry_at: Seconds | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """Everything about one world that is fixed before it begins; what is drawn on the way comes from `seed` too."""
 
@@ -55,9 +76,12 @@ class Plan:
     rules: Rules
     sandbox: SandboxConfig
     machines: int
+    slots: int
+    """Calls in flight of one worker."""
     rate: float
     payments: dict[str, dict[str, Any]]
     asked: tuple[Asked, ...]
+    files: tuple[File, ...]
     faults_end: Seconds
     post_faults: tuple[str, ...]
     post_rate: float
@@ -74,6 +98,8 @@ class Plan:
     foreign: tuple[tuple[str, int, Seconds], ...]
     """Refunds made elsewhere: payment, amount, when."""
     slow_redis: bool
+    heard: bool
+    """Whether what is logged and put into the queue is read."""
     wide: bool
 
     def summary(self) -> str:
@@ -83,7 +109,8 @@ class Plan:
             f"{rules.idempotency}/{rules.readback}/{'proof' if rules.totals_proof else 'hint'} "
             f"keys={self.sandbox.idempotency} settle={rules.settle.total_seconds():g}s "
             f"lease={rules.lease.total_seconds():g}s window={rules.key_window.total_seconds():g}s "
-            f"machines={self.machines} refunds={len(self.asked)} faults={','.join(self.post_faults)}@{self.post_rate}"
+            f"machines={self.machines} refunds={len(self.asked)} "
+            f"rows={sum(len(file.rows) for file in self.files)} faults={','.join(self.post_faults)}@{self.post_rate}"
         )
 
 
@@ -107,9 +134,11 @@ def plan_for(seed: int, *, wide: bool = False) -> Plan:
         rules=rules,
         sandbox=_sandbox(dice, rules),
         machines=dice.randint(1, 3),
+        slots=dice.choice((1, 2, 8)),
         rate=dice.choice((0.0, 0.0, 0.0, 5.0)),
         payments=payments,
         asked=asked,
+        files=_files(seed, payments, asked),
         faults_end=faults_end,
         post_faults=tuple(name for family in families for name in FAMILIES[family]),
         post_rate=dice.choice((0.3, 0.6, 0.9)),
@@ -125,6 +154,7 @@ def plan_for(seed: int, *, wide: bool = False) -> Plan:
         script_flushes=(dice.uniform(0, 600),) if dice.random() < 0.1 else (),
         foreign=_foreign(dice, rules, payments),
         slow_redis=dice.random() < 0.15,
+        heard=dice.random() < HEARD_RATE,
         wide=wide,
     )
 
@@ -180,7 +210,9 @@ def _refunds(dice: random.Random, rules: Rules, *, wide: bool) -> tuple[dict[str
         at = dice.choice((0.0, 0.0, dice.uniform(0, 120), dice.uniform(0, 1200)))
         asked.append(
             Asked(
-                request=RefundRequest(refund_id=f"r{number}", payment_intent=payment, amount=amount),
+                request=RefundRequest(
+                    refund_id=f"r{number}", payment_intent=payment, amount=amount, metadata={"email": EMAIL}
+                ),
                 at=at,
                 again_at=tuple(at + dice.uniform(0, 3) for _ in range(dice.choice((0, 0, 1, 2)))),
                 cancel_at=at + dice.uniform(0, 60) if dice.random() < 0.15 else None,
@@ -188,6 +220,41 @@ def _refunds(dice: random.Random, rules: Rules, *, wide: bool) -> tuple[dict[str
             )
         )
     return payments, tuple(asked)
+
+
+def _files(seed: int, payments: dict[str, dict[str, Any]], asked: tuple[Asked, ...]) -> tuple[File, ...]:
+    # Dice of their own: what is drawn for files changes nothing else of a seed.
+    dice = random.Random(f"files:{seed}")  # noqa: S311 - repeatable, not secret
+    if dice.random() >= FILES_RATE:
+        return ()
+    rows = [_row(dice, number, payments) for number in range(dice.randint(2, 7))]
+    if dice.random() < 0.2:
+        # An order system may have handed in one of the rows already.
+        rows.insert(dice.randrange(len(rows)), asked[0].request)
+    at = dice.choice((0.0, dice.uniform(0, 300)))
+    pause_at = at + dice.uniform(0, 30) if dice.random() < 0.25 else None
+    return (
+        File(
+            batch_id="b-1",
+            rows=tuple(rows),
+            at=at,
+            delay=dice.uniform(30, 900) if dice.random() < 0.2 else 0.0,
+            cancel_at=at + dice.choice((dice.uniform(0, 3), dice.uniform(0, 900))) if dice.random() < 0.35 else None,
+            pause_at=pause_at,
+            resume_at=None if pause_at is None else pause_at + dice.uniform(10, 1200),
+            retry_at=at + dice.uniform(300, 7200) if dice.random() < 0.3 else None,
+        ),
+    )
+
+
+def _row(dice: random.Random, number: int, payments: dict[str, dict[str, Any]]) -> RefundRequest:
+    own = dice.random() < 0.5
+    return RefundRequest(
+        refund_id=f"f{number}",
+        payment_intent=f"pi_f{number}" if own else dice.choice(sorted(payments)),
+        amount=dice.choice((500, 200)),
+        metadata={"email": EMAIL},
+    )
 
 
 def _foreign(

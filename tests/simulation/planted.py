@@ -1,21 +1,19 @@
-"""Planted bugs: each a class of mistake that real projects have made, put into the real code for the judge to find.
-
-A bug that no longer finds the place it is planted in fails at once, so that none is taken for caught.
-"""
+"""Planted bugs: each a class of mistake that real projects have made, put into the real code for the judge to find."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
-from unittest import mock
 
 import httpx
 
+from tests.simulation.plan import Plan, plan_for
+from tests.simulation.planted_rim import AT_THE_RIM
+from tests.simulation.planting import Bug, all_scripts, put, rescript, what_stands
+from tests.simulation.provider_seam import WRONG
 from tests.simulation.world import World
 from worker import answers, calls, decisions, gateway, policy, reconciler, transport
 from worker.gateway import Gateway
@@ -36,36 +34,8 @@ from worker.model import (
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine
 
-Bug = Callable[[ExitStack], None]
 _LONG_AGO: Final = timedelta(days=3650)
 SERVER_ERROR: Final = 500
-
-
-class NoSuchPlace(AssertionError):
-    """The code has changed: the bug's place is gone and it must be planted anew."""
-
-
-def _put(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
-    stack.enter_context(mock.patch.object(owner, name, value))
-
-
-def _rescript(stack: ExitStack, names: tuple[str, ...], old: str, new: str) -> None:
-    for name in names:
-        script = copy.copy(getattr(calls, name))
-        if old not in script.text:
-            raise NoSuchPlace(f"{name}: {old}")
-        script.text = script.text.replace(old, new)
-        script.sha = hashlib.sha1(script.text.encode(), usedforsecurity=False).hexdigest()
-        _put(stack, calls, name, script)
-
-
-def _what_stands(owner: Any, name: str) -> Any:
-    """Return what a module uses under a name, be it its own or imported."""
-    return getattr(owner, name)
-
-
-def _all_scripts() -> tuple[str, ...]:
-    return tuple(name for name, value in vars(calls).items() if isinstance(value, calls.Script))
 
 
 def new_key_on_retry(stack: ExitStack) -> None:
@@ -75,7 +45,7 @@ def new_key_on_retry(stack: ExitStack) -> None:
     async def again(self: Gateway, refund: Refund, *rest: Any) -> Outcome:
         return await real(self, replace(refund, idempotency_key=f"{refund.idempotency_key}-{next(tries)}"), *rest)
 
-    _put(stack, Gateway, "_try", again)
+    put(stack, Gateway, "_try", again)
 
 
 def body_built_anew(stack: ExitStack) -> None:
@@ -85,7 +55,7 @@ def body_built_anew(stack: ExitStack) -> None:
     async def again(self: Gateway, refund: Refund, body: bytes, *rest: Any) -> Outcome:
         return await real(self, refund, body.replace(b":", b": ", next(tries) % 2), *rest)
 
-    _put(stack, Gateway, "_try", again)
+    put(stack, Gateway, "_try", again)
 
 
 def record_deleted_on_error(stack: ExitStack) -> None:
@@ -96,13 +66,13 @@ def record_deleted_on_error(stack: ExitStack) -> None:
         "if to == 'waiting' or to == 'in_doubt' then redis.call('DEL', P .. 'refund:' .. id) end "
         "return {'saved', int(NOW), woken}"
     )
-    _rescript(stack, ("SAVE",), last, deleting)
+    rescript(stack, ("SAVE",), last, deleting)
 
 
 def check_then_insert(stack: ExitStack) -> None:
     """Two requests with the same id within two seconds both find nothing, and both insert."""
     racing = "if existing and NOW - tonumber(existing.created_at) > 2000 then"
-    _rescript(stack, ("CREATE",), "if existing then", racing)
+    rescript(stack, ("CREATE",), "if existing then", racing)
 
 
 def lapsed_lease_is_unsent(stack: ExitStack) -> None:
@@ -117,7 +87,7 @@ def lapsed_lease_is_unsent(stack: ExitStack) -> None:
             delay=timedelta(0),
         )
 
-    _put(stack, policy, "after_lapse", unsent)
+    put(stack, policy, "after_lapse", unsent)
 
 
 def connect_timeout_at_its_word(stack: ExitStack) -> None:
@@ -127,7 +97,7 @@ def connect_timeout_at_its_word(stack: ExitStack) -> None:
     def believing(error: BaseException) -> Any:
         return NotSent(reason="connect") if isinstance(error, httpx.ConnectTimeout) else real(error)
 
-    _put(stack, transport, "answer_to", believing)
+    put(stack, transport, "answer_to", believing)
 
 
 def doubt_forgotten(stack: ExitStack) -> None:
@@ -139,7 +109,7 @@ def doubt_forgotten(stack: ExitStack) -> None:
             refund, outcome = replace(refund, doubt_since=None), replace(outcome, doubt=False)
         return real(refund, outcome, *rest)
 
-    _put(stack, policy, "after_attempt", forgetting)
+    put(stack, policy, "after_attempt", forgetting)
 
 
 def timeout_is_failure(stack: ExitStack) -> None:
@@ -151,7 +121,7 @@ def timeout_is_failure(stack: ExitStack) -> None:
             return policy.budget_spent({})
         return real(refund, outcome, *rest)
 
-    _put(stack, policy, "after_attempt", failing)
+    put(stack, policy, "after_attempt", failing)
 
 
 def server_error_is_not_done(stack: ExitStack) -> None:
@@ -164,41 +134,41 @@ def server_error_is_not_done(stack: ExitStack) -> None:
             return replace(outcome, seen=Seen.NOT_DONE, doubt=False)
         return outcome
 
-    _put(stack, gateway, "classify", hopeful)
+    put(stack, gateway, "classify", hopeful)
 
 
 def redelivery_without_claim(stack: ExitStack) -> None:
     """A message past its visibility timeout is delivered again and begins again what is under way."""
     guard = "if r.stage ~= 'queued' and r.stage ~= 'waiting' then return refuse('stage') end"
     loose = "if r.stage ~= 'queued' and r.stage ~= 'waiting' and r.stage ~= 'sending' then return refuse('stage') end"
-    _rescript(stack, ("CLAIM",), guard, loose)
+    rescript(stack, ("CLAIM",), guard, loose)
 
 
 def key_from_amount(stack: ExitStack) -> None:
     """The key is derived from payment and amount: two equal parts of one payment share it."""
-    real = _what_stands(calls, "new_row")
+    real = what_stands(calls, "new_row")
 
     def shared(request: RefundRequest) -> list[Any]:
         row = list(real(request))
         row[row.index(idempotency_key(request.refund_id, 1))] = f"{request.payment_intent}-{request.amount}"
         return row
 
-    _put(stack, calls, "new_row", shared)
+    put(stack, calls, "new_row", shared)
 
 
 def stale_write_accepted(stack: ExitStack) -> None:
     """A claimant whose lease has lapsed still writes what it believes."""
-    _rescript(stack, ("SAVE",), "elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then", "elseif false then")
+    rescript(stack, ("SAVE",), "elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then", "elseif false then")
 
 
 def totals_beside_another(stack: ExitStack) -> None:
     """A payment's total is compared although another refund of it moves."""
-    real = _what_stands(reconciler, "look_at_totals")
+    real = what_stands(reconciler, "look_at_totals")
 
     def alone(*positional: Any, **named: Any) -> Any:
         return real(*positional, **{**named, "siblings": ()})
 
-    _put(stack, reconciler, "look_at_totals", alone)
+    put(stack, reconciler, "look_at_totals", alone)
 
 
 def absence_from_one_look(stack: ExitStack) -> None:
@@ -208,7 +178,7 @@ def absence_from_one_look(stack: ExitStack) -> None:
     def at_once(refund: Refund, rules: policy.Rules, now: datetime) -> Step:
         return real(replace(refund, absent_at=now - _LONG_AGO), rules, now)
 
-    _put(stack, policy, "_absent", at_once)
+    put(stack, policy, "_absent", at_once)
 
 
 def absence_unsettled(stack: ExitStack) -> None:
@@ -219,14 +189,14 @@ def absence_unsettled(stack: ExitStack) -> None:
         quick = replace(rules, settle=timedelta(0))
         return real(refund, quick, now)
 
-    _put(stack, policy, "_absent", hasty)
+    put(stack, policy, "_absent", hasty)
 
 
 def lock_not_held_in_doubt(stack: ExitStack) -> None:
     """The payment is free as soon as the attempt is over, whatever became of it."""
-    _rescript(
+    rescript(
         stack,
-        _all_scripts(),
+        all_scripts(),
         "return stage == 'sending' or stage == 'in_doubt'",
         "return stage == 'sending'",
     )
@@ -238,7 +208,7 @@ def worker_clock_trusted(stack: ExitStack) -> None:
     def own(self: World, machine: Machine | None) -> int:
         return self.loop.wall_ms + (round(machine.skew * 1000) if machine is not None else 0)
 
-    _put(stack, World, "clock_for", own)
+    put(stack, World, "clock_for", own)
 
 
 def key_window_ignored(stack: ExitStack) -> None:
@@ -248,18 +218,18 @@ def key_window_ignored(stack: ExitStack) -> None:
     def always(refund: Refund, rules: policy.Rules, now: datetime) -> bool:
         return real(refund, replace(rules, key_window=_LONG_AGO), now)
 
-    _put(stack, policy, "may_replay", always)
-    _rescript(stack, ("CLAIM",), "NOW - tonumber(r.first_attempt_at) > tonumber(ARGV[10])", "false")
+    put(stack, policy, "may_replay", always)
+    rescript(stack, ("CLAIM",), "NOW - tonumber(r.first_attempt_at) > tonumber(ARGV[10])", "false")
 
 
 def any_success_believed(stack: ExitStack) -> None:
     """A 200 is a success, whatever it tells of."""
-    _put(stack, answers, "contradiction", lambda *_: None)
+    put(stack, answers, "contradiction", lambda *_: None)
 
 
 def lapsed_leases_not_swept(stack: ExitStack) -> None:
     """Nobody looks for what a dead worker had claimed."""
-    _rescript(stack, ("SWEEP",), "{'sending', 'in_doubt', ", "{'in_doubt', ")
+    rescript(stack, ("SWEEP",), "{'sending', 'in_doubt', ", "{'in_doubt', ")
 
 
 def cancel_in_flight(stack: ExitStack) -> None:
@@ -270,7 +240,7 @@ def cancel_in_flight(stack: ExitStack) -> None:
             return None
         return Step(to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=policy.settled_drops())
 
-    _put(stack, decisions, "cancel", at_any_time)
+    put(stack, decisions, "cancel", at_any_time)
 
 
 BUGS: Final[dict[str, Bug]] = {
@@ -297,8 +267,25 @@ BUGS: Final[dict[str, Bug]] = {
         any_success_believed,
         lapsed_leases_not_swept,
         cancel_in_flight,
+        *AT_THE_RIM,
     )
 }
+
+
+_SHOWS_ONLY: Final[dict[str, Callable[[Plan], bool]]] = {
+    "totals_beside_another": lambda plan: plan.rules.readback == "totals",
+    "key_window_ignored": lambda plan: plan.rules.idempotency == "trust",
+    "any_success_believed": lambda plan: bool({*WRONG} & {*plan.post_faults}),
+    **dict.fromkeys(
+        ("canceled_batch_goes_on", "paused_batch_goes_on", "batch_delay_ignored"), lambda plan: bool(plan.files)
+    ),
+    **dict.fromkeys(("metadata_logged", "key_logged", "payload_in_message"), lambda plan: plan.heard),
+}
+
+
+def may_show(bug: str | None, seed: int) -> bool:
+    """Tell whether a bug can show in a seed at all: in a hunt the others need not be played."""
+    return bug not in _SHOWS_ONLY or _SHOWS_ONLY[bug](plan_for(seed))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from aiohttp.client_reqrep import ConnectionKey
 
 from tests.simulation.clock import EPOCH, OUTSIDE
 from tests.simulation.judge import Post
+from tests.simulation.secrets import API_KEY
 from worker.sandbox import shapes, wire
 from worker.sandbox.endpoints import Provider
 from worker.sandbox.faults import KINDS, Fault
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from worker.sandbox.config import SandboxConfig
 
 OK: Final = 200
+REPEATS_KEY: Final = frozenset({400, 401, 402, 403, 500})
+REPEATS_BODY: Final = frozenset({400, 402})
+"""Errors that speak of what was asked; in a `wide` world all that repeat the key do."""
 CONNECT_SECONDS: Final = 10.0
 _KEY: Final = ConnectionKey(
     "provider", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None
@@ -150,6 +154,7 @@ class ProviderSeam:
         self.durable_body: Callable[[str], str | None]
         self.tell: Callable[..., None]
         self.draw = draw
+        self.wide = False
         self.on_the_wire: dict[str, int] = {}
         """Requests for a refund that have left and are not yet through, by its id."""
 
@@ -169,7 +174,7 @@ class ProviderSeam:
             else:
                 answer = self._read(request, draw)
             if fault not in BROKEN and fault != "late_effect":
-                machine.arriving(reply, draw.back, answer)
+                machine.arriving(reply, draw.back, _indiscreet(answer, request, wide=self.wide))
         broken = BROKEN.get(fault)
         if broken is not None:
             machine.arriving(reply, draw.back, broken())
@@ -270,6 +275,18 @@ def _spoiled(config: SandboxConfig, fault: Fault, answer: Answer | None) -> Answ
     if name.startswith("empty"):
         return Answer(status=OK, body=b"")
     return wire.made_up_error(config, fault) if answer is None or status != OK else answer
+
+
+def _indiscreet(answer: Answer, request: httpx.Request, *, wide: bool) -> Answer:
+    """Return an error that repeats what it was asked, the key and what the body holds, as careless servers do."""
+    if answer.status not in REPEATS_KEY or not shapes_error(answer):
+        return answer
+    shape = json.loads(answer.body)
+    told: dict[str, Any] = shape.get("error", shape)
+    told["message"] += f" (key {API_KEY}, {request.headers['Authorization']})"
+    if wide or answer.status in REPEATS_BODY:
+        told["message"] += f" {request.content!r}"
+    return shapes.as_json(shape, status=answer.status, headers=answer.headers)
 
 
 def _wrong(answer: Answer, fault: str) -> Answer:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import multiprocessing
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
-
-import structlog
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tests.simulation.naive import NaiveWorker
 from tests.simulation.ours import OurWorker
 from tests.simulation.plan import plan_for
-from tests.simulation.planted import planted
+from tests.simulation.planted import may_show, planted
 from tests.simulation.records_seam import Wire
-from tests.simulation.world import HEARD, Result, World
+from tests.simulation.secrets import log_taken
+from tests.simulation.world import Result, World
 from worker.sandbox.server import ThrowawayServer
 
 if TYPE_CHECKING:
@@ -88,28 +86,6 @@ def running_socket() -> Iterator[Path]:
         yield folder / "s.sock"
 
 
-def _heed(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> NoReturn:
-    """Keep what the product calls unforeseen, drop all else."""
-    error = event.get("exc_info")
-    if isinstance(error, Exception):
-        HEARD.append(f"{event['event']}: {error!r}")
-    raise structlog.DropEvent
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Keep the product's log quiet: millions of lines that nobody reads."""
-    before, http = structlog.get_config(), logging.getLogger("httpx")
-    level = http.level
-    structlog.configure(processors=[_heed], wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    http.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        structlog.configure(**before)
-        http.setLevel(level)
-
-
 _wires: list[Wire] = []
 
 
@@ -120,8 +96,8 @@ def _connect(paths: Any) -> None:
 
 def _play_chunk(task: tuple[int, int, Who, str | None, bool]) -> list[Result]:
     start, stop, who, bug, wide = task
-    with silence(), planted(bug):
-        return [play(seed, _wires[0], who=who, wide=wide) for seed in range(start, stop)]
+    with log_taken(), planted(bug):
+        return [play(seed, _wires[0], who=who, wide=wide) for seed in range(start, stop) if may_show(bug, seed)]
 
 
 @dataclass(kw_only=True)

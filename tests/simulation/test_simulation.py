@@ -8,7 +8,8 @@ import pytest
 
 from tests.simulation.faults import EVERY_FAULT
 from tests.simulation.planted import BUGS
-from tests.simulation.runner import Arena, Report, arena, play, silence, wire_to_server
+from tests.simulation.runner import Arena, Report, arena, play, wire_to_server
+from tests.simulation.secrets import log_taken
 
 SEEDS = 400
 """As many as fit into the tests' time; `python -m tests.simulation --minutes 4` plays as many as fit."""
@@ -43,7 +44,7 @@ def test_every_end_a_refund_can_have_was_reached(report: Report) -> None:
 
 
 def test_a_seed_replays_to_the_letter() -> None:
-    with silence(), wire_to_server() as wire:
+    with log_taken(), wire_to_server() as wire:
         for seed in (3, 47):
             first, second = (play(seed, wire, tracing=True).trace for _ in range(2))
             assert len(first) > 50

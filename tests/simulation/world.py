@@ -6,23 +6,27 @@ import asyncio
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from types import SimpleNamespace
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 from unittest import mock
 
 from tests.simulation.chance import Chance
 from tests.simulation.clock import MACHINE, OUTSIDE, Machine, VirtualLoop
+from tests.simulation.files import ROWS_A_CHUNK, Files
 from tests.simulation.judge import SNAPSHOT, Judge
 from tests.simulation.mail import VISIBILITY, Mail
 from tests.simulation.people import People
-from tests.simulation.plan import BEFALLS, Asked, Plan
+from tests.simulation.plan import Asked, Plan
+from tests.simulation.processes import Processes, Worker
 from tests.simulation.provider_seam import ProviderSeam
 from tests.simulation.records_seam import PREFIX, Command, Wire, with_clock
+from tests.simulation.secrets import HEARD, LINES, listen
 from worker import calls
+from worker.batches import opening, record
 from worker.calls import Call
 from worker.model import Lane
 from worker.sandbox.bank import Order
@@ -34,17 +38,9 @@ LOOK_EVERY: Final = 60.0
 CALM_AFTER: Final = 120.0
 _READERS: Final = frozenset({calls.LOAD.sha, calls.SIBLINGS.sha, calls.GATE.sha})
 _SNAPSHOT_SHA: Final = hashlib.sha1(SNAPSHOT.encode(), usedforsecurity=False).hexdigest()
-_NOT_A_WRITE: Final = frozenset({"PING", "HEXISTS", "SCRIPT"})
-
-
-class Worker(Protocol):
-    """What runs on a machine."""
-
-    async def handle(self, refund_ids: Sequence[str], lane: Lane) -> None:
-        """Take one message."""
-
-    def start(self) -> None:
-        """Begin what runs beside messages."""
+_NOT_A_WRITE: Final = frozenset({"PING", "HEXISTS", "SCRIPT", "HMGET", "HGETALL", "LRANGE"})
+_ID: Final = 6
+"""Where a script's command carries the first argument of its own."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -79,8 +75,6 @@ class World:
         self.fired: Counter[str] = Counter()
         self.trace: list[str] = []
         self.mode: Literal["ours", "effects"] = mode
-        self.machines: list[Machine] = []
-        self.workers: dict[str, Worker] = {}
         self.outage: str | None = None
         self.breaker_is_open = False
         self.changed: list[asyncio.Event] = []
@@ -88,11 +82,12 @@ class World:
         self.chance, self.mail = Chance(self), Mail(self)
         self.seam = ProviderSeam(self.loop, plan.sandbox, self.chance.draw_call)
         self.judge = Judge(rules=plan.rules, bank=self.seam.bank, mode=mode)
+        self.seam.wide = plan.wide
         self.seam.judge, self.seam.tell, self.seam.durable_body = self.judge, self.tell, self._durable_body
         self.people = People(self)
-        self._make_worker = make_worker
+        self.files = Files(self)
+        self.processes = Processes(self, make_worker)
         self._tracing = tracing
-        self._lives = 0
 
     # Telling
 
@@ -131,12 +126,19 @@ class World:
         if self._tracing:
             self._tell_commands(commands, results, machine)
         if not reads_only:
-            for command in commands:
-                if command[0] in {"HSETNX", "HDEL"}:
-                    self.breaker_is_open = command[0] == "HSETNX"
-            for event in self.changed:
-                event.set()
+            self._note_writes(commands, results)
         return results
+
+    def _note_writes(self, commands: list[Command], results: list[Any]) -> None:
+        for command in commands:
+            if command[0] in {"HSETNX", "HDEL"}:
+                self.breaker_is_open = command[0] == "HSETNX"
+        # A sweep in the same trip may have taken up at once what was given back before it.
+        last, result = commands[-1], results[-1]
+        if last[1] == calls.GIVE_BACK.sha and isinstance(result, int):
+            self.judge.given_back([str(refund_id) for refund_id in last[_ID:]], self.loop.wall_ms)
+        for event in self.changed:
+            event.set()
 
     def clock_for(self, machine: Machine | None) -> int:
         """Return the clock that a script is given: the server's own, whoever asks."""
@@ -165,8 +167,8 @@ class World:
                 continue
             answer = result[0] if isinstance(result, list) and result and name != "load" else ""
             kind = command[7] if name == "claim" else ""
-            record = known.record
-            stand = f"{record.get('stage')} {record.get('status')} {known.label} v{record.get('version')}"
+            stored = known.record
+            stand = f"{stored.get('stage')} {stored.get('status')} {known.label} v{stored.get('version')}"
             self.tell(who, name, command[6], kind, answer, "=>", stand)
 
     def run_call(self, call: Call[Any]) -> Any:
@@ -187,54 +189,11 @@ class World:
         body: str | None = self.wire.one("GET", f"{PREFIX}body:{refund_id}") if self.mode == "ours" else None
         return body
 
-    # Machines
-
-    def boot(self) -> None:
-        """Start one more worker process."""
-        self._lives += 1
-        plan, dice = self.plan, self.dice
-        skew = dice.uniform(-300, 300) if plan.skewed else 0.0
-        if skew:
-            self.fired["clock_skewed"] += 1
-        machine = Machine(self.loop, f"w{self._lives}", skew=skew, befalls=self._befall)
-        if self.faulty and dice.random() < plan.befalls_rate:
-            machine.planned = {
-                dice.randint(1, dice.choice((10, 40, 150))): dice.choice(BEFALLS) for _ in range(dice.randint(1, 2))
-            }
-        self.machines = [one for one in self.machines if one.alive]
-        self.machines.append(machine)
-        worker = self._make_worker(self, machine)
-        self.workers[machine.name] = worker
-        machine.context.run(worker.start)
-        self.tell(machine.name, "starts", f"skew={skew:.0f}")
-
-    def _befall(self, machine: Machine, where: str) -> None:
-        if not self.faulty:
-            return
-        what = machine.planned[machine.points]
-        self.happens(what, machine.name)
-        self.fired[f"{what} {where}"] += 1
-        self.tell(machine.name, what, where)
-        if what == "killed":
-            machine.kill()
-            self.loop.call_at(self.loop.time() + self.dice.choice((0.5, 5.0, 120.0)), self.boot, context=OUTSIDE)
-            return
-        lease = self.plan.rules.lease.total_seconds()
-        pause = self.dice.choice((1.0, lease / 2, lease + 5, lease + 5, lease + 120, 900.0))
-        if pause > lease:
-            self.happens("stopped_past_lease", machine.name)
-        machine.stop()
-        self.loop.call_at(self.loop.time() + pause, self._go_on, machine, context=OUTSIDE)
-
-    def _go_on(self, machine: Machine) -> None:
-        self.tell(machine.name, "goes on")
-        machine.go_on()
-
     # Playing
 
     def run(self) -> Result:
         """Play the world and return what became of it."""
-        HEARD.clear()
+        listen(wanted=self.plan.heard)
         self.wire.one("FLUSHALL")
         self.load_scripts()
         with self._virtual_time():
@@ -247,8 +206,12 @@ class World:
                 self.loop.close()
         for failure in [*self.loop.failures, *HEARD]:
             self.judge.broken("error", "loop", failure)
+        for line in LINES:
+            self.judge.tells_no_secret("a log line", "log", line)
         ends = Counter(
-            f"{known.record.get('stage')} {known.record.get('status')}" for known in self.judge.refunds.values()
+            f"{known.record.get('stage')} {known.record.get('status')}"
+            for known in self.judge.refunds.values()
+            if known.record or known.said
         )
         return Result(
             seed=self.plan.seed,
@@ -261,7 +224,7 @@ class World:
         )
 
     def _end_tasks(self) -> None:
-        for machine in self.machines:
+        for machine in self.processes.machines:
             machine.kill()
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
@@ -273,14 +236,17 @@ class World:
         for name, facts in plan.payments.items():
             self.seam.bank.create_payment(name, **facts)
         for _ in range(plan.machines):
-            self.boot()
+            self.processes.boot()
         self._schedule()
         self._at(plan.faults_end, self._mend)
         if self.mode == "ours":
             self.people.begin()
+            self.files.begin()
         await self._until_over()
         if not self.judge.violations or self.mode == "effects":
             self.judge.finish()
+        if not self.judge.violations and self.mode == "ours":
+            self.judge.judge_events(self.wire.one("XRANGE", f"{PREFIX}events", "-", "+"))
 
     def _schedule(self) -> None:
         plan = self.plan
@@ -317,16 +283,19 @@ class World:
     def _all_ended(self) -> bool:
         if self.mode == "effects":
             return self.loop.time() > self.plan.faults_end + 4 * VISIBILITY
-        return all(
-            known.record and known.record["stage"] in {"settled", "review"} for known in self.judge.refunds.values()
-        ) and len(self.judge.refunds) == len(self.plan.asked)
+        return (
+            self.files.done
+            and self.judge.refunds.keys() >= {asked.request.refund_id for asked in self.plan.asked}
+            and all(
+                known.record["stage"] in {"settled", "review"} if known.record else not known.said
+                for known in self.judge.refunds.values()
+            )
+        )
 
     def _mend(self) -> None:
         """End what still lasts of the faults: from here on the world is as it should be."""
         self.outage = None
-        for machine in self.machines:
-            if machine.stopped:
-                self._go_on(machine)
+        self.processes.let_all_go_on()
 
     def _at(self, when: float, what: Callable[..., object], *facts: Any) -> None:
         self.loop.call_at(when, what, *facts, context=OUTSIDE)
@@ -384,17 +353,17 @@ class World:
             for module in ("bank", "ledger", "endpoints"):
                 stack.enter_context(mock.patch(f"worker.sandbox.{module}.time", clock))
             stack.enter_context(mock.patch("worker.transport.datetime", Now))
+            stack.enter_context(mock.patch("worker.client.CHUNK", ROWS_A_CHUNK))
             yield
 
 
-HEARD: Final[list[str]] = []
-"""Errors that the product logged as unforeseen, in this process."""
+_MODULES: Final = (calls, opening, record)
 RETENTION_MS: Final = 400 * 86_400_000
 
 
 def _scripts() -> list[calls.Script]:
     """Return the scripts as they stand now: planted ones too."""
-    return [value for value in vars(calls).values() if isinstance(value, calls.Script)]
+    return [value for module in _MODULES for value in vars(module).values() if isinstance(value, calls.Script)]
 
 
 async def _gathered(tasks: Any) -> None:

@@ -1,0 +1,154 @@
+"""Files and their batches: handed in row by row, killed and gone on with, paused, canceled in the middle, sent again.
+
+The commands are the product's own, run in step with the workers (`shell`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from tests.simulation.clock import OUTSIDE
+from tests.simulation.shell import Killed, Shell
+from worker import batches
+from worker.batches import Opening
+from worker.client import Refunds
+from worker.errors import GuardRefused, NotFound, StoreUnavailable
+from worker.model import Lane, Retriable
+from worker.store import Store
+
+if TYPE_CHECKING:
+    from tests.simulation.mail import Mail
+    from tests.simulation.plan import File
+    from tests.simulation.world import World
+
+T = TypeVar("T")
+
+ROWS_A_CHUNK: Final = 2
+"""Few, so that a file of a few rows is handed in in several trips; the product's own figure is hundreds."""
+_BOTH: Final = frozenset({Retriable.YES, Retriable.UNKNOWN})
+
+
+class Door(Refunds):
+    """The producer's door on a store that is given, with this world's queue."""
+
+    def __init__(self, store: Store, mail: Mail) -> None:
+        self._given = store
+        self.given_to = mail
+        self._backlog_due = float("inf")
+        """A backlog is warned of by the machine's own clock, which this world does not have."""
+
+    def _own(self) -> tuple[Store, Any]:
+        return self._given, SimpleNamespace()
+
+    def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
+        self.given_to.nudge(refund_ids, lane)
+
+
+class Files:
+    """Everybody who hands in files; `done` once each was handed in whole or refused."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._shell = Shell(world)
+        self._under_way = len(world.plan.files)
+
+    @property
+    def done(self) -> bool:
+        """Tell whether every file is in, or refused for good."""
+        return self._under_way == 0
+
+    def begin(self) -> None:
+        """Plan what is done with each file."""
+        for file in self._world.plan.files:
+            self._world.judge.batches.watch(file.batch_id)
+            self._at(file.at, self._import, file)
+            self._at(file.pause_at, self._pause, file)
+            self._at(file.cancel_at, self._cancel, file)
+            self._at(file.retry_at, self._retry, file)
+
+    def _at(self, when: float | None, work: Callable[[File], Coroutine[Any, Any, None]], file: File) -> None:
+        loop = self._world.loop
+
+        def start() -> None:
+            loop.create_task(work(file), context=OUTSIDE)
+
+        if when is not None:
+            loop.call_at(when, start, context=OUTSIDE)
+
+    async def _until_through(self, command: Callable[[Store], T], killed: str = "") -> T:
+        """Run a command as its user does: again, some time later, while it is killed or Redis is away."""
+        while True:
+            try:
+                return await self._shell.run(command)
+            except Killed:
+                if killed:
+                    self._world.happens(killed, "person")
+            except StoreUnavailable:
+                self._world.tell("person", "Redis is away")
+            await asyncio.sleep(self._world.dice.choice((1.0, 30.0, 300.0)))
+
+    async def _import(self, file: File) -> None:
+        try:
+            await self._until_through(lambda store: self._hand_in(store, file), "import_killed")
+            self._world.judge.batches.imported(file.batch_id, [row.refund_id for row in file.rows])
+            self._world.tell("person", "handed in", file.batch_id)
+        except GuardRefused as refusal:
+            self._world.happens("import_refused", "person")
+            self._world.tell("person", "import refused", refusal)
+        finally:
+            self._under_way -= 1
+
+    def _hand_in(self, store: Store, file: File) -> None:
+        """Do what `refunds import` does with a file whose rows are valid."""
+        judge = self._world.judge
+        for row in file.rows:
+            judge.accepted(row.refund_id, row.payment_intent, said=False)
+        opening = Opening(delay=_seconds(file.delay))
+        opened = batches.open_batch(
+            store, file.batch_id, file="season.csv", digest=file.batch_id, rows=len(file.rows), opening=opening
+        )
+        if file.delay and opened.fresh:
+            self._world.happens("batch_delayed", "person")
+        door = Door(store, self._world.mail)
+        handed = conflicting = 0
+        for row, made in door.submit_stream(file.rows, lane=Lane.BULK, batch_id=opened.batch_id):
+            judge.accepted(row.refund_id, row.payment_intent)
+            handed += made.result != "conflict"
+            conflicting += made.result == "conflict"
+        batches.close_batch(store, opened.batch_id, handed_in=handed, conflicting=conflicting)
+
+    async def _pause(self, file: File) -> None:
+        with suppress(NotFound, GuardRefused):
+            if await self._until_through(lambda store: batches.pause_batch(store, file.batch_id, by="person")):
+                self._world.happens("batch_paused", "person")
+            await asyncio.sleep((file.resume_at or 0.0) - (file.pause_at or 0.0))
+            await self._until_through(lambda store: batches.resume_batch(store, file.batch_id))
+
+    async def _cancel(self, file: File) -> None:
+        with suppress(NotFound):
+            canceled = await self._until_through(
+                lambda store: batches.cancel_batch(store, file.batch_id, "person"), "cancel_killed"
+            )
+            self._world.tell("person", "canceled", file.batch_id, canceled.canceled)
+            if canceled.canceled and canceled.batch.statuses.get("canceled", 0) < canceled.batch.accepted:
+                self._world.happens("batch_canceled_midway", "person")
+
+    async def _retry(self, file: File) -> None:
+        def nudge(refund_ids: Sequence[str]) -> None:
+            self._world.mail.nudge(refund_ids, Lane.BULK)
+
+        with suppress(NotFound, GuardRefused):
+            retried = await self._until_through(
+                lambda store: batches.retry_batch(store, file.batch_id, "person", kinds=_BOTH, nudge=nudge)
+            )
+            if retried.retried:
+                self._world.happens("batch_retried", "person")
+
+
+def _seconds(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds))
