@@ -97,7 +97,8 @@ def _judged(
         elif len(done) % 50 == 0:
             click.echo(f"{len(done)} of {len(mutants)}, {time.monotonic() - began:.0f} s", err=True)
 
-    with crew_for(plan, jobs=jobs, tell=lambda text: click.echo(text, err=True)) as crew:
+    measured = None if results is None else results.with_name(f"{results.name}.tests")
+    with crew_for(plan, jobs=jobs, tell=lambda text: click.echo(text, err=True), measured=measured) as crew:
         click.echo(f"the tests were measured in {time.monotonic() - began:.0f} s", err=True)
         # Those that need a session of their own come last: they are few and slow.
         crew.judge(sorted(open_ones, key=lambda one: not one.hot), told)

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 from ops.mutants.change import Mutant
 from ops.mutants.job import Job
+from ops.mutants.measured import Kept
 from ops.mutants.targets import SEEDS, Plan, scripts_with
 
 Fate = Literal["killed", "timeout", "survived", "unreached"]
@@ -90,17 +91,19 @@ class Crew:
         self._tell = tell
         self.choice = Choice({}, [])
 
-    def measure(self) -> None:
+    def measure(self, kept: Kept) -> None:
         """Run every test once without any mutant; those that fail so can judge nothing and are left out."""
         every = self._jobs[0].tests
         worlds = [name for name in every if name.startswith(SEEDS)]
         rest = worlds[self._plan.few :]
         wanted = [name for name in every if name not in set(rest)]
-        shares = [wanted[place :: len(self._jobs)] for place in range(len(self._jobs))]
-        measured: dict[str, Any] = {}
+        measured = kept.known(wanted)
+        unknown = [name for name in wanted if name not in measured]
+        shares = [unknown[place :: len(self._jobs)] for place in range(len(self._jobs))]
         with ThreadPoolExecutor(len(self._jobs)) as pool:
             for part in pool.map(lambda pair: pair[0].measure(pair[1]), zip(self._jobs, shares, strict=True)):
                 measured |= part
+        kept.keep(measured)
         for name in [name for name, seen in measured.items() if seen["failed"]]:
             self._tell(f"fails without any mutant and is left out: {name}")
             del measured[name]
@@ -134,8 +137,11 @@ class Crew:
 
 
 @contextmanager
-def crew_for(plan: Plan, *, jobs: int, tell: Callable[[str], None]) -> Iterator[Crew]:
-    """Start copies of the checkout with servers in them and measure the tests; all are ended with the block."""
+def crew_for(plan: Plan, *, jobs: int, tell: Callable[[str], None], measured: Path | None = None) -> Iterator[Crew]:
+    """Start copies of the checkout with servers in them and measure the tests; all are ended with the block.
+
+    Measurements are kept in the file `measured`.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="mutants-")))
         made = [Job(plan, folder, number) for number in range(jobs)]
@@ -144,5 +150,5 @@ def crew_for(plan: Plan, *, jobs: int, tell: Callable[[str], None]) -> Iterator[
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(Job.start, made))
         crew = Crew(plan, made, tell)
-        crew.measure()
+        crew.measure(Kept(plan, measured))
         yield crew

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.records_seam import Wire
-from tests.simulation.runner import play, running_socket, silence
+from tests.simulation.runner import play, running_socket
+from tests.simulation.secrets import log_taken
 
 WORLDS = int(os.environ.get("MUTANTS_WORLDS", "150"))
 
@@ -27,7 +28,7 @@ def test_no_promise_is_broken_in_the_world_of(seed: int, socket: Path) -> None:
     # A connection of its own: one that a killed test left behind may hold half a reply.
     wire = Wire(socket)
     try:
-        with silence():
+        with log_taken():
             assert play(seed, wire).violations == []  # noqa: S101 - this is a test
     finally:
         wire.close()
