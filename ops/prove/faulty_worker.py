@@ -142,15 +142,23 @@ def half_read(strike: Strike) -> None:
     """The first piece of the reply's body was read (the provider is told to let it drip)."""
     from worker import transport
 
+    send: Any = transport._handed_on
     original: Any = transport._read
 
-    async def read(response: Any) -> Any:
+    async def handed_on(client: Any, request: Any) -> Any:
+        response = await send(client, request)
+        # A transport leaves it to the client above it to say what was answered.
+        response.request = request
+        return response
+
+    async def read(response: Any, *rest: Any) -> Any:
         if response.request.method == "POST" and strike.due():
             async for _ in response.aiter_raw():
                 strike.now()
-        return await original(response)
+        return await original(response, *rest)
 
-    transport._read = read
+    seam: Any = transport
+    seam._handed_on, seam._read = handed_on, read
 
 
 def read_unsaved(strike: Strike) -> None:

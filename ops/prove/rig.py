@@ -43,6 +43,7 @@ PATIENCE: Final = 60.0
 STOP_SECONDS: Final = 30.0
 _POLL: Final = 0.05
 _LISTENING: Final = "sandbox listening on "
+_AWAY: Final = (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError, redis.ReadOnlyError, OSError)
 _REDIS_TROUBLE: Final = (redis.RedisError, OSError, StoreUnavailable)
 
 
@@ -322,12 +323,12 @@ class Rig:
         return int(self.sandbox.summary()["effects"])
 
     def asking(self, ask: Callable[[], T]) -> T:
-        """Ask the server directly, again while it is away."""
+        """Ask the server directly, again while it is away, full or read-only."""
         end = time.monotonic() + PATIENCE
         while True:
             try:
                 return ask()
-            except (redis.ConnectionError, redis.TimeoutError, OSError):
+            except _AWAY:
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.1)

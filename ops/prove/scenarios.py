@@ -30,7 +30,12 @@ TOTALS: Final = Mode(readback="totals")
 BLIND: Final = Mode(readback="none")
 TRUST: Final = Mode(idempotency="trust", keys="honour")
 TRUST_STORED: Final = Mode(idempotency="trust", keys="honour", store_5xx=True)
-MODES: Final = (LIST, TOTALS, BLIND, TRUST, TRUST_STORED)
+TRUST_TOTALS: Final = Mode(idempotency="trust", keys="honour", readback="totals")
+TRUST_BLIND: Final = Mode(idempotency="trust", keys="honour", readback="none")
+# Keys that are honoured and not relied on: what an operator runs who has not asked the provider yet.
+UNASKED: Final = Mode(keys="honour")
+UNASKED_STORED: Final = Mode(keys="honour", readback="totals", store_5xx=True)
+MODES: Final = (LIST, TOTALS, BLIND, TRUST, TRUST_STORED, TRUST_TOTALS, TRUST_BLIND, UNASKED, UNASKED_STORED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,22 +173,24 @@ def matrix() -> Iterator[Scenario]:
             name=f"provider replies ({mode.shown})",
             faults=(both("provider replies", provider_posts),),
             mode=mode,
-            quick=mode in {LIST, TOTALS, TRUST},
+            quick=mode in {LIST, TOTALS, BLIND, TRUST, TRUST_STORED},
             quick_control=mode in {LIST, TRUST},
         )
-    for mode, endpoints in ((LIST, ("list",)), (TOTALS, ("get_payment_intent",))):
+    totals = ("get_payment_intent",)
+    for mode, endpoints in ((LIST, ("list",)), (TOTALS, totals), (TRUST, ("list",)), (TRUST_TOTALS, totals)):
         yield Scenario(
             name=f"provider looks ({mode.shown})",
             faults=(Fault(name="provider looks", ours=looks(*endpoints), control=None),),
             mode=mode,
             controlled=False,
+            quick=mode in {LIST, TOTALS},
         )
-    for mode in (LIST, TOTALS, TRUST):
+    for mode in MODES:
         yield Scenario(
             name=f"provider wire ({mode.shown})",
             faults=(both("provider wire", provider_wire),),
             mode=mode,
-            quick=mode is not TOTALS,
+            quick=mode in {LIST, TOTALS, TRUST},
             quick_control=mode is LIST,
         )
     yield Scenario(

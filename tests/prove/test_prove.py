@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ops.prove.scenarios import matrix
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -20,6 +22,33 @@ def test_a_real_run_kills_a_worker_and_prints_its_row(tmp_path: Path) -> None:
     assert "| crash: saved unacked | 1 " in done.stdout
     assert "0 violations" in done.stdout
     assert (tmp_path / "table.md").read_text().endswith(done.stdout.strip() + "\n")
+
+
+def test_every_key_mode_meets_every_reply_and_every_break_of_the_wire() -> None:
+    modes = {(scenario.mode, scenario.name.split(" (")[0]) for scenario in matrix()}
+    keys = {(mode.idempotency, mode.keys, mode.store_5xx) for mode, name in modes if name == "provider replies"}
+    assert keys == {
+        ("verify", "ignore", False),
+        ("verify", "honour", False),
+        ("verify", "honour", True),
+        ("trust", "honour", False),
+        ("trust", "honour", True),
+    }
+    replies = {mode for mode, name in modes if name == "provider replies"}
+    assert replies == {mode for mode, name in modes if name == "provider wire"}
+    assert {(mode.idempotency, mode.readback) for mode in replies} == {
+        (idempotency, readback) for idempotency in ("verify", "trust") for readback in ("list", "totals", "none")
+    }
+
+
+def test_the_quick_plan_holds_every_readback_and_both_ways_to_take_a_key() -> None:
+    quick = {scenario.mode for scenario in matrix() if scenario.quick and scenario.name.startswith("provider replies")}
+    assert {mode.readback for mode in quick} == {"list", "totals", "none"}
+    assert {(mode.idempotency, mode.store_5xx) for mode in quick} == {
+        ("verify", False),
+        ("trust", False),
+        ("trust", True),
+    }
 
 
 def test_every_scenario_can_be_named(tmp_path: Path) -> None:
