@@ -14,7 +14,7 @@ from worker.model import Lane
 
 RATE: Final = 300
 BURST: Final = 30
-"""What the gate lets through at once: a tenth of the rate."""
+"""What may leave together where a worker was held up: the moments of a tenth of a second."""
 LEAST_USED: Final = 0.97
 SINGLES: Final = 6
 """One refund in so many comes alone, the others in a file."""
