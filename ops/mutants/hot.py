@@ -114,6 +114,7 @@ class Server:
             for name in session_fixtures(item):
                 wanted.setdefault(name, item)
         for item in dict.fromkeys(wanted.values()):
+            session._setupstate.teardown_exact(item)  # noqa: SLF001 - what the last test left set up
             self._run(item, session.items[0])
         self._loaded = held_functions(set(self._targets))
         self._scripts = live_scripts()

@@ -98,7 +98,7 @@ class Job:
             reply = self._asked(request)
         if reply["verdict"] == "broken":
             raise JobFailedError(f"{mutant.place}: {reply['by']}")
-        if reply["verdict"] == "timeout":
+        if reply["verdict"] == "timeout" and mutant.file.endswith(".lua"):
             # A script that never ends keeps its server busy, so everything is made anew.
             self.end()
             self.start()

@@ -39,7 +39,7 @@ class Plan:
     targets: tuple[str, ...]
     tests: tuple[str, ...]
     copied: tuple[str, ...]
-    spare_seconds: float = 30.0
+    spare_seconds: float = 12.0
     """A test may take so much longer than without a mutant, before it counts as hanging."""
     few: int = 20
     """So many worlds are played for every mutant; all of them before one is called a survivor."""

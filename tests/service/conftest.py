@@ -1,0 +1,19 @@
+"""The log as dictionaries, and what a service stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+
+@pytest.fixture
+def log() -> Iterator[list[Any]]:
+    """Every line that the product writes, as a dictionary."""
+    before = structlog.get_config()
+    # A logger that was used before this test may have kept how it wrote then.
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+    structlog.configure(**before)

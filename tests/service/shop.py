@@ -1,0 +1,206 @@
+"""One worker's service over real records and a provider that answers as it is told: every request is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx
+import redis.asyncio
+
+from tests.factories import NOW, PAYMENT, VERIFY, a_request, refund_payload
+from worker import calls
+from worker.gateway import Gateway
+from worker.lanes import RateGate, Slots
+from worker.model import Lane, Outcome, Refund, RefundRequest
+from worker.policy import Rules
+from worker.records import Moves, decode
+from worker.service import Service
+from worker.store import AsyncStore
+
+TOTALS = Rules(idempotency="verify", readback="totals", totals_proof=True)
+MILLISECOND = timedelta(milliseconds=1)
+ID = "order-1001-1"
+POST = "POST /v1/refunds"
+LIST = "GET /v1/refunds"
+PROBE = "GET /v1/refunds/re_credentials_probe"
+PAID = f"GET /v1/payment_intents/{PAYMENT}"
+
+Given = httpx.Response | Exception
+Answer = Given | Callable[[httpx.Request], Given | Awaitable[Given]]
+
+
+def says(status: int = 200, payload: Any = None, **headers: str) -> httpx.Response:
+    """A reply; a success shows our refund."""
+    body = refund_payload() if payload is None and status == 200 else payload
+    return httpx.Response(status, json=body, headers=headers)
+
+
+def error(status: int, code: str = "some_code", kind: str = "invalid_request_error", **headers: str) -> httpx.Response:
+    """The provider's error."""
+    return says(status, {"error": {"type": kind, "code": code, "message": "because"}}, **headers)
+
+
+def listing(*entries: dict[str, Any]) -> httpx.Response:
+    """A whole list of a payment's refunds."""
+    return says(200, {"object": "list", "data": list(entries), "has_more": False})
+
+
+def totals(refunded: int, **fields: Any) -> httpx.Response:
+    """A payment that carries its totals."""
+    shown = {"id": PAYMENT, "currency": "usd", "amount_refunded": refunded, "amount_captured": 1000}
+    return says(200, shown | fields)
+
+
+class Provider(httpx.AsyncBaseTransport):
+    """Answers by method and path, in the order given; the last answer of a path stays."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.bodies: list[bytes] = []
+        self.keys: list[str] = []
+        self._answers: dict[str, deque[Answer]] = defaultdict(deque)
+
+    def will(self, what: str, *answers: Answer) -> None:
+        """Answer requests of this method and path so, one after the other."""
+        self._answers[what] = deque(answers)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        what = f"{request.method} {request.url.path}"
+        self.asked.append(what)
+        if request.method == "POST":
+            self.bodies.append(await request.aread())
+            self.keys.append(request.headers["Idempotency-Key"])
+        answers = self._answers[what]
+        assert answers, f"nobody expected {what}"
+        answer = answers.popleft() if len(answers) > 1 else answers[0]
+        if callable(answer):
+            made = answer(request)
+            answer = await made if isinstance(made, Awaitable) else made
+        if isinstance(answer, Exception):
+            raise answer
+        # A reply is read once, as it comes: each request gets one of its own.
+        return httpx.Response(
+            answer.status_code, headers=answer.headers, stream=httpx.ByteStream(answer.content), request=request
+        )
+
+
+class Shop:
+    """A service whose clocks a test turns by hand, with all that it says and does."""
+
+    def __init__(self, client: redis.asyncio.Redis, rules: Rules, *, rate: float = 0.0, slots: int = 4) -> None:
+        self.rules = rules
+        self.provider = Provider()
+        self.seconds = 1000.0
+        self.store = AsyncStore(client, durable=False)
+        self.store.now = NOW
+        self.attempts: list[Outcome] = []
+        self.tokens = 0
+        self._http = httpx.AsyncClient(base_url="https://provider.test", transport=self.provider)
+        gateway = Gateway(self._http, rules, clock=self.clock, sleep=self.sleep, jitter=lambda: 0.5)
+        self.gate = RateGate(self.store, rate=rate, bulk_share=0.7, clock=self.clock)
+        self.slots = Slots(slots, 0.7)
+        self.service = Service(
+            self.store,
+            gateway,
+            rules=rules,
+            slots=self.slots,
+            gate=self.gate,
+            clock=self.clock,
+            jitter=lambda: 0.5,
+            token=self.token,
+            on_attempt=self.attempts.append,
+        )
+
+    @property
+    def now(self) -> datetime:
+        assert self.store.now is not None
+        return self.store.now
+
+    def clock(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.pass_time(timedelta(seconds=seconds))
+
+    def token(self) -> str:
+        self.tokens += 1
+        return f"token-{self.tokens}"
+
+    def pass_time(self, span: timedelta) -> None:
+        """Let time pass on both clocks."""
+        self.seconds += span.total_seconds()
+        self.store.now = self.now + span
+
+    def later(self, span: timedelta, answer: Given) -> Answer:
+        """An answer that takes its time."""
+
+        def answered(_: httpx.Request) -> Given:
+            self.pass_time(span)
+            return answer
+
+        return answered
+
+    async def accept(self, refund_id: str = ID, lane: Lane = Lane.SINGLE, **fields: Any) -> RefundRequest:
+        request = a_request(refund_id, **fields)
+        await self.store.run(calls.create(request, lane))
+        return request
+
+    async def handle(self, refund_id: str = ID, lane: Lane = Lane.SINGLE, **options: Any) -> bool:
+        return await self.service.handle(refund_id, lane, **options)
+
+    async def refund(self, refund_id: str = ID) -> Refund:
+        refund = (await self.store.run(calls.load(refund_id))).refund
+        assert refund is not None
+        return refund
+
+    async def stored(self, refund_id: str = ID) -> Refund:
+        """The record as it stands, without a script."""
+        stored: Any = await self.store.redis.hgetall(f"refunds:refund:{refund_id}")
+        return decode(stored)
+
+    async def history(self, refund_id: str = ID) -> list[dict[str, Any]]:
+        lines: Any = await self.store.redis.lrange(f"refunds:history:{refund_id}", 0, -1)
+        return Moves().read(lines)
+
+    async def set(self, refund_id: str = ID, **fields: str) -> None:
+        """Write fields of a record, as only a test may."""
+        for name, value in fields.items():
+            await self.store.redis.hset(f"refunds:refund:{refund_id}", name, value)
+
+    async def meta(self) -> dict[str, str]:
+        stored: Any = await self.store.redis.hgetall("refunds:meta")
+        return dict(stored)
+
+    async def close(self) -> None:
+        await self.service.drain()
+        await self.store.close()
+        await self._http.aclose()
+
+
+def events(lines: list[Any], **facts: Any) -> list[str]:
+    """The names of the events that carry these facts."""
+    return [line["event"] for line in lines if all(line.get(name) == value for name, value in facts.items())]
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Let the event loop turn until something is so."""
+    for _ in range(2000):
+        if true():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came to be")
+
+
+@contextlib.asynccontextmanager
+async def opened(client: redis.asyncio.Redis, rules: Rules = VERIFY, **options: Any) -> AsyncIterator[Shop]:
+    """A shop that is closed with the block."""
+    shop = Shop(client, rules, **options)
+    try:
+        yield shop
+    finally:
+        await shop.close()

@@ -1,0 +1,190 @@
+"""The refunds of a message beside each other, what is given back of them, and what is woken beside them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import redis.asyncio
+
+from tests.factories import NOW, SECOND, refund_payload
+from tests.service.shop import ID, POST, opened, says
+from worker.errors import StoreUnavailable
+from worker.model import Lane, Stage, Status
+
+
+async def test_message_is_handled_whole_and_the_ids_that_were_not_begun_are_given_back(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, slots=1) as shop:
+        for number in range(3):
+            await shop.accept(f"r{number}", payment_intent=f"pi_{number}")
+        begun = asyncio.Event()
+
+        async def hang(_: httpx.Request) -> httpx.Response:
+            begun.set()
+            await asyncio.sleep(0.05)
+            return says(200, refund_payload(payment_intent="pi_0", metadata={"refund_id": "r0"}))
+
+        shop.provider.will(POST, hang)
+        assert await shop.service.process(["r0", "r1", "r2"], Lane.SINGLE, seconds=0.01) == 2
+        assert begun.is_set()
+        assert [(await shop.stored(f"r{number}")).stage for number in range(3)] == [
+            Stage.SETTLED,
+            Stage.QUEUED,
+            Stage.QUEUED,
+        ]
+        # Given back: due now, and not only when the grace of a lost nudge is over.
+        assert [(await shop.stored(f"r{number}")).next_check_at for number in (1, 2)] == [NOW, NOW]
+
+
+async def test_message_of_which_all_was_begun_gives_nothing_back(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says())
+        assert await shop.service.process([ID], Lane.SINGLE, seconds=30) == 0
+
+
+async def test_one_refunds_unforeseen_trouble_is_its_own(async_redis: redis.asyncio.Redis, log: list[Any]) -> None:
+    async with opened(async_redis) as shop:
+        for number in range(2):
+            await shop.accept(f"r{number}", payment_intent=f"pi_{number}")
+        shop.provider.will(
+            POST,
+            lambda _: LookupError("unforeseen"),
+            says(200, refund_payload(payment_intent="pi_1", metadata={"refund_id": "r1"})),
+        )
+        assert await shop.service.process(["r0", "r1"], Lane.SINGLE, seconds=30) == 0
+        assert (await shop.stored("r1")).stage is Stage.SETTLED
+    (line,) = [line for line in log if line["event"] == "refund_handling_failed"]
+    assert (line["refund_id"], line["alarm"]) == ("r0", True)
+
+
+async def test_refund_that_redis_could_not_be_asked_about_is_left_to_a_sweep(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+
+        async def away(_: Any) -> Any:
+            raise StoreUnavailable("redis is away")
+
+        shop.store.run = away  # type: ignore[assignment, method-assign]
+        assert await shop.handle() is True
+        assert await shop.service.process([ID], Lane.SINGLE, seconds=30) == 0
+        shop.service.stop()
+        assert await shop.service.process([ID], Lane.SINGLE, seconds=30) == 1
+    names = [line["event"] for line in log]
+    assert (names.count("refund_deferred"), names.count("give_back_failed")) == (2, 1)
+
+
+async def test_time_in_which_a_refund_may_begin_ends_when_it_has_begun(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+
+        async def slow(_: httpx.Request) -> httpx.Response:
+            await asyncio.sleep(0.05)
+            return says()
+
+        shop.provider.will(POST, slow)
+        assert await shop.handle(until=shop.clock() + 0.01) is True
+        assert (await shop.stored()).status is Status.SUCCEEDED
+
+
+async def test_stopping_gives_back_what_waits_and_lets_what_was_begun_end(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, slots=1) as shop:
+        for number in range(2):
+            await shop.accept(f"r{number}", payment_intent=f"pi_{number}")
+        go, begun = asyncio.Event(), asyncio.Event()
+
+        async def hang(_: httpx.Request) -> httpx.Response:
+            begun.set()
+            await go.wait()
+            return says(200, refund_payload(payment_intent="pi_0", metadata={"refund_id": "r0"}))
+
+        shop.provider.will(POST, hang)
+        message = asyncio.create_task(shop.service.process(["r0", "r1"], Lane.SINGLE, seconds=600))
+        await begun.wait()
+        shop.service.stop()
+        waiting = asyncio.create_task(shop.service.handle("r1", Lane.SINGLE))
+        go.set()
+        assert await message == 1
+        assert await waiting is False
+        assert [(await shop.stored(f"r{number}")).stage for number in range(2)] == [Stage.SETTLED, Stage.QUEUED]
+        assert shop.provider.asked == [POST]
+
+
+async def test_waits_that_are_over_are_forgotten(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says())
+        await shop.handle(until=shop.clock() + 30)
+        assert shop.service._waits == set()
+        async with AsyncExitStack() as taken:
+            for _ in range(shop.slots.total):
+                await taken.enter_async_context(shop.slots.hold(Lane.SINGLE))
+            assert await shop.handle(until=shop.clock() - 1) is False
+        assert shop.service._waits == set()
+
+
+async def test_refund_whose_payment_comes_free_is_sent_beside_the_message(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        for number in range(2):
+            await shop.accept(f"r{number}")
+        begun, go = asyncio.Event(), asyncio.Event()
+
+        async def hang(_: httpx.Request) -> httpx.Response:
+            begun.set()
+            await go.wait()
+            return says(200, refund_payload(metadata={"refund_id": "r0"}))
+
+        shop.provider.will(POST, hang, says(200, refund_payload(id="re_2", metadata={"refund_id": "r1"})))
+        first = asyncio.create_task(shop.handle("r0"))
+        await begun.wait()
+        await shop.handle("r1")
+        assert (await shop.stored("r1")).stage is Stage.QUEUED
+        go.set()
+        await first
+        await shop.service.drain()
+        assert shop.provider.asked == [POST, POST]
+        assert (await shop.stored("r1")).status is Status.SUCCEEDED
+
+
+async def test_look_that_is_due_within_seconds_is_taken_by_the_worker_that_scheduled_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        woken: list[Any] = []
+        shop.service._wake = lambda *facts: woken.append(facts)  # type: ignore[method-assign]
+        shop.service._look_again("r1", Lane.BULK, timedelta(milliseconds=5))
+        assert woken == []
+        await asyncio.sleep(0.02)
+        assert woken == [("r1", Lane.BULK)]
+        shop.service._look_again("r2", Lane.SINGLE, timedelta(0))
+        assert woken == [("r1", Lane.BULK), ("r2", Lane.SINGLE)]
+
+
+async def test_worker_that_has_too_many_beside_or_is_stopping_takes_none_more(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says())
+        shop.service.stop()
+        shop.service._wake(ID, Lane.SINGLE)
+        await shop.service.drain()
+        assert shop.provider.asked == []
+        full = {asyncio.create_task(asyncio.sleep(0)) for _ in range(1000)}
+        shop.service._extra |= full
+        loop = asyncio.get_running_loop()
+        before = len(loop._scheduled)  # type: ignore[attr-defined]
+        shop.service._look_again(ID, Lane.SINGLE, SECOND)
+        assert len(loop._scheduled) == before  # type: ignore[attr-defined]
+        shop.service._extra.discard(full.pop())
+        shop.service._look_again(ID, Lane.SINGLE, SECOND)
+        assert len(loop._scheduled) == before + 1  # type: ignore[attr-defined]
+        shop.service._extra.clear()
+        await asyncio.gather(*full)

@@ -1,0 +1,148 @@
+"""What one answer says of the provider as a whole: a rate limit, refused credentials, an outage."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import redis.asyncio
+
+from tests.factories import HOUR, SECOND, TRUST
+from tests.service.shop import ID, MILLISECOND, PAID, POST, TOTALS, Shop, error, opened, says, totals, until
+from worker import calls
+from worker.model import Lane, Status
+
+
+async def test_rate_limit_closes_the_gate_for_ever_longer_until_something_is_done(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    async with opened(async_redis) as shop:
+        waits = []
+        for number in range(3):
+            await shop.accept(f"r{number}", payment_intent=f"pi_{number}")
+            shop.provider.will(POST, error(429, "rate_limit", "rate_limit_error"))
+            await shop.handle(f"r{number}")
+            waits.append(await blocked_for(shop))
+            shop.pass_time(waits[-1])
+        assert waits == [SECOND, 2 * SECOND, 4 * SECOND]
+        await shop.accept()
+        shop.provider.will(POST, says())
+        await shop.handle()
+        shop.provider.will(POST, error(429, "rate_limit", "rate_limit_error"))
+        await shop.accept("r9", payment_intent="pi_9")
+        await shop.handle("r9")
+        assert await blocked_for(shop) == SECOND
+    assert [line["seconds"] for line in log if line["event"] == "rate_limited"] == [1, 2, 4, 1]
+
+
+async def blocked_for(shop: Shop) -> timedelta:
+    stored: Any = await shop.store.redis.hget("refunds:gate", "blocked_until")
+    return timedelta(milliseconds=int(stored) - int(shop.now.timestamp() * 1000))
+
+
+async def test_rate_limit_that_says_how_long_is_kept_to_and_never_longer_than_two_minutes_by_itself(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, error(429, "rate_limit", "rate_limit_error", **{"Retry-After": "7"}))
+        await shop.handle()
+        assert await blocked_for(shop) == 7 * SECOND
+        shop.pass_time(HOUR)
+        shop.service._blocks = 50
+        shop.provider.will(POST, error(429, "rate_limit", "rate_limit_error"))
+        await shop.handle()
+        assert await blocked_for(shop) == 120 * SECOND
+
+
+async def test_refused_credentials_are_said_once_and_stop_everyone_until_they_are_accepted(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    probe = "GET /v1/refunds/re_credentials_probe"
+    async with opened(async_redis) as shop:
+        assert await shop.service.probe_credentials() is True
+        assert shop.provider.asked == []
+        await shop.service.refuse_credentials("no")
+        await shop.service.refuse_credentials("no")
+        assert [line["message"] for line in log if line["event"] == "credentials_refused"] == ["no"]
+        shop.provider.will(probe, error(401), error(404), error(404))
+        assert await shop.service.probe_credentials() is False
+        assert "credentials_refused_at" in await shop.meta()
+        assert await shop.service.probe_credentials() is True
+        assert "credentials_refused_at" not in await shop.meta()
+        assert shop.provider.asked == [probe, probe]
+
+
+async def test_403_of_one_refund_alone_stops_nobody(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, error(403, "not_allowed"))
+        shop.provider.will("GET /v1/refunds/re_credentials_probe", error(404))
+        await shop.handle()
+        assert (await shop.stored()).status is Status.FAILED
+        assert await shop.meta() == {}
+
+
+async def test_outage_opens_the_breaker_and_an_answer_to_any_read_closes_it(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        shop.provider.will(PAID, error(503, kind="api_error"))
+        await shop.accept()
+        for _ in range(8):
+            assert not shop.service.breaker.is_open
+            await shop.service._advance(ID, Lane.SINGLE)
+            shop.pass_time(HOUR)
+        assert shop.service.breaker.is_open
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, says())
+        await shop.service._advance(ID, Lane.SINGLE)
+        assert not shop.service.breaker.is_open
+
+
+async def test_attempts_further_tries_end_when_the_worker_stops_or_the_gate_closes(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TRUST) as shop:
+        for number, end in enumerate((shop.service.stop, lambda: shop.gate.learn(HOUR))):
+            shop.service.stopping = shop.service._recorder.stopping = False
+            await shop.accept(f"r{number}", payment_intent=f"pi_{number}")
+
+            def ended(_: httpx.Request, end: Any = end) -> httpx.Response:
+                end()
+                return error(500, kind="api_error")
+
+            shop.provider.will(POST, ended)
+            shop.provider.asked.clear()
+            await shop.service._advance(f"r{number}", Lane.SINGLE)
+            assert shop.provider.asked == [POST]
+
+
+async def test_refund_that_a_closed_gate_holds_back_is_taken_up_when_it_opens(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        await shop.store.run(calls.block_gate(2 * SECOND))
+        again: list[Any] = []
+        shop.service._look_again = lambda *facts: again.append(facts)  # type: ignore[method-assign]
+        await shop.service._advance(ID, Lane.SINGLE)
+        assert again == [(ID, Lane.SINGLE, 2 * SECOND)]
+        assert not await shop.gate.try_now(Lane.SINGLE)
+        shop.seconds += 2
+        assert await shop.gate.try_now(Lane.SINGLE)
+        await shop.store.run(calls.block_gate(5 * SECOND + MILLISECOND))
+        await shop.service._advance(ID, Lane.SINGLE)
+        assert len(again) == 1
+        await shop.store.run(calls.block_gate(HOUR))
+        await shop.service._advance(ID, Lane.SINGLE)
+        assert len(again) == 1
+
+
+async def test_what_was_woken_beside_the_messages_is_waited_for(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says())
+        shop.service._wake(ID, Lane.SINGLE)
+        await shop.service.drain()
+        assert (await shop.stored()).status is Status.SUCCEEDED
+        await until(lambda: not shop.service._extra)
