@@ -91,7 +91,7 @@ class Unacknowledged(kombu_redis.QoS):
     def flush(self) -> None:
         """Tell the server now; where it is away the messages come again."""
         self._done, self._on_the_way = self._on_the_way + self._done, []
-        if self._done:
+        if self._done and self.channel.reaches_server:
             try:
                 with self.pipe_or_acquire() as pipe:
                     pipe.execute()
@@ -99,8 +99,14 @@ class Unacknowledged(kombu_redis.QoS):
                 kombu_redis.logger.debug("acknowledgements lost", exc_info=True)
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
-        """Give back what was not acknowledged, once the server knows what was."""
+        """Give back what was not acknowledged, once the server knows what was.
+
+        A worker that ends while its server is away leaves it to the visibility timeout.
+        """
         self.flush()
+        if not self.channel.reaches_server:
+            self._on_collect.cancel()
+            return
         super().restore_unacked_once(stderr)  # type: ignore[no-untyped-call]  # kombu carries no types
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: Any = False) -> None:  # noqa: FBT002 - kombu's own
@@ -136,6 +142,11 @@ class _Several:
     def gathers(self) -> bool:
         """Tell whether a turn of the loop will come that takes acknowledgements along."""
         return self.connection is not None and self.connection.gathers  # type: ignore[attr-defined]  # as above
+
+    @property
+    def reaches_server(self: Any) -> bool:
+        """Tell whether a trip can be made: of a connection that was given up, kombu leaves no address."""
+        return self._pool is not None or (self.connection is not None and self.connection.client is not None)
 
     def settle(self) -> None:
         """Tell the server what is done where no read is under way that will end soon."""

@@ -186,6 +186,22 @@ def test_a_closing_channel_tells_what_is_done_and_gives_the_rest_back(
     assert sorted(second.ids()) == sorted(f"r-{number}" for number in range(15, 50))
 
 
+def test_a_channel_whose_server_is_gone_ends_without_a_word_and_its_messages_stay_noted(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
+    server.lpush("refunds", *(nudge(f"r-{number}") for number in range(4)))
+    reader = reading()
+    reader.turn_until(lambda: len(reader.got) == 4)
+    reader.got[0].ack()
+    # What kombu leaves of a connection that it gave up while the server was away.
+    channel: Any = reader.channel
+    channel._disconnect_pools()
+    channel.connection.client = None
+    channel.qos.restore_unacked_once()
+    reader.got[1].ack()
+    assert server.hlen("unacked") == 4
+
+
 def test_messages_fetched_for_a_queue_that_is_no_longer_read_go_back(
     server: redis.Redis, reading: Callable[..., Reader]
 ) -> None:
