@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -34,6 +36,9 @@ from ops.mutants.targets import Plan, checkout
     help="Keep verdicts in this file; what was killed before is not tried again while its target is unchanged.",
 )
 @click.option("--worlds", default=150, show_default=True, help="Of the simulation, for what nothing else notices.")
+@click.option(
+    "--seconds", type=float, default=math.inf, help="Of tests for each mutant: what survives may yet be noticed."
+)
 @click.option("--list", "show_list", is_flag=True, help="Show the mutants and do nothing.")
 def main(
     *,
@@ -43,6 +48,7 @@ def main(
     seed: int,
     results: Path | None,
     worlds: int,
+    seconds: float,
     show_list: bool,
 ) -> None:
     """Judge the tests of the rules, the store with its scripts, and the service by what they let pass."""
@@ -61,7 +67,7 @@ def main(
         return
     explained = read_explained()
     began = time.monotonic()
-    verdicts = _judged(plan, mutants, explained, jobs, results)
+    verdicts = _judged(plan, mutants, explained, results, jobs=jobs, seconds=seconds)
     alive = survivors(verdicts, explained)
     click.echo(rendered(verdicts, explained))
     click.echo("".join(f"\n{text}\n" for text in shown(alive)))
@@ -74,7 +80,13 @@ def main(
 
 
 def _judged(
-    plan: Plan, mutants: Sequence[Mutant], explained: dict[Key, str], jobs: int, results: Path | None
+    plan: Plan,
+    mutants: Sequence[Mutant],
+    explained: dict[Key, str],
+    results: Path | None,
+    *,
+    jobs: int,
+    seconds: float,
 ) -> list[Verdict]:
     """Return a verdict for each mutant; those that are explained are not tried."""
     kept = _Kept(plan, results)
@@ -98,7 +110,7 @@ def _judged(
             click.echo(f"{len(done)} of {len(mutants)}, {time.monotonic() - began:.0f} s", err=True)
 
     measured = None if results is None else results.with_name(f"{results.name}.tests")
-    with crew_for(plan, jobs=jobs, tell=lambda text: click.echo(text, err=True), measured=measured) as crew:
+    with crew_for(plan, jobs=jobs, tell=partial(click.echo, err=True), measured=measured, seconds=seconds) as crew:
         click.echo(f"the tests were measured in {time.monotonic() - began:.0f} s", err=True)
         # Those that need a session of their own come last: they are few and slow.
         crew.judge(sorted(open_ones, key=lambda one: not one.hot), told)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
@@ -38,9 +40,10 @@ class Verdict:
 class Choice:
     """Which tests judge a mutant, from what each was seen to run; learns which ones notice."""
 
-    def __init__(self, measured: dict[str, Any], rest: Sequence[str]) -> None:
+    def __init__(self, measured: dict[str, Any], rest: Sequence[str], seconds: float = math.inf) -> None:
         self._measured = measured
-        self._rest = rest
+        self._seconds = seconds
+        self._rest = rest if math.isinf(seconds) else []
         """Worlds that are played only for what has survived all else."""
         self._kills: Counter[tuple[str, str, str]] = Counter()
         self._guard = threading.Lock()
@@ -58,7 +61,9 @@ class Choice:
                 for name in reaching
             }
         reaching.sort(key=cost.__getitem__)
-        return [(name, self._measured[name]["seconds"]) for name in reaching]
+        tests = [(name, self._measured[name]["seconds"]) for name in reaching]
+        spent = accumulate(seconds for _, seconds in tests)
+        return [one for one, so_far in zip(tests, spent, strict=True) if so_far <= self._seconds] or tests[:1]
 
     def more(self) -> list[tuple[str, float]]:
         """Return the worlds that are played for a mutant which nothing else has noticed."""
@@ -91,8 +96,11 @@ class Crew:
         self._tell = tell
         self.choice = Choice({}, [])
 
-    def measure(self, kept: Kept) -> None:
-        """Run every test once without any mutant; those that fail so can judge nothing and are left out."""
+    def measure(self, kept: Kept, seconds: float) -> None:
+        """Run every test once without any mutant; those that fail so can judge nothing and are left out.
+
+        Each mutant is later tried for `seconds` of tests at most.
+        """
         every = self._jobs[0].tests
         worlds = [name for name in every if name.startswith(SEEDS)]
         rest = worlds[self._plan.few :]
@@ -107,7 +115,7 @@ class Crew:
         for name in [name for name, seen in measured.items() if seen["failed"]]:
             self._tell(f"fails without any mutant and is left out: {name}")
             del measured[name]
-        self.choice = Choice(measured, rest)
+        self.choice = Choice(measured, rest, seconds)
 
     def judge(self, mutants: Iterable[Mutant], told: Callable[[Verdict], None]) -> None:
         """Judge all mutants; `told` hears each verdict, in whatever order they come."""
@@ -137,10 +145,17 @@ class Crew:
 
 
 @contextmanager
-def crew_for(plan: Plan, *, jobs: int, tell: Callable[[str], None], measured: Path | None = None) -> Iterator[Crew]:
+def crew_for(
+    plan: Plan,
+    *,
+    jobs: int,
+    tell: Callable[[str], None],
+    measured: Path | None = None,
+    seconds: float = math.inf,
+) -> Iterator[Crew]:
     """Start copies of the checkout with servers in them and measure the tests; all are ended with the block.
 
-    Measurements are kept in the file `measured`.
+    Measurements are kept in the file `measured`; each mutant is tried for `seconds` of tests at most.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="mutants-")))
@@ -150,5 +165,5 @@ def crew_for(plan: Plan, *, jobs: int, tell: Callable[[str], None], measured: Pa
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(Job.start, made))
         crew = Crew(plan, made, tell)
-        crew.measure(Kept(plan, measured))
+        crew.measure(Kept(plan, measured), seconds)
         yield crew
