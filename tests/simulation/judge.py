@@ -113,6 +113,8 @@ class Known:
     label: str = ""
     told: Moves = field(default_factory=Moves)
     posts: list[Post] = field(default_factory=list)
+    stirred: bool = False
+    """Whether a person has put it in doubt."""
 
 
 @dataclass(kw_only=True)
@@ -231,6 +233,7 @@ class Judge:
         known.label = entry["label"]
         known.path.append(f"{known.moves} {target} {known.status}")
         self._moves.append((refund_id, entry))
+        known.stirred = known.stirred or known.label == "operator_says_absent"
         if known.label == "resend":
             for post in known.posts:
                 post.cleared = True
@@ -272,14 +275,23 @@ class Judge:
     def _judge_payment(self, payment: str, row: Sequence[Any], claimed: Sequence[str]) -> None:
         here = {identity: known.record for identity, known in self.refunds.items() if known.payment == payment}
         holders = [identity for identity, record in here.items() if record and record["stage"] in HOLDS_LOCK]
-        # A person may put a second refund in doubt; none may be sent beside another that is in flight or in doubt.
-        if len(holders) > 1 and any(identity in claimed for identity in holders):
+        if any(identity in claimed and self._is_in_the_way(identity, holders) for identity in holders):
             self.broken("lock", payment, f"{holders} are in flight together")
         elif row[0] not in holders and (holders or row[0] is not None):
             self.broken("lock", payment, f"held by {row[0]}, in flight is {holders}")
         unsettled = sum(1 for record in here.values() if record and record["stage"] != "settled")
         if int(row[1] or 0) != unsettled:
             self.broken("open", payment, f"{row[1]} open by its own count, {unsettled} by the records")
+
+    def _is_in_the_way(self, claimed: str, holders: Sequence[str]) -> bool:
+        """Tell whether another refund's flight or doubt forbids a claim.
+
+        A person may put a second refund of a payment in doubt; the first that goes on is then sent again beside it.
+        """
+        others = [self.refunds[identity] for identity in holders if identity != claimed]
+        own = self.refunds[claimed]
+        stirred = own.label != "send" and any(known.stirred for known in (own, *others))
+        return any(not stirred or known.record["stage"] == "sending" for known in others)
 
     # The provider
 
