@@ -354,6 +354,13 @@ AGAIN = {"error_code": "not_sent", "error_message": None, "lapses": 0, "server_e
             pending(Stage.IN_DOUBT, "no_reply", DOUBTED, 10 * SECOND),
         ),
         (a_refund(attempts=3), MAYBE, TRUST, pending(Stage.IN_DOUBT, "no_reply", DOUBTED, 30 * SECOND)),
+        # Its replay would come after the window has closed.
+        (
+            a_refund(attempts=12, first_attempt_at=NOW - 23 * HOUR + 30 * MINUTE),
+            MAYBE,
+            TRUST,
+            pending(Stage.IN_DOUBT, "no_reply", DOUBTED, 10 * SECOND),
+        ),
         (
             a_refund(attempts=3),
             replace(MAYBE, retry_after=HOUR),
@@ -895,6 +902,12 @@ STILL = a_reply(200, refund_payload(status="pending"))
 )
 def test_poll_leads_to_this_step_and_no_other(fields: dict[str, Any], answer: Any, step: Step) -> None:
     assert plain(after_poll(a_refund(Stage.PROCESSING, **fields), answer, NOW, 0.5)) == step
+
+
+def test_person_is_told_what_contradicts_the_record() -> None:
+    step = after_poll(a_refund(Stage.PROCESSING), a_reply(200, refund_payload(amount=1)), NOW, 0)
+    assert step.alarm is not None
+    assert "amount" in step.alarm
 
 
 @pytest.mark.parametrize(

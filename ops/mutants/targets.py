@@ -19,6 +19,7 @@ _RULES: Final = tuple(f"worker/{name}.py" for name in ("policy", "decisions", "a
 _SHELL: Final = tuple(f"worker/{name}.py" for name in ("store", "calls", "service", "recorder", "reconciler"))
 _RULES_TESTS: Final = (
     "tests/test_steps.py",
+    "tests/test_whole_answers.py",
     "tests/test_policy.py",
     "tests/test_answers.py",
     "tests/test_readback.py",

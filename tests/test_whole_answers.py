@@ -1,0 +1,450 @@
+"""What an answer, a list or a total is read as, in full: every field of the judgement, and every limit on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.factories import (
+    HOUR,
+    MAYBE,
+    NOT_DONE,
+    NOT_SENT,
+    NOW,
+    PAYMENT,
+    REFUSED,
+    SECOND,
+    SERVER_ERROR,
+    a_refund,
+    a_reply,
+    an_error,
+    done_as,
+    found,
+    refund_payload,
+)
+from worker.answers import classify, fold, key_accepted, key_refused, parse_error, parse_refund, read_amount, read_time
+from worker.model import (
+    Answer,
+    Baseline,
+    Look,
+    NoReply,
+    NotSent,
+    Outcome,
+    ProviderRefund,
+    Reply,
+    Retriable,
+    Seen,
+    Sight,
+    Stage,
+    Status,
+)
+from worker.readback import CLOCK_MARGIN, PaymentView, look_at_list, look_at_totals, view_of
+
+REFUND = a_refund()
+ERROR = {"type": "api_error", "code": "broken", "message": "because"}
+
+
+# Replies
+
+
+def test_refund_in_a_payload_is_read_whole() -> None:
+    assert parse_refund(refund_payload(failure_reason="lost_or_stolen_card", currency="USD")) == ProviderRefund(
+        id="re_1",
+        status="succeeded",
+        amount=500,
+        currency="usd",
+        payment_intent=PAYMENT,
+        failure_reason="lost_or_stolen_card",
+        refund_id="order-1001-1",
+        generation="1",
+        created=NOW,
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "amount"),
+    [(0, 0), (-1, -1), ("9" * 15, 999_999_999_999_999), ("1" * 16, -1), ("", -1), ("-5", -1), ("٣", -1), (True, -1)],
+)
+def test_amount_has_its_limits(value: Any, amount: int) -> None:
+    assert read_amount(value) == amount
+
+
+@pytest.mark.parametrize(
+    ("value", "time"),
+    [
+        (0, None),
+        (-1, None),
+        (1, datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)),
+        (10**11 - 1, datetime.fromtimestamp(10**11 - 1, UTC)),
+        (10**11, datetime.fromtimestamp(10**8, UTC)),
+        (10**14, datetime.fromtimestamp(10**11, UTC)),
+        (10**14 + 1, None),
+        (True, None),
+        (1.5, None),
+        ("1", None),
+    ],
+)
+def test_time_has_its_limits(value: Any, time: datetime | None) -> None:
+    assert read_time(value) == time
+
+
+@pytest.mark.parametrize(
+    ("payload", "error"),
+    [
+        (None, None),
+        ({"error": {"type": 7, "code": "x", "message": "m"}}, (None, "x", "m")),
+        ({"error": {"type": "t", "code": 7}}, ("t", "t", None)),
+        ({"error": {"type": "t", "code": "", "message": 7}}, ("t", "t", None)),
+        ({"error": {"type": 7, "code": ""}}, (None, "error", None)),
+        ({"error": {"type": 7, "code": 7}}, None),
+        ({"error": "text", "type": "t", "code": "c"}, ("t", "c", None)),
+    ],
+)
+def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> None:
+    assert parse_error(payload) == error
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (NotSent(reason="no way"), Outcome(seen=Seen.NOT_SENT, code="not_sent", message="no way")),
+        (NoReply(reason="reset"), Outcome(seen=Seen.MAYBE, code="no_reply", message="reset", doubt=True)),
+        (
+            a_reply(429, {"error": ERROR}, retry_after=SECOND),
+            Outcome(seen=Seen.NOT_DONE, code="rate_limited", message="because", http_status=429, retry_after=SECOND),
+        ),
+        (a_reply(429), Outcome(seen=Seen.NOT_DONE, code="rate_limited", http_status=429)),
+        (
+            a_reply(401, {"error": ERROR}),
+            Outcome(
+                seen=Seen.NOT_DONE, code="credentials_refused", message="because", http_status=401, credentials=True
+            ),
+        ),
+        (a_reply(401), Outcome(seen=Seen.NOT_DONE, code="credentials_refused", http_status=401, credentials=True)),
+        (
+            an_error(400, kind="idempotency_error"),
+            Outcome(seen=Seen.MISMATCH, code="idempotency_error", message="because", http_status=400),
+        ),
+        (an_error(404, "gone"), Outcome(seen=Seen.REFUSED, code="gone", message="because", http_status=404)),
+        (
+            an_error(403, "no"),
+            Outcome(seen=Seen.REFUSED, code="no", message="because", http_status=403, credentials=True),
+        ),
+        (
+            a_reply(500, {"error": ERROR}, retry_after=SECOND),
+            Outcome(
+                seen=Seen.MAYBE,
+                code="broken",
+                message="because",
+                http_status=500,
+                retry_after=SECOND,
+                server_error=True,
+                doubt=True,
+            ),
+        ),
+        (
+            a_reply(503),
+            Outcome(seen=Seen.MAYBE, code="http_503", http_status=503, server_error=True, doubt=True),
+        ),
+        (
+            a_reply(409, {"error": ERROR}),
+            Outcome(seen=Seen.MAYBE, code="broken", message="because", http_status=409, doubt=True),
+        ),
+        (a_reply(300, refund_payload()), Outcome(seen=Seen.MAYBE, code="http_300", http_status=300, doubt=True)),
+        (a_reply(199, refund_payload()), Outcome(seen=Seen.MAYBE, code="http_199", http_status=199, doubt=True)),
+        (a_reply(299, refund_payload()), Outcome(seen=Seen.DONE, code="done", http_status=299, found=found())),
+        (a_reply(200), Outcome(seen=Seen.DONE, code="done", http_status=200, found=found())),
+        (
+            Reply(http_status=200),
+            Outcome(
+                seen=Seen.MAYBE,
+                code="unreadable_success",
+                message="a success without a refund in it",
+                http_status=200,
+                doubt=True,
+            ),
+        ),
+        (
+            a_reply(200, {"object": "refund"}),
+            Outcome(
+                seen=Seen.MAYBE,
+                code="unreadable_success",
+                message="a success without a refund in it",
+                http_status=200,
+                doubt=True,
+            ),
+        ),
+        (
+            a_reply(200, refund_payload(amount=1)),
+            Outcome(
+                seen=Seen.MAYBE,
+                code="contradictory_reply",
+                message="the reply's amount does not belong to this refund",
+                http_status=200,
+                doubt=True,
+            ),
+        ),
+        (
+            a_reply(200, refund_payload(object="charge", amount=1)),
+            Outcome(
+                seen=Seen.MAYBE,
+                code="contradictory_reply",
+                message="the reply's object does not belong to this refund",
+                http_status=200,
+                doubt=True,
+            ),
+        ),
+        (
+            a_reply(200, refund_payload(status="new")),
+            Outcome(
+                seen=Seen.MAYBE,
+                code="contradictory_reply",
+                message="the reply's status does not belong to this refund",
+                http_status=200,
+                doubt=True,
+            ),
+        ),
+        (
+            a_reply(200, refund_payload(status="new", amount=1)),
+            Outcome(
+                seen=Seen.MAYBE,
+                code="contradictory_reply",
+                message="the reply's amount does not belong to this refund",
+                http_status=200,
+                doubt=True,
+            ),
+        ),
+    ],
+)
+def test_answer_is_read_as_this_and_nothing_else(answer: Answer, outcome: Outcome) -> None:
+    assert classify(answer, REFUND) == outcome
+
+
+def test_smallest_amount_there_is_belongs_to_a_refund_of_all_that_is_left() -> None:
+    refund = a_refund(amount=None, all_remaining=True)
+    assert classify(a_reply(200, refund_payload(amount=1)), refund).seen is Seen.DONE
+    assert classify(a_reply(200, refund_payload(amount=0)), refund).seen is Seen.MAYBE
+
+
+def test_403_becomes_everyones_trouble_or_the_refunds_own_and_keeps_the_rest() -> None:
+    forbidden = classify(an_error(403, "no"), REFUND)
+    assert key_refused(forbidden) == replace(
+        forbidden, seen=Seen.NOT_DONE, code="credentials_refused", credentials=True
+    )
+    assert key_refused(replace(forbidden, credentials=False)).credentials is True
+    assert key_accepted(forbidden) == replace(forbidden, credentials=False)
+
+
+@pytest.mark.parametrize(
+    ("tries", "folded"),
+    [
+        ([NOT_SENT], replace(NOT_SENT, only_server_errors=True)),
+        ([NOT_DONE], NOT_DONE),
+        ([MAYBE, REFUSED], replace(MAYBE, tries=2)),
+        ([REFUSED, NOT_SENT], replace(REFUSED, doubt=False, tries=2)),
+        (
+            [replace(REFUSED, credentials=True), MAYBE, NOT_DONE],
+            replace(MAYBE, credentials=True, tries=3),
+        ),
+        ([SERVER_ERROR, SERVER_ERROR], replace(SERVER_ERROR, tries=2, server_errors=2, only_server_errors=True)),
+        ([MAYBE, SERVER_ERROR], replace(SERVER_ERROR, tries=2, server_errors=1)),
+        ([SERVER_ERROR, MAYBE], replace(MAYBE, tries=2)),
+        ([SERVER_ERROR, NOT_SENT], replace(SERVER_ERROR, tries=2, server_errors=1, only_server_errors=True)),
+        ([MAYBE, done_as()], replace(done_as(), doubt=True, tries=2)),
+    ],
+)
+def test_tries_are_folded_into_this_and_nothing_else(tries: list[Outcome], folded: Outcome) -> None:
+    assert fold(tries) == folded
+
+
+# Totals
+
+
+@pytest.mark.parametrize(
+    ("payload", "view"),
+    [
+        (
+            {"currency": "USD", "charges": {"data": [{}, {}]}},
+            PaymentView(currency="usd", problem="the payment has several charges"),
+        ),
+        (
+            {"currency": "usd", "charges": {"data": [{"amount_refunded": 0}], "has_more": True}},
+            PaymentView(currency="usd", problem="the payment has several charges"),
+        ),
+        ({"currency": "usd"}, PaymentView(currency="usd", problem="the payment shows no refunded total")),
+        (
+            {"currency": "usd", "charges": {"data": ["ch_1"]}, "latest_charge": "ch_1"},
+            PaymentView(currency="usd", charge="ch_1"),
+        ),
+        (
+            {"currency": "usd", "latest_charge": 7},
+            PaymentView(currency="usd", problem="the payment shows no refunded total"),
+        ),
+        (
+            {"currency": "usd", "latest_charge": ""},
+            PaymentView(currency="usd", problem="the payment shows no refunded total"),
+        ),
+        (
+            {"currency": "usd", "amount_refunded": "?"},
+            PaymentView(currency="usd", problem="the charge shows no readable refunded total"),
+        ),
+        (
+            {"currency": "usd", "amount_refunded": None},
+            PaymentView(currency="usd", problem="the charge shows no readable refunded total"),
+        ),
+        (
+            {"currency": "usd", "latest_charge": {"amount_refunded": 1, "currency": "EUR"}},
+            PaymentView(problem="payment and charge differ in currency"),
+        ),
+        (
+            {"latest_charge": {"amount_refunded": 1, "currency": "EUR", "amount": 9}},
+            PaymentView(refunded=1, captured=9, currency="eur"),
+        ),
+        (
+            {"currency": "usd", "amount_refunded": 0, "amount_captured": "?"},
+            PaymentView(refunded=0, captured=None, currency="usd"),
+        ),
+        (
+            {"currency": "usd", "amount_refunded": 0, "amount_captured": 1, "amount_received": 2, "amount": 3},
+            PaymentView(refunded=0, captured=1, currency="usd"),
+        ),
+        (
+            {"currency": "usd", "amount_refunded": 0, "amount_received": 2, "amount": 3},
+            PaymentView(refunded=0, captured=2, currency="usd"),
+        ),
+        (
+            {"currency": "usd", "amount_refunded": 0, "amount_captured": 0, "amount": 3},
+            PaymentView(refunded=0, captured=0, currency="usd"),
+        ),
+    ],
+)
+def test_totals_are_read_as_this_and_nothing_else(payload: dict[str, Any], view: PaymentView) -> None:
+    assert view_of(payload) == view
+
+
+@pytest.mark.parametrize(
+    ("view", "baseline"),
+    [
+        (PaymentView(problem="why"), None),
+        (PaymentView(refunded=0, currency="usd"), Baseline(refunded=0, currency="usd", remaining=None)),
+        (PaymentView(refunded=3, captured=10), Baseline(refunded=3, currency=None, remaining=7)),
+    ],
+)
+def test_baseline_is_this_and_nothing_else(view: PaymentView, baseline: Baseline | None) -> None:
+    assert view.baseline == baseline
+
+
+# Looks
+
+
+IN_DOUBT = a_refund(Stage.IN_DOUBT, first_attempt_at=NOW - HOUR)
+FOREIGN = found(id="re_f", refund_id=None, generation=None, created=NOW - HOUR - CLOCK_MARGIN - SECOND)
+
+
+def sibling(**fields: Any) -> Any:
+    known = {"refund_id": "order-1001-2", "provider_refund_id": "re_2", "updated_at": NOW - 2 * HOUR}
+    return a_refund(Stage.SETTLED, **(known | fields))
+
+
+def test_clocks_may_differ_by_ten_minutes() -> None:
+    assert timedelta(minutes=10) == CLOCK_MARGIN
+
+
+@pytest.mark.parametrize(
+    ("entry", "sight"),
+    [
+        (FOREIGN, Sight.ABSENT),
+        (replace(FOREIGN, created=NOW - HOUR - CLOCK_MARGIN), Sight.INCONCLUSIVE),
+        (replace(FOREIGN, created=None), Sight.INCONCLUSIVE),
+        (found(generation="2"), Sight.INCONCLUSIVE),
+        # One of ours that is written in another way than we write it.
+        (found(generation="01"), Sight.INCONCLUSIVE),
+        (found(generation="0"), Sight.ABSENT),
+        (found(generation="x"), Sight.INCONCLUSIVE),
+        (found(generation=""), Sight.INCONCLUSIVE),
+    ],
+)
+def test_entry_that_may_be_ours_proves_no_absence(entry: ProviderRefund, sight: Sight) -> None:
+    assert look_at_list(IN_DOUBT, [entry], complete=True, siblings=()).sight is sight
+
+
+def test_list_is_read_as_this_and_nothing_else() -> None:
+    def look(*entries: ProviderRefund, complete: bool = True, siblings: Any = ()) -> Look:
+        return look_at_list(IN_DOUBT, entries, complete=complete, siblings=siblings)
+
+    assert look(found()) == Look(sight=Sight.FOUND, reason="listed with our id", found=found())
+    assert look() == Look(sight=Sight.ABSENT, reason="not in the payment's list")
+    assert look(complete=False).sight is Sight.INCONCLUSIVE
+    assert look(found(), found(id="re_2")).sight is Sight.CONFLICT
+    assert "amount" in look(found(amount=1)).reason
+    assert "status" in look(found(status="new")).reason
+    assert look(found(status="new")).sight is Sight.CONFLICT
+    # A sibling that is known to exist and is not shown.
+    assert "1 refund" in look(siblings=[sibling()]).reason
+    assert look(replace(FOREIGN, id="re_2", created=NOW), siblings=[sibling()]).sight is Sight.ABSENT
+    by_our_id = replace(FOREIGN, refund_id="order-1001-2", created=NOW)
+    assert look(by_our_id, siblings=[sibling(provider_refund_id=None)]).sight is Sight.ABSENT
+    assert look(by_our_id).sight is Sight.INCONCLUSIVE
+
+
+def totals(refunded: int | None, *, amount: int | None = 500, proof: bool = True, **fields: Any) -> Look:
+    refund = replace(IN_DOUBT, amount=amount, baseline=Baseline(refunded=100, currency="usd", remaining=1), **fields)
+    view = PaymentView(refunded=refunded, currency="usd")
+    return look_at_totals(refund, view, siblings=(), reread={}, totals_proof=proof)
+
+
+def test_total_is_read_as_this_and_nothing_else() -> None:
+    assert totals(600) == Look(sight=Sight.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount")
+    assert totals(100) == Look(sight=Sight.ABSENT, reason="the refunded total is unchanged")
+    unproven = totals(100, proof=False)
+    assert unproven.sight is Sight.INCONCLUSIVE
+    assert "unchanged" in unproven.reason
+    moved = totals(107)
+    assert moved.sight is Sight.INCONCLUSIVE
+    assert "moved by 7, not by 500" in moved.reason
+    assert "moved by 1, not by 500" in totals(101, proof=False).reason
+
+
+def test_smallest_refund_there_is_can_be_found_in_the_totals() -> None:
+    assert totals(101, amount=1).sight is Sight.FOUND_IN_TOTALS
+    assert totals(101, amount=None, all_remaining=True).sight is Sight.FOUND_IN_TOTALS
+    assert totals(100, amount=0).sight is Sight.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("other", "reread", "sight"),
+    [
+        (sibling(), {"re_2": found(id="re_2")}, Sight.ABSENT),
+        (sibling(), {"re_2": found(id="re_2", status="failed")}, Sight.INCONCLUSIVE),
+        (sibling(), {"re_2": None}, Sight.INCONCLUSIVE),
+        (sibling(), {}, Sight.INCONCLUSIVE),
+        (sibling(updated_at=NOW - HOUR), {"re_2": found(id="re_2")}, Sight.INCONCLUSIVE),
+        (sibling(updated_at=NOW - HOUR - SECOND), {"re_2": found(id="re_2")}, Sight.ABSENT),
+        (
+            sibling(
+                updated_at=NOW, attempts=0, provider_refund_id=None, status=Status.CANCELED, retriable=Retriable.NO
+            ),
+            {},
+            Sight.ABSENT,
+        ),
+        (sibling(provider_refund_id=None, status=Status.FAILED), {}, Sight.ABSENT),
+    ],
+)
+def test_refund_beside_it_that_may_have_moved_the_total_leaves_it_undecided(
+    other: Any, reread: Any, sight: Sight
+) -> None:
+    refund = replace(IN_DOUBT, baseline=Baseline(refunded=100, currency="usd", remaining=1))
+    view = PaymentView(refunded=100, currency="usd")
+    look = look_at_totals(refund, view, siblings=[other], reread=reread, totals_proof=True)
+    assert look.sight is sight
+
+
+def test_refund_beside_one_of_unknown_beginning_leaves_it_undecided() -> None:
+    refund = replace(IN_DOUBT, first_attempt_at=None, baseline=Baseline(refunded=100, currency="usd", remaining=1))
+    view = PaymentView(refunded=100, currency="usd")
+    reread = {"re_2": found(id="re_2")}
+    look = look_at_totals(refund, view, siblings=[sibling()], reread=reread, totals_proof=True)
+    assert look.sight is Sight.INCONCLUSIVE
