@@ -48,10 +48,10 @@ class Choice:
         self._kills: Counter[tuple[str, str, str]] = Counter()
         self._guard = threading.Lock()
 
-    def tests(self, mutant: Mutant) -> list[tuple[str, float]]:
+    def tests(self, mutant: Mutant, *, at_import: bool) -> list[tuple[str, float]]:
         """Return the tests that run what a mutant changes, the cheapest for its promise first."""
-        reaching = [name for name, seen in self._measured.items() if _reaches(seen, mutant)]
-        if not mutant.hot:
+        reaching = [name for name, seen in self._measured.items() if _reaches(seen, mutant, at_import=at_import)]
+        if at_import:
             # Whatever stands beside what runs the file may look at it without running any of its lines.
             files = {name.partition("::")[0] for name in reaching}
             reaching = [name for name in self._measured if name.partition("::")[0] in files]
@@ -76,12 +76,12 @@ class Choice:
                 self._kills[verdict.mutant.file, verdict.mutant.function, verdict.by] += 1
 
 
-def _reaches(seen: dict[str, Any], mutant: Mutant) -> bool:
+def _reaches(seen: dict[str, Any], mutant: Mutant, *, at_import: bool) -> bool:
     script = scripts_with(mutant.file)
     if script is not None:
         return script in seen["scripts"] if script else bool(seen["scripts"])
     lines = seen["lines"].get(mutant.file, ())
-    if not mutant.hot:
+    if at_import:
         return bool(lines)
     first, last = mutant.touched
     return any(first <= line <= last for line in lines)
@@ -137,10 +137,11 @@ class Crew:
             told(verdict)
 
     def _verdict(self, job: Job, mutant: Mutant) -> Verdict:
-        tests = self.choice.tests(mutant)
+        at_import = job.runs_at_import(mutant)
+        tests = self.choice.tests(mutant, at_import=at_import)
         if not tests:
             return Verdict(mutant=mutant, fate="unreached")
-        fate, by = job.judge(mutant, tests + self.choice.more() if mutant.hot else tests)
+        fate, by = job.judge(mutant, tests if at_import else tests + self.choice.more())
         return Verdict(mutant=mutant, fate=cast("Fate", fate), by=by)
 
 

@@ -6,7 +6,8 @@ Run as `python -m ops.mutants.hot TEST…` in a copy of the checkout. Requests a
     {"file", "function", "text", "tests": [[nodeid, seconds]…], "spare": seconds}
         → {"verdict": "killed" | "survived" | "timeout" | "cold" | "broken", "by": nodeid}
 
-The first line that it writes is the list of the tests it has collected. It ends with its input.
+The first line that it writes tells the tests that it has collected, and the lines that ran while it did:
+{"tests": [nodeid…], "imported": {file: [line…]}}. It ends with its input.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from inspect import CO_OPTIMIZED
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import IO, Any, Final
@@ -44,6 +46,8 @@ class Server:
         self._replies = replies
         self._targets = {str(Path(name).resolve()): name for name in targets}
         self._failed = False
+        self._imported = ExitStack()
+        self._seen: _Seen | None = None
         self._loaded: dict[tuple[str, str], list[Held]] = {}
         self._scripts: list[Any] = []
 
@@ -51,6 +55,7 @@ class Server:
         """Make Hypothesis repeatable and stop at its first failure."""
         del config
         repeatable()
+        self._seen = self._imported.enter_context(_watched(self._targets))
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -66,8 +71,10 @@ class Server:
         """Answer until the input ends."""
         if session.testsfailed:
             raise session.Failed("the tests could not be collected")
+        self._imported.close()
+        imported = {} if self._seen is None else self._seen.told()
         items = {item.nodeid: item for item in session.items}
-        self._reply(list(items))
+        self._reply({"tests": list(items), "imported": imported})
         warm = False
         for line in self._requests:
             request: Json = json.loads(line)
@@ -102,9 +109,12 @@ class Server:
                 began = time.monotonic()
                 passed = self._run(item, after)
                 seconds = time.monotonic() - began
-            lines = {file: sorted(numbers) for file, numbers in seen.lines.items()}
-            scripts = sorted(seen.scripts)
-            found[item.nodeid] = {"seconds": seconds, "failed": not passed, "lines": lines, "scripts": scripts}
+            found[item.nodeid] = {
+                "seconds": seconds,
+                "failed": not passed,
+                "lines": seen.told(),
+                "scripts": sorted(seen.scripts),
+            }
         return found
 
     def _warm(self, session: pytest.Session) -> None:
@@ -203,6 +213,9 @@ class _Seen:
         self.lines: dict[str, set[int]] = defaultdict(set)
         self.scripts: set[str] = set()
 
+    def told(self) -> dict[str, list[int]]:
+        return {file: sorted(numbers) for file, numbers in self.lines.items()}
+
 
 @contextmanager
 def _watched(targets: dict[str, str]) -> Iterator[_Seen]:
@@ -216,7 +229,9 @@ def _watched(targets: dict[str, str]) -> Iterator[_Seen]:
 
     def called(frame: FrameType, event: str, _: Any) -> Any:
         del event
-        return inside if frame.f_code.co_filename in targets else None
+        code = frame.f_code
+        # What stands outside of functions runs once, whichever test comes first.
+        return inside if code.co_filename in targets and code.co_flags & CO_OPTIMIZED else None
 
     with _noted_scripts(seen.scripts):
         threading.settrace(called)
@@ -285,7 +300,7 @@ def functions_of(module: CodeType) -> Iterator[tuple[str, CodeType]]:
     """Yield the functions of a module and of its classes, with their names."""
     for constant in module.co_consts:
         if isinstance(constant, CodeType):
-            if constant.co_flags & 0x1:  # a class's body has no locals of its own
+            if constant.co_flags & CO_OPTIMIZED:  # which a class's body is not
                 yield constant.co_qualname, constant
             else:
                 yield from functions_of(constant)

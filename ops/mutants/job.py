@@ -38,9 +38,11 @@ class Job:
             _copy(plan.root / name, self._tree / name)
         self._server: subprocess.Popen[str] | None = None
         self.tests: list[str] = []
+        self.imported: dict[str, list[int]] = {}
+        """The lines of each file that run while it is imported, outside of all tests."""
 
     def start(self) -> None:
-        """Start the server; `tests` are then those that it has collected."""
+        """Start the server; `tests` and `imported` are then known."""
         with self._log.open("a") as log:
             self._server = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", "ops.mutants.hot", json.dumps(self._plan.targets), *self._plan.tests],
@@ -51,7 +53,8 @@ class Job:
                 stderr=log,
                 text=True,
             )
-        self.tests = self._heard()
+        heard = self._heard()
+        self.tests, self.imported = heard["tests"], heard["imported"]
 
     def end(self) -> None:
         """End the server, which ends what it has started."""
@@ -77,11 +80,16 @@ class Job:
     def judge(self, mutant: Mutant, tests: Tests) -> tuple[str, str | None]:
         """Return a mutant's verdict, `killed`, `survived` or `timeout`, and the test that noticed."""
         text = mutant.applied(self._source(mutant.file))
-        if mutant.hot:
+        if mutant.hot and not self.runs_at_import(mutant):
             verdict, by = self._judge_hot(mutant, text, tests)
             if verdict != "cold":
                 return verdict, by
         return self._judge_cold(mutant, text, tests)
+
+    def runs_at_import(self, mutant: Mutant) -> bool:
+        """Tell whether what a mutant changes has done its work before any test begins."""
+        first, last = mutant.touched
+        return not mutant.hot or any(first <= line <= last for line in self.imported.get(mutant.file, ()))
 
     def _judge_hot(self, mutant: Mutant, text: str, tests: Tests) -> tuple[str, str | None]:
         request = {

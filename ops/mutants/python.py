@@ -202,6 +202,8 @@ class _Walk:
                 for test in child.ifs:
                     yield from self._condition(test, place)
                 yield from self._children(child, place)
+            elif isinstance(child, ast.keyword) and child.arg in _UNCHANGED_KEYWORDS:
+                continue
             elif isinstance(child, (ast.ExceptHandler, ast.keyword, ast.withitem)):
                 yield from self._children(child, place)
 

@@ -33,10 +33,17 @@ def endless(count):
 
 def unused(count):
     return count + 1
+
+
+def doubled(count):
+    return count * 2
+
+
+FOUR = doubled(2)
 """
 
 TESTS = """\
-from worker.policy import LIMIT, allowed, endless
+from worker.policy import FOUR, LIMIT, allowed, endless
 
 
 def test_more_than_the_limit_is_refused():
@@ -49,6 +56,7 @@ def test_less_than_the_limit_is_allowed():
 
 def test_it_ends():
     assert endless(0) == 2
+    assert FOUR == 4
 """
 
 EXPLAINED = """\
@@ -123,6 +131,10 @@ def test_each_mutant_gets_the_fate_that_the_tests_give_it(plan: Plan) -> None:
         ("endless", "count += 2"): "survived",
         ("endless", "count += 0"): "timeout",
         ("endless", "return None"): "killed",
+        ("doubled", "return None"): "killed",
+        ("doubled", "return count / 2"): "killed",
+        ("doubled", "return count * 3"): "killed",
+        ("", "FOUR = doubled(3)"): "killed",
         ("unused", "return None"): "unreached",
         ("unused", "return count - 1"): "unreached",
         ("unused", "return count + 2"): "unreached",
@@ -141,7 +153,11 @@ def test_a_test_that_fails_without_any_mutant_judges_nothing(plan: Plan, tiny: P
         file.write("\n\ndef test_broken():\n    assert allowed(LIMIT + 1)\n")
     told: list[str] = []
     with crew_for(plan, jobs=1, tell=told.append) as crew:
-        names = {name for mutant in plan.mutants("worker/policy.py") for name, _ in crew.choice.tests(mutant)}
+        names = {
+            name
+            for mutant in plan.mutants("worker/policy.py")
+            for name, _ in crew.choice.tests(mutant, at_import=False)
+        }
     assert told == ["fails without any mutant and is left out: tests/test_policy.py::test_broken"]
     assert "tests/test_policy.py::test_broken" not in names
     assert len(names) == 3
@@ -163,7 +179,9 @@ def run(tiny: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_fails_where_something_survives_unexplained(tiny: Path) -> None:
     (tiny / "worker" / "policy.py").write_text(RULES[: RULES.index("def endless")])
-    (tiny / "tests" / "test_policy.py").write_text(TESTS[: TESTS.index("def test_it_ends")].replace(", endless", ""))
+    (tiny / "tests" / "test_policy.py").write_text(
+        TESTS[: TESTS.index("def test_it_ends")].replace(", endless", "").replace("FOUR, ", "")
+    )
     found = run(tiny, "--results", str(tiny / "kept"))
     assert found.returncode == 1
     # The third explanation has lost its mutant.

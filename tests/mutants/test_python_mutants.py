@@ -63,6 +63,7 @@ def test_a_line_is_changed_in_these_ways(line: str, mutants: list[str]) -> None:
         "'A text that nobody reads.'",
         "log.info('told', a=1, b=a + 1)",
         "e = f'{a + 1}'",
+        "e = zip(a, b, strict=True)",
         "e = 'text'",
         "e = None",
         "e = b",

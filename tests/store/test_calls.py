@@ -1,0 +1,283 @@
+"""What each operation hands its script, argument by argument, and how it reads each reply."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.factories import HOUR, NOW, PAYMENT, SECOND, a_refund, a_request
+from worker import calls
+from worker.calls import Call, Claim, Created, Due, Loaded, Permits, Saved, Script
+from worker.model import Baseline, Lane, Stage, Status, Step, idempotency_key, request_body
+from worker.records import decode
+
+MS = timedelta(milliseconds=1)
+AT = int(NOW.timestamp() * 1000)
+RECORD = [
+    *("refund_id", "a", "status", "pending", "stage", "queued", "payment_intent", PAYMENT, "amount", "500"),
+    *("created_at", str(AT), "updated_at", str(AT), "version", "1", "fingerprint", "f"),
+]
+REFUND = decode(dict(zip(RECORD[::2], RECORD[1::2], strict=True)))
+
+
+def handed(call: Call[Any]) -> list[str]:
+    """The arguments as they are written: 45000 is not 45000.0."""
+    return [repr(one) for one in call.arguments]
+
+
+def written(*arguments: Any) -> list[str]:
+    return [repr(one) for one in arguments]
+
+
+def test_script_is_its_file_with_the_shared_beginning_in_front_known_by_its_digest() -> None:
+    one, other = Script("load"), Script("claim")
+    assert one.name == "load"
+    beginning = one.text[: one.text.index("-- Read a refund")]
+    assert beginning.startswith("-- Put in front of every script")
+    assert beginning.endswith("\n")
+    assert other.text.startswith(beginning)
+    assert len(one.sha) == 40
+    assert one.sha != other.sha
+    assert one.sha == calls.LOAD.sha
+
+
+def test_times_that_calls_go_by_are_those_of_the_design() -> None:
+    assert timedelta(minutes=10) == calls.NUDGE_GRACE
+    assert timedelta(seconds=15) == calls.LOST_NUDGE
+    assert timedelta(seconds=30) == calls.SWEEP_HOLD
+
+
+def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_worker_runs() -> None:
+    names = {script.name for script in calls.EVERY}
+    assert names >= {
+        "create",
+        "load",
+        "claim",
+        "save",
+        "sweep",
+        "give_back",
+        "siblings",
+        "gate",
+        "block_gate",
+        "pin",
+    }
+
+
+@pytest.mark.parametrize(
+    ("call", "durable"),
+    [
+        (calls.create(a_request(), Lane.SINGLE), True),
+        (calls.create_several([a_request()], Lane.SINGLE), True),
+        (calls.load("a"), False),
+        (calls.claim("a", "send", token="t", lease=SECOND), True),
+        (calls.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x")), False),
+        (
+            calls.save(
+                a_refund(Stage.SETTLED),
+                Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes={"generation": 2}),
+            ),
+            True,
+        ),
+        (
+            calls.save(a_refund(Stage.QUEUED), Step(to=Stage.QUEUED, status=Status.PENDING, label="x", quiet=True)),
+            False,
+        ),
+        (calls.sweep(1, dry=frozenset()), False),
+        (calls.give_back(["a"]), False),
+        (calls.siblings("pi", "a"), False),
+        (calls.permits({}, rate=1, ahead=SECOND, bulk_share=0.5), False),
+        (calls.block_gate(SECOND), False),
+        (calls.pin("host", "mode"), True),
+    ],
+    ids=lambda value: value.script.name if isinstance(value, Call) else str(value),
+)
+def test_what_must_not_be_forgotten_is_durable(call: Call[Any], *, durable: bool) -> None:
+    assert call.durable is durable
+
+
+# Accepting
+
+
+@pytest.mark.parametrize(("batch", "named"), [(None, ""), ("b", "b")])
+def test_accepting_hands_over_grace_lane_batch_and_the_row(batch: str | None, named: str) -> None:
+    call = calls.create(a_request(), Lane.BULK, batch)
+    assert handed(call)[:3] == written(600_000, "refunds.bulk", named)
+    assert call.script is calls.CREATE
+    several = calls.create_several([a_request("a"), a_request("b")], Lane.BULK, batch)
+    rows = (len(several.arguments) - 3) // 2
+    assert len(call.arguments) == 3 + rows
+    assert several.script is calls.CREATE
+
+
+def test_reply_to_accepting_is_read_row_by_row() -> None:
+    reply = [AT, "created", RECORD, "conflict"]
+    assert calls.create_several([a_request()] * 3, Lane.SINGLE).read(reply) == [
+        Created(result="created", now=NOW),
+        Created(result="exists", now=NOW, refund=REFUND),
+        Created(result="conflict", now=NOW),
+    ]
+    assert calls.create(a_request(), Lane.SINGLE).read([AT, "created"]) == Created(result="created", now=NOW)
+
+
+def test_reply_to_loading_is_read_with_the_servers_time_and_the_payments_counter() -> None:
+    call = calls.load("a")
+    assert handed(call) == written("a")
+    assert call.read([AT, 7, RECORD]) == Loaded(now=NOW, seq="7", refund=REFUND)
+    assert call.read([AT, "0", []]) == Loaded(now=NOW, seq="0", refund=None)
+
+
+# Claiming
+
+
+def test_claim_hands_over_everything_that_it_rests_on() -> None:
+    plain = calls.claim("a", "send", token="t", lease=45 * SECOND)
+    assert handed(plain) == written("a", "send", "t", 45_000, "", "", 0, 30_000, 15_000)
+    full = calls.claim(
+        "a",
+        "resend",
+        token="t",
+        lease=SECOND,
+        replay_window=2 * SECOND,
+        version=0,
+        seq="9",
+        baseline=Baseline(refunded=1, currency="usd", remaining=2),
+    )
+    assert handed(full)[:9] == written("a", "resend", "t", 1_000, "0", "9", 2_000, 30_000, 15_000)
+    assert full.arguments[9] == "baseline"
+    assert json.loads(str(full.arguments[10])) == {"refunded": 1, "currency": "usd", "remaining": 2}
+    assert len(full.arguments) == 11
+    assert handed(calls.claim("a", "replay", token="t", lease=SECOND, replay_window=-SECOND))[6] == "0"
+    assert full.script is calls.CLAIM
+
+
+@pytest.mark.parametrize("body", ["body", b"body"])
+def test_reply_to_a_claim_is_read_with_body_lease_and_record(body: Any) -> None:
+    call = calls.claim("a", "send", token="t", lease=SECOND)
+    claimed = call.read(["claimed", AT, 1_500, body, RECORD])
+    assert claimed == Claim(result="claimed", now=NOW, refund=REFUND, body=b"body", lease_left=1500 * MS)
+    assert claimed.claimed
+    refused = call.read(["stage", AT, RECORD])
+    assert refused == Claim(result="stage", now=NOW, refund=REFUND, body=b"", lease_left=timedelta(0))
+    assert not refused.claimed
+    assert call.read(["missing", AT, []]) == Claim(result="missing", now=NOW)
+
+
+def test_claim_grows_shorter_by_the_time_that_was_spent_asking() -> None:
+    claim = Claim(result="claimed", now=NOW, lease_left=HOUR)
+    assert calls.shorter(claim, SECOND) == Claim(result="claimed", now=NOW + SECOND, lease_left=HOUR - SECOND)
+
+
+# Saving
+
+
+def test_save_hands_over_the_step_and_what_it_was_decided_on() -> None:
+    refund = a_refund(Stage.SENDING, version=7, generation=3)
+    step = Step(
+        to=Stage.SETTLED,
+        status=Status.FAILED,
+        label='a "label"',
+        changes={"amount": 0, "lapses": 0, "error_code": "x"},
+        proof=True,
+    )
+    call = calls.save(refund, step, {"seen": "done", "ms": 3})
+    assert call.script is calls.SAVE
+    arguments = handed(call)
+    assert arguments[:10] == written(
+        "order-1001-1", "7", "1", "3", "settled", "failed", 0, "", '"a \\"label\\""', ',"seen":"done","ms":3'
+    )
+    sources = str(call.arguments[10]).strip(",").split(",")
+    assert str(call.arguments[10]) == f",{','.join(sources)},"
+    assert set(sources) == {"queued", "sending", "waiting", "in_doubt", "processing", "review", "settled"}
+    assert arguments[11:] == written("", "sending", "amount", "0", "lapses", "", "error_code", "x")
+
+
+@pytest.mark.parametrize(
+    ("delay", "milliseconds"), [(None, 0), (timedelta(0), 0), (1500 * MS, 1_500), (-SECOND, 0), (0.4 * MS, 0)]
+)
+def test_save_hands_over_when_the_refund_is_looked_at_next(delay: timedelta | None, milliseconds: int) -> None:
+    step = Step(to=Stage.WAITING, status=Status.PENDING, label="x", delay=delay, quiet=True)
+    arguments = handed(calls.save(a_refund(Stage.WAITING), step))
+    assert arguments[2] == repr("")
+    assert arguments[6:8] == written(milliseconds, "1")
+    assert arguments[9] == repr("")
+
+
+def test_retry_brings_a_new_body_and_key_and_waits_for_its_nudge() -> None:
+    refund = a_refund(Stage.SETTLED, generation=1)
+    step = Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes={"generation": 2})
+    call = calls.save(refund, step)
+    assert call.arguments[6] == 600_000
+    assert call.arguments[11] == request_body(refund.as_request(), 2)
+    changes = dict(zip(call.arguments[13::2], call.arguments[14::2], strict=True))
+    assert changes == {"generation": "2", "idempotency_key": idempotency_key(refund.refund_id, 2)}
+    soon = Step(to=Stage.QUEUED, status=Status.PENDING, label="x", changes={"generation": 2}, delay=SECOND)
+    assert calls.save(refund, soon).arguments[6] == 1_000
+
+
+def test_quiet_step_of_a_queued_refund_is_no_retry() -> None:
+    step = Step(to=Stage.QUEUED, status=Status.PENDING, label="x", changes={"looks": 1}, quiet=True)
+    call = calls.save(a_refund(Stage.QUEUED), step)
+    assert call.arguments[6] == 0
+    assert list(call.arguments[11:]) == ["", "queued", "looks", "1"]
+
+
+def test_reply_to_a_save_is_read_with_who_was_woken_or_is_in_the_way() -> None:
+    call = calls.save(a_refund(), Step(to=Stage.WAITING, status=Status.PENDING, label="x"))
+    assert call.read(["saved", AT, "b"]) == Saved(result="saved", now=NOW, woken="b", other=None)
+    assert call.read(["saved", AT, ""]) == Saved(result="saved", now=NOW, woken=None, other=None)
+    assert call.read(["owned", AT, "b"]) == Saved(result="owned", now=NOW, woken=None, other="b")
+    assert call.read(["stale", AT, ""]) == Saved(result="stale", now=NOW, woken=None, other=None)
+
+
+# The rest
+
+
+@pytest.mark.parametrize(
+    ("dry", "single", "bulk"),
+    [(set(), "", ""), ({Lane.SINGLE}, "1", ""), ({Lane.BULK}, "", "1"), (set(Lane), "1", "1")],
+)
+def test_sweep_hands_over_its_times_and_the_lanes_that_are_dry(dry: set[Lane], single: str, bulk: str) -> None:
+    call = calls.sweep(50, dry=frozenset(dry))
+    assert handed(call) == written(50, 30_000, 600_000, 15_000, single, bulk, 86_400_000)
+    assert call.script is calls.SWEEP
+
+
+def test_reply_to_a_sweep_is_read_in_threes() -> None:
+    call = calls.sweep(50, dry=frozenset())
+    assert call.read([AT]) == ()
+    assert call.read([AT, "a", "refunds", "queued", "b", "refunds.bulk", "in_doubt"]) == (
+        Due(refund_id="a", lane=Lane.SINGLE, stage=Stage.QUEUED),
+        Due(refund_id="b", lane=Lane.BULK, stage=Stage.IN_DOUBT),
+    )
+
+
+def test_smaller_operations_hand_over_what_they_are_given_and_read_it_back() -> None:
+    assert handed(calls.give_back(("a", "b"))) == written("a", "b")
+    assert calls.give_back(["a"]).read("2") == 2
+    assert calls.give_back(["a"]).script is calls.GIVE_BACK
+    siblings = calls.siblings("pi", "a")
+    assert (handed(siblings), siblings.script) == (written("pi", "a"), calls.SIBLINGS)
+    assert siblings.read([RECORD]) == (REFUND,)
+    blocked = calls.block_gate(1500 * MS)
+    assert (handed(blocked), blocked.script) == (written(1_500), calls.BLOCK_GATE)
+    assert blocked.read("1500") == 1500 * MS
+    pinned = calls.pin("host", "mode")
+    assert (handed(pinned), pinned.script) == (written("host", "mode", "1"), calls.PIN)
+    assert pinned.read(["h", "m", 1]) == ("h", "m", "1")
+    assert (calls.at(None), calls.at(NOW)) == ("", str(AT))
+
+
+def test_permits_are_asked_for_by_lane_and_read_as_moments() -> None:
+    call = calls.permits({Lane.BULK: 3}, rate=5.0, ahead=100 * MS, bulk_share=0.7)
+    assert handed(call) == written(5.0, 100, 0, 3, 0.7)
+    assert handed(calls.permits({Lane.SINGLE: 2}, rate=5.0, ahead=SECOND, bulk_share=0.7)) == written(
+        5.0, 1_000, 2, 0, 0.7
+    )
+    assert call.script is calls.GATE
+    assert call.read([1_500]) == Permits(moments=[], wait=1500 * MS)
+    assert call.read([0, "refunds", 250, "refunds.bulk", 1_000_000]) == Permits(
+        moments=[(Lane.SINGLE, timedelta(microseconds=250)), (Lane.BULK, SECOND)], wait=timedelta(0)
+    )

@@ -1,0 +1,444 @@
+"""What a store asks of its server, command by command: nothing twice, nothing in vain, nothing left unread."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from redis import exceptions
+
+from tests.factories import NOW, a_refund, a_request
+from worker import calls, store
+from worker.calls import Call, Script
+from worker.errors import NotDurable, StoreUnavailable
+from worker.model import Lane, Stage
+from worker.sandbox.server import ThrowawayServer
+from worker.store import AsyncStore, Store
+
+DAY_MS = 86_400_000
+
+
+def accept(refund_id: str = "a", **fields: Any) -> Call[Any]:
+    return calls.create(a_request(refund_id, **({"payment_intent": f"pi_{refund_id}"} | fields)), Lane.SINGLE)
+
+
+def asked(client: redis.Redis) -> dict[str, int]:
+    """How often each command was carried out since the statistics were begun anew."""
+    statistics: Any = client.info("commandstats")
+    return {name.removeprefix("cmdstat_"): entry["calls"] for name, entry in statistics.items()}
+
+
+def wish(records: Store | AsyncStore) -> bool | None:
+    """Whether a store waits for the disk, None while it has not asked."""
+    return records.wait_for_disk
+
+
+@pytest.fixture
+def loop_store(async_redis: redis.asyncio.Redis) -> AsyncStore:
+    return AsyncStore(async_redis, durable=False)
+
+
+class _Broken(Script):
+    def __init__(self) -> None:
+        super().__init__("load")
+        self.name = "broken"
+        self.text = "return redis.call('HGETALL')"
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+BROKEN: Call[Any] = Call(script=_Broken(), arguments=[], read=lambda reply: reply)
+
+
+LOAD: Call[Any] = calls.load("a")
+
+
+# Defaults
+
+
+def test_stores_unless_told_otherwise_are_durable_and_keep_for_four_hundred_days(sync_redis: redis.Redis) -> None:
+    client: Any = redis.asyncio.Redis()
+    for made in (Store(sync_redis), AsyncStore(client)):
+        assert (made.prefix, made.retention_ms, made.place) == ("refunds:", 400 * DAY_MS, "redis")
+        assert (made.wants_disk, made.wait_for_disk) == (True, None)
+        assert made.now is None
+    for made in (Store(sync_redis, durable=False), AsyncStore(client, durable=False)):
+        assert (made.wants_disk, made.wait_for_disk) == (False, False)
+
+
+def test_script_is_asked_for_with_prefix_clock_and_retention(sync_redis: redis.Redis) -> None:
+    made = Store(sync_redis, prefix="p:", retention=timedelta(milliseconds=7))
+    call = calls.load("a")
+    assert made.command(call) == ["EVALSHA", call.script.sha, 0, "p:", "", 7, "a"]
+    made.now = datetime.fromtimestamp(1, NOW.tzinfo)
+    assert made.command(call) == ["EVALSHA", call.script.sha, 0, "p:", "1000", 7, "a"]
+
+
+# The blocking store
+
+
+def test_calls_leave_in_one_pipeline_and_in_no_transaction(sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis)
+    records.run(accept())
+    records.run(calls.load("a"))
+    sync_redis.config_resetstat()
+    records.run_many([calls.load("a"), calls.load("b")])
+    records.get("a")
+    records.counts()
+    seen = asked(sync_redis)
+    assert seen["evalsha"] == 2
+    assert "script|load" not in seen
+    assert not {"multi", "exec"} & set(seen)
+
+
+def test_only_the_calls_whose_script_was_forgotten_are_repeated(sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis, durable=False)
+    records.run(calls.load("a"))
+    sync_redis.config_resetstat()
+    batch: list[Call[Any]] = [calls.load("a"), accept(), calls.load("b")]
+    loaded, created, again = records.run_many(batch)
+    assert (loaded.refund, created.result, again.refund) == (None, "created", None)
+    assert asked(sync_redis)["evalsha"] == 4
+
+
+def test_first_error_of_a_pipeline_is_raised(sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis, durable=False)
+    with pytest.raises(exceptions.ResponseError, match=r"(?i)arg"):
+        records.run_many([LOAD, BROKEN, LOAD])
+
+
+def test_pipeline_waits_for_the_disk_where_any_of_it_is_durable(sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis)
+    records.wait_for_disk = True
+    sync_redis.config_resetstat()
+    loaded, created = records.run_many([LOAD, accept()])
+    assert (loaded.refund, created.result) == (None, "created")
+    # Once for the scripts that were unknown, once for their repetition.
+    assert asked(sync_redis)["waitaof"] == 2
+    sync_redis.config_resetstat()
+    records.run_many([calls.load("a"), calls.load("b")])
+    assert "waitaof" not in asked(sync_redis)
+
+
+def test_disk_is_asked_about_before_the_first_durable_call_of_a_pipeline_and_never_again(
+    sync_redis: redis.Redis,
+) -> None:
+    records = Store(sync_redis)
+    records.run(calls.load("a"))
+    assert wish(records) is None
+    records.run_many([LOAD, accept()])
+    assert wish(records) is False
+    sync_redis.config_resetstat()
+    records.run(accept("b"))
+    assert "config|get" not in asked(sync_redis)
+    records.require_durable()
+    assert asked(sync_redis)["config|get"] == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (exceptions.ResponseError("ERR unknown command"), NotDurable),
+        (exceptions.ConnectionError("gone"), exceptions.ConnectionError),
+        ([0, 0], StoreUnavailable),
+    ],
+)
+def test_disk_that_was_not_reached_is_an_error(sync_redis: redis.Redis, reply: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        Store(sync_redis).check_disk(reply)
+
+
+def test_disk_that_was_reached_is_none(sync_redis: redis.Redis) -> None:
+    Store(sync_redis).check_disk([1, 0])
+
+
+@pytest.mark.parametrize(
+    ("reply", "known"),
+    [
+        ({}, False),
+        ({"waitaof": {}}, True),
+        ([None], False),
+        ([["waitaof"]], True),
+        ([None, ["waitaof"]], True),
+    ],
+)
+def test_command_is_known_by_whatever_shape_the_client_gives_the_answer(reply: Any, *, known: bool) -> None:
+    assert store._is_known(reply) is known
+
+
+@pytest.mark.parametrize("forbidden", [True, False])
+def test_server_that_forbids_to_read_its_settings_is_waited_for(sync_redis: redis.Redis, *, forbidden: bool) -> None:
+    if forbidden:
+        sync_redis.execute_command("ACL", "SETUSER", "default", "-config|get")
+    try:
+        records = Store(sync_redis)
+        records.require_durable()
+        assert records.wait_for_disk is forbidden
+    finally:
+        sync_redis.execute_command("ACL", "SETUSER", "default", "+@all")
+
+
+def test_lists_longer_than_a_page_are_read_to_their_last_id_once(sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis, durable=False)
+    for count in (0, 499, 500, 501, 1000, 1001):
+        ids = [f"{number:04}" for number in range(count)]
+        sync_redis.delete("refunds:batch-refunds:b", "refunds:index:waiting", "refunds:index:failed")
+        if ids:
+            sync_redis.rpush("refunds:batch-refunds:b", *ids)
+            sync_redis.zadd("refunds:index:waiting", {name: int(name) for name in ids})
+            sync_redis.zadd("refunds:index:failed", {name: int(name) for name in ids})
+        sync_redis.config_resetstat()
+        assert list(records.ids_in_batch("b")) == ids
+        assert asked(sync_redis)["lrange"] == count // 500 + 1
+        assert list(records.ids_in(["waiting"])) == ids
+        assert list(records.ids_in(["failed"])) == ids[::-1]
+        seen = asked(sync_redis)
+        assert seen["zrange"] + seen.get("zrevrange", 0) == 2 * (count // 500 + 1)
+
+
+@pytest.mark.parametrize("bucket", ["succeeded", "failed", "canceled"])
+def test_settled_refunds_are_listed_newest_first(sync_redis: redis.Redis, bucket: str) -> None:
+    sync_redis.zadd(f"refunds:index:{bucket}", {"old": 1, "new": 2})
+    assert list(Store(sync_redis).ids_in([bucket])) == ["new", "old"]
+
+
+def test_many_records_are_read_in_the_order_of_their_ids_a_page_at_a_time(sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis, durable=False)
+    records.run(accept("a"))
+    ids = ["nobody"] * 500 + ["a"]
+    found = records.get_many(ids)
+    assert [one is None for one in found] == [True] * 500 + [False]
+
+
+def test_backlog_of_a_lane_is_what_is_queued_in_it(sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis, durable=False)
+    sync_redis.zadd("refunds:index:queued", {"a": 1, "b": 2})
+    sync_redis.zadd("refunds:index:queued.bulk", {"c": 1})
+    assert (records.backlog(Lane.SINGLE), records.backlog(Lane.BULK)) == (2, 1)
+
+
+def test_every_index_is_counted(sync_redis: redis.Redis) -> None:
+    names = ["queued", "queued.bulk", "sending", "waiting", "in_doubt", "processing", "review"]
+    names += ["succeeded", "failed", "canceled"]
+    for number, name in enumerate(names):
+        sync_redis.zadd(f"refunds:index:{name}", {str(member): 1 for member in range(number + 1)})
+    assert Store(sync_redis).counts() == {name: number + 1 for number, name in enumerate(names)}
+
+
+def test_refunds_of_a_payment_are_known_by_their_ids_alone(sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis, durable=False)
+    records.run(accept("a", payment_intent="pi"))
+    records.run(accept("b", payment_intent="pi"))
+    assert sorted(records.ids_on_payment("pi")) == ["a", "b"]
+
+
+# The store on the event loop
+
+
+async def test_calls_on_the_loop_leave_in_no_transaction(loop_store: AsyncStore, sync_redis: redis.Redis) -> None:
+    await loop_store.run(calls.load("a"))
+    sync_redis.config_resetstat()
+    await asyncio.gather(*(loop_store.run(calls.load(name)) for name in "ab"))
+    seen = asked(sync_redis)
+    assert seen["evalsha"] == 2
+    assert not {"multi", "exec", "script|load"} & set(seen)
+
+
+async def test_only_the_calls_on_the_loop_whose_script_was_forgotten_are_repeated(
+    loop_store: AsyncStore, sync_redis: redis.Redis
+) -> None:
+    await loop_store.run(calls.load("a"))
+    sync_redis.config_resetstat()
+    results = await asyncio.gather(
+        loop_store.run(calls.load("a")), loop_store.run(accept()), loop_store.run(calls.siblings("pi", "a"))
+    )
+    assert (results[0].refund, results[1].result, results[2]) == (None, "created", ())
+    assert asked(sync_redis)["evalsha"] == 5
+
+
+async def test_at_most_so_many_calls_leave_in_one_pipeline(
+    loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await loop_store.run(calls.load("a"))
+    sizes: list[int] = []
+    execute = loop_store._execute
+
+    async def counted(group: Any) -> list[Any]:
+        sizes.append(len(group))
+        return await execute(group)
+
+    monkeypatch.setattr(loop_store, "_execute", counted)
+    await asyncio.gather(*(loop_store.run(calls.load("a")) for _ in range(600)))
+    assert sizes == [256, 256, 88]
+
+
+async def test_group_on_the_loop_waits_for_the_disk_where_any_of_it_is_durable(
+    async_redis: redis.asyncio.Redis, sync_redis: redis.Redis
+) -> None:
+    records = AsyncStore(async_redis)
+    await records.load_scripts([calls.LOAD, calls.CREATE])
+    assert await async_redis.script_exists(calls.LOAD.sha, calls.CREATE.sha) == [True, True]
+    records.wait_for_disk = True
+    sync_redis.config_resetstat()
+    loaded, created = await asyncio.gather(records.run(calls.load("a")), records.run(accept()))
+    assert (loaded.refund, created.result) == (None, "created")
+    assert asked(sync_redis)["waitaof"] == 1
+    await records.run(calls.load("a"))
+    assert asked(sync_redis)["waitaof"] == 1
+
+
+async def test_disk_on_the_loop_is_asked_about_once_and_anew_where_it_is_demanded(
+    async_redis: redis.asyncio.Redis, sync_redis: redis.Redis
+) -> None:
+    records = AsyncStore(async_redis)
+    await records.run(calls.load("a"))
+    assert wish(records) is None
+    await asyncio.gather(records.run(calls.load("a")), records.run(accept()))
+    assert wish(records) is False
+    sync_redis.config_resetstat()
+    await records.run(accept("b"))
+    assert "config|get" not in asked(sync_redis)
+    await records.require_durable()
+    assert asked(sync_redis)["config|get"] == 1
+    await AsyncStore(async_redis, durable=False).require_durable()
+    assert asked(sync_redis)["config|get"] == 1
+
+
+@pytest.mark.parametrize("forbidden", [True, False])
+async def test_server_that_forbids_the_loop_to_read_its_settings_is_waited_for(
+    async_redis: redis.asyncio.Redis, *, forbidden: bool
+) -> None:
+    if forbidden:
+        await async_redis.execute_command("ACL", "SETUSER", "default", "-config|get")
+    try:
+        records = AsyncStore(async_redis)
+        await records.require_durable()
+        assert records.wait_for_disk is forbidden
+    finally:
+        await async_redis.execute_command("ACL", "SETUSER", "default", "+@all")
+
+
+async def test_disk_that_was_not_reached_is_an_error_of_those_alone_who_wanted_it(
+    async_redis: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = AsyncStore(async_redis)
+    records.wait_for_disk = True
+    await records.load_scripts([calls.LOAD, calls.CREATE])
+    replies: list[tuple[Any, type[Exception]]] = [
+        (exceptions.ResponseError("ERR unknown command"), NotDurable),
+        (exceptions.ConnectionError("gone"), StoreUnavailable),
+    ]
+    for reply, error in replies:
+
+        def answered(_: Any, reply: Any = reply) -> None:
+            AsyncStore.check_disk(records, reply)
+
+        monkeypatch.setattr(records, "check_disk", answered)
+        nobody: Call[Any] = calls.load("nobody")
+        results: Any = await asyncio.gather(records.run(nobody), records.run(accept()), return_exceptions=True)
+        assert isinstance(results[1], error)
+        assert isinstance(results[0], calls.Loaded)
+        assert results[0].refund is None
+
+
+async def test_server_that_is_gone_is_away_to_each_caller_and_serves_again_when_it_is_back(
+    loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as gone:
+
+        async def refused(*_: Any) -> Any:
+            raise exceptions.ConnectionError("refused")
+
+        gone.setattr(loop_store, "_execute", refused)
+        results = await asyncio.gather(*(loop_store.run(calls.load(name)) for name in "abc"), return_exceptions=True)
+        assert [type(result) for result in results] == [StoreUnavailable] * 3
+        assert "cannot be reached" in str(results[0])
+    assert (await loop_store.run(calls.load("a"))).refund is None
+
+
+async def test_error_that_says_nothing_of_the_server_stays_what_it_is(loop_store: AsyncStore) -> None:
+    with pytest.raises(exceptions.ResponseError, match=r"(?i)arg"):
+        await loop_store.run(BROKEN)
+    assert isinstance(loop_store._foreign(ValueError("x")), ValueError)
+    assert isinstance(loop_store._foreign(OSError("gone")), StoreUnavailable)
+    assert isinstance(loop_store._foreign(exceptions.ConnectionError("gone")), StoreUnavailable)
+
+
+async def test_flag_is_raised_at_the_servers_time_once_or_anew_and_lowered(loop_store: AsyncStore) -> None:
+    assert await loop_store.flagged("paused") is False
+    assert await loop_store.flag("paused", once=True) is True
+    seconds, micros = await loop_store.redis.time()
+    raised: Any = await loop_store.redis.hget("refunds:meta", "paused")
+    assert 0 <= seconds * 1000 + micros // 1000 - int(raised) < 60_000
+    assert await loop_store.flagged("paused") is True
+    await loop_store.redis.hset("refunds:meta", "paused", "1")
+    assert await loop_store.flag("paused", once=True) is False
+    assert await loop_store.redis.hget("refunds:meta", "paused") == "1"
+    assert await loop_store.flag("paused", once=False) is True
+    assert await loop_store.redis.hget("refunds:meta", "paused") != "1"
+    await loop_store.unflag("paused")
+    assert await loop_store.flagged("paused") is False
+
+
+async def test_worker_that_beats_is_listed_and_one_silent_for_a_day_is_forgotten(loop_store: AsyncStore) -> None:
+    seconds, _ = await loop_store.redis.time()
+    now = int(seconds) * 1000
+    await loop_store.redis.zadd("refunds:workers", {"silent": now - DAY_MS - 5000, "late": now - DAY_MS + 600_000})
+    await loop_store.beat("here")
+    listed: Any = await loop_store.redis.zrange("refunds:workers", 0, -1, withscores=True)
+    known = dict(listed)
+    assert set(known) == {"here", "late"}
+    assert 0 <= known["here"] - now < 60_000
+    await loop_store.leave("here")
+    assert await loop_store.redis.zrange("refunds:workers", 0, -1) == ["late"]
+
+
+async def test_rejected_messages_are_kept_newest_first_up_to_so_many_and_all_counted(loop_store: AsyncStore) -> None:
+    for number in range(4):
+        await loop_store.keep_rejected(f"mëssage {number}", "why", most=3)
+    seconds, micros = await loop_store.redis.time()
+    lines: Any = await loop_store.redis.lrange("refunds:rejected", 0, -1)
+    kept = [json.loads(line) for line in lines]
+    assert [entry["message"] for entry in kept] == ["mëssage 3", "mëssage 2", "mëssage 1"]
+    assert "mëssage" in lines[0]
+    assert {entry["reason"] for entry in kept} == {"why"}
+    assert all(0 <= seconds * 1000 + micros // 1000 - entry["at"] < 60_000 for entry in kept)
+    assert await loop_store.redis.hget("refunds:counters", "rejected") == "4"
+
+
+async def test_closing_a_store_closes_its_client(loop_store: AsyncStore) -> None:
+    pending = asyncio.create_task(loop_store.run(calls.load("a")))
+    await asyncio.sleep(0)
+    closed: list[bool] = []
+    close = loop_store.redis.aclose
+
+    async def noted() -> None:
+        closed.append(pending.done() or loop_store._flusher is None)
+        await close()
+
+    loop_store.redis.aclose = noted  # type: ignore[method-assign,assignment]
+    await loop_store.close()
+    assert closed == [True]
+    assert (await pending).refund is None
+
+
+def test_lost_script_is_told_from_every_other_error() -> None:
+    assert store._lost_script(exceptions.NoScriptError("x")) is True
+    assert store._lost_script(exceptions.ResponseError("x")) is False
+    assert store._lost_script([1]) is False
+
+
+def test_store_reads_what_a_server_of_its_own_keeps(redis_server: ThrowawayServer, sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis, prefix="other:", place=redis_server.url)
+    records.run(accept())
+    found = records.get("a")
+    assert found is not None
+    assert found.stage is Stage.QUEUED
+    assert sync_redis.keys("refunds:*") == []
+    assert [move["label"] for move in records.history("a")] == ["accepted"]
+    assert a_refund().refund_id not in records.ids_on_payment("pi_a")
