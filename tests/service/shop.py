@@ -14,6 +14,7 @@ import redis.asyncio
 
 from tests.factories import NOW, PAYMENT, VERIFY, a_request, refund_payload
 from worker import calls
+from worker.errors import StoreUnavailable
 from worker.gateway import Gateway
 from worker.lanes import RateGate, Slots
 from worker.model import Lane, Outcome, Refund, RefundRequest
@@ -89,6 +90,42 @@ class Provider(httpx.AsyncBaseTransport):
         )
 
 
+class Turnstile(RateGate):
+    """The gate, with every passage counted; `free` says whether there is a permit at once."""
+
+    def __init__(self, store: AsyncStore, **options: Any) -> None:
+        super().__init__(store, **options)
+        self.free = True
+        self.passed: list[str] = []
+
+    async def acquire(self, lane: Lane) -> None:
+        self.passed.append(f"waited as {lane}")
+        await super().acquire(lane)
+
+    async def try_now(self, lane: Lane) -> bool:
+        self.passed.append(f"tried as {lane}")
+        return self.free and await super().try_now(lane)
+
+
+class NotedStore(AsyncStore):
+    """Records whose every call is noted; `failing` names scripts that cannot be reached the next time."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        super().__init__(client, durable=False)
+        self.asked: list[str] = []
+        self.handed: dict[str, Any] = {}
+        self.failing: list[str] = []
+
+    async def run(self, call: calls.Call[Any]) -> Any:
+        name = call.script.name
+        self.asked.append(name)
+        self.handed[name] = call.arguments
+        if name in self.failing:
+            self.failing.remove(name)
+            raise StoreUnavailable("redis is away")
+        return await super().run(call)
+
+
 class Shop:
     """A service whose clocks a test turns by hand, with all that it says and does."""
 
@@ -96,13 +133,13 @@ class Shop:
         self.rules = rules
         self.provider = Provider()
         self.seconds = 1000.0
-        self.store = AsyncStore(client, durable=False)
+        self.store = NotedStore(client)
         self.store.now = NOW
         self.attempts: list[Outcome] = []
         self.tokens = 0
         self._http = httpx.AsyncClient(base_url="https://provider.test", transport=self.provider)
         gateway = Gateway(self._http, rules, clock=self.clock, sleep=self.sleep, jitter=lambda: 0.5)
-        self.gate = RateGate(self.store, rate=rate, bulk_share=0.7, clock=self.clock)
+        self.gate = Turnstile(self.store, rate=rate, bulk_share=0.7, clock=self.clock)
         self.slots = Slots(slots, 0.7)
         self.service = Service(
             self.store,
@@ -154,7 +191,7 @@ class Shop:
         return await self.service.handle(refund_id, lane, **options)
 
     async def refund(self, refund_id: str = ID) -> Refund:
-        refund = (await self.store.run(calls.load(refund_id))).refund
+        refund: Refund | None = (await self.store.run(calls.load(refund_id))).refund
         assert refund is not None
         return refund
 

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import redis.asyncio
 
-from tests.factories import NOW, SECOND, refund_payload
-from tests.service.shop import ID, POST, opened, says
+from tests.factories import MAYBE, NOW, SECOND, refund_payload
+from tests.service.shop import ID, POST, opened, says, until
 from worker.errors import StoreUnavailable
 from worker.model import Lane, Stage, Status
 
@@ -108,7 +108,11 @@ async def test_stopping_gives_back_what_waits_and_lets_what_was_begun_end(async_
         shop.provider.will(POST, hang)
         message = asyncio.create_task(shop.service.process(["r0", "r1"], Lane.SINGLE, seconds=600))
         await begun.wait()
+        other = asyncio.create_task(shop.service.handle("r1", Lane.SINGLE, until=shop.clock() + 600))
+        await until(lambda: len(shop.service._waits) == 2)
         shop.service.stop()
+        # While the first is still under way.
+        assert await asyncio.wait_for(other, 5) is False
         waiting = asyncio.create_task(shop.service.handle("r1", Lane.SINGLE))
         go.set()
         assert await message == 1
@@ -188,3 +192,54 @@ async def test_worker_that_has_too_many_beside_or_is_stopping_takes_none_more(
         assert len(loop._scheduled) == before + 1  # type: ignore[attr-defined]
         shop.service._extra.clear()
         await asyncio.gather(*full)
+
+
+async def test_refund_that_waits_for_a_slot_begins_when_one_comes_free_in_time(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, slots=1) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says())
+        async with AsyncExitStack() as taken:
+            await taken.enter_async_context(shop.slots.hold(Lane.SINGLE))
+            waiting = asyncio.create_task(shop.handle(until=shop.clock() + 600))
+            await until(lambda: len(shop.service._waits) == 1)
+        assert await waiting is True
+        assert shop.provider.asked == [POST]
+
+
+async def test_refund_whose_time_to_begin_is_over_waits_for_nothing(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, slots=1) as shop, shop.slots.hold(Lane.SINGLE):
+        waiting = asyncio.create_task(shop.handle(until=shop.clock() - 1))
+        await asyncio.sleep(0)
+        (wait,) = shop.service._waits
+        ends = wait.when()
+        assert ends is not None
+        assert ends <= asyncio.get_running_loop().time()
+        assert await waiting is False
+
+
+async def test_nothing_is_claimed_while_the_provider_is_away(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says())
+        shop.service.breaker.is_open = True
+        waiting = asyncio.create_task(shop.handle())
+        await until(lambda: len(shop.service._waits) == 1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (shop.store.asked, shop.gate.passed) == (["create"], [])
+        shop.service.breaker.answered()
+        assert await waiting is True
+        assert shop.provider.asked == [POST]
+
+
+async def test_draining_ends_the_probe_of_an_outage(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        for _ in range(8):
+            shop.service.breaker.record(MAYBE)
+        probe = shop.service.breaker._probing
+        assert probe is not None
+        await shop.service.drain()
+        await asyncio.gather(probe, return_exceptions=True)
+        assert probe.cancelled()

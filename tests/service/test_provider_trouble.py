@@ -6,10 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
+import pytest
 import redis.asyncio
 
 from tests.factories import HOUR, SECOND, TRUST
-from tests.service.shop import ID, MILLISECOND, PAID, POST, TOTALS, Shop, error, opened, says, totals, until
+from tests.service.shop import ID, MILLISECOND, PAID, POST, PROBE, TOTALS, Shop, error, opened, says, totals, until
 from worker import calls
 from worker.model import Lane, Status
 
@@ -94,9 +95,29 @@ async def test_outage_opens_the_breaker_and_an_answer_to_any_read_closes_it(asyn
             shop.pass_time(HOUR)
         assert shop.service.breaker.is_open
         shop.provider.will(PAID, totals(0))
-        shop.provider.will(POST, says())
+        shop.provider.will(POST, httpx.ReadError("reset"))
         await shop.service._advance(ID, Lane.SINGLE)
         assert not shop.service.breaker.is_open
+
+
+@pytest.mark.parametrize(("answer", "answers"), [(error(404), True), (error(401), True), (says(503, {}), False)])
+async def test_provider_that_says_anything_of_the_key_is_back(
+    async_redis: redis.asyncio.Redis, answer: httpx.Response, *, answers: bool
+) -> None:
+    async with opened(async_redis) as shop:
+        shop.provider.will(PROBE, answer)
+        assert await shop.service._provider_answers() is answers
+
+
+async def test_row_of_rate_limits_is_ended_only_by_what_was_done(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        for number, answer in enumerate((error(429), error(400), error(429))):
+            await shop.accept(f"r{number}", payment_intent=f"pi_{number}")
+            shop.provider.will(POST, answer)
+            await shop.handle(f"r{number}")
+            left = await blocked_for(shop)
+            shop.pass_time(HOUR)
+        assert left == 2 * SECOND
 
 
 async def test_attempts_further_tries_end_when_the_worker_stops_or_the_gate_closes(
@@ -130,6 +151,10 @@ async def test_refund_that_a_closed_gate_holds_back_is_taken_up_when_it_opens(
         assert not await shop.gate.try_now(Lane.SINGLE)
         shop.seconds += 2
         assert await shop.gate.try_now(Lane.SINGLE)
+        await shop.store.run(calls.block_gate(5 * SECOND))
+        await shop.service._advance(ID, Lane.SINGLE)
+        assert again[1:] == [(ID, Lane.SINGLE, 5 * SECOND)]
+        again.pop()
         await shop.store.run(calls.block_gate(5 * SECOND + MILLISECOND))
         await shop.service._advance(ID, Lane.SINGLE)
         assert len(again) == 1

@@ -1,0 +1,330 @@
+"""Saving what was decided: how long it is tried, what is told of it, and who is looked at next."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from tests.factories import NOW, SECOND, a_refund, a_request, found
+from worker import calls, policy
+from worker.errors import IllegalMove, StoreUnavailable
+from worker.model import Lane, Refund, Stage, Status, Step
+from worker.recorder import SAVE_SECONDS, STOPPING_SAVE_SECONDS, Recorder
+from worker.store import AsyncStore
+
+ID = "order-1001-1"
+WAITING = Step(to=Stage.WAITING, status=Status.PENDING, label="not_sent", delay=timedelta(minutes=1))
+
+
+class Flaky(AsyncStore):
+    """Records that cannot be reached so many times, a clock that each try moves."""
+
+    away = 0
+    tries = 0
+    seconds = 0.0
+
+    async def run(self, call: Any) -> Any:
+        if call.script is calls.SAVE:
+            self.tries += 1
+            if self.tries <= self.away:
+                raise StoreUnavailable("redis is away")
+        return await super().run(call)
+
+
+class Desk:
+    """A recorder over records of its own, with what it asked to be looked at again."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self.store = Flaky(client, durable=False)
+        self.store.now = NOW
+        self.again: list[Any] = []
+        self.seconds = 0.0
+        self.recorder = Recorder(
+            self.store, clock=lambda: self.seconds, look_again=lambda *facts: self.again.append(facts)
+        )
+
+    async def claimed(self, refund_id: str = ID, **fields: Any) -> Refund:
+        await self.store.run(calls.create(a_request(refund_id, **fields), Lane.BULK))
+        claim = await self.store.run(calls.claim(refund_id, "send", token=refund_id, lease=45 * SECOND))
+        refund: Refund | None = claim.refund
+        assert refund is not None
+        return refund
+
+    async def stored(self, refund_id: str = ID) -> Refund:
+        refund: Refund | None = (await self.store.run(calls.load(refund_id))).refund
+        assert refund is not None
+        return refund
+
+
+@pytest.fixture
+def desk(async_redis: redis.asyncio.Redis) -> Desk:
+    return Desk(async_redis)
+
+
+@pytest.fixture
+def slept(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between tries: they pass on the recorder's clock alone."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def passed(seconds: float) -> None:
+        pauses.append(seconds)
+        desk.seconds += seconds
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", passed)
+    return pauses
+
+
+def named(log: list[Any], event: str) -> list[Any]:
+    return [line for line in log if line["event"] == event]
+
+
+# How long
+
+
+async def test_step_that_carries_no_reply_is_tried_once(desk: Desk, slept: list[float], log: list[Any]) -> None:
+    refund = await desk.claimed()
+    desk.store.away = 1
+    with pytest.raises(StoreUnavailable):
+        await desk.recorder.save(refund, WAITING, {})
+    assert (desk.store.tries, slept, desk.again) == (1, [], [])
+    (line,) = named(log, "save_failed")
+    assert (line["refund_id"], line["to"]) == (ID, "waiting")
+
+
+async def test_step_that_carries_a_reply_is_tried_until_it_is_in_at_growing_pauses(
+    desk: Desk, slept: list[float]
+) -> None:
+    refund = await desk.claimed()
+    desk.store.away = 7
+    saved = await desk.recorder.save(refund, WAITING, {}, insist=True)
+    assert saved is not None
+    assert saved.result == "saved"
+    assert slept == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert (await desk.stored()).stage is Stage.WAITING
+
+
+@pytest.mark.parametrize(("stopping", "limit"), [(False, 120.0), (True, 15.0)])
+async def test_step_that_carries_a_reply_is_given_up_after_two_minutes_or_sooner_where_the_worker_stops(
+    desk: Desk, slept: list[float], *, stopping: bool, limit: float
+) -> None:
+    assert (SAVE_SECONDS, STOPPING_SAVE_SECONDS) == (120.0, 15.0)
+    refund = await desk.claimed()
+    desk.recorder.stopping = desk.recorder.stopping or stopping
+    desk.store.away = 10_000
+    desk.seconds = 1000.0
+    with pytest.raises(StoreUnavailable):
+        await desk.recorder.save(refund, WAITING, {}, insist=True)
+    assert limit <= sum(slept) < limit + 2.0
+    assert desk.store.tries == len(slept) + 1
+
+
+async def test_step_is_given_up_at_the_very_end_of_its_time(desk: Desk, slept: list[float]) -> None:
+    refund = await desk.claimed()
+    desk.recorder.stopping = True
+    desk.store.away = 10_000
+    run = desk.store.run
+
+    async def slow(call: Any) -> Any:
+        desk.seconds = 15.0
+        return await run(call)
+
+    desk.store.run = slow  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable):
+        await desk.recorder.save(refund, WAITING, {}, insist=True)
+    assert slept == []
+
+
+# What is checked
+
+
+async def test_move_that_is_not_in_the_table_is_not_even_asked_for(desk: Desk) -> None:
+    refund = a_refund(Stage.SETTLED)
+    with pytest.raises(IllegalMove):
+        await desk.recorder.save(refund, WAITING, {})
+    assert desk.store.tries == 0
+
+
+@pytest.mark.parametrize("kind", ["quiet", "proof"])
+async def test_quiet_step_and_proof_are_for_the_records_to_judge(desk: Desk, kind: str) -> None:
+    refund = a_refund(Stage.SETTLED)
+    step = Step(to=Stage.WAITING, status=Status.PENDING, label="x", quiet=kind == "quiet", proof=kind == "proof")
+    saved = await desk.recorder.save(refund, step, {})
+    assert saved is not None
+    assert saved.result == "missing"
+
+
+async def test_move_that_the_records_call_illegal_is_raised(desk: Desk) -> None:
+    refund = await desk.claimed()
+    step = Step(to=Stage.WAITING, status=Status.PENDING, label="x", quiet=True, delay=SECOND)
+    with pytest.raises(IllegalMove) as caught:
+        await desk.recorder.save(refund, step, {})
+    assert (caught.value.refund_id, caught.value.source, caught.value.target) == (ID, "sending", "waiting")
+
+
+# What is told
+
+
+async def test_move_is_told_with_what_is_known_of_it_and_noted_in_the_history(
+    desk: Desk, async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    refund = await desk.claimed()
+    step = policy.to_review({}, "why", "a person must")
+    await desk.recorder.save(refund, step, {"seen": "x", "reason": "so"})
+    (line,) = named(log, "refund_sent_to_review")
+    assert line == {
+        "event": "refund_sent_to_review",
+        "log_level": "info",
+        "refund_id": ID,
+        "stage": "review",
+        "status": "pending",
+        "label": "why",
+        "seen": "x",
+    }
+    (alarm,) = named(log, "refund_needs_attention")
+    assert (alarm["refund_id"], alarm["alarm"], alarm["reason"]) == (ID, True, "a person must")
+    last: Any = await async_redis.lindex(f"refunds:history:{ID}", -1)
+    assert '"alarm":"a person must"' in last
+    assert '"seen":"x"' in last
+    assert '"reason":"so"' in last
+
+
+@pytest.mark.parametrize(
+    ("step", "event"),
+    [
+        (WAITING, "refund_waiting"),
+        (policy.done(a_refund(), found(), "reply", NOW), "refund_settled"),
+        (policy.to_review({}, "x", "y"), "refund_sent_to_review"),
+    ],
+)
+async def test_each_move_has_its_event(desk: Desk, log: list[Any], step: Step, event: str) -> None:
+    refund = await desk.claimed()
+    await desk.recorder.save(refund, step, {})
+    assert event in [line["event"] for line in log]
+
+
+async def test_step_without_an_alarm_notes_none(desk: Desk, async_redis: redis.asyncio.Redis) -> None:
+    refund = await desk.claimed()
+    await desk.recorder.save(refund, WAITING, {})
+    last: Any = await async_redis.lindex(f"refunds:history:{ID}", -1)
+    assert "alarm" not in last
+
+
+async def test_quiet_step_is_not_told(desk: Desk, log: list[Any]) -> None:
+    refund = await desk.claimed()
+    step = Step(to=Stage.SENDING, status=Status.PENDING, label="x", quiet=True, delay=timedelta(minutes=1))
+    await desk.recorder.save(refund, step, {})
+    assert [line["event"] for line in log] == []
+
+
+async def test_save_that_came_too_late_is_told_and_changes_nothing(desk: Desk, log: list[Any]) -> None:
+    refund = await desk.claimed()
+    await desk.recorder.save(refund, WAITING, {})
+    again = await desk.recorder.save(refund, WAITING, {})
+    assert again is not None
+    assert again.result == "stale"
+    (line,) = named(log, "save_superseded")
+    assert (line["refund_id"], line["result"], line["label"]) == (ID, "stale", "not_sent")
+
+
+async def test_proof_against_a_settled_refund_rings_an_alarm(desk: Desk, log: list[Any]) -> None:
+    refund = await desk.claimed()
+    await desk.recorder.save(refund, policy.done(refund, found(), "reply", NOW), {})
+    saved = await desk.recorder.save(refund, policy.done(refund, found(id="re_2"), "reply", NOW), {})
+    assert saved is not None
+    assert saved.result == "contradicts"
+    (line,) = named(log, "proof_against_settled")
+    assert (line["refund_id"], line["alarm"], line["provider_refund_id"]) == (ID, True, "re_2")
+
+
+# Who is next
+
+
+async def test_refund_that_waited_for_the_payment_is_looked_at_at_once(desk: Desk) -> None:
+    refund = await desk.claimed()
+    await desk.store.run(calls.create(a_request("b"), Lane.SINGLE))
+    refused = await desk.store.run(calls.claim("b", "send", token="b", lease=SECOND))
+    assert refused.result == "locked"
+    await desk.recorder.save(refund, WAITING, {})
+    assert desk.again == [("b", Lane.BULK, timedelta(0))]
+
+
+@pytest.mark.parametrize(
+    ("delay", "taken"),
+    [(timedelta(0), True), (5 * SECOND, True), (5 * SECOND + timedelta(milliseconds=1), False), (None, False)],
+)
+async def test_refund_that_is_due_within_five_seconds_is_looked_at_by_this_worker(
+    desk: Desk, delay: timedelta | None, *, taken: bool
+) -> None:
+    refund = await desk.claimed()
+    await desk.recorder.save(refund, Step(to=Stage.WAITING, status=Status.PENDING, label="x", delay=delay), {})
+    assert desk.again == ([(ID, Lane.BULK, delay)] if taken else [])
+
+
+async def test_settled_refund_is_not_looked_at_again(desk: Desk) -> None:
+    refund = await desk.claimed()
+    step = Step(to=Stage.SETTLED, status=Status.FAILED, label="x", delay=timedelta(0))
+    await desk.recorder.save(refund, step, {})
+    assert desk.again == []
+
+
+# A provider's refund that belongs to another
+
+
+async def owned_elsewhere(desk: Desk) -> None:
+    """Let another refund of the payment own `re_1`."""
+    other = await desk.claimed("b")
+    await desk.recorder.save(other, policy.done(other, found(), "reply", NOW), {})
+
+
+async def test_refund_of_the_provider_that_is_claimed_twice_leads_to_a_person_with_the_doubt_noted(
+    desk: Desk, log: list[Any]
+) -> None:
+    await owned_elsewhere(desk)
+    refund = await desk.claimed()
+    saved = await desk.recorder.save(refund, policy.done(refund, found(), "reply", NOW), {})
+    assert saved is not None
+    assert (saved.result, saved.other) == ("owned", "b")
+    stored = await desk.stored()
+    assert (stored.stage, stored.error_code, stored.doubt_since) == (
+        Stage.REVIEW,
+        "owned_elsewhere",
+        refund.updated_at,
+    )
+    assert stored.error_message is not None
+    assert "re_1" in stored.error_message
+    assert "refund b" in stored.error_message
+    (line,) = named(log, "provider_refund_claimed_twice")
+    assert (line["refund_id"], line["owner"]) == (ID, "b")
+    assert named(log, "refund_needs_attention") != []
+
+
+async def test_doubt_that_stood_before_keeps_its_time(desk: Desk) -> None:
+    await owned_elsewhere(desk)
+    refund = await desk.claimed()
+    doubted = Step(
+        to=Stage.IN_DOUBT,
+        status=Status.PENDING,
+        label="x",
+        changes={"doubt_since": NOW - SECOND},
+        delay=timedelta(minutes=1),
+    )
+    await desk.recorder.save(refund, doubted, {})
+    refund = await desk.stored()
+    await desk.recorder.save(refund, policy.done(refund, found(), "list", NOW), {})
+    assert (await desk.stored()).doubt_since == NOW - SECOND
+    assert (await desk.stored()).stage is Stage.REVIEW
+
+
+async def test_refund_in_review_stays_there_where_its_proof_belongs_to_another(desk: Desk) -> None:
+    await owned_elsewhere(desk)
+    refund = await desk.claimed()
+    await desk.recorder.save(refund, policy.to_review({}, "x", "y"), {})
+    before = await desk.stored()
+    await desk.recorder.save(before, policy.done(before, found(), "reply", NOW), {})
+    assert await desk.stored() == before
