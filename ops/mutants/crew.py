@@ -138,7 +138,7 @@ class Crew:
 
     def _verdict(self, job: Job, mutant: Mutant) -> Verdict:
         at_import = job.runs_at_import(mutant)
-        tests = self.choice.tests(mutant, at_import=at_import)
+        tests = [one for one in self.choice.tests(mutant, at_import=at_import) if one[0] not in job.doubted]
         if not tests:
             return Verdict(mutant=mutant, fate="unreached")
         fate, by = job.judge(mutant, tests if at_import else tests + self.choice.more())

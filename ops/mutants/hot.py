@@ -5,6 +5,7 @@ Run as `python -m ops.mutants.hot TEST…` in a copy of the checkout. Requests a
     {"measure": [nodeid…]} → {nodeid: {"seconds", "failed", "lines": {file: [line…]}, "scripts"}}
     {"file", "function", "text", "tests": [[nodeid, seconds]…], "spare": seconds}
         → {"verdict": "killed" | "survived" | "timeout" | "cold" | "broken", "by": nodeid}
+    the same without "file" and with "text" null: as things are, without any mutant
 
 The first line that it writes tells the tests that it has collected, and the lines that ran while it did:
 {"tests": [nodeid…], "imported": {file: [line…]}}. It ends with its input.
@@ -174,7 +175,9 @@ class Server:
             os._exit(0)
 
     def _apply(self, request: Json) -> bool:
-        """Put a mutant's text into what is loaded; return whether that can be done."""
+        """Put a mutant's text into what is loaded, if there is one; return whether that can be done."""
+        if request["text"] is None:
+            return True
         path = str(Path(request["file"]).resolve())
         if path.endswith(".lua"):
             # Its file holds the mutant while this fork lives.

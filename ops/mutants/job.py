@@ -19,6 +19,7 @@ from ops.mutants.targets import ROOT, Plan
 
 STARTING_SECONDS: Final = 60.0
 ENDING_SECONDS: Final = 60.0
+MOST_DOUBTED: Final = 20
 Tests = Sequence[tuple[str, float]]
 """Names and the seconds that each is known to take, 0 where nobody knows."""
 
@@ -37,6 +38,9 @@ class Job:
         for name in plan.copied:
             _copy(plan.root / name, self._tree / name)
         self._server: subprocess.Popen[str] | None = None
+        self._trusted: set[str] = set()
+        self.doubted: set[str] = set()
+        """Tests that failed here without any mutant: what they say is no verdict."""
         self.tests: list[str] = []
         self.imported: dict[str, list[int]] = {}
         """The lines of each file that run while it is imported, outside of all tests."""
@@ -53,6 +57,7 @@ class Job:
                 stderr=log,
                 text=True,
             )
+        self._trusted.clear()
         heard = self._heard()
         self.tests, self.imported = heard["tests"], heard["imported"]
 
@@ -106,11 +111,26 @@ class Job:
             reply = self._asked(request)
         if reply["verdict"] == "broken":
             raise JobFailedError(f"{mutant.place}: {reply['by']}")
+        if reply["verdict"] == "killed" and not self._holds(reply["by"], dict(tests)):
+            return self._judge_hot(mutant, text, [one for one in tests if one[0] != reply["by"]])
         if reply["verdict"] == "timeout" and mutant.file.endswith(".lua"):
             # A script that never ends keeps its server busy, so everything is made anew.
             self.end()
             self.start()
         return reply["verdict"], reply["by"]
+
+    def _holds(self, test: str, seconds: dict[str, float]) -> bool:
+        """Tell whether a test passes here without any mutant, tried the first time that it speaks against one."""
+        if test in self._trusted or test not in seconds:
+            return True
+        request = {"text": None, "tests": [(test, seconds[test])], "spare": self._plan.spare_seconds}
+        if self._asked(request)["verdict"] == "survived":
+            self._trusted.add(test)
+            return True
+        self.doubted.add(test)
+        if len(self.doubted) > MOST_DOUBTED:
+            raise JobFailedError(f"too many tests fail without any mutant: {sorted(self.doubted)}")
+        return False
 
     def _judge_cold(self, mutant: Mutant, text: str, tests: Tests) -> tuple[str, str | None]:
         """Run pytest anew, the likeliest file first: what changes at import cannot be exchanged in what is loaded."""

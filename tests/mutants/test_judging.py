@@ -163,6 +163,17 @@ def test_a_test_that_fails_without_any_mutant_judges_nothing(plan: Plan, tiny: P
     assert len(names) == 3
 
 
+def test_a_test_that_holds_only_once_judges_nothing(plan: Plan, tiny: Path) -> None:
+    # It passes while the tests are measured, and fails in every fork.
+    with (tiny / "tests" / "test_policy.py").open("a") as file:
+        file.write("\n\ndef test_once(calls=[]):\n    calls.append(allowed(0))\n    assert len(calls) == 1\n")
+    verdicts: list[Verdict] = []
+    with crew_for(plan, jobs=1, tell=pytest.fail) as crew:
+        crew.judge([one for one in plan.mutants("worker/policy.py") if one.function == "allowed"], verdicts.append)
+    assert {one.mutant.after for one in verdicts if not one.killed} == {"if count >= LIMIT:"}
+    assert "tests/test_policy.py::test_once" not in {one.by for one in verdicts}
+
+
 def run(tiny: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     shutil.copytree(ROOT / "ops" / "mutants", tiny / "ops" / "mutants", dirs_exist_ok=True)
     (tiny / "ops" / "mutants" / "seeds.py").write_text("")
