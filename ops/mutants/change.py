@@ -29,7 +29,7 @@ class Mutant:
     end: int
     text: str
     touched: tuple[int, int]
-    """A test that runs none of these lines, first to last, cannot notice."""
+    """A test that runs none of these lines of Python, or blocks of Lua, first to last, cannot notice."""
     hot: bool = False
     """Inside one function's body: its code can be exchanged while everything else stays loaded."""
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 from ops.mutants.change import Mutant
 from ops.mutants.job import Job
 from ops.mutants.measured import Kept
-from ops.mutants.targets import SEEDS, Plan, scripts_with
+from ops.mutants.targets import SEEDS, Plan
 
 Fate = Literal["killed", "timeout", "survived", "unreached"]
 
@@ -77,10 +77,9 @@ class Choice:
 
 
 def _reaches(seen: dict[str, Any], mutant: Mutant, *, at_import: bool) -> bool:
-    script = scripts_with(mutant.file)
-    if script is not None:
-        return script in seen["scripts"] if script else bool(seen["scripts"])
     lines = seen["lines"].get(mutant.file, ())
+    if lines is None:
+        return True
     if at_import:
         return bool(lines)
     first, last = mutant.touched

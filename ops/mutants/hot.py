@@ -2,7 +2,7 @@
 
 Run as `python -m ops.mutants.hot TEST…` in a copy of the checkout. Requests and replies are lines of JSON:
 
-    {"measure": [nodeid…]} → {nodeid: {"seconds", "failed", "lines": {file: [line…]}, "scripts"}}
+    {"measure": [nodeid…]} → {nodeid: {"seconds", "failed", "lines": {file: [line or block…] or null for all}}}
     {"file", "function", "text", "tests": [[nodeid, seconds]…], "spare": seconds}
         → {"verdict": "killed" | "survived" | "timeout" | "cold" | "broken", "by": nodeid}
     the same without "file" and with "text" null: as things are, without any mutant
@@ -29,6 +29,8 @@ from types import CodeType, FrameType, FunctionType
 from typing import IO, Any, Final
 
 import pytest
+
+from ops.mutants.scripts import Scripts, live_scripts, read_again
 
 FLAGS: Final = ("-q", "-s", "--assert=plain", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist")
 PATIENCE: Final = 20
@@ -105,18 +107,23 @@ class Server:
 
     def _measure(self, items: Sequence[pytest.Item], session: pytest.Session) -> Json:
         found: Json = {}
+        scripts = Scripts([name for name in self._targets.values() if name.endswith(".lua")])
         for item, after in zip(items, [*items[1:], session.items[0]], strict=True):
-            with _watched(self._targets) as seen:
-                began = time.monotonic()
-                passed = self._run(item, after)
-                seconds = time.monotonic() - began
-            found[item.nodeid] = {
-                "seconds": seconds,
-                "failed": not passed,
-                "lines": seen.told(),
-                "scripts": sorted(seen.scripts),
-            }
+            with scripts.marked(), _watched(self._targets) as seen:
+                seconds, passed = self._timed(item, after)
+                lines: dict[str, list[int] | None] = {**seen.told(), **scripts.entered(item)}
+            if not passed:
+                # The marks in the scripts may be what it stumbles over.
+                session._setupstate.teardown_exact(item)  # noqa: SLF001 - it may be set up for the next one
+                seconds, passed = self._timed(item, after)
+                lines = {**seen.told(), **dict.fromkeys(scripts.files)}
+            found[item.nodeid] = {"seconds": seconds, "failed": not passed, "lines": lines}
         return found
+
+    def _timed(self, item: pytest.Item, after: pytest.Item) -> tuple[float, bool]:
+        began = time.monotonic()
+        passed = self._run(item, after)
+        return time.monotonic() - began, passed
 
     def _warm(self, session: pytest.Session) -> None:
         """Set up what lives as long as the session, such as servers, for every fork to find it."""
@@ -181,8 +188,7 @@ class Server:
         path = str(Path(request["file"]).resolve())
         if path.endswith(".lua"):
             # Its file holds the mutant while this fork lives.
-            for script in self._scripts:
-                type(script).__init__(script, script.name)
+            read_again(self._scripts)
             return True
         new = [
             code for name, code in functions_of(compile(request["text"], path, "exec")) if name == request["function"]
@@ -214,7 +220,6 @@ def _has_real_twin(nodeid: str, names: set[str]) -> bool:
 class _Seen:
     def __init__(self) -> None:
         self.lines: dict[str, set[int]] = defaultdict(set)
-        self.scripts: set[str] = set()
 
     def told(self) -> dict[str, list[int]]:
         return {file: sorted(numbers) for file, numbers in self.lines.items()}
@@ -222,7 +227,7 @@ class _Seen:
 
 @contextmanager
 def _watched(targets: dict[str, str]) -> Iterator[_Seen]:
-    """Note the lines of the targets that run, and the scripts that are asked for."""
+    """Note the lines of the targets that run."""
     seen = _Seen()
 
     def inside(frame: FrameType, event: str, _: Any) -> Any:
@@ -236,43 +241,13 @@ def _watched(targets: dict[str, str]) -> Iterator[_Seen]:
         # What stands outside of functions runs once, whichever test comes first.
         return inside if code.co_filename in targets and code.co_flags & CO_OPTIMIZED else None
 
-    with _noted_scripts(seen.scripts):
-        threading.settrace(called)
-        sys.settrace(called)
-        try:
-            yield seen
-        finally:
-            sys.settrace(None)
-            threading.settrace(None)
-
-
-@contextmanager
-def _noted_scripts(names: set[str]) -> Iterator[None]:
-    scripts = live_scripts()
-    if not scripts:
-        yield
-        return
-    plain = type(scripts[0])
-
-    class Noted(plain):  # type: ignore[misc, valid-type]
-        def __getattribute__(self, name: str) -> Any:
-            if name == "sha":
-                names.add(super().__getattribute__("name"))
-            return super().__getattribute__(name)
-
-    for script in scripts:
-        script.__class__ = Noted
+    threading.settrace(called)
+    sys.settrace(called)
     try:
-        yield
+        yield seen
     finally:
-        for script in scripts:
-            script.__class__ = plain
-
-
-def live_scripts() -> list[Any]:
-    """Return every script that was read from a file."""
-    calls: Any = sys.modules.get("worker.calls")
-    return [] if calls is None else [one for one in gc.get_objects() if type(one) is calls.Script]
+        sys.settrace(None)
+        threading.settrace(None)
 
 
 def held_functions(paths: set[str]) -> dict[tuple[str, str], list[Held]]:

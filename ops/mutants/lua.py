@@ -82,6 +82,18 @@ def lua_mutants(source: str, file: str, beginning: str = "") -> list[Mutant]:
     )
 
 
+def marked(source: str, mark: Callable[[int], str]) -> str:
+    """Return a script in which each block, when it is entered, runs the statement that `mark` makes of its number.
+
+    Numbers are those in `Mutant.touched`; the top of the file is block 0.
+    """
+    starts = _Script(source, "").block_starts()
+    text = source
+    for number, offset in sorted(enumerate(starts, 1), key=lambda pair: -pair[1]):
+        text = f"{text[:offset]} {mark(number)} {text[offset:]}"
+    return f"{mark(0)}\n{text}"
+
+
 @cache
 def _compiler() -> Callable[[str], bool]:
     runtime: Any = lupa.lua51.LuaRuntime()
@@ -98,7 +110,11 @@ class _Script:
             for match in _TOKEN.finditer(source)
             if match.lastgroup != "gap"
         ]
-        self._functions = self._name_functions()
+        self._functions, self._blocks = self._places()
+
+    def block_starts(self) -> list[int]:
+        """Return where each block begins, in the order of their numbers."""
+        return [token.end for index, token in enumerate(self._tokens) if self._opens_block(index)]
 
     def every(self) -> Iterator[Mutant]:
         """Propose every change."""
@@ -144,25 +160,40 @@ class _Script:
                 start=start,
                 end=end,
                 text=text,
-                touched=(line, line),
+                touched=(self._blocks[first], self._blocks[first]),
                 hot=True,
             )
 
-    def _name_functions(self) -> list[str]:
-        """Return for each token the function it stands in, '' at the top."""
-        names: list[str] = []
-        stack: list[str] = []
+    def _places(self) -> tuple[list[str], list[int]]:
+        """Return for each token the function and the number of the block that it stands in, '' and 0 at the top."""
+        names, numbers = [], []
+        functions, blocks, count = [""], [0], 0
         for index, token in enumerate(self._tokens):
-            within = next((name for name in reversed(stack) if name), "")
+            if token.text in {"elseif", "else", "end"}:
+                blocks.pop()
+            names.append(functions[-1])
+            numbers.append(blocks[-1])
             if token.text == "function":
                 follows = self._tokens[index + 1]
-                stack.append(follows.text if follows.is_name else "")
-            elif token.text in {"if", "do", "repeat"}:
-                stack.append("")
-            elif token.text in {"end", "until"}:
-                stack.pop()
-            names.append(within)
-        return names
+                functions.append(follows.text if follows.is_name else functions[-1])
+            elif token.text in {"if", "do"}:
+                functions.append(functions[-1])
+            elif token.text == "end":
+                functions.pop()
+            if self._opens_block(index):
+                count += 1
+                blocks.append(count)
+        return names, numbers
+
+    def _opens_block(self, index: int) -> bool:
+        if self._tokens[index].text in {"then", "else", "do"}:
+            return True
+        if self._tokens[index].text != ")":
+            return False
+        while self._tokens[index].text != "(":
+            index -= 1
+        # The parameters of a function, with a name or without.
+        return "function" in {self._tokens[index - 1].text, self._tokens[index - 2].text}
 
     def _find(self, index: int, word: str) -> int:
         """Return the token before the next such word."""

@@ -67,10 +67,3 @@ def checkout(parts: Collection[str] = ()) -> Plan:
         tests=tuple(name for name in tests if (ROOT / name).exists()),
         copied=tuple(name for name in _COPIED if (ROOT / name).exists()),
     )
-
-
-def scripts_with(file: str) -> str | None:
-    """Return the name of the script that a file is, '' for the beginning that all share, None where it is none."""
-    if not file.endswith(".lua"):
-        return None
-    return "" if file == _BEGINNING else Path(file).stem

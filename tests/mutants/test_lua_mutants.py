@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import lupa.lua51  # type: ignore[import-untyped]  # it carries no types
 import pytest
 
-from ops.mutants.lua import lua_mutants
+from ops.mutants.lua import lua_mutants, marked
 
 
 def changed(source: str) -> list[str]:
@@ -62,3 +63,31 @@ def test_a_mutant_names_the_function_it_stands_in() -> None:
 
 def test_what_the_shared_beginning_declares_is_known() -> None:
     assert lua_mutants("return int(NOW)", "one.lua", "local NOW = 1") != []
+
+
+BRANCHES = """\
+local function f(a)
+  if a then g(1) elseif b then g(2) else g(3) end
+  for _, c in ipairs(d) do g(4) end
+  h(function(e) g(5) end)
+end
+g(6)
+"""
+
+
+def test_a_mutant_names_the_block_that_a_test_must_enter() -> None:
+    at = {one.start: one.touched[0] for one in lua_mutants(BRANCHES, "one.lua")}
+    blocks = [at[BRANCHES.index(f"g({number})") + 2] for number in range(1, 7)]
+    assert blocks == [2, 3, 4, 5, 6, 0]
+
+
+def test_each_block_bears_its_mark_and_the_script_still_runs() -> None:
+    text = marked(BRANCHES, lambda number: f"enter({number})")
+    runtime = lupa.lua51.LuaRuntime()
+    entered: list[int] = []
+    runtime.globals().enter = entered.append
+    runtime.globals().g = lambda _: None
+    runtime.globals().d = runtime.table(1)
+    runtime.globals().h = lambda function: function(None)
+    runtime.execute(f"{text}\nf(true) f(nil) b = 1 f(nil)")
+    assert entered == [0, 1, 2, 5, 6, 1, 4, 5, 6, 1, 3, 5, 6]
