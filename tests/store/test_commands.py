@@ -277,6 +277,28 @@ async def test_at_most_so_many_calls_leave_in_one_pipeline(
     assert sizes == [256, 256, 88]
 
 
+async def test_one_pipeline_is_under_way_at_a_time(loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    await loop_store.run(calls.load("a"))
+    under_way, most = 0, 0
+    execute = loop_store._execute
+
+    async def counted(group: Any) -> list[Any]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        results = await execute(group)
+        under_way -= 1
+        return results
+
+    monkeypatch.setattr(loop_store, "_execute", counted)
+    asked_for = []
+    for _ in range(20):
+        asked_for.append(asyncio.create_task(loop_store.run(calls.load("a"))))
+        await asyncio.sleep(0)
+    await asyncio.gather(*asked_for)
+    assert most == 1
+
+
 async def test_group_on_the_loop_waits_for_the_disk_where_any_of_it_is_durable(
     async_redis: redis.asyncio.Redis, sync_redis: redis.Redis
 ) -> None:
@@ -409,6 +431,24 @@ async def test_rejected_messages_are_kept_newest_first_up_to_so_many_and_all_cou
     assert {entry["reason"] for entry in kept} == {"why"}
     assert all(0 <= seconds * 1000 + micros // 1000 - entry["at"] < 60_000 for entry in kept)
     assert await loop_store.redis.hget("refunds:counters", "rejected") == "4"
+
+
+async def test_times_are_the_servers_to_the_millisecond(
+    loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def at() -> tuple[int, int]:
+        return 1_000_000, 999_999
+
+    monkeypatch.setattr(loop_store.redis, "time", at)
+    await loop_store.flag("paused", once=False)
+    assert await loop_store.redis.hget("refunds:meta", "paused") == "1000000999"
+    await loop_store.keep_rejected("x", "why", most=1)
+    lines: Any = await loop_store.redis.lrange("refunds:rejected", 0, -1)
+    assert json.loads(lines[0])["at"] == 1_000_000_999
+    await loop_store.redis.zadd("refunds:workers", {"silent": 10**9 - DAY_MS, "late": 10**9 - DAY_MS + 1})
+    await loop_store.beat("here")
+    listed: Any = await loop_store.redis.zrange("refunds:workers", 0, -1, withscores=True)
+    assert dict(listed) == {"late": 10**9 - DAY_MS + 1, "here": 10**9}
 
 
 async def test_closing_a_store_closes_its_client(loop_store: AsyncStore) -> None:
