@@ -70,12 +70,12 @@ def _note(file: str, number: int) -> str:
 
 
 def _servers(item: pytest.Item) -> Iterator[redis.Redis]:
-    """Yield clients of the servers that a test may have used: those that live as long as the session."""
-    info: Any = getattr(item, "_fixtureinfo", None)
+    """Yield clients of the servers that live as long as the session: any test may have asked for one on its way."""
+    known: Any = item.session._fixturemanager  # noqa: SLF001 - pytest shows no other way to what is set up
     for name, client in (("redis_server", _at_url), ("socket", _at_socket)):
-        definitions = info.name2fixturedefs.get(name) if info is not None else None
-        if definitions and definitions[-1].cached_result is not None:
-            yield client(definitions[-1].cached_result[0])
+        for definition in known._arg2fixturedefs.get(name, ()):  # noqa: SLF001 - see above
+            if definition.scope == "session" and definition.cached_result is not None:
+                yield client(definition.cached_result[0])
 
 
 def _at_url(server: Any) -> redis.Redis:

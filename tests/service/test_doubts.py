@@ -49,13 +49,14 @@ async def test_replay_that_the_window_no_longer_allows_is_a_look_at_once(async_r
         run = shop.store.run
 
         async def late(call: Any) -> Any:
-            if call.script is calls.CLAIM:
+            if call.script is calls.CLAIM and call.arguments[1] == "replay":
                 shop.store.now = NOW + window + MILLISECOND
             return await run(call)
 
         shop.store.run = late  # type: ignore[method-assign]
         await shop.handle()
         assert shop.provider.asked == [POST, LIST]
+        assert [entry["label"] for entry in await shop.history()] == ["accepted", "send", "no_reply", "succeeded"]
         assert (await shop.stored()).status is Status.SUCCEEDED
 
 

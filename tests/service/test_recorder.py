@@ -321,6 +321,26 @@ async def test_doubt_that_stood_before_keeps_its_time(desk: Desk) -> None:
     assert (await desk.stored()).stage is Stage.REVIEW
 
 
+async def test_pending_refund_whose_proof_belongs_to_another_is_handed_to_a_person(desk: Desk) -> None:
+    await owned_elsewhere(desk)
+    refund = await desk.claimed()
+    await desk.recorder.save(refund, policy.done(refund, found(id="re_9", status="pending"), "reply", NOW), {})
+    pending = await desk.stored()
+    assert pending.stage is Stage.PROCESSING
+    named = Step(
+        to=Stage.PROCESSING,
+        status=Status.PENDING,
+        label="pending",
+        changes={"provider_refund_id": "re_1"},
+        delay=timedelta(minutes=1),
+        quiet=True,
+    )
+    saved = await desk.recorder.save(pending, named, {})
+    assert saved is not None
+    assert saved.result == "owned"
+    assert (await desk.stored()).stage is Stage.REVIEW
+
+
 async def test_refund_in_review_stays_there_where_its_proof_belongs_to_another(desk: Desk) -> None:
     await owned_elsewhere(desk)
     refund = await desk.claimed()

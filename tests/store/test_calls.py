@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
 
 from tests.factories import HOUR, NOW, PAYMENT, SECOND, a_refund, a_request
 from worker import calls
 from worker.calls import Call, Claim, Created, Due, Loaded, Permits, Saved, Script
 from worker.model import Baseline, Lane, Stage, Status, Step, idempotency_key, request_body
 from worker.records import decode
+from worker.store import Store
 
 MS = timedelta(milliseconds=1)
 AT = int(NOW.timestamp() * 1000)
@@ -96,6 +99,28 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
 )
 def test_what_must_not_be_forgotten_is_durable(call: Call[Any], *, durable: bool) -> None:
     assert call.durable is durable
+
+
+class _Clock(Script):
+    """The shared beginning, and what it takes the time to be beside what the server says in the same moment."""
+
+    def __init__(self) -> None:
+        super().__init__("load")
+        self.name = "clock"
+        beginning = self.text[: self.text.index("-- Read a refund")]
+        self.text = f"{beginning}\nlocal t = redis.call('TIME') return {{int(NOW), t[1], t[2]}}"
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+def test_script_takes_the_servers_time_in_whole_milliseconds_or_the_one_that_it_is_given(
+    sync_redis: redis.Redis,
+) -> None:
+    records = Store(sync_redis, durable=False)
+    clock: Call[Any] = Call(script=_Clock(), arguments=[], read=lambda reply: [int(one) for one in reply])
+    for now, seconds, micros in records.run_many([clock] * 300):
+        assert now == seconds * 1000 + micros // 1000
+    records.now = NOW
+    assert records.run(clock)[0] == AT
 
 
 # Accepting
