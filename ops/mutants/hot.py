@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from inspect import CO_OPTIMIZED
 from pathlib import Path
@@ -49,6 +49,8 @@ class Server:
         self._replies = replies
         self._targets = {str(Path(name).resolve()): name for name in targets}
         self._failed = False
+        self._shared: dict[str, Any] = {}
+        """The fixtures that live as long as the session, as they are set up."""
         self._imported = ExitStack()
         self._seen: _Seen | None = None
         self._loaded: dict[tuple[str, str], list[Held]] = {}
@@ -65,6 +67,14 @@ class Server:
         """Leave out what runs on the fake as well: the real server judges."""
         names = {item.nodeid for item in items}
         items[:] = [item for item in items if not _has_real_twin(item.nodeid, names)]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
+        """Note what lives as long as the session."""
+        made = yield
+        if fixturedef.scope == "session":
+            self._shared[fixturedef.argname] = made
+        return made
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note a failure."""
@@ -111,7 +121,7 @@ class Server:
         for item, after in zip(items, [*items[1:], session.items[0]], strict=True):
             with scripts.marked(), _watched(self._targets) as seen:
                 seconds, passed = self._timed(item, after)
-                lines: dict[str, list[int] | None] = {**seen.told(), **scripts.entered(item)}
+                lines: dict[str, list[int] | None] = {**seen.told(), **scripts.entered(self._shared)}
             if not passed:
                 # The marks in the scripts may be what it stumbles over.
                 session._setupstate.teardown_exact(item)  # noqa: SLF001 - it may be set up for the next one

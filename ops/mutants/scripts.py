@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 import redis
 
 from ops.mutants.lua import marked
@@ -52,10 +51,10 @@ class Scripts:
                 Path(file).write_text(text, "utf-8")
             read_again(self._live)
 
-    def entered(self, item: pytest.Item) -> dict[str, list[int]]:
-        """Return the blocks that a test has entered, by file; the top of a file counts where its script ran."""
+    def entered(self, shared: Mapping[str, Any]) -> dict[str, list[int]]:
+        """Return the blocks that were entered on the servers that tests share, by file, and forget them."""
         found: dict[str, list[int]] = {}
-        for client in _servers(item):
+        for client in _servers(shared):
             with client:
                 members: Any = client.smembers(ENTERED)
                 client.delete(ENTERED)
@@ -69,18 +68,8 @@ def _note(file: str, number: int) -> str:
     return f"redis.call('SADD', '{ENTERED}', '{file}:{number}')"
 
 
-def _servers(item: pytest.Item) -> Iterator[redis.Redis]:
-    """Yield clients of the servers that live as long as the session: any test may have asked for one on its way."""
-    known: Any = item.session._fixturemanager  # noqa: SLF001 - pytest shows no other way to what is set up
-    for name, client in (("redis_server", _at_url), ("socket", _at_socket)):
-        for definition in known._arg2fixturedefs.get(name, ()):  # noqa: SLF001 - see above
-            if definition.scope == "session" and definition.cached_result is not None:
-                yield client(definition.cached_result[0])
-
-
-def _at_url(server: Any) -> redis.Redis:
-    return redis.Redis.from_url(server.url, decode_responses=True)
-
-
-def _at_socket(path: Any) -> redis.Redis:
-    return redis.Redis(unix_socket_path=str(path), decode_responses=True)
+def _servers(shared: Mapping[str, Any]) -> Iterator[redis.Redis]:
+    if "redis_server" in shared:
+        yield redis.Redis.from_url(shared["redis_server"].url, decode_responses=True)
+    if "socket" in shared:
+        yield redis.Redis(unix_socket_path=str(shared["socket"]), decode_responses=True)
