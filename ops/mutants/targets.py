@@ -26,10 +26,20 @@ _RULES_TESTS: Final = (
     "tests/store",
     SEEDS,
 )
-_SHELL_TESTS: Final = (*_RULES_TESTS, "tests/batch", "tests/client", "tests/service")
+_SHELL_TESTS: Final = (
+    *_RULES_TESTS,
+    "tests/batch",
+    "tests/client",
+    "tests/service",
+    "tests/cli/test_cli_batch.py",
+    "tests/cli/test_cli_import.py",
+    "tests/test_metrics.py",
+)
 _COPIED: Final = ("worker", "tests", "ops/mutants", "pyproject.toml", "README.md")
 _LUA: Final = "worker/lua"
 _BEGINNING: Final = f"{_LUA}/_record.lua"
+_OTHERS: Final = {"fetch.lua"}
+"""The broker's, which touches no record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +68,9 @@ class Plan:
 
 def checkout(parts: Collection[str] = ()) -> Plan:
     """Return the plan for this checkout: all targets, or those whose path holds one of the parts."""
-    scripts = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / _LUA).glob("*.lua"))
+    scripts = sorted(
+        path.relative_to(ROOT).as_posix() for path in (ROOT / _LUA).glob("*.lua") if path.name not in _OTHERS
+    )
     every = (*_RULES, *_SHELL, *scripts)
     targets = tuple(name for name in every if not parts or any(part in name for part in parts))
     tests = _RULES_TESTS if set(targets) <= set(_RULES) else _SHELL_TESTS
