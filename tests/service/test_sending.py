@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
+import time
 from typing import Any
 
 import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import BLIND, HOUR, NOW, PAYMENT, SECOND, TRUST, VERIFY
+from tests.factories import BLIND, HOUR, MAYBE, NOW, PAYMENT, SECOND, TRUST, VERIFY
 from tests.service.shop import ID, MILLISECOND, PAID, POST, TOTALS, error, opened, says, totals
 from worker.model import Baseline, Seen, Stage, Status, idempotency_key
+from worker.service import Service
 
 
 async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.asyncio.Redis) -> None:
@@ -279,3 +282,16 @@ async def test_baseline_is_kept_only_where_the_totals_are_the_proof(async_redis:
         shop.provider.will(POST, httpx.ReadError("reset"))
         await shop.handle()
         assert (await shop.stored()).baseline is None
+
+
+async def test_service_goes_by_the_clock_of_its_process_and_draws_what_nobody_can_guess(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        service = Service(shop.store, shop.service.gateway, rules=VERIFY, slots=shop.slots, gate=shop.gate)
+        assert service._clock is time.monotonic
+        assert service._jitter is random.random
+        tokens = {service._token() for _ in range(100)}
+        assert {len(token) for token in tokens} == {16}
+        assert len(tokens) == 100
+        service._on_attempt(MAYBE)

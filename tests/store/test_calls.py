@@ -51,6 +51,7 @@ def test_times_that_calls_go_by_are_those_of_the_design() -> None:
     assert timedelta(minutes=10) == calls.NUDGE_GRACE
     assert timedelta(seconds=15) == calls.LOST_NUDGE
     assert timedelta(seconds=30) == calls.SWEEP_HOLD
+    assert calls.CREATED_AT_ONCE == 50
 
 
 def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_worker_runs() -> None:

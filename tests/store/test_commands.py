@@ -61,6 +61,10 @@ LOAD: Call[Any] = calls.load("a")
 # Defaults
 
 
+def test_disk_is_waited_for_five_seconds_and_lists_are_read_by_five_hundred() -> None:
+    assert (store.WAITAOF_MS, store.PAGE) == (5000, 500)
+
+
 def test_stores_unless_told_otherwise_are_durable_and_keep_for_four_hundred_days(sync_redis: redis.Redis) -> None:
     client: Any = redis.asyncio.Redis()
     for made in (Store(sync_redis), AsyncStore(client)):

@@ -28,6 +28,7 @@ def test_record_of_a_single_refund_names_no_lane(world: World) -> None:
     world.accept("b", lane=Lane.BULK)
     assert "lane" not in world.hash("refund:a")
     assert world.hash("refund:b")["lane"] == "refunds.bulk"
+    assert not world.keys("batch*")
 
 
 @pytest.mark.parametrize("lane", list(Lane))
