@@ -10,11 +10,14 @@ import json
 import math
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -24,14 +27,22 @@ from ops.mutants.explained import read_explained
 from ops.mutants.table import rendered, shown, survivors
 from ops.mutants.targets import Plan, checkout
 
+EXPLANATION: Final = (
+    "Each mutant is one small change: a comparison, a limit, a number, a condition, an argument, a statement. It is "
+    "killed where a test fails, or hangs, for it. The score is the part killed of those that are not explained; "
+    "`explained.toml` says of each of the others why nothing can notice it. Never tried: log lines, words for people, "
+    "annotations, and what guards against mistakes of the language alone (`zip`'s `strict`)."
+)
+
 
 @click.command()
 @click.option("--only", multiple=True, metavar="FILE", help="Only targets whose path holds this.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 16), help="Copies side by side.")
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Only so many mutants, drawn by chance.")
 @click.option("--seed", default=1, show_default=True, help="Of the sample.")
+@click.option("--results", type=click.Path(path_type=Path, dir_okay=False), help="Also write the table to this file.")
 @click.option(
-    "--results",
+    "--keep",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Keep verdicts in this file; what was killed before is not tried again while its target is unchanged.",
 )
@@ -47,6 +58,7 @@ def main(
     sample: int | None,
     seed: int,
     results: Path | None,
+    keep: Path | None,
     worlds: int,
     seconds: float,
     show_list: bool,
@@ -67,12 +79,21 @@ def main(
         return
     explained = read_explained()
     began = time.monotonic()
-    verdicts = _judged(plan, mutants, explained, results, jobs=jobs, seconds=seconds)
+    # Ended by a signal, it still ends what it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    verdicts = _judged(plan, mutants, explained, keep, jobs=jobs, seconds=seconds)
     alive = survivors(verdicts, explained)
-    click.echo(rendered(verdicts, explained))
-    click.echo("".join(f"\n{text}\n" for text in shown(alive)))
     hung = sum(one.fate == "timeout" for one in verdicts)
-    click.echo(f"{len(verdicts)} mutants, {hung} of them killed by their time limit; {time.monotonic() - began:.0f} s")
+    told = [
+        rendered(verdicts, explained),
+        *(f"```diff\n{text}\n```" for text in shown(alive)),
+        f"{len(verdicts)} mutants, {hung} of them killed by their time limit; {time.monotonic() - began:.0f} s",
+    ]
+    click.echo("\n\n".join(told))
+    if results is not None:
+        command = " ".join(["./ops/dev mutants", *(f"--only {part}" for part in only)])
+        head = f"# What the tests notice\n\n{datetime.now(UTC):%Y-%m-%d}, `{command}`. {EXPLANATION}"
+        results.write_text("\n\n".join([head, *told]) + "\n", "utf-8")
     stale = _stale(mutants if sample is None else [], explained)
     for key in stale:
         click.echo(f"explained, but there is no such mutant: {key}", err=True)
@@ -83,13 +104,13 @@ def _judged(
     plan: Plan,
     mutants: Sequence[Mutant],
     explained: dict[Key, str],
-    results: Path | None,
+    keep: Path | None,
     *,
     jobs: int,
     seconds: float,
 ) -> list[Verdict]:
     """Return a verdict for each mutant; those that are explained are not tried."""
-    kept = _Kept(plan, results)
+    kept = _Kept(plan, keep)
     verdicts = [kept.verdicts.get((mutant.key, mutant.start)) for mutant in mutants]
     found = [
         Verdict(mutant=mutant, fate="survived") if mutant.key in explained else known
@@ -109,7 +130,7 @@ def _judged(
         elif len(done) % 50 == 0:
             click.echo(f"{len(done)} of {len(mutants)}, {time.monotonic() - began:.0f} s", err=True)
 
-    measured = None if results is None else results.with_name(f"{results.name}.tests")
+    measured = None if keep is None else keep.with_name(f"{keep.name}.tests")
     with crew_for(plan, jobs=jobs, tell=partial(click.echo, err=True), measured=measured, seconds=seconds) as crew:
         click.echo(f"the tests were measured in {time.monotonic() - began:.0f} s", err=True)
         # Those that need a session of their own come last: they are few and slow.

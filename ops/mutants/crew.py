@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -122,8 +122,16 @@ class Crew:
         for mutant in mutants:
             queue.put(mutant)
         with ThreadPoolExecutor(len(self._jobs)) as pool:
-            for done in [pool.submit(self._work, job, queue, told) for job in self._jobs]:
-                done.result()
+            work = [pool.submit(self._work, job, queue, told) for job in self._jobs]
+            try:
+                for done in work:
+                    done.result()
+            except BaseException:
+                # What is under way ends by itself, and nothing more is begun.
+                with suppress(Empty):
+                    while True:
+                        queue.get_nowait()
+                raise
 
     def _work(self, job: Job, queue: SimpleQueue[Mutant], told: Callable[[Verdict], None]) -> None:
         while True:

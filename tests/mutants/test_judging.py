@@ -193,17 +193,19 @@ def test_the_command_fails_where_something_survives_unexplained(tiny: Path) -> N
     (tiny / "tests" / "test_policy.py").write_text(
         TESTS[: TESTS.index("def test_it_ends")].replace(", endless", "").replace("FOUR, ", "")
     )
-    found = run(tiny, "--results", str(tiny / "kept"))
+    found = run(tiny, "--keep", str(tiny / "kept"))
     assert found.returncode == 1
     # The third explanation has lost its mutant.
     assert "there is no such mutant" in found.stderr
     assert "| worker/policy.py | 8 | 6 | 0 | 2 | 100.0 % |" in found.stdout
     with (tiny / "tests" / "test_policy.py").open("w") as file:
         file.write("from worker.policy import allowed\n\n\ndef test_it():\n    assert allowed(0)\n")
-    found = run(tiny)
+    found = run(tiny, "--results", str(tiny / "RESULTS.md"))
+    assert found.stdout in (tiny / "RESULTS.md").read_text()
+    assert "`./ops/dev mutants --only policy.py`" in (tiny / "RESULTS.md").read_text()
     assert "worker/policy.py:5 allowed\n- if count > LIMIT:\n+ if False:" in found.stdout
     # What the better tests had noticed before is believed of an unchanged file.
-    assert "| worker/policy.py | 8 | 6 | 0 | 2 | 100.0 % |" in run(tiny, "--results", str(tiny / "kept")).stdout
+    assert "| worker/policy.py | 8 | 6 | 0 | 2 | 100.0 % |" in run(tiny, "--keep", str(tiny / "kept")).stdout
 
 
 def test_an_explanation_needs_a_reason_and_stands_once(tmp_path: Path) -> None:
