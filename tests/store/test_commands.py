@@ -441,7 +441,7 @@ async def test_times_are_the_servers_to_the_millisecond(
     loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def at() -> tuple[int, int]:
-        return 1_000_000, 999_000
+        return 1_000_000, 999_500
 
     monkeypatch.setattr(loop_store.redis, "time", at)
     await loop_store.flag("paused", once=False)
