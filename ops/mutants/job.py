@@ -7,9 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from ops.mutants.targets import ROOT, Plan
 
 STARTING_SECONDS: Final = 60.0
 ENDING_SECONDS: Final = 60.0
+QUICK_SECONDS: Final = 5.0
 MOST_DOUBTED: Final = 20
 Tests = Sequence[tuple[str, float]]
 """Names and the seconds that each is known to take, 0 where nobody knows."""
@@ -133,15 +135,20 @@ class Job:
         return False
 
     def _judge_cold(self, mutant: Mutant, text: str, tests: Tests) -> tuple[str, str | None]:
-        """Run pytest anew, the likeliest file first: what changes at import cannot be exchanged in what is loaded."""
-        counts = Counter(_file_of(name) for name, _ in tests)
-        likeliest = [one for one in tests if _file_of(one[0]) == counts.most_common(1)[0][0]]
-        rest = [one for one in tests if one not in likeliest]
+        """Run pytest anew, quick files first: what changes at import cannot be exchanged in what is loaded."""
+        seconds: defaultdict[str, float] = defaultdict(float)
+        for name, known in tests:
+            seconds[_file_of(name)] += known
+        spent = accumulate(sorted(seconds.values()))
+        count = sum(so_far <= QUICK_SECONDS for so_far in spent)
+        quick = set(sorted(seconds, key=seconds.__getitem__)[:count])
+        first = [one for one in tests if _file_of(one[0]) in quick]
+        rest = [one for one in tests if _file_of(one[0]) not in quick]
         with self._rewritten(mutant.file, text):
-            for part in filter(None, (likeliest, rest)):
+            for part in filter(None, (first, rest)):
                 fate = self._run_cold(part)
                 if fate != "survived":
-                    return fate, _file_of(part[0][0])
+                    return fate, "a session of its own"
         return "survived", None
 
     def _run_cold(self, tests: Tests) -> str:
