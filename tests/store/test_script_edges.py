@@ -173,3 +173,15 @@ def test_lost_nudge_is_found_behind_so_many_pages_of_what_is_held_back(
     world.accept("lost", payment_intent="pi_lost")
     world.pass_time(20 * SECOND)
     assert world.swept(1, dry=frozenset(Lane)) == found
+
+
+# Giving back
+
+
+@pytest.mark.parametrize("stage", [Stage.REVIEW, Stage.SETTLED])
+def test_refund_that_no_worker_has_to_do_with_is_not_given_back(world: World, stage: Stage) -> None:
+    at_stage(world, stage)
+    world.pass_time(48 * HOUR)
+    before = world.dump()
+    assert world.store.run(calls.give_back([ID, "nobody"])) == 0
+    assert world.dump() == before
