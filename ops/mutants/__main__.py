@@ -87,7 +87,8 @@ def main(
     told = [
         rendered(verdicts, explained),
         *(f"```diff\n{text}\n```" for text in shown(alive)),
-        f"{len(verdicts)} mutants, {hung} of them killed by their time limit; {time.monotonic() - began:.0f} s",
+        f"{len(verdicts)} mutants, {hung} of them killed by their time limit; {time.monotonic() - began:.0f} s"
+        + ("" if keep is None else " for what was not known from before"),
     ]
     click.echo("\n\n".join(told))
     if results is not None:
