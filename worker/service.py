@@ -348,7 +348,7 @@ class Service:
         """Let all workers know what one answer says of the provider as a whole."""
         self.breaker.record(outcome)
         if outcome.credentials and outcome.seen is not Seen.REFUSED:
-            await self.refuse_credentials(outcome.message)
+            await self.refuse_credentials()
         if outcome.code == "rate_limited":
             self._blocks += 1
             wait = outcome.retry_after or min(LONGEST_BLOCK, FIRST_BLOCK * 2 ** min(self._blocks - 1, 10))
@@ -357,11 +357,14 @@ class Service:
         elif outcome.seen is Seen.DONE:
             self._blocks = 0
 
-    async def refuse_credentials(self, message: str | None) -> None:
-        """Open the credentials breaker: nothing is failed, all wait, an alarm rings."""
+    async def refuse_credentials(self) -> None:
+        """Open the credentials breaker: nothing is failed, all wait, an alarm rings.
+
+        What the provider said is not logged: it may repeat what it was asked, metadata included.
+        """
         opened = await self.store.flag("credentials_refused_at", once=True)
         if opened:
-            log.error("credentials_refused", alarm=True, message=message)
+            log.error("credentials_refused", alarm=True)
 
     async def _provider_answers(self) -> bool:
         return await self.gateway.key_is_accepted() is not None

@@ -130,7 +130,17 @@ def _job(scenario: Scenario, subject: Subject, size: int, seed: int, keep: Path)
 def _run_all(jobs: list[Job], at_once: int) -> Iterator[Result]:
     with ThreadPoolExecutor(at_once) as pool:
         waiting: list[Future[Result]] = [pool.submit(job.work) for job in sorted(jobs, key=lambda job: -job.weight)]
+        work = dict(zip(waiting, sorted(jobs, key=lambda job: -job.weight), strict=True))
+        again: list[Future[Result]] = []
         for done in as_completed(waiting):
+            result = done.result()
+            _tell(result)
+            if result.error:
+                # A fault that found nothing to hit proves nothing; what was judged stands as it was judged.
+                again.append(pool.submit(work[done].work))
+            else:
+                yield result
+        for done in again:
             result = done.result()
             _tell(result)
             yield result

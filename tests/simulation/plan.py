@@ -36,7 +36,6 @@ HEARD_RATE: Final = 0.15
 
 OPEN: Final = (
     "found in totals that count pending refunds: recorded as succeeded while the provider still says pending",
-    "credentials_refused is logged with what the provider said, of whichever try, and what it repeated of the body",
 )
 """What the product is known to get wrong, and only `--wide` worlds show."""
 Seconds = float

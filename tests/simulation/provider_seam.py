@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from worker.sandbox.config import SandboxConfig
 
 OK: Final = 200
-REPEATS_KEY: Final = frozenset({400, 401, 402, 403, 500})
-REPEATS_BODY: Final = frozenset({400, 402})
-"""Errors that speak of what was asked; in a `wide` world all that repeat the key do."""
+REPEATS_REQUEST: Final = frozenset({400, 401, 402, 403, 500})
+"""Errors that speak of what was asked, key and body."""
 CONNECT_SECONDS: Final = 10.0
 _KEY: Final = ConnectionKey(
     "provider", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None
@@ -154,7 +153,6 @@ class ProviderSeam:
         self.durable_body: Callable[[str], str | None]
         self.tell: Callable[..., None]
         self.draw = draw
-        self.wide = False
         self.on_the_wire: dict[str, int] = {}
         """Requests for a refund that have left and are not yet through, by its id."""
 
@@ -174,7 +172,7 @@ class ProviderSeam:
             else:
                 answer = self._read(request, draw)
             if fault not in BROKEN and fault != "late_effect":
-                machine.arriving(reply, draw.back, _indiscreet(answer, request, wide=self.wide))
+                machine.arriving(reply, draw.back, _indiscreet(answer, request))
         broken = BROKEN.get(fault)
         if broken is not None:
             machine.arriving(reply, draw.back, broken())
@@ -277,15 +275,14 @@ def _spoiled(config: SandboxConfig, fault: Fault, answer: Answer | None) -> Answ
     return wire.made_up_error(config, fault) if answer is None or status != OK else answer
 
 
-def _indiscreet(answer: Answer, request: httpx.Request, *, wide: bool) -> Answer:
+def _indiscreet(answer: Answer, request: httpx.Request) -> Answer:
     """Return an error that repeats what it was asked, the key and what the body holds, as careless servers do."""
-    if answer.status not in REPEATS_KEY or not shapes_error(answer):
+    if answer.status not in REPEATS_REQUEST or not shapes_error(answer):
         return answer
     shape = json.loads(answer.body)
     told: dict[str, Any] = shape.get("error", shape)
     told["message"] += f" (key {API_KEY}, {request.headers['Authorization']})"
-    if wide or answer.status in REPEATS_BODY:
-        told["message"] += f" {request.content!r}"
+    told["message"] += f" {request.content!r}"
     return shapes.as_json(shape, status=answer.status, headers=answer.headers)
 
 

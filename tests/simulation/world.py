@@ -82,7 +82,6 @@ class World:
         self.chance, self.mail = Chance(self), Mail(self)
         self.seam = ProviderSeam(self.loop, plan.sandbox, self.chance.draw_call)
         self.judge = Judge(rules=plan.rules, bank=self.seam.bank, mode=mode)
-        self.seam.wide = plan.wide
         self.seam.judge, self.seam.tell, self.seam.durable_body = self.judge, self.tell, self._durable_body
         self.people = People(self)
         self.files = Files(self)
