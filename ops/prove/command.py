@@ -159,7 +159,8 @@ def _pairs_until(refunds: int, found: list[Result], seed: int, keep: Path, at_on
     """Run random pairs, several at once, until our runs have had so many refunds."""
     more: list[Result] = []
     seeds = count(seed * 1000)
-    while sum(result.refunds for result in [*found, *more] if result.subject == "ours") < refunds:
+    # Pairs are part of the proof, however many refunds the single faults have had.
+    while not more or sum(result.refunds for result in [*found, *more] if result.subject == "ours") < refunds:
         drawn = [next(seeds) for _ in range(2 * at_once)]
         more += _run_all([_job(pair(one), Product(), FULL_SIZE, one + 5000, keep) for one in drawn], at_once)
     return more
