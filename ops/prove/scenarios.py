@@ -176,8 +176,8 @@ def matrix() -> Iterator[Scenario]:
             quick=mode in {LIST, TOTALS, BLIND, TRUST, TRUST_STORED},
             quick_control=mode in {LIST, TRUST},
         )
-    totals = ("get_payment_intent",)
-    for mode, endpoints in ((LIST, ("list",)), (TOTALS, totals), (TRUST, ("list",)), (TRUST_TOTALS, totals)):
+    # Not `trust` with totals: a replay ends its doubts before the totals are read often enough to meet every fault.
+    for mode, endpoints in ((LIST, ("list",)), (TOTALS, ("get_payment_intent",)), (TRUST, ("list",))):
         yield Scenario(
             name=f"provider looks ({mode.shown})",
             faults=(Fault(name="provider looks", ours=looks(*endpoints), control=None),),
