@@ -102,8 +102,12 @@ def _records(evidence: Evidence) -> Iterator[Violation]:
         made = effects.get(refund_id, [])
         if record["stage"] == "settled":
             found = _verdict(refund_id, record, [(effect, last[effect["refund"]]) for effect in made])
-            # A lie about a single field that nothing else contradicts is the provider's word for what it did.
-            yield from (one for one in found if refund_id not in lied_to or one.rule not in {"amount", "false id"})
+            # A lie about a single field that nothing else contradicts is the provider's word for what it did: in the
+            # reply to a POST, or in a list about the amount of a refund for which none was asked.
+            untold = {"amount", "false id"} if refund_id in lied_to else set()
+            if evidence.accepted[refund_id].amount is None and record.get("evidence") == "list":
+                untold.add("amount")
+            yield from (one for one in found if one.rule not in untold)
         elif record["stage"] != "review":
             yield Violation(rule="stranded", about=refund_id, fact=f"still {record['stage']} when all was long over")
         if evidence.histories is not None and (refund_id in evidence.due) == (record["stage"] == "settled"):
