@@ -66,9 +66,8 @@ class Job:
     def end(self) -> None:
         """End the server, which ends what it has started."""
         server, self._server = self._server, None
-        if server is None:
+        if server is None or server.stdin is None:
             return
-        assert server.stdin is not None  # noqa: S101 - it was asked for
         with suppress(BrokenPipeError):
             server.stdin.close()
         try:
@@ -190,8 +189,8 @@ class Job:
         return reply
 
     def _heard(self) -> Any:
-        assert self._server is not None  # noqa: S101 - started before
-        assert self._server.stdout is not None  # noqa: S101 - it was asked for
+        if self._server is None or self._server.stdout is None:
+            raise JobFailedError("the server of mutants is not running")
         line = self._server.stdout.readline()
         if not line:
             raise JobFailedError(f"the server of mutants has ended: {self._log.read_text()[-2000:]}")

@@ -22,6 +22,8 @@ SLOW_MS: Final = 350
 _ROUNDS: Final = 60
 _LIVES: Final = 5
 _SOON: Final = 30.0
+_RESTART_SECONDS: Final = 1.0
+"""What a supervisor pauses before it starts a worker again."""
 
 Inject = Callable[[Rig, Random], int]
 
@@ -50,6 +52,10 @@ def both(name: str, inject: Inject, **options: Any) -> Fault:
 # Workers
 
 
+def _is_over(worker: Worker) -> bool:
+    return not worker.alive
+
+
 def crash(point: str) -> Inject:
     """Return the fault that a further worker is killed when it reaches a named point of an attempt."""
 
@@ -61,12 +67,12 @@ def crash(point: str) -> Inject:
         after = dice.randint(1, 4)
         for _ in range(_LIVES):
             worker = rig.launch(point=point, after=after)
-            died = _fed_until(rig, lambda worker=worker: not worker.alive)  # type: ignore[misc]  # bound in the loop
+            died = _fed_until(rig, partial(_is_over, worker))
             if not died or worker.process.returncode == -signal.SIGKILL:
                 break
             # Beside another fault it may have found no Redis at its start and ended: its supervisor would try again.
             worker.expected = True
-            time.sleep(1)
+            time.sleep(_RESTART_SECONDS)
         if point == "half read":
             rig.sandbox.set_faults("")
         if point == "sent":
