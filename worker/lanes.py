@@ -76,7 +76,7 @@ AHEAD: Final = timedelta(milliseconds=100)
 """How far ahead a worker takes the moments at which its calls leave: a trip brings several, a newcomer waits little."""
 LATE: Final = 0.1
 """Seconds after which a moment that found nobody, or a loop that was busy, is lost: more would be a burst."""
-USED: Final = 0.985
+USED: Final = 0.975
 """The part of the rate that is scheduled: calls on their way overtake one another, and a provider counts arrivals."""
 
 

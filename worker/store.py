@@ -15,7 +15,7 @@ from redis import exceptions
 from worker import calls
 from worker.calls import Call, Script
 from worker.connections import is_away, must_wait_for_disk, redis_errors, unavailable
-from worker.errors import NotDurable
+from worker.errors import NotDurable, StoreUnavailable
 from worker.model import Lane, Refund
 from worker.records import Moves, decode
 
@@ -300,7 +300,7 @@ class AsyncStore(_Scripts):
         if any(durable):
             try:
                 self.check_disk(results.pop())
-            except (NotDurable, exceptions.RedisError, OSError) as error:
+            except (NotDurable, StoreUnavailable, exceptions.RedisError, OSError) as error:
                 return [error if wants else result for wants, result in zip(durable, results, strict=True)]
         return results
 

@@ -64,7 +64,10 @@ def main(*, figures: tuple[str, ...], quick: bool, full: bool, rounds: int) -> N
     click.echo(f"worker on core {cores.workers[0]}, server, sandbox and driver on {sorted(cores.rest)}")
     click.echo(f"{chosen.rounds} interleaved rounds, {time.monotonic() - started:.0f} s: median (least to most)\n")
     click.echo(rendered(rows))
-    click.echo("\nThe ledger was counted after every run: each refund moved money once, none is missing.")
+    click.echo(
+        "\nA floor posts through httpx's client; the leaner one hands its requests to the client's transport, as the"
+    )
+    click.echo("worker does. The ledger was counted after every run: each refund moved money once, none is missing.")
 
 
 def _server_version(cores: Cores) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from statistics import median
 from typing import Final
 
 from ops.bench.plan import Plan
-from ops.bench.rig import Mode, Rig, Window
+from ops.bench.rig import CONCURRENCY, Mode, Rig, Window
 from ops.bench.table import Row, at_least, at_most, number, spread
 from worker.broker import BULK_IDS
 from worker.model import Lane
@@ -21,13 +22,18 @@ _FROM: Final = 0.10
 _TO: Final = 0.95
 
 
-def _run(plan: Plan, mode: Mode, what: str, count: int, *, workers: int = 1) -> Window:
+FLOORS: Final = ("floor", "leaner floor")
+UNFILLED: Final = 40
+"""Calls in flight at 200 ms that fill a quarter of a core or less, so that two workers do not wait for the machine."""
+
+
+def _run(plan: Plan, mode: Mode, what: str, count: int, *, workers: int = 1, concurrency: int = CONCURRENCY) -> Window:
     """Fill the queue, start what is to be measured, and measure while it is neither starting nor running dry."""
-    with Rig(plan.cores, mode) as rig:
+    with Rig(plan.cores, mode, concurrency=concurrency) as rig:
         rig.fill(count, Lane.SINGLE if what == "single" else Lane.BULK)
         for _ in range(workers):
-            if what == "floor":
-                rig.start_floor(count)
+            if what in FLOORS:
+                rig.start_floor(count, lean=what == "leaner floor")
             else:
                 rig.start_worker()
         if workers > 1:
@@ -42,15 +48,29 @@ def _run(plan: Plan, mode: Mode, what: str, count: int, *, workers: int = 1) -> 
 def against_floor(plan: Plan, wanted: frozenset[str]) -> Iterator[Row]:
     """Yield bulk and single, each with the floor of the same round, setting by setting."""
     taken: dict[tuple[Mode, str], list[Window]] = defaultdict(list)
-    contenders = ["floor", *(lane for lane in ("bulk", "single") if lane in wanted)]
+    contenders = [*FLOORS, *(lane for lane in ("bulk", "single") if lane in wanted)]
     for _ in range(plan.rounds):
         for mode in plan.modes:
             for what in contenders:
                 count = plan.single if what == "single" else plan.bulk
                 taken[mode, what].append(_run(plan, mode, what, count))
-    for lane in contenders[1:]:
+    for lane in contenders[len(FLOORS) :]:
         for mode in plan.modes:
             yield from _compared(lane, mode, taken[mode, lane], taken[mode, "floor"])
+            yield _beside_leaner(lane, mode, taken[mode, lane], taken[mode, "leaner floor"])
+
+
+def _beside_leaner(lane: str, mode: Mode, windows: list[Window], floors: list[Window]) -> Row:
+    """Return rate and cost against the floor that takes the worker's own short way through the client."""
+    rates = [window.rate / floor.rate for window, floor in zip(windows, floors, strict=True)]
+    costs = [window.cpu_ms / floor.cpu_ms for window, floor in zip(windows, floors, strict=True)]
+    return Row(
+        figure=f"{lane}: with the leaner floor",
+        setting=mode.shown,
+        measured=f"{number(median(w.rate for w in windows))} a second, {number(median(w.cpu_ms for w in windows))} ms",
+        floor=f"{number(median(f.rate for f in floors))} a second, {number(median(f.cpu_ms for f in floors))} ms",
+        ratio=f"rate {spread(rates)}, CPU {spread(costs)}",
+    )
 
 
 def _compared(lane: str, mode: Mode, windows: list[Window], floors: list[Window]) -> Iterable[Row]:
@@ -80,14 +100,27 @@ def _compared(lane: str, mode: Mode, windows: list[Window], floors: list[Window]
 
 
 def two_workers(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
-    """Yield what a second worker process on a second core adds."""
+    """Yield what a second worker process adds: on a core of its own, and where neither fills its core."""
     mode = plan.modes[0]
-    ones, twos = [], []
+    slow = Mode(latency_ms=200, idempotency="trust")
+    ones, twos, idle_ones, idle_twos = [], [], [], []
     for _ in range(plan.rounds):
         ones.append(_run(plan, mode, "bulk", plan.bulk))
         twos.append(_run(plan, mode, "bulk", 2 * plan.bulk, workers=2))
+        idle_ones.append(_run(plan, slow, "bulk", plan.bulk // 4, concurrency=UNFILLED))
+        idle_twos.append(_run(plan, slow, "bulk", plan.bulk // 2, workers=2, concurrency=UNFILLED))
     gains = [two.rate / one.rate for one, two in zip(ones, twos, strict=True)]
     shared = plan.cores.second_is_shared
+    idle_gains = [two.rate / one.rate for one, two in zip(idle_ones, idle_twos, strict=True)]
+    yield Row(
+        figure="two workers that do not fill their cores",
+        setting=f"{slow.shown}, {UNFILLED} in flight each",
+        measured=spread([two.rate for two in idle_twos]),
+        floor=spread([one.rate for one in idle_ones]) + " with one",
+        ratio=spread(idle_gains),
+        to_reach=f"at least {SECOND_WORKER}",
+        reached=at_least(idle_gains, SECOND_WORKER),
+    )
     yield Row(
         figure="two workers on two cores",
         setting=mode.shown + ("; the second core also runs server and sandbox" if shared else ""),

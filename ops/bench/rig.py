@@ -29,6 +29,8 @@ from worker.settings import Settings
 
 CONCURRENCY: Final = 256
 """Calls in flight, of the worker and of its floor: fewer would hold both down before the core does."""
+IN_FLIGHT: Final = 64
+"""Calls in flight of a worker that was not told otherwise."""
 PATIENCE: Final = 600.0
 ROOT: Final = Path(__file__).parents[2]
 _POLL: Final = 0.01
@@ -164,9 +166,9 @@ class Rig:
         started = [*wrapped, *command(queues, self.refunds.settings), *name]
         return self._start(started, f"worker-{place}.log", place)
 
-    def start_floor(self, count: int) -> subprocess.Popen[bytes]:
+    def start_floor(self, count: int, *, lean: bool = False) -> subprocess.Popen[bytes]:
         """Start the bare loop over the refunds that `fill` accepted, on the worker's core."""
-        wanted = {"count": count, "concurrency": self.concurrency}
+        wanted = {"count": count, "concurrency": self.concurrency, "lean": lean}
         return self._start([sys.executable, "-m", "ops.bench.floor", json.dumps(wanted)], "floor.log", 0)
 
     def _start(self, started: Sequence[str], log: str, place: int) -> subprocess.Popen[bytes]:

@@ -11,7 +11,7 @@ from typing import Final
 import httpx
 
 from ops.bench.plan import Plan
-from ops.bench.rig import Rig, requests
+from ops.bench.rig import CONCURRENCY, IN_FLIGHT, Rig, requests
 from ops.bench.table import Row, number, quantile
 from worker.model import Lane, to_ms
 from worker.settings import Settings
@@ -28,7 +28,7 @@ _HALF_MS: Final = 0.5
 def waits(plan: Plan, wanted: frozenset[str]) -> Iterator[Row]:
     """Yield the idle latency with what a bare call takes beside it, then that of single refunds while a file runs."""
     mode = plan.modes[0]
-    with Rig(plan.cores, mode) as rig:
+    with Rig(plan.cores, mode, concurrency=IN_FLIGHT) as rig:
         rig.start_worker()
         rig.await_workers()
         # The first refunds of a new process pay for connections and scripts, once.
@@ -49,12 +49,14 @@ def waits(plan: Plan, wanted: frozenset[str]) -> Iterator[Row]:
             reached=value < most,
         )
     if "lanes" in wanted:
-        yield _beside_file(plan, p99)
+        yield _beside_file(plan, p99, IN_FLIGHT)
+        yield _beside_file(plan, p99, CONCURRENCY)
 
 
-def _beside_file(plan: Plan, idle_p99: float) -> Row:
+def _beside_file(plan: Plan, idle_p99: float, concurrency: int) -> Row:
+    """Measure single refunds beside a file; judged with the calls in flight that a worker has unless told otherwise."""
     mode = plan.modes[0]
-    with Rig(plan.cores, mode) as rig:
+    with Rig(plan.cores, mode, concurrency=concurrency) as rig:
         rig.fill(plan.file_rows, Lane.BULK, name="file")
         rig.start_worker()
         rig.until(lambda: rig.settled() >= plan.file_rows // 20, "the file is under way")
@@ -62,15 +64,16 @@ def _beside_file(plan: Plan, idle_p99: float) -> Row:
         rig.until(lambda: rig.settled() >= plan.file_rows + len(taken), "all are settled")
         rig.stop()
         rig.count(plan.file_rows + len(taken))
+    is_judged = concurrency == IN_FLIGHT
     p99, most = quantile(taken, 0.99), BESIDE_FILE * idle_p99 + mode.latency_ms
     return Row(
         figure="single: latency beside a file, p99",
-        setting=f"{mode.shown}; {len(taken)} refunds, {plan.file_rows:,} rows",
+        setting=f"{mode.shown}; {concurrency} in flight, {len(taken)} refunds, {plan.file_rows:,} rows",
         measured=f"{number(p99)} ms (p50 {number(quantile(taken, 0.50))} ms)",
         floor=f"{number(idle_p99)} ms idle",
         ratio=number(p99 / idle_p99),
-        to_reach=f"under {most:.0f} ms (3 times idle, and one call)",
-        reached=p99 < most,
+        to_reach=f"under {most:.0f} ms (3 times idle, and one call)" if is_judged else "",
+        reached=p99 < most if is_judged else None,
     )
 
 

@@ -142,7 +142,7 @@ def half_read(strike: Strike) -> None:
     """The first piece of the reply's body was read (the provider is told to let it drip)."""
     from worker import transport
 
-    send: Any = transport._handed_on
+    send: Any = transport.hand_on
     original: Any = transport._read
 
     async def handed_on(client: Any, request: Any) -> Any:
@@ -158,7 +158,7 @@ def half_read(strike: Strike) -> None:
         return await original(response, *rest)
 
     seam: Any = transport
-    seam._handed_on, seam._read = handed_on, read
+    seam.hand_on, seam._read = handed_on, read
 
 
 def read_unsaved(strike: Strike) -> None:

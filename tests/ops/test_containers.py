@@ -12,6 +12,7 @@ import pytest
 
 from ops.stack.compose import ROOT, composed, variables_of
 from worker.recorder import SAVE_SECONDS
+from worker.sandbox.server import DIRECTIVES
 from worker.settings import Settings
 
 SERVICES: dict[str, dict[str, Any]] = composed()["services"]
@@ -68,6 +69,7 @@ def test_the_server_keeps_every_write_and_is_reached_from_inside_only() -> None:
     assert told["--appendonly"] == "yes"
     assert told["--appendfsync"] == "always"
     assert told["--maxmemory-policy"] == "noeviction"
+    assert told["--auto-aof-rewrite-min-size"] == DIRECTIVES["auto-aof-rewrite-min-size"]
     assert int(told["--maxmemory"].removesuffix("mb")) * 1024**2 < 2 * 1024**3
     assert server["volumes"] == ["redis:/data"]
     assert "ports" not in server

@@ -104,6 +104,24 @@ async def test_reading_is_not_refused_for_a_durable_write_that_leaves_beside_it(
         assert await other == ()
 
 
+async def test_reading_is_not_refused_for_a_write_beside_it_that_is_not_on_disk_in_time(
+    lazy: ThrowawayServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.store.WAITAOF_MS", 10)
+    async with redis.asyncio.Redis.from_url(lazy.url, decode_responses=True) as client:
+        store = AsyncStore(client)
+        await store.require_durable()
+        await client.config_set("appendfsync", "no")
+        try:
+            read = asyncio.create_task(store.run(calls.load("nobody")))
+            write = asyncio.create_task(store.run(accept("late")))
+            with pytest.raises(StoreUnavailable):
+                await write
+            assert (await read).refund is None
+        finally:
+            await client.config_set("appendfsync", "everysec")
+
+
 def test_write_waits_for_the_disk_where_the_server_flushes_only_now_and_then(lazy: ThrowawayServer) -> None:
     with client_of(lazy) as client:
         store = Store(client)

@@ -108,9 +108,13 @@ local function accept()
     add('stage', 'queued'); add('status', 'pending'); add('version', '1')
     add('updated_at', now); add('next_check_at', due)
     redis.call('SET', P .. 'body:' .. id, ARGV[i + 2])
-    redis.call('HSET', payment, 'refund:' .. id, '')
-    -- Only a payment of which nothing was open can have an expiry.
-    if redis.call('HINCRBY', payment, 'open', 1) == 1 then redis.call('PERSIST', payment) end
+    if redis.call('EXISTS', payment) == 0 then
+      redis.call('HSET', payment, 'refund:' .. id, '', 'open', '1')
+    else
+      redis.call('HSET', payment, 'refund:' .. id, '')
+      -- Only a payment of which nothing was open can have an expiry.
+      if redis.call('HINCRBY', payment, 'open', 1) == 1 then redis.call('PERSIST', payment) end
+    end
     redis.call('HSET', P .. 'refund:' .. id, unpack(fields))
     redis.call('RPUSH', P .. 'history:' .. id, first)
     redis.call('XADD', P .. 'events', 'MAXLEN', '~', '1000000', '*', 'refund_id', id, 'version', '1',
