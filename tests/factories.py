@@ -6,19 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from worker.model import (
-    Lane,
-    Outcome,
-    ProviderRefund,
-    Refund,
-    RefundRequest,
-    Reply,
-    Seen,
-    Stage,
-    Status,
-    idempotency_key,
-)
+from worker.model import Lane, Outcome, ProviderRefund, Refund, Reply, Seen, Stage, Status
 from worker.policy import Rules
+from worker.request import RefundRequest, idempotency_key
 
 NOW = datetime(2026, 1, 31, 9, 0, tzinfo=UTC)
 PAYMENT = "pi_1787730829493927936"

@@ -24,7 +24,8 @@ from tests.factories import (
 )
 from tests.strategies import answers, attempts, json_values, replies
 from worker.answers import classify, fold, key_accepted, key_refused, parse_error, parse_refund, read_amount, read_time
-from worker.model import Answer, NoReply, NotSent, Outcome, Reply, Seen, Stage, is_provider_id
+from worker.model import Answer, NoReply, NotSent, Outcome, Reply, Seen, Stage
+from worker.request import is_provider_id
 
 law = settings(deadline=None, max_examples=150)
 

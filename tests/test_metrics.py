@@ -18,7 +18,8 @@ from redis.retry import Retry
 
 from worker import broker, calls, metrics
 from worker.errors import StoreUnavailable
-from worker.model import Lane, Outcome, RefundRequest, Seen, Stage, Status, Step
+from worker.model import Lane, Outcome, Seen, Stage, Status, Step
+from worker.request import RefundRequest
 from worker.settings import Settings
 from worker.store import AsyncStore, Store
 from worker.tally import BOUNDS, MOST_CODES, Tally

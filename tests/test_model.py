@@ -14,22 +14,8 @@ from hypothesis import strategies as st
 
 from tests.factories import NOW, PAYMENT, a_refund, a_request
 from worker.errors import FieldError, IdempotencyConflict, IllegalMove, InvalidRequest, RefundError
-from worker.model import (
-    MAX_AMOUNT,
-    PUBLIC_FIELDS,
-    Lane,
-    Retriable,
-    Stage,
-    Status,
-    from_ms,
-    idempotency_key,
-    is_provider_id,
-    request_body,
-    rfc3339,
-    scrubbed,
-    shown,
-    to_ms,
-)
+from worker.model import PUBLIC_FIELDS, Lane, Retriable, Stage, Status, from_ms, rfc3339, to_ms
+from worker.request import MAX_AMOUNT, idempotency_key, is_provider_id, request_body, scrubbed, shown
 
 law = settings(deadline=None, max_examples=100)
 

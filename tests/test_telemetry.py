@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker import telemetry
-from worker.model import scrubbed
+from worker.request import scrubbed
 from worker.settings import Settings
 
 KEY = "sk_test_planted_1234"

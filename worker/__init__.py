@@ -19,7 +19,8 @@ if TYPE_CHECKING:
         SettingsError,
         StoreUnavailable,
     )
-    from worker.model import Refund, RefundRequest
+    from worker.model import Refund
+    from worker.request import RefundRequest
 
 __all__ = [
     "GuardRefused",
@@ -35,7 +36,7 @@ __all__ = [
     "StoreUnavailable",
 ]
 
-_HOMES = {"Refunds": "worker.client", "Refund": "worker.model", "RefundRequest": "worker.model"}
+_HOMES = {"Refunds": "worker.client", "Refund": "worker.model", "RefundRequest": "worker.request"}
 
 if not TYPE_CHECKING:
 

@@ -12,19 +12,8 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final
 
-from worker.model import (
-    Answer,
-    NoReply,
-    NotSent,
-    Outcome,
-    ProviderRefund,
-    Refund,
-    Reply,
-    Seen,
-    Status,
-    is_provider_id,
-    scrubbed,
-)
+from worker.model import Answer, NoReply, NotSent, Outcome, ProviderRefund, Refund, Reply, Seen, Status
+from worker.request import is_provider_id, scrubbed
 
 FINAL_STATUSES: Final = MappingProxyType(
     {"succeeded": Status.SUCCEEDED, "failed": Status.FAILED, "canceled": Status.CANCELED}

@@ -14,20 +14,10 @@ from datetime import datetime, timedelta
 from importlib import resources
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from worker.model import (
-    Baseline,
-    Lane,
-    Refund,
-    RefundRequest,
-    Stage,
-    Step,
-    from_ms,
-    idempotency_key,
-    request_body,
-    to_ms,
-)
+from worker.model import Baseline, Lane, Refund, Stage, Step, from_ms, to_ms
 from worker.policy import PARKED, REVIEW_REMINDER, VERDICT_LIFE, sources_of
 from worker.records import SCHEMA_VERSION, decode, encode, new_row, pairs_of
+from worker.request import RefundRequest, idempotency_key, request_body
 
 T = TypeVar("T")
 Argument = str | bytes | int | float

@@ -21,8 +21,9 @@ from worker import broker, calls, decisions
 from worker.calls import Created
 from worker.connections import connect, place_of
 from worker.errors import GuardRefused, IdempotencyConflict, NotFound, StoreUnavailable
-from worker.model import Lane, Refund, RefundRequest, Status, Step
+from worker.model import Lane, Refund, Status, Step
 from worker.records import new_record
+from worker.request import RefundRequest
 from worker.settings import Settings
 from worker.store import Store
 

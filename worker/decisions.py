@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from worker.errors import FieldError, InvalidRequest, NotCancelable, NotInReview
-from worker.model import Refund, Retriable, Stage, Status, Step, is_provider_id, shown
+from worker.model import Refund, Retriable, Stage, Status, Step
 from worker.policy import MAX_SERVER_ERRORS, NO_LOOKS, REVIEW_REMINDER, settled_drops
+from worker.request import is_provider_id, shown
 
 
 def cancel(refund: Refund) -> Step:

@@ -16,9 +16,10 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from worker.answers import classify, fold, key_accepted, key_refused, parse_refund
-from worker.model import Answer, NoReply, NotSent, Outcome, ProviderRefund, Refund, Reply, Seen, is_provider_id
+from worker.model import Answer, NoReply, NotSent, Outcome, ProviderRefund, Refund, Reply, Seen
 from worker.policy import SPARE, Rules, backoff, may_try_again
 from worker.readback import PaymentView, view_of
+from worker.request import is_provider_id
 from worker.transport import exchange
 
 MAX_TRIES: Final = 4

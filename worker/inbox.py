@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from worker.model import scrubbed
+from worker.request import scrubbed
 
 KEPT: Final = 10_000
 _LONGEST: Final = 4_000

@@ -8,27 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from worker.answers import FINAL_STATUSES, classify, fold
+from worker.answers import FINAL_STATUSES, fold
 from worker.errors import IllegalMove
 from worker.model import (
     Action,
-    Answer,
-    Look,
     Outcome,
     ProviderRefund,
     Refund,
     Retriable,
     Seen,
-    Sight,
     Stage,
     Status,
     Step,
-    scrubbed,
 )
+from worker.request import scrubbed
 
 TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
     {
@@ -79,8 +75,6 @@ MAX_SERVER_ERRORS: Final = 3
 """Same-key 5xx in a row after which replaying stops: the provider may be replaying a stored one."""
 MAX_LAPSES: Final = 3
 MAX_RESENDS: Final = 3
-MAX_LOOKS: Final = 5
-"""Looks in a row that could not tell, after which a person must."""
 MAX_PROCESSING: Final = timedelta(days=30)
 VERDICT_LIFE: Final = timedelta(seconds=30)
 """A proof of absence older than this permits no send."""
@@ -314,6 +308,11 @@ def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> S
     return step if step.to is not Stage.IN_DOUBT else replace(step, delay=timedelta(0))
 
 
+def poll_delay(age: timedelta) -> timedelta:
+    """Return the wait before the next poll of a pending refund: a quarter of its age, 2 s to 6 h."""
+    return min(max(age / 4, timedelta(seconds=2)), timedelta(hours=6))
+
+
 def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) -> Step:
     """Return the step that a proof of done leads to: settled, or processing while the provider says pending."""
     status = found.status or "pending"
@@ -390,131 +389,3 @@ def reversed_by_provider(refund: Refund, found: ProviderRefund) -> Step | None:
         changes=changes,
         alarm="a refund that had succeeded was reversed by the provider",
     )
-
-
-def after_look(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: float) -> Step:
-    """Return where a read-back leads a refund in doubt.
-
-    Absence needs two looks: the first a settle time after the attempt went quiet, the second as long after the first.
-    """
-    match look.sight:
-        case Sight.FOUND if look.found is not None:
-            return done(refund, look.found, "list", now)
-        case Sight.CONFLICT:
-            return to_review({"error_code": "conflict", "error_message": look.reason}, "conflict", look.reason)
-        case Sight.UNREADABLE:
-            if refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age:
-                return to_review({}, "unreadable", f"it could not be read back within the allowed age: {look.reason}")
-            doubted = now - (refund.doubt_since or now)
-            delay = min(max(doubted / 4, timedelta(seconds=5)), timedelta(minutes=10)) * (1 + jitter / 4)
-            delay = max(delay, look.retry_after or timedelta(0))
-            return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="unreadable", delay=delay, quiet=True)
-        case Sight.FOUND_IN_TOTALS:
-            return _found_in_totals(refund, rules, now)
-    if refund.operator_says == "absent":
-        return _absence_proven(refund, "operator_says_absent", now)
-    if look.sight is Sight.ABSENT:
-        return _absent(refund, rules, now)
-    return _inconclusive(refund, look.reason, rules, now, jitter)
-
-
-def _found_in_totals(refund: Refund, rules: Rules, now: datetime) -> Step:
-    if refund.found_at is None:
-        changes: dict[str, Any] = NO_LOOKS | {"found_at": now}
-        return Step(
-            to=Stage.IN_DOUBT, status=Status.PENDING, label="found_in_totals", changes=changes, delay=rules.settle
-        )
-    wait = refund.found_at + rules.settle - now
-    if wait > timedelta(0):
-        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="found_in_totals", delay=wait, quiet=True)
-    changes = {
-        "evidence": "totals",
-        "provider_status": None,
-        "error_code": None,
-        "error_message": None,
-        "retriable": None,
-    } | settled_drops()
-    if refund.all_remaining and refund.baseline is not None and refund.baseline.remaining is not None:
-        changes["amount"] = refund.baseline.remaining
-    if refund.currency is None and refund.baseline is not None:
-        changes["currency"] = refund.baseline.currency
-    # No proof by the provider's own word: it holds only for the version that was looked at.
-    return Step(to=Stage.SETTLED, status=Status.SUCCEEDED, label="found_in_totals", changes=changes)
-
-
-def _absent(refund: Refund, rules: Rules, now: datetime) -> Step:
-    countable = (refund.quiet_at or now) + rules.settle
-    if now < countable:
-        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent_early", delay=countable - now, quiet=True)
-    if refund.absent_at is None:
-        changes: dict[str, Any] = NO_LOOKS | {"absent_at": now}
-        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent", changes=changes, delay=rules.settle)
-    wait = refund.absent_at + rules.settle - now
-    if wait > timedelta(0):
-        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent", delay=wait, quiet=True)
-    if refund.resends >= MAX_RESENDS:
-        return to_review({}, "resends_spent", "it vanished after every resend")
-    return _absence_proven(refund, "absence_proven", now)
-
-
-def _absence_proven(refund: Refund, label: str, now: datetime) -> Step:
-    # Still in doubt: the claim that follows clears it, if it comes while the verdict is fresh.
-    changes: dict[str, Any] = NO_LOOKS | {"absent_at": refund.absent_at or now, "proven_absent_at": now}
-    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label=label, changes=changes, delay=VERDICT_LIFE)
-
-
-def _inconclusive(refund: Refund, reason: str, rules: Rules, now: datetime, jitter: float) -> Step:
-    countable = (refund.quiet_at or now) + rules.settle
-    if now < countable:
-        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="too_early", delay=countable - now, quiet=True)
-    looks = refund.looks + 1
-    if looks >= MAX_LOOKS:
-        return to_review({"looks": looks}, "inconclusive", f"it cannot be told whether it happened: {reason}")
-    delay = backoff(looks, base=rules.settle, cap=timedelta(hours=6), jitter=jitter)
-    changes: dict[str, Any] = {"looks": looks, "absent_at": None, "found_at": None, "proven_absent_at": None}
-    return Step(
-        to=Stage.IN_DOUBT, status=Status.PENDING, label="inconclusive", changes=changes, delay=delay, quiet=True
-    )
-
-
-def poll_delay(age: timedelta) -> timedelta:
-    """Return the wait before the next poll of a pending refund: a quarter of its age, 2 s to 6 h."""
-    return min(max(age / 4, timedelta(seconds=2)), timedelta(hours=6))
-
-
-def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> Step:
-    """Return where `GET /v1/refunds/{id}` leads a refund in `processing`."""
-    since = refund.processing_since or now
-    outcome = classify(answer, refund)
-    if outcome.seen is Seen.DONE and outcome.found is not None:
-        if outcome.found.id != refund.provider_refund_id:
-            return _poll_failed(refund, "contradictory_reply", "the provider answered with another refund's id", now)
-        if outcome.found.status != "pending":
-            evidence = "operator" if refund.operator_says else refund.evidence or "reply"
-            return done(refund, outcome.found, evidence, now)
-    if outcome.code == "contradictory_reply":
-        return _poll_failed(refund, outcome.code, outcome.message or outcome.code, now)
-    if outcome.seen is Seen.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
-        return _poll_failed(refund, "refund_missing", "the provider does not know the refund that was named", now)
-    if now - since >= MAX_PROCESSING:
-        return _poll_failed(refund, "pending_too_long", "it has not become final for 30 days", now)
-    delay = max(poll_delay(now - since) * (1 + jitter / 4), outcome.retry_after or timedelta(0))
-    confirmed = outcome.seen is Seen.DONE and refund.operator_says is not None
-    return Step(
-        to=Stage.PROCESSING,
-        status=Status.PENDING,
-        label="pending",
-        # Named once more, so that the confirmed id is now owned.
-        changes={"operator_says": None, "provider_refund_id": refund.provider_refund_id} if confirmed else {},
-        delay=delay,
-        quiet=True,
-    )
-
-
-def _poll_failed(refund: Refund, code: str, reason: str, now: datetime) -> Step:
-    """Return the step to a person: the provider had it, so whatever comes next, it may have happened."""
-    changes: dict[str, Any] = {"error_code": code, "error_message": reason, "doubt_since": refund.doubt_since or now}
-    if refund.operator_says is not None:
-        # It was a person's word, and the provider did not bear it out.
-        changes |= {"provider_refund_id": None, "operator_says": None, "processing_since": None}
-    return to_review(changes, code, reason)

@@ -33,19 +33,8 @@ from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any, Final
 
-from worker.model import (
-    Baseline,
-    Lane,
-    Refund,
-    RefundRequest,
-    Retriable,
-    Stage,
-    Status,
-    from_ms,
-    idempotency_key,
-    request_body,
-    to_ms,
-)
+from worker.model import Baseline, Lane, Refund, Retriable, Stage, Status, from_ms, to_ms
+from worker.request import RefundRequest, idempotency_key, request_body
 
 SCHEMA_VERSION: Final = "1"
 

@@ -21,8 +21,9 @@ from worker.errors import ProviderMismatch, RefundError, StoreUnavailable
 from worker.gateway import Gateway
 from worker.intake import BulkIntake
 from worker.lanes import RateGate, Slots
-from worker.model import Lane, RefundRequest
+from worker.model import Lane
 from worker.records import SCHEMA_VERSION
+from worker.request import RefundRequest
 from worker.service import Service
 from worker.settings import Settings
 from worker.store import AsyncStore

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 
-from worker import calls, policy
+from worker import calls, looks, policy
 from worker.answers import classify
 from worker.breaker import Breaker
 from worker.calls import Claim, ClaimKind, Loaded
@@ -389,12 +389,12 @@ class Service:
             return
         answer = await self.gateway.get_refund(refund.provider_refund_id)
         await self._note_trouble(classify(answer, refund))
-        step = policy.after_poll(refund, answer, now, self._jitter())
+        step = looks.after_poll(refund, answer, now, self._jitter())
         await self._recorder.save(refund, step, {"seen": _shape(answer)}, insist=step.proof)
 
     async def _look(self, refund: Refund, now: datetime, lane: Lane) -> bool:
         look = await self._reconciler.look(refund)
-        step = policy.after_look(refund, look, self.rules, now, self._jitter())
+        step = looks.after_look(refund, look, self.rules, now, self._jitter())
         detail = {"look": look.sight.value, "reason": look.reason}
         saved = await self._recorder.save(refund, step, detail, insist=step.proof)
         if saved is None or saved.result != "saved" or "proven_absent_at" not in step.changes or step.quiet:

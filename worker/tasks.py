@@ -9,7 +9,8 @@ from worker import inbox
 from worker.app import app, runtime
 from worker.broker import PROCESS_TASK, SUBMIT_TASK
 from worker.errors import InvalidRequest
-from worker.model import Lane, RefundRequest, is_refund_id
+from worker.model import Lane
+from worker.request import RefundRequest, is_refund_id
 
 
 def _lane(task: Any) -> Lane:

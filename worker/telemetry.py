@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from worker.model import scrubbed
+from worker.request import scrubbed
 from worker.settings import Settings
 
 _SECRET_NAMES: Final = frozenset({"authorization", "api_key", "password", "secret", "body", "metadata"})

@@ -28,7 +28,8 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from worker.errors import SettingsError
-from worker.model import Answer, NoReply, NotSent, Reply, scrubbed
+from worker.model import Answer, NoReply, NotSent, Reply
+from worker.request import scrubbed
 from worker.settings import Settings, is_loopback
 
 MAX_BODY: Final = 1 << 20

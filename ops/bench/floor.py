@@ -23,7 +23,8 @@ from worker import calls, policy
 from worker.answers import classify
 from worker.calls import Argument, Script
 from worker.connections import connect_async
-from worker.model import Baseline, Reply, idempotency_key
+from worker.model import Baseline, Reply
+from worker.request import idempotency_key
 from worker.settings import Settings
 from worker.transport import build_client, hand_on
 

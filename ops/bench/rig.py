@@ -22,7 +22,8 @@ from typing import Any, Final, Self
 from ops.bench.machine import Cores, cpu_seconds
 from worker.cli.operate import command
 from worker.client import Refunds, Submitted
-from worker.model import Lane, RefundRequest
+from worker.model import Lane
+from worker.request import RefundRequest
 from worker.sandbox.running import Sandbox
 from worker.sandbox.server import ThrowawayServer
 from worker.settings import Settings

@@ -15,12 +15,11 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 SEEDS: Final = "ops/mutants/seeds.py"
 """Worlds of the simulation, one test a seed."""
 
-_RULES: Final = tuple(f"worker/{name}.py" for name in ("policy", "decisions", "answers", "readback"))
+_RULES: Final = tuple(f"worker/{name}.py" for name in ("policy", "looks", "decisions", "answers", "readback"))
 _SHELL: Final = tuple(f"worker/{name}.py" for name in ("store", "calls", "service", "recorder", "reconciler"))
 _RULES_TESTS: Final = (
-    "tests/test_steps.py",
     "tests/test_whole_answers.py",
-    "tests/test_policy.py",
+    "tests/policy",
     "tests/test_answers.py",
     "tests/test_readback.py",
     "tests/store",

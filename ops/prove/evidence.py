@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from ops.prove import naive_worker
 from ops.prove.rig import CANARY, Rig
-from worker.model import RefundRequest
 from worker.records import Moves
+from worker.request import RefundRequest
 
 POISON_CANARY: Final = "sk_test_planted_in_a_poisoned_message"
 _REFUNDS: Final = "/v1/refunds"

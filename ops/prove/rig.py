@@ -25,7 +25,7 @@ import redis
 
 from ops.prove.proxy import FaultProxy
 from worker.errors import StoreUnavailable
-from worker.model import RefundRequest
+from worker.request import RefundRequest
 from worker.sandbox.running import Sandbox
 from worker.sandbox.server import ThrowawayServer
 

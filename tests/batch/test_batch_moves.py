@@ -14,7 +14,8 @@ from worker import calls, policy
 from worker.batches import cancel_batch, look_at_batch, moves, open_batch, read_batch, retry_batch
 from worker.calls import Call
 from worker.errors import GuardRefused, NotFound
-from worker.model import Refund, Retriable, Stage, Status, Step, idempotency_key
+from worker.model import Refund, Retriable, Stage, Status, Step
+from worker.request import idempotency_key
 from worker.store import Store
 
 YES = frozenset({Retriable.YES})

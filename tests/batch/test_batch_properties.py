@@ -23,7 +23,8 @@ from worker.batches import Compared, compare, open_batch, read_batch
 from worker.cli.reading import reading_of, stored_reading
 from worker.importer import ImportOptions, Source, accepted, open_source, validate, write_result
 from worker.importer.cells import guarded, unguarded
-from worker.model import REASONS, Lane, Stage, Status, Step
+from worker.model import Lane, Stage, Status, Step
+from worker.request import REASONS
 from worker.store import Store
 
 Cells = dict[str, str]

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from worker import calls, policy
 from worker.cli.group import refunds
-from worker.model import Lane, ProviderRefund, Refund, RefundRequest, Stage, Status, Step
+from worker.model import Lane, ProviderRefund, Refund, Stage, Status, Step
+from worker.request import RefundRequest
 from worker.store import Store
 
 PAYMENT = "pi_1787730829493927936"

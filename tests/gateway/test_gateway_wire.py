@@ -26,7 +26,8 @@ from tests.gateway.byte_provider import (
     settings_for,
 )
 from worker.errors import GuardRefused, SettingsError
-from worker.model import Seen, request_body
+from worker.model import Seen
+from worker.request import request_body
 from worker.transport import build_client, proxy_for
 
 DONE = reply(200, refund_payload())

@@ -24,7 +24,8 @@ from worker.importer import (
     write_failed_rows,
     write_result,
 )
-from worker.model import Refund, RefundRequest
+from worker.model import Refund
+from worker.request import RefundRequest
 
 HEADER = "refund_id,payment_intent,amount,currency,reason,metadata.order\n"
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.importer.files import Files
 from worker.importer.amounts import AmountProblem, exponent_of, parse_amount
-from worker.model import MAX_AMOUNT
+from worker.request import MAX_AMOUNT
 
 
 @given(st.integers(min_value=1, max_value=MAX_AMOUNT))

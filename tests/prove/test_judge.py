@@ -11,7 +11,7 @@ from ops.prove.evidence import Evidence, Post
 from ops.prove.judge import judged, recoveries
 from ops.prove.scenarios import Result
 from ops.prove.table import control_was_caught, ours_failed, rendered, rows_of, summary
-from worker.model import RefundRequest
+from worker.request import RefundRequest
 
 NAME = "a-1"
 PAYMENT = "pi_a"

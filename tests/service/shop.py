@@ -17,9 +17,10 @@ from worker import calls
 from worker.errors import StoreUnavailable
 from worker.gateway import Gateway
 from worker.lanes import RateGate, Slots
-from worker.model import Lane, Outcome, Refund, RefundRequest
+from worker.model import Lane, Outcome, Refund
 from worker.policy import Rules
 from worker.records import Moves, decode
+from worker.request import RefundRequest
 from worker.service import Service
 from worker.store import AsyncStore
 

@@ -12,7 +12,8 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, MAYBE, NOW, PAYMENT, SECOND, TRUST, VERIFY
 from tests.service.shop import ID, MILLISECOND, PAID, POST, TOTALS, error, opened, says, totals
-from worker.model import Baseline, Seen, Stage, Status, idempotency_key
+from worker.model import Baseline, Seen, Stage, Status
+from worker.request import idempotency_key
 from worker.service import Service
 
 

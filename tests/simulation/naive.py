@@ -17,7 +17,8 @@ from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_af
 from tests.simulation.judge import FIELDS
 from tests.simulation.provider_seam import Transport
 from tests.simulation.secrets import API_KEY
-from worker.model import Lane, RefundRequest, request_body
+from worker.model import Lane
+from worker.request import RefundRequest, request_body
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine

@@ -9,8 +9,8 @@ from typing import Any, Final, Literal
 
 from tests.simulation.provider_seam import BROKEN, MADE_UP, REFUSED, UNSENT, WRONG
 from tests.simulation.secrets import EMAIL
-from worker.model import RefundRequest
 from worker.policy import Rules
+from worker.request import RefundRequest
 from worker.sandbox.bank import CAPTURED, Outcome
 from worker.sandbox.config import SandboxConfig
 

@@ -15,21 +15,10 @@ from tests.simulation.planted_rim import AT_THE_RIM
 from tests.simulation.planting import Bug, all_scripts, put, rescript, what_stands
 from tests.simulation.provider_seam import WRONG
 from tests.simulation.world import World
-from worker import answers, calls, decisions, gateway, policy, reconciler, transport
+from worker import answers, calls, decisions, gateway, looks, policy, reconciler, transport
 from worker.gateway import Gateway
-from worker.model import (
-    Answer,
-    NotSent,
-    Outcome,
-    Refund,
-    RefundRequest,
-    Reply,
-    Seen,
-    Stage,
-    Status,
-    Step,
-    idempotency_key,
-)
+from worker.model import Answer, NotSent, Outcome, Refund, Reply, Seen, Stage, Status, Step
+from worker.request import RefundRequest, idempotency_key
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine
@@ -173,23 +162,23 @@ def totals_beside_another(stack: ExitStack) -> None:
 
 def absence_from_one_look(stack: ExitStack) -> None:
     """What is not there at the first look is never going to be."""
-    real = policy._absent
+    real = looks._absent
 
     def at_once(refund: Refund, rules: policy.Rules, now: datetime) -> Step:
         return real(replace(refund, absent_at=now - _LONG_AGO), rules, now)
 
-    put(stack, policy, "_absent", at_once)
+    put(stack, looks, "_absent", at_once)
 
 
 def absence_unsettled(stack: ExitStack) -> None:
     """Two looks in a row, without waiting for what may still be on its way."""
-    real = policy._absent
+    real = looks._absent
 
     def hasty(refund: Refund, rules: policy.Rules, now: datetime) -> Step:
         quick = replace(rules, settle=timedelta(0))
         return real(refund, quick, now)
 
-    put(stack, policy, "_absent", hasty)
+    put(stack, looks, "_absent", hasty)
 
 
 def lock_not_held_in_doubt(stack: ExitStack) -> None:

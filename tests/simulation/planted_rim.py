@@ -14,7 +14,8 @@ from tests.simulation.planting import Bug, all_scripts, put, rescript
 from tests.simulation.secrets import API_KEY
 from worker import broker, calls
 from worker.gateway import Gateway
-from worker.model import Lane, Outcome, Refund, RefundRequest, Step
+from worker.model import Lane, Outcome, Refund, Step
+from worker.request import RefundRequest
 from worker.service import Service
 
 log = structlog.get_logger(__name__)

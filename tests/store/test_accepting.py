@@ -12,7 +12,8 @@ import pytest
 from tests.factories import HOUR, MINUTE, NOW, PAYMENT, REFUSED, a_request, done_as
 from tests.store.world import ID, World
 from worker import calls, decisions
-from worker.model import Lane, Outcome, RefundRequest, Stage, Status, idempotency_key, request_body, to_ms
+from worker.model import Lane, Outcome, Stage, Status, to_ms
+from worker.request import RefundRequest, idempotency_key, request_body
 
 
 def test_accepted_refund_stands_as_pending_and_queued_with_all_it_was_asked_with(world: World) -> None:

@@ -13,8 +13,9 @@ import redis
 from tests.factories import HOUR, NOW, PAYMENT, SECOND, a_refund, a_request
 from worker import calls
 from worker.calls import Call, Claim, Created, Due, Loaded, Permits, Saved, Script
-from worker.model import Baseline, Lane, Stage, Status, Step, idempotency_key, request_body
+from worker.model import Baseline, Lane, Stage, Status, Step
 from worker.records import decode
+from worker.request import idempotency_key, request_body
 from worker.store import Store
 
 MS = timedelta(milliseconds=1)

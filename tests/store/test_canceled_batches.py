@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.store.world import ID, World, at_stage
-from worker import policy
+from worker import looks, policy
 from worker.model import Look, Sight, Stage, Status
 from worker.policy import Rules
 
@@ -17,7 +17,7 @@ def test_a_resend_of_a_canceled_batch_settles_as_canceled_since_it_never_happene
         world.pass_time(rules.settle * 2)
         refund = world.get()
         look = Look(sight=Sight.ABSENT, reason="not in the payment's list")
-        world.save(refund, policy.after_look(refund, look, rules, world.now, 0))
+        world.save(refund, looks.after_look(refund, look, rules, world.now, 0))
     assert world.claim(kind="resend", version=world.get().version).result == "canceled"
     settled = world.get()
     assert (settled.status, settled.stage, settled.doubt_since) == (Status.CANCELED, Stage.SETTLED, None)

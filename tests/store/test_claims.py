@@ -21,10 +21,11 @@ from tests.factories import (
     found,
 )
 from tests.store.world import ID, LEASE, World, at_stage, only_time_moved
-from worker import calls, policy
-from worker.model import Baseline, Look, Refund, Sight, Stage, Status, request_body, to_ms
+from worker import calls, looks, policy
+from worker.model import Baseline, Look, Refund, Sight, Stage, Status, to_ms
 from worker.policy import VERDICT_LIFE
 from worker.readback import PaymentView, look_at_totals
+from worker.request import request_body
 
 ABSENT = Look(sight=Sight.ABSENT, reason="so")
 
@@ -35,7 +36,7 @@ def proven_absent(world: World) -> Refund:
     for _ in range(2):
         world.pass_time(VERIFY.settle)
         refund = world.get()
-        world.save(refund, policy.after_look(refund, ABSENT, VERIFY, world.now, 0))
+        world.save(refund, looks.after_look(refund, ABSENT, VERIFY, world.now, 0))
     refund = world.get()
     assert refund.proven_absent_at == world.now
     return refund
@@ -290,7 +291,7 @@ def test_resend_rests_on_the_version_at_which_absence_was_proven(world: World) -
 def test_look_that_can_no_longer_tell_takes_the_verdict_back(world: World) -> None:
     refund = proven_absent(world)
     look = Look(sight=Sight.INCONCLUSIVE, reason="so")
-    assert world.save(refund, policy.after_look(refund, look, VERIFY, world.now, 0)).result == "saved"
+    assert world.save(refund, looks.after_look(refund, look, VERIFY, world.now, 0)).result == "saved"
     assert world.claim(kind="resend", version=refund.version).result == "verdict"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.factories import HOUR, MAYBE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, a_request, done_as, found
 from tests.store.world import ID, P, World, at_stage
-from worker import calls, decisions, policy
+from worker import calls, decisions, looks, policy
 from worker.model import Lane, Look, Sight, Stage, to_ms
 from worker.records import Moves, decode
 from worker.store import BUCKETS, PAGE
@@ -188,7 +188,7 @@ def test_history_reads_the_same_in_pieces_as_in_one(world: World) -> None:
     world.accept()
     world.attempt(MAYBE)
     world.pass_time(VERIFY.settle)
-    world.save(world.get(), policy.after_look(world.get(), Look(sight=Sight.ABSENT, reason="so"), VERIFY, world.now, 0))
+    world.save(world.get(), looks.after_look(world.get(), Look(sight=Sight.ABSENT, reason="so"), VERIFY, world.now, 0))
     entries: Any = world.redis.lrange(f"refunds:history:{ID}", 0, -1)
     moves = Moves()
     assert [move for entry in entries for move in moves.read([entry])] == world.store.history(ID)
@@ -200,7 +200,7 @@ def test_history_replays_to_the_record(world: World) -> None:
     for _ in range(2):
         world.pass_time(VERIFY.settle)
         look = Look(sight=Sight.ABSENT, reason="so")
-        world.save(world.get(), policy.after_look(world.get(), look, VERIFY, world.now, 0))
+        world.save(world.get(), looks.after_look(world.get(), look, VERIFY, world.now, 0))
     world.attempt(RETRIABLE, kind="resend", version=world.get().version)
     step = decisions.retry_failed(world.get())
     assert step is not None

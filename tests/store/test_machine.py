@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 from tests.factories import HOUR, MAYBE, MINUTE, NOW, SECOND, a_request
 from tests.store.provider import FATES, UNDONE, Fate, Flight, Provider, Reading
 from tests.store.world import LEASE, Dump, World
-from worker import calls, decisions, policy
+from worker import calls, decisions, looks, policy
 from worker.calls import Claim
 from worker.errors import NotCancelable
 from worker.model import (
@@ -184,7 +184,7 @@ class Journey(RuleBasedStateMachine):
         if refund.operator_says is not None and self.provider.shown(refund):
             # Where a person errs, the look they are held to must be able to show it: else it is as they say.
             reading = "clear"
-        step = policy.after_look(refund, self.sight(refund, reading), self.terms, self.world.now, 0)
+        step = looks.after_look(refund, self.sight(refund, reading), self.terms, self.world.now, 0)
         self.decide(refund, step)
         if step.changes.get("proven_absent_at") is not None:
             claim = self.world.claim(refund.refund_id, "resend", version=refund.version + 1)
@@ -212,7 +212,7 @@ class Journey(RuleBasedStateMachine):
         answer = self.provider.answer(refund.provider_refund_id)
         if reading == "unreadable":
             answer = NoReply(reason="reset")
-        self.decide(refund, policy.after_poll(refund, answer, self.world.now, 0))
+        self.decide(refund, looks.after_poll(refund, answer, self.world.now, 0))
 
     def take_off(self, claim: Claim, fate: Fate) -> None:
         if claim.result == "canceled":

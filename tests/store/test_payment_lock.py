@@ -8,7 +8,7 @@ import pytest
 
 from tests.factories import HOUR, MAYBE, MINUTE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, done_as, found
 from tests.store.world import LEASE, World, at_stage, only_time_moved
-from worker import calls, decisions, policy
+from worker import calls, decisions, looks, policy
 from worker.model import Lane, Look, Outcome, Sight, Stage
 
 
@@ -188,7 +188,7 @@ def test_refund_that_a_person_has_sent_again_waits_for_the_one_in_flight_on_its_
     assert world.save(reviewed, decisions.resolve_resend(reviewed)).result == "saved"
     told = world.get("a")
     look = Look(sight=Sight.INCONCLUSIVE, reason="so")
-    world.save(told, policy.after_look(told, look, VERIFY, world.now, 0))
+    world.save(told, looks.after_look(told, look, VERIFY, world.now, 0))
     world.check()
     believed = world.get("a")
     assert believed.proven_absent_at == world.now
@@ -209,7 +209,7 @@ def test_refund_whose_resend_had_to_wait_wakes_the_waiter_and_not_itself(world: 
     claim = world.claim("b")
     world.save(reviewed, decisions.resolve_resend(reviewed))
     look = Look(sight=Sight.INCONCLUSIVE, reason="so")
-    world.save(world.get("a"), policy.after_look(world.get("a"), look, VERIFY, world.now, 0))
+    world.save(world.get("a"), looks.after_look(world.get("a"), look, VERIFY, world.now, 0))
     version = world.get("a").version
     assert world.claim("a", "resend", version=version).result == "locked"
     world.end(claim, REFUSED)

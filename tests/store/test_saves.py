@@ -27,9 +27,10 @@ from tests.factories import (
     refund_payload,
 )
 from tests.store.world import ID, LEASE, World, at_stage
-from worker import decisions, policy
+from worker import decisions, looks, policy
 from worker.calls import Claim
-from worker.model import Lane, Look, Outcome, Refund, Retriable, Sight, Stage, Status, Step, idempotency_key, to_ms
+from worker.model import Lane, Look, Outcome, Refund, Retriable, Sight, Stage, Status, Step, to_ms
+from worker.request import idempotency_key
 
 
 def held(world: World, refund_id: str = ID) -> Claim:
@@ -42,7 +43,7 @@ def settle_by_totals(world: World) -> None:
     for _ in range(2):
         refund = world.get()
         look = Look(sight=Sight.FOUND_IN_TOTALS, reason="so")
-        assert world.save(refund, policy.after_look(refund, look, VERIFY, world.now, 0)).result == "saved"
+        assert world.save(refund, looks.after_look(refund, look, VERIFY, world.now, 0)).result == "saved"
         world.pass_time(VERIFY.settle)
     assert (world.get().status, world.get().evidence) == (Status.SUCCEEDED, "totals")
 
@@ -282,12 +283,12 @@ def test_late_failure_of_what_the_totals_had_found_is_a_contradiction(world: Wor
 def test_total_settles_only_the_version_that_was_looked_at(world: World) -> None:
     refund = at_stage(world, Stage.IN_DOUBT)
     look = Look(sight=Sight.FOUND_IN_TOTALS, reason="so")
-    world.save(refund, policy.after_look(refund, look, VERIFY, world.now, 0))
+    world.save(refund, looks.after_look(refund, look, VERIFY, world.now, 0))
     world.pass_time(VERIFY.settle)
     seen = world.get()
     assert world.claim(kind="replay").claimed
     before = world.dump()
-    step = policy.after_look(seen, look, VERIFY, world.now, 0)
+    step = looks.after_look(seen, look, VERIFY, world.now, 0)
     assert (step.to, world.save(seen, step).result) == (Stage.SETTLED, "stale")
     assert world.dump() == before
 
@@ -319,7 +320,7 @@ def test_provider_refund_that_a_person_only_names_is_not_owned_before_the_provid
     world.check()
     assert "owner:re_1" not in world.hash(f"payment:{PAYMENT}")
     named = world.get()
-    missing = policy.after_poll(named, an_error(404), world.now, 0)
+    missing = looks.after_poll(named, an_error(404), world.now, 0)
     assert world.save(named, missing).result == "saved"
     assert (world.get().stage, world.get().provider_refund_id) == (Stage.REVIEW, None)
     rightful = at_stage(world, Stage.PROCESSING, "1")
@@ -330,7 +331,7 @@ def test_provider_refund_that_a_person_only_names_is_not_owned_before_the_provid
 def test_provider_refund_that_a_person_named_is_owned_once_it_is_final(world: World) -> None:
     refund = at_stage(world, Stage.REVIEW)
     world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now))
-    step = policy.after_poll(world.get(), a_reply(200), world.now, 0)
+    step = looks.after_poll(world.get(), a_reply(200), world.now, 0)
     assert world.save(world.get(), step).result == "saved"
     assert world.hash(f"payment:{PAYMENT}")["owner:re_1"] == ID
 
@@ -339,7 +340,7 @@ def test_provider_refund_that_a_person_named_is_owned_once_the_provider_says_pen
     refund = at_stage(world, Stage.REVIEW)
     world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now))
     pending = a_reply(200, refund_payload(status="pending"))
-    world.save(world.get(), policy.after_poll(world.get(), pending, world.now, 0))
+    world.save(world.get(), looks.after_poll(world.get(), pending, world.now, 0))
     assert world.get().operator_says is None
     assert world.hash(f"payment:{PAYMENT}").get("owner:re_1") == ID
 
@@ -388,7 +389,7 @@ def test_quiet_step_moves_only_the_time(world: World) -> None:
     refund = at_stage(world, Stage.IN_DOUBT)
     before = world.dump()
     look = Look(sight=Sight.ABSENT, reason="too early")
-    step = policy.after_look(refund, look, VERIFY, world.now, 0)
+    step = looks.after_look(refund, look, VERIFY, world.now, 0)
     assert step.quiet
     assert step.delay is not None
     assert world.save(refund, step).result == "saved"
@@ -404,11 +405,11 @@ def test_quiet_step_moves_only_the_time(world: World) -> None:
 def test_quiet_step_may_count_and_clear_without_a_version(world: World) -> None:
     refund = at_stage(world, Stage.IN_DOUBT)
     world.pass_time(VERIFY.settle)
-    absent = policy.after_look(refund, Look(sight=Sight.ABSENT, reason="so"), VERIFY, world.now, 0)
+    absent = looks.after_look(refund, Look(sight=Sight.ABSENT, reason="so"), VERIFY, world.now, 0)
     world.save(refund, absent)
     refund = world.get()
     assert refund.absent_at == world.now
-    step = policy.after_look(refund, Look(sight=Sight.INCONCLUSIVE, reason="so"), VERIFY, world.now, 0)
+    step = looks.after_look(refund, Look(sight=Sight.INCONCLUSIVE, reason="so"), VERIFY, world.now, 0)
     world.save(refund, step)
     after = world.get()
     assert (after.version, after.looks, after.absent_at) == (refund.version, 1, None)

@@ -11,7 +11,8 @@ from tests.factories import HOUR, MINUTE, NOT_DONE, SECOND, a_request
 from tests.store.test_script_moves import recover
 from tests.store.world import ID, World, at_stage
 from worker import calls
-from worker.model import Lane, Stage, Status, Step, request_body
+from worker.model import Lane, Stage, Status, Step
+from worker.request import request_body
 
 
 @pytest.fixture

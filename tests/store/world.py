@@ -12,9 +12,10 @@ import redis
 from tests.factories import BLIND, MAYBE, NOT_DONE, NOW, VERIFY, a_request, done_as
 from worker import calls, policy
 from worker.calls import Claim, ClaimKind, Created, Due, Saved
-from worker.model import Lane, Outcome, Refund, RefundRequest, Stage, Step, from_ms, to_ms
+from worker.model import Lane, Outcome, Refund, Stage, Step, from_ms, to_ms
 from worker.policy import Rules
 from worker.records import Moves, decode
+from worker.request import RefundRequest
 from worker.store import Store
 
 LEASE = timedelta(seconds=45)

@@ -11,8 +11,9 @@ from typing import Any, Final, Literal
 from worker.calls import Argument, Call, Script
 from worker.connections import redis_errors
 from worker.errors import FieldError, GuardRefused, InvalidRequest, NotFound
-from worker.model import from_ms, rfc3339, shown
+from worker.model import from_ms, rfc3339
 from worker.records import pairs_of
+from worker.request import shown
 from worker.store import Store
 
 BatchState = Literal["running", "paused", "canceled"]

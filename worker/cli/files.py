@@ -42,7 +42,8 @@ from worker.importer import (
     write_failed_rows,
     write_result,
 )
-from worker.model import Lane, RefundRequest
+from worker.model import Lane
+from worker.request import RefundRequest
 from worker.settings import Settings
 
 _CHECK_EVERY: Final = 10_000

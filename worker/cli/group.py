@@ -15,7 +15,7 @@ import click
 
 from worker.cli.exits import BROKEN_PIPE, DONE, INTERNAL, INTERRUPTED, MEANINGS, USAGE, Detached, exit_code_of
 from worker.errors import RefundError, SettingsError
-from worker.model import scrubbed
+from worker.request import scrubbed
 from worker.settings import Settings
 
 

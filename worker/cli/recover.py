@@ -11,8 +11,9 @@ from worker.cli import render
 from worker.cli.exits import DONE
 from worker.cli.session import note, opened
 from worker.errors import FieldError, InvalidRequest
-from worker.model import rfc3339, shown
+from worker.model import rfc3339
 from worker.recovery import recover as recover_records
+from worker.request import shown
 
 
 def _moment(text: str) -> datetime:

@@ -14,7 +14,8 @@ from worker.cli.session import note, opened, operator
 from worker.cli.values import request_of
 from worker.cli.waiting import verdict, wait_for
 from worker.errors import IdempotencyConflict
-from worker.model import REASONS, Lane, Refund
+from worker.model import Lane, Refund
+from worker.request import REASONS
 
 SECONDS: Final = click.FloatRange(min=0)
 

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from worker.client import Refunds
-from worker.model import scrubbed
+from worker.request import scrubbed
 from worker.settings import Settings
 
 _EVENTS: Final = {

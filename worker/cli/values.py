@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from worker.errors import FieldError, InvalidRequest
-from worker.model import MAX_AMOUNT, RefundRequest, is_provider_id, shown
+from worker.request import MAX_AMOUNT, RefundRequest, is_provider_id, shown
 
 MAX_NOTE: Final = 500
 _AMOUNT: Final = re.compile(r"[0-9]{1,13}")

@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from worker.model import MAX_AMOUNT
+from worker.request import MAX_AMOUNT
 
 if TYPE_CHECKING:
     from worker.importer.options import AmountUnit

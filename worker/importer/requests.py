@@ -18,7 +18,7 @@ from worker.errors import InvalidRequest
 from worker.importer.amounts import parse_amount
 from worker.importer.cells import cell_problem, text_of
 from worker.importer.columns import columns_of, id_fields
-from worker.model import RefundRequest, shown
+from worker.request import RefundRequest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -18,7 +18,7 @@ from worker.importer.columns import id_fields
 from worker.importer.formats import Row, read_rows
 from worker.importer.grouping import KEY_BYTES, Buckets
 from worker.importer.requests import Candidate, RequestReader, RowError, numbered
-from worker.model import RefundRequest, shown
+from worker.request import RefundRequest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from worker.connections import redis_errors
 from worker.errors import GuardRefused
-from worker.model import RefundRequest, from_ms, rfc3339, to_ms
+from worker.model import from_ms, rfc3339, to_ms
+from worker.request import RefundRequest
 from worker.settings import LIVE_HOST, Settings
 from worker.store import Store
 

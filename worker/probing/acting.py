@@ -17,22 +17,11 @@ import httpx
 from worker.answers import parse_refund
 from worker.errors import GuardRefused
 from worker.gateway import Gateway
-from worker.model import (
-    NoReply,
-    NotSent,
-    Outcome,
-    ProviderRefund,
-    Refund,
-    Reply,
-    Seen,
-    Stage,
-    Status,
-    idempotency_key,
-    request_body,
-)
+from worker.model import NoReply, NotSent, Outcome, ProviderRefund, Refund, Reply, Seen, Stage, Status
 from worker.probing import MAX_POSTS, Finding, Order, Problem, Question, Report, Verdict, guard, judging
 from worker.probing.fields import moved, numbers
 from worker.readback import PaymentView
+from worker.request import idempotency_key, request_body
 from worker.settings import Settings
 from worker.transport import build_client
 

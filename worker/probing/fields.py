@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import httpx
 
-from worker.model import Reply, is_provider_id
+from worker.model import Reply
+from worker.request import is_provider_id
 from worker.transport import exchange
 
 _DEEPEST: Final = 6

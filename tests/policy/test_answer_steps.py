@@ -1,0 +1,216 @@
+"""Each decision on a proof of done or a poll in full."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.factories import HOUR, NOW, SECOND, VERIFY, a_refund, a_reply, an_error, done_as, found, refund_payload
+from tests.policy.stepping import ANEW, DAY, DROPPED, TOLD, pending, plain, settled
+from worker.looks import after_poll
+from worker.model import Refund, Retriable, Stage, Status, Step
+from worker.policy import after_attempt, done, reversed_by_provider
+
+# Proofs of done
+
+DONE = {
+    "provider_refund_id": "re_1",
+    "provider_status": "succeeded",
+    "evidence": "reply",
+    "error_code": None,
+    "error_message": None,
+    "retriable": None,
+    "doubt_since": None,
+    "operator_says": None,
+    **ANEW,
+}
+FAILED = {"failure_reason": "unknown", "error_code": "unknown", "error_message": TOLD, "retriable": Retriable.UNKNOWN}
+
+
+@pytest.mark.parametrize(
+    ("refund", "seen", "step"),
+    [
+        (
+            a_refund(),
+            found(),
+            settled(Status.SUCCEEDED, "succeeded", DONE | {"amount": 500} | DROPPED, proof=True),
+        ),
+        (
+            a_refund(currency=None),
+            found(amount=None),
+            settled(Status.SUCCEEDED, "succeeded", DONE | {"currency": "usd"} | DROPPED, proof=True),
+        ),
+        (
+            a_refund(currency=None),
+            found(amount=0, currency=None),
+            settled(Status.SUCCEEDED, "succeeded", DONE | {"amount": 0} | DROPPED, proof=True),
+        ),
+        (
+            a_refund(),
+            found(status="failed"),
+            settled(
+                Status.FAILED,
+                "failed",
+                DONE | {"amount": 500, "provider_status": "failed"} | FAILED | DROPPED,
+                proof=True,
+            ),
+        ),
+        (
+            a_refund(),
+            found(status="failed", failure_reason="insufficient_funds"),
+            settled(
+                Status.FAILED,
+                "failed",
+                DONE
+                | {"amount": 500, "provider_status": "failed"}
+                | FAILED
+                | {
+                    "failure_reason": "insufficient_funds",
+                    "error_code": "insufficient_funds",
+                    "retriable": Retriable.YES,
+                }
+                | DROPPED,
+                proof=True,
+            ),
+        ),
+        (
+            a_refund(),
+            found(status="canceled"),
+            settled(
+                Status.CANCELED,
+                "canceled",
+                DONE
+                | {"amount": 500, "provider_status": "canceled"}
+                | FAILED
+                | {"failure_reason": "canceled", "error_code": "canceled"}
+                | DROPPED,
+                proof=True,
+            ),
+        ),
+        (
+            a_refund(lapses=2, server_errors=1, currency=None),
+            found(status=None),
+            pending(
+                Stage.PROCESSING,
+                "processing",
+                DONE
+                | {
+                    "provider_status": "pending",
+                    "currency": "usd",
+                    "processing_since": NOW,
+                    "lapses": 0,
+                    "server_errors": 0,
+                },
+                2 * SECOND,
+                proof=True,
+            ),
+        ),
+        (
+            a_refund(processing_since=NOW - HOUR),
+            found(status="pending"),
+            pending(
+                Stage.PROCESSING,
+                "processing",
+                DONE
+                | {
+                    "provider_status": "pending",
+                    "processing_since": NOW - HOUR,
+                    "lapses": 0,
+                    "server_errors": 0,
+                },
+                2 * SECOND,
+                proof=True,
+            ),
+        ),
+    ],
+)
+def test_proof_of_done_leads_to_this_step_and_no_other(refund: Refund, seen: Any, step: Step) -> None:
+    assert plain(done(refund, seen, "reply", NOW)) == step
+
+
+def test_proof_keeps_where_it_comes_from() -> None:
+    assert done(a_refund(), found(), "list", NOW).changes["evidence"] == "list"
+    assert after_attempt(a_refund(), done_as(), VERIFY, NOW, 0).changes["evidence"] == "reply"
+
+
+@pytest.mark.parametrize(("reason", "kept"), [("lost_or_stolen_card", "lost_or_stolen_card"), (None, "unknown")])
+def test_reversal_leads_to_this_step_and_no_other(reason: str | None, kept: str) -> None:
+    step = reversed_by_provider(a_refund(Stage.SETTLED), found(status="failed", failure_reason=reason))
+    changes = {"provider_status": "failed", **FAILED, "failure_reason": kept, "error_code": kept}
+    assert plain(step) == settled(Status.FAILED, "reversed", changes, alarm=TOLD)
+
+
+def test_refund_of_no_status_reverses_nothing() -> None:
+    assert reversed_by_provider(a_refund(Stage.SETTLED), found(status=None)) is None
+
+
+# Polls
+
+
+def lost(code: str, changes: dict[str, Any] | None = None) -> Step:
+    """The step of a poll to a person."""
+    noted = {"error_code": code, "error_message": TOLD, "doubt_since": NOW}
+    return pending(Stage.REVIEW, code, noted | (changes or {}), DAY, alarm=TOLD)
+
+
+def polled(delay: timedelta, changes: dict[str, Any] | None = None) -> Step:
+    return pending(Stage.PROCESSING, "pending", changes or {}, delay, quiet=True)
+
+
+STILL = a_reply(200, refund_payload(status="pending"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "answer", "step"),
+    [
+        ({}, STILL, polled(16.875 * SECOND)),
+        ({"processing_since": None}, STILL, polled(2.25 * SECOND)),
+        ({}, replace(an_error(429), retry_after=HOUR), polled(HOUR)),
+        ({}, replace(an_error(429), retry_after=SECOND), polled(16.875 * SECOND)),
+        ({"processing_since": NOW - 30 * DAY + SECOND}, STILL, polled(24300 * SECOND)),
+        ({"processing_since": NOW - 30 * DAY}, STILL, lost("pending_too_long")),
+        (
+            {"operator_says": "succeeded"},
+            STILL,
+            polled(16.875 * SECOND, {"operator_says": None, "provider_refund_id": "re_1"}),
+        ),
+        ({"operator_says": "succeeded"}, a_reply(503), polled(16.875 * SECOND)),
+        ({}, an_error(404), lost("refund_missing")),
+        ({"doubt_since": NOW - HOUR}, an_error(404), lost("refund_missing", {"doubt_since": NOW - HOUR})),
+        (
+            {"operator_says": "succeeded"},
+            an_error(404),
+            lost("refund_missing", {"provider_refund_id": None, "operator_says": None, "processing_since": None}),
+        ),
+        ({}, an_error(400), polled(16.875 * SECOND)),
+        ({}, a_reply(200, refund_payload(id="re_2")), lost("contradictory_reply")),
+        ({}, a_reply(200, refund_payload(id="re_2", status="pending")), lost("contradictory_reply")),
+        ({}, a_reply(200, refund_payload(amount=1)), lost("contradictory_reply")),
+        ({}, a_reply(200, {"id": "re_1", "object": "charge"}), lost("contradictory_reply")),
+    ],
+)
+def test_poll_leads_to_this_step_and_no_other(fields: dict[str, Any], answer: Any, step: Step) -> None:
+    assert plain(after_poll(a_refund(Stage.PROCESSING, **fields), answer, NOW, 0.5)) == step
+
+
+def test_person_is_told_what_contradicts_the_record() -> None:
+    step = after_poll(a_refund(Stage.PROCESSING), a_reply(200, refund_payload(amount=1)), NOW, 0)
+    assert step.alarm is not None
+    assert "amount" in step.alarm
+
+
+@pytest.mark.parametrize(
+    ("fields", "evidence"),
+    [
+        ({}, "reply"),
+        ({"evidence": "list"}, "list"),
+        ({"evidence": None}, "reply"),
+        ({"evidence": "list", "operator_says": "succeeded"}, "operator"),
+    ],
+)
+def test_poll_that_says_final_settles_by_the_evidence_that_led_to_it(fields: dict[str, Any], evidence: str) -> None:
+    refund = a_refund(Stage.PROCESSING, **fields)
+    assert after_poll(refund, a_reply(), NOW, 0) == done(refund, found(created=None), evidence, NOW)
