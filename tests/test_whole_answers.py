@@ -47,6 +47,17 @@ REFUND = a_refund()
 ERROR = {"type": "api_error", "code": "broken", "message": "because"}
 
 
+def contradictory(what: str) -> Outcome:
+    """A reply that says done of something else."""
+    return Outcome(
+        seen=Seen.MAYBE,
+        code="contradictory_reply",
+        message=f"the reply's {what} does not belong to this refund",
+        http_status=200,
+        doubt=True,
+    )
+
+
 # Replies
 
 
@@ -179,43 +190,19 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         ),
         (
             a_reply(200, refund_payload(amount=1)),
-            Outcome(
-                seen=Seen.MAYBE,
-                code="contradictory_reply",
-                message="the reply's amount does not belong to this refund",
-                http_status=200,
-                doubt=True,
-            ),
+            contradictory("amount"),
         ),
         (
             a_reply(200, refund_payload(object="charge", amount=1)),
-            Outcome(
-                seen=Seen.MAYBE,
-                code="contradictory_reply",
-                message="the reply's object does not belong to this refund",
-                http_status=200,
-                doubt=True,
-            ),
+            contradictory("object"),
         ),
         (
             a_reply(200, refund_payload(status="new")),
-            Outcome(
-                seen=Seen.MAYBE,
-                code="contradictory_reply",
-                message="the reply's status does not belong to this refund",
-                http_status=200,
-                doubt=True,
-            ),
+            contradictory("status"),
         ),
         (
             a_reply(200, refund_payload(status="new", amount=1)),
-            Outcome(
-                seen=Seen.MAYBE,
-                code="contradictory_reply",
-                message="the reply's amount does not belong to this refund",
-                http_status=200,
-                doubt=True,
-            ),
+            contradictory("amount"),
         ),
     ],
 )

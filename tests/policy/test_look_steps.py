@@ -19,6 +19,13 @@ FOUND = Look(sight=Sight.FOUND_IN_TOTALS, reason="so")
 ABSENT = Look(sight=Sight.ABSENT, reason="so")
 UNSURE = Look(sight=Sight.INCONCLUSIVE, reason="so")
 UNREAD = Look(sight=Sight.UNREADABLE, reason="so")
+BY_TOTALS = DROPPED | {
+    "evidence": "totals",
+    "provider_status": None,
+    "error_code": None,
+    "error_message": None,
+    "retriable": None,
+}
 LONG_QUIET = {"quiet_at": NOW - HOUR, "doubt_since": NOW - HOUR}
 
 
@@ -72,18 +79,7 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
             {"found_at": NOW - SETTLE, "baseline": Baseline(refunded=0, currency="eur", remaining=9)},
             FOUND,
             VERIFY,
-            settled(
-                Status.SUCCEEDED,
-                "found_in_totals",
-                DROPPED
-                | {
-                    "evidence": "totals",
-                    "provider_status": None,
-                    "error_code": None,
-                    "error_message": None,
-                    "retriable": None,
-                },
-            ),
+            settled(Status.SUCCEEDED, "found_in_totals", BY_TOTALS),
         ),
         (
             {
@@ -95,20 +91,7 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
             },
             FOUND,
             VERIFY,
-            settled(
-                Status.SUCCEEDED,
-                "found_in_totals",
-                DROPPED
-                | {
-                    "evidence": "totals",
-                    "provider_status": None,
-                    "error_code": None,
-                    "error_message": None,
-                    "retriable": None,
-                    "amount": 9,
-                    "currency": "eur",
-                },
-            ),
+            settled(Status.SUCCEEDED, "found_in_totals", BY_TOTALS | {"amount": 9, "currency": "eur"}),
         ),
         (
             {
@@ -118,35 +101,13 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
             },
             FOUND,
             VERIFY,
-            settled(
-                Status.SUCCEEDED,
-                "found_in_totals",
-                DROPPED
-                | {
-                    "evidence": "totals",
-                    "provider_status": None,
-                    "error_code": None,
-                    "error_message": None,
-                    "retriable": None,
-                },
-            ),
+            settled(Status.SUCCEEDED, "found_in_totals", BY_TOTALS),
         ),
         (
             {"found_at": NOW - SETTLE, "baseline": None, "all_remaining": True, "currency": None},
             FOUND,
             VERIFY,
-            settled(
-                Status.SUCCEEDED,
-                "found_in_totals",
-                DROPPED
-                | {
-                    "evidence": "totals",
-                    "provider_status": None,
-                    "error_code": None,
-                    "error_message": None,
-                    "retriable": None,
-                },
-            ),
+            settled(Status.SUCCEEDED, "found_in_totals", BY_TOTALS),
         ),
         # Absent
         ({"quiet_at": None}, ABSENT, VERIFY, quiet("absent_early", SETTLE)),
