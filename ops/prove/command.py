@@ -66,7 +66,7 @@ def main(
 ) -> None:
     """Prove the promise under faults, on loopback, with processes of its own.
 
-    Exit 1 if a run of ours broke a promise or could not be judged, or if the judge did not catch the control.
+    Exit 1 if a run of ours broke a promise or the judge did not catch the control, 3 if a run could not be judged.
     """
     away = outage_seconds or (QUICK_OUTAGE if quick else 60.0)
     jobs = list(_jobs(quick=quick, seed=seed, keep=keep, away=away, control=not no_control))
@@ -101,8 +101,8 @@ def _end(rows: list[table.Row]) -> None:
             click.echo(f"  its logs and traces: {result.kept}", err=True)
     if not table.control_was_caught(rows):
         click.echo("the judge did not catch the control: it proves nothing", err=True)
-    if failed or not table.control_was_caught(rows):
-        raise SystemExit(1)
+    if code := table.exit_code(rows):
+        raise SystemExit(code)
 
 
 def _jobs(*, quick: bool, seed: int, keep: Path, away: float, control: bool) -> Iterator[Job]:

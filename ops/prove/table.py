@@ -9,6 +9,9 @@ from typing import Final
 
 from ops.prove.scenarios import Result
 
+BROKEN: Final = 1
+UNJUDGED: Final = 3
+
 HEAD: Final = (
     "scenario",
     "runs",
@@ -106,6 +109,14 @@ def summary(rows: Sequence[Row]) -> str:
 def ours_failed(rows: Sequence[Row]) -> list[Result]:
     """Return our runs that broke a promise or could not be judged."""
     return [result for row in rows for result in row.ours if result.violations or result.error]
+
+
+def exit_code(rows: Sequence[Row]) -> int:
+    """Return 1 where a promise was broken or the judge is none, 3 where a run could not be judged, else 0."""
+    failed = ours_failed(rows)
+    if any(result.violations for result in failed) or not control_was_caught(rows):
+        return BROKEN
+    return UNJUDGED if failed else 0
 
 
 def control_was_caught(rows: Sequence[Row]) -> bool:

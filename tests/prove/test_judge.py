@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from ops.prove.evidence import Evidence, Post
-from ops.prove.judge import judged, recoveries
+from ops.prove.judge import Violation, judged, recoveries
 from ops.prove.scenarios import Result
-from ops.prove.table import control_was_caught, ours_failed, rendered, rows_of, summary
+from ops.prove.table import control_was_caught, exit_code, ours_failed, rendered, rows_of, summary
 from worker.request import RefundRequest
 
 NAME = "a-1"
 PAYMENT = "pi_a"
+A_VIOLATION = Violation(rule="money twice", about=NAME, fact="seen")
 
 
 def entry(version: int, source: str | None, target: str, label: str, **more: Any) -> dict[str, Any]:
@@ -159,3 +160,15 @@ def test_a_run_that_was_not_judged_fails_the_whole_and_stands_in_the_table() -> 
 def test_a_judge_that_never_catches_the_control_fails_the_whole() -> None:
     assert not control_was_caught(rows_of([Result(name="x", subject="control")]))
     assert control_was_caught(rows_of([Result(name="x", subject="ours")]))
+
+
+@pytest.mark.parametrize(
+    ("violations", "error", "caught", "code"),
+    [([], None, True, 0), ([], "no fault fired", True, 3), ([A_VIOLATION], "so", True, 1), ([], None, False, 1)],
+)
+def test_a_broken_promise_and_a_run_that_could_not_be_judged_end_differently(
+    violations: list[Violation], error: str | None, code: int, *, caught: bool
+) -> None:
+    ours = Result(name="a", subject="ours", violations=violations, error=error)
+    control = Result(name="a", subject="naive", violations=[A_VIOLATION] * caught)
+    assert exit_code(rows_of([ours, control])) == code
