@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 WAITAOF_MS: Final = 5000
 PAGE: Final = 500
+TRIPS: Final = 3
+"""Pipelines under way at once: with one, a full worker's loop waits for the server a third of its time."""
 _GATHERED: Final = 256
 
 _ms = timedelta(milliseconds=1)
@@ -220,7 +222,10 @@ BUCKETS: Final = (
 
 
 class AsyncStore(_Scripts):
-    """Records over the event loop's client: calls made while a pipeline is under way leave together in the next."""
+    """Records over the event loop's client: calls made while pipelines are under way leave together in the next.
+
+    Up to `TRIPS` are under way at once, so calls that are not awaited one after the other arrive in any order.
+    """
 
     def __init__(
         self,
@@ -234,14 +239,14 @@ class AsyncStore(_Scripts):
         super().__init__(prefix=prefix, retention=retention, durable=durable, place=place)
         self.redis = client
         self._waiting: list[tuple[Call[Any], asyncio.Future[Any]]] = []
-        self._flusher: asyncio.Task[None] | None = None
+        self._flushers: set[asyncio.Task[None] | None] = set()
 
     async def run(self, call: Call[T]) -> T:
         """Run one call; raises `StoreUnavailable` where Redis is away."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((call, future))
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush())
+        if len(self._flushers) < TRIPS:
+            self._flushers.add(asyncio.create_task(self._flush()))
         reply = await future
         return call.read(reply)
 
@@ -261,7 +266,8 @@ class AsyncStore(_Scripts):
                     else:
                         future.set_result(result)
         finally:
-            self._flusher = None
+            # Not by the task's own callback, which comes later: who asks in between would wait for nobody.
+            self._flushers.discard(asyncio.current_task())
 
     def _foreign(self, error: BaseException) -> BaseException:
         if isinstance(error, (exceptions.RedisError, OSError)) and is_away(error):
@@ -369,6 +375,6 @@ class AsyncStore(_Scripts):
 
     async def close(self) -> None:
         """Let what is gathered leave, then close the client."""
-        while self._flusher is not None:
-            await asyncio.wait([self._flusher])
+        while self._flushers:
+            await asyncio.wait([flusher for flusher in self._flushers if flusher is not None])
         await self.redis.aclose()

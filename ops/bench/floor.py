@@ -26,6 +26,7 @@ from worker.connections import connect_async
 from worker.model import Baseline, Reply
 from worker.request import idempotency_key
 from worker.settings import Settings
+from worker.store import TRIPS
 from worker.transport import build_client, hand_on
 
 TOKEN = "t" * 16
@@ -33,20 +34,20 @@ PREFIX = "refunds:"
 
 
 class Gathered:
-    """Scripts asked for while a pipeline is under way leave together in the next."""
+    """Scripts asked for while the worker's number of pipelines is under way leave together in the next."""
 
     def __init__(self, client: redis.asyncio.Redis, retention_ms: int) -> None:
         self.redis = client
         self._retention_ms = retention_ms
         self._waiting: list[tuple[Script, Sequence[Argument], asyncio.Future[Any]]] = []
-        self._flusher: asyncio.Task[None] | None = None
+        self._flushers: set[asyncio.Task[None] | None] = set()
 
     async def run(self, script: Script, arguments: Sequence[Argument]) -> Any:
         """Run one script and return its raw reply."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((script, arguments, future))
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush())
+        if len(self._flushers) < TRIPS:
+            self._flushers.add(asyncio.create_task(self._flush()))
         return await future
 
     async def _flush(self) -> None:
@@ -58,7 +59,7 @@ class Gathered:
                 replies = await pipeline.execute()
             for (_, _, future), reply in zip(group, replies, strict=True):
                 future.set_result(reply)
-        self._flusher = None
+        self._flushers.discard(asyncio.current_task())
 
 
 class Floor:

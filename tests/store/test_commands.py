@@ -281,7 +281,9 @@ async def test_at_most_so_many_calls_leave_in_one_pipeline(
     assert sizes == [256, 256, 88]
 
 
-async def test_one_pipeline_is_under_way_at_a_time(loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_than_three_pipelines_are_under_way_at_a_time(
+    loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await loop_store.run(calls.load("a"))
     under_way, most = 0, 0
     execute = loop_store._execute
@@ -300,7 +302,7 @@ async def test_one_pipeline_is_under_way_at_a_time(loop_store: AsyncStore, monke
         asked_for.append(asyncio.create_task(loop_store.run(calls.load("a"))))
         await asyncio.sleep(0)
     await asyncio.gather(*asked_for)
-    assert most == 1
+    assert most == store.TRIPS == 3
 
 
 async def test_group_on_the_loop_waits_for_the_disk_where_any_of_it_is_durable(
@@ -316,6 +318,34 @@ async def test_group_on_the_loop_waits_for_the_disk_where_any_of_it_is_durable(
     assert asked(sync_redis)["waitaof"] == 1
     await records.run(calls.load("a"))
     assert asked(sync_redis)["waitaof"] == 1
+
+
+async def test_call_made_in_the_moment_in_which_every_pipeline_ends_is_not_left_waiting(
+    loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await loop_store.run(calls.load("a"))
+    together, execute, first = asyncio.Barrier(store.TRIPS), loop_store._execute, [True] * store.TRIPS
+
+    async def held(group: Any) -> list[Any]:
+        results = await execute(group)
+        if first:
+            first.pop()
+            await together.wait()
+        return results
+
+    async def loaded(times: int) -> None:
+        for _ in range(times):
+            await loop_store.run(calls.load("a"))
+
+    monkeypatch.setattr(loop_store, "_execute", held)
+    asked_for = []
+    for times in (2, *[1] * (store.TRIPS - 1)):
+        asked_for.append(asyncio.create_task(loaded(times)))
+        # Each is on its way before the next one asks.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await asyncio.wait_for(asyncio.gather(*asked_for), 10)
+    assert not first
 
 
 async def test_disk_on_the_loop_is_asked_about_once_and_anew_where_it_is_demanded(
@@ -462,7 +492,7 @@ async def test_closing_a_store_closes_its_client(loop_store: AsyncStore) -> None
     close = loop_store.redis.aclose
 
     async def noted() -> None:
-        closed.append(pending.done() or loop_store._flusher is None)
+        closed.append(pending.done() or not loop_store._flushers)
         await close()
 
     loop_store.redis.aclose = noted  # type: ignore[method-assign,assignment]
