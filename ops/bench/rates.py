@@ -167,6 +167,7 @@ def _at_depth(plan: Plan, mode: Mode, depth: int) -> Window:
         wanted = plan.backlog_window
         rig.fill(depth, Lane.BULK)
         total = depth
+        rig.rest()
         rig.start_worker()
 
         def top_up() -> None:

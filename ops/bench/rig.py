@@ -159,6 +159,11 @@ class Rig:
         if report.created != count:
             raise WrongCountError(f"{report.created} of {count} refunds were accepted")
 
+    def rest(self) -> None:
+        """Wait until the server is done with what filling it has set off: the rewriting of its file, and the disk."""
+        self.until(lambda: not self._client.info("persistence")["aof_rewrite_in_progress"], "the file is rewritten")
+        os.sync()
+
     def start_worker(self, *, wrapped: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start a worker process as `refunds worker` does, on the next worker's core; it is not waited for."""
         place = len(self.workers)
