@@ -59,7 +59,10 @@ class BulkIntake:
             return
         if len(self._held) >= self.most or reader.consuming_from(Lane.BULK.value):
             return
+        # Declared when the worker connected: again would be trips to the broker, a tenth of what a row of a file costs.
+        declares, reader.auto_declare = reader.auto_declare, False
         reader.add_queue(self._celery.amqp.queues[Lane.BULK.value])
+        reader.auto_declare = declares
         reader.consume()
 
 
