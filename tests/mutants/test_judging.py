@@ -87,10 +87,10 @@ reason = "Nobody calls it."
 def tiny(tmp_path: Path) -> Path:
     """A checkout with one module of rules and its tests."""
     (tmp_path / "worker" / "lua").mkdir(parents=True)
-    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "policy").mkdir(parents=True)
     (tmp_path / "worker" / "__init__.py").touch()
     (tmp_path / "worker" / "policy.py").write_text(RULES)
-    (tmp_path / "tests" / "test_policy.py").write_text(TESTS)
+    (tmp_path / "tests" / "policy" / "test_policy.py").write_text(TESTS)
     return tmp_path
 
 
@@ -100,7 +100,7 @@ def plan(tiny: Path) -> Plan:
     return Plan(
         root=tiny,
         targets=("worker/policy.py",),
-        tests=("tests/test_policy.py",),
+        tests=("tests/policy/test_policy.py",),
         copied=("worker", "tests"),
         spare_seconds=1.0,
     )
@@ -141,7 +141,7 @@ def test_each_mutant_gets_the_fate_that_the_tests_give_it(plan: Plan) -> None:
         ("unused", "return count + 0"): "unreached",
     }
     assert {one.by for one in verdicts if one.mutant.after == "if True:"} == {
-        "tests/test_policy.py::test_less_than_the_limit_is_allowed"
+        "tests/policy/test_policy.py::test_less_than_the_limit_is_allowed"
     }
     (row, everything) = rows(verdicts, {verdicts[0].mutant.key: "why"})
     assert (row.mutants, row.killed, row.survived) == (everything.mutants, everything.killed, everything.survived)
@@ -149,7 +149,7 @@ def test_each_mutant_gets_the_fate_that_the_tests_give_it(plan: Plan) -> None:
 
 
 def test_a_test_that_fails_without_any_mutant_judges_nothing(plan: Plan, tiny: Path) -> None:
-    with (tiny / "tests" / "test_policy.py").open("a") as file:
+    with (tiny / "tests" / "policy" / "test_policy.py").open("a") as file:
         file.write("\n\ndef test_broken():\n    assert allowed(LIMIT + 1)\n")
     told: list[str] = []
     with crew_for(plan, jobs=1, tell=told.append) as crew:
@@ -158,20 +158,20 @@ def test_a_test_that_fails_without_any_mutant_judges_nothing(plan: Plan, tiny: P
             for mutant in plan.mutants("worker/policy.py")
             for name, _ in crew.choice.tests(mutant, at_import=False)
         }
-    assert told == ["fails without any mutant and is left out: tests/test_policy.py::test_broken"]
-    assert "tests/test_policy.py::test_broken" not in names
+    assert told == ["fails without any mutant and is left out: tests/policy/test_policy.py::test_broken"]
+    assert "tests/policy/test_policy.py::test_broken" not in names
     assert len(names) == 3
 
 
 def test_a_test_that_holds_only_once_judges_nothing(plan: Plan, tiny: Path) -> None:
     # It passes while the tests are measured, and fails in every fork.
-    with (tiny / "tests" / "test_policy.py").open("a") as file:
+    with (tiny / "tests" / "policy" / "test_policy.py").open("a") as file:
         file.write("\n\ndef test_once(calls=[]):\n    calls.append(allowed(0))\n    assert len(calls) == 1\n")
     verdicts: list[Verdict] = []
     with crew_for(plan, jobs=1, tell=pytest.fail) as crew:
         crew.judge([one for one in plan.mutants("worker/policy.py") if one.function == "allowed"], verdicts.append)
     assert {one.mutant.after for one in verdicts if not one.killed} == {"if count >= LIMIT:"}
-    assert "tests/test_policy.py::test_once" not in {one.by for one in verdicts}
+    assert "tests/policy/test_policy.py::test_once" not in {one.by for one in verdicts}
 
 
 def run(tiny: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -190,7 +190,7 @@ def run(tiny: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_fails_where_something_survives_unexplained(tiny: Path) -> None:
     (tiny / "worker" / "policy.py").write_text(RULES[: RULES.index("def endless")])
-    (tiny / "tests" / "test_policy.py").write_text(
+    (tiny / "tests" / "policy" / "test_policy.py").write_text(
         TESTS[: TESTS.index("def test_it_ends")].replace(", endless", "").replace("FOUR, ", "")
     )
     found = run(tiny, "--keep", str(tiny / "kept"))
@@ -198,7 +198,7 @@ def test_the_command_fails_where_something_survives_unexplained(tiny: Path) -> N
     # The third explanation has lost its mutant.
     assert "there is no such mutant" in found.stderr
     assert "| worker/policy.py | 8 | 6 | 0 | 2 | 100.0 % |" in found.stdout
-    with (tiny / "tests" / "test_policy.py").open("w") as file:
+    with (tiny / "tests" / "policy" / "test_policy.py").open("w") as file:
         file.write("from worker.policy import allowed\n\n\ndef test_it():\n    assert allowed(0)\n")
     found = run(tiny, "--results", str(tiny / "RESULTS.md"))
     assert found.stdout in (tiny / "RESULTS.md").read_text()
