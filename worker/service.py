@@ -143,7 +143,9 @@ class Service:
         """Begin no more refunds: what waits is given back at once, what was begun goes on."""
         self.stopping = self._recorder.stopping = True
         for wait in self._waits:
-            wait.reschedule(0)
+            # One whose time came in this very moment ends by itself, and may not be told any more.
+            if not wait.expired():
+                wait.reschedule(0)
 
     def _look_again(self, refund_id: str, lane: Lane, delay: timedelta) -> None:
         """Handle a refund beside what runs, after `delay`: its payment is free now, or its next look is near.

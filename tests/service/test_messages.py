@@ -121,6 +121,23 @@ async def test_stopping_gives_back_what_waits_and_lets_what_was_begun_end(async_
         assert shop.provider.asked == [POST]
 
 
+async def test_stopping_ends_every_wait_though_the_time_of_one_has_come_in_that_very_moment(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, slots=1) as shop, shop.service.slots.hold(Lane.SINGLE):
+        waiting = [
+            asyncio.create_task(shop.service.handle(f"r{number}", Lane.SINGLE, until=shop.clock() + 600))
+            for number in range(2)
+        ]
+        await until(lambda: len(shop.service._waits) == 2)
+        next(iter(shop.service._waits)).reschedule(0)
+        await asyncio.sleep(0)
+        # Its time is over, and its task has not heard of it yet.
+        assert sorted(wait.expired() for wait in shop.service._waits) == [False, True]
+        shop.service.stop()
+        assert await asyncio.wait_for(asyncio.gather(*waiting), 5) == [False, False]
+
+
 async def test_waits_that_are_over_are_forgotten(async_redis: redis.asyncio.Redis) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()

@@ -35,6 +35,12 @@ def test_no_seed_breaks_a_promise(report: Report) -> None:
     assert report.seeds == SEEDS
 
 
+def test_seed_that_once_broke_a_promise_breaks_none() -> None:
+    """2469: a worker told to end in the moment in which a wait was over went on waiting for the others."""
+    with log_taken(), wire_to_server() as wire:
+        assert play(2469, wire).violations == []
+
+
 def test_every_kind_of_fault_has_fired(report: Report) -> None:
     assert [name for name in EVERY_FAULT if not report.fired[name]] == []
 
