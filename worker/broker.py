@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery
 from kombu.entity import Queue
@@ -75,6 +76,12 @@ def _broker(settings: Settings) -> tuple[str, dict[str, Any]]:
     if settings.prefix != _DEFAULT_PREFIX:
         # Two installations on one server must not take each other's messages.
         options["global_keyprefix"] = settings.prefix
+    if url.startswith("unix://"):
+        # kombu's name for it; the database is its virtual host.
+        parts = urlsplit(url)
+        database = parse_qs(parts.query).get("db", ["0"])[0]
+        credentials = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+        url = f"redis+socket://{credentials}{parts.path}?virtual_host={database}"
     if url.startswith("sentinel://"):
         address = SentinelAddress.parse(url)
         credentials = f"{address.username or ''}:{address.password}@" if address.password else ""

@@ -88,6 +88,11 @@ def _host_and_port(place: str) -> tuple[str, int]:
     return host, int(port or _DEFAULT_SENTINEL_PORT)
 
 
+def _options_for(url: str) -> dict[str, Any]:
+    """Return the options of a client; a unix socket has no keepalive, and redis-py refuses to hear of one."""
+    return {name: _OPTIONS[name] for name in _OPTIONS if name != "socket_keepalive" or not url.startswith("unix://")}
+
+
 def connect(url: str) -> redis.Redis:
     """Return a blocking client; nothing is connected before its first command."""
     if url.startswith("sentinel://"):
@@ -98,7 +103,7 @@ def connect(url: str) -> redis.Redis:
         )
         return client
     try:
-        return redis.Redis.from_url(url, **_OPTIONS)
+        return redis.Redis.from_url(url, **_options_for(url))
     except ValueError:
         raise SettingsError(_CANNOT_READ) from None
 
@@ -113,7 +118,7 @@ def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis
         )
         return client
     try:
-        return redis.asyncio.Redis.from_url(url, max_connections=max_connections, **_OPTIONS)
+        return redis.asyncio.Redis.from_url(url, max_connections=max_connections, **_options_for(url))
     except ValueError:
         raise SettingsError(_CANNOT_READ) from None
 

@@ -50,6 +50,22 @@ def test_refunds_of_a_killed_worker_all_settle_with_one_effect_each(installation
     assert_each_moved_once(installation, records)
 
 
+def test_a_server_behind_a_unix_socket_serves_producer_and_worker(
+    tmp_path: Path, sandbox_config: SandboxConfig
+) -> None:
+    socket = tmp_path / "s.sock"
+    with running_server(unixsocket=str(socket)), running_sandbox(sandbox_config) as sandbox:
+        installation = Installation(f"unix://{socket}?db=1", sandbox, tmp_path)
+        worker = installation.start("worker", "worker")
+        try:
+            with installation.refunds() as refunds:
+                refunds.submit_many(requests(3), lane=Lane.SINGLE)
+                records = installation.settled(refunds, [request.refund_id for request in requests(3)])
+        finally:
+            assert worker.stop() == 0
+        assert_each_moved_once(installation, records)
+
+
 @pytest.mark.parametrize("lane", Lane)
 def test_a_restarted_server_loses_nothing_and_the_worker_lives_on(
     tmp_path: Path, sandbox_config: SandboxConfig, lane: Lane
