@@ -72,6 +72,7 @@ def crash(point: str) -> Inject:
                 break
             # Beside another fault it may have found no Redis at its start and ended: its supervisor would try again.
             worker.expected = True
+            # That pause is the fault's own; there is nothing to be awaited in it.
             time.sleep(_RESTART_SECONDS)
         if point == "half read":
             rig.sandbox.set_faults("")
