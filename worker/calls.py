@@ -62,6 +62,7 @@ class Call(Generic[T]):
 CREATE: Final = Script("create")
 LOAD: Final = Script("load")
 CLAIM: Final = Script("claim")
+STANDS: Final = Script("stands")
 SAVE: Final = Script("save")
 SWEEP: Final = Script("sweep")
 GIVE_BACK: Final = Script("give_back")
@@ -69,7 +70,7 @@ SIBLINGS: Final = Script("siblings")
 GATE: Final = Script("gate")
 BLOCK_GATE: Final = Script("block_gate")
 PIN: Final = Script("pin")
-EVERY: Final = (CREATE, LOAD, CLAIM, SAVE, SWEEP, GIVE_BACK, SIBLINGS, GATE, BLOCK_GATE, PIN)
+EVERY: Final = (CREATE, LOAD, CLAIM, STANDS, SAVE, SWEEP, GIVE_BACK, SIBLINGS, GATE, BLOCK_GATE, PIN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +135,7 @@ class Claim:
     result: str
     now: datetime
     refund: Refund | None = None
+    token: str = ""
     body: bytes = b""
     lease_left: timedelta = timedelta(0)
 
@@ -176,7 +178,7 @@ def claim(
             return Claim(result=reply[0], now=now, refund=decode(pairs_of(reply[2])) if reply[2] else None)
         refund = decode(pairs_of(reply[4]))
         body = reply[3] if isinstance(reply[3], bytes) else reply[3].encode("ascii")
-        return Claim(result="claimed", now=now, refund=refund, body=body, lease_left=int(reply[2]) * _ms)
+        return Claim(result="claimed", now=now, refund=refund, token=token, body=body, lease_left=int(reply[2]) * _ms)
 
     arguments: list[Argument] = [
         refund_id,
@@ -191,6 +193,14 @@ def claim(
         *encode({"baseline": baseline} if baseline is not None else {}),
     ]
     return Call(script=CLAIM, arguments=arguments, read=read, durable=True)
+
+
+def stands(refund_id: str, token: str) -> Call[str]:
+    """Tell whether the holder of a claim may send once more under it: '' where it may, else what is in the way.
+
+    That is `overtaken` where somebody has saved what became of it, `lapsed`, or what holds every claim back.
+    """
+    return Call(script=STANDS, arguments=[refund_id, token], read=str)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -322,7 +322,7 @@ class Service:
         started = self._clock()
 
         async def permit() -> bool:
-            return not self.stopping and not self.breaker.is_open and await self.gate.try_now(lane)
+            return await self._may_try_again(refund.refund_id, claim.token, lane)
 
         window: timedelta | None = None
         if refund.first_attempt_at is not None:
@@ -345,6 +345,22 @@ class Service:
         if outcome.tries > 1:
             detail["tries"] = outcome.tries
         await self._recorder.save(refund, step, detail, insist=True)
+
+    async def _may_try_again(self, refund_id: str, token: str, lane: Lane) -> bool:
+        """Tell whether a further try may leave under a claim: asked last of all, since each answer ages."""
+        if self.stopping or self.breaker.is_open:
+            return False
+        try:
+            if not await self.gate.try_now(lane):
+                return False
+            # Since the claim somebody may have proven it done, or pressed the stop button: then no further byte leaves.
+            obstacle = await self.store.run(calls.stands(refund_id, token))
+        except StoreUnavailable as error:
+            # What the tries so far have shown is kept, and saved as soon as that can be.
+            obstacle = f"store_unavailable: {error}"
+        if obstacle:
+            log.info("further_try_left_out", refund_id=refund_id, reason=obstacle)
+        return not obstacle
 
     async def _note_trouble(self, outcome: Outcome) -> None:
         """Let all workers know what one answer says of the provider as a whole."""

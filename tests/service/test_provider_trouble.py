@@ -9,10 +9,10 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import HOUR, SECOND, TRUST
+from tests.factories import HOUR, NOW, SECOND, TRUST, done_as
 from tests.service.shop import ID, MILLISECOND, PAID, POST, PROBE, TOTALS, Shop, error, opened, says, totals, until
-from worker import calls
-from worker.model import Lane, Status
+from worker import calls, policy
+from worker.model import Lane, Stage, Status
 
 
 async def test_rate_limit_closes_the_gate_for_ever_longer_until_something_is_done(
@@ -139,6 +139,61 @@ async def test_attempts_further_tries_end_when_the_worker_stops_or_the_gate_clos
             shop.provider.asked.clear()
             await shop.service._advance(f"r{number}", Lane.SINGLE)
             assert shop.provider.asked == [POST]
+
+
+async def test_further_try_is_left_out_where_somebody_has_proven_the_refund_done_meanwhile(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    """A frozen worker woke and saved its late proof, and the replay's next try left all the same (seed 8679)."""
+    async with opened(async_redis, TRUST) as shop:
+        await shop.accept()
+
+        async def proven(_: httpx.Request) -> httpx.Response:
+            refund = await shop.stored()
+            await shop.store.run(calls.save(refund, policy.after_attempt(refund, done_as("pending"), TRUST, NOW, 0)))
+            return error(500, kind="api_error")
+
+        shop.provider.will(POST, proven, says())
+        await shop.handle()
+        assert shop.provider.asked == [POST]
+        assert (await shop.stored()).stage is Stage.PROCESSING
+    assert {"event": "further_try_left_out", "refund_id": ID, "reason": "overtaken"}.items() <= next(
+        line for line in log if line["event"] == "further_try_left_out"
+    ).items()
+
+
+async def test_further_try_is_left_out_where_the_stop_button_was_pressed_meanwhile(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TRUST) as shop:
+        await shop.accept()
+
+        async def paused(_: httpx.Request) -> httpx.Response:
+            await shop.store.flag("paused", once=True)
+            return error(500, kind="api_error")
+
+        shop.provider.will(POST, paused, says())
+        await shop.handle()
+        assert shop.provider.asked == [POST]
+        assert (await shop.stored()).stage is Stage.IN_DOUBT
+
+
+@pytest.mark.parametrize(("script", "rate"), [("stands", 0.0), ("gate", 5.0)])
+async def test_what_the_first_try_has_shown_is_saved_where_the_records_were_away_before_the_second(
+    async_redis: redis.asyncio.Redis, script: str, rate: float
+) -> None:
+    async with opened(async_redis, TRUST, rate=rate) as shop:
+        await shop.accept()
+
+        def failing(_: httpx.Request) -> httpx.Response:
+            shop.store.failing.append(script)
+            return error(500, kind="api_error")
+
+        shop.provider.will(POST, failing, says())
+        await shop.service._advance(ID, Lane.SINGLE)
+        assert shop.provider.asked == [POST]
+        refund = await shop.stored()
+        assert (refund.stage, refund.error_code) == (Stage.IN_DOUBT, "some_code")
 
 
 async def test_refund_that_a_closed_gate_holds_back_is_taken_up_when_it_opens(

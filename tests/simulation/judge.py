@@ -6,8 +6,9 @@ at its first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tests.simulation import batch_judge
@@ -86,6 +87,8 @@ class Post:
     key: str
     body: bytes
     left_at: float
+    asked_at: int
+    """When its worker had last asked the records whether it may send, in the server's milliseconds."""
     answered: int | None = None
     """The status of the whole reply that reached the worker, None where none did."""
     cleared: bool = False
@@ -115,6 +118,13 @@ class Known:
     posts: list[Post] = field(default_factory=list)
     stirred: bool = False
     """Whether a person has put it in doubt."""
+    lease_end: int | None = None
+    """Of the last claim, None once anything but a proof of done has followed it; like the next two on the server's
+    clock, in milliseconds."""
+    proven_at: int = 0
+    """When a proof of done last ended a claim."""
+    asked_at: dict[str, int] = field(default_factory=dict)
+    """When each worker asked the records whether it may send, by its name; one question is good for one try."""
 
 
 @dataclass(kw_only=True)
@@ -124,6 +134,8 @@ class Judge:
     rules: Rules
     bank: Bank
     mode: Literal["ours", "effects"]
+    now_ms: Callable[[], int]
+    """The server's clock."""
     violations: list[str] = field(default_factory=list)
     refunds: dict[str, Known] = field(default_factory=dict)
     payments: list[str] = field(default_factory=list)
@@ -159,6 +171,11 @@ class Judge:
         known.said = known.said or said
         if payment not in self.payments:
             self.payments.append(payment)
+
+    def asked(self, refund_id: str, worker: str) -> None:
+        """Note that a worker asks the records whether it may send."""
+        if refund_id in self.refunds:
+            self.refunds[refund_id].asked_at[worker] = self.now_ms()
 
     def question(self) -> list[Any]:
         """Return the arguments of the snapshot script."""
@@ -232,6 +249,12 @@ class Judge:
         known.moves, known.stage, known.status = known.moves + 1, target, entry["status"]
         known.label = entry["label"]
         known.path.append(f"{known.moves} {target} {known.status}")
+        if target == "sending":
+            known.lease_end = self.now_ms() + self.rules.lease // timedelta(milliseconds=1)
+        elif target not in {"processing", "settled"}:
+            known.lease_end = None
+        elif source == "sending":
+            known.proven_at = self.now_ms()
         self._moves.append((refund_id, entry))
         known.stirred = known.stirred or known.label == "operator_says_absent"
         if known.label == "resend":
@@ -295,6 +318,14 @@ class Judge:
 
     # The provider
 
+    def tries(self, refund_id: str, worker: str) -> int:
+        """Judge a try as it begins; return when its worker had asked whether it may send."""
+        known = self.refunds.get(refund_id)
+        asked = known.asked_at.pop(worker, None) if known is not None else None
+        if asked is None and known is not None and self.mode == "ours":
+            self.broken("claim", refund_id, f"{worker} tries again and has not asked whether its claim stands")
+        return asked or 0
+
     def bytes_left(self, post: Post, durable_body: str | None, now_ms: int) -> None:
         """Judge a request at the moment at which its first byte leaves."""
         self.read_ledger()
@@ -314,15 +345,32 @@ class Judge:
         same = [earlier for earlier in known.posts if earlier.generation == post.generation]
         if same and (same[0].key, same[0].body) != (post.key, post.body):
             self.broken("key", refund_id, "another key or body than the attempt before")
-        if record.get("stage") == "settled":
+        stage = record.get("stage")
+        if stage == "sending":
+            if now_ms > int(record.get("next_check_at") or 0):
+                self.broken("claim", refund_id, "sent after the lease had lapsed")
+        elif not self._was_overtaken(post, known, now_ms):
+            self.broken("claim", refund_id, f"sent without a standing claim, in {stage}")
+        if stage == "settled":
             return
         if record.get("generation") not in {None, post.generation}:
             self.broken("generation", refund_id, f"sends {post.generation}, the record stands at {record}")
         if durable_body is None or durable_body.encode() != post.body or record.get("idempotency_key") != post.key:
             self.broken("durable", refund_id, "body or key were not in Redis before the first byte")
-        if record.get("stage") != "sending" or now_ms > int(record.get("next_check_at") or 0):
-            self.broken("claim", refund_id, f"sent without a standing claim, in {record.get('stage')}")
         self._judge_resend(post, known, same, now_ms)
+
+    def _was_overtaken(self, post: Post, known: Known, now_ms: int) -> bool:
+        """Tell whether a request left in good order although its refund is not being sent any more.
+
+        An earlier request's late proof has come between this worker's last question and the first byte, under a lease
+        that stands: no worker can know of it.
+        """
+        return (
+            known.record.get("stage") in {"processing", "settled"}
+            and known.lease_end is not None
+            and now_ms <= known.lease_end
+            and known.proven_at >= post.asked_at
+        )
 
     def _judge_resend(self, post: Post, known: Known, earlier: Sequence[Post], now_ms: int) -> None:
         if not any(one.is_doubtful for one in earlier):

@@ -17,8 +17,9 @@ from tests.simulation.provider_seam import WRONG
 from tests.simulation.world import World
 from worker import answers, calls, decisions, gateway, looks, policy, reconciler, transport
 from worker.gateway import Gateway
-from worker.model import Answer, NotSent, Outcome, Refund, Reply, Seen, Stage, Status, Step
+from worker.model import Answer, Lane, NotSent, Outcome, Refund, Reply, Seen, Stage, Status, Step
 from worker.request import RefundRequest, idempotency_key
+from worker.service import Service
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine
@@ -232,6 +233,17 @@ def cancel_in_flight(stack: ExitStack) -> None:
     put(stack, decisions, "cancel", at_any_time)
 
 
+async def may_try_again_unasked(self: Service, refund_id: str, token: str, lane: Lane) -> bool:
+    """Ask for everything but whether the claim still stands."""
+    del refund_id, token
+    return not self.stopping and not self.breaker.is_open and await self.gate.try_now(lane)
+
+
+def further_try_unasked(stack: ExitStack) -> None:
+    """A claim once taken is good for all its tries, whatever has become of the refund meanwhile."""
+    put(stack, Service, "_may_try_again", may_try_again_unasked)
+
+
 BUGS: Final[dict[str, Bug]] = {
     bug.__name__: bug
     for bug in (
@@ -256,6 +268,7 @@ BUGS: Final[dict[str, Bug]] = {
         any_success_believed,
         lapsed_leases_not_swept,
         cancel_in_flight,
+        further_try_unasked,
         *AT_THE_RIM,
     )
 }

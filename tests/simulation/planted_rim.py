@@ -44,7 +44,7 @@ def begins_while_ending(stack: ExitStack) -> None:
 
 def canceled_batch_goes_on(stack: ExitStack) -> None:
     """A batch is canceled row by row, and what is claimed in between is sent."""
-    rescript(stack, ("CLAIM",), "if batch[1] == 'canceled' and", "if false and")
+    rescript(stack, ("CLAIM",), "if batch[1] == 'canceled' then", "if false then")
 
 
 def paused_batch_goes_on(stack: ExitStack) -> None:

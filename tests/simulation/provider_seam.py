@@ -315,6 +315,8 @@ class Transport(httpx.AsyncBaseTransport):
         machine, seam = self._machine, self._seam
         body = await request.aread()
         draw = seam.draw(request.method, body)
+        creates = request.method == "POST"
+        asked_at = seam.judge.tries(json.loads(body)["metadata"]["refund_id"], machine.name) if creates else 0
         was_stopped = await machine.point("before bytes")
         if draw.fault in UNSENT:
             make, seconds = UNSENT[draw.fault]
@@ -323,7 +325,7 @@ class Transport(httpx.AsyncBaseTransport):
         if draw.connect or was_stopped:
             # A connection kept alive is gone after a stop; making one lets an overdue time limit speak first.
             await machine.arrival(draw.connect or 0.001)
-        post = self._leave(request, body) if request.method == "POST" else None
+        post = self._leave(request, body, asked_at) if creates else None
         reply: asyncio.Future[Answer] = machine.loop.create_future()
         seam.accept(machine, request, draw, reply)
         await machine.point("bytes left")
@@ -337,7 +339,7 @@ class Transport(httpx.AsyncBaseTransport):
         stream = _Body(machine, answer.body, cut=draw.fault == "reply_cut", whole=whole)
         return httpx.Response(answer.status, headers={**answer.headers}, stream=stream)
 
-    def _leave(self, request: httpx.Request, body: bytes) -> Post:
+    def _leave(self, request: httpx.Request, body: bytes, asked_at: int) -> Post:
         metadata = json.loads(body)["metadata"]
         post = Post(
             refund_id=metadata["refund_id"],
@@ -345,6 +347,7 @@ class Transport(httpx.AsyncBaseTransport):
             key=request.headers.get("Idempotency-Key", ""),
             body=body,
             left_at=self._machine.loop.time(),
+            asked_at=asked_at,
         )
         seam = self._seam
         seam.tell(self._machine.name, "bytes left", post.refund_id, post.generation)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
+from unittest import mock
 
 import pytest
 
 from tests.simulation.faults import EVERY_FAULT
-from tests.simulation.planted import BUGS
+from tests.simulation.planted import BUGS, may_try_again_unasked
 from tests.simulation.runner import Arena, Report, arena, play, wire_to_server
 from tests.simulation.secrets import log_taken
+from worker.service import Service
 
 SEEDS = 400
 """As many as fit into the tests' time; `python -m tests.simulation --minutes 4` plays as many as fit."""
@@ -35,10 +38,28 @@ def test_no_seed_breaks_a_promise(report: Report) -> None:
     assert report.seeds == SEEDS
 
 
-def test_seed_that_once_broke_a_promise_breaks_none() -> None:
-    """2469: a worker told to end in the moment in which a wait was over went on waiting for the others."""
+def _stop_tells_waits_that_are_over(self: Service) -> None:
+    self.stopping = self._recorder.stopping = True
+    for wait in self._waits:
+        wait.reschedule(0)
+
+
+ONCE_BROKEN = [
+    # A worker told to end in the moment in which a wait was over went on waiting for the others.
+    pytest.param(2469, "stop", _stop_tells_waits_that_are_over, "forgotten", id="2469"),
+    # A worker's further try left although another, frozen until then, had saved its late proof.
+    pytest.param(8679, "_may_try_again", may_try_again_unasked, "claim", id="8679"),
+]
+
+
+@pytest.mark.parametrize(("seed", "place", "without_mend", "rule"), ONCE_BROKEN)
+def test_seed_that_once_broke_a_promise_breaks_none_and_does_without_its_mend(
+    seed: int, place: str, without_mend: Any, rule: str
+) -> None:
     with log_taken(), wire_to_server() as wire:
-        assert play(2469, wire).violations == []
+        assert play(seed, wire).violations == []
+        with mock.patch.object(Service, place, without_mend):
+            assert {violation.split(":")[0] for violation in play(seed, wire).violations} == {rule}
 
 
 def test_every_kind_of_fault_has_fired(report: Report) -> None:

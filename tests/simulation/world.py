@@ -36,7 +36,7 @@ DRAIN_SECONDS: Final = 36 * 3600.0
 TAKEN_UP_SECONDS: Final = 60.0
 LOOK_EVERY: Final = 60.0
 CALM_AFTER: Final = 120.0
-_READERS: Final = frozenset({calls.LOAD.sha, calls.SIBLINGS.sha, calls.GATE.sha})
+_READERS: Final = frozenset({calls.LOAD.sha, calls.STANDS.sha, calls.SIBLINGS.sha, calls.GATE.sha})
 _SNAPSHOT_SHA: Final = hashlib.sha1(SNAPSHOT.encode(), usedforsecurity=False).hexdigest()
 _NOT_A_WRITE: Final = frozenset({"PING", "HEXISTS", "SCRIPT", "HMGET", "HGETALL", "LRANGE"})
 _ID: Final = 6
@@ -81,7 +81,7 @@ class World:
         """Of each sweeper: told that due times may have changed."""
         self.chance, self.mail = Chance(self), Mail(self)
         self.seam = ProviderSeam(self.loop, plan.sandbox, self.chance.draw_call)
-        self.judge = Judge(rules=plan.rules, bank=self.seam.bank, mode=mode)
+        self.judge = Judge(rules=plan.rules, bank=self.seam.bank, mode=mode, now_ms=lambda: self.loop.wall_ms)
         self.seam.judge, self.seam.tell, self.seam.durable_body = self.judge, self.tell, self._durable_body
         self.people = People(self)
         self.files = Files(self)
@@ -114,6 +114,8 @@ class World:
         if commands == [["PING"]]:
             return ["PONG"]
         sent = with_clock(commands, self.clock_for(machine))
+        if machine is not None:
+            self._note_questions(commands, machine)
         reads_only = all(
             command[1] in _READERS if command[0] == "EVALSHA" else command[0] in _NOT_A_WRITE for command in commands
         )
@@ -127,6 +129,11 @@ class World:
         if not reads_only:
             self._note_writes(commands, results)
         return results
+
+    def _note_questions(self, commands: list[Command], machine: Machine) -> None:
+        for command in commands:
+            if command[0] == "EVALSHA" and command[1] in (calls.CLAIM.sha, calls.STANDS.sha):
+                self.judge.asked(str(command[_ID]), machine.name)
 
     def _note_writes(self, commands: list[Command], results: list[Any]) -> None:
         for command in commands:

@@ -61,6 +61,7 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
         "create",
         "load",
         "claim",
+        "stands",
         "save",
         "sweep",
         "give_back",
@@ -78,6 +79,7 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
         (calls.create_several([a_request()], Lane.SINGLE), True),
         (calls.load("a"), False),
         (calls.claim("a", "send", token="t", lease=SECOND), True),
+        (calls.stands("a", "t"), False),
         (calls.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x")), False),
         (
             calls.save(
@@ -184,7 +186,7 @@ def test_claim_hands_over_everything_that_it_rests_on() -> None:
 def test_reply_to_a_claim_is_read_with_body_lease_and_record(body: Any) -> None:
     call = calls.claim("a", "send", token="t", lease=SECOND)
     claimed = call.read(["claimed", AT, 1_500, body, RECORD])
-    assert claimed == Claim(result="claimed", now=NOW, refund=REFUND, body=b"body", lease_left=1500 * MS)
+    assert claimed == Claim(result="claimed", now=NOW, refund=REFUND, token="t", body=b"body", lease_left=1500 * MS)
     assert claimed.claimed
     refused = call.read(["stage", AT, RECORD])
     assert refused == Claim(result="stage", now=NOW, refund=REFUND, body=b"", lease_left=timedelta(0))
@@ -195,6 +197,12 @@ def test_reply_to_a_claim_is_read_with_body_lease_and_record(body: Any) -> None:
 def test_claim_grows_shorter_by_the_time_that_was_spent_asking() -> None:
     claim = Claim(result="claimed", now=NOW, lease_left=HOUR)
     assert calls.shorter(claim, SECOND) == Claim(result="claimed", now=NOW + SECOND, lease_left=HOUR - SECOND)
+
+
+def test_standing_claim_is_asked_for_by_id_and_token() -> None:
+    call = calls.stands("a", "t")
+    assert handed(call) == written("a", "t")
+    assert (call.read(""), call.read("overtaken")) == ("", "overtaken")
 
 
 # Saving

@@ -61,6 +61,23 @@ local function lock_holder(payment_intent, id, named)
   return nil
 end
 
+-- What forbids that anything is sent for a refund now, with the time until which it does, or nil where none is told:
+-- paused, parked, blocked, canceled, batch. Nil where nothing does.
+local function brake(r)
+  local meta = redis.call('HMGET', P .. 'meta', 'paused', 'credentials_refused_at')
+  if meta[1] then return 'paused' end
+  if meta[2] then return 'parked' end
+  local blocked = redis.call('HGET', P .. 'gate', 'blocked_until')
+  if blocked and tonumber(blocked) > NOW then return 'blocked', tonumber(blocked) end
+  if r.batch_id then
+    local batch = redis.call('HMGET', P .. 'batch:' .. r.batch_id, 'state', 'not_before')
+    if batch[1] == 'canceled' then return 'canceled' end
+    if batch[1] == 'paused' then return 'batch' end
+    if batch[2] and tonumber(batch[2]) > NOW then return 'batch', tonumber(batch[2]) end
+  end
+  return nil
+end
+
 -- Make the oldest refund that waited for the payment due at once; '' where none waits.
 local function wake(payment_intent)
   local waiters = P .. 'waiters:' .. payment_intent

@@ -43,16 +43,10 @@ else
 end
 if not body then return refuse('no_body') end
 
--- What holds it back moves nothing but the time at which it is looked at again.
-local meta = redis.call('HMGET', P .. 'meta', 'paused', 'credentials_refused_at')
-if meta[1] then return hold_back('paused', NOW + tonumber(ARGV[12])) end
-if meta[2] then return hold_back('parked', NOW + tonumber(ARGV[12])) end
-local blocked = redis.call('HGET', P .. 'gate', 'blocked_until')
-if blocked and tonumber(blocked) > NOW then return hold_back('blocked', tonumber(blocked)) end
-if r.batch_id then
-  local batch = redis.call('HMGET', P .. 'batch:' .. r.batch_id, 'state', 'not_before')
+local reason, till = brake(r)
+if reason == 'canceled' then
   -- A resend comes with a fresh proof of absence: canceled instead, it never moved money.
-  if batch[1] == 'canceled' and (not r.doubt_since or kind == 'resend') then
+  if not r.doubt_since or kind == 'resend' then
     local drop = {}
     for _, name in ipairs({
       'doubt_since', 'quiet_at', 'absent_at', 'proven_absent_at', 'operator_says', 'lapses', 'verdicts',
@@ -61,8 +55,9 @@ if r.batch_id then
     move(id, r, 'settled', 'canceled', 0, drop, '"batch_canceled"', '')
     return {'canceled', int(NOW), flat(r)}
   end
-  if batch[1] == 'paused' then return hold_back('batch', NOW + tonumber(ARGV[12])) end
-  if batch[2] and tonumber(batch[2]) > NOW then return hold_back('batch', tonumber(batch[2])) end
+elseif reason then
+  -- What holds it back moves nothing but the time at which it is looked at again.
+  return hold_back(reason, till or NOW + tonumber(ARGV[12]))
 end
 local holder = lock_holder(r.payment_intent, id, kind ~= 'send')
 if holder then
