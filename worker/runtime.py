@@ -166,7 +166,7 @@ class Runtime:
         await self._tally.flush(self.store, worker=self.name, provider_away=self.service.breaker.is_open)
 
     async def _probe(self) -> None:
-        await self.service.probe_credentials()
+        await self.service.trouble.probe_credentials()
 
     def _keep_rejected(self, raw: str, reason: str) -> None:
         log.error("message_rejected", reason=reason, alarm=True)

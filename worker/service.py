@@ -17,7 +17,6 @@ import structlog
 
 from worker import calls, looks, policy
 from worker.answers import classify
-from worker.breaker import Breaker
 from worker.calls import Claim, ClaimKind, Loaded
 from worker.errors import StoreUnavailable
 from worker.gateway import Gateway
@@ -39,13 +38,12 @@ from worker.readback import PaymentView
 from worker.reconciler import Reconciler
 from worker.recorder import SOON, Recorder
 from worker.store import AsyncStore
+from worker.trouble import ProviderTrouble
 
 log = structlog.get_logger(__name__)
 
 HOPS: Final = 4
 """Decisions one handling may take in a row: lapse, look, resend, and one to spare."""
-FIRST_BLOCK: Final = timedelta(seconds=1)
-LONGEST_BLOCK: Final = timedelta(minutes=2)
 MOST_WOKEN: Final = 1000
 
 SENT: Final = Loaded(now=datetime.min.replace(tzinfo=UTC), seq="", refund=None)
@@ -80,17 +78,17 @@ class Service:
         self._jitter = jitter
         self._token = token
         self._on_attempt = on_attempt
-        self.breaker = Breaker(self._provider_answers, jitter=jitter)
+        self.trouble = ProviderTrouble(store, gateway, gate, jitter=jitter)
+        self.breaker = self.trouble.breaker
         self._recorder = Recorder(store, clock=clock, look_again=self._look_again)
         self._reconciler = Reconciler(
             store,
             gateway,
             self._recorder,
             rules=rules,
-            note_trouble=self._note_trouble,
+            note_trouble=self.trouble.note,
             note_answer=self.breaker.answered,
         )
-        self._blocks = 0
         self._extra: set[asyncio.Task[None]] = set()
         self._waits: set[asyncio.Timeout] = set()
 
@@ -258,7 +256,7 @@ class Service:
 
     async def _postpone(self, refund: Refund, answer: Answer) -> None:
         outcome = classify(answer, refund)
-        await self._note_trouble(outcome)
+        await self.trouble.note(outcome)
         delay = policy.backoff(
             refund.looks + 1, base=timedelta(seconds=5), cap=timedelta(minutes=10), jitter=self._jitter()
         )
@@ -333,7 +331,7 @@ class Service:
         elapsed = timedelta(seconds=self._clock() - started)
         now = claim.now + elapsed
         self._on_attempt(outcome)
-        await self._note_trouble(outcome)
+        await self.trouble.note(outcome)
         step = policy.after_attempt(refund, outcome, self.rules, now, self._jitter())
         detail: Detail = {
             "attempt": refund.attempts,
@@ -362,41 +360,6 @@ class Service:
             log.info("further_try_left_out", refund_id=refund_id, reason=obstacle)
         return not obstacle
 
-    async def _note_trouble(self, outcome: Outcome) -> None:
-        """Let all workers know what one answer says of the provider as a whole."""
-        self.breaker.record(outcome)
-        if outcome.credentials and outcome.seen is not Seen.REFUSED:
-            await self.refuse_credentials()
-        if outcome.code == "rate_limited":
-            self._blocks += 1
-            wait = outcome.retry_after or min(LONGEST_BLOCK, FIRST_BLOCK * 2 ** min(self._blocks - 1, 10))
-            await self.gate.block(wait)
-            log.warning("rate_limited", seconds=wait.total_seconds())
-        elif outcome.seen is Seen.DONE:
-            self._blocks = 0
-
-    async def refuse_credentials(self) -> None:
-        """Open the credentials breaker: nothing is failed, all wait, an alarm rings.
-
-        What the provider said is not logged: it may repeat what it was asked, metadata included.
-        """
-        opened = await self.store.flag("credentials_refused_at", once=True)
-        if opened:
-            log.error("credentials_refused", alarm=True)
-
-    async def _provider_answers(self) -> bool:
-        return await self.gateway.key_is_accepted() is not None
-
-    async def probe_credentials(self) -> bool:
-        """Close the credentials breaker where the provider accepts the key again; return whether it is closed."""
-        if not await self.store.flagged("credentials_refused_at"):
-            return True
-        if await self.gateway.key_is_accepted():
-            await self.store.unflag("credentials_refused_at")
-            log.info("credentials_accepted")
-            return True
-        return False
-
     # Looking
 
     async def _poll(self, refund: Refund, now: datetime) -> None:
@@ -406,7 +369,7 @@ class Service:
             )
             return
         answer = await self.gateway.get_refund(refund.provider_refund_id)
-        await self._note_trouble(classify(answer, refund))
+        await self.trouble.note(classify(answer, refund))
         step = looks.after_poll(refund, answer, now, self._jitter())
         await self._recorder.save(refund, step, {"seen": _shape(answer)}, insist=step.proof)
 

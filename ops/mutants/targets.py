@@ -16,7 +16,9 @@ SEEDS: Final = "ops/mutants/seeds.py"
 """Worlds of the simulation, one test a seed."""
 
 _RULES: Final = tuple(f"worker/{name}.py" for name in ("policy", "looks", "decisions", "answers", "readback"))
-_SHELL: Final = tuple(f"worker/{name}.py" for name in ("store", "calls", "service", "recorder", "reconciler"))
+_SHELL: Final = tuple(
+    f"worker/{name}.py" for name in ("store", "calls", "service", "trouble", "recorder", "reconciler")
+)
 _RULES_TESTS: Final = (
     "tests/test_whole_answers.py",
     "tests/policy",

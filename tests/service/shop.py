@@ -109,7 +109,7 @@ class Turnstile(RateGate):
 
 
 class NotedStore(AsyncStore):
-    """Records whose every call is noted; `failing` names scripts that cannot be reached the next time."""
+    """Records whose every call is noted; `failing` names scripts, or `flag`, that cannot be reached the next time."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         super().__init__(client, durable=False)
@@ -121,10 +121,17 @@ class NotedStore(AsyncStore):
         name = call.script.name
         self.asked.append(name)
         self.handed[name] = call.arguments
+        self._fail(name)
+        return await super().run(call)
+
+    async def flag(self, name: str, *, once: bool) -> bool:
+        self._fail("flag")
+        return await super().flag(name, once=once)
+
+    def _fail(self, name: str) -> None:
         if name in self.failing:
             self.failing.remove(name)
             raise StoreUnavailable("redis is away")
-        return await super().run(call)
 
 
 class Shop:

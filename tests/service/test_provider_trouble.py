@@ -37,6 +37,20 @@ async def test_rate_limit_closes_the_gate_for_ever_longer_until_something_is_don
     assert [line["seconds"] for line in log if line["event"] == "rate_limited"] == [1, 2, 4, 1]
 
 
+@pytest.mark.parametrize(("status", "failing"), [(429, "block_gate"), (401, "flag")])
+async def test_answer_is_saved_where_the_others_could_not_be_told_of_it(
+    async_redis: redis.asyncio.Redis, log: list[Any], status: int, failing: str
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.store.failing.append(failing)
+        shop.provider.will(POST, error(status))
+        await shop.handle()
+        assert shop.store.failing == []
+        assert (await shop.stored()).stage is Stage.WAITING
+    assert "trouble_untold" in [line["event"] for line in log]
+
+
 async def blocked_for(shop: Shop) -> timedelta:
     stored: Any = await shop.store.redis.hget("refunds:gate", "blocked_until")
     return timedelta(milliseconds=int(stored) - int(shop.now.timestamp() * 1000))
@@ -51,7 +65,7 @@ async def test_rate_limit_that_says_how_long_is_kept_to_and_never_longer_than_tw
         await shop.handle()
         assert await blocked_for(shop) == 7 * SECOND
         shop.pass_time(HOUR)
-        shop.service._blocks = 50
+        shop.service.trouble._blocks = 50
         shop.provider.will(POST, error(429, "rate_limit", "rate_limit_error"))
         await shop.handle()
         assert await blocked_for(shop) == 120 * SECOND
@@ -62,18 +76,18 @@ async def test_refused_credentials_are_said_once_and_stop_everyone_until_they_ar
 ) -> None:
     probe = "GET /v1/refunds/re_credentials_probe"
     async with opened(async_redis) as shop:
-        assert await shop.service.probe_credentials() is True
+        assert await shop.service.trouble.probe_credentials() is True
         assert shop.provider.asked == []
-        await shop.service.refuse_credentials()
-        await shop.service.refuse_credentials()
+        await shop.service.trouble.refuse_credentials()
+        await shop.service.trouble.refuse_credentials()
         # Without what the provider said: it may repeat the customer's own data.
         assert [line for line in log if line["event"] == "credentials_refused"] == [
             {"event": "credentials_refused", "alarm": True, "log_level": "error"}
         ]
         shop.provider.will(probe, error(401), error(404), error(404))
-        assert await shop.service.probe_credentials() is False
+        assert await shop.service.trouble.probe_credentials() is False
         assert "credentials_refused_at" in await shop.meta()
-        assert await shop.service.probe_credentials() is True
+        assert await shop.service.trouble.probe_credentials() is True
         assert "credentials_refused_at" not in await shop.meta()
         assert shop.provider.asked == [probe, probe]
 
@@ -109,7 +123,7 @@ async def test_provider_that_says_anything_of_the_key_is_back(
 ) -> None:
     async with opened(async_redis) as shop:
         shop.provider.will(PROBE, answer)
-        assert await shop.service._provider_answers() is answers
+        assert await shop.service.trouble._provider_answers() is answers
 
 
 async def test_row_of_rate_limits_is_ended_only_by_what_was_done(async_redis: redis.asyncio.Redis) -> None:

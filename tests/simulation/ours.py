@@ -168,7 +168,7 @@ class OurWorker:
                     self._early = _QUEUED_EARLY if taken else 0.0
                 if self._world.breaker_is_open and self._machine.loop.time() >= self._probe_at:
                     self._probe_at = self._machine.loop.time() + PROBE_SECONDS
-                    await self.service.probe_credentials()
+                    await self.service.trouble.probe_credentials()
             except StoreUnavailable:
                 pass  # tried again at the next turn, as the runtime's loop does
             await self._rest()
