@@ -80,7 +80,10 @@ def main(
         found += _pairs_until(refunds, found, seed, keep, at_once)
     order = {job.name: place for place, job in enumerate(jobs)}
     rows = table.rows_of(sorted(found, key=lambda result: order.get(result.name, len(order))))
-    words = " ".join(filter(None, ["--quick" * quick, *(f"--only {name!r}" for name in only), f"--seed {seed}"]))
+    said = ["--quick" * quick, *(f"--only {name!r}" for name in only), f"--seed {seed}"]
+    if outage_seconds is not None:
+        said.append(f"--outage-seconds {outage_seconds:g}")
+    words = " ".join(filter(None, said))
     text = (
         f"`./ops/dev prove {words}`, {started:%Y-%m-%d %H:%M} UTC, {time.monotonic() - began:.0f} s\n\n"
         f"{table.rendered(rows)}\n\n{table.summary(rows)}\n"
