@@ -49,6 +49,20 @@ def test_an_option_replaces_a_default() -> None:
         assert client.config_get("appendonly", "hz") == {"appendonly": "no", "hz": "50"}
 
 
+@pytest.mark.parametrize("allocator", [Path("/nowhere/malloc.so"), None])
+def test_server_takes_its_memory_from_the_library_that_is_named_and_else_from_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allocator: Path | None
+) -> None:
+    # It keeps no environment to be read later; and the loader passes over a library that is not there.
+    noting = tmp_path / "valkey-server"
+    noting.write_text(f'#!/bin/sh\nprintf %s "$LD_PRELOAD" >preloads\nexec {find_server()} "$@"\n', encoding="utf-8")
+    noting.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with ThrowawayServer(allocator) as server:
+        assert server._folder is not None
+        assert (server._folder / "preloads").read_text(encoding="utf-8") == str(allocator or "")
+
+
 def test_killed_and_restarted_server_still_has_every_acknowledged_write() -> None:
     with running_server() as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
         url, first = server.url, server.pid

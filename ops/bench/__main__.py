@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -37,8 +38,13 @@ FIGURES: Final[dict[str, Taker]] = {
 @click.argument("figures", nargs=-1, type=click.Choice(list(FIGURES)), metavar="[FIGURE]...")
 @click.option("--quick", is_flag=True, help="Less of everything, inside a minute: shows that it works, no more.")
 @click.option("--full", is_flag=True, help="The sizes of the promise: hours of machine time rather than minutes.")
+@click.option(
+    "--allocator",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Preload this library into the server: the wheel's takes its memory from libc, its makers' from jemalloc.",
+)
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Interleaved.")
-def main(*, figures: tuple[str, ...], quick: bool, full: bool, rounds: int) -> None:
+def main(*, figures: tuple[str, ...], quick: bool, full: bool, allocator: Path | None, rounds: int) -> None:
     """Measure the figures named, all unless told otherwise.
 
     They are: bulk single latency lanes processes accept memory limit backlog.
@@ -46,6 +52,7 @@ def main(*, figures: tuple[str, ...], quick: bool, full: bool, rounds: int) -> N
     """
     if quick and full:
         raise click.UsageError("--quick and --full exclude each other")
+    Rig.allocator = allocator
     everything = usable()
     cores = Cores.split()
     cores.take_rest()
@@ -74,7 +81,9 @@ def _server_version(cores: Cores) -> str:
     with Rig(cores) as rig:
         facts: Any = rig.refunds.store.redis.info("server")
         name = "valkey" if "valkey_version" in facts else "redis"
-        return f"{name} {facts.get(f'{name}_version')}, appendfsync always"
+        memory: Any = rig.refunds.store.redis.info("memory")
+        allocator = f"{Rig.allocator.name} preloaded" if Rig.allocator is not None else memory.get("mem_allocator")
+        return f"{name} {facts.get(f'{name}_version')} ({allocator}), appendfsync always"
 
 
 if __name__ == "__main__":

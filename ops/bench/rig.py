@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from ops.bench.machine import Cores, cpu_seconds
 from worker.cli.operate import command
@@ -99,6 +99,8 @@ class Window:
 class Rig:
     """One installation; use it in a `with`."""
 
+    allocator: ClassVar[Path | None] = None
+    """The library from which the servers of all installations take their memory, None for their own."""
     cores: Cores
     mode: Mode = field(default_factory=Mode)
     concurrency: int = CONCURRENCY
@@ -108,7 +110,7 @@ class Rig:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-bench-")))
-            self.server = stack.enter_context(ThrowawayServer())
+            self.server = stack.enter_context(ThrowawayServer(self.allocator))
             self._sandbox_process = stack.enter_context(self._sandbox_running())
             self.refunds = stack.enter_context(Refunds(settings=Settings.load(redis_url=self.server.url)))
             self.workers: list[subprocess.Popen[bytes]] = []

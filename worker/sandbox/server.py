@@ -7,6 +7,7 @@ it. The server is whichever is found first: `valkey-server` or `redis-server` on
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -70,10 +71,12 @@ class ThrowawayServer:
     """A server started by `start` or `with`, reached at `url`, and gone with its data after `stop`.
 
     Options are the server's own directives with underscores for hyphens and replace the defaults in `DIRECTIVES`:
-    `ThrowawayServer(appendfsync="everysec")`. What may go wrong at a start is raised as `StoreUnavailable`.
+    `ThrowawayServer(appendfsync="everysec")`. `allocator` is a library that the server takes its memory from: the
+    wheel's is built with the C library's. What may go wrong at a start is raised as `StoreUnavailable`.
     """
 
-    def __init__(self, **options: str) -> None:
+    def __init__(self, allocator: Path | None = None, /, **options: str) -> None:
+        self.allocator = allocator
         self.directives = DIRECTIVES | {name.replace("_", "-"): value for name, value in options.items()}
         self._folder: Path | None = None
         self._port = 0
@@ -159,6 +162,7 @@ class ThrowawayServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env=os.environ | ({} if self.allocator is None else {"LD_PRELOAD": str(self.allocator)}),
             )
         try:
             self._await_answer(self._process, folder)
