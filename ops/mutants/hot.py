@@ -16,6 +16,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -35,6 +36,10 @@ from ops.mutants.scripts import Scripts, live_scripts, read_again
 FLAGS: Final = ("-q", "-s", "--assert=plain", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist")
 PATIENCE: Final = 20
 """A test may take so many times as long as without a mutant, and the plan's spare time, before it counts as hanging."""
+LONG_PATIENCE: Final = 40.0, 3
+"""For a long one these seconds and so many times as long are enough: what hangs there would hold all others up."""
+MOST_MEMORY: Final = 4 << 30
+"""Bytes that a mutant may ask for: one that never ends gathers what the machine has."""
 STORE: Final = "worker/store.py"
 """What runs this runs scripts."""
 _UNMEASURED: Final = 0.5
@@ -177,12 +182,13 @@ class Server:
     def _judge(self, request: Json, items: dict[str, pytest.Item], session: pytest.Session, writing: int) -> None:
         """Run the tests in a fork until one fails; never returns."""
         os.setpgid(0, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
         verdict: Json = {"verdict": "cold", "by": None}
         try:
             if self._apply(request):
                 verdict = {"verdict": "survived", "by": None}
                 for name, seconds in request["tests"]:
-                    signal.setitimer(signal.ITIMER_REAL, request["spare"] + PATIENCE * (seconds or _UNMEASURED))
+                    signal.setitimer(signal.ITIMER_REAL, request["spare"] + _most_seconds(seconds or _UNMEASURED))
                     session._setupstate.teardown_exact(items[name])  # noqa: SLF001 - what the last test left set up
                     if not self._run(items[name], session.items[0]):
                         verdict = {"verdict": "killed", "by": name}
@@ -208,6 +214,11 @@ class Server:
             code for name, code in functions_of(compile(request["text"], path, "exec")) if name == request["function"]
         ]
         return exchanged(self._loaded.get((path, request["function"]), []), new)
+
+
+def _most_seconds(usual: float) -> float:
+    spare, times = LONG_PATIENCE
+    return min(PATIENCE * usual, spare + times * usual)
 
 
 def repeatable() -> None:
