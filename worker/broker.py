@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from celery import Celery
 from kombu.entity import Queue
@@ -76,6 +76,8 @@ def _broker(settings: Settings) -> tuple[str, dict[str, Any]]:
     if settings.prefix != _DEFAULT_PREFIX:
         # Two installations on one server must not take each other's messages.
         options["global_keyprefix"] = settings.prefix
+    if url.startswith(("redis://", "rediss://")):
+        url = _plain(url)
     if url.startswith("unix://"):
         # kombu's name for it; the database is its virtual host.
         parts = urlsplit(url)
@@ -88,6 +90,15 @@ def _broker(settings: Settings) -> tuple[str, dict[str, Any]]:
         url = ";".join(f"sentinel://{credentials}{host}:{port}/{address.database}" for host, port in address.hosts)
         options |= {"master_name": address.master, "sentinel_kwargs": {"password": address.password}}
     return url, options
+
+
+def _plain(url: str) -> str:
+    """Return an address of Redis as kombu reads it: it knows no options but those of TLS, and stumbles over others."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query)
+    database = dict(options).get("db", parts.path.strip("/"))
+    of_tls = urlencode([(name, value) for name, value in options if name.startswith("ssl_")])
+    return urlunsplit(parts._replace(path=f"/{database}" if database else parts.path, query=of_tls))
 
 
 def nudge(app: Celery, refund_ids: Sequence[str], lane: Lane, *, producer: Any = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
 from redis import exceptions
+from redis.sentinel import MasterNotFoundError
 
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
 
@@ -27,6 +29,7 @@ _AWAY: Final = (
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
     exceptions.NoPermissionError,
+    exceptions.InvalidResponse,
     OSError,
 )
 _AWAY_WORDS: Final = (
@@ -40,6 +43,9 @@ _AWAY_WORDS: Final = (
     "LOADING",
     "MASTERDOWN",
 )
+# Said to an address that can never be right, whatever is started or waited for.
+_NO_DATABASE: Final = ("DB index is out of range", "invalid DB index", "SELECT is not allowed in cluster mode")
+_NO_SENTINEL: Final = "unknown command 'SENTINEL'"
 _CANNOT_READ: Final = (
     "REFUNDS_REDIS_URL cannot be read as an address: it reads redis://user:password@host:port/0, "
     "with reserved characters of the password percent-encoded"
@@ -79,7 +85,9 @@ class SentinelAddress:
             hosts = tuple(_host_and_port(place) for place in parts.netloc.split(",") if place)
             database = int(parts.path.strip("/") or 0)
         except ValueError:
-            raise SettingsError("a sentinel:// address reads sentinel://host:port,host:port/db?master=NAME") from None
+            hosts, database = (), 0
+        if not hosts:
+            raise SettingsError("a sentinel:// address reads sentinel://host:port,host:port/db?master=NAME")
         return cls(hosts=hosts, master=master, database=database, username=username or None, password=password or None)
 
 
@@ -102,10 +110,10 @@ def connect(url: str) -> redis.Redis:
             address.master, db=address.database, username=address.username, password=address.password, **_OPTIONS
         )
         return client
-    try:
-        return redis.Redis.from_url(url, **_options_for(url))
-    except ValueError:
-        raise SettingsError(_CANNOT_READ) from None
+    with _readable():
+        plain = redis.Redis.from_url(url, **_options_for(url))
+        _try_options(plain.connection_pool)
+        return plain
 
 
 def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis:
@@ -117,10 +125,27 @@ def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis
             address.master, db=address.database, username=address.username, password=address.password, **_OPTIONS
         )
         return client
+    with _readable():
+        plain = redis.asyncio.Redis.from_url(url, max_connections=max_connections, **_options_for(url))
+        _try_options(plain.connection_pool)
+        return plain
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
     try:
-        return redis.asyncio.Redis.from_url(url, max_connections=max_connections, **_options_for(url))
+        yield
     except ValueError:
         raise SettingsError(_CANNOT_READ) from None
+    except TypeError as error:
+        # redis-py hands on whatever stands behind the `?`; only the option's name is told, never its value.
+        name = str(error).rpartition("argument ")[2]
+        raise SettingsError(f"REFUNDS_REDIS_URL has an option that no client knows, {name}: leave it out") from None
+
+
+def _try_options(pool: Any) -> None:
+    """Make a connection and leave it unconnected: what it does not understand is found now, and not in a command."""
+    pool.connection_class(**pool.connection_kwargs)
 
 
 def place_of(url: str) -> str:
@@ -147,6 +172,18 @@ def unavailable(error: BaseException, place: str) -> StoreUnavailable:
     """Return the one sentence for a Redis that is away."""
     if isinstance(error, exceptions.AuthenticationError) or str(error).startswith(("NOAUTH", "WRONGPASS")):
         return StoreUnavailable(f"Redis at {place} refuses the credentials: check REFUNDS_REDIS_URL")
+    if isinstance(error, exceptions.InvalidResponse):
+        return StoreUnavailable(
+            f"what answers at {place} does not speak Redis: check host and port of REFUNDS_REDIS_URL, and take "
+            "rediss:// for a server under TLS"
+        )
+    if isinstance(error, MasterNotFoundError):
+        return StoreUnavailable(
+            f"the Sentinels at {place} do not answer, or know no such primary that is up: check hosts and ?master= of "
+            "REFUNDS_REDIS_URL, then run this again"
+        )
+    if (trouble := _tls_trouble(error)) is not None:
+        return StoreUnavailable(f"the server at {place} {trouble}")
     if isinstance(error, exceptions.ResponseError) and not isinstance(error, exceptions.ConnectionError):
         reason = str(error).split(". ")[0].split("\n")[0][:120]
         return StoreUnavailable(f"Redis at {place} will not serve now ({reason}): mend it and run this again")
@@ -154,14 +191,50 @@ def unavailable(error: BaseException, place: str) -> StoreUnavailable:
     return StoreUnavailable(f"Redis at {place} {kind}: start it or set REFUNDS_REDIS_URL, then run this again")
 
 
+def _tls_trouble(error: BaseException) -> str | None:
+    """Return what went wrong while TLS was begun, None where that went well or was never tried."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"shows a certificate that is not trusted here ({cause.verify_message}): add ?ssl_ca_certs=FILE to "
+                "REFUNDS_REDIS_URL, or use the host's name that stands in it"
+            )
+        # A server without TLS takes our greeting for the beginning of a command, and waits for its end.
+        if isinstance(cause, ssl.SSLError) or (isinstance(cause, TimeoutError) and "handshake" in str(cause)):
+            return "did not speak TLS, which rediss:// asks for: use its TLS port, or redis:// if it has none"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _wrong_address(error: BaseException, place: str) -> SettingsError | None:
+    """Return the one sentence for an answer that no waiting changes, None for any other."""
+    if not isinstance(error, exceptions.ResponseError):
+        return None
+    said = str(error)
+    if said.startswith(_NO_DATABASE):
+        return SettingsError(
+            f"Redis at {place} has no database of the number in REFUNDS_REDIS_URL: take one that it has, on most "
+            "servers 0 to 15, in a cluster 0 alone"
+        )
+    if said.startswith(_NO_SENTINEL):
+        return SettingsError(
+            f"what answers at {place} is no Sentinel: name the Sentinels in REFUNDS_REDIS_URL (their port is "
+            f"{_DEFAULT_SENTINEL_PORT} most often), or take redis:// for a server itself"
+        )
+    return None
+
+
 @contextmanager
 def redis_errors(place: str) -> Iterator[None]:
-    """Turn a Redis that is away into `StoreUnavailable`."""
+    """Turn a Redis that is away into `StoreUnavailable`, and an address that is never right into `SettingsError`."""
     try:
         yield
     except (exceptions.RedisError, OSError) as error:
         if is_away(error):
             raise unavailable(error, place) from error
+        if (wrong := _wrong_address(error, place)) is not None:
+            raise wrong from error
         raise
 
 

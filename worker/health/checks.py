@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import redis.exceptions
 
-from worker.errors import StoreUnavailable
+from worker.errors import SettingsError, StoreUnavailable
 
 
 class State(StrEnum):
@@ -65,6 +65,8 @@ def guarded(name: str, cli: str, checks: Callable[[], Iterable[Check]]) -> Itera
             yield warn(name, f"this user may not ask the server for all of it ({cause}): the rest is not known", fix)
         else:
             yield fail(name, str(error), f"{cli} PING", Trouble.AWAY)
+    except SettingsError as error:
+        yield fail(name, str(error), "export REFUNDS_REDIS_URL=redis://HOST:PORT/0", Trouble.SETTINGS)
     except redis.exceptions.ResponseError as error:
         yield fail(name, f"Redis answered with an error: {error}", f"{cli} INFO", Trouble.AWAY)
 
