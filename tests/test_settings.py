@@ -98,6 +98,11 @@ WRONG = [
     ("REDIS_URL", f"redis://:p[{SECRET}]s@redis/0"),
     ("REDIS_URL", f"redis://user:sec/{SECRET}@redis/0"),
     ("REDIS_URL", f"redis://:{SECRET}@redis:66000/0"),
+    ("REDIS_URL", f"redis://:{SECRET}@redis/first"),
+    ("REDIS_URL", f"rediss://:{SECRET}@redis/-1"),
+    ("REDIS_URL", f"redis://:{SECRET}@re..dis/0"),
+    ("REDIS_URL", "unix://"),
+    ("BROKER_URL", f"redis://:{SECRET}@redis/first"),
     ("BROKER_URL", f"amqp://user:p[{SECRET}@rabbit"),
     ("BROKER_URL", f"sqs://:{SECRET}@queue"),
     ("API_URL", SECRET),
@@ -109,8 +114,7 @@ WRONG = [
     ("API_URL", f"https://user:{SECRET}@provider.test"),
     ("API_URL", f"https://provider.test/?key={SECRET}"),
     ("API_URL", f"https://provider.test/#{SECRET}"),
-    ("LIVE", "maybe"),
-    ("ALLOW_HTTP", "2"),
+    *((name, value) for name in ("LIVE", "ALLOW_HTTP") for value in ("maybe", "2", "1", "yes", "on", "t", "0", "off")),
     ("IDEMPOTENCY", "hope"),
     ("READBACK", "all"),
     ("TOTALS", "maybe"),
@@ -176,6 +180,7 @@ def test_lease_left_at_its_default_must_outlive_a_longer_call_too(monkeypatch: p
 
 def test_empty_variable_is_an_unset_one_and_case_of_a_word_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = loaded(monkeypatch, LEASE_SECONDS="", READBACK="LIST", LOG_LEVEL="Warning", LIVE="TRUE")
+    assert not loaded(monkeypatch, LIVE="False").live
     assert (settings.lease_seconds, settings.readback, settings.log_level, settings.live) == (
         45,
         "list",

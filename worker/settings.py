@@ -23,6 +23,8 @@ ENV_PREFIX: Final = "REFUNDS_"
 _OTHER_VARIABLES: Final = frozenset({"REFUNDS_SUPERVISOR_PID"})
 _BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "amqp", "amqps"})
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,500}")
+_NUMBERED_SCHEMES: Final = frozenset({"redis", "rediss"})
+_NUMBERED: Final = re.compile(r"(?:/[0-9]{0,9})?")
 _REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "unix"})
 
 
@@ -73,6 +75,21 @@ class Settings(BaseSettings):
         if not _is_address(url):
             rule = "must read scheme://user:password@host:port/0, reserved characters percent-encoded"
             raise PydanticCustomError("address", rule)
+        # A client would take what is no number for database 0.
+        if scheme in _NUMBERED_SCHEMES and not _NUMBERED.fullmatch(urlsplit(url).path):
+            raise PydanticCustomError("database", "must end in the number of a database, such as /0")
+        if scheme == "unix" and not urlsplit(url).path.strip("/"):
+            raise PydanticCustomError("socket", "must name the socket's file, as in unix:///run/redis.sock")
+        return value
+
+    @field_validator("live", "allow_http", mode="before")
+    @classmethod
+    def _true_or_false(cls, value: Any) -> Any:
+        # What lets real money move, or a key leave in the clear, is said in one way: never by a 1 or a yes.
+        if isinstance(value, str):
+            value = {"true": True, "false": False}.get(value.lower())
+        if not isinstance(value, bool):
+            raise PydanticCustomError("true_or_false", "must be true or false")
         return value
 
     @field_validator("api_url")
@@ -200,6 +217,9 @@ def _is_address(url: str) -> bool:
         # Several hosts, of Sentinels or of a broker's cluster, have no one port.
         one_host = "," not in parts.netloc and ";" not in url
         port = parts.port if one_host else None
+        if one_host:
+            # What the resolver would stumble over: a label that is empty or too long, a byte that is no text.
+            (parts.hostname or "").encode("idna")
     except ValueError:
         return False
     return port != 0 and not ("@" in url and "@" not in parts.netloc)
