@@ -27,7 +27,7 @@ LAYERS = (
     {"readback"},
     {"policy"},
     {"decisions", "looks"},
-    {"settings", "connections", "records", "inbox"},
+    {"settings", "connections", "records", "inbox", "heartbeat"},
     {"calls", "transport", "messages"},
     {"broker", "store", "gateway", "importer", "telemetry"},
     {"lanes", "breaker", "intake", "sweeper", "switches", "batches", "tally"},

@@ -19,6 +19,7 @@ from worker import broker, calls, inbox
 from worker.connections import connect_async, place_of
 from worker.errors import ProviderMismatch, RefundError, StoreUnavailable
 from worker.gateway import Gateway
+from worker.heartbeat import Heartbeat
 from worker.intake import BulkIntake
 from worker.lanes import RateGate, Slots
 from worker.model import Lane
@@ -55,6 +56,7 @@ class Runtime:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.intake = BulkIntake(celery, settings.concurrency)
         self._tally = Tally()
+        self._heartbeat = Heartbeat(settings.heartbeat_file)
         self.store: AsyncStore
         self.service: Service
         self._client: httpx.AsyncClient
@@ -94,6 +96,7 @@ class Runtime:
             await self.store.require_durable()
             await self.store.load_scripts(calls.EVERY)
             await self._pin()
+            self._heartbeat.begin()
         except BaseException:
             await self.store.redis.aclose()
             raise
@@ -157,8 +160,7 @@ class Runtime:
         await self.store.beat(self.name)
         await self._tell()
         # After the beat in Redis: the file is fresh only while the loop turns and the records can be reached.
-        if self.settings.heartbeat_file is not None:
-            self.settings.heartbeat_file.touch()
+        self._heartbeat.beat()
 
     async def _tell(self) -> None:
         """Add what this worker counted into Redis."""

@@ -114,6 +114,11 @@ def test_counts_of_a_batch_follow_its_refunds(records: Records) -> None:
         ({**KEY, "REFUNDS_API_KEY": "sk_live_planted"}, 6, "error: the key or the address is the provider's live one"),
         ({**KEY, "REFUNDS_API_URL": "https://api.wooshpay.com"}, 6, "error: the key or the address is"),
         ({**KEY, "REFUNDS_API_URL": "http://pay.example"}, 6, "error: REFUNDS_API_URL is plain http"),
+        (
+            {**KEY, "REFUNDS_HEARTBEAT_FILE": "/proc/no/beat"},
+            2,
+            "error: REFUNDS_HEARTBEAT_FILE /proc/no/beat cannot",
+        ),
         ({**KEY, "REFUNDS_REDIS_URL": "redis://127.0.0.1:1/0"}, 5, "error: Redis at 127.0.0.1:1 cannot be reached"),
     ],
 )

@@ -18,6 +18,7 @@ from worker.cli import render
 from worker.cli.exits import DONE, REFUSED, USAGE
 from worker.cli.session import note, opened, operator
 from worker.errors import ProviderMismatch
+from worker.heartbeat import Heartbeat
 from worker.model import Lane, rfc3339
 from worker.settings import Settings
 from worker.supervisor import Supervisor
@@ -131,6 +132,8 @@ def _preflight(settings: Settings) -> None:
             f"these records belong to {pinned.provider_host} in {pinned.mode} mode, and this worker is set to "
             f"{ours[0]} in {ours[1]} mode: use another REFUNDS_PREFIX or database"
         )
+    # Last, so that a worker that may not run leaves no sign of life.
+    Heartbeat(settings.heartbeat_file).begin()
 
 
 def _sayer(settings: Settings) -> Callable[[str], None]:

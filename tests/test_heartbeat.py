@@ -1,0 +1,55 @@
+"""The heartbeat file: wrong at the start it ends the worker, later it is told once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from worker.errors import SettingsError
+from worker.heartbeat import Heartbeat
+
+
+def test_a_worker_without_a_heartbeat_file_touches_none() -> None:
+    heartbeat = Heartbeat(None)
+    heartbeat.begin()
+    heartbeat.beat()
+
+
+def test_each_beat_makes_the_file_fresh(tmp_path: Path) -> None:
+    path = tmp_path / "heartbeat"
+    heartbeat = Heartbeat(path)
+    heartbeat.begin()
+    os.utime(path, (0, 0))
+    heartbeat.beat()
+    assert path.stat().st_mtime > 0
+
+
+def test_a_file_that_cannot_be_written_at_the_start_is_a_wrong_setting(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^REFUNDS_HEARTBEAT_FILE .*no/heartbeat cannot be written \(No such file"):
+        Heartbeat(tmp_path / "no" / "heartbeat").begin()
+
+
+def test_a_folder_is_no_heartbeat_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="it is a folder"):
+        Heartbeat(tmp_path).begin()
+
+
+def test_a_file_that_is_lost_and_found_later_is_told_once_each_time(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    heartbeat = Heartbeat(folder / "heartbeat")
+    heartbeat.begin()
+    with capture_logs() as logged:
+        (folder / "heartbeat").unlink()
+        folder.rmdir()
+        heartbeat.beat()
+        heartbeat.beat()
+        folder.mkdir()
+        heartbeat.beat()
+        heartbeat.beat()
+    told = [(line["event"], line["log_level"]) for line in logged]
+    assert told == [("heartbeat_not_written", "warning"), ("heartbeat_written_again", "warning")]
+    assert logged[0]["reason"] == "No such file or directory"

@@ -1,0 +1,49 @@
+"""The file by which a machine's own probe tells a worker whose loop turns from one that hangs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from worker.errors import SettingsError
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """Touches the file of `REFUNDS_HEARTBEAT_FILE`; does nothing where none is set."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._written = True
+
+    def begin(self) -> None:
+        """Touch it for the first time; raises `SettingsError` where that cannot be done."""
+        if (reason := self._touched()) is not None:
+            raise SettingsError(
+                f"REFUNDS_HEARTBEAT_FILE {self._path} cannot be written ({reason}): name a file in a folder that the "
+                "worker may write to, or unset it"
+            )
+
+    def beat(self) -> None:
+        """Touch it again; a file that cannot be written any more, or can again, is logged once."""
+        reason = self._touched()
+        if reason is not None and self._written:
+            log.warning("heartbeat_not_written", file=str(self._path), reason=reason)
+        elif reason is None and not self._written:
+            log.warning("heartbeat_written_again", file=str(self._path))
+        self._written = reason is None
+
+    def _touched(self) -> str | None:
+        """Touch the file and return why that failed, None where it did not."""
+        if self._path is None:
+            return None
+        if self._path.is_dir():
+            # A folder can be touched, too, and whoever else writes in it would keep it fresh.
+            return "it is a folder"
+        try:
+            self._path.touch()
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
