@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -16,6 +17,7 @@ import structlog
 from celery import Celery
 
 from worker import broker, calls, inbox
+from worker.client import PUBLISH_ERRORS
 from worker.connections import connect_async, place_of
 from worker.errors import ProviderMismatch, RefundError, StoreUnavailable
 from worker.gateway import Gateway
@@ -146,10 +148,23 @@ class Runtime:
             await sweep(self.store, nudge=self._nudge, depth=self._depth)
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
-        broker.nudge(self.celery, refund_ids, lane)
+        with self._broker_errors():
+            broker.nudge(self.celery, refund_ids, lane)
 
     def _depth(self, lane: Lane) -> int:
-        return broker.queue_depth(self.celery, lane)
+        with self._broker_errors():
+            return broker.queue_depth(self.celery, lane)
+
+    @contextmanager
+    def _broker_errors(self) -> Iterator[None]:
+        """Turn a broker that is away, or is none, into one sentence: celery logs its own, and tries again by itself."""
+        try:
+            yield
+        except PUBLISH_ERRORS as error:
+            place = place_of(self.settings.broker)
+            raise StoreUnavailable(
+                f"the broker at {place} cannot be reached ({type(error).__name__}): start it or set REFUNDS_BROKER_URL"
+            ) from error
 
     async def _beat(self) -> None:
         supervisor = os.environ.get(SUPERVISOR_VARIABLE)
