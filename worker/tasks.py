@@ -10,7 +10,7 @@ from worker.app import app, runtime
 from worker.broker import PROCESS_TASK, SUBMIT_TASK
 from worker.errors import InvalidRequest
 from worker.model import Lane
-from worker.request import RefundRequest, is_refund_id
+from worker.request import is_refund_id
 
 
 def _lane(task: Any) -> Lane:
@@ -32,14 +32,11 @@ def process(self: Any, *args: Any, **kwargs: Any) -> None:
 def submit(self: Any, *args: Any, **kwargs: Any) -> None:
     """Accept a refund, kwargs the request's fields, and send it."""
     try:
-        request = RefundRequest(*args, **kwargs)
+        request = inbox.requested(args, kwargs)
     except InvalidRequest as error:
         # Logged too: the field and its rule, never what the metadata held.
         reason = "; ".join(f"{each.field}: {each.rule}" for each in error.errors)
         inbox.rejected(json.dumps([args, kwargs]), reason)
-        return
-    except TypeError as error:
-        inbox.rejected(json.dumps([args, kwargs]), str(error))
         return
     if runtime.submit(request, _lane(self)) == "conflict":
         inbox.rejected(json.dumps([args, kwargs]), f"refund {request.refund_id} exists with other contents")
