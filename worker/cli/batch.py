@@ -25,6 +25,7 @@ from worker.client import PUBLISH_ERRORS, Refunds
 from worker.errors import InputError
 from worker.importer import open_source, validate, write_result
 from worker.model import Lane, Retriable, rfc3339
+from worker.ranges import Whole
 
 _STATUSES: Final = ("succeeded", "failed", "canceled")
 _SENT: Final = ("sending", "in_doubt", "processing", "review")
@@ -54,7 +55,7 @@ def batch(ctx: click.Context) -> int | None:
 
 
 @batch.command("list")
-@click.option("--limit", type=click.IntRange(min=0), default=20, show_default=True, help="0 for all.")
+@click.option("--limit", type=Whole(min=0), default=20, show_default=True, help="0 for all.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_all(*, limit: int = 20, as_json: bool = False) -> int:
     """List the batches, newest first."""

@@ -43,6 +43,7 @@ from worker.importer import (
     write_result,
 )
 from worker.model import Lane
+from worker.ranges import Whole
 from worker.request import RefundRequest
 from worker.settings import Settings
 
@@ -118,7 +119,7 @@ Stopped half way, the same command goes on where it stopped, and doubles nothing
 @click.option("--errors", type=_target, metavar="FILE", help="Write the invalid rows, each with its errors.")
 @click.option("--on-error", type=click.Choice(["abort", "skip"]), default="abort", show_default=True)
 @click.option("--max-errors", metavar="N|P%", callback=most_errors, help="Skip no more invalid rows than this.")
-@click.option("--expect-rows", type=click.IntRange(min=1), metavar="N", help="Refuse a file of any other length.")
+@click.option("--expect-rows", type=Whole(min=1), metavar="N", help="Refuse a file of any other length.")
 @click.option(
     "--expect-total",
     "totals",

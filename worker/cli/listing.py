@@ -13,6 +13,7 @@ from worker.cli import render
 from worker.cli.exits import DONE
 from worker.cli.session import note, opened
 from worker.model import Refund, Stage, Status
+from worker.ranges import Whole
 from worker.store import BUCKETS, Store
 
 PAGE: Final = 500
@@ -81,7 +82,7 @@ Examples:
 @click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Where it is on its way.")
 @click.option("--batch", metavar="ID", help="Only refunds that this batch created.")
 @click.option("--payment-intent", metavar="PI", help="Only refunds on this payment.")
-@click.option("--limit", type=click.IntRange(min=0), default=100, show_default=True, help="0 for all.")
+@click.option("--limit", type=Whole(min=0), default=100, show_default=True, help="0 for all.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_refunds(
     *,

@@ -20,6 +20,7 @@ from worker.cli.session import note, opened, operator
 from worker.errors import ProviderMismatch
 from worker.heartbeat import Heartbeat
 from worker.model import Lane, rfc3339
+from worker.ranges import Whole
 from worker.settings import Settings
 from worker.supervisor import Supervisor
 
@@ -86,7 +87,7 @@ Exit code: 0 after SIGTERM or Ctrl-C, once what was in flight is finished;
 )
 @click.option(
     "--concurrency",
-    type=click.IntRange(1, 1024),
+    type=Whole(1, 1024),
     metavar="N",
     help="Calls in flight at once; REFUNDS_CONCURRENCY without it.",
 )
@@ -152,7 +153,7 @@ def _sayer(settings: Settings) -> Callable[[str], None]:
 
 @click.command(epilog="\b\nExamples:\n  refunds metrics\n  refunds metrics --host 0.0.0.0 --port 9464")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; it asks for no password.")
-@click.option("--port", default=9464, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--port", default=9464, show_default=True, type=Whole(0, 65535), help="0 takes a free one.")
 def metrics(*, host: str, port: int) -> int:
     """Serve Prometheus metrics, computed from Redis at each scrape: one process, whatever the number of workers."""
     from worker.metrics import serve  # noqa: PLC0415 - no other command needs it

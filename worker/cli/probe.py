@@ -16,6 +16,7 @@ from worker.cli.exits import AWAY, DONE, NOTHING_TO_DO, REJECTED, USAGE, Detache
 from worker.cli.session import note, opened
 from worker.errors import GuardRefused
 from worker.probing import MAX_AMOUNT, MAX_POSTS, POSTS_WITHOUT_KEYS, Order, Report, Sort, Verdict
+from worker.ranges import Whole
 from worker.settings import Settings
 from worker.store import Store
 
@@ -46,7 +47,7 @@ live address or a live payment: nothing was sent."""
 @click.option("--payment-intent", required=True, metavar="PI", help="A captured test payment of your own.")
 @click.option(
     "--amount",
-    type=click.IntRange(1, MAX_AMOUNT),
+    type=Whole(1, MAX_AMOUNT),
     default=1,
     show_default=True,
     metavar="MINOR",

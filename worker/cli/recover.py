@@ -12,6 +12,7 @@ from worker.cli.exits import DONE
 from worker.cli.session import note, opened
 from worker.errors import FieldError, InvalidRequest
 from worker.model import rfc3339
+from worker.ranges import Whole
 from worker.recovery import recover as recover_records
 from worker.request import shown
 
@@ -40,7 +41,7 @@ def _moment(text: str) -> datetime:
     "--resubmitted-for",
     default=72,
     show_default=True,
-    type=click.IntRange(0, 24 * 60),
+    type=Whole(0, 24 * 60),
     metavar="HOURS",
     help="New ids begin in doubt for so long: an order system may hand in again what the snapshot lost.",
 )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -14,21 +13,11 @@ from worker.cli.session import note, opened, operator
 from worker.cli.values import request_of
 from worker.cli.waiting import verdict, wait_for
 from worker.errors import IdempotencyConflict
-from worker.model import Lane, Refund
+from worker.model import Lane, Refund, Status
+from worker.ranges import SECONDS
 from worker.request import REASONS
 
-SECONDS: Final = click.FloatRange(min=0)
-
-
-def _finite(_ctx: click.Context, _parameter: click.Parameter, seconds: float | None) -> float | None:
-    if seconds is not None and not math.isfinite(seconds):
-        raise click.BadParameter("must be a number of seconds")
-    return seconds
-
-
-wait_option = click.option(
-    "--wait", "wait", type=SECONDS, callback=_finite, metavar="SECONDS", help="Wait at most so long for the end."
-)
+wait_option = click.option("--wait", "wait", type=SECONDS, metavar="SECONDS", help="Wait at most so long for the end.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from worker.ranges import Whole
 from worker.sandbox.bank import CAPTURED, CURRENCY, MAGIC
 from worker.sandbox.config import SandboxConfig, SandboxConfigError
 from worker.sandbox.faults import KINDS, FaultSpecError
@@ -19,7 +20,7 @@ Payment intents that begin so behave so: {", ".join(MAGIC)}. Any other pi_… wa
 
 @click.command(epilog=EPILOG)
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=4010, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--port", default=4010, show_default=True, type=Whole(0, 65535), help="0 takes a free one.")
 @click.option("--latency", "latency_ms", default=0.0, help="Milliseconds that each request takes.")
 @click.option("--faults", default="", help="For instance cut_after:p=0.05,http_500_before:n=3")
 @click.option("--seed", default=0, help="Of the faults' probabilities.")

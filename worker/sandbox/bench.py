@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from worker.ranges import Whole
 from worker.sandbox.running import Sandbox
 
 if TYPE_CHECKING:
@@ -120,9 +121,9 @@ def _sandbox_process(log_requests: int) -> Iterator[Sandbox]:
 
 
 @click.command()
-@click.option("--requests", default=20_000, show_default=True, type=click.IntRange(1, 500_000))
-@click.option("--connections", default=32, show_default=True, type=click.IntRange(1, 1_000))
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Each with a fresh sandbox.")
+@click.option("--requests", default=20_000, show_default=True, type=Whole(1, 500_000))
+@click.option("--connections", default=32, show_default=True, type=Whole(1, 1_000))
+@click.option("--rounds", default=3, show_default=True, type=Whole(1, 20), help="Each with a fresh sandbox.")
 @click.option("--log-requests", default=0, show_default=True, help="How many requests the sandbox remembers.")
 def main(*, requests: int, connections: int, rounds: int, log_requests: int) -> None:
     """Measure refunds a second against a sandbox in another process."""

@@ -27,6 +27,7 @@ from rich.table import Table
 from worker.client import Refunds
 from worker.errors import RefundError
 from worker.model import Refund, Stage, Status
+from worker.ranges import Whole
 from worker.sandbox.running import Sandbox
 from worker.sandbox.server import running_server
 from worker.settings import Settings
@@ -191,7 +192,7 @@ def judge(wanted: Sequence[Row], records: Sequence[Refund], ledger: Sequence[dic
 
 
 @click.command(help="Run the main job on a throw-away server and the sandbox provider, and count the money.")
-@click.option("--refunds", "count", default=32, show_default=True, type=click.IntRange(1, 10_000), help="Plain rows.")
+@click.option("--refunds", "count", default=32, show_default=True, type=Whole(1, 10_000), help="Plain rows.")
 @click.option("--faults", default=FAULTS, show_default=True, help="What the sandbox provider does wrong.")
 def main(count: int, faults: str) -> None:
     """Run the demo; exit 0 only if ledger and records agree."""
