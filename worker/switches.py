@@ -55,9 +55,10 @@ def now(store: Store) -> datetime:
     return from_ms(int(seconds) * 1000 + int(micros) // 1000)
 
 
-def pause(store: Store, by: str) -> Switches:
-    """Stop every claim; a pause that stands already keeps its time and its author.
+def pause(store: Store, by: str) -> tuple[bool, Switches]:
+    """Stop every claim; return whether that changed anything, and the flags as they stand now.
 
+    A pause that stands already keeps its time and its author.
     It asks for no fsync: the button must work on a server whose disk is the trouble.
     """
     moment = int(now(store).timestamp() * 1000)
@@ -65,8 +66,8 @@ def pause(store: Store, by: str) -> Switches:
     with redis_errors(store.place), store.redis.pipeline(transaction=True) as pipeline:
         pipeline.hsetnx(key, "paused", str(moment))
         pipeline.hsetnx(key, "paused_by", by)
-        pipeline.execute()
-    return read(store)
+        begun, _ = pipeline.execute()
+    return bool(begun), read(store)
 
 
 def resume(store: Store) -> Switches:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 import redis
 
-from tests.cli.commanding import Cli, Records
+from tests.cli.commanding import Cli, Ran, Records
 from worker import calls
 from worker.batches import open_batch, pause_batch, read_batch
 from worker.errors import GuardRefused
@@ -15,6 +15,10 @@ from worker.model import Stage
 from worker.sandbox.server import running_server
 
 KEY = {"REFUNDS_API_KEY": "sk_test_planted", "REFUNDS_API_URL": "http://127.0.0.1:9"}
+
+
+def said(ran: Ran) -> tuple[int, str]:
+    return ran.code, ran.err
 
 
 def claim_result(records: Records, refund_id: str) -> str:
@@ -36,12 +40,13 @@ def test_a_second_pause_keeps_when_and_who_of_the_first(cli: Cli, sync_redis: re
     cli("pause")
     sync_redis.hset("refunds:meta", mapping={"paused": "1700000000000", "paused_by": "somebody"})
     again = cli("pause")
-    assert (again.code, again.err) == (0, "paused since 2023-11-14 22:13:20Z by somebody: 'refunds resume' ends it\n")
+    told = "paused already, since 2023-11-14 22:13:20Z by somebody: 'refunds resume' ends it\n"
+    assert (again.code, again.err) == (9, told)
 
 
 def test_a_resume_of_what_runs_says_so(cli: Cli) -> None:
     ran = cli("resume")
-    assert (ran.code, ran.err) == (0, "nothing was paused\n")
+    assert (ran.code, ran.err) == (9, "nothing was paused\n")
 
 
 def test_the_stop_button_works_on_a_server_that_could_forget(cli: Cli) -> None:
@@ -53,11 +58,11 @@ def test_a_pause_of_one_batch_holds_back_that_batch_alone(cli: Cli, records: Rec
     open_batch(records.store, "b-1", file="season.csv", digest="d1", rows=1)
     records.queued("row-1", batch_id="b-1", payment_intent="pi_row")
     records.queued("order-1", payment_intent="pi_order")
-    assert cli("pause", "--batch", "b-1").err == "batch b-1 is paused\n"
-    assert cli("pause", "--batch", "b-1").err == "batch b-1 was paused already\n"
+    assert said(cli("pause", "--batch", "b-1")) == (0, "batch b-1 is paused\n")
+    assert said(cli("pause", "--batch", "b-1")) == (9, "batch b-1 was paused already\n")
     assert (claim_result(records, "row-1"), claim_result(records, "order-1")) == ("batch", "claimed")
-    assert cli("resume", "--batch", "b-1").err == "batch b-1 goes on\n"
-    assert cli("resume", "--batch", "b-1").err == "batch b-1 was not paused\n"
+    assert said(cli("resume", "--batch", "b-1")) == (0, "batch b-1 goes on\n")
+    assert said(cli("resume", "--batch", "b-1")) == (9, "batch b-1 was not paused\n")
     assert claim_result(records, "row-1") == "claimed"
 
 
@@ -73,7 +78,9 @@ def test_an_unknown_or_canceled_batch_cannot_be_paused(cli: Cli, records: Record
     open_batch(records.store, "b-1", file="season.csv", digest="d1", rows=1)
     records.store.redis.hset("refunds:batch:b-1", "state", "canceled")
     ran = cli("pause", "--batch", "b-1")
-    assert (ran.code, ran.err) == (6, "error: batch b-1 is canceled and cannot be paused: nothing was changed\n")
+    assert said(ran) == (6, "error: batch b-1 is canceled and cannot be paused: nothing was changed\n")
+    ran = cli("resume", "--batch", "b-1")
+    assert said(ran) == (6, "error: batch b-1 is canceled and cannot be resumed: nothing was changed\n")
 
 
 def test_a_batch_begun_again_with_the_same_file_goes_on_and_with_another_is_refused(records: Records) -> None:

@@ -25,6 +25,7 @@ RATE_WINDOW: Final = timedelta(seconds=60)
 RATE_SAMPLE: Final = 100
 """Of so many refunds that settled last it is asked whose they are: more would cost more and say little more."""
 _PAGE: Final = 100
+_DONE_TO: Final[Mapping[BatchState, str]] = {"running": "resumed", "paused": "paused", "canceled": "canceled"}
 _BATCH_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,100}")
 _second = timedelta(seconds=1)
 
@@ -259,5 +260,5 @@ def set_state(store: Store, batch_id: str, to: BatchState, *, sources: tuple[Bat
     if result == "missing":
         raise unknown(batch_id)
     if result == "refused":
-        raise GuardRefused(f"batch {batch_id} is {before} and cannot be {to}: nothing was changed")
+        raise GuardRefused(f"batch {batch_id} is {before} and cannot be {_DONE_TO[to]}: nothing was changed")
     return result == "set"

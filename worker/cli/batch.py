@@ -213,24 +213,30 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
 @batch.command()
 @_batch_argument
 def pause(*, batch_id: str) -> int:
-    """Hold a batch: nothing more of it is sent until it is resumed; what is in flight finishes."""
+    """Hold a batch: nothing more of it is sent until it is resumed; what is in flight finishes.
+
+    Exit code: 9 if it was paused already.
+    """
     with opened() as refunds:
         changed = batches.pause_batch(refunds.store, batch_id, operator())
     note(f"batch {batch_id} is paused" if changed else f"batch {batch_id} was paused already")
-    return DONE
+    return DONE if changed else NOTHING_TO_DO
 
 
 @batch.command()
 @_batch_argument
 def resume(*, batch_id: str) -> int:
-    """Let a batch go on; what was held back goes within half a minute."""
+    """Let a batch go on; what was held back goes within half a minute.
+
+    Exit code: 9 if it was not paused.
+    """
     with opened() as refunds:
         changed = batches.resume_batch(refunds.store, batch_id)
         held = switches.read(refunds.store).paused_at is not None
     note(f"batch {batch_id} goes on" if changed else f"batch {batch_id} was not paused")
     if held:
         note("but everything is paused: 'refunds resume' ends that")
-    return DONE
+    return DONE if changed else NOTHING_TO_DO
 
 
 @batch.command(

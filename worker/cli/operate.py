@@ -15,7 +15,7 @@ import click
 from worker import probing, switches
 from worker.batches import pause_batch, resume_batch
 from worker.cli import render
-from worker.cli.exits import DONE, REFUSED, USAGE
+from worker.cli.exits import DONE, NOTHING_TO_DO, REFUSED, USAGE
 from worker.cli.session import note, opened, operator
 from worker.errors import ProviderMismatch
 from worker.heartbeat import Heartbeat
@@ -30,7 +30,15 @@ FINAL_CODES: Final = frozenset({USAGE, REFUSED})
 batch_option = click.option("--batch", metavar="ID", help="Only the refunds of this batch.")
 
 
-@click.command(epilog="\b\nExamples:\n  refunds pause\n  refunds pause --batch b-20260131-4f1c2a")
+@click.command(
+    epilog="""\b
+Examples:
+  refunds pause
+  refunds pause --batch b-20260131-4f1c2a
+
+\b
+Exit code: 9 if it was paused already."""
+)
 @batch_option
 def pause(*, batch: str | None) -> int:
     """Stop sending: one flag that every claim reads.
@@ -41,13 +49,22 @@ def pause(*, batch: str | None) -> int:
         if batch is not None:
             changed = pause_batch(refunds.store, batch)
             note(f"batch {batch} is paused" if changed else f"batch {batch} was paused already")
-            return DONE
-        flags = switches.pause(refunds.store, operator())
-    note(f"paused since {render.moment(flags.paused_at)} by {render.plain(flags.paused_by)}: 'refunds resume' ends it")
-    return DONE
+            return DONE if changed else NOTHING_TO_DO
+        changed, flags = switches.pause(refunds.store, operator())
+    since = f"since {render.moment(flags.paused_at)} by {render.plain(flags.paused_by)}"
+    note(f"{'paused' if changed else 'paused already,'} {since}: 'refunds resume' ends it")
+    return DONE if changed else NOTHING_TO_DO
 
 
-@click.command(epilog="\b\nExamples:\n  refunds resume\n  refunds resume --batch b-20260131-4f1c2a")
+@click.command(
+    epilog="""\b
+Examples:
+  refunds resume
+  refunds resume --batch b-20260131-4f1c2a
+
+\b
+Exit code: 9 if it was not paused."""
+)
 @batch_option
 def resume(*, batch: str | None) -> int:
     """Let refunds be sent again; those that were held back go within half a minute."""
@@ -57,12 +74,12 @@ def resume(*, batch: str | None) -> int:
             note(f"batch {batch} goes on" if changed else f"batch {batch} was not paused")
             if switches.read(refunds.store).paused_at is not None:
                 note("but everything is paused: 'refunds resume' ends that")
-            return DONE
+            return DONE if changed else NOTHING_TO_DO
         before = switches.resume(refunds.store)
     if before.paused_at is None:
         note("nothing was paused")
-    else:
-        note(f"resumed; it was paused since {render.moment(before.paused_at)} by {render.plain(before.paused_by)}")
+        return NOTHING_TO_DO
+    note(f"resumed; it was paused since {render.moment(before.paused_at)} by {render.plain(before.paused_by)}")
     return DONE
 
 

@@ -8,7 +8,7 @@ import click
 
 from worker import decisions
 from worker.cli import render
-from worker.cli.exits import DONE, REJECTED
+from worker.cli.exits import DONE, NOTHING_TO_DO, REJECTED
 from worker.cli.session import note, opened, operator
 from worker.cli.values import request_of
 from worker.cli.waiting import verdict, wait_for
@@ -105,7 +105,8 @@ Example:
   refunds cancel order-1001-1
 
 \b
-Exit code: 6 if it may have been sent already, or is settled; 3 if unknown."""
+Exit code: 6 if it may have been sent already, or is settled; 3 if unknown;
+9 if it was canceled already."""
 )
 @click.argument("refund_id")
 @json_option
@@ -115,8 +116,12 @@ def cancel(*, refund_id: str, as_json: bool) -> int:
     Once it may have reached the provider it cannot be canceled, and nothing is changed.
     """
     with opened() as refunds:
+        before = refunds.get(refund_id)
         refund = refunds.apply(refund_id, decisions.cancel, {"by": operator()})
     _write(refund, as_json=as_json)
+    if before.status is Status.CANCELED:
+        note(f"refund {refund_id} was canceled already: nothing was changed")
+        return NOTHING_TO_DO
     return DONE
 
 
