@@ -253,3 +253,14 @@ def test_a_workbook_that_would_fill_the_memory_is_refused_and_csv_is_named(cli: 
     assert (ran.code, ran.out) == (3, "")
     assert "reaches over 80,000 rows and 20 columns, more than 1,500,000 cells" in ran.err
     assert "save the sheet as CSV, which may have any length" in ran.err
+
+
+def test_a_file_whose_batch_was_canceled_is_sent_to_new_ids_and_not_to_again(cli: Cli, tmp_path: Path) -> None:
+    file = a_file(tmp_path)
+    cli("import", file, "--batch", "b-1")
+    cli("batch", "cancel", "b-1")
+    for more in ((), ("--dry-run",)):
+        ran = cli("import", file, *more)
+        assert (ran.code, "--again" in ran.err) == (6, False)
+        assert "which was canceled: nothing was enqueued" in ran.err
+        assert "give what is still wanted new ids" in ran.err

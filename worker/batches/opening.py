@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from worker.batches.record import Batch, decoded
+from worker.batches.record import Batch, decoded, state_of_batch
 from worker.calls import Argument, Call, Script
 from worker.connections import redis_errors
 from worker.errors import GuardRefused
@@ -85,6 +85,8 @@ def _opened(store: Store, batch_id: str | None, digest: str, opening: Opening, f
     result, _, opened, *more = store.run(call)
     if result in {"opened", "known"}:
         return Opened(batch_id=opened, fresh=result == "opened")
+    if result == "imported" and state_of_batch(store, opened) == "canceled":
+        result = "imported_canceled"
     raise GuardRefused(_refusal(result, opened, more[0] if more else ""))
 
 
@@ -97,6 +99,12 @@ def _refusal(result: str, batch_id: str, fact: str) -> str:
         return (
             f"this file was imported as batch {batch_id} on {from_ms(int(fact)):%Y-%m-%d %H:%M}Z, and nothing was "
             f"enqueued: follow it with 'refunds batch show {batch_id}', or enqueue what is new in it with --again"
+        )
+    if result == "imported_canceled":
+        return (
+            f"this file was imported as batch {batch_id} on {from_ms(int(fact)):%Y-%m-%d %H:%M}Z, which was canceled: "
+            "nothing was enqueued; what was canceled stays so under its id, so give what is still wanted new ids, in a "
+            "file of its own"
         )
     if result == "canceled":
         return (
