@@ -317,5 +317,5 @@ def result(*, batch_id: str, file: str, target: Path | None) -> int:
 
 @contextmanager
 def _out(file: str, target: Path | None) -> Iterator[Write]:
-    with standard_output() if target is None else output(file, target) as write:
+    with standard_output() if target in {None, Path("-")} else output(file, target) as write:
         yield write

@@ -26,9 +26,9 @@ from worker.cli.filefacts import (
     say_repeats,
 )
 from worker.cli.limits import Limits, MostErrors, each_sum, length_of_time, most_errors, sums, sums_or_one
-from worker.cli.outputs import RESULT_ROWS, Write, output
+from worker.cli.outputs import RESULT_ROWS, Write, forget, named, output
 from worker.cli.progress import counts_of, detached, progress, span, verdict, watch_batch
-from worker.cli.reading import reading, reading_options, stored_reading
+from worker.cli.reading import reading, reading_options, require_fitting, stored_reading
 from worker.cli.session import note, opened
 from worker.client import Refunds
 from worker.errors import GuardRefused, StoreUnavailable
@@ -115,8 +115,14 @@ Stopped half way, the same command goes on where it stopped, and doubles nothing
 @click.argument("file", metavar="FILE|-")
 @click.option("--dry-run", is_flag=True, help="Check, compare and sum up; enqueue nothing.")
 @click.option("--wait", is_flag=True, help="Show progress until every refund rests.")
-@click.option("--result", type=_target, metavar="FILE", help="Write the rows with what became of each.")
-@click.option("--errors", type=_target, metavar="FILE", help="Write the invalid rows, each with its errors.")
+@click.option("--result", type=_target, callback=named, metavar="FILE", help="Write the rows with what became of each.")
+@click.option(
+    "--errors",
+    type=_target,
+    callback=named,
+    metavar="FILE",
+    help="Write the invalid rows, each with its errors; without any, what an earlier run left there is removed.",
+)
 @click.option("--on-error", type=click.Choice(["abort", "skip"]), default="abort", show_default=True)
 @click.option("--max-errors", metavar="N|P%", callback=most_errors, help="Skip no more invalid rows than this.")
 @click.option("--expect-rows", type=Whole(min=1), metavar="N", help="Refuse a file of any other length.")
@@ -163,6 +169,8 @@ def import_file(
         raise click.UsageError("--max-errors goes with --on-error skip: without it one bad row is too many.")
     if given["batch"] is not None:
         given["batch"] = batches.checked_batch_id(given["batch"])
+    if result is not None and errors is not None and result.absolute() == errors.absolute():
+        raise click.UsageError("--result and --errors name one file: give each a file of its own.")
     settings = Settings.load()
     limits = Limits(rows=expect_rows, totals=totals, most_totals=most_totals, most_amount=settings.max_amount)
     asked = Asked(**given, limits=limits)
@@ -171,8 +179,11 @@ def import_file(
         output(file, result) as write_all,
         output(file, errors) as write_refused,
     ):
+        require_fitting(source)
         with progress("rows checked", None) as show:
             validation = validate(source, show)
+        if not validation.summary.refused:
+            forget(errors)
         return _judged(settings, source, validation, asked, write_all, write_refused)
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
+import click
+
 from worker.cli.session import note
 from worker.errors import InputError
 
@@ -29,7 +31,9 @@ def output(file: str, target: Path | None) -> Iterator[Write]:
         return
     if file != "-" and target.exists() and target.samefile(file):
         raise InputError(f"{target} is the file to be read: give what is written a name of its own")
-    part = target.with_name(f"{target.name}.part")
+    # A device or a pipe, such as the shell's >(…), is written to and never put aside.
+    plain = target.is_file() or not target.exists()
+    part = target.with_name(f"{target.name}.part") if plain else target
     try:
         out = part.open("w", encoding="utf-8", newline="")
     except OSError as error:
@@ -39,8 +43,9 @@ def output(file: str, target: Path | None) -> Iterator[Write]:
         try:
             rows = fill(out)
             out.close()
-            # In one step, so that a reader never finds half a file.
-            part.replace(target)
+            if plain:
+                # In one step, so that a reader never finds half a file.
+                part.replace(target)
         except OSError as error:
             raise InputError(f"{target} cannot be written: {error.strerror}") from None
         note(f"{rows:,} rows {what}: {target}")
@@ -49,7 +54,29 @@ def output(file: str, target: Path | None) -> Iterator[Write]:
         yield write
     finally:
         out.close()
-        part.unlink(missing_ok=True)
+        if plain:
+            part.unlink(missing_ok=True)
+
+
+def forget(target: Path | None) -> None:
+    """Remove what an earlier run left under a name, where this run has nothing to put there: it would mislead.
+
+    Raises `InputError` where it cannot be removed.
+    """
+    if target is None or not target.is_file():
+        return
+    try:
+        target.unlink()
+    except OSError as error:
+        raise InputError(f"{target} is of an earlier run and cannot be removed: {error.strerror}") from None
+    note(f"no row was refused: {target} of an earlier run was removed")
+
+
+def named(_ctx: click.Context, param: click.Parameter, target: Path | None) -> Path | None:
+    """Return the file to be written; a click callback that refuses `-`, since stdout is for the summary."""
+    if target == Path("-"):
+        raise click.BadParameter("standard output is for the summary: name a file", param=param)
+    return target
 
 
 @contextmanager

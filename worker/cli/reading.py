@@ -8,12 +8,13 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from worker.importer import FORMATS, ImportOptions, Source, delimiter_of
+from worker.importer import FORMATS, ImportOptions, Source, delimiter_of, describe
 from worker.importer.options import DELIMITERS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DELIMITERS: Final = {name: character for character, name in DELIMITERS.items()}
+_KINDS: Final = {"xlsx": "a workbook", "csv": "a CSV"}
 _OPTIONS: Final = (
     click.option("--format", "format_", type=click.Choice(FORMATS), help="Found out from the file without it."),
     click.option("--delimiter", type=click.Choice([*_DELIMITERS]), help="Of a CSV; found out without it."),
@@ -52,6 +53,17 @@ def reading(
         default_currency=currency,
         ignore_extra=ignore_extra,
     )
+
+
+def require_fitting(source: Source) -> None:
+    """Refuse an option that says nothing of a file of this format: whoever gave it meant another file, or format."""
+    options = source.options
+    for option, value, fitting in (("--sheet", options.sheet, "xlsx"), ("--delimiter", options.delimiter, "csv")):
+        if value is not None and source.format != fitting:
+            raise click.UsageError(
+                f"{option} is for {_KINDS[fitting]}, and {source.name} is read as {describe(source)}: leave it out, or "
+                "name the file that was meant"
+            )
 
 
 def stored_reading(source: Source) -> str:

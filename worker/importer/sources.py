@@ -160,7 +160,11 @@ def open_source(path: str | Path, options: ImportOptions, stdin: IO[bytes] | Non
         if stdin is None:
             raise InputError("there is no standard input to read")
         return Source(name="stdin", file=_spooled("standard input", stdin, options), options=options)
+    if not str(path):
+        raise InputError("the file's name is empty: name a file, or - for standard input")
     path = Path(path)
+    # A name may be bytes that are no text; what is shown and kept of it is.
+    name = path.name.encode("utf-8", "backslashreplace").decode("utf-8")
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -172,8 +176,8 @@ def open_source(path: str | Path, options: ImportOptions, stdin: IO[bytes] | Non
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         # A pipe, such as a shell's <(…), can be read only once.
         with file:
-            return Source(name=path.name, file=_spooled(path.name, file, options), options=options)
-    return Source(name=path.name, file=file, options=options)
+            return Source(name=name, file=_spooled(name, file, options), options=options)
+    return Source(name=name, file=file, options=options)
 
 
 def read_block(source: Source, stream: IO[bytes] | io.BufferedIOBase, size: int) -> bytes:
