@@ -260,3 +260,20 @@ def test_a_sandbox_is_served_with_its_own_options(cli: Cli) -> None:
         assert stdout.readline().startswith("sandbox listening on http://127.0.0.1:")
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
+
+
+def test_output_that_finds_no_room_is_no_fault_of_the_program(cli: Cli) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device, and no path to be joined
+        command = [sys.executable, "-m", "worker", "list", "--help"]
+        done = subprocess.run(
+            command, env=cli.real(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: what was to be said cannot be written (No space left on device)")
+
+
+@pytest.mark.parametrize("command", ["status", "cancel", "list --batch", "batch show", "pause --batch", "review show"])
+def test_an_id_that_is_no_text_is_wrong_usage(cli: Cli, command: str) -> None:
+    ran = cli(*command.split(), os.fsdecode(b"order-\xff"))
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: an argument or a variable holds a byte that is no UTF-8")

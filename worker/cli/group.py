@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sys
 import traceback
@@ -17,6 +18,8 @@ from worker.cli.exits import BROKEN_PIPE, DONE, INTERNAL, INTERRUPTED, MEANINGS,
 from worker.errors import RefundError, SettingsError
 from worker.request import scrubbed
 from worker.settings import Settings
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Entry(NamedTuple):
@@ -125,12 +128,27 @@ def _ended(run: Callable[[], Any]) -> int:
         _complain(f"error: {error}")
         return code
     except Exception as error:  # noqa: BLE001 - the outermost loop: whatever it is becomes one sentence
-        return _internal(error)
+        return _foreign(error)
     return code if isinstance(code, int) else DONE
 
 
 def _complain(sentence: str) -> None:
     click.echo(sentence, err=True)
+
+
+def _foreign(error: Exception) -> int:
+    """Say what is not of our tree: two kinds of it are no fault of the program."""
+    if isinstance(error, UnicodeEncodeError) and "\ud800" <= error.object[error.start] <= "\udfff":
+        # Python's stand-in for a byte that came from outside and is no text.
+        _complain("error: an argument or a variable holds a byte that is no UTF-8: no id has one; type it anew")
+        return USAGE
+    if isinstance(error, OSError) and error.errno in _FULL:
+        _complain(
+            f"error: what was to be said cannot be written ({error.strerror}): free space there; what was accepted "
+            "stays so, see it with 'refunds list'"
+        )
+        return INTERNAL
+    return _internal(error)
 
 
 def _internal(error: Exception) -> int:
