@@ -33,7 +33,8 @@ import pytest
 
 from ops.mutants.scripts import Scripts, live_scripts, read_again
 
-FLAGS: Final = ("-q", "-s", "--assert=plain", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist")
+FLAGS: Final = ("-q", "-s", "--assert=plain", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "timeout=0")
+"""The limit of pytest-timeout is set with the same alarm as ours, and would take its place."""
 PATIENCE: Final = 20
 """A test may take so many times as long as without a mutant, and the plan's spare time, before it counts as hanging."""
 LONG_PATIENCE: Final = 40.0, 3
