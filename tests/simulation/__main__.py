@@ -15,16 +15,16 @@ from tests.simulation.plan import plan_for
 from tests.simulation.planted import BUGS, planted
 from tests.simulation.runner import MOST_SHOWN, Report, arena, play, wire_to_server
 from tests.simulation.secrets import log_taken
+from tests.simulation.sources import SEEN_IN
 
 TOLD_EVERY: Final = 10.0
 MOST_SEEDS: Final = 10_000_000
+ENOUGH_SEEDS: Final = 400
 
 
 @click.command()
 @click.option("--seeds", type=int, help="How many to play: 5,000 unless told otherwise.")
-@click.option(
-    "--minutes", type=float, help="Play as many as fit into this; a kind of fault that never fired fails too."
-)
+@click.option("--minutes", type=float, help="Play as many as fit into this.")
 @click.option("--start", default=1, show_default=True, help="The first seed.")
 @click.option("--seed", type=int, help="Play this one alone and show what happened.")
 @click.option("--bug", type=click.Choice(sorted(BUGS)), help="With --seed: with this bug planted.")
@@ -42,7 +42,7 @@ def main(
     naive: bool,
     wide: bool,
 ) -> None:
-    """Play refunds under simulated faults; exit 1 where the judge found anything."""
+    """Play refunds under simulated faults; exit 1 where the judge found anything, or a kind of fault never fired."""
     if seed is not None:
         sys.exit(_replay(seed, bug, wide=wide, naive=naive))
     if bugs:
@@ -54,12 +54,12 @@ def main(
         report = here.play(
             start, start + most, who="naive" if naive else "ours", wide=wide, seconds=seconds, told=_telling()
         )
-    never = [name for name in EVERY_FAULT if not report.fired[name]]
+    # So many seeds meet every kind of fault; fewer are a look at a few of them.
+    never = [name for name in EVERY_FAULT if not report.fired[name]] if report.seeds >= ENOUGH_SEEDS else []
     _show(report, start, time.monotonic() - began)
     if never:
         click.echo(f"never fired: {', '.join(never)}")
-    failed = report.violated or (minutes is not None and never)
-    sys.exit(1 if failed and not naive else 0)
+    sys.exit(1 if (report.violated or never) and not naive else 0)
 
 
 def _telling() -> Callable[[Report], None]:
@@ -90,9 +90,8 @@ def _hunt(most: int) -> int:
         for name in BUGS:
             caught = here.hunt(name, most=most)
             missed += caught is None
-            click.echo(
-                f"{name:30} {'missed' if caught is None else f'seed {caught.seed}: {caught.violations[0][:90]}'}"
-            )
+            found = "missed" if caught is None else f"seed {caught.seed}: {caught.violations[0][:90]}"
+            click.echo(f"{name:30} {found} ({SEEN_IN.get(name, 'a variation')})")
     return 1 if missed else 0
 
 

@@ -20,6 +20,7 @@ POINTS: Final = (
 """The places at which a worker may be killed or stopped; each await that matters outside lies at one of them."""
 OTHERS: Final = (
     "clock_skewed",
+    "key_window_passed",
     "list_lag",
     "message_redelivered",
     "outage_hangs",

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tests.simulation import batch_judge
 from tests.simulation.batch_judge import BatchJudge, Move
+from tests.simulation.brakes_judge import BrakesJudge
+from tests.simulation.failing_judge import why_it_may_not_fail
 from tests.simulation.secrets import leaks
 from worker.model import Stage
 from worker.policy import TRANSITIONS, Rules
@@ -51,6 +53,8 @@ FIELDS: Final = (
     "fingerprint",
     "batch_id",
     "held",
+    "attempts",
+    "error_code",
 )
 SNAPSHOT: Final = f"""
 local P, out, i = ARGV[1], {{}}, 5
@@ -88,7 +92,7 @@ class Post:
     body: bytes
     left_at: float
     asked_at: int
-    """When its worker had last asked the records whether it may send, in the server's milliseconds."""
+    """When its worker had been told that it may send, in the server's milliseconds."""
     answered: int | None = None
     """The status of the whole reply that reached the worker, None where none did."""
     cleared: bool = False
@@ -124,7 +128,12 @@ class Known:
     proven_at: int = 0
     """When a proof of done last ended a claim."""
     asked_at: dict[str, int] = field(default_factory=dict)
-    """When each worker asked the records whether it may send, by its name; one question is good for one try."""
+    """When each worker was told by the records that it may send, by its name; good for one try."""
+    attempts: int = 0
+    generations: int = 1
+    by_person: bool = False
+    """Whether the last move was a person's."""
+    first_attempt_at: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -136,6 +145,8 @@ class Judge:
     mode: Literal["ours", "effects"]
     now_ms: Callable[[], int]
     """The server's clock."""
+    rate: float = 0.0
+    """Calls a second that all workers may make, 0 for any number."""
     violations: list[str] = field(default_factory=list)
     refunds: dict[str, Known] = field(default_factory=dict)
     payments: list[str] = field(default_factory=list)
@@ -145,6 +156,9 @@ class Judge:
     remade: int = 0
     """Refunds made again after the first one of the same generation had failed at the provider by itself."""
     batches: BatchJudge = field(init=False)
+    brakes: BrakesJudge = field(init=False)
+    past_window: set[str] = field(default_factory=set)
+    """Refunds that were not settled when their key's window had passed."""
     _snapshot: Sequence[Any] = ()
     _moves: list[Move] = field(default_factory=list)
     _seen_entries: int = 0
@@ -153,6 +167,7 @@ class Judge:
 
     def __post_init__(self) -> None:
         self.batches = BatchJudge(self.broken)
+        self.brakes = BrakesJudge(self.broken, self.rate)
 
     def broken(self, rule: str, refund_id: str, fact: str) -> None:
         """Note a violation."""
@@ -172,10 +187,11 @@ class Judge:
         if payment not in self.payments:
             self.payments.append(payment)
 
-    def asked(self, refund_id: str, worker: str) -> None:
-        """Note that a worker asks the records whether it may send."""
+    def may_send(self, refund_id: str, worker: str, flags: Sequence[str | None]) -> None:
+        """Note that a worker was told that it may send, and judge that by the flags that stood in Redis."""
         if refund_id in self.refunds:
             self.refunds[refund_id].asked_at[worker] = self.now_ms()
+            self.brakes.told_it_may(refund_id, flags, self.now_ms())
 
     def question(self) -> list[Any]:
         """Return the arguments of the snapshot script."""
@@ -224,9 +240,7 @@ class Judge:
             self.tells_no_secret("history", refund_id, text)
         for entry in known.told.read(entries):
             self._replay(refund_id, known, entry)
-        told = (str(known.moves), known.stage, known.status)
-        if told != (record["version"], record["stage"], record["status"]):
-            self.broken("history", refund_id, f"history ends in {told}, the record says {record}")
+        self._judge_replay(refund_id, known)
         if before and before["generation"] == record["generation"]:
             # A settled record may drop both: nothing of its generation is sent again, and it tells what was asked.
             settled = record["stage"] == "settled"
@@ -238,6 +252,19 @@ class Judge:
                 self.broken("body", refund_id, "what was asked for changed")
         if record["stage"] == "settled" and (not before or before["version"] != record["version"]):
             self.judge_settled(refund_id, record)
+            self._judge_failed(refund_id, known)
+
+    def _judge_replay(self, refund_id: str, known: Known) -> None:
+        """Judge whether the history leads to the record."""
+        record = known.record
+        told = (str(known.moves), known.stage, known.status, str(known.attempts), str(known.generations))
+        stands = (record["version"], record["stage"], record["status"])
+        if told != (*stands, record["attempts"] or "0", record["generation"] or "1"):
+            self.broken("history", refund_id, f"history ends in {told}, the record says {record}")
+        if record["first_attempt_at"] is not None:
+            known.first_attempt_at = int(record["first_attempt_at"])
+            if self.now_ms() - known.first_attempt_at > self.rules.key_window / timedelta(milliseconds=1):
+                self.past_window.add(refund_id)
 
     def _replay(self, refund_id: str, known: Known, entry: Mapping[str, Any]) -> None:
         source, target = entry["from"], entry["to"]
@@ -248,6 +275,9 @@ class Judge:
             self.broken("transition", refund_id, f"{source} to {target} stands in no table")
         known.moves, known.stage, known.status = known.moves + 1, target, entry["status"]
         known.label = entry["label"]
+        known.attempts += target == "sending"
+        known.generations += known.label == "retried"
+        known.by_person = entry.get("by") == "person"
         known.path.append(f"{known.moves} {target} {known.status}")
         if target == "sending":
             known.lease_end = self.now_ms() + self.rules.lease // timedelta(milliseconds=1)
@@ -279,6 +309,19 @@ class Judge:
             self.broken("amount", refund_id, f"recorded {record['amount']}, moved {succeeded[-1].amount}")
         if record["currency"] is not None and record["currency"] != succeeded[-1].payment.currency:
             self.broken("currency", refund_id, f"recorded {record['currency']}")
+
+    def _judge_failed(self, refund_id: str, known: Known) -> None:
+        if known.status != "failed" or known.by_person:
+            return
+        # What failed at once moved nothing and is no effect, but the provider's books show it.
+        made = [refund for refund in self.bank.refunds.values() if refund.metadata.get("refund_id") == refund_id]
+        posts = [post for post in known.posts if post.generation == str(known.generations)]
+        age_ms = None if known.first_attempt_at is None else self.now_ms() - known.first_attempt_at
+        fact = why_it_may_not_fail(
+            known.label, [post.answered for post in posts], [refund.status for refund in made], age_ms, self.rules
+        )
+        if fact is not None:
+            self.broken("false failed", refund_id, fact)
 
     def _judge_indexes(self, buckets: Mapping[str, Mapping[str, float]]) -> None:
         for refund_id, known in self.refunds.items():
@@ -319,7 +362,7 @@ class Judge:
     # The provider
 
     def tries(self, refund_id: str, worker: str) -> int:
-        """Judge a try as it begins; return when its worker had asked whether it may send."""
+        """Judge a try as it begins; return when its worker had been told that it may send."""
         known = self.refunds.get(refund_id)
         asked = known.asked_at.pop(worker, None) if known is not None else None
         if asked is None and known is not None and self.mode == "ours":

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from tests.simulation.clock import OUTSIDE
-from tests.simulation.judge import HOLDS_LOCK
 from worker import calls, decisions
 from worker.errors import NotCancelable, NotInReview
 from worker.model import Lane, Refund, Stage, Step
@@ -76,16 +75,9 @@ class People:
                 "resolved_succeeded",
             )
         elif world.dice.random() < 0.5:
-            if not world.plan.wide and self._another_is_in_doubt(refund_id):
-                return
             self._apply(refund_id, decisions.resolve_resend, "resolved_resend")
         else:
             self._apply(refund_id, lambda refund: decisions.resolve_failed(refund, "paid_in_cash"), "resolved_failed")
-
-    def _another_is_in_doubt(self, refund_id: str) -> bool:
-        refunds = self._world.judge.refunds
-        payment = refunds[refund_id].payment
-        return any(known.record.get("stage") in HOLDS_LOCK for known in refunds.values() if known.payment == payment)
 
     def _apply(self, refund_id: str, decide: Callable[[Refund], Step | None], event: str) -> None:
         world = self._world

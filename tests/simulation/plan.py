@@ -99,7 +99,6 @@ class Plan:
     slow_redis: bool
     heard: bool
     """Whether what is logged and put into the queue is read."""
-    wide: bool
 
     def summary(self) -> str:
         """Return the plan in one line."""
@@ -154,7 +153,6 @@ def plan_for(seed: int, *, wide: bool = False) -> Plan:
         foreign=_foreign(dice, rules, payments),
         slow_redis=dice.random() < 0.15,
         heard=dice.random() < HEARD_RATE,
-        wide=wide,
     )
 
 

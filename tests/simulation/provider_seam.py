@@ -316,6 +316,8 @@ class Transport(httpx.AsyncBaseTransport):
         body = await request.aread()
         draw = seam.draw(request.method, body)
         creates = request.method == "POST"
+        if creates:
+            seam.judge.brakes.requests(machine.name, "a POST")
         asked_at = seam.judge.tries(json.loads(body)["metadata"]["refund_id"], machine.name) if creates else 0
         was_stopped = await machine.point("before bytes")
         if draw.fault in UNSENT:

@@ -19,6 +19,7 @@ from tests.simulation.plan import plan_for
 from tests.simulation.planted import may_show, planted
 from tests.simulation.records_seam import Wire
 from tests.simulation.secrets import log_taken
+from tests.simulation.sources import CAUGHT_BY
 from tests.simulation.world import Result, World
 from worker.sandbox.server import ThrowawayServer
 
@@ -32,6 +33,11 @@ AHEAD: Final = 3
 MOST_SHOWN: Final = 20
 
 Who = Literal["ours", "naive"]
+
+
+def rule_of(violation: str) -> str:
+    """Return the rule that a violation's sentence begins with, as one word."""
+    return violation.partition(":")[0].replace(" ", "_")
 
 
 @dataclass(kw_only=True)
@@ -57,7 +63,7 @@ class Report:
         self.hours += result.hours
         if result.violations:
             self.violated[result.seed] = result.violations
-            self.rules.update(sentence.split(":")[0] for sentence in result.violations)
+            self.rules.update(map(rule_of, result.violations))
 
 
 def play(seed: int, wire: Wire, *, who: Who = "ours", wide: bool = False, tracing: bool = False) -> Result:
@@ -128,10 +134,10 @@ class Arena:
         return report
 
     def hunt(self, bug: str, *, most: int) -> Result | None:
-        """Play seeds with a bug planted; return the first that was caught, None where none was."""
+        """Play seeds with a bug planted; return the first that was caught for what it is, None where none was."""
         for results in self._results(0, most, "ours", bug, wide=False):
             for result in results:
-                if result.violations:
+                if CAUGHT_BY[bug].intersection(map(rule_of, result.violations)):
                     return result
         return None
 

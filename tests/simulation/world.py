@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, Final, Literal
 from unittest import mock
 
+from tests.simulation.brakes_judge import FLAGS
 from tests.simulation.chance import Chance
 from tests.simulation.clock import MACHINE, OUTSIDE, Machine, VirtualLoop
 from tests.simulation.files import ROWS_A_CHUNK, Files
@@ -81,7 +82,9 @@ class World:
         """Of each sweeper: told that due times may have changed."""
         self.chance, self.mail = Chance(self), Mail(self)
         self.seam = ProviderSeam(self.loop, plan.sandbox, self.chance.draw_call)
-        self.judge = Judge(rules=plan.rules, bank=self.seam.bank, mode=mode, now_ms=lambda: self.loop.wall_ms)
+        self.judge = Judge(
+            rules=plan.rules, bank=self.seam.bank, mode=mode, now_ms=lambda: self.loop.wall_ms, rate=plan.rate
+        )
         self.seam.judge, self.seam.tell, self.seam.durable_body = self.judge, self.tell, self._durable_body
         self.people = People(self)
         self.files = Files(self)
@@ -114,8 +117,8 @@ class World:
         if commands == [["PING"]]:
             return ["PONG"]
         sent = with_clock(commands, self.clock_for(machine))
-        if machine is not None:
-            self._note_questions(commands, machine)
+        asks = machine is not None and any(command[1] in _may_send() for command in commands)
+        flags = self._flags() if asks else ()
         reads_only = all(
             command[1] in _READERS if command[0] == "EVALSHA" else command[0] in _NOT_A_WRITE for command in commands
         )
@@ -124,16 +127,26 @@ class World:
         else:
             results = self.wire.run([*sent, self._question()])
             self._judge(results.pop())
+        if machine is not None:
+            self._note_answers(commands, results, machine, flags)
         if self._tracing:
             self._tell_commands(commands, results, machine)
         if not reads_only:
             self._note_writes(commands, results)
         return results
 
-    def _note_questions(self, commands: list[Command], machine: Machine) -> None:
-        for command in commands:
-            if command[0] == "EVALSHA" and command[1] in (calls.CLAIM.sha, calls.STANDS.sha):
-                self.judge.asked(str(command[_ID]), machine.name)
+    def _flags(self) -> Sequence[str | None]:
+        """Return what holds every send back in this moment."""
+        return self.wire.run([["HGET", f"{PREFIX}{key}", name] for key, name in FLAGS])
+
+    def _note_answers(
+        self, commands: list[Command], results: list[Any], machine: Machine, flags: Sequence[str | None]
+    ) -> None:
+        for command, result in zip(commands, results, strict=True):
+            if command[1] == calls.GATE.sha and isinstance(result, list):
+                self.judge.brakes.given(machine.name, result, self.loop.wall_ms)
+            elif command[1] in _may_send() and (result == "" or (isinstance(result, list) and result[0] == "claimed")):
+                self.judge.may_send(str(command[_ID]), machine.name, flags)
 
     def _note_writes(self, commands: list[Command], results: list[Any]) -> None:
         for command in commands:
@@ -214,6 +227,7 @@ class World:
             self.judge.broken("error", "loop", failure)
         for line in LINES:
             self.judge.tells_no_secret("a log line", "log", line)
+        self.fired["key_window_passed"] += len(self.judge.past_window)
         ends = Counter(
             f"{known.record.get('stage')} {known.record.get('status')}"
             for known in self.judge.refunds.values()
@@ -370,6 +384,11 @@ RETENTION_MS: Final = 400 * 86_400_000
 def _scripts() -> list[calls.Script]:
     """Return the scripts as they stand now: planted ones too."""
     return [value for module in _MODULES for value in vars(module).values() if isinstance(value, calls.Script)]
+
+
+def _may_send() -> tuple[str, str]:
+    """Return the scripts that tell a worker that it may send, as they are now: a planted bug has others."""
+    return calls.CLAIM.sha, calls.STANDS.sha
 
 
 async def _gathered(tasks: Any) -> None:

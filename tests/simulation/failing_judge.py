@@ -1,0 +1,34 @@
+"""Why a refund may be told to have failed: somebody who can know has said so; everybody's trouble is no reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from worker.policy import Rules
+
+REFUSALS: Final = frozenset({400, 402, 403, 404, 422})
+"""Answers by which the provider refuses this very refund."""
+KEY_REFUSED: Final = 401
+NOT_DONE_AT_PROVIDER: Final = frozenset({"failed", "canceled"})
+
+
+def why_it_may_not_fail(
+    label: str, answered: Sequence[int | None], made: Sequence[str], age_ms: int | None, rules: Rules
+) -> str | None:
+    """Return what is wrong with a refund's end in `failed` that no person has decided, None where it is right.
+
+    `answered` holds the status of each whole reply to its requests of this generation, None where none came; `made` the
+    statuses of what the provider made for it; `age_ms` counts from its first attempt, None where that is not known.
+    """
+    if label == "budget_spent":
+        if answered and answered[-1] == KEY_REFUSED:
+            return "given up while the key was refused, which is everybody's trouble"
+        too_young = age_ms is not None and age_ms < rules.max_age / timedelta(milliseconds=1)
+        if too_young and len(answered) < rules.max_attempts:
+            return f"given up after {len(answered)} requests and {age_ms} ms"
+        return None
+    if NOT_DONE_AT_PROVIDER.intersection(made) or REFUSALS.intersection(answered):
+        return None
+    return f"{label}: nobody has refused it, its requests were answered with {list(answered)}"
