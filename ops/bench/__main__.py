@@ -69,7 +69,10 @@ def main(*, figures: tuple[str, ...], quick: bool, full: bool, allocator: Path |
         raise click.ClickException(str(error)) from None
     click.echo(described(_server_version(cores), everything))
     click.echo(f"worker on core {cores.workers[0]}, server, sandbox and driver on {sorted(cores.rest)}")
-    click.echo(f"{chosen.rounds} interleaved rounds, {time.monotonic() - started:.0f} s: median (least to most)\n")
+    click.echo(
+        f"{chosen.rounds} interleaved rounds, {time.monotonic() - started:.0f} s: median (least to most); latencies"
+    )
+    click.echo("of all rounds together, memory and the limit of one run each\n")
     click.echo(rendered(rows))
     click.echo(
         "\nA floor posts through httpx's client; the leaner one hands its requests to the client's transport, as the"

@@ -33,7 +33,7 @@ class Plan:
 
 
 def usual(cores: Cores, rounds: int) -> Plan:
-    """Return the plan whose table the README carries: about a quarter of an hour."""
+    """Return the plan whose table the README carries: about twenty minutes."""
     return Plan(
         cores=cores,
         rounds=rounds,

@@ -26,7 +26,35 @@ _HALF_MS: Final = 0.5
 
 
 def waits(plan: Plan, wanted: frozenset[str]) -> Iterator[Row]:
-    """Yield the idle latency with what a bare call takes beside it, then that of single refunds while a file runs."""
+    """Yield the idle latency with what a bare call takes beside it, then that of single refunds while a file runs.
+
+    Quantiles are of all rounds together, each on an installation of its own.
+    """
+    mode = plan.modes[0]
+    rounds = [_round(plan, wanted) for _ in range(plan.rounds)]
+    idle, bare, few, many = ([one for taken in part for one in taken] for part in zip(*rounds, strict=True))
+    p50, p99 = quantile(idle, 0.50), quantile(idle, 0.99)
+    for name, value, most in (("p50", p50, IDLE_P50_MS), ("p99", p99, IDLE_P99_MS)):
+        yield Row(
+            figure=f"single: idle latency, {name}",
+            setting=f"{mode.shown}; {len(idle)} refunds, less the provider's {mode.latency_ms} ms",
+            measured=f"{number(value)} ms",
+            floor=f"{number(quantile(bare, float(name[1:]) / 100) - mode.latency_ms)} ms, a bare call",
+            to_reach=f"under {most:g} ms",
+            reached=value < most,
+        )
+    if "lanes" in wanted:
+        yield _beside_row(plan, IN_FLIGHT, few, p99)
+        yield _beside_row(plan, CONCURRENCY, many, p99)
+
+
+def _round(plan: Plan, wanted: frozenset[str]) -> tuple[list[float], ...]:
+    beside = [_beside_file(plan, number) if "lanes" in wanted else [] for number in (IN_FLIGHT, CONCURRENCY)]
+    return (*_idle(plan), *beside)
+
+
+def _idle(plan: Plan) -> tuple[list[float], list[float]]:
+    """Return the latencies of refunds on an idle system, less the provider's time, and those of bare calls."""
     mode = plan.modes[0]
     with Rig(plan.cores, mode, concurrency=IN_FLIGHT) as rig:
         rig.start_worker()
@@ -38,23 +66,11 @@ def waits(plan: Plan, wanted: frozenset[str]) -> Iterator[Row]:
         bare = _bare(rig, plan.idle)
         rig.stop()
         rig.count(plan.idle + WARM)
-    p50, p99 = quantile(idle, 0.50), quantile(idle, 0.99)
-    for name, value, most in (("p50", p50, IDLE_P50_MS), ("p99", p99, IDLE_P99_MS)):
-        yield Row(
-            figure=f"single: idle latency, {name}",
-            setting=f"{mode.shown}; {plan.idle} refunds, less the provider's {mode.latency_ms} ms",
-            measured=f"{number(value)} ms",
-            floor=f"{number(quantile(bare, float(name[1:]) / 100) - mode.latency_ms)} ms, a bare call",
-            to_reach=f"under {most:g} ms",
-            reached=value < most,
-        )
-    if "lanes" in wanted:
-        yield _beside_file(plan, p99, IN_FLIGHT)
-        yield _beside_file(plan, p99, CONCURRENCY)
+    return idle, bare
 
 
-def _beside_file(plan: Plan, idle_p99: float, concurrency: int) -> Row:
-    """Measure single refunds beside a file; judged with the calls in flight that a worker has unless told otherwise."""
+def _beside_file(plan: Plan, concurrency: int) -> list[float]:
+    """Return the latencies of single refunds beside a file, less the provider's time."""
     mode = plan.modes[0]
     with Rig(plan.cores, mode, concurrency=concurrency) as rig:
         rig.fill(plan.file_rows, Lane.BULK, name="file")
@@ -64,7 +80,12 @@ def _beside_file(plan: Plan, idle_p99: float, concurrency: int) -> Row:
         rig.until(lambda: rig.settled() >= plan.file_rows + len(taken), "all are settled")
         rig.stop()
         rig.count(plan.file_rows + len(taken))
-    is_judged = concurrency == IN_FLIGHT
+    return taken
+
+
+def _beside_row(plan: Plan, concurrency: int, taken: list[float], idle_p99: float) -> Row:
+    """Return the row of single refunds beside a file; judged with the calls in flight that a worker usually has."""
+    mode, is_judged = plan.modes[0], concurrency == IN_FLIGHT
     p99, most = quantile(taken, 0.99), BESIDE_FILE * idle_p99 + mode.latency_ms
     return Row(
         figure="single: latency beside a file, p99",
