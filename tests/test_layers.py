@@ -30,7 +30,7 @@ LAYERS = (
     {"settings", "connections", "records", "inbox", "heartbeat"},
     {"calls", "transport", "messages"},
     {"broker", "store", "gateway", "importer", "telemetry"},
-    {"lanes", "breaker", "intake", "sweeper", "switches", "batches", "tally"},
+    {"lanes", "backlog", "breaker", "intake", "sweeper", "switches", "batches", "tally"},
     {"probing", "metrics", "recovery"},
     {"health"},
     {"recorder", "trouble"},

@@ -18,6 +18,7 @@ import redis.exceptions
 from celery import Celery
 
 from worker import broker, calls, decisions
+from worker.backlog import BacklogWatch
 from worker.calls import Created
 from worker.connections import connect, place_of
 from worker.errors import GuardRefused, IdempotencyConflict, NotFound, StoreUnavailable
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 CHUNK: Final = 500
 _CONFLICTS_KEPT: Final = 1000
 _SAVE_TRIES: Final = 20
-_BACKLOG_SECONDS: Final = 10.0
 _FIRST_POLL: Final = 0.02
 _LONGEST_POLL: Final = 1.0
 PUBLISH_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
@@ -54,6 +54,9 @@ class Refunds:
     Raises `StoreUnavailable` where Redis is away: then nothing is known to be accepted, and repeating is safe.
     """
 
+    _backlog: BacklogWatch | None = None
+    """None where nobody watches, as where time is not the machine's own."""
+
     def __init__(
         self, *, redis_url: str | None = None, broker_url: str | None = None, settings: Settings | None = None
     ) -> None:
@@ -63,7 +66,7 @@ class Refunds:
         self.settings = settings
         self._lock = threading.Lock()
         self._process = -1
-        self._backlog_due = 0.0
+        self._backlog = BacklogWatch(settings.backlog_warning)
         self._store: Store | None = None
         self._celery: Celery | None = None
 
@@ -110,7 +113,8 @@ class Refunds:
         """Accept one refund and return its record; the same request again returns the record as it is.
 
         Once this returns the refund is accepted: a message that cannot be sent is made up for by the workers' sweep.
-        Raises `IdempotencyConflict` where the id exists with other contents.
+        Nothing that comes after the record makes it raise. Raises `IdempotencyConflict` where the id exists with other
+        contents.
         """
         created = self.store.run(calls.create(request, lane))
         if created.result == "conflict":
@@ -158,14 +162,8 @@ class Refunds:
             yield from zip(chunk, results, strict=True)
 
     def _watch_backlog(self, lane: Lane) -> None:
-        """Say so, now and then, where refunds come in faster than they go out; they are accepted all the same."""
-        now = time.monotonic()
-        if now < self._backlog_due:
-            return
-        self._backlog_due = now + _BACKLOG_SECONDS
-        depth = self.store.backlog(lane)
-        if depth > self.settings.backlog_warning:
-            log.warning("backlog_deep", extra={"lane": lane.value, "queued": depth})
+        if self._backlog is not None:
+            self._backlog.look(lane, lambda: self.store.backlog(lane))
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
         try:

@@ -93,6 +93,30 @@ def test_a_deep_backlog_is_said_and_nothing_is_refused(refunds: Refunds, caplog:
     assert refunds.store.backlog(Lane.BULK) == 10
 
 
+def test_each_lane_is_watched_by_itself(refunds: Refunds, caplog: pytest.LogCaptureFixture) -> None:
+    refunds.submit(request(0))
+    refunds.submit_many(request(number) for number in range(1, 10))
+    refunds.submit_many((request(number) for number in range(10, 20)), lane=Lane.SINGLE)
+    told = [(record.message, record.__dict__["lane"]) for record in caplog.records]
+    # The single lane was looked at a moment ago, when it held one.
+    assert told == [("backlog_deep", "refunds.bulk")]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_redis_that_goes_away_once_a_refund_is_accepted_does_not_make_its_submit_fail(
+    refunds: Refunds, monkeypatch: pytest.MonkeyPatch, *, several: bool
+) -> None:
+    def away(_: Lane) -> int:
+        raise StoreUnavailable("redis is away")
+
+    monkeypatch.setattr(refunds.store, "backlog", away)
+    if several:
+        assert refunds.submit_many([request()]).created == 1
+    else:
+        refunds.submit(request())
+    assert refunds.get("order-1-1").stage == "queued"
+
+
 def test_a_redis_that_is_away_is_one_sentence_without_the_password() -> None:
     door = Refunds(settings=Settings.load(redis_url="redis://:s3cret@127.0.0.1:1/0"))
     with door, pytest.raises(StoreUnavailable) as raised:
