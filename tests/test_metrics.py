@@ -250,6 +250,16 @@ def test_queue_depths_come_from_the_broker_and_a_broker_away_is_told(store: Stor
     assert not [name for name, _ in figures if name == "refunds_queue_messages"]
 
 
+def test_depth_that_counts_as_deep_is_shown_as_it_is_set(store: Store) -> None:
+    assert of(parsed(metrics.render(store, backlog_warning=7)), "refunds_backlog_warning") == 7
+    with (
+        metrics.serving(store, port=0, backlog_warning=8) as port,
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response,
+    ):
+        assert of(parsed(response.read().decode()), "refunds_backlog_warning") == 8
+    assert of(parsed(metrics.render(store)), "refunds_backlog_warning") is None
+
+
 def test_each_scrape_is_computed_anew(store: Store) -> None:
     with metrics.serving(store, port=0) as port:
 

@@ -26,7 +26,7 @@ class BacklogWatch:
         self._due = dict.fromkeys(Lane, 0.0)
 
     def look(self, lane: Lane, depth: Callable[[], int]) -> None:
-        """Say so where a lane is deep; where its depth cannot be had, nothing: the refunds are accepted all the same."""
+        """Say so where a lane is deep; `depth` is asked seldom, and whatever it says the refunds are accepted."""
         now = self._clock()
         if now < self._due[lane]:
             return

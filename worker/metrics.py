@@ -127,11 +127,15 @@ def _second_trip(
 
 
 class RefundsCollector(Collector):
-    """Computes every family from Redis when Prometheus asks; with `app` the depth of the queues too."""
+    """Computes every family from Redis when Prometheus asks; with `app` the depth of the queues too.
 
-    def __init__(self, store: Store, app: Celery | None = None) -> None:
+    `backlog_warning` is shown as it is set here, for the alert that compares with it.
+    """
+
+    def __init__(self, store: Store, app: Celery | None = None, *, backlog_warning: int | None = None) -> None:
         self._store = store
         self._app = app
+        self._backlog_warning = backlog_warning
 
     def collect(self) -> Iterable[Metric]:
         """Yield all families; where Redis is away only that it is."""
@@ -149,6 +153,9 @@ class RefundsCollector(Collector):
         yield from _provider(seen)
         yield from _switches(seen)
         yield from _server(seen.info)
+        if self._backlog_warning is not None:
+            sentence = "Queued refunds of a lane above which the backlog counts as deep: REFUNDS_BACKLOG_WARNING."
+            yield _gauge("refunds_backlog_warning", sentence, self._backlog_warning)
         if self._app is not None:
             yield from _queues(self._app)
 
@@ -345,26 +352,34 @@ def _counter(name: str, sentence: str, value: float) -> Metric:
     return CounterMetricFamily(name, sentence, value=value)
 
 
-def registry_of(store: Store, app: Celery | None = None) -> CollectorRegistry:
+def registry_of(store: Store, app: Celery | None = None, *, backlog_warning: int | None = None) -> CollectorRegistry:
     """Return a registry of this installation alone; nothing of the process that computes it."""
     registry = CollectorRegistry(auto_describe=False)
     # A description would be computed from Redis too: a server that is away must not keep this from starting.
-    registry.register(RefundsCollector(store, app))
+    registry.register(RefundsCollector(store, app, backlog_warning=backlog_warning))
     return registry
 
 
-def render(store: Store, app: Celery | None = None) -> str:
+def render(store: Store, app: Celery | None = None, *, backlog_warning: int | None = None) -> str:
     """Return the whole exposition as text."""
-    return generate_latest(registry_of(store, app)).decode()
+    return generate_latest(registry_of(store, app, backlog_warning=backlog_warning)).decode()
 
 
 @contextmanager
-def serving(store: Store, app: Celery | None = None, *, host: str = "127.0.0.1", port: int = 9464) -> Iterator[int]:
+def serving(
+    store: Store,
+    app: Celery | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 9464,
+    backlog_warning: int | None = None,
+) -> Iterator[int]:
     """Serve `/metrics` from a thread until the end of the block; yield the port, free where 0 was asked.
 
     Raises `OSError` where the port is taken.
     """
-    server, thread = start_http_server(port, addr=host, registry=registry_of(store, app))
+    registry = registry_of(store, app, backlog_warning=backlog_warning)
+    server, thread = start_http_server(port, addr=host, registry=registry)
     try:
         yield server.server_port
     finally:
@@ -379,6 +394,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 9464,
+    backlog_warning: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve `/metrics` until SIGTERM or SIGINT; from the main thread. `say` is told where."""
@@ -386,7 +402,7 @@ def serve(
     # Blocked before the threads start, which inherit it: the signal is then waited for here and nowhere else.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
-        with serving(store, app, host=host, port=port) as taken:
+        with serving(store, app, host=host, port=port, backlog_warning=backlog_warning) as taken:
             shown = f"[{host}]" if ":" in host else host
             say(f"metrics at http://{shown}:{taken}/metrics")
             signal.sigwait(ends)

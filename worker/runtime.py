@@ -17,6 +17,7 @@ import structlog
 from celery import Celery
 
 from worker import broker, calls, inbox
+from worker.backlog import BacklogWatch
 from worker.client import PUBLISH_ERRORS
 from worker.connections import connect_async, place_of
 from worker.errors import ProviderMismatch, RefundError, StoreUnavailable
@@ -58,6 +59,7 @@ class Runtime:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.intake = BulkIntake(celery, settings.concurrency)
         self._tally = Tally()
+        self._backlog = BacklogWatch(settings.backlog_warning)
         self._heartbeat = Heartbeat(settings.heartbeat_file)
         self.store: AsyncStore
         self.service: Service
@@ -201,7 +203,14 @@ class Runtime:
         created = self.run(self._create(request, lane))
         if created != "conflict":
             self.process([request.refund_id], lane)
+        if created == "created":
+            # After its handling: whoever waits for this one does not wait for the answer.
+            self._backlog.look(lane, lambda: self._backlog_of(lane))
         return created
+
+    def _backlog_of(self, lane: Lane) -> int:
+        """Return how many refunds wait: by their records, or by messages, where those are what brings them in."""
+        return max(self.run(self.store.backlog(lane)), self._depth(lane))
 
     async def _create(self, request: RefundRequest, lane: Lane) -> str:
         until = self._loop.time() + TASK_SECONDS

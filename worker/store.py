@@ -26,6 +26,7 @@ PAGE: Final = 500
 TRIPS: Final = 3
 """Pipelines under way at once: with one, a full worker's loop waits for the server a third of its time."""
 _GATHERED: Final = 256
+_QUEUED: Final = {Lane.SINGLE: "index:queued", Lane.BULK: "index:queued.bulk"}
 
 _ms = timedelta(milliseconds=1)
 
@@ -194,9 +195,8 @@ class Store(_Scripts):
 
     def backlog(self, lane: Lane) -> int:
         """Return how many refunds of a lane are accepted and not yet taken by a worker."""
-        bucket = "queued.bulk" if lane is Lane.BULK else "queued"
         with redis_errors(self.place):
-            depth: Any = self.redis.zcard(self.key(f"index:{bucket}"))
+            depth: Any = self.redis.zcard(self.key(_QUEUED[lane]))
         return int(depth)
 
     def counts(self) -> dict[str, int]:
@@ -350,6 +350,11 @@ class AsyncStore(_Scripts):
         """Lower a flag of `meta`."""
         with redis_errors(self.place):
             await self.redis.hdel(self.key("meta"), name)
+
+    async def backlog(self, lane: Lane) -> int:
+        """Return how many refunds of a lane are accepted and not yet taken by a worker."""
+        with redis_errors(self.place):
+            return int(await self.redis.zcard(self.key(_QUEUED[lane])))
 
     async def beat(self, worker: str) -> None:
         """Note that a worker is alive, and forget those that have been silent for a day."""

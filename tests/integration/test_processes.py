@@ -133,6 +133,21 @@ def test_the_literal_bytes_of_a_submit_message_become_a_settled_record(installat
     assert len(installation.sandbox.effects("php-1-1")) == 1
 
 
+def test_a_flood_of_submit_messages_is_said_and_nothing_is_refused(installation: Installation) -> None:
+    installation.settings |= {"REFUNDS_CONCURRENCY": "4", "REFUNDS_BACKLOG_WARNING": "20"}
+    installation.sandbox.set_modes(latency_ms=50)
+    ids = [f"php-{number}" for number in range(80)]
+    with installation.refunds() as refunds:
+        for refund_id in ids:
+            fields: dict[str, object] = {"refund_id": refund_id, "payment_intent": f"pi_{refund_id}", "amount": 500}
+            refunds.store.redis.lpush("refunds", message("refunds.submit", [], fields, id=refund_id))
+        worker = installation.start()
+        until(lambda: all(refunds.get_many(ids)), "all are accepted")
+        assert_each_moved_once(installation, installation.settled(refunds, ids))
+    told = [json.loads(line) for line in worker.said.splitlines() if '"backlog_deep"' in line]
+    assert [(line["lane"], line["queued"] > 20) for line in told] == [("refunds", True)]
+
+
 POISON = {
     "no JSON": b"{not json",
     "no UTF-8": b"\xff\xfe\x00",

@@ -177,7 +177,8 @@ def metrics(*, host: str, port: int) -> int:
 
     with opened() as refunds:
         try:
-            serve(refunds.store, refunds.celery, host=host, port=port, say=note)
+            deep = refunds.settings.backlog_warning
+            serve(refunds.store, refunds.celery, host=host, port=port, backlog_warning=deep, say=note)
         except OSError as error:
             raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
     return DONE
