@@ -37,6 +37,8 @@ _SAYS_NOTHING_OF_THE_KEY: Final = frozenset({407, 408, 429})
 Observer = Callable[[str, str, float], None]
 """Told of every call: operation, outcome class (`2xx` … `5xx`, `not_sent`, `no_reply`), seconds."""
 Permit = Callable[[], Awaitable[bool]]
+Turn = Callable[[], Awaitable[None]]
+"""Waited for before each request of a read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +60,10 @@ class _Bounds:
     def left_for_probe(self, start: float) -> float:
         """Return the seconds that a call whose answer only helps may take."""
         return min(self.call, self.lease_end - SPARE.total_seconds() - start)
+
+
+async def _at_once() -> None:
+    """Wait for nothing: nobody told how."""
 
 
 class Gateway:
@@ -165,7 +171,8 @@ class Gateway:
     async def key_is_accepted(self) -> bool | None:
         """Ask by a GET that moves nothing: False for 401 and 403, True for an answer that no refused key would get.
 
-        None where neither can be told: no reply, no JSON object, 5xx, a redirect, a rate limit.
+        None where neither can be told: no reply, no JSON object, 5xx, a redirect, a rate limit. It takes no permit of
+        the rate: probes are few, and the breakers that make them hold back everything else.
         """
         return await self._key_is_accepted(self._limit)
 
@@ -179,23 +186,25 @@ class Gateway:
         told = httpx.codes.is_success(status) or httpx.codes.is_client_error(status)
         return True if told and status not in _SAYS_NOTHING_OF_THE_KEY and answer.payload is not None else None
 
-    async def get_refund(self, provider_refund_id: str) -> Answer:
+    async def get_refund(self, provider_refund_id: str, turn: Turn = _at_once) -> Answer:
         """Read a refund by the provider's id; an id that would alter the URL is not asked for."""
-        return await self._get("get_refund", "/v1/refunds", provider_refund_id)
+        return await self._get("get_refund", "/v1/refunds", provider_refund_id, turn)
 
-    async def get_payment(self, payment_intent: str) -> PaymentView | Answer:
+    async def get_payment(self, payment_intent: str, turn: Turn = _at_once) -> PaymentView | Answer:
         """Read a payment's totals, from its one charge where it does not carry them; the answer where unreadable."""
-        answer = await self._get("get_payment", "/v1/payment_intents", payment_intent)
+        answer = await self._get("get_payment", "/v1/payment_intents", payment_intent, turn)
         payload = _object_in(answer)
         if payload is None:
             return answer
         if _differs(payload.get("id"), payment_intent):
             return PaymentView(problem="the provider showed another payment")
         view = view_of(payload)
-        return view if view.charge is None else await self._get_charge(view.charge, payment_intent, view.currency)
+        return view if view.charge is None else await self._get_charge(view.charge, payment_intent, view.currency, turn)
 
-    async def _get_charge(self, charge: str, payment_intent: str, currency: str | None) -> PaymentView | Answer:
-        answer = await self._get("get_charge", "/v1/charges", charge)
+    async def _get_charge(
+        self, charge: str, payment_intent: str, currency: str | None, turn: Turn
+    ) -> PaymentView | Answer:
+        answer = await self._get("get_charge", "/v1/charges", charge, turn)
         payload = _object_in(answer)
         if payload is None:
             return answer
@@ -208,7 +217,9 @@ class Gateway:
             return PaymentView(problem="payment and charge differ in currency")
         return view if view.currency is not None else replace(view, currency=currency)
 
-    async def list_refunds(self, payment_intent: str) -> tuple[Sequence[ProviderRefund], bool] | Answer:
+    async def list_refunds(
+        self, payment_intent: str, turn: Turn = _at_once
+    ) -> tuple[Sequence[ProviderRefund], bool] | Answer:
         """Read the list of a payment's refunds and tell whether it was read without gaps to its stated end.
 
         Returns the answer instead where a page could not be read or was no list.
@@ -218,6 +229,7 @@ class Gateway:
         gaps = False
         for _ in range(MAX_PAGES):
             request = self._client.build_request("GET", f"/v1/refunds?{urlencode(query)}")
+            await turn()
             answer = await self._call("list_refunds", request, self._limit)
             payload = _object_in(answer)
             entries = None if payload is None else payload.get("data")
@@ -236,9 +248,10 @@ class Gateway:
             query["starting_after"] = last.id
         return [*found.values()], False
 
-    async def _get(self, operation: str, path: str, identity: str) -> Answer:
+    async def _get(self, operation: str, path: str, identity: str, turn: Turn) -> Answer:
         if not is_provider_id(identity):
             return NotSent(reason="the id cannot stand in a URL")
+        await turn()
         return await self._call(operation, self._client.build_request("GET", f"{path}/{identity}"), self._limit)
 
     async def _call(self, operation: str, request: httpx.Request, limit: float) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final
@@ -105,21 +105,46 @@ class RateGate:
         """Moments that came when nobody waited."""
         self._pump: asyncio.Task[None] | None = None
         self._newcomer = asyncio.Event()
+        self._stopped = False
         self.waited_seconds = 0.0
 
     async def acquire(self, lane: Lane) -> None:
-        """Wait until one call may leave."""
+        """Wait until one call may leave; raises `TimeoutError` once nobody is to wait any more."""
         if self._is_open() and (self.rate <= 0 or self._use_unused()):
             return
+        await self._wait(lane, self._waiting[lane].append)
+
+    async def go_on(self, lane: Lane) -> None:
+        """Wait until a handling that has begun may make one more call: before all that have not, which is soon.
+
+        What it has read grows old meanwhile, and behind a queue at a slow rate no verdict would be fresh enough to act
+        upon. Nobody is left behind for it: what has begun needs few more calls, and nothing begins before them.
+        """
+        if self._is_open() and (self.rate <= 0 or self._use_unused()):
+            return
+        await self._wait(lane, self._waiting[lane].appendleft)
+
+    async def _wait(self, lane: Lane, join: Callable[[asyncio.Future[None]], None]) -> None:
+        if self._stopped:
+            raise TimeoutError
         started = self._clock()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if not self._waiting[lane]:
             self._newcomer.set()
-        self._waiting[lane].append(turn)
+        join(turn)
         if self._pump is None:
             self._pump = asyncio.create_task(self._hand_out())
         await turn
         self.waited_seconds += self._clock() - started
+
+    def stop(self) -> None:
+        """Let nobody wait any more, now or later; permits at hand are still given."""
+        self._stopped = True
+        for queue in self._waiting.values():
+            for turn in queue:
+                if not turn.done():
+                    turn.set_exception(TimeoutError())
+        self._newcomer.set()
 
     async def try_now(self, lane: Lane) -> bool:
         """Take a permit if there is one at once: nobody waits for the rate under a claim."""
@@ -206,3 +231,28 @@ class RateGate:
                     turn.set_result(None)
                     return
         self._unused.append(moment)
+
+
+class Turns:
+    """The permits of one handling: the one it waited for before it began, and one of its own for each further call.
+
+    `another` waits for one; nobody holds a claim meanwhile. The harmless GET that asks whether the key is accepted or
+    the provider is back takes none: a worker makes few of them, most while nothing else leaves.
+    """
+
+    __slots__ = ("_another", "_at_hand")
+
+    def __init__(self, another: Callable[[], Awaitable[None]]) -> None:
+        self._another = another
+        self._at_hand = True
+
+    async def ready(self) -> None:
+        """Have a permit at hand, for the call that is made where a claim is granted."""
+        if not self._at_hand:
+            await self._another()
+            self._at_hand = True
+
+    async def take(self) -> None:
+        """Wait until one call may leave."""
+        await self.ready()
+        self._at_hand = False

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from worker import calls, policy
 from worker.answers import classify, parse_refund
-from worker.gateway import Gateway
+from worker.gateway import Gateway, Turn
 from worker.model import Answer, Look, Outcome, ProviderRefund, Refund, Reply, Seen, Sight
 from worker.policy import Rules
 from worker.readback import PaymentView, look_at_list, look_at_totals
@@ -37,18 +37,21 @@ class Reconciler:
         self._note_trouble = note_trouble
         self._note_answer = note_answer
 
-    async def look(self, refund: Refund) -> Look:
-        """Return what the provider shows of a refund in doubt; reversals of its siblings met on the way are saved."""
+    async def look(self, refund: Refund, turn: Turn) -> Look:
+        """Return what the provider shows of a refund in doubt; reversals of its siblings met on the way are saved.
+
+        `turn` is waited for before each call: pages of a list and other refunds of the payment may be many.
+        """
         match self._rules.readback:
             case "list":
-                return await self._sight_of_list(refund)
+                return await self._sight_of_list(refund, turn)
             case "totals":
-                return await self._sight_of_totals(refund)
+                return await self._sight_of_totals(refund, turn)
             case "none":
                 return Look(sight=Sight.INCONCLUSIVE, reason="nothing may be read back")
 
-    async def _sight_of_list(self, refund: Refund) -> Look:
-        listed = await self._gateway.list_refunds(refund.payment_intent)
+    async def _sight_of_list(self, refund: Refund, turn: Turn) -> Look:
+        listed = await self._gateway.list_refunds(refund.payment_intent, turn)
         if not isinstance(listed, tuple):
             return await self._unread(listed, refund)
         self._note_answer()
@@ -60,7 +63,7 @@ class Reconciler:
                 await self._reverse(sibling, by_id[sibling.provider_refund_id])
         return look_at_list(refund, entries, complete=complete, siblings=siblings)
 
-    async def _sight_of_totals(self, refund: Refund) -> Look:
+    async def _sight_of_totals(self, refund: Refund, turn: Turn) -> Look:
         if refund.baseline is None:
             return look_at_totals(refund, PaymentView(), siblings=(), reread={}, totals_proof=False)
         # The others first: one that moves after it was read moves the totals too, and the look is then inconclusive.
@@ -68,15 +71,15 @@ class Reconciler:
         reread: dict[str, ProviderRefund | None] = {}
         for sibling in siblings:
             if sibling.provider_refund_id is not None:
-                reread[sibling.provider_refund_id] = await self._reread(sibling, sibling.provider_refund_id)
-        view = await self._gateway.get_payment(refund.payment_intent)
+                reread[sibling.provider_refund_id] = await self._reread(sibling, sibling.provider_refund_id, turn)
+        view = await self._gateway.get_payment(refund.payment_intent, turn)
         if not isinstance(view, PaymentView):
             return await self._unread(view, refund)
         self._note_answer()
         return look_at_totals(refund, view, siblings=siblings, reread=reread, totals_proof=self._rules.totals_proof)
 
-    async def _reread(self, sibling: Refund, provider_refund_id: str) -> ProviderRefund | None:
-        answer = await self._gateway.get_refund(provider_refund_id)
+    async def _reread(self, sibling: Refund, provider_refund_id: str, turn: Turn) -> ProviderRefund | None:
+        answer = await self._gateway.get_refund(provider_refund_id, turn)
         if not isinstance(answer, Reply) or answer.payload is None:
             return None
         found = parse_refund(answer.payload)

@@ -20,7 +20,7 @@ from worker.answers import classify
 from worker.calls import Claim, ClaimKind, Loaded
 from worker.errors import StoreUnavailable
 from worker.gateway import Gateway
-from worker.lanes import RateGate, Slots
+from worker.lanes import RateGate, Slots, Turns
 from worker.model import (
     Action,
     Answer,
@@ -138,8 +138,13 @@ class Service:
         return True
 
     def stop(self) -> None:
-        """Begin no more refunds: what waits is given back at once, what was begun goes on."""
+        """Begin no more refunds: what waits is given back at once, what was begun goes on.
+
+        A read that waits for one more permit is given back too: the rate may make it wait for long, and it is repeated
+        by whoever takes the refund up.
+        """
         self.stopping = self._recorder.stopping = True
+        self.gate.stop()
         for wait in self._waits:
             # One whose time came in this very moment ends by itself, and may not be told any more.
             if not wait.expired():
@@ -174,26 +179,28 @@ class Service:
     async def _advance(self, refund_id: str, lane: Lane) -> None:
         # Most refunds are claimed and sent with no look before, so the claim itself is the first look.
         loaded = None if self.rules.wants_baseline else await self._send_blind(refund_id, lane)
+        if loaded is SENT:
+            return
+        turns = Turns(lambda: self.gate.go_on(lane))
         for _ in range(HOPS):
             if loaded is None:
                 loaded = await self.store.run(calls.load(refund_id))
             refund = loaded.refund
             if refund is None:
-                if loaded is not SENT:
-                    log.warning("refund_unknown", refund_id=refund_id)
+                log.warning("refund_unknown", refund_id=refund_id)
                 return
-            again = await self._act(refund, loaded, lane)
+            again = await self._act(refund, loaded, lane, turns)
             if not again:
                 return
             loaded = None
 
-    async def _act(self, refund: Refund, loaded: Loaded, lane: Lane) -> bool:
+    async def _act(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> bool:
         """Do what the refund needs now; return whether to look at it once more at once."""
         match policy.next_action(refund, self.rules, loaded.now):
             case Action.NOTHING:
                 return False
             case Action.SEND:
-                return await self._send(refund, loaded, lane)
+                return await self._send(refund, loaded, lane, turns)
             case Action.REPLAY:
                 claim = await self._claim(refund.refund_id, "replay")
                 if claim.claimed:
@@ -204,8 +211,9 @@ class Service:
                 saved = await self._recorder.save(refund, step, {"seen": "lease_lapsed"})
                 return saved is not None and saved.result == "saved"
             case Action.LOOK:
-                return await self._look(refund, loaded.now, lane)
+                return await self._look(refund, loaded.now, lane, turns)
             case Action.POLL:
+                # One call, under the permit with which the handling began.
                 await self._poll(refund, loaded.now)
                 return False
             case Action.REVIEW:
@@ -225,11 +233,11 @@ class Service:
             return Loaded(now=claim.now, seq="", refund=claim.refund)
         return None if claim.result == "unchecked" else SENT
 
-    async def _send(self, refund: Refund, loaded: Loaded, lane: Lane) -> bool:
+    async def _send(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> bool:
         seq: str | None = None
         baseline: Baseline | None = None
         if self.rules.wants_baseline or refund.asked_currency is not None:
-            view = await self.gateway.get_payment(refund.payment_intent)
+            view = await self.gateway.get_payment(refund.payment_intent, turns.take)
             if not isinstance(view, PaymentView):
                 if not self._payment_is_refused(view, refund):
                     await self._postpone(refund, view)
@@ -242,8 +250,7 @@ class Service:
                 if self.rules.wants_baseline:
                     baseline = view.baseline
             seq = loaded.seq
-            if not await self.gate.try_now(lane):
-                await self.gate.acquire(lane)
+            await turns.ready()
         claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline)
         if claim.claimed:
             await self._attempt(claim, lane)
@@ -373,8 +380,8 @@ class Service:
         step = looks.after_poll(refund, answer, now, self._jitter())
         await self._recorder.save(refund, step, {"seen": _shape(answer)}, insist=step.proof)
 
-    async def _look(self, refund: Refund, now: datetime, lane: Lane) -> bool:
-        look = await self._reconciler.look(refund)
+    async def _look(self, refund: Refund, now: datetime, lane: Lane, turns: Turns) -> bool:
+        look = await self._reconciler.look(refund, turns.take)
         step = looks.after_look(refund, look, self.rules, now, self._jitter())
         detail = {"look": look.sight.value, "reason": look.reason}
         saved = await self._recorder.save(refund, step, detail, insist=step.proof)
@@ -383,8 +390,7 @@ class Service:
         if step.changes["proven_absent_at"] is None:
             return False
         # The verdict is fresh now and for half a minute: send at once, or look again.
-        if not await self.gate.try_now(lane):
-            await self.gate.acquire(lane)
+        await turns.ready()
         claim = await self._claim(refund.refund_id, "resend", version=refund.version + 1)
         if claim.claimed:
             await self._attempt(claim, lane)

@@ -92,20 +92,23 @@ class Provider(httpx.AsyncBaseTransport):
 
 
 class Turnstile(RateGate):
-    """The gate, with every passage counted; `free` says whether there is a permit at once."""
+    """The gate, with every passage counted."""
 
     def __init__(self, store: AsyncStore, **options: Any) -> None:
         super().__init__(store, **options)
-        self.free = True
         self.passed: list[str] = []
 
     async def acquire(self, lane: Lane) -> None:
         self.passed.append(f"waited as {lane}")
         await super().acquire(lane)
 
+    async def go_on(self, lane: Lane) -> None:
+        self.passed.append(f"went on as {lane}")
+        await super().go_on(lane)
+
     async def try_now(self, lane: Lane) -> bool:
         self.passed.append(f"tried as {lane}")
-        return self.free and await super().try_now(lane)
+        return await super().try_now(lane)
 
 
 class NotedStore(AsyncStore):

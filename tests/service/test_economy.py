@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import BLIND, HOUR, NOW, SECOND, TRUST, VERIFY, refund_payload
+from tests.factories import BLIND, HOUR, NOW, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
 from tests.service.shop import (
     ID,
     LIST,
@@ -22,8 +23,10 @@ from tests.service.shop import (
     opened,
     says,
     totals,
+    until,
 )
 from worker import calls
+from worker.lanes import Turns
 from worker.model import Lane, Stage, Status
 from worker.policy import Rules
 
@@ -78,7 +81,8 @@ async def test_refund_without_a_currency_needs_no_payment_read_where_no_totals_a
         shop.provider.will(POST, says())
         loaded = await shop.store.run(calls.load(ID))
         assert loaded.refund is not None
-        assert await shop.service._send(loaded.refund, loaded, Lane.SINGLE) is False
+        turns = Turns(lambda: shop.gate.go_on(Lane.SINGLE))
+        assert await shop.service._send(loaded.refund, loaded, Lane.SINGLE, turns) is False
         assert shop.provider.asked == [POST]
         assert shop.gate.passed == []
 
@@ -100,7 +104,7 @@ async def test_look_costs_a_refused_claim_the_siblings_and_a_save(async_redis: r
         assert shop.gate.passed == ["waited as refunds", "waited as refunds"]
         shop.pass_time(HOUR)
         assert await handled(shop) == ["claim", "siblings", "save", "claim", "save"]
-        assert shop.gate.passed[3:] == ["tried as refunds"]
+        assert shop.gate.passed[3:] == ["went on as refunds"]
         assert (await shop.history())[-3]["reason"] == "not in the payment's list"
 
 
@@ -122,32 +126,135 @@ async def test_resend_whose_verdict_was_overtaken_ends_there(async_redis: redis.
         assert shop.provider.asked.count(POST) == 1
 
 
-@pytest.mark.parametrize(("free", "passed"), [(True, 0), (False, 1)])
-async def test_resend_takes_a_permit_of_its_own_and_waits_for_it_where_there_is_none(
-    async_redis: redis.asyncio.Redis, *, free: bool, passed: int
-) -> None:
+# One permit, one request
+
+WAITED, WENT_ON = "waited as refunds", "went on as refunds"
+
+
+def one_each(shop: Shop) -> None:
+    """The first request under the permit that the handling waited for, each further one under its own."""
+    assert shop.gate.passed == [WAITED] + [WENT_ON] * (len(shop.provider.asked) - 1)
+
+
+def anew(shop: Shop) -> None:
+    shop.gate.passed.clear()
+    shop.provider.asked.clear()
+
+
+async def test_plain_refund_takes_one_permit(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says())
+        await handled(shop)
+        assert shop.provider.asked == [POST]
+        one_each(shop)
+
+
+async def test_resend_takes_a_permit_of_its_own(async_redis: redis.asyncio.Redis) -> None:
     async with opened(async_redis) as shop:
         await in_doubt(shop)
         shop.provider.will(LIST, listing())
         await shop.handle()
         shop.pass_time(HOUR)
-        shop.gate.free = free
-        shop.gate.passed.clear()
+        anew(shop)
         await handled(shop)
-        assert shop.gate.passed == ["waited as refunds", "tried as refunds"] + ["waited as refunds"] * passed
+        assert shop.provider.asked == [LIST, POST]
+        one_each(shop)
 
 
-@pytest.mark.parametrize(("free", "passed"), [(True, 0), (False, 1)])
-async def test_send_after_a_read_takes_a_permit_of_its_own_and_waits_for_it_where_there_is_none(
-    async_redis: redis.asyncio.Redis, *, free: bool, passed: int
-) -> None:
+async def test_send_after_a_read_takes_a_permit_of_its_own(async_redis: redis.asyncio.Redis) -> None:
     async with opened(async_redis, TOTALS) as shop:
         await shop.accept()
         shop.provider.will(PAID, totals(0))
         shop.provider.will(POST, httpx.ReadError("reset"))
-        shop.gate.free = free
         await handled(shop)
-        assert shop.gate.passed == ["waited as refunds", "tried as refunds"] + ["waited as refunds"] * passed
+        assert shop.provider.asked == [PAID, POST]
+        one_each(shop)
+
+
+async def test_charge_behind_a_payment_takes_a_permit_of_its_own(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, says(200, {"id": PAYMENT, "currency": "usd", "latest_charge": "ch_1"}))
+        charge = {"id": "ch_1", "payment_intent": PAYMENT, "currency": "usd", "amount": 1000, "amount_refunded": 0}
+        shop.provider.will("GET /v1/charges/ch_1", says(200, charge))
+        shop.provider.will(POST, httpx.ReadError("reset"))
+        await handled(shop)
+        assert shop.provider.asked == [PAID, "GET /v1/charges/ch_1", POST]
+        one_each(shop)
+
+
+async def test_permit_that_a_refused_claim_left_serves_the_next_read(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, httpx.ReadError("reset"))
+        payment = f"refunds:payment:{PAYMENT}"
+        await shop.store.redis.hset(payment, "seq", "1")
+
+        async def overtaken(_: httpx.Request) -> httpx.Response:
+            # Another refund of the payment is sent while the totals are read.
+            await shop.store.redis.hincrby(payment, "seq", 1)
+            return totals(0)
+
+        shop.provider.will(PAID, overtaken, totals(0))
+        assert await handled(shop) == ["load", "claim", "load", "claim", "save"]
+        assert shop.provider.asked == [PAID, PAID, POST]
+        one_each(shop)
+
+
+async def test_each_page_of_a_list_takes_a_permit_of_its_own(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await in_doubt(shop)
+        anew(shop)
+        pages = [refund_payload(id=f"re_{number}", metadata={}) for number in range(3)]
+        shop.provider.will(LIST, *(says(200, {"data": [page], "has_more": page is not pages[-1]}) for page in pages))
+        await handled(shop)
+        assert shop.provider.asked == [LIST] * 3
+        one_each(shop)
+
+
+async def test_each_other_refund_that_is_read_again_takes_a_permit_of_its_own(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        shop.provider.will(PAID, totals(0))
+        for number in range(2, 4):
+            mine = {"refund_id": f"r{number}", "refund_generation": "1"}
+            await shop.accept(f"r{number}")
+            shop.provider.will(POST, says(200, refund_payload(id=f"re_{number}", metadata=mine)))
+            shop.provider.will(f"GET /v1/refunds/re_{number}", says(200, refund_payload(id=f"re_{number}")))
+            await shop.handle(f"r{number}")
+        await in_doubt(shop)
+        anew(shop)
+        await handled(shop)
+        assert sorted(shop.provider.asked) == [
+            "GET /v1/payment_intents/" + PAYMENT,
+            *(f"GET /v1/refunds/re_{n}" for n in (2, 3)),
+        ]
+        one_each(shop)
+
+
+async def test_read_that_waits_for_a_permit_is_given_back_by_a_worker_that_is_told_to_end(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+
+        async def limited(_: httpx.Request) -> httpx.Response:
+            # Another worker has met a 429 meanwhile.
+            shop.gate.learn(HOUR)
+            return totals(0)
+
+        shop.provider.will(PAID, limited)
+        message = asyncio.create_task(shop.service.process([ID], Lane.SINGLE, seconds=30))
+        await until(lambda: shop.gate.passed == [WAITED, WENT_ON])
+        shop.service.stop()
+        assert await asyncio.wait_for(message, 5) == 1
+        assert (shop.provider.asked, (await shop.stored()).stage) == ([PAID], Stage.QUEUED)
+
+
+# Everything in its lane
 
 
 async def test_refund_goes_through_the_gate_in_its_own_lane(async_redis: redis.asyncio.Redis) -> None:

@@ -27,6 +27,7 @@ class Lens:
         self.shop = shop
         self.trouble: list[Outcome] = []
         self.answers = 0
+        self.turns = 0
         self.reconciler = Reconciler(
             shop.store,
             shop.service.gateway,
@@ -39,12 +40,17 @@ class Lens:
     async def _note_trouble(self, outcome: Outcome) -> None:
         self.trouble.append(outcome)
 
+    async def _turn(self) -> None:
+        self.turns += 1
+        # Waited for before a call, never after it.
+        assert self.turns == len(self.shop.provider.asked) + 1
+
     def _note_answer(self) -> None:
         self.answers += 1
 
     async def look(self, **fields: Any) -> Look:
         known = {"baseline": BASELINE, "first_attempt_at": NOW - HOUR}
-        return await self.reconciler.look(a_refund(Stage.IN_DOUBT, **(known | fields)))
+        return await self.reconciler.look(a_refund(Stage.IN_DOUBT, **(known | fields)), self._turn)
 
 
 @pytest.fixture
@@ -117,7 +123,7 @@ async def test_totals_are_judged_with_the_other_refunds_read_again_before(lens: 
     lens.shop.provider.will("GET /v1/refunds/re_2", says(200, theirs("succeeded")))
     lens.shop.provider.will(PAID, totals(100))
     look = await lens.look()
-    assert (look.sight, lens.answers, lens.trouble) == (Sight.ABSENT, 1, [])
+    assert (look.sight, lens.answers, lens.trouble, lens.turns) == (Sight.ABSENT, 1, [], 2)
     assert lens.shop.provider.asked == ["GET /v1/refunds/re_2", PAID]
     lens.shop.provider.will(PAID, totals(600))
     assert (await lens.look()).sight is Sight.FOUND_IN_TOTALS

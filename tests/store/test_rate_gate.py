@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any
 
@@ -92,6 +94,49 @@ async def test_closed_gate_of_one_worker_is_closed_for_the_other(store: AsyncSto
     await one.block(MINUTE)
     assert not await one.try_now(Lane.SINGLE)
     assert not await other.try_now(Lane.SINGLE)
+
+
+async def test_handling_that_has_begun_goes_on_before_those_that_have_not(store: AsyncStore) -> None:
+    gate = gate_of(store, rate=100)
+    await gate.block(timedelta(milliseconds=50))
+    came: list[str] = []
+
+    async def come(name: str, waiting: Awaitable[None]) -> None:
+        await waiting
+        came.append(name)
+
+    names = {f"new-{number}": gate.acquire(Lane.BULK) for number in range(5)} | {"begun": gate.go_on(Lane.BULK)}
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(come(name, waiting) for name, waiting in names.items()))
+    assert came == ["begun", *(f"new-{number}" for number in range(5))]
+
+
+@pytest.mark.parametrize("rate", [0, 500])
+async def test_who_goes_on_waits_for_nothing_where_a_permit_is_at_hand(store: AsyncStore, rate: float) -> None:
+    gate = gate_of(store, rate)
+    gate._unused.append(time.monotonic())
+    store.run = None  # type: ignore[method-assign,assignment]
+    await gate.go_on(Lane.SINGLE)
+    gate.stop()
+    gate._unused.append(time.monotonic())
+    await gate.go_on(Lane.SINGLE)
+
+
+async def test_nobody_waits_for_a_gate_that_was_stopped(store: AsyncStore) -> None:
+    gate = gate_of(store)
+    await gate.block(MINUTE)
+    waiting = [asyncio.create_task(wait(lane)) for wait in (gate.acquire, gate.go_on) for lane in Lane]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    gate.stop()
+    async with asyncio.timeout(PATIENCE):
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(end) for end in ends] == [asyncio.CancelledError] + [TimeoutError] * 3
+        for wait in (gate.acquire, gate.go_on):
+            with pytest.raises(TimeoutError):
+                await wait(Lane.SINGLE)
+        if gate._pump is not None:
+            await gate._pump
 
 
 async def test_permit_at_once_is_given_until_the_near_moments_are_taken(store: AsyncStore) -> None:
