@@ -1,7 +1,8 @@
 """How many messages of files a worker holds: enough to keep its slots busy, never so many that a single one waits.
 
 Each message in work holds one of the pool's threads. Files come in floods, so once enough of theirs are held the
-worker stops reading their queue, and reads on when one is done.
+worker stops reading their queue, and reads on when one is done. Under a slow rate it holds fewer: what a task cannot
+begin in its life is given back, only to come again.
 """
 
 from __future__ import annotations
@@ -24,11 +25,20 @@ EVENT_SECONDS: Final = 0.25
 EVENTS_GATHERED: Final = 300
 
 
+def most_held(concurrency: int, *, rate: float, seconds: float) -> int:
+    """Return how many messages of files a worker may hold: what it can begin in a task's `seconds`, but at least one.
+
+    `rate` is that of all workers, 0 for none: each takes no more than it could begin if it were alone.
+    """
+    most = math.ceil(concurrency / BULK_IDS) + MESSAGES_BEYOND_SLOTS
+    return most if rate <= 0 else max(1, min(most, math.floor(rate * seconds / BULK_IDS)))
+
+
 class BulkIntake:
     """Stops and resumes the reading of the bulk queue; `received` runs on Celery's own thread, `finished` on any."""
 
-    def __init__(self, celery: Celery, concurrency: int) -> None:
-        self.most = math.ceil(concurrency / BULK_IDS) + MESSAGES_BEYOND_SLOTS
+    def __init__(self, celery: Celery, concurrency: int, *, rate: float, seconds: float) -> None:
+        self.most = most_held(concurrency, rate=rate, seconds=seconds)
         self._celery = celery
         self._held: set[str] = set()
         self._consumer: Any = None

@@ -57,7 +57,7 @@ class Runtime:
         self.settings = settings
         self.celery = celery
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self.intake = BulkIntake(celery, settings.concurrency)
+        self.intake = BulkIntake(celery, settings.concurrency, rate=settings.rate_limit, seconds=TASK_SECONDS)
         self._tally = Tally()
         self._backlog = BacklogWatch(settings.backlog_warning)
         self._heartbeat = Heartbeat(settings.heartbeat_file)

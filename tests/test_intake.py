@@ -1,0 +1,87 @@
+"""How much of a file one worker takes: counted on Celery's side of it, message by message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from worker.broker import BULK_IDS, make_celery
+from worker.intake import BulkIntake
+from worker.model import Lane
+from worker.runtime import TASK_SECONDS, Runtime
+from worker.settings import Settings
+
+
+class Reader:
+    """Celery's consumer, as far as the intake asks it: whether it reads the queue of files."""
+
+    def __init__(self) -> None:
+        self.reading = {lane.value for lane in Lane}
+        self.auto_declare = True
+        self.task_consumer = self
+        self.on_message = print
+
+    def cancel_by_queue(self, name: str) -> None:
+        self.reading.discard(name)
+
+    def consuming_from(self, name: str) -> bool:
+        return name in self.reading
+
+    def add_queue(self, queue: Any) -> None:
+        self.reading.add(queue.name)
+
+    def consume(self) -> None:
+        """Nothing is read here."""
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        call()
+
+
+def intake_of(**settings: Any) -> BulkIntake:
+    """The intake of a worker with these settings."""
+    chosen = Settings.load(**settings)
+    runtime = Runtime(chosen, make_celery(chosen))
+    runtime._loop.close()
+    return runtime.intake
+
+
+def read(intake: BulkIntake, reader: Reader, begin: int = 0) -> int:
+    """Hand in messages of files for as long as the worker reads their queue; return how many."""
+    count = 0
+    while reader.consuming_from(Lane.BULK.value):
+        message = SimpleNamespace(id=f"m{begin + count}", delivery_info={"routing_key": Lane.BULK.value})
+        intake.received(reader, message)
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("rate", [5, 10, 20])
+def test_under_a_slow_rate_no_more_of_a_file_is_held_than_a_task_can_begin(rate: float) -> None:
+    intake, reader = intake_of(rate_limit=rate), Reader()
+    begun = rate * TASK_SECONDS
+    held = read(intake, reader) * BULK_IDS
+    assert begun / 2 < held <= begun
+    # With each message that is done one more is read.
+    intake.finished("m0")
+    assert read(intake, reader, begin=held) == 1
+
+
+def test_under_the_slowest_rate_one_message_is_held() -> None:
+    assert read(intake_of(rate_limit=0.1), Reader()) == 1
+
+
+@pytest.mark.parametrize("rate", [0, 300])
+def test_where_the_rate_allows_it_enough_is_held_to_keep_the_slots_busy(rate: float) -> None:
+    assert read(intake_of(rate_limit=rate, concurrency=64), Reader()) == 7
+    assert read(intake_of(rate_limit=rate, concurrency=201), Reader()) == 9
+
+
+def test_single_refunds_are_read_on_whatever_is_held() -> None:
+    intake, reader = intake_of(rate_limit=5), Reader()
+    read(intake, reader)
+    for number in range(20):
+        intake.received(reader, SimpleNamespace(id=f"s{number}", delivery_info={"routing_key": Lane.SINGLE.value}))
+    assert reader.reading == {Lane.SINGLE.value}
