@@ -86,8 +86,10 @@ At 0.985 a provider that allows no burst still refused one call in thousands, wh
 class RateGate:
     """Moments for calls to the provider, spread evenly over all workers by a schedule in Redis.
 
-    They are taken a little ahead for several waiters in one trip, and each waiter is let through at its moment. With no
-    rate set a permit is free; a 429 seen by any worker closes the gate for all until the told time, and slows it.
+    They are taken a little ahead for several waiters in one trip, and each waiter is let through at its moment. A 429
+    seen by any worker closes the gate for all: as long as it says, else ever longer up to two minutes. Then a rate that
+    is set is gone on with more slowly, and recovers by itself. With none set a permit is free and there is nothing to
+    slow: all go on at full speed, into the next 429 where the provider enforces a rate.
     """
 
     def __init__(

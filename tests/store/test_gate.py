@@ -125,6 +125,12 @@ def test_gate_that_was_closed_opens_slower_and_comes_back_to_the_rate_by_itself(
     assert RATE <= len(over(world, SECOND, single=50)) <= RATE + RATE * AHEAD / SECOND
 
 
+def test_with_no_rate_set_a_closed_gate_opens_at_full_speed(world: World) -> None:
+    world.store.run(calls.block_gate(SECOND))
+    world.pass_time(SECOND)
+    assert asked(world, bulk=1000, rate=0) == [(Lane.BULK, world.now)] * 1000
+
+
 def test_gate_gets_slower_with_every_refusal_but_never_stops(world: World) -> None:
     for _ in range(100):
         world.store.run(calls.block_gate(SECOND))

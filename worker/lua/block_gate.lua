@@ -1,5 +1,5 @@
--- Close the gate for everyone, as a 429 asks, and go on more slowly afterwards. ARGV[4] ms. Never shortens a longer
--- block. Returns ms from now.
+-- Close the gate for everyone, as a 429 asks, and go on more slowly afterwards where a rate is set. ARGV[4] ms. Never
+-- shortens a longer block. Returns ms from now.
 local key = P .. 'gate'
 local state = redis.call('HMGET', key, 'blocked_until', 'pace', 'paced_at')
 local until_ms = math.max(tonumber(state[1] or '0'), NOW + tonumber(ARGV[4]))

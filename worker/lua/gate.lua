@@ -15,6 +15,7 @@ local blocked = tonumber(state[1] or '0')
 if blocked > NOW then return {blocked - NOW} end
 local out = {0}
 if rate <= 0 then
+  -- No rate, so none to slow after a 429: a closed gate, above, is all that it leads to.
   for _, lane in ipairs(lanes) do
     for _ = 1, lane.wanted do out[#out + 1] = lane.name; out[#out + 1] = 0 end
   end
