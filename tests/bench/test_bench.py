@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from ops.bench.gentle import busiest_second
+from ops.bench.gentle import busiest_second, pace, passed
 from ops.bench.machine import Cores
 from ops.bench.rig import ROOT, Rig, WrongCountError
 from ops.bench.sampling import owner, stacks
@@ -35,6 +35,12 @@ def test_a_run_whose_refunds_were_not_all_sent_counts_for_nothing() -> None:
 def test_the_busiest_second_is_found_wherever_it_begins() -> None:
     assert busiest_second([0.0, 0.9, 1.1, 1.2, 1.89, 3.0]) == 4
     assert busiest_second([0.0, 1.0]) == 1
+
+
+def test_calls_that_were_refused_for_the_rate_do_not_count_as_used() -> None:
+    requests = [{"monotonic": number / 10, "status": 429 if number % 2 else 200} for number in range(200)]
+    assert passed(requests) == [number / 5 for number in range(100)]
+    assert pace(passed(requests)) == pytest.approx(5)
 
 
 def test_rounds_are_told_by_their_median_and_their_extremes() -> None:
