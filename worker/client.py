@@ -54,9 +54,6 @@ class Refunds:
     Raises `StoreUnavailable` where Redis is away: then nothing is known to be accepted, and repeating is safe.
     """
 
-    _backlog: BacklogWatch | None = None
-    """None where nobody watches, as where time is not the machine's own."""
-
     def __init__(
         self, *, redis_url: str | None = None, broker_url: str | None = None, settings: Settings | None = None
     ) -> None:
@@ -162,8 +159,7 @@ class Refunds:
             yield from zip(chunk, results, strict=True)
 
     def _watch_backlog(self, lane: Lane) -> None:
-        if self._backlog is not None:
-            self._backlog.look(lane, lambda: self.store.backlog(lane))
+        self._backlog.look(lane, lambda: self.store.backlog(lane))
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
         try:

@@ -33,7 +33,7 @@ async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.async
         assert [outcome.seen for outcome in shop.attempts] == [Seen.DONE]
 
 
-async def test_attempt_of_several_tries_says_so(async_redis: redis.asyncio.Redis) -> None:
+async def test_attempt_of_several_tries_says_so(async_redis: redis.asyncio.Redis, log: list[Any]) -> None:
     async with opened(async_redis, TRUST) as shop:
         await shop.accept()
         shop.provider.will(POST, error(500, kind="api_error"), says())
@@ -41,6 +41,7 @@ async def test_attempt_of_several_tries_says_so(async_redis: redis.asyncio.Redis
         assert shop.provider.asked == [POST, POST]
         last = (await shop.history())[-1]
         assert (last["tries"], last["http_status"], last["to"]) == (2, 200, "settled")
+    assert "further_try_left_out" not in [line["event"] for line in log]
 
 
 async def test_attempt_without_a_reply_has_no_status_to_show(async_redis: redis.asyncio.Redis) -> None:

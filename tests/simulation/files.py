@@ -39,7 +39,8 @@ class Door(Refunds):
     def __init__(self, store: Store, mail: Mail) -> None:
         self._given = store
         self.given_to = mail
-        self._backlog_due = float("inf")
+
+    def _watch_backlog(self, lane: Lane) -> None:
         """A backlog is warned of by the machine's own clock, which this world does not have."""
 
     def _own(self) -> tuple[Store, Any]:

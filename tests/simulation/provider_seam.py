@@ -21,6 +21,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from tests.simulation.clock import EPOCH, OUTSIDE
 from tests.simulation.judge import Post
 from tests.simulation.secrets import API_KEY
+from worker.gateway import PROBE_ID
 from worker.sandbox import shapes, wire
 from worker.sandbox.endpoints import Provider
 from worker.sandbox.faults import KINDS, Fault
@@ -316,8 +317,8 @@ class Transport(httpx.AsyncBaseTransport):
         body = await request.aread()
         draw = seam.draw(request.method, body)
         creates = request.method == "POST"
-        if creates:
-            seam.judge.brakes.requests(machine.name, "a POST")
+        if not request.url.path.endswith(PROBE_ID):
+            seam.judge.brakes.requests(machine.name, f"{request.method} {request.url.path}")
         asked_at = seam.judge.tries(json.loads(body)["metadata"]["refund_id"], machine.name) if creates else 0
         was_stopped = await machine.point("before bytes")
         if draw.fault in UNSENT:

@@ -125,6 +125,14 @@ def test_gate_that_was_closed_opens_slower_and_comes_back_to_the_rate_by_itself(
     assert RATE <= len(over(world, SECOND, single=50)) <= RATE + RATE * AHEAD / SECOND
 
 
+def test_schedule_of_which_nothing_was_taken_stays_as_it_is(world: World) -> None:
+    asked(world, single=3, bulk=3)
+    world.pass_time(10 * SECOND)
+    before = world.dump()
+    assert asked(world) == []
+    assert world.dump() == before
+
+
 def test_with_no_rate_set_a_closed_gate_opens_at_full_speed(world: World) -> None:
     world.store.run(calls.block_gate(SECOND))
     world.pass_time(SECOND)
