@@ -10,13 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
+
 from ops.prove import naive_worker
 from ops.prove.rig import CANARY, Rig
+from worker.policy import Rules
 from worker.records import Moves
 from worker.request import RefundRequest
 
 POISON_CANARY: Final = "sk_test_planted_in_a_poisoned_message"
 _REFUNDS: Final = "/v1/refunds"
+_SOON: Final = 30.0
+_NOT_GIVEN: Final = frozenset({"failed", "canceled"})
 _FINAL: Final = frozenset({"succeeded", "failed", "canceled"})
 
 
@@ -46,6 +51,11 @@ class Evidence:
     posts: Sequence[Post] = ()
     captured: Mapping[str, int] = field(default_factory=dict)
     leaks: Sequence[str] = ()
+    failed_there: frozenset[str] = frozenset()
+    """Of those that ended failed or canceled, the ones of which the provider itself says so."""
+    refused: Sequence[tuple[float, float]] = ()
+    """From when to when the provider refused the key, in epoch seconds."""
+    max_attempts: int = 12
     verify: bool = True
     history_lost: bool = False
     started: float = 0.0
@@ -79,6 +89,9 @@ def gathered(rig: Rig) -> Evidence:
         posts=list(_posts(rig)),
         captured=_captured(ledger),
         leaks=list(_leaks(rig)),
+        failed_there=_failed_there(rig, records) if ours else frozenset(),
+        refused=tuple(rig.key_refused),
+        max_attempts=int(rig.environment.get("REFUNDS_MAX_ATTEMPTS", Rules().max_attempts)),
         verify=rig.mode.idempotency == "verify",
         history_lost=rig.history_lost,
         started=rig.started,
@@ -115,6 +128,21 @@ def _histories(rig: Rig, ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
             return list(pipeline.execute())
 
     return {refund_id: Moves().read(entries) for refund_id, entries in zip(ids, rig.asking(ask), strict=True)}
+
+
+def _failed_there(rig: Rig, records: Mapping[str, Mapping[str, str]]) -> frozenset[str]:
+    """Return which of the refunds that ended failed or canceled the provider itself shows as such."""
+    found = set()
+    with httpx.Client(base_url=rig.sandbox.url, auth=(CANARY, ""), timeout=_SOON) as client:
+        for refund_id, record in records.items():
+            if record["status"] not in _NOT_GIVEN:
+                continue
+            # By its payment and not by its id, which may be one of the provider's lies.
+            asked = {"payment_intent": record["payment_intent"], "limit": "100"}
+            listed = client.get(_REFUNDS, params=asked).json().get("data", [])
+            if any(one["metadata"].get("refund_id") == refund_id and one["status"] in _NOT_GIVEN for one in listed):
+                found.add(refund_id)
+    return frozenset(found)
 
 
 def _posts(rig: Rig) -> Iterator[Post]:

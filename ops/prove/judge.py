@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ops.prove.evidence import Evidence, Post
+from ops.prove.founded import unfounded
 from worker.model import Stage
 from worker.policy import TRANSITIONS
 
@@ -38,6 +39,7 @@ def judged(evidence: Evidence) -> list[Violation]:
     found = [*_money(evidence), *_records(evidence), *_requests(evidence)]
     found += [Violation(rule="secret", about="-", fact=leak) for leak in evidence.leaks]
     if evidence.histories is not None:
+        found += _failures(evidence, evidence.histories)
         found += _histories(evidence, evidence.histories)
         found += _events(evidence, evidence.histories)
         found += _taken_up(evidence, evidence.histories)
@@ -73,10 +75,8 @@ def _effects(evidence: Evidence) -> dict[str, list[Mapping[str, Any]]]:
 def _money(evidence: Evidence) -> Iterator[Violation]:
     last = final_statuses(evidence.ledger)
     totals: Counter[str] = Counter()
-    for refund_id, effects in _effects(evidence).items():
-        standing = [effect["refund"] for effect in effects if last[effect["refund"]] in STANDING]
-        if len(standing) > 1:
-            yield Violation(rule="money twice", about=refund_id, fact=f"{len(standing)} effects stand: {standing}")
+    yield from _made_beside_another(evidence.ledger)
+    for refund_id in _effects(evidence):
         if refund_id not in evidence.accepted:
             yield Violation(rule="unasked", about=refund_id, fact="money moved for a refund that nobody asked for")
     for entry in evidence.ledger:
@@ -85,6 +85,20 @@ def _money(evidence: Evidence) -> Iterator[Violation]:
     for payment, captured in evidence.captured.items():
         if totals[payment] > captured:
             yield Violation(rule="over", about=payment, fact=f"{totals[payment]} of {captured} given back")
+
+
+def _made_beside_another(ledger: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
+    """Yield each effect that came while an earlier one of the same refund stood, whatever became of either later."""
+    now: dict[str, str] = {}
+    made: dict[str, list[str]] = defaultdict(list)
+    for entry in ledger:
+        if entry["event"] == "effect" and entry["refund_id"] is not None:
+            earlier = [identity for identity in made[entry["refund_id"]] if now[identity] in STANDING]
+            if earlier:
+                fact = f"{entry['refund']} was made while {', '.join(earlier)} stood"
+                yield Violation(rule="money twice", about=entry["refund_id"], fact=fact)
+            made[entry["refund_id"]].append(entry["refund"])
+        now[entry["refund"]] = entry["status"]
 
 
 # What the subject says of it
@@ -130,6 +144,19 @@ def _verdict(
             yield Violation(rule="false id", about=refund_id, fact=f"{named} is not its refund")
     elif any(last in STANDING for _, last in made):
         yield Violation(rule="false failed", about=refund_id, fact=f"{status}, and the ledger shows the money gone")
+
+
+def _failures(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
+    """Yield refunds that ended failed although nobody had refused them; who keeps no history can show no reason."""
+    for refund_id, record in evidence.records.items():
+        entries = histories.get(refund_id, ())
+        if record["stage"] != "settled" or record["status"] == "succeeded" or not entries:
+            continue
+        fact = unfounded(evidence, refund_id, entries)
+        if fact is not None:
+            at = entries[-1]["at"] / 1000
+            by_key = any(begin - CLOCK_SLACK <= at <= end + CLOCK_SLACK for begin, end in evidence.refused)
+            yield Violation(rule="credentials" if by_key else "false failed", about=refund_id, fact=fact)
 
 
 # What was sent

@@ -143,6 +143,8 @@ class Rig:
     accepted: dict[str, RefundRequest] = field(default_factory=dict)
     kills: list[float] = field(default_factory=list)
     """When workers were killed, in epoch seconds."""
+    key_refused: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when the provider refused the key, in epoch seconds."""
     fault_end: float = 0.0
     restarts: int = 0
     history_lost: bool = False

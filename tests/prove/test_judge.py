@@ -80,6 +80,19 @@ def good(**changes: Any) -> Evidence:
     return Evidence(**{**facts, **changes})
 
 
+def failed(code: str, *seen: str, **changes: Any) -> Evidence:
+    """A refund that ended failed after attempts that were seen so, with nothing in the ledger."""
+    history = [HISTORY[0]]
+    for place, one in enumerate(seen):
+        history.append(entry(2 + 2 * place, "queued" if place == 0 else "waiting", "sending", "send"))
+        history.append(entry(3 + 2 * place, "sending", "waiting", one, seen=one))
+    history[-1] |= {"to": "settled", "status": "failed", "label": code}
+    facts = told(tuple(history))
+    facts["records"] = {NAME: facts["records"][NAME] | {"error_code": code}}
+    return good(**{"ledger": [], **facts, **changes})
+
+
+REFUSED = [replace(POST, answered=402)]
 RESENT = [POST, replace(POST, at=1005.5)]
 OVERDUE = (*HISTORY[:2], entry(70, "sending", "settled", "succeeded") | {"version": 3})
 BROKEN = {
@@ -113,6 +126,47 @@ def test_the_judge_finds_what_breaks_a_rule(rule: str) -> None:
 def test_the_judge_finds_nothing_in_a_good_run() -> None:
     assert judged(good()) == []
     assert judged(good(**told(DOUBTED), posts=RESENT)) == []
+
+
+def test_a_refund_may_fail_where_somebody_refused_it() -> None:
+    assert judged(failed("card_declined", "refused", posts=REFUSED)) == []
+    assert judged(failed("unknown", "done", posts=[POST], failed_there=frozenset({NAME}))) == []
+    assert judged(failed("budget_spent", "may_have_happened", posts=[POST], max_attempts=1)) == []
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        failed("no_reply", "may_have_happened", posts=[replace(POST, answered=None)]),
+        failed("http_500", "may_have_happened", posts=[replace(POST, answered=500)]),
+        failed("card_declined", "refused", posts=[replace(POST, answered=402, fault="cut_after")]),
+        failed("budget_spent", "not_done", posts=[replace(POST, answered=429)], max_attempts=1),
+    ],
+)
+def test_a_refund_that_nobody_refused_may_not_fail_even_where_no_money_moved(evidence: Evidence) -> None:
+    assert {violation.rule for violation in judged(evidence)} == {"false failed"}
+
+
+@pytest.mark.parametrize("answered", [401, 403])
+def test_no_refund_may_fail_while_and_because_the_key_is_refused(answered: int) -> None:
+    posts = [replace(POST, answered=answered, fault=f"http_{answered}")]
+    evidence = failed("credentials_refused", "refused", posts=posts, refused=[(1002.0, 1010.0)])
+    assert {violation.rule for violation in judged(evidence)} == {"credentials"}
+    assert judged(failed("card_declined", "refused", posts=REFUSED, refused=[(1002.6, 1010.0)])) == []
+
+
+def test_a_second_effect_beside_a_first_one_is_found_though_the_first_failed_later() -> None:
+    later = {**effect("re_1", "failed"), "event": "status"}
+    assert {one.rule for one in judged(good(ledger=[effect("re_1", "pending"), effect("re_2"), later]))} >= {
+        "money twice"
+    }
+    assert judged(good(**resettled(), ledger=[effect("re_1", "pending"), later, effect("re_2")])) == []
+
+
+def resettled() -> dict[str, Any]:
+    """What Redis holds where the second of two provider's refunds is the one."""
+    facts = told(HISTORY)
+    return facts | {"records": {NAME: facts["records"][NAME] | {"provider_refund_id": "re_2"}}}
 
 
 def test_a_claim_after_a_doubt_without_its_proof_is_found_in_the_history_alone() -> None:
