@@ -59,13 +59,15 @@ class Mode:
     readback: str = "list"
     keys: str = "ignore"
     store_5xx: bool = False
+    totals: str = "proof"
 
     @property
     def shown(self) -> str:
         """The mode in a few words."""
         stored = ", 5xx kept" if self.store_5xx else ""
         kept = "honoured" if self.keys == "honour" else "ignored"
-        return f"{self.idempotency}, {self.readback}; keys {kept}{stored}"
+        readback = self.readback if self.totals == "proof" else f"{self.readback} as a {self.totals}"
+        return f"{self.idempotency}, {readback}; keys {kept}{stored}"
 
     @property
     def settings(self) -> dict[str, str]:
@@ -73,7 +75,7 @@ class Mode:
         settings = {
             "REFUNDS_IDEMPOTENCY": self.idempotency,
             "REFUNDS_READBACK": self.readback,
-            "REFUNDS_TOTALS": "proof",
+            "REFUNDS_TOTALS": self.totals,
         }
         # A refusal of a replay is replayed until the attempts are spent, each time twice as far apart.
         return settings | ({"REFUNDS_MAX_ATTEMPTS": "3"} if self.idempotency == "trust" else {})

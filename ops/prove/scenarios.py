@@ -27,6 +27,8 @@ BUNCH_PAUSE: Final = 0.4
 
 LIST: Final = Mode()
 TOTALS: Final = Mode(readback="totals")
+# What a worker does that was told nothing.
+DEFAULT: Final = Mode(readback="totals", totals="hint")
 BLIND: Final = Mode(readback="none")
 TRUST: Final = Mode(idempotency="trust", keys="honour")
 TRUST_STORED: Final = Mode(idempotency="trust", keys="honour", store_5xx=True)
@@ -35,7 +37,7 @@ TRUST_BLIND: Final = Mode(idempotency="trust", keys="honour", readback="none")
 # Keys that are honoured and not relied on: what an operator runs who has not asked the provider yet.
 UNASKED: Final = Mode(keys="honour")
 UNASKED_STORED: Final = Mode(keys="honour", readback="totals", store_5xx=True)
-MODES: Final = (LIST, TOTALS, BLIND, TRUST, TRUST_STORED, TRUST_TOTALS, TRUST_BLIND, UNASKED, UNASKED_STORED)
+MODES: Final = (LIST, TOTALS, DEFAULT, BLIND, TRUST, TRUST_STORED, TRUST_TOTALS, TRUST_BLIND, UNASKED, UNASKED_STORED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +175,7 @@ def matrix() -> Iterator[Scenario]:
             name=f"provider replies ({mode.shown})",
             faults=(both("provider replies", provider_posts),),
             mode=mode,
-            quick=mode in {LIST, TOTALS, BLIND, TRUST, TRUST_STORED},
+            quick=mode in {LIST, TOTALS, DEFAULT, BLIND, TRUST, TRUST_STORED},
             quick_control=mode in {LIST, TRUST},
         )
     # Not `trust` with totals: a replay ends its doubts before the totals are read often enough to meet every fault.

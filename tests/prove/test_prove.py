@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ops.prove.scenarios import matrix
+from worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,17 @@ def test_every_key_mode_meets_every_reply_and_every_break_of_the_wire() -> None:
     assert {(mode.idempotency, mode.readback) for mode in replies} == {
         (idempotency, readback) for idempotency in ("verify", "trust") for readback in ("list", "totals", "none")
     }
+
+
+def test_a_worker_that_was_told_nothing_meets_every_reply_and_every_break_of_the_wire() -> None:
+    told = Settings()
+    rules = (told.idempotency, told.readback, told.totals)
+    named = {
+        scenario.name.split(" (")[0]
+        for scenario in matrix()
+        if (scenario.mode.idempotency, scenario.mode.readback, scenario.mode.totals) == rules
+    }
+    assert named >= {"provider replies", "provider wire"}
 
 
 def test_the_quick_plan_holds_every_readback_and_both_ways_to_take_a_key() -> None:
