@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
 from ops.prove import naive_worker
+from ops.prove.leaks import leaks
 from ops.prove.rig import CANARY, Rig
 from worker.policy import Rules
 from worker.records import Moves
 from worker.request import RefundRequest
 
-POISON_CANARY: Final = "sk_test_planted_in_a_poisoned_message"
 _REFUNDS: Final = "/v1/refunds"
 _SOON: Final = 30.0
 _NOT_GIVEN: Final = frozenset({"failed", "canceled"})
@@ -88,7 +86,7 @@ def gathered(rig: Rig) -> Evidence:
         ledger=ledger,
         posts=list(_posts(rig)),
         captured=_captured(ledger),
-        leaks=list(_leaks(rig)),
+        leaks=list(leaks(rig)),
         failed_there=_failed_there(rig, records) if ours else frozenset(),
         refused=tuple(rig.key_refused),
         max_attempts=int(rig.environment.get("REFUNDS_MAX_ATTEMPTS", Rules().max_attempts)),
@@ -177,31 +175,3 @@ def _captured(ledger: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 CAPTURED: Final = 100_000
 """What the sandbox says was captured of a payment that nobody made otherwise."""
-
-
-def _leaks(rig: Rig) -> Iterator[str]:
-    """Yield where the key was seen: in a log, or in anything that was ever written to Redis."""
-    for log in rig.folder.glob("worker-*.log"):
-        yield from _found_in(log, [CANARY, POISON_CANARY])
-    folder = Path(_asked(rig, "config_get", "dir")["dir"])
-    for file in folder.glob("appendonlydir/*"):
-        yield from _found_in(file, [CANARY])
-    for entry in _asked(rig, "lrange", "refunds:rejected", 0, -1):
-        if POISON_CANARY in entry or any(needle in entry for needle in _encodings(POISON_CANARY)):
-            yield "refunds:rejected holds the key of a poisoned message"
-
-
-def _found_in(file: Path, secrets: Sequence[str]) -> Iterator[str]:
-    content = file.read_bytes()
-    for secret in secrets:
-        if any(needle.encode() in content for needle in [secret, *_encodings(secret)]):
-            yield f"{file.name} holds {secret[:12]}…"
-
-
-def _encodings(secret: str) -> list[str]:
-    """Return the inner parts of a secret's base64 forms, at each of the three places where it may begin."""
-    forms = []
-    for lead in range(3):
-        encoded = base64.b64encode(b"\0" * lead + secret.encode()).decode().rstrip("=")
-        forms.append(encoded[4:-4] if lead else encoded[:-4])
-    return forms

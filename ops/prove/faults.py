@@ -14,7 +14,7 @@ from functools import partial
 from random import Random
 from typing import Any, Final
 
-from ops.prove.evidence import POISON_CANARY
+from ops.prove.leaks import POISON_CANARY
 from ops.prove.rig import LATE_EFFECT, LATENCY_MS, LEASE, SETTLE, Rig, RigError, Worker
 from worker.model import Lane
 

@@ -12,6 +12,8 @@ from worker.request import RefundRequest
 SHARED_BY: Final = 3
 _SHARED_AMOUNT: Final = 40_000
 """Of three on one payment the third is more than what is left."""
+PERSON: Final = {"email": "canary.person@customer.example", "name": "Zebulon Quarkweather"}
+"""What each refund says of its customer: for the provider and for whoever asks for the record, and for nobody else."""
 _KINDS: Final = (
     ("own", 70),
     ("shared", 10),
@@ -33,7 +35,7 @@ def requests(seed: int, *, name: str, plain: bool) -> Iterator[RefundRequest]:
     for number in count():
         (kind,) = dice.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])
         refund_id = f"{name}-{number}-1"
-        metadata = {"order": f"{name}-{number}"}
+        metadata = {**PERSON, "order": f"{name}-{number}"}
         if kind == "shared":
             for part in range(1, SHARED_BY + 1):
                 yield RefundRequest(

@@ -180,7 +180,8 @@ class Rig:
     @contextmanager
     def _sandbox_running(self) -> Iterator[Sandbox]:
         options = ["--port", "0", "--latency", str(LATENCY_MS), "--idempotency", self.mode.keys, "--settle", "400"]
-        options += ["--seed", str(self.seed), "--log-requests", "1000000"]
+        # Its errors repeat what they were asked: nothing of that may stay with a worker.
+        options += ["--indiscreet", "--seed", str(self.seed), "--log-requests", "1000000"]
         options += ["--store-5xx"] if self.mode.store_5xx else []
         started = [sys.executable, "-m", "worker.sandbox", *options]
         with (

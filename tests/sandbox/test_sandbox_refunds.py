@@ -249,3 +249,22 @@ def test_the_ledger_can_be_read_from_a_place_on_and_for_one_refund(provider: Ask
     assert [entry["refund_id"] for entry in entries] == ["r2", "r3"]
     (entry,) = provider.sandbox.call("GET", "/_sandbox/ledger?refund_id=r2")
     assert entry["seq"] == 2
+
+
+def test_an_indiscreet_error_repeats_the_key_and_the_body_and_a_good_answer_does_not() -> None:
+    asked: Any = {"metadata": {"email": "a@customer.example"}}
+    with asking(indiscreet=True, faults="http_503_after:n=2") as provider:
+        good, failed = provider.refund(**asked), provider.refund(**asked)
+        refused = provider.refund("pi_declined_1", **asked)
+        assert basic("sk_test_planted") not in good.body.decode()
+        for answer, status in ((failed, 503), (refused, 402)):
+            assert answer.status == status
+            assert basic("sk_test_planted") in answer.json["error"]["message"]
+            assert "a@customer.example" in answer.json["error"]["message"]
+        provider.sandbox.set_modes(indiscreet=False)
+        assert b"customer" not in provider.refund("pi_declined_1", **asked).body
+
+
+def test_an_indiscreet_flat_error_repeats_the_key_too() -> None:
+    with asking(indiscreet=True, envelope="flat") as provider:
+        assert basic("sk_test_planted") in provider.get("/v1/refunds/re_none").json["message"]

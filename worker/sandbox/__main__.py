@@ -32,6 +32,7 @@ Payment intents that begin so behave so: {", ".join(MAGIC)}. Any other pi_… wa
 @click.option("--envelope", default="nested", show_default=True, help="nested or flat errors.")
 @click.option("--created-in-ms", is_flag=True, help="Times in milliseconds instead of seconds.")
 @click.option("--charges/--no-charges", "charges_expanded", default=True, help="Whether a payment shows its charges.")
+@click.option("--indiscreet", is_flag=True, help="Errors repeat the request, its secret key included.")
 @click.option("--settle", "settle_ms", default=1000.0, show_default=True, help="Milliseconds until pending settles.")
 @click.option("--no-settle", is_flag=True, help="Pending refunds wait for POST /_sandbox/advance.")
 @click.option("--rate-limit", default=0, help="Requests in any one second; 0 for none.")

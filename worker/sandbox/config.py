@@ -31,7 +31,8 @@ class SandboxConfig:
     """Settings of one sandbox provider.
 
     `api_key` None accepts every `sk_test_…`. `settle_ms` None leaves pending refunds to `POST /_sandbox/advance`.
-    `faults` is a spec as in `worker.sandbox.faults`. `rate_limit` is requests in any one second, 0 for none.
+    `faults` is a spec as in `worker.sandbox.faults`. `indiscreet` errors repeat the request that
+    they answer, its key included. `rate_limit` is requests in any one second, 0 for none.
     `log_requests` is how many requests are remembered, 0 for none.
     """
 
@@ -45,6 +46,7 @@ class SandboxConfig:
     envelope: Envelope = "nested"
     created_in_ms: bool = False
     charges_expanded: bool = True
+    indiscreet: bool = False
     settle_ms: float | None = 1_000
     rate_limit: int = 0
     faults: str = ""

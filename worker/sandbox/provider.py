@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from aiohttp import web
 
+from worker.sandbox import indiscreet
 from worker.sandbox.config import SandboxConfig, SandboxConfigError
 from worker.sandbox.control import Control
 from worker.sandbox.endpoints import Provider
@@ -33,7 +34,7 @@ def create_app(config: SandboxConfig) -> web.Application:
     """
     provider = Provider(config=config)
     control = Control(provider)
-    app = web.Application()
+    app = web.Application(middlewares=[indiscreet.repeating(lambda: provider.config)])
     app.router.add_post("/v1/refunds", provider.create_refund)
     app.router.add_get("/v1/refunds", provider.list_refunds, allow_head=False)
     app.router.add_get("/v1/refunds/{id}", provider.get_refund, allow_head=False)
