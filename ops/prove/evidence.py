@@ -53,6 +53,8 @@ class Evidence:
     """Of those that ended failed or canceled, the ones of which the provider itself says so."""
     refused: Sequence[tuple[float, float]] = ()
     """From when to when the provider refused the key, in epoch seconds."""
+    held: Sequence[tuple[float, float]] = ()
+    """From when to when nothing may be claimed or sent: between a recovery and `refunds resume`."""
     max_attempts: int = 12
     verify: bool = True
     history_lost: bool = False
@@ -89,6 +91,7 @@ def gathered(rig: Rig) -> Evidence:
         leaks=list(leaks(rig)),
         failed_there=_failed_there(rig, records) if ours else frozenset(),
         refused=tuple(rig.key_refused),
+        held=tuple(rig.held),
         max_attempts=int(rig.environment.get("REFUNDS_MAX_ATTEMPTS", Rules().max_attempts)),
         verify=rig.mode.idempotency == "verify",
         history_lost=rig.history_lost,

@@ -17,11 +17,14 @@ from typing import Any, Final
 from ops.prove.leaks import POISON_CANARY
 from ops.prove.rig import LATE_EFFECT, LATENCY_MS, LEASE, SETTLE, Rig, RigError, Worker
 from worker.model import Lane
+from worker.policy import Rules
 
 SLOW_MS: Final = 350
 _ROUNDS: Final = 60
 _LIVES: Final = 5
 _SOON: Final = 30.0
+_IN_FLIGHT: Final = 6
+_OTHERS_ARE_DONE: Final = 8.0
 _RESTART_SECONDS: Final = 1.0
 """What a supervisor pauses before it starts a worker again."""
 
@@ -106,6 +109,16 @@ def sigkill(rig: Rig, dice: Random) -> int:
     rig.feed(5)
     rig.kill(dice.choice(rig.alive))
     return 1
+
+
+def killed_with_claims(rig: Rig, _dice: Random) -> int:
+    """Kill a worker that has refunds in flight; return how many nobody has taken from it a while later."""
+    rig.sandbox.set_modes(latency_ms=SLOW_MS)
+    _fed_until(rig, lambda: rig.sending() > _IN_FLIGHT)
+    rig.kill(rig.alive[0])
+    rig.sandbox.set_modes(latency_ms=LATENCY_MS)
+    time.sleep(_OTHERS_ARE_DONE)
+    return rig.sending()
 
 
 def sigterm(rig: Rig, _dice: Random) -> int:
@@ -309,6 +322,12 @@ WORKERS: Final = (
     ),
     both("crash: reply read unsaved", crash("read unsaved")),
     both("crash: saved unacked", crash("saved unacked")),
+    Fault(
+        name="SIGKILL under the usual lease",
+        ours=killed_with_claims,
+        control=None,
+        settings={"REFUNDS_LEASE_SECONDS": f"{Rules().lease.total_seconds():g}"},
+    ),
     both("SIGTERM", sigterm),
     both("SIGSTOP past the lease", sigstop),
     Fault(name="SIGSTOP before bytes", ours=stopped_before_bytes, control=None),

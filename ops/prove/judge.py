@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 from ops.prove.evidence import Evidence, Post
@@ -39,6 +40,7 @@ def judged(evidence: Evidence) -> list[Violation]:
     found = [*_money(evidence), *_records(evidence), *_requests(evidence)]
     found += [Violation(rule="secret", about="-", fact=leak) for leak in evidence.leaks]
     if evidence.histories is not None:
+        found += _held(evidence, evidence.histories)
         found += _failures(evidence, evidence.histories)
         found += _histories(evidence, evidence.histories)
         found += _events(evidence, evidence.histories)
@@ -54,6 +56,25 @@ def recoveries(evidence: Evidence, fault_end: float) -> list[float]:
         return []
     ends = (entries[-1] for entries in evidence.histories.values() if entries)
     return [entry["at"] / 1000 - fault_end for entry in ends if entry["at"] / 1000 > fault_end]
+
+
+def taken_up(evidence: Evidence) -> list[float]:
+    """Return, for each refund whose claimant was killed, how many seconds after the kill it moved again."""
+    found = []
+    for kill in evidence.kills:
+        for entries in (evidence.histories or {}).values():
+            after = _first_move_after(entries, kill)
+            if after is not None and after["label"] == "lease_lapsed":
+                found.append(after["at"] / 1000 - kill)
+    return found
+
+
+def _first_move_after(entries: Sequence[Mapping[str, Any]], kill: float) -> Mapping[str, Any] | None:
+    """Return how a refund that was being sent at that moment went on, None where it was not or did not."""
+    for before, after in pairwise(entries):
+        if before["to"] == "sending" and before["at"] / 1000 <= kill < after["at"] / 1000:
+            return after
+    return None
 
 
 # What the provider did
@@ -174,6 +195,17 @@ def _requests(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(rule="body", about=about, fact="key or body differ from the first attempt's")
         if by_key.setdefault(post.key, post.refund_id) != post.refund_id:
             yield Violation(rule="key", about=about, fact=f"its key was another refund's: {by_key[post.key]}")
+
+
+def _held(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
+    """Yield what was claimed or sent between a recovery and the word of a person to go on."""
+    for begin, end in evidence.held:
+        for post in evidence.posts:
+            if begin <= post.at <= end:
+                yield Violation(rule="held", about=post.refund_id or "-", fact="sent with everything paused")
+        for refund_id, entries in histories.items():
+            if any(entry["to"] == "sending" and begin <= entry["at"] / 1000 <= end for entry in entries):
+                yield Violation(rule="held", about=refund_id, fact="claimed with everything paused")
 
 
 # Histories

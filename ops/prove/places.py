@@ -18,6 +18,7 @@ from ops.prove.rig import LATE_EFFECT, ROOT, Rig, RigError
 from worker.sandbox.faults import KINDS, RETRY_AFTER, WRONG_FIELDS
 
 _SOON: Final = 40.0
+_HELD_SECONDS: Final = 6.0
 _FLUSHES: Final = 20
 
 # Redis
@@ -118,11 +119,17 @@ def restored(rig: Rig, _dice: Random) -> int:
     shutil.copytree(copy, folder)
     rig.server.restart()
     said = json.loads(_refunds(rig, "recover", "--since", since.isoformat(), "--json"))
+    recovered = time.time()
+    if not said["doubted"]:
+        raise RigError("the copy held nothing that may have been sent since")
     again = [request for refund_id, request in rig.accepted.items() if refund_id not in held]
     rig.accept(again)
     rig.start()
+    # Long enough for every worker to sweep and to read its queues: all of them must hold still.
+    time.sleep(_HELD_SECONDS)
+    rig.held.append((recovered, time.time()))
     _refunds(rig, "resume")
-    return 1 if said["suspect_until"] else 0
+    return int(said["doubted"])
 
 
 def _refunds(rig: Rig, *words: str) -> str:

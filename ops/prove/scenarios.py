@@ -15,7 +15,7 @@ from typing import Any, Final
 from ops.prove import plan
 from ops.prove.evidence import gathered
 from ops.prove.faults import QUEUES, WORKERS, Fault, both, skewed
-from ops.prove.judge import Violation, judged, recoveries
+from ops.prove.judge import Violation, judged, recoveries, taken_up
 from ops.prove.places import REDIS, looks, provider_posts, provider_wire
 from ops.prove.rig import Mode, Rig, Subject
 from ops.prove.subjects import Product
@@ -65,6 +65,8 @@ class Result:
     in_review: int = 0
     violations: list[Violation] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)
+    taken_up: list[float] = field(default_factory=list)
+    """Of each refund that a killed worker had claimed: seconds from the kill until it moved again."""
     seconds: float = 0.0
     error: str | None = None
     note: str = ""
@@ -142,12 +144,16 @@ def _judge(rig: Rig, result: Result, folder: Path) -> None:
     result.in_review = sum(record["stage"] == "review" for record in evidence.records.values())
     result.violations = judged(evidence)
     result.recoveries = recoveries(evidence, rig.fault_end)
+    result.taken_up = taken_up(evidence)
     result.note = f"{rig.restarts} workers restarted" if rig.restarts else ""
     if result.violations:
         result.kept = folder
         about = {violation.about for violation in result.violations}
         told = [evidence.about(refund_id) for refund_id in sorted(about)[:50]]
         rig.keep(folder, {"violations": [str(found) for found in result.violations], "refunds": told})
+
+
+_LONG: Final = frozenset({"SIGKILL under the usual lease"})
 
 
 def matrix() -> Iterator[Scenario]:
@@ -168,8 +174,13 @@ def matrix() -> Iterator[Scenario]:
             faults=(fault,),
             asked=one_worker if alone else ({}, {}),
             controlled=fault.control is not None,
+            quick=fault.name not in _LONG,
             quick_control=fault.name in quick_controls,
         )
+    (restored,) = (fault for fault in REDIS if fault.name == "Redis restored from a copy")
+    yield Scenario(
+        name=f"{restored.name} ({TOTALS.shown})", faults=(restored,), mode=TOTALS, controlled=False, quick=False
+    )
     for mode in MODES:
         yield Scenario(
             name=f"provider replies ({mode.shown})",
@@ -203,7 +214,7 @@ def matrix() -> Iterator[Scenario]:
     )
 
 
-_ALONE: Final = frozenset({"Redis restored from a copy", "SIGSTOP before bytes"})
+_ALONE: Final = frozenset({*_LONG, "Redis restored from a copy", "SIGSTOP before bytes"})
 _BY_PROVIDER: Final = frozenset({"crash: effect before reply", "crash: reply half read"})
 # Two of a group pull at the same handle: the one's end would be the other's.
 _GROUPS: Final = (

@@ -38,6 +38,8 @@ class Row:
         """The row's texts in the order of `HEAD`."""
         seconds = [second for result in self.ours for second in result.recoveries]
         notes = {result.note for result in self.ours if result.note}
+        if taken := [second for result in self.ours for second in result.taken_up]:
+            notes.add(f"claims of the killed taken up after {quantile(taken, 0.5):.1f} s, {max(taken):.1f} s at most")
         unjudged = sum(result.error is not None for result in self.ours)
         if unjudged:
             notes.add(f"**{unjudged} not judged**")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ops.prove.evidence import Evidence, Post
-from ops.prove.judge import Violation, judged, recoveries
+from ops.prove.judge import Violation, judged, recoveries, taken_up
 from ops.prove.scenarios import Result
 from ops.prove.table import control_was_caught, exit_code, ours_failed, rendered, rows_of, summary
 from worker.request import RefundRequest
@@ -114,6 +114,7 @@ BROKEN = {
     "index": good(due=frozenset({NAME})),
     "taken up late": good(**told(OVERDUE), kills=[1002.1]),
     "unproven": good(posts=RESENT),
+    "held": good(held=[(1002.2, 1002.8)]),
     "secret": good(leaks=["worker-0.log holds sk_test_…"]),
 }
 
@@ -169,6 +170,11 @@ def resettled() -> dict[str, Any]:
     return facts | {"records": {NAME: facts["records"][NAME] | {"provider_refund_id": "re_2"}}}
 
 
+def test_nothing_is_claimed_or_sent_between_a_recovery_and_the_word_to_go_on() -> None:
+    assert [one.fact for one in judged(good(held=[(1001.9, 1002.2)]))] == ["claimed with everything paused"]
+    assert judged(good(held=[(1002.6, 1010.0)])) == []
+
+
 def test_a_claim_after_a_doubt_without_its_proof_is_found_in_the_history_alone() -> None:
     guessed = (*DOUBTED[:3], entry(4, "in_doubt", "sending", "replay"), entry(5, "sending", "settled", "succeeded"))
     assert {violation.rule for violation in judged(good(**told(guessed)))} == {"unproven"}
@@ -185,6 +191,12 @@ def test_a_second_send_after_an_answer_that_says_not_done_is_no_violation() -> N
     silent = [replace(POST, answered=None), replace(POST, at=1004.5)]
     assert judged(good(**told(again), posts=limited)) == []
     assert {violation.rule for violation in judged(good(**told(again), posts=silent))} == {"unproven"}
+
+
+def test_how_long_the_claims_of_a_killed_worker_lay_is_told() -> None:
+    lapsed = (*HISTORY[:2], entry(47, "sending", "in_doubt", "lease_lapsed") | {"version": 3})
+    assert taken_up(good(**told(lapsed), kills=[1002.5])) == [44.5]
+    assert taken_up(good(kills=[1002.5])) == []
 
 
 def test_what_was_unsettled_when_the_faults_stopped_counts_into_the_recovery() -> None:
