@@ -20,6 +20,7 @@ from worker.request import RefundRequest
 _REFUNDS: Final = "/v1/refunds"
 _SOON: Final = 30.0
 _NOT_GIVEN: Final = frozenset({"failed", "canceled"})
+_WINDOW_HOURS: Final = Rules().key_window.total_seconds() / 3600
 _FINAL: Final = frozenset({"succeeded", "failed", "canceled"})
 
 
@@ -57,6 +58,8 @@ class Evidence:
     """From when to when nothing may be claimed or sent: between a recovery and `refunds resume`."""
     max_attempts: int = 12
     verify: bool = True
+    key_window: float = 0.0
+    """Where keys are trusted, for how many seconds after its first POST one may be sent again unproven."""
     history_lost: bool = False
     started: float = 0.0
     ended: float = 0.0
@@ -94,6 +97,7 @@ def gathered(rig: Rig) -> Evidence:
         held=tuple(rig.held),
         max_attempts=int(rig.environment.get("REFUNDS_MAX_ATTEMPTS", Rules().max_attempts)),
         verify=rig.mode.idempotency == "verify",
+        key_window=3600 * float(rig.environment.get("REFUNDS_KEY_WINDOW_HOURS", _WINDOW_HOURS)),
         history_lost=rig.history_lost,
         started=rig.started,
         ended=time.time(),

@@ -13,12 +13,14 @@ from typing import Any, Final
 
 from ops.prove.evidence import Evidence, Post
 from ops.prove.founded import unfounded
+from worker.gateway import MAX_TRIES
 from worker.model import Stage
 from worker.policy import TRANSITIONS
 
 STANDING: Final = frozenset({"pending", "succeeded"})
 NOT_DONE: Final = frozenset({401, 403, 429})
 """Whole answers after which a refund is sent again without any read-back."""
+PROVEN: Final = frozenset({"absence_proven", "operator_says_absent"})
 TAKEN_UP_SECONDS: Final = 60.0
 CLOCK_SLACK: Final = 0.05
 
@@ -45,8 +47,7 @@ def judged(evidence: Evidence) -> list[Violation]:
         found += _histories(evidence, evidence.histories)
         found += _events(evidence, evidence.histories)
         found += _taken_up(evidence, evidence.histories)
-        if evidence.verify:
-            found += _proof_before_post(evidence, evidence.histories)
+        found += _proof_before_post(evidence, evidence.histories)
     return found
 
 
@@ -67,6 +68,12 @@ def taken_up(evidence: Evidence) -> list[float]:
             if after is not None and after["label"] == "lease_lapsed":
                 found.append(after["at"] / 1000 - kill)
     return found
+
+
+def sent_past_the_window(evidence: Evidence) -> bool:
+    """Tell whether any key was sent once more after its window."""
+    first: dict[str | None, float] = {}
+    return any(post.at - first.setdefault(post.key, post.at) > evidence.key_window for post in evidence.posts)
 
 
 def _first_move_after(entries: Sequence[Mapping[str, Any]], kill: float) -> Mapping[str, Any] | None:
@@ -256,9 +263,15 @@ def _proof_before_post(evidence: Evidence, histories: Mapping[str, Sequence[Mapp
     for post in sorted(evidence.posts, key=lambda post: post.at):
         posts[post.refund_id].append(post)
     for refund_id, entries in histories.items():
-        yield from _resends_by_history(refund_id, entries)
-        if not evidence.history_lost:
+        if evidence.verify:
+            yield from _resends_by_history(refund_id, entries)
+        if evidence.history_lost:
+            continue
+        if evidence.verify:
             yield from _posts_by_claims(refund_id, entries, posts[refund_id])
+        else:
+            yield from _posts_by_tries(refund_id, entries, posts[refund_id])
+            yield from _past_the_window(refund_id, entries, posts[refund_id], evidence.key_window)
 
 
 def _resends_by_history(refund_id: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
@@ -267,7 +280,7 @@ def _resends_by_history(refund_id: str, entries: Sequence[Mapping[str, Any]]) ->
         if entry["to"] == "in_doubt":
             doubt = True
         elif entry["to"] == "sending":
-            proven = entry["label"] == "resend" and label in {"absence_proven", "operator_says_absent"}
+            proven = entry["label"] == "resend" and label in PROVEN
             if doubt and not proven:
                 fact = f"claimed as {entry['label']} after {label}, with the doubt standing"
                 yield Violation(rule="unproven", about=refund_id, fact=fact)
@@ -288,3 +301,38 @@ def _posts_by_claims(
             before = posts[number - 2]
             fact = f"POST {number} follows one answered {before.answered} ({before.fault}) with no look between"
             yield Violation(rule="unproven", about=refund_id, fact=fact)
+
+
+def _posts_by_tries(refund_id: str, entries: Sequence[Mapping[str, Any]], posts: Sequence[Post]) -> Iterator[Violation]:
+    """Yield POSTs beyond the tries of all claims so far: a further try inside an attempt needs no claim of its own."""
+    ends = [*entries[1:], None]
+    claims = [(entry, end) for entry, end in zip(entries, ends, strict=True) if entry["to"] == "sending"]
+    for number, post in enumerate(posts, 1):
+        before = [end for claim, end in claims if claim["at"] / 1000 <= post.at + CLOCK_SLACK]
+        # Of an attempt whose claimant did not end it itself nobody knows how often it tried.
+        tries = sum(end.get("tries", 1) if end is not None and "ms" in end else MAX_TRIES for end in before)
+        if tries < number:
+            fact = f"POST {number} came when {len(before)} claims had been recorded, with {tries} tries"
+            yield Violation(rule="unclaimed", about=refund_id, fact=fact)
+
+
+def _past_the_window(
+    refund_id: str, entries: Sequence[Mapping[str, Any]], posts: Sequence[Post], window: float
+) -> Iterator[Violation]:
+    """Yield POSTs under a key that was first sent longer ago, but for the first one of a claim on proven absence."""
+    proven = [
+        claim["at"] / 1000
+        for before, claim in pairwise(entries)
+        if claim["label"] == "resend" and before["label"] in PROVEN
+    ]
+    first: dict[str | None, float] = {}
+    spent: set[float] = set()
+    for post in posts:
+        age = post.at - first.setdefault(post.key, post.at)
+        claims = [at for at in proven if at <= post.at + CLOCK_SLACK and at not in spent]
+        if age <= window + CLOCK_SLACK:
+            continue
+        if not claims:
+            fact = f"sent under its key {age:.1f} s after the first time, of {window:g}, with no absence proven"
+            yield Violation(rule="window", about=refund_id, fact=fact)
+        spent.update(claims)

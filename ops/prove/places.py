@@ -20,6 +20,9 @@ from worker.sandbox.faults import KINDS, RETRY_AFTER, WRONG_FIELDS
 _SOON: Final = 40.0
 _HELD_SECONDS: Final = 6.0
 _FLUSHES: Final = 20
+_PENDING_MS: Final = 6000
+KEY_WINDOW: Final = 12.0
+"""Seconds: a replay some seconds after the first attempt is inside of it, the one after that is not."""
 
 # Redis
 
@@ -237,6 +240,24 @@ def looks(*endpoints: str) -> Inject:
         return _met(rig, specs, beside=doubts)
 
     return inject
+
+
+def charges(rig: Rig, dice: Random) -> int:
+    """Let payments name their charge and not show it, and let the looks at the charge meet every fault."""
+    rig.sandbox.set_modes(charges_expanded=False)
+    return looks("get_charge")(rig, dice)
+
+
+def polls(rig: Rig, _dice: Random) -> int:
+    """Let refunds stay pending for some polls, and let the polls meet every fault that can be told."""
+    rig.sandbox.set_modes(settle_ms=_PENDING_MS)
+    return _met(rig, [f"{spec}:on=get_refund:n={1 + place // 2}:times=1" for place, spec in enumerate(_looks())])
+
+
+def past_the_window(rig: Rig, _dice: Random) -> int:
+    """Let the POSTs meet every fault, most of them several, while keys are good for some seconds only."""
+    rig.sandbox.set_modes(key_window_seconds=KEY_WINDOW)
+    return _met(rig, _posts(), beside="timeout_before:p=0.3,reset_after:p=0.3,http_503_before:p=0.2")
 
 
 def _met(rig: Rig, specs: Sequence[str], *, beside: str = "") -> int:

@@ -13,10 +13,10 @@ from random import Random
 from typing import Any, Final
 
 from ops.prove import plan
-from ops.prove.evidence import gathered
+from ops.prove.evidence import Evidence, gathered
 from ops.prove.faults import QUEUES, WORKERS, Fault, both, skewed
-from ops.prove.judge import Violation, judged, recoveries, taken_up
-from ops.prove.places import REDIS, looks, provider_posts, provider_wire
+from ops.prove.judge import Violation, judged, recoveries, sent_past_the_window, taken_up
+from ops.prove.places import KEY_WINDOW, REDIS, charges, looks, past_the_window, polls, provider_posts, provider_wire
 from ops.prove.rig import Mode, Rig, Subject
 from ops.prove.subjects import Product
 
@@ -52,6 +52,8 @@ class Scenario:
     quick: bool = True
     quick_control: bool = False
     """Whether the control suffers it in a quick run too."""
+    happened: Callable[[Evidence], object] = lambda _: True
+    """Whether that which the scenario is about came to pass: a fault that fired may still have hit nothing."""
 
 
 @dataclass(kw_only=True)
@@ -102,7 +104,8 @@ def run(
         with rig:
             rig.start()
             result.fired = _hurt(rig, scenario, size, seed)
-            _judge(rig, result, keep / f"{scenario.name}-{subject.name}-{seed}".replace(" ", "-").replace("/", "-"))
+            named = f"{scenario.name}-{subject.name}-{seed}".replace(" ", "-").replace("/", "-")
+            _judge(rig, scenario, result, keep / named)
             after(rig)
     except Exception as error:  # noqa: BLE001 - one run's trouble must not end the others
         result.error = f"{type(error).__name__}: {error}"
@@ -137,7 +140,7 @@ def _feed(rig: Rig, count: int, stop: threading.Event) -> None:
         stop.wait(BUNCH_PAUSE)
 
 
-def _judge(rig: Rig, result: Result, folder: Path) -> None:
+def _judge(rig: Rig, scenario: Scenario, result: Result, folder: Path) -> None:
     rig.drain(DRAIN_SECONDS if rig.subject.is_ours else CONTROL_DRAIN_SECONDS)
     evidence = gathered(rig)
     result.refunds = len(evidence.accepted)
@@ -151,6 +154,8 @@ def _judge(rig: Rig, result: Result, folder: Path) -> None:
         about = {violation.about for violation in result.violations}
         told = [evidence.about(refund_id) for refund_id in sorted(about)[:50]]
         rig.keep(folder, {"violations": [str(found) for found in result.violations], "refunds": told})
+    elif not scenario.happened(evidence):
+        raise AssertionError("the fault fired, and what the scenario is about did not happen")
 
 
 _LONG: Final = frozenset({"SIGKILL under the usual lease"})
@@ -176,6 +181,7 @@ def matrix() -> Iterator[Scenario]:
             controlled=fault.control is not None,
             quick=fault.name not in _LONG,
             quick_control=fault.name in quick_controls,
+            happened=taken_up if fault.name in _LONG else lambda _: True,
         )
     (restored,) = (fault for fault in REDIS if fault.name == "Redis restored from a copy")
     yield Scenario(
@@ -198,6 +204,23 @@ def matrix() -> Iterator[Scenario]:
             controlled=False,
             quick=mode in {LIST, TOTALS},
         )
+    for seen, inject, mode in (("polls", polls, LIST), ("charges", charges, TOTALS)):
+        yield Scenario(
+            name=f"provider {seen} ({mode.shown})",
+            faults=(Fault(name=f"provider {seen}", ours=inject, control=None),),
+            mode=mode,
+            controlled=False,
+            quick=False,
+        )
+    hours = {"REFUNDS_KEY_WINDOW_HOURS": str(KEY_WINDOW / 3600)}
+    yield Scenario(
+        name=f"provider replies, keys good for {KEY_WINDOW:g} s ({TRUST.shown})",
+        faults=(Fault(name="past the window", ours=past_the_window, control=None, settings=hours),),
+        mode=TRUST,
+        controlled=False,
+        quick=False,
+        happened=sent_past_the_window,
+    )
     for mode in MODES:
         yield Scenario(
             name=f"provider wire ({mode.shown})",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ops.prove.evidence import Evidence, Post
-from ops.prove.judge import Violation, judged, recoveries, taken_up
+from ops.prove.judge import Violation, judged, recoveries, sent_past_the_window, taken_up
 from ops.prove.scenarios import Result
 from ops.prove.table import control_was_caught, exit_code, ours_failed, rendered, rows_of, summary
 from worker.request import RefundRequest
@@ -178,6 +178,36 @@ def test_nothing_is_claimed_or_sent_between_a_recovery_and_the_word_to_go_on() -
 def test_a_claim_after_a_doubt_without_its_proof_is_found_in_the_history_alone() -> None:
     guessed = (*DOUBTED[:3], entry(4, "in_doubt", "sending", "replay"), entry(5, "sending", "settled", "succeeded"))
     assert {violation.rule for violation in judged(good(**told(guessed)))} == {"unproven"}
+
+
+REPLAYED = (
+    *HISTORY[:2],
+    entry(3, "sending", "in_doubt", "no_reply", ms=1500),
+    entry(4, "in_doubt", "sending", "replay"),
+    entry(5, "sending", "settled", "succeeded", ms=30),
+)
+
+
+def trusting(history: tuple[dict[str, Any], ...], *moments: float, window: float = 60.0) -> Evidence:
+    """A refund whose keys are trusted, with POSTs at these moments."""
+    return good(**told(history), posts=[replace(POST, at=at) for at in moments], verify=False, key_window=window)
+
+
+def test_a_trusted_key_may_be_sent_again_within_its_window_and_by_a_claim() -> None:
+    assert judged(trusting(REPLAYED, 1002.5, 1004.5)) == []
+    tried = (*HISTORY[:2], entry(3, "sending", "settled", "succeeded", ms=900, tries=2))
+    assert judged(trusting(tried, 1002.5, 1002.9)) == []
+    assert {one.rule for one in judged(trusting(HISTORY[:2] + REPLAYED[2:], 1002.5, 1002.9, 1004.5))} == {"unclaimed"}
+
+
+def test_a_trusted_key_is_not_sent_past_its_window_without_a_proof_of_absence() -> None:
+    assert {one.rule for one in judged(trusting(REPLAYED, 1002.5, 1004.5, window=1.0))} == {"window"}
+    assert sent_past_the_window(trusting(REPLAYED, 1002.5, 1004.5, window=1.0))
+    assert not sent_past_the_window(trusting(REPLAYED, 1002.5, 1004.5))
+    resent = tuple(one | ({"ms": 5} if one["from"] == "sending" else {}) for one in DOUBTED)
+    assert judged(trusting(resent, 1002.5, 1005.5, window=1.0)) == []
+    again = (*resent[:-1], resent[-1] | {"tries": 2})
+    assert {one.rule for one in judged(trusting(again, 1002.5, 1005.5, 1005.7, window=1.0))} == {"window"}
 
 
 def test_a_second_send_after_an_answer_that_says_not_done_is_no_violation() -> None:
