@@ -14,7 +14,7 @@ from typing import Final
 
 import click
 
-from ops.prove import outage, table
+from ops.prove import outage, planted, table
 from ops.prove.rig import Subject
 from ops.prove.scenarios import Result, Scenario, matrix, pair, run
 from ops.prove.subjects import Naive, Product
@@ -66,7 +66,8 @@ def main(
 ) -> None:
     """Prove the promise under faults, on loopback, with processes of its own.
 
-    Exit 1 if a run of ours broke a promise or the judge did not catch the control, 3 if a run could not be judged.
+    Exit 1 if a run of ours broke a promise or the judge did not catch the control or a planted bug, 3 if a run could
+    not be judged.
     """
     away = outage_seconds or (QUICK_OUTAGE if quick else 60.0)
     jobs = list(_jobs(quick=quick, seed=seed, keep=keep, away=away, control=not no_control))
@@ -91,10 +92,10 @@ def main(
     click.echo(text)
     if results is not None:
         results.write_text(f"# The proof under faults\n\n{text}", encoding="utf-8")
-    _end(rows)
+    _end(rows, whole=not only)
 
 
-def _end(rows: list[table.Row]) -> None:
+def _end(rows: list[table.Row], *, whole: bool) -> None:
     failed = table.ours_failed(rows)
     for result in failed:
         click.echo(f"{result.name}: {result.error or ''}", err=True)
@@ -102,9 +103,12 @@ def _end(rows: list[table.Row]) -> None:
             click.echo(f"  {violation}", err=True)
         if result.kept is not None:
             click.echo(f"  its logs and traces: {result.kept}", err=True)
-    if not table.control_was_caught(rows):
+    if not table.control_was_caught(rows, whole=whole):
         click.echo("the judge did not catch the control: it proves nothing", err=True)
-    if code := table.exit_code(rows):
+    for bug in (result for row in rows for result in row.planted):
+        if bug.error or not planted.caught(bug):
+            click.echo(f"{bug.name}: {bug.error or 'the judge did not catch it'}", err=True)
+    if code := table.exit_code(rows, whole=whole):
         raise SystemExit(code)
 
 
@@ -119,6 +123,8 @@ def _jobs(*, quick: bool, seed: int, keep: Path, away: float, control: bool) -> 
     for place, work in enumerate(outage.outages(700 if quick else 1500, away, keep)):
         named = ("silent", "refusing", "failing", "401", "403")[place]
         yield Job(name=f"outage: {named}", work=partial(work, seed * 1000 + 900 + place), weight=3)
+    for place, (name, work) in enumerate(planted.plants(quick=quick)):
+        yield Job(name=name, work=partial(work, QUICK_SIZE, seed * 1000 + 950 + place, keep))
     if quick:
         for place in range(QUICK_PAIRS):
             yield _job(pair(seed * 1000 + place), Product(), size, seed * 1000 + 800 + place, keep)

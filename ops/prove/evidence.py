@@ -54,6 +54,8 @@ class Evidence:
     """Of those that ended failed or canceled, the ones of which the provider itself says so."""
     refused: Sequence[tuple[float, float]] = ()
     """From when to when the provider refused the key, in epoch seconds."""
+    alarmed: bool = True
+    """Whether the breaker was open soon after the key was first refused."""
     held: Sequence[tuple[float, float]] = ()
     """From when to when nothing may be claimed or sent: between a recovery and `refunds resume`."""
     max_attempts: int = 12
@@ -94,6 +96,7 @@ def gathered(rig: Rig) -> Evidence:
         leaks=list(leaks(rig)),
         failed_there=_failed_there(rig, records) if ours else frozenset(),
         refused=tuple(rig.key_refused),
+        alarmed=rig.alarmed,
         held=tuple(rig.held),
         max_attempts=int(rig.environment.get("REFUNDS_MAX_ATTEMPTS", Rules().max_attempts)),
         verify=rig.mode.idempotency == "verify",

@@ -1,9 +1,9 @@
 # ruff: noqa: PLC0415 - nothing that keeps a clock may be imported before the clock is made wrong
 # ruff: noqa: SLF001 - a seam lies where the product does not offer one
-"""A worker that dies, or stops, at a named point of an attempt, or whose clock is wrong: real otherwise.
+"""A worker that dies, or stops, at a named point of an attempt, whose clock is wrong, or that has a planted bug.
 
 `python -m ops.prove.faulty_worker '{"point": "durable", "after": 3}' celery -A worker.app worker …`. The seams are put
-into this process before Celery's own main runs in it; the product holds none of them.
+into this process before Celery's own main runs in it; the product holds none of them, and is real otherwise.
 """
 
 from __future__ import annotations
@@ -189,6 +189,56 @@ POINTS: Final[dict[str, Callable[[Strike], None]]] = {
 }
 
 
+def new_key_per_try() -> None:
+    """Plant: each try takes a key of its own, so that the provider cannot know it again."""
+    from dataclasses import replace
+
+    from worker.gateway import Gateway
+
+    original: Any = Gateway._try
+
+    async def attempt(self: Any, refund: Any, *args: Any) -> Any:
+        return await original(self, replace(refund, idempotency_key=os.urandom(8).hex()), *args)
+
+    Gateway._try = attempt  # type: ignore[method-assign]  # a seam
+
+
+def lapsed_is_unsent() -> None:
+    """Plant: a worker that went away under its lease is taken to have gone before it sent."""
+    from worker import policy
+    from worker.model import Stage, Status, Step
+
+    def after_lapse(refund: Any, *_: Any) -> Any:
+        changes = {"lapses": refund.lapses + 1}
+        delay = dt.timedelta(0)
+        return Step(to=Stage.WAITING, status=Status.PENDING, label="lease_lapsed", changes=changes, delay=delay)
+
+    policy.after_lapse = after_lapse
+
+
+def refused_key_fails() -> None:
+    """Plant: a 401 is taken for an answer to this refund."""
+    from dataclasses import replace
+
+    from worker import gateway
+    from worker.model import Seen
+
+    original = gateway.classify
+
+    def classify(answer: Any, refund: Any) -> Any:
+        outcome = original(answer, refund)
+        if outcome.code != "credentials_refused":
+            return outcome
+        return replace(outcome, seen=Seen.REFUSED, credentials=False)
+
+    gateway.classify = classify
+
+
+BUGS: Final[dict[str, Callable[[], None]]] = {
+    plant.__name__: plant for plant in (new_key_per_try, lapsed_is_unsent, refused_key_fails)
+}
+
+
 def skew(seconds: float) -> None:
     """Put every wall clock that Python code can ask wrong by so much; the monotonic ones stay."""
     true_time, true_ns = time.time, time.time_ns
@@ -224,6 +274,8 @@ def main() -> None:
     if "point" in asked:
         number = signal.SIGSTOP if asked.get("stop") else signal.SIGKILL
         POINTS[asked["point"]](Strike(asked.get("after", 1), number))
+    if "bug" in asked:
+        BUGS[asked["bug"]]()
     sys.argv = sys.argv[2:]
     from celery.__main__ import main as celery
 

@@ -71,9 +71,14 @@ def taken_up(evidence: Evidence) -> list[float]:
 
 
 def sent_past_the_window(evidence: Evidence) -> bool:
-    """Tell whether any key was sent once more after its window."""
+    """Tell whether any key that may have been at work was sent once more after its window."""
     first: dict[str | None, float] = {}
-    return any(post.at - first.setdefault(post.key, post.at) > evidence.key_window for post in evidence.posts)
+    for post in evidence.posts:
+        if post.key in first and post.at - first[post.key] > evidence.key_window:
+            return True
+        if post.answered not in NOT_DONE:
+            first.setdefault(post.key, post.at)
+    return False
 
 
 def _first_move_after(entries: Sequence[Mapping[str, Any]], kill: float) -> Mapping[str, Any] | None:
@@ -176,6 +181,8 @@ def _verdict(
 
 def _failures(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
     """Yield refunds that ended failed although nobody had refused them; who keeps no history can show no reason."""
+    if not evidence.alarmed:
+        yield Violation(rule="credentials", about="-", fact="no breaker was open soon after the key was refused")
     for refund_id, record in evidence.records.items():
         entries = histories.get(refund_id, ())
         if record["stage"] != "settled" or record["status"] == "succeeded" or not entries:
@@ -319,20 +326,23 @@ def _posts_by_tries(refund_id: str, entries: Sequence[Mapping[str, Any]], posts:
 def _past_the_window(
     refund_id: str, entries: Sequence[Mapping[str, Any]], posts: Sequence[Post], window: float
 ) -> Iterator[Violation]:
-    """Yield POSTs under a key that was first sent longer ago, but for the first one of a claim on proven absence."""
+    """Yield POSTs under a key first sent longer ago that may have been at work, with no absence proven since."""
     proven = [
         claim["at"] / 1000
         for before, claim in pairwise(entries)
         if claim["label"] == "resend" and before["label"] in PROVEN
     ]
     first: dict[str | None, float] = {}
-    spent: set[float] = set()
+    doubtful: set[str | None] = set()
     for post in posts:
         age = post.at - first.setdefault(post.key, post.at)
-        claims = [at for at in proven if at <= post.at + CLOCK_SLACK and at not in spent]
-        if age <= window + CLOCK_SLACK:
-            continue
-        if not claims:
+        claims = [at for at in proven if at <= post.at + CLOCK_SLACK]
+        if claims:
+            # A proof is good for one POST: that one may have happened again.
+            del proven[: len(claims)]
+            doubtful.discard(post.key)
+        if age > window + CLOCK_SLACK and post.key in doubtful:
             fact = f"sent under its key {age:.1f} s after the first time, of {window:g}, with no absence proven"
             yield Violation(rule="window", about=refund_id, fact=fact)
-        spent.update(claims)
+        if post.answered not in NOT_DONE:
+            doubtful.add(post.key)

@@ -147,6 +147,8 @@ class Rig:
     """When workers were killed, in epoch seconds."""
     key_refused: list[tuple[float, float]] = field(default_factory=list)
     """From when to when the provider refused the key, in epoch seconds."""
+    alarmed: bool = True
+    """Whether a refused key was noticed in time."""
     held: list[tuple[float, float]] = field(default_factory=list)
     """From when to when no worker may claim anything, in epoch seconds."""
     fault_end: float = 0.0

@@ -7,10 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ops.prove.scenarios import Result
+from ops.prove import planted
+from ops.prove.scenarios import CONTROL_DRAIN_SECONDS, Result
 
 BROKEN: Final = 1
 UNJUDGED: Final = 3
+CAUGHT: Final = ("money twice", "false failed")
+"""What the control must be caught at."""
+STRANDED: Final = "stranded"
 
 HEAD: Final = (
     "scenario",
@@ -31,6 +35,7 @@ class Row:
 
     name: str
     ours: list[Result] = field(default_factory=list)
+    planted: list[Result] = field(default_factory=list)
     control: list[Result] = field(default_factory=list)
 
     @property
@@ -77,13 +82,14 @@ def rows_of(results: Iterable[Result]) -> list[Row]:
         # A pair's own name holds its seed; in the table they are one row.
         name = "random pairs of faults" if result.name.startswith("pair ") else result.name
         row = rows.setdefault(name, Row(name))
-        (row.ours if result.subject == "ours" else row.control).append(result)
+        subjects = {"ours": row.ours, planted.SUBJECT: row.planted}
+        subjects.get(result.subject, row.control).append(result)
     return list(rows.values())
 
 
 def rendered(rows: Sequence[Row]) -> str:
     """Return the table with aligned columns."""
-    lines = [HEAD, *(row.cells for row in rows)]
+    lines = [HEAD, *(row.cells for row in rows if row.ours or row.control)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
     texts = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
@@ -100,11 +106,23 @@ def summary(rows: Sequence[Row]) -> str:
     refunds, fired = sum(result.refunds for result in ours), sum(result.fired for result in ours)
     violations = sum(len(result.violations) for result in ours)
     times = f"p50 {quantile(seconds, 0.5):.1f} s, p99 {quantile(seconds, 0.99):.1f} s" if seconds else "none to measure"
-    caught = sum(len(result.violations) for result in control)
-    beside = f"; the control's {caught} in {len(control)} runs" if control else ""
-    return (
+    beside = f"; {_of_control(control)}" if control else ""
+    bugs = [result for row in rows for result in row.planted]
+    whole = (
         f"{len(ours)} runs, {refunds:,} refunds, {fired:,} faults fired: {violations} violations{beside}. "
         f"Recovery: {times}."
+    )
+    return f"{whole}\n\n{planted.told(bugs)}" if bugs else whole
+
+
+def _of_control(control: Sequence[Result]) -> str:
+    """Return what the control did, those apart that it might have ended with more time."""
+    rules = Counter(violation.rule for result in control for violation in result.violations)
+    stranded = rules.pop(STRANDED, 0)
+    named = ", ".join(f"{rules[rule]} {rule}" for rule in CAUGHT)
+    return (
+        f"the control's {rules.total()} in {len(control)} runs ({named}), "
+        f"and {stranded} stranded when its {CONTROL_DRAIN_SECONDS:g} s to drain were over"
     )
 
 
@@ -113,15 +131,21 @@ def ours_failed(rows: Sequence[Row]) -> list[Result]:
     return [result for row in rows for result in row.ours if result.violations or result.error]
 
 
-def exit_code(rows: Sequence[Row]) -> int:
+def exit_code(rows: Sequence[Row], *, whole: bool = True) -> int:
     """Return 1 where a promise was broken or the judge is none, 3 where a run could not be judged, else 0."""
     failed = ours_failed(rows)
-    if any(result.violations for result in failed) or not control_was_caught(rows):
+    bugs = [result for row in rows for result in row.planted]
+    missed = [result for result in bugs if not result.error and not planted.caught(result)]
+    if any(result.violations for result in failed) or missed or not control_was_caught(rows, whole=whole):
         return BROKEN
-    return UNJUDGED if failed else 0
+    return UNJUDGED if failed or any(result.error for result in bugs) else 0
 
 
-def control_was_caught(rows: Sequence[Row]) -> bool:
-    """Tell whether the judge caught the control, where it ran at all: a judge that never does proves nothing."""
+def control_was_caught(rows: Sequence[Row], *, whole: bool = True) -> bool:
+    """Tell whether the judge caught the control, where it ran at all: a judge that never does proves nothing.
+
+    Over the `whole` matrix by each of the rules that a naive worker is known to break, in a part of it by any.
+    """
     control = [result for row in rows for result in row.control]
-    return not control or any(result.violations for result in control)
+    rules = {violation.rule for result in control for violation in result.violations}
+    return not control or (rules >= {*CAUGHT} if whole else bool(rules))

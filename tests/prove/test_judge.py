@@ -9,6 +9,7 @@ import pytest
 
 from ops.prove.evidence import Evidence, Post
 from ops.prove.judge import Violation, judged, recoveries, sent_past_the_window, taken_up
+from ops.prove.planted import RULES, SUBJECT
 from ops.prove.scenarios import Result
 from ops.prove.table import control_was_caught, exit_code, ours_failed, rendered, rows_of, summary
 from worker.request import RefundRequest
@@ -204,6 +205,12 @@ def test_a_trusted_key_is_not_sent_past_its_window_without_a_proof_of_absence() 
     assert {one.rule for one in judged(trusting(REPLAYED, 1002.5, 1004.5, window=1.0))} == {"window"}
     assert sent_past_the_window(trusting(REPLAYED, 1002.5, 1004.5, window=1.0))
     assert not sent_past_the_window(trusting(REPLAYED, 1002.5, 1004.5))
+    waited = (*HISTORY[:2], entry(3, "sending", "waiting", "rate_limited", ms=9), *REPLAYED[3:])
+    waited = (*waited[:3], waited[3] | {"from": "waiting", "label": "send"}, waited[4])
+    told_to_wait = trusting(waited, 1002.5, 1004.5, window=1.0)
+    limited = replace(told_to_wait, posts=[replace(POST, answered=429), replace(POST, at=1004.5)])
+    assert judged(limited) == []
+    assert not sent_past_the_window(limited)
     resent = tuple(one | ({"ms": 5} if one["from"] == "sending" else {}) for one in DOUBTED)
     assert judged(trusting(resent, 1002.5, 1005.5, window=1.0)) == []
     again = (*resent[:-1], resent[-1] | {"tries": 2})
@@ -250,12 +257,32 @@ def test_a_run_that_was_not_judged_fails_the_whole_and_stands_in_the_table() -> 
     assert len(ours_failed(rows)) == 1
     assert "not judged" in rendered(rows)
     assert "random pairs" in rendered(rows)
-    assert "the control's 1 in 1 runs" in summary(rows)
+    assert "the control's 1 in 1 runs (0 money twice, 0 false failed), and 0 stranded" in summary(rows)
 
 
 def test_a_judge_that_never_catches_the_control_fails_the_whole() -> None:
     assert not control_was_caught(rows_of([Result(name="x", subject="control")]))
     assert control_was_caught(rows_of([Result(name="x", subject="ours")]))
+
+
+@pytest.mark.parametrize(("rules", "whole"), [({"money twice"}, False), ({"money twice", "false failed"}, True)])
+def test_the_control_is_caught_by_name_over_the_whole_matrix(rules: set[str], *, whole: bool) -> None:
+    violations = [replace(A_VIOLATION, rule=rule) for rule in rules]
+    rows = rows_of([Result(name="a", subject="control", violations=violations)])
+    assert control_was_caught(rows, whole=whole)
+    assert control_was_caught(rows, whole=True) == whole
+    assert not control_was_caught(rows_of([Result(name="a", subject="control")]), whole=whole)
+
+
+def test_a_planted_bug_that_is_not_caught_by_its_rule_fails_the_whole() -> None:
+    name, rule = next(iter(RULES.items()))
+    found = Result(name=name, subject=SUBJECT, violations=[replace(A_VIOLATION, rule=rule)])
+    missed = replace(found, violations=[replace(A_VIOLATION, rule="lost")])
+    unjudged = replace(found, violations=[], error="no fault fired")
+    assert [exit_code(rows_of([one])) for one in (found, missed, unjudged)] == [0, 1, 3]
+    assert "1 of 1" in summary(rows_of([found]))
+    assert "0 of 1" in summary(rows_of([missed]))
+    assert name not in rendered(rows_of([found]))
 
 
 @pytest.mark.parametrize(
@@ -266,5 +293,6 @@ def test_a_broken_promise_and_a_run_that_could_not_be_judged_end_differently(
     violations: list[Violation], error: str | None, code: int, *, caught: bool
 ) -> None:
     ours = Result(name="a", subject="ours", violations=violations, error=error)
-    control = Result(name="a", subject="naive", violations=[A_VIOLATION] * caught)
+    found = [A_VIOLATION, replace(A_VIOLATION, rule="false failed")]
+    control = Result(name="a", subject="naive", violations=found * caught)
     assert exit_code(rows_of([ours, control])) == code
