@@ -124,7 +124,7 @@ def _jobs(*, quick: bool, seed: int, keep: Path, away: float, control: bool) -> 
         named = ("silent", "refusing", "failing", "401", "403")[place]
         yield Job(name=f"outage: {named}", work=partial(work, seed * 1000 + 900 + place), weight=3)
     for place, (name, work) in enumerate(planted.plants(quick=quick)):
-        yield Job(name=name, work=partial(work, QUICK_SIZE, seed * 1000 + 950 + place, keep))
+        yield Job(name=name, work=partial(work, QUICK_SIZE, seed * 1000 + 950 + place, keep), weight=2)
     if quick:
         for place in range(QUICK_PAIRS):
             yield _job(pair(seed * 1000 + place), Product(), size, seed * 1000 + 800 + place, keep)

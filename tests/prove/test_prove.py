@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ops.prove import faulty_worker
+from ops.prove.planted import BUGS, RULES
 from ops.prove.scenarios import matrix
 from worker.settings import Settings
 
@@ -61,6 +63,12 @@ def test_the_quick_plan_holds_every_readback_and_both_ways_to_take_a_key() -> No
         ("trust", False),
         ("trust", True),
     }
+
+
+def test_every_planted_bug_is_run_and_one_of_them_in_a_quick_run_too(tmp_path: Path) -> None:
+    assert {bug.plant for bug in BUGS} == {*faulty_worker.BUGS}
+    assert "planted bug: a lapsed lease taken as unsent" in prove(tmp_path, "--quick", "--list").stdout.splitlines()
+    assert {*RULES} <= {*prove(tmp_path, "--list").stdout.splitlines()}
 
 
 def test_every_scenario_can_be_named(tmp_path: Path) -> None:
