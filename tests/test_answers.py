@@ -199,6 +199,26 @@ def test_provider_error_is_read_nested_or_flat(payload: Any, expected: tuple[str
     assert parse_error(payload) == expected
 
 
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ("no such payment for jane@example.com", "no such payment for ***"),
+        ("jane@example.com and jane@example.community", "*** and ***"),
+        ('declined {"metadata": {"email": "jane@example.com"}}', "declined"),
+        ("{", ""),
+        ("the web shop is closed", "the web shop is closed"),
+        ("order 1001 of the web shop", "order *** of the web shop"),
+        ("jane@example.com" * 40, "***" * 40),
+    ],
+)
+def test_message_that_repeats_what_was_asked_is_kept_without_it(message: str, kept: str) -> None:
+    metadata = {"a": "jane@example.com", "b": "jane@example.community", "channel": "web", "order": "1001"}
+    payload = {"error": {"type": "card_error", "code": "declined", "message": message}}
+    assert parse_error(payload, metadata) == ("card_error", "declined", kept)
+    reply = Reply(http_status=402, payload=payload)
+    assert classify(reply, a_refund(metadata=metadata)).message == kept
+
+
 def test_secret_in_a_provider_error_is_not_kept() -> None:
     reply = a_reply(401, {"error": {"type": "x", "code": "sk_test_abc", "message": "Invalid key: sk_live_abcdef\n"}})
     assert classify(reply, REFUND).message == "Invalid key: ***"

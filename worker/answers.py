@@ -80,8 +80,18 @@ def read_time(value: Any) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def parse_error(payload: Mapping[str, Any] | None) -> tuple[str | None, str, str | None] | None:
-    """Return (type, code, message) of a provider error, nested or flat; None where it is not readable as one."""
+_SHORTEST_HIDDEN: Final = 4
+"""Characters from which on a value of the caller's metadata is looked for: shorter ones stand in many a word."""
+
+
+def parse_error(
+    payload: Mapping[str, Any] | None, metadata: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str | None, str, str | None] | None:
+    """Return (type, code, message) of a provider error, nested or flat; None where it is not readable as one.
+
+    A careless provider repeats what it was asked: the message is kept without a request's body, which begins with a
+    brace, and without the values of its `metadata`.
+    """
     if payload is None:
         return None
     nested = payload.get("error")
@@ -91,7 +101,16 @@ def parse_error(payload: Mapping[str, Any] | None) -> tuple[str | None, str, str
         return None
     kind = kind if isinstance(kind, str) else None
     name = code if isinstance(code, str) and code else kind or "error"
-    return kind, scrubbed(name), scrubbed(message) if isinstance(message, str) else None
+    return kind, scrubbed(name), _without(message, metadata) if isinstance(message, str) else None
+
+
+def _without(message: str, metadata: Mapping[str, str]) -> str:
+    text = message.partition("{")[0]
+    # The longest first: another may be a part of it.
+    for value in sorted(metadata.values(), key=len, reverse=True):
+        if len(value) >= _SHORTEST_HIDDEN:
+            text = text.replace(value, "***")
+    return scrubbed(text)
 
 
 def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
@@ -119,7 +138,7 @@ def classify(answer: Answer, refund: Refund) -> Outcome:
     status = answer.http_status
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return _classify_success(answer, refund)
-    error = parse_error(answer.payload)
+    error = parse_error(answer.payload, refund.metadata)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return Outcome(
             seen=Seen.NOT_DONE,

@@ -55,6 +55,7 @@ FIELDS: Final = (
     "held",
     "attempts",
     "error_code",
+    "error_message",
 )
 SNAPSHOT: Final = f"""
 local P, out, i = ARGV[1], {{}}, 5
@@ -238,6 +239,7 @@ class Judge:
         known.record = record
         for text in entries:
             self.tells_no_secret("history", refund_id, text)
+        self.tells_no_secret("error_message", refund_id, record["error_message"] or "")
         for entry in known.told.read(entries):
             self._replay(refund_id, known, entry)
         self._judge_replay(refund_id, known)

@@ -12,10 +12,10 @@ import structlog
 from tests.simulation.files import Door
 from tests.simulation.planting import Bug, all_scripts, put, rescript
 from tests.simulation.secrets import API_KEY
-from worker import broker, calls
+from worker import answers, broker, calls
 from worker.gateway import Gateway
 from worker.model import Lane, Outcome, Refund, Step
-from worker.request import RefundRequest
+from worker.request import RefundRequest, scrubbed
 from worker.service import Service
 
 log = structlog.get_logger(__name__)
@@ -105,7 +105,13 @@ def message_in_history(stack: ExitStack) -> None:
     def noting(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None) -> Any:
         return real(refund, step, {**(detail or {}), "said": step.changes.get("error_message")})
 
+    put(stack, answers, "_without", lambda message, _: message)
     put(stack, calls, "save", noting)
+
+
+def message_kept_as_it_came(stack: ExitStack) -> None:
+    """What the provider says of an error is kept with the record, whatever it repeats."""
+    put(stack, answers, "_without", lambda message, _: scrubbed(message))
 
 
 def payload_in_message(stack: ExitStack) -> None:
@@ -136,6 +142,7 @@ AT_THE_RIM: Final[tuple[Bug, ...]] = (
     metadata_logged,
     key_logged,
     message_in_history,
+    message_kept_as_it_came,
     payload_in_message,
     events_left_out,
 )
