@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -43,6 +44,8 @@ def main(
     wide: bool,
 ) -> None:
     """Play refunds under simulated faults; exit 1 where the judge found anything, or a kind of fault never fired."""
+    # Ended by a signal, it still ends the servers that it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if seed is not None:
         sys.exit(_replay(seed, bug, wide=wide, naive=naive))
     if bugs:
