@@ -11,130 +11,20 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tests.simulation import batch_judge
 from tests.simulation.batch_judge import BatchJudge, Move
 from tests.simulation.brakes_judge import BrakesJudge
 from tests.simulation.failing_judge import why_it_may_not_fail
+from tests.simulation.known import Known, Post
 from tests.simulation.secrets import leaks
+from tests.simulation.snapshot import BUCKETS, FIELDS
 from worker.model import Stage
 from worker.policy import TRANSITIONS, Rules
-from worker.records import Moves
 
 if TYPE_CHECKING:
     from worker.sandbox.bank import Bank
 
 STANDING: Final = frozenset({"pending", "succeeded"})
-BUCKETS: Final = (
-    "queued",
-    "queued.bulk",
-    "sending",
-    "waiting",
-    "in_doubt",
-    "processing",
-    "review",
-    "succeeded",
-    "failed",
-    "canceled",
-)
-FIELDS: Final = (
-    "stage",
-    "status",
-    "version",
-    "generation",
-    "next_check_at",
-    "amount",
-    "currency",
-    "provider_refund_id",
-    "evidence",
-    "first_attempt_at",
-    "doubt_since",
-    "operator_says",
-    "idempotency_key",
-    "fingerprint",
-    "batch_id",
-    "held",
-    "attempts",
-    "error_code",
-    "error_message",
-)
-SNAPSHOT: Final = f"""
-local P, out, i = ARGV[1], {{}}, 5
-for _ = 1, tonumber(ARGV[2]) do
-  local id = ARGV[i]
-  out[#out + 1] = redis.call('HMGET', P .. 'refund:' .. id, {", ".join(f"'{name}'" for name in FIELDS)})
-  out[#out + 1] = redis.call('LRANGE', P .. 'history:' .. id, ARGV[i + 1], -1)
-  i = i + 2
-end
-for _ = 1, tonumber(ARGV[3]) do
-  local pi = ARGV[i]
-  out[#out + 1] = redis.call('HMGET', P .. 'payment:' .. pi, 'lock', 'open')
-  out[#out + 1] = redis.call('ZRANGE', P .. 'waiters:' .. pi, 0, -1)
-  i = i + 1
-end
-{batch_judge.SNAPSHOT}
-out[#out + 1] = redis.call('ZRANGE', P .. 'due', 0, -1, 'WITHSCORES')
-for _, name in ipairs({{{", ".join(f"'{name}'" for name in BUCKETS)}}}) do
-  out[#out + 1] = redis.call('ZRANGE', P .. 'index:' .. name, 0, -1, 'WITHSCORES')
-end
-return out
-"""
 HOLDS_LOCK: Final = frozenset({"sending", "in_doubt"})
-# Whole, readable answers after which nothing of that request can have happened.
-DEFINITIVE: Final = frozenset({400, 401, 402, 403, 404, 422, 429})
-
-
-@dataclass(slots=True, kw_only=True)
-class Post:
-    """One request whose bytes left a worker."""
-
-    refund_id: str
-    generation: str
-    key: str
-    body: bytes
-    left_at: float
-    asked_at: int
-    """When its worker had been told that it may send, in the server's milliseconds."""
-    answered: int | None = None
-    """The status of the whole reply that reached the worker, None where none did."""
-    cleared: bool = False
-    """Proven absent since, or said to be by a person."""
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether the worker cannot know that nothing happened."""
-        return not self.cleared and self.answered not in DEFINITIVE
-
-
-@dataclass(slots=True, kw_only=True)
-class Known:
-    """A refund as last seen in Redis, with what its history told so far."""
-
-    payment: str
-    record: dict[str, str | None] = field(default_factory=dict)
-    said: bool = False
-    """Whether its caller was told that it is accepted."""
-    path: list[str] = field(default_factory=list)
-    """Each move in few words, as the stream of events should tell it."""
-    moves: int = 0
-    stage: str | None = None
-    status: str | None = None
-    label: str = ""
-    told: Moves = field(default_factory=Moves)
-    posts: list[Post] = field(default_factory=list)
-    stirred: bool = False
-    """Whether a person has put it in doubt."""
-    lease_end: int | None = None
-    """Of the last claim, None once anything but a proof of done has followed it; like the next two on the server's
-    clock, in milliseconds."""
-    proven_at: int = 0
-    """When a proof of done last ended a claim."""
-    asked_at: dict[str, int] = field(default_factory=dict)
-    """When each worker was told by the records that it may send, by its name; good for one try."""
-    attempts: int = 0
-    generations: int = 1
-    by_person: bool = False
-    """Whether the last move was a person's."""
-    first_attempt_at: int | None = None
 
 
 @dataclass(kw_only=True)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from tests.simulation.judge import FIELDS
 from tests.simulation.provider_seam import Transport
 from tests.simulation.secrets import API_KEY
+from tests.simulation.snapshot import FIELDS
 from worker.model import Lane
 from worker.request import RefundRequest, request_body
 

@@ -19,7 +19,7 @@ import httpx
 from aiohttp.client_reqrep import ConnectionKey
 
 from tests.simulation.clock import EPOCH, OUTSIDE
-from tests.simulation.judge import Post
+from tests.simulation.known import Post
 from tests.simulation.secrets import API_KEY
 from worker.gateway import PROBE_ID
 from worker.sandbox import shapes, wire

@@ -18,7 +18,7 @@ from tests.simulation.brakes_judge import FLAGS
 from tests.simulation.chance import Chance
 from tests.simulation.clock import MACHINE, OUTSIDE, Machine, VirtualLoop
 from tests.simulation.files import ROWS_A_CHUNK, Files
-from tests.simulation.judge import SNAPSHOT, Judge
+from tests.simulation.judge import Judge
 from tests.simulation.mail import VISIBILITY, Mail
 from tests.simulation.people import People
 from tests.simulation.plan import Asked, Plan
@@ -26,6 +26,7 @@ from tests.simulation.processes import Processes, Worker
 from tests.simulation.provider_seam import ProviderSeam
 from tests.simulation.records_seam import PREFIX, Command, Wire, with_clock
 from tests.simulation.secrets import HEARD, LINES, listen
+from tests.simulation.snapshot import SNAPSHOT
 from worker import calls
 from worker.batches import opening, record
 from worker.calls import Call

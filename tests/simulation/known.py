@@ -1,0 +1,65 @@
+"""What the judge knows of one refund: its record and history as last seen, and each request that left for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from worker.records import Moves
+
+# Whole, readable answers after which nothing of that request can have happened.
+DEFINITIVE: Final = frozenset({400, 401, 402, 403, 404, 422, 429})
+
+
+@dataclass(slots=True, kw_only=True)
+class Post:
+    """One request whose bytes left a worker."""
+
+    refund_id: str
+    generation: str
+    key: str
+    body: bytes
+    left_at: float
+    asked_at: int
+    """When its worker had been told that it may send, in the server's milliseconds."""
+    answered: int | None = None
+    """The status of the whole reply that reached the worker, None where none did."""
+    cleared: bool = False
+    """Proven absent since, or said to be by a person."""
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the worker cannot know that nothing happened."""
+        return not self.cleared and self.answered not in DEFINITIVE
+
+
+@dataclass(slots=True, kw_only=True)
+class Known:
+    """A refund as last seen in Redis, with what its history told so far."""
+
+    payment: str
+    record: dict[str, str | None] = field(default_factory=dict)
+    said: bool = False
+    """Whether its caller was told that it is accepted."""
+    path: list[str] = field(default_factory=list)
+    """Each move in few words, as the stream of events should tell it."""
+    moves: int = 0
+    stage: str | None = None
+    status: str | None = None
+    label: str = ""
+    told: Moves = field(default_factory=Moves)
+    posts: list[Post] = field(default_factory=list)
+    stirred: bool = False
+    """Whether a person has put it in doubt."""
+    lease_end: int | None = None
+    """Of the last claim, None once anything but a proof of done has followed it; like the next two on the server's
+    clock, in milliseconds."""
+    proven_at: int = 0
+    """When a proof of done last ended a claim."""
+    asked_at: dict[str, int] = field(default_factory=dict)
+    """When each worker was told by the records that it may send, by its name; good for one try."""
+    attempts: int = 0
+    generations: int = 1
+    by_person: bool = False
+    """Whether the last move was a person's."""
+    first_attempt_at: int | None = None
