@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from tests.simulation.judge import Known
+    from tests.simulation.known import Known
 
 Broken = Callable[[str, str, str], None]
 Move = tuple[str, Mapping[str, Any]]

@@ -11,23 +11,26 @@ from worker.policy import Rules
 REFUSALS: Final = frozenset({400, 402, 403, 404, 422})
 """Answers by which the provider refuses this very refund."""
 KEY_REFUSED: Final = 401
+VERDICTS: Final = frozenset({"may_have_happened", "refused", "idempotency_mismatch"})
+"""What an attempt was seen as that is taken off the budget."""
 NOT_DONE_AT_PROVIDER: Final = frozenset({"failed", "canceled"})
 
 
 def why_it_may_not_fail(
-    label: str, answered: Sequence[int | None], made: Sequence[str], age_ms: int | None, rules: Rules
+    label: str, answered: Sequence[int | None], made: Sequence[str], verdicts: int, age_ms: int | None, rules: Rules
 ) -> str | None:
     """Return what is wrong with a refund's end in `failed` that no person has decided, None where it is right.
 
     `answered` holds the status of each whole reply to its requests of this generation, None where none came; `made` the
-    statuses of what the provider made for it; `age_ms` counts from its first attempt, None where that is not known.
+    statuses of what the provider made for it; `verdicts` counts attempts of which its history says that they may have
+    happened or were refused; `age_ms` counts from the first one, None where that is not known.
     """
     if label == "budget_spent":
         if answered and answered[-1] == KEY_REFUSED:
             return "given up while the key was refused, which is everybody's trouble"
         too_young = age_ms is not None and age_ms < rules.max_age / timedelta(milliseconds=1)
-        if too_young and len(answered) < rules.max_attempts:
-            return f"given up after {len(answered)} requests and {age_ms} ms"
+        if too_young and verdicts < rules.max_attempts:
+            return f"given up after {verdicts} verdicts and {age_ms} ms"
         return None
     if NOT_DONE_AT_PROVIDER.intersection(made) or REFUSALS.intersection(answered):
         return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tests.simulation.batch_judge import BatchJudge, Move
 from tests.simulation.brakes_judge import BrakesJudge
-from tests.simulation.failing_judge import why_it_may_not_fail
+from tests.simulation.failing_judge import VERDICTS, why_it_may_not_fail
 from tests.simulation.known import Known, Post
 from tests.simulation.secrets import leaks
 from tests.simulation.snapshot import BUCKETS, FIELDS
@@ -168,7 +168,9 @@ class Judge:
         known.moves, known.stage, known.status = known.moves + 1, target, entry["status"]
         known.label = entry["label"]
         known.attempts += target == "sending"
-        known.generations += known.label == "retried"
+        known.verdicts += source == "sending" and entry.get("seen") in VERDICTS
+        if known.label == "retried":
+            known.generations, known.verdicts = known.generations + 1, 0
         known.by_person = entry.get("by") == "person"
         known.path.append(f"{known.moves} {target} {known.status}")
         if target == "sending":
@@ -209,9 +211,8 @@ class Judge:
         made = [refund for refund in self.bank.refunds.values() if refund.metadata.get("refund_id") == refund_id]
         posts = [post for post in known.posts if post.generation == str(known.generations)]
         age_ms = None if known.first_attempt_at is None else self.now_ms() - known.first_attempt_at
-        fact = why_it_may_not_fail(
-            known.label, [post.answered for post in posts], [refund.status for refund in made], age_ms, self.rules
-        )
+        answered, statuses = [post.answered for post in posts], [refund.status for refund in made]
+        fact = why_it_may_not_fail(known.label, answered, statuses, known.verdicts, age_ms, self.rules)
         if fact is not None:
             self.broken("false failed", refund_id, fact)
 

@@ -60,6 +60,8 @@ class Known:
     """When each worker was told by the records that it may send, by its name; good for one try."""
     attempts: int = 0
     generations: int = 1
+    verdicts: int = 0
+    """Attempts of this generation that are taken off its budget."""
     by_person: bool = False
     """Whether the last move was a person's."""
     first_attempt_at: int | None = None
