@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from worker.policy import Rules
 
@@ -17,16 +17,22 @@ NOT_DONE_AT_PROVIDER: Final = frozenset({"failed", "canceled"})
 
 
 def why_it_may_not_fail(
-    label: str, answered: Sequence[int | None], made: Sequence[str], verdicts: int, age_ms: int | None, rules: Rules
+    last: Mapping[str, Any],
+    answered: Sequence[int | None],
+    made: Sequence[str],
+    verdicts: int,
+    age_ms: int | None,
+    rules: Rules,
 ) -> str | None:
     """Return what is wrong with a refund's end in `failed` that no person has decided, None where it is right.
 
-    `answered` holds the status of each whole reply to its requests of this generation, None where none came; `made` the
-    statuses of what the provider made for it; `verdicts` counts attempts of which its history says that they may have
-    happened or were refused; `age_ms` counts from the first one, None where that is not known.
+    `last` is the move of its history by which it ended; `answered` holds the status of each whole reply to its requests
+    of this generation, None where none came; `made` the statuses of what the provider made for it; `verdicts` counts
+    attempts of which its history says that they may have happened or were refused; `age_ms` counts from the first
+    attempt, None where that is not known.
     """
-    if label == "budget_spent":
-        if answered and answered[-1] == KEY_REFUSED:
+    if last["label"] == "budget_spent":
+        if last.get("http_status") == KEY_REFUSED:
             return "given up while the key was refused, which is everybody's trouble"
         too_young = age_ms is not None and age_ms < rules.max_age / timedelta(milliseconds=1)
         if too_young and verdicts < rules.max_attempts:
@@ -34,4 +40,4 @@ def why_it_may_not_fail(
         return None
     if NOT_DONE_AT_PROVIDER.intersection(made) or REFUSALS.intersection(answered):
         return None
-    return f"{label}: nobody has refused it, its requests were answered with {list(answered)}"
+    return f"{last['label']}: nobody has refused it, its requests were answered with {list(answered)}"

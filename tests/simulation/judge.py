@@ -171,7 +171,7 @@ class Judge:
         known.verdicts += source == "sending" and entry.get("seen") in VERDICTS
         if known.label == "retried":
             known.generations, known.verdicts = known.generations + 1, 0
-        known.by_person = entry.get("by") == "person"
+        known.by_person, known.last = entry.get("by") == "person", entry
         known.path.append(f"{known.moves} {target} {known.status}")
         if target == "sending":
             known.lease_end = self.now_ms() + self.rules.lease // timedelta(milliseconds=1)
@@ -212,7 +212,7 @@ class Judge:
         posts = [post for post in known.posts if post.generation == str(known.generations)]
         age_ms = None if known.first_attempt_at is None else self.now_ms() - known.first_attempt_at
         answered, statuses = [post.answered for post in posts], [refund.status for refund in made]
-        fact = why_it_may_not_fail(known.label, answered, statuses, known.verdicts, age_ms, self.rules)
+        fact = why_it_may_not_fail(known.last, answered, statuses, known.verdicts, age_ms, self.rules)
         if fact is not None:
             self.broken("false failed", refund_id, fact)
 

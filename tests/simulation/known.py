@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from worker.records import Moves
 
@@ -62,6 +63,8 @@ class Known:
     generations: int = 1
     verdicts: int = 0
     """Attempts of this generation that are taken off its budget."""
+    last: Mapping[str, Any] = field(default_factory=dict)
+    """The last move, as its history tells it."""
     by_person: bool = False
     """Whether the last move was a person's."""
     first_attempt_at: int | None = None
