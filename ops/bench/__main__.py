@@ -5,6 +5,7 @@ Exit 0 if every run's ledger agreed with its records, whatever the figures say; 
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +54,8 @@ def main(*, figures: tuple[str, ...], quick: bool, full: bool, allocator: Path |
     if quick and full:
         raise click.UsageError("--quick and --full exclude each other")
     Rig.allocator = allocator
+    # Ended by a signal, it still ends what it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     everything = usable()
     cores = Cores.split()
     cores.take_rest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -10,12 +12,13 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import click
 
 from ops.prove import outage, planted, table
-from ops.prove.rig import Subject
+from ops.prove.rig import Rig, Subject
 from ops.prove.scenarios import Result, Scenario, matrix, pair, run
 from ops.prove.subjects import Naive, Product
 
@@ -45,7 +48,9 @@ class Job:
 @click.option("--seed", default=1, show_default=True, help="Of the refunds, the crash points' turns and the pairs.")
 @click.option("--at-once", default=6, show_default=True, type=click.IntRange(1, 16), help="Installations side by side.")
 @click.option(
-    "--outage-seconds", type=float, help="How long the provider is away: 20 in a quick run, else 60. Try 600."
+    "--outage-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How long the provider is away: 20 in a quick run, else 60. Try 600.",
 )
 @click.option("--no-control", is_flag=True, help="Leave the naive worker out.")
 @click.option("--keep", default="prove-evidence", show_default=True, type=click.Path(path_type=Path), help="Traces.")
@@ -72,9 +77,13 @@ def main(
     away = outage_seconds or (QUICK_OUTAGE if quick else 60.0)
     jobs = list(_jobs(quick=quick, seed=seed, keep=keep, away=away, control=not no_control))
     jobs = [job for job in jobs if not only or any(word in job.name for word in only)]
+    if not jobs:
+        raise click.UsageError(f"no scenario's name holds {' or '.join(only)}: --list names them")
     if show_list:
         click.echo("\n".join(dict.fromkeys(job.name for job in jobs)))
         return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _told_to_end)
     began, started = time.monotonic(), datetime.now(UTC)
     found = list(_run_all(jobs, at_once))
     if not quick and not only:
@@ -93,6 +102,12 @@ def main(
     if results is not None:
         results.write_text(f"# The proof under faults\n\n{text}", encoding="utf-8")
     _end(rows, whole=not only)
+
+
+def _told_to_end(number: int, _frame: FrameType | None) -> None:
+    """End what was started and this process with it: the runs under way would hold its end up for minutes."""
+    Rig.end_all()
+    os._exit(128 + number)
 
 
 def _end(rows: list[table.Row], *, whole: bool) -> None:

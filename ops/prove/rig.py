@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 
 import redis
 
@@ -128,7 +129,7 @@ class Worker:
         self.process.send_signal(number)
 
 
-@dataclass
+@dataclass(eq=False)
 class Rig:
     """One installation; use it in a `with`."""
 
@@ -156,13 +157,43 @@ class Rig:
     history_lost: bool = False
     """The server was put back to an old state: what was recorded in between is gone, by design."""
 
+    _open: ClassVar[list[Rig]] = []
+    """Installations that stand now, in whatever thread."""
+    _starting: ClassVar[threading.Lock] = threading.Lock()
+    _over: ClassVar[bool] = False
+    """Whether the command has been told to end: nothing is started any more."""
+
     def __post_init__(self) -> None:
         self._feeding = threading.Lock()
+        self._sandbox_process: subprocess.Popen[str] | None = None
+
+    @classmethod
+    def end_all(cls) -> None:
+        """End whatever was started, at once and by its id, and remove its folders: the command was told to end."""
+        with cls._starting:
+            cls._over = True
+        for rig in [*cls._open]:
+            rig.end()
+
+    def end(self) -> None:
+        """End this one in the midst of whatever it is at."""
+        for process in (self._sandbox_process, *(worker.process for worker in self.workers)):
+            if process is not None:
+                process.kill()
+        self.server.kill()
+        self.server.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-prove-")))
-            self.server = stack.enter_context(ThrowawayServer(appendfsync=self.fsync))
+            self.server = ThrowawayServer(appendfsync=self.fsync)
+            with self._starting:
+                if self._over:
+                    raise RigError("the command was told to end")
+                self._open.append(self)
+                stack.callback(self._open.remove, self)
+                stack.enter_context(self.server)
             self.sandbox = stack.enter_context(self._sandbox_running())
             self.to_redis = stack.enter_context(FaultProxy(self.server.port))
             self.to_provider = stack.enter_context(FaultProxy(int(self.sandbox.url.rpartition(":")[2])))
@@ -192,6 +223,7 @@ class Rig:
             (self.folder / "sandbox.log").open("wb") as log,
             subprocess.Popen(started, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT) as process,  # noqa: S603 - our own module
         ):
+            self._sandbox_process = process
             try:
                 line = process.stdout.readline() if process.stdout else ""
                 if not line.startswith(_LISTENING):
@@ -221,15 +253,16 @@ class Rig:
 
     def launch(self, **asked: Any) -> Worker:
         """Start a worker process, with what it is asked to suffer; it is not waited for."""
-        number = len(self.workers)
-        started, variables = self.subject.worker(asked, f"prove-{number}@%h")
-        log = self.folder / f"worker-{number}.log"
-        with log.open("wb") as file:
+        started, variables = self.subject.worker(asked, f"prove-{len(self.workers)}@%h")
+        log = self.folder / f"worker-{len(self.workers)}.log"
+        with log.open("wb") as file, self._starting:
+            if self._over:
+                raise RigError("the command was told to end")
             process = subprocess.Popen(  # noqa: S603 - our own modules
                 started, env=self.environment | variables, stdout=file, stderr=file, cwd=ROOT, start_new_session=True
             )
-        worker = Worker(process, log)
-        self.workers.append(worker)
+            worker = Worker(process, log)
+            self.workers.append(worker)
         return worker
 
     def start(self) -> None:

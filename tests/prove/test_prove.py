@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from ops.prove import faulty_worker
@@ -25,6 +28,40 @@ def test_a_real_run_kills_a_worker_and_prints_its_row(tmp_path: Path) -> None:
     assert "| crash: saved unacked | 1 " in done.stdout
     assert "0 violations" in done.stdout
     assert (tmp_path / "table.md").read_text().endswith(done.stdout.strip() + "\n")
+
+
+def test_a_name_that_no_scenario_has_proves_nothing_and_is_refused(tmp_path: Path) -> None:
+    done = prove(tmp_path, "--quick", "--only", "nosuch")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no scenario's name holds nosuch" in done.stderr
+
+
+def _started_below(folder: Path) -> list[str]:
+    """The processes that run in a folder or were started with it as their place for temporary files."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            here = str(process.joinpath("cwd").readlink()), process.joinpath("environ").read_text(errors="replace")
+        except OSError:
+            continue  # it has ended, or is somebody else's
+        if any(str(folder) in one for one in here):
+            found.append(process.joinpath("comm").read_text().strip() if process.exists() else process.name)
+    return found
+
+
+def test_told_to_end_it_ends_whatever_it_has_started_and_leaves_no_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    command = [sys.executable, str(ROOT / "ops" / "prove"), "--quick", "--only", "crash: claimed", "--no-control"]
+    with subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"TMPDIR": str(folder)}) as running:
+        while not [*folder.glob("refunds-prove-*/worker-1.log")]:
+            assert running.poll() is None
+            time.sleep(0.05)
+        assert len(_started_below(folder)) >= 4
+        running.terminate()
+        assert running.wait(30) == 128 + signal.SIGTERM
+    assert _started_below(folder) == []
+    assert [*folder.glob("refunds-*")] == []
 
 
 def test_every_key_mode_meets_every_reply_and_every_break_of_the_wire() -> None:

@@ -24,7 +24,7 @@ ENOUGH_SEEDS: Final = 400
 
 
 @click.command()
-@click.option("--seeds", type=int, help="How many to play: 5,000 unless told otherwise.")
+@click.option("--seeds", type=click.IntRange(min=1), help="How many to play: 5,000 unless told otherwise.")
 @click.option("--minutes", type=float, help="Play as many as fit into this.")
 @click.option("--start", default=1, show_default=True, help="The first seed.")
 @click.option("--seed", type=int, help="Play this one alone and show what happened.")
@@ -44,6 +44,10 @@ def main(
     wide: bool,
 ) -> None:
     """Play refunds under simulated faults; exit 1 where the judge found anything, or a kind of fault never fired."""
+    if bug is not None and seed is None:
+        raise click.UsageError("--bug plants it into one world: name that with --seed, or hunt all with --bugs")
+    if bugs and (naive or wide or minutes is not None):
+        raise click.UsageError("--bugs goes with --seeds alone: how many each may take")
     # Ended by a signal, it still ends the servers that it has started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if seed is not None:

@@ -183,7 +183,7 @@ class World:
             name = names.get(command[1], "planted")
             known = self.judge.refunds.get(str(command[6])) if command[6:7] else None
             if known is None:
-                self.tell(who, name, result)
+                self.tell(who, name, _in_order(result) if name == "siblings" else result)
                 continue
             answer = result[0] if isinstance(result, list) and result and name != "load" else ""
             kind = command[7] if name == "claim" else ""
@@ -385,6 +385,13 @@ RETENTION_MS: Final = 400 * 86_400_000
 def _scripts() -> list[calls.Script]:
     """Return the scripts as they stand now: planted ones too."""
     return [value for module in _MODULES for value in vars(module).values() if isinstance(value, calls.Script)]
+
+
+def _in_order(records: Any) -> Any:
+    """Return records with their fields sorted: each server's own table has another order."""
+    if not isinstance(records, list):
+        return records
+    return [sorted(zip(flat[::2], flat[1::2], strict=True)) for flat in records]
 
 
 def _may_send() -> tuple[str, str]:
