@@ -206,6 +206,7 @@ def test_provider_error_is_read_nested_or_flat(payload: Any, expected: tuple[str
         ("jane@example.com and jane@example.community", "*** and ***"),
         ('declined {"metadata": {"email": "jane@example.com"}}', "declined"),
         ("{", ""),
+        ("known as Ms jane@example.com", "known as ***"),
         ("the web shop is closed", "the web shop is closed"),
         ("order 1001 of the web shop", "order *** of the web shop"),
         ("jane@example.com" * 40, "***" * 40),
@@ -213,6 +214,7 @@ def test_provider_error_is_read_nested_or_flat(payload: Any, expected: tuple[str
 )
 def test_message_that_repeats_what_was_asked_is_kept_without_it(message: str, kept: str) -> None:
     metadata = {"a": "jane@example.com", "b": "jane@example.community", "channel": "web", "order": "1001"}
+    metadata["known_as"] = "Ms jane@example.com"
     payload = {"error": {"type": "card_error", "code": "declined", "message": message}}
     assert parse_error(payload, metadata) == ("card_error", "declined", kept)
     reply = Reply(http_status=402, payload=payload)
