@@ -137,3 +137,9 @@ async def test_closing_lets_what_was_gathered_leave_first(store: AsyncStore) -> 
     await asyncio.sleep(0)
     await store.close()
     assert [(await task).result for task in tasks] == ["created"] * 5
+
+
+async def test_backlog_of_a_lane_is_what_is_queued_in_it(store: AsyncStore) -> None:
+    for number, lane in enumerate((Lane.SINGLE, Lane.SINGLE, Lane.BULK)):
+        await store.run(calls.create(a_request(f"r{number}"), lane))
+    assert [await store.backlog(lane) for lane in (Lane.SINGLE, Lane.BULK)] == [2, 1]
