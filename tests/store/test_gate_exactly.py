@@ -75,6 +75,11 @@ def test_slow_rate_is_asked_again_for_the_very_next_moment(world: World) -> None
     assert (away(permits), permits.wait) == ([0, 50], 50 * MS)
 
 
+def test_the_only_one_that_is_left_over_is_told_when_to_ask_again(world: World) -> None:
+    permits = told(world, bulk=3, rate=20)
+    assert (away(permits), permits.wait) == ([0, 50], 50 * MS)
+
+
 def test_one_trip_brings_five_hundred_moments_at_most(world: World) -> None:
     permits = told(world, bulk=600, rate=100_000)
     assert (len(permits.moments), permits.wait) == (500, MS)
