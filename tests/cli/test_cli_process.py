@@ -262,13 +262,16 @@ def test_a_sandbox_is_served_with_its_own_options(cli: Cli) -> None:
         assert process.wait(SECONDS) == 0
 
 
-def test_output_that_finds_no_room_is_no_fault_of_the_program(cli: Cli) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_finds_no_room_is_no_fault_of_the_program(cli: Cli, unbuffered: str) -> None:
+    env = cli.real() | {"PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device, and no path to be joined
         command = [sys.executable, "-m", "worker", "list", "--help"]
         done = subprocess.run(
-            command, env=cli.real(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False
+            command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False
         )
     assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: what was to be said cannot be written (No space left on device)")
 
 

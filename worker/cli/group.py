@@ -99,8 +99,7 @@ class Commands(click.Group):
             code = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Nothing more can be said there; without this the interpreter complains when it flushes at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _say_no_more()
             return BROKEN_PIPE
         return code
 
@@ -132,6 +131,11 @@ def _ended(run: Callable[[], Any]) -> int:
     return code if isinstance(code, int) else DONE
 
 
+def _say_no_more() -> None:
+    """Let stdout lead nowhere: else the interpreter tries once more at its end, complains, and ends with 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(sentence: str) -> None:
     click.echo(sentence, err=True)
 
@@ -143,6 +147,7 @@ def _foreign(error: Exception) -> int:
         _complain("error: an argument or a variable holds a byte that is no UTF-8: no id has one; type it anew")
         return USAGE
     if isinstance(error, OSError) and error.errno in _FULL:
+        _say_no_more()
         _complain(
             f"error: what was to be said cannot be written ({error.strerror}): free space there; what was accepted "
             "stays so, see it with 'refunds list'"
