@@ -39,6 +39,8 @@ class Breaker:
         self._jitter = jitter
         self._failures = 0
         self._trial = False
+        self._asked = False
+        """Whether any call has ended since the trial was taken."""
         self._probing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
@@ -47,17 +49,25 @@ class Breaker:
         """Tell whether no call would be let through now."""
         return self.is_open and not self._trial
 
-    async def wait(self) -> None:
-        """Wait until a call may be made; half open, the first to come is the trial."""
+    async def wait(self) -> bool:
+        """Wait until a call may be made; return whether it is the trial: half open, that is the first to come."""
         while self.is_open:
             if self._trial:
-                self._trial = False
-                return
+                self._trial = self._asked = False
+                return True
             self._changed.clear()
             await self._changed.wait()
+        return False
+
+    def trial_over(self) -> None:
+        """Offer the trial to the next where whoever had it has asked the provider nothing."""
+        if self.is_open and not self._asked:
+            self._trial = True
+            self._changed.set()
 
     def answered(self) -> None:
         """Note that the provider answered a call, whatever it said."""
+        self._asked = True
         self._failures = 0
         if self.is_open:
             self._close()
@@ -67,6 +77,7 @@ class Breaker:
         if not is_outage(outcome):
             self.answered()
             return
+        self._asked = True
         self._failures += 1
         if not self.is_open and self._failures >= FAILURES:
             self.is_open = True

@@ -116,12 +116,13 @@ class Service:
 
     async def handle(self, refund_id: str, lane: Lane, *, until: float | None = None) -> bool:
         """Take one refund as far as it goes now; return False where no slot came free in time."""
+        is_trial = False
         try:
             async with asyncio.timeout(None if until is None else max(0.0, until - self._clock())) as wait:
                 self._waits.add(wait)
                 async with self.slots.hold(lane):
                     # Outage and rate are waited for before the claim, never under it.
-                    await self.breaker.wait()
+                    is_trial = await self.breaker.wait()
                     await self.gate.acquire(lane)
                     self._waits.discard(wait)
                     wait.reschedule(None)
@@ -135,6 +136,8 @@ class Service:
             log.warning("refund_deferred", refund_id=refund_id, error=str(error))
         finally:
             self._waits.discard(wait)
+            if is_trial:
+                self.breaker.trial_over()
         return True
 
     def stop(self) -> None:

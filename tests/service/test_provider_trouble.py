@@ -243,3 +243,26 @@ async def test_what_was_woken_beside_the_messages_is_waited_for(async_redis: red
         await shop.service.drain()
         assert (await shop.stored()).status is Status.SUCCEEDED
         await until(lambda: not shop.service._extra)
+
+
+async def test_trial_that_asked_the_provider_nothing_is_left_to_the_next(async_redis: redis.asyncio.Redis) -> None:
+    """Refunds that need no call took one trial each, half a minute apart, and those behind them waited (seed 18465)."""
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says())
+        breaker = shop.service.breaker
+        breaker.is_open = breaker._trial = True
+        assert await shop.handle("nobody") is True
+        assert (shop.provider.asked, breaker.is_open, breaker._trial) == ([], True, True)
+        assert await shop.handle() is True
+        assert (shop.provider.asked, breaker.is_open) == ([POST], False)
+
+
+async def test_trial_that_met_the_outage_is_over_and_offered_to_nobody(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, httpx.ConnectError("refused"))
+        breaker = shop.service.breaker
+        breaker.is_open = breaker._trial = True
+        assert await shop.handle() is True
+        assert (breaker.is_open, breaker._trial) == (True, False)

@@ -153,6 +153,8 @@ class ProviderSeam:
         self.judge: Judge
         self.durable_body: Callable[[str], str | None]
         self.tell: Callable[..., None]
+        self.limit = 0.0
+        """Seconds that one call of a worker may take, connect to last byte."""
         self.draw = draw
         self.on_the_wire: dict[str, int] = {}
         """Requests for a refund that have left and are not yet through, by its id."""
@@ -314,6 +316,7 @@ class Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Carry one request over the simulated network; raises what the real transport would."""
         machine, seam = self._machine, self._seam
+        write_until = machine.loop.time() + seam.limit
         body = await request.aread()
         draw = seam.draw(request.method, body)
         creates = request.method == "POST"
@@ -328,6 +331,9 @@ class Transport(httpx.AsyncBaseTransport):
         if draw.connect or was_stopped:
             # A connection kept alive is gone after a stop; making one lets an overdue time limit speak first.
             await machine.arrival(draw.connect or 0.001)
+        if machine.loop.time() >= write_until:
+            # As the real transport does: a process that was stopped before the first byte writes none when it wakes.
+            raise _foreign(httpx.ReadError, aiohttp.ClientOSError(104, "cut"))
         post = self._leave(request, body, asked_at) if creates else None
         reply: asyncio.Future[Answer] = machine.loop.create_future()
         seam.accept(machine, request, draw, reply)

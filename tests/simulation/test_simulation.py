@@ -14,6 +14,7 @@ from tests.simulation.planted import BUGS, may_try_again_unasked
 from tests.simulation.runner import Arena, Report, arena, play, rule_of, wire_to_server
 from tests.simulation.secrets import log_taken
 from tests.simulation.sources import CAUGHT_BY, SEEN_IN
+from worker.breaker import Breaker
 from worker.service import Service
 
 SEEDS = 400
@@ -54,6 +55,10 @@ ONCE_BROKEN = [
 ]
 
 
+def _trial_is_spent(self: Breaker) -> None:
+    del self
+
+
 @pytest.mark.parametrize(("seed", "place", "without_mend", "rule"), ONCE_BROKEN)
 def test_seed_that_once_broke_a_promise_breaks_none_and_does_without_its_mend(
     seed: int, place: str, without_mend: Any, rule: str
@@ -78,6 +83,14 @@ def test_a_seed_replays_to_the_letter() -> None:
             first, second = (play(seed, wire, tracing=True).trace for _ in range(2))
             assert len(first) > 50
             assert first == second
+
+
+def test_seed_in_which_trials_were_spent_on_nothing_forgets_nobody_and_does_without_its_mend() -> None:
+    """18465: while the provider seemed away, refunds that need no call took the trials of those that do."""
+    with log_taken(), wire_to_server() as wire:
+        assert play(18465, wire).violations == []
+        with mock.patch.object(Breaker, "trial_over", _trial_is_spent):
+            assert {*map(rule_of, play(18465, wire).violations)} == {"forgotten"}
 
 
 def test_every_planted_bug_has_its_rule_and_most_were_seen_in_a_real_project() -> None:

@@ -87,6 +87,7 @@ class World:
             rules=plan.rules, bank=self.seam.bank, mode=mode, now_ms=lambda: self.loop.wall_ms, rate=plan.rate
         )
         self.seam.judge, self.seam.tell, self.seam.durable_body = self.judge, self.tell, self._durable_body
+        self.seam.limit = plan.rules.request_timeout.total_seconds()
         self.people = People(self)
         self.files = Files(self)
         self.processes = Processes(self, make_worker)
