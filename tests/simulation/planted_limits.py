@@ -89,7 +89,7 @@ def given_up_early(stack: ExitStack) -> None:
     def impatient(refund: Refund, outcome: Outcome, *rest: object) -> Step:
         if refund.attempts > 1 and outcome.seen in {Seen.NOT_SENT, Seen.NOT_DONE} and refund.doubt_since is None:
             return policy.budget_spent({})
-        step: Step = real(refund, outcome, *rest)  # type: ignore[arg-type]
+        step: Step = real(refund, outcome, *rest)  # type: ignore[arg-type]  # handed on as they came
         return step
 
     put(stack, policy, "after_attempt", impatient)

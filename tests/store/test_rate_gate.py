@@ -115,7 +115,7 @@ async def test_handling_that_has_begun_goes_on_before_those_that_have_not(store:
 async def test_who_goes_on_waits_for_nothing_where_a_permit_is_at_hand(store: AsyncStore, rate: float) -> None:
     gate = gate_of(store, rate)
     gate._unused.append(time.monotonic())
-    store.run = None  # type: ignore[method-assign,assignment]
+    store.run = None  # type: ignore[method-assign,assignment]  # asking would fail
     await gate.go_on(Lane.SINGLE)
     gate.stop()
     gate._unused.append(time.monotonic())
