@@ -28,7 +28,7 @@ LAYERS = (
     {"policy"},
     {"decisions", "looks"},
     {"settings", "connections", "records", "inbox", "heartbeat"},
-    {"calls", "transport", "messages"},
+    {"calls", "transport", "messages", "durability"},
     {"broker", "store", "gateway", "importer", "telemetry"},
     {"lanes", "backlog", "breaker", "intake", "sweeper", "switches", "batches", "tally"},
     {"probing", "metrics", "recovery"},

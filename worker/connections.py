@@ -16,7 +16,7 @@ import redis.sentinel
 from redis import exceptions
 from redis.sentinel import MasterNotFoundError
 
-from worker.errors import NotDurable, SettingsError, StoreUnavailable
+from worker.errors import SettingsError, StoreUnavailable
 
 _DEFAULT_SENTINEL_PORT: Final = 26379
 # Said by a server that is up and will not serve us now: the client makes a class of some, and leaves others as text.
@@ -236,25 +236,3 @@ def redis_errors(place: str) -> Iterator[None]:
         if (wrong := _wrong_address(error, place)) is not None:
             raise wrong from error
         raise
-
-
-def must_wait_for_disk(settings: dict[str, str] | None, *, aof: bool, has_waitaof: bool) -> bool:
-    """Tell whether a durable write needs `WAITAOF`: False where each reply already follows its fsync.
-
-    `settings` is what CONFIG GET said, None where it is forbidden. Raises `NotDurable` where the server may forget
-    what it acknowledged.
-    """
-    if not aof:
-        raise NotDurable(
-            "this Redis has no append-only file and may forget an accepted refund: start it with "
-            "'--appendonly yes --appendfsync always', or set REFUNDS_DURABILITY=memory for a trial"
-        )
-    flush = None if settings is None else settings.get("appendfsync")
-    if flush == "always":
-        return False
-    if has_waitaof and flush != "no":
-        return True
-    raise NotDurable(
-        "this Redis flushes its append-only file only now and then, and cannot be waited for: "
-        "set 'appendfsync always', or 'everysec' on Redis 7.2 or Valkey"
-    )

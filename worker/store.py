@@ -12,9 +12,9 @@ import redis
 import redis.asyncio
 from redis import exceptions
 
-from worker import calls
+from worker import calls, durability
 from worker.calls import Call, Script
-from worker.connections import is_away, must_wait_for_disk, redis_errors, unavailable
+from worker.connections import is_away, redis_errors, unavailable
 from worker.errors import NotDurable, StoreUnavailable
 from worker.model import Lane, Refund
 from worker.records import Moves, decode
@@ -58,17 +58,14 @@ class _Scripts:
         ]
 
     def check_disk(self, result: Any) -> None:
+        if isinstance(result, exceptions.ResponseError) and durability.is_replica(result):
+            raise unavailable(result, self.place)
         if isinstance(result, exceptions.ResponseError):
             raise NotDurable("this Redis could not confirm that a write is on disk: see 'refunds doctor'") from result
         if isinstance(result, BaseException):
             raise result
         if int(result[0]) < 1:
             raise unavailable(exceptions.TimeoutError("WAITAOF"), self.place)
-
-
-def _is_known(commands: Any) -> bool:
-    """Tell whether `COMMAND INFO` knew the command: the client makes a mapping of what was, a server a list."""
-    return bool(commands) if isinstance(commands, dict) else any(commands)
 
 
 def _lost_script(result: Any) -> bool:
@@ -124,13 +121,17 @@ class Store(_Scripts):
         return results
 
     def _probe_disk(self) -> bool:
-        persistence: Any = self.redis.info("persistence")
+        probe = durability.probe()
         try:
-            settings: Any = self.redis.config_get("appendfsync")
-        except exceptions.ResponseError:
-            settings = None
-        known: Any = self.redis.execute_command("COMMAND", "INFO", "WAITAOF")
-        return must_wait_for_disk(settings, aof=bool(persistence.get("aof_enabled")), has_waitaof=_is_known(known))
+            command = next(probe)
+            while True:
+                try:
+                    reply: Any = self.redis.execute_command(*command)
+                except exceptions.ResponseError as error:
+                    reply = error
+                command = probe.send(reply)
+        except StopIteration as finished:
+            return bool(finished.value)
 
     def require_durable(self) -> None:
         """Raise `NotDurable` where the server may forget what it acknowledged."""
@@ -311,13 +312,17 @@ class AsyncStore(_Scripts):
         return results
 
     async def _probe_disk(self) -> bool:
-        persistence: Any = await self.redis.info("persistence")
+        probe = durability.probe()
         try:
-            settings: Any = await self.redis.config_get("appendfsync")
-        except exceptions.ResponseError:
-            settings = None
-        known: Any = await self.redis.execute_command("COMMAND", "INFO", "WAITAOF")
-        return must_wait_for_disk(settings, aof=bool(persistence.get("aof_enabled")), has_waitaof=_is_known(known))
+            command = next(probe)
+            while True:
+                try:
+                    reply: Any = await self.redis.execute_command(*command)
+                except exceptions.ResponseError as error:
+                    reply = error
+                command = probe.send(reply)
+        except StopIteration as finished:
+            return bool(finished.value)
 
     async def require_durable(self) -> None:
         """Raise `NotDurable` where the server may forget what it acknowledged; asks the server anew."""

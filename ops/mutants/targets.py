@@ -17,7 +17,7 @@ SEEDS: Final = "ops/mutants/seeds.py"
 
 _RULES: Final = tuple(f"worker/{name}.py" for name in ("policy", "looks", "decisions", "answers", "readback"))
 _SHELL: Final = tuple(
-    f"worker/{name}.py" for name in ("store", "calls", "service", "trouble", "recorder", "reconciler")
+    f"worker/{name}.py" for name in ("store", "durability", "calls", "service", "trouble", "recorder", "reconciler")
 )
 _RULES_TESTS: Final = (
     "tests/test_whole_answers.py",

@@ -161,20 +161,6 @@ def test_disk_that_was_reached_is_none(sync_redis: redis.Redis) -> None:
     Store(sync_redis).check_disk([1, 0])
 
 
-@pytest.mark.parametrize(
-    ("reply", "known"),
-    [
-        ({}, False),
-        ({"waitaof": {}}, True),
-        ([None], False),
-        ([["waitaof"]], True),
-        ([None, ["waitaof"]], True),
-    ],
-)
-def test_command_is_known_by_whatever_shape_the_client_gives_the_answer(reply: Any, *, known: bool) -> None:
-    assert store._is_known(reply) is known
-
-
 @pytest.mark.parametrize("forbidden", [True, False])
 def test_server_that_forbids_to_read_its_settings_is_waited_for(sync_redis: redis.Redis, *, forbidden: bool) -> None:
     if forbidden:
