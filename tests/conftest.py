@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from worker.sandbox.server import ThrowawayServer, running_server
+from worker.sandbox.server import ThrowawayServer, find_server, running_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background job ignores Ctrl-C, and so would every program that a test starts and interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header() -> str:
+    """Name the server that the tests run on."""
+    server = find_server()
+    run = subprocess.run([server, "--version"], check=False, capture_output=True, text=True, timeout=30)
+    return f"server: {run.stdout.strip()} ({server})"
 
 
 @pytest.fixture(scope="session")

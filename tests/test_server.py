@@ -57,7 +57,7 @@ def test_server_takes_its_memory_from_the_library_that_is_named_and_else_from_it
     noting = tmp_path / "valkey-server"
     noting.write_text(f'#!/bin/sh\nprintf %s "$LD_PRELOAD" >preloads\nexec {find_server()} "$@"\n', encoding="utf-8")
     noting.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv(server_module.VARIABLE, str(noting))
     with ThrowawayServer(allocator) as server:
         assert server._folder is not None
         assert (server._folder / "preloads").read_text(encoding="utf-8") == str(allocator or "")
@@ -149,20 +149,58 @@ def test_a_running_server_is_not_started_twice(redis_server: ThrowawayServer) ->
         redis_server.start()
 
 
-@pytest.mark.parametrize("name", ["valkey-server", "redis-server"])
-def test_a_server_on_path_comes_before_the_wheel(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    executable = tmp_path / name
-    executable.write_text("#!/bin/sh\n")
+def planted(folder: Path, name: str) -> Path:
+    executable = folder / name
+    executable.write_text("#!/bin/sh\n", encoding="utf-8")
     executable.chmod(0o755)
+    return executable
+
+
+@pytest.fixture
+def unnamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix of servers names one for the tests; these are about what is taken without."""
+    monkeypatch.delenv(server_module.VARIABLE, raising=False)
+
+
+@pytest.mark.usefixtures("unnamed")
+@pytest.mark.parametrize("name", ["valkey-server", "redis-server"])
+def test_a_server_on_path_changes_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = find_server()
+    planted(tmp_path, name)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert find_server() == executable
+    assert find_server() == before
+    assert before.name == "valkey-server"
+    assert before.parent != tmp_path
+    assert os.access(before, os.X_OK)
 
 
-def test_without_a_server_on_path_the_wheel_provides_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("unnamed")
+@pytest.mark.parametrize("name", ["valkey-server", "redis-server"])
+def test_without_the_wheel_a_server_on_path_is_taken(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_path = planted(tmp_path, name)
+    monkeypatch.setattr(server_module, "WHEEL", "no-such-distribution")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert os.access(find_server(), os.X_OK)
+    assert find_server() == on_path
 
 
+def test_the_server_that_is_named_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = planted(tmp_path, "redis-server")
+    monkeypatch.setenv(server_module.VARIABLE, str(named))
+    assert find_server() == named
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv(server_module.VARIABLE, named.name)
+    assert find_server() == named
+
+
+def test_a_named_server_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(server_module.VARIABLE, "/nowhere/redis-server")
+    with pytest.raises(StoreUnavailable, match="THROWAWAY_SERVER is '/nowhere/redis-server', which is not an"):
+        find_server()
+
+
+@pytest.mark.usefixtures("unnamed")
 def test_with_no_server_anywhere_the_error_names_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

