@@ -180,6 +180,13 @@ def _maybe(code: str, message: str | None) -> Outcome:
     return Outcome(seen=Seen.MAYBE, code=code, message=message, doubt=True)
 
 
+def owned_elsewhere(outcome: Outcome, owner: str) -> Outcome:
+    """Return a success as a doubt, once it is known that its refund belongs to another record, `owner`."""
+    identity = outcome.found.id if outcome.found is not None else "?"
+    doubt = _maybe("owned_elsewhere", f"the reply's refund {identity} belongs to refund {owner}")
+    return replace(doubt, http_status=outcome.http_status, tries=outcome.tries)
+
+
 def _classify_success(answer: Reply, refund: Refund) -> Outcome:
     found = None if answer.payload is None else parse_refund(answer.payload)
     if found is None or answer.payload is None:

@@ -32,6 +32,9 @@ SWEEP_HOLD: Final = timedelta(seconds=30)
 CREATED_AT_ONCE: Final = 50
 """Refunds that one script accepts: it takes the server about a millisecond, in which nobody else is served."""
 
+MOST_SIBLINGS: Final = 200
+"""Refunds of one payment that are read at a time: more would keep the server from others for over a millisecond."""
+
 _ms = timedelta(milliseconds=1)
 _us = timedelta(microseconds=1)
 
@@ -288,13 +291,13 @@ def give_back(refund_ids: Sequence[str]) -> Call[int]:
     return Call(script=GIVE_BACK, arguments=list(refund_ids), read=int)
 
 
-def siblings(payment_intent: str, without: str) -> Call[tuple[Refund, ...]]:
-    """Read our other refunds on a payment."""
+def siblings(payment_intent: str, without: str, *, most: int = MOST_SIBLINGS) -> Call[tuple[Refund, ...] | None]:
+    """Read our other refunds on a payment; None if there are more than `most`, and then none is read."""
 
-    def read(reply: Any) -> tuple[Refund, ...]:
-        return tuple(decode(pairs_of(flat)) for flat in reply)
+    def read(reply: Any) -> tuple[Refund, ...] | None:
+        return tuple(decode(pairs_of(flat)) for flat in reply[1:]) if reply[0] == "1" else None
 
-    return Call(script=SIBLINGS, arguments=[payment_intent, without], read=read)
+    return Call(script=SIBLINGS, arguments=[payment_intent, without, most], read=read)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

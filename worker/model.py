@@ -96,6 +96,8 @@ class Refund:
     asked_currency: str | None = None
     """The currency the caller stated, if any: part of what was asked, unlike one learned from a reply."""
     first_attempt_at: datetime | None = None
+    doubted: bool = False
+    """Some attempt of this generation may have happened: kept when `doubt_since` is cleared by a proof of absence."""
     quiet_at: datetime | None = None
     """From here on nothing of the last doubtful attempt can still be on its way: lease end or last socket close."""
     verdicts: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from worker import calls, policy
 from worker.answers import classify, parse_refund
@@ -12,6 +13,9 @@ from worker.policy import Rules
 from worker.readback import PaymentView, look_at_list, look_at_totals
 from worker.recorder import Recorder
 from worker.store import AsyncStore
+
+MOST_REREAD: Final = 50
+"""Refunds of one payment that a look at its totals reads again, a call each. With more it is inconclusive."""
 
 
 class Reconciler:
@@ -58,7 +62,7 @@ class Reconciler:
         entries, complete = listed
         siblings = await self._store.run(calls.siblings(refund.payment_intent, refund.refund_id))
         by_id = {entry.id: entry for entry in entries}
-        for sibling in siblings:
+        for sibling in siblings or ():
             if sibling.provider_refund_id in by_id:
                 await self._reverse(sibling, by_id[sibling.provider_refund_id])
         return look_at_list(refund, entries, complete=complete, siblings=siblings)
@@ -67,9 +71,9 @@ class Reconciler:
         if refund.baseline is None:
             return look_at_totals(refund, PaymentView(), siblings=(), reread={}, totals_proof=False)
         # The others first: one that moves after it was read moves the totals too, and the look is then inconclusive.
-        siblings = await self._store.run(calls.siblings(refund.payment_intent, refund.refund_id))
+        siblings = await self._store.run(calls.siblings(refund.payment_intent, refund.refund_id, most=MOST_REREAD))
         reread: dict[str, ProviderRefund | None] = {}
-        for sibling in siblings:
+        for sibling in siblings or ():
             if sibling.provider_refund_id is not None:
                 reread[sibling.provider_refund_id] = await self._reread(sibling, sibling.provider_refund_id, turn)
         view = await self._gateway.get_payment(refund.payment_intent, turn)

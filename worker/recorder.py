@@ -101,7 +101,8 @@ class Recorder:
         provider_refund_id = step.changes.get("provider_refund_id")
         alarm = f"the provider's refund {provider_refund_id} already belongs to refund {owner}"
         log.critical("provider_refund_claimed_twice", refund_id=refund.refund_id, alarm=True, owner=owner)
-        if refund.stage in {Stage.SENDING, Stage.IN_DOUBT, Stage.PROCESSING}:
+        # Of an attempt it is one more answer that may be somebody else's: its doubt is for the rules of attempts.
+        if refund.stage in {Stage.IN_DOUBT, Stage.PROCESSING}:
             changes = {
                 "error_code": "owned_elsewhere",
                 "error_message": alarm,

@@ -10,6 +10,8 @@ Keys, under the prefix (`refunds:`); only the scripts in `lua/` write them:
                                    queued ones of the bulk lane stand in `queued.bulk`
     payment:<pi>           hash    lock, seq (moves of totals), open (none: absent), refund:<id> (ours),
                                    owner:<provider id>
+    owner:<provider id>    string  the one refund of the whole installation that a provider's refund belongs to
+    doubts:<pi>            zset    ids in doubt beside the one that holds the payment's lock, oldest first
     waiters:<pi>           zset    ids held back by the payment's lock, oldest first
     batch:<id>             hash    a file: its name, digest, state, counts by stage and status, amounts by currency
     batch-refunds:<id>     list    the batch's own ids, in row order
@@ -89,7 +91,7 @@ def decode(stored: Mapping[str, str]) -> Refund:
         elif name in {"metadata", "baseline"}:
             loaded = json.loads(text)
             values[name] = Baseline(**loaded) if name == "baseline" else loaded
-        elif name == "all_remaining":
+        elif name in {"all_remaining", "doubted"}:
             values[name] = text == "1"
         else:
             values[name] = text

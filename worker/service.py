@@ -16,7 +16,7 @@ from typing import Any, Final
 import structlog
 
 from worker import calls, looks, policy
-from worker.answers import classify
+from worker.answers import classify, owned_elsewhere
 from worker.calls import Claim, ClaimKind, Loaded
 from worker.errors import StoreUnavailable
 from worker.gateway import Gateway
@@ -352,7 +352,11 @@ class Service:
             detail["http_status"] = outcome.http_status
         if outcome.tries > 1:
             detail["tries"] = outcome.tries
-        await self._recorder.save(refund, step, detail, insist=True)
+        saved = await self._recorder.save(refund, step, detail, insist=True)
+        if saved is not None and saved.result == "owned":
+            doubt = owned_elsewhere(outcome, saved.other or "")
+            step = policy.after_attempt(refund, doubt, self.rules, now, self._jitter())
+            await self._recorder.save(refund, step, detail | {"seen": doubt.seen.value}, insist=True)
 
     async def _may_try_again(self, refund_id: str, token: str, lane: Lane) -> bool:
         """Tell whether a further try may leave under a claim: asked last of all, since each answer ages."""

@@ -46,6 +46,7 @@ ANEW = {"looks": 0, "absent_at": None, "proven_absent_at": None, "found_at": Non
 DROPPED = dict.fromkeys(
     (
         "doubt_since",
+        "doubted",
         "quiet_at",
         "verdicts",
         "lapses",

@@ -15,9 +15,9 @@ from tests.service.shop import LIST, PAID, TOTALS, Answer, Shop, error, listing,
 from worker import policy
 from worker.model import Baseline, Look, Outcome, Refund, Seen, Sight, Stage, Status
 from worker.policy import Rules
-from worker.reconciler import Reconciler
+from worker.reconciler import MOST_REREAD, Reconciler
 
-BASELINE = Baseline(refunded=100, currency="usd", remaining=900)
+BASELINE = Baseline(refunded=500, currency="usd", remaining=500)
 
 
 class Lens:
@@ -121,17 +121,17 @@ async def test_reversal_of_another_refund_that_the_list_shows_is_saved(lens: Len
 async def test_totals_are_judged_with_the_other_refunds_read_again_before(lens: Lens) -> None:
     await settle(lens.shop)
     lens.shop.provider.will("GET /v1/refunds/re_2", says(200, theirs("succeeded")))
-    lens.shop.provider.will(PAID, totals(100))
+    lens.shop.provider.will(PAID, totals(500))
     look = await lens.look()
     assert (look.sight, lens.answers, lens.trouble, lens.turns) == (Sight.ABSENT, 1, [], 2)
     assert lens.shop.provider.asked == ["GET /v1/refunds/re_2", PAID]
-    lens.shop.provider.will(PAID, totals(600))
+    lens.shop.provider.will(PAID, totals(1000))
     assert (await lens.look()).sight is Sight.FOUND_IN_TOTALS
 
 
 @pytest.mark.parametrize("rules", [replace(TOTALS, totals_proof=False)])
 async def test_unchanged_total_proves_nothing_where_it_may_lag(lens: Lens) -> None:
-    lens.shop.provider.will(PAID, totals(100))
+    lens.shop.provider.will(PAID, totals(500))
     assert (await lens.look()).sight is Sight.INCONCLUSIVE
 
 
@@ -158,7 +158,7 @@ async def test_other_refund_that_moved_or_cannot_be_read_again_leaves_the_totals
 ) -> None:
     await settle(lens.shop)
     lens.shop.provider.will("GET /v1/refunds/re_2", answer)
-    lens.shop.provider.will(PAID, totals(600))
+    lens.shop.provider.will(PAID, totals(1000))
     assert (await lens.look()).sight is Sight.INCONCLUSIVE
 
 
@@ -166,7 +166,7 @@ async def test_other_refund_that_moved_or_cannot_be_read_again_leaves_the_totals
 async def test_reversal_of_another_refund_met_on_the_way_is_saved(lens: Lens) -> None:
     await settle(lens.shop)
     lens.shop.provider.will("GET /v1/refunds/re_2", says(200, theirs("failed")))
-    lens.shop.provider.will(PAID, totals(100))
+    lens.shop.provider.will(PAID, totals(500))
     await lens.look()
     assert (await lens.shop.stored("b")).status is Status.FAILED
 
@@ -174,9 +174,19 @@ async def test_reversal_of_another_refund_met_on_the_way_is_saved(lens: Lens) ->
 @pytest.mark.parametrize("rules", [TOTALS])
 async def test_other_refund_that_the_provider_never_had_is_not_asked_for(lens: Lens) -> None:
     await lens.shop.accept("b")
-    lens.shop.provider.will(PAID, totals(100))
-    assert (await lens.look()).sight is Sight.ABSENT
-    assert lens.shop.provider.asked == [PAID]
+    lens.shop.provider.will(PAID, totals(0))
+    look = await lens.look(baseline=Baseline(refunded=0, currency="usd", remaining=1000))
+    assert (look.sight, lens.shop.provider.asked) == (Sight.ABSENT, [PAID])
+
+
+@pytest.mark.parametrize("rules", [TOTALS])
+async def test_payment_with_more_refunds_than_are_read_again_is_undecided_without_reading_any(lens: Lens) -> None:
+    for number in range(MOST_REREAD + 1):
+        await lens.shop.accept(f"other-{number}")
+    lens.shop.provider.will(PAID, totals(500))
+    look = await lens.look()
+    assert (look.sight, lens.shop.provider.asked) == (Sight.INCONCLUSIVE, [PAID])
+    assert "more refunds" in look.reason
 
 
 # None

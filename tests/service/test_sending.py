@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import BLIND, HOUR, MAYBE, NOW, PAYMENT, SECOND, TRUST, VERIFY
+from tests.factories import BLIND, HOUR, MAYBE, NOW, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
 from tests.service.shop import ID, MILLISECOND, PAID, POST, TOTALS, error, opened, says, totals
 from worker.model import Baseline, Seen, Stage, Status
 from worker.request import idempotency_key
@@ -31,6 +31,27 @@ async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.async
         assert {"attempt": 1, "seen": "done", "ms": 1234, "http_status": 200}.items() <= last.items()
         assert "tries" not in last
         assert [outcome.seen for outcome in shop.attempts] == [Seen.DONE]
+
+
+async def test_reply_with_another_payments_refund_is_a_doubt_and_settles_one_record(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        for number in (1, 2):
+            await shop.accept(f"order-{number}", payment_intent=f"pi_{number}")
+        # Neither the payment nor our metadata stands in it: nothing in the reply itself contradicts.
+        careless = refund_payload(id="re_first")
+        del careless["payment_intent"], careless["metadata"]
+        shop.provider.will(POST, says(200, careless))
+        await shop.handle("order-1")
+        await shop.handle("order-2")
+        first, second = await shop.stored("order-1"), await shop.stored("order-2")
+        assert (first.status, first.provider_refund_id) == (Status.SUCCEEDED, "re_first")
+        assert (second.stage, second.error_code, second.provider_refund_id) == (Stage.IN_DOUBT, "owned_elsewhere", None)
+        assert second.error_message is not None
+        assert "order-1" in second.error_message
+        last = (await shop.history("order-2"))[-1]
+        assert {"to": "in_doubt", "attempt": 1, "seen": "may_have_happened", "http_status": 200}.items() <= last.items()
 
 
 async def test_attempt_of_several_tries_says_so(async_redis: redis.asyncio.Redis, log: list[Any]) -> None:

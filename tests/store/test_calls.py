@@ -294,8 +294,9 @@ def test_smaller_operations_hand_over_what_they_are_given_and_read_it_back() -> 
     assert calls.give_back(["a"]).read("2") == 2
     assert calls.give_back(["a"]).script is calls.GIVE_BACK
     siblings = calls.siblings("pi", "a")
-    assert (handed(siblings), siblings.script) == (written("pi", "a"), calls.SIBLINGS)
-    assert siblings.read([RECORD]) == (REFUND,)
+    assert (handed(siblings), siblings.script) == (written("pi", "a", 200), calls.SIBLINGS)
+    assert siblings.read(["1", RECORD]) == (REFUND,)
+    assert siblings.read(["0"]) is None
     blocked = calls.block_gate(1500 * MS)
     assert (handed(blocked), blocked.script) == (written(1_500), calls.BLOCK_GATE)
     assert blocked.read("1500") == 1500 * MS

@@ -201,7 +201,7 @@ def test_history_replays_to_the_record(world: World) -> None:
         world.pass_time(VERIFY.settle)
         look = Look(sight=Sight.ABSENT, reason="so")
         world.save(world.get(), looks.after_look(world.get(), look, VERIFY, world.now, 0))
-    world.attempt(RETRIABLE, kind="resend", version=world.get().version)
+    world.attempt(done_as("failed", id="re_0"), kind="resend", version=world.get().version)
     step = decisions.retry_failed(world.get())
     assert step is not None
     world.save(world.get(), step)

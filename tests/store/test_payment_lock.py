@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
+from typing import Any
 
 import pytest
+import redis
 
-from tests.factories import HOUR, MAYBE, MINUTE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, done_as, found
+from tests.factories import BLIND, HOUR, MAYBE, MINUTE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, done_as, found
 from tests.store.world import LEASE, World, at_stage, only_time_moved
 from worker import calls, decisions, looks, policy
 from worker.model import Lane, Look, Outcome, Sight, Stage
@@ -244,10 +247,85 @@ def test_lock_of_a_holder_that_is_gone_is_free(world: World) -> None:
     assert world.claim("a").claimed
 
 
+def test_siblings_beyond_the_bound_are_not_read_at_all(world: World) -> None:
+    for number in range(4):
+        world.accept(f"sibling-{number}")
+    world.accept("a")
+    assert len(world.store.run(calls.siblings(PAYMENT, "a", most=4)) or ()) == 4
+    assert world.store.run(calls.siblings(PAYMENT, "a", most=3)) is None
+    # Far beyond it, not even the names are read.
+    assert world.store.run(calls.siblings(PAYMENT, "a", most=0)) is None
+
+
+def test_waiter_looks_again_later_than_those_before_it(world: World) -> None:
+    accept(world, "a", "b", "c", "d")
+    world.claim("a")
+    for refund_id in ("b", "c", "d"):
+        world.claim(refund_id)
+    looks_at = [world.get(refund_id).next_check_at for refund_id in ("a", "b", "c", "d")]
+    begun = looks_at[0]
+    assert begun is not None
+    assert looks_at == [begun, begun, begun + timedelta(milliseconds=100), begun + timedelta(milliseconds=200)]
+    world.check()
+
+
+def test_doubts_beside_the_lock_get_it_one_after_the_other_the_oldest_first(world: World) -> None:
+    accept(world, "a", "b", "c")
+    for refund_id in ("a", "b", "c"):
+        world.attempt(MAYBE, refund_id, rules=BLIND)
+    for refund_id in ("c", "b", "a"):
+        refund = world.get(refund_id)
+        assert world.save(refund, decisions.resolve_resend(refund)).result == "saved"
+        world.check()
+    holders = []
+    for refund_id in ("c", "a", "b"):
+        holders.append(world.hash(f"payment:{PAYMENT}")["lock"])
+        refund = world.get(refund_id)
+        world.save(refund, policy.done(refund, found(id=f"re_{refund_id}", refund_id=refund_id), "list", world.now))
+        world.check()
+    assert holders == ["c", "a", "b"]
+    assert "lock" not in world.hash(f"payment:{PAYMENT}")
+
+
+def test_doubt_beside_the_lock_that_ends_first_leaves_the_lock_where_it_is(world: World) -> None:
+    accept(world, "a", "b")
+    for refund_id in ("a", "b"):
+        world.attempt(MAYBE, refund_id, rules=BLIND)
+        refund = world.get(refund_id)
+    for refund_id in ("a", "b"):
+        refund = world.get(refund_id)
+        world.save(refund, decisions.resolve_resend(refund))
+    refund = world.get("b")
+    world.save(refund, policy.done(refund, found(id="re_b", refund_id="b"), "list", world.now))
+    assert world.hash(f"payment:{PAYMENT}")["lock"] == "a"
+    world.check()
+
+
+def test_refund_costs_the_server_the_same_however_many_its_payment_has(
+    sync_redis: redis.Redis,
+) -> None:
+    world = World(sync_redis)
+    world.accept("first", payment_intent="pi_first")
+    world.attempt(done_as("succeeded"), "first")  # from here on the server knows every script
+    costs = []
+    for others in (1, 39):
+        payment = f"pi_{others}"
+        for number in range(others):
+            world.accept(f"{payment}-{number}", payment_intent=payment)
+        world.redis.config_resetstat()
+        world.accept(f"{payment}-last", payment_intent=payment)
+        world.attempt(done_as("succeeded", id=f"re_{payment}"), f"{payment}-last")
+        stats: Any = world.redis.info("commandstats")
+        costs.append({name: stat["calls"] for name, stat in stats.items()})
+    assert costs[0] == costs[1]
+    # Nor does one command read the whole payment.
+    assert "cmdstat_hkeys" not in costs[1]
+
+
 def test_siblings_are_our_other_refunds_of_the_payment(world: World) -> None:
     accept(world, "a", "b", "c")
     world.accept("elsewhere", payment_intent="pi_2")
-    others = world.store.run(calls.siblings(PAYMENT, "b"))
+    others = world.store.run(calls.siblings(PAYMENT, "b")) or ()
     assert sorted(refund.refund_id for refund in others) == ["a", "c"]
     assert world.get("a") in others
     assert world.store.run(calls.siblings("pi_none", "b")) == ()

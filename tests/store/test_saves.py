@@ -305,6 +305,26 @@ def test_provider_refund_that_belongs_to_another_record_is_refused_with_its_owne
     assert world.dump() == before
 
 
+@pytest.mark.parametrize("first", [Stage.PROCESSING, Stage.SETTLED])
+def test_provider_refund_belongs_to_one_record_whatever_their_payments(world: World, first: Stage) -> None:
+    # The reply to the second payment's POST is the first payment's refund: same amount, no payment, no metadata.
+    at_stage(world, first, "first", payment_intent="pi_one")
+    world.accept("second", payment_intent="pi_two")
+    claim = world.claim("second")
+    before = world.dump()
+    saved = world.end(claim, done_as("succeeded", id="re_first"))
+    assert (saved.result, saved.other) == ("owned", "first")
+    assert world.dump() == before
+    world.check()
+
+
+def test_refund_of_another_payment_that_a_person_names_is_refused_too(world: World) -> None:
+    at_stage(world, Stage.SETTLED, "first", payment_intent="pi_one")
+    refund = at_stage(world, Stage.REVIEW, "second", payment_intent="pi_two")
+    saved = world.save(refund, decisions.resolve_succeeded(refund, "re_first", world.now))
+    assert (saved.result, saved.other) == ("owned", "first")
+
+
 def test_person_cannot_give_one_provider_refund_to_two_records(world: World) -> None:
     at_stage(world, Stage.SETTLED, "first")
     refund = at_stage(world, Stage.REVIEW, "second")

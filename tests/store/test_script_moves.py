@@ -66,12 +66,14 @@ def test_of_two_in_doubt_the_one_that_holds_the_lock_goes_first_and_the_other_wa
     assert world.claim("a", "replay").claimed
 
 
-def test_refund_that_is_being_sent_is_in_the_way_whomever_the_lock_names(world: World) -> None:
+def test_doubt_that_comes_while_another_refund_is_sent_waits_behind_it(world: World) -> None:
     at_stage(world, Stage.SENDING, "a")
     recover(world)
     world.accept("b")
-    world.redis.hset(f"refunds:{ON_PAYMENT}", "lock", "b")
+    assert world.hash(ON_PAYMENT)["lock"] == "a"
+    assert world.redis.zrange(f"refunds:doubts:{PAYMENT}", 0, -1) == ["b"]
     assert world.claim("b", "replay").result == "locked"
+    world.check()
 
 
 def test_refund_that_waits_for_a_payment_is_told_when_the_one_in_the_way_is_due(world: World) -> None:

@@ -276,7 +276,9 @@ def _check_payments(refunds: Mapping[str, Refund], flat: Mapping[str, Any], expi
         # A person's decision or a recovery may put several in doubt, and the lock names one of them.
         in_flight = {refund.refund_id for refund in ours if refund.stage in {Stage.SENDING, Stage.IN_DOUBT}}
         assert sum(refund.stage is Stage.SENDING for refund in ours) <= 1, f"two refunds are being sent on {payment}"
-        assert (stored["lock"] in in_flight) if in_flight else ("lock" not in stored)
+        beside = [member for member, _ in flat.get(f"doubts:{payment}", [])]
+        assert {*beside, *([stored["lock"]] if "lock" in stored else [])} == in_flight
+        assert len(beside) == max(0, len(in_flight) - 1)
         still_open = sum(not refund.settled for refund in ours)
         assert int(stored.get("open", 0)) == still_open
         assert (f"payment:{payment}" in expiring) is (still_open == 0)
@@ -287,6 +289,8 @@ def _check_payments(refunds: Mapping[str, Refund], flat: Mapping[str, Any], expi
             # What a person only claims to be ours is owned once the provider has confirmed it.
             if refund.provider_refund_id is not None and refund.operator_says is None:
                 assert stored[f"owner:{refund.provider_refund_id}"] == refund.refund_id
+                assert flat[f"owner:{refund.provider_refund_id}"] == refund.refund_id
+                assert (f"owner:{refund.provider_refund_id}" in expiring) is refund.settled
         assert {member for member, _ in flat.get(f"waiters:{payment}", [])} <= {
             refund.refund_id for refund in ours if refund.stage not in {Stage.SENDING, Stage.SETTLED}
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -75,7 +75,7 @@ def show(*, refund_id: str, as_json: bool) -> int:
                 "refund": refund.as_dict(),
                 "evidence": evidence(refund),
                 "history": render.history_as_json(entries),
-                "siblings": [sibling.as_dict() for sibling in siblings],
+                "siblings": None if siblings is None else [sibling.as_dict() for sibling in siblings],
                 "resolutions": resolutions(refund),
             }
         )
@@ -89,7 +89,7 @@ def show(*, refund_id: str, as_json: bool) -> int:
         render.heading("\nhistory"),
         render.history(entries),
         render.heading(f"\nour other refunds on {refund.payment_intent}"),
-        render.listing(siblings) if siblings else "  none",
+        _listed(siblings, refund.payment_intent),
     )
     if refund.stage is Stage.REVIEW:
         render.put(
@@ -100,6 +100,12 @@ def show(*, refund_id: str, as_json: bool) -> int:
     else:
         note(f"refund {refund_id} is {refund.stage}, not in review: there is nothing to decide")
     return DONE
+
+
+def _listed(siblings: Sequence[Refund] | None, payment_intent: str) -> Any:
+    if siblings is None:
+        return f"  more than {calls.MOST_SIBLINGS}: see 'refunds list --payment-intent {payment_intent}'"
+    return render.listing(siblings) if siblings else "  none"
 
 
 def _told(value: object) -> object:

@@ -33,6 +33,12 @@ local function bucket(stage, status, lane)
   return stage
 end
 
+-- That a refund may have happened is kept when the doubt itself is over: a later refusal may be the echo of what it did
+-- the first time.
+local function keep_doubt(set)
+  if set.doubt_since and set.doubt_since ~= '' then set.doubted = '1' end
+end
+
 local function holds_lock(stage) return stage == 'sending' or stage == 'in_doubt' end
 
 local function reschedule(id, r, due)
@@ -41,24 +47,43 @@ local function reschedule(id, r, due)
   redis.call('ZADD', P .. 'index:' .. bucket(r.stage, r.status, r.lane), int(due), id)
 end
 
--- Another refund of ours that is in flight or in doubt on the payment, nil where there is none. `lock` names one of
--- them; a person's decision or a recovery may have put more in doubt, so where others are open each is asked. To the
--- one that `lock` names, only one that is being sent is in the way (`named`): else two in doubt would wait for ever.
-local function lock_holder(payment_intent, id, named)
-  local payment = P .. 'payment:' .. payment_intent
-  local state = redis.call('HMGET', payment, 'lock', 'open')
-  if state[1] and state[1] ~= id and holds_lock(redis.call('HGET', P .. 'refund:' .. state[1], 'stage') or '') then
-    return state[1]
-  end
-  if tonumber(state[2] or '0') <= 1 then return nil end
-  for _, field in ipairs(redis.call('HKEYS', payment)) do
-    local other = string.match(field, '^refund:(.+)$')
-    if other and other ~= id then
-      local stage = redis.call('HGET', P .. 'refund:' .. other, 'stage') or ''
-      if stage == 'sending' or (stage == 'in_doubt' and not (named and state[1] == id)) then return other end
-    end
-  end
+-- The refund that holds a payment's lock: the one that is in flight or in doubt there, nil if none is. If one is being
+-- sent, `lock` names it. Others that are in doubt beside it (a person's decision or a recovery puts them there) wait in
+-- `doubts`, so nothing here grows with the number of refunds on the payment.
+local function lock_holder(payment_intent)
+  local holder = redis.call('HGET', P .. 'payment:' .. payment_intent, 'lock')
+  if holder and holds_lock(redis.call('HGET', P .. 'refund:' .. holder, 'stage') or '') then return holder end
   return nil
+end
+
+-- Give the payment's lock to a refund, or put it behind the one that holds it.
+local function take_lock(payment_intent, id, created_at)
+  local holder = lock_holder(payment_intent)
+  if holder and holder ~= id then
+    redis.call('ZADD', P .. 'doubts:' .. payment_intent, created_at, id)
+  else
+    redis.call('HSET', P .. 'payment:' .. payment_intent, 'lock', id)
+  end
+end
+
+-- Take the lock from a refund; the oldest doubt beside it gets it. Returns whether the payment is free now.
+local function pass_lock(payment_intent, id)
+  local payment, doubts = P .. 'payment:' .. payment_intent, P .. 'doubts:' .. payment_intent
+  local holder = redis.call('HGET', payment, 'lock')
+  if holder and holder ~= id then
+    redis.call('ZREM', doubts, id)
+    return false
+  end
+  local popped = redis.call('ZPOPMIN', doubts)
+  while #popped > 0 do
+    if popped[1] ~= id and holds_lock(redis.call('HGET', P .. 'refund:' .. popped[1], 'stage') or '') then
+      redis.call('HSET', payment, 'lock', popped[1])
+      return false
+    end
+    popped = redis.call('ZPOPMIN', doubts)
+  end
+  redis.call('HDEL', payment, 'lock')
+  return true
 end
 
 -- What forbids that anything is sent for a refund now, with the time until which it does, or nil where none is told:
@@ -76,6 +101,14 @@ local function brake(r)
     if batch[2] and tonumber(batch[2]) > NOW then return 'batch', tonumber(batch[2]) end
   end
   return nil
+end
+
+-- One refund of the provider belongs to one record of the whole installation, whatever its payment. Readers of a payment
+-- find its owners in the payment's hash as well.
+local function owner_of(provider_refund_id) return redis.call('GET', P .. 'owner:' .. provider_refund_id) end
+local function own(payment_intent, provider_refund_id, id)
+  redis.call('SET', P .. 'owner:' .. provider_refund_id, id)
+  redis.call('HSET', P .. 'payment:' .. payment_intent, 'owner:' .. provider_refund_id, id)
 end
 
 -- Make the oldest refund that waited for the payment due at once; '' where none waits.
@@ -141,6 +174,7 @@ local function move(id, r, to, status, due, set, label, detail)
   if from then from_bucket = bucket(from, from_status, r.lane) end
   local from_amount, from_currency, since = r.amount, r.currency, r.updated_at
   set.stage, set.status = to, status
+  keep_doubt(set)
   if r.held then set.held = '' end
   set.version, set.updated_at = int(tonumber(r.version or '0') + 1), int(NOW)
   if to == 'settled' then
@@ -227,22 +261,16 @@ local function move(id, r, to, status, due, set, label, detail)
   local woken = ''
   -- What a person only claims to be ours is owned once the provider has confirmed it.
   if set.provider_refund_id and set.provider_refund_id ~= '' and not r.operator_says then
-    redis.call('HSET', payment, 'owner:' .. set.provider_refund_id, id)
+    own(r.payment_intent, set.provider_refund_id, id)
   end
   -- A total read before any of these moves may be out of date after it.
   if from and from ~= 'queued' or to == 'sending' then redis.call('HINCRBY', payment, 'seq', 1) end
   if to == 'sending' then redis.call('ZREM', P .. 'waiters:' .. r.payment_intent, id) end
-  if holds_lock(to) and not holds_lock(from) then
-    redis.call('HSET', payment, 'lock', lock_holder(r.payment_intent, id) or id)
+  if to == 'sending' or holds_lock(to) and not holds_lock(from) then
+    take_lock(r.payment_intent, id, r.created_at)
     redis.call('ZREM', P .. 'waiters:' .. r.payment_intent, id)
   elseif holds_lock(from) and not holds_lock(to) then
-    local holder = lock_holder(r.payment_intent, id)
-    if holder then
-      redis.call('HSET', payment, 'lock', holder)
-    else
-      redis.call('HDEL', payment, 'lock')
-      woken = wake(r.payment_intent)
-    end
+    if pass_lock(r.payment_intent, id) then woken = wake(r.payment_intent) end
   end
 
   if to == 'settled' then
@@ -250,6 +278,7 @@ local function move(id, r, to, status, due, set, label, detail)
     redis.call('ZREM', P .. 'waiters:' .. r.payment_intent, id)
     redis.call('PEXPIRE', key, RETENTION)
     redis.call('PEXPIRE', P .. 'history:' .. id, RETENTION)
+    if r.provider_refund_id then redis.call('PEXPIRE', P .. 'owner:' .. r.provider_refund_id, RETENTION) end
     if from ~= 'settled' and redis.call('HINCRBY', payment, 'open', -1) <= 0 then
       redis.call('HDEL', payment, 'open')
       redis.call('PEXPIRE', payment, RETENTION)

@@ -6,6 +6,7 @@
 -- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…}:
 -- missing, stage, early, unchecked, stale, window, verdict, paused, parked, blocked, batch, canceled, locked, moved, no_body.
 local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
+local WAITER_MS = 100
 local r = load(id)
 if not r then return {'missing', int(NOW), {}} end
 local function refuse(reason) return {reason, int(NOW), flat(r)} end
@@ -49,7 +50,7 @@ if reason == 'canceled' then
   if not r.doubt_since or kind == 'resend' then
     local drop = {}
     for _, name in ipairs({
-      'doubt_since', 'quiet_at', 'absent_at', 'proven_absent_at', 'operator_says', 'lapses', 'verdicts',
+      'doubt_since', 'doubted', 'quiet_at', 'absent_at', 'proven_absent_at', 'operator_says', 'lapses', 'verdicts',
       'server_errors', 'looks', 'baseline', 'resends', 'retriable', 'first_attempt_at', 'idempotency_key',
     }) do drop[name] = '' end
     move(id, r, 'settled', 'canceled', 0, drop, '"batch_canceled"', '')
@@ -59,11 +60,15 @@ elseif reason then
   -- What holds it back moves nothing but the time at which it is looked at again.
   return hold_back(reason, till or NOW + tonumber(ARGV[12]))
 end
-local holder = lock_holder(r.payment_intent, id, kind ~= 'send')
-if holder then
+local holder = lock_holder(r.payment_intent)
+if holder and holder ~= id then
   local free_at = tonumber(redis.call('HGET', P .. 'refund:' .. holder, 'next_check_at') or '0')
-  redis.call('ZADD', P .. 'waiters:' .. r.payment_intent, r.created_at, id)
-  return hold_back('locked', math.max(free_at, NOW + 1000))
+  local waiters = P .. 'waiters:' .. r.payment_intent
+  redis.call('ZADD', waiters, r.created_at, id)
+  -- Whoever frees the payment wakes the oldest. The others need not ask again and again meanwhile: each one looks later
+  -- than those before it, so that a payment with thousands of refunds costs no more for each of them.
+  local before = redis.call('ZRANK', waiters, id)
+  return hold_back('locked', math.max(free_at, NOW + 1000) + before * WAITER_MS)
 end
 if ARGV[9] ~= '' and (redis.call('HGET', P .. 'payment:' .. r.payment_intent, 'seq') or '0') ~= ARGV[9] then
   return refuse('moved')

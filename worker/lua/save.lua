@@ -29,18 +29,19 @@ elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then
   return {'stale', int(NOW), ''}
 end
 if set.provider_refund_id and set.provider_refund_id ~= '' then
-  local owner = redis.call('HGET', P .. 'payment:' .. r.payment_intent, 'owner:' .. set.provider_refund_id)
+  local owner = owner_of(set.provider_refund_id)
   if owner and owner ~= id then return {'owned', int(NOW), owner} end
 end
 local due = NOW + tonumber(ARGV[10])
 if ARGV[11] == '1' then
   if r.stage ~= to then return {'illegal', int(NOW), r.stage} end
+  keep_doubt(set)
   for k, v in pairs(set) do
     if v == '' then redis.call('HDEL', P .. 'refund:' .. id, k) else redis.call('HSET', P .. 'refund:' .. id, k, v) end
   end
   -- An id that a person had named and the provider has now confirmed.
   if set.provider_refund_id and set.provider_refund_id ~= '' then
-    redis.call('HSET', P .. 'payment:' .. r.payment_intent, 'owner:' .. set.provider_refund_id, id)
+    own(r.payment_intent, set.provider_refund_id, id)
   end
   -- Put off on purpose: a dry queue does not mean that its nudge was lost.
   if to == 'queued' then redis.call('HSET', P .. 'refund:' .. id, 'held', '1') end

@@ -1,12 +1,17 @@
--- Read our other refunds on a payment. ARGV[4] payment intent; [5] the id to leave out. Returns a list of records.
-local fields = redis.call('HKEYS', P .. 'payment:' .. ARGV[4])
-local out = {}
-for _, field in ipairs(fields) do
+-- Read our other refunds on a payment. ARGV[4] payment intent; [5] the id to leave out; [6] how many at most.
+-- Returns {'1', record, record, …}, or {'0'} if there are more: nothing is read then, so the cost is bounded.
+local payment, most = P .. 'payment:' .. ARGV[4], tonumber(ARGV[6])
+-- A refund has at most two fields there (itself and what it owns), beside the few of the payment.
+local FIELDS_OF_PAYMENT = 3
+if redis.call('HLEN', payment) > 2 * (most + 1) + FIELDS_OF_PAYMENT then return {'0'} end
+local out = {'1'}
+for _, field in ipairs(redis.call('HKEYS', payment)) do
   if string.sub(field, 1, 7) == 'refund:' then
     local id = string.sub(field, 8)
-    if id ~= ARGV[5] then
-      local r = load(id)
-      if r then out[#out + 1] = flat(r) end
+    local r = id ~= ARGV[5] and load(id)
+    if r then
+      if #out > most then return {'0'} end
+      out[#out + 1] = flat(r)
     end
   end
 end
