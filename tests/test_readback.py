@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.factories import HOUR, MINUTE, NOW, a_refund, found
 from tests.strategies import json_values
 from worker.model import Baseline, Look, ProviderRefund, Refund, Sight, Stage, Status
-from worker.readback import CLOCK_MARGIN, PaymentView, look_at_list, look_at_totals, view_of
+from worker.readback import PaymentView, look_at_list, look_at_totals, view_of
 
 law = settings(deadline=None, max_examples=100)
 
@@ -32,7 +32,10 @@ def foreign(**fields: Any) -> ProviderRefund:
 
 
 def listed(
-    *entries: ProviderRefund, complete: bool = True, siblings: Sequence[Refund] = (), refund: Refund = IN_DOUBT
+    *entries: ProviderRefund,
+    complete: bool = True,
+    siblings: Sequence[Refund] | None = (),
+    refund: Refund = IN_DOUBT,
 ) -> Look:
     return look_at_list(refund, entries, complete=complete, siblings=siblings)
 
@@ -75,7 +78,7 @@ def test_empty_whole_list_shows_absence() -> None:
 @pytest.mark.parametrize(
     ("entry", "siblings"),
     [
-        (foreign(), []),
+        (foreign(amount=499), []),
         (found(id="re_2", refund_id="order-1001-2", created=NOW), [sibling()]),
         (foreign(id="re_2", created=NOW), [sibling()]),
         (
@@ -84,7 +87,7 @@ def test_empty_whole_list_shows_absence() -> None:
         ),
     ],
     ids=[
-        "made long before our attempt",
+        "of another amount than ours",
         "a sibling's by id",
         "a sibling's by its provider id",
         "an unsettled sibling's",
@@ -113,17 +116,21 @@ def test_list_that_shows_a_later_generation_than_the_record_proves_no_absence() 
         ([foreign(payment_intent="pi_other")], True, [], "not of this payment"),
         ([foreign(payment_intent=None)], True, [], "not of this payment"),
         ([], True, [sibling()], "leaves out 1 refund"),
-        ([foreign(created=NOW)], True, [], "not explained"),
-        ([foreign(created=STARTED - CLOCK_MARGIN)], True, [], "not explained"),
-        ([foreign(created=None)], True, [], "not explained"),
+        ([foreign(created=NOW)], True, [], "could be this one"),
+        ([foreign()], True, [], "could be this one"),
+        ([foreign(created=None)], True, [], "could be this one"),
+        ([foreign(amount=None)], True, [], "could be this one"),
+        ([foreign(amount=-1)], True, [], "could be this one"),
+        ([foreign(status="failed")], True, [], "could be this one"),
         ([found(id="re_3", refund_id="not-in-our-records", created=NOW)], True, [sibling()], "leaves out"),
-        ([found(id="re_3", refund_id="not-in-our-records", created=NOW)], True, [], "not explained"),
+        ([found(id="re_3", refund_id="not-in-our-records", created=NOW)], True, [], "could be this one"),
+        ([], True, None, "more refunds than"),
     ],
 )
 def test_list_with_a_gap_or_a_riddle_is_inconclusive(
     entries: Sequence[ProviderRefund],
     complete: bool,  # noqa: FBT001 - a table's column
-    siblings: Sequence[Refund],
+    siblings: Sequence[Refund] | None,
     reason: str,
 ) -> None:
     look = listed(*entries, complete=complete, siblings=siblings)
@@ -131,13 +138,21 @@ def test_list_with_a_gap_or_a_riddle_is_inconclusive(
     assert reason in look.reason
 
 
-def test_refund_whose_first_attempt_is_unknown_explains_no_foreign_refund() -> None:
-    assert listed(foreign(), refund=a_refund(Stage.IN_DOUBT, first_attempt_at=None)).sight is Sight.INCONCLUSIVE
+def test_any_unknown_refund_may_be_one_that_asked_for_all_that_is_left() -> None:
+    everything = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED, amount=None, all_remaining=True)
+    assert listed(foreign(amount=3), refund=everything).sight is Sight.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("days", [-400, -1, 0, 1])
+def test_date_of_an_entry_explains_nothing(days: int) -> None:
+    # The list drops our metadata, and dates by another clock, or by the day: this entry is our own refund.
+    ours_unnamed = found(refund_id=None, generation=None, created=STARTED + timedelta(days=days))
+    assert listed(ours_unnamed).sight is Sight.INCONCLUSIVE
 
 
 # The totals
 
-BASELINE = Baseline(refunded=100, currency="usd", remaining=900)
+BASELINE = Baseline(refunded=0, currency="usd", remaining=1000)
 
 
 def totalled(
@@ -155,7 +170,7 @@ def totalled(
 
 @pytest.mark.parametrize("proof", [True, False])
 def test_total_that_rose_by_our_amount_is_found_without_an_id(proof: bool) -> None:  # noqa: FBT001 - both cases
-    look = totalled(600, proof=proof)
+    look = totalled(500, proof=proof)
     assert (look.sight, look.found) == (Sight.FOUND_IN_TOTALS, None)
 
 
@@ -168,33 +183,33 @@ def test_refund_of_all_that_is_left_is_found_when_the_total_rose_by_what_was_lef
 
 
 def test_unchanged_total_shows_absence_only_where_pending_refunds_are_known_to_be_in_it() -> None:
-    assert totalled(100, proof=True).sight is Sight.ABSENT
-    assert totalled(100, proof=False).sight is Sight.INCONCLUSIVE
+    assert totalled(0, proof=True).sight is Sight.ABSENT
+    assert totalled(0, proof=False).sight is Sight.INCONCLUSIVE
 
 
-@pytest.mark.parametrize("refunded", [0, 99, 101, 599, 601, 1100])
+@pytest.mark.parametrize("refunded", [1, 499, 501, 1000])
 def test_total_that_moved_by_anything_else_is_inconclusive(refunded: int) -> None:
     assert totalled(refunded).sight is Sight.INCONCLUSIVE
 
 
 def test_totals_that_cannot_be_compared_are_inconclusive() -> None:
     without_baseline = a_refund(Stage.IN_DOUBT)
-    assert totalled(600, refund=without_baseline).sight is Sight.INCONCLUSIVE
-    assert totalled(600, currency="eur").sight is Sight.INCONCLUSIVE
+    assert totalled(500, refund=without_baseline).sight is Sight.INCONCLUSIVE
+    assert totalled(500, currency="eur").sight is Sight.INCONCLUSIVE
     several = totalled(None, problem="the payment has several charges")
     assert (several.sight, several.reason) == (Sight.INCONCLUSIVE, "the payment has several charges")
 
 
 @pytest.mark.parametrize("remaining", [None, 0])
 def test_refund_of_an_unknown_or_empty_remainder_is_inconclusive(remaining: int | None) -> None:
-    baseline = Baseline(refunded=100, currency="usd", remaining=remaining)
+    baseline = Baseline(refunded=0, currency="usd", remaining=remaining)
     refund = a_refund(Stage.IN_DOUBT, baseline=baseline, amount=None, all_remaining=True)
-    for refunded in (100, 600):
+    for refunded in (0, 500):
         assert totalled(refunded, refund=refund).sight is Sight.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("stage", [Stage.SENDING, Stage.IN_DOUBT, Stage.PROCESSING, Stage.REVIEW])
-@pytest.mark.parametrize("refunded", [100, 600])
+@pytest.mark.parametrize("refunded", [0, 500])
 def test_sibling_that_is_moving_makes_the_totals_inconclusive(stage: Stage, refunded: int) -> None:
     reread = {"re_1": found(status="pending")}
     assert totalled(refunded, sibling(stage), reread=reread).sight is Sight.INCONCLUSIVE
@@ -205,15 +220,65 @@ def test_sibling_that_is_moving_makes_the_totals_inconclusive(stage: Stage, refu
     [
         sibling(Stage.QUEUED),
         sibling(Stage.WAITING),
-        sibling(),
         sibling(status=Status.CANCELED, attempts=0, provider_refund_id=None, updated_at=NOW),
-        sibling(provider_refund_id=None, evidence="totals"),
+        sibling(status=Status.FAILED, provider_refund_id=None),
     ],
-    ids=["queued", "waiting", "settled long ago and unchanged", "canceled unsent", "settled long ago by totals"],
+    ids=["queued", "waiting", "canceled unsent", "refused long ago"],
 )
-def test_sibling_that_cannot_have_moved_the_total_since_does_not_disturb(other: Refund) -> None:
-    look = totalled(600, other, reread={"re_2": found(id="re_2", status="succeeded")})
-    assert look.sight is Sight.FOUND_IN_TOTALS
+@pytest.mark.parametrize(("refunded", "sight"), [(0, Sight.ABSENT), (500, Sight.FOUND_IN_TOTALS)])
+def test_sibling_that_never_moved_the_total_does_not_disturb(other: Refund, refunded: int, sight: Sight) -> None:
+    assert totalled(refunded, other).sight is sight
+
+
+HUNDRED = Baseline(refunded=100, currency="usd", remaining=900)
+ABOVE_A_HUNDRED = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=HUNDRED)
+
+
+@pytest.mark.parametrize(("refunded", "sight"), [(100, Sight.ABSENT), (600, Sight.FOUND_IN_TOTALS)])
+def test_baseline_made_of_refunds_known_by_id_and_unchanged_can_be_compared(refunded: int, sight: Sight) -> None:
+    known = {"re_2": found(id="re_2", amount=60), "re_3": found(id="re_3", amount=40)}
+    others = (sibling(), sibling(refund_id="order-1001-3", provider_refund_id="re_3"))
+    assert totalled(refunded, *others, refund=ABOVE_A_HUNDRED, reread=known).sight is sight
+
+
+@pytest.mark.parametrize(
+    ("others", "reread"),
+    [
+        ((), {}),
+        ((sibling(),), {"re_2": found(id="re_2", amount=99)}),
+        ((sibling(),), {"re_2": found(id="re_2", amount=101)}),
+        ((sibling(),), {"re_2": found(id="re_2", amount=None)}),
+        ((sibling(),), {"re_2": found(id="re_2", amount=-1)}),
+        (
+            (sibling(provider_status="failed", status=Status.FAILED),),
+            {"re_2": found(id="re_2", amount=100, status="failed")},
+        ),
+        (None, {}),
+    ],
+    ids=["made elsewhere", "a part of it", "more than it", "no amount", "no readable amount", "fallen", "too many"],
+)
+@pytest.mark.parametrize("refunded", [100, 600])
+def test_baseline_of_which_a_part_may_fall_back_proves_nothing(
+    others: tuple[Refund, ...] | None, reread: dict[str, ProviderRefund | None], refunded: int
+) -> None:
+    view = PaymentView(refunded=refunded, captured=1000, currency="usd")
+    look = look_at_totals(ABOVE_A_HUNDRED, view, siblings=others, reread=reread, totals_proof=True)
+    assert look.sight is Sight.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        sibling(provider_refund_id=None, evidence="totals"),
+        sibling(provider_refund_id=None, evidence="operator", status=Status.FAILED),
+    ],
+    ids=["found in totals", "settled by a person"],
+)
+@pytest.mark.parametrize("refunded", [0, 500])
+def test_sibling_that_may_have_moved_money_and_has_no_id_makes_the_totals_inconclusive(
+    other: Refund, refunded: int
+) -> None:
+    assert totalled(refunded, other).sight is Sight.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
@@ -228,7 +293,7 @@ def test_sibling_that_cannot_have_moved_the_total_since_does_not_disturb(other: 
     ],
     ids=["settled since", "failed since", "reversed", "pending again", "unreadable", "not read"],
 )
-@pytest.mark.parametrize("refunded", [100, 600])
+@pytest.mark.parametrize("refunded", [0, 500])
 def test_sibling_that_changed_or_could_not_be_read_again_makes_the_totals_inconclusive(
     other: Refund, reread: dict[str, ProviderRefund | None], refunded: int
 ) -> None:

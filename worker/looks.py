@@ -30,6 +30,13 @@ from worker.policy import (
     to_review,
 )
 
+FOUND_WITHIN: Final = 2
+"""Settle times after the end of an attempt within which a rise of the total is believed to be ours."""
+_FOUND_LATE: Final = (
+    "the refunded total rose by exactly this amount, but that was first seen more than two settle times after the "
+    "attempt: it may be somebody else's refund"
+)
+
 MAX_LOOKS: Final = 5
 """Looks in a row that could not tell, after which a person must."""
 
@@ -62,7 +69,10 @@ def after_look(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: 
 
 def _found_in_totals(refund: Refund, rules: Rules, now: datetime) -> Step:
     if refund.found_at is None:
-        changes: dict[str, Any] = NO_LOOKS | {"found_at": now}
+        if refund.quiet_at is None or now > refund.quiet_at + FOUND_WITHIN * rules.settle:
+            changes: dict[str, Any] = {"error_code": "found_late", "error_message": _FOUND_LATE}
+            return to_review(changes, "found_late", _FOUND_LATE)
+        changes = NO_LOOKS | {"found_at": now}
         return Step(
             to=Stage.IN_DOUBT, status=Status.PENDING, label="found_in_totals", changes=changes, delay=rules.settle
         )
@@ -76,8 +86,7 @@ def _found_in_totals(refund: Refund, rules: Rules, now: datetime) -> Step:
         "error_message": None,
         "retriable": None,
     } | settled_drops()
-    if refund.all_remaining and refund.baseline is not None and refund.baseline.remaining is not None:
-        changes["amount"] = refund.baseline.remaining
+    # A refund of all that was left keeps no amount: another refund may have taken a part of what the total rose by.
     if refund.currency is None and refund.baseline is not None:
         changes["currency"] = refund.baseline.currency
     # No proof by the provider's own word: it holds only for the version that was looked at.

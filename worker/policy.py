@@ -102,6 +102,18 @@ _RETRIABLE: Final = MappingProxyType(
     }
 )
 
+_NEVER_AN_ECHO: Final = frozenset(
+    {
+        "amount_too_small",
+        "currency_mismatch",
+        "expired_or_canceled_card",
+        "lost_or_stolen_card",
+        "parameter_invalid_integer",
+    }
+)
+"""Refusals that a first refund of ours cannot have caused. Any other one, after a doubt, may be its echo, such as
+`charge_already_refunded`: it settles nothing, even after absence was proven or a person said so."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
@@ -223,7 +235,7 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
             seen["server_errors"] = MAX_SERVER_ERRORS
         return _into_doubt(replace(refund, **seen), outcome, seen, rules, now, jitter)
     if outcome.seen is Seen.REFUSED:
-        return _settled_failed(seen, outcome.code)
+        return _refused(refund, outcome.code, seen, now)
     started = refund.first_attempt_at or now
     spent = now - started >= rules.max_age or seen.get("verdicts", refund.verdicts) >= rules.max_attempts
     # A refused key is everyone's trouble: nothing is failed for it, however long it lasts.
@@ -234,6 +246,15 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
         # Told when to come back: neither sooner, nor much later.
         delay = outcome.retry_after * (1 + jitter / 4)
     return Step(to=Stage.WAITING, status=Status.PENDING, label=outcome.code, changes=seen, delay=delay)
+
+
+def _refused(refund: Refund, code: str, changes: Mapping[str, Any], now: datetime) -> Step:
+    """Return where a refusal leads a refund that is not in doubt (any more)."""
+    if not refund.doubted or code in _NEVER_AN_ECHO:
+        return _settled_failed(changes, code)
+    alarm = f"refused with {code} after an attempt that may have happened: the refusal may be its echo"
+    again = {"doubt_since": now, "quiet_at": now, "retriable": Retriable.NO}
+    return to_review({**changes, **again}, code, alarm)
 
 
 def _server_errors(refund: Refund, outcome: Outcome) -> int:
@@ -353,6 +374,7 @@ def settled_drops() -> dict[str, Any]:
     return dict.fromkeys(
         (
             "doubt_since",
+            "doubted",
             "quiet_at",
             "verdicts",
             "lapses",

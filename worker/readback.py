@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any, Final
 
 from worker.answers import KNOWN_STATUSES, contradiction, read_amount
-from worker.model import Baseline, Look, ProviderRefund, Refund, Sight, Stage
+from worker.model import Baseline, Look, ProviderRefund, Refund, Sight, Stage, Status
 
-CLOCK_MARGIN: Final = timedelta(minutes=10)
-"""How far the provider's clock may be from ours when a foreign refund is dated against our first attempt."""
+_STANDING: Final = frozenset({"pending", "succeeded"})
+"""Statuses of a refund whose amount is in the payment's total, if pending ones are counted there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,9 +77,12 @@ def _totals_of(charge: Mapping[str, Any], currency: str | None) -> PaymentView:
 
 
 def look_at_list(
-    refund: Refund, entries: Sequence[ProviderRefund], *, complete: bool, siblings: Sequence[Refund]
+    refund: Refund, entries: Sequence[ProviderRefund], *, complete: bool, siblings: Sequence[Refund] | None
 ) -> Look:
-    """Judge a list of the payment's refunds: found is believed at once, absence only from a list without gaps."""
+    """Judge a list of the payment's refunds: found is believed at once, absence only from a list without gaps.
+
+    `siblings` are our other refunds on the payment, None if they are too many to be read.
+    """
     ours = [entry for entry in entries if _is_this(entry, refund)]
     if len({entry.id for entry in ours}) > 1:
         return Look(
@@ -98,11 +100,13 @@ def look_at_list(
         return Look(sight=Sight.INCONCLUSIVE, reason="the list was not read to its end")
     if any(entry.payment_intent != refund.payment_intent for entry in entries):
         return Look(sight=Sight.INCONCLUSIVE, reason="the list holds entries that are not of this payment")
+    if siblings is None:
+        return Look(sight=Sight.INCONCLUSIVE, reason="the payment has more refunds than are compared with a list")
     listed = {entry.id for entry in entries}
     if missing := _known_ids(siblings) - listed:
         return Look(sight=Sight.INCONCLUSIVE, reason=f"the list leaves out {len(missing)} refund(s) known to exist")
     if any(_unexplained(entry, refund, siblings) for entry in entries):
-        return Look(sight=Sight.INCONCLUSIVE, reason="a refund made since our first attempt is not explained")
+        return Look(sight=Sight.INCONCLUSIVE, reason="a refund of the payment is not known here and could be this one")
     return Look(sight=Sight.ABSENT, reason="not in the payment's list")
 
 
@@ -115,6 +119,7 @@ def _known_ids(siblings: Sequence[Refund]) -> set[str]:
 
 
 def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refund]) -> bool:
+    """Tell whether an entry may be our refund without saying so. No date decides: two clocks would be compared."""
     if entry.refund_id == refund.refund_id:
         # An earlier generation of ours is known; a later one was sent by a record that a restored server lost.
         return not (entry.generation or "").isdigit() or int(entry.generation or 0) >= refund.generation
@@ -122,37 +127,27 @@ def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refun
         return False
     if entry.refund_id is not None and any(sibling.refund_id == entry.refund_id for sibling in siblings):
         return False
-    started = refund.first_attempt_at
-    return entry.created is None or started is None or entry.created >= started - CLOCK_MARGIN
+    # An unreadable amount is -1, and could be any.
+    return refund.asked_amount is None or entry.amount is None or entry.amount in {-1, refund.asked_amount}
 
 
 def look_at_totals(
     refund: Refund,
     view: PaymentView,
     *,
-    siblings: Sequence[Refund],
+    siblings: Sequence[Refund] | None,
     reread: Mapping[str, ProviderRefund | None],
     totals_proof: bool,
 ) -> Look:
     """Judge a payment's refunded total against the baseline taken before the first POST.
 
-    `siblings` are our other refunds on the payment; `reread` maps the provider ids among them to what the provider
-    shows of each now (None: could not be read). Any of them moving makes the look inconclusive.
+    `siblings` are our other refunds on the payment (None: too many to be read); `reread` maps the provider ids among
+    them to what the provider shows of each now (None: could not be read). A total may rise and fall by others too, so
+    nothing is concluded unless the whole baseline is made of refunds that are known by id and have not moved.
     """
-    baseline = refund.baseline
-    if baseline is None:
-        return Look(sight=Sight.INCONCLUSIVE, reason="no totals were read before the first attempt")
-    if view.refunded is None:
-        return Look(sight=Sight.INCONCLUSIVE, reason=view.problem or "the payment shows no refunded total")
-    if view.currency != baseline.currency:
-        return Look(sight=Sight.INCONCLUSIVE, reason="the totals changed their currency")
-    expected = baseline.remaining if refund.all_remaining else refund.amount
-    if expected is None or expected <= 0:
-        return Look(sight=Sight.INCONCLUSIVE, reason="it is not known how much was left to refund")
-    for sibling in siblings:
-        if reason := _moving(sibling, refund, reread):
-            return Look(sight=Sight.INCONCLUSIVE, reason=f"another refund of the payment {reason}")
-    difference = view.refunded - baseline.refunded
+    problem, difference, expected = _compare(refund, view, siblings, reread)
+    if problem is not None:
+        return Look(sight=Sight.INCONCLUSIVE, reason=problem)
     if difference == expected:
         return Look(sight=Sight.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount")
     if difference == 0 and totals_proof:
@@ -162,19 +157,51 @@ def look_at_totals(
     return Look(sight=Sight.INCONCLUSIVE, reason=f"the refunded total moved by {difference}, not by {expected}")
 
 
+def _compare(
+    refund: Refund, view: PaymentView, siblings: Sequence[Refund] | None, reread: Mapping[str, ProviderRefund | None]
+) -> tuple[str | None, int, int]:
+    """Return why the totals cannot be compared (None if they can), by how much they moved, and what we asked for."""
+    baseline = refund.baseline
+    if baseline is None:
+        return "no totals were read before the first attempt", 0, 0
+    if view.refunded is None:
+        return view.problem or "the payment shows no refunded total", 0, 0
+    if view.currency != baseline.currency:
+        return "the totals changed their currency", 0, 0
+    expected = baseline.remaining if refund.all_remaining else refund.amount
+    if expected is None or expected <= 0:
+        return "it is not known how much was left to refund", 0, 0
+    return _unknown_in(baseline, refund, siblings, reread), view.refunded - baseline.refunded, expected
+
+
+def _unknown_in(
+    baseline: Baseline, refund: Refund, siblings: Sequence[Refund] | None, reread: Mapping[str, ProviderRefund | None]
+) -> str | None:
+    """Return why a part of the baseline may have fallen back since, None if all of it is known by id and has not."""
+    if siblings is None:
+        return "the payment has more refunds than are read again"
+    for sibling in siblings:
+        if reason := _moving(sibling, refund, reread):
+            return f"another refund of the payment {reason}"
+    amounts = [entry.amount for entry in reread.values() if entry is not None and entry.status in _STANDING]
+    known = [amount for amount in amounts if amount is not None and amount >= 0]
+    if len(known) < len(amounts) or sum(known) != baseline.refunded:
+        return "the total before the first attempt holds refunds that are not known here, and one may have fallen back"
+    return None
+
+
 def _moving(sibling: Refund, refund: Refund, reread: Mapping[str, ProviderRefund | None]) -> str | None:
+    """Return why another refund of ours may have changed the total, None if it is known not to have."""
     if sibling.stage in {Stage.SENDING, Stage.IN_DOUBT, Stage.REVIEW, Stage.PROCESSING}:
         return f"is {sibling.stage}"
     started = refund.first_attempt_at
-    if sibling.stage is Stage.SETTLED and sibling.attempts and (started is None or _changed_since(sibling, started)):
+    if sibling.stage is Stage.SETTLED and sibling.attempts and (started is None or sibling.updated_at >= started):
         return "changed since the first attempt"
     if sibling.provider_refund_id is None:
-        return None
+        # Found in totals alone, or settled by a person who could not verify it.
+        unread = sibling.status is Status.SUCCEEDED or sibling.evidence == "operator"
+        return "has no id to be read by" if unread else None
     now = reread.get(sibling.provider_refund_id)
     if now is None:
         return "could not be read again"
     return None if now.status == sibling.provider_status else "changed its status"
-
-
-def _changed_since(sibling: Refund, started: datetime) -> bool:
-    return sibling.updated_at >= started

@@ -80,6 +80,56 @@ AGAIN = {"error_code": "not_sent", "error_message": None, "lapses": 0, "server_e
                 DROPPED | {"error_code": "amount_too_large", "error_message": TOLD, "retriable": Retriable.NO},
             ),
         ),
+        # What a first refund of ours cannot have caused is believed after a doubt too.
+        *(
+            (
+                a_refund(doubted=True),
+                replace(REFUSED, code=code, message="words"),
+                VERIFY,
+                settled(
+                    Status.FAILED,
+                    code,
+                    DROPPED | {"error_code": code, "error_message": TOLD, "retriable": Retriable.NO},
+                ),
+            )
+            for code in (
+                "amount_too_small",
+                "currency_mismatch",
+                "expired_or_canceled_card",
+                "lost_or_stolen_card",
+                "parameter_invalid_integer",
+            )
+        ),
+        # Any other refusal may be the echo of it, and is for a person.
+        *(
+            (
+                a_refund(doubted=True, lapses=1),
+                replace(REFUSED, code=code, message="words"),
+                VERIFY,
+                pending(
+                    Stage.REVIEW,
+                    code,
+                    SEEN
+                    | {
+                        "error_code": code,
+                        "error_message": TOLD,
+                        "verdicts": 1,
+                        "doubt_since": NOW,
+                        "quiet_at": NOW,
+                        "retriable": Retriable.NO,
+                    },
+                    DAY,
+                    alarm=TOLD,
+                ),
+            )
+            for code in (
+                "charge_already_refunded",
+                "amount_too_large",
+                "balance_insufficient",
+                "resource_missing",
+                "new",
+            )
+        ),
         (
             a_refund(verdicts=12),
             NOT_SENT,

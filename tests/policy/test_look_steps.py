@@ -68,11 +68,30 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
             pending(Stage.REVIEW, "conflict", {"error_code": "conflict", "error_message": TOLD}, DAY, alarm=TOLD),
         ),
         # In the totals
-        (
-            {"found_at": None, "looks": 3},
-            FOUND,
-            VERIFY,
-            pending(Stage.IN_DOUBT, "found_in_totals", ANEW | {"found_at": NOW}, SETTLE),
+        *(
+            (
+                {"found_at": None, "looks": 3, "quiet_at": NOW - quiet_for},
+                FOUND,
+                VERIFY,
+                pending(Stage.IN_DOUBT, "found_in_totals", ANEW | {"found_at": NOW}, SETTLE),
+            )
+            for quiet_for in (timedelta(0), 2 * SETTLE)
+        ),
+        # Seen so late, the rise may be somebody else's.
+        *(
+            (
+                {"found_at": None, "quiet_at": quiet_at},
+                FOUND,
+                VERIFY,
+                pending(
+                    Stage.REVIEW,
+                    "found_late",
+                    {"error_code": "found_late", "error_message": TOLD},
+                    DAY,
+                    alarm=TOLD,
+                ),
+            )
+            for quiet_at in (NOW - 2 * SETTLE - timedelta(milliseconds=1), None)
         ),
         ({"found_at": NOW - SETTLE + SECOND}, FOUND, VERIFY, quiet("found_in_totals", SECOND)),
         (
@@ -91,7 +110,7 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
             },
             FOUND,
             VERIFY,
-            settled(Status.SUCCEEDED, "found_in_totals", BY_TOTALS | {"amount": 9, "currency": "eur"}),
+            settled(Status.SUCCEEDED, "found_in_totals", BY_TOTALS | {"currency": "eur"}),
         ),
         (
             {

@@ -73,7 +73,7 @@ def test_absence_is_never_proven_by_less_than_two_settle_times_of_quiet_or_a_per
 
 @pytest.mark.parametrize("between", [Sight.INCONCLUSIVE, Sight.FOUND_IN_TOTALS])
 def test_look_that_shows_something_else_begins_the_proof_of_absence_anew(between: Sight) -> None:
-    refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW - HOUR, absent_at=NOW - MINUTE)
+    refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW - VERIFY.settle, absent_at=NOW - MINUTE)
     after = with_changes(refund, after_look(refund, Look(sight=between, reason="so"), VERIFY, NOW, 0), NOW)
     assert after.absent_at is None
 
@@ -137,7 +137,7 @@ def test_refund_found_in_the_totals_settles_after_a_second_equal_look_without_an
     second = after_look(refund, look, rules, NOW + rules.settle, 0)
     assert (second.to, second.status, second.proof) == (Stage.SETTLED, Status.SUCCEEDED, False)
     after = with_changes(refund, second, NOW)
-    assert (after.evidence, after.provider_refund_id, after.amount, after.currency) == ("totals", None, 400, "usd")
+    assert (after.evidence, after.provider_refund_id, after.amount, after.currency) == ("totals", None, None, "usd")
 
 
 def test_two_refunds_with_our_id_go_to_a_person_with_an_alarm() -> None:

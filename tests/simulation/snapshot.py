@@ -28,6 +28,7 @@ FIELDS: Final = (
     "currency",
     "provider_refund_id",
     "evidence",
+    "all_remaining",
     "first_attempt_at",
     "doubt_since",
     "operator_says",
