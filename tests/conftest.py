@@ -36,6 +36,27 @@ def redis_server() -> Iterator[ThrowawayServer]:
         yield server
 
 
+def has_waitaof(url: str) -> bool:
+    """Whether a server can be waited for: Redis from 7.2 on, and Valkey."""
+    with redis.Redis.from_url(url) as client:
+        try:
+            client.execute_command("WAITAOF", 0, 0, 0)
+        except redis.ResponseError as error:
+            if "unknown command" not in str(error):
+                raise
+            return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def waitaof(redis_server: ThrowawayServer) -> None:
+    """A server that can be waited for. What another one is good for is tested beside each test that asks for this."""
+    if not has_waitaof(redis_server.url):
+        with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+            version = client.info("server")["redis_version"]
+        pytest.skip(f"Redis {version} has no WAITAOF: 'everysec' is refused there, which is tested")
+
+
 @pytest.fixture
 def redis_url(redis_server: ThrowawayServer) -> str:
     """The session's server, emptied of data and scripts."""

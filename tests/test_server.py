@@ -34,9 +34,10 @@ def test_started_server_answers_as_the_process_that_was_started() -> None:
 
 
 def test_server_keeps_every_write_on_disk_and_evicts_nothing_unless_told_otherwise() -> None:
-    with running_server() as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
-        kept = client.config_get("append*", "maxmemory-policy", "save", "databases")
     expected = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
+    with running_server() as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
+        # One by one: Redis before 7 takes one pattern at a time.
+        kept = {k: v for name in (*expected, "databases") for k, v in client.config_get(name).items()}
     assert kept | expected == kept
     assert kept["databases"] == "16"
 
@@ -46,7 +47,7 @@ def test_an_option_replaces_a_default() -> None:
         running_server(appendonly="no", hz="50") as server,
         redis.Redis.from_url(server.url, decode_responses=True) as client,
     ):
-        assert client.config_get("appendonly", "hz") == {"appendonly": "no", "hz": "50"}
+        assert client.config_get("appendonly") | client.config_get("hz") == {"appendonly": "no", "hz": "50"}
 
 
 @pytest.mark.parametrize("allocator", [Path("/nowhere/malloc.so"), None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,12 @@ _AWAY_WORDS: Final = (
     "LOADING",
     "MASTERDOWN",
 )
+# Redis before 7 puts what stopped a script behind the place where it stood.
+_IN_SCRIPT: Final = re.compile(
+    r"Error running script \(call to f_[0-9a-f]+\): @user_script:\d+: (?:@user_script: ?\d+: )?-?"
+)
+# The server's user may not run a command, or not on that key; in a script Redis 6.2 to 7.0 and later ones say it so.
+_FORBIDDEN: Final = ("NOPERM", "The user executing the script can't", "ACL failure in script")
 # Said to an address that can never be right, whatever is started or waited for.
 _NO_DATABASE: Final = ("DB index is out of range", "invalid DB index", "SELECT is not allowed in cluster mode")
 _NO_SENTINEL: Final = "unknown command 'SENTINEL'"
@@ -165,7 +172,19 @@ def is_away(error: BaseException) -> bool:
     """Tell whether Redis itself is the trouble: gone, loading, full, read-only or refusing."""
     if isinstance(error, _AWAY):
         return True
-    return isinstance(error, exceptions.ResponseError) and str(error).startswith(_AWAY_WORDS)
+    return isinstance(error, exceptions.ResponseError) and (said(error).startswith(_AWAY_WORDS) or is_forbidden(error))
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """Tell whether the server's user may not run a command, or not on that key."""
+    if isinstance(error, exceptions.NoPermissionError):
+        return True
+    return isinstance(error, exceptions.ResponseError) and said(error).startswith(_FORBIDDEN)
+
+
+def said(error: BaseException) -> str:
+    """Return what a server said, without the place in a script at which it said so."""
+    return _IN_SCRIPT.sub("", str(error), count=1)
 
 
 def unavailable(error: BaseException, place: str) -> StoreUnavailable:
@@ -184,8 +203,14 @@ def unavailable(error: BaseException, place: str) -> StoreUnavailable:
         )
     if (trouble := _tls_trouble(error)) is not None:
         return StoreUnavailable(f"the server at {place} {trouble}")
+    if is_forbidden(error):
+        reason = said(error).removeprefix("ACL failure in script: ").split(" script: ")[0]
+        return StoreUnavailable(
+            f"the Redis user at {place} may not do what refunds need ({reason[:120]}): see what to grant with "
+            "'refunds doctor'"
+        )
     if isinstance(error, exceptions.ResponseError) and not isinstance(error, exceptions.ConnectionError):
-        reason = str(error).split(". ")[0].split("\n")[0][:120]
+        reason = said(error).split(". ")[0].split("\n")[0][:120]
         return StoreUnavailable(f"Redis at {place} will not serve now ({reason}): mend it and run this again")
     kind = "did not answer in time" if isinstance(error, exceptions.TimeoutError) else "cannot be reached"
     return StoreUnavailable(f"Redis at {place} {kind}: start it or set REFUNDS_REDIS_URL, then run this again")

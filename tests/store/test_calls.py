@@ -121,8 +121,11 @@ def test_script_takes_the_servers_time_in_whole_milliseconds_or_the_one_that_it_
 ) -> None:
     records = Store(sync_redis, durable=False)
     clock: Call[Any] = Call(script=_Clock(), arguments=[], read=lambda reply: [int(one) for one in reply])
+    # Time stands still in a script since Redis 7.2; before, the second question may come a millisecond later.
+    server: Any = sync_redis.info("server")
+    passed = {0} if tuple(map(int, server["redis_version"].split(".")[:2])) >= (7, 2) else {0, 1}
     for now, seconds, micros in records.run_many([clock] * 300):
-        assert now == seconds * 1000 + micros // 1000
+        assert seconds * 1000 + micros // 1000 - now in passed
     records.now = NOW
     assert records.run(clock)[0] == AT
 

