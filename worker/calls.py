@@ -53,13 +53,14 @@ class Script:
 class Call(Generic[T]):
     """One script with its own arguments; `read` makes the result of the raw reply.
 
-    A durable call returns only when what it wrote survives a crash of the server.
+    A durable call returns only when what it wrote survives a crash of the server. That is the default: whoever asked is
+    told of it, or depends on it. A call that need not wait says why.
     """
 
     script: Script
     arguments: Sequence[Argument]
     read: Callable[[Any], T]
-    durable: bool = False
+    durable: bool = True
 
 
 CREATE: Final = Script("create")
@@ -88,7 +89,7 @@ class Created:
 def create(request: RefundRequest, lane: Lane, batch_id: str | None = None) -> Call[Created]:
     """Accept a refund once: the same id with the same contents changes nothing, with others it conflicts."""
     several = create_several([request], lane, batch_id)
-    return Call(script=CREATE, arguments=several.arguments, read=lambda reply: several.read(reply)[0], durable=True)
+    return Call(script=CREATE, arguments=several.arguments, read=lambda reply: several.read(reply)[0])
 
 
 def create_several(
@@ -109,7 +110,7 @@ def create_several(
     arguments: list[Argument] = [NUDGE_GRACE // _ms, lane.value, batch_id or ""]
     for request in requests:
         arguments += new_row(request)
-    return Call(script=CREATE, arguments=arguments, read=read, durable=True)
+    return Call(script=CREATE, arguments=arguments, read=read)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +129,8 @@ def load(refund_id: str) -> Call[Loaded]:
         refund = decode(pairs_of(reply[2])) if reply[2] else None
         return Loaded(now=from_ms(int(reply[0])), seq=str(reply[1]), refund=refund)
 
-    return Call(script=LOAD, arguments=[refund_id], read=read)
+    # It only reads.
+    return Call(script=LOAD, arguments=[refund_id], read=read, durable=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,7 +197,7 @@ def claim(
         PARKED // _ms,
         *encode({"baseline": baseline} if baseline is not None else {}),
     ]
-    return Call(script=CLAIM, arguments=arguments, read=read, durable=True)
+    return Call(script=CLAIM, arguments=arguments, read=read)
 
 
 def stands(refund_id: str, token: str) -> Call[str]:
@@ -203,7 +205,8 @@ def stands(refund_id: str, token: str) -> Call[str]:
 
     That is `overtaken` where somebody has saved what became of it, `lapsed`, or what holds every claim back.
     """
-    return Call(script=STANDS, arguments=[refund_id, token], read=str)
+    # It only reads.
+    return Call(script=STANDS, arguments=[refund_id, token], read=str, durable=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,10 +219,11 @@ class Saved:
     other: str | None = None
 
 
-def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None) -> Call[Saved]:
+def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, *, durable: bool = True) -> Call[Saved]:
     """Apply a step decided on `refund`: by compare-and-set on its version, unless the step is a proof of done.
 
-    `detail` goes into the history entry as it is: JSON values only.
+    `detail` goes into the history entry as it is: JSON values only. Not `durable` where nobody is told of this save
+    before a later write is on disk: the append-only file is in order, so that one keeps this one too.
     """
     fragment = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in (detail or {}).items())
     body: bytes | str = ""
@@ -253,7 +257,7 @@ def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None) ->
             return Saved(result="saved", now=now, woken=reply[2] or None)
         return Saved(result=result, now=now, other=reply[2] or None)
 
-    return Call(script=SAVE, arguments=arguments, read=read, durable=retried)
+    return Call(script=SAVE, arguments=arguments, read=read, durable=durable)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -283,12 +287,14 @@ def sweep(limit: int, *, dry: frozenset[Lane]) -> Call[tuple[Due, ...]]:
         "1" if Lane.BULK in dry else "",
         REVIEW_REMINDER // _ms,
     ]
-    return Call(script=SWEEP, arguments=arguments, read=read)
+    # A sweep that a crash undoes is repeated.
+    return Call(script=SWEEP, arguments=arguments, read=read, durable=False)
 
 
 def give_back(refund_ids: Sequence[str]) -> Call[int]:
     """Make queued refunds due at once that a task was handed and has not claimed."""
-    return Call(script=GIVE_BACK, arguments=list(refund_ids), read=int)
+    # It only brings a time forward: a refund is swept in the end without it.
+    return Call(script=GIVE_BACK, arguments=list(refund_ids), read=int, durable=False)
 
 
 def siblings(payment_intent: str, without: str, *, most: int = MOST_SIBLINGS) -> Call[tuple[Refund, ...] | None]:
@@ -297,7 +303,8 @@ def siblings(payment_intent: str, without: str, *, most: int = MOST_SIBLINGS) ->
     def read(reply: Any) -> tuple[Refund, ...] | None:
         return tuple(decode(pairs_of(flat)) for flat in reply[1:]) if reply[0] == "1" else None
 
-    return Call(script=SIBLINGS, arguments=[payment_intent, without, most], read=read)
+    # It only reads.
+    return Call(script=SIBLINGS, arguments=[payment_intent, without, most], read=read, durable=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -316,12 +323,14 @@ def permits(wanted: Mapping[Lane, int], *, rate: float, ahead: timedelta, bulk_s
         return Permits(moments=moments, wait=int(reply[0]) * _ms)
 
     arguments = [rate, ahead // _ms, wanted.get(Lane.SINGLE, 0), wanted.get(Lane.BULK, 0), bulk_share]
-    return Call(script=GATE, arguments=arguments, read=read)
+    # Send times of the next fraction of a second: a crash lasts longer.
+    return Call(script=GATE, arguments=arguments, read=read, durable=False)
 
 
 def block_gate(wait: timedelta) -> Call[timedelta]:
     """Close the gate for all workers, as a 429 asks; from then on it is slower for a while."""
-    return Call(script=BLOCK_GATE, arguments=[wait // _ms], read=lambda reply: int(reply) * _ms)
+    # Forgotten, it costs one more 429.
+    return Call(script=BLOCK_GATE, arguments=[wait // _ms], read=lambda reply: int(reply) * _ms, durable=False)
 
 
 def pin(host: str, mode: str) -> Call[tuple[str, str, str]]:
@@ -330,7 +339,6 @@ def pin(host: str, mode: str) -> Call[tuple[str, str, str]]:
         script=PIN,
         arguments=[host, mode, SCHEMA_VERSION],
         read=lambda reply: (str(reply[0]), str(reply[1]), str(reply[2])),
-        durable=True,
     )
 
 

@@ -211,6 +211,8 @@ class Refunds:
         for _ in range(_SAVE_TRIES):
             refund = self.get(refund_id)
             if refund.status is Status.CANCELED and decide is decisions.cancel:
+                # Perhaps by another caller a moment ago.
+                self.store.confirm()
                 return refund
             step = decide(refund)
             saved = self.store.run(calls.save(refund, step, detail))

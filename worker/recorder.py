@@ -47,7 +47,10 @@ class Recorder:
         began, pause = self._clock(), _PAUSE
         while True:
             try:
-                saved = await self._store.run(calls.save(refund, step, full))
+                # Not durable: lost with the server, the record is where it was at its claim, whose lease lapses into
+                # doubt, or at the look or poll before, which is repeated. What is sent next is sent under a claim that
+                # is on disk, and all that was saved before it is on disk then too.
+                saved = await self._store.run(calls.save(refund, step, full, durable=False))
                 break
             except StoreUnavailable:
                 limit = STOPPING_SAVE_SECONDS if self.stopping else SAVE_SECONDS

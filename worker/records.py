@@ -22,7 +22,8 @@ Keys, under the prefix (`refunds:`); only the scripts in `lua/` write them:
     counters               hash    moves, settled refunds and amounts, provider calls: what metrics read
     gate                   hash    the provider's rate limit
     meta                   hash    schema, provider host and mode, paused and paused_by, credentials_refused_at,
-                                   suspect_since and suspect_until (a recovery), probe_at, probe_host, probe_results
+                                   suspect_since and suspect_until (a recovery), probe_at, probe_host, probe_results,
+                                   confirmed (written so that waiting for the disk has a write to wait for)
     workers                zset    worker names by their last heartbeat
     outages                zset    workers whose outage breaker is open, by their last heartbeat
 """

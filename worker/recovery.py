@@ -30,6 +30,7 @@ def recover(store: Store, since: datetime, *, resubmitted_for: timedelta) -> Rec
     An id that is handed in again within `resubmitted_for` begins in doubt too: its record may have been lost with a
     send behind it. Claims stay stopped until `refunds resume`; running it again is harmless.
     """
+    store.require_durable()
     now = switches.now(store)
     until = now + resubmitted_for
     with redis_errors(store.place):
@@ -49,11 +50,15 @@ def recover(store: Store, since: datetime, *, resubmitted_for: timedelta) -> Rec
             for refund in store.get_many(page)
             if refund is not None and refund.updated_at < now and (step := decisions.recovered(refund, since, now))
         ]
-        saved = store.run_many([calls.save(refund, step, {"since": to_ms(since)}) for refund, step in steps])
+        # Not durable page by page: all of it is confirmed below, before anybody is told.
+        saved = store.run_many(
+            [calls.save(refund, step, {"since": to_ms(since)}, durable=False) for refund, step in steps]
+        )
         doubted += sum(
             result.result == "saved" and step.to is Stage.IN_DOUBT
             for result, (_, step) in zip(saved, steps, strict=True)
         )
+    store.confirm()
     return Recovered(doubted=doubted, suspect_until=until)
 
 

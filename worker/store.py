@@ -139,6 +139,26 @@ class Store(_Scripts):
             with redis_errors(self.place):
                 self.wait_for_disk = self._probe_disk()
 
+    def confirm(self) -> None:
+        """Return once all that was written or read before survives a crash of the server.
+
+        For what is about to be reported and was not written by a durable call. Raises `NotDurable`, `StoreUnavailable`.
+        """
+        with redis_errors(self.place):
+            if self.wait_for_disk is None:
+                self.wait_for_disk = self._probe_disk()
+            if not self.wait_for_disk:
+                return
+            with self.redis.pipeline(transaction=False) as pipeline:
+                # WAITAOF waits for the last write of its own connection; the file is in order, so what others wrote
+                # before is on disk then too.
+                pipeline.hset(self.key("meta"), "confirmed", "1")
+                pipeline.execute_command("WAITAOF", 1, 0, WAITAOF_MS)
+                written, waited = pipeline.execute(raise_on_error=False)
+            if isinstance(written, BaseException):
+                raise written
+            self.check_disk(waited)
+
     # Reads
 
     def get(self, refund_id: str) -> Refund | None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from worker.connections import redis_errors
+from worker.errors import NotDurable, StoreUnavailable
 from worker.model import from_ms
 from worker.store import Store
 
@@ -58,8 +59,8 @@ def now(store: Store) -> datetime:
 def pause(store: Store, by: str) -> tuple[bool, Switches]:
     """Stop every claim; return whether that changed anything, and the flags as they stand now.
 
-    A pause that stands already keeps its time and its author.
-    It asks for no fsync: the button must work on a server whose disk is the trouble.
+    A pause that exists already keeps its time and its author. Raises `StoreUnavailable` if it could not be put on disk:
+    it holds all the same, because the button must work on a server whose disk is the trouble.
     """
     moment = int(now(store).timestamp() * 1000)
     key = store.key("meta")
@@ -67,14 +68,22 @@ def pause(store: Store, by: str) -> tuple[bool, Switches]:
         pipeline.hsetnx(key, "paused", str(moment))
         pipeline.hsetnx(key, "paused_by", by)
         begun, _ = pipeline.execute()
+    try:
+        store.confirm()
+    except (NotDurable, StoreUnavailable) as error:
+        raise StoreUnavailable(
+            f"everything is paused now, but this is not known to be on disk, and a crash of the server may undo it "
+            f"({error}): run 'refunds pause' again"
+        ) from error
     return bool(begun), read(store)
 
 
 def resume(store: Store) -> Switches:
-    """Let claims be taken again; return the flags as they stood before."""
+    """Let claims be taken again; return the flags as they were before. Raises `NotDurable`, `StoreUnavailable`."""
     key = store.key("meta")
     with redis_errors(store.place), store.redis.pipeline(transaction=True) as pipeline:
         pipeline.hmget(key, *_FIELDS)
         pipeline.hdel(key, "paused", "paused_by")
         before, _ = pipeline.execute()
+    store.confirm()
     return _switches(dict(zip(_FIELDS, before, strict=True)))

@@ -8,11 +8,12 @@ import pytest
 import redis
 
 from tests.cli.commanding import Cli, Ran, Records
-from worker import calls
+from worker import calls, switches
 from worker.batches import open_batch, pause_batch, read_batch
 from worker.errors import GuardRefused
 from worker.model import Stage
 from worker.sandbox.server import running_server
+from worker.store import Store
 
 KEY = {"REFUNDS_API_KEY": "sk_test_planted", "REFUNDS_API_URL": "http://127.0.0.1:9"}
 
@@ -49,9 +50,12 @@ def test_a_resume_of_what_runs_says_so(cli: Cli) -> None:
     assert (ran.code, ran.err) == (9, "nothing was paused\n")
 
 
-def test_the_stop_button_works_on_a_server_that_could_forget(cli: Cli) -> None:
-    with running_server(appendonly="no") as server:
-        assert cli("pause", REFUNDS_REDIS_URL=server.url).code == 0
+def test_the_stop_button_works_on_a_server_that_could_forget_and_says_that_it_could(cli: Cli) -> None:
+    with running_server(appendonly="no") as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
+        ran = cli("pause", REFUNDS_REDIS_URL=server.url)
+        assert (ran.code, ran.out) == (5, "")
+        assert ran.err.startswith("error: everything is paused now, but this is not known to be on disk")
+        assert switches.read(Store(client)).paused_at is not None
 
 
 def test_a_pause_of_one_batch_holds_back_that_batch_alone(cli: Cli, records: Records) -> None:

@@ -80,7 +80,8 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
         (calls.load("a"), False),
         (calls.claim("a", "send", token="t", lease=SECOND), True),
         (calls.stands("a", "t"), False),
-        (calls.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x")), False),
+        (calls.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x")), True),
+        (calls.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x"), durable=False), False),
         (
             calls.save(
                 a_refund(Stage.SETTLED),
@@ -90,7 +91,7 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
         ),
         (
             calls.save(a_refund(Stage.QUEUED), Step(to=Stage.QUEUED, status=Status.PENDING, label="x", quiet=True)),
-            False,
+            True,
         ),
         (calls.sweep(1, dry=frozenset()), False),
         (calls.give_back(["a"]), False),
@@ -103,6 +104,10 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
 )
 def test_what_must_not_be_forgotten_is_durable(call: Call[Any], *, durable: bool) -> None:
     assert call.durable is durable
+
+
+def test_a_call_is_durable_unless_it_says_that_it_need_not_be() -> None:
+    assert Call(script=Script("load"), arguments=[], read=list).durable
 
 
 class _Clock(Script):

@@ -151,6 +151,50 @@ def test_disk_is_asked_about_before_the_first_durable_call_of_a_pipeline_and_nev
     assert settings_read(sync_redis) == 1
 
 
+def test_confirming_waits_for_the_disk_after_a_write_of_its_own(sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis)
+    records.wait_for_disk = True
+    sync_redis.config_resetstat()
+    records.confirm()
+    seen = asked(sync_redis)
+    assert (seen["waitaof"], seen["hset"]) == (1, 1)
+    assert sync_redis.hgetall("refunds:meta") == {"confirmed": "1"}
+
+
+def test_confirming_asks_once_whether_the_disk_must_be_waited_for(sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis)
+    sync_redis.config_resetstat()
+    records.confirm()
+    records.confirm()
+    seen = asked(sync_redis)
+    assert (wish(records), seen["config|get"], seen.get("hset")) == (False, 1, None)
+    memory = Store(sync_redis, durable=False)
+    memory.confirm()
+    assert asked(sync_redis)["config|get"] == 1
+
+
+class _Deaf(Store):
+    """A store whose disk never confirms."""
+
+    def check_disk(self, result: Any) -> None:  # noqa: ARG002 - whatever the server said
+        super().check_disk([0, 0])
+
+
+def test_confirming_fails_where_the_disk_was_not_reached(sync_redis: redis.Redis) -> None:
+    records = _Deaf(sync_redis)
+    records.wait_for_disk = True
+    with pytest.raises(StoreUnavailable):
+        records.confirm()
+
+
+def test_confirming_fails_where_nothing_can_be_written(sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis)
+    records.wait_for_disk = True
+    sync_redis.set("refunds:meta", "no hash")
+    with pytest.raises(exceptions.ResponseError, match="WRONGTYPE"):
+        records.confirm()
+
+
 @pytest.mark.parametrize(
     ("reply", "error"),
     [

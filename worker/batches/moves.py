@@ -47,6 +47,7 @@ def cancel_batch(store: Store, batch_id: str, by: str, on_progress: Progress | N
     """
     before = read_batch(store, batch_id)
     if before.state != "canceled" and before.finished:
+        store.confirm()
         return Canceled(canceled=0, batch=before)
     set_state(store, batch_id, "canceled", sources=("running", "paused"), by=by)
     canceled = done = 0
@@ -60,6 +61,7 @@ def cancel_batch(store: Store, batch_id: str, by: str, on_progress: Progress | N
         done += len(page)
         if on_progress is not None:
             on_progress(done)
+    store.confirm()
     return Canceled(canceled=canceled, batch=read_batch(store, batch_id))
 
 
@@ -79,6 +81,7 @@ def retry_batch(
     """
     if read_batch(store, batch_id).state == "canceled":
         raise GuardRefused(f"batch {batch_id} was canceled: nothing of it is sent again")
+    store.require_durable()
     retried = Retried()
     done = 0
     for page in _pages(store, batch_id):
@@ -98,6 +101,7 @@ def retry_batch(
         done += len(page)
         if on_progress is not None:
             on_progress(done)
+    store.confirm()
     return retried
 
 
@@ -121,7 +125,8 @@ def _apply(store: Store, refund_ids: Sequence[str], decide: Decide, detail: dict
             break
         found = [refund for refund in store.get_many(left) if refund is not None]
         steps = [(refund, step) for refund in found if (step := decide(refund)) is not None]
-        results = store.run_many([calls.save(refund, step, detail) for refund, step in steps])
+        # Not durable page by page: whoever calls this confirms all of it before anybody is told.
+        results = store.run_many([calls.save(refund, step, detail, durable=False) for refund, step in steps])
         left = []
         for (refund, _), result in zip(steps, results, strict=True):
             if result.result == "saved":

@@ -158,7 +158,7 @@ def look_at_batch(store: Store, batch_id: str) -> Seen:
         return Seen(batch=batch, now=now, rate=float(reply[2]) / elapsed.total_seconds())
 
     arguments: list[Argument] = [batch_id, RATE_WINDOW // timedelta(milliseconds=1), RATE_SAMPLE]
-    return store.run(Call(script=SHOW, arguments=arguments, read=read))
+    return store.run(Call(script=SHOW, arguments=arguments, read=read, durable=False))
 
 
 def list_batches(store: Store) -> Iterator[Batch]:

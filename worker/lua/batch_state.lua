@@ -4,7 +4,11 @@
 local key, to = P .. 'batch:' .. ARGV[4], ARGV[5]
 if redis.call('EXISTS', key) == 0 then return {'missing', ''} end
 local state = redis.call('HGET', key, 'state') or 'running'
-if state == to then return {'same', state} end
+if state == to then
+  -- Written again, so that waiting for the disk waits for this state whoever has set it.
+  redis.call('HSET', key, 'state', to)
+  return {'same', state}
+end
 if not string.find(ARGV[6], ',' .. state .. ',', 1, true) then return {'refused', state} end
 redis.call('HDEL', key, 'paused_at', 'paused_by', 'paused_reason', 'streak_code', 'streak')
 redis.call('HSET', key, 'state', to)

@@ -234,6 +234,7 @@ def keep(store: Store, report: Report, at: datetime) -> None:
     }
     with redis_errors(store.place):
         store.redis.hset(store.key("meta"), mapping=values)
+    store.confirm()
 
 
 def read(store: Store) -> Kept | None:

@@ -1,0 +1,226 @@
+"""Whatever a command reports is on disk first: on a server whose disk does not confirm, no command reports a change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import pytest
+import redis
+
+from tests.cli.commanding import PAYMENT, Cli, Records
+from worker import batches, calls, decisions, switches
+from worker.batches import Opening
+from worker.cli.group import refunds as program
+from worker.model import Lane, Retriable, Stage, Status, Step
+from worker.request import RefundRequest
+from worker.sandbox.server import ThrowawayServer, running_server
+from worker.store import Store
+
+BATCH: Final = "b-1"
+Prepare = Callable[[Records, Path], list[str]]
+
+
+def _queued(records: Records, _: Path) -> list[str]:
+    records.queued("order-1")
+    return ["order-1"]
+
+
+def _canceled(records: Records, _: Path) -> list[str]:
+    refund = records.queued("order-1")
+    records.store.run(calls.save(refund, decisions.cancel(refund)))
+    return ["order-1"]
+
+
+def _in_doubt(records: Records, _: Path) -> list[str]:
+    records.in_review("order-1")
+    return ["order-1"]
+
+
+def _never_in_doubt(records: Records, _: Path) -> list[str]:
+    records.in_review("order-1", doubt=False)
+    return ["order-1"]
+
+
+def _batch(records: Records, _: Path) -> list[str]:
+    batches.open_batch(records.store, BATCH, file="season.csv", digest="d", rows=2, opening=Opening())
+    for name in ("row-1", "row-2"):
+        request = RefundRequest(refund_id=name, payment_intent=f"{PAYMENT}{name[-1]}", amount=500)
+        records.store.run(calls.create(request, Lane.BULK, BATCH))
+    batches.close_batch(records.store, BATCH, handed_in=2, conflicting=0)
+    return [BATCH]
+
+
+def _paused_batch(records: Records, folder: Path) -> list[str]:
+    _batch(records, folder)
+    batches.pause_batch(records.store, BATCH)
+    return [BATCH]
+
+
+def _canceled_batch(records: Records, folder: Path) -> list[str]:
+    _batch(records, folder)
+    batches.cancel_batch(records.store, BATCH, "ann")
+    return [BATCH]
+
+
+def _failed_batch(records: Records, folder: Path) -> list[str]:
+    _batch(records, folder)
+    claim = records.store.run(calls.claim("row-1", "send", token="t", lease=calls.SWEEP_HOLD, seq="0"))
+    assert claim.refund is not None
+    changes = {"error_code": "balance_insufficient", "retriable": Retriable.YES}
+    step = Step(to=Stage.SETTLED, status=Status.FAILED, label="x", changes=changes)
+    assert records.store.run(calls.save(claim.refund, step)).result == "saved"
+    return [BATCH]
+
+
+def _paused(records: Records, _: Path) -> list[str]:
+    switches.pause(records.store, "ann")
+    return []
+
+
+def _nothing(_: Records, __: Path) -> list[str]:
+    return []
+
+
+def _file(_: Records, folder: Path) -> list[str]:
+    file = folder / "season.jsonl"
+    file.write_text(json.dumps({"refund_id": "row-1", "payment_intent": PAYMENT, "amount": 500}) + "\n")
+    return [str(file)]
+
+
+WRITING: Final[dict[str, list[tuple[Prepare, list[str]]]]] = {
+    "submit": [
+        (lambda *_: ["order-1", "--payment-intent", PAYMENT], []),
+        (lambda records, folder: [*_queued(records, folder), "--payment-intent", PAYMENT, "--amount", "500"], []),
+    ],
+    "cancel": [(_queued, []), (_canceled, [])],
+    "import": [(_file, [])],
+    "batch cancel": [(_batch, []), (_canceled_batch, [])],
+    "batch pause": [(_batch, []), (_paused_batch, [])],
+    "batch resume": [(_paused_batch, []), (_batch, [])],
+    "batch retry": [(_failed_batch, []), (_batch, [])],
+    "review resolve": [
+        (_in_doubt, ["--succeeded", "re_1", "--note", "n"]),
+        (_in_doubt, ["--failed", "gone", "--note", "n"]),
+        (_in_doubt, ["--resend", "--note", "n"]),
+        (_never_in_doubt, ["--failed", "gone", "--note", "n"]),
+    ],
+    "pause": [
+        (_nothing, []),
+        (_paused, []),
+        (lambda records, folder: ["--batch", *_batch(records, folder)], []),
+        (lambda records, folder: ["--batch", *_paused_batch(records, folder)], []),
+    ],
+    "resume": [
+        (_paused, []),
+        (_nothing, []),
+        (lambda records, folder: ["--batch", *_paused_batch(records, folder)], []),
+    ],
+    "recover": [(lambda *given: _queued(*given)[:0], ["--since", "2026-01-31T09:00:00Z", "--yes"])],
+}
+"""Every command that changes a record, a batch or a flag, in every state in which it answers in a way of its own."""
+
+READING: Final = {
+    "status": "reads",
+    "list": "reads",
+    "batch list": "reads",
+    "batch show": "reads",
+    "batch result": "reads",
+    "review list": "reads",
+    "review show": "reads",
+    "doctor": "reads",
+    "metrics": "reads",
+    "worker": "reports nothing: its claims and acceptances are durable, see tests/store/test_calls.py",
+    "probe": "its refunds are outside the records; what it found is confirmed where it is kept",
+    "sandbox": "knows no records",
+}
+"""Every other command, and why it has nothing to wait for."""
+
+
+def every_command(group: click.Group, names: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the path of every command that does something of its own."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from every_command(command, (*names, name))
+        else:
+            yield " ".join((*names, name))
+
+
+def test_every_command_is_known_to_change_something_or_to_only_read() -> None:
+    assert sorted([*WRITING, *READING]) == sorted(every_command(program))
+
+
+@pytest.fixture(scope="module")
+def lazy() -> Iterator[ThrowawayServer]:
+    """A server that puts its writes on disk once a second."""
+    with running_server(appendfsync="everysec") as server:
+        yield server
+
+
+@pytest.fixture
+def lazy_records(lazy: ThrowawayServer) -> Iterator[Records]:
+    """Records on that server, emptied; what a test prepares is not waited for."""
+    with redis.Redis.from_url(lazy.url, decode_responses=True) as client:
+        client.flushall()
+        yield Records(store=Store(client, durable=False))
+
+
+@pytest.fixture
+def lazy_cli(lazy: ThrowawayServer, lazy_records: Records) -> Cli:  # noqa: ARG001 - emptied before
+    return Cli(environment={"REFUNDS_REDIS_URL": lazy.url})
+
+
+def _waits(client: redis.Redis) -> int:
+    statistics: Any = client.info("commandstats")
+    return int(statistics.get("cmdstat_waitaof", {"calls": 0})["calls"])
+
+
+ANSWERS: Final = ("accepted", "canceled already", "paused since", "paused already", "goes on", "resumed", "not paused")
+CASES: Final = [
+    pytest.param(name, prepare, options, id=f"{name}-{place}")
+    for name, cases in WRITING.items()
+    for place, (prepare, options) in enumerate(cases)
+]
+
+
+@pytest.mark.parametrize(("name", "prepare", "options"), CASES)
+def test_a_command_waits_for_the_disk_before_it_answers(
+    lazy_cli: Cli,
+    lazy_records: Records,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    name: str,
+    prepare: Prepare,
+    options: list[str],
+) -> None:
+    arguments = prepare(lazy_records, tmp_path)
+    client = lazy_records.store.redis
+    # This disk never confirms: whatever was reported all the same was reported too early.
+    monkeypatch.setattr("worker.store.WAITAOF_MS", 10)
+    monkeypatch.setattr(Store, "_probe_disk", lambda _: True)
+    client.config_set("appendfsync", "no")
+    client.config_resetstat()
+    try:
+        ran = lazy_cli(*name.split(), *arguments, *options)
+    finally:
+        client.config_set("appendfsync", "everysec")
+    assert _waits(client) >= 1
+    assert (ran.code, ran.out) == (5, "")
+    assert "did not answer in time" in ran.err
+    assert not any(sentence in ran.err for sentence in ANSWERS)
+
+
+@pytest.mark.parametrize(("name", "prepare", "options"), CASES)
+def test_a_command_answers_once_the_disk_has_confirmed(
+    lazy_cli: Cli, lazy_records: Records, tmp_path: Path, *, name: str, prepare: Prepare, options: list[str]
+) -> None:
+    ran = lazy_cli(*name.split(), *prepare(lazy_records, tmp_path), *options)
+    assert ran.code in {0, 9}
+    assert _waits(lazy_records.store.redis) >= 1
