@@ -8,7 +8,7 @@ from typing import Any, Final
 from redis import exceptions
 
 from worker.connections import is_away
-from worker.errors import NotDurable
+from worker.errors import NotDurable, SettingsError
 
 Command = tuple[str | int, ...]
 
@@ -34,9 +34,9 @@ def probe() -> Generator[Command, Any, bool]:
     """Ask a server, command by command, whether a durable write needs `WAITAOF`; return False if no reply needs it.
 
     The generator is driven by whoever has the connection: it yields a command and is sent the reply, or the
-    `ResponseError` that came instead. Raises `NotDurable` if the server may forget what it acknowledged, and any error
-    that is not about the commands themselves. CONFIG may be forbidden or unknown, as on a managed server; INFO and
-    COMMAND are not used.
+    `ResponseError` that came instead. CONFIG may be forbidden or unknown, as on a managed server; INFO and COMMAND are
+    not used. Raises `NotDurable` if the server may forget what it acknowledged, `SettingsError` if its user may not
+    find out, and any error that is not about the commands themselves.
     """
     settings = yield "CONFIG GET", "append*"
     if isinstance(settings, exceptions.ResponseError):
@@ -65,8 +65,8 @@ def _can_wait(reply: Any, flush: str | None) -> bool:
         if not forbidden and "unknown command" not in str(reply).lower():
             raise reply
         if flush is None:
-            raise NotDurable(_UNSEEN) from reply
-        raise NotDurable(_MAY_NOT_WAIT if forbidden else _LAZY) from reply
+            raise SettingsError(_UNSEEN) from reply
+        raise (SettingsError(_MAY_NOT_WAIT) if forbidden else NotDurable(_LAZY)) from reply
     if flush is None and int(reply[0]) < 1:
         raise NotDurable(_NO_FILE)
     return True

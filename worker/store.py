@@ -15,7 +15,7 @@ from redis import exceptions
 from worker import calls, durability
 from worker.calls import Call, Script
 from worker.connections import is_away, redis_errors, unavailable
-from worker.errors import NotDurable, StoreUnavailable
+from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.model import Lane, Refund
 from worker.records import Moves, decode
 
@@ -134,7 +134,7 @@ class Store(_Scripts):
             return bool(finished.value)
 
     def require_durable(self) -> None:
-        """Raise `NotDurable` where the server may forget what it acknowledged."""
+        """Raise `NotDurable` where the server may forget what it acknowledged, `SettingsError` if nobody may ask it."""
         if self.wants_disk:
             with redis_errors(self.place):
                 self.wait_for_disk = self._probe_disk()
@@ -299,7 +299,7 @@ class AsyncStore(_Scripts):
         if self.wait_for_disk is None and any(call.durable for call in group):
             try:
                 self.wait_for_disk = await self._probe_disk()
-            except NotDurable as error:
+            except (NotDurable, SettingsError) as error:
                 # Reads gathered beside them have nothing to do with it.
                 rest = [call for call in group if not call.durable]
                 results = iter(await self._run_scripts(rest) if rest else [])

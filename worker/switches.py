@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from worker.connections import redis_errors
-from worker.errors import NotDurable, StoreUnavailable
+from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.model import from_ms
 from worker.store import Store
 
@@ -70,7 +70,7 @@ def pause(store: Store, by: str) -> tuple[bool, Switches]:
         begun, _ = pipeline.execute()
     try:
         store.confirm()
-    except (NotDurable, StoreUnavailable) as error:
+    except (NotDurable, SettingsError, StoreUnavailable) as error:
         raise StoreUnavailable(
             f"everything is paused now, but this is not known to be on disk, and a crash of the server may undo it "
             f"({error}): run 'refunds pause' again"

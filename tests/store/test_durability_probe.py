@@ -6,7 +6,7 @@ import pytest
 
 from tests.store.byte_redis import byte_redis, config
 from worker.connections import connect, connect_async
-from worker.errors import NotDurable, StoreUnavailable
+from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.store import AsyncStore, Store
 
 # As Redis 6.2.14, Redis 7.0.15 and Valkey 9.1.2 wrote them.
@@ -62,6 +62,8 @@ REFUSED = {
     "9.1, no": ({"CONFIG GET": config(appendonly="yes", appendfsync="no"), "WAITAOF": KNOWN}, "cannot be waited for"),
     "no file": ({"CONFIG GET": config(appendonly="no", appendfsync="always")}, "has no append-only file"),
     "no file, CONFIG is forbidden": ({"CONFIG GET": FORBIDDEN_62, "WAITAOF": KNOWN_WITHOUT_FILE}, "no append-only"),
+}
+MAY_NOT_ASK = {
     "7.0, CONFIG is forbidden": (
         {"CONFIG GET": FORBIDDEN_62, "WAITAOF": UNKNOWN_70},
         r"grant the user '\+config\|get'",
@@ -83,6 +85,15 @@ async def test_a_server_is_refused_with_what_to_change(replies: dict[str, bytes]
         with pytest.raises(NotDurable, match=why):
             ask_blocking(server.url)
         with pytest.raises(NotDurable, match=why):
+            await ask_on_the_loop(server.url)
+
+
+@pytest.mark.parametrize(("replies", "why"), MAY_NOT_ASK.values(), ids=MAY_NOT_ASK.keys())
+async def test_a_user_who_may_not_find_out_is_a_setting_to_change(replies: dict[str, bytes], why: str) -> None:
+    with byte_redis(OLD | replies) as server:
+        with pytest.raises(SettingsError, match=why):
+            ask_blocking(server.url)
+        with pytest.raises(SettingsError, match=why):
             await ask_on_the_loop(server.url)
 
 

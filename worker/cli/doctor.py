@@ -32,7 +32,7 @@ Exit code: 0 if nothing failed (warnings do not count); else by the first of
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def doctor(*, as_json: bool) -> int:
-    """Check settings, Redis, provider and workers, without spending or changing anything."""
+    """Check settings, Redis, provider and workers, without spending anything or changing a refund."""
     checks = _checks()
     code = exit_code(checks)
     if as_json:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import redis.exceptions
 
+from worker.connections import is_forbidden
 from worker.errors import SettingsError, StoreUnavailable
 
 
@@ -60,8 +61,8 @@ def guarded(name: str, cli: str, checks: Callable[[], Iterable[Check]]) -> Itera
         yield from checks()
     except StoreUnavailable as error:
         cause = error.__cause__
-        if isinstance(cause, redis.exceptions.NoPermissionError):
-            fix = f"{cli} ACL SETUSER … +info +config|get +command|info +time"
+        if cause is not None and is_forbidden(cause):
+            fix = f"{cli} ACL SETUSER … +info +time"
             yield warn(name, f"this user may not ask the server for all of it ({cause}): the rest is not known", fix)
         else:
             yield fail(name, str(error), f"{cli} PING", Trouble.AWAY)
@@ -94,6 +95,14 @@ def redis_cli(url: str) -> str:
         "--tls" if parts.scheme == "rediss" else "",
     ]
     return " ".join(word for word in words if word)
+
+
+def user_of(url: str) -> str:
+    """Return the name of the server's user that an address names, `default` if it names none."""
+    try:
+        return unquote(urlsplit(url).username or "default")
+    except ValueError:
+        return "default"
 
 
 def size(count: int) -> str:

@@ -10,8 +10,9 @@ import redis.exceptions
 
 from worker import switches
 from worker.connections import redis_errors
-from worker.errors import NotDurable
-from worker.health.checks import Check, Trouble, fail, guarded, ok, redis_cli, size, warn
+from worker.errors import NotDurable, SettingsError
+from worker.health.checks import Check, Trouble, fail, guarded, ok, redis_cli, size, user_of, warn
+from worker.health.permissions import permissions
 from worker.settings import Settings
 from worker.store import Store
 
@@ -43,6 +44,9 @@ class Server:
         self.answers = True
         yield ok("redis", f"{self._store.place} answers")
         yield from guarded("clock", self.cli, lambda: [self._clock()])
+        user = user_of(self._settings.redis_url.get_secret_value())
+        yield from guarded("permissions", self.cli, lambda: permissions(self._store, self.cli, user))
+        yield from guarded("disk", self.cli, self._disk)
         yield from guarded("server", self.cli, self._told_by_info)
 
     def _told_by_info(self) -> Iterator[Check]:
@@ -54,7 +58,6 @@ class Server:
             yield fail("role", f"this server is a {info['role']} and takes no writes", fix, Trouble.AWAY)
         yield eviction(info, self.cli)
         yield from evictions(info)
-        yield from self._disk()
         if self._settings.durability == "disk":
             yield from disk_write(info, self.cli)
         yield memory(info, self.cli)
@@ -80,6 +83,11 @@ class Server:
         keep = "; and in its redis.conf"
         try:
             self._store.require_durable()
+        except SettingsError as error:
+            user = user_of(self._settings.redis_url.get_secret_value())
+            grant = "+waitaof" if "may not wait" in str(error) else "'+config|get'"
+            yield fail("disk", str(error), f"{self.cli} ACL SETUSER {user} {grant}", Trouble.SETTINGS)
+            return
         except NotDurable as error:
             fix = f"{self.cli} CONFIG SET appendonly yes && {always}{keep}"
             yield fail("disk", str(error), fix, Trouble.GUARD)
@@ -94,7 +102,8 @@ class Server:
             text = "appendfsync no: the server never confirms that a write is on disk, so nothing can be accepted"
             return fail("disk", text, fix, Trouble.GUARD)
         if how is None:
-            fix = f"{self.cli} ACL SETUSER … +config|get"
+            user = user_of(self._settings.redis_url.get_secret_value())
+            fix = f"{self.cli} ACL SETUSER {user} '+config|get'"
             text = "append-only file on; this user may not read appendfsync, so each acceptance waits for the disk"
             return warn("disk", text, fix)
         text = (
@@ -161,7 +170,8 @@ def memory(info: Info, cli: str) -> Check:
     host = int(info.get("total_system_memory", 0))
     if most:
         share = f"{used * 100 // most} % of its limit is used ({size(used)} of {size(most)})"
-        fix = f"{cli} CONFIG SET maxmemory {-(-most * 2 // 2**20)}mb; and in its redis.conf, or shorten retention"
+        wanted = -(-max(most, used) * 2 // 2**20)
+        fix = f"{cli} CONFIG SET maxmemory {wanted}mb; and in its redis.conf, or shorten retention"
         if used >= most:
             return fail("memory", f"{share}: nothing is accepted", fix, Trouble.AWAY)
         if used > most * FULL:
