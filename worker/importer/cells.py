@@ -1,4 +1,4 @@
-"""One cell: as text, and as a spreadsheet may be shown it."""
+"""One cell: blank or not, as text, and as a spreadsheet may be shown it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from typing import Final
 _FORMULA: Final = "=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20"
 _NEEDS_GUARD: Final = re.compile(f"'*[{_FORMULA}]")
 _GUARDED: Final = re.compile(f"'+[{_FORMULA}]")
+
+BLANKS: Final = (
+    "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\x1a\u200b\u2060\ufeff"
+)
+"""Characters that a blank cell may hold: every white space, the end mark of DOS, and marks without width."""
 
 # A spreadsheet keeps 15 digits of a number: a longer one has lost its last digits already.
 _EXACT: Final = 10**15
@@ -29,6 +35,11 @@ def spreadsheet_value(value: object) -> object:
     if type(value) is float and value.is_integer() and abs(value) < _EXACT:
         return str(int(value))
     return value
+
+
+def is_blank(value: object) -> bool:
+    """Tell whether a cell holds nothing that can be seen."""
+    return value is None or (isinstance(value, str) and not value.strip(BLANKS))
 
 
 def text_of(value: object) -> str | None:

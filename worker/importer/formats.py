@@ -1,7 +1,7 @@
 """Rows out of a file: CSV, JSON lines, XLSX, none of them guessed at.
 
 A file that is not what it claims to be raises `InputError` with line and column. Blank lines, and rows in which every
-cell is blank, are no rows. Text streams; of a workbook the whole sheet is in memory while it is read, some 600 bytes
+cell is blank, are not rows. Text streams; of a workbook the whole sheet is in memory while it is read, some 600 bytes
 a row, so a workbook beyond a cap is refused and a season of a million rows is handed in as CSV.
 """
 
@@ -14,7 +14,7 @@ import re
 import zipfile
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-from worker.importer.cells import spreadsheet_value, text_of, unguarded
+from worker.importer.cells import BLANKS, is_blank, spreadsheet_value, text_of, unguarded
 from worker.importer.columns import ALIASES, columns_of, field_of
 from worker.importer.options import DELIMITERS
 from worker.importer.sources import Source, read_block
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from worker.errors import InputError
 
 _BLOCK = 128 * 1024
+_END_MARK: Final = "\x1a"
+# Excel's own first line: which character separates the cells below it.
+_SEPARATOR_LINE: Final = re.compile(r'"?sep=([^"\r\n])"?[;,\t ]*[\r\n]*', re.IGNORECASE)
 
 
 class Row(NamedTuple):
@@ -53,20 +56,33 @@ def read_rows(source: Source) -> Iterator[Row]:
 
 
 def delimiter_of(source: Source) -> str | None:
-    """Return what separates the columns of a CSV: as stated, else as the header line shows; None for other formats."""
+    """Return what separates the columns of a CSV: as stated, else as the first lines show; None for other formats."""
     if source.format != "csv":
         return None
     if source.options.delimiter is not None:
         return source.options.delimiter
+    if (named := separator_named(source)) is not None:
+        if named not in DELIMITERS:
+            allowed = "the cells of a CSV are separated by comma, semicolon or tab"
+            raise source.problem(f"{f'sep={named}'!r} names a character that is not read: {allowed}", line=1)
+        return named
     text = source.head.decode("utf-8-sig", errors="replace")
-    lines = [line for line in text.splitlines(keepends=True) if line.strip()]
+    lines = [line for line in text.splitlines(keepends=True) if line.strip(BLANKS)]
     scores = []
     for rank, delimiter in enumerate(DELIMITERS):
-        header = next(csv.reader(lines, delimiter=delimiter), [])
+        rows = csv.reader(lines, delimiter=delimiter)
+        header = next((row for row in rows if not all(map(is_blank, row))), [])
         fields = [field_of(unguarded(name)) for name in header]
         known = sum(field in ALIASES or field.startswith("metadata.") for field in fields)
         scores.append((known, len(header), -rank, delimiter))
     return max(scores)[-1]
+
+
+def separator_named(source: Source) -> str | None:
+    """Return the character that Excel's first line `sep=;` names; None for a CSV without that line."""
+    first = source.head.decode("utf-8-sig", errors="replace").partition("\n")[0]
+    match = _SEPARATOR_LINE.fullmatch(first)
+    return None if match is None else match[1]
 
 
 def describe(source: Source) -> str:
@@ -84,13 +100,19 @@ class _Lines:
         self._source = source
         self._text = text
         self.taken = 0
+        self.last = ""
         self.guarded = False
         """Whether an apostrophe was seen since the row began: without one no cell can be guarded."""
 
     def __iter__(self) -> Iterator[str]:
         limit = self._source.options.max_row_bytes
         number = 0
-        for number, line in enumerate(self._text, 1):
+        if separator_named(self._source) is not None:
+            # An empty line in its place keeps the numbers of the lines below.
+            self._text.readline()
+            number = 1
+            yield "\n"
+        for number, line in enumerate(self._text, number + 1):  # noqa: B020 - goes on from the line above
             self.taken += len(line)
             if self.taken > limit:
                 raise self._source.problem(
@@ -98,6 +120,11 @@ class _Lines:
                 )
             if "'" in line:
                 self.guarded = True
+            if line[-1] == _END_MARK:
+                line = line.rstrip(_END_MARK)  # noqa: PLW2901 - once in a file, at its end
+                if not line:
+                    return
+            self.last = line
             yield line
 
 
@@ -106,6 +133,7 @@ def _csv_rows(source: Source) -> Iterator[Row]:
         lines = _Lines(source, text)
         reader = csv.reader(iter(lines), delimiter=delimiter_of(source) or ",", strict=True)
         names: tuple[str, ...] | None = None
+        width = least = 0
         start, ordinal = 1, 0
         try:
             for values in reader:
@@ -114,19 +142,30 @@ def _csv_rows(source: Source) -> Iterator[Row]:
                     values = [unguarded(value) for value in values]  # noqa: PLW2901 - rarely, and then for all below
                     lines.guarded = False
                 lines.taken = 0
-                if not any(values):
+                # The first cell of almost every row is filled, and then no other is looked at.
+                if (not values or not values[0].strip(BLANKS)) and all(map(is_blank, values)):
                     continue
                 if names is None:
-                    names = _header(source, values, line)
+                    # Where unknown columns are read over, one without a name is one of them.
+                    names = _header(source, values if source.options.ignore_extra else _named(values), line)
+                    width, least = len(names), _least_cells(names, source)
                     continue
-                if len(values) != len(names):
-                    raise source.problem(_ragged(values, names), line=line, column=min(len(values), len(names)) + 1)
+                if len(values) != width:
+                    ended = lines.last.endswith(("\n", "\r"))
+                    values = _fitted(source, names, values, line, least, ended=ended)  # noqa: PLW2901 - as above
                 yield Row(line, ordinal, names, values)
                 ordinal += 1
         except csv.Error as error:
             raise source.problem(f"is no CSV: {_csv_reason(error)}", line=start) from None
         if names is None:
             raise source.problem("is empty")
+
+
+def _named(cells: list[str]) -> list[str]:
+    """Return the columns' names, without what delimiters at the end of the line add to them."""
+    while is_blank(cells[-1]):
+        cells.pop()
+    return cells
 
 
 def _header(source: Source, names: Sequence[str], line: int) -> tuple[str, ...]:
@@ -137,8 +176,42 @@ def _header(source: Source, names: Sequence[str], line: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _ragged(values: Sequence[object], names: Sequence[str]) -> str:
-    return f"the row has {len(values)} cells and the header has {len(names)}: is a cell with a delimiter not quoted?"
+def _least_cells(names: tuple[str, ...], source: Source) -> int:
+    """Return with how many cells a row says all that it must: of the columns behind them each may be blank."""
+    options = source.options
+    columns = columns_of(names, options, objects=False)
+    needed = [columns.payment_intent, columns.amount, *(place for _, place in columns.id_parts)]
+    if not options.id_from:
+        needed.append(columns.refund_id)
+    return 1 + max(place for place in needed if place is not None)
+
+
+def _fitted(
+    source: Source, names: tuple[str, ...], values: list[str], line: int, least: int, *, ended: bool
+) -> list[str]:
+    """Return a row of another length than the header with the header's; raises `InputError` if that would be a guess.
+
+    `ended` says that the row's line has an end: without one the last cell may be half of what it was.
+    """
+    width, has = len(names), len(values)
+    if has > width and all(map(is_blank, values[width:])):
+        return values[:width]
+    if least <= has < width and ended:
+        return [*values, *[""] * (width - has)]
+    if has > width:
+        sentence = (
+            f"the row has {has} cells and the header names {width} columns: is a cell with a delimiter not quoted, or "
+            "a column without a name?"
+        )
+    elif has < least:
+        missing = " and ".join(repr(name.strip()) for name in names[has:least])
+        sentence = f"the row has too few cells: {has} of {width}, so that {missing} is missing: add what is missing"
+    else:
+        sentence = (
+            f"the last row has too few cells, {has} of {width}, and no line end: was the file cut off? If it is whole, "
+            "end its last line"
+        )
+    raise source.problem(sentence, line=line, column=min(has, width) + 1)
 
 
 def _csv_reason(error: csv.Error) -> str:
@@ -160,13 +233,13 @@ def _json_rows(source: Source) -> Iterator[Row]:
         for line, entry in enumerate(text, 1):
             if len(entry) > limit:
                 raise source.problem(f"the line is longer than {limit:,} bytes", line=line)
-            stripped = entry.strip()
+            stripped = entry.strip(BLANKS)
             if not stripped:
                 continue
             try:
                 found = decoder.decode(stripped)
             except json.JSONDecodeError as error:
-                column = error.pos + 1 + len(entry) - len(entry.lstrip())
+                column = error.pos + 1 + len(entry) - len(entry.lstrip(BLANKS))
                 raise source.problem(f"is no JSON: {error.msg}", line=line, column=column) from None
             except (ValueError, RecursionError) as error:
                 reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
@@ -207,16 +280,13 @@ def _xlsx_rows(source: Source) -> Iterator[Row]:
         ordinal = 0
         for line, found in enumerate(cells, 1):
             values = [spreadsheet_value(value) for value in found]
-            if all(value in ("", None) for value in values):
+            if all(map(is_blank, values)):
                 continue
             if names is None:
-                header = [(text_of(value) or "") for value in values]
-                while header and not header[-1]:
-                    header.pop()
-                names = _header(source, header, line)
+                names = _header(source, _named([text_of(value) or "" for value in values]), line)
                 continue
             width = len(names)
-            if any(value not in ("", None) for value in values[width:]):
+            if not all(map(is_blank, values[width:])):
                 raise source.problem("a cell stands to the right of the last named column", line=line, column=width + 1)
             yield Row(line, ordinal, names, [*values[:width], *[""] * (width - len(values))])
             ordinal += 1

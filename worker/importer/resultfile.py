@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from worker.importer.cells import guarded, text_of
 from worker.importer.columns import FAILED_COLUMNS, OWN_COLUMN, RESULT_COLUMNS, field_of
-from worker.importer.formats import delimiter_of
+from worker.importer.formats import delimiter_of, separator_named
 from worker.importer.validation import Judged, judged, refused
 from worker.model import Refund, rfc3339
 
@@ -117,8 +117,11 @@ def _table(source: Source, added: tuple[str, ...], out: IO[str]) -> _Table:
     # A person who opens a workbook will open its result in a spreadsheet, which takes UTF-8 without a mark for Latin.
     if source.format == "xlsx" or source.head.startswith(codecs.BOM_UTF8):
         out.write("\ufeff")
+    delimiter = delimiter_of(source) or ","
+    if source.format == "csv" and separator_named(source) is not None:
+        out.write(f"sep={delimiter}\r\n")
     # The dialect's line end makes the writer quote carriage returns as well as line feeds.
-    writer = csv.writer(out, delimiter=delimiter_of(source) or ",", lineterminator="\r\n")
+    writer = csv.writer(out, delimiter=delimiter, lineterminator="\r\n")
     return _CsvTable(added, writer.writerow)
 
 
