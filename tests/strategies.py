@@ -150,6 +150,7 @@ def refunds(draw: st.DrawFn, stage: Stage | None = None) -> Refund:
         found_at=draw(moment),
         proven_absent_at=draw(moment),
         processing_since=draw(moment),
+        missing_since=draw(moment),
         next_check_at=None if stage is Stage.SETTLED else draw(moments),
         operator_says=draw(st.sampled_from([None, "absent", "succeeded"])),
         baseline=draw(st.sampled_from([None, Baseline(refunded=0, currency="usd", remaining=500)])),

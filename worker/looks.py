@@ -39,6 +39,10 @@ _FOUND_LATE: Final = (
 
 MAX_LOOKS: Final = 5
 """Looks in a row that could not tell, after which a person must."""
+MISSING_FOR: Final = timedelta(hours=1)
+"""How long a 404 only says "not yet", for a refund that the provider reported or a payment: a replica may lag."""
+NAMED_MISSING_FOR: Final = timedelta(minutes=1)
+"""The same for an id that a person named: most likely it is mistyped, and the person still waits."""
 
 
 def after_look(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: float) -> Step:
@@ -54,17 +58,24 @@ def after_look(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: 
         case Sight.UNREADABLE:
             if refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age:
                 return to_review({}, "unreadable", f"it could not be read back within the allowed age: {look.reason}")
-            doubted = now - (refund.doubt_since or now)
-            delay = min(max(doubted / 4, timedelta(seconds=5)), timedelta(minutes=10)) * (1 + jitter / 4)
-            delay = max(delay, look.retry_after or timedelta(0))
-            return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="unreadable", delay=delay, quiet=True)
+            return _unread(refund, look, now, jitter)
         case Sight.FOUND_IN_TOTALS:
             return _found_in_totals(refund, rules, now)
     if refund.operator_says == "absent":
         return _absence_proven(refund, "operator_says_absent", now)
     if look.sight is Sight.ABSENT:
         return _absent(refund, rules, now)
+    if look.missing and now - (refund.doubt_since or now) < MISSING_FOR:
+        return _unread(refund, look, now, jitter)
     return _inconclusive(refund, look.reason, rules, now, jitter)
+
+
+def _unread(refund: Refund, look: Look, now: datetime, jitter: float) -> Step:
+    """Return the step for a read-back that was not answered (yet): no look is counted, and the next is later."""
+    doubted = now - (refund.doubt_since or now)
+    delay = min(max(doubted / 4, timedelta(seconds=5)), timedelta(minutes=10)) * (1 + jitter / 4)
+    delay = max(delay, look.retry_after or timedelta(0))
+    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="unreadable", delay=delay, quiet=True)
 
 
 def _found_in_totals(refund: Refund, rules: Rules, now: datetime) -> Step:
@@ -141,25 +152,37 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
     if outcome.code == "contradictory_reply":
         return _poll_failed(refund, outcome.code, outcome.message or outcome.code, now)
     if outcome.seen is Seen.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
-        return _poll_failed(refund, "refund_missing", "the provider does not know the refund that was named", now)
+        return _missing(refund, now, jitter)
     if now - since >= MAX_PROCESSING:
         return _poll_failed(refund, "pending_too_long", "it has not become final for 30 days", now)
     delay = max(poll_delay(now - since) * (1 + jitter / 4), outcome.retry_after or timedelta(0))
-    confirmed = outcome.seen is Seen.DONE and refund.operator_says is not None
-    return Step(
-        to=Stage.PROCESSING,
-        status=Status.PENDING,
-        label="pending",
+    changes: dict[str, Any] = {}
+    if outcome.seen is Seen.DONE and refund.operator_says is not None:
         # Named once more, so that the confirmed id is now owned.
-        changes={"operator_says": None, "provider_refund_id": refund.provider_refund_id} if confirmed else {},
-        delay=delay,
-        quiet=True,
-    )
+        changes = {"operator_says": None, "provider_refund_id": refund.provider_refund_id}
+    if outcome.seen is Seen.DONE and refund.missing_since is not None:
+        changes["missing_since"] = None
+    return _poll_again("pending", changes, delay)
+
+
+def _missing(refund: Refund, now: datetime, jitter: float) -> Step:
+    """Return where a 404 leads: it says "not yet" for a while, and only then that the refund is gone."""
+    since = refund.missing_since or now
+    if now - since >= (MISSING_FOR if refund.operator_says is None else NAMED_MISSING_FOR):
+        return _poll_failed(refund, "refund_missing", "the provider does not know the refund that was named", now)
+    delay = min(max((now - since) / 2, timedelta(seconds=5)), timedelta(minutes=15)) * (1 + jitter / 4)
+    return _poll_again("missing", {"missing_since": since}, delay)
+
+
+def _poll_again(label: str, changes: dict[str, Any], delay: timedelta) -> Step:
+    return Step(to=Stage.PROCESSING, status=Status.PENDING, label=label, changes=changes, delay=delay, quiet=True)
 
 
 def _poll_failed(refund: Refund, code: str, reason: str, now: datetime) -> Step:
     """Return the step to a person: the provider had it, so whatever comes next, it may have happened."""
     changes: dict[str, Any] = {"error_code": code, "error_message": reason, "doubt_since": refund.doubt_since or now}
+    if refund.missing_since is not None:
+        changes["missing_since"] = None
     if refund.operator_says is not None:
         # It was a person's word, and the provider did not bear it out.
         changes |= {"provider_refund_id": None, "operator_says": None, "processing_since": None}

@@ -117,6 +117,8 @@ class Refund:
     """Sends after absence was proven."""
     baseline: Baseline | None = None
     processing_since: datetime | None = None
+    missing_since: datetime | None = None
+    """Since when the provider answers 404 for the refund that it had reported as pending."""
     operator_says: str | None = None
     """A person's claim from review, to be verified: `absent` or `succeeded`."""
 
@@ -297,6 +299,8 @@ class Look:
     found: ProviderRefund | None = None
     retry_after: timedelta | None = None
     credentials: bool = False
+    missing: bool = False
+    """The provider answered 404: one of its replicas may lag."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -382,6 +382,7 @@ def settled_drops() -> dict[str, Any]:
             "resends",
             "baseline",
             "processing_since",
+            "missing_since",
             "operator_says",
             # Derived from the id and the generation, so it is known without being kept.
             "idempotency_key",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Final
 
 from worker import calls, policy
@@ -102,5 +103,7 @@ class Reconciler:
         outcome = classify(answer, refund)
         await self._note_trouble(outcome)
         if outcome.seen is Seen.REFUSED:
-            return Look(sight=Sight.INCONCLUSIVE, reason=f"the provider refuses to show it: {outcome.code}")
+            missing = outcome.http_status == HTTPStatus.NOT_FOUND
+            reason = f"the provider refuses to show it: {outcome.code}"
+            return Look(sight=Sight.INCONCLUSIVE, reason=reason, missing=missing)
         return Look(sight=Sight.UNREADABLE, reason=outcome.message or outcome.code, retry_after=outcome.retry_after)

@@ -66,6 +66,7 @@ _TIMES: Final = frozenset(
         "proven_absent_at",
         "found_at",
         "processing_since",
+        "missing_since",
     )
 )
 _ENUMS: Final[Mapping[str, type]] = {"status": Status, "stage": Stage, "lane": Lane, "retriable": Retriable}

@@ -54,6 +54,7 @@ DROPPED = dict.fromkeys(
         "resends",
         "baseline",
         "processing_since",
+        "missing_since",
         "operator_says",
         "idempotency_key",
         "first_attempt_at",

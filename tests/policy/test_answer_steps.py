@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from tests.factories import HOUR, NOW, SECOND, VERIFY, a_refund, a_reply, an_error, done_as, found, refund_payload
+from tests.factories import (
+    HOUR,
+    MINUTE,
+    NOW,
+    SECOND,
+    VERIFY,
+    a_refund,
+    a_reply,
+    an_error,
+    done_as,
+    found,
+    refund_payload,
+)
 from tests.policy.stepping import ANEW, DAY, DROPPED, TOLD, pending, plain, settled
 from worker.looks import after_poll
 from worker.model import Refund, Retriable, Stage, Status, Step
@@ -160,6 +172,11 @@ def polled(delay: timedelta, changes: dict[str, Any] | None = None) -> Step:
     return pending(Stage.PROCESSING, "pending", changes or {}, delay, quiet=True)
 
 
+def missed(delay: timedelta, ago: timedelta = timedelta(0)) -> Step:
+    """The step of a poll that was answered with 404, the first time so long ago."""
+    return pending(Stage.PROCESSING, "missing", {"missing_since": NOW - ago}, delay, quiet=True)
+
+
 STILL = a_reply(200, refund_payload(status="pending"))
 
 
@@ -178,12 +195,30 @@ STILL = a_reply(200, refund_payload(status="pending"))
             polled(16.875 * SECOND, {"operator_says": None, "provider_refund_id": "re_1"}),
         ),
         ({"operator_says": "succeeded"}, a_reply(503), polled(16.875 * SECOND)),
-        ({}, an_error(404), lost("refund_missing")),
-        ({"doubt_since": NOW - HOUR}, an_error(404), lost("refund_missing", {"doubt_since": NOW - HOUR})),
+        ({}, an_error(404), missed(5.625 * SECOND)),
+        ({"missing_since": NOW - 10 * SECOND}, an_error(404), missed(5.625 * SECOND, 10 * SECOND)),
+        ({"missing_since": NOW - 20 * SECOND}, an_error(404), missed(11.25 * SECOND, 20 * SECOND)),
+        ({"missing_since": NOW - 59 * MINUTE}, an_error(404), missed(1012.5 * SECOND, 59 * MINUTE)),
+        ({"missing_since": NOW - HOUR}, an_error(404), lost("refund_missing", {"missing_since": None})),
         (
-            {"operator_says": "succeeded"},
+            {"missing_since": NOW - HOUR, "doubt_since": NOW - HOUR},
             an_error(404),
-            lost("refund_missing", {"provider_refund_id": None, "operator_says": None, "processing_since": None}),
+            lost("refund_missing", {"missing_since": None, "doubt_since": NOW - HOUR}),
+        ),
+        ({"missing_since": NOW - HOUR}, a_reply(503), polled(16.875 * SECOND)),
+        ({"missing_since": NOW - HOUR}, STILL, polled(16.875 * SECOND, {"missing_since": None})),
+        (
+            {"operator_says": "succeeded", "missing_since": NOW - MINUTE + SECOND},
+            an_error(404),
+            missed(33.1875 * SECOND, MINUTE - SECOND),
+        ),
+        (
+            {"operator_says": "succeeded", "missing_since": NOW - MINUTE},
+            an_error(404),
+            lost(
+                "refund_missing",
+                {"missing_since": None, "provider_refund_id": None, "operator_says": None, "processing_since": None},
+            ),
         ),
         ({}, an_error(400), polled(16.875 * SECOND)),
         ({}, a_reply(200, refund_payload(id="re_2")), lost("contradictory_reply")),

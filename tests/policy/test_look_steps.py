@@ -18,6 +18,7 @@ SETTLE = VERIFY.settle
 FOUND = Look(sight=Sight.FOUND_IN_TOTALS, reason="so")
 ABSENT = Look(sight=Sight.ABSENT, reason="so")
 UNSURE = Look(sight=Sight.INCONCLUSIVE, reason="so")
+MISSING = Look(sight=Sight.INCONCLUSIVE, reason="so", missing=True)
 UNREAD = Look(sight=Sight.UNREADABLE, reason="so")
 BY_TOTALS = DROPPED | {
     "evidence": "totals",
@@ -201,6 +202,30 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
             UNSURE,
             VERIFY,
             pending(Stage.REVIEW, "inconclusive", {"looks": 5}, DAY, alarm=TOLD),
+        ),
+        # Answered with 404
+        (LONG_QUIET | {"doubt_since": NOW - HOUR + SECOND}, MISSING, VERIFY, quiet("unreadable", 675 * SECOND)),
+        (LONG_QUIET | {"doubt_since": None}, MISSING, VERIFY, quiet("unreadable", 5.625 * SECOND)),
+        (
+            LONG_QUIET,
+            MISSING,
+            VERIFY,
+            quiet(
+                "inconclusive",
+                225 * SECOND,
+                {"looks": 1, "absent_at": None, "found_at": None, "proven_absent_at": None},
+            ),
+        ),
+        (
+            LONG_QUIET | {"doubt_since": NOW, "operator_says": "absent"},
+            MISSING,
+            VERIFY,
+            pending(
+                Stage.IN_DOUBT,
+                "operator_says_absent",
+                ANEW | {"absent_at": NOW, "proven_absent_at": NOW},
+                30 * SECOND,
+            ),
         ),
         # Found, with nothing to show for it
         (

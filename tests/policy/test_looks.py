@@ -203,7 +203,9 @@ def test_person_whose_word_the_provider_did_not_bear_out_has_named_nothing() -> 
     refund = a_refund()
     reviewed = with_changes(refund, after_attempt(refund, MISMATCH, VERIFY, NOW, 0), NOW)
     named = with_changes(reviewed, resolve_succeeded(reviewed, "re_x", NOW), NOW)
-    again = with_changes(named, after_poll(named, an_error(404), NOW, 0), NOW)
+    missing = with_changes(named, after_poll(named, an_error(404), NOW, 0), NOW)
+    assert missing.stage is Stage.PROCESSING
+    again = with_changes(missing, after_poll(missing, an_error(404), NOW + MINUTE, 0), NOW)
     assert (again.stage, again.provider_refund_id, again.operator_says, again.processing_since) == (
         Stage.REVIEW,
         None,

@@ -12,7 +12,7 @@ from tests.factories import HOUR, NOT_SENT, NOW, SECOND, VERIFY, a_refund, a_rep
 from tests.policy.stepping import with_changes
 from tests.strategies import jitters, spans
 from worker.decisions import resolve_resend
-from worker.looks import after_poll
+from worker.looks import MISSING_FOR, after_poll
 from worker.model import Answer, NoReply, NotSent, Refund, Stage, Status
 from worker.policy import MAX_PROCESSING, after_attempt, backoff, poll_delay
 
@@ -77,6 +77,24 @@ def test_polls_that_are_never_answered_end_with_a_person_after_thirty_days(answe
     assert step.alarm
 
 
+def test_refund_that_is_missing_is_asked_for_ever_rarer_and_shown_to_a_person_after_an_hour() -> None:
+    refund, now, polls = a_refund(Stage.PROCESSING), NOW, 0
+    gone = an_error(404, "resource_missing")
+    while (step := after_poll(refund, gone, now, 0.5)).to is Stage.PROCESSING:
+        assert step.delay is not None
+        refund, now, polls = with_changes(refund, step, now), now + step.delay, polls + 1
+    assert (step.to, step.label) == (Stage.REVIEW, "refund_missing")
+    assert step.alarm
+    assert HOUR <= now - NOW <= 1.5 * HOUR
+    assert 5 < polls < 30
+
+
+def test_refund_that_was_missing_and_is_shown_again_has_a_whole_hour_the_next_time() -> None:
+    refund = a_refund(Stage.PROCESSING, missing_since=NOW - HOUR)
+    shown = with_changes(refund, after_poll(refund, a_reply(200, refund_payload(status="pending")), NOW, 0), NOW)
+    assert after_poll(shown, an_error(404), NOW, 0).to is Stage.PROCESSING
+
+
 @pytest.mark.parametrize("status", ["succeeded", "failed", "canceled"])
 def test_poll_that_says_final_settles(status: str) -> None:
     step = after_poll(a_refund(Stage.PROCESSING), a_reply(200, refund_payload(status=status)), NOW, 0)
@@ -96,12 +114,11 @@ def test_poll_that_was_not_answered_only_looks_again_later(answer: Answer) -> No
 @pytest.mark.parametrize(
     "answer",
     [
-        an_error(404, "resource_missing"),
         a_reply(200, refund_payload(id="re_other")),
         a_reply(200, refund_payload(amount=1)),
         a_reply(200, refund_payload(payment_intent="pi_other", status="pending")),
     ],
-    ids=["gone", "another id", "another amount", "another payment"],
+    ids=["another id", "another amount", "another payment"],
 )
 def test_poll_that_contradicts_the_record_goes_to_a_person(answer: Answer) -> None:
     refund = a_refund(Stage.PROCESSING)
@@ -114,7 +131,7 @@ def test_poll_that_contradicts_the_record_goes_to_a_person(answer: Answer) -> No
 @pytest.mark.parametrize(
     ("refund", "answer"),
     [
-        (a_refund(Stage.PROCESSING), an_error(404, "resource_missing")),
+        (a_refund(Stage.PROCESSING, missing_since=NOW - MISSING_FOR), an_error(404, "resource_missing")),
         (a_refund(Stage.PROCESSING), a_reply(200, refund_payload(amount=1))),
         (
             a_refund(Stage.PROCESSING, processing_since=NOW - MAX_PROCESSING),

@@ -8,7 +8,7 @@ import httpx
 import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, SECOND, TRUST, VERIFY, refund_payload
-from tests.service.shop import ID, LIST, MILLISECOND, POST, Shop, listing, opened, says
+from tests.service.shop import ID, LIST, MILLISECOND, POST, Shop, error, listing, opened, says
 from worker import calls
 from worker.model import Stage, Status
 
@@ -184,6 +184,19 @@ async def test_pending_refund_is_asked_for_by_its_own_id_until_it_is_final(async
         assert shop.provider.asked == [POST, "GET /v1/refunds/re_1", "GET /v1/refunds/re_1"]
         assert (await shop.stored()).status is Status.SUCCEEDED
         assert (await shop.history())[-1]["seen"] == "http_200"
+
+
+async def test_pending_refund_that_a_replica_does_not_know_yet_is_asked_for_again(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await pend(shop)
+        shop.provider.will("GET /v1/refunds/re_1", error(404, "resource_missing"), says())
+        await shop.handle()
+        assert (await shop.stored()).stage is Stage.PROCESSING
+        shop.pass_time(10 * SECOND)
+        await shop.handle()
+        assert (await shop.stored()).status is Status.SUCCEEDED
 
 
 async def test_poll_without_an_answer_says_why(async_redis: redis.asyncio.Redis) -> None:

@@ -216,11 +216,14 @@ async def test_read_back_that_is_not_answered_is_told_and_says_when_to_come_back
     assert (await lens.look()).reason == "http_503"
 
 
+@pytest.mark.parametrize("status", [403, 404])
 @pytest.mark.parametrize(("rules", "path"), [(VERIFY, LIST), (TOTALS, PAID)], ids=["list", "totals"])
-async def test_read_back_that_is_refused_will_not_get_better_by_itself(lens: Lens, path: str) -> None:
-    lens.shop.provider.will(path, error(404, "resource_missing"))
+async def test_read_back_that_is_refused_says_by_which_code_and_whether_it_is_only_missing(
+    lens: Lens, path: str, status: int
+) -> None:
+    lens.shop.provider.will(path, error(status, "resource_missing"))
     look = await lens.look()
-    assert look.sight is Sight.INCONCLUSIVE
+    assert (look.sight, look.missing) == (Sight.INCONCLUSIVE, status == 404)
     assert "resource_missing" in look.reason
     assert [outcome.seen for outcome in lens.trouble] == [Seen.REFUSED]
 
