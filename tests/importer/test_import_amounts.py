@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.importer.files import Files
-from worker.importer.amounts import AmountProblem, exponent_of, parse_amount
+from worker.importer.amounts import AmountProblem, decimals_of, in_major, parse_amount
 from worker.request import MAX_AMOUNT
 
 
@@ -65,7 +65,6 @@ def test_what_is_no_whole_number_of_minor_units_is_refused_with_its_own_code(tex
         ("500", "jpy", 500),
         ("12.345", "kwd", 12345),
         ("1.000", "kwd", 1000),
-        ("1.2345", "clf", 12345),
         ("10000000000.00", "usd", MAX_AMOUNT),
     ],
 )
@@ -82,7 +81,8 @@ def test_major_units_become_minor_units_by_the_currencys_exponent(text: str, cur
         ("500.0", "jpy", "amount_decimals"),
         ("1.0000", "kwd", "amount_decimals"),
         ("10.50", None, "amount_currency"),
-        ("10", "xau", "amount_currency"),
+        ("10 USD", "usd", "amount_format"),
+        ("€10.50", "eur", "amount_format"),
         ("1.000,50", "eur", "amount_separator"),
         ("1,50", "eur", "amount_separator"),
         ("1,000.50", "usd", "amount_separator"),
@@ -102,18 +102,26 @@ def test_major_units_that_could_be_meant_otherwise_are_refused(text: str, curren
     assert problem.code == code
 
 
-@given(st.integers(min_value=1, max_value=MAX_AMOUNT), st.sampled_from(["usd", "jpy", "kwd", "clf"]))
+@given(st.integers(min_value=1, max_value=MAX_AMOUNT), st.sampled_from(["usd", "jpy", "kwd"]))
 def test_minor_units_written_with_their_decimals_come_back_as_they_were(amount: int, currency: str) -> None:
-    exponent = exponent_of(currency) or 0
+    exponent = decimals_of(currency) or 0
     whole, rest = divmod(amount, 10**exponent)
     text = f"{whole}.{rest:0{exponent}}" if exponent else str(whole)
     assert parse_amount(text, "major", currency) == amount
+    assert in_major(amount, currency) == text
+
+
+@given(st.integers(min_value=1, max_value=MAX_AMOUNT), st.sampled_from("., \u00a0\u202f"))
+def test_a_decimal_comma_and_its_thousands_come_back_as_they_were(amount: int, group: str) -> None:
+    text = (in_major(amount, "eur", group=",") or "").replace(",", "_").replace(".", ",")
+    text = text.replace("_", "" if group == "," else group)
+    assert parse_amount(text, "major", "eur", "comma") == amount
 
 
 @given(st.text(max_size=20))
 def test_any_text_is_an_amount_in_range_or_a_problem_with_a_code(text: str) -> None:
-    for unit in ("minor", "major"):
-        found = parse_amount(text, unit, "usd")
+    for unit, decimal in (("minor", "point"), ("major", "point"), ("major", "comma")):
+        found = parse_amount(text, unit, "usd", decimal)  # type: ignore[arg-type]  # literals all
         assert isinstance(found, AmountProblem) or 0 < found <= MAX_AMOUNT
 
 

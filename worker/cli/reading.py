@@ -21,6 +21,13 @@ _OPTIONS: Final = (
     click.option("--sheet", metavar="NAME", help="Of a workbook with several."),
     click.option("--id-from", metavar="COLUMNS", help="Make each refund's id from these columns, comma-separated."),
     click.option("--amount-unit", type=click.Choice(["minor", "major"]), default="minor", show_default=True),
+    click.option(
+        "--decimal",
+        type=click.Choice(["point", "comma"]),
+        default="point",
+        show_default=True,
+        help="How amounts in major units are written: comma for 1.234,50.",
+    ),
     click.option("--currency", metavar="ISO", help="For rows that state none."),
     click.option("--ignore-extra", is_flag=True, help="Read over columns with unknown names."),
 )
@@ -40,16 +47,20 @@ def reading(
     sheet: str | None,
     id_from: str | None,
     amount_unit: Any,
+    decimal: Any,
     currency: str | None,
     ignore_extra: bool,
 ) -> ImportOptions:
     """Return how a file is to be read, as the command line says it; raises `InputError`."""
+    if decimal != "point" and amount_unit != "major":
+        raise click.UsageError("--decimal comma is for amounts in major units: say --amount-unit major, too.")
     return ImportOptions(
         format=format_,
         delimiter=None if delimiter is None else _DELIMITERS[delimiter],
         sheet=sheet,
         id_from=tuple(name.strip() for name in id_from.split(",")) if id_from is not None else (),
         amount_unit=amount_unit,
+        decimal=decimal,
         default_currency=currency,
         ignore_extra=ignore_extra,
     )
@@ -75,6 +86,7 @@ def stored_reading(source: Source) -> str:
         "sheet": options.sheet,
         "id_from": list(options.id_from),
         "amount_unit": options.amount_unit if options.amount_unit != "minor" else None,
+        "decimal": options.decimal if options.decimal != "point" else None,
         "default_currency": options.default_currency,
         "ignore_extra": options.ignore_extra,
     }

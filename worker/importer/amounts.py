@@ -1,4 +1,4 @@
-"""Amounts as a file states them: whole minor units, or major units with the currency's own exponent."""
+"""Amounts as a file states them: whole minor units, or major units with the currency's own decimals."""
 
 from __future__ import annotations
 
@@ -9,88 +9,140 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from worker.request import MAX_AMOUNT
 
 if TYPE_CHECKING:
-    from worker.importer.options import AmountUnit
+    from worker.importer.options import AmountUnit, DecimalMark
 
-# ISO 4217: how many decimals a currency has; every other one has two.
-_EXPONENTS: Final = {
-    "bif": 0, "clp": 0, "djf": 0, "gnf": 0, "isk": 0, "jpy": 0, "kmf": 0, "krw": 0, "pyg": 0, "rwf": 0, "ugx": 0,
-    "uyi": 0, "vnd": 0, "vuv": 0, "xaf": 0, "xof": 0, "xpf": 0,
-    "bhd": 3, "iqd": 3, "jod": 3, "kwd": 3, "lyd": 3, "omr": 3, "tnd": 3,
-    "clf": 4, "uyw": 4,
-}  # fmt: skip
-# Metals, bonds, test codes: ISO 4217 gives them no minor unit.
-_NO_MINOR_UNIT: Final = frozenset(
-    {"xag", "xau", "xba", "xbb", "xbc", "xbd", "xdr", "xpd", "xpt", "xsu", "xts", "xua", "xxx"}
+# Currencies of which ISO 4217 and the table that Stripe publishes count the same decimals. Any other is not read in
+# major units: MGA has two by ISO and none at Stripe, ISK and UGX none by ISO and are sent with two, HUF and TWD are
+# whole in payouts, IQD, LYD, CLF, UYI and UYW are in ISO's table alone, and a metal has none at all.
+_NONE: Final = "bif clp djf gnf jpy kmf krw pyg rwf vnd vuv xaf xof xpf"
+_TWO: Final = (
+    "aed afn all amd ang aoa ars aud awg azn bam bbd bdt bgn bmd bnd bob brl bsd btn bwp byn bzd cad cdf chf cny cop "
+    "crc cup cve czk dkk dop dzd egp ern etb eur fjd fkp gbp gel ghs gip gmd gtq gyd hkd hnl htg idr ils inr irr jmd "
+    "kes kgs khr kpw kyd kzt lak lbp lkr lrd lsl mad mdl mkd mmk mnt mop mru mur mvr mwk mxn myr mzn nad ngn nio nok "
+    "npr nzd pab pen pgk php pkr pln qar ron rsd rub sar sbd scr sdg sek sgd shp sle sos srd ssp stn svc syp szl thb "
+    "tjs tmt top try ttd tzs uah usd uyu uzs ved ves wst xcd xcg yer zar zmw zwg"
 )
+_THREE: Final = "bhd jod kwd omr tnd"
+_DECIMALS: Final = {
+    currency: decimals for decimals, names in ((0, _NONE), (2, _TWO), (3, _THREE)) for currency in names.split()
+}
+_UNEQUAL: Final = frozenset({"clf", "huf", "iqd", "isk", "lyd", "mga", "twd", "ugx", "uyi", "uyw"})
 
 _DIGITS: Final = re.compile(r"[0-9]+")
-_MAJOR: Final = re.compile(r"[0-9]+(?:\.([0-9]+))?")
+_NOT_DIGITS: Final = re.compile(r"[^0-9]")
+_SPACES: Final = " \u00a0\u202f"
+# The whole part, what separates its thousands, the decimals.
+_POINT: Final = re.compile(r"([0-9]+)()(?:\.([0-9]+))?")
+_COMMA: Final = re.compile(rf"([0-9]+|[1-9][0-9]{{0,2}}(?:([.{_SPACES}])[0-9]{{3}})(?:\2[0-9]{{3}})*)(?:,([0-9]+))?")
 _NEGATIVE: Final = re.compile(r"[-\u2212(].*")
 _EXPONENTIAL: Final = re.compile(r"[0-9.,+]+[eE][+-]?[0-9]+")
 _ZERO_DECIMALS: Final = re.compile(r"[0-9]+\.0*")
+_OTHER: Final = re.compile(r"[^0-9.,'+\s]")
 _TOO_LONG: Final = 40
+_GROUP: Final = 3
 
 
 class AmountProblem(NamedTuple):
-    """Why a text is no amount: a stable code, and the rule with a hint."""
+    """Why a text is not an amount: a stable code, and the rule with a hint."""
 
     code: str
     rule: str
 
 
-def exponent_of(currency: str) -> int | None:
-    """Return how many decimals a currency has by ISO 4217, None if it has no minor unit."""
-    return None if currency in _NO_MINOR_UNIT else _EXPONENTS.get(currency, 2)
+def decimals_of(currency: str) -> int | None:
+    """Return how many decimals a lower-case currency is read with, None if it is not read in major units."""
+    return _DECIMALS.get(currency)
 
 
-def parse_amount(text: str, unit: AmountUnit, currency: str | None) -> int | AmountProblem:
+def in_major(amount: int, currency: str | None, mark: str = ".", group: str = "") -> str | None:
+    """Return minor units as a person writes them, `1050` as `10.50`; None for a currency not read in major units."""
+    decimals = decimals_of(currency or "")
+    return None if decimals is None else f"{Decimal(amount).scaleb(-decimals):{group}.{decimals}f}".replace(".", mark)
+
+
+def parse_amount(
+    text: str, unit: AmountUnit, currency: str | None, decimal: DecimalMark = "point"
+) -> int | AmountProblem:
     """Return minor units; nothing is guessed, so what could be read in two ways is a problem."""
     if unit == "minor":
         if _DIGITS.fullmatch(text) is None:
-            return _shape_problem(text, unit)
+            return _shape_problem(text, unit, decimal)
         return _in_range(int(text) if len(text) < _TOO_LONG else MAX_AMOUNT + 1)
-    match = _MAJOR.fullmatch(text)
+    match = (_COMMA if decimal == "comma" else _POINT).fullmatch(text)
     if match is None:
-        return _shape_problem(text, unit)
+        return _shape_problem(text, unit, decimal)
     if currency is None:
         return AmountProblem("amount_currency", "an amount in major units needs a currency: fill its cell or state one")
-    exponent = exponent_of(currency.lower())
+    exponent = decimals_of(currency.lower())
     if exponent is None:
-        return AmountProblem("amount_currency", f"{currency.upper()} has no minor unit by ISO 4217")
-    decimals = len(match[1] or "")
-    if decimals > exponent:
+        return _currency_problem(currency)
+    whole, part = _NOT_DIGITS.sub("", match[1]), match[3] or ""
+    if len(part) > exponent:
         has = {0: "no decimals", 1: "1 decimal"}.get(exponent, f"{exponent} decimals")
-        return AmountProblem("amount_decimals", f"{currency.upper()} has {has}, and this has {decimals}")
-    if len(text) >= _TOO_LONG:
-        return _in_range(MAX_AMOUNT + 1)
-    return _in_range(int(Decimal(text).scaleb(exponent)))
+        return AmountProblem("amount_decimals", f"{currency.upper()} has {has}, and this has {len(part)}")
+    return _in_range(int(whole + part.ljust(exponent, "0")) if len(text) < _TOO_LONG else MAX_AMOUNT + 1)
+
+
+def grouping_of(text: str) -> str | None:
+    """Return how an amount with a decimal comma separates its thousands: ".", " " or "" for not at all.
+
+    None if nothing can be told from it: it has too few digits, or is not such an amount.
+    """
+    match = _COMMA.fullmatch(text)
+    if match is None or len(match[1]) <= _GROUP:
+        return None
+    return "." if match[2] == "." else " " if match[2] else ""
 
 
 def _in_range(amount: int) -> int | AmountProblem:
     if amount == 0:
-        return AmountProblem("amount_zero", "must be more than zero; a blank cell asks for all that is left")
+        return AmountProblem("amount_zero", "must be more than zero")
     if amount > MAX_AMOUNT:
         return AmountProblem("amount_too_large", f"must be at most {MAX_AMOUNT} minor units")
     return amount
 
 
-def _shape_problem(text: str, unit: AmountUnit) -> AmountProblem:
-    wanted = "minor units in digits alone, such as 1050" if unit == "minor" else "digits with a point, such as 10.50"
-    if text != text.strip() or any(character.isspace() for character in text):
-        return AmountProblem("amount_spaces", f"must hold no spaces: {wanted}")
-    if not text.isascii() and any(character.isdigit() for character in text) and not _NEGATIVE.match(text):
+def _currency_problem(currency: str) -> AmountProblem:
+    name = currency.upper()
+    why = (
+        "ISO 4217 and payment providers count its decimals differently"
+        if currency.lower() in _UNEQUAL
+        else "how many decimals it has is not known"
+    )
+    rule = f"{name} is not read in major units, since {why}: give its amounts in minor units, in a file of their own"
+    return AmountProblem("amount_currency", rule)
+
+
+def _shape_problem(text: str, unit: AmountUnit, decimal: DecimalMark) -> AmountProblem:
+    wanted = "minor units in digits alone, such as 1050"
+    if unit == "major":
+        wanted = "digits with a comma, such as 10,50" if decimal == "comma" else "digits with a point, such as 10.50"
+    if any(character.isdigit() and not character.isascii() for character in text):
         return AmountProblem("amount_digits", f"must be written with the digits 0 to 9: {wanted}")
     if _NEGATIVE.fullmatch(text):
         return AmountProblem("amount_negative", "must not be negative: a refund is a positive amount")
     if _EXPONENTIAL.fullmatch(text):
         return AmountProblem("amount_exponent", f"must not be in scientific notation: {wanted}")
+    if _OTHER.search(text):
+        return AmountProblem("amount_format", f"must be a number alone, without a currency: {wanted}")
+    if text != text.strip() or (decimal == "point" and any(character.isspace() for character in text)):
+        return AmountProblem("amount_spaces", f"must hold no spaces: {wanted}")
+    return _mark_problem(text, unit, decimal, wanted)
+
+
+def _mark_problem(text: str, unit: AmountUnit, decimal: DecimalMark, wanted: str) -> AmountProblem:
+    if decimal == "comma":
+        rule = f"must have one comma at most, before the decimals, and thousands in threes as in 1.234,50: {wanted}"
+        return AmountProblem("amount_separator", f"{rule}; nothing is guessed")
     if "," in text or "'" in text or text.count(".") > 1:
-        return AmountProblem(
-            "amount_separator", f"must have no thousands separator and no decimal comma: {wanted}; nothing is guessed"
-        )
+        rule = f"must have no thousands separator and no decimal comma: {wanted}; nothing is guessed"
+        if _COMMA.fullmatch(text):
+            unit_too = "--amount-unit major --decimal comma" if unit == "minor" else "--decimal comma"
+            rule += f"; if the comma is the decimal mark in the whole file, say {unit_too}"
+        return AmountProblem("amount_separator", rule)
     if unit == "minor" and _ZERO_DECIMALS.fullmatch(text):
         return AmountProblem("amount_decimal", f"must have no decimal point: {wanted}")
-    if unit == "minor" and _MAJOR.fullmatch(text):
+    if unit == "minor" and _POINT.fullmatch(text):
         return AmountProblem(
             "amount_decimal",
             f"must have no decimal point: {wanted}, or say that amounts are in major units (--amount-unit major)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Final
 
 # What a spreadsheet runs as a formula, or drops to find one; the wide forms are typed by East Asian keyboards.
@@ -31,10 +32,17 @@ def unguarded(text: str) -> str:
 
 
 def spreadsheet_value(value: object) -> object:
-    """Return a whole number of a workbook as its digits, and every other value as it is."""
+    """Return a whole number of a workbook as an integer, and every other value as it is."""
     if type(value) is float and value.is_integer() and abs(value) < _EXACT:
-        return str(int(value))
+        return int(value)
     return value
+
+
+def decimal_text(number: float) -> str | None:
+    """Return a number of a workbook or of JSON in plain decimals, as it was written; None if digits of it are lost."""
+    if number.is_integer():
+        return str(int(number)) if abs(number) < _EXACT else None
+    return format(Decimal(repr(number)), "f")
 
 
 def is_blank(value: object) -> bool:

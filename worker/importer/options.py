@@ -11,6 +11,7 @@ from worker.importer.columns import RESULT_COLUMNS, field_of
 
 Format = Literal["csv", "jsonl", "xlsx"]
 AmountUnit = Literal["minor", "major"]
+DecimalMark = Literal["point", "comma"]
 
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 DELIMITERS: Final = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -24,6 +25,7 @@ class ImportOptions:
     """What the reader is told; None means: find out from the file, and say what was found.
 
     `id_from` names the columns whose values make the refund's id where the file has none of its own.
+    With `decimal` "comma" amounts in major units are written as `10,50`, `1.234,50` or `1 234,50`.
     `default_currency` stands for a blank currency cell. `sheet` names a sheet of a workbook. `max_unpacked_bytes` caps
     what a packed file, a workbook or stdin may come to; `max_row_bytes` caps one row. A workbook is held in memory
     while it is read: `max_workbook_bytes` caps what it unpacks to, `max_workbook_cells` the rectangle from A1 to its
@@ -35,6 +37,7 @@ class ImportOptions:
     sheet: str | None = None
     id_from: tuple[str, ...] = ()
     amount_unit: AmountUnit = "minor"
+    decimal: DecimalMark = "point"
     default_currency: str | None = None
     ignore_extra: bool = False
     max_unpacked_bytes: int = 2**30
@@ -49,6 +52,10 @@ class ImportOptions:
             raise InputError(f"the delimiter {self.delimiter!r} is not one of comma, semicolon and tab")
         if self.amount_unit not in get_args(AmountUnit):
             raise InputError(f"there is no amount unit {self.amount_unit!r}: amounts are in minor or major units")
+        if self.decimal not in get_args(DecimalMark):
+            raise InputError(f"there is no decimal mark {self.decimal!r}: it is point or comma")
+        if self.decimal != "point" and self.amount_unit != "major":
+            raise InputError("a decimal comma is for amounts in major units: minor units have no decimals")
         for name in self.id_from:
             if field_of(name) in _NO_IDENTITY:
                 raise InputError(f"a refund's id cannot be made from the column {name!r}")

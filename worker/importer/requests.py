@@ -15,8 +15,8 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.errors import InvalidRequest
-from worker.importer.amounts import parse_amount
-from worker.importer.cells import cell_problem, text_of
+from worker.importer.amounts import AmountProblem, decimals_of, grouping_of, parse_amount
+from worker.importer.cells import cell_problem, decimal_text, text_of
 from worker.importer.columns import columns_of, id_fields
 from worker.request import RefundRequest, shown
 
@@ -31,6 +31,8 @@ _DERIVED: Final = re.compile(r"(f-[0-9a-f]{32})(?:-([2-9]|[1-9][0-9]{1,8}))?")
 _METADATA: Final = "metadata."
 _PLANS: Final = 256
 _ALWAYS_IN_RANGE: Final = 12
+_GROUPINGS: Final = {".": "points between its thousands", " ": "spaces between its thousands", "": "nothing there"}
+_WHOLE_AMOUNT: Final = "must be whole minor units such as 1050; for amounts such as 10.50 say --amount-unit major"
 
 
 class RowError(NamedTuple):
@@ -71,12 +73,14 @@ class RequestReader:
     """Makes requests of a source's rows; what the columns mean is found out once for each header."""
 
     def __init__(self, source: Source) -> None:
+        self._source = source
         self._options = source.options
         self._objects = source.format == "jsonl"
         self._plain = source.format == "csv"
         self._id_fields = id_fields(source.options)
         self._default_currency = source.options.default_currency or ""
         self._minor = source.options.amount_unit == "minor"
+        self._grouping: tuple[str, int, str] | None = None
         self._plans: dict[tuple[str, ...], Columns] = {}
         self._columns: Columns | None = None
 
@@ -98,7 +102,7 @@ class RequestReader:
         """Return the row's request, or every rule that the row breaks by itself."""
         columns = self.columns(row.names)
         errors = [_column_error(row, problem) for problem in columns.problems]
-        values: Sequence[str] = row.values if self._plain else _texts(row, columns, errors)  # type: ignore[assignment]
+        values: Sequence[str] = row.values if self._plain else self._texts(row, columns, errors)  # type: ignore[assignment]
         currency = (values[columns.currency] if columns.currency is not None else "") or self._default_currency
         amount = None
         if columns.amount is not None and (text := values[columns.amount]):
@@ -106,7 +110,7 @@ class RequestReader:
             if self._minor and len(text) <= _ALWAYS_IN_RANGE and text.isascii() and text.isdigit() and int(text):
                 amount = int(text)
             else:
-                parsed = parse_amount(text, self._options.amount_unit, currency or None)
+                parsed = self._amount(row, columns.amount, text, currency)
                 if isinstance(parsed, int):
                     amount = parsed
                 else:
@@ -139,6 +143,57 @@ class RequestReader:
         except InvalidRequest as invalid:
             return (*errors, *_broken_rules(row.line, columns, invalid, metadata, errors))
         return tuple(errors) if errors else Candidate(row.line, request, occurrence)
+
+    def _amount(self, row: Row, place: int, text: str, currency: str) -> int | AmountProblem:
+        """Return an amount in minor units; raises `InputError` if the file writes its thousands in two ways."""
+        options = self._options
+        if self._plain or isinstance(row.values[place], str):
+            parsed = parse_amount(text, options.amount_unit, currency or None, options.decimal)
+            if options.decimal == "comma" and isinstance(parsed, int):
+                self._require_one_grouping(row, place, text)
+            return parsed
+        # A number is not written in any way: its decimals are known, and none of them separates thousands.
+        parsed = parse_amount(text, options.amount_unit, currency or None)
+        if isinstance(parsed, AmountProblem) and parsed.code == "amount_decimals":
+            exact = f"{decimals_of(currency.lower())} decimals of {currency.upper()}"
+            return parsed._replace(rule=f"is more exact than the {exact}: round it in the file, or give it as text")
+        return parsed
+
+    def _require_one_grouping(self, row: Row, place: int, text: str) -> None:
+        if (grouping := grouping_of(text)) is None:
+            return
+        if self._grouping is None:
+            self._grouping = grouping, row.line, text
+        first, line, before = self._grouping
+        if grouping != first:
+            raise self._source.problem(
+                f"the amount {shown(text)} has {_GROUPINGS[grouping]}, and {shown(before)} on line {line} has "
+                f"{_GROUPINGS[first]}: write all of them in one way; nothing is guessed",
+                line=row.line,
+                column=place + 1,
+            )
+
+    def _texts(self, row: Row, columns: Columns, errors: list[RowError]) -> Sequence[str]:
+        texts = [""] * len(row.values)
+        places = [columns.refund_id, columns.payment_intent, columns.amount, columns.currency, columns.reason]
+        places += [place for _, place in (*columns.metadata, *columns.id_parts)]
+        for place in places:
+            if place is None:
+                continue
+            value = row.values[place]
+            problem = cell_problem(value)
+            if place == columns.amount and type(value) is float:
+                text = None if self._minor else decimal_text(value)
+                if text is not None:
+                    texts[place] = text
+                    continue
+                if problem is not None and problem[0] == "not_whole":
+                    problem = problem[0], _WHOLE_AMOUNT
+            if problem is not None:
+                errors.append(RowError(row.line, row.names[place].strip(), problem[0], shown(value), problem[1]))
+            else:
+                texts[place] = text_of(value) or ""
+        return texts
 
     def _id_pairs(
         self,
@@ -199,21 +254,6 @@ def _broken_rules(
 def _column_error(row: Row, problem: ColumnProblem) -> RowError:
     value = row.values[problem.place - 1] if problem.place is not None else ""
     return RowError(row.line, problem.column, problem.code, shown(value), problem.rule)
-
-
-def _texts(row: Row, columns: Columns, errors: list[RowError]) -> Sequence[str]:
-    texts = [""] * len(row.values)
-    places = [columns.refund_id, columns.payment_intent, columns.amount, columns.currency, columns.reason]
-    places += [place for _, place in (*columns.metadata, *columns.id_parts)]
-    for place in places:
-        if place is None:
-            continue
-        value = row.values[place]
-        if (problem := cell_problem(value)) is not None:
-            errors.append(RowError(row.line, row.names[place].strip(), problem[0], shown(value), problem[1]))
-        else:
-            texts[place] = text_of(value) or ""
-    return texts
 
 
 def _with_object(metadata: dict[str, str], row: Row, columns: Columns, errors: list[RowError]) -> dict[str, str]:

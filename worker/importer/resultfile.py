@@ -13,7 +13,7 @@ import json
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
-from worker.importer.cells import guarded, text_of
+from worker.importer.cells import decimal_text, guarded, text_of
 from worker.importer.columns import FAILED_COLUMNS, OWN_COLUMN, RESULT_COLUMNS, field_of
 from worker.importer.formats import delimiter_of, separator_named
 from worker.importer.validation import Judged, judged, refused
@@ -122,7 +122,7 @@ def _table(source: Source, added: tuple[str, ...], out: IO[str]) -> _Table:
         out.write(f"sep={delimiter}\r\n")
     # The dialect's line end makes the writer quote carriage returns as well as line feeds.
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\r\n")
-    return _CsvTable(added, writer.writerow)
+    return _CsvTable(added, writer.writerow, "," if source.options.decimal == "comma" else ".")
 
 
 class _Layout:
@@ -152,8 +152,9 @@ class _Layout:
 
 
 class _CsvTable:
-    def __init__(self, added: tuple[str, ...], write_cells: Callable[[Iterable[str]], object]) -> None:
+    def __init__(self, added: tuple[str, ...], write_cells: Callable[[Iterable[str]], object], mark: str) -> None:
         self._added = added
+        self._mark = mark
         self._write_cells = write_cells
         self._layout: _Layout | None = None
 
@@ -164,7 +165,13 @@ class _CsvTable:
             self._write_cells(guarded(name) for name in (*layout.before, *layout.headers, *layout.after))
         cells = [layout.value(place, value, facts) for place, value in enumerate(values)]
         row = (*map(facts.get, layout.before), *cells, *map(facts.get, layout.after))
-        self._write_cells(guarded(text_of(cell) or "") for cell in row)
+        self._write_cells(guarded(self._text(cell)) for cell in row)
+
+    def _text(self, cell: object) -> str:
+        if type(cell) is float and (plain := decimal_text(cell)) is not None:
+            # A workbook's number becomes text, which is read with the mark of the file's other amounts.
+            return plain.replace(".", self._mark)
+        return text_of(cell) or ""
 
 
 class _JsonTable:
