@@ -1,12 +1,12 @@
-"""Flower's settings: read only, behind a password, and nothing of a refund in it but its id.
+"""Flower's settings: read only, behind a password; of a refund only its id, and what became of it.
 
 `celery --app worker.app flower --conf=ops/flowerconfig.py`. The password is `user:password` in FLOWER_BASIC_AUTH, or in
 the file `flower_basic_auth` of REFUNDS_SECRETS_DIR; without one Flower does not start. FLOWER_ADDRESS and FLOWER_PORT
 say where to listen (loopback unless told otherwise), FLOWER_DB names a file that outlives a restart.
 
-Two things are not left to Flower: its REST API shows a task's arguments as they were sent, whatever `format_task` does,
-so they are cut down where an event comes in; and its `/metrics` asks for no password, so here it does. Only
-`/healthcheck` is open, and says no more than OK.
+Two things are not left to Flower: its REST API shows a task's arguments and result as they were sent, whatever
+`format_task` does, so they are cut down where an event comes in; and its `/metrics` asks for no password, so here it
+does. Only `/healthcheck` is open, and says no more than OK.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from flower.views.monitor import Metrics
 _ID: Final = r"[A-Za-z0-9_.:-]{1,200}"
 _IDS: Final = re.compile(rf"\(?(?:{_ID}(?:, {_ID})*(?:,? and \d+ more)?)?,?\)?")
 _NAMED: Final = re.compile(rf"'refund_id': '({_ID})'")
+_ENDING: Final = r"[a-z][a-z ]{1,30}(?: \([A-Za-z0-9_., -]{1,200}\))?"
+_RESULT: Final = re.compile(rf"(?:{_ID}: )?{_ENDING}|\d+ {_ENDING}(?:, \d+ {_ENDING})*")
 HIDDEN: Final = "…"
 
 
@@ -35,14 +37,21 @@ def shown(arguments: object) -> str:
     return named.group(1) if named else HIDDEN
 
 
+def became(result: object) -> str:
+    """Return a task's result as it may be seen: what became of its refunds, in the words of `worker.endings`."""
+    # Celery sends a text as Python would write it.
+    text = str(result or "").strip("'")
+    return text if text == "" or _RESULT.fullmatch(text) else HIDDEN
+
+
 def cleaned(event: dict[str, Any]) -> dict[str, Any]:
-    """Return a task's event without bodies, results and errors: of an error only its kind; the worker's log has it."""
+    """Return a task's event without bodies and errors: of an error only its kind; the worker's log has it."""
     clean = dict(event)
     for name in ("args", "kwargs"):
         if name in clean:
             clean[name] = shown(clean[name])
     if "result" in clean:
-        clean["result"] = HIDDEN
+        clean["result"] = became(clean["result"])
     if "exception" in clean:
         clean["exception"] = re.split(r"\W", str(clean["exception"]), maxsplit=1)[0]
     clean.pop("traceback", None)
@@ -52,7 +61,7 @@ def cleaned(event: dict[str, Any]) -> dict[str, Any]:
 def format_task(task: Any) -> Any:
     """Show no more in the pages than in the API, for events that a database of an older Flower still holds."""
     task.args, task.kwargs = shown(task.args), shown(task.kwargs)
-    task.result, task.traceback = HIDDEN if task.result else task.result, None
+    task.result, task.traceback = became(task.result), None
     return task
 
 
@@ -90,7 +99,7 @@ port = int(os.environ.get("FLOWER_PORT", "5555"))
 read_only = True
 max_tasks = 10_000
 purge_offline_workers = 300
-tasks_columns = "name,args,kwargs,state,received,runtime,worker"
+tasks_columns = "name,args,kwargs,result,state,received,runtime"
 if "FLOWER_DB" in os.environ:
     persistent = True
     db = os.environ["FLOWER_DB"]

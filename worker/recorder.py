@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import structlog
 
-from worker import calls, policy
+from worker import calls, endings, policy
 from worker.calls import Saved
+from worker.endings import Ending
 from worker.errors import IllegalMove, StoreUnavailable
 from worker.model import Lane, Refund, Stage, Step
 from worker.store import AsyncStore
@@ -39,8 +40,11 @@ class Recorder:
 
     async def save(
         self, refund: Refund, step: Step, detail: Mapping[str, Any], *, insist: bool = False
-    ) -> Saved | None:
-        """Save a step; `insist` for one that carries a reply: it is tried until it is in, for two minutes."""
+    ) -> tuple[Saved, Ending]:
+        """Save a step, and return how that leaves the refund.
+
+        `insist` for one that carries a reply: it is tried until it is in, for two minutes.
+        """
         if not step.quiet and not step.proof:
             policy.check_move(refund.refund_id, refund.stage, step.to)
         full = {**detail, "alarm": step.alarm} if step.alarm else dict(detail)
@@ -64,10 +68,11 @@ class Recorder:
                     raise
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
-        await self._after_save(refund, step, saved, full)
-        return saved
+        ending = await self._after_save(refund, step, saved, full)
+        return saved, ending or endings.saved(step, saved.result)
 
-    async def _after_save(self, refund: Refund, step: Step, saved: Saved, detail: Mapping[str, Any]) -> None:
+    async def _after_save(self, refund: Refund, step: Step, saved: Saved, detail: Mapping[str, Any]) -> Ending | None:
+        """Report a save; return how a further one left the refund, if this one led to it."""
         facts = {name: value for name, value in detail.items() if name not in {"alarm", "reason"}}
         match saved.result:
             case "saved":
@@ -87,7 +92,7 @@ class Recorder:
                 if step.to is not Stage.SETTLED and step.delay is not None and step.delay <= SOON:
                     self._look_again(refund.refund_id, refund.lane, step.delay)
             case "owned":
-                await self._owned(refund, saved.other or "", step)
+                return await self._owned(refund, saved.other or "", step)
             case "contradicts":
                 log.critical(
                     "proof_against_settled",
@@ -99,8 +104,9 @@ class Recorder:
                 raise IllegalMove(refund.refund_id, saved.other or "", step.to.value)
             case "stale" | "already" | "missing":
                 log.info("save_superseded", refund_id=refund.refund_id, result=saved.result, label=step.label)
+        return None
 
-    async def _owned(self, refund: Refund, owner: str, step: Step) -> None:
+    async def _owned(self, refund: Refund, owner: str, step: Step) -> Ending | None:
         provider_refund_id = step.changes.get("provider_refund_id")
         alarm = f"the provider's refund {provider_refund_id} already belongs to refund {owner}"
         log.critical("provider_refund_claimed_twice", refund_id=refund.refund_id, alarm=True, owner=owner)
@@ -111,7 +117,9 @@ class Recorder:
                 "error_message": alarm,
                 "doubt_since": refund.doubt_since or refund.updated_at,
             }
-            await self.save(refund, policy.to_review(changes, "owned_elsewhere", alarm), {})
+            _, ending = await self.save(refund, policy.to_review(changes, "owned_elsewhere", alarm), {})
+            return ending
+        return None
 
 
 def _event(step: Step) -> str:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -16,10 +16,11 @@ import httpx
 import structlog
 from celery import Celery
 
-from worker import broker, calls, inbox
+from worker import broker, calls, endings, inbox
 from worker.backlog import BacklogWatch
 from worker.client import PUBLISH_ERRORS
 from worker.connections import connect_async, place_of
+from worker.endings import Ending
 from worker.errors import ProviderMismatch, RefundError, StoreUnavailable
 from worker.gateway import Gateway
 from worker.heartbeat import Heartbeat
@@ -194,19 +195,21 @@ class Runtime:
         except StoreUnavailable as error:
             log.error("message_not_kept", reason=reason, error=str(error))  # noqa: TRY400 - one sentence, no traceback
 
-    def process(self, refund_ids: Sequence[str], lane: Lane) -> None:
-        """Handle the refunds of one message, from a task's thread."""
-        self.run(self.service.process(refund_ids, lane, seconds=TASK_SECONDS))
+    def process(self, refund_ids: Sequence[str], lane: Lane) -> Mapping[str, Ending]:
+        """Handle the refunds of one message, from a task's thread; return how each was left."""
+        ended = self.run(self.service.process(refund_ids, lane, seconds=TASK_SECONDS))
+        return dict(zip(refund_ids, ended, strict=True))
 
-    def submit(self, request: RefundRequest, lane: Lane) -> str:
-        """Accept a refund and handle it, from a task's thread; return `created`, `exists` or `conflict`."""
+    def submit(self, request: RefundRequest, lane: Lane) -> Ending:
+        """Accept a refund and handle it, from a task's thread; return how it was left, or `endings.CONFLICT`."""
         created = self.run(self._create(request, lane))
-        if created != "conflict":
-            self.process([request.refund_id], lane)
+        if created == "conflict":
+            return endings.CONFLICT
+        ending = self.process([request.refund_id], lane)[request.refund_id]
         if created == "created":
             # After its handling: whoever waits for this one does not wait for the answer.
             self._backlog.look(lane, lambda: self._backlog_of(lane))
-        return created
+        return ending
 
     def _backlog_of(self, lane: Lane) -> int:
         """Return how many refunds wait: by their records, or by messages, where those are what brings them in."""

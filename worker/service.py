@@ -10,14 +10,15 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
 
-from worker import calls, looks, policy
+from worker import calls, endings, looks, policy
 from worker.answers import classify, owned_elsewhere
 from worker.calls import Claim, ClaimKind, Loaded
+from worker.endings import Ending
 from worker.errors import StoreUnavailable
 from worker.gateway import Gateway
 from worker.lanes import RateGate, Slots, Turns
@@ -45,9 +46,6 @@ log = structlog.get_logger(__name__)
 HOPS: Final = 4
 """Decisions one handling may take in a row: lapse, look, resend, and one to spare."""
 MOST_WOKEN: Final = 1000
-
-SENT: Final = Loaded(now=datetime.min.replace(tzinfo=UTC), seq="", refund=None)
-"""What a claim that decided by itself leaves to look at."""
 
 Detail = dict[str, Any]
 
@@ -94,28 +92,33 @@ class Service:
 
     # Handling
 
-    async def process(self, refund_ids: Sequence[str], lane: Lane, *, seconds: float) -> int:
-        """Handle the refunds of one message; return how many were not begun within `seconds` and given back."""
+    async def process(self, refund_ids: Sequence[str], lane: Lane, *, seconds: float) -> list[Ending]:
+        """Handle the refunds of one message; return how each was left, in their order.
+
+        Those that were not begun within `seconds` are given back.
+        """
         until = self._clock() + seconds
         # One refund's unforeseen trouble is its own: the others of the message go on.
-        begun = await asyncio.gather(
+        results = await asyncio.gather(
             *(self.handle(refund_id, lane, until=until) for refund_id in refund_ids), return_exceptions=True
         )
-        left = []
-        for refund_id, result in zip(refund_ids, begun, strict=True):
+        ended: list[Ending] = []
+        for refund_id, result in zip(refund_ids, results, strict=True):
             if isinstance(result, BaseException):
                 log.error("refund_handling_failed", refund_id=refund_id, alarm=True, exc_info=result)
-            elif not result:
-                left.append(refund_id)
+                ended.append(endings.broken(result))
+            else:
+                ended.append(result)
+        left = [refund_id for refund_id, ending in zip(refund_ids, ended, strict=True) if not ending.begun]
         if left:
             try:
                 await self.store.run(calls.give_back(left))
             except StoreUnavailable as error:
                 log.warning("give_back_failed", count=len(left), error=str(error))
-        return len(left)
+        return ended
 
-    async def handle(self, refund_id: str, lane: Lane, *, until: float | None = None) -> bool:
-        """Take one refund as far as it goes now; return False where no slot came free in time."""
+    async def handle(self, refund_id: str, lane: Lane, *, until: float | None = None) -> Ending:
+        """Take one refund as far as it goes now; return how that left it: given back if no slot came free in time."""
         is_trial = False
         try:
             async with asyncio.timeout(None if until is None else max(0.0, until - self._clock())) as wait:
@@ -126,19 +129,19 @@ class Service:
                     await self.gate.acquire(lane)
                     self._waits.discard(wait)
                     wait.reschedule(None)
-                    if self.stopping:
-                        return False
-                    await self._advance(refund_id, lane)
+                    if not self.stopping:
+                        return await self._advance(refund_id, lane)
         except TimeoutError:
-            return False
+            pass
         except StoreUnavailable as error:
             # Its time in `due` stands: a sweep finds it again.
             log.warning("refund_deferred", refund_id=refund_id, error=str(error))
+            return endings.STORE_AWAY
         finally:
             self._waits.discard(wait)
             if is_trial:
                 self.breaker.trial_over()
-        return True
+        return endings.given_back(stopping=self.stopping, provider_away=self.breaker.is_open)
 
     def stop(self) -> None:
         """Begin no more refunds: what waits is given back at once, what was begun goes on.
@@ -179,11 +182,12 @@ class Service:
         while self._extra:
             await asyncio.wait(self._extra)
 
-    async def _advance(self, refund_id: str, lane: Lane) -> None:
+    async def _advance(self, refund_id: str, lane: Lane) -> Ending:
         # Most refunds are claimed and sent with no look before, so the claim itself is the first look.
         loaded = None if self.rules.wants_baseline else await self._send_blind(refund_id, lane)
-        if loaded is SENT:
-            return
+        if isinstance(loaded, Ending):
+            return loaded
+        ending = endings.OVERTAKEN
         turns = Turns(lambda: self.gate.go_on(lane))
         for _ in range(HOPS):
             if loaded is None:
@@ -191,80 +195,73 @@ class Service:
             refund = loaded.refund
             if refund is None:
                 log.warning("refund_unknown", refund_id=refund_id)
-                return
-            again = await self._act(refund, loaded, lane, turns)
+                return endings.UNKNOWN
+            ending, again = await self._act(refund, loaded, lane, turns)
             if not again:
-                return
+                break
             loaded = None
+        return ending
 
-    async def _act(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> bool:
-        """Do what the refund needs now; return whether to look at it once more at once."""
+    async def _act(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
+        """Do what the refund needs now; return how that left it, and whether to look at it once more at once."""
         match policy.next_action(refund, self.rules, loaded.now):
             case Action.NOTHING:
-                return False
+                return endings.standing(refund), False
             case Action.SEND:
                 return await self._send(refund, loaded, lane, turns)
             case Action.REPLAY:
                 claim = await self._claim(refund.refund_id, "replay")
-                if claim.claimed:
-                    await self._attempt(claim, lane)
-                return claim.result == "window"
+                return await self._go(claim, lane), claim.result == "window"
             case Action.LAPSE:
                 step = policy.after_lapse(refund, self.rules, loaded.now, self._jitter())
-                saved = await self._recorder.save(refund, step, {"seen": "lease_lapsed"})
-                return saved is not None and saved.result == "saved"
+                saved, ending = await self._recorder.save(refund, step, {"seen": "lease_lapsed"})
+                return ending, saved.result == "saved"
             case Action.LOOK:
-                return await self._look(refund, loaded.now, lane, turns)
+                return await self._look(refund, loaded.now, lane, turns), False
             case Action.POLL:
                 # One call, under the permit with which the handling began.
-                await self._poll(refund, loaded.now)
-                return False
+                return await self._poll(refund, loaded.now), False
             case Action.REVIEW:
                 step = policy.to_review({}, "no_readback", "it may have happened, and nothing may be read back")
-                await self._recorder.save(refund, step, {})
-                return False
+                _, ending = await self._recorder.save(refund, step, {})
+                return ending, False
 
     # Sending
 
-    async def _send_blind(self, refund_id: str, lane: Lane) -> Loaded | None:
-        """Claim and send; return the record as the refused claim saw it, or None for a fresh look."""
+    async def _send_blind(self, refund_id: str, lane: Lane) -> Ending | Loaded | None:
+        """Claim and send; return the record if the refused claim saw that more is to be done, None for a fresh look."""
         claim = await self._claim(refund_id, "send")
-        if claim.claimed:
-            await self._attempt(claim, lane)
-            return SENT
         if claim.result in {"stage", "early"}:
             return Loaded(now=claim.now, seq="", refund=claim.refund)
-        return None if claim.result == "unchecked" else SENT
+        return None if claim.result == "unchecked" else await self._go(claim, lane)
 
-    async def _send(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> bool:
+    async def _send(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
         seq: str | None = None
         baseline: Baseline | None = None
         if self.rules.wants_baseline or refund.asked_currency is not None:
             view = await self.gateway.get_payment(refund.payment_intent, turns.take)
             if not isinstance(view, PaymentView):
                 if not self._payment_is_refused(view, refund):
-                    await self._postpone(refund, view)
-                    return False
+                    return await self._postpone(refund, view), False
             else:
                 self.breaker.answered()
                 if wrong := _wrong_currency(refund, view):
-                    await self._recorder.save(refund, policy.refused_unsent(refund, "currency_mismatch", wrong), {})
-                    return False
+                    step = policy.refused_unsent(refund, "currency_mismatch", wrong)
+                    _, ending = await self._recorder.save(refund, step, {})
+                    return ending, False
                 if self.rules.wants_baseline:
                     baseline = view.baseline
             seq = loaded.seq
             await turns.ready()
         claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline)
-        if claim.claimed:
-            await self._attempt(claim, lane)
         # Another refund of the payment was sent since the totals were read: read them again.
-        return claim.result == "moved"
+        return await self._go(claim, lane), claim.result == "moved"
 
     def _payment_is_refused(self, answer: Answer, refund: Refund) -> bool:
         """Tell whether the provider refuses to show the payment: the POST will then say why, and nothing is lost."""
         return classify(answer, refund).seen is Seen.REFUSED
 
-    async def _postpone(self, refund: Refund, answer: Answer) -> None:
+    async def _postpone(self, refund: Refund, answer: Answer) -> Ending:
         outcome = classify(answer, refund)
         await self.trouble.note(outcome)
         delay = policy.backoff(
@@ -280,8 +277,9 @@ class Service:
             delay=delay,
             quiet=True,
         )
-        await self._recorder.save(refund, step, {})
+        saved, ending = await self._recorder.save(refund, step, {})
         log.info("refund_postponed", refund_id=refund.refund_id, reason=outcome.code)
+        return endings.postponed(refund, outcome.code) if saved.result == "saved" else ending
 
     async def _claim(
         self,
@@ -318,15 +316,21 @@ class Service:
             log.warning("refund_unknown", refund_id=refund_id)
         if claim.result == "no_body":
             log.error("stored_request_missing", refund_id=refund_id, alarm=True)
-        if claim.result == "no_body" and claim.refund is not None and claim.refund.stage is Stage.IN_DOUBT:
-            await self._recorder.save(claim.refund, policy.to_review({}, "no_body", "its stored request is gone"), {})
         log.debug("claim_refused", refund_id=refund_id, reason=claim.result)
         return claim
 
-    async def _attempt(self, claim: Claim, lane: Lane) -> None:
+    async def _go(self, claim: Claim, lane: Lane) -> Ending:
+        """Attempt what was claimed; return how that left the refund, or how the refused claim did."""
         refund = claim.refund
-        if refund is None:
-            return
+        if claim.claimed and refund is not None:
+            return await self._attempt(claim, refund, lane)
+        if claim.result == "no_body" and refund is not None and refund.stage is Stage.IN_DOUBT:
+            step = policy.to_review({}, "no_body", "its stored request is gone")
+            _, ending = await self._recorder.save(refund, step, {})
+            return ending
+        return endings.not_claimed(claim.result, refund)
+
+    async def _attempt(self, claim: Claim, refund: Refund, lane: Lane) -> Ending:
         started = self._clock()
 
         async def permit() -> bool:
@@ -352,11 +356,12 @@ class Service:
             detail["http_status"] = outcome.http_status
         if outcome.tries > 1:
             detail["tries"] = outcome.tries
-        saved = await self._recorder.save(refund, step, detail, insist=True)
-        if saved is not None and saved.result == "owned":
+        saved, ending = await self._recorder.save(refund, step, detail, insist=True)
+        if saved.result == "owned":
             doubt = owned_elsewhere(outcome, saved.other or "")
             step = policy.after_attempt(refund, doubt, self.rules, now, self._jitter())
-            await self._recorder.save(refund, step, detail | {"seen": doubt.seen.value}, insist=True)
+            _, ending = await self._recorder.save(refund, step, detail | {"seen": doubt.seen.value}, insist=True)
+        return ending
 
     async def _may_try_again(self, refund_id: str, token: str, lane: Lane) -> bool:
         """Tell whether a further try may leave under a claim: asked last of all, since each answer ages."""
@@ -376,32 +381,30 @@ class Service:
 
     # Looking
 
-    async def _poll(self, refund: Refund, now: datetime) -> None:
+    async def _poll(self, refund: Refund, now: datetime) -> Ending:
         if refund.provider_refund_id is None:
-            await self._recorder.save(
-                refund, policy.to_review({}, "no_provider_id", "it is processing under no id"), {}
-            )
-            return
+            step = policy.to_review({}, "no_provider_id", "it is processing under no id")
+            _, ending = await self._recorder.save(refund, step, {})
+            return ending
         answer = await self.gateway.get_refund(refund.provider_refund_id)
         await self.trouble.note(classify(answer, refund))
         step = looks.after_poll(refund, answer, now, self._jitter())
-        await self._recorder.save(refund, step, {"seen": _shape(answer)}, insist=step.proof)
+        _, ending = await self._recorder.save(refund, step, {"seen": _shape(answer)}, insist=step.proof)
+        return ending
 
-    async def _look(self, refund: Refund, now: datetime, lane: Lane, turns: Turns) -> bool:
+    async def _look(self, refund: Refund, now: datetime, lane: Lane, turns: Turns) -> Ending:
         look = await self._reconciler.look(refund, turns.take)
         step = looks.after_look(refund, look, self.rules, now, self._jitter())
         detail = {"look": look.sight.value, "reason": look.reason}
-        saved = await self._recorder.save(refund, step, detail, insist=step.proof)
-        if saved is None or saved.result != "saved" or "proven_absent_at" not in step.changes or step.quiet:
-            return False
+        saved, ending = await self._recorder.save(refund, step, detail, insist=step.proof)
+        if saved.result != "saved" or "proven_absent_at" not in step.changes or step.quiet:
+            return ending
         if step.changes["proven_absent_at"] is None:
-            return False
+            return ending
         # The verdict is fresh now and for half a minute: send at once, or look again.
         await turns.ready()
         claim = await self._claim(refund.refund_id, "resend", version=refund.version + 1)
-        if claim.claimed:
-            await self._attempt(claim, lane)
-        return False
+        return await self._go(claim, lane)
 
 
 def _wrong_currency(refund: Refund, view: PaymentView) -> str | None:

@@ -1,11 +1,14 @@
-"""The tasks: doorways from a message to the loop. No rules here."""
+"""The tasks: doorways from a message to the loop. No rules here.
+
+What a task returns is what became of its refunds, in words for a person; Flower shows it, and nothing keeps it.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from worker import inbox
+from worker import endings, inbox
 from worker.app import app, runtime
 from worker.broker import PROCESS_TASK, SUBMIT_TASK
 from worker.errors import InvalidRequest
@@ -19,17 +22,17 @@ def _lane(task: Any) -> Lane:
 
 
 @app.task(name=PROCESS_TASK, bind=True)
-def process(self: Any, *args: Any, **kwargs: Any) -> None:
+def process(self: Any, *args: Any, **kwargs: Any) -> str:
     """Look at these refunds: a nudge, args `[[refund_id, …]]`."""
     ids = args[0] if len(args) == 1 and not kwargs else None
     if not isinstance(ids, list) or not all(is_refund_id(refund_id) for refund_id in ids):
         inbox.rejected(json.dumps([args, kwargs]), "args are not [[refund_id, …]]")
-        return
-    runtime.process(list(dict.fromkeys(ids)), _lane(self))
+        return str(endings.NO_IDS)
+    return endings.told(runtime.process(list(dict.fromkeys(ids)), _lane(self)))
 
 
 @app.task(name=SUBMIT_TASK, bind=True)
-def submit(self: Any, *args: Any, **kwargs: Any) -> None:
+def submit(self: Any, *args: Any, **kwargs: Any) -> str:
     """Accept a refund, kwargs the request's fields, and send it."""
     try:
         request = inbox.requested(args, kwargs)
@@ -37,6 +40,9 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> None:
         # Logged too: the field and its rule, never what the metadata held.
         reason = "; ".join(f"{each.field}: {each.rule}" for each in error.errors)
         inbox.rejected(json.dumps([args, kwargs]), reason)
-        return
-    if runtime.submit(request, _lane(self)) == "conflict":
+        ending = endings.rejected(each.code for each in error.errors)
+        return endings.told({kwargs["refund_id"]: ending}) if is_refund_id(kwargs.get("refund_id")) else str(ending)
+    ending = runtime.submit(request, _lane(self))
+    if ending is endings.CONFLICT:
         inbox.rejected(json.dumps([args, kwargs]), f"refund {request.refund_id} exists with other contents")
+    return endings.told({request.refund_id: ending})

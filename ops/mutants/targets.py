@@ -15,7 +15,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 SEEDS: Final = "ops/mutants/seeds.py"
 """Worlds of the simulation, one test a seed."""
 
-_RULES: Final = tuple(f"worker/{name}.py" for name in ("policy", "looks", "decisions", "answers", "readback"))
+_RULES: Final = tuple(
+    f"worker/{name}.py" for name in ("policy", "looks", "decisions", "answers", "readback", "endings")
+)
 _SHELL: Final = tuple(
     f"worker/{name}.py" for name in ("store", "durability", "calls", "service", "trouble", "recorder", "reconciler")
 )
@@ -24,6 +26,7 @@ _RULES_TESTS: Final = (
     "tests/policy",
     "tests/test_answers.py",
     "tests/test_readback.py",
+    "tests/test_endings.py",
     "tests/store",
     SEEDS,
 )

@@ -15,7 +15,7 @@ import redis
 from ops.stack.compose import ROOT, Stack, until, variables_of
 from ops.tools import monitoring
 from worker import RefundRequest, Refunds
-from worker.broker import SUBMIT_TASK
+from worker.broker import PROCESS_TASK, SUBMIT_TASK
 from worker.sandbox.running import Sandbox
 from worker.settings import Settings
 
@@ -86,10 +86,11 @@ def raw_messages(installation: Installation) -> None:
     ]
     for fields in bad:
         app.send_task(SUBMIT_TASK, kwargs=fields, queue="refunds")
+    app.send_task(PROCESS_TASK, args=[f"{EMAIL}"], queue="refunds")
     app.send_task("refunds.unheard_of", args=[KEY, EMAIL], queue="refunds")
     installation.redis.lpush("refunds", json.dumps({"key": KEY}), f"{{no json {KEY}")
     until(
-        lambda: int(str(installation.redis.llen("refunds:rejected"))) >= len(bad) + 3, "all that is no refund is kept"
+        lambda: int(str(installation.redis.llen("refunds:rejected"))) >= len(bad) + 4, "all that is no refund is kept"
     )
 
 
@@ -128,13 +129,31 @@ def go_through(installation: Installation) -> None:
     installation.sandbox.set_faults("")
     for number, payment_intent in enumerate(["pi_declined_1", "pi_pending_succeeded_1", "pi_missing_1"]):
         installation.submit(f"order-9{number}-1", payment_intent)
-    batch = [RefundRequest(refund_id=f"row-{n}", payment_intent=f"pi_row{n}", amount=100) for n in range(5)]
+    refused_key(installation)
+    payments = [f"pi_row{n}" if n else "pi_declined_2" for n in range(5)]
+    batch = [RefundRequest(refund_id=f"row-{n}", payment_intent=pi, amount=100) for n, pi in enumerate(payments)]
     installation.refunds.submit_many(batch)
     installation.ids += [request.refund_id for request in batch]
     raw_messages(installation)
     installation.settled()
     made = sum(record.attempts for record in installation.refunds.get_many(installation.ids) if record is not None)
     until(lambda: attempts_told(installation) == made, f"the worker's next heartbeat tells of {made} attempts", 15)
+
+
+def refused_key(installation: Installation) -> None:
+    """A refund that waits while the provider refuses the key, and goes on once it accepts it again."""
+    refund_id = "order-401-1"
+    installation.sandbox.set_faults("http_401:pi=pi_401")
+    installation.submit(refund_id, "pi_401")
+
+    def waits() -> bool:
+        record = installation.refunds.get(refund_id)
+        return record is not None and record.stage == "waiting"
+
+    until(waits, "the key is refused")
+    installation.sandbox.set_faults("")
+    # The worker lowers it by itself, but asks the provider only every quarter of a minute.
+    installation.redis.hdel("refunds:meta", "credentials_refused_at")
 
 
 def attempts_told(installation: Installation) -> int:

@@ -1,4 +1,4 @@
-"""Flower shows tasks and refund ids to whoever has the password, and nothing else to anyone."""
+"""Flower shows tasks, refund ids and what became of them to whoever has the password, and nothing else to anyone."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.utils.saferepr import saferepr
 
 from ops.stack.compose import ROOT, until
 from tests.ops.asking import ask, ask_json
 from tests.ops.conftest import CANARIES, EMAIL, PASSWORD, Installation
+from tests.test_endings import every_kind
+from worker import endings
+from worker.broker import PROCESS_TASK, SUBMIT_TASK
 
 USER = f"operator:{PASSWORD}"
 CONFIG = ROOT / "ops" / "flowerconfig.py"
@@ -30,12 +34,13 @@ DATATABLE = {
 
 @pytest.fixture
 def tasks(installation: Installation) -> dict[str, Any]:
-    """Flower's tasks by id; events arrive some time after the refund is settled."""
+    """Flower's tasks by id, all of them over; events arrive some time after the refund is settled."""
     url = f"{installation.stack.url('flower')}/api/tasks"
 
     def are_there() -> bool:
         seen: dict[str, Any] = ask_json(url, user=USER)
-        return "raw-1" in str(seen) and "row-4" in str(seen)
+        over = all(task["state"] in {"SUCCESS", "FAILURE"} for task in seen.values())
+        return over and all(sign in str(seen) for sign in ("raw-1: rejected", "row-4", "(order-401-1)"))
 
     until(are_there, "Flower has seen the last task", 20)
     found: dict[str, Any] = ask_json(url, user=USER)
@@ -62,6 +67,36 @@ def test_tasks_are_shown_by_their_refund_ids(tasks: dict[str, Any]) -> None:
     assert ("refunds.process", "(row-0, row-1, row-2, row-3, row-4)", "{}") in shown
     # A producer that did not say what may be shown: the id is taken out of the fields.
     assert ("refunds.submit", "()", "raw-1") in shown
+
+
+def test_a_result_says_what_became_of_the_refunds_while_every_task_is_a_success(tasks: dict[str, Any]) -> None:
+    ours = [task for task in tasks.values() if task["name"] in {PROCESS_TASK, SUBMIT_TASK}]
+    assert {task["state"] for task in ours} == {"SUCCESS"}
+    results = {task["result"] for task in ours}
+    assert results >= {
+        "order-0-1: succeeded",
+        "order-90-1: failed (card_declined)",
+        "order-91-1: processing",
+        "order-92-1: failed (resource_missing)",
+        "order-401-1: waiting (key refused)",
+        "raw-1: succeeded",
+        "raw-1: rejected (exists with other contents)",
+        "raw-2: rejected (amount)",
+        "rejected (not a list of ids)",
+        "4 succeeded, 1 failed",
+    }
+    assert any(result.endswith(": in doubt") for result in results)
+    assert "…" not in results
+
+
+def test_pages_show_the_results_too(installation: Installation, tasks: dict[str, Any]) -> None:
+    flower = installation.stack.url("flower")
+    (declined,) = (task for task in tasks if tasks[task]["args"] == "(order-90-1)")
+    assert "order-90-1: failed (card_declined)" in ask(f"{flower}/task/{declined}", user=USER)[1]
+    table = "&".join(f"{name}={value}" for name, value in DATATABLE.items())
+    rows = ask_json(f"{flower}/tasks/datatable?{table}", user=USER)["data"]
+    assert {row["result"] for row in rows} == {task["result"] or "" for task in tasks.values()}
+    assert 'data-column="result"' in ask(f"{flower}/tasks", user=USER)[1]
 
 
 def test_no_canary_is_shown_on_any_page_or_in_the_api(installation: Installation, tasks: dict[str, Any]) -> None:
@@ -126,6 +161,25 @@ def test_it_listens_on_loopback_and_reads_only_unless_told_otherwise(config: dic
 )
 def test_of_arguments_only_refund_ids_are_shown(config: dict[str, Any], sent: str, shown: str) -> None:
     assert config["shown"](sent) == shown
+
+
+def test_every_ending_of_a_refund_is_shown_as_celery_sends_it(config: dict[str, Any]) -> None:
+    refund_id = "Order_1001.1:a-b" * 12
+    for ending in [*every_kind(), endings.CONFLICT, endings.NO_IDS, endings.rejected(["amount", "unknown_field"])]:
+        for told in (endings.told({refund_id: ending}), str(ending)):
+            assert config["became"](saferepr(told, 1024)) == told
+    together = endings.told({f"r{number}": ending for number, ending in enumerate(every_kind())})
+    assert config["became"](saferepr(together, 1024)) == together
+    assert config["became"]("") == ""
+    assert config["became"](None) == ""
+
+
+@pytest.mark.parametrize(
+    "result",
+    [EMAIL, f"order-1: failed ({EMAIL})", "order-1: {'metadata': 1}", "Jane Roe", "order-1: a\nb", "None", "[1]"],
+)
+def test_of_a_result_in_other_words_nothing_is_shown(config: dict[str, Any], result: str) -> None:
+    assert config["became"](repr(result)) == "…"
 
 
 def test_of_an_error_only_its_kind_is_shown(config: dict[str, Any]) -> None:

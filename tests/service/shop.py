@@ -198,8 +198,9 @@ class Shop:
         await self.store.run(calls.create(request, lane))
         return request
 
-    async def handle(self, refund_id: str = ID, lane: Lane = Lane.SINGLE, **options: Any) -> bool:
-        return await self.service.handle(refund_id, lane, **options)
+    async def handle(self, refund_id: str = ID, lane: Lane = Lane.SINGLE, **options: Any) -> str:
+        """Handle a refund; what that says of how it was left."""
+        return str(await self.service.handle(refund_id, lane, **options))
 
     async def refund(self, refund_id: str = ID) -> Refund:
         refund: Refund | None = (await self.store.run(calls.load(refund_id))).refund

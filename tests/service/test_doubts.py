@@ -23,7 +23,7 @@ async def test_replay_of_a_doubt_sends_the_same_bytes_under_the_same_key(async_r
         assert refund.stage is Stage.IN_DOUBT
         assert refund.next_check_at is not None
         shop.pass_time(refund.next_check_at - shop.now)
-        await shop.handle()
+        assert await shop.handle() == "succeeded"
         assert shop.provider.asked == [POST, POST]
         assert shop.provider.keys[0] == shop.provider.keys[1]
         assert shop.provider.bodies[0] == shop.provider.bodies[1]
@@ -54,7 +54,7 @@ async def test_replay_that_the_window_no_longer_allows_is_a_look_at_once(async_r
             return await run(call)
 
         shop.store.run = late  # type: ignore[method-assign]
-        await shop.handle()
+        assert await shop.handle() == "succeeded"
         assert shop.provider.asked == [POST, LIST]
         assert [entry["label"] for entry in await shop.history()] == ["accepted", "send", "no_reply", "succeeded"]
         assert (await shop.stored()).status is Status.SUCCEEDED
@@ -68,7 +68,7 @@ async def test_lapsed_lease_is_looked_at_in_the_same_handling(async_redis: redis
         shop.provider.will(LIST, listing(refund_payload()))
         # Not by what is woken beside it, which would look as well.
         shop.service._wake = lambda *_: None  # type: ignore[method-assign]
-        await shop.handle()
+        assert await shop.handle() == "succeeded"
         assert shop.provider.asked == [LIST]
         refund = await shop.stored()
         assert (refund.status, refund.evidence) == (Status.SUCCEEDED, "list")
@@ -87,7 +87,7 @@ async def test_doubt_that_nothing_may_be_read_back_of_is_handed_to_a_person(
         shop.pass_time(HOUR)
         blind = Shop(async_redis, BLIND)
         blind.store.now = shop.now
-        await blind.handle()
+        assert await blind.handle() == "in review (no_readback)"
         assert (await shop.stored()).stage is Stage.REVIEW
         assert (await shop.history())[-1]["label"] == "no_readback"
         assert [line["event"] for line in log].count("refund_needs_attention") == 1
@@ -98,9 +98,9 @@ async def prove_absent(shop: Shop) -> None:
     await shop.accept()
     shop.provider.will(POST, httpx.ReadError("reset"), says())
     shop.provider.will(LIST, listing())
-    await shop.handle()
+    assert await shop.handle() == "in doubt"
     shop.pass_time(VERIFY.settle)
-    await shop.handle()
+    assert await shop.handle() == "in doubt"
     assert (await shop.stored()).absent_at is not None
     shop.pass_time(VERIFY.settle)
 
@@ -108,7 +108,7 @@ async def prove_absent(shop: Shop) -> None:
 async def test_refund_proven_absent_is_sent_again_at_once_with_the_same_key(async_redis: redis.asyncio.Redis) -> None:
     async with opened(async_redis) as shop:
         await prove_absent(shop)
-        await shop.handle()
+        assert await shop.handle() == "succeeded"
         assert shop.provider.asked == [POST, LIST, LIST, POST]
         assert shop.provider.keys[0] == shop.provider.keys[1]
         refund = await shop.stored()
@@ -128,7 +128,7 @@ async def test_resend_rests_on_the_very_version_that_was_proven_absent(async_red
             return await run(call)
 
         shop.store.run = moved  # type: ignore[method-assign]
-        await shop.handle()
+        assert await shop.handle() == "in doubt"
         assert shop.provider.asked == [POST, LIST, LIST]
 
 
@@ -160,7 +160,7 @@ async def test_look_that_was_overtaken_sends_nothing(async_redis: redis.asyncio.
             return listing()
 
         shop.provider.will(LIST, overtaken)
-        await shop.handle()
+        assert await shop.handle() == "changed meanwhile"
         assert shop.provider.asked == [POST, LIST, LIST]
 
 
@@ -168,7 +168,7 @@ async def pend(shop: Shop) -> None:
     """Bring a refund to where the provider says that it is pending."""
     await shop.accept()
     shop.provider.will(POST, says(200, refund_payload(status="pending")))
-    await shop.handle()
+    assert await shop.handle() == "processing"
     assert (await shop.stored()).stage is Stage.PROCESSING
     shop.pass_time(HOUR)
 
@@ -177,10 +177,10 @@ async def test_pending_refund_is_asked_for_by_its_own_id_until_it_is_final(async
     async with opened(async_redis) as shop:
         await pend(shop)
         shop.provider.will("GET /v1/refunds/re_1", says(200, refund_payload(status="pending")), says())
-        await shop.handle()
+        assert await shop.handle() == "processing"
         assert (await shop.stored()).next_check_at == NOW + HOUR + 1012.5 * SECOND
         shop.pass_time(HOUR)
-        await shop.handle()
+        assert await shop.handle() == "succeeded"
         assert shop.provider.asked == [POST, "GET /v1/refunds/re_1", "GET /v1/refunds/re_1"]
         assert (await shop.stored()).status is Status.SUCCEEDED
         assert (await shop.history())[-1]["seen"] == "http_200"
@@ -214,7 +214,7 @@ async def test_processing_refund_without_the_providers_id_is_handed_to_a_person(
     async with opened(async_redis) as shop:
         await pend(shop)
         await async_redis.hdel(f"refunds:refund:{ID}", "provider_refund_id")
-        await shop.handle()
+        assert await shop.handle() == "in review (no_provider_id)"
         assert shop.provider.asked == [POST]
         assert (await shop.history())[-1]["label"] == "no_provider_id"
 
@@ -225,7 +225,7 @@ async def test_queued_refund_whose_request_is_gone_rings_an_alarm_and_is_not_sen
     async with opened(async_redis) as shop:
         await shop.accept()
         await async_redis.delete(f"refunds:body:{ID}")
-        await shop.handle()
+        assert await shop.handle() == "queued (its stored request is gone)"
         assert shop.provider.asked == []
         assert (await shop.stored()).stage is Stage.QUEUED
     assert [line["alarm"] for line in log if line["event"] == "stored_request_missing"] == [True]
@@ -238,7 +238,7 @@ async def test_doubtful_refund_whose_request_is_gone_is_handed_to_a_person(async
         await shop.handle()
         await async_redis.delete(f"refunds:body:{ID}")
         shop.pass_time(HOUR)
-        await shop.handle()
+        assert await shop.handle() == "in review (no_body)"
         assert shop.provider.asked == [POST]
         assert (await shop.stored()).stage is Stage.REVIEW
         assert (await shop.history())[-1]["label"] == "no_body"

@@ -82,7 +82,8 @@ async def test_refund_without_a_currency_needs_no_payment_read_where_no_totals_a
         loaded = await shop.store.run(calls.load(ID))
         assert loaded.refund is not None
         turns = Turns(lambda: shop.gate.go_on(Lane.SINGLE))
-        assert await shop.service._send(loaded.refund, loaded, Lane.SINGLE, turns) is False
+        ending, again = await shop.service._send(loaded.refund, loaded, Lane.SINGLE, turns)
+        assert (str(ending), again) == ("succeeded", False)
         assert shop.provider.asked == [POST]
         assert shop.gate.passed == []
 
@@ -250,7 +251,7 @@ async def test_read_that_waits_for_a_permit_is_given_back_by_a_worker_that_is_to
         message = asyncio.create_task(shop.service.process([ID], Lane.SINGLE, seconds=30))
         await until(lambda: shop.gate.passed == [WAITED, WENT_ON])
         shop.service.stop()
-        assert await asyncio.wait_for(message, 5) == 1
+        assert list(map(str, await asyncio.wait_for(message, 5))) == ["given back (worker stopping)"]
         assert (shop.provider.asked, (await shop.stored()).stage) == ([PAID], Stage.QUEUED)
 
 

@@ -30,7 +30,8 @@ async def test_message_is_handled_whole_and_the_ids_that_were_not_begun_are_give
             return says(200, refund_payload(payment_intent="pi_0", metadata={"refund_id": "r0"}))
 
         shop.provider.will(POST, hang)
-        assert await shop.service.process(["r0", "r1", "r2"], Lane.SINGLE, seconds=0.01) == 2
+        ended = await shop.service.process(["r0", "r1", "r2"], Lane.SINGLE, seconds=0.01)
+        assert list(map(str, ended)) == ["succeeded", "given back", "given back"]
         assert begun.is_set()
         assert [(await shop.stored(f"r{number}")).stage for number in range(3)] == [
             Stage.SETTLED,
@@ -45,7 +46,8 @@ async def test_message_of_which_all_was_begun_gives_nothing_back(async_redis: re
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, says())
-        assert await shop.service.process([ID], Lane.SINGLE, seconds=30) == 0
+        assert list(map(str, await shop.service.process([ID], Lane.SINGLE, seconds=30))) == ["succeeded"]
+        assert "give_back" not in shop.store.asked
 
 
 async def test_one_refunds_unforeseen_trouble_is_its_own(async_redis: redis.asyncio.Redis, log: list[Any]) -> None:
@@ -57,7 +59,9 @@ async def test_one_refunds_unforeseen_trouble_is_its_own(async_redis: redis.asyn
             lambda _: LookupError("unforeseen"),
             says(200, refund_payload(payment_intent="pi_1", metadata={"refund_id": "r1"})),
         )
-        assert await shop.service.process(["r0", "r1"], Lane.SINGLE, seconds=30) == 0
+        ended = await shop.service.process(["r0", "r1"], Lane.SINGLE, seconds=30)
+        assert list(map(str, ended)) == ["handling failed (LookupError)", "succeeded"]
+        assert "give_back" not in shop.store.asked
         assert (await shop.stored("r1")).stage is Stage.SETTLED
     (line,) = [line for line in log if line["event"] == "refund_handling_failed"]
     assert (line["refund_id"], line["alarm"]) == ("r0", True)
@@ -73,10 +77,12 @@ async def test_refund_that_redis_could_not_be_asked_about_is_left_to_a_sweep(
             raise StoreUnavailable("redis is away")
 
         shop.store.run = away  # type: ignore[assignment, method-assign]
-        assert await shop.handle() is True
-        assert await shop.service.process([ID], Lane.SINGLE, seconds=30) == 0
+        assert await shop.handle() == "not known (Redis away)"
+        ended = await shop.service.process([ID], Lane.SINGLE, seconds=30)
+        assert list(map(str, ended)) == ["not known (Redis away)"]
         shop.service.stop()
-        assert await shop.service.process([ID], Lane.SINGLE, seconds=30) == 1
+        ended = await shop.service.process([ID], Lane.SINGLE, seconds=30)
+        assert list(map(str, ended)) == ["given back (worker stopping)"]
     names = [line["event"] for line in log]
     assert (names.count("refund_deferred"), names.count("give_back_failed")) == (2, 1)
 
@@ -90,7 +96,7 @@ async def test_time_in_which_a_refund_may_begin_ends_when_it_has_begun(async_red
             return says()
 
         shop.provider.will(POST, slow)
-        assert await shop.handle(until=shop.clock() + 0.01) is True
+        assert await shop.handle(until=shop.clock() + 0.01) == "succeeded"
         assert (await shop.stored()).status is Status.SUCCEEDED
 
 
@@ -108,15 +114,15 @@ async def test_stopping_gives_back_what_waits_and_lets_what_was_begun_end(async_
         shop.provider.will(POST, hang)
         message = asyncio.create_task(shop.service.process(["r0", "r1"], Lane.SINGLE, seconds=600))
         await begun.wait()
-        other = asyncio.create_task(shop.service.handle("r1", Lane.SINGLE, until=shop.clock() + 600))
+        other = asyncio.create_task(shop.handle("r1", until=shop.clock() + 600))
         await until(lambda: len(shop.service._waits) == 2)
         shop.service.stop()
         # While the first is still under way.
-        assert await asyncio.wait_for(other, 5) is False
-        waiting = asyncio.create_task(shop.service.handle("r1", Lane.SINGLE))
+        assert await asyncio.wait_for(other, 5) == "given back (worker stopping)"
+        waiting = asyncio.create_task(shop.handle("r1"))
         go.set()
-        assert await message == 1
-        assert await waiting is False
+        assert list(map(str, await message)) == ["succeeded", "given back (worker stopping)"]
+        assert await waiting == "given back (worker stopping)"
         assert [(await shop.stored(f"r{number}")).stage for number in range(2)] == [Stage.SETTLED, Stage.QUEUED]
         assert shop.provider.asked == [POST]
 
@@ -125,17 +131,14 @@ async def test_stopping_ends_every_wait_though_the_time_of_one_has_come_in_that_
     async_redis: redis.asyncio.Redis,
 ) -> None:
     async with opened(async_redis, slots=1) as shop, shop.service.slots.hold(Lane.SINGLE):
-        waiting = [
-            asyncio.create_task(shop.service.handle(f"r{number}", Lane.SINGLE, until=shop.clock() + 600))
-            for number in range(2)
-        ]
+        waiting = [asyncio.create_task(shop.handle(f"r{number}", until=shop.clock() + 600)) for number in range(2)]
         await until(lambda: len(shop.service._waits) == 2)
         next(iter(shop.service._waits)).reschedule(0)
         await asyncio.sleep(0)
         # Its time is over, and its task has not heard of it yet.
         assert sorted(wait.expired() for wait in shop.service._waits) == [False, True]
         shop.service.stop()
-        assert await asyncio.wait_for(asyncio.gather(*waiting), 5) == [False, False]
+        assert await asyncio.wait_for(asyncio.gather(*waiting), 5) == ["given back (worker stopping)"] * 2
 
 
 async def test_waits_that_are_over_are_forgotten(async_redis: redis.asyncio.Redis) -> None:
@@ -147,7 +150,7 @@ async def test_waits_that_are_over_are_forgotten(async_redis: redis.asyncio.Redi
         async with AsyncExitStack() as taken:
             for _ in range(shop.slots.total):
                 await taken.enter_async_context(shop.slots.hold(Lane.SINGLE))
-            assert await shop.handle(until=shop.clock() - 1) is False
+            assert await shop.handle(until=shop.clock() - 1) == "given back"
         assert shop.service._waits == set()
 
 
@@ -165,7 +168,7 @@ async def test_refund_whose_payment_comes_free_is_sent_beside_the_message(async_
         shop.provider.will(POST, hang, says(200, refund_payload(id="re_2", metadata={"refund_id": "r1"})))
         first = asyncio.create_task(shop.handle("r0"))
         await begun.wait()
-        await shop.handle("r1")
+        assert await shop.handle("r1") == "queued (another refund of the payment is under way)"
         assert (await shop.stored("r1")).stage is Stage.QUEUED
         go.set()
         await first
@@ -220,7 +223,7 @@ async def test_refund_that_waits_for_a_slot_begins_when_one_comes_free_in_time(
             await taken.enter_async_context(shop.slots.hold(Lane.SINGLE))
             waiting = asyncio.create_task(shop.handle(until=shop.clock() + 600))
             await until(lambda: len(shop.service._waits) == 1)
-        assert await waiting is True
+        assert await waiting == "succeeded"
         assert shop.provider.asked == [POST]
 
 
@@ -232,7 +235,7 @@ async def test_refund_whose_time_to_begin_is_over_waits_for_nothing(async_redis:
         ends = wait.when()
         assert ends is not None
         assert ends <= asyncio.get_running_loop().time()
-        assert await waiting is False
+        assert await waiting == "given back"
 
 
 async def test_nothing_is_claimed_while_the_provider_is_away(async_redis: redis.asyncio.Redis) -> None:
@@ -246,7 +249,7 @@ async def test_nothing_is_claimed_while_the_provider_is_away(async_redis: redis.
             await asyncio.sleep(0)
         assert (shop.store.asked, shop.gate.passed) == (["create"], [])
         shop.service.breaker.answered()
-        assert await waiting is True
+        assert await waiting == "succeeded"
         assert shop.provider.asked == [POST]
 
 

@@ -252,9 +252,9 @@ async def test_trial_that_asked_the_provider_nothing_is_left_to_the_next(async_r
         shop.provider.will(POST, says())
         breaker = shop.service.breaker
         breaker.is_open = breaker._trial = True
-        assert await shop.handle("nobody") is True
+        assert await shop.handle("nobody") == "unknown id"
         assert (shop.provider.asked, breaker.is_open, breaker._trial) == ([], True, True)
-        assert await shop.handle() is True
+        assert await shop.handle() == "succeeded"
         assert (shop.provider.asked, breaker.is_open) == ([POST], False)
 
 
@@ -264,5 +264,5 @@ async def test_trial_that_met_the_outage_is_over_and_offered_to_nobody(async_red
         shop.provider.will(POST, httpx.ConnectError("refused"))
         breaker = shop.service.breaker
         breaker.is_open = breaker._trial = True
-        assert await shop.handle() is True
+        assert await shop.handle() == "in doubt"
         assert (breaker.is_open, breaker._trial) == (True, False)

@@ -10,7 +10,7 @@ import pytest
 import redis.asyncio
 
 from tests.factories import NOW, SECOND, a_refund, a_request, found
-from worker import calls, policy
+from worker import calls, endings, policy
 from worker.errors import IllegalMove, StoreUnavailable
 from worker.model import Lane, Refund, Stage, Status, Step
 from worker.recorder import SAVE_SECONDS, STOPPING_SAVE_SECONDS, Recorder
@@ -102,9 +102,8 @@ async def test_step_that_carries_a_reply_is_tried_until_it_is_in_at_growing_paus
 ) -> None:
     refund = await desk.claimed()
     desk.store.away = 7
-    saved = await desk.recorder.save(refund, WAITING, {}, insist=True)
-    assert saved is not None
-    assert saved.result == "saved"
+    saved, ending = await desk.recorder.save(refund, WAITING, {}, insist=True)
+    assert (saved.result, str(ending)) == ("saved", "waiting")
     assert slept == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
     assert (await desk.stored()).stage is Stage.WAITING
 
@@ -154,9 +153,8 @@ async def test_move_that_is_not_in_the_table_is_not_even_asked_for(desk: Desk) -
 async def test_quiet_step_and_proof_are_for_the_records_to_judge(desk: Desk, kind: str) -> None:
     refund = a_refund(Stage.SETTLED)
     step = Step(to=Stage.WAITING, status=Status.PENDING, label="x", quiet=kind == "quiet", proof=kind == "proof")
-    saved = await desk.recorder.save(refund, step, {})
-    assert saved is not None
-    assert saved.result == "missing"
+    saved, ending = await desk.recorder.save(refund, step, {})
+    assert (saved.result, ending) == ("missing", endings.UNKNOWN)
 
 
 async def test_move_that_the_records_call_illegal_is_raised(desk: Desk) -> None:
@@ -225,9 +223,8 @@ async def test_quiet_step_is_not_told(desk: Desk, log: list[Any]) -> None:
 async def test_save_that_came_too_late_is_told_and_changes_nothing(desk: Desk, log: list[Any]) -> None:
     refund = await desk.claimed()
     await desk.recorder.save(refund, WAITING, {})
-    again = await desk.recorder.save(refund, WAITING, {})
-    assert again is not None
-    assert again.result == "stale"
+    again, ending = await desk.recorder.save(refund, WAITING, {})
+    assert (again.result, ending) == ("stale", endings.OVERTAKEN)
     (line,) = named(log, "save_superseded")
     assert (line["refund_id"], line["result"], line["label"]) == (ID, "stale", "not_sent")
 
@@ -235,9 +232,8 @@ async def test_save_that_came_too_late_is_told_and_changes_nothing(desk: Desk, l
 async def test_proof_against_a_settled_refund_rings_an_alarm(desk: Desk, log: list[Any]) -> None:
     refund = await desk.claimed()
     await desk.recorder.save(refund, policy.done(refund, found(), "reply", NOW), {})
-    saved = await desk.recorder.save(refund, policy.done(refund, found(id="re_2"), "reply", NOW), {})
-    assert saved is not None
-    assert saved.result == "contradicts"
+    saved, ending = await desk.recorder.save(refund, policy.done(refund, found(id="re_2"), "reply", NOW), {})
+    assert (saved.result, ending) == ("contradicts", endings.CONTRADICTED)
     (line,) = named(log, "proof_against_settled")
     assert (line["refund_id"], line["alarm"], line["provider_refund_id"]) == (ID, True, "re_2")
 
@@ -287,8 +283,7 @@ async def test_reply_with_a_refund_that_belongs_to_another_record_saves_nothing_
 ) -> None:
     await owned_elsewhere(desk)
     refund = await desk.claimed()
-    saved = await desk.recorder.save(refund, policy.done(refund, found(), "reply", NOW), {})
-    assert saved is not None
+    saved, _ = await desk.recorder.save(refund, policy.done(refund, found(), "reply", NOW), {})
     assert (saved.result, saved.other) == ("owned", "b")
     # What the attempt leads to is for its own rules: it may have happened.
     assert await desk.stored() == refund
@@ -299,7 +294,8 @@ async def test_reply_with_a_refund_that_belongs_to_another_record_saves_nothing_
 async def test_doubt_whose_proof_belongs_to_another_record_leads_to_a_person(desk: Desk, log: list[Any]) -> None:
     await owned_elsewhere(desk)
     refund = await doubtful(desk)
-    await desk.recorder.save(refund, policy.done(refund, found(), "list", NOW), {})
+    _, ending = await desk.recorder.save(refund, policy.done(refund, found(), "list", NOW), {})
+    assert str(ending) == "in review (owned_elsewhere)"
     stored = await desk.stored()
     assert (stored.stage, stored.error_code, stored.doubt_since) == (Stage.REVIEW, "owned_elsewhere", NOW - SECOND)
     assert stored.error_message is not None
@@ -335,9 +331,8 @@ async def test_pending_refund_whose_proof_belongs_to_another_is_handed_to_a_pers
         delay=timedelta(minutes=1),
         quiet=True,
     )
-    saved = await desk.recorder.save(pending, named, {})
-    assert saved is not None
-    assert saved.result == "owned"
+    saved, ending = await desk.recorder.save(pending, named, {})
+    assert (saved.result, str(ending)) == ("owned", "in review (owned_elsewhere)")
     assert (await desk.stored()).stage is Stage.REVIEW
 
 

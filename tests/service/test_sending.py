@@ -21,7 +21,7 @@ async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.async
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, shop.later(1234 * MILLISECOND, says()))
-        assert await shop.handle() is True
+        assert await shop.handle() == "succeeded"
         assert shop.provider.asked == [POST]
         assert shop.provider.keys == [idempotency_key(ID, 1)]
         refund = await shop.stored()
@@ -44,7 +44,7 @@ async def test_reply_with_another_payments_refund_is_a_doubt_and_settles_one_rec
         del careless["payment_intent"], careless["metadata"]
         shop.provider.will(POST, says(200, careless))
         await shop.handle("order-1")
-        await shop.handle("order-2")
+        assert await shop.handle("order-2") == "in doubt"
         first, second = await shop.stored("order-1"), await shop.stored("order-2")
         assert (first.status, first.provider_refund_id) == (Status.SUCCEEDED, "re_first")
         assert (second.stage, second.error_code, second.provider_refund_id) == (Stage.IN_DOUBT, "owned_elsewhere", None)
@@ -69,7 +69,7 @@ async def test_attempt_without_a_reply_has_no_status_to_show(async_redis: redis.
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, httpx.ReadError("reset"))
-        await shop.handle()
+        assert await shop.handle() == "in doubt"
         assert (await shop.stored()).stage is Stage.IN_DOUBT
         assert "http_status" not in (await shop.history())[-1]
 
@@ -78,7 +78,7 @@ async def test_refund_that_is_not_known_is_said_once_and_nothing_is_sent(
     async_redis: redis.asyncio.Redis, log: list[Any]
 ) -> None:
     async with opened(async_redis) as shop:
-        assert await shop.handle("nobody") is True
+        assert await shop.handle("nobody") == "unknown id"
         assert shop.provider.asked == []
     assert [line["event"] for line in log if line.get("refund_id") == "nobody"].count("refund_unknown") == 1
 
@@ -87,7 +87,7 @@ async def test_refund_that_is_not_known_is_said_once_where_totals_are_read_first
     async_redis: redis.asyncio.Redis, log: list[Any]
 ) -> None:
     async with opened(async_redis, TOTALS) as shop:
-        assert await shop.handle("nobody") is True
+        assert await shop.handle("nobody") == "unknown id"
         assert shop.provider.asked == []
     assert [line["event"] for line in log if line.get("refund_id") == "nobody"] == ["refund_unknown"]
 
@@ -101,7 +101,7 @@ async def test_refund_that_needs_nothing_is_left_alone(async_redis: redis.asynci
         before = await shop.stored()
         assert before.stage.value == stage
         shop.pass_time(HOUR)
-        assert await shop.handle() is True
+        assert await shop.handle() == ("succeeded" if stage == "settled" else "in review (no_reply)")
         assert (shop.provider.asked, await shop.stored()) == ([POST], before)
 
 
@@ -111,16 +111,16 @@ async def test_waiting_refund_is_sent_again_when_its_time_has_come_and_not_befor
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, error(401), says())
-        await shop.handle()
+        assert await shop.handle() == "waiting (key refused)"
         waiting = await shop.stored()
         assert waiting.stage is Stage.WAITING
         assert waiting.next_check_at is not None
         await shop.store.unflag("credentials_refused_at")
         shop.pass_time(waiting.next_check_at - shop.now - MILLISECOND)
-        await shop.handle()
+        assert await shop.handle() == "waiting (key refused)"
         assert shop.provider.asked == [POST]
         shop.pass_time(MILLISECOND)
-        await shop.handle()
+        assert await shop.handle() == "succeeded"
         assert shop.provider.asked == [POST, POST]
         assert shop.provider.bodies[0] == shop.provider.bodies[1]
 
@@ -152,7 +152,7 @@ async def test_claim_whose_reply_took_long_leaves_too_little_lease_to_send(async
 
         shop.service._token = slow
         shop.provider.will(POST, says())
-        await shop.handle()
+        assert await shop.handle() == "waiting (not_sent)"
         assert shop.provider.asked == []
         refund = await shop.stored()
         assert (refund.stage, refund.error_code) == (Stage.WAITING, "not_sent")
@@ -180,7 +180,7 @@ async def test_totals_are_read_again_where_another_refund_of_the_payment_has_mov
 
         shop.provider.will(PAID, overtaken, totals(300))
         shop.provider.will(POST, httpx.ReadError("reset"))
-        await shop.handle()
+        assert await shop.handle() == "in doubt"
         assert shop.provider.asked == [PAID, PAID, POST]
         baseline = (await shop.stored()).baseline
         assert baseline is not None
@@ -196,7 +196,7 @@ async def test_payment_that_moves_all_the_time_is_left_to_the_next_sweep(async_r
             return totals(100)
 
         shop.provider.will(PAID, overtaken)
-        assert await shop.handle() is True
+        assert await shop.handle() == "queued"
         assert shop.provider.asked == [PAID] * 4
         assert (await shop.stored()).stage is Stage.QUEUED
 
@@ -207,7 +207,7 @@ async def test_payment_that_cannot_be_read_is_asked_for_again_later_and_nothing_
     async with opened(async_redis, TOTALS) as shop:
         await shop.accept()
         shop.provider.will(PAID, error(503, kind="api_error"))
-        await shop.handle()
+        assert await shop.handle() == "queued (payment unreadable)"
         refund = await shop.stored()
         assert (shop.provider.asked, refund.stage, refund.status, refund.looks) == (
             [PAID],
@@ -221,6 +221,21 @@ async def test_payment_that_cannot_be_read_is_asked_for_again_later_and_nothing_
         await shop.handle()
         refund = await shop.stored()
         assert (refund.looks, refund.next_check_at) == (2, NOW + 17.5 * SECOND)
+
+
+async def test_payment_that_cannot_be_read_is_left_to_whoever_sent_its_refund_meanwhile(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+
+        async def overtaken(_: httpx.Request) -> httpx.Response:
+            await shop.set(version="99")
+            return error(503, kind="api_error")
+
+        shop.provider.will(PAID, overtaken)
+        assert await shop.handle() == "changed meanwhile"
+        assert (shop.provider.asked, (await shop.stored()).looks) == ([PAID], 0)
 
 
 @pytest.mark.parametrize(("told", "seconds"), [("60", 60), ("1", 3.75)])
@@ -252,7 +267,7 @@ async def test_payment_that_the_provider_refuses_to_show_is_sent_for_and_the_ref
         await shop.accept()
         shop.provider.will(PAID, error(404, "resource_missing"))
         shop.provider.will(POST, error(404, "resource_missing"))
-        await shop.handle()
+        assert await shop.handle() == "failed (resource_missing)"
         refund = await shop.stored()
         assert shop.provider.asked == [PAID, POST]
         assert (refund.status, refund.error_code) == (Status.FAILED, "resource_missing")
@@ -262,7 +277,7 @@ async def test_refused_credentials_met_before_a_send_stop_everyone(async_redis: 
     async with opened(async_redis, TOTALS) as shop:
         await shop.accept()
         shop.provider.will(PAID, error(401))
-        await shop.handle()
+        assert await shop.handle() == "queued (key refused)"
         assert shop.provider.asked == [PAID]
         assert "credentials_refused_at" in await shop.meta()
 
@@ -277,7 +292,7 @@ async def test_stated_currency_is_checked_before_anything_is_sent(
         await shop.accept(currency=asked)
         shop.provider.will(PAID, totals(0, currency=currency))
         shop.provider.will(POST, says())
-        await shop.handle()
+        assert await shop.handle() == ("succeeded" if sent else "failed (currency_mismatch)")
         refund = await shop.stored()
         assert shop.provider.asked == ([PAID, POST] if sent else [PAID])
         if sent:

@@ -17,6 +17,7 @@ from tests.simulation.provider_seam import Transport
 from tests.simulation.records_seam import PREFIX, RedisSeam
 from tests.simulation.secrets import API_KEY
 from worker.calls import Call
+from worker.endings import Ending
 from worker.errors import StoreUnavailable
 from worker.gateway import Gateway
 from worker.lanes import RateGate, Slots
@@ -64,11 +65,12 @@ class _NotedService(Service):
         self.given_back: dict[str, float] = {}
         """Refund → when it was last given back."""
 
-    async def handle(self, refund_id: str, lane: Lane, *, until: float | None = None) -> bool:
+    async def handle(self, refund_id: str, lane: Lane, *, until: float | None = None) -> Ending:
         self.in_hand[refund_id] += 1
         begun = True
         try:
-            begun = await super().handle(refund_id, lane, until=until)
+            ending = await super().handle(refund_id, lane, until=until)
+            begun = ending.begun
         finally:
             self.in_hand[refund_id] -= 1
             if not self.in_hand[refund_id]:
@@ -77,7 +79,7 @@ class _NotedService(Service):
             if until is not None:
                 # Not what runs beside the messages, in the context of the one that woke it.
                 _OUTCOME.get()[refund_id] = begun
-        return begun
+        return ending
 
 
 class OurWorker:

@@ -13,6 +13,7 @@ from tests.simulation.files import Door
 from tests.simulation.planting import Bug, all_scripts, put, rescript
 from tests.simulation.secrets import API_KEY
 from worker import answers, broker, calls
+from worker.endings import Ending
 from worker.gateway import Gateway
 from worker.model import Lane, Outcome, Refund, Step
 from worker.request import RefundRequest, scrubbed
@@ -25,7 +26,7 @@ def ends_without_giving_back(stack: ExitStack) -> None:
     """A worker that is told to end forgets what it has not begun."""
     real = Service.process
 
-    async def forgetful(self: Service, refund_ids: Sequence[str], lane: Lane, *, seconds: float) -> int:
+    async def forgetful(self: Service, refund_ids: Sequence[str], lane: Lane, *, seconds: float) -> list[Ending]:
         run = self.store.run
 
         async def kept(call: Any) -> Any:
