@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
 import click
 
 from worker.importer import FORMATS, ImportOptions, Source, delimiter_of, describe
+from worker.importer.columns import FIELDS, field_of, is_settable
 from worker.importer.options import DELIMITERS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DELIMITERS: Final = {name: character for character, name in DELIMITERS.items()}
 _KINDS: Final = {"xlsx": "a workbook", "csv": "a CSV"}
+
+
+def _each_column(_ctx: click.Context, param: click.Parameter, texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Return `FIELD="Header"`, once for each field, as pairs; a click callback."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, header = text.partition("=")
+        field = field_of(name)
+        if not equals or not is_settable(field):
+            near = get_close_matches(field, FIELDS, n=1)
+            meant = f"; did you mean {near[0]}?" if near and equals else ""
+            rule = f'must be FIELD="Header" with a FIELD of {", ".join(FIELDS)} or metadata.KEY{meant}'
+            raise click.BadParameter(f"{text!r} {rule}", param=param)
+        if field in pairs:
+            raise click.BadParameter(f"{field} is given twice: it stands in one column", param=param)
+        pairs[field] = header.strip()
+    return tuple(pairs.items())
+
+
 _OPTIONS: Final = (
     click.option("--format", "format_", type=click.Choice(FORMATS), help="Found out from the file without it."),
     click.option("--delimiter", type=click.Choice([*_DELIMITERS]), help="Of a CSV; found out without it."),
     click.option("--sheet", metavar="NAME", help="Of a workbook with several."),
+    click.option(
+        "--column",
+        "columns",
+        metavar='FIELD="Header"',
+        multiple=True,
+        callback=_each_column,
+        help="Which column a field stands in, where its name is not known; once for each.",
+    ),
     click.option("--id-from", metavar="COLUMNS", help="Make each refund's id from these columns, comma-separated."),
     click.option("--amount-unit", type=click.Choice(["minor", "major"]), default="minor", show_default=True),
     click.option(
@@ -45,6 +74,7 @@ def reading(
     format_: Any,
     delimiter: str | None,
     sheet: str | None,
+    columns: tuple[tuple[str, str], ...],
     id_from: str | None,
     amount_unit: Any,
     decimal: Any,
@@ -58,6 +88,7 @@ def reading(
         format=format_,
         delimiter=None if delimiter is None else _DELIMITERS[delimiter],
         sheet=sheet,
+        columns=columns,
         id_from=tuple(name.strip() for name in id_from.split(",")) if id_from is not None else (),
         amount_unit=amount_unit,
         decimal=decimal,
@@ -84,6 +115,7 @@ def stored_reading(source: Source) -> str:
         "format": source.format,
         "delimiter": delimiter_of(source),
         "sheet": options.sheet,
+        "columns": options.columns,
         "id_from": list(options.id_from),
         "amount_unit": options.amount_unit if options.amount_unit != "minor" else None,
         "decimal": options.decimal if options.decimal != "point" else None,
@@ -96,4 +128,5 @@ def stored_reading(source: Source) -> str:
 def reading_of(stored: str) -> ImportOptions:
     """Return how a batch's file is to be read, from what the batch keeps."""
     kept: dict[str, Any] = json.loads(stored) if stored else {}
-    return ImportOptions(**{**kept, "id_from": tuple(kept.get("id_from", ()))})
+    columns = tuple((field, header) for field, header in kept.pop("columns", ()))
+    return ImportOptions(**{**kept, "columns": columns, "id_from": tuple(kept.get("id_from", ()))})

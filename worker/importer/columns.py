@@ -9,17 +9,21 @@
 | reason | reason, refund_reason |
 | metadata | metadata.KEY, one column a key; in JSON lines also an object |
 
-Case, and spaces or hyphens for underscores, make no difference, except in a metadata key. The columns that a result
-file adds are read over, and those that a file of failed rows begins with: both are themselves valid input.
+Case, and spaces or hyphens for underscores, make no difference, except in a metadata key. `ImportOptions.columns` says
+which column a field stands in, whatever it is called. The columns that a result file adds are read over, and those that
+a file of failed rows begins with: both are themselves valid input.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from worker.importer.naming import candidates, column_option, field_like
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from worker.importer.options import ImportOptions
 
@@ -54,6 +58,20 @@ FAILED_COLUMNS: Final = ("line", "column", "code", "value", "rule")
 OWN_COLUMN: Final = " (file)"
 """What a file of failed rows appends to the input's own column where it is called like one of `FAILED_COLUMNS`."""
 _METADATA: Final = "metadata."
+_ANOTHER: Final = "another"
+_LISTED: Final = 20
+
+
+USED_FOR_ID: Final = "id"
+USED_BY_RESULT: Final = "result"
+IGNORED: Final = "ignored"
+
+
+class Use(NamedTuple):
+    """What a column is used as: a field, `metadata.KEY`, or one of `USED_FOR_ID`, `USED_BY_RESULT` and `IGNORED`."""
+
+    column: str
+    use: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +99,8 @@ class Columns:
     id_parts: tuple[tuple[str, int], ...]
     places: Mapping[str, int]
     """Every column in use: by field, `metadata.KEY`, or the name of a column that only makes the id."""
+    uses: tuple[Use, ...]
+    """Every column of the file in its order, but what a file of failed rows tells of its rows."""
     problems: tuple[ColumnProblem, ...]
 
     def header(self, field: str) -> str:
@@ -88,18 +108,45 @@ class Columns:
         return self.names[self.places[field]].strip() if field in self.places else field
 
 
+def plain_name(name: str) -> str:
+    """Return a column's name as names are compared: lower case, underscores for spaces and hyphens."""
+    return "_".join(name.lower().replace("-", " ").split())
+
+
 def field_of(name: str) -> str:
-    """Return the field, `metadata.KEY`, or normalized name that a column's name stands for."""
+    """Return the field, `metadata.KEY`, or normalized name that a column's name stands for by itself."""
     name = name.strip()
     if name[: len(_METADATA)].lower() == _METADATA:
         return _METADATA + name[len(_METADATA) :]
-    plain = "_".join(name.lower().replace("-", " ").split())
+    plain = plain_name(name)
     return ALIASES.get(plain, plain)
+
+
+def is_settable(field: str) -> bool:
+    """Tell whether a column can be said to be this field: one of `FIELDS`, or `metadata.KEY`."""
+    return field in FIELDS or (field.startswith(_METADATA) and len(field) > len(_METADATA))
+
+
+def fields_of(names: Iterable[str], options: ImportOptions) -> list[str]:
+    """Return the field, `metadata.KEY`, or normalized name that each name stands for under the options."""
+    said = _said(options)
+    taken = set(said.values())
+    fields = []
+    for name in names:
+        field = said.get(plain_name(name)) or field_of(name)
+        # Another column was said to be this field: no name of the file can be spelt like this one.
+        fields.append(f"{_ANOTHER} {field}" if field in taken and plain_name(name) not in said else field)
+    return fields
+
+
+def _said(options: ImportOptions) -> Mapping[str, str]:
+    return {plain_name(header): field for field, header in options.columns}
 
 
 def id_fields(options: ImportOptions) -> tuple[str, ...]:
     """Return the fields and columns that make the id, in the order in which they are digested."""
-    return tuple(sorted({field_of(name) for name in options.id_from}))
+    said = _said(options)
+    return tuple(sorted({said.get(plain_name(name)) or field_of(name) for name in options.id_from}))
 
 
 def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool) -> Columns:
@@ -108,16 +155,18 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
     `objects` says that each row names its own fields, as JSON lines do: then a field may be missing, and a column
     `metadata` holds an object.
     """
-    fields = _fields_of(names)
+    fields = _fields_in(names, options)
     wanted = id_fields(options)
     places: dict[str, int] = {}
     problems: list[ColumnProblem] = []
     extra: dict[str, int] = {}
+    uses: list[Use] = []
     for place, (name, field) in enumerate(zip(names, fields, strict=True)):
         if field is None:
             continue
         usable = field in FIELDS or (objects and field == "metadata") or field.startswith(_METADATA) or field in wanted
         known = usable or field in RESULT_COLUMNS
+        uses.append(Use(name.strip(), _use(field, usable=usable, known=known)))
         if not known and options.ignore_extra:
             continue
         if not field:
@@ -127,15 +176,14 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
             rule = f"says the same as column {names[first]!r}: keep one of them"
             problems.append(ColumnProblem(column=name, place=place + 1, code="duplicate_column", rule=rule))
         elif not known:
-            hint = "give one column metadata.KEY for each key" if field == "metadata" else _KNOWN
-            rule = f"is no known column: {hint}, or ignore extra columns (--ignore-extra)"
+            rule = f"is not a known column: {_hint(name, field, fields, options)}"
             problems.append(ColumnProblem(column=name, place=place + 1, code="unknown_column", rule=rule))
         elif usable:
             places[field] = place
         else:
             extra[field] = place
     problems += _unit_problem(names, fields, options)
-    problems += _missing(places, options, wanted, objects=objects)
+    problems += _missing(names, places, options, wanted, objects=objects)
     return Columns(
         names=names,
         refund_id=places.get("refund_id"),
@@ -147,21 +195,41 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
         metadata_object=places.get("metadata"),
         id_parts=tuple((f, places[f]) for f in wanted if f in places and not _sent(f)),
         places=places,
+        uses=tuple(uses),
         problems=tuple(problems),
     )
 
 
-def _fields_of(names: tuple[str, ...]) -> tuple[str | None, ...]:
+def _use(field: str, *, usable: bool, known: bool) -> str:
+    if usable:
+        return field if _sent(field) or field == "metadata" else USED_FOR_ID
+    return USED_BY_RESULT if known else IGNORED
+
+
+def _fields_in(names: tuple[str, ...], options: ImportOptions) -> tuple[str | None, ...]:
     """Return the field of each name; None for what a file of failed rows tells of its rows."""
-    fields = tuple(map(field_of, names))
     told = len(FAILED_COLUMNS)
-    if fields[:told] != FAILED_COLUMNS:
-        return fields
+    if tuple(map(field_of, names[:told])) != FAILED_COLUMNS:
+        return tuple(fields_of(names, options))
     # A line of an order must not be mistaken for the line of a file: an id may be made from it.
-    return (*[None] * told, *(field_of(name.strip().removesuffix(OWN_COLUMN)) for name in names[told:]))
+    return (*[None] * told, *fields_of((name.strip().removesuffix(OWN_COLUMN) for name in names[told:]), options))
 
 
-_KNOWN: Final = "known are refund_id, payment_intent, amount, currency, reason and metadata.KEY"
+_IGNORE: Final = "to read over columns with unknown names, say --ignore-extra"
+
+
+def _hint(name: str, field: str, fields: tuple[str | None, ...], options: ImportOptions) -> str:
+    """Return what to do about a column with an unknown name."""
+    if field.startswith(_ANOTHER):
+        found = field.removeprefix(_ANOTHER).strip()
+        header = next(header for said, header in options.columns if said == found)
+        return f"--column names {header.strip()!r} for the {found}, so this one is not used; {_IGNORE}"
+    if field == "metadata":
+        return f"give one column metadata.KEY for each key; {_IGNORE}"
+    like = field_like(name)
+    if like is not None and like not in fields:
+        return f"if it is the {like}, say {column_option(like, name)}; {_IGNORE}"
+    return _IGNORE
 
 
 def _sent(field: str) -> bool:
@@ -182,19 +250,38 @@ def _unit_problem(
 
 
 def _missing(
-    places: Mapping[str, int], options: ImportOptions, wanted: tuple[str, ...], *, objects: bool
+    names: tuple[str, ...],
+    places: Mapping[str, int],
+    options: ImportOptions,
+    wanted: tuple[str, ...],
+    *,
+    objects: bool,
 ) -> list[ColumnProblem]:
     if objects:
         return []
-    problems = []
-    if "payment_intent" not in places:
-        rule = "is missing: a refund needs the payment's id, in a column payment_intent"
-        problems.append(ColumnProblem(column="payment_intent", code="missing_column", rule=rule))
-    if "refund_id" not in places and not options.id_from:
-        rule = "is missing: give each refund its own id, or say from which columns to make it (--id-from)"
-        problems.append(ColumnProblem(column="refund_id", code="missing_column", rule=rule))
+    rules: dict[str, str] = {}
+    headers = {plain_name(name) for name in names}
+    for field, header in options.columns:
+        if plain_name(header) not in headers:
+            near = get_close_matches(plain_name(header), headers, n=1)
+            found = next((name.strip() for name in names if near and plain_name(name) == near[0]), None)
+            rules[header] = f"is not in the file, and --column names it for the {field}"
+            rules[header] += f"; did you mean {found!r}?" if found else f": the columns are {_listed(names)}"
+    said = {field for field, _ in options.columns}
+    if "payment_intent" not in places and "payment_intent" not in said:
+        rules["payment_intent"] = "is missing: a refund needs the payment's id"
+    if "refund_id" not in places and "refund_id" not in said and not options.id_from:
+        rules["refund_id"] = "is missing: give each refund its own id, or say from which columns to make it (--id-from)"
     for field in wanted:
-        if field not in places:
-            rule = "is missing: the refund's id is to be made from it"
-            problems.append(ColumnProblem(column=field, code="missing_column", rule=rule))
-    return problems
+        if field not in places and field not in rules:
+            rules[field] = "is missing: the refund's id is to be made from it"
+    unused = [name for name in names if field_of(name) not in FIELDS]
+    for field, rule in rules.items():
+        if options.ignore_extra and (like := candidates(field, unused)):
+            rules[field] = f"{rule}; if it is {like[0].strip()!r}, say {column_option(field, like[0])}"
+    return [ColumnProblem(column=column, code="missing_column", rule=rule) for column, rule in rules.items()]
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    shown = ", ".join(repr(name.strip()) for name in names[:_LISTED])
+    return f"{shown} and {len(names) - _LISTED} more" if len(names) > _LISTED else shown

@@ -15,7 +15,7 @@ import zipfile
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from worker.importer.cells import BLANKS, is_blank, spreadsheet_value, text_of, unguarded
-from worker.importer.columns import ALIASES, columns_of, field_of
+from worker.importer.columns import ALIASES, columns_of, fields_of
 from worker.importer.options import DELIMITERS
 from worker.importer.sources import Source, read_block
 
@@ -72,7 +72,7 @@ def delimiter_of(source: Source) -> str | None:
     for rank, delimiter in enumerate(DELIMITERS):
         rows = csv.reader(lines, delimiter=delimiter)
         header = next((row for row in rows if not all(map(is_blank, row))), [])
-        fields = [field_of(unguarded(name)) for name in header]
+        fields = fields_of(map(unguarded, header), source.options)
         known = sum(field in ALIASES or field.startswith("metadata.") for field in fields)
         scores.append((known, len(header), -rank, delimiter))
     return max(scores)[-1]
@@ -170,9 +170,11 @@ def _named(cells: list[str]) -> list[str]:
 
 def _header(source: Source, names: Sequence[str], line: int) -> tuple[str, ...]:
     problems = columns_of(tuple(names), source.options, objects=False).problems
-    if problems:
-        said = "; ".join(f"column {problem.column!r} {problem.rule}" for problem in problems)
-        raise source.problem(said, line=line, column=problems[0].place)
+    told = [f"column {problem.column.strip()!r} {problem.rule}" for problem in problems]
+    if len(told) == 1:
+        raise source.problem(told[0], line=line, column=problems[0].place)
+    if told:
+        raise source.problem("\n  ".join(["the columns cannot be used as they are:", *told]), line=line)
     return tuple(names)
 
 

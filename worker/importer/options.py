@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from worker.errors import InputError
-from worker.importer.columns import RESULT_COLUMNS, field_of
+from worker.importer.columns import FIELDS, RESULT_COLUMNS, id_fields, is_settable, plain_name
 
 Format = Literal["csv", "jsonl", "xlsx"]
 AmountUnit = Literal["minor", "major"]
@@ -24,6 +24,7 @@ _CURRENCY: Final = re.compile(r"[A-Za-z]{3}")
 class ImportOptions:
     """What the reader is told; None means: find out from the file, and say what was found.
 
+    `columns` are pairs of a field and the name of the column in which it stands, for names that are not known.
     `id_from` names the columns whose values make the refund's id where the file has none of its own.
     With `decimal` "comma" amounts in major units are written as `10,50`, `1.234,50` or `1 234,50`.
     `default_currency` stands for a blank currency cell. `sheet` names a sheet of a workbook. `max_unpacked_bytes` caps
@@ -35,6 +36,7 @@ class ImportOptions:
     format: Format | None = None
     delimiter: str | None = None
     sheet: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
     id_from: tuple[str, ...] = ()
     amount_unit: AmountUnit = "minor"
     decimal: DecimalMark = "point"
@@ -56,10 +58,25 @@ class ImportOptions:
             raise InputError(f"there is no decimal mark {self.decimal!r}: it is point or comma")
         if self.decimal != "point" and self.amount_unit != "major":
             raise InputError("a decimal comma is for amounts in major units: minor units have no decimals")
-        for name in self.id_from:
-            if field_of(name) in _NO_IDENTITY:
+        self._check_columns()
+        for name in id_fields(self):
+            if name in _NO_IDENTITY:
                 raise InputError(f"a refund's id cannot be made from the column {name!r}")
         if self.default_currency is not None:
             if _CURRENCY.fullmatch(self.default_currency) is None:
                 raise InputError(f"the currency {self.default_currency!r} is no three-letter ISO code such as usd")
             object.__setattr__(self, "default_currency", self.default_currency.lower())
+
+    def _check_columns(self) -> None:
+        for place, (field, header) in enumerate(self.columns):
+            name = plain_name(header)
+            if not is_settable(field):
+                raise InputError(f"a column cannot be {field!r}: it is one of {', '.join(FIELDS)} and metadata.KEY")
+            if not name:
+                raise InputError(f"the name of the column for {field} is empty")
+            # These are written again by each result: what a file says in them would be lost.
+            if name in RESULT_COLUMNS and name != "refund_id":
+                raise InputError(f"the column {header!r} is one that a result file has: give it another name first")
+            for other, taken in self.columns[:place]:
+                if other == field or plain_name(taken) == name:
+                    raise InputError(f"{field} and {header!r} are named twice: each field stands in one column")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from worker.errors import InvalidRequest
 from worker.importer.amounts import AmountProblem, decimals_of, grouping_of, parse_amount
 from worker.importer.cells import cell_problem, decimal_text, text_of
-from worker.importer.columns import columns_of, id_fields
+from worker.importer.columns import columns_of, id_fields, plain_name
 from worker.request import RefundRequest, shown
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _DERIVED: Final = re.compile(r"(f-[0-9a-f]{32})(?:-([2-9]|[1-9][0-9]{1,8}))?")
 _METADATA: Final = "metadata."
 _PLANS: Final = 256
+_USES: Final = 500
 _ALWAYS_IN_RANGE: Final = 12
 _GROUPINGS: Final = {".": "points between its thousands", " ": "spaces between its thousands", "": "nothing there"}
 _WHOLE_AMOUNT: Final = "must be whole minor units such as 1050; for amounts such as 10.50 say --amount-unit major"
@@ -82,6 +83,9 @@ class RequestReader:
         self._minor = source.options.amount_unit == "minor"
         self._grouping: tuple[str, int, str] | None = None
         self._plans: dict[tuple[str, ...], Columns] = {}
+        self.uses: dict[str, str] = {}
+        """What each column is used as, of all headers so far; of very many names the first ones."""
+        self._unmet = {plain_name(header): header for _, header in source.options.columns}
         self._columns: Columns | None = None
 
     def columns(self, names: tuple[str, ...]) -> Columns:
@@ -95,8 +99,17 @@ class RequestReader:
             if len(self._plans) >= _PLANS:
                 self._plans.clear()
             self._plans[names] = columns
+            for column, use in columns.uses:
+                self._unmet.pop(plain_name(column), None)
+                if len(self.uses) < _USES:
+                    self.uses.setdefault(column, use)
         self._columns = columns
         return columns
+
+    def require_columns(self) -> None:
+        """Refuse a column that was named for a field and is in no line; raises `InputError`."""
+        for header in self._unmet.values():
+            raise self._source.problem(f"no line has {header.strip()!r}, which --column names: name it as the lines do")
 
     def read(self, row: Row) -> Candidate | tuple[RowError, ...]:
         """Return the row's request, or every rule that the row breaks by itself."""

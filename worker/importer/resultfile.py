@@ -14,7 +14,7 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from worker.importer.cells import decimal_text, guarded, text_of
-from worker.importer.columns import FAILED_COLUMNS, OWN_COLUMN, RESULT_COLUMNS, field_of
+from worker.importer.columns import FAILED_COLUMNS, OWN_COLUMN, RESULT_COLUMNS, fields_of
 from worker.importer.formats import delimiter_of, separator_named
 from worker.importer.validation import Judged, judged, refused
 from worker.model import Refund, rfc3339
@@ -22,6 +22,7 @@ from worker.model import Refund, rfc3339
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from worker.importer.options import ImportOptions
     from worker.importer.requests import RowError
     from worker.importer.sources import Source
     from worker.importer.validation import Validation
@@ -113,7 +114,7 @@ class _Table(Protocol):
 
 def _table(source: Source, added: tuple[str, ...], out: IO[str]) -> _Table:
     if source.format == "jsonl":
-        return _JsonTable(added, out)
+        return _JsonTable(added, out, source.options)
     # A person who opens a workbook will open its result in a spreadsheet, which takes UTF-8 without a mark for Latin.
     if source.format == "xlsx" or source.head.startswith(codecs.BOM_UTF8):
         out.write("\ufeff")
@@ -122,15 +123,15 @@ def _table(source: Source, added: tuple[str, ...], out: IO[str]) -> _Table:
         out.write(f"sep={delimiter}\r\n")
     # The dialect's line end makes the writer quote carriage returns as well as line feeds.
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\r\n")
-    return _CsvTable(added, writer.writerow, "," if source.options.decimal == "comma" else ".")
+    return _CsvTable(added, writer.writerow, source.options)
 
 
 class _Layout:
     """Which places of the input's row are kept, which are overwritten, and what is added before or after it."""
 
-    def __init__(self, names: tuple[str, ...], added: tuple[str, ...]) -> None:
+    def __init__(self, names: tuple[str, ...], added: tuple[str, ...], options: ImportOptions) -> None:
         self.names = names
-        fields = [field_of(name) for name in names]
+        fields = fields_of(names, options)
         leading = added == FAILED_COLUMNS
         own = leading and tuple(fields[: len(added)]) == FAILED_COLUMNS
         replaced = {name: place for place, name in enumerate(fields) if name in added} if own or not leading else {}
@@ -152,16 +153,19 @@ class _Layout:
 
 
 class _CsvTable:
-    def __init__(self, added: tuple[str, ...], write_cells: Callable[[Iterable[str]], object], mark: str) -> None:
+    def __init__(
+        self, added: tuple[str, ...], write_cells: Callable[[Iterable[str]], object], options: ImportOptions
+    ) -> None:
         self._added = added
-        self._mark = mark
+        self._options = options
+        self._mark = "," if options.decimal == "comma" else "."
         self._write_cells = write_cells
         self._layout: _Layout | None = None
 
     def write(self, names: tuple[str, ...], values: Sequence[object], facts: Mapping[str, Any]) -> None:
         layout = self._layout
         if layout is None:
-            layout = self._layout = _Layout(names, self._added)
+            layout = self._layout = _Layout(names, self._added, self._options)
             self._write_cells(guarded(name) for name in (*layout.before, *layout.headers, *layout.after))
         cells = [layout.value(place, value, facts) for place, value in enumerate(values)]
         row = (*map(facts.get, layout.before), *cells, *map(facts.get, layout.after))
@@ -175,15 +179,16 @@ class _CsvTable:
 
 
 class _JsonTable:
-    def __init__(self, added: tuple[str, ...], out: IO[str]) -> None:
+    def __init__(self, added: tuple[str, ...], out: IO[str], options: ImportOptions) -> None:
         self._added = added
+        self._options = options
         self._out = out
         self._layout: _Layout | None = None
 
     def write(self, names: tuple[str, ...], values: Sequence[object], facts: Mapping[str, Any]) -> None:
         layout = self._layout
         if layout is None or layout.names != names:
-            layout = self._layout = _Layout(names, self._added)
+            layout = self._layout = _Layout(names, self._added, self._options)
         pairs: Iterator[tuple[str, object]] = (
             (header, layout.value(place, value, facts))
             for place, (header, value) in enumerate(zip(layout.headers, values, strict=True))

@@ -79,6 +79,8 @@ class Summary:
     totals: Mapping[str | None, Total]
     largest_amount: int | None
     largest_line: int | None
+    columns: Mapping[str, str]
+    """What each column is used as: a field, `metadata.KEY`, `id`, `result` or `ignored`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +223,7 @@ class _Group:
 class _Judge:
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._reader = RequestReader(source)
         self._marks = array("I")
         self._others = array("I")
         self._currencies: dict[str | None, int] = {None: 0}
@@ -235,7 +238,7 @@ class _Judge:
 
     def read(self, by_id: Buckets, by_payment: Buckets, on_progress: Callable[[int], None] | None) -> None:
         blake2b = hashlib.blake2b
-        read = RequestReader(self._source).read
+        read = self._reader.read
         marks, sums, currencies = self._marks, self._sums, self._currencies
         largest, largest_line = 0, 0
         for row in read_rows(self._source):
@@ -273,6 +276,7 @@ class _Judge:
             )
             by_payment.add(blake2b(paid.encode(), digest_size=KEY_BYTES).digest(), ordinal, line)
             marks.append(occurrence or 1)
+        self._reader.require_columns()
         if largest:
             self._largest = largest, largest_line
         if on_progress is not None:
@@ -370,6 +374,7 @@ class _Judge:
                 ),
                 largest_amount=self._largest[0] if self._largest else None,
                 largest_line=self._largest[1] if self._largest else None,
+                columns=MappingProxyType(self._reader.uses),
             ),
         )
         if not self._conflicts:
