@@ -145,9 +145,10 @@ def look_at_totals(
     them to what the provider shows of each now (None: could not be read). A total may rise and fall by others too, so
     nothing is concluded unless the whole baseline is made of refunds that are known by id and have not moved.
     """
-    problem, difference, expected = _compare(refund, view, siblings, reread)
-    if problem is not None:
-        return Look(sight=Sight.INCONCLUSIVE, reason=problem)
+    compared = _compared(refund, view, siblings, reread)
+    if isinstance(compared, str):
+        return Look(sight=Sight.INCONCLUSIVE, reason=compared)
+    difference, expected = compared
     if difference == expected:
         return Look(sight=Sight.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount")
     if difference == 0 and totals_proof:
@@ -157,21 +158,22 @@ def look_at_totals(
     return Look(sight=Sight.INCONCLUSIVE, reason=f"the refunded total moved by {difference}, not by {expected}")
 
 
-def _compare(
+def _compared(
     refund: Refund, view: PaymentView, siblings: Sequence[Refund] | None, reread: Mapping[str, ProviderRefund | None]
-) -> tuple[str | None, int, int]:
-    """Return why the totals cannot be compared (None if they can), by how much they moved, and what we asked for."""
+) -> tuple[int, int] | str:
+    """Return by how much the total moved and how much we asked for, or why that cannot be compared."""
     baseline = refund.baseline
     if baseline is None:
-        return "no totals were read before the first attempt", 0, 0
+        return "no totals were read before the first attempt"
     if view.refunded is None:
-        return view.problem or "the payment shows no refunded total", 0, 0
+        return view.problem or "the payment shows no refunded total"
     if view.currency != baseline.currency:
-        return "the totals changed their currency", 0, 0
+        return "the totals changed their currency"
     expected = baseline.remaining if refund.all_remaining else refund.amount
     if expected is None or expected <= 0:
-        return "it is not known how much was left to refund", 0, 0
-    return _unknown_in(baseline, refund, siblings, reread), view.refunded - baseline.refunded, expected
+        return "it is not known how much was left to refund"
+    unknown = _unknown_in(baseline, refund, siblings, reread)
+    return unknown or (view.refunded - baseline.refunded, expected)
 
 
 def _unknown_in(

@@ -15,7 +15,7 @@ from ops.prove.faults import Fault
 from ops.prove.judge import Violation
 from ops.prove.proxy import SeenRequest
 from ops.prove.rig import Rig, RigError
-from ops.prove.scenarios import LIST, Result, Scenario, run_with
+from ops.prove.scenarios import DEFAULT, LIST, Result, Scenario, run_with
 
 PROBE: Final = "/v1/refunds/re_credentials_probe"
 MOST: Final = 1.2
@@ -28,6 +28,7 @@ _JITTER: Final = 0.1
 """How much a second's count may be over the rate: permits are given in Redis, and requests leave a little later."""
 _NOTICED_SECONDS: Final = 20.0
 _CALL: Final = "call:"
+_CUT_SECONDS: Final = 3.0
 
 Down = Callable[[Rig], None]
 
@@ -51,6 +52,8 @@ def outages(size: int, seconds: float, keep: Path) -> Iterator[Callable[[int], R
         yield _outage(name, (down, up), size, seconds, healthy, keep)
     for status in (401, 403):
         yield partial(_revoked, revoked(status), size // 4, keep)
+    for settle_times in (1, 4):
+        yield partial(_by_totals, settle_times, size // 4, min(seconds, 20.0), keep)
 
 
 class Healthy:
@@ -123,6 +126,43 @@ def _outage(
         return result
 
     return run
+
+
+def _by_totals(settle_times: int, size: int, seconds: float, keep: Path, seed: int) -> Result:
+    """Run an outage of so many settle times that begins with refunds whose replies are cut, under default settings.
+
+    Which of the doubts are found by themselves, and which go to a person, is what an installation wants to know of it.
+    """
+    shown = f"replies cut, then away for {settle_times} settle time{'s' if settle_times > 1 else ''} (totals)"
+    settings = SETTINGS | {"REFUNDS_SETTLE_SECONDS": str(seconds / settle_times)}
+
+    def inject(rig: Rig, _dice: Random) -> int:
+        begun = rig.effects()
+        rig.until(lambda: rig.effects() >= begun + size // 8, "refunds are being sent")
+        rig.sandbox.set_faults("cut_after")
+        time.sleep(_CUT_SECONDS)
+        fired = sum(fault["fired"] for fault in rig.sandbox.faults()["faults"])
+        rig.sandbox.set_faults("http_503_before:on=any")
+        time.sleep(seconds - _CUT_SECONDS)
+        _mended(rig)
+        return int(fired)
+
+    notes: list[str] = []
+
+    def after(rig: Rig) -> None:
+        histories = [rig.asking(lambda key=key: rig.redis.lrange(key, 0, -1)) for key in _histories(rig)]
+        doubted = [moves for moves in histories if any('"to":"in_doubt"' in move for move in moves)]
+        asked = sum(any('"to":"review"' in move for move in moves) for moves in doubted)
+        notes.append(f"{asked} of {len(doubted)} doubts went to a person, of {len(histories)} refunds")
+
+    scenario = Scenario(name=shown, faults=(_fault(shown, inject, settings),), mode=DEFAULT, drain=300.0)
+    result = run_with(scenario, size=size, seed=seed, keep=keep, after=after)
+    result.note = "; ".join(notes)
+    return result
+
+
+def _histories(rig: Rig) -> list[str]:
+    return list(rig.asking(lambda: list(rig.redis.scan_iter("refunds:history:*", count=1000))))
 
 
 def revoked(status: int) -> Scenario:

@@ -47,6 +47,8 @@ class Scenario:
     name: str
     faults: tuple[Fault, ...]
     mode: Mode = LIST
+    drain: float = DRAIN_SECONDS
+    """Seconds in which all must have come to rest after the faults."""
     asked: Sequence[Mapping[str, Any]] = ({}, {})
     controlled: bool = True
     quick: bool = True
@@ -141,7 +143,7 @@ def _feed(rig: Rig, count: int, stop: threading.Event) -> None:
 
 
 def _judge(rig: Rig, scenario: Scenario, result: Result, folder: Path) -> None:
-    rig.drain(DRAIN_SECONDS if rig.subject.is_ours else CONTROL_DRAIN_SECONDS)
+    rig.drain(scenario.drain if rig.subject.is_ours else CONTROL_DRAIN_SECONDS)
     evidence = gathered(rig)
     result.refunds = len(evidence.accepted)
     result.in_review = sum(record["stage"] == "review" for record in evidence.records.values())
