@@ -99,7 +99,7 @@ port = int(os.environ.get("FLOWER_PORT", "5555"))
 read_only = True
 max_tasks = 10_000
 purge_offline_workers = 300
-tasks_columns = "name,args,kwargs,result,state,received,runtime"
+tasks_columns = "name,args,result,state,received,runtime,kwargs"
 if "FLOWER_DB" in os.environ:
     persistent = True
     db = os.environ["FLOWER_DB"]
