@@ -8,10 +8,13 @@ import threading
 from typing import TYPE_CHECKING
 
 import fakeredis
+import kombu.connection
 import pytest
 import redis
 import redis.asyncio
 
+from tests.rabbit import RabbitMQ, running_rabbitmq
+from worker.model import Lane
 from worker.sandbox.server import ThrowawayServer, find_server, running_server
 
 if TYPE_CHECKING:
@@ -55,6 +58,22 @@ def waitaof(redis_server: ThrowawayServer) -> None:
         with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
             version = client.info("server")["redis_version"]
         pytest.skip(f"Redis {version} has no WAITAOF: 'everysec' is refused there, which is tested")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """The session's RabbitMQ; a test that stops one starts its own."""
+    with running_rabbitmq(tmp_path_factory.mktemp("broker") / "rabbitmq") as broker:
+        yield broker
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq_server: RabbitMQ) -> str:
+    """The session's RabbitMQ, with nothing in the task queues."""
+    with kombu.connection.Connection(rabbitmq_server.url) as connection:
+        for lane in Lane:
+            connection.default_channel.queue_delete(lane.value)
+    return rabbitmq_server.url
 
 
 @pytest.fixture

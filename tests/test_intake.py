@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from worker.broker import BULK_IDS, make_celery
-from worker.intake import BulkIntake
+from worker.intake import HELD_SECONDS, BulkIntake
 from worker.model import Lane
 from worker.runtime import TASK_SECONDS, Runtime
 from worker.settings import Settings
@@ -77,6 +77,20 @@ def test_under_the_slowest_rate_one_message_is_held() -> None:
 def test_where_the_rate_allows_it_enough_is_held_to_keep_the_slots_busy(rate: float) -> None:
     assert read(intake_of(rate_limit=rate, concurrency=64), Reader()) == 7
     assert read(intake_of(rate_limit=rate, concurrency=201), Reader()) == 9
+
+
+def test_what_is_held_without_end_is_forgotten_in_time() -> None:
+    now = [0.0]
+    chosen = Settings.load()
+    intake = BulkIntake(make_celery(chosen), 64, rate=chosen.rate_limit, seconds=TASK_SECONDS, clock=lambda: now[0])
+    reader = Reader()
+    held = read(intake, reader)
+    now[0] = HELD_SECONDS
+    intake.resume()
+    assert not reader.consuming_from(Lane.BULK.value)
+    now[0] += 0.1
+    intake.resume()
+    assert read(intake, reader, begin=held) == held
 
 
 def test_single_refunds_are_read_on_whatever_is_held() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from celery import signals
 from celery.exceptions import SecurityWarning
 
-from worker import inbox, intake, messages, telemetry
+from worker import consumer, intake, messages, telemetry
 from worker.broker import make_celery
 from worker.errors import GuardRefused, RefundError, SettingsError, StoreUnavailable
 from worker.runtime import THREADS_BESIDE_CALLS, Runtime
@@ -33,10 +33,11 @@ except SettingsError as error:
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
 messages.install()
+consumer.read_within_bounds()
 app = make_celery(settings)
 app.conf.update(
     worker_pool="threads",
-    worker_consumer="worker.intake:KeepingConsumer",
+    worker_consumer="worker.consumer:KeepingConsumer",
     worker_concurrency=settings.concurrency + THREADS_BESIDE_CALLS,
     imports=("worker.tasks",),
 )
@@ -86,13 +87,3 @@ def _received(sender: Any, request: Any, **_: Any) -> None:
 @signals.task_postrun.connect(weak=False)
 def _finished(task_id: str, **_: Any) -> None:
     runtime.intake.finished(task_id)
-
-
-@signals.task_unknown.connect(weak=False)
-def _unknown(message: Any, name: str, **_: Any) -> None:
-    inbox.rejected(message.body, f"no task is named {name}")
-
-
-@signals.task_rejected.connect(weak=False)
-def _rejected(message: Any, exc: BaseException | None, **_: Any) -> None:
-    inbox.rejected(message.body, f"not a task message: {exc}" if exc else "not a task message")

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 from celery import Celery
 from kombu.entity import Queue
 
+from worker import wire
 from worker.connections import SentinelAddress
 from worker.model import Lane
 from worker.settings import Settings
@@ -53,7 +54,7 @@ CONFIGURATION: Final[dict[str, Any]] = {
 def make_celery(settings: Settings) -> Celery:
     """Return a Celery app on the settings' broker; nothing is connected before its first use."""
     url, options = _broker(settings)
-    app = Celery("refunds", broker=url, set_as_current=False)
+    app = Celery("refunds", broker=url, amqp=wire.AMQP, set_as_current=False)
     app.conf.update(CONFIGURATION, broker_transport_options=options)
     return app
 

@@ -1,14 +1,7 @@
-"""Messages that cannot be understood: kept in `refunds:rejected` with their reason, and never the end of a worker.
-
-A Redis list takes anything, and kombu ends the whole worker on an item that is no message (and the item is gone). So
-each item is checked here before kombu's own code unpacks it.
-"""
+"""Messages that cannot be understood, kept in `refunds:rejected` with a reason; what `refunds.submit` carries."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Final
@@ -19,13 +12,12 @@ from worker.request import RefundRequest, scrubbed, shown
 KEPT: Final = 10_000
 _LONGEST: Final = 4_000
 _LONGEST_NAME: Final = 60
-_PARTS: Final = 3
 _FIELDS: Final = tuple(each.name for each in fields(RefundRequest))
 _NEEDED: Final = tuple(
     each.name for each in fields(RefundRequest) if each.default is MISSING and each.default_factory is MISSING
 )
 
-Keep = Callable[[str, str], None]
+Keep = Callable[[str, str], bool]
 _keepers: list[Keep] = []
 
 
@@ -34,11 +26,10 @@ def keep_with(keep: Keep) -> None:
     _keepers[:] = [keep]
 
 
-def rejected(raw: object, reason: str) -> None:
-    """Keep a message that cannot be understood."""
+def rejected(raw: object, reason: str) -> bool:
+    """Keep a message that cannot be understood; return whether that was done."""
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw if isinstance(raw, str) else repr(raw)
-    for keep in _keepers:
-        keep(scrubbed(text[:_LONGEST], _LONGEST), scrubbed(reason))
+    return all(keep(scrubbed(text[:_LONGEST], _LONGEST), scrubbed(reason)) for keep in _keepers)
 
 
 def requested(args: Sequence[Any], kwargs: Mapping[str, Any]) -> RefundRequest:
@@ -64,38 +55,3 @@ def requested(args: Sequence[Any], kwargs: Mapping[str, Any]) -> RefundRequest:
     if wrong:
         raise InvalidRequest(wrong)
     return RefundRequest(**kwargs)
-
-
-def problem(message: Any) -> str | None:
-    """Return why a queue's item is no Celery message of protocol 2, None where it is one."""
-    if not isinstance(message, dict):
-        return "the message is no JSON object"
-    properties, headers = message.get("properties"), message.get("headers")
-    if not isinstance(properties, dict) or not isinstance(properties.get("delivery_tag"), str):
-        return "properties.delivery_tag is missing"
-    way = properties.get("delivery_info")
-    if not isinstance(way, dict):
-        return "properties.delivery_info is missing"
-    if not isinstance(way.get("exchange"), str) or not isinstance(way.get("routing_key"), str):
-        return "properties.delivery_info names no exchange and routing_key"
-    if not isinstance(headers, dict) or not isinstance(headers.get("task"), str):
-        return "headers.task is missing"
-    if not isinstance(headers.get("id"), str):
-        return "headers.id is missing"
-    if message.get("content-type") != "application/json":
-        return "content-type is not application/json"
-    return _body_problem(message.get("body"), properties.get("body_encoding"))
-
-
-def _body_problem(body: Any, encoding: Any) -> str | None:
-    if not isinstance(body, str) or encoding not in {None, "base64"}:
-        return "the body is no text, or its body_encoding is neither absent nor base64"
-    try:
-        parts = json.loads(base64.b64decode(body, validate=True) if encoding else body)
-    except (ValueError, RecursionError, binascii.Error):
-        return "the body is not base64 of JSON" if encoding else "the body is no JSON"
-    if not isinstance(parts, list) or len(parts) != _PARTS:
-        return "the body is not [args, kwargs, embed]"
-    if not isinstance(parts[0], list) or not isinstance(parts[1], dict) or not isinstance(parts[2], dict):
-        return "the body is not [[args], {kwargs}, {embed}]"
-    return None

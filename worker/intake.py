@@ -8,19 +8,21 @@ begin in its life is given back, only to come again.
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from celery import Celery
-from celery.worker.consumer import Consumer
 
-from worker import inbox
-from worker.broker import BULK_IDS
+from worker.broker import BULK_IDS, VISIBILITY_SECONDS
 from worker.model import Lane
 
 MESSAGES_BEYOND_SLOTS: Final = 6
 """What keeps the slots busy until a stopped queue is read again."""
 
 
+HELD_SECONDS: Final = float(VISIBILITY_SECONDS)
+"""A message held for longer counts no more: its task is over and nobody said so, or the broker gives it to others."""
 EVENT_SECONDS: Final = 0.25
 EVENTS_GATHERED: Final = 300
 
@@ -37,10 +39,19 @@ def most_held(concurrency: int, *, rate: float, seconds: float) -> int:
 class BulkIntake:
     """Stops and resumes the reading of the bulk queue; `received` runs on Celery's own thread, `finished` on any."""
 
-    def __init__(self, celery: Celery, concurrency: int, *, rate: float, seconds: float) -> None:
+    def __init__(
+        self,
+        celery: Celery,
+        concurrency: int,
+        *,
+        rate: float,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.most = most_held(concurrency, rate=rate, seconds=seconds)
         self._celery = celery
-        self._held: set[str] = set()
+        self._clock = clock
+        self._held: dict[str, float] = {}
         self._consumer: Any = None
 
     def received(self, consumer: Any, request: Any) -> None:
@@ -48,26 +59,35 @@ class BulkIntake:
         if (request.delivery_info or {}).get("routing_key") != Lane.BULK.value:
             return
         self._consumer = consumer
-        self._held.add(request.id)
-        if len(self._held) >= self.most:
+        self._held[request.id] = self._clock()
+        if self._is_full():
             consumer.task_consumer.cancel_by_queue(Lane.BULK.value)
 
     def finished(self, task_id: str) -> None:
         """Forget a message whose task is over, and read on."""
         if task_id in self._held:
-            self._held.discard(task_id)
+            self._held.pop(task_id, None)
             self.resume()
 
     def resume(self) -> None:
         """Read on where few enough are held; also called with each heartbeat, whatever was missed."""
-        if self._consumer is not None and len(self._held) < self.most:
+        if self._consumer is not None and not self._is_full():
             self._consumer.call_soon(self._read_on)
+
+    def _is_full(self) -> bool:
+        if len(self._held) < self.most:
+            return False
+        since = self._clock() - HELD_SECONDS
+        for task_id, received in list(self._held.items()):
+            if received < since:
+                self._held.pop(task_id, None)
+        return len(self._held) >= self.most
 
     def _read_on(self) -> None:
         reader = self._consumer.task_consumer
         if reader is None or reader.on_message is None:
             return
-        if len(self._held) >= self.most or reader.consuming_from(Lane.BULK.value):
+        if self._is_full() or reader.consuming_from(Lane.BULK.value):
             return
         # Declared when the worker connected: again would be trips to the broker, a tenth of what a row of a file costs.
         declares, reader.auto_declare = reader.auto_declare, False
@@ -97,12 +117,3 @@ def gather_events(consumer: Any) -> None:
     if consumer.event_dispatcher is not None:
         consumer.event_dispatcher.on_send_buffered = buffered
         consumer.event_dispatcher.buffer_limit = EVENTS_GATHERED
-
-
-class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no types
-    """Celery's consumer, which keeps a message that cannot be decoded; over AMQP nothing sees it earlier."""
-
-    def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """Keep the message with its reason, and take it off the queue."""
-        inbox.rejected(message.body, f"the message cannot be decoded ({type(exc).__name__})")
-        message.ack()

@@ -14,19 +14,24 @@ from importlib import resources
 from queue import Empty
 from time import monotonic, time
 from typing import Any, Final
+from uuid import uuid4
 
 import kombu.transport
 import kombu.transport.redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import NoScriptError
 
-from worker.inbox import problem, rejected
+from worker import envelope
+from worker.envelope import Unreadable
+from worker.inbox import rejected
 from worker.model import Lane
 
 AT_ONCE: Final = 32
 """Messages of single refunds fetched in one trip; of files one, since it carries up to a hundred refunds."""
 
 _TASK_QUEUES: Final = frozenset(lane.value for lane in Lane)
+LONGEST_ITEM: Final = 2_000_000
+"""Bytes of an item: the longest body in base64, with room for the rest."""
 _FETCH: Final = (resources.files("worker") / "lua" / "fetch.lua").read_text("utf-8")
 _FETCH_SHA: Final = hashlib.sha1(_FETCH.encode("utf-8"), usedforsecurity=False).hexdigest()
 
@@ -113,7 +118,7 @@ class Unacknowledged(kombu_redis.QoS):
         """Give a message back; one that cannot be read is kept, and does not keep others from coming back."""
         try:
             super().restore_by_tag(tag, client, leftmost)  # type: ignore[no-untyped-call]  # kombu carries no types
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             with self.channel.conn_or_acquire(client) as connected:
                 rejected(connected.hget(self.unacked_key, tag), "an unacknowledged message cannot be read")
             self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]  # kombu carries no types
@@ -174,8 +179,10 @@ class _Several:
             *(f"{self.global_keyprefix}{key}" for key in keys),
             time(),
             AT_ONCE if credit is None else credit,
+            uuid4().hex,
             len(queues),
             *(AT_ONCE if queue == Lane.SINGLE.value else 1 for queue in queues),
+            *queues,
             *self.qos.leaving(),
         )
 
@@ -193,6 +200,26 @@ class _Several:
         if not taken:
             raise Empty
         return True
+
+    def _do_restore_message(
+        self: Any,
+        payload: Any,
+        exchange: Any,
+        routing_key: Any,
+        pipe: Any,
+        leftmost: Any = False,  # noqa: FBT002 - kombu's own
+    ) -> None:
+        """Put a message back as it is: kombu marks it as delivered before, and drops one with no place for the mark."""
+        push = pipe.lpush if leftmost else pipe.rpush
+        for queue in self._lookup(exchange, routing_key):
+            push(self._q_for_pri(queue, self._get_message_priority(payload)), json.dumps(payload))
+
+    def _receive_one(self: Any, client: Any) -> Any:
+        try:
+            return super()._receive_one(client)  # type: ignore[misc]  # kombu's channel stands behind this class
+        except RecursionError:
+            kombu_redis.logger.warning("a broadcast that is nested too deeply was dropped")
+            return None
 
     def _taken(self: Any, options: dict[str, Any]) -> list[tuple[str, str, bytes]]:
         """Return what the read under way brought: queue, tag ('' where it is not noted) and item of each message."""
@@ -220,19 +247,31 @@ class _Several:
         if tag:
             noted.add(tag)
         try:
-            message = json.loads(item)
-        except UnicodeDecodeError:
-            rejected(item, "the message is no UTF-8 text")
-        except ValueError:
-            rejected(item, "the message is no JSON")
-        except RecursionError:
-            rejected("", "the message is nested too deeply")
+            message = envelope.wire_of(_read(item), queue, tag or uuid4().hex)
+        except Unreadable as reason:
+            # One that could not be kept either stays noted, and comes again.
+            kept = rejected(item, str(reason))
         else:
+            kept = True
             self.connection._deliver(message, queue)  # noqa: SLF001 - kombu's own way in
         if tag in noted:
             # Nobody holds it: it was kept, or is gone to where it came from.
             noted.discard(tag)
-            self.qos.forget(tag)
+            if kept:
+                self.qos.forget(tag)
+
+
+def _read(item: bytes) -> object:
+    if len(item) > LONGEST_ITEM:
+        raise Unreadable(f"the message is longer than {LONGEST_ITEM:,} bytes")
+    try:
+        return json.loads(item.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise Unreadable("the message is not UTF-8 text") from None
+    except ValueError:
+        raise Unreadable("the message is not JSON") from None
+    except RecursionError:
+        raise Unreadable("the message is nested too deeply") from None
 
 
 def _text(value: bytes | str) -> str:
@@ -240,16 +279,18 @@ def _text(value: bytes | str) -> str:
 
 
 class _Gathering:
-    """Put before kombu's Redis transport: checks what is delivered, and gives each turn of the loop its trip."""
+    """Put before kombu's Redis transport: outlives odd broadcasts, and gives each turn of the loop its trip."""
 
     gathers = False
 
-    def _deliver(self, message: Any, queue: Any) -> None:
-        # Celery's own broadcasts (control, events) come this way too and are no tasks.
-        if queue in _TASK_QUEUES and (reason := problem(message)):
-            rejected(json.dumps(message), reason)
-            return
-        super()._deliver(message, queue)  # type: ignore[misc]  # kombu's transport stands behind this class
+    def _deliver(self: Any, message: Any, queue: Any) -> None:
+        try:
+            super()._deliver(message, queue)  # type: ignore[misc]  # kombu's transport stands behind this class
+        except Exception as error:
+            # Control and events of Celery's own: anyone may publish there, and kombu takes their parts on trust.
+            if queue in _TASK_QUEUES or (isinstance(error, self.connection_errors) and not isinstance(error, KeyError)):
+                raise
+            kombu_redis.logger.warning("a broadcast that is not a message was dropped")
 
     def register_with_event_loop(self: Any, connection: Any, loop: Any) -> None:
         """Have the loop read this transport's sockets; kombu's turn registers every one of them anew each time."""

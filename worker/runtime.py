@@ -188,12 +188,14 @@ class Runtime:
     async def _probe(self) -> None:
         await self.service.trouble.probe_credentials()
 
-    def _keep_rejected(self, raw: str, reason: str) -> None:
+    def _keep_rejected(self, raw: str, reason: str) -> bool:
         log.error("message_rejected", reason=reason, alarm=True)
         try:
             self.run(self.store.keep_rejected(raw, reason, most=inbox.KEPT))
         except StoreUnavailable as error:
             log.error("message_not_kept", reason=reason, error=str(error))  # noqa: TRY400 - one sentence, no traceback
+            return False
+        return True
 
     def process(self, refund_ids: Sequence[str], lane: Lane) -> Mapping[str, Ending]:
         """Handle the refunds of one message, from a task's thread; return how each was left."""

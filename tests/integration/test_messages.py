@@ -15,7 +15,7 @@ import pytest
 import redis
 from kombu.asynchronous import Hub, set_event_loop
 from kombu.connection import Connection
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 from kombu.messaging import Consumer
 
 from tests.integration.stack import Installation, until
@@ -70,9 +70,14 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 def kept() -> Iterator[list[str]]:
     """Reasons of what was kept in this process."""
     reasons: list[str] = []
-    inbox.keep_with(lambda _raw, reason: reasons.append(reason))
+
+    def keep(_raw: str, reason: str) -> bool:
+        reasons.append(reason)
+        return True
+
+    inbox.keep_with(keep)
     yield reasons
-    inbox.keep_with(lambda _raw, _reason: None)
+    inbox.keep_with(lambda _raw, _reason: False)
 
 
 @pytest.fixture
@@ -247,7 +252,7 @@ POISON = {
     "a number no JSON has": nudge("x").replace(b'"delivery_mode": 2', b'"delivery_mode": 0x2'),
     "no UTF-8": nudge("x").replace(b'"php"', b'"\xff"'),
     "nested too deeply": b"[" * 100_000,
-    "no way": nudge("x").replace(b'"exchange": ""', b'"exchange": 5'),
+    "properties that are a list": nudge("x").replace(b'"properties": {', b'"properties": [], "more": {'),
     "no base64": nudge("x").replace(b'"body": "', b'"body": "!!'),
     "a list": b"[1]",
     "headers that are a list": nudge("x").replace(b'"headers": {', b'"headers": [], "more": {'),
@@ -265,6 +270,61 @@ def test_poison_in_the_midst_of_a_group_is_kept_and_the_group_goes_on(
     assert len(kept) == len(POISON)
     # Poison that the script took for a message is off the server's list again.
     reader.turn_until(lambda: server.hlen("unacked") == len(POISON) + 2)
+
+
+def test_messages_with_one_delivery_tag_are_held_each_for_itself(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
+    sent = [json.loads(nudge(f"r-{number}")) for number in range(3)]
+    for each in sent:
+        each["properties"]["delivery_tag"] = "1"
+    server.lpush("refunds", *map(json.dumps, sent))
+    reader = reading(polling_interval=0.05)
+    reader.turn_until(lambda: len(reader.got) == 3)
+    reader.got[0].ack()
+    reader.turn_until(lambda: server.hlen("unacked") == 2)
+    assert server.zcard("unacked_index") == 2
+
+
+def test_a_message_goes_back_to_the_queue_it_lay_in_whatever_its_sender_wrote(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
+    for way in ({"exchange": "", "routing_key": "nowhere"}, {"exchange": "none", "routing_key": "refunds"}, None):
+        sent = json.loads(nudge("r-1"))
+        sent["properties"]["delivery_info"] = way
+        server.lpush("refunds", json.dumps(sent))
+    reader = reading(polling_interval=0.05)
+    reader.turn_until(lambda: len(reader.got) == 3)
+    reader.connection.close()
+    assert server.llen("refunds") == 3
+    assert not server.exists("unacked", "unacked_index", "nowhere")
+
+
+def test_a_message_that_cannot_be_kept_stays_noted_and_comes_again(
+    server: redis.Redis, reading: Callable[..., Reader], kept: list[str]
+) -> None:
+    inbox.keep_with(lambda _raw, _reason: False)
+    server.lpush("refunds", nudge("good"), nudge("x").replace(b'"body": "', b'"body": "!!'))
+    reader = reading(polling_interval=0.05)
+    # So that the second comes by the script, which notes it.
+    reader.channel._more = True
+    reader.turn_until(lambda: len(reader.got) == 1)
+    reader.got[0].ack()
+    reader.turn_until(lambda: server.hlen("unacked") == 1)
+    assert kept == []
+    assert server.llen("refunds") == 0
+
+
+@pytest.mark.parametrize("broadcast", [b"{}", b"[1]", b"{no json", b'{"properties": 5}', b"[" * 100_000, b"\xff", b"5"])
+def test_an_odd_broadcast_is_dropped(server: redis.Redis, reading: Callable[..., Reader], broadcast: bytes) -> None:
+    reader = reading(polling_interval=0.05)
+    exchange = Exchange("shouts", type="fanout")
+    Consumer(reader.channel, [Queue("ears", exchange)], on_message=reader.got.append, accept=["json"]).consume()
+    reader.turn_until(lambda: bool(server.pubsub_numpat()))
+    server.publish("/0.shouts", broadcast)
+    server.lpush("refunds", nudge("after"))
+    reader.turn_until(lambda: len(reader.got) == 1)
+    assert reader.ids() == ["after"]
 
 
 def test_what_a_dead_worker_held_comes_back_past_an_entry_that_cannot_be_read(

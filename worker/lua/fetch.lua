@@ -1,40 +1,37 @@
 -- Takes messages off a broker's queues and notes each as unacknowledged, as kombu would; first it forgets those that
 -- are done. In one step, so a worker that dies has either not taken a message or left it noted.
 -- KEYS[1] unacked (hash), KEYS[2] unacked_index (zset), KEYS[3...] a list for each priority of each queue: all queues
--- at the first priority, then all at the next. ARGV[1] now, seconds; [2] how many messages in all; [3] how many
--- queues; then at most how many of each queue; then the delivery tags that are done.
+-- at the first priority, then all at the next. ARGV[1] now, seconds; [2] how many messages in all; [3] a text that no
+-- other fetch has, of which the delivery tags are made: a sender's own need not be unique; [4] how many queues; then at
+-- most how many of each queue; then each queue's name, to which its messages go back; then the delivery tags that are
+-- done.
 -- Returns {queue's place, tag, item, ...}; the tag is '' where an item could not be noted.
 local unacked, index = KEYS[1], KEYS[2]
-local now, left, queues = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local now, left, nonce, queues = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 -- A key of another type ends the script here, before anything was taken.
 redis.call('HLEN', unacked)
 redis.call('ZCARD', index)
-for place = 4 + queues, #ARGV do
+for place = 5 + 2 * queues, #ARGV do
   redis.call('HDEL', unacked, ARGV[place])
   redis.call('ZREM', index, ARGV[place])
 end
 local most = {}
-for place = 1, queues do most[place] = tonumber(ARGV[3 + place]) end
-local function noted(item)
+for place = 1, queues do most[place] = tonumber(ARGV[4 + place]) end
+local taken = {}
+local function noted(item, place)
   local read, message = pcall(cjson.decode, item)
   if not read or type(message) ~= 'table' or type(message.headers) ~= 'table' then return '' end
-  local properties = message.properties
-  if type(properties) ~= 'table' or type(properties.delivery_info) ~= 'table' then return '' end
-  local tag, way = properties.delivery_tag, properties.delivery_info
-  if type(tag) ~= 'string' or tag == '' then return '' end
-  if type(way.exchange) ~= 'string' or type(way.routing_key) ~= 'string' then return '' end
-  local route = cjson.encode(way.exchange) .. ',' .. cjson.encode(way.routing_key)
-  redis.call('HSET', unacked, tag, '[' .. item .. ',' .. route .. ']')
+  local tag = nonce .. '-' .. #taken
+  redis.call('HSET', unacked, tag, '[' .. item .. ',"",' .. cjson.encode(ARGV[4 + queues + place]) .. ']')
   redis.call('ZADD', index, now, tag)
   return tag
 end
-local taken = {}
 for key = 3, #KEYS do
   local place = (key - 3) % queues + 1
   local count = math.min(left, most[place])
   local items = count > 0 and redis.call('RPOP', KEYS[key], count)
   for _, item in ipairs(items or {}) do
-    taken[#taken + 1], taken[#taken + 2], taken[#taken + 3] = place, noted(item), item
+    taken[#taken + 1], taken[#taken + 2], taken[#taken + 3] = place, noted(item, place), item
     left, most[place] = left - 1, most[place] - 1
   end
 end

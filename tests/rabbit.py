@@ -1,0 +1,108 @@
+"""A real RabbitMQ where one is installed, on free loopback ports, ended by the ids it was begun with.
+
+`RABBITMQ_SERVER` names the server's own start script where it is not in its usual place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ops.stack.compose import free_port, until
+
+# Debian's command of the same name on PATH is a wrapper for its service's own user.
+SCRIPTS = (
+    "/usr/lib/rabbitmq/bin/rabbitmq-server",
+    "/usr/local/sbin/rabbitmq-server",
+    "/opt/rabbitmq/sbin/rabbitmq-server",
+)
+
+
+def script() -> Path:
+    named = os.environ.get("RABBITMQ_SERVER")
+    for place in [named] if named else SCRIPTS:
+        if place and Path(place).is_file() and shutil.which("epmd"):
+            return Path(place)
+    pytest.skip(
+        "no rabbitmq-server is installed here: 'apt-get install rabbitmq-server', or name it in RABBITMQ_SERVER"
+    )
+
+
+def listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+@dataclass
+class RabbitMQ:
+    """One broker on free loopback ports; `stop` and `start` keep its data."""
+
+    server: Path
+    folder: Path
+    port: int
+    environment: dict[str, str]
+    running: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    def start(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.running = subprocess.Popen(
+                [self.server], env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+        running = self.running
+        until(lambda: running.poll() is not None or listens(self.port), "RabbitMQ listens")
+        assert running.poll() is None, (self.folder / "log").read_text()
+
+    def stop(self) -> None:
+        if self.running is not None:
+            self.running.terminate()
+            self.running.wait(60)
+
+
+@contextmanager
+def running_rabbitmq(folder: Path) -> Iterator[RabbitMQ]:
+    """A broker with nothing in it, and the port mapper that Erlang would otherwise leave running behind it."""
+    server = script()
+    folder.mkdir()
+    port, mapper = free_port(), free_port()
+    ours = {
+        "HOME": folder,
+        "ERL_EPMD_PORT": mapper,
+        "RABBITMQ_NODENAME": "refunds-test@localhost",
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODE_PORT": port,
+        "RABBITMQ_DIST_PORT": free_port(),
+        "RABBITMQ_LOGS": "-",
+        **{
+            f"RABBITMQ_{name}": folder / name.lower()
+            for name in ("MNESIA_BASE", "LOG_BASE", "PID_FILE", "ENABLED_PLUGINS_FILE", "CONFIG_FILE", "CONF_ENV_FILE")
+        },
+        "RABBITMQ_ADVANCED_CONFIG_FILE": folder / "advanced.config",
+        "RABBITMQ_GENERATED_CONFIG_DIR": folder / "generated",
+        "RABBITMQ_SCHEMA_DIR": folder / "schema",
+    }
+    environment = dict(os.environ) | {name: str(value) for name, value in ours.items()}
+    names = subprocess.Popen(["epmd", "-port", str(mapper), "-address", "127.0.0.1"], env=environment)  # noqa: S607 - Erlang's own
+    made = RabbitMQ(server, folder, port, environment)
+    try:
+        until(lambda: listens(mapper), "Erlang's port mapper listens")
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        names.terminate()
+        names.wait(10)
