@@ -1,0 +1,5 @@
+"""Run by `python -m ops.servers`."""
+
+from ops.servers.command import main
+
+main()
