@@ -157,5 +157,8 @@ def refunds(draw: st.DrawFn, stage: Stage | None = None) -> Refund:
         amount=amount,
         all_remaining=amount is None,
         currency=draw(st.sampled_from([None, "usd"])),
+        asked_currency=draw(st.sampled_from([None, "usd"])),
+        currency_checked=draw(st.booleans()),
+        unconfirmed_since=draw(moment),
         retriable=draw(st.sampled_from([None, *Retriable])),
     )

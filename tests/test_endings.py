@@ -112,6 +112,7 @@ def test_a_claim_of_an_unknown_id_is_said_so() -> None:
         ("credentials_refused", "key refused"),
         ("rate_limited", "rate limited"),
         ("http_503", "payment unreadable"),
+        ("currency_unconfirmed", "currency not confirmed"),
     ],
 )
 def test_a_payment_that_could_not_be_read_says_why(code: str, reason: str) -> None:
@@ -206,7 +207,8 @@ def every_kind() -> list[Ending]:
     kinds += [endings.standing(a_refund(Stage.SETTLED, status=s)) for s in (Status.FAILED, Status.CANCELED)]
     stages = (Stage.QUEUED, Stage.WAITING)
     kinds += [endings.not_claimed(reason, a_refund(stage)) for reason, stage in product(held, stages)]
-    kinds += [endings.postponed(a_refund(stage), "http_503") for stage in stages]
+    codes = ("http_503", "currency_unconfirmed")
+    kinds += [endings.postponed(a_refund(stage), code) for code, stage in product(codes, stages)]
     kinds += [
         endings.given_back(stopping=a, provider_away=b) for a, b in ((True, False), (False, True), (False, False))
     ]

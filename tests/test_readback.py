@@ -104,6 +104,12 @@ def test_an_earlier_generation_of_ours_is_not_this_one() -> None:
     assert listed(found(generation="1"), refund=refund).sight is Sight.ABSENT
 
 
+def test_entry_with_our_id_and_no_generation_is_not_taken_for_a_later_one() -> None:
+    refund = a_refund(Stage.IN_DOUBT, generation=2, first_attempt_at=STARTED)
+    # It may be the first, which failed: what became of the second is not known.
+    assert listed(found(generation=None, status="failed"), refund=refund).sight is Sight.INCONCLUSIVE
+
+
 def test_list_that_shows_a_later_generation_than_the_record_proves_no_absence() -> None:
     # A server that was restored from a snapshot does not know of the retry that was sent since.
     assert listed(found(generation="2", created=NOW)).sight is not Sight.ABSENT
@@ -349,6 +355,8 @@ def test_totals_are_read_by_the_names_that_providers_use(payload: dict[str, Any]
         ({"amount_refunded": 1.5}, "no readable refunded total"),
         ({"amount_refunded": True}, "no readable refunded total"),
         ({"currency": "eur", "latest_charge": CHARGE}, "differ in currency"),
+        ({"currency": "eur", "latest_charge": CHARGE | {"amount_refunded": None}}, "differ in currency"),
+        ({"currency": "eur", "charges": {"data": [CHARGE | {"currency": "eur"}, CHARGE]}}, "differ in currency"),
     ],
 )
 def test_totals_that_cannot_be_told_say_why(payload: dict[str, Any], problem: str) -> None:
@@ -369,6 +377,26 @@ def test_every_payload_is_a_view_or_a_problem(payload: dict[str, Any]) -> None:
     view = view_of(payload)
     assert (view.refunded is not None) or view.charge or view.problem
     assert view.refunded is None or view.refunded >= 0
+
+
+@pytest.mark.parametrize(
+    ("payload", "currency"),
+    [
+        ({"currency": "USD"}, "usd"),
+        ({"currency": 1}, None),
+        ({"latest_charge": CHARGE}, "usd"),
+        ({"currency": "usd", "charges": {"data": [CHARGE, CHARGE]}}, "usd"),
+        ({"currency": "usd", "charges": {"data": [CHARGE, {}, "ch_2", {"currency": 1}]}}, "usd"),
+        ({"charges": {"data": [CHARGE, CHARGE]}}, None),
+        ({"currency": "usd", "latest_charge": CHARGE | {"currency": None}}, "usd"),
+        ({"currency": "usd", "latest_charge": CHARGE | {"amount_refunded": None}}, "usd"),
+        ({"latest_charge": CHARGE | {"amount_refunded": None}}, "usd"),
+        ({"currency": "eur", "latest_charge": CHARGE}, None),
+        ({"currency": "eur", "charges": {"data": [CHARGE, CHARGE]}}, None),
+    ],
+)
+def test_currency_is_the_payments_unless_a_charge_contradicts_it(payload: dict[str, Any], currency: str | None) -> None:
+    assert view_of(payload).currency == currency
 
 
 def test_baseline_is_the_total_and_what_was_left() -> None:

@@ -114,7 +114,12 @@ def _without(message: str, metadata: Mapping[str, str]) -> str:
 
 
 def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
-    """Return the name of the first present field that cannot belong to our refund, None where all agree."""
+    """Return the name of the first present field that cannot belong to our refund, None where all agree.
+
+    A field that is absent contradicts nothing, since the provider describes each as optional. That is safe only where
+    something else ties the refund to ours: a reply came on the connection of our own request, an entry of a list has
+    our id in its metadata, a poll shows the id that was asked for. And one provider refund belongs to one record.
+    """
     asked = refund.asked_amount
     if found.payment_intent is not None and found.payment_intent != refund.payment_intent:
         return "payment_intent"

@@ -171,9 +171,11 @@ def claim(
     version: int | None = None,
     seq: str | None = None,
     baseline: Baseline | None = None,
+    currency_checked: bool = False,
 ) -> Call[Claim]:
     """Take a refund for one attempt; durable, so no byte leaves before body, key and attempt are safe.
 
+    `currency_checked`: the payment was read just now, and is in the currency that the refund states.
     `token` names this claim: asking again with it after a lost reply gives the same claim back.
     """
 
@@ -185,6 +187,11 @@ def claim(
         body = reply[3] if isinstance(reply[3], bytes) else reply[3].encode("ascii")
         return Claim(result="claimed", now=now, refund=refund, token=token, body=body, lease_left=int(reply[2]) * _ms)
 
+    noted: dict[str, Any] = {}
+    if baseline is not None:
+        noted["baseline"] = baseline
+    if currency_checked:
+        noted["currency_checked"] = True
     arguments: list[Argument] = [
         refund_id,
         kind,
@@ -195,7 +202,7 @@ def claim(
         max(0, replay_window // _ms),
         VERDICT_LIFE // _ms,
         PARKED // _ms,
-        *encode({"baseline": baseline} if baseline is not None else {}),
+        *encode(noted),
     ]
     return Call(script=CLAIM, arguments=arguments, read=read)
 

@@ -39,6 +39,7 @@ _HELD: Final = MappingProxyType(
 """Why a claim was refused that only waits, in plain words."""
 _EVERYONES: Final = MappingProxyType({"credentials_refused": "key refused", "rate_limited": "rate limited"})
 """Codes of answers that concern every refund."""
+_KEPT_BACK: Final = MappingProxyType({"currency_unconfirmed": "currency not confirmed", **_EVERYONES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,8 @@ def not_claimed(result: str, refund: Refund | None) -> Ending:
 
 
 def postponed(refund: Refund, code: str) -> Ending:
-    """Return the ending of a refund whose payment could not be read before it was sent."""
-    return Ending(_WORDS[refund.stage], _EVERYONES.get(code, "payment unreadable"), common=True)
+    """Return the ending of a refund whose payment could not be read, or did not confirm it, before it was sent."""
+    return Ending(_WORDS[refund.stage], _KEPT_BACK.get(code, "payment unreadable"), common=True)
 
 
 def saved(step: Step, result: str) -> Ending:

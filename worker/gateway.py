@@ -153,16 +153,19 @@ class Gateway:
         request = httpx.Request("POST", self._pattern.url, headers=self._pattern.headers, content=body)
         request.headers["Idempotency-Key"] = refund.idempotency_key
         outcome = classify(await self._call("create_refund", request, self._limit), refund)
-        if outcome.credentials and outcome.seen is Seen.REFUSED:
-            return await self._judge_forbidden(outcome, bounds)
-        return outcome
+        return await self._whose_refusal(outcome, lambda: bounds.left_for_probe(self._clock()))
 
-    async def _judge_forbidden(self, outcome: Outcome, bounds: _Bounds) -> Outcome:
-        """Return a 403 as the key's trouble or as this refund's; not done and neither, where that cannot be told.
+    async def whose_refusal(self, outcome: Outcome) -> Outcome:
+        """Return a 403 as the key's trouble or as this call's own, as a harmless GET tells; any other outcome as it is.
 
-        The 403 says that nothing was done, but failing the refund for good on a guess would be wrong.
+        Not done and neither, if that cannot be told: to decide for good on a guess would be wrong.
         """
-        left = bounds.left_for_probe(self._clock())
+        return await self._whose_refusal(outcome, lambda: self._limit)
+
+    async def _whose_refusal(self, outcome: Outcome, seconds: Callable[[], float]) -> Outcome:
+        if not outcome.credentials or outcome.seen is not Seen.REFUSED:
+            return outcome
+        left = seconds()
         accepted = await self._key_is_accepted(left) if left > 0 else None
         if accepted is None:
             return replace(outcome, seen=Seen.NOT_DONE, credentials=False)
@@ -196,7 +199,8 @@ class Gateway:
         payload = _object_in(answer)
         if payload is None:
             return answer
-        if _differs(payload.get("id"), payment_intent):
+        # What was asked for by its id must show it.
+        if payload.get("id") != payment_intent:
             return PaymentView(problem="the provider showed another payment")
         view = view_of(payload)
         return view if view.charge is None else await self._get_charge(view.charge, payment_intent, view.currency, turn)
@@ -208,7 +212,7 @@ class Gateway:
         payload = _object_in(answer)
         if payload is None:
             return answer
-        if _differs(payload.get("id"), charge) or _differs(payload.get("payment_intent"), payment_intent):
+        if payload.get("id") != charge or _differs(payload.get("payment_intent"), payment_intent):
             return PaymentView(problem="the provider showed another charge")
         view = view_of(payload)
         if view.charge is not None:
@@ -273,7 +277,7 @@ def _outcome_class(answer: Answer) -> str:
 
 
 def _differs(shown: Any, asked: str) -> bool:
-    """Tell whether a shown id, plain or as an expanded object, is present and another than the one asked for."""
+    """Tell whether a reference, plain or as an expanded object, is present and another than the one asked for."""
     identity = shown.get("id") if isinstance(shown, Mapping) else shown
     return identity is not None and identity != asked
 

@@ -115,6 +115,10 @@ class Refund:
     """First totals look that showed our amount; the second, a settle time later, settles."""
     resends: int = 0
     """Sends after absence was proven."""
+    currency_checked: bool = False
+    """The payment was read, and is in the currency that the caller stated."""
+    unconfirmed_since: datetime | None = None
+    """Since when the payment does not confirm what it must before a send."""
     baseline: Baseline | None = None
     processing_since: datetime | None = None
     missing_since: datetime | None = None

@@ -32,6 +32,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
             Stage.SENDING: "claimed",
             Stage.SETTLED: "canceled by the caller, or refused unsent by a guard",
             Stage.IN_DOUBT: "the server was restored from an old snapshot",
+            Stage.REVIEW: "not sent, since what was stated could not be confirmed",
         },
         Stage.SENDING: {
             Stage.SETTLED: "done, or refused and never in doubt",
@@ -45,6 +46,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
             Stage.SETTLED: "budget spent, canceled by the caller, or a late proof",
             Stage.PROCESSING: "a late proof: the provider says pending",
             Stage.IN_DOUBT: "the server was restored from an old snapshot",
+            Stage.REVIEW: "not sent, since what was stated could not be confirmed",
         },
         Stage.IN_DOUBT: {
             Stage.SETTLED: "found, final; or proven absent in a canceled batch",
@@ -383,6 +385,8 @@ def settled_drops() -> dict[str, Any]:
             "baseline",
             "processing_since",
             "missing_since",
+            "unconfirmed_since",
+            "currency_checked",
             "operator_says",
             # Derived from the id and the generation, so it is known without being kept.
             "idempotency_key",

@@ -14,6 +14,7 @@ from worker.model import Baseline, Look, ProviderRefund, Refund, Sight, Stage, S
 
 _STANDING: Final = frozenset({"pending", "succeeded"})
 """Statuses of a refund whose amount is in the payment's total, if pending ones are counted there."""
+_TWO_CURRENCIES: Final = "payment and charge differ in currency"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,14 +42,15 @@ class PaymentView:
 
 def view_of(payload: Mapping[str, Any]) -> PaymentView:
     """Read a payment intent's or a charge's totals by Stripe's field names; several charges are inconclusive."""
-    currency = payload.get("currency")
-    currency = currency.lower() if isinstance(currency, str) else None
+    currency = _currency_of(payload)
     if "amount_refunded" in payload:
         return _totals_of(payload, currency)
     charges = payload.get("charges")
     entries = charges.get("data") if isinstance(charges, Mapping) else None
     if isinstance(entries, list) and entries:
         if len(entries) > 1 or (isinstance(charges, Mapping) and charges.get("has_more")):
+            if any(_in_another(entry, currency) for entry in entries):
+                return PaymentView(problem=_TWO_CURRENCIES)
             return PaymentView(currency=currency, problem="the payment has several charges")
         if isinstance(entries[0], Mapping):
             return _totals_of(entries[0], currency)
@@ -60,14 +62,24 @@ def view_of(payload: Mapping[str, Any]) -> PaymentView:
     return PaymentView(currency=currency, problem="the payment shows no refunded total")
 
 
+def _currency_of(shown: Mapping[str, Any]) -> str | None:
+    currency = shown.get("currency")
+    return currency.lower() if isinstance(currency, str) else None
+
+
+def _in_another(charge: Any, currency: str | None) -> bool:
+    """Tell whether a charge shows another currency than its payment."""
+    own = _currency_of(charge) if isinstance(charge, Mapping) else None
+    return own is not None and currency is not None and own != currency
+
+
 def _totals_of(charge: Mapping[str, Any], currency: str | None) -> PaymentView:
     refunded = read_amount(charge.get("amount_refunded"))
-    own = charge.get("currency")
-    own = own.lower() if isinstance(own, str) else currency
+    if _in_another(charge, currency):
+        return PaymentView(problem=_TWO_CURRENCIES)
+    own = _currency_of(charge) or currency
     if refunded is None or refunded < 0:
         return PaymentView(currency=own, problem="the charge shows no readable refunded total")
-    if currency is not None and own != currency:
-        return PaymentView(problem="payment and charge differ in currency")
     captured = read_amount(charge.get("amount_captured"))
     if captured is None:
         captured = read_amount(charge.get("amount_received"))
@@ -111,7 +123,9 @@ def look_at_list(
 
 
 def _is_this(entry: ProviderRefund, refund: Refund) -> bool:
-    return entry.refund_id == refund.refund_id and entry.generation in {None, str(refund.generation)}
+    # An entry that does not say its generation can only be the first: a later one may be confused with one that failed.
+    generation = entry.generation or "1"
+    return entry.refund_id == refund.refund_id and generation == str(refund.generation)
 
 
 def _known_ids(siblings: Sequence[Refund]) -> set[str]:

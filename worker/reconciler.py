@@ -100,7 +100,7 @@ class Reconciler:
 
     async def _unread(self, answer: Answer, refund: Refund) -> Look:
         """Return the look for a read-back that was not answered; a readable refusal will not get better by itself."""
-        outcome = classify(answer, refund)
+        outcome = await self._gateway.whose_refusal(classify(answer, refund))
         await self._note_trouble(outcome)
         if outcome.seen is Seen.REFUSED:
             missing = outcome.http_status == HTTPStatus.NOT_FOUND

@@ -67,6 +67,7 @@ _TIMES: Final = frozenset(
         "found_at",
         "processing_since",
         "missing_since",
+        "unconfirmed_since",
     )
 )
 _ENUMS: Final[Mapping[str, type]] = {"status": Status, "stage": Stage, "lane": Lane, "retriable": Retriable}
@@ -93,7 +94,7 @@ def decode(stored: Mapping[str, str]) -> Refund:
         elif name in {"metadata", "baseline"}:
             loaded = json.loads(text)
             values[name] = Baseline(**loaded) if name == "baseline" else loaded
-        elif name in {"all_remaining", "doubted"}:
+        elif name in {"all_remaining", "doubted", "currency_checked"}:
             values[name] = text == "1"
         else:
             values[name] = text

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import structlog
 
-from worker import calls, endings, looks, policy
+from worker import calls, endings, looks, policy, preflight
 from worker.answers import classify, owned_elsewhere
 from worker.calls import Claim, ClaimKind, Loaded
+from worker.checker import Checker
 from worker.endings import Ending
 from worker.errors import StoreUnavailable
 from worker.gateway import Gateway
@@ -30,12 +31,9 @@ from worker.model import (
     Outcome,
     Refund,
     Reply,
-    Seen,
     Stage,
-    Step,
 )
 from worker.policy import Rules
-from worker.readback import PaymentView
 from worker.reconciler import Reconciler
 from worker.recorder import SOON, Recorder
 from worker.store import AsyncStore
@@ -84,6 +82,14 @@ class Service:
             gateway,
             self._recorder,
             rules=rules,
+            note_trouble=self.trouble.note,
+            note_answer=self.breaker.answered,
+        )
+        self._checker = Checker(
+            gateway,
+            self._recorder,
+            rules=rules,
+            jitter=jitter,
             note_trouble=self.trouble.note,
             note_answer=self.breaker.answered,
         )
@@ -210,8 +216,7 @@ class Service:
             case Action.SEND:
                 return await self._send(refund, loaded, lane, turns)
             case Action.REPLAY:
-                claim = await self._claim(refund.refund_id, "replay")
-                return await self._go(claim, lane), claim.result == "window"
+                return await self._replay(refund, loaded.now, lane, turns)
             case Action.LAPSE:
                 step = policy.after_lapse(refund, self.rules, loaded.now, self._jitter())
                 saved, ending = await self._recorder.save(refund, step, {"seen": "lease_lapsed"})
@@ -238,48 +243,25 @@ class Service:
     async def _send(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
         seq: str | None = None
         baseline: Baseline | None = None
-        if self.rules.wants_baseline or refund.asked_currency is not None:
-            view = await self.gateway.get_payment(refund.payment_intent, turns.take)
-            if not isinstance(view, PaymentView):
-                if not self._payment_is_refused(view, refund):
-                    return await self._postpone(refund, view), False
-            else:
-                self.breaker.answered()
-                if wrong := _wrong_currency(refund, view):
-                    step = policy.refused_unsent(refund, "currency_mismatch", wrong)
-                    _, ending = await self._recorder.save(refund, step, {})
-                    return ending, False
-                if self.rules.wants_baseline:
-                    baseline = view.baseline
+        checks = preflight.wants_currency(refund)
+        if self.rules.wants_baseline or checks:
+            view = await self._checker.read_payment(refund, loaded.now, turns.take)
+            if isinstance(view, Ending):
+                return view, False
+            if self.rules.wants_baseline:
+                baseline = view.baseline
             seq = loaded.seq
             await turns.ready()
-        claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline)
+        claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline, currency_checked=checks)
         # Another refund of the payment was sent since the totals were read: read them again.
         return await self._go(claim, lane), claim.result == "moved"
 
-    def _payment_is_refused(self, answer: Answer, refund: Refund) -> bool:
-        """Tell whether the provider refuses to show the payment: the POST will then say why, and nothing is lost."""
-        return classify(answer, refund).seen is Seen.REFUSED
-
-    async def _postpone(self, refund: Refund, answer: Answer) -> Ending:
-        outcome = classify(answer, refund)
-        await self.trouble.note(outcome)
-        delay = policy.backoff(
-            refund.looks + 1, base=timedelta(seconds=5), cap=timedelta(minutes=10), jitter=self._jitter()
-        )
-        if outcome.retry_after is not None:
-            delay = max(delay, outcome.retry_after)
-        step = Step(
-            to=refund.stage,
-            status=refund.status,
-            label="payment_unreadable",
-            changes={"looks": refund.looks + 1},
-            delay=delay,
-            quiet=True,
-        )
-        saved, ending = await self._recorder.save(refund, step, {})
-        log.info("refund_postponed", refund_id=refund.refund_id, reason=outcome.code)
-        return endings.postponed(refund, outcome.code) if saved.result == "saved" else ending
+    async def _replay(self, refund: Refund, now: datetime, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
+        checks = preflight.wants_currency(refund)
+        if checks and isinstance(kept := await self._checker.read_payment(refund, now, turns.take), Ending):
+            return kept, False
+        claim = await self._claim(refund.refund_id, "replay", currency_checked=checks)
+        return await self._go(claim, lane), claim.result == "window"
 
     async def _claim(
         self,
@@ -289,6 +271,7 @@ class Service:
         seq: str | None = None,
         baseline: Baseline | None = None,
         version: int | None = None,
+        currency_checked: bool = False,
     ) -> Claim:
         asked = self._clock()
         claim = await self.store.run(
@@ -301,6 +284,7 @@ class Service:
                 version=version,
                 seq=seq,
                 baseline=baseline,
+                currency_checked=currency_checked,
             )
         )
         if claim.claimed:
@@ -396,6 +380,9 @@ class Service:
         look = await self._reconciler.look(refund, turns.take)
         step = looks.after_look(refund, look, self.rules, now, self._jitter())
         detail = {"look": look.sight.value, "reason": look.reason}
+        checks = step.changes.get("proven_absent_at") is not None and preflight.wants_currency(refund)
+        if checks and isinstance(kept := await self._checker.read_payment(refund, now, turns.take), Ending):
+            return kept
         saved, ending = await self._recorder.save(refund, step, detail, insist=step.proof)
         if saved.result != "saved" or "proven_absent_at" not in step.changes or step.quiet:
             return ending
@@ -403,14 +390,8 @@ class Service:
             return ending
         # The verdict is fresh now and for half a minute: send at once, or look again.
         await turns.ready()
-        claim = await self._claim(refund.refund_id, "resend", version=refund.version + 1)
+        claim = await self._claim(refund.refund_id, "resend", version=refund.version + 1, currency_checked=checks)
         return await self._go(claim, lane)
-
-
-def _wrong_currency(refund: Refund, view: PaymentView) -> str | None:
-    if refund.asked_currency is None or view.currency is None or view.currency == refund.asked_currency:
-        return None
-    return f"the payment is in {view.currency}, the refund was asked for in {refund.asked_currency}: nothing was sent"
 
 
 def _shape(answer: Answer) -> str:

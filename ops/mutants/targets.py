@@ -16,10 +16,11 @@ SEEDS: Final = "ops/mutants/seeds.py"
 """Worlds of the simulation, one test a seed."""
 
 _RULES: Final = tuple(
-    f"worker/{name}.py" for name in ("policy", "looks", "decisions", "answers", "readback", "endings")
+    f"worker/{name}.py" for name in ("policy", "looks", "preflight", "decisions", "answers", "readback", "endings")
 )
 _SHELL: Final = tuple(
-    f"worker/{name}.py" for name in ("store", "durability", "calls", "service", "trouble", "recorder", "reconciler")
+    f"worker/{name}.py"
+    for name in ("store", "durability", "calls", "service", "trouble", "recorder", "reconciler", "checker")
 )
 _RULES_TESTS: Final = (
     "tests/test_whole_answers.py",

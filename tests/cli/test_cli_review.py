@@ -6,6 +6,8 @@ import pytest
 import redis
 
 from tests.cli.commanding import PAYMENT, Cli, Records, messages
+from tests.factories import a_refund
+from worker.cli.review import resolutions
 from worker.model import Lane, Stage, Status
 
 
@@ -41,6 +43,12 @@ def test_the_evidence_is_one_json_object(cli: Cli, records: Records) -> None:
     assert set(shown) == {"refund", "evidence", "history", "siblings", "resolutions"}
     assert (shown["refund"]["stage"], shown["evidence"]["inconclusive_looks"]) == ("review", 5)
     assert [sibling["refund_id"] for sibling in shown["siblings"]] == ["sibling-1"]
+
+
+def test_a_refund_whose_currency_is_not_confirmed_says_that_it_is_not_sent_unchecked() -> None:
+    told = resolutions(a_refund(Stage.REVIEW, asked_currency="usd"))["--resend"]
+    assert "usd" in told
+    assert told != resolutions(a_refund(Stage.REVIEW, asked_currency="usd", currency_checked=True))["--resend"]
 
 
 def test_a_refund_that_needs_no_person_is_shown_without_decisions(cli: Cli, records: Records) -> None:

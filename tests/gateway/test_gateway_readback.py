@@ -60,7 +60,10 @@ async def test_a_payment_that_carries_its_totals_is_read_once() -> None:
     ("intent", "charge", "problem"),
     [
         ({**INTENT, "id": "pi_other"}, CHARGE, "the provider showed another payment"),
+        ({**INTENT, "id": None}, CHARGE, "the provider showed another payment"),
+        ({"currency": "usd", "amount_refunded": 0}, CHARGE, "the provider showed another payment"),
         (INTENT, {**CHARGE, "id": "ch_2"}, "the provider showed another charge"),
+        (INTENT, {**CHARGE, "id": None}, "the provider showed another charge"),
         (INTENT, {**CHARGE, "payment_intent": "pi_other"}, "the provider showed another charge"),
         (INTENT, {**CHARGE, "payment_intent": {"id": "pi_other"}}, "the provider showed another charge"),
         (INTENT, {**CHARGE, "id": []}, "the provider showed another charge"),

@@ -55,6 +55,8 @@ DROPPED = dict.fromkeys(
         "baseline",
         "processing_since",
         "missing_since",
+        "unconfirmed_since",
+        "currency_checked",
         "operator_says",
         "idempotency_key",
         "first_attempt_at",

@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, SECOND, VERIFY, a_refund, found, refund_payload
-from tests.service.shop import LIST, PAID, TOTALS, Answer, Shop, error, listing, opened, says, totals
+from tests.service.shop import LIST, PAID, PROBE, TOTALS, Answer, Shop, error, listing, opened, says, totals
 from worker import policy
 from worker.model import Baseline, Look, Outcome, Refund, Seen, Sight, Stage, Status
 from worker.policy import Rules
@@ -222,10 +222,19 @@ async def test_read_back_that_is_refused_says_by_which_code_and_whether_it_is_on
     lens: Lens, path: str, status: int
 ) -> None:
     lens.shop.provider.will(path, error(status, "resource_missing"))
+    lens.shop.provider.will(PROBE, error(404))
     look = await lens.look()
     assert (look.sight, look.missing) == (Sight.INCONCLUSIVE, status == 404)
     assert "resource_missing" in look.reason
     assert [outcome.seen for outcome in lens.trouble] == [Seen.REFUSED]
+
+
+@pytest.mark.parametrize(("rules", "path"), [(VERIFY, LIST), (TOTALS, PAID)], ids=["list", "totals"])
+async def test_read_back_that_is_refused_for_the_keys_sake_is_not_this_refunds_trouble(lens: Lens, path: str) -> None:
+    lens.shop.provider.will(path, error(403))
+    lens.shop.provider.will(PROBE, error(403))
+    assert (await lens.look()).sight is Sight.UNREADABLE
+    assert [(outcome.seen, outcome.credentials) for outcome in lens.trouble] == [(Seen.NOT_DONE, True)]
 
 
 async def test_reversal_is_saved_only_where_there_is_one(lens: Lens) -> None:

@@ -181,11 +181,12 @@ def test_claim_hands_over_everything_that_it_rests_on() -> None:
         version=0,
         seq="9",
         baseline=Baseline(refunded=1, currency="usd", remaining=2),
+        currency_checked=True,
     )
     assert handed(full)[:9] == written("a", "resend", "t", 1_000, "0", "9", 2_000, 30_000, 15_000)
     assert full.arguments[9] == "baseline"
     assert json.loads(str(full.arguments[10])) == {"refunded": 1, "currency": "usd", "remaining": 2}
-    assert len(full.arguments) == 11
+    assert full.arguments[11:] == ["currency_checked", "1"]
     assert handed(calls.claim("a", "replay", token="t", lease=SECOND, replay_window=-SECOND))[6] == "0"
     assert full.script is calls.CLAIM
 

@@ -13,6 +13,7 @@ def test_a_resend_of_a_canceled_batch_settles_as_canceled_since_it_never_happene
     world.redis.hset(f"refunds:refund:{ID}", "batch_id", "b1")
     world.redis.hset("refunds:batch:b1", "state", "canceled")
     rules = Rules(readback="list", settle=policy.EARLY_LOOK)
+    world.redis.hset(f"refunds:refund:{ID}", mapping={"currency_checked": "1", "unconfirmed_since": "1"})
     for _ in range(3):
         world.pass_time(rules.settle * 2)
         refund = world.get()
@@ -21,3 +22,4 @@ def test_a_resend_of_a_canceled_batch_settles_as_canceled_since_it_never_happene
     assert world.claim(kind="resend", version=world.get().version).result == "canceled"
     settled = world.get()
     assert (settled.status, settled.stage, settled.doubt_since) == (Status.CANCELED, Stage.SETTLED, None)
+    assert (settled.currency_checked, settled.unconfirmed_since) == (False, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Literal
 
 import pytest
 
@@ -21,7 +22,7 @@ from tests.factories import (
     found,
 )
 from tests.store.world import ID, LEASE, World, at_stage, only_time_moved
-from worker import calls, looks, policy
+from worker import calls, decisions, looks, policy
 from worker.model import Baseline, Look, Refund, Sight, Stage, Status, to_ms
 from worker.policy import VERDICT_LIFE
 from worker.readback import PaymentView, look_at_totals
@@ -208,9 +209,46 @@ def test_sibling_that_settled_after_the_total_was_read_is_not_taken_for_our_own_
 def test_refund_with_a_stated_currency_is_not_sent_before_the_payment_was_read(world: World) -> None:
     world.accept(currency="usd")
     before = world.dump()
-    assert world.claim(seq=None).result == "unchecked"
+    assert world.claim(currency_checked=False).result == "unchecked"
     assert world.dump() == before
-    assert world.claim(seq=world.store.run(calls.load(ID)).seq).claimed
+    assert world.claim().claimed
+    assert world.get().currency_checked
+
+
+@pytest.mark.parametrize("obstacle", ["paused", "locked"])
+def test_payment_need_not_be_read_for_a_refund_that_is_held_back_anyway(world: World, obstacle: str) -> None:
+    if obstacle == "paused":
+        world.redis.hset("refunds:meta", "paused", "1")
+    else:
+        world.accept("other")
+        world.claim("other")
+    world.accept(currency="usd")
+    assert world.claim(currency_checked=False).result == obstacle
+
+
+def test_stated_currency_is_checked_once_for_all_attempts(world: World) -> None:
+    world.accept(currency="usd")
+    world.redis.hset(f"refunds:refund:{ID}", "unconfirmed_since", "1")
+    world.attempt(NOT_DONE)
+    assert world.get().unconfirmed_since is None
+    world.pass_time(HOUR)
+    assert world.claim(currency_checked=False).claimed
+
+
+@pytest.mark.parametrize("kind", ["replay", "resend"])
+def test_refund_that_may_have_been_sent_by_a_lost_record_is_not_sent_again_before_its_currency_was_checked(
+    world: World, kind: Literal["replay", "resend"]
+) -> None:
+    world.accept(currency="usd")
+    refund = world.get()
+    step = decisions.recovered(refund, NOW, NOW)
+    assert step is not None
+    world.save(refund, step)
+    world.redis.hset(f"refunds:refund:{ID}", "proven_absent_at", str(to_ms(world.now)))
+    before = world.dump()
+    assert world.claim(kind=kind, currency_checked=False).result == "unchecked"
+    assert world.dump() == before
+    assert world.claim(kind=kind).claimed
 
 
 # Replays

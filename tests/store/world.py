@@ -63,9 +63,12 @@ class World:
             "lease": LEASE,
             "replay_window": timedelta(hours=23),
         }
+        loaded = self.store.run(calls.load(refund_id))
+        # As a worker does that has just read the payment.
         if kind == "send":
-            # As a worker does that has just read the payment.
-            usual["seq"] = self.store.run(calls.load(refund_id)).seq
+            usual["seq"] = loaded.seq
+        if loaded.refund is not None and loaded.refund.asked_currency is not None:
+            usual["currency_checked"] = True
         return self.store.run(calls.claim(refund_id, kind, **(usual | options)))
 
     def save(self, refund: Refund, step: Step, detail: Mapping[str, Any] | None = None) -> Saved:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from worker import calls, decisions
+from worker import calls, decisions, preflight
 from worker.cli import render
 from worker.cli.exits import DONE
 from worker.cli.listing import matching
@@ -147,6 +147,8 @@ def resolutions(refund: Refund) -> dict[str, str]:
     failed = "says that it never happened and never shall: settled as failed with CODE, nothing is sent"
     if refund.doubt_since is None:
         resend = "lets it go again with the same key and contents; it was never in doubt"
+        if preflight.wants_currency(refund):
+            resend += f"; the payment is read first, and nothing is sent unless it is in {refund.asked_currency}"
     else:
         resend = (
             "says that it never happened: looked for once more, and sent again with the same key and contents unless "

@@ -1,8 +1,9 @@
 -- Take a refund for one attempt: stage sending, a lease, the payment's lock, the attempt counted.
 -- ARGV[4] id; [5] kind: send | replay | resend; [6] token of this claim; [7] lease ms; [8] version the claim rests
--- on ('' any); [9] seq of the payment at which its currency and totals were read ('' not read);
+-- on ('' any); [9] seq of the payment at which its totals were read ('' not read);
 -- [10] ms a replay may still start after the first attempt; [11] ms a proof of absence lives;
--- [12] ms until a held-back refund is looked at again; then field, value pairs to store (the baseline).
+-- [12] ms until a held-back refund is looked at again; then field, value pairs to store (the baseline, and that the
+-- currency was checked).
 -- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…}:
 -- missing, stage, early, unchecked, stale, window, verdict, paused, parked, blocked, batch, canceled, locked, moved, no_body.
 local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
@@ -31,8 +32,6 @@ if ARGV[8] ~= '' and r.version ~= ARGV[8] then return refuse('stale') end
 if kind == 'send' then
   if r.stage ~= 'queued' and r.stage ~= 'waiting' then return refuse('stage') end
   if r.stage == 'waiting' and due > NOW then return refuse('early') end
-  -- A stated currency is checked against the payment before anything is sent, so the claim must say when it was read.
-  if r.asked_currency and ARGV[9] == '' then return refuse('unchecked') end
 else
   if r.stage ~= 'in_doubt' then return refuse('stage') end
   if kind == 'replay' then
@@ -52,6 +51,7 @@ if reason == 'canceled' then
     for _, name in ipairs({
       'doubt_since', 'doubted', 'quiet_at', 'absent_at', 'proven_absent_at', 'operator_says', 'lapses', 'verdicts',
       'server_errors', 'looks', 'baseline', 'resends', 'retriable', 'first_attempt_at', 'idempotency_key',
+      'currency_checked', 'unconfirmed_since',
     }) do drop[name] = '' end
     move(id, r, 'settled', 'canceled', 0, drop, '"batch_canceled"', '')
     return {'canceled', int(NOW), flat(r)}
@@ -70,13 +70,17 @@ if holder and holder ~= id then
   local before = redis.call('ZRANK', waiters, id)
   return hold_back('locked', math.max(free_at, NOW + 1000) + before * WAITER_MS)
 end
+local set = {}
+for i = 13, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
+-- A stated currency is checked against the payment before anything is sent: also if it is sent again, since a restored
+-- server may not know that it never was.
+if r.asked_currency and not r.currency_checked and not set.currency_checked then return refuse('unchecked') end
 if ARGV[9] ~= '' and (redis.call('HGET', P .. 'payment:' .. r.payment_intent, 'seq') or '0') ~= ARGV[9] then
   return refuse('moved')
 end
 
 local attempt = int(tonumber(r.attempts or '0') + 1)
-local set = {claim = token, attempts = attempt}
-for i = 13, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
+set.claim, set.attempts, set.unconfirmed_since = token, attempt, ''
 if not r.first_attempt_at then set.first_attempt_at = int(NOW) end
 if kind == 'resend' then
   -- Absence is proven: what follows is judged as if nothing had been sent before.

@@ -1,0 +1,61 @@
+"""Before a send: asks the provider what must be known of the payment, and saves what keeps a refund back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+import structlog
+
+from worker import endings, preflight
+from worker.answers import classify
+from worker.endings import Ending
+from worker.gateway import Gateway, Turn
+from worker.model import Outcome, Refund
+from worker.policy import Rules
+from worker.readback import PaymentView
+from worker.recorder import Recorder
+
+log = structlog.get_logger(__name__)
+
+
+class Checker:
+    """Reads payments before a send. `note_trouble` and `note_answer` as for `Reconciler`."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        recorder: Recorder,
+        *,
+        rules: Rules,
+        jitter: Callable[[], float],
+        note_trouble: Callable[[Outcome], Awaitable[None]],
+        note_answer: Callable[[], None],
+    ) -> None:
+        self._gateway = gateway
+        self._recorder = recorder
+        self._rules = rules
+        self._jitter = jitter
+        self._note_trouble = note_trouble
+        self._note_answer = note_answer
+
+    async def read_payment(self, refund: Refund, now: datetime, turn: Turn) -> PaymentView | Ending:
+        """Return what the payment shows if the refund may be sent after that, else how the saved step left it."""
+        seen = await self._gateway.get_payment(refund.payment_intent, turn)
+        if isinstance(seen, PaymentView):
+            self._note_answer()
+            view, code = seen, ""
+            step = preflight.after_view(refund, seen, now, self._jitter())
+        else:
+            outcome = await self._gateway.whose_refusal(classify(seen, refund))
+            await self._note_trouble(outcome)
+            view, code = PaymentView(problem=outcome.code), outcome.code
+            step = preflight.after_no_view(refund, outcome, self._rules, now, self._jitter())
+        if step is None:
+            return view
+        saved, ending = await self._recorder.save(refund, step, {})
+        if not step.quiet:
+            return ending
+        reason = code if step.label == preflight.UNREADABLE else step.label
+        log.info("refund_postponed", refund_id=refund.refund_id, reason=reason, code=code or None)
+        return endings.postponed(refund, reason) if saved.result == "saved" else ending
