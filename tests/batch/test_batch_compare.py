@@ -39,7 +39,7 @@ def test_rows_are_new_known_by_status_or_in_conflict(records: Records) -> None:
     found = compared(records, requests)
     assert (found.fresh, found.same, found.conflicting) == (1, 3, 2)
     assert found.statuses == {"pending": 1, "succeeded": 1, "review": 1}
-    assert [each.line for each in found.first_conflicts] == [5, 7]
+    assert [each.row.line for each in found.first_conflicts] == [5, 7]
 
 
 @pytest.mark.parametrize(("amount", "repeats"), [(500, 1), (501, 0), (None, 0)])

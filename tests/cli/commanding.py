@@ -98,10 +98,12 @@ class Records:
         assert claim.claimed, claim.result
         return self.get(refund_id)
 
-    def succeeded(self, refund_id: str, provider_refund_id: str = "re_1", **fields: Any) -> Refund:
-        """A refund that the provider has done."""
+    def succeeded(
+        self, refund_id: str, provider_refund_id: str = "re_1", *, shown: str = "usd", **fields: Any
+    ) -> Refund:
+        """A refund that the provider has done, in the currency it shows."""
         refund = self.sending(refund_id, **fields)
-        found = ProviderRefund(id=provider_refund_id, status="succeeded", amount=500, currency="usd")
+        found = ProviderRefund(id=provider_refund_id, status="succeeded", amount=500, currency=shown)
         return self._saved(refund, policy.done(refund, found, "reply", refund.updated_at))
 
     def failed(self, refund_id: str, **fields: Any) -> Refund:

@@ -75,7 +75,7 @@ def test_one_bad_row_and_nothing_is_enqueued(
         ["4", "currency", "currency"],
     ]
     assert ran.err.splitlines()[-1].startswith("error: 2 of 3 rows of season.csv are invalid (")
-    assert ran.err.splitlines()[-1].endswith("nothing was enqueued")
+    assert ran.err.splitlines()[-1].endswith("nothing was handed in")
     assert (refunds_in(records), messages(sync_redis, Lane.BULK)) == (0, 0)
 
 
@@ -86,7 +86,7 @@ def test_many_errors_are_the_first_twenty_and_a_count_by_code(cli: Cli, tmp_path
     assert (ran.code, len(lines)) == (3, 23)
     assert lines[-2:] == [
         "… and 80 more errors: --errors FILE holds every one",
-        "error: 100 of 100 rows of season.csv are invalid (100 refund_id): nothing was enqueued",
+        "error: 100 of 100 rows of season.csv are invalid (100 refund_id): nothing was handed in",
     ]
     shown = cli("import", file, "--json").object
     assert (shown["invalid"], shown["errors_by_code"], len(shown["error_rows"])) == (100, {"refund_id": 100}, 20)
@@ -109,7 +109,7 @@ def test_a_dry_run_sums_up_and_touches_nothing(
     before = sync_redis.dbsize()
     ran = cli("import", season(tmp_path), "--dry-run", "--json")
     assert (ran.code, ran.object["valid"], ran.object["known"], ran.object["conflicting"]) == (0, 3, 1, 0)
-    assert ran.err == "dry run: nothing was enqueued\n"
+    assert ran.err == "dry run: nothing was handed in\n"
     assert sync_redis.dbsize() == before
 
 
@@ -124,7 +124,8 @@ def test_an_id_with_other_contents_stops_the_whole_file(cli: Cli, records: Recor
     for options in ((), ("--dry-run",)):
         ran = cli("import", season(tmp_path), *options, "--json")
         assert (ran.code, ran.object["conflicting"]) == (6, 1)
-        assert "line 3: refund row-1 exists with other contents" in ran.err
+        assert "line 3: refund row-1 is on its way with amount 999, here 500\n" in ran.err
+        assert "give a new refund, or a mended row of one that failed, a new id" in ran.err
     assert refunds_in(records) == 1
     assert records.get("row-1").amount == 999
 
@@ -166,8 +167,8 @@ def test_a_name_that_is_another_files_batch_is_refused(cli: Cli, records: Record
 
 
 def test_a_file_comes_through_a_pipe_too(cli: Cli, records: Records) -> None:
-    ran = cli("import", "-", "--json", stdin=f"{HEADER}\nrow-1,pi_1,,\n")
-    assert (ran.code, ran.object["file"], records.get("row-1").amount) == (0, "stdin", None)
+    ran = cli("import", "-", "--json", stdin=f"{HEADER}\nrow-1,pi_1,700,\n")
+    assert (ran.code, ran.object["file"], records.get("row-1").amount) == (0, "stdin", 700)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_rows_of_earlier_refunds_are_counted_and_not_waited_for(cli: Cli, record
     records.succeeded("row-2", payment_intent="pi_2", currency="usd", batch_id="b-1")
     ran = cli("import", file, "--wait", "--json")
     assert (ran.code, ran.object["known"], ran.object["counts"]["succeeded"]) == (0, 3, 1)
-    assert "2 rows were handed in before, outside this batch: they were not waited for" in ran.err
+    assert "2 rows were handed in before, outside this batch, and not waited for" in ran.err
 
 
 def test_a_file_whose_rows_all_stand_elsewhere_makes_no_batch(
@@ -263,7 +264,7 @@ def test_an_unfinished_import_goes_on_with_the_same_command_and_options_only(
 def test_rows_that_are_one_refund_twice_are_enqueued_once(cli: Cli, tmp_path: Path) -> None:
     ran = cli("import", a_file(tmp_path, "a,pi_1,500,usd", "a,pi_1,500,usd"), "--json")
     assert (ran.code, ran.object["created"]) == (0, 1)
-    assert "(line 3 repeats line 2): each is enqueued once" in ran.err
+    assert "warning: 1 row repeats an earlier one (line 3 repeats line 2): such a refund is handed in once" in ran.err
 
 
 def test_an_interrupted_watch_says_that_nothing_stopped_and_how_to_look_again(

@@ -38,7 +38,7 @@ def accepted(records: Records) -> int:
         (("--expect-total", "usd=1200"), "the file comes to 300 eur, and 0 were expected"),
         (
             ("--expect-total", "usd=1200", "--expect-total", "eur=300", "--expect-total", "jpy=1"),
-            "the file comes to 0 jpy, and 1 were expected",
+            "the file comes to 0 jpy, and 1 was expected",
         ),
         (("--max-total", "1199"), "the file comes to 1,200 usd, more than the 1,199 of --max-total"),
         (("--max-total", "usd=5000"), "the file comes to 300 eur, more than the 0 of --max-total"),
@@ -51,7 +51,7 @@ def test_what_is_not_as_expected_is_refused_in_a_sentence(
     for more in ((), ("--dry-run",)):
         ran = cli("import", file, *options, *more, "--json")
         assert (ran.code, ran.object["broken_limits"]) == (6, [sentence])
-        assert f"error: {sentence}: nothing was enqueued\n" in ran.err
+        assert f"error: {sentence}: nothing was handed in\n" in ran.err
     assert (accepted(records), records.store.redis.exists("refunds:batches")) == (0, 0)
 
 
@@ -86,7 +86,10 @@ def test_a_sum_of_a_currency_that_no_row_states_is_one_sentence_with_the_way_out
 @pytest.mark.parametrize(("most", "code"), [("700", 0), ("699", 6)])
 def test_no_single_refund_is_larger_than_the_setting_allows(cli: Cli, tmp_path: Path, most: str, code: int) -> None:
     ran = cli("import", a_file(tmp_path), REFUNDS_MAX_AMOUNT=most)
-    assert (ran.code, "line 3 asks for 700, more than REFUNDS_MAX_AMOUNT=699" in ran.err) == (code, code == 6)
+    assert (ran.code, "line 3 asks for 700 minor units, more than REFUNDS_MAX_AMOUNT=699" in ran.err) == (
+        code,
+        code == 6,
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,7 @@ def test_a_ceiling_that_cannot_be_held_refuses(
     cli: Cli, tmp_path: Path, options: tuple[str, ...], settings: dict[str, str], limit: str
 ) -> None:
     ran = cli("import", a_file(tmp_path, "a,pi_a,,usd"), *options, **settings)
-    assert (ran.code, f"1 rows ask for all that is left, so that {limit} cannot be held" in ran.err) == (6, True)
+    assert (ran.code, f"1 row asks for all that is left, so that {limit} cannot be held" in ran.err) == (6, True)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +132,7 @@ def test_the_same_payment_and_amount_under_another_id_is_refused_until_it_is_mea
         ran = cli("import", file, *options, "--json")
         assert (ran.code, ran.object["repeats"]) == (6, 1)
         assert "line 5: same payment and amount as line 2\n" in ran.err
-        assert "line 3: same payment and amount as refund old, which stands\n" in ran.err
+        assert "line 3: same payment and amount as refund old, handed in before\n" in ran.err
         assert ran.object["repeats_of_records"] == 1
     assert accepted(records) == 1
     ran = cli("import", file, "--allow-repeat", "--json")
@@ -172,12 +175,12 @@ def test_more_bad_rows_than_allowed_and_nothing_is_enqueued(
 ) -> None:
     ran = cli("import", a_file(tmp_path, *BAD), "--on-error", "skip", "--max-errors", most)
     assert (ran.code, accepted(records)) == (code, 2 if code == 0 else 0)
-    assert (f"more than the {most} of --max-errors: nothing was enqueued" in ran.err) is (code == 3)
+    assert (f"more than the {most} of --max-errors: nothing was handed in" in ran.err) is (code == 3)
 
 
 def test_a_file_of_bad_rows_alone_is_rejected(cli: Cli, tmp_path: Path) -> None:
     ran = cli("import", a_file(tmp_path, BAD[1]), "--on-error", "skip")
-    assert (ran.code, "no row is left: nothing was enqueued" in ran.err) == (3, True)
+    assert (ran.code, "no row is left: nothing was handed in" in ran.err) == (3, True)
 
 
 def test_a_dry_run_of_a_file_with_bad_rows_tells_the_rest_as_well(cli: Cli, records: Records, tmp_path: Path) -> None:
@@ -235,7 +238,7 @@ def test_a_delayed_batch_is_held_by_the_claim_and_can_be_canceled_meanwhile(
 def test_an_import_whose_batch_is_canceled_meanwhile_stops(
     cli: Cli, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.cli.files._CHECK_EVERY", 500)
+    monkeypatch.setattr("worker.cli.handing._CHECK_EVERY", 500)
     monkeypatch.setattr("worker.batches.state_of_batch", lambda *_: "canceled")
     rows = [f"row-{number},pi_{number},500,usd" for number in range(2_000)]
     ran = cli("import", a_file(tmp_path, *rows), "--batch", "b-1")
@@ -262,5 +265,5 @@ def test_a_file_whose_batch_was_canceled_is_sent_to_new_ids_and_not_to_again(cli
     for more in ((), ("--dry-run",)):
         ran = cli("import", file, *more)
         assert (ran.code, "--again" in ran.err) == (6, False)
-        assert "which was canceled: nothing was enqueued" in ran.err
+        assert "which was canceled: nothing was handed in" in ran.err
         assert "give what is still wanted new ids" in ran.err

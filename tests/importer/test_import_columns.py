@@ -114,7 +114,7 @@ def test_every_column_is_accounted_for(files: Files) -> None:
     text = "order,Payment ID,amount,metadata.x,status,Comment,\n1,pi_1,5,x,failed,hm,\n"
     options = {"columns": (COLUMNS[0],), "id_from": ("order",), "ignore_extra": True}
     assert dict(files.validated(text, **options).summary.columns) == {
-        "order": "id",
+        "order": "id, metadata.order",
         "Payment ID": "payment_intent",
         "amount": "amount",
         "metadata.x": "metadata.x",

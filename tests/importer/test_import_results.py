@@ -11,10 +11,13 @@ import pytest
 
 from tests.factories import a_refund
 from tests.importer.files import HEADER, Files, workbook
+from worker.errors import InputError
+from worker.importer import SameRefund
 from worker.importer.cells import guarded, unguarded
 from worker.model import Stage, Status
 
-ADDED = ["status", "stage", "provider_refund_id", "error_code", "error_message", "attempts", "updated_at"]
+BEFORE = ["status", "stage", "provider_refund_id", "error_code", "error_message", "attempts", "updated_at"]
+ADDED = [*BEFORE, "amount_refunded", "currency_refunded"]
 
 
 def parsed(text: str, delimiter: str = ",") -> list[list[str]]:
@@ -36,7 +39,8 @@ def test_a_result_has_the_inputs_rows_and_columns_in_order_and_what_became_of_ea
         ["'=w", "c", "pi_4", "500", "", "", ""],
         ["v", "b", "pi_1", "500", "succeeded", "settled", "re_1"],
     ]
-    assert rows[1][7:] == ["card_declined", "'=no\nway", "1", "2026-01-31T08:59:00.000Z"]
+    assert rows[0][7:] == ["", "", "1", "2026-01-31T08:59:00.000Z", "500", "usd"]
+    assert rows[1][7:] == ["card_declined", "'=no\nway", "1", "2026-01-31T08:59:00.000Z", "", ""]
     assert rows[2][7] == "amount_exponent"
     assert "'1e3'" in rows[2][8]
 
@@ -49,7 +53,8 @@ def test_made_ids_stand_in_the_result_and_are_read_as_what_they_are(files: Files
     assert header == ["order", "pi", "amount", "refund_id", *ADDED]
     assert [row[3] for row in rows] == [*taken.ids, ""]
     assert files.take(result, id_from=("order",)).requests == taken.requests
-    assert files.take(result, ignore_extra=True).requests == taken.requests
+    plain = files.take(result, ignore_extra=True).requests
+    assert all(map(SameRefund(), plain, taken.requests))
 
 
 def test_a_result_of_a_result_replaces_what_was_known_before(files: Files) -> None:
@@ -93,6 +98,8 @@ def test_json_lines_come_back_as_json_lines(files: Files) -> None:
         "error_message": None,
         "attempts": 1,
         "updated_at": "2026-01-31T08:59:00.000Z",
+        "amount_refunded": None,
+        "currency_refunded": None,
     }
     assert (second["amount"], second["status"], second["error_code"]) == (1.5, "invalid", "not_whole")
     again = files.take(result, "again.jsonl", ignore_extra=True)
@@ -134,6 +141,54 @@ def test_a_line_of_an_order_is_not_mistaken_for_the_line_of_a_failed_row(files: 
     options: dict[str, Any] = {"id_from": ("order", "line")}
     mended = files.failed_rows(text, **options).replace("pi_1,x", "pi_1,6")
     assert files.take(mended, **options).requests == files.take(text.replace("x", "6"), **options).requests[1:]
+
+
+def test_a_result_of_an_earlier_version_is_read_and_gets_what_it_lacks(files: Files) -> None:
+    text = f"id,pi,amount,{','.join(BEFORE)}\na,pi_1,500,failed,settled,re_1,card,no,3,now\n"
+    done = a_refund(Stage.SETTLED, refund_id="a", status=Status.SUCCEEDED)
+    header, row = parsed(files.result(text, [done]))
+    assert header == ["id", "pi", "amount", *ADDED]
+    assert row[-2:] == ["500", "usd"]
+
+
+def test_a_files_own_column_called_amount_refunded_is_no_result_and_is_kept(files: Files) -> None:
+    text = "id,pi,amount,Amount Refunded\na,pi_1,500,70\n"
+    with pytest.raises(InputError, match="'Amount Refunded' is not a known column"):
+        files.take(text)
+    done = a_refund(Stage.SETTLED, refund_id="a", status=Status.SUCCEEDED)
+    result = files.result(text, [done], ignore_extra=True)
+    header, row = parsed(result)
+    assert header == ["id", "pi", "amount", "Amount Refunded (file)", *ADDED]
+    assert (row[3], row[-2]) == ("70", "500")
+    assert files.take(result, ignore_extra=True).requests == files.take(text, ignore_extra=True).requests
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "decimal", "written"),
+    [
+        (123456, "eur", "point", "1234.56"),
+        (123456, "eur", "comma", "1234,56"),
+        (500, "jpy", "point", "500"),
+        (12345, "kwd", "comma", "12,345"),
+        # All that was left of a payment in a currency that no row states.
+        (500, "isk", "point", "500 minor units"),
+    ],
+)
+def test_the_amount_refunded_is_written_as_the_files_own_amounts_are(
+    amount: int, currency: str, decimal: str, written: str, files: Files
+) -> None:
+    refund = a_refund(
+        Stage.SETTLED, refund_id="a", status=Status.SUCCEEDED, amount=amount, currency=currency, all_remaining=True
+    )
+    options: dict[str, Any] = {"amount_unit": "major", "decimal": decimal}
+    _, row = parsed(files.result("id,pi,amount\na,pi_1,\n", [refund], **options))
+    assert (row[2], row[-2:]) == ("", [written, currency])
+
+
+def test_what_has_not_gone_back_has_no_amount_refunded(files: Files) -> None:
+    for status, stage in ((Status.PENDING, Stage.PROCESSING), (Status.FAILED, Stage.SETTLED)):
+        _, row = parsed(files.result("id,pi\na,pi_1\n", [a_refund(stage, refund_id="a", status=status)]))
+        assert row[-2:] == ["", ""]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\n=1", "\uff1d1", "'=1", "''@x", "'''-"])

@@ -3,7 +3,7 @@
 A batch owns only the refunds it created; rows whose ids stood in the records before are `known` and left alone.
 """
 
-from worker.batches.compare import Compared, Repeat, compare
+from worker.batches.compare import Compared, Conflict, Repeat, compare
 from worker.batches.moves import Canceled, Retried, cancel_batch, retry_batch
 from worker.batches.opening import Opened, Opening, close_batch, earlier_batch, foresee_batch, open_batch
 from worker.batches.record import (
@@ -23,6 +23,7 @@ __all__ = [
     "Batch",
     "Canceled",
     "Compared",
+    "Conflict",
     "Opened",
     "Opening",
     "Repeat",

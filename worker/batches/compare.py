@@ -1,4 +1,4 @@
-"""A file against the records, before anything of it is enqueued; nothing is written, and no row is held."""
+"""A file against the records, before anything of it is handed in; nothing is written, and no row is held."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 
 from worker.calls import Argument, Call, Script
 from worker.connections import redis_errors
-from worker.importer import Accepted
+from worker.importer import Accepted, SameRefund, made_id
+from worker.model import Refund, Stage, Status
 from worker.store import Store
 
 COMPARE: Final = Script("batch_compare")
@@ -25,6 +26,13 @@ _DROPPED: Final = "?"
 _ANSWER: Final = 4
 
 
+class Conflict(NamedTuple):
+    """A row whose id is that of a refund with other contents."""
+
+    row: Accepted
+    refund: Refund
+
+
 class Repeat(NamedTuple):
     """A new row that pays back what another refund, pending or done, pays back on the same payment."""
 
@@ -37,14 +45,21 @@ class Compared:
     """What the records already hold of a file; lists hold the first twenty.
 
     `same` refunds stand with the same contents, by status in `statuses`; `conflicting` ids hold other contents;
-    `fresh` rows are new, of which `repeats` pay the same amount back on the same payment as a refund that stands.
+    `fresh` rows are new, of which `repeats` pay the same amount back on the same payment as a refund that stands, and
+    `all_remaining` state no amount and so ask for all that is left.
     """
 
     fresh: int = 0
+    all_remaining: int = 0
+    first_all_remaining: list[int] = field(default_factory=list)
+    """Their lines."""
     same: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     conflicting: int = 0
-    first_conflicts: list[Accepted] = field(default_factory=list)
+    first_conflicts: list[Conflict] = field(default_factory=list)
+    not_failed: int = 0
+    """New rows that are a further attempt at what an earlier attempt has done, or may still do."""
+    first_not_failed: list[Conflict] = field(default_factory=list)
     repeats: int = 0
     first_repeats: list[Repeat] = field(default_factory=list)
 
@@ -90,28 +105,67 @@ def compare(store: Store, rows: Iterable[Accepted], on_progress: Callable[[int],
     """
     compared = Compared()
     payments = _Payments(store)
+    same_refund = SameRefund()
     rows = iter(rows)
     done = 0
     while page := list(islice(rows, _PAGE)):
+        odd: list[Accepted] = []
+        fresh: list[Accepted] = []
         for row, (fingerprint, status, stage, repeated) in zip(page, _answers(store, page), strict=True):
             if not fingerprint:
-                compared.fresh += 1
-                crowded = repeated == _CROWDED
+                fresh.append(row)
                 asked = row.request
+                crowded = repeated == _CROWDED
                 other = payments.standing(asked.payment_intent, asked.amount) if crowded else repeated
-                if other:
+                made = made_id(asked.refund_id) if other else None
+                if other and (made is None or other not in made.earlier):
                     _note(compared, Repeat(row, other))
             elif fingerprint == row.request.fingerprint:
                 compared.same += 1
                 compared.statuses[status if stage != "review" else "review"] += 1
             else:
-                compared.conflicting += 1
-                if len(compared.first_conflicts) < FIRST:
-                    compared.first_conflicts.append(row)
+                odd.append(row)
+        _note_fresh(store, compared, fresh)
+        _note_odd(store, compared, odd, same_refund)
         done += len(page)
         if on_progress is not None:
             on_progress(done)
     return compared
+
+
+def _note_fresh(store: Store, compared: Compared, rows: Sequence[Accepted]) -> None:
+    compared.fresh += len(rows)
+    earlier: list[tuple[Accepted, str]] = []
+    for row in rows:
+        if row.request.amount is None:
+            compared.all_remaining += 1
+            if len(compared.first_all_remaining) < FIRST:
+                compared.first_all_remaining.append(row.line)
+        if (made := made_id(row.request.refund_id)) is not None:
+            earlier += [(row, refund_id) for refund_id in made.earlier]
+    found = store.get_many([refund_id for _, refund_id in earlier])
+    # Of several earlier attempts at one row the latest that has not failed is named.
+    standing = {
+        row.line: Conflict(row, refund)
+        for (row, _), refund in zip(earlier, found, strict=True)
+        if refund is not None and refund.status in {Status.PENDING, Status.SUCCEEDED}
+    }
+    compared.not_failed += len(standing)
+    compared.first_not_failed += [*standing.values()][: FIRST - len(compared.first_not_failed)]
+
+
+def _note_odd(store: Store, compared: Compared, rows: Sequence[Accepted], same_refund: SameRefund) -> None:
+    """Tell rows whose metadata alone says what their ids were made from, or no longer does, from those in conflict."""
+    for row, refund in zip(rows, store.get_many([row.request.refund_id for row in rows]), strict=True):
+        if refund is None:
+            compared.fresh += 1
+        elif same_refund(row.request, refund.as_request()):
+            compared.same += 1
+            compared.statuses["review" if refund.stage is Stage.REVIEW else refund.status.value] += 1
+        else:
+            compared.conflicting += 1
+            if len(compared.first_conflicts) < FIRST:
+                compared.first_conflicts.append(Conflict(row, refund))
 
 
 def _answers(store: Store, page: Sequence[Accepted]) -> list[list[str]]:

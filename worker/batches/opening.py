@@ -27,6 +27,7 @@ class Opening:
     options: str = ""
     invalid: int = 0
     duplicates: int = 0
+    all_remaining: int = 0
     totals: Mapping[str, int] = field(default_factory=dict)
     delay: timedelta = timedelta(0)
     again: bool = False
@@ -62,6 +63,7 @@ def open_batch(
     """
     facts: list[Argument] = [
         *("file", file, "rows", rows, "invalid", opening.invalid, "duplicates", opening.duplicates),
+        *("all_remaining", opening.all_remaining),
         *(part for currency, amount in opening.totals.items() for part in (f"total:{currency}", amount)),
     ]
     return _opened(store, batch_id, digest, opening, facts)
@@ -98,17 +100,17 @@ def _refusal(result: str, batch_id: str, fact: str) -> str:
     if result == "imported":
         return (
             f"this file was imported as batch {batch_id} on {from_ms(int(fact)):%Y-%m-%d %H:%M}Z, and nothing was "
-            f"enqueued: follow it with 'refunds batch show {batch_id}', or enqueue what is new in it with --again"
+            f"handed in: follow it with 'refunds batch show {batch_id}', or hand in what is new in it with --again"
         )
     if result == "imported_canceled":
         return (
             f"this file was imported as batch {batch_id} on {from_ms(int(fact)):%Y-%m-%d %H:%M}Z, which was canceled: "
-            "nothing was enqueued; what was canceled stays so under its id, so give what is still wanted new ids, in a "
-            "file of its own"
+            "nothing was handed in; what was canceled stays so under its id, so give what is still wanted new ids, in "
+            "a file of its own"
         )
     if result == "canceled":
         return (
-            f"this file is batch {batch_id}, which was canceled: nothing was enqueued; --again enqueues the rows that "
+            f"this file is batch {batch_id}, which was canceled: nothing was handed in; --again hands in the rows that "
             "were never accepted, and what was canceled needs new ids"
         )
     if result == "named":

@@ -49,6 +49,8 @@ class Batch:
     invalid: int = 0
     """Rows that were refused and left out."""
     duplicates: int = 0
+    all_remaining: int = 0
+    """Valid rows that ask for all that is left of their payments, and so are in no total."""
     known: int | None = None
     """Rows whose refunds stood in the records before; None until every row was handed in."""
     conflicting: int = 0
@@ -92,6 +94,7 @@ class Batch:
             "rows": self.rows,
             "invalid": self.invalid,
             "duplicates": self.duplicates,
+            "all_remaining": self.all_remaining,
             "known": self.known,
             "conflicting": self.conflicting,
             "accepted": self.accepted,
@@ -192,6 +195,7 @@ def decoded(batch_id: str, stored: Mapping[str, str]) -> Batch:
         totals=_counts(stored, "total:"),
         invalid=int(stored.get("invalid", 0)),
         duplicates=int(stored.get("duplicates", 0)),
+        all_remaining=int(stored.get("all_remaining", 0)),
         known=int(stored["known"]) if "known" in stored else None,
         conflicting=int(stored.get("conflicting", 0)),
         imported_at=_time(stored, "imported_at"),

@@ -17,10 +17,12 @@ from worker import batches, broker, switches
 from worker.batches import Batch, Seen
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO
+from worker.cli.filefacts import amount_rows, total_rows
 from worker.cli.outputs import RESULT_ROWS, Write, output, standard_output
 from worker.cli.progress import detached, progress, span, verdict, watch_batch
 from worker.cli.reading import reading_of
 from worker.cli.session import note, opened, operator
+from worker.cli.words import counted
 from worker.client import PUBLISH_ERRORS, Refunds
 from worker.errors import InputError
 from worker.importer import open_source, validate, write_result
@@ -29,7 +31,12 @@ from worker.ranges import Whole
 
 _STATUSES: Final = ("succeeded", "failed", "canceled")
 _SENT: Final = ("sending", "in_doubt", "processing", "review")
-_DIGEST_SHOWN: Final = 12
+_COUNTS: Final = {
+    "invalid": "invalid",
+    "duplicates": "stated twice",
+    "known": "handed in before",
+    "conflicting": "id taken",
+}
 
 _batch_argument = click.argument("batch_id", metavar="BATCH_ID")
 _json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -136,7 +143,6 @@ def _put(seen: Seen) -> None:
     rows: list[tuple[str, object]] = [
         ("state", _state(each)),
         ("file", each.file),
-        ("digest", f"{each.digest[:_DIGEST_SHOWN]}…"),
         ("begun", render.moment(each.created_at)),
         ("handed in", render.moment(each.imported_at) if each.imported_at else "not whole: import the file once more"),
         ("held until", render.moment(each.not_before) if waiting else None),
@@ -144,13 +150,15 @@ def _put(seen: Seen) -> None:
         ("canceled", f"{render.moment(each.canceled_at)} by {each.canceled_by}" if each.canceled_at else None),
         ("rows", f"{each.rows:,}"),
     ]
-    names = ("invalid", "duplicates", "known", "conflicting")
-    rows += [(name, f"{count:,}") for name in names if (count := getattr(each, name))]
-    rows += [(f"total {currency}", f"{amount:,} minor units") for currency, amount in sorted(each.totals.items())]
+    unit = reading_of(each.options).amount_unit
+    rows += [(label, f"{count:,}") for name, label in _COUNTS.items() if (count := getattr(each, name))]
+    rows += total_rows(dict(sorted(each.totals.items())), {}, unit)
+    if each.all_remaining:
+        rows.append(("and", f"{counted(each.all_remaining, 'refund')} of all that is left"))
     rows.append(("refunds", f"{each.accepted:,}"))
     rows += [(name, f"{each.statuses[name]:,}") for name in _STATUSES if each.statuses.get(name)]
     rows += [(name, f"{count:,}") for name, count in sorted(each.stages.items()) if name != "settled"]
-    rows += [(_sum_of(name), f"{amount:,} minor units") for name, amount in sorted(each.amounts.items())]
+    rows += amount_rows(each.amounts, unit)
     if each.moving:
         rows.append(("pace", f"{seen.rate:,.1f} refunds a second" if seen.rate else "nothing has settled lately"))
     if seen.eta is not None:
@@ -160,12 +168,6 @@ def _put(seen: Seen) -> None:
         note("some need a person: 'refunds review list'")
     if each.statuses.get("failed"):
         note(f"see what failed with 'refunds list --batch {each.batch_id} --status failed'")
-
-
-def _sum_of(name: str) -> str:
-    """Return the name of a sum kept as `status:currency`; a currency that nobody stated is so called."""
-    status, _, currency = name.partition(":")
-    return f"{status}, unstated" if currency == "unknown" else f"{status} {currency}"
 
 
 def _paused(each: Batch) -> str | None:
@@ -299,15 +301,15 @@ Exit code: 3 if the file is not the one that was imported."""
 def result(*, batch_id: str, file: str, target: Path | None) -> int:
     """Write the file that was imported, each row with what became of it.
 
-    No row is kept in Redis: the file is known by its digest, and is read as it was when it was imported.
+    No row is kept in Redis: give the very file, which is read as it was when it was imported.
     """
     with opened() as refunds:
         stored = batches.read_batch(refunds.store, batch_id)
         with open_source(file, reading_of(stored.options), sys.stdin.buffer) as source, _out(file, target) as write:
             if source.digest != stored.digest:
                 raise InputError(
-                    f"{source.name} is not the file of batch {batch_id}: that was {stored.file!r} with the SHA-256 "
-                    f"{stored.digest[:_DIGEST_SHOWN]}…, and this one has {source.digest[:_DIGEST_SHOWN]}…"
+                    f"{source.name} is not the file that was imported as batch {batch_id}, which was {stored.file!r}: "
+                    "give that file as it was, unchanged to the byte"
                 )
             with progress("rows checked", stored.rows) as show_done:
                 validation = validate(source, show_done)

@@ -1,27 +1,64 @@
-"""What is said of a file: its sums, its errors, what stands in it or in the records twice."""
+"""What a file comes to: its columns, its sums, and what the records hold of it, for a program or a person."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
-
-from rich.table import Table
 
 from worker.batches import Compared
 from worker.cli import render
 from worker.cli.limits import UNSTATED
-from worker.cli.session import note
-from worker.importer import Source, Summary, describe
+from worker.cli.words import counted, money
+from worker.importer import (
+    IGNORED,
+    USED_BY_RESULT,
+    USED_FOR_ID,
+    AmountUnit,
+    Source,
+    Summary,
+    decimals_of,
+    describe,
+)
 
-_COLUMNS: Final = ("line", "column", "code", "value", "rule")
+_MOST_IGNORED: Final = 20
+Rows = list[tuple[str, object]]
+"""Labels and values, a line each."""
+_LABELS: Final = {
+    "file": "file",
+    "format": "format",
+    "rows": "rows",
+    "valid": "valid",
+    "invalid": "invalid",
+    "duplicates": "stated twice",
+    "repeats": "paid back twice",
+    "new": "new",
+    "known": "handed in before",
+    "conflicting": "id taken",
+    "repeats_of_records": "paid back before",
+    "not_failed": "not failed before",
+    "earlier_batch": "imported before as",
+    "batch_id": "batch",
+    "created": "accepted",
+    "time": "time",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "canceled": "canceled",
+    "review": "need a person",
+    "moving": "on their way",
+}
+"""What a person reads for the names of facts; those without a label are for programs alone."""
 
 
 def facts_of(source: Source, summary: Summary) -> dict[str, Any]:
     """Return what a file comes to, for a program."""
+    options = source.options
     facts: dict[str, Any] = {
         "file": source.name,
         "format": describe(source),
         "digest": source.digest,
+        "columns": [{"column": column, "use": use} for column, use in summary.columns.items()],
+        "amount_unit": options.amount_unit,
+        "decimal": options.decimal,
         "rows": summary.rows,
         "valid": summary.accepted,
         "invalid": summary.refused,
@@ -33,6 +70,12 @@ def facts_of(source: Source, summary: Summary) -> dict[str, Any]:
             for currency, total in summary.totals.items()
         },
     }
+    if options.amount_unit == "major":
+        facts["decimals"] = {
+            currency: decimals
+            for currency in summary.totals
+            if currency is not None and (decimals := decimals_of(currency)) is not None
+        }
     if summary.refused:
         facts["error_rows"] = [error._asdict() for error in summary.first_errors]
     return facts
@@ -46,79 +89,95 @@ def records_of(compared: Compared) -> dict[str, Any]:
         "known_by_status": dict(compared.statuses),
         "conflicting": compared.conflicting,
         "repeats_of_records": compared.repeats,
+        "not_failed": compared.not_failed,
     }
 
 
-def put_facts(facts: dict[str, Any], *, as_json: bool) -> None:
+def put_facts(facts: Mapping[str, Any], *, as_json: bool) -> None:
     """Write what is known of a file: as it is for a program, by name for a person, without what is zero."""
     if as_json:
         render.as_json(facts)
         return
-    rows: list[tuple[str, object]] = []
+    rows: Rows = []
     for name, value in facts.items():
-        if name == "totals":
-            rows += [(f"total {currency}", _total(total)) for currency, total in value.items()]
-        elif name == "known_by_status":
-            rows += [(f"known, {status}", f"{number:,}") for status, number in value.items()]
-        elif isinstance(value, dict):
-            rows += [(inner.replace("_", " "), f"{number:,}") for inner, number in value.items() if number]
-        elif isinstance(value, int) and not isinstance(value, bool):
-            rows.append((name.replace("_", " "), f"{value:,}" if value or name == "rows" else None))
-        elif not isinstance(value, list):
-            rows.append((name.replace("_", " "), value))
+        if name in _PARTS:
+            rows += _PARTS[name](value, facts)
+        elif name in _LABELS and isinstance(value, int):
+            rows.append((_LABELS[name], f"{value:,}" if value or name == "rows" else None))
+        elif name in _LABELS:
+            rows.append((_LABELS[name], value))
     render.put(render.facts(rows))
 
 
-def _total(total: dict[str, int]) -> str:
-    text = f"{total['amount']:,} minor units in {total['rows'] - total['all_remaining']:,} refunds"
-    if total["all_remaining"]:
-        text += f", and {total['all_remaining']:,} for all that is left of their payments"
-    return text
+def _read_with(decimals: Mapping[str, int], _facts: object) -> Rows:
+    read = (f"{currency.upper()} with {counted(number, 'decimal')}" for currency, number in decimals.items())
+    return [("read", ", ".join(read))]
 
 
-def say_duplicates(summary: Summary) -> None:
-    """Warn of rows that state a refund which stands in the file already."""
-    if summary.duplicates:
-        first = summary.first_duplicates[0]
-        note(
-            f"warning: {summary.duplicates:,} rows state a refund that stands in the file already (line {first.line} "
-            f"repeats line {first.first_line}): each is enqueued once"
-        )
+def _each(label: str) -> Callable[[Mapping[str, int], object], Rows]:
+    def rows(counts: Mapping[str, int], _facts: object) -> Rows:
+        return [(label + _LABELS.get(name, name), f"{number:,}") for name, number in counts.items() if number]
+
+    return rows
 
 
-def say_errors(source: Source, summary: Summary, end: str, kind: str = "error") -> None:
-    """Write the first errors as a table and all of them by code; `end` says what follows from them."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in _COLUMNS:
-        table.add_column(column, overflow="fold", justify="right" if column == "line" else "left")
-    for error in summary.first_errors:
-        table.add_row(*(render.plain(getattr(error, column)) for column in _COLUMNS))
-    render.put(table, stream=sys.stderr)
-    if summary.errors > len(summary.first_errors):
-        note(f"… and {summary.errors - len(summary.first_errors):,} more errors: --errors FILE holds every one")
-    by_code = ", ".join(f"{count:,} {code}" for code, count in summary.errors_by_code.items())
-    note(f"{kind}: {summary.refused:,} of {summary.rows:,} rows of {source.name} are invalid ({by_code}): {end}")
+def total_rows(totals: Mapping[str, int], counts: Mapping[str, Mapping[str, int]], unit: AmountUnit) -> Rows:
+    """Return a line for the sum of each currency; `counts` say of how many refunds, where that is known."""
+    rows: Rows = []
+    for currency, amount in totals.items():
+        text = money(amount, currency, unit)
+        if currency in counts:
+            open_rows = counts[currency]["all_remaining"]
+            text += f" in {counted(counts[currency]['rows'] - open_rows, 'refund')}"
+            text += f", and {counted(open_rows, 'refund')} of all that is left" if open_rows else ""
+        rows.append(("total, no currency" if currency == UNSTATED else f"total {currency}", text))
+    return rows
 
 
-def say_conflicts(source: Source, compared: Compared) -> None:
-    """Name the first rows whose ids hold other contents in the records."""
-    for row in compared.first_conflicts:
-        note(f"line {row.line}: refund {row.request.refund_id} exists with other contents")
-    note(
-        f"error: {compared.conflicting:,} rows of {source.name} have the id of a refund with other contents: "
-        "nothing was enqueued; see one with 'refunds status ID', and give new refunds new ids"
-    )
+def amount_rows(amounts: Mapping[str, int], unit: AmountUnit) -> Rows:
+    """Return a line for each sum that is kept as `status:currency`."""
+    rows: Rows = []
+    for name, amount in sorted(amounts.items()):
+        status, _, currency = name.partition(":")
+        label = f"{status}, no currency" if currency == "unknown" else f"{status} {currency}"
+        rows.append((label, money(amount, currency, unit)))
+    return rows
 
 
-def say_repeats(summary: Summary, compared: Compared | None, *, allowed: bool) -> None:
-    """Name the first rows that pay an amount back on a payment a second time."""
-    for pair in summary.first_repeats:
-        note(f"line {pair.line}: same payment and amount as line {pair.first_line}")
-    for repeat in compared.first_repeats if compared is not None else ():
-        note(f"line {repeat.row.line}: same payment and amount as refund {repeat.refund_id}, which stands")
-    count = summary.repeats + (compared.repeats if compared is not None else 0)
-    sentence = f"{count:,} rows pay an amount back on a payment that another refund pays back there, under another id"
-    if allowed:
-        note(f"note: {sentence}: allowed by --allow-repeat")
-    else:
-        note(f"error: {sentence}: nothing was enqueued; if each of them is meant, say --allow-repeat")
+def _column_rows(columns: Sequence[Mapping[str, str]], unit: AmountUnit, decimal: str) -> Rows:
+    lines: list[str] = []
+    ignored = 0
+    for each in columns:
+        name, use = each["column"], each["use"]
+        ignored += use == IGNORED
+        if use != IGNORED or ignored <= _MOST_IGNORED:
+            lines.append(f"{name!r} {_used(use, unit, decimal)}" if name else f"a column without a name {use}")
+    if ignored > _MOST_IGNORED:
+        lines.append(f"and {counted(ignored - _MOST_IGNORED, 'more column')} ignored")
+    return [("" if place else "columns", line) for place, line in enumerate(lines)]
+
+
+def _used(use: str, unit: AmountUnit, decimal: str) -> str:
+    if use == "amount":
+        return f"used as amount, in {unit} units{' with a decimal comma' if decimal == 'comma' else ''}"
+    if use.startswith("metadata"):
+        return f"sent along as {use}"
+    made, _, key = use.partition(", ")
+    if made == USED_FOR_ID:
+        return f"used for the id, sent along as {key}" if key else "used for the id"
+    if use == USED_BY_RESULT:
+        return "ignored: it tells of an earlier result"
+    return use if use == IGNORED else f"used as {use}"
+
+
+_PARTS: Final[Mapping[str, Callable[[Any, Any], Rows]]] = {
+    "columns": lambda columns, facts: _column_rows(columns, facts["amount_unit"], facts["decimal"]),
+    "totals": lambda totals, facts: total_rows(
+        {currency: total["amount"] for currency, total in totals.items()}, totals, facts["amount_unit"]
+    ),
+    "amounts": lambda amounts, facts: amount_rows(amounts, facts["amount_unit"]),
+    "decimals": _read_with,
+    "errors_by_code": _each("invalid, "),
+    "known_by_status": _each("of these, "),
+    "counts": _each(""),
+}

@@ -1,10 +1,9 @@
-"""`refunds import`: a file judged as a whole, then handed in; nothing of it is enqueued before every row is valid."""
+"""`refunds import`: a file judged as a whole, then handed in; nothing of it goes in before every row is valid."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -14,22 +13,27 @@ import click
 from worker import batches
 from worker.batches import Compared, Opening
 from worker.cli import render
-from worker.cli.ahead import ahead
-from worker.cli.exits import DONE, NOTHING_TO_DO, REFUSED, REJECTED, Detached
-from worker.cli.filefacts import (
-    facts_of,
-    put_facts,
-    records_of,
+from worker.cli.exits import DONE, NOTHING_TO_DO, REFUSED, REJECTED
+from worker.cli.filefacts import facts_of, put_facts, records_of
+from worker.cli.filesays import (
+    NOTHING,
+    all_remaining_refused,
+    say_all_remaining_refused,
     say_conflicts,
     say_duplicates,
     say_errors,
+    say_ignored_amounts,
+    say_known,
+    say_not_failed,
     say_repeats,
 )
+from worker.cli.handing import Handed, late_conflicts, submit
 from worker.cli.limits import Limits, MostErrors, each_sum, length_of_time, most_errors, sums, sums_or_one
 from worker.cli.outputs import RESULT_ROWS, Write, forget, named, output
 from worker.cli.progress import counts_of, detached, progress, span, verdict, watch_batch
 from worker.cli.reading import reading, reading_options, require_fitting, stored_reading
 from worker.cli.session import note, opened
+from worker.cli.words import counted, verb
 from worker.client import Refunds
 from worker.errors import GuardRefused, StoreUnavailable
 from worker.importer import (
@@ -42,9 +46,7 @@ from worker.importer import (
     write_failed_rows,
     write_result,
 )
-from worker.model import Lane
 from worker.ranges import Whole
-from worker.request import RefundRequest
 from worker.settings import Settings
 
 _CHECK_EVERY: Final = 10_000
@@ -63,6 +65,7 @@ class Asked:
     wait: bool
     again: bool
     allow_repeat: bool
+    all_remaining: bool
     delay: timedelta
     on_error: str
     max_errors: MostErrors | None
@@ -76,20 +79,6 @@ class Asked:
         return self.max_errors is None or self.max_errors.allows(summary.refused, summary.rows)
 
 
-@dataclass(kw_only=True)
-class Handed:
-    """What became of a file's rows."""
-
-    created: int = 0
-    known: int = 0
-    conflicting: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Return how many rows an answer came for."""
-        return self.created + self.known + self.conflicting
-
-
 @click.command(
     "import",
     epilog="""\b
@@ -97,23 +86,25 @@ Examples:
   refunds import refunds.csv --dry-run
   refunds import refunds.csv --expect-rows 120 --expect-total usd=1234500 --wait
   refunds import refunds.csv --id-from order_id,payment_intent
+  refunds import payouts.xlsx --column payment_intent="Payment ID" --amount-unit major
   refunds import refunds.csv --on-error skip --max-errors 1% --errors bad.csv
   zcat season.csv.gz | refunds import - --delay 70m --json
 
 \b
 The first line names the columns, in any order: refund_id, payment_intent,
-amount (minor units; blank for all that is left), currency, reason, metadata.KEY.
+amount (minor units; blank for all that is left, with --all-remaining), currency,
+reason, metadata.KEY.
 
 \b
-Exit codes: 3 rows are invalid, and nothing was enqueued; 6 a guard refused, and
-nothing was enqueued; 9 every row was handed in before. With --wait: 0 all
+Exit codes: 3 rows are invalid, and nothing was handed in; 6 a guard refused, and
+nothing was handed in; 9 every row was handed in before. With --wait: 0 all
 succeeded; 4 some failed or need a person.
 
 \b
 Stopped half way, the same command goes on where it stopped, and doubles nothing.""",
 )
 @click.argument("file", metavar="FILE|-")
-@click.option("--dry-run", is_flag=True, help="Check, compare and sum up; enqueue nothing.")
+@click.option("--dry-run", is_flag=True, help="Check, compare and sum up; hand in nothing.")
 @click.option("--wait", is_flag=True, help="Show progress until every refund rests.")
 @click.option("--result", type=_target, callback=named, metavar="FILE", help="Write the rows with what became of each.")
 @click.option(
@@ -143,7 +134,8 @@ Stopped half way, the same command goes on where it stopped, and doubles nothing
     help="Refuse a larger sum; MINOR alone is for every currency.",
 )
 @click.option("--allow-repeat", is_flag=True, help="Same payment and amount under another id is meant.")
-@click.option("--again", is_flag=True, help="Enqueue what is new in a file imported before.")
+@click.option("--all-remaining", is_flag=True, help="A row without an amount refunds all that is left of its payment.")
+@click.option("--again", is_flag=True, help="Hand in what is new in a file imported before.")
 @click.option("--delay", metavar="TIME", callback=length_of_time, help="Send nothing for so long: 70m, 1h30m.")
 @click.option("--batch", metavar="NAME", help="The batch's name; one is made without it.")
 @reading_options
@@ -160,10 +152,13 @@ def import_file(
 ) -> int:
     """Hand in a file of refunds.
 
-    Every row is checked first; one bad row, and nothing is enqueued. FILE may be CSV, JSON lines or XLSX, also
+    Every row is checked first; one bad row, and nothing is handed in. FILE may be CSV, JSON lines or XLSX, also
     gzipped; - is standard input.
     """
-    names = ("dry_run", "wait", "again", "allow_repeat", "delay", "on_error", "max_errors", "as_json", "batch")
+    names = (
+        *("dry_run", "wait", "again", "allow_repeat", "all_remaining", "delay"),
+        *("on_error", "max_errors", "as_json", "batch"),
+    )
     given = {name: values.pop(name) for name in names}
     if given["max_errors"] is not None and given["on_error"] != "skip":
         raise click.UsageError("--max-errors goes with --on-error skip: without it one bad row is too many.")
@@ -172,7 +167,13 @@ def import_file(
     if result is not None and errors is not None and result.absolute() == errors.absolute():
         raise click.UsageError("--result and --errors name one file: give each a file of its own.")
     settings = Settings.load()
-    limits = Limits(rows=expect_rows, totals=totals, most_totals=most_totals, most_amount=settings.max_amount)
+    limits = Limits(
+        rows=expect_rows,
+        totals=totals,
+        most_totals=most_totals,
+        most_amount=settings.max_amount,
+        unit=values["amount_unit"],
+    )
     asked = Asked(**given, limits=limits)
     with (
         open_source(file, reading(**values), sys.stdin.buffer) as source,
@@ -205,7 +206,7 @@ def _judged(
     # With rows that must be mended first, what the file will come to cannot be told.
     broken = [] if code else asked.limits.broken(summary)
     for sentence in broken:
-        note(f"error: {sentence}: nothing was enqueued")
+        note(f"error: {sentence}: {NOTHING}")
     code = code or (REFUSED if broken else DONE)
     if code and not asked.dry_run:
         if asked.as_json:
@@ -223,10 +224,10 @@ def _judged(
 
 def _too_many(summary: Summary, asked: Asked) -> str:
     if asked.on_error != "skip":
-        return "nothing was enqueued"
+        return NOTHING
     if asked.max_errors is not None and summary.accepted:
-        return f"more than the {asked.max_errors.text} of --max-errors: nothing was enqueued"
-    return "no row is left: nothing was enqueued"
+        return f"more than the {asked.max_errors.text} of --max-errors: {NOTHING}"
+    return f"no row is left: {NOTHING}"
 
 
 def _opening(source: Source, summary: Summary, asked: Asked) -> Opening:
@@ -234,6 +235,7 @@ def _opening(source: Source, summary: Summary, asked: Asked) -> Opening:
         options=stored_reading(source),
         invalid=summary.refused,
         duplicates=summary.duplicates,
+        all_remaining=summary.all_remaining,
         totals=sums(summary),
         delay=asked.delay,
         again=asked.again,
@@ -262,10 +264,13 @@ def _dry_run(refunds: Refunds, source: Source, validation: Validation, asked: As
         if compared is not None:
             facts |= records_of(compared)
             new = compared.fresh
-    code = _hindrance(source, summary, compared, asked) or code
+    hindrance, refused = _hindrance(source, summary, compared, asked)
+    code = hindrance or code
+    if refused:
+        facts["broken_limits"] = [*broken, *refused]
     facts |= _time_needed(refunds.settings, summary, new, asked)
     put_facts(facts, as_json=asked.as_json)
-    note("dry run: nothing was enqueued")
+    note(f"dry run: {NOTHING}")
     return code
 
 
@@ -287,16 +292,27 @@ def _compared(refunds: Refunds, source: Source, validation: Validation) -> Compa
         return batches.compare(refunds.store, accepted(source, validation), show)
 
 
-def _hindrance(source: Source, summary: Summary, compared: Compared | None, asked: Asked) -> int:
-    """Say what keeps the file from being handed in, and return the exit code for it; 0 where nothing does."""
+def _hindrance(source: Source, summary: Summary, compared: Compared | None, asked: Asked) -> tuple[int, list[str]]:
+    """Say what keeps the file from being handed in; return the exit code for it, 0 if nothing does, and why."""
     code = DONE
+    refused: list[str] = []
+    open_rows = summary.all_remaining if compared is None else compared.all_remaining
+    if open_rows and not asked.all_remaining:
+        refused.append(all_remaining_refused(source, summary, compared))
+        say_all_remaining_refused(refused[-1], summary)
+        code = REFUSED
+    else:
+        say_ignored_amounts(summary)
     if summary.repeats or (compared is not None and compared.repeats):
         say_repeats(summary, compared, allowed=asked.allow_repeat)
-        code = DONE if asked.allow_repeat else REFUSED
+        code = code if asked.allow_repeat else REFUSED
+    if compared is not None and compared.not_failed:
+        say_not_failed(source, compared)
+        code = REFUSED
     if compared is not None and compared.conflicting:
         say_conflicts(source, compared)
         code = REFUSED
-    return code
+    return code, refused
 
 
 def _import(refunds: Refunds, source: Source, validation: Validation, asked: Asked) -> int:
@@ -306,13 +322,15 @@ def _import(refunds: Refunds, source: Source, validation: Validation, asked: Ask
     foreseen = batches.foresee_batch(refunds.store, asked.batch, source.digest, opening)
     compared = _compared(refunds, source, validation)
     facts = facts_of(source, summary)
-    if code := _hindrance(source, summary, compared, asked):
+    code, refused = _hindrance(source, summary, compared, asked)
+    if code:
         if asked.as_json:
-            render.as_json(facts | records_of(compared))
+            render.as_json(facts | records_of(compared) | ({"broken_limits": refused} if refused else {}))
         return code
     if foreseen.fresh and not compared.fresh:
         put_facts(facts | records_of(compared) | {"batch_id": None, "created": 0}, as_json=asked.as_json)
         note("nothing to do: every row was handed in before")
+        say_known(compared, source.options)
         return NOTHING_TO_DO
     batch = batches.open_batch(
         refunds.store, asked.batch, file=source.name, digest=source.digest, rows=summary.rows, opening=opening
@@ -321,7 +339,7 @@ def _import(refunds: Refunds, source: Source, validation: Validation, asked: Ask
         note(f"this file is batch {batch.batch_id} already: going on with it")
         if asked.delay:
             note("the delay with which it was begun stands")
-    handed = _submit(refunds, batch.batch_id, source, validation)
+    handed = submit(refunds, batch.batch_id, source, validation)
     facts |= {"batch_id": batch.batch_id, "created": handed.created, "known": handed.known}
     return _handed_in(refunds, batch.batch_id, facts, handed, asked)
 
@@ -331,7 +349,7 @@ def _handed_in(refunds: Refunds, batch_id: str, facts: dict[str, Any], handed: H
     if not asked.wait:
         put_facts(facts, as_json=asked.as_json)
         if handed.conflicting:
-            return _late_conflicts(handed)
+            return late_conflicts(handed)
         if not handed.created:
             note("nothing to do: every row was handed in before")
             return NOTHING_TO_DO
@@ -347,59 +365,10 @@ def _handed_in(refunds: Refunds, batch_id: str, facts: dict[str, Any], handed: H
         raise detached(batch_id) from None
     put_facts(facts | {"counts": counts_of(after), "amounts": dict(after.amounts)}, as_json=asked.as_json)
     if after.known:
-        note(f"{after.known:,} rows were handed in before, outside this batch: they were not waited for")
+        rows = f"{counted(after.known, 'row')} {verb(after.known, 'was', 'were')}"
+        note(f"{rows} handed in before, outside this batch, and not waited for")
     if after.stages.get("review"):
         note("some need a person: 'refunds review list'")
     if handed.conflicting:
-        return _late_conflicts(handed)
+        return late_conflicts(handed)
     return verdict(after) if after.accepted else NOTHING_TO_DO
-
-
-def _late_conflicts(handed: Handed) -> int:
-    note(
-        f"error: {handed.conflicting:,} ids were taken by other refunds while this ran; those rows were left out, and "
-        "a dry run with --again names them"
-    )
-    return REFUSED
-
-
-def _submit(refunds: Refunds, batch_id: str, source: Source, validation: Validation) -> Handed:
-    """Accept every row that is not yet there, and note at the end that the file is whole."""
-    handed = Handed()
-    total = validation.summary.accepted
-    requests: Iterator[RefundRequest] = (row.request for row in accepted(source, validation))
-    try:
-        with progress("accepted", total) as show, ahead(requests) as ready:
-            for _, made in refunds.submit_stream(ready, lane=Lane.BULK, batch_id=batch_id):
-                if made.result == "created":
-                    handed.created += 1
-                elif made.result == "exists":
-                    handed.known += 1
-                else:
-                    handed.conflicting += 1
-                done = handed.rows
-                if done % _SHOW_EVERY == 0:
-                    show(done)
-                if done % _CHECK_EVERY == 0:
-                    _refuse_canceled(refunds, batch_id, handed)
-        rows_in = handed.created + handed.known
-        batches.close_batch(refunds.store, batch_id, handed_in=rows_in, conflicting=handed.conflicting)
-    except KeyboardInterrupt:
-        raise Detached(
-            f"interrupted after {handed.rows:,} of {total:,} rows, which stay accepted as batch {batch_id}: "
-            "the same command goes on with the rest"
-        ) from None
-    except StoreUnavailable as error:
-        raise StoreUnavailable(
-            f"{error}; at least {handed.rows:,} of {total:,} rows are accepted as batch {batch_id}, and the same "
-            "command goes on with the rest"
-        ) from None
-    return replace(handed)
-
-
-def _refuse_canceled(refunds: Refunds, batch_id: str, handed: Handed) -> None:
-    if batches.state_of_batch(refunds.store, batch_id) == "canceled":
-        raise GuardRefused(
-            f"batch {batch_id} was canceled after {handed.rows:,} rows were accepted: the rest was left out, and "
-            "nothing that was not sent will be"
-        )

@@ -11,7 +11,8 @@ from typing import Final
 
 import click
 
-from worker.importer import Summary
+from worker.cli.words import counted, money, verb
+from worker.importer import AmountUnit, Summary
 
 UNSTATED: Final = "unstated"
 """What rows without a currency are called wherever currencies are told apart."""
@@ -92,48 +93,67 @@ class Limits:
     totals: Mapping[str | None, int] = field(default_factory=dict)
     most_totals: Mapping[str | None, int] = field(default_factory=dict)
     most_amount: int | None = None
+    unit: AmountUnit = "minor"
+    """In which the file states its amounts, and a person reads them; what is expected is in minor units always."""
 
     def broken(self, summary: Summary) -> list[str]:
-        """Return a sentence for each limit that the file breaks; sums are over the rows that would be enqueued."""
+        """Return a sentence for each limit that the file breaks; sums are over the rows that would be handed in."""
         return [*self._expectations(summary), *self._ceilings(summary)]
 
     def _expectations(self, summary: Summary) -> Iterator[str]:
         if self.rows is not None and summary.rows != self.rows:
-            yield f"the file has {summary.rows:,} rows, and {self.rows:,} were expected"
+            wanted = f"{self.rows:,} {verb(self.rows, 'was', 'were')} expected"
+            yield f"the file has {counted(summary.rows, 'row')}, and {wanted}"
         if not self.totals:
+            return
+        if open_rows := summary.all_remaining:
+            # Whatever the other rows come to, what these come to is not known.
+            yield f"{_ask_for_all(open_rows)}, so that --expect-total cannot be held"
             return
         found = sums(summary)
         if UNSTATED in found and UNSTATED not in self.totals:
             # Every other sum would be called wrong for them, too.
-            total = found[UNSTATED]
+            unstated = found[UNSTATED]
             yield (
-                f"rows without a currency come to {total:,}, so that --expect-total cannot be held: give them one in a "
-                f"column named currency, or expect them too with --expect-total {UNSTATED}={total}"
+                f"rows without a currency come to {unstated:,}, so that --expect-total cannot be held: give them one "
+                f"in a column named currency, or expect them too with --expect-total {UNSTATED}={unstated}"
             )
             return
         for currency in sorted({*self.totals, *found}, key=str):
             expected = self.totals.get(currency, 0)
             total = found.get(str(currency), 0)
             if total != expected or currency not in self.totals:
-                yield f"the file comes to {total:,} {currency}, and {expected:,} were expected"
+                wanted = f"{expected:,}" if self.unit == "minor" else self._said(expected, currency)
+                wanted += f" {verb(expected, 'was', 'were')} expected"
+                yield f"the file comes to {self._said(total, currency)}, and {wanted}"
+
+    def _said(self, amount: int, currency: str | None) -> str:
+        """Return a sum as it is stated on the command line, and before that as the file states it."""
+        if self.unit == "minor":
+            return f"{amount:,} {currency}"
+        return f"{money(amount, currency, self.unit)} ({currency}={amount})"
 
     def _ceilings(self, summary: Summary) -> Iterator[str]:
-        open_rows = sum(total.all_remaining for total in summary.totals.values())
+        open_rows = summary.all_remaining
         if self.most_totals:
             for currency, total in sums(summary).items():
                 most = self.most_totals.get(currency, self.most_totals.get(None, 0))
                 if total > most:
-                    yield f"the file comes to {total:,} {currency}, more than the {most:,} of --max-total"
+                    yield f"the file comes to {self._said(total, currency)}, more than the {most:,} of --max-total"
             if open_rows:
-                yield f"{open_rows:,} rows ask for all that is left, so that --max-total cannot be held"
+                yield f"{_ask_for_all(open_rows)}, so that --max-total cannot be held"
         if self.most_amount is not None:
             if summary.largest_amount is not None and summary.largest_amount > self.most_amount:
                 yield (
-                    f"line {summary.largest_line} asks for {summary.largest_amount:,}, more than "
+                    f"line {summary.largest_line} asks for {summary.largest_amount:,} minor units, more than "
                     f"REFUNDS_MAX_AMOUNT={self.most_amount}"
                 )
             if open_rows:
-                yield f"{open_rows:,} rows ask for all that is left, so that REFUNDS_MAX_AMOUNT cannot be held"
+                yield f"{_ask_for_all(open_rows)}, so that REFUNDS_MAX_AMOUNT cannot be held"
+
+
+def _ask_for_all(rows: int) -> str:
+    return f"{counted(rows, 'row')} {verb(rows, 'asks', 'ask')} for all that is left"
 
 
 def sums(summary: Summary) -> dict[str, int]:

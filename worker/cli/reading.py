@@ -9,9 +9,19 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from worker.importer import FORMATS, ImportOptions, Source, delimiter_of, describe
-from worker.importer.columns import FIELDS, field_of, is_settable
-from worker.importer.options import DELIMITERS
+from worker.importer import (
+    DELIMITERS,
+    FIELDS,
+    FORMATS,
+    MOST_ATTEMPTS,
+    ImportOptions,
+    Source,
+    delimiter_of,
+    describe,
+    field_of,
+    is_settable,
+)
+from worker.ranges import Whole
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,6 +59,14 @@ _OPTIONS: Final = (
         help="Which column a field stands in, where its name is not known; once for each.",
     ),
     click.option("--id-from", metavar="COLUMNS", help="Make each refund's id from these columns, comma-separated."),
+    click.option(
+        "--attempt",
+        type=Whole(min=1, max=MOST_ATTEMPTS),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="2 makes new ids from the same columns, for rows that failed and were mended.",
+    ),
     click.option("--amount-unit", type=click.Choice(["minor", "major"]), default="minor", show_default=True),
     click.option(
         "--decimal",
@@ -76,12 +94,17 @@ def reading(
     sheet: str | None,
     columns: tuple[tuple[str, str], ...],
     id_from: str | None,
+    attempt: int,
     amount_unit: Any,
     decimal: Any,
     currency: str | None,
     ignore_extra: bool,
 ) -> ImportOptions:
     """Return how a file is to be read, as the command line says it; raises `InputError`."""
+    if attempt > 1 and id_from is None:
+        raise click.UsageError(
+            "--attempt goes with --id-from: where a file has ids of its own, give a mended row a new one."
+        )
     if decimal != "point" and amount_unit != "major":
         raise click.UsageError("--decimal comma is for amounts in major units: say --amount-unit major, too.")
     return ImportOptions(
@@ -90,6 +113,7 @@ def reading(
         sheet=sheet,
         columns=columns,
         id_from=tuple(name.strip() for name in id_from.split(",")) if id_from is not None else (),
+        attempt=attempt,
         amount_unit=amount_unit,
         decimal=decimal,
         default_currency=currency,
@@ -117,6 +141,7 @@ def stored_reading(source: Source) -> str:
         "sheet": options.sheet,
         "columns": options.columns,
         "id_from": list(options.id_from),
+        "attempt": options.attempt if options.attempt > 1 else None,
         "amount_unit": options.amount_unit if options.amount_unit != "minor" else None,
         "decimal": options.decimal if options.decimal != "point" else None,
         "default_currency": options.default_currency,

@@ -8,9 +8,22 @@ Everything but a workbook's sheet streams: a file is read as often as it is need
 no Redis, no clock.
 """
 
-from worker.importer.columns import ALIASES, FAILED_COLUMNS, RESULT_COLUMNS
+from worker.importer.amounts import decimals_of, in_major
+from worker.importer.columns import (
+    ALIASES,
+    FAILED_COLUMNS,
+    FIELDS,
+    IGNORED,
+    RESULT_COLUMNS,
+    USED_BY_RESULT,
+    USED_FOR_ID,
+    field_of,
+    is_settable,
+)
 from worker.importer.formats import Row, delimiter_of, describe, read_rows
-from worker.importer.options import FORMATS, AmountUnit, Format, ImportOptions
+from worker.importer.ids import MOST_ATTEMPTS, MadeId, SameRefund, made_id
+from worker.importer.naming import column_option, looks_like_amount
+from worker.importer.options import DELIMITERS, FORMATS, AmountUnit, Format, ImportOptions
 from worker.importer.requests import Candidate, RowError, requests_of
 from worker.importer.resultfile import INVALID, result_suffix, write_failed_rows, write_result
 from worker.importer.sources import Source, open_source
@@ -29,27 +42,42 @@ from worker.importer.validation import (
 
 __all__ = [
     "ALIASES",
+    "DELIMITERS",
     "FAILED_COLUMNS",
+    "FIELDS",
     "FORMATS",
+    "IGNORED",
     "INVALID",
+    "MOST_ATTEMPTS",
     "RESULT_COLUMNS",
+    "USED_BY_RESULT",
+    "USED_FOR_ID",
     "Accepted",
     "AmountUnit",
     "Candidate",
     "Format",
     "ImportOptions",
     "Judged",
+    "MadeId",
     "Pair",
     "Row",
     "RowError",
+    "SameRefund",
     "Source",
     "Summary",
     "Total",
     "Validation",
     "accepted",
+    "column_option",
+    "decimals_of",
     "delimiter_of",
     "describe",
+    "field_of",
+    "in_major",
+    "is_settable",
     "judged",
+    "looks_like_amount",
+    "made_id",
     "open_source",
     "read_rows",
     "refused",

@@ -16,11 +16,13 @@ a file of failed rows begins with: both are themselves valid input.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.importer.naming import candidates, column_option, field_like
+from worker.request import MAX_METADATA_KEY_LENGTH, RESERVED_METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,12 +55,18 @@ RESULT_COLUMNS: Final = (
     "error_message",
     "attempts",
     "updated_at",
+    "amount_refunded",
+    "currency_refunded",
 )
+# Exports have columns with these names, too: they are ours only beside all of the others.
+_REFUNDED: Final = frozenset({"amount_refunded", "currency_refunded"})
+_SIGN_OF_RESULT: Final = frozenset(RESULT_COLUMNS) - _REFUNDED - {"refund_id"}
 FAILED_COLUMNS: Final = ("line", "column", "code", "value", "rule")
 OWN_COLUMN: Final = " (file)"
 """What a file of failed rows appends to the input's own column where it is called like one of `FAILED_COLUMNS`."""
 _METADATA: Final = "metadata."
 _ANOTHER: Final = "another"
+_BRACKET: Final = re.compile(r"[\[\]]")
 _LISTED: Final = 20
 
 
@@ -68,7 +76,10 @@ IGNORED: Final = "ignored"
 
 
 class Use(NamedTuple):
-    """What a column is used as: a field, `metadata.KEY`, or one of `USED_FOR_ID`, `USED_BY_RESULT` and `IGNORED`."""
+    """What a column is used as: a field, `metadata.KEY`, or one of `USED_FOR_ID`, `USED_BY_RESULT` and `IGNORED`.
+
+    A column that only makes the id and is sent along is used as `id, metadata.KEY`.
+    """
 
     column: str
     use: str
@@ -97,6 +108,8 @@ class Columns:
     metadata: tuple[tuple[str, int], ...]
     metadata_object: int | None
     id_parts: tuple[tuple[str, int], ...]
+    sent_along: tuple[tuple[str, int], ...]
+    """Those of `id_parts` that are sent as metadata, so that a person finds what the id was made from: all or none."""
     places: Mapping[str, int]
     """Every column in use: by field, `metadata.KEY`, or the name of a column that only makes the id."""
     uses: tuple[Use, ...]
@@ -156,7 +169,9 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
     `metadata` holds an object.
     """
     fields = _fields_in(names, options)
+    results = result_columns(fields)
     wanted = id_fields(options)
+    sent_along = _sent_along(wanted)
     places: dict[str, int] = {}
     problems: list[ColumnProblem] = []
     extra: dict[str, int] = {}
@@ -165,8 +180,8 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
         if field is None:
             continue
         usable = field in FIELDS or (objects and field == "metadata") or field.startswith(_METADATA) or field in wanted
-        known = usable or field in RESULT_COLUMNS
-        uses.append(Use(name.strip(), _use(field, usable=usable, known=known)))
+        known = usable or field in results
+        uses.append(Use(name.strip(), _use(field, sent_along, usable=usable, known=known)))
         if not known and options.ignore_extra:
             continue
         if not field:
@@ -194,15 +209,30 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
         metadata=tuple(sorted((f[len(_METADATA) :], at) for f, at in places.items() if f.startswith(_METADATA))),
         metadata_object=places.get("metadata"),
         id_parts=tuple((f, places[f]) for f in wanted if f in places and not _sent(f)),
+        sent_along=tuple((f, places[f]) for f in sent_along if f in places),
         places=places,
         uses=tuple(uses),
         problems=tuple(problems),
     )
 
 
-def _use(field: str, *, usable: bool, known: bool) -> str:
+def result_columns(fields: Iterable[str | None]) -> frozenset[str]:
+    """Return the columns of a result file that a file with these fields may have."""
+    columns = frozenset(RESULT_COLUMNS)
+    return columns if set(fields) >= _SIGN_OF_RESULT else columns - _REFUNDED
+
+
+def _sent_along(wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns that only make the id, if all of them can be keys of metadata, else none."""
+    keys = tuple(field for field in wanted if not _sent(field))
+    fit = all(len(key) <= MAX_METADATA_KEY_LENGTH and key.isprintable() and not _BRACKET.search(key) for key in keys)
+    return keys if fit and RESERVED_METADATA.isdisjoint(keys) else ()
+
+
+def _use(field: str, sent_along: tuple[str, ...], *, usable: bool, known: bool) -> str:
     if usable:
-        return field if _sent(field) or field == "metadata" else USED_FOR_ID
+        used_for_id = f"{USED_FOR_ID}, {_METADATA}{field}" if field in sent_along else USED_FOR_ID
+        return field if _sent(field) or field == "metadata" else used_for_id
     return USED_BY_RESULT if known else IGNORED
 
 

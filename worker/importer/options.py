@@ -8,6 +8,7 @@ from typing import Final, Literal, get_args
 
 from worker.errors import InputError
 from worker.importer.columns import FIELDS, RESULT_COLUMNS, id_fields, is_settable, plain_name
+from worker.importer.ids import MOST_ATTEMPTS
 
 Format = Literal["csv", "jsonl", "xlsx"]
 AmountUnit = Literal["minor", "major"]
@@ -27,6 +28,7 @@ class ImportOptions:
     `columns` are pairs of a field and the name of the column in which it stands, for names that are not known.
     `id_from` names the columns whose values make the refund's id where the file has none of its own.
     With `decimal` "comma" amounts in major units are written as `10,50`, `1.234,50` or `1 234,50`.
+    `attempt` 2 makes new ids from the same columns, for rows that failed and were mended.
     `default_currency` stands for a blank currency cell. `sheet` names a sheet of a workbook. `max_unpacked_bytes` caps
     what a packed file, a workbook or stdin may come to; `max_row_bytes` caps one row. A workbook is held in memory
     while it is read: `max_workbook_bytes` caps what it unpacks to, `max_workbook_cells` the rectangle from A1 to its
@@ -38,6 +40,7 @@ class ImportOptions:
     sheet: str | None = None
     columns: tuple[tuple[str, str], ...] = ()
     id_from: tuple[str, ...] = ()
+    attempt: int = 1
     amount_unit: AmountUnit = "minor"
     decimal: DecimalMark = "point"
     default_currency: str | None = None
@@ -59,13 +62,20 @@ class ImportOptions:
         if self.decimal != "point" and self.amount_unit != "major":
             raise InputError("a decimal comma is for amounts in major units: minor units have no decimals")
         self._check_columns()
-        for name in id_fields(self):
-            if name in _NO_IDENTITY:
-                raise InputError(f"a refund's id cannot be made from the column {name!r}")
+        self._check_ids()
         if self.default_currency is not None:
             if _CURRENCY.fullmatch(self.default_currency) is None:
                 raise InputError(f"the currency {self.default_currency!r} is no three-letter ISO code such as usd")
             object.__setattr__(self, "default_currency", self.default_currency.lower())
+
+    def _check_ids(self) -> None:
+        if not 1 <= self.attempt <= MOST_ATTEMPTS:
+            raise InputError(f"there is no attempt {self.attempt}: attempts are counted from 1 to {MOST_ATTEMPTS}")
+        if self.attempt > 1 and not self.id_from:
+            raise InputError("a further attempt needs ids that are made from columns (id_from): the file has its own")
+        for name in id_fields(self):
+            if name in _NO_IDENTITY:
+                raise InputError(f"a refund's id cannot be made from the column {name!r}")
 
     def _check_columns(self) -> None:
         for place, (field, header) in enumerate(self.columns):

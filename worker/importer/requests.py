@@ -1,24 +1,15 @@
-"""One row to one request, or to every rule it breaks.
-
-The id of a row without its own is `f-` and the first 32 hex digits of the SHA-256 of the JSON list of
-`[column, value]` pairs of the `id_from` columns, sorted by column: field names for the fields that are sent (values as
-they are sent, amounts in minor units), lower-case names with underscores for the others; ASCII, no spaces. Of rows
-that are equal in every sent field the second gets `-2` appended, the third `-3`. This never changes: a file that is
-imported again must find its own refunds.
-"""
+"""One row to one request, or to every rule it breaks; how ids are made from columns says `ids`."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.errors import InvalidRequest
 from worker.importer.amounts import AmountProblem, decimals_of, grouping_of, parse_amount
 from worker.importer.cells import cell_problem, decimal_text, text_of
 from worker.importer.columns import columns_of, id_fields, plain_name
-from worker.request import RefundRequest, shown
+from worker.importer.ids import METADATA, MadeId, base_of, made_id, sent_fields
+from worker.request import MAX_METADATA_KEYS, MAX_METADATA_VALUE_LENGTH, RefundRequest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,8 +18,6 @@ if TYPE_CHECKING:
     from worker.importer.formats import Row
     from worker.importer.sources import Source
 
-_DERIVED: Final = re.compile(r"(f-[0-9a-f]{32})(?:-([2-9]|[1-9][0-9]{1,8}))?")
-_METADATA: Final = "metadata."
 _PLANS: Final = 256
 _USES: Final = 500
 _ALWAYS_IN_RANGE: Final = 12
@@ -56,11 +45,6 @@ class Candidate(NamedTuple):
     line: int
     request: RefundRequest
     occurrence: int | None
-
-
-def numbered(refund_id: str, occurrence: int) -> str:
-    """Return the id of the n-th of the rows that are equal in every sent field."""
-    return refund_id if occurrence <= 1 else f"{refund_id}-{occurrence}"
 
 
 def requests_of(rows: Iterable[Row], source: Source) -> Iterator[Candidate | tuple[RowError, ...]]:
@@ -136,14 +120,11 @@ class RequestReader:
         reason = values[columns.reason] if columns.reason is not None else ""
         occurrence: int | None = 0
         if self._id_fields:
-            sent = {
-                "payment_intent": payment,
-                "amount": str(amount or ""),
-                "currency": currency.lower(),
-                "reason": reason,
-            }
+            sent = sent_fields(payment, amount, currency, reason)
             pairs = self._id_pairs(row.line, columns, values, sent, metadata, errors)
-            refund_id, occurrence = _identified(row.line, columns, refund_id, pairs, errors)
+            refund_id, occurrence = self._identified(row.line, columns, refund_id, pairs, errors)
+            if columns.sent_along:
+                metadata |= _sent_along(columns, values, metadata)
         try:
             request = RefundRequest(
                 refund_id=refund_id,
@@ -222,8 +203,8 @@ class RequestReader:
         for name in self._id_fields:
             if name in own:
                 value = values[own[name]]
-            elif name.startswith(_METADATA):
-                value = metadata.get(name[len(_METADATA) :], "")
+            elif name.startswith(METADATA):
+                value = metadata.get(name[len(METADATA) :], "")
             else:
                 value = sent.get(name, "")
             if not value and all(error.column != columns.header(name) for error in errors):
@@ -232,23 +213,41 @@ class RequestReader:
             pairs.append((name, value))
         return pairs
 
+    def _identified(
+        self, line: int, columns: Columns, stated: str, pairs: list[tuple[str, str]], errors: list[RowError]
+    ) -> tuple[str, int | None]:
+        """Return the id that the pairs make, and the occurrence if the row states it; a stated id must be this one.
 
-def _identified(
-    line: int, columns: Columns, stated: str, pairs: list[tuple[str, str]], errors: list[RowError]
-) -> tuple[str, int | None]:
-    """Return the id that the pairs make, and the occurrence if the row states it; a stated id must be this one."""
-    text = json.dumps(pairs, ensure_ascii=True, separators=(",", ":"))
-    derived = f"f-{hashlib.sha256(text.encode('ascii')).hexdigest()[:32]}"
-    if not stated:
-        return derived, None
-    match = _DERIVED.fullmatch(stated)
-    if match is not None and match[1] == derived:
-        return derived, int(match[2] or 1)
-    # What the id is made from may itself be what is wrong: then nothing can be said of the id.
-    if not errors:
-        rule = f"is not the id made from the columns, {derived}: clear it, or import without making ids"
-        errors.append(RowError(line, columns.header("refund_id"), "refund_id_mismatch", shown(stated), rule))
-    return derived, None
+        The id of an earlier attempt, as a result file states it, becomes that of the attempt that is made now.
+        """
+        made = MadeId(base_of(pairs), self._options.attempt)
+        if not stated:
+            return made.text, None
+        said = made_id(stated)
+        if said is not None and said.base == made.base:
+            return made._replace(attempt=max(said.attempt, made.attempt)).text, said.occurrence
+        # What the id is made from may itself be what is wrong: then nothing can be said of the id.
+        if not errors:
+            rule = f"is not the id made from the columns, {made.text}: clear it, or import without making ids"
+            errors.append(RowError(line, columns.header("refund_id"), "refund_id_mismatch", shown(stated), rule))
+        return made.text, None
+
+
+def _sent_along(columns: Columns, values: Sequence[str], metadata: dict[str, str]) -> dict[str, str]:
+    """Return what the id is made from as metadata: all of it, or nothing where part of it does not fit.
+
+    It depends on nothing but what the id and the row's own metadata are made from, so that the same row says the same
+    in any file; and it makes no row invalid that was valid without it.
+    """
+    added: dict[str, str] = {}
+    for key, place in columns.sent_along:
+        value = values[place]
+        if not value or len(value) > MAX_METADATA_VALUE_LENGTH or not value.isprintable():
+            return {}
+        if metadata.get(key, value) != value:
+            return {}
+        added[key] = value
+    return added if len(metadata | added) <= MAX_METADATA_KEYS else {}
 
 
 def _broken_rules(
@@ -257,7 +256,7 @@ def _broken_rules(
     """Yield what the request's own rules say, under the file's names, of columns of which nothing was told yet."""
     told_columns = {error.column for error in told}
     # A rule about a key names the key as its value; here each key is a column of its own.
-    keys = {shown(key): f"{_METADATA}{key}" for key in metadata}
+    keys = {shown(key): f"{METADATA}{key}" for key in metadata}
     for error in invalid.errors:
         column = columns.header(keys.get(error.value, error.field) if error.field == "metadata" else error.field)
         if column not in told_columns:
@@ -280,7 +279,7 @@ def _with_object(metadata: dict[str, str], row: Row, columns: Columns, errors: l
         return metadata
     merged = dict(metadata)
     for key, value in found.items():
-        name = f"{_METADATA}{key}"
+        name = f"{METADATA}{key}"
         if key in metadata:
             rule = "is given twice, in the object and beside it: keep one"
             errors.append(RowError(row.line, name, "duplicate_column", shown(value), rule))

@@ -13,11 +13,12 @@ import json
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
+from worker.importer.amounts import in_major
 from worker.importer.cells import decimal_text, guarded, text_of
-from worker.importer.columns import FAILED_COLUMNS, OWN_COLUMN, RESULT_COLUMNS, fields_of
+from worker.importer.columns import FAILED_COLUMNS, OWN_COLUMN, RESULT_COLUMNS, fields_of, result_columns
 from worker.importer.formats import delimiter_of, separator_named
 from worker.importer.validation import Judged, judged, refused
-from worker.model import Refund, rfc3339
+from worker.model import Refund, Status, rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,7 +58,7 @@ def write_result(
         found = iter(lookup(ids) if ids else ())
         for each in chunk:
             refund = next(found) if each.request is not None else None
-            table.write(each.row.names, each.row.values, _outcome(each, refund))
+            table.write(each.row.names, each.row.values, _outcome(each, refund, source.options))
             written += 1
     return written
 
@@ -76,7 +77,7 @@ def write_failed_rows(source: Source, validation: Validation, out: IO[str]) -> i
     return written
 
 
-def _outcome(each: Judged, refund: Refund | None) -> Mapping[str, Any]:
+def _outcome(each: Judged, refund: Refund | None, options: ImportOptions) -> Mapping[str, Any]:
     if each.request is None:
         return {
             "refund_id": None,
@@ -95,7 +96,20 @@ def _outcome(each: Judged, refund: Refund | None) -> Mapping[str, Any]:
         "error_message": refund.error_message,
         "attempts": refund.attempts,
         "updated_at": rfc3339(refund.updated_at),
+        "amount_refunded": _refunded(refund, options),
+        "currency_refunded": refund.currency if refund.status is Status.SUCCEEDED else None,
     }
+
+
+def _refunded(refund: Refund, options: ImportOptions) -> int | str | None:
+    """Return what has gone back, in the unit and with the decimal mark of the file; None if nothing has, or not yet."""
+    if refund.status is not Status.SUCCEEDED or refund.amount is None:
+        return None
+    if options.amount_unit == "minor":
+        return refund.amount
+    mark = "," if options.decimal == "comma" else "."
+    # What was asked for in minor units, or for all that was left, may be in a currency that is not read in major ones.
+    return in_major(refund.amount, refund.currency, mark) or f"{refund.amount} minor units"
 
 
 def _failure(line: int, errors: Sequence[RowError]) -> Mapping[str, Any]:
@@ -133,13 +147,14 @@ class _Layout:
         self.names = names
         fields = fields_of(names, options)
         leading = added == FAILED_COLUMNS
-        own = leading and tuple(fields[: len(added)]) == FAILED_COLUMNS
-        replaced = {name: place for place, name in enumerate(fields) if name in added} if own or not leading else {}
+        own = tuple(fields[: len(added)]) == FAILED_COLUMNS
+        ours = (added if own else ()) if leading else result_columns(fields)
+        replaced = {name: place for place, name in enumerate(fields) if name in ours}
         self.replaced = {place: name for name, place in replaced.items()}
         rest = tuple(name for name in added if name not in replaced)
         self.before = rest if leading else ()
         self.after = () if leading else rest
-        taken = set(self.before)
+        taken = {*self.before, *self.after}
         self.headers = [
             f"{name}{OWN_COLUMN}" if field in taken else name for name, field in zip(names, fields, strict=True)
         ]

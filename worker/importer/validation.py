@@ -1,4 +1,4 @@
-"""The whole file judged before anything of it is enqueued: what each row is worth, and what the file adds up to.
+"""The whole file judged before anything of it is handed in: what each row is worth, and what the file adds up to.
 
 A row's verdict takes four bytes, so a file of any length is judged in memory that hardly grows with it. The rows
 themselves are read again when they are wanted; a source that has changed since is refused.
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from worker.importer.columns import id_fields
 from worker.importer.formats import Row, read_rows
 from worker.importer.grouping import KEY_BYTES, Buckets
-from worker.importer.requests import Candidate, RequestReader, RowError, numbered
+from worker.importer.ids import numbered
+from worker.importer.requests import Candidate, RequestReader, RowError
 from worker.request import RefundRequest, shown
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Pair(NamedTuple):
 class Summary:
     """What a file comes to. `rows` = `accepted` + `refused` + `duplicates`.
 
-    `duplicates` are rows with an id and contents that stand in the file already: harmless, enqueued once. `repeats`
+    `duplicates` are rows with an id and contents that stand in the file already: harmless, handed in once. `repeats`
     are accepted rows with the payment and amount of an earlier accepted row, under another id. `totals` are by
     currency, None where none is stated, over accepted rows. `errors` counts broken rules, of which a row can have
     several; lists hold the first of their kind by line.
@@ -81,6 +82,11 @@ class Summary:
     largest_line: int | None
     columns: Mapping[str, str]
     """What each column is used as: a field, `metadata.KEY`, `id`, `result` or `ignored`."""
+
+    @property
+    def all_remaining(self) -> int:
+        """Return how many accepted rows state no amount, and so ask for all that is left of their payments."""
+        return sum(total.all_remaining for total in self.totals.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +111,7 @@ class Judged(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """A refund to enqueue and the line that asks for it."""
+    """A refund to hand in and the line that asks for it."""
 
     line: int
     request: RefundRequest
@@ -153,7 +159,7 @@ def accepted(source: Source, validation: Validation) -> Iterator[Accepted]:
 
 
 def refused(source: Source, validation: Validation) -> Iterator[tuple[Row, tuple[RowError, ...]]]:
-    """Yield the rows that cannot be enqueued, each with all of its errors."""
+    """Yield the rows that cannot be handed in, each with all of its errors."""
     for row, _, _, errors in judged(source, validation):
         if errors:
             yield row, errors

@@ -1,0 +1,118 @@
+"""Ids that are made from a row's columns.
+
+An id is `f-` and the first 32 hex digits of the SHA-256 of the JSON list of `[column, value]` pairs of the `id_from`
+columns, sorted by column: field names for the fields that are sent (values as they are sent, amounts in minor units),
+lower-case names with underscores for the others; ASCII, no spaces. The second attempt at the same columns has `-a2`
+appended, the third `-a3`. Of rows that are equal in every sent field the second then gets `-2`, the third `-3`. This
+never changes: a file that is imported again must find its own refunds.
+
+Columns that only make the id are sent along as metadata. An earlier version did not send them, and a result file may be
+handed in without saying what its ids were made from: `SameRefund` takes both for what they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from itertools import chain, combinations, islice
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from worker.request import RefundRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MOST_ATTEMPTS: Final = 99
+METADATA: Final = "metadata."
+_MADE: Final = re.compile(r"(f-[0-9a-f]{32})(?:-a([2-9]|[1-9][0-9]))?(?:-([2-9]|[1-9][0-9]{1,8}))?")
+_MOST_TRIES: Final = 2_000_000
+_MOST_TRIES_A_ROW: Final = 200_000
+
+Pair = tuple[str, str]
+
+
+class MadeId(NamedTuple):
+    """What an id was made from: the digest of its columns, which attempt at them, which of several equal rows."""
+
+    base: str
+    attempt: int = 1
+    occurrence: int = 1
+
+    @property
+    def text(self) -> str:
+        """Return the id."""
+        return numbered(f"{self.base}-a{self.attempt}" if self.attempt > 1 else self.base, self.occurrence)
+
+    @property
+    def earlier(self) -> list[str]:
+        """Return the ids of the attempts before this one."""
+        return [self._replace(attempt=attempt).text for attempt in range(1, self.attempt)]
+
+
+def made_id(refund_id: str) -> MadeId | None:
+    """Return what an id was made from, None if it was not made from columns."""
+    match = _MADE.fullmatch(refund_id)
+    return None if match is None else MadeId(match[1], int(match[2] or 1), int(match[3] or 1))
+
+
+def numbered(refund_id: str, occurrence: int) -> str:
+    """Return the id of the n-th of the rows that are equal in every sent field."""
+    return refund_id if occurrence <= 1 else f"{refund_id}-{occurrence}"
+
+
+def base_of(pairs: Iterable[Pair]) -> str:
+    """Return the digest of sorted pairs of column and value, as an id begins with it."""
+    text = json.dumps([*pairs], ensure_ascii=True, separators=(",", ":"))
+    return f"f-{hashlib.sha256(text.encode('ascii')).hexdigest()[:32]}"
+
+
+def sent_fields(payment_intent: str, amount: int | None, currency: str | None, reason: str | None) -> dict[str, str]:
+    """Return the fields that are sent, as an id is made from them."""
+    return {
+        "payment_intent": payment_intent,
+        "amount": str(amount or ""),
+        "currency": (currency or "").lower(),
+        "reason": reason or "",
+    }
+
+
+class SameRefund:
+    """Tells whether two requests under one made id differ in nothing but metadata that says what the id was made from.
+
+    That the metadata says so is not believed but shown: the id is made from it once more. Which of a request's other
+    contents the id was made from besides has to be tried; what one row has shown is tried first with the next.
+    """
+
+    def __init__(self) -> None:
+        self._known: list[frozenset[str]] = []
+        self._left = _MOST_TRIES
+
+    def __call__(self, asked: RefundRequest, stands: RefundRequest) -> bool:
+        """Tell it of a row's request and of the refund that has its id."""
+        made = made_id(asked.refund_id)
+        if made is None or asked.refund_id != stands.refund_id:
+            return False
+        sent = sent_fields(asked.payment_intent, asked.amount, asked.currency, asked.reason)
+        if sent != sent_fields(stands.payment_intent, stands.amount, stands.currency, stands.reason):
+            return False
+        fewer, more = sorted((asked.metadata, stands.metadata), key=len)
+        if not fewer.items() <= more.items():
+            return False
+        added = [(key, value) for key, value in more.items() if key not in fewer]
+        # A column may have been sent along under a key that the file's own metadata says as well.
+        others = sent | {METADATA + key: value for key, value in fewer.items()} | dict(fewer)
+        return not added or self._makes(made.base, added, others)
+
+    def _makes(self, base: str, added: list[Pair], others: Mapping[str, str]) -> bool:
+        """Tell whether an id can be made from all of `added` and any of the others."""
+        names = [name for name, value in others.items() if value]
+        known = [shape for shape in self._known if shape <= others.keys()]
+        searched = (frozenset(some) for size in range(len(names) + 1) for some in combinations(names, size))
+        for shape in chain(known, islice(searched, max(0, min(_MOST_TRIES_A_ROW, self._left)))):
+            if base_of(sorted([*added, *((name, others[name]) for name in shape)])) == base:
+                if shape not in self._known:
+                    self._known.append(shape)
+                return True
+            self._left -= 1
+        return False
