@@ -30,7 +30,7 @@ LAYERS = (
     {"settings", "connections", "records", "inbox", "heartbeat"},
     {"calls", "transport", "messages", "durability", "wire"},
     {"broker", "store", "gateway", "importer", "telemetry"},
-    {"lanes", "backlog", "breaker", "intake", "consumer", "sweeper", "switches", "batches", "tally"},
+    {"lanes", "backlog", "breaker", "intake", "consumer", "remote", "sweeper", "switches", "batches", "tally"},
     {"probing", "metrics", "recovery"},
     {"health"},
     {"recorder", "trouble"},

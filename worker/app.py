@@ -10,7 +10,7 @@ from typing import Any, Final
 from celery import signals
 from celery.exceptions import SecurityWarning
 
-from worker import consumer, intake, messages, telemetry
+from worker import consumer, intake, messages, remote, telemetry
 from worker.broker import make_celery
 from worker.errors import GuardRefused, RefundError, SettingsError, StoreUnavailable
 from worker.runtime import THREADS_BESIDE_CALLS, Runtime
@@ -54,6 +54,7 @@ def _start(sender: Any, **_: Any) -> None:
     # The loop's thread would not survive a fork, and only threads let one loop serve all tasks.
     if "thread" not in getattr(sender.pool_cls, "__module__", ""):
         raise _end(SettingsError("the worker runs on threads only: start it with '-P threads', or as 'refunds worker'"))
+    remote.restrict(control=settings.remote_control)
     try:
         runtime.start()
     except RefundError as error:

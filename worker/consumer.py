@@ -48,10 +48,15 @@ def _refuses(name: str) -> Callable[[object], bytes]:
 class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no types
     """Celery's consumer; each message is rebuilt before Celery sees it, and kept if it cannot be understood."""
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        # At a start it would ask the other workers which messages to drop, and believe whoever answers.
+        alone = {"without_mingle": True, "without_gossip": True}
+        super().__init__(*arguments, **named | {"worker_options": {**(named.get("worker_options") or {}), **alone}})
+
     def create_task_handler(self, *arguments: Any, **named: Any) -> Callable[[Any], None]:
         """Return what is called with each message of a task queue; it raises only for a broker that is away."""
         handle = super().create_task_handler(*arguments, **named)
-        errors = (*self.connection_errors, *self.connection.channel_errors, OSError, MemoryError)
+        errors = (*self.connection_errors, *self.channel_errors, OSError, MemoryError)
         # kombu counts a KeyError among those of a connection.
         machine = tuple(kind for kind in errors if kind is not KeyError)
 

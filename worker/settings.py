@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     max_amount: int | None = Field(default=None, gt=0)
     heartbeat_file: Path | None = None
     backlog_warning: int = Field(default=100_000, gt=0)
+    remote_control: bool = False
 
     @field_validator("redis_url", "broker_url")
     @classmethod
@@ -82,10 +83,10 @@ class Settings(BaseSettings):
             raise PydanticCustomError("socket", "must name the socket's file, as in unix:///run/redis.sock")
         return value
 
-    @field_validator("live", "allow_http", mode="before")
+    @field_validator("live", "allow_http", "remote_control", mode="before")
     @classmethod
     def _true_or_false(cls, value: Any) -> Any:
-        # What lets real money move, or a key leave in the clear, is said in one way: never by a 1 or a yes.
+        # What lets real money move, a key leave in the clear, or others stop a worker is said in one way: never by a 1.
         if isinstance(value, str):
             value = {"true": True, "false": False}.get(value.lower())
         if not isinstance(value, bool):

@@ -1,5 +1,7 @@
 """Keep one child process running: restart it when it dies, end it in good order when told, wait for what it finishes.
 
+A child that ends with 0 was told to, and is not started again.
+
 The child is started in a session of its own, so that a Ctrl-C at the terminal reaches the supervisor alone: Celery
 would take a second one as an order to drop what is in flight.
 """
@@ -27,7 +29,7 @@ Say = Callable[[str], None]
 
 
 class Supervisor:
-    """Runs `command` until told to stop, or until it ends with one of the codes in `final`."""
+    """Runs `command` until told to stop, or until it ends with 0 or one of the codes in `final`."""
 
     def __init__(
         self,
@@ -61,6 +63,9 @@ class Supervisor:
                     return self._ended(code)
                 if code in self.final:
                     return code
+                if code == 0:
+                    self.say("the worker process was told to end, by remote control or a signal of its own, and has")
+                    return 0
                 if time.monotonic() - started >= self.steady_seconds:
                     pause = self.first_pause
                 self.say(f"the worker process ended by itself ({_how(code)}): starting it again in {pause:g} s")

@@ -109,11 +109,12 @@ def test_the_pause_between_starts_grows_to_its_limit() -> None:
         assert pauses == ["0.01", "0.02", "0.04", "0.04", "0.04"]
 
 
-def test_a_child_that_ends_without_being_told_is_started_again_even_if_in_good_order() -> None:
+def test_a_child_that_was_told_to_end_is_not_started_again() -> None:
     with supervising("print('ready', flush=True)") as watched:
         watched.line("ready")
-        assert "exit code 0" in watched.line("the worker process ended")
-        watched.line("ready")
+        watched.line("the worker process was told to end")
+        assert watched.ended() == 0
+        assert watched.seen.count("ready") == 1
 
 
 def test_a_child_that_found_wrong_settings_or_a_guard_is_not_started_again() -> None:
@@ -172,7 +173,7 @@ def test_a_child_that_is_killed_while_it_finishes_is_no_good_order(tmp_path: obj
 
 
 def test_a_stop_between_two_children_starts_no_third() -> None:
-    with supervising("print('ready', flush=True)", pause=60) as watched:
+    with supervising("print('ready', flush=True); raise SystemExit(1)", pause=60) as watched:
         watched.line("the worker process ended")
         watched.signal(signal.SIGTERM)
         assert watched.ended() == 0
