@@ -85,10 +85,10 @@ def list_all(*, limit: int = 20, as_json: bool = False) -> int:
 
 def _listing(page: Sequence[Batch]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("batch", overflow="fold")
+    table.add_column("batch", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for name in ("refunds", *_STATUSES, "review", "moving"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("imported", no_wrap=True)
     table.add_column("file", overflow="fold")
     for each in page:

@@ -34,7 +34,8 @@ def say_errors(source: Source, summary: Summary, end: str, kind: str = "error") 
     """Write the first errors as a table and all of them by code; `end` says what follows from them."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in _COLUMNS:
-        table.add_column(column, overflow="fold", justify="right" if column == "line" else "left")
+        text = column == "rule"
+        table.add_column(column, overflow="fold", no_wrap=not text, justify="right" if column == "line" else "left")
     for error in summary.first_errors:
         table.add_row(*(render.plain(getattr(error, column)) for column in _COLUMNS))
     render.put(table, stream=sys.stderr)
@@ -171,6 +172,6 @@ def say_known(compared: Compared, options: ImportOptions) -> None:
     if failed := compared.statuses.get("failed", 0):
         mended = "--attempt 2" if options.id_from else "a new id"
         note(
-            f"{counted(failed, 'of them', 'of them')} failed before: 'refunds batch retry ID' sends "
+            f"{failed:,} of them failed before: 'refunds batch retry ID' sends "
             f"{verb(failed, 'it', 'them')} again as {verb(failed, 'it is', 'they are')}; a mended row needs {mended}"
         )

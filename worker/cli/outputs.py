@@ -11,6 +11,7 @@ from typing import IO, Final
 import click
 
 from worker.cli.session import note
+from worker.cli.words import counted
 from worker.errors import InputError
 
 RESULT_ROWS: Final = "with what became of each"
@@ -48,7 +49,7 @@ def output(file: str, target: Path | None) -> Iterator[Write]:
                 part.replace(target)
         except OSError as error:
             raise InputError(f"{target} cannot be written: {error.strerror}") from None
-        note(f"{rows:,} rows {what}: {target}")
+        note(f"{counted(rows, 'row')} {what}: {target}")
 
     try:
         yield write

@@ -12,6 +12,7 @@ from typing import Any, Final, TextIO
 
 import click
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -56,18 +57,39 @@ def console(stream: TextIO) -> Console:
 
 
 def put(*things: RenderableType, stream: TextIO | None = None) -> None:
-    """Write to stdout, or another stream; lines that go to no terminal end where their text does."""
+    """Write to stdout, or another stream; lines that go to no terminal end where their text does.
+
+    An id is never wrapped: a table that is wider than the terminal is left to the terminal, which copies as one line.
+    """
     target = stream or sys.stdout
     out = console(target)
     if out.is_terminal:
+        width = out.width
         for thing in things:
-            out.print(thing)
+            if isinstance(thing, Table):
+                out.width = max(width, _least_width(out, thing))
+                out.print(thing)
+                out.width = width
+            else:
+                out.print(thing, soft_wrap=True)
         return
     with out.capture() as captured:
         for thing in things:
             out.print(thing)
     for line in captured.get().splitlines():
         click.echo(line.rstrip(), file=target)
+
+
+def _least_width(out: Console, table: Table) -> int:
+    """Return the width in which no word of a table is wrapped, and nothing at all in a column that is not to be."""
+    padding = table.padding[1] + table.padding[3]
+    width = 0
+    for column in table.columns:
+        cells = [
+            Measurement.get(out, out.options.update(width=_UNBOUND), cell) for cell in (column.header, *column.cells)
+        ]
+        width += padding + max(cell.maximum if column.no_wrap else cell.minimum for cell in cells)
+    return width
 
 
 def heading(text: str) -> Text:
@@ -156,10 +178,10 @@ def listing(refunds: Sequence[Refund]) -> Table:
     """Return refunds as a table, one a row."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("refund", "state", "payment"):
-        table.add_column(name, overflow="fold")
-    table.add_column("amount", justify="right")
+        table.add_column(name, no_wrap=True)
+    table.add_column("amount", justify="right", no_wrap=True)
     table.add_column("changed", no_wrap=True)
-    table.add_column("what", overflow="fold")
+    table.add_column("what", no_wrap=True)
     for refund in refunds:
         what = refund.error_code if refund.error_code is not None else refund.provider_refund_id
         table.add_row(
