@@ -37,6 +37,28 @@ def test_a_folder_is_no_heartbeat_file(tmp_path: Path) -> None:
         Heartbeat(tmp_path).begin()
 
 
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    precious, path = tmp_path / "precious", tmp_path / "heartbeat"
+    path.symlink_to(precious)
+    for there in (False, True):
+        if there:
+            precious.touch()
+            os.utime(precious, (0, 0))
+        with pytest.raises(SettingsError, match="it is a symbolic link"):
+            Heartbeat(path).begin()
+        assert precious.exists() == there
+    assert precious.stat().st_mtime == 0
+
+
+def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        Heartbeat(tmp_path / "heartbeat").begin()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "heartbeat").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_file_that_is_lost_and_found_later_is_told_once_each_time(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

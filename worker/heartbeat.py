@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -39,11 +42,18 @@ class Heartbeat:
         """Touch the file and return why that failed, None where it did not."""
         if self._path is None:
             return None
-        if self._path.is_dir():
-            # A folder can be touched, too, and whoever else writes in it would keep it fresh.
-            return "it is a folder"
         try:
-            self._path.touch()
+            with suppress(FileExistsError):
+                os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                return None
+            mode = self._path.lstat().st_mode
+            if stat.S_ISDIR(mode):
+                # A folder can be touched, too, and whoever else writes in it would keep it fresh.
+                return "it is a folder"
+            if stat.S_ISLNK(mode):
+                # It may lead to a file of somebody else's choice.
+                return "it is a symbolic link"
+            os.utime(self._path, follow_symlinks=False)
         except OSError as error:
             return error.strerror or str(error)
         return None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 from pathlib import Path
 
 import pytest
 
-from tests.cli.commanding import Cli
+from tests.cli.commanding import Cli, Records
 from tests.importer.files import workbook
 
 GOOD = "refund_id,payment_intent,amount\nrow-1,pi_1,500\n"
@@ -88,3 +90,65 @@ def test_a_file_whose_name_is_no_text_is_imported(cli: Cli, tmp_path: Path) -> N
     name = os.fsdecode(b"season-\xff.csv")
     ran = cli("import", a_file(tmp_path, GOOD, name), "--json")
     assert (ran.code, ran.object["file"]) == (0, r"season-\udcff.csv")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("option", ["--errors", "--result"])
+def test_what_a_command_leaves_behind_is_for_its_owner_alone(cli: Cli, tmp_path: Path, option: str) -> None:
+    target = tmp_path / "bad.csv"
+    target.write_text("of an earlier run")
+    target.chmod(0o644)
+    before = os.umask(0)
+    try:
+        assert cli("import", a_file(tmp_path, BAD), option, str(target)).code == 3
+    finally:
+        os.umask(before)
+    assert ("amount_zero" in target.read_text(), mode(target)) == (True, 0o600)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.csv", "season.csv"]
+
+
+@pytest.mark.parametrize("option", ["--errors", "--result"])
+def test_a_link_that_somebody_has_laid_beside_it_is_not_followed(cli: Cli, tmp_path: Path, option: str) -> None:
+    precious, target = tmp_path / "precious", tmp_path / "bad.csv"
+    precious.write_text("precious")
+    for name in ("bad.csv.part", ".bad.csv.part", "bad.csv"):
+        (tmp_path / name).symlink_to(precious)
+    assert cli("import", a_file(tmp_path, BAD), option, str(target)).code == 3
+    assert precious.read_text() == "precious"
+    assert ("amount_zero" in target.read_text(), target.is_symlink()) == (True, False)
+    assert (tmp_path / "bad.csv.part").is_symlink()
+
+
+def test_a_batchs_result_in_a_file_is_for_its_owner_alone(cli: Cli, tmp_path: Path) -> None:
+    file, target = a_file(tmp_path, GOOD), tmp_path / "result.csv"
+    cli("import", file, "--batch", "b-1")
+    assert cli("batch", "result", "b-1", "--input", file, "--output", str(target)).code == 0
+    assert mode(target) == 0o600
+
+
+def test_a_command_that_is_refused_leaves_no_part_of_a_file(cli: Cli, tmp_path: Path) -> None:
+    file = a_file(tmp_path, "refund_id,payment_intent,amount\nrow-1,pi_1,1e3,x\n")
+    assert cli("import", file, "--result", str(tmp_path / "r.csv"), "--errors", str(tmp_path / "e.csv")).code == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["season.csv"]
+
+
+def test_a_name_as_long_as_names_may_be_is_written(cli: Cli, tmp_path: Path) -> None:
+    target = tmp_path / ("b" * 251 + ".csv")
+    assert cli("import", a_file(tmp_path, BAD), "--errors", str(target)).code == 3
+    assert "amount_zero" in target.read_text()
+
+
+def test_a_result_that_cannot_be_written_at_the_end_takes_nothing_back(
+    cli: Cli, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("worker.cli.files.write_result", full)
+    ran = cli("import", a_file(tmp_path, GOOD), "--result", str(tmp_path / "r.csv"))
+    assert (ran.code, records.get("row-1").amount) == (1, 500)
+    assert "No space left on device; what was accepted stays so: 'refunds batch result' writes it elsewhere" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["season.csv"]

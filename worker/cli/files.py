@@ -13,7 +13,7 @@ import click
 from worker import batches
 from worker.batches import Compared, Opening
 from worker.cli import render
-from worker.cli.exits import DONE, NOTHING_TO_DO, REFUSED, REJECTED
+from worker.cli.exits import DONE, INTERNAL, NOTHING_TO_DO, REFUSED, REJECTED
 from worker.cli.filefacts import facts_of, put_facts, records_of
 from worker.cli.filesays import (
     NOTHING,
@@ -35,7 +35,7 @@ from worker.cli.reading import reading, reading_options, require_fitting, stored
 from worker.cli.session import note, opened
 from worker.cli.words import counted, verb
 from worker.client import Refunds
-from worker.errors import GuardRefused, StoreUnavailable
+from worker.errors import GuardRefused, InputError, StoreUnavailable
 from worker.importer import (
     Source,
     Summary,
@@ -218,7 +218,11 @@ def _judged(
             return code or hindrance
         code = _import(refunds, source, validation, asked)
         if code != REFUSED:
-            write_all(lambda out: write_result(source, validation, refunds.get_many, out), RESULT_ROWS)
+            try:
+                write_all(lambda out: write_result(source, validation, refunds.get_many, out), RESULT_ROWS)
+            except InputError as error:
+                note(f"error: {error}; what was accepted stays so: 'refunds batch result' writes it elsewhere")
+                return INTERNAL
         return code
 
 

@@ -1,8 +1,14 @@
-"""Files that a command leaves behind: known to be writable before anything is done, and never seen half written."""
+"""Files that a command leaves behind: known to be writable before anything is done, and never seen half written.
+
+They hold customers' data, so only their owner may read them, and what is written goes to a file that nobody can have
+laid there before.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +20,7 @@ from worker.cli.session import note
 from worker.cli.words import counted
 from worker.errors import InputError
 
+_NAME: Final = 40
 RESULT_ROWS: Final = "with what became of each"
 Fill = Callable[[IO[str]], int]
 """Writes rows and says how many."""
@@ -30,13 +37,12 @@ def output(file: str, target: Path | None) -> Iterator[Write]:
     if target is None:
         yield lambda *_: None
         return
-    if file != "-" and target.exists() and target.samefile(file):
-        raise InputError(f"{target} is the file to be read: give what is written a name of its own")
-    # A device or a pipe, such as the shell's >(…), is written to and never put aside.
-    plain = target.is_file() or not target.exists()
-    part = target.with_name(f"{target.name}.part") if plain else target
     try:
-        out = part.open("w", encoding="utf-8", newline="")
+        if file != "-" and target.exists() and target.samefile(file):
+            raise InputError(f"{target} is the file to be read: give what is written a name of its own")
+        # A device or a pipe, such as the shell's >(…), is written to and never put aside.
+        plain = target.is_file() or not target.exists()
+        out, part = _part(target) if plain else (target.open("w", encoding="utf-8", newline=""), target)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror}") from None
 
@@ -57,6 +63,12 @@ def output(file: str, target: Path | None) -> Iterator[Write]:
         out.close()
         if plain:
             part.unlink(missing_ok=True)
+
+
+def _part(target: Path) -> tuple[IO[str], Path]:
+    """Open a file beside the target: a new one, under a name that nobody can guess, for its owner alone."""
+    descriptor, name = tempfile.mkstemp(prefix=f"{target.name[:_NAME]}.", suffix=".part", dir=target.parent)
+    return os.fdopen(descriptor, "w", encoding="utf-8", newline=""), Path(name)
 
 
 def forget(target: Path | None) -> None:
