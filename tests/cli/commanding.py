@@ -93,8 +93,12 @@ class Records:
     def sending(self, refund_id: str, **fields: Any) -> Refund:
         """A refund that a worker has claimed."""
         self.queued(refund_id, **fields)
-        seq = self.store.run(calls.load(refund_id)).seq
-        claim = self.store.run(calls.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45), seq=seq))
+        loaded = self.store.run(calls.load(refund_id))
+        # As a worker does that has just read the payment.
+        seen: dict[str, Any] = {"seq": loaded.seq}
+        if loaded.refund is not None and loaded.refund.asked_currency is not None:
+            seen["currency_checked"] = True
+        claim = self.store.run(calls.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45), **seen))
         assert claim.claimed, claim.result
         return self.get(refund_id)
 

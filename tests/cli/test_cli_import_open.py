@@ -165,7 +165,7 @@ def test_the_summary_says_what_each_column_is_used_as(cli: Cli, tmp_path: Path) 
         {"column": "Payment ID", "use": "payment_intent"},
         {"column": "amount", "use": "amount"},
         {"column": "Comment", "use": "ignored"},
-        {"column": "status", "use": "result"},
+        {"column": "status", "use": "ignored"},
     ]
     out = cli("import", file, *options).out
     for line in (
@@ -173,7 +173,7 @@ def test_the_summary_says_what_each_column_is_used_as(cli: Cli, tmp_path: Path) 
         "'Payment ID' used as payment_intent",
         "'amount' used as amount, in minor units",
         "'Comment' ignored",
-        "'status' ignored: it tells of an earlier result",
+        "'status' ignored",
     ):
         assert line in out
 

@@ -163,6 +163,21 @@ def test_a_files_own_column_called_amount_refunded_is_no_result_and_is_kept(file
     assert files.take(result, ignore_extra=True).requests == files.take(text, ignore_extra=True).requests
 
 
+@pytest.mark.parametrize("name", ["refunds.csv", "refunds.jsonl"])
+def test_a_files_own_status_is_kept_and_its_result_is_valid_input(name: str, files: Files) -> None:
+    text = "id,pi,amount,Status\na,pi_1,500,Paid\n"
+    if name.endswith("jsonl"):
+        text = json.dumps({"id": "a", "pi": "pi_1", "amount": 500, "Status": "Paid"}) + "\n"
+    done = a_refund(Stage.SETTLED, refund_id="a", status=Status.SUCCEEDED)
+    result = files.result(text, [done], name)
+    again = files.result(result, [done], name)
+    for written in (result, again):
+        assert "Status (file)" in written
+        assert written.count("Paid") == written.count("succeeded") == 1
+        assert files.take(written, name).requests == files.take(text, name).requests
+    assert again == result
+
+
 @pytest.mark.parametrize(
     ("amount", "currency", "decimal", "written"),
     [

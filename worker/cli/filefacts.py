@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -39,7 +40,7 @@ _LABELS: Final = {
     "earlier_batch": "imported before as",
     "batch_id": "batch",
     "created": "accepted",
-    "time": "time",
+    "time": "time to send",
     "succeeded": "succeeded",
     "failed": "failed",
     "canceled": "canceled",
@@ -111,7 +112,7 @@ def put_facts(facts: Mapping[str, Any], *, as_json: bool) -> None:
 
 def _read_with(decimals: Mapping[str, int], _facts: object) -> Rows:
     read = (f"{currency.upper()} with {counted(number, 'decimal')}" for currency, number in decimals.items())
-    return [("read", ", ".join(read))]
+    return [("amounts read", ", ".join(read))]
 
 
 def _each(label: str) -> Callable[[Mapping[str, int], object], Rows]:
@@ -145,19 +146,23 @@ def amount_rows(amounts: Mapping[str, int], unit: AmountUnit) -> Rows:
 
 
 def _column_rows(columns: Sequence[Mapping[str, str]], unit: AmountUnit, decimal: str) -> Rows:
+    """Return a line for each column, and one for all that an earlier result wrote."""
     lines: list[str] = []
+    uses = Counter(each["use"] for each in columns)
     ignored = 0
     for each in columns:
         name, use = each["column"], each["use"]
         ignored += use == IGNORED
-        if use != IGNORED or ignored <= _MOST_IGNORED:
-            lines.append(f"{name!r} {_used(use, unit, decimal)}" if name else f"a column without a name {use}")
+        if use != USED_BY_RESULT and (use != IGNORED or ignored <= _MOST_IGNORED):
+            lines.append(f"{repr(name) if name else 'a column without a name'} {_used(name, use, unit, decimal)}")
     if ignored > _MOST_IGNORED:
         lines.append(f"and {counted(ignored - _MOST_IGNORED, 'more column')} ignored")
+    if results := uses[USED_BY_RESULT]:
+        lines.append(f"{counted(results, 'column')} of an earlier result ignored")
     return [("" if place else "columns", line) for place, line in enumerate(lines)]
 
 
-def _used(use: str, unit: AmountUnit, decimal: str) -> str:
+def _used(name: str, use: str, unit: AmountUnit, decimal: str) -> str:
     if use == "amount":
         return f"used as amount, in {unit} units{' with a decimal comma' if decimal == 'comma' else ''}"
     if use.startswith("metadata"):
@@ -165,9 +170,7 @@ def _used(use: str, unit: AmountUnit, decimal: str) -> str:
     made, _, key = use.partition(", ")
     if made == USED_FOR_ID:
         return f"used for the id, sent along as {key}" if key else "used for the id"
-    if use == USED_BY_RESULT:
-        return "ignored: it tells of an earlier result"
-    return use if use == IGNORED else f"used as {use}"
+    return use if use == IGNORED else "used" if name == use else f"used as {use}"
 
 
 _PARTS: Final[Mapping[str, Callable[[Any, Any], Rows]]] = {

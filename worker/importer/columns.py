@@ -63,7 +63,7 @@ _REFUNDED: Final = frozenset({"amount_refunded", "currency_refunded"})
 _SIGN_OF_RESULT: Final = frozenset(RESULT_COLUMNS) - _REFUNDED - {"refund_id"}
 FAILED_COLUMNS: Final = ("line", "column", "code", "value", "rule")
 OWN_COLUMN: Final = " (file)"
-"""What a file of failed rows appends to the input's own column where it is called like one of `FAILED_COLUMNS`."""
+"""What is appended to the input's own column if it is called like one that is written beside it."""
 _METADATA: Final = "metadata."
 _ANOTHER: Final = "another"
 _BRACKET: Final = re.compile(r"[\[\]]")
@@ -169,7 +169,7 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
     `metadata` holds an object.
     """
     fields = _fields_in(names, options)
-    results = result_columns(fields)
+    passed_over, ours = _passed_over(fields), result_columns(fields)
     wanted = id_fields(options)
     sent_along = _sent_along(wanted)
     places: dict[str, int] = {}
@@ -180,8 +180,9 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
         if field is None:
             continue
         usable = field in FIELDS or (objects and field == "metadata") or field.startswith(_METADATA) or field in wanted
-        known = usable or field in results
-        uses.append(Use(name.strip(), _use(field, sent_along, usable=usable, known=known)))
+        known = usable or field in passed_over
+        unused = USED_BY_RESULT if field in ours else IGNORED
+        uses.append(Use(name.strip(), _use(field, sent_along) if usable else unused))
         if not known and options.ignore_extra:
             continue
         if not field:
@@ -191,7 +192,8 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
             rule = f"says the same as column {names[first]!r}: keep one of them"
             problems.append(ColumnProblem(column=name, place=place + 1, code="duplicate_column", rule=rule))
         elif not known:
-            rule = f"is not a known column: {_hint(name, field, fields, options)}"
+            rule = _unknown(name, field, fields, options)
+            rule += f"; {IGNORE_HINT}" if objects else ""
             problems.append(ColumnProblem(column=name, place=place + 1, code="unknown_column", rule=rule))
         elif usable:
             places[field] = place
@@ -217,9 +219,16 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
 
 
 def result_columns(fields: Iterable[str | None]) -> frozenset[str]:
-    """Return the columns of a result file that a file with these fields may have."""
-    columns = frozenset(RESULT_COLUMNS)
-    return columns if set(fields) >= _SIGN_OF_RESULT else columns - _REFUNDED
+    """Return the columns that a result has written into a file with these fields: the others are the file's own."""
+    return frozenset(RESULT_COLUMNS) if set(fields) >= _SIGN_OF_RESULT else frozenset({"refund_id"})
+
+
+def _passed_over(fields: Iterable[str | None]) -> frozenset[str]:
+    """Return the columns that are passed over in a file with these fields without being asked about."""
+    fields = set(fields)
+    if fields >= _SIGN_OF_RESULT:
+        return frozenset(RESULT_COLUMNS) | {plain_name(f"{column}{OWN_COLUMN}") for column in RESULT_COLUMNS}
+    return frozenset(RESULT_COLUMNS) - _REFUNDED
 
 
 def _sent_along(wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -229,11 +238,10 @@ def _sent_along(wanted: tuple[str, ...]) -> tuple[str, ...]:
     return keys if fit and RESERVED_METADATA.isdisjoint(keys) else ()
 
 
-def _use(field: str, sent_along: tuple[str, ...], *, usable: bool, known: bool) -> str:
-    if usable:
-        used_for_id = f"{USED_FOR_ID}, {_METADATA}{field}" if field in sent_along else USED_FOR_ID
-        return field if _sent(field) or field == "metadata" else used_for_id
-    return USED_BY_RESULT if known else IGNORED
+def _use(field: str, sent_along: tuple[str, ...]) -> str:
+    if _sent(field) or field == "metadata":
+        return field
+    return f"{USED_FOR_ID}, {_METADATA}{field}" if field in sent_along else USED_FOR_ID
 
 
 def _fields_in(names: tuple[str, ...], options: ImportOptions) -> tuple[str | None, ...]:
@@ -245,21 +253,21 @@ def _fields_in(names: tuple[str, ...], options: ImportOptions) -> tuple[str | No
     return (*[None] * told, *fields_of((name.strip().removesuffix(OWN_COLUMN) for name in names[told:]), options))
 
 
-_IGNORE: Final = "to read over columns with unknown names, say --ignore-extra"
+IGNORE_HINT: Final = "to read over columns with unknown names, say --ignore-extra"
 
 
-def _hint(name: str, field: str, fields: tuple[str | None, ...], options: ImportOptions) -> str:
-    """Return what to do about a column with an unknown name."""
+def _unknown(name: str, field: str, fields: tuple[str | None, ...], options: ImportOptions) -> str:
+    """Return what is wrong with a column of an unknown name, and what it may be."""
     if field.startswith(_ANOTHER):
         found = field.removeprefix(_ANOTHER).strip()
         header = next(header for said, header in options.columns if said == found)
-        return f"--column names {header.strip()!r} for the {found}, so this one is not used; {_IGNORE}"
+        return f"is not used, since --column names {header.strip()!r} for the {found}"
     if field == "metadata":
-        return f"give one column metadata.KEY for each key; {_IGNORE}"
+        return "is not a known column: give one column metadata.KEY for each key"
     like = field_like(name)
     if like is not None and like not in fields:
-        return f"if it is the {like}, say {column_option(like, name)}; {_IGNORE}"
-    return _IGNORE
+        return f"is not a known column: if it is the {like}, say {column_option(like, name)}"
+    return "is not a known column"
 
 
 def _sent(field: str) -> bool:

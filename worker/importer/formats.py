@@ -15,7 +15,7 @@ import zipfile
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from worker.importer.cells import BLANKS, is_blank, spreadsheet_value, text_of, unguarded
-from worker.importer.columns import ALIASES, columns_of, fields_of
+from worker.importer.columns import ALIASES, IGNORE_HINT, columns_of, fields_of
 from worker.importer.options import DELIMITERS
 from worker.importer.sources import Source, read_block
 
@@ -171,10 +171,11 @@ def _named(cells: list[str]) -> list[str]:
 def _header(source: Source, names: Sequence[str], line: int) -> tuple[str, ...]:
     problems = columns_of(tuple(names), source.options, objects=False).problems
     told = [f"column {problem.column.strip()!r} {problem.rule}" for problem in problems]
+    hint = [IGNORE_HINT] if any(problem.code == "unknown_column" for problem in problems) else []
     if len(told) == 1:
-        raise source.problem(told[0], line=line, column=problems[0].place)
+        raise source.problem("; ".join([*told, *hint]), line=line, column=problems[0].place)
     if told:
-        raise source.problem("\n  ".join(["the columns cannot be used as they are:", *told]), line=line)
+        raise source.problem("\n  ".join(["the columns cannot be used as they are:", *told, *hint]), line=line)
     return tuple(names)
 
 
