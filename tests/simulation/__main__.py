@@ -6,15 +6,16 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import click
 
 from tests.simulation.faults import EVERY_FAULT
+from tests.simulation.odd import FAMILIES, ON
 from tests.simulation.plan import plan_for
 from tests.simulation.planted import BUGS, planted
-from tests.simulation.runner import MOST_SHOWN, Report, arena, play, wire_to_server
+from tests.simulation.runner import MOST_SHOWN, Report, Who, arena, play, wire_to_server
 from tests.simulation.secrets import log_taken
 from tests.simulation.sources import SEEN_IN
 
@@ -28,10 +29,12 @@ ENOUGH_SEEDS: Final = 400
 @click.option("--minutes", type=float, help="Play as many as fit into this.")
 @click.option("--start", default=1, show_default=True, help="The first seed.")
 @click.option("--seed", type=int, help="Play this one alone and show what happened.")
-@click.option("--bug", type=click.Choice(sorted(BUGS)), help="With --seed: with this bug planted.")
+@click.option("--bug", type=click.Choice(sorted(BUGS)), help="With --seed: planted there. With --bugs: hunted alone.")
 @click.option("--bugs", is_flag=True, help="Hunt every planted bug.")
 @click.option("--naive", is_flag=True, help="Play the control instead.")
 @click.option("--wide", is_flag=True, help="With what is known to be open, too.")
+@click.option("--with", "families", multiple=True, type=click.Choice(sorted(FAMILIES)), help="Of what is odd, this.")
+@click.option("--plain", is_flag=True, help="With nothing odd at all.")
 def main(
     *,
     seeds: int | None,
@@ -42,27 +45,30 @@ def main(
     bugs: bool,
     naive: bool,
     wide: bool,
+    families: tuple[str, ...],
+    plain: bool,
 ) -> None:
     """Play refunds under simulated faults; exit 1 where the judge found anything, or a kind of fault never fired."""
-    if bug is not None and seed is None:
+    if bug is not None and seed is None and not bugs:
         raise click.UsageError("--bug plants it into one world: name that with --seed, or hunt all with --bugs")
+    odd = () if plain else families or ON
     if bugs and (naive or wide or minutes is not None):
         raise click.UsageError("--bugs goes with --seeds alone: how many each may take")
     # Ended by a signal, it still ends the servers that it has started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if seed is not None:
-        sys.exit(_replay(seed, bug, wide=wide, naive=naive))
+        sys.exit(_replay(seed, bug, wide=wide, naive=naive, families=odd))
     if bugs:
-        sys.exit(_hunt(seeds or 1000))
+        sys.exit(_hunt([bug] if bug is not None else [*BUGS], seeds or 1000))
     began = time.monotonic()
     most = seeds or (5000 if minutes is None else MOST_SEEDS)
     seconds = math.inf if minutes is None else minutes * 60
     with arena() as here:
-        report = here.play(
-            start, start + most, who="naive" if naive else "ours", wide=wide, seconds=seconds, told=_telling()
-        )
+        who: Who = "naive" if naive else "ours"
+        report = here.play(start, start + most, who=who, wide=wide, families=odd, seconds=seconds, told=_telling())
     # So many seeds meet every kind of fault; fewer are a look at a few of them.
-    never = [name for name in EVERY_FAULT if not report.fired[name]] if report.seeds >= ENOUGH_SEEDS else []
+    whole = report.seeds >= ENOUGH_SEEDS and set(odd) >= ON
+    never = [name for name in EVERY_FAULT if not report.fired[name]] if whole else []
     _show(report, start, time.monotonic() - began)
     if never:
         click.echo(f"never fired: {', '.join(never)}")
@@ -82,19 +88,20 @@ def _telling() -> Callable[[Report], None]:
     return told
 
 
-def _replay(seed: int, bug: str | None, *, wide: bool, naive: bool) -> int:
+def _replay(seed: int, bug: str | None, *, wide: bool, naive: bool, families: Collection[str]) -> int:
     with log_taken(), planted(bug), wire_to_server() as wire:
-        result = play(seed, wire, who="naive" if naive else "ours", wide=wide, tracing=True)
-    click.echo(plan_for(seed, wide=wide).summary())
+        who: Who = "naive" if naive else "ours"
+        result = play(seed, wire, who=who, wide=wide, families=families, tracing=True)
+    click.echo(plan_for(seed, wide=wide, families=families).summary())
     click.echo("\n".join(result.trace))
     click.echo("\n".join(result.violations) or "nothing was broken")
     return 1 if result.violations else 0
 
 
-def _hunt(most: int) -> int:
+def _hunt(names: Sequence[str], most: int) -> int:
     missed = 0
     with arena() as here:
-        for name in BUGS:
+        for name in names:
             caught = here.hunt(name, most=most)
             missed += caught is None
             found = "missed" if caught is None else f"seed {caught.seed}: {caught.violations[0][:90]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.simulation.odd import ON
 from tests.simulation.plan import BEFALLS, FAMILIES, MESSAGE_FAULTS, REDIS_FAULTS
 from tests.simulation.provider_seam import READS
 
@@ -49,6 +50,18 @@ PEOPLE: Final = (
     "resolved_succeeded",
     "retried_by_caller",
 )
+ODD: Final = {
+    "others": ("others_before", "others_between", "others_meanwhile", "others_fell_back", "ours_fell_back"),
+    "adopted": ("reply_of_another",),
+    "numbers": ("odd_number",),
+    "words": ("other_spelling", "unknown_word"),
+    "texts": ("odd_text",),
+    "shapes": ("odd_shape",),
+    "lag": ("missing_for_a_while", "stale_status", "stale_totals"),
+    "unlabelled": ("list_unlabelled",),
+    "stubborn": ("stubborn_429",),
+}
+"""What fires in a world of each family of `odd`."""
 EVERY_FAULT: Final = (
     *(name for family in FAMILIES.values() for name in family),
     *(f"read_{name}" for name in READS),
@@ -58,4 +71,5 @@ EVERY_FAULT: Final = (
     *(f"{what} {where}" for what in BEFALLS for where in POINTS),
     *OTHERS,
     *PEOPLE,
+    *(name for family in sorted(ON) for name in ODD[family]),
 )

@@ -6,24 +6,29 @@ at its first.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tests.simulation.batch_judge import BatchJudge, Move
+from tests.simulation.bounds_judge import TEXTS, BoundsJudge
 from tests.simulation.brakes_judge import BrakesJudge
 from tests.simulation.failing_judge import VERDICTS, why_it_may_not_fail
 from tests.simulation.known import Known, Post
+from tests.simulation.money_judge import STANDING, MoneyJudge
 from tests.simulation.secrets import leaks
 from tests.simulation.snapshot import BUCKETS, FIELDS
 from worker.model import Stage
 from worker.policy import TRANSITIONS, Rules
 
 if TYPE_CHECKING:
-    from worker.sandbox.bank import Bank
+    from worker.sandbox.bank import Bank, SandboxRefund
 
-STANDING: Final = frozenset({"pending", "succeeded"})
+PAYMENT_ROWS: Final = 3
+"""Rows of the snapshot for each payment."""
+COUNTED: Final = ("settled:", "amount:", "open:")
 HOLDS_LOCK: Final = frozenset({"sending", "in_doubt"})
 
 
@@ -38,6 +43,9 @@ class Judge:
     """The server's clock."""
     rate: float = 0.0
     """Calls a second that all workers may make, 0 for any number."""
+    pending_in_totals: bool = False
+    lag: float = 0.0
+    """Seconds by which what the provider shows may be late, within its guarantee."""
     violations: list[str] = field(default_factory=list)
     refunds: dict[str, Known] = field(default_factory=dict)
     payments: list[str] = field(default_factory=list)
@@ -48,6 +56,8 @@ class Judge:
     """Refunds made again after the first one of the same generation had failed at the provider by itself."""
     batches: BatchJudge = field(init=False)
     brakes: BrakesJudge = field(init=False)
+    money: MoneyJudge = field(init=False)
+    bounds: BoundsJudge = field(init=False)
     past_window: set[str] = field(default_factory=set)
     """Refunds that were not settled when their key's window had passed."""
     _snapshot: Sequence[Any] = ()
@@ -59,6 +69,14 @@ class Judge:
     def __post_init__(self) -> None:
         self.batches = BatchJudge(self.broken)
         self.brakes = BrakesJudge(self.broken, self.rate)
+        self.bounds = BoundsJudge(self.broken)
+        self.money = MoneyJudge(
+            broken=self.broken,
+            bank=self.bank,
+            rules=self.rules,
+            pending_in_totals=self.pending_in_totals,
+            lag=self.lag,
+        )
 
     def broken(self, rule: str, refund_id: str, fact: str) -> None:
         """Note a violation."""
@@ -108,14 +126,15 @@ class Judge:
                 claimed.append(refund_id)
             self._judge_record(refund_id, known, record, snapshot[place + 1])
             place += 2
-        of_batches = place + 2 * len(self.payments)
+        of_batches = place + PAYMENT_ROWS * len(self.payments)
         indexes = snapshot[of_batches + 2 * len(self.batches.ids) :]
         self.due = _scores(indexes[0])
         buckets = {name: _scores(flat) for name, flat in zip(BUCKETS, indexes[1:], strict=True)}
         self._judge_indexes(buckets)
         for payment in self.payments:
-            self._judge_payment(payment, snapshot[place], claimed)
-            place += 2
+            self._judge_payment(payment, snapshot[place : place + PAYMENT_ROWS], claimed)
+            place += PAYMENT_ROWS
+        self.money.owners(self.refunds)
         self.batches.look(snapshot[of_batches:], self._moves, self.refunds)
 
     def _judge_record(
@@ -129,7 +148,9 @@ class Judge:
         known.record = record
         for text in entries:
             self.tells_no_secret("history", refund_id, text)
-        self.tells_no_secret("error_message", refund_id, record["error_message"] or "")
+        for name in TEXTS:
+            self.tells_no_secret(name, refund_id, record[name] or "")
+        self.bounds.record(refund_id, record, entries)
         for entry in known.told.read(entries):
             self._replay(refund_id, known, entry)
         self._judge_replay(refund_id, known)
@@ -173,6 +194,8 @@ class Judge:
             known.generations, known.verdicts = known.generations + 1, 0
         known.by_person, known.last = entry.get("by") == "person", entry
         known.path.append(f"{known.moves} {target} {known.status}")
+        if target == "in_doubt":
+            self._judge_doubt(refund_id, known, entry)
         if target == "sending":
             known.lease_end = self.now_ms() + self.rules.lease // timedelta(milliseconds=1)
         elif target not in {"processing", "settled"}:
@@ -185,24 +208,37 @@ class Judge:
             for post in known.posts:
                 post.cleared = True
 
+    def _judge_doubt(self, refund_id: str, known: Known, entry: Mapping[str, Any]) -> None:
+        """Note when a doubt began and what was found of it; judge the conclusion that there is nothing to be found."""
+        if entry["from"] == "sending":
+            lapsed = known.lease_end if entry["label"] == "lease_lapsed" else None
+            known.quiet_at = min(entry["at"], lapsed or entry["at"])
+        elif entry["label"] == "found_in_totals":
+            known.found_at = entry["at"]
+        elif entry["label"] == "absence_proven":
+            self.money.absence(refund_id, self._made(refund_id), known.generations)
+
+    def _made(self, refund_id: str) -> list[SandboxRefund]:
+        """Return what the provider has made for a refund, oldest first."""
+        return [self.bank.refunds[identity] for identity in self.effects.get(refund_id, ())]
+
     def judge_settled(self, refund_id: str, record: Mapping[str, str | None]) -> None:
         """Judge a status that is said to be final, at the moment at which it is said."""
-        made = [self.bank.refunds[identity] for identity in self.effects.get(refund_id, ())]
+        made = self._made(refund_id)
         if record["status"] in {"failed", "canceled"}:
             if any(refund.status in STANDING for refund in made):
                 self.broken("false failed", refund_id, f"{record['status']}, and the ledger shows the money gone")
             return
         succeeded = [refund for refund in made if "succeeded" in self._statuses[refund.id]]
         if not succeeded:
-            self.broken("false succeeded", refund_id, f"the ledger shows {[refund.status for refund in made]}")
+            if not self.money.may_be_others(self.refunds[refund_id]):
+                self.broken("false succeeded", refund_id, f"the ledger shows {[refund.status for refund in made]}")
             return
+        self.money.stands(refund_id, self.refunds[refund_id], succeeded)
         identity = record["provider_refund_id"]
         if identity is not None and identity not in {refund.id for refund in succeeded}:
             self.broken("false succeeded", refund_id, f"{identity} is not its refund")
-        # A total does not say how much of its rise a refund of all that was left has taken.
-        unknown = record["amount"] is None and record["evidence"] == "totals" and record["all_remaining"] == "1"
-        if not unknown and record["amount"] not in {str(refund.amount) for refund in succeeded}:
-            self.broken("amount", refund_id, f"recorded {record['amount']}, moved {succeeded[-1].amount}")
+        self.money.amount(refund_id, record, succeeded)
         if record["currency"] is not None and record["currency"] != succeeded[-1].payment.currency:
             self.broken("currency", refund_id, f"recorded {record['currency']}")
 
@@ -233,13 +269,16 @@ class Judge:
             elif not settled and all(self.due[refund_id] != ids.get(refund_id) for ids in buckets.values()):
                 self.broken("index", refund_id, "due at two times")
 
-    def _judge_payment(self, payment: str, row: Sequence[Any], claimed: Sequence[str]) -> None:
+    def _judge_payment(self, payment: str, rows: Sequence[Any], claimed: Sequence[str]) -> None:
+        row, _, beside = rows
         here = {identity: known.record for identity, known in self.refunds.items() if known.payment == payment}
         holders = [identity for identity, record in here.items() if record and record["stage"] in HOLDS_LOCK]
         if any(identity in claimed and self._is_in_the_way(identity, holders) for identity in holders):
             self.broken("lock", payment, f"{holders} are in flight together")
         elif row[0] not in holders and (holders or row[0] is not None):
             self.broken("lock", payment, f"held by {row[0]}, in flight is {holders}")
+        elif stray := set(beside) - set(holders):
+            self.broken("lock", payment, f"{sorted(stray)} wait for it in doubt, and are in flight no more")
         unsettled = sum(1 for record in here.values() if record and record["stage"] != "settled")
         if int(row[1] or 0) != unsettled:
             self.broken("open", payment, f"{row[1]} open by its own count, {unsettled} by the records")
@@ -326,6 +365,7 @@ class Judge:
         entries = self.bank.ledger.entries
         for entry in entries[self._seen_entries :]:
             self._statuses.setdefault(entry["refund"], set()).add(entry["status"])
+            self.money.entered(entry)
             if entry["event"] == "effect" and entry["refund_id"] is not None:
                 self._judge_effect(entry["refund_id"], entry["refund"], entry["payment_intent"])
         self._seen_entries = len(entries)
@@ -360,6 +400,25 @@ class Judge:
                 self.broken("lost", refund_id, "accepted, and no record stands")
             elif known.record["stage"] not in {"settled", "review"}:
                 self.broken("stranded", refund_id, f"still {known.record['stage']} long after the faults stopped")
+
+    def judge_counters(self, flat: Sequence[str]) -> None:
+        """Judge what the counters are called, and that the money in them is the records'."""
+        stored = dict(zip(flat[::2], flat[1::2], strict=True))
+        self.bounds.counters(stored)
+        told = {name: int(text) for name, text in stored.items() if name.startswith(COUNTED) and int(text)}
+        counted: Counter[str] = Counter()
+        for known in self.refunds.values():
+            record = known.record
+            if not record:
+                continue
+            settled = record["stage"] == "settled"
+            if settled:
+                counted[f"settled:{record['status']}"] += 1
+            if record["amount"] is not None:
+                place = f"amount:{record['status']}" if settled else f"open:{record['stage']}"
+                counted[f"{place}:{record['currency'] or 'unknown'}"] += int(record["amount"])
+        if told != counted:
+            self.broken("counters", "-", f"they say {told}, and the records {dict(counted)}")
 
     def judge_events(self, events: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Judge the stream of events: every move of every history, in order, and no secret."""

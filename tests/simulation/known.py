@@ -68,3 +68,23 @@ class Known:
     by_person: bool = False
     """Whether the last move was a person's."""
     first_attempt_at: int | None = None
+    quiet_at: int = 0
+    """When the last attempt that may have happened had ended, and when a total first showed its amount: on the
+    server's clock, in milliseconds."""
+    found_at: int | None = None
+
+    @property
+    def asked_amount(self) -> int | None:
+        """What was asked for, None for all that is left."""
+        record = self.record
+        return None if record["all_remaining"] == "1" else int(record["amount"] or 0)
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether the record says that a refund of the provider is its own, and not only a person."""
+        record = self.record
+        return (
+            record.get("provider_refund_id") is not None
+            and record["operator_says"] is None
+            and record["stage"] in {"settled", "processing"}
+        )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, Literal
 
+from tests.simulation.odd import FAMILIES as ODD_FAMILIES
+from tests.simulation.odd import NOTHING, ON, Odd, odd_for
 from tests.simulation.provider_seam import BROKEN, MADE_UP, REFUSED, UNSENT, WRONG
 from tests.simulation.secrets import EMAIL
 from worker.policy import Rules
@@ -99,6 +102,7 @@ class Plan:
     slow_redis: bool
     heard: bool
     """Whether what is logged and put into the queue is read."""
+    odd: Odd = NOTHING
 
     def summary(self) -> str:
         """Return the plan in one line."""
@@ -108,18 +112,20 @@ class Plan:
             f"keys={self.sandbox.idempotency} settle={rules.settle.total_seconds():g}s "
             f"lease={rules.lease.total_seconds():g}s window={rules.key_window.total_seconds():g}s "
             f"machines={self.machines} refunds={len(self.asked)} "
-            f"rows={sum(len(file.rows) for file in self.files)} faults={','.join(self.post_faults)}@{self.post_rate}"
+            f"rows={sum(len(file.rows) for file in self.files)} faults={','.join(self.post_faults)}@{self.post_rate} "
+            f"odd={','.join(sorted(self.odd.families)) or '-'}@{self.odd.rate}"
         )
 
 
-def plan_for(seed: int, *, wide: bool = False) -> Plan:
-    """Return the plan of a seed; a `wide` one also draws what is known to be open (see `OPEN`)."""
+def plan_for(seed: int, *, wide: bool = False, families: Collection[str] = ON) -> Plan:
+    """Return the plan of a seed; a `wide` one also draws what is known to be open: see `OPEN`, and every family.
+
+    `families` are those of `odd` that may be drawn.
+    """
     dice = random.Random(f"plan:{seed}")  # noqa: S311 - repeatable, not secret
     rules = _rules(dice)
-    families = dice.sample(MAIN, dice.randint(0, 2)) + dice.sample(
-        sorted(set(FAMILIES) - set(MAIN)), dice.randint(0, 2)
-    )
-    lag = dice.random() < 0.15 and rules.readback == "list" and "late" not in families
+    drawn = dice.sample(MAIN, dice.randint(0, 2)) + dice.sample(sorted(set(FAMILIES) - set(MAIN)), dice.randint(0, 2))
+    lag = dice.random() < 0.15 and rules.readback == "list" and "late" not in drawn
     payments, asked = _refunds(dice, rules, wide=wide)
     faults_end = dice.choice((1200.0, 3600.0, 6 * 3600.0))
     outages = tuple(
@@ -127,7 +133,8 @@ def plan_for(seed: int, *, wide: bool = False) -> Plan:
         for start in (dice.uniform(0, faults_end) for _ in range(dice.choice((0, 0, 0, 1, 2))))
     )
     calm = dice.random() < 0.3
-    return Plan(
+    odd = odd_for(seed, rules, payments, late="late" in drawn, families=ODD_FAMILIES if wide else families)
+    plan = Plan(
         seed=seed,
         rules=rules,
         sandbox=_sandbox(dice, rules),
@@ -138,7 +145,7 @@ def plan_for(seed: int, *, wide: bool = False) -> Plan:
         asked=asked,
         files=_files(seed, payments, asked),
         faults_end=faults_end,
-        post_faults=tuple(name for family in families for name in FAMILIES[family]),
+        post_faults=tuple(name for family in drawn for name in FAMILIES[family]),
         post_rate=dice.choice((0.3, 0.6, 0.9)),
         read_rate=dice.choice((0.0, 0.0, 0.1, 0.4)),
         redis_rate=dice.choice((0.0, 0.0, 0.03, 0.1)),
@@ -153,7 +160,19 @@ def plan_for(seed: int, *, wide: bool = False) -> Plan:
         foreign=_foreign(dice, rules, payments),
         slow_redis=dice.random() < 0.15,
         heard=dice.random() < HEARD_RATE,
+        odd=odd,
     )
+    return _each_alone(plan) if odd.alone else plan
+
+
+def _each_alone(plan: Plan) -> Plan:
+    """Return the plan with a payment for each refund."""
+    payments, asked = dict(plan.payments), []
+    for number, one in enumerate(plan.asked):
+        name = f"pi_alone_{number}"
+        payments[name] = plan.payments[one.request.payment_intent]
+        asked.append(replace(one, request=replace(one.request, payment_intent=name)))
+    return replace(plan, payments=payments, asked=tuple(asked))
 
 
 def _rules(dice: random.Random) -> Rules:

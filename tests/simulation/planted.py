@@ -13,6 +13,7 @@ import httpx
 
 from tests.simulation.plan import Plan, plan_for
 from tests.simulation.planted_limits import OF_LIMITS
+from tests.simulation.planted_money import OF_MONEY
 from tests.simulation.planted_rim import AT_THE_RIM
 from tests.simulation.planting import Bug, all_scripts, put, rescript, what_stands
 from tests.simulation.provider_seam import WRONG
@@ -280,6 +281,7 @@ BUGS: Final[dict[str, Bug]] = {
         further_try_unasked,
         *AT_THE_RIM,
         *OF_LIMITS,
+        *OF_MONEY,
     )
 }
 
@@ -292,6 +294,13 @@ _SHOWS_ONLY: Final[dict[str, Callable[[Plan], bool]]] = {
         ("canceled_batch_goes_on", "paused_batch_goes_on", "batch_delay_ignored"), lambda plan: bool(plan.files)
     ),
     "pause_ignored": lambda plan: bool(plan.pauses),
+    "others_never_fall_back": lambda plan: plan.rules.totals_proof and "others" in plan.odd,
+    **dict.fromkeys(
+        ("rise_believed_whenever", "all_that_was_left_is_ours"),
+        lambda plan: plan.rules.readback == "totals" and "others" in plan.odd,
+    ),
+    "older_entries_are_not_ours": lambda plan: plan.rules.readback == "list" and "unlabelled" in plan.odd,
+    "owner_is_kept_per_payment": lambda plan: "adopted" in plan.odd,
     **dict.fromkeys(("rate_ignored", "rate_not_shared"), lambda plan: plan.rate > 0),
     **dict.fromkeys(("metadata_logged", "key_logged", "payload_in_message"), lambda plan: plan.heard),
 }

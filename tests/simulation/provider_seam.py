@@ -31,11 +31,16 @@ from worker.sandbox.shapes import Answer
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine, VirtualLoop
     from tests.simulation.judge import Judge
+    from tests.simulation.odd_replies import OddReplies
+    from tests.simulation.others import Others
+    from worker.sandbox.bank import SandboxPayment
     from worker.sandbox.config import SandboxConfig
 
 OK: Final = 200
 REPEATS_REQUEST: Final = frozenset({400, 401, 402, 403, 500})
 """Errors that speak of what was asked, key and body."""
+BY_STATUS_ALONE: Final = frozenset({401, 429})
+"""Answers that need no readable body: whoever stands in front of the provider gives them too."""
 CONNECT_SECONDS: Final = 10.0
 _KEY: Final = ConnectionKey(
     "provider", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None
@@ -156,6 +161,8 @@ class ProviderSeam:
         self.limit = 0.0
         """Seconds that one call of a worker may take, connect to last byte."""
         self.draw = draw
+        self.odd: OddReplies
+        self.others: Others
         self.on_the_wire: dict[str, int] = {}
         """Requests for a refund that have left and are not yet through, by its id."""
 
@@ -175,7 +182,8 @@ class ProviderSeam:
             else:
                 answer = self._read(request, draw)
             if fault not in BROKEN and fault != "late_effect":
-                machine.arriving(reply, draw.back, _indiscreet(answer, request))
+                spoiled = self.odd.spoiled(request, _indiscreet(answer, request))
+                machine.arriving(reply, draw.back, spoiled)
         broken = BROKEN.get(fault)
         if broken is not None:
             machine.arriving(reply, draw.back, broken())
@@ -184,7 +192,7 @@ class ProviderSeam:
         provider, config = self.provider, self.provider.config
         checked = check_request(request.headers, request.content)
         asked: Any = SimpleNamespace(headers=request.headers)
-        refusal = provider._turned_away(asked) or self._in_front(draw)
+        refusal = provider._turned_away(asked) or self._in_front(draw) or self.odd.instead(request)
         if refusal is not None:
             return refusal
         fault = _sandbox_fault(draw)
@@ -227,21 +235,35 @@ class ProviderSeam:
         provider, config, identity = self.provider, self.provider.config, asked.match_info["id"]
         path = request.url.path
         if path == "/v1/refunds":
-            return provider._page(request.url.params) if config.list_refunds else provider._missing("url", asked)
+            return self._page(request) if config.list_refunds else provider._missing("url", asked)
         if path.startswith("/v1/payment_intents/"):
             payment = self.bank.payment(identity)
-            return (
-                provider._missing("payment_intent", asked)
-                if payment is None
-                else provider._shown(shapes.payment_intent, payment)
-            )
+            if payment is None:
+                return provider._missing("payment_intent", asked)
+            return self._totals(payment, lambda was: shapes.payment_intent(config, was))
         if path.startswith("/v1/charges/"):
             payment = self.bank.payment_of_charge(identity)
             if payment is None:
                 return provider._missing("charge", asked)
-            return shapes.as_json(shapes.charge(config, payment, identity))
+            return self._totals(payment, lambda was: shapes.charge(config, was, identity))
         refund = self.bank.refunds.get(identity)
-        return provider._missing("refund", asked) if refund is None else provider._shown(shapes.refund, refund)
+        if refund is None or self.odd.is_missing(refund):
+            return provider._missing("refund", asked)
+        return provider._shown(shapes.refund, self.odd.refund_as_it_was(refund))
+
+    def _totals(self, payment: SandboxPayment, shape: Callable[[SandboxPayment], dict[str, Any]]) -> Answer:
+        self.judge.money.totals_shown(payment.id)
+        self.others.totals_shown(payment.id)
+        return shapes.as_json(shape(self.odd.payment_as_it_was(payment)))
+
+    def _page(self, request: httpx.Request) -> Answer:
+        answer = self.provider._page(request.url.params)
+        if answer.status != OK or not self.odd.is_late:
+            return answer
+        shape = json.loads(answer.body)
+        for item in shape["data"]:
+            item["status"] = self.odd.refund_as_it_was(self.bank.refunds[item["id"]]).status
+        return shapes.as_json(shape)
 
     def _listed_badly(self, answer: Answer, draw: Draw) -> Answer:
         shape = json.loads(answer.body)
@@ -342,7 +364,7 @@ class Transport(httpx.AsyncBaseTransport):
         await machine.point("reply begins")
 
         def whole() -> None:
-            if post is not None and shapes_error(answer):
+            if post is not None and (answer.status in BY_STATUS_ALONE or shapes_error(answer)):
                 post.answered = answer.status
 
         stream = _Body(machine, answer.body, cut=draw.fault == "reply_cut", whole=whole)
@@ -361,6 +383,7 @@ class Transport(httpx.AsyncBaseTransport):
         seam = self._seam
         seam.tell(self._machine.name, "bytes left", post.refund_id, post.generation)
         seam.judge.bytes_left(post, seam.durable_body(post.refund_id), self._machine.loop.wall_ms)
+        seam.others.sent(json.loads(body)["payment_intent"])
         return post
 
 

@@ -7,13 +7,14 @@ import multiprocessing
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tests.simulation.naive import NaiveWorker
+from tests.simulation.odd import ON
 from tests.simulation.ours import OurWorker
 from tests.simulation.plan import plan_for
 from tests.simulation.planted import may_show, planted
@@ -66,11 +67,19 @@ class Report:
             self.rules.update(map(rule_of, result.violations))
 
 
-def play(seed: int, wire: Wire, *, who: Who = "ours", wide: bool = False, tracing: bool = False) -> Result:
-    """Play one seed from the beginning."""
+def play(
+    seed: int,
+    wire: Wire,
+    *,
+    who: Who = "ours",
+    wide: bool = False,
+    families: Collection[str] = ON,
+    tracing: bool = False,
+) -> Result:
+    """Play one seed from the beginning, with what is odd of these families; the control never meets any."""
     if who == "naive":
-        return World(plan_for(seed, wide=wide), wire, NaiveWorker, mode="effects", tracing=tracing).run()
-    return World(plan_for(seed, wide=wide), wire, OurWorker, tracing=tracing).run()
+        return World(plan_for(seed, families=()), wire, NaiveWorker, mode="effects", tracing=tracing).run()
+    return World(plan_for(seed, wide=wide, families=families), wire, OurWorker, tracing=tracing).run()
 
 
 @contextmanager
@@ -100,10 +109,24 @@ def _connect(paths: Any) -> None:
     _wires.append(Wire(paths.get()))
 
 
-def _play_chunk(task: tuple[int, int, Who, str | None, bool]) -> list[Result]:
-    start, stop, who, bug, wide = task
-    with log_taken(), planted(bug):
-        return [play(seed, _wires[0], who=who, wide=wide) for seed in range(start, stop) if may_show(bug, seed)]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Task:
+    """Some seeds to be played by one process."""
+
+    seeds: range
+    who: Who
+    bug: str | None
+    wide: bool
+    families: Collection[str]
+
+
+def _play_chunk(task: _Task) -> list[Result]:
+    with log_taken(), planted(task.bug):
+        return [
+            play(seed, _wires[0], who=task.who, wide=task.wide, families=task.families)
+            for seed in task.seeds
+            if may_show(task.bug, seed)
+        ]
 
 
 @dataclass(kw_only=True)
@@ -119,6 +142,7 @@ class Arena:
         *,
         who: Who = "ours",
         wide: bool = False,
+        families: Collection[str] = ON,
         seconds: float = math.inf,
         told: Callable[[Report], None] = lambda _: None,
     ) -> Report:
@@ -127,7 +151,9 @@ class Arena:
         `told` is called with what there is so far.
         """
         report = Report()
-        for results in self._results(start, stop, who, None, wide=wide, until=time.monotonic() + seconds):
+        for results in self._results(
+            start, stop, who, None, wide=wide, families=families, until=time.monotonic() + seconds
+        ):
             for result in results:
                 report.add(result)
             told(report)
@@ -135,14 +161,22 @@ class Arena:
 
     def hunt(self, bug: str, *, most: int) -> Result | None:
         """Play seeds with a bug planted; return the first that was caught for what it is, None where none was."""
-        for results in self._results(0, most, "ours", bug, wide=False):
+        for results in self._results(0, most, "ours", bug):
             for result in results:
                 if CAUGHT_BY[bug].intersection(map(rule_of, result.violations)):
                     return result
         return None
 
     def _results(
-        self, start: int, stop: int, who: Who, bug: str | None, *, wide: bool, until: float = math.inf
+        self,
+        start: int,
+        stop: int,
+        who: Who,
+        bug: str | None,
+        *,
+        wide: bool = False,
+        families: Collection[str] = ON,
+        until: float = math.inf,
     ) -> Iterator[list[Result]]:
         """Yield chunk after chunk, in the order of their seeds."""
         firsts = iter(range(start, stop, CHUNK))
@@ -153,7 +187,8 @@ class Arena:
                 and time.monotonic() < until
                 and (first := next(firsts, None)) is not None
             ):
-                task = (first, min(stop, first + CHUNK), who, bug, wide)
+                seeds = range(first, min(stop, first + CHUNK))
+                task = _Task(seeds=seeds, who=who, bug=bug, wide=wide, families=families)
                 under_way.append(self.pool.apply_async(_play_chunk, (task,)))
             if not under_way:
                 return

@@ -39,6 +39,8 @@ FIELDS: Final = (
     "attempts",
     "error_code",
     "error_message",
+    "failure_reason",
+    "provider_status",
 )
 SNAPSHOT: Final = f"""
 local P, out, i = ARGV[1], {{}}, 5
@@ -52,6 +54,7 @@ for _ = 1, tonumber(ARGV[3]) do
   local pi = ARGV[i]
   out[#out + 1] = redis.call('HMGET', P .. 'payment:' .. pi, 'lock', 'open')
   out[#out + 1] = redis.call('ZRANGE', P .. 'waiters:' .. pi, 0, -1)
+  out[#out + 1] = redis.call('ZRANGE', P .. 'doubts:' .. pi, 0, -1)
   i = i + 1
 end
 {batch_judge.SNAPSHOT}

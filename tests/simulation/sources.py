@@ -45,6 +45,10 @@ SEEN_IN: Final[Mapping[str, str]] = MappingProxyType(
         "events_left_out": "taskforcesh/bullmq#4136: a stream is cut before its reader has read it",
         "pause_ignored": "sidekiq/sidekiq#4975: a paused queue works on in a new process",
         "rate_not_shared": "celery/celery#5732: a rate for each worker, so that several exceed it",
+        "owner_is_kept_per_payment": "angelleye/paypal-woocommerce#97: a reply names another order's transaction",
+        "all_that_was_left_is_ours": "openfoodfoundation/openfoodnetwork#5449: refunds that only the provider knows of",
+        "settled_keeps_its_lock": "ionelmc/python-redis-lock#6: a lock that nobody holds any more, for ever",
+        "script_fails_half_way": "redis/redis#10576: a script that aborts keeps what it has written so far",
         "refused_key_fails_refunds": "freedomofpress/securedrop-client#517: a refused login fails whatever is queued",
     }
 )
@@ -65,8 +69,8 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "key_from_amount": frozenset({"body"}),
         "stale_write_accepted": frozenset({"claim", "transition", "false_failed", "history", "unproven"}),
         "totals_beside_another": frozenset({"false_succeeded", "amount"}),
-        "absence_from_one_look": frozenset({"false_failed", "money_twice"}),
-        "absence_unsettled": frozenset({"false_failed", "money_twice"}),
+        "absence_from_one_look": frozenset({"absence", "false_failed", "money_twice"}),
+        "absence_unsettled": frozenset({"absence", "false_failed", "money_twice"}),
         "lock_not_held_in_doubt": frozenset({"lock"}),
         "worker_clock_trusted": frozenset({"claim", "window", "history", "forgotten"}),
         "key_window_ignored": frozenset({"window", "money_twice"}),
@@ -97,6 +101,15 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "unsent_fails_refunds": frozenset({"false_failed"}),
         "given_up_early": frozenset({"false_failed"}),
         "attempts_miscounted": frozenset({"history"}),
+        "others_never_fall_back": frozenset({"absence", "money_twice"}),
+        "rise_believed_whenever": frozenset({"false_succeeded"}),
+        "all_that_was_left_is_ours": frozenset({"amount"}),
+        "older_entries_are_not_ours": frozenset({"absence", "money_twice"}),
+        "owner_is_kept_per_payment": frozenset({"adopted", "false_succeeded"}),
+        "echo_settles": frozenset({"false_failed"}),
+        "settled_keeps_its_lock": frozenset({"lock"}),
+        "sums_counted_once_only": frozenset({"counters"}),
+        "script_fails_half_way": frozenset({"script", "history", "index"}),
     }
 )
 """The rules by which a bug is to be caught: an error, or a rule that happens to be in its way, is not enough."""

@@ -20,6 +20,8 @@ from tests.simulation.clock import MACHINE, OUTSIDE, Machine, VirtualLoop
 from tests.simulation.files import ROWS_A_CHUNK, Files
 from tests.simulation.judge import Judge
 from tests.simulation.mail import VISIBILITY, Mail
+from tests.simulation.odd_replies import OddReplies
+from tests.simulation.others import Others
 from tests.simulation.people import People
 from tests.simulation.plan import Asked, Plan
 from tests.simulation.processes import Processes, Worker
@@ -74,6 +76,7 @@ class World:
         self.wire = wire
         self.loop = VirtualLoop()
         self.dice = random.Random(f"world:{plan.seed}")  # noqa: S311 - repeatable, not secret
+        self.odd_dice = random.Random(f"odd-world:{plan.seed}")  # noqa: S311 - repeatable, not secret
         self.fired: Counter[str] = Counter()
         self.trace: list[str] = []
         self.mode: Literal["ours", "effects"] = mode
@@ -84,10 +87,17 @@ class World:
         self.chance, self.mail = Chance(self), Mail(self)
         self.seam = ProviderSeam(self.loop, plan.sandbox, self.chance.draw_call)
         self.judge = Judge(
-            rules=plan.rules, bank=self.seam.bank, mode=mode, now_ms=lambda: self.loop.wall_ms, rate=plan.rate
+            rules=plan.rules,
+            bank=self.seam.bank,
+            mode=mode,
+            now_ms=lambda: self.loop.wall_ms,
+            rate=plan.rate,
+            pending_in_totals=plan.sandbox.pending_in_totals,
+            lag=plan.odd.lag,
         )
         self.seam.judge, self.seam.tell, self.seam.durable_body = self.judge, self.tell, self._durable_body
         self.seam.limit = plan.rules.request_timeout.total_seconds()
+        self.seam.odd, self.seam.others = OddReplies(self), Others(self)
         self.people = People(self)
         self.files = Files(self)
         self.processes = Processes(self, make_worker)
@@ -129,6 +139,7 @@ class World:
         else:
             results = self.wire.run([*sent, self._question()])
             self._judge(results.pop())
+        self.judge.bounds.ran(commands, results)
         if machine is not None:
             self._note_answers(commands, results, machine, flags)
         if self._tracing:
@@ -264,11 +275,13 @@ class World:
         if self.mode == "ours":
             self.people.begin()
             self.files.begin()
+            self.seam.others.begin()
         await self._until_over()
         if not self.judge.violations or self.mode == "effects":
             self.judge.finish()
         if not self.judge.violations and self.mode == "ours":
             self.judge.judge_events(self.wire.one("XRANGE", f"{PREFIX}events", "-", "+"))
+            self.judge.judge_counters(self.wire.one("HGETALL", f"{PREFIX}counters"))
 
     def _schedule(self) -> None:
         plan = self.plan
@@ -392,7 +405,7 @@ def _in_order(records: Any) -> Any:
     """Return records with their fields sorted: each server's own table has another order."""
     if not isinstance(records, list):
         return records
-    return [sorted(zip(flat[::2], flat[1::2], strict=True)) for flat in records]
+    return [sorted(zip(row[::2], row[1::2], strict=True)) if isinstance(row, list) else row for row in records]
 
 
 def _may_send() -> tuple[str, str]:

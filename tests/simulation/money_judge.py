@@ -1,0 +1,154 @@
+"""What must hold of money beside one record's own end: whose a provider's refund is, how much, and since when.
+
+It knows what the README leaves out of the promise, and lets exactly that pass: under `totals`, what others did to a
+payment may be taken for ours if it was first seen within two settle times of the attempt's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.simulation.clock import EPOCH
+
+if TYPE_CHECKING:
+    from tests.simulation.known import Known
+    from worker.policy import Rules
+    from worker.sandbox.bank import Bank, SandboxRefund
+
+Broken = Callable[[str, str, str], None]
+Record = Mapping[str, str | None]
+
+STANDING: Final = frozenset({"pending", "succeeded"})
+SLOW_READ: Final = 150.0
+"""Seconds that the reads of one look, or between a read and its claim, may take."""
+SLOW_SAVE: Final = 1500.0
+"""Seconds that may lie between the provider's word and the record: a frozen worker, a Redis that is away."""
+
+
+@dataclass(slots=True)
+class _Moved:
+    """One change of what a payment shows as given back."""
+
+    at: float
+    by: int
+    refund: str
+    ours: str | None
+
+
+@dataclass(kw_only=True)
+class MoneyJudge:
+    """Follows the provider's ledger; times are seconds since the world began."""
+
+    broken: Broken
+    bank: Bank
+    rules: Rules
+    pending_in_totals: bool
+    lag: float
+    _moved: dict[str, list[_Moved]] = field(default_factory=dict)
+    """Payment → changes of its total, oldest first."""
+    _fell: dict[str, float] = field(default_factory=dict)
+    """Provider's refund → when it fell back after it had succeeded."""
+    _shown: dict[str, list[float]] = field(default_factory=dict)
+    """Payment → when its totals were read."""
+
+    def totals_shown(self, payment: str) -> None:
+        """Note that somebody reads a payment's totals in this moment."""
+        self._shown.setdefault(payment, []).append(self.bank.clock())
+
+    def entered(self, entry: Mapping[str, Any]) -> None:
+        """Note one entry of the ledger."""
+        at = float(entry["time"]) - EPOCH.timestamp()
+        was = "" if entry["event"] == "effect" else entry["was"]
+        by = (self._counts(entry["status"]) - self._counts(was)) * entry["amount"]
+        if by:
+            moved = _Moved(at=at, by=by, refund=entry["refund"], ours=entry["refund_id"])
+            self._moved.setdefault(entry["payment_intent"], []).append(moved)
+        if was == "succeeded":
+            self._fell[entry["refund"]] = at
+
+    def _counts(self, status: str) -> bool:
+        return status == "succeeded" or (self.pending_in_totals and status == "pending")
+
+    # Whose
+
+    def owners(self, refunds: Mapping[str, Known]) -> None:
+        """Judge that no refund of the provider is two records': what a person only claims is not owned yet."""
+        owner: dict[str, str] = {}
+        for refund_id, known in refunds.items():
+            if not known.is_owner:
+                continue
+            identity = known.record["provider_refund_id"] or ""
+            other = owner.setdefault(identity, refund_id)
+            if other != refund_id:
+                self.broken("adopted", refund_id, f"{identity} is {other}'s already")
+
+    # How much
+
+    def amount(self, refund_id: str, record: Record, succeeded: list[SandboxRefund]) -> None:
+        """Judge a settled amount: the ledger's, or unknown if none was asked for."""
+        if record["amount"] is None and record["all_remaining"] == "1":
+            return
+        if record["amount"] not in {str(refund.amount) for refund in succeeded}:
+            self.broken("amount", refund_id, f"recorded {record['amount']}, moved {succeeded[-1].amount}")
+
+    # Since when
+
+    def stands(self, refund_id: str, known: Known, succeeded: list[SandboxRefund]) -> None:
+        """Judge that what is said to have succeeded has not fallen back long before it was said."""
+        if self.rules.idempotency == "trust" and known.record["evidence"] == "reply":
+            # A replayed key is answered with the first reply, which may be a day old.
+            return
+        now = self.bank.clock()
+        if any(now - self._fell.get(refund.id, now) <= SLOW_SAVE + self.lag for refund in succeeded):
+            return
+        if not self.may_be_others(known):
+            self.broken("false succeeded", refund_id, f"{[refund.id for refund in succeeded]} fell back long ago")
+
+    def absence(self, refund_id: str, made: list[SandboxRefund], generation: int) -> None:
+        """Judge a conclusion that a refund was never made, at the moment at which it is drawn."""
+        for refund in made:
+            if refund.status in STANDING and refund.metadata.get("refund_generation") == str(generation):
+                self.broken("absence", refund_id, f"said to be absent, and {refund.id} is {refund.status}")
+
+    # What the README leaves out
+
+    def may_be_others(self, known: Known) -> bool:
+        """Tell whether a rise that was believed to be ours is excused: others moved the total by exactly as much.
+
+        It must have been first seen within two settle times of the attempt's end, and lie after the baseline's read.
+        """
+        record = known.record
+        if record["evidence"] != "totals" or not known.posts or known.found_at is None:
+            return False
+        seen = (known.found_at - EPOCH.timestamp() * 1000) / 1000
+        late = (2 * self.rules.settle + timedelta(seconds=SLOW_READ)) / timedelta(milliseconds=1)
+        if known.found_at > known.quiet_at + late:
+            return False
+        payment, first = known.payment, known.posts[0].left_at
+        begins = [at for at in self._shown.get(payment, ()) if first - SLOW_READ <= at <= first]
+        others = [moved for moved in self._moved.get(payment, ()) if moved.ours is None]
+        for begin in begins:
+            later = [moved for moved in others if begin - self.lag < moved.at <= seen + SLOW_READ]
+            if any(self._is_the_rise(known, later[start:], begin) for start in range(len(later))):
+                return True
+        return False
+
+    def _is_the_rise(self, known: Known, moved: list[_Moved], begin: float) -> bool:
+        asked = known.asked_amount
+        wanted = {asked} if asked is not None else self._left_at(known.payment, begin)
+        total = 0
+        for one in moved:
+            total += one.by
+            if total in wanted:
+                return True
+        return False
+
+    def _left_at(self, payment: str, begin: float) -> set[int]:
+        """Return what may have been left to refund when the totals were read, as late as they may be shown."""
+        captured = self.bank.payments[payment].amount
+        moved = self._moved.get(payment, ())
+        times = [begin, *(one.at for one in moved if begin - self.lag <= one.at <= begin)]
+        return {captured - sum(one.by for one in moved if one.at <= at) for at in [*times, begin - self.lag]}

@@ -1,0 +1,94 @@
+"""What a seed has beyond the ordinary faults: an odd provider, others who refund, servers and people that err.
+
+Each kind is a family that can be switched on alone. All of it is drawn on dice of its own, so that a seed without a
+family plays as it would if there were none.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from worker.policy import Rules
+
+Seconds = float
+
+FAMILIES: Final[Mapping[str, str]] = {
+    "others": "refunds made at the dashboard or by a dispute, and refunds that fall back, at any moment",
+    "adopted": "a reply is another payment's refund and does not say whose it is",
+    "numbers": "amounts that are no amounts: beyond 64 bits, below zero, fractions, text",
+    "words": "statuses in other spellings, and words that no list knows",
+    "texts": "a megabyte of text, control characters, the key and a customer's address, ever new codes",
+    "shapes": "any JSON value in any field, and bodies that are no object",
+    "lag": "refunds that are not found for a while, totals and statuses as they were a moment ago",
+    "unlabelled": "lists that leave metadata out and date entries by another clock",
+    "stubborn": "one payment that answers 429 with `Retry-After: 0` for as long as the faults last",
+}
+"""Every family, with what it does."""
+
+ON: Final = frozenset({"others", "adopted", "words", "lag", "unlabelled", "stubborn"})
+"""Families that every run plays; the others are known to be open and wait for their mend."""
+
+SHARE: Final = 0.6
+"""Of seeds with any family at all."""
+OFTEN: Final[Mapping[str, int]] = {"others": 4}
+"""How much oftener than another a family is drawn."""
+MOST_AT_ONCE: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Odd:
+    """What is odd about one seed; with no family, nothing is."""
+
+    families: frozenset[str] = frozenset()
+    rate: float = 0.0
+    """Of replies that are odd, for each family of replies."""
+    lag: Seconds = 0.0
+    """Totals and statuses are shown as they were so long ago at most."""
+    missing: Seconds = 0.0
+    """For so long after it was made a refund may not be found by its id."""
+    stubborn: str | None = None
+    """The payment that answers 429."""
+    known_first: bool = False
+    """Whether somebody else has refunded before the first of ours."""
+    alone: bool = False
+    """Whether each refund has a payment of its own, so that nothing of ours is in the way of what others do."""
+
+    def __contains__(self, family: str) -> bool:
+        return family in self.families
+
+
+NOTHING: Final = Odd()
+
+
+def odd_for(
+    seed: int,
+    rules: Rules,
+    payments: Mapping[str, Any],
+    *,
+    late: bool,
+    families: Collection[str],
+) -> Odd:
+    """Return what is odd about a seed, of these families; `late` tells of effects that come after the connection."""
+    dice = random.Random(f"odd:{seed}")  # noqa: S311 - repeatable, not secret
+    if dice.random() >= SHARE:
+        return NOTHING
+    every = sorted(FAMILIES)
+    drawn = frozenset(dice.sample(every, dice.randint(1, MOST_AT_ONCE), counts=[OFTEN.get(name, 1) for name in every]))
+    drawn &= frozenset(families)
+    settle = rules.settle.total_seconds()
+    # A read that is late by a settle time, of an effect that is late by two, is outside the promise.
+    lag = 0.0 if late or "lag" not in drawn else dice.uniform(0.1, 0.95) * settle
+    return Odd(
+        families=drawn,
+        rate=dice.choice((0.15, 0.4, 0.8)),
+        lag=lag,
+        missing=dice.choice((5.0, 120.0, 1800.0)) if "lag" in drawn else 0.0,
+        stubborn=dice.choice(sorted(payments)) if "stubborn" in drawn else None,
+        known_first=dice.random() < 0.3,
+        alone="others" in drawn and dice.random() < 0.5,
+    )

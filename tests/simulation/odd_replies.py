@@ -1,0 +1,297 @@
+"""The odd provider: replies that are another's, arbitrary within JSON, late, unlabelled, or always the same 429.
+
+It never tells a plausible lie: what it shows is true, late within its guarantee, or such that nobody can believe it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.simulation.clock import EPOCH
+from tests.simulation.secrets import API_KEY, EMAIL
+from worker.sandbox import shapes
+from worker.sandbox.shapes import Answer
+
+if TYPE_CHECKING:
+    import random
+
+    import httpx
+
+    from tests.simulation.world import World
+    from worker.sandbox.bank import SandboxPayment, SandboxRefund
+
+OK: Final = 200
+CAPPED: Final = 1 << 20
+"""Replies beyond this are not read at all, so the longest texts stay below."""
+LONG: Final = 900_000
+
+NUMBERS: Final[tuple[Any, ...]] = (
+    10**19,
+    2**63,
+    2**63 - 1,
+    2**53 + 1,
+    10**16,
+    -1,
+    -(10**19),
+    0,
+    1.5,
+    1e300,
+    float("inf"),
+    float("nan"),
+    True,
+    "1e3",
+    "\u0665\u0660\u0660",
+    " 500",
+    "9" * 40,
+    10**4200,
+    [],
+    {},
+)
+"""What no amount of money can be."""
+UNREADABLE: Final = (b"1" * 5000, b"[" * 200_000, b'"\\ud800"', b"nul", b"\xff\xfe")
+"""Bytes of a value that no reader of JSON takes."""
+SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "pending": ("Pending", "PENDING", "requires_action", "processing"),
+        "succeeded": ("SUCCEEDED", "Succeeded"),
+        "failed": ("FAILED",),
+        "canceled": ("cancelled", "CANCELED", "Cancelled"),
+    }
+)
+"""Other words for the four statuses."""
+UNKNOWN_WORDS: Final = ("on_hold", "reversed_by_bank", "in_transit", "weird \u001b[31mword")
+VALUES: Final[tuple[Any, ...]] = (None, True, False, 0, -7, 1.25, "", [], {}, [[]], {"id": None}, [None, {"a": 1}])
+"""Values of every JSON type, none of which is a plausible word, id or amount."""
+FIELDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "refund": (
+            "id",
+            "object",
+            "amount",
+            "created",
+            "currency",
+            "metadata",
+            "payment_intent",
+            "status",
+            "failure_reason",
+            "reason",
+            "charge",
+            "description",
+        ),
+        "payment_intent": ("id", "object", "amount", "amount_received", "currency", "latest_charge", "charges"),
+        "charge": ("id", "object", "amount", "amount_captured", "amount_refunded", "currency", "payment_intent"),
+        "list": ("object", "data", "has_more", "url"),
+        "error": ("type", "code", "message", "param"),
+    }
+)
+
+
+class OddReplies:
+    """What is odd about the provider of one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._dice: random.Random = world.odd_dice
+        self._codes = 0
+
+    @property
+    def _odd(self) -> bool:
+        return bool(self._world.plan.odd.families) and self._world.faulty
+
+    @property
+    def is_late(self) -> bool:
+        """Whether what is read may be out of date."""
+        return self._odd and self._world.plan.odd.lag > 0
+
+    # Before anything is done
+
+    def instead(self, request: httpx.Request) -> Answer | None:
+        """Return what is answered in the place of whatever was asked for, None where that is done."""
+        odd = self._world.plan.odd
+        if not self._odd or odd.stubborn is None or request.method != "POST":
+            return None
+        if json.loads(request.content)["payment_intent"] != odd.stubborn:
+            return None
+        self._world.happens("stubborn_429")
+        config = self._world.seam.provider.config
+        return shapes.error(
+            config, 429, "invalid_request_error", "lock_timeout", "In use.", headers={"Retry-After": "0"}
+        )
+
+    # Late reads
+
+    def lag(self) -> float:
+        """Return how old what is read now may be, in seconds."""
+        most = self._world.plan.odd.lag
+        return self._dice.uniform(0, most) if most and self._odd else 0.0
+
+    def is_missing(self, refund: SandboxRefund) -> bool:
+        """Tell whether a refund is not found by its id yet."""
+        odd, loop = self._world.plan.odd, self._world.loop
+        if not self._odd or refund.created < EPOCH.timestamp() + loop.time() - odd.missing or self._dice.random() < 0.3:
+            return False
+        self._world.happens("missing_for_a_while")
+        return True
+
+    def refund_as_it_was(self, refund: SandboxRefund) -> SandboxRefund:
+        """Return a refund as it was shown a moment ago."""
+        lag = self.lag()
+        if not lag:
+            return refund
+        status = refund.status
+        for entry in reversed(self._world.seam.bank.ledger.entries):
+            if entry["refund"] == refund.id:
+                if entry["time"] <= self._since(lag) or entry["event"] == "effect":
+                    status = entry["status"]
+                    break
+                status = entry["was"]
+        if status != refund.status:
+            self._world.happens("stale_status")
+        return replace(refund, status=status)
+
+    def payment_as_it_was(self, payment: SandboxPayment) -> SandboxPayment:
+        """Return a payment with its totals as they were a moment ago."""
+        lag = self.lag()
+        if not lag:
+            return payment
+        was = replace(payment)
+        for entry in reversed(self._world.seam.bank.ledger.entries):
+            if entry["payment_intent"] == payment.id and entry["time"] > self._since(lag):
+                was.count(entry["status"], -entry["amount"])
+                if entry["event"] == "status":
+                    was.count(entry["was"], entry["amount"])
+        if (was.succeeded, was.pending) != (payment.succeeded, payment.pending):
+            self._world.happens("stale_totals")
+        return was
+
+    def _since(self, lag: float) -> float:
+        return float(EPOCH.timestamp() + self._world.loop.time() - lag)
+
+    # Answers
+
+    def spoiled(self, request: httpx.Request, answer: Answer) -> Answer:
+        """Return an answer as this provider words it."""
+        if not self._odd or not answer.body.startswith(b"{"):
+            return answer
+        odd = self._world.plan.odd
+        shape = json.loads(answer.body)
+        kind = shape.get("object") if answer.status == OK else "error"
+        if "unlabelled" in odd and kind == "list":
+            self._leave_labels_out(shape)
+        if "adopted" in odd and request.method == "POST" and kind == "refund":
+            shape = self._anothers(shape)
+        for family in ("words", "numbers", "texts", "shapes"):
+            if family in odd and self._dice.random() < odd.rate:
+                change: Callable[[dict[str, Any], str], bytes | None] = getattr(self, f"_{family}")
+                whole = change(shape, str(kind))
+                if whole is not None:
+                    return replace(answer, body=whole)
+        return shapes.as_json(shape, status=answer.status, headers=answer.headers)
+
+    def _leave_labels_out(self, shape: dict[str, Any]) -> None:
+        """Return a list's entries without metadata, dated by the day or by a clock that is behind."""
+        for item in shape["data"]:
+            item["metadata"] = {}
+            scale = 1000 if item["created"] > 10**11 else 1
+            day, behind = 86_400 * scale, 660 * scale
+            item["created"] = item["created"] // day * day if self._dice.random() < 0.5 else item["created"] - behind
+            self._world.happens("list_unlabelled")
+
+    def _anothers(self, shape: dict[str, Any]) -> dict[str, Any]:
+        """Return another payment's refund that says neither whose it is nor of which payment."""
+        world = self._world
+        # One that a record has: what nothing contradicts is the provider's word for what it did.
+        taken = {known.record.get("provider_refund_id") for known in world.judge.refunds.values() if known.is_owner}
+        others = [
+            refund
+            for refund in world.seam.bank.refunds.values()
+            if refund.id in taken and refund.id != shape["id"] and refund.amount == shape["amount"]
+        ]
+        if not others or self._dice.random() >= world.plan.odd.rate:
+            return shape
+        world.happens("reply_of_another")
+        other = shapes.refund(world.seam.provider.config, self._dice.choice(others))
+        return {name: value for name, value in other.items() if name not in {"payment_intent", "metadata", "charge"}}
+
+    def _numbers(self, shape: dict[str, Any], kind: str) -> bytes | None:
+        world, dice = self._world, self._dice
+        items = [item for item in _items(shape, kind) if "amount" in item]
+        if not items:
+            return None
+        item = dice.choice(items)
+        name = dice.choice([name for name in ("amount", "amount_refunded", "amount_captured") if name in item])
+        item[name] = dice.choice([value for value in NUMBERS if not _would_lie(name, value)])
+        world.happens("odd_number")
+        return None
+
+    def _words(self, shape: dict[str, Any], kind: str) -> bytes | None:
+        world, dice = self._world, self._dice
+        for item in _items(shape, kind):
+            if item.get("object") == "refund" and item.get("status") in SPELLINGS:
+                known = dice.random() < 0.7
+                world.happens("other_spelling" if known else "unknown_word")
+                item["status"] = dice.choice(SPELLINGS[item["status"]] if known else UNKNOWN_WORDS)
+        return None
+
+    def _texts(self, shape: dict[str, Any], kind: str) -> bytes | None:
+        world, dice = self._world, self._dice
+        long = dice.choice((50, 300, LONG))
+        text = dice.choice(
+            (
+                f"{'x' * long} {API_KEY}",
+                f"{API_KEY}{EMAIL}\u001b]0;pwned\u0007{'y' * long}",
+                f"\u0000\u009b31m{EMAIL} \ud800 \U0010ffff",
+                f"made_up_{self._codes}",
+                f"code-{'z' * long}",
+            )
+        )
+        self._codes += 1
+        if kind == "error":
+            told = shape.get("error", shape)
+            told[dice.choice(("code", "message", "type"))] = text
+        elif kind in {"refund", "list"}:
+            for item in _items(shape, kind)[:1]:
+                item[dice.choice(("failure_reason", "currency", "description", "reason"))] = text
+        else:
+            shape["currency"] = text
+        world.happens("odd_text")
+        body = json.dumps(shape).encode()
+        return body if len(body) < CAPPED else None
+
+    def _shapes(self, shape: dict[str, Any], kind: str) -> bytes | None:
+        world, dice = self._world, self._dice
+        world.happens("odd_shape")
+        if dice.random() < 0.2:
+            return dice.choice((b"[]", b"null", b"17", b'"ok"', b"{}", b'{"id":1}', b"[" * 200_000, b"\xff", b""))
+        items = [item for item in _items(shape, kind) if item.get("object", kind) in FIELDS] or [shape]
+        item = dice.choice(items)
+        names = FIELDS.get(str(item.get("object", kind)), FIELDS["error"])
+        name = dice.choice(names)
+        item[name] = dice.choice([value for value in VALUES if not _would_lie(name, value)])
+        if dice.random() < 0.2:
+            # A value that cannot be read makes the whole body unreadable.
+            item[name] = "@"
+            return json.dumps(shape).encode().replace(b'"@"', dice.choice(UNREADABLE), 1)
+        return None
+
+
+def _would_lie(name: str, value: Any) -> bool:
+    """Tell whether a value in a field is what a truthful provider might say of another state of things."""
+    empty = {"amount_refunded": 0, "data": [], "has_more": False}
+    return name in empty and value == empty[name] and type(value) is type(empty[name])
+
+
+def _items(shape: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Return the objects in a shape that have fields of their own: a list's entries, a payment and its charges."""
+    if kind == "list":
+        return [item for item in shape["data"] if isinstance(item, dict)]
+    charges = shape.get("charges")
+    inner = charges.get("data", []) if isinstance(charges, dict) else []
+    if kind == "error":
+        told = shape.get("error")
+        return [told if isinstance(told, dict) else shape]
+    return [shape, *inner]

@@ -1,0 +1,121 @@
+"""Planted bugs about money that others move too: sums, lists and refusals that are taken for a proof."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from tests.simulation.planting import Bug, all_scripts, put, rescript
+from worker import looks, policy, readback
+from worker.model import Refund, Step
+from worker.policy import Rules
+
+_FOR_EVER: Final = 10**6
+
+
+def others_never_fall_back(stack: ExitStack) -> None:
+    """What others have refunded stays refunded, so an unchanged total means that nothing has happened."""
+    real = readback._unknown_in
+
+    def trusting(baseline: Any, refund: Refund, siblings: Any, reread: Any) -> str | None:
+        reason = real(baseline, refund, siblings, reread)
+        return None if reason is not None and reason.startswith("the total before") else reason
+
+    put(stack, readback, "_unknown_in", trusting)
+
+
+def rise_believed_whenever(stack: ExitStack) -> None:
+    """The total has risen by our amount, so it was ours, however long ago we have asked for it."""
+    put(stack, looks, "FOUND_WITHIN", _FOR_EVER)
+
+
+def all_that_was_left_is_ours(stack: ExitStack) -> None:
+    """A refund of all that was left has taken what was left when that was read."""
+    real = looks._found_in_totals
+
+    def filling(refund: Refund, rules: Rules, now: datetime) -> Step:
+        step = real(refund, rules, now)
+        if refund.all_remaining and refund.baseline is not None and step.label == "found_in_totals":
+            return replace(step, changes={**step.changes, "amount": refund.baseline.remaining})
+        return step
+
+    put(stack, looks, "_found_in_totals", filling)
+
+
+def older_entries_are_not_ours(stack: ExitStack) -> None:
+    """An entry of the list that is dated before our request cannot be what came of it."""
+    real = readback._unexplained
+
+    def by_date(entry: Any, refund: Refund, siblings: Any) -> bool:
+        started = refund.first_attempt_at
+        if entry.created is not None and started is not None and entry.created < started - timedelta(minutes=1):
+            return False
+        return real(entry, refund, siblings)
+
+    put(stack, readback, "_unexplained", by_date)
+
+
+def owner_is_kept_per_payment(stack: ExitStack) -> None:
+    """Whose a provider's refund is, is looked up among the refunds of the same payment."""
+    rescript(
+        stack,
+        ("SAVE",),
+        "local owner = owner_of(set.provider_refund_id)",
+        "local owner = redis.call('HGET', P .. 'payment:' .. r.payment_intent, 'owner:' .. set.provider_refund_id)",
+    )
+
+
+def echo_settles(stack: ExitStack) -> None:
+    """Once absence is proven a refusal is a refusal, whatever its code."""
+    put(stack, policy, "_NEVER_AN_ECHO", _Everything())
+
+
+class _Everything(frozenset[str]):
+    def __contains__(self, code: object) -> bool:
+        return True
+
+
+def settled_keeps_its_lock(stack: ExitStack) -> None:
+    """A refund that has settled out of its doubt forgets to free the payment."""
+    rescript(
+        stack,
+        all_scripts(),
+        "elseif holds_lock(from) and not holds_lock(to) then",
+        "elseif holds_lock(from) and not holds_lock(to) and not (from == 'in_doubt' and to == 'settled') then",
+    )
+
+
+def sums_counted_once_only(stack: ExitStack) -> None:
+    """What a refund adds to a sum when it settles is not taken off when it is begun again."""
+    rescript(
+        stack,
+        all_scripts(),
+        "redis.call('HINCRBY', P .. 'counters', 'settled:' .. from_status, -1)",
+        "",
+    )
+
+
+def script_fails_half_way(stack: ExitStack) -> None:
+    """A script trips over an argument that it has not looked at before it writes."""
+    rescript(
+        stack,
+        ("SAVE",),
+        "if ARGV[15] ~= '' then",
+        "if to == 'settled' then redis.call('HSET', P .. 'refund:' .. id, 'stage', 'settled'); error('odd') end\n"
+        "if ARGV[15] ~= '' then",
+    )
+
+
+OF_MONEY: Final[tuple[Bug, ...]] = (
+    others_never_fall_back,
+    rise_believed_whenever,
+    all_that_was_left_is_ours,
+    older_entries_are_not_ours,
+    owner_is_kept_per_payment,
+    echo_settles,
+    settled_keeps_its_lock,
+    sums_counted_once_only,
+    script_fails_half_way,
+)
