@@ -44,6 +44,16 @@ _OUTCOME: Final[contextvars.ContextVar[dict[str, bool]]] = contextvars.ContextVa
 """What became of each refund of the message in hand: whether it was begun."""
 
 
+class _InOrder(dict[Any, None]):
+    """A set of the service's that is gone through in order: a seed has to replay to the letter."""
+
+    def add(self, one: Any) -> None:
+        self[one] = None
+
+    def discard(self, one: Any) -> None:
+        self.pop(one, None)
+
+
 class _NotedStore(AsyncStore):
     """The store; each call is noted when it is asked for."""
 
@@ -59,6 +69,8 @@ class _NotedService(Service):
 
     def __init__(self, *positional: Any, **named: Any) -> None:
         super().__init__(*positional, **named)
+        waits: Any = _InOrder()
+        self._waits = waits
         self.in_hand: Counter[str] = Counter()
         self.begun: set[str] = set()
         """Of what is in hand, for what anything was asked already."""
