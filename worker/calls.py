@@ -232,7 +232,8 @@ def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, *,
     `detail` goes into the history entry as it is: JSON values only. Not `durable` where nobody is told of this save
     before a later write is on disk: the append-only file is in order, so that one keeps this one too.
     """
-    fragment = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in (detail or {}).items())
+    noted = _noted(step, detail or {})
+    fragment = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in noted.items())
     body: bytes | str = ""
     changes = dict(step.changes)
     retried = step.to is Stage.QUEUED and not step.quiet
@@ -265,6 +266,17 @@ def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, *,
         return Saved(result=result, now=now, other=reply[2] or None)
 
     return Call(script=SAVE, arguments=arguments, read=read, durable=durable)
+
+
+def _noted(step: Step, detail: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a history entry says beside its move: `detail`, and on what or whom the step rests."""
+    noted = dict(detail)
+    # A reply's own status tells where this came from: most entries are such, and records are kept for long.
+    if step.source is not None and not (step.source == "reply" and "http_status" in noted):
+        noted["source"] = step.source
+    if step.by is not None:
+        noted["by"] = step.by
+    return noted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -204,7 +204,7 @@ class Refunds:
 
     def cancel(self, refund_id: str) -> Refund:
         """Cancel a refund of which nothing was sent; raises `NotCancelable` or `NotFound`."""
-        return self.apply(refund_id, decisions.cancel, {"by": "caller"})
+        return self.apply(refund_id, decisions.cancel, {"by": decisions.CALLER})
 
     def apply(self, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]) -> Refund:
         """Decide a step on the present record and save it, again from the start where another was faster."""

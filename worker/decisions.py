@@ -6,12 +6,15 @@ Each names a move that stands in `policy.TRANSITIONS`.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from worker.errors import FieldError, InvalidRequest, NotCancelable, NotInReview
 from worker.model import Refund, Retriable, Stage, Status, Step
-from worker.policy import MAX_SERVER_ERRORS, NO_LOOKS, REVIEW_REMINDER, settled_drops
+from worker.policy import MAX_SERVER_ERRORS, NO_LOOKS, NO_WORD, REVIEW_REMINDER, settled_drops
 from worker.request import is_provider_id, shown
+
+CALLER: Final = "caller"
+"""Who decides if nobody is named: a program that calls this."""
 
 
 def cancel(refund: Refund) -> Step:
@@ -29,10 +32,13 @@ def cancel(refund: Refund) -> Step:
     )
 
 
-def resolve_succeeded(refund: Refund, provider_refund_id: str, now: datetime) -> Step:
+def resolve_succeeded(
+    refund: Refund, provider_refund_id: str, now: datetime, *, by: str = CALLER, unverified: bool = False
+) -> Step:
     """Return the step for a person's claim that the provider's refund is ours; the next poll verifies it.
 
-    Raises `InvalidRequest` where the id could not be asked for, `NotInReview`.
+    `unverified`: it shall count although its amount or currency differ from what was asked for; it is read all the
+    same. Raises `InvalidRequest` if the id could not be asked for, `NotInReview`.
     """
     _needs_review(refund)
     if not is_provider_id(provider_refund_id):
@@ -41,42 +47,73 @@ def resolve_succeeded(refund: Refund, provider_refund_id: str, now: datetime) ->
         raise InvalidRequest(
             [FieldError(field="provider_refund_id", code="provider_refund_id", value=value, rule=rule)]
         )
-    changes = {
-        "provider_refund_id": provider_refund_id,
-        "processing_since": now,
-        "operator_says": "succeeded",
-    }
+    changes = {"provider_refund_id": provider_refund_id, "processing_since": now, "operator_code": None}
+    return _decided(refund, "succeeded", Stage.PROCESSING, changes, by, unverified=unverified)
+
+
+def resolve_failed(refund: Refund, code: str, *, by: str = CALLER, unverified: bool = False) -> Step:
+    """Return the step for a person's decision that the refund was never done and shall not be.
+
+    One that may have happened is looked for first: it settles as failed once it is proven absent, or as the provider
+    shows it if it is found. `unverified`: the word alone shall count if nothing that can be read contradicts it.
+    Raises `NotInReview`.
+    """
+    _needs_review(refund)
+    if _was_in_doubt(refund):
+        changes: dict[str, Any] = {"operator_code": code} | NO_LOOKS
+        return _decided(refund, "failed", Stage.IN_DOUBT, changes, by, unverified=unverified)
+    changes = {"error_code": code, "error_message": "settled by a person", "retriable": Retriable.NO}
+    changes |= {"evidence": "operator", **settled_drops()}
     return Step(
-        to=Stage.PROCESSING,
-        status=Status.PENDING,
-        label="operator_says_succeeded",
+        to=Stage.SETTLED,
+        status=Status.FAILED,
+        label="operator_says_failed",
         changes=changes,
-        delay=timedelta(0),
+        source="operator",
+        by=by,
     )
 
 
-def resolve_failed(refund: Refund, code: str) -> Step:
-    """Return the step for a person's decision that the refund was never done and shall not be."""
-    _needs_review(refund)
-    changes = {"error_code": code, "error_message": "settled by a person", "retriable": Retriable.NO}
-    changes |= {"evidence": "operator", **settled_drops()}
-    return Step(to=Stage.SETTLED, status=Status.FAILED, label="operator_says_failed", changes=changes)
+def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False) -> Step:
+    """Return the step for a person's claim that it never happened, to be sent again with the same key and contents.
 
-
-def resolve_resend(refund: Refund) -> Step:
-    """Return the step for a person's claim that it never happened: looked at once more, then sent with the same key."""
+    One that may have happened is looked for first, and sent once it is proven absent. `unverified`: the word alone
+    shall count if nothing that can be read contradicts it. Raises `NotInReview`.
+    """
     _needs_review(refund)
-    if refund.doubt_since is None:
-        return Step(
-            to=Stage.WAITING,
-            status=Status.PENDING,
-            label="operator_says_absent",
-            delay=timedelta(0),
-            changes={"lapses": 0, "provider_refund_id": None, "operator_says": None},
-        )
-    changes: dict[str, Any] = {"operator_says": "absent", "lapses": 0, "provider_refund_id": None} | NO_LOOKS
+    changes: dict[str, Any] = {"lapses": 0}
+    if _was_in_doubt(refund):
+        again = changes | {"operator_code": None} | NO_LOOKS
+        return _decided(refund, "absent", Stage.IN_DOUBT, again, by, unverified=unverified)
     return Step(
-        to=Stage.IN_DOUBT, status=Status.PENDING, label="operator_says_absent", changes=changes, delay=timedelta(0)
+        to=Stage.WAITING,
+        status=Status.PENDING,
+        label="operator_says_absent",
+        delay=timedelta(0),
+        changes={**changes, "provider_refund_id": None, **NO_WORD},
+        source="operator",
+        by=by,
+    )
+
+
+def _was_in_doubt(refund: Refund) -> bool:
+    """Tell whether something may have been done for this refund: then no word about it counts before a look."""
+    return refund.doubt_since is not None or refund.doubted
+
+
+def _decided(refund: Refund, says: str, to: Stage, changes: dict[str, Any], by: str, *, unverified: bool) -> Step:
+    """Return the step of a decision that is verified next."""
+    word = {"operator_says": says, "operator_by": by, "operator_unverified": unverified}
+    # A refund whose doubt was over when it came here is looked for like one whose doubt is not.
+    doubt = {"doubt_since": refund.doubt_since or refund.updated_at} if to is Stage.IN_DOUBT else {}
+    return Step(
+        to=to,
+        status=Status.PENDING,
+        label=f"operator_says_{says}",
+        changes={**changes, **word, **doubt},
+        delay=timedelta(0),
+        source="operator",
+        by=by,
     )
 
 
@@ -118,7 +155,7 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
             return None
         changes: dict[str, Any] = {"retriable": Retriable.NO}
         return Step(to=refund.stage, status=refund.status, label="recovered", changes=changes, quiet=True)
-    changes = {"doubt_since": refund.doubt_since or since, "operator_says": None, "retriable": Retriable.NO}
+    changes = {"doubt_since": refund.doubt_since or since, "retriable": Retriable.NO, **NO_WORD}
     if refund.stage is Stage.REVIEW:
         return Step(
             to=refund.stage,

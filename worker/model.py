@@ -124,7 +124,13 @@ class Refund:
     missing_since: datetime | None = None
     """Since when the provider answers 404 for the refund that it had reported as pending."""
     operator_says: str | None = None
-    """A person's claim from review, to be verified: `absent` or `succeeded`."""
+    """A person's decision from review that is being verified: `absent` (send again), `failed` or `succeeded`."""
+    operator_by: str | None = None
+    """Who decided so."""
+    operator_code: str | None = None
+    """The code with which the refund shall be settled as failed."""
+    operator_unverified: bool = False
+    """The person's word shall count if nothing that can be read says otherwise."""
 
     @property
     def settled(self) -> bool:
@@ -305,6 +311,8 @@ class Look:
     credentials: bool = False
     missing: bool = False
     """The provider answered 404: one of its replicas may lag."""
+    source: str | None = None
+    """Where a refund was found, if not in what `rules.readback` names: `lookup`, read by its id."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -324,6 +332,10 @@ class Step:
     proof: bool = False
     """Proof of done: accepted at any version while the refund is unsettled."""
     alarm: str | None = None
+    source: str | None = None
+    """What concluded this: `reply`, `list`, `totals`, `lookup` (read by id) or `operator`; None if nothing did."""
+    by: str | None = None
+    """The person on whose word or decision this rests."""
 
 
 class Action(StrEnum):

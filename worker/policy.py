@@ -49,7 +49,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
             Stage.REVIEW: "not sent, since what was stated could not be confirmed",
         },
         Stage.IN_DOUBT: {
-            Stage.SETTLED: "found, final; or proven absent in a canceled batch",
+            Stage.SETTLED: "found, final; or absent, in a canceled batch or given up by a person",
             Stage.PROCESSING: "found, pending",
             Stage.SENDING: "proven absent, or a safe replay",
             Stage.IN_DOUBT: "looked: one of two looks",
@@ -57,12 +57,13 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
         },
         Stage.PROCESSING: {
             Stage.SETTLED: "the provider says final",
+            Stage.PROCESSING: "a late proof replaces what a person had named",
             Stage.REVIEW: "gone, contradictory, or pending for too long",
         },
         Stage.REVIEW: {
             Stage.PROCESSING: "a person names the provider's refund, to be verified",
             Stage.IN_DOUBT: "a person says it never happened, to be verified",
-            Stage.SETTLED: "a person decides, or a late proof",
+            Stage.SETTLED: "a person gives up what was never in doubt, or a late proof",
             Stage.WAITING: "a person lets a refund that was never in doubt go again",
         },
         Stage.SETTLED: {
@@ -225,8 +226,11 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
     doubtful = outcome.doubt or refund.doubt_since is not None
     if outcome.doubt:
         # The gateway has closed the socket before it answers, so nothing more can leave after `now`.
-        seen |= {"doubt_since": refund.doubt_since or now, "quiet_at": now, "retriable": Retriable.NO} | NO_LOOKS
+        seen |= {"doubt_since": refund.doubt_since or now, "quiet_at": now, "retriable": Retriable.NO}
+        seen |= NO_LOOKS | _no_evidence(refund)
     if outcome.seen is Seen.MISMATCH:
+        # Something was sent under this key, and it is not known what became of it.
+        seen |= {"doubt_since": refund.doubt_since or now, "quiet_at": now}
         alarm = "the idempotency key was used with other contents: never send this one under another key"
         return Step(
             to=Stage.REVIEW, status=Status.PENDING, label=outcome.code, changes=seen, delay=REVIEW_REMINDER, alarm=alarm
@@ -238,10 +242,20 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
         return _into_doubt(replace(refund, **seen), outcome, seen, rules, now, jitter)
     if outcome.seen is Seen.REFUSED:
         return _refused(refund, outcome.code, seen, now)
+    return _not_done(refund, outcome, seen, rules, now, jitter)
+
+
+def _not_done(
+    refund: Refund, outcome: Outcome, seen: Mapping[str, Any], rules: Rules, now: datetime, jitter: float
+) -> Step:
+    """Return where an attempt leads that provably did nothing: to the next one, while the budget lasts."""
     started = refund.first_attempt_at or now
     spent = now - started >= rules.max_age or seen.get("verdicts", refund.verdicts) >= rules.max_attempts
     # A refused key is everyone's trouble: nothing is failed for it, however long it lasts.
     if spent and not outcome.credentials:
+        if refund.evidence == "operator":
+            # That the first attempt never happened is a person's word: no proof that it was never done.
+            return to_review(seen, "budget_spent", "no attempt got through since a person had it sent again")
         return budget_spent(seen)
     delay = _attempt_backoff(refund.attempts, jitter)
     if outcome.retry_after is not None:
@@ -253,10 +267,15 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
 def _refused(refund: Refund, code: str, changes: Mapping[str, Any], now: datetime) -> Step:
     """Return where a refusal leads a refund that is not in doubt (any more)."""
     if not refund.doubted or code in _NEVER_AN_ECHO:
-        return _settled_failed(changes, code)
+        return _settled_failed({**changes, "evidence": "reply"}, code, source="reply")
     alarm = f"refused with {code} after an attempt that may have happened: the refusal may be its echo"
-    again = {"doubt_since": now, "quiet_at": now, "retriable": Retriable.NO}
+    again = {"doubt_since": now, "quiet_at": now, "retriable": Retriable.NO, **_no_evidence(refund)}
     return to_review({**changes, **again}, code, alarm)
+
+
+def _no_evidence(refund: Refund) -> dict[str, Any]:
+    """Return what takes away the evidence of an earlier absence, which says nothing of what was sent since."""
+    return {} if refund.evidence is None else {"evidence": None}
 
 
 def _server_errors(refund: Refund, outcome: Outcome) -> int:
@@ -264,15 +283,18 @@ def _server_errors(refund: Refund, outcome: Outcome) -> int:
 
 
 NO_LOOKS: Final[dict[str, Any]] = {"looks": 0, "absent_at": None, "proven_absent_at": None, "found_at": None}
+NO_WORD: Final[dict[str, Any]] = dict.fromkeys(("operator_says", "operator_by", "operator_code", "operator_unverified"))
+"""The fields of a person's decision, once it is verified or came to nothing."""
 
 
-def _settled_failed(changes: Mapping[str, Any], code: str) -> Step:
+def _settled_failed(changes: Mapping[str, Any], code: str, source: str | None = None) -> Step:
     retriable = _RETRIABLE.get(code, Retriable.UNKNOWN)
     return Step(
         to=Stage.SETTLED,
         status=Status.FAILED,
         label=code,
         changes={**changes, "retriable": retriable, **settled_drops()},
+        source=source,
     )
 
 
@@ -283,10 +305,16 @@ def budget_spent(changes: Mapping[str, Any]) -> Step:
 
 
 def refused_unsent(refund: Refund, code: str, message: str) -> Step:
-    """Return the end of a refund that a guard refused before anything was sent."""
+    """Return the end of a refund that a guard refused before anything was sent, for what its payment shows.
+
+    One whose earlier attempt may have happened goes to a person. Raises `IllegalMove` while it is in doubt.
+    """
     if refund.doubt_since is not None:
         raise IllegalMove(refund.refund_id, refund.stage, Stage.SETTLED)
-    return _settled_failed({"error_code": code, "error_message": scrubbed(message)}, code)
+    changes = {"error_code": code, "error_message": scrubbed(message)}
+    if refund.doubted:
+        return to_review(changes, code, f"an earlier attempt may have happened, and now {message}")
+    return _settled_failed({**changes, "evidence": "lookup"}, code, source="lookup")
 
 
 def _into_doubt(
@@ -322,7 +350,8 @@ def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> S
         "error_code": "lease_lapsed",
         "error_message": "the worker that had claimed it went away without an answer",
         "retriable": Retriable.NO,
-    } | NO_LOOKS
+    }
+    changes |= NO_LOOKS | _no_evidence(refund)
     if changes["lapses"] >= MAX_LAPSES:
         return to_review(changes, "lease_lapsed", "its lease lapsed three times in a row: it may be what kills workers")
     outcome = Outcome(seen=Seen.MAYBE, code="lease_lapsed", doubt=True)
@@ -347,7 +376,7 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         "error_message": None,
         "retriable": None,
         "doubt_since": None,
-        "operator_says": None,
+        **NO_WORD,
     } | NO_LOOKS
     if found.currency is not None and refund.currency is None:
         changes["currency"] = found.currency
@@ -356,7 +385,13 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         changes |= {"processing_since": refund.processing_since or now, "lapses": 0, "server_errors": 0}
         delay = poll_delay(timedelta(0))
         return Step(
-            to=Stage.PROCESSING, status=Status.PENDING, label="processing", changes=changes, delay=delay, proof=True
+            to=Stage.PROCESSING,
+            status=Status.PENDING,
+            label="processing",
+            changes=changes,
+            delay=delay,
+            proof=True,
+            source=evidence,
         )
     if found.amount is not None:
         changes["amount"] = found.amount
@@ -368,7 +403,11 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
             "error_message": f"the provider reports the refund as {status}",
             "retriable": _RETRIABLE.get(reason, Retriable.UNKNOWN),
         }
-    return Step(to=Stage.SETTLED, status=final, label=status, changes=changes | settled_drops(), proof=True)
+    by = refund.operator_by if evidence == "operator" else None
+    dropped = settled_drops()
+    return Step(
+        to=Stage.SETTLED, status=final, label=status, changes=changes | dropped, proof=True, source=evidence, by=by
+    )
 
 
 def settled_drops() -> dict[str, Any]:
@@ -387,7 +426,7 @@ def settled_drops() -> dict[str, Any]:
             "missing_since",
             "unconfirmed_since",
             "currency_checked",
-            "operator_says",
+            *NO_WORD,
             # Derived from the id and the generation, so it is known without being kept.
             "idempotency_key",
             "first_attempt_at",
@@ -396,8 +435,11 @@ def settled_drops() -> dict[str, Any]:
     )
 
 
-def reversed_by_provider(refund: Refund, found: ProviderRefund) -> Step | None:
-    """Return the step for a refund that had succeeded and that the provider now reports as failed, else None."""
+def reversed_by_provider(refund: Refund, found: ProviderRefund, source: str) -> Step | None:
+    """Return the step for a refund that had succeeded and that the provider now reports as failed, else None.
+
+    `source` is where that was read: `list` or `lookup`.
+    """
     if refund.stage is not Stage.SETTLED or refund.status is not Status.SUCCEEDED:
         return None
     if found.id != refund.provider_refund_id or FINAL_STATUSES.get(found.status or "") is not Status.FAILED:
@@ -408,6 +450,7 @@ def reversed_by_provider(refund: Refund, found: ProviderRefund) -> Step | None:
         "error_code": found.failure_reason or "unknown",
         "error_message": "the provider turned a succeeded refund into a failed one",
         "retriable": Retriable.UNKNOWN,
+        "evidence": source,
     }
     return Step(
         to=Stage.SETTLED,
@@ -415,4 +458,5 @@ def reversed_by_provider(refund: Refund, found: ProviderRefund) -> Step | None:
         label="reversed",
         changes=changes,
         alarm="a refund that had succeeded was reversed by the provider",
+        source=source,
     )

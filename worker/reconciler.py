@@ -47,6 +47,11 @@ class Reconciler:
 
         `turn` is waited for before each call: pages of a list and other refunds of the payment may be many.
         """
+        if refund.operator_says is not None and refund.provider_refund_id is not None:
+            # The provider gave this id once, so whatever a person says of the refund can be read there.
+            look = await self._sight_by_id(refund, refund.provider_refund_id, turn)
+            if look is not None:
+                return look
         match self._rules.readback:
             case "list":
                 return await self._sight_of_list(refund, turn)
@@ -54,6 +59,22 @@ class Reconciler:
                 return await self._sight_of_totals(refund, turn)
             case "none":
                 return Look(sight=Sight.INCONCLUSIVE, reason="nothing may be read back")
+
+    async def _sight_by_id(self, refund: Refund, provider_refund_id: str, turn: Turn) -> Look | None:
+        """Return what is read under the refund's own id at the provider, None if the provider does not know it."""
+        answer = await self._gateway.get_refund(provider_refund_id, turn)
+        outcome = classify(answer, refund)
+        if outcome.seen is Seen.DONE and outcome.found is not None and outcome.found.id == provider_refund_id:
+            self._note_answer()
+            return Look(sight=Sight.FOUND, reason="read by its id", found=outcome.found, source="lookup")
+        if outcome.http_status == HTTPStatus.NOT_FOUND and outcome.seen is Seen.REFUSED:
+            self._note_answer()
+            return None
+        if outcome.seen is Seen.DONE or outcome.code == "contradictory_reply":
+            self._note_answer()
+            reason = outcome.message or "another refund was answered"
+            return Look(sight=Sight.CONFLICT, reason=f"{provider_refund_id} was read: {reason}", source="lookup")
+        return await self._unread(answer, refund)
 
     async def _sight_of_list(self, refund: Refund, turn: Turn) -> Look:
         listed = await self._gateway.list_refunds(refund.payment_intent, turn)
@@ -65,7 +86,7 @@ class Reconciler:
         by_id = {entry.id: entry for entry in entries}
         for sibling in siblings or ():
             if sibling.provider_refund_id in by_id:
-                await self._reverse(sibling, by_id[sibling.provider_refund_id])
+                await self._reverse(sibling, by_id[sibling.provider_refund_id], "list")
         return look_at_list(refund, entries, complete=complete, siblings=siblings)
 
     async def _sight_of_totals(self, refund: Refund, turn: Turn) -> Look:
@@ -90,11 +111,11 @@ class Reconciler:
         found = parse_refund(answer.payload)
         if found is None or found.id != provider_refund_id:
             return None
-        await self._reverse(sibling, found)
+        await self._reverse(sibling, found, "lookup")
         return found
 
-    async def _reverse(self, sibling: Refund, found: ProviderRefund) -> None:
-        step = policy.reversed_by_provider(sibling, found)
+    async def _reverse(self, sibling: Refund, found: ProviderRefund, source: str) -> None:
+        step = policy.reversed_by_provider(sibling, found, source)
         if step is not None:
             await self._recorder.save(sibling, step, {"look": "reversed"})
 
@@ -106,4 +127,9 @@ class Reconciler:
             missing = outcome.http_status == HTTPStatus.NOT_FOUND
             reason = f"the provider refuses to show it: {outcome.code}"
             return Look(sight=Sight.INCONCLUSIVE, reason=reason, missing=missing)
-        return Look(sight=Sight.UNREADABLE, reason=outcome.message or outcome.code, retry_after=outcome.retry_after)
+        return Look(
+            sight=Sight.UNREADABLE,
+            reason=outcome.message or outcome.code,
+            retry_after=outcome.retry_after,
+            credentials=outcome.credentials,
+        )

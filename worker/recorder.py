@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from worker import calls, endings, policy
+from worker import calls, endings, looks, policy
 from worker.calls import Saved
 from worker.endings import Ending
 from worker.errors import IllegalMove, StoreUnavailable
@@ -117,7 +117,7 @@ class Recorder:
                 "error_message": alarm,
                 "doubt_since": refund.doubt_since or refund.updated_at,
             }
-            _, ending = await self.save(refund, policy.to_review(changes, "owned_elsewhere", alarm), {})
+            _, ending = await self.save(refund, looks.after_owned(refund, changes, alarm), {})
             return ending
         return None
 

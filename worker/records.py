@@ -94,7 +94,7 @@ def decode(stored: Mapping[str, str]) -> Refund:
         elif name in {"metadata", "baseline"}:
             loaded = json.loads(text)
             values[name] = Baseline(**loaded) if name == "baseline" else loaded
-        elif name in {"all_remaining", "doubted", "currency_checked"}:
+        elif name in {"all_remaining", "doubted", "operator_unverified", "currency_checked"}:
             values[name] = text == "1"
         else:
             values[name] = text
@@ -112,7 +112,8 @@ class Moves:
     An entry leaves out what its place tells: `version` is its number, `from` where the one before led to; only the
     first says `at`, and the others the milliseconds `after` the one before; without `status` it is pending, and without
     `to` settled; without `label` it is the first (`accepted`), a claim (`send`) or bears its status's name; without
-    `attempt` a move in or out of `sending` is of the attempt that was claimed.
+    `attempt` a move in or out of `sending` is of the attempt that was claimed. Without `source` a move out of `sending`
+    that has a status of HTTP was concluded from the reply, and a resend rests on what the entry before it concluded.
     """
 
     def __init__(self) -> None:
@@ -120,6 +121,7 @@ class Moves:
         self._at = 0
         self._stage: str | None = None
         self._attempts = 0
+        self._concluded: dict[str, Any] = {}
 
     def read(self, entries: Iterable[str]) -> list[dict[str, Any]]:
         """Return the next entries whole: version, at (epoch ms), from, to, status, label, and what else was noted."""
@@ -144,7 +146,13 @@ class Moves:
             self._attempts += 1
         if Stage.SENDING in {source, target}:
             whole["attempt"] = self._attempts
-        return whole | noted
+        if whole["label"] == "resend":
+            whole |= self._concluded
+        elif source == Stage.SENDING and "http_status" in noted:
+            whole["source"] = "reply"
+        whole |= noted
+        self._concluded = {name: whole[name] for name in ("source", "by") if name in whole}
+        return whole
 
 
 def encode(changes: Mapping[str, Any]) -> list[str]:

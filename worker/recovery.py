@@ -24,7 +24,7 @@ class Recovered:
     suspect_until: datetime
 
 
-def recover(store: Store, since: datetime, *, resubmitted_for: timedelta) -> Recovered:
+def recover(store: Store, since: datetime, *, resubmitted_for: timedelta, by: str = decisions.CALLER) -> Recovered:
     """Put everything that may have been sent since the snapshot in doubt, with every claim stopped meanwhile.
 
     An id that is handed in again within `resubmitted_for` begins in doubt too: its record may have been lost with a
@@ -38,7 +38,7 @@ def recover(store: Store, since: datetime, *, resubmitted_for: timedelta) -> Rec
             store.key("meta"),
             mapping={
                 "paused": str(to_ms(now)),
-                "paused_by": "recover",
+                "paused_by": f"{by} (recover)",
                 "suspect_since": str(to_ms(since)),
                 "suspect_until": str(to_ms(until)),
             },
@@ -52,7 +52,7 @@ def recover(store: Store, since: datetime, *, resubmitted_for: timedelta) -> Rec
         ]
         # Not durable page by page: all of it is confirmed below, before anybody is told.
         saved = store.run_many(
-            [calls.save(refund, step, {"since": to_ms(since)}, durable=False) for refund, step in steps]
+            [calls.save(refund, step, {"since": to_ms(since), "by": by}, durable=False) for refund, step in steps]
         )
         doubted += sum(
             result.result == "saved" and step.to is Stage.IN_DOUBT

@@ -61,6 +61,14 @@ class Settings(BaseSettings):
     heartbeat_file: Path | None = None
     backlog_warning: int = Field(default=100_000, gt=0)
     remote_control: bool = False
+    actor: str | None = Field(default=None, min_length=1, max_length=100)
+
+    @field_validator("actor")
+    @classmethod
+    def _fit_to_be_kept(cls, value: str | None) -> str | None:
+        if value is not None and (not value.isprintable() or not value.strip()):
+            raise PydanticCustomError("actor", "must be a name of printable characters")
+        return value
 
     @field_validator("redis_url", "broker_url")
     @classmethod

@@ -127,7 +127,9 @@ class Records:
         return self._saved(refund, policy.to_review(changes, "inconclusive", "it cannot be told"))
 
     def _saved(self, refund: Refund, step: Step) -> Refund:
-        assert self.store.run(calls.save(refund, step, {"seen": "done"})).result == "saved"
+        # As a worker's recorder does.
+        detail = {"seen": "done"} | ({"alarm": step.alarm} if step.alarm else {})
+        assert self.store.run(calls.save(refund, step, detail)).result == "saved"
         return self.get(refund.refund_id)
 
     def get(self, refund_id: str) -> Refund:

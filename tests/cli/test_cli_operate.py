@@ -70,6 +70,24 @@ def test_a_pause_of_one_batch_holds_back_that_batch_alone(cli: Cli, records: Rec
     assert claim_result(records, "row-1") == "claimed"
 
 
+@pytest.mark.parametrize("actor", ["Ann Example", None])
+def test_whoever_presses_the_button_is_named(
+    cli: Cli, records: Records, monkeypatch: pytest.MonkeyPatch, actor: str | None
+) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "root")
+    named = {} if actor is None else {"REFUNDS_ACTOR": actor}
+    open_batch(records.store, "b-1", file="season.csv", digest="d1", rows=1)
+    cli("pause", "--batch", "b-1", **named)
+    cli("pause", **named)
+    assert read_batch(records.store, "b-1").paused_by == switches.read(records.store).paused_by == (actor or "root")
+
+
+@pytest.mark.parametrize("actor", [" ", "a\x1b[2J", "x" * 101])
+def test_a_name_that_cannot_be_kept_is_a_wrong_setting(cli: Cli, actor: str) -> None:
+    ran = cli("pause", REFUNDS_ACTOR=actor)
+    assert (ran.code, "REFUNDS_ACTOR" in ran.err) == (2, True)
+
+
 def test_a_batch_that_goes_on_under_a_pause_of_everything_says_so(cli: Cli, records: Records) -> None:
     open_batch(records.store, "b-1", file="season.csv", digest="d1", rows=1)
     pause_batch(records.store, "b-1")

@@ -7,11 +7,12 @@ import pty
 import select
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import redis
 
-from tests.cli.commanding import SECONDS, Cli
+from tests.cli.commanding import SECONDS, Cli, Records
 
 
 @pytest.mark.parametrize(
@@ -34,8 +35,19 @@ def test_a_time_that_utc_does_not_reach_is_refused_in_a_sentence(cli: Cli) -> No
 
 
 def test_without_a_terminal_nothing_is_asked(cli: Cli, sync_redis: redis.Redis) -> None:
-    ran = cli.process("recover", "--since", "2026-01-31")
-    assert (ran.code, "[y/N]" in ran.err, sync_redis.hget("refunds:meta", "paused_by")) == (0, False, "recover")
+    ran = cli.process("recover", "--since", "2026-01-31", REFUNDS_ACTOR="ann")
+    assert (ran.code, "[y/N]" in ran.err, paused_by(sync_redis)) == (0, False, "ann (recover)")
+
+
+def paused_by(client: redis.Redis) -> Any:
+    return client.hget("refunds:meta", "paused_by")
+
+
+def test_the_history_says_who_recovered(cli: Cli, records: Records) -> None:
+    records.queued("order-1")
+    assert cli("recover", "--since", "2026-01-31", REFUNDS_ACTOR="ann").code == 0
+    last = records.store.history("order-1")[-1]
+    assert (last["label"], last["by"]) == ("recovered", "ann")
 
 
 def on_terminal(cli: Cli, answer: bytes, *options: str) -> tuple[int, str]:
@@ -43,7 +55,7 @@ def on_terminal(cli: Cli, answer: bytes, *options: str) -> tuple[int, str]:
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "worker", "recover", "--since", "2026-01-31", *options],
-        env=cli.real(),
+        env=cli.real(REFUNDS_ACTOR="ann"),
         stdin=inside,
         stdout=subprocess.DEVNULL,
         stderr=inside,
@@ -71,9 +83,9 @@ def test_on_a_terminal_nothing_happens_before_a_yes(cli: Cli, sync_redis: redis.
     assert (code, "stop all sending at 127.0.0.1" in said, "nothing was changed" in said) == (9, True, True)
     assert not sync_redis.exists("refunds:meta")
     code, _ = on_terminal(cli, b"y\n")
-    assert (code, sync_redis.hget("refunds:meta", "paused_by")) == (0, "recover")
+    assert (code, paused_by(sync_redis)) == (0, "ann (recover)")
 
 
 def test_yes_skips_the_question(cli: Cli, sync_redis: redis.Redis) -> None:
     code, said = on_terminal(cli, b"", "--yes")
-    assert (code, "[y/N]" in said, sync_redis.hget("refunds:meta", "paused_by")) == (0, False, "recover")
+    assert (code, "[y/N]" in said, paused_by(sync_redis)) == (0, False, "ann (recover)")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 import redis
 
 from tests.cli.commanding import PAYMENT, Cli, Records, messages
 from tests.factories import a_refund
+from worker import calls, decisions, looks
 from worker.cli.review import resolutions
-from worker.model import Lane, Stage, Status
+from worker.model import Lane, Look, Sight, Stage, Status
+from worker.policy import Rules
 
 
 def test_the_refunds_that_need_a_person_are_listed_and_no_others(cli: Cli, records: Records) -> None:
@@ -25,23 +31,31 @@ def test_nothing_to_review_is_said(cli: Cli) -> None:
     assert (ran.code, ran.out, ran.err) == (0, "", "no refund waits for a person\n")
 
 
-def test_the_evidence_is_laid_out_with_what_each_decision_does(cli: Cli, records: Records) -> None:
+def test_the_evidence_says_what_was_sent_what_was_read_and_what_each_decision_does(cli: Cli, records: Records) -> None:
     records.succeeded("sibling-1", "re_sibling")
     refund = records.in_review("stuck-1")
     ran = cli("review", "show", "stuck-1")
     assert ran.code == 0
-    for part in ("what was seen", "doubt since", refund.idempotency_key, "inconclusive looks", "history"):
-        assert part in ran.out
-    for part in ("sibling-1", "re_sibling", "--succeeded RE_ID", "--failed CODE", "--resend", "moves twice"):
-        assert part in ran.out
+    why, sent, read, marks, others, decisions = re.split(r"\n(?=what|why|our other)", ran.out)[1:]
+    assert why == "why it is here\n  it cannot be told\n"
+    assert re.fullmatch(r"what was sent\n  20\S+ \S+Z  attempt 1: the provider made it: inconclusive.*\n", sent)
+    assert read == "what was read\n  nothing\n"
+    for part in ("doubt since", refund.idempotency_key, "inconclusive looks", "refund_id stuck-1"):
+        assert part in marks
+    for part in ("sibling-1", "re_sibling"):
+        assert part in others
+    for part in ("--succeeded RE_ID", "--failed CODE", "looked for first", "--resend", "--unverified", "moves twice"):
+        assert part in decisions
 
 
 def test_the_evidence_is_one_json_object(cli: Cli, records: Records) -> None:
     records.succeeded("sibling-1")
     records.in_review("stuck-1")
     shown = cli("review", "show", "stuck-1", "--json").object
-    assert set(shown) == {"refund", "evidence", "history", "siblings", "resolutions"}
+    assert set(shown) == {"refund", "why", "evidence", "history", "siblings", "resolutions"}
     assert (shown["refund"]["stage"], shown["evidence"]["inconclusive_looks"]) == ("review", 5)
+    assert shown["why"] == "it cannot be told"
+    assert shown["evidence"]["metadata"] == {"refund_id": "stuck-1", "refund_generation": "1"}
     assert [sibling["refund_id"] for sibling in shown["siblings"]] == ["sibling-1"]
 
 
@@ -49,6 +63,26 @@ def test_a_refund_whose_currency_is_not_confirmed_says_that_it_is_not_sent_unche
     told = resolutions(a_refund(Stage.REVIEW, asked_currency="usd"))["--resend"]
     assert "usd" in told
     assert told != resolutions(a_refund(Stage.REVIEW, asked_currency="usd", currency_checked=True))["--resend"]
+
+
+def test_what_was_never_in_doubt_may_be_decided_without_a_look(cli: Cli, records: Records) -> None:
+    records.in_review("stuck-1", doubt=False)
+    ran = cli("review", "show", "stuck-1")
+    assert "looked for" not in ran.out
+    assert "it was never in doubt" in ran.out
+
+
+def test_what_was_read_is_told_with_where_it_was_read(cli: Cli, records: Records) -> None:
+    refund = records.in_review("stuck-1")
+    records.store.run(calls.save(refund, decisions.resolve_failed(refund, "gone", by="ann"), {"note": "by phone"}))
+    refund = replace(records.get("stuck-1"), quiet_at=refund.updated_at)
+    look = Look(sight=Sight.ABSENT, reason="not in the payment's list")
+    step = looks.after_look(refund, look, Rules(readback="list"), refund.updated_at + timedelta(days=1), 0)
+    records.store.run(calls.save(refund, step, {"look": "absent", "reason": look.reason}))
+    read = cli("review", "show", "stuck-1").out.split("what was read\n")[1].split("\nwhat to find")[0]
+    assert read.endswith("looked at the payment's list: absent (not in the payment's list)\n")
+    told = cli("status", "stuck-1", "--history").out
+    assert "given up by a person, by ann “by phone”" in told
 
 
 def test_a_refund_that_needs_no_person_is_shown_without_decisions(cli: Cli, records: Records) -> None:
@@ -71,15 +105,43 @@ def test_a_claim_of_success_is_left_to_be_verified_and_nudged_for(
     assert "“seen in the dashboard”" in cli("status", "stuck-1", "--history").out
 
 
-def test_a_decision_that_it_failed_settles_and_sends_nothing(
+def test_a_decision_that_it_failed_settles_what_was_never_in_doubt_and_sends_nothing(
     cli: Cli, records: Records, sync_redis: redis.Redis
 ) -> None:
-    records.in_review("stuck-1")
-    ran = cli("review", "resolve", "stuck-1", "--failed", "paid_in_cash", "--note", "agreed by phone")
+    records.in_review("stuck-1", doubt=False)
+    ran = cli("review", "resolve", "stuck-1", "--failed", "paid_in_cash", "--note", "agreed", REFUNDS_ACTOR="ann")
     assert ran.code == 0
     refund = records.get("stuck-1")
     assert (refund.status, refund.stage, refund.error_code) == (Status.FAILED, Stage.SETTLED, "paid_in_cash")
+    last = records.store.history("stuck-1")[-1]
+    assert (last["source"], last["by"], last["note"]) == ("operator", "ann", "agreed")
     assert messages(sync_redis, Lane.SINGLE) == 0
+
+
+def test_a_decision_that_it_failed_is_looked_for_wherever_there_was_doubt(
+    cli: Cli, records: Records, sync_redis: redis.Redis
+) -> None:
+    records.in_review("stuck-1")
+    ran = cli("review", "resolve", "stuck-1", "--failed", "paid_in_cash", "--note", "agreed", REFUNDS_ACTOR="ann")
+    assert (ran.code, "it settles or comes back to review" in ran.err) == (0, True)
+    refund = records.get("stuck-1")
+    assert (refund.stage, refund.operator_says, refund.operator_by, refund.operator_code) == (
+        Stage.IN_DOUBT,
+        "failed",
+        "ann",
+        "paid_in_cash",
+    )
+    assert not refund.operator_unverified
+    assert messages(sync_redis, Lane.SINGLE) == 1
+
+
+@pytest.mark.parametrize("choice", [("--succeeded", "re_1"), ("--failed", "gone"), ("--resend",)])
+def test_a_word_that_shall_count_unverified_is_kept_as_such(
+    cli: Cli, records: Records, choice: tuple[str, ...]
+) -> None:
+    records.in_review("stuck-1")
+    assert cli("review", "resolve", "stuck-1", *choice, "--unverified", "--note", "x").code == 0
+    assert records.get("stuck-1").operator_unverified
 
 
 @pytest.mark.parametrize(("doubt", "stage"), [(True, Stage.IN_DOUBT), (False, Stage.WAITING)])

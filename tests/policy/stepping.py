@@ -43,6 +43,7 @@ TOLD = "told"
 """Stands for whatever a person is told."""
 
 ANEW = {"looks": 0, "absent_at": None, "proven_absent_at": None, "found_at": None}
+NO_WORD = dict.fromkeys(("operator_says", "operator_by", "operator_code", "operator_unverified"))
 DROPPED = dict.fromkeys(
     (
         "doubt_since",
@@ -58,6 +59,9 @@ DROPPED = dict.fromkeys(
         "unconfirmed_since",
         "currency_checked",
         "operator_says",
+        "operator_by",
+        "operator_code",
+        "operator_unverified",
         "idempotency_key",
         "first_attempt_at",
         "looks",

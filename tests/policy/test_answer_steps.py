@@ -21,7 +21,7 @@ from tests.factories import (
     found,
     refund_payload,
 )
-from tests.policy.stepping import ANEW, DAY, DROPPED, TOLD, pending, plain, settled
+from tests.policy.stepping import ANEW, DAY, DROPPED, NO_WORD, TOLD, pending, plain, settled
 from worker.looks import after_poll
 from worker.model import Refund, Retriable, Stage, Status, Step
 from worker.policy import after_attempt, done, reversed_by_provider
@@ -36,7 +36,7 @@ DONE = {
     "error_message": None,
     "retriable": None,
     "doubt_since": None,
-    "operator_says": None,
+    **NO_WORD,
     **ANEW,
 }
 FAILED = {"failure_reason": "unknown", "error_code": "unknown", "error_message": TOLD, "retriable": Retriable.UNKNOWN}
@@ -48,17 +48,17 @@ FAILED = {"failure_reason": "unknown", "error_code": "unknown", "error_message":
         (
             a_refund(),
             found(),
-            settled(Status.SUCCEEDED, "succeeded", DONE | {"amount": 500} | DROPPED, proof=True),
+            settled(Status.SUCCEEDED, "succeeded", DONE | {"amount": 500} | DROPPED, proof=True, source="reply"),
         ),
         (
             a_refund(currency=None),
             found(amount=None),
-            settled(Status.SUCCEEDED, "succeeded", DONE | {"currency": "usd"} | DROPPED, proof=True),
+            settled(Status.SUCCEEDED, "succeeded", DONE | {"currency": "usd"} | DROPPED, proof=True, source="reply"),
         ),
         (
             a_refund(currency=None),
             found(amount=0, currency=None),
-            settled(Status.SUCCEEDED, "succeeded", DONE | {"amount": 0} | DROPPED, proof=True),
+            settled(Status.SUCCEEDED, "succeeded", DONE | {"amount": 0} | DROPPED, proof=True, source="reply"),
         ),
         (
             a_refund(),
@@ -68,6 +68,7 @@ FAILED = {"failure_reason": "unknown", "error_code": "unknown", "error_message":
                 "failed",
                 DONE | {"amount": 500, "provider_status": "failed"} | FAILED | DROPPED,
                 proof=True,
+                source="reply",
             ),
         ),
         (
@@ -86,6 +87,7 @@ FAILED = {"failure_reason": "unknown", "error_code": "unknown", "error_message":
                 }
                 | DROPPED,
                 proof=True,
+                source="reply",
             ),
         ),
         (
@@ -100,6 +102,7 @@ FAILED = {"failure_reason": "unknown", "error_code": "unknown", "error_message":
                 | {"failure_reason": "canceled", "error_code": "canceled"}
                 | DROPPED,
                 proof=True,
+                source="reply",
             ),
         ),
         (
@@ -118,6 +121,7 @@ FAILED = {"failure_reason": "unknown", "error_code": "unknown", "error_message":
                 },
                 2 * SECOND,
                 proof=True,
+                source="reply",
             ),
         ),
         (
@@ -135,6 +139,7 @@ FAILED = {"failure_reason": "unknown", "error_code": "unknown", "error_message":
                 },
                 2 * SECOND,
                 proof=True,
+                source="reply",
             ),
         ),
     ],
@@ -150,13 +155,13 @@ def test_proof_keeps_where_it_comes_from() -> None:
 
 @pytest.mark.parametrize(("reason", "kept"), [("lost_or_stolen_card", "lost_or_stolen_card"), (None, "unknown")])
 def test_reversal_leads_to_this_step_and_no_other(reason: str | None, kept: str) -> None:
-    step = reversed_by_provider(a_refund(Stage.SETTLED), found(status="failed", failure_reason=reason))
-    changes = {"provider_status": "failed", **FAILED, "failure_reason": kept, "error_code": kept}
-    assert plain(step) == settled(Status.FAILED, "reversed", changes, alarm=TOLD)
+    step = reversed_by_provider(a_refund(Stage.SETTLED), found(status="failed", failure_reason=reason), "list")
+    changes = {"provider_status": "failed", **FAILED, "failure_reason": kept, "error_code": kept, "evidence": "list"}
+    assert plain(step) == settled(Status.FAILED, "reversed", changes, alarm=TOLD, source="list")
 
 
 def test_refund_of_no_status_reverses_nothing() -> None:
-    assert reversed_by_provider(a_refund(Stage.SETTLED), found(status=None)) is None
+    assert reversed_by_provider(a_refund(Stage.SETTLED), found(status=None), "list") is None
 
 
 # Polls
@@ -165,7 +170,7 @@ def test_refund_of_no_status_reverses_nothing() -> None:
 def lost(code: str, changes: dict[str, Any] | None = None) -> Step:
     """The step of a poll to a person."""
     noted = {"error_code": code, "error_message": TOLD, "doubt_since": NOW}
-    return pending(Stage.REVIEW, code, noted | (changes or {}), DAY, alarm=TOLD)
+    return pending(Stage.REVIEW, code, noted | (changes or {}), DAY, alarm=TOLD, source="lookup")
 
 
 def polled(delay: timedelta, changes: dict[str, Any] | None = None) -> Step:
@@ -192,7 +197,7 @@ STILL = a_reply(200, refund_payload(status="pending"))
         (
             {"operator_says": "succeeded"},
             STILL,
-            polled(16.875 * SECOND, {"operator_says": None, "provider_refund_id": "re_1"}),
+            polled(16.875 * SECOND, {"operator_says": None, "provider_refund_id": "re_1", "evidence": "lookup"}),
         ),
         ({"operator_says": "succeeded"}, a_reply(503), polled(16.875 * SECOND)),
         ({}, an_error(404), missed(5.625 * SECOND)),
@@ -217,7 +222,7 @@ STILL = a_reply(200, refund_payload(status="pending"))
             an_error(404),
             lost(
                 "refund_missing",
-                {"missing_since": None, "provider_refund_id": None, "operator_says": None, "processing_since": None},
+                {"missing_since": None, "provider_refund_id": None, "processing_since": None, **NO_WORD},
             ),
         ),
         ({}, an_error(400), polled(16.875 * SECOND)),
@@ -237,15 +242,27 @@ def test_person_is_told_what_contradicts_the_record() -> None:
     assert "amount" in step.alarm
 
 
+UNNAMED = {"metadata": None}
+
+
 @pytest.mark.parametrize(
-    ("fields", "evidence"),
+    ("fields", "shown", "evidence"),
     [
-        ({}, "reply"),
-        ({"evidence": "list"}, "list"),
-        ({"evidence": None}, "reply"),
-        ({"evidence": "list", "operator_says": "succeeded"}, "operator"),
+        ({}, {}, "lookup"),
+        ({"evidence": "list"}, {}, "lookup"),
+        ({"evidence": None}, UNNAMED, "lookup"),
+        ({"evidence": "list", "operator_says": "succeeded"}, {}, "lookup"),
+        ({"evidence": "list", "operator_says": "succeeded"}, UNNAMED, "operator"),
+        ({"evidence": "operator"}, UNNAMED, "operator"),
+        ({"evidence": "operator"}, {}, "lookup"),
     ],
 )
-def test_poll_that_says_final_settles_by_the_evidence_that_led_to_it(fields: dict[str, Any], evidence: str) -> None:
-    refund = a_refund(Stage.PROCESSING, **fields)
-    assert after_poll(refund, a_reply(), NOW, 0) == done(refund, found(created=None), evidence, NOW)
+def test_poll_that_says_final_settles_by_what_was_read_or_by_the_person_who_named_it(
+    fields: dict[str, Any], shown: dict[str, Any], evidence: str
+) -> None:
+    refund = a_refund(Stage.PROCESSING, operator_by="ann", **fields)
+    step = after_poll(refund, a_reply(200, refund_payload(**shown)), NOW, 0)
+    assert (step.status, step.changes["evidence"], step.source) == (Status.SUCCEEDED, evidence, evidence)
+    assert step.by == ("ann" if evidence == "operator" else None)
+    ours = found(created=None) if shown == {} else found(created=None, refund_id=None, generation=None)
+    assert step == done(refund, ours, evidence, NOW)

@@ -46,6 +46,8 @@ DOUBTED = {
 AGAIN = {"error_code": "not_sent", "error_message": None, "lapses": 0, "server_errors": 0}
 """What a try that never left changes on a refund in doubt."""
 
+BY_REPLY = {"retriable": Retriable.NO, "evidence": "reply"}
+
 
 @pytest.mark.parametrize(
     ("refund", "outcome", "rules", "step"),
@@ -77,7 +79,8 @@ AGAIN = {"error_code": "not_sent", "error_message": None, "lapses": 0, "server_e
             settled(
                 Status.FAILED,
                 "amount_too_large",
-                DROPPED | {"error_code": "amount_too_large", "error_message": TOLD, "retriable": Retriable.NO},
+                DROPPED | {"error_code": "amount_too_large", "error_message": TOLD, **BY_REPLY},
+                source="reply",
             ),
         ),
         # What a first refund of ours cannot have caused is believed after a doubt too.
@@ -89,7 +92,8 @@ AGAIN = {"error_code": "not_sent", "error_message": None, "lapses": 0, "server_e
                 settled(
                     Status.FAILED,
                     code,
-                    DROPPED | {"error_code": code, "error_message": TOLD, "retriable": Retriable.NO},
+                    DROPPED | {"error_code": code, "error_message": TOLD, **BY_REPLY},
+                    source="reply",
                 ),
             )
             for code in (
@@ -138,6 +142,50 @@ AGAIN = {"error_code": "not_sent", "error_message": None, "lapses": 0, "server_e
                 Status.FAILED,
                 "budget_spent",
                 DROPPED | {"error_code": "budget_spent", "error_message": TOLD, "retriable": Retriable.YES},
+            ),
+        ),
+        # That a resend's first attempt never happened is a person's word: no proof that nothing was done.
+        (
+            a_refund(verdicts=12, doubted=True, evidence="operator"),
+            NOT_SENT,
+            VERIFY,
+            pending(Stage.REVIEW, "budget_spent", SEEN, DAY, alarm=TOLD),
+        ),
+        (
+            a_refund(verdicts=12, doubted=True, evidence="list"),
+            NOT_SENT,
+            VERIFY,
+            settled(
+                Status.FAILED,
+                "budget_spent",
+                DROPPED | {"error_code": "budget_spent", "error_message": TOLD, "retriable": Retriable.YES},
+            ),
+        ),
+        (
+            a_refund(doubted=True, evidence="list"),
+            MAYBE,
+            VERIFY,
+            pending(Stage.IN_DOUBT, "no_reply", DOUBTED | {"evidence": None}, 10 * SECOND),
+        ),
+        (
+            a_refund(doubted=True, evidence="operator"),
+            replace(REFUSED, code="new", message="words"),
+            VERIFY,
+            pending(
+                Stage.REVIEW,
+                "new",
+                SEEN
+                | {
+                    "error_code": "new",
+                    "error_message": TOLD,
+                    "verdicts": 1,
+                    "doubt_since": NOW,
+                    "quiet_at": NOW,
+                    "retriable": Retriable.NO,
+                    "evidence": None,
+                },
+                DAY,
+                alarm=TOLD,
             ),
         ),
         (
@@ -228,7 +276,7 @@ AGAIN = {"error_code": "not_sent", "error_message": None, "lapses": 0, "server_e
             pending(
                 Stage.REVIEW,
                 "idempotency_error",
-                AGAIN | {"error_code": "idempotency_error", "verdicts": 2},
+                AGAIN | {"error_code": "idempotency_error", "verdicts": 2, "doubt_since": NOW, "quiet_at": NOW},
                 DAY,
                 alarm=TOLD,
             ),
@@ -251,12 +299,27 @@ def test_refund_that_a_guard_refuses_is_failed_in_its_words_with_secrets_taken_o
     assert plain(step) == settled(
         Status.FAILED,
         "currency_mismatch",
-        DROPPED | {"error_code": "currency_mismatch", "error_message": TOLD, "retriable": Retriable.NO},
+        DROPPED
+        | {
+            "error_code": "currency_mismatch",
+            "error_message": TOLD,
+            "retriable": Retriable.NO,
+            "evidence": "lookup",
+        },
+        source="lookup",
     )
     assert "sk_live_0123456789abcdef" not in step.changes["error_message"]
     with pytest.raises(IllegalMove) as caught:
         refused_unsent(a_refund(Stage.IN_DOUBT), "currency_mismatch", "no")
     assert (caught.value.source, caught.value.target) == (Stage.IN_DOUBT, Stage.SETTLED)
+
+
+def test_guard_refuses_nothing_for_good_of_which_an_attempt_may_have_happened() -> None:
+    step = refused_unsent(a_refund(Stage.WAITING, doubted=True), "currency_mismatch", "sk_live_0123456789abcdef")
+    assert plain(step) == pending(
+        Stage.REVIEW, "currency_mismatch", {"error_code": "currency_mismatch", "error_message": TOLD}, DAY, alarm=TOLD
+    )
+    assert "sk_live" not in step.changes["error_message"]
 
 
 def test_review_is_brought_to_mind_again_a_day_later() -> None:
@@ -288,6 +351,11 @@ LAPSED = {
             a_refund(next_check_at=NOW - MINUTE, lapses=1, doubt_since=NOW - HOUR),
             TRUST,
             pending(Stage.IN_DOUBT, "lease_lapsed", LAPSED | {"lapses": 2, "doubt_since": NOW - HOUR}, timedelta(0)),
+        ),
+        (
+            a_refund(next_check_at=NOW - MINUTE, evidence="list"),
+            VERIFY,
+            pending(Stage.IN_DOUBT, "lease_lapsed", LAPSED | {"evidence": None}, timedelta(0)),
         ),
         (
             a_refund(next_check_at=None),

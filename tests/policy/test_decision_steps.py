@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.factories import HOUR, NOW, a_refund
-from tests.policy.stepping import ANEW, DAY, DROPPED, TOLD, pending, plain, settled
+from tests.policy.stepping import ANEW, DAY, DROPPED, NO_WORD, TOLD, pending, plain, settled
 from worker.decisions import cancel, recovered, resolve_failed, resolve_resend, resolve_succeeded, retry_failed
 from worker.errors import InvalidRequest, NotCancelable
 from worker.model import Refund, Retriable, Stage, Status, Step
@@ -28,11 +28,30 @@ def test_refusal_to_cancel_says_whether_it_is_over_or_on_its_way() -> None:
         cancel(a_refund(Stage.SENDING))
 
 
-def test_person_who_names_the_providers_refund_leads_to_this_step_and_no_other() -> None:
-    changes = {"provider_refund_id": "re_7", "processing_since": NOW, "operator_says": "succeeded"}
-    assert resolve_succeeded(a_refund(Stage.REVIEW), "re_7", NOW) == pending(
-        Stage.PROCESSING, "operator_says_succeeded", changes, timedelta(0)
+BY_ANN: dict[str, Any] = {"source": "operator", "by": "ann"}
+
+
+def word(says: str, *, unverified: bool = False) -> dict[str, Any]:
+    return {"operator_says": says, "operator_by": "ann", "operator_unverified": unverified}
+
+
+@pytest.mark.parametrize("unverified", [True, False])
+def test_person_who_names_the_providers_refund_leads_to_this_step_and_no_other(*, unverified: bool) -> None:
+    changes = {"provider_refund_id": "re_7", "processing_since": NOW, "operator_code": None}
+    step = resolve_succeeded(a_refund(Stage.REVIEW), "re_7", NOW, by="ann", unverified=unverified)
+    assert step == pending(
+        Stage.PROCESSING,
+        "operator_says_succeeded",
+        changes | word("succeeded", unverified=unverified),
+        timedelta(0),
+        **BY_ANN,
     )
+
+
+def test_decision_of_which_nobody_is_named_is_the_callers_and_wants_to_be_verified() -> None:
+    refund = a_refund(Stage.REVIEW, doubt_since=NOW)
+    for step in (resolve_succeeded(refund, "re_7", NOW), resolve_failed(refund, "x"), resolve_resend(refund)):
+        assert (step.by, step.changes["operator_by"], step.changes["operator_unverified"]) == ("caller",) * 2 + (False,)
 
 
 def test_id_that_could_not_be_asked_for_is_refused_with_all_that_is_known_of_it() -> None:
@@ -43,7 +62,7 @@ def test_id_that_could_not_be_asked_for_is_refused_with_all_that_is_known_of_it(
     assert error.rule
 
 
-def test_person_who_says_failed_leads_to_this_step_and_no_other() -> None:
+def test_person_who_gives_up_what_was_never_in_doubt_leads_to_this_step_and_no_other() -> None:
     changes = {
         **DROPPED,
         "error_code": "declined",
@@ -51,26 +70,48 @@ def test_person_who_says_failed_leads_to_this_step_and_no_other() -> None:
         "retriable": Retriable.NO,
         "evidence": "operator",
     }
-    assert plain(resolve_failed(a_refund(Stage.REVIEW), "declined")) == settled(
-        Status.FAILED, "operator_says_failed", changes
-    )
+    for unverified in (True, False):
+        step = resolve_failed(a_refund(Stage.REVIEW), "declined", by="ann", unverified=unverified)
+        assert plain(step) == settled(Status.FAILED, "operator_says_failed", changes, **BY_ANN)
 
 
-def test_person_who_says_absent_leads_to_these_steps_and_no_others() -> None:
+DOUBTED = a_refund(Stage.REVIEW, doubt_since=NOW - HOUR, doubted=True, provider_refund_id="re_1")
+
+
+@pytest.mark.parametrize("unverified", [True, False])
+def test_person_who_gives_up_what_may_have_happened_leads_to_this_step_and_no_other(*, unverified: bool) -> None:
+    changes = {"operator_code": "gone", **ANEW, **word("failed", unverified=unverified), "doubt_since": NOW - HOUR}
+    step = resolve_failed(DOUBTED, "gone", by="ann", unverified=unverified)
+    assert step == pending(Stage.IN_DOUBT, "operator_says_failed", changes, timedelta(0), **BY_ANN)
+
+
+@pytest.mark.parametrize("unverified", [True, False])
+def test_person_who_says_absent_leads_to_these_steps_and_no_others(*, unverified: bool) -> None:
     never = a_refund(Stage.REVIEW, doubt_since=None)
-    assert resolve_resend(never) == pending(
+    assert resolve_resend(never, by="ann", unverified=unverified) == pending(
         Stage.WAITING,
         "operator_says_absent",
-        {"lapses": 0, "provider_refund_id": None, "operator_says": None},
+        {"lapses": 0, "provider_refund_id": None, **NO_WORD},
         timedelta(0),
+        **BY_ANN,
     )
-    doubted = a_refund(Stage.REVIEW, doubt_since=NOW)
-    assert resolve_resend(doubted) == pending(
-        Stage.IN_DOUBT,
-        "operator_says_absent",
-        {"operator_says": "absent", "lapses": 0, "provider_refund_id": None, **ANEW},
-        timedelta(0),
+    changes = {
+        "lapses": 0,
+        "operator_code": None,
+        **ANEW,
+        **word("absent", unverified=unverified),
+        "doubt_since": NOW - HOUR,
+    }
+    assert resolve_resend(DOUBTED, by="ann", unverified=unverified) == pending(
+        Stage.IN_DOUBT, "operator_says_absent", changes, timedelta(0), **BY_ANN
     )
+
+
+def test_refund_whose_doubt_was_over_when_it_came_to_review_is_looked_for_all_the_same() -> None:
+    refund = a_refund(Stage.REVIEW, doubted=True)
+    for step in (resolve_failed(refund, "gone"), resolve_resend(refund)):
+        assert (step.to, step.changes["doubt_since"]) == (Stage.IN_DOUBT, refund.updated_at)
+    assert "doubt_since" not in resolve_succeeded(refund, "re_1", NOW).changes
 
 
 @pytest.mark.parametrize(("all_remaining", "amount"), [(True, {"amount": None}), (False, {})])
@@ -99,7 +140,7 @@ def test_retry_leads_to_this_step_and_no_other(*, all_remaining: bool, amount: d
 SINCE = NOW - HOUR
 RECOVERED = {
     "doubt_since": SINCE,
-    "operator_says": None,
+    **NO_WORD,
     "retriable": Retriable.NO,
     "first_attempt_at": SINCE,
     "quiet_at": NOW,
@@ -129,7 +170,7 @@ RECOVERED = {
             pending(
                 Stage.REVIEW,
                 "recovered",
-                {"doubt_since": SINCE, "operator_says": None, "retriable": Retriable.NO},
+                {"doubt_since": SINCE, **NO_WORD, "retriable": Retriable.NO},
                 DAY,
                 quiet=True,
             ),

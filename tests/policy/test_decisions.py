@@ -120,7 +120,7 @@ def test_nothing_but_a_retriable_failed_refund_is_retried(refund: Refund) -> Non
 
 
 def test_succeeded_refund_that_the_provider_turned_failed_is_failed_with_an_alarm() -> None:
-    step = reversed_by_provider(a_refund(Stage.SETTLED), found(status="failed", failure_reason="unknown"))
+    step = reversed_by_provider(a_refund(Stage.SETTLED), found(status="failed", failure_reason="unknown"), "list")
     assert step is not None
     assert (step.to, step.status) == (Stage.SETTLED, Status.FAILED)
     assert step.alarm
@@ -137,7 +137,7 @@ def test_succeeded_refund_that_the_provider_turned_failed_is_failed_with_an_alar
     ],
 )
 def test_only_the_very_refund_that_had_succeeded_can_be_reversed(refund: Refund, seen: Any) -> None:
-    assert reversed_by_provider(refund, seen) is None
+    assert reversed_by_provider(refund, seen, "list") is None
 
 
 @law

@@ -26,10 +26,10 @@ from tests.factories import (
 )
 from tests.policy.stepping import with_changes
 from tests.strategies import jitters, looks, refunds, rules
-from worker.decisions import resolve_failed, resolve_resend, resolve_succeeded
+from worker.decisions import resolve_resend, resolve_succeeded
 from worker.errors import InvalidRequest
 from worker.looks import MAX_LOOKS, after_look, after_poll
-from worker.model import Action, Baseline, Look, Outcome, Refund, Retriable, Sight, Stage, Status
+from worker.model import Action, Baseline, Look, Outcome, Refund, Sight, Stage, Status
 from worker.policy import MAX_RESENDS, Rules, after_attempt, after_lapse, next_action
 from worker.request import shown
 
@@ -62,13 +62,17 @@ def test_absence_is_never_proven_by_less_than_two_settle_times_of_quiet_or_a_per
     refund: Refund, look: Look, rules: Rules, jitter: float
 ) -> None:
     step = after_look(refund, look, rules, NOW, jitter)
-    if step.changes.get("proven_absent_at") is None or refund.operator_says == "absent":
+    if step.changes.get("proven_absent_at") is None:
+        return
+    if step.source == "operator":
+        assert (refund.operator_says, refund.operator_unverified) == ("absent", True)
+        assert look.sight in {Sight.INCONCLUSIVE, Sight.UNREADABLE}
         return
     assert look.sight is Sight.ABSENT
     assert refund.absent_at is not None
     assert refund.absent_at + rules.settle <= NOW
     assert refund.quiet_at is None or refund.quiet_at + rules.settle <= NOW
-    assert refund.resends < MAX_RESENDS
+    assert refund.resends < MAX_RESENDS or refund.operator_says == "absent"
 
 
 @pytest.mark.parametrize("between", [Sight.INCONCLUSIVE, Sight.FOUND_IN_TOTALS])
@@ -171,9 +175,9 @@ def test_doubt_that_nothing_may_be_read_back_of_goes_to_a_person_at_once() -> No
     assert next_action(a_refund(Stage.IN_DOUBT), BLIND, NOW) is Action.REVIEW
 
 
-def test_person_who_says_absent_is_checked_by_one_more_look_and_then_believed() -> None:
+def test_person_who_says_absent_is_checked_by_a_look_that_may_say_otherwise() -> None:
     refund = a_refund(Stage.REVIEW, doubt_since=NOW - HOUR)
-    told = with_changes(refund, resolve_resend(refund), NOW)
+    told = with_changes(refund, resolve_resend(refund, unverified=True), NOW)
     assert next_action(told, TRUST, NOW) is Action.LOOK
     sent = after_look(told, Look(sight=Sight.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
     assert sent.changes["proven_absent_at"] == NOW
@@ -186,7 +190,7 @@ def test_person_who_names_the_providers_refund_is_checked_by_a_poll() -> None:
     told = with_changes(refund, resolve_succeeded(refund, "re_7", NOW), NOW)
     assert next_action(told, VERIFY, NOW) is Action.POLL
     settled = after_poll(told, a_reply(200, refund_payload(id="re_7")), NOW, 0)
-    assert (settled.status, settled.changes["evidence"]) == (Status.SUCCEEDED, "operator")
+    assert (settled.status, settled.changes["evidence"]) == (Status.SUCCEEDED, "lookup")
     other = after_poll(told, a_reply(200, refund_payload(id="re_7", amount=1)), NOW, 0)
     assert other.to is Stage.REVIEW
 
@@ -219,7 +223,8 @@ def test_person_whose_word_the_provider_did_not_bear_out_has_named_nothing() -> 
 def test_persons_word_ends_when_the_provider_shows_the_refund_as_pending() -> None:
     named = a_refund(Stage.PROCESSING, operator_says="succeeded")
     step = after_poll(named, a_reply(200, refund_payload(status="pending")), NOW, 0)
-    assert (step.quiet, step.changes) == (True, {"operator_says": None, "provider_refund_id": named.provider_refund_id})
+    assert (step.quiet, step.changes["operator_says"]) == (True, None)
+    assert (step.changes["provider_refund_id"], step.changes["evidence"]) == (named.provider_refund_id, "lookup")
     unheard = after_poll(named, a_reply(503), NOW, 0)
     assert (unheard.quiet, unheard.changes) == (True, {})
 
@@ -228,12 +233,3 @@ def test_refund_never_in_doubt_that_a_person_lets_go_again_waits_for_its_turn_an
     refund = a_refund(Stage.REVIEW, provider_refund_id="re_x", operator_says="succeeded", lapses=2)
     after = with_changes(refund, resolve_resend(refund), NOW)
     assert (after.stage, after.provider_refund_id, after.operator_says, after.lapses) == (Stage.WAITING, None, None, 0)
-
-
-def test_person_who_says_failed_settles_it_for_good() -> None:
-    step = resolve_failed(a_refund(Stage.REVIEW, doubt_since=NOW), "declined")
-    assert (step.status, step.changes["retriable"], step.changes["evidence"]) == (
-        Status.FAILED,
-        Retriable.NO,
-        "operator",
-    )

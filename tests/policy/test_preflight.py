@@ -69,7 +69,12 @@ MISMATCH = {"error_code": "currency_mismatch", "error_message": TOLD}
         (
             asking(),
             EUR,
-            settled(Status.FAILED, "currency_mismatch", DROPPED | MISMATCH | {"retriable": Retriable.NO}),
+            settled(
+                Status.FAILED,
+                "currency_mismatch",
+                DROPPED | MISMATCH | {"retriable": Retriable.NO, "evidence": "lookup"},
+                source="lookup",
+            ),
         ),
         (asking(Stage.IN_DOUBT), EUR, to_a_person("currency_mismatch", MISMATCH)),
     ],

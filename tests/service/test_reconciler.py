@@ -239,6 +239,6 @@ async def test_read_back_that_is_refused_for_the_keys_sake_is_not_this_refunds_t
 
 async def test_reversal_is_saved_only_where_there_is_one(lens: Lens) -> None:
     other = await settle(lens.shop)
-    await lens.reconciler._reverse(other, found(id="re_2"))
+    await lens.reconciler._reverse(other, found(id="re_2"), "list")
     assert (await lens.shop.stored("b")).version == other.version
-    assert policy.reversed_by_provider(other, found(id="re_2")) is None
+    assert policy.reversed_by_provider(other, found(id="re_2"), "list") is None

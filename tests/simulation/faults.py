@@ -46,6 +46,7 @@ PEOPLE: Final = (
     "import_killed",
     "import_refused",
     "resolved_failed",
+    "resolved_in_error",
     "resolved_resend",
     "resolved_succeeded",
     "retried_by_caller",

@@ -203,7 +203,7 @@ class Judge:
         elif source == "sending":
             known.proven_at = self.now_ms()
         self._moves.append((refund_id, entry))
-        known.stirred = known.stirred or known.label == "operator_says_absent"
+        known.stirred = known.stirred or known.label in {"operator_says_absent", "operator_says_failed"}
         if known.label == "resend":
             for post in known.posts:
                 post.cleared = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 MOST_RESOLVED: Final = 12
+MISREAD_RATE: Final = 0.2
+PERSON: Final = "person"
 
 
 class People:
@@ -23,6 +26,8 @@ class People:
     def __init__(self, world: World) -> None:
         self._world = world
         self._resolved = 0
+        # Apart from the world's own dice: the moods of people change nothing else of a seed.
+        self._mood = random.Random(f"{world.plan.seed}:people")  # noqa: S311 - repeatable, not secret
 
     def begin(self) -> None:
         """Let operators look at the review list now and then."""
@@ -67,17 +72,31 @@ class People:
         generation = known.record["generation"] or "1"
         made = [world.seam.bank.refunds[identity] for identity in world.judge.effects.get(refund_id, ())]
         here = [refund for refund in made if refund.metadata.get("refund_generation") == generation]
-        if here:
+        if here and self._mood.random() < MISREAD_RATE:
+            # Misread, and so to be verified: what the provider shows must outweigh it.
+            if self._mood.random() < 0.5:
+                self._apply(refund_id, self._resend(unverified=False), "resolved_in_error")
+            else:
+                self._apply(refund_id, self._failed(unverified=False), "resolved_in_error")
+        elif here:
             identity = here[-1].id
             self._apply(
                 refund_id,
-                lambda refund: decisions.resolve_succeeded(refund, identity, world.loop.wall),
+                lambda refund: decisions.resolve_succeeded(refund, identity, world.loop.wall, by=PERSON),
                 "resolved_succeeded",
             )
         elif world.dice.random() < 0.5:
-            self._apply(refund_id, decisions.resolve_resend, "resolved_resend")
+            self._apply(refund_id, self._resend(unverified=self._mood.random() < 0.5), "resolved_resend")
         else:
-            self._apply(refund_id, lambda refund: decisions.resolve_failed(refund, "paid_in_cash"), "resolved_failed")
+            self._apply(refund_id, self._failed(unverified=self._mood.random() < 0.5), "resolved_failed")
+
+    @staticmethod
+    def _resend(*, unverified: bool) -> Callable[[Refund], Step]:
+        return lambda refund: decisions.resolve_resend(refund, by=PERSON, unverified=unverified)
+
+    @staticmethod
+    def _failed(*, unverified: bool) -> Callable[[Refund], Step]:
+        return lambda refund: decisions.resolve_failed(refund, "paid_in_cash", by=PERSON, unverified=unverified)
 
     def _apply(self, refund_id: str, decide: Callable[[Refund], Step | None], event: str) -> None:
         world = self._world
@@ -90,7 +109,7 @@ class People:
             return
         if step is None:
             return
-        saved = world.run_call(calls.save(refund, step, {"by": "person"}))
+        saved = world.run_call(calls.save(refund, step, {"by": PERSON}))
         world.tell("person", event, refund_id, saved.result)
         if saved.result != "saved":
             return

@@ -254,6 +254,26 @@ def further_try_unasked(stack: ExitStack) -> None:
     put(stack, Service, "_may_try_again", may_try_again_unasked)
 
 
+def person_believed_unread(stack: ExitStack) -> None:
+    """A person says that it never happened, and it is failed with nothing read."""
+    real = decisions.resolve_failed
+
+    def at_once(refund: Refund, code: str, **how: Any) -> Step:
+        return real(replace(refund, doubt_since=None, doubted=False), code, **how)
+
+    put(stack, decisions, "resolve_failed", at_once)
+
+
+def person_believed_unproven(stack: ExitStack) -> None:
+    """A person's word is taken where nothing that was read bears it out, though they did not insist."""
+    real = looks._take_word
+
+    def taken(refund: Refund, *rest: Any) -> Step:
+        return real(replace(refund, operator_unverified=True), *rest)
+
+    put(stack, looks, "_take_word", taken)
+
+
 BUGS: Final[dict[str, Bug]] = {
     bug.__name__: bug
     for bug in (
@@ -279,6 +299,8 @@ BUGS: Final[dict[str, Bug]] = {
         lapsed_leases_not_swept,
         cancel_in_flight,
         further_try_unasked,
+        person_believed_unread,
+        person_believed_unproven,
         *AT_THE_RIM,
         *OF_LIMITS,
         *OF_MONEY,

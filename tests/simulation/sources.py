@@ -78,6 +78,8 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "lapsed_leases_not_swept": frozenset({"forgotten", "stranded"}),
         "cancel_in_flight": frozenset({"false_failed"}),
         "further_try_unasked": frozenset({"claim"}),
+        "person_believed_unread": frozenset({"false_failed"}),
+        "person_believed_unproven": frozenset({"false_failed", "money_twice", "unproven"}),
         "ends_without_giving_back": frozenset({"kept", "given_back"}),
         "begins_while_ending": frozenset({"began"}),
         "canceled_batch_goes_on": frozenset({"batch"}),

@@ -93,7 +93,7 @@ def test_batch_counts_every_move_by_stage_and_status(world: World) -> None:
 def test_reversal_moves_count_and_amount_from_succeeded_to_failed(world: World) -> None:
     at_stage(world, Stage.SETTLED, batch="b1", amount=None)
     assert batch(world) == {"stage:settled": 1, "status:succeeded": 1, "amount:succeeded:usd": 500}
-    step = policy.reversed_by_provider(world.get(), found(id=f"re_{ID}", status="failed"))
+    step = policy.reversed_by_provider(world.get(), found(id=f"re_{ID}", status="failed"), "list")
     assert step is not None
     world.save(world.get(), step)
     assert batch(world) == {"stage:settled": 1, "status:failed": 1, "amount:failed:usd": 500}
@@ -180,6 +180,7 @@ def test_history_of_a_settled_refund_is_kept_without_what_its_place_tells(world:
             "seen": "done",
             "ms": 52,
             "http_status": 200,
+            "source": "reply",
         },
     ]
 

@@ -296,6 +296,7 @@ class Journey(RuleBasedStateMachine):
         which=st.integers(0, 99),
         wish=st.sampled_from(["succeeded", "failed", "resend", "resend"]),
         errs=st.booleans(),
+        unverified=st.booleans(),
         named=st.integers(0, 9),
         meanwhile=st.lists(st.tuples(known, FATES), max_size=2),
         fate=FATES,
@@ -308,6 +309,7 @@ class Journey(RuleBasedStateMachine):
         fate: Fate,
         *,
         errs: bool,
+        unverified: bool,
         named: int,
     ) -> None:
         """A person decides while workers go on: mostly after reading the provider's pages, or after misreading them."""
@@ -322,12 +324,13 @@ class Journey(RuleBasedStateMachine):
                 assert self.world.save(refund, step).result in {"saved", "owned"}
             elif shown:
                 self.decide(refund, decisions.resolve_succeeded(refund, shown[0].id, self.world.now))
-        elif wish == "resend":
-            # Only the list can show a person that the refund they want sent again was made.
-            if not shown or (errs and self.terms.readback == "list" and refund.doubt_since is not None):
-                self.decide(refund, decisions.resolve_resend(refund))
-        elif not shown and not any(flight.refund.refund_id == refund.refund_id for flight in self.flights):
-            self.decide(refund, decisions.resolve_failed(refund, "never_done"))
+        # Only the list can show a person that the refund they want sent again, or give up, was made.
+        elif not shown or (errs and self.terms.readback == "list" and (refund.doubt_since or refund.doubted)):
+            in_the_air = any(flight.refund.refund_id == refund.refund_id for flight in self.flights)
+            if wish == "resend":
+                self.decide(refund, decisions.resolve_resend(refund, unverified=unverified))
+            elif shown or not in_the_air:
+                self.decide(refund, decisions.resolve_failed(refund, "never_done", unverified=unverified))
         self.deliver(refund.refund_id, fate)
 
     def ids_in_review(self) -> list[str]:

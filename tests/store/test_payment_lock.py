@@ -167,7 +167,7 @@ def test_every_move_that_may_have_changed_a_total_raises_the_payments_counter(wo
     counted.append(counter(world))
     world.save(world.get("a"), policy.done(world.get("a"), found(), "reply", world.now))
     counted.append(counter(world))
-    reversal = policy.reversed_by_provider(world.get("a"), found(status="failed"))
+    reversal = policy.reversed_by_provider(world.get("a"), found(status="failed"), "list")
     assert reversal is not None
     world.save(world.get("a"), reversal)
     counted.append(counter(world))
@@ -188,7 +188,7 @@ def test_refund_that_a_person_has_sent_again_waits_for_the_one_in_flight_on_its_
     reviewed = at_stage(world, Stage.REVIEW, "a")
     world.accept("b")
     claim = world.claim("b")
-    assert world.save(reviewed, decisions.resolve_resend(reviewed)).result == "saved"
+    assert world.save(reviewed, decisions.resolve_resend(reviewed, unverified=True)).result == "saved"
     told = world.get("a")
     look = Look(sight=Sight.INCONCLUSIVE, reason="so")
     world.save(told, looks.after_look(told, look, VERIFY, world.now, 0))
@@ -210,7 +210,7 @@ def test_refund_whose_resend_had_to_wait_wakes_the_waiter_and_not_itself(world: 
     reviewed = at_stage(world, Stage.REVIEW, "a")
     accept(world, "b", "waiter")
     claim = world.claim("b")
-    world.save(reviewed, decisions.resolve_resend(reviewed))
+    world.save(reviewed, decisions.resolve_resend(reviewed, unverified=True))
     look = Look(sight=Sight.INCONCLUSIVE, reason="so")
     world.save(world.get("a"), looks.after_look(world.get("a"), look, VERIFY, world.now, 0))
     version = world.get("a").version

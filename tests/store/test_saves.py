@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from tests.factories import (
+    BLIND,
     HOUR,
     MAYBE,
     MINUTE,
@@ -78,6 +79,7 @@ def test_save_moves_the_record_and_writes_it_into_history_and_events(world: Worl
         "label": "rate_limited",
         "attempt": 1,
         "http_status": 429,
+        "source": "reply",
         "note": 'q"\\é',
         "nothing": None,
     }
@@ -365,6 +367,32 @@ def test_provider_refund_that_a_person_named_is_owned_once_the_provider_says_pen
     assert world.hash(f"payment:{PAYMENT}").get("owner:re_1") == ID
 
 
+@pytest.mark.parametrize("status", ["pending", "succeeded"])
+def test_late_proof_takes_the_place_of_what_a_person_had_named(world: World, status: str) -> None:
+    claim = held(world)
+    world.lapse(ID, BLIND)
+    reviewed = world.get()
+    world.save(reviewed, decisions.resolve_succeeded(reviewed, "re_wrong", world.now))
+    refund, step = verdict(claim, done_as(status), world)
+    assert world.save(refund, step).result == "saved"
+    assert (world.get().provider_refund_id, world.get().operator_says) == ("re_1", None)
+    assert world.hash(f"payment:{PAYMENT}").get("owner:re_1") == ID
+    world.check()
+
+
+def test_proof_of_what_is_not_final_contradicts_a_refund_that_was_given_up(world: World) -> None:
+    claim = held(world)
+    world.lapse(ID, BLIND)
+    reviewed = world.get()
+    world.save(reviewed, decisions.resolve_failed(reviewed, "gone", unverified=True))
+    told = world.get()
+    absent = replace(told, absent_at=world.now - HOUR, quiet_at=world.now - HOUR)
+    totals = replace(VERIFY, readback="totals")
+    world.save(told, looks.after_look(absent, Look(sight=Sight.ABSENT, reason="so"), totals, world.now, 0))
+    assert (world.get().status, world.get().evidence) == (Status.FAILED, "totals")
+    assert world.save(*verdict(claim, done_as("pending"), world)).result == "contradicts"
+
+
 def test_owner_may_name_its_own_provider_refund_again(world: World) -> None:
     at_stage(world, Stage.PROCESSING)
     refund = world.get()
@@ -525,7 +553,7 @@ def test_retry_asked_twice_makes_one_new_generation(world: World) -> None:
 def test_reversal_moves_a_settled_refund_from_one_final_index_to_the_other(world: World) -> None:
     refund = at_stage(world, Stage.SETTLED)
     world.pass_time(HOUR)
-    step = policy.reversed_by_provider(refund, found(id=f"re_{ID}", status="failed"))
+    step = policy.reversed_by_provider(refund, found(id=f"re_{ID}", status="failed"), "list")
     assert step is not None
     assert world.save(refund, step).result == "saved"
     assert (world.get().stage, world.get().status) == (Stage.SETTLED, Status.FAILED)

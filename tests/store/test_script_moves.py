@@ -244,7 +244,7 @@ def test_open_refunds_of_a_payment_are_counted_until_there_are_none(world: World
         world.accept(name)
     world.attempt(done_as(id="re_a"), "a")
     assert number(world, "open", ON_PAYMENT) == 1
-    reversal = policy.reversed_by_provider(world.get("a"), found(id="re_a", status="failed"))
+    reversal = policy.reversed_by_provider(world.get("a"), found(id="re_a", status="failed"), "list")
     assert reversal is not None
     assert world.save(world.get("a"), reversal).result == "saved"
     assert number(world, "open", ON_PAYMENT) == 1
@@ -318,7 +318,7 @@ def test_reversal_is_no_failure_of_the_row(world: World) -> None:
     world.accept("good", batch="b", payment_intent="pi_good")
     world.attempt(done_as(id="re_good"), "good")
     fail(world, 3, "unknown")
-    reversal = policy.reversed_by_provider(world.get("good"), found(id="re_good", status="failed"))
+    reversal = policy.reversed_by_provider(world.get("good"), found(id="re_good", status="failed"), "list")
     assert reversal is not None
     assert world.save(world.get("good"), reversal).result == "saved"
     assert streak(world) == ("unknown", "3")

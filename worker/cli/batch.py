@@ -194,7 +194,7 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
     with opened() as refunds:
         total = batches.batch_size(refunds.store, batch_id)
         with progress("looked at", total) as show_done:
-            done = batches.cancel_batch(refunds.store, batch_id, operator(), show_done)
+            done = batches.cancel_batch(refunds.store, batch_id, operator(refunds.settings), show_done)
     after = done.batch
     sent = {name: after.stages.get(name, 0) for name in _SENT}
     settled = {name: after.statuses.get(name, 0) for name in ("succeeded", "failed")}
@@ -220,7 +220,7 @@ def pause(*, batch_id: str) -> int:
     Exit code: 9 if it was paused already.
     """
     with opened() as refunds:
-        changed = batches.pause_batch(refunds.store, batch_id, operator())
+        changed = batches.pause_batch(refunds.store, batch_id, operator(refunds.settings))
     note(f"batch {batch_id} is paused" if changed else f"batch {batch_id} was paused already")
     return DONE if changed else NOTHING_TO_DO
 
@@ -260,7 +260,7 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
             done = batches.retry_batch(
                 refunds.store,
                 batch_id,
-                operator(),
+                operator(refunds.settings),
                 kinds=kinds,
                 nudge=lambda ids: _nudge(refunds, ids),
                 on_progress=show_done,

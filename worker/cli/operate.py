@@ -47,10 +47,10 @@ def pause(*, batch: str | None) -> int:
     """
     with opened() as refunds:
         if batch is not None:
-            changed = pause_batch(refunds.store, batch)
+            changed = pause_batch(refunds.store, batch, operator(refunds.settings))
             note(f"batch {batch} is paused" if changed else f"batch {batch} was paused already")
             return DONE if changed else NOTHING_TO_DO
-        changed, flags = switches.pause(refunds.store, operator())
+        changed, flags = switches.pause(refunds.store, operator(refunds.settings))
     since = f"since {render.moment(flags.paused_at)} by {render.plain(flags.paused_by)}"
     note(f"{'paused' if changed else 'paused already,'} {since}: 'refunds resume' ends it")
     return DONE if changed else NOTHING_TO_DO

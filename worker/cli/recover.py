@@ -10,7 +10,7 @@ import click
 
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
-from worker.cli.session import note, opened
+from worker.cli.session import note, opened, operator
 from worker.errors import FieldError, InvalidRequest
 from worker.model import rfc3339
 from worker.ranges import Whole
@@ -81,7 +81,12 @@ def recover(*, since: str, resubmitted_for: int, yes: bool, as_json: bool) -> in
         if not yes and not _agreed(refunds.store.place):
             note("nothing was changed")
             return NOTHING_TO_DO
-        done = recover_records(refunds.store, moment, resubmitted_for=timedelta(hours=resubmitted_for))
+        done = recover_records(
+            refunds.store,
+            moment,
+            resubmitted_for=timedelta(hours=resubmitted_for),
+            by=operator(refunds.settings),
+        )
     if as_json:
         found = {"doubted": done.doubted, "since": rfc3339(moment), "suspect_until": rfc3339(done.suspect_until)}
         click.echo(json.dumps(found))

@@ -117,7 +117,7 @@ def cancel(*, refund_id: str, as_json: bool) -> int:
     """
     with opened() as refunds:
         before = refunds.get(refund_id)
-        refund = refunds.apply(refund_id, decisions.cancel, {"by": operator()})
+        refund = refunds.apply(refund_id, decisions.cancel, {"by": operator(refunds.settings)})
     _write(refund, as_json=as_json)
     if before.status is Status.CANCELED:
         note(f"refund {refund_id} was canceled already: nothing was changed")

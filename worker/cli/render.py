@@ -28,7 +28,7 @@ _STYLES: Final = {
     "in_doubt": "yellow",
     "pending": "cyan",
 }
-_TOLD: Final = frozenset({"version", "at", "from", "to", "status", "label", "attempt", "by", "note"})
+_TOLD: Final = frozenset({"version", "at", "from", "to", "status", "label", "attempt", "by", "note", "source"})
 _SEEN: Final = {
     Seen.DONE.value: "the provider made it",
     Seen.MAYBE.value: "it may have happened",
@@ -39,7 +39,13 @@ _SEEN: Final = {
     "http_200": "read at the provider",
 }
 """What was seen, in words; anything else is told by its own name."""
-_AGAIN: Final = {"resend": ", since it was proven absent", "replay": ", the same key and bytes again"}
+_PLACES: Final = {"list": "the payment's list", "totals": "the payment's totals", "lookup": "the refund's own page"}
+"""Where something was read, by the source that a history entry names."""
+_DECIDED: Final = {
+    "operator_says_failed": "given up by a person",
+    "operator_says_absent": "to be sent again, says a person",
+    "operator_says_succeeded": "the provider's refund is named by a person",
+}
 _UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
 
 
@@ -232,16 +238,16 @@ def _told(entry: Mapping[str, Any]) -> str:
     label, to = str(entry.get("label", "")), entry.get("to")
     shown = {name: value for name, value in entry.items() if name not in _TOLD and value is not None}
     if to == Stage.SENDING and "attempt" in entry:
-        parts = [f"attempt {entry['attempt']}{_AGAIN.get(label, '')}"]
+        return f"attempt {entry['attempt']}{_again(entry)}"
+    if label in _DECIDED and "look" not in shown:
+        parts = [_DECIDED[label]]
     elif "seen" in shown:
         # A code of an answer stands as it came, so that it can be searched for.
         seen = str(shown.pop("seen"))
         word = _SEEN.get(seen, seen.replace("_", " "))
         parts = [word if label in {seen, to, entry.get("status")} else f"{word}: {label}"]
     elif "look" in shown:
-        word = str(shown.pop("look")).replace("_", " ")
-        move = label.replace("_", " ")
-        parts = [f"looked: {word}" if label in {to, entry.get("status")} or move == word else f"looked: {word}, {move}"]
+        parts = [_looked(entry, str(shown.pop("look")).replace("_", " "))]
     else:
         parts = [label.replace("_", " ")]
     if (status := shown.pop("http_status", None)) is not None:
@@ -257,6 +263,55 @@ def _told(entry: Mapping[str, Any]) -> str:
     told += f"; a person must look: {alarm}" if alarm else ""
     told += f", by {entry['by']}" if entry.get("by") else ""
     return f"{told} “{entry['note']}”" if entry.get("note") else told
+
+
+def _looked(entry: Mapping[str, Any], word: str) -> str:
+    """Return what a look showed and led to."""
+    place = _PLACES.get(str(entry.get("source")))
+    looked = f"looked at {place}: {word}" if place else f"looked: {word}"
+    label = str(entry.get("label", ""))
+    move = _DECIDED.get(label, label.replace("_", " "))
+    return looked if label in {entry.get("to"), entry.get("status")} or move == word else f"{looked}, {move}"
+
+
+def _again(entry: Mapping[str, Any]) -> str:
+    """Return why a refund was sent once more: on whose word, or by what was read."""
+    match entry.get("label"), entry.get("source"):
+        case "replay", _:
+            return ", the same key and bytes again"
+        case "resend", "operator":
+            return f", since {entry.get('by') or 'a person'} said that it never happened"
+        case "resend", str(source):
+            return f", since {_PLACES.get(source, source)} showed that it never happened"
+        case "resend", _:
+            return ", after it was taken for absent"
+    return ""
+
+
+def sent(entries: Iterable[Mapping[str, Any]]) -> list[tuple[int | None, str]]:
+    """Return when each attempt left and what came of it, in words; an attempt without an end is still on its way."""
+    told: list[tuple[int | None, str]] = []
+    for entry in entries:
+        if entry.get("to") == Stage.SENDING:
+            told.append((entry.get("at"), plain(_told(entry))))
+        elif entry.get("from") == Stage.SENDING and told:
+            at, words = told[-1]
+            told[-1] = (at, f"{words}: {plain(_told(entry))}")
+    return told
+
+
+def read(entries: Iterable[Mapping[str, Any]]) -> list[tuple[int | None, str]]:
+    """Return when the provider was looked at in vain or with a result, and what it showed, in words."""
+    return [
+        (entry.get("at"), plain(_told(entry)))
+        for entry in entries
+        if "look" in entry or (entry.get("from") == Stage.PROCESSING and "seen" in entry)
+    ]
+
+
+def timed(rows: Iterable[tuple[int | None, str]]) -> Table:
+    """Return sentences under their times, one a line."""
+    return facts((_clock(at), sentence) for at, sentence in rows)
 
 
 def history_as_json(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

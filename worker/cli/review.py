@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
 import click
+from rich.console import RenderableType
 
 from worker import calls, decisions, preflight
 from worker.cli import render
@@ -64,7 +65,7 @@ def list_review(*, as_json: bool = False) -> int:
 @click.argument("refund_id")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show(*, refund_id: str, as_json: bool) -> int:
-    """Lay out what is known of a refund, and what each decision would do."""
+    """Show the evidence: what was sent and when, what was read, and what each decision would do."""
     with opened() as refunds:
         refund = refunds.get(refund_id)
         entries = refunds.history(refund_id)
@@ -73,6 +74,7 @@ def show(*, refund_id: str, as_json: bool) -> int:
         render.as_json(
             {
                 "refund": refund.as_dict(),
+                "why": why(entries),
                 "evidence": evidence(refund),
                 "history": render.history_as_json(entries),
                 "siblings": None if siblings is None else [sibling.as_dict() for sibling in siblings],
@@ -80,16 +82,20 @@ def show(*, refund_id: str, as_json: bool) -> int:
             }
         )
         return DONE
-    seen = ((name.replace("_", " "), _told(value)) for name, value in evidence(refund).items())
+    marks = ((name.replace("_", " "), _told(value)) for name, value in evidence(refund).items())
     render.put(
         render.heading(refund.refund_id),
         render.block(refund),
-        render.heading("\nwhat was seen"),
-        render.facts(seen),
-        render.heading("\nhistory"),
-        render.history(entries),
+        render.heading("\nwhy it is here"),
+        f"  {render.plain(why(entries) or 'no person was asked for')}",
+        render.heading("\nwhat was sent"),
+        _lines(render.sent(entries), "nothing"),
+        render.heading("\nwhat was read"),
+        _lines(render.read(entries), "nothing"),
+        render.heading("\nwhat to find it by"),
+        render.facts(marks),
         render.heading(f"\nour other refunds on {refund.payment_intent}"),
-        _listed(siblings, refund.payment_intent),
+        _listed(siblings, refund),
     )
     if refund.stage is Stage.REVIEW:
         render.put(
@@ -99,12 +105,17 @@ def show(*, refund_id: str, as_json: bool) -> int:
         )
     else:
         note(f"refund {refund_id} is {refund.stage}, not in review: there is nothing to decide")
+    note(f"every move: 'refunds status {refund_id} --history'")
     return DONE
 
 
-def _listed(siblings: Sequence[Refund] | None, payment_intent: str) -> Any:
+def _lines(rows: list[tuple[int | None, str]], otherwise: str) -> RenderableType:
+    return render.timed(rows) if rows else f"  {otherwise}"
+
+
+def _listed(siblings: Sequence[Refund] | None, refund: Refund) -> RenderableType:
     if siblings is None:
-        return f"  more than {calls.MOST_SIBLINGS}: see 'refunds list --payment-intent {payment_intent}'"
+        return f"  too many to be shown here: 'refunds list --payment-intent {refund.payment_intent}'"
     return render.listing(siblings) if siblings else "  none"
 
 
@@ -112,6 +123,11 @@ def _told(value: object) -> object:
     if isinstance(value, dict):
         return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner is not None)
     return value
+
+
+def why(entries: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return why a person was last asked for, None if none ever was."""
+    return next((str(entry["alarm"]) for entry in reversed(entries) if entry.get("alarm")), None)
 
 
 def evidence(refund: Refund) -> dict[str, Any]:
@@ -127,6 +143,7 @@ def evidence(refund: Refund) -> dict[str, Any]:
     baseline = refund.baseline
     return {
         "idempotency_key": refund.idempotency_key,
+        "metadata": {"refund_id": refund.refund_id, "refund_generation": str(refund.generation)},
         **{name: None if value is None else rfc3339(value) for name, value in times.items()},
         "attempts": refund.attempts,
         "attempts_with_an_answer": refund.verdicts,
@@ -138,21 +155,33 @@ def evidence(refund: Refund) -> dict[str, Any]:
         if baseline is None
         else {"refunded": baseline.refunded, "remaining": baseline.remaining, "currency": baseline.currency},
         "operator_says": refund.operator_says,
+        "operator_by": refund.operator_by,
     }
+
+
+_COMES_BACK: Final = "if nothing tells, it comes back here, or with --unverified your word counts"
 
 
 def resolutions(refund: Refund) -> dict[str, str]:
     """Return what each decision does to a refund in review."""
-    succeeded = "says that RE_ID at the provider is this refund: it is read there, and settles as the provider shows it"
-    failed = "says that it never happened and never shall: settled as failed with CODE, nothing is sent"
-    if refund.doubt_since is None:
-        resend = "lets it go again with the same key and contents; it was never in doubt"
+    succeeded = (
+        "RE_ID at the provider is this refund: it is read there and settles as the provider shows it; if its payment, "
+        "amount or id differ it comes back here; --unverified takes another amount or currency for this one"
+    )
+    if refund.doubt_since is None and not refund.doubted:
+        failed = "it never happened and never shall: settled as failed with CODE, nothing is sent"
+        resend = "it goes again with the same key and contents; it was never in doubt"
         if preflight.wants_currency(refund):
             resend += f"; the payment is read first, and nothing is sent unless it is in {refund.asked_currency}"
     else:
+        failed = (
+            "it never happened and never shall: it is looked for first, and settles as failed with CODE once it is "
+            f"proven absent, or as the provider shows it if it is found; {_COMES_BACK}; nothing is sent"
+        )
         resend = (
-            "says that it never happened: looked for once more, and sent again with the same key and contents unless "
-            "it is found; if it did happen unseen, the money moves twice where the provider ignores keys"
+            "it never happened: it is looked for first, and sent again with the same key and contents once it is "
+            f"proven absent; if it is found, it settles as the provider shows it; {_COMES_BACK}, and if it did happen "
+            "unseen, the money moves twice where the provider ignores keys"
         )
     return {"--succeeded RE_ID": succeeded, "--failed CODE": failed, "--resend": resend}
 
@@ -170,24 +199,39 @@ belongs to another of ours."""
 )
 @click.argument("refund_id")
 @click.option("--succeeded", metavar="RE_ID", help="It is this refund at the provider; verified by reading it there.")
-@click.option("--failed", metavar="CODE", help="It never happened and never shall; CODE says why.")
-@click.option("--resend", is_flag=True, help="It never happened: look once more, then send it again.")
+@click.option("--failed", metavar="CODE", help="It never happened and never shall; CODE says why. Looked for first.")
+@click.option("--resend", is_flag=True, help="It never happened: send it again. Looked for first.")
+@click.option("--unverified", is_flag=True, help="Your word counts where nothing that can be read contradicts it.")
 @click.option("--note", "reason", required=True, metavar="TEXT", help="How you know; kept in the history.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def resolve(
-    *, refund_id: str, succeeded: str | None, failed: str | None, resend: bool, reason: str, as_json: bool
+    *,
+    refund_id: str,
+    succeeded: str | None,
+    failed: str | None,
+    resend: bool,
+    unverified: bool,
+    reason: str,
+    as_json: bool,
 ) -> int:
-    """Decide a refund in review; your name and the note go into its history."""
-    decide = _decision(succeeded, failed, resend=resend)
-    detail = {"by": operator(), "note": checked_note(reason)}
+    """Decide a refund in review; your name and the note go into its history.
+
+    What may have happened is looked for at the provider first: a decision never outweighs what can be read.
+    """
+    detail = {"note": checked_note(reason)}
+    decision = _decision(succeeded, failed, resend=resend)
     with opened() as refunds:
+        decide = partial(decision, by=operator(refunds.settings), unverified=unverified)
         refund = _apply(refunds, refund_id, decide, detail)
     if as_json:
         render.as_json(refund.as_dict())
         return DONE
     render.put(render.heading(refund.refund_id), render.block(refund))
     if not refund.settled:
-        note(f"a worker looks at it next: follow it with 'refunds status {refund_id} --history --wait 60'")
+        note(
+            f"a worker looks at it next, and it settles or comes back to review: follow it with 'refunds status "
+            f"{refund_id} --history --wait 60'"
+        )
     return DONE
 
 
@@ -202,12 +246,14 @@ def _apply(refunds: Refunds, refund_id: str, decide: Callable[[Refund], Step], d
         ) from None
 
 
-def _decision(succeeded: str | None, failed: str | None, *, resend: bool) -> Callable[[Refund], Step]:
+def _decision(succeeded: str | None, failed: str | None, *, resend: bool) -> Callable[..., Step]:
+    """Return the decision that the options name; it takes the refund, `by` and `unverified`."""
     if (succeeded is not None) + (failed is not None) + resend != 1:
         raise click.UsageError(f"Say exactly one of {CHOICES}.")
     if succeeded is not None:
-        provider_refund_id = checked_provider_id(succeeded)
-        return lambda refund: decisions.resolve_succeeded(refund, provider_refund_id, datetime.now(UTC))
+        return partial(
+            decisions.resolve_succeeded, provider_refund_id=checked_provider_id(succeeded), now=datetime.now(UTC)
+        )
     if failed is not None:
         return partial(decisions.resolve_failed, code=checked_code(failed))
     return decisions.resolve_resend

@@ -46,8 +46,10 @@ def opened(settings: Settings | None = None) -> Iterator[Refunds]:
         log.removeHandler(handler)
 
 
-def operator() -> str:
-    """Return who is at the keyboard, as the system knows it."""
+def operator(settings: Settings) -> str:
+    """Return who decides here: REFUNDS_ACTOR, else who is at the keyboard as the system knows it."""
+    if settings.actor is not None:
+        return settings.actor
     try:
         return getpass.getuser()
     except (OSError, KeyError):

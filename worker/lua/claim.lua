@@ -49,8 +49,9 @@ if reason == 'canceled' then
   if not r.doubt_since or kind == 'resend' then
     local drop = {}
     for _, name in ipairs({
-      'doubt_since', 'doubted', 'quiet_at', 'absent_at', 'proven_absent_at', 'operator_says', 'lapses', 'verdicts',
-      'server_errors', 'looks', 'baseline', 'resends', 'retriable', 'first_attempt_at', 'idempotency_key',
+      'doubt_since', 'doubted', 'quiet_at', 'absent_at', 'proven_absent_at', 'operator_says', 'operator_by',
+      'operator_code', 'operator_unverified', 'lapses', 'verdicts', 'server_errors', 'looks', 'baseline', 'resends',
+      'retriable', 'first_attempt_at', 'idempotency_key',
       'currency_checked', 'unconfirmed_since',
     }) do drop[name] = '' end
     move(id, r, 'settled', 'canceled', 0, drop, '"batch_canceled"', '')
@@ -84,7 +85,10 @@ set.claim, set.attempts, set.unconfirmed_since = token, attempt, ''
 if not r.first_attempt_at then set.first_attempt_at = int(NOW) end
 if kind == 'resend' then
   -- Absence is proven: what follows is judged as if nothing had been sent before.
-  set.doubt_since, set.quiet_at, set.absent_at, set.proven_absent_at, set.looks, set.operator_says = '', '', '', '', '', ''
+  for _, name in ipairs({
+    'doubt_since', 'quiet_at', 'absent_at', 'proven_absent_at', 'looks', 'operator_says', 'operator_by',
+    'operator_code', 'operator_unverified',
+  }) do set[name] = '' end
   set.resends = int(tonumber(r.resends or '0') + 1)
 end
 local lease = tonumber(ARGV[7])

@@ -13,11 +13,13 @@ for i = 17, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
 local proof = ARGV[6] == '1'
 if proof then
   if r.generation ~= ARGV[7] and not (r.generation == nil and ARGV[7] == '1') then return {'contradicts', int(NOW), ''} end
-  if r.stage == 'settled' or (r.stage == 'processing' and to == 'processing') then
+  -- What a person has named is only a claim until it is read: a proof takes its place.
+  if r.stage == 'settled' or (r.stage == 'processing' and to == 'processing' and not r.operator_says) then
     local same = r.provider_refund_id == set.provider_refund_id
     -- A reply that was overtaken by a later look: it saw the same refund before it was final, or only its total.
     if same and (to == 'processing' or r.status == ARGV[9]) then return {'already', int(NOW), ''} end
-    if not r.provider_refund_id and r.evidence == 'totals' and (to == 'processing' or r.status == ARGV[9]) then
+    if not r.provider_refund_id and r.evidence == 'totals' and r.status == 'succeeded'
+      and (to == 'processing' or r.status == ARGV[9]) then
       return {'already', int(NOW), ''}
     end
     return {'contradicts', int(NOW), ''}
