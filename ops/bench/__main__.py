@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import click
 
-from ops.bench import gentle, plan, rates, sizes, waits
+from ops.bench import gentle, payment, plan, rates, sizes, waits
 from ops.bench.machine import Cores, described, usable
 from ops.bench.plan import Plan
 from ops.bench.rig import Rig, WrongCountError
@@ -32,6 +32,7 @@ FIGURES: Final[dict[str, Taker]] = {
     "memory": sizes.memory,
     "limit": gentle.limit,
     "backlog": rates.backlog,
+    "payment": payment.one_payment,
 }
 
 
@@ -48,7 +49,7 @@ FIGURES: Final[dict[str, Taker]] = {
 def main(*, figures: tuple[str, ...], quick: bool, full: bool, allocator: Path | None, rounds: int) -> None:
     """Measure the figures named, all unless told otherwise.
 
-    They are: bulk single latency lanes processes accept memory limit backlog.
+    They are: bulk single latency lanes processes accept memory limit backlog payment.
     Absolute numbers drift with the machine: compare ratios, and only within one run.
     """
     if quick and full:

@@ -27,6 +27,7 @@ class Plan:
     file_rows: int
     accepted: int
     held: int
+    on_payment: int
     limited: int
     backlogs: Sequence[int]
     backlog_window: int
@@ -44,6 +45,7 @@ def usual(cores: Cores, rounds: int) -> Plan:
         file_rows=40_000,
         accepted=100_000,
         held=50_000,
+        on_payment=4_000,
         limited=4_500,
         backlogs=(1_000, 100_000),
         backlog_window=6_000,
@@ -63,6 +65,7 @@ def full(cores: Cores, rounds: int) -> Plan:
         file_rows=100_000,
         accepted=200_000,
         held=200_000,
+        on_payment=10_000,
         limited=9_000,
         backlogs=(1_000, 100_000, 1_000_000),
         backlog_window=10_000,
@@ -81,6 +84,7 @@ def quick(cores: Cores) -> Plan:
         file_rows=1_500,
         accepted=5_000,
         held=1_000,
+        on_payment=400,
         limited=450,
         backlogs=(300, 2_000),
         backlog_window=500,

@@ -5,15 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from ops.bench.gentle import busiest_second, pace, passed
 from ops.bench.machine import Cores
+from ops.bench.payment import compared
 from ops.bench.rig import ROOT, Rig, WrongCountError
 from ops.bench.sampling import owner, stacks
 from ops.bench.table import Row, quantile, rendered, spread
-from worker.model import Lane
+from worker import calls
+from worker.model import Lane, Refund, Step
 
 
 def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger() -> None:
@@ -22,6 +27,33 @@ def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger()
     assert ended.returncode == 0, ended.stderr
     assert "bulk: refunds a second" in ended.stdout
     assert "each refund moved money once, none is missing" in ended.stdout
+
+
+def test_the_command_compares_a_payment_of_many_refunds_with_payments_of_few() -> None:
+    command = [sys.executable, "-m", "ops.bench", "--quick", "payment"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "400 refunds of one payment" in ended.stdout
+    assert "at most 1.5" in ended.stdout
+
+
+def test_a_payment_whose_refunds_were_not_all_saved_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    save = calls.save
+
+    def stale(refund: Refund, step: Step, detail: Mapping[str, Any]) -> calls.Call[calls.Saved]:
+        return save(replace(refund, version=99), replace(step, proof=False), detail)
+
+    monkeypatch.setattr(calls, "save", stale)
+    with pytest.raises(WrongCountError, match="0 of 400 refunds were saved as done"):
+        compared(200)
+
+
+def test_a_payment_that_takes_too_long_is_measured_as_far_as_it_came() -> None:
+    # A turn of each phase, of both sizes.
+    cut = compared(300, seconds=0)
+    assert cut.many > 0
+    assert cut.few > 0
+    assert not cut.whole
 
 
 def test_a_run_whose_refunds_were_not_all_sent_counts_for_nothing() -> None:
