@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -115,6 +115,18 @@ def nudge(app: Celery, refund_ids: Sequence[str], lane: Lane, *, producer: Any =
         kwargsrepr="{}",
         ignore_result=True,
         producer=producer,
+    )
+
+
+def submit_again(app: Celery, refund_id: str, fields: Mapping[str, Any], lane: Lane) -> None:
+    """Send a request's message to the end of its queue; raises what kombu raises if the broker is away."""
+    app.send_task(
+        SUBMIT_TASK,
+        kwargs=dict(fields),
+        queue=lane.value,
+        argsrepr="()",
+        kwargsrepr=refund_id,
+        ignore_result=True,
     )
 
 

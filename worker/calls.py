@@ -74,7 +74,8 @@ SIBLINGS: Final = Script("siblings")
 GATE: Final = Script("gate")
 BLOCK_GATE: Final = Script("block_gate")
 PIN: Final = Script("pin")
-EVERY: Final = (CREATE, LOAD, CLAIM, STANDS, SAVE, SWEEP, GIVE_BACK, SIBLINGS, GATE, BLOCK_GATE, PIN)
+FLAG: Final = Script("flag")
+EVERY: Final = (CREATE, LOAD, CLAIM, STANDS, SAVE, SWEEP, GIVE_BACK, SIBLINGS, GATE, BLOCK_GATE, PIN, FLAG)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -359,6 +360,11 @@ def pin(host: str, mode: str) -> Call[tuple[str, str, str]]:
         arguments=[host, mode, SCHEMA_VERSION],
         read=lambda reply: (str(reply[0]), str(reply[1]), str(reply[2])),
     )
+
+
+def flag(name: str, *, once: bool, by: str = "") -> Call[bool]:
+    """Raise a flag of `meta`, whatever memory is left; with `once` one that is up stays, and False is returned."""
+    return Call(script=FLAG, arguments=[name, "1" if once else "", by], read=bool, durable=False)
 
 
 def at(now: datetime | None) -> str:

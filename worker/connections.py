@@ -17,9 +17,11 @@ import redis.sentinel
 from redis import exceptions
 from redis.sentinel import MasterNotFoundError
 
-from worker.errors import SettingsError, StoreUnavailable
+from worker.errors import SettingsError, StoreFull, StoreUnavailable
 
 _DEFAULT_SENTINEL_PORT: Final = 26379
+NEARLY_FULL: Final = "NEARLYFULL"
+"""Said by the script that accepts, with the percentage of its memory that the server uses."""
 # Said by a server that is up and will not serve us now: the client makes a class of some, and leaves others as text.
 _AWAY: Final = (
     exceptions.ConnectionError,
@@ -43,6 +45,7 @@ _AWAY_WORDS: Final = (
     "READONLY",
     "LOADING",
     "MASTERDOWN",
+    NEARLY_FULL,
 )
 # Redis before 7 puts what stopped a script behind the place where it stood.
 _IN_SCRIPT: Final = re.compile(
@@ -203,6 +206,12 @@ def unavailable(error: BaseException, place: str) -> StoreUnavailable:
         )
     if (trouble := _tls_trouble(error)) is not None:
         return StoreUnavailable(f"the server at {place} {trouble}")
+    if said(error).startswith(NEARLY_FULL):
+        return StoreFull(
+            f"Redis at {place} uses {said(error).split()[-1]} % of its maxmemory, and from 90 % on nothing new is "
+            "accepted, so that what was accepted can be finished: raise maxmemory or shorten REFUNDS_RETENTION_DAYS, "
+            "then run this again"
+        )
     if is_forbidden(error):
         reason = said(error).removeprefix("ACL failure in script: ").split(" script: ")[0]
         return StoreUnavailable(

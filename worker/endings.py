@@ -73,6 +73,7 @@ OVERTAKEN: Final = Ending("changed meanwhile")
 CONTRADICTED: Final = Ending("contradicts the record")
 STORE_AWAY: Final = Ending("not known", "Redis away", common=True)
 CONFLICT: Final = Ending("rejected", "exists with other contents")
+PUT_BACK: Final = Ending("not accepted yet", "its message waits again", common=True)
 NO_IDS: Final = Ending("rejected", "not a list of ids")
 
 

@@ -12,6 +12,7 @@ RefundError
 │   ├── NotDurable           the server may forget what it acknowledged
 │   └── ProviderMismatch     the records belong to another provider or mode
 ├── StoreUnavailable         Redis did not answer                         exit 5
+│   └── StoreFull            too little of its memory is left to accept
 └── IllegalMove              a move that is not in TRANSITIONS            exit 1
 """
 
@@ -97,6 +98,10 @@ class ProviderMismatch(GuardRefused):
 
 class StoreUnavailable(RefundError):
     """Redis did not answer; nothing is known to have changed, and repeating is safe."""
+
+
+class StoreFull(StoreUnavailable):
+    """Too little of the server's memory is left to accept anything new; what was accepted goes on."""
 
 
 class IllegalMove(RefundError):

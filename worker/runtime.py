@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,7 +22,7 @@ from worker.backlog import BacklogWatch
 from worker.client import PUBLISH_ERRORS
 from worker.connections import connect_async, place_of
 from worker.endings import Ending
-from worker.errors import ProviderMismatch, RefundError, StoreUnavailable
+from worker.errors import ProviderMismatch, RefundError, StoreFull, StoreUnavailable
 from worker.gateway import Gateway
 from worker.heartbeat import Heartbeat
 from worker.intake import BulkIntake
@@ -45,6 +46,8 @@ BEAT_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 15.0
 DISK_SECONDS: Final = 60.0
 TASK_SECONDS: Final = 30.0
+AGAIN_SECONDS: Final = 1.0
+"""How long a message that could not be accepted waits before it goes to the end of its queue."""
 """How long a message may hold ids that it has not begun."""
 SUPERVISOR_VARIABLE: Final = "REFUNDS_SUPERVISOR_PID"
 THREADS_BESIDE_CALLS: Final = 8
@@ -213,6 +216,20 @@ class Runtime:
             self._backlog.look(lane, lambda: self._backlog_of(lane))
         return ending
 
+    def send_again(self, request: RefundRequest, fields: Mapping[str, Any], lane: Lane) -> bool:
+        """Send a message that could not be accepted to the end of its queue; return whether it went there.
+
+        After a pause, in which the thread is lost to others: a server that is full may be so for hours.
+        """
+        if self.service.stopping:
+            return False
+        time.sleep(AGAIN_SECONDS)
+        try:
+            broker.submit_again(self.celery, request.refund_id, fields, lane)
+        except PUBLISH_ERRORS:
+            return False
+        return True
+
     def _backlog_of(self, lane: Lane) -> int:
         """Return how many refunds wait: by their records, or by messages, where those are what brings them in."""
         return max(self.run(self.store.backlog(lane)), self._depth(lane))
@@ -222,6 +239,9 @@ class Runtime:
         while True:
             try:
                 return (await self.store.run(calls.create(request, lane))).result
+            except StoreFull:
+                # It may last for hours, and threads are needed to finish what was accepted.
+                raise
             except StoreUnavailable:
                 if self._loop.time() >= until or self.service.stopping:
                     raise

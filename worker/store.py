@@ -363,13 +363,7 @@ class AsyncStore(_Scripts):
 
     async def flag(self, name: str, *, once: bool) -> bool:
         """Raise a flag of `meta` at the server's time; with `once`, return whether it was not up before."""
-        with redis_errors(self.place):
-            seconds, micros = await self.redis.time()
-            now = str(int(seconds) * 1000 + int(micros) // 1000)
-            if once:
-                return bool(await self.redis.hsetnx(self.key("meta"), name, now))
-            await self.redis.hset(self.key("meta"), name, now)
-            return True
+        return await self.run(calls.flag(name, once=once))
 
     async def unflag(self, name: str) -> None:
         """Lower a flag of `meta`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from worker import calls
 from worker.connections import redis_errors
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.model import from_ms
@@ -60,14 +61,9 @@ def pause(store: Store, by: str) -> tuple[bool, Switches]:
     """Stop every claim; return whether that changed anything, and the flags as they stand now.
 
     A pause that exists already keeps its time and its author. Raises `StoreUnavailable` if it could not be put on disk:
-    it holds all the same, because the button must work on a server whose disk is the trouble.
+    it holds all the same, because the button must work on a server whose disk or memory is the trouble.
     """
-    moment = int(now(store).timestamp() * 1000)
-    key = store.key("meta")
-    with redis_errors(store.place), store.redis.pipeline(transaction=True) as pipeline:
-        pipeline.hsetnx(key, "paused", str(moment))
-        pipeline.hsetnx(key, "paused_by", by)
-        begun, _ = pipeline.execute()
+    begun = store.run(calls.flag("paused", once=True, by=by))
     try:
         store.confirm()
     except (NotDurable, SettingsError, StoreUnavailable) as error:
@@ -75,13 +71,14 @@ def pause(store: Store, by: str) -> tuple[bool, Switches]:
             f"everything is paused now, but this is not known to be on disk, and a crash of the server may undo it "
             f"({error}): run 'refunds pause' again"
         ) from error
-    return bool(begun), read(store)
+    return begun, read(store)
 
 
 def resume(store: Store) -> Switches:
     """Let claims be taken again; return the flags as they were before. Raises `NotDurable`, `StoreUnavailable`."""
     key = store.key("meta")
-    with redis_errors(store.place), store.redis.pipeline(transaction=True) as pipeline:
+    # No transaction: a server before 7.2 whose memory is full refuses whatever stands in one.
+    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
         pipeline.hmget(key, *_FIELDS)
         pipeline.hdel(key, "paused", "paused_by")
         before, _ = pipeline.execute()

@@ -8,12 +8,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import structlog
+from celery.exceptions import Reject
+
 from worker import endings, inbox
 from worker.app import app, runtime
 from worker.broker import PROCESS_TASK, SUBMIT_TASK
-from worker.errors import InvalidRequest
+from worker.errors import GuardRefused, InvalidRequest, SettingsError, StoreUnavailable
 from worker.model import Lane
 from worker.request import is_refund_id
+
+log = structlog.get_logger(__name__)
 
 
 def _lane(task: Any) -> Lane:
@@ -42,7 +47,14 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> str:
         inbox.rejected(json.dumps([args, kwargs]), reason)
         ending = endings.rejected(each.code for each in error.errors)
         return endings.told({kwargs["refund_id"]: ending}) if is_refund_id(kwargs.get("refund_id")) else str(ending)
-    ending = runtime.submit(request, _lane(self))
+    try:
+        ending = runtime.submit(request, _lane(self))
+    except (GuardRefused, SettingsError, StoreUnavailable) as error:
+        # Nothing is accepted, and the message is all there is of it.
+        log.warning("submit_put_back", refund_id=request.refund_id, error=str(error))
+        if not runtime.send_again(request, kwargs, _lane(self)):
+            raise Reject(str(error), requeue=True) from error
+        return endings.told({request.refund_id: endings.PUT_BACK})
     if ending is endings.CONFLICT:
         inbox.rejected(json.dumps([args, kwargs]), f"refund {request.refund_id} exists with other contents")
     return endings.told({request.refund_id: ending})

@@ -107,7 +107,7 @@ def test_a_server_that_may_throw_refunds_away_is_a_guard(examined: Cli) -> None:
 
 def test_a_nearly_full_server_is_a_warning(examined: Cli, sync_redis: redis.Redis) -> None:
     used: Any = sync_redis.info("memory")
-    sync_redis.config_set("maxmemory", int(used["used_memory"] * 1.08))
+    sync_redis.config_set("maxmemory", int(used["used_memory"] * 1.18))
     try:
         assert check(examined, "memory", 0)["state"] == "warn"
     finally:

@@ -39,7 +39,7 @@ def mend(url: str, fix: str) -> None:
         ({"appendfsync": "no"}, "disk", "fail", 6, "cannot be waited for"),
         ({"maxmemory": "64mb", "maxmemory_policy": "allkeys-lru"}, "eviction", "fail", 6, "throw refunds away"),
         ({"maxmemory_policy": "allkeys-lru"}, "eviction", "warn", 0, "harmless only while there is no maxmemory"),
-        ({"maxmemory": "600kb"}, "memory", "fail", 5, "nothing is accepted"),
+        ({"maxmemory": "600kb"}, "memory", "fail", 5, "nothing new is accepted"),
     ],
 )
 def test_a_server_of_another_make_is_found_and_its_fix_mends_it(
@@ -106,9 +106,10 @@ def test_versions_are_compared_as_numbers(info: dict[str, str], state: str) -> N
 @pytest.mark.parametrize(
     ("info", "state", "words"),
     [
-        ({"maxmemory": 100 << 20, "used_memory": 89 << 20}, "ok", "89 %"),
-        ({"maxmemory": 100 << 20, "used_memory": 91 << 20}, "warn", "at the limit nothing is accepted"),
-        ({"maxmemory": 100 << 20, "used_memory": 100 << 20}, "fail", "100 %"),
+        ({"maxmemory": 100 << 20, "used_memory": 79 << 20}, "ok", "79 %"),
+        ({"maxmemory": 100 << 20, "used_memory": 80 << 20}, "warn", "from 90 % on nothing new is accepted"),
+        ({"maxmemory": 100 << 20, "used_memory": 89 << 20}, "warn", "89 %"),
+        ({"maxmemory": 100 << 20, "used_memory": 90 << 20}, "fail", "nothing new is accepted, and what was accepted"),
         ({"used_memory": 3 << 30, "total_system_memory": 8 << 30}, "ok", "3.0 GB used, no limit set, 8.0 GB"),
         ({"used_memory": 5 << 30, "total_system_memory": 8 << 30}, "warn", "5.0 GB used without a limit, of 8.0 GB"),
         ({"used_memory": 1 << 14}, "ok", "16 KB used, no limit set"),

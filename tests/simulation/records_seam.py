@@ -147,18 +147,8 @@ class RedisSeam:
     async def hexists(self, key: str, name: str) -> Any:
         return await self._one("HEXISTS", key, name)
 
-    async def hsetnx(self, key: str, name: str, value: str) -> Any:
-        return await self._one("HSETNX", key, name, value)
-
-    async def hset(self, key: str, name: str, value: str) -> Any:
-        return await self._one("HSET", key, name, value)
-
     async def hdel(self, key: str, name: str) -> Any:
         return await self._one("HDEL", key, name)
-
-    async def time(self) -> tuple[int, int]:
-        await self._one("PING")
-        return divmod(self._loop.wall_ms * 1000, 1_000_000)
 
     async def aclose(self) -> None:
         """The world closes the connection."""

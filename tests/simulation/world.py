@@ -163,8 +163,8 @@ class World:
 
     def _note_writes(self, commands: list[Command], results: list[Any]) -> None:
         for command in commands:
-            if command[0] in {"HSETNX", "HDEL"}:
-                self.breaker_is_open = command[0] == "HSETNX"
+            if command[1] == calls.FLAG.sha or command[0] == "HDEL":
+                self.breaker_is_open = command[0] != "HDEL"
         # A sweep in the same trip may have taken up at once what was given back before it.
         last, result = commands[-1], results[-1]
         if last[1] == calls.GIVE_BACK.sha and isinstance(result, int):

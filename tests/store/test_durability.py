@@ -215,8 +215,10 @@ def test_what_was_accepted_and_claimed_survives_a_crash_of_the_server(
         assert (again.result, again.body) == ("claimed", claimed.body)
 
 
-@pytest.mark.parametrize("trouble", ["full", "read-only"])
-def test_server_that_is_full_or_read_only_is_away(trouble: str) -> None:
+@pytest.mark.parametrize(
+    ("trouble", "told"), [("full", "from 90 % on nothing new is accepted"), ("read-only", "will not serve now")]
+)
+def test_server_that_is_full_or_read_only_is_away(trouble: str, told: str) -> None:
     with running_server() as server, connections.connect(server.url) as client:
         store = Store(client)
         store.run(accept())
@@ -224,7 +226,7 @@ def test_server_that_is_full_or_read_only_is_away(trouble: str) -> None:
             client.config_set("maxmemory", "1")
         else:
             client.replicaof("127.0.0.1", 1)
-        with pytest.raises(StoreUnavailable, match="will not serve now"):
+        with pytest.raises(StoreUnavailable, match=told):
             store.run(accept("b"))
 
 

@@ -19,7 +19,9 @@ from worker.store import Store
 OLDEST_VERSION: Final = (6, 2)
 """Celery's transport uses commands that came with it."""
 WAITAOF_VERSION: Final = (7, 2)
-FULL: Final = 0.9
+FULL: Final = 90
+"""The percentage of its limit from which on `create.lua` accepts nothing new."""
+NEARLY_FULL: Final = 80
 SHARE_OF_HOST: Final = 0.5
 """Rewriting the append-only file may need as much memory again."""
 SKEW: Final = timedelta(seconds=2)
@@ -169,13 +171,15 @@ def memory(info: Info, cli: str) -> Check:
     most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     host = int(info.get("total_system_memory", 0))
     if most:
-        share = f"{used * 100 // most} % of its limit is used ({size(used)} of {size(most)})"
+        percentage = used * 100 // most
+        share = f"{percentage} % of its limit is used ({size(used)} of {size(most)})"
         wanted = -(-max(most, used) * 2 // 2**20)
-        fix = f"{cli} CONFIG SET maxmemory {wanted}mb; and in its redis.conf, or shorten retention"
-        if used >= most:
-            return fail("memory", f"{share}: nothing is accepted", fix, Trouble.AWAY)
-        if used > most * FULL:
-            return warn("memory", f"{share}; at the limit nothing is accepted", fix)
+        fix = f"{cli} CONFIG SET maxmemory {wanted}mb; and in its redis.conf, or shorten REFUNDS_RETENTION_DAYS"
+        if percentage >= FULL:
+            text = f"{share}: nothing new is accepted, and what was accepted is finished"
+            return fail("memory", text, fix, Trouble.AWAY)
+        if percentage >= NEARLY_FULL:
+            return warn("memory", f"{share}; from {FULL} % on nothing new is accepted", fix)
         return ok("memory", share)
     if host and used > host * SHARE_OF_HOST:
         text = f"{size(used)} used without a limit, of {size(host)} on its machine: a rewrite may need as much again"

@@ -12,6 +12,10 @@ end
 
 local function int(n) return string.format('%.0f', n) end
 
+-- What was accepted is finished even if the server's memory is full: the server refuses a script's first write if that
+-- may take memory, and lets one that has written go on. So this comes first in scripts that write what must not wait.
+local function at_any_memory() redis.call('DEL', P .. 'nothing') end
+
 local function load(id)
   local flat = redis.call('HGETALL', P .. 'refund:' .. id)
   if #flat == 0 then return nil end

@@ -3,6 +3,7 @@
 -- Returns {result, state before}: set, same, refused, missing.
 local key, to = P .. 'batch:' .. ARGV[4], ARGV[5]
 if redis.call('EXISTS', key) == 0 then return {'missing', ''} end
+at_any_memory()
 local state = redis.call('HGET', key, 'state') or 'running'
 if state == to then
   -- Written again, so that waiting for the disk waits for this state whoever has set it.

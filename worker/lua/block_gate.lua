@@ -1,5 +1,6 @@
 -- Close the gate for everyone, as a 429 asks, and go on more slowly afterwards where a rate is set. ARGV[4] ms. Never
 -- shortens a longer block. Returns ms from now.
+at_any_memory()
 local key = P .. 'gate'
 local state = redis.call('HMGET', key, 'blocked_until', 'pace', 'paced_at')
 local until_ms = math.max(tonumber(state[1] or '0'), NOW + tonumber(ARGV[4]))

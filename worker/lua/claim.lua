@@ -6,6 +6,7 @@
 -- currency was checked).
 -- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…}:
 -- missing, stage, early, unchecked, stale, window, verdict, paused, parked, blocked, batch, canceled, locked, moved, no_body.
+at_any_memory()
 local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
 local WAITER_MS = 100
 local r = load(id)

@@ -1,7 +1,8 @@
 -- Accept refunds, each once. ARGV[4] ms until a lost nudge is looked for; [5] lane; [6] batch id or ''; then a row of
 -- nine for each: id, fingerprint, body, payment intent, idempotency key, amount, currency, reason, metadata as JSON
 -- ('' for what was not stated).
--- Returns {now, one for each row}: 'created', 'conflict', or the record that stands with the same contents.
+-- Returns {now, one for each row}: 'created', 'conflict', or the record that stands with the same contents; or the error
+-- NEARLYFULL with the percentage of its memory that the server uses, if a row is new and there is too little left.
 local ROW = 9
 local lane, batch = ARGV[5], ARGV[6]
 
@@ -26,6 +27,7 @@ end
 local function answer(existing, i)
   if not same(existing, i) then return 'conflict' end
   -- Written again, so that waiting for the disk waits for this record on whichever connection asks.
+  at_any_memory()
   redis.call('HSET', P .. 'refund:' .. ARGV[i], 'refund_id', ARGV[i])
   return flat(existing)
 end
@@ -122,7 +124,20 @@ local function accept()
   end
 end
 
+-- The percentage of its memory that the server uses; 0 without a limit, and if its user may not ask.
+local function used()
+  local told = redis.pcall('INFO', 'memory')
+  if type(told) ~= 'string' then return 0 end
+  local most = tonumber(string.match(told, '\nmaxmemory:(%d+)'))
+  if most == 0 then return 0 end
+  return math.floor(tonumber(string.match(told, '\nused_memory:(%d+)')) * 100 / most)
+end
+
+-- What was accepted has to be claimed, saved and told of by messages: the last tenth is kept for that.
+local NEARLY_FULL = 90
 if #new > 0 then
+  local percentage = used()
+  if percentage >= NEARLY_FULL then return redis.error_reply('NEARLYFULL ' .. int(percentage)) end
   local suspect = redis.call('HMGET', P .. 'meta', 'suspect_since', 'suspect_until')
   if suspect[2] and tonumber(suspect[2]) > NOW then accept_in_doubt(suspect[1]) else accept() end
 end

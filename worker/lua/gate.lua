@@ -52,6 +52,7 @@ if lanes[1].wanted + lanes[2].wanted > 0 then
   out[1] = math.max(1, math.ceil(next_at - NOW - ahead / 2 + several))
 end
 if given > 0 then
+  at_any_memory()
   redis.call('HSET', key, 'next_at', string.format('%.3f', next_at), 'single_at', string.format('%.3f', lanes[1].at),
     'bulk_at', string.format('%.3f', lanes[2].at))
   redis.call('PEXPIRE', key, 3600000)

@@ -1,4 +1,5 @@
 -- Make refunds due at once that a task had been handed and has not begun. ARGV[4…] ids. Returns how many.
+at_any_memory()
 local count = 0
 for i = 4, #ARGV do
   local id = ARGV[i]

@@ -5,6 +5,7 @@
 -- on a restored server the same version may be another record; then field, value pairs.
 -- Returns {'saved', now, id of a woken waiter or ''}, or {reason, now, …}: missing, stale, illegal, already,
 -- owned (with the owner's id), contradicts (a proof against a settled record).
+at_any_memory()
 local id, to = ARGV[4], ARGV[8]
 local r = load(id)
 if not r then return {'missing', int(NOW), ''} end

@@ -3,6 +3,7 @@
 -- lane's queue is dry; [8] '1' where the single lane is dry; [9] '1' where the bulk lane is dry; [10] ms between two
 -- reminders of a refund in review.
 -- Returns {now, id, lane, stage, id, lane, stage, …}.
+at_any_memory()
 local left, hold = tonumber(ARGV[4]), tonumber(ARGV[5])
 local out = {int(NOW)}
 -- Queued ones that are held back on purpose are passed over, so many pages of them at most: behind those a lost nudge

@@ -1,0 +1,132 @@
+"""A server whose memory runs out under a real worker: nothing new is accepted, and what was accepted is finished."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.integration.stack import Installation, until
+from worker import Refunds
+from worker.broker import SUBMIT_TASK
+from worker.errors import StoreFull
+from worker.model import Lane
+from worker.request import RefundRequest
+from worker.sandbox.config import SandboxConfig
+from worker.sandbox.server import ThrowawayServer, running_server
+
+BALLAST = 32 * 2**20
+NEARLY = 95
+OVER = 101
+
+
+@pytest.fixture
+def redis_server() -> Iterator[ThrowawayServer]:
+    """A server of this test alone, with ballast beside which a test's own writes weigh nothing."""
+    with running_server() as server, redis.Redis.from_url(server.url) as client:
+        client.setrange("ballast", BALLAST, "x")
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: ThrowawayServer) -> str:
+    return redis_server.url
+
+
+@contextmanager
+def filled(installation: Installation, percentage: float) -> Iterator[None]:
+    """Let the server use so much of its limit, until the end of the block."""
+    with redis.Redis.from_url(installation.redis_url, decode_responses=True) as client:
+        memory: Any = client.info("memory")
+        client.config_set("maxmemory", int(memory["used_memory"] * 100 / percentage))
+        yield
+        client.config_set("maxmemory", 0)
+
+
+def requests(count: int, start: int = 0) -> list[RefundRequest]:
+    return [
+        RefundRequest(refund_id=f"order-{number}-1", payment_intent=f"pi_{number}", amount=500)
+        for number in range(start, start + count)
+    ]
+
+
+def ran(installation: Installation, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "worker", *arguments]
+    return subprocess.run(
+        command, env=installation.environment, check=False, capture_output=True, text=True, timeout=60
+    )
+
+
+def moved_once(installation: Installation, refunds: Refunds, ids: list[str]) -> None:
+    records = installation.settled(refunds, ids)
+    assert [record.status for record in records] == ["succeeded"] * len(ids)
+    assert sorted(effect["refund_id"] for effect in installation.sandbox.effects()) == sorted(ids)
+
+
+def test_acceptance_stops_by_itself_and_all_that_was_accepted_settles(installation: Installation) -> None:
+    with redis.Redis.from_url(installation.redis_url, decode_responses=True) as client:
+        memory: Any = client.info("memory")
+        client.config_set("maxmemory", int((memory["used_memory"] + 2**20) / 0.9))
+    with installation.refunds() as refunds:
+        with pytest.raises(StoreFull):
+            refunds.submit_many(requests(10_000))
+        accepted = [*refunds.store.ids_in(["queued.bulk"])]
+        assert 100 < len(accepted) < 5_000
+        installation.start()
+        moved_once(installation, refunds, accepted)
+
+
+@pytest.mark.parametrize("sandbox_config", [SandboxConfig(idempotency="ignore", latency_ms=4000)])
+def test_what_is_in_flight_when_the_memory_ends_is_recorded(installation: Installation) -> None:
+    installation.settings |= {"REFUNDS_REQUEST_TIMEOUT_SECONDS": "20", "REFUNDS_LEASE_SECONDS": "45"}
+    installation.start()
+    ids = [request.refund_id for request in requests(10)]
+    with installation.refunds() as refunds:
+        refunds.submit_many(requests(10), lane=Lane.SINGLE)
+        until(lambda: refunds.store.counts()["sending"] == len(ids), "all are in flight")
+        with filled(installation, OVER):
+            moved_once(installation, refunds, ids)
+
+
+def test_submit_import_and_doctor_say_so_and_go_on_when_there_is_room(
+    installation: Installation, tmp_path: Path
+) -> None:
+    rows = [f"{each.refund_id},{each.payment_intent},{each.amount}" for each in requests(3)]
+    file = tmp_path / "refunds.csv"
+    file.write_text("\n".join(["refund_id,payment_intent,amount", *rows]))
+    installation.start()
+    with installation.refunds() as refunds:
+        with filled(installation, NEARLY):
+            submitted = ran(installation, "submit", "single-1", "--payment-intent", "pi_single", "--amount", "500")
+            assert (submitted.returncode, "from 90 % on nothing new is accepted" in submitted.stderr) == (5, True)
+            imported = ran(installation, "import", str(file))
+            assert (imported.returncode, "from 90 % on nothing new is accepted" in imported.stderr) == (5, True)
+            examined = ran(installation, "doctor", "--json")
+            found = {check["name"]: check for check in json.loads(examined.stdout)["checks"]}
+            assert (examined.returncode, found["memory"]["state"]) == (5, "fail")
+            assert refunds.store.get("order-0-1") is None
+        assert ran(installation, "import", str(file)).returncode == 0
+        moved_once(installation, refunds, [each.refund_id for each in requests(3)])
+
+
+def test_a_raw_message_waits_in_its_queue_until_there_is_room(installation: Installation) -> None:
+    worker = installation.start()
+    ids = [request.refund_id for request in requests(3)]
+    with installation.refunds() as refunds:
+        with filled(installation, NEARLY):
+            for each in requests(3):
+                fields = {"refund_id": each.refund_id, "payment_intent": each.payment_intent, "amount": 500}
+                refunds.celery.send_task(SUBMIT_TASK, kwargs=fields, queue="refunds")
+            until(lambda: all(worker.said.count(f'"{name}"') > 1 for name in ids), "each went back twice")
+            assert refunds.get_many(ids) == [None] * 3
+            assert "submit_put_back" in worker.said
+        moved_once(installation, refunds, ids)
+        with redis.Redis.from_url(installation.redis_url) as client:
+            assert client.exists("refunds:rejected") == 0
