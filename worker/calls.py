@@ -219,12 +219,21 @@ def stands(refund_id: str, token: str) -> Call[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saved:
-    """A save's result: `saved`, or why nothing changed; `woken` waited for the payment and is due now."""
+    """A save's result: `saved`, or why nothing changed; `woken` waited for the payment and is due now.
+
+    `rows` waited for room in the batch of the refund, and are due now.
+    """
 
     result: Literal["saved", "missing", "stale", "illegal", "already", "owned", "contradicts"]
     now: datetime
     woken: str | None = None
+    rows: tuple[str, ...] = ()
     other: str | None = None
+
+    @property
+    def due_now(self) -> tuple[str, ...]:
+        """Return every refund that is due because of this save."""
+        return self.rows if self.woken is None else (self.woken, *self.rows)
 
 
 def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, *, durable: bool = True) -> Call[Saved]:
@@ -263,7 +272,7 @@ def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, *,
     def read(reply: Any) -> Saved:
         result, now = reply[0], from_ms(int(reply[1]))
         if result == "saved":
-            return Saved(result="saved", now=now, woken=reply[2] or None)
+            return Saved(result="saved", now=now, woken=reply[2] or None, rows=tuple(reply[3:]))
         return Saved(result=result, now=now, other=reply[2] or None)
 
     return Call(script=SAVE, arguments=arguments, read=read, durable=durable)

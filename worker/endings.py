@@ -32,6 +32,7 @@ _HELD: Final = MappingProxyType(
         "parked": "key refused",
         "blocked": "rate limited",
         "batch": "batch on hold",
+        "narrow": "the file starts with few at a time",
         "locked": "another refund of the payment is under way",
         "no_body": "its stored request is gone",
     }

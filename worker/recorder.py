@@ -87,8 +87,8 @@ class Recorder:
                     )
                 if step.alarm:
                     log.error("refund_needs_attention", refund_id=refund.refund_id, alarm=True, reason=step.alarm)
-                if saved.woken is not None:
-                    self._look_again(saved.woken, refund.lane, timedelta(0))
+                for woken in saved.due_now:
+                    self._look_again(woken, refund.lane, timedelta(0))
                 if step.to is not Stage.SETTLED and step.delay is not None and step.delay <= SOON:
                     self._look_again(refund.refund_id, refund.lane, step.delay)
             case "owned":

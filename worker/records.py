@@ -15,6 +15,7 @@ Keys, under the prefix (`refunds:`); only the scripts in `lua/` write them:
     waiters:<pi>           zset    ids held back by the payment's lock, oldest first
     batch:<id>             hash    a file: its name, digest, state, counts by stage and status, amounts by currency
     batch-refunds:<id>     list    the batch's own ids, in row order
+    batch-waiters:<id>     zset    rows held back while the batch starts with few at a time, oldest first
     batches                zset    batch ids by creation
     digests                hash    file digest to batch id
     events                 stream  every move, trimmed to about a million

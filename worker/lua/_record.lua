@@ -107,6 +107,14 @@ local function brake(r)
   return nil
 end
 
+-- A batch starts narrow: so many of its refunds are sent at a time, and one more for each that the provider has taken. So
+-- a wrong account costs few rows before the batch pauses itself, and a healthy file is wide after a few round trips.
+local NARROW = 8
+local function room_in_batch(batch_id)
+  local counts = redis.call('HMGET', P .. 'batch:' .. batch_id, 'stage:sending', 'status:succeeded', 'stage:processing')
+  return NARROW + tonumber(counts[2] or '0') + tonumber(counts[3] or '0') - tonumber(counts[1] or '0')
+end
+
 -- One refund of the provider belongs to one record of the whole installation, whatever its payment. Readers of a payment
 -- find its owners in the payment's hash as well.
 local function owner_of(provider_refund_id) return redis.call('GET', P .. 'owner:' .. provider_refund_id) end
@@ -128,6 +136,25 @@ local function wake(payment_intent)
     popped = redis.call('ZPOPMIN', waiters)
   end
   return ''
+end
+
+-- Make rows due at once that wait for room in their batch: as many as there is room for, two at most, so that each row
+-- that the provider takes is followed by two. Returns their ids.
+local function wake_rows(batch_id)
+  local waiters, woken = P .. 'batch-waiters:' .. batch_id, {}
+  if redis.call('EXISTS', waiters) == 0 then return woken end
+  local room = math.min(room_in_batch(batch_id), 2)
+  while room > 0 do
+    local popped = redis.call('ZPOPMIN', waiters)
+    if #popped == 0 then return woken end
+    local other = load(popped[1])
+    if other and (other.stage == 'queued' or other.stage == 'waiting') then
+      reschedule(popped[1], other, NOW)
+      woken[#woken + 1] = popped[1]
+      room = room - 1
+    end
+  end
+  return woken
 end
 
 -- Rows in a row that fail with one code: a wrong account or an empty balance, which the rest would meet as well.
@@ -171,7 +198,8 @@ local function entry(from, since, to, status, label, detail, attempts)
 end
 
 -- One move: record, version, history, event, indexes, counters, payment lock. `set` maps fields to values, '' removes.
--- Returns the id of a refund that was waiting for the payment and is due now, or ''. Only writes: check before.
+-- Returns the id of a refund that was waiting for the payment and is due now, or '', and the ids of rows that were
+-- waiting for room in the batch and are due now. Only writes: check before.
 local function move(id, r, to, status, due, set, label, detail)
   local key, payment = P .. 'refund:' .. id, P .. 'payment:' .. (r.payment_intent or set.payment_intent)
   local from, from_status, from_bucket = r.stage, r.status, nil
@@ -262,7 +290,7 @@ local function move(id, r, to, status, due, set, label, detail)
     end
   end
 
-  local woken = ''
+  local woken, rows = '', {}
   -- What a person only claims to be ours is owned once the provider has confirmed it.
   if set.provider_refund_id and set.provider_refund_id ~= '' and not r.operator_says then
     own(r.payment_intent, set.provider_refund_id, id)
@@ -276,6 +304,7 @@ local function move(id, r, to, status, due, set, label, detail)
   elseif holds_lock(from) and not holds_lock(to) then
     if pass_lock(r.payment_intent, id) then woken = wake(r.payment_intent) end
   end
+  if r.batch_id and from == 'sending' then rows = wake_rows(r.batch_id) end
 
   if to == 'settled' then
     redis.call('DEL', P .. 'body:' .. id)
@@ -290,6 +319,7 @@ local function move(id, r, to, status, due, set, label, detail)
     if r.batch_id and tonumber(redis.call('HGET', P .. 'batch:' .. r.batch_id, 'status:pending') or '0') <= 0 then
       redis.call('PEXPIRE', P .. 'batch:' .. r.batch_id, RETENTION)
       redis.call('PEXPIRE', P .. 'batch-refunds:' .. r.batch_id, RETENTION)
+      redis.call('DEL', P .. 'batch-waiters:' .. r.batch_id)
     end
   elseif from == nil or from == 'settled' then
     redis.call('HINCRBY', payment, 'open', 1)
@@ -303,7 +333,7 @@ local function move(id, r, to, status, due, set, label, detail)
       redis.call('PERSIST', P .. 'batch-refunds:' .. r.batch_id)
     end
   end
-  return woken
+  return woken, rows
 end
 
 -- The part of the provider's rate that is used: less after a 429, then a fiftieth more of the rate every second.

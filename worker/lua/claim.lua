@@ -5,10 +5,10 @@
 -- [12] ms until a held-back refund is looked at again; then field, value pairs to store (the baseline, and that the
 -- currency was checked).
 -- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…}:
--- missing, stage, early, unchecked, stale, window, verdict, paused, parked, blocked, batch, canceled, locked, moved, no_body.
+-- missing, stage, early, unchecked, stale, window, verdict, paused, parked, blocked, batch, canceled, locked, narrow, moved, no_body.
 at_any_memory()
 local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
-local WAITER_MS = 100
+local WAITER_MS, ROW_MS = 100, 30000
 local r = load(id)
 if not r then return {'missing', int(NOW), {}} end
 local function refuse(reason) return {reason, int(NOW), flat(r)} end
@@ -71,6 +71,11 @@ if holder and holder ~= id then
   -- than those before it, so that a payment with thousands of refunds costs no more for each of them.
   local before = redis.call('ZRANK', waiters, id)
   return hold_back('locked', math.max(free_at, NOW + 1000) + before * WAITER_MS)
+end
+if r.batch_id and kind == 'send' and room_in_batch(r.batch_id) <= 0 then
+  -- The row that makes room wakes it; the time is for a worker that died with it.
+  redis.call('ZADD', P .. 'batch-waiters:' .. r.batch_id, r.created_at, id)
+  return hold_back('narrow', NOW + ROW_MS)
 end
 local set = {}
 for i = 13, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end

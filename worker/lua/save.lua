@@ -3,7 +3,7 @@
 -- time and counters: no version, no history); [12] label as JSON; [13] detail: a JSON fragment beginning with a comma,
 -- or ''; [14] the stages from which the move is legal, ',a,b,'; [15] a new body or ''; [16] the stage it was decided on:
 -- on a restored server the same version may be another record; then field, value pairs.
--- Returns {'saved', now, id of a woken waiter or ''}, or {reason, now, …}: missing, stale, illegal, already,
+-- Returns {'saved', now, id of a woken waiter or '', id of a woken row, …}, or {reason, now, …}: missing, stale, illegal, already,
 -- owned (with the owner's id), contradicts (a proof against a settled record).
 at_any_memory()
 local id, to = ARGV[4], ARGV[8]
@@ -54,4 +54,5 @@ end
 if not string.find(ARGV[14], ',' .. r.stage .. ',', 1, true) then return {'illegal', int(NOW), r.stage} end
 if ARGV[15] ~= '' then redis.call('SET', P .. 'body:' .. id, ARGV[15]) end
 if to ~= 'sending' then set.claim = '' end
-return {'saved', int(NOW), move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13])}
+local woken, rows = move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13])
+return {'saved', int(NOW), woken, unpack(rows)}
