@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from tests.cli.commanding import Cli, Records, messages
 from worker import calls, policy
-from worker.batches import open_batch, read_batch
+from worker.batches import moves, open_batch, read_batch
 from worker.model import Lane, Retriable, Stage, Status, Step
 
 SEASON = "refund_id;payment_intent;amount;currency\n" + "".join(f"row-{n};pi_{n};500;usd\n" for n in range(4))
@@ -138,6 +140,37 @@ def test_cancel_stops_what_was_not_sent_and_says_what_was(cli: Cli, records: Rec
         "canceled",
         "canceled",
     ]
+
+
+def test_cancel_names_what_moved_meanwhile_and_its_numbers_add_up(
+    cli: Cli, records: Records, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refund = records.sending("row-1", payment_intent="pi_1", currency="usd", batch_id="b-1")
+    settled(records, "row-0")
+    apply = moves._apply
+
+    def and_meanwhile(*arguments: Any) -> list[str]:
+        # A worker saves that the provider was busy, after this page was read; and a claim has canceled another row.
+        waits = Step(to=Stage.WAITING, status=Status.PENDING, label="rate_limited")
+        assert records.store.run(calls.save(refund, waits)).result == "saved"
+        claim = records.store.run(
+            calls.claim("row-2", "send", token="t", lease=timedelta(seconds=45), currency_checked=True)
+        )
+        assert claim.result == "canceled"
+        return apply(*arguments)
+
+    monkeypatch.setattr(moves, "_apply", and_meanwhile)
+    ran = cli("batch", "cancel", batch, "--json")
+    told = ran.object
+    assert (told["canceled"], told["canceled_now"], told["to_be_canceled"]) == (2, 1, {"queued": 0, "waiting": 1})
+    assert told["canceled"] + sum(told["sent"].values()) + sum(told["to_be_canceled"].values()) == told["refunds"] == 4
+    assert "1 moved meanwhile and will not be sent" in ran.err
+    monkeypatch.undo()
+    again = cli("batch", "cancel", batch)
+    assert (again.code, [line.split() for line in again.out.splitlines()][1:]) == (
+        0,
+        [["canceled", "3"], ["sent,", "succeeded", "1"], ["refunds", "in", "all", "4"]],
+    )
 
 
 def test_retry_sends_again_what_is_retriable_in_the_bulk_lane(

@@ -193,9 +193,11 @@ class Shop:
 
         return answered
 
-    async def accept(self, refund_id: str = ID, lane: Lane = Lane.SINGLE, **fields: Any) -> RefundRequest:
+    async def accept(
+        self, refund_id: str = ID, lane: Lane = Lane.SINGLE, batch_id: str | None = None, **fields: Any
+    ) -> RefundRequest:
         request = a_request(refund_id, **fields)
-        await self.store.run(calls.create(request, lane))
+        await self.store.run(calls.create(request, lane, batch_id))
         return request
 
     async def handle(self, refund_id: str = ID, lane: Lane = Lane.SINGLE, **options: Any) -> str:

@@ -31,6 +31,7 @@ from worker.ranges import Whole
 
 _STATUSES: Final = ("succeeded", "failed", "canceled")
 _SENT: Final = ("sending", "in_doubt", "processing", "review")
+_UNSENT: Final = ("queued", "waiting")
 _COUNTS: Final = {
     "invalid": "invalid",
     "duplicates": "stated twice",
@@ -196,19 +197,33 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
         with progress("looked at", total) as show_done:
             done = batches.cancel_batch(refunds.store, batch_id, operator(refunds.settings), show_done)
     after = done.batch
-    sent = {name: after.stages.get(name, 0) for name in _SENT}
     settled = {name: after.statuses.get(name, 0) for name in ("succeeded", "failed")}
+    sent = {name: after.stages.get(name, 0) for name in _SENT}
+    unsent = {name: after.stages.get(name, 0) for name in _UNSENT}
+    # All of one reading, so that they add up: a row may have moved since it was canceled, or its claim canceled it.
+    canceled = after.statuses.get("canceled", 0)
     if as_json:
-        facts: dict[str, Any] = {"batch_id": batch_id, "canceled": done.canceled, "sent": settled | sent}
+        facts: dict[str, Any] = {
+            "batch_id": batch_id,
+            "refunds": after.accepted,
+            "canceled": canceled,
+            "canceled_now": done.canceled,
+            "sent": settled | sent,
+            "to_be_canceled": unsent,
+        }
         render.as_json(facts)
     else:
-        rows = [("canceled", f"{done.canceled:,}")]
+        rows = [("canceled", f"{canceled:,}")]
         rows += [(f"sent, {name}", f"{count:,}") for name, count in (settled | sent).items() if count]
+        rows += [(f"not sent yet, {name}", f"{count:,}") for name, count in unsent.items() if count]
+        rows.append(("refunds in all", f"{after.accepted:,}"))
         render.put(render.heading(batch_id), render.facts(rows))
     if after.imported_at is None:
         note("its import was not whole: the rest of the file is refused from now on")
     if moving := sum(sent.values()):
         note(f"{moving:,} may have reached the provider and go on to their end: 'refunds batch show {batch_id}'")
+    if waiting := sum(unsent.values()):
+        note(f"{waiting:,} moved meanwhile and will not be sent: each is canceled when a worker takes it up")
     return DONE if done.canceled else NOTHING_TO_DO
 
 
