@@ -15,7 +15,7 @@ import redis
 
 from tests.cli.commanding import SECONDS, Cli, Records, messages
 from worker.batches import Opening, open_batch, read_batch
-from worker.cli.progress import LINE_SECONDS, progress
+from worker.cli.progress import LINE_SECONDS, STILL_LINE_SECONDS, progress
 from worker.cli.reading import stored_reading
 from worker.importer import ImportOptions, open_source
 from worker.model import Lane
@@ -124,7 +124,7 @@ def test_an_id_with_other_contents_stops_the_whole_file(cli: Cli, records: Recor
     for options in ((), ("--dry-run",)):
         ran = cli("import", season(tmp_path), *options, "--json")
         assert (ran.code, ran.object["conflicting"]) == (6, 1)
-        assert "line 3: refund row-1 is on its way with amount 999, here 500\n" in ran.err
+        assert "line 3: refund row-1 exists with other contents and is on its way: amount 999, here 500\n" in ran.err
         assert "give a new refund, or a mended row of one that failed, a new id" in ran.err
     assert refunds_in(records) == 1
     assert records.get("row-1").amount == 999
@@ -347,11 +347,17 @@ def test_progress_without_a_terminal_is_a_line_every_few_seconds(capsys: pytest.
         show(501)
         now += LINE_SECONDS
         show(1000)
+        # What has not changed is said once a minute.
+        now += STILL_LINE_SECONDS - 0.1
+        show(1000)
+        now += 0.1
+        show(1000)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
         "accepted: 500 of 1,000, 100/s, about 5 s left, 3 failed",
         "accepted: 1,000 of 1,000, 100/s",
+        "accepted: 1,000 of 1,000, 14/s",
     ]
 
 

@@ -30,7 +30,7 @@ MANY = HEADER + "".join(f"r-{n},pi_{n},5,usd,,{n}\n" for n in range(20_000))
         pytest.param(b"\xd0\xcf\x11\xe0\xa1\xb1", "f.xls", "old Excel workbook", id="old workbook"),
         pytest.param(HEADER.encode("utf-16"), "f.csv", "UTF-16", id="utf-16"),
         pytest.param(packed(packed(HEADER)), "f.csv.gz", "twice", id="packed twice"),
-        pytest.param(bytes(range(1, 256)), "f.bin", r"line 2, column 118: byte 0x80 is no UTF-8", id="binary"),
+        pytest.param(bytes(range(1, 256)), "f.bin", r"line 2, column 118: byte 0x80 is not UTF-8", id="binary"),
         pytest.param(f"{HEADER}a,pi_\0,1,,,\n", "f.csv", r"line 2, column 6: a NUL byte", id="NUL byte"),
         pytest.param(
             f"{MANY}a,pi_1,1,,,Gr".encode() + b"\xf6\xdfe\n", "f.csv", r"line 20002, column 14: byte 0xF6", id="latin-1"
@@ -63,16 +63,16 @@ MANY = HEADER + "".join(f"r-{n},pi_{n},5,usd,,{n}\n" for n in range(20_000))
         pytest.param('{"id":"a","pi":"pi_1"}\n[1]\n', "f.jsonl", "line 2: each line must be one", id="no object"),
         pytest.param('{"id":"a","id":"b"}\n', "f.jsonl", "line 1: the key 'id' stands twice", id="key twice"),
         pytest.param('{"metadata":{"a":"1","a":"2"}}\n', "f.jsonl", "line 1: the key 'a'", id="inner key twice"),
-        pytest.param('{"id":"a",}\n', "f.jsonl", r"line 1, column \d+: is no JSON", id="broken JSON"),
-        pytest.param('{"id":NaN}\n', "f.jsonl", "line 1: NaN is no JSON", id="NaN"),
+        pytest.param('{"id":"a",}\n', "f.jsonl", r"line 1, column \d+: is not valid JSON", id="broken JSON"),
+        pytest.param('{"id":NaN}\n', "f.jsonl", "line 1: NaN is not valid JSON", id="NaN"),
         pytest.param('{"id":1e999}\n', "f.jsonl", "line 1: the number 1e999 is too large", id="infinite"),
         pytest.param('{"id":' + "9" * 5000 + "}\n", "f.jsonl", "line 1: ", id="endless number"),
         pytest.param('{"id":' + "[" * 200_000 + "\n", "f.jsonl", "line 1: is nested too deeply", id="deep"),
         pytest.param('[{"id":"a"}]', "f.json", r"line 1: is a JSON array", id="array"),
-        pytest.param("\n\npayment_intent,refund_id\n", "f.jsonl", "line 3, column 1: is no JSON", id="misnamed"),
-        pytest.param(b"PK\x03\x04junk", "f.xlsx", "no whole XLSX workbook", id="broken workbook"),
-        pytest.param(workbook([["a"]])[:-30], "f.xlsx", "no whole XLSX workbook", id="cut workbook"),
-        pytest.param(HEADER, "f.xlsx", "no XLSX workbook", id="text named workbook"),
+        pytest.param("\n\npayment_intent,refund_id\n", "f.jsonl", "line 3, column 1: is not valid JSON", id="misnamed"),
+        pytest.param(b"PK\x03\x04junk", "f.xlsx", "not a whole XLSX workbook", id="broken workbook"),
+        pytest.param(workbook([["a"]])[:-30], "f.xlsx", "not a whole XLSX workbook", id="cut workbook"),
+        pytest.param(HEADER, "f.xlsx", "not an XLSX workbook", id="text named workbook"),
         pytest.param(packed(MANY)[:-20], "f.csv.gz", "cut off", id="cut gzip"),
         pytest.param(packed(MANY)[:90] + b"\xff" * 60, "f.csv.gz", "cannot be unpacked", id="damaged gzip"),
     ],
@@ -90,7 +90,7 @@ def test_a_zip_that_is_no_workbook_is_refused(files: Files) -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("refunds.csv", MANY)
-    with pytest.raises(InputError, match="no whole XLSX workbook"):
+    with pytest.raises(InputError, match="not a whole XLSX workbook"):
         files.take(out.getvalue(), "refunds.zip")
 
 

@@ -164,6 +164,14 @@ def test_a_result_of_any_attempt_is_handed_in_again_as_what_it_is_or_as_the_next
     assert files.take(first, **BY_ORDER, attempt=2).ids == [*second.ids, f"{second.ids[0]}-2"]
 
 
+def test_a_result_of_a_further_attempt_states_the_ids_of_that_attempt(files: Files) -> None:
+    first = files.result(ORDERS, **BY_ORDER)
+    second = files.result(first, **BY_ORDER, attempt=2)
+    ids = files.take(first, **BY_ORDER, attempt=2).ids
+    assert [line.split(",")[4] for line in second.splitlines()[1:]] == ids
+    assert files.take(second, **BY_ORDER).ids == ids
+
+
 @given(st.integers(1, 99), st.integers(1, 10**9 - 1))
 def test_what_an_id_was_made_from_is_read_back(attempt: int, occurrence: int) -> None:
     made = MadeId("f-" + "0a" * 16, attempt, occurrence)

@@ -90,7 +90,8 @@ def say_conflicts(source: Source, compared: Compared) -> None:
     """Name the first rows whose ids are those of refunds with other contents, and how such rows are handed in."""
     conflicts, options = compared.first_conflicts, source.options
     for each in conflicts:
-        note(f"line {each.row.line}: refund {each.refund.refund_id} {_stands(each.refund)} with {_differences(each)}")
+        stands = f"refund {each.refund.refund_id} exists with other contents and {_stands(each.refund)}"
+        note(f"line {each.row.line}: {stands}: {_differences(each)}")
     count = compared.conflicting
     note(
         f"error: {counted(count, 'row')} of {source.name} {verb(count, 'has', 'have')} the id of a refund with other "
@@ -170,7 +171,7 @@ def say_repeats(summary: Summary, compared: Compared | None, *, allowed: bool) -
 def say_known(compared: Compared, options: ImportOptions) -> None:
     """Say how refunds that failed before are sent again: the same rows alone do not do it."""
     if failed := compared.statuses.get("failed", 0):
-        mended = "--attempt 2" if options.id_from else "a new id"
+        mended = f"--attempt {options.attempt + 1}" if options.id_from else "a new id"
         note(
             f"{failed:,} of them failed before: 'refunds batch retry ID' sends "
             f"{verb(failed, 'it', 'them')} again as {verb(failed, 'it is', 'they are')}; a mended row needs {mended}"

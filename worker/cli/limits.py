@@ -56,7 +56,7 @@ def length_of_time(_ctx: click.Context, param: click.Parameter, text: str | None
         return timedelta(0)
     parts = _PART.findall(text)
     if not parts or "".join(f"{number}{unit}" for number, unit in parts) != text:
-        raise click.BadParameter(f"{text!r} is no length of time such as 70m or 1h30m", param=param)
+        raise click.BadParameter(f"{text!r} is not a length of time such as 70m or 1h30m", param=param)
     span = timedelta(seconds=min(sum(int(number) * _SECONDS[unit] for number, unit in parts), _TOO_LONG))
     if not timedelta(0) < span <= _LONGEST:
         raise click.BadParameter(f"{text!r} must be more than nothing and at most {_LONGEST.days} days", param=param)
@@ -77,7 +77,7 @@ def sums_or_one(_ctx: click.Context, param: click.Parameter, texts: Iterable[str
     for text in texts:
         match = _MONEY.fullmatch(text)
         if match is None:
-            raise click.BadParameter(f"{text!r} is no sum in minor units such as usd=123456", param=param)
+            raise click.BadParameter(f"{text!r} is not a sum in minor units such as usd=123456", param=param)
         currency = None if match[1] is None else match[1].lower()
         if currency in sums:
             raise click.BadParameter(f"the sum of {currency or 'every currency'} is given twice", param=param)

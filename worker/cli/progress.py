@@ -18,6 +18,8 @@ from worker.cli.session import note
 from worker.client import Refunds
 
 LINE_SECONDS: Final = 5.0
+STILL_LINE_SECONDS: Final = 60.0
+"""Between two lines that say the same."""
 STILL_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.2
 _MINUTE: Final = 60
@@ -65,14 +67,14 @@ def progress(what: str, total: int | None, clock: Callable[[], float] = time.mon
 
 def _lines(what: str, total: int | None, clock: Callable[[], float]) -> Show:
     started = clock()
-    said = started
+    said, before = started, (-1, "")
 
     def show(done: int, beside: str = "") -> None:
-        nonlocal said
+        nonlocal said, before
         now = clock()
-        if now - said < LINE_SECONDS:
+        if now - said < (STILL_LINE_SECONDS if (done, beside) == before else LINE_SECONDS):
             return
-        said = now
+        said, before = now, (done, beside)
         rate = done / (now - started)
         left = f", {span((total - done) / rate)} left" if total is not None and rate > 0 and done < total else ""
         of = "" if total is None else f" of {total:,}"

@@ -156,7 +156,7 @@ def _csv_rows(source: Source) -> Iterator[Row]:
                 yield Row(line, ordinal, names, values)
                 ordinal += 1
         except csv.Error as error:
-            raise source.problem(f"is no CSV: {_csv_reason(error)}", line=start) from None
+            raise source.problem(f"is not valid CSV: {_csv_reason(error)}", line=start) from None
         if names is None:
             raise source.problem("is empty")
 
@@ -243,7 +243,7 @@ def _json_rows(source: Source) -> Iterator[Row]:
                 found = decoder.decode(stripped)
             except json.JSONDecodeError as error:
                 column = error.pos + 1 + len(entry) - len(entry.lstrip(BLANKS))
-                raise source.problem(f"is no JSON: {error.msg}", line=line, column=column) from None
+                raise source.problem(f"is not valid JSON: {error.msg}", line=line, column=column) from None
             except (ValueError, RecursionError) as error:
                 reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
                 raise source.problem(reason, line=line) from None
@@ -272,7 +272,7 @@ def _finite(text: str) -> float:
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not valid JSON")
 
 
 def _xlsx_rows(source: Source) -> Iterator[Row]:
@@ -304,7 +304,9 @@ def _check_zip(source: Source, file: IO[bytes]) -> None:
         with zipfile.ZipFile(file) as archive:
             # Another kind of workbook would be read too, and none of the caps fits it.
             if "xl/workbook.xml" not in archive.namelist():
-                raise source.problem("is no whole XLSX workbook: perhaps another zip file, or another kind of workbook")
+                raise source.problem(
+                    "is not a whole XLSX workbook: perhaps another zip file, or another kind of workbook"
+                )
             for member in archive.infolist():
                 rectangle = _Rectangle(source)
                 with archive.open(member) as stream:
@@ -319,7 +321,7 @@ def _check_zip(source: Source, file: IO[bytes]) -> None:
                         if member.filename.endswith(".xml"):
                             rectangle.grow(block)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
-        raise source.problem(f"is no whole XLSX workbook: {error}") from None
+        raise source.problem(f"is not a whole XLSX workbook: {error}") from None
     file.seek(0)
 
 
@@ -393,7 +395,7 @@ def _sheet_rows(source: Source, file: IO[bytes]) -> Iterable[Sequence[object]]:
                 raise source.problem(f"has several sheets with rows ({', '.join(filled)}): say which to import")
             return _iterated(workbook, filled[0])
     except (calamine.CalamineError, calamine.PasswordError, calamine.XmlError, calamine.ZipError) as error:
-        raise source.problem(f"is no whole XLSX workbook: {error}") from None
+        raise source.problem(f"is not a whole XLSX workbook: {error}") from None
 
 
 def _iterated(workbook: Any, name: str) -> Iterator[Sequence[object]]:

@@ -65,7 +65,7 @@ class ImportOptions:
         self._check_ids()
         if self.default_currency is not None:
             if _CURRENCY.fullmatch(self.default_currency) is None:
-                raise InputError(f"the currency {self.default_currency!r} is no three-letter ISO code such as usd")
+                raise InputError(f"the currency {self.default_currency!r} is not a three-letter ISO code such as usd")
             object.__setattr__(self, "default_currency", self.default_currency.lower())
 
     def _check_ids(self) -> None:

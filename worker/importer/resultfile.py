@@ -160,11 +160,12 @@ class _Layout:
         ]
 
     def value(self, place: int, value: object, facts: Mapping[str, Any]) -> object:
-        """Return the input's value, or what is known now under that name; an id in the input always stays."""
+        """Return the input's value, or what is known now under that name; an id in the input stays if none is known."""
         name = self.replaced.get(place)
-        if name is None or (name == "refund_id" and value is not None and value != ""):
+        known = None if name is None else facts.get(name)
+        if name is None or (name == "refund_id" and (known is None or known == text_of(value))):
             return value
-        return facts.get(name)
+        return known
 
 
 class _CsvTable:

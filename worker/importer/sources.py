@@ -1,7 +1,7 @@
 """A file as bytes: opened, named, digested, and read any number of times; stdin is spooled so that it can be, too.
 
 Everything a stream of text must not be is found here, a block at a time: packed beyond the cap, a line without end,
-a NUL byte, a byte that is no UTF-8. Each is an `InputError` with line and column.
+a NUL byte, a byte that is not UTF-8. Each is an `InputError` with line and column.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _BINARY: Final = {
     b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it, or pack it with gzip",
     b"BZh91AY&SY": "packed with bzip2: unpack it, or pack it with gzip",
     b"\xfd7zXZ": "packed with xz: unpack it, or pack it with gzip",
-    b"\xff\xfe": "UTF-16 text: save it as UTF-8",
-    b"\xfe\xff": "UTF-16 text: save it as UTF-8",
+    b"\xff\xfe": "UTF-16 text: save it as UTF-8 (CSV UTF-8)",
+    b"\xfe\xff": "UTF-16 text: save it as UTF-8 (CSV UTF-8)",
     _GZIP: "packed with gzip twice: unpack it once",
 }
 
@@ -144,7 +144,7 @@ class Source:
             name = self.name.lower().removesuffix(".gz")
             found = _SUFFIXES.get(Path(name).suffix) or self._guessed()
         if found == "xlsx":
-            raise self.problem("is no XLSX workbook: its first bytes are not those of one")
+            raise self.problem("is not an XLSX workbook: its first bytes are not those of one")
         return found
 
     def _guessed(self) -> Format:
@@ -265,14 +265,16 @@ class _CheckedText(io.RawIOBase):
         if self._source.packed and self._total > options.max_unpacked_bytes:
             raise self._source.too_large()
         if (at := block.find(b"\0")) >= 0:
-            raise self._at(block, at, "a NUL byte: this is no text file, or it is damaged")
+            raise self._at(block, at, "a NUL byte: this is not a text file, or it is damaged")
         try:
             self._decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             # The decoder may have kept the start of a character from the block before.
             at = error.start - (len(error.object) - len(block))
             wrong = error.object[error.start]
-            raise self._at(block, at, f"byte 0x{wrong:02X} is no UTF-8: save the whole file as UTF-8") from None
+            raise self._at(
+                block, at, f"byte 0x{wrong:02X} is not UTF-8: save the whole file as UTF-8 (CSV UTF-8)"
+            ) from None
         self._line += block.count(b"\n")
         first = block.find(b"\n")
         if first < 0:
