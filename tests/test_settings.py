@@ -174,6 +174,14 @@ def test_lease_must_outlive_a_call_by_five_seconds(monkeypatch: pytest.MonkeyPat
     assert "REFUNDS_REQUEST_TIMEOUT_SECONDS" in text
 
 
+def test_records_outlive_the_key_window_by_sixty_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A repeat in doubt may ask for its record for so long; one that is forgotten would be sent as new.
+    assert loaded(monkeypatch, RETENTION_DAYS="61", KEY_WINDOW_HOURS="24").retention_days == 61
+    for retention, window in (("60.9", "24"), ("60", "1"), ("89", "720"), ("1", "23")):
+        with pytest.raises(SettingsError, match=r"REFUNDS_RETENTION_DAYS: .*REFUNDS_KEY_WINDOW_HOURS plus 60 days"):
+            loaded(monkeypatch, RETENTION_DAYS=retention, KEY_WINDOW_HOURS=window)
+
+
 def test_lease_left_at_its_default_must_outlive_a_longer_call_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "REFUNDS_LEASE_SECONDS" in message(monkeypatch, REQUEST_TIMEOUT_SECONDS="41")
 

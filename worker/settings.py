@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 from datetime import timedelta
@@ -19,6 +20,8 @@ from worker.policy import SPARE, Rules
 
 LIVE_HOST: Final = "api.wooshpay.com"
 ENV_PREFIX: Final = "REFUNDS_"
+KEPT_BEYOND_KEYS_DAYS: Final = 60
+"""An id must be known for longer than the provider knows its key: a repeat that comes late would be sent as new."""
 # Set by the supervisor for its child.
 _OTHER_VARIABLES: Final = frozenset({"REFUNDS_SUPERVISOR_PID"})
 _BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "amqp", "amqps"})
@@ -122,6 +125,16 @@ class Settings(BaseSettings):
         timeout = info.data.get("request_timeout_seconds")
         if timeout is not None and value < timeout + 5:
             raise PydanticCustomError("lease", "must be at least REFUNDS_REQUEST_TIMEOUT_SECONDS plus 5")
+        return value
+
+    @field_validator("retention_days")
+    @classmethod
+    def _records_outlive_keys(cls, value: float, info: Any) -> float:
+        window = info.data.get("key_window_hours")
+        if window is not None and value < window / 24 + KEPT_BEYOND_KEYS_DAYS:
+            rule = "must be at least REFUNDS_KEY_WINDOW_HOURS plus {beyond} days, {least} days as it is set"
+            least = math.ceil((window / 24 + KEPT_BEYOND_KEYS_DAYS) * 100) / 100
+            raise PydanticCustomError("retention", rule, {"beyond": KEPT_BEYOND_KEYS_DAYS, "least": f"{least:g}"})
         return value
 
     @classmethod

@@ -63,6 +63,46 @@ def test_every_service_has_limits_a_pinned_image_and_a_healthcheck(name: str) ->
     assert service["logging"]["options"].keys() == {"max-size", "max-file"}
 
 
+# The first patch of each line without known ways to run code through a script or over TLS (CVE-2024-46981,
+# CVE-2025-49844, CVE-2026-23631, CVE-2026-81934 and those between them). A line that is not named has had its last.
+SAFE_REDIS = {
+    (6, 2): 24,
+    (7, 2): 16,
+    (7, 4): 11,
+    (8, 2): 9,
+    (8, 4): 6,
+    (8, 6): 6,
+    (8, 8): 2,
+    (8, 10): 1,
+}
+OLDEST = {"prom/prometheus": (3, 13, 2), "prom/alertmanager": (0, 34, 0), "grafana/grafana": (13, 2, 0)}
+
+
+def version(image: str) -> tuple[int, ...]:
+    found = re.search(r":v?(\d+)\.(\d+)\.(\d+)", image)
+    assert found is not None, image
+    return tuple(int(part) for part in found.groups())
+
+
+def test_the_server_has_no_known_hole_in_its_scripts() -> None:
+    major, minor, patch = version(SERVICES["redis"]["image"])
+    assert SERVICES["redis"]["image"].startswith("redis:")
+    assert patch >= SAFE_REDIS[major, minor]
+
+
+@pytest.mark.parametrize(("image", "oldest"), OLDEST.items())
+def test_no_image_is_older_than_what_is_known_to_be_mended(image: str, oldest: tuple[int, ...]) -> None:
+    (pinned,) = [service["image"] for service in SERVICES.values() if service["image"].startswith(f"{image}:")]
+    assert version(pinned) >= oldest
+
+
+def test_the_image_of_ours_stands_on_the_newest_known_python_of_its_line() -> None:
+    bases = re.findall(r"^FROM (python:\S+)", DOCKERFILE, re.MULTILINE)
+    assert len(set(bases)) == 1
+    assert version(bases[0])[:2] == (3, 11)
+    assert version(bases[0]) >= (3, 11, 16)
+
+
 def test_the_server_keeps_every_write_and_is_reached_from_inside_only() -> None:
     server = SERVICES["redis"]
     told = dict(zip(server["command"][1::2], server["command"][2::2], strict=True))
