@@ -26,7 +26,7 @@ LAYERS = (
     {"answers"},
     {"readback"},
     {"policy"},
-    {"decisions", "endings", "looks", "preflight"},
+    {"decisions", "endings", "looks", "preflight", "sentinels"},
     {"settings", "connections", "records", "inbox", "heartbeat"},
     {"calls", "transport", "messages", "durability", "wire"},
     {"broker", "store", "gateway", "importer", "telemetry"},

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from celery import Celery
 from kombu.entity import Queue
 
 from worker import wire
-from worker.connections import SentinelAddress
 from worker.model import Lane
+from worker.sentinels import SentinelAddress, is_sentinel
 from worker.settings import Settings
 
 PROCESS_TASK: Final = "refunds.process"
@@ -53,16 +53,20 @@ CONFIGURATION: Final[dict[str, Any]] = {
 
 def make_celery(settings: Settings) -> Celery:
     """Return a Celery app on the settings' broker; nothing is connected before its first use."""
-    url, options = _broker(settings)
+    url, options, tls = _broker(settings)
     app = Celery("refunds", broker=url, amqp=wire.AMQP, set_as_current=False)
     app.conf.update(CONFIGURATION, broker_transport_options=options)
+    if tls is not None:
+        app.conf.broker_use_ssl = tls
     return app
 
 
-def _broker(settings: Settings) -> tuple[str, dict[str, Any]]:
+def _broker(settings: Settings) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
+    """Return the address as kombu reads it, the transport's options, and those of TLS to the servers of Sentinels."""
     url = settings.broker
+    tls: dict[str, Any] | None = None
     if url.startswith("amqp"):
-        return url, {"confirm_publish": True}
+        return url, {"confirm_publish": True}, None
     options: dict[str, Any] = {
         "visibility_timeout": VISIBILITY_SECONDS,
         "unacked_restore_interval": 10,
@@ -85,12 +89,16 @@ def _broker(settings: Settings) -> tuple[str, dict[str, Any]]:
         database = parse_qs(parts.query).get("db", ["0"])[0]
         credentials = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
         url = f"redis+socket://{credentials}{parts.path}?virtual_host={database}"
-    if url.startswith("sentinel://"):
+    if is_sentinel(url):
         address = SentinelAddress.parse(url)
-        credentials = f"{address.username or ''}:{address.password}@" if address.password else ""
+        user = f"{quote(address.username or '', safe='')}:{quote(address.password or '', safe='')}"
+        credentials = f"{user}@" if address.password else ""
         url = ";".join(f"sentinel://{credentials}{host}:{port}/{address.database}" for host, port in address.hosts)
-        options |= {"master_name": address.master, "sentinel_kwargs": {"password": address.password}}
-    return url, options
+        options |= {"master_name": address.master, "sentinel_kwargs": {"socket_timeout": 5, **address.to_sentinels}}
+        if address.tls:
+            # Named, since kombu takes an empty mapping for no TLS.
+            tls = {"ssl_cert_reqs": "required"} | {name: address.tls[name] for name in address.tls if name != "ssl"}
+    return url, options, tls
 
 
 def _plain(url: str) -> str:

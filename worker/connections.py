@@ -6,9 +6,8 @@ import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -18,8 +17,8 @@ from redis import exceptions
 from redis.sentinel import MasterNotFoundError
 
 from worker.errors import SettingsError, StoreFull, StoreUnavailable
+from worker.sentinels import DEFAULT_PORT, SentinelAddress, is_sentinel
 
-_DEFAULT_SENTINEL_PORT: Final = 26379
 NEARLY_FULL: Final = "NEARLYFULL"
 """Said by the script that accepts, with the percentage of its memory that the server uses."""
 # Said by a server that is up and will not serve us now: the client makes a class of some, and leaves others as text.
@@ -69,41 +68,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "health_check_interval": 25,
     "client_name": "refund-worker",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SentinelAddress:
-    """`sentinel://[user:password@]host:port[,host:port]/db?master=NAME`, taken apart."""
-
-    hosts: tuple[tuple[str, int], ...]
-    master: str
-    database: int
-    username: str | None
-    password: str | None
-
-    @classmethod
-    def parse(cls, url: str) -> SentinelAddress:
-        """Read the address; raises `SettingsError` where the master's name or a port is missing."""
-        rest = url.removeprefix("sentinel://")
-        credentials, _, places = rest.rpartition("@") if "@" in rest else ("", "", rest)
-        parts = urlsplit(f"x://{places.replace(';sentinel://', ',')}")
-        master = parse_qs(parts.query).get("master", [""])[0]
-        if not master:
-            raise SettingsError("a sentinel:// address needs the master's name: add ?master=NAME")
-        username, _, password = credentials.partition(":")
-        try:
-            hosts = tuple(_host_and_port(place) for place in parts.netloc.split(",") if place)
-            database = int(parts.path.strip("/") or 0)
-        except ValueError:
-            hosts, database = (), 0
-        if not hosts:
-            raise SettingsError("a sentinel:// address reads sentinel://host:port,host:port/db?master=NAME")
-        return cls(hosts=hosts, master=master, database=database, username=username or None, password=password or None)
-
-
-def _host_and_port(place: str) -> tuple[str, int]:
-    host, _, port = place.rpartition(":") if ":" in place else (place, "", "")
-    return host, int(port or _DEFAULT_SENTINEL_PORT)
+_SENTINEL: Final[dict[str, Any]] = {"socket_timeout": 5}
 
 
 def _options_for(url: str) -> dict[str, Any]:
@@ -113,12 +78,10 @@ def _options_for(url: str) -> dict[str, Any]:
 
 def connect(url: str) -> redis.Redis:
     """Return a blocking client; nothing is connected before its first command."""
-    if url.startswith("sentinel://"):
+    if is_sentinel(url):
         address = SentinelAddress.parse(url)
-        sentinel = redis.sentinel.Sentinel(list(address.hosts), socket_timeout=5, password=address.password)
-        client: redis.Redis = sentinel.master_for(
-            address.master, db=address.database, username=address.username, password=address.password, **_OPTIONS
-        )
+        sentinel = redis.sentinel.Sentinel(list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels)
+        client: redis.Redis = sentinel.master_for(address.master, **_OPTIONS, **address.to_server)
         return client
     with _readable():
         plain = redis.Redis.from_url(url, **_options_for(url))
@@ -128,12 +91,12 @@ def connect(url: str) -> redis.Redis:
 
 def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis:
     """Return a client for the event loop; nothing is connected before its first command."""
-    if url.startswith("sentinel://"):
+    if is_sentinel(url):
         address = SentinelAddress.parse(url)
-        sentinel = redis.asyncio.sentinel.Sentinel(list(address.hosts), socket_timeout=5, password=address.password)
-        client: redis.asyncio.Redis = sentinel.master_for(
-            address.master, db=address.database, username=address.username, password=address.password, **_OPTIONS
+        sentinel = redis.asyncio.sentinel.Sentinel(
+            list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels
         )
+        client: redis.asyncio.Redis = sentinel.master_for(address.master, **_OPTIONS, **address.to_server)
         return client
     with _readable():
         plain = redis.asyncio.Redis.from_url(url, max_connections=max_connections, **_options_for(url))
@@ -254,7 +217,7 @@ def _wrong_address(error: BaseException, place: str) -> SettingsError | None:
     if said.startswith(_NO_SENTINEL):
         return SettingsError(
             f"what answers at {place} is no Sentinel: name the Sentinels in REFUNDS_REDIS_URL (their port is "
-            f"{_DEFAULT_SENTINEL_PORT} most often), or take redis:// for a server itself"
+            f"{DEFAULT_PORT} most often), or take redis:// for a server itself"
         )
     return None
 

@@ -24,11 +24,11 @@ KEPT_BEYOND_KEYS_DAYS: Final = 60
 """An id must be known for longer than the provider knows its key: a repeat that comes late would be sent as new."""
 # Set by the supervisor for its child.
 _OTHER_VARIABLES: Final = frozenset({"REFUNDS_SUPERVISOR_PID"})
-_BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "amqp", "amqps"})
+_BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "amqp", "amqps"})
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,500}")
 _NUMBERED_SCHEMES: Final = frozenset({"redis", "rediss"})
 _NUMBERED: Final = re.compile(r"(?:/[0-9]{0,9})?")
-_REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "unix"})
+_REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "unix"})
 
 
 class Settings(BaseSettings):

@@ -74,7 +74,7 @@ def guarded(name: str, cli: str, checks: Callable[[], Iterable[Check]]) -> Itera
 
 def redis_cli(url: str) -> str:
     """Return the `redis-cli` that reaches the server of an address; a password is for `REDISCLI_AUTH`, not shown."""
-    if url.startswith("sentinel:"):
+    if url.startswith(("sentinel:", "sentinels:")):
         return "redis-cli -h PRIMARY"
     try:
         parts = urlsplit(url)
