@@ -134,6 +134,11 @@ def test_a_refund_that_was_not_begun_says_why(words: str, *, stopping: bool, awa
     assert (str(ending), ending.kind, ending.begun) == (words, words, False)
 
 
+def test_an_ending_of_which_no_more_is_known_has_no_reason_and_counts_by_its_word() -> None:
+    plain = endings.standing(a_refund(Stage.SETTLED))
+    assert (plain.reason, plain.common, plain.kind) == ("", False, "succeeded")
+
+
 def test_whatever_else_became_of_a_refund_it_was_begun() -> None:
     assert all(ending.begun for ending in (endings.UNKNOWN, endings.STORE_AWAY, endings.standing(FAILED)))
 
@@ -194,6 +199,10 @@ def test_many_that_wait_for_one_thing_are_told_with_it_and_others_are_not() -> N
 
 def enumerate_ids(many: list[Ending]) -> list[tuple[str, Ending]]:
     return [(f"r{number}", ending) for number, ending in enumerate(many)]
+
+
+def test_many_of_which_nothing_is_known_say_why() -> None:
+    assert endings.told({"a": endings.STORE_AWAY, "b": endings.STORE_AWAY}) == "2 not known (Redis away)"
 
 
 def test_a_message_of_no_refunds_says_so() -> None:
