@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from typing import Any, Final, Self
 
@@ -205,6 +206,24 @@ class Refunds:
     def cancel(self, refund_id: str) -> Refund:
         """Cancel a refund of which nothing was sent; raises `NotCancelable` or `NotFound`."""
         return self.apply(refund_id, decisions.cancel, {"by": decisions.CALLER})
+
+    def retry(self, refund_id: str, *, unknown: bool = False, by: str = decisions.CALLER) -> Refund:
+        """Send a failed refund again: the same id, as a new generation with an idempotency key of its own.
+
+        `unknown`: also if it is not known whether that can help. One that goes again already is returned as it is.
+        Raises `NotRetriable`, `GuardRefused` if its batch was canceled, `NotFound`.
+        """
+        refund = self.get(refund_id)
+        if not refund.settled and refund.generation > 1:
+            # Perhaps by another caller a moment ago.
+            self.store.confirm()
+            return refund
+        if refund.batch_id is not None and self.store.batch_state(refund.batch_id) == "canceled":
+            raise GuardRefused(
+                f"refund {refund_id} belongs to batch {refund.batch_id}, which was canceled: nothing of it is sent "
+                "again; submit a new refund under a new id"
+            )
+        return self.apply(refund_id, partial(decisions.retry_one, unknown=unknown), {"by": by})
 
     def apply(self, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]) -> Refund:
         """Decide a step on the present record and save it, again from the start where another was faster."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from worker.errors import FieldError, InvalidRequest, NotCancelable, NotInReview
+from worker.errors import FieldError, InvalidRequest, NotCancelable, NotInReview, NotRetriable
 from worker.model import Refund, Retriable, Stage, Status, Step
 from worker.policy import MAX_SERVER_ERRORS, NO_LOOKS, NO_WORD, REVIEW_REMINDER, settled_drops
 from worker.request import is_provider_id, shown
@@ -142,6 +142,29 @@ def retry_failed(refund: Refund) -> Step | None:
     if refund.all_remaining:
         changes["amount"] = None
     return Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes=changes)
+
+
+def retry_one(refund: Refund, *, unknown: bool = False) -> Step:
+    """Return the step that sends one failed refund again; `unknown`: also if it is not known whether that can help.
+
+    Raises `NotRetriable`.
+    """
+    step = retry_failed(refund)
+    told = f"refund {refund.refund_id}"
+    if refund.status is not Status.FAILED:
+        raise NotRetriable(f"{told} is {refund.status}, not failed: only a failed refund can be sent again")
+    code = refund.error_code or "unknown"
+    if step is None:
+        raise NotRetriable(
+            f"{told} failed with {code}, which sending it again cannot change: submit a new refund under a new id, "
+            f"or see 'refunds status {refund.refund_id} --history'"
+        )
+    if refund.retriable is not Retriable.YES and not unknown:
+        raise NotRetriable(
+            f"{told} failed with {code}, and it is not known whether sending it again can help: find out why it "
+            f"failed, then run 'refunds retry {refund.refund_id} --unknown'"
+        )
+    return step
 
 
 def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:

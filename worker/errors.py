@@ -9,6 +9,7 @@ RefundError
 │   ├── IdempotencyConflict  the id exists with another body
 │   ├── NotCancelable        something may have been sent already
 │   ├── NotInReview          only a refund in review can be resolved
+│   ├── NotRetriable         it has not failed, or sending it again cannot help
 │   ├── NotDurable           the server may forget what it acknowledged
 │   └── ProviderMismatch     the records belong to another provider or mode
 ├── StoreUnavailable         Redis did not answer                         exit 5
@@ -86,6 +87,10 @@ class NotCancelable(GuardRefused):
 
 class NotInReview(GuardRefused):
     """Only a refund whose stage is review can be resolved by a person."""
+
+
+class NotRetriable(GuardRefused):
+    """Only a failed refund that a further send can help may be sent again."""
 
 
 class NotDurable(GuardRefused):

@@ -203,6 +203,12 @@ class Store(_Scripts):
             names: Any = self.redis.hkeys(self.key(f"payment:{payment_intent}"))
         return [name.removeprefix("refund:") for name in names if name.startswith("refund:")]
 
+    def batch_state(self, batch_id: str) -> str | None:
+        """Return `running`, `paused` or `canceled`, None if the batch has no record (any more)."""
+        with redis_errors(self.place):
+            state: Any = self.redis.hget(self.key(f"batch:{batch_id}"), "state")
+        return None if state is None else str(state)
+
     def ids_in_batch(self, batch_id: str) -> Iterator[str]:
         """Yield a batch's own ids in row order, page by page."""
         start = 0

@@ -1,14 +1,16 @@
-"""`refunds submit`, `status`, `list` and `cancel`."""
+"""`refunds submit`, `status`, `list`, `cancel` and `retry`."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import redis
 
 from tests.cli.commanding import PAYMENT, Cli, Records, messages
-from worker.model import PUBLIC_FIELDS, Lane, Stage, Status
+from worker import calls
+from worker.model import PUBLIC_FIELDS, Lane, Refund, Retriable, Stage, Status, Step
 
 
 def test_a_submitted_refund_is_recorded_and_nudged_for_once(cli: Cli, sync_redis: redis.Redis) -> None:
@@ -201,3 +203,78 @@ def test_a_broker_that_is_away_does_not_undo_an_accepted_refund(cli: Cli, record
     assert ran.code == 0
     assert ran.err.startswith("warning: accepted, but the message to the workers could not be sent")
     assert records.get("order-1").stage is Stage.QUEUED
+
+
+def fail(records: Records, kind: Retriable | None, **fields: Any) -> Refund:
+    refund = records.sending("order-1", **fields)
+    changes = {"error_code": "balance_insufficient", "retriable": kind}
+    step = Step(to=Stage.SETTLED, status=Status.FAILED, label="balance_insufficient", changes=changes)
+    assert records.store.run(calls.save(refund, step)).result == "saved"
+    return records.get("order-1")
+
+
+def test_retry_sends_a_failed_refund_again_as_a_new_generation(
+    cli: Cli, records: Records, sync_redis: redis.Redis
+) -> None:
+    before = fail(records, Retriable.YES)
+    ran = cli("retry", "order-1", "--json", REFUNDS_ACTOR="ann")
+    assert (ran.code, ran.object["status"], ran.object["stage"], ran.object["generation"]) == (
+        0,
+        "pending",
+        "queued",
+        2,
+    )
+    assert records.get("order-1").idempotency_key != before.idempotency_key
+    assert messages(sync_redis, Lane.SINGLE) == 1
+    assert records.store.history("order-1")[-1]["by"] == "ann"
+
+
+def test_retry_of_what_goes_again_already_changes_nothing(cli: Cli, records: Records, sync_redis: redis.Redis) -> None:
+    fail(records, Retriable.YES)
+    cli("retry", "order-1")
+    ran = cli("retry", "order-1")
+    assert (ran.code, ran.err) == (9, "refund order-1 goes again already: nothing was changed\n")
+    assert (records.get("order-1").generation, messages(sync_redis, Lane.SINGLE)) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", [Retriable.UNKNOWN, None])
+def test_retry_that_may_not_help_is_asked_for_by_name(cli: Cli, records: Records, kind: Retriable | None) -> None:
+    fail(records, kind)
+    ran = cli("retry", "order-1")
+    assert (ran.code, ran.out) == (6, "")
+    assert "failed with balance_insufficient, and it is not known whether" in ran.err
+    assert "'refunds retry order-1 --unknown'" in ran.err
+    assert cli("retry", "order-1", "--unknown").code == 0
+    assert records.get("order-1").generation == 2
+
+
+def test_retry_that_cannot_help_is_refused_whatever_is_asked(cli: Cli, records: Records) -> None:
+    fail(records, Retriable.NO)
+    ran = cli("retry", "order-1", "--unknown")
+    assert (ran.code, ran.out) == (6, "")
+    assert "which sending it again cannot change: submit a new refund under a new id" in ran.err
+    assert records.get("order-1").generation == 1
+
+
+@pytest.mark.parametrize("status", ["pending", "succeeded"])
+def test_retry_of_what_has_not_failed_is_refused(cli: Cli, records: Records, status: str) -> None:
+    before = records.queued("order-1") if status == "pending" else records.succeeded("order-1")
+    ran = cli("retry", "order-1", "--unknown")
+    assert (ran.code, ran.err) == (
+        6,
+        f"error: refund order-1 is {status}, not failed: only a failed refund can be sent again\n",
+    )
+    assert records.get("order-1") == before
+
+
+def test_retry_in_a_canceled_batch_is_refused(cli: Cli, records: Records) -> None:
+    before = fail(records, Retriable.YES, batch_id="b-1")
+    records.store.redis.hset("refunds:batch:b-1", "state", "canceled")
+    ran = cli("retry", "order-1")
+    assert (ran.code, "belongs to batch b-1, which was canceled" in ran.err) == (6, True)
+    assert records.get("order-1") == before
+
+
+def test_retry_of_an_unknown_id_is_rejected(cli: Cli) -> None:
+    ran = cli("retry", "order-9")
+    assert (ran.code, "no refund order-9 was accepted here" in ran.err) == (3, True)

@@ -76,6 +76,17 @@ def _failed_batch(records: Records, folder: Path) -> list[str]:
     return [BATCH]
 
 
+def _failed(records: Records, _: Path) -> list[str]:
+    records.failed("order-1")
+    return ["order-1"]
+
+
+def _going_again(records: Records, _: Path) -> list[str]:
+    refund = records.failed("order-1")
+    records.store.run(calls.save(refund, decisions.retry_one(refund, unknown=True)))
+    return ["order-1"]
+
+
 def _paused(records: Records, _: Path) -> list[str]:
     switches.pause(records.store, "ann")
     return []
@@ -97,6 +108,7 @@ WRITING: Final[dict[str, list[tuple[Prepare, list[str]]]]] = {
         (lambda records, folder: [*_queued(records, folder), "--payment-intent", PAYMENT, "--amount", "500"], []),
     ],
     "cancel": [(_queued, []), (_canceled, [])],
+    "retry": [(_failed, ["--unknown"]), (_going_again, [])],
     "import": [(_file, [])],
     "batch cancel": [(_batch, []), (_canceled_batch, [])],
     "batch pause": [(_batch, []), (_paused_batch, [])],
@@ -181,7 +193,16 @@ def _waits(client: redis.Redis) -> int:
     return int(statistics.get("cmdstat_waitaof", {"calls": 0})["calls"])
 
 
-ANSWERS: Final = ("accepted", "canceled already", "paused since", "paused already", "goes on", "resumed", "not paused")
+ANSWERS: Final = (
+    "accepted",
+    "canceled already",
+    "paused since",
+    "paused already",
+    "goes on",
+    "resumed",
+    "not paused",
+    "goes again already",
+)
 CASES: Final = [
     pytest.param(name, prepare, options, id=f"{name}-{place}")
     for name, cases in WRITING.items()

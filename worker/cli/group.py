@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "status": Entry("worker.cli.refunds", "status", "Show refunds, their history, or wait for them."),
     "list": Entry("worker.cli.listing", "list_refunds", "List refunds by status, stage, batch or payment."),
     "cancel": Entry("worker.cli.refunds", "cancel", "Cancel a refund before anything was sent."),
+    "retry": Entry("worker.cli.refunds", "retry", "Send a failed refund again."),
     "import": Entry("worker.cli.files", "import_file", "Hand in a file of refunds."),
     "batch": Entry("worker.cli.batch", "batch", "See, hold, stop, retry and read back the files handed in."),
     "review": Entry("worker.cli.review", "review", "See and decide the refunds that need a person."),

@@ -1,4 +1,4 @@
-"""`refunds submit`, `status` and `cancel`: one refund by its id."""
+"""`refunds submit`, `status`, `cancel` and `retry`: one refund by its id."""
 
 from __future__ import annotations
 
@@ -123,6 +123,39 @@ def cancel(*, refund_id: str, as_json: bool) -> int:
         note(f"refund {refund_id} was canceled already: nothing was changed")
         return NOTHING_TO_DO
     return DONE
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  refunds retry order-1001-1
+  refunds retry order-1001-1 --unknown --wait 60
+
+\b
+Exit code: 6 if it has not failed, or sending it again cannot help; 3 if unknown;
+9 if it goes again already; with --wait 4 if it failed again or needs a person."""
+)
+@click.argument("refund_id")
+@click.option("--unknown", is_flag=True, help="Also if it is not known whether that can help.")
+@wait_option
+@json_option
+def retry(*, refund_id: str, unknown: bool, wait: float | None, as_json: bool) -> int:
+    """Send a failed refund again: the same id, as a new generation with a key of its own.
+
+    Find out first why it failed: 'refunds status ID' has the code.
+    """
+    with opened() as refunds:
+        before = refunds.get(refund_id)
+        refund = refunds.retry(refund_id, unknown=unknown, by=operator(refunds.settings))
+        again = refund.generation > before.generation
+        if not again:
+            note(f"refund {refund_id} goes again already: nothing was changed")
+        shown = [refund] if wait is None else wait_for(refunds, [refund_id], wait)
+    for each in shown:
+        _write(each, as_json=as_json)
+    if wait is not None:
+        return verdict(shown, wait)
+    return DONE if again else NOTHING_TO_DO
 
 
 def _write(refund: Refund, *, as_json: bool, entries: list[dict[str, Any]] | None = None) -> None:
