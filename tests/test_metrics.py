@@ -129,7 +129,8 @@ def test_lag_workers_flags_batches_and_rejected_messages_are_told(store: Store, 
         store.redis.zadd(store.key("batches"), {batch: now})
         store.redis.hset(store.key(f"batch:{batch}"), mapping={"state": state, "status:pending": pending})
     store.redis.lpush(store.key("rejected"), "{}")
-    store.redis.hset(store.key("counters"), "rejected", 9)
+    store.redis.hset(store.key("counters"), mapping={"rejected": 9, "contradicted": 4})
+    store.redis.zadd(store.key("contradicted"), {"order-8": now, "order-9": now})
     figures = seen()
     lag = of(figures, "refunds_due_lag_seconds")
     assert lag is not None
@@ -141,6 +142,8 @@ def test_lag_workers_flags_batches_and_rejected_messages_are_told(store: Store, 
     assert of(figures, "refunds_batches_running") == 1
     assert of(figures, "refunds_rejected_messages_kept") == 1
     assert of(figures, "refunds_rejected_messages_total") == 9
+    assert of(figures, "refunds_contradicted") == 2
+    assert of(figures, "refunds_contradictions_total") == 4
 
 
 def test_a_codes_shape_and_number_are_bounded_and_the_rest_is_one_label(

@@ -331,7 +331,7 @@ def test_pickled_error_keeps_its_text_and_its_facts(error: RefundError) -> None:
 CONTRACT_FIELDS = """
 refund_id status stage payment_intent amount currency reason metadata provider_refund_id provider_status
 failure_reason error_code error_message retriable evidence doubt_since attempts generation batch_id
-created_at updated_at next_check_at version
+created_at updated_at next_check_at version contradicted_by
 """
 
 

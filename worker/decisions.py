@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from worker import contradictions
 from worker.errors import FieldError, InvalidRequest, NotCancelable, NotInReview, NotRetriable
 from worker.model import Refund, Retriable, Stage, Status, Step
 from worker.policy import MAX_SERVER_ERRORS, NO_LOOKS, NO_WORD, REVIEW_REMINDER, settled_drops
@@ -38,8 +39,11 @@ def resolve_succeeded(
     """Return the step for a person's claim that the provider's refund is ours; the next poll verifies it.
 
     `unverified`: it shall count although its amount or currency differ from what was asked for; it is read all the
-    same. Raises `InvalidRequest` if the id could not be asked for, `NotInReview`.
+    same. So does a person end what contradicts a settled record. Raises `InvalidRequest` if the id could not be asked
+    for or is none of those that contradict each other, `NotInReview`.
     """
+    if refund.stage is Stage.SETTLED and refund.contradicted_by is not None:
+        return contradictions.ended(refund, provider_refund_id, now, by)
     _needs_review(refund)
     if not is_provider_id(provider_refund_id):
         rule = "must be the provider's refund id, 1 to 200 of A-Z a-z 0-9 _ -"
@@ -56,8 +60,9 @@ def resolve_failed(refund: Refund, code: str, *, by: str = CALLER, unverified: b
 
     One that may have happened is looked for first: it settles as failed once it is proven absent, or as the provider
     shows it if it is found. `unverified`: the word alone shall count if nothing that can be read contradicts it.
-    Raises `NotInReview`.
+    Raises `NotInReview`, and `GuardRefused` if the provider has shown it meanwhile.
     """
+    contradictions.forbid_other_ends(refund)
     _needs_review(refund)
     if _was_in_doubt(refund):
         changes: dict[str, Any] = {"operator_code": code} | NO_LOOKS
@@ -78,8 +83,10 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     """Return the step for a person's claim that it never happened, to be sent again with the same key and contents.
 
     One that may have happened is looked for first, and sent once it is proven absent. `unverified`: the word alone
-    shall count if nothing that can be read contradicts it. Raises `NotInReview`.
+    shall count if nothing that can be read contradicts it. Raises `NotInReview`, and `GuardRefused` if the provider has
+    shown it meanwhile.
     """
+    contradictions.forbid_other_ends(refund)
     _needs_review(refund)
     changes: dict[str, Any] = {"lapses": 0}
     if _was_in_doubt(refund):
@@ -128,6 +135,9 @@ def retry_failed(refund: Refund) -> Step | None:
     """Return the step that sends a failed refund again as a new generation, or None where that cannot help."""
     if refund.stage is not Stage.SETTLED or refund.status is not Status.FAILED or refund.retriable is Retriable.NO:
         return None
+    if refund.contradicted_by is not None:
+        # The provider shows that it was done after all.
+        return None
     cleared = (
         "provider_refund_id",
         "provider_status",
@@ -147,8 +157,9 @@ def retry_failed(refund: Refund) -> Step | None:
 def retry_one(refund: Refund, *, unknown: bool = False) -> Step:
     """Return the step that sends one failed refund again; `unknown`: also if it is not known whether that can help.
 
-    Raises `NotRetriable`.
+    Raises `NotRetriable`, and `GuardRefused` if the provider shows that it was done after all.
     """
+    contradictions.forbid_other_ends(refund)
     step = retry_failed(refund)
     told = f"refund {refund.refund_id}"
     if refund.status is not Status.FAILED:

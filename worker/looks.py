@@ -273,7 +273,8 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
     if outcome.code == "contradictory_reply":
         if (found := _insisted_on(refund, answer)) is not None:
             # Final or not, it is recorded as the provider shows it.
-            return done(replace(refund, currency=None), found, "operator", now)
+            evidence = "operator" if refund.operator_unverified else _read_by(refund, found)
+            return done(replace(refund, currency=None), found, evidence, now)
         return _poll_failed(refund, outcome.code, outcome.message or outcome.code, now)
     if outcome.seen is Seen.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
         return _missing(refund, now, jitter)
@@ -313,15 +314,23 @@ def _read_by(refund: Refund, found: ProviderRefund) -> str:
 
 
 def _insisted_on(refund: Refund, answer: Answer) -> ProviderRefund | None:
-    """Return the provider's refund that a person takes for ours although its amount or currency differ, else None."""
+    """Return the provider's refund that a person takes for ours although it differs, None if it cannot be ours.
+
+    Amount and currency may differ if the person insists, the generation if this is what contradicted the record.
+    """
     payload = answer.payload if isinstance(answer, Reply) else None
-    if not refund.operator_unverified or payload is None or payload.get("object") not in {None, "refund"}:
+    if payload is None or payload.get("object") not in {None, "refund"}:
         return None
     found = parse_refund(payload)
     if found is None or found.id != refund.provider_refund_id or found.status not in KNOWN_STATUSES:
         return None
-    wrong = contradiction(found, replace(refund, all_remaining=True, currency=None))
-    return found if wrong is None else None
+    taken = refund
+    if refund.operator_unverified:
+        taken = replace(taken, all_remaining=True, currency=None)
+    if found.id == refund.contradicted_by and (found.generation or "").isdigit():
+        # It came to light after a retry.
+        taken = replace(taken, generation=int(found.generation or 0))
+    return found if contradiction(found, taken) is None else None
 
 
 def _poll_failed(refund: Refund, code: str, reason: str, now: datetime) -> Step:

@@ -55,6 +55,8 @@ class Snapshot:
     counters: Counts
     first_due_ms: int | None
     rejected: int
+    contradicted: int
+    """Records that a refund of the provider contradicts, and no person has ended that."""
     paused: bool
     credentials_refused: bool
     gate_blocked_until_ms: int
@@ -74,6 +76,7 @@ def snapshot(store: Store) -> Snapshot:
         pipeline.hgetall(store.key("counters"))
         pipeline.zrange(store.key("due"), 0, 0, withscores=True)
         pipeline.llen(store.key("rejected"))
+        pipeline.zcard(store.key("contradicted"))
         pipeline.hmget(store.key("meta"), "paused", "credentials_refused_at")
         pipeline.hget(store.key("gate"), "blocked_until")
         pipeline.zrange(store.key("batches"), 0, LATEST_BATCHES - 1, desc=True)
@@ -83,7 +86,9 @@ def snapshot(store: Store) -> Snapshot:
         for bucket in _UNSETTLED:
             pipeline.zrange(store.key(f"index:{bucket}"), 0, SAMPLE - 1)
             pipeline.zrange(store.key(f"index:{bucket}"), 0, SAMPLE - 1, desc=True)
-        (seconds, micros), counters, first, rejected, flags, blocked, batches, info, *rest = pipeline.execute()
+        (seconds, micros), counters, first, rejected, contradicted, flags, blocked, batches, info, *rest = (
+            pipeline.execute()
+        )
     cards, ends = rest[: len(BUCKETS)], rest[len(BUCKETS) :]
     samples = {bucket: {*ends[2 * place], *ends[2 * place + 1]} for place, bucket in enumerate(_UNSETTLED)}
     now_ms = int(seconds) * 1000 + int(micros) // 1000
@@ -94,6 +99,7 @@ def snapshot(store: Store) -> Snapshot:
         counters={name: int(value) for name, value in counters.items()},
         first_due_ms=int(first[0][1]) if first else None,
         rejected=rejected,
+        contradicted=contradicted,
         paused=flags[0] is not None,
         credentials_refused=flags[1] is not None,
         gate_blocked_until_ms=int(float(blocked or 0)),
@@ -196,6 +202,10 @@ def _money(seen: Snapshot) -> Iterator[Metric]:
     for code, count in codes.items():
         failures.add_metric((code,), count)
     yield failures
+    sentence = "Refunds whose record a refund of the provider contradicts, until a person has ended that."
+    yield _gauge("refunds_contradicted", sentence, seen.contradicted)
+    seen_ever = seen.counters.get("contradicted", 0)
+    yield _counter("refunds_contradictions", "Proofs that contradicted a record.", seen_ever)
 
 
 def _place_of(bucket: str) -> tuple[str, str, str]:

@@ -79,6 +79,8 @@ class Refund:
     error_message: str | None = None
     retriable: Retriable | None = None
     evidence: str | None = None
+    contradicted_by: str | None = None
+    """A refund that the provider shows for this one against what is recorded, until a person has ended that."""
     doubt_since: datetime | None = None
     attempts: int = 0
     generation: int = 1
@@ -182,6 +184,7 @@ PUBLIC_FIELDS: Final = (
     "updated_at",
     "next_check_at",
     "version",
+    "contradicted_by",
 )
 
 

@@ -32,7 +32,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
             Stage.SENDING: "claimed",
             Stage.SETTLED: "canceled by the caller, or refused unsent by a guard",
             Stage.IN_DOUBT: "the server was restored from an old snapshot",
-            Stage.REVIEW: "not sent, since what was stated could not be confirmed",
+            Stage.REVIEW: "not sent, since it is unconfirmed or a proof contradicts it",
         },
         Stage.SENDING: {
             Stage.SETTLED: "done, or refused and never in doubt",
@@ -46,7 +46,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
             Stage.SETTLED: "budget spent, canceled by the caller, or a late proof",
             Stage.PROCESSING: "a late proof: the provider says pending",
             Stage.IN_DOUBT: "the server was restored from an old snapshot",
-            Stage.REVIEW: "not sent, since what was stated could not be confirmed",
+            Stage.REVIEW: "not sent, since it is unconfirmed or a proof contradicts it",
         },
         Stage.IN_DOUBT: {
             Stage.SETTLED: "found, final; or absent, in a canceled batch or given up by a person",
@@ -65,9 +65,11 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
             Stage.IN_DOUBT: "a person says it never happened, to be verified",
             Stage.SETTLED: "a person gives up what was never in doubt, or a late proof",
             Stage.WAITING: "a person lets a refund that was never in doubt go again",
+            Stage.REVIEW: "a proof contradicts the record",
         },
         Stage.SETTLED: {
-            Stage.SETTLED: "succeeded turned failed at the provider",
+            Stage.SETTLED: "succeeded turned failed at the provider, or a proof contradicts it",
+            Stage.PROCESSING: "a person names the provider's refund that contradicts it, to be verified",
             Stage.QUEUED: "an explicit retry of a failed one: a new generation",
         },
     }
@@ -380,6 +382,9 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
     } | NO_LOOKS
     if found.currency is not None and refund.currency is None:
         changes["currency"] = found.currency
+    if refund.contradicted_by is not None and refund.operator_by is not None:
+        # A person has named the one that counts.
+        changes["contradicted_by"] = None
     final = FINAL_STATUSES.get(status)
     if final is None:
         changes |= {"processing_since": refund.processing_since or now, "lapses": 0, "server_errors": 0}

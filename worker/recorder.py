@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
-from worker import calls, endings, looks, policy
-from worker.calls import Saved
+from worker import calls, contradictions, endings, looks, policy
+from worker.calls import Call, Saved
 from worker.endings import Ending
 from worker.errors import IllegalMove, StoreUnavailable
 from worker.model import Lane, Refund, Stage, Step
 from worker.store import AsyncStore
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +25,8 @@ STOPPING_SAVE_SECONDS: Final = 15.0
 """A stopping worker insists no longer: the lapsed lease leads to a read-back, which finds what was done."""
 SOON: Final = timedelta(seconds=5)
 """A look due sooner than the next sweep is taken by the worker that scheduled it."""
+_KEEP_TRIES: Final = 20
+"""How often a proof is kept anew because somebody else moved the record meanwhile."""
 _PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
@@ -48,14 +52,19 @@ class Recorder:
         if not step.quiet and not step.proof:
             policy.check_move(refund.refund_id, refund.stage, step.to)
         full = {**detail, "alarm": step.alarm} if step.alarm else dict(detail)
+        # Not durable: lost with the server, the record is where it was at its claim, whose lease lapses into doubt, or
+        # at the look or poll before, which is repeated. What is sent next is sent under a claim that is on disk, and
+        # all that was saved before it is on disk then too.
+        saved = await self._run(calls.save(refund, step, full, durable=False), refund, step, insist=insist)
+        ending = await self._after_save(refund, step, saved, full)
+        return saved, ending or endings.saved(step, saved.result)
+
+    async def _run(self, call: Call[T], refund: Refund, step: Step, *, insist: bool) -> T:
+        """Run a call; `insist` tries again for two minutes while Redis is away."""
         began, pause = self._clock(), _PAUSE
         while True:
             try:
-                # Not durable: lost with the server, the record is where it was at its claim, whose lease lapses into
-                # doubt, or at the look or poll before, which is repeated. What is sent next is sent under a claim that
-                # is on disk, and all that was saved before it is on disk then too.
-                saved = await self._store.run(calls.save(refund, step, full, durable=False))
-                break
+                return await self._store.run(call)
             except StoreUnavailable:
                 limit = STOPPING_SAVE_SECONDS if self.stopping else SAVE_SECONDS
                 if not insist or self._clock() - began >= limit:
@@ -68,8 +77,6 @@ class Recorder:
                     raise
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
-        ending = await self._after_save(refund, step, saved, full)
-        return saved, ending or endings.saved(step, saved.result)
 
     async def _after_save(self, refund: Refund, step: Step, saved: Saved, detail: Mapping[str, Any]) -> Ending | None:
         """Report a save; return how a further one left the refund, if this one led to it."""
@@ -100,11 +107,26 @@ class Recorder:
                     alarm=True,
                     provider_refund_id=step.changes.get("provider_refund_id"),
                 )
+                await self._contradicted(refund, step)
             case "illegal":
                 raise IllegalMove(refund.refund_id, saved.other or "", step.to.value)
             case "stale" | "already" | "missing":
                 log.info("save_superseded", refund_id=refund.refund_id, result=saved.result, label=step.label)
         return None
+
+    async def _contradicted(self, refund: Refund, proof: Step) -> None:
+        """Keep a proof that the record does not allow for, on the record as it is now."""
+        detail = {"provider_refund_id": proof.changes.get("provider_refund_id")}
+        for _ in range(_KEEP_TRIES):
+            loaded = await self._run(calls.load(refund.refund_id), refund, proof, insist=True)
+            if loaded.refund is None:
+                return
+            step = contradictions.contradicted(loaded.refund, proof, loaded.now)
+            if step is None:
+                return
+            saved, _ = await self.save(loaded.refund, step, detail, insist=True)
+            if saved.result != "stale":
+                return
 
     async def _owned(self, refund: Refund, owner: str, step: Step) -> Ending | None:
         provider_refund_id = step.changes.get("provider_refund_id")

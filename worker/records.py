@@ -17,6 +17,7 @@ Keys, under the prefix (`refunds:`); only the scripts in `lua/` write them:
     batch-refunds:<id>     list    the batch's own ids, in row order
     batch-waiters:<id>     zset    rows held back while the batch starts with few at a time, oldest first
     batches                zset    batch ids by creation
+    contradicted           zset    ids of records that a refund of the provider contradicts, by when that was seen
     digests                hash    file digest to batch id
     events                 stream  every move, trimmed to about a million
     rejected               list    messages that could not be understood

@@ -197,6 +197,12 @@ class Store(_Scripts):
                 return
             start += PAGE
 
+    def ids_contradicted(self) -> list[str]:
+        """Return the ids of records that a refund of the provider contradicts, the latest first."""
+        with redis_errors(self.place):
+            ids: Any = self.redis.zrange(self.key("contradicted"), 0, -1, desc=True)
+        return list(ids)
+
     def ids_on_payment(self, payment_intent: str) -> list[str]:
         """Return the ids of our refunds on a payment."""
         with redis_errors(self.place):

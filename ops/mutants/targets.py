@@ -16,7 +16,17 @@ SEEDS: Final = "ops/mutants/seeds.py"
 """Worlds of the simulation, one test a seed."""
 
 _RULES: Final = tuple(
-    f"worker/{name}.py" for name in ("policy", "looks", "preflight", "decisions", "answers", "readback", "endings")
+    f"worker/{name}.py"
+    for name in (
+        "policy",
+        "looks",
+        "preflight",
+        "decisions",
+        "contradictions",
+        "answers",
+        "readback",
+        "endings",
+    )
 )
 _SHELL: Final = tuple(
     f"worker/{name}.py"

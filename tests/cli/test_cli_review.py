@@ -11,9 +11,9 @@ import redis
 
 from tests.cli.commanding import PAYMENT, Cli, Records, messages
 from tests.factories import a_refund
-from worker import calls, decisions, looks
+from worker import calls, contradictions, decisions, looks, policy
 from worker.cli.review import resolutions
-from worker.model import Lane, Look, Sight, Stage, Status
+from worker.model import Lane, Look, ProviderRefund, Refund, Sight, Stage, Status
 from worker.policy import Rules
 
 
@@ -198,3 +198,49 @@ def test_a_note_code_or_id_that_cannot_be_kept_is_rejected(
     assert (ran.code, ran.err.startswith(f"error: {named} '")) == (3, True)
     assert "\x1b" not in ran.err
     assert records.get("stuck-1").stage is Stage.REVIEW
+
+
+def contradicted(records: Records, refund: Refund) -> Refund:
+    """The record once the provider has shown another refund for it."""
+    proof = policy.done(refund, ProviderRefund(id="re_late", status="succeeded"), "reply", refund.updated_at)
+    step = contradictions.contradicted(refund, proof, refund.updated_at)
+    assert step is not None
+    assert records.store.run(calls.save(refund, step, {"alarm": step.alarm})).result == "saved"
+    return records.get(refund.refund_id)
+
+
+def test_a_settled_refund_that_the_provider_contradicts_is_listed_first_until_it_is_ended(
+    cli: Cli, records: Records, sync_redis: redis.Redis
+) -> None:
+    records.in_review("stuck-1")
+    contradicted(records, records.failed("order-1", payment_intent="pi_other"))
+    assert [shown["refund_id"] for shown in cli("review", "list", "--json").objects] == ["order-1", "stuck-1"]
+    assert "contradicted by re_late" in cli("review").out
+    assert "by re_late, which the provider shows" in cli("status", "order-1").out
+    assert cli("status", "order-1", "--json").object["contradicted_by"] == "re_late"
+    shown = cli("review", "show", "order-1")
+    assert "it is recorded as failed, and the provider shows re_late for it" in shown.out
+    assert ("--succeeded RE_ID" in shown.out, "--failed" in shown.out, "--resend" in shown.out) == (True, False, False)
+    refused = cli("review", "resolve", "order-1", "--failed", "gone", "--unverified", "--note", "x")
+    assert (refused.code, "--succeeded" in refused.err) == (6, True)
+    assert cli("review", "resolve", "order-1", "--succeeded", "re_1", "--note", "x").code == 3
+    ran = cli("review", "resolve", "order-1", "--succeeded", "re_late", "--note", "it was made", REFUNDS_ACTOR="ann")
+    assert (ran.code, records.get("order-1").stage) == (0, Stage.PROCESSING)
+    assert messages(sync_redis, Lane.SINGLE) == 1
+    refund = records.get("order-1")
+    found = ProviderRefund(id="re_late", status="succeeded", amount=500, refund_id="order-1")
+    records.store.run(calls.save(refund, policy.done(refund, found, "lookup", refund.updated_at)))
+    refund = records.get("order-1")
+    assert (refund.status, refund.contradicted_by, refund.provider_refund_id) == (Status.SUCCEEDED, None, "re_late")
+    assert [shown["refund_id"] for shown in cli("review", "list", "--json").objects] == ["stuck-1"]
+
+
+def test_the_one_of_two_that_is_recorded_may_be_kept(cli: Cli, records: Records) -> None:
+    contradicted(records, records.succeeded("order-1"))
+    before = records.get("order-1")
+    assert before.retriable is None
+    ran = cli("review", "resolve", "order-1", "--succeeded", "re_1", "--note", "the other was paid back")
+    assert (ran.code, "a worker looks" in ran.err) == (0, False)
+    after = records.get("order-1")
+    assert (after.status, after.provider_refund_id, after.contradicted_by) == (Status.SUCCEEDED, "re_1", None)
+    assert cli("review").err == "no refund waits for a person\n"

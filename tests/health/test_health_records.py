@@ -130,3 +130,13 @@ def test_messages_and_reviews_wait_for_a_person(doctor: Cli, sync_redis: redis.R
     said = examined(doctor)
     assert said.of("review")[2] == "refunds review list"
     assert said.of("messages")[2].endswith("LRANGE refunds:rejected 0 9")
+
+
+def test_refunds_that_the_provider_contradicts_are_told_of(doctor: Cli, sync_redis: redis.Redis) -> None:
+    assert "contradicted" not in examined(doctor).checks
+    sync_redis.zadd("refunds:contradicted", {"order-1": 1})
+    assert examined(doctor).of("contradicted") == (
+        "warn",
+        "1 are recorded otherwise than the provider shows them",
+        "refunds review list",
+    )

@@ -45,6 +45,7 @@ _DECIDED: Final = {
     "operator_says_failed": "given up by a person",
     "operator_says_absent": "to be sent again, says a person",
     "operator_says_succeeded": "the provider's refund is named by a person",
+    "contradicted": "the provider shows otherwise",
 }
 _UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
 
@@ -165,6 +166,7 @@ def block(refund: Refund) -> Table:
         ("metadata", " ".join(f"{name}={value}" for name, value in refund.metadata.items())),
         ("provider", provider),
         ("evidence", refund.evidence),
+        ("contradicted", f"by {refund.contradicted_by}, which the provider shows" if refund.contradicted_by else None),
         ("error", error),
         ("retriable", refund.retriable),
         ("in doubt", f"since {moment(refund.doubt_since)}" if refund.doubt_since else None),
@@ -190,6 +192,8 @@ def listing(refunds: Sequence[Refund]) -> Table:
     table.add_column("what", no_wrap=True)
     for refund in refunds:
         what = refund.error_code if refund.error_code is not None else refund.provider_refund_id
+        if refund.contradicted_by is not None:
+            what = f"contradicted by {refund.contradicted_by}"
         table.add_row(
             refund.refund_id,
             state_of(refund),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 import click
@@ -45,9 +46,9 @@ def review(ctx: click.Context) -> int | None:
 @review.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_review(*, as_json: bool = False) -> int:
-    """List the refunds that need a person, with why."""
+    """List the refunds that need a person, with why; first those that the provider contradicts."""
     with opened() as refunds:
-        found = matching(refunds.store, stage=Stage.REVIEW)
+        found = chain(_contradicted(refunds), matching(refunds.store, stage=Stage.REVIEW))
         if as_json:
             for refund in found:
                 render.as_json(refund.as_dict())
@@ -59,6 +60,13 @@ def list_review(*, as_json: bool = False) -> int:
     else:
         note("no refund waits for a person")
     return DONE
+
+
+def _contradicted(refunds: Refunds) -> Iterator[Refund]:
+    """Yield settled refunds that the provider shows otherwise; those in review are listed there."""
+    for refund in refunds.get_many(refunds.store.ids_contradicted()):
+        if refund is not None and refund.settled:
+            yield refund
 
 
 @review.command(epilog="\b\nExample:\n  refunds review show order-1001-1")
@@ -97,7 +105,7 @@ def show(*, refund_id: str, as_json: bool) -> int:
         render.heading(f"\nour other refunds on {refund.payment_intent}"),
         _listed(siblings, refund),
     )
-    if refund.stage is Stage.REVIEW:
+    if refund.stage is Stage.REVIEW or (refund.settled and refund.contradicted_by is not None):
         render.put(
             render.heading("\nwhat you can decide"),
             render.facts(resolutions(refund).items()),
@@ -163,7 +171,14 @@ _COMES_BACK: Final = "if nothing tells, it comes back here, or with --unverified
 
 
 def resolutions(refund: Refund) -> dict[str, str]:
-    """Return what each decision does to a refund in review."""
+    """Return what each decision does to a refund in review, or to one that the provider contradicts."""
+    if refund.contradicted_by is not None:
+        names = " or ".join(filter(None, (refund.contradicted_by, refund.provider_refund_id)))
+        counts = (
+            f"RE_ID ({names}) is the one of the provider's refunds that counts: it is read there, and this refund "
+            "settles as the provider shows it; nothing is sent"
+        )
+        return {"--succeeded RE_ID": counts}
     succeeded = (
         "RE_ID at the provider is this refund: it is read there and settles as the provider shows it; if its payment, "
         "amount or id differ it comes back here; --unverified takes another amount or currency for this one"
@@ -194,8 +209,8 @@ Examples:
   refunds review resolve order-1001-1 --resend --note "the provider's support says it never arrived"
 
 \b
-Exit code: 6 if the refund is not in review, or if the provider's refund
-belongs to another of ours."""
+Exit code: 6 if the refund is not in review, if the provider's refund belongs
+to another of ours, or if the provider has shown one meanwhile."""
 )
 @click.argument("refund_id")
 @click.option("--succeeded", metavar="RE_ID", help="It is this refund at the provider; verified by reading it there.")

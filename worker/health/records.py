@@ -49,6 +49,9 @@ def under_way(settings: Settings, store: Store, cli: str) -> Iterator[Check]:
     yield from _old(settings, store, now)
     if counts["review"]:
         yield warn("review", f"{counts['review']} need a person", "refunds review list")
+    if contradicted := len(store.ids_contradicted()):
+        text = f"{contradicted} are recorded otherwise than the provider shows them"
+        yield warn("contradicted", text, "refunds review list")
     yield from _batches(store)
     with redis_errors(store.place):
         rejected: Any = store.redis.llen(store.key("rejected"))

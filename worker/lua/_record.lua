@@ -123,6 +123,20 @@ local function own(payment_intent, provider_refund_id, id)
   redis.call('HSET', P .. 'payment:' .. payment_intent, 'owner:' .. provider_refund_id, id)
 end
 
+-- Note that a refund of the provider contradicts a record, or '' that a person has ended that. It is owned as well, so
+-- that no other record takes it for its own.
+local function contradict(id, payment_intent, provider_refund_id)
+  local open = P .. 'contradicted'
+  if provider_refund_id == '' then
+    redis.call('ZREM', open, id)
+    return
+  end
+  redis.call('ZREMRANGEBYSCORE', open, '-inf', int(NOW - tonumber(RETENTION)))
+  redis.call('ZADD', open, int(NOW), id)
+  redis.call('HINCRBY', P .. 'counters', 'contradicted', 1)
+  if not owner_of(provider_refund_id) then own(payment_intent, provider_refund_id, id) end
+end
+
 -- Make the oldest refund that waited for the payment due at once; '' where none waits.
 local function wake(payment_intent)
   local waiters = P .. 'waiters:' .. payment_intent
@@ -266,7 +280,7 @@ local function move(id, r, to, status, due, set, label, detail)
   end
   if to == 'settled' then
     redis.call('HINCRBY', P .. 'counters', 'settled:' .. status, 1)
-    if status == 'failed' then
+    if status == 'failed' and not (from == 'settled' and from_status == 'failed') then
       redis.call('HINCRBY', P .. 'counters', 'failed:' .. (string.match(r.error_code or '', '^[a-z0-9_]+$') or 'other'), 1)
     end
     if r.amount then
@@ -295,6 +309,7 @@ local function move(id, r, to, status, due, set, label, detail)
   if set.provider_refund_id and set.provider_refund_id ~= '' and not r.operator_says then
     own(r.payment_intent, set.provider_refund_id, id)
   end
+  if set.contradicted_by then contradict(id, r.payment_intent, set.contradicted_by) end
   -- A total read before any of these moves may be out of date after it.
   if from and from ~= 'queued' or to == 'sending' then redis.call('HINCRBY', payment, 'seq', 1) end
   if to == 'sending' then redis.call('ZREM', P .. 'waiters:' .. r.payment_intent, id) end
@@ -312,6 +327,7 @@ local function move(id, r, to, status, due, set, label, detail)
     redis.call('PEXPIRE', key, RETENTION)
     redis.call('PEXPIRE', P .. 'history:' .. id, RETENTION)
     if r.provider_refund_id then redis.call('PEXPIRE', P .. 'owner:' .. r.provider_refund_id, RETENTION) end
+    if r.contradicted_by then redis.call('PEXPIRE', P .. 'owner:' .. r.contradicted_by, RETENTION) end
     if from ~= 'settled' and redis.call('HINCRBY', payment, 'open', -1) <= 0 then
       redis.call('HDEL', payment, 'open')
       redis.call('PEXPIRE', payment, RETENTION)

@@ -3,8 +3,9 @@
 -- time and counters: no version, no history); [12] label as JSON; [13] detail: a JSON fragment beginning with a comma,
 -- or ''; [14] the stages from which the move is legal, ',a,b,'; [15] a new body or ''; [16] the stage it was decided on:
 -- on a restored server the same version may be another record; then field, value pairs.
--- Returns {'saved', now, id of a woken waiter or '', id of a woken row, …}, or {reason, now, …}: missing, stale, illegal, already,
--- owned (with the owner's id), contradicts (a proof against a settled record).
+-- Returns {'saved', now, id of a woken waiter or '', id of a woken row, …}, or {reason, now, …}: missing, stale, illegal,
+-- already, owned (with the owner's id), contradicts (a proof that the record does not allow for: nothing is changed, and
+-- the caller keeps it by a step of its own).
 at_any_memory()
 local id, to = ARGV[4], ARGV[8]
 local r = load(id)
