@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from worker.model import Lane, Outcome, ProviderRefund, Refund, Reply, Seen, Stage, Status
+from worker import payloads
+from worker.model import Lane, Outcome, PaymentView, ProviderRefund, Refund, Reply, Seen, Stage, Status
 from worker.policy import Rules
 from worker.request import RefundRequest, idempotency_key
 
@@ -73,11 +75,36 @@ def refund_payload(refund: Refund | None = None, **fields: Any) -> dict[str, Any
     } | fields
 
 
-def a_reply(http_status: int = 200, payload: Any = None, **fields: Any) -> Reply:
-    """A whole reply; a success shows our refund unless `payload` says otherwise."""
+def a_reply(
+    http_status: int = 200, payload: Any = None, *, hide: Mapping[str, str] | None = None, **fields: Any
+) -> Reply:
+    """A whole reply as it is read; a success shows our refund unless `payload` says otherwise.
+
+    `hide` is the caller's metadata, which no text of the reply may repeat.
+    """
     if payload is None and http_status == 200:
         payload = refund_payload()
-    return Reply(http_status=http_status, payload=payload, **fields)
+    return Reply(http_status=http_status, payload=payloads.read(payload, (hide or {}).values()), **fields)
+
+
+def refund_in(payload: Any) -> ProviderRefund | None:
+    """The refund that is read in a decoded body."""
+    read = payloads.read(payload)
+    return None if read is None else read.refund
+
+
+def payment_in(payload: Any) -> PaymentView:
+    """The totals that are read in a decoded body."""
+    read = payloads.read(payload)
+    assert read is not None
+    return read.payment
+
+
+def error_in(payload: Any, *hide: str) -> tuple[str | None, str | None, str | None] | None:
+    """Type, code and message of the error that is read in a decoded body."""
+    read = payloads.read(payload, hide)
+    error = None if read is None else read.error
+    return None if error is None else (error.kind, error.code, error.message)
 
 
 def an_error(http_status: int, code: str = "some_code", kind: str = "invalid_request_error") -> Reply:

@@ -24,6 +24,7 @@ from worker.model import (
     Sight,
     Stage,
 )
+from worker.payloads import read as read_payload
 from worker.policy import Rules
 
 jitters = st.floats(0, 1, exclude_max=True)
@@ -69,7 +70,8 @@ def replies() -> st.SearchStrategy[Reply]:
     """A whole reply with any HTTP status and any JSON object, or none."""
     statuses = st.one_of(st.integers(100, 599), st.sampled_from([200, 201, 400, 401, 403, 404, 409, 422, 429, 500]))
     waits = st.one_of(st.none(), st.timedeltas(timedelta(0), timedelta(days=1)))
-    return st.builds(Reply, http_status=statuses, payload=st.one_of(st.none(), payloads()), retry_after=waits)
+    read = st.one_of(st.none(), payloads()).map(read_payload)
+    return st.builds(Reply, http_status=statuses, payload=read, retry_after=waits)
 
 
 def answers() -> st.SearchStrategy[Answer]:

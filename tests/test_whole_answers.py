@@ -22,10 +22,13 @@ from tests.factories import (
     a_reply,
     an_error,
     done_as,
+    error_in,
     found,
+    payment_in,
+    refund_in,
     refund_payload,
 )
-from worker.answers import classify, fold, key_accepted, key_refused, parse_error, parse_refund, read_amount, read_time
+from worker.answers import classify, fold, key_accepted, key_refused
 from worker.model import (
     Answer,
     Baseline,
@@ -33,6 +36,7 @@ from worker.model import (
     NoReply,
     NotSent,
     Outcome,
+    PaymentView,
     ProviderRefund,
     Reply,
     Retriable,
@@ -41,7 +45,8 @@ from worker.model import (
     Stage,
     Status,
 )
-from worker.readback import PaymentView, look_at_list, look_at_totals, view_of
+from worker.payloads import read_amount, read_time
+from worker.readback import look_at_list, look_at_totals
 
 REFUND = a_refund()
 ERROR = {"type": "api_error", "code": "broken", "message": "because"}
@@ -62,7 +67,7 @@ def contradictory(what: str) -> Outcome:
 
 
 def test_refund_in_a_payload_is_read_whole() -> None:
-    assert parse_refund(refund_payload(failure_reason="lost_or_stolen_card", currency="USD")) == ProviderRefund(
+    assert refund_in(refund_payload(failure_reason="lost_or_stolen_card", currency="USD")) == ProviderRefund(
         id="re_1",
         status="succeeded",
         amount=500,
@@ -77,7 +82,24 @@ def test_refund_in_a_payload_is_read_whole() -> None:
 
 @pytest.mark.parametrize(
     ("value", "amount"),
-    [(0, 0), (-1, -1), ("9" * 15, 999_999_999_999_999), ("1" * 16, -1), ("", -1), ("-5", -1), ("٣", -1), (True, -1)],
+    [
+        (0, 0),
+        (-1, -1),
+        (10**12, 10**12),
+        (10**12 + 1, -1),
+        (1e12, 10**12),
+        (1e12 + 1, -1),
+        (-1.0, -1),
+        (0.5, -1),
+        ("1000000000000", 10**12),
+        ("1000000000001", -1),
+        ("00000000000005", -1),
+        ("", -1),
+        ("-5", -1),
+        ("5.0", -1),
+        ("٣", -1),
+        (True, -1),
+    ],
 )
 def test_amount_has_its_limits(value: Any, amount: int) -> None:
     assert read_amount(value) == amount
@@ -107,15 +129,15 @@ def test_time_has_its_limits(value: Any, time: datetime | None) -> None:
     [
         (None, None),
         ({"error": {"type": 7, "code": "x", "message": "m"}}, (None, "x", "m")),
-        ({"error": {"type": "t", "code": 7}}, ("t", "t", None)),
-        ({"error": {"type": "t", "code": "", "message": 7}}, ("t", "t", None)),
-        ({"error": {"type": 7, "code": ""}}, (None, "error", None)),
-        ({"error": {"type": 7, "code": 7}}, None),
-        ({"error": "text", "type": "t", "code": "c"}, ("t", "c", None)),
+        ({"error": {"type": "t", "code": 7}}, ("t", "7", None)),
+        ({"error": {"type": "t", "code": "", "message": 7}}, ("t", None, None)),
+        ({"error": {"type": 7, "code": ""}}, None),
+        ({"error": {"type": 7, "code": 7}}, (None, "7", None)),
+        ({"error": "text", "type": "t", "code": "c"}, ("t", "c", "text")),
     ],
 )
 def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> None:
-    assert parse_error(payload) == error
+    assert error_in(payload) == error
 
 
 @pytest.mark.parametrize(
@@ -197,8 +219,19 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
             contradictory("object"),
         ),
         (
-            a_reply(200, refund_payload(status="new")),
+            a_reply(200, refund_payload(status=None)),
             contradictory("status"),
+        ),
+        (
+            a_reply(200, refund_payload(status="new")),
+            Outcome(
+                seen=Seen.MAYBE,
+                code="unknown_status",
+                message="the provider shows a status that is not known: 'new'",
+                http_status=200,
+                found=found(status="new"),
+                doubt=True,
+            ),
         ),
         (
             a_reply(200, refund_payload(status="new", amount=1)),
@@ -309,7 +342,7 @@ def test_tries_are_folded_into_this_and_nothing_else(tries: list[Outcome], folde
     ],
 )
 def test_totals_are_read_as_this_and_nothing_else(payload: dict[str, Any], view: PaymentView) -> None:
-    assert view_of(payload) == view
+    assert payment_in(payload) == view
 
 
 @pytest.mark.parametrize(

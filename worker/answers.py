@@ -1,116 +1,25 @@
-"""What an answer means: the provider's words parsed leniently, judged strictly.
+"""What an answer means: the provider's words, as `payloads` read them, judged strictly.
 
 An allow-list: whatever is not named here may have happened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
-from worker.model import Answer, NoReply, NotSent, Outcome, ProviderRefund, Refund, Reply, Seen, Status
-from worker.request import is_provider_id, scrubbed
+from worker.model import Answer, NoReply, NotSent, Outcome, ProviderError, ProviderRefund, Refund, Reply, Seen, Status
+from worker.payloads import LONGEST_TEXT, STATUSES
+from worker.request import shown
 
 FINAL_STATUSES: Final = MappingProxyType(
     {"succeeded": Status.SUCCEEDED, "failed": Status.FAILED, "canceled": Status.CANCELED}
 )
-KNOWN_STATUSES: Final = frozenset({*FINAL_STATUSES, "pending"})
 REFUSALS: Final = frozenset({400, 402, 403, 404, 422})
-
-
-def parse_refund(payload: Mapping[str, Any]) -> ProviderRefund | None:
-    """Return the refund in a payload, None where it has no usable id."""
-    identity = payload.get("id")
-    if not isinstance(identity, str) or not is_provider_id(identity):
-        return None
-    payment = payload.get("payment_intent")
-    if isinstance(payment, Mapping):
-        payment = payment.get("id") or ""
-    metadata = payload.get("metadata")
-    metadata = metadata if isinstance(metadata, Mapping) else {}
-    return ProviderRefund(
-        id=identity,
-        status=_text(payload.get("status")),
-        amount=read_amount(payload.get("amount")),
-        currency=_lower(payload.get("currency")),
-        payment_intent=_text(payment),
-        failure_reason=_text(payload.get("failure_reason")),
-        refund_id=_text(metadata.get("refund_id")),
-        generation=_text(metadata.get("refund_generation")),
-        created=read_time(payload.get("created")),
-    )
-
-
-def _text(value: Any) -> str | None:
-    """Return a present value as text: a value of another type must contradict, not vanish."""
-    if value is None or isinstance(value, str):
-        return value
-    return str(value)
-
-
-def _lower(value: Any) -> str | None:
-    text = _text(value)
-    return None if text is None else text.lower()
-
-
-def read_amount(value: Any) -> int | None:
-    """Return an amount in minor units, None where absent, -1 where it is present and no amount."""
-    if value is None:
-        return None
-    if type(value) is int and value >= 0:
-        return value
-    if isinstance(value, str) and len(value) <= _LONGEST_AMOUNT and value.isascii() and value.isdigit():
-        return int(value)
-    return -1
-
-
-_LONGEST_AMOUNT: Final = 15
-_MILLISECONDS_FROM: Final = 10**11
-
-
-def read_time(value: Any) -> datetime | None:
-    """Return a provider's time, given in seconds or in milliseconds; None where it is neither."""
-    if type(value) is not int or value <= 0 or value > 10**14:
-        return None
-    seconds = value / 1000 if value >= _MILLISECONDS_FROM else value
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-_SHORTEST_HIDDEN: Final = 4
-"""Characters from which on a value of the caller's metadata is looked for: shorter ones stand in many a word."""
-
-
-def parse_error(
-    payload: Mapping[str, Any] | None, metadata: Mapping[str, str] = MappingProxyType({})
-) -> tuple[str | None, str, str | None] | None:
-    """Return (type, code, message) of a provider error, nested or flat; None where it is not readable as one.
-
-    A careless provider repeats what it was asked: the message is kept without a request's body, which begins with a
-    brace, and without the values of its `metadata`.
-    """
-    if payload is None:
-        return None
-    nested = payload.get("error")
-    body = nested if isinstance(nested, Mapping) else payload
-    kind, code, message = body.get("type"), body.get("code"), body.get("message")
-    if not isinstance(kind, str) and not isinstance(code, str):
-        return None
-    kind = kind if isinstance(kind, str) else None
-    name = code if isinstance(code, str) and code else kind or "error"
-    return kind, scrubbed(name), _without(message, metadata) if isinstance(message, str) else None
-
-
-def _without(message: str, metadata: Mapping[str, str]) -> str:
-    text = message.partition("{")[0]
-    # The longest first: another may be a part of it.
-    for value in sorted(metadata.values(), key=len, reverse=True):
-        if len(value) >= _SHORTEST_HIDDEN:
-            text = text.replace(value, "***")
-    return scrubbed(text)
+_OF_THE_KEY: Final = "idempoten"
 
 
 def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
@@ -143,12 +52,13 @@ def classify(answer: Answer, refund: Refund) -> Outcome:
     status = answer.http_status
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return _classify_success(answer, refund)
-    error = parse_error(answer.payload, refund.metadata)
+    error = answer.payload.error if answer.payload is not None else None
+    message = error.message if error is not None else None
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return Outcome(
             seen=Seen.NOT_DONE,
             code="rate_limited",
-            message=error[2] if error else None,
+            message=message,
             http_status=status,
             retry_after=answer.retry_after,
         )
@@ -156,14 +66,14 @@ def classify(answer: Answer, refund: Refund) -> Outcome:
         return Outcome(
             seen=Seen.NOT_DONE,
             code="credentials_refused",
-            message=error[2] if error else None,
+            message=message,
             http_status=status,
             credentials=True,
         )
+    code = _name_of(error, status)
     if status in REFUSALS and error is not None:
-        kind, code, message = error
-        if kind == "idempotency_error":
-            return Outcome(seen=Seen.MISMATCH, code="idempotency_error", message=message, http_status=status)
+        if _is_of_the_key(error):
+            return Outcome(seen=Seen.MISMATCH, code="idempotency_error", message=message or code, http_status=status)
         return Outcome(
             seen=Seen.REFUSED,
             code=code,
@@ -171,14 +81,22 @@ def classify(answer: Answer, refund: Refund) -> Outcome:
             http_status=status,
             credentials=status == HTTPStatus.FORBIDDEN,
         )
-    code = error[1] if error else f"http_{status}"
-    outcome = _maybe(code, error[2] if error else None)
     return replace(
-        outcome,
+        _maybe(code, message),
         http_status=status,
         server_error=status >= HTTPStatus.INTERNAL_SERVER_ERROR,
         retry_after=answer.retry_after,
     )
+
+
+def _name_of(error: ProviderError | None, http_status: int) -> str:
+    """Return the code of an error: its own, its type if it has none, else the HTTP status."""
+    return (error and (error.code or error.kind)) or f"http_{http_status}"
+
+
+def _is_of_the_key(error: ProviderError) -> bool:
+    """Tell whether an error speaks of the idempotency key: the key was used before, so something may have happened."""
+    return any(_OF_THE_KEY in (word or "").lower() for word in (error.kind, error.code, error.message))
 
 
 def _maybe(code: str, message: str | None) -> Outcome:
@@ -193,17 +111,27 @@ def owned_elsewhere(outcome: Outcome, owner: str) -> Outcome:
 
 
 def _classify_success(answer: Reply, refund: Refund) -> Outcome:
-    found = None if answer.payload is None else parse_refund(answer.payload)
-    if found is None or answer.payload is None:
-        return replace(_maybe("unreadable_success", "a success without a refund in it"), http_status=answer.http_status)
-    kind = answer.payload.get("object")
-    wrong = "object" if kind is not None and kind != "refund" else contradiction(found, refund)
-    if wrong is None and found.status not in KNOWN_STATUSES:
+    payload = answer.payload
+    found = payload.refund if payload is not None else None
+    if payload is None or found is None:
+        error = payload.error if payload is not None else None
+        told = ": ".join(word for word in ((error.code, error.message) if error is not None else ()) if word)
+        message = "a success without a refund in it" + (f": {told}" if told else "")
+        return replace(_maybe("unreadable_success", message[:LONGEST_TEXT]), http_status=answer.http_status)
+    wrong = "object" if payload.kind not in {None, "refund"} else contradiction(found, refund)
+    if wrong is None and found.status is None:
         wrong = "status"
     if wrong is not None:
         message = f"the reply's {wrong} does not belong to this refund"
         return replace(_maybe("contradictory_reply", message), http_status=answer.http_status)
+    if found.status not in STATUSES:
+        return replace(_maybe("unknown_status", odd_status(found)), http_status=answer.http_status, found=found)
     return Outcome(seen=Seen.DONE, code="done", http_status=answer.http_status, found=found)
+
+
+def odd_status(found: ProviderRefund) -> str:
+    """Return for a person the status of a provider's refund that is not one of those that are known."""
+    return f"the provider shows a status that is not known: {shown(found.status)}"
 
 
 def key_refused(outcome: Outcome) -> Outcome:

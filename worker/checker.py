@@ -11,9 +11,8 @@ from worker import endings, preflight
 from worker.answers import classify
 from worker.endings import Ending
 from worker.gateway import Gateway, Turn
-from worker.model import Outcome, Refund
+from worker.model import Outcome, PaymentView, Refund
 from worker.policy import Rules
-from worker.readback import PaymentView
 from worker.recorder import Recorder
 
 log = structlog.get_logger(__name__)
@@ -41,7 +40,7 @@ class Checker:
 
     async def read_payment(self, refund: Refund, now: datetime, turn: Turn) -> PaymentView | Ending:
         """Return what the payment shows if the refund may be sent after that, else how the saved step left it."""
-        seen = await self._gateway.get_payment(refund.payment_intent, turn)
+        seen = await self._gateway.get_payment(refund.payment_intent, turn, about=refund)
         if isinstance(seen, PaymentView):
             self._note_answer()
             view, code = seen, ""

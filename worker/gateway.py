@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
-from worker.answers import classify, fold, key_accepted, key_refused, parse_refund
-from worker.model import Answer, NoReply, NotSent, Outcome, ProviderRefund, Refund, Reply, Seen
+from worker.answers import classify, fold, key_accepted, key_refused
+from worker.model import Answer, NoReply, NotSent, Outcome, Payload, PaymentView, ProviderRefund, Refund, Reply, Seen
 from worker.policy import SPARE, Rules, backoff, may_try_again
-from worker.readback import PaymentView, view_of
 from worker.request import is_provider_id
 from worker.transport import exchange
 
@@ -152,7 +151,7 @@ class Gateway:
     async def _try(self, refund: Refund, body: bytes, bounds: _Bounds) -> Outcome:
         request = httpx.Request("POST", self._pattern.url, headers=self._pattern.headers, content=body)
         request.headers["Idempotency-Key"] = refund.idempotency_key
-        outcome = classify(await self._call("create_refund", request, self._limit), refund)
+        outcome = classify(await self._call("create_refund", request, self._limit, refund), refund)
         return await self._whose_refusal(outcome, lambda: bounds.left_for_probe(self._clock()))
 
     async def whose_refusal(self, outcome: Outcome) -> Outcome:
@@ -189,32 +188,41 @@ class Gateway:
         told = httpx.codes.is_success(status) or httpx.codes.is_client_error(status)
         return True if told and status not in _SAYS_NOTHING_OF_THE_KEY and answer.payload is not None else None
 
-    async def get_refund(self, provider_refund_id: str, turn: Turn = _at_once) -> Answer:
-        """Read a refund by the provider's id; an id that would alter the URL is not asked for."""
-        return await self._get("get_refund", "/v1/refunds", provider_refund_id, turn)
+    async def get_refund(
+        self, provider_refund_id: str, turn: Turn = _at_once, *, about: Refund | None = None
+    ) -> Answer:
+        """Read a refund by the provider's id; an id that would alter the URL is not asked for.
 
-    async def get_payment(self, payment_intent: str, turn: Turn = _at_once) -> PaymentView | Answer:
-        """Read a payment's totals, from its one charge where it does not carry them; the answer where unreadable."""
-        answer = await self._get("get_payment", "/v1/payment_intents", payment_intent, turn)
+        Of this and each other read: no text of the answer repeats the metadata of the refund that it is `about`.
+        """
+        return await self._get("get_refund", "/v1/refunds", provider_refund_id, turn, about)
+
+    async def get_payment(
+        self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None
+    ) -> PaymentView | Answer:
+        """Read a payment's totals, from its one charge if it does not carry them; the answer if it is unreadable."""
+        answer = await self._get("get_payment", "/v1/payment_intents", payment_intent, turn, about)
         payload = _object_in(answer)
         if payload is None:
             return answer
         # What was asked for by its id must show it.
-        if payload.get("id") != payment_intent:
+        if payload.id != payment_intent:
             return PaymentView(problem="the provider showed another payment")
-        view = view_of(payload)
-        return view if view.charge is None else await self._get_charge(view.charge, payment_intent, view.currency, turn)
+        view = payload.payment
+        if view.charge is None:
+            return view
+        return await self._get_charge(view.charge, payment_intent, view.currency, turn, about)
 
     async def _get_charge(
-        self, charge: str, payment_intent: str, currency: str | None, turn: Turn
+        self, charge: str, payment_intent: str, currency: str | None, turn: Turn, about: Refund | None
     ) -> PaymentView | Answer:
-        answer = await self._get("get_charge", "/v1/charges", charge, turn)
+        answer = await self._get("get_charge", "/v1/charges", charge, turn, about)
         payload = _object_in(answer)
         if payload is None:
             return answer
-        if payload.get("id") != charge or _differs(payload.get("payment_intent"), payment_intent):
+        if payload.id != charge or _differs(payload.payment_intent, payment_intent):
             return PaymentView(problem="the provider showed another charge")
-        view = view_of(payload)
+        view = payload.payment
         if view.charge is not None:
             return PaymentView(currency=currency, problem="the charge shows no refunded total")
         if currency is not None and view.currency not in {None, currency}:
@@ -222,11 +230,11 @@ class Gateway:
         return view if view.currency is not None else replace(view, currency=currency)
 
     async def list_refunds(
-        self, payment_intent: str, turn: Turn = _at_once
+        self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None
     ) -> tuple[Sequence[ProviderRefund], bool] | Answer:
         """Read the list of a payment's refunds and tell whether it was read without gaps to its stated end.
 
-        Returns the answer instead where a page could not be read or was no list.
+        Returns the answer instead if a page could not be read or was not a list.
         """
         found: dict[str, ProviderRefund] = {}
         query = {"payment_intent": payment_intent, "limit": str(PAGE_SIZE)}
@@ -234,33 +242,33 @@ class Gateway:
         for _ in range(MAX_PAGES):
             request = self._client.build_request("GET", f"/v1/refunds?{urlencode(query)}")
             await turn()
-            answer = await self._call("list_refunds", request, self._limit)
+            answer = await self._call("list_refunds", request, self._limit, about)
             payload = _object_in(answer)
-            entries = None if payload is None else payload.get("data")
-            if payload is None or not isinstance(entries, list):
+            page = None if payload is None else payload.page
+            if page is None:
                 return answer
-            page = [parse_refund(entry) if isinstance(entry, Mapping) else None for entry in entries]
-            gaps = gaps or None in page
-            fresh = {entry.id: entry for entry in page if entry is not None and entry.id not in found}
+            gaps = gaps or None in page.entries
+            fresh = {entry.id: entry for entry in page.entries if entry is not None and entry.id not in found}
             found |= fresh
-            if payload.get("has_more") is False:
+            if page.more is False:
                 return [*found.values()], not gaps
-            last = page[-1] if page else None
+            last = page.entries[-1] if page.entries else None
             # A page that brings nothing new was not turned: going on would ask for it for ever.
-            if payload.get("has_more") is not True or last is None or not fresh:
+            if page.more is not True or last is None or not fresh:
                 break
             query["starting_after"] = last.id
         return [*found.values()], False
 
-    async def _get(self, operation: str, path: str, identity: str, turn: Turn) -> Answer:
+    async def _get(self, operation: str, path: str, identity: str, turn: Turn, about: Refund | None) -> Answer:
         if not is_provider_id(identity):
             return NotSent(reason="the id cannot stand in a URL")
         await turn()
-        return await self._call(operation, self._client.build_request("GET", f"{path}/{identity}"), self._limit)
+        return await self._call(operation, self._client.build_request("GET", f"{path}/{identity}"), self._limit, about)
 
-    async def _call(self, operation: str, request: httpx.Request, limit: float) -> Answer:
+    async def _call(self, operation: str, request: httpx.Request, limit: float, about: Refund | None = None) -> Answer:
         started = self._clock()
-        answer = await exchange(self._client, request, limit)
+        hide = () if about is None else about.metadata.values()
+        answer = await exchange(self._client, request, limit, hide=hide)
         if self._observer is not None:
             self._observer(operation, _outcome_class(answer), self._clock() - started)
         return answer
@@ -276,14 +284,13 @@ def _outcome_class(answer: Answer) -> str:
             return f"{status // 100}xx"
 
 
-def _differs(shown: Any, asked: str) -> bool:
-    """Tell whether a reference, plain or as an expanded object, is present and another than the one asked for."""
-    identity = shown.get("id") if isinstance(shown, Mapping) else shown
-    return identity is not None and identity != asked
+def _differs(shown: str | None, requested: str) -> bool:
+    """Tell whether a reference is there and another than the one that was asked for."""
+    return shown is not None and shown != requested
 
 
-def _object_in(answer: Answer) -> Mapping[str, Any] | None:
-    """Return the JSON object of a 200, None of all else."""
+def _object_in(answer: Answer) -> Payload | None:
+    """Return what the JSON object of a 200 says, None of all else."""
     if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK:
         return answer.payload
     return None

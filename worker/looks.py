@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
-from worker.answers import KNOWN_STATUSES, classify, contradiction, parse_refund
+from worker.answers import classify, contradiction
 from worker.model import (
     Answer,
     Look,
+    Outcome,
     ProviderRefund,
     Refund,
     Reply,
@@ -22,6 +23,7 @@ from worker.model import (
     Status,
     Step,
 )
+from worker.payloads import STATUSES
 from worker.policy import (
     MAX_PROCESSING,
     MAX_RESENDS,
@@ -34,6 +36,7 @@ from worker.policy import (
     poll_delay,
     settled_drops,
     to_review,
+    unknown_status,
 )
 from worker.request import scrubbed
 
@@ -85,7 +88,7 @@ def _is_stuck(refund: Refund, found: ProviderRefund, now: datetime) -> bool:
     """Tell whether a person gives up what the provider has called pending for longer than is waited for."""
     since = refund.processing_since
     too_long = since is not None and now - since >= MAX_PROCESSING
-    return refund.operator_says == "failed" and refund.operator_unverified and found.status == "pending" and too_long
+    return refund.operator_says == "failed" and refund.operator_unverified and found.is_pending and too_long
 
 
 def after_owned(refund: Refund, changes: Mapping[str, Any], alarm: str) -> Step:
@@ -99,6 +102,8 @@ def after_owned(refund: Refund, changes: Mapping[str, Any], alarm: str) -> Step:
 
 
 def _conflict(look: Look) -> Step:
+    if look.found is not None:
+        return replace(unknown_status(look.found, look.reason, {}), source=look.source or "list")
     changes = {"error_code": "conflict", "error_message": look.reason}
     return replace(to_review(changes, "conflict", look.reason), source=look.source or "list")
 
@@ -265,30 +270,40 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
     """Return where `GET /v1/refunds/{id}` leads a refund in `processing`."""
     since = refund.processing_since or now
     outcome = classify(answer, refund)
-    if outcome.seen is Seen.DONE and outcome.found is not None:
-        if outcome.found.id != refund.provider_refund_id:
+    found = outcome.found
+    if found is not None:
+        if found.id != refund.provider_refund_id:
             return _poll_failed(refund, "contradictory_reply", "the provider answered with another refund's id", now)
-        if outcome.found.status != "pending":
-            return done(refund, outcome.found, _read_by(refund, outcome.found), now)
-    if outcome.code == "contradictory_reply":
-        if (found := _insisted_on(refund, answer)) is not None:
-            # Final or not, it is recorded as the provider shows it.
-            evidence = "operator" if refund.operator_unverified else _read_by(refund, found)
-            return done(replace(refund, currency=None), found, evidence, now)
-        return _poll_failed(refund, outcome.code, outcome.message or outcome.code, now)
+        if outcome.seen is Seen.DONE and not found.is_pending:
+            return done(refund, found, _read_by(refund, found), now)
+    if outcome.code in {"contradictory_reply", "unknown_status"}:
+        return _contradicted(refund, answer, outcome, now)
     if outcome.seen is Seen.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
         return _missing(refund, now, jitter)
     if now - since >= MAX_PROCESSING:
         return _poll_failed(refund, "pending_too_long", "it has not become final for 30 days", now)
     delay = max(poll_delay(now - since) * (1 + jitter / 4), outcome.retry_after or timedelta(0))
     changes: dict[str, Any] = {}
-    if refund.operator_says is not None and outcome.seen is Seen.DONE and outcome.found is not None:
+    if found is not None and found.status != refund.provider_status:
+        changes["provider_status"] = found.status
+    if found is not None and refund.operator_says is not None:
         # Named once more, so that the confirmed id is now owned.
-        changes = {"operator_says": None, "provider_refund_id": outcome.found.id}
-        changes["evidence"] = _read_by(refund, outcome.found)
-    if outcome.seen is Seen.DONE and refund.missing_since is not None:
+        changes |= {"operator_says": None, "provider_refund_id": found.id, "evidence": _read_by(refund, found)}
+    if found is not None and refund.missing_since is not None:
         changes["missing_since"] = None
     return _poll_again("pending", changes, delay)
+
+
+def _contradicted(refund: Refund, answer: Answer, outcome: Outcome, now: datetime) -> Step:
+    """Return where a poll leads that shows something else than our refund, or a status that is not known."""
+    if (named := _insisted_on(refund, answer)) is not None:
+        # Final or not, it is recorded as the provider shows it.
+        evidence = "operator" if refund.operator_unverified else _read_by(refund, named)
+        return done(replace(refund, currency=None), named, evidence, now)
+    step = _poll_failed(refund, outcome.code, outcome.message or outcome.code, now)
+    if outcome.found is None:
+        return step
+    return replace(step, changes={**step.changes, "provider_status": outcome.found.status or None})
 
 
 def _missing(refund: Refund, now: datetime, jitter: float) -> Step:
@@ -319,10 +334,10 @@ def _insisted_on(refund: Refund, answer: Answer) -> ProviderRefund | None:
     Amount and currency may differ if the person insists, the generation if this is what contradicted the record.
     """
     payload = answer.payload if isinstance(answer, Reply) else None
-    if payload is None or payload.get("object") not in {None, "refund"}:
+    if payload is None or payload.kind not in {None, "refund"}:
         return None
-    found = parse_refund(payload)
-    if found is None or found.id != refund.provider_refund_id or found.status not in KNOWN_STATUSES:
+    found = payload.refund
+    if found is None or found.id != refund.provider_refund_id or found.status not in STATUSES:
         return None
     taken = refund
     if refund.operator_unverified:

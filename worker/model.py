@@ -217,11 +217,99 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProviderRefund:
+    """A refund as the provider shows it; every field but the id is optional.
+
+    '' (of an amount -1) stands for what is there and cannot be read: it agrees with nothing.
+    """
+
+    id: str
+    status: str | None = None
+    """One of `payloads.STATUSES`, or the provider's own word in clean text."""
+    amount: int | None = None
+    currency: str | None = None
+    payment_intent: str | None = None
+    failure_reason: str | None = None
+    """A code, never a sentence."""
+    failure_words: str | None = None
+    """What stands in place of that code, as clean text."""
+    refund_id: str | None = None
+    """Our own id, from its metadata."""
+    generation: str | None = None
+    created: datetime | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Tell whether the provider has it and says that it is not final yet."""
+        return self.status in PENDING_WORDS
+
+
+PENDING_WORDS: Final = frozenset({"pending", "processing", "requires_action"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProviderError:
+    """An error as the provider words it; at least one of the three is there."""
+
+    kind: str | None = None
+    code: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PaymentView:
+    """What a payment intent (or its one charge) shows of money given back, in minor units.
+
+    `refunded` is None if the provider's answer does not say it clearly; `problem` then says why.
+    """
+
+    refunded: int | None = None
+    captured: int | None = None
+    currency: str | None = None
+    charge: str | None = None
+    """The one charge to be read for the totals, if the payment itself does not carry them."""
+    problem: str | None = None
+
+    @property
+    def baseline(self) -> Baseline | None:
+        """Return the totals as a baseline, None if they cannot be told."""
+        if self.refunded is None:
+            return None
+        remaining = None if self.captured is None else self.captured - self.refunded
+        return Baseline(refunded=self.refunded, currency=self.currency, remaining=remaining)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """One page of a list of refunds: None for an entry that shows none; `more` is None if it does not say so."""
+
+    entries: tuple[ProviderRefund | None, ...]
+    more: bool | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Payload:
+    """A reply's JSON object as `payloads.read` understood it: typed, bounded and clean. Nothing else of it is kept."""
+
+    kind: str | None = None
+    """What the object calls itself, '' if that is not a name."""
+    id: str | None = None
+    payment_intent: str | None = None
+    refund: ProviderRefund | None = None
+    error: ProviderError | None = None
+    payment: PaymentView = PaymentView()
+    latest_charge: str | None = None
+    page: Page | None = None
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    """By its path every number and truth value; filled for a probe only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """A whole HTTP reply. `payload` is the parsed JSON, or None where the body was no JSON object."""
+    """A whole HTTP reply. `payload` is what `payloads` understood of its JSON object, None if there is none."""
 
     http_status: int
-    payload: Mapping[str, Any] | None = None
+    payload: Payload | None = None
     retry_after: timedelta | None = None
     request_id: str | None = None
 
@@ -252,22 +340,6 @@ class Seen(StrEnum):
     MAYBE = "may_have_happened"
     MISMATCH = "idempotency_mismatch"
     DONE = "done"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProviderRefund:
-    """A refund as the provider shows it; every field but the id is optional."""
-
-    id: str
-    status: str | None = None
-    amount: int | None = None
-    currency: str | None = None
-    payment_intent: str | None = None
-    failure_reason: str | None = None
-    refund_id: str | None = None
-    """Our own id, from its metadata."""
-    generation: str | None = None
-    created: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from worker.answers import FINAL_STATUSES, fold
+from worker.codes import may_be_an_echo, retriable
 from worker.errors import IllegalMove
 from worker.model import (
     Action,
@@ -24,6 +25,7 @@ from worker.model import (
     Status,
     Step,
 )
+from worker.payloads import LONGEST_TEXT, STATUSES
 from worker.request import scrubbed
 
 TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
@@ -90,35 +92,6 @@ PARKED: Final = timedelta(seconds=15)
 REVIEW_REMINDER: Final = timedelta(days=1)
 EARLY_LOOK: Final = timedelta(seconds=10)
 
-_RETRIABLE: Final = MappingProxyType(
-    {
-        "charge_already_refunded": Retriable.NO,
-        "amount_too_large": Retriable.NO,
-        "amount_too_small": Retriable.NO,
-        "resource_missing": Retriable.NO,
-        "parameter_invalid_integer": Retriable.NO,
-        "currency_mismatch": Retriable.NO,
-        "expired_or_canceled_card": Retriable.NO,
-        "lost_or_stolen_card": Retriable.NO,
-        "budget_spent": Retriable.YES,
-        "balance_insufficient": Retriable.YES,
-        "insufficient_funds": Retriable.YES,
-        "lock_timeout": Retriable.YES,
-    }
-)
-
-_NEVER_AN_ECHO: Final = frozenset(
-    {
-        "amount_too_small",
-        "currency_mismatch",
-        "expired_or_canceled_card",
-        "lost_or_stolen_card",
-        "parameter_invalid_integer",
-    }
-)
-"""Refusals that a first refund of ours cannot have caused. Any other one, after a doubt, may be its echo, such as
-`charge_already_refunded`: it settles nothing, even after absence was proven or a person said so."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
@@ -170,7 +143,7 @@ def may_try_again(outcomes: Sequence[Outcome], refund: Refund, rules: Rules) -> 
     last = outcomes[-1]
     if last.seen is Seen.NOT_SENT:
         return True
-    if last.seen is not Seen.MAYBE or rules.idempotency != "trust":
+    if last.seen is not Seen.MAYBE or last.found is not None or rules.idempotency != "trust":
         return False
     return _server_errors(refund, fold(outcomes)) < MAX_SERVER_ERRORS
 
@@ -230,13 +203,8 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
         # The gateway has closed the socket before it answers, so nothing more can leave after `now`.
         seen |= {"doubt_since": refund.doubt_since or now, "quiet_at": now, "retriable": Retriable.NO}
         seen |= NO_LOOKS | _no_evidence(refund)
-    if outcome.seen is Seen.MISMATCH:
-        # Something was sent under this key, and it is not known what became of it.
-        seen |= {"doubt_since": refund.doubt_since or now, "quiet_at": now}
-        alarm = "the idempotency key was used with other contents: never send this one under another key"
-        return Step(
-            to=Stage.REVIEW, status=Status.PENDING, label=outcome.code, changes=seen, delay=REVIEW_REMINDER, alarm=alarm
-        )
+    if (step := _for_a_person(refund, outcome, seen, now)) is not None:
+        return step
     if doubtful:
         if outcome.seen is Seen.REFUSED:
             # The same bytes will be refused again: read back instead of replaying until the budget is spent.
@@ -266,9 +234,21 @@ def _not_done(
     return Step(to=Stage.WAITING, status=Status.PENDING, label=outcome.code, changes=seen, delay=delay)
 
 
+def _for_a_person(refund: Refund, outcome: Outcome, changes: Mapping[str, Any], now: datetime) -> Step | None:
+    """Return the step to a person after an answer that no further answer can explain, None for any other."""
+    if outcome.found is not None and outcome.found.status not in STATUSES:
+        return replace(unknown_status(outcome.found, outcome.message or outcome.code, changes), source="reply")
+    if outcome.seen is Seen.MISMATCH:
+        # Something was sent under this key, and it is not known what became of it.
+        doubt = {"doubt_since": refund.doubt_since or now, "quiet_at": now}
+        alarm = "the idempotency key was used with other contents: never send this one under another key"
+        return to_review({**changes, **doubt}, outcome.code, alarm)
+    return None
+
+
 def _refused(refund: Refund, code: str, changes: Mapping[str, Any], now: datetime) -> Step:
     """Return where a refusal leads a refund that is not in doubt (any more)."""
-    if not refund.doubted or code in _NEVER_AN_ECHO:
+    if not refund.doubted or not may_be_an_echo(code):
         return _settled_failed({**changes, "evidence": "reply"}, code, source="reply")
     alarm = f"refused with {code} after an attempt that may have happened: the refusal may be its echo"
     again = {"doubt_since": now, "quiet_at": now, "retriable": Retriable.NO, **_no_evidence(refund)}
@@ -290,12 +270,11 @@ NO_WORD: Final[dict[str, Any]] = dict.fromkeys(("operator_says", "operator_by", 
 
 
 def _settled_failed(changes: Mapping[str, Any], code: str, source: str | None = None) -> Step:
-    retriable = _RETRIABLE.get(code, Retriable.UNKNOWN)
     return Step(
         to=Stage.SETTLED,
         status=Status.FAILED,
         label=code,
-        changes={**changes, "retriable": retriable, **settled_drops()},
+        changes={**changes, "retriable": retriable(code), **settled_drops()},
         source=source,
     )
 
@@ -343,6 +322,17 @@ def to_review(changes: Mapping[str, Any], label: str, alarm: str) -> Step:
     )
 
 
+def unknown_status(found: ProviderRefund, reason: str, changes: Mapping[str, Any]) -> Step:
+    """Return the step for a refund that the provider shows in a status that is not known: the word, for a person."""
+    shown = {
+        "provider_refund_id": found.id,
+        "provider_status": found.status or None,
+        "error_code": "unknown_status",
+        "error_message": reason,
+    }
+    return to_review({**changes, **shown}, "unknown_status", reason)
+
+
 def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> Step:
     """Return where a lapsed lease leads: the claimant may have sent and died, so it may have happened."""
     changes: dict[str, Any] = {
@@ -380,7 +370,7 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         "doubt_since": None,
         **NO_WORD,
     } | NO_LOOKS
-    if found.currency is not None and refund.currency is None:
+    if found.currency and refund.currency is None:
         changes["currency"] = found.currency
     if refund.contradicted_by is not None and refund.operator_by is not None:
         # A person has named the one that counts.
@@ -405,14 +395,18 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         changes |= {
             "failure_reason": reason,
             "error_code": reason,
-            "error_message": f"the provider reports the refund as {status}",
-            "retriable": _RETRIABLE.get(reason, Retriable.UNKNOWN),
+            "error_message": _in_words(f"the provider reports the refund as {status}", found),
+            "retriable": retriable(reason),
         }
     by = refund.operator_by if evidence == "operator" else None
     dropped = settled_drops()
     return Step(
         to=Stage.SETTLED, status=final, label=status, changes=changes | dropped, proof=True, source=evidence, by=by
     )
+
+
+def _in_words(sentence: str, found: ProviderRefund) -> str:
+    return f"{sentence}: {found.failure_words}"[:LONGEST_TEXT] if found.failure_words else sentence
 
 
 def settled_drops() -> dict[str, Any]:
@@ -453,7 +447,7 @@ def reversed_by_provider(refund: Refund, found: ProviderRefund, source: str) -> 
         "provider_status": found.status,
         "failure_reason": found.failure_reason or "unknown",
         "error_code": found.failure_reason or "unknown",
-        "error_message": "the provider turned a succeeded refund into a failed one",
+        "error_message": _in_words("the provider turned a succeeded refund into a failed one", found),
         "retriable": Retriable.UNKNOWN,
         "evidence": source,
     }

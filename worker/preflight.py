@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from worker.model import Outcome, Refund, Seen, Stage, Step
+from worker.model import Outcome, PaymentView, Refund, Seen, Stage, Step
 from worker.policy import Rules, backoff, refused_unsent, to_review
-from worker.readback import PaymentView
 from worker.request import scrubbed
 
 UNCONFIRMED_FOR: Final = timedelta(hours=1)

@@ -6,86 +6,10 @@ The gateway fetches, the service gathers, this decides. Anything short of proof 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
 
-from worker.answers import KNOWN_STATUSES, contradiction, read_amount
-from worker.model import Baseline, Look, ProviderRefund, Refund, Sight, Stage, Status
-
-_STANDING: Final = frozenset({"pending", "succeeded"})
-"""Statuses of a refund whose amount is in the payment's total, if pending ones are counted there."""
-_TWO_CURRENCIES: Final = "payment and charge differ in currency"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PaymentView:
-    """What a payment intent (or its one charge) shows of money given back, in minor units.
-
-    `refunded` is None where the provider's answer does not say it clearly; `problem` then says why.
-    """
-
-    refunded: int | None = None
-    captured: int | None = None
-    currency: str | None = None
-    charge: str | None = None
-    """The one charge to be read for the totals, where the payment itself does not carry them."""
-    problem: str | None = None
-
-    @property
-    def baseline(self) -> Baseline | None:
-        """Return the totals as a baseline, None where they cannot be told."""
-        if self.refunded is None:
-            return None
-        remaining = None if self.captured is None else self.captured - self.refunded
-        return Baseline(refunded=self.refunded, currency=self.currency, remaining=remaining)
-
-
-def view_of(payload: Mapping[str, Any]) -> PaymentView:
-    """Read a payment intent's or a charge's totals by Stripe's field names; several charges are inconclusive."""
-    currency = _currency_of(payload)
-    if "amount_refunded" in payload:
-        return _totals_of(payload, currency)
-    charges = payload.get("charges")
-    entries = charges.get("data") if isinstance(charges, Mapping) else None
-    if isinstance(entries, list) and entries:
-        if len(entries) > 1 or (isinstance(charges, Mapping) and charges.get("has_more")):
-            if any(_in_another(entry, currency) for entry in entries):
-                return PaymentView(problem=_TWO_CURRENCIES)
-            return PaymentView(currency=currency, problem="the payment has several charges")
-        if isinstance(entries[0], Mapping):
-            return _totals_of(entries[0], currency)
-    latest = payload.get("latest_charge")
-    if isinstance(latest, Mapping):
-        return _totals_of(latest, currency)
-    if isinstance(latest, str) and latest:
-        return PaymentView(currency=currency, charge=latest)
-    return PaymentView(currency=currency, problem="the payment shows no refunded total")
-
-
-def _currency_of(shown: Mapping[str, Any]) -> str | None:
-    currency = shown.get("currency")
-    return currency.lower() if isinstance(currency, str) else None
-
-
-def _in_another(charge: Any, currency: str | None) -> bool:
-    """Tell whether a charge shows another currency than its payment."""
-    own = _currency_of(charge) if isinstance(charge, Mapping) else None
-    return own is not None and currency is not None and own != currency
-
-
-def _totals_of(charge: Mapping[str, Any], currency: str | None) -> PaymentView:
-    refunded = read_amount(charge.get("amount_refunded"))
-    if _in_another(charge, currency):
-        return PaymentView(problem=_TWO_CURRENCIES)
-    own = _currency_of(charge) or currency
-    if refunded is None or refunded < 0:
-        return PaymentView(currency=own, problem="the charge shows no readable refunded total")
-    captured = read_amount(charge.get("amount_captured"))
-    if captured is None:
-        captured = read_amount(charge.get("amount_received"))
-    if captured is None:
-        captured = read_amount(charge.get("amount"))
-    return PaymentView(refunded=refunded, captured=None if captured == -1 else captured, currency=own)
+from worker.answers import contradiction, odd_status
+from worker.model import Baseline, Look, PaymentView, ProviderRefund, Refund, Sight, Stage, Status
+from worker.payloads import STATUSES
 
 
 def look_at_list(
@@ -103,10 +27,12 @@ def look_at_list(
     if ours:
         found = ours[0]
         wrong = contradiction(found, refund)
-        if wrong is not None or found.status not in KNOWN_STATUSES:
+        if wrong is not None or found.status is None:
             return Look(
                 sight=Sight.CONFLICT, reason=f"the provider's refund has our id and another {wrong or 'status'}"
             )
+        if found.status not in STATUSES:
+            return Look(sight=Sight.CONFLICT, reason=odd_status(found), found=found)
         return Look(sight=Sight.FOUND, reason="listed with our id", found=found)
     if not complete:
         return Look(sight=Sight.INCONCLUSIVE, reason="the list was not read to its end")
@@ -124,7 +50,7 @@ def look_at_list(
 
 def _is_this(entry: ProviderRefund, refund: Refund) -> bool:
     # An entry that does not say its generation can only be the first: a later one may be confused with one that failed.
-    generation = entry.generation or "1"
+    generation = "1" if entry.generation is None else entry.generation
     return entry.refund_id == refund.refund_id and generation == str(refund.generation)
 
 
@@ -199,7 +125,9 @@ def _unknown_in(
     for sibling in siblings:
         if reason := _moving(sibling, refund, reread):
             return f"another refund of the payment {reason}"
-    amounts = [entry.amount for entry in reread.values() if entry is not None and entry.status in _STANDING]
+    # In the total are those that succeeded, and the pending ones if the provider counts them there.
+    standing = (entry for entry in reread.values() if entry is not None)
+    amounts = [entry.amount for entry in standing if entry.is_pending or entry.status == "succeeded"]
     known = [amount for amount in amounts if amount is not None and amount >= 0]
     if len(known) < len(amounts) or sum(known) != baseline.refunded:
         return "the total before the first attempt holds refunds that are not known here, and one may have fallen back"

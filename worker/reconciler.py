@@ -7,11 +7,11 @@ from http import HTTPStatus
 from typing import Final
 
 from worker import calls, policy
-from worker.answers import classify, parse_refund
+from worker.answers import classify
 from worker.gateway import Gateway, Turn
-from worker.model import Answer, Look, Outcome, ProviderRefund, Refund, Reply, Seen, Sight
+from worker.model import Answer, Look, Outcome, PaymentView, ProviderRefund, Refund, Reply, Seen, Sight
 from worker.policy import Rules
-from worker.readback import PaymentView, look_at_list, look_at_totals
+from worker.readback import look_at_list, look_at_totals
 from worker.recorder import Recorder
 from worker.store import AsyncStore
 
@@ -77,7 +77,7 @@ class Reconciler:
         return await self._unread(answer, refund)
 
     async def _sight_of_list(self, refund: Refund, turn: Turn) -> Look:
-        listed = await self._gateway.list_refunds(refund.payment_intent, turn)
+        listed = await self._gateway.list_refunds(refund.payment_intent, turn, about=refund)
         if not isinstance(listed, tuple):
             return await self._unread(listed, refund)
         self._note_answer()
@@ -98,17 +98,15 @@ class Reconciler:
         for sibling in siblings or ():
             if sibling.provider_refund_id is not None:
                 reread[sibling.provider_refund_id] = await self._reread(sibling, sibling.provider_refund_id, turn)
-        view = await self._gateway.get_payment(refund.payment_intent, turn)
+        view = await self._gateway.get_payment(refund.payment_intent, turn, about=refund)
         if not isinstance(view, PaymentView):
             return await self._unread(view, refund)
         self._note_answer()
         return look_at_totals(refund, view, siblings=siblings, reread=reread, totals_proof=self._rules.totals_proof)
 
     async def _reread(self, sibling: Refund, provider_refund_id: str, turn: Turn) -> ProviderRefund | None:
-        answer = await self._gateway.get_refund(provider_refund_id, turn)
-        if not isinstance(answer, Reply) or answer.payload is None:
-            return None
-        found = parse_refund(answer.payload)
+        answer = await self._gateway.get_refund(provider_refund_id, turn, about=sibling)
+        found = answer.payload.refund if isinstance(answer, Reply) and answer.payload is not None else None
         if found is None or found.id != provider_refund_id:
             return None
         await self._reverse(sibling, found, "lookup")

@@ -17,6 +17,7 @@ from typing import Any, Final
 from worker.errors import FieldError, InvalidRequest
 
 MAX_AMOUNT: Final = 10**12
+"""The largest amount there is, in minor units: of a request, a file's row, a reply, and for the scripts."""
 MAX_METADATA_KEYS: Final = 48
 MAX_METADATA_KEY_LENGTH: Final = 40
 MAX_METADATA_VALUE_LENGTH: Final = 500
@@ -56,6 +57,11 @@ def is_refund_id(value: object) -> bool:
 def is_provider_id(value: object) -> bool:
     """Tell whether a value can stand in a URL path as a provider's id."""
     return isinstance(value, str) and _PROVIDER_ID.fullmatch(value) is not None
+
+
+def is_currency(value: str) -> bool:
+    """Tell whether a text has the shape of a currency: three small letters."""
+    return _CURRENCY.fullmatch(value) is not None
 
 
 def _text_problem(value: str, limit: int) -> str | None:
@@ -135,9 +141,7 @@ class RefundRequest:
         if self.amount is not None and (type(self.amount) is not int or not 0 < self.amount <= MAX_AMOUNT):
             rule = f"must be a whole number of minor units from 1 to {MAX_AMOUNT}"
             errors.append(FieldError(field="amount", code="amount", value=shown(self.amount), rule=rule))
-        if self.currency is not None and (
-            not isinstance(self.currency, str) or _CURRENCY.fullmatch(self.currency) is None
-        ):
+        if self.currency is not None and (not isinstance(self.currency, str) or not is_currency(self.currency)):
             rule = "must be a three-letter ISO code such as usd"
             errors.append(FieldError(field="currency", code="currency", value=shown(self.currency), rule=rule))
         if self.reason is not None and self.reason not in REASONS:

@@ -370,7 +370,7 @@ class Service:
             step = policy.to_review({}, "no_provider_id", "it is processing under no id")
             _, ending = await self._recorder.save(refund, step, {})
             return ending
-        answer = await self.gateway.get_refund(refund.provider_refund_id)
+        answer = await self.gateway.get_refund(refund.provider_refund_id, about=refund)
         await self.trouble.note(classify(answer, refund))
         step = looks.after_poll(refund, answer, now, self._jitter())
         _, ending = await self._recorder.save(refund, step, {"seen": _shape(answer)}, insist=step.proof)

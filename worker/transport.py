@@ -14,7 +14,7 @@ import struct
 import time
 import urllib.request
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -27,9 +27,9 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from worker import payloads
 from worker.errors import SettingsError
 from worker.model import Answer, NoReply, NotSent, Reply
-from worker.request import scrubbed
 from worker.settings import Settings, is_loopback
 
 MAX_BODY: Final = 1 << 20
@@ -76,9 +76,17 @@ def answer_to(error: BaseException) -> NotSent | NoReply:
     return NoReply(reason=f"unexpected {type(cause).__name__}")
 
 
-async def exchange(client: httpx.AsyncClient, request: httpx.Request, limit: float) -> Answer:
+async def exchange(
+    client: httpx.AsyncClient,
+    request: httpx.Request,
+    limit: float,
+    *,
+    hide: Collection[str] = (),
+    numbers: bool = False,
+) -> Answer:
     """Send one request and read its whole reply within `limit` seconds, connect to last byte.
 
+    `hide` holds the values of the caller's metadata, which no text of the reply may repeat; `numbers` is for probes.
     Unless a whole reply came, the connection is gone when this returns or is cancelled, with whatever it still held:
     nothing more can leave.
     """
@@ -97,7 +105,7 @@ async def exchange(client: httpx.AsyncClient, request: httpx.Request, limit: flo
     except _FOREIGN as error:
         answer = answer_to(error)
     else:
-        answer = body if isinstance(body, NoReply) else _reply(response, names, body)
+        answer = body if isinstance(body, NoReply) else _reply(response, names, body, hide=hide, numbers=numbers)
     if isinstance(answer, NoReply):
         # An aborted socket is closed in the loop's next turn.
         await asyncio.sleep(0)
@@ -144,16 +152,16 @@ async def _read(response: httpx.Response, names: set[bytes]) -> bytes | NoReply:
     return bytes(body)
 
 
-def _reply(response: httpx.Response, names: set[bytes], body: bytes) -> Reply:
+def _reply(response: httpx.Response, names: set[bytes], body: bytes, *, hide: Collection[str], numbers: bool) -> Reply:
     headers = response.headers
     retry_after = headers["Retry-After"] if b"retry-after" in names else None
     request_id = headers["Request-Id"] if b"request-id" in names else None
     request_id = request_id or (headers["X-Request-Id"] if b"x-request-id" in names else None)
     return Reply(
         http_status=response.status_code,
-        payload=parse_json(body),
+        payload=payloads.read(parse_json(body), hide, numbers=numbers),
         retry_after=None if retry_after is None else read_retry_after(retry_after, headers.get("Date")),
-        request_id=None if request_id is None else scrubbed(request_id),
+        request_id=request_id if payloads.CODE.fullmatch(request_id or "") else None,
     )
 
 

@@ -19,7 +19,7 @@ import httpx
 import redis.asyncio
 
 from ops.bench.rig import requests
-from worker import calls, policy
+from worker import calls, payloads, policy
 from worker.answers import classify
 from worker.calls import Argument, Script
 from worker.connections import connect_async
@@ -111,7 +111,7 @@ class Floor:
         if claim.refund is None:
             raise RuntimeError(f"the first refund could not be claimed: {claim.result}")
         payload = await self._post(refund_id, claim.body.decode())
-        outcome = classify(Reply(http_status=200, payload=payload), claim.refund)
+        outcome = classify(Reply(http_status=200, payload=payloads.read(payload)), claim.refund)
         step = policy.after_attempt(claim.refund, outcome, self._rules, claim.now, 0.5)
         detail = {"attempt": 1, "seen": outcome.seen.value, "ms": 50, "http_status": 200}
         self._save = calls.save(claim.refund, step, detail)

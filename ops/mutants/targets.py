@@ -24,6 +24,8 @@ _RULES: Final = tuple(
         "decisions",
         "contradictions",
         "answers",
+        "payloads",
+        "codes",
         "readback",
         "endings",
     )
@@ -36,6 +38,8 @@ _RULES_TESTS: Final = (
     "tests/test_whole_answers.py",
     "tests/policy",
     "tests/test_answers.py",
+    "tests/test_foreign_words.py",
+    "tests/test_payloads.py",
     "tests/test_readback.py",
     "tests/test_endings.py",
     "tests/store",

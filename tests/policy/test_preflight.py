@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from tests.factories import HOUR, MINUTE, NOT_DONE, NOT_SENT, NOW, SECOND, SERVER_ERROR, VERIFY, a_refund
 from tests.policy.stepping import DAY, DROPPED, TOLD, assert_is_a_move, pending, plain, settled
 from tests.strategies import jitters, outcomes, refunds, rules
-from worker.model import Outcome, Refund, Retriable, Seen, Stage, Status, Step
+from worker.model import Outcome, PaymentView, Refund, Retriable, Seen, Stage, Status, Step
 from worker.policy import Rules
 from worker.preflight import after_no_view, after_view, wants_currency
-from worker.readback import PaymentView
 
 law = settings(deadline=None, max_examples=100)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from worker.model import NoReply, Outcome, ProviderRefund, Reply, Seen
+from worker.model import NoReply, Outcome, PaymentView, ProviderRefund, Reply, Seen
 from worker.probing import Finding, Question, Verdict, advise, judging
-from worker.readback import PaymentView
 
 RUN = "probe-1"
 PAYMENT = "pi_1"

@@ -20,8 +20,7 @@ from tests.factories import (
     an_error,
     found,
 )
-from worker.model import Answer, Outcome, ProviderRefund, Refund
-from worker.readback import PaymentView
+from worker.model import Answer, Outcome, PaymentView, ProviderRefund, Refund
 
 CAPTURED = 100_000
 

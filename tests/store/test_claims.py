@@ -23,9 +23,9 @@ from tests.factories import (
 )
 from tests.store.world import ID, LEASE, World, at_stage, only_time_moved
 from worker import calls, decisions, looks, policy
-from worker.model import Baseline, Look, Refund, Sight, Stage, Status, to_ms
+from worker.model import Baseline, Look, PaymentView, Refund, Sight, Stage, Status, to_ms
 from worker.policy import VERDICT_LIFE
-from worker.readback import PaymentView, look_at_totals
+from worker.readback import look_at_totals
 from worker.request import request_body
 
 ABSENT = Look(sight=Sight.ABSENT, reason="so")

@@ -14,13 +14,11 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from worker.answers import parse_refund
 from worker.errors import GuardRefused
 from worker.gateway import Gateway
-from worker.model import NoReply, NotSent, Outcome, ProviderRefund, Refund, Reply, Seen, Stage, Status
+from worker.model import NoReply, NotSent, Outcome, PaymentView, ProviderRefund, Refund, Reply, Seen, Stage, Status
 from worker.probing import MAX_POSTS, Finding, Order, Problem, Question, Report, Verdict, guard, judging
 from worker.probing.fields import moved, numbers
-from worker.readback import PaymentView
 from worker.request import idempotency_key, request_body
 from worker.settings import Settings
 from worker.transport import build_client
@@ -29,7 +27,6 @@ LOOKS: Final = 6
 """Looks at what may come a little later: a total, an entry of the list, the end of a pending refund."""
 PAUSE_SECONDS: Final = 1.0
 _LEASE: Final = timedelta(minutes=10)
-_MONEY: Final = frozenset({"pending", "succeeded"})
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
@@ -62,7 +59,11 @@ class Probe:
             self._client = client
             self._gateway = Gateway(client, self._rules, sleep=self._sleep)
             problem = await self._ask()
-        amounts = [made.amount or self.order.amount for made in self._made.values() if made.status in _MONEY]
+        amounts = [
+            made.amount or self.order.amount
+            for made in self._made.values()
+            if made.is_pending or made.status == "succeeded"
+        ]
         return Report(
             order=self.order,
             host=self._settings.provider_host,
@@ -182,10 +183,10 @@ class Probe:
         self, found: ProviderRefund, before: PaymentView, names: Mapping[str, Any]
     ) -> PaymentView | None:
         """Judge whether the total moved, and whether it did so while the refund was pending; return the last look."""
-        if found.status == "pending":
+        if found.is_pending:
             view = await self._look_for_rise(before, looks=1)
             now = await self._read_refund(found.id)
-            still = now is not None and now.status == "pending"
+            still = now is not None and now.is_pending
             self._findings[Question.PENDING] = judging.pending(before, view, self.order.amount, still=still)
             found = await self._wait_for_end(found)
         else:
@@ -211,7 +212,7 @@ class Probe:
 
     async def _wait_for_end(self, found: ProviderRefund) -> ProviderRefund:
         for _ in range(LOOKS):
-            if found.status != "pending":
+            if not found.is_pending:
                 break
             await self._sleep(PAUSE_SECONDS)
             found = await self._read_refund(found.id) or found
@@ -222,7 +223,7 @@ class Probe:
         answer = await self._steady(lambda: self._gateway.get_refund(provider_refund_id))
         if not isinstance(answer, Reply) or answer.http_status != HTTPStatus.OK or answer.payload is None:
             return None
-        found = parse_refund(answer.payload)
+        found = answer.payload.refund
         return found if found is not None and found.id == provider_refund_id else None
 
     async def _judge_list(self, refund_id: str, found: ProviderRefund) -> Finding:

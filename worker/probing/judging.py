@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from worker.model import Answer, Outcome, ProviderRefund, Reply, Seen
+from worker.model import Answer, Outcome, PaymentView, ProviderRefund, Reply, Seen
 from worker.probing import Finding, Problem, Verdict
-from worker.readback import PaymentView
 
 
 def rise(before: PaymentView | None, after: PaymentView | None) -> int | None:
@@ -25,7 +24,7 @@ def total(found: ProviderRefund, before: PaymentView, after: PaymentView | None,
         return Finding(verdict=Verdict.NO, evidence=f"{reason}{told}")
     if rose == amount:
         return Finding(verdict=Verdict.YES, evidence=f"it rose by exactly {rose}{told}")
-    if found.status == "pending" and rose == 0:
+    if found.is_pending and rose == 0:
         text = "the refund is still pending, and the total has not moved"
     else:
         text = f"it moved by {rose}, not by {amount}; the refund is {found.status}"
