@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -66,6 +67,18 @@ class RabbitMQ:
         running = self.running
         until(lambda: running.poll() is not None or listens(self.port), "RabbitMQ listens")
         assert running.poll() is None, (self.folder / "log").read_text()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop it in its tracks: the kernel goes on taking connections and bytes, and nobody answers."""
+        assert self.running is not None
+        begun = self.running.pid
+        (machine,) = Path(f"/proc/{begun}/task/{begun}/children").read_text().split()
+        os.kill(int(machine), signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(int(machine), signal.SIGCONT)
 
     def stop(self) -> None:
         if self.running is not None:

@@ -33,7 +33,7 @@ CONFIGURATION: Final[dict[str, Any]] = {
     "task_queues": [Queue(lane.value) for lane in Lane],
     "task_track_started": False,
     # A publish that fails leaves a record that the sweeper nudges for, so it need not insist.
-    "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
+    "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
     "worker_prefetch_multiplier": 1,
     # After a reconnect it would wait for the broker in a pool thread, while the main one reads the same socket.
     "worker_enable_prefetch_count_reduction": False,
@@ -59,6 +59,16 @@ def make_celery(settings: Settings) -> Celery:
     if tls is not None:
         app.conf.broker_use_ssl = tls
     return app
+
+
+def prepare(app: Celery) -> None:
+    """Load what the first message needs: a fork in the midst of an import would leave its lock to the child."""
+    app.finalize()
+    with app.connection_for_write() as connection:
+        connection.transport  # noqa: B018 - read for what it loads
+    for needed in ("router", "producer_pool", "send_task_message", "_event_dispatcher"):
+        getattr(app.amqp, needed)
+    "host".encode("idna")
 
 
 def _broker(settings: Settings) -> tuple[str, dict[str, Any], dict[str, Any] | None]:

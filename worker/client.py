@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
-import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import kombu.exceptions
 import redis.exceptions
 from celery import Celery
 
-from worker import broker, calls, decisions
+from worker import broker, calls, decisions, forks
 from worker.backlog import BacklogWatch
 from worker.calls import Created
 from worker.connections import connect, place_of
@@ -52,6 +51,8 @@ class Submitted:
 class Refunds:
     """Accept refunds, read them, wait for them, cancel them. Safe to share between threads and across forks.
 
+    A child process builds its own connections at its first call; one that is closed stays closed in its children.
+
     Raises `StoreUnavailable` where Redis is away: then nothing is known to be accepted, and repeating is safe.
     """
 
@@ -62,11 +63,12 @@ class Refunds:
             given = {"redis_url": redis_url, "broker_url": broker_url}
             settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
         self.settings = settings
-        self._lock = threading.Lock()
-        self._process = -1
+        self._process: object = None
+        self._closed = False
         self._backlog = BacklogWatch(settings.backlog_warning)
         self._store: Store | None = None
         self._celery: Celery | None = None
+        _doors.add(self)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -75,14 +77,16 @@ class Refunds:
 
     def _own(self) -> tuple[Store, Celery]:
         # Sockets and locks do not survive a fork: a child builds its own.
-        if self._process != os.getpid():
-            with self._lock:
-                if self._process != os.getpid():
+        if self._process != forks.process():
+            with forks.building():
+                if self._process != forks.process() and not self._closed:
                     self._store, self._celery = open_store(self.settings), broker.make_celery(self.settings)
-                    self._process = os.getpid()
-        if self._store is None or self._celery is None:
+                    broker.prepare(self._celery)
+                    self._process = forks.process()
+        store, celery = self._store, self._celery
+        if self._closed or store is None or celery is None:
             raise StoreUnavailable("this Refunds was closed: build a new one")
-        return self._store, self._celery
+        return store, celery
 
     @property
     def store(self) -> Store:
@@ -96,7 +100,8 @@ class Refunds:
 
     def close(self) -> None:
         """Close the connections; the object cannot be used afterwards."""
-        if self._process == os.getpid() and self._store is not None and self._celery is not None:
+        self._closed = True
+        if self._process == forks.process() and self._store is not None and self._celery is not None:
             self._store.redis.close()
             self._celery.close()
         self._store = self._celery = None
@@ -247,6 +252,20 @@ class Refunds:
                     f"that provider refund already belongs to refund {saved.other}: {refund_id} was left as it is"
                 )
         raise StoreUnavailable(f"refund {refund_id} changes faster than it can be decided on: try again in a moment")
+
+
+_doors: Final[weakref.WeakSet[Refunds]] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    """Let no call wait for a lock that a thread of the parent holds, not even the one that frees what was inherited."""
+    for door in list(_doors):
+        inherited = door._store  # noqa: SLF001 - of this module's own class
+        if inherited is not None:
+            forks.renew_locks(inherited.redis)
+
+
+forks.in_child(_in_child)
 
 
 def open_store(settings: Settings) -> Store:

@@ -9,10 +9,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import celery.app.amqp
-import kombu.connection
 from amqp.method_framing import frame_handler
 from amqp.serialization import decode_properties_basic
+from kombu.connection import Connection as KombuConnection
+from kombu.connection import ConnectionPool, PooledConnection
 from kombu.transport import pyamqp
+from kombu.utils.collections import HashedSeq
+
+from worker import forks
 
 REPLY_SECONDS: Final = 5.0
 """How long to wait for RabbitMQ's next byte: a confirm, the answer to a declaration, room to write."""
@@ -69,12 +73,36 @@ class AmqpsTransport(pyamqp.SSLTransport):
 _TRANSPORTS: Final = {"amqp": AmqpTransport, "pyamqp": AmqpTransport, "amqps": AmqpsTransport}
 
 
-class Connection(kombu.connection.Connection):
-    """A connection to the broker, whatever its scheme."""
+class _Ours:
+    """Put before a kombu connection."""
+
+    transport_cls: Any
+
+    def __eqhash__(self) -> Any:
+        """Return what kombu keys its pools by: a child that took its parent's would write into the parent's sockets."""
+        return HashedSeq(*super().__eqhash__(), forks.process())  # type: ignore[misc]  # kombu carries no types
 
     def get_transport_cls(self) -> Any:
         """Return the transport: ours for AMQP, also after a failover to another address."""
-        return _TRANSPORTS.get(self.transport_cls) or super().get_transport_cls()  # type: ignore[no-untyped-call]  # kombu carries no types
+        return _TRANSPORTS.get(self.transport_cls) or super().get_transport_cls()  # type: ignore[misc]  # as above
+
+
+class _PooledConnection(_Ours, PooledConnection):
+    """One of a pool."""
+
+
+class _Pool(ConnectionPool):
+    def new(self) -> Any:
+        parts = dict(self.connection._info(resolve=False))  # noqa: SLF001 - as kombu's own does
+        return _PooledConnection(self, **parts)  # type: ignore[no-untyped-call]  # as above
+
+
+class Connection(_Ours, KombuConnection):
+    """A connection to the broker, whatever its scheme."""
+
+    def Pool(self, limit: Any = None, **named: Any) -> Any:  # noqa: N802 - kombu's own name
+        """Return a pool of such connections."""
+        return _Pool(self, limit, **named)  # type: ignore[no-untyped-call]  # as above
 
 
 class AMQP(celery.app.amqp.AMQP):  # type: ignore[misc]  # celery carries no types

@@ -13,7 +13,7 @@ import pytest
 from ops.stack.compose import until
 from tests.integration.stack import Installation
 from tests.rabbit import RabbitMQ, running_rabbitmq
-from worker import RefundRequest, Refunds, broker, metrics
+from worker import RefundRequest, Refunds, broker, metrics, wire
 from worker.model import Lane
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.running import running_sandbox
@@ -66,6 +66,25 @@ def test_refunds_go_through_rabbitmq_and_each_moves_once_even_when_it_is_started
         records = installation.settled(refunds, ids)
         assert Counter(record.status for record in records) == {"succeeded": 156}
         assert Counter(e["refund_id"] for e in installation.sandbox.effects()) == dict.fromkeys(ids, 1)
+    assert worker.stop() == 0
+
+
+def test_a_broker_that_hangs_holds_nobody_who_hands_in_a_refund(
+    installation: Installation, rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wire, "REPLY_SECONDS", 0.5)
+    settings = Settings.load(redis_url=installation.redis_url, broker_url=rabbitmq.url)
+    used, fresh = Refunds(settings=settings), Refunds(settings=settings)
+    used.submit(requests("before", 1)[0])
+    with rabbitmq.frozen():
+        assert used.submit(requests("used", 1)[0]).stage == "queued"
+        assert fresh.submit(requests("fresh", 1)[0]).stage == "queued"
+    assert [record.message for record in caplog.records if record.name == "worker.client"] == ["nudge_not_sent"] * 2
+    assert used.submit(requests("after", 1)[0]).stage == "queued"
+    worker = installation.start("worker", "worker")
+    ids = ["before-0", "used-0", "fresh-0", "after-0"]
+    assert {record.status for record in installation.settled(used, ids)} == {"succeeded"}
+    assert Counter(e["refund_id"] for e in installation.sandbox.effects()) == dict.fromkeys(ids, 1)
     assert worker.stop() == 0
 
 
