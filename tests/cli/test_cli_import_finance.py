@@ -165,6 +165,9 @@ def test_a_canceled_row_is_handed_in_again_by_a_further_attempt(cli: Cli, record
     file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n")
     cli("import", file, *BY_ORDER, "--batch", "b-1")
     cli("batch", "cancel", "b-1")
+    result = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n\n", "again.csv")
+    ran = cli("import", result, *BY_ORDER)
+    assert (ran.code, "1 of them was canceled: what is still wanted needs --attempt 2\n" in ran.err) == (9, True)
     ran = cli("import", file, *BY_ORDER, "--attempt", "2", "--again", "--json")
     assert (ran.code, ran.object["created"], standing(records)) == (0, 1, 2)
 

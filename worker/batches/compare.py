@@ -126,7 +126,8 @@ def compare(store: Store, rows: Iterable[Accepted], on_progress: Callable[[int],
             else:
                 odd.append(row)
         _note_fresh(store, compared, fresh)
-        _note_odd(store, compared, odd, same_refund)
+        if odd:
+            _note_odd(store, compared, odd, same_refund)
         done += len(page)
         if on_progress is not None:
             on_progress(done)
@@ -141,8 +142,10 @@ def _note_fresh(store: Store, compared: Compared, rows: Sequence[Accepted]) -> N
             compared.all_remaining += 1
             if len(compared.first_all_remaining) < FIRST:
                 compared.first_all_remaining.append(row.line)
-        if (made := made_id(row.request.refund_id)) is not None:
+        if (made := made_id(row.request.refund_id)) is not None and made.attempt > 1:
             earlier += [(row, refund_id) for refund_id in made.earlier]
+    if not earlier:
+        return
     found = store.get_many([refund_id for _, refund_id in earlier])
     # Of several earlier attempts at one row the latest that has not failed is named.
     standing = {

@@ -169,10 +169,13 @@ def say_repeats(summary: Summary, compared: Compared | None, *, allowed: bool) -
 
 
 def say_known(compared: Compared, options: ImportOptions) -> None:
-    """Say how refunds that failed before are sent again: the same rows alone do not do it."""
+    """Say how refunds that failed or were canceled before are sent again: the same rows alone do not do it."""
+    anew = f"--attempt {options.attempt + 1}" if options.id_from else "a new id"
     if failed := compared.statuses.get("failed", 0):
-        mended = f"--attempt {options.attempt + 1}" if options.id_from else "a new id"
+        them, they = verb(failed, "it", "them"), verb(failed, "it is", "they are")
         note(
-            f"{failed:,} of them failed before: 'refunds batch retry ID' sends "
-            f"{verb(failed, 'it', 'them')} again as {verb(failed, 'it is', 'they are')}; a mended row needs {mended}"
+            f"{failed:,} of them failed before: 'refunds batch retry ID' sends {them} again as {they}; a mended row "
+            f"needs {anew}"
         )
+    if canceled := compared.statuses.get("canceled", 0):
+        note(f"{canceled:,} of them {verb(canceled, 'was', 'were')} canceled: what is still wanted needs {anew}")

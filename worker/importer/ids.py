@@ -52,6 +52,8 @@ class MadeId(NamedTuple):
 
 def made_id(refund_id: str) -> MadeId | None:
     """Return what an id was made from, None if it was not made from columns."""
+    if not refund_id.startswith("f-"):
+        return None
     match = _MADE.fullmatch(refund_id)
     return None if match is None else MadeId(match[1], int(match[2] or 1), int(match[3] or 1))
 

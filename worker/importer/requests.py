@@ -244,10 +244,11 @@ def _sent_along(columns: Columns, values: Sequence[str], metadata: dict[str, str
         value = values[place]
         if not value or len(value) > MAX_METADATA_VALUE_LENGTH or not value.isprintable():
             return {}
-        if metadata.get(key, value) != value:
+        if key not in metadata:
+            added[key] = value
+        elif metadata[key] != value:
             return {}
-        added[key] = value
-    return added if len(metadata | added) <= MAX_METADATA_KEYS else {}
+    return added if len(metadata) + len(added) <= MAX_METADATA_KEYS else {}
 
 
 def _broken_rules(
