@@ -204,6 +204,13 @@ _TABLE: Final = (
     _ours("not_sent", "The provider could not be reached. Nothing was sent.", Actor.NOBODY, _WAIT),
     _ours("rate_limited", "The provider takes no more calls for now (429).", Actor.NOBODY, _WAIT),
     _ours("credentials_refused", "The provider refuses the key.", Actor.OPERATOR, "Set a key that it accepts."),
+    _ours("payment_unreadable", "The provider does not show the payment. Nothing was sent.", Actor.NOBODY, _WAIT),
+    _ours(
+        "currency_unconfirmed",
+        "The payment does not confirm the currency that was stated. Nothing was sent.",
+        Actor.OPERATOR,
+        "Let the key read payments. After an hour a person decides it, see `refunds review show ID`.",
+    ),
     # In doubt: it may have happened, and is looked for at the provider.
     _ours("no_reply", "The request left and no whole reply came.", Actor.NOBODY, _WAIT),
     _ours("lease_lapsed", "The worker that sent it went away without an answer.", Actor.NOBODY, _WAIT),
