@@ -75,7 +75,8 @@ GATE: Final = Script("gate")
 BLOCK_GATE: Final = Script("block_gate")
 PIN: Final = Script("pin")
 FLAG: Final = Script("flag")
-EVERY: Final = (CREATE, LOAD, CLAIM, STANDS, SAVE, SWEEP, GIVE_BACK, SIBLINGS, GATE, BLOCK_GATE, PIN, FLAG)
+CLOCK: Final = Script("clock")
+EVERY: Final = (CREATE, LOAD, CLAIM, STANDS, SAVE, SWEEP, GIVE_BACK, SIBLINGS, GATE, BLOCK_GATE, PIN, FLAG, CLOCK)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -374,6 +375,11 @@ def pin(host: str, mode: str) -> Call[tuple[str, str, str]]:
 def flag(name: str, *, once: bool, by: str = "") -> Call[bool]:
     """Raise a flag of `meta`, whatever memory is left; with `once` one that is up stays, and False is returned."""
     return Call(script=FLAG, arguments=[name, "1" if once else "", by], read=bool, durable=False)
+
+
+def clock() -> Call[int]:
+    """Tell the time of the records in epoch ms."""
+    return Call(script=CLOCK, arguments=[], read=int)
 
 
 def at(now: datetime | None) -> str:

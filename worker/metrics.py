@@ -26,6 +26,7 @@ from worker import broker
 from worker.connections import redis_errors
 from worker.errors import StoreUnavailable
 from worker.model import Lane, Seen, Stage, Status
+from worker.records import CLOCK, records_ms
 from worker.store import BUCKETS, Store
 from worker.tally import BOUNDS, INFINITE, OTHER, bounded_code
 
@@ -73,6 +74,7 @@ def snapshot(store: Store) -> Snapshot:
     """Read what a scrape needs in two trips; raises `StoreUnavailable`."""
     with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
         pipeline.time()
+        pipeline.hmget(store.key("clock"), *CLOCK)
         pipeline.hgetall(store.key("counters"))
         pipeline.zrange(store.key("due"), 0, 0, withscores=True)
         pipeline.llen(store.key("rejected"))
@@ -86,12 +88,12 @@ def snapshot(store: Store) -> Snapshot:
         for bucket in _UNSETTLED:
             pipeline.zrange(store.key(f"index:{bucket}"), 0, SAMPLE - 1)
             pipeline.zrange(store.key(f"index:{bucket}"), 0, SAMPLE - 1, desc=True)
-        (seconds, micros), counters, first, rejected, contradicted, flags, blocked, batches, info, *rest = (
+        server_time, clock, counters, first, rejected, contradicted, flags, blocked, batches, info, *rest = (
             pipeline.execute()
         )
     cards, ends = rest[: len(BUCKETS)], rest[len(BUCKETS) :]
     samples = {bucket: {*ends[2 * place], *ends[2 * place + 1]} for place, bucket in enumerate(_UNSETTLED)}
-    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    now_ms = records_ms(server_time, clock)
     workers, outages, running, oldest = _second_trip(store, now_ms, batches, samples)
     return Snapshot(
         now_ms=now_ms,

@@ -148,8 +148,8 @@ def may_try_again(outcomes: Sequence[Outcome], refund: Refund, rules: Rules) -> 
     return _server_errors(refund, fold(outcomes)) < MAX_SERVER_ERRORS
 
 
-def next_action(refund: Refund, rules: Rules, now: datetime) -> Action:
-    """Return what a refund needs at `now` (the server's clock)."""
+def next_action(refund: Refund, rules: Rules, now: datetime, own: datetime | None = None) -> Action:
+    """Return what a refund needs at `now` (the records' time); a worker's `own` clock may veto a replay, no more."""
     due = refund.next_check_at is None or refund.next_check_at <= now
     match refund.stage:
         case Stage.QUEUED:
@@ -161,13 +161,13 @@ def next_action(refund: Refund, rules: Rules, now: datetime) -> Action:
         case Stage.PROCESSING:
             return Action.POLL if due else Action.NOTHING
         case Stage.IN_DOUBT:
-            return _doubt_action(refund, rules, now) if due else Action.NOTHING
+            return _doubt_action(refund, rules, max(now, own or now)) if due else Action.NOTHING
         case Stage.REVIEW | Stage.SETTLED:
             return Action.NOTHING
 
 
-def _doubt_action(refund: Refund, rules: Rules, now: datetime) -> Action:
-    if may_replay(refund, rules, now):
+def _doubt_action(refund: Refund, rules: Rules, latest: datetime) -> Action:
+    if may_replay(refund, rules, latest):
         return Action.REPLAY
     if rules.readback == "none" and refund.operator_says is None:
         return Action.REVIEW
@@ -181,6 +181,7 @@ def may_replay(refund: Refund, rules: Rules, now: datetime) -> bool:
     return (
         refund.server_errors < MAX_SERVER_ERRORS
         and refund.verdicts < rules.max_attempts
+        and refund.first_attempt_at <= now
         and now + rules.request_timeout + SPARE < refund.first_attempt_at + rules.key_window
     )
 

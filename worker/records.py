@@ -23,6 +23,7 @@ Keys, under the prefix (`refunds:`); only the scripts in `lua/` write them:
     rejected               list    messages that could not be understood
     counters               hash    moves, settled refunds and amounts, provider calls: what metrics read
     gate                   hash    the provider's rate limit
+    clock                  hash    the largest time that a script saw, and how far it is ahead of the server's clock
     meta                   hash    schema, provider host and mode, paused and paused_by, credentials_refused_at,
                                    suspect_since and suspect_until (a recovery), probe_at, probe_host, probe_results,
                                    confirmed (written so that waiting for the disk has a write to wait for)
@@ -74,6 +75,20 @@ _TIMES: Final = frozenset(
 )
 _ENUMS: Final[Mapping[str, type]] = {"status": Status, "stage": Stage, "lane": Lane, "retriable": Retriable}
 _FIELDS: Final = frozenset(field.name for field in fields(Refund))
+
+
+def records_ms(server_time: tuple[int, int], clock: Sequence[str | None]) -> int:
+    """Return the time of the records in epoch ms as a script would see it, by the server's own and by `clock`."""
+    seconds, micros = server_time
+    told = int(seconds) * 1000 + int(micros) // 1000
+    at, ahead = (int(value or 0) for value in clock)
+    is_right_again = told >= at and told + ahead - at > _MINUTE_MS
+    return told if is_right_again else max(at, told + ahead)
+
+
+CLOCK: Final = ("at", "ahead")
+"""The fields of `clock` that `records_ms` takes."""
+_MINUTE_MS: Final = 60_000
 
 
 def pairs_of(flat: Sequence[str]) -> dict[str, str]:

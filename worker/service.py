@@ -10,7 +10,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
@@ -60,6 +60,7 @@ class Service:
         slots: Slots,
         gate: RateGate,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
         jitter: Callable[[], float] = random.random,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
         on_attempt: Callable[[Outcome], None] = lambda _: None,
@@ -71,6 +72,7 @@ class Service:
         self.gate = gate
         self.stopping = False
         self._clock = clock
+        self._wall = wall
         self._jitter = jitter
         self._token = token
         self._on_attempt = on_attempt
@@ -210,7 +212,7 @@ class Service:
 
     async def _act(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
         """Do what the refund needs now; return how that left it, and whether to look at it once more at once."""
-        match policy.next_action(refund, self.rules, loaded.now):
+        match policy.next_action(refund, self.rules, loaded.now, self._wall()):
             case Action.NOTHING:
                 return endings.standing(refund), False
             case Action.SEND:
@@ -322,7 +324,8 @@ class Service:
 
         window: timedelta | None = None
         if refund.first_attempt_at is not None:
-            window = refund.first_attempt_at + self.rules.key_window - claim.now
+            # By whichever clock is further: this worker's own may close the window, and never opens it.
+            window = refund.first_attempt_at + self.rules.key_window - max(claim.now, self._wall())
         outcome = await self.gateway.send(
             refund, claim.body, lease_left=claim.lease_left, window_left=window, permit=permit
         )

@@ -16,8 +16,8 @@ from worker import calls, durability
 from worker.calls import Call, Script
 from worker.connections import is_away, redis_errors, unavailable
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
-from worker.model import Lane, Refund
-from worker.records import Moves, decode
+from worker.model import Lane, Refund, from_ms
+from worker.records import CLOCK, Moves, decode, records_ms
 
 T = TypeVar("T")
 
@@ -160,6 +160,14 @@ class Store(_Scripts):
             self.check_disk(waited)
 
     # Reads
+
+    def time(self) -> datetime:
+        """Return the time of the records, which never goes back."""
+        with redis_errors(self.place), self.redis.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.hmget(self.key("clock"), *CLOCK)
+            server_time, clock = pipeline.execute()
+        return from_ms(records_ms(server_time, clock))
 
     def get(self, refund_id: str) -> Refund | None:
         """Return a record, None where none stands."""
@@ -390,8 +398,7 @@ class AsyncStore(_Scripts):
     async def beat(self, worker: str) -> None:
         """Note that a worker is alive, and forget those that have been silent for a day."""
         with redis_errors(self.place):
-            seconds, _ = await self.redis.time()
-            now = int(seconds) * 1000
+            now = await self.run(calls.clock())
             await self.redis.zadd(self.key("workers"), {worker: now})
             await self.redis.zremrangebyscore(self.key("workers"), "-inf", now - 86_400_000)
 
@@ -403,8 +410,7 @@ class AsyncStore(_Scripts):
     async def keep_rejected(self, raw: str, reason: str, *, most: int) -> None:
         """Keep a message that could not be understood, the latest `most` of them."""
         with redis_errors(self.place):
-            seconds, micros = await self.redis.time()
-            entry = {"at": int(seconds) * 1000 + int(micros) // 1000, "reason": reason, "message": raw}
+            entry = {"at": await self.run(calls.clock()), "reason": reason, "message": raw}
             await self.redis.lpush(self.key("rejected"), json.dumps(entry, ensure_ascii=False))
             await self.redis.ltrim(self.key("rejected"), 0, most - 1)
             await self.redis.hincrby(self.key("counters"), "rejected", 1)

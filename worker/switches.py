@@ -51,10 +51,8 @@ def _time(text: str | None) -> datetime | None:
 
 
 def now(store: Store) -> datetime:
-    """Return the server's time; raises `StoreUnavailable`."""
-    with redis_errors(store.place):
-        seconds, micros = store.redis.time()
-    return from_ms(int(seconds) * 1000 + int(micros) // 1000)
+    """Return the time of the records; raises `StoreUnavailable`."""
+    return store.time()
 
 
 def pause(store: Store, by: str) -> tuple[bool, Switches]:

@@ -19,6 +19,7 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
+from worker import calls
 from worker.connections import redis_errors
 from worker.model import Outcome
 from worker.store import AsyncStore
@@ -82,10 +83,10 @@ class Tally:
         counts, self._counts = self._counts, Counter()
         try:
             with redis_errors(store.place):
-                seconds, _ = await store.redis.time()
+                now = await store.run(calls.clock())
                 async with store.redis.pipeline(transaction=True) as pipeline:
                     if provider_away:
-                        pipeline.zadd(store.key("outages"), {worker: int(seconds) * 1000})
+                        pipeline.zadd(store.key("outages"), {worker: now})
                     else:
                         pipeline.zrem(store.key("outages"), worker)
                     for field, count in counts.items():

@@ -144,6 +144,8 @@ class Shop:
         self.rules = rules
         self.provider = Provider()
         self.seconds = 1000.0
+        self.skew = timedelta(0)
+        """How far the worker's wall clock is ahead of the server's."""
         self.store = NotedStore(client)
         self.store.now = NOW
         self.attempts: list[Outcome] = []
@@ -159,6 +161,7 @@ class Shop:
             slots=self.slots,
             gate=self.gate,
             clock=self.clock,
+            wall=lambda: self.now + self.skew,
             jitter=lambda: 0.5,
             token=self.token,
             on_attempt=self.attempts.append,

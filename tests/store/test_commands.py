@@ -17,7 +17,7 @@ from tests.factories import NOW, a_refund, a_request
 from worker import calls, store
 from worker.calls import Call, Script
 from worker.errors import NotDurable, StoreUnavailable
-from worker.model import Lane, Stage
+from worker.model import Lane, Stage, from_ms
 from worker.sandbox.server import ThrowawayServer
 from worker.store import AsyncStore, Store
 
@@ -508,20 +508,16 @@ async def test_rejected_messages_are_kept_newest_first_up_to_so_many_and_all_cou
     assert await loop_store.redis.hget("refunds:counters", "rejected") == "4"
 
 
-async def test_times_are_the_servers_to_the_millisecond(
-    loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def at() -> tuple[int, int]:
-        return 1_000_000, 999_500
-
-    monkeypatch.setattr(loop_store.redis, "time", at)
+async def test_times_are_those_of_the_records_to_the_millisecond(loop_store: AsyncStore) -> None:
+    at = 4_000_000_000_999
+    loop_store.now = from_ms(at)
     await loop_store.keep_rejected("x", "why", most=1)
     lines: Any = await loop_store.redis.lrange("refunds:rejected", 0, -1)
-    assert json.loads(lines[0])["at"] == 1_000_000_999
-    await loop_store.redis.zadd("refunds:workers", {"silent": 10**9 - DAY_MS, "late": 10**9 - DAY_MS + 1})
+    assert json.loads(lines[0])["at"] == at
+    await loop_store.redis.zadd("refunds:workers", {"silent": at - DAY_MS, "late": at - DAY_MS + 1})
     await loop_store.beat("here")
     listed: Any = await loop_store.redis.zrange("refunds:workers", 0, -1, withscores=True)
-    assert dict(listed) == {"late": 10**9 - DAY_MS + 1, "here": 10**9}
+    assert dict(listed) == {"late": at - DAY_MS + 1, "here": at}
 
 
 async def test_closing_a_store_closes_its_client(loop_store: AsyncStore) -> None:

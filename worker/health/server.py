@@ -11,8 +11,9 @@ import redis.exceptions
 from worker import switches
 from worker.connections import redis_errors
 from worker.errors import NotDurable, SettingsError
-from worker.health.checks import Check, Trouble, fail, guarded, ok, redis_cli, size, user_of, warn
+from worker.health.checks import Check, Trouble, fail, guarded, lasting, ok, redis_cli, size, user_of, warn
 from worker.health.permissions import permissions
+from worker.model import from_ms
 from worker.settings import Settings
 from worker.store import Store
 
@@ -25,6 +26,8 @@ NEARLY_FULL: Final = 80
 SHARE_OF_HOST: Final = 0.5
 """Rewriting the append-only file may need as much memory again."""
 SKEW: Final = timedelta(seconds=2)
+LEAD: Final = timedelta(minutes=1)
+"""How far the records' time may be ahead of the server's clock before someone should know."""
 UPGRADE: Final = "upgrade the server to Redis 7.2, Valkey 8 or later"
 
 Info = Mapping[str, Any]
@@ -46,6 +49,7 @@ class Server:
         self.answers = True
         yield ok("redis", f"{self._store.place} answers")
         yield from guarded("clock", self.cli, lambda: [self._clock()])
+        yield from guarded("time", self.cli, self._time)
         user = user_of(self._settings.redis_url.get_secret_value())
         yield from guarded("permissions", self.cli, lambda: permissions(self._store, self.cli, user))
         yield from guarded("disk", self.cli, self._disk)
@@ -66,7 +70,7 @@ class Server:
 
     def _clock(self) -> Check:
         before = datetime.now(UTC)
-        server = switches.now(self._store)
+        server = self._server_time()
         after = datetime.now(UTC)
         # The server's time is told in whole milliseconds, and was read somewhere between the two.
         skew = max(before - server, server - after, timedelta(0))
@@ -75,6 +79,20 @@ class Server:
             text = f"the server's clock is {skew.total_seconds():.1f} s {ahead} this machine's; its own decides all"
             return warn("clock", text, "timedatectl set-ntp true, on both machines")
         return ok("clock", "the server's and this machine's agree")
+
+    def _time(self) -> Iterator[Check]:
+        lead = switches.now(self._store) - self._server_time()
+        if lead > LEAD:
+            text = (
+                f"the server's clock went back, so that the records' time is {lasting(lead.total_seconds())} ahead of "
+                "it: times are shown that much late, and nothing is at risk"
+            )
+            yield warn("time", text, "timedatectl set-ntp true, on the server; what else may be done: ops/runbook.md")
+
+    def _server_time(self) -> datetime:
+        with redis_errors(self._store.place):
+            seconds, micros = self._store.redis.time()
+        return from_ms(int(seconds) * 1000 + int(micros) // 1000)
 
     def _disk(self) -> Iterator[Check]:
         if self._settings.durability == "memory":

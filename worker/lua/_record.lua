@@ -2,15 +2,37 @@
 -- ARGV[1] prefix of every key; ARGV[2] now in epoch ms, or '' for the server's clock; ARGV[3] retention in ms.
 -- A script that fails half way keeps what it wrote: so each one checks everything first and writes last.
 local P, RETENTION = ARGV[1], ARGV[3]
-local NOW
-if ARGV[2] ~= '' then
-  NOW = tonumber(ARGV[2])
-else
-  local t = redis.call('TIME')
-  NOW = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
-end
 
 local function int(n) return string.format('%.0f', n) end
+
+-- Time as every script sees it. It never goes back: a server's clock may be set back, and a promoted server's may be
+-- hours behind, and then a window that is over would be open again. `clock` keeps the largest time seen (`at`, at most
+-- a second old) and by how much that is ahead of the server's clock, which counts on from there (`ahead`).
+local function time_now(told)
+  local SECOND, MINUTE = 1000, 60000
+  local clock = redis.call('HMGET', P .. 'clock', 'at', 'ahead')
+  local at, ahead = tonumber(clock[1] or '0'), tonumber(clock[2] or '0')
+  local now = told + ahead
+  -- The server's clock was set right by a step, or nobody asked for a minute: it is believed again.
+  if ahead > 0 and told >= at and now - at > MINUTE then now, ahead = told, 0 end
+  local behind = at - now
+  if behind > SECOND then
+    ahead = ahead + behind
+  elseif behind > 0 or now - at < SECOND then
+    return math.max(at, now)
+  end
+  now = math.max(at, now)
+  -- A server that refuses to write can still be read.
+  redis.pcall('HSET', P .. 'clock', 'at', int(now), 'ahead', int(ahead))
+  return now
+end
+
+local function server_time()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local NOW = time_now(tonumber(ARGV[2]) or server_time())
 
 -- What was accepted is finished even if the server's memory is full: the server refuses a script's first write if that
 -- may take memory, and lets one that has written go on. So this comes first in scripts that write what must not wait.

@@ -19,6 +19,11 @@ local function hold_back(reason, due_ms)
   r.next_check_at = int(due_ms)
   return refuse(reason)
 end
+-- Whether a moment was at most so many ms ago: what seems to lie ahead was told by another clock.
+local function is_within(moment, ms)
+  local age = NOW - tonumber(moment or NOW + 1)
+  return age >= 0 and age <= tonumber(ms)
+end
 local due = tonumber(r.next_check_at or '0')
 local body = redis.call('GET', P .. 'body:' .. id)
 
@@ -37,8 +42,8 @@ else
   if r.stage ~= 'in_doubt' then return refuse('stage') end
   if kind == 'replay' then
     if due > NOW then return refuse('early') end
-    if not r.first_attempt_at or NOW - tonumber(r.first_attempt_at) > tonumber(ARGV[10]) then return refuse('window') end
-  elseif not r.proven_absent_at or NOW - tonumber(r.proven_absent_at) > tonumber(ARGV[11]) then
+    if not is_within(r.first_attempt_at, ARGV[10]) then return refuse('window') end
+  elseif not is_within(r.proven_absent_at, ARGV[11]) then
     return refuse('verdict')
   end
 end

@@ -1,0 +1,2 @@
+-- Tell the time. Returns now in epoch ms.
+return int(NOW)
