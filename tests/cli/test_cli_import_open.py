@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.commanding import Cli, Records
 from tests.importer.files import workbook
+from tests.importer.test_import_workbooks import changed
 from worker.batches import read_batch
 
 HEADER = "refund_id,payment_intent,amount,currency\n"
@@ -197,3 +198,12 @@ def test_a_misspelt_field_is_asked_about(cli: Cli, tmp_path: Path) -> None:
 def test_a_decimal_comma_of_minor_units_is_wrong_usage(cli: Cli, tmp_path: Path) -> None:
     ran = cli("import", a_file(tmp_path, OPEN), "--decimal", "comma")
     assert (ran.code, "say --amount-unit major, too" in ran.err) == (2, True)
+
+
+def test_rows_behind_a_filter_are_told_of(cli: Cli, tmp_path: Path) -> None:
+    book = changed(workbook([["id", "pi", "amount"], ["a", "pi_a", 5]]), b'<row r="2">', b'<row r="2" hidden="1">')
+    ran = cli("import", a_file(tmp_path, book, "f.xlsx"), "--dry-run")
+    assert (ran.code, "1 row of the sheet is hidden, as behind a filter, and read like every other" in ran.err) == (
+        0,
+        True,
+    )

@@ -52,7 +52,7 @@ def test_cells_of_blanks_make_no_row_of_a_workbook_and_no_column(files: Files) -
     "first",
     ["sep=;", '"sep=;"', "\ufeffsep=;", '\ufeff"sep=;"', "SEP=;", "sep=;;;;;;", "sep=;,,,"],
 )
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_excels_first_line_names_the_delimiter_and_is_no_header(first: str, end: str, files: Files) -> None:
     # The commas in the header would be taken for the delimiter without it.
     text = f'{first}{end}id;pi;amount;"metadata.a,b,c,d,e"{end}a;pi_1;500;x{end}b;p/2;5;y{end}'

@@ -22,6 +22,7 @@ from worker.cli.filesays import (
     say_conflicts,
     say_duplicates,
     say_errors,
+    say_hidden,
     say_ignored_amounts,
     say_known,
     say_not_failed,
@@ -194,6 +195,7 @@ def _judged(
     """Go on with a file whose every row has its verdict: refuse it, or compare it with the records."""
     summary = validation.summary
     code = DONE
+    say_hidden(source)
     say_duplicates(summary)
     if summary.refused:
         write_refused(lambda out: write_failed_rows(source, validation, out), "that were refused, each with its errors")

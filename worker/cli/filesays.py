@@ -30,6 +30,13 @@ def say_duplicates(summary: Summary) -> None:
         )
 
 
+def say_hidden(source: Source) -> None:
+    """Warn of rows that a person who looked at the sheet has not seen."""
+    if count := source.hidden_rows:
+        rows = f"{counted(count, 'row')} of the sheet {verb(count, 'is', 'are')}"
+        note(f"warning: {rows} hidden, as behind a filter, and read like every other: delete what is not meant")
+
+
 def say_errors(source: Source, summary: Summary, end: str, kind: str = "error") -> None:
     """Write the first errors as a table and all of them by code; `end` says what follows from them."""
     table = Table(box=None, header_style="bold", pad_edge=False)

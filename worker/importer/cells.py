@@ -17,6 +17,16 @@ BLANKS: Final = (
 )
 """Characters that a blank cell may hold: every white space, the end mark of DOS, and marks without width."""
 
+
+class _Unread:
+    """What stands for a cell of a workbook that has no value and is not blank: an error, or a formula not computed."""
+
+    def __repr__(self) -> str:
+        return "#ERROR"
+
+
+UNREAD: Final = _Unread()
+
 # A spreadsheet keeps 15 digits of a number: a longer one has lost its last digits already.
 _EXACT: Final = 10**15
 
@@ -65,6 +75,11 @@ def cell_problem(value: object) -> tuple[str, str] | None:
     """
     if value is None or isinstance(value, str) or type(value) is int:
         return None
+    if value is UNREAD:
+        return (
+            "cell_error",
+            "holds an error such as #N/A, or a formula without a result: fix it there and save the file",
+        )
     if isinstance(value, float):
         if value.is_integer() and abs(value) >= _EXACT:
             return "not_exact", "a number this long has lost its last digits: format the column as text"

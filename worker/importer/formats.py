@@ -11,21 +11,19 @@ import csv
 import json
 import math
 import re
-import zipfile
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from worker.importer.cells import BLANKS, is_blank, spreadsheet_value, text_of, unguarded
 from worker.importer.columns import ALIASES, IGNORE_HINT, columns_of, fields_of
 from worker.importer.options import DELIMITERS
-from worker.importer.sources import Source, read_block
+from worker.importer.workbook import sheet_rows
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from worker.errors import InputError
+    from worker.importer.sources import Source
 
-_BLOCK = 128 * 1024
 _END_MARK: Final = "\x1a"
 # Excel's own first line: which character separates the cells below it.
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=([^"\r\n])"?[;,\t ]*[\r\n]*', re.IGNORECASE)
@@ -80,7 +78,7 @@ def delimiter_of(source: Source) -> str | None:
 
 def separator_named(source: Source) -> str | None:
     """Return the character that Excel's first line `sep=;` names; None for a CSV without that line."""
-    first = source.head.decode("utf-8-sig", errors="replace").partition("\n")[0]
+    first = source.head.decode("utf-8-sig", errors="replace").replace("\r", "\n").partition("\n")[0]
     match = _SEPARATOR_LINE.fullmatch(first)
     return None if match is None else match[1]
 
@@ -277,11 +275,9 @@ def _no_constant(text: str) -> NoReturn:
 
 def _xlsx_rows(source: Source) -> Iterator[Row]:
     with source.workbook() as file:
-        _check_zip(source, file)
-        cells = _sheet_rows(source, file)
         names: tuple[str, ...] | None = None
         ordinal = 0
-        for line, found in enumerate(cells, 1):
+        for line, found in enumerate(sheet_rows(source, file), 1):
             values = [spreadsheet_value(value) for value in found]
             if all(map(is_blank, values)):
                 continue
@@ -295,109 +291,3 @@ def _xlsx_rows(source: Source) -> Iterator[Row]:
             ordinal += 1
     if names is None:
         raise source.problem("is empty: the sheet has no cells")
-
-
-def _check_zip(source: Source, file: IO[bytes]) -> None:
-    # What a zip says of its own sizes may be a lie, so every member is unpacked once, into nothing.
-    total = 0
-    try:
-        with zipfile.ZipFile(file) as archive:
-            # Another kind of workbook would be read too, and none of the caps fits it.
-            if "xl/workbook.xml" not in archive.namelist():
-                raise source.problem(
-                    "is not a whole XLSX workbook: perhaps another zip file, or another kind of workbook"
-                )
-            for member in archive.infolist():
-                rectangle = _Rectangle(source)
-                with archive.open(member) as stream:
-                    while block := read_block(source, stream, _BLOCK):
-                        total += len(block)
-                        if total > source.options.max_unpacked_bytes:
-                            raise source.too_large()
-                        if total > source.options.max_workbook_bytes:
-                            raise _workbook_too_large(
-                                source, f"unpacks to more than {source.options.max_workbook_bytes:,} bytes"
-                            )
-                        if member.filename.endswith(".xml"):
-                            rectangle.grow(block)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
-        raise source.problem(f"is not a whole XLSX workbook: {error}") from None
-    file.seek(0)
-
-
-def _workbook_too_large(source: Source, what: str) -> InputError:
-    return source.problem(f"{what}, and a workbook is held in memory: save the sheet as CSV, which may have any length")
-
-
-class _Rectangle:
-    """The rectangle from A1 to a sheet's last cell: so much a reader holds, however few of its cells are filled."""
-
-    _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^>]*)>")
-    _PLACE: Final = re.compile(rb"""\sr=["']([A-Z]{0,3})([0-9]{1,7})["']""")
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._rest = b""
-        self._row = self._column = 0
-        self._rows = self._columns = 0
-
-    def grow(self, block: bytes) -> None:
-        """Look at the next bytes of a sheet; raises `InputError` as soon as the rectangle is too large."""
-        block = self._rest + block
-        end = block.rfind(b">") + 1
-        self._rest = block[end:]
-        for kind, attributes in self._TAG.findall(block[:end]):
-            place = self._PLACE.search(attributes)
-            if kind == b"row":
-                # A row or cell that does not say where it stands follows the one before.
-                self._row = int(place[2]) if place else self._row + 1
-                self._column = 0
-            elif place:
-                self._row, self._column = int(place[2]), _column_number(place[1])
-            else:
-                self._column += 1
-            self._rows, self._columns = max(self._rows, self._row), max(self._columns, self._column)
-        if self._rows * self._columns > (most := self._source.options.max_workbook_cells):
-            what = f"reaches over {self._rows:,} rows and {self._columns:,} columns, more than {most:,} cells"
-            raise _workbook_too_large(self._source, what)
-
-
-def _column_number(letters: bytes) -> int:
-    number = 0
-    for letter in letters:
-        number = number * 26 + letter - 64
-    return number
-
-
-def _sheet_rows(source: Source, file: IO[bytes]) -> Iterable[Sequence[object]]:
-    try:
-        import python_calamine as calamine  # noqa: PLC0415 - an extra: only who reads XLSX needs it
-    except ImportError:
-        raise source.problem(
-            "reading XLSX needs the extra xlsx: run pip install 'refund-worker[xlsx]', or save the sheet as CSV"
-        ) from None
-    try:
-        with calamine.CalamineWorkbook.from_filelike(file) as workbook:
-            sheets = [
-                sheet.name
-                for sheet in workbook.sheets_metadata
-                if sheet.typ is calamine.SheetTypeEnum.WorkSheet and sheet.visible is calamine.SheetVisibleEnum.Visible
-            ]
-            wanted = source.options.sheet
-            if wanted is not None:
-                if wanted not in workbook.sheet_names:
-                    raise source.problem(f"has no sheet {wanted!r}: its sheets are {', '.join(sheets)}")
-                return _iterated(workbook, wanted)
-            filled = [name for name in sheets if workbook.get_sheet_by_name(name).height > 0]
-            if not filled:
-                raise source.problem("is empty: no sheet has cells")
-            if len(filled) > 1:
-                raise source.problem(f"has several sheets with rows ({', '.join(filled)}): say which to import")
-            return _iterated(workbook, filled[0])
-    except (calamine.CalamineError, calamine.PasswordError, calamine.XmlError, calamine.ZipError) as error:
-        raise source.problem(f"is not a whole XLSX workbook: {error}") from None
-
-
-def _iterated(workbook: Any, name: str) -> Iterator[Sequence[object]]:
-    rows: Iterator[Sequence[object]] = workbook.get_sheet_by_name(name).iter_rows()
-    return rows

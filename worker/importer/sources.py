@@ -64,6 +64,8 @@ class Source:
     def __init__(self, *, name: str, file: IO[bytes], options: ImportOptions) -> None:
         self.name = name
         self.options = options
+        self.hidden_rows = 0
+        """How many rows of a workbook's sheet are hidden, as behind a filter; known once it was read."""
         self._file = file
         try:
             self._stamp = self._state()
