@@ -110,6 +110,11 @@ class Stack:
         self.ports = {name: free_port(wished.get(name, 0)) for name in self.services}
         for name in ("secrets", "data", "flower", "tsdb", "alerts", "etc"):
             (self.folder / name).mkdir()
+        subprocess.run(  # noqa: S603 - the project's own script
+            [ROOT / "ops" / "redis" / "make-users", self.folder / "secrets"],
+            env=os.environ | {"REDIS_ADDRESS": f"127.0.0.1:{self.ports['redis']}"},
+            check=True,
+        )
 
     def url(self, service: str) -> str:
         """Return where a service with pages listens."""
@@ -117,8 +122,24 @@ class Stack:
 
     @property
     def redis_url(self) -> str:
-        """Return where the records are."""
-        return f"redis://127.0.0.1:{self.ports['redis']}/0"
+        """Return where the records are, as the user who may do everything: for tests and drills."""
+        return self.redis_url_of("operator")
+
+    def redis_url_of(self, user: str) -> str:
+        """Return where the records are, as one of the users of ops/redis/users.acl."""
+        return (self.folder / "secrets" / f"{user}_redis_url").read_text().strip()
+
+    def secrets_of(self, name: str) -> Path:
+        """Return the folder that a service sees as /run/secrets, with its own files under their names there."""
+        folder = self.folder / f"secrets-{name}"
+        folder.mkdir(exist_ok=True)
+        for secret in self.services[name].get("secrets", []):
+            source, target = (secret, secret) if isinstance(secret, str) else (secret["source"], secret["target"])
+            file = self.folder / "secrets" / source
+            # Once: the service reads it while its healthcheck is asked already.
+            if file.exists() and not (folder / target).exists():
+                (folder / target).write_text(file.read_text())
+        return folder
 
     def here(self, text: str) -> str:
         """A text of the file with hosts and paths of this machine."""
@@ -162,7 +183,10 @@ class Stack:
         """Return the service's variables: the file's, and none of the caller's own settings."""
         ours = {key: value for key, value in os.environ.items() if not key.startswith(("REFUNDS_", "FLOWER_"))}
         given = self.services[name].get("environment", {})
-        return ours | {key: self.here(str(value)) for key, value in given.items()} | self.extra
+        there = {key: self.here(str(value)) for key, value in given.items()}
+        if "REFUNDS_SECRETS_DIR" in there:
+            there["REFUNDS_SECRETS_DIR"] = str(self.secrets_of(name))
+        return ours | there | self.extra
 
     def start(self, name: str) -> Service:
         """Start a service as a process."""

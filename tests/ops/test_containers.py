@@ -141,8 +141,10 @@ def test_a_worker_is_given_the_time_to_finish_its_longest_attempt() -> None:
 
 def test_secrets_are_files_and_each_goes_only_to_whom_it_concerns() -> None:
     assert {name: service["secrets"] for name, service in SERVICES.items() if "secrets" in service} == {
-        "worker": ["refunds_api_key"],
-        "flower": ["flower_basic_auth"],
+        "redis": ["redis_users"],
+        "worker": ["refunds_api_key", {"source": "worker_redis_url", "target": "refunds_redis_url"}],
+        "metrics": [{"source": "metrics_redis_url", "target": "refunds_redis_url"}],
+        "flower": ["flower_basic_auth", {"source": "flower_redis_url", "target": "refunds_redis_url"}],
         "alertmanager": ["alert_webhook"],
         "grafana": ["grafana_admin"],
     }

@@ -102,10 +102,30 @@ def test_every_setting_exists_and_no_key_reaches_whom_it_does_not_concern() -> N
         for name in DEPLOYMENTS
     }
     assert mounted == {
-        "refunds-worker": {"refunds_api_key", "refunds_redis_url"},
-        "refunds-metrics": {"refunds_redis_url"},
-        "refunds-flower": {"refunds_redis_url", "flower_basic_auth"},
+        "refunds-worker": {"refunds_api_key", "worker_redis_url"},
+        "refunds-metrics": {"metrics_redis_url"},
+        "refunds-flower": {"flower_redis_url", "flower_basic_auth"},
     }
+
+
+@pytest.mark.parametrize("role", ["worker", "metrics", "flower"])
+def test_each_process_reaches_redis_as_its_own_user(role: str) -> None:
+    (items,) = [volume["secret"]["items"] for volume in pod(f"refunds-{role}")["volumes"] if "secret" in volume]
+    assert {"key": f"{role}_redis_url", "path": "refunds_redis_url"} in items
+    (unit_of_role,) = [
+        name
+        for name in UNITS
+        if name.startswith(f"refunds-{role}")
+        and name.endswith((f"{role}.service", "@.service"))
+        and "check" not in name
+    ]
+    credential = f"LoadCredential=refunds_redis_url:/etc/refunds/secrets/{role}_redis_url"
+    assert credential in (SYSTEMD / unit_of_role).read_text().splitlines()
+
+
+def test_the_scaler_reaches_redis_as_its_own_user() -> None:
+    parameters = {ref["parameter"]: ref["key"] for ref in one("TriggerAuthentication")["spec"]["secretTargetRef"]}
+    assert parameters == {"address": "redis_address", "username": "redis_username", "password": "redis_password"}
 
 
 def unit(name: str) -> configparser.RawConfigParser:
