@@ -116,6 +116,9 @@ def _show(report: Report, start: int, seconds: float) -> None:
     click.echo(f"faults fired: {sum(report.fired[name] for name in EVERY_FAULT)}")
     for name in EVERY_FAULT:
         click.echo(f"  {name:36} {report.fired[name]}")
+    beside = {name: count for name, count in sorted(report.fired.items()) if name not in EVERY_FAULT}
+    if beside:
+        click.echo(f"beside them: {beside}")
     click.echo(f"violated: {len(report.violated)} seeds {dict(report.rules)}")
     for seed, sentences in sorted(report.violated.items())[:MOST_SHOWN]:
         click.echo(f"  --seed {seed}: {sentences[0]}")

@@ -30,11 +30,27 @@ class BatchJudge:
         self._broken = broken
         self._stored: dict[str, dict[str, str]] = {}
         self._imported: dict[str, list[str]] = {}
+        self._told: dict[str, str] = {}
 
     def watch(self, batch_id: str) -> None:
         """Look at a batch from now on."""
         self.ids.append(batch_id)
         self._stored[batch_id] = {}
+
+    def told(self, batch_id: str, state: str) -> None:
+        """Note the state in which a person was told that a batch is, if it is in that state."""
+        self._told[batch_id] = state
+
+    def power_was_cut(self, before: Mapping[str, str | None]) -> None:
+        """Judge that no state that somebody was told of is forgotten; `before` is what they were."""
+        for batch_id, state in self._told.items():
+            after = self._stored[batch_id].get("state")
+            if before[batch_id] == state != after:
+                self._broken("told", batch_id, f"a person was told that it is {state}, and now it is {after}")
+
+    def states(self) -> dict[str, str | None]:
+        """Return each batch's state as last seen."""
+        return {batch_id: stored.get("state") for batch_id, stored in self._stored.items()}
 
     def imported(self, batch_id: str, rows: Sequence[str]) -> None:
         """Note that a person was told that every row of a file was handed in."""

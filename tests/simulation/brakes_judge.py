@@ -26,6 +26,10 @@ class BrakesJudge:
         """Moments given to each worker, less the requests that it has made."""
         self._last_moment = -1e18
 
+    def power_was_cut(self) -> None:
+        """Forget the schedule: a server that starts again begins another."""
+        self._last_moment = -1e18
+
     def told_it_may(self, refund_id: str, flags: Sequence[str | None], now_ms: int) -> None:
         """Judge a worker's being told that it may send, by what stood in Redis in that moment."""
         paused, refused, blocked = flags

@@ -23,13 +23,15 @@ def why_it_may_not_fail(
     verdicts: int,
     age_ms: int | None,
     rules: Rules,
+    *,
+    mismatch: bool,
 ) -> str | None:
     """Return what is wrong with a refund's end in `failed` that no person has decided, None where it is right.
 
     `last` is the move of its history by which it ended; `answered` holds the status of each whole reply to its requests
     of this generation, None where none came; `made` the statuses of what the provider made for it; `verdicts` counts
     attempts of which its history says that they may have happened or were refused; `age_ms` counts from the first
-    attempt, None where that is not known.
+    attempt, None where that is not known; `mismatch` tells whether its payment is in another currency than it states.
     """
     if last["label"] == "budget_spent":
         if last.get("http_status") == KEY_REFUSED:
@@ -37,6 +39,9 @@ def why_it_may_not_fail(
         too_young = age_ms is not None and age_ms < rules.max_age / timedelta(milliseconds=1)
         if too_young and verdicts < rules.max_attempts:
             return f"given up after {verdicts} verdicts and {age_ms} ms"
+        return None
+    if last["label"] == "currency_mismatch" and mismatch and not answered:
+        # A guard of the product's own, before anything was sent.
         return None
     if NOT_DONE_AT_PROVIDER.intersection(made) or REFUSALS.intersection(answered):
         return None

@@ -60,6 +60,9 @@ ODD: Final = {
     "shapes": ("odd_shape",),
     "lag": ("missing_for_a_while", "stale_status", "stale_totals"),
     "unlabelled": ("list_unlabelled",),
+    "currency": ("payment_not_shown", "payment_shown_oddly"),
+    "clock": ("clock_went_back",),
+    "power": ("power_cut", "writes_lost"),
     "stubborn": ("stubborn_429",),
 }
 """What fires in a world of each family of `odd`."""

@@ -127,8 +127,10 @@ class Files:
         with suppress(NotFound, GuardRefused):
             if await self._until_through(lambda store: batches.pause_batch(store, file.batch_id, by="person")):
                 self._world.happens("batch_paused", "person")
+            self._told(file, "paused")
             await asyncio.sleep((file.resume_at or 0.0) - (file.pause_at or 0.0))
-            await self._until_through(lambda store: batches.resume_batch(store, file.batch_id))
+            if await self._until_through(lambda store: batches.resume_batch(store, file.batch_id)):
+                self._told(file, "running")
 
     async def _cancel(self, file: File) -> None:
         with suppress(NotFound):
@@ -136,8 +138,14 @@ class Files:
                 lambda store: batches.cancel_batch(store, file.batch_id, "person"), "cancel_killed"
             )
             self._world.tell("person", "canceled", file.batch_id, canceled.canceled)
+            self._told(file, "canceled")
             if canceled.canceled and canceled.batch.statuses.get("canceled", 0) < canceled.batch.accepted:
                 self._world.happens("batch_canceled_midway", "person")
+
+    def _told(self, file: File, state: str) -> None:
+        """Note what a person was told of a batch, which may tempt the server's power."""
+        self._world.judge.batches.told(file.batch_id, state)
+        self._world.power.tempt()
 
     async def _retry(self, file: File) -> None:
         def nudge(refund_ids: Sequence[str]) -> None:

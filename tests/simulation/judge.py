@@ -6,7 +6,6 @@ at its first.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +17,8 @@ from tests.simulation.brakes_judge import BrakesJudge
 from tests.simulation.failing_judge import VERDICTS, why_it_may_not_fail
 from tests.simulation.known import Known, Post
 from tests.simulation.money_judge import STANDING, MoneyJudge
+from tests.simulation.places_judge import PlacesJudge
+from tests.simulation.posts_judge import PostsJudge
 from tests.simulation.secrets import leaks
 from tests.simulation.snapshot import BUCKETS, FIELDS
 from worker.model import Stage
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 PAYMENT_ROWS: Final = 3
 """Rows of the snapshot for each payment."""
-COUNTED: Final = ("settled:", "amount:", "open:")
-HOLDS_LOCK: Final = frozenset({"sending", "in_doubt"})
 
 
 @dataclass(kw_only=True)
@@ -39,13 +38,15 @@ class Judge:
     rules: Rules
     bank: Bank
     mode: Literal["ours", "effects"]
-    now_ms: Callable[[], int]
+    server_ms: Callable[[], int]
     """The server's clock."""
     rate: float = 0.0
     """Calls a second that all workers may make, 0 for any number."""
     pending_in_totals: bool = False
     lag: float = 0.0
     """Seconds by which what the provider shows may be late, within its guarantee."""
+    oddly_shown: bool = False
+    """Whether not every payment shows its currency as it is."""
     violations: list[str] = field(default_factory=list)
     refunds: dict[str, Known] = field(default_factory=dict)
     payments: list[str] = field(default_factory=list)
@@ -58,25 +59,38 @@ class Judge:
     brakes: BrakesJudge = field(init=False)
     money: MoneyJudge = field(init=False)
     bounds: BoundsJudge = field(init=False)
+    _places: PlacesJudge = field(init=False)
+    _posts: PostsJudge = field(init=False)
     past_window: set[str] = field(default_factory=set)
     """Refunds that were not settled when their key's window had passed."""
     _snapshot: Sequence[Any] = ()
+    _clock: tuple[int, int] = (0, 0)
+    """What the records hold of their time: the largest that was seen, and by how much that was ahead."""
+    _before_the_cut: dict[str, str | None] | None = None
+    """Between a power cut and the next look: the state of each batch before it."""
     _moves: list[Move] = field(default_factory=list)
     _seen_entries: int = 0
-    _keys: dict[str, tuple[str, str, bytes]] = field(default_factory=dict)
     _statuses: dict[str, set[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.batches = BatchJudge(self.broken)
         self.brakes = BrakesJudge(self.broken, self.rate)
         self.bounds = BoundsJudge(self.broken)
+        self._places = PlacesJudge(self.broken, self.refunds)
+        self._posts = PostsJudge(self.broken, self.rules)
         self.money = MoneyJudge(
             broken=self.broken,
             bank=self.bank,
             rules=self.rules,
             pending_in_totals=self.pending_in_totals,
             lag=self.lag,
+            oddly_shown=self.oddly_shown,
         )
+
+    def now_ms(self) -> int:
+        """Return the time as the records see it, which never goes back."""
+        at, ahead = self._clock
+        return max(at, self.server_ms() + ahead)
 
     def broken(self, rule: str, refund_id: str, fact: str) -> None:
         """Note a violation."""
@@ -96,6 +110,18 @@ class Judge:
         if payment not in self.payments:
             self.payments.append(payment)
 
+    def told(self, refund_id: str, version: int) -> None:
+        """Note that somebody was told of a refund's move, or depends on it: that version is not to be forgotten."""
+        known = self.refunds[refund_id]
+        known.told_version = max(known.told_version, version)
+
+    def power_was_cut(self) -> None:
+        """Forget what was read of Redis: the next look reads histories from their beginning."""
+        self._snapshot, self._before_the_cut = (), self.batches.states()
+        self.brakes.power_was_cut()
+        for known in self.refunds.values():
+            known.forget()
+
     def may_send(self, refund_id: str, worker: str, flags: Sequence[str | None]) -> None:
         """Note that a worker was told that it may send, and judge that by the flags that stood in Redis."""
         if refund_id in self.refunds:
@@ -114,6 +140,8 @@ class Judge:
     def look(self, snapshot: Sequence[Any]) -> None:
         """Judge the records as they lie now."""
         self.read_ledger()
+        at, ahead = snapshot[-len(BUCKETS) - 2]
+        self._clock = (int(at or 0), int(ahead or 0))
         if snapshot == self._snapshot:
             return  # Most commands change nothing: every sweep that finds nothing, every claim that is refused.
         self._snapshot = snapshot
@@ -122,20 +150,34 @@ class Judge:
         self._moves.clear()
         for refund_id, known in self.refunds.items():
             record = dict(zip(FIELDS, snapshot[place], strict=True))
-            if record["stage"] == "sending" and record["version"] != known.record.get("version"):
+            is_new = self._before_the_cut is None and record["version"] != known.record.get("version")
+            if is_new and record["stage"] == "sending":
                 claimed.append(refund_id)
             self._judge_record(refund_id, known, record, snapshot[place + 1])
             place += 2
         of_batches = place + PAYMENT_ROWS * len(self.payments)
         indexes = snapshot[of_batches + 2 * len(self.batches.ids) :]
-        self.due = _scores(indexes[0])
-        buckets = {name: _scores(flat) for name, flat in zip(BUCKETS, indexes[1:], strict=True)}
-        self._judge_indexes(buckets)
+        self.due = _scores(indexes[1])
+        buckets = {name: _scores(flat) for name, flat in zip(BUCKETS, indexes[2:], strict=True)}
+        self._places.indexes(self.due, buckets)
         for payment in self.payments:
-            self._judge_payment(payment, snapshot[place : place + PAYMENT_ROWS], claimed)
+            self._places.payment(payment, snapshot[place : place + PAYMENT_ROWS], claimed)
             place += PAYMENT_ROWS
         self.money.owners(self.refunds)
+        cut, self._before_the_cut = self._before_the_cut, None
+        if cut is not None:
+            self._moves.clear()
         self.batches.look(snapshot[of_batches:], self._moves, self.refunds)
+        if cut is not None:
+            self._judge_promises(cut)
+
+    def _judge_promises(self, states: Mapping[str, str | None]) -> None:
+        """Judge that a power cut has undone nothing that somebody was told of."""
+        self.batches.power_was_cut(states)
+        for refund_id, known in self.refunds.items():
+            if known.moves < known.told_version:
+                fact = f"somebody was told of version {known.told_version}, and now it is {known.moves}"
+                self.broken("told", refund_id, fact)
 
     def _judge_record(
         self, refund_id: str, known: Known, record: dict[str, str | None], entries: Sequence[str]
@@ -163,7 +205,11 @@ class Judge:
             dropped = settled and record["fingerprint"] is None
             if before["fingerprint"] != record["fingerprint"] and not dropped:
                 self.broken("body", refund_id, "what was asked for changed")
-        if record["stage"] == "settled" and (not before or before["version"] != record["version"]):
+        if (
+            self._before_the_cut is None
+            and record["stage"] == "settled"
+            and (not before or before["version"] != record["version"])
+        ):
             self.judge_settled(refund_id, record)
             self._judge_failed(refund_id, known)
 
@@ -194,19 +240,25 @@ class Judge:
             known.generations, known.verdicts = known.generations + 1, 0
         known.by_person, known.last = entry.get("by") == "person", entry
         known.path.append(f"{known.moves} {target} {known.status}")
-        if target == "in_doubt":
-            self._judge_doubt(refund_id, known, entry)
+        self._judge_move(refund_id, known, entry)
         if target == "sending":
-            known.lease_end = self.now_ms() + self.rules.lease // timedelta(milliseconds=1)
+            known.lease_end = entry["at"] + self.rules.lease // timedelta(milliseconds=1)
         elif target not in {"processing", "settled"}:
             known.lease_end = None
         elif source == "sending":
-            known.proven_at = self.now_ms()
+            known.proven_at = entry["at"]
         self._moves.append((refund_id, entry))
         known.stirred = known.stirred or known.label in {"operator_says_absent", "operator_says_failed"}
         if known.label == "resend":
             for post in known.posts:
                 post.cleared = True
+
+    def _judge_move(self, refund_id: str, known: Known, entry: Mapping[str, Any]) -> None:
+        """Judge what a move concludes from what was read."""
+        if entry["to"] == "in_doubt":
+            self._judge_doubt(refund_id, known, entry)
+        elif entry["label"] == "refund_missing" and known.record["operator_says"] is None:
+            self.money.missing(refund_id, known)
 
     def _judge_doubt(self, refund_id: str, known: Known, entry: Mapping[str, Any]) -> None:
         """Note when a doubt began and what was found of it; judge the conclusion that there is nothing to be found."""
@@ -215,7 +267,7 @@ class Judge:
             known.quiet_at = min(entry["at"], lapsed or entry["at"])
         elif entry["label"] == "found_in_totals":
             known.found_at = entry["at"]
-        elif entry["label"] == "absence_proven":
+        elif entry["label"] == "absence_proven" and self._before_the_cut is None:
             self.money.absence(refund_id, self._made(refund_id), known.generations)
 
     def _made(self, refund_id: str) -> list[SandboxRefund]:
@@ -250,48 +302,12 @@ class Judge:
         posts = [post for post in known.posts if post.generation == str(known.generations)]
         age_ms = None if known.first_attempt_at is None else self.now_ms() - known.first_attempt_at
         answered, statuses = [post.answered for post in posts], [refund.status for refund in made]
-        fact = why_it_may_not_fail(known.last, answered, statuses, known.verdicts, age_ms, self.rules)
+        mismatch = self.money.is_mismatch(known)
+        fact = why_it_may_not_fail(
+            known.last, answered, statuses, known.verdicts, age_ms, self.rules, mismatch=mismatch
+        )
         if fact is not None:
             self.broken("false failed", refund_id, fact)
-
-    def _judge_indexes(self, buckets: Mapping[str, Mapping[str, float]]) -> None:
-        for refund_id, known in self.refunds.items():
-            record = known.record
-            if not record:
-                continue
-            settled = record["stage"] == "settled"
-            wanted = record["status"] if settled else record["stage"]
-            here = [name.removesuffix(".bulk") for name, ids in buckets.items() if refund_id in ids]
-            if here != [wanted]:
-                self.broken("index", refund_id, f"it is {wanted} and stands in {here}")
-            elif settled == (refund_id in self.due):
-                self.broken("index", refund_id, f"it is {wanted} and {'is' if settled else 'is not'} due")
-            elif not settled and all(self.due[refund_id] != ids.get(refund_id) for ids in buckets.values()):
-                self.broken("index", refund_id, "due at two times")
-
-    def _judge_payment(self, payment: str, rows: Sequence[Any], claimed: Sequence[str]) -> None:
-        row, _, beside = rows
-        here = {identity: known.record for identity, known in self.refunds.items() if known.payment == payment}
-        holders = [identity for identity, record in here.items() if record and record["stage"] in HOLDS_LOCK]
-        if any(identity in claimed and self._is_in_the_way(identity, holders) for identity in holders):
-            self.broken("lock", payment, f"{holders} are in flight together")
-        elif row[0] not in holders and (holders or row[0] is not None):
-            self.broken("lock", payment, f"held by {row[0]}, in flight is {holders}")
-        elif stray := set(beside) - set(holders):
-            self.broken("lock", payment, f"{sorted(stray)} wait for it in doubt, and are in flight no more")
-        unsettled = sum(1 for record in here.values() if record and record["stage"] != "settled")
-        if int(row[1] or 0) != unsettled:
-            self.broken("open", payment, f"{row[1]} open by its own count, {unsettled} by the records")
-
-    def _is_in_the_way(self, claimed: str, holders: Sequence[str]) -> bool:
-        """Tell whether another refund's flight or doubt forbids a claim.
-
-        A person may put a second refund of a payment in doubt; the first that goes on is then sent again beside it.
-        """
-        others = [self.refunds[identity] for identity in holders if identity != claimed]
-        own = self.refunds[claimed]
-        stirred = own.label != "send" and any(known.stirred for known in (own, *others))
-        return any(not stirred or known.record["stage"] == "sending" for known in others)
 
     # The provider
 
@@ -311,53 +327,10 @@ class Judge:
             self.broken("unasked", post.refund_id, "sent, and never accepted")
             return
         if self.mode == "ours":
-            self._judge_bytes(post, known, durable_body, now_ms)
+            self._posts.leaves(post, known, durable_body, now_ms)
+            self.money.sends(post.refund_id, known.payment, known.record.get("asked_currency"))
+            self.told(post.refund_id, known.moves if known.stage == "sending" else 0)
         known.posts.append(post)
-
-    def _judge_bytes(self, post: Post, known: Known, durable_body: str | None, now_ms: int) -> None:
-        record, refund_id = known.record, post.refund_id
-        first = self._keys.setdefault(post.key, (refund_id, post.generation, post.body))
-        if first != (refund_id, post.generation, post.body):
-            self.broken("body", refund_id, "one key, two contents")
-        same = [earlier for earlier in known.posts if earlier.generation == post.generation]
-        if same and (same[0].key, same[0].body) != (post.key, post.body):
-            self.broken("key", refund_id, "another key or body than the attempt before")
-        stage = record.get("stage")
-        if stage == "sending":
-            if now_ms > int(record.get("next_check_at") or 0):
-                self.broken("claim", refund_id, "sent after the lease had lapsed")
-        elif not self._was_overtaken(post, known, now_ms):
-            self.broken("claim", refund_id, f"sent without a standing claim, in {stage}")
-        if stage == "settled":
-            return
-        if record.get("generation") not in {None, post.generation}:
-            self.broken("generation", refund_id, f"sends {post.generation}, the record stands at {record}")
-        if durable_body is None or durable_body.encode() != post.body or record.get("idempotency_key") != post.key:
-            self.broken("durable", refund_id, "body or key were not in Redis before the first byte")
-        self._judge_resend(post, known, same, now_ms)
-
-    def _was_overtaken(self, post: Post, known: Known, now_ms: int) -> bool:
-        """Tell whether a request left in good order although its refund is not being sent any more.
-
-        An earlier request's late proof has come between this worker's last question and the first byte, under a lease
-        that stands: no worker can know of it.
-        """
-        return (
-            known.record.get("stage") in {"processing", "settled"}
-            and known.lease_end is not None
-            and now_ms <= known.lease_end
-            and known.proven_at >= post.asked_at
-        )
-
-    def _judge_resend(self, post: Post, known: Known, earlier: Sequence[Post], now_ms: int) -> None:
-        if not any(one.is_doubtful for one in earlier):
-            return
-        if self.rules.idempotency == "verify":
-            self.broken("unproven", post.refund_id, "sent again after a doubt without a proof of absence")
-            return
-        age_ms = now_ms - int(known.record.get("first_attempt_at") or now_ms)
-        if age_ms > self.rules.key_window.total_seconds() * 1000:
-            self.broken("window", post.refund_id, f"sent again {age_ms / 1000:.0f} s after the first attempt")
 
     def read_ledger(self) -> None:
         """Judge what the provider has done since the last time."""
@@ -402,23 +375,10 @@ class Judge:
                 self.broken("stranded", refund_id, f"still {known.record['stage']} long after the faults stopped")
 
     def judge_counters(self, flat: Sequence[str]) -> None:
-        """Judge what the counters are called, and that the money in them is the records'."""
+        """Judge what the counters are called, and what they say."""
         stored = dict(zip(flat[::2], flat[1::2], strict=True))
         self.bounds.counters(stored)
-        told = {name: int(text) for name, text in stored.items() if name.startswith(COUNTED) and int(text)}
-        counted: Counter[str] = Counter()
-        for known in self.refunds.values():
-            record = known.record
-            if not record:
-                continue
-            settled = record["stage"] == "settled"
-            if settled:
-                counted[f"settled:{record['status']}"] += 1
-            if record["amount"] is not None:
-                place = f"amount:{record['status']}" if settled else f"open:{record['stage']}"
-                counted[f"{place}:{record['currency'] or 'unknown'}"] += int(record["amount"])
-        if told != counted:
-            self.broken("counters", "-", f"they say {told}, and the records {dict(counted)}")
+        self._places.counters(stored)
 
     def judge_events(self, events: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Judge the stream of events: every move of every history, in order, and no secret."""

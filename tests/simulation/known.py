@@ -73,6 +73,16 @@ class Known:
     server's clock, in milliseconds."""
     found_at: int | None = None
 
+    told_version: int = 0
+    """The version that somebody was told of, or that bytes have left under."""
+
+    def forget(self) -> None:
+        """Forget what was read of its record and history."""
+        self.record, self.told, self.path = {}, Moves(), []
+        self.moves = self.attempts = self.verdicts = self.proven_at = self.quiet_at = 0
+        self.generations, self.label, self.last, self.by_person = 1, "", {}, False
+        self.stage = self.status = self.lease_end = self.found_at = self.first_attempt_at = None
+
     @property
     def asked_amount(self) -> int | None:
         """What was asked for, None for all that is left."""

@@ -47,10 +47,13 @@ class MoneyJudge:
     rules: Rules
     pending_in_totals: bool
     lag: float
+    oddly_shown: bool = False
     _moved: dict[str, list[_Moved]] = field(default_factory=dict)
     """Payment → changes of its total, oldest first."""
     _fell: dict[str, float] = field(default_factory=dict)
     """Provider's refund → when it fell back after it had succeeded."""
+    confirmed: set[str] = field(default_factory=set)
+    """Payments whose currency somebody was shown as it is, in a world in which not each is."""
     _shown: dict[str, list[float]] = field(default_factory=dict)
     """Payment → when its totals were read."""
 
@@ -72,6 +75,21 @@ class MoneyJudge:
     def _counts(self, status: str) -> bool:
         return status == "succeeded" or (self.pending_in_totals and status == "pending")
 
+    def is_mismatch(self, known: Known) -> bool:
+        """Tell whether a refund states another currency than its payment's."""
+        payment, stated = self.bank.payment(known.payment), known.record["asked_currency"]
+        return stated is not None and payment is not None and payment.currency != stated
+
+    def sends(self, refund_id: str, payment_id: str, stated: str | None) -> None:
+        """Judge a request as it leaves, by the currency that its refund states."""
+        payment = self.bank.payment(payment_id)
+        if stated is None or payment is None:
+            return
+        if payment.currency != stated:
+            self.broken("currency", refund_id, f"stated as {stated}, sent to a payment in {payment.currency}")
+        elif self.oddly_shown and payment_id not in self.confirmed:
+            self.broken("currency", refund_id, f"stated as {stated}, sent with nothing that confirms it")
+
     # Whose
 
     def owners(self, refunds: Mapping[str, Known]) -> None:
@@ -84,6 +102,13 @@ class MoneyJudge:
             other = owner.setdefault(identity, refund_id)
             if other != refund_id:
                 self.broken("adopted", refund_id, f"{identity} is {other}'s already")
+
+    def missing(self, refund_id: str, known: Known) -> None:
+        """Judge that a person is asked for a refund that is not found: it may be found an hour later."""
+        made = self.bank.refunds.get(known.record["provider_refund_id"] or "")
+        hour_ago = self.bank.clock() + EPOCH.timestamp() - 3600
+        if made is not None and made.created > hour_ago:
+            self.broken("hasty", refund_id, f"given up, and {made.id} is there: it was made less than an hour ago")
 
     # How much
 

@@ -7,7 +7,7 @@ family plays as it would if there were none.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -26,11 +26,14 @@ FAMILIES: Final[Mapping[str, str]] = {
     "shapes": "any JSON value in any field, and bodies that are no object",
     "lag": "refunds that are not found for a while, totals and statuses as they were a moment ago",
     "unlabelled": "lists that leave metadata out and date entries by another clock",
+    "currency": "refunds that state a currency, and payments that do not show it, or another, or not at all",
+    "clock": "a promoted server whose clock is hours behind",
+    "power": "a power cut of the server that flushes once a second, mostly right after somebody was told of something",
     "stubborn": "one payment that answers 429 with `Retry-After: 0` for as long as the faults last",
 }
 """Every family, with what it does."""
 
-ON: Final = frozenset({"others", "adopted", "words", "lag", "unlabelled", "stubborn"})
+ON: Final = frozenset({"others", "adopted", "words", "lag", "unlabelled", "stubborn", "power", "currency"})
 """Families that every run plays; the others are known to be open and wait for their mend."""
 
 SHARE: Final = 0.6
@@ -55,6 +58,12 @@ class Odd:
     """The payment that answers 429."""
     known_first: bool = False
     """Whether somebody else has refunded before the first of ours."""
+    cuts: tuple[Seconds, ...] = ()
+    """When the server's power is cut, beside those cuts that somebody's word tempts."""
+    back: tuple[tuple[Seconds, Seconds], ...] = ()
+    """When another server is promoted, and by how much its clock is behind."""
+    shown: Mapping[str, str] = field(default_factory=dict)
+    """Payment → what is odd about what it shows: see `SHOWN`."""
     alone: bool = False
     """Whether each refund has a payment of its own, so that nothing of ours is in the way of what others do."""
 
@@ -63,6 +72,10 @@ class Odd:
 
 
 NOTHING: Final = Odd()
+SHOWN: Final = ("refused", "silent", "another", "contradicts", "plain")
+"""A payment is not shown at all (403), without its currency, under another's id, with a charge in another currency; or
+as it is."""
+CURRENCIES: Final = ("usd", "jpy")
 
 
 def odd_for(
@@ -88,7 +101,10 @@ def odd_for(
         rate=dice.choice((0.15, 0.4, 0.8)),
         lag=lag,
         missing=dice.choice((5.0, 120.0, 1800.0)) if "lag" in drawn else 0.0,
+        cuts=tuple(dice.uniform(0, 1200) for _ in range(dice.randint(0, 2))) if "power" in drawn else (),
         stubborn=dice.choice(sorted(payments)) if "stubborn" in drawn else None,
+        back=((dice.uniform(200, 1500), dice.choice((900.0, 10_800.0))),) if "clock" in drawn else (),
+        shown={payment: dice.choice(SHOWN) for payment in sorted(payments)} if "currency" in drawn else {},
         known_first=dice.random() < 0.3,
         alone="others" in drawn and dice.random() < 0.5,
     )

@@ -112,7 +112,11 @@ class OddReplies:
     def instead(self, request: httpx.Request) -> Answer | None:
         """Return what is answered in the place of whatever was asked for, None where that is done."""
         odd = self._world.plan.odd
-        if not self._odd or odd.stubborn is None or request.method != "POST":
+        if not self._odd:
+            return None
+        if request.method == "GET":
+            return self._not_shown(request)
+        if odd.stubborn is None:
             return None
         if json.loads(request.content)["payment_intent"] != odd.stubborn:
             return None
@@ -121,6 +125,16 @@ class OddReplies:
         return shapes.error(
             config, 429, "invalid_request_error", "lock_timeout", "In use.", headers={"Retry-After": "0"}
         )
+
+    def _not_shown(self, request: httpx.Request) -> Answer | None:
+        """Return the refusal to show a payment, None if it is shown."""
+        _, _, kind, identity = request.url.path.split("/", 3) if request.url.path.count("/") > 2 else ("", "", "", "")
+        payment = identity if kind == "payment_intents" else f"pi_{identity.removeprefix('ch_')}"
+        if kind not in {"payment_intents", "charges"} or self._world.plan.odd.shown.get(payment) != "refused":
+            return None
+        self._world.happens("payment_not_shown")
+        config = self._world.seam.provider.config
+        return shapes.error(config, 403, "invalid_request_error", "permission_denied", "Not yours to see.")
 
     # Late reads
 
@@ -175,11 +189,15 @@ class OddReplies:
 
     def spoiled(self, request: httpx.Request, answer: Answer) -> Answer:
         """Return an answer as this provider words it."""
-        if not self._odd or not answer.body.startswith(b"{"):
-            return answer
         odd = self._world.plan.odd
+        if not odd.families or not answer.body.startswith(b"{"):
+            return answer
         shape = json.loads(answer.body)
         kind = shape.get("object") if answer.status == OK else "error"
+        if kind in {"payment_intent", "charge"} and odd.shown:
+            self._oddly_shown(shape)
+        if not self._odd:
+            return answer
         if "unlabelled" in odd and kind == "list":
             self._leave_labels_out(shape)
         if "adopted" in odd and request.method == "POST" and kind == "refund":
@@ -191,6 +209,24 @@ class OddReplies:
                 if whole is not None:
                     return replace(answer, body=whole)
         return shapes.as_json(shape, status=answer.status, headers=answer.headers)
+
+    def _oddly_shown(self, shape: dict[str, Any]) -> None:
+        """Show a payment, or its charge, in the way that is its own."""
+        payment = shape["id"] if shape["object"] == "payment_intent" else shape["payment_intent"]
+        match self._world.plan.odd.shown.get(payment) if self._odd else None:
+            case "silent":
+                for item in _items(shape, shape["object"]):
+                    item["currency"] = None
+            case "another":
+                shape["id"] = "pi_somebody_elses"
+            case "contradicts":
+                for item in _items(shape, shape["object"]):
+                    if item["object"] == "charge":
+                        item["currency"] = "eur"
+            case _:
+                self._world.judge.money.confirmed.add(payment)
+                return
+        self._world.happens("payment_shown_oddly")
 
     def _leave_labels_out(self, shape: dict[str, Any]) -> None:
         """Return a list's entries without metadata, dated by the day or by a clock that is behind."""

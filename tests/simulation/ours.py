@@ -106,6 +106,7 @@ class OurWorker:
         world.changed.append(self._changed)
         client: Any = RedisSeam(machine, world.serve, world.chance.draw_redis)
         store = _NotedStore(client, prefix=PREFIX, retention=timedelta(days=400), durable=False, place="simulated")
+        store.wait_for_disk = world.power.is_drawn
         http = httpx.AsyncClient(
             base_url="https://provider.test",
             transport=Transport(machine, world.seam),
@@ -209,7 +210,7 @@ class OurWorker:
 
     def _next_due(self) -> float:
         judge, loop = self._world.judge, self._machine.loop
-        offset = loop.wall_ms - loop.time() * 1000
+        offset = judge.now_ms() - loop.time() * 1000
         # Even an empty index is looked at now and then: a refund may come that the judge has not heard of.
         soonest = loop.time() + 3600.0
         for refund_id, score in judge.due.items():

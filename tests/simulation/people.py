@@ -54,7 +54,7 @@ class People:
 
     def _operate(self) -> None:
         world = self._world
-        for refund_id, known in world.judge.refunds.items():
+        for refund_id, known in list(world.judge.refunds.items()):
             if known.record.get("stage") == "review" and self._resolved < MOST_RESOLVED:
                 self._resolve(refund_id)
         if world.loop.time() < world.plan.faults_end + 4 * world.plan.people_every:
@@ -100,6 +100,9 @@ class People:
 
     def _apply(self, refund_id: str, decide: Callable[[Refund], Step | None], event: str) -> None:
         world = self._world
+        if world.power.is_away:
+            self._later(5.0, self._apply, refund_id, decide, event)
+            return
         refund = world.run_call(calls.load(refund_id)).refund
         if refund is None:
             return
@@ -114,6 +117,8 @@ class People:
         if saved.result != "saved":
             return
         world.happens(event, "person")
+        world.judge.told(refund_id, refund.version + 1)
+        world.power.tempt()
         if step.to is not Stage.SETTLED:
             world.mail.nudge([refund_id], Lane.SINGLE)
         if saved.woken is not None:

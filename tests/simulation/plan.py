@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, Literal
 
+from tests.simulation.odd import CURRENCIES, NOTHING, ON, Odd, odd_for
 from tests.simulation.odd import FAMILIES as ODD_FAMILIES
-from tests.simulation.odd import NOTHING, ON, Odd, odd_for
 from tests.simulation.provider_seam import BROKEN, MADE_UP, REFUSED, UNSENT, WRONG
 from tests.simulation.secrets import EMAIL
 from worker.policy import Rules
@@ -162,17 +162,46 @@ def plan_for(seed: int, *, wide: bool = False, families: Collection[str] = ON) -
         heard=dice.random() < HEARD_RATE,
         odd=odd,
     )
+    if "currency" in odd.families:
+        plan = _in_currencies(plan)
+    if "clock" in odd.families:
+        plan = _with_a_short_window(plan)
     return _each_alone(plan) if odd.alone else plan
+
+
+def _with_a_short_window(plan: Plan) -> Plan:
+    """Return the plan with keys that are forgotten early, and doubts that last longer than that."""
+    window = timedelta(minutes=5)
+    return replace(
+        plan,
+        rules=replace(plan.rules, idempotency="trust", totals_proof=False, key_window=window, max_attempts=12),
+        sandbox=replace(plan.sandbox, idempotency="honour", key_window_seconds=window.total_seconds()),
+        post_faults=FAMILIES["broken"],
+        post_rate=0.9,
+        faults_end=max(plan.faults_end, 3600.0),
+    )
+
+
+def _in_currencies(plan: Plan) -> Plan:
+    """Return the plan with payments in several currencies, and refunds that state one."""
+    dice = random.Random(f"currency:{plan.seed}")  # noqa: S311 - repeatable, not secret
+    payments = {name: {**facts, "currency": dice.choice(CURRENCIES)} for name, facts in plan.payments.items()}
+    asked = tuple(
+        replace(one, request=replace(one.request, currency=dice.choice((None, *CURRENCIES)))) for one in plan.asked
+    )
+    return replace(plan, payments=payments, asked=asked)
 
 
 def _each_alone(plan: Plan) -> Plan:
     """Return the plan with a payment for each refund."""
-    payments, asked = dict(plan.payments), []
+    payments, shows, asked = dict(plan.payments), dict(plan.odd.shown), []
     for number, one in enumerate(plan.asked):
         name = f"pi_alone_{number}"
         payments[name] = plan.payments[one.request.payment_intent]
+        if (shown := plan.odd.shown.get(one.request.payment_intent)) is not None:
+            shows[name] = shown
         asked.append(replace(one, request=replace(one.request, payment_intent=name)))
-    return replace(plan, payments=payments, asked=tuple(asked))
+    return replace(plan, payments=payments, asked=tuple(asked), odd=replace(plan.odd, shown=shows))
 
 
 def _rules(dice: random.Random) -> Rules:

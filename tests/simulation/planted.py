@@ -323,6 +323,9 @@ _SHOWS_ONLY: Final[dict[str, Callable[[Plan], bool]]] = {
     ),
     "older_entries_are_not_ours": lambda plan: plan.rules.readback == "list" and "unlabelled" in plan.odd,
     "owner_is_kept_per_payment": lambda plan: "adopted" in plan.odd,
+    "unconfirmed_currency_will_do": lambda plan: "currency" in plan.odd,
+    "not_found_is_gone": lambda plan: "lag" in plan.odd,
+    "word_not_on_disk": lambda plan: "power" in plan.odd,
     **dict.fromkeys(("rate_ignored", "rate_not_shared"), lambda plan: plan.rate > 0),
     **dict.fromkeys(("metadata_logged", "key_logged", "payload_in_message"), lambda plan: plan.heard),
 }

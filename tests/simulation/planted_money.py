@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from tests.simulation.planting import Bug, all_scripts, put, rescript
-from worker import looks, policy, readback
+from worker import calls, looks, policy, preflight, readback
 from worker.model import Refund, Step
 from worker.policy import Rules
 
@@ -108,6 +108,35 @@ def script_fails_half_way(stack: ExitStack) -> None:
     )
 
 
+def unconfirmed_currency_will_do(stack: ExitStack) -> None:
+    """A payment that shows no currency, or is not shown at all, contradicts none."""
+    real = preflight.after_view
+
+    def lenient(refund: Refund, view: Any, now: datetime, jitter: float) -> Step | None:
+        step = real(refund, view, now, jitter)
+        return step if step is None or step.label == "currency_mismatch" else None
+
+    put(stack, preflight, "after_view", lenient)
+    put(stack, preflight, "after_no_view", lambda *_: None)
+    rescript(stack, ("CLAIM",), "if r.asked_currency and not r.currency_checked", "if false")
+
+
+def not_found_is_gone(stack: ExitStack) -> None:
+    """What the provider has just reported and does not find is gone."""
+    put(stack, looks, "MISSING_FOR", timedelta(0))
+
+
+def word_not_on_disk(stack: ExitStack) -> None:
+    """A person is told that it is done as soon as the server has heard of it."""
+    real = calls.save
+
+    def hasty(refund: Refund, step: Step, detail: Any = None, **named: Any) -> Any:
+        call = real(refund, step, detail, **named)
+        return replace(call, durable=False) if "by" in (detail or {}) else call
+
+    put(stack, calls, "save", hasty)
+
+
 OF_MONEY: Final[tuple[Bug, ...]] = (
     others_never_fall_back,
     rise_believed_whenever,
@@ -118,4 +147,7 @@ OF_MONEY: Final[tuple[Bug, ...]] = (
     settled_keeps_its_lock,
     sums_counted_once_only,
     script_fails_half_way,
+    unconfirmed_currency_will_do,
+    not_found_is_gone,
+    word_not_on_disk,
 )

@@ -219,7 +219,7 @@ class ProviderSeam:
     def _read(self, request: httpx.Request, draw: Draw) -> Answer:
         provider, config = self.provider, self.provider.config
         asked: Any = SimpleNamespace(headers=request.headers, match_info={"id": request.url.path.rsplit("/", 1)[-1]})
-        refusal = provider._turned_away(asked) or self._in_front(draw)
+        refusal = provider._turned_away(asked) or self._in_front(draw) or self.odd.instead(request)
         if refusal is not None:
             return refusal
         fault = _sandbox_fault(draw)
@@ -382,7 +382,7 @@ class Transport(httpx.AsyncBaseTransport):
         )
         seam = self._seam
         seam.tell(self._machine.name, "bytes left", post.refund_id, post.generation)
-        seam.judge.bytes_left(post, seam.durable_body(post.refund_id), self._machine.loop.wall_ms)
+        seam.judge.bytes_left(post, seam.durable_body(post.refund_id), seam.judge.now_ms())
         seam.others.sent(json.loads(body)["payment_intent"])
         return post
 

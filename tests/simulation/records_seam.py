@@ -112,7 +112,9 @@ class RedisSeam:
         if fault == "redis_lost":
             machine.arriving(reply, there, exceptions.ConnectionError("cut before the command"))
         elif fault == "redis_refuses":
-            machine.arriving(reply, there, [exceptions.ResponseError("OOM command not allowed")] * len(commands))
+            refused = exceptions.ResponseError("OOM command not allowed")
+            # A wait writes nothing, so memory is no reason to refuse it.
+            machine.arriving(reply, there, [[1, 0] if command[0] == "WAITAOF" else refused for command in commands])
         else:
             if fault == "redis_late":
                 machine.arriving(reply, min(there, CLIENT_SECONDS), exceptions.TimeoutError("no reply"))
@@ -126,7 +128,11 @@ class RedisSeam:
         return results
 
     def _at_server(self, commands: list[Command], reply: asyncio.Future[Any], back: float, heard: bool) -> None:  # noqa: FBT001 - a timer passes its arguments by position
-        results = self._serve(commands, self._machine)
+        try:
+            results = self._serve(commands, self._machine)
+        except exceptions.ConnectionError as error:
+            self._machine.arriving(reply, back, error)
+            return
         if heard:
             self._machine.arriving(reply, back, results)
 

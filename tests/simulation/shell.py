@@ -42,6 +42,7 @@ class Shell:
         desk = _Desk()
         client: Any = desk
         store = Store(client, prefix=PREFIX, retention=timedelta(days=400), durable=False, place="simulated")
+        store.wait_for_disk = self._world.power.is_drawn
         thread = threading.Thread(target=desk.work, args=(command, store), daemon=True)
         thread.start()
         try:
@@ -65,7 +66,10 @@ class Shell:
             return Killed()
         if fault in {"redis_lost", "redis_refuses"}:
             return exceptions.ConnectionError("cut before the command")
-        results = world.serve(commands, None)
+        try:
+            results = world.serve(commands, None)
+        except exceptions.ConnectionError as error:
+            return error
         await asyncio.sleep(back)
         if dies:
             return Killed()
@@ -143,6 +147,9 @@ class _Pipeline:
 
     def execute_command(self, *command: Any) -> None:
         self._add(list(command), lambda reply: reply)
+
+    def hset(self, key: str, name: str, value: str) -> None:
+        self._add(["HSET", key, name, value], lambda reply: reply)
 
     def hmget(self, key: str, names: Iterable[str]) -> None:
         self._add(["HMGET", key, *names], list)

@@ -39,6 +39,7 @@ FIELDS: Final = (
     "attempts",
     "error_code",
     "error_message",
+    "asked_currency",
     "failure_reason",
     "provider_status",
 )
@@ -58,6 +59,7 @@ for _ = 1, tonumber(ARGV[3]) do
   i = i + 1
 end
 {batch_judge.SNAPSHOT}
+out[#out + 1] = redis.call('HMGET', P .. 'clock', 'at', 'ahead')
 out[#out + 1] = redis.call('ZRANGE', P .. 'due', 0, -1, 'WITHSCORES')
 for _, name in ipairs({{{", ".join(f"'{name}'" for name in BUCKETS)}}}) do
   out[#out + 1] = redis.call('ZRANGE', P .. 'index:' .. name, 0, -1, 'WITHSCORES')

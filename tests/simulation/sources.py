@@ -49,6 +49,7 @@ SEEN_IN: Final[Mapping[str, str]] = MappingProxyType(
         "all_that_was_left_is_ours": "openfoodfoundation/openfoodnetwork#5449: refunds that only the provider knows of",
         "settled_keeps_its_lock": "ionelmc/python-redis-lock#6: a lock that nobody holds any more, for ever",
         "script_fails_half_way": "redis/redis#10576: a script that aborts keeps what it has written so far",
+        "not_found_is_gone": "philips-software/terraform-provider-hsdp#222: right after its making it is not found",
         "refused_key_fails_refunds": "freedomofpress/securedrop-client#517: a refused login fails whatever is queued",
     }
 )
@@ -112,6 +113,9 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "settled_keeps_its_lock": frozenset({"lock"}),
         "sums_counted_once_only": frozenset({"counters"}),
         "script_fails_half_way": frozenset({"script", "history", "index"}),
+        "unconfirmed_currency_will_do": frozenset({"currency"}),
+        "not_found_is_gone": frozenset({"hasty"}),
+        "word_not_on_disk": frozenset({"told"}),
     }
 )
 """The rules by which a bug is to be caught: an error, or a rule that happens to be in its way, is not enough."""

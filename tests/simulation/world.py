@@ -14,6 +14,8 @@ from types import SimpleNamespace
 from typing import Any, Final, Literal
 from unittest import mock
 
+from redis import exceptions
+
 from tests.simulation.brakes_judge import FLAGS
 from tests.simulation.chance import Chance
 from tests.simulation.clock import MACHINE, OUTSIDE, Machine, VirtualLoop
@@ -24,6 +26,7 @@ from tests.simulation.odd_replies import OddReplies
 from tests.simulation.others import Others
 from tests.simulation.people import People
 from tests.simulation.plan import Asked, Plan
+from tests.simulation.power import Power, with_waits, without_waits
 from tests.simulation.processes import Processes, Worker
 from tests.simulation.provider_seam import ProviderSeam
 from tests.simulation.records_seam import PREFIX, Command, Wire, with_clock
@@ -90,14 +93,16 @@ class World:
             rules=plan.rules,
             bank=self.seam.bank,
             mode=mode,
-            now_ms=lambda: self.loop.wall_ms,
+            server_ms=lambda: self.clock_for(None),
             rate=plan.rate,
             pending_in_totals=plan.sandbox.pending_in_totals,
             lag=plan.odd.lag,
+            oddly_shown=bool(plan.odd.shown),
         )
         self.seam.judge, self.seam.tell, self.seam.durable_body = self.judge, self.tell, self._durable_body
         self.seam.limit = plan.rules.request_timeout.total_seconds()
         self.seam.odd, self.seam.others = OddReplies(self), Others(self)
+        self.power = Power(self)
         self.people = People(self)
         self.files = Files(self)
         self.processes = Processes(self, make_worker)
@@ -126,8 +131,11 @@ class World:
 
     def serve(self, commands: list[Command], machine: Machine | None) -> list[Any]:
         """Carry commands out at this moment, and let the judge look where they may have written."""
+        if self.power.is_away:
+            raise exceptions.ConnectionError("the server is starting")
         if commands == [["PING"]]:
             return ["PONG"]
+        asked, commands = commands, without_waits(commands)
         sent = with_clock(commands, self.clock_for(machine))
         asks = machine is not None and any(command[1] in _may_send() for command in commands)
         flags = self._flags() if asks else ()
@@ -146,6 +154,11 @@ class World:
             self._tell_commands(commands, results, machine)
         if not reads_only:
             self._note_writes(commands, results)
+            if self.power.is_drawn:
+                self.power.wrote(sent, results)
+        if len(asked) > len(commands):
+            self.power.sync()
+            return with_waits(asked, results)
         return results
 
     def _flags(self) -> Sequence[str | None]:
@@ -157,7 +170,7 @@ class World:
     ) -> None:
         for command, result in zip(commands, results, strict=True):
             if command[1] == calls.GATE.sha and isinstance(result, list):
-                self.judge.brakes.given(machine.name, result, self.loop.wall_ms)
+                self.judge.brakes.given(machine.name, result, self.judge.now_ms())
             elif command[1] in _may_send() and (result == "" or (isinstance(result, list) and result[0] == "claimed")):
                 self.judge.may_send(str(command[_ID]), machine.name, flags)
 
@@ -168,14 +181,15 @@ class World:
         # A sweep in the same trip may have taken up at once what was given back before it.
         last, result = commands[-1], results[-1]
         if last[1] == calls.GIVE_BACK.sha and isinstance(result, int):
-            self.judge.given_back([str(refund_id) for refund_id in last[_ID:]], self.loop.wall_ms)
+            self.judge.given_back([str(refund_id) for refund_id in last[_ID:]], self.judge.now_ms())
         for event in self.changed:
             event.set()
 
     def clock_for(self, machine: Machine | None) -> int:
         """Return the clock that a script is given: the server's own, whoever asks."""
         del machine
-        return self.loop.wall_ms
+        now = self.loop.time()
+        return self.loop.wall_ms - round(1000 * sum(behind for at, behind in self.plan.odd.back if at <= now))
 
     def _question(self) -> Command:
         return ["EVALSHA", _SNAPSHOT_SHA, 0, PREFIX, *self.judge.question()]
@@ -211,7 +225,13 @@ class World:
                 raise reply
             self.load_scripts()
             return self.run_call(call)
+        if call.durable:
+            self.power.sync()
         return call.read(reply)
+
+    def look(self) -> None:
+        """Let the judge look at what lies in Redis now."""
+        self._judge(self.wire.run([self._question()])[0])
 
     def load_scripts(self) -> None:
         """Load every script, as the first to call each would."""
@@ -276,6 +296,7 @@ class World:
             self.people.begin()
             self.files.begin()
             self.seam.others.begin()
+            self.power.begin()
         await self._until_over()
         if not self.judge.violations or self.mode == "effects":
             self.judge.finish()
@@ -297,6 +318,8 @@ class World:
             self._at(end, self._set_paused, False)
         for when in plan.script_flushes:
             self._at(when, self._flush_scripts)
+        for when, behind in plan.odd.back:
+            self._at(when, self._promote, behind)
         for payment, amount, when in plan.foreign:
             self._at(when, self._refund_elsewhere, payment, amount)
 
@@ -306,7 +329,7 @@ class World:
         while self.loop.time() < end and (self.mode == "effects" or not self.judge.violations):
             await asyncio.sleep(LOOK_EVERY)
             if self.loop.time() >= calm and self.mode == "ours":
-                for refund_id in self.judge.overdue(self.loop.wall_ms, int(TAKEN_UP_SECONDS * 1000)):
+                for refund_id in self.judge.overdue(self.judge.now_ms(), int(TAKEN_UP_SECONDS * 1000)):
                     self.judge.broken("forgotten", refund_id, "due for a minute, and nobody looked")
             if self.loop.time() >= plan.faults_end and self._all_ended():
                 # What is still on the wire may yet come to the ledger.
@@ -337,6 +360,9 @@ class World:
 
     def submit(self, asked: Asked) -> None:
         """Accept a refund as the producer's door does: the record first, then the nudge."""
+        if self.power.is_away:
+            self._at(self.loop.time() + 5.0, self.submit, asked)
+            return
         request = asked.request
         if request.refund_id not in self.judge.refunds:
             self.judge.accepted(request.refund_id, request.payment_intent)
@@ -347,6 +373,8 @@ class World:
             return
         created = self.run_call(calls.create(request, Lane.SINGLE))
         self.tell("caller", "submits", request.refund_id, created.result)
+        self.judge.told(request.refund_id, 1)
+        self.power.tempt()
         if created.result == "created":
             self.mail.nudge([request.refund_id], Lane.SINGLE)
 
@@ -358,8 +386,16 @@ class World:
 
     def _set_paused(self, paused: bool) -> None:  # noqa: FBT001 - a timer passes its arguments by position
         key = f"{PREFIX}meta"
-        self.wire.one(*(("HSET", key, "paused", self.loop.wall_ms) if paused else ("HDEL", key, "paused")))
+        command = ["HSET", key, "paused", self.loop.wall_ms] if paused else ["HDEL", key, "paused"]
+        self.power.wrote([command], [self.wire.one(*command)])
+        self.power.sync()
         self.happens("paused" if paused else "resumed")
+
+    def _promote(self, behind: float) -> None:
+        self.happens("clock_went_back", "redis")
+        self.tell("redis", "another server is promoted, its clock is behind by", behind)
+        for event in self.changed:
+            event.set()
 
     def _flush_scripts(self) -> None:
         self.wire.flush_scripts()
