@@ -86,7 +86,7 @@ def rows(name: str, count: int) -> list[tuple[str, ...]]:
     """Return a file's rows: one in a hundred bad, a few of each way in which a refund can end, several on a payment."""
     made: list[tuple[str, ...]] = []
     for number in range(count):
-        amount, refund_id = str(100 + number % 900), f"{name}-{number}"
+        amount, currency, refund_id = str(100 + number % 900), "usd", f"{name}-{number}"
         payment = f"pi_{name}{number // _ROWS_A_PAYMENT}"
         match number % _BAD_EVERY:
             case 13:
@@ -98,10 +98,11 @@ def rows(name: str, count: int) -> list[tuple[str, ...]]:
             case 59:
                 payment = f"pi_pending_failed_{name}{number}"
             case 83:
-                payment = f"pi_missing_{name}{number}"
+                # A payment that cannot be read confirms no currency: with one, this refund would wait for an hour.
+                payment, currency = f"pi_missing_{name}{number}", ""
             case 97:
                 payment, amount = f"pi_{name}over{number}", "250000"
-        made.append((f"{number}", payment, refund_id, amount, "usd", f"store {number % 12}"))
+        made.append((f"{number}", payment, refund_id, amount, currency, f"store {number % 12}"))
     return made
 
 
