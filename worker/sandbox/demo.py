@@ -219,7 +219,8 @@ def main(count: int, faults: str) -> None:
         path = folder / "refunds.csv"
         _write(path, wanted)
         console.print(f"[bold]4[/] File: {len(wanted)} rows of refunds, imported with 'refunds import'")
-        imported = subprocess.run([*cli, "import", str(path), "--wait"], env=environment, check=False)  # noqa: S603 - ours
+        handed_in = [*cli, "import", str(path), "--all-remaining", "--wait"]
+        imported = subprocess.run(handed_in, env=environment, check=False)  # noqa: S603 - ours
         settings = Settings.load(redis_url=redis_url, prefix=prefix, api_url=sandbox.url)
         refunds = stack.enter_context(Refunds(settings=settings))
         try:
