@@ -41,7 +41,7 @@ class Message:
 def _queue() -> Celery:
     """Return the product's own Celery app on a queue in memory, from which its messages are read."""
     settings: Any = SimpleNamespace(broker="memory://", prefix="refunds:")
-    with mock.patch.object(broker, "_broker", return_value=("memory://", {})):
+    with mock.patch.object(broker, "_broker", return_value=("memory://", {}, None)):
         return broker.make_celery(settings)
 
 
