@@ -116,7 +116,7 @@ def test_a_dry_run_sums_up_and_touches_nothing(
 def test_a_dry_run_works_at_a_desk_that_does_not_reach_redis(away: Cli, tmp_path: Path) -> None:
     ran = away("import", season(tmp_path), "--dry-run", "--json")
     assert (ran.code, ran.object["valid"], "known" in ran.object) == (0, 3, False)
-    assert "cannot be told" in ran.err
+    assert "is not known" in ran.err
 
 
 def test_an_id_with_other_contents_stops_the_whole_file(cli: Cli, records: Records, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_an_id_with_other_contents_stops_the_whole_file(cli: Cli, records: Recor
         ran = cli("import", season(tmp_path), *options, "--json")
         assert (ran.code, ran.object["conflicting"]) == (6, 1)
         assert "line 3: refund row-1 exists with other contents and is on its way: amount 999, here 500\n" in ran.err
-        assert "give a new refund, or a mended row of one that failed, a new id" in ran.err
+        assert "give a new refund, or a corrected row of one that failed, a new id" in ran.err
     assert refunds_in(records) == 1
     assert records.get("row-1").amount == 999
 
@@ -256,7 +256,7 @@ def test_an_unfinished_import_goes_on_with_the_same_command_and_options_only(
     assert cli("import", file, "--batch", "b-9").code == 6
     ran = cli("import", file, "--delay", "1h", "--json")
     assert (ran.code, ran.object["batch_id"], ran.object["created"]) == (0, "b-1", 3)
-    assert "the delay with which it was begun stands" in ran.err
+    assert "the delay that it was begun with is kept" in ran.err
     batch = read_batch(records.store, "b-1")
     assert (batch.known, batch.not_before, batch.imported_at is None) == (0, None, False)
 

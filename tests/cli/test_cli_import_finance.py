@@ -135,7 +135,7 @@ def test_a_mended_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
         assert ran.err.splitlines()[:4] == [
             f"line 2: {stands}: payment_intent pi_wrong, here pi_1",
             "error: 1 row of mended.csv has the id of a refund with other contents: nothing was handed in",
-            "  if these are mended rows of refunds that failed, keep them alone and say --attempt 2",
+            "  if these are corrected rows of refunds that failed, keep them alone and say --attempt 2",
             "  if each row is a refund of its own, make its id from more columns: --id-from order_no,payment_intent",
         ]
     ran = cli("import", mended, *BY_ORDER, "--attempt", "2", "--json")

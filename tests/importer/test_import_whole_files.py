@@ -71,7 +71,12 @@ def test_rows_equal_in_the_id_columns_alone_are_ambiguous(files: Files) -> None:
     ]
     assert "line 4" in taken.errors[0].rule
     assert taken.errors[0].value == "'7', 'pi_1'"
+    assert taken.errors[0].rule.endswith("such as --id-from order,pi,amount")
     assert len(taken.ids) == 1
+    taken = files.take(text.replace("300", "500") + "9,pi_1,1\n", id_from=("order", "amount"))
+    assert (len(taken.ids), taken.errors) == (4, [])
+    (error, _) = files.take("order,pi,amount\n7,pi_1,5\n7,pi_2,5\n", id_from=("order", "amount")).errors
+    assert error.rule.endswith("make the id from more columns")
 
 
 def test_a_new_equal_row_beside_numbered_ones_gets_the_next_free_number(files: Files) -> None:

@@ -177,7 +177,7 @@ def _paused(each: Batch) -> str | None:
     since = f"since {render.moment(each.paused_at)}" if each.paused_at else ""
     if each.paused_reason:
         return (
-            f"{since} by itself: refund after refund failed with {each.paused_reason}; mend that, then "
+            f"{since} by itself: refund after refund failed with {each.paused_reason}; fix that, then "
             f"'refunds batch resume {each.batch_id}' and 'refunds batch retry {each.batch_id}'"
         )
     return f"{since} by {each.paused_by or 'a person'}: 'refunds batch resume {each.batch_id}'"

@@ -264,7 +264,7 @@ def _dry_run(refunds: Refunds, source: Source, validation: Validation, asked: As
         compared: Compared | None = _compared(refunds, source, validation)
     except StoreUnavailable as error:
         # A file can be checked at a desk that does not reach Redis.
-        note(f"note: which rows were handed in before cannot be told: {error}")
+        note(f"note: which rows were handed in before is not known: {error}")
         compared = None
     else:
         if compared is not None:
@@ -344,7 +344,7 @@ def _import(refunds: Refunds, source: Source, validation: Validation, asked: Ask
     if not batch.fresh:
         note(f"this file is batch {batch.batch_id} already: going on with it")
         if asked.delay:
-            note("the delay with which it was begun stands")
+            note("the delay that it was begun with is kept")
     handed = submit(refunds, batch.batch_id, source, validation)
     facts |= {"batch_id": batch.batch_id, "created": handed.created, "known": handed.known}
     return _handed_in(refunds, batch.batch_id, facts, handed, asked)

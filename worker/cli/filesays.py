@@ -105,10 +105,12 @@ def say_conflicts(source: Source, compared: Compared) -> None:
         f"contents: {NOTHING}"
     )
     if not options.id_from:
-        note("  see one with 'refunds status ID'; give a new refund, or a mended row of one that failed, a new id")
+        note("  see one with 'refunds status ID'; give a new refund, or a corrected row of one that failed, a new id")
         return
     if any(each.refund.status in {Status.FAILED, Status.CANCELED} for each in conflicts):
-        note(f"  if these are mended rows of refunds that failed, keep them alone and say {_next_attempt(conflicts)}")
+        note(
+            f"  if these are corrected rows of refunds that failed, keep them alone and say {_next_attempt(conflicts)}"
+        )
     more = next((name for each in conflicts for name, _, _ in _compared(each) if name not in options.id_from), None)
     if more is not None:
         columns = ",".join([*options.id_from, more])
@@ -181,8 +183,8 @@ def say_known(compared: Compared, options: ImportOptions) -> None:
     if failed := compared.statuses.get("failed", 0):
         them, they = verb(failed, "it", "them"), verb(failed, "it is", "they are")
         note(
-            f"{failed:,} of them failed before: 'refunds batch retry ID' sends {them} again as {they}; a mended row "
-            f"needs {anew}"
+            f"{failed:,} of them failed before: 'refunds batch retry ID' sends {them} again as {they}; a corrected "
+            f"row needs {anew}"
         )
     if canceled := compared.statuses.get("canceled", 0):
         note(f"{canceled:,} of them {verb(canceled, 'was', 'were')} canceled: what is still wanted needs {anew}")

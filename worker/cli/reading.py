@@ -41,7 +41,7 @@ def _each_column(_ctx: click.Context, param: click.Parameter, texts: Iterable[st
             rule = f'must be FIELD="Header" with a FIELD of {", ".join(FIELDS)} or metadata.KEY{meant}'
             raise click.BadParameter(f"{text!r} {rule}", param=param)
         if field in pairs:
-            raise click.BadParameter(f"{field} is given twice: it stands in one column", param=param)
+            raise click.BadParameter(f"{field} is given twice: a field has one column", param=param)
         pairs[field] = header.strip()
     return tuple(pairs.items())
 
@@ -56,7 +56,7 @@ _OPTIONS: Final = (
         metavar='FIELD="Header"',
         multiple=True,
         callback=_each_column,
-        help="Which column a field stands in, where its name is not known; once for each.",
+        help="Which column holds a field, if its name is not known; once for each field.",
     ),
     click.option("--id-from", metavar="COLUMNS", help="Make each refund's id from these columns, comma-separated."),
     click.option(
@@ -65,7 +65,7 @@ _OPTIONS: Final = (
         default=1,
         show_default=True,
         metavar="N",
-        help="2 makes new ids from the same columns, for rows that failed and were mended.",
+        help="2 makes new ids from the same columns, for corrected rows of refunds that failed.",
     ),
     click.option("--amount-unit", type=click.Choice(["minor", "major"]), default="minor", show_default=True),
     click.option(
@@ -103,7 +103,7 @@ def reading(
     """Return how a file is to be read, as the command line says it; raises `InputError`."""
     if attempt > 1 and id_from is None:
         raise click.UsageError(
-            "--attempt goes with --id-from: where a file has ids of its own, give a mended row a new one."
+            "--attempt goes with --id-from: if a file has ids of its own, give a corrected row a new one."
         )
     if decimal != "point" and amount_unit != "major":
         raise click.UsageError("--decimal comma is for amounts in major units: say --amount-unit major, too.")

@@ -258,7 +258,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        raise ValueError(f"the key {twice!r} is in one object twice")
     return found
 
 
@@ -286,7 +286,9 @@ def _xlsx_rows(source: Source) -> Iterator[Row]:
                 continue
             width = len(names)
             if not all(map(is_blank, values[width:])):
-                raise source.problem("a cell stands to the right of the last named column", line=line, column=width + 1)
+                raise source.problem(
+                    "a cell is filled to the right of the last named column", line=line, column=width + 1
+                )
             yield Row(line, ordinal, names, [*values[:width], *[""] * (width - len(values))])
             ordinal += 1
     if names is None:

@@ -89,4 +89,4 @@ class ImportOptions:
                 raise InputError(f"the column {header!r} is one that a result file has: give it another name first")
             for other, taken in self.columns[:place]:
                 if other == field or plain_name(taken) == name:
-                    raise InputError(f"{field} and {header!r} are named twice: each field stands in one column")
+                    raise InputError(f"{field} and {header!r} are named twice: each field has one column")

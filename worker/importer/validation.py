@@ -174,13 +174,15 @@ def _with_occurrence(request: RefundRequest, occurrence: int) -> RefundRequest:
 def _conflict(source: Source, row: Row, found: Candidate, columns: Columns, other: int) -> RowError:
     names = source.options.id_from
     if not names:
-        rule = f"stands with other contents on line {other}: an id is for one refund"
+        rule = f"is on line {other} too, with other contents: an id is for one refund"
         column, value = columns.header("refund_id"), shown(found.request.refund_id)
         return RowError(row.line, column, "duplicate_id", value, rule)
     places = [columns.places[name] for name in id_fields(source.options) if name in columns.places]
     column = ", ".join(columns.names[place].strip() for place in places)
     value = ", ".join(shown(row.values[place]) for place in places)
-    rule = f"equal on line {other}, and the rest of the row differs: make the id from more columns"
+    rule = f"is equal on line {other}, and the rest of the row differs: make the id from more columns"
+    if "amount" not in id_fields(source.options):
+        rule += f", such as --id-from {','.join(names)},amount"
     return RowError(row.line, column, "ambiguous_id", value, rule)
 
 
