@@ -26,6 +26,7 @@ from tests.service.shop import (
     until,
 )
 from worker import calls
+from worker.errors import StoreUnavailable
 from worker.lanes import Turns
 from worker.model import Lane, Stage, Status
 from worker.policy import Rules
@@ -244,6 +245,7 @@ async def test_read_that_waits_for_a_permit_is_given_back_by_a_worker_that_is_to
 
         async def limited(_: httpx.Request) -> httpx.Response:
             # Another worker has met a 429 meanwhile.
+            await shop.store.run(calls.block_gate(HOUR))
             shop.gate.learn(HOUR)
             return totals(0)
 
@@ -396,6 +398,30 @@ async def test_reply_to_an_attempt_is_saved_however_often_redis_is_away(async_re
         await shop.handle()
         assert (await shop.stored()).status is Status.SUCCEEDED
         assert shop.store.asked == ["create", "claim", "save", "save"]
+
+
+async def test_doubt_about_a_reply_with_anothers_refund_is_saved_however_often_redis_is_away(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept("order-1", payment_intent="pi_1")
+        await shop.accept("order-2", payment_intent="pi_2")
+        careless = refund_payload(id="re_first")
+        del careless["payment_intent"], careless["metadata"]
+        shop.provider.will(POST, says(200, careless))
+        await shop.handle("order-1")
+        run, saves = shop.store.run, 0
+
+        async def away_after_the_first(call: Any) -> Any:
+            nonlocal saves
+            saves += call.script is calls.SAVE
+            if call.script is calls.SAVE and saves == 2:
+                raise StoreUnavailable("redis is away")
+            return await run(call)
+
+        shop.store.run = away_after_the_first  # type: ignore[method-assign]
+        assert await shop.handle("order-2") == "in doubt"
+        assert ((await shop.stored("order-2")).stage, saves) == (Stage.IN_DOUBT, 3)
 
 
 @pytest.mark.parametrize(("rules", "reading"), [(VERIFY, LIST), (VERIFY, READ)], ids=["look", "poll"])
