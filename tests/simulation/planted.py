@@ -57,13 +57,9 @@ def body_built_anew(stack: ExitStack) -> None:
 
 def record_deleted_on_error(stack: ExitStack) -> None:
     """An attempt that ends in an error removes the key, so that the next one may begin afresh."""
-    last = "return {'saved', int(NOW), move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13])}"
-    deleting = (
-        "local woken = move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13]) "
-        "if to == 'waiting' or to == 'in_doubt' then redis.call('DEL', P .. 'refund:' .. id) end "
-        "return {'saved', int(NOW), woken}"
-    )
-    rescript(stack, ("SAVE",), last, deleting)
+    last = "return {'saved', int(NOW), woken, unpack(rows)}"
+    deleting = "if to == 'waiting' or to == 'in_doubt' then redis.call('DEL', P .. 'refund:' .. id) end "
+    rescript(stack, ("SAVE",), last, deleting + last)
 
 
 def check_then_insert(stack: ExitStack) -> None:
@@ -103,7 +99,8 @@ def doubt_forgotten(stack: ExitStack) -> None:
 
     def forgetting(refund: Refund, outcome: Outcome, *rest: Any) -> Step:
         if outcome.seen is Seen.REFUSED:
-            refund, outcome = replace(refund, doubt_since=None), replace(outcome, doubt=False)
+            refund = replace(refund, doubt_since=None, doubted=False)
+            outcome = replace(outcome, doubt=False)
         return real(refund, outcome, *rest)
 
     put(stack, policy, "after_attempt", forgetting)
@@ -219,7 +216,7 @@ def key_window_ignored(stack: ExitStack) -> None:
         return real(refund, replace(rules, key_window=_LONG_AGO), now)
 
     put(stack, policy, "may_replay", always)
-    rescript(stack, ("CLAIM",), "NOW - tonumber(r.first_attempt_at) > tonumber(ARGV[10])", "false")
+    rescript(stack, ("CLAIM",), "not is_within(r.first_attempt_at, ARGV[10])", "false")
 
 
 def any_success_believed(stack: ExitStack) -> None:

@@ -12,7 +12,7 @@ import structlog
 from tests.simulation.files import Door
 from tests.simulation.planting import Bug, all_scripts, put, rescript
 from tests.simulation.secrets import API_KEY
-from worker import answers, broker, calls
+from worker import broker, calls, payloads
 from worker.endings import Ending
 from worker.gateway import Gateway
 from worker.model import Lane, Outcome, Refund, Step
@@ -103,16 +103,16 @@ def message_in_history(stack: ExitStack) -> None:
     """What the provider says is noted with each move, as it stands."""
     real = calls.save
 
-    def noting(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None) -> Any:
-        return real(refund, step, {**(detail or {}), "said": step.changes.get("error_message")})
+    def noting(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, **named: Any) -> Any:
+        return real(refund, step, {**(detail or {}), "said": step.changes.get("error_message")}, **named)
 
-    put(stack, answers, "_without", lambda message, _: message)
+    put(stack, payloads, "_clean", lambda value, _: value if isinstance(value, str) else "")
     put(stack, calls, "save", noting)
 
 
 def message_kept_as_it_came(stack: ExitStack) -> None:
     """What the provider says of an error is kept with the record, whatever it repeats."""
-    put(stack, answers, "_without", lambda message, _: scrubbed(message))
+    put(stack, payloads, "_clean", lambda value, _: scrubbed(value) if isinstance(value, str) else "")
 
 
 def payload_in_message(stack: ExitStack) -> None:
