@@ -12,6 +12,11 @@ from worker.errors import NotDurable, SettingsError
 
 Command = tuple[str | int, ...]
 
+ON_REWRITE: Final = "no-appendfsync-on-rewrite"
+"""With 'yes' nothing is flushed while the server rewrites its file, whatever `appendfsync` says."""
+SETTINGS: Final = "*append*"
+"""What CONFIG GET is asked for: `appendonly`, `appendfsync` and `ON_REWRITE` are among what it matches."""
+
 _NO_FILE: Final = (
     "this Redis has no append-only file and may forget an accepted refund: start it with "
     "'--appendonly yes --appendfsync always', or set REFUNDS_DURABILITY=memory for a trial"
@@ -28,6 +33,14 @@ _MAY_NOT_WAIT: Final = (
     "this Redis flushes its append-only file only now and then, and its user may not wait for the disk: "
     "set 'appendfsync always', or grant the user '+waitaof'"
 )
+_NOT_IN_REWRITE: Final = (
+    "this Redis is not set to 'no-appendfsync-on-rewrite no': it may answer before its disk while it rewrites its "
+    "append-only file, and {why}: set 'no-appendfsync-on-rewrite no', {else_}"
+)
+_REWRITE: Final = _NOT_IN_REWRITE.format(why="cannot be waited for", else_="or take Redis 7.2 or Valkey")
+_REWRITE_MAY_NOT_WAIT: Final = _NOT_IN_REWRITE.format(
+    why="its user may not wait for the disk", else_="or grant the user '+waitaof'"
+)
 
 
 def probe() -> Generator[Command, Any, bool]:
@@ -38,7 +51,7 @@ def probe() -> Generator[Command, Any, bool]:
     not used. Raises `NotDurable` if the server may forget what it acknowledged, `SettingsError` if its user may not
     find out, and any error that is not about the commands themselves.
     """
-    settings = yield "CONFIG GET", "append*"
+    settings = yield "CONFIG GET", SETTINGS
     if isinstance(settings, exceptions.ResponseError):
         if is_away(settings) and not isinstance(settings, exceptions.NoPermissionError):
             raise settings
@@ -46,7 +59,8 @@ def probe() -> Generator[Command, Any, bool]:
     if settings.get("appendonly") == "no":
         raise NotDurable(_NO_FILE)
     flush = settings.get("appendfsync")
-    if flush == "always":
+    # Without a word about it the server is not taken to flush while it rewrites its file.
+    if flush == "always" and settings.get(ON_REWRITE) == "no":
         return False
     if flush == "no":
         raise NotDurable(_LAZY)
@@ -66,6 +80,8 @@ def _can_wait(reply: Any, flush: str | None) -> bool:
             raise reply
         if flush is None:
             raise SettingsError(_UNSEEN) from reply
+        if flush == "always":
+            raise (SettingsError(_REWRITE_MAY_NOT_WAIT) if forbidden else NotDurable(_REWRITE)) from reply
         raise (SettingsError(_MAY_NOT_WAIT) if forbidden else NotDurable(_LAZY)) from reply
     if flush is None and int(reply[0]) < 1:
         raise NotDurable(_NO_FILE)

@@ -108,6 +108,7 @@ def test_the_server_keeps_every_write_and_is_reached_from_inside_only() -> None:
     told = dict(zip(server["command"][1::2], server["command"][2::2], strict=True))
     assert told["--appendonly"] == "yes"
     assert told["--appendfsync"] == "always"
+    assert told["--no-appendfsync-on-rewrite"] == "no"
     assert told["--maxmemory-policy"] == "noeviction"
     assert told["--auto-aof-rewrite-min-size"] == DIRECTIVES["auto-aof-rewrite-min-size"]
     assert int(told["--maxmemory"].removesuffix("mb")) * 1024**2 < 2 * 1024**3

@@ -156,6 +156,42 @@ def test_server_that_flushes_now_and_then_is_refused_if_it_cannot_be_waited_for(
             assert client.dbsize() == 0
 
 
+def rewriting_for_long(server: ThrowawayServer, client: redis.Redis) -> None:
+    """Fill the server and let it begin to rewrite its file, so slowly that the test is over before the rewrite is."""
+    with client.pipeline(transaction=False) as pipeline:
+        for number in range(2000):
+            pipeline.set(f"filler:{number}", "x" * 100)
+        pipeline.execute()
+    client.config_set("rdb-key-save-delay", "10000")
+    client.bgrewriteaof()
+    persistence: Any = client.info("persistence")
+    assert persistence["aof_rewrite_in_progress"] == 1, server.url
+
+
+def test_nothing_is_accepted_before_its_disk_while_a_server_that_then_does_not_flush_rewrites_its_file(
+    waitaof: None,  # noqa: ARG001 - an older one is refused
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.store.WAITAOF_MS", 50)
+    with running_server(no_appendfsync_on_rewrite="yes") as server, client_of(server) as client:
+        rewriting_for_long(server, client)
+        with pytest.raises(StoreUnavailable):
+            Store(client).run(accept())
+
+
+def test_a_server_that_is_told_not_to_flush_in_a_rewrite_is_asked_to_wait_from_then_on(
+    waitaof: None,  # noqa: ARG001 - an older one is refused
+) -> None:
+    with running_server() as server, client_of(server) as client:
+        store = Store(client)
+        asked = []
+        for told in ("no", "yes", "no"):
+            client.config_set("no-appendfsync-on-rewrite", told)
+            store.require_durable()
+            asked.append(store.wait_for_disk)
+        assert asked == [False, True, False]
+
+
 def test_one_wait_covers_a_whole_pipeline(lazy: ThrowawayServer) -> None:
     with client_of(lazy) as client:
         store = Store(client)

@@ -23,12 +23,17 @@ REPLICA = (
 OLD = {"COMMAND INFO WAITAOF": b"*1\r\n*-1\r\n", "INFO": b"$15\r\naof_enabled:1\r\n\r\n"}
 
 
-def always() -> bytes:
-    return config(appendonly="yes", appendfsync="always")
+def set_to(appendfsync: str, **on_rewrite: str) -> bytes:
+    told = {name.replace("_", "-"): value for name, value in on_rewrite.items()}
+    return config(**{"appendonly": "yes", "appendfsync": appendfsync} | told)
+
+
+def always(no_appendfsync_on_rewrite: str = "no") -> bytes:
+    return set_to("always", no_appendfsync_on_rewrite=no_appendfsync_on_rewrite)
 
 
 def everysec() -> bytes:
-    return config(appendonly="yes", appendfsync="everysec")
+    return set_to("everysec", no_appendfsync_on_rewrite="no")
 
 
 def ask_blocking(url: str) -> bool | None:
@@ -49,6 +54,8 @@ SERVES = {
     "6.2, always": ({"CONFIG GET": always(), "WAITAOF": UNKNOWN_62}, False),
     "7.0, always": ({"CONFIG GET": always(), "WAITAOF": UNKNOWN_70}, False),
     "9.1, always": ({"CONFIG GET": always(), "WAITAOF": KNOWN}, False),
+    "9.1, always, but not while it rewrites its file": ({"CONFIG GET": always("yes"), "WAITAOF": KNOWN}, True),
+    "9.1, always, and nothing is known of a rewrite": ({"CONFIG GET": set_to("always"), "WAITAOF": KNOWN}, True),
     "9.1, everysec": ({"CONFIG GET": everysec(), "WAITAOF": KNOWN}, True),
     "9.1, everysec, its file is being begun": ({"CONFIG GET": everysec(), "WAITAOF": KNOWN_WITHOUT_FILE}, True),
     "CONFIG is forbidden": ({"CONFIG GET": FORBIDDEN_62, "WAITAOF": KNOWN}, True),
@@ -59,11 +66,27 @@ SERVES = {
 REFUSED = {
     "6.2, everysec": ({"CONFIG GET": everysec(), "WAITAOF": UNKNOWN_62}, "cannot be waited for: set 'appendfsync"),
     "7.0, everysec": ({"CONFIG GET": everysec(), "WAITAOF": UNKNOWN_70}, "cannot be waited for: set 'appendfsync"),
+    "6.2, always, but not in a rewrite": (
+        {"CONFIG GET": always("yes"), "WAITAOF": UNKNOWN_62},
+        "cannot be waited for: set 'no-appendfsync-on-rewrite no', or take Redis 7.2",
+    ),
+    "7.0, always, but not in a rewrite": (
+        {"CONFIG GET": always("yes"), "WAITAOF": UNKNOWN_70},
+        "not set to 'no-appendfsync-on-rewrite no'",
+    ),
+    "7.0, always, and nothing is known of a rewrite": (
+        {"CONFIG GET": set_to("always"), "WAITAOF": UNKNOWN_70},
+        "not set to 'no-appendfsync-on-rewrite no'",
+    ),
     "9.1, no": ({"CONFIG GET": config(appendonly="yes", appendfsync="no"), "WAITAOF": KNOWN}, "cannot be waited for"),
     "no file": ({"CONFIG GET": config(appendonly="no", appendfsync="always")}, "has no append-only file"),
     "no file, CONFIG is forbidden": ({"CONFIG GET": FORBIDDEN_62, "WAITAOF": KNOWN_WITHOUT_FILE}, "no append-only"),
 }
 MAY_NOT_ASK = {
+    "always, but not in a rewrite, WAITAOF is forbidden": (
+        {"CONFIG GET": always("yes"), "WAITAOF": FORBIDDEN},
+        r"set 'no-appendfsync-on-rewrite no', or grant the user '\+waitaof'",
+    ),
     "7.0, CONFIG is forbidden": (
         {"CONFIG GET": FORBIDDEN_62, "WAITAOF": UNKNOWN_70},
         r"grant the user '\+config\|get'",
@@ -110,4 +133,4 @@ async def test_any_other_answer_is_passed_on() -> None:
 def test_with_always_only_one_command_is_asked() -> None:
     with byte_redis({"CONFIG GET": always()}) as server:
         ask_blocking(server.url)
-        assert server.asked == ["CONFIG GET append*"]
+        assert server.asked == ["CONFIG GET *append*"]

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import redis.exceptions
 
-from worker import switches
+from worker import durability, switches
 from worker.connections import redis_errors
 from worker.errors import NotDurable, SettingsError
 from worker.health.checks import Check, Trouble, fail, guarded, lasting, ok, redis_cli, size, user_of, warn
@@ -99,7 +99,7 @@ class Server:
             text = "REFUNDS_DURABILITY=memory: a crash of the server may forget accepted refunds"
             yield warn("disk", text, "unset REFUNDS_DURABILITY for anything but a trial")
             return
-        always = f"{self.cli} CONFIG SET appendfsync always"
+        always = f"{self.cli} CONFIG SET appendfsync always && {self.cli} CONFIG SET {durability.ON_REWRITE} no"
         keep = "; and in its redis.conf"
         try:
             self._store.require_durable()
@@ -115,9 +115,9 @@ class Server:
         yield self._flushing(f"{always}{keep}")
 
     def _flushing(self, fix: str) -> Check:
-        how = self._appendfsync()
-        if how == "always" or not self._store.wait_for_disk:
+        if not self._store.wait_for_disk:
             return ok("disk", "append-only file on, appendfsync always")
+        how = self._appendfsync()
         if how == "no":
             text = "appendfsync no: the server never confirms that a write is on disk, so nothing can be accepted"
             return fail("disk", text, fix, Trouble.GUARD)
@@ -126,6 +126,8 @@ class Server:
             fix = f"{self.cli} ACL SETUSER {user} '+config|get'"
             text = "append-only file on; this user may not read appendfsync, so each acceptance waits for the disk"
             return warn("disk", text, fix)
+        if how == "always":
+            how = f"always, but not '{durability.ON_REWRITE} no'"
         text = (
             f"appendfsync {how}: safe, but each acceptance and each claim waits up to a second for the disk (WAITAOF)"
         )

@@ -39,6 +39,7 @@ VARIABLE: Final = "THROWAWAY_SERVER"
 DIRECTIVES: Final = {
     "appendonly": "yes",
     "appendfsync": "always",
+    "no-appendfsync-on-rewrite": "no",
     "auto-aof-rewrite-min-size": "512mb",
     "maxmemory-policy": "noeviction",
     "save": '""',
