@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,8 +25,15 @@ from worker.sandbox.server import VARIABLE, ThrowawayServer
 
 SECONDS: Final = 60
 PASSWORD: Final = "of-a-server-that-is-thrown-away"  # noqa: S105 - it guards nothing
-EVERYTHING: Final = ("reset", "on", f">{PASSWORD}", "~*", "&*", "+@all")
-USERS: Final = {"default": None, "no CONFIG": "-config", "no COMMAND": "-command", "no INFO": "-info"}
+EVERYTHING: Final = ("~*", "&*", "+@all")
+USERS: Final = {
+    "all rights": EVERYTHING,
+    "no CONFIG": (*EVERYTHING, "-config"),
+    "no COMMAND": (*EVERYTHING, "-command"),
+    "no INFO": (*EVERYTHING, "-info"),
+}
+WORKER: Final = "worker of users.acl"
+"""For servers that know all of its commands."""
 DONE, USAGE, REFUSED = 0, 2, 6
 RESP3: Final = 3
 
@@ -49,12 +57,14 @@ class Case:
         return USAGE if self.user == "no CONFIG" else REFUSED
 
 
-def cases() -> Iterator[Case]:
-    """Yield each user under `always` with the newer protocol, and both modes and protocols for the default one."""
+def cases(server: Server) -> Iterator[Case]:
+    """Yield each user under `always` with the newer protocol, and both modes and protocols for one with all rights."""
     for user in USERS:
         yield Case(mode="always", protocol=RESP3, user=user)
-    yield Case(mode="always", protocol=2, user="default")
-    yield Case(mode="everysec", protocol=RESP3, user="default")
+    if server.waits:
+        yield Case(mode="always", protocol=RESP3, user=WORKER)
+    yield Case(mode="always", protocol=2, user="all rights")
+    yield Case(mode="everysec", protocol=RESP3, user="all rights")
     yield Case(mode="everysec", protocol=2, user="no CONFIG")
 
 
@@ -64,11 +74,18 @@ def every(server: Server) -> Iterator[Row]:
         sandbox = stack.enter_context(running_sandbox(SandboxConfig(idempotency="ignore", latency_ms=5)))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-servers-")))
         running = {}
-        for case in cases():
+        for case in cases(server):
             if case.mode not in running:
                 running[case.mode] = stack.enter_context(_started(server, case.mode))
             trial = Trial(server=server, case=case, running=running[case.mode], sandbox=sandbox, folder=folder)
             yield trial.row()
+
+
+def _rules_of_a_worker() -> list[str]:
+    """Return what ops/redis/users.acl grants to the worker's user."""
+    lines = (Path(__file__).parents[1] / "redis" / "users.acl").read_text("utf-8").splitlines()
+    (line,) = [line for line in lines if line.startswith("user worker ")]
+    return line.partition(" PASSWORD ")[2].split()
 
 
 @contextmanager
@@ -100,7 +117,8 @@ class Trial:
         try:
             with redis.Redis.from_url(self.running.url, decode_responses=True) as admin:
                 admin.flushall()
-                admin.execute_command("ACL", "SETUSER", "app", *EVERYTHING, USERS[self.case.user] or "+@all")
+                rules = _rules_of_a_worker() if self.case.user == WORKER else USERS[self.case.user]
+                admin.execute_command("ACL", "SETUSER", "app", "reset", "on", f">{PASSWORD}", *rules)
                 result = self._settled(admin) if wanted == DONE else self._refused(admin, wanted)
             passed, trace = True, ""
         except (Unlike, subprocess.TimeoutExpired, redis.RedisError) as error:
@@ -111,7 +129,7 @@ class Trial:
 
     def _settled(self, admin: redis.Redis) -> str:
         self._expect("doctor", self._run("doctor", "--json"), DONE)
-        refund_id = f"order-{self.running.port}-{self.case.protocol}-{self.case.user.replace(' ', '-')}"
+        refund_id = f"order-{self.running.port}-{self.case.protocol}-{re.sub('[ .]', '-', self.case.user)}"
         asked = ["submit", refund_id, "--payment-intent", f"pi_{refund_id.replace('-', '')}", "--amount", "500"]
         with self._worker():
             submitted = self._run(*asked, "--wait", "45", "--json")

@@ -55,12 +55,12 @@ def test_what_is_missing_is_named_with_how_to_get_it() -> None:
 @pytest.mark.parametrize(
     ("version", "product", "mode", "user", "code"),
     [
-        ("6.2.14", "Redis", "always", "default", 0),
+        ("6.2.14", "Redis", "always", "all rights", 0),
         ("7.0.15", "Redis", "always", "no INFO", 0),
         ("7.0.15", "Redis", "always", "no CONFIG", 2),
-        ("7.0.15", "Redis", "everysec", "default", 6),
+        ("7.0.15", "Redis", "everysec", "all rights", 6),
         ("7.0.15", "Redis", "everysec", "no CONFIG", 2),
-        ("7.2.0", "Redis", "everysec", "default", 0),
+        ("7.2.0", "Redis", "everysec", "all rights", 0),
         ("8.1.8", "Valkey", "everysec", "no CONFIG", 0),
     ],
 )
@@ -72,11 +72,12 @@ def test_what_is_right_depends_on_whether_the_disk_can_be_confirmed(
 
 
 def test_both_protocols_both_modes_and_every_user_are_tried() -> None:
-    cases = list(refund.cases())
+    cases = list(refund.cases(a_server("9.1.2", "Valkey")))
     assert {(case.mode, case.protocol) for case in cases} == {
         (mode, protocol) for mode in ("always", "everysec") for protocol in (2, 3)
     }
-    assert {case.user for case in cases} == set(refund.USERS)
+    assert {case.user for case in cases} == {*refund.USERS, refund.WORKER}
+    assert {case.user for case in refund.cases(a_server("7.0.15"))} == set(refund.USERS)
 
 
 @pytest.mark.parametrize(
