@@ -93,8 +93,11 @@ class Records:
     def sending(self, refund_id: str, **fields: Any) -> Refund:
         """A refund that a worker has claimed."""
         self.queued(refund_id, **fields)
+        return self.claimed(refund_id)
+
+    def claimed(self, refund_id: str) -> Refund:
+        """An accepted refund, claimed by a worker that has just read its payment."""
         loaded = self.store.run(calls.load(refund_id))
-        # As a worker does that has just read the payment.
         seen: dict[str, Any] = {"seq": loaded.seq}
         if loaded.refund is not None and loaded.refund.asked_currency is not None:
             seen["currency_checked"] = True

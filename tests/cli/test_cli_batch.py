@@ -180,7 +180,7 @@ def test_retry_sends_again_what_is_retriable_in_the_bulk_lane(
         settled(records, f"row-{number}", kind)
     before = messages(sync_redis, Lane.BULK)
     ran = cli("batch", "retry", batch, "--json")
-    assert (ran.code, ran.object) == (0, {"batch_id": "b-1", "retried": 1, "left": {"no": 1, "unknown": 1}})
+    assert (ran.code, ran.object) == (0, {"batch_id": "b-1", "retried": 1, "left": {"no": 1, "unknown": 1}, "moved": 0})
     assert "--unknown sends those, too" in ran.err
     assert (messages(sync_redis, Lane.BULK) - before, messages(sync_redis, Lane.SINGLE)) == (1, 0)
     assert cli("batch", "retry", batch).code == 9

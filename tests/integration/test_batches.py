@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ops.bench.season import FAULTS, play
+from tests.integration.stack import Installation, until
+from worker import batches
+from worker.model import Lane
+from worker.request import RefundRequest
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.running import running_sandbox
 
@@ -28,3 +34,25 @@ def test_every_row_of_a_killed_resumed_canceled_and_retried_season_is_accounted_
     assert facts["faults_fired"] > 0
     assert sum(facts["all"].values()) == ROWS
     assert facts["all"]["invalid"] == ROWS // 100
+
+
+@pytest.mark.parametrize("sandbox_config", [SandboxConfig(latency_ms=50)])
+def test_a_wrong_account_costs_about_thirty_rows_however_many_workers_send(installation: Installation) -> None:
+    with installation.refunds() as refunds:
+        batches.open_batch(refunds.store, "b-1", file="season.csv", digest="d", rows=400)
+        requests = [RefundRequest(refund_id=f"row-{n}", payment_intent=f"pi_{n}", amount=10**6) for n in range(400)]
+        created = [made.result for _, made in refunds.submit_stream(requests, lane=Lane.BULK, batch_id="b-1")]
+        assert created == ["created"] * len(requests)
+        for _ in range(2):
+            installation.start()
+        until(lambda: batches.state_of_batch(refunds.store, "b-1") == "paused", "the batch has paused itself")
+
+        def resting() -> bool:
+            stages = batches.read_batch(refunds.store, "b-1").stages
+            return not stages.get("sending")
+
+        until(resting, "what was in flight has ended")
+        batch = batches.read_batch(refunds.store, "b-1")
+    assert 20 <= batch.statuses["failed"] <= 30
+    assert batch.statuses["failed"] + batch.statuses["pending"] == len(requests)
+    assert batch.paused_reason == "amount_too_large"

@@ -362,3 +362,22 @@ async def test_a_cancel_after_a_resend_on_a_persons_word_says_on_what_it_rests(
         await decided(shop, decisions.cancel(refund))
         refund = await shop.stored()
         assert (refund.status, refund.evidence) == (Status.CANCELED, "operator")
+
+
+@pytest.mark.parametrize("unverified", [True, False])
+@pytest.mark.parametrize("code", ["charge_already_refunded", "amount_too_large", "some_new_code"])
+async def test_a_refusal_that_the_first_attempt_may_have_caused_settles_nothing_after_a_persons_word(
+    async_redis: redis.asyncio.Redis, code: str, *, unverified: bool
+) -> None:
+    async with opened(async_redis, BLIND if unverified else VERIFY) as shop:
+        refund = await bring_to_review(shop)
+        await decided(shop, decisions.resolve_resend(refund, unverified=unverified))
+        shop.provider.will(LIST, listing())
+        shop.provider.will(POST, error(400, code))
+        refund = await look(shop, 1 if unverified else 2)
+        assert (posts(shop), refund.stage, refund.doubted) == (2, Stage.REVIEW, True)
+        assert refund.error_code == code
+        # Nor does a second word of the same person.
+        await decided(shop, decisions.resolve_resend(refund, unverified=True))
+        refund = await look(shop, 3)
+        assert (posts(shop), refund.stage) == (3, Stage.REVIEW)

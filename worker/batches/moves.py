@@ -33,9 +33,13 @@ class Canceled:
 
 @dataclass(kw_only=True)
 class Retried:
-    """How many failed refunds go again, and how many were left by whether a retry can help."""
+    """How many failed refunds go again, and how many were left by whether a retry can help.
+
+    `moved` are those that somebody else moved, or the provider contradicted, before they could go again.
+    """
 
     retried: int = 0
+    moved: int = 0
     left: Counter[str] = field(default_factory=Counter)
 
 
@@ -98,6 +102,7 @@ def retry_batch(
         if again:
             nudge(again)
         retried.retried += len(again)
+        retried.moved += len(failed) - len(again)
         done += len(page)
         if on_progress is not None:
             on_progress(done)

@@ -282,10 +282,14 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
             )
         paused = batches.state_of_batch(refunds.store, batch_id) == "paused"
     if as_json:
-        render.as_json({"batch_id": batch_id, "retried": done.retried, "left": dict(done.left)})
+        left = dict(done.left)
+        render.as_json({"batch_id": batch_id, "retried": done.retried, "left": left, "moved": done.moved})
     else:
-        left = [(f"left, retriable: {kind}", f"{count:,}") for kind, count in sorted(done.left.items())]
-        render.put(render.heading(batch_id), render.facts([("sent again", f"{done.retried:,}"), *left]))
+        rows = [("sent again", f"{done.retried:,}")]
+        rows += [(f"left, retriable: {kind}", f"{count:,}") for kind, count in sorted(done.left.items())]
+        rows += [("changed meanwhile", f"{done.moved:,}")] if done.moved else []
+        rows.append(("failed before", f"{done.retried + done.left.total() + done.moved:,}"))
+        render.put(render.heading(batch_id), render.facts(rows))
     if done.left[Retriable.UNKNOWN.value]:
         note("of some it is not known whether sending again can help: --unknown sends those, too")
     if paused:
