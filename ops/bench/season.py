@@ -26,6 +26,7 @@ from typing import Any, Final, Self
 
 from worker.batches import read_batch
 from worker.client import Refunds
+from worker.model import Status
 from worker.sandbox.running import Sandbox
 from worker.sandbox.server import running_server
 from worker.settings import Settings
@@ -300,7 +301,7 @@ class Season:
         self.report.facts["before_retry"] = before["statuses"]
         nothing = self.run("batch", "retry", "main", "--json")
         self.report.hold(holds=nothing.code == 9, sentence="a retry sent what is not known to be retriable")  # noqa: PLR2004 - the exit code
-        declined = [payment for _, payment, *_ in self.files["main"] if payment.startswith("pi_declined")]
+        declined = self._declined()
         for payment in declined[::2]:
             self.sandbox.create_payment_intent(payment, outcome="succeeded")
         ran = self.run("batch", "retry", "main", "--unknown", "--json")
@@ -310,6 +311,17 @@ class Season:
         self.report.facts["mended"] = len(declined[::2])
         gained = after["succeeded"] - before["statuses"]["succeeded"]
         self.report.hold(holds=gained == len(declined[::2]), sentence=f"the retry mended {gained}: {after}")
+
+    def _declined(self) -> list[str]:
+        """Return the payments whose refund was declined; one that was in doubt before is for a person, not for a retry."""
+        rows = [(payment, refund_id) for _, payment, refund_id, *_ in self.files["main"]]
+        asked = [(payment, refund_id) for payment, refund_id in rows if payment.startswith("pi_declined")]
+        found = self.refunds.get_many([refund_id for _, refund_id in asked])
+        return [
+            payment
+            for (payment, _), refund in zip(asked, found, strict=True)
+            if refund is not None and refund.status is Status.FAILED
+        ]
 
     # The count
 
