@@ -313,7 +313,7 @@ class Season:
         self.report.hold(holds=gained == len(declined[::2]), sentence=f"the retry mended {gained}: {after}")
 
     def _declined(self) -> list[str]:
-        """Return the payments whose refund was declined; one that was in doubt before is for a person, not for a retry."""
+        """Return the payments whose refund failed; one declined after a doubt is for a person, not for a retry."""
         rows = [(payment, refund_id) for _, payment, refund_id, *_ in self.files["main"]]
         asked = [(payment, refund_id) for payment, refund_id in rows if payment.startswith("pi_declined")]
         found = self.refunds.get_many([refund_id for _, refund_id in asked])

@@ -25,7 +25,10 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Canceled:
-    """How many refunds a cancel stopped, and the batch as it then stood: what is in it was sent, or settled before."""
+    """How many refunds a cancel stopped, and the batch as it then stood: what is in it was sent, or settled before.
+
+    A claim that meets the canceled batch stops its refund too: that counts.
+    """
 
     canceled: int
     batch: Batch
@@ -54,19 +57,21 @@ def cancel_batch(store: Store, batch_id: str, by: str, on_progress: Progress | N
         store.confirm()
         return Canceled(canceled=0, batch=before)
     set_state(store, batch_id, "canceled", sources=("running", "paused"), by=by)
-    canceled = done = 0
+    done = 0
     for page in _pages(store, batch_id):
         unsent = [
             refund_id
             for refund_id, (stage, _) in zip(page, _read(store, page, "stage", "status"), strict=True)
             if stage in _UNSENT
         ]
-        canceled += len(_apply(store, unsent, _cancelable, {"by": by, "batch": batch_id}))
+        _apply(store, unsent, _cancelable, {"by": by, "batch": batch_id})
         done += len(page)
         if on_progress is not None:
             on_progress(done)
+    after = read_batch(store, batch_id)
     store.confirm()
-    return Canceled(canceled=canceled, batch=read_batch(store, batch_id))
+    counted = [batch.statuses.get(Status.CANCELED.value, 0) for batch in (before, after)]
+    return Canceled(canceled=counted[1] - counted[0], batch=after)
 
 
 def retry_batch(
