@@ -17,12 +17,12 @@ import kombu.exceptions
 import redis.exceptions
 from celery import Celery
 
-from worker import broker, calls, decisions, forks
+from worker import broker, calls, decisions, forks, rejections
 from worker.backlog import BacklogWatch
 from worker.calls import Created
 from worker.connections import connect, place_of
-from worker.errors import GuardRefused, IdempotencyConflict, NotFound, StoreUnavailable
-from worker.model import Lane, Refund, Status, Step
+from worker.errors import GuardRefused, IdempotencyConflict, MessageRejected, NotFound, StoreUnavailable
+from worker.model import Lane, Refund, Status, Step, rfc3339
 from worker.records import new_record
 from worker.request import RefundRequest
 from worker.settings import Settings
@@ -180,9 +180,12 @@ class Refunds:
                 self.store.run(calls.give_back(refund_ids))
 
     def get(self, refund_id: str) -> Refund:
-        """Return a refund's record; raises `NotFound`."""
+        """Return a refund's record; raises `NotFound`, as `MessageRejected` if a message that names it was refused."""
         refund = self.store.get(refund_id)
         if refund is None:
+            if (refused := rejections.of_refund(self.store, refund_id)) is not None:
+                at = rfc3339(refused.rejected_at)
+                raise MessageRejected(refund_id, refused.reason, at, refused.entry_id)
             raise NotFound(
                 f"no refund {refund_id} was accepted here: check the id, REFUNDS_REDIS_URL and REFUNDS_PREFIX"
             )

@@ -5,6 +5,7 @@ RefundError
 ├── InvalidRequest           a refund breaks a rule of its fields         exit 3
 ├── InputError               a file cannot be read as what it claims      exit 3
 ├── NotFound                 no record under that id                      exit 3
+│   └── MessageRejected      and the message that named it was refused
 ├── GuardRefused             a guard says no; nothing was changed         exit 6
 │   ├── IdempotencyConflict  the id exists with another body
 │   ├── NotCancelable        something may have been sent already
@@ -61,6 +62,20 @@ class InputError(RefundError):
 
 class NotFound(RefundError):
     """No record stands under that id."""
+
+
+class MessageRejected(NotFound):
+    """No record exists under that id, and the latest message that names it was refused for `reason`."""
+
+    def __init__(self, refund_id: str, reason: str, rejected_at: str, entry_id: str) -> None:
+        super().__init__(
+            f"refund {refund_id} was not accepted: its message was rejected at {rejected_at} ({reason}): fix its "
+            f"sender and send it again with the same id, or see it with 'refunds rejected show {entry_id}'"
+        )
+        self.refund_id, self.reason, self.rejected_at, self.entry_id = refund_id, reason, rejected_at, entry_id
+
+    def __reduce__(self) -> tuple[type[MessageRejected], tuple[str, str, str, str]]:
+        return (MessageRejected, (self.refund_id, self.reason, self.rejected_at, self.entry_id))
 
 
 class GuardRefused(RefundError):

@@ -1,4 +1,4 @@
-"""Messages that cannot be understood, kept in `refunds:rejected` with a reason; what `refunds.submit` carries."""
+"""What `refunds.submit` carries, and where messages go that cannot be understood: to `refunds:rejected`."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from dataclasses import MISSING, fields
 from typing import Any, Final
 
 from worker.errors import FieldError, InvalidRequest
+from worker.kept import Kept, kept_of
 from worker.request import RefundRequest, scrubbed, shown
 
-KEPT: Final = 10_000
-_LONGEST: Final = 4_000
 _LONGEST_NAME: Final = 60
 _FIELDS: Final = tuple(each.name for each in fields(RefundRequest))
 _NEEDED: Final = tuple(
     each.name for each in fields(RefundRequest) if each.default is MISSING and each.default_factory is MISSING
 )
 
-Keep = Callable[[str, str], bool]
+Keep = Callable[[Kept], bool]
 _keepers: list[Keep] = []
 
 
 def keep_with(keep: Keep) -> None:
-    """Name the function that keeps (raw message, reason); the latest one named is used."""
+    """Name the function that keeps a message and returns whether it did; the latest one named is used."""
     _keepers[:] = [keep]
 
 
 def rejected(raw: object, reason: str) -> bool:
-    """Keep a message that cannot be understood; return whether that was done."""
-    text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw if isinstance(raw, str) else repr(raw)
-    return all(keep(scrubbed(text[:_LONGEST], _LONGEST), scrubbed(reason)) for keep in _keepers)
+    """Keep a message that cannot be understood; return whether that was done. `raw` is read as `kept_of` reads it."""
+    kept = kept_of(raw, reason)
+    return all(keep(kept) for keep in _keepers)
 
 
 def requested(args: Sequence[Any], kwargs: Mapping[str, Any]) -> RefundRequest:

@@ -20,7 +20,8 @@ Keys, under the prefix (`refunds:`); only the scripts in `lua/` write them:
     contradicted           zset    ids of records that a refund of the provider contradicts, by when that was seen
     digests                hash    file digest to batch id
     events                 stream  every move, trimmed to about a million
-    rejected               list    messages that could not be understood
+    rejected               list    messages that could not be understood, newest first, the latest 10,000
+    rejected-ids           hash    refund id to the latest of them that names it, without what it holds
     counters               hash    moves, settled refunds and amounts, provider calls: what metrics read
     gate                   hash    the provider's rate limit
     clock                  hash    the largest time that a script saw, and how far it is ahead of the server's clock

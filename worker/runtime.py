@@ -17,7 +17,7 @@ import httpx
 import structlog
 from celery import Celery
 
-from worker import broker, calls, endings, inbox
+from worker import broker, calls, endings, inbox, rejections
 from worker.backlog import BacklogWatch
 from worker.client import PUBLISH_ERRORS
 from worker.connections import connect_async, place_of
@@ -26,6 +26,7 @@ from worker.errors import ProviderMismatch, RefundError, StoreFull, StoreUnavail
 from worker.gateway import Gateway
 from worker.heartbeat import Heartbeat
 from worker.intake import BulkIntake
+from worker.kept import Kept
 from worker.lanes import RateGate, Slots
 from worker.model import Lane
 from worker.records import SCHEMA_VERSION
@@ -102,7 +103,7 @@ class Runtime:
         )
         try:
             await self.store.require_durable()
-            await self.store.load_scripts(calls.EVERY)
+            await self.store.load_scripts((*calls.EVERY, rejections.SCRIPT))
             await self._pin()
             self._heartbeat.begin()
         except BaseException:
@@ -191,12 +192,13 @@ class Runtime:
     async def _probe(self) -> None:
         await self.service.trouble.probe_credentials()
 
-    def _keep_rejected(self, raw: str, reason: str) -> bool:
-        log.error("message_rejected", reason=reason, alarm=True)
+    def _keep_rejected(self, kept: Kept) -> bool:
+        named = {"refund_id": kept.refund_ids[0]} if kept.refund_ids else {}
+        log.error("message_rejected", entry_id=kept.entry_id, reason=kept.reason, alarm=True, **named)
         try:
-            self.run(self.store.keep_rejected(raw, reason, most=inbox.KEPT))
+            self.run(self.store.run(rejections.keep(kept)))
         except StoreUnavailable as error:
-            log.error("message_not_kept", reason=reason, error=str(error))  # noqa: TRY400 - one sentence, no traceback
+            log.error("message_not_kept", entry_id=kept.entry_id, error=str(error))  # noqa: TRY400 - one sentence, no traceback
             return False
         return True
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -406,14 +405,6 @@ class AsyncStore(_Scripts):
         """Note that a worker has ended."""
         with redis_errors(self.place):
             await self.redis.zrem(self.key("workers"), worker)
-
-    async def keep_rejected(self, raw: str, reason: str, *, most: int) -> None:
-        """Keep a message that could not be understood, the latest `most` of them."""
-        with redis_errors(self.place):
-            entry = {"at": await self.run(calls.clock()), "reason": reason, "message": raw}
-            await self.redis.lpush(self.key("rejected"), json.dumps(entry, ensure_ascii=False))
-            await self.redis.ltrim(self.key("rejected"), 0, most - 1)
-            await self.redis.hincrby(self.key("counters"), "rejected", 1)
 
     async def close(self) -> None:
         """Let what is gathered leave, then close the client."""

@@ -5,7 +5,6 @@ What a task returns is what became of its refunds, in words for a person; Flower
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import structlog
@@ -31,7 +30,7 @@ def process(self: Any, *args: Any, **kwargs: Any) -> str:
     """Look at these refunds: a nudge, args `[[refund_id, …]]`."""
     ids = args[0] if len(args) == 1 and not kwargs else None
     if not isinstance(ids, list) or not all(is_refund_id(refund_id) for refund_id in ids):
-        inbox.rejected(json.dumps([args, kwargs]), "args are not [[refund_id, …]]")
+        inbox.rejected((args, kwargs), "args are not [[refund_id, …]]")
         return str(endings.NO_IDS)
     return endings.told(runtime.process(list(dict.fromkeys(ids)), _lane(self)))
 
@@ -44,7 +43,7 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> str:
     except InvalidRequest as error:
         # Logged too: the field and its rule, never what the metadata held.
         reason = "; ".join(f"{each.field}: {each.rule}" for each in error.errors)
-        inbox.rejected(json.dumps([args, kwargs]), reason)
+        inbox.rejected((args, kwargs), reason)
         ending = endings.rejected(each.code for each in error.errors)
         return endings.told({kwargs["refund_id"]: ending}) if is_refund_id(kwargs.get("refund_id")) else str(ending)
     try:
@@ -56,5 +55,5 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> str:
             raise Reject(str(error), requeue=True) from error
         return endings.told({request.refund_id: endings.PUT_BACK})
     if ending is endings.CONFLICT:
-        inbox.rejected(json.dumps([args, kwargs]), f"refund {request.refund_id} exists with other contents")
+        inbox.rejected((args, kwargs), f"refund {request.refund_id} exists with other contents")
     return endings.told({request.refund_id: ending})

@@ -12,9 +12,10 @@ import pytest
 import redis
 
 from tests.cli.commanding import PAYMENT, Cli, Records
-from worker import batches, calls, decisions, switches
+from worker import batches, calls, decisions, rejections, switches
 from worker.batches import Opening
 from worker.cli.group import refunds as program
+from worker.kept import kept_of
 from worker.model import Lane, Retriable, Stage, Status, Step
 from worker.request import RefundRequest
 from worker.sandbox.server import ThrowawayServer, running_server
@@ -92,6 +93,12 @@ def _paused(records: Records, _: Path) -> list[str]:
     return []
 
 
+def _rejected(records: Records, _: Path) -> list[str]:
+    kept = kept_of(([], {"refund_id": "order-1"}), "payment_intent is missing")
+    records.store.run(rejections.keep(kept))
+    return [kept.entry_id]
+
+
 def _nothing(_: Records, __: Path) -> list[str]:
     return []
 
@@ -131,6 +138,7 @@ WRITING: Final[dict[str, list[tuple[Prepare, list[str]]]]] = {
         (_nothing, []),
         (lambda records, folder: ["--batch", *_paused_batch(records, folder)], []),
     ],
+    "rejected drop": [(_rejected, []), (_nothing, ["--all", "--yes"])],
     "recover": [(lambda *given: _queued(*given)[:0], ["--since", "2026-01-31T09:00:00Z", "--yes"])],
 }
 """Every command that changes a record, a batch or a flag, in every state in which it answers in a way of its own."""
@@ -142,6 +150,8 @@ READING: Final = {
     "batch show": "reads",
     "batch result": "reads",
     "review list": "reads",
+    "rejected list": "reads",
+    "rejected show": "reads",
     "review show": "reads",
     "doctor": "reads",
     "metrics": "reads",

@@ -21,6 +21,7 @@ from kombu.messaging import Consumer
 from tests.integration.stack import Installation, until
 from tests.integration.test_processes import assert_each_moved_once, message, requests
 from worker import inbox
+from worker.kept import Kept
 from worker.model import Lane
 from worker.sandbox.server import ThrowawayServer, find_server, running_server
 
@@ -71,13 +72,13 @@ def kept() -> Iterator[list[str]]:
     """Reasons of what was kept in this process."""
     reasons: list[str] = []
 
-    def keep(_raw: str, reason: str) -> bool:
-        reasons.append(reason)
+    def keep(message: Kept) -> bool:
+        reasons.append(message.reason)
         return True
 
     inbox.keep_with(keep)
     yield reasons
-    inbox.keep_with(lambda _raw, _reason: False)
+    inbox.keep_with(lambda _: False)
 
 
 @pytest.fixture
@@ -303,7 +304,7 @@ def test_a_message_goes_back_to_the_queue_it_lay_in_whatever_its_sender_wrote(
 def test_a_message_that_cannot_be_kept_stays_noted_and_comes_again(
     server: redis.Redis, reading: Callable[..., Reader], kept: list[str]
 ) -> None:
-    inbox.keep_with(lambda _raw, _reason: False)
+    inbox.keep_with(lambda _: False)
     server.lpush("refunds", nudge("good"), nudge("x").replace(b'"body": "', b'"body": "!!'))
     reader = reading(polling_interval=0.05)
     # So that the second comes by the script, which notes it.

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import redis
 
-from tests.integration.sending import EMBED, AmqpPost, Post, RedisPost, Sent
+from tests.integration.sending import ABSENT, EMBED, AmqpPost, Post, RedisPost, Sent
 from tests.integration.stack import Installation, Worker, until
-from worker import Refunds
+from worker import MessageRejected, Refunds
 from worker.model import Lane
 
 HOUR_AHEAD = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 3600))
@@ -209,3 +209,18 @@ def test_properties_that_amqp_cannot_read_are_taken_for_none(
             post.channel.basic_publish(message, exchange="", routing_key="refunds")
         until(lambda: len(kept(client)) == len(UNREADABLE), "all are kept", 20)
         assert_it_lives(worker, post, client, refunds, before)
+
+
+def test_a_message_that_names_a_refund_is_found_under_its_id(
+    installation: Installation, post: Post, client: redis.Redis
+) -> None:
+    installation.start("worker", "worker")
+    fields = {"refund_id": "named-1", "payment_intent": "pi_1", "amount": 5.5, "metadata": {"key": "sk_test_planted"}}
+    post.send("refunds", Sent(refund_id="x", body=[[], fields, EMBED], headers={"kwargsrepr": ABSENT}))
+    post.send("refunds", Sent(refund_id="named-2", raw_body=b'[[], {"refund_id": "named-2", '))
+    until(lambda: len(kept(client)) == 2, "both are kept", 20)
+    with installation.refunds() as refunds:
+        for refund_id, why in [("named-1", "amount"), ("named-2", "the body is not JSON")]:
+            with pytest.raises(MessageRejected, match=why):
+                refunds.get(refund_id)
+    assert "planted" not in str(client.lrange("refunds:rejected", 0, -1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -495,25 +494,9 @@ async def test_worker_that_beats_is_listed_and_one_silent_for_a_day_is_forgotten
     assert await loop_store.redis.zrange("refunds:workers", 0, -1) == ["late"]
 
 
-async def test_rejected_messages_are_kept_newest_first_up_to_so_many_and_all_counted(loop_store: AsyncStore) -> None:
-    for number in range(4):
-        await loop_store.keep_rejected(f"mëssage {number}", "why", most=3)
-    seconds, micros = await loop_store.redis.time()
-    lines: Any = await loop_store.redis.lrange("refunds:rejected", 0, -1)
-    kept = [json.loads(line) for line in lines]
-    assert [entry["message"] for entry in kept] == ["mëssage 3", "mëssage 2", "mëssage 1"]
-    assert "mëssage" in lines[0]
-    assert {entry["reason"] for entry in kept} == {"why"}
-    assert all(0 <= seconds * 1000 + micros // 1000 - entry["at"] < 60_000 for entry in kept)
-    assert await loop_store.redis.hget("refunds:counters", "rejected") == "4"
-
-
 async def test_times_are_those_of_the_records_to_the_millisecond(loop_store: AsyncStore) -> None:
     at = 4_000_000_000_999
     loop_store.now = from_ms(at)
-    await loop_store.keep_rejected("x", "why", most=1)
-    lines: Any = await loop_store.redis.lrange("refunds:rejected", 0, -1)
-    assert json.loads(lines[0])["at"] == at
     await loop_store.redis.zadd("refunds:workers", {"silent": at - DAY_MS, "late": at - DAY_MS + 1})
     await loop_store.beat("here")
     listed: Any = await loop_store.redis.zrange("refunds:workers", 0, -1, withscores=True)

@@ -40,6 +40,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "import": Entry("worker.cli.files", "import_file", "Hand in a file of refunds."),
     "batch": Entry("worker.cli.batch", "batch", "See, hold, stop, retry and read back the files handed in."),
     "review": Entry("worker.cli.review", "review", "See and decide the refunds that need a person."),
+    "rejected": Entry("worker.cli.rejected", "rejected", "See and drop the messages that could not be understood."),
     "pause": Entry("worker.cli.operate", "pause", "The stop button: no refund is sent until it is resumed."),
     "resume": Entry("worker.cli.operate", "resume", "Let refunds be sent again."),
     "worker": Entry("worker.cli.operate", "worker", "Run a worker in the foreground."),

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from worker import decisions
+from worker import decisions, rejections
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, REJECTED
 from worker.cli.session import note, opened, operator
@@ -73,7 +73,7 @@ Examples:
   refunds status order-1001-1 --wait 60 && echo money is back
 
 \b
-Exit code: 3 if an id is unknown; with --wait 4 if any failed, was canceled or
+Exit code: 3 if an id is unknown, or its message was rejected; with --wait 4 if any failed, was canceled or
 needs a person. One still on its way after the wait leaves 0 and a note."""
 )
 @click.argument("refund_ids", nargs=-1, required=True, metavar="REFUND_ID...")
@@ -90,13 +90,19 @@ def status(*, refund_ids: tuple[str, ...], history: bool, wait: float | None, as
             if history and not as_json and refund is not found[0]:
                 click.echo()
             _write(refund, as_json=as_json, entries=entries)
+        unknown = [refund_id for refund_id in dict.fromkeys(refund_ids) if refund_id not in known]
+        refused = {refund_id: rejections.of_refund(refunds.store, refund_id) for refund_id in unknown}
         place = refunds.store.place
     code = DONE if wait is None else verdict(found, wait)
-    for refund_id in dict.fromkeys(refund_ids):
-        if refund_id not in known:
+    for refund_id, why in refused.items():
+        if why is None:
             note(f"error: no refund {render.plain(refund_id)} was accepted at {place}: check the id and the settings")
-            code = REJECTED
-    return code
+        else:
+            note(
+                f"rejected: {refund_id} was not accepted: its message of {render.moment(why.rejected_at)} was refused "
+                f"({why.reason}); see it with 'refunds rejected show {why.entry_id}', then send it with the same id"
+            )
+    return REJECTED if unknown else code
 
 
 @click.command(

@@ -41,6 +41,7 @@ TRIALS: Final[tuple[tuple[str, str | None, tuple[str | int, ...]], ...]] = (
     ("LLEN", _LIST, ()),
     ("LRANGE", _LIST, (0, -1)),
     ("LTRIM", _LIST, (0, 0)),
+    ("LREM", _LIST, (1, "2")),
     ("ZADD", _ZSET, (1, "a", 2, "b", 3, "c")),
     ("PEXPIRE", _ZSET, (_LIFE_MS,)),
     ("ZCARD", _ZSET, ()),

@@ -33,7 +33,7 @@ _REST: Final = frozenset({"succeeded", "failed", "canceled", "review"})
 _BROKER_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
 
 
-def under_way(settings: Settings, store: Store, cli: str) -> Iterator[Check]:
+def under_way(settings: Settings, store: Store) -> Iterator[Check]:
     """Yield what is told by the records; raises `StoreUnavailable`."""
     flags, now = switches.read(store), switches.now(store)
     yield _pinned(settings, flags)
@@ -56,8 +56,7 @@ def under_way(settings: Settings, store: Store, cli: str) -> Iterator[Check]:
     with redis_errors(store.place):
         rejected: Any = store.redis.llen(store.key("rejected"))
     if rejected:
-        fix = f"{cli} LRANGE {store.key('rejected')} 0 9"
-        yield warn("messages", f"{rejected} could not be understood and were kept", fix)
+        yield warn("messages", f"{rejected} could not be understood and were kept", "refunds rejected list")
 
 
 def _pinned(settings: Settings, flags: switches.Switches) -> Check:

@@ -1,0 +1,135 @@
+"""`refunds rejected`: the messages that could not be understood: see them, and drop them once their sender is fixed."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+
+import click
+from rich.table import Table
+
+from worker import rejections
+from worker.cli import render
+from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
+from worker.cli.session import note, opened
+from worker.ranges import Whole
+from worker.rejections import Rejection
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+_MOST_IDS = 3
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="""\b
+Examples:
+  refunds rejected
+  refunds rejected show 5f0c0f3e1a
+  refunds rejected drop 5f0c0f3e1a
+""",
+)
+@click.pass_context
+def rejected(ctx: click.Context) -> int | None:
+    """See and drop the messages that could not be understood; without a command, list them.
+
+    No refund was accepted by any of them. Fix the sender and let it send again: the same refund id is safe.
+    """
+    return ctx.invoke(list_rejected) if ctx.invoked_subcommand is None else None
+
+
+@rejected.command("list")
+@click.option("--limit", type=Whole(min=0), default=20, show_default=True, help="0 for all.")
+@_json_option
+def list_rejected(*, limit: int = 20, as_json: bool = False) -> int:
+    """List them, newest first: when, why, and which refund is named."""
+    with opened() as refunds:
+        found = rejections.listed(refunds.store)
+        page = list(islice(found, limit or None))
+        more = next(found, None) is not None
+    if as_json:
+        for each in page:
+            render.as_json({name: value for name, value in each.as_dict().items() if name != "message"})
+    elif page:
+        render.put(_listing(page))
+        note("see what one holds with 'refunds rejected show ID'")
+    else:
+        note("no message was rejected")
+    if more:
+        note(f"there are more than the {limit} shown: --limit 0 shows all")
+    return DONE
+
+
+def _listing(page: list[Rejection]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("id", "rejected", "refund"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("reason", overflow="fold")
+    for each in page:
+        named = ", ".join(each.refund_ids[:_MOST_IDS]) or "-"
+        if len(each.refund_ids) > _MOST_IDS:
+            named += " …"
+        shown = (each.entry_id, render.moment(each.rejected_at), named, each.reason)
+        table.add_row(*(render.plain(cell) for cell in shown))
+    return table
+
+
+@rejected.command(
+    epilog="\b\nExample:\n  refunds rejected show 5f0c0f3e1a\n\n\b\nExit code: 3 if there is none of that id."
+)
+@click.argument("entry_id", metavar="ID")
+@_json_option
+def show(*, entry_id: str, as_json: bool) -> int:
+    """Show one of them whole, without secrets, as far as it was kept."""
+    with opened() as refunds:
+        found = rejections.find(refunds.store, entry_id)
+    if as_json:
+        render.as_json(found.as_dict())
+        return DONE
+    rows = [
+        ("rejected", render.moment(found.rejected_at)),
+        ("reason", render.plain(found.reason)),
+        *(("refund", render.plain(refund_id)) for refund_id in found.refund_ids),
+    ]
+    render.put(render.heading(render.plain(found.entry_id)), render.facts(rows), "", render.plain(found.message))
+    return DONE
+
+
+@rejected.command(
+    epilog="""\b
+Examples:
+  refunds rejected drop 5f0c0f3e1a
+  refunds rejected drop --all
+
+\b
+Exit code: 3 if there is none of that id; 9 if there is none at all, or you said
+no."""
+)
+@click.argument("entry_id", metavar="[ID]", required=False)
+@click.option("--all", "every", is_flag=True, help="Drop all of them.")
+@click.option("--yes", is_flag=True, help="Do not ask before all are dropped.")
+def drop(*, entry_id: str | None, every: bool, yes: bool) -> int:
+    """Forget one of them, or all. What they asked for stays undone."""
+    if (entry_id is None) != every:
+        raise click.UsageError("name the ID of one message, or drop them with --all")
+    with opened() as refunds:
+        if entry_id is not None:
+            rejections.drop(refunds.store, entry_id)
+            note(f"message {render.plain(entry_id)} is dropped")
+            return DONE
+        if not yes and not _agreed(refunds.store.place):
+            note("nothing was dropped")
+            return NOTHING_TO_DO
+        count = rejections.drop_all(refunds.store)
+    note(f"{count:,} {'message is' if count == 1 else 'messages are'} dropped" if count else "no message was rejected")
+    return DONE if count else NOTHING_TO_DO
+
+
+def _agreed(place: str) -> bool:
+    """Ask on a terminal; elsewhere the command itself is the answer."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    try:
+        return click.confirm(f"drop every rejected message kept at {place}?", err=True)
+    except click.Abort:
+        note("")
+        raise Detached("nothing was dropped") from None

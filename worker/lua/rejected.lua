@@ -1,0 +1,45 @@
+-- Messages that could not be understood: a list, newest first, and a hash from each refund id to the latest that names
+-- it. ARGV[4] what to do.
+-- 'keep': [5] how many to keep; [6] the entry, a JSON object without its time; [7] what stands under a refund id, alike;
+-- [8…] refund ids. Returns 1.
+-- 'drop': [5] the entry exactly as it stands, or '' for all. Returns how many are gone.
+at_any_memory()
+local list, ids = P .. 'rejected', P .. 'rejected-ids'
+-- A key of another type ends the script here, before anything is written.
+local length = redis.call('LLEN', list)
+redis.call('HLEN', ids)
+
+local function read(text)
+  local fine, value = pcall(cjson.decode, text)
+  return fine and type(value) == 'table' and value or {}
+end
+
+local function forget(entry)
+  local old = read(entry)
+  if type(old.refund_ids) ~= 'table' then return end
+  for _, id in ipairs(old.refund_ids) do
+    local latest = type(id) == 'string' and redis.call('HGET', ids, id)
+    if latest and read(latest).id == old.id then redis.call('HDEL', ids, id) end
+  end
+end
+
+if ARGV[4] == 'drop' then
+  if ARGV[5] == '' then
+    redis.call('DEL', list, ids)
+    return length
+  end
+  local gone = redis.call('LREM', list, 1, ARGV[5])
+  if gone == 1 then forget(ARGV[5]) end
+  return gone
+end
+
+local function at(object) return '{"at":' .. int(NOW) .. ',' .. string.sub(object, 2) end
+redis.call('LPUSH', list, at(ARGV[6]))
+for i = 8, #ARGV do redis.call('HSET', ids, ARGV[i], at(ARGV[7])) end
+local most = tonumber(ARGV[5])
+if length >= most then
+  for _, entry in ipairs(redis.call('LRANGE', list, most, -1)) do forget(entry) end
+  redis.call('LTRIM', list, 0, most - 1)
+end
+redis.call('HINCRBY', P .. 'counters', 'rejected', 1)
+return 1
