@@ -51,6 +51,12 @@ def test_each_one_has_an_id_of_its_own() -> None:
     assert {len(entry_id) for entry_id in ids} == {10}
 
 
+def test_a_key_in_the_place_of_a_refund_id_is_not_kept_as_one() -> None:
+    kept = kept_of(json.dumps({"refund_id": KEY}), "why")
+    assert kept.refund_ids == ()
+    assert KEY not in kept.message
+
+
 @pytest.mark.parametrize(
     "raw",
     [

@@ -47,7 +47,8 @@ def kept_of(raw: object, reason: str) -> Kept:
         text = whole if isinstance(whole, str) else json.dumps(whole, ensure_ascii=False, default=str)
     except (RecursionError, TypeError, ValueError):
         whole = text = _as_text(raw)
-    named = dict.fromkeys(islice(_ids_in(whole), MOST_NAMED))
+    # What looks like a key is not the id of a refund, though an id's alphabet allows it.
+    named = dict.fromkeys(islice((each for each in _ids_in(whole) if scrubbed(each) == each), MOST_NAMED))
     return Kept(
         entry_id=secrets.token_hex(5),
         reason=scrubbed(reason),
