@@ -20,7 +20,7 @@ PACKAGE = Path(worker.__file__).parent
 
 # Lowest first. A module imports from rows above its own only; those in one row do not know each other.
 LAYERS = (
-    {"errors", "ranges", "forks"},
+    {"errors", "ranges", "currencies", "forks"},
     {"request"},
     {"model", "envelope", "kept"},
     {"codes"},

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from importlib import resources
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from worker.model import Baseline, Lane, Refund, Stage, Step, from_ms, to_ms
+from worker.codes import CODES
+from worker.currencies import KNOWN as CURRENCIES
+from worker.model import Baseline, Lane, Refund, Stage, Status, Step, from_ms, to_ms
 from worker.policy import PARKED, REVIEW_REMINDER, VERDICT_LIFE, sources_of
-from worker.records import SCHEMA_VERSION, decode, encode, new_row, pairs_of
-from worker.request import RefundRequest, idempotency_key, request_body
+from worker.records import NUMBERS, SCHEMA_VERSION, decode, encode, new_row, pairs_of
+from worker.request import MAX_AMOUNT, REASONS, RefundRequest, idempotency_key, request_body
 
 T = TypeVar("T")
 Argument = str | bytes | int | float
@@ -39,13 +41,35 @@ _ms = timedelta(milliseconds=1)
 _us = timedelta(microseconds=1)
 
 
+def beginning() -> str:
+    """Return what the scripts know of the rules: bounds, and names within a space on either side."""
+    names: dict[str, Iterable[str]] = {
+        "STAGES": Stage,
+        "STATUSES": Status,
+        "LANES": Lane,
+        "REASONS": REASONS,
+        "CODES": CODES,
+        "CURRENCIES": CURRENCIES,
+    }
+    lists = [f"local {name} = ' {' '.join(sorted(words))} '" for name, words in names.items()]
+    numbers = ", ".join(f"'{name}'" for name in sorted(NUMBERS))
+    return "\n".join(
+        [
+            f"local MAX_AMOUNT, MOST_ROWS = {MAX_AMOUNT}, {CREATED_AT_ONCE}",
+            f"local function numbers() return {{{numbers}}} end",
+            *lists,
+        ]
+    )
+
+
 class Script:
     """One Lua file with the shared beginning in front, known by its digest."""
 
     def __init__(self, name: str) -> None:
         folder = resources.files("worker") / "lua"
         self.name = name
-        self.text = f"{(folder / '_record.lua').read_text('utf-8')}\n{(folder / f'{name}.lua').read_text('utf-8')}"
+        parts = [beginning(), *((folder / f"{each}.lua").read_text("utf-8") for each in ("_record", name))]
+        self.text = "\n".join(parts)
         self.sha = hashlib.sha1(self.text.encode("utf-8"), usedforsecurity=False).hexdigest()
 
 

@@ -15,6 +15,8 @@ from worker.model import Retriable
 
 Origin = Literal["provider", "worker"]
 
+DONE: Final = "done"
+"""The code of an answer that is none of an error."""
 OTHER: Final = "other"
 """The name under which every code counts that is not in the table."""
 
@@ -251,6 +253,6 @@ def may_be_an_echo(code: str) -> bool:
     return known is None or not known.never_an_echo
 
 
-def counted(code: str | None) -> str:
-    """Return the name under which a code counts: its own if it is in the table, else `other`."""
-    return code if code is not None and code in CODES else OTHER
+def counted(code: str) -> str:
+    """Return the name under which an answer's code counts: its own if it is known, else `other`."""
+    return code if code in CODES or code == DONE else OTHER

@@ -16,7 +16,8 @@ import redis.sentinel
 from redis import exceptions
 from redis.sentinel import MasterNotFoundError
 
-from worker.errors import SettingsError, StoreFull, StoreUnavailable
+from worker.errors import NotStorable, RefundError, SettingsError, StoreFull, StoreUnavailable
+from worker.request import scrubbed
 from worker.sentinels import DEFAULT_PORT, SentinelAddress, is_sentinel
 
 NEARLY_FULL: Final = "NEARLYFULL"
@@ -50,6 +51,9 @@ _AWAY_WORDS: Final = (
 _IN_SCRIPT: Final = re.compile(
     r"Error running script \(call to f_[0-9a-f]+\): @user_script:\d+: (?:@user_script: ?\d+: )?-?"
 )
+# Said by our own scripts before they write anything; Redis 7 puts behind it where in the script.
+_NOT_STORABLE: Final = re.compile(r"REFUNDS_REFUSED ([^\n]*)")
+_WRONG_TYPE: Final = "WRONGTYPE"
 # The server's user may not run a command, or not on that key; in a script Redis 6.2 to 7.0 and later ones say it so.
 _FORBIDDEN: Final = ("NOPERM", "The user executing the script can't", "ACL failure in script")
 # Said to an address that can never be right, whatever is started or waited for.
@@ -222,14 +226,37 @@ def _wrong_address(error: BaseException, place: str) -> SettingsError | None:
     return None
 
 
+def _not_storable(error: BaseException, place: str) -> NotStorable | None:
+    """Return the one sentence for what a script refused to write, or found in a key's place; None for any other."""
+    if not isinstance(error, exceptions.ResponseError):
+        return None
+    text = said(error)
+    if (found := _NOT_STORABLE.search(text)) is not None:
+        reason = scrubbed(found.group(1).partition(" script: ")[0])
+    elif text.startswith(_WRONG_TYPE):
+        reason = "a key of refunds holds something of another type"
+    else:
+        return None
+    return NotStorable(f"nothing was changed at {place}, since the records cannot hold it: {reason}")
+
+
+def ours(error: BaseException, place: str) -> RefundError | None:
+    """Return the error of our own for a foreign one of Redis, None if it is none that can be told in a sentence."""
+    if isinstance(error, (exceptions.RedisError, OSError)) and is_away(error):
+        return unavailable(error, place)
+    return _wrong_address(error, place) or _not_storable(error, place)
+
+
 @contextmanager
 def redis_errors(place: str) -> Iterator[None]:
-    """Turn a Redis that is away into `StoreUnavailable`, and an address that is never right into `SettingsError`."""
+    """Turn errors of Redis into our own.
+
+    Away becomes `StoreUnavailable`, an address that is never right `SettingsError`, and what the records cannot hold
+    `NotStorable`.
+    """
     try:
         yield
     except (exceptions.RedisError, OSError) as error:
-        if is_away(error):
-            raise unavailable(error, place) from error
-        if (wrong := _wrong_address(error, place)) is not None:
-            raise wrong from error
+        if (known := ours(error, place)) is not None:
+            raise known from error
         raise

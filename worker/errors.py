@@ -12,6 +12,7 @@ RefundError
 │   ├── NotInReview          only a refund in review can be resolved
 │   ├── NotRetriable         it has not failed, or sending it again cannot help
 │   ├── NotDurable           the server may forget what it acknowledged
+│   ├── NotStorable          a value that the records cannot hold
 │   └── ProviderMismatch     the records belong to another provider or mode
 ├── StoreUnavailable         Redis did not answer                         exit 5
 │   └── StoreFull            too little of its memory is left to accept
@@ -110,6 +111,10 @@ class NotRetriable(GuardRefused):
 
 class NotDurable(GuardRefused):
     """The server may forget a write that it has acknowledged."""
+
+
+class NotStorable(GuardRefused):
+    """A script was given a value, or found one stored, that the records cannot hold; nothing was changed."""
 
 
 class ProviderMismatch(GuardRefused):

@@ -23,12 +23,14 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from worker import broker
+from worker.codes import OTHER, counted
 from worker.connections import redis_errors
+from worker.currencies import KNOWN as CURRENCIES
 from worker.errors import StoreUnavailable
 from worker.model import Lane, Seen, Stage, Status
 from worker.records import CLOCK, records_ms
 from worker.store import BUCKETS, Store
-from worker.tally import BOUNDS, INFINITE, OTHER, bounded_code
+from worker.tally import BOUNDS, INFINITE
 
 ALIVE_MS: Final = 30_000
 """A worker beats every five seconds."""
@@ -39,7 +41,9 @@ LATEST_BATCHES: Final = 200
 
 _SETTLED: Final = frozenset({Status.SUCCEEDED.value, Status.FAILED.value, Status.CANCELED.value})
 _UNSETTLED: Final = tuple(bucket for bucket in BUCKETS if bucket not in _SETTLED)
-_CURRENCY: Final = re.compile(r"[a-z]{3}|unknown")
+_NUMBER: Final = re.compile(r"-?[0-9]{1,20}")
+UNKNOWN: Final = "unknown"
+"""The label of money whose currency was neither stated nor shown."""
 _MICROS: Final = 1_000_000
 _ALL_LANES: Final = "all"
 _BROKER_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
@@ -98,7 +102,7 @@ def snapshot(store: Store) -> Snapshot:
     return Snapshot(
         now_ms=now_ms,
         cards=dict(zip(BUCKETS, cards, strict=True)),
-        counters={name: int(value) for name, value in counters.items()},
+        counters={name: int(value) for name, value in counters.items() if _NUMBER.fullmatch(value)},
         first_due_ms=int(first[0][1]) if first else None,
         rejected=rejected,
         contradicted=contradicted,
@@ -196,12 +200,7 @@ def _money(seen: Snapshot) -> Iterator[Metric]:
     failures = CounterMetricFamily(
         "refunds_failures", "Refunds that settled as failed, by error code.", labels=("error_code",)
     )
-    known: set[str] = set()
-    codes = {OTHER: 0}
-    for (code,), count in sorted(_split(seen.counters, "failed", 1).items(), key=lambda entry: -entry[1]):
-        label = bounded_code(code, known)
-        codes[label] = codes.get(label, 0) + count
-    for code, count in codes.items():
+    for code, count in _codes(seen.counters, "failed").items():
         failures.add_metric((code,), count)
     yield failures
     sentence = "Refunds whose record a refund of the provider contradicts, until a person has ended that."
@@ -225,9 +224,18 @@ def _currencies(counters: Counts, kind: str) -> dict[tuple[str, str], int]:
     """Return amounts by what stands before the currency; an unheard-of currency counts as `other`."""
     amounts: dict[tuple[str, str], int] = {}
     for (place, currency), amount in _split(counters, kind, 2).items():
-        label = (place, currency if _CURRENCY.fullmatch(currency) else OTHER)
+        label = (place, currency if currency in CURRENCIES or currency == UNKNOWN else OTHER)
         amounts[label] = amounts.get(label, 0) + amount
     return amounts
+
+
+def _codes(counters: Counts, kind: str) -> dict[str, int]:
+    """Return the counts by code; whatever an older version counted by a name of its own is among `other`."""
+    found = {OTHER: 0}
+    for (code,), count in _split(counters, kind, 1).items():
+        label = counted(code)
+        found[label] = found.get(label, 0) + count
+    return found
 
 
 def _split(counters: Counts, kind: str, parts: int) -> dict[tuple[str, ...], int]:
@@ -276,12 +284,7 @@ def _provider(seen: Snapshot) -> Iterator[Metric]:
         attempts.add_metric((outcome.value,), seen.counters.get(f"attempt:{outcome.value}", 0))
     yield attempts
     answers = CounterMetricFamily("refunds_answers", "Attempts by the code of their answer.", labels=("code",))
-    known: set[str] = set()
-    codes = {OTHER: 0}
-    for (code,), count in sorted(_split(seen.counters, "answer", 1).items(), key=lambda entry: -entry[1]):
-        label = bounded_code(code, known)
-        codes[label] = codes.get(label, 0) + count
-    for code, count in codes.items():
+    for code, count in _codes(seen.counters, "answer").items():
         answers.add_metric((code,), count)
     yield answers
     calls = CounterMetricFamily(

@@ -12,7 +12,7 @@ import structlog
 from worker import calls, contradictions, endings, looks, policy
 from worker.calls import Call, Saved
 from worker.endings import Ending
-from worker.errors import IllegalMove, StoreUnavailable
+from worker.errors import IllegalMove, NotStorable, StoreUnavailable
 from worker.model import Lane, Refund, Stage, Step
 from worker.store import AsyncStore
 
@@ -77,6 +77,17 @@ class Recorder:
                     raise
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
+            except NotStorable as error:
+                # Repeating it would be refused again; whoever repairs the records finds here what was not kept.
+                log.error(  # noqa: TRY400 - see above
+                    "save_refused",
+                    refund_id=refund.refund_id,
+                    alarm=True,
+                    to=step.to.value,
+                    provider_refund_id=step.changes.get("provider_refund_id"),
+                    error=str(error),
+                )
+                raise
 
     async def _after_save(self, refund: Refund, step: Step, saved: Saved, detail: Mapping[str, Any]) -> Ending | None:
         """Report a save; return how a further one left the refund, if this one led to it."""

@@ -74,6 +74,8 @@ _TIMES: Final = frozenset(
         "unconfirmed_since",
     )
 )
+NUMBERS: Final = _INTEGERS | _TIMES
+"""Fields that are whole numbers: the scripts write no other into them."""
 _ENUMS: Final[Mapping[str, type]] = {"status": Status, "stage": Stage, "lane": Lane, "retriable": Retriable}
 _FIELDS: Final = frozenset(field.name for field in fields(Refund))
 

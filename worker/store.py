@@ -13,7 +13,7 @@ from redis import exceptions
 
 from worker import calls, durability
 from worker.calls import Call, Script
-from worker.connections import is_away, redis_errors, unavailable
+from worker.connections import ours, redis_errors, unavailable
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.model import Lane, Refund, from_ms
 from worker.records import CLOCK, Moves, decode, records_ms
@@ -310,9 +310,7 @@ class AsyncStore(_Scripts):
             self._flushers.discard(asyncio.current_task())
 
     def _foreign(self, error: BaseException) -> BaseException:
-        if isinstance(error, (exceptions.RedisError, OSError)) and is_away(error):
-            return unavailable(error, self.place)
-        return error
+        return ours(error, self.place) or error
 
     async def _run_group(self, group: Sequence[Call[Any]]) -> list[Any]:
         if self.wait_for_disk is None and any(call.durable for call in group):

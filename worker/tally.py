@@ -3,7 +3,7 @@
 Fields of the hash `counters`; times in whole microseconds, and every name from a bounded set:
 
     attempt:<seen>              attempts by what they came to (`Seen`)
-    answer:<code>               attempts by the code of their answer: the provider's, or ours (`no_reply`, `not_sent`)
+    answer:<code>               attempts by the code of their answer, `other` for one that is not in `codes.CODES`
     call:<operation>:<class>    calls to the provider by answer class (`2xx` … `5xx`, `not_sent`, `no_reply`)
     call_le:<operation>:<bound> calls that took at most so many seconds and more than the bound before; `+Inf` beyond
     call_us:<operation>         time spent in calls
@@ -14,12 +14,13 @@ The set `outages` holds the workers whose outage breaker is open, by their last 
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
-from worker import calls
+from redis import exceptions
+
+from worker import calls, codes
 from worker.connections import redis_errors
 from worker.model import Outcome
 from worker.store import AsyncStore
@@ -27,24 +28,8 @@ from worker.store import AsyncStore
 BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0)
 """Upper bounds of the latency histogram in seconds; the last one lies beyond any sensible timeout."""
 INFINITE: Final = "+Inf"
-MOST_CODES: Final = 100
-"""Codes kept apart; a provider that invents a code a refund must not grow the hash for ever."""
-OTHER: Final = "other"
-_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,47}")
+_CANNOT_COUNT: Final = ("overflow", "not an integer")
 _MICROS: Final = 1_000_000
-
-
-def bounded_code(code: str, known: set[str]) -> str:
-    """Return a code that may be a label: of a code's shape and among the first `MOST_CODES`, else `other`.
-
-    `known` is added to.
-    """
-    if code in known:
-        return code
-    if len(known) >= MOST_CODES or not _CODE.fullmatch(code):
-        return OTHER
-    known.add(code)
-    return code
 
 
 class Tally:
@@ -52,7 +37,6 @@ class Tally:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._codes: set[str] = set()
         self._gate_us = 0
 
     def call(self, operation: str, outcome_class: str, seconds: float) -> None:
@@ -66,7 +50,7 @@ class Tally:
     def attempt(self, outcome: Outcome) -> None:
         """Count one attempt by what it came to and by the code of its answer."""
         self._counts[f"attempt:{outcome.seen.value}"] += 1
-        self._counts[f"answer:{bounded_code(outcome.code, self._codes)}"] += 1
+        self._counts[f"answer:{codes.counted(outcome.code)}"] += 1
 
     def gate_waited(self, total_seconds: float) -> None:
         """Count what the rate gate made refunds wait, told as its total since the start."""
@@ -92,7 +76,18 @@ class Tally:
                     for field, count in counts.items():
                         if count:
                             pipeline.hincrby(store.key("counters"), field, count)
-                    await pipeline.execute()
+                    # A figure that can count no further stays as it is, and does not keep the others from being added.
+                    results = await pipeline.execute(raise_on_error=False)
+                for result in results:
+                    _check(result)
         except BaseException:
             self._counts.update(counts)
             raise
+
+
+def _check(result: object) -> None:
+    """Raise what kept a figure from being added, unless it is the figure itself."""
+    if isinstance(result, exceptions.ResponseError) and any(word in str(result) for word in _CANNOT_COUNT):
+        return
+    if isinstance(result, BaseException):
+        raise result

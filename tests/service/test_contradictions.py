@@ -54,7 +54,7 @@ async def test_proof_that_comes_after_a_person_gave_up_is_kept_and_somebody_is_t
         assert await async_redis.xlen("refunds:events") == before + 1
         assert await async_redis.zrange("refunds:contradicted", 0, -1) == [ID]
         assert await async_redis.hget("refunds:counters", "contradicted") == "1"
-        assert await async_redis.hget("refunds:counters", "failed:gone") == "1"
+        assert await async_redis.hget("refunds:counters", "failed:other") == "1"
         assert await async_redis.get("refunds:owner:re_1") == ID
         assert events(log, alarm=True).count("proof_against_settled") == 1
         assert events(log, alarm=True)[-1] == "refund_needs_attention"

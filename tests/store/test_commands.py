@@ -15,7 +15,7 @@ from redis import exceptions
 from tests.factories import NOW, a_refund, a_request
 from worker import calls, store
 from worker.calls import Call, Script
-from worker.errors import NotDurable, StoreUnavailable
+from worker.errors import NotDurable, NotStorable, StoreUnavailable
 from worker.model import Lane, Stage, from_ms
 from worker.sandbox.server import ThrowawayServer
 from worker.store import AsyncStore, Store
@@ -190,7 +190,7 @@ def test_confirming_fails_where_nothing_can_be_written(sync_redis: redis.Redis) 
     records = Store(sync_redis)
     records.wait_for_disk = True
     sync_redis.set("refunds:meta", "no hash")
-    with pytest.raises(exceptions.ResponseError, match="WRONGTYPE"):
+    with pytest.raises(NotStorable, match="a key of refunds holds something of another type"):
         records.confirm()
 
 

@@ -121,6 +121,22 @@ def test_amounts_without_a_currency_are_counted_apart(world: World) -> None:
     assert batch(world)["amount:failed:unknown"] == 500
 
 
+def test_fifty_codes_and_currencies_that_nobody_knows_are_one_name_each(world: World) -> None:
+    letters = "abcdefghijklmnopqrstuvwxy"
+    for number in range(50):
+        currency = f"z{letters[number % 25]}{letters[number // 25]}"
+        world.accept(f"r{number}", currency=currency, batch="b1", payment_intent=f"pi_{number}")
+        world.attempt(replace(REFUSED, code=f"code_{number}"), f"r{number}", currency_checked=True)
+    counters = world.hash("counters")
+    assert {name: count for name, count in counters.items() if name.startswith("failed:")} == {"failed:other": "50"}
+    assert {name for name in counters if name.startswith("amount:")} == {"amount:failed:other"}
+    assert {name: count for name, count in counters.items() if name.startswith("open:queued:")} == {
+        "open:queued:other": "0"
+    }
+    assert batch(world) == {"stage:settled": 50, "status:failed": 50, "amount:failed:other": 50 * 500}
+    world.check()
+
+
 def test_amounts_add_up_exactly_at_their_limit(world: World) -> None:
     for number in range(3):
         world.accept(f"r{number}", amount=10**12, batch="b1", payment_intent=f"pi_{number}")

@@ -11,7 +11,7 @@ import redis
 
 from tests.factories import NOW
 from worker import rejections
-from worker.errors import NotFound
+from worker.errors import NotFound, NotStorable
 from worker.kept import Kept
 from worker.model import to_ms
 from worker.rejections import Refusal
@@ -142,7 +142,7 @@ def test_entries_of_an_earlier_version_have_an_id_that_stays(store: Store) -> No
 
 def test_a_key_of_another_type_ends_the_script_before_it_writes(store: Store) -> None:
     store.redis.set("refunds:rejected-ids", "x")
-    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+    with pytest.raises(NotStorable, match="a key of refunds holds something of another type"):
         store.run(rejections.keep(kept("e1", "r-1")))
     assert store.redis.exists("refunds:rejected", "refunds:counters") == 0
 

@@ -12,6 +12,7 @@ import redis
 from tests.factories import BLIND, MAYBE, NOT_DONE, NOW, VERIFY, a_request, done_as
 from worker import calls, policy
 from worker.calls import Claim, ClaimKind, Created, Due, Saved
+from worker.currencies import KNOWN
 from worker.model import Lane, Outcome, Refund, Stage, Step, from_ms, to_ms
 from worker.policy import Rules
 from worker.records import Moves, decode
@@ -311,7 +312,8 @@ def _check_counters(refunds: Mapping[str, Refund], flat: Mapping[str, Any]) -> N
         if refund.settled:
             overall[f"settled:{refund.status}"] += 1
             if refund.amount is not None:
-                name = f"amount:{refund.status}:{refund.currency or 'unknown'}"
+                currency = refund.currency or "unknown"
+                name = f"amount:{refund.status}:{currency if currency in {*KNOWN, 'unknown'} else 'other'}"
                 overall[name] += refund.amount
                 counts[name] += refund.amount
     assert _numbers(flat.get("counters", {}), "settled:", "amount:") == +overall

@@ -6,27 +6,11 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from worker.currencies import DECIMALS, UNEQUAL
 from worker.request import MAX_AMOUNT
 
 if TYPE_CHECKING:
     from worker.importer.options import AmountUnit, DecimalMark
-
-# Currencies of which ISO 4217 and the table that Stripe publishes count the same decimals. Any other is not read in
-# major units: MGA has two by ISO and none at Stripe, ISK and UGX none by ISO and are sent with two, HUF and TWD are
-# whole in payouts, IQD, LYD, CLF, UYI and UYW are in ISO's table alone, and a metal has none at all.
-_NONE: Final = "bif clp djf gnf jpy kmf krw pyg rwf vnd vuv xaf xof xpf"
-_TWO: Final = (
-    "aed afn all amd ang aoa ars aud awg azn bam bbd bdt bgn bmd bnd bob brl bsd btn bwp byn bzd cad cdf chf cny cop "
-    "crc cup cve czk dkk dop dzd egp ern etb eur fjd fkp gbp gel ghs gip gmd gtq gyd hkd hnl htg idr ils inr irr jmd "
-    "kes kgs khr kpw kyd kzt lak lbp lkr lrd lsl mad mdl mkd mmk mnt mop mru mur mvr mwk mxn myr mzn nad ngn nio nok "
-    "npr nzd pab pen pgk php pkr pln qar ron rsd rub sar sbd scr sdg sek sgd shp sle sos srd ssp stn svc syp szl thb "
-    "tjs tmt top try ttd tzs uah usd uyu uzs ved ves wst xcd xcg yer zar zmw zwg"
-)
-_THREE: Final = "bhd jod kwd omr tnd"
-_DECIMALS: Final = {
-    currency: decimals for decimals, names in ((0, _NONE), (2, _TWO), (3, _THREE)) for currency in names.split()
-}
-_UNEQUAL: Final = frozenset({"clf", "huf", "iqd", "isk", "lyd", "mga", "twd", "ugx", "uyi", "uyw"})
 
 _DIGITS: Final = re.compile(r"[0-9]+")
 _NOT_DIGITS: Final = re.compile(r"[^0-9]")
@@ -51,7 +35,7 @@ class AmountProblem(NamedTuple):
 
 def decimals_of(currency: str) -> int | None:
     """Return how many decimals a lower-case currency is read with, None if it is not read in major units."""
-    return _DECIMALS.get(currency)
+    return DECIMALS.get(currency)
 
 
 def in_major(amount: int, currency: str | None, mark: str = ".", group: str = "") -> str | None:
@@ -106,7 +90,7 @@ def _currency_problem(currency: str) -> AmountProblem:
     name = currency.upper()
     why = (
         "ISO 4217 and payment providers count its decimals differently"
-        if currency.lower() in _UNEQUAL
+        if currency.lower() in UNEQUAL
         else "how many decimals it has is not known"
     )
     rule = f"{name} is not read in major units, since {why}: give its amounts in minor units, in a file of their own"

@@ -1,9 +1,11 @@
 -- Note that every row of a batch's file was handed in. ARGV[4] id; [5] rows that stand in the records now; [6] rows
 -- whose ids were taken by other refunds. Those that it did not create are known. Returns how many it created.
+takes(6)
 local key = P .. 'batch:' .. ARGV[4]
+local handed_in, conflicting = whole('the rows', ARGV[5]), whole('the conflicting rows', ARGV[6])
 local created = redis.call('LLEN', P .. 'batch-refunds:' .. ARGV[4])
 if redis.call('EXISTS', key) == 1 and redis.call('HEXISTS', key, 'imported_at') == 0 then
-  redis.call('HSET', key, 'imported_at', int(NOW), 'known', int(math.max(0, tonumber(ARGV[5]) - created)),
-    'conflicting', ARGV[6])
+  redis.call('HSET', key, 'imported_at', int(NOW), 'known', int(math.max(0, handed_in - created)),
+    'conflicting', int(conflicting))
 end
 return created

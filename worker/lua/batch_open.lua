@@ -4,6 +4,7 @@
 -- any, nothing is written, and what would come of it is returned.
 -- Returns {'opened' | 'known', now, id}, or {reason, now, id of the batch in the way, fact}: other (its file),
 -- imported (when), canceled, named, options (its own), taken.
+takes(9)
 local id, digest, chosen, again, options = ARGV[4], ARGV[5], ARGV[6] == '1', ARGV[7] == '1', ARGV[8]
 local key = P .. 'batch:' .. id
 local stored = redis.call('HMGET', key, 'digest', 'file')
@@ -22,10 +23,13 @@ if earlier and redis.call('EXISTS', P .. 'batch:' .. earlier) == 1 then
   if stored[1] then return {'taken', int(NOW), id, ''} end
 end
 if #ARGV < 10 then return {'opened', int(NOW), id} end
+local delay = whole('the delay', ARGV[9])
+if #ARGV % 2 == 0 or #ARGV > 2000 then refuse_to('the facts of a batch are not pairs, or too many') end
+must_be_sorted(P .. 'batches')
 local set = {}
 for i = 10, #ARGV do set[#set + 1] = ARGV[i] end
 redis.call('HSET', key, 'digest', digest, 'options', options, 'created_at', int(NOW), 'state', 'running', unpack(set))
-if tonumber(ARGV[9]) > 0 then redis.call('HSET', key, 'not_before', int(NOW + tonumber(ARGV[9]))) end
+if delay > 0 then redis.call('HSET', key, 'not_before', int(NOW + delay)) end
 redis.call('ZADD', P .. 'batches', int(NOW), id)
 redis.call('HSET', P .. 'digests', digest, id)
 return {'opened', int(NOW), id}

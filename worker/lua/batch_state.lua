@@ -1,6 +1,7 @@
 -- Change a batch's state. ARGV[4] id; [5] the state it is to have; [6] the states it may come from, ',a,b,';
 -- [7] who wants it so, or ''. A pause that ends takes its time, its author and its reason with it.
 -- Returns {result, state before}: set, same, refused, missing.
+takes(7)
 local key, to = P .. 'batch:' .. ARGV[4], ARGV[5]
 if redis.call('EXISTS', key) == 0 then return {'missing', ''} end
 at_any_memory()

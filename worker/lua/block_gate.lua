@@ -1,12 +1,16 @@
 -- Close the gate for everyone, as a 429 asks, and go on more slowly afterwards where a rate is set. ARGV[4] ms. Never
 -- shortens a longer block. Returns ms from now.
+takes(4)
 at_any_memory()
 local key = P .. 'gate'
 local state = redis.call('HMGET', key, 'blocked_until', 'pace', 'paced_at')
-local until_ms = math.max(tonumber(state[1] or '0'), NOW + tonumber(ARGV[4]))
+local DAY = 86400000
+local until_ms = NOW + whole('the block', ARGV[4], DAY)
+-- A block that is longer than any can be was not written here.
+if number(state[1]) <= NOW + DAY then until_ms = math.max(until_ms, number(state[1])) end
 redis.call('HSET', key, 'blocked_until', int(until_ms))
 -- Calls that were under way together are refused together: they count once.
-if not state[3] or NOW >= tonumber(state[3]) + 1000 then
+if NOW >= number(state[3]) + 1000 then
   redis.call('HSET', key, 'pace', string.format('%.4f', math.max(0.05, 0.85 * pace_now(state[2], state[3]))),
     'paced_at', int(until_ms))
 end

@@ -6,6 +6,7 @@
 -- currency was checked).
 -- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…}:
 -- missing, stage, early, unchecked, stale, window, verdict, paused, parked, blocked, batch, canceled, locked, narrow, moved, no_body.
+takes(12)
 at_any_memory()
 local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
 local WAITER_MS, ROW_MS = 100, 30000
@@ -21,10 +22,16 @@ local function hold_back(reason, due_ms)
 end
 -- Whether a moment was at most so many ms ago: what seems to lie ahead was told by another clock.
 local function is_within(moment, ms)
-  local age = NOW - tonumber(moment or NOW + 1)
-  return age >= 0 and age <= tonumber(ms)
+  if not moment then return false end
+  local age = NOW - whole('the stored moment', moment)
+  return age >= 0 and age <= ms
 end
-local due = tonumber(r.next_check_at or '0')
+local lease, late, fresh = whole('the lease', ARGV[7]), whole('the window', ARGV[10]), whole('the life', ARGV[11])
+local hold = whole('the hold', ARGV[12])
+if #ARGV % 2 ~= 0 then refuse_to('the fields to be written are not pairs') end
+local set = {}
+for i = 13, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
+local due = whole('the stored next_check_at', r.next_check_at or '0')
 local body = redis.call('GET', P .. 'body:' .. id)
 
 -- The same claim asked twice: its first reply was lost with a connection.
@@ -42,12 +49,13 @@ else
   if r.stage ~= 'in_doubt' then return refuse('stage') end
   if kind == 'replay' then
     if due > NOW then return refuse('early') end
-    if not is_within(r.first_attempt_at, ARGV[10]) then return refuse('window') end
-  elseif not is_within(r.proven_absent_at, ARGV[11]) then
+    if not is_within(r.first_attempt_at, late) then return refuse('window') end
+  elseif not is_within(r.proven_absent_at, fresh) then
     return refuse('verdict')
   end
 end
 if not body then return refuse('no_body') end
+check(id, r, 'sending', 'pending', set)
 
 local reason, till = brake(r)
 if reason == 'canceled' then
@@ -60,16 +68,17 @@ if reason == 'canceled' then
       'retriable', 'first_attempt_at', 'idempotency_key',
       'currency_checked', 'unconfirmed_since',
     }) do drop[name] = '' end
+    check(id, r, 'settled', 'canceled', drop)
     move(id, r, 'settled', 'canceled', 0, drop, '"batch_canceled"', '')
     return {'canceled', int(NOW), flat(r)}
   end
 elseif reason then
   -- What holds it back moves nothing but the time at which it is looked at again.
-  return hold_back(reason, till or NOW + tonumber(ARGV[12]))
+  return hold_back(reason, till or NOW + hold)
 end
 local holder = lock_holder(r.payment_intent)
 if holder and holder ~= id then
-  local free_at = tonumber(redis.call('HGET', P .. 'refund:' .. holder, 'next_check_at') or '0')
+  local free_at = number(field_of(holder, 'next_check_at'))
   local waiters = P .. 'waiters:' .. r.payment_intent
   redis.call('ZADD', waiters, r.created_at, id)
   -- Whoever frees the payment wakes the oldest. The others need not ask again and again meanwhile: each one looks later
@@ -82,8 +91,6 @@ if r.batch_id and kind == 'send' and room_in_batch(r.batch_id) <= 0 then
   redis.call('ZADD', P .. 'batch-waiters:' .. r.batch_id, r.created_at, id)
   return hold_back('narrow', NOW + ROW_MS)
 end
-local set = {}
-for i = 13, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
 -- A stated currency is checked against the payment before anything is sent: also if it is sent again, since a restored
 -- server may not know that it never was.
 if r.asked_currency and not r.currency_checked and not set.currency_checked then return refuse('unchecked') end
@@ -91,7 +98,7 @@ if ARGV[9] ~= '' and (redis.call('HGET', P .. 'payment:' .. r.payment_intent, 's
   return refuse('moved')
 end
 
-local attempt = int(tonumber(r.attempts or '0') + 1)
+local attempt = int(number(r.attempts) + 1)
 set.claim, set.attempts, set.unconfirmed_since = token, attempt, ''
 if not r.first_attempt_at then set.first_attempt_at = int(NOW) end
 if kind == 'resend' then
@@ -100,8 +107,7 @@ if kind == 'resend' then
     'doubt_since', 'quiet_at', 'absent_at', 'proven_absent_at', 'looks', 'operator_says', 'operator_by',
     'operator_code', 'operator_unverified',
   }) do set[name] = '' end
-  set.resends = int(tonumber(r.resends or '0') + 1)
+  set.resends = int(number(r.resends) + 1)
 end
-local lease = tonumber(ARGV[7])
 move(id, r, 'sending', 'pending', NOW + lease, set, '"' .. kind .. '"', ',"attempt":' .. attempt)
 return {'claimed', int(NOW), int(lease), body, flat(r)}

@@ -3,13 +3,16 @@
 -- ('' for what was not stated).
 -- Returns {now, one for each row}: 'created', 'conflict', or the record that stands with the same contents; or the error
 -- NEARLYFULL with the percentage of its memory that the server uses, if a row is new and there is too little left.
+takes(6)
 local ROW = 9
 local lane, batch = ARGV[5], ARGV[6]
 
 local function same_metadata(one, other)
   if one == other then return true end
   if one == '' or other == '' then return false end
-  local left, right = cjson.decode(one), cjson.decode(other)
+  local read, left = pcall(cjson.decode, one)
+  local read_too, right = pcall(cjson.decode, other)
+  if not read or not read_too or type(left) ~= 'table' or type(right) ~= 'table' then return false end
   for k, v in pairs(left) do if right[k] ~= v then return false end end
   for k in pairs(right) do if left[k] == nil then return false end end
   return true
@@ -32,13 +35,16 @@ local function answer(existing, i)
   return flat(existing)
 end
 
-local out, new, names, known, twice = {int(NOW)}, {}, {}, {}, {}
+local grace = whole('the grace', ARGV[4])
+must_be_one_of(LANES, lane)
+if (#ARGV - 6) % ROW ~= 0 or #ARGV > 6 + MOST_ROWS * ROW then refuse_to('a row is not whole, or there are too many') end
+local out, new, names, existing_at, twice = {int(NOW)}, {}, {}, {}, {}
 for i = 7, #ARGV, ROW do
   local id = ARGV[i]
   local place = (i - 7) / ROW + 2
   local existing = load(id)
   if existing then
-    known[place], out[place] = existing, ''
+    existing_at[place], out[place] = existing, ''
   elseif names[id] then
     twice[place], out[place] = i, ''
   else
@@ -63,6 +69,30 @@ local function fields_of(i)
   return fields, add
 end
 
+local function check_row(i)
+  local id, payment_intent, amount, metadata = ARGV[i], ARGV[i + 3], ARGV[i + 5], ARGV[i + 8]
+  if #id > 200 or not string.match(id, '^[%w._:-]+$') then refuse_to('a row has an id that none can be') end
+  if #payment_intent > 200 or not string.match(payment_intent, '^[%w_-]+$') then refuse_to('a row has no payment') end
+  if amount ~= '' and whole('amount', amount, MAX_AMOUNT) == 0 then refuse_to('a row asks for nothing') end
+  if ARGV[i + 6] ~= '' and not string.match(ARGV[i + 6], '^%l%l%l$') then refuse_to('a currency is not three letters') end
+  if ARGV[i + 7] ~= '' then must_be_one_of(REASONS, ARGV[i + 7]) end
+  if metadata ~= '' and not string.match(metadata, '^{.*}$') then refuse_to('the metadata of a row are not an object') end
+  check_payment(payment_intent)
+  must_be_list(P .. 'history:' .. id)
+end
+
+-- What is the same for all rows, and `since` when they may have been sent before: '' for never.
+local function check_all(since)
+  if since ~= '' then whole('suspect_since', since) end
+  must_be_sorted(P .. 'due')
+  must_be_sorted(P .. 'index:' .. (since == '' and bucket('queued', 'pending', lane) or 'in_doubt'))
+  if batch ~= '' then must_be_list(P .. 'batch-refunds:' .. batch) end
+  for _, i in ipairs(new) do
+    check_row(i)
+    if since ~= '' then must_be_sorted(P .. 'doubts:' .. ARGV[i + 3]) end
+  end
+end
+
 -- After a recovery a new id may be one whose record was lost with a send behind it: it begins in doubt.
 local function accept_in_doubt(since)
   for _, i in ipairs(new) do
@@ -82,24 +112,24 @@ end
 -- What `move` does to a new refund, for all of them at once. The indexes come first: an id there without a record is
 -- forgotten by the sweep, a record without its place there would be forgotten by all.
 local function accept()
-  local now, due = int(NOW), int(NOW + tonumber(ARGV[4]))
+  local now, due = int(NOW), int(NOW + grace)
   local scores, ids, open = {}, {}, {}
   for n, i in ipairs(new) do
     scores[2 * n - 1], scores[2 * n], ids[n] = due, ARGV[i], ARGV[i]
     local amount, currency = ARGV[i + 5], ARGV[i + 6]
     if amount ~= '' then
-      if currency == '' then currency = 'unknown' end
-      open[currency] = (open[currency] or 0) + tonumber(amount)
+      currency = currency_name(currency ~= '' and currency)
+      open[currency] = (open[currency] or 0) + number(amount)
     end
   end
   redis.call('ZADD', P .. 'due', unpack(scores))
   redis.call('ZADD', P .. 'index:' .. bucket('queued', 'pending', lane), unpack(scores))
-  redis.call('HINCRBY', P .. 'counters', 'move:new:queued', #new)
-  for currency, sum in pairs(open) do redis.call('HINCRBY', P .. 'counters', 'open:queued:' .. currency, int(sum)) end
+  count('move:new:queued', #new)
+  for currency, sum in pairs(open) do count('open:queued:' .. currency, int(sum)) end
   if batch ~= '' then
     redis.call('RPUSH', P .. 'batch-refunds:' .. batch, unpack(ids))
-    redis.call('HINCRBY', P .. 'batch:' .. batch, 'stage:queued', #new)
-    redis.call('HINCRBY', P .. 'batch:' .. batch, 'status:pending', #new)
+    count_in(P .. 'batch:' .. batch, 'stage:queued', #new)
+    count_in(P .. 'batch:' .. batch, 'status:pending', #new)
     redis.call('PERSIST', P .. 'batch:' .. batch)
     redis.call('PERSIST', P .. 'batch-refunds:' .. batch)
   end
@@ -119,8 +149,7 @@ local function accept()
     end
     redis.call('HSET', P .. 'refund:' .. id, unpack(fields))
     redis.call('RPUSH', P .. 'history:' .. id, first)
-    redis.call('XADD', P .. 'events', 'MAXLEN', '~', '1000000', '*', 'refund_id', id, 'version', '1',
-      'at', now, 'from', '', 'to', 'queued', 'status', 'pending')
+    tell(id, '1', '', 'queued', 'pending')
   end
 end
 
@@ -139,8 +168,10 @@ if #new > 0 then
   local percentage = used()
   if percentage >= NEARLY_FULL then return redis.error_reply('NEARLYFULL ' .. int(percentage)) end
   local suspect = redis.call('HMGET', P .. 'meta', 'suspect_since', 'suspect_until')
-  if suspect[2] and tonumber(suspect[2]) > NOW then accept_in_doubt(suspect[1]) else accept() end
+  local in_doubt = suspect[2] and whole('the end of what is suspect', suspect[2]) > NOW
+  check_all(in_doubt and (suspect[1] or 'nothing') or '')
+  if in_doubt then accept_in_doubt(suspect[1]) else accept() end
 end
-for place, existing in pairs(known) do out[place] = answer(existing, 7 + (place - 2) * ROW) end
+for place, existing in pairs(existing_at) do out[place] = answer(existing, 7 + (place - 2) * ROW) end
 for place, i in pairs(twice) do out[place] = answer(load(ARGV[i]), i) end
 return out

@@ -11,6 +11,7 @@ local now, left, nonce, queues = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(A
 -- A key of another type ends the script here, before anything was taken.
 redis.call('HLEN', unacked)
 redis.call('ZCARD', index)
+for key = 3, #KEYS do redis.call('LLEN', KEYS[key]) end
 for place = 5 + 2 * queues, #ARGV do
   redis.call('HDEL', unacked, ARGV[place])
   redis.call('ZREM', index, ARGV[place])

@@ -3,15 +3,17 @@
 -- lane; [8] the bulk lane's share.
 -- Returns {ms until it is worth asking again, lane, microseconds from now, lane, microseconds from now, …}.
 -- `next_at` is the first free moment. Nothing that was left unused is made up for, so no burst can build up.
-local rate, ahead, share = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[8])
+takes(8)
+local rate, ahead, share = tonumber(ARGV[4]), whole('the time ahead', ARGV[5]), tonumber(ARGV[8])
+if not (rate and rate < MOST and share and share <= 1) then refuse_to('the rate or the share is not a number') end
 local lanes = {
-  {name = 'refunds', field = 'single_at', wanted = tonumber(ARGV[6]), share = 1 - share},
-  {name = 'refunds.bulk', field = 'bulk_at', wanted = tonumber(ARGV[7]), share = share},
+  {name = 'refunds', field = 'single_at', wanted = whole('what is wanted', ARGV[6], 100000), share = 1 - share},
+  {name = 'refunds.bulk', field = 'bulk_at', wanted = whole('what is wanted', ARGV[7], 100000), share = share},
 }
-local MOST = 500
+local MOST_GIVEN = 500
 local key = P .. 'gate'
 local state = redis.call('HMGET', key, 'blocked_until', 'next_at', 'single_at', 'bulk_at', 'pace', 'paced_at')
-local blocked = tonumber(state[1] or '0')
+local blocked = number(state[1])
 if blocked > NOW then return {blocked - NOW} end
 local out = {0}
 if rate <= 0 then
@@ -22,13 +24,13 @@ if rate <= 0 then
   return out
 end
 local step = 1000 / (rate * pace_now(state[5], state[6]))
-local next_at = math.max(tonumber(state[2] or '0'), NOW)
+local next_at = math.max(number(state[2]), NOW)
 -- Each lane has a clock that runs at its share of the rate: the one whose clock is behind has its turn, and one that
 -- is ahead leaves half of the time ahead free for the other. So the share of an idle lane goes to the other, and an
 -- early past of full use is soon forgotten.
 for place, lane in ipairs(lanes) do
   lane.step = step / math.max(lane.share, 0.001)
-  lane.at = math.min(math.max(tonumber(state[2 + place] or '0'), NOW), NOW + 1000)
+  lane.at = math.min(math.max(number(state[2 + place]), NOW), NOW + 1000)
 end
 local function room(lane) if lane.at > next_at then return ahead / 2 end return ahead end
 local function turn()
@@ -39,7 +41,7 @@ local function turn()
   return chosen
 end
 local lane, given = turn(), 0
-while lane and given < MOST do
+while lane and given < MOST_GIVEN do
   out[#out + 1] = lane.name
   out[#out + 1] = math.floor((next_at - NOW) * 1000)
   lane.wanted, lane.at, next_at, given = lane.wanted - 1, lane.at + lane.step, next_at + step, given + 1

@@ -1,5 +1,6 @@
 -- Pin the provider to the records on first use. ARGV[4] host; [5] mode; [6] schema version.
 -- Returns {host, mode, schema} as pinned.
+takes(6)
 at_any_memory()
 local key = P .. 'meta'
 redis.call('HSETNX', key, 'provider_host', ARGV[4])

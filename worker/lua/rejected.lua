@@ -3,8 +3,10 @@
 -- 'keep': [5] how many to keep; [6] the entry, a JSON object without its time; [7] what stands under a refund id, alike;
 -- [8…] refund ids. Returns 1.
 -- 'drop': [5] the entry exactly as it stands, or '' for all. Returns how many are gone.
+takes(5)
 at_any_memory()
 local list, ids = P .. 'rejected', P .. 'rejected-ids'
+must_be_one_of(' drop keep ', ARGV[4])
 -- A key of another type ends the script here, before anything is written.
 local length = redis.call('LLEN', list)
 redis.call('HLEN', ids)
@@ -33,13 +35,14 @@ if ARGV[4] == 'drop' then
   return gone
 end
 
+takes(7)
+local most = whole('the number of messages to keep', ARGV[5], MAX_AMOUNT)
 local function at(object) return '{"at":' .. int(NOW) .. ',' .. string.sub(object, 2) end
 redis.call('LPUSH', list, at(ARGV[6]))
 for i = 8, #ARGV do redis.call('HSET', ids, ARGV[i], at(ARGV[7])) end
-local most = tonumber(ARGV[5])
 if length >= most then
   for _, entry in ipairs(redis.call('LRANGE', list, most, -1)) do forget(entry) end
   redis.call('LTRIM', list, 0, most - 1)
 end
-redis.call('HINCRBY', P .. 'counters', 'rejected', 1)
+count('rejected', 1)
 return 1

@@ -6,12 +6,16 @@
 -- Returns {'saved', now, id of a woken waiter or '', id of a woken row, …}, or {reason, now, …}: missing, stale, illegal,
 -- already, owned (with the owner's id), contradicts (a proof that the record does not allow for: nothing is changed, and
 -- the caller keeps it by a step of its own).
+takes(16)
 at_any_memory()
 local id, to = ARGV[4], ARGV[8]
 local r = load(id)
 if not r then return {'missing', int(NOW), ''} end
+local due = NOW + whole('the delay', ARGV[10])
+if #ARGV % 2 ~= 0 then refuse_to('the fields to be written are not pairs') end
 local set = {}
 for i = 17, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
+check(id, r, to, ARGV[9], set)
 local proof = ARGV[6] == '1'
 if proof then
   if r.generation ~= ARGV[7] and not (r.generation == nil and ARGV[7] == '1') then return {'contradicts', int(NOW), ''} end
@@ -36,7 +40,6 @@ if set.provider_refund_id and set.provider_refund_id ~= '' then
   local owner = owner_of(set.provider_refund_id)
   if owner and owner ~= id then return {'owned', int(NOW), owner} end
 end
-local due = NOW + tonumber(ARGV[10])
 if ARGV[11] == '1' then
   if r.stage ~= to then return {'illegal', int(NOW), r.stage} end
   keep_doubt(set)
@@ -52,7 +55,7 @@ if ARGV[11] == '1' then
   if to ~= 'settled' then reschedule(id, r, due) end
   return {'saved', int(NOW), ''}
 end
-if not string.find(ARGV[14], ',' .. r.stage .. ',', 1, true) then return {'illegal', int(NOW), r.stage} end
+if not string.find(ARGV[14], ',' .. (r.stage or '') .. ',', 1, true) then return {'illegal', int(NOW), r.stage} end
 if ARGV[15] ~= '' then redis.call('SET', P .. 'body:' .. id, ARGV[15]) end
 if to ~= 'sending' then set.claim = '' end
 local woken, rows = move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13])

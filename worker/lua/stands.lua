@@ -2,5 +2,5 @@
 -- Returns '' where it may, else what is in the way: overtaken, lapsed, or what holds every claim back.
 local r = load(ARGV[4])
 if not r or r.stage ~= 'sending' or r.claim ~= ARGV[5] then return 'overtaken' end
-if tonumber(r.next_check_at) <= NOW then return 'lapsed' end
+if number(r.next_check_at) <= NOW then return 'lapsed' end
 return brake(r) or ''

@@ -3,20 +3,28 @@
 -- lane's queue is dry; [8] '1' where the single lane is dry; [9] '1' where the bulk lane is dry; [10] ms between two
 -- reminders of a refund in review.
 -- Returns {now, id, lane, stage, id, lane, stage, …}.
+takes(10)
 at_any_memory()
-local left, hold = tonumber(ARGV[4]), tonumber(ARGV[5])
+local left, hold, grace = whole('the limit', ARGV[4]), whole('the hold', ARGV[5]), whole('the grace', ARGV[6])
+local lost, reminder = whole('the loss', ARGV[7]), whole('the reminder', ARGV[10])
+for _, name in ipairs({'sending', 'in_doubt', 'waiting', 'processing', 'review', 'queued', 'queued.bulk'}) do
+  must_be_sorted(P .. 'index:' .. name)
+end
+must_be_sorted(P .. 'due')
 local out = {int(NOW)}
 -- Queued ones that are held back on purpose are passed over, so many pages of them at most: behind those a lost nudge
 -- is found when its grace is over.
 local PAGES = 20
 local function take_one(index, id, hold_ms)
-  local r = redis.call('HMGET', P .. 'refund:' .. id, 'stage', 'lane', 'held', 'next_check_at')
+  local r = redis.pcall('HMGET', P .. 'refund:' .. id, 'stage', 'lane', 'held', 'next_check_at')
+  -- What stands there is not a record: left for whoever put it there.
+  if r.err then return false end
   if not r[1] then
     redis.call('ZREM', index, id)
     redis.call('ZREM', P .. 'due', id)
     return true
   end
-  if r[3] and tonumber(r[4]) > NOW then return false end
+  if r[3] and number(r[4]) > NOW then return false end
   local due = int(NOW + hold_ms)
   redis.call('ZADD', P .. 'due', due, id)
   redis.call('ZADD', index, due, id)
@@ -42,8 +50,7 @@ local function take(bucket_name, until_ms, hold_ms)
   end
 end
 for _, name in ipairs({'sending', 'in_doubt', 'waiting', 'processing'}) do take(name, NOW, hold) end
-take('review', NOW, tonumber(ARGV[10]))
-local grace, lost = tonumber(ARGV[6]), tonumber(ARGV[7])
+take('review', NOW, reminder)
 take('queued', ARGV[8] == '1' and NOW + grace - lost or NOW, grace)
 take('queued.bulk', ARGV[9] == '1' and NOW + grace - lost or NOW, grace)
 return out
