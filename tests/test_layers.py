@@ -20,7 +20,7 @@ PACKAGE = Path(worker.__file__).parent
 
 # Lowest first. A module imports from rows above its own only; those in one row do not know each other.
 LAYERS = (
-    {"errors", "ranges", "currencies", "forks"},
+    {"errors", "ranges", "currencies", "forks", "redaction"},
     {"request"},
     {"model", "envelope", "kept"},
     {"codes"},
@@ -69,6 +69,7 @@ OUTSIDE = {"celery", "kombu", "redis", "httpx", "aiohttp", "asyncio", "socket", 
 # What a module knows nothing of, beyond what the order says.
 FOREIGN = {
     "errors": OUTSIDE,
+    "redaction": OUTSIDE,
     "request": OUTSIDE,
     "model": OUTSIDE,
     "codes": OUTSIDE,

@@ -13,6 +13,7 @@ from celery.exceptions import SecurityWarning
 from worker import consumer, intake, messages, remote, telemetry
 from worker.broker import make_celery
 from worker.errors import GuardRefused, RefundError, SettingsError, StoreUnavailable
+from worker.redaction import without_secrets
 from worker.runtime import THREADS_BESIDE_CALLS, Runtime
 from worker.settings import Settings
 
@@ -20,7 +21,7 @@ EXITS: Final[dict[type[RefundError], int]] = {SettingsError: 2, StoreUnavailable
 
 
 def _end(error: RefundError) -> SystemExit:
-    sys.stderr.write(f"refunds: {error}\n")
+    sys.stderr.write(f"refunds: {without_secrets(str(error))}\n")
     return SystemExit(next((code for kind, code in EXITS.items() if isinstance(error, kind)), 1))
 
 
@@ -47,6 +48,7 @@ runtime = Runtime(settings, app)
 @signals.setup_logging.connect(weak=False)
 def _log(**_: Any) -> None:
     telemetry.configure(settings)
+    telemetry.log_crashes()
 
 
 @signals.worker_init.connect(weak=False)

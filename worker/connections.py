@@ -17,6 +17,7 @@ from redis import exceptions
 from redis.sentinel import MasterNotFoundError
 
 from worker.errors import NotStorable, RefundError, SettingsError, StoreFull, StoreUnavailable
+from worker.redaction import without_secrets
 from worker.request import scrubbed
 from worker.sentinels import DEFAULT_PORT, SentinelAddress, is_sentinel
 
@@ -153,12 +154,21 @@ def is_forbidden(error: BaseException) -> bool:
 
 
 def said(error: BaseException) -> str:
-    """Return what a server said, without the place in a script at which it said so."""
-    return _IN_SCRIPT.sub("", str(error), count=1)
+    """Return what a server said, without secrets and the place in a script at which it said so."""
+    return without_secrets(_IN_SCRIPT.sub("", str(error), count=1))
+
+
+def _discreet(error: BaseException) -> None:
+    """Take secrets out of a foreign error: it stays the cause of ours, and a caller's crash report may show it.
+
+    A server that does not know a command repeats its arguments, also those of AUTH and HELLO.
+    """
+    error.args = tuple(without_secrets(each) if isinstance(each, str) else each for each in error.args)
 
 
 def unavailable(error: BaseException, place: str) -> StoreUnavailable:
-    """Return the one sentence for a Redis that is away."""
+    """Return the one sentence for a Redis that is away; the error is left without secrets."""
+    _discreet(error)
     if isinstance(error, exceptions.AuthenticationError) or str(error).startswith(("NOAUTH", "WRONGPASS")):
         return StoreUnavailable(f"Redis at {place} refuses the credentials: check REFUNDS_REDIS_URL")
     if isinstance(error, exceptions.InvalidResponse):
@@ -242,6 +252,7 @@ def _not_storable(error: BaseException, place: str) -> NotStorable | None:
 
 def ours(error: BaseException, place: str) -> RefundError | None:
     """Return the error of our own for a foreign one of Redis, None if it is none that can be told in a sentence."""
+    _discreet(error)
     if isinstance(error, (exceptions.RedisError, OSError)) and is_away(error):
         return unavailable(error, place)
     return _wrong_address(error, place) or _not_storable(error, place)

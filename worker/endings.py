@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from worker.model import Refund, Stage, Status, Step
+from worker.redaction import without_secrets
 from worker.request import scrubbed
 
 _CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
@@ -148,6 +149,6 @@ def _plain(code: str | None) -> str:
 def told(endings: Mapping[str, Ending]) -> str:
     """Return what became of a message's refunds: of one with its id, of many how many of each kind."""
     if len(endings) == 1:
-        return "".join(f"{refund_id}: {ending}" for refund_id, ending in endings.items())
+        return "".join(f"{without_secrets(refund_id)}: {ending}" for refund_id, ending in endings.items())
     kinds = Counter(ending.kind for ending in endings.values())
     return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "no refunds"

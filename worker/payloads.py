@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from worker.codes import CODES
 from worker.model import PENDING_WORDS, Page, Payload, PaymentView, ProviderError, ProviderRefund
+from worker.redaction import holds_key, without_secrets
 from worker.request import MAX_AMOUNT, RESERVED_METADATA, is_currency, is_provider_id, is_refund_id, scrubbed
 
 LONGEST_TEXT: Final = 200
@@ -102,19 +103,24 @@ def _id(value: Any) -> str | None:
     if value is None:
         return None
     identity = value.get("id") if isinstance(value, Mapping) else value
-    return identity if isinstance(identity, str) and is_provider_id(identity) else ""
+    return identity if isinstance(identity, str) and _is_id(identity) else ""
+
+
+def _is_id(text: str) -> bool:
+    """Tell whether a text can be the provider's id: it is kept as it is, so it must not repeat our key."""
+    return is_provider_id(text) and not holds_key(text)
 
 
 def _kind(value: Any) -> str | None:
     if value is None:
         return None
-    return value if isinstance(value, str) and _NAME.fullmatch(value) else ""
+    return value if isinstance(value, str) and _NAME.fullmatch(value) and not holds_key(value) else ""
 
 
 def _clean(text: str, hide: Collection[str]) -> str:
     """Return a foreign text as it may be kept and shown."""
-    # A request's body begins with a brace.
-    line = text.partition("{")[0]
+    # Secrets first: what follows takes pieces out of them. A request's body begins with a brace.
+    line = without_secrets(text).partition("{")[0]
     # The longest first: another may be a part of it.
     for value in sorted(hide, key=len, reverse=True):
         if len(value) >= _SHORTEST_HIDDEN:
@@ -150,7 +156,7 @@ def _status(value: Any, hide: Collection[str]) -> str | None:
 def _refund(value: Mapping[str, Any], hide: Collection[str]) -> ProviderRefund | None:
     """Return the refund in an object, None if it has no usable id."""
     identity = value.get("id")
-    if not isinstance(identity, str) or not is_provider_id(identity):
+    if not isinstance(identity, str) or not _is_id(identity):
         return None
     metadata = value.get("metadata")
     metadata = metadata if isinstance(metadata, Mapping) else {}
@@ -306,7 +312,7 @@ def _numbers(value: Any, path: str, depth: int) -> Iterator[tuple[str, int]]:
         return
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            if _NAME.fullmatch(name):
+            if _NAME.fullmatch(name) and not holds_key(name):
                 yield from _numbers(inner, f"{path}.{name}" if path else name, depth + 1)
     elif isinstance(value, list):
         for place, inner in enumerate(value):

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from worker.errors import FieldError, InvalidRequest
+from worker.redaction import without_secrets
 
 MAX_AMOUNT: Final = 10**12
 """The largest amount there is, in minor units: of a request, a file's row, a reply, and for the scripts."""
@@ -28,13 +29,12 @@ _REFUND_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,200}")
 _PROVIDER_ID: Final = re.compile(r"[A-Za-z0-9_\-]{1,200}")
 _CURRENCY: Final = re.compile(r"[a-z]{3}")
 _SHOWN: Final = 60
-_SECRET: Final = re.compile(r"\b[sr]k_(?:test|live)_[A-Za-z0-9_*.\-]+|\bBasic\s+[A-Za-z0-9+/=]{8,}")
 
 
 def shown(value: object) -> str:
-    """Return a value for a message: quoted, control characters escaped, shortened."""
+    """Return a value for a message: quoted, control characters escaped, without secrets, shortened."""
     try:
-        text = repr(value)
+        text = without_secrets(repr(value))
     except ValueError:
         # An integer of thousands of digits has no text.
         text = f"<{type(value).__name__}>"
@@ -42,11 +42,12 @@ def shown(value: object) -> str:
 
 
 def scrubbed(text: str, limit: int = 300) -> str:
-    """Return a foreign text fit to be kept and shown: one line, shortened, without secret keys."""
-    line = text
+    """Return a foreign text fit to be kept and shown: one line, without secrets, shortened."""
+    # A secret may hold blanks: it is looked for before they are lost. And it is whole only before the text is cut.
+    text = line = without_secrets(text)
     if not text.isprintable() or "  " in text or text != text.strip():
         line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
-    return _SECRET.sub("***", line)[:limit]
+    return (line if line is text else without_secrets(line))[:limit]
 
 
 def is_refund_id(value: object) -> bool:
@@ -94,7 +95,8 @@ def _metadata_errors(metadata: object) -> list[FieldError]:
         if problem := _text_problem(key, MAX_METADATA_KEY_LENGTH):
             rule = f"a metadata key {problem}"
             errors.append(FieldError(field="metadata", code="metadata_key", value=shown(key), rule=rule))
-        name = f"metadata.{key[:MAX_METADATA_KEY_LENGTH]}" if key.isprintable() else f"metadata.{shown(key)}"
+        known_as = without_secrets(key)[:MAX_METADATA_KEY_LENGTH] if key.isprintable() else shown(key)
+        name = f"metadata.{known_as}"
         if not isinstance(value, str):
             errors.append(FieldError(field=name, code="metadata_value", value=shown(value), rule="must be text"))
         elif problem := _text_problem(value, MAX_METADATA_VALUE_LENGTH):

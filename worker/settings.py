@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.errors import GuardRefused, SettingsError
 from worker.policy import SPARE, Rules
+from worker.redaction import remember_address, remember_key
 
 LIVE_HOST: Final = "api.wooshpay.com"
 ENV_PREFIX: Final = "REFUNDS_"
@@ -65,6 +66,14 @@ class Settings(BaseSettings):
     backlog_warning: int = Field(default=100_000, gt=0)
     remote_control: bool = False
     actor: str | None = Field(default=None, min_length=1, max_length=100)
+
+    def model_post_init(self, _context: Any) -> None:
+        """Have every secret among the settings hidden in all that this process says from now on."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                secret = value.get_secret_value()
+                (remember_address if "://" in secret else remember_key)(secret)
 
     @field_validator("actor")
     @classmethod

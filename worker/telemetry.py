@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Mapping, MutableMapping
+from types import TracebackType
 from typing import Any, Final
 
 import structlog
 
+from worker.redaction import without_secrets
 from worker.request import scrubbed
 from worker.settings import Settings
 
@@ -48,7 +51,7 @@ def _clean(name: str, value: Any) -> Any:
     if isinstance(value, str):
         return _clean_text(value)
     if isinstance(value, Mapping):
-        return {key: _clean(str(key), inner) for key, inner in value.items()}
+        return {_clean_text(str(key)): _clean(str(key), inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_clean("", inner) for inner in value]
     if value is None or isinstance(value, (bool, int, float)):
@@ -57,9 +60,10 @@ def _clean(name: str, value: Any) -> Any:
 
 
 def _clean_text(text: str) -> str:
-    # One word that no secret begins in, as most values are, is what it would come to.
-    if text.isprintable() and " " not in text and "k_" not in text and len(text) <= _LONGEST_TEXT:
-        return text
+    # One word, as most values are, comes to itself.
+    text = without_secrets(text)
+    if text.isprintable() and " " not in text:
+        return text[:_LONGEST_TEXT]
     # A traceback keeps its lines; everything else is one.
     return "\n".join(scrubbed(line, _LONGEST_TEXT) if line.strip() else line for line in text.split("\n"))
 
@@ -114,3 +118,14 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel("DEBUG" if settings.log_level == "debug" else "WARNING")
+
+
+def log_crashes() -> None:
+    """Have an error that ends a thread, or this process, logged as all else: Python writes it with all it says."""
+    sys.excepthook = lambda kind, error, trace: _crashed((kind, error, trace))
+    threading.excepthook = lambda told: _crashed((told.exc_type, told.exc_value or told.exc_type(), told.exc_traceback))
+
+
+def _crashed(error: tuple[type[BaseException], BaseException, TracebackType | None]) -> None:
+    if not issubclass(error[0], (SystemExit, KeyboardInterrupt)):
+        logging.getLogger(__name__).critical("crashed", exc_info=error)

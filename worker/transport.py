@@ -30,6 +30,7 @@ from httpx_aiohttp import AiohttpTransport
 from worker import payloads
 from worker.errors import SettingsError
 from worker.model import Answer, NoReply, NotSent, Reply
+from worker.redaction import holds_key, remember_address
 from worker.settings import Settings, is_loopback
 
 MAX_BODY: Final = 1 << 20
@@ -161,8 +162,12 @@ def _reply(response: httpx.Response, names: set[bytes], body: bytes, *, hide: Co
         http_status=response.status_code,
         payload=payloads.read(parse_json(body), hide, numbers=numbers),
         retry_after=None if retry_after is None else read_retry_after(retry_after, headers.get("Date")),
-        request_id=request_id if payloads.CODE.fullmatch(request_id or "") else None,
+        request_id=request_id if _is_plain(request_id) else None,
     )
+
+
+def _is_plain(request_id: str | None) -> bool:
+    return request_id is not None and payloads.CODE.fullmatch(request_id) is not None and not holds_key(request_id)
 
 
 def parse_json(body: bytes) -> Mapping[str, Any] | None:
@@ -301,6 +306,7 @@ def proxy_for(url: str) -> httpx.Proxy | None:
     if not address or is_loopback(host) or urllib.request.proxy_bypass(parts.netloc):
         return None
     address = address if "://" in address else f"http://{address}"
+    remember_address(address)
     if urlsplit(address).scheme not in {"http", "https"}:
         raise SettingsError("the proxy that the environment names must be an http:// or https:// address")
     return httpx.Proxy(address)

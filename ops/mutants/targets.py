@@ -40,6 +40,7 @@ _RULES_TESTS: Final = (
     "tests/test_answers.py",
     "tests/test_foreign_words.py",
     "tests/test_payloads.py",
+    "tests/test_redaction.py",
     "tests/test_readback.py",
     "tests/test_endings.py",
     "tests/store",

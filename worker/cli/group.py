@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
@@ -16,6 +18,7 @@ import click
 
 from worker.cli.exits import BROKEN_PIPE, DONE, INTERNAL, INTERRUPTED, MEANINGS, USAGE, Detached, exit_code_of
 from worker.errors import RefundError, SettingsError
+from worker.redaction import without_secrets
 from worker.request import scrubbed
 from worker.settings import Settings
 
@@ -115,7 +118,12 @@ def _ended(run: Callable[[], Any]) -> int:
     try:
         code = run()
     except click.ClickException as error:
-        error.show()
+        # An argument that is wrong is repeated, perhaps before anything knew the secrets.
+        with suppress(SettingsError):
+            Settings.load()
+        told = io.StringIO()
+        error.show(file=told)
+        click.echo(without_secrets(told.getvalue()), err=True, nl=False)
         return USAGE
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted: every accepted refund goes its way; see them with 'refunds list'")
@@ -139,7 +147,7 @@ def _say_no_more() -> None:
 
 
 def _complain(sentence: str) -> None:
-    click.echo(sentence, err=True)
+    click.echo(without_secrets(sentence), err=True)
 
 
 def _foreign(error: Exception) -> int:
@@ -160,7 +168,7 @@ def _foreign(error: Exception) -> int:
 
 def _internal(error: Exception) -> int:
     if _wants_traceback():
-        traceback.print_exception(error)
+        click.echo(without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)
     _complain(
         f"internal error: {type(error).__name__}: {scrubbed(str(error)) or 'no more is known'}; "
         "this is a fault of the program: run it again with REFUNDS_LOG_LEVEL=debug to see where"

@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from worker.client import Refunds
+from worker.redaction import without_secrets
 from worker.request import scrubbed
 from worker.settings import Settings
 
@@ -30,7 +31,7 @@ class _Sentences(logging.Handler):
         facts = " ".join(f"{name}={scrubbed(str(value))}" for name, value in vars(record).items() if name not in _OWN)
         event = record.getMessage()
         told = f"{_EVENTS[event]} ({facts})" if event in _EVENTS else f"{event} {facts}".rstrip()
-        click.echo(f"{record.levelname.lower()}: {told}", err=True)
+        click.echo(without_secrets(f"{record.levelname.lower()}: {told}"), err=True)
 
 
 @contextmanager
@@ -59,4 +60,4 @@ def operator(settings: Settings) -> str:
 
 def note(sentence: str) -> None:
     """Say something to the person, beside the data."""
-    click.echo(sentence, err=True)
+    click.echo(without_secrets(sentence), err=True)

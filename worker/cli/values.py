@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from worker.errors import FieldError, InvalidRequest
+from worker.redaction import without_secrets
 from worker.request import MAX_AMOUNT, RefundRequest, is_provider_id, shown
 
 MAX_NOTE: Final = 500
@@ -69,7 +70,7 @@ def checked_note(text: str) -> str:
     elif any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
         rule = "must not hold control characters or broken Unicode"
     else:
-        return text.strip()
+        return without_secrets(text.strip())
     raise InvalidRequest([FieldError(field="note", code="note", value=shown(text), rule=rule)])
 
 

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import redis.exceptions
 
-from worker.connections import is_forbidden
+from worker.connections import is_forbidden, said
 from worker.errors import SettingsError, StoreUnavailable
 
 
@@ -63,13 +63,14 @@ def guarded(name: str, cli: str, checks: Callable[[], Iterable[Check]]) -> Itera
         cause = error.__cause__
         if cause is not None and is_forbidden(cause):
             fix = f"{cli} ACL SETUSER … +info +time"
-            yield warn(name, f"this user may not ask the server for all of it ({cause}): the rest is not known", fix)
+            text = f"this user may not ask the server for all of it ({said(cause)}): the rest is not known"
+            yield warn(name, text, fix)
         else:
             yield fail(name, str(error), f"{cli} PING", Trouble.AWAY)
     except SettingsError as error:
         yield fail(name, str(error), "export REFUNDS_REDIS_URL=redis://HOST:PORT/0", Trouble.SETTINGS)
     except redis.exceptions.ResponseError as error:
-        yield fail(name, f"Redis answered with an error: {error}", f"{cli} INFO", Trouble.AWAY)
+        yield fail(name, f"Redis answered with an error: {said(error)}", f"{cli} INFO", Trouble.AWAY)
 
 
 def redis_cli(url: str) -> str:
