@@ -37,6 +37,9 @@ CREATED_AT_ONCE: Final = 50
 MOST_SIBLINGS: Final = 200
 """Refunds of one payment that are read at a time: more would keep the server from others for over a millisecond."""
 
+MOST_BACK: Final = timedelta(seconds=1)
+"""How far the records' time may go back from one script to the next: the largest one is kept by the second."""
+
 _ms = timedelta(milliseconds=1)
 _us = timedelta(microseconds=1)
 
@@ -100,6 +103,7 @@ BLOCK_GATE: Final = Script("block_gate")
 PIN: Final = Script("pin")
 FLAG: Final = Script("flag")
 CLOCK: Final = Script("clock")
+CONFIRM: Final = Script("confirm")
 EVERY: Final = (CREATE, LOAD, CLAIM, STANDS, SAVE, SWEEP, GIVE_BACK, SIBLINGS, GATE, BLOCK_GATE, PIN, FLAG, CLOCK)
 
 
@@ -404,6 +408,11 @@ def flag(name: str, *, once: bool, by: str = "") -> Call[bool]:
 def clock() -> Call[int]:
     """Tell the time of the records in epoch ms."""
     return Call(script=CLOCK, arguments=[], read=int)
+
+
+def confirm() -> Call[datetime]:
+    """Wait for the disk, and return a time of the records: whatever was written up to then is on disk."""
+    return Call(script=CONFIRM, arguments=[], read=lambda reply: from_ms(int(reply)) - MOST_BACK)
 
 
 def at(now: datetime | None) -> str:

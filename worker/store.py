@@ -15,7 +15,7 @@ from worker import calls, durability
 from worker.calls import Call, Script
 from worker.connections import ours, redis_errors, unavailable
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
-from worker.model import Lane, Refund, from_ms
+from worker.model import Lane, Refund, Stage, from_ms
 from worker.records import CLOCK, Moves, decode, records_ms
 
 T = TypeVar("T")
@@ -85,6 +85,8 @@ class Store(_Scripts):
     ) -> None:
         super().__init__(prefix=prefix, retention=retention, durable=durable, place=place)
         self.redis = client
+        self._on_disk: datetime | None = None
+        """What was written up to then is known to survive a crash of the server; a time of the records."""
 
     def run(self, call: Call[T]) -> T:
         """Run one call; raises `StoreUnavailable` where Redis is away."""
@@ -146,17 +148,18 @@ class Store(_Scripts):
         with redis_errors(self.place):
             if self.wait_for_disk is None:
                 self.wait_for_disk = self._probe_disk()
-            if not self.wait_for_disk:
-                return
-            with self.redis.pipeline(transaction=False) as pipeline:
-                # WAITAOF waits for the last write of its own connection; the file is in order, so what others wrote
-                # before is on disk then too.
-                pipeline.hset(self.key("meta"), "confirmed", "1")
-                pipeline.execute_command("WAITAOF", 1, 0, WAITAOF_MS)
-                written, waited = pipeline.execute(raise_on_error=False)
-            if isinstance(written, BaseException):
-                raise written
-            self.check_disk(waited)
+        if self.wait_for_disk:
+            self._on_disk = self.run(calls.confirm())
+
+    def confirm_final(self, moments: Iterable[datetime]) -> None:
+        """Return once what became final at these times of the records survives a crash of the server.
+
+        Whoever reads that a refund failed may pay it back in another way: were that forgotten, it would be sent again.
+        What is known to be on disk is not waited for a second time. Raises as `confirm` does.
+        """
+        latest = max(moments, default=None)
+        if latest is not None and (self._on_disk is None or latest > self._on_disk):
+            self.confirm()
 
     # Reads
 
@@ -173,7 +176,10 @@ class Store(_Scripts):
         return self.get_many([refund_id])[0]
 
     def get_many(self, refund_ids: Sequence[str]) -> list[Refund | None]:
-        """Return records in the order of the ids, None for each that is not there."""
+        """Return records in the order of the ids, None for each that is not there; those that are settled are on disk.
+
+        Raises `StoreUnavailable`; of settled ones also `NotDurable`, or `SettingsError` if it may not be found out.
+        """
         found: list[Refund | None] = []
         with redis_errors(self.place):
             for start in range(0, len(refund_ids), PAGE):
@@ -181,13 +187,16 @@ class Store(_Scripts):
                     for refund_id in refund_ids[start : start + PAGE]:
                         pipeline.hgetall(self.key(f"refund:{refund_id}"))
                     found.extend(decode(stored) if stored else None for stored in pipeline.execute())
+        self.confirm_final(refund.updated_at for refund in found if refund is not None and refund.settled)
         return found
 
     def history(self, refund_id: str) -> list[dict[str, Any]]:
         """Return a refund's moves, oldest first."""
         with redis_errors(self.place):
             entries: Any = self.redis.lrange(self.key(f"history:{refund_id}"), 0, -1)
-        return Moves().read(entries)
+        moves = Moves().read(entries)
+        self.confirm_final(from_ms(move["at"]) for move in moves[-1:] if move["to"] == Stage.SETTLED)
+        return moves
 
     def ids_in(self, buckets: Iterable[str]) -> Iterator[str]:
         """Yield the ids of indexes page by page; each index by its own order (due first, newest settled first)."""

@@ -125,6 +125,11 @@ def test_the_stop_button_works_on_a_full_server(full_world: World, fill: Callabl
     assert switches.resume(full_world.store).paused_by == "ann"
 
 
+def test_how_a_refund_ended_is_confirmed_on_a_full_server(full_world: World, fill: Callable[[float], None]) -> None:
+    fill(OVER)
+    assert full_world.store.run(calls.confirm()) == full_world.now - calls.MOST_BACK
+
+
 async def test_a_refused_key_is_noted_on_a_full_server(
     async_redis: redis.asyncio.Redis, fill: Callable[[float], None]
 ) -> None:

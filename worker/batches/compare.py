@@ -131,6 +131,9 @@ def compare(store: Store, rows: Iterable[Accepted], on_progress: Callable[[int],
         done += len(page)
         if on_progress is not None:
             on_progress(done)
+    if compared.same:
+        # Their statuses are told.
+        store.confirm()
     return compared
 
 

@@ -149,7 +149,7 @@ def read_batch(store: Store, batch_id: str) -> Batch:
 
 
 def look_at_batch(store: Store, batch_id: str) -> Seen:
-    """Return a batch with its pace; the cost does not grow with the batch. Raises `NotFound`."""
+    """Return a batch with its pace, on disk; the cost does not grow with the batch. Raises `NotFound`."""
 
     def read(reply: Any) -> Seen:
         stored = pairs_of(reply[1])
@@ -161,7 +161,9 @@ def look_at_batch(store: Store, batch_id: str) -> Seen:
         return Seen(batch=batch, now=now, rate=float(reply[2]) / elapsed.total_seconds())
 
     arguments: list[Argument] = [batch_id, RATE_WINDOW // timedelta(milliseconds=1), RATE_SAMPLE]
-    return store.run(Call(script=SHOW, arguments=arguments, read=read, durable=False))
+    seen = store.run(Call(script=SHOW, arguments=arguments, read=read, durable=False))
+    store.confirm()
+    return seen
 
 
 def list_batches(store: Store) -> Iterator[Batch]:
@@ -174,6 +176,8 @@ def list_batches(store: Store) -> Iterator[Batch]:
                 for batch_id in page:
                     pipeline.hgetall(store.key(f"batch:{batch_id}"))
                 found = pipeline.execute()
+        if page:
+            store.confirm()
         yield from (decoded(batch_id, stored) for batch_id, stored in zip(page, found, strict=True) if stored)
         if len(page) < _PAGE:
             return

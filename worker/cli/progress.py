@@ -115,6 +115,7 @@ def watch_batch(refunds: Refunds, batch_id: str) -> Batch:
                 beside = ", ".join(part for part in (beside, "the batch is paused") if part)
             show(batch.accepted - batch.moving, beside)
             if not batch.moving:
+                refunds.store.confirm()
                 return batch
             if not said and time.monotonic() - moved > STILL_SECONDS:
                 said = True

@@ -78,6 +78,7 @@ def show(*, refund_id: str, as_json: bool) -> int:
         refund = refunds.get(refund_id)
         entries = refunds.history(refund_id)
         siblings = refunds.store.run(calls.siblings(refund.payment_intent, refund_id))
+        refunds.store.confirm_final(sibling.updated_at for sibling in siblings or () if sibling.settled)
     if as_json:
         render.as_json(
             {
