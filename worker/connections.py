@@ -33,6 +33,8 @@ _AWAY: Final = (
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
     exceptions.NoPermissionError,
+    # A script that was just loaded is gone again: the server was started again in between.
+    exceptions.NoScriptError,
     exceptions.InvalidResponse,
     OSError,
 )

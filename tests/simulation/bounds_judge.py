@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from redis import exceptions
@@ -26,6 +26,8 @@ _CURRENCY: Final = re.compile(r"[a-z]{3}|unknown")
 _CODE: Final = re.compile(r"[a-z0-9_]{1,48}")
 _STAGES: Final = frozenset({"new", "queued", "sending", "waiting", "in_doubt", "processing", "review", "settled"})
 _FINAL: Final = frozenset({"succeeded", "failed", "canceled"})
+MADE_UP: Final = "made_up_"
+"""How codes begin that a provider sends and nobody has heard of."""
 MOST_CODES: Final = 100
 """Names that the codes of one kind of counter may have in all."""
 _AWAY: Final = ("OOM", "NOSCRIPT")
@@ -59,13 +61,15 @@ class BoundsJudge:
             if len(entry) > LONGEST_ENTRY:
                 self._broken("bounds", refund_id, f"a history entry has {len(entry)} characters")
 
-    def counters(self, stored: Mapping[str, str]) -> None:
+    def counters(self, stored: Iterable[str]) -> None:
         """Judge the names of all counters: each from a bounded set."""
         codes: Counter[str] = Counter()
         for name in stored:
             kind, _, rest = name.partition(":")
             if not _is_bounded(kind, rest):
                 self._broken("bounds", "counters", f"a counter is called {name[:120]!r}")
+            if MADE_UP in name:
+                self._broken("bounds", "counters", f"{name} is named by what the provider made up")
             codes[kind] += 1
         for kind, count in codes.items():
             if count > MOST_CODES:

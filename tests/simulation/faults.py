@@ -57,11 +57,13 @@ ODD: Final = {
     "numbers": ("odd_number",),
     "words": ("other_spelling", "unknown_word"),
     "texts": ("odd_text",),
+    "codes": ("made_up_code",),
     "shapes": ("odd_shape",),
     "lag": ("missing_for_a_while", "stale_status", "stale_totals"),
     "unlabelled": ("list_unlabelled",),
     "currency": ("payment_not_shown", "payment_shown_oddly"),
     "clock": ("clock_went_back",),
+    "people": ("misled_failed", "misled_resend", "misled_succeeded"),
     "power": ("power_cut", "writes_lost"),
     "stubborn": ("stubborn_429",),
 }

@@ -21,6 +21,7 @@ from tests.simulation.places_judge import PlacesJudge
 from tests.simulation.posts_judge import PostsJudge
 from tests.simulation.secrets import leaks
 from tests.simulation.snapshot import BUCKETS, FIELDS
+from tests.simulation.words_judge import WordsJudge
 from worker.model import Stage
 from worker.policy import TRANSITIONS, Rules
 
@@ -45,6 +46,8 @@ class Judge:
     pending_in_totals: bool = False
     lag: float = 0.0
     """Seconds by which what the provider shows may be late, within its guarantee."""
+    reads_well: bool = False
+    """Whether every read-back shows what the provider has made, so that no word of a person outweighs it."""
     oddly_shown: bool = False
     """Whether not every payment shows its currency as it is."""
     violations: list[str] = field(default_factory=list)
@@ -59,6 +62,7 @@ class Judge:
     brakes: BrakesJudge = field(init=False)
     money: MoneyJudge = field(init=False)
     bounds: BoundsJudge = field(init=False)
+    words: WordsJudge = field(init=False)
     _places: PlacesJudge = field(init=False)
     _posts: PostsJudge = field(init=False)
     past_window: set[str] = field(default_factory=set)
@@ -76,6 +80,7 @@ class Judge:
         self.batches = BatchJudge(self.broken)
         self.brakes = BrakesJudge(self.broken, self.rate)
         self.bounds = BoundsJudge(self.broken)
+        self.words = WordsJudge(self.broken, self.bank)
         self._places = PlacesJudge(self.broken, self.refunds)
         self._posts = PostsJudge(self.broken, self.rules)
         self.money = MoneyJudge(
@@ -257,8 +262,10 @@ class Judge:
         """Judge what a move concludes from what was read."""
         if entry["to"] == "in_doubt":
             self._judge_doubt(refund_id, known, entry)
-        elif entry["label"] == "refund_missing" and known.record["operator_says"] is None:
-            self.money.missing(refund_id, known)
+        elif entry["to"] == "review" and self._before_the_cut is None:
+            self.words.review(refund_id, known, entry, self.effects.get(refund_id, ()))
+            if entry["label"] == "refund_missing":
+                self.money.missing(refund_id, known)
 
     def _judge_doubt(self, refund_id: str, known: Known, entry: Mapping[str, Any]) -> None:
         """Note when a doubt began and what was found of it; judge the conclusion that there is nothing to be found."""
@@ -276,17 +283,21 @@ class Judge:
 
     def judge_settled(self, refund_id: str, record: Mapping[str, str | None]) -> None:
         """Judge a status that is said to be final, at the moment at which it is said."""
-        made = self._made(refund_id)
+        made, known = self._made(refund_id), self.refunds[refund_id]
+        known.settled_at = self.bank.clock()
+        if known.misled and not self.reads_well:
+            self.money.misled(refund_id, record, made)
+            return
         if record["status"] in {"failed", "canceled"}:
             if any(refund.status in STANDING for refund in made):
                 self.broken("false failed", refund_id, f"{record['status']}, and the ledger shows the money gone")
             return
         succeeded = [refund for refund in made if "succeeded" in self._statuses[refund.id]]
         if not succeeded:
-            if not self.money.may_be_others(self.refunds[refund_id]):
+            if not self.money.may_be_others(known):
                 self.broken("false succeeded", refund_id, f"the ledger shows {[refund.status for refund in made]}")
             return
-        self.money.stands(refund_id, self.refunds[refund_id], succeeded)
+        self.money.stands(refund_id, known, succeeded)
         identity = record["provider_refund_id"]
         if identity is not None and identity not in {refund.id for refund in succeeded}:
             self.broken("false succeeded", refund_id, f"{identity} is not its refund")
@@ -347,15 +358,16 @@ class Judge:
         made = self.effects.setdefault(refund_id, [])
         refund = self.bank.refunds[identity]
         generation = refund.metadata.get("refund_generation")
+        known = self.refunds.get(refund_id)
         if any(self.bank.refunds[one].status in STANDING for one in made):
-            self.broken("money twice", refund_id, f"{identity} was made while {made[-1]} stands")
+            if known is None or not known.misled or self.reads_well:
+                self.broken("money twice", refund_id, f"{identity} was made while {made[-1]} stands")
         elif any(self.bank.refunds[one].metadata.get("refund_generation") == generation for one in made):
             self.remade += 1
         made.append(identity)
         payment = self.bank.payments[payment_id]
         if payment.succeeded + payment.pending > payment.amount:
             self.broken("over", refund_id, f"{payment_id} gave back more than was captured")
-        known = self.refunds.get(refund_id)
         record = known.record if known is not None else {}
         if record.get("stage") == "settled" and record.get("status") in {"failed", "canceled"}:
             self.broken("false failed", refund_id, f"{record['status']} before {identity} was made")
@@ -373,6 +385,8 @@ class Judge:
                 self.broken("lost", refund_id, "accepted, and no record stands")
             elif known.record["stage"] not in {"settled", "review"}:
                 self.broken("stranded", refund_id, f"still {known.record['stage']} long after the faults stopped")
+            else:
+                self.money.untold(refund_id, known, self._made(refund_id))
 
     def judge_counters(self, flat: Sequence[str]) -> None:
         """Judge what the counters are called, and what they say."""

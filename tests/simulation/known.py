@@ -25,6 +25,7 @@ class Post:
     """When its worker had been told that it may send, in the server's milliseconds."""
     answered: int | None = None
     """The status of the whole reply that reached the worker, None where none did."""
+    answered_at: float = 0.0
     cleared: bool = False
     """Proven absent since, or said to be by a person."""
 
@@ -73,6 +74,10 @@ class Known:
     server's clock, in milliseconds."""
     found_at: int | None = None
 
+    misled: bool = False
+    """Whether a person has insisted on what is not so."""
+    settled_at: float = 0.0
+    """When it last settled, in seconds since the world began."""
     told_version: int = 0
     """The version that somebody was told of, or that bytes have left under."""
 

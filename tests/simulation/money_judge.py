@@ -22,6 +22,7 @@ Broken = Callable[[str, str, str], None]
 Record = Mapping[str, str | None]
 
 STANDING: Final = frozenset({"pending", "succeeded"})
+OK: Final = 200
 SLOW_READ: Final = 150.0
 """Seconds that the reads of one look, or between a read and its claim, may take."""
 SLOW_SAVE: Final = 1500.0
@@ -109,6 +110,31 @@ class MoneyJudge:
         hour_ago = self.bank.clock() + EPOCH.timestamp() - 3600
         if made is not None and made.created > hour_ago:
             self.broken("hasty", refund_id, f"given up, and {made.id} is there: it was made less than an hour ago")
+
+    def misled(self, refund_id: str, record: Record, made: list[SandboxRefund]) -> None:
+        """Judge the end of a refund of which a person has insisted on what is not so, and that cannot be read well.
+
+        The word counts, and only the word: a refusal is no end once it may be the echo of what was done, and a refund
+        that somebody names is to be on the payment, and not another of ours.
+        """
+        if record["status"] != "succeeded":
+            if any(refund.status in STANDING for refund in made) and record["evidence"] != "operator":
+                self.broken("false failed", refund_id, f"{record['evidence']}, and the ledger shows the money gone")
+            return
+        named = self.bank.refunds.get(record["provider_refund_id"] or "")
+        if named is None or named in made:
+            return
+        if "refund_id" in named.metadata or named.payment.id != record["payment_intent"]:
+            self.broken("adopted", refund_id, f"a person named {named.id}, which is not its")
+
+    def untold(self, refund_id: str, known: Known, made: list[SandboxRefund]) -> None:
+        """Judge that what a worker was shown against a settled record is kept with it, for a person."""
+        record = known.record
+        if record["stage"] != "settled" or record["status"] == "succeeded" or record["contradicted_by"] is not None:
+            return
+        shown = [post for post in known.posts if post.answered == OK and post.answered_at > known.settled_at]
+        if shown and any(refund.status in STANDING for refund in made):
+            self.broken("untold", refund_id, f"{record['status']}, and {made[-1].id}, shown since, is kept nowhere")
 
     # How much
 

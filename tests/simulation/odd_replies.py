@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.simulation.bounds_judge import MADE_UP
 from tests.simulation.clock import EPOCH
 from tests.simulation.secrets import API_KEY, EMAIL
 from worker.sandbox import shapes
@@ -96,7 +97,7 @@ class OddReplies:
     def __init__(self, world: World) -> None:
         self._world = world
         self._dice: random.Random = world.odd_dice
-        self._codes = 0
+        self._made_up = 0
 
     @property
     def _odd(self) -> bool:
@@ -202,13 +203,25 @@ class OddReplies:
             self._leave_labels_out(shape)
         if "adopted" in odd and request.method == "POST" and kind == "refund":
             shape = self._anothers(shape)
-        for family in ("words", "numbers", "texts", "shapes"):
+        for family in ("words", "codes", "numbers", "texts", "shapes"):
             if family in odd and self._dice.random() < odd.rate:
                 change: Callable[[dict[str, Any], str], bytes | None] = getattr(self, f"_{family}")
                 whole = change(shape, str(kind))
                 if whole is not None:
                     return replace(answer, body=whole)
         return shapes.as_json(shape, status=answer.status, headers=answer.headers)
+
+    def delivered(self, answer: Answer) -> None:
+        """Let the judge know of the words that a worker was shown."""
+        if "words" not in self._world.plan.odd or answer.status != OK or not answer.body.startswith(b"{"):
+            return
+        try:
+            shape = json.loads(answer.body)
+        except (ValueError, RecursionError):
+            return
+        items = shape.get("data") if shape.get("object") == "list" else [shape]
+        if isinstance(items, list):
+            self._world.judge.words.shown([item for item in items if isinstance(item, dict)], SPELLINGS)
 
     def _oddly_shown(self, shape: dict[str, Any]) -> None:
         """Show a payment, or its charge, in the way that is its own."""
@@ -273,6 +286,15 @@ class OddReplies:
                 item["status"] = dice.choice(SPELLINGS[item["status"]] if known else UNKNOWN_WORDS)
         return None
 
+    def _codes(self, shape: dict[str, Any], kind: str) -> bytes | None:
+        """Give each refusal, and each reason of a failure, a code that nobody has heard of."""
+        for item in _items(shape, kind):
+            if kind == "error" or item.get("failure_reason"):
+                self._made_up += 1
+                item["code" if kind == "error" else "failure_reason"] = f"{MADE_UP}{self._made_up}"
+                self._world.happens("made_up_code")
+        return None
+
     def _texts(self, shape: dict[str, Any], kind: str) -> bytes | None:
         world, dice = self._world, self._dice
         long = dice.choice((50, 300, LONG))
@@ -281,11 +303,9 @@ class OddReplies:
                 f"{'x' * long} {API_KEY}",
                 f"{API_KEY}{EMAIL}\u001b]0;pwned\u0007{'y' * long}",
                 f"\u0000\u009b31m{EMAIL} \ud800 \U0010ffff",
-                f"made_up_{self._codes}",
                 f"code-{'z' * long}",
             )
         )
-        self._codes += 1
         if kind == "error":
             told = shape.get("error", shape)
             told[dice.choice(("code", "message", "type"))] = text

@@ -25,6 +25,7 @@ from worker.model import Lane
 from worker.service import Service
 from worker.store import AsyncStore
 from worker.sweeper import sweep
+from worker.tally import Tally
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine
@@ -115,6 +116,8 @@ class OurWorker:
             follow_redirects=False,
             trust_env=False,
         )
+        tally = Tally()
+        tally._counts = world.tally
         self.service = _NotedService(
             store,
             Gateway(http, plan.rules, clock=machine.clock, jitter=dice.random),
@@ -124,6 +127,7 @@ class OurWorker:
             clock=machine.clock,
             wall=lambda: machine.wall,
             jitter=dice.random,
+            on_attempt=tally.attempt,
             token=lambda: f"{dice.getrandbits(64):x}",
         )
         store.noted = self._noted

@@ -72,7 +72,9 @@ class People:
         generation = known.record["generation"] or "1"
         made = [world.seam.bank.refunds[identity] for identity in world.judge.effects.get(refund_id, ())]
         here = [refund for refund in made if refund.metadata.get("refund_generation") == generation]
-        if here and self._mood.random() < MISREAD_RATE:
+        if "people" in world.plan.odd and world.odd_dice.random() < 0.6:
+            self._decide_wrongly(refund_id, moved=bool(here))
+        elif here and self._mood.random() < MISREAD_RATE:
             # Misread, and so to be verified: what the provider shows must outweigh it.
             if self._mood.random() < 0.5:
                 self._apply(refund_id, self._resend(unverified=False), "resolved_in_error")
@@ -89,6 +91,28 @@ class People:
             self._apply(refund_id, self._resend(unverified=self._mood.random() < 0.5), "resolved_resend")
         else:
             self._apply(refund_id, self._failed(unverified=self._mood.random() < 0.5), "resolved_failed")
+
+    def _decide_wrongly(self, refund_id: str, *, moved: bool) -> None:
+        """Insist on what is not so."""
+        world, dice = self._world, self._world.odd_dice
+        others = [
+            refund.id
+            for refund in world.seam.bank.refunds.values()
+            if refund.metadata.get("refund_id") != refund_id and refund.status == "succeeded"
+        ]
+        if others and (not moved or dice.random() < 0.3):
+            identity, unverified = dice.choice(others), dice.random() < 0.5
+            self._apply(
+                refund_id,
+                lambda refund: decisions.resolve_succeeded(
+                    refund, identity, world.loop.wall, by=PERSON, unverified=unverified
+                ),
+                "misled_succeeded",
+            )
+        elif moved and dice.random() < 0.5:
+            self._apply(refund_id, self._resend(unverified=True), "misled_resend")
+        elif moved:
+            self._apply(refund_id, self._failed(unverified=True), "misled_failed")
 
     @staticmethod
     def _resend(*, unverified: bool) -> Callable[[Refund], Step]:
@@ -118,6 +142,8 @@ class People:
             return
         world.happens(event, "person")
         world.judge.told(refund_id, refund.version + 1)
+        if event.startswith("misled"):
+            world.judge.refunds[refund_id].misled = True
         world.power.tempt()
         if step.to is not Stage.SETTLED:
             world.mail.nudge([refund_id], Lane.SINGLE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, Literal
@@ -31,6 +31,8 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
 MAIN: Final = ("broken", "late", "status")
 REDIS_FAULTS: Final = ("redis_lost", "redis_reply_lost", "redis_late", "redis_refuses")
 MESSAGE_FAULTS: Final = ("message_lost", "message_doubled", "message_delayed")
+SILENT: Final = frozenset({"people", "power", "clock", "stubborn"})
+"""Families of what is odd that change nothing of what a list shows."""
 BEFALLS: Final = ("killed", "stopped", "terminated")
 """SIGKILL, SIGSTOP and SIGTERM."""
 
@@ -104,6 +106,17 @@ class Plan:
     """Whether what is logged and put into the queue is read."""
     odd: Odd = NOTHING
 
+    @property
+    def reads_well(self) -> bool:
+        """Whether whatever is read back shows, to its end and truly, what the provider has made."""
+        return (
+            self.rules.readback == "list"
+            and not self.read_rate
+            and not self.list_lag
+            and not self.outages
+            and not self.odd.families - SILENT
+        )
+
     def summary(self) -> str:
         """Return the plan in one line."""
         rules = self.rules
@@ -164,6 +177,8 @@ def plan_for(seed: int, *, wide: bool = False, families: Collection[str] = ON) -
     )
     if "currency" in odd.families:
         plan = _in_currencies(plan)
+    if "people" in odd.families:
+        plan = _with_much_to_decide(plan)
     if "clock" in odd.families:
         plan = _with_a_short_window(plan)
     return _each_alone(plan) if odd.alone else plan
@@ -182,14 +197,34 @@ def _with_a_short_window(plan: Plan) -> Plan:
     )
 
 
+def _asking(plan: Plan, asked: Iterable[Asked]) -> Plan:
+    """Return the plan with these refunds asked for, also where a file hands one of them in once more."""
+    asked = tuple(asked)
+    now = {one.request.refund_id: one.request for one in asked}
+    files = tuple(replace(file, rows=tuple(now.get(row.refund_id, row) for row in file.rows)) for file in plan.files)
+    return replace(plan, asked=asked, files=files)
+
+
+def _with_much_to_decide(plan: Plan) -> Plan:
+    """Return the plan with people who look often, and with little that could be read back instead of asking them."""
+    dice = random.Random(f"people:{plan.seed}")  # noqa: S311 - repeatable, not secret
+    rules = plan.rules
+    if dice.random() < 0.6:
+        rules = replace(rules, readback="none", totals_proof=False, idempotency="verify", settle=timedelta(seconds=60))
+    asked = (
+        replace(one, request=replace(one.request, amount=dice.choice((None, one.request.amount)))) for one in plan.asked
+    )
+    return _asking(replace(plan, rules=rules, people_every=600.0), asked)
+
+
 def _in_currencies(plan: Plan) -> Plan:
     """Return the plan with payments in several currencies, and refunds that state one."""
     dice = random.Random(f"currency:{plan.seed}")  # noqa: S311 - repeatable, not secret
     payments = {name: {**facts, "currency": dice.choice(CURRENCIES)} for name, facts in plan.payments.items()}
-    asked = tuple(
+    asked = (
         replace(one, request=replace(one.request, currency=dice.choice((None, *CURRENCIES)))) for one in plan.asked
     )
-    return replace(plan, payments=payments, asked=asked)
+    return _asking(replace(plan, payments=payments), asked)
 
 
 def _each_alone(plan: Plan) -> Plan:
@@ -201,7 +236,7 @@ def _each_alone(plan: Plan) -> Plan:
         if (shown := plan.odd.shown.get(one.request.payment_intent)) is not None:
             shows[name] = shown
         asked.append(replace(one, request=replace(one.request, payment_intent=name)))
-    return replace(plan, payments=payments, asked=tuple(asked), odd=replace(plan.odd, shown=shows))
+    return _asking(replace(plan, payments=payments, odd=replace(plan.odd, shown=shows)), asked)
 
 
 def _rules(dice: random.Random) -> Rules:

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from tests.simulation.planting import Bug, all_scripts, put, rescript
-from worker import calls, looks, policy, preflight, readback
-from worker.model import Refund, Step
+from worker import calls, contradictions, looks, payloads, policy, preflight, readback
+from worker.model import Action, Refund, Step
 from worker.policy import Rules
 
 _FOR_EVER: Final = 10**6
@@ -132,6 +132,54 @@ def word_not_on_disk(stack: ExitStack) -> None:
     put(stack, calls, "save", hasty)
 
 
+def time_goes_back(stack: ExitStack) -> None:
+    """Time is what the server's clock says, whichever server that is."""
+    real = policy.next_action
+
+    def by_the_server(refund: Refund, rules: Rules, now: datetime, *_: datetime) -> Action:
+        return real(refund, rules, now, now)
+
+    put(stack, policy, "next_action", by_the_server)
+    rescript(stack, all_scripts(), "local SECOND, MINUTE", "do return told end\n  local SECOND, MINUTE")
+
+
+def proof_against_settled_dropped(stack: ExitStack) -> None:
+    """What is settled is settled: a proof that comes later is logged, and kept nowhere."""
+    put(stack, contradictions, "contradicted", lambda *_: None)
+
+
+def amount_of_any_size(stack: ExitStack) -> None:
+    """Whatever JSON takes for a whole number is an amount."""
+    real = payloads.read_amount
+
+    def generous(value: Any) -> int | None:
+        return value if type(value) is int and value >= 0 else real(value)
+
+    put(stack, payloads, "read_amount", generous)
+
+
+def texts_kept_whole(stack: ExitStack) -> None:
+    """What the provider says is kept as it says it."""
+    put(stack, payloads, "_clean", lambda text, _: text)
+
+
+def plain_words_only(stack: ExitStack) -> None:
+    """A status is one of four words, to the letter."""
+    put(stack, payloads, "_status", lambda value, _: value if isinstance(value, str) else "")
+
+
+def word_not_told(stack: ExitStack) -> None:
+    """A person is asked about a status that is not known, and not told which."""
+    real = policy.unknown_status
+
+    def silent(found: Any, _: str, changes: Any) -> Step:
+        step = real(replace(found, status=None), "its status is not known", changes)
+        return replace(step, changes={**step.changes, "provider_status": None})
+
+    put(stack, policy, "unknown_status", silent)
+    put(stack, looks, "unknown_status", silent)
+
+
 OF_MONEY: Final[tuple[Bug, ...]] = (
     others_never_fall_back,
     rise_believed_whenever,
@@ -145,4 +193,10 @@ OF_MONEY: Final[tuple[Bug, ...]] = (
     unconfirmed_currency_will_do,
     not_found_is_gone,
     word_not_on_disk,
+    time_goes_back,
+    proof_against_settled_dropped,
+    amount_of_any_size,
+    texts_kept_whole,
+    plain_words_only,
+    word_not_told,
 )

@@ -364,8 +364,9 @@ class Transport(httpx.AsyncBaseTransport):
         await machine.point("reply begins")
 
         def whole() -> None:
+            seam.odd.delivered(answer)
             if post is not None and (answer.status in BY_STATUS_ALONE or shapes_error(answer)):
-                post.answered = answer.status
+                post.answered, post.answered_at = answer.status, machine.loop.time()
 
         stream = _Body(machine, answer.body, cut=draw.fault == "reply_cut", whole=whole)
         return httpx.Response(answer.status, headers={**answer.headers}, stream=stream)

@@ -106,6 +106,8 @@ class RedisSeam:
     async def trip(self, commands: list[Command]) -> list[Any]:
         """Carry commands out over the network: whole, lost before, lost after, late or refused."""
         machine = self._machine
+        # The pipeline forgets its own when it is left, and a late command is carried out after that.
+        commands = [*commands]
         await machine.point("before redis")
         fault, there, back = self._draw()
         reply: asyncio.Future[Any] = self._loop.create_future()

@@ -39,6 +39,8 @@ FIELDS: Final = (
     "attempts",
     "error_code",
     "error_message",
+    "payment_intent",
+    "contradicted_by",
     "asked_currency",
     "failure_reason",
     "provider_status",

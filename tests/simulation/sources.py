@@ -50,6 +50,9 @@ SEEN_IN: Final[Mapping[str, str]] = MappingProxyType(
         "settled_keeps_its_lock": "ionelmc/python-redis-lock#6: a lock that nobody holds any more, for ever",
         "script_fails_half_way": "redis/redis#10576: a script that aborts keeps what it has written so far",
         "not_found_is_gone": "philips-software/terraform-provider-hsdp#222: right after its making it is not found",
+        "time_goes_back": "redis/redis#6416: the clock is set back, another server is promoted, and nothing holds",
+        "plain_words_only": "stripe/stripe-go#1592: a refund requires_action, and the client has no such status",
+        "texts_kept_whole": "prometheus/prometheus#496: a label for each error text, whole",
         "refused_key_fails_refunds": "freedomofpress/securedrop-client#517: a refused login fails whatever is queued",
     }
 )
@@ -116,6 +119,12 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "unconfirmed_currency_will_do": frozenset({"currency"}),
         "not_found_is_gone": frozenset({"hasty"}),
         "word_not_on_disk": frozenset({"told"}),
+        "time_goes_back": frozenset({"window", "money_twice"}),
+        "proof_against_settled_dropped": frozenset({"untold"}),
+        "amount_of_any_size": frozenset({"amount", "script", "lock", "open"}),
+        "texts_kept_whole": frozenset({"bounds", "secret"}),
+        "plain_words_only": frozenset({"word"}),
+        "word_not_told": frozenset({"word"}),
     }
 )
 """The rules by which a bug is to be caught: an error, or a rule that happens to be in its way, is not enough."""

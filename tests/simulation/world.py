@@ -82,6 +82,8 @@ class World:
         self.odd_dice = random.Random(f"odd-world:{plan.seed}")  # noqa: S311 - repeatable, not secret
         self.fired: Counter[str] = Counter()
         self.trace: list[str] = []
+        self.tally: Counter[str] = Counter()
+        """What workers would add to the counters themselves."""
         self.mode: Literal["ours", "effects"] = mode
         self.outage: str | None = None
         self.breaker_is_open = False
@@ -98,6 +100,7 @@ class World:
             pending_in_totals=plan.sandbox.pending_in_totals,
             lag=plan.odd.lag,
             oddly_shown=bool(plan.odd.shown),
+            reads_well=plan.reads_well,
         )
         self.seam.judge, self.seam.tell, self.seam.durable_body = self.judge, self.tell, self._durable_body
         self.seam.limit = plan.rules.request_timeout.total_seconds()
@@ -142,6 +145,8 @@ class World:
         reads_only = all(
             command[1] in _READERS if command[0] == "EVALSHA" else command[0] in _NOT_A_WRITE for command in commands
         )
+        # After another server was promoted, a script that only reads is told another time, too.
+        reads_only = reads_only and not self.plan.odd.back
         if reads_only or self.mode == "effects":
             results = self.wire.run(sent)
         else:
@@ -303,6 +308,7 @@ class World:
         if not self.judge.violations and self.mode == "ours":
             self.judge.judge_events(self.wire.one("XRANGE", f"{PREFIX}events", "-", "+"))
             self.judge.judge_counters(self.wire.one("HGETALL", f"{PREFIX}counters"))
+            self.judge.bounds.counters(self.tally)
 
     def _schedule(self) -> None:
         plan = self.plan

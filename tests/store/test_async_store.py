@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.factories import NOW, a_request
 from tests.store.world import LEASE
 from worker import calls
 from worker.calls import Call, Created, Script
+from worker.errors import StoreUnavailable
 from worker.model import Lane
 from worker.store import AsyncStore
 
@@ -105,7 +107,7 @@ class _Broken(Script):
         super().__init__("load")
         self.name = "broken"
         self.text = "return redis.call('HGETALL')"
-        self.sha = "f" * 40
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
 BROKEN = _Broken()
@@ -130,6 +132,18 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(store: AsyncStore
     assert results[1].refund is not None
     assert results[2].result == "created"
     assert results[3].refund is None
+
+
+async def test_server_that_forgets_scripts_as_fast_as_they_are_loaded_is_away(
+    store: AsyncStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forgotten_at_once(_: str) -> None:
+        """As a server that is started again right after."""
+
+    await store.redis.script_flush()
+    monkeypatch.setattr(store.redis, "script_load", forgotten_at_once)
+    with pytest.raises(StoreUnavailable):
+        await store.run(calls.load("r1"))
 
 
 async def test_closing_lets_what_was_gathered_leave_first(store: AsyncStore) -> None:
