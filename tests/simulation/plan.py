@@ -28,6 +28,7 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "credentials": ("http_401",),
     "wrong": WRONG,
 }
+LOST: Final = tuple(name for name in FAMILIES["broken"] if name.startswith("request_lost"))
 MAIN: Final = ("broken", "late", "status")
 REDIS_FAULTS: Final = ("redis_lost", "redis_reply_lost", "redis_late", "redis_refuses")
 MESSAGE_FAULTS: Final = ("message_lost", "message_doubled", "message_delayed")
@@ -179,6 +180,8 @@ def plan_for(seed: int, *, wide: bool = False, families: Collection[str] = ON) -
         plan = _in_currencies(plan)
     if "people" in odd.families:
         plan = _with_much_to_decide(plan)
+    if "lag" in odd.families:
+        plan = _side_by_side(plan)
     if "clock" in odd.families:
         plan = _with_a_short_window(plan)
     return _each_alone(plan) if odd.alone else plan
@@ -203,6 +206,36 @@ def _asking(plan: Plan, asked: Iterable[Asked]) -> Plan:
     now = {one.request.refund_id: one.request for one in asked}
     files = tuple(replace(file, rows=tuple(now.get(row.refund_id, row) for row in file.rows)) for file in plan.files)
     return replace(plan, asked=asked, files=files)
+
+
+def _side_by_side(plan: Plan) -> Plan:
+    """Return most plans with equal refunds of one payment, each pending and in no total until it succeeds.
+
+    Some requests are lost, so that one is looked for in the total in which another has just come to be counted.
+    """
+    dice = random.Random(f"beside:{plan.seed}")  # noqa: S311 - repeatable, not secret
+    if dice.random() < 0.3 or plan.odd.alone:
+        return plan
+    payment = plan.asked[0].request.payment_intent
+    shown = {"outcome": Outcome.PENDING_THEN_SUCCEEDED, "amount": CAPTURED}
+    asked = (
+        replace(
+            one, request=replace(one.request, payment_intent=payment, amount=500), at=dice.uniform(0, 20), again_at=()
+        )
+        for one in plan.asked
+    )
+    plan = replace(
+        plan,
+        rules=replace(plan.rules, idempotency="verify", readback="totals", totals_proof=False),
+        sandbox=replace(plan.sandbox, pending_in_totals=False, settle_ms=30_000),
+        payments={**plan.payments, payment: {**plan.payments[payment], **shown}},
+        post_faults=LOST,
+        post_rate=0.6,
+        list_lag=0.0,
+        read_rate=0.0,
+        odd=replace(plan.odd, missing=1800.0),
+    )
+    return _asking(plan, asked)
 
 
 def _with_much_to_decide(plan: Plan) -> Plan:
