@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from tests.described import broken_by_request
 from worker.gateway import Gateway
 from worker.settings import Settings
 from worker.transport import build_client
@@ -53,6 +54,8 @@ class Peer:
         body = await self.reader.readexactly(int(headers.get("content-length", "0")))
         request = Request(line=line, headers=headers, body=body)
         self.provider.requests.append(request)
+        if line.startswith("POST /v1/refunds "):
+            assert broken_by_request(headers, request.body) == []
         return request
 
     async def send(self, data: bytes) -> None:

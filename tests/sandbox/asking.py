@@ -8,9 +8,11 @@ import json
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from tests.described import broken_by_reply
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.running import running_sandbox
 
@@ -63,9 +65,12 @@ class Asking:
         try:
             connection.request(method, path, body=body, headers=dict(headers))
             response = connection.getresponse()
-            return Seen(status=response.status, headers=response.headers, body=response.read())
+            seen = Seen(status=response.status, headers=response.headers, body=response.read())
         finally:
             connection.close()
+        if seen.status == HTTPStatus.OK and path.startswith("/v1/refunds") and seen.body:
+            assert broken_by_reply(seen.json) == []
+        return seen
 
     def connect(self) -> http.client.HTTPConnection:
         parts = urlsplit(self.sandbox.url)

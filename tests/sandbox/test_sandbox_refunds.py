@@ -85,7 +85,7 @@ def test_a_payment_s_name_decides_what_becomes_of_its_refund(
     assert made["status"] == first
     assert provider.sandbox.advance() == (first != later)
     seen = provider.get(f"/v1/refunds/{made['id']}").json
-    assert (seen["status"], seen["failure_reason"]) == (later, "unknown" if later == "failed" else None)
+    assert (seen["status"], seen.get("failure_reason")) == (later, "unknown" if later == "failed" else None)
 
 
 def test_refunds_that_never_held_money_are_no_effects(provider: Asking) -> None:
@@ -113,7 +113,7 @@ def test_a_succeeded_refund_can_be_reversed_and_stays_failed(provider: Asking) -
     made = provider.refund(amount="500").json
     provider.sandbox.move_refund(made["id"], "failed", "lost_or_stolen_card")
     seen = provider.get(f"/v1/refunds/{made['id']}").json
-    assert (seen["status"], seen["failure_reason"]) == ("failed", "lost_or_stolen_card")
+    assert (seen["status"], seen.get("failure_reason")) == ("failed", "lost_or_stolen_card")
     assert (provider.sandbox.ledger()[-1]["was"], provider.sandbox.summary()["totals"]) == ("succeeded", {})
     with pytest.raises(SandboxCallError, match="cannot become"):
         provider.sandbox.move_refund(made["id"], "succeeded")

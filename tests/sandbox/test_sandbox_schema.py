@@ -92,7 +92,8 @@ def test_a_missing_payment_is_named() -> None:
         ({"amount": True}, "body.amount: is not of type integer"),
         ({"status": "done"}, "body.status: is none of pending"),
         ({"currency": "USD"}, "body.currency: does not match"),
-        ({"reason": 5}, "body.reason: is not of type string or null"),
+        ({"reason": 5}, "body.reason: is not of type string"),
+        ({"reason": None}, "body.reason: is not of type string"),
     ],
 )
 def test_each_rule_of_the_reply_is_held(shape: dict[str, Any], broken: str) -> None:

@@ -19,7 +19,6 @@ _TYPES: Final[dict[str, type]] = {
     "object": dict,
     "string": str,
     "integer": int,
-    "null": type(None),
 }
 _KEYWORDS: Final = frozenset(
     {
@@ -103,10 +102,9 @@ def _refuse_unknown_keywords(schema: dict[str, Any]) -> None:
 
 
 def _violations(schema: Mapping[str, Any], value: Any, where: str) -> Iterator[Violation]:
-    types = schema.get("type")
-    if types is not None and not _is_of(types, value):
-        expected = types if isinstance(types, str) else " or ".join(types)
-        yield Violation(where, "invalid", f"{where}: is not of type {expected}")
+    kind = schema.get("type")
+    if kind is not None and not _is_of(kind, value):
+        yield Violation(where, "invalid", f"{where}: is not of type {kind}")
         return
     if "enum" in schema and value not in schema["enum"]:
         yield Violation(where, "invalid", f"{where}: is none of {', '.join(map(str, schema['enum']))}")
@@ -116,10 +114,9 @@ def _violations(schema: Mapping[str, Any], value: Any, where: str) -> Iterator[V
         yield from _object_violations(schema, value, where)
 
 
-def _is_of(types: str | list[str], value: object) -> bool:
-    names = [types] if isinstance(types, str) else types
+def _is_of(kind: str, value: object) -> bool:
     # JSON's true is no integer, though Python's is.
-    return any(isinstance(value, _TYPES[name]) for name in names) and not isinstance(value, bool)
+    return isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
 
 
 def _text_violations(schema: Mapping[str, Any], value: str, where: str) -> Iterator[Violation]:

@@ -50,8 +50,8 @@ def refused(config: SandboxConfig, refusal: Refusal) -> Answer:
 
 
 def refund(config: SandboxConfig, item: SandboxRefund) -> dict[str, Any]:
-    """A Refund object."""
-    return {
+    """A Refund object. What does not apply is absent: the provider describes a text there, and never null."""
+    fields = {
         "id": item.id,
         "object": "refund",
         "amount": item.amount,
@@ -62,9 +62,9 @@ def refund(config: SandboxConfig, item: SandboxRefund) -> dict[str, Any]:
         "payment_intent": item.payment.id,
         "reason": item.reason,
         "status": item.status,
-        "description": None,
         "failure_reason": item.failure_reason,
     }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def charge(config: SandboxConfig, payment: SandboxPayment, charge_id: str) -> dict[str, Any]:
