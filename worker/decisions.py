@@ -111,8 +111,14 @@ def _was_in_doubt(refund: Refund) -> bool:
 def _decided(refund: Refund, says: str, to: Stage, changes: dict[str, Any], by: str, *, unverified: bool) -> Step:
     """Return the step of a decision that is verified next."""
     word = {"operator_says": says, "operator_by": by, "operator_unverified": unverified}
-    # A refund whose doubt was over when it came here is looked for like one whose doubt is not.
-    doubt = {"doubt_since": refund.doubt_since or refund.updated_at} if to is Stage.IN_DOUBT else {}
+    doubt: dict[str, Any] = {}
+    if to is Stage.IN_DOUBT:
+        # A refund whose doubt was over when it came here is looked for like one whose doubt is not. Nothing has left
+        # since it came: a look counts a settle time after that, and never if it is not known after what.
+        doubt = {
+            "doubt_since": refund.doubt_since or refund.updated_at,
+            "quiet_at": refund.quiet_at or refund.updated_at,
+        }
     return Step(
         to=to,
         status=Status.PENDING,
@@ -195,7 +201,7 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
             to=refund.stage,
             status=refund.status,
             label="recovered",
-            changes=changes,
+            changes=changes | {"quiet_at": now},
             delay=REVIEW_REMINDER,
             quiet=True,
         )

@@ -75,12 +75,15 @@ def test_person_who_gives_up_what_was_never_in_doubt_leads_to_this_step_and_no_o
         assert plain(step) == settled(Status.FAILED, "operator_says_failed", changes, **BY_ANN)
 
 
-DOUBTED = a_refund(Stage.REVIEW, doubt_since=NOW - HOUR, doubted=True, provider_refund_id="re_1")
+DOUBTED = a_refund(
+    Stage.REVIEW, doubt_since=NOW - HOUR, quiet_at=NOW - HOUR / 2, doubted=True, provider_refund_id="re_1"
+)
+DOUBT = {"doubt_since": NOW - HOUR, "quiet_at": NOW - HOUR / 2}
 
 
 @pytest.mark.parametrize("unverified", [True, False])
 def test_person_who_gives_up_what_may_have_happened_leads_to_this_step_and_no_other(*, unverified: bool) -> None:
-    changes = {"operator_code": "gone", **ANEW, **word("failed", unverified=unverified), "doubt_since": NOW - HOUR}
+    changes = {"operator_code": "gone", **ANEW, **word("failed", unverified=unverified), **DOUBT}
     step = resolve_failed(DOUBTED, "gone", by="ann", unverified=unverified)
     assert step == pending(Stage.IN_DOUBT, "operator_says_failed", changes, timedelta(0), **BY_ANN)
 
@@ -100,7 +103,7 @@ def test_person_who_says_absent_leads_to_these_steps_and_no_others(*, unverified
         "operator_code": None,
         **ANEW,
         **word("absent", unverified=unverified),
-        "doubt_since": NOW - HOUR,
+        **DOUBT,
     }
     assert resolve_resend(DOUBTED, by="ann", unverified=unverified) == pending(
         Stage.IN_DOUBT, "operator_says_absent", changes, timedelta(0), **BY_ANN
@@ -111,7 +114,8 @@ def test_refund_whose_doubt_was_over_when_it_came_to_review_is_looked_for_all_th
     refund = a_refund(Stage.REVIEW, doubted=True)
     for step in (resolve_failed(refund, "gone"), resolve_resend(refund)):
         assert (step.to, step.changes["doubt_since"]) == (Stage.IN_DOUBT, refund.updated_at)
-    assert "doubt_since" not in resolve_succeeded(refund, "re_1", NOW).changes
+        assert step.changes["quiet_at"] == refund.updated_at
+    assert not {"doubt_since", "quiet_at"} & resolve_succeeded(refund, "re_1", NOW).changes.keys()
 
 
 @pytest.mark.parametrize(("all_remaining", "amount"), [(True, {"amount": None}), (False, {})])
@@ -170,7 +174,7 @@ RECOVERED = {
             pending(
                 Stage.REVIEW,
                 "recovered",
-                {"doubt_since": SINCE, **NO_WORD, "retriable": Retriable.NO},
+                {"doubt_since": SINCE, "quiet_at": NOW, **NO_WORD, "retriable": Retriable.NO},
                 DAY,
                 quiet=True,
             ),

@@ -191,6 +191,47 @@ async def test_an_id_that_the_provider_does_not_know_any_more_is_no_reason_not_t
         assert (refund.status, refund.provider_refund_id, posts(shop)) == (Status.SUCCEEDED, "re_2", 2)
 
 
+async def gone(shop: Shop) -> Refund:
+    """A refund that was never in doubt, pending at the provider and then not known there any more."""
+    await shop.accept()
+    shop.provider.will(POST, says(200, refund_payload(status="pending")))
+    shop.provider.will(BY_ID, error(404, "resource_missing"))
+    await shop.handle()
+    shop.pass_time(HOUR)
+    refund = await look(shop, 2)
+    while refund.stage is Stage.PROCESSING:
+        shop.pass_time(HOUR)
+        refund = await look(shop)
+    assert (refund.stage, refund.error_code, refund.quiet_at) == (Stage.REVIEW, "refund_missing", None)
+    return refund
+
+
+@pytest.mark.parametrize(("word", "sent"), [("failed", 1), ("absent", 2)])
+async def test_a_decision_about_a_refund_that_was_never_in_doubt_is_verified_like_any_other(
+    async_redis: redis.asyncio.Redis, word: str, sent: int
+) -> None:
+    async with opened(async_redis) as shop:
+        refund = await gone(shop)
+        step = decisions.resolve_failed(refund, "gone") if word == "failed" else decisions.resolve_resend(refund)
+        await decided(shop, step)
+        shop.provider.will(LIST, listing())
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        refund = await look(shop, 3)
+        assert (refund.stage, posts(shop)) == (Stage.SETTLED, sent)
+
+
+@pytest.mark.parametrize("word", ["failed", "absent"])
+async def test_a_decision_about_a_refund_that_was_never_in_doubt_comes_back_if_nothing_may_be_read(
+    async_redis: redis.asyncio.Redis, word: str
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        refund = await gone(shop)
+        step = decisions.resolve_failed(refund, "gone") if word == "failed" else decisions.resolve_resend(refund)
+        await decided(shop, step)
+        refund = await look(shop, 2)
+        assert (refund.stage, refund.operator_says, posts(shop)) == (Stage.REVIEW, None, 1)
+
+
 async def test_an_id_that_shows_somebody_elses_refund_comes_back_to_the_person(
     async_redis: redis.asyncio.Redis,
 ) -> None:
