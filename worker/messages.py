@@ -120,8 +120,10 @@ class Unacknowledged(kombu_redis.QoS):
             super().restore_by_tag(tag, client, leftmost)  # type: ignore[no-untyped-call]  # kombu carries no types
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             with self.channel.conn_or_acquire(client) as connected:
-                rejected(connected.hget(self.unacked_key, tag), "an unacknowledged message cannot be read")
-            self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]  # kombu carries no types
+                kept = rejected(connected.hget(self.unacked_key, tag), "an unacknowledged message cannot be read")
+            # One that could not be kept stays noted, and is looked at again.
+            if kept:
+                self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]  # kombu carries no types
 
 
 class _Several:

@@ -53,8 +53,8 @@ def keep(kept: Kept) -> Call[int]:
     entry = {"id": kept.entry_id, "reason": kept.reason, "refund_ids": list(kept.refund_ids), "message": kept.message}
     short = {"id": kept.entry_id, "reason": kept.reason[:_LONGEST_REASON]}
     texts = (json.dumps(each, ensure_ascii=False) for each in (entry, short))
-    # Its message comes again if the server forgets it.
-    return Call(script=SCRIPT, arguments=["keep", MOST, *texts, *kept.refund_ids], read=int, durable=False)
+    # Its message is taken off its broker next, and that may be another server.
+    return Call(script=SCRIPT, arguments=["keep", MOST, *texts, *kept.refund_ids], read=int)
 
 
 def listed(store: Store, limit: int | None = None) -> Iterator[Rejection]:

@@ -197,8 +197,9 @@ class Runtime:
         log.error("message_rejected", entry_id=kept.entry_id, reason=kept.reason, alarm=True, **named)
         try:
             self.run(self.store.run(rejections.keep(kept)))
-        except StoreUnavailable as error:
-            log.error("message_not_kept", entry_id=kept.entry_id, error=str(error))  # noqa: TRY400 - one sentence, no traceback
+        except Exception as error:  # noqa: BLE001 - whatever is in the way, the message must stay where it was
+            told = str(error) if isinstance(error, RefundError) else type(error).__name__
+            log.error("message_not_kept", entry_id=kept.entry_id, error=told)  # noqa: TRY400 - one sentence, no traceback
             return False
         return True
 
@@ -225,12 +226,17 @@ class Runtime:
         """
         if self.service.stopping:
             return False
-        time.sleep(AGAIN_SECONDS)
+        self.pause()
         try:
             broker.submit_again(self.celery, request.refund_id, fields, lane)
         except PUBLISH_ERRORS:
             return False
         return True
+
+    def pause(self) -> None:
+        """Hold a task's thread before its message goes back to its queue, unless the worker ends."""
+        if not self.service.stopping:
+            time.sleep(AGAIN_SECONDS)
 
     def _backlog_of(self, lane: Lane) -> int:
         """Return how many refunds wait: by their records, or by messages, where those are what brings them in."""

@@ -25,12 +25,19 @@ def _lane(task: Any) -> Lane:
     return Lane.BULK if routing_key == Lane.BULK.value else Lane.SINGLE
 
 
+def _reject(args: tuple[Any, ...], kwargs: dict[str, Any], reason: str) -> None:
+    """Keep a message that cannot be understood; one that cannot be kept goes back to its queue, after a pause."""
+    if not inbox.rejected((args, kwargs), reason):
+        runtime.pause()
+        raise Reject(reason, requeue=True)
+
+
 @app.task(name=PROCESS_TASK, bind=True)
 def process(self: Any, *args: Any, **kwargs: Any) -> str:
     """Look at these refunds: a nudge, args `[[refund_id, …]]`."""
     ids = args[0] if len(args) == 1 and not kwargs else None
     if not isinstance(ids, list) or not all(is_refund_id(refund_id) for refund_id in ids):
-        inbox.rejected((args, kwargs), "args are not [[refund_id, …]]")
+        _reject(args, kwargs, "args are not [[refund_id, …]]")
         return str(endings.NO_IDS)
     return endings.told(runtime.process(list(dict.fromkeys(ids)), _lane(self)))
 
@@ -43,7 +50,7 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> str:
     except InvalidRequest as error:
         # Logged too: the field and its rule, never what the metadata held.
         reason = "; ".join(f"{each.field}: {each.rule}" for each in error.errors)
-        inbox.rejected((args, kwargs), reason)
+        _reject(args, kwargs, reason)
         ending = endings.rejected(each.code for each in error.errors)
         return endings.told({kwargs["refund_id"]: ending}) if is_refund_id(kwargs.get("refund_id")) else str(ending)
     try:
@@ -55,5 +62,5 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> str:
             raise Reject(str(error), requeue=True) from error
         return endings.told({request.refund_id: endings.PUT_BACK})
     if ending is endings.CONFLICT:
-        inbox.rejected((args, kwargs), f"refund {request.refund_id} exists with other contents")
+        _reject(args, kwargs, f"refund {request.refund_id} exists with other contents")
     return endings.told({request.refund_id: ending})

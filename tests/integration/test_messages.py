@@ -341,6 +341,19 @@ def test_what_a_dead_worker_held_comes_back_past_an_entry_that_cannot_be_read(
     assert kept == ["an unacknowledged message cannot be read"] * 2
 
 
+def test_what_a_dead_worker_held_and_cannot_be_kept_stays_noted(
+    server: redis.Redis, reading: Callable[..., Reader], kept: list[str]
+) -> None:
+    inbox.keep_with(lambda _: False)
+    good = json.dumps([json.loads(nudge("lost")), "", "refunds"])
+    server.hset("unacked", mapping={"a": good[:40], "b": good})
+    server.zadd("unacked_index", {"a": 1, "b": 1})
+    reader = reading(visibility_timeout=5, unacked_restore_throttle=1)
+    reader.turn_until(lambda: len(reader.got) == 1)
+    assert (server.hget("unacked", "a"), server.zscore("unacked_index", "a")) == (good[:40], 1)
+    assert kept == []
+
+
 def nudged(server: redis.Redis) -> set[str]:
     """Every refund id that a message in a queue or among the unacknowledged names."""
     queued: Any = [json.loads(item) for lane in Lane for item in server.lrange(lane.value, 0, -1)]

@@ -17,6 +17,7 @@ from tests.integration.sending import ABSENT, EMBED, AmqpPost, Post, RedisPost, 
 from tests.integration.stack import Installation, Worker, until
 from worker import MessageRejected, Refunds
 from worker.model import Lane
+from worker.sandbox.server import running_server
 
 HOUR_AHEAD = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 3600))
 GOOD = [[], {"refund_id": "x", "payment_intent": "pi_x"}, EMBED]
@@ -159,6 +160,53 @@ def test_a_message_that_cannot_be_read_is_kept_and_the_worker_lives(
         assert_it_lives(worker, post, client, refunds, before)
     assert len(kept(client)) == len(BROKEN)
     assert len(installation.sandbox.effects()) == 1
+
+
+UNKEPT: dict[str, dict[str, Any]] = {
+    "before its task": {"headers": {"task": "refunds.unheard_of"}},
+    "in its decoding": {"headers": {"compression": "rot13"}},
+    "in its task": {"body": [["x", "pi_x"], {}, EMBED]},
+    "as a nudge": {"headers": {"task": "refunds.process"}, "body": [["x"], {}, EMBED]},
+}
+
+
+def test_a_message_stays_with_its_broker_until_it_is_kept(
+    installation: Installation, post: Post, client: redis.Redis
+) -> None:
+    # Nothing can be kept under this key while it holds something else.
+    client.set("refunds:rejected", "not a list")
+    worker = installation.start("worker", "worker")
+    before = names_of(client)
+    with installation.refunds() as refunds:
+        for number, changes in enumerate(UNKEPT.values()):
+            post.send("refunds", sent(number, changes))
+        until(lambda: worker.said.count("message_not_kept") > len(UNKEPT), "one is tried again")
+        assert_it_lives(worker, post, client, refunds, before)
+        client.delete("refunds:rejected")
+        until(lambda: len(kept(client)) >= len(UNKEPT), "all are kept")
+        worker.stop()
+    assert len({entry["message"] for entry in kept(client)}) == len(kept(client)) == len(UNKEPT)
+
+
+def test_a_message_that_cannot_be_read_outlives_that_redis_is_away(
+    installation: Installation, rabbitmq_url: str
+) -> None:
+    installation.settings["REFUNDS_BROKER_URL"] = rabbitmq_url
+    post = AmqpPost(rabbitmq_url)
+    with running_server() as server:
+        installation.redis_url = server.url
+        worker = installation.start("worker", "worker")
+        server.kill()
+        for number, changes in enumerate(UNKEPT.values()):
+            post.send("refunds", sent(number, changes))
+        until(lambda: worker.said.count("message_not_kept") > len(UNKEPT), "one is tried again")
+        server.restart()
+        with redis.Redis.from_url(server.url, decode_responses=True) as client, installation.refunds() as refunds:
+            until(lambda: len(kept(client)) >= len(UNKEPT), "all are kept")
+            assert_it_lives(worker, post, client, refunds, names_of(client))
+            worker.stop()
+            assert len({entry["message"] for entry in kept(client)}) == len(UNKEPT)
+    post.close()
 
 
 @pytest.mark.parametrize("squeeze", [zlib.compress, gzip.compress])

@@ -72,7 +72,7 @@ def test_the_oldest_go_beyond_the_bound_and_are_found_no_more(store: Store, monk
 
 def test_ten_thousand_are_kept() -> None:
     assert rejections.keep(kept("e1")).arguments[:2] == ["keep", 10_000]
-    assert rejections.keep(kept("e1")).durable is False
+    assert rejections.keep(kept("e1")).durable
 
 
 def test_a_list_that_is_too_long_is_brought_to_its_bound_whatever_lies_in_it(
