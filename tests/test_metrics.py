@@ -123,7 +123,7 @@ def test_lag_workers_flags_batches_and_rejected_messages_are_told(store: Store, 
     accept(store, "order-1")
     store.redis.zadd(store.key("due"), {"order-1": now - 90_000})
     store.redis.zadd(store.key("workers"), {"alive:1": now, "gone:2": now - 120_000})
-    store.redis.hset(store.key("meta"), mapping={"paused": now, "credentials_refused_at": now})
+    store.redis.hset(store.key("meta"), mapping={"paused": now, "credentials_refused_at": now, "account_lost_at": now})
     store.redis.hset(store.key("gate"), "blocked_until", now + 60_000)
     for batch, state, pending in [("b-1", "running", 2), ("b-2", "running", 0), ("b-3", "canceled", 5)]:
         store.redis.zadd(store.key("batches"), {batch: now})
@@ -138,6 +138,7 @@ def test_lag_workers_flags_batches_and_rejected_messages_are_told(store: Store, 
     assert of(figures, "refunds_workers") == 1
     assert of(figures, "refunds_paused") == 1
     assert of(figures, "refunds_breaker_open", breaker="credentials") == 1
+    assert of(figures, "refunds_breaker_open", breaker="account") == 1
     assert of(figures, "refunds_breaker_open", breaker="rate") == 1
     assert of(figures, "refunds_batches_running") == 1
     assert of(figures, "refunds_rejected_messages_kept") == 1

@@ -12,12 +12,17 @@ from celery.exceptions import SecurityWarning
 
 from worker import consumer, intake, messages, remote, telemetry
 from worker.broker import make_celery
-from worker.errors import GuardRefused, RefundError, SettingsError, StoreUnavailable
+from worker.errors import GuardRefused, ProviderUnavailable, RefundError, SettingsError, StoreUnavailable
 from worker.redaction import without_secrets
 from worker.runtime import THREADS_BESIDE_CALLS, Runtime
 from worker.settings import Settings
 
-EXITS: Final[dict[type[RefundError], int]] = {SettingsError: 2, StoreUnavailable: 5, GuardRefused: 6}
+EXITS: Final[dict[type[RefundError], int]] = {
+    SettingsError: 2,
+    StoreUnavailable: 5,
+    ProviderUnavailable: 5,
+    GuardRefused: 6,
+}
 
 
 def _end(error: RefundError) -> SystemExit:
@@ -57,6 +62,8 @@ def _start(sender: Any, **_: Any) -> None:
     if "thread" not in getattr(sender.pool_cls, "__module__", ""):
         raise _end(SettingsError("the worker runs on threads only: start it with '-P threads', or as 'refunds worker'"))
     remote.restrict(control=settings.remote_control)
+    # Celery sets up the log after this only.
+    telemetry.configure(settings)
     try:
         runtime.start()
     except RefundError as error:

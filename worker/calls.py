@@ -104,7 +104,13 @@ PIN: Final = Script("pin")
 FLAG: Final = Script("flag")
 CLOCK: Final = Script("clock")
 CONFIRM: Final = Script("confirm")
-EVERY: Final = (CREATE, LOAD, CLAIM, STANDS, SAVE, SWEEP, GIVE_BACK, SIBLINGS, GATE, BLOCK_GATE, PIN, FLAG, CLOCK)
+PAYMENT: Final = Script("payment")
+ACCOUNT: Final = Script("account")
+WITNESSES: Final = Script("witnesses")
+EVERY: Final = (
+    *(CREATE, LOAD, CLAIM, STANDS, SAVE, SWEEP, GIVE_BACK, SIBLINGS, GATE, BLOCK_GATE, PIN, FLAG, CLOCK),
+    *(PAYMENT, ACCOUNT, WITNESSES),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,10 +208,11 @@ def claim(
     seq: str | None = None,
     baseline: Baseline | None = None,
     currency_checked: bool = False,
+    payment_shown: bool = False,
 ) -> Call[Claim]:
     """Take a refund for one attempt; durable, so no byte leaves before body, key and attempt are safe.
 
-    `currency_checked`: the payment was read just now, and is in the currency that the refund states.
+    `payment_shown`: the payment was read just now; `currency_checked`: and is in the currency that the refund states.
     `token` names this claim: asking again with it after a lost reply gives the same claim back.
     """
 
@@ -222,6 +229,8 @@ def claim(
         noted["baseline"] = baseline
     if currency_checked:
         noted["currency_checked"] = True
+    if payment_shown:
+        noted["payment_shown"] = True
     arguments: list[Argument] = [
         refund_id,
         kind,
@@ -405,9 +414,61 @@ def flag(name: str, *, once: bool, by: str = "") -> Call[bool]:
     return Call(script=FLAG, arguments=[name, "1" if once else "", by], read=bool, durable=False)
 
 
+def payment(payment_intent: str, found: Literal["shown", "missing", "certain"]) -> Call[str]:
+    """Note whether the provider shows a payment. If it was shown once and is `missing`, that is `suspect`.
+
+    `certain`, if it still is, stops everything: `raised`, or `lost` if everything was stopped already. Not durable:
+    what a crash forgets is noticed again at the next look.
+    """
+    return Call(script=PAYMENT, arguments=[payment_intent, found], read=str, durable=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccountFacts:
+    """What is known of the account that the records belong to: its id if the provider shows one, prints of its keys.
+
+    `vouched`: a person says that the next key is of it.
+    """
+
+    salt: str
+    account: str | None
+    prints: frozenset[str]
+    vouched: bool
+
+
+def account(salt: str, *, known: str = "", account: str = "") -> Call[AccountFacts]:
+    """Tell what is known of the account; `known`, if given, is the print of a key that is of it."""
+
+    def read(reply: Any) -> AccountFacts:
+        return AccountFacts(
+            salt=reply[0], account=reply[1] or None, prints=frozenset(reply[2].split()), vouched=reply[3] == "1"
+        )
+
+    return Call(script=ACCOUNT, arguments=[salt, known, account], read=read, durable=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Witnesses:
+    """What a key of the records' account can see: refunds by the provider's ids, and payments of refunds in doubt."""
+
+    refunds: Sequence[str]
+    seen: Sequence[str]
+    """Payments that were shown once."""
+    unseen: Sequence[str]
+
+
+def witnesses(most: int) -> Call[Witnesses]:
+    """Name at most so many of each sort."""
+
+    def read(reply: Any) -> Witnesses:
+        return Witnesses(refunds=reply[0], seen=reply[1], unseen=reply[2])
+
+    return Call(script=WITNESSES, arguments=[most], read=read, durable=False)
+
+
 def clock() -> Call[int]:
     """Tell the time of the records in epoch ms."""
-    return Call(script=CLOCK, arguments=[], read=int)
+    return Call(script=CLOCK, arguments=[], read=int, durable=False)
 
 
 def confirm() -> Call[datetime]:

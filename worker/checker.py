@@ -8,10 +8,11 @@ from datetime import datetime
 import structlog
 
 from worker import endings, preflight
+from worker.account import Account
 from worker.answers import classify
 from worker.endings import Ending
-from worker.gateway import Gateway, Turn
-from worker.model import Outcome, PaymentView, Refund
+from worker.gateway import Gateway, Turn, is_missing
+from worker.model import Outcome, PaymentView, Refund, Step
 from worker.policy import Rules
 from worker.recorder import Recorder
 
@@ -27,6 +28,7 @@ class Checker:
         recorder: Recorder,
         *,
         rules: Rules,
+        account: Account,
         jitter: Callable[[], float],
         note_trouble: Callable[[Outcome], Awaitable[None]],
         note_answer: Callable[[], None],
@@ -34,6 +36,7 @@ class Checker:
         self._gateway = gateway
         self._recorder = recorder
         self._rules = rules
+        self._account = account
         self._jitter = jitter
         self._note_trouble = note_trouble
         self._note_answer = note_answer
@@ -44,12 +47,15 @@ class Checker:
         if isinstance(seen, PaymentView):
             self._note_answer()
             view, code = seen, ""
-            step = preflight.after_view(refund, seen, now, self._jitter())
+            step: Step | None = preflight.after_view(refund, seen, now, self._jitter())
         else:
             outcome = await self._gateway.whose_refusal(classify(seen, refund))
             await self._note_trouble(outcome)
             view, code = PaymentView(problem=outcome.code), outcome.code
-            step = preflight.after_no_view(refund, outcome, self._rules, now, self._jitter())
+            if is_missing(seen) and await self._account.is_lost(refund.payment_intent):
+                step = preflight.account_lost(refund)
+            else:
+                step = preflight.after_no_view(refund, outcome, self._rules, now, self._jitter())
         if step is None:
             return view
         saved, ending = await self._recorder.save(refund, step, {})

@@ -31,6 +31,7 @@ _HELD: Final = MappingProxyType(
     {
         "paused": "paused",
         "parked": "key refused",
+        "account": "account not confirmed",
         "blocked": "rate limited",
         "batch": "batch on hold",
         "narrow": "the file starts with few at a time",
@@ -41,7 +42,13 @@ _HELD: Final = MappingProxyType(
 """Why a claim was refused that only waits, in plain words."""
 _EVERYONES: Final = MappingProxyType({"credentials_refused": "key refused", "rate_limited": "rate limited"})
 """Codes of answers that concern every refund."""
-_KEPT_BACK: Final = MappingProxyType({"currency_unconfirmed": "currency not confirmed", **_EVERYONES})
+_KEPT_BACK: Final = MappingProxyType(
+    {
+        "currency_unconfirmed": "currency not confirmed",
+        "account_lost": "account not confirmed",
+        **_EVERYONES,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

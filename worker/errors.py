@@ -13,9 +13,10 @@ RefundError
 │   ├── NotRetriable         it has not failed, or sending it again cannot help
 │   ├── NotDurable           the server may forget what it acknowledged
 │   ├── NotStorable          a value that the records cannot hold
-│   └── ProviderMismatch     the records belong to another provider or mode
+│   └── ProviderMismatch     the records belong to another provider, mode or account
 ├── StoreUnavailable         Redis did not answer                         exit 5
 │   └── StoreFull            too little of its memory is left to accept
+├── ProviderUnavailable      the provider did not say what must be known  exit 5
 └── IllegalMove              a move that is not in TRANSITIONS            exit 1
 """
 
@@ -118,7 +119,7 @@ class NotStorable(GuardRefused):
 
 
 class ProviderMismatch(GuardRefused):
-    """The records in Redis belong to another provider host or mode."""
+    """The records in Redis belong to another provider host, mode or account."""
 
 
 class StoreUnavailable(RefundError):
@@ -127,6 +128,10 @@ class StoreUnavailable(RefundError):
 
 class StoreFull(StoreUnavailable):
     """Too little of the server's memory is left to accept anything new; what was accepted goes on."""
+
+
+class ProviderUnavailable(RefundError):
+    """The provider did not say what must be known before anything is sent; repeating is safe."""
 
 
 class IllegalMove(RefundError):

@@ -197,18 +197,30 @@ class Gateway:
         """
         return await self._get("get_refund", "/v1/refunds", provider_refund_id, turn, about)
 
+    async def account(self) -> str | None:
+        """Return the id of the account that the key is of, None if the provider does not show it: few do."""
+        request = self._client.build_request("GET", "/v1/account")
+        payload = _object_in(await self._call("get_account", request, self._limit))
+        return payload.id or None if payload is not None and payload.kind == "account" else None
+
+    async def get_payment_intent(
+        self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None
+    ) -> Answer:
+        """Read a payment as it is: `shows` and `is_missing` tell whether the provider knows it."""
+        return await self._get("get_payment", "/v1/payment_intents", payment_intent, turn, about)
+
     async def get_payment(
         self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None
     ) -> PaymentView | Answer:
         """Read a payment's totals, from its one charge if it does not carry them; the answer if it is unreadable."""
-        answer = await self._get("get_payment", "/v1/payment_intents", payment_intent, turn, about)
+        answer = await self.get_payment_intent(payment_intent, turn, about=about)
         payload = _object_in(answer)
         if payload is None:
             return answer
         # What was asked for by its id must show it.
         if payload.id != payment_intent:
             return PaymentView(problem="the provider showed another payment")
-        view = payload.payment
+        view = replace(payload.payment, shown=True)
         if view.charge is None:
             return view
         return await self._get_charge(view.charge, payment_intent, view.currency, turn, about)
@@ -221,12 +233,12 @@ class Gateway:
         if payload is None:
             return answer
         if payload.id != charge or _differs(payload.payment_intent, payment_intent):
-            return PaymentView(problem="the provider showed another charge")
-        view = payload.payment
+            return PaymentView(problem="the provider showed another charge", shown=True)
+        view = replace(payload.payment, shown=True)
         if view.charge is not None:
-            return PaymentView(currency=currency, problem="the charge shows no refunded total")
+            return PaymentView(currency=currency, problem="the charge shows no refunded total", shown=True)
         if currency is not None and view.currency not in {None, currency}:
-            return PaymentView(problem="payment and charge differ in currency")
+            return PaymentView(problem="payment and charge differ in currency", shown=True)
         return view if view.currency is not None else replace(view, currency=currency)
 
     async def list_refunds(
@@ -272,6 +284,19 @@ class Gateway:
         if self._observer is not None:
             self._observer(operation, _outcome_class(answer), self._clock() - started)
         return answer
+
+
+def shows(answer: Answer, identity: str) -> bool:
+    """Tell whether an answer shows what was asked for by this id."""
+    payload = _object_in(answer)
+    return payload is not None and payload.id == identity
+
+
+def is_missing(answer: Answer) -> bool:
+    """Tell whether the provider says that it does not know what was asked for."""
+    if not isinstance(answer, Reply) or answer.http_status != HTTPStatus.NOT_FOUND:
+        return False
+    return answer.payload is not None and answer.payload.error is not None
 
 
 def _outcome_class(answer: Answer) -> str:

@@ -306,6 +306,16 @@ def _contradicted(refund: Refund, answer: Answer, outcome: Outcome, now: datetim
     return replace(step, changes={**step.changes, "provider_status": outcome.found.status or None})
 
 
+def says_gone(step: Step) -> bool:
+    """Tell whether a poll's step rests on the provider's word that it does not know the refund."""
+    return step.label in {"missing", "refund_missing"}
+
+
+def account_lost() -> Step:
+    """Return the step of a poll while the account is in question: that the refund is missing says nothing then."""
+    return _poll_again("account_lost", {}, timedelta(minutes=1))
+
+
 def _missing(refund: Refund, now: datetime, jitter: float) -> Step:
     """Return where a 404 leads: it says "not yet" for a while, and only then that the refund is gone."""
     since = refund.missing_since or now

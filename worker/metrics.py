@@ -64,6 +64,7 @@ class Snapshot:
     """Records that a refund of the provider contradicts, and no person has ended that."""
     paused: bool
     credentials_refused: bool
+    account_lost: bool
     gate_blocked_until_ms: int
     workers: int
     outages: int
@@ -83,7 +84,7 @@ def snapshot(store: Store) -> Snapshot:
         pipeline.zrange(store.key("due"), 0, 0, withscores=True)
         pipeline.llen(store.key("rejected"))
         pipeline.zcard(store.key("contradicted"))
-        pipeline.hmget(store.key("meta"), "paused", "credentials_refused_at")
+        pipeline.hmget(store.key("meta"), "paused", "credentials_refused_at", "account_lost_at")
         pipeline.hget(store.key("gate"), "blocked_until")
         pipeline.zrange(store.key("batches"), 0, LATEST_BATCHES - 1, desc=True)
         pipeline.info()
@@ -108,6 +109,7 @@ def snapshot(store: Store) -> Snapshot:
         contradicted=contradicted,
         paused=flags[0] is not None,
         credentials_refused=flags[1] is not None,
+        account_lost=flags[2] is not None,
         gate_blocked_until_ms=int(float(blocked or 0)),
         workers=workers,
         outages=outages,
@@ -321,10 +323,12 @@ def _switches(seen: Snapshot) -> Iterator[Metric]:
     yield _gauge("refunds_paused", "Whether the stop button is pressed.", seen.paused)
     breakers = GaugeMetricFamily(
         "refunds_breaker_open",
-        "Whether sending waits: the key is refused, the provider told us to slow down, or it does not answer a worker.",
+        "Whether sending waits: the key is refused or may be of another account, the provider told us to slow down, or "
+        "it does not answer a worker.",
         labels=("breaker",),
     )
     breakers.add_metric(("credentials",), seen.credentials_refused)
+    breakers.add_metric(("account",), seen.account_lost)
     breakers.add_metric(("rate",), seen.gate_blocked_until_ms > seen.now_ms)
     breakers.add_metric(("outage",), seen.outages > 0)
     yield breakers

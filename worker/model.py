@@ -269,6 +269,8 @@ class PaymentView:
     charge: str | None = None
     """The one charge to be read for the totals, if the payment itself does not carry them."""
     problem: str | None = None
+    shown: bool = field(default=False, compare=False)
+    """The provider showed this very payment, whatever it says of money."""
 
     @property
     def baseline(self) -> Baseline | None:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from worker.model import Outcome, PaymentView, Refund, Seen, Stage, Step
-from worker.policy import Rules, backoff, refused_unsent, to_review
+from worker.policy import PARKED, Rules, backoff, refused_unsent, to_review
 from worker.request import scrubbed
 
 UNCONFIRMED_FOR: Final = timedelta(hours=1)
@@ -48,6 +48,11 @@ def after_no_view(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
     if outcome.seen in {Seen.NOT_SENT, Seen.NOT_DONE} or _is_silence(outcome):
         return _unreadable(refund, outcome, rules, now, jitter)
     return _unconfirmed(refund, f"the provider does not show the payment ({outcome.code})", now, jitter)
+
+
+def account_lost(refund: Refund) -> Step:
+    """Return the step for a refund whose payment was shown once and is missing now: everything is stopped by then."""
+    return _postponed(refund, "account_lost", {}, PARKED)
 
 
 def _is_silence(outcome: Outcome) -> bool:

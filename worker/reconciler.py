@@ -7,8 +7,9 @@ from http import HTTPStatus
 from typing import Final
 
 from worker import calls, policy
+from worker.account import Account
 from worker.answers import classify
-from worker.gateway import Gateway, Turn
+from worker.gateway import Gateway, Turn, shows
 from worker.model import Answer, Look, Outcome, PaymentView, ProviderRefund, Refund, Reply, Seen, Sight
 from worker.policy import Rules
 from worker.readback import look_at_list, look_at_totals
@@ -32,6 +33,7 @@ class Reconciler:
         recorder: Recorder,
         *,
         rules: Rules,
+        account: Account,
         note_trouble: Callable[[Outcome], Awaitable[None]],
         note_answer: Callable[[], None],
     ) -> None:
@@ -39,6 +41,7 @@ class Reconciler:
         self._gateway = gateway
         self._recorder = recorder
         self._rules = rules
+        self._account = account
         self._note_trouble = note_trouble
         self._note_answer = note_answer
 
@@ -79,7 +82,8 @@ class Reconciler:
     async def _sight_of_list(self, refund: Refund, turn: Turn) -> Look:
         listed = await self._gateway.list_refunds(refund.payment_intent, turn, about=refund)
         if not isinstance(listed, tuple):
-            return await self._unread(listed, refund)
+            look = await self._unread(listed, refund)
+            return await self._if_shown(look, refund, turn) if look.missing else look
         self._note_answer()
         entries, complete = listed
         siblings = await self._store.run(calls.siblings(refund.payment_intent, refund.refund_id))
@@ -87,7 +91,19 @@ class Reconciler:
         for sibling in siblings or ():
             if sibling.provider_refund_id in by_id:
                 await self._reverse(sibling, by_id[sibling.provider_refund_id], "list")
-        return look_at_list(refund, entries, complete=complete, siblings=siblings)
+        look = look_at_list(refund, entries, complete=complete, siblings=siblings)
+        # To a key of another account every list is empty: absence counts only if the payment itself is shown.
+        return await self._if_shown(look, refund, turn) if look.sight is Sight.ABSENT else look
+
+    async def _if_shown(self, look: Look, refund: Refund, turn: Turn) -> Look:
+        """Return a look if the provider shows the payment itself, else what that means."""
+        answer = await self._gateway.get_payment_intent(refund.payment_intent, turn, about=refund)
+        if shows(answer, refund.payment_intent):
+            await self._account.shown(refund.payment_intent)
+            return look
+        if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK and answer.payload is not None:
+            return Look(sight=Sight.INCONCLUSIVE, reason="the provider showed another payment")
+        return await self._unpaid(answer, refund)
 
     async def _sight_of_totals(self, refund: Refund, turn: Turn) -> Look:
         if refund.baseline is None:
@@ -100,8 +116,10 @@ class Reconciler:
                 reread[sibling.provider_refund_id] = await self._reread(sibling, sibling.provider_refund_id, turn)
         view = await self._gateway.get_payment(refund.payment_intent, turn, about=refund)
         if not isinstance(view, PaymentView):
-            return await self._unread(view, refund)
+            return await self._unpaid(view, refund)
         self._note_answer()
+        if view.shown:
+            await self._account.shown(refund.payment_intent)
         return look_at_totals(refund, view, siblings=siblings, reread=reread, totals_proof=self._rules.totals_proof)
 
     async def _reread(self, sibling: Refund, provider_refund_id: str, turn: Turn) -> ProviderRefund | None:
@@ -116,6 +134,14 @@ class Reconciler:
         step = policy.reversed_by_provider(sibling, found, source)
         if step is not None:
             await self._recorder.save(sibling, step, {"look": "reversed"})
+
+    async def _unpaid(self, answer: Answer, refund: Refund) -> Look:
+        """Return the look for a payment that was not shown: everyone's trouble, if it was shown once and is missing."""
+        look = await self._unread(answer, refund)
+        if look.missing and await self._account.is_lost(refund.payment_intent):
+            reason = "the payment was shown before and is missing now: the key may be of another account"
+            return Look(sight=Sight.UNREADABLE, reason=reason, credentials=True)
+        return look
 
     async def _unread(self, answer: Answer, refund: Refund) -> Look:
         """Return the look for a read-back that was not answered; a readable refusal will not get better by itself."""

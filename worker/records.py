@@ -8,7 +8,8 @@ Keys, under the prefix (`refunds:`); only the scripts in `lua/` write them:
     due                    zset    every unsettled id, by the epoch ms at which it is looked at next
     index:<bucket>         zset    ids of one stage by that time, or of one final status by when it settled;
                                    queued ones of the bulk lane stand in `queued.bulk`
-    payment:<pi>           hash    lock, seq (moves of totals), open (none: absent), refund:<id> (ours),
+    payment:<pi>           hash    lock, seq (moves of totals), open (none: absent), seen (the provider showed it),
+                                   gone (a person says that it is not there any more), refund:<id> (ours),
                                    owner:<provider id>
     owner:<provider id>    string  the one refund of the whole installation that a provider's refund belongs to
     doubts:<pi>            zset    ids in doubt beside the one that holds the payment's lock, oldest first
@@ -26,8 +27,10 @@ Keys, under the prefix (`refunds:`); only the scripts in `lua/` write them:
     gate                   hash    the provider's rate limit
     clock                  hash    the largest time that a script saw, and how far it is ahead of the server's clock
     meta                   hash    schema, provider host and mode, paused and paused_by, credentials_refused_at,
-                                   suspect_since and suspect_until (a recovery), probe_at, probe_host, probe_results,
-                                   confirmed (written so that waiting for the disk has a write to wait for)
+                                   account_lost_at and account_lost_payment, account, account_vouched, key_salt and
+                                   key_prints, suspect_since and suspect_until (a recovery), probe_at, probe_host,
+                                   probe_results, confirmed (written so that waiting for the disk has a write to wait
+                                   for)
     workers                zset    worker names by their last heartbeat
     outages                zset    workers whose outage breaker is open, by their last heartbeat
 """

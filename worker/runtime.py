@@ -76,7 +76,8 @@ class Runtime:
     def start(self) -> None:
         """Build the clients, check the guards, begin to sweep.
 
-        Raises `SettingsError`, a `GuardRefused` (live money, durability, another provider), `StoreUnavailable`.
+        Raises `SettingsError`, a `GuardRefused` (live money, durability, another provider or account),
+        `StoreUnavailable`, `ProviderUnavailable`.
         """
         self.settings.require_provider()
         self._thread.start()
@@ -118,6 +119,12 @@ class Runtime:
             gate=RateGate(self.store, rate=settings.rate_limit, bulk_share=settings.bulk_share),
             on_attempt=self._tally.attempt,
         )
+        try:
+            await self.service.account.confirm(settings.require_provider())
+        except BaseException:
+            await self._client.aclose()
+            await self.store.redis.aclose()
+            raise
         for pause, work in (
             (SWEEP_SECONDS, self._sweep),
             (BEAT_SECONDS, self._beat),
@@ -191,6 +198,7 @@ class Runtime:
 
     async def _probe(self) -> None:
         await self.service.trouble.probe_credentials()
+        await self.service.account.probe()
 
     def _keep_rejected(self, kept: Kept) -> bool:
         named = {"refund_id": kept.refund_ids[0]} if kept.refund_ids else {}

@@ -11,17 +11,19 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
 
 from worker import calls, endings, looks, policy, preflight
+from worker.account import Account
 from worker.answers import classify, owned_elsewhere
 from worker.calls import Claim, ClaimKind, Loaded
 from worker.checker import Checker
 from worker.endings import Ending
 from worker.errors import StoreUnavailable
-from worker.gateway import Gateway
+from worker.gateway import Gateway, is_missing
 from worker.lanes import RateGate, Slots, Turns
 from worker.model import (
     Action,
@@ -31,6 +33,7 @@ from worker.model import (
     Outcome,
     Refund,
     Reply,
+    Seen,
     Stage,
 )
 from worker.policy import Rules
@@ -78,12 +81,14 @@ class Service:
         self._on_attempt = on_attempt
         self.trouble = ProviderTrouble(store, gateway, gate, jitter=jitter)
         self.breaker = self.trouble.breaker
+        self.account = Account(store, gateway, refuse_credentials=self.trouble.refuse_credentials)
         self._recorder = Recorder(store, clock=clock, look_again=self._look_again)
         self._reconciler = Reconciler(
             store,
             gateway,
             self._recorder,
             rules=rules,
+            account=self.account,
             note_trouble=self.trouble.note,
             note_answer=self.breaker.answered,
         )
@@ -91,6 +96,7 @@ class Service:
             gateway,
             self._recorder,
             rules=rules,
+            account=self.account,
             jitter=jitter,
             note_trouble=self.trouble.note,
             note_answer=self.breaker.answered,
@@ -245,6 +251,7 @@ class Service:
     async def _send(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
         seq: str | None = None
         baseline: Baseline | None = None
+        shown = False
         checks = preflight.wants_currency(refund)
         if self.rules.wants_baseline or checks:
             view = await self._checker.read_payment(refund, loaded.now, turns.take)
@@ -252,9 +259,10 @@ class Service:
                 return view, False
             if self.rules.wants_baseline:
                 baseline = view.baseline
-            seq = loaded.seq
+            seq, shown = loaded.seq, view.shown
             await turns.ready()
-        claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline, currency_checked=checks)
+        seen = {"currency_checked": checks, "payment_shown": shown}
+        claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline, **seen)
         # Another refund of the payment was sent since the totals were read: read them again.
         return await self._go(claim, lane), claim.result == "moved"
 
@@ -274,6 +282,7 @@ class Service:
         baseline: Baseline | None = None,
         version: int | None = None,
         currency_checked: bool = False,
+        payment_shown: bool = False,
     ) -> Claim:
         asked = self._clock()
         claim = await self.store.run(
@@ -287,6 +296,7 @@ class Service:
                 seq=seq,
                 baseline=baseline,
                 currency_checked=currency_checked,
+                payment_shown=payment_shown,
             )
         )
         if claim.claimed:
@@ -348,6 +358,9 @@ class Service:
             doubt = owned_elsewhere(outcome, saved.other or "")
             step = policy.after_attempt(refund, doubt, self.rules, now, self._jitter())
             _, ending = await self._recorder.save(refund, step, detail | {"seen": doubt.seen.value}, insist=True)
+        if outcome.seen is Seen.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
+            # True of this refund, which moved nothing; if the payment was shown once, it stops the others.
+            await self.account.is_lost(refund.payment_intent)
         return ending
 
     async def _may_try_again(self, refund_id: str, token: str, lane: Lane) -> bool:
@@ -376,8 +389,15 @@ class Service:
         answer = await self.gateway.get_refund(refund.provider_refund_id, about=refund)
         await self.trouble.note(classify(answer, refund))
         step = looks.after_poll(refund, answer, now, self._jitter())
+        if looks.says_gone(step) and refund.missing_since is not None and await self._account_is_lost(refund):
+            step = looks.account_lost()
         _, ending = await self._recorder.save(refund, step, {"seen": _shape(answer)}, insist=step.proof)
         return ending
+
+    async def _account_is_lost(self, refund: Refund) -> bool:
+        """Tell whether not even the payment of a refund is there any more, though it was shown once."""
+        payment = await self.gateway.get_payment_intent(refund.payment_intent, about=refund)
+        return is_missing(payment) and await self.account.is_lost(refund.payment_intent)
 
     async def _look(self, refund: Refund, now: datetime, lane: Lane, turns: Turns) -> Ending:
         look = await self._reconciler.look(refund, turns.take)

@@ -24,6 +24,8 @@ WAITAOF_MS: Final = 5000
 PAGE: Final = 500
 TRIPS: Final = 3
 """Pipelines under way at once: with one, a full worker's loop waits for the server a third of its time."""
+RELOADS: Final = 3
+"""Times that lost scripts are loaded again: a server may be started again between the load and the call."""
 _GATHERED: Final = 256
 _QUEUED: Final = {Lane.SINGLE: "index:queued", Lane.BULK: "index:queued.bulk"}
 
@@ -98,10 +100,12 @@ class Store(_Scripts):
             if any(call.durable for call in batch) and self.wait_for_disk is None:
                 self.wait_for_disk = self._probe_disk()
             results = self._execute(batch)
-            if any(_lost_script(result) for result in results):
+            for _ in range(RELOADS):
+                again = [index for index, result in enumerate(results) if _lost_script(result)]
+                if not again:
+                    break
                 for script in {call.script for call in batch}:
                     self.redis.script_load(script.text)
-                again = [index for index, result in enumerate(results) if _lost_script(result)]
                 for index, result in zip(again, self._execute([batch[i] for i in again]), strict=True):
                     results[index] = result
             for result in results:
@@ -334,8 +338,10 @@ class AsyncStore(_Scripts):
 
     async def _run_scripts(self, group: Sequence[Call[Any]]) -> list[Any]:
         results = await self._execute(group)
-        again = [index for index, result in enumerate(results) if _lost_script(result)]
-        if again:
+        for _ in range(RELOADS):
+            again = [index for index, result in enumerate(results) if _lost_script(result)]
+            if not again:
+                break
             for script in {group[index].script for index in again}:
                 await self.redis.script_load(script.text)
             for index, result in zip(again, await self._execute([group[i] for i in again]), strict=True):
@@ -391,10 +397,16 @@ class AsyncStore(_Scripts):
         """Raise a flag of `meta` at the server's time; with `once`, return whether it was not up before."""
         return await self.run(calls.flag(name, once=once))
 
-    async def unflag(self, name: str) -> None:
-        """Lower a flag of `meta`."""
+    async def unflag(self, *names: str) -> None:
+        """Lower flags of `meta`."""
         with redis_errors(self.place):
-            await self.redis.hdel(self.key("meta"), name)
+            await self.redis.hdel(self.key("meta"), *names)
+
+    async def meta(self, *names: str) -> list[str | None]:
+        """Return fields of `meta`."""
+        with redis_errors(self.place):
+            found: Any = await self.redis.hmget(self.key("meta"), *names)
+        return list(found)
 
     async def backlog(self, lane: Lane) -> int:
         """Return how many refunds of a lane are accepted and not yet taken by a worker."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +15,18 @@ from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.model import from_ms
 from worker.store import Store
 
-_FIELDS: Final = ("paused", "paused_by", "credentials_refused_at", "provider_host", "mode", "schema")
+_FIELDS: Final = (
+    "paused",
+    "paused_by",
+    "credentials_refused_at",
+    "account_lost_at",
+    "account_lost_payment",
+    "provider_host",
+    "mode",
+    "schema",
+    "key_salt",
+    "key_prints",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,9 +36,24 @@ class Switches:
     paused_at: datetime | None = None
     paused_by: str | None = None
     credentials_refused_at: datetime | None = None
+    account_lost_at: datetime | None = None
+    account_lost_payment: str | None = None
+    """The payment that was shown once and is missing now."""
     provider_host: str | None = None
     mode: str | None = None
     schema: str | None = None
+    key_salt: str | None = None
+    key_prints: frozenset[str] = frozenset()
+    """Prints of keys that are known to be of the records' account."""
+
+    def knows(self, key: str) -> bool | None:
+        """Tell whether a key is known to be of the records' account; None if no key is known yet."""
+        return key_print(key, self.key_salt) in self.key_prints if self.key_salt and self.key_prints else None
+
+
+def key_print(key: str, salt: str) -> str:
+    """Return what tells two keys apart and leads back to neither."""
+    return hmac.new(salt.encode(), key.encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def read(store: Store) -> Switches:
@@ -40,9 +68,13 @@ def _switches(values: Mapping[str, str | None]) -> Switches:
         paused_at=_time(values["paused"]),
         paused_by=values["paused_by"],
         credentials_refused_at=_time(values["credentials_refused_at"]),
+        account_lost_at=_time(values["account_lost_at"]),
+        account_lost_payment=values["account_lost_payment"],
         provider_host=values["provider_host"],
         mode=values["mode"],
         schema=values["schema"],
+        key_salt=values["key_salt"],
+        key_prints=frozenset((values["key_prints"] or "").split()),
     )
 
 
@@ -82,3 +114,21 @@ def resume(store: Store) -> Switches:
         before, _ = pipeline.execute()
     store.confirm()
     return _switches(dict(zip(_FIELDS, before, strict=True)))
+
+
+def vouch_for_account(store: Store) -> Switches:
+    """Take a person's word that the key is of the records' account; return the flags as they were before.
+
+    The payment that is missing counts as gone from now on, and the next key that a worker starts with within an hour is
+    believed. Raises `NotDurable`, `StoreUnavailable`.
+    """
+    before = read(store)
+    key = store.key("meta")
+    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+        pipeline.hdel(key, "account_lost_at", "account_lost_payment", "account", "key_prints")
+        if before.account_lost_payment is not None:
+            pipeline.hset(store.key(f"payment:{before.account_lost_payment}"), "gone", "1")
+        pipeline.execute()
+    store.run(calls.flag("account_vouched", once=False))
+    store.confirm()
+    return before

@@ -32,7 +32,7 @@ _RULES: Final = tuple(
 )
 _SHELL: Final = tuple(
     f"worker/{name}.py"
-    for name in ("store", "durability", "calls", "service", "trouble", "recorder", "reconciler", "checker")
+    for name in ("store", "durability", "calls", "service", "trouble", "recorder", "reconciler", "checker", "account")
 )
 _RULES_TESTS: Final = (
     "tests/test_whole_answers.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import redis
@@ -48,6 +49,35 @@ def test_a_second_pause_keeps_when_and_who_of_the_first(cli: Cli, sync_redis: re
 def test_a_resume_of_what_runs_says_so(cli: Cli) -> None:
     ran = cli("resume")
     assert (ran.code, ran.err) == (9, "nothing was paused\n")
+
+
+def test_a_person_who_vouches_for_the_account_lets_refunds_be_sent_again(
+    cli: Cli, records: Records, sync_redis: redis.Redis
+) -> None:
+    records.queued("order-1", payment_intent="pi_1")
+    sync_redis.hset("refunds:payment:pi_1", "seen", "1")
+    lost: dict[Any, Any] = {"account_lost_at": "1700000000000", "account_lost_payment": "pi_1"}
+    sync_redis.hset("refunds:meta", mapping=lost)
+    assert claim_result(records, "order-1") == "account"
+    held = cli("resume")
+    assert (held.code, "another account: see 'refunds doctor'" in held.err) == (9, True)
+    cli("pause")
+    ran = cli("resume", "--account")
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err.splitlines() == [
+        "the payment pi_1 counts as gone, and refunds are sent again",
+        "the next key that a worker starts with within an hour is taken for one of these records' account",
+        "but everything is paused: 'refunds resume' ends that",
+    ]
+    assert cli("resume").err.startswith("resumed")
+    assert claim_result(records, "order-1") == "claimed"
+    again = cli("resume", "--account")
+    assert (again.code, len(again.err.splitlines())) == (0, 1)
+
+
+def test_an_account_is_vouched_for_as_a_whole(cli: Cli) -> None:
+    ran = cli("resume", "--account", "--batch", "b-1")
+    assert (ran.code, "leave --batch out" in ran.err) == (2, True)
 
 
 def test_the_stop_button_works_on_a_server_that_could_forget_and_says_that_it_could(cli: Cli) -> None:

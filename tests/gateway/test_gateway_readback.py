@@ -103,6 +103,69 @@ async def test_a_charge_that_cannot_be_read_gives_the_answer() -> None:
     assert seen.http_status == 429
 
 
+@pytest.mark.parametrize(
+    ("intent", "charge", "shown"),
+    [
+        ({**INTENT, "amount": 1000, "amount_refunded": 300}, CHARGE, True),
+        (INTENT, CHARGE, True),
+        (INTENT, {**CHARGE, "id": "ch_2"}, True),
+        (INTENT, {**CHARGE, "currency": "eur"}, True),
+        (INTENT, {"id": "ch_1", "latest_charge": "ch_1"}, True),
+        ({**INTENT, "currency": "?"}, CHARGE, True),
+        ({**INTENT, "id": "pi_other"}, CHARGE, False),
+        ({**INTENT, "id": None}, CHARGE, False),
+    ],
+)
+async def test_a_payment_is_shown_by_its_own_id_whatever_it_says_of_money(
+    intent: dict[str, Any], charge: dict[str, Any], *, shown: bool
+) -> None:
+    seen, _ = await payment_seen(by_path(**{PAYMENT: reply(200, intent), "_": reply(200, charge)}))
+    assert seen.shown is shown
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown", "missing"),
+    [
+        (reply(200, INTENT), True, False),
+        (reply(200, {**INTENT, "id": "pi_other"}), False, False),
+        (reply(200, {}), False, False),
+        (reply(201, INTENT), False, False),
+        (reply(404, {"error": {"code": "resource_missing"}}), False, True),
+        (reply(404, {}), False, False),
+        (reply(403, {"error": {"code": "forbidden"}}), False, False),
+    ],
+)
+async def test_a_payment_is_shown_or_missing_or_neither(answer: bytes, *, shown: bool, missing: bool) -> None:
+    async with byte_provider(answering(answer)) as provider, gateway_to(provider.url) as gateway:
+        seen = await gateway.get_payment_intent(PAYMENT)
+        assert (gateway_module.shows(seen, PAYMENT), gateway_module.is_missing(seen)) == (shown, missing)
+        assert [request.line for request in provider.requests] == [f"GET /v1/payment_intents/{PAYMENT} HTTP/1.1"]
+
+
+def test_no_reply_shows_nothing_and_says_of_nothing_that_it_is_missing() -> None:
+    for answer in (NoReply(reason="reset"), NotSent(reason="refused")):
+        assert not gateway_module.shows(answer, PAYMENT)
+        assert not gateway_module.is_missing(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "account"),
+    [
+        (reply(200, {"id": "acct_1", "object": "account"}), "acct_1"),
+        (reply(200, {"id": "acct_1", "object": "customer"}), None),
+        (reply(200, {"id": "acct_1"}), None),
+        (reply(200, {"id": "", "object": "account"}), None),
+        (reply(200, {"object": "account"}), None),
+        (reply(404, {"error": {"code": "url_unknown"}}), None),
+        (reply(403, {"id": "acct_1", "object": "account"}), None),
+    ],
+)
+async def test_the_account_of_the_key_is_told_if_the_provider_shows_it(answer: bytes, account: str | None) -> None:
+    async with byte_provider(answering(answer)) as provider, gateway_to(provider.url) as gateway:
+        assert await gateway.account() == account
+        assert [request.line for request in provider.requests] == ["GET /v1/account HTTP/1.1"]
+
+
 def page(*ids: object, has_more: object = False, **fields: Any) -> bytes:
     entries = [
         {"id": identity, "payment_intent": PAYMENT} if isinstance(identity, str) else identity for identity in ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import redis
@@ -10,6 +11,7 @@ import redis
 from tests.cli.commanding import Cli, Records
 from tests.health.examining import examined
 from worker import calls
+from worker.switches import key_print
 
 HOUR_MS = 3_600_000
 
@@ -38,6 +40,7 @@ def test_records_pinned_to_another_provider_are_a_guard(doctor: Cli, records: Re
     [
         ("refunds:meta", "paused", "1700000000000", "pause", "warn", 0),
         ("refunds:meta", "credentials_refused_at", "1700000000000", "breaker", "fail", 2),
+        ("refunds:meta", "account_lost_at", "1700000000000", "account", "fail", 2),
         ("refunds:gate", "blocked_until", "later", "rate", "warn", 0),
         ("refunds:meta", "suspect_until", "later", "recovery", "warn", 0),
     ],
@@ -49,6 +52,23 @@ def test_what_holds_refunds_back_is_told_while_it_stands(
     sync_redis.hset(key, field, str(now_ms() + HOUR_MS) if value == "later" else value)
     said = examined(doctor)
     assert (said.of(name)[0], said.code) == (state, code)
+
+
+def test_a_payment_that_is_missing_is_named_with_what_may_be_done(doctor: Cli, sync_redis: redis.Redis) -> None:
+    lost: dict[Any, Any] = {"account_lost_at": "1700000000000", "account_lost_payment": "pi_9"}
+    sync_redis.hset("refunds:meta", mapping=lost)
+    _, text, fix = examined(doctor).of("account")
+    assert ("pi_9" in text, "2023-11-14" in text, "refunds resume --account" in fix) == (True, True, True)
+
+
+def test_a_key_that_the_records_do_not_know_is_a_warning(doctor: Cli, sync_redis: redis.Redis) -> None:
+    known = key_print(doctor.environment["REFUNDS_API_KEY"], "salt")
+    sync_redis.hset("refunds:meta", mapping={"key_salt": "salt", "key_prints": f"other {known}"})
+    said = examined(doctor)
+    assert (said.of("account")[0], said.code) == ("ok", 0)
+    sync_redis.hset("refunds:meta", "key_prints", "other")
+    said = examined(doctor)
+    assert (said.of("account")[0], said.code) == ("warn", 0)
 
 
 def test_what_held_refunds_back_before_is_not_told(doctor: Cli, sync_redis: redis.Redis) -> None:

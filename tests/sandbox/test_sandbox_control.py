@@ -96,6 +96,7 @@ def test_faults_are_set_as_objects_and_cleared() -> None:
         ("faults", {"spec": "", "faults": []}, "exclude each other"),
         ("faults", {"fault": "cut_after"}, "fault: is no known field"),
         ("faults", {"modes": {"idempotency": "maybe"}}, "idempotency: is one of honour, ignore"),
+        ("faults", {"modes": {"accounts": "many"}}, "accounts: is one of one, hidden, shown"),
         ("faults", {"modes": {"latency_ms": True}}, "latency_ms: cannot be True"),
         ("faults", {"modes": {"api_key": "sk_test_x"}}, "api_key: is fixed"),
         ("faults", {"modes": {"speed": 1}}, "speed: is no setting"),

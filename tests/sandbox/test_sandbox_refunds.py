@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.sandbox.asking import PAYMENT, Asking, asking, basic, post_headers, until
+from tests.sandbox.asking import PAYMENT, Asking, Seen, asking, basic, post_headers, until
 from worker.sandbox.running import SandboxCallError
 from worker.sandbox.schema import validate_response
 
@@ -220,6 +220,37 @@ def test_charges_stay_out_of_the_payment_when_set_so() -> None:
         shape = provider.get(f"/v1/payment_intents/{PAYMENT}").json
         assert "charges" not in shape
         assert provider.get(f"/v1/charges/{shape['latest_charge']}").status == 200
+
+
+def by(provider: Asking, key: str, path: str) -> Seen:
+    return provider.ask("GET", path, headers={"Authorization": basic(key)})
+
+
+def test_a_payment_is_missing_to_the_keys_of_other_accounts() -> None:
+    with asking(accounts="hidden") as provider:
+        made = provider.refund().json
+        charge = provider.get(f"/v1/payment_intents/{PAYMENT}").json["latest_charge"]
+        for path in (f"refunds/{made['id']}", f"payment_intents/{PAYMENT}", f"charges/{charge}"):
+            assert provider.get(f"/v1/{path}").status == 200
+            refused = by(provider, "sk_test_other", f"/v1/{path}")
+            assert (refused.status, refused.code) == (404, "resource_missing")
+        for path in (f"/v1/refunds?payment_intent={PAYMENT}", "/v1/refunds"):
+            assert len(provider.get(path).json["data"]) == 1
+            assert by(provider, "sk_test_other", path).json["data"] == []
+        body = json.dumps({"payment_intent": PAYMENT}).encode()
+        headers = post_headers() | {"Authorization": basic("sk_test_other")}
+        refused = provider.ask("POST", "/v1/refunds", headers=headers, body=body)
+        assert (refused.status, refused.code) == (404, "resource_missing")
+        assert len(provider.sandbox.effects()) == 1
+
+
+def test_an_account_is_shown_only_if_told_so() -> None:
+    with asking(accounts="hidden") as provider:
+        assert provider.get("/v1/account").code == "url_unknown"
+    with asking(accounts="shown") as provider:
+        ours, others = (by(provider, key, "/v1/account").json for key in ("sk_test_planted", "sk_test_other"))
+        assert (ours["object"], ours["id"][:5], ours == others) == ("account", "acct_", False)
+        assert provider.ask("GET", "/v1/account", headers={}).status == 401
 
 
 def test_the_ledger_s_line_is_on_disk_when_the_reply_arrives(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio
 
 from tests.factories import HOUR, MINUTE, SECOND, TRUST, a_refund
-from tests.service.shop import LIST, POST, Shop, error, listing, opened
+from tests.service.shop import LIST, PAID, POST, Shop, error, listing, opened, totals
 from worker import calls
 from worker.model import Action, Stage
 from worker.policy import next_action
@@ -20,6 +20,7 @@ async def in_doubt(shop: Shop) -> None:
     await shop.accept()
     shop.provider.will(POST, shop.later(30 * SECOND, httpx.ReadError("reset")))
     shop.provider.will(LIST, listing())
+    shop.provider.will(PAID, totals(0))
     await shop.handle()
     assert (await shop.stored()).stage is Stage.IN_DOUBT
 
@@ -34,7 +35,7 @@ async def test_key_that_the_provider_has_forgotten_is_not_replayed_by_a_promoted
         await shop.store.run(calls.load("another"))
         shop.store.now = shop.now - 3 * HOUR
         await shop.handle()
-        assert shop.provider.asked == [POST, LIST]
+        assert shop.provider.asked == [POST, LIST, PAID]
 
 
 @pytest.mark.parametrize(
@@ -42,8 +43,8 @@ async def test_key_that_the_provider_has_forgotten_is_not_replayed_by_a_promoted
     [
         (22 * HOUR, timedelta(0), [POST]),
         # Nobody else saw the time pass: the server's clock is three hours behind, and only this worker knows.
-        (22 * HOUR, 3 * HOUR, [LIST]),
-        (25 * HOUR, -10 * HOUR, [LIST]),
+        (22 * HOUR, 3 * HOUR, [LIST, PAID]),
+        (25 * HOUR, -10 * HOUR, [LIST, PAID]),
         (22 * HOUR, -10 * HOUR, [POST]),
     ],
 )

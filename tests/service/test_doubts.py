@@ -8,7 +8,7 @@ import httpx
 import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, SECOND, TRUST, VERIFY, refund_payload
-from tests.service.shop import ID, LIST, MILLISECOND, POST, Shop, error, listing, opened, says
+from tests.service.shop import ID, LIST, MILLISECOND, PAID, POST, Shop, error, listing, opened, says, totals
 from worker import calls
 from worker.model import Stage, Status
 
@@ -98,6 +98,7 @@ async def prove_absent(shop: Shop) -> None:
     await shop.accept()
     shop.provider.will(POST, httpx.ReadError("reset"), says())
     shop.provider.will(LIST, listing())
+    shop.provider.will(PAID, totals(0))
     assert await shop.handle() == "in doubt"
     shop.pass_time(VERIFY.settle)
     assert await shop.handle() == "in doubt"
@@ -109,7 +110,7 @@ async def test_refund_proven_absent_is_sent_again_at_once_with_the_same_key(asyn
     async with opened(async_redis) as shop:
         await prove_absent(shop)
         assert await shop.handle() == "succeeded"
-        assert shop.provider.asked == [POST, LIST, LIST, POST]
+        assert shop.provider.asked == [POST, LIST, PAID, LIST, PAID, POST]
         assert shop.provider.keys[0] == shop.provider.keys[1]
         refund = await shop.stored()
         assert refund.status is Status.SUCCEEDED
@@ -129,7 +130,7 @@ async def test_resend_rests_on_the_very_version_that_was_proven_absent(async_red
 
         shop.store.run = moved  # type: ignore[method-assign]
         assert await shop.handle() == "in doubt"
-        assert shop.provider.asked == [POST, LIST, LIST]
+        assert shop.provider.asked == [POST, LIST, PAID, LIST, PAID]
 
 
 async def test_look_that_proves_nothing_sends_nothing(async_redis: redis.asyncio.Redis) -> None:
@@ -137,18 +138,19 @@ async def test_look_that_proves_nothing_sends_nothing(async_redis: redis.asyncio
         await shop.accept()
         shop.provider.will(POST, httpx.ReadError("reset"))
         shop.provider.will(LIST, listing())
+        shop.provider.will(PAID, totals(0))
         await shop.handle()
         for _ in range(2):
             shop.pass_time(VERIFY.settle)
             await shop.handle()
-            if len(shop.provider.asked) == 2:
+            if len(shop.provider.asked) == 3:
                 refund = await shop.stored()
                 assert (refund.stage, refund.absent_at, refund.proven_absent_at) == (
                     Stage.IN_DOUBT,
                     NOW + VERIFY.settle,
                     None,
                 )
-        assert shop.provider.asked == [POST, LIST, LIST, POST]
+        assert shop.provider.asked == [POST, LIST, PAID, LIST, PAID, POST]
 
 
 async def test_look_that_was_overtaken_sends_nothing(async_redis: redis.asyncio.Redis) -> None:
@@ -161,7 +163,7 @@ async def test_look_that_was_overtaken_sends_nothing(async_redis: redis.asyncio.
 
         shop.provider.will(LIST, overtaken)
         assert await shop.handle() == "changed meanwhile"
-        assert shop.provider.asked == [POST, LIST, LIST]
+        assert shop.provider.asked == [POST, LIST, PAID, LIST, PAID]
 
 
 async def pend(shop: Shop) -> None:

@@ -101,12 +101,13 @@ async def test_look_costs_a_refused_claim_the_siblings_and_a_save(async_redis: r
     async with opened(async_redis) as shop:
         await in_doubt(shop)
         shop.provider.will(LIST, listing())
+        shop.provider.will(PAID, totals(0))
         # The first look shows it absent, the second proves it so and sends it again.
-        assert await handled(shop) == ["claim", "siblings", "save"]
-        assert shop.gate.passed == ["waited as refunds", "waited as refunds"]
+        assert await handled(shop) == ["claim", "siblings", "payment", "save"]
+        assert shop.gate.passed == ["waited as refunds", "waited as refunds", "went on as refunds"]
         shop.pass_time(HOUR)
-        assert await handled(shop) == ["claim", "siblings", "save", "claim", "save"]
-        assert shop.gate.passed[3:] == ["went on as refunds"]
+        assert await handled(shop) == ["claim", "siblings", "payment", "save", "claim", "save"]
+        assert shop.gate.passed[3:] == ["waited as refunds", "went on as refunds", "went on as refunds"]
         assert (await shop.history())[-3]["reason"] == "not in the payment's list"
 
 
@@ -121,10 +122,11 @@ async def test_resend_whose_verdict_was_overtaken_ends_there(async_redis: redis.
     async with opened(async_redis) as shop:
         await in_doubt(shop)
         shop.provider.will(LIST, listing())
+        shop.provider.will(PAID, totals(0))
         await shop.handle()
         shop.pass_time(HOUR)
         await shop.store.flag("paused", once=True)
-        assert await handled(shop) == ["claim", "siblings", "save", "claim"]
+        assert await handled(shop) == ["claim", "siblings", "payment", "save", "claim"]
         assert shop.provider.asked.count(POST) == 1
 
 
@@ -156,11 +158,12 @@ async def test_resend_takes_a_permit_of_its_own(async_redis: redis.asyncio.Redis
     async with opened(async_redis) as shop:
         await in_doubt(shop)
         shop.provider.will(LIST, listing())
+        shop.provider.will(PAID, totals(0))
         await shop.handle()
         shop.pass_time(HOUR)
         anew(shop)
         await handled(shop)
-        assert shop.provider.asked == [LIST, POST]
+        assert shop.provider.asked == [LIST, PAID, POST]
         one_each(shop)
 
 
@@ -449,6 +452,7 @@ async def test_look_that_proves_nothing_is_not_worth_waiting_for_redis(
     async with opened(async_redis) as shop:
         await in_doubt(shop)
         shop.provider.will(LIST, listing())
+        shop.provider.will(PAID, totals(0))
         shop.store.failing = ["save"]
         before = await shop.stored()
         await shop.handle()

@@ -33,6 +33,7 @@ class Lens:
             shop.service.gateway,
             shop.service._recorder,
             rules=shop.rules,
+            account=shop.service.account,
             note_trouble=self._note_trouble,
             note_answer=self._note_answer,
         )
@@ -94,8 +95,9 @@ def theirs(status: str, **fields: Any) -> dict[str, Any]:
 async def test_list_is_read_and_judged_with_the_other_refunds_of_the_payment(lens: Lens) -> None:
     await settle(lens.shop)
     lens.shop.provider.will(LIST, listing(theirs("succeeded")))
+    lens.shop.provider.will(PAID, totals(0))
     look = await lens.look()
-    assert (look.sight, lens.shop.provider.asked, lens.answers, lens.trouble) == (Sight.ABSENT, [LIST], 1, [])
+    assert (look.sight, lens.shop.provider.asked, lens.answers, lens.trouble) == (Sight.ABSENT, [LIST, PAID], 1, [])
     lens.shop.provider.will(LIST, listing())
     assert (await lens.look()).sight is Sight.INCONCLUSIVE
 
@@ -221,6 +223,7 @@ async def test_read_back_that_is_not_answered_is_told_and_says_when_to_come_back
 async def test_read_back_that_is_refused_says_by_which_code_and_whether_it_is_only_missing(
     lens: Lens, path: str, status: int
 ) -> None:
+    lens.shop.provider.will(PAID, totals(500))
     lens.shop.provider.will(path, error(status, "resource_missing"))
     lens.shop.provider.will(PROBE, error(404))
     look = await lens.look()

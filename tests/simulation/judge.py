@@ -112,6 +112,9 @@ class Judge:
         """Note that a caller was told that its refund is accepted; not `said`, that it may be by now."""
         known = self.refunds.setdefault(refund_id, Known(payment=payment))
         known.said = known.said or said
+        if not known.record:
+            # A file with other words of it was refused as a whole: what is handed in now may be accepted.
+            known.payment = payment
         if payment not in self.payments:
             self.payments.append(payment)
 

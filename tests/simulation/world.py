@@ -374,6 +374,8 @@ class World:
             self.judge.accepted(request.refund_id, request.payment_intent)
             if self.mode == "ours":
                 self.people.expect(asked)
+        elif not self.judge.refunds[request.refund_id].record:
+            self.judge.accepted(request.refund_id, request.payment_intent, said=False)
         if self.mode == "effects":
             self.mail.nudge([request.refund_id], Lane.SINGLE)
             return

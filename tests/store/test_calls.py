@@ -12,7 +12,7 @@ import redis
 
 from tests.factories import HOUR, NOW, PAYMENT, SECOND, a_refund, a_request
 from worker import calls
-from worker.calls import Call, Claim, Created, Due, Loaded, Permits, Saved, Script
+from worker.calls import AccountFacts, Call, Claim, Created, Due, Loaded, Permits, Saved, Script, Witnesses
 from worker.model import Baseline, Lane, Stage, Status, Step
 from worker.records import decode
 from worker.request import idempotency_key, request_body
@@ -99,6 +99,10 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
         (calls.permits({}, rate=1, ahead=SECOND, bulk_share=0.5), False),
         (calls.block_gate(SECOND), False),
         (calls.pin("host", "mode"), True),
+        (calls.account("salt"), True),
+        (calls.payment("pi_1", "certain"), False),
+        (calls.witnesses(3), False),
+        (calls.clock(), False),
     ],
     ids=lambda value: value.script.name if isinstance(value, Call) else str(value),
 )
@@ -183,11 +187,12 @@ def test_claim_hands_over_everything_that_it_rests_on() -> None:
         seq="9",
         baseline=Baseline(refunded=1, currency="usd", remaining=2),
         currency_checked=True,
+        payment_shown=True,
     )
     assert handed(full)[:9] == written("a", "resend", "t", 1_000, "0", "9", 2_000, 30_000, 15_000)
     assert full.arguments[9] == "baseline"
     assert json.loads(str(full.arguments[10])) == {"refunded": 1, "currency": "usd", "remaining": 2}
-    assert full.arguments[11:] == ["currency_checked", "1"]
+    assert full.arguments[11:] == ["currency_checked", "1", "payment_shown", "1"]
     assert handed(calls.claim("a", "replay", token="t", lease=SECOND, replay_window=-SECOND))[6] == "0"
     assert full.script is calls.CLAIM
 
@@ -297,6 +302,26 @@ def test_reply_to_a_sweep_is_read_in_threes() -> None:
         Due(refund_id="a", lane=Lane.SINGLE, stage=Stage.QUEUED),
         Due(refund_id="b", lane=Lane.BULK, stage=Stage.IN_DOUBT),
     )
+
+
+def test_account_is_told_and_a_key_handed_over() -> None:
+    assert handed(calls.account("salt")) == written("salt", "", "")
+    call = calls.account("salt", known="p1", account="acct_1")
+    assert handed(call) == written("salt", "p1", "acct_1")
+    assert call.script is calls.ACCOUNT
+    told = call.read(["old", "acct_1", "p1 p2", "1"])
+    assert told == AccountFacts(salt="old", account="acct_1", prints=frozenset({"p1", "p2"}), vouched=True)
+    told = call.read(["old", "", "", ""])
+    assert told == AccountFacts(salt="old", account=None, prints=frozenset(), vouched=False)
+
+
+def test_payment_and_witnesses_are_asked_for_by_name() -> None:
+    call = calls.payment("pi_1", "missing")
+    assert (handed(call), call.script, call.read("suspect")) == (written("pi_1", "missing"), calls.PAYMENT, "suspect")
+    asking = calls.witnesses(3)
+    assert (handed(asking), asking.script) == (written(3), calls.WITNESSES)
+    assert asking.read([["re_1"], [], ["pi_1"]]) == Witnesses(refunds=["re_1"], seen=[], unseen=["pi_1"])
+    assert (calls.clock().script, calls.clock().read("5")) == (calls.CLOCK, 5)
 
 
 def test_smaller_operations_hand_over_what_they_are_given_and_read_it_back() -> None:

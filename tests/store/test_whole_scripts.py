@@ -105,6 +105,11 @@ def quiet(world: World) -> Call[Any]:
     return calls.save(refund, step)
 
 
+def missing(world: World) -> Call[Any]:
+    world.store.run(calls.payment(PAYMENT, "shown"))
+    return calls.payment(PAYMENT, "certain")
+
+
 def again(world: World) -> Call[Any]:
     refund = world.get("failed")
     step = decisions.retry_failed(refund)
@@ -134,6 +139,9 @@ CALLS: dict[str, Callable[[World], Call[Any]]] = {
     "block gate": lambda _: calls.block_gate(HOUR),
     "pin": lambda _: calls.pin("host", "test"),
     "flag": lambda _: Call(script=calls.FLAG, arguments=["paused", "1", "me"], read=int),
+    "payment shown": lambda _: calls.payment(PAYMENT, "shown"),
+    "payment missing": missing,
+    "key known": lambda _: calls.account("salt", known="p1", account="acct_1"),
     "keep a message": lambda _: rejections.keep(rejected("e2")),
     "drop messages": lambda _: Call(script=rejections.SCRIPT, arguments=["drop", ""], read=int),
     "open batch": lambda _: Call(script=opening.OPEN, arguments=["b2", "d2", "", "", "o", 5, "rows", 3], read=list),

@@ -9,6 +9,7 @@ from worker.errors import (
     InputError,
     InvalidRequest,
     NotFound,
+    ProviderUnavailable,
     RefundError,
     SettingsError,
     StoreUnavailable,
@@ -44,6 +45,7 @@ _CODES: Final[tuple[tuple[type[RefundError], int], ...]] = (
     (NotFound, REJECTED),
     (GuardRefused, REFUSED),
     (StoreUnavailable, AWAY),
+    (ProviderUnavailable, AWAY),
 )
 
 

@@ -61,14 +61,24 @@ def pause(*, batch: str | None) -> int:
 Examples:
   refunds resume
   refunds resume --batch b-20260131-4f1c2a
+  refunds resume --account
 
 \b
 Exit code: 9 if it was not paused."""
 )
 @batch_option
-def resume(*, batch: str | None) -> int:
+@click.option(
+    "--account",
+    is_flag=True,
+    help="You know that the key is of the account these records belong to: believe it, and what is missing is gone.",
+)
+def resume(*, batch: str | None, account: bool) -> int:
     """Let refunds be sent again; those that were held back go within half a minute."""
+    if account and batch is not None:
+        raise click.UsageError("--account concerns everything, not one batch: leave --batch out")
     with opened() as refunds:
+        if account:
+            return _vouched(switches.vouch_for_account(refunds.store))
         if batch is not None:
             changed = resume_batch(refunds.store, batch)
             note(f"batch {batch} goes on" if changed else f"batch {batch} was not paused")
@@ -76,10 +86,21 @@ def resume(*, batch: str | None) -> int:
                 note("but everything is paused: 'refunds resume' ends that")
             return DONE if changed else NOTHING_TO_DO
         before = switches.resume(refunds.store)
+    if before.account_lost_at is not None:
+        note("nothing is sent all the same, since the key may be of another account: see 'refunds doctor'")
     if before.paused_at is None:
         note("nothing was paused")
         return NOTHING_TO_DO
     note(f"resumed; it was paused since {render.moment(before.paused_at)} by {render.plain(before.paused_by)}")
+    return DONE
+
+
+def _vouched(before: switches.Switches) -> int:
+    if before.account_lost_payment is not None:
+        note(f"the payment {before.account_lost_payment} counts as gone, and refunds are sent again")
+    note("the next key that a worker starts with within an hour is taken for one of these records' account")
+    if before.paused_at is not None:
+        note("but everything is paused: 'refunds resume' ends that")
     return DONE
 
 

@@ -37,6 +37,7 @@ def under_way(settings: Settings, store: Store) -> Iterator[Check]:
     """Yield what is told by the records; raises `StoreUnavailable`."""
     flags, now = switches.read(store), switches.now(store)
     yield _pinned(settings, flags)
+    yield from _account(settings, flags)
     if flags.schema is not None:
         yield _schema(flags.schema)
     yield from _held_back(store, flags, now)
@@ -69,6 +70,29 @@ def _pinned(settings: Settings, flags: switches.Switches) -> Check:
         f"{settings.mode} mode"
     )
     return fail("records", text, "use another REFUNDS_PREFIX or database, or set REFUNDS_API_URL back", Trouble.GUARD)
+
+
+def _account(settings: Settings, flags: switches.Switches) -> Iterator[Check]:
+    """Judge whether the key is of the account that the records belong to."""
+    if flags.account_lost_at is not None:
+        text = (
+            f"nothing is sent since {rfc3339(flags.account_lost_at)}: the payment {flags.account_lost_payment} was "
+            "shown before and is missing now, so that the key may be of another account"
+        )
+        fix = (
+            "export REFUNDS_API_KEY=… of the records' own account and restart the workers, it then ends by itself; "
+            "if that payment is really gone: refunds resume --account"
+        )
+        yield fail("account", text, fix, Trouble.SETTINGS)
+        return
+    known = None if settings.api_key is None else flags.knows(settings.api_key.get_secret_value())
+    if known is None:
+        return
+    if known:
+        yield ok("account", "this key is known to be of the records' account")
+        return
+    text = "this key is not one that the records know: a worker asks at its start whether it is of the same account"
+    yield warn("account", text, "refunds worker")
 
 
 def _schema(found: str) -> Check:

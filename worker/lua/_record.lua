@@ -169,11 +169,12 @@ local function pass_lock(payment_intent, id)
 end
 
 -- What forbids that anything is sent for a refund now, with the time until which it does, or nil where none is told:
--- paused, parked, blocked, canceled, batch. Nil where nothing does.
+-- paused, parked, account, blocked, canceled, batch. Nil where nothing does.
 local function brake(r)
-  local meta = redis.call('HMGET', P .. 'meta', 'paused', 'credentials_refused_at')
+  local meta = redis.call('HMGET', P .. 'meta', 'paused', 'credentials_refused_at', 'account_lost_at')
   if meta[1] then return 'paused' end
   if meta[2] then return 'parked' end
+  if meta[3] then return 'account' end
   local blocked = redis.call('HGET', P .. 'gate', 'blocked_until')
   if number(blocked) > NOW then return 'blocked', number(blocked) end
   if r.batch_id then

@@ -3,9 +3,9 @@
 -- on ('' any); [9] seq of the payment at which its totals were read ('' not read);
 -- [10] ms a replay may still start after the first attempt; [11] ms a proof of absence lives;
 -- [12] ms until a held-back refund is looked at again; then field, value pairs to store (the baseline, and that the
--- currency was checked).
+-- currency was checked; `payment_shown`, that it was read, is kept with the payment).
 -- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…}:
--- missing, stage, early, unchecked, stale, window, verdict, paused, parked, blocked, batch, canceled, locked, narrow, moved, no_body.
+-- missing, stage, early, unchecked, stale, window, verdict, paused, parked, account, blocked, batch, canceled, locked, narrow, moved, no_body.
 takes(12)
 at_any_memory()
 local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
@@ -31,6 +31,8 @@ local hold = whole('the hold', ARGV[12])
 if #ARGV % 2 ~= 0 then refuse_to('the fields to be written are not pairs') end
 local set = {}
 for i = 13, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
+local shown = set.payment_shown
+set.payment_shown = nil
 local due = whole('the stored next_check_at', r.next_check_at or '0')
 local body = redis.call('GET', P .. 'body:' .. id)
 
@@ -110,4 +112,5 @@ if kind == 'resend' then
   set.resends = int(number(r.resends) + 1)
 end
 move(id, r, 'sending', 'pending', NOW + lease, set, '"' .. kind .. '"', ',"attempt":' .. attempt)
+if shown then redis.call('HSET', P .. 'payment:' .. r.payment_intent, 'seen', '1') end
 return {'claimed', int(NOW), int(lease), body, flat(r)}

@@ -2,7 +2,7 @@
 -- Returns {'1', record, record, …}, or {'0'} if there are more: nothing is read then, so the cost is bounded.
 local payment, most = P .. 'payment:' .. ARGV[4], tonumber(ARGV[6])
 -- A refund has at most two fields there (itself and what it owns), beside the few of the payment.
-local FIELDS_OF_PAYMENT = 3
+local FIELDS_OF_PAYMENT = 5
 if redis.call('HLEN', payment) > 2 * (most + 1) + FIELDS_OF_PAYMENT then return {'0'} end
 local out = {'1'}
 for _, field in ipairs(redis.call('HKEYS', payment)) do

@@ -31,6 +31,7 @@ Payment intents that begin so behave so: {", ".join(MAGIC)}. Any other pi_… wa
 @click.option("--pending-in-totals/--no-pending-in-totals", default=True, help="Whether amount_refunded counts them.")
 @click.option("--envelope", default="nested", show_default=True, help="nested or flat errors.")
 @click.option("--created-in-ms", is_flag=True, help="Times in milliseconds instead of seconds.")
+@click.option("--accounts", default="one", show_default=True, help="hidden or shown: each key is one of its own.")
 @click.option("--charges/--no-charges", "charges_expanded", default=True, help="Whether a payment shows its charges.")
 @click.option("--indiscreet", is_flag=True, help="Errors repeat the request, its secret key included.")
 @click.option("--settle", "settle_ms", default=1000.0, show_default=True, help="Milliseconds until pending settles.")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Idempotency = Literal["honour", "ignore"]
 Envelope = Literal["nested", "flat"]
+Accounts = Literal["one", "hidden", "shown"]
 
 FIXED_AT_START = frozenset({"api_key", "faults", "seed", "ledger_file", "log_requests"})
 
@@ -31,9 +32,10 @@ class SandboxConfig:
     """Settings of one sandbox provider.
 
     `api_key` None accepts every `sk_test_…`. `settle_ms` None leaves pending refunds to `POST /_sandbox/advance`.
-    `faults` is a spec as in `worker.sandbox.faults`. `indiscreet` errors repeat the request that
-    they answer, its key included. `rate_limit` is requests in any one second, 0 for none.
-    `log_requests` is how many requests are remembered, 0 for none.
+    `accounts` other than `one` make each key an account of its own, to which the payments of others are missing;
+    `shown` ones show their id at `GET /v1/account`. `faults` is a spec as in `worker.sandbox.faults`. `indiscreet`
+    errors repeat the request that they answer, its key included. `rate_limit` is requests in any one second, 0 for
+    none. `log_requests` is how many requests are remembered, 0 for none.
     """
 
     api_key: str | None = None
@@ -46,6 +48,7 @@ class SandboxConfig:
     envelope: Envelope = "nested"
     created_in_ms: bool = False
     charges_expanded: bool = True
+    accounts: Accounts = "one"
     indiscreet: bool = False
     settle_ms: float | None = 1_000
     rate_limit: int = 0
@@ -59,6 +62,8 @@ class SandboxConfig:
             raise SandboxConfigError("idempotency", f"is one of {', '.join(get_args(Idempotency))}")
         if self.envelope not in get_args(Envelope):
             raise SandboxConfigError("envelope", f"is one of {', '.join(get_args(Envelope))}")
+        if self.accounts not in get_args(Accounts):
+            raise SandboxConfigError("accounts", f"is one of {', '.join(get_args(Accounts))}")
         for name in ("latency_ms", "key_window_seconds", "rate_limit", "log_requests"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SandboxConfigError(name, "is a number from 0")

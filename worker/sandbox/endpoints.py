@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import hashlib
 import hmac
 import time
 from collections import deque
@@ -49,6 +50,8 @@ class Provider:
     clock: Callable[[], float] = time.monotonic
     rate_limited: int = 0
     _passed: deque[float] = field(default_factory=deque)
+    _owners: dict[str, str] = field(default_factory=dict)
+    """Payment → the account that asked for it first, while each key is an account of its own."""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(path=self.config.ledger_file)
@@ -78,6 +81,8 @@ class Provider:
     async def get_refund(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/refunds/{id}`."""
         refund = self.bank.refunds.get(request.match_info["id"])
+        if refund is not None and self._is_foreign(request, refund.payment.id):
+            refund = None
         return await self._look(
             request,
             Endpoint.REFUND,
@@ -90,12 +95,17 @@ class Provider:
         if not self.config.list_refunds:
             return await self.unknown_url(request)
         return await self._look(
-            request, Endpoint.LIST, lambda: request.query.get("payment_intent"), partial(self._page, request.query)
+            request,
+            Endpoint.LIST,
+            lambda: request.query.get("payment_intent"),
+            partial(self._page, request.query, request),
         )
 
     async def get_payment_intent(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/payment_intents/{id}`."""
         payment = self.bank.payment(request.match_info["id"])
+        if payment is not None and self._is_foreign(request, payment.id):
+            payment = None
         return await self._look(
             request,
             Endpoint.PAYMENT,
@@ -111,6 +121,8 @@ class Provider:
         """`GET /v1/charges/{id}`."""
         charge_id = request.match_info["id"]
         payment = self.bank.payment_of_charge(charge_id)
+        if payment is not None and self._is_foreign(request, payment.id):
+            payment = None
         return await self._look(
             request,
             Endpoint.CHARGE,
@@ -121,6 +133,14 @@ class Provider:
                 else shapes.as_json(shapes.charge(self.config, payment, charge_id))
             ),
         )
+
+    async def get_account(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/account`: whose the key is; an unknown URL unless accounts are shown."""
+        if self.config.accounts != "shown":
+            return await self.unknown_url(request)
+        entry = self.journal.note(request)
+        shown = {"id": _account_of(request), "object": "account"}
+        return _reply(entry, self._turned_away(request) or shapes.as_json(shown))
 
     async def unknown_url(self, request: web.Request) -> web.StreamResponse:
         """Whatever the provider does not have."""
@@ -147,16 +167,18 @@ class Provider:
             await self._wait(fault)
             failure = wire.made_up_error(self.config, fault) if fault and fault.kind.is_application_error else None
             blocked = fault is not None and fault.kind.before
-            answer = failure if blocked and failure is not None else self._execute(body, key)
+            answer = failure if blocked and failure is not None else self._execute(request, body, key)
             stored = failure if self.config.store_5xx and failure is not None else answer
         finally:
             if keyed is not None:
                 self.keys.finish(keyed, stored)
         return answer
 
-    def _execute(self, body: dict[str, Any], key: str | None) -> Answer:
+    def _execute(self, request: web.Request, body: dict[str, Any], key: str | None) -> Answer:
         """Moves the money, writes the ledger and only then words the answer; nothing here waits."""
         self.bank.settle_due()
+        if self._is_foreign(request, body["payment_intent"]):
+            return self._no_payment(body["payment_intent"])
         order = Order(
             payment_intent=body["payment_intent"],
             amount=int(body["amount"]) if "amount" in body else None,
@@ -221,6 +243,19 @@ class Provider:
             return user.startswith(TEST_KEY.encode()) and len(user) > len(TEST_KEY)
         return hmac.compare_digest(user, self.config.api_key.encode())
 
+    def _is_foreign(self, request: web.Request, payment_id: str) -> bool:
+        """Whether a payment is another account's."""
+        if self.config.accounts == "one":
+            return False
+        account = _account_of(request)
+        return self._owners.setdefault(payment_id, account) != account
+
+    def _no_payment(self, payment_id: str) -> Answer:
+        message = f"No such payment_intent: '{payment_id}'"
+        return shapes.error(
+            self.config, 404, "invalid_request_error", "resource_missing", message, param="payment_intent"
+        )
+
     def _is_within_rate(self) -> bool:
         now = self.clock()
         while self._passed and self._passed[0] <= now - RATE_WINDOW_SECONDS:
@@ -267,7 +302,7 @@ class Provider:
     def _shown(self, shape: Callable[[SandboxConfig, Any], dict[str, Any]], item: object) -> Answer:
         return shapes.as_json(shape(self.config, item))
 
-    def _page(self, query: Any) -> Answer:
+    def _page(self, query: Any, request: web.Request | None = None) -> Answer:
         bad = partial(shapes.error, self.config, 400, "invalid_request_error")
         unknown = set(query) - {"payment_intent", "limit", "starting_after"}
         if unknown:
@@ -279,13 +314,12 @@ class Provider:
         if "payment_intent" in query:
             payment = self.bank.payment(query["payment_intent"])
             if payment is None:
-                message = f"No such payment_intent: '{query['payment_intent']}'"
-                return shapes.error(
-                    self.config, 404, "invalid_request_error", "resource_missing", message, param="payment_intent"
-                )
+                return self._no_payment(query["payment_intent"])
             refunds = payment.refunds[::-1]
         else:
             refunds = list(self.bank.refunds.values())[::-1]
+        if request is not None:
+            refunds = [refund for refund in refunds if not self._is_foreign(request, refund.payment.id)]
         start = 0
         if "starting_after" in query:
             places = [place for place, refund in enumerate(refunds) if refund.id == query["starting_after"]]
@@ -294,6 +328,12 @@ class Provider:
             start = places[0] + 1
         end = start + int(text)
         return shapes.as_json(shapes.refund_list(self.config, refunds[start:end], has_more=end < len(refunds)))
+
+
+def _account_of(request: web.Request) -> str:
+    """The account of the key in a request, which was accepted."""
+    credentials = base64.b64decode(request.headers.get("Authorization", "").partition(" ")[2])
+    return f"acct_{hashlib.sha256(credentials).hexdigest()[:16]}"
 
 
 def _reply(entry: dict[str, Any] | None, answer: Answer) -> web.Response:

@@ -40,6 +40,7 @@ def create_app(config: SandboxConfig) -> web.Application:
     app.router.add_get("/v1/refunds/{id}", provider.get_refund, allow_head=False)
     app.router.add_get("/v1/payment_intents/{id}", provider.get_payment_intent, allow_head=False)
     app.router.add_get("/v1/charges/{id}", provider.get_charge, allow_head=False)
+    app.router.add_get("/v1/account", provider.get_account, allow_head=False)
     app.router.add_get("/_sandbox/health", control.health)
     app.router.add_get("/_sandbox/ledger", control.ledger)
     app.router.add_get("/_sandbox/requests", control.requests)
