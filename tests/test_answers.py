@@ -25,7 +25,7 @@ from tests.factories import (
     refund_payload,
 )
 from tests.strategies import answers, attempts, json_values, replies
-from worker.answers import classify, fold, key_accepted, key_refused
+from worker.answers import classify, fold, key_accepted, key_refused, owned_elsewhere
 from worker.model import Answer, NoReply, NotSent, Outcome, Payload, Reply, Seen, Stage
 from worker.payloads import STATUSES, read_amount, read_time
 from worker.request import is_provider_id
@@ -360,3 +360,18 @@ def test_row_of_5xx_goes_on_from_the_attempt_before_only_where_nothing_else_was_
 def test_the_latest_of_equal_tries_speaks_for_the_attempt() -> None:
     first, second = an_error(400, "first"), an_error(400, "second")
     assert fold([classify(first, REFUND), classify(second, REFUND)]).code == "second"
+
+
+def test_success_whose_refund_belongs_to_another_record_is_a_doubt_that_names_both() -> None:
+    success = fold([SERVER_ERROR, classify(a_reply(200), REFUND)])
+    expected = Outcome(
+        seen=Seen.MAYBE,
+        code="owned_elsewhere",
+        message="the reply's refund re_1 belongs to refund order-7",
+        doubt=True,
+        http_status=200,
+        tries=2,
+    )
+    assert owned_elsewhere(success, "order-7") == expected
+    unnamed = owned_elsewhere(Outcome(seen=Seen.DONE, code="done"), "order-7")
+    assert unnamed.message == "the reply's refund ? belongs to refund order-7"

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ops.tools.error_codes import PAGE, page
-from worker.codes import CODES
+from worker.codes import CODES, DONE, OTHER, counted
 
 WORKER = Path(__file__).parents[1] / "worker"
 GIVEN = re.compile(
@@ -23,3 +23,8 @@ def test_table_knows_every_code_that_the_worker_gives() -> None:
     given = {code for file in WORKER.glob("*.py") for code in GIVEN.findall(file.read_text("utf-8"))}
     assert {"found_late", "budget_spent", "no_reply", "currency_mismatch"} <= given
     assert given - CODES.keys() == set()
+
+
+def test_answer_counts_under_its_code_if_that_is_known_and_under_other_if_not() -> None:
+    names = ["card_declined", DONE, "made_up", ""]
+    assert [counted(name) for name in names] == ["card_declined", "done", OTHER, OTHER]

@@ -6,8 +6,9 @@ refund as it came, is retriable `unknown`, and counts as `other`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -30,21 +31,6 @@ class Actor(StrEnum):
     SHOP = "customer service"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Code:
-    """One error code. `retriable` is None if no refund ends as failed with it."""
-
-    name: str
-    origin: Origin
-    meaning: str
-    actor: Actor
-    advice: str
-    retriable: Retriable | None
-    never_an_echo: bool = False
-    """A refusal that a first refund of ours cannot have caused. Any other one, after a doubt, may be its echo, such as
-    `charge_already_refunded`: it settles nothing, even after absence was proven or a person said so."""
-
-
 _OTHER_WAY: Final = "Give the money back in another way: sending it again does not help."
 _NEW_ID: Final = "Ask for a right amount, under a new refund id."
 _UNKNOWN: Final = "Find the cause, then `refunds retry ID --unknown`."
@@ -53,45 +39,24 @@ _WAIT: Final = "Wait: the worker goes on by itself."
 _DECIDE: Final = "Wait: a person decides it, see `refunds review show ID`."
 
 
-def _refused(
-    name: str,
-    meaning: str,
-    actor: Actor,
-    advice: str = _UNKNOWN,
-    retriable: Retriable = Retriable.UNKNOWN,
-    *,
-    never_an_echo: bool = False,
-) -> Code:
-    return Code(
-        name=name,
-        origin="provider",
-        meaning=meaning,
-        actor=actor,
-        advice=advice,
-        retriable=retriable,
-        never_an_echo=never_an_echo,
-    )
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One error code. `retriable` is None if no refund ends as failed with it."""
+
+    name: str
+    meaning: str
+    actor: Actor
+    advice: str = _DECIDE
+    retriable: Retriable | None = None
+    _: KW_ONLY
+    origin: Origin
+    never_an_echo: bool = False
+    """A refusal that a first refund of ours cannot have caused. Any other one, after a doubt, may be its echo, such as
+    `charge_already_refunded`: it settles nothing, even after absence was proven or a person said so."""
 
 
-def _ours(
-    name: str,
-    meaning: str,
-    actor: Actor,
-    advice: str = _DECIDE,
-    retriable: Retriable | None = None,
-    *,
-    never_an_echo: bool = False,
-) -> Code:
-    return Code(
-        name=name,
-        origin="worker",
-        meaning=meaning,
-        actor=actor,
-        advice=advice,
-        retriable=retriable,
-        never_an_echo=never_an_echo,
-    )
-
+_refused: Final = partial(Code, origin="provider")
+_ours: Final = partial(Code, origin="worker")
 
 _TABLE: Final = (
     # What the provider refuses: the refund has failed.
@@ -126,13 +91,15 @@ _TABLE: Final = (
         Retriable.NO,
         never_an_echo=True,
     ),
-    _refused("parameter_missing", "The provider misses a field.", Actor.OPERATOR, _FIX),
-    _refused("parameter_unknown", "The provider does not know a field.", Actor.OPERATOR, _FIX),
-    _refused("parameter_invalid_empty", "A field is empty for the provider.", Actor.OPERATOR, _FIX),
-    _refused("invalid_request_error", "The provider refuses the request as wrong.", Actor.OPERATOR, _FIX),
-    _refused("card_declined", "The card's bank declined the refund.", Actor.SHOP),
-    _refused("card_error", "The card's bank refused the refund.", Actor.SHOP),
-    _refused("declined", "The refund was declined.", Actor.SHOP),
+    _refused("parameter_missing", "The provider misses a field.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN),
+    _refused("parameter_unknown", "The provider does not know a field.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN),
+    _refused("parameter_invalid_empty", "A field is empty for the provider.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN),
+    _refused(
+        "invalid_request_error", "The provider refuses the request as wrong.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN
+    ),
+    _refused("card_declined", "The card's bank declined the refund.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
+    _refused("card_error", "The card's bank refused the refund.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
+    _refused("declined", "The refund was declined.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
     _refused(
         "expired_or_canceled_card",
         "The card has expired or was canceled.",
@@ -149,9 +116,15 @@ _TABLE: Final = (
         Retriable.NO,
         never_an_echo=True,
     ),
-    _refused("charge_disputed", "The customer disputes the payment.", Actor.SHOP, "Answer the dispute instead."),
-    _refused("charge_not_refundable", "This payment cannot be refunded.", Actor.SHOP, _OTHER_WAY),
-    _refused("unknown", "The provider reports that it failed, and not why.", Actor.SHOP),
+    _refused(
+        "charge_disputed",
+        "The customer disputes the payment.",
+        Actor.SHOP,
+        "Answer the dispute instead.",
+        Retriable.UNKNOWN,
+    ),
+    _refused("charge_not_refundable", "This payment cannot be refunded.", Actor.SHOP, _OTHER_WAY, Retriable.UNKNOWN),
+    _refused("unknown", "The provider reports that it failed, and not why.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
     _refused(
         "balance_insufficient",
         "The account's balance does not cover the refund.",
@@ -173,11 +146,17 @@ _TABLE: Final = (
         "Wait: the worker tries again. If the refund has failed with it, `refunds retry ID`.",
         Retriable.YES,
     ),
-    _refused("processing_error", "The provider could not process it.", Actor.SHOP),
-    _refused("api_error", "The provider had an error of its own.", Actor.OPERATOR),
-    _refused("forbidden", "The key may not do this.", Actor.OPERATOR),
+    _refused("processing_error", "The provider could not process it.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
+    _refused("api_error", "The provider had an error of its own.", Actor.OPERATOR, _UNKNOWN, Retriable.UNKNOWN),
+    _refused("forbidden", "The key may not do this.", Actor.OPERATOR, _UNKNOWN, Retriable.UNKNOWN),
     *(
-        _refused(f"http_{status}", f"Refused with HTTP {status}, and without a code.", Actor.OPERATOR)
+        _refused(
+            f"http_{status}",
+            f"Refused with HTTP {status}, and without a code.",
+            Actor.OPERATOR,
+            _UNKNOWN,
+            Retriable.UNKNOWN,
+        )
         for status in (400, 402, 403, 404, 422)
     ),
     # What the worker itself ends.

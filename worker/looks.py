@@ -344,17 +344,16 @@ def _insisted_on(refund: Refund, answer: Answer) -> ProviderRefund | None:
     Amount and currency may differ if the person insists, the generation if this is what contradicted the record.
     """
     payload = answer.payload if isinstance(answer, Reply) else None
-    if payload is None or payload.kind not in {None, "refund"}:
-        return None
-    found = payload.refund
+    found = payload.refund if payload is not None and payload.kind in {None, "refund"} else None
     if found is None or found.id != refund.provider_refund_id or found.status not in STATUSES:
         return None
     taken = refund
     if refund.operator_unverified:
         taken = replace(taken, all_remaining=True, currency=None)
-    if found.id == refund.contradicted_by and (found.generation or "").isdigit():
+    generation = found.generation or ""
+    if found.id == refund.contradicted_by and generation.isdigit():
         # It came to light after a retry.
-        taken = replace(taken, generation=int(found.generation or 0))
+        taken = replace(taken, generation=int(generation))
     return found if contradiction(found, taken) is None else None
 
 

@@ -45,7 +45,7 @@ def after_no_view(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
     """
     if not wants_currency(refund):
         return None if outcome.seen is Seen.REFUSED else _unreadable(refund, outcome, rules, now, jitter)
-    if outcome.seen in {Seen.NOT_SENT, Seen.NOT_DONE} or _is_silence(outcome):
+    if outcome.seen is Seen.NOT_DONE or _is_silence(outcome):
         return _unreadable(refund, outcome, rules, now, jitter)
     return _unconfirmed(refund, f"the provider does not show the payment ({outcome.code})", now, jitter)
 

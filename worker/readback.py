@@ -128,7 +128,7 @@ def _unknown_in(
     # In the total are those that succeeded, and the pending ones if the provider counts them there.
     standing = (entry for entry in reread.values() if entry is not None)
     amounts = [entry.amount for entry in standing if entry.is_pending or entry.status == "succeeded"]
-    known = [amount for amount in amounts if amount is not None and amount >= 0]
+    known = [amount for amount in amounts if amount is not None and amount > 0]
     if len(known) < len(amounts) or sum(known) != baseline.refunded:
         return "the total before the first attempt holds refunds that are not known here, and one may have fallen back"
     return None

@@ -43,6 +43,7 @@ _RULES_TESTS: Final = (
     "tests/test_redaction.py",
     "tests/test_readback.py",
     "tests/test_endings.py",
+    "tests/test_error_codes.py",
     "tests/store",
     SEEDS,
 )
@@ -55,7 +56,7 @@ _SHELL_TESTS: Final = (
     "tests/cli/test_cli_import.py",
     "tests/test_metrics.py",
 )
-_COPIED: Final = ("worker", "tests", "ops/mutants", "pyproject.toml", "README.md")
+_COPIED: Final = ("worker", "tests", "ops/mutants", "ops/tools", "ops/error-codes.md", "pyproject.toml", "README.md")
 _LUA: Final = "worker/lua"
 _BEGINNING: Final = f"{_LUA}/_record.lua"
 _OTHERS: Final = {"fetch.lua"}

@@ -113,6 +113,8 @@ def test_person_may_name_the_second_one_instead() -> None:
     [
         (TWICE, "re_3", "re_1 or re_2"),
         (replace(FAILED, contradicted_by="re_2"), "re_3", "re_2"),
+        # It succeeded by the totals, which show no id.
+        (replace(TWICE, provider_refund_id=None), "re_3", "re_2"),
         # It failed, and what contradicts it did not.
         (replace(FAILED, provider_refund_id="re_1", contradicted_by="re_2"), "re_1", "re_2"),
     ],

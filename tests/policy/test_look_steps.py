@@ -28,6 +28,7 @@ BY_TOTALS = DROPPED | {
     "retriable": None,
 }
 CONFLICT = Look(sight=Sight.CONFLICT, reason="two")
+ODD = Look(sight=Sight.CONFLICT, reason="its status is paid", found=found(status="paid"))
 CONFLICTING = {"error_code": "conflict", "error_message": TOLD}
 LONG_QUIET = {"quiet_at": NOW - HOUR, "doubt_since": NOW - HOUR}
 
@@ -76,6 +77,27 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
                 alarm=TOLD,
                 source="list",
             ),
+        ),
+        *(
+            (
+                {},
+                replace(ODD, source=source),
+                VERIFY,
+                pending(
+                    Stage.REVIEW,
+                    "unknown_status",
+                    {
+                        "provider_refund_id": "re_1",
+                        "provider_status": "paid",
+                        "error_code": "unknown_status",
+                        "error_message": TOLD,
+                    },
+                    DAY,
+                    alarm=TOLD,
+                    source=source or "list",
+                ),
+            )
+            for source in (None, "lookup")
         ),
         # In the totals
         *(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -145,3 +147,36 @@ def test_refund_that_the_provider_once_had_is_not_sent_again_without_a_look(refu
     assert reviewed.stage is Stage.REVIEW
     step = resolve_resend(reviewed)
     assert (step.to, step.changes["operator_says"]) == (Stage.IN_DOUBT, "absent")
+
+
+def test_poll_that_shows_another_word_for_pending_keeps_that_word() -> None:
+    refund = a_refund(Stage.PROCESSING, provider_status="pending")
+    step = after_poll(refund, a_reply(200, refund_payload(status="requires_action")), NOW, 0)
+    assert (step.to, step.changes) == (Stage.PROCESSING, {"provider_status": "requires_action"})
+    same = a_refund(Stage.PROCESSING, provider_status="requires_action")
+    assert after_poll(same, a_reply(200, refund_payload(status="requires_action")), NOW, 0).changes == {}
+
+
+NAMED = a_refund(Stage.PROCESSING, operator_says="succeeded", operator_by="ann")
+OTHER_SUM = refund_payload(amount=7, currency="eur", metadata={})
+
+
+def test_person_who_insists_on_another_amount_and_currency_has_them_recorded_as_the_provider_shows_them() -> None:
+    assert after_poll(NAMED, a_reply(200, OTHER_SUM), NOW, 0).to is Stage.REVIEW
+    insisting = replace(NAMED, operator_unverified=True)
+    step = after_poll(insisting, a_reply(200, OTHER_SUM), NOW, 0)
+    assert (step.to, step.status, step.source) == (Stage.SETTLED, Status.SUCCEEDED, "operator")
+    assert (step.changes["amount"], step.changes["currency"]) == (7, "eur")
+    # By the person's word, though the provider shows our own id.
+    ours = a_reply(200, OTHER_SUM | {"metadata": {"refund_id": "order-1001-1"}})
+    assert after_poll(insisting, ours, NOW, 0).source == "operator"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"object": "charge"}, {"amount": 0}, {"metadata": {"refund_id": "order-2"}}, {"payment_intent": "pi_other"}],
+    ids=str,
+)
+def test_person_cannot_insist_on_what_cannot_be_this_refund(fields: dict[str, Any]) -> None:
+    insisting = replace(NAMED, operator_unverified=True)
+    assert after_poll(insisting, a_reply(200, OTHER_SUM | fields), NOW, 0).to is Stage.REVIEW

@@ -1,0 +1,42 @@
+"""A single failed refund that is sent again: which may be, and what is said of the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.factories import a_refund
+from worker.decisions import retry_failed, retry_one
+from worker.errors import NotRetriable
+from worker.model import Refund, Retriable, Stage, Status
+
+FAILED = a_refund(
+    Stage.SETTLED, status=Status.FAILED, provider_refund_id=None, error_code="card_declined", retriable=Retriable.YES
+)
+NOBODY_KNOWS = replace(FAILED, retriable=Retriable.UNKNOWN)
+
+
+@pytest.mark.parametrize(("refund", "unknown"), [(FAILED, False), (FAILED, True), (NOBODY_KNOWS, True)])
+def test_failed_refund_is_sent_again_if_that_can_help_or_somebody_found_out(refund: Refund, *, unknown: bool) -> None:
+    step = retry_one(refund, unknown=unknown)
+    assert step == retry_failed(refund)
+    assert (step.to, step.changes["generation"]) == (Stage.QUEUED, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "unknown", "told"),
+    [
+        ({"status": Status.SUCCEEDED}, True, "refund order-1001-1 is succeeded, not failed: only a failed refund"),
+        ({"retriable": Retriable.NO}, True, "failed with card_declined, which sending it again cannot change: submit"),
+        ({"retriable": Retriable.NO, "error_code": None}, True, "order-1001-1 failed with unknown, which sending"),
+        ({"retriable": Retriable.UNKNOWN}, False, "with card_declined, and it is not known whether sending it again"),
+        ({"retriable": None}, False, "run 'refunds retry order-1001-1 --unknown'$"),
+    ],
+)
+def test_any_other_refund_is_not_sent_again_and_the_error_says_why(
+    fields: dict[str, Any], *, unknown: bool, told: str
+) -> None:
+    with pytest.raises(NotRetriable, match=told):
+        retry_one(replace(FAILED, **fields), unknown=unknown)
