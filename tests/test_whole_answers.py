@@ -151,6 +151,17 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         ),
         (a_reply(429), Outcome(seen=Seen.NOT_DONE, code="rate_limited", http_status=429)),
         (
+            a_reply(429, {"error": ERROR | {"code": "lock_timeout"}}, retry_after=SECOND),
+            Outcome(seen=Seen.NOT_DONE, code="lock_timeout", message="because", http_status=429, retry_after=SECOND),
+        ),
+        *(
+            (
+                a_reply(429, {"error": {"code": code, "message": "because"}}),
+                Outcome(seen=Seen.NOT_DONE, code="rate_limited", message="because", http_status=429),
+            )
+            for code in (None, "made_up", "card_declined")
+        ),
+        (
             a_reply(401, {"error": ERROR}),
             Outcome(
                 seen=Seen.NOT_DONE, code="credentials_refused", message="because", http_status=401, credentials=True

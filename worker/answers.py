@@ -11,6 +11,7 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final
 
+from worker.codes import is_of_one_payment
 from worker.model import Answer, NoReply, NotSent, Outcome, ProviderError, ProviderRefund, Refund, Reply, Seen, Status
 from worker.payloads import LONGEST_TEXT, STATUSES
 from worker.request import shown
@@ -54,10 +55,11 @@ def classify(answer: Answer, refund: Refund) -> Outcome:
         return _classify_success(answer, refund)
     error = answer.payload.error if answer.payload is not None else None
     message = error.message if error is not None else None
+    code = _name_of(error, status)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return Outcome(
             seen=Seen.NOT_DONE,
-            code="rate_limited",
+            code=code if is_of_one_payment(code) else "rate_limited",
             message=message,
             http_status=status,
             retry_after=answer.retry_after,
@@ -70,7 +72,6 @@ def classify(answer: Answer, refund: Refund) -> Outcome:
             http_status=status,
             credentials=True,
         )
-    code = _name_of(error, status)
     if status in REFUSALS and error is not None:
         if _is_of_the_key(error):
             return Outcome(seen=Seen.MISMATCH, code="idempotency_error", message=message or code, http_status=status)

@@ -53,6 +53,8 @@ class Code:
     never_an_echo: bool = False
     """A refusal that a first refund of ours cannot have caused. Any other one, after a doubt, may be its echo, such as
     `charge_already_refunded`: it settles nothing, even after absence was proven or a person said so."""
+    of_one_payment: bool = False
+    """A 429 with it speaks of the payment that was asked for, not of the rate: it is that refund's trouble alone."""
 
 
 _refused: Final = partial(Code, origin="provider")
@@ -145,6 +147,7 @@ _TABLE: Final = (
         Actor.NOBODY,
         "Wait: the worker tries again. If the refund has failed with it, `refunds retry ID`.",
         Retriable.YES,
+        of_one_payment=True,
     ),
     _refused("processing_error", "The provider could not process it.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
     _refused("api_error", "The provider had an error of its own.", Actor.OPERATOR, _UNKNOWN, Retriable.UNKNOWN),
@@ -230,6 +233,12 @@ def may_be_an_echo(code: str) -> bool:
     """Tell whether a refusal may speak of what an earlier, doubtful attempt of the same refund did."""
     known = CODES.get(code)
     return known is None or not known.never_an_echo
+
+
+def is_of_one_payment(code: str) -> bool:
+    """Tell whether a 429 with this code concerns one payment; any other is of the rate."""
+    known = CODES.get(code)
+    return known is not None and known.of_one_payment
 
 
 def counted(code: str) -> str:

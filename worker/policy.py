@@ -138,6 +138,11 @@ def _attempt_backoff(attempt: int, jitter: float) -> timedelta:
     return backoff(attempt, base=timedelta(seconds=10), cap=timedelta(hours=1), jitter=jitter)
 
 
+def _least_wait(attempt: int, jitter: float) -> timedelta:
+    """Return what an attempt waits at least for the next, whatever it was told: 1 to 2 s, later up to an hour."""
+    return backoff(attempt, base=timedelta(seconds=2), cap=timedelta(hours=1), jitter=jitter)
+
+
 def may_try_again(outcomes: Sequence[Outcome], refund: Refund, rules: Rules) -> bool:
     """Tell whether the same bytes may leave again inside this attempt, time and count permitting."""
     last = outcomes[-1]
@@ -230,8 +235,8 @@ def _not_done(
         return budget_spent(seen)
     delay = _attempt_backoff(refund.attempts, jitter)
     if outcome.retry_after is not None:
-        # Told when to come back: neither sooner, nor much later.
-        delay = outcome.retry_after * (1 + jitter / 4)
+        # Told when to come back: neither sooner, nor much later. Told again and again, longer each time.
+        delay = max(outcome.retry_after * (1 + jitter / 4), _least_wait(refund.attempts, jitter))
     return Step(to=Stage.WAITING, status=Status.PENDING, label=outcome.code, changes=seen, delay=delay)
 
 

@@ -48,7 +48,8 @@ class ProviderTrouble:
             await self.refuse_credentials()
         if outcome.code == "rate_limited":
             self._blocks += 1
-            wait = outcome.retry_after or min(LONGEST_BLOCK, FIRST_BLOCK * 2 ** min(self._blocks - 1, 10))
+            own = min(LONGEST_BLOCK, FIRST_BLOCK * 2 ** min(self._blocks - 1, 10))
+            wait = max(outcome.retry_after or own, FIRST_BLOCK)
             await self._gate.block(wait)
             log.warning("rate_limited", seconds=wait.total_seconds())
         elif outcome.seen is Seen.DONE:

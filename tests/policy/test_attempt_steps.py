@@ -59,6 +59,21 @@ BY_REPLY = {"retriable": Retriable.NO, "evidence": "reply"}
             VERIFY,
             pending(Stage.WAITING, "rate_limited", SEEN | {"error_code": "rate_limited"}, 9 * SECOND),
         ),
+        *(
+            (
+                a_refund(attempts=attempts),
+                replace(NOT_DONE, retry_after=told),
+                VERIFY,
+                pending(Stage.WAITING, "rate_limited", SEEN | {"error_code": "rate_limited"}, delay),
+            )
+            for attempts, told, delay in (
+                (1, 0 * SECOND, 1.5 * SECOND),
+                (2, SECOND, 3 * SECOND),
+                (11, 0 * SECOND, 1536 * SECOND),
+                (12, 0 * SECOND, 2700 * SECOND),
+                (12, HOUR, 4050 * SECOND),
+            )
+        ),
         (
             a_refund(attempts=9),
             NOT_SENT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -69,6 +70,43 @@ async def test_rate_limit_that_says_how_long_is_kept_to_and_never_longer_than_tw
         shop.provider.will(POST, error(429, "rate_limit", "rate_limit_error"))
         await shop.handle()
         assert await blocked_for(shop) == 120 * SECOND
+
+
+@pytest.mark.parametrize(("told", "blocked"), [("0", [1, 2, 4]), ("0.2", [1, 1, 1]), ("3", [3, 3, 3])])
+async def test_rate_limit_closes_the_gate_for_a_second_at_least(
+    async_redis: redis.asyncio.Redis, told: str, blocked: list[int]
+) -> None:
+    async with opened(async_redis) as shop:
+        waits = []
+        for number in range(3):
+            await shop.accept(f"r{number}", payment_intent=f"pi_{number}")
+            shop.provider.will(POST, error(429, "rate_limit", "rate_limit_error", **{"Retry-After": told}))
+            await shop.handle(f"r{number}")
+            waits.append(await blocked_for(shop))
+            shop.pass_time(waits[-1])
+        assert waits == [seconds * SECOND for seconds in blocked]
+
+
+async def test_payment_that_is_always_busy_is_attempted_ever_later_and_holds_up_no_other(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        waits = []
+        for number in range(10):
+            shop.provider.will(POST, error(429, "lock_timeout", **{"Retry-After": "0"}))
+            await shop.handle()
+            held = await shop.stored()
+            assert (held.stage, held.error_code, held.attempts) == (Stage.WAITING, "lock_timeout", number + 1)
+            assert held.next_check_at is not None
+            waits.append(held.next_check_at - shop.now)
+            assert not await shop.store.redis.exists("refunds:gate")
+            shop.pass_time(waits[-1])
+        assert waits[0] >= SECOND
+        assert all(later >= 1.9 * earlier for earlier, later in pairwise(waits))
+        shop.provider.will(POST, says())
+        await shop.handle()
+        assert (await shop.stored()).status is Status.SUCCEEDED
 
 
 async def test_refused_credentials_are_said_once_and_stop_everyone_until_they_are_accepted(

@@ -35,7 +35,7 @@ FAMILIES: Final[Mapping[str, str]] = {
 }
 """Every family, with what it does."""
 
-ON: Final = frozenset(FAMILIES) - {"codes", "stubborn"}
+ON: Final = frozenset(FAMILIES) - {"codes"}
 """Families that every run plays; the others are known to be open and wait for their mend."""
 
 SHARE: Final = 0.6

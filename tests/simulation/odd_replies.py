@@ -29,6 +29,8 @@ OK: Final = 200
 CAPPED: Final = 1 << 20
 """Replies beyond this are not read at all, so the longest texts stay below."""
 LONG: Final = 900_000
+LEAST_WAIT: Final = 1.0
+"""Seconds that a refund waits at least after a 429 of its own, whatever it was told."""
 
 NUMBERS: Final[tuple[Any, ...]] = (
     10**19,
@@ -98,6 +100,8 @@ class OddReplies:
         self._world = world
         self._dice: random.Random = world.odd_dice
         self._made_up = 0
+        self._turned_away: dict[str, float] = {}
+        """When the stubborn payment's refunds met their last 429."""
 
     @property
     def _odd(self) -> bool:
@@ -119,8 +123,13 @@ class OddReplies:
             return self._not_shown(request)
         if odd.stubborn is None:
             return None
-        if json.loads(request.content)["payment_intent"] != odd.stubborn:
+        asked = json.loads(request.content)
+        if asked["payment_intent"] != odd.stubborn:
             return None
+        refund_id, now = asked["metadata"]["refund_id"], self._world.loop.time()
+        if now - self._turned_away.get(refund_id, -LEAST_WAIT) < LEAST_WAIT:
+            self._world.judge.broken("bounds", refund_id, "sent again at once after a 429 of its own")
+        self._turned_away[refund_id] = now
         self._world.happens("stubborn_429")
         config = self._world.seam.provider.config
         return shapes.error(
