@@ -262,7 +262,7 @@ class Saved:
     `rows` waited for room in the batch of the refund, and are due now.
     """
 
-    result: Literal["saved", "missing", "stale", "illegal", "already", "owned", "contradicts"]
+    result: Literal["saved", "missing", "stale", "illegal", "already", "owned", "contradicts", "attempted"]
     now: datetime
     woken: str | None = None
     rows: tuple[str, ...] = ()

@@ -35,6 +35,13 @@ _CONFLICTS_KEPT: Final = 1000
 _SAVE_TRIES: Final = 20
 _FIRST_POLL: Final = 0.02
 _LONGEST_POLL: Final = 1.0
+_TAKEN: Final = {
+    "owned": "that provider refund already belongs to refund {other}: {refund_id} was left as it is",
+    "attempted": (
+        "refund {refund_id} was handed in again as {other}, which is on its way or done: it was left as it is, since "
+        "both would be paid; follow that one with 'refunds status {other}'"
+    ),
+}
 PUBLISH_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
 
 
@@ -250,10 +257,8 @@ class Refunds:
                 if saved.woken:
                     self._nudge([saved.woken], Lane.SINGLE)
                 return after
-            if saved.result == "owned":
-                raise GuardRefused(
-                    f"that provider refund already belongs to refund {saved.other}: {refund_id} was left as it is"
-                )
+            if saved.result in _TAKEN:
+                raise GuardRefused(_TAKEN[saved.result].format(refund_id=refund_id, other=saved.other))
         raise StoreUnavailable(f"refund {refund_id} changes faster than it can be decided on: try again in a moment")
 
 

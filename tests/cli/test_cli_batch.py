@@ -149,7 +149,7 @@ def test_cancel_names_what_moved_meanwhile_and_its_numbers_add_up(
     settled(records, "row-0")
     apply = moves._apply
 
-    def and_meanwhile(*arguments: Any) -> list[str]:
+    def and_meanwhile(*arguments: Any) -> tuple[list[str], list[tuple[str, str]]]:
         # A worker saves that the provider was busy, after this page was read; and a claim has canceled another row.
         waits = Step(to=Stage.WAITING, status=Status.PENDING, label="rate_limited")
         assert records.store.run(calls.save(refund, waits)).result == "saved"
@@ -180,7 +180,10 @@ def test_retry_sends_again_what_is_retriable_in_the_bulk_lane(
         settled(records, f"row-{number}", kind)
     before = messages(sync_redis, Lane.BULK)
     ran = cli("batch", "retry", batch, "--json")
-    assert (ran.code, ran.object) == (0, {"batch_id": "b-1", "retried": 1, "left": {"no": 1, "unknown": 1}, "moved": 0})
+    assert (ran.code, ran.object) == (
+        0,
+        {"batch_id": "b-1", "retried": 1, "left": {"no": 1, "unknown": 1}, "moved": 0, "handed_in_again": 0},
+    )
     assert "--unknown sends those, too" in ran.err
     assert (messages(sync_redis, Lane.BULK) - before, messages(sync_redis, Lane.SINGLE)) == (1, 0)
     assert cli("batch", "retry", batch).code == 9

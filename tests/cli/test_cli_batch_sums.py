@@ -80,7 +80,7 @@ def test_failed_refunds_are_all_told_of_by_a_retry(
     failed = cli("batch", "show", "b-1", "--json").object["statuses"]["failed"]
     apply = moves._apply
 
-    def and_meanwhile(*arguments: object) -> list[str]:
+    def and_meanwhile(*arguments: object) -> tuple[list[str], list[tuple[str, str]]]:
         # Somebody else decides that one of them is not to be sent again.
         refund = records.get("row-3")
         step = Step(to=Stage.SETTLED, status=Status.FAILED, label="x", changes={"retriable": Retriable.NO})

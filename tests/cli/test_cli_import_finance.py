@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cli.commanding import Cli, Records
-from worker import calls
+from worker import batches, calls
 from worker.batches import read_batch
 from worker.importer import ImportOptions, accepted, open_source, validate
 from worker.model import Lane
@@ -170,6 +171,52 @@ def test_a_canceled_row_is_handed_in_again_by_a_further_attempt(cli: Cli, record
     assert (ran.code, "1 of them was canceled: what is still wanted needs --attempt 2\n" in ran.err) == (9, True)
     ran = cli("import", file, *BY_ORDER, "--attempt", "2", "--again", "--json")
     assert (ran.code, ran.object["created"], standing(records)) == (0, 1, 2)
+
+
+def test_a_failed_row_that_was_handed_in_again_is_not_retried(cli: Cli, records: Records, tmp_path: Path) -> None:
+    file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n2,pi_2,500\n")
+    assert cli("import", file, *BY_ORDER, "--batch", "b-1").code == 0
+    first, other = made(file)
+    for each in (first, other):
+        records.failed(each.refund_id, payment_intent=each.payment_intent, batch_id="b-1", metadata=dict(each.metadata))
+    mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "mended.csv")
+    assert cli("import", mended, *BY_ORDER, "--attempt", "2").code == 0
+    again = f"{first.refund_id}-a2"
+    ran = cli("batch", "retry", "b-1", "--unknown")
+    named = f"refund {first.refund_id} was left: its row was handed in again as {again}, which is on its way or done\n"
+    assert (ran.code, named in ran.err, "left, handed in again" in ran.out) == (0, True, True)
+    assert [records.get(each.refund_id).status for each in (first, other)] == ["failed", "pending"]
+    ran = cli("batch", "retry", "b-1", "--unknown", "--json")
+    assert (ran.code, ran.object["retried"], ran.object["handed_in_again"], ran.object["moved"]) == (9, 0, 1, 0)
+    ran = cli("retry", first.refund_id, "--unknown")
+    assert (ran.code, f"was handed in again as {again}" in ran.err) == (6, True)
+    assert records.get(first.refund_id).status == "failed"
+    # Once that attempt has failed too, either may go, and then the other may not.
+    records.failed(again, payment_intent="pi_1", amount=400, metadata={"order_no": "1"})
+    assert cli("batch", "retry", "b-1", "--unknown").code == 0
+    ran = cli("retry", again, "--unknown")
+    assert (ran.code, f"was handed in again as {first.refund_id}," in ran.err) == (6, True)
+
+
+def test_a_row_whose_earlier_attempt_is_retried_meanwhile_is_left_out(
+    cli: Cli, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n")
+    (first,) = made(file)
+    records.failed(first.refund_id, payment_intent="pi_1", metadata={"order_no": "1"})
+    open_batch = batches.open_batch
+
+    def late(*given: Any, **named: Any) -> Any:
+        # After the file was compared with the records, and before its first row is handed in.
+        assert cli("retry", first.refund_id, "--unknown").code == 0
+        return open_batch(*given, **named)
+
+    monkeypatch.setattr("worker.batches.open_batch", late)
+    mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "mended.csv")
+    ran = cli("import", mended, *BY_ORDER, "--attempt", "2")
+    assert (ran.code, "1 id was taken by another refund meanwhile" in ran.err) == (6, True)
+    assert standing(records) == 1
+    assert records.get(first.refund_id).status == "pending"
 
 
 def test_an_attempt_without_made_ids_is_wrong_usage(cli: Cli, tmp_path: Path) -> None:

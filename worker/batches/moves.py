@@ -17,6 +17,7 @@ from worker.store import PAGE, Store
 
 _ROUNDS: Final = 5
 """How often a refund that moves while it is decided on is read and decided on again."""
+_NAMED: Final = 20
 _UNSENT: Final = frozenset({Stage.QUEUED.value, Stage.WAITING.value})
 
 Decide = Callable[[Refund], Step | None]
@@ -39,10 +40,14 @@ class Retried:
     """How many failed refunds go again, and how many were left by whether a retry can help.
 
     `moved` are those that somebody else moved, or the provider contradicted, before they could go again.
+    `attempted` are those whose row was handed in again, and that attempt is on its way or done: `first_attempted` holds
+    twenty of them, each with that other refund.
     """
 
     retried: int = 0
     moved: int = 0
+    attempted: int = 0
+    first_attempted: list[tuple[str, str]] = field(default_factory=list)
     left: Counter[str] = field(default_factory=Counter)
 
 
@@ -103,11 +108,13 @@ def retry_batch(
                 failed.append(refund_id)
             else:
                 retried.left[retriable.value] += 1
-        again = _apply(store, failed, lambda refund: _retriable(refund, kinds), {"by": by})
+        again, attempted = _apply(store, failed, lambda refund: _retriable(refund, kinds), {"by": by})
         if again:
             nudge(again)
         retried.retried += len(again)
-        retried.moved += len(failed) - len(again)
+        retried.attempted += len(attempted)
+        retried.first_attempted += attempted[: _NAMED - len(retried.first_attempted)]
+        retried.moved += len(failed) - len(again) - len(attempted)
         done += len(page)
         if on_progress is not None:
             on_progress(done)
@@ -126,9 +133,15 @@ def _retriable(refund: Refund, kinds: frozenset[Retriable]) -> Step | None:
     return decisions.retry_failed(refund) if (refund.retriable or Retriable.UNKNOWN) in kinds else None
 
 
-def _apply(store: Store, refund_ids: Sequence[str], decide: Decide, detail: dict[str, Any]) -> list[str]:
-    """Decide and save a step for each refund, and return the ids for which it was saved."""
+def _apply(
+    store: Store, refund_ids: Sequence[str], decide: Decide, detail: dict[str, Any]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Decide and save a step for each refund.
+
+    Returns the ids for which it was saved, and those of which another attempt is on its way or done, with that one.
+    """
     saved: list[str] = []
+    attempted: list[tuple[str, str]] = []
     left = list(refund_ids)
     for _ in range(_ROUNDS):
         if not left:
@@ -143,7 +156,9 @@ def _apply(store: Store, refund_ids: Sequence[str], decide: Decide, detail: dict
                 saved.append(refund.refund_id)
             elif result.result == "stale":
                 left.append(refund.refund_id)
-    return saved
+            elif result.result == "attempted":
+                attempted.append((refund.refund_id, result.other or ""))
+    return saved, attempted
 
 
 def _pages(store: Store, batch_id: str) -> Iterator[list[str]]:

@@ -283,13 +283,17 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
         paused = batches.state_of_batch(refunds.store, batch_id) == "paused"
     if as_json:
         left = dict(done.left)
-        render.as_json({"batch_id": batch_id, "retried": done.retried, "left": left, "moved": done.moved})
+        counts = {"retried": done.retried, "left": left, "moved": done.moved, "handed_in_again": done.attempted}
+        render.as_json({"batch_id": batch_id} | counts)
     else:
         rows = [("sent again", f"{done.retried:,}")]
         rows += [(f"left, retriable: {kind}", f"{count:,}") for kind, count in sorted(done.left.items())]
         rows += [("changed meanwhile", f"{done.moved:,}")] if done.moved else []
-        rows.append(("failed before", f"{done.retried + done.left.total() + done.moved:,}"))
+        rows += [("left, handed in again", f"{done.attempted:,}")] if done.attempted else []
+        rows.append(("failed before", f"{done.retried + done.left.total() + done.moved + done.attempted:,}"))
         render.put(render.heading(batch_id), render.facts(rows))
+    for refund_id, other in done.first_attempted:
+        note(f"refund {refund_id} was left: its row was handed in again as {other}, which is on its way or done")
     if done.left[Retriable.UNKNOWN.value]:
         note("of some it is not known whether sending again can help: --unknown sends those, too")
     if paused:

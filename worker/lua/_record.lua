@@ -121,6 +121,21 @@ local function field_of(id, name)
   return type(value) == 'string' and value or ''
 end
 
+-- Ids that are made from a row's columns name the attempt at them: 'f-' and 32 digits, '-a2' to '-a99' unless it is the
+-- first, and which of several equal rows it is. No two attempts at one row may both be on their way or done: returns
+-- another one that is, nil if none is.
+local function other_attempt(id)
+  local base, rest = string.match(id, '^(f%-%x+)(.*)$')
+  if not base then return nil end
+  local occurrence = string.match(rest, '^%-a%d+(.*)$') or rest
+  for attempt = 1, 99 do
+    local other = base .. (attempt > 1 and '-a' .. attempt or '') .. occurrence
+    local status = other ~= id and field_of(other, 'status')
+    if status == 'pending' or status == 'succeeded' then return other end
+  end
+  return nil
+end
+
 local function holds_lock(stage) return stage == 'sending' or stage == 'in_doubt' end
 
 local function reschedule(id, r, due)

@@ -1,7 +1,8 @@
 -- Accept refunds, each once. ARGV[4] ms until a lost nudge is looked for; [5] lane; [6] batch id or ''; then a row of
 -- nine for each: id, fingerprint, body, payment intent, idempotency key, amount, currency, reason, metadata as JSON
 -- ('' for what was not stated).
--- Returns {now, one for each row}: 'created', 'conflict', or the record that stands with the same contents; or the error
+-- Returns {now, one for each row}: 'created', 'conflict' (also of a further attempt at a row whose refund by another one
+-- is on its way or done), or the record that stands with the same contents; or the error
 -- NEARLYFULL with the percentage of its memory that the server uses, if a row is new and there is too little left.
 takes(6)
 local ROW = 9
@@ -47,6 +48,8 @@ for i = 7, #ARGV, ROW do
     existing_at[place], out[place] = existing, ''
   elseif names[id] then
     twice[place], out[place] = i, ''
+  elseif string.match(id, '^f%-%x+%-a%d') and other_attempt(id) then
+    out[place] = 'conflict'
   else
     new[#new + 1], names[id], out[place] = i, true, 'created'
   end

@@ -4,7 +4,7 @@
 -- or ''; [14] the stages from which the move is legal, ',a,b,'; [15] a new body or ''; [16] the stage it was decided on:
 -- on a restored server the same version may be another record; then field, value pairs.
 -- Returns {'saved', now, id of a woken waiter or '', id of a woken row, …}, or {reason, now, …}: missing, stale, illegal,
--- already, owned (with the owner's id), contradicts (a proof that the record does not allow for: nothing is changed, and
+-- already, owned (with the owner's id), attempted (a retry, with the other attempt at its row), contradicts (a proof that the record does not allow for: nothing is changed, and
 -- the caller keeps it by a step of its own).
 takes(16)
 at_any_memory()
@@ -56,6 +56,8 @@ if ARGV[11] == '1' then
   return {'saved', int(NOW), ''}
 end
 if not string.find(ARGV[14], ',' .. (r.stage or '') .. ',', 1, true) then return {'illegal', int(NOW), r.stage} end
+local other = ARGV[15] ~= '' and other_attempt(id)
+if other then return {'attempted', int(NOW), other} end
 if ARGV[15] ~= '' then redis.call('SET', P .. 'body:' .. id, ARGV[15]) end
 if to ~= 'sending' then set.claim = '' end
 local woken, rows = move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13])
