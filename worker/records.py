@@ -4,7 +4,8 @@ Keys, under the prefix (`refunds:`); only the scripts in `lua/` write them:
 
     refund:<id>            hash    the record, flat; absent fields are not stored
     body:<id>              string  the bytes to be sent; dropped when the refund settles
-    history:<id>           list    one JSON object a move, oldest first, without what its place tells (`Moves`)
+    history:<id>           list    one JSON object a move, oldest first, without what its place tells (`Moves`);
+                                   at most 500: the first 100, one that counts what is left out, the newest
     due                    zset    every unsettled id, by the epoch ms at which it is looked at next
     index:<bucket>         zset    ids of one stage by that time, or of one final status by when it settled;
                                    queued ones of the bulk lane stand in `queued.bulk`
@@ -135,7 +136,8 @@ class Moves:
     An entry leaves out what its place tells: `version` is its number, `from` where the one before led to; only the
     first says `at`, and the others the milliseconds `after` the one before; without `status` it is pending, and without
     `to` settled; without `label` it is the first (`accepted`), a claim (`send`) or bears its status's name; without
-    `attempt` a move in or out of `sending` is of the attempt that was claimed. Without `source` a move out of `sending`
+    `attempt` a move in or out of `sending` is of the attempt that was claimed. One entry may stand for many moves that
+    were `left_out`, of which it tells how many, and the `claims` among them. Without `source` a move out of `sending`
     that has a status of HTTP was concluded from the reply, and a resend rests on what the entry before it concluded.
     """
 
@@ -153,7 +155,8 @@ class Moves:
     def _whole(self, noted: dict[str, Any]) -> dict[str, Any]:
         source, target = self._stage, noted.pop("to", Stage.SETTLED.value)
         status = noted.pop("status", Status.PENDING.value)
-        self._version += 1
+        left_out = noted.get("left_out")
+        self._version += left_out or 1
         self._at = noted.pop("at", None) or self._at + noted.pop("after")
         self._stage = target
         usual = "accepted" if source is None else "send" if target == Stage.SENDING else status
@@ -165,10 +168,13 @@ class Moves:
             "status": status,
             "label": noted.pop("label", usual),
         }
-        if target == Stage.SENDING:
-            self._attempts += 1
-        if Stage.SENDING in {source, target}:
-            whole["attempt"] = self._attempts
+        if left_out is not None:
+            self._attempts += noted.pop("claims")
+            whole["label"] = "left_out"
+        else:
+            self._attempts += target == Stage.SENDING
+            if Stage.SENDING in {source, target}:
+                whole["attempt"] = self._attempts
         if whole["label"] == "resend":
             whole |= self._concluded
         elif source == Stage.SENDING and "http_status" in noted:

@@ -241,6 +241,8 @@ def _told(entry: Mapping[str, Any]) -> str:
     """Return what a move was about, as a sentence: who or what moved it, and what was seen."""
     label, to = str(entry.get("label", "")), entry.get("to")
     shown = {name: value for name, value in entry.items() if name not in _TOLD and value is not None}
+    if "left_out" in entry:
+        return f"{entry['left_out']:,} moves are left out here"
     if to == Stage.SENDING and "attempt" in entry:
         return f"attempt {entry['attempt']}{_again(entry)}"
     if label in _DECIDED and "look" not in shown:

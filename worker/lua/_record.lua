@@ -308,6 +308,24 @@ local function entry(from, since, to, status, label, detail, attempts)
   return text .. detail .. '}'
 end
 
+-- A history keeps its first moves and its newest. One entry stands for those between: it counts them (`left_out`) and the
+-- claims among them, and says how long `after` the one before it the last of them was, and where that led to.
+local FIRST_KEPT, MOST_KEPT = 100, 500
+local function shorten(history)
+  if redis.call('LLEN', history) <= MOST_KEPT then return end
+  local function claims(move) return move.claims or move.to == 'sending' and 1 or 0 end
+  local read, both = pcall(function()
+    local gap = cjson.decode(redis.call('LINDEX', history, FIRST_KEPT))
+    local last = cjson.decode(redis.call('LINDEX', history, FIRST_KEPT + 1))
+    return cjson.encode({left_out = (gap.left_out or 1) + 1, claims = claims(gap) + claims(last),
+      after = gap.after + last.after, to = last.to, status = last.status, source = last.source, by = last.by})
+  end)
+  if not read then return end
+  redis.call('LSET', history, FIRST_KEPT, both)
+  redis.call('LSET', history, FIRST_KEPT + 1, '')
+  redis.call('LREM', history, 1, '')
+end
+
 -- One event. A stream that takes no more stops nothing: whoever follows it reads the records as well.
 local function tell(id, version, from, to, status)
   redis.pcall('XADD', P .. 'events', 'MAXLEN', '~', '1000000', '*', 'refund_id', id, 'version', version,
@@ -389,6 +407,7 @@ local function move(id, r, to, status, due, set, label, detail)
   if #removed > 0 then redis.call('HDEL', key, unpack(removed)) end
 
   redis.call('RPUSH', P .. 'history:' .. id, entry(from, since, to, status, label, detail, r.attempts))
+  shorten(P .. 'history:' .. id)
   tell(id, r.version, from or '', to, status)
 
   local to_bucket = bucket(to, status, r.lane)
