@@ -117,6 +117,20 @@ def test_entry_with_our_id_and_no_generation_is_not_taken_for_a_later_one() -> N
     assert listed(found(generation=None, status="failed"), refund=refund).sight is Sight.INCONCLUSIVE
 
 
+@pytest.mark.parametrize("status", ["failed", "succeeded", "pending"])
+def test_ours_beside_a_later_generation_that_is_not_known_here_is_a_conflict(status: str) -> None:
+    look = listed(found(status=status), found(id="re_2", generation="2"))
+    assert (look.sight, "sent again by records that were lost" in look.reason) == (Sight.CONFLICT, True)
+
+
+def test_ours_beside_an_earlier_generation_is_found() -> None:
+    refund = a_refund(Stage.IN_DOUBT, generation=2, first_attempt_at=STARTED)
+    ours = found(id="re_2", generation="2")
+    for earlier in ("1", None, "x", ""):
+        look = listed(found(generation=earlier, status="failed"), ours, refund=refund)
+        assert (look.sight, look.found) == (Sight.FOUND, ours)
+
+
 def test_list_that_shows_a_later_generation_than_the_record_proves_no_absence() -> None:
     # A server that was restored from a snapshot does not know of the retry that was sent since.
     assert listed(found(generation="2", created=NOW)).sight is not Sight.ABSENT

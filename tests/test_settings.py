@@ -54,7 +54,7 @@ def test_defaults_are_the_contracts() -> None:
         timedelta(hours=23),
         timedelta(seconds=45),
     )
-    assert (rules.request_timeout, rules.totals_proof) == (timedelta(seconds=20), False)
+    assert (rules.request_timeout, rules.totals_proof, rules.first_look) == (timedelta(seconds=20), False, False)
     assert settings.lease_spare == timedelta(seconds=23)
 
 
@@ -63,6 +63,7 @@ def test_rules_follow_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch,
         IDEMPOTENCY="trust",
         READBACK="list",
+        FIRST_LOOK="true",
         TOTALS="proof",
         SETTLE_SECONDS="1.5",
         KEY_WINDOW_HOURS="0.5",
@@ -75,7 +76,7 @@ def test_rules_follow_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (rules.idempotency, rules.readback, rules.totals_proof) == ("trust", "list", True)
     assert (rules.settle, rules.key_window) == (timedelta(seconds=1.5), timedelta(minutes=30))
     assert (rules.request_timeout, rules.lease, rules.max_attempts) == (timedelta(seconds=2), timedelta(seconds=7), 3)
-    assert rules.max_age == timedelta(hours=1)
+    assert (rules.max_age, rules.first_look) == (timedelta(hours=1), True)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,11 @@ WRONG = [
     ("API_URL", f"https://user:{SECRET}@provider.test"),
     ("API_URL", f"https://provider.test/?key={SECRET}"),
     ("API_URL", f"https://provider.test/#{SECRET}"),
-    *((name, value) for name in ("LIVE", "ALLOW_HTTP") for value in ("maybe", "2", "1", "yes", "on", "t", "0", "off")),
+    *(
+        (name, value)
+        for name in ("LIVE", "ALLOW_HTTP", "FIRST_LOOK")
+        for value in ("maybe", "2", "1", "yes", "on", "t", "0", "off")
+    ),
     ("IDEMPOTENCY", "hope"),
     ("READBACK", "all"),
     ("TOTALS", "maybe"),
@@ -172,6 +177,19 @@ def test_lease_must_outlive_a_call_by_five_seconds(monkeypatch: pytest.MonkeyPat
     text = message(monkeypatch, LEASE_SECONDS="24.9")
     assert "REFUNDS_LEASE_SECONDS" in text
     assert "REFUNDS_REQUEST_TIMEOUT_SECONDS" in text
+
+
+@pytest.mark.parametrize("readback", ["totals", "none", None])
+def test_first_look_needs_a_list(monkeypatch: pytest.MonkeyPatch, readback: str | None) -> None:
+    others = {} if readback is None else {"READBACK": readback}
+    text = message(monkeypatch, FIRST_LOOK="true", **others)
+    assert text.startswith("wrong settings: REFUNDS_FIRST_LOOK: may be true with REFUNDS_READBACK=list alone")
+    assert not loaded(monkeypatch, FIRST_LOOK="false", **others).first_look
+
+
+def test_first_look_says_nothing_of_a_readback_that_is_wrong_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = message(monkeypatch, FIRST_LOOK="true", READBACK="all")
+    assert ("REFUNDS_READBACK: " in text, "REFUNDS_FIRST_LOOK" in text) == (True, False)
 
 
 def test_records_outlive_the_key_window_by_sixty_days(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import Any
 
 import structlog
 
@@ -12,7 +13,7 @@ from worker.account import Account
 from worker.answers import classify
 from worker.endings import Ending
 from worker.gateway import Gateway, Turn, is_missing
-from worker.model import Outcome, PaymentView, Refund, Step
+from worker.model import Look, Outcome, PaymentView, Refund, Step
 from worker.policy import Rules
 from worker.recorder import Recorder
 
@@ -20,7 +21,10 @@ log = structlog.get_logger(__name__)
 
 
 class Checker:
-    """Reads payments before a send. `note_trouble` and `note_answer` as for `Reconciler`."""
+    """Reads payments before a send, and saves what keeps a refund back.
+
+    `note_trouble` and `note_answer` as for `Reconciler`.
+    """
 
     def __init__(
         self,
@@ -58,9 +62,24 @@ class Checker:
                 step = preflight.after_no_view(refund, outcome, self._rules, now, self._jitter())
         if step is None:
             return view
-        saved, ending = await self._recorder.save(refund, step, {})
+        ending, _ = await self._keep_back(refund, step, code, {})
+        return ending
+
+    async def judge(self, refund: Refund, look: Look, now: datetime) -> tuple[Ending, bool] | None:
+        """Save what a look before the first send means; return how it left the refund, and whether to go on with it.
+
+        None if it may be sent.
+        """
+        step = preflight.after_first_look(refund, look, now, self._jitter())
+        if step is None:
+            return None
+        detail = {"look": look.sight.value, "reason": look.reason}
+        return await self._keep_back(refund, step, "", detail)
+
+    async def _keep_back(self, refund: Refund, step: Step, code: str, detail: dict[str, Any]) -> tuple[Ending, bool]:
+        saved, ending = await self._recorder.save(refund, step, detail)
         if not step.quiet:
-            return ending
+            return ending, saved.result == "saved"
         reason = code if step.label == preflight.UNREADABLE else step.label
         log.info("refund_postponed", refund_id=refund.refund_id, reason=reason, code=code or None)
-        return endings.postponed(refund, reason) if saved.result == "saved" else ending
+        return endings.postponed(refund, reason) if saved.result == "saved" else ending, False

@@ -33,7 +33,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
         Stage.QUEUED: {
             Stage.SENDING: "claimed",
             Stage.SETTLED: "canceled by the caller, or refused unsent by a guard",
-            Stage.IN_DOUBT: "the server was restored from an old snapshot",
+            Stage.IN_DOUBT: "the server was restored, or a first look finds what may be it",
             Stage.REVIEW: "not sent, since it is unconfirmed or a proof contradicts it",
         },
         Stage.SENDING: {
@@ -47,7 +47,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
             Stage.SENDING: "claimed again",
             Stage.SETTLED: "budget spent, canceled by the caller, or a late proof",
             Stage.PROCESSING: "a late proof: the provider says pending",
-            Stage.IN_DOUBT: "the server was restored from an old snapshot",
+            Stage.IN_DOUBT: "the server was restored, or a first look finds what may be it",
             Stage.REVIEW: "not sent, since it is unconfirmed or a proof contradicts it",
         },
         Stage.IN_DOUBT: {
@@ -100,12 +100,18 @@ class Rules:
     idempotency: Literal["verify", "trust"] = "verify"
     readback: Literal["list", "totals", "none"] = "totals"
     totals_proof: bool = False
+    first_look: bool = False
     settle: timedelta = timedelta(seconds=300)
     key_window: timedelta = timedelta(hours=23)
     request_timeout: timedelta = timedelta(seconds=20)
     lease: timedelta = timedelta(seconds=45)
     max_attempts: int = 12
     max_age: timedelta = timedelta(hours=72)
+
+    @property
+    def reads_first(self) -> bool:
+        """Tell whether something is read of each payment before the first POST."""
+        return self.wants_baseline or self.first_look
 
     @property
     def wants_baseline(self) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from worker.model import Outcome, PaymentView, Refund, Seen, Stage, Step
-from worker.policy import PARKED, Rules, backoff, refused_unsent, to_review
+from worker.model import Look, Outcome, PaymentView, Refund, Retriable, Seen, Sight, Stage, Status, Step
+from worker.policy import MAX_SERVER_ERRORS, NO_LOOKS, PARKED, Rules, backoff, refused_unsent, to_review
 from worker.request import scrubbed
 
 UNCONFIRMED_FOR: Final = timedelta(hours=1)
@@ -50,6 +50,28 @@ def after_no_view(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
     return _unconfirmed(refund, f"the provider does not show the payment ({outcome.code})", now, jitter)
 
 
+def after_first_look(refund: Refund, look: Look, now: datetime, jitter: float) -> Step | None:
+    """Return what keeps a refund from its first send after its payment was read, None if the payment shows it absent.
+
+    What is there, or could be, is a doubt like any other: it is looked at again at once, and those rules decide.
+    """
+    match look.sight:
+        case Sight.ABSENT:
+            return None
+        case Sight.UNREADABLE:
+            delay = PARKED if look.credentials else _unread_wait(refund, look.retry_after, jitter)
+            return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
+    changes = {
+        "doubt_since": now,
+        "first_attempt_at": now,
+        "quiet_at": now,
+        "retriable": Retriable.NO,
+        # No replay before a look: what may be there was sent by records that are not known here.
+        "server_errors": MAX_SERVER_ERRORS,
+    } | NO_LOOKS
+    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="first_look", changes=changes, delay=timedelta(0))
+
+
 def account_lost(refund: Refund) -> Step:
     """Return the step for a refund whose payment was shown once and is missing now: everything is stopped by then."""
     return _postponed(refund, "account_lost", {}, PARKED)
@@ -72,8 +94,7 @@ def _unconfirmed(refund: Refund, problem: str, now: datetime, jitter: float) -> 
 
 def _unreadable(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float) -> Step:
     """Return the step for a payment that was not answered for: what was never sent waits however long that lasts."""
-    delay = backoff(refund.looks + 1, base=_FIRST_WAIT, cap=_LONGEST_WAIT, jitter=jitter)
-    delay = max(delay, outcome.retry_after or timedelta(0))
+    delay = _unread_wait(refund, outcome.retry_after, jitter)
     if refund.stage is not Stage.IN_DOUBT:
         return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
     # A doubt counts its looks for itself, and ends with a person.
@@ -82,6 +103,10 @@ def _unreadable(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, j
             {}, "payment_unreadable", f"its payment could not be read within the allowed age: {outcome.code}"
         )
     return _postponed(refund, UNREADABLE, {}, delay)
+
+
+def _unread_wait(refund: Refund, told: timedelta | None, jitter: float) -> timedelta:
+    return max(backoff(refund.looks + 1, base=_FIRST_WAIT, cap=_LONGEST_WAIT, jitter=jitter), told or timedelta(0))
 
 
 def _postponed(refund: Refund, label: str, changes: Mapping[str, Any], delay: timedelta) -> Step:

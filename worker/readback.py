@@ -20,20 +20,8 @@ def look_at_list(
     `siblings` are our other refunds on the payment, None if they are too many to be read.
     """
     ours = [entry for entry in entries if _is_this(entry, refund)]
-    if len({entry.id for entry in ours}) > 1:
-        return Look(
-            sight=Sight.CONFLICT, reason="the provider shows two refunds with our id: money may have moved twice"
-        )
     if ours:
-        found = ours[0]
-        wrong = contradiction(found, refund)
-        if wrong is not None or found.status is None:
-            return Look(
-                sight=Sight.CONFLICT, reason=f"the provider's refund has our id and another {wrong or 'status'}"
-            )
-        if found.status not in STATUSES:
-            return Look(sight=Sight.CONFLICT, reason=odd_status(found), found=found)
-        return Look(sight=Sight.FOUND, reason="listed with our id", found=found)
+        return _look_at_ours(refund, ours, entries)
     if not complete:
         return Look(sight=Sight.INCONCLUSIVE, reason="the list was not read to its end")
     if any(entry.payment_intent != refund.payment_intent for entry in entries):
@@ -48,10 +36,32 @@ def look_at_list(
     return Look(sight=Sight.ABSENT, reason="not in the payment's list")
 
 
+def _look_at_ours(refund: Refund, ours: Sequence[ProviderRefund], entries: Sequence[ProviderRefund]) -> Look:
+    conflict = None
+    if len({entry.id for entry in ours}) > 1:
+        conflict = "the provider shows two refunds with our id: money may have moved twice"
+    elif any(_is_later(entry, refund) for entry in entries):
+        conflict = "the provider shows a later one with our id: it was sent again by records that were lost"
+    if conflict is not None:
+        return Look(sight=Sight.CONFLICT, reason=conflict)
+    found = ours[0]
+    wrong = contradiction(found, refund)
+    if wrong is not None or found.status is None:
+        return Look(sight=Sight.CONFLICT, reason=f"the provider's refund has our id and another {wrong or 'status'}")
+    if found.status not in STATUSES:
+        return Look(sight=Sight.CONFLICT, reason=odd_status(found), found=found)
+    return Look(sight=Sight.FOUND, reason="listed with our id", found=found)
+
+
 def _is_this(entry: ProviderRefund, refund: Refund) -> bool:
     # An entry that does not say its generation can only be the first: a later one may be confused with one that failed.
     generation = "1" if entry.generation is None else entry.generation
     return entry.refund_id == refund.refund_id and generation == str(refund.generation)
+
+
+def _is_later(entry: ProviderRefund, refund: Refund) -> bool:
+    generation = entry.generation or ""
+    return entry.refund_id == refund.refund_id and generation.isdigit() and int(generation) > refund.generation
 
 
 def _known_ids(siblings: Sequence[Refund]) -> set[str]:

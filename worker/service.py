@@ -198,7 +198,7 @@ class Service:
 
     async def _advance(self, refund_id: str, lane: Lane) -> Ending:
         # Most refunds are claimed and sent with no look before, so the claim itself is the first look.
-        loaded = None if self.rules.wants_baseline else await self._send_blind(refund_id, lane)
+        loaded = None if self.rules.reads_first else await self._send_blind(refund_id, lane)
         if isinstance(loaded, Ending):
             return loaded
         ending = endings.OVERTAKEN
@@ -252,6 +252,10 @@ class Service:
         seq: str | None = None
         baseline: Baseline | None = None
         shown = False
+        if self.rules.first_look and refund.first_attempt_at is None:
+            look = await self._reconciler.look(refund, turns.take)
+            if (kept := await self._checker.judge(refund, look, loaded.now)) is not None:
+                return kept
         checks = preflight.wants_currency(refund)
         if self.rules.wants_baseline or checks:
             view = await self._checker.read_payment(refund, loaded.now, turns.take)
@@ -260,7 +264,7 @@ class Service:
             if self.rules.wants_baseline:
                 baseline = view.baseline
             seq, shown = loaded.seq, view.shown
-            await turns.ready()
+        await turns.ready()
         seen = {"currency_checked": checks, "payment_shown": shown}
         claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline, **seen)
         # Another refund of the payment was sent since the totals were read: read them again.

@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     idempotency: Literal["verify", "trust"] = "verify"
     key_window_hours: float = Field(default=23, gt=0, le=24 * 30)
     readback: Literal["list", "totals", "none"] = "totals"
+    first_look: bool = False
     totals: Literal["hint", "proof"] = "hint"
     settle_seconds: float = Field(default=300, ge=0, le=86400)
     durability: Literal["disk", "memory"] = "disk"
@@ -103,10 +104,11 @@ class Settings(BaseSettings):
             raise PydanticCustomError("socket", "must name the socket's file, as in unix:///run/redis.sock")
         return value
 
-    @field_validator("live", "allow_http", "remote_control", mode="before")
+    @field_validator("live", "allow_http", "remote_control", "first_look", mode="before")
     @classmethod
     def _true_or_false(cls, value: Any) -> Any:
-        # What lets real money move, a key leave in the clear, or others stop a worker is said in one way: never by a 1.
+        # What lets real money move, a key leave in the clear, or others stop a worker, and what keeps money from moving
+        # twice, is said in one way: never by a 1.
         if isinstance(value, str):
             value = {"true": True, "false": False}.get(value.lower())
         if not isinstance(value, bool):
@@ -127,6 +129,14 @@ class Settings(BaseSettings):
     @classmethod
     def _any_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("first_look")
+    @classmethod
+    def _reads_a_list(cls, value: bool, info: Any) -> bool:  # noqa: FBT001 - pydantic calls it
+        if value and info.data.get("readback", "list") != "list":
+            rule = "may be true with REFUNDS_READBACK=list alone, since only a list shows a refund by its id"
+            raise PydanticCustomError("first_look", rule)
+        return value
 
     @field_validator("lease_seconds")
     @classmethod
@@ -196,6 +206,7 @@ class Settings(BaseSettings):
             idempotency=self.idempotency,
             readback=self.readback,
             totals_proof=self.totals == "proof",
+            first_look=self.first_look,
             settle=timedelta(seconds=self.settle_seconds),
             key_window=timedelta(hours=self.key_window_hours),
             request_timeout=timedelta(seconds=self.request_timeout_seconds),

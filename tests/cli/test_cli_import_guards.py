@@ -206,6 +206,10 @@ def test_a_dry_run_tells_what_is_known_by_status_and_the_time_at_the_rate_limit(
     assert ran.object["seconds_at_rate_limit"] == 400
     shown = cli("import", file, "--dry-run", REFUNDS_RATE_LIMIT="0.01", REFUNDS_READBACK="list").out
     assert "about 7 min at the 0.01 calls a second of REFUNDS_RATE_LIMIT" in shown
+    # A first look is two calls more.
+    looking = {"REFUNDS_READBACK": "list", "REFUNDS_FIRST_LOOK": "true"}
+    ran = cli("import", file, "--dry-run", "--json", REFUNDS_RATE_LIMIT="0.01", **looking)
+    assert ran.object["seconds_at_rate_limit"] == 800
     assert "no rate limit is set" in cli("import", file, "--dry-run").out
 
 

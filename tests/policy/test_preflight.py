@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from tests.factories import HOUR, MINUTE, NOT_DONE, NOT_SENT, NOW, SECOND, SERVER_ERROR, VERIFY, a_refund
 from tests.policy.stepping import DAY, DROPPED, TOLD, assert_is_a_move, pending, plain, settled
 from tests.strategies import jitters, outcomes, refunds, rules
-from worker.model import Outcome, PaymentView, Refund, Retriable, Seen, Stage, Status, Step
-from worker.policy import Rules
-from worker.preflight import after_no_view, after_view, wants_currency
+from worker.model import Look, Outcome, PaymentView, Refund, Retriable, Seen, Sight, Stage, Status, Step
+from worker.policy import MAX_SERVER_ERRORS, Rules
+from worker.preflight import after_first_look, after_no_view, after_view, wants_currency
 
 law = settings(deadline=None, max_examples=100)
 
@@ -127,6 +127,52 @@ def test_payment_that_is_not_shown_leads_to_this_step_and_no_other(
     refund: Refund, outcome: Outcome, rules: Rules, step: Step | None
 ) -> None:
     assert plain(after_no_view(refund, outcome, rules, NOW, 0.5)) == step
+
+
+def first(sight: Sight, **fields: Any) -> Look:
+    return Look(sight=sight, reason="so", **fields)
+
+
+DOUBT = pending(
+    Stage.IN_DOUBT,
+    "first_look",
+    {
+        "doubt_since": NOW,
+        "first_attempt_at": NOW,
+        "quiet_at": NOW,
+        "retriable": Retriable.NO,
+        "server_errors": MAX_SERVER_ERRORS,
+        "looks": 0,
+        "absent_at": None,
+        "proven_absent_at": None,
+        "found_at": None,
+    },
+    timedelta(0),
+)
+
+
+@pytest.mark.parametrize(
+    ("look", "step"),
+    [
+        (first(Sight.ABSENT), None),
+        (first(Sight.FOUND), DOUBT),
+        (first(Sight.FOUND_IN_TOTALS), DOUBT),
+        (first(Sight.CONFLICT), DOUBT),
+        (first(Sight.INCONCLUSIVE), DOUBT),
+        (first(Sight.INCONCLUSIVE, missing=True), DOUBT),
+        (first(Sight.UNREADABLE), unreadable(3.75 * SECOND, 1)),
+        (first(Sight.UNREADABLE, retry_after=HOUR), unreadable(HOUR, 1)),
+        (first(Sight.UNREADABLE, retry_after=SECOND), unreadable(3.75 * SECOND, 1)),
+        (first(Sight.UNREADABLE, credentials=True), unreadable(15 * SECOND, 1)),
+    ],
+)
+def test_look_before_the_first_send_leads_to_this_step_and_no_other(look: Look, step: Step | None) -> None:
+    assert plain(after_first_look(a_refund(Stage.QUEUED), look, NOW, 0.5)) == step
+
+
+def test_payment_that_cannot_be_read_before_the_first_send_is_asked_for_ever_more_seldom() -> None:
+    step = after_first_look(a_refund(Stage.WAITING, looks=20), first(Sight.UNREADABLE), NOW, 0)
+    assert plain(step) == unreadable(5 * MINUTE, 21, Stage.WAITING)
 
 
 @pytest.mark.parametrize(

@@ -285,8 +285,9 @@ def _time_needed(settings: Settings, summary: Summary, new: int, asked: Asked) -
     if settings.rate_limit <= 0:
         return {"seconds_at_rate_limit": None} if asked.as_json else {"time": "no rate limit is set"}
     stated = sum(total.rows for currency, total in summary.totals.items() if currency is not None)
-    # A payment whose totals are read first, or whose currency must be looked at, takes a call more.
+    # A payment whose totals are read first, or whose currency must be looked at, takes a call more, a first look two.
     looked_at = 1.0 if settings.rules.wants_baseline else stated / max(1, summary.accepted)
+    looked_at += 2.0 if settings.first_look else 0.0
     seconds = new * (1 + looked_at) / settings.rate_limit
     if asked.as_json:
         return {"seconds_at_rate_limit": round(seconds, 1)}
