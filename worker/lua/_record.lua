@@ -314,16 +314,15 @@ local FIRST_KEPT, MOST_KEPT = 100, 500
 local function shorten(history)
   if redis.call('LLEN', history) <= MOST_KEPT then return end
   local function claims(move) return move.claims or move.to == 'sending' and 1 or 0 end
+  local later = redis.call('LRANGE', history, FIRST_KEPT, -1)
   local read, both = pcall(function()
-    local gap = cjson.decode(redis.call('LINDEX', history, FIRST_KEPT))
-    local last = cjson.decode(redis.call('LINDEX', history, FIRST_KEPT + 1))
+    local gap, last = cjson.decode(later[1]), cjson.decode(later[2])
     return cjson.encode({left_out = (gap.left_out or 1) + 1, claims = claims(gap) + claims(last),
       after = gap.after + last.after, to = last.to, status = last.status, source = last.source, by = last.by})
   end)
   if not read then return end
-  redis.call('LSET', history, FIRST_KEPT, both)
-  redis.call('LSET', history, FIRST_KEPT + 1, '')
-  redis.call('LREM', history, 1, '')
+  redis.call('LTRIM', history, 0, FIRST_KEPT - 1)
+  redis.call('RPUSH', history, both, unpack(later, 3))
 end
 
 -- One event. A stream that takes no more stops nothing: whoever follows it reads the records as well.
