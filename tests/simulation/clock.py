@@ -22,6 +22,8 @@ EPOCH: Final = datetime(2026, 3, 1, tzinfo=UTC)
 _EPOCH_MS: Final = int(EPOCH.timestamp() * 1000)
 _MOST_TASKS_KEPT: Final = 200
 OUTSIDE: Final = contextvars.Context()
+FROZEN: Final = "frozen"
+"""What befalls a worker that is stopped for very long over a reply."""
 """The world's own context, of no machine; callbacks of one loop never nest, so that all may share it."""
 
 MACHINE: Final[contextvars.ContextVar[Machine | None]] = contextvars.ContextVar("machine", default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.simulation.clock import FROZEN
 from tests.simulation.odd import ON
 from tests.simulation.plan import BEFALLS, FAMILIES, MESSAGE_FAULTS, REDIS_FAULTS
 from tests.simulation.provider_seam import READS
@@ -63,7 +64,7 @@ ODD: Final = {
     "unlabelled": ("list_unlabelled",),
     "currency": ("payment_not_shown", "payment_shown_oddly"),
     "clock": ("clock_went_back",),
-    "people": ("misled_failed", "misled_resend", "misled_succeeded"),
+    "people": ("misled_failed", "misled_resend", "misled_succeeded", FROZEN),
     "power": ("power_cut", "writes_lost"),
     "stubborn": ("stubborn_429",),
 }

@@ -287,7 +287,6 @@ class Judge:
     def judge_settled(self, refund_id: str, record: Mapping[str, str | None]) -> None:
         """Judge a status that is said to be final, at the moment at which it is said."""
         made, known = self._made(refund_id), self.refunds[refund_id]
-        known.settled_at = self.bank.clock()
         if known.misled and not self.reads_well:
             self.money.misled(refund_id, record, made)
             return
@@ -309,10 +308,13 @@ class Judge:
             self.broken("currency", refund_id, f"recorded {record['currency']}")
 
     def _judge_failed(self, refund_id: str, known: Known) -> None:
-        if known.status != "failed" or known.by_person:
+        # What comes to light later is kept, and is no end of its own.
+        if known.status != "failed" or known.by_person or known.last["label"] == "contradicted":
             return
         # What failed at once moved nothing and is no effect, but the provider's books show it.
         made = [refund for refund in self.bank.refunds.values() if refund.metadata.get("refund_id") == refund_id]
+        if known.misled and self.money.is_fallen(known.record, made):
+            return
         posts = [post for post in known.posts if post.generation == str(known.generations)]
         age_ms = None if known.first_attempt_at is None else self.now_ms() - known.first_attempt_at
         answered, statuses = [post.answered for post in posts], [refund.status for refund in made]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from worker.records import Moves
+
+if TYPE_CHECKING:
+    from tests.simulation.clock import Machine
 
 # Whole, readable answers after which nothing of that request can have happened.
 DEFINITIVE: Final = frozenset({400, 401, 402, 403, 404, 422, 429})
@@ -25,7 +28,6 @@ class Post:
     """When its worker had been told that it may send, in the server's milliseconds."""
     answered: int | None = None
     """The status of the whole reply that reached the worker, None where none did."""
-    answered_at: float = 0.0
     cleared: bool = False
     """Proven absent since, or said to be by a person."""
 
@@ -76,8 +78,8 @@ class Known:
 
     misled: bool = False
     """Whether a person has insisted on what is not so."""
-    settled_at: float = 0.0
-    """When it last settled, in seconds since the world began."""
+    late_proofs: list[Machine] = field(default_factory=list)
+    """Workers that have come with a proof that the record does not allow for."""
     told_version: int = 0
     """The version that somebody was told of, or that bytes have left under."""
 

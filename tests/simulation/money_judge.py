@@ -22,7 +22,6 @@ Broken = Callable[[str, str, str], None]
 Record = Mapping[str, str | None]
 
 STANDING: Final = frozenset({"pending", "succeeded"})
-OK: Final = 200
 SLOW_READ: Final = 150.0
 """Seconds that the reads of one look, or between a read and its claim, may take."""
 SLOW_SAVE: Final = 1500.0
@@ -81,6 +80,21 @@ class MoneyJudge:
         payment, stated = self.bank.payment(known.payment), known.record["asked_currency"]
         return stated is not None and payment is not None and payment.currency != stated
 
+    def payment_shown(self, shape: Mapping[str, Any]) -> None:
+        """Note what a payment, or its charge, confirms as it reached a worker: an odd one may hide what contradicts."""
+        is_charge = shape.get("object") == "charge"
+        identity = shape.get("payment_intent" if is_charge else "id")
+        payment = self.bank.payments.get(identity) if isinstance(identity, str) else None
+        if payment is None:
+            return
+        charges, latest = shape.get("charges"), shape.get("latest_charge")
+        entries = charges.get("data") if isinstance(charges, dict) else None
+        shown = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+        said = {str(each["currency"]) for each in (shape, *shown) if each.get("currency") is not None}
+        # A charge that is only named is read next, and without a currency it has its payment's.
+        if (said == {payment.currency} and (shown or not isinstance(latest, str))) or (is_charge and not said):
+            self.confirmed.add(payment.id)
+
     def sends(self, refund_id: str, payment_id: str, stated: str | None) -> None:
         """Judge a request as it leaves, by the currency that its refund states."""
         payment = self.bank.payment(payment_id)
@@ -118,6 +132,8 @@ class MoneyJudge:
         that somebody names is to be on the payment, and not another of ours.
         """
         if record["status"] != "succeeded":
+            if self.is_fallen(record, made):
+                return
             if any(refund.status in STANDING for refund in made) and record["evidence"] != "operator":
                 self.broken("false failed", refund_id, f"{record['evidence']}, and the ledger shows the money gone")
             return
@@ -127,13 +143,19 @@ class MoneyJudge:
         if "refund_id" in named.metadata or named.payment.id != record["payment_intent"]:
             self.broken("adopted", refund_id, f"a person named {named.id}, which is not its")
 
+    def is_fallen(self, record: Record, made: list[SandboxRefund]) -> bool:
+        """Tell whether a record failed with what a person had named: another's refund that has fallen back since."""
+        named = self.bank.refunds.get(record.get("provider_refund_id") or "")
+        return named is not None and named not in made and named.status not in STANDING
+
     def untold(self, refund_id: str, known: Known, made: list[SandboxRefund]) -> None:
         """Judge that what a worker was shown against a settled record is kept with it, for a person."""
         record = known.record
         if record["stage"] != "settled" or record["status"] == "succeeded" or record["contradicted_by"] is not None:
             return
-        shown = [post for post in known.posts if post.answered == OK and post.answered_at > known.settled_at]
-        if shown and any(refund.status in STANDING for refund in made):
+        # Of one that was killed it cannot be asked.
+        came = any(worker.alive for worker in known.late_proofs)
+        if came and any(refund.status in STANDING for refund in made):
             self.broken("untold", refund_id, f"{record['status']}, and {made[-1].id}, shown since, is kept nowhere")
 
     # How much

@@ -60,6 +60,8 @@ class Odd:
     """The payment that answers 429."""
     known_first: bool = False
     """Whether somebody else has refunded before the first of ours."""
+    falls_back: bool = False
+    """Whether all that others have refunded before falls back during our doubts."""
     cuts: tuple[Seconds, ...] = ()
     """When the server's power is cut, beside those cuts that somebody's word tempts."""
     back: tuple[tuple[Seconds, Seconds], ...] = ()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.simulation.bounds_judge import MADE_UP
 from tests.simulation.clock import EPOCH
+from tests.simulation.power import FLUSH_SECONDS
 from tests.simulation.secrets import API_KEY, EMAIL
 from worker.sandbox import shapes
 from worker.sandbox.shapes import Answer
@@ -31,6 +32,8 @@ CAPPED: Final = 1 << 20
 LONG: Final = 900_000
 LEAST_WAIT: Final = 1.0
 """Seconds that a refund waits at least after a 429 of its own, whatever it was told."""
+FREEZES: Final = 0.25
+"""Of replies to requests for a refund, if people decide in the meantime."""
 
 NUMBERS: Final[tuple[Any, ...]] = (
     10**19,
@@ -111,6 +114,10 @@ class OddReplies:
     def is_late(self) -> bool:
         """Whether what is read may be out of date."""
         return self._odd and self._world.plan.odd.lag > 0
+
+    def freezes(self) -> bool:
+        """Tell whether a worker is to freeze over a reply: it saves what that proves when a person has decided."""
+        return self._odd and "people" in self._world.plan.odd and self._dice.random() < FREEZES
 
     # Before anything is done
 
@@ -221,15 +228,17 @@ class OddReplies:
         return shapes.as_json(shape, status=answer.status, headers=answer.headers)
 
     def delivered(self, answer: Answer) -> None:
-        """Let the judge know of the words that a worker was shown."""
-        if "words" not in self._world.plan.odd or answer.status != OK or not answer.body.startswith(b"{"):
+        """Let the judge know of the words, and of the payments, that a worker was shown."""
+        odd = self._world.plan.odd
+        if not ("words" in odd or odd.shown) or answer.status != OK or not answer.body.startswith(b"{"):
             return
         try:
             shape = json.loads(answer.body)
         except (ValueError, RecursionError):
             return
+        self._world.judge.money.payment_shown(shape)
         items = shape.get("data") if shape.get("object") == "list" else [shape]
-        if isinstance(items, list):
+        if isinstance(items, list) and "words" in odd:
             self._world.judge.words.shown([item for item in items if isinstance(item, dict)], SPELLINGS)
 
     def _oddly_shown(self, shape: dict[str, Any]) -> None:
@@ -263,7 +272,13 @@ class OddReplies:
         """Return another payment's refund that says neither whose it is nor of which payment."""
         world = self._world
         # One that a record has: what nothing contradicts is the provider's word for what it did.
-        taken = {known.record.get("provider_refund_id") for known in world.judge.refunds.values() if known.is_owner}
+        # One that a power cut may still take from its record would be nobody's.
+        since = world.judge.now_ms() - 1000 * FLUSH_SECONDS
+        taken = {
+            known.record["provider_refund_id"]
+            for known in world.judge.refunds.values()
+            if known.is_owner and int(known.record["updated_at"] or 0) < since
+        }
         others = [
             refund
             for refund in world.seam.bank.refunds.values()

@@ -50,7 +50,8 @@ class Others:
         if "others" not in odd:
             return
         if odd.alone:
-            self._scenario = {payment: self._dice.choice(SCENARIOS) for payment in payments}
+            scenarios = SCENARIOS[:1] if odd.falls_back else SCENARIOS
+            self._scenario = {payment: self._dice.choice(scenarios) for payment in payments}
         for payment in payments:
             scenario = self._scenario.get(payment)
             if odd.known_first or scenario == "falls back":

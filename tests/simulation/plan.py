@@ -29,6 +29,7 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "wrong": WRONG,
 }
 LOST: Final = tuple(name for name in FAMILIES["broken"] if name.startswith("request_lost"))
+UNHEARD: Final = tuple(name for name in FAMILIES["broken"] if name.startswith("reply_lost"))
 MAIN: Final = ("broken", "late", "status")
 REDIS_FAULTS: Final = ("redis_lost", "redis_reply_lost", "redis_late", "redis_refuses")
 MESSAGE_FAULTS: Final = ("message_lost", "message_doubled", "message_delayed")
@@ -182,6 +183,8 @@ def plan_for(seed: int, *, wide: bool = False, families: Collection[str] = ON) -
         plan = _with_much_to_decide(plan)
     if "lag" in odd.families:
         plan = _side_by_side(plan)
+    if odd.alone and plan.rules.totals_proof:
+        plan = _unheard(plan)
     if "clock" in odd.families:
         plan = _with_a_short_window(plan)
     return _each_alone(plan) if odd.alone else plan
@@ -236,6 +239,15 @@ def _side_by_side(plan: Plan) -> Plan:
         odd=replace(plan.odd, missing=1800.0),
     )
     return _asking(plan, asked)
+
+
+def _unheard(plan: Plan) -> Plan:
+    """Return every other plan with replies that are lost while what others have refunded before falls back."""
+    dice = random.Random(f"unheard:{plan.seed}")  # noqa: S311 - repeatable, not secret
+    if dice.random() < 0.5:
+        return plan
+    rules = replace(plan.rules, idempotency="verify")
+    return replace(plan, rules=rules, post_faults=UNHEARD, post_rate=0.6, odd=replace(plan.odd, falls_back=True))
 
 
 def _with_much_to_decide(plan: Plan) -> Plan:

@@ -324,7 +324,7 @@ _SHOWS_ONLY: Final[dict[str, Callable[[Plan], bool]]] = {
     "not_found_is_gone": lambda plan: "lag" in plan.odd,
     "word_not_on_disk": lambda plan: "power" in plan.odd,
     "time_goes_back": lambda plan: "clock" in plan.odd,
-    "echo_settles": lambda plan: "people" in plan.odd,
+    **dict.fromkeys(("echo_settles", "proof_against_settled_dropped"), lambda plan: "people" in plan.odd),
     "amount_of_any_size": lambda plan: "numbers" in plan.odd,
     "texts_kept_whole": lambda plan: "texts" in plan.odd,
     **dict.fromkeys(("plain_words_only", "word_not_told"), lambda plan: "words" in plan.odd),

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from tests.simulation.planting import Bug, all_scripts, put, rescript
-from worker import calls, looks, payloads, policy, preflight, readback
+from worker import calls, contradictions, looks, payloads, policy, preflight, readback
 from worker.model import Action, Refund, Step
 from worker.policy import Rules
 
@@ -143,6 +143,11 @@ def time_goes_back(stack: ExitStack) -> None:
     rescript(stack, all_scripts(), "local SECOND, MINUTE", "do return told end\n  local SECOND, MINUTE")
 
 
+def proof_against_settled_dropped(stack: ExitStack) -> None:
+    """What is settled is settled: a proof that comes later is logged, and kept nowhere."""
+    put(stack, contradictions, "contradicted", lambda *_: None)
+
+
 def amount_of_any_size(stack: ExitStack) -> None:
     """Whatever JSON takes for a whole number is an amount."""
     real = payloads.read_amount
@@ -189,6 +194,7 @@ OF_MONEY: Final[tuple[Bug, ...]] = (
     not_found_is_gone,
     word_not_on_disk,
     time_goes_back,
+    proof_against_settled_dropped,
     amount_of_any_size,
     texts_kept_whole,
     plain_words_only,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tests.simulation.clock import OUTSIDE, Machine
+from tests.simulation.clock import FROZEN, OUTSIDE, Machine
 from tests.simulation.plan import BEFALLS
 from worker.model import Lane
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS: Final = 180.0
 """After so long one who was told to end is killed, as its supervisor would."""
+FROZEN_SECONDS: Final = 2000.0
+"""How long a worker is stopped over a reply that people decide without in the meantime."""
 
 
 class Worker(Protocol):
@@ -84,6 +86,8 @@ class Processes:
             return
         lease = self._world.plan.rules.lease.total_seconds()
         pause = self._world.dice.choice((1.0, lease / 2, lease + 5, lease + 5, lease + 120, 900.0))
+        if what == FROZEN:
+            pause = FROZEN_SECONDS
         if pause > lease:
             self._world.happens("stopped_past_lease", machine.name)
         machine.stop()

@@ -18,7 +18,7 @@ import aiohttp
 import httpx
 from aiohttp.client_reqrep import ConnectionKey
 
-from tests.simulation.clock import EPOCH, OUTSIDE
+from tests.simulation.clock import EPOCH, FROZEN, OUTSIDE
 from tests.simulation.known import Post
 from tests.simulation.secrets import API_KEY
 from worker.gateway import PROBE_ID
@@ -366,7 +366,9 @@ class Transport(httpx.AsyncBaseTransport):
         def whole() -> None:
             seam.odd.delivered(answer)
             if post is not None and (answer.status in BY_STATUS_ALONE or shapes_error(answer)):
-                post.answered, post.answered_at = answer.status, machine.loop.time()
+                post.answered = answer.status
+            if creates and seam.odd.freezes():
+                machine.planned[machine.points + 1] = FROZEN
 
         stream = _Body(machine, answer.body, cut=draw.fault == "reply_cut", whole=whole)
         return httpx.Response(answer.status, headers={**answer.headers}, stream=stream)

@@ -41,6 +41,7 @@ FIELDS: Final = (
     "error_message",
     "payment_intent",
     "contradicted_by",
+    "updated_at",
     "asked_currency",
     "failure_reason",
     "provider_status",

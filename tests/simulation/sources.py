@@ -120,6 +120,7 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "not_found_is_gone": frozenset({"hasty"}),
         "word_not_on_disk": frozenset({"told"}),
         "time_goes_back": frozenset({"window", "money_twice"}),
+        "proof_against_settled_dropped": frozenset({"untold"}),
         "amount_of_any_size": frozenset({"amount", "script", "lock", "open"}),
         "texts_kept_whole": frozenset({"bounds", "secret"}),
         "plain_words_only": frozenset({"word"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -14,7 +15,9 @@ from tests.simulation.planted import BUGS, may_try_again_unasked
 from tests.simulation.runner import Arena, Report, arena, play, rule_of, wire_to_server
 from tests.simulation.secrets import log_taken
 from tests.simulation.sources import CAUGHT_BY, SEEN_IN
+from worker import decisions
 from worker.breaker import Breaker
+from worker.model import Step
 from worker.service import Service
 
 SEEDS = 400
@@ -93,6 +96,24 @@ def test_seed_in_which_trials_were_spent_on_nothing_forgets_nobody_and_does_with
         assert play(18465, wire, families=PLAIN).violations == []
         with mock.patch.object(Breaker, "trial_over", _trial_is_spent):
             assert {*map(rule_of, play(18465, wire, families=PLAIN).violations)} == {"forgotten"}
+
+
+_decided = decisions._decided
+
+
+def _looks_count_from_no_time(*facts: Any, **how: Any) -> Step:
+    step = _decided(*facts, **how)
+    changes = {name: value for name, value in step.changes.items() if name != "quiet_at"}
+    return replace(step, changes=changes)
+
+
+def test_seed_in_which_a_decision_was_put_off_for_ever_strands_nobody_and_does_without_its_mend() -> None:
+    """480: a refund that was never in doubt, and of which a person said that it never happened."""
+    odd = frozenset({"currency", "people", "shapes"})
+    with log_taken(), wire_to_server() as wire:
+        assert play(480, wire, families=odd).violations == []
+        with mock.patch.object(decisions, "_decided", _looks_count_from_no_time):
+            assert {*map(rule_of, play(480, wire, families=odd).violations)} == {"stranded"}
 
 
 def test_every_planted_bug_has_its_rule_and_most_were_seen_in_a_real_project() -> None:

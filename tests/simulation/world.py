@@ -178,6 +178,8 @@ class World:
                 self.judge.brakes.given(machine.name, result, self.judge.now_ms())
             elif command[1] in _may_send() and (result == "" or (isinstance(result, list) and result[0] == "claimed")):
                 self.judge.may_send(str(command[_ID]), machine.name, flags)
+            elif command[1] == calls.SAVE.sha and isinstance(result, list) and result[0] == "contradicts":
+                self.judge.refunds[str(command[_ID])].late_proofs.append(machine)
 
     def _note_writes(self, commands: list[Command], results: list[Any]) -> None:
         for command in commands:
