@@ -246,6 +246,16 @@ def claim(
     return Call(script=CLAIM, arguments=arguments, read=read)
 
 
+def claimed(refund_id: str, token: str) -> Call[Claim]:
+    """Read the refund of a claim that is not known to have been made: `claimed` if it was and still stands.
+
+    It makes none: no record has the version that it would have to rest on.
+    """
+    made = claim(refund_id, "send", token=token, lease=timedelta(0), version=0)
+    # What comes of it is that nothing was sent, which is so whatever the server forgets.
+    return replace(made, durable=False)
+
+
 def stands(refund_id: str, token: str) -> Call[str]:
     """Tell whether the holder of a claim may send once more under it: '' where it may, else what is in the way.
 

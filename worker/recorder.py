@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -13,7 +13,7 @@ from worker import calls, contradictions, endings, looks, policy
 from worker.calls import Call, Saved
 from worker.endings import Ending
 from worker.errors import IllegalMove, NotStorable, StoreUnavailable
-from worker.model import Lane, Refund, Stage, Step
+from worker.model import Lane, Refund, Seen, Stage, Step
 from worker.store import AsyncStore
 
 T = TypeVar("T")
@@ -25,6 +25,8 @@ STOPPING_SAVE_SECONDS: Final = 15.0
 """A stopping worker insists no longer: the lapsed lease leads to a read-back, which finds what was done."""
 SOON: Final = timedelta(seconds=5)
 """A look due sooner than the next sweep is taken by the worker that scheduled it."""
+_LET_GO_PAUSES: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""The refund's slot is held meanwhile."""
 _KEEP_TRIES: Final = 20
 """How often a proof is kept anew because somebody else moved the record meanwhile."""
 _PAUSE: Final = 0.1
@@ -58,6 +60,26 @@ class Recorder:
         saved = await self._run(calls.save(refund, step, full, durable=False), refund, step, insist=insist)
         ending = await self._after_save(refund, step, saved, full)
         return saved, ending or endings.saved(step, saved.result)
+
+    async def let_go(self, refund_id: str, token: str, decide: Callable[[Refund, datetime], Step]) -> None:
+        """Save that nothing was sent under a claim whose reply was lost, or that is not known to be on disk.
+
+        Left alone its lease would lapse into a doubt. So it does if Redis stays away. `decide` returns the step for the
+        claimed record at a time.
+        """
+        for pause in (*_LET_GO_PAUSES, None):
+            try:
+                claim = await self._store.run(calls.claimed(refund_id, token))
+            except StoreUnavailable:
+                if pause is None or self.stopping:
+                    return
+                await asyncio.sleep(pause)
+            else:
+                if claim.claimed and claim.refund is not None:
+                    log.warning("claim_let_go", refund_id=refund_id)
+                    detail = {"attempt": claim.refund.attempts, "seen": Seen.NOT_SENT.value}
+                    await self.save(claim.refund, decide(claim.refund, claim.now), detail, insist=True)
+                return
 
     async def _run(self, call: Call[T], refund: Refund, step: Step, *, insist: bool) -> T:
         """Run a call; `insist` tries again for two minutes while Redis is away."""

@@ -22,7 +22,7 @@ from worker.answers import classify, owned_elsewhere
 from worker.calls import Claim, ClaimKind, Loaded
 from worker.checker import Checker
 from worker.endings import Ending
-from worker.errors import StoreUnavailable
+from worker.errors import NotDurable, StoreUnavailable
 from worker.gateway import Gateway, is_missing
 from worker.lanes import RateGate, Slots, Turns
 from worker.model import (
@@ -30,11 +30,13 @@ from worker.model import (
     Answer,
     Baseline,
     Lane,
+    NotSent,
     Outcome,
     Refund,
     Reply,
     Seen,
     Stage,
+    Step,
 )
 from worker.policy import Rules
 from worker.reconciler import Reconciler
@@ -288,21 +290,24 @@ class Service:
         currency_checked: bool = False,
         payment_shown: bool = False,
     ) -> Claim:
-        asked = self._clock()
-        claim = await self.store.run(
-            calls.claim(
-                refund_id,
-                kind,
-                token=self._token(),
-                lease=self.rules.lease,
-                replay_window=self.rules.key_window - self.rules.request_timeout - policy.SPARE,
-                version=version,
-                seq=seq,
-                baseline=baseline,
-                currency_checked=currency_checked,
-                payment_shown=payment_shown,
-            )
+        asked, token = self._clock(), self._token()
+        call = calls.claim(
+            refund_id,
+            kind,
+            token=token,
+            lease=self.rules.lease,
+            replay_window=self.rules.key_window - self.rules.request_timeout - policy.SPARE,
+            version=version,
+            seq=seq,
+            baseline=baseline,
+            currency_checked=currency_checked,
+            payment_shown=payment_shown,
         )
+        try:
+            claim = await self.store.run(call)
+        except (NotDurable, StoreUnavailable):
+            await self._recorder.let_go(refund_id, token, self._not_sent)
+            raise
         if claim.claimed:
             # The lease began some time after the question left: count from there, so that ours ends first.
             spent = timedelta(seconds=self._clock() - asked)
@@ -318,6 +323,10 @@ class Service:
             log.error("stored_request_missing", refund_id=refund_id, alarm=True)
         log.debug("claim_refused", refund_id=refund_id, reason=claim.result)
         return claim
+
+    def _not_sent(self, refund: Refund, now: datetime) -> Step:
+        outcome = classify(NotSent(reason="its claim was not known to be on disk"), refund)
+        return policy.after_attempt(refund, outcome, self.rules, now, self._jitter())
 
     async def _go(self, claim: Claim, lane: Lane) -> Ending:
         """Attempt what was claimed; return how that left the refund, or how the refused claim did."""

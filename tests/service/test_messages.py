@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
+import pytest
 import redis.asyncio
 
 from tests.factories import MAYBE, NOW, SECOND, refund_payload
@@ -68,7 +69,7 @@ async def test_one_refunds_unforeseen_trouble_is_its_own(async_redis: redis.asyn
 
 
 async def test_refund_that_redis_could_not_be_asked_about_is_left_to_a_sweep(
-    async_redis: redis.asyncio.Redis, log: list[Any]
+    async_redis: redis.asyncio.Redis, log: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
@@ -76,6 +77,7 @@ async def test_refund_that_redis_could_not_be_asked_about_is_left_to_a_sweep(
         async def away(_: Any) -> Any:
             raise StoreUnavailable("redis is away")
 
+        monkeypatch.setattr("worker.recorder._LET_GO_PAUSES", (0.0,))
         shop.store.run = away  # type: ignore[assignment, method-assign]
         assert await shop.handle() == "not known (Redis away)"
         ended = await shop.service.process([ID], Lane.SINGLE, seconds=30)
