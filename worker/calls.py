@@ -251,7 +251,7 @@ def claimed(refund_id: str, token: str) -> Call[Claim]:
 
     It makes none: no record has the version that it would have to rest on.
     """
-    made = claim(refund_id, "send", token=token, lease=timedelta(0), version=0)
+    made = claim(refund_id, "send", token=token, lease=SWEEP_HOLD, version=0)
     # What comes of it is that nothing was sent, which is so whatever the server forgets.
     return replace(made, durable=False)
 

@@ -10,10 +10,11 @@ import redis.asyncio
 
 from tests.factories import HOUR, SECOND, TRUST, VERIFY
 from tests.service.shop import ID, LIST, PAID, POST, Shop, listing, opened, says, totals
-from worker import calls
+from worker import calls, recorder
 from worker.errors import NotDurable, StoreUnavailable
 from worker.model import Stage, Status
 
+PAUSES = recorder._LET_GO_PAUSES
 NOT_SENT = "its claim was not known to be on disk"
 
 
@@ -73,6 +74,7 @@ async def test_a_claim_whose_reply_was_lost_is_let_go(async_redis: redis.asyncio
         assert asked == ["claim", "save"]
         await sent_in_the_end(shop)
     assert [line["refund_id"] for line in log if line["event"] == "claim_let_go"] == [ID]
+    assert [(line["attempt"], line["seen"]) for line in log if line["event"] == "refund_waiting"] == [(1, "not_sent")]
 
 
 async def test_a_claim_that_the_server_cannot_confirm_is_let_go(async_redis: redis.asyncio.Redis) -> None:
@@ -109,6 +111,34 @@ async def test_a_claim_that_never_arrived_is_not_made(async_redis: redis.asyncio
         assert await shop.handle() == "not known (Redis away)"
         assert shop.store.asked[-2:] == ["claim", "claim"]
         assert await shop.stored() == before
+
+
+async def test_that_nothing_was_sent_is_saved_however_often_redis_is_away(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        lose(shop)
+        shop.store.failing = ["save"]
+        await shop.handle()
+        assert (await shop.stored()).stage is Stage.WAITING
+
+
+async def test_the_pauses_between_its_questions_grow(
+    async_redis: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.recorder._LET_GO_PAUSES", PAUSES)
+    pauses: list[float] = []
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        lose(shop, finds=len(PAUSES) + 1)
+        with monkeypatch.context() as patched:
+            patched.setattr("worker.recorder.asyncio.sleep", noted)
+            await shop.handle()
+        assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6]
+        assert (await shop.stored()).stage is Stage.SENDING
 
 
 @pytest.mark.parametrize(("finds", "stage"), [(2, Stage.WAITING), (3, Stage.SENDING)])

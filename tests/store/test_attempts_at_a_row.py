@@ -98,6 +98,24 @@ def test_a_further_attempt_is_accepted_if_the_others_came_to_nothing(world: Worl
     assert [accept(world, named(attempt)) for attempt in (3, 2)] == ["conflict", "exists"]
 
 
+@pytest.mark.parametrize("number", [1, MOST_ATTEMPTS + 1])
+def test_an_id_with_a_number_that_no_attempt_has_is_no_attempt(world: World, number: int) -> None:
+    accept(world, FIRST)
+    settle(world, FIRST, "failed")
+    assert accept(world, f"{FIRST}-a{number}") == "created"
+    assert retry(world, FIRST).result == "saved"
+
+
+def test_an_outcome_is_saved_whatever_became_of_the_other_attempts(world: World) -> None:
+    accept(world, named(1))
+    settle(world, named(1), "failed")
+    accept(world, named(2))
+    # The provider has turned it, and a person has settled it so.
+    world.redis.hset(f"refunds:refund:{named(1)}", "status", "succeeded")
+    settle(world, named(2), "failed")
+    assert world.get(named(2)).status == "failed"
+
+
 def test_equal_rows_and_other_rows_are_no_attempts_at_each_other(world: World) -> None:
     accept(world, named(1, 2))
     accept(world, f"f-{'1b' * 16}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from tests.factories import NOW, a_refund, a_request
 from worker import calls, decisions, store
 from worker.calls import Call, Script
 from worker.errors import NotDurable, NotStorable, StoreUnavailable
-from worker.model import Lane, Refund, Stage, from_ms
+from worker.model import Lane, Refund, Stage, Status, Step, from_ms
 from worker.sandbox.server import ThrowawayServer
 from worker.store import AsyncStore, Store
 
@@ -69,6 +70,11 @@ LOAD: Call[Any] = calls.load("a")
 
 def test_disk_is_waited_for_five_seconds_and_lists_are_read_by_five_hundred() -> None:
     assert (store.WAITAOF_MS, store.PAGE) == (5000, 500)
+
+
+def test_the_records_time_goes_back_by_a_second_at_most() -> None:
+    # A script keeps the largest time once it is a second past the one that is kept: see _record.lua.
+    assert timedelta(seconds=1) == calls.MOST_BACK
 
 
 def test_stores_unless_told_otherwise_are_durable_and_keep_for_four_hundred_days(sync_redis: redis.Redis) -> None:
@@ -234,6 +240,33 @@ def test_an_end_that_may_be_later_than_what_is_known_to_be_on_disk_is_waited_for
     sync_redis.config_resetstat()
     records.get("a")
     assert asked(sync_redis)["waitaof"] == 1
+
+
+@pytest.mark.usefixtures("waitaof")
+def test_of_several_ends_the_latest_is_waited_for(sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis)
+    records.wait_for_disk = True
+    records.now = NOW
+    _ended(records, "a")
+    records.now = NOW + calls.MOST_BACK
+    records.confirm()
+    _ended(records, "b")
+    sync_redis.config_resetstat()
+    records.get_many(["b", "a"])
+    assert asked(sync_redis)["waitaof"] == 1
+
+
+@pytest.mark.usefixtures("waitaof")
+def test_the_history_of_a_refund_that_goes_again_is_read_without_a_wait(sync_redis: redis.Redis) -> None:
+    records = Store(sync_redis)
+    records.wait_for_disk = False
+    ended = _ended(records, "a")
+    again = Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes={"generation": 2})
+    assert records.run(calls.save(replace(ended, status=Status.FAILED), again)).result == "saved"
+    records.wait_for_disk = True
+    sync_redis.config_resetstat()
+    assert len(records.history("a")) == 3
+    assert "waitaof" not in asked(sync_redis)
 
 
 def test_where_memory_is_enough_an_end_is_read_without_asking_about_the_disk(sync_redis: redis.Redis) -> None:

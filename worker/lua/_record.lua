@@ -123,15 +123,19 @@ end
 
 -- Ids that are made from a row's columns name the attempt at them: 'f-' and 32 digits, '-a2' to '-a99' unless it is the
 -- first, and which of several equal rows it is. No two attempts at one row may both be on their way or done: returns
--- another one that is, nil if none is.
+-- the one that is, nil if none is. Asked of one that failed, or is not there yet.
 local function other_attempt(id)
   local base, rest = string.match(id, '^(f%-%x+)(.*)$')
   if not base then return nil end
   local occurrence = string.match(rest, '^%-a%d+(.*)$') or rest
-  for attempt = 1, 99 do
-    local other = base .. (attempt > 1 and '-a' .. attempt or '') .. occurrence
-    local status = other ~= id and field_of(other, 'status')
-    if status == 'pending' or status == 'succeeded' then return other end
+  local function may_be_paid(other)
+    local status = field_of(other, 'status')
+    return status == 'pending' or status == 'succeeded'
+  end
+  if may_be_paid(base .. occurrence) then return base .. occurrence end
+  for attempt = 2, 99 do
+    local other = base .. '-a' .. attempt .. occurrence
+    if may_be_paid(other) then return other end
   end
   return nil
 end
