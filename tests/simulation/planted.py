@@ -326,6 +326,7 @@ _SHOWS_ONLY: Final[dict[str, Callable[[Plan], bool]]] = {
     "time_goes_back": lambda plan: "clock" in plan.odd,
     **dict.fromkeys(("echo_settles", "proof_against_settled_dropped"), lambda plan: "people" in plan.odd),
     "amount_of_any_size": lambda plan: "numbers" in plan.odd,
+    "counted_as_they_come": lambda plan: "codes" in plan.odd,
     "texts_kept_whole": lambda plan: "texts" in plan.odd,
     **dict.fromkeys(("plain_words_only", "word_not_told"), lambda plan: "words" in plan.odd),
     **dict.fromkeys(("rate_ignored", "rate_not_shared"), lambda plan: plan.rate > 0),

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from tests.simulation.planting import Bug, all_scripts, put, rescript
-from worker import calls, contradictions, looks, payloads, policy, preflight, readback
+from worker import calls, codes, contradictions, looks, payloads, policy, preflight, readback
 from worker.model import Action, Refund, Step
 from worker.policy import Rules
 
@@ -163,6 +163,11 @@ def texts_kept_whole(stack: ExitStack) -> None:
     put(stack, payloads, "_clean", lambda text, _: text)
 
 
+def counted_as_they_come(stack: ExitStack) -> None:
+    """What a provider says is counted under the name that it has there."""
+    put(stack, codes, "counted", lambda code: code or codes.OTHER)
+
+
 def plain_words_only(stack: ExitStack) -> None:
     """A status is one of four words, to the letter."""
     put(stack, payloads, "_status", lambda value, _: value if isinstance(value, str) else "")
@@ -197,6 +202,7 @@ OF_MONEY: Final[tuple[Bug, ...]] = (
     proof_against_settled_dropped,
     amount_of_any_size,
     texts_kept_whole,
+    counted_as_they_come,
     plain_words_only,
     word_not_told,
 )

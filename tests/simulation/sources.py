@@ -123,6 +123,7 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "proof_against_settled_dropped": frozenset({"untold"}),
         "amount_of_any_size": frozenset({"amount", "script", "lock", "open"}),
         "texts_kept_whole": frozenset({"bounds", "secret"}),
+        "counted_as_they_come": frozenset({"bounds"}),
         "plain_words_only": frozenset({"word"}),
         "word_not_told": frozenset({"word"}),
     }
