@@ -104,7 +104,8 @@ class OddReplies:
         self._dice: random.Random = world.odd_dice
         self._made_up = 0
         self._turned_away: dict[str, float] = {}
-        """When the stubborn payment's refunds met their last 429."""
+        """When the last 429 reached a worker, for refunds of the stubborn payment."""
+        self._is_stubborn: set[str] = set()
 
     @property
     def _odd(self) -> bool:
@@ -136,7 +137,8 @@ class OddReplies:
         refund_id, now = asked["metadata"]["refund_id"], self._world.loop.time()
         if now - self._turned_away.get(refund_id, -LEAST_WAIT) < LEAST_WAIT:
             self._world.judge.broken("bounds", refund_id, "sent again at once after a 429 of its own")
-        self._turned_away[refund_id] = now
+        self._turned_away.pop(refund_id, None)
+        self._is_stubborn.add(refund_id)
         self._world.happens("stubborn_429")
         config = self._world.seam.provider.config
         return shapes.error(
@@ -226,6 +228,11 @@ class OddReplies:
                 if whole is not None:
                     return replace(answer, body=whole)
         return shapes.as_json(shape, status=answer.status, headers=answer.headers)
+
+    def turned_away(self, refund_id: str) -> None:
+        """Note that a worker has a 429 in hand: one that was lost on its way tells nobody to wait."""
+        if refund_id in self._is_stubborn:
+            self._turned_away[refund_id] = self._world.loop.time()
 
     def delivered(self, answer: Answer) -> None:
         """Let the judge know of the words, and of the payments, that a worker was shown."""

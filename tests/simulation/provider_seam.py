@@ -70,6 +70,7 @@ UNSENT: Final[Mapping[str, tuple[Callable[[], Exception], float]]] = {
     ),
 }
 # Fault → the error with which the connection ends; None holds it open until the worker gives up.
+TOO_MANY: Final = 429
 BROKEN: Final[Mapping[str, Callable[[], Exception] | None]] = {
     "request_lost_hang": None,
     "request_lost_reset": lambda: _foreign(httpx.ReadError, aiohttp.ClientOSError(104, "reset")),
@@ -367,6 +368,8 @@ class Transport(httpx.AsyncBaseTransport):
             seam.odd.delivered(answer)
             if post is not None and (answer.status in BY_STATUS_ALONE or shapes_error(answer)):
                 post.answered = answer.status
+            if post is not None and answer.status == TOO_MANY:
+                seam.odd.turned_away(post.refund_id)
             if creates and seam.odd.freezes():
                 machine.planned[machine.points + 1] = FROZEN
 
