@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from worker.sandbox.bank import Bank, SandboxRefund
 
 PAYMENT_ROWS: Final = 3
+STIRRED: Final = frozenset({"operator_says_absent", "operator_says_failed", "first_look"})
+"""What puts a refund in doubt beside others of its payment."""
 """Rows of the snapshot for each payment."""
 
 
@@ -256,7 +258,7 @@ class Judge:
         elif source == "sending":
             known.proven_at = entry["at"]
         self._moves.append((refund_id, entry))
-        known.stirred = known.stirred or known.label in {"operator_says_absent", "operator_says_failed"}
+        known.stirred = known.stirred or known.label in STIRRED
         if known.label == "resend":
             for post in known.posts:
                 post.cleared = True

@@ -54,7 +54,7 @@ class Known:
     told: Moves = field(default_factory=Moves)
     posts: list[Post] = field(default_factory=list)
     stirred: bool = False
-    """Whether a person has put it in doubt."""
+    """Whether a person, or a look before its first send, has put it in doubt."""
     lease_end: int | None = None
     """Of the last claim, None once anything but a proof of done has followed it; like the next two on the server's
     clock, in milliseconds."""

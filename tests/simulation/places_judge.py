@@ -57,7 +57,8 @@ class PlacesJudge:
     def _is_in_the_way(self, claimed: str, holders: Sequence[str]) -> bool:
         """Tell whether another refund's flight or doubt forbids a claim.
 
-        A person may put a second refund of a payment in doubt; the first that goes on is then sent again beside it.
+        A person, or a look before its first send, may put a second refund of a payment in doubt; the first that goes on
+        is then sent again beside it.
         """
         others = [self._refunds[identity] for identity in holders if identity != claimed]
         own = self._refunds[claimed]

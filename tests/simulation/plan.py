@@ -40,6 +40,7 @@ BEFALLS: Final = ("killed", "stopped", "terminated")
 
 FILES_RATE: Final = 0.35
 HEARD_RATE: Final = 0.15
+FIRST_LOOKS: Final = 0.25
 
 OPEN: Final = (
     "found in totals that count pending refunds: recorded as succeeded while the provider still says pending",
@@ -123,7 +124,8 @@ class Plan:
         """Return the plan in one line."""
         rules = self.rules
         return (
-            f"{rules.idempotency}/{rules.readback}/{'proof' if rules.totals_proof else 'hint'} "
+            f"{rules.idempotency}/{rules.readback}/{'proof' if rules.totals_proof else 'hint'}"
+            f"{'/first' if rules.first_look else ''} "
             f"keys={self.sandbox.idempotency} settle={rules.settle.total_seconds():g}s "
             f"lease={rules.lease.total_seconds():g}s window={rules.key_window.total_seconds():g}s "
             f"machines={self.machines} refunds={len(self.asked)} "
@@ -187,7 +189,16 @@ def plan_for(seed: int, *, wide: bool = False, families: Collection[str] = ON) -
         plan = _unheard(plan)
     if "clock" in odd.families:
         plan = _with_a_short_window(plan)
+    if odd.families and plan.rules.readback == "list":
+        plan = _looking_first(plan)
     return _each_alone(plan) if odd.alone else plan
+
+
+def _looking_first(plan: Plan) -> Plan:
+    """Return the plan, now and then with workers that look at the provider before a first send."""
+    # Dice of its own: seeds without that play as they did.
+    dice = random.Random(f"first:{plan.seed}")  # noqa: S311 - repeatable, not secret
+    return replace(plan, rules=replace(plan.rules, first_look=dice.random() < FIRST_LOOKS))
 
 
 def _with_a_short_window(plan: Plan) -> Plan:
