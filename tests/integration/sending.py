@@ -110,7 +110,15 @@ class AmqpPost:
     """Puts messages into the queues of RabbitMQ, each confirmed; declares them as the worker does."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+        self.url = url
+        self.connection: Any = None
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Begin a connection, in the place of one that the broker may have ended."""
+        if self.connection is not None:
+            self.connection.collect()
+        parts = urlsplit(self.url)
         self.connection = amqp.Connection(f"{parts.hostname}:{parts.port}", confirm_publish=True)
         self.connection.connect()
         self.channel = self.connection.channel()
