@@ -118,6 +118,13 @@ def test_short_password_is_hidden_in_an_address_only() -> None:
     assert without_secrets("redis://:pass@127.0.0.1/0 passed") == "redis://***127.0.0.1/0 passed"
 
 
+def test_shortest_text_that_can_hold_a_secret_is_looked_at() -> None:
+    Settings.load(api_key=KEY)
+    assert (without_secrets(KEY[:16]), without_secrets(KEY[:15])) == ("***", KEY[:15])
+    Settings.load(redis_url="redis://:hunter@127.0.0.1/0")
+    assert without_secrets("hunter") == "***"
+
+
 def test_secret_that_was_cut_or_masked_is_hidden() -> None:
     Settings.load(api_key=KEY)
     assert without_secrets(f"key {KEY[:20]}… and {KEY[:18]}**** it is") == "key *** and *** it is"

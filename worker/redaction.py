@@ -36,6 +36,7 @@ class Secrets:
     def __init__(self) -> None:
         self.forms: dict[str, None] = {}
         self._known = 0
+        self._shortest = 0
         self._pattern = re.compile(r"(?!)")
 
     def add(self, forms: Iterable[str]) -> None:
@@ -48,13 +49,16 @@ class Secrets:
 
     def hidden_in(self, text: str) -> str:
         """Return a text without any."""
-        return self._current().sub(HIDDEN, text)
+        pattern = self._current()
+        # Most words of a log are shorter than a secret.
+        return text if len(text) < self._shortest else pattern.sub(HIDDEN, text)
 
     def _current(self) -> re.Pattern[str]:
         # No lock: a child of a fork would inherit it held. Whoever is overtaken here compiles once more.
         if len(self.forms) != self._known:
             forms = sorted(self.forms, key=len, reverse=True)
             self._pattern, self._known = re.compile("|".join(_findable(forms)) or r"(?!)"), len(forms)
+            self._shortest = min((min(len(form), _BEGINNING) for form in forms), default=0)
         return self._pattern
 
 
@@ -78,7 +82,8 @@ def remember_address(url: str) -> None:
 
 def without_secrets(text: str) -> str:
     """Return a text with `***` for every secret of the settings, and for what looks like a key. Cut it afterwards."""
-    return _LOOKS_LIKE_A_KEY.sub(HIDDEN, CONFIGURED.hidden_in(text))
+    hidden = CONFIGURED.hidden_in(text)
+    return _LOOKS_LIKE_A_KEY.sub(HIDDEN, hidden) if "k_" in hidden or "Basic" in hidden else hidden
 
 
 def holds_key(text: str) -> bool:
