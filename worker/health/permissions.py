@@ -105,11 +105,13 @@ def _scripts_refused(store: Store) -> list[str]:
             with redis_errors(store.place):
                 ask()
         except StoreUnavailable as error:
-            if not is_forbidden(error.__cause__ or error):
+            cause = error.__cause__ or error
+            if isinstance(cause, exceptions.NoScriptError):
+                # It may be run, and could not be loaded.
+                continue
+            if not is_forbidden(cause):
                 raise
             refused.append(name)
-        except exceptions.NoScriptError:
-            continue
     return refused
 
 
