@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ import redis.asyncio
 
 from tests.factories import NOW, SECOND, a_refund, a_request, found
 from worker import calls, endings, policy
-from worker.errors import IllegalMove, StoreUnavailable
+from worker.errors import IllegalMove, NotStorable, StoreUnavailable
 from worker.model import Lane, Refund, Stage, Status, Step
 from worker.recorder import SAVE_SECONDS, STOPPING_SAVE_SECONDS, Recorder
 from worker.store import AsyncStore
@@ -139,7 +140,42 @@ async def test_step_is_given_up_at_the_very_end_of_its_time(desk: Desk, slept: l
     assert slept == []
 
 
+async def test_save_does_not_wait_for_the_disk(desk: Desk) -> None:
+    refund = await desk.claimed()
+    ran = watched(desk)
+    await desk.recorder.save(refund, WAITING, {}, insist=True)
+    assert [call.durable for call in ran] == [False]
+
+
+def watched(desk: Desk, *, away: tuple[int, ...] = ()) -> list[Any]:
+    """Every call from now on; Redis is away for those of these numbers, counted from 0."""
+    ran: list[Any] = []
+    run = desk.store.run
+
+    async def watching(call: Any) -> Any:
+        ran.append(call)
+        if len(ran) - 1 in away:
+            raise StoreUnavailable("redis is away")
+        return await run(call)
+
+    desk.store.run = watching  # type: ignore[method-assign]
+    return ran
+
+
 # What is checked
+
+
+async def test_step_that_the_records_cannot_hold_is_tried_once_and_told(desk: Desk, log: list[Any]) -> None:
+    refund = await desk.claimed()
+    step = policy.done(refund, found(), "reply", NOW)
+    unheard_of = replace(step, changes={**step.changes, "amount": 10**19})
+    ran = watched(desk)
+    with pytest.raises(NotStorable, match="amount 10000000000000000000 is not a whole number"):
+        await desk.recorder.save(refund, unheard_of, {}, insist=True)
+    assert len(ran) == 1
+    (line,) = named(log, "save_refused")
+    assert (line["refund_id"], line["alarm"], line["to"], line["provider_refund_id"]) == (ID, True, "settled", "re_1")
+    assert "is not a whole number" in line["error"]
 
 
 async def test_move_that_is_not_in_the_table_is_not_even_asked_for(desk: Desk) -> None:
@@ -238,6 +274,19 @@ async def test_proof_against_a_settled_refund_rings_an_alarm(desk: Desk, log: li
     assert (line["refund_id"], line["alarm"], line["provider_refund_id"]) == (ID, True, "re_2")
 
 
+async def test_proof_against_a_settled_refund_is_kept_though_redis_is_away_meanwhile(
+    desk: Desk, slept: list[float]
+) -> None:
+    refund = await desk.claimed()
+    await desk.recorder.save(refund, policy.done(refund, found(), "reply", NOW), {})
+    # The proof itself, then the record as it is now, then what is kept of the proof.
+    ran = watched(desk, away=(1, 3))
+    await desk.recorder.save(refund, policy.done(refund, found(id="re_2"), "reply", NOW), {})
+    assert [call.script.name for call in ran] == ["save", "load", "load", "save", "save"]
+    assert slept == [0.1, 0.1]
+    assert (await desk.stored()).contradicted_by == "re_2"
+
+
 # Who is next
 
 
@@ -333,7 +382,8 @@ async def test_pending_refund_whose_proof_belongs_to_another_is_handed_to_a_pers
     )
     saved, ending = await desk.recorder.save(pending, named, {})
     assert (saved.result, str(ending)) == ("owned", "in review (owned_elsewhere)")
-    assert (await desk.stored()).stage is Stage.REVIEW
+    stored = await desk.stored()
+    assert (stored.stage, stored.doubt_since) == (Stage.REVIEW, pending.updated_at)
 
 
 async def test_refund_in_review_stays_there_where_its_proof_belongs_to_another(desk: Desk) -> None:

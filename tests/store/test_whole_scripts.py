@@ -315,6 +315,11 @@ def test_arguments_that_are_missing_or_too_many_leave_everything_as_it_was(real:
             real.bring_back(start)
 
 
+def test_call_with_too_few_arguments_is_refused_with_their_number(world: World) -> None:
+    with pytest.raises(NotStorable, match=r"too few arguments: 4 of 6$"):
+        world.store.run(Call(script=calls.PIN, arguments=["host"], read=list))
+
+
 @pytest.mark.parametrize("amount", [HUGE, str(MAX_AMOUNT + 1), "-1", "5.5", "nan", "1e3", "0x10", " 5", "five"])
 def test_amount_that_the_records_cannot_hold_changes_nothing(world: World, amount: str) -> None:
     refund = at_stage(world, Stage.SENDING, amount=None)
