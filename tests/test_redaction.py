@@ -102,6 +102,11 @@ def test_passwords_in_addresses_are_hidden(name: str, address: str) -> None:
     assert without_secrets("said hunter22") == "said ***"
 
 
+def test_key_that_looks_like_an_address_is_hidden() -> None:
+    Settings.load(api_key="odd://9f8e7d6c")
+    assert without_secrets("said odd://9f8e7d6c") == "said ***"
+
+
 def test_password_of_a_proxy_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://user:hunter22@proxy:3128")
     assert proxy_for("https://provider.example") is not None

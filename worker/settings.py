@@ -73,8 +73,8 @@ class Settings(BaseSettings):
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, SecretStr):
-                secret = value.get_secret_value()
-                (remember_address if "://" in secret else remember_key)(secret)
+                remember = remember_address if name.endswith("_url") else remember_key
+                remember(value.get_secret_value())
 
     @field_validator("actor")
     @classmethod
