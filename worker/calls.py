@@ -424,11 +424,11 @@ def flag(name: str, *, once: bool, by: str = "") -> Call[bool]:
     return Call(script=FLAG, arguments=[name, "1" if once else "", by], read=bool, durable=False)
 
 
-def payment(payment_intent: str, found: Literal["shown", "missing", "certain"]) -> Call[str]:
+def payment(payment_intent: str, found: Literal["shown", "missing", "certain", "gone"]) -> Call[str]:
     """Note whether the provider shows a payment. If it was shown once and is `missing`, that is `suspect`.
 
     `certain`, if it still is, stops everything: `raised`, or `lost` if everything was stopped already. Not durable:
-    what a crash forgets is noticed again at the next look.
+    what a crash forgets is noticed again at the next look. `gone`: a person says that it is not there any more.
     """
     return Call(script=PAYMENT, arguments=[payment_intent, found], read=str, durable=False)
 

@@ -123,12 +123,10 @@ def vouch_for_account(store: Store) -> Switches:
     believed. Raises `NotDurable`, `StoreUnavailable`.
     """
     before = read(store)
-    key = store.key("meta")
-    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
-        pipeline.hdel(key, "account_lost_at", "account_lost_payment", "account", "key_prints")
-        if before.account_lost_payment is not None:
-            pipeline.hset(store.key(f"payment:{before.account_lost_payment}"), "gone", "1")
-        pipeline.execute()
+    if before.account_lost_payment is not None:
+        store.run(calls.payment(before.account_lost_payment, "gone"))
+    with redis_errors(store.place):
+        store.redis.hdel(store.key("meta"), "account_lost_at", "account_lost_payment", "account", "key_prints")
     store.run(calls.flag("account_vouched", once=False))
     store.confirm()
     return before

@@ -179,6 +179,10 @@ def test_refunds_that_the_provider_has_shown_are_witnesses_the_newest_first(worl
     world.attempt(done_as("failed", id="re_6", payment_intent="pi_6"), "6")
     assert witnesses(world).refunds == ["re_5", "re_3", "re_2", "re_1"]
     assert witnesses(world, 1).refunds == ["re_5", "re_3"]
+    for number in (7, 8):
+        world.accept(str(number), payment_intent=f"pi_{number}")
+        world.attempt(done_as("pending", id=f"re_{number}", payment_intent=f"pi_{number}"), str(number))
+    assert [len(witnesses(world, most).refunds) for most in (1, 2, 3, 4)] == [2, 4, 6, 7]
 
 
 @pytest.mark.parametrize("fields", [{"operator_says": "succeeded"}, {"evidence": "operator"}])
@@ -210,6 +214,8 @@ def test_no_more_witnesses_of_a_sort_are_named_than_asked_for(world: World) -> N
     for number in range(3):
         world.accept(str(number), payment_intent=f"pi_{number}")
         world.attempt(MAYBE, str(number))
+    assert [len(witnesses(world, most).unseen) for most in (1, 2, 3, 4)] == [1, 2, 3, 3]
+    for number in range(3):
         world.accept(f"r{number}", payment_intent=f"pi_r{number}")
         world.attempt(MAYBE, f"r{number}", rules=BLIND)
     assert len(witnesses(world, 2).unseen) == 2

@@ -130,6 +130,25 @@ def test_how_a_refund_ended_is_confirmed_on_a_full_server(full_world: World, fil
     assert full_world.store.run(calls.confirm()) == full_world.now - calls.MOST_BACK
 
 
+def test_whose_account_it_is_is_noted_and_vouched_for_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    run = full_world.store.run
+    fill(OVER)
+    assert run(calls.payment("pi_1", "shown")) == "shown"
+    assert [run(calls.payment("pi_1", "certain")) for _ in range(2)] == ["raised", "lost"]
+    assert switches.vouch_for_account(full_world.store).account_lost_payment == "pi_1"
+    assert run(calls.payment("pi_1", "certain")) == "unseen"
+    facts = run(calls.account("salt", known="p1"))
+    assert (facts.salt, facts.prints) == ("salt", frozenset({"p1"}))
+
+
+@pytest.mark.parametrize("found", ["shown", "gone"])
+def test_a_payment_is_noted_on_a_full_server(full_world: World, fill: Callable[[float], None], found: Any) -> None:
+    fill(OVER)
+    assert full_world.store.run(calls.payment("pi_1", found)) == found
+
+
 async def test_a_refused_key_is_noted_on_a_full_server(
     async_redis: redis.asyncio.Redis, fill: Callable[[float], None]
 ) -> None:

@@ -141,6 +141,7 @@ CALLS: dict[str, Callable[[World], Call[Any]]] = {
     "flag": lambda _: Call(script=calls.FLAG, arguments=["paused", "1", "me"], read=int),
     "payment shown": lambda _: calls.payment(PAYMENT, "shown"),
     "payment missing": missing,
+    "payment gone": lambda _: calls.payment(PAYMENT, "gone"),
     "key known": lambda _: calls.account("salt", known="p1", account="acct_1"),
     "keep a message": lambda _: rejections.keep(rejected("e2")),
     "drop messages": lambda _: Call(script=rejections.SCRIPT, arguments=["drop", ""], read=int),

@@ -149,7 +149,7 @@ local function reschedule(id, r, due)
 end
 
 -- The refund that holds a payment's lock: the one that is in flight or in doubt there, nil if none is. If one is being
--- sent, `lock` names it. Others that are in doubt beside it (a person's decision, a recovery or a first look does it) wait in
+-- sent, `lock` names it. Others that are in doubt beside it (by a person's decision, a recovery or a first look) wait in
 -- `doubts`, so nothing here grows with the number of refunds on the payment.
 local function lock_holder(payment_intent)
   local holder = redis.call('HGET', P .. 'payment:' .. payment_intent, 'lock')

@@ -1,9 +1,9 @@
--- Note whether the provider shows a payment. ARGV[4] payment intent; [5] 'shown', 'missing', or 'certain' (it is still
--- missing, having been asked for once more).
+-- Note whether the provider shows a payment. ARGV[4] payment intent; [5] 'shown', 'missing', 'certain' (it is still
+-- missing, having been asked for once more), or 'gone' (so a person says).
 -- A payment that was shown once and is missing now is most likely not of the key's account: then everything stops, and
 -- each key must be confirmed again. Unless a person says that the payment is gone.
--- Returns 'shown', 'unseen' (missing, and that says nothing), 'suspect' (ask once more), 'raised' (everything stops from
--- now on) or 'lost' (so it does already: what is missing meanwhile says nothing of its own).
+-- Returns 'shown', 'gone', 'unseen' (missing, and that says nothing), 'suspect' (ask once more), 'raised' (everything
+-- stops from now on) or 'lost' (so it does already: what is missing meanwhile says nothing of its own).
 takes(5)
 at_any_memory()
 local payment, meta = P .. 'payment:' .. ARGV[4], P .. 'meta'
@@ -11,6 +11,10 @@ if ARGV[5] == 'shown' then
   redis.call('HSET', payment, 'seen', '1')
   redis.call('HDEL', payment, 'gone')
   return 'shown'
+end
+if ARGV[5] == 'gone' then
+  redis.call('HSET', payment, 'gone', '1')
+  return 'gone'
 end
 local known = redis.call('HMGET', payment, 'seen', 'gone')
 if known[2] then return 'unseen' end
