@@ -16,7 +16,7 @@ import structlog
 
 from worker import calls
 from worker.errors import ProviderMismatch, ProviderUnavailable
-from worker.gateway import Gateway, is_missing, shows
+from worker.gateway import Gateway, Turn, is_missing, shows
 from worker.model import Answer, Reply
 from worker.store import AsyncStore
 from worker.switches import key_print
@@ -100,13 +100,13 @@ class Account:
         """Note that the provider shows a payment."""
         await self._store.run(calls.payment(payment_intent, "shown"))
 
-    async def is_lost(self, payment_intent: str) -> bool:
+    async def is_lost(self, payment_intent: str, turn: Turn) -> bool:
         """Tell whether a payment that is missing now was shown once; then everything stops, and an alarm rings.
 
-        It is asked for once more first: one replica of the provider that lags stops nobody.
+        It is asked for once more first, after `turn`: one replica of the provider that lags stops nobody.
         """
         result = await self._store.run(calls.payment(payment_intent, "missing"))
-        if result == "suspect" and is_missing(await self._gateway.get_payment_intent(payment_intent)):
+        if result == "suspect" and is_missing(await self._gateway.get_payment_intent(payment_intent, turn)):
             result = await self._store.run(calls.payment(payment_intent, "certain"))
         if result == "raised":
             log.critical("account_lost", alarm=True, payment_intent=payment_intent)

@@ -56,7 +56,7 @@ class Checker:
             outcome = await self._gateway.whose_refusal(classify(seen, refund))
             await self._note_trouble(outcome)
             view, code = PaymentView(problem=outcome.code), outcome.code
-            if is_missing(seen) and await self._account.is_lost(refund.payment_intent):
+            if is_missing(seen) and await self._account.is_lost(refund.payment_intent, turn):
                 step = preflight.account_lost(refund)
             else:
                 step = preflight.after_no_view(refund, outcome, self._rules, now, self._jitter())

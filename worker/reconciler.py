@@ -103,7 +103,7 @@ class Reconciler:
             return look
         if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK and answer.payload is not None:
             return Look(sight=Sight.INCONCLUSIVE, reason="the provider showed another payment")
-        return await self._unpaid(answer, refund)
+        return await self._unpaid(answer, refund, turn)
 
     async def _sight_of_totals(self, refund: Refund, turn: Turn) -> Look:
         if refund.baseline is None:
@@ -116,7 +116,7 @@ class Reconciler:
                 reread[sibling.provider_refund_id] = await self._reread(sibling, sibling.provider_refund_id, turn)
         view = await self._gateway.get_payment(refund.payment_intent, turn, about=refund)
         if not isinstance(view, PaymentView):
-            return await self._unpaid(view, refund)
+            return await self._unpaid(view, refund, turn)
         self._note_answer()
         if view.shown:
             await self._account.shown(refund.payment_intent)
@@ -135,10 +135,10 @@ class Reconciler:
         if step is not None:
             await self._recorder.save(sibling, step, {"look": "reversed"})
 
-    async def _unpaid(self, answer: Answer, refund: Refund) -> Look:
+    async def _unpaid(self, answer: Answer, refund: Refund, turn: Turn) -> Look:
         """Return the look for a payment that was not shown: everyone's trouble, if it was shown once and is missing."""
         look = await self._unread(answer, refund)
-        if look.missing and await self._account.is_lost(refund.payment_intent):
+        if look.missing and await self._account.is_lost(refund.payment_intent, turn):
             reason = "the payment was shown before and is missing now: the key may be of another account"
             return Look(sight=Sight.UNREADABLE, reason=reason, credentials=True)
         return look

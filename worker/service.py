@@ -10,6 +10,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
@@ -234,8 +235,7 @@ class Service:
             case Action.LOOK:
                 return await self._look(refund, loaded.now, lane, turns), False
             case Action.POLL:
-                # One call, under the permit with which the handling began.
-                return await self._poll(refund, loaded.now), False
+                return await self._poll(refund, loaded.now, turns), False
             case Action.REVIEW:
                 step = policy.to_review({}, "no_readback", "it may have happened, and nothing may be read back")
                 _, ending = await self._recorder.save(refund, step, {})
@@ -372,8 +372,10 @@ class Service:
             step = policy.after_attempt(refund, doubt, self.rules, now, self._jitter())
             _, ending = await self._recorder.save(refund, step, detail | {"seen": doubt.seen.value}, insist=True)
         if outcome.seen is Seen.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
-            # True of this refund, which moved nothing; if the payment was shown once, it stops the others.
-            await self.account.is_lost(refund.payment_intent)
+            # True of this refund, which moved nothing; if the payment was shown once, it stops the others. A worker
+            # that ends waits for no permit: another refund of the payment will tell.
+            with suppress(TimeoutError):
+                await self.account.is_lost(refund.payment_intent, lambda: self.gate.go_on(lane))
         return ending
 
     async def _may_try_again(self, refund_id: str, token: str, lane: Lane) -> bool:
@@ -394,23 +396,23 @@ class Service:
 
     # Looking
 
-    async def _poll(self, refund: Refund, now: datetime) -> Ending:
+    async def _poll(self, refund: Refund, now: datetime, turns: Turns) -> Ending:
         if refund.provider_refund_id is None:
             step = policy.to_review({}, "no_provider_id", "it is processing under no id")
             _, ending = await self._recorder.save(refund, step, {})
             return ending
-        answer = await self.gateway.get_refund(refund.provider_refund_id, about=refund)
+        answer = await self.gateway.get_refund(refund.provider_refund_id, turns.take, about=refund)
         await self.trouble.note(classify(answer, refund))
         step = looks.after_poll(refund, answer, now, self._jitter())
-        if looks.says_gone(step) and refund.missing_since is not None and await self._account_is_lost(refund):
+        if looks.says_gone(step) and refund.missing_since is not None and await self._account_is_lost(refund, turns):
             step = looks.account_lost()
         _, ending = await self._recorder.save(refund, step, {"seen": _shape(answer)}, insist=step.proof)
         return ending
 
-    async def _account_is_lost(self, refund: Refund) -> bool:
+    async def _account_is_lost(self, refund: Refund, turns: Turns) -> bool:
         """Tell whether not even the payment of a refund is there any more, though it was shown once."""
-        payment = await self.gateway.get_payment_intent(refund.payment_intent, about=refund)
-        return is_missing(payment) and await self.account.is_lost(refund.payment_intent)
+        payment = await self.gateway.get_payment_intent(refund.payment_intent, turns.take, about=refund)
+        return is_missing(payment) and await self.account.is_lost(refund.payment_intent, turns.take)
 
     async def _look(self, refund: Refund, now: datetime, lane: Lane, turns: Turns) -> Ending:
         look = await self._reconciler.look(refund, turns.take)

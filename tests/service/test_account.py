@@ -217,6 +217,7 @@ async def test_payment_that_was_shown_once_and_is_missing_to_a_post_stops_the_ot
         shop.provider.will(POST, GONE)
         shop.provider.will(PAID, paid)
         assert await shop.handle() == "failed (resource_missing)"
+        assert shop.gate.passed == ["waited as refunds", "went on as refunds"]
         assert (LOST in await shop.meta()) is lost
         await shop.accept("another", payment_intent="pi_2")
         shop.provider.will(POST, says())
@@ -312,6 +313,42 @@ async def test_pending_refund_that_is_missing_together_with_its_payment_stops_ev
         shop.pass_time(HOUR)
         await shop.handle()
         assert (await shop.stored()).status is Status.SUCCEEDED
+
+
+async def test_each_call_about_a_missing_payment_takes_a_permit_of_the_rate(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async def handled(shop: Shop, *calls: str) -> None:
+        shop.provider.asked.clear()
+        shop.gate.passed.clear()
+        await shop.handle()
+        assert shop.provider.asked == [*calls]
+        assert shop.gate.passed == ["waited as refunds"] + ["went on as refunds"] * (len(calls) - 1)
+
+    async with opened(async_redis, TOTALS) as shop:
+        await pend(shop)
+        shop.provider.will(BY_ID, GONE)
+        shop.provider.will(PAID, GONE)
+        await handled(shop, BY_ID)
+        shop.pass_time(HOUR)
+        await handled(shop, BY_ID, PAID, PAID)
+
+
+async def test_worker_that_ends_asks_no_more_about_a_payment_that_is_missing_to_a_post(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.service.account.shown(PAYMENT)
+        await shop.accept()
+
+        def ending(_: httpx.Request) -> httpx.Response:
+            shop.service.stop()
+            shop.gate.learn(HOUR)
+            return GONE
+
+        shop.provider.will(POST, ending)
+        assert await shop.handle() == "failed (resource_missing)"
+        assert LOST not in await shop.meta()
 
 
 async def test_pending_refund_that_is_missing_while_its_payment_is_shown_goes_to_a_person(
