@@ -17,7 +17,8 @@ from tests.simulation.secrets import log_taken
 from tests.simulation.sources import CAUGHT_BY, SEEN_IN
 from worker import decisions
 from worker.breaker import Breaker
-from worker.model import Step
+from worker.gateway import is_missing
+from worker.model import Refund, Step
 from worker.service import Service
 
 SEEDS = 400
@@ -96,6 +97,20 @@ def test_seed_in_which_trials_were_spent_on_nothing_forgets_nobody_and_does_with
         assert play(18465, wire, families=PLAIN).violations == []
         with mock.patch.object(Breaker, "trial_over", _trial_is_spent):
             assert {*map(rule_of, play(18465, wire, families=PLAIN).violations)} == {"forgotten"}
+
+
+async def _asks_beside_the_schedule(self: Service, refund: Refund, _: object) -> bool:
+    payment = await self.gateway.get_payment_intent(refund.payment_intent, about=refund)
+    return is_missing(payment)
+
+
+def test_seed_in_which_a_missing_refund_was_asked_about_keeps_the_rate_and_does_not_without_its_mend() -> None:
+    """400: what a worker asked of the payment took no moment of the schedule that all workers share."""
+    odd = frozenset({"lag", "people", "words"})
+    with log_taken(), wire_to_server() as wire:
+        assert play(400, wire, families=odd).violations == []
+        with mock.patch.object(Service, "_account_is_lost", _asks_beside_the_schedule):
+            assert {*map(rule_of, play(400, wire, families=odd).violations)} == {"rate"}
 
 
 _decided = decisions._decided
