@@ -47,6 +47,7 @@ _READERS: Final = frozenset({calls.LOAD.sha, calls.STANDS.sha, calls.SIBLINGS.sh
 _SNAPSHOT_SHA: Final = hashlib.sha1(SNAPSHOT.encode(), usedforsecurity=False).hexdigest()
 _NOT_A_WRITE: Final = frozenset({"PING", "HEXISTS", "SCRIPT", "HMGET", "HGETALL", "LRANGE"})
 _ID: Final = 6
+_VERSION: Final = 10
 """Where a script's command carries the first argument of its own."""
 
 
@@ -176,6 +177,8 @@ class World:
         for command, result in zip(commands, results, strict=True):
             if command[1] == calls.GATE.sha and isinstance(result, list):
                 self.judge.brakes.given(machine.name, result, self.judge.now_ms())
+            elif _asks_about_a_claim(command):
+                continue
             elif command[1] in _may_send() and (result == "" or (isinstance(result, list) and result[0] == "claimed")):
                 self.judge.may_send(str(command[_ID]), machine.name, flags)
             elif command[1] == calls.SAVE.sha and isinstance(result, list) and result[0] == "contradicts":
@@ -458,6 +461,11 @@ def _in_order(records: Any) -> Any:
     if not isinstance(records, list):
         return records
     return [sorted(zip(row[::2], row[1::2], strict=True)) if isinstance(row, list) else row for row in records]
+
+
+def _asks_about_a_claim(command: Command) -> bool:
+    """Tell whether a worker asks what became of a claim whose reply it lost: it sends nothing for the answer."""
+    return command[1] == calls.CLAIM.sha and str(command[_VERSION]) == "0"
 
 
 def _may_send() -> tuple[str, str]:
