@@ -517,6 +517,22 @@ async def test_one_thing_that_is_shown_outweighs_what_is_missing(async_redis: re
         assert len(await known(shop)) == 1
 
 
+async def test_key_is_refused_only_if_everything_is_missing(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await settled(shop)
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata={}, payment_intent="pi_2")))
+        await shop.accept("b", payment_intent="pi_2")
+        await shop.handle("b")
+        shop.provider.will(ACCOUNT, GONE)
+        shop.provider.will(BY_ID, GONE)
+        shop.provider.will("GET /v1/refunds/re_2", error(503))
+        with pytest.raises(ProviderUnavailable, match="same account"):
+            await confirm(shop)
+        shop.provider.will("GET /v1/refunds/re_2", GONE)
+        with pytest.raises(ProviderMismatch, match="2 known refunds"):
+            await confirm(shop)
+
+
 def acct(identity: str, kind: str = "account") -> httpx.Response:
     return says(200, {"id": identity, "object": kind})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from tests.factories import BLIND, HOUR, MAYBE, NOW, PAYMENT, SECOND, done_as
 from tests.store.world import ID, P, World, at_stage
 from worker import calls, decisions, switches
-from worker.calls import AccountFacts, Witnesses
+from worker.calls import AccountFacts, Call, Witnesses
+from worker.errors import NotStorable
 from worker.model import Stage, to_ms
 
 MISSING, CERTAIN, SHOWN = "missing", "certain", "shown"
@@ -240,3 +242,10 @@ def test_recovered_refund_that_was_never_sent_is_a_witness_by_its_payment(world:
     assert step is not None
     world.save(world.get(), step)
     assert witnesses(world).unseen == [PAYMENT]
+
+
+@pytest.mark.parametrize("call", [calls.payment("pi_1", "shown"), calls.account("salt")], ids=["payment", "account"])
+def test_script_that_is_given_too_little_changes_nothing(world: World, call: Call[Any]) -> None:
+    with pytest.raises(NotStorable, match="too few arguments"):
+        world.store.run(replace(call, arguments=call.arguments[:-1]))
+    assert world.dump() == {}
