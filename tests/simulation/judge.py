@@ -315,7 +315,7 @@ class Judge:
             return
         # What failed at once moved nothing and is no effect, but the provider's books show it.
         made = [refund for refund in self.bank.refunds.values() if refund.metadata.get("refund_id") == refund_id]
-        if known.misled and self.money.is_fallen(known.record, made):
+        if known.misled and self.money.is_fallen(known.record):
             return
         posts = [post for post in known.posts if post.generation == str(known.generations)]
         age_ms = None if known.first_attempt_at is None else self.now_ms() - known.first_attempt_at

@@ -132,7 +132,7 @@ class MoneyJudge:
         that somebody names is to be on the payment, and not another of ours.
         """
         if record["status"] != "succeeded":
-            if self.is_fallen(record, made):
+            if self.is_fallen(record):
                 return
             if any(refund.status in STANDING for refund in made) and record["evidence"] != "operator":
                 self.broken("false failed", refund_id, f"{record['evidence']}, and the ledger shows the money gone")
@@ -143,10 +143,10 @@ class MoneyJudge:
         if "refund_id" in named.metadata or named.payment.id != record["payment_intent"]:
             self.broken("adopted", refund_id, f"a person named {named.id}, which is not its")
 
-    def is_fallen(self, record: Record, made: list[SandboxRefund]) -> bool:
-        """Tell whether a record failed with what a person had named: another's refund that has fallen back since."""
+    def is_fallen(self, record: Record) -> bool:
+        """Tell whether a record failed with the very refund that it names: of others only the person has spoken."""
         named = self.bank.refunds.get(record.get("provider_refund_id") or "")
-        return named is not None and named not in made and named.status not in STANDING
+        return named is not None and named.status not in STANDING
 
     def untold(self, refund_id: str, known: Known, made: list[SandboxRefund]) -> None:
         """Judge that what a worker was shown against a settled record is kept with it, for a person."""
