@@ -515,6 +515,9 @@ async def test_one_thing_that_is_shown_outweighs_what_is_missing(async_redis: re
         shop.provider.will(PAID, totals(0))
         assert await confirm(shop) == [ACCOUNT, BY_ID, PAID]
         assert len(await known(shop)) == 1
+        # A refund that is shown is enough.
+        shop.provider.will(BY_ID, says())
+        assert await confirm(shop, "sk_test_another") == [ACCOUNT, BY_ID]
 
 
 async def test_key_is_refused_only_if_everything_is_missing(async_redis: redis.asyncio.Redis) -> None:
