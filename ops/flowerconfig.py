@@ -38,7 +38,7 @@ def shown(arguments: object) -> str:
 
 
 def became(result: object) -> str:
-    """Return a task's result as it may be seen: what became of its refunds, in the words of `worker.endings`."""
+    """Return a task's result as it may be seen: what became of its refunds, in the words of `worker.engine.endings`."""
     # Celery sends a text as Python would write it.
     text = str(result or "").strip("'")
     return text if text == "" or _RESULT.fullmatch(text) else HIDDEN

@@ -14,9 +14,9 @@ import redis
 import redis.asyncio
 
 from tests.rabbit import RabbitMQ, running_rabbitmq
-from worker import redaction
-from worker.model import Lane
-from worker.sandbox.server import ThrowawayServer, find_server, running_server
+from worker.model import redaction
+from worker.model.refund import Lane
+from worker.sandbox.redis_server import ThrowawayServer, find_server, running_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

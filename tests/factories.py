@@ -7,10 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from worker import payloads
-from worker.model import Lane, Outcome, PaymentView, ProviderRefund, Refund, Reply, Seen, Stage, Status
-from worker.policy import Rules
-from worker.request import RefundRequest, idempotency_key
+from worker.model.answers import Outcome, PaymentView, ProviderRefund, Reply, Seen
+from worker.model.refund import Lane, Refund, Stage, Status
+from worker.model.request import RefundRequest, idempotency_key
+from worker.rules import payloads
+from worker.rules.attempts import Rules
 
 NOW = datetime(2026, 1, 31, 9, 0, tzinfo=UTC)
 PAYMENT = "pi_1787730829493927936"

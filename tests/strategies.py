@@ -9,23 +9,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.factories import NOW, a_refund, found, refund_payload
-from worker.answers import fold
-from worker.model import (
-    Answer,
-    Baseline,
-    Look,
-    NoReply,
-    NotSent,
-    Outcome,
-    Refund,
-    Reply,
-    Retriable,
-    Seen,
-    Sight,
-    Stage,
-)
-from worker.payloads import read as read_payload
-from worker.policy import Rules
+from worker.model.answers import Answer, Look, NoReply, NotSent, Outcome, Reply, Seen, Sight
+from worker.model.refund import Baseline, Refund, Retriable, Stage
+from worker.rules.attempts import Rules
+from worker.rules.outcomes import fold
+from worker.rules.payloads import read as read_payload
 
 jitters = st.floats(0, 1, exclude_max=True)
 spans = st.timedeltas(timedelta(0), timedelta(days=40)).map(lambda span: span - span % timedelta(milliseconds=1))

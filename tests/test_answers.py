@@ -25,10 +25,11 @@ from tests.factories import (
     refund_payload,
 )
 from tests.strategies import answers, attempts, json_values, replies
-from worker.answers import classify, fold, key_accepted, key_refused, owned_elsewhere
-from worker.model import Answer, NoReply, NotSent, Outcome, Payload, Reply, Seen, Stage
-from worker.payloads import STATUSES, read_amount, read_time
-from worker.request import is_provider_id
+from worker.model.answers import Answer, NoReply, NotSent, Outcome, Payload, Reply, Seen
+from worker.model.refund import Stage
+from worker.model.request import is_provider_id
+from worker.rules.outcomes import classify, fold, key_accepted, key_refused, owned_elsewhere
+from worker.rules.payloads import STATUSES, read_amount, read_time
 
 law = settings(deadline=None, max_examples=150)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.described import broken_by_reply, broken_by_request
-from worker.request import MAX_AMOUNT, REASONS, RESERVED_METADATA, RefundRequest, request_body
+from worker.model.request import MAX_AMOUNT, REASONS, RESERVED_METADATA, RefundRequest, request_body
 
 HEADERS = {"accept": "application/json", "content-type": "application/json", "authorization": "Basic eDo="}
 GOOD = {"payment_intent": "pi_1", "amount": "500", "reason": "duplicate", "metadata": {"order": "1"}}

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from tests.factories import BAD_KEY, MAYBE, MISMATCH, NOT_DONE, NOT_SENT, NOW, REFUSED, TRUST, a_refund, done_as
-from worker import endings, policy
-from worker.endings import Ending
-from worker.model import Outcome, Refund, Stage, Status
+from worker.engine import endings
+from worker.engine.endings import Ending
+from worker.model.answers import Outcome
+from worker.model.refund import Refund, Stage, Status
+from worker.rules import attempts
 
 FAILED = a_refund(Stage.SETTLED, status=Status.FAILED, error_code="card_declined")
 
@@ -31,12 +33,12 @@ FAILED = a_refund(Stage.SETTLED, status=Status.FAILED, error_code="card_declined
     ],
 )
 def test_a_saved_step_is_said_in_plain_words(outcome: Outcome, words: str) -> None:
-    step = policy.after_attempt(a_refund(), outcome, TRUST, NOW, 0.5)
+    step = attempts.after_attempt(a_refund(), outcome, TRUST, NOW, 0.5)
     assert str(endings.saved(step, "saved")) == words
 
 
 def test_a_step_into_review_is_named_by_its_own_reason_not_by_an_older_code() -> None:
-    step = policy.to_review({"error_code": "no_reply"}, "inconclusive", "it cannot be told")
+    step = attempts.to_review({"error_code": "no_reply"}, "inconclusive", "it cannot be told")
     assert str(endings.saved(step, "saved")) == "in review (inconclusive)"
 
 
@@ -51,7 +53,7 @@ def test_a_step_into_review_is_named_by_its_own_reason_not_by_an_older_code() ->
     ],
 )
 def test_a_step_that_was_not_saved_says_nothing_of_where_it_led(result: str, words: str) -> None:
-    assert str(endings.saved(policy.done(a_refund(), done_found(), "reply", NOW), result)) == words
+    assert str(endings.saved(attempts.done(a_refund(), done_found(), "reply", NOW), result)) == words
 
 
 def done_found() -> Any:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.envelope import DEEPEST, LONGEST_BODY, Unreadable, body_of, decompressed, headers_of, wire_of
+from worker.broker.envelope import DEEPEST, LONGEST_BODY, Unreadable, body_of, decompressed, headers_of, wire_of
 
 TASKS = {"refunds.submit", "refunds.process"}
 GOOD = {"task": "refunds.submit", "id": "5f0c0f3e"}

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ops.tools.error_codes import PAGE, page
-from worker.codes import CODES, DONE, OTHER, counted
+from worker.rules.codes import CODES, DONE, OTHER, counted
 
 WORKER = Path(__file__).parents[1] / "worker"
 GIVEN = re.compile(
@@ -20,7 +20,7 @@ def test_page_of_error_codes_is_made_of_the_table() -> None:
 
 
 def test_table_knows_every_code_that_the_worker_gives() -> None:
-    given = {code for file in WORKER.glob("*.py") for code in GIVEN.findall(file.read_text("utf-8"))}
+    given = {code for file in WORKER.rglob("*.py") for code in GIVEN.findall(file.read_text("utf-8"))}
     assert {"found_late", "budget_spent", "no_reply", "currency_mismatch"} <= given
     assert given - CODES.keys() == set()
 

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from tests.factories import NOW, VERIFY, a_refund, a_reply, refund_payload
 from tests.strategies import json_values
-from worker.answers import classify
-from worker.looks import after_poll
-from worker.model import Outcome, Refund, Retriable, Seen, Stage, Status, Step
-from worker.policy import after_attempt
-from worker.request import MAX_AMOUNT
+from worker.model.answers import Outcome, Seen
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.request import MAX_AMOUNT
+from worker.model.steps import Step
+from worker.rules.attempts import after_attempt
+from worker.rules.outcomes import classify
+from worker.rules.readback import after_poll
 
 law = settings(deadline=None, max_examples=200)
 

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from worker.errors import SettingsError
-from worker.heartbeat import Heartbeat
+from worker.process.heartbeat import Heartbeat
 
 
 def test_a_worker_without_a_heartbeat_file_touches_none() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from worker.broker.inbox import requested
 from worker.errors import InvalidRequest
-from worker.inbox import requested
 
 GOOD = {"refund_id": "order-1", "payment_intent": "pi_1"}
 

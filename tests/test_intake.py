@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from worker.broker import BULK_IDS, make_celery
-from worker.intake import HELD_SECONDS, BulkIntake
-from worker.model import Lane
-from worker.runtime import TASK_SECONDS, Runtime
+from worker.broker.bulk_prefetch import HELD_SECONDS, BulkIntake
+from worker.broker.queues import BULK_IDS, make_celery
+from worker.model.refund import Lane
+from worker.process.runtime import TASK_SECONDS, Runtime
 from worker.settings import Settings
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.integration.sending import EMBED, Sent
-from worker.kept import LONGEST, MOST_NAMED, kept_of, without_secrets
+from worker.broker.kept import LONGEST, MOST_NAMED, kept_of, without_secrets
 
 KEY = "sk_test_planted0123456789abcdef"
 CUT = json.dumps([[], {"key": KEY, "more": "x" * 90}, {}])

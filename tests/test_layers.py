@@ -1,4 +1,4 @@
-"""The order of the modules: who may import whom, read from the source, and what an import may not do."""
+"""The order of the packages: who may import whom, read from the source, and what an import may not do."""
 
 from __future__ import annotations
 
@@ -18,83 +18,58 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(worker.__file__).parent
 
-# Lowest first. A module imports from rows above its own only; those in one row do not know each other.
+# Lowest first. A package, or a module at the top, imports from rows above its own only; those in one row do not know
+# each other.
 LAYERS = (
-    {"errors", "ranges", "currencies", "forks", "redaction"},
-    {"request"},
-    {"model", "envelope", "kept"},
-    {"codes"},
-    {"payloads"},
-    {"answers"},
-    {"readback"},
-    {"policy"},
-    {"contradictions"},
-    {"decisions", "endings", "looks", "preflight", "sentinels"},
-    {"settings", "connections", "records", "inbox", "heartbeat"},
-    {"calls", "transport", "messages", "durability", "wire"},
-    {"broker", "store", "gateway", "importer", "telemetry"},
-    {
-        "lanes",
-        "backlog",
-        "breaker",
-        "intake",
-        "consumer",
-        "remote",
-        "sweeper",
-        "switches",
-        "rejections",
-        "batches",
-        "tally",
-    },
-    {"probing", "metrics", "recovery"},
-    {"health"},
-    {"recorder", "trouble", "account"},
-    {"reconciler", "checker"},
-    {"service", "client"},
+    {"errors", "ranges"},
+    {"model"},
+    {"rules"},
+    {"settings"},
+    {"store", "provider", "importer"},
+    {"batches", "broker"},
+    {"engine", "client", "probing"},
     {"__init__"},
-    {"runtime"},
+    {"process", "monitoring"},
     {"app"},
-    {"tasks", "supervisor"},
+    {"tasks"},
     {"cli"},
     {"__main__"},
 )
 
-# Imported by nothing but the command line, and free to import everything below that.
+# The same inside the rules, which stand on each other.
+RULES = (
+    {"codes", "transitions"},
+    {"payloads"},
+    {"outcomes"},
+    {"evidence", "attempts"},
+    {"contradictions", "preflight", "readback"},
+    {"decisions"},
+)
+
+# Imported by nothing but the command line, and free to import everything below the processes.
 SANDBOX = "sandbox"
 SANDBOX_USERS = {"cli", SANDBOX}
 
 # The clock, chance and the outside: nothing that is pure may reach for them.
 OUTSIDE = {"celery", "kombu", "redis", "httpx", "aiohttp", "asyncio", "socket", "time", "random", "os"}
 
-# What a module knows nothing of, beyond what the order says.
+# What a package, or one module of it, knows nothing of, beyond what the order says.
 FOREIGN = {
     "errors": OUTSIDE,
-    "redaction": OUTSIDE,
-    "request": OUTSIDE,
     "model": OUTSIDE,
-    "codes": OUTSIDE,
-    "payloads": OUTSIDE,
-    "answers": OUTSIDE,
-    "readback": OUTSIDE,
-    "policy": OUTSIDE,
-    "endings": OUTSIDE,
-    "looks": OUTSIDE,
-    "preflight": OUTSIDE,
-    "decisions": OUTSIDE,
-    "contradictions": OUTSIDE,
-    "broker": {"httpx", "worker.policy"},
+    "rules": OUTSIDE,
     "store": {"celery", "httpx", "aiohttp"},
-    "gateway": {"celery", "redis"},
-    "transport": {"celery", "redis"},
+    "provider": {"celery", "redis"},
     "importer": {"celery", "redis", "httpx", "aiohttp"},
-    "telemetry": {"worker.policy"},
-    "service": {"celery"},
-    "trouble": {"celery", "redis", "httpx"},
-    "account": {"celery", "redis", "httpx"},
-    "client": {"httpx", "aiohttp", "worker.gateway"},
-    "runtime": {"worker.policy"},
-    "app": {"worker.policy", "httpx"},
-    "tasks": {"worker.policy", "httpx"},
+    "broker": {"httpx", "worker.rules"},
+    "engine": {"celery"},
+    "engine/account": {"celery", "redis", "httpx"},
+    "engine/endings": OUTSIDE,
+    "engine/provider_state": {"celery", "redis", "httpx"},
+    "client": {"httpx", "aiohttp", "worker.provider"},
+    "process": {"worker.rules"},
+    "app": {"worker.rules", "httpx"},
+    "tasks": {"worker.rules", "httpx"},
     "cli": {"httpx"},
 }
 
@@ -127,6 +102,12 @@ def inside(name: str, known: Mapping[str, object], package: Path) -> str | None:
     return rest[0] if rest and rest[0] in known else "__init__"
 
 
+def foreign_to(path: Path, package: Path) -> set[str]:
+    """What a file may know nothing of: what its package may not, and what it may not by itself."""
+    inner = path.relative_to(package).with_suffix("")
+    return {*FOREIGN.get(inner.parts[0], ()), *FOREIGN.get(inner.as_posix(), ())}
+
+
 def breaches(package: Path) -> list[str]:
     """One sentence for each import that breaks the order, and for each module that has no place in it."""
     rank = {name: row for row, names in enumerate(LAYERS) for name in names}
@@ -138,47 +119,90 @@ def breaches(package: Path) -> list[str]:
             if target == SANDBOX:
                 allowed = module in SANDBOX_USERS
             elif module == SANDBOX:
-                allowed = rank.get(target, 0) < rank["cli"]
+                allowed = rank.get(target, 0) < rank["process"]
             else:
                 allowed = rank.get(target, 0) < rank.get(module, len(LAYERS))
             if not allowed:
                 found.append(f"{module} must not import {target}")
-        found += [
-            f"{module} must not know {name}"
-            for name in names
-            if any(f"{name}.".startswith(f"{foreign}.") for foreign in FOREIGN.get(module, ()))
-        ]
+        foreign = {
+            (name, other)
+            for path in paths
+            for name in imported_names(path, package)
+            for other in foreign_to(path, package)
+        }
+        found += sorted(
+            {f"{module} must not know {name}" for name, other in foreign if f"{name}.".startswith(f"{other}.")}
+        )
+    return found + breaches_in_rules(package)
+
+
+def breaches_in_rules(package: Path) -> list[str]:
+    """The same of the modules of the rules among each other."""
+    rank = {name: row for row, names in enumerate(RULES) for name in names}
+    found = []
+    for path in sorted((package / "rules").glob("*.py")):
+        if path.stem == "__init__":
+            continue
+        if path.stem not in rank:
+            found.append(f"rules/{path.stem} has no place in RULES")
+        for name in sorted({*imported_names(path, package)}):
+            parts = name.split(".")
+            if parts[:2] == [package.name, "rules"] and rank.get(parts[2], 0) >= rank.get(path.stem, len(RULES)):
+                found.append(f"rules/{path.stem} must not import rules/{parts[2]}")
     return found
 
 
-def test_every_module_has_its_place_and_imports_only_from_below_it() -> None:
+def test_every_package_has_its_place_and_imports_only_from_below_it() -> None:
     assert breaches(PACKAGE) == []
 
 
 @pytest.mark.parametrize(
     ("file", "source", "breach"),
     [
-        ("model.py", "from worker import policy", "model must not import policy"),
-        ("model.py", "from worker.policy import classify", "model must not import policy"),
-        ("model.py", "from . import policy", "model must not import policy"),
-        ("model.py", "def late():\n    import worker.policy", "model must not import policy"),
-        ("gateway.py", "from .store import Store", "gateway must not import store"),
-        ("store.py", "from worker import Refunds", "store must not import __init__"),
-        ("service.py", "from worker.sandbox.server import running_server", "service must not import sandbox"),
+        ("model/refund.py", "from worker import rules", "model must not import rules"),
+        ("model/refund.py", "from worker.rules import attempts", "model must not import rules"),
+        ("model/refund.py", "from worker.rules.outcomes import classify", "model must not import rules"),
+        ("model/refund.py", "from .. import rules", "model must not import rules"),
+        ("model/refund.py", "def late():\n    import worker.rules", "model must not import rules"),
+        ("provider/gateway.py", "from ..store.store import Store", "provider must not import store"),
+        ("store/store.py", "from worker import Refunds", "store must not import __init__"),
+        (
+            "engine/service.py",
+            "from worker.sandbox.redis_server import running_server",
+            "engine must not import sandbox",
+        ),
         ("sandbox/demo.py", "from worker.cli import main", "sandbox must not import cli"),
         ("sandbox/demo.py", "from ..cli import main", "sandbox must not import cli"),
         ("sandbox/demo.py", "from .. import cli", "sandbox must not import cli"),
-        ("store.py", "import httpx", "store must not know httpx"),
-        ("policy.py", "from time import monotonic", "policy must not know time.monotonic"),
+        ("sandbox/demo.py", "from worker.process import runtime", "sandbox must not import process"),
+        ("store/store.py", "import httpx", "store must not know httpx"),
+        ("rules/attempts.py", "from time import monotonic", "rules must not know time.monotonic"),
+        ("engine/endings.py", "import asyncio", "engine must not know asyncio"),
+        ("rules/outcomes.py", "from worker.rules import attempts", "rules/outcomes must not import rules/attempts"),
+        (
+            "rules/preflight.py",
+            "from worker.rules.readback import after_poll",
+            "rules/preflight must not import rules/readback",
+        ),
+        ("rules/extra.py", "import json", "rules/extra has no place in RULES"),
         ("extra.py", "import json", "extra has no place in LAYERS"),
     ],
 )
 def test_a_planted_breach_is_named(file: str, source: str, breach: str, tmp_path: Path) -> None:
     package = tmp_path / "worker"
-    for name in ["__init__.py", "model.py", "policy.py", "store.py", "cli.py", "sandbox/server.py", file]:
+    for name in [
+        "__init__.py",
+        "model/__init__.py",
+        "rules/__init__.py",
+        "store/__init__.py",
+        "cli/__init__.py",
+        "process/__init__.py",
+        "sandbox/redis_server.py",
+        file,
+    ]:
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).touch()
-    assert breaches(package) == ([] if file != "extra.py" else [breach])
+    assert breaches(package) == ([breach] if Path(file).stem == "extra" else [])
     (package / file).write_text(source)
     assert breaches(package) == [breach]
 
@@ -186,16 +210,19 @@ def test_a_planted_breach_is_named(file: str, source: str, breach: str, tmp_path
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("store.py", "from worker import model, policy, settings\nimport redis"),
-        ("cli.py", "from worker.sandbox.server import running_server"),
-        ("sandbox/demo.py", "from worker import Refunds\nfrom .server import running_server"),
+        ("store/store.py", "from worker import model, rules, settings\nimport redis"),
+        ("engine/service.py", "import asyncio"),
+        ("rules/decisions.py", "from worker.rules import attempts, contradictions"),
+        ("cli/group.py", "from worker.sandbox.redis_server import running_server"),
+        ("sandbox/demo.py", "from worker import Refunds\nfrom .redis_server import running_server"),
     ],
 )
 def test_an_import_from_below_is_allowed(file: str, source: str, tmp_path: Path) -> None:
     package = tmp_path / "worker"
-    for name in ["__init__.py", "model.py", "policy.py", "settings.py", "sandbox/server.py"]:
+    for name in ["__init__.py", "model/__init__.py", "rules/__init__.py", "settings.py", "sandbox/redis_server.py"]:
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).touch()
+    (package / file).parent.mkdir(parents=True, exist_ok=True)
     (package / file).write_text(source)
     assert breaches(package) == []
 
@@ -219,7 +246,7 @@ def loaded_after_importing(*names: str) -> set[str]:
 
 def test_the_producers_door_loads_no_provider_client() -> None:
     doors = ["worker", *(f"worker.{name}" for name in ("client",) if name in modules(PACKAGE))]
-    assert not loaded_after_importing(*doors) & {"httpx", "httpx_aiohttp", "aiohttp", "worker.gateway"}
+    assert not loaded_after_importing(*doors) & {"httpx", "httpx_aiohttp", "aiohttp", "worker.provider"}
 
 
 CONNECTIONS = """

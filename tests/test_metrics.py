@@ -16,13 +16,18 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from worker import broker, calls, metrics
+from worker.broker import queues
 from worker.errors import StoreUnavailable
-from worker.model import Lane, Outcome, Seen, Stage, Status, Step
-from worker.request import RefundRequest
+from worker.model.answers import Outcome, Seen
+from worker.model.refund import Lane, Stage, Status
+from worker.model.request import RefundRequest
+from worker.model.steps import Step
+from worker.monitoring import metrics, snapshot
 from worker.settings import Settings
-from worker.store import AsyncStore, Store
-from worker.tally import BOUNDS, Tally
+from worker.store import scripts
+from worker.store.async_store import AsyncStore
+from worker.store.counters import BOUNDS, Tally
+from worker.store.store import Store
 
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -56,17 +61,17 @@ def async_store(async_redis: redis.asyncio.Redis) -> AsyncStore:
 
 def accept(store: Store, refund_id: str, lane: Lane = Lane.SINGLE, amount: int | None = 500) -> None:
     request = RefundRequest(refund_id=refund_id, payment_intent=f"pi_{refund_id}", amount=amount)
-    store.run(calls.create(request, lane))
+    store.run(scripts.create(request, lane))
 
 
 def settle(store: Store, refund_id: str, status: Status, **changes: object) -> None:
     claim = store.run(
-        calls.claim(refund_id, "send", token="t", lease=timedelta(seconds=45), replay_window=timedelta(hours=1))
+        scripts.claim(refund_id, "send", token="t", lease=timedelta(seconds=45), replay_window=timedelta(hours=1))
     )
     assert claim.claimed
     assert claim.refund is not None
     step = Step(to=Stage.SETTLED, status=status, label="test", changes=changes)
-    assert store.run(calls.save(claim.refund, step, {})).result == "saved"
+    assert store.run(scripts.save(claim.refund, step, {})).result == "saved"
 
 
 def test_an_empty_installation_shows_zeros_and_no_worker(seen: Callable[[], Figures]) -> None:
@@ -107,9 +112,9 @@ def test_money_is_summed_by_status_and_currency(store: Store, seen: Callable[[],
 def test_the_oldest_age_is_that_of_acceptance_and_not_of_the_next_look(
     store: Store, seen: Callable[[], Figures]
 ) -> None:
-    for number in range(metrics.SAMPLE * 2):
+    for number in range(snapshot.SAMPLE * 2):
         accept(store, f"order-{number}")
-    now = metrics.snapshot(store).now_ms
+    now = snapshot.snapshot(store).now_ms
     # Due last of all, and the oldest: a long backoff hides it at the far end of the index.
     store.redis.hset(store.key("refund:order-7"), "created_at", now - 7_200_000)
     store.redis.zadd(store.key("index:queued"), {"order-7": now + 86_400_000})
@@ -119,7 +124,7 @@ def test_the_oldest_age_is_that_of_acceptance_and_not_of_the_next_look(
 
 
 def test_lag_workers_flags_batches_and_rejected_messages_are_told(store: Store, seen: Callable[[], Figures]) -> None:
-    now = metrics.snapshot(store).now_ms
+    now = snapshot.snapshot(store).now_ms
     accept(store, "order-1")
     store.redis.zadd(store.key("due"), {"order-1": now - 90_000})
     store.redis.zadd(store.key("workers"), {"alive:1": now, "gone:2": now - 120_000})
@@ -260,13 +265,13 @@ def test_a_server_that_is_away_is_told_and_no_figure_is_guessed() -> None:
 
 
 def test_queue_depths_come_from_the_broker_and_a_broker_away_is_told(store: Store, redis_url: str) -> None:
-    app = broker.make_celery(Settings.load(redis_url=redis_url))
+    app = queues.make_celery(Settings.load(redis_url=redis_url))
     for number in range(3):
-        broker.nudge(app, [f"order-{number}"], Lane.BULK)
+        queues.nudge(app, [f"order-{number}"], Lane.BULK)
     figures = parsed(metrics.render(store, app))
     assert of(figures, "refunds_queue_messages", lane="refunds.bulk") == 3
     assert of(figures, "refunds_queue_messages", lane="refunds") == 0
-    away = broker.make_celery(Settings.load(redis_url=redis_url, broker_url="redis://127.0.0.1:1/0"))
+    away = queues.make_celery(Settings.load(redis_url=redis_url, broker_url="redis://127.0.0.1:1/0"))
     figures = parsed(metrics.render(store, away))
     assert of(figures, "refunds_broker_up") == 0
     assert of(figures, "refunds_redis_up") == 1
@@ -301,8 +306,8 @@ def test_each_scrape_is_computed_anew(store: Store) -> None:
 
 SERVE = """
 import redis, sys
-from worker import metrics
-from worker.store import Store
+from worker.monitoring import metrics
+from worker.store.store import Store
 client = redis.Redis.from_url(sys.argv[1], decode_responses=True)
 metrics.serve(Store(client, durable=False), port=0, say=lambda sentence: print(sentence, flush=True))
 print("ended", flush=True)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.factories import NOW, PAYMENT, a_refund, a_request
 from worker.errors import FieldError, IdempotencyConflict, IllegalMove, InvalidRequest, RefundError
-from worker.model import PUBLIC_FIELDS, Lane, Retriable, Stage, Status, from_ms, rfc3339, to_ms
-from worker.request import MAX_AMOUNT, idempotency_key, is_provider_id, request_body, scrubbed, shown
+from worker.model.refund import PUBLIC_FIELDS, Lane, Retriable, Stage, Status
+from worker.model.request import MAX_AMOUNT, idempotency_key, is_provider_id, request_body, scrubbed, shown
+from worker.model.times import from_ms, rfc3339, to_ms
 
 law = settings(deadline=None, max_examples=100)
 

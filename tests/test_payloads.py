@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.factories import PAYMENT, error_in, payment_in, refund_in, refund_payload
 from tests.strategies import json_values
-from worker.codes import CODES
-from worker.model import Page, Payload, PaymentView, ProviderError
-from worker.payloads import CODE, LONGEST_TEXT, STATUSES, read
-from worker.request import MAX_AMOUNT
+from worker.model.answers import Page, Payload, PaymentView, ProviderError
+from worker.model.request import MAX_AMOUNT
+from worker.rules.codes import CODES
+from worker.rules.payloads import CODE, LONGEST_TEXT, STATUSES, read
 
 law = settings(deadline=None, max_examples=300)
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tests.factories import HOUR, MINUTE, NOW, a_refund, found, payment_in
 from tests.strategies import json_values
-from worker.model import Baseline, Look, PaymentView, ProviderRefund, Refund, Sight, Stage, Status
-from worker.readback import look_at_list, look_at_totals
+from worker.model.answers import Look, PaymentView, ProviderRefund, Sight
+from worker.model.refund import Baseline, Refund, Stage, Status
+from worker.rules.evidence import look_at_list, look_at_totals
 
 law = settings(deadline=None, max_examples=100)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from worker.cli.exits import MEANINGS
-from worker.policy import TRANSITIONS
+from worker.rules.transitions import TRANSITIONS
 from worker.settings import Settings
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def diagram() -> str:
@@ -52,3 +53,14 @@ def test_every_exit_code_stands_in_the_table() -> None:
 @pytest.mark.parametrize("command", ["./ops/dev demo", "./ops/dev test"])
 def test_the_two_commands_are_named(command: str) -> None:
     assert command in README
+
+
+def test_every_package_stands_in_the_map_once() -> None:
+    package = ROOT / "worker"
+    packages = {f"worker/{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists()}
+    rows = re.findall(r"^\| `(worker/[a-z]+/)` \|", README, re.MULTILINE)
+    assert sorted(rows) == sorted(packages)
+    row = re.search(r"^\| `worker/(client\.py`, .*?) \|", README, re.MULTILINE)
+    assert row is not None
+    named = set(re.findall(r"([a-z]+\.py)`", row.group(1)))
+    assert named == {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}

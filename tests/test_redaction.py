@@ -16,17 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.factories import a_reply
-from worker import endings, inbox, payloads, redaction, telemetry
+from worker.broker import inbox
+from worker.broker.kept import Kept
 from worker.cli.values import checked_note
-from worker.connections import redis_errors, unavailable
-from worker.endings import STORE_AWAY
+from worker.engine import endings
+from worker.engine.endings import STORE_AWAY
 from worker.errors import InvalidRequest, StoreUnavailable
-from worker.health.checks import Check, guarded
-from worker.kept import Kept
-from worker.redaction import forms_of, holds_key, without_secrets
-from worker.request import RefundRequest, scrubbed, shown
+from worker.model import redaction
+from worker.model.redaction import forms_of, holds_key, without_secrets
+from worker.model.request import RefundRequest, scrubbed, shown
+from worker.monitoring.checks import Check, guarded
+from worker.process import logs
+from worker.provider.transport import proxy_for
+from worker.rules import payloads
 from worker.settings import Settings
-from worker.transport import proxy_for
+from worker.store.connection import redis_errors, unavailable
 
 KEY = "wp-live-9f8e7d6c5b4a39281706"
 KEYS = (KEY, "wp.9f8e7d", "0123456789abcdef0123456789abcdef", "eyJhbGciOi.J9f8e7d6c5.b4a39281_0-6")
@@ -268,19 +272,19 @@ def test_doctor_does_not_repeat_what_a_server_says_of_the_password(password: str
 
 def test_no_line_of_a_log_tells_the_key(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     for value in (key, f"said {key}", [key], {"deep": {"x": key}}, ValueError(key), key.encode()):
-        cleaned = telemetry.redact(None, "", {"event": f"said {key}", "value": value})
+        cleaned = logs.redact(None, "", {"event": f"said {key}", "value": value})
         assert planted(json.dumps(cleaned), key) == []
     assert capsys.readouterr().err == ""
 
 
 def test_key_in_the_name_of_a_fact_is_not_logged(key: str) -> None:
-    assert planted(json.dumps(telemetry.redact(None, "", {"value": {key: 1}})), key) == []
+    assert planted(json.dumps(logs.redact(None, "", {"value": {key: 1}})), key) == []
 
 
 def test_crash_is_logged_as_all_else(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("sys.excepthook", None)
     monkeypatch.setattr(threading, "excepthook", None)
-    telemetry.log_crashes()
+    logs.log_crashes()
 
     def crash() -> None:
         raise ValueError(KEY)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker.broker import make_celery
+from worker.broker.queues import make_celery
 from worker.errors import StoreUnavailable
-from worker.model import Lane
-from worker.runtime import Runtime
+from worker.model.refund import Lane
+from worker.process.runtime import Runtime
 from worker.settings import Settings
 
 

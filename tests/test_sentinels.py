@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from worker.broker import make_celery
-from worker.connections import connect, connect_async
+from worker.broker.queues import make_celery
 from worker.errors import SettingsError
-from worker.sentinels import SentinelAddress, is_sentinel
 from worker.settings import Settings
+from worker.store.connection import connect, connect_async
+from worker.store.sentinels import SentinelAddress, is_sentinel
 
 PLAIN = "sentinel://user:p%40ss@one:1,two/3?master=refunds"
 TLS = (

@@ -11,8 +11,8 @@ import redis
 import redis.asyncio
 
 from worker.errors import StoreUnavailable
-from worker.sandbox import server as server_module
-from worker.sandbox.server import ThrowawayServer, find_server, running_server
+from worker.sandbox import redis_server as server_module
+from worker.sandbox.redis_server import ThrowawayServer, find_server, running_server
 
 
 def is_running(pid: int) -> bool:

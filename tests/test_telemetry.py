@@ -13,8 +13,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker import telemetry
-from worker.request import scrubbed
+from worker.model.request import scrubbed
+from worker.process import logs
 from worker.settings import Settings
 
 KEY = "sk_test_planted_1234"
@@ -27,11 +27,11 @@ def lines() -> Iterator[Callable[..., list[Any]]]:
     stream = io.StringIO()
     root, before = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level
-    chatty = {name: logging.getLogger(name).level for name in telemetry._CHATTY}
+    chatty = {name: logging.getLogger(name).level for name in logs._CHATTY}
 
     def written(**settings: Any) -> list[Any]:
         if settings:
-            telemetry.configure(Settings.load(**settings))
+            logs.configure(Settings.load(**settings))
             ours: Any = root.handlers[0]
             ours.setStream(stream)
         return stream.getvalue().splitlines()
@@ -96,5 +96,5 @@ words = st.one_of(
 
 @given(st.lists(words, max_size=3).map("".join))
 def test_the_short_way_for_plain_words_comes_to_the_same(text: str) -> None:
-    long_way = "\n".join(scrubbed(line, telemetry._LONGEST_TEXT) if line.strip() else line for line in text.split("\n"))
-    assert telemetry._clean_text(text) == long_way
+    long_way = "\n".join(scrubbed(line, logs._LONGEST_TEXT) if line.strip() else line for line in text.split("\n"))
+    assert logs._clean_text(text) == long_way

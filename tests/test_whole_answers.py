@@ -28,10 +28,8 @@ from tests.factories import (
     refund_in,
     refund_payload,
 )
-from worker.answers import classify, fold, key_accepted, key_refused
-from worker.model import (
+from worker.model.answers import (
     Answer,
-    Baseline,
     Look,
     NoReply,
     NotSent,
@@ -39,14 +37,13 @@ from worker.model import (
     PaymentView,
     ProviderRefund,
     Reply,
-    Retriable,
     Seen,
     Sight,
-    Stage,
-    Status,
 )
-from worker.payloads import read_amount, read_time
-from worker.readback import look_at_list, look_at_totals
+from worker.model.refund import Baseline, Retriable, Stage, Status
+from worker.rules.evidence import look_at_list, look_at_totals
+from worker.rules.outcomes import classify, fold, key_accepted, key_refused
+from worker.rules.payloads import read_amount, read_time
 
 REFUND = a_refund()
 ERROR = {"type": "api_error", "code": "broken", "message": "because"}

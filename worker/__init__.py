@@ -20,8 +20,8 @@ if TYPE_CHECKING:
         SettingsError,
         StoreUnavailable,
     )
-    from worker.model import Refund
-    from worker.request import RefundRequest
+    from worker.model.refund import Refund
+    from worker.model.request import RefundRequest
 
 __all__ = [
     "GuardRefused",
@@ -38,7 +38,7 @@ __all__ = [
     "StoreUnavailable",
 ]
 
-_HOMES = {"Refunds": "worker.client", "Refund": "worker.model", "RefundRequest": "worker.request"}
+_HOMES = {"Refunds": "worker.client", "Refund": "worker.model.refund", "RefundRequest": "worker.model.request"}
 
 if not TYPE_CHECKING:
 

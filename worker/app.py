@@ -10,11 +10,12 @@ from typing import Any, Final
 from celery import signals
 from celery.exceptions import SecurityWarning
 
-from worker import consumer, intake, messages, remote, telemetry
-from worker.broker import make_celery
+from worker.broker import bulk_prefetch, consumer, kombu_transport, remote
+from worker.broker.queues import make_celery
 from worker.errors import GuardRefused, ProviderUnavailable, RefundError, SettingsError, StoreUnavailable
-from worker.redaction import without_secrets
-from worker.runtime import THREADS_BESIDE_CALLS, Runtime
+from worker.model.redaction import without_secrets
+from worker.process import logs
+from worker.process.runtime import THREADS_BESIDE_CALLS, Runtime
 from worker.settings import Settings
 
 EXITS: Final[dict[type[RefundError], int]] = {
@@ -38,12 +39,12 @@ except SettingsError as error:
 # Celery warns root of pickled messages in lines that are no JSON; here none is accepted.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
-messages.install()
+kombu_transport.install()
 consumer.read_within_bounds()
 app = make_celery(settings)
 app.conf.update(
     worker_pool="threads",
-    worker_consumer="worker.consumer:KeepingConsumer",
+    worker_consumer="worker.broker.consumer:KeepingConsumer",
     worker_concurrency=settings.concurrency + THREADS_BESIDE_CALLS,
     imports=("worker.tasks",),
 )
@@ -52,8 +53,8 @@ runtime = Runtime(settings, app)
 
 @signals.setup_logging.connect(weak=False)
 def _log(**_: Any) -> None:
-    telemetry.configure(settings)
-    telemetry.log_crashes()
+    logs.configure(settings)
+    logs.log_crashes()
 
 
 @signals.worker_init.connect(weak=False)
@@ -63,7 +64,7 @@ def _start(sender: Any, **_: Any) -> None:
         raise _end(SettingsError("the worker runs on threads only: start it with '-P threads', or as 'refunds worker'"))
     remote.restrict(control=settings.remote_control)
     # Celery sets up the log after this only.
-    telemetry.configure(settings)
+    logs.configure(settings)
     try:
         runtime.start()
     except RefundError as error:
@@ -76,7 +77,7 @@ def _settle_down(sender: Any, **_: Any) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-    intake.gather_events(sender)
+    bulk_prefetch.gather_events(sender)
 
 
 @signals.worker_shutting_down.connect(weak=False)

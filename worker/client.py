@@ -17,16 +17,20 @@ import kombu.exceptions
 import redis.exceptions
 from celery import Celery
 
-from worker import broker, calls, decisions, forks, rejections
-from worker.backlog import BacklogWatch
-from worker.calls import Created
-from worker.connections import connect, place_of
+from worker.broker import forks, queues, rejected
+from worker.broker.backlog import BacklogWatch
 from worker.errors import GuardRefused, IdempotencyConflict, MessageRejected, NotFound, StoreUnavailable
-from worker.model import Lane, Refund, Status, Step, rfc3339
-from worker.records import new_record
-from worker.request import RefundRequest
+from worker.model.refund import Lane, Refund, Status
+from worker.model.request import RefundRequest
+from worker.model.steps import Step
+from worker.model.times import rfc3339
+from worker.rules import decisions
 from worker.settings import Settings
-from worker.store import Store
+from worker.store import scripts
+from worker.store.connection import connect, place_of
+from worker.store.records import new_record
+from worker.store.scripts import Created
+from worker.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +91,8 @@ class Refunds:
         if self._process != forks.process():
             with forks.building():
                 if self._process != forks.process() and not self._closed:
-                    self._store, self._celery = open_store(self.settings), broker.make_celery(self.settings)
-                    broker.prepare(self._celery)
+                    self._store, self._celery = open_store(self.settings), queues.make_celery(self.settings)
+                    queues.prepare(self._celery)
                     self._process = forks.process()
         store, celery = self._store, self._celery
         if self._closed or store is None or celery is None:
@@ -126,14 +130,14 @@ class Refunds:
         Nothing that comes after the record makes it raise. Raises `IdempotencyConflict` where the id exists with other
         contents.
         """
-        created = self.store.run(calls.create(request, lane))
+        created = self.store.run(scripts.create(request, lane))
         if created.result == "conflict":
             raise IdempotencyConflict(request.refund_id)
         if created.refund is not None:
             return created.refund
         self._nudge([request.refund_id], lane)
         self._watch_backlog(lane)
-        return new_record(request, lane, created.now, created.now + calls.NUDGE_GRACE)
+        return new_record(request, lane, created.now, created.now + scripts.NUDGE_GRACE)
 
     def submit_many(self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK) -> Submitted:
         """Accept a stream of refunds in constant memory; conflicts are counted and left as they are."""
@@ -154,11 +158,11 @@ class Refunds:
     ) -> Iterator[tuple[RefundRequest, Created]]:
         """Accept refunds as the result is iterated, pipelined; each chunk is recorded before its nudges leave."""
         iterator = iter(requests)
-        per_message = broker.BULK_IDS if lane is Lane.BULK else 1
+        per_message = queues.BULK_IDS if lane is Lane.BULK else 1
         while chunk := list(islice(iterator, CHUNK)):
             parts = [
-                calls.create_several(chunk[start : start + calls.CREATED_AT_ONCE], lane, batch_id)
-                for start in range(0, len(chunk), calls.CREATED_AT_ONCE)
+                scripts.create_several(chunk[start : start + scripts.CREATED_AT_ONCE], lane, batch_id)
+                for start in range(0, len(chunk), scripts.CREATED_AT_ONCE)
             ]
             results = [created for part in self.store.run_many(parts) for created in part]
             new = [
@@ -176,7 +180,7 @@ class Refunds:
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
         try:
-            broker.nudge(self.celery, refund_ids, lane)
+            queues.nudge(self.celery, refund_ids, lane)
         except PUBLISH_ERRORS as error:
             log.warning(
                 "nudge_not_sent",
@@ -184,13 +188,13 @@ class Refunds:
             )
             # Known to be lost, so the next sweep need not wait to find out; without this it would find out later.
             with suppress(StoreUnavailable):
-                self.store.run(calls.give_back(refund_ids))
+                self.store.run(scripts.give_back(refund_ids))
 
     def get(self, refund_id: str) -> Refund:
         """Return a refund's record; raises `NotFound`, as `MessageRejected` if a message that names it was refused."""
         refund = self.store.get(refund_id)
         if refund is None:
-            if (refused := rejections.of_refund(self.store, refund_id)) is not None:
+            if (refused := rejected.of_refund(self.store, refund_id)) is not None:
                 at = rfc3339(refused.rejected_at)
                 raise MessageRejected(refund_id, refused.reason, at, refused.entry_id)
             raise NotFound(
@@ -249,7 +253,7 @@ class Refunds:
                 self.store.confirm()
                 return refund
             step = decide(refund)
-            saved = self.store.run(calls.save(refund, step, detail))
+            saved = self.store.run(scripts.save(refund, step, detail))
             if saved.result == "saved":
                 after = self.get(refund_id)
                 if not after.settled and (step.delay or timedelta(0)) == timedelta(0):

@@ -16,8 +16,8 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.errors import GuardRefused, SettingsError
-from worker.policy import SPARE, Rules
-from worker.redaction import remember_address, remember_key
+from worker.model.redaction import remember_address, remember_key
+from worker.rules.attempts import SPARE, Rules
 
 LIVE_HOST: Final = "api.wooshpay.com"
 ENV_PREFIX: Final = "REFUNDS_"

@@ -10,12 +10,13 @@ from typing import Any
 import structlog
 from celery.exceptions import Reject
 
-from worker import endings, inbox
 from worker.app import app, runtime
-from worker.broker import PROCESS_TASK, SUBMIT_TASK
+from worker.broker import inbox
+from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
+from worker.engine import endings
 from worker.errors import GuardRefused, InvalidRequest, SettingsError, StoreUnavailable
-from worker.model import Lane
-from worker.request import is_refund_id
+from worker.model.refund import Lane
+from worker.model.request import is_refund_id
 
 log = structlog.get_logger(__name__)
 

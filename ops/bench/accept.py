@@ -22,11 +22,11 @@ from typing import Any, Final, TypeVar
 
 from ops.bench.validate import peak_mb, write_csv
 from worker.batches import close_batch, compare, look_at_batch, open_batch
-from worker.cli.ahead import ahead
 from worker.client import Refunds
 from worker.importer import ImportOptions, Source, Validation, accepted, open_source, validate
-from worker.model import Lane
-from worker.sandbox.server import running_server
+from worker.importer.prefetch import ahead
+from worker.model.refund import Lane
+from worker.sandbox.redis_server import running_server
 from worker.settings import Settings
 
 T = TypeVar("T")

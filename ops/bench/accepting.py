@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ops.bench.machine import resident_mb
 from ops.bench.rig import requests
 from worker.client import Refunds
-from worker.request import RefundRequest
+from worker.model.request import RefundRequest
 
 early: list[float] = []
 

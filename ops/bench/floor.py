@@ -19,15 +19,17 @@ import httpx
 import redis.asyncio
 
 from ops.bench.rig import requests
-from worker import calls, payloads, policy
-from worker.answers import classify
-from worker.calls import Argument, Script
-from worker.connections import connect_async
-from worker.model import Baseline, Reply
-from worker.request import idempotency_key
+from worker.model.answers import Reply
+from worker.model.refund import Baseline
+from worker.model.request import idempotency_key
+from worker.provider.transport import build_client, hand_on
+from worker.rules import attempts, payloads
+from worker.rules.outcomes import classify
 from worker.settings import Settings
-from worker.store import TRIPS
-from worker.transport import build_client, hand_on
+from worker.store import scripts
+from worker.store.async_store import TRIPS
+from worker.store.connection import connect_async
+from worker.store.scripts import Argument, Script
 
 TOKEN = "t" * 16
 PREFIX = "refunds:"
@@ -106,15 +108,15 @@ class Floor:
         if self._rules.wants_baseline:
             await self._read_payment(payment_intent)
             asked = {"seq": "0", "baseline": Baseline(refunded=0, currency="usd", remaining=100_000)}
-        self._claim = calls.claim(refund_id, "send", token=TOKEN, lease=self._rules.lease, **asked)
+        self._claim = scripts.claim(refund_id, "send", token=TOKEN, lease=self._rules.lease, **asked)
         claim = self._claim.read(await self._redis.run(self._claim.script, self._claim.arguments))
         if claim.refund is None:
             raise RuntimeError(f"the first refund could not be claimed: {claim.result}")
         payload = await self._post(refund_id, claim.body.decode())
         outcome = classify(Reply(http_status=200, payload=payloads.read(payload)), claim.refund)
-        step = policy.after_attempt(claim.refund, outcome, self._rules, claim.now, 0.5)
+        step = attempts.after_attempt(claim.refund, outcome, self._rules, claim.now, 0.5)
         detail = {"attempt": 1, "seen": outcome.seen.value, "ms": 50, "http_status": 200}
-        self._save = calls.save(claim.refund, step, detail)
+        self._save = scripts.save(claim.refund, step, detail)
         await self._redis.run(self._save.script, self._save.arguments)
         self._first = (refund_id, str(payload["id"]), str(payload["amount"]))
 
@@ -135,7 +137,7 @@ class Floor:
 async def _run(*, count: int, concurrency: int, lean: bool) -> None:
     settings = Settings.load()
     connected = connect_async(settings.redis_url.get_secret_value())
-    for script in (calls.CLAIM, calls.SAVE):
+    for script in (scripts.CLAIM, scripts.SAVE):
         await connected.script_load(script.text)
     gathered = Gathered(connected, timedelta(days=settings.retention_days) // timedelta(milliseconds=1))
     async with build_client(settings) as client:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from ops.bench.plan import Plan
 from ops.bench.rig import Mode, Rig
 from ops.bench.table import Row, number
-from worker.model import Lane
+from worker.model.refund import Lane
 
 RATE: Final = 300
 BURST: Final = 30

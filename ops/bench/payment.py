@@ -16,14 +16,16 @@ from typing import Any, Final, NamedTuple
 from ops.bench.plan import Plan
 from ops.bench.rig import Rig, WrongCountError
 from ops.bench.table import Row, at_most, number, spread
-from worker import calls, policy
-from worker.calls import CREATED_AT_ONCE, Claim
 from worker.client import Refunds
-from worker.model import Lane, ProviderRefund
-from worker.request import RefundRequest
-from worker.sandbox.server import ThrowawayServer
+from worker.model.answers import ProviderRefund
+from worker.model.refund import Lane
+from worker.model.request import RefundRequest
+from worker.rules import attempts
+from worker.sandbox.redis_server import ThrowawayServer
 from worker.settings import Settings
-from worker.store import Store
+from worker.store import scripts
+from worker.store.scripts import CREATED_AT_ONCE, Claim
+from worker.store.store import Store
 
 FEW: Final = 10
 MOST_RATIO: Final = 1.5
@@ -60,7 +62,7 @@ class Payment:
         """Accept the next refunds; return how many that were."""
         some = list(islice(self._coming, count))
         for start in range(0, len(some), CREATED_AT_ONCE):
-            self._store.run(calls.create_several(some[start : start + CREATED_AT_ONCE], Lane.BULK))
+            self._store.run(scripts.create_several(some[start : start + CREATED_AT_ONCE], Lane.BULK))
         self._accepted.extend(request.refund_id for request in some)
         return len(some)
 
@@ -84,15 +86,15 @@ class Payment:
             found = ProviderRefund(
                 id=f"re_{refund.refund_id}", status="succeeded", amount=refund.amount, currency="usd"
             )
-            step = policy.done(refund, found, "reply", self._claim.now)
+            step = attempts.done(refund, found, "reply", self._claim.now)
             detail = {"attempt": refund.attempts, "seen": "done", "ms": 50, "http_status": 200}
-            woken = self._store.run(calls.save(refund, step, detail)).woken
+            woken = self._store.run(scripts.save(refund, step, detail)).woken
             self._claim = None if woken is None else self._claimed(woken)
         return count
 
     def _claimed(self, refund_id: str) -> Claim:
-        lease = policy.Rules().lease
-        return self._store.run(calls.claim(refund_id, "send", token=refund_id, lease=lease))
+        lease = attempts.Rules().lease
+        return self._store.run(scripts.claim(refund_id, "send", token=refund_id, lease=lease))
 
 
 class Side:

@@ -10,8 +10,8 @@ from typing import Final
 from ops.bench.plan import Plan
 from ops.bench.rig import CONCURRENCY, Mode, Rig, Window
 from ops.bench.table import Row, at_least, at_most, number, spread
-from worker.broker import BULK_IDS
-from worker.model import Lane
+from worker.broker.queues import BULK_IDS
+from worker.model.refund import Lane
 
 BULK_RATE: Final = 0.80
 BULK_CPU: Final = 1.25

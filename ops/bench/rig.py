@@ -22,10 +22,10 @@ from typing import Any, ClassVar, Final, Self
 from ops.bench.machine import Cores, cpu_seconds
 from worker.cli.operate import command
 from worker.client import Refunds, Submitted
-from worker.model import Lane
-from worker.request import RefundRequest
+from worker.model.refund import Lane
+from worker.model.request import RefundRequest
+from worker.sandbox.redis_server import ThrowawayServer
 from worker.sandbox.running import Sandbox
-from worker.sandbox.server import ThrowawayServer
 from worker.settings import Settings
 
 CONCURRENCY: Final = 256

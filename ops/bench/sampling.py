@@ -23,7 +23,7 @@ import click
 
 from ops.bench.machine import Cores
 from ops.bench.rig import Mode, Rig, Window
-from worker.model import Lane
+from worker.model.refund import Lane
 
 SAMPLES_A_SECOND: Final = 250
 SHOWN: Final = 22

@@ -12,10 +12,11 @@ from typing import Final
 import click
 import redis
 
-from worker import broker, metrics
-from worker.sandbox.server import running_server
+from worker.broker import queues
+from worker.monitoring import metrics, snapshot
+from worker.sandbox.redis_server import running_server
 from worker.settings import Settings
-from worker.store import BUCKETS, Store
+from worker.store.store import BUCKETS, Store
 
 CHUNK: Final = 10_000
 SCRAPES: Final = 20
@@ -32,13 +33,13 @@ def plant(store: Store, records: int) -> None:
                 pipeline.zadd(store.key(f"index:{bucket}"), scores)
                 pipeline.zadd(store.key("due"), scores)
                 pipeline.execute()
-        ends = [*range(min(metrics.SAMPLE, each)), *range(max(0, each - metrics.SAMPLE), each)]
+        ends = [*range(min(snapshot.SAMPLE, each)), *range(max(0, each - snapshot.SAMPLE), each)]
         with store.redis.pipeline(transaction=False) as pipeline:
             for number in ends:
                 pipeline.hset(store.key(f"refund:{bucket}-{number}"), "created_at", str(now - 60_000))
             pipeline.execute()
     with store.redis.pipeline(transaction=False) as pipeline:
-        for number in range(metrics.LATEST_BATCHES * 5):
+        for number in range(snapshot.LATEST_BATCHES * 5):
             pipeline.zadd(store.key("batches"), {f"b-{number}": now + number})
             pipeline.hset(store.key(f"batch:b-{number}"), mapping={"state": "running", "status:pending": "1"})
         pipeline.execute()
@@ -46,7 +47,7 @@ def plant(store: Store, records: int) -> None:
 
 def scrape_ms(store: Store, redis_url: str) -> list[float]:
     """Return how long each of some scrapes took, the queues' depths included; the first warms connections up."""
-    app = broker.make_celery(Settings.load(redis_url=redis_url))
+    app = queues.make_celery(Settings.load(redis_url=redis_url))
     taken = []
     for _ in range(SCRAPES + 1):
         started = time.perf_counter()

@@ -26,9 +26,9 @@ from typing import Any, Final, Self
 
 from worker.batches import read_batch
 from worker.client import Refunds
-from worker.model import Status
+from worker.model.refund import Status
+from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import Sandbox
-from worker.sandbox.server import running_server
 from worker.settings import Settings
 
 FAULTS: Final = ",".join(  # noqa: FLY002 - one fault a line is what a reader compares with the sandbox's table

@@ -13,7 +13,7 @@ from ops.bench.machine import resident_mb
 from ops.bench.plan import Plan
 from ops.bench.rig import IN_FLIGHT, ROOT, Mode, Rig, WrongCountError
 from ops.bench.table import Row, at_least, number, spread
-from worker.model import Lane
+from worker.model.refund import Lane
 
 ACCEPT_RATE: Final = 15_000
 BYTES_A_REFUND: Final = 1_000

@@ -13,9 +13,10 @@ import httpx
 from ops.bench.plan import Plan
 from ops.bench.rig import CONCURRENCY, IN_FLIGHT, Rig, requests
 from ops.bench.table import Row, number, quantile
-from worker.model import Lane, to_ms
+from worker.model.refund import Lane
+from worker.model.times import to_ms
+from worker.provider.transport import build_client
 from worker.settings import Settings
-from worker.transport import build_client
 
 IDLE_P50_MS: Final = 8.0
 IDLE_P99_MS: Final = 25.0

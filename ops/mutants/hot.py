@@ -41,7 +41,7 @@ LONG_PATIENCE: Final = 40.0, 3
 """For a long one these seconds and so many times as long are enough: what hangs there would hold all others up."""
 MOST_MEMORY: Final = 4 << 30
 """Bytes that a mutant may ask for: one that never ends gathers what the machine has."""
-STORE: Final = "worker/store.py"
+STORE: Final = "worker/store/commands.py"
 """What runs this runs scripts."""
 _UNMEASURED: Final = 0.5
 

@@ -20,7 +20,7 @@ ENTERED: Final = "~entered"
 
 def live_scripts() -> list[Any]:
     """Return every script that was read from a file."""
-    calls: Any = sys.modules.get("worker.calls")
+    calls: Any = sys.modules.get("worker.store.scripts")
     return [] if calls is None else [one for one in gc.get_objects() if type(one) is calls.Script]
 
 

@@ -18,21 +18,34 @@ SEEDS: Final = "ops/mutants/seeds.py"
 _RULES: Final = tuple(
     f"worker/{name}.py"
     for name in (
-        "policy",
-        "looks",
-        "preflight",
-        "decisions",
-        "contradictions",
-        "answers",
-        "payloads",
-        "codes",
-        "readback",
-        "endings",
+        "rules/transitions",
+        "rules/attempts",
+        "rules/readback",
+        "rules/preflight",
+        "rules/decisions",
+        "rules/contradictions",
+        "rules/outcomes",
+        "rules/payloads",
+        "rules/codes",
+        "rules/evidence",
+        "engine/endings",
     )
 )
 _SHELL: Final = tuple(
     f"worker/{name}.py"
-    for name in ("store", "durability", "calls", "service", "trouble", "recorder", "reconciler", "checker", "account")
+    for name in (
+        "store/commands",
+        "store/store",
+        "store/async_store",
+        "store/durability",
+        "store/scripts",
+        "engine/service",
+        "engine/provider_state",
+        "engine/recorder",
+        "engine/reconciler",
+        "engine/checker",
+        "engine/account",
+    )
 )
 _RULES_TESTS: Final = (
     "tests/test_whole_answers.py",
@@ -57,10 +70,8 @@ _SHELL_TESTS: Final = (
     "tests/test_metrics.py",
 )
 _COPIED: Final = ("worker", "tests", "ops/mutants", "ops/tools", "ops/error-codes.md", "pyproject.toml", "README.md")
-_LUA: Final = "worker/lua"
+_LUA: Final = "worker/store/lua"
 _BEGINNING: Final = f"{_LUA}/_record.lua"
-_OTHERS: Final = {"fetch.lua"}
-"""The broker's, which touches no record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +100,7 @@ class Plan:
 
 def checkout(parts: Collection[str] = ()) -> Plan:
     """Return the plan for this checkout: all targets, or those whose path holds one of the parts."""
-    scripts = sorted(
-        path.relative_to(ROOT).as_posix() for path in (ROOT / _LUA).glob("*.lua") if path.name not in _OTHERS
-    )
+    scripts = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / _LUA).glob("*.lua"))
     every = (*_RULES, *_SHELL, *scripts)
     targets = tuple(name for name in every if not parts or any(part in name for part in parts))
     tests = _RULES_TESTS if set(targets) <= set(_RULES) else _SHELL_TESTS

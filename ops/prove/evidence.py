@@ -13,9 +13,9 @@ import httpx
 from ops.prove import naive_worker
 from ops.prove.leaks import leaks
 from ops.prove.rig import CANARY, Rig
-from worker.policy import Rules
-from worker.records import Moves
-from worker.request import RefundRequest
+from worker.model.request import RefundRequest
+from worker.rules.attempts import Rules
+from worker.store.records import Moves
 
 _REFUNDS: Final = "/v1/refunds"
 _SOON: Final = 30.0

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from ops.prove.leaks import POISON_CANARY
 from ops.prove.rig import LATE_EFFECT, LATENCY_MS, LEASE, SETTLE, Rig, RigError, Worker
-from worker.model import Lane
-from worker.policy import Rules
+from worker.model.refund import Lane
+from worker.rules.attempts import Rules
 
 SLOW_MS: Final = 350
 _ROUNDS: Final = 60

@@ -47,7 +47,7 @@ class Strike:
 
 def received(strike: Strike) -> None:
     """A message was taken from the queue, and nothing was asked of Redis yet."""
-    from worker.runtime import Runtime
+    from worker.process.runtime import Runtime
 
     original = Runtime.process
 
@@ -60,13 +60,13 @@ def received(strike: Strike) -> None:
 
 def claimed(strike: Strike) -> None:
     """The claim stands in Redis's memory; whether it is on disk was not asked."""
-    from worker import calls
-    from worker.store import AsyncStore
+    from worker.store import scripts
+    from worker.store.async_store import AsyncStore
 
     original = AsyncStore._execute
 
     async def execute(self: Any, group: Sequence[Any]) -> list[Any]:
-        claims = [place for place, call in enumerate(group) if call.script is calls.CLAIM]
+        claims = [place for place, call in enumerate(group) if call.script is scripts.CLAIM]
         if claims and strike.seen >= strike.after - 1:
             waits, self.wait_for_disk = self.wait_for_disk, False
             results = await original(self, group)
@@ -91,7 +91,7 @@ def saved_unacked(strike: Strike) -> None:
 
 
 def _after_call(strike: Strike, script: str, wanted: Callable[[Any], bool]) -> None:
-    from worker.store import AsyncStore
+    from worker.store.async_store import AsyncStore
 
     original: Any = AsyncStore.run
 
@@ -140,7 +140,7 @@ def sent(strike: Strike) -> None:
 
 def half_read(strike: Strike) -> None:
     """The first piece of the reply's body was read (the provider is told to let it drip)."""
-    from worker import transport
+    from worker.provider import transport
 
     send: Any = transport.hand_on
     original: Any = transport._read
@@ -163,8 +163,8 @@ def half_read(strike: Strike) -> None:
 
 def read_unsaved(strike: Strike) -> None:
     """The whole reply was read and understood as done; nothing of it was saved."""
-    from worker.gateway import Gateway
-    from worker.model import Seen
+    from worker.model.answers import Seen
+    from worker.provider.gateway import Gateway
 
     original: Any = Gateway.send
 
@@ -193,7 +193,7 @@ def new_key_per_try() -> None:
     """Plant: each try takes a key of its own, so that the provider cannot know it again."""
     from dataclasses import replace
 
-    from worker.gateway import Gateway
+    from worker.provider.gateway import Gateway
 
     original: Any = Gateway._try
 
@@ -205,23 +205,24 @@ def new_key_per_try() -> None:
 
 def lapsed_is_unsent() -> None:
     """Plant: a worker that went away under its lease is taken to have gone before it sent."""
-    from worker import policy
-    from worker.model import Stage, Status, Step
+    from worker.model.refund import Stage, Status
+    from worker.model.steps import Step
+    from worker.rules import attempts
 
     def after_lapse(refund: Any, *_: Any) -> Any:
         changes = {"lapses": refund.lapses + 1}
         delay = dt.timedelta(0)
         return Step(to=Stage.WAITING, status=Status.PENDING, label="lease_lapsed", changes=changes, delay=delay)
 
-    policy.after_lapse = after_lapse
+    attempts.after_lapse = after_lapse
 
 
 def refused_key_fails() -> None:
     """Plant: a 401 is taken for an answer to this refund."""
     from dataclasses import replace
 
-    from worker import gateway
-    from worker.model import Seen
+    from worker.model.answers import Seen
+    from worker.provider import gateway
 
     original = gateway.classify
 

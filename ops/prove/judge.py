@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from ops.prove.evidence import Evidence, Post
 from ops.prove.founded import unfounded
-from worker.gateway import MAX_TRIES
-from worker.model import Stage
-from worker.policy import TRANSITIONS
+from worker.model.refund import Stage
+from worker.provider.gateway import MAX_TRIES
+from worker.rules.transitions import TRANSITIONS
 
 STANDING: Final = frozenset({"pending", "succeeded"})
 NOT_DONE: Final = frozenset({401, 403, 429})

@@ -7,7 +7,7 @@ from itertools import count
 from random import Random
 from typing import Final
 
-from worker.request import RefundRequest
+from worker.model.request import RefundRequest
 
 SHARED_BY: Final = 3
 _SHARED_AMOUNT: Final = 40_000

@@ -26,9 +26,9 @@ import redis
 
 from ops.prove.proxy import FaultProxy
 from worker.errors import StoreUnavailable
-from worker.request import RefundRequest
+from worker.model.request import RefundRequest
+from worker.sandbox.redis_server import ThrowawayServer
 from worker.sandbox.running import Sandbox
-from worker.sandbox.server import ThrowawayServer
 
 T = TypeVar("T")
 

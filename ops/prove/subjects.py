@@ -11,8 +11,8 @@ import redis
 
 from ops.prove import naive_worker
 from worker.client import Refunds
-from worker.model import Lane
-from worker.request import RefundRequest, request_body
+from worker.model.refund import Lane
+from worker.model.request import RefundRequest, request_body
 from worker.settings import Settings
 
 _CELERY: Final = ("worker", "-P", "threads", "--without-gossip", "--without-mingle", "-l", "info", "-n")

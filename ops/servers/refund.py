@@ -20,8 +20,8 @@ import redis
 from ops.servers.found import Server
 from ops.servers.table import Row
 from worker.sandbox.config import SandboxConfig
+from worker.sandbox.redis_server import VARIABLE, ThrowawayServer
 from worker.sandbox.running import Sandbox, running_sandbox
-from worker.sandbox.server import VARIABLE, ThrowawayServer
 
 SECONDS: Final = 60
 PASSWORD: Final = "of-a-server-that-is-thrown-away"  # noqa: S105 - it guards nothing

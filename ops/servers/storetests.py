@@ -11,7 +11,7 @@ from typing import Final
 
 from ops.servers.found import Server
 from ops.servers.table import Row
-from worker.sandbox.server import VARIABLE
+from worker.sandbox.redis_server import VARIABLE
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TESTS: Final = ("tests/store", "tests/health/test_health_permissions.py")

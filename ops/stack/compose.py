@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from worker.sandbox.server import find_server
+from worker.sandbox.redis_server import find_server
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from worker.codes import CODES, Code
+from worker.rules.codes import CODES, Code
 
 PAGE: Final = Path(__file__).parents[1] / "error-codes.md"
 _ORIGINS: Final = {
@@ -24,7 +24,7 @@ def page() -> str:
 def _lines() -> Iterator[str]:
     yield "# Error codes"
     yield ""
-    yield "`error_code` of a refund, who acts on it, and what a caller does. Made from `worker/codes.py` by"
+    yield "`error_code` of a refund, who acts on it, and what a caller does. Made from `worker/rules/codes.py` by"
     yield "`./ops/dev python -m ops.tools.error_codes`; a test holds it to that table."
     yield ""
     yield "*Retriable* says whether sending it again can help: `yes`, `no` or `unknown`; empty if no refund ends as"

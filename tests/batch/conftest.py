@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from tests.cli.commanding import Records
-from worker.store import Store
+from worker.store.store import Store
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import redis
 from tests.cli.commanding import Records
 from worker.batches import Compared, compare
 from worker.importer import Accepted
-from worker.request import RefundRequest
+from worker.model.request import RefundRequest
 
 
 def row(refund_id: str, payment_intent: str = "pi_1", **fields: Any) -> RefundRequest:

@@ -10,13 +10,15 @@ import pytest
 import redis
 
 from tests.cli.commanding import Records
-from worker import calls, policy
 from worker.batches import cancel_batch, look_at_batch, moves, open_batch, read_batch, retry_batch
-from worker.calls import Call
 from worker.errors import GuardRefused, NotFound
-from worker.model import Refund, Retriable, Stage, Status, Step
-from worker.request import idempotency_key
-from worker.store import Store
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.request import idempotency_key
+from worker.model.steps import Step
+from worker.rules import attempts
+from worker.store import scripts
+from worker.store.scripts import Call
+from worker.store.store import Store
 
 YES = frozenset({Retriable.YES})
 ALL = YES | {Retriable.UNKNOWN}
@@ -39,16 +41,16 @@ def fill(records: Records, batch_id: str, start: int) -> None:
 
 def failed(records: Records, refund_id: str, kind: Retriable | None, batch_id: str = "b-1", **fields: Any) -> Refund:
     refund = records.sending(refund_id, payment_intent=f"pi_{refund_id}", batch_id=batch_id, **fields)
-    changes = {"error_code": "balance_insufficient", "retriable": kind} | policy.settled_drops()
+    changes = {"error_code": "balance_insufficient", "retriable": kind} | attempts.settled_drops()
     step = Step(to=Stage.SETTLED, status=Status.FAILED, label="balance_insufficient", changes=changes)
-    assert records.store.run(calls.save(refund, step)).result == "saved"
+    assert records.store.run(scripts.save(refund, step)).result == "saved"
     return records.get(refund_id)
 
 
 def waiting(records: Records, refund_id: str, batch_id: str = "b-1") -> Refund:
     refund = records.sending(refund_id, payment_intent=f"pi_{refund_id}", batch_id=batch_id)
     step = Step(to=Stage.WAITING, status=Status.PENDING, label="rate_limited")
-    assert records.store.run(calls.save(refund, step)).result == "saved"
+    assert records.store.run(scripts.save(refund, step)).result == "saved"
     return records.get(refund_id)
 
 
@@ -87,7 +89,7 @@ class Dying(Store):
     left = 1
 
     def run_many(self, batch: Sequence[Call[Any]]) -> list[Any]:
-        if batch and batch[0].script is calls.SAVE:
+        if batch and batch[0].script is scripts.SAVE:
             if not self.left:
                 raise KeyboardInterrupt
             self.left -= 1
@@ -114,12 +116,12 @@ class Racing(Store):
     raced = False
 
     def run_many(self, batch: Sequence[Call[Any]]) -> list[Any]:
-        if not self.raced and batch and batch[0].script is calls.SAVE:
+        if not self.raced and batch and batch[0].script is scripts.SAVE:
             self.raced = True
             step = Step(to=Stage.SENDING, status=Status.PENDING, label="claimed")
             refund = self.get("row-0")
             assert refund is not None
-            super().run_many([calls.save(refund, step)])
+            super().run_many([scripts.save(refund, step)])
         return super().run_many(batch)
 
 

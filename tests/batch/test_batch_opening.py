@@ -21,7 +21,7 @@ from worker.batches import (
     resume_batch,
 )
 from worker.errors import GuardRefused
-from worker.model import to_ms
+from worker.model.times import to_ms
 
 PLAIN = Opening()
 AGAIN = Opening(again=True)

@@ -18,14 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.cli.commanding import Records
-from worker import calls
 from worker.batches import Compared, compare, open_batch, read_batch
-from worker.cli.reading import reading_of, stored_reading
+from worker.cli.import_options import reading_of, stored_reading
 from worker.importer import ImportOptions, Source, accepted, open_source, validate, write_result
 from worker.importer.cells import guarded, unguarded
-from worker.model import Lane, Stage, Status, Step
-from worker.request import REASONS
-from worker.store import Store
+from worker.model.refund import Lane, Stage, Status
+from worker.model.request import REASONS
+from worker.model.steps import Step
+from worker.store import scripts
+from worker.store.store import Store
 
 Cells = dict[str, str]
 
@@ -74,7 +75,7 @@ def handed_in(store: Store, content: bytes, name: str = "season.csv", options: I
         found = compare(store, accepted(source, validation))
         batch = open_batch(store, None, file=name, digest=source.digest, rows=validation.summary.rows)
         made = store.run_many(
-            [calls.create(request, Lane.BULK, batch.batch_id) for _, request in accepted(source, validation)]
+            [scripts.create(request, Lane.BULK, batch.batch_id) for _, request in accepted(source, validation)]
         )
     assert sum(each.result == "created" for each in made) == found.fresh
     assert sum(each.result == "exists" for each in made) == found.same
@@ -124,7 +125,7 @@ def test_a_result_keeps_rows_and_order_tells_every_record_and_adds_nothing_when_
                 refund = made.get(refund_id)
                 changes = {"error_code": code, "error_message": f"{code}\n\t'"}
                 step = Step(to=Stage.SETTLED, status=Status.FAILED, label="failed", changes=changes)
-                made.store.run(calls.save(refund, step))
+                made.store.run(scripts.save(refund, step))
         out = io.StringIO(newline="")
         with source_of(content, "season.csv", OPTIONS) as source:
             stored = stored_reading(source)

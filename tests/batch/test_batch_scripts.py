@@ -9,8 +9,8 @@ import redis
 
 from tests.factories import HOUR, MINUTE, NOW, REFUSED, done_as
 from tests.store.world import World
-from worker.calls import Argument, Call, Script
-from worker.model import to_ms
+from worker.model.times import to_ms
+from worker.store.scripts import Argument, Call, Script
 
 AT = str(to_ms(NOW))
 B = "refunds:batch:b"

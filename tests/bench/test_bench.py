@@ -17,8 +17,9 @@ from ops.bench.payment import compared
 from ops.bench.rig import ROOT, Rig, WrongCountError
 from ops.bench.sampling import owner, stacks
 from ops.bench.table import Row, quantile, rendered, spread
-from worker import calls
-from worker.model import Lane, Refund, Step
+from worker.model.refund import Lane, Refund
+from worker.model.steps import Step
+from worker.store import scripts
 
 
 def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger() -> None:
@@ -38,12 +39,12 @@ def test_the_command_compares_a_payment_of_many_refunds_with_payments_of_few() -
 
 
 def test_a_payment_whose_refunds_were_not_all_saved_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    save = calls.save
+    save = scripts.save
 
-    def stale(refund: Refund, step: Step, detail: Mapping[str, Any]) -> calls.Call[calls.Saved]:
+    def stale(refund: Refund, step: Step, detail: Mapping[str, Any]) -> scripts.Call[scripts.Saved]:
         return save(replace(refund, version=99), replace(step, proof=False), detail)
 
-    monkeypatch.setattr(calls, "save", stale)
+    monkeypatch.setattr(scripts, "save", stale)
     with pytest.raises(WrongCountError, match="0 of 400 refunds were saved as done"):
         compared(200)
 
@@ -91,11 +92,11 @@ def test_the_table_says_what_was_reached_and_what_was_not() -> None:
 
 def test_a_sample_in_the_standard_library_counts_for_whoever_called_it() -> None:
     raw = (
-        "loop;run (asyncio/events.py:80);save (worker/calls.py:205);dumps (json/__init__.py:231) 3\n"
+        "loop;run (asyncio/events.py:80);save (worker/store/scripts.py:205);dumps (json/__init__.py:231) 3\n"
         "loop;run (asyncio/events.py:80) 2\n"
         "loop;send (httpx/_client.py:1629);send (aiohttp/client.py:662) 4\n"
     )
     counted: Counter[str] = Counter()
     for stack, count in stacks(raw):
         counted[owner(stack)] += count
-    assert counted == {"worker/calls.py": 3, "event loop and threads": 2, "aiohttp": 4}
+    assert counted == {"worker/store/scripts.py": 3, "event loop and threads": 2, "aiohttp": 4}

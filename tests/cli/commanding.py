@@ -13,11 +13,14 @@ from typing import Any
 import redis
 from click.testing import CliRunner
 
-from worker import calls, policy
 from worker.cli.group import refunds
-from worker.model import Lane, ProviderRefund, Refund, Stage, Status, Step
-from worker.request import RefundRequest
-from worker.store import Store
+from worker.model.answers import ProviderRefund
+from worker.model.refund import Lane, Refund, Stage, Status
+from worker.model.request import RefundRequest
+from worker.model.steps import Step
+from worker.rules import attempts
+from worker.store import scripts
+from worker.store.store import Store
 
 PAYMENT = "pi_1787730829493927936"
 SECONDS = 20
@@ -87,7 +90,7 @@ class Records:
         """A refund that was accepted."""
         values: dict[str, Any] = {"payment_intent": PAYMENT, "amount": 500, **fields}
         lane = Lane.BULK if batch_id else Lane.SINGLE
-        self.store.run(calls.create(RefundRequest(refund_id=refund_id, **values), lane, batch_id))
+        self.store.run(scripts.create(RefundRequest(refund_id=refund_id, **values), lane, batch_id))
         return self.get(refund_id)
 
     def sending(self, refund_id: str, **fields: Any) -> Refund:
@@ -97,11 +100,11 @@ class Records:
 
     def claimed(self, refund_id: str) -> Refund:
         """An accepted refund, claimed by a worker that has just read its payment."""
-        loaded = self.store.run(calls.load(refund_id))
+        loaded = self.store.run(scripts.load(refund_id))
         seen: dict[str, Any] = {"seq": loaded.seq}
         if loaded.refund is not None and loaded.refund.asked_currency is not None:
             seen["currency_checked"] = True
-        claim = self.store.run(calls.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45), **seen))
+        claim = self.store.run(scripts.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45), **seen))
         assert claim.claimed, claim.result
         return self.get(refund_id)
 
@@ -111,7 +114,7 @@ class Records:
         """A refund that the provider has done, in the currency it shows."""
         refund = self.sending(refund_id, **fields)
         found = ProviderRefund(id=provider_refund_id, status="succeeded", amount=500, currency=shown)
-        return self._saved(refund, policy.done(refund, found, "reply", refund.updated_at))
+        return self._saved(refund, attempts.done(refund, found, "reply", refund.updated_at))
 
     def failed(self, refund_id: str, **fields: Any) -> Refund:
         """A refund that the provider has refused."""
@@ -127,12 +130,12 @@ class Records:
         changes: dict[str, Any] = {"error_code": "no_reply", "error_message": "the reply was cut"}
         if doubt:
             changes |= {"doubt_since": refund.updated_at, "looks": 5}
-        return self._saved(refund, policy.to_review(changes, "inconclusive", "it cannot be told"))
+        return self._saved(refund, attempts.to_review(changes, "inconclusive", "it cannot be told"))
 
     def _saved(self, refund: Refund, step: Step) -> Refund:
         # As a worker's recorder does.
         detail = {"seen": "done"} | ({"alarm": step.alarm} if step.alarm else {})
-        assert self.store.run(calls.save(refund, step, detail)).result == "saved"
+        assert self.store.run(scripts.save(refund, step, detail)).result == "saved"
         return self.get(refund.refund_id)
 
     def get(self, refund_id: str) -> Refund:

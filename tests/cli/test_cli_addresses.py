@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commanding import Cli
-from worker.sandbox.server import ThrowawayServer
+from worker.sandbox.redis_server import ThrowawayServer
 
 CERTIFICATE = Path(__file__).parents[1] / "gateway" / "loopback.pem"
 

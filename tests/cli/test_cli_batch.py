@@ -12,9 +12,11 @@ import pytest
 import redis
 
 from tests.cli.commanding import Cli, Records, messages
-from worker import calls, policy
 from worker.batches import moves, open_batch, read_batch
-from worker.model import Lane, Retriable, Stage, Status, Step
+from worker.model.refund import Lane, Retriable, Stage, Status
+from worker.model.steps import Step
+from worker.rules import attempts
+from worker.store import scripts
 
 SEASON = "refund_id;payment_intent;amount;currency\n" + "".join(f"row-{n};pi_{n};500;usd\n" for n in range(4))
 
@@ -35,11 +37,11 @@ def batch(cli: Cli, season: str) -> str:
 def settled(records: Records, refund_id: str, kind: Retriable | None = None) -> None:
     """Bring a refund of the batch to its end: failed where `kind` says so."""
     refund = records.sending(refund_id, payment_intent=f"pi_{refund_id[4:]}", currency="usd", batch_id="b-1")
-    step = Step(to=Stage.SETTLED, status=Status.SUCCEEDED, label="done", changes=policy.settled_drops())
+    step = Step(to=Stage.SETTLED, status=Status.SUCCEEDED, label="done", changes=attempts.settled_drops())
     if kind is not None:
         changes = {"error_code": "card_gone", "retriable": kind}
         step = Step(to=Stage.SETTLED, status=Status.FAILED, label="card_gone", changes=changes)
-    assert records.store.run(calls.save(refund, step)).result == "saved"
+    assert records.store.run(scripts.save(refund, step)).result == "saved"
 
 
 def test_batches_are_listed_newest_first_with_their_counts(cli: Cli, records: Records, batch: str) -> None:
@@ -152,9 +154,9 @@ def test_cancel_names_what_moved_meanwhile_and_its_numbers_add_up(
     def and_meanwhile(*arguments: Any) -> tuple[list[str], list[tuple[str, str]]]:
         # A worker saves that the provider was busy, after this page was read; and a claim has canceled another row.
         waits = Step(to=Stage.WAITING, status=Status.PENDING, label="rate_limited")
-        assert records.store.run(calls.save(refund, waits)).result == "saved"
+        assert records.store.run(scripts.save(refund, waits)).result == "saved"
         claim = records.store.run(
-            calls.claim("row-2", "send", token="t", lease=timedelta(seconds=45), currency_checked=True)
+            scripts.claim("row-2", "send", token="t", lease=timedelta(seconds=45), currency_checked=True)
         )
         assert claim.result == "canceled"
         return apply(*arguments)

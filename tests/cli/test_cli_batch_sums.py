@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commanding import Cli, Records
-from worker import calls
 from worker.batches import moves
-from worker.model import Retriable, Stage, Status, Step
+from worker.model.refund import Retriable, Stage, Status
+from worker.model.steps import Step
+from worker.store import scripts
 
 ROWS = [
     *(f"row-{number},pi_{number},500,usd" for number in range(8)),
@@ -41,11 +42,11 @@ def season(cli: Cli, records: Records, tmp_path: Path) -> Path:
     ):
         refund = records.claimed(f"row-{number}")
         step = Step(to=Stage.SETTLED, status=status, label="x", changes=changes)
-        assert records.store.run(calls.save(refund, step)).result == "saved"
+        assert records.store.run(scripts.save(refund, step)).result == "saved"
     for number in (4, 5):
         refund = records.claimed(f"row-{number}")
         step = Step(to=Stage.REVIEW, status=Status.PENDING, label="x")
-        assert records.store.run(calls.save(refund, step)).result == "saved"
+        assert records.store.run(scripts.save(refund, step)).result == "saved"
     return file
 
 
@@ -84,7 +85,7 @@ def test_failed_refunds_are_all_told_of_by_a_retry(
         # Somebody else decides that one of them is not to be sent again.
         refund = records.get("row-3")
         step = Step(to=Stage.SETTLED, status=Status.FAILED, label="x", changes={"retriable": Retriable.NO})
-        records.store.run(calls.save(refund, step))
+        records.store.run(scripts.save(refund, step))
         return apply(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(moves, "_apply", and_meanwhile)

@@ -9,10 +9,10 @@ import pytest
 import redis
 
 from tests.cli.commanding import Cli, Records
-from worker import calls
 from worker.sandbox.config import SandboxConfig
+from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import Sandbox, running_sandbox
-from worker.sandbox.server import running_server
+from worker.store import scripts
 
 KEY = "sk_test_planted"
 
@@ -115,7 +115,7 @@ def test_a_nearly_full_server_is_a_warning(examined: Cli, sync_redis: redis.Redi
 
 
 def test_records_of_another_provider_are_a_guard(examined: Cli, records: Records) -> None:
-    records.store.run(calls.pin("elsewhere.example", "live"))
+    records.store.run(scripts.pin("elsewhere.example", "live"))
     found = check(examined, "records", 6)
     assert "belong to elsewhere.example in live mode" in found["text"]
 

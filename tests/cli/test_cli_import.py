@@ -15,12 +15,12 @@ import redis
 
 from tests.cli.commanding import SECONDS, Cli, Records, messages
 from worker.batches import Opening, open_batch, read_batch
+from worker.cli.import_options import stored_reading
 from worker.cli.progress import LINE_SECONDS, STILL_LINE_SECONDS, progress
-from worker.cli.reading import stored_reading
 from worker.importer import ImportOptions, open_source
-from worker.model import Lane
+from worker.model.refund import Lane
+from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import running_sandbox
-from worker.sandbox.server import running_server
 
 HEADER = "refund_id,payment_intent,amount,currency"
 

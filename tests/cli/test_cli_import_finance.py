@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from tests.cli.commanding import Cli, Records
-from worker import batches, calls
+from worker import batches
 from worker.batches import read_batch
 from worker.importer import ImportOptions, accepted, open_source, validate
-from worker.model import Lane
-from worker.request import RefundRequest
+from worker.model.refund import Lane
+from worker.model.request import RefundRequest
+from worker.store import scripts
 
 EUROS = ("--amount-unit", "major", "--decimal", "comma", "--currency", "eur")
 BY_ORDER = ("--id-from", "order_no")
@@ -45,7 +46,7 @@ def handed_in_before(records: Records, request: RefundRequest) -> None:
         amount=request.amount,
         currency=request.currency,
     )
-    records.store.run(calls.create(plain, Lane.BULK))
+    records.store.run(scripts.create(plain, Lane.BULK))
 
 
 def test_sums_are_shown_as_the_file_states_its_amounts(cli: Cli, records: Records, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from tests.cli.commanding import Cli, Records
 from worker.batches import read_batch
-from worker.cli.ahead import ahead
 from worker.errors import InputError
+from worker.importer.prefetch import ahead
 
 ROWS = 1_200
 
@@ -49,7 +49,7 @@ def test_an_import_that_ends_after_any_row_is_gone_on_with_by_the_same_command(
         yield some()
 
     with monkeypatch.context() as patch:
-        patch.setattr("worker.cli.handing.ahead", interrupted)
+        patch.setattr("worker.cli.import_submit.ahead", interrupted)
         ran = cli("import", season, "--batch", "b-1", "--json")
     accepted = sum(records.store.counts().values())
     # Rows are accepted in chunks of five hundred.

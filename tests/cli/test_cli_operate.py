@@ -9,12 +9,12 @@ import pytest
 import redis
 
 from tests.cli.commanding import Cli, Ran, Records
-from worker import calls, switches
 from worker.batches import open_batch, pause_batch, read_batch
 from worker.errors import GuardRefused
-from worker.model import Stage
-from worker.sandbox.server import running_server
-from worker.store import Store
+from worker.model.refund import Stage
+from worker.sandbox.redis_server import running_server
+from worker.store import flags, scripts
+from worker.store.store import Store
 
 KEY = {"REFUNDS_API_KEY": "sk_test_planted", "REFUNDS_API_URL": "http://127.0.0.1:9"}
 
@@ -24,7 +24,7 @@ def said(ran: Ran) -> tuple[int, str]:
 
 
 def claim_result(records: Records, refund_id: str) -> str:
-    call = calls.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45))
+    call = scripts.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45))
     return records.store.run(call).result
 
 
@@ -85,7 +85,7 @@ def test_the_stop_button_works_on_a_server_that_could_forget_and_says_that_it_co
         ran = cli("pause", REFUNDS_REDIS_URL=server.url)
         assert (ran.code, ran.out) == (5, "")
         assert ran.err.startswith("error: everything is paused now, but this is not known to be on disk")
-        assert switches.read(Store(client)).paused_at is not None
+        assert flags.read(Store(client)).paused_at is not None
 
 
 def test_a_pause_of_one_batch_holds_back_that_batch_alone(cli: Cli, records: Records) -> None:
@@ -109,7 +109,7 @@ def test_whoever_presses_the_button_is_named(
     open_batch(records.store, "b-1", file="season.csv", digest="d1", rows=1)
     cli("pause", "--batch", "b-1", **named)
     cli("pause", **named)
-    assert read_batch(records.store, "b-1").paused_by == switches.read(records.store).paused_by == (actor or "root")
+    assert read_batch(records.store, "b-1").paused_by == flags.read(records.store).paused_by == (actor or "root")
 
 
 @pytest.mark.parametrize("actor", [" ", "a\x1b[2J", "x" * 101])
@@ -192,7 +192,7 @@ def test_a_worker_that_may_not_run_says_why_and_ends(
 
 
 def test_a_worker_is_refused_on_records_of_another_provider(cli: Cli, records: Records) -> None:
-    records.store.run(calls.pin("elsewhere.example", "live"))
+    records.store.run(scripts.pin("elsewhere.example", "live"))
     ran = cli("worker", **KEY)
     assert (ran.code, ran.err.startswith("error: these records belong to elsewhere.example in live mode")) == (6, True)
 

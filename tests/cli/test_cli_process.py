@@ -211,7 +211,7 @@ def test_the_command_line_loads_no_provider_client() -> None:
     assert "worker.cli.doctor" in names
     done = subprocess.run([sys.executable, "-c", LOADED, *names], check=True, capture_output=True, text=True)
     loaded = set(json.loads(done.stdout))
-    assert not loaded & {"httpx", "httpx_aiohttp", "aiohttp", "worker.gateway", "worker.runtime"}
+    assert not loaded & {"httpx", "httpx_aiohttp", "aiohttp", "worker.provider.gateway", "worker.process.runtime"}
 
 
 def test_a_worker_in_the_foreground_settles_a_refund_and_ends_with_0(cli: Cli, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 import redis
 
 from tests.cli.commanding import PAYMENT, Cli, Records, messages
-from worker import calls
-from worker.model import PUBLIC_FIELDS, Lane, Refund, Retriable, Stage, Status, Step
+from worker.model.refund import PUBLIC_FIELDS, Lane, Refund, Retriable, Stage, Status
+from worker.model.steps import Step
+from worker.store import scripts
 
 
 def test_a_submitted_refund_is_recorded_and_nudged_for_once(cli: Cli, sync_redis: redis.Redis) -> None:
@@ -209,7 +210,7 @@ def fail(records: Records, kind: Retriable | None, **fields: Any) -> Refund:
     refund = records.sending("order-1", **fields)
     changes = {"error_code": "balance_insufficient", "retriable": kind}
     step = Step(to=Stage.SETTLED, status=Status.FAILED, label="balance_insufficient", changes=changes)
-    assert records.store.run(calls.save(refund, step)).result == "saved"
+    assert records.store.run(scripts.save(refund, step)).result == "saved"
     return records.get("order-1")
 
 

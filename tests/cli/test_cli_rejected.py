@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.cli.commanding import Cli, Records
-from worker import MessageRejected, NotFound, Refunds, rejections
-from worker.kept import kept_of
+from worker import MessageRejected, NotFound, Refunds
+from worker.broker import rejected as rejections
+from worker.broker.kept import kept_of
 from worker.settings import Settings
 
 

@@ -11,10 +11,12 @@ import redis
 
 from tests.cli.commanding import PAYMENT, Cli, Records, messages
 from tests.factories import a_refund
-from worker import calls, contradictions, decisions, looks, policy
 from worker.cli.review import resolutions
-from worker.model import Lane, Look, ProviderRefund, Refund, Sight, Stage, Status
-from worker.policy import Rules
+from worker.model.answers import Look, ProviderRefund, Sight
+from worker.model.refund import Lane, Refund, Stage, Status
+from worker.rules import attempts, contradictions, decisions, readback
+from worker.rules.attempts import Rules
+from worker.store import scripts
 
 
 def test_the_refunds_that_need_a_person_are_listed_and_no_others(cli: Cli, records: Records) -> None:
@@ -74,11 +76,11 @@ def test_what_was_never_in_doubt_may_be_decided_without_a_look(cli: Cli, records
 
 def test_what_was_read_is_told_with_where_it_was_read(cli: Cli, records: Records) -> None:
     refund = records.in_review("stuck-1")
-    records.store.run(calls.save(refund, decisions.resolve_failed(refund, "gone", by="ann"), {"note": "by phone"}))
+    records.store.run(scripts.save(refund, decisions.resolve_failed(refund, "gone", by="ann"), {"note": "by phone"}))
     refund = replace(records.get("stuck-1"), quiet_at=refund.updated_at)
     look = Look(sight=Sight.ABSENT, reason="not in the payment's list")
-    step = looks.after_look(refund, look, Rules(readback="list"), refund.updated_at + timedelta(days=1), 0)
-    records.store.run(calls.save(refund, step, {"look": "absent", "reason": look.reason}))
+    step = readback.after_look(refund, look, Rules(readback="list"), refund.updated_at + timedelta(days=1), 0)
+    records.store.run(scripts.save(refund, step, {"look": "absent", "reason": look.reason}))
     read = cli("review", "show", "stuck-1").out.split("what was read\n")[1].split("\nwhat to find")[0]
     assert read.endswith("looked at the payment's list: absent (not in the payment's list)\n")
     told = cli("status", "stuck-1", "--history").out
@@ -202,10 +204,10 @@ def test_a_note_code_or_id_that_cannot_be_kept_is_rejected(
 
 def contradicted(records: Records, refund: Refund) -> Refund:
     """The record once the provider has shown another refund for it."""
-    proof = policy.done(refund, ProviderRefund(id="re_late", status="succeeded"), "reply", refund.updated_at)
+    proof = attempts.done(refund, ProviderRefund(id="re_late", status="succeeded"), "reply", refund.updated_at)
     step = contradictions.contradicted(refund, proof, refund.updated_at)
     assert step is not None
-    assert records.store.run(calls.save(refund, step, {"alarm": step.alarm})).result == "saved"
+    assert records.store.run(scripts.save(refund, step, {"alarm": step.alarm})).result == "saved"
     return records.get(refund.refund_id)
 
 
@@ -229,7 +231,7 @@ def test_a_settled_refund_that_the_provider_contradicts_is_listed_first_until_it
     assert messages(sync_redis, Lane.SINGLE) == 1
     refund = records.get("order-1")
     found = ProviderRefund(id="re_late", status="succeeded", amount=500, refund_id="order-1")
-    records.store.run(calls.save(refund, policy.done(refund, found, "lookup", refund.updated_at)))
+    records.store.run(scripts.save(refund, attempts.done(refund, found, "lookup", refund.updated_at)))
     refund = records.get("order-1")
     assert (refund.status, refund.contradicted_by, refund.provider_refund_id) == (Status.SUCCEEDED, None, "re_late")
     assert [shown["refund_id"] for shown in cli("review", "list", "--json").objects] == ["stuck-1"]

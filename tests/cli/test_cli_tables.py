@@ -11,9 +11,9 @@ import pytest
 from tests.cli.commanding import Cli
 from tests.factories import a_refund
 from worker.batches import Batch
-from worker.cli import batch, filesays, render
+from worker.cli import batch, import_messages, render
 from worker.importer import ImportOptions, open_source, validate
-from worker.model import Stage
+from worker.model.refund import Stage
 
 REFUND = "f-1b68f62b40c680c7812e0cdc5ab4f227-a2-17"
 PAYMENT = "pi_1787730829493927936_abcdefghijklmnop"
@@ -70,7 +70,7 @@ def test_no_column_or_value_is_wrapped_in_a_table_of_errors(
     path.write_text(f"refund_id,payment_intent,amount\n{REFUND},{PAYMENT}/{PAYMENT[:12]},5\n")
     monkeypatch.setattr("sys.stderr", narrow)
     with open_source(path, ImportOptions()) as source:
-        filesays.say_errors(source, validate(source).summary, "nothing was handed in")
+        import_messages.say_errors(source, validate(source).summary, "nothing was handed in")
     (line,) = [line for line in narrow.getvalue().splitlines() if "payment_intent" in line and "2 " in line]
     assert f"{PAYMENT}/{PAYMENT[:12]}" in line
 

@@ -16,14 +16,18 @@ import pytest
 import redis
 
 from tests.cli.commanding import PAYMENT, Cli, Records
-from worker import batches, calls, decisions, rejections, switches
+from worker import batches
 from worker.batches import Opening
+from worker.broker import rejected
+from worker.broker.kept import kept_of
 from worker.cli.group import refunds as program
-from worker.kept import kept_of
-from worker.model import Lane, Retriable, Stage, Status, Step
-from worker.request import RefundRequest
-from worker.sandbox.server import ThrowawayServer, running_server
-from worker.store import Store
+from worker.model.refund import Lane, Retriable, Stage, Status
+from worker.model.request import RefundRequest
+from worker.model.steps import Step
+from worker.rules import decisions
+from worker.sandbox.redis_server import ThrowawayServer, running_server
+from worker.store import flags, scripts
+from worker.store.store import Store
 
 BATCH: Final = "b-1"
 Prepare = Callable[[Records, Path], list[str]]
@@ -36,7 +40,7 @@ def _queued(records: Records, _: Path) -> list[str]:
 
 def _canceled(records: Records, _: Path) -> list[str]:
     refund = records.queued("order-1")
-    records.store.run(calls.save(refund, decisions.cancel(refund)))
+    records.store.run(scripts.save(refund, decisions.cancel(refund)))
     return ["order-1"]
 
 
@@ -54,7 +58,7 @@ def _batch(records: Records, _: Path) -> list[str]:
     batches.open_batch(records.store, BATCH, file="season.csv", digest="d", rows=2, opening=Opening())
     for name in ("row-1", "row-2"):
         request = RefundRequest(refund_id=name, payment_intent=f"{PAYMENT}{name[-1]}", amount=500)
-        records.store.run(calls.create(request, Lane.BULK, BATCH))
+        records.store.run(scripts.create(request, Lane.BULK, BATCH))
     batches.close_batch(records.store, BATCH, handed_in=2, conflicting=0)
     return [BATCH]
 
@@ -73,11 +77,11 @@ def _canceled_batch(records: Records, folder: Path) -> list[str]:
 
 def _failed_batch(records: Records, folder: Path) -> list[str]:
     _batch(records, folder)
-    claim = records.store.run(calls.claim("row-1", "send", token="t", lease=calls.SWEEP_HOLD, seq="0"))
+    claim = records.store.run(scripts.claim("row-1", "send", token="t", lease=scripts.SWEEP_HOLD, seq="0"))
     assert claim.refund is not None
     changes = {"error_code": "balance_insufficient", "retriable": Retriable.YES}
     step = Step(to=Stage.SETTLED, status=Status.FAILED, label="x", changes=changes)
-    assert records.store.run(calls.save(claim.refund, step)).result == "saved"
+    assert records.store.run(scripts.save(claim.refund, step)).result == "saved"
     return [BATCH]
 
 
@@ -117,18 +121,18 @@ def _imported_before(records: Records, folder: Path) -> list[str]:
 
 def _going_again(records: Records, _: Path) -> list[str]:
     refund = records.failed("order-1")
-    records.store.run(calls.save(refund, decisions.retry_one(refund, unknown=True)))
+    records.store.run(scripts.save(refund, decisions.retry_one(refund, unknown=True)))
     return ["order-1"]
 
 
 def _paused(records: Records, _: Path) -> list[str]:
-    switches.pause(records.store, "ann")
+    flags.pause(records.store, "ann")
     return []
 
 
 def _rejected(records: Records, _: Path) -> list[str]:
     kept = kept_of(([], {"refund_id": "order-1"}), "payment_intent is missing")
-    records.store.run(rejections.keep(kept))
+    records.store.run(rejected.keep(kept))
     return [kept.entry_id]
 
 
@@ -275,7 +279,7 @@ def test_a_command_waits_for_the_disk_before_it_answers(
     arguments = prepare(lazy_records, tmp_path)
     client = lazy_records.store.redis
     # This disk never confirms: whatever was reported all the same was reported too early.
-    monkeypatch.setattr("worker.store.WAITAOF_MS", 10)
+    monkeypatch.setattr("worker.store.store.WAITAOF_MS", 10)
     monkeypatch.setattr(Store, "_probe_disk", lambda _: True)
     client.config_set("appendfsync", "no")
     client.config_resetstat()

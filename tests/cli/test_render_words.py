@@ -8,7 +8,7 @@ import pytest
 
 from tests.factories import NOW
 from worker.cli import render
-from worker.model import to_ms
+from worker.model.times import to_ms
 
 AT = to_ms(NOW)
 SENT = {"from": "queued", "to": "sending", "status": "pending", "label": "send", "attempt": 1, "at": AT}

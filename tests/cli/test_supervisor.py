@@ -15,7 +15,7 @@ from queue import Queue
 # Supervises the script given as its argument, with pauses short enough for a test; says on stderr what it says.
 SUPERVISE = """
 import os, sys
-from worker.supervisor import Supervisor
+from worker.process.supervisor import Supervisor
 def say(sentence):
     print(sentence, file=sys.stderr, flush=True)
 supervisor = Supervisor(

@@ -21,7 +21,8 @@ import pytest
 from celery import signals
 from kombu.utils.objects import cached_property
 
-from worker import RefundRequest, Refunds, StoreUnavailable, broker
+from worker import RefundRequest, Refunds, StoreUnavailable
+from worker.broker import queues
 from worker.settings import Settings
 
 CHILDREN = 8
@@ -75,7 +76,7 @@ def after_use() -> list[int]:
 def while_built() -> list[int]:
     """A thread is in the midst of building, and goes on only when the children are over."""
     builds, may_go_on = threading.Event(), threading.Event()
-    make = broker.make_celery
+    make = queues.make_celery
 
     def slow(settings: Settings) -> Any:
         if threading.current_thread() is not threading.main_thread():
@@ -83,7 +84,7 @@ def while_built() -> list[int]:
             may_go_on.wait(LIFE)
         return make(settings)
 
-    vars(broker)["make_celery"] = slow
+    vars(queues)["make_celery"] = slow
     thread = threading.Thread(target=submit, args=("thread",))
     thread.start()
     builds.wait(LIFE)

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from worker import IdempotencyConflict, NotCancelable, NotFound, RefundRequest, Refunds, StoreUnavailable
-from worker.model import Lane
+from worker.model.refund import Lane
 from worker.settings import Settings
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.client.forking import SCENARIOS
-from worker import Refunds, broker
-from worker.model import Lane
+from worker import Refunds
+from worker.broker import queues
+from worker.model.refund import Lane
 from worker.settings import Settings
 
 
@@ -43,7 +44,7 @@ def test_a_child_begins_anew_and_its_parent_goes_on(scenario: str, redis_url: st
         accepted = refunds.store.counts()["queued"]
         assert accepted >= len(ends) or scenario in {"children_that_leave_it_alone", "a_closed_one"}
         assert accepted % 3 == 0 or scenario == "while_published"
-        assert broker.queue_depth(refunds.celery, Lane.SINGLE) == accepted
+        assert queues.queue_depth(refunds.celery, Lane.SINGLE) == accepted
 
 
 IMPORTS = """

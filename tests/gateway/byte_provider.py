@@ -13,15 +13,16 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tests.described import broken_by_request
-from worker.gateway import Gateway
+from worker.provider.gateway import Gateway
+from worker.provider.transport import build_client
 from worker.settings import Settings
-from worker.transport import build_client
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator
 
-    from worker.model import Outcome, Refund
+    from worker.model.answers import Outcome
+    from worker.model.refund import Refund
 
 KEY = "sk_test_planted"
 BODY = b'{"payment_intent":"pi_1787730829493927936","amount":"500","metadata":{"refund_id":"order-1001-1"}}'

@@ -28,8 +28,8 @@ from tests.gateway.byte_provider import (
     reply,
     sent,
 )
-from worker import transport
-from worker.model import Seen
+from worker.model.answers import Seen
+from worker.provider import transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.model import NoReply, NotSent
-from worker.transport import MAX_RETRY_AFTER, answer_to, parse_json, read_retry_after
+from worker.model.answers import NoReply, NotSent
+from worker.provider.transport import MAX_RETRY_AFTER, answer_to, parse_json, read_retry_after
 
 DATE = "Sat, 31 Jan 2026 09:00:00 GMT"
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.factories import PAYMENT, a_refund, a_reply, refund_payload
 from tests.gateway.byte_provider import LEASE, Peer, Script, answering, by_path, byte_provider, error, gateway_to, reply
-from worker import gateway as gateway_module
-from worker.model import NoReply, NotSent, PaymentView, ProviderRefund, Reply
+from worker.model.answers import NoReply, NotSent, PaymentView, ProviderRefund, Reply
+from worker.provider import gateway as gateway_module
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.running import running_sandbox
 

@@ -23,7 +23,8 @@ from tests.gateway.byte_provider import (
     gateway_to,
     reply,
 )
-from worker.model import Outcome, Refund, Seen
+from worker.model.answers import Outcome, Seen
+from worker.model.refund import Refund
 
 if TYPE_CHECKING:
     from tests.gateway.byte_provider import Script

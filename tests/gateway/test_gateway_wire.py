@@ -26,9 +26,9 @@ from tests.gateway.byte_provider import (
     settings_for,
 )
 from worker.errors import GuardRefused, SettingsError
-from worker.model import Seen
-from worker.request import request_body
-from worker.transport import build_client, proxy_for
+from worker.model.answers import Seen
+from worker.model.request import request_body
+from worker.provider.transport import build_client, proxy_for
 
 DONE = reply(200, refund_payload())
 BASIC = "Basic " + base64.b64encode(f"{KEY}:".encode()).decode()

@@ -10,7 +10,7 @@ import redis
 from tests.cli.commanding import Cli, Records
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.running import Sandbox, running_sandbox
-from worker.store import Store
+from worker.store.store import Store
 
 KEY = "sk_test_planted"
 

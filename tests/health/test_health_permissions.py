@@ -14,8 +14,8 @@ import redis
 import worker
 from tests.cli.commanding import Cli
 from tests.health.examining import examined
-from worker.health.permissions import TRIALS
-from worker.sandbox.server import ThrowawayServer, running_server
+from worker.monitoring.check_permissions import TRIALS
+from worker.sandbox.redis_server import ThrowawayServer, running_server
 
 PACKAGE = Path(worker.__file__).parent
 EVERYTHING = ("on", ">planted", "~*", "&*", "+@all")
@@ -121,8 +121,8 @@ def test_a_disk_that_may_not_be_waited_for_fails_and_the_fix_grants_it(
 
 
 def in_scripts() -> set[str]:
-    """Every command that a script of the records calls, but for the one it can do without; `fetch` is the broker's."""
-    texts = (path.read_text("utf-8") for path in (PACKAGE / "lua").glob("*.lua") if path.stem != "fetch")
+    """Every command that a script of the records calls, but for the one it can do without."""
+    texts = (path.read_text("utf-8") for path in (PACKAGE / "store" / "lua").glob("*.lua"))
     return {name for text in texts for name in re.findall(r"redis\.p?call\('([A-Z]+)'", text)} - {"INFO"}
 
 
@@ -130,7 +130,7 @@ def in_python() -> set[str]:
     """Every command that is sent by a method of a store's client or of a pipeline."""
     found = set()
     for path in PACKAGE.rglob("*.py"):
-        if path.is_relative_to(PACKAGE / "sandbox") or path.stem == "messages":
+        if path.is_relative_to(PACKAGE / "sandbox") or path.stem == "kombu_transport":
             continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

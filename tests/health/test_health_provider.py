@@ -8,9 +8,10 @@ import pytest
 
 from tests.cli.commanding import Cli, Records
 from tests.health.examining import examined
-from worker import probing
-from worker.health.provider import key_and_address, what_was_probed
-from worker.probing import Finding, Order, Question, Report, Verdict
+from worker.monitoring.check_provider import key_and_address, what_was_probed
+from worker.probing import kept
+from worker.probing.questions import Finding, Order, Question, Verdict
+from worker.probing.report import Report
 from worker.sandbox.running import Sandbox
 from worker.settings import Settings
 
@@ -32,7 +33,7 @@ def keep(records: Records, host: str, verdicts: dict[Question, Verdict]) -> None
         findings={name: Finding(verdict=verdict, evidence=f"seen: {verdict}") for name, verdict in verdicts.items()},
         problem=None,
     )
-    probing.keep(records.store, report, datetime(2026, 1, 31, tzinfo=UTC))
+    kept.keep(records.store, report, datetime(2026, 1, 31, tzinfo=UTC))
 
 
 def host_of(sandbox: Sandbox) -> str:
@@ -107,7 +108,7 @@ def test_live_trust_needs_a_probe_of_the_test_system(records: Records) -> None:
     assert next(what_was_probed(settings, records.store)).state.value == "warn"
     keep(records, "apitest.wooshpay.com", ALL)
     assert [check.state.value for check in what_was_probed(settings, records.store)] == ["ok"]
-    assert probing.live_warning(settings, probing.read(records.store)) is None
+    assert kept.live_warning(settings, kept.read(records.store)) is None
 
 
 def test_the_doctor_moves_and_writes_nothing(doctor: Cli, records: Records, health_sandbox: Sandbox) -> None:

@@ -10,8 +10,8 @@ import redis
 
 from tests.cli.commanding import Cli, Records
 from tests.health.examining import examined
-from worker import calls
-from worker.switches import key_print
+from worker.store import scripts
+from worker.store.flags import key_print
 
 HOUR_MS = 3_600_000
 
@@ -30,7 +30,7 @@ def test_records_of_another_schema_are_a_guard(doctor: Cli, sync_redis: redis.Re
 
 
 def test_records_pinned_to_another_provider_are_a_guard(doctor: Cli, records: Records) -> None:
-    records.store.run(calls.pin("elsewhere.example", "live"))
+    records.store.run(scripts.pin("elsewhere.example", "live"))
     said = examined(doctor)
     assert (said.of("records")[0], said.code) == ("fail", 6)
 

@@ -12,11 +12,11 @@ import redis
 
 from tests.cli.commanding import Cli
 from tests.health.examining import examined
-from worker.health import server as judged
-from worker.health.checks import State, redis_cli
-from worker.sandbox.server import running_server
+from worker.monitoring import check_server as judged
+from worker.monitoring.checks import State, redis_cli
+from worker.sandbox.redis_server import running_server
 from worker.settings import Settings
-from worker.store import Store
+from worker.store.store import Store
 
 
 def mend(url: str, fix: str) -> None:

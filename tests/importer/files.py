@@ -24,8 +24,8 @@ from worker.importer import (
     write_failed_rows,
     write_result,
 )
-from worker.model import Refund
-from worker.request import RefundRequest
+from worker.model.refund import Refund
+from worker.model.request import RefundRequest
 
 HEADER = "refund_id,payment_intent,amount,currency,reason,metadata.order\n"
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.importer.files import Files
 from worker.importer.amounts import AmountProblem, decimals_of, in_major, parse_amount
-from worker.request import MAX_AMOUNT
+from worker.model.request import MAX_AMOUNT
 
 
 @given(st.integers(min_value=1, max_value=MAX_AMOUNT))

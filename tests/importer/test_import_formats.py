@@ -12,7 +12,7 @@ import pytest
 from tests.importer.files import Files, packed, workbook
 from worker.errors import InputError
 from worker.importer import ImportOptions, accepted, describe, open_source, read_rows, validate
-from worker.request import RefundRequest
+from worker.model.request import RefundRequest
 
 ROWS = [
     ["refund_id", "payment_intent", "amount", "reason", "metadata.order"],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.importer.files import Files
 from worker.errors import InputError
 from worker.importer import ImportOptions, MadeId, SameRefund, made_id
-from worker.request import MAX_METADATA_KEYS, RefundRequest
+from worker.model.request import MAX_METADATA_KEYS, RefundRequest
 
 ORDERS = "Order No,pi,amount,currency\n1001,pi_1,500,usd\n1002,pi_2,700,usd\n"
 BY_ORDER: dict[str, Any] = {"id_from": ("order no",)}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.factories import a_refund
 from tests.importer.files import Files, Taken
 from worker.importer.cells import guarded, unguarded
-from worker.request import REASONS
+from worker.model.request import REASONS
 
 FORMULA_STARTS = "=+-@\t\r\n'\uff1d\uff0b\uff0d\uff20"
 

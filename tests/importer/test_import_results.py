@@ -14,7 +14,7 @@ from tests.importer.files import HEADER, Files, workbook
 from worker.errors import InputError
 from worker.importer import SameRefund
 from worker.importer.cells import guarded, unguarded
-from worker.model import Stage, Status
+from worker.model.refund import Stage, Status
 
 BEFORE = ["status", "stage", "provider_refund_id", "error_code", "error_message", "attempts", "updated_at"]
 ADDED = [*BEFORE, "amount_refunded", "currency_refunded"]

@@ -12,7 +12,7 @@ from tests.importer.files import HEADER, Files
 from worker.errors import InputError
 from worker.importer import ALIASES, RowError, open_source, read_rows, requests_of
 from worker.importer.options import ImportOptions
-from worker.request import RefundRequest
+from worker.model.request import RefundRequest
 
 ID_FROM = ("order", "payment_intent")
 

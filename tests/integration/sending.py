@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import amqp
 import redis
 
-from worker.model import Lane
+from worker.model.refund import Lane
 
 EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 

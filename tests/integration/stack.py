@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from worker.client import Refunds
-from worker.model import Refund
+from worker.model.refund import Refund
 from worker.sandbox.running import Sandbox
 from worker.settings import Settings
 

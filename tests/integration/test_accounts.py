@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.stack import Installation, Worker, until
-from worker import switches
-from worker.model import Stage, Status
-from worker.request import RefundRequest
+from worker.model.refund import Stage, Status
+from worker.model.request import RefundRequest
 from worker.sandbox.config import SandboxConfig
+from worker.store import flags
 
 OURS, THEIRS = "sk_test_canary_of_ours", "sk_test_canary_of_theirs"
 
@@ -41,7 +41,7 @@ def test_key_of_another_account_proves_no_absence_and_moves_no_money_twice(insta
         assert "most likely of another account" in refused.said
         assert "canary" not in refused.said
         # A person insists: then at least nothing is concluded from what the key cannot see.
-        switches.vouch_for_account(refunds.store)
+        flags.vouch_for_account(refunds.store)
         second = start(installation, THEIRS)
         before = looks(installation)
         until(lambda: looks(installation) >= before + 3, "the doubt was looked at three times")

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from tests.integration.sending import ABSENT, EMBED, AmqpPost, Post, RedisPost, Sent, present
 from tests.integration.stack import Installation, until
 from tests.strategies import json_values
-from worker.model import Lane
-from worker.request import RefundRequest, is_refund_id
+from worker.model.refund import Lane
+from worker.model.request import RefundRequest, is_refund_id
 
 EXAMPLES = 40
 MOST_AT_ONCE = 8

@@ -9,8 +9,8 @@ import pytest
 from ops.bench.season import FAULTS, play
 from tests.integration.stack import Installation, until
 from worker import batches
-from worker.model import Lane
-from worker.request import RefundRequest
+from worker.model.refund import Lane
+from worker.model.request import RefundRequest
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.running import running_sandbox
 

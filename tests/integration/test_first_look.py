@@ -7,8 +7,8 @@ from typing import Any
 import redis
 
 from tests.integration.stack import Installation
-from worker.model import Status
-from worker.request import RefundRequest
+from worker.model.refund import Status
+from worker.model.request import RefundRequest
 
 
 def request(refund_id: str, payment_intent: str) -> RefundRequest:

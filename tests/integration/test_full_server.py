@@ -15,12 +15,12 @@ import redis
 
 from tests.integration.stack import Installation, until
 from worker import Refunds
-from worker.broker import SUBMIT_TASK
+from worker.broker.queues import SUBMIT_TASK
 from worker.errors import StoreFull
-from worker.model import Lane
-from worker.request import RefundRequest
+from worker.model.refund import Lane
+from worker.model.request import RefundRequest
 from worker.sandbox.config import SandboxConfig
-from worker.sandbox.server import ThrowawayServer, running_server
+from worker.sandbox.redis_server import ThrowawayServer, running_server
 
 BALLAST = 32 * 2**20
 NEARLY = 95

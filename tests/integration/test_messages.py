@@ -20,10 +20,10 @@ from kombu.messaging import Consumer
 
 from tests.integration.stack import Installation, until
 from tests.integration.test_processes import assert_each_moved_once, message, requests
-from worker import inbox
-from worker.kept import Kept
-from worker.model import Lane
-from worker.sandbox.server import ThrowawayServer, find_server, running_server
+from worker.broker import inbox
+from worker.broker.kept import Kept
+from worker.model.refund import Lane
+from worker.sandbox.redis_server import ThrowawayServer, find_server, running_server
 
 SINGLES = 120
 
@@ -34,7 +34,9 @@ class Reader:
     def __init__(self, url: str, *, prefetch: int = 100, **options: Any) -> None:
         self.hub = Hub()
         self.got: list[Any] = []
-        self.connection: Any = Connection(url, transport="worker.messages:Transport", transport_options=options)
+        self.connection: Any = Connection(
+            url, transport="worker.broker.kombu_transport:Transport", transport_options=options
+        )
         self._open(prefetch)
 
     def _open(self, prefetch: int) -> None:

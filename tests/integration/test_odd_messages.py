@@ -16,8 +16,8 @@ import redis
 from tests.integration.sending import ABSENT, EMBED, AmqpPost, Post, RedisPost, Sent
 from tests.integration.stack import Installation, Worker, until
 from worker import MessageRejected, Refunds
-from worker.model import Lane
-from worker.sandbox.server import running_server
+from worker.model.refund import Lane
+from worker.sandbox.redis_server import running_server
 
 HOUR_AHEAD = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 3600))
 GOOD = [[], {"refund_id": "x", "payment_intent": "pi_x"}, EMBED]

@@ -14,10 +14,10 @@ import pytest
 
 from tests.integration.stack import Installation, until
 from worker import RefundRequest, Refunds
-from worker.model import Lane, Refund
+from worker.model.refund import Lane, Refund
 from worker.sandbox.config import SandboxConfig
+from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import running_sandbox
-from worker.sandbox.server import running_server
 from worker.settings import Settings
 
 IN_FLIGHT = 200

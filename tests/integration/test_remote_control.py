@@ -12,9 +12,9 @@ from celery.worker.control import Panel
 
 from tests.integration.sending import EMBED, RedisPost, Sent
 from tests.integration.stack import Installation, Worker, until
-from worker import remote
-from worker.broker import make_celery
-from worker.model import Lane
+from worker.broker import remote
+from worker.broker.queues import make_celery
+from worker.model.refund import Lane
 from worker.settings import Settings
 
 REFUSED: dict[str, dict[str, Any]] = {

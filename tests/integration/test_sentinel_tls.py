@@ -17,7 +17,7 @@ from ops.servers import found
 from tests.integration.stack import Installation, until
 from worker import RefundRequest
 from worker.errors import StoreUnavailable
-from worker.sandbox.server import VARIABLE, ThrowawayServer
+from worker.sandbox.redis_server import VARIABLE, ThrowawayServer
 
 CERTIFICATE = Path(__file__).parents[1] / "gateway" / "loopback.pem"
 PASSWORD, WATCHWORD = "p@ss/word", "w&tch"

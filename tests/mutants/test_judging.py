@@ -43,7 +43,7 @@ FOUR = doubled(2)
 """
 
 TESTS = """\
-from worker.policy import FOUR, LIMIT, allowed, endless
+from worker.rules.attempts import FOUR, LIMIT, allowed, endless
 
 
 def test_more_than_the_limit_is_refused():
@@ -61,21 +61,21 @@ def test_it_ends():
 
 EXPLAINED = """\
 [[mutant]]
-file = "worker/policy.py"
+file = "worker/rules/attempts.py"
 function = ""
 before = "LIMIT = 3"
 after = "LIMIT = 4"
 reason = "Any limit would do here."
 
 [[mutant]]
-file = "worker/policy.py"
+file = "worker/rules/attempts.py"
 function = "allowed"
 before = "if count > LIMIT:"
 after = "if count >= LIMIT:"
 reason = "Nobody asks for exactly the limit."
 
 [[mutant]]
-file = "worker/policy.py"
+file = "worker/rules/attempts.py"
 function = "unused"
 before = "return count + 1"
 after = "return count - 1"
@@ -86,10 +86,11 @@ reason = "Nobody calls it."
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """A checkout with one module of rules and its tests."""
-    (tmp_path / "worker" / "lua").mkdir(parents=True)
+    (tmp_path / "worker" / "store" / "lua").mkdir(parents=True)
+    (tmp_path / "worker" / "rules").mkdir()
     (tmp_path / "tests" / "policy").mkdir(parents=True)
     (tmp_path / "worker" / "__init__.py").touch()
-    (tmp_path / "worker" / "policy.py").write_text(RULES)
+    (tmp_path / "worker" / "rules" / "attempts.py").write_text(RULES)
     (tmp_path / "tests" / "policy" / "test_policy.py").write_text(TESTS)
     return tmp_path
 
@@ -99,7 +100,7 @@ def plan(tiny: Path) -> Plan:
     """The tiny checkout's plan, with little patience."""
     return Plan(
         root=tiny,
-        targets=("worker/policy.py",),
+        targets=("worker/rules/attempts.py",),
         tests=("tests/policy/test_policy.py",),
         copied=("worker", "tests"),
         spare_seconds=1.0,
@@ -110,7 +111,7 @@ def test_each_mutant_gets_the_fate_that_the_tests_give_it(plan: Plan) -> None:
     verdicts: list[Verdict] = []
     told: list[str] = []
     with crew_for(plan, jobs=1, tell=told.append) as crew:
-        crew.judge(plan.mutants("worker/policy.py"), verdicts.append)
+        crew.judge(plan.mutants("worker/rules/attempts.py"), verdicts.append)
     assert told == []
     fates = {(one.mutant.function, one.mutant.after): one.fate for one in verdicts}
     assert fates == {
@@ -155,7 +156,7 @@ def test_a_test_that_fails_without_any_mutant_judges_nothing(plan: Plan, tiny: P
     with crew_for(plan, jobs=1, tell=told.append) as crew:
         names = {
             name
-            for mutant in plan.mutants("worker/policy.py")
+            for mutant in plan.mutants("worker/rules/attempts.py")
             for name, _ in crew.choice.tests(mutant, at_import=False)
         }
     assert told == ["fails without any mutant and is left out: tests/policy/test_policy.py::test_broken"]
@@ -169,7 +170,9 @@ def test_a_test_that_holds_only_once_judges_nothing(plan: Plan, tiny: Path) -> N
         file.write("\n\ndef test_once(calls=[]):\n    calls.append(allowed(0))\n    assert len(calls) == 1\n")
     verdicts: list[Verdict] = []
     with crew_for(plan, jobs=1, tell=pytest.fail) as crew:
-        crew.judge([one for one in plan.mutants("worker/policy.py") if one.function == "allowed"], verdicts.append)
+        crew.judge(
+            [one for one in plan.mutants("worker/rules/attempts.py") if one.function == "allowed"], verdicts.append
+        )
     assert {one.mutant.after for one in verdicts if not one.killed} == {"if count >= LIMIT:"}
     assert "tests/policy/test_policy.py::test_once" not in {one.by for one in verdicts}
 
@@ -179,7 +182,7 @@ def run(tiny: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (tiny / "ops" / "mutants" / "seeds.py").write_text("")
     (tiny / "ops" / "mutants" / "explained.toml").write_text(EXPLAINED)
     return subprocess.run(
-        [sys.executable, "-m", "ops.mutants", "--only", "policy.py", "--jobs", "1", *arguments],
+        [sys.executable, "-m", "ops.mutants", "--only", "attempts.py", "--jobs", "1", *arguments],
         cwd=tiny,
         env=os.environ | {"PYTHONPATH": str(tiny)},
         capture_output=True,
@@ -189,7 +192,7 @@ def run(tiny: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_fails_where_something_survives_unexplained(tiny: Path) -> None:
-    (tiny / "worker" / "policy.py").write_text(RULES[: RULES.index("def endless")])
+    (tiny / "worker" / "rules" / "attempts.py").write_text(RULES[: RULES.index("def endless")])
     (tiny / "tests" / "policy" / "test_policy.py").write_text(
         TESTS[: TESTS.index("def test_it_ends")].replace(", endless", "").replace("FOUR, ", "")
     )
@@ -197,15 +200,15 @@ def test_the_command_fails_where_something_survives_unexplained(tiny: Path) -> N
     assert found.returncode == 1
     # The third explanation has lost its mutant.
     assert "there is no such mutant" in found.stderr
-    assert "| worker/policy.py | 8 | 6 | 0 | 2 | 100.0 % |" in found.stdout
+    assert "| worker/rules/attempts.py | 8 | 6 | 0 | 2 | 100.0 % |" in found.stdout
     with (tiny / "tests" / "policy" / "test_policy.py").open("w") as file:
-        file.write("from worker.policy import allowed\n\n\ndef test_it():\n    assert allowed(0)\n")
+        file.write("from worker.rules.attempts import allowed\n\n\ndef test_it():\n    assert allowed(0)\n")
     found = run(tiny, "--results", str(tiny / "RESULTS.md"))
     assert found.stdout in (tiny / "RESULTS.md").read_text()
-    assert "`./ops/dev mutants --only policy.py`" in (tiny / "RESULTS.md").read_text()
-    assert "worker/policy.py:5 allowed\n- if count > LIMIT:\n+ if False:" in found.stdout
+    assert "`./ops/dev mutants --only attempts.py`" in (tiny / "RESULTS.md").read_text()
+    assert "worker/rules/attempts.py:5 allowed\n- if count > LIMIT:\n+ if False:" in found.stdout
     # What the better tests had noticed before is believed of an unchanged file.
-    assert "| worker/policy.py | 8 | 6 | 0 | 2 | 100.0 % |" in run(tiny, "--keep", str(tiny / "kept")).stdout
+    assert "| worker/rules/attempts.py | 8 | 6 | 0 | 2 | 100.0 % |" in run(tiny, "--keep", str(tiny / "kept")).stdout
 
 
 def test_an_explanation_needs_a_reason_and_stands_once(tmp_path: Path) -> None:
@@ -221,7 +224,7 @@ def test_an_explanation_needs_a_reason_and_stands_once(tmp_path: Path) -> None:
 
 
 def test_a_score_is_never_rounded_up_to_the_whole(plan: Plan) -> None:
-    mutants = plan.mutants("worker/policy.py")
+    mutants = plan.mutants("worker/rules/attempts.py")
     verdicts = [Verdict(mutant=mutant, fate="killed") for mutant in mutants] * 100
     verdicts.append(Verdict(mutant=mutants[0], fate="survived"))
     assert rendered(verdicts, {}).splitlines()[-1].endswith("| 1 | 0 | 99.9 % |")

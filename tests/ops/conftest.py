@@ -15,7 +15,7 @@ import redis
 from ops.stack.compose import ROOT, Stack, until, variables_of
 from ops.tools import monitoring
 from worker import RefundRequest, Refunds
-from worker.broker import PROCESS_TASK, SUBMIT_TASK
+from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
 from worker.sandbox.running import Sandbox
 from worker.settings import Settings
 

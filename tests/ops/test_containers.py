@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ops.stack.compose import ROOT, composed, variables_of
-from worker.recorder import SAVE_SECONDS
-from worker.sandbox.server import DIRECTIVES
+from worker.engine.recorder import SAVE_SECONDS
+from worker.sandbox.redis_server import DIRECTIVES
 from worker.settings import Settings
 
 SERVICES: dict[str, dict[str, Any]] = composed()["services"]

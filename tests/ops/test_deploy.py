@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from ops.stack.compose import ROOT, composed
-from worker.model import Lane
-from worker.recorder import SAVE_SECONDS
+from worker.engine.recorder import SAVE_SECONDS
+from worker.model.refund import Lane
 from worker.settings import Settings
 
 K8S = ROOT / "ops" / "k8s"

@@ -16,8 +16,8 @@ from ops.stack.compose import ROOT, until
 from tests.ops.asking import ask, ask_json
 from tests.ops.conftest import CANARIES, EMAIL, PASSWORD, Installation
 from tests.test_endings import every_kind
-from worker import endings
-from worker.broker import PROCESS_TASK, SUBMIT_TASK
+from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
+from worker.engine import endings
 
 USER = f"operator:{PASSWORD}"
 CONFIG = ROOT / "ops" / "flowerconfig.py"

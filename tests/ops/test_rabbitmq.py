@@ -13,8 +13,10 @@ import pytest
 from ops.stack.compose import until
 from tests.integration.stack import Installation
 from tests.rabbit import RabbitMQ, running_rabbitmq
-from worker import RefundRequest, Refunds, broker, metrics, wire
-from worker.model import Lane
+from worker import RefundRequest, Refunds
+from worker.broker import queues, wire
+from worker.model.refund import Lane
+from worker.monitoring import metrics
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.running import running_sandbox
 from worker.settings import Settings
@@ -52,7 +54,7 @@ def test_refunds_go_through_rabbitmq_and_each_moves_once_even_when_it_is_started
         refunds.submit_many(requests("file", 150))
         for request in requests("single", 5):
             refunds.submit(request)
-        depths = {lane: broker.queue_depth(refunds.celery, lane) for lane in Lane}
+        depths = {lane: queues.queue_depth(refunds.celery, lane) for lane in Lane}
         assert depths == {Lane.SINGLE: 5, Lane.BULK: 2}
         assert 'refunds_queue_messages{lane="refunds.bulk"} 2.0' in metrics.render(refunds.store, refunds.celery)
         assert refunds.store.redis.exists("refunds", "refunds.bulk") == 0

@@ -20,10 +20,10 @@ from ops.stack.compose import ROOT
 from tests.integration.stack import Installation as Shop
 from tests.ops.asking import ask
 from tests.ops.conftest import PASSWORD, Installation
-from worker.health.permissions import TRIALS
+from worker.monitoring.check_permissions import TRIALS
 from worker.sandbox.config import SandboxConfig
+from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import running_sandbox
-from worker.sandbox.server import running_server
 
 RULES = ROOT / "ops" / "redis" / "users.acl"
 MAKE = ROOT / "ops" / "redis" / "make-users"

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tests.factories import HOUR, stepped
-from worker.model import Refund, Stage, Status, Step
-from worker.policy import TRANSITIONS
+from worker.model.refund import Refund, Stage, Status
+from worker.model.steps import Step
+from worker.rules.transitions import TRANSITIONS
 
 DESIGN_MOVES: Mapping[str, set[str]] = {
     "queued": {"sending", "settled"},

@@ -22,9 +22,10 @@ from tests.factories import (
     refund_payload,
 )
 from tests.policy.stepping import ANEW, DAY, DROPPED, NO_WORD, TOLD, pending, plain, settled
-from worker.looks import after_poll
-from worker.model import Refund, Retriable, Stage, Status, Step
-from worker.policy import after_attempt, done, reversed_by_provider
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.steps import Step
+from worker.rules.attempts import after_attempt, done, reversed_by_provider
+from worker.rules.readback import after_poll
 
 # Proofs of done
 

@@ -26,10 +26,12 @@ from tests.factories import (
     found,
 )
 from tests.policy.stepping import ANEW, DAY, DROPPED, TOLD, pending, plain, settled
-from worker.answers import fold
 from worker.errors import IllegalMove
-from worker.model import Outcome, Refund, Retriable, Seen, Stage, Status, Step
-from worker.policy import Rules, after_attempt, after_lapse, refused_unsent, to_review
+from worker.model.answers import Outcome, Seen
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.steps import Step
+from worker.rules.attempts import Rules, after_attempt, after_lapse, refused_unsent, to_review
+from worker.rules.outcomes import fold
 
 SEEN = {"error_code": "not_sent", "error_message": None, "lapses": 0, "server_errors": 0}
 DOUBTED = {

@@ -28,9 +28,10 @@ from tests.factories import (
 )
 from tests.policy.stepping import with_changes
 from tests.strategies import attempts, jitters, refunds, rules, spans
-from worker.answers import fold
-from worker.model import Action, Outcome, Refund, Retriable, Seen, Stage, Status
-from worker.policy import (
+from worker.model.answers import Outcome, Seen
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.steps import Action
+from worker.rules.attempts import (
     MAX_LAPSES,
     MAX_SERVER_ERRORS,
     SPARE,
@@ -41,6 +42,7 @@ from worker.policy import (
     may_try_again,
     next_action,
 )
+from worker.rules.outcomes import fold
 
 law = settings(deadline=None, max_examples=100)
 

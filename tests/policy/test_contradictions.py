@@ -10,12 +10,13 @@ import pytest
 
 from tests.factories import HOUR, NOW, a_refund, a_reply, found, refund_payload
 from tests.policy.stepping import DAY, TOLD, assert_is_a_move, pending, plain, settled, with_changes
-from worker.contradictions import contradicted, ended, forbid_other_ends
-from worker.decisions import resolve_failed, resolve_resend, resolve_succeeded, retry_failed, retry_one
 from worker.errors import GuardRefused, InvalidRequest, NotInReview
-from worker.looks import after_poll
-from worker.model import Refund, Retriable, Stage, Status, Step
-from worker.policy import done
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.steps import Step
+from worker.rules.attempts import done
+from worker.rules.contradictions import contradicted, ended, forbid_other_ends
+from worker.rules.decisions import resolve_failed, resolve_resend, resolve_succeeded, retry_failed, retry_one
+from worker.rules.readback import after_poll
 
 PROOF = done(a_refund(), found(id="re_2"), "reply", NOW)
 FAILED = a_refund(Stage.SETTLED, status=Status.FAILED, provider_refund_id=None, retriable=Retriable.YES)

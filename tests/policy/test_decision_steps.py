@@ -9,9 +9,10 @@ import pytest
 
 from tests.factories import HOUR, NOW, a_refund
 from tests.policy.stepping import ANEW, DAY, DROPPED, NO_WORD, TOLD, pending, plain, settled
-from worker.decisions import cancel, recovered, resolve_failed, resolve_resend, resolve_succeeded, retry_failed
 from worker.errors import InvalidRequest, NotCancelable
-from worker.model import Refund, Retriable, Stage, Status, Step
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.steps import Step
+from worker.rules.decisions import cancel, recovered, resolve_failed, resolve_resend, resolve_succeeded, retry_failed
 
 
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING])

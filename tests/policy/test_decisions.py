@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from tests.factories import HOUR, NOW, TRUST, VERIFY, a_refund, found
 from tests.policy.stepping import assert_is_a_move, with_changes
 from tests.strategies import refunds, spans
-from worker.decisions import cancel, recovered, resolve_resend, retry_failed
 from worker.errors import NotCancelable
-from worker.looks import after_look
-from worker.model import Action, Look, Refund, Retriable, Sight, Stage, Status
-from worker.policy import done, next_action, reversed_by_provider
+from worker.model.answers import Look, Sight
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.steps import Action
+from worker.rules.attempts import done, next_action, reversed_by_provider
+from worker.rules.decisions import cancel, recovered, resolve_resend, retry_failed
+from worker.rules.readback import after_look
 
 law = settings(deadline=None, max_examples=100)
 

@@ -27,21 +27,15 @@ from tests.factories import (
 )
 from tests.policy.stepping import DESIGN_MOVES, assert_is_a_move, with_changes
 from tests.strategies import answers, attempts, jitters, looks, outcomes, refunds, rules, spans
-from worker.answers import fold
-from worker.decisions import cancel, resolve_failed, resolve_resend, resolve_succeeded, retry_failed
 from worker.errors import IllegalMove, NotCancelable, NotInReview
-from worker.looks import after_look, after_poll
-from worker.model import Action, Answer, Look, Outcome, Refund, Seen, Sight, Stage, Status, Step
-from worker.policy import (
-    TRANSITIONS,
-    Rules,
-    after_attempt,
-    after_lapse,
-    check_move,
-    next_action,
-    refused_unsent,
-    sources_of,
-)
+from worker.model.answers import Answer, Look, Outcome, Seen, Sight
+from worker.model.refund import Refund, Stage, Status
+from worker.model.steps import Action, Step
+from worker.rules.attempts import Rules, after_attempt, after_lapse, next_action, refused_unsent
+from worker.rules.decisions import cancel, resolve_failed, resolve_resend, resolve_succeeded, retry_failed
+from worker.rules.outcomes import fold
+from worker.rules.readback import after_look, after_poll
+from worker.rules.transitions import TRANSITIONS, check_move, sources_of
 
 law = settings(deadline=None, max_examples=100)
 

@@ -10,17 +10,20 @@ import pytest
 
 from tests.factories import BLIND, HOUR, MAYBE, NOT_SENT, NOW, REFUSED, SECOND, TRUST, VERIFY, a_refund
 from tests.policy.stepping import DAY
-from worker import looks, policy
-from worker.model import Action, Retriable, Stage
-from worker.policy import Rules, after_attempt, backoff, check_move, may_replay, may_try_again, next_action, poll_delay
+from worker.model.refund import Retriable, Stage
+from worker.model.steps import Action
+from worker.rules import attempts
+from worker.rules import readback as looks
+from worker.rules.attempts import Rules, after_attempt, backoff, may_replay, may_try_again, next_action, poll_delay
+from worker.rules.transitions import check_move
 
 # What the design fixes
 
 
 def test_limits_are_those_of_the_design() -> None:
-    assert (policy.MAX_SERVER_ERRORS, policy.MAX_LAPSES, policy.MAX_RESENDS, looks.MAX_LOOKS) == (3, 3, 3, 5)
-    assert (policy.MAX_PROCESSING, policy.REVIEW_REMINDER) == (30 * DAY, DAY)
-    assert (policy.VERDICT_LIFE, policy.SPARE, policy.PARKED, policy.EARLY_LOOK) == (
+    assert (attempts.MAX_SERVER_ERRORS, attempts.MAX_LAPSES, attempts.MAX_RESENDS, looks.MAX_LOOKS) == (3, 3, 3, 5)
+    assert (attempts.MAX_PROCESSING, attempts.REVIEW_REMINDER) == (30 * DAY, DAY)
+    assert (attempts.VERDICT_LIFE, attempts.SPARE, attempts.PARKED, attempts.EARLY_LOOK) == (
         30 * SECOND,
         3 * SECOND,
         15 * SECOND,

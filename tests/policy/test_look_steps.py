@@ -10,9 +10,11 @@ import pytest
 
 from tests.factories import HOUR, MINUTE, NOW, SECOND, VERIFY, a_refund, found
 from tests.policy.stepping import ANEW, DAY, DROPPED, NO_WORD, TOLD, pending, plain, settled
-from worker.looks import after_look, after_owned
-from worker.model import Baseline, Look, Retriable, Sight, Stage, Status, Step
-from worker.policy import Rules, done
+from worker.model.answers import Look, Sight
+from worker.model.refund import Baseline, Retriable, Stage, Status
+from worker.model.steps import Step
+from worker.rules.attempts import Rules, done
+from worker.rules.readback import after_look, after_owned
 
 SETTLE = VERIFY.settle
 FOUND = Look(sight=Sight.FOUND_IN_TOTALS, reason="so")

@@ -26,12 +26,14 @@ from tests.factories import (
 )
 from tests.policy.stepping import with_changes
 from tests.strategies import jitters, looks, refunds, rules
-from worker.decisions import resolve_resend, resolve_succeeded
 from worker.errors import InvalidRequest
-from worker.looks import MAX_LOOKS, after_look, after_poll
-from worker.model import Action, Baseline, Look, Outcome, Refund, Sight, Stage, Status
-from worker.policy import MAX_RESENDS, Rules, after_attempt, after_lapse, next_action
-from worker.request import shown
+from worker.model.answers import Look, Outcome, Sight
+from worker.model.refund import Baseline, Refund, Stage, Status
+from worker.model.request import shown
+from worker.model.steps import Action
+from worker.rules.attempts import MAX_RESENDS, Rules, after_attempt, after_lapse, next_action
+from worker.rules.decisions import resolve_resend, resolve_succeeded
+from worker.rules.readback import MAX_LOOKS, after_look, after_poll
 
 law = settings(deadline=None, max_examples=100)
 

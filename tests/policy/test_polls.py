@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from tests.factories import HOUR, NOT_SENT, NOW, SECOND, VERIFY, a_refund, a_reply, an_error, refund_payload
 from tests.policy.stepping import with_changes
 from tests.strategies import jitters, spans
-from worker.decisions import resolve_resend
-from worker.looks import MISSING_FOR, after_poll
-from worker.model import Answer, NoReply, NotSent, Refund, Stage, Status
-from worker.policy import MAX_PROCESSING, after_attempt, backoff, poll_delay
+from worker.model.answers import Answer, NoReply, NotSent
+from worker.model.refund import Refund, Stage, Status
+from worker.rules.attempts import MAX_PROCESSING, after_attempt, backoff, poll_delay
+from worker.rules.decisions import resolve_resend
+from worker.rules.readback import MISSING_FOR, after_poll
 
 law = settings(deadline=None, max_examples=100)
 

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from tests.factories import HOUR, MINUTE, NOT_DONE, NOT_SENT, NOW, SECOND, SERVER_ERROR, VERIFY, a_refund
 from tests.policy.stepping import DAY, DROPPED, TOLD, assert_is_a_move, pending, plain, settled
 from tests.strategies import jitters, outcomes, refunds, rules
-from worker.model import Look, Outcome, PaymentView, Refund, Retriable, Seen, Sight, Stage, Status, Step
-from worker.policy import MAX_SERVER_ERRORS, Rules
-from worker.preflight import after_first_look, after_no_view, after_view, wants_currency
+from worker.model.answers import Look, Outcome, PaymentView, Seen, Sight
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.steps import Step
+from worker.rules.attempts import MAX_SERVER_ERRORS, Rules
+from worker.rules.preflight import after_first_look, after_no_view, after_view, wants_currency
 
 law = settings(deadline=None, max_examples=100)
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.factories import a_refund
-from worker.decisions import retry_failed, retry_one
 from worker.errors import NotRetriable
-from worker.model import Refund, Retriable, Stage, Status
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.rules.decisions import retry_failed, retry_one
 
 FAILED = a_refund(
     Stage.SETTLED, status=Status.FAILED, provider_refund_id=None, error_code="card_declined", retriable=Retriable.YES

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from worker.probing import Order, Question, Report, advise
-from worker.probing.acting import Probe
+from worker.probing.advice import advise
+from worker.probing.probe import Probe
+from worker.probing.questions import Order, Question
+from worker.probing.report import Report
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.running import Sandbox, running_sandbox
 from worker.settings import Settings

@@ -22,10 +22,10 @@ import redis
 
 from tests.cli.commanding import SECONDS, Cli, Records
 from tests.probe.asking import KEY, moved, posts
-from worker import probing
+from worker.probing import kept as probing_kept
 from worker.sandbox.running import Sandbox
 from worker.settings import Settings
-from worker.store import Store
+from worker.store.store import Store
 
 PI = ("--payment-intent", "pi_1")
 RUN = (
@@ -68,7 +68,7 @@ def test_the_answers_are_one_object_for_programs_and_can_be_read_again(cli: Cli,
         "REFUNDS_KEY_WINDOW_HOURS": "23",
     }
     assert (shown["spent"], shown["may_have_been_spent"], shown["posts"], shown["kept"]) == (1, 0, 3, True)
-    kept = probing.read(Store(sync_redis))
+    kept = probing_kept.read(Store(sync_redis))
     assert kept is not None
     assert {question.value: found.evidence for question, found in kept.findings.items()} == {
         name: found["evidence"] for name, found in shown["findings"].items()
@@ -282,15 +282,15 @@ def test_ctrl_c_on_the_way_says_what_may_have_been_spent(cli: Cli, sandbox: Sand
 
 def test_answers_of_another_version_show_nothing(sync_redis: redis.Redis) -> None:
     store = Store(sync_redis)
-    assert probing.read(store) is None
+    assert probing_kept.read(store) is None
     for results in ("{}", "nonsense", '{"findings": {"unheard_of": {"answer": "yes", "evidence": ""}}}', "[]"):
         sync_redis.hset("refunds:meta", mapping={"probe_at": "1", "probe_host": "x", "probe_results": results})
-        assert probing.read(store) is None
+        assert probing_kept.read(store) is None
 
 
 def test_live_trust_without_answers_is_warned_of_and_test_trust_is_not() -> None:
     live = Settings.load(api_key="sk_live_x", live=True, api_url="https://api.wooshpay.com", idempotency="trust")
-    assert "REAL MONEY" in (probing.live_warning(live, None) or "")
-    assert probing.live_warning(Settings.load(api_key="sk_test_x", idempotency="trust"), None) is None
+    assert "REAL MONEY" in (probing_kept.live_warning(live, None) or "")
+    assert probing_kept.live_warning(Settings.load(api_key="sk_test_x", idempotency="trust"), None) is None
     careful = Settings.load(api_key="sk_live_x", live=True, api_url="https://api.wooshpay.com")
-    assert probing.live_warning(careful, None) is None
+    assert probing_kept.live_warning(careful, None) is None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from worker.model import NoReply, Outcome, PaymentView, ProviderRefund, Reply, Seen
-from worker.probing import Finding, Question, Verdict, advise, judging
+from worker.model.answers import NoReply, Outcome, PaymentView, ProviderRefund, Reply, Seen
+from worker.probing import judging
+from worker.probing.advice import advise
+from worker.probing.questions import Finding, Question, Verdict
 
 RUN = "probe-1"
 PAYMENT = "pi_1"

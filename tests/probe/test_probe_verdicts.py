@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.probe.asking import advised, answers, moved, posts, probed, provider
-from worker.probing import MAX_POSTS, Question, Report
+from worker.probing.questions import MAX_POSTS, Question
+from worker.probing.report import Report
 from worker.sandbox.running import Sandbox
 
 Q = Question

@@ -12,7 +12,7 @@ from ops.prove.judge import Violation, judged, recoveries, sent_past_the_window,
 from ops.prove.planted import RULES, SUBJECT
 from ops.prove.scenarios import Result
 from ops.prove.table import control_was_caught, exit_code, ours_failed, rendered, rows_of, summary
-from worker.request import RefundRequest
+from worker.model.request import RefundRequest
 
 NAME = "a-1"
 PAYMENT = "pi_a"

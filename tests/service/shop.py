@@ -13,16 +13,18 @@ import httpx
 import redis.asyncio
 
 from tests.factories import NOW, PAYMENT, VERIFY, a_request, refund_payload
-from worker import calls
+from worker.engine.rate_gate import RateGate
+from worker.engine.service import Service
+from worker.engine.slots import Slots
 from worker.errors import StoreUnavailable
-from worker.gateway import Gateway
-from worker.lanes import RateGate, Slots
-from worker.model import Lane, Outcome, Refund
-from worker.policy import Rules
-from worker.records import Moves, decode
-from worker.request import RefundRequest
-from worker.service import Service
-from worker.store import AsyncStore
+from worker.model.answers import Outcome
+from worker.model.refund import Lane, Refund
+from worker.model.request import RefundRequest
+from worker.provider.gateway import Gateway
+from worker.rules.attempts import Rules
+from worker.store import scripts
+from worker.store.async_store import AsyncStore
+from worker.store.records import Moves, decode
 
 TOTALS = Rules(idempotency="verify", readback="totals", totals_proof=True)
 MILLISECOND = timedelta(milliseconds=1)
@@ -120,7 +122,7 @@ class NotedStore(AsyncStore):
         self.handed: dict[str, Any] = {}
         self.failing: list[str] = []
 
-    async def run(self, call: calls.Call[Any]) -> Any:
+    async def run(self, call: scripts.Call[Any]) -> Any:
         name = call.script.name
         self.asked.append(name)
         self.handed[name] = call.arguments
@@ -200,7 +202,7 @@ class Shop:
         self, refund_id: str = ID, lane: Lane = Lane.SINGLE, batch_id: str | None = None, **fields: Any
     ) -> RefundRequest:
         request = a_request(refund_id, **fields)
-        await self.store.run(calls.create(request, lane, batch_id))
+        await self.store.run(scripts.create(request, lane, batch_id))
         return request
 
     async def handle(self, refund_id: str = ID, lane: Lane = Lane.SINGLE, **options: Any) -> str:
@@ -208,7 +210,7 @@ class Shop:
         return str(await self.service.handle(refund_id, lane, **options))
 
     async def refund(self, refund_id: str = ID) -> Refund:
-        refund: Refund | None = (await self.store.run(calls.load(refund_id))).refund
+        refund: Refund | None = (await self.store.run(scripts.load(refund_id))).refund
         assert refund is not None
         return refund
 

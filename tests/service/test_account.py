@@ -24,10 +24,12 @@ from tests.service.shop import (
     says,
     totals,
 )
-from worker import calls, decisions
 from worker.errors import ProviderMismatch, ProviderUnavailable
-from worker.model import Baseline, Stage, Status, to_ms
-from worker.switches import key_print
+from worker.model.refund import Baseline, Stage, Status
+from worker.model.times import to_ms
+from worker.rules import decisions
+from worker.store import scripts
+from worker.store.flags import key_print
 
 GONE = error(404, "resource_missing")
 BY_ID = "GET /v1/refunds/re_1"
@@ -200,7 +202,7 @@ async def test_persons_word_is_not_taken_while_the_account_is_in_question(async_
         await shop.set(stage="review")
         refund = await shop.stored()
         step = decisions.resolve_resend(refund, unverified=True)
-        await shop.store.run(calls.save(refund, step))
+        await shop.store.run(scripts.save(refund, step))
         for _ in range(6):
             shop.pass_time(HOUR)
             await shop.handle()

@@ -25,9 +25,10 @@ from tests.service.shop import (
     says,
     totals,
 )
-from worker import calls, decisions
-from worker.model import Stage, Status
-from worker.policy import Rules
+from worker.model.refund import Stage, Status
+from worker.rules import decisions
+from worker.rules.attempts import Rules
+from worker.store import scripts
 
 CHARGE = "GET /v1/charges/ch_1"
 UNCONFIRMED = {
@@ -61,7 +62,7 @@ async def handle_for(shop: Shop, span: timedelta, step: timedelta = MINUTE) -> N
 
 async def decide(shop: Shop) -> None:
     """A person wants it to be sent."""
-    await shop.store.run(calls.save(await shop.stored(), decisions.resolve_resend(await shop.stored())))
+    await shop.store.run(scripts.save(await shop.stored(), decisions.resolve_resend(await shop.stored())))
 
 
 def asked(shop: Shop, what: str) -> int:
@@ -164,7 +165,7 @@ async def recovered(shop: Shop) -> None:
     await shop.accept(currency="usd")
     step = decisions.recovered(await shop.stored(), NOW - HOUR, NOW)
     assert step is not None
-    await shop.store.run(calls.save(await shop.stored(), step))
+    await shop.store.run(scripts.save(await shop.stored(), step))
     await shop.set(server_errors="0")
 
 
@@ -245,7 +246,7 @@ async def test_refund_that_was_canceled_while_its_payment_was_read_says_that_it_
         await shop.accept(currency="usd")
 
         async def canceled(_: httpx.Request) -> httpx.Response:
-            await shop.store.run(calls.save(await shop.stored(), decisions.cancel(await shop.stored())))
+            await shop.store.run(scripts.save(await shop.stored(), decisions.cancel(await shop.stored())))
             return totals(0, currency=None)
 
         shop.provider.will(PAID, canceled)

@@ -10,9 +10,10 @@ import redis.asyncio
 
 from tests.factories import HOUR, MINUTE, SECOND, TRUST, a_refund
 from tests.service.shop import LIST, PAID, POST, Shop, error, listing, opened, totals
-from worker import calls
-from worker.model import Action, Stage
-from worker.policy import next_action
+from worker.model.refund import Stage
+from worker.model.steps import Action
+from worker.rules.attempts import next_action
+from worker.store import scripts
 
 
 async def in_doubt(shop: Shop) -> None:
@@ -32,7 +33,7 @@ async def test_key_that_the_provider_has_forgotten_is_not_replayed_by_a_promoted
         await in_doubt(shop)
         shop.pass_time(25 * HOUR)
         # Another worker was at work until then.
-        await shop.store.run(calls.load("another"))
+        await shop.store.run(scripts.load("another"))
         shop.store.now = shop.now - 3 * HOUR
         await shop.handle()
         assert shop.provider.asked == [POST, LIST, PAID]

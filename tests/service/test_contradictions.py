@@ -10,8 +10,9 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, done_as
 from tests.service.shop import ID, POST, Shop, events, opened, says
-from worker import calls, decisions, policy
-from worker.model import Retriable, Stage, Status
+from worker.model.refund import Retriable, Stage, Status
+from worker.rules import attempts, decisions
+from worker.store import scripts
 
 
 async def given_up_under_way(shop: Shop) -> tuple[asyncio.Task[Any], asyncio.Event]:
@@ -31,7 +32,7 @@ async def given_up_under_way(shop: Shop) -> tuple[asyncio.Task[Any], asyncio.Eve
     await shop.handle()
     assert (await shop.stored()).stage is Stage.REVIEW
     step = decisions.resolve_failed(await shop.stored(), "gone", by="ann", unverified=True)
-    assert (await shop.store.run(calls.save(await shop.stored(), step))).result == "saved"
+    assert (await shop.store.run(scripts.save(await shop.stored(), step))).result == "saved"
     await shop.handle()
     assert (await shop.stored()).status is Status.FAILED
     return sending, answered
@@ -66,7 +67,7 @@ async def test_proof_that_is_kept_already_changes_nothing(async_redis: redis.asy
         answered.set()
         await sending
         before = await shop.stored()
-        proof = policy.after_attempt(before, done_as(), BLIND, shop.now, 0)
+        proof = attempts.after_attempt(before, done_as(), BLIND, shop.now, 0)
         await shop.service._recorder.save(before, proof, {}, insist=True)
         assert await shop.stored() == before
 
@@ -78,7 +79,7 @@ async def test_proof_is_kept_on_the_record_as_it_is_by_then(async_redis: redis.a
 
         async def overtaken(call: Any) -> Any:
             result = await run(call)
-            if call.script is calls.LOAD and not looked:
+            if call.script is scripts.LOAD and not looked:
                 looked.append(call)
                 await shop.set(version="99")
             return result
@@ -97,7 +98,7 @@ async def test_second_refund_of_one_that_is_pending_goes_to_a_person(async_redis
         await shop.handle()
         await shop.set(stage="processing", status="pending", provider_status="pending")
         refund = await shop.stored()
-        proof = policy.after_attempt(refund, done_as("pending", id="re_2"), BLIND, shop.now, 0)
+        proof = attempts.after_attempt(refund, done_as("pending", id="re_2"), BLIND, shop.now, 0)
         await shop.service._recorder.save(refund, proof, {}, insist=True)
         refund = await shop.stored()
         assert (refund.stage, refund.contradicted_by, refund.provider_refund_id) == (Stage.REVIEW, "re_2", "re_1")
@@ -111,7 +112,7 @@ async def test_proof_for_a_record_that_has_expired_is_told_and_no_more(
         run = shop.store.run
 
         async def expiring(call: Any) -> Any:
-            if call.script is calls.LOAD:
+            if call.script is scripts.LOAD:
                 await async_redis.delete(f"refunds:refund:{ID}")
             return await run(call)
 

@@ -9,8 +9,8 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, SECOND, TRUST, VERIFY, refund_payload
 from tests.service.shop import ID, LIST, MILLISECOND, PAID, POST, Shop, error, listing, opened, says, totals
-from worker import calls
-from worker.model import Stage, Status
+from worker.model.refund import Stage, Status
+from worker.store import scripts
 
 
 async def test_replay_of_a_doubt_sends_the_same_bytes_under_the_same_key(async_redis: redis.asyncio.Redis) -> None:
@@ -49,7 +49,7 @@ async def test_replay_that_the_window_no_longer_allows_is_a_look_at_once(async_r
         run = shop.store.run
 
         async def late(call: Any) -> Any:
-            if call.script is calls.CLAIM and call.arguments[1] == "replay":
+            if call.script is scripts.CLAIM and call.arguments[1] == "replay":
                 shop.store.now = NOW + window + MILLISECOND
             return await run(call)
 
@@ -63,7 +63,7 @@ async def test_replay_that_the_window_no_longer_allows_is_a_look_at_once(async_r
 async def test_lapsed_lease_is_looked_at_in_the_same_handling(async_redis: redis.asyncio.Redis) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
-        await shop.store.run(calls.claim(ID, "send", token="dead", lease=VERIFY.lease))
+        await shop.store.run(scripts.claim(ID, "send", token="dead", lease=VERIFY.lease))
         shop.pass_time(VERIFY.lease)
         shop.provider.will(LIST, listing(refund_payload()))
         # Not by what is woken beside it, which would look as well.
@@ -124,7 +124,7 @@ async def test_resend_rests_on_the_very_version_that_was_proven_absent(async_red
         run = shop.store.run
 
         async def moved(call: Any) -> Any:
-            if call.script is calls.CLAIM:
+            if call.script is scripts.CLAIM:
                 await shop.set(version="99")
             return await run(call)
 

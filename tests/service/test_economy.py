@@ -25,11 +25,11 @@ from tests.service.shop import (
     totals,
     until,
 )
-from worker import calls
+from worker.engine.rate_gate import Turns
 from worker.errors import StoreUnavailable
-from worker.lanes import Turns
-from worker.model import Lane, Stage, Status
-from worker.policy import Rules
+from worker.model.refund import Lane, Stage, Status
+from worker.rules.attempts import Rules
+from worker.store import scripts
 
 READ = "GET /v1/refunds/re_1"
 
@@ -80,7 +80,7 @@ async def test_refund_without_a_currency_needs_no_payment_read_where_no_totals_a
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, says())
-        loaded = await shop.store.run(calls.load(ID))
+        loaded = await shop.store.run(scripts.load(ID))
         assert loaded.refund is not None
         turns = Turns(lambda: shop.gate.go_on(Lane.SINGLE))
         ending, again = await shop.service._send(loaded.refund, loaded, Lane.SINGLE, turns)
@@ -248,7 +248,7 @@ async def test_read_that_waits_for_a_permit_is_given_back_by_a_worker_that_is_to
 
         async def limited(_: httpx.Request) -> httpx.Response:
             # Another worker has met a 429 meanwhile.
-            await shop.store.run(calls.block_gate(HOUR))
+            await shop.store.run(scripts.block_gate(HOUR))
             shop.gate.learn(HOUR)
             return totals(0)
 
@@ -286,7 +286,7 @@ async def test_poll_costs_a_refused_claim_and_a_save(async_redis: redis.asyncio.
 async def test_refund_for_a_person_costs_a_refused_claim_and_a_save(async_redis: redis.asyncio.Redis) -> None:
     async with opened(async_redis, BLIND) as shop:
         await shop.accept()
-        await shop.store.run(calls.claim(ID, "send", token="t", lease=SECOND))
+        await shop.store.run(scripts.claim(ID, "send", token="t", lease=SECOND))
         shop.pass_time(HOUR)
         # Lapsed, and nothing may be read back: a person is next.
         assert await handled(shop) == ["claim", "save", "load"]
@@ -306,12 +306,12 @@ async def test_doubt_of_which_nothing_may_be_read_back_costs_a_refused_claim_and
 async def test_lapse_that_another_worker_has_saved_is_left_to_it(async_redis: redis.asyncio.Redis) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
-        await shop.store.run(calls.claim(ID, "send", token="t", lease=SECOND))
+        await shop.store.run(scripts.claim(ID, "send", token="t", lease=SECOND))
         shop.pass_time(HOUR)
         run = shop.store.run
 
         async def overtaken(call: Any) -> Any:
-            if call.script is calls.SAVE:
+            if call.script is scripts.SAVE:
                 await shop.set(version="99")
             return await run(call)
 
@@ -417,8 +417,8 @@ async def test_doubt_about_a_reply_with_anothers_refund_is_saved_however_often_r
 
         async def away_after_the_first(call: Any) -> Any:
             nonlocal saves
-            saves += call.script is calls.SAVE
-            if call.script is calls.SAVE and saves == 2:
+            saves += call.script is scripts.SAVE
+            if call.script is scripts.SAVE and saves == 2:
                 raise StoreUnavailable("redis is away")
             return await run(call)
 

@@ -11,9 +11,10 @@ import redis.asyncio
 
 from tests.factories import HOUR, MINUTE, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
 from tests.service.shop import ID, LIST, PAID, POST, Shop, error, events, listing, opened, says, totals
-from worker import calls, decisions
-from worker.model import Retriable, Stage, Status
-from worker.policy import PARKED
+from worker.model.refund import Retriable, Stage, Status
+from worker.rules import decisions
+from worker.rules.attempts import PARKED
+from worker.store import scripts
 
 FIRST = replace(VERIFY, first_look=True)
 LOST = "account_lost_at"
@@ -237,7 +238,7 @@ async def test_failed_refund_that_is_retried_is_not_taken_for_its_first_generati
         failed = await shop.stored()
         step = decisions.retry_failed(failed)
         assert step is not None
-        await shop.store.run(calls.save(failed, step))
+        await shop.store.run(scripts.save(failed, step))
         metadata = {"refund_id": ID, "refund_generation": "2"}
         shop.provider.will(LIST, listing(refund_payload(status="failed")))
         shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=metadata)))
@@ -260,7 +261,7 @@ async def test_look_that_was_overtaken_sends_nothing(async_redis: redis.asyncio.
         await shop.accept()
 
         async def overtaken(_: httpx.Request) -> httpx.Response:
-            await shop.store.run(calls.claim(ID, "send", token="another", lease=MINUTE, replay_window=HOUR))
+            await shop.store.run(scripts.claim(ID, "send", token="another", lease=MINUTE, replay_window=HOUR))
             return listing(refund_payload(id="re_9", metadata={}))
 
         shop.provider.will(LIST, overtaken)

@@ -14,7 +14,7 @@ import redis.asyncio
 from tests.factories import MAYBE, NOW, SECOND, refund_payload
 from tests.service.shop import ID, POST, opened, says, until
 from worker.errors import StoreUnavailable
-from worker.model import Lane, Stage, Status
+from worker.model.refund import Lane, Stage, Status
 
 
 async def test_message_is_handled_whole_and_the_ids_that_were_not_begun_are_given_back(
@@ -77,7 +77,7 @@ async def test_refund_that_redis_could_not_be_asked_about_is_left_to_a_sweep(
         async def away(_: Any) -> Any:
             raise StoreUnavailable("redis is away")
 
-        monkeypatch.setattr("worker.recorder._LET_GO_PAUSES", (0.0,))
+        monkeypatch.setattr("worker.engine.recorder._LET_GO_PAUSES", (0.0,))
         shop.store.run = away  # type: ignore[assignment, method-assign]
         assert await shop.handle() == "not known (Redis away)"
         ended = await shop.service.process([ID], Lane.SINGLE, seconds=30)

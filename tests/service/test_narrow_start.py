@@ -11,8 +11,8 @@ import redis.asyncio
 
 from tests.factories import refund_payload
 from tests.service.shop import POST, error, opened, says
-from worker import calls
-from worker.model import Lane, Status
+from worker.model.refund import Lane, Status
+from worker.store import scripts
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -61,4 +61,4 @@ async def test_healthy_file_goes_through_without_a_sweep(async_redis: redis.asyn
         assert {(await shop.stored(refund_id)).status for refund_id in ids} == {Status.SUCCEEDED}
         assert "sweep" not in shop.store.asked
         # Held back, a row asks once in vain and is woken once.
-        assert shop.store.asked.count(calls.CLAIM.name) <= 2 * len(ids)
+        assert shop.store.asked.count(scripts.CLAIM.name) <= 2 * len(ids)

@@ -10,9 +10,11 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, VERIFY, refund_payload
 from tests.service.shop import LIST, PAID, POST, TOTALS, Shop, error, listing, opened, says, totals
-from worker import calls, decisions, policy
-from worker.model import Refund, Stage, Status, Step
-from worker.policy import Rules
+from worker.model.refund import Refund, Stage, Status
+from worker.model.steps import Step
+from worker.rules import attempts, decisions
+from worker.rules.attempts import Rules
+from worker.store import scripts
 
 BY_ID = "GET /v1/refunds/re_1"
 NOT_OURS: dict[str, Any] = {"payment_intent": None, "metadata": None}
@@ -20,7 +22,7 @@ NOT_OURS: dict[str, Any] = {"payment_intent": None, "metadata": None}
 
 async def decided(shop: Shop, step: Step) -> None:
     """Save what a person has decided."""
-    saved = await shop.store.run(calls.save(await shop.stored(), step, {"note": "so"}))
+    saved = await shop.store.run(scripts.save(await shop.stored(), step, {"note": "so"}))
     assert saved.result == "saved"
 
 
@@ -33,7 +35,7 @@ async def bring_to_review(shop: Shop, **changes: Any) -> Refund:
     await shop.handle()
     refund = await shop.stored()
     if refund.stage is not Stage.REVIEW:
-        await decided(shop, policy.to_review(changes, "inconclusive", "it cannot be told"))
+        await decided(shop, attempts.to_review(changes, "inconclusive", "it cannot be told"))
     shop.pass_time(HOUR)
     return await shop.stored()
 
@@ -161,7 +163,7 @@ async def test_nothing_is_sent_for_what_an_id_at_the_provider_still_shows_as_pen
             refund = await look(shop)
             assert (refund.stage, refund.provider_refund_id, refund.evidence) == (Stage.PROCESSING, "re_1", "lookup")
             assert (await sources(shop))[-1] == ("processing", "lookup", None)
-            await decided(shop, policy.to_review({"doubt_since": shop.now}, "pending_too_long", "too long"))
+            await decided(shop, attempts.to_review({"doubt_since": shop.now}, "pending_too_long", "too long"))
             refund = await shop.stored()
         assert posts(shop) == 1
 
@@ -171,7 +173,7 @@ async def test_what_the_provider_calls_pending_for_a_month_may_be_given_up_unver
 ) -> None:
     async with opened(async_redis, BLIND) as shop:
         await bring_to_review(shop)
-        since = int((NOW - policy.MAX_PROCESSING).timestamp() * 1000)
+        since = int((NOW - attempts.MAX_PROCESSING).timestamp() * 1000)
         await shop.set(provider_refund_id="re_1", provider_status="pending", processing_since=str(since))
         await decided(shop, decisions.resolve_failed(await shop.stored(), "gone", unverified=True))
         shop.provider.will(BY_ID, says(200, refund_payload(status="pending")))

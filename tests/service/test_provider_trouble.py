@@ -12,8 +12,9 @@ import redis.asyncio
 
 from tests.factories import HOUR, NOW, SECOND, TRUST, done_as
 from tests.service.shop import ID, MILLISECOND, PAID, POST, PROBE, TOTALS, Shop, error, opened, says, totals, until
-from worker import calls, policy
-from worker.model import Lane, Stage, Status
+from worker.model.refund import Lane, Stage, Status
+from worker.rules import attempts
+from worker.store import scripts
 
 
 async def test_rate_limit_closes_the_gate_for_ever_longer_until_something_is_done(
@@ -202,7 +203,9 @@ async def test_further_try_is_left_out_where_somebody_has_proven_the_refund_done
 
         async def proven(_: httpx.Request) -> httpx.Response:
             refund = await shop.stored()
-            await shop.store.run(calls.save(refund, policy.after_attempt(refund, done_as("pending"), TRUST, NOW, 0)))
+            await shop.store.run(
+                scripts.save(refund, attempts.after_attempt(refund, done_as("pending"), TRUST, NOW, 0))
+            )
             return error(500, kind="api_error")
 
         shop.provider.will(POST, proven, says())
@@ -253,7 +256,7 @@ async def test_refund_that_a_closed_gate_holds_back_is_taken_up_when_it_opens(
 ) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
-        await shop.store.run(calls.block_gate(2 * SECOND))
+        await shop.store.run(scripts.block_gate(2 * SECOND))
         again: list[Any] = []
         shop.service._look_again = lambda *facts: again.append(facts)  # type: ignore[method-assign]
         await shop.service._advance(ID, Lane.SINGLE)
@@ -261,14 +264,14 @@ async def test_refund_that_a_closed_gate_holds_back_is_taken_up_when_it_opens(
         assert not await shop.gate.try_now(Lane.SINGLE)
         shop.seconds += 2
         assert await shop.gate.try_now(Lane.SINGLE)
-        await shop.store.run(calls.block_gate(5 * SECOND))
+        await shop.store.run(scripts.block_gate(5 * SECOND))
         await shop.service._advance(ID, Lane.SINGLE)
         assert again[1:] == [(ID, Lane.SINGLE, 5 * SECOND)]
         again.pop()
-        await shop.store.run(calls.block_gate(5 * SECOND + MILLISECOND))
+        await shop.store.run(scripts.block_gate(5 * SECOND + MILLISECOND))
         await shop.service._advance(ID, Lane.SINGLE)
         assert len(again) == 1
-        await shop.store.run(calls.block_gate(HOUR))
+        await shop.store.run(scripts.block_gate(HOUR))
         await shop.service._advance(ID, Lane.SINGLE)
         assert len(again) == 1
 

@@ -12,10 +12,11 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, SECOND, VERIFY, a_refund, found, refund_payload
 from tests.service.shop import LIST, PAID, PROBE, TOTALS, Answer, Shop, error, listing, opened, says, totals
-from worker import policy
-from worker.model import Baseline, Look, Outcome, Refund, Seen, Sight, Stage, Status
-from worker.policy import Rules
-from worker.reconciler import MOST_REREAD, Reconciler
+from worker.engine.reconciler import MOST_REREAD, Reconciler
+from worker.model.answers import Look, Outcome, Seen, Sight
+from worker.model.refund import Baseline, Refund, Stage, Status
+from worker.rules import attempts
+from worker.rules.attempts import Rules
 
 BASELINE = Baseline(refunded=500, currency="usd", remaining=500)
 
@@ -244,4 +245,4 @@ async def test_reversal_is_saved_only_where_there_is_one(lens: Lens) -> None:
     other = await settle(lens.shop)
     await lens.reconciler._reverse(other, found(id="re_2"), "list")
     assert (await lens.shop.stored("b")).version == other.version
-    assert policy.reversed_by_provider(other, found(id="re_2"), "list") is None
+    assert attempts.reversed_by_provider(other, found(id="re_2"), "list") is None

@@ -11,11 +11,14 @@ import pytest
 import redis.asyncio
 
 from tests.factories import NOW, SECOND, a_refund, a_request, found
-from worker import calls, endings, policy
+from worker.engine import endings
+from worker.engine.recorder import SAVE_SECONDS, STOPPING_SAVE_SECONDS, Recorder
 from worker.errors import IllegalMove, NotStorable, StoreUnavailable
-from worker.model import Lane, Refund, Stage, Status, Step
-from worker.recorder import SAVE_SECONDS, STOPPING_SAVE_SECONDS, Recorder
-from worker.store import AsyncStore
+from worker.model.refund import Lane, Refund, Stage, Status
+from worker.model.steps import Step
+from worker.rules import attempts
+from worker.store import scripts
+from worker.store.async_store import AsyncStore
 
 ID = "order-1001-1"
 WAITING = Step(to=Stage.WAITING, status=Status.PENDING, label="not_sent", delay=timedelta(minutes=1))
@@ -29,7 +32,7 @@ class Flaky(AsyncStore):
     seconds = 0.0
 
     async def run(self, call: Any) -> Any:
-        if call.script is calls.SAVE:
+        if call.script is scripts.SAVE:
             self.tries += 1
             if self.tries <= self.away:
                 raise StoreUnavailable("redis is away")
@@ -49,14 +52,14 @@ class Desk:
         )
 
     async def claimed(self, refund_id: str = ID, **fields: Any) -> Refund:
-        await self.store.run(calls.create(a_request(refund_id, **fields), Lane.BULK))
-        claim = await self.store.run(calls.claim(refund_id, "send", token=refund_id, lease=45 * SECOND))
+        await self.store.run(scripts.create(a_request(refund_id, **fields), Lane.BULK))
+        claim = await self.store.run(scripts.claim(refund_id, "send", token=refund_id, lease=45 * SECOND))
         refund: Refund | None = claim.refund
         assert refund is not None
         return refund
 
     async def stored(self, refund_id: str = ID) -> Refund:
-        refund: Refund | None = (await self.store.run(calls.load(refund_id))).refund
+        refund: Refund | None = (await self.store.run(scripts.load(refund_id))).refund
         assert refund is not None
         return refund
 
@@ -167,7 +170,7 @@ def watched(desk: Desk, *, away: tuple[int, ...] = ()) -> list[Any]:
 
 async def test_step_that_the_records_cannot_hold_is_tried_once_and_told(desk: Desk, log: list[Any]) -> None:
     refund = await desk.claimed()
-    step = policy.done(refund, found(), "reply", NOW)
+    step = attempts.done(refund, found(), "reply", NOW)
     unheard_of = replace(step, changes={**step.changes, "amount": 10**19})
     ran = watched(desk)
     with pytest.raises(NotStorable, match="amount 10000000000000000000 is not a whole number"):
@@ -208,7 +211,7 @@ async def test_move_is_told_with_what_is_known_of_it_and_noted_in_the_history(
     desk: Desk, async_redis: redis.asyncio.Redis, log: list[Any]
 ) -> None:
     refund = await desk.claimed()
-    step = policy.to_review({}, "why", "a person must")
+    step = attempts.to_review({}, "why", "a person must")
     await desk.recorder.save(refund, step, {"seen": "x", "reason": "so"})
     (line,) = named(log, "refund_sent_to_review")
     assert line == {
@@ -232,8 +235,8 @@ async def test_move_is_told_with_what_is_known_of_it_and_noted_in_the_history(
     ("step", "event"),
     [
         (WAITING, "refund_waiting"),
-        (policy.done(a_refund(), found(), "reply", NOW), "refund_settled"),
-        (policy.to_review({}, "x", "y"), "refund_sent_to_review"),
+        (attempts.done(a_refund(), found(), "reply", NOW), "refund_settled"),
+        (attempts.to_review({}, "x", "y"), "refund_sent_to_review"),
     ],
 )
 async def test_each_move_has_its_event(desk: Desk, log: list[Any], step: Step, event: str) -> None:
@@ -267,8 +270,8 @@ async def test_save_that_came_too_late_is_told_and_changes_nothing(desk: Desk, l
 
 async def test_proof_against_a_settled_refund_rings_an_alarm(desk: Desk, log: list[Any]) -> None:
     refund = await desk.claimed()
-    await desk.recorder.save(refund, policy.done(refund, found(), "reply", NOW), {})
-    saved, ending = await desk.recorder.save(refund, policy.done(refund, found(id="re_2"), "reply", NOW), {})
+    await desk.recorder.save(refund, attempts.done(refund, found(), "reply", NOW), {})
+    saved, ending = await desk.recorder.save(refund, attempts.done(refund, found(id="re_2"), "reply", NOW), {})
     assert (saved.result, ending) == ("contradicts", endings.CONTRADICTED)
     (line,) = named(log, "proof_against_settled")
     assert (line["refund_id"], line["alarm"], line["provider_refund_id"]) == (ID, True, "re_2")
@@ -278,10 +281,10 @@ async def test_proof_against_a_settled_refund_is_kept_though_redis_is_away_meanw
     desk: Desk, slept: list[float]
 ) -> None:
     refund = await desk.claimed()
-    await desk.recorder.save(refund, policy.done(refund, found(), "reply", NOW), {})
+    await desk.recorder.save(refund, attempts.done(refund, found(), "reply", NOW), {})
     # The proof itself, then the record as it is now, then what is kept of the proof.
     ran = watched(desk, away=(1, 3))
-    await desk.recorder.save(refund, policy.done(refund, found(id="re_2"), "reply", NOW), {})
+    await desk.recorder.save(refund, attempts.done(refund, found(id="re_2"), "reply", NOW), {})
     assert [call.script.name for call in ran] == ["save", "load", "load", "save", "save"]
     assert slept == [0.1, 0.1]
     assert (await desk.stored()).contradicted_by == "re_2"
@@ -292,8 +295,8 @@ async def test_proof_against_a_settled_refund_is_kept_though_redis_is_away_meanw
 
 async def test_refund_that_waited_for_the_payment_is_looked_at_at_once(desk: Desk) -> None:
     refund = await desk.claimed()
-    await desk.store.run(calls.create(a_request("b"), Lane.SINGLE))
-    refused = await desk.store.run(calls.claim("b", "send", token="b", lease=SECOND))
+    await desk.store.run(scripts.create(a_request("b"), Lane.SINGLE))
+    refused = await desk.store.run(scripts.claim("b", "send", token="b", lease=SECOND))
     assert refused.result == "locked"
     await desk.recorder.save(refund, WAITING, {})
     assert desk.again == [("b", Lane.BULK, timedelta(0))]
@@ -324,7 +327,7 @@ async def test_settled_refund_is_not_looked_at_again(desk: Desk) -> None:
 async def owned_elsewhere(desk: Desk) -> None:
     """Let another refund own `re_1`."""
     other = await desk.claimed("b")
-    await desk.recorder.save(other, policy.done(other, found(), "reply", NOW), {})
+    await desk.recorder.save(other, attempts.done(other, found(), "reply", NOW), {})
 
 
 async def test_reply_with_a_refund_that_belongs_to_another_record_saves_nothing_and_alarms(
@@ -332,7 +335,7 @@ async def test_reply_with_a_refund_that_belongs_to_another_record_saves_nothing_
 ) -> None:
     await owned_elsewhere(desk)
     refund = await desk.claimed()
-    saved, _ = await desk.recorder.save(refund, policy.done(refund, found(), "reply", NOW), {})
+    saved, _ = await desk.recorder.save(refund, attempts.done(refund, found(), "reply", NOW), {})
     assert (saved.result, saved.other) == ("owned", "b")
     # What the attempt leads to is for its own rules: it may have happened.
     assert await desk.stored() == refund
@@ -343,7 +346,7 @@ async def test_reply_with_a_refund_that_belongs_to_another_record_saves_nothing_
 async def test_doubt_whose_proof_belongs_to_another_record_leads_to_a_person(desk: Desk, log: list[Any]) -> None:
     await owned_elsewhere(desk)
     refund = await doubtful(desk)
-    _, ending = await desk.recorder.save(refund, policy.done(refund, found(), "list", NOW), {})
+    _, ending = await desk.recorder.save(refund, attempts.done(refund, found(), "list", NOW), {})
     assert str(ending) == "in review (owned_elsewhere)"
     stored = await desk.stored()
     assert (stored.stage, stored.error_code, stored.doubt_since) == (Stage.REVIEW, "owned_elsewhere", NOW - SECOND)
@@ -369,7 +372,7 @@ async def doubtful(desk: Desk) -> Refund:
 async def test_pending_refund_whose_proof_belongs_to_another_is_handed_to_a_person(desk: Desk) -> None:
     await owned_elsewhere(desk)
     refund = await desk.claimed()
-    await desk.recorder.save(refund, policy.done(refund, found(id="re_9", status="pending"), "reply", NOW), {})
+    await desk.recorder.save(refund, attempts.done(refund, found(id="re_9", status="pending"), "reply", NOW), {})
     pending = await desk.stored()
     assert pending.stage is Stage.PROCESSING
     named = Step(
@@ -389,7 +392,7 @@ async def test_pending_refund_whose_proof_belongs_to_another_is_handed_to_a_pers
 async def test_refund_in_review_stays_there_where_its_proof_belongs_to_another(desk: Desk) -> None:
     await owned_elsewhere(desk)
     refund = await desk.claimed()
-    await desk.recorder.save(refund, policy.to_review({}, "x", "y"), {})
+    await desk.recorder.save(refund, attempts.to_review({}, "x", "y"), {})
     before = await desk.stored()
-    await desk.recorder.save(before, policy.done(before, found(), "reply", NOW), {})
+    await desk.recorder.save(before, attempts.done(before, found(), "reply", NOW), {})
     assert await desk.stored() == before

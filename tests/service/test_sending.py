@@ -12,9 +12,10 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, MAYBE, NOW, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
 from tests.service.shop import ID, MILLISECOND, PAID, POST, TOTALS, error, opened, says, totals
-from worker.model import Baseline, Seen, Stage, Status
-from worker.request import idempotency_key
-from worker.service import Service
+from worker.engine.service import Service
+from worker.model.answers import Seen
+from worker.model.refund import Baseline, Stage, Status
+from worker.model.request import idempotency_key
 
 
 async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.asyncio.Redis) -> None:

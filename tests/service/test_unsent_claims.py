@@ -10,9 +10,10 @@ import redis.asyncio
 
 from tests.factories import HOUR, SECOND, TRUST, VERIFY
 from tests.service.shop import ID, LIST, PAID, POST, Shop, listing, opened, says, totals
-from worker import calls, recorder
+from worker.engine import recorder
 from worker.errors import NotDurable, StoreUnavailable
-from worker.model import Stage, Status
+from worker.model.refund import Stage, Status
+from worker.store import scripts
 
 PAUSES = recorder._LET_GO_PAUSES
 NOT_SENT = "its claim was not known to be on disk"
@@ -27,12 +28,12 @@ def lose(shop: Shop, *, finds: int = 0, error: type[Exception] = StoreUnavailabl
     async def losing(call: Any) -> Any:
         nonlocal finds
         reply = await run(call)
-        if call.script is calls.CLAIM and call.durable and to_lose and reply.claimed:
+        if call.script is scripts.CLAIM and call.durable and to_lose and reply.claimed:
             to_lose.clear()
             raise error("the reply was lost")
         if not to_lose:
             asked.append(f"{call.script.name} {'durable' if call.durable else ''}".strip())
-            if call.script is calls.CLAIM and not call.durable and finds:
+            if call.script is scripts.CLAIM and not call.durable and finds:
                 finds -= 1
                 raise StoreUnavailable("redis is away")
         return reply
@@ -43,7 +44,7 @@ def lose(shop: Shop, *, finds: int = 0, error: type[Exception] = StoreUnavailabl
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.recorder._LET_GO_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("worker.engine.recorder._LET_GO_PAUSES", (0.0, 0.0))
 
 
 async def labels(shop: Shop) -> list[str]:
@@ -93,7 +94,7 @@ async def test_a_claim_that_is_not_on_disk_in_time_is_let_go(
 ) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
-        await shop.store.load_scripts(calls.EVERY)
+        await shop.store.load_scripts(scripts.EVERY)
         shop.store.wait_for_disk = True
         with monkeypatch.context() as disk:
             check = shop.store.check_disk
@@ -125,7 +126,7 @@ async def test_that_nothing_was_sent_is_saved_however_often_redis_is_away(async_
 async def test_the_pauses_between_its_questions_grow(
     async_redis: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.recorder._LET_GO_PAUSES", PAUSES)
+    monkeypatch.setattr("worker.engine.recorder._LET_GO_PAUSES", PAUSES)
     pauses: list[float] = []
 
     async def noted(seconds: float) -> None:
@@ -135,7 +136,7 @@ async def test_the_pauses_between_its_questions_grow(
         await shop.accept()
         lose(shop, finds=len(PAUSES) + 1)
         with monkeypatch.context() as patched:
-            patched.setattr("worker.recorder.asyncio.sleep", noted)
+            patched.setattr("worker.engine.recorder.asyncio.sleep", noted)
             await shop.handle()
         assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6]
         assert (await shop.stored()).stage is Stage.SENDING

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from worker.policy import Rules
+from worker.rules.attempts import Rules
 
 REFUSALS: Final = frozenset({400, 402, 403, 404, 422})
 """Answers by which the provider refuses this very refund."""

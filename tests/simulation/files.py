@@ -18,8 +18,8 @@ from worker import batches
 from worker.batches import Opening
 from worker.client import Refunds
 from worker.errors import GuardRefused, NotFound, StoreUnavailable
-from worker.model import Lane, Retriable
-from worker.store import Store
+from worker.model.refund import Lane, Retriable
+from worker.store.store import Store
 
 if TYPE_CHECKING:
     from tests.simulation.mail import Mail

@@ -22,8 +22,9 @@ from tests.simulation.posts_judge import PostsJudge
 from tests.simulation.secrets import leaks
 from tests.simulation.snapshot import BUCKETS, FIELDS
 from tests.simulation.words_judge import WordsJudge
-from worker.model import Stage
-from worker.policy import TRANSITIONS, Rules
+from worker.model.refund import Stage
+from worker.rules.attempts import Rules
+from worker.rules.transitions import TRANSITIONS
 
 if TYPE_CHECKING:
     from worker.sandbox.bank import Bank, SandboxRefund

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.records import Moves
+from worker.store.records import Moves
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine

@@ -17,8 +17,8 @@ from celery import Celery
 
 from tests.simulation.clock import OUTSIDE
 from tests.simulation.plan import MESSAGE_FAULTS
-from worker import broker
-from worker.model import Lane
+from worker.broker import queues
+from worker.model.refund import Lane
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine
@@ -41,8 +41,8 @@ class Message:
 def _queue() -> Celery:
     """Return the product's own Celery app on a queue in memory, from which its messages are read."""
     settings: Any = SimpleNamespace(broker="memory://", prefix="refunds:")
-    with mock.patch.object(broker, "_broker", return_value=("memory://", {}, None)):
-        return broker.make_celery(settings)
+    with mock.patch.object(queues, "_broker", return_value=("memory://", {}, None)):
+        return queues.make_celery(settings)
 
 
 class Mail:
@@ -75,7 +75,7 @@ class Mail:
         if self._celery is None or (*refund_ids, lane) in self._seen:
             return
         self._seen.add((*refund_ids, lane))
-        broker.nudge(self._celery, refund_ids, lane)
+        queues.nudge(self._celery, refund_ids, lane)
         with self._celery.connection_for_read() as connection:
             message = connection.default_channel._get(lane.value)
         self._world.judge.tells_no_secret("a message", refund_ids[0], json.dumps(message))

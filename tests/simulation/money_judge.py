@@ -15,7 +15,7 @@ from tests.simulation.clock import EPOCH
 
 if TYPE_CHECKING:
     from tests.simulation.known import Known
-    from worker.policy import Rules
+    from worker.rules.attempts import Rules
     from worker.sandbox.bank import Bank, SandboxRefund
 
 Broken = Callable[[str, str, str], None]

@@ -17,8 +17,8 @@ from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_af
 from tests.simulation.provider_seam import Transport
 from tests.simulation.secrets import API_KEY
 from tests.simulation.snapshot import FIELDS
-from worker.model import Lane
-from worker.request import RefundRequest, request_body
+from worker.model.refund import Lane
+from worker.model.request import RefundRequest, request_body
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from worker.policy import Rules
+    from worker.rules.attempts import Rules
 
 Seconds = float
 

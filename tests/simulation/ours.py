@@ -16,16 +16,17 @@ import httpx
 from tests.simulation.provider_seam import Transport
 from tests.simulation.records_seam import PREFIX, RedisSeam
 from tests.simulation.secrets import API_KEY
-from worker.calls import Call
-from worker.endings import Ending
+from worker.engine.endings import Ending
+from worker.engine.rate_gate import RateGate
+from worker.engine.service import Service
+from worker.engine.slots import Slots
+from worker.engine.sweeper import sweep
 from worker.errors import StoreUnavailable
-from worker.gateway import Gateway
-from worker.lanes import RateGate, Slots
-from worker.model import Lane
-from worker.service import Service
-from worker.store import AsyncStore
-from worker.sweeper import sweep
-from worker.tally import Tally
+from worker.model.refund import Lane
+from worker.provider.gateway import Gateway
+from worker.store.async_store import AsyncStore
+from worker.store.counters import Tally
+from worker.store.scripts import Call
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from tests.simulation.clock import OUTSIDE
-from worker import calls, decisions
 from worker.errors import NotCancelable, NotInReview
-from worker.model import Lane, Refund, Stage, Step
+from worker.model.refund import Lane, Refund, Stage
+from worker.model.steps import Step
+from worker.rules import decisions
+from worker.store import scripts
 
 if TYPE_CHECKING:
     from tests.simulation.plan import Asked
@@ -127,7 +129,7 @@ class People:
         if world.power.is_away:
             self._later(5.0, self._apply, refund_id, decide, event)
             return
-        refund = world.run_call(calls.load(refund_id)).refund
+        refund = world.run_call(scripts.load(refund_id)).refund
         if refund is None:
             return
         try:
@@ -136,7 +138,7 @@ class People:
             return
         if step is None:
             return
-        saved = world.run_call(calls.save(refund, step, {"by": PERSON}))
+        saved = world.run_call(scripts.save(refund, step, {"by": PERSON}))
         world.tell("person", event, refund_id, saved.result)
         if saved.result != "saved":
             return

@@ -12,8 +12,8 @@ from tests.simulation.odd import CURRENCIES, NOTHING, ON, Odd, odd_for
 from tests.simulation.odd import FAMILIES as ODD_FAMILIES
 from tests.simulation.provider_seam import BROKEN, MADE_UP, REFUSED, UNSENT, WRONG
 from tests.simulation.secrets import EMAIL
-from worker.policy import Rules
-from worker.request import RefundRequest
+from worker.model.request import RefundRequest
+from worker.rules.attempts import Rules
 from worker.sandbox.bank import CAPTURED, Outcome
 from worker.sandbox.config import SandboxConfig
 

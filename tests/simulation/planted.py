@@ -18,11 +18,16 @@ from tests.simulation.planted_rim import AT_THE_RIM
 from tests.simulation.planting import Bug, all_scripts, put, rescript, what_stands
 from tests.simulation.provider_seam import WRONG
 from tests.simulation.world import World
-from worker import answers, calls, decisions, gateway, looks, policy, reconciler, transport
-from worker.gateway import Gateway
-from worker.model import Answer, Lane, NotSent, Outcome, Refund, Reply, Seen, Stage, Status, Step
-from worker.request import RefundRequest, idempotency_key
-from worker.service import Service
+from worker.engine import reconciler
+from worker.engine.service import Service
+from worker.model.answers import Answer, NotSent, Outcome, Reply, Seen
+from worker.model.refund import Lane, Refund, Stage, Status
+from worker.model.request import RefundRequest, idempotency_key
+from worker.model.steps import Step
+from worker.provider import gateway, transport
+from worker.provider.gateway import Gateway
+from worker.rules import attempts, decisions, outcomes, readback
+from worker.store import scripts
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine
@@ -80,7 +85,7 @@ def lapsed_lease_is_unsent(stack: ExitStack) -> None:
             delay=timedelta(0),
         )
 
-    put(stack, policy, "after_lapse", unsent)
+    put(stack, attempts, "after_lapse", unsent)
 
 
 def connect_timeout_at_its_word(stack: ExitStack) -> None:
@@ -95,7 +100,7 @@ def connect_timeout_at_its_word(stack: ExitStack) -> None:
 
 def doubt_forgotten(stack: ExitStack) -> None:
     """A refusal after an attempt of unknown outcome settles the refund as failed."""
-    real = policy.after_attempt
+    real = attempts.after_attempt
 
     def forgetting(refund: Refund, outcome: Outcome, *rest: Any) -> Step:
         if outcome.seen is Seen.REFUSED:
@@ -103,24 +108,24 @@ def doubt_forgotten(stack: ExitStack) -> None:
             outcome = replace(outcome, doubt=False)
         return real(refund, outcome, *rest)
 
-    put(stack, policy, "after_attempt", forgetting)
+    put(stack, attempts, "after_attempt", forgetting)
 
 
 def timeout_is_failure(stack: ExitStack) -> None:
     """No reply in time: the refund has failed."""
-    real = policy.after_attempt
+    real = attempts.after_attempt
 
     def failing(refund: Refund, outcome: Outcome, *rest: Any) -> Step:
         if outcome.code == "no_reply":
-            return policy.budget_spent({})
+            return attempts.budget_spent({})
         return real(refund, outcome, *rest)
 
-    put(stack, policy, "after_attempt", failing)
+    put(stack, attempts, "after_attempt", failing)
 
 
 def server_error_is_not_done(stack: ExitStack) -> None:
     """A 5xx means that nothing happened, so it is tried again later."""
-    real = answers.classify
+    real = outcomes.classify
 
     def hopeful(answer: Answer, refund: Refund) -> Outcome:
         outcome = real(answer, refund)
@@ -140,14 +145,14 @@ def redelivery_without_claim(stack: ExitStack) -> None:
 
 def key_from_amount(stack: ExitStack) -> None:
     """The key is derived from payment and amount: two equal parts of one payment share it."""
-    real = what_stands(calls, "new_row")
+    real = what_stands(scripts, "new_row")
 
     def shared(request: RefundRequest) -> list[Any]:
         row = list(real(request))
         row[row.index(idempotency_key(request.refund_id, 1))] = f"{request.payment_intent}-{request.amount}"
         return row
 
-    put(stack, calls, "new_row", shared)
+    put(stack, scripts, "new_row", shared)
 
 
 def stale_write_accepted(stack: ExitStack) -> None:
@@ -170,23 +175,23 @@ def totals_beside_another(stack: ExitStack) -> None:
 
 def absence_from_one_look(stack: ExitStack) -> None:
     """What is not there at the first look is never going to be."""
-    real = looks._absent
+    real = readback._absent
 
-    def at_once(refund: Refund, rules: policy.Rules, now: datetime) -> Step:
+    def at_once(refund: Refund, rules: attempts.Rules, now: datetime) -> Step:
         return real(replace(refund, absent_at=now - _LONG_AGO), rules, now)
 
-    put(stack, looks, "_absent", at_once)
+    put(stack, readback, "_absent", at_once)
 
 
 def absence_unsettled(stack: ExitStack) -> None:
     """Two looks in a row, without waiting for what may still be on its way."""
-    real = looks._absent
+    real = readback._absent
 
-    def hasty(refund: Refund, rules: policy.Rules, now: datetime) -> Step:
+    def hasty(refund: Refund, rules: attempts.Rules, now: datetime) -> Step:
         quick = replace(rules, settle=timedelta(0))
         return real(refund, quick, now)
 
-    put(stack, looks, "_absent", hasty)
+    put(stack, readback, "_absent", hasty)
 
 
 def lock_not_held_in_doubt(stack: ExitStack) -> None:
@@ -210,18 +215,18 @@ def worker_clock_trusted(stack: ExitStack) -> None:
 
 def key_window_ignored(stack: ExitStack) -> None:
     """The same key is replayed for ever."""
-    real = policy.may_replay
+    real = attempts.may_replay
 
-    def always(refund: Refund, rules: policy.Rules, now: datetime) -> bool:
+    def always(refund: Refund, rules: attempts.Rules, now: datetime) -> bool:
         return real(refund, replace(rules, key_window=_LONG_AGO), now)
 
-    put(stack, policy, "may_replay", always)
+    put(stack, attempts, "may_replay", always)
     rescript(stack, ("CLAIM",), "not is_within(r.first_attempt_at, ARGV[10])", "false")
 
 
 def any_success_believed(stack: ExitStack) -> None:
     """A 200 is a success, whatever it tells of."""
-    put(stack, answers, "contradiction", lambda *_: None)
+    put(stack, outcomes, "contradiction", lambda *_: None)
 
 
 def lapsed_leases_not_swept(stack: ExitStack) -> None:
@@ -235,7 +240,7 @@ def cancel_in_flight(stack: ExitStack) -> None:
     def at_any_time(refund: Refund) -> Step | None:
         if refund.settled or refund.stage is Stage.REVIEW:
             return None
-        return Step(to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=policy.settled_drops())
+        return Step(to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=attempts.settled_drops())
 
     put(stack, decisions, "cancel", at_any_time)
 
@@ -263,12 +268,12 @@ def person_believed_unread(stack: ExitStack) -> None:
 
 def person_believed_unproven(stack: ExitStack) -> None:
     """A person's word is taken where nothing that was read bears it out, though they did not insist."""
-    real = looks._take_word
+    real = readback._take_word
 
     def taken(refund: Refund, *rest: Any) -> Step:
         return real(replace(refund, operator_unverified=True), *rest)
 
-    put(stack, looks, "_take_word", taken)
+    put(stack, readback, "_take_word", taken)
 
 
 BUGS: Final[dict[str, Bug]] = {

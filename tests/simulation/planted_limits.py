@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import Final
 
 from tests.simulation.planting import Bug, put, rescript
-from worker import answers, gateway, policy
-from worker.lanes import RateGate
-from worker.model import Answer, Lane, NotSent, Outcome, Refund, Reply, Seen, Step
+from worker.engine.rate_gate import RateGate
+from worker.model.answers import Answer, NotSent, Outcome, Reply, Seen
+from worker.model.refund import Lane, Refund
+from worker.model.steps import Step
+from worker.provider import gateway
+from worker.rules import attempts, outcomes
 
 KEY_REFUSED: Final = 401
 TOO_MANY: Final = 429
@@ -50,7 +53,7 @@ def rate_not_shared(stack: ExitStack) -> None:
 
 
 def _refused_at(status: int, stack: ExitStack) -> None:
-    real = answers.classify
+    real = outcomes.classify
 
     def believing(answer: Answer, refund: Refund) -> Outcome:
         outcome = real(answer, refund)
@@ -73,7 +76,7 @@ def rate_limit_fails_refunds(stack: ExitStack) -> None:
 
 def unsent_fails_refunds(stack: ExitStack) -> None:
     """Where no connection could be made, the refund has failed."""
-    real = answers.classify
+    real = outcomes.classify
 
     def hopeless(answer: Answer, refund: Refund) -> Outcome:
         outcome = real(answer, refund)
@@ -84,15 +87,15 @@ def unsent_fails_refunds(stack: ExitStack) -> None:
 
 def given_up_early(stack: ExitStack) -> None:
     """Every attempt counts towards the budget, whoever's trouble it met."""
-    real = policy.after_attempt
+    real = attempts.after_attempt
 
     def impatient(refund: Refund, outcome: Outcome, *rest: object) -> Step:
         if refund.attempts > 1 and outcome.seen in {Seen.NOT_SENT, Seen.NOT_DONE} and refund.doubt_since is None:
-            return policy.budget_spent({})
+            return attempts.budget_spent({})
         step: Step = real(refund, outcome, *rest)  # type: ignore[arg-type]  # handed on as they came
         return step
 
-    put(stack, policy, "after_attempt", impatient)
+    put(stack, attempts, "after_attempt", impatient)
 
 
 def attempts_miscounted(stack: ExitStack) -> None:

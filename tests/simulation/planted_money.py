@@ -8,22 +8,25 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from tests.simulation.planting import Bug, all_scripts, put, rescript
-from worker import calls, codes, contradictions, looks, payloads, policy, preflight, readback
-from worker.model import Action, Refund, Step
-from worker.policy import Rules
+from worker.model.refund import Refund
+from worker.model.steps import Action, Step
+from worker.rules import attempts, codes, contradictions, evidence, payloads, preflight
+from worker.rules import readback as looks
+from worker.rules.attempts import Rules
+from worker.store import scripts
 
 _FOR_EVER: Final = 10**6
 
 
 def others_never_fall_back(stack: ExitStack) -> None:
     """What others have refunded stays refunded, so an unchanged total means that nothing has happened."""
-    real = readback._unknown_in
+    real = evidence._unknown_in
 
     def trusting(baseline: Any, refund: Refund, siblings: Any, reread: Any) -> str | None:
         reason = real(baseline, refund, siblings, reread)
         return None if reason is not None and reason.startswith("the total before") else reason
 
-    put(stack, readback, "_unknown_in", trusting)
+    put(stack, evidence, "_unknown_in", trusting)
 
 
 def rise_believed_whenever(stack: ExitStack) -> None:
@@ -46,7 +49,7 @@ def all_that_was_left_is_ours(stack: ExitStack) -> None:
 
 def older_entries_are_not_ours(stack: ExitStack) -> None:
     """An entry of the list that is dated before our request cannot be what came of it."""
-    real = readback._unexplained
+    real = evidence._unexplained
 
     def by_date(entry: Any, refund: Refund, siblings: Any) -> bool:
         started = refund.first_attempt_at
@@ -54,7 +57,7 @@ def older_entries_are_not_ours(stack: ExitStack) -> None:
             return False
         return real(entry, refund, siblings)
 
-    put(stack, readback, "_unexplained", by_date)
+    put(stack, evidence, "_unexplained", by_date)
 
 
 def owner_is_kept_per_payment(stack: ExitStack) -> None:
@@ -69,7 +72,7 @@ def owner_is_kept_per_payment(stack: ExitStack) -> None:
 
 def echo_settles(stack: ExitStack) -> None:
     """Once absence is proven a refusal is a refusal, whatever its code."""
-    put(stack, policy, "may_be_an_echo", lambda _: False)
+    put(stack, attempts, "may_be_an_echo", lambda _: False)
 
 
 def settled_keeps_its_lock(stack: ExitStack) -> None:
@@ -123,23 +126,23 @@ def not_found_is_gone(stack: ExitStack) -> None:
 
 def word_not_on_disk(stack: ExitStack) -> None:
     """A person is told that it is done as soon as the server has heard of it."""
-    real = calls.save
+    real = scripts.save
 
     def hasty(refund: Refund, step: Step, detail: Any = None, **named: Any) -> Any:
         call = real(refund, step, detail, **named)
         return replace(call, durable=False) if "by" in (detail or {}) else call
 
-    put(stack, calls, "save", hasty)
+    put(stack, scripts, "save", hasty)
 
 
 def time_goes_back(stack: ExitStack) -> None:
     """Time is what the server's clock says, whichever server that is."""
-    real = policy.next_action
+    real = attempts.next_action
 
     def by_the_server(refund: Refund, rules: Rules, now: datetime, *_: datetime) -> Action:
         return real(refund, rules, now, now)
 
-    put(stack, policy, "next_action", by_the_server)
+    put(stack, attempts, "next_action", by_the_server)
     rescript(stack, all_scripts(), "local SECOND, MINUTE", "do return told end\n  local SECOND, MINUTE")
 
 
@@ -175,13 +178,13 @@ def plain_words_only(stack: ExitStack) -> None:
 
 def word_not_told(stack: ExitStack) -> None:
     """A person is asked about a status that is not known, and not told which."""
-    real = policy.unknown_status
+    real = attempts.unknown_status
 
     def silent(found: Any, _: str, changes: Any) -> Step:
         step = real(replace(found, status=None), "its status is not known", changes)
         return replace(step, changes={**step.changes, "provider_status": None})
 
-    put(stack, policy, "unknown_status", silent)
+    put(stack, attempts, "unknown_status", silent)
     put(stack, looks, "unknown_status", silent)
 
 

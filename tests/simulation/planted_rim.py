@@ -12,12 +12,16 @@ import structlog
 from tests.simulation.files import Door
 from tests.simulation.planting import Bug, all_scripts, put, rescript
 from tests.simulation.secrets import API_KEY
-from worker import broker, calls, payloads
-from worker.endings import Ending
-from worker.gateway import Gateway
-from worker.model import Lane, Outcome, Refund, Step
-from worker.request import RefundRequest, scrubbed
-from worker.service import Service
+from worker.broker import queues
+from worker.engine.endings import Ending
+from worker.engine.service import Service
+from worker.model.answers import Outcome
+from worker.model.refund import Lane, Refund
+from worker.model.request import RefundRequest, scrubbed
+from worker.model.steps import Step
+from worker.provider.gateway import Gateway
+from worker.rules import payloads
+from worker.store import scripts
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +34,7 @@ def ends_without_giving_back(stack: ExitStack) -> None:
         run = self.store.run
 
         async def kept(call: Any) -> Any:
-            return len(refund_ids) if self.stopping and call.script is calls.GIVE_BACK else await run(call)
+            return len(refund_ids) if self.stopping and call.script is scripts.GIVE_BACK else await run(call)
 
         with mock.patch.object(self.store, "run", kept):
             return await real(self, refund_ids, lane, seconds=seconds)
@@ -101,13 +105,13 @@ def key_logged(stack: ExitStack) -> None:
 
 def message_in_history(stack: ExitStack) -> None:
     """What the provider says is noted with each move, as it stands."""
-    real = calls.save
+    real = scripts.save
 
     def noting(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, **named: Any) -> Any:
         return real(refund, step, {**(detail or {}), "said": step.changes.get("error_message")}, **named)
 
     put(stack, payloads, "_clean", lambda value, _: value if isinstance(value, str) else "")
-    put(stack, calls, "save", noting)
+    put(stack, scripts, "save", noting)
 
 
 def message_kept_as_it_came(stack: ExitStack) -> None:
@@ -117,14 +121,14 @@ def message_kept_as_it_came(stack: ExitStack) -> None:
 
 def payload_in_message(stack: ExitStack) -> None:
     """A message carries how the provider is to be called."""
-    real = broker.nudge
+    real = queues.nudge
 
     def loaded(app: Any, refund_ids: Sequence[str], lane: Lane, *, producer: Any = None) -> None:
         send = app.send_task
         with mock.patch.object(app, "send_task", lambda *given, **named: send(*given, **named, headers={"k": API_KEY})):
             real(app, refund_ids, lane, producer=producer)
 
-    put(stack, broker, "nudge", loaded)
+    put(stack, queues, "nudge", loaded)
 
 
 def events_left_out(stack: ExitStack) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 from unittest import mock
 
-from worker import calls
+from worker.store import scripts
 
 Bug = Callable[[ExitStack], None]
 
@@ -24,12 +24,12 @@ def put(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
 
 def rescript(stack: ExitStack, names: tuple[str, ...], old: str, new: str) -> None:
     for name in names:
-        script = copy.copy(getattr(calls, name))
+        script = copy.copy(getattr(scripts, name))
         if old not in script.text:
             raise NoSuchPlace(f"{name}: {old}")
         script.text = script.text.replace(old, new)
         script.sha = hashlib.sha1(script.text.encode(), usedforsecurity=False).hexdigest()
-        put(stack, calls, name, script)
+        put(stack, scripts, name, script)
 
 
 def what_stands(owner: Any, name: str) -> Any:
@@ -38,4 +38,4 @@ def what_stands(owner: Any, name: str) -> Any:
 
 
 def all_scripts() -> tuple[str, ...]:
-    return tuple(name for name, value in vars(calls).items() if isinstance(value, calls.Script))
+    return tuple(name for name, value in vars(scripts).items() if isinstance(value, scripts.Script))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tests.simulation.known import Known, Post
-    from worker.policy import Rules
+    from worker.rules.attempts import Rules
 
 Broken = Callable[[str, str, str], None]
 

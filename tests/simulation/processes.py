@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tests.simulation.clock import FROZEN, OUTSIDE, Machine
 from tests.simulation.plan import BEFALLS
-from worker.model import Lane
+from worker.model.refund import Lane
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -21,7 +21,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from tests.simulation.clock import EPOCH, FROZEN, OUTSIDE
 from tests.simulation.known import Post
 from tests.simulation.secrets import API_KEY
-from worker.gateway import PROBE_ID
+from worker.provider.gateway import PROBE_ID
 from worker.sandbox import shapes, wire
 from worker.sandbox.endpoints import Provider
 from worker.sandbox.faults import KINDS, Fault

@@ -22,7 +22,7 @@ from tests.simulation.records_seam import Wire
 from tests.simulation.secrets import log_taken
 from tests.simulation.sources import CAUGHT_BY
 from tests.simulation.world import Result, World
-from worker.sandbox.server import ThrowawayServer
+from worker.sandbox.redis_server import ThrowawayServer
 
 if TYPE_CHECKING:
     from multiprocessing.pool import Pool

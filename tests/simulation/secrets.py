@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 
-from worker import telemetry
+from worker.process import logs
 
 API_KEY: Final = "sk_test_canary51HxSimulated"
 EMAIL: Final = "canary@customer.example"
@@ -55,9 +55,9 @@ def _heed(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutabl
 def log_taken() -> Iterator[None]:
     """Let the product's own logging write into `LINES`, and put everything back at the end."""
     root, before = logging.getLogger(), structlog.get_config()
-    handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", *telemetry._CHATTY)}
+    handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", *logs._CHATTY)}
     settings: Any = SimpleNamespace(log_format="json", log_level="debug")
-    telemetry.configure(settings)
+    logs.configure(settings)
     written: Any = root.handlers[0]
     written.setStream(_Sink())
     processors = [_heed, *structlog.get_config()["processors"]]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from redis import exceptions
 
 from tests.simulation.records_seam import PREFIX, Command
-from worker.store import Store
+from worker.store.store import Store
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

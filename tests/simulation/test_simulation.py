@@ -15,11 +15,12 @@ from tests.simulation.planted import BUGS, may_try_again_unasked
 from tests.simulation.runner import Arena, Report, arena, play, rule_of, wire_to_server
 from tests.simulation.secrets import log_taken
 from tests.simulation.sources import CAUGHT_BY, SEEN_IN
-from worker import decisions
-from worker.breaker import Breaker
-from worker.gateway import is_missing
-from worker.model import Refund, Step
-from worker.service import Service
+from worker.engine.breaker import Breaker
+from worker.engine.service import Service
+from worker.model.refund import Refund
+from worker.model.steps import Step
+from worker.provider.gateway import is_missing
+from worker.rules import decisions
 
 SEEDS = 400
 """As many as fit into the tests' time; `python -m tests.simulation --minutes 4` plays as many as fit."""

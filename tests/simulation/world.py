@@ -32,18 +32,18 @@ from tests.simulation.provider_seam import ProviderSeam
 from tests.simulation.records_seam import PREFIX, Command, Wire, with_clock
 from tests.simulation.secrets import HEARD, LINES, listen
 from tests.simulation.snapshot import SNAPSHOT
-from worker import calls
 from worker.batches import opening, record
-from worker.calls import Call
-from worker.model import Lane
+from worker.model.refund import Lane
 from worker.sandbox.bank import Order
+from worker.store import scripts
+from worker.store.scripts import Call
 
 DRAIN_SECONDS: Final = 36 * 3600.0
 """Within this after the faults have stopped, every refund is settled or in review."""
 TAKEN_UP_SECONDS: Final = 60.0
 LOOK_EVERY: Final = 60.0
 CALM_AFTER: Final = 120.0
-_READERS: Final = frozenset({calls.LOAD.sha, calls.STANDS.sha, calls.SIBLINGS.sha, calls.GATE.sha})
+_READERS: Final = frozenset({scripts.LOAD.sha, scripts.STANDS.sha, scripts.SIBLINGS.sha, scripts.GATE.sha})
 _SNAPSHOT_SHA: Final = hashlib.sha1(SNAPSHOT.encode(), usedforsecurity=False).hexdigest()
 _NOT_A_WRITE: Final = frozenset({"PING", "HEXISTS", "SCRIPT", "HMGET", "HGETALL", "LRANGE"})
 _ID: Final = 6
@@ -175,22 +175,22 @@ class World:
         self, commands: list[Command], results: list[Any], machine: Machine, flags: Sequence[str | None]
     ) -> None:
         for command, result in zip(commands, results, strict=True):
-            if command[1] == calls.GATE.sha and isinstance(result, list):
+            if command[1] == scripts.GATE.sha and isinstance(result, list):
                 self.judge.brakes.given(machine.name, result, self.judge.now_ms())
             elif _asks_about_a_claim(command):
                 continue
             elif command[1] in _may_send() and (result == "" or (isinstance(result, list) and result[0] == "claimed")):
                 self.judge.may_send(str(command[_ID]), machine.name, flags)
-            elif command[1] == calls.SAVE.sha and isinstance(result, list) and result[0] == "contradicts":
+            elif command[1] == scripts.SAVE.sha and isinstance(result, list) and result[0] == "contradicts":
                 self.judge.refunds[str(command[_ID])].late_proofs.append(machine)
 
     def _note_writes(self, commands: list[Command], results: list[Any]) -> None:
         for command in commands:
-            if command[1] == calls.FLAG.sha or command[0] == "HDEL":
+            if command[1] == scripts.FLAG.sha or command[0] == "HDEL":
                 self.breaker_is_open = command[0] != "HDEL"
         # A sweep in the same trip may have taken up at once what was given back before it.
         last, result = commands[-1], results[-1]
-        if last[1] == calls.GIVE_BACK.sha and isinstance(result, int):
+        if last[1] == scripts.GIVE_BACK.sha and isinstance(result, int):
             self.judge.given_back([str(refund_id) for refund_id in last[_ID:]], self.judge.now_ms())
         for event in self.changed:
             event.set()
@@ -386,7 +386,7 @@ class World:
         if self.mode == "effects":
             self.mail.nudge([request.refund_id], Lane.SINGLE)
             return
-        created = self.run_call(calls.create(request, Lane.SINGLE))
+        created = self.run_call(scripts.create(request, Lane.SINGLE))
         self.tell("caller", "submits", request.refund_id, created.result)
         self.judge.told(request.refund_id, 1)
         self.power.tempt()
@@ -408,7 +408,7 @@ class World:
 
     def _note_time(self) -> None:
         if not self.power.is_away:
-            self.run_call(calls.clock())
+            self.run_call(scripts.clock())
 
     def _promote(self, behind: float) -> None:
         self.happens("clock_went_back", "redis")
@@ -442,18 +442,18 @@ class World:
         with ExitStack() as stack:
             for module in ("bank", "ledger", "endpoints"):
                 stack.enter_context(mock.patch(f"worker.sandbox.{module}.time", clock))
-            stack.enter_context(mock.patch("worker.transport.datetime", Now))
+            stack.enter_context(mock.patch("worker.provider.transport.datetime", Now))
             stack.enter_context(mock.patch("worker.client.CHUNK", ROWS_A_CHUNK))
             yield
 
 
-_MODULES: Final = (calls, opening, record)
+_MODULES: Final = (scripts, opening, record)
 RETENTION_MS: Final = 400 * 86_400_000
 
 
-def _scripts() -> list[calls.Script]:
+def _scripts() -> list[scripts.Script]:
     """Return the scripts as they stand now: planted ones too."""
-    return [value for module in _MODULES for value in vars(module).values() if isinstance(value, calls.Script)]
+    return [value for module in _MODULES for value in vars(module).values() if isinstance(value, scripts.Script)]
 
 
 def _in_order(records: Any) -> Any:
@@ -465,12 +465,12 @@ def _in_order(records: Any) -> Any:
 
 def _asks_about_a_claim(command: Command) -> bool:
     """Tell whether a worker asks what became of a claim whose reply it lost: it sends nothing for the answer."""
-    return command[1] == calls.CLAIM.sha and str(command[_VERSION]) == "0"
+    return command[1] == scripts.CLAIM.sha and str(command[_VERSION]) == "0"
 
 
 def _may_send() -> tuple[str, str]:
     """Return the scripts that tell a worker that it may send, as they are now: a planted bug has others."""
-    return calls.CLAIM.sha, calls.STANDS.sha
+    return scripts.CLAIM.sha, scripts.STANDS.sha
 
 
 async def _gathered(tasks: Any) -> None:

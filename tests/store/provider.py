@@ -20,7 +20,8 @@ from tests.factories import (
     an_error,
     found,
 )
-from worker.model import Answer, Outcome, PaymentView, ProviderRefund, Refund
+from worker.model.answers import Answer, Outcome, PaymentView, ProviderRefund
+from worker.model.refund import Refund
 
 CAPTURED = 100_000
 

@@ -11,9 +11,12 @@ import pytest
 
 from tests.factories import HOUR, MINUTE, NOW, PAYMENT, REFUSED, a_request, done_as
 from tests.store.world import ID, World
-from worker import calls, decisions
-from worker.model import Lane, Outcome, Stage, Status, to_ms
-from worker.request import RefundRequest, idempotency_key, request_body
+from worker.model.answers import Outcome
+from worker.model.refund import Lane, Stage, Status
+from worker.model.request import RefundRequest, idempotency_key, request_body
+from worker.model.times import to_ms
+from worker.rules import decisions
+from worker.store import scripts
 
 
 def test_accepted_refund_stands_as_pending_and_queued_with_all_it_was_asked_with(world: World) -> None:
@@ -154,7 +157,7 @@ def test_refunds_of_one_script_are_answered_one_by_one(world: World) -> None:
     world.accept("other", amount=1)
     requests = [a_request(name) for name in ("new", "old", "other", "new")]
     requests += [a_request("new", amount=2), a_request("last", payment_intent="pi_2")]
-    created = world.store.run(calls.create_several(requests, Lane.BULK, "b1"))
+    created = world.store.run(scripts.create_several(requests, Lane.BULK, "b1"))
     assert [one.result for one in created] == ["created", "exists", "conflict", "exists", "conflict", "created"]
     assert [one.refund.refund_id for one in created if one.refund is not None] == ["old", "new"]
     assert list(world.store.ids_in_batch("b1")) == ["new", "last"]
@@ -165,7 +168,7 @@ def test_refunds_of_one_script_are_answered_one_by_one(world: World) -> None:
 def test_refunds_of_one_script_after_a_recovery_all_begin_in_doubt(world: World) -> None:
     world.redis.hset("refunds:meta", mapping={"suspect_since": to_ms(NOW - HOUR), "suspect_until": to_ms(NOW + HOUR)})
     requests = [a_request(f"r{number}", payment_intent=f"pi_{number}") for number in range(3)]
-    assert [one.result for one in world.store.run(calls.create_several(requests, Lane.BULK))] == ["created"] * 3
+    assert [one.result for one in world.store.run(scripts.create_several(requests, Lane.BULK))] == ["created"] * 3
     assert {world.get(request.refund_id).stage for request in requests} == {Stage.IN_DOUBT}
     world.check()
 

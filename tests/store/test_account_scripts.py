@@ -9,16 +9,19 @@ import pytest
 
 from tests.factories import BLIND, HOUR, MAYBE, NOW, PAYMENT, SECOND, done_as
 from tests.store.world import ID, P, World, at_stage
-from worker import calls, decisions, switches
-from worker.calls import AccountFacts, Call, Witnesses
 from worker.errors import NotStorable
-from worker.model import Stage, to_ms
+from worker.model.refund import Stage
+from worker.model.times import to_ms
+from worker.rules import decisions
+from worker.store import flags as switches
+from worker.store import scripts
+from worker.store.scripts import AccountFacts, Call, Witnesses
 
 MISSING, CERTAIN, SHOWN = "missing", "certain", "shown"
 
 
 def noted(world: World, found: Any, payment_intent: str = PAYMENT) -> str:
-    return world.store.run(calls.payment(payment_intent, found))
+    return world.store.run(scripts.payment(payment_intent, found))
 
 
 @pytest.mark.parametrize("found", [MISSING, CERTAIN])
@@ -79,7 +82,7 @@ def test_further_try_is_left_out_while_the_account_is_in_question(world: World) 
     world.accept()
     world.claim(token="mine")
     world.redis.hset(f"{P}meta", "account_lost_at", "1")
-    assert world.store.run(calls.stands(ID, "mine")) == "account"
+    assert world.store.run(scripts.stands(ID, "mine")) == "account"
 
 
 @pytest.mark.parametrize("shown", [True, False])
@@ -95,7 +98,7 @@ def test_claim_keeps_that_the_payment_was_shown_with_the_payment(world: World, *
 
 
 def facts(world: World, salt: str = "salt", **known: str) -> AccountFacts:
-    return world.store.run(calls.account(salt, **known))
+    return world.store.run(scripts.account(salt, **known))
 
 
 def test_first_salt_is_kept(world: World) -> None:
@@ -166,7 +169,7 @@ def test_key_is_known_by_its_print_alone() -> None:
 
 
 def witnesses(world: World, most: int = 3) -> Witnesses:
-    return world.store.run(calls.witnesses(most))
+    return world.store.run(scripts.witnesses(most))
 
 
 def test_refunds_that_the_provider_has_shown_are_witnesses_the_newest_first(world: World) -> None:
@@ -244,7 +247,9 @@ def test_recovered_refund_that_was_never_sent_is_a_witness_by_its_payment(world:
     assert witnesses(world).unseen == [PAYMENT]
 
 
-@pytest.mark.parametrize("call", [calls.payment("pi_1", "shown"), calls.account("salt")], ids=["payment", "account"])
+@pytest.mark.parametrize(
+    "call", [scripts.payment("pi_1", "shown"), scripts.account("salt")], ids=["payment", "account"]
+)
 def test_script_that_is_given_too_little_changes_nothing(world: World, call: Call[Any]) -> None:
     with pytest.raises(NotStorable, match="too few arguments"):
         world.store.run(replace(call, arguments=call.arguments[:-1]))

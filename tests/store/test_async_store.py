@@ -12,11 +12,11 @@ from redis import exceptions
 
 from tests.factories import NOW, a_request
 from tests.store.world import LEASE
-from worker import calls
-from worker.calls import Call, Created, Script
 from worker.errors import StoreUnavailable
-from worker.model import Lane
-from worker.store import AsyncStore
+from worker.model.refund import Lane
+from worker.store import scripts
+from worker.store.async_store import AsyncStore
+from worker.store.scripts import Call, Created, Script
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ class Counted:
 
 
 def accept(number: int) -> Call[Created]:
-    return calls.create(a_request(f"r{number}", payment_intent=f"pi_{number}"), Lane.SINGLE)
+    return scripts.create(a_request(f"r{number}", payment_intent=f"pi_{number}"), Lane.SINGLE)
 
 
 async def accepted(store: AsyncStore, count: int) -> list[Created]:
@@ -57,8 +57,8 @@ async def accepted(store: AsyncStore, count: int) -> list[Created]:
 
 async def test_call_has_the_same_result_as_on_the_blocking_store(store: AsyncStore) -> None:
     assert (await store.run(accept(1))).result == "created"
-    claim = await store.run(calls.claim("r1", "send", token="t", lease=LEASE))
-    loaded = await store.run(calls.load("r1"))
+    claim = await store.run(scripts.claim("r1", "send", token="t", lease=LEASE))
+    loaded = await store.run(scripts.load("r1"))
     assert claim.claimed
     assert loaded.refund == claim.refund
     assert (await store.run(accept(1))).result == "exists"
@@ -77,7 +77,7 @@ async def test_concurrent_calls_leave_together_in_few_pipelines(
 
 async def test_each_caller_gets_its_own_answer(store: AsyncStore) -> None:
     await accepted(store, 300)
-    loaded = await asyncio.gather(*(store.run(calls.load(f"r{number}")) for number in range(300)))
+    loaded = await asyncio.gather(*(store.run(scripts.load(f"r{number}")) for number in range(300)))
     assert [one.refund and one.refund.refund_id for one in loaded] == [f"r{number}" for number in range(300)]
 
 
@@ -91,7 +91,7 @@ async def test_call_made_while_a_pipeline_is_under_way_leaves_in_the_next(store:
 
 async def test_error_of_one_call_reaches_that_caller_alone(store: AsyncStore) -> None:
     broken: Call[None] = Call(script=BROKEN, arguments=[], read=lambda _: None)
-    unreadable = Call(script=calls.LOAD, arguments=["r1"], read=lambda reply: int(reply[5]))
+    unreadable = Call(script=scripts.LOAD, arguments=["r1"], read=lambda reply: int(reply[5]))
     results = await asyncio.gather(
         store.run(accept(1)), store.run(broken), store.run(unreadable), store.run(accept(2)), return_exceptions=True
     )
@@ -99,7 +99,7 @@ async def test_error_of_one_call_reaches_that_caller_alone(store: AsyncStore) ->
     assert isinstance(results[1], exceptions.ResponseError)
     assert isinstance(results[2], IndexError)
     assert isinstance(results[3], Created)
-    assert (await store.run(calls.load("r2"))).refund is not None
+    assert (await store.run(scripts.load("r2"))).refund is not None
 
 
 class _Broken(Script):
@@ -126,7 +126,7 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(store: AsyncStore
     await accepted(store, 3)
     await store.redis.script_flush()
     results = await asyncio.gather(
-        store.run(accept(0)), store.run(calls.load("r1")), store.run(accept(9)), store.run(calls.load("nobody"))
+        store.run(accept(0)), store.run(scripts.load("r1")), store.run(accept(9)), store.run(scripts.load("nobody"))
     )
     assert results[0].result == "exists"
     assert results[1].refund is not None
@@ -143,7 +143,7 @@ async def test_server_that_forgets_scripts_as_fast_as_they_are_loaded_is_away(
     await store.redis.script_flush()
     monkeypatch.setattr(store.redis, "script_load", forgotten_at_once)
     with pytest.raises(StoreUnavailable):
-        await store.run(calls.load("r1"))
+        await store.run(scripts.load("r1"))
 
 
 async def test_closing_lets_what_was_gathered_leave_first(store: AsyncStore) -> None:
@@ -155,5 +155,5 @@ async def test_closing_lets_what_was_gathered_leave_first(store: AsyncStore) -> 
 
 async def test_backlog_of_a_lane_is_what_is_queued_in_it(store: AsyncStore) -> None:
     for number, lane in enumerate((Lane.SINGLE, Lane.SINGLE, Lane.BULK)):
-        await store.run(calls.create(a_request(f"r{number}"), lane))
+        await store.run(scripts.create(a_request(f"r{number}"), lane))
     assert [await store.backlog(lane) for lane in (Lane.SINGLE, Lane.BULK)] == [2, 1]

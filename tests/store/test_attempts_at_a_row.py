@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.store.world import World
-from worker import calls, decisions
-from worker.calls import Saved
 from worker.importer.ids import MOST_ATTEMPTS, MadeId
-from worker.model import Stage, Status, Step
-from worker.policy import settled_drops
+from worker.model.refund import Stage, Status
+from worker.model.steps import Step
+from worker.rules import decisions
+from worker.rules.attempts import settled_drops
+from worker.store import scripts
+from worker.store.scripts import Saved
 
 FIRST = f"f-{'0a' * 16}"
 
@@ -32,14 +34,14 @@ def settle(world: World, refund_id: str, status: str) -> None:
         assert claimed is not None
         refund = claimed
         step = Step(to=Stage.SETTLED, status=Status(status), label="ended", changes=settled_drops())
-    assert world.store.run(calls.save(refund, step)).result == "saved"
+    assert world.store.run(scripts.save(refund, step)).result == "saved"
 
 
 def retry(world: World, refund_id: str) -> Saved:
     refund = world.get(refund_id)
     step = decisions.retry_failed(refund)
     assert step is not None
-    return world.store.run(calls.save(refund, step))
+    return world.store.run(scripts.save(refund, step))
 
 
 @pytest.mark.parametrize("occurrence", [1, 3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis import exceptions
 
-from worker.connections import is_away, unavailable
+from worker.store.connection import is_away, unavailable
 
 SHA = "f_f72f62a2332890119c45ac830ece9f0b7f7bf222"
 # As Redis 6.2.14, 7.0.15 and Valkey 8.1.8 wrote them, less the code that the client takes off.

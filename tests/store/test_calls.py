@@ -11,12 +11,13 @@ import pytest
 import redis
 
 from tests.factories import HOUR, NOW, PAYMENT, SECOND, a_refund, a_request
-from worker import calls
-from worker.calls import AccountFacts, Call, Claim, Created, Due, Loaded, Permits, Saved, Script, Witnesses
-from worker.model import Baseline, Lane, Stage, Status, Step
-from worker.records import decode
-from worker.request import idempotency_key, request_body
-from worker.store import Store
+from worker.model.refund import Baseline, Lane, Stage, Status
+from worker.model.request import idempotency_key, request_body
+from worker.model.steps import Step
+from worker.store import scripts
+from worker.store.records import decode
+from worker.store.scripts import AccountFacts, Call, Claim, Created, Due, Loaded, Permits, Saved, Script, Witnesses
+from worker.store.store import Store
 
 MS = timedelta(milliseconds=1)
 AT = int(NOW.timestamp() * 1000)
@@ -40,23 +41,23 @@ def test_script_is_its_file_with_the_shared_beginning_in_front_known_by_its_dige
     one, other = Script("load"), Script("claim")
     assert one.name == "load"
     beginning = one.text[: one.text.index("-- Read a refund")]
-    assert beginning.startswith(f"{calls.beginning()}\n-- Put in front of every script")
+    assert beginning.startswith(f"{scripts.beginning()}\n-- Put in front of every script")
     assert beginning.endswith("\n")
     assert other.text.startswith(beginning)
     assert len(one.sha) == 40
     assert one.sha != other.sha
-    assert one.sha == calls.LOAD.sha
+    assert one.sha == scripts.LOAD.sha
 
 
 def test_times_that_calls_go_by_are_those_of_the_design() -> None:
-    assert timedelta(minutes=10) == calls.NUDGE_GRACE
-    assert timedelta(seconds=15) == calls.LOST_NUDGE
-    assert timedelta(seconds=30) == calls.SWEEP_HOLD
-    assert calls.CREATED_AT_ONCE == 50
+    assert timedelta(minutes=10) == scripts.NUDGE_GRACE
+    assert timedelta(seconds=15) == scripts.LOST_NUDGE
+    assert timedelta(seconds=30) == scripts.SWEEP_HOLD
+    assert scripts.CREATED_AT_ONCE == 50
 
 
 def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_worker_runs() -> None:
-    names = {script.name for script in calls.EVERY}
+    names = {script.name for script in scripts.EVERY}
     assert names >= {
         "create",
         "load",
@@ -75,34 +76,34 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
 @pytest.mark.parametrize(
     ("call", "durable"),
     [
-        (calls.create(a_request(), Lane.SINGLE), True),
-        (calls.create_several([a_request()], Lane.SINGLE), True),
-        (calls.load("a"), False),
-        (calls.claim("a", "send", token="t", lease=SECOND), True),
-        (calls.stands("a", "t"), False),
-        (calls.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x")), True),
-        (calls.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x"), durable=False), False),
+        (scripts.create(a_request(), Lane.SINGLE), True),
+        (scripts.create_several([a_request()], Lane.SINGLE), True),
+        (scripts.load("a"), False),
+        (scripts.claim("a", "send", token="t", lease=SECOND), True),
+        (scripts.stands("a", "t"), False),
+        (scripts.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x")), True),
+        (scripts.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x"), durable=False), False),
         (
-            calls.save(
+            scripts.save(
                 a_refund(Stage.SETTLED),
                 Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes={"generation": 2}),
             ),
             True,
         ),
         (
-            calls.save(a_refund(Stage.QUEUED), Step(to=Stage.QUEUED, status=Status.PENDING, label="x", quiet=True)),
+            scripts.save(a_refund(Stage.QUEUED), Step(to=Stage.QUEUED, status=Status.PENDING, label="x", quiet=True)),
             True,
         ),
-        (calls.sweep(1, dry=frozenset()), False),
-        (calls.give_back(["a"]), False),
-        (calls.siblings("pi", "a"), False),
-        (calls.permits({}, rate=1, ahead=SECOND, bulk_share=0.5), False),
-        (calls.block_gate(SECOND), False),
-        (calls.pin("host", "mode"), True),
-        (calls.account("salt"), True),
-        (calls.payment("pi_1", "certain"), False),
-        (calls.witnesses(3), False),
-        (calls.clock(), False),
+        (scripts.sweep(1, dry=frozenset()), False),
+        (scripts.give_back(["a"]), False),
+        (scripts.siblings("pi", "a"), False),
+        (scripts.permits({}, rate=1, ahead=SECOND, bulk_share=0.5), False),
+        (scripts.block_gate(SECOND), False),
+        (scripts.pin("host", "mode"), True),
+        (scripts.account("salt"), True),
+        (scripts.payment("pi_1", "certain"), False),
+        (scripts.witnesses(3), False),
+        (scripts.clock(), False),
     ],
     ids=lambda value: value.script.name if isinstance(value, Call) else str(value),
 )
@@ -145,27 +146,27 @@ def test_script_takes_the_servers_time_in_whole_milliseconds_or_the_one_that_it_
 
 @pytest.mark.parametrize(("batch", "named"), [(None, ""), ("b", "b")])
 def test_accepting_hands_over_grace_lane_batch_and_the_row(batch: str | None, named: str) -> None:
-    call = calls.create(a_request(), Lane.BULK, batch)
+    call = scripts.create(a_request(), Lane.BULK, batch)
     assert handed(call)[:3] == written(600_000, "refunds.bulk", named)
-    assert call.script is calls.CREATE
-    several = calls.create_several([a_request("a"), a_request("b")], Lane.BULK, batch)
+    assert call.script is scripts.CREATE
+    several = scripts.create_several([a_request("a"), a_request("b")], Lane.BULK, batch)
     rows = (len(several.arguments) - 3) // 2
     assert len(call.arguments) == 3 + rows
-    assert several.script is calls.CREATE
+    assert several.script is scripts.CREATE
 
 
 def test_reply_to_accepting_is_read_row_by_row() -> None:
     reply = [AT, "created", RECORD, "conflict"]
-    assert calls.create_several([a_request()] * 3, Lane.SINGLE).read(reply) == [
+    assert scripts.create_several([a_request()] * 3, Lane.SINGLE).read(reply) == [
         Created(result="created", now=NOW),
         Created(result="exists", now=NOW, refund=REFUND),
         Created(result="conflict", now=NOW),
     ]
-    assert calls.create(a_request(), Lane.SINGLE).read([AT, "created"]) == Created(result="created", now=NOW)
+    assert scripts.create(a_request(), Lane.SINGLE).read([AT, "created"]) == Created(result="created", now=NOW)
 
 
 def test_reply_to_loading_is_read_with_the_servers_time_and_the_payments_counter() -> None:
-    call = calls.load("a")
+    call = scripts.load("a")
     assert handed(call) == written("a")
     assert call.read([AT, 7, RECORD]) == Loaded(now=NOW, seq="7", refund=REFUND)
     assert call.read([AT, "0", []]) == Loaded(now=NOW, seq="0", refund=None)
@@ -175,9 +176,9 @@ def test_reply_to_loading_is_read_with_the_servers_time_and_the_payments_counter
 
 
 def test_claim_hands_over_everything_that_it_rests_on() -> None:
-    plain = calls.claim("a", "send", token="t", lease=45 * SECOND)
+    plain = scripts.claim("a", "send", token="t", lease=45 * SECOND)
     assert handed(plain) == written("a", "send", "t", 45_000, "", "", 0, 30_000, 15_000)
-    full = calls.claim(
+    full = scripts.claim(
         "a",
         "resend",
         token="t",
@@ -193,13 +194,13 @@ def test_claim_hands_over_everything_that_it_rests_on() -> None:
     assert full.arguments[9] == "baseline"
     assert json.loads(str(full.arguments[10])) == {"refunded": 1, "currency": "usd", "remaining": 2}
     assert full.arguments[11:] == ["currency_checked", "1", "payment_shown", "1"]
-    assert handed(calls.claim("a", "replay", token="t", lease=SECOND, replay_window=-SECOND))[6] == "0"
-    assert full.script is calls.CLAIM
+    assert handed(scripts.claim("a", "replay", token="t", lease=SECOND, replay_window=-SECOND))[6] == "0"
+    assert full.script is scripts.CLAIM
 
 
 @pytest.mark.parametrize("body", ["body", b"body"])
 def test_reply_to_a_claim_is_read_with_body_lease_and_record(body: Any) -> None:
-    call = calls.claim("a", "send", token="t", lease=SECOND)
+    call = scripts.claim("a", "send", token="t", lease=SECOND)
     claimed = call.read(["claimed", AT, 1_500, body, RECORD])
     assert claimed == Claim(result="claimed", now=NOW, refund=REFUND, token="t", body=b"body", lease_left=1500 * MS)
     assert claimed.claimed
@@ -211,11 +212,11 @@ def test_reply_to_a_claim_is_read_with_body_lease_and_record(body: Any) -> None:
 
 def test_claim_grows_shorter_by_the_time_that_was_spent_asking() -> None:
     claim = Claim(result="claimed", now=NOW, lease_left=HOUR)
-    assert calls.shorter(claim, SECOND) == Claim(result="claimed", now=NOW + SECOND, lease_left=HOUR - SECOND)
+    assert scripts.shorter(claim, SECOND) == Claim(result="claimed", now=NOW + SECOND, lease_left=HOUR - SECOND)
 
 
 def test_standing_claim_is_asked_for_by_id_and_token() -> None:
-    call = calls.stands("a", "t")
+    call = scripts.stands("a", "t")
     assert handed(call) == written("a", "t")
     assert (call.read(""), call.read("overtaken")) == ("", "overtaken")
 
@@ -232,8 +233,8 @@ def test_save_hands_over_the_step_and_what_it_was_decided_on() -> None:
         changes={"amount": 0, "lapses": 0, "error_code": "x"},
         proof=True,
     )
-    call = calls.save(refund, step, {"seen": "done", "ms": 3})
-    assert call.script is calls.SAVE
+    call = scripts.save(refund, step, {"seen": "done", "ms": 3})
+    assert call.script is scripts.SAVE
     arguments = handed(call)
     assert arguments[:10] == written(
         "order-1001-1", "7", "1", "3", "settled", "failed", 0, "", '"a \\"label\\""', ',"seen":"done","ms":3'
@@ -249,7 +250,7 @@ def test_save_hands_over_the_step_and_what_it_was_decided_on() -> None:
 )
 def test_save_hands_over_when_the_refund_is_looked_at_next(delay: timedelta | None, milliseconds: int) -> None:
     step = Step(to=Stage.WAITING, status=Status.PENDING, label="x", delay=delay, quiet=True)
-    arguments = handed(calls.save(a_refund(Stage.WAITING), step))
+    arguments = handed(scripts.save(a_refund(Stage.WAITING), step))
     assert arguments[2] == repr("")
     assert arguments[6:8] == written(milliseconds, "1")
     assert arguments[9] == repr("")
@@ -258,24 +259,24 @@ def test_save_hands_over_when_the_refund_is_looked_at_next(delay: timedelta | No
 def test_retry_brings_a_new_body_and_key_and_waits_for_its_nudge() -> None:
     refund = a_refund(Stage.SETTLED, generation=1)
     step = Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes={"generation": 2})
-    call = calls.save(refund, step)
+    call = scripts.save(refund, step)
     assert call.arguments[6] == 600_000
     assert call.arguments[11] == request_body(refund.as_request(), 2)
     changes = dict(zip(call.arguments[13::2], call.arguments[14::2], strict=True))
     assert changes == {"generation": "2", "idempotency_key": idempotency_key(refund.refund_id, 2)}
     soon = Step(to=Stage.QUEUED, status=Status.PENDING, label="x", changes={"generation": 2}, delay=SECOND)
-    assert calls.save(refund, soon).arguments[6] == 1_000
+    assert scripts.save(refund, soon).arguments[6] == 1_000
 
 
 def test_quiet_step_of_a_queued_refund_is_no_retry() -> None:
     step = Step(to=Stage.QUEUED, status=Status.PENDING, label="x", changes={"looks": 1}, quiet=True)
-    call = calls.save(a_refund(Stage.QUEUED), step)
+    call = scripts.save(a_refund(Stage.QUEUED), step)
     assert call.arguments[6] == 0
     assert list(call.arguments[11:]) == ["", "queued", "looks", "1"]
 
 
 def test_reply_to_a_save_is_read_with_who_was_woken_or_is_in_the_way() -> None:
-    call = calls.save(a_refund(), Step(to=Stage.WAITING, status=Status.PENDING, label="x"))
+    call = scripts.save(a_refund(), Step(to=Stage.WAITING, status=Status.PENDING, label="x"))
     assert call.read(["saved", AT, "b"]) == Saved(result="saved", now=NOW, woken="b", other=None)
     assert call.read(["saved", AT, ""]) == Saved(result="saved", now=NOW, woken=None, other=None)
     assert call.read(["owned", AT, "b"]) == Saved(result="owned", now=NOW, woken=None, other="b")
@@ -290,13 +291,13 @@ def test_reply_to_a_save_is_read_with_who_was_woken_or_is_in_the_way() -> None:
     [(set(), "", ""), ({Lane.SINGLE}, "1", ""), ({Lane.BULK}, "", "1"), (set(Lane), "1", "1")],
 )
 def test_sweep_hands_over_its_times_and_the_lanes_that_are_dry(dry: set[Lane], single: str, bulk: str) -> None:
-    call = calls.sweep(50, dry=frozenset(dry))
+    call = scripts.sweep(50, dry=frozenset(dry))
     assert handed(call) == written(50, 30_000, 600_000, 15_000, single, bulk, 86_400_000)
-    assert call.script is calls.SWEEP
+    assert call.script is scripts.SWEEP
 
 
 def test_reply_to_a_sweep_is_read_in_threes() -> None:
-    call = calls.sweep(50, dry=frozenset())
+    call = scripts.sweep(50, dry=frozenset())
     assert call.read([AT]) == ()
     assert call.read([AT, "a", "refunds", "queued", "b", "refunds.bulk", "in_doubt"]) == (
         Due(refund_id="a", lane=Lane.SINGLE, stage=Stage.QUEUED),
@@ -305,10 +306,10 @@ def test_reply_to_a_sweep_is_read_in_threes() -> None:
 
 
 def test_account_is_told_and_a_key_handed_over() -> None:
-    assert handed(calls.account("salt")) == written("salt", "", "")
-    call = calls.account("salt", known="p1", account="acct_1")
+    assert handed(scripts.account("salt")) == written("salt", "", "")
+    call = scripts.account("salt", known="p1", account="acct_1")
     assert handed(call) == written("salt", "p1", "acct_1")
-    assert call.script is calls.ACCOUNT
+    assert call.script is scripts.ACCOUNT
     told = call.read(["old", "acct_1", "p1 p2", "1"])
     assert told == AccountFacts(salt="old", account="acct_1", prints=frozenset({"p1", "p2"}), vouched=True)
     told = call.read(["old", "", "", ""])
@@ -316,38 +317,38 @@ def test_account_is_told_and_a_key_handed_over() -> None:
 
 
 def test_payment_and_witnesses_are_asked_for_by_name() -> None:
-    call = calls.payment("pi_1", "missing")
-    assert (handed(call), call.script, call.read("suspect")) == (written("pi_1", "missing"), calls.PAYMENT, "suspect")
-    asking = calls.witnesses(3)
-    assert (handed(asking), asking.script) == (written(3), calls.WITNESSES)
+    call = scripts.payment("pi_1", "missing")
+    assert (handed(call), call.script, call.read("suspect")) == (written("pi_1", "missing"), scripts.PAYMENT, "suspect")
+    asking = scripts.witnesses(3)
+    assert (handed(asking), asking.script) == (written(3), scripts.WITNESSES)
     assert asking.read([["re_1"], [], ["pi_1"]]) == Witnesses(refunds=["re_1"], seen=[], unseen=["pi_1"])
-    assert (calls.clock().script, calls.clock().read("5")) == (calls.CLOCK, 5)
+    assert (scripts.clock().script, scripts.clock().read("5")) == (scripts.CLOCK, 5)
 
 
 def test_smaller_operations_hand_over_what_they_are_given_and_read_it_back() -> None:
-    assert handed(calls.give_back(("a", "b"))) == written("a", "b")
-    assert calls.give_back(["a"]).read("2") == 2
-    assert calls.give_back(["a"]).script is calls.GIVE_BACK
-    siblings = calls.siblings("pi", "a")
-    assert (handed(siblings), siblings.script) == (written("pi", "a", 200), calls.SIBLINGS)
+    assert handed(scripts.give_back(("a", "b"))) == written("a", "b")
+    assert scripts.give_back(["a"]).read("2") == 2
+    assert scripts.give_back(["a"]).script is scripts.GIVE_BACK
+    siblings = scripts.siblings("pi", "a")
+    assert (handed(siblings), siblings.script) == (written("pi", "a", 200), scripts.SIBLINGS)
     assert siblings.read(["1", RECORD]) == (REFUND,)
     assert siblings.read(["0"]) is None
-    blocked = calls.block_gate(1500 * MS)
-    assert (handed(blocked), blocked.script) == (written(1_500), calls.BLOCK_GATE)
+    blocked = scripts.block_gate(1500 * MS)
+    assert (handed(blocked), blocked.script) == (written(1_500), scripts.BLOCK_GATE)
     assert blocked.read("1500") == 1500 * MS
-    pinned = calls.pin("host", "mode")
-    assert (handed(pinned), pinned.script) == (written("host", "mode", "1"), calls.PIN)
+    pinned = scripts.pin("host", "mode")
+    assert (handed(pinned), pinned.script) == (written("host", "mode", "1"), scripts.PIN)
     assert pinned.read(["h", "m", 1]) == ("h", "m", "1")
-    assert (calls.at(None), calls.at(NOW)) == ("", str(AT))
+    assert (scripts.at(None), scripts.at(NOW)) == ("", str(AT))
 
 
 def test_permits_are_asked_for_by_lane_and_read_as_moments() -> None:
-    call = calls.permits({Lane.BULK: 3}, rate=5.0, ahead=100 * MS, bulk_share=0.7)
+    call = scripts.permits({Lane.BULK: 3}, rate=5.0, ahead=100 * MS, bulk_share=0.7)
     assert handed(call) == written(5.0, 100, 0, 3, 0.7)
-    assert handed(calls.permits({Lane.SINGLE: 2}, rate=5.0, ahead=SECOND, bulk_share=0.7)) == written(
+    assert handed(scripts.permits({Lane.SINGLE: 2}, rate=5.0, ahead=SECOND, bulk_share=0.7)) == written(
         5.0, 1_000, 2, 0, 0.7
     )
-    assert call.script is calls.GATE
+    assert call.script is scripts.GATE
     assert call.read([1_500]) == Permits(moments=[], wait=1500 * MS)
     assert call.read([0, "refunds", 250, "refunds.bulk", 1_000_000]) == Permits(
         moments=[(Lane.SINGLE, timedelta(microseconds=250)), (Lane.BULK, SECOND)], wait=timedelta(0)

@@ -22,11 +22,14 @@ from tests.factories import (
     found,
 )
 from tests.store.world import ID, LEASE, World, at_stage, only_time_moved
-from worker import calls, decisions, looks, policy
-from worker.model import Baseline, Look, PaymentView, Refund, Sight, Stage, Status, to_ms
-from worker.policy import VERDICT_LIFE
-from worker.readback import look_at_totals
-from worker.request import request_body
+from worker.model.answers import Look, PaymentView, Sight
+from worker.model.refund import Baseline, Refund, Stage, Status
+from worker.model.request import request_body
+from worker.model.times import to_ms
+from worker.rules import attempts, decisions, readback
+from worker.rules.attempts import VERDICT_LIFE
+from worker.rules.evidence import look_at_totals
+from worker.store import scripts
 
 ABSENT = Look(sight=Sight.ABSENT, reason="so")
 
@@ -37,7 +40,7 @@ def proven_absent(world: World) -> Refund:
     for _ in range(2):
         world.pass_time(VERIFY.settle)
         refund = world.get()
-        world.save(refund, looks.after_look(refund, ABSENT, VERIFY, world.now, 0))
+        world.save(refund, readback.after_look(refund, ABSENT, VERIFY, world.now, 0))
     refund = world.get()
     assert refund.proven_absent_at == world.now
     return refund
@@ -163,7 +166,7 @@ def test_claim_without_its_stored_body_is_refused(world: World) -> None:
 
 def test_baseline_is_stored_by_the_claim(world: World) -> None:
     world.accept()
-    seen = world.store.run(calls.load(ID))
+    seen = world.store.run(scripts.load(ID))
     baseline = Baseline(refunded=0, currency="usd", remaining=None)
     claim = world.claim(seq=seen.seq, baseline=baseline)
     assert claim.claimed
@@ -173,12 +176,12 @@ def test_baseline_is_stored_by_the_claim(world: World) -> None:
 def test_baseline_read_before_another_refund_of_the_payment_was_sent_is_refused(world: World) -> None:
     world.accept("one")
     world.accept("two")
-    seen = world.store.run(calls.load("one"))
+    seen = world.store.run(scripts.load("one"))
     world.attempt(NOT_DONE, "two")
     before = world.dump()
     assert world.claim("one", seq=seen.seq, baseline=Baseline(refunded=0, currency=None, remaining=1)).result == "moved"
     assert world.dump() == before
-    seen = world.store.run(calls.load("one"))
+    seen = world.store.run(scripts.load("one"))
     assert world.claim("one", seq=seen.seq).claimed
 
 
@@ -186,14 +189,14 @@ def test_sibling_that_settled_after_the_total_was_read_is_not_taken_for_our_own_
     world.accept("sibling")
     world.attempt(done_as("pending", id="re_s"), "sibling")
     world.accept("mine")
-    seen = world.store.run(calls.load("mine"))
+    seen = world.store.run(scripts.load("mine"))
     sibling = world.get("sibling")
-    world.save(sibling, policy.done(sibling, found(id="re_s"), "reply", world.now))
+    world.save(sibling, attempts.done(sibling, found(id="re_s"), "reply", world.now))
     world.pass_time(SECOND)
     too_early = Baseline(refunded=0, currency="usd", remaining=1000)
     assert world.claim("mine", seq=seen.seq, baseline=too_early).result == "moved"
 
-    seen = world.store.run(calls.load("mine"))
+    seen = world.store.run(scripts.load("mine"))
     claim = world.claim("mine", seq=seen.seq, baseline=Baseline(refunded=500, currency="usd", remaining=500))
     world.end(claim, MAYBE)
     look = look_at_totals(
@@ -329,7 +332,7 @@ def test_resend_rests_on_the_version_at_which_absence_was_proven(world: World) -
 def test_look_that_can_no_longer_tell_takes_the_verdict_back(world: World) -> None:
     refund = proven_absent(world)
     look = Look(sight=Sight.INCONCLUSIVE, reason="so")
-    assert world.save(refund, looks.after_look(refund, look, VERIFY, world.now, 0)).result == "saved"
+    assert world.save(refund, readback.after_look(refund, look, VERIFY, world.now, 0)).result == "saved"
     assert world.claim(kind="resend", version=refund.version).result == "verdict"
 
 
@@ -368,7 +371,7 @@ def test_flag_for_all_holds_a_claim_back_without_version_history_or_attempt(
 
 def test_closed_gate_holds_a_claim_back_until_it_opens(world: World) -> None:
     world.accept()
-    world.store.run(calls.block_gate(MINUTE))
+    world.store.run(scripts.block_gate(MINUTE))
     before = world.dump()
     assert world.claim().result == "blocked"
     assert only_time_moved(before, world.dump())

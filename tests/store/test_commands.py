@@ -15,18 +15,22 @@ import redis.asyncio
 from redis import exceptions
 
 from tests.factories import NOW, a_refund, a_request
-from worker import calls, decisions, store
-from worker.calls import Call, Script
 from worker.errors import NotDurable, NotStorable, StoreUnavailable
-from worker.model import Lane, Refund, Stage, Status, Step, from_ms
-from worker.sandbox.server import ThrowawayServer
-from worker.store import AsyncStore, Store
+from worker.model.refund import Lane, Refund, Stage, Status
+from worker.model.steps import Step
+from worker.model.times import from_ms
+from worker.rules import decisions
+from worker.sandbox.redis_server import ThrowawayServer
+from worker.store import async_store, commands, scripts, store
+from worker.store.async_store import AsyncStore
+from worker.store.scripts import Call, Script
+from worker.store.store import Store
 
 DAY_MS = 86_400_000
 
 
 def accept(refund_id: str = "a", **fields: Any) -> Call[Any]:
-    return calls.create(a_request(refund_id, **({"payment_intent": f"pi_{refund_id}"} | fields)), Lane.SINGLE)
+    return scripts.create(a_request(refund_id, **({"payment_intent": f"pi_{refund_id}"} | fields)), Lane.SINGLE)
 
 
 def asked(client: redis.Redis) -> dict[str, int]:
@@ -62,19 +66,19 @@ class _Broken(Script):
 BROKEN: Call[Any] = Call(script=_Broken(), arguments=[], read=lambda reply: reply)
 
 
-LOAD: Call[Any] = calls.load("a")
+LOAD: Call[Any] = scripts.load("a")
 
 
 # Defaults
 
 
 def test_disk_is_waited_for_five_seconds_and_lists_are_read_by_five_hundred() -> None:
-    assert (store.WAITAOF_MS, store.PAGE) == (5000, 500)
+    assert (commands.WAITAOF_MS, store.PAGE) == (5000, 500)
 
 
 def test_the_records_time_goes_back_by_a_second_at_most() -> None:
     # A script keeps the largest time once it is a second past the one that is kept: see _record.lua.
-    assert timedelta(seconds=1) == calls.MOST_BACK
+    assert timedelta(seconds=1) == scripts.MOST_BACK
 
 
 def test_stores_unless_told_otherwise_are_durable_and_keep_for_four_hundred_days(sync_redis: redis.Redis) -> None:
@@ -89,7 +93,7 @@ def test_stores_unless_told_otherwise_are_durable_and_keep_for_four_hundred_days
 
 def test_script_is_asked_for_with_prefix_clock_and_retention(sync_redis: redis.Redis) -> None:
     made = Store(sync_redis, prefix="p:", retention=timedelta(milliseconds=7))
-    call = calls.load("a")
+    call = scripts.load("a")
     assert made.command(call) == ["EVALSHA", call.script.sha, 0, "p:", "", 7, "a"]
     made.now = datetime.fromtimestamp(1, NOW.tzinfo)
     assert made.command(call) == ["EVALSHA", call.script.sha, 0, "p:", "1000", 7, "a"]
@@ -101,9 +105,9 @@ def test_script_is_asked_for_with_prefix_clock_and_retention(sync_redis: redis.R
 def test_calls_leave_in_one_pipeline_and_in_no_transaction(sync_redis: redis.Redis) -> None:
     records = Store(sync_redis)
     records.run(accept())
-    records.run(calls.load("a"))
+    records.run(scripts.load("a"))
     sync_redis.config_resetstat()
-    records.run_many([calls.load("a"), calls.load("b")])
+    records.run_many([scripts.load("a"), scripts.load("b")])
     records.get("a")
     records.counts()
     seen = asked(sync_redis)
@@ -114,9 +118,9 @@ def test_calls_leave_in_one_pipeline_and_in_no_transaction(sync_redis: redis.Red
 
 def test_only_the_calls_whose_script_was_forgotten_are_repeated(sync_redis: redis.Redis) -> None:
     records = Store(sync_redis, durable=False)
-    records.run(calls.load("a"))
+    records.run(scripts.load("a"))
     sync_redis.config_resetstat()
-    batch: list[Call[Any]] = [calls.load("a"), accept(), calls.load("b")]
+    batch: list[Call[Any]] = [scripts.load("a"), accept(), scripts.load("b")]
     loaded, created, again = records.run_many(batch)
     assert (loaded.refund, created.result, again.refund) == (None, "created", None)
     assert asked(sync_redis)["evalsha"] == 4
@@ -138,7 +142,7 @@ def test_pipeline_waits_for_the_disk_where_any_of_it_is_durable(sync_redis: redi
     # Once for the scripts that were unknown, once for their repetition.
     assert asked(sync_redis)["waitaof"] == 2
     sync_redis.config_resetstat()
-    records.run_many([calls.load("a"), calls.load("b")])
+    records.run_many([scripts.load("a"), scripts.load("b")])
     assert "waitaof" not in asked(sync_redis)
 
 
@@ -146,7 +150,7 @@ def test_disk_is_asked_about_before_the_first_durable_call_of_a_pipeline_and_nev
     sync_redis: redis.Redis,
 ) -> None:
     records = Store(sync_redis)
-    records.run(calls.load("a"))
+    records.run(scripts.load("a"))
     assert wish(records) is None
     records.run_many([LOAD, accept()])
     assert wish(records) is False
@@ -172,10 +176,10 @@ def test_confirming_waits_for_the_disk_after_a_write_of_its_own(sync_redis: redi
 def _ended(records: Store, refund_id: str) -> Refund:
     """A refund that has ended at the present moment of the records."""
     wish_of_it, records.wait_for_disk = records.wait_for_disk, False
-    records.run(calls.create(a_request(refund_id, payment_intent=f"pi_{refund_id}"), Lane.SINGLE))
+    records.run(scripts.create(a_request(refund_id, payment_intent=f"pi_{refund_id}"), Lane.SINGLE))
     (moving,) = records.get_many([refund_id])
     assert moving is not None
-    records.run(calls.save(moving, decisions.cancel(moving)))
+    records.run(scripts.save(moving, decisions.cancel(moving)))
     (ended,) = records.get_many([refund_id])
     assert ended is not None
     records.wait_for_disk = wish_of_it
@@ -220,7 +224,7 @@ def test_an_end_that_is_known_to_be_on_disk_is_not_waited_for_a_second_time(sync
     records.now = NOW
     _ended(records, "a")
     # Another script may see a time that is so much earlier: what ended since might have that one.
-    records.now = NOW + calls.MOST_BACK
+    records.now = NOW + scripts.MOST_BACK
     records.confirm()
     sync_redis.config_resetstat()
     for _ in range(3):
@@ -235,7 +239,7 @@ def test_an_end_that_may_be_later_than_what_is_known_to_be_on_disk_is_waited_for
     records.wait_for_disk = True
     records.now = NOW
     _ended(records, "a")
-    records.now = NOW + calls.MOST_BACK - timedelta(milliseconds=1)
+    records.now = NOW + scripts.MOST_BACK - timedelta(milliseconds=1)
     records.confirm()
     sync_redis.config_resetstat()
     records.get("a")
@@ -248,7 +252,7 @@ def test_of_several_ends_the_latest_is_waited_for(sync_redis: redis.Redis) -> No
     records.wait_for_disk = True
     records.now = NOW
     _ended(records, "a")
-    records.now = NOW + calls.MOST_BACK
+    records.now = NOW + scripts.MOST_BACK
     records.confirm()
     _ended(records, "b")
     sync_redis.config_resetstat()
@@ -262,7 +266,7 @@ def test_the_history_of_a_refund_that_goes_again_is_read_without_a_wait(sync_red
     records.wait_for_disk = False
     ended = _ended(records, "a")
     again = Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes={"generation": 2})
-    assert records.run(calls.save(replace(ended, status=Status.FAILED), again)).result == "saved"
+    assert records.run(scripts.save(replace(ended, status=Status.FAILED), again)).result == "saved"
     records.wait_for_disk = True
     sync_redis.config_resetstat()
     assert len(records.history("a")) == 3
@@ -398,9 +402,9 @@ def test_refunds_of_a_payment_are_known_by_their_ids_alone(sync_redis: redis.Red
 
 
 async def test_calls_on_the_loop_leave_in_no_transaction(loop_store: AsyncStore, sync_redis: redis.Redis) -> None:
-    await loop_store.run(calls.load("a"))
+    await loop_store.run(scripts.load("a"))
     sync_redis.config_resetstat()
-    await asyncio.gather(*(loop_store.run(calls.load(name)) for name in "ab"))
+    await asyncio.gather(*(loop_store.run(scripts.load(name)) for name in "ab"))
     seen = asked(sync_redis)
     assert seen["evalsha"] == 2
     assert not {"multi", "exec", "script|load"} & set(seen)
@@ -409,10 +413,10 @@ async def test_calls_on_the_loop_leave_in_no_transaction(loop_store: AsyncStore,
 async def test_only_the_calls_on_the_loop_whose_script_was_forgotten_are_repeated(
     loop_store: AsyncStore, sync_redis: redis.Redis
 ) -> None:
-    await loop_store.run(calls.load("a"))
+    await loop_store.run(scripts.load("a"))
     sync_redis.config_resetstat()
     results = await asyncio.gather(
-        loop_store.run(calls.load("a")), loop_store.run(accept()), loop_store.run(calls.siblings("pi", "a"))
+        loop_store.run(scripts.load("a")), loop_store.run(accept()), loop_store.run(scripts.siblings("pi", "a"))
     )
     assert (results[0].refund, results[1].result, results[2]) == (None, "created", ())
     assert asked(sync_redis)["evalsha"] == 5
@@ -421,7 +425,7 @@ async def test_only_the_calls_on_the_loop_whose_script_was_forgotten_are_repeate
 async def test_at_most_so_many_calls_leave_in_one_pipeline(
     loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await loop_store.run(calls.load("a"))
+    await loop_store.run(scripts.load("a"))
     sizes: list[int] = []
     execute = loop_store._execute
 
@@ -430,14 +434,14 @@ async def test_at_most_so_many_calls_leave_in_one_pipeline(
         return await execute(group)
 
     monkeypatch.setattr(loop_store, "_execute", counted)
-    await asyncio.gather(*(loop_store.run(calls.load("a")) for _ in range(600)))
+    await asyncio.gather(*(loop_store.run(scripts.load("a")) for _ in range(600)))
     assert sizes == [256, 256, 88]
 
 
 async def test_no_more_than_three_pipelines_are_under_way_at_a_time(
     loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await loop_store.run(calls.load("a"))
+    await loop_store.run(scripts.load("a"))
     under_way, most = 0, 0
     execute = loop_store._execute
 
@@ -452,10 +456,10 @@ async def test_no_more_than_three_pipelines_are_under_way_at_a_time(
     monkeypatch.setattr(loop_store, "_execute", counted)
     asked_for = []
     for _ in range(20):
-        asked_for.append(asyncio.create_task(loop_store.run(calls.load("a"))))
+        asked_for.append(asyncio.create_task(loop_store.run(scripts.load("a"))))
         await asyncio.sleep(0)
     await asyncio.gather(*asked_for)
-    assert most == store.TRIPS == 3
+    assert most == async_store.TRIPS == 3
 
 
 @pytest.mark.usefixtures("waitaof")
@@ -463,21 +467,21 @@ async def test_group_on_the_loop_waits_for_the_disk_where_any_of_it_is_durable(
     async_redis: redis.asyncio.Redis, sync_redis: redis.Redis
 ) -> None:
     records = AsyncStore(async_redis)
-    await records.load_scripts([calls.LOAD, calls.CREATE])
-    assert await async_redis.script_exists(calls.LOAD.sha, calls.CREATE.sha) == [True, True]
+    await records.load_scripts([scripts.LOAD, scripts.CREATE])
+    assert await async_redis.script_exists(scripts.LOAD.sha, scripts.CREATE.sha) == [True, True]
     records.wait_for_disk = True
     sync_redis.config_resetstat()
-    loaded, created = await asyncio.gather(records.run(calls.load("a")), records.run(accept()))
+    loaded, created = await asyncio.gather(records.run(scripts.load("a")), records.run(accept()))
     assert (loaded.refund, created.result) == (None, "created")
     assert asked(sync_redis)["waitaof"] == 1
-    await records.run(calls.load("a"))
+    await records.run(scripts.load("a"))
     assert asked(sync_redis)["waitaof"] == 1
 
 
 async def test_call_made_in_the_moment_in_which_every_pipeline_ends_is_not_left_waiting(
     loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await loop_store.run(calls.load("a"))
+    await loop_store.run(scripts.load("a"))
     go, execute, held_back = asyncio.Event(), loop_store._execute, asyncio.Semaphore(0)
 
     async def held(group: Any) -> list[Any]:
@@ -488,11 +492,11 @@ async def test_call_made_in_the_moment_in_which_every_pipeline_ends_is_not_left_
 
     async def loaded(times: int) -> None:
         for _ in range(times):
-            await loop_store.run(calls.load("a"))
+            await loop_store.run(scripts.load("a"))
 
     monkeypatch.setattr(loop_store, "_execute", held)
     asked_for = []
-    for times in (2, *[1] * (store.TRIPS - 1)):
+    for times in (2, *[1] * (async_store.TRIPS - 1)):
         asked_for.append(asyncio.create_task(loaded(times)))
         # Each is on its way before the next one asks.
         await asyncio.sleep(0)
@@ -507,9 +511,9 @@ async def test_disk_on_the_loop_is_asked_about_once_and_anew_where_it_is_demande
     async_redis: redis.asyncio.Redis, sync_redis: redis.Redis
 ) -> None:
     records = AsyncStore(async_redis)
-    await records.run(calls.load("a"))
+    await records.run(scripts.load("a"))
     assert wish(records) is None
-    await asyncio.gather(records.run(calls.load("a")), records.run(accept()))
+    await asyncio.gather(records.run(scripts.load("a")), records.run(accept()))
     assert wish(records) is False
     sync_redis.config_resetstat()
     await records.run(accept("b"))
@@ -540,7 +544,7 @@ async def test_disk_that_was_not_reached_is_an_error_of_those_alone_who_wanted_i
 ) -> None:
     records = AsyncStore(async_redis)
     records.wait_for_disk = True
-    await records.load_scripts([calls.LOAD, calls.CREATE])
+    await records.load_scripts([scripts.LOAD, scripts.CREATE])
     replies: list[tuple[Any, type[Exception]]] = [
         (exceptions.ResponseError("ERR unknown command"), NotDurable),
         (exceptions.ConnectionError("gone"), StoreUnavailable),
@@ -551,10 +555,10 @@ async def test_disk_that_was_not_reached_is_an_error_of_those_alone_who_wanted_i
             AsyncStore.check_disk(records, reply)
 
         monkeypatch.setattr(records, "check_disk", answered)
-        nobody: Call[Any] = calls.load("nobody")
+        nobody: Call[Any] = scripts.load("nobody")
         results: Any = await asyncio.gather(records.run(nobody), records.run(accept()), return_exceptions=True)
         assert isinstance(results[1], error)
-        assert isinstance(results[0], calls.Loaded)
+        assert isinstance(results[0], scripts.Loaded)
         assert results[0].refund is None
 
 
@@ -567,10 +571,10 @@ async def test_server_that_is_gone_is_away_to_each_caller_and_serves_again_when_
             raise exceptions.ConnectionError("refused")
 
         gone.setattr(loop_store, "_execute", refused)
-        results = await asyncio.gather(*(loop_store.run(calls.load(name)) for name in "abc"), return_exceptions=True)
+        results = await asyncio.gather(*(loop_store.run(scripts.load(name)) for name in "abc"), return_exceptions=True)
         assert [type(result) for result in results] == [StoreUnavailable] * 3
         assert "cannot be reached" in str(results[0])
-    assert (await loop_store.run(calls.load("a"))).refund is None
+    assert (await loop_store.run(scripts.load("a"))).refund is None
 
 
 async def test_error_that_says_nothing_of_the_server_stays_what_it_is(loop_store: AsyncStore) -> None:
@@ -620,7 +624,7 @@ async def test_times_are_those_of_the_records_to_the_millisecond(loop_store: Asy
 
 
 async def test_closing_a_store_closes_its_client(loop_store: AsyncStore) -> None:
-    pending = asyncio.create_task(loop_store.run(calls.load("a")))
+    pending = asyncio.create_task(loop_store.run(scripts.load("a")))
     await asyncio.sleep(0)
     closed: list[bool] = []
     close = loop_store.redis.aclose
@@ -636,9 +640,9 @@ async def test_closing_a_store_closes_its_client(loop_store: AsyncStore) -> None
 
 
 def test_lost_script_is_told_from_every_other_error() -> None:
-    assert store._lost_script(exceptions.NoScriptError("x")) is True
-    assert store._lost_script(exceptions.ResponseError("x")) is False
-    assert store._lost_script([1]) is False
+    assert commands._lost_script(exceptions.NoScriptError("x")) is True
+    assert commands._lost_script(exceptions.ResponseError("x")) is False
+    assert commands._lost_script([1]) is False
 
 
 def test_store_reads_what_a_server_of_its_own_keeps(redis_server: ThrowawayServer, sync_redis: redis.Redis) -> None:

@@ -10,16 +10,17 @@ import pytest
 
 from tests.factories import HOUR, NOW, PAYMENT, REFUSED, done_as, found
 from tests.store.world import ID, World, at_stage
-from worker import contradictions, decisions, policy
-from worker.model import Refund, Stage, Status, to_ms
-from worker.records import Moves
+from worker.model.refund import Refund, Stage, Status
+from worker.model.times import to_ms
+from worker.rules import attempts, contradictions, decisions
+from worker.store.records import Moves
 
 FAILED = replace(REFUSED, code="balance_insufficient")
 
 
 def contradict(world: World, refund: Refund, identity: str = "re_late", **shown: Any) -> Refund:
     """The record once the provider has shown another refund for it."""
-    proof = policy.done(refund, found(id=identity, **shown), "reply", world.now)
+    proof = attempts.done(refund, found(id=identity, **shown), "reply", world.now)
     assert world.save(refund, proof).result == "contradicts"
     step = contradictions.contradicted(refund, proof, world.now)
     assert step is not None
@@ -51,7 +52,7 @@ def test_settled_refund_keeps_its_status_and_its_counts(world: World) -> None:
 
 def test_failure_that_follows_a_success_is_counted_and_one_that_stays_is_not(world: World) -> None:
     refund = at_stage(world, Stage.SETTLED)
-    step = policy.reversed_by_provider(refund, found(id=f"re_{ID}", status="failed"), "list")
+    step = attempts.reversed_by_provider(refund, found(id=f"re_{ID}", status="failed"), "list")
     assert step is not None
     world.save(refund, step)
     assert world.hash("counters")["failed:unknown"] == "1"
@@ -71,7 +72,7 @@ def test_proof_that_contradicts_is_owned_unless_another_record_owns_it(world: Wo
     world.accept("third", payment_intent="pi_third")
     world.attempt(FAILED, "third")
     refund = world.get("third")
-    proof = policy.done(refund, found(id="re_other"), "reply", world.now)
+    proof = attempts.done(refund, found(id="re_other"), "reply", world.now)
     step = contradictions.contradicted(refund, proof, world.now)
     assert step is not None
     assert world.save(refund, step).result == "saved"
@@ -82,7 +83,7 @@ def test_proof_that_contradicts_is_owned_unless_another_record_owns_it(world: Wo
 def test_refund_under_way_is_not_sent_any_more(world: World, stage: Stage) -> None:
     refund = at_stage(world, stage)
     late = replace(refund, generation=refund.generation + 1)
-    proof = policy.done(late, found(id="re_late"), "reply", world.now)
+    proof = attempts.done(late, found(id="re_late"), "reply", world.now)
     assert world.save(late, proof).result == "contradicts"
     step = contradictions.contradicted(refund, proof, world.now)
     assert step is not None
@@ -103,7 +104,7 @@ def test_end_of_a_contradiction_takes_it_off_the_list(world: World) -> None:
     assert [name for name, _ in open_ones(world)] == [ID]
     refund = world.get()
     assert (refund.stage, refund.status) == (Stage.PROCESSING, Status.PENDING)
-    assert world.save(refund, policy.done(refund, found(id="re_late"), "lookup", world.now)).result == "saved"
+    assert world.save(refund, attempts.done(refund, found(id="re_late"), "lookup", world.now)).result == "saved"
     world.check()
     assert (world.get().status, world.get().contradicted_by) == (Status.SUCCEEDED, None)
     assert open_ones(world) == []
@@ -114,7 +115,7 @@ def test_list_of_contradictions_does_not_outlive_the_records(world: World) -> No
         world.accept(f"r{number}", payment_intent=f"pi_{number}")
         world.attempt(FAILED, f"r{number}")
         refund = world.get(f"r{number}")
-        proof = policy.done(refund, found(id=f"re_{number}"), "reply", world.now)
+        proof = attempts.done(refund, found(id=f"re_{number}"), "reply", world.now)
         step = contradictions.contradicted(refund, proof, world.now)
         assert step is not None
         world.save(refund, step)
@@ -133,7 +134,7 @@ def test_attempt_that_ends_after_its_refund_was_contradicted_is_still_recorded(w
     claim = world.claim()
     assert claim.refund is not None
     late = replace(claim.refund, generation=2)
-    step = contradictions.contradicted(claim.refund, policy.done(late, found(id="re_late"), "reply", NOW), world.now)
+    step = contradictions.contradicted(claim.refund, attempts.done(late, found(id="re_late"), "reply", NOW), world.now)
     assert step is not None
     world.save(claim.refund, step)
     assert world.end(claim, done_as("succeeded")).result == "saved"

@@ -12,10 +12,13 @@ import pytest
 
 from tests.factories import HOUR, MAYBE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, a_request, done_as, found
 from tests.store.world import ID, P, World, at_stage
-from worker import calls, decisions, looks, policy
-from worker.model import Lane, Look, Sight, Stage, to_ms
-from worker.records import Moves, decode
-from worker.store import BUCKETS, PAGE
+from worker.model.answers import Look, Sight
+from worker.model.refund import Lane, Stage
+from worker.model.times import to_ms
+from worker.rules import attempts, decisions, readback
+from worker.store import scripts
+from worker.store.records import Moves, decode
+from worker.store.store import BUCKETS, PAGE
 
 RETRIABLE = replace(REFUSED, code="balance_insufficient")
 
@@ -50,7 +53,7 @@ def test_lists_come_due_first_and_settled_ones_newest_first(world: World) -> Non
 def test_long_lists_are_read_page_by_page_to_the_last_id(world: World) -> None:
     ids = [f"row-{number:04}" for number in range(PAGE + 3)]
     requests = [a_request(refund_id, payment_intent=f"pi_{refund_id}") for refund_id in ids]
-    created = world.store.run_many([calls.create(request, Lane.BULK, "b1") for request in requests])
+    created = world.store.run_many([scripts.create(request, Lane.BULK, "b1") for request in requests])
     assert {one.result for one in created} == {"created"}
     assert sorted(world.store.ids_in(["queued.bulk"])) == ids
     assert list(world.store.ids_in_batch("b1")) == ids
@@ -93,7 +96,7 @@ def test_batch_counts_every_move_by_stage_and_status(world: World) -> None:
 def test_reversal_moves_count_and_amount_from_succeeded_to_failed(world: World) -> None:
     at_stage(world, Stage.SETTLED, batch="b1", amount=None)
     assert batch(world) == {"stage:settled": 1, "status:succeeded": 1, "amount:succeeded:usd": 500}
-    step = policy.reversed_by_provider(world.get(), found(id=f"re_{ID}", status="failed"), "list")
+    step = attempts.reversed_by_provider(world.get(), found(id=f"re_{ID}", status="failed"), "list")
     assert step is not None
     world.save(world.get(), step)
     assert batch(world) == {"stage:settled": 1, "status:failed": 1, "amount:failed:usd": 500}
@@ -166,7 +169,7 @@ def test_history_of_a_settled_refund_is_kept_without_what_its_place_tells(world:
     refund = world.claim().refund
     assert refund is not None
     world.pass_time(SECOND)
-    step = policy.after_attempt(refund, done_as("succeeded"), VERIFY, world.now, 0)
+    step = attempts.after_attempt(refund, done_as("succeeded"), VERIFY, world.now, 0)
     world.save(refund, step, {"attempt": 1, "seen": "done", "ms": 52, "http_status": 200})
     assert world.redis.lrange(f"refunds:history:{ID}", 0, -1) == [
         f'{{"at":{to_ms(NOW)},"to":"queued"}}',
@@ -205,7 +208,9 @@ def test_history_reads_the_same_in_pieces_as_in_one(world: World) -> None:
     world.accept()
     world.attempt(MAYBE)
     world.pass_time(VERIFY.settle)
-    world.save(world.get(), looks.after_look(world.get(), Look(sight=Sight.ABSENT, reason="so"), VERIFY, world.now, 0))
+    world.save(
+        world.get(), readback.after_look(world.get(), Look(sight=Sight.ABSENT, reason="so"), VERIFY, world.now, 0)
+    )
     entries: Any = world.redis.lrange(f"refunds:history:{ID}", 0, -1)
     moves = Moves()
     assert [move for entry in entries for move in moves.read([entry])] == world.store.history(ID)
@@ -217,7 +222,7 @@ def test_history_replays_to_the_record(world: World) -> None:
     for _ in range(2):
         world.pass_time(VERIFY.settle)
         look = Look(sight=Sight.ABSENT, reason="so")
-        world.save(world.get(), looks.after_look(world.get(), look, VERIFY, world.now, 0))
+        world.save(world.get(), readback.after_look(world.get(), look, VERIFY, world.now, 0))
     world.attempt(done_as("failed", id="re_0"), kind="resend", version=world.get().version)
     step = decisions.retry_failed(world.get())
     assert step is not None

@@ -14,22 +14,23 @@ import redis.asyncio
 from tests.conftest import has_waitaof
 from tests.factories import a_request
 from tests.store.world import LEASE
-from worker import calls, connections
-from worker.calls import Call
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
-from worker.model import Lane
-from worker.sandbox.server import ThrowawayServer, running_server
-from worker.store import AsyncStore, Store
+from worker.model.refund import Lane
+from worker.sandbox.redis_server import ThrowawayServer, running_server
+from worker.store import connection, scripts
+from worker.store.async_store import AsyncStore
+from worker.store.scripts import Call
+from worker.store.store import Store
 
 PASSWORD = "hunter2-do-not-print"
 
 
-def accept(refund_id: str = "a") -> Call[calls.Created]:
-    return calls.create(a_request(refund_id, payment_intent=f"pi_{refund_id}"), Lane.SINGLE)
+def accept(refund_id: str = "a") -> Call[scripts.Created]:
+    return scripts.create(a_request(refund_id, payment_intent=f"pi_{refund_id}"), Lane.SINGLE)
 
 
-def claim(refund_id: str = "a") -> Call[calls.Claim]:
-    return calls.claim(refund_id, "send", token="t", lease=LEASE)
+def claim(refund_id: str = "a") -> Call[scripts.Claim]:
+    return scripts.claim(refund_id, "send", token="t", lease=LEASE)
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +91,15 @@ def test_server_without_an_append_only_file_serves_where_memory_is_enough(forget
 
 def test_reading_asks_for_no_durability(forgetful: ThrowawayServer) -> None:
     with client_of(forgetful) as client:
-        assert Store(client).run(calls.load("nobody")).refund is None
+        assert Store(client).run(scripts.load("nobody")).refund is None
 
 
 async def test_reading_is_not_refused_for_a_durable_write_that_leaves_beside_it(forgetful: ThrowawayServer) -> None:
     async with redis.asyncio.Redis.from_url(forgetful.url, decode_responses=True) as client:
         store = AsyncStore(client)
-        read = asyncio.create_task(store.run(calls.load("nobody")))
+        read = asyncio.create_task(store.run(scripts.load("nobody")))
         write = asyncio.create_task(store.run(accept()))
-        other = asyncio.create_task(store.run(calls.siblings("pi_none", "nobody")))
+        other = asyncio.create_task(store.run(scripts.siblings("pi_none", "nobody")))
         with pytest.raises(NotDurable):
             await write
         assert (await read).refund is None
@@ -108,13 +109,13 @@ async def test_reading_is_not_refused_for_a_durable_write_that_leaves_beside_it(
 async def test_reading_is_not_refused_for_a_write_beside_it_that_is_not_on_disk_in_time(
     lazy: ThrowawayServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.store.WAITAOF_MS", 10)
+    monkeypatch.setattr("worker.store.async_store.WAITAOF_MS", 10)
     async with redis.asyncio.Redis.from_url(lazy.url, decode_responses=True) as client:
         store = AsyncStore(client)
         await store.require_durable()
         await client.config_set("appendfsync", "no")
         try:
-            read = asyncio.create_task(store.run(calls.load("nobody")))
+            read = asyncio.create_task(store.run(scripts.load("nobody")))
             write = asyncio.create_task(store.run(accept("late")))
             with pytest.raises(StoreUnavailable):
                 await write
@@ -172,7 +173,7 @@ def test_nothing_is_accepted_before_its_disk_while_a_server_that_then_does_not_f
     waitaof: None,  # noqa: ARG001 - an older one is refused
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.store.WAITAOF_MS", 50)
+    monkeypatch.setattr("worker.store.store.WAITAOF_MS", 50)
     with running_server(no_appendfsync_on_rewrite="yes") as server, client_of(server) as client:
         rewriting_for_long(server, client)
         with pytest.raises(StoreUnavailable):
@@ -255,7 +256,7 @@ def test_what_was_accepted_and_claimed_survives_a_crash_of_the_server(
     ("trouble", "told"), [("full", "from 90 % on nothing new is accepted"), ("read-only", "will not serve now")]
 )
 def test_server_that_is_full_or_read_only_is_away(trouble: str, told: str) -> None:
-    with running_server() as server, connections.connect(server.url) as client:
+    with running_server() as server, connection.connect(server.url) as client:
         store = Store(client)
         store.run(accept())
         if trouble == "full":
@@ -271,20 +272,20 @@ UNREADABLE = [f"redis://user:sec/{PASSWORD}@host/0", f"redis://:p[{PASSWORD}]s@h
 
 @pytest.mark.parametrize("url", UNREADABLE, ids=["slash", "brackets"])
 def test_address_whose_password_was_not_encoded_is_refused_without_showing_any_of_it(url: str) -> None:
-    for connect in (connections.connect, connections.connect_async):
+    for connect in (connection.connect, connection.connect_async):
         with pytest.raises(SettingsError, match="percent-encoded") as caught:
             connect(url)
         assert PASSWORD not in str(caught.value)
         assert "sec" not in str(caught.value)
-    assert connections.place_of(url) == "REFUNDS_REDIS_URL"
+    assert connection.place_of(url) == "REFUNDS_REDIS_URL"
 
 
 def test_server_that_is_gone_is_named_without_its_password() -> None:
     with running_server() as server:
         url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
-        place = connections.place_of(url)
+        place = connection.place_of(url)
         port = server.port
-    store = Store(connections.connect(url), place=place)
+    store = Store(connection.connect(url), place=place)
     for ask in (lambda: store.run(accept()), lambda: store.get("a"), lambda: list(store.ids_in(["queued"]))):
         with pytest.raises(StoreUnavailable) as caught:
             ask()
@@ -296,7 +297,7 @@ def test_server_that_is_gone_is_named_without_its_password() -> None:
 async def test_server_that_is_gone_is_named_without_its_password_on_the_loop_too() -> None:
     with running_server() as server:
         url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
-    store = AsyncStore(connections.connect_async(url), place=connections.place_of(url))
+    store = AsyncStore(connection.connect_async(url), place=connection.place_of(url))
     with pytest.raises(StoreUnavailable, match="cannot be reached") as caught:
         await store.run(accept())
     assert PASSWORD not in str(caught.value)
@@ -307,7 +308,7 @@ def test_server_that_refuses_the_password_says_so_without_showing_it() -> None:
     with running_server() as server, client_of(server) as client:
         url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
         client.config_set("requirepass", "another-one")
-        store = Store(connections.connect(url), place=connections.place_of(url))
+        store = Store(connection.connect(url), place=connection.place_of(url))
         with pytest.raises(StoreUnavailable, match="refuses the credentials") as caught:
             store.get("a")
         assert PASSWORD not in str(caught.value)

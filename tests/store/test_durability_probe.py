@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.store.byte_redis import byte_redis, config
-from worker.connections import connect, connect_async
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
-from worker.store import AsyncStore, Store
+from worker.store.async_store import AsyncStore
+from worker.store.connection import connect, connect_async
+from worker.store.store import Store
 
 # As Redis 6.2.14, Redis 7.0.15 and Valkey 9.1.2 wrote them.
 UNKNOWN_62 = b"-ERR unknown command `WAITAOF`, with args beginning with: `0`, `0`, `0`, \r\n"

@@ -9,9 +9,10 @@ import redis
 
 from tests.factories import HOUR, SECOND
 from tests.store.world import World
-from worker import calls
-from worker.calls import Permits
-from worker.model import Lane, to_ms
+from worker.model.refund import Lane
+from worker.model.times import to_ms
+from worker.store import scripts
+from worker.store.scripts import Permits
 
 AHEAD = timedelta(milliseconds=100)
 MS = timedelta(milliseconds=1)
@@ -26,7 +27,7 @@ def world(sync_redis: redis.Redis) -> World:
 
 def told(world: World, *, single: int = 0, bulk: int = 0, rate: float = 100, share: float = 0.7) -> Permits:
     wanted = {ONE: single, BULK: bulk}
-    return world.store.run(calls.permits(wanted, rate=rate, ahead=AHEAD, bulk_share=share))
+    return world.store.run(scripts.permits(wanted, rate=rate, ahead=AHEAD, bulk_share=share))
 
 
 def away(permits: Permits) -> list[float]:
@@ -104,7 +105,7 @@ def test_schedule_is_forgotten_an_hour_after_it_was_used(world: World) -> None:
 
 
 def block(world: World, wait: timedelta) -> timedelta:
-    return world.store.run(calls.block_gate(wait))
+    return world.store.run(scripts.block_gate(wait))
 
 
 def test_pace_after_a_refusal_comes_back_by_a_fiftieth_a_second(world: World) -> None:

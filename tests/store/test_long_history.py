@@ -12,9 +12,10 @@ import redis
 
 from tests.factories import NOT_DONE, SECOND, VERIFY
 from tests.store.world import ID, World
-from worker import calls, policy
 from worker.cli import render
-from worker.model import Stage
+from worker.model.refund import Stage
+from worker.rules import attempts
+from worker.store import scripts
 
 FIRST, MOST = 100, 500
 KEY = f"refunds:history:{ID}"
@@ -56,8 +57,8 @@ def test_many_attempts_keep_the_first_moves_and_the_newest(world: World) -> None
         claim = world.claim()
         assert claim.refund is not None
         every += world.store.history(ID)[-1:]
-        step = policy.after_attempt(claim.refund, NOT_DONE, patient, world.now, 0)
-        world.store.run(calls.save(claim.refund, step, {"attempt": claim.refund.attempts, "http_status": 429}))
+        step = attempts.after_attempt(claim.refund, NOT_DONE, patient, world.now, 0)
+        world.store.run(scripts.save(claim.refund, step, {"attempt": claim.refund.attempts, "http_status": 429}))
         every += world.store.history(ID)[-1:]
         world.pass_time(SECOND)
         next_check = world.get().next_check_at

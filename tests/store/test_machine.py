@@ -29,26 +29,17 @@ from hypothesis.stateful import (
 from tests.factories import HOUR, MAYBE, MINUTE, NOW, SECOND, a_request
 from tests.store.provider import FATES, UNDONE, Fate, Flight, Provider, Reading
 from tests.store.world import LEASE, Dump, World
-from worker import calls, decisions, looks, policy
-from worker.calls import Claim
 from worker.errors import NotCancelable
-from worker.model import (
-    Action,
-    Baseline,
-    Lane,
-    Look,
-    NoReply,
-    Outcome,
-    Refund,
-    Seen,
-    Sight,
-    Stage,
-    Status,
-    Step,
-    from_ms,
-)
-from worker.policy import Rules
-from worker.readback import look_at_list, look_at_totals
+from worker.model.answers import Look, NoReply, Outcome, Seen, Sight
+from worker.model.refund import Baseline, Lane, Refund, Stage, Status
+from worker.model.steps import Action, Step
+from worker.model.times import from_ms
+from worker.rules import attempts, decisions
+from worker.rules import readback as looks
+from worker.rules.attempts import Rules
+from worker.rules.evidence import look_at_list, look_at_totals
+from worker.store import scripts
+from worker.store.scripts import Claim
 
 REFUNDS = [f"r{number}" for number in range(5)]
 BATCHES = {"r0": "b1", "r1": "b1", "r2": "b2"}
@@ -144,16 +135,16 @@ class Journey(RuleBasedStateMachine):
     def deliver(self, refund_id: str, fate: Fate) -> None:
         """A nudge reaches some worker, for the first time or the fifth."""
         refund = self.world.get(refund_id)
-        match policy.next_action(refund, self.terms, self.world.now):
+        match attempts.next_action(refund, self.terms, self.world.now):
             case Action.SEND:
                 self.take_off(self.first_send(refund), fate)
             case Action.REPLAY:
                 window = self.terms.key_window - self.terms.request_timeout
                 self.take_off(self.world.claim(refund_id, "replay", replay_window=window), fate)
             case Action.LAPSE:
-                self.decide(refund, policy.after_lapse(refund, self.terms, self.world.now, 0))
+                self.decide(refund, attempts.after_lapse(refund, self.terms, self.world.now, 0))
             case Action.REVIEW:
-                self.decide(refund, policy.to_review({}, "no_readback", "x"))
+                self.decide(refund, attempts.to_review({}, "no_readback", "x"))
             case Action.POLL:
                 self.poll(refund, fate.reading)
             case Action.LOOK:
@@ -176,7 +167,7 @@ class Journey(RuleBasedStateMachine):
     def read_totals(self, refund_id: str) -> None:
         """Some worker reads the payment; what it read may be old when the claim that rests on it comes."""
         payment = self.payment_of(refund_id)
-        seq = self.world.store.run(calls.load(refund_id)).seq
+        seq = self.world.store.run(scripts.load(refund_id)).seq
         self.totals[payment] = seq, self.provider.view(payment).baseline
 
     def look(self, refund: Refund, fate: Fate) -> None:
@@ -196,7 +187,7 @@ class Journey(RuleBasedStateMachine):
             return Look(sight=Sight.UNREADABLE, reason="x")
         if readback == "none":
             return Look(sight=Sight.INCONCLUSIVE, reason="x")
-        siblings = self.world.store.run(calls.siblings(payment, refund.refund_id))
+        siblings = self.world.store.run(scripts.siblings(payment, refund.refund_id))
         if readback == "list":
             complete = reading == "clear"
             return look_at_list(refund, self.provider.listed(payment), complete=complete, siblings=siblings)
@@ -244,7 +235,7 @@ class Journey(RuleBasedStateMachine):
         else:
             # The reply is lost, or it is a replay and the provider says whatever it likes of a payment given back.
             outcome = MAYBE if flight.refund.doubt_since is None else undone
-        step = policy.after_attempt(flight.refund, outcome, self.terms, self.world.now, 0)
+        step = attempts.after_attempt(flight.refund, outcome, self.terms, self.world.now, 0)
         for _ in range(1 + twice):
             saved = self.world.save(flight.refund, step)
             if step.proof:
@@ -278,7 +269,7 @@ class Journey(RuleBasedStateMachine):
     def ask(self, refund_id: str, wish: str) -> None:
         refund = self.world.get(refund_id)
         if wish == "give back":
-            self.world.store.run(calls.give_back([refund_id]))
+            self.world.store.run(scripts.give_back([refund_id]))
         elif wish.endswith("again"):
             self.accept(refund_id, refund.asked_amount if wish == "same again" else 501)
         elif wish == "cancel":

@@ -11,11 +11,13 @@ import redis.asyncio
 
 from tests.factories import a_request, done_as
 from tests.store.world import ID, World
-from worker import calls, switches
-from worker.connections import is_away, redis_errors
 from worker.errors import StoreFull, StoreUnavailable
-from worker.model import Lane
-from worker.store import AsyncStore, Store
+from worker.model.refund import Lane
+from worker.store import flags as switches
+from worker.store import scripts
+from worker.store.async_store import AsyncStore
+from worker.store.connection import is_away, redis_errors
+from worker.store.store import Store
 
 BALLAST = 32 * 2**20
 """So much that what a test itself writes is far below one percent of it."""
@@ -65,7 +67,7 @@ def test_one_new_refund_among_known_ones_is_not_accepted_either(
     full_world.accept("a")
     fill(95)
     with pytest.raises(StoreFull):
-        full_world.store.run(calls.create_several([a_request("a"), a_request("b")], Lane.BULK))
+        full_world.store.run(scripts.create_several([a_request("a"), a_request("b")], Lane.BULK))
     assert full_world.store.get("b") is None
 
 
@@ -91,9 +93,9 @@ def test_whatever_was_accepted_is_claimed_saved_and_swept_on_a_full_server(
     assert claimed.claimed
     assert full_world.end(claimed, done_as()).result == "saved"
     assert full_world.get().settled
-    full_world.pass_time(calls.NUDGE_GRACE)
+    full_world.pass_time(scripts.NUDGE_GRACE)
     assert full_world.swept() == ["later"]
-    assert full_world.store.run(calls.give_back(["later"])) == 1
+    assert full_world.store.run(scripts.give_back(["later"])) == 1
 
 
 def test_the_same_claim_asked_twice_is_given_twice_on_a_full_server(
@@ -110,10 +112,10 @@ def test_the_gate_gives_and_closes_and_the_provider_is_pinned_on_a_full_server(
     full_world: World, fill: Callable[[float], None]
 ) -> None:
     fill(OVER)
-    given = full_world.store.run(calls.permits({Lane.SINGLE: 1}, rate=10, ahead=calls.LOST_NUDGE, bulk_share=0.5))
+    given = full_world.store.run(scripts.permits({Lane.SINGLE: 1}, rate=10, ahead=scripts.LOST_NUDGE, bulk_share=0.5))
     assert len(given.moments) == 1
-    assert full_world.store.run(calls.block_gate(calls.LOST_NUDGE)) == calls.LOST_NUDGE
-    assert full_world.store.run(calls.pin("h", "test"))[:2] == ("h", "test")
+    assert full_world.store.run(scripts.block_gate(scripts.LOST_NUDGE)) == scripts.LOST_NUDGE
+    assert full_world.store.run(scripts.pin("h", "test"))[:2] == ("h", "test")
 
 
 def test_the_stop_button_works_on_a_full_server(full_world: World, fill: Callable[[float], None]) -> None:
@@ -127,7 +129,7 @@ def test_the_stop_button_works_on_a_full_server(full_world: World, fill: Callabl
 
 def test_how_a_refund_ended_is_confirmed_on_a_full_server(full_world: World, fill: Callable[[float], None]) -> None:
     fill(OVER)
-    assert full_world.store.run(calls.confirm()) == full_world.now - calls.MOST_BACK
+    assert full_world.store.run(scripts.confirm()) == full_world.now - scripts.MOST_BACK
 
 
 def test_whose_account_it_is_is_noted_and_vouched_for_on_a_full_server(
@@ -135,18 +137,18 @@ def test_whose_account_it_is_is_noted_and_vouched_for_on_a_full_server(
 ) -> None:
     run = full_world.store.run
     fill(OVER)
-    assert run(calls.payment("pi_1", "shown")) == "shown"
-    assert [run(calls.payment("pi_1", "certain")) for _ in range(2)] == ["raised", "lost"]
+    assert run(scripts.payment("pi_1", "shown")) == "shown"
+    assert [run(scripts.payment("pi_1", "certain")) for _ in range(2)] == ["raised", "lost"]
     assert switches.vouch_for_account(full_world.store).account_lost_payment == "pi_1"
-    assert run(calls.payment("pi_1", "certain")) == "unseen"
-    facts = run(calls.account("salt", known="p1"))
+    assert run(scripts.payment("pi_1", "certain")) == "unseen"
+    facts = run(scripts.account("salt", known="p1"))
     assert (facts.salt, facts.prints) == ("salt", frozenset({"p1"}))
 
 
 @pytest.mark.parametrize("found", ["shown", "gone"])
 def test_a_payment_is_noted_on_a_full_server(full_world: World, fill: Callable[[float], None], found: Any) -> None:
     fill(OVER)
-    assert full_world.store.run(calls.payment("pi_1", found)) == found
+    assert full_world.store.run(scripts.payment("pi_1", found)) == found
 
 
 async def test_a_refused_key_is_noted_on_a_full_server(
@@ -157,8 +159,8 @@ async def test_a_refused_key_is_noted_on_a_full_server(
     assert await store.flag("credentials_refused_at", once=True)
     assert await store.flagged("credentials_refused_at")
     with pytest.raises(StoreFull):
-        await store.run(calls.create(a_request(), Lane.SINGLE))
-    assert (await store.run(calls.load(ID))).refund is None
+        await store.run(scripts.create(a_request(), Lane.SINGLE))
+    assert (await store.run(scripts.load(ID))).refund is None
 
 
 def test_a_user_who_may_not_ask_for_the_memory_is_served_up_to_the_limit(
@@ -171,10 +173,10 @@ def test_a_user_who_may_not_ask_for_the_memory_is_served_up_to_the_limit(
     ) as app:
         store = Store(app, durable=False)
         fill(95)
-        assert store.run(calls.create(a_request("a"), Lane.SINGLE)).result == "created"
+        assert store.run(scripts.create(a_request("a"), Lane.SINGLE)).result == "created"
         fill(OVER)
         with pytest.raises(StoreUnavailable, match="will not serve now"):
-            store.run(calls.create(a_request("b"), Lane.SINGLE))
+            store.run(scripts.create(a_request("b"), Lane.SINGLE))
     sync_redis.execute_command("ACL", "DELUSER", "app")
 
 

@@ -6,9 +6,10 @@ from datetime import timedelta
 
 from tests.factories import MAYBE, NOT_DONE, REFUSED, SECOND, done_as
 from tests.store.world import World
-from worker import decisions
-from worker.calls import Claim
-from worker.model import Lane, Outcome, Stage
+from worker.model.answers import Outcome
+from worker.model.refund import Lane, Stage
+from worker.rules import decisions
+from worker.store.scripts import Claim
 
 NARROW = 8
 BATCH = "b1"

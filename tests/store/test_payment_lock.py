@@ -11,8 +11,10 @@ import redis
 
 from tests.factories import BLIND, HOUR, MAYBE, MINUTE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, done_as, found
 from tests.store.world import LEASE, World, at_stage, only_time_moved
-from worker import calls, decisions, looks, policy
-from worker.model import Lane, Look, Outcome, Sight, Stage
+from worker.model.answers import Look, Outcome, Sight
+from worker.model.refund import Lane, Stage
+from worker.rules import attempts, decisions, readback
+from worker.store import scripts
 
 
 def accept(world: World, *refund_ids: str) -> None:
@@ -149,7 +151,7 @@ def test_lapsed_claimant_keeps_the_payment_until_the_doubt_is_gone(world: World)
     world.lapse("a")
     assert world.claim("b").result == "locked"
     refund = world.get("a")
-    saved = world.save(refund, policy.to_review({}, "inconclusive", "so"))
+    saved = world.save(refund, attempts.to_review({}, "inconclusive", "so"))
     assert saved.woken == "b"
     assert world.claim("b").claimed
 
@@ -165,9 +167,9 @@ def test_every_move_that_may_have_changed_a_total_raises_the_payments_counter(wo
     counted.append(counter(world))
     world.end(claim, done_as("pending"))
     counted.append(counter(world))
-    world.save(world.get("a"), policy.done(world.get("a"), found(), "reply", world.now))
+    world.save(world.get("a"), attempts.done(world.get("a"), found(), "reply", world.now))
     counted.append(counter(world))
-    reversal = policy.reversed_by_provider(world.get("a"), found(status="failed"), "list")
+    reversal = attempts.reversed_by_provider(world.get("a"), found(status="failed"), "list")
     assert reversal is not None
     world.save(world.get("a"), reversal)
     counted.append(counter(world))
@@ -177,7 +179,7 @@ def test_every_move_that_may_have_changed_a_total_raises_the_payments_counter(wo
 def test_refund_of_which_nothing_was_sent_leaves_the_payments_counter_alone(world: World) -> None:
     accept(world, "a", "b")
     world.save(world.get("a"), decisions.cancel(world.get("a")))
-    world.save(world.get("b"), policy.refused_unsent(world.get("b"), "currency_mismatch", "no"))
+    world.save(world.get("b"), attempts.refused_unsent(world.get("b"), "currency_mismatch", "no"))
     assert counter(world) == 0
 
 
@@ -191,7 +193,7 @@ def test_refund_that_a_person_has_sent_again_waits_for_the_one_in_flight_on_its_
     assert world.save(reviewed, decisions.resolve_resend(reviewed, unverified=True)).result == "saved"
     told = world.get("a")
     look = Look(sight=Sight.INCONCLUSIVE, reason="so")
-    world.save(told, looks.after_look(told, look, VERIFY, world.now, 0))
+    world.save(told, readback.after_look(told, look, VERIFY, world.now, 0))
     world.check()
     believed = world.get("a")
     assert believed.proven_absent_at == world.now
@@ -200,7 +202,7 @@ def test_refund_that_a_person_has_sent_again_waits_for_the_one_in_flight_on_its_
         world.end(claim, REFUSED)
         assert world.claim("a", "resend", version=believed.version).claimed
     else:
-        world.save(believed, policy.done(believed, found(), "list", world.now))
+        world.save(believed, attempts.done(believed, found(), "list", world.now))
         assert world.get("b").stage is Stage.SENDING
         assert world.hash(f"payment:{PAYMENT}")["lock"] == "b"
     world.check()
@@ -212,7 +214,7 @@ def test_refund_whose_resend_had_to_wait_wakes_the_waiter_and_not_itself(world: 
     claim = world.claim("b")
     world.save(reviewed, decisions.resolve_resend(reviewed, unverified=True))
     look = Look(sight=Sight.INCONCLUSIVE, reason="so")
-    world.save(world.get("a"), looks.after_look(world.get("a"), look, VERIFY, world.now, 0))
+    world.save(world.get("a"), readback.after_look(world.get("a"), look, VERIFY, world.now, 0))
     version = world.get("a").version
     assert world.claim("a", "resend", version=version).result == "locked"
     world.end(claim, REFUSED)
@@ -234,7 +236,7 @@ def test_waiter_is_woken_by_the_last_of_several_doubts_alone(world: World) -> No
     woken = []
     for refund_id in ("a", "b"):
         refund = world.get(refund_id)
-        proof = policy.done(refund, found(id=f"re_{refund_id}"), "list", world.now)
+        proof = attempts.done(refund, found(id=f"re_{refund_id}"), "list", world.now)
         woken.append(world.save(refund, proof).woken)
         world.check()
     assert woken == [None, "waiter"]
@@ -251,10 +253,10 @@ def test_siblings_beyond_the_bound_are_not_read_at_all(world: World) -> None:
     for number in range(4):
         world.accept(f"sibling-{number}")
     world.accept("a")
-    assert len(world.store.run(calls.siblings(PAYMENT, "a", most=4)) or ()) == 4
-    assert world.store.run(calls.siblings(PAYMENT, "a", most=3)) is None
+    assert len(world.store.run(scripts.siblings(PAYMENT, "a", most=4)) or ()) == 4
+    assert world.store.run(scripts.siblings(PAYMENT, "a", most=3)) is None
     # Far beyond it, not even the names are read.
-    assert world.store.run(calls.siblings(PAYMENT, "a", most=0)) is None
+    assert world.store.run(scripts.siblings(PAYMENT, "a", most=0)) is None
 
 
 def test_waiter_looks_again_later_than_those_before_it(world: World) -> None:
@@ -281,7 +283,7 @@ def test_doubts_beside_the_lock_get_it_one_after_the_other_the_oldest_first(worl
     for refund_id in ("c", "a", "b"):
         holders.append(world.hash(f"payment:{PAYMENT}")["lock"])
         refund = world.get(refund_id)
-        world.save(refund, policy.done(refund, found(id=f"re_{refund_id}", refund_id=refund_id), "list", world.now))
+        world.save(refund, attempts.done(refund, found(id=f"re_{refund_id}", refund_id=refund_id), "list", world.now))
         world.check()
     assert holders == ["c", "a", "b"]
     assert "lock" not in world.hash(f"payment:{PAYMENT}")
@@ -296,7 +298,7 @@ def test_doubt_beside_the_lock_that_ends_first_leaves_the_lock_where_it_is(world
         refund = world.get(refund_id)
         world.save(refund, decisions.resolve_resend(refund))
     refund = world.get("b")
-    world.save(refund, policy.done(refund, found(id="re_b", refund_id="b"), "list", world.now))
+    world.save(refund, attempts.done(refund, found(id="re_b", refund_id="b"), "list", world.now))
     assert world.hash(f"payment:{PAYMENT}")["lock"] == "a"
     world.check()
 
@@ -325,10 +327,10 @@ def test_refund_costs_the_server_the_same_however_many_its_payment_has(
 def test_siblings_are_our_other_refunds_of_the_payment(world: World) -> None:
     accept(world, "a", "b", "c")
     world.accept("elsewhere", payment_intent="pi_2")
-    others = world.store.run(calls.siblings(PAYMENT, "b")) or ()
+    others = world.store.run(scripts.siblings(PAYMENT, "b")) or ()
     assert sorted(refund.refund_id for refund in others) == ["a", "c"]
     assert world.get("a") in others
-    assert world.store.run(calls.siblings("pi_none", "b")) == ()
+    assert world.store.run(scripts.siblings("pi_none", "b")) == ()
 
 
 def test_woken_row_of_a_file_is_swept_in_its_own_lane(world: World) -> None:

@@ -12,12 +12,12 @@ import pytest
 import redis.asyncio
 
 from tests.factories import MINUTE
-from worker import calls
-from worker.calls import Call
+from worker.engine.rate_gate import RateGate
 from worker.errors import StoreUnavailable
-from worker.lanes import RateGate
-from worker.model import Lane
-from worker.store import AsyncStore
+from worker.model.refund import Lane
+from worker.store import scripts
+from worker.store.async_store import AsyncStore
+from worker.store.scripts import Call
 
 PATIENCE = 20
 
@@ -45,7 +45,7 @@ async def test_two_workers_never_get_the_same_moment(store: AsyncStore) -> None:
 
     async def noting(call: Call[Any]) -> Any:
         result = await inner(call)
-        if isinstance(result, calls.Permits):
+        if isinstance(result, scripts.Permits):
             stored: Any = await store.redis.hget("refunds:gate", "next_at")
             taken.append(timedelta(milliseconds=float(stored)))
         return result

@@ -10,12 +10,12 @@ import pytest
 import redis
 
 from tests.factories import NOW
-from worker import rejections
+from worker.broker import rejected
+from worker.broker.kept import Kept
+from worker.broker.rejected import Refusal
 from worker.errors import NotFound, NotStorable
-from worker.kept import Kept
-from worker.model import to_ms
-from worker.rejections import Refusal
-from worker.store import Store
+from worker.model.times import to_ms
+from worker.store.store import Store
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def found_under(store: Store) -> dict[str, Any]:
 
 
 def test_a_message_is_kept_with_the_servers_time_and_under_each_refund_it_names(store: Store) -> None:
-    assert store.run(rejections.keep(kept("e1", "r-1", "r-2", reason='a "why" ... é'))) == 1
+    assert store.run(rejected.keep(kept("e1", "r-1", "r-2", reason='a "why" ... é'))) == 1
     at = to_ms(NOW)
     whole = {"at": at, "id": "e1", "reason": 'a "why" ... é', "refund_ids": ["r-1", "r-2"], "message": "what"}
     assert lying(store) == [whole]
@@ -52,37 +52,37 @@ def test_a_message_is_kept_with_the_servers_time_and_under_each_refund_it_names(
 
 
 def test_the_newest_comes_first_and_is_what_a_refund_is_told(store: Store) -> None:
-    store.run(rejections.keep(kept("e1", "r-1", reason="first")))
+    store.run(rejected.keep(kept("e1", "r-1", reason="first")))
     store.now = NOW + timedelta(milliseconds=1)
-    store.run(rejections.keep(kept("e2", "r-1", reason="second")))
-    assert [each.entry_id for each in rejections.listed(store)] == ["e2", "e1"]
-    told = rejections.of_refund(store, "r-1")
+    store.run(rejected.keep(kept("e2", "r-1", reason="second")))
+    assert [each.entry_id for each in rejected.listed(store)] == ["e2", "e1"]
+    told = rejected.of_refund(store, "r-1")
     assert told == Refusal(entry_id="e2", rejected_at=NOW + timedelta(milliseconds=1), reason="second")
-    assert rejections.of_refund(store, "r-2") is None
+    assert rejected.of_refund(store, "r-2") is None
     assert store.redis.hget("refunds:counters", "rejected") == "2"
 
 
 def test_the_oldest_go_beyond_the_bound_and_are_found_no_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejections, "MOST", 2)
+    monkeypatch.setattr(rejected, "MOST", 2)
     for number in range(4):
-        store.run(rejections.keep(kept(f"e{number}", f"r-{number}", "r-all")))
-    assert [each.entry_id for each in rejections.listed(store)] == ["e3", "e2"]
+        store.run(rejected.keep(kept(f"e{number}", f"r-{number}", "r-all")))
+    assert [each.entry_id for each in rejected.listed(store)] == ["e3", "e2"]
     assert {name: each["id"] for name, each in found_under(store).items()} == {"r-2": "e2", "r-3": "e3", "r-all": "e3"}
 
 
 def test_ten_thousand_are_kept() -> None:
-    assert rejections.keep(kept("e1")).arguments[:2] == ["keep", 10_000]
-    assert rejections.keep(kept("e1")).durable
+    assert rejected.keep(kept("e1")).arguments[:2] == ["keep", 10_000]
+    assert rejected.keep(kept("e1")).durable
 
 
 def test_a_list_that_is_too_long_is_brought_to_its_bound_whatever_lies_in_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rejections, "MOST", 2)
+    monkeypatch.setattr(rejected, "MOST", 2)
     odd = ["{no json", "5", '{"refund_ids": 5}', '{"refund_ids": [5, {}, "r-1"]}', '{"reason": "old"}']
     store.redis.rpush("refunds:rejected", *odd)
     store.redis.hset("refunds:rejected-ids", "r-1", "{no json")
-    store.run(rejections.keep(kept("e1", "r-2")))
+    store.run(rejected.keep(kept("e1", "r-2")))
     assert store.redis.lrange("refunds:rejected", 1, -1) == ["{no json"]
     assert found_under(store).keys() == {"r-2"}
     assert found_under(store)["r-2"]["id"] == "e1"
@@ -90,60 +90,58 @@ def test_a_list_that_is_too_long_is_brought_to_its_bound_whatever_lies_in_it(
 
 def test_one_is_dropped_and_the_others_stay(store: Store) -> None:
     for number in range(3):
-        store.run(rejections.keep(kept(f"e{number}", f"r-{number}", "r-all")))
-    rejections.drop(store, "e1")
-    assert [each.entry_id for each in rejections.listed(store)] == ["e2", "e0"]
+        store.run(rejected.keep(kept(f"e{number}", f"r-{number}", "r-all")))
+    rejected.drop(store, "e1")
+    assert [each.entry_id for each in rejected.listed(store)] == ["e2", "e0"]
     assert {name: each["id"] for name, each in found_under(store).items()} == {"r-0": "e0", "r-2": "e2", "r-all": "e2"}
-    rejections.drop(store, "e2")
+    rejected.drop(store, "e2")
     assert found_under(store).keys() == {"r-0"}
 
 
 def test_one_that_is_not_there_is_not_dropped(store: Store) -> None:
-    store.run(rejections.keep(kept("e1", "r-1")))
-    for call in (rejections.drop, rejections.find):
+    store.run(rejected.keep(kept("e1", "r-1")))
+    for call in (rejected.drop, rejected.find):
         with pytest.raises(NotFound, match="no rejected message has the id e2"):
             call(store, "e2")
-    assert store.run(rejections._dropping('{"id": "e1"}')) == 0
+    assert store.run(rejected._dropping('{"id": "e1"}')) == 0
     assert len(lying(store)) == 1
     assert found_under(store).keys() == {"r-1"}
 
 
 def test_all_are_dropped(store: Store) -> None:
     for number in range(3):
-        store.run(rejections.keep(kept(f"e{number}", f"r-{number}")))
-    assert rejections.drop_all(store) == 3
+        store.run(rejected.keep(kept(f"e{number}", f"r-{number}")))
+    assert rejected.drop_all(store) == 3
     assert store.redis.exists("refunds:rejected", "refunds:rejected-ids") == 0
-    assert rejections.drop_all(store) == 0
-    assert rejections._dropping("").durable
+    assert rejected.drop_all(store) == 0
+    assert rejected._dropping("").durable
 
 
 def test_a_page_is_read_as_far_as_it_is_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejections, "PAGE", 2)
+    monkeypatch.setattr(rejected, "PAGE", 2)
     for number in range(5):
-        store.run(rejections.keep(kept(f"e{number}")))
+        store.run(rejected.keep(kept(f"e{number}")))
     for limit in range(7):
-        assert [each.entry_id for each in rejections.listed(store, limit)] == [f"e{n}" for n in range(4, -1, -1)][
-            :limit
-        ]
-    assert len(list(rejections.listed(store))) == 5
+        assert [each.entry_id for each in rejected.listed(store, limit)] == [f"e{n}" for n in range(4, -1, -1)][:limit]
+    assert len(list(rejected.listed(store))) == 5
 
 
 def test_entries_of_an_earlier_version_have_an_id_that_stays(store: Store) -> None:
     old = {"at": to_ms(NOW), "reason": "why", "message": "what"}
     store.redis.lpush("refunds:rejected", json.dumps(old), "{no json", "[1]", json.dumps({"at": "x", "id": 5}))
-    found = list(rejections.listed(store))
+    found = list(rejected.listed(store))
     assert len({each.entry_id for each in found}) == 4
-    assert found == list(rejections.listed(store))
+    assert found == list(rejected.listed(store))
     assert (found[3].reason, found[3].message, found[3].rejected_at) == ("why", "what", NOW)
     for each in found:
-        rejections.drop(store, each.entry_id)
+        rejected.drop(store, each.entry_id)
     assert lying(store) == []
 
 
 def test_a_key_of_another_type_ends_the_script_before_it_writes(store: Store) -> None:
     store.redis.set("refunds:rejected-ids", "x")
     with pytest.raises(NotStorable, match="a key of refunds holds something of another type"):
-        store.run(rejections.keep(kept("e1", "r-1")))
+        store.run(rejected.keep(kept("e1", "r-1")))
     assert store.redis.exists("refunds:rejected", "refunds:counters") == 0
 
 
@@ -151,4 +149,4 @@ def test_secrets_that_an_earlier_version_kept_are_not_shown(store: Store) -> Non
     store.redis.lpush(
         "refunds:rejected", json.dumps({"id": "e1", "reason": "sk_test_planted", "message": "sk_test_planted"})
     )
-    assert "planted" not in str(rejections.find(store, "e1"))
+    assert "planted" not in str(rejected.find(store, "e1"))

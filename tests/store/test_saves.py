@@ -28,10 +28,13 @@ from tests.factories import (
     refund_payload,
 )
 from tests.store.world import ID, LEASE, World, at_stage
-from worker import decisions, looks, policy
-from worker.calls import Claim
-from worker.model import Lane, Look, Outcome, Refund, Retriable, Sight, Stage, Status, Step, to_ms
-from worker.request import idempotency_key
+from worker.model.answers import Look, Outcome, Sight
+from worker.model.refund import Lane, Refund, Retriable, Stage, Status
+from worker.model.request import idempotency_key
+from worker.model.steps import Step
+from worker.model.times import to_ms
+from worker.rules import attempts, decisions, readback, transitions
+from worker.store.scripts import Claim
 
 
 def held(world: World, refund_id: str = ID) -> Claim:
@@ -44,21 +47,21 @@ def settle_by_totals(world: World) -> None:
     for _ in range(2):
         refund = world.get()
         look = Look(sight=Sight.FOUND_IN_TOTALS, reason="so")
-        assert world.save(refund, looks.after_look(refund, look, VERIFY, world.now, 0)).result == "saved"
+        assert world.save(refund, readback.after_look(refund, look, VERIFY, world.now, 0)).result == "saved"
         world.pass_time(VERIFY.settle)
     assert (world.get().status, world.get().evidence) == (Status.SUCCEEDED, "totals")
 
 
 def verdict(claim: Claim, outcome: Outcome, world: World) -> tuple[Refund, Step]:
     assert claim.refund is not None
-    return claim.refund, policy.after_attempt(claim.refund, outcome, VERIFY, world.now, 0)
+    return claim.refund, attempts.after_attempt(claim.refund, outcome, VERIFY, world.now, 0)
 
 
 def test_save_moves_the_record_and_writes_it_into_history_and_events(world: World) -> None:
     claim = held(world)
     world.pass_time(SECOND)
     assert claim.refund is not None
-    step = policy.after_attempt(claim.refund, NOT_DONE, VERIFY, world.now, 0)
+    step = attempts.after_attempt(claim.refund, NOT_DONE, VERIFY, world.now, 0)
     saved = world.save(claim.refund, step, {"http_status": 429, "note": 'q"\\é', "nothing": None})
     assert (saved.result, saved.now, saved.woken) == ("saved", world.now, None)
     refund = world.get()
@@ -119,7 +122,7 @@ def test_record_holds_what_the_step_said_field_by_field(world: World) -> None:
 def test_field_that_a_step_removes_is_gone_from_the_hash(world: World) -> None:
     at_stage(world, Stage.IN_DOUBT)
     assert "doubt_since" in world.hash(f"refund:{ID}")
-    world.save(world.get(), policy.done(world.get(), found(), "list", world.now))
+    world.save(world.get(), attempts.done(world.get(), found(), "list", world.now))
     assert not {"doubt_since", "quiet_at", "error_code", "error_message", "retriable"} & set(world.hash(f"refund:{ID}"))
 
 
@@ -182,7 +185,7 @@ def test_proof_is_accepted_in_review(world: World) -> None:
     claim = held(world)
     world.lapse()
     refund = world.get()
-    world.save(refund, policy.to_review({}, "inconclusive", "so"))
+    world.save(refund, attempts.to_review({}, "inconclusive", "so"))
     assert world.end(claim, done_as("succeeded")).result == "saved"
     assert world.get().status is Status.SUCCEEDED
 
@@ -190,7 +193,7 @@ def test_proof_is_accepted_in_review(world: World) -> None:
 def test_proof_on_an_unlocked_payment_does_not_free_the_lock_of_another_refund(world: World) -> None:
     claim = held(world)
     world.lapse()
-    world.save(world.get(), policy.to_review({}, "inconclusive", "so"))
+    world.save(world.get(), attempts.to_review({}, "inconclusive", "so"))
     world.accept("other")
     assert world.claim("other").claimed
     assert world.end(claim, done_as("succeeded")).result == "saved"
@@ -285,12 +288,12 @@ def test_late_failure_of_what_the_totals_had_found_is_a_contradiction(world: Wor
 def test_total_settles_only_the_version_that_was_looked_at(world: World) -> None:
     refund = at_stage(world, Stage.IN_DOUBT)
     look = Look(sight=Sight.FOUND_IN_TOTALS, reason="so")
-    world.save(refund, looks.after_look(refund, look, VERIFY, world.now, 0))
+    world.save(refund, readback.after_look(refund, look, VERIFY, world.now, 0))
     world.pass_time(VERIFY.settle)
     seen = world.get()
     assert world.claim(kind="replay").claimed
     before = world.dump()
-    step = looks.after_look(seen, look, VERIFY, world.now, 0)
+    step = readback.after_look(seen, look, VERIFY, world.now, 0)
     assert (step.to, world.save(seen, step).result) == (Stage.SETTLED, "stale")
     assert world.dump() == before
 
@@ -342,7 +345,7 @@ def test_provider_refund_that_a_person_only_names_is_not_owned_before_the_provid
     world.check()
     assert "owner:re_1" not in world.hash(f"payment:{PAYMENT}")
     for _ in range(2):
-        world.save(world.get(), looks.after_poll(world.get(), an_error(404), world.now, 0))
+        world.save(world.get(), readback.after_poll(world.get(), an_error(404), world.now, 0))
         world.pass_time(MINUTE)
     assert (world.get().stage, world.get().provider_refund_id) == (Stage.REVIEW, None)
     rightful = at_stage(world, Stage.PROCESSING, "1")
@@ -353,7 +356,7 @@ def test_provider_refund_that_a_person_only_names_is_not_owned_before_the_provid
 def test_provider_refund_that_a_person_named_is_owned_once_it_is_final(world: World) -> None:
     refund = at_stage(world, Stage.REVIEW)
     world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now))
-    step = looks.after_poll(world.get(), a_reply(200), world.now, 0)
+    step = readback.after_poll(world.get(), a_reply(200), world.now, 0)
     assert world.save(world.get(), step).result == "saved"
     assert world.hash(f"payment:{PAYMENT}")["owner:re_1"] == ID
 
@@ -362,7 +365,7 @@ def test_provider_refund_that_a_person_named_is_owned_once_the_provider_says_pen
     refund = at_stage(world, Stage.REVIEW)
     world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now))
     pending = a_reply(200, refund_payload(status="pending"))
-    world.save(world.get(), looks.after_poll(world.get(), pending, world.now, 0))
+    world.save(world.get(), readback.after_poll(world.get(), pending, world.now, 0))
     assert world.get().operator_says is None
     assert world.hash(f"payment:{PAYMENT}").get("owner:re_1") == ID
 
@@ -388,7 +391,7 @@ def test_proof_of_what_is_not_final_contradicts_a_refund_that_was_given_up(world
     told = world.get()
     absent = replace(told, absent_at=world.now - HOUR, quiet_at=world.now - HOUR)
     totals = replace(VERIFY, readback="totals")
-    world.save(told, looks.after_look(absent, Look(sight=Sight.ABSENT, reason="so"), totals, world.now, 0))
+    world.save(told, readback.after_look(absent, Look(sight=Sight.ABSENT, reason="so"), totals, world.now, 0))
     assert (world.get().status, world.get().evidence) == (Status.FAILED, "totals")
     assert world.save(*verdict(claim, done_as("pending"), world)).result == "contradicts"
 
@@ -396,7 +399,7 @@ def test_proof_of_what_is_not_final_contradicts_a_refund_that_was_given_up(world
 def test_owner_may_name_its_own_provider_refund_again(world: World) -> None:
     at_stage(world, Stage.PROCESSING)
     refund = world.get()
-    proof = policy.done(refund, found(id=f"re_{ID}"), "reply", world.now)
+    proof = attempts.done(refund, found(id=f"re_{ID}"), "reply", world.now)
     assert world.save(refund, proof).result == "saved"
     assert world.get().status is Status.SUCCEEDED
 
@@ -437,7 +440,7 @@ def test_quiet_step_moves_only_the_time(world: World) -> None:
     refund = at_stage(world, Stage.IN_DOUBT)
     before = world.dump()
     look = Look(sight=Sight.ABSENT, reason="too early")
-    step = looks.after_look(refund, look, VERIFY, world.now, 0)
+    step = readback.after_look(refund, look, VERIFY, world.now, 0)
     assert step.quiet
     assert step.delay is not None
     assert world.save(refund, step).result == "saved"
@@ -453,11 +456,11 @@ def test_quiet_step_moves_only_the_time(world: World) -> None:
 def test_quiet_step_may_count_and_clear_without_a_version(world: World) -> None:
     refund = at_stage(world, Stage.IN_DOUBT)
     world.pass_time(VERIFY.settle)
-    absent = looks.after_look(refund, Look(sight=Sight.ABSENT, reason="so"), VERIFY, world.now, 0)
+    absent = readback.after_look(refund, Look(sight=Sight.ABSENT, reason="so"), VERIFY, world.now, 0)
     world.save(refund, absent)
     refund = world.get()
     assert refund.absent_at == world.now
-    step = looks.after_look(refund, Look(sight=Sight.INCONCLUSIVE, reason="so"), VERIFY, world.now, 0)
+    step = readback.after_look(refund, Look(sight=Sight.INCONCLUSIVE, reason="so"), VERIFY, world.now, 0)
     world.save(refund, step)
     after = world.get()
     assert (after.version, after.looks, after.absent_at) == (refund.version, 1, None)
@@ -480,7 +483,7 @@ def test_quiet_step_on_another_stage_or_version_changes_nothing(world: World) ->
 @pytest.mark.parametrize("source", Stage)
 @pytest.mark.parametrize("target", Stage)
 def test_move_outside_the_table_changes_nothing_at_all(world: World, source: Stage, target: Stage) -> None:
-    if target in policy.TRANSITIONS[source]:
+    if target in transitions.TRANSITIONS[source]:
         return
     refund = at_stage(world, source)
     before = world.dump()
@@ -553,7 +556,7 @@ def test_retry_asked_twice_makes_one_new_generation(world: World) -> None:
 def test_reversal_moves_a_settled_refund_from_one_final_index_to_the_other(world: World) -> None:
     refund = at_stage(world, Stage.SETTLED)
     world.pass_time(HOUR)
-    step = policy.reversed_by_provider(refund, found(id=f"re_{ID}", status="failed"), "list")
+    step = attempts.reversed_by_provider(refund, found(id=f"re_{ID}", status="failed"), "list")
     assert step is not None
     assert world.save(refund, step).result == "saved"
     assert (world.get().stage, world.get().status) == (Stage.SETTLED, Status.FAILED)
@@ -565,7 +568,7 @@ def test_lease_that_lapses_is_saved_once(world: World) -> None:
     held(world)
     refund = world.get()
     world.pass_time(LEASE)
-    step = policy.after_lapse(refund, VERIFY, world.now, 0)
+    step = attempts.after_lapse(refund, VERIFY, world.now, 0)
     assert [world.save(refund, step).result for _ in range(2)] == ["saved", "stale"]
     assert (world.get().lapses, world.get().quiet_at) == (1, NOW + LEASE)
 

@@ -11,9 +11,11 @@ import redis
 
 from tests.factories import HOUR, MINUTE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, done_as, found
 from tests.store.world import ID, World, at_stage
-from worker import policy
-from worker.decisions import cancel, recovered, retry_failed
-from worker.model import Lane, Stage, Status, Step, to_ms
+from worker.model.refund import Lane, Stage, Status
+from worker.model.steps import Step
+from worker.model.times import to_ms
+from worker.rules import attempts
+from worker.rules.decisions import cancel, recovered, retry_failed
 
 ON_PAYMENT = f"payment:{PAYMENT}"
 WAITERS = f"refunds:waiters:{PAYMENT}"
@@ -101,7 +103,7 @@ def test_waiter_without_a_record_and_one_that_has_gone_on_are_passed_over(world:
     wait_for(world, "a", "b", "c")
     world.redis.zadd(WAITERS, {"ghost": 0, "done": 1})
     refund = world.get("a")
-    saved = world.save(refund, policy.after_attempt(refund, NOT_DONE, VERIFY, world.now, 0))
+    saved = world.save(refund, attempts.after_attempt(refund, NOT_DONE, VERIFY, world.now, 0))
     assert saved.woken == "b"
     assert world.get("b").next_check_at == world.now
     assert world.redis.zrange(WAITERS, 0, -1) == ["c"]
@@ -115,7 +117,7 @@ def test_waiter_of_a_waiting_stage_is_woken_too(world: World) -> None:
     world.pass_time(10 * SECOND)
     assert world.claim("b").result == "locked"
     refund = world.get("a")
-    assert world.save(refund, policy.after_attempt(refund, NOT_DONE, VERIFY, world.now, 0)).woken == "b"
+    assert world.save(refund, attempts.after_attempt(refund, NOT_DONE, VERIFY, world.now, 0)).woken == "b"
 
 
 def test_waiter_that_begins_to_doubt_waits_no_longer(world: World) -> None:
@@ -145,7 +147,7 @@ def test_proof_of_an_older_attempt_keeps_its_number(world: World) -> None:
     world.pass_time(HOUR)
     assert world.claim(kind="replay").refund is not None
     assert world.get().attempts == 2
-    step = policy.done(first.refund, found(), "reply", world.now)
+    step = attempts.done(first.refund, found(), "reply", world.now)
     assert world.save(first.refund, step, {"attempt": 1, "seen": "done"}).result == "saved"
     last = world.store.history(ID)[-1]
     assert (last["attempt"], last["seen"], last["from"]) == (1, "done", "sending")
@@ -158,7 +160,7 @@ def test_attempt_in_the_history_is_the_one_that_was_told_or_claimed(
     world.accept()
     claimed = world.claim()
     assert claimed.refund is not None
-    world.save(claimed.refund, policy.after_attempt(claimed.refund, NOT_DONE, VERIFY, world.now, 0), detail)
+    world.save(claimed.refund, attempts.after_attempt(claimed.refund, NOT_DONE, VERIFY, world.now, 0), detail)
     assert world.store.history(ID)[-1]["attempt"] == attempt
 
 
@@ -196,7 +198,7 @@ def test_money_on_its_way_is_counted_by_the_stage_it_is_in(world: World, currenc
     world.claim()
     assert on_its_way() == {f"open:sending:{told}": 500}
     refund = world.get()
-    world.save(refund, policy.after_attempt(refund, NOT_DONE, VERIFY, world.now, 0))
+    world.save(refund, attempts.after_attempt(refund, NOT_DONE, VERIFY, world.now, 0))
     assert on_its_way() == {f"open:waiting:{told}": 500}
     world.pass_time(HOUR)
     world.attempt(replace(REFUSED, code="insufficient_funds"))
@@ -244,7 +246,7 @@ def test_open_refunds_of_a_payment_are_counted_until_there_are_none(world: World
         world.accept(name)
     world.attempt(done_as(id="re_a"), "a")
     assert number(world, "open", ON_PAYMENT) == 1
-    reversal = policy.reversed_by_provider(world.get("a"), found(id="re_a", status="failed"), "list")
+    reversal = attempts.reversed_by_provider(world.get("a"), found(id="re_a", status="failed"), "list")
     assert reversal is not None
     assert world.save(world.get("a"), reversal).result == "saved"
     assert number(world, "open", ON_PAYMENT) == 1
@@ -318,7 +320,7 @@ def test_reversal_is_no_failure_of_the_row(world: World) -> None:
     world.accept("good", batch="b", payment_intent="pi_good")
     world.attempt(done_as(id="re_good"), "good")
     fail(world, 3, "unknown")
-    reversal = policy.reversed_by_provider(world.get("good"), found(id="re_good", status="failed"), "list")
+    reversal = attempts.reversed_by_provider(world.get("good"), found(id="re_good", status="failed"), "list")
     assert reversal is not None
     assert world.save(world.get("good"), reversal).result == "saved"
     assert streak(world) == ("unknown", "3")

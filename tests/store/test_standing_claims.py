@@ -10,8 +10,9 @@ import pytest
 
 from tests.factories import HOUR, MAYBE, MINUTE, NOT_DONE, SECOND, done_as
 from tests.store.world import ID, LEASE, World
-from worker import calls
-from worker.model import Outcome, to_ms
+from worker.model.answers import Outcome
+from worker.model.times import to_ms
+from worker.store import scripts
 
 MS = timedelta(milliseconds=1)
 MINE = "mine"
@@ -19,7 +20,7 @@ MINE = "mine"
 
 def in_the_way(world: World, *, token: str = MINE) -> str:
     before = world.dump()
-    told = world.store.run(calls.stands(ID, token))
+    told = world.store.run(scripts.stands(ID, token))
     assert world.dump() == before
     return told
 

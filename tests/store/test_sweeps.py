@@ -10,9 +10,12 @@ import pytest
 
 from tests.factories import HOUR, MAYBE, MINUTE, NOT_DONE, NOW, REFUSED, SECOND, TRUST
 from tests.store.world import ID, LEASE, World, at_stage, only_time_moved
-from worker import calls, decisions, policy
-from worker.calls import LOST_NUDGE, NUDGE_GRACE, SWEEP_HOLD
-from worker.model import Action, Lane, Stage, to_ms
+from worker.model.refund import Lane, Stage
+from worker.model.steps import Action
+from worker.model.times import to_ms
+from worker.rules import attempts, decisions
+from worker.store import scripts
+from worker.store.scripts import LOST_NUDGE, NUDGE_GRACE, SWEEP_HOLD
 
 BOTH = frozenset(Lane)
 MILLISECOND = timedelta(milliseconds=1)
@@ -92,7 +95,7 @@ def test_sweep_changes_nothing_but_times_and_its_nudge_is_not_too_early(world: W
     before = world.dump()
     assert world.swept() == [ID]
     assert only_time_moved(before, world.dump())
-    assert policy.next_action(world.get(), TRUST, world.now) is not Action.NOTHING
+    assert attempts.next_action(world.get(), TRUST, world.now) is not Action.NOTHING
     world.check()
 
 
@@ -226,7 +229,7 @@ def test_given_back_refunds_are_due_at_once(world: World) -> None:
     world.pass_time(SECOND)
     assert world.swept(dry=BOTH) == []
     before = world.dump()
-    assert world.store.run(calls.give_back(["a", "b", "c", "nobody"])) == 2
+    assert world.store.run(scripts.give_back(["a", "b", "c", "nobody"])) == 2
     assert only_time_moved(before, world.dump())
     assert sorted(world.swept()) == ["a", "b"]
     assert world.get("c").next_check_at == NOW + LEASE
@@ -239,7 +242,7 @@ def test_refund_that_a_sweep_had_taken_and_nobody_began_is_given_back_too(world:
     world.pass_time(HOUR)
     assert world.swept() == [ID]
     assert world.swept() == []
-    assert world.store.run(calls.give_back([ID])) == 1
+    assert world.store.run(scripts.give_back([ID])) == 1
     assert world.swept() == [ID]
     world.check()
 
@@ -248,16 +251,16 @@ def test_refund_that_a_sweep_had_taken_and_nobody_began_is_given_back_too(world:
 def test_refund_given_back_before_its_time_keeps_its_time(world: World, stage: Stage) -> None:
     at_stage(world, stage)
     before = world.dump()
-    assert world.store.run(calls.give_back([ID])) == 0
+    assert world.store.run(scripts.give_back([ID])) == 0
     assert world.dump() == before
 
 
 def test_refund_held_back_on_purpose_is_not_given_back_before_its_time(world: World) -> None:
     world.accept()
-    world.store.run(calls.block_gate(MINUTE))
+    world.store.run(scripts.block_gate(MINUTE))
     assert world.claim().result == "blocked"
     before = world.dump()
-    assert world.store.run(calls.give_back([ID])) == 0
+    assert world.store.run(scripts.give_back([ID])) == 0
     assert world.dump() == before
 
 
@@ -266,7 +269,7 @@ def test_killed_workers_refund_is_found_when_its_lease_ends(world: World) -> Non
     world.claim()
     world.pass_time(LEASE)
     assert world.swept() == [ID]
-    assert policy.next_action(world.get(), TRUST, world.now) is Action.LAPSE
+    assert attempts.next_action(world.get(), TRUST, world.now) is Action.LAPSE
     assert world.lapse().stage is Stage.IN_DOUBT
 
 

@@ -15,13 +15,17 @@ from redis import exceptions
 
 from tests.factories import HOUR, MAYBE, NOT_DONE, VERIFY, a_request, done_as
 from tests.store.world import LEASE, P, World, at_stage
-from worker import calls, decisions, policy, rejections
 from worker.batches import opening, record
-from worker.calls import Argument, Call
+from worker.broker import rejected as rejections
+from worker.broker.kept import Kept
 from worker.errors import NotStorable
-from worker.kept import Kept
-from worker.model import Lane, Stage, Step, to_ms
-from worker.request import MAX_AMOUNT
+from worker.model.refund import Lane, Stage
+from worker.model.request import MAX_AMOUNT
+from worker.model.steps import Step
+from worker.model.times import to_ms
+from worker.rules import attempts, decisions
+from worker.store import scripts
+from worker.store.scripts import Argument, Call
 
 HUGE = "10000000000000000000"
 BATCH = "b1"
@@ -51,7 +55,7 @@ def crowd(world: World) -> None:
     world.save(
         beside, Step(to=Stage.IN_DOUBT, status=beside.status, label="recovered", changes={"doubt_since": world.now})
     )
-    world.store.run(calls.block_gate(timedelta(milliseconds=1)))
+    world.store.run(scripts.block_gate(timedelta(milliseconds=1)))
     world.store.run(rejections.keep(rejected("e1")))
     world.redis.hset(f"{P}meta", "schema", "1")
     world.pass_time(timedelta(minutes=1))
@@ -62,7 +66,9 @@ def rejected(entry_id: str) -> Kept:
 
 
 def request(refund_id: str, lane: Lane = Lane.BULK, batch: str | None = BATCH) -> Call[Any]:
-    return calls.create_several([a_request(refund_id), a_request(f"{refund_id}-2"), a_request(refund_id)], lane, batch)
+    return scripts.create_several(
+        [a_request(refund_id), a_request(f"{refund_id}-2"), a_request(refund_id)], lane, batch
+    )
 
 
 def recovering(world: World) -> Call[Any]:
@@ -73,7 +79,7 @@ def recovering(world: World) -> Call[Any]:
 def claim_of(refund_id: str, kind: Any = "send", **options: Any) -> Callable[[World], Call[Any]]:
     def build(_: World) -> Call[Any]:
         usual: dict[str, Any] = {"token": "t", "lease": LEASE, "replay_window": HOUR, "currency_checked": True}
-        return calls.claim(refund_id, kind, **(usual | options))
+        return scripts.claim(refund_id, kind, **(usual | options))
 
     return build
 
@@ -88,38 +94,38 @@ def reply_of(refund_id: str, outcome: Any) -> Callable[[World], Call[Any]]:
         refund = world.get(refund_id)
         claimed = refund if refund.stage is Stage.SENDING else world.claim(refund_id).refund
         assert claimed is not None
-        return calls.save(claimed, policy.after_attempt(claimed, outcome, VERIFY, world.now, 0), {"attempt": 1})
+        return scripts.save(claimed, attempts.after_attempt(claimed, outcome, VERIFY, world.now, 0), {"attempt": 1})
 
     return build
 
 
 def found(world: World) -> Call[Any]:
     refund = world.get("doubtful")
-    return calls.save(refund, policy.done(refund, done_as("succeeded", id="re_x").found, "list", world.now))  # type: ignore[arg-type]
+    return scripts.save(refund, attempts.done(refund, done_as("succeeded", id="re_x").found, "list", world.now))  # type: ignore[arg-type]
 
 
 def quiet(world: World) -> Call[Any]:
     refund = world.get("waiting")
     changes = {"looks": 3, "missing_since": world.now, "baseline": None}
     step = Step(to=refund.stage, status=refund.status, label="later", changes=changes, delay=HOUR, quiet=True)
-    return calls.save(refund, step)
+    return scripts.save(refund, step)
 
 
 def missing(world: World) -> Call[Any]:
-    world.store.run(calls.payment(PAYMENT, "shown"))
-    return calls.payment(PAYMENT, "certain")
+    world.store.run(scripts.payment(PAYMENT, "shown"))
+    return scripts.payment(PAYMENT, "certain")
 
 
 def again(world: World) -> Call[Any]:
     refund = world.get("failed")
     step = decisions.retry_failed(refund)
     assert step is not None
-    return calls.save(refund, step)
+    return scripts.save(refund, step)
 
 
 CALLS: dict[str, Callable[[World], Call[Any]]] = {
     "accept": lambda _: request("new"),
-    "accept single": lambda _: calls.create(a_request("new", payment_intent="pi_new"), Lane.SINGLE),
+    "accept single": lambda _: scripts.create(a_request("new", payment_intent="pi_new"), Lane.SINGLE),
     "accept known": lambda _: request("settled"),
     "accept in doubt": recovering,
     "claim": claim_of("free"),
@@ -133,16 +139,16 @@ CALLS: dict[str, Callable[[World], Call[Any]]] = {
     "save found": found,
     "save later": quiet,
     "save retry": again,
-    "sweep": lambda _: calls.sweep(100, dry=frozenset(Lane)),
-    "give back": lambda _: calls.give_back(["free", "waiting", "held", "nobody"]),
-    "gate": lambda _: calls.permits({Lane.BULK: 3}, rate=100, ahead=timedelta(milliseconds=100), bulk_share=0.5),
-    "block gate": lambda _: calls.block_gate(HOUR),
-    "pin": lambda _: calls.pin("host", "test"),
-    "flag": lambda _: Call(script=calls.FLAG, arguments=["paused", "1", "me"], read=int),
-    "payment shown": lambda _: calls.payment(PAYMENT, "shown"),
+    "sweep": lambda _: scripts.sweep(100, dry=frozenset(Lane)),
+    "give back": lambda _: scripts.give_back(["free", "waiting", "held", "nobody"]),
+    "gate": lambda _: scripts.permits({Lane.BULK: 3}, rate=100, ahead=timedelta(milliseconds=100), bulk_share=0.5),
+    "block gate": lambda _: scripts.block_gate(HOUR),
+    "pin": lambda _: scripts.pin("host", "test"),
+    "flag": lambda _: Call(script=scripts.FLAG, arguments=["paused", "1", "me"], read=int),
+    "payment shown": lambda _: scripts.payment(PAYMENT, "shown"),
     "payment missing": missing,
-    "payment gone": lambda _: calls.payment(PAYMENT, "gone"),
-    "key known": lambda _: calls.account("salt", known="p1", account="acct_1"),
+    "payment gone": lambda _: scripts.payment(PAYMENT, "gone"),
+    "key known": lambda _: scripts.account("salt", known="p1", account="acct_1"),
     "keep a message": lambda _: rejections.keep(rejected("e2")),
     "drop messages": lambda _: Call(script=rejections.SCRIPT, arguments=["drop", ""], read=int),
     "open batch": lambda _: Call(script=opening.OPEN, arguments=["b2", "d2", "", "", "o", 5, "rows", 3], read=list),
@@ -318,13 +324,13 @@ def test_arguments_that_are_missing_or_too_many_leave_everything_as_it_was(real:
 
 def test_call_with_too_few_arguments_is_refused_with_their_number(world: World) -> None:
     with pytest.raises(NotStorable, match=r"too few arguments: 4 of 6$"):
-        world.store.run(Call(script=calls.PIN, arguments=["host"], read=list))
+        world.store.run(Call(script=scripts.PIN, arguments=["host"], read=list))
 
 
 @pytest.mark.parametrize("amount", [HUGE, str(MAX_AMOUNT + 1), "-1", "5.5", "nan", "1e3", "0x10", " 5", "five"])
 def test_amount_that_the_records_cannot_hold_changes_nothing(world: World, amount: str) -> None:
     refund = at_stage(world, Stage.SENDING, amount=None)
-    step = policy.after_attempt(refund, done_as("succeeded"), VERIFY, world.now, 0)
+    step = attempts.after_attempt(refund, done_as("succeeded"), VERIFY, world.now, 0)
     before = world.dump()
     with pytest.raises(NotStorable, match=r"amount .* is not a whole number up to 10{12}$"):
         world.save(refund, replace(step, changes={**step.changes, "amount": amount}))
@@ -346,7 +352,7 @@ def test_arguments_drawn_at_random_leave_the_records_whole_or_as_they_were(whole
         changed[place] = data.draw(values)
     try:
         whole.run(replace(call, arguments=changed))
-        if call.script is not calls.SAVE:
+        if call.script is not scripts.SAVE:
             # What a save writes is for the rules to say: it takes fields of any name.
             whole.world.check()
     finally:

@@ -10,14 +10,18 @@ from typing import Any
 import redis
 
 from tests.factories import BLIND, MAYBE, NOT_DONE, NOW, VERIFY, a_request, done_as
-from worker import calls, policy
-from worker.calls import Claim, ClaimKind, Created, Due, Saved
-from worker.currencies import KNOWN
-from worker.model import Lane, Outcome, Refund, Stage, Step, from_ms, to_ms
-from worker.policy import Rules
-from worker.records import Moves, decode
-from worker.request import RefundRequest
-from worker.store import Store
+from worker.model.answers import Outcome
+from worker.model.currencies import KNOWN
+from worker.model.refund import Lane, Refund, Stage
+from worker.model.request import RefundRequest
+from worker.model.steps import Step
+from worker.model.times import from_ms, to_ms
+from worker.rules import attempts, transitions
+from worker.rules.attempts import Rules
+from worker.store import scripts
+from worker.store.records import Moves, decode
+from worker.store.scripts import Claim, ClaimKind, Created, Due, Saved
+from worker.store.store import Store
 
 LEASE = timedelta(seconds=45)
 ID = "order-1001-1"
@@ -55,7 +59,7 @@ class World:
         **fields: Any,
     ) -> Created:
         request = a_request(request, **fields) if isinstance(request, str) else request
-        return self.store.run(calls.create(request, lane, batch))
+        return self.store.run(scripts.create(request, lane, batch))
 
     def claim(self, refund_id: str = ID, kind: ClaimKind = "send", **options: Any) -> Claim:
         self._tokens += 1
@@ -64,16 +68,16 @@ class World:
             "lease": LEASE,
             "replay_window": timedelta(hours=23),
         }
-        loaded = self.store.run(calls.load(refund_id))
+        loaded = self.store.run(scripts.load(refund_id))
         # As a worker does that has just read the payment.
         if kind == "send":
             usual["seq"] = loaded.seq
         if loaded.refund is not None and loaded.refund.asked_currency is not None:
             usual["currency_checked"] = True
-        return self.store.run(calls.claim(refund_id, kind, **(usual | options)))
+        return self.store.run(scripts.claim(refund_id, kind, **(usual | options)))
 
     def save(self, refund: Refund, step: Step, detail: Mapping[str, Any] | None = None) -> Saved:
-        return self.store.run(calls.save(refund, step, detail))
+        return self.store.run(scripts.save(refund, step, detail))
 
     def attempt(self, outcome: Outcome, refund_id: str = ID, rules: Rules = VERIFY, **options: Any) -> Refund:
         """Claim, let the attempt end in `outcome`, save what the rules say, and return the record."""
@@ -85,18 +89,18 @@ class World:
     def end(self, claim: Claim, outcome: Outcome, rules: Rules = VERIFY) -> Saved:
         """Save what the rules say of an outcome for the record as it was claimed."""
         assert claim.refund is not None
-        return self.save(claim.refund, policy.after_attempt(claim.refund, outcome, rules, self.now, 0))
+        return self.save(claim.refund, attempts.after_attempt(claim.refund, outcome, rules, self.now, 0))
 
     def lapse(self, refund_id: str = ID, rules: Rules = VERIFY) -> Refund:
         """Let a claim's lease run out and save what the rules say."""
         refund = self.get(refund_id)
         assert refund.next_check_at is not None
         self.store.now = max(self.now, refund.next_check_at)
-        assert self.save(refund, policy.after_lapse(refund, rules, self.now, 0)).result == "saved"
+        assert self.save(refund, attempts.after_lapse(refund, rules, self.now, 0)).result == "saved"
         return self.get(refund_id)
 
     def sweep(self, limit: int = 100, *, dry: frozenset[Lane] = frozenset()) -> tuple[Due, ...]:
-        return self.store.run(calls.sweep(limit, dry=dry))
+        return self.store.run(scripts.sweep(limit, dry=dry))
 
     def swept(self, limit: int = 100, *, dry: frozenset[Lane] = frozenset()) -> list[str]:
         return [due.refund_id for due in self.sweep(limit, dry=dry)]
@@ -266,7 +270,7 @@ def _check_history(refund: Refund, history: list[dict[str, Any]]) -> None:
     for entry in history:
         assert entry["from"] == stage
         if stage is not None:
-            assert Stage(entry["to"]) in policy.TRANSITIONS[Stage(stage)]
+            assert Stage(entry["to"]) in transitions.TRANSITIONS[Stage(stage)]
         stage = entry["to"]
     assert (stage, history[-1]["status"]) == (refund.stage.value, refund.status.value)
     assert history[0]["at"] == to_ms(refund.created_at)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
 
-from worker.calls import Argument, Call, Script
-from worker.connections import redis_errors
 from worker.importer import Accepted, SameRefund, made_id
-from worker.model import Refund, Stage, Status
-from worker.store import Store
+from worker.model.refund import Refund, Stage, Status
+from worker.store.connection import redis_errors
+from worker.store.scripts import Argument, Call, Script
+from worker.store.store import Store
 
 COMPARE: Final = Script("batch_compare")
 FIRST: Final = 20

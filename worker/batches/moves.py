@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
-from worker import calls, decisions
 from worker.batches.record import Batch, read_batch, set_state
-from worker.connections import redis_errors
 from worker.errors import GuardRefused, NotCancelable
-from worker.model import Refund, Retriable, Stage, Status, Step
-from worker.store import PAGE, Store
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.steps import Step
+from worker.rules import decisions
+from worker.store import scripts
+from worker.store.connection import redis_errors
+from worker.store.store import PAGE, Store
 
 _ROUNDS: Final = 5
 """How often a refund that moves while it is decided on is read and decided on again."""
@@ -149,7 +151,7 @@ def _apply(
         found = [refund for refund in store.get_many(left) if refund is not None]
         steps = [(refund, step) for refund in found if (step := decide(refund)) is not None]
         # Not durable page by page: whoever calls this confirms all of it before anybody is told.
-        results = store.run_many([calls.save(refund, step, detail, durable=False) for refund, step in steps])
+        results = store.run_many([scripts.save(refund, step, detail, durable=False) for refund, step in steps])
         left = []
         for (refund, _), result in zip(steps, results, strict=True):
             if result.result == "saved":

@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from worker.batches.record import Batch, decoded, state_of_batch
-from worker.calls import Argument, Call, Script
-from worker.connections import redis_errors
 from worker.errors import GuardRefused
-from worker.model import from_ms
-from worker.store import Store
+from worker.model.times import from_ms
+from worker.store.connection import redis_errors
+from worker.store.scripts import Argument, Call, Script
+from worker.store.store import Store
 
 OPEN: Final = Script("batch_open")
 CLOSE: Final = Script("batch_close")

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from worker.calls import Argument, Call, Script
-from worker.connections import redis_errors
 from worker.errors import FieldError, GuardRefused, InvalidRequest, NotFound
-from worker.model import from_ms, rfc3339
-from worker.records import pairs_of
-from worker.request import shown
-from worker.store import Store
+from worker.model.request import shown
+from worker.model.times import from_ms, rfc3339
+from worker.store.connection import redis_errors
+from worker.store.records import pairs_of
+from worker.store.scripts import Argument, Call, Script
+from worker.store.store import Store
 
 BatchState = Literal["running", "paused", "canceled"]
 

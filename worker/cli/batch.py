@@ -13,21 +13,24 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from worker import batches, broker, switches
+from worker import batches
 from worker.batches import Batch, Seen
+from worker.broker import queues
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO
-from worker.cli.filefacts import amount_rows, total_rows
+from worker.cli.import_options import reading_of
+from worker.cli.import_report import amount_rows, total_rows
 from worker.cli.outputs import RESULT_ROWS, Write, output, standard_output
 from worker.cli.progress import detached, progress, span, verdict, watch_batch
-from worker.cli.reading import reading_of
 from worker.cli.session import note, opened, operator
 from worker.cli.words import counted
 from worker.client import PUBLISH_ERRORS, Refunds
 from worker.errors import InputError
 from worker.importer import open_source, validate, write_result
-from worker.model import Lane, Retriable, rfc3339
+from worker.model.refund import Lane, Retriable
+from worker.model.times import rfc3339
 from worker.ranges import Whole
+from worker.store import flags
 
 _STATUSES: Final = ("succeeded", "failed", "canceled")
 _SENT: Final = ("sending", "in_doubt", "processing", "review")
@@ -249,7 +252,7 @@ def resume(*, batch_id: str) -> int:
     """
     with opened() as refunds:
         changed = batches.resume_batch(refunds.store, batch_id)
-        held = switches.read(refunds.store).paused_at is not None
+        held = flags.read(refunds.store).paused_at is not None
     note(f"batch {batch_id} goes on" if changed else f"batch {batch_id} was not paused")
     if held:
         note("but everything is paused: 'refunds resume' ends that")
@@ -303,8 +306,8 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
 
 def _nudge(refunds: Refunds, refund_ids: Sequence[str]) -> None:
     try:
-        for start in range(0, len(refund_ids), broker.BULK_IDS):
-            broker.nudge(refunds.celery, refund_ids[start : start + broker.BULK_IDS], Lane.BULK)
+        for start in range(0, len(refund_ids), queues.BULK_IDS):
+            queues.nudge(refunds.celery, refund_ids[start : start + queues.BULK_IDS], Lane.BULK)
     except PUBLISH_ERRORS as error:
         note(f"warning: a message was not sent ({type(error).__name__}): the workers' sweep makes up for it")
 

@@ -57,7 +57,7 @@ def _checks() -> list[dict[str, Any]]:
         fix = "mend the variables named here; the README lists what each may hold"
         return [{"name": "settings", "state": "fail", "text": str(error), "fix": fix, "trouble": "settings"}]
     # The provider's client is loaded by this command alone.
-    from worker import health  # noqa: PLC0415 - see above
+    from worker.monitoring import doctor as health  # noqa: PLC0415 - see above
 
     with opened(settings) as refunds:
         return [

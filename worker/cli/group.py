@@ -18,8 +18,8 @@ import click
 
 from worker.cli.exits import BROKEN_PIPE, DONE, INTERNAL, INTERRUPTED, MEANINGS, USAGE, Detached, exit_code_of
 from worker.errors import RefundError, SettingsError
-from worker.redaction import without_secrets
-from worker.request import scrubbed
+from worker.model.redaction import without_secrets
+from worker.model.request import scrubbed
 from worker.settings import Settings
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -40,7 +40,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "list": Entry("worker.cli.listing", "list_refunds", "List refunds by status, stage, batch or payment."),
     "cancel": Entry("worker.cli.refunds", "cancel", "Cancel a refund before anything was sent."),
     "retry": Entry("worker.cli.refunds", "retry", "Send a failed refund again."),
-    "import": Entry("worker.cli.files", "import_file", "Hand in a file of refunds."),
+    "import": Entry("worker.cli.import_", "import_file", "Hand in a file of refunds."),
     "batch": Entry("worker.cli.batch", "batch", "See, hold, stop, retry and read back the files handed in."),
     "review": Entry("worker.cli.review", "review", "See and decide the refunds that need a person."),
     "rejected": Entry("worker.cli.rejected", "rejected", "See and drop the messages that could not be understood."),

@@ -12,9 +12,9 @@ from worker.batches import batch_size, read_batch
 from worker.cli import render
 from worker.cli.exits import DONE
 from worker.cli.session import note, opened
-from worker.model import Refund, Stage, Status
+from worker.model.refund import Refund, Stage, Status
 from worker.ranges import Whole
-from worker.store import BUCKETS, Store
+from worker.store.store import BUCKETS, Store
 
 PAGE: Final = 500
 _FINAL: Final = ("succeeded", "failed", "canceled")

@@ -12,17 +12,19 @@ from typing import Final
 
 import click
 
-from worker import probing, switches
 from worker.batches import pause_batch, resume_batch
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, REFUSED, USAGE
 from worker.cli.session import note, opened, operator
 from worker.errors import ProviderMismatch
-from worker.heartbeat import Heartbeat
-from worker.model import Lane, rfc3339
+from worker.model.refund import Lane
+from worker.model.times import rfc3339
+from worker.probing import kept
+from worker.process.heartbeat import Heartbeat
+from worker.process.supervisor import Supervisor
 from worker.ranges import Whole
 from worker.settings import Settings
-from worker.supervisor import Supervisor
+from worker.store import flags as switches
 
 # The child found the same wrong settings or guard that would stop it again each time.
 FINAL_CODES: Final = frozenset({USAGE, REFUSED})
@@ -162,7 +164,7 @@ def _preflight(settings: Settings) -> None:
     settings.require_provider()
     with opened(settings) as refunds:
         refunds.store.require_durable()
-        if warning := probing.live_warning(settings, probing.read(refunds.store)):
+        if warning := kept.live_warning(settings, kept.read(refunds.store)):
             note(f"warning: {warning}")
         pinned = switches.read(refunds.store)
     ours = (settings.provider_host, settings.mode)
@@ -194,7 +196,7 @@ def _sayer(settings: Settings) -> Callable[[str], None]:
 @click.option("--port", default=9464, show_default=True, type=Whole(0, 65535), help="0 takes a free one.")
 def metrics(*, host: str, port: int) -> int:
     """Serve Prometheus metrics, computed from Redis at each scrape: one process, whatever the number of workers."""
-    from worker.metrics import serve  # noqa: PLC0415 - no other command needs it
+    from worker.monitoring.metrics import serve  # noqa: PLC0415 - no other command needs it
 
     with opened() as refunds:
         try:

@@ -10,15 +10,19 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from worker import probing, switches
 from worker.cli import render
 from worker.cli.exits import AWAY, DONE, NOTHING_TO_DO, REJECTED, USAGE, Detached
 from worker.cli.session import note, opened
 from worker.errors import GuardRefused
-from worker.probing import MAX_AMOUNT, MAX_POSTS, POSTS_WITHOUT_KEYS, Order, Report, Sort, Verdict
+from worker.probing import advice as probing_advice
+from worker.probing import kept as probing_kept
+from worker.probing import questions
+from worker.probing.questions import MAX_AMOUNT, MAX_POSTS, POSTS_WITHOUT_KEYS, Order, Sort, Verdict
+from worker.probing.report import Report
 from worker.ranges import Whole
 from worker.settings import Settings
-from worker.store import Store
+from worker.store import flags
+from worker.store.store import Store
 
 _STYLES: Final = {
     Verdict.YES: "green",
@@ -62,7 +66,7 @@ def probe(*, payment_intent: str, amount: int, yes: bool, as_json: bool) -> int:
     The answers are kept; 'refunds doctor' holds the settings against them.
     """
     settings = Settings.load()
-    probing.guard(settings)
+    questions.guard(settings)
     order = Order.new(payment_intent, amount)
     with opened(settings) as refunds:
         _require_free(refunds.store, order)
@@ -73,7 +77,7 @@ def probe(*, payment_intent: str, amount: int, yes: bool, as_json: bool) -> int:
         report = _asked(settings, order)
         kept = report.problem is None
         if kept:
-            probing.keep(refunds.store, report, switches.now(refunds.store))
+            probing_kept.keep(refunds.store, report, flags.now(refunds.store))
     if as_json:
         render.as_json(report.as_dict() | {"kept": kept})
     else:
@@ -122,7 +126,7 @@ def _agreed() -> bool:
 
 def _asked(settings: Settings, order: Order) -> Report:
     # The provider's client is loaded by the commands that talk to it alone.
-    from worker.probing.acting import Probe  # noqa: PLC0415 - see above
+    from worker.probing.probe import Probe  # noqa: PLC0415 - see above
 
     asking = Probe(settings, order)
     note("asking; where refunds stay pending this takes some seconds …")
@@ -140,7 +144,7 @@ def _put(report: Report, settings: Settings) -> None:
     findings.add_column(overflow="fold")
     for question, found in report.findings.items():
         verdict = Text(found.verdict.value, style=_STYLES[found.verdict])
-        findings.add_row(f"  {probing.WORDS[question]}", verdict, render.plain(found.evidence))
+        findings.add_row(f"  {questions.WORDS[question]}", verdict, render.plain(found.evidence))
     if report.findings:
         render.put(render.heading("what was seen"), findings)
     if report.problem is not None:
@@ -155,7 +159,7 @@ def _put(report: Report, settings: Settings) -> None:
     advised.add_column(no_wrap=True)
     advised.add_column(no_wrap=True)
     advised.add_column(overflow="fold")
-    for advice in probing.advise(report.findings):
+    for advice in probing_advice.advise(report.findings):
         now = chosen[advice.variable]
         mark = Text("as set", style="dim") if now == advice.value else Text(f"now {now}", style="yellow")
         advised.add_row(f"  {advice.variable}={advice.value}", mark, advice.why)

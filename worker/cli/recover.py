@@ -12,10 +12,10 @@ from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
 from worker.cli.session import note, opened, operator
 from worker.errors import FieldError, InvalidRequest
-from worker.model import rfc3339
+from worker.model.request import shown
+from worker.model.times import rfc3339
 from worker.ranges import Whole
-from worker.recovery import recover as recover_records
-from worker.request import shown
+from worker.store.recovery import recover as recover_records
 
 
 def _moment(text: str) -> datetime:

@@ -6,16 +6,17 @@ from typing import Any
 
 import click
 
-from worker import decisions, rejections
+from worker.broker import rejected
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, REJECTED
 from worker.cli.session import note, opened, operator
 from worker.cli.values import request_of
 from worker.cli.waiting import verdict, wait_for
 from worker.errors import IdempotencyConflict
-from worker.model import Lane, Refund, Status
+from worker.model.refund import Lane, Refund, Status
+from worker.model.request import REASONS
 from worker.ranges import SECONDS
-from worker.request import REASONS
+from worker.rules import decisions
 
 wait_option = click.option("--wait", "wait", type=SECONDS, metavar="SECONDS", help="Wait at most so long for the end.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -91,7 +92,7 @@ def status(*, refund_ids: tuple[str, ...], history: bool, wait: float | None, as
                 click.echo()
             _write(refund, as_json=as_json, entries=entries)
         unknown = [refund_id for refund_id in dict.fromkeys(refund_ids) if refund_id not in known]
-        refused = {refund_id: rejections.of_refund(refunds.store, refund_id) for refund_id in unknown}
+        refused = {refund_id: rejected.of_refund(refunds.store, refund_id) for refund_id in unknown}
         place = refunds.store.place
     code = DONE if wait is None else verdict(found, wait)
     for refund_id, why in refused.items():

@@ -8,12 +8,12 @@ from itertools import islice
 import click
 from rich.table import Table
 
-from worker import rejections
+from worker.broker import rejected as rejections
+from worker.broker.rejected import Rejection
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
 from worker.cli.session import note, opened
 from worker.ranges import Whole
-from worker.rejections import Rejection
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 _MOST_IDS = 3

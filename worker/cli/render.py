@@ -16,7 +16,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from worker.model import Refund, Seen, Stage, from_ms, rfc3339
+from worker.model.answers import Seen
+from worker.model.refund import Refund, Stage
+from worker.model.times import from_ms, rfc3339
 
 _UNBOUND: Final = 10_000
 """The width of what no terminal shows: a pipe gets whole lines."""

@@ -12,7 +12,6 @@ from typing import Any, Final
 import click
 from rich.console import RenderableType
 
-from worker import calls, decisions, preflight
 from worker.cli import render
 from worker.cli.exits import DONE
 from worker.cli.listing import matching
@@ -20,7 +19,11 @@ from worker.cli.session import note, opened, operator
 from worker.cli.values import checked_code, checked_note, checked_provider_id
 from worker.client import Refunds
 from worker.errors import NotInReview
-from worker.model import Refund, Stage, Step, rfc3339
+from worker.model.refund import Refund, Stage
+from worker.model.steps import Step
+from worker.model.times import rfc3339
+from worker.rules import decisions, preflight
+from worker.store import scripts
 
 CHOICES: Final = "--succeeded RE_ID, --failed CODE or --resend"
 
@@ -77,7 +80,7 @@ def show(*, refund_id: str, as_json: bool) -> int:
     with opened() as refunds:
         refund = refunds.get(refund_id)
         entries = refunds.history(refund_id)
-        siblings = refunds.store.run(calls.siblings(refund.payment_intent, refund_id))
+        siblings = refunds.store.run(scripts.siblings(refund.payment_intent, refund_id))
         refunds.store.confirm_final(sibling.updated_at for sibling in siblings or () if sibling.settled)
     if as_json:
         render.as_json(

@@ -12,8 +12,8 @@ from typing import Final
 import click
 
 from worker.client import Refunds
-from worker.redaction import without_secrets
-from worker.request import scrubbed
+from worker.model.redaction import without_secrets
+from worker.model.request import scrubbed
 from worker.settings import Settings
 
 _EVENTS: Final = {

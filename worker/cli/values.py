@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from worker.errors import FieldError, InvalidRequest
-from worker.redaction import without_secrets
-from worker.request import MAX_AMOUNT, RefundRequest, is_provider_id, shown
+from worker.model.redaction import without_secrets
+from worker.model.request import MAX_AMOUNT, RefundRequest, is_provider_id, shown
 
 MAX_NOTE: Final = 500
 _AMOUNT: Final = re.compile(r"[0-9]{1,13}")

@@ -9,7 +9,7 @@ from typing import Final
 from worker.cli.exits import DONE, SOME_FAILED, Detached
 from worker.cli.session import note
 from worker.client import Refunds
-from worker.model import Refund, Stage, Status
+from worker.model.refund import Refund, Stage, Status
 
 _FIRST_POLL: Final = 0.02
 _LONGEST_POLL: Final = 1.0

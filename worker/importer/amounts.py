@@ -6,8 +6,8 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from worker.currencies import DECIMALS, UNEQUAL
-from worker.request import MAX_AMOUNT
+from worker.model.currencies import DECIMALS, UNEQUAL
+from worker.model.request import MAX_AMOUNT
 
 if TYPE_CHECKING:
     from worker.importer.options import AmountUnit, DecimalMark

@@ -22,7 +22,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.importer.naming import candidates, column_option, field_like
-from worker.request import MAX_METADATA_KEY_LENGTH, RESERVED_METADATA
+from worker.model.request import MAX_METADATA_KEY_LENGTH, RESERVED_METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

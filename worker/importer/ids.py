@@ -18,7 +18,7 @@ import re
 from itertools import chain, combinations, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from worker.request import RefundRequest
+from worker.model.request import RefundRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

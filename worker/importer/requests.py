@@ -9,7 +9,7 @@ from worker.importer.amounts import AmountProblem, decimals_of, grouping_of, par
 from worker.importer.cells import cell_problem, decimal_text, text_of
 from worker.importer.columns import columns_of, id_fields, plain_name
 from worker.importer.ids import METADATA, MadeId, base_of, made_id, sent_fields
-from worker.request import MAX_METADATA_KEYS, MAX_METADATA_VALUE_LENGTH, RefundRequest, shown
+from worker.model.request import MAX_METADATA_KEYS, MAX_METADATA_VALUE_LENGTH, RefundRequest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

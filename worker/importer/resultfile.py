@@ -18,7 +18,8 @@ from worker.importer.cells import decimal_text, guarded, text_of
 from worker.importer.columns import FAILED_COLUMNS, OWN_COLUMN, RESULT_COLUMNS, fields_of, result_columns
 from worker.importer.formats import delimiter_of, separator_named
 from worker.importer.validation import Judged, judged, refused
-from worker.model import Refund, Status, rfc3339
+from worker.model.refund import Refund, Status
+from worker.model.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

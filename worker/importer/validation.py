@@ -19,7 +19,7 @@ from worker.importer.formats import Row, read_rows
 from worker.importer.grouping import KEY_BYTES, Buckets
 from worker.importer.ids import numbered
 from worker.importer.requests import Candidate, RequestReader, RowError
-from worker.request import RefundRequest, shown
+from worker.model.request import RefundRequest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -7,8 +7,8 @@ from http import HTTPStatus
 
 import httpx
 
-from worker.model import Payload, Reply
-from worker.transport import exchange
+from worker.model.answers import Payload, Reply
+from worker.provider.transport import exchange
 
 
 async def numbers(client: httpx.AsyncClient, payment_intent: str, limit: float) -> Mapping[str, int]:

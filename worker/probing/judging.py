@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from worker.model import Answer, Outcome, PaymentView, ProviderRefund, Reply, Seen
-from worker.probing import Finding, Problem, Verdict
+from worker.model.answers import Answer, Outcome, PaymentView, ProviderRefund, Reply, Seen
+from worker.probing.questions import Finding, Problem, Verdict
 
 
 def rise(before: PaymentView | None, after: PaymentView | None) -> int | None:

@@ -26,10 +26,10 @@ from rich.table import Table
 
 from worker.client import Refunds
 from worker.errors import RefundError
-from worker.model import Refund, Stage, Status
+from worker.model.refund import Refund, Stage, Status
 from worker.ranges import Whole
+from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import Sandbox
-from worker.sandbox.server import running_server
 from worker.settings import Settings
 
 FAULTS: Final = ",".join(  # noqa: FLY002 - one fault a line is what a reader compares with the table

@@ -1,0 +1,1 @@
+"""Celery and kombu: queues, messages, and what is kept of a message that cannot be understood."""

@@ -1,0 +1,119 @@
+"""How many messages of files a worker holds: enough to keep its slots busy, never so many that a single one waits.
+
+Each message in work holds one of the pool's threads. Files come in floods, so once enough of theirs are held the
+worker stops reading their queue, and reads on when one is done. Under a slow rate it holds fewer: what a task cannot
+begin in its life is given back, only to come again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from celery import Celery
+
+from worker.broker.queues import BULK_IDS, VISIBILITY_SECONDS
+from worker.model.refund import Lane
+
+MESSAGES_BEYOND_SLOTS: Final = 6
+"""What keeps the slots busy until a stopped queue is read again."""
+
+
+HELD_SECONDS: Final = float(VISIBILITY_SECONDS)
+"""A message held for longer counts no more: its task is over and nobody said so, or the broker gives it to others."""
+EVENT_SECONDS: Final = 0.25
+EVENTS_GATHERED: Final = 300
+
+
+def most_held(concurrency: int, *, rate: float, seconds: float) -> int:
+    """Return how many messages of files a worker may hold: what it can begin in a task's `seconds`, but at least one.
+
+    `rate` is that of all workers, 0 for none: each takes no more than it could begin if it were alone.
+    """
+    most = math.ceil(concurrency / BULK_IDS) + MESSAGES_BEYOND_SLOTS
+    return most if rate <= 0 else max(1, min(most, math.floor(rate * seconds / BULK_IDS)))
+
+
+class BulkIntake:
+    """Stops and resumes the reading of the bulk queue; `received` runs on Celery's own thread, `finished` on any."""
+
+    def __init__(
+        self,
+        celery: Celery,
+        concurrency: int,
+        *,
+        rate: float,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.most = most_held(concurrency, rate=rate, seconds=seconds)
+        self._celery = celery
+        self._clock = clock
+        self._held: dict[str, float] = {}
+        self._consumer: Any = None
+
+    def received(self, consumer: Any, request: Any) -> None:
+        """Count a message that was just read."""
+        if (request.delivery_info or {}).get("routing_key") != Lane.BULK.value:
+            return
+        self._consumer = consumer
+        self._held[request.id] = self._clock()
+        if self._is_full():
+            consumer.task_consumer.cancel_by_queue(Lane.BULK.value)
+
+    def finished(self, task_id: str) -> None:
+        """Forget a message whose task is over, and read on."""
+        if task_id in self._held:
+            self._held.pop(task_id, None)
+            self.resume()
+
+    def resume(self) -> None:
+        """Read on where few enough are held; also called with each heartbeat, whatever was missed."""
+        if self._consumer is not None and not self._is_full():
+            self._consumer.call_soon(self._read_on)
+
+    def _is_full(self) -> bool:
+        if len(self._held) < self.most:
+            return False
+        since = self._clock() - HELD_SECONDS
+        for task_id, received in list(self._held.items()):
+            if received < since:
+                self._held.pop(task_id, None)
+        return len(self._held) >= self.most
+
+    def _read_on(self) -> None:
+        reader = self._consumer.task_consumer
+        if reader is None or reader.on_message is None:
+            return
+        if self._is_full() or reader.consuming_from(Lane.BULK.value):
+            return
+        # Declared when the worker connected: again would be trips to the broker, a tenth of what a row of a file costs.
+        declares, reader.auto_declare = reader.auto_declare, False
+        reader.add_queue(self._celery.amqp.queues[Lane.BULK.value])
+        reader.auto_declare = declares
+        reader.consume()
+
+
+def gather_events(consumer: Any) -> None:
+    """Let task events gather for a quarter of a second: Flower needs them, and each flush is a trip to the broker."""
+    waiting = False
+
+    def flush() -> None:
+        nonlocal waiting
+        waiting = False
+        if consumer.event_dispatcher is not None:
+            consumer.event_dispatcher.flush()
+
+    def buffered() -> None:
+        nonlocal waiting
+        if not waiting and consumer.hub is not None:
+            waiting = True
+            consumer.hub.call_later(EVENT_SECONDS, flush)
+
+    # The one that is made after a reconnect takes it from the consumer.
+    consumer.on_send_event_buffered = buffered
+    if consumer.event_dispatcher is not None:
+        consumer.event_dispatcher.on_send_buffered = buffered
+        consumer.event_dispatcher.buffer_limit = EVENTS_GATHERED

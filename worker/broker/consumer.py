@@ -1,0 +1,129 @@
+"""Celery's consumer: a message that Celery or a task would stumble over is kept, and never ends the worker.
+
+Redis and RabbitMQ meet here. What reaches Celery was rebuilt by `envelope`; the rest goes to `refunds:rejected`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+import kombu.compression
+import kombu.serialization
+import kombu.utils.json
+from celery.utils.log import get_logger
+from celery.worker.consumer import Consumer
+
+from worker.broker import envelope, inbox
+from worker.broker.envelope import Unreadable
+from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
+
+TASKS: Final = frozenset({PROCESS_TASK, SUBMIT_TASK})
+"""Celery's own tasks (chords, maps, chunks) send messages of their own, and are not served."""
+KEEP_AGAIN_SECONDS: Final = 5.0
+
+log = get_logger(__name__)
+
+
+def read_within_bounds() -> None:
+    """Have this process's kombu read plain JSON, gzip within bounds, and nothing else.
+
+    It would fill the memory before anyone looks, and make dates and more of JSON objects that name a type.
+    """
+    kombu.serialization.register("json", kombu.utils.json.dumps, json.loads, "application/json", "utf-8")
+    for name in kombu.compression.encoders():
+        encoder, _ = kombu.compression.get_encoder(name)
+        decoder = envelope.decompressed if name in envelope.COMPRESSIONS else _refuses(name)
+        kombu.compression.register(encoder, decoder, name)
+
+
+def _refuses(name: str) -> Callable[[object], bytes]:
+    def refuse(_: object) -> bytes:
+        raise envelope.refused_compression(name)
+
+    return refuse
+
+
+class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no types
+    """Celery's consumer; each message is rebuilt before Celery sees it, and kept if it cannot be understood."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        # At a start it would ask the other workers which messages to drop, and believe whoever answers.
+        alone = {"without_mingle": True, "without_gossip": True}
+        super().__init__(*arguments, **named | {"worker_options": {**(named.get("worker_options") or {}), **alone}})
+
+    def create_task_handler(self, *arguments: Any, **named: Any) -> Callable[[Any], None]:
+        """Return what is called with each message of a task queue; it raises only for a broker that is away."""
+        handle = super().create_task_handler(*arguments, **named)
+        errors = (*self.connection_errors, *self.channel_errors, OSError, MemoryError)
+        # kombu counts a KeyError among those of a connection.
+        machine = tuple(kind for kind in errors if kind is not KeyError)
+
+        def on_message(message: Any) -> None:
+            try:
+                _rebuild(message)
+            except Unreadable as reason:
+                self._refuse(message, str(reason))
+                return
+            try:
+                handle(message)
+            except machine:
+                raise
+            except Exception as error:  # noqa: BLE001 - one message must not end the worker, whatever it raises
+                self._refuse(message, f"the message cannot be handled ({type(error).__name__})")
+
+        return on_message
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Keep a message whose body cannot be decompressed or decoded, and take it off the queue."""
+        headers = message.headers if isinstance(message.headers, dict) else {}
+        if isinstance(exc, Unreadable):
+            reason = str(exc)
+        elif headers.get("compression") and isinstance(exc, (LookupError, TypeError)):
+            reason = str(envelope.refused_compression(headers["compression"]))
+        else:
+            reason = f"the message cannot be decoded ({type(exc).__name__})"
+        self._refuse(message, reason)
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """Keep it: Celery would log what it holds."""
+        del body
+        self._refuse(message, "not a task message")
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Keep it, as `on_unknown_message` does."""
+        del body, exc
+        self._refuse(message, "no such task")
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Keep it, as `on_unknown_message` does."""
+        del body
+        self._refuse(message, f"not a task message ({type(exc).__name__})")
+
+    def _refuse(self, message: Any, reason: str) -> None:
+        if inbox.rejected(_shown(message), reason):
+            message.ack_log_error(log, self.connection_errors)
+        else:
+            # The records are away, and the broker is not: it comes again until it can be kept.
+            self.timer.call_after(KEEP_AGAIN_SECONDS, self._give_back, (message,))
+
+    def _give_back(self, message: Any) -> None:
+        message.reject_log_error(log, self.connection_errors, requeue=True)
+
+
+def _rebuild(message: Any) -> None:
+    headers = envelope.headers_of(message.headers, TASKS)
+    message.body = envelope.body_of(message.body, message.content_type, message.content_encoding)
+    message.content_type, message.content_encoding = "application/json", "utf-8"
+    message.headers, message.properties = headers, {"correlation_id": headers["id"]}
+
+
+def _shown(message: Any) -> dict[str, Any]:
+    """Return the parts of a message that are kept with a refusal."""
+    return {
+        "body": message.body,
+        "headers": message.headers,
+        "content-type": message.content_type,
+        "content-encoding": message.content_encoding,
+    }

@@ -1,0 +1,56 @@
+"""What `refunds.submit` carries, and where messages go that cannot be understood: to `refunds:rejected`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any, Final
+
+from worker.broker.kept import Kept, kept_of
+from worker.errors import FieldError, InvalidRequest
+from worker.model.request import RefundRequest, scrubbed, shown
+
+_LONGEST_NAME: Final = 60
+_FIELDS: Final = tuple(each.name for each in fields(RefundRequest))
+_NEEDED: Final = tuple(
+    each.name for each in fields(RefundRequest) if each.default is MISSING and each.default_factory is MISSING
+)
+
+Keep = Callable[[Kept], bool]
+_keepers: list[Keep] = []
+
+
+def keep_with(keep: Keep) -> None:
+    """Name the function that keeps a message and returns whether it did; the latest one named is used."""
+    _keepers[:] = [keep]
+
+
+def rejected(raw: object, reason: str) -> bool:
+    """Keep a message that cannot be understood; return whether that was done. `raw` is read as `kept_of` reads it."""
+    kept = kept_of(raw, reason)
+    return all(keep(kept) for keep in _keepers)
+
+
+def requested(args: Sequence[Any], kwargs: Mapping[str, Any]) -> RefundRequest:
+    """Return the request that a message's args and kwargs spell; raises `InvalidRequest`."""
+    wrong = [
+        FieldError(
+            field=scrubbed(name, _LONGEST_NAME),
+            code="unknown_field",
+            value=shown(value),
+            rule=f"is no field of a refund, which has {', '.join(_FIELDS)}",
+        )
+        for name, value in kwargs.items()
+        if name not in _FIELDS
+    ]
+    wrong += [
+        FieldError(field=name, code="missing_field", value="", rule="is missing from kwargs")
+        for name in _NEEDED
+        if name not in kwargs
+    ]
+    if args:
+        rule = "must be empty: the fields of a refund are named in kwargs"
+        wrong.append(FieldError(field="args", code="positional", value=shown(args), rule=rule))
+    if wrong:
+        raise InvalidRequest(wrong)
+    return RefundRequest(**kwargs)

@@ -1,0 +1,340 @@
+"""The worker's Redis channel: several messages fetched in one trip, which takes the acknowledgements along.
+
+kombu makes a trip to fetch a message, one to note it as unacknowledged and one to acknowledge it. While messages are
+waiting, one script does all three here, for as many as may be started; kombu's blocking read waits when none are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from queue import Empty
+from time import monotonic, time
+from typing import Any, Final
+from uuid import uuid4
+
+import kombu.transport
+import kombu.transport.redis as kombu_redis
+from kombu.transport import virtual
+from redis.exceptions import NoScriptError
+
+from worker.broker import envelope
+from worker.broker.envelope import Unreadable
+from worker.broker.inbox import rejected
+from worker.model.refund import Lane
+
+AT_ONCE: Final = 32
+"""Messages of single refunds fetched in one trip; of files one, since it carries up to a hundred refunds."""
+
+_TASK_QUEUES: Final = frozenset(lane.value for lane in Lane)
+LONGEST_ITEM: Final = 2_000_000
+"""Bytes of an item: the longest body in base64, with room for the rest."""
+_FETCH: Final = (resources.files("worker.broker") / "lua" / "fetch.lua").read_text("utf-8")
+_FETCH_SHA: Final = hashlib.sha1(_FETCH.encode("utf-8"), usedforsecurity=False).hexdigest()
+
+
+class Unacknowledged(kombu_redis.QoS):
+    """The messages a worker holds. Acknowledgements wait for the next trip; where one is lost its message comes again.
+
+    A message that comes again is harmless, since a claim is atomic.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)  # type: ignore[no-untyped-call]  # kombu carries no types
+        self.noted: set[str] = set()
+        self._done: list[str] = []
+        self._on_the_way: list[str] = []
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Hold a message; noted on the server unless the script that fetched it has done that."""
+        if delivery_tag in self.noted:
+            self.noted.discard(delivery_tag)
+            virtual.QoS.append(self, message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)  # type: ignore[no-untyped-call]  # kombu carries no types
+
+    def ack(self, delivery_tag: str) -> None:
+        """Let a message go; the server is told with the next trip."""
+        virtual.QoS.ack(self, delivery_tag)
+        # A closed channel has given back what it held.
+        if not self.channel.closed:
+            self.forget(delivery_tag)
+            if not self.channel.gathers:
+                self.flush()
+
+    def forget(self, delivery_tag: str) -> None:
+        """Have the server forget a message with the next trip."""
+        self._done.append(delivery_tag)
+
+    @property
+    def waits(self) -> bool:
+        """Tell whether the server is still to be told of something."""
+        return bool(self._done or self._on_the_way)
+
+    def leaving(self) -> Sequence[str]:
+        """Return the tags to tell the server of; told for good once `arrived` is called, else again."""
+        self._on_the_way += self._done
+        self._done = []
+        return self._on_the_way
+
+    def arrived(self) -> None:
+        """Note that the server has answered the trip."""
+        self._on_the_way = []
+
+    @contextmanager
+    def pipe_or_acquire(self, pipe: Any = None, client: Any = None) -> Iterator[Any]:
+        """Give a pipeline, kombu's way; a new one carries the acknowledgements along."""
+        with super().pipe_or_acquire(pipe, client) as given:
+            if pipe is None and self._done:
+                done, self._done = self._done, []
+                given.zrem(self.unacked_index_key, *done).hdel(self.unacked_key, *done)
+            yield given
+
+    def flush(self) -> None:
+        """Tell the server now; where it is away the messages come again."""
+        self._done, self._on_the_way = self._on_the_way + self._done, []
+        if self._done and self.channel.reaches_server:
+            try:
+                with self.pipe_or_acquire() as pipe:
+                    pipe.execute()
+            except self.channel.connection_errors:
+                kombu_redis.logger.debug("acknowledgements lost", exc_info=True)
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        """Give back what was not acknowledged, once the server knows what was.
+
+        A worker that ends while its server is away leaves it to the visibility timeout.
+        """
+        self.flush()
+        if not self.channel.reaches_server:
+            self._on_collect.cancel()
+            return
+        super().restore_unacked_once(stderr)  # type: ignore[no-untyped-call]  # kombu carries no types
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: Any = False) -> None:  # noqa: FBT002 - kombu's own
+        """Give a message back; one that cannot be read is kept, and does not keep others from coming back."""
+        try:
+            super().restore_by_tag(tag, client, leftmost)  # type: ignore[no-untyped-call]  # kombu carries no types
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            with self.channel.conn_or_acquire(client) as connected:
+                kept = rejected(connected.hget(self.unacked_key, tag), "an unacknowledged message cannot be read")
+            # One that could not be kept stays noted, and is looked at again.
+            if kept:
+                self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]  # kombu carries no types
+
+
+class _Several:
+    """Put before kombu's Redis channel: fetches several messages at once, and keeps what is no message."""
+
+    QoS = Unacknowledged
+    _kept_client: Any = None
+    _more = False
+    """Whether the last read brought something, so that the next need not wait for it."""
+    _fetched_from: Sequence[str] | None = None
+    """The queues that a script under way fetches from; None under a blocking read."""
+    _server_has_script = False
+
+    def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's own signature
+        """Keep the client that notes and acknowledges messages: kombu makes a new one for each."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[misc]  # kombu's channel stands behind
+        if self._kept_client is None or self._kept_client.connection_pool is not self.pool:  # type: ignore[attr-defined]  # as above
+            self._kept_client = super()._create_client()  # type: ignore[misc]  # as above
+        return self._kept_client
+
+    @property
+    def gathers(self) -> bool:
+        """Tell whether a turn of the loop will come that takes acknowledgements along."""
+        return self.connection is not None and self.connection.gathers  # type: ignore[attr-defined]  # as above
+
+    @property
+    def reaches_server(self: Any) -> bool:
+        """Tell whether a trip can be made: of a connection that was given up, kombu leaves no address."""
+        return self._pool is not None or (self.connection is not None and self.connection.client is not None)
+
+    def settle(self) -> None:
+        """Tell the server what is done where no read is under way that will end soon."""
+        if not self._in_poll and self._qos is not None:  # type: ignore[attr-defined]  # as above
+            self._qos.flush()  # type: ignore[attr-defined]  # as above
+
+    def _brpop_start(self: Any, timeout: float | None = None) -> None:
+        self._fetched_from = None
+        if not self._more and not self.qos.waits:
+            super()._brpop_start(timeout)  # type: ignore[misc]  # kombu's channel stands behind this class
+            return
+        queues = list(self._queue_cycle.consume(len(self.active_queues)))
+        if not queues:
+            return
+        self._fetched_from = queues
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = monotonic()
+        credit = self.qos.can_consume_max_estimate()
+        script = ("EVALSHA", _FETCH_SHA) if self._server_has_script else ("EVAL", _FETCH)
+        keys = [self.unacked_key, self.unacked_index_key]
+        keys += [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues]
+        self.client.connection.send_command(
+            *script,
+            len(keys),
+            *(f"{self.global_keyprefix}{key}" for key in keys),
+            time(),
+            AT_ONCE if credit is None else credit,
+            uuid4().hex,
+            len(queues),
+            *(AT_ONCE if queue == Lane.SINGLE.value else 1 for queue in queues),
+            *queues,
+            *self.qos.leaving(),
+        )
+
+    def _brpop_read(self: Any, **options: Any) -> bool:
+        try:
+            taken = self._taken(options)
+            self._more = bool(taken)
+            for queue, tag, item in taken:
+                self._queue_cycle.rotate(queue)
+                self._hand_over(queue, tag, item)
+        finally:
+            self._in_poll = None
+            # Between two reads, as kombu does.
+            self._flush_brpop_reauth()
+        if not taken:
+            raise Empty
+        return True
+
+    def _do_restore_message(
+        self: Any,
+        payload: Any,
+        exchange: Any,
+        routing_key: Any,
+        pipe: Any,
+        leftmost: Any = False,  # noqa: FBT002 - kombu's own
+    ) -> None:
+        """Put a message back as it is: kombu marks it as delivered before, and drops one with no place for the mark."""
+        push = pipe.lpush if leftmost else pipe.rpush
+        for queue in self._lookup(exchange, routing_key):
+            push(self._q_for_pri(queue, self._get_message_priority(payload)), json.dumps(payload))
+
+    def _receive_one(self: Any, client: Any) -> Any:
+        try:
+            return super()._receive_one(client)  # type: ignore[misc]  # kombu's channel stands behind this class
+        except RecursionError:
+            kombu_redis.logger.warning("a broadcast that is nested too deeply was dropped")
+            return None
+
+    def _taken(self: Any, options: dict[str, Any]) -> list[tuple[str, str, bytes]]:
+        """Return what the read under way brought: queue, tag ('' where it is not noted) and item of each message."""
+        queues = self._fetched_from
+        try:
+            reply = self.client.parse_response(
+                self.client.connection, "BRPOP" if queues is None else "EVALSHA", **options
+            )
+        except NoScriptError:
+            self._server_has_script = False
+            return []
+        except self.connection_errors:
+            # The next turn of the loop connects anew.
+            self.client.connection.disconnect()
+            raise
+        if queues is None:
+            return [(_text(reply[0]).rsplit(self.sep, 1)[0], "", reply[1])] if reply else []
+        self._server_has_script = True
+        self.qos.arrived()
+        thirds = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+        return [(queues[int(place) - 1], _text(tag), item) for place, tag, item in thirds]
+
+    def _hand_over(self: Any, queue: str, tag: str, item: bytes) -> None:
+        noted = self.qos.noted
+        if tag:
+            noted.add(tag)
+        try:
+            message = envelope.wire_of(_read(item), queue, tag or uuid4().hex)
+        except Unreadable as reason:
+            # One that could not be kept either stays noted, and comes again.
+            kept = rejected(item, str(reason))
+        else:
+            kept = True
+            self.connection._deliver(message, queue)  # noqa: SLF001 - kombu's own way in
+        if tag in noted:
+            # Nobody holds it: it was kept, or is gone to where it came from.
+            noted.discard(tag)
+            if kept:
+                self.qos.forget(tag)
+
+
+def _read(item: bytes) -> object:
+    if len(item) > LONGEST_ITEM:
+        raise Unreadable(f"the message is longer than {LONGEST_ITEM:,} bytes")
+    try:
+        return json.loads(item.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise Unreadable("the message is not UTF-8 text") from None
+    except ValueError:
+        raise Unreadable("the message is not JSON") from None
+    except RecursionError:
+        raise Unreadable("the message is nested too deeply") from None
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+class _Gathering:
+    """Put before kombu's Redis transport: outlives odd broadcasts, and gives each turn of the loop its trip."""
+
+    gathers = False
+
+    def _deliver(self: Any, message: Any, queue: Any) -> None:
+        try:
+            super()._deliver(message, queue)  # type: ignore[misc]  # kombu's transport stands behind this class
+        except Exception as error:
+            # Control and events of Celery's own: anyone may publish there, and kombu takes their parts on trust.
+            if queue in _TASK_QUEUES or (isinstance(error, self.connection_errors) and not isinstance(error, KeyError)):
+                raise
+            kombu_redis.logger.warning("a broadcast that is not a message was dropped")
+
+    def register_with_event_loop(self: Any, connection: Any, loop: Any) -> None:
+        """Have the loop read this transport's sockets; kombu's turn registers every one of them anew each time."""
+        others = set(loop.on_tick)
+        super().register_with_event_loop(connection, loop)  # type: ignore[misc]  # as above
+        loop.on_tick -= loop.on_tick - others
+        cycle = self.cycle
+
+        def turn() -> None:
+            cycle.on_poll_start()
+            for descriptor in cycle.fds:
+                if descriptor not in loop.readers:
+                    loop.add_reader(descriptor, self.on_readable, descriptor)
+            for channel in cycle._channels:  # noqa: SLF001 - kombu's own poller
+                channel.settle()
+
+        loop.on_tick.add(turn)
+        self.gathers = True
+
+
+class Channel(_Several, kombu_redis.Channel):  # type: ignore[misc]  # kombu carries no types
+    """kombu's channel, several messages at a time."""
+
+
+class Transport(_Gathering, kombu_redis.Transport):
+    """kombu's transport with this channel."""
+
+    Channel = Channel
+
+
+class SentinelChannel(_Several, kombu_redis.SentinelChannel):  # type: ignore[misc]  # as above
+    """kombu's Sentinel channel, several messages at a time."""
+
+
+class SentinelTransport(_Gathering, kombu_redis.SentinelTransport):
+    """kombu's Sentinel transport with this channel."""
+
+    Channel = SentinelChannel
+
+
+def install() -> None:
+    """Let this process's Redis connections use these transports; for the worker process alone."""
+    aliases = kombu.transport.TRANSPORT_ALIASES
+    aliases["redis"] = aliases["rediss"] = "worker.broker.kombu_transport:Transport"
+    aliases["sentinel"] = "worker.broker.kombu_transport:SentinelTransport"

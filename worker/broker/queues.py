@@ -1,0 +1,160 @@
+"""Celery's configuration, the two queues and the nudge. A message carries ids only; the record is the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from celery import Celery
+from kombu.entity import Queue
+
+from worker.broker import wire
+from worker.model.refund import Lane
+from worker.settings import Settings
+from worker.store.sentinels import SentinelAddress, is_sentinel
+
+PROCESS_TASK: Final = "refunds.process"
+SUBMIT_TASK: Final = "refunds.submit"
+BULK_IDS: Final = 100
+"""Refund ids in one bulk message: a message costs about 2.5 ms, so a file's rows share one."""
+VISIBILITY_SECONDS: Final = 300
+"""Longer than any task lives; after it an unacknowledged nudge comes again, which is harmless."""
+_DEFAULT_PREFIX: Final = "refunds:"
+_IDS_SHOWN: Final = 5
+
+CONFIGURATION: Final[dict[str, Any]] = {
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    "task_ignore_result": True,
+    "task_acks_late": True,
+    "task_default_queue": Lane.SINGLE.value,
+    "task_create_missing_queues": False,
+    "task_queues": [Queue(lane.value) for lane in Lane],
+    "task_track_started": False,
+    # A publish that fails leaves a record that the sweeper nudges for, so it need not insist.
+    "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
+    "worker_prefetch_multiplier": 1,
+    # After a reconnect it would wait for the broker in a pool thread, while the main one reads the same socket.
+    "worker_enable_prefetch_count_reduction": False,
+    # Both would run inside a thread that a claim does not know of.
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_send_task_events": True,
+    "task_send_sent_event": False,
+    "worker_hijack_root_logger": False,
+    "worker_redirect_stdouts": False,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "broker_channel_error_retry": True,
+    "timezone": "UTC",
+    "enable_utc": True,
+}
+
+
+def make_celery(settings: Settings) -> Celery:
+    """Return a Celery app on the settings' broker; nothing is connected before its first use."""
+    url, options, tls = _broker(settings)
+    app = Celery("refunds", broker=url, amqp=wire.AMQP, set_as_current=False)
+    app.conf.update(CONFIGURATION, broker_transport_options=options)
+    if tls is not None:
+        app.conf.broker_use_ssl = tls
+    return app
+
+
+def prepare(app: Celery) -> None:
+    """Load what the first message needs: a fork in the midst of an import would leave its lock to the child."""
+    app.finalize()
+    with app.connection_for_write() as connection:
+        connection.transport  # noqa: B018 - read for what it loads
+    for needed in ("router", "producer_pool", "send_task_message", "_event_dispatcher"):
+        getattr(app.amqp, needed)
+    "host".encode("idna")
+
+
+def _broker(settings: Settings) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
+    """Return the address as kombu reads it, the transport's options, and those of TLS to the servers of Sentinels."""
+    url = settings.broker
+    tls: dict[str, Any] | None = None
+    if url.startswith("amqp"):
+        return url, {"confirm_publish": True}, None
+    options: dict[str, Any] = {
+        "visibility_timeout": VISIBILITY_SECONDS,
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        # How long one blocking read may last: a queue that is read again is named only by the next one.
+        "polling_interval": 0.1,
+        "socket_timeout": 15,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    }
+    if settings.prefix != _DEFAULT_PREFIX:
+        # Two installations on one server must not take each other's messages.
+        options["global_keyprefix"] = settings.prefix
+    if url.startswith(("redis://", "rediss://")):
+        url = _plain(url)
+    if url.startswith("unix://"):
+        # kombu's name for it; the database is its virtual host.
+        parts = urlsplit(url)
+        database = parse_qs(parts.query).get("db", ["0"])[0]
+        credentials = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+        url = f"redis+socket://{credentials}{parts.path}?virtual_host={database}"
+    if is_sentinel(url):
+        address = SentinelAddress.parse(url)
+        user = f"{quote(address.username or '', safe='')}:{quote(address.password or '', safe='')}"
+        credentials = f"{user}@" if address.password else ""
+        url = ";".join(f"sentinel://{credentials}{host}:{port}/{address.database}" for host, port in address.hosts)
+        options |= {"master_name": address.master, "sentinel_kwargs": {"socket_timeout": 5, **address.to_sentinels}}
+        if address.tls:
+            # Named, since kombu takes an empty mapping for no TLS.
+            tls = {"ssl_cert_reqs": "required"} | {name: address.tls[name] for name in address.tls if name != "ssl"}
+    return url, options, tls
+
+
+def _plain(url: str) -> str:
+    """Return an address of Redis as kombu reads it: it knows no options but those of TLS, and stumbles over others."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query)
+    database = dict(options).get("db", parts.path.strip("/"))
+    of_tls = urlencode([(name, value) for name, value in options if name.startswith("ssl_")])
+    return urlunsplit(parts._replace(path=f"/{database}" if database else parts.path, query=of_tls))
+
+
+def nudge(app: Celery, refund_ids: Sequence[str], lane: Lane, *, producer: Any = None) -> None:
+    """Send one message that these refunds are to be looked at; raises what kombu raises where the broker is away."""
+    shown = ", ".join(refund_ids[:_IDS_SHOWN])
+    if len(refund_ids) > _IDS_SHOWN:
+        shown += f", and {len(refund_ids) - _IDS_SHOWN} more"
+    app.send_task(
+        PROCESS_TASK,
+        args=[list(refund_ids)],
+        queue=lane.value,
+        argsrepr=f"({shown})",
+        kwargsrepr="{}",
+        ignore_result=True,
+        producer=producer,
+    )
+
+
+def submit_again(app: Celery, refund_id: str, fields: Mapping[str, Any], lane: Lane) -> None:
+    """Send a request's message to the end of its queue; raises what kombu raises if the broker is away."""
+    app.send_task(
+        SUBMIT_TASK,
+        kwargs=dict(fields),
+        queue=lane.value,
+        argsrepr="()",
+        kwargsrepr=refund_id,
+        ignore_result=True,
+    )
+
+
+def queue_depth(app: Celery, lane: Lane) -> int:
+    """Return how many messages wait in a lane's queue; 0 where the queue was never used."""
+    with app.connection_for_read() as connection:
+        # Whoever asks may wait for the next answer; kombu would try for six seconds.
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, interval_max=0)
+        channel = connection.default_channel
+        try:
+            return int(channel.queue_declare(queue=lane.value, passive=True).message_count)
+        except channel.connection.client.channel_errors:
+            return 0

@@ -1,0 +1,186 @@
+"""What a file comes to: its columns, its sums, and what the records hold of it, for a program or a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from worker.batches import Compared
+from worker.cli import render
+from worker.cli.import_guards import UNSTATED
+from worker.cli.words import counted, money
+from worker.importer import (
+    IGNORED,
+    USED_BY_RESULT,
+    USED_FOR_ID,
+    AmountUnit,
+    Source,
+    Summary,
+    decimals_of,
+    describe,
+)
+
+_MOST_IGNORED: Final = 20
+Rows = list[tuple[str, object]]
+"""Labels and values, a line each."""
+_LABELS: Final = {
+    "file": "file",
+    "format": "format",
+    "rows": "rows",
+    "valid": "valid",
+    "invalid": "invalid",
+    "duplicates": "stated twice",
+    "repeats": "paid back twice",
+    "new": "new",
+    "known": "handed in before",
+    "conflicting": "id taken",
+    "repeats_of_records": "paid back before",
+    "not_failed": "not failed before",
+    "earlier_batch": "imported before as",
+    "batch_id": "batch",
+    "created": "accepted",
+    "time": "time to send",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "canceled": "canceled",
+    "review": "need a person",
+    "moving": "on their way",
+}
+"""What a person reads for the names of facts; those without a label are for programs alone."""
+
+
+def facts_of(source: Source, summary: Summary) -> dict[str, Any]:
+    """Return what a file comes to, for a program."""
+    options = source.options
+    facts: dict[str, Any] = {
+        "file": source.name,
+        "format": describe(source),
+        "digest": source.digest,
+        "columns": [{"column": column, "use": use} for column, use in summary.columns.items()],
+        "amount_unit": options.amount_unit,
+        "decimal": options.decimal,
+        "rows": summary.rows,
+        "valid": summary.accepted,
+        "invalid": summary.refused,
+        "duplicates": summary.duplicates,
+        "repeats": summary.repeats,
+        "errors_by_code": dict(summary.errors_by_code),
+        "totals": {
+            currency or UNSTATED: {"rows": total.rows, "amount": total.amount, "all_remaining": total.all_remaining}
+            for currency, total in summary.totals.items()
+        },
+    }
+    if options.amount_unit == "major":
+        facts["decimals"] = {
+            currency: decimals
+            for currency in summary.totals
+            if currency is not None and (decimals := decimals_of(currency)) is not None
+        }
+    if summary.refused:
+        facts["error_rows"] = [error._asdict() for error in summary.first_errors]
+    return facts
+
+
+def records_of(compared: Compared) -> dict[str, Any]:
+    """Return what the records hold of a file, for a program."""
+    return {
+        "new": compared.fresh,
+        "known": compared.same,
+        "known_by_status": dict(compared.statuses),
+        "conflicting": compared.conflicting,
+        "repeats_of_records": compared.repeats,
+        "not_failed": compared.not_failed,
+    }
+
+
+def put_facts(facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """Write what is known of a file: as it is for a program, by name for a person, without what is zero."""
+    if as_json:
+        render.as_json(facts)
+        return
+    rows: Rows = []
+    for name, value in facts.items():
+        if name in _PARTS:
+            rows += _PARTS[name](value, facts)
+        elif name in _LABELS and isinstance(value, int):
+            rows.append((_LABELS[name], f"{value:,}" if value or name == "rows" else None))
+        elif name in _LABELS:
+            rows.append((_LABELS[name], value))
+    render.put(render.facts(rows))
+
+
+def _read_with(decimals: Mapping[str, int], _facts: object) -> Rows:
+    read = (f"{currency.upper()} with {counted(number, 'decimal')}" for currency, number in decimals.items())
+    return [("amounts read", ", ".join(read))]
+
+
+def _each(label: str) -> Callable[[Mapping[str, int], object], Rows]:
+    def rows(counts: Mapping[str, int], _facts: object) -> Rows:
+        return [(label + _LABELS.get(name, name), f"{number:,}") for name, number in counts.items() if number]
+
+    return rows
+
+
+def total_rows(totals: Mapping[str, int], counts: Mapping[str, Mapping[str, int]], unit: AmountUnit) -> Rows:
+    """Return a line for the sum of each currency; `counts` say of how many refunds, where that is known."""
+    rows: Rows = []
+    for currency, amount in totals.items():
+        text = money(amount, currency, unit)
+        if currency in counts:
+            open_rows = counts[currency]["all_remaining"]
+            text += f" in {counted(counts[currency]['rows'] - open_rows, 'refund')}"
+            text += f", and {counted(open_rows, 'refund')} of all that is left" if open_rows else ""
+        rows.append(("total, no currency" if currency == UNSTATED else f"total {currency}", text))
+    return rows
+
+
+def amount_rows(amounts: Mapping[str, int], unit: AmountUnit) -> Rows:
+    """Return a line for each sum that is kept as `status:currency`."""
+    rows: Rows = []
+    for name, amount in sorted(amounts.items()):
+        status, _, currency = name.partition(":")
+        label = f"{status}, no currency" if currency == "unknown" else f"{status} {currency}"
+        rows.append((label, money(amount, currency, unit)))
+    return rows
+
+
+def _column_rows(columns: Sequence[Mapping[str, str]], unit: AmountUnit, decimal: str) -> Rows:
+    """Return a line for each column, and one for all that an earlier result wrote."""
+    lines: list[str] = []
+    uses = Counter(each["use"] for each in columns)
+    ignored = 0
+    for each in columns:
+        name, use = each["column"], each["use"]
+        ignored += use == IGNORED
+        if use != USED_BY_RESULT and (use != IGNORED or ignored <= _MOST_IGNORED):
+            lines.append(f"{repr(name) if name else 'a column without a name'} {_used(name, use, unit, decimal)}")
+    if ignored > _MOST_IGNORED:
+        lines.append(f"and {counted(ignored - _MOST_IGNORED, 'more column')} ignored")
+    if results := uses[USED_BY_RESULT]:
+        lines.append(f"{counted(results, 'column')} of an earlier result ignored")
+    return [("" if place else "columns", line) for place, line in enumerate(lines)]
+
+
+def _used(name: str, use: str, unit: AmountUnit, decimal: str) -> str:
+    if use == "amount":
+        return f"used as amount, in {unit} units{' with a decimal comma' if decimal == 'comma' else ''}"
+    if use.startswith("metadata"):
+        return f"sent along as {use}"
+    made, _, key = use.partition(", ")
+    if made == USED_FOR_ID:
+        return f"used for the id, sent along as {key}" if key else "used for the id"
+    return use if use == IGNORED else "used" if name == use else f"used as {use}"
+
+
+_PARTS: Final[Mapping[str, Callable[[Any, Any], Rows]]] = {
+    "columns": lambda columns, facts: _column_rows(columns, facts["amount_unit"], facts["decimal"]),
+    "totals": lambda totals, facts: total_rows(
+        {currency: total["amount"] for currency, total in totals.items()}, totals, facts["amount_unit"]
+    ),
+    "amounts": lambda amounts, facts: amount_rows(amounts, facts["amount_unit"]),
+    "decimals": _read_with,
+    "errors_by_code": _each("invalid, "),
+    "known_by_status": _each("of these, "),
+    "counts": _each(""),
+}

@@ -1,0 +1,124 @@
+"""Whose money it is: the account at the provider that the records belong to, told by what the key can see.
+
+A key of another account sees nothing of ours: to it every refund in doubt is absent and every payment missing. So a key
+that the records do not know yet is confirmed before it is used, and a payment that was shown once and is missing now
+stops everything.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import Final
+
+import structlog
+
+from worker.errors import ProviderMismatch, ProviderUnavailable
+from worker.model.answers import Answer, Reply
+from worker.provider.gateway import Gateway, Turn, is_missing, shows
+from worker.store import scripts
+from worker.store.async_store import AsyncStore
+from worker.store.flags import key_print
+
+log = structlog.get_logger(__name__)
+
+WITNESSES: Final = 3
+"""Refunds, and payments, that are asked for to confirm a key."""
+_OTHER: Final = (
+    "the key shows nothing of what these records hold: {count} known refunds and payments are missing at the provider, "
+    "so that it is most likely of another account. Put a key of their own account back, or use another "
+    "REFUNDS_PREFIX or database; if it is certainly the same account: 'refunds resume --account'"
+)
+
+
+class Account:
+    """Confirms keys, and watches over payments that were shown once. `refuse_credentials` is told of a refused key."""
+
+    def __init__(
+        self, store: AsyncStore, gateway: Gateway, *, refuse_credentials: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._store = store
+        self._gateway = gateway
+        self._refuse_credentials = refuse_credentials
+
+    # A key at its start
+
+    async def confirm(self, key: str) -> None:
+        """Return if the key is of the records' account, or if nothing yet says whose they are.
+
+        Raises `ProviderMismatch` if it is of another one, `ProviderUnavailable` if that cannot be told now.
+        """
+        facts = await self._store.run(scripts.account(secrets.token_hex(16)))
+        known = key_print(key, facts.salt)
+        if known in facts.prints:
+            return
+        account = await self._gateway.account()
+        if not facts.vouched:
+            await self._compare(facts, account)
+        await self._store.run(scripts.account(facts.salt, known=known, account=account or ""))
+        log.info("key_confirmed", account=account, first=not facts.prints)
+
+    async def _compare(self, facts: scripts.AccountFacts, account: str | None) -> None:
+        if facts.account is None or account is None:
+            await self._ask_witnesses(rotated=bool(facts.prints))
+        elif account != facts.account:
+            raise ProviderMismatch(
+                f"these records belong to the account {facts.account}, and the key is of {account}: put a key of their "
+                "own account back, or use another REFUNDS_PREFIX or database"
+            )
+
+    async def _ask_witnesses(self, *, rotated: bool) -> None:
+        witnesses = await self._store.run(scripts.witnesses(WITNESSES))
+        answers = [(name, await self._gateway.get_refund(name)) for name in witnesses.refunds]
+        if not any(shows(answer, name) for name, answer in answers):
+            answers += await self._payments(witnesses.seen)
+        if not answers and rotated:
+            # Nothing was shown yet: at least the payment of one refund in doubt must be readable with the new key.
+            answers = await self._payments(witnesses.unseen)
+        await self._judge(answers)
+
+    async def _payments(self, payments: Sequence[str]) -> list[tuple[str, Answer]]:
+        return [(name, await self._gateway.get_payment_intent(name)) for name in payments]
+
+    async def _judge(self, answers: Sequence[tuple[str, Answer]]) -> None:
+        if not answers or any(shows(answer, name) for name, answer in answers):
+            return
+        if all(is_missing(answer) for _, answer in answers):
+            raise ProviderMismatch(_OTHER.format(count=len(answers)))
+        if any(isinstance(answer, Reply) and answer.http_status == HTTPStatus.UNAUTHORIZED for _, answer in answers):
+            await self._refuse_credentials()
+            raise ProviderUnavailable("the provider refuses the key, which these records do not know: set another one")
+        raise ProviderUnavailable(
+            "the key is not one that these records know, and the provider does not tell whether it is of the same "
+            "account: nothing is sent until it does, or until you say so with 'refunds resume --account'"
+        )
+
+    # Payments
+
+    async def shown(self, payment_intent: str) -> None:
+        """Note that the provider shows a payment."""
+        await self._store.run(scripts.payment(payment_intent, "shown"))
+
+    async def is_lost(self, payment_intent: str, turn: Turn) -> bool:
+        """Tell whether a payment that is missing now was shown once; then everything stops, and an alarm rings.
+
+        It is asked for once more first, after `turn`: one replica of the provider that lags stops nobody.
+        """
+        result = await self._store.run(scripts.payment(payment_intent, "missing"))
+        if result == "suspect" and is_missing(await self._gateway.get_payment_intent(payment_intent, turn)):
+            result = await self._store.run(scripts.payment(payment_intent, "certain"))
+        if result == "raised":
+            log.critical("account_lost", alarm=True, payment_intent=payment_intent)
+        return result in {"raised", "lost"}
+
+    async def probe(self) -> bool:
+        """Let everything go on if the payment that was missing is shown again; return whether nothing is stopped."""
+        (payment_intent,) = await self._store.meta("account_lost_payment")
+        if payment_intent is None:
+            return True
+        if not shows(await self._gateway.get_payment_intent(payment_intent), payment_intent):
+            return False
+        await self._store.unflag("account_lost_at", "account_lost_payment")
+        log.info("account_found_again", payment_intent=payment_intent)
+        return True

@@ -1,0 +1,88 @@
+"""Before a send: asks the provider what must be known of the payment, and saves what keeps a refund back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from worker.engine import endings
+from worker.engine.account import Account
+from worker.engine.endings import Ending
+from worker.engine.recorder import Recorder
+from worker.model.answers import Look, Outcome, PaymentView
+from worker.model.refund import Refund
+from worker.model.steps import Step
+from worker.provider.gateway import Gateway, Turn, is_missing
+from worker.rules import preflight
+from worker.rules.attempts import Rules
+from worker.rules.outcomes import classify
+
+log = structlog.get_logger(__name__)
+
+
+class Checker:
+    """Reads payments before a send, and saves what keeps a refund back.
+
+    `note_trouble` and `note_answer` as for `Reconciler`.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        recorder: Recorder,
+        *,
+        rules: Rules,
+        account: Account,
+        jitter: Callable[[], float],
+        note_trouble: Callable[[Outcome], Awaitable[None]],
+        note_answer: Callable[[], None],
+    ) -> None:
+        self._gateway = gateway
+        self._recorder = recorder
+        self._rules = rules
+        self._account = account
+        self._jitter = jitter
+        self._note_trouble = note_trouble
+        self._note_answer = note_answer
+
+    async def read_payment(self, refund: Refund, now: datetime, turn: Turn) -> PaymentView | Ending:
+        """Return what the payment shows if the refund may be sent after that, else how the saved step left it."""
+        seen = await self._gateway.get_payment(refund.payment_intent, turn, about=refund)
+        if isinstance(seen, PaymentView):
+            self._note_answer()
+            view, code = seen, ""
+            step: Step | None = preflight.after_view(refund, seen, now, self._jitter())
+        else:
+            outcome = await self._gateway.whose_refusal(classify(seen, refund))
+            await self._note_trouble(outcome)
+            view, code = PaymentView(problem=outcome.code), outcome.code
+            if is_missing(seen) and await self._account.is_lost(refund.payment_intent, turn):
+                step = preflight.account_lost(refund)
+            else:
+                step = preflight.after_no_view(refund, outcome, self._rules, now, self._jitter())
+        if step is None:
+            return view
+        ending, _ = await self._keep_back(refund, step, code, {})
+        return ending
+
+    async def judge(self, refund: Refund, look: Look, now: datetime) -> tuple[Ending, bool] | None:
+        """Save what a look before the first send means; return how it left the refund, and whether to go on with it.
+
+        None if it may be sent.
+        """
+        step = preflight.after_first_look(refund, look, now, self._jitter())
+        if step is None:
+            return None
+        detail = {"look": look.sight.value, "reason": look.reason}
+        return await self._keep_back(refund, step, "", detail)
+
+    async def _keep_back(self, refund: Refund, step: Step, code: str, detail: dict[str, Any]) -> tuple[Ending, bool]:
+        saved, ending = await self._recorder.save(refund, step, detail)
+        if not step.quiet:
+            return ending, saved.result == "saved"
+        reason = code if step.label == preflight.UNREADABLE else step.label
+        log.info("refund_postponed", refund_id=refund.refund_id, reason=reason, code=code or None)
+        return endings.postponed(refund, reason) if saved.result == "saved" else ending, False

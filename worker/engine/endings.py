@@ -1,0 +1,162 @@
+"""How a handling left a refund, in plain words: what a task returns, and Flower shows as its result.
+
+Ids and codes only. It says what the worker knows by its own last answer from the records: nothing is read for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from worker.model.redaction import without_secrets
+from worker.model.refund import Refund, Stage, Status
+from worker.model.request import scrubbed
+from worker.model.steps import Step
+
+_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+_WORDS: Final = MappingProxyType(
+    {
+        Stage.QUEUED: "queued",
+        Stage.SENDING: "sending",
+        Stage.WAITING: "waiting",
+        Stage.IN_DOUBT: "in doubt",
+        Stage.PROCESSING: "processing",
+        Stage.REVIEW: "in review",
+    }
+)
+_HELD: Final = MappingProxyType(
+    {
+        "paused": "paused",
+        "parked": "key refused",
+        "account": "account not confirmed",
+        "blocked": "rate limited",
+        "batch": "batch on hold",
+        "narrow": "the file starts with few at a time",
+        "locked": "another refund of the payment is under way",
+        "no_body": "its stored request is gone",
+    }
+)
+"""Why a claim was refused that only waits, in plain words."""
+_EVERYONES: Final = MappingProxyType({"credentials_refused": "key refused", "rate_limited": "rate limited"})
+"""Codes of answers that concern every refund."""
+_KEPT_BACK: Final = MappingProxyType(
+    {
+        "currency_unconfirmed": "currency not confirmed",
+        "account_lost": "account not confirmed",
+        **_EVERYONES,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one handling left a refund: a plain word, and the reason if one is known."""
+
+    word: str
+    reason: str = ""
+    common: bool = False
+    """The reason is one of a few that hold back many refunds at a time: those are counted with it."""
+
+    def __str__(self) -> str:
+        return f"{self.word} ({self.reason})" if self.reason else self.word
+
+    @property
+    def kind(self) -> str:
+        """Return what it counts as among many."""
+        return str(self) if self.common else self.word
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether the refund was looked at at all."""
+        return self.word != _GIVEN_BACK
+
+
+_GIVEN_BACK: Final = "given back"
+
+UNKNOWN: Final = Ending("unknown id")
+OVERTAKEN: Final = Ending("changed meanwhile")
+"""Somebody else moved the refund since it was read: what it is now was not read again."""
+CONTRADICTED: Final = Ending("contradicts the record")
+STORE_AWAY: Final = Ending("not known", "Redis away", common=True)
+CONFLICT: Final = Ending("rejected", "exists with other contents")
+PUT_BACK: Final = Ending("not accepted yet", "its message waits again", common=True)
+NO_IDS: Final = Ending("rejected", "not a list of ids")
+
+
+def given_back(*, stopping: bool, provider_away: bool) -> Ending:
+    """Return the ending of a refund that was not begun, and that another message brings again."""
+    reason = "worker stopping" if stopping else "provider away" if provider_away else ""
+    return Ending(_GIVEN_BACK, reason, common=True)
+
+
+def broken(error: BaseException) -> Ending:
+    """Return the ending of a handling that met an unforeseen error: its kind alone, the log has the rest."""
+    return Ending("handling failed", type(error).__name__)
+
+
+def rejected(codes: Iterable[str]) -> Ending:
+    """Return the ending of a request that breaks rules, named by their codes."""
+    return Ending("rejected", ", ".join(dict.fromkeys(codes)))
+
+
+def standing(refund: Refund | None) -> Ending:
+    """Return the ending of a refund that nothing was done for, by its record."""
+    if refund is None:
+        return UNKNOWN
+    return _at(refund.stage, refund.status, refund.error_code)
+
+
+def not_claimed(result: str, refund: Refund | None) -> Ending:
+    """Return the ending of a refund whose claim was refused with `result`, by the record that the claim saw."""
+    held = _HELD.get(result)
+    if refund is None or held is None:
+        return standing(refund)
+    return Ending(_WORDS[refund.stage], held, common=True)
+
+
+def postponed(refund: Refund, code: str) -> Ending:
+    """Return the ending of a refund whose payment could not be read, or did not confirm it, before it was sent."""
+    return Ending(_WORDS[refund.stage], _KEPT_BACK.get(code, "payment unreadable"), common=True)
+
+
+def saved(step: Step, result: str) -> Ending:
+    """Return the ending that a save's `result` leads to; the step's own only if it was saved."""
+    match result:
+        case "saved":
+            code = step.label if step.to is Stage.REVIEW else step.changes.get("error_code")
+            return _at(step.to, step.status, code)
+        case "missing":
+            return UNKNOWN
+        case "contradicts":
+            return CONTRADICTED
+        case _:
+            return OVERTAKEN
+
+
+def _at(stage: Stage, status: Status, code: str | None) -> Ending:
+    if stage is Stage.SETTLED:
+        return Ending(status.value, _plain(code)) if status is Status.FAILED else Ending(status.value)
+    if stage not in {Stage.WAITING, Stage.REVIEW}:
+        return Ending(_WORDS[stage])
+    return Ending(_WORDS[stage], _plain(code), common=stage is Stage.WAITING and code in _EVERYONES)
+
+
+def _plain(code: str | None) -> str:
+    """Return a code as it may be shown: the provider's own words are foreign, and may hold anything."""
+    if code is None:
+        return ""
+    if code in _EVERYONES:
+        return _EVERYONES[code]
+    return code if _CODE.fullmatch(code) and scrubbed(code) == code else "another code"
+
+
+def told(endings: Mapping[str, Ending]) -> str:
+    """Return what became of a message's refunds: of one with its id, of many how many of each kind."""
+    if len(endings) == 1:
+        return "".join(f"{without_secrets(refund_id)}: {ending}" for refund_id, ending in endings.items())
+    kinds = Counter(ending.kind for ending in endings.values())
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "no refunds"

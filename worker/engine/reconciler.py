@@ -1,0 +1,161 @@
+"""Read-backs: gather what the provider shows of a doubtful refund and its payment; `rules.evidence` judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Final
+
+from worker.engine.account import Account
+from worker.engine.recorder import Recorder
+from worker.model.answers import Answer, Look, Outcome, PaymentView, ProviderRefund, Reply, Seen, Sight
+from worker.model.refund import Refund
+from worker.provider.gateway import Gateway, Turn, shows
+from worker.rules import attempts
+from worker.rules.attempts import Rules
+from worker.rules.evidence import look_at_list, look_at_totals
+from worker.rules.outcomes import classify
+from worker.store import scripts
+from worker.store.async_store import AsyncStore
+
+MOST_REREAD: Final = 50
+"""Refunds of one payment that a look at its totals reads again, a call each. With more it is inconclusive."""
+
+
+class Reconciler:
+    """Looks at doubtful refunds by the mode of `rules.readback`.
+
+    `note_trouble` is told of reads that went wrong, `note_answer` of those that did not.
+    """
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        gateway: Gateway,
+        recorder: Recorder,
+        *,
+        rules: Rules,
+        account: Account,
+        note_trouble: Callable[[Outcome], Awaitable[None]],
+        note_answer: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._gateway = gateway
+        self._recorder = recorder
+        self._rules = rules
+        self._account = account
+        self._note_trouble = note_trouble
+        self._note_answer = note_answer
+
+    async def look(self, refund: Refund, turn: Turn) -> Look:
+        """Return what the provider shows of a refund in doubt; reversals of its siblings met on the way are saved.
+
+        `turn` is waited for before each call: pages of a list and other refunds of the payment may be many.
+        """
+        if refund.operator_says is not None and refund.provider_refund_id is not None:
+            # The provider gave this id once, so whatever a person says of the refund can be read there.
+            look = await self._sight_by_id(refund, refund.provider_refund_id, turn)
+            if look is not None:
+                return look
+        match self._rules.readback:
+            case "list":
+                return await self._sight_of_list(refund, turn)
+            case "totals":
+                return await self._sight_of_totals(refund, turn)
+            case "none":
+                return Look(sight=Sight.INCONCLUSIVE, reason="nothing may be read back")
+
+    async def _sight_by_id(self, refund: Refund, provider_refund_id: str, turn: Turn) -> Look | None:
+        """Return what is read under the refund's own id at the provider, None if the provider does not know it."""
+        answer = await self._gateway.get_refund(provider_refund_id, turn)
+        outcome = classify(answer, refund)
+        if outcome.seen is Seen.DONE and outcome.found is not None and outcome.found.id == provider_refund_id:
+            self._note_answer()
+            return Look(sight=Sight.FOUND, reason="read by its id", found=outcome.found, source="lookup")
+        if outcome.http_status == HTTPStatus.NOT_FOUND and outcome.seen is Seen.REFUSED:
+            self._note_answer()
+            return None
+        if outcome.seen is Seen.DONE or outcome.code == "contradictory_reply":
+            self._note_answer()
+            reason = outcome.message or "another refund was answered"
+            return Look(sight=Sight.CONFLICT, reason=f"{provider_refund_id} was read: {reason}", source="lookup")
+        return await self._unread(answer, refund)
+
+    async def _sight_of_list(self, refund: Refund, turn: Turn) -> Look:
+        listed = await self._gateway.list_refunds(refund.payment_intent, turn, about=refund)
+        if not isinstance(listed, tuple):
+            look = await self._unread(listed, refund)
+            return await self._if_shown(look, refund, turn) if look.missing else look
+        self._note_answer()
+        entries, complete = listed
+        siblings = await self._store.run(scripts.siblings(refund.payment_intent, refund.refund_id))
+        by_id = {entry.id: entry for entry in entries}
+        for sibling in siblings or ():
+            if sibling.provider_refund_id in by_id:
+                await self._reverse(sibling, by_id[sibling.provider_refund_id], "list")
+        look = look_at_list(refund, entries, complete=complete, siblings=siblings)
+        # To a key of another account every list is empty: absence counts only if the payment itself is shown.
+        return await self._if_shown(look, refund, turn) if look.sight is Sight.ABSENT else look
+
+    async def _if_shown(self, look: Look, refund: Refund, turn: Turn) -> Look:
+        """Return a look if the provider shows the payment itself, else what that means."""
+        answer = await self._gateway.get_payment_intent(refund.payment_intent, turn, about=refund)
+        if shows(answer, refund.payment_intent):
+            await self._account.shown(refund.payment_intent)
+            return look
+        if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK and answer.payload is not None:
+            return Look(sight=Sight.INCONCLUSIVE, reason="the provider showed another payment")
+        return await self._unpaid(answer, refund, turn)
+
+    async def _sight_of_totals(self, refund: Refund, turn: Turn) -> Look:
+        if refund.baseline is None:
+            return look_at_totals(refund, PaymentView(), siblings=(), reread={}, totals_proof=False)
+        # The others first: one that moves after it was read moves the totals too, and the look is then inconclusive.
+        siblings = await self._store.run(scripts.siblings(refund.payment_intent, refund.refund_id, most=MOST_REREAD))
+        reread: dict[str, ProviderRefund | None] = {}
+        for sibling in siblings or ():
+            if sibling.provider_refund_id is not None:
+                reread[sibling.provider_refund_id] = await self._reread(sibling, sibling.provider_refund_id, turn)
+        view = await self._gateway.get_payment(refund.payment_intent, turn, about=refund)
+        if not isinstance(view, PaymentView):
+            return await self._unpaid(view, refund, turn)
+        self._note_answer()
+        if view.shown:
+            await self._account.shown(refund.payment_intent)
+        return look_at_totals(refund, view, siblings=siblings, reread=reread, totals_proof=self._rules.totals_proof)
+
+    async def _reread(self, sibling: Refund, provider_refund_id: str, turn: Turn) -> ProviderRefund | None:
+        answer = await self._gateway.get_refund(provider_refund_id, turn, about=sibling)
+        found = answer.payload.refund if isinstance(answer, Reply) and answer.payload is not None else None
+        if found is None or found.id != provider_refund_id:
+            return None
+        await self._reverse(sibling, found, "lookup")
+        return found
+
+    async def _reverse(self, sibling: Refund, found: ProviderRefund, source: str) -> None:
+        step = attempts.reversed_by_provider(sibling, found, source)
+        if step is not None:
+            await self._recorder.save(sibling, step, {"look": "reversed"})
+
+    async def _unpaid(self, answer: Answer, refund: Refund, turn: Turn) -> Look:
+        """Return the look for a payment that was not shown: everyone's trouble, if it was shown once and is missing."""
+        look = await self._unread(answer, refund)
+        if look.missing and await self._account.is_lost(refund.payment_intent, turn):
+            reason = "the payment was shown before and is missing now: the key may be of another account"
+            return Look(sight=Sight.UNREADABLE, reason=reason, credentials=True)
+        return look
+
+    async def _unread(self, answer: Answer, refund: Refund) -> Look:
+        """Return the look for a read-back that was not answered; a readable refusal will not get better by itself."""
+        outcome = await self._gateway.whose_refusal(classify(answer, refund))
+        await self._note_trouble(outcome)
+        if outcome.seen is Seen.REFUSED:
+            missing = outcome.http_status == HTTPStatus.NOT_FOUND
+            reason = f"the provider refuses to show it: {outcome.code}"
+            return Look(sight=Sight.INCONCLUSIVE, reason=reason, missing=missing)
+        return Look(
+            sight=Sight.UNREADABLE,
+            reason=outcome.message or outcome.code,
+            retry_after=outcome.retry_after,
+            credentials=outcome.credentials,
+        )

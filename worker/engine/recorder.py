@@ -1,0 +1,187 @@
+"""Saving what was decided: until it is in where it carries a reply, and told in the log once it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from worker.engine import endings
+from worker.engine.endings import Ending
+from worker.errors import IllegalMove, NotStorable, StoreUnavailable
+from worker.model.answers import Seen
+from worker.model.refund import Lane, Refund, Stage
+from worker.model.steps import Step
+from worker.rules import contradictions, readback, transitions
+from worker.store import scripts
+from worker.store.async_store import AsyncStore
+from worker.store.scripts import Call, Saved
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+SAVE_SECONDS: Final = 120.0
+STOPPING_SAVE_SECONDS: Final = 15.0
+"""A stopping worker insists no longer: the lapsed lease leads to a read-back, which finds what was done."""
+SOON: Final = timedelta(seconds=5)
+"""A look due sooner than the next sweep is taken by the worker that scheduled it."""
+_LET_GO_PAUSES: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""The refund's slot is held meanwhile."""
+_KEEP_TRIES: Final = 20
+"""How often a proof is kept anew because somebody else moved the record meanwhile."""
+_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+
+LookAgain = Callable[[str, Lane, timedelta], None]
+
+
+class Recorder:
+    """Saves steps of one worker; `look_again` is told of a refund that is due soon, with its lane and the wait."""
+
+    def __init__(self, store: AsyncStore, *, clock: Callable[[], float], look_again: LookAgain) -> None:
+        self.stopping = False
+        self._store = store
+        self._clock = clock
+        self._look_again = look_again
+
+    async def save(
+        self, refund: Refund, step: Step, detail: Mapping[str, Any], *, insist: bool = False
+    ) -> tuple[Saved, Ending]:
+        """Save a step, and return how that leaves the refund.
+
+        `insist` for one that carries a reply: it is tried until it is in, for two minutes.
+        """
+        if not step.quiet and not step.proof:
+            transitions.check_move(refund.refund_id, refund.stage, step.to)
+        full = {**detail, "alarm": step.alarm} if step.alarm else dict(detail)
+        # Not durable: lost with the server, the record is where it was at its claim, whose lease lapses into doubt, or
+        # at the look or poll before, which is repeated. What is sent next is sent under a claim that is on disk, and
+        # all that was saved before it is on disk then too.
+        saved = await self._run(scripts.save(refund, step, full, durable=False), refund, step, insist=insist)
+        ending = await self._after_save(refund, step, saved, full)
+        return saved, ending or endings.saved(step, saved.result)
+
+    async def let_go(self, refund_id: str, token: str, decide: Callable[[Refund, datetime], Step]) -> None:
+        """Save that nothing was sent under a claim whose reply was lost, or that is not known to be on disk.
+
+        Left alone its lease would lapse into a doubt. So it does if Redis stays away. `decide` returns the step for the
+        claimed record at a time.
+        """
+        for pause in (*_LET_GO_PAUSES, None):
+            try:
+                claim = await self._store.run(scripts.claimed(refund_id, token))
+            except StoreUnavailable:
+                if pause is None or self.stopping:
+                    return
+                await asyncio.sleep(pause)
+            else:
+                if claim.claimed and claim.refund is not None:
+                    log.warning("claim_let_go", refund_id=refund_id)
+                    detail = {"attempt": claim.refund.attempts, "seen": Seen.NOT_SENT.value}
+                    await self.save(claim.refund, decide(claim.refund, claim.now), detail, insist=True)
+                return
+
+    async def _run(self, call: Call[T], refund: Refund, step: Step, *, insist: bool) -> T:
+        """Run a call; `insist` tries again for two minutes while Redis is away."""
+        began, pause = self._clock(), _PAUSE
+        while True:
+            try:
+                return await self._store.run(call)
+            except StoreUnavailable:
+                limit = STOPPING_SAVE_SECONDS if self.stopping else SAVE_SECONDS
+                if not insist or self._clock() - began >= limit:
+                    log.error(  # noqa: TRY400 - raised below; here are the facts that the error lacks
+                        "save_failed",
+                        refund_id=refund.refund_id,
+                        to=step.to.value,
+                        provider_refund_id=step.changes.get("provider_refund_id"),
+                    )
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            except NotStorable as error:
+                # Repeating it would be refused again; whoever repairs the records finds here what was not kept.
+                log.error(  # noqa: TRY400 - see above
+                    "save_refused",
+                    refund_id=refund.refund_id,
+                    alarm=True,
+                    to=step.to.value,
+                    provider_refund_id=step.changes.get("provider_refund_id"),
+                    error=str(error),
+                )
+                raise
+
+    async def _after_save(self, refund: Refund, step: Step, saved: Saved, detail: Mapping[str, Any]) -> Ending | None:
+        """Report a save; return how a further one left the refund, if this one led to it."""
+        facts = {name: value for name, value in detail.items() if name not in {"alarm", "reason"}}
+        match saved.result:
+            case "saved":
+                if not step.quiet:
+                    log.info(
+                        _event(step),
+                        refund_id=refund.refund_id,
+                        stage=step.to.value,
+                        status=step.status.value,
+                        label=step.label,
+                        **facts,
+                    )
+                if step.alarm:
+                    log.error("refund_needs_attention", refund_id=refund.refund_id, alarm=True, reason=step.alarm)
+                for woken in saved.due_now:
+                    self._look_again(woken, refund.lane, timedelta(0))
+                if step.to is not Stage.SETTLED and step.delay is not None and step.delay <= SOON:
+                    self._look_again(refund.refund_id, refund.lane, step.delay)
+            case "owned":
+                return await self._owned(refund, saved.other or "", step)
+            case "contradicts":
+                log.critical(
+                    "proof_against_settled",
+                    refund_id=refund.refund_id,
+                    alarm=True,
+                    provider_refund_id=step.changes.get("provider_refund_id"),
+                )
+                await self._contradicted(refund, step)
+            case "illegal":
+                raise IllegalMove(refund.refund_id, saved.other or "", step.to.value)
+            case "stale" | "already" | "missing":
+                log.info("save_superseded", refund_id=refund.refund_id, result=saved.result, label=step.label)
+        return None
+
+    async def _contradicted(self, refund: Refund, proof: Step) -> None:
+        """Keep a proof that the record does not allow for, on the record as it is now."""
+        detail = {"provider_refund_id": proof.changes.get("provider_refund_id")}
+        for _ in range(_KEEP_TRIES):
+            loaded = await self._run(scripts.load(refund.refund_id), refund, proof, insist=True)
+            if loaded.refund is None:
+                return
+            step = contradictions.contradicted(loaded.refund, proof, loaded.now)
+            if step is None:
+                return
+            saved, _ = await self.save(loaded.refund, step, detail, insist=True)
+            if saved.result != "stale":
+                return
+
+    async def _owned(self, refund: Refund, owner: str, step: Step) -> Ending | None:
+        provider_refund_id = step.changes.get("provider_refund_id")
+        alarm = f"the provider's refund {provider_refund_id} already belongs to refund {owner}"
+        log.critical("provider_refund_claimed_twice", refund_id=refund.refund_id, alarm=True, owner=owner)
+        # Of an attempt it is one more answer that may be somebody else's: its doubt is for the rules of attempts.
+        if refund.stage in {Stage.IN_DOUBT, Stage.PROCESSING}:
+            changes = {
+                "error_code": "owned_elsewhere",
+                "error_message": alarm,
+                "doubt_since": refund.doubt_since or refund.updated_at,
+            }
+            _, ending = await self.save(refund, readback.after_owned(refund, changes, alarm), {})
+            return ending
+        return None
+
+
+def _event(step: Step) -> str:
+    if step.to is Stage.SETTLED:
+        return "refund_settled"
+    return f"refund_{step.to.value}" if step.to is not Stage.REVIEW else "refund_sent_to_review"

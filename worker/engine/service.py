@@ -1,0 +1,429 @@
+"""What a worker does with refunds: gather, let the rules decide, save. Plain coroutines over store and gateway.
+
+Nothing here knows Celery, and nothing here decides: the rules do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+
+from worker.engine import endings
+from worker.engine.account import Account
+from worker.engine.checker import Checker
+from worker.engine.endings import Ending
+from worker.engine.provider_state import ProviderTrouble
+from worker.engine.rate_gate import RateGate, Turns
+from worker.engine.reconciler import Reconciler
+from worker.engine.recorder import SOON, Recorder
+from worker.engine.slots import Slots
+from worker.errors import NotDurable, StoreUnavailable
+from worker.model.answers import Answer, NotSent, Outcome, Reply, Seen
+from worker.model.refund import Baseline, Lane, Refund, Stage
+from worker.model.steps import Action, Step
+from worker.provider.gateway import Gateway, is_missing
+from worker.rules import attempts, preflight, readback
+from worker.rules.attempts import Rules
+from worker.rules.outcomes import classify, owned_elsewhere
+from worker.store import scripts
+from worker.store.async_store import AsyncStore
+from worker.store.scripts import Claim, ClaimKind, Loaded
+
+log = structlog.get_logger(__name__)
+
+HOPS: Final = 4
+"""Decisions one handling may take in a row: lapse, look, resend, and one to spare."""
+MOST_WOKEN: Final = 1000
+
+Detail = dict[str, Any]
+
+
+class Service:
+    """Takes refunds through their way. One per event loop, shared by all that runs on it."""
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        gateway: Gateway,
+        *,
+        rules: Rules,
+        slots: Slots,
+        gate: RateGate,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        jitter: Callable[[], float] = random.random,
+        token: Callable[[], str] = lambda: secrets.token_hex(8),
+        on_attempt: Callable[[Outcome], None] = lambda _: None,
+    ) -> None:
+        self.store = store
+        self.gateway = gateway
+        self.rules = rules
+        self.slots = slots
+        self.gate = gate
+        self.stopping = False
+        self._clock = clock
+        self._wall = wall
+        self._jitter = jitter
+        self._token = token
+        self._on_attempt = on_attempt
+        self.trouble = ProviderTrouble(store, gateway, gate, jitter=jitter)
+        self.breaker = self.trouble.breaker
+        self.account = Account(store, gateway, refuse_credentials=self.trouble.refuse_credentials)
+        self._recorder = Recorder(store, clock=clock, look_again=self._look_again)
+        self._reconciler = Reconciler(
+            store,
+            gateway,
+            self._recorder,
+            rules=rules,
+            account=self.account,
+            note_trouble=self.trouble.note,
+            note_answer=self.breaker.answered,
+        )
+        self._checker = Checker(
+            gateway,
+            self._recorder,
+            rules=rules,
+            account=self.account,
+            jitter=jitter,
+            note_trouble=self.trouble.note,
+            note_answer=self.breaker.answered,
+        )
+        self._extra: set[asyncio.Task[None]] = set()
+        self._waits: set[asyncio.Timeout] = set()
+
+    # Handling
+
+    async def process(self, refund_ids: Sequence[str], lane: Lane, *, seconds: float) -> list[Ending]:
+        """Handle the refunds of one message; return how each was left, in their order.
+
+        Those that were not begun within `seconds` are given back.
+        """
+        until = self._clock() + seconds
+        # One refund's unforeseen trouble is its own: the others of the message go on.
+        results = await asyncio.gather(
+            *(self.handle(refund_id, lane, until=until) for refund_id in refund_ids), return_exceptions=True
+        )
+        ended: list[Ending] = []
+        for refund_id, result in zip(refund_ids, results, strict=True):
+            if isinstance(result, BaseException):
+                log.error("refund_handling_failed", refund_id=refund_id, alarm=True, exc_info=result)
+                ended.append(endings.broken(result))
+            else:
+                ended.append(result)
+        left = [refund_id for refund_id, ending in zip(refund_ids, ended, strict=True) if not ending.begun]
+        if left:
+            try:
+                await self.store.run(scripts.give_back(left))
+            except StoreUnavailable as error:
+                log.warning("give_back_failed", count=len(left), error=str(error))
+        return ended
+
+    async def handle(self, refund_id: str, lane: Lane, *, until: float | None = None) -> Ending:
+        """Take one refund as far as it goes now; return how that left it: given back if no slot came free in time."""
+        is_trial = False
+        try:
+            async with asyncio.timeout(None if until is None else max(0.0, until - self._clock())) as wait:
+                self._waits.add(wait)
+                async with self.slots.hold(lane):
+                    # Outage and rate are waited for before the claim, never under it.
+                    is_trial = await self.breaker.wait()
+                    await self.gate.acquire(lane)
+                    self._waits.discard(wait)
+                    wait.reschedule(None)
+                    if not self.stopping:
+                        return await self._advance(refund_id, lane)
+        except TimeoutError:
+            pass
+        except StoreUnavailable as error:
+            # Its time in `due` stands: a sweep finds it again.
+            log.warning("refund_deferred", refund_id=refund_id, error=str(error))
+            return endings.STORE_AWAY
+        finally:
+            self._waits.discard(wait)
+            if is_trial:
+                self.breaker.trial_over()
+        return endings.given_back(stopping=self.stopping, provider_away=self.breaker.is_open)
+
+    def stop(self) -> None:
+        """Begin no more refunds: what waits is given back at once, what was begun goes on.
+
+        A read that waits for one more permit is given back too: the rate may make it wait for long, and it is repeated
+        by whoever takes the refund up.
+        """
+        self.stopping = self._recorder.stopping = True
+        self.gate.stop()
+        for wait in self._waits:
+            # One whose time came in this very moment ends by itself, and may not be told any more.
+            if not wait.expired():
+                wait.reschedule(0)
+
+    def _look_again(self, refund_id: str, lane: Lane, delay: timedelta) -> None:
+        """Handle a refund beside what runs, after `delay`: its payment is free now, or its next look is near.
+
+        Forgotten where this process ends or has too many: a sweep finds it.
+        """
+        if delay <= timedelta(0):
+            self._wake(refund_id, lane)
+        elif len(self._extra) < MOST_WOKEN:
+            asyncio.get_running_loop().call_later(delay.total_seconds(), self._wake, refund_id, lane)
+
+    def _wake(self, refund_id: str, lane: Lane) -> None:
+        if self.stopping:
+            return
+        task = asyncio.create_task(self._woken(refund_id, lane))
+        self._extra.add(task)
+        task.add_done_callback(self._extra.discard)
+
+    async def _woken(self, refund_id: str, lane: Lane) -> None:
+        await self.handle(refund_id, lane)
+
+    async def drain(self) -> None:
+        """Wait for what was woken beside the messages."""
+        self.breaker.stop()
+        while self._extra:
+            await asyncio.wait(self._extra)
+
+    async def _advance(self, refund_id: str, lane: Lane) -> Ending:
+        # Most refunds are claimed and sent with no look before, so the claim itself is the first look.
+        loaded = None if self.rules.reads_first else await self._send_blind(refund_id, lane)
+        if isinstance(loaded, Ending):
+            return loaded
+        ending = endings.OVERTAKEN
+        turns = Turns(lambda: self.gate.go_on(lane))
+        for _ in range(HOPS):
+            if loaded is None:
+                loaded = await self.store.run(scripts.load(refund_id))
+            refund = loaded.refund
+            if refund is None:
+                log.warning("refund_unknown", refund_id=refund_id)
+                return endings.UNKNOWN
+            ending, again = await self._act(refund, loaded, lane, turns)
+            if not again:
+                break
+            loaded = None
+        return ending
+
+    async def _act(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
+        """Do what the refund needs now; return how that left it, and whether to look at it once more at once."""
+        match attempts.next_action(refund, self.rules, loaded.now, self._wall()):
+            case Action.NOTHING:
+                return endings.standing(refund), False
+            case Action.SEND:
+                return await self._send(refund, loaded, lane, turns)
+            case Action.REPLAY:
+                return await self._replay(refund, loaded.now, lane, turns)
+            case Action.LAPSE:
+                step = attempts.after_lapse(refund, self.rules, loaded.now, self._jitter())
+                saved, ending = await self._recorder.save(refund, step, {"seen": "lease_lapsed"})
+                return ending, saved.result == "saved"
+            case Action.LOOK:
+                return await self._look(refund, loaded.now, lane, turns), False
+            case Action.POLL:
+                return await self._poll(refund, loaded.now, turns), False
+            case Action.REVIEW:
+                step = attempts.to_review({}, "no_readback", "it may have happened, and nothing may be read back")
+                _, ending = await self._recorder.save(refund, step, {})
+                return ending, False
+
+    # Sending
+
+    async def _send_blind(self, refund_id: str, lane: Lane) -> Ending | Loaded | None:
+        """Claim and send; return the record if the refused claim saw that more is to be done, None for a fresh look."""
+        claim = await self._claim(refund_id, "send")
+        if claim.result in {"stage", "early"}:
+            return Loaded(now=claim.now, seq="", refund=claim.refund)
+        return None if claim.result == "unchecked" else await self._go(claim, lane)
+
+    async def _send(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
+        seq: str | None = None
+        baseline: Baseline | None = None
+        shown = False
+        if self.rules.first_look and refund.first_attempt_at is None:
+            look = await self._reconciler.look(refund, turns.take)
+            if (kept := await self._checker.judge(refund, look, loaded.now)) is not None:
+                return kept
+        checks = preflight.wants_currency(refund)
+        if self.rules.wants_baseline or checks:
+            view = await self._checker.read_payment(refund, loaded.now, turns.take)
+            if isinstance(view, Ending):
+                return view, False
+            if self.rules.wants_baseline:
+                baseline = view.baseline
+            seq, shown = loaded.seq, view.shown
+        await turns.ready()
+        seen = {"currency_checked": checks, "payment_shown": shown}
+        claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline, **seen)
+        # Another refund of the payment was sent since the totals were read: read them again.
+        return await self._go(claim, lane), claim.result == "moved"
+
+    async def _replay(self, refund: Refund, now: datetime, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
+        checks = preflight.wants_currency(refund)
+        if checks and isinstance(kept := await self._checker.read_payment(refund, now, turns.take), Ending):
+            return kept, False
+        claim = await self._claim(refund.refund_id, "replay", currency_checked=checks)
+        return await self._go(claim, lane), claim.result == "window"
+
+    async def _claim(
+        self,
+        refund_id: str,
+        kind: ClaimKind,
+        *,
+        seq: str | None = None,
+        baseline: Baseline | None = None,
+        version: int | None = None,
+        currency_checked: bool = False,
+        payment_shown: bool = False,
+    ) -> Claim:
+        asked, token = self._clock(), self._token()
+        call = scripts.claim(
+            refund_id,
+            kind,
+            token=token,
+            lease=self.rules.lease,
+            replay_window=self.rules.key_window - self.rules.request_timeout - attempts.SPARE,
+            version=version,
+            seq=seq,
+            baseline=baseline,
+            currency_checked=currency_checked,
+            payment_shown=payment_shown,
+        )
+        try:
+            claim = await self.store.run(call)
+        except (NotDurable, StoreUnavailable):
+            await self._recorder.let_go(refund_id, token, self._not_sent)
+            raise
+        if claim.claimed:
+            # The lease began some time after the question left: count from there, so that ours ends first.
+            spent = timedelta(seconds=self._clock() - asked)
+            return scripts.shorter(claim, spent)
+        if claim.result == "blocked" and claim.refund is not None and claim.refund.next_check_at is not None:
+            left = claim.refund.next_check_at - claim.now
+            self.gate.learn(left)
+            if left <= SOON:
+                self._look_again(refund_id, claim.refund.lane, left)
+        if claim.result == "missing":
+            log.warning("refund_unknown", refund_id=refund_id)
+        if claim.result == "no_body":
+            log.error("stored_request_missing", refund_id=refund_id, alarm=True)
+        log.debug("claim_refused", refund_id=refund_id, reason=claim.result)
+        return claim
+
+    def _not_sent(self, refund: Refund, now: datetime) -> Step:
+        outcome = classify(NotSent(reason="its claim was not known to be on disk"), refund)
+        return attempts.after_attempt(refund, outcome, self.rules, now, self._jitter())
+
+    async def _go(self, claim: Claim, lane: Lane) -> Ending:
+        """Attempt what was claimed; return how that left the refund, or how the refused claim did."""
+        refund = claim.refund
+        if claim.claimed and refund is not None:
+            return await self._attempt(claim, refund, lane)
+        if claim.result == "no_body" and refund is not None and refund.stage is Stage.IN_DOUBT:
+            step = attempts.to_review({}, "no_body", "its stored request is gone")
+            _, ending = await self._recorder.save(refund, step, {})
+            return ending
+        return endings.not_claimed(claim.result, refund)
+
+    async def _attempt(self, claim: Claim, refund: Refund, lane: Lane) -> Ending:
+        started = self._clock()
+
+        async def permit() -> bool:
+            return await self._may_try_again(refund.refund_id, claim.token, lane)
+
+        window: timedelta | None = None
+        if refund.first_attempt_at is not None:
+            # By whichever clock is further: this worker's own may close the window, and never opens it.
+            window = refund.first_attempt_at + self.rules.key_window - max(claim.now, self._wall())
+        outcome = await self.gateway.send(
+            refund, claim.body, lease_left=claim.lease_left, window_left=window, permit=permit
+        )
+        elapsed = timedelta(seconds=self._clock() - started)
+        now = claim.now + elapsed
+        self._on_attempt(outcome)
+        await self.trouble.note(outcome)
+        step = attempts.after_attempt(refund, outcome, self.rules, now, self._jitter())
+        detail: Detail = {
+            "attempt": refund.attempts,
+            "seen": outcome.seen.value,
+            "ms": elapsed // timedelta(milliseconds=1),
+        }
+        if outcome.http_status is not None:
+            detail["http_status"] = outcome.http_status
+        if outcome.tries > 1:
+            detail["tries"] = outcome.tries
+        saved, ending = await self._recorder.save(refund, step, detail, insist=True)
+        if saved.result == "owned":
+            doubt = owned_elsewhere(outcome, saved.other or "")
+            step = attempts.after_attempt(refund, doubt, self.rules, now, self._jitter())
+            _, ending = await self._recorder.save(refund, step, detail | {"seen": doubt.seen.value}, insist=True)
+        if outcome.seen is Seen.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
+            # True of this refund, which moved nothing; if the payment was shown once, it stops the others. A worker
+            # that ends waits for no permit: another refund of the payment will tell.
+            with suppress(TimeoutError):
+                await self.account.is_lost(refund.payment_intent, lambda: self.gate.go_on(lane))
+        return ending
+
+    async def _may_try_again(self, refund_id: str, token: str, lane: Lane) -> bool:
+        """Tell whether a further try may leave under a claim: asked last of all, since each answer ages."""
+        if self.stopping or self.breaker.is_open:
+            return False
+        try:
+            if not await self.gate.try_now(lane):
+                return False
+            # Since the claim somebody may have proven it done, or pressed the stop button: then no further byte leaves.
+            obstacle = await self.store.run(scripts.stands(refund_id, token))
+        except StoreUnavailable as error:
+            # What the tries so far have shown is kept, and saved as soon as that can be.
+            obstacle = f"store_unavailable: {error}"
+        if obstacle:
+            log.info("further_try_left_out", refund_id=refund_id, reason=obstacle)
+        return not obstacle
+
+    # Looking
+
+    async def _poll(self, refund: Refund, now: datetime, turns: Turns) -> Ending:
+        if refund.provider_refund_id is None:
+            step = attempts.to_review({}, "no_provider_id", "it is processing under no id")
+            _, ending = await self._recorder.save(refund, step, {})
+            return ending
+        answer = await self.gateway.get_refund(refund.provider_refund_id, turns.take, about=refund)
+        await self.trouble.note(classify(answer, refund))
+        step = readback.after_poll(refund, answer, now, self._jitter())
+        if readback.says_gone(step) and refund.missing_since is not None and await self._account_is_lost(refund, turns):
+            step = readback.account_lost()
+        _, ending = await self._recorder.save(refund, step, {"seen": _shape(answer)}, insist=step.proof)
+        return ending
+
+    async def _account_is_lost(self, refund: Refund, turns: Turns) -> bool:
+        """Tell whether not even the payment of a refund is there any more, though it was shown once."""
+        payment = await self.gateway.get_payment_intent(refund.payment_intent, turns.take, about=refund)
+        return is_missing(payment) and await self.account.is_lost(refund.payment_intent, turns.take)
+
+    async def _look(self, refund: Refund, now: datetime, lane: Lane, turns: Turns) -> Ending:
+        look = await self._reconciler.look(refund, turns.take)
+        step = readback.after_look(refund, look, self.rules, now, self._jitter())
+        detail = {"look": look.sight.value, "reason": look.reason}
+        checks = step.changes.get("proven_absent_at") is not None and preflight.wants_currency(refund)
+        if checks and isinstance(kept := await self._checker.read_payment(refund, now, turns.take), Ending):
+            return kept
+        saved, ending = await self._recorder.save(refund, step, detail, insist=step.proof)
+        if saved.result != "saved" or "proven_absent_at" not in step.changes or step.quiet:
+            return ending
+        if step.changes["proven_absent_at"] is None:
+            return ending
+        # The verdict is fresh now and for half a minute: send at once, or look again.
+        await turns.ready()
+        claim = await self._claim(refund.refund_id, "resend", version=refund.version + 1, currency_checked=checks)
+        return await self._go(claim, lane)
+
+
+def _shape(answer: Answer) -> str:
+    return f"http_{answer.http_status}" if isinstance(answer, Reply) else answer.reason

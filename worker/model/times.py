@@ -1,0 +1,24 @@
+"""Times as records and people write them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return a time as RFC 3339 UTC with milliseconds, such as `2026-01-31T09:00:00.000Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def from_ms(milliseconds: int) -> datetime:
+    """Return epoch milliseconds as a UTC time."""
+    return datetime.fromtimestamp(milliseconds // 1000, UTC) + timedelta(milliseconds=milliseconds % 1000)
+
+
+def to_ms(moment: datetime) -> int:
+    """Return a time as epoch milliseconds, exactly."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

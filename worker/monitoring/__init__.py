@@ -1,0 +1,1 @@
+"""What a person or Prometheus sees: `refunds doctor` and the metrics."""

@@ -1,0 +1,116 @@
+"""The provider: whether key and address belong together and are accepted, and whether the settings assume too much."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+from urllib.parse import urlsplit
+
+from worker.errors import GuardRefused, SettingsError
+from worker.monitoring.checks import Check, Trouble, fail, ok, warn
+from worker.probing import advice as probing_advice
+from worker.probing import kept as probing_kept
+from worker.probing.kept import Gap, Kept
+from worker.probing.questions import TEST_HOST, TEST_KEYS, Verdict
+from worker.provider.gateway import Gateway
+from worker.provider.transport import build_client
+from worker.settings import LIVE_HOST, Settings
+from worker.store.store import Store
+
+_PATIENCE: Final = timedelta(seconds=10)
+_LIVE_KEYS: Final = ("sk_live_", "rk_live_")
+_ASK: Final = "refunds probe --payment-intent pi_…"
+
+
+def key_and_address(settings: Settings) -> Check:
+    """Judge whether key and address are there, are allowed, and are of one kind."""
+    name = "key and address"
+    try:
+        key = settings.require_provider()
+    except SettingsError as error:
+        return fail(name, str(error), "export REFUNDS_API_KEY=sk_test_…", Trouble.SETTINGS)
+    except GuardRefused as error:
+        fix = f"export REFUNDS_API_URL=https://{TEST_HOST} with a test key; only to move real money: REFUNDS_LIVE=true"
+        if not settings.is_live:
+            fix = "export REFUNDS_API_URL=https://… in place of http://"
+        return fail(name, str(error), fix, Trouble.GUARD)
+    host = (urlsplit(settings.api_url).hostname or "").rstrip(".")
+    if host == LIVE_HOST and key.startswith(TEST_KEYS):
+        fix = f"export REFUNDS_API_URL=https://{TEST_HOST}, or use the live key"
+        return fail(name, f"a test key for the live address {settings.provider_host}", fix, Trouble.SETTINGS)
+    if key.startswith(_LIVE_KEYS) and host == TEST_HOST:
+        fix = f"export REFUNDS_API_KEY=sk_test_…, or REFUNDS_API_URL=https://{LIVE_HOST}"
+        return fail(name, f"a live key for the test address {settings.provider_host}", fix, Trouble.SETTINGS)
+    if settings.is_live and host != LIVE_HOST:
+        return warn(
+            name,
+            f"a live key for {settings.provider_host}, which is not the provider's live address",
+            f"export REFUNDS_API_URL=https://{LIVE_HOST}, or use a test key",
+        )
+    if not key.startswith((*TEST_KEYS, *_LIVE_KEYS)):
+        text = (
+            f"the key for {settings.provider_host} does not say whether it is a test or a live one (sk_test_, sk_live_)"
+        )
+        return warn(name, text, "copy the secret key once more from the provider's dashboard: export REFUNDS_API_KEY=…")
+    return ok(name, f"{settings.mode} mode at {settings.provider_host}")
+
+
+def ask_provider(settings: Settings) -> Check:
+    """Ask by a GET that moves nothing whether the provider answers and accepts the key."""
+    accepted = asyncio.run(_is_accepted(settings))
+    host = settings.provider_host
+    if accepted is None:
+        fix = f"curl -sS -o /dev/null -w '%{{http_code}}' {settings.api_url}/v1/refunds/x"
+        return fail("provider", f"{host} gives no answer that tells whether the key is accepted", fix, Trouble.AWAY)
+    if not accepted:
+        return fail("provider", f"{host} refuses the key", "export REFUNDS_API_KEY=…", Trouble.SETTINGS)
+    return ok("provider", f"{host} answers and accepts the key; nothing was spent")
+
+
+async def _is_accepted(settings: Settings) -> bool | None:
+    async with build_client(settings) as client:
+        rules = replace(settings.rules, request_timeout=min(settings.rules.request_timeout, _PATIENCE))
+        return await Gateway(client, rules).key_is_accepted()
+
+
+def what_was_probed(settings: Settings, store: Store) -> Iterator[Check]:
+    """Hold the settings against the answers of the latest probe; raises `StoreUnavailable`."""
+    kept = probing_kept.read(store)
+    lacking = list(probing_kept.gaps(settings, kept))
+    for gap in lacking:
+        yield _lacking(gap, settings)
+    if not lacking:
+        yield ok("probe", _told(settings, kept))
+
+
+def _told(settings: Settings, kept: Kept | None) -> str:
+    if kept is None:
+        return f"never made, and the settings assume the least of the provider; in test mode: {_ASK}"
+    when = f"made on {kept.at:%Y-%m-%d} at {kept.host}"
+    if not kept.speaks_for(settings):
+        return f"{when}, which says nothing of {settings.provider_host}; the settings assume the least"
+    shown = sum(found.verdict is Verdict.YES for found in kept.findings.values())
+    chosen = {settings.idempotency, settings.readback, settings.totals}
+    more = [
+        f"{advice.variable}={advice.value}"
+        for advice in probing_advice.advise(kept.findings)
+        if advice.value in {"trust", "list", "proof"} - chosen
+    ]
+    would = f"; it would allow {', '.join(more)}" if more else ""
+    return f"{when}: {shown} of {len(kept.findings)} answered yes, and the settings assume no more{would}"
+
+
+def _lacking(gap: Gap, settings: Settings) -> Check:
+    name = f"probe {gap.setting.removeprefix('REFUNDS_').partition('=')[0].lower()}"
+    loud = settings.is_live and settings.idempotency == "trust" and gap.setting == "REFUNDS_IDEMPOTENCY=trust"
+    text = f"REAL MONEY MAY MOVE TWICE: {gap.text}" if loud else gap.text
+    cautious = f"export {gap.cautious} and restart the workers"
+    if gap.denied and gap.setting != "REFUNDS_READBACK=list":
+        return fail(name, text, cautious, Trouble.SETTINGS)
+    if gap.denied:
+        return warn(name, text, cautious)
+    asking = f"REFUNDS_API_KEY=sk_test_… REFUNDS_API_URL=https://{TEST_HOST} {_ASK}" if settings.is_live else _ASK
+    return warn(name, text, f"{asking}; until then {cautious}")

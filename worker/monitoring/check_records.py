@@ -1,0 +1,214 @@
+"""The records: whose they are, what holds them back, who works on them, and what waits for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import kombu.exceptions
+import redis.exceptions
+from celery import Celery
+
+from worker.broker import queues as broker
+from worker.model.refund import Lane, Refund, Stage
+from worker.model.times import from_ms, rfc3339, to_ms
+from worker.monitoring.checks import Check, Trouble, fail, lasting, ok, warn
+from worker.settings import Settings
+from worker.store import flags as switches
+from worker.store.connection import redis_errors
+from worker.store.records import SCHEMA_VERSION
+from worker.store.store import Store
+
+FRESH: Final = timedelta(seconds=30)
+"""A worker beats every five seconds."""
+LATE: Final = timedelta(minutes=2)
+"""How far the sweep may lag behind what is due before someone should look."""
+OLD: Final = timedelta(hours=1)
+"""How long a refund may wait to be sent before someone should look."""
+OLD_DOUBT: Final = timedelta(minutes=15)
+LATEST_BATCHES: Final = 200
+SAMPLE: Final = 25
+"""Refunds read from either end of an index to find its oldest."""
+_TO_BE_SENT: Final = ("queued", "queued.bulk", "sending", "waiting")
+_REST: Final = frozenset({"succeeded", "failed", "canceled", "review"})
+_BROKER_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
+
+
+def under_way(settings: Settings, store: Store) -> Iterator[Check]:
+    """Yield what is told by the records; raises `StoreUnavailable`."""
+    flags, now = switches.read(store), switches.now(store)
+    yield _pinned(settings, flags)
+    yield from _account(settings, flags)
+    if flags.schema is not None:
+        yield _schema(flags.schema)
+    yield from _held_back(store, flags, now)
+    counts = store.counts()
+    moving = sum(count for name, count in counts.items() if name not in _REST)
+    yield _workers(store, now, moving)
+    yield from _late(store, now)
+    doubt = f"{counts['in_doubt']} in doubt, looked at by themselves" if counts["in_doubt"] else "none in doubt"
+    yield ok("refunds", f"{moving} on their way, {doubt}")
+    yield from _old(settings, store, now)
+    if counts["review"]:
+        yield warn("review", f"{counts['review']} need a person", "refunds review list")
+    if contradicted := len(store.ids_contradicted()):
+        text = f"{contradicted} are recorded otherwise than the provider shows them"
+        yield warn("contradicted", text, "refunds review list")
+    yield from _batches(store)
+    with redis_errors(store.place):
+        rejected: Any = store.redis.llen(store.key("rejected"))
+    if rejected:
+        yield warn("messages", f"{rejected} could not be understood and were kept", "refunds rejected list")
+
+
+def _pinned(settings: Settings, flags: switches.Switches) -> Check:
+    if flags.provider_host is None:
+        return ok("records", "no worker has sent anything yet: they belong to no provider")
+    if (flags.provider_host, flags.mode) == (settings.provider_host, settings.mode):
+        return ok("records", f"belong to {flags.provider_host} in {flags.mode} mode")
+    text = (
+        f"belong to {flags.provider_host} in {flags.mode} mode, but the settings say {settings.provider_host} in "
+        f"{settings.mode} mode"
+    )
+    return fail("records", text, "use another REFUNDS_PREFIX or database, or set REFUNDS_API_URL back", Trouble.GUARD)
+
+
+def _account(settings: Settings, flags: switches.Switches) -> Iterator[Check]:
+    """Judge whether the key is of the account that the records belong to."""
+    if flags.account_lost_at is not None:
+        text = (
+            f"nothing is sent since {rfc3339(flags.account_lost_at)}: the payment {flags.account_lost_payment} was "
+            "shown before and is missing now, so that the key may be of another account"
+        )
+        fix = (
+            "export REFUNDS_API_KEY=… of the records' own account and restart the workers, it then ends by itself; "
+            "if that payment is really gone: refunds resume --account"
+        )
+        yield fail("account", text, fix, Trouble.SETTINGS)
+        return
+    known = None if settings.api_key is None else flags.knows(settings.api_key.get_secret_value())
+    if known is None:
+        return
+    if known:
+        yield ok("account", "this key is known to be of the records' account")
+        return
+    text = "this key is not one that the records know: a worker asks at its start whether it is of the same account"
+    yield warn("account", text, "refunds worker")
+
+
+def _schema(found: str) -> Check:
+    if found == SCHEMA_VERSION:
+        return ok("schema", f"version {found}")
+    text = f"the records have version {found}, and this program knows {SCHEMA_VERSION}"
+    return fail("schema", text, "run the version that wrote them: pip install refund-worker==…", Trouble.GUARD)
+
+
+def _held_back(store: Store, flags: switches.Switches, now: datetime) -> Iterator[Check]:
+    """Yield everything that keeps refunds from being sent."""
+    if flags.paused_at is not None:
+        who = f" by {flags.paused_by}" if flags.paused_by else ""
+        yield warn("pause", f"everything is paused since {rfc3339(flags.paused_at)}{who}", "refunds resume")
+    if flags.credentials_refused_at is not None:
+        text = f"the provider has refused the key since {rfc3339(flags.credentials_refused_at)}: all refunds wait"
+        yield fail("breaker", text, "export REFUNDS_API_KEY=… and restart the workers", Trouble.SETTINGS)
+    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+        pipeline.zrange(store.key("outages"), to_ms(now - FRESH), "+inf", byscore=True)
+        pipeline.hget(store.key("gate"), "blocked_until")
+        pipeline.hget(store.key("meta"), "suspect_until")
+        away, blocked, suspect = pipeline.execute()
+    if away:
+        text = f"the provider does not answer {', '.join(sorted(away))}: they hold back, and ask now and then"
+        yield warn("outage", text, "nothing, it ends by itself; 'refunds pause' if money should rather wait for you")
+    if blocked is not None and float(blocked) > to_ms(now):
+        text = f"the provider asked all workers to wait until {rfc3339(from_ms(int(float(blocked))))}"
+        yield warn("rate", text, "export REFUNDS_RATE_LIMIT=N, a little below its limit, and restart the workers")
+    if suspect is not None and int(suspect) > to_ms(now):
+        until = rfc3339(from_ms(int(suspect)))
+        text = f"restored from a snapshot: until {until} each new refund is read back before it is sent"
+        yield warn("recovery", text, "nothing, it ends by itself; 'refunds review list' shows what needs a person")
+
+
+def _workers(store: Store, now: datetime, moving: int) -> Check:
+    with redis_errors(store.place):
+        beats: Any = store.redis.zrange(store.key("workers"), 0, -1, withscores=True)
+    fresh = [name for name, beat in beats if to_ms(now) - beat < FRESH // timedelta(milliseconds=1)]
+    if fresh:
+        return ok("workers", f"{len(fresh)} seen: {', '.join(sorted(fresh))}")
+    waiting = f", and refunds wait: {moving}" if moving else ""
+    return warn("workers", f"none seen in the last {FRESH.seconds} s{waiting}", "refunds worker")
+
+
+def _late(store: Store, now: datetime) -> Iterator[Check]:
+    with redis_errors(store.place):
+        first: Any = store.redis.zrange(store.key("due"), 0, 0, withscores=True)
+    lag = timedelta(milliseconds=to_ms(now) - first[0][1]) if first else timedelta(0)
+    if lag > LATE:
+        text = f"the refund that is due longest has been so for {lasting(lag.total_seconds())}"
+        yield warn("sweep", text, "refunds worker, or look into the workers' logs")
+
+
+def _old(settings: Settings, store: Store, now: datetime) -> Iterator[Check]:
+    """Tell of the oldest refunds; an index that is longer than the sample is asked at both ends."""
+    waiting = min(_sampled(store, _TO_BE_SENT), key=lambda refund: refund.created_at, default=None)
+    if waiting is not None:
+        age = now - waiting.created_at
+        told = f"the oldest to be sent, {waiting.refund_id}, was accepted {lasting(age.total_seconds())} ago"
+        fix = f"refunds status {waiting.refund_id} --history"
+        yield warn("oldest", f"{told} and is {waiting.stage}", fix) if age > OLD else ok("oldest", told)
+    doubted = [refund for refund in _sampled(store, ("in_doubt",)) if refund.stage is Stage.IN_DOUBT]
+    oldest = min(doubted, key=_doubted_at, default=None)
+    if oldest is None:
+        return
+    lasted = now - _doubted_at(oldest)
+    # Two looks that prove absence are a settle time apart.
+    if lasted > max(OLD_DOUBT, 3 * settings.rules.settle):
+        text = f"{oldest.refund_id} has been in doubt for {lasting(lasted.total_seconds())}"
+        yield warn("doubt", text, f"refunds status {oldest.refund_id} --history")
+
+
+def _doubted_at(refund: Refund) -> datetime:
+    return refund.doubt_since or refund.updated_at
+
+
+def _sampled(store: Store, buckets: Sequence[str]) -> list[Refund]:
+    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+        for bucket in buckets:
+            pipeline.zrange(store.key(f"index:{bucket}"), 0, SAMPLE - 1)
+            pipeline.zrange(store.key(f"index:{bucket}"), 0, SAMPLE - 1, desc=True)
+        ids = dict.fromkeys(refund_id for page in pipeline.execute() for refund_id in page)
+    return [refund for refund in store.get_many([*ids]) if refund is not None]
+
+
+def _batches(store: Store) -> Iterator[Check]:
+    """Tell of the latest batches that are paused; those that paused themselves first of all."""
+    with redis_errors(store.place):
+        names: Any = store.redis.zrange(store.key("batches"), 0, LATEST_BATCHES - 1, desc=True)
+        with store.redis.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.hmget(store.key(f"batch:{name}"), "state", "paused_reason")
+            states = pipeline.execute()
+    paused = [(name, reason) for name, (state, reason) in zip(names, states, strict=True) if state == "paused"]
+    for name, reason in paused:
+        if reason is not None:
+            text = f"{name} paused itself: refund after refund failed with {reason}"
+            yield warn(f"batch {name}", text, f"mend the cause, then refunds batch resume {name}")
+    by_hand = [name for name, reason in paused if reason is None]
+    if by_hand:
+        text = f"paused by a person: {', '.join(by_hand)}"
+        yield warn("batches", text, f"refunds batch resume {by_hand[0]}")
+
+
+def queues(app: Celery, place: str) -> Iterator[Check]:
+    """Yield the depth of each queue, or that the broker is away."""
+    try:
+        # Asked once and told at once: what asks for a depth would insist for seconds.
+        with app.connection_for_read() as connection:
+            connection.connect()
+        depths = {lane: broker.queue_depth(app, lane) for lane in Lane}
+    except _BROKER_ERRORS as error:
+        text = f"the broker at {place} cannot be reached ({type(error).__name__})"
+        yield fail("queues", text, "start it, or set REFUNDS_BROKER_URL", Trouble.AWAY)
+        return
+    for lane, depth in depths.items():
+        yield ok(f"queue {lane.value}", f"{depth} messages wait" if depth else "empty")

@@ -1,0 +1,326 @@
+"""What Prometheus reads: every figure computed from Redis at scrape, so right after a restart and for any workers.
+
+Counters and the first entries of indexes are read, nothing is scanned: a scrape costs the same for ten records and for
+a million. No label holds an id; every label's values come from a bounded set.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any, Final
+
+import kombu.exceptions
+import redis.exceptions
+from celery import Celery
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from worker.broker import queues
+from worker.errors import StoreUnavailable
+from worker.model.answers import Seen
+from worker.model.currencies import KNOWN as CURRENCIES
+from worker.model.refund import Lane, Stage, Status
+from worker.monitoring.snapshot import _SETTLED, _UNSETTLED, LATEST_BATCHES, SAMPLE, Counts, Snapshot, snapshot
+from worker.rules.codes import OTHER, counted
+from worker.store.counters import BOUNDS, INFINITE
+from worker.store.store import Store
+
+UNKNOWN: Final = "unknown"
+"""The label of money whose currency was neither stated nor shown."""
+_MICROS: Final = 1_000_000
+_ALL_LANES: Final = "all"
+_BROKER_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
+
+
+class RefundsCollector(Collector):
+    """Computes every family from Redis when Prometheus asks; with `app` the depth of the queues too.
+
+    `backlog_warning` is shown as it is set here, for the alert that compares with it.
+    """
+
+    def __init__(self, store: Store, app: Celery | None = None, *, backlog_warning: int | None = None) -> None:
+        self._store = store
+        self._app = app
+        self._backlog_warning = backlog_warning
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield all families; where Redis is away only that it is."""
+        up = GaugeMetricFamily("refunds_redis_up", "Whether the records' server answers.")
+        try:
+            seen = snapshot(self._store)
+        except StoreUnavailable:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        yield from _money(seen)
+        yield from _flow(seen)
+        yield from _provider(seen)
+        yield from _switches(seen)
+        yield from _server(seen.info)
+        if self._backlog_warning is not None:
+            sentence = "Queued refunds of a lane above which the backlog counts as deep: REFUNDS_BACKLOG_WARNING."
+            yield _gauge("refunds_backlog_warning", sentence, self._backlog_warning)
+        if self._app is not None:
+            yield from _queues(self._app)
+
+
+def _money(seen: Snapshot) -> Iterator[Metric]:
+    records = GaugeMetricFamily(
+        "refunds_records",
+        "Refunds by status and stage; a lane is told of queued ones only.",
+        labels=("status", "stage", "lane"),
+    )
+    for bucket, count in seen.cards.items():
+        records.add_metric(_place_of(bucket), count)
+    yield records
+    amounts = GaugeMetricFamily(
+        "refunds_amount_minor",
+        "Money of settled refunds in minor units; falls when a refund is reversed or retried.",
+        labels=("status", "currency"),
+    )
+    for (status, currency), amount in _currencies(seen.counters, "amount").items():
+        amounts.add_metric((status, currency), amount)
+    yield amounts
+    unsettled = GaugeMetricFamily(
+        "refunds_unsettled_amount_minor",
+        "Money of refunds on their way in minor units, without those that ask for all that is left.",
+        labels=("stage", "currency"),
+    )
+    for (stage, currency), amount in _currencies(seen.counters, "open").items():
+        unsettled.add_metric((stage, currency), amount)
+    yield unsettled
+    failures = CounterMetricFamily(
+        "refunds_failures", "Refunds that settled as failed, by error code.", labels=("error_code",)
+    )
+    for code, count in _codes(seen.counters, "failed").items():
+        failures.add_metric((code,), count)
+    yield failures
+    sentence = "Refunds whose record a refund of the provider contradicts, until a person has ended that."
+    yield _gauge("refunds_contradicted", sentence, seen.contradicted)
+    seen_ever = seen.counters.get("contradicted", 0)
+    yield _counter("refunds_contradictions", "Proofs that contradicted a record.", seen_ever)
+
+
+def _place_of(bucket: str) -> tuple[str, str, str]:
+    """Return status, stage and lane of an index."""
+    if bucket in _SETTLED:
+        return bucket, Stage.SETTLED.value, _ALL_LANES
+    if bucket == "queued":
+        return Status.PENDING.value, bucket, Lane.SINGLE.value
+    if bucket == "queued.bulk":
+        return Status.PENDING.value, Stage.QUEUED.value, Lane.BULK.value
+    return Status.PENDING.value, bucket, _ALL_LANES
+
+
+def _currencies(counters: Counts, kind: str) -> dict[tuple[str, str], int]:
+    """Return amounts by what stands before the currency; an unheard-of currency counts as `other`."""
+    amounts: dict[tuple[str, str], int] = {}
+    for (place, currency), amount in _split(counters, kind, 2).items():
+        label = (place, currency if currency in CURRENCIES or currency == UNKNOWN else OTHER)
+        amounts[label] = amounts.get(label, 0) + amount
+    return amounts
+
+
+def _codes(counters: Counts, kind: str) -> dict[str, int]:
+    """Return the counts by code; whatever an older version counted by a name of its own is among `other`."""
+    found = {OTHER: 0}
+    for (code,), count in _split(counters, kind, 1).items():
+        label = counted(code)
+        found[label] = found.get(label, 0) + count
+    return found
+
+
+def _split(counters: Counts, kind: str, parts: int) -> dict[tuple[str, ...], int]:
+    """Return the counters of one kind by their parts; the last part may hold colons."""
+    found = {}
+    for name, count in counters.items():
+        first, *rest = name.split(":", parts)
+        if first == kind and len(rest) == parts:
+            found[tuple(rest)] = count
+    return found
+
+
+def _flow(seen: Snapshot) -> Iterator[Metric]:
+    moves = CounterMetricFamily("refunds_moves", "Moves of refunds between stages.", labels=("from", "to"))
+    for stages, count in _split(seen.counters, "move", 2).items():
+        moves.add_metric(stages, count)
+    yield moves
+    oldest = GaugeMetricFamily(
+        "refunds_oldest_age_seconds",
+        "Seconds since the oldest refund of a stage was accepted, 0 where there is none. "
+        f"Exact for up to {2 * SAMPLE} refunds of a stage; beyond, the oldest of the {SAMPLE} due first and the "
+        f"{SAMPLE} due last.",
+        labels=("stage", "lane"),
+    )
+    for bucket in _UNSETTLED:
+        _, stage, lane = _place_of(bucket)
+        oldest.add_metric((stage, lane), max(0, seen.now_ms - seen.oldest_ms.get(bucket, seen.now_ms)) / 1000)
+    yield oldest
+    lag = 0 if seen.first_due_ms is None else max(0, seen.now_ms - seen.first_due_ms)
+    yield _gauge("refunds_due_lag_seconds", "How long the refund due longest has waited for a look.", lag / 1000)
+    yield _gauge("refunds_workers", "Workers that gave a sign of life in the last 30 seconds.", seen.workers)
+    yield _gauge(
+        "refunds_batches_running",
+        f"Batches that are neither stopped nor done, of the latest {LATEST_BATCHES}.",
+        seen.batches_running,
+    )
+    yield _gauge("refunds_rejected_messages_kept", "Messages kept in the list of rejected ones.", seen.rejected)
+    yield _counter(
+        "refunds_rejected_messages", "Messages that could not be understood.", seen.counters.get("rejected", 0)
+    )
+
+
+def _provider(seen: Snapshot) -> Iterator[Metric]:
+    attempts = CounterMetricFamily("refunds_attempts", "Attempts by what they came to.", labels=("outcome",))
+    for outcome in Seen:
+        attempts.add_metric((outcome.value,), seen.counters.get(f"attempt:{outcome.value}", 0))
+    yield attempts
+    answers = CounterMetricFamily("refunds_answers", "Attempts by the code of their answer.", labels=("code",))
+    for code, count in _codes(seen.counters, "answer").items():
+        answers.add_metric((code,), count)
+    yield answers
+    calls = CounterMetricFamily(
+        "refunds_provider_calls", "Calls to the provider by class of answer.", labels=("operation", "class")
+    )
+    for labels, count in _split(seen.counters, "call", 2).items():
+        calls.add_metric(labels, count)
+    yield calls
+    yield _latencies(seen.counters)
+    yield _counter(
+        "refunds_gate_wait_seconds", "Time refunds waited for the rate.", seen.counters.get("gate_us", 0) / _MICROS
+    )
+
+
+def _latencies(counters: Counts) -> Metric:
+    family = HistogramMetricFamily(
+        "refunds_provider_call_seconds", "Seconds a call to the provider took.", labels=("operation",)
+    )
+    counted = _split(counters, "call_le", 2)
+    # Bounds of another version that ran before still count.
+    finite = sorted({*BOUNDS, *(float(bound) for _, bound in counted if bound != INFINITE)})
+    bounds = [*map(str, finite), INFINITE]
+    for operation in sorted({operation for operation, _ in counted}):
+        totals = accumulate(counted.get((operation, bound), 0) for bound in bounds)
+        family.add_metric(
+            (operation,),
+            buckets=[*zip(bounds, totals, strict=True)],
+            sum_value=counters.get(f"call_us:{operation}", 0) / _MICROS,
+        )
+    return family
+
+
+def _switches(seen: Snapshot) -> Iterator[Metric]:
+    yield _gauge("refunds_paused", "Whether the stop button is pressed.", seen.paused)
+    breakers = GaugeMetricFamily(
+        "refunds_breaker_open",
+        "Whether sending waits: the key is refused or may be of another account, the provider told us to slow down, or "
+        "it does not answer a worker.",
+        labels=("breaker",),
+    )
+    breakers.add_metric(("credentials",), seen.credentials_refused)
+    breakers.add_metric(("account",), seen.account_lost)
+    breakers.add_metric(("rate",), seen.gate_blocked_until_ms > seen.now_ms)
+    breakers.add_metric(("outage",), seen.outages > 0)
+    yield breakers
+
+
+def _server(info: Mapping[str, Any]) -> Iterator[Metric]:
+    yield _counter("refunds_redis_evicted_keys", "Keys the server threw away.", info.get("evicted_keys", 0))
+    aof = info.get("aof_enabled", 0)
+    yield _gauge("refunds_redis_aof_enabled", "Whether the append-only file is on.", aof)
+    states = (info.get("aof_last_write_status", "ok"), info.get("aof_last_bgrewrite_status", "ok"))
+    failing = bool(aof) and any(state != "ok" for state in states)
+    yield _gauge("refunds_redis_aof_failing", "Whether the last write or rewrite of that file failed.", failing)
+    yield _gauge("refunds_redis_memory_used_bytes", "Memory the server uses.", info.get("used_memory", 0))
+    yield _gauge("refunds_redis_memory_max_bytes", "Its limit, 0 for none.", info.get("maxmemory", 0))
+    yield _gauge("refunds_redis_clients", "Connections to the server.", info.get("connected_clients", 0))
+    yield _gauge("refunds_redis_uptime_seconds", "Since the server started.", info.get("uptime_in_seconds", 0))
+
+
+def _queues(app: Celery) -> Iterator[Metric]:
+    up = GaugeMetricFamily("refunds_broker_up", "Whether the broker answers.")
+    try:
+        depths = {lane: queues.queue_depth(app, lane) for lane in Lane}
+    except _BROKER_ERRORS:
+        up.add_metric([], 0)
+        yield up
+        return
+    up.add_metric([], 1)
+    yield up
+    family = GaugeMetricFamily("refunds_queue_messages", "Messages waiting in a lane's queue.", labels=("lane",))
+    for lane, depth in depths.items():
+        family.add_metric((lane.value,), depth)
+    yield family
+
+
+def _gauge(name: str, sentence: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, sentence, value=value)
+
+
+def _counter(name: str, sentence: str, value: float) -> Metric:
+    return CounterMetricFamily(name, sentence, value=value)
+
+
+def registry_of(store: Store, app: Celery | None = None, *, backlog_warning: int | None = None) -> CollectorRegistry:
+    """Return a registry of this installation alone; nothing of the process that computes it."""
+    registry = CollectorRegistry(auto_describe=False)
+    # A description would be computed from Redis too: a server that is away must not keep this from starting.
+    registry.register(RefundsCollector(store, app, backlog_warning=backlog_warning))
+    return registry
+
+
+def render(store: Store, app: Celery | None = None, *, backlog_warning: int | None = None) -> str:
+    """Return the whole exposition as text."""
+    return generate_latest(registry_of(store, app, backlog_warning=backlog_warning)).decode()
+
+
+@contextmanager
+def serving(
+    store: Store,
+    app: Celery | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 9464,
+    backlog_warning: int | None = None,
+) -> Iterator[int]:
+    """Serve `/metrics` from a thread until the end of the block; yield the port, free where 0 was asked.
+
+    Raises `OSError` where the port is taken.
+    """
+    registry = registry_of(store, app, backlog_warning=backlog_warning)
+    server, thread = start_http_server(port, addr=host, registry=registry)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def serve(
+    store: Store,
+    app: Celery | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 9464,
+    backlog_warning: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serve `/metrics` until SIGTERM or SIGINT; from the main thread. `say` is told where."""
+    ends = {signal.SIGTERM, signal.SIGINT}
+    # Blocked before the threads start, which inherit it: the signal is then waited for here and nowhere else.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    try:
+        with serving(store, app, host=host, port=port, backlog_warning=backlog_warning) as taken:
+            shown = f"[{host}]" if ":" in host else host
+            say(f"metrics at http://{shown}:{taken}/metrics")
+            signal.sigwait(ends)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

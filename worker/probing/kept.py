@@ -1,0 +1,111 @@
+"""Where a probe's answers are kept, and what of the settings they do not bear out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from worker.model.times import from_ms, rfc3339, to_ms
+from worker.probing.advice import _verdict
+from worker.probing.questions import TEST_HOST, WORDS, Finding, Findings, Question, Verdict
+from worker.probing.report import Report
+from worker.settings import LIVE_HOST, Settings
+from worker.store.connection import redis_errors
+from worker.store.store import Store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """The answers of the latest probe that came to its end."""
+
+    at: datetime
+    host: str
+    findings: Findings
+
+    def speaks_for(self, settings: Settings) -> bool:
+        """Tell whether it was asked of the settings' provider, or of the test system that stands for its live one."""
+        return self.host == settings.provider_host or (settings.provider_host == LIVE_HOST and self.host == TEST_HOST)
+
+
+_FIELDS: Final = ("probe_at", "probe_host", "probe_results")
+
+
+def keep(store: Store, report: Report, at: datetime) -> None:
+    """Keep a report's answers beside the flags; the next one takes their place."""
+    values: dict[Any, Any] = {
+        "probe_at": str(to_ms(at)),
+        "probe_host": report.host,
+        "probe_results": json.dumps(report.as_dict() | {"at": rfc3339(at)}, separators=(",", ":")),
+    }
+    with redis_errors(store.place):
+        store.redis.hset(store.key("meta"), mapping=values)
+    store.confirm()
+
+
+def read(store: Store) -> Kept | None:
+    """Return the kept answers, None where none can be read; raises `StoreUnavailable`."""
+    with redis_errors(store.place):
+        values: Any = store.redis.hmget(store.key("meta"), *_FIELDS)
+    at, host, results = values
+    try:
+        findings = {
+            Question(name): Finding(verdict=Verdict(found["answer"]), evidence=str(found["evidence"]))
+            for name, found in json.loads(results or "{}")["findings"].items()
+        }
+        return Kept(at=from_ms(int(at)), host=str(host), findings=findings)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # Never asked, or written by another version with other questions: both show nothing.
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gap:
+    """A setting that assumes more than was shown; `denied` where the contrary was."""
+
+    setting: str
+    cautious: str
+    text: str
+    denied: bool
+
+
+_ASSUMED: Final = (
+    (
+        "REFUNDS_IDEMPOTENCY=trust",
+        "REFUNDS_IDEMPOTENCY=verify",
+        (Question.KEY, Question.GUARD),
+        "sends again what may have happened",
+    ),
+    ("REFUNDS_TOTALS=proof", "REFUNDS_TOTALS=hint", (Question.PENDING,), "takes an unchanged total for proof"),
+    ("REFUNDS_READBACK=list", "REFUNDS_READBACK=totals", (Question.LIST,), "looks for refunds in a list"),
+)
+
+
+def gaps(settings: Settings, kept: Kept | None) -> Iterator[Gap]:
+    """Yield the settings that assume what the kept answers do not show of the settings' provider."""
+    chosen = {
+        f"REFUNDS_IDEMPOTENCY={settings.idempotency}",
+        f"REFUNDS_TOTALS={settings.totals}",
+        f"REFUNDS_READBACK={settings.readback}",
+    }
+    findings: Findings = kept.findings if kept is not None and kept.speaks_for(settings) else {}
+    for setting, cautious, questions, does in _ASSUMED:
+        lacking = [question for question in questions if _verdict(findings, question) is not Verdict.YES]
+        if setting not in chosen or not lacking:
+            continue
+        denied = [question for question in lacking if _verdict(findings, question) is Verdict.NO]
+        if denied:
+            text = f"{setting} {does}, but the probe found: {findings[denied[0]].evidence}"
+        else:
+            text = f"{setting} {does}, and no probe has shown that {' and that '.join(WORDS[each] for each in lacking)}"
+        yield Gap(setting=setting, cautious=cautious, text=text, denied=bool(denied))
+
+
+def live_warning(settings: Settings, kept: Kept | None) -> str | None:
+    """Return what must be said before live money moves on trust that nothing supports; None where all is well."""
+    if not settings.is_live or settings.idempotency != "trust":
+        return None
+    lacking = next((gap for gap in gaps(settings, kept) if gap.setting == "REFUNDS_IDEMPOTENCY=trust"), None)
+    return None if lacking is None else f"REAL MONEY MAY MOVE TWICE: {lacking.text}"

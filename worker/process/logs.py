@@ -1,0 +1,131 @@
+"""Logs on stderr: one JSON object (or coloured line) an event, the libraries' too, with secrets taken out last."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Mapping, MutableMapping
+from types import TracebackType
+from typing import Any, Final
+
+import structlog
+
+from worker.model.redaction import without_secrets
+from worker.model.request import scrubbed
+from worker.settings import Settings
+
+_SECRET_NAMES: Final = frozenset({"authorization", "api_key", "password", "secret", "body", "metadata"})
+_LONGEST_TEXT: Final = 4_000
+# Two lines for every message, which say nothing that the refund's own lines do not.
+_CHATTY: Final = ("celery.worker.strategy", "celery.app.trace", "kombu", "httpx", "asyncio")
+
+
+# Celery's lines that carry the whole body of a message it cannot use; `message_rejected` tells of it without.
+_WITH_BODIES: Final = (
+    "Received and deleted unknown message",
+    "Received unregistered task of type",
+    "Received invalid task message",
+    "Can't decode message body",
+)
+
+
+class _WithoutBodies(logging.Filter):
+    """Drops lines that would show what a message holds."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line may be written."""
+        return not str(record.msg).startswith(_WITH_BODIES)
+
+
+def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take secrets out of an event, whatever put them there; the last step before it is written."""
+    return {name: _clean(name, value) for name, value in event.items()}
+
+
+def _clean(name: str, value: Any) -> Any:
+    if name.lower() in _SECRET_NAMES:
+        return "***"
+    if type(value) is int:
+        return value
+    if isinstance(value, str):
+        return _clean_text(value)
+    if isinstance(value, Mapping):
+        return {_clean_text(str(key)): _clean(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean("", inner) for inner in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return _clean_text(str(value))
+
+
+def _clean_text(text: str) -> str:
+    # One word, as most values are, comes to itself.
+    text = without_secrets(text)
+    if text.isprintable() and " " not in text:
+        return text[:_LONGEST_TEXT]
+    # A traceback keeps its lines; everything else is one.
+    return "\n".join(scrubbed(line, _LONGEST_TEXT) if line.strip() else line for line in text.split("\n"))
+
+
+class _Straight:
+    """Writes finished lines to a handler's stream, between the lines of `logging` and never within one."""
+
+    def __init__(self, handler: logging.StreamHandler[Any]) -> None:
+        self._handler = handler
+
+    def msg(self, line: str) -> None:
+        """Write one line."""
+        self._handler.acquire()
+        try:
+            self._handler.stream.write(line + "\n")
+            self._handler.stream.flush()
+        finally:
+            self._handler.release()
+
+    debug = info = warning = error = critical = msg
+
+
+def configure(settings: Settings) -> None:
+    """Send all logging of this process, the libraries' too, to stderr in one form.
+
+    Our own lines go there at once: a record of `logging` for each would cost as much again.
+    """
+    as_text = settings.log_format == "text" or (settings.log_format is None and sys.stderr.isatty())
+    writer: Any = structlog.dev.ConsoleRenderer() if as_text else structlog.processors.JSONRenderer(ensure_ascii=False)
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+        structlog.processors.format_exc_info,
+    ]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redact, writer],
+        )
+    )
+    handler.addFilter(_WithoutBodies())
+    structlog.configure(
+        processors=[*shared, redact, writer],
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
+        logger_factory=lambda *_: _Straight(handler),
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel("DEBUG" if settings.log_level == "debug" else "WARNING")
+
+
+def log_crashes() -> None:
+    """Have an error that ends a thread, or this process, logged as all else: Python writes it with all it says."""
+    sys.excepthook = lambda kind, error, trace: _crashed((kind, error, trace))
+    threading.excepthook = lambda told: _crashed((told.exc_type, told.exc_value or told.exc_type(), told.exc_traceback))
+
+
+def _crashed(error: tuple[type[BaseException], BaseException, TracebackType | None]) -> None:
+    if not issubclass(error[0], (SystemExit, KeyboardInterrupt)):
+        logging.getLogger(__name__).critical("crashed", exc_info=error)

@@ -1,0 +1,298 @@
+"""The worker process: one event loop in a thread of its own, with the shared clients, the sweep and the heartbeat."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+import httpx
+import structlog
+from celery import Celery
+
+from worker.broker import inbox, queues, rejected
+from worker.broker.backlog import BacklogWatch
+from worker.broker.bulk_prefetch import BulkIntake
+from worker.broker.kept import Kept
+from worker.client import PUBLISH_ERRORS
+from worker.engine import endings
+from worker.engine.endings import Ending
+from worker.engine.rate_gate import RateGate
+from worker.engine.service import Service
+from worker.engine.slots import Slots
+from worker.engine.sweeper import sweep
+from worker.errors import ProviderMismatch, RefundError, StoreFull, StoreUnavailable
+from worker.model.refund import Lane
+from worker.model.request import RefundRequest
+from worker.process.heartbeat import Heartbeat
+from worker.provider.gateway import Gateway
+from worker.provider.transport import build_client
+from worker.settings import Settings
+from worker.store import scripts
+from worker.store.async_store import AsyncStore
+from worker.store.connection import connect_async, place_of
+from worker.store.counters import Tally
+from worker.store.records import SCHEMA_VERSION
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+SWEEP_SECONDS: Final = 5.0
+BEAT_SECONDS: Final = 5.0
+PROBE_SECONDS: Final = 15.0
+DISK_SECONDS: Final = 60.0
+TASK_SECONDS: Final = 30.0
+AGAIN_SECONDS: Final = 1.0
+"""How long a message that could not be accepted waits before it goes to the end of its queue."""
+"""How long a message may hold ids that it has not begun."""
+SUPERVISOR_VARIABLE: Final = "REFUNDS_SUPERVISOR_PID"
+THREADS_BESIDE_CALLS: Final = 8
+"""Threads beyond the calls in flight: bulk messages and the next ones wait in them."""
+
+
+class Runtime:
+    """Everything a worker process shares. `start` before the first task, `stop` after the last."""
+
+    def __init__(self, settings: Settings, celery: Celery) -> None:
+        self.settings = settings
+        self.celery = celery
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.intake = BulkIntake(celery, settings.concurrency, rate=settings.rate_limit, seconds=TASK_SECONDS)
+        self._tally = Tally()
+        self._backlog = BacklogWatch(settings.backlog_warning)
+        self._heartbeat = Heartbeat(settings.heartbeat_file)
+        self.store: AsyncStore
+        self.service: Service
+        self._client: httpx.AsyncClient
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="refunds-loop", daemon=True)
+        self._background: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Build the clients, check the guards, begin to sweep.
+
+        Raises `SettingsError`, a `GuardRefused` (live money, durability, another provider or account),
+        `StoreUnavailable`, `ProviderUnavailable`.
+        """
+        self.settings.require_provider()
+        self._thread.start()
+        try:
+            self.run(self._open())
+        except RefundError:
+            self._end_loop()
+            raise
+        inbox.keep_with(self._keep_rejected)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and wait for it, from any other thread."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _open(self) -> None:
+        settings = self.settings
+        url = settings.redis_url.get_secret_value()
+        self.store = AsyncStore(
+            connect_async(url),
+            prefix=settings.prefix,
+            retention=timedelta(days=settings.retention_days),
+            durable=settings.durability == "disk",
+            place=place_of(url),
+        )
+        try:
+            await self.store.require_durable()
+            await self.store.load_scripts((*scripts.EVERY, rejected.SCRIPT))
+            await self._pin()
+            self._heartbeat.begin()
+        except BaseException:
+            await self.store.redis.aclose()
+            raise
+        self._client = build_client(settings)
+        self.service = Service(
+            self.store,
+            Gateway(self._client, settings.rules, observer=self._tally.call),
+            rules=settings.rules,
+            slots=Slots(settings.concurrency, settings.bulk_share),
+            gate=RateGate(self.store, rate=settings.rate_limit, bulk_share=settings.bulk_share),
+            on_attempt=self._tally.attempt,
+        )
+        try:
+            await self.service.account.confirm(settings.require_provider())
+        except BaseException:
+            await self._client.aclose()
+            await self.store.redis.aclose()
+            raise
+        for pause, work in (
+            (SWEEP_SECONDS, self._sweep),
+            (BEAT_SECONDS, self._beat),
+            (PROBE_SECONDS, self._probe),
+            (DISK_SECONDS, self.store.require_durable),
+        ):
+            self._background.append(asyncio.create_task(self._repeat(work, pause)))
+
+    async def _pin(self) -> None:
+        host, mode, schema = await self.store.run(scripts.pin(self.settings.provider_host, self.settings.mode))
+        if (host, mode) != (self.settings.provider_host, self.settings.mode):
+            raise ProviderMismatch(
+                f"these records belong to {host} in {mode} mode, and this worker is set to "
+                f"{self.settings.provider_host} in {self.settings.mode} mode: use another REFUNDS_PREFIX or database"
+            )
+        if schema != SCHEMA_VERSION:
+            raise ProviderMismatch(
+                f"these records have schema {schema} and this worker knows {SCHEMA_VERSION}: "
+                "run the version that wrote them"
+            )
+
+    async def _repeat(self, work: Callable[[], Awaitable[object]], pause: float) -> None:
+        while True:
+            try:
+                await work()
+            except StoreUnavailable as error:
+                log.warning("background_deferred", work=work.__name__, error=str(error))
+            except Exception:
+                # The outermost loop of its kind: a sweep that dies silently is worse than any error it can meet.
+                log.exception("background_failed", work=work.__name__)
+            await asyncio.sleep(pause)
+
+    async def _sweep(self) -> None:
+        if not self.service.stopping and not self.service.breaker.resting:
+            await sweep(self.store, nudge=self._nudge, depth=self._depth)
+
+    def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
+        with self._broker_errors():
+            queues.nudge(self.celery, refund_ids, lane)
+
+    def _depth(self, lane: Lane) -> int:
+        with self._broker_errors():
+            return queues.queue_depth(self.celery, lane)
+
+    @contextmanager
+    def _broker_errors(self) -> Iterator[None]:
+        """Turn a broker that is away, or is none, into one sentence: celery logs its own, and tries again by itself."""
+        try:
+            yield
+        except PUBLISH_ERRORS as error:
+            place = place_of(self.settings.broker)
+            raise StoreUnavailable(
+                f"the broker at {place} cannot be reached ({type(error).__name__}): start it or set REFUNDS_BROKER_URL"
+            ) from error
+
+    async def _beat(self) -> None:
+        supervisor = os.environ.get(SUPERVISOR_VARIABLE)
+        if supervisor and os.getppid() != int(supervisor) and not self.service.stopping:
+            log.warning("supervisor_gone")
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.intake.resume()
+        await self.store.beat(self.name)
+        await self._tell()
+        # After the beat in Redis: the file is fresh only while the loop turns and the records can be reached.
+        self._heartbeat.beat()
+
+    async def _tell(self) -> None:
+        """Add what this worker counted into Redis."""
+        self._tally.gate_waited(self.service.gate.waited_seconds)
+        await self._tally.flush(self.store, worker=self.name, provider_away=self.service.breaker.is_open)
+
+    async def _probe(self) -> None:
+        await self.service.trouble.probe_credentials()
+        await self.service.account.probe()
+
+    def _keep_rejected(self, kept: Kept) -> bool:
+        named = {"refund_id": kept.refund_ids[0]} if kept.refund_ids else {}
+        log.error("message_rejected", entry_id=kept.entry_id, reason=kept.reason, alarm=True, **named)
+        try:
+            self.run(self.store.run(rejected.keep(kept)))
+        except Exception as error:  # noqa: BLE001 - whatever is in the way, the message must stay where it was
+            told = str(error) if isinstance(error, RefundError) else type(error).__name__
+            log.error("message_not_kept", entry_id=kept.entry_id, error=told)  # noqa: TRY400 - one sentence, no traceback
+            return False
+        return True
+
+    def process(self, refund_ids: Sequence[str], lane: Lane) -> Mapping[str, Ending]:
+        """Handle the refunds of one message, from a task's thread; return how each was left."""
+        ended = self.run(self.service.process(refund_ids, lane, seconds=TASK_SECONDS))
+        return dict(zip(refund_ids, ended, strict=True))
+
+    def submit(self, request: RefundRequest, lane: Lane) -> Ending:
+        """Accept a refund and handle it, from a task's thread; return how it was left, or `endings.CONFLICT`."""
+        created = self.run(self._create(request, lane))
+        if created == "conflict":
+            return endings.CONFLICT
+        ending = self.process([request.refund_id], lane)[request.refund_id]
+        if created == "created":
+            # After its handling: whoever waits for this one does not wait for the answer.
+            self._backlog.look(lane, lambda: self._backlog_of(lane))
+        return ending
+
+    def send_again(self, request: RefundRequest, fields: Mapping[str, Any], lane: Lane) -> bool:
+        """Send a message that could not be accepted to the end of its queue; return whether it went there.
+
+        After a pause, in which the thread is lost to others: a server that is full may be so for hours.
+        """
+        if self.service.stopping:
+            return False
+        self.pause()
+        try:
+            queues.submit_again(self.celery, request.refund_id, fields, lane)
+        except PUBLISH_ERRORS:
+            return False
+        return True
+
+    def pause(self) -> None:
+        """Hold a task's thread before its message goes back to its queue, unless the worker ends."""
+        if not self.service.stopping:
+            time.sleep(AGAIN_SECONDS)
+
+    def _backlog_of(self, lane: Lane) -> int:
+        """Return how many refunds wait: by their records, or by messages, where those are what brings them in."""
+        return max(self.run(self.store.backlog(lane)), self._depth(lane))
+
+    async def _create(self, request: RefundRequest, lane: Lane) -> str:
+        until = self._loop.time() + TASK_SECONDS
+        while True:
+            try:
+                return (await self.store.run(scripts.create(request, lane))).result
+            except StoreFull:
+                # It may last for hours, and threads are needed to finish what was accepted.
+                raise
+            except StoreUnavailable:
+                if self._loop.time() >= until or self.service.stopping:
+                    raise
+                await asyncio.sleep(0.5)
+
+    def stop_claiming(self) -> None:
+        """Begin no more refunds; what is in flight goes on. Safe to call from a signal handler."""
+        service = getattr(self, "service", None)
+        if service is not None:
+            self._loop.call_soon_threadsafe(service.stop)
+
+    def stop(self) -> None:
+        """Finish what was begun beside the tasks, close the clients, end the loop."""
+        if self._thread.is_alive():
+            self.run(self._close())
+            self._end_loop()
+
+    async def _close(self) -> None:
+        self.service.stop()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.service.drain()
+        try:
+            await self._tell()
+            await self.store.leave(self.name)
+        except StoreUnavailable as error:
+            log.warning("worker_left_unnoticed", error=str(error))
+        await self._client.aclose()
+        await self.store.close()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

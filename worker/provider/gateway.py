@@ -1,0 +1,322 @@
+"""The provider: requests, the tries of one attempt, and read-back. What an answer means is for `outcomes` to say."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlencode
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result
+
+from worker.model.answers import Answer, NoReply, NotSent, Outcome, Payload, PaymentView, ProviderRefund, Reply, Seen
+from worker.model.refund import Refund
+from worker.model.request import is_provider_id
+from worker.provider.transport import exchange
+from worker.rules.attempts import SPARE, Rules, backoff, may_try_again
+from worker.rules.outcomes import classify, fold, key_accepted, key_refused
+
+MAX_TRIES: Final = 4
+TRY_BACKOFF: Final = timedelta(milliseconds=500)
+TRY_BACKOFF_CAP: Final = timedelta(seconds=4)
+PAGE_SIZE: Final = 20
+"""Refunds a page of the list: with the longest metadata there is, a page stays below the cap on replies."""
+MAX_PAGES: Final = 25
+PROBE_ID: Final = "re_credentials_probe"
+
+_JSON: Final = {"Content-Type": "application/json"}
+# Replies that come from in front of the provider's own check of the key, or in spite of it.
+_SAYS_NOTHING_OF_THE_KEY: Final = frozenset({407, 408, 429})
+
+Observer = Callable[[str, str, float], None]
+"""Told of every call: operation, outcome class (`2xx` … `5xx`, `not_sent`, `no_reply`), seconds."""
+Permit = Callable[[], Awaitable[bool]]
+Turn = Callable[[], Awaitable[None]]
+"""Waited for before each request of a read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Bounds:
+    """Until when an attempt may do what, in seconds of the injected clock."""
+
+    call: float
+    lease_end: float
+    window_end: float | None
+
+    def try_fits_lease(self, start: float) -> bool:
+        """Tell whether a try that starts then is over, with the spare, when the lease ends."""
+        return start + self.call + SPARE.total_seconds() <= self.lease_end
+
+    def further_try_fits(self, start: float) -> bool:
+        """Tell whether a repeated try that starts then ends inside the lease and the key's window."""
+        return self.try_fits_lease(start) and (self.window_end is None or start + self.call <= self.window_end)
+
+    def left_for_probe(self, start: float) -> float:
+        """Return the seconds that a call whose answer only helps may take."""
+        return min(self.call, self.lease_end - SPARE.total_seconds() - start)
+
+
+async def _at_once() -> None:
+    """Wait for nothing: nobody told how."""
+
+
+class Gateway:
+    """The provider over one shared client of `transport.build_client`; safe for any number of calls at once."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        rules: Rules,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+        observer: Observer | None = None,
+    ) -> None:
+        self._client = client
+        self._rules = rules
+        self._clock = clock
+        self._sleep = sleep
+        self._jitter = jitter
+        self._observer = observer
+        self._limit = rules.request_timeout.total_seconds()
+        # What all POSTs have in common is put together once; each has its own body and key.
+        self._pattern = client.build_request("GET", "/v1/refunds", headers=_JSON)
+
+    async def send(
+        self,
+        refund: Refund,
+        body: bytes,
+        *,
+        lease_left: timedelta,
+        window_left: timedelta | None = None,
+        permit: Permit | None = None,
+    ) -> Outcome:
+        """Make one attempt: POST the stored bytes under the stored key, again where the rules allow; fold the tries.
+
+        `lease_left` and `window_left` (how long a replay still counts as the same request) count from this call.
+        Without `window_left` a first attempt has the whole window, and a later one repeats nothing in trust mode.
+        `permit` is asked before every further try, and False ends the attempt. Once this returns or is cancelled,
+        nothing of a try without a reply is still on its way out.
+        """
+        bounds = self._bounds(refund, lease_left, window_left)
+        if not bounds.try_fits_lease(self._clock()):
+            return fold([classify(NotSent(reason="the lease had too little time left to send"), refund)])
+        outcomes = [await self._try(refund, body, bounds)]
+        if may_try_again(outcomes, refund, self._rules):
+            await self._try_further(refund, body, bounds, outcomes, permit)
+        return fold(outcomes)
+
+    def _bounds(self, refund: Refund, lease_left: timedelta, window_left: timedelta | None) -> _Bounds:
+        now = self._clock()
+        window_end = None
+        if self._rules.idempotency == "trust":
+            if window_left is None:
+                window_left = self._rules.key_window if refund.attempts <= 1 else timedelta(0)
+            window_end = now + window_left.total_seconds()
+        return _Bounds(call=self._limit, lease_end=now + lease_left.total_seconds(), window_end=window_end)
+
+    async def _try_further(
+        self, refund: Refund, body: bytes, bounds: _Bounds, outcomes: list[Outcome], permit: Permit | None
+    ) -> None:
+        """Append the tries after the first, which was made without tenacity since most attempts need no second."""
+
+        def wait(state: RetryCallState) -> float:
+            own = backoff(state.attempt_number, base=TRY_BACKOFF, cap=TRY_BACKOFF_CAP, jitter=self._jitter())
+            return max(own, outcomes[-1].retry_after or timedelta(0)).total_seconds()
+
+        def is_over(state: RetryCallState) -> bool:
+            after_wait = self._clock() + state.upcoming_sleep
+            return state.attempt_number >= MAX_TRIES or not bounds.further_try_fits(after_wait)
+
+        async for turn in AsyncRetrying(
+            sleep=self._sleep,
+            wait=wait,
+            stop=is_over,
+            retry=retry_if_result(lambda _: may_try_again(outcomes, refund, self._rules)),
+            retry_error_callback=lambda _: None,
+        ):
+            if turn.retry_state.attempt_number > 1:
+                # Asked again after the wait: a sleep or the permit may have taken longer, and a pause may have come.
+                if (permit is not None and not await permit()) or not bounds.further_try_fits(self._clock()):
+                    break
+                outcomes.append(await self._try(refund, body, bounds))
+            turn.retry_state.set_result(outcomes[-1])
+
+    async def _try(self, refund: Refund, body: bytes, bounds: _Bounds) -> Outcome:
+        request = httpx.Request("POST", self._pattern.url, headers=self._pattern.headers, content=body)
+        request.headers["Idempotency-Key"] = refund.idempotency_key
+        outcome = classify(await self._call("create_refund", request, self._limit, refund), refund)
+        return await self._whose_refusal(outcome, lambda: bounds.left_for_probe(self._clock()))
+
+    async def whose_refusal(self, outcome: Outcome) -> Outcome:
+        """Return a 403 as the key's trouble or as this call's own, as a harmless GET tells; any other outcome as it is.
+
+        Not done and neither, if that cannot be told: to decide for good on a guess would be wrong.
+        """
+        return await self._whose_refusal(outcome, lambda: self._limit)
+
+    async def _whose_refusal(self, outcome: Outcome, seconds: Callable[[], float]) -> Outcome:
+        if not outcome.credentials or outcome.seen is not Seen.REFUSED:
+            return outcome
+        left = seconds()
+        accepted = await self._key_is_accepted(left) if left > 0 else None
+        if accepted is None:
+            return replace(outcome, seen=Seen.NOT_DONE, credentials=False)
+        return key_accepted(outcome) if accepted else key_refused(outcome)
+
+    async def key_is_accepted(self) -> bool | None:
+        """Ask by a GET that moves nothing: False for 401 and 403, True for an answer that no refused key would get.
+
+        None where neither can be told: no reply, no JSON object, 5xx, a redirect, a rate limit. It takes no permit of
+        the rate: probes are few, and the breakers that make them hold back everything else.
+        """
+        return await self._key_is_accepted(self._limit)
+
+    async def _key_is_accepted(self, limit: float) -> bool | None:
+        answer = await self._call("probe_key", self._client.build_request("GET", f"/v1/refunds/{PROBE_ID}"), limit)
+        if not isinstance(answer, Reply):
+            return None
+        status = answer.http_status
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            return False
+        told = httpx.codes.is_success(status) or httpx.codes.is_client_error(status)
+        return True if told and status not in _SAYS_NOTHING_OF_THE_KEY and answer.payload is not None else None
+
+    async def get_refund(
+        self, provider_refund_id: str, turn: Turn = _at_once, *, about: Refund | None = None
+    ) -> Answer:
+        """Read a refund by the provider's id; an id that would alter the URL is not asked for.
+
+        Of this and each other read: no text of the answer repeats the metadata of the refund that it is `about`.
+        """
+        return await self._get("get_refund", "/v1/refunds", provider_refund_id, turn, about)
+
+    async def account(self) -> str | None:
+        """Return the id of the account that the key is of, None if the provider does not show it: few do."""
+        request = self._client.build_request("GET", "/v1/account")
+        payload = _object_in(await self._call("get_account", request, self._limit))
+        return payload.id or None if payload is not None and payload.kind == "account" else None
+
+    async def get_payment_intent(
+        self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None
+    ) -> Answer:
+        """Read a payment as it is: `shows` and `is_missing` tell whether the provider knows it."""
+        return await self._get("get_payment", "/v1/payment_intents", payment_intent, turn, about)
+
+    async def get_payment(
+        self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None
+    ) -> PaymentView | Answer:
+        """Read a payment's totals, from its one charge if it does not carry them; the answer if it is unreadable."""
+        answer = await self.get_payment_intent(payment_intent, turn, about=about)
+        payload = _object_in(answer)
+        if payload is None:
+            return answer
+        # What was asked for by its id must show it.
+        if payload.id != payment_intent:
+            return PaymentView(problem="the provider showed another payment")
+        view = replace(payload.payment, shown=True)
+        if view.charge is None:
+            return view
+        return await self._get_charge(view.charge, payment_intent, view.currency, turn, about)
+
+    async def _get_charge(
+        self, charge: str, payment_intent: str, currency: str | None, turn: Turn, about: Refund | None
+    ) -> PaymentView | Answer:
+        answer = await self._get("get_charge", "/v1/charges", charge, turn, about)
+        payload = _object_in(answer)
+        if payload is None:
+            return answer
+        if payload.id != charge or _differs(payload.payment_intent, payment_intent):
+            return PaymentView(problem="the provider showed another charge", shown=True)
+        view = replace(payload.payment, shown=True)
+        if view.charge is not None:
+            return PaymentView(currency=currency, problem="the charge shows no refunded total", shown=True)
+        if currency is not None and view.currency not in {None, currency}:
+            return PaymentView(problem="payment and charge differ in currency", shown=True)
+        return view if view.currency is not None else replace(view, currency=currency)
+
+    async def list_refunds(
+        self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None
+    ) -> tuple[Sequence[ProviderRefund], bool] | Answer:
+        """Read the list of a payment's refunds and tell whether it was read without gaps to its stated end.
+
+        Returns the answer instead if a page could not be read or was not a list.
+        """
+        found: dict[str, ProviderRefund] = {}
+        query = {"payment_intent": payment_intent, "limit": str(PAGE_SIZE)}
+        gaps = False
+        for _ in range(MAX_PAGES):
+            request = self._client.build_request("GET", f"/v1/refunds?{urlencode(query)}")
+            await turn()
+            answer = await self._call("list_refunds", request, self._limit, about)
+            payload = _object_in(answer)
+            page = None if payload is None else payload.page
+            if page is None:
+                return answer
+            gaps = gaps or None in page.entries
+            fresh = {entry.id: entry for entry in page.entries if entry is not None and entry.id not in found}
+            found |= fresh
+            if page.more is False:
+                return [*found.values()], not gaps
+            last = page.entries[-1] if page.entries else None
+            # A page that brings nothing new was not turned: going on would ask for it for ever.
+            if page.more is not True or last is None or not fresh:
+                break
+            query["starting_after"] = last.id
+        return [*found.values()], False
+
+    async def _get(self, operation: str, path: str, identity: str, turn: Turn, about: Refund | None) -> Answer:
+        if not is_provider_id(identity):
+            return NotSent(reason="the id cannot stand in a URL")
+        await turn()
+        return await self._call(operation, self._client.build_request("GET", f"{path}/{identity}"), self._limit, about)
+
+    async def _call(self, operation: str, request: httpx.Request, limit: float, about: Refund | None = None) -> Answer:
+        started = self._clock()
+        hide = () if about is None else about.metadata.values()
+        answer = await exchange(self._client, request, limit, hide=hide)
+        if self._observer is not None:
+            self._observer(operation, _outcome_class(answer), self._clock() - started)
+        return answer
+
+
+def shows(answer: Answer, identity: str) -> bool:
+    """Tell whether an answer shows what was asked for by this id."""
+    payload = _object_in(answer)
+    return payload is not None and payload.id == identity
+
+
+def is_missing(answer: Answer) -> bool:
+    """Tell whether the provider says that it does not know what was asked for."""
+    if not isinstance(answer, Reply) or answer.http_status != HTTPStatus.NOT_FOUND:
+        return False
+    return answer.payload is not None and answer.payload.error is not None
+
+
+def _outcome_class(answer: Answer) -> str:
+    match answer:
+        case NotSent():
+            return "not_sent"
+        case NoReply():
+            return "no_reply"
+        case Reply(http_status=status):
+            return f"{status // 100}xx"
+
+
+def _differs(shown: str | None, requested: str) -> bool:
+    """Tell whether a reference is there and another than the one that was asked for."""
+    return shown is not None and shown != requested
+
+
+def _object_in(answer: Answer) -> Payload | None:
+    """Return what the JSON object of a 200 says, None of all else."""
+    if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK:
+        return answer.payload
+    return None

@@ -1,0 +1,312 @@
+"""One HTTP call and what is known after it: a whole reply, provably nothing sent, or neither.
+
+`httpx` over `aiohttp`. The names under which errors arrive are not to be believed (a reset after the request has
+left arrives as `httpx.ConnectTimeout`); the table below goes by their causes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import struct
+import time
+import urllib.request
+import zlib
+from collections.abc import Collection, Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from worker.errors import SettingsError
+from worker.model.answers import Answer, NoReply, NotSent, Reply
+from worker.model.redaction import holds_key, remember_address
+from worker.rules import payloads
+from worker.settings import Settings, is_loopback
+
+MAX_BODY: Final = 1 << 20
+MAX_RETRY_AFTER: Final = timedelta(hours=1)
+KEEPALIVE_SECONDS: Final = 4.0
+"""Idle connections older than this are not used again: servers commonly close theirs from five seconds on."""
+SPARE_CONNECTIONS: Final = 8
+"""Beyond the calls in flight: probes, and sockets that are still being closed."""
+CONNECT_SECONDS: Final = 10.0
+
+CAUSES: Final[Mapping[type[BaseException], NotSent | NoReply]] = MappingProxyType(
+    {
+        # Raised while a connection is being made, and nowhere else: the request had none to leave by.
+        aiohttp.ConnectionTimeoutError: NotSent(reason="no connection to the provider within the time limit"),
+        aiohttp.ClientConnectorDNSError: NotSent(reason="the provider's host name could not be resolved"),
+        aiohttp.ClientConnectorCertificateError: NotSent(reason="the provider's certificate is not trusted"),
+        aiohttp.ClientConnectorSSLError: NotSent(reason="the TLS handshake with the provider failed"),
+        aiohttp.ClientProxyConnectionError: NotSent(reason="the proxy could not be reached"),
+        aiohttp.ClientHttpProxyError: NotSent(reason="the proxy refused the tunnel to the provider"),
+        aiohttp.ClientConnectorError: NotSent(reason="the provider could not be reached"),
+        # Raised later: the request may have left. Listed for their words; what is not listed is treated the same.
+        aiohttp.ServerDisconnectedError: NoReply(reason="the connection was closed before the reply"),
+        aiohttp.SocketTimeoutError: NoReply(reason="the reply did not come in time"),
+        aiohttp.ClientPayloadError: NoReply(reason="the reply's body was cut"),
+        aiohttp.ClientResponseError: NoReply(reason="the reply was not valid HTTP"),
+        aiohttp.ClientConnectionError: NoReply(reason="the connection broke"),
+    }
+)
+"""What is known after a foreign error, by the nearest listed class of its cause; not listed: may have happened."""
+
+_FOREIGN: Final = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
+_ZLIB_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_write_until: ContextVar[float | None] = ContextVar("write_until", default=None)
+_SECONDS: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?")
+
+
+def answer_to(error: BaseException) -> NotSent | NoReply:
+    """Return what is known after a foreign error; httpx's names are looked behind."""
+    cause = error.__cause__ if isinstance(error, httpx.HTTPError) and error.__cause__ is not None else error
+    for kind in type(cause).__mro__:
+        if kind in CAUSES:
+            return CAUSES[kind]
+    return NoReply(reason=f"unexpected {type(cause).__name__}")
+
+
+async def exchange(
+    client: httpx.AsyncClient,
+    request: httpx.Request,
+    limit: float,
+    *,
+    hide: Collection[str] = (),
+    numbers: bool = False,
+) -> Answer:
+    """Send one request and read its whole reply within `limit` seconds, connect to last byte.
+
+    `hide` holds the values of the caller's metadata, which no text of the reply may repeat; `numbers` is for probes.
+    Unless a whole reply came, the connection is gone when this returns or is cancelled, with whatever it still held:
+    nothing more can leave.
+    """
+    request.extensions["timeout"] = _connection_limits(limit)
+    _write_until.set(time.monotonic() + limit)
+    try:
+        async with asyncio.timeout(limit):
+            response = await hand_on(client, request)
+            try:
+                names = {name.lower() for name, _ in response.headers.raw}
+                body = await _read(response, names)
+            finally:
+                await response.aclose()
+    except TimeoutError:
+        answer: Answer = NoReply(reason=f"no whole reply within {limit:g} s")
+    except _FOREIGN as error:
+        answer = answer_to(error)
+    else:
+        answer = body if isinstance(body, NoReply) else _reply(response, names, body, hide=hide, numbers=numbers)
+    if isinstance(answer, NoReply):
+        # An aborted socket is closed in the loop's next turn.
+        await asyncio.sleep(0)
+    return answer
+
+
+async def hand_on(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """Send a request by the client's transport, with its authentication; the response is still to be read and closed.
+
+    The client's own way there costs half as much as the call, for redirects, cookies and hooks that it has none of.
+    Raises as the transport does.
+    """
+    if client.auth is not None:
+        request = next(client.auth.sync_auth_flow(request))
+    return await client._transport_for_url(request.url).handle_async_request(request)  # noqa: SLF001 - see above
+
+
+def _connection_limits(limit: float) -> dict[str, float | None]:
+    """Return httpx's time limits: to be connected, pool and TLS included, ends well before the whole call does.
+
+    So when the call's own limit strikes there was a connection, and a connection that never came is told apart.
+    """
+    connected = min(CONNECT_SECONDS, limit / 2)
+    return {"connect": connected, "pool": connected, "read": None, "write": None}
+
+
+async def _read(response: httpx.Response, names: set[bytes]) -> bytes | NoReply:
+    """Return the decoded body, never holding more than the cap and one chunk."""
+    encoding = response.headers["Content-Encoding"].strip().lower() if b"content-encoding" in names else ""
+    if encoding not in {"identity", "", *_ZLIB_ENCODINGS}:
+        return NoReply(reason="the reply is encoded in a way that was not asked for")
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in _ZLIB_ENCODINGS else None
+    body, received = bytearray(), 0
+    async for chunk in response.aiter_raw():
+        received += len(chunk)
+        try:
+            body += chunk if unpacking is None else unpacking.decompress(chunk, MAX_BODY + 1 - len(body))
+        except zlib.error:
+            return NoReply(reason="the reply's compression is broken")
+        if max(received, len(body)) > MAX_BODY:
+            return NoReply(reason="reply over 1 MB")
+    if unpacking is not None and received and (not unpacking.eof or unpacking.unused_data):
+        return NoReply(reason="the reply's compression is broken")
+    return bytes(body)
+
+
+def _reply(response: httpx.Response, names: set[bytes], body: bytes, *, hide: Collection[str], numbers: bool) -> Reply:
+    headers = response.headers
+    retry_after = headers["Retry-After"] if b"retry-after" in names else None
+    request_id = headers["Request-Id"] if b"request-id" in names else None
+    request_id = request_id or (headers["X-Request-Id"] if b"x-request-id" in names else None)
+    return Reply(
+        http_status=response.status_code,
+        payload=payloads.read(parse_json(body), hide, numbers=numbers),
+        retry_after=None if retry_after is None else read_retry_after(retry_after, headers.get("Date")),
+        request_id=request_id if _is_plain(request_id) else None,
+    )
+
+
+def _is_plain(request_id: str | None) -> bool:
+    return request_id is not None and payloads.CODE.fullmatch(request_id) is not None and not holds_key(request_id)
+
+
+def parse_json(body: bytes) -> Mapping[str, Any] | None:
+    """Return the JSON object in a body, None where there is none; no body makes it raise."""
+    try:
+        value = json.loads(body)
+        if b"\\ud" in body.lower():
+            # Half a surrogate pair passes as text until somebody stores it.
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_retry_after(value: str, date: str | None) -> timedelta | None:
+    """Return a `Retry-After` in seconds or as an HTTP date, from nothing up to an hour; None where it is neither.
+
+    A date counts from the reply's own `Date`, so that two clocks need not agree; without one, from now.
+    """
+    text = value.strip()
+    if _SECONDS.fullmatch(text):
+        return timedelta(seconds=min(float(text), MAX_RETRY_AFTER.total_seconds()))
+    until = _http_date(text)
+    if until is None:
+        return None
+    start = _http_date(date) if date is not None else None
+    wait = until - (start or datetime.now(UTC))
+    return min(max(wait, timedelta(0)), MAX_RETRY_AFTER)
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+
+
+def _cut(transport: asyncio.Transport | None) -> None:
+    """Drop a connection with all that waits to leave by it, in this process and in the kernel."""
+    if transport is None:
+        return
+    raw = transport.get_extra_info("socket")
+    if raw is not None and raw.fileno() >= 0:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    transport.abort()
+
+
+class _InTimeOrNever(aiohttp.ClientRequest):
+    """A request that is not written once its call's time is over.
+
+    A process that was stopped between the decision to send and the first byte wakes up with the write before the time
+    limit's own callback; by then another worker may hold the refund.
+    """
+
+    async def write_bytes(self, writer: Any, conn: Any, content_length: int | None = None) -> None:
+        """Write the request, head and body in one, or cut the connection."""
+        until = _write_until.get()
+        if until is not None and time.monotonic() >= until:
+            _cut(conn.transport)
+            return
+        await super().write_bytes(writer, conn, content_length)
+
+
+class _WholeOrCut(aiohttp.ClientResponse):
+    """A response whose connection is cut unless its reply was read to the end.
+
+    A plain close would go on sending what is buffered; the worker counts quiet time from the end of a call.
+    """
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        """Read the reply's head; bytes that came before the request are another request's reply."""
+        if connection.protocol.should_close:
+            _cut(connection.transport)
+            raise aiohttp.ClientConnectionError("unasked bytes on the connection")
+        return await super().start(connection)
+
+    def release(self) -> Any:
+        """Give the connection back if the reply is whole, else cut it."""
+        self._cut_unless_whole()
+        return super().release()
+
+    def close(self) -> None:
+        """Close the response; the connection is cut if the reply is not whole."""
+        self._cut_unless_whole()
+        super().close()
+
+    def _cut_unless_whole(self) -> None:
+        if not self.closed and self.connection is not None:
+            _cut(self.connection.transport)
+
+
+def build_client(settings: Settings) -> httpx.AsyncClient:
+    """Return the client of the provider: one per loop, nothing connected yet; close it with `aclose`.
+
+    Raises as `Settings.require_provider` does, and `SettingsError` for a proxy of another kind than HTTP.
+    """
+    key = settings.require_provider()
+    context = httpx.create_ssl_context()
+
+    def session() -> aiohttp.ClientSession:
+        # Made on the loop, at the first request. No netrc, no proxy lookup a request: both are settled here.
+        connector = aiohttp.TCPConnector(
+            limit=settings.concurrency + SPARE_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS, ssl=context
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            request_class=_InTimeOrNever,
+            response_class=_WholeOrCut,
+            timeout=aiohttp.ClientTimeout(total=None),
+            trust_env=False,
+        )
+
+    transport = AiohttpTransport(client=session, verify=context, proxy=proxy_for(settings.api_url))
+    return httpx.AsyncClient(
+        base_url=settings.api_url,
+        transport=transport,
+        auth=httpx.BasicAuth(key, ""),
+        headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "refund-worker"},
+        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=())),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+def proxy_for(url: str) -> httpx.Proxy | None:
+    """Return the proxy that the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`) names for a URL.
+
+    This very machine is never reached through one.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    proxies = urllib.request.getproxies()
+    address = proxies.get(parts.scheme) or proxies.get("all")
+    if not address or is_loopback(host) or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    address = address if "://" in address else f"http://{address}"
+    remember_address(address)
+    if urlsplit(address).scheme not in {"http", "https"}:
+        raise SettingsError("the proxy that the environment names must be an http:// or https:// address")
+    return httpx.Proxy(address)

@@ -1,0 +1,403 @@
+"""The rules, pure and total: where a refund may go, what an answer means, what to do now.
+
+Nothing here reads a clock, sleeps, sends or draws a random number: `now` and `jitter` are parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+from worker.errors import IllegalMove
+from worker.model.answers import Outcome, ProviderRefund, Seen
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.request import scrubbed
+from worker.model.steps import Action, Step
+from worker.rules.codes import may_be_an_echo, retriable
+from worker.rules.outcomes import FINAL_STATUSES, fold
+from worker.rules.payloads import LONGEST_TEXT, STATUSES
+
+MAX_SERVER_ERRORS: Final = 3
+"""Same-key 5xx in a row after which replaying stops: the provider may be replaying a stored one."""
+MAX_LAPSES: Final = 3
+MAX_RESENDS: Final = 3
+MAX_PROCESSING: Final = timedelta(days=30)
+VERDICT_LIFE: Final = timedelta(seconds=30)
+"""A proof of absence older than this permits no send."""
+SPARE: Final = timedelta(seconds=3)
+"""What a lease must have left beyond one call's time limit when a try starts."""
+PARKED: Final = timedelta(seconds=15)
+"""How soon a refund that a pause or a breaker held back is looked at again."""
+REVIEW_REMINDER: Final = timedelta(days=1)
+EARLY_LOOK: Final = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """The settings that rules depend on; see CONTRACT's variables of the same names."""
+
+    idempotency: Literal["verify", "trust"] = "verify"
+    readback: Literal["list", "totals", "none"] = "totals"
+    totals_proof: bool = False
+    first_look: bool = False
+    settle: timedelta = timedelta(seconds=300)
+    key_window: timedelta = timedelta(hours=23)
+    request_timeout: timedelta = timedelta(seconds=20)
+    lease: timedelta = timedelta(seconds=45)
+    max_attempts: int = 12
+    max_age: timedelta = timedelta(hours=72)
+
+    @property
+    def reads_first(self) -> bool:
+        """Tell whether something is read of each payment before the first POST."""
+        return self.wants_baseline or self.first_look
+
+    @property
+    def wants_baseline(self) -> bool:
+        """Tell whether the payment's totals must be read before the first POST."""
+        return self.idempotency == "verify" and self.readback == "totals"
+
+
+def backoff(attempt: int, *, base: timedelta, cap: timedelta, jitter: float) -> timedelta:
+    """Return the wait before the next attempt: doubled each time up to `cap`, the upper half of it drawn by `jitter`.
+
+    `attempt` counts from 1, `jitter` lies in [0, 1).
+    """
+    doublings: int = min(max(attempt, 1) - 1, 30)
+    full = min(cap, base * (1 << doublings))
+    return full / 2 + full / 2 * jitter
+
+
+def _attempt_backoff(attempt: int, jitter: float) -> timedelta:
+    return backoff(attempt, base=timedelta(seconds=10), cap=timedelta(hours=1), jitter=jitter)
+
+
+def _least_wait(attempt: int, jitter: float) -> timedelta:
+    """Return what an attempt waits at least for the next, whatever it was told: 1 to 2 s, later up to an hour."""
+    return backoff(attempt, base=timedelta(seconds=2), cap=timedelta(hours=1), jitter=jitter)
+
+
+def may_try_again(outcomes: Sequence[Outcome], refund: Refund, rules: Rules) -> bool:
+    """Tell whether the same bytes may leave again inside this attempt, time and count permitting."""
+    last = outcomes[-1]
+    if last.seen is Seen.NOT_SENT:
+        return True
+    if last.seen is not Seen.MAYBE or last.found is not None or rules.idempotency != "trust":
+        return False
+    return _server_errors(refund, fold(outcomes)) < MAX_SERVER_ERRORS
+
+
+def next_action(refund: Refund, rules: Rules, now: datetime, own: datetime | None = None) -> Action:
+    """Return what a refund needs at `now` (the records' time); a worker's `own` clock may veto a replay, no more."""
+    due = refund.next_check_at is None or refund.next_check_at <= now
+    match refund.stage:
+        case Stage.QUEUED:
+            return Action.SEND
+        case Stage.WAITING:
+            return Action.SEND if due else Action.NOTHING
+        case Stage.SENDING:
+            return Action.LAPSE if due else Action.NOTHING
+        case Stage.PROCESSING:
+            return Action.POLL if due else Action.NOTHING
+        case Stage.IN_DOUBT:
+            return _doubt_action(refund, rules, max(now, own or now)) if due else Action.NOTHING
+        case Stage.REVIEW | Stage.SETTLED:
+            return Action.NOTHING
+
+
+def _doubt_action(refund: Refund, rules: Rules, latest: datetime) -> Action:
+    if may_replay(refund, rules, latest):
+        return Action.REPLAY
+    if rules.readback == "none" and refund.operator_says is None:
+        return Action.REVIEW
+    return Action.LOOK
+
+
+def may_replay(refund: Refund, rules: Rules, now: datetime) -> bool:
+    """Tell whether a doubt may be answered by sending the same key and bytes: keys honoured, window open."""
+    if rules.idempotency != "trust" or refund.first_attempt_at is None or refund.operator_says is not None:
+        return False
+    return (
+        refund.server_errors < MAX_SERVER_ERRORS
+        and refund.verdicts < rules.max_attempts
+        and refund.first_attempt_at <= now
+        and now + rules.request_timeout + SPARE < refund.first_attempt_at + rules.key_window
+    )
+
+
+def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float) -> Step:
+    """Return where an attempt's outcome leads a refund in `sending`; a standing doubt yields only to a proof."""
+    if outcome.found is not None and outcome.seen is Seen.DONE:
+        return done(refund, outcome.found, "reply", now)
+    seen: dict[str, Any] = {
+        "error_code": outcome.code,
+        "error_message": outcome.message,
+        "lapses": 0,
+        "server_errors": _server_errors(refund, outcome),
+    }
+    counted = outcome.seen not in {Seen.NOT_SENT, Seen.NOT_DONE}
+    if counted:
+        seen["verdicts"] = refund.verdicts + 1
+    doubtful = outcome.doubt or refund.doubt_since is not None
+    if outcome.doubt:
+        # The gateway has closed the socket before it answers, so nothing more can leave after `now`.
+        seen |= {"doubt_since": refund.doubt_since or now, "quiet_at": now, "retriable": Retriable.NO}
+        seen |= NO_LOOKS | _no_evidence(refund)
+    if (step := _for_a_person(refund, outcome, seen, now)) is not None:
+        return step
+    if doubtful:
+        if outcome.seen is Seen.REFUSED:
+            # The same bytes will be refused again: read back instead of replaying until the budget is spent.
+            seen["server_errors"] = MAX_SERVER_ERRORS
+        return _into_doubt(replace(refund, **seen), outcome, seen, rules, now, jitter)
+    if outcome.seen is Seen.REFUSED:
+        return _refused(refund, outcome.code, seen, now)
+    return _not_done(refund, outcome, seen, rules, now, jitter)
+
+
+def _not_done(
+    refund: Refund, outcome: Outcome, seen: Mapping[str, Any], rules: Rules, now: datetime, jitter: float
+) -> Step:
+    """Return where an attempt leads that provably did nothing: to the next one, while the budget lasts."""
+    started = refund.first_attempt_at or now
+    spent = now - started >= rules.max_age or seen.get("verdicts", refund.verdicts) >= rules.max_attempts
+    # A refused key is everyone's trouble: nothing is failed for it, however long it lasts.
+    if spent and not outcome.credentials:
+        if refund.evidence == "operator":
+            # That the first attempt never happened is a person's word: no proof that it was never done.
+            return to_review(seen, "budget_spent", "no attempt got through since a person had it sent again")
+        return budget_spent(seen)
+    delay = _attempt_backoff(refund.attempts, jitter)
+    if outcome.retry_after is not None:
+        # Told when to come back: neither sooner, nor much later. Told again and again, longer each time.
+        delay = max(outcome.retry_after * (1 + jitter / 4), _least_wait(refund.attempts, jitter))
+    return Step(to=Stage.WAITING, status=Status.PENDING, label=outcome.code, changes=seen, delay=delay)
+
+
+def _for_a_person(refund: Refund, outcome: Outcome, changes: Mapping[str, Any], now: datetime) -> Step | None:
+    """Return the step to a person after an answer that no further answer can explain, None for any other."""
+    if outcome.found is not None and outcome.found.status not in STATUSES:
+        return replace(unknown_status(outcome.found, outcome.message or outcome.code, changes), source="reply")
+    if outcome.seen is Seen.MISMATCH:
+        # Something was sent under this key, and it is not known what became of it.
+        doubt = {"doubt_since": refund.doubt_since or now, "quiet_at": now}
+        alarm = "the idempotency key was used with other contents: never send this one under another key"
+        return to_review({**changes, **doubt}, outcome.code, alarm)
+    return None
+
+
+def _refused(refund: Refund, code: str, changes: Mapping[str, Any], now: datetime) -> Step:
+    """Return where a refusal leads a refund that is not in doubt (any more)."""
+    if not refund.doubted or not may_be_an_echo(code):
+        return _settled_failed({**changes, "evidence": "reply"}, code, source="reply")
+    alarm = f"refused with {code} after an attempt that may have happened: the refusal may be its echo"
+    again = {"doubt_since": now, "quiet_at": now, "retriable": Retriable.NO, **_no_evidence(refund)}
+    return to_review({**changes, **again}, code, alarm)
+
+
+def _no_evidence(refund: Refund) -> dict[str, Any]:
+    """Return what takes away the evidence of an earlier absence, which says nothing of what was sent since."""
+    return {} if refund.evidence is None else {"evidence": None}
+
+
+def _server_errors(refund: Refund, outcome: Outcome) -> int:
+    return outcome.server_errors + (refund.server_errors if outcome.only_server_errors else 0)
+
+
+NO_LOOKS: Final[dict[str, Any]] = {"looks": 0, "absent_at": None, "proven_absent_at": None, "found_at": None}
+NO_WORD: Final[dict[str, Any]] = dict.fromkeys(("operator_says", "operator_by", "operator_code", "operator_unverified"))
+"""The fields of a person's decision, once it is verified or came to nothing."""
+
+
+def _settled_failed(changes: Mapping[str, Any], code: str, source: str | None = None) -> Step:
+    return Step(
+        to=Stage.SETTLED,
+        status=Status.FAILED,
+        label=code,
+        changes={**changes, "retriable": retriable(code), **settled_drops()},
+        source=source,
+    )
+
+
+def budget_spent(changes: Mapping[str, Any]) -> Step:
+    """Return the end of a refund that was provably never done within its attempts and age."""
+    message = "given up: no attempt got through within the allowed attempts and age; it was provably never done"
+    return _settled_failed({**changes, "error_code": "budget_spent", "error_message": message}, "budget_spent")
+
+
+def refused_unsent(refund: Refund, code: str, message: str) -> Step:
+    """Return the end of a refund that a guard refused before anything was sent, for what its payment shows.
+
+    One whose earlier attempt may have happened goes to a person. Raises `IllegalMove` while it is in doubt.
+    """
+    if refund.doubt_since is not None:
+        raise IllegalMove(refund.refund_id, refund.stage, Stage.SETTLED)
+    changes = {"error_code": code, "error_message": scrubbed(message)}
+    if refund.doubted:
+        return to_review(changes, code, f"an earlier attempt may have happened, and now {message}")
+    return _settled_failed({**changes, "evidence": "lookup"}, code, source="lookup")
+
+
+def _into_doubt(
+    refund: Refund, outcome: Outcome, changes: Mapping[str, Any], rules: Rules, now: datetime, jitter: float
+) -> Step:
+    """Return the step into (or within) doubt; `refund` already carries `changes`."""
+    delay = _attempt_backoff(refund.attempts, jitter)
+    if outcome.retry_after is not None:
+        delay = max(delay, outcome.retry_after)
+    if may_replay(refund, rules, now + delay):
+        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label=outcome.code, changes=changes, delay=delay)
+    if rules.readback == "none" and refund.operator_says is None:
+        return to_review(changes, outcome.code, "it may have happened, and nothing may be read back")
+    delay = min(EARLY_LOOK, rules.settle)
+    if outcome.retry_after is not None:
+        delay = max(delay, outcome.retry_after)
+    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label=outcome.code, changes=changes, delay=delay)
+
+
+def to_review(changes: Mapping[str, Any], label: str, alarm: str) -> Step:
+    """Return the step that hands a refund to a person, with the reason as the alarm."""
+    return Step(
+        to=Stage.REVIEW, status=Status.PENDING, label=label, changes=changes, delay=REVIEW_REMINDER, alarm=alarm
+    )
+
+
+def unknown_status(found: ProviderRefund, reason: str, changes: Mapping[str, Any]) -> Step:
+    """Return the step for a refund that the provider shows in a status that is not known: the word, for a person."""
+    shown = {
+        "provider_refund_id": found.id,
+        "provider_status": found.status or None,
+        "error_code": "unknown_status",
+        "error_message": reason,
+    }
+    return to_review({**changes, **shown}, "unknown_status", reason)
+
+
+def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> Step:
+    """Return where a lapsed lease leads: the claimant may have sent and died, so it may have happened."""
+    changes: dict[str, Any] = {
+        "lapses": refund.lapses + 1,
+        "doubt_since": refund.doubt_since or now,
+        "quiet_at": refund.next_check_at or now,
+        "error_code": "lease_lapsed",
+        "error_message": "the worker that had claimed it went away without an answer",
+        "retriable": Retriable.NO,
+    }
+    changes |= NO_LOOKS | _no_evidence(refund)
+    if changes["lapses"] >= MAX_LAPSES:
+        return to_review(changes, "lease_lapsed", "its lease lapsed three times in a row: it may be what kills workers")
+    outcome = Outcome(seen=Seen.MAYBE, code="lease_lapsed", doubt=True)
+    step = _into_doubt(replace(refund, **changes), outcome, changes, rules, now, jitter)
+    # A replay needs no wait: the lease was one. A look may follow at once too; only absence wants settled time.
+    return step if step.to is not Stage.IN_DOUBT else replace(step, delay=timedelta(0))
+
+
+def poll_delay(age: timedelta) -> timedelta:
+    """Return the wait before the next poll of a pending refund: a quarter of its age, 2 s to 6 h."""
+    return min(max(age / 4, timedelta(seconds=2)), timedelta(hours=6))
+
+
+def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) -> Step:
+    """Return the step that a proof of done leads to: settled, or processing while the provider says pending."""
+    status = found.status or "pending"
+    changes: dict[str, Any] = {
+        "provider_refund_id": found.id,
+        "provider_status": status,
+        "evidence": evidence,
+        "error_code": None,
+        "error_message": None,
+        "retriable": None,
+        "doubt_since": None,
+        **NO_WORD,
+    } | NO_LOOKS
+    if found.currency and refund.currency is None:
+        changes["currency"] = found.currency
+    if refund.contradicted_by is not None and refund.operator_by is not None:
+        # A person has named the one that counts.
+        changes["contradicted_by"] = None
+    final = FINAL_STATUSES.get(status)
+    if final is None:
+        changes |= {"processing_since": refund.processing_since or now, "lapses": 0, "server_errors": 0}
+        delay = poll_delay(timedelta(0))
+        return Step(
+            to=Stage.PROCESSING,
+            status=Status.PENDING,
+            label="processing",
+            changes=changes,
+            delay=delay,
+            proof=True,
+            source=evidence,
+        )
+    if found.amount is not None:
+        changes["amount"] = found.amount
+    if final is not Status.SUCCEEDED:
+        reason = found.failure_reason or ("canceled" if final is Status.CANCELED else "unknown")
+        changes |= {
+            "failure_reason": reason,
+            "error_code": reason,
+            "error_message": _in_words(f"the provider reports the refund as {status}", found),
+            "retriable": retriable(reason),
+        }
+    by = refund.operator_by if evidence == "operator" else None
+    dropped = settled_drops()
+    return Step(
+        to=Stage.SETTLED, status=final, label=status, changes=changes | dropped, proof=True, source=evidence, by=by
+    )
+
+
+def _in_words(sentence: str, found: ProviderRefund) -> str:
+    return f"{sentence}: {found.failure_words}"[:LONGEST_TEXT] if found.failure_words else sentence
+
+
+def settled_drops() -> dict[str, Any]:
+    """Return the working fields that a settled record no longer needs, each set to None."""
+    return dict.fromkeys(
+        (
+            "doubt_since",
+            "doubted",
+            "quiet_at",
+            "verdicts",
+            "lapses",
+            "server_errors",
+            "resends",
+            "baseline",
+            "processing_since",
+            "missing_since",
+            "unconfirmed_since",
+            "currency_checked",
+            *NO_WORD,
+            # Derived from the id and the generation, so it is known without being kept.
+            "idempotency_key",
+            "first_attempt_at",
+            *NO_LOOKS,
+        )
+    )
+
+
+def reversed_by_provider(refund: Refund, found: ProviderRefund, source: str) -> Step | None:
+    """Return the step for a refund that had succeeded and that the provider now reports as failed, else None.
+
+    `source` is where that was read: `list` or `lookup`.
+    """
+    if refund.stage is not Stage.SETTLED or refund.status is not Status.SUCCEEDED:
+        return None
+    if found.id != refund.provider_refund_id or FINAL_STATUSES.get(found.status or "") is not Status.FAILED:
+        return None
+    changes = {
+        "provider_status": found.status,
+        "failure_reason": found.failure_reason or "unknown",
+        "error_code": found.failure_reason or "unknown",
+        "error_message": _in_words("the provider turned a succeeded refund into a failed one", found),
+        "retriable": Retriable.UNKNOWN,
+        "evidence": source,
+    }
+    return Step(
+        to=Stage.SETTLED,
+        status=Status.FAILED,
+        label="reversed",
+        changes=changes,
+        alarm="a refund that had succeeded was reversed by the provider",
+        source=source,
+    )

@@ -1,0 +1,246 @@
+"""Every error code that a refund may carry: what it means, who acts, and what a caller does. One table, read by all.
+
+The rules, the counters and `ops/error-codes.md` are made of it. A provider may send any other code: it is kept on the
+refund as it came, is retriable `unknown`, and counts as `other`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from enum import StrEnum
+from functools import partial
+from types import MappingProxyType
+from typing import Final, Literal
+
+from worker.model.refund import Retriable
+
+Origin = Literal["provider", "worker"]
+
+DONE: Final = "done"
+"""The code of an answer that is none of an error."""
+OTHER: Final = "other"
+"""The name under which every code counts that is not in the table."""
+
+
+class Actor(StrEnum):
+    """Who has to act on a code."""
+
+    NOBODY = "nobody"
+    CALLER = "caller"
+    OPERATOR = "operator"
+    SHOP = "customer service"
+
+
+_OTHER_WAY: Final = "Give the money back in another way: sending it again does not help."
+_NEW_ID: Final = "Ask for a right amount, under a new refund id."
+_UNKNOWN: Final = "Find the cause, then `refunds retry ID --unknown`."
+_FIX: Final = "Report it: the request that was sent is wrong. Once that is fixed, `refunds retry ID --unknown`."
+_WAIT: Final = "Wait: the worker goes on by itself."
+_DECIDE: Final = "Wait: a person decides it, see `refunds review show ID`."
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One error code. `retriable` is None if no refund ends as failed with it."""
+
+    name: str
+    meaning: str
+    actor: Actor
+    advice: str = _DECIDE
+    retriable: Retriable | None = None
+    _: KW_ONLY
+    origin: Origin
+    never_an_echo: bool = False
+    """A refusal that a first refund of ours cannot have caused. Any other one, after a doubt, may be its echo, such as
+    `charge_already_refunded`: it settles nothing, even after absence was proven or a person said so."""
+    of_one_payment: bool = False
+    """A 429 with it speaks of the payment that was asked for, not of the rate: it is that refund's trouble alone."""
+
+
+_refused: Final = partial(Code, origin="provider")
+_ours: Final = partial(Code, origin="worker")
+
+_TABLE: Final = (
+    # What the provider refuses: the refund has failed.
+    _refused(
+        "charge_already_refunded",
+        "All of the payment was refunded before.",
+        Actor.CALLER,
+        "Nothing is left to give back. See what was refunded with `refunds list --payment-intent PI`.",
+        Retriable.NO,
+    ),
+    _refused("amount_too_large", "More was asked for than is left.", Actor.CALLER, _NEW_ID, Retriable.NO),
+    _refused(
+        "amount_too_small",
+        "The amount is below the provider's smallest.",
+        Actor.CALLER,
+        _NEW_ID,
+        Retriable.NO,
+        never_an_echo=True,
+    ),
+    _refused(
+        "resource_missing",
+        "The provider does not know the payment.",
+        Actor.CALLER,
+        "Check the payment's id and that the key is of its account, then use a new refund id.",
+        Retriable.NO,
+    ),
+    _refused(
+        "parameter_invalid_integer",
+        "The amount is not a whole number for the provider.",
+        Actor.CALLER,
+        _NEW_ID,
+        Retriable.NO,
+        never_an_echo=True,
+    ),
+    _refused("parameter_missing", "The provider misses a field.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN),
+    _refused("parameter_unknown", "The provider does not know a field.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN),
+    _refused("parameter_invalid_empty", "A field is empty for the provider.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN),
+    _refused(
+        "invalid_request_error", "The provider refuses the request as wrong.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN
+    ),
+    _refused("card_declined", "The card's bank declined the refund.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
+    _refused("card_error", "The card's bank refused the refund.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
+    _refused("declined", "The refund was declined.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
+    _refused(
+        "expired_or_canceled_card",
+        "The card has expired or was canceled.",
+        Actor.SHOP,
+        _OTHER_WAY,
+        Retriable.NO,
+        never_an_echo=True,
+    ),
+    _refused(
+        "lost_or_stolen_card",
+        "The card was reported lost or stolen.",
+        Actor.SHOP,
+        _OTHER_WAY,
+        Retriable.NO,
+        never_an_echo=True,
+    ),
+    _refused(
+        "charge_disputed",
+        "The customer disputes the payment.",
+        Actor.SHOP,
+        "Answer the dispute instead.",
+        Retriable.UNKNOWN,
+    ),
+    _refused("charge_not_refundable", "This payment cannot be refunded.", Actor.SHOP, _OTHER_WAY, Retriable.UNKNOWN),
+    _refused("unknown", "The provider reports that it failed, and not why.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
+    _refused(
+        "balance_insufficient",
+        "The account's balance does not cover the refund.",
+        Actor.OPERATOR,
+        "Top up the account, then `refunds retry ID`.",
+        Retriable.YES,
+    ),
+    _refused(
+        "insufficient_funds",
+        "The account's balance does not cover the refund.",
+        Actor.OPERATOR,
+        "Top up the account, then `refunds retry ID`.",
+        Retriable.YES,
+    ),
+    _refused(
+        "lock_timeout",
+        "The provider is busy with this payment.",
+        Actor.NOBODY,
+        "Wait: the worker tries again. If the refund has failed with it, `refunds retry ID`.",
+        Retriable.YES,
+        of_one_payment=True,
+    ),
+    _refused("processing_error", "The provider could not process it.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
+    _refused("api_error", "The provider had an error of its own.", Actor.OPERATOR, _UNKNOWN, Retriable.UNKNOWN),
+    _refused("forbidden", "The key may not do this.", Actor.OPERATOR, _UNKNOWN, Retriable.UNKNOWN),
+    *(
+        _refused(
+            f"http_{status}",
+            f"Refused with HTTP {status}, and without a code.",
+            Actor.OPERATOR,
+            _UNKNOWN,
+            Retriable.UNKNOWN,
+        )
+        for status in (400, 402, 403, 404, 422)
+    ),
+    # What the worker itself ends.
+    _ours(
+        "budget_spent",
+        "No attempt got through within the allowed attempts and age. It was provably never done.",
+        Actor.OPERATOR,
+        "Find what kept it from the provider, then `refunds retry ID`.",
+        Retriable.YES,
+    ),
+    _ours(
+        "currency_mismatch",
+        "The payment is in another currency than the refund was asked for in. Nothing was sent.",
+        Actor.CALLER,
+        "Use a new refund id with the payment's currency.",
+        Retriable.NO,
+        never_an_echo=True,
+    ),
+    _ours(
+        "canceled",
+        "The provider canceled the refund.",
+        Actor.SHOP,
+        "It is not sent again under this id: ask why, then use a new refund id.",
+    ),
+    # On its way: nothing was done, and it is tried again.
+    _ours("not_sent", "The provider could not be reached. Nothing was sent.", Actor.NOBODY, _WAIT),
+    _ours("rate_limited", "The provider takes no more calls for now (429).", Actor.NOBODY, _WAIT),
+    _ours("credentials_refused", "The provider refuses the key.", Actor.OPERATOR, "Set a key that it accepts."),
+    _ours("payment_unreadable", "The provider does not show the payment. Nothing was sent.", Actor.NOBODY, _WAIT),
+    _ours(
+        "currency_unconfirmed",
+        "The payment does not confirm the currency that was stated. Nothing was sent.",
+        Actor.OPERATOR,
+        "Let the key read payments. After an hour a person decides it, see `refunds review show ID`.",
+    ),
+    # In doubt: it may have happened, and is looked for at the provider.
+    _ours("no_reply", "The request left and no whole reply came.", Actor.NOBODY, _WAIT),
+    _ours("lease_lapsed", "The worker that sent it went away without an answer.", Actor.NOBODY, _WAIT),
+    _ours("unreadable_success", "The provider said yes and showed no refund.", Actor.NOBODY, _WAIT),
+    _ours("contradictory_reply", "What the provider showed does not fit this refund.", Actor.NOBODY, _WAIT),
+    *(
+        _ours(f"http_{status}", f"The provider answered HTTP {status}.", Actor.NOBODY, _WAIT)
+        for status in (408, 409, 500, 502, 503, 504)
+    ),
+    # For a person.
+    _ours("unknown_status", "The provider shows a status that is not known. The message names it.", Actor.OPERATOR),
+    _ours("idempotency_error", "The key was used with other contents.", Actor.OPERATOR),
+    _ours("conflict", "What a look at the provider showed does not fit this refund.", Actor.OPERATOR),
+    _ours("owned_elsewhere", "The provider's refund belongs to another refund of ours.", Actor.OPERATOR),
+    _ours("found_late", "The payment's total rose by this amount, too late to tell by whom.", Actor.OPERATOR),
+    _ours("inconclusive", "The looks at the provider could not tell.", Actor.OPERATOR),
+    _ours("unreadable", "The payment could not be read within the allowed age.", Actor.OPERATOR),
+    _ours("resends_spent", "It was sent several times and never found.", Actor.OPERATOR),
+    _ours("no_readback", "It may have happened, and nothing may be read back.", Actor.OPERATOR),
+    _ours("refund_missing", "The provider no longer knows the refund that it had made.", Actor.OPERATOR),
+    _ours("pending_too_long", "The provider has called it pending for 30 days.", Actor.OPERATOR),
+    _ours("no_provider_id", "It is pending under no id of the provider.", Actor.OPERATOR),
+    _ours("no_body", "The stored request is gone.", Actor.OPERATOR),
+)
+
+CODES: Final = MappingProxyType({code.name: code for code in _TABLE})
+
+
+def retriable(code: str) -> Retriable:
+    """Return whether sending a refund again can help that failed with a code."""
+    known = CODES.get(code)
+    return known.retriable or Retriable.UNKNOWN if known is not None else Retriable.UNKNOWN
+
+
+def may_be_an_echo(code: str) -> bool:
+    """Tell whether a refusal may speak of what an earlier, doubtful attempt of the same refund did."""
+    known = CODES.get(code)
+    return known is None or not known.never_an_echo
+
+
+def is_of_one_payment(code: str) -> bool:
+    """Tell whether a 429 with this code concerns one payment; any other is of the rate."""
+    known = CODES.get(code)
+    return known is not None and known.of_one_payment
+
+
+def counted(code: str) -> str:
+    """Return the name under which an answer's code counts: its own if it is known, else `other`."""
+    return code if code in CODES or code == DONE else OTHER

@@ -1,0 +1,102 @@
+"""The rules for a proof that the record does not allow for: the provider made a refund, and the record says otherwise.
+
+Such a proof changes no final status, because somebody has acted on it: it is kept, and a person decides. Pure as
+`attempts`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from worker.errors import FieldError, GuardRefused, InvalidRequest
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.request import shown
+from worker.model.steps import Step
+from worker.rules.attempts import to_review
+
+
+def contradicted(refund: Refund, proof: Step, now: datetime) -> Step | None:
+    """Return the step that keeps a proof which contradicts the record, None if it is kept or says nothing new.
+
+    `proof` is the step that the proof led to by itself, as `attempts.done` made it.
+    """
+    identity = proof.changes.get("provider_refund_id")
+    if identity is None or identity in {refund.contradicted_by, refund.provider_refund_id}:
+        return None
+    if proof.status in {Status.FAILED, Status.CANCELED}:
+        # Nothing was moved by it.
+        return None
+    changes: dict[str, Any] = {"contradicted_by": identity}
+    if refund.stage is not Stage.SETTLED:
+        alarm = f"the provider shows {identity} for it, beside {_known(refund)}: money may move twice"
+        return to_review({**changes, "doubt_since": refund.doubt_since or now}, "contradicted", alarm)
+    alarm = f"it is recorded as {refund.status}, and the provider shows {identity} for it"
+    if refund.status is Status.SUCCEEDED:
+        alarm = f"the provider shows {identity} for it beside {_known(refund)}: money may have moved twice"
+    else:
+        # A retry would move it once more.
+        changes["retriable"] = Retriable.NO
+    return Step(
+        to=Stage.SETTLED,
+        status=refund.status,
+        label="contradicted",
+        changes=changes,
+        alarm=alarm,
+        source=proof.source,
+    )
+
+
+def _known(refund: Refund) -> str:
+    return refund.provider_refund_id or f"what generation {refund.generation} leads to"
+
+
+def ended(refund: Refund, provider_refund_id: str, now: datetime, by: str) -> Step:
+    """Return the step by which a person ends a contradiction: the named refund of the provider is this one.
+
+    A settled refund that did not succeed is read by that id, and settles as the provider shows it. Raises
+    `InvalidRequest` if it is none of those that contradict each other.
+    """
+    known = {refund.contradicted_by}
+    if refund.status is Status.SUCCEEDED:
+        known.add(refund.provider_refund_id)
+    names = sorted(name for name in known if name is not None)
+    if provider_refund_id not in names:
+        rule = f"must be {' or '.join(names)}, which the provider shows for this refund"
+        value = shown(provider_refund_id)
+        raise InvalidRequest(
+            [FieldError(field="provider_refund_id", code="provider_refund_id", value=value, rule=rule)]
+        )
+    if provider_refund_id == refund.provider_refund_id:
+        return Step(
+            to=Stage.SETTLED,
+            status=refund.status,
+            label="operator_says_succeeded",
+            changes={"contradicted_by": None},
+            source="operator",
+            by=by,
+        )
+    changes = {
+        "provider_refund_id": provider_refund_id,
+        "processing_since": now,
+        "operator_says": "succeeded",
+        "operator_by": by,
+    }
+    return Step(
+        to=Stage.PROCESSING,
+        status=Status.PENDING,
+        label="operator_says_succeeded",
+        changes=changes,
+        delay=timedelta(0),
+        source="operator",
+        by=by,
+    )
+
+
+def forbid_other_ends(refund: Refund) -> None:
+    """Raise `GuardRefused` where the provider shows a refund, so that it can neither be given up nor sent again."""
+    if refund.contradicted_by is not None:
+        raise GuardRefused(
+            f"the provider shows {refund.contradicted_by} for refund {refund.refund_id}: it can neither be given up "
+            f"nor sent again; name the provider's refund that counts with --succeeded"
+        )

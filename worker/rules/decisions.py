@@ -1,0 +1,219 @@
+"""What a person or the caller decides of a refund, as steps: canceled, resolved, retried, recovered. Pure.
+
+Each names a move that stands in `transitions.TRANSITIONS`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from worker.errors import FieldError, InvalidRequest, NotCancelable, NotInReview, NotRetriable
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.request import is_provider_id, shown
+from worker.model.steps import Step
+from worker.rules import contradictions
+from worker.rules.attempts import MAX_SERVER_ERRORS, NO_LOOKS, NO_WORD, REVIEW_REMINDER, settled_drops
+
+CALLER: Final = "caller"
+"""Who decides if nobody is named: a program that calls this."""
+
+
+def cancel(refund: Refund) -> Step:
+    """Return the step that cancels a refund of which nothing was ever sent, or provably nothing was done.
+
+    Raises `NotCancelable` with the reason otherwise.
+    """
+    if refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None:
+        return Step(to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=settled_drops())
+    if refund.settled:
+        raise NotCancelable(f"refund {refund.refund_id} is already {refund.status}: nothing was changed")
+    raise NotCancelable(
+        f"refund {refund.refund_id} is {refund.stage}: it may have reached the provider and cannot be canceled; "
+        f"follow it with 'refunds status {refund.refund_id}'"
+    )
+
+
+def resolve_succeeded(
+    refund: Refund, provider_refund_id: str, now: datetime, *, by: str = CALLER, unverified: bool = False
+) -> Step:
+    """Return the step for a person's claim that the provider's refund is ours; the next poll verifies it.
+
+    `unverified`: it shall count although its amount or currency differ from what was asked for; it is read all the
+    same. So does a person end what contradicts a settled record. Raises `InvalidRequest` if the id could not be asked
+    for or is none of those that contradict each other, `NotInReview`.
+    """
+    if refund.stage is Stage.SETTLED and refund.contradicted_by is not None:
+        return contradictions.ended(refund, provider_refund_id, now, by)
+    _needs_review(refund)
+    if not is_provider_id(provider_refund_id):
+        rule = "must be the provider's refund id, 1 to 200 of A-Z a-z 0-9 _ -"
+        value = shown(provider_refund_id)
+        raise InvalidRequest(
+            [FieldError(field="provider_refund_id", code="provider_refund_id", value=value, rule=rule)]
+        )
+    changes = {"provider_refund_id": provider_refund_id, "processing_since": now, "operator_code": None}
+    return _decided(refund, "succeeded", Stage.PROCESSING, changes, by, unverified=unverified)
+
+
+def resolve_failed(refund: Refund, code: str, *, by: str = CALLER, unverified: bool = False) -> Step:
+    """Return the step for a person's decision that the refund was never done and shall not be.
+
+    One that may have happened is looked for first: it settles as failed once it is proven absent, or as the provider
+    shows it if it is found. `unverified`: the word alone shall count if nothing that can be read contradicts it.
+    Raises `NotInReview`, and `GuardRefused` if the provider has shown it meanwhile.
+    """
+    contradictions.forbid_other_ends(refund)
+    _needs_review(refund)
+    if _was_in_doubt(refund):
+        changes: dict[str, Any] = {"operator_code": code} | NO_LOOKS
+        return _decided(refund, "failed", Stage.IN_DOUBT, changes, by, unverified=unverified)
+    changes = {"error_code": code, "error_message": "settled by a person", "retriable": Retriable.NO}
+    changes |= {"evidence": "operator", **settled_drops()}
+    return Step(
+        to=Stage.SETTLED,
+        status=Status.FAILED,
+        label="operator_says_failed",
+        changes=changes,
+        source="operator",
+        by=by,
+    )
+
+
+def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False) -> Step:
+    """Return the step for a person's claim that it never happened, to be sent again with the same key and contents.
+
+    One that may have happened is looked for first, and sent once it is proven absent. `unverified`: the word alone
+    shall count if nothing that can be read contradicts it. Raises `NotInReview`, and `GuardRefused` if the provider has
+    shown it meanwhile.
+    """
+    contradictions.forbid_other_ends(refund)
+    _needs_review(refund)
+    changes: dict[str, Any] = {"lapses": 0}
+    if _was_in_doubt(refund):
+        again = changes | {"operator_code": None} | NO_LOOKS
+        return _decided(refund, "absent", Stage.IN_DOUBT, again, by, unverified=unverified)
+    return Step(
+        to=Stage.WAITING,
+        status=Status.PENDING,
+        label="operator_says_absent",
+        delay=timedelta(0),
+        changes={**changes, "provider_refund_id": None, **NO_WORD},
+        source="operator",
+        by=by,
+    )
+
+
+def _was_in_doubt(refund: Refund) -> bool:
+    """Tell whether something may have been done for this refund: then no word about it counts before a look."""
+    return refund.doubt_since is not None or refund.doubted
+
+
+def _decided(refund: Refund, says: str, to: Stage, changes: dict[str, Any], by: str, *, unverified: bool) -> Step:
+    """Return the step of a decision that is verified next."""
+    word = {"operator_says": says, "operator_by": by, "operator_unverified": unverified}
+    doubt: dict[str, Any] = {}
+    if to is Stage.IN_DOUBT:
+        # A refund whose doubt was over when it came here is looked for like one whose doubt is not. Nothing has left
+        # since it came: a look counts a settle time after that, and never if it is not known after what.
+        doubt = {
+            "doubt_since": refund.doubt_since or refund.updated_at,
+            "quiet_at": refund.quiet_at or refund.updated_at,
+        }
+    return Step(
+        to=to,
+        status=Status.PENDING,
+        label=f"operator_says_{says}",
+        changes={**changes, **word, **doubt},
+        delay=timedelta(0),
+        source="operator",
+        by=by,
+    )
+
+
+def _needs_review(refund: Refund) -> None:
+    if refund.stage is not Stage.REVIEW:
+        raise NotInReview(
+            f"refund {refund.refund_id} is {refund.stage}, not in review: only 'refunds review list' can be resolved"
+        )
+
+
+def retry_failed(refund: Refund) -> Step | None:
+    """Return the step that sends a failed refund again as a new generation, or None where that cannot help."""
+    if refund.stage is not Stage.SETTLED or refund.status is not Status.FAILED or refund.retriable is Retriable.NO:
+        return None
+    if refund.contradicted_by is not None:
+        # The provider shows that it was done after all.
+        return None
+    cleared = (
+        "provider_refund_id",
+        "provider_status",
+        "failure_reason",
+        "error_code",
+        "error_message",
+        "retriable",
+        "evidence",
+        "first_attempt_at",
+    )
+    changes: dict[str, Any] = dict.fromkeys(cleared) | {"generation": refund.generation + 1}
+    if refund.all_remaining:
+        changes["amount"] = None
+    return Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes=changes)
+
+
+def retry_one(refund: Refund, *, unknown: bool = False) -> Step:
+    """Return the step that sends one failed refund again; `unknown`: also if it is not known whether that can help.
+
+    Raises `NotRetriable`, and `GuardRefused` if the provider shows that it was done after all.
+    """
+    contradictions.forbid_other_ends(refund)
+    step = retry_failed(refund)
+    told = f"refund {refund.refund_id}"
+    if refund.status is not Status.FAILED:
+        raise NotRetriable(f"{told} is {refund.status}, not failed: only a failed refund can be sent again")
+    code = refund.error_code or "unknown"
+    if step is None:
+        raise NotRetriable(
+            f"{told} failed with {code}, which sending it again cannot change: submit a new refund under a new id, "
+            f"or see 'refunds status {refund.refund_id} --history'"
+        )
+    if refund.retriable is not Retriable.YES and not unknown:
+        raise NotRetriable(
+            f"{told} failed with {code}, and it is not known whether sending it again can help: find out why it "
+            f"failed, then run 'refunds retry {refund.refund_id} --unknown'"
+        )
+    return step
+
+
+def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
+    """Return the step for a refund on a server restored from a snapshot of `since`, None where nothing can have left.
+
+    Whatever was not settled then may have been sent since; what was read of its payment before, or said by a person,
+    is worth nothing now. A failed refund may have been retried since, so it is not retried again.
+    """
+    if refund.stage is Stage.SETTLED:
+        if refund.status is not Status.FAILED or refund.retriable is Retriable.NO:
+            return None
+        changes: dict[str, Any] = {"retriable": Retriable.NO}
+        return Step(to=refund.stage, status=refund.status, label="recovered", changes=changes, quiet=True)
+    changes = {"doubt_since": refund.doubt_since or since, "retriable": Retriable.NO, **NO_WORD}
+    if refund.stage is Stage.REVIEW:
+        return Step(
+            to=refund.stage,
+            status=refund.status,
+            label="recovered",
+            changes=changes | {"quiet_at": now},
+            delay=REVIEW_REMINDER,
+            quiet=True,
+        )
+    if refund.stage is Stage.PROCESSING:
+        return None
+    changes |= {
+        "first_attempt_at": min(refund.first_attempt_at or since, since),
+        "quiet_at": now,
+        "baseline": None,
+        "lapses": 0,
+        # No replay before a look: a retry that the snapshot lost had another key than the one that is known here.
+        "server_errors": MAX_SERVER_ERRORS,
+    } | NO_LOOKS
+    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="recovered", changes=changes, delay=timedelta(0))

@@ -1,0 +1,162 @@
+"""What a read-back shows: pure judgements over the provider's list of refunds, or over a payment's totals.
+
+The gateway fetches, the service gathers, this decides. Anything short of proof is inconclusive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from worker.model.answers import Look, PaymentView, ProviderRefund, Sight
+from worker.model.refund import Baseline, Refund, Stage, Status
+from worker.rules.outcomes import contradiction, odd_status
+from worker.rules.payloads import STATUSES
+
+
+def look_at_list(
+    refund: Refund, entries: Sequence[ProviderRefund], *, complete: bool, siblings: Sequence[Refund] | None
+) -> Look:
+    """Judge a list of the payment's refunds: found is believed at once, absence only from a list without gaps.
+
+    `siblings` are our other refunds on the payment, None if they are too many to be read.
+    """
+    ours = [entry for entry in entries if _is_this(entry, refund)]
+    if ours:
+        return _look_at_ours(refund, ours, entries)
+    if not complete:
+        return Look(sight=Sight.INCONCLUSIVE, reason="the list was not read to its end")
+    if any(entry.payment_intent != refund.payment_intent for entry in entries):
+        return Look(sight=Sight.INCONCLUSIVE, reason="the list holds entries that are not of this payment")
+    if siblings is None:
+        return Look(sight=Sight.INCONCLUSIVE, reason="the payment has more refunds than are compared with a list")
+    listed = {entry.id for entry in entries}
+    if missing := _known_ids(siblings) - listed:
+        return Look(sight=Sight.INCONCLUSIVE, reason=f"the list leaves out {len(missing)} refund(s) known to exist")
+    if any(_unexplained(entry, refund, siblings) for entry in entries):
+        return Look(sight=Sight.INCONCLUSIVE, reason="a refund of the payment is not known here and could be this one")
+    return Look(sight=Sight.ABSENT, reason="not in the payment's list")
+
+
+def _look_at_ours(refund: Refund, ours: Sequence[ProviderRefund], entries: Sequence[ProviderRefund]) -> Look:
+    conflict = None
+    if len({entry.id for entry in ours}) > 1:
+        conflict = "the provider shows two refunds with our id: money may have moved twice"
+    elif any(_is_later(entry, refund) for entry in entries):
+        conflict = "the provider shows a later one with our id: it was sent again by records that were lost"
+    if conflict is not None:
+        return Look(sight=Sight.CONFLICT, reason=conflict)
+    found = ours[0]
+    wrong = contradiction(found, refund)
+    if wrong is not None or found.status is None:
+        return Look(sight=Sight.CONFLICT, reason=f"the provider's refund has our id and another {wrong or 'status'}")
+    if found.status not in STATUSES:
+        return Look(sight=Sight.CONFLICT, reason=odd_status(found), found=found)
+    return Look(sight=Sight.FOUND, reason="listed with our id", found=found)
+
+
+def _is_this(entry: ProviderRefund, refund: Refund) -> bool:
+    # An entry that does not say its generation can only be the first: a later one may be confused with one that failed.
+    generation = "1" if entry.generation is None else entry.generation
+    return entry.refund_id == refund.refund_id and generation == str(refund.generation)
+
+
+def _is_later(entry: ProviderRefund, refund: Refund) -> bool:
+    generation = entry.generation or ""
+    return entry.refund_id == refund.refund_id and generation.isdigit() and int(generation) > refund.generation
+
+
+def _known_ids(siblings: Sequence[Refund]) -> set[str]:
+    return {sibling.provider_refund_id for sibling in siblings if sibling.provider_refund_id is not None}
+
+
+def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refund]) -> bool:
+    """Tell whether an entry may be our refund without saying so. No date decides: two clocks would be compared."""
+    if entry.refund_id == refund.refund_id:
+        # An earlier generation of ours is known; a later one was sent by a record that a restored server lost.
+        return not (entry.generation or "").isdigit() or int(entry.generation or 0) >= refund.generation
+    if entry.id in _known_ids(siblings):
+        return False
+    if entry.refund_id is not None and any(sibling.refund_id == entry.refund_id for sibling in siblings):
+        return False
+    # An unreadable amount is -1, and could be any.
+    return refund.asked_amount is None or entry.amount is None or entry.amount in {-1, refund.asked_amount}
+
+
+def look_at_totals(
+    refund: Refund,
+    view: PaymentView,
+    *,
+    siblings: Sequence[Refund] | None,
+    reread: Mapping[str, ProviderRefund | None],
+    totals_proof: bool,
+) -> Look:
+    """Judge a payment's refunded total against the baseline taken before the first POST.
+
+    `siblings` are our other refunds on the payment (None: too many to be read); `reread` maps the provider ids among
+    them to what the provider shows of each now (None: could not be read). A total may rise and fall by others too, so
+    nothing is concluded unless the whole baseline is made of refunds that are known by id and have not moved.
+    """
+    compared = _compared(refund, view, siblings, reread)
+    if isinstance(compared, str):
+        return Look(sight=Sight.INCONCLUSIVE, reason=compared)
+    difference, expected = compared
+    if difference == expected:
+        return Look(sight=Sight.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount")
+    if difference == 0 and totals_proof:
+        return Look(sight=Sight.ABSENT, reason="the refunded total is unchanged")
+    if difference == 0:
+        return Look(sight=Sight.INCONCLUSIVE, reason="the refunded total is unchanged, which proves nothing here")
+    return Look(sight=Sight.INCONCLUSIVE, reason=f"the refunded total moved by {difference}, not by {expected}")
+
+
+def _compared(
+    refund: Refund, view: PaymentView, siblings: Sequence[Refund] | None, reread: Mapping[str, ProviderRefund | None]
+) -> tuple[int, int] | str:
+    """Return by how much the total moved and how much we asked for, or why that cannot be compared."""
+    baseline = refund.baseline
+    if baseline is None:
+        return "no totals were read before the first attempt"
+    if view.refunded is None:
+        return view.problem or "the payment shows no refunded total"
+    if view.currency != baseline.currency:
+        return "the totals changed their currency"
+    expected = baseline.remaining if refund.all_remaining else refund.amount
+    if expected is None or expected <= 0:
+        return "it is not known how much was left to refund"
+    unknown = _unknown_in(baseline, refund, siblings, reread)
+    return unknown or (view.refunded - baseline.refunded, expected)
+
+
+def _unknown_in(
+    baseline: Baseline, refund: Refund, siblings: Sequence[Refund] | None, reread: Mapping[str, ProviderRefund | None]
+) -> str | None:
+    """Return why a part of the baseline may have fallen back since, None if all of it is known by id and has not."""
+    if siblings is None:
+        return "the payment has more refunds than are read again"
+    for sibling in siblings:
+        if reason := _moving(sibling, refund, reread):
+            return f"another refund of the payment {reason}"
+    # In the total are those that succeeded, and the pending ones if the provider counts them there.
+    standing = (entry for entry in reread.values() if entry is not None)
+    amounts = [entry.amount for entry in standing if entry.is_pending or entry.status == "succeeded"]
+    known = [amount for amount in amounts if amount is not None and amount > 0]
+    if len(known) < len(amounts) or sum(known) != baseline.refunded:
+        return "the total before the first attempt holds refunds that are not known here, and one may have fallen back"
+    return None
+
+
+def _moving(sibling: Refund, refund: Refund, reread: Mapping[str, ProviderRefund | None]) -> str | None:
+    """Return why another refund of ours may have changed the total, None if it is known not to have."""
+    if sibling.stage in {Stage.SENDING, Stage.IN_DOUBT, Stage.REVIEW, Stage.PROCESSING}:
+        return f"is {sibling.stage}"
+    started = refund.first_attempt_at
+    if sibling.stage is Stage.SETTLED and sibling.attempts and (started is None or sibling.updated_at >= started):
+        return "changed since the first attempt"
+    if sibling.provider_refund_id is None:
+        # Found in totals alone, or settled by a person who could not verify it.
+        unread = sibling.status is Status.SUCCEEDED or sibling.evidence == "operator"
+        return "has no id to be read by" if unread else None
+    now = reread.get(sibling.provider_refund_id)
+    if now is None:
+        return "could not be read again"
+    return None if now.status == sibling.provider_status else "changed its status"

@@ -1,0 +1,169 @@
+"""What an answer means: the provider's words, as `payloads` read them, judged strictly.
+
+An allow-list: whatever is not named here may have happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Final
+
+from worker.model.answers import Answer, NoReply, NotSent, Outcome, ProviderError, ProviderRefund, Reply, Seen
+from worker.model.refund import Refund, Status
+from worker.model.request import shown
+from worker.rules.codes import is_of_one_payment
+from worker.rules.payloads import LONGEST_TEXT, STATUSES
+
+FINAL_STATUSES: Final = MappingProxyType(
+    {"succeeded": Status.SUCCEEDED, "failed": Status.FAILED, "canceled": Status.CANCELED}
+)
+REFUSALS: Final = frozenset({400, 402, 403, 404, 422})
+_OF_THE_KEY: Final = "idempoten"
+
+
+def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
+    """Return the name of the first present field that cannot belong to our refund, None where all agree.
+
+    A field that is absent contradicts nothing, since the provider describes each as optional. That is safe only where
+    something else ties the refund to ours: a reply came on the connection of our own request, an entry of a list has
+    our id in its metadata, a poll shows the id that was asked for. And one provider refund belongs to one record.
+    """
+    asked = refund.asked_amount
+    if found.payment_intent is not None and found.payment_intent != refund.payment_intent:
+        return "payment_intent"
+    if found.amount is not None and (found.amount <= 0 or (asked is not None and found.amount != asked)):
+        return "amount"
+    if found.currency is not None and refund.currency is not None and found.currency != refund.currency:
+        return "currency"
+    if found.refund_id is not None and found.refund_id != refund.refund_id:
+        return "metadata.refund_id"
+    if found.generation is not None and found.generation != str(refund.generation):
+        return "metadata.refund_generation"
+    return None
+
+
+def classify(answer: Answer, refund: Refund) -> Outcome:
+    """Return what one try says of the refund; whatever is not listed here may have happened."""
+    if isinstance(answer, NotSent):
+        return Outcome(seen=Seen.NOT_SENT, code="not_sent", message=answer.reason)
+    if isinstance(answer, NoReply):
+        return _maybe("no_reply", answer.reason)
+    status = answer.http_status
+    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+        return _classify_success(answer, refund)
+    error = answer.payload.error if answer.payload is not None else None
+    message = error.message if error is not None else None
+    code = _name_of(error, status)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return Outcome(
+            seen=Seen.NOT_DONE,
+            code=code if is_of_one_payment(code) else "rate_limited",
+            message=message,
+            http_status=status,
+            retry_after=answer.retry_after,
+        )
+    if status == HTTPStatus.UNAUTHORIZED:
+        return Outcome(
+            seen=Seen.NOT_DONE,
+            code="credentials_refused",
+            message=message,
+            http_status=status,
+            credentials=True,
+        )
+    if status in REFUSALS and error is not None:
+        if _is_of_the_key(error):
+            return Outcome(seen=Seen.MISMATCH, code="idempotency_error", message=message or code, http_status=status)
+        return Outcome(
+            seen=Seen.REFUSED,
+            code=code,
+            message=message,
+            http_status=status,
+            credentials=status == HTTPStatus.FORBIDDEN,
+        )
+    return replace(
+        _maybe(code, message),
+        http_status=status,
+        server_error=status >= HTTPStatus.INTERNAL_SERVER_ERROR,
+        retry_after=answer.retry_after,
+    )
+
+
+def _name_of(error: ProviderError | None, http_status: int) -> str:
+    """Return the code of an error: its own, its type if it has none, else the HTTP status."""
+    return (error and (error.code or error.kind)) or f"http_{http_status}"
+
+
+def _is_of_the_key(error: ProviderError) -> bool:
+    """Tell whether an error speaks of the idempotency key: the key was used before, so something may have happened."""
+    return any(_OF_THE_KEY in (word or "").lower() for word in (error.kind, error.code, error.message))
+
+
+def _maybe(code: str, message: str | None) -> Outcome:
+    return Outcome(seen=Seen.MAYBE, code=code, message=message, doubt=True)
+
+
+def owned_elsewhere(outcome: Outcome, owner: str) -> Outcome:
+    """Return a success as a doubt, once it is known that its refund belongs to another record, `owner`."""
+    identity = outcome.found.id if outcome.found is not None else "?"
+    doubt = _maybe("owned_elsewhere", f"the reply's refund {identity} belongs to refund {owner}")
+    return replace(doubt, http_status=outcome.http_status, tries=outcome.tries)
+
+
+def _classify_success(answer: Reply, refund: Refund) -> Outcome:
+    payload = answer.payload
+    found = payload.refund if payload is not None else None
+    if payload is None or found is None:
+        error = payload.error if payload is not None else None
+        told = ": ".join(word for word in ((error.code, error.message) if error is not None else ()) if word)
+        message = "a success without a refund in it" + (f": {told}" if told else "")
+        return replace(_maybe("unreadable_success", message[:LONGEST_TEXT]), http_status=answer.http_status)
+    wrong = "object" if payload.kind not in {None, "refund"} else contradiction(found, refund)
+    if wrong is None and found.status is None:
+        wrong = "status"
+    if wrong is not None:
+        message = f"the reply's {wrong} does not belong to this refund"
+        return replace(_maybe("contradictory_reply", message), http_status=answer.http_status)
+    if found.status not in STATUSES:
+        return replace(_maybe("unknown_status", odd_status(found)), http_status=answer.http_status, found=found)
+    return Outcome(seen=Seen.DONE, code="done", http_status=answer.http_status, found=found)
+
+
+def odd_status(found: ProviderRefund) -> str:
+    """Return for a person the status of a provider's refund that is not one of those that are known."""
+    return f"the provider shows a status that is not known: {shown(found.status)}"
+
+
+def key_refused(outcome: Outcome) -> Outcome:
+    """Return a 403 as everyone's trouble, once a harmless GET was refused too."""
+    return replace(outcome, seen=Seen.NOT_DONE, code="credentials_refused", credentials=True)
+
+
+def key_accepted(outcome: Outcome) -> Outcome:
+    """Return a 403 as this refund's own refusal, once a harmless GET was answered."""
+    return replace(outcome, credentials=False)
+
+
+_STRENGTH: Final = {seen: rank for rank, seen in enumerate(Seen)}
+
+
+def fold(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return an attempt's outcome: its strongest try (the latest of equals); doubt stays whatever follows it."""
+    strongest = max(enumerate(outcomes), key=lambda pair: (_STRENGTH[pair[1].seen], pair[0]))[1]
+    # A try that never left is no answer, so it does not end a row of 5xx.
+    answered = [outcome for outcome in outcomes if outcome.seen is not Seen.NOT_SENT]
+    errors = 0
+    for outcome in reversed(answered):
+        if not outcome.server_error:
+            break
+        errors += 1
+    return replace(
+        strongest,
+        doubt=any(outcome.doubt for outcome in outcomes),
+        credentials=any(outcome.credentials for outcome in outcomes),
+        tries=len(outcomes),
+        server_errors=errors,
+        only_server_errors=errors == len(answered),
+    )

@@ -1,0 +1,323 @@
+"""The one place where a provider's JSON is read. What comes out is typed, bounded, of one alphabet and without secrets.
+
+What is there and cannot be read becomes '', or -1 for an amount: it agrees with nothing, so it contradicts and does not
+vanish. Texts are shown to people and kept for years: a code has the alphabet of `CODE`. Any other text is one line of
+at most `LONGEST_TEXT` characters, without the values of the caller's metadata and what may be a request's body.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, Final
+
+from worker.model.answers import PENDING_WORDS, Page, Payload, PaymentView, ProviderError, ProviderRefund
+from worker.model.redaction import holds_key, without_secrets
+from worker.model.request import MAX_AMOUNT, RESERVED_METADATA, is_currency, is_provider_id, is_refund_id, scrubbed
+from worker.rules.codes import CODES
+
+LONGEST_TEXT: Final = 200
+CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+STATUSES: Final = frozenset({*PENDING_WORDS, "succeeded", "failed", "canceled"})
+"""What a refund's status may be; a word of another spelling is read as one of them, any other is not known."""
+
+_SPELLINGS: Final = MappingProxyType({"cancelled": "canceled"})
+_AMOUNT: Final = re.compile(rf"[0-9]{{1,{len(str(MAX_AMOUNT))}}}")
+_MILLISECONDS_FROM: Final = 10**11
+_LATEST: Final = 10**14
+_LONGEST_WORD: Final = 60
+_LONGEST_GENERATION: Final = 9
+_LONGEST_NUMBER: Final = 18
+_SHORTEST_HIDDEN: Final = 4
+"""Characters from which on a value of the caller's metadata is hidden: shorter ones are part of many a word."""
+_MOST_WORDS: Final = 5
+_MESSAGES: Final = ("message", "msg", "detail", "error_description", "title")
+"""Where errors keep what they say, the plainest first."""
+_TWO_CURRENCIES: Final = "payment and charge differ in currency"
+_NAME: Final = re.compile(r"[A-Za-z0-9_]{1,40}")
+_DEEPEST: Final = 6
+_MOST_NUMBERS: Final = 2000
+
+_MOST_HIDDEN: Final = 60
+"""Values of a refund's own metadata that are hidden in what it says: more than a caller may have."""
+
+
+def read(value: object, hide: Collection[str] = (), *, numbers: bool = False) -> Payload | None:
+    """Return what a decoded JSON value says, None if it is not an object.
+
+    `hide` holds the values of the caller's metadata: a careless provider repeats what it was asked. `numbers` reads all
+    of them too, by their paths, which only a probe needs.
+    """
+    if not isinstance(value, Mapping):
+        return None
+    refund = _refund(value, hide)
+    return Payload(
+        kind=_kind(value.get("object")),
+        id=_id(value.get("id")),
+        payment_intent=_id(value.get("payment_intent")),
+        refund=refund,
+        error=None if _is_refund(value, refund) else _error(value, hide),
+        payment=_payment(value),
+        latest_charge=_id(value.get("latest_charge")),
+        page=_page(value, hide),
+        numbers=dict(islice(_numbers(value, "", 0), _MOST_NUMBERS)) if numbers else {},
+    )
+
+
+# Values
+
+
+def read_amount(value: Any) -> int | None:
+    """Return an amount in minor units, None if it is absent, -1 if it is there and is not an amount.
+
+    `500.0` is 500: JSON knows one kind of number. No amount lies beyond what a refund may have.
+    """
+    if value is None:
+        return None
+    whole = value.is_integer() if isinstance(value, float) else isinstance(value, str) and _AMOUNT.fullmatch(value)
+    number = int(value) if whole else value
+    return number if type(number) is int and 0 <= number <= MAX_AMOUNT else -1
+
+
+def read_time(value: Any) -> datetime | None:
+    """Return a provider's time, given in seconds or in milliseconds; None if it is neither."""
+    if type(value) is not int or not 0 < value <= _LATEST:
+        return None
+    seconds = value / 1000 if value >= _MILLISECONDS_FROM else value
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _currency(value: Any) -> str | None:
+    """Return three small letters, '' for what is there and is not a currency."""
+    if value is None:
+        return None
+    text = value.lower() if isinstance(value, str) else ""
+    return text if is_currency(text) else ""
+
+
+def _id(value: Any) -> str | None:
+    """Return an id of the provider, plain or of an expanded object."""
+    if value is None:
+        return None
+    identity = value.get("id") if isinstance(value, Mapping) else value
+    return identity if isinstance(identity, str) and _is_id(identity) else ""
+
+
+def _is_id(text: str) -> bool:
+    """Tell whether a text can be the provider's id: it is kept as it is, so it must not repeat our key."""
+    return is_provider_id(text) and not holds_key(text)
+
+
+def _kind(value: Any) -> str | None:
+    if value is None:
+        return None
+    return value if isinstance(value, str) and _NAME.fullmatch(value) and not holds_key(value) else ""
+
+
+def _clean(text: str, hide: Collection[str]) -> str:
+    """Return a foreign text as it may be kept and shown."""
+    # Secrets first: what follows takes pieces out of them. A request's body begins with a brace.
+    line = without_secrets(text).partition("{")[0]
+    # The longest first: another may be a part of it.
+    for value in sorted(hide, key=len, reverse=True):
+        if len(value) >= _SHORTEST_HIDDEN:
+            line = line.replace(value, "***")
+    return scrubbed(line, LONGEST_TEXT)
+
+
+def _code(value: Any, hide: Collection[str]) -> str | None:
+    """Return a code, given as text or as a number; None for what is not one."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is int and abs(value) < 10**_LONGEST_NUMBER:
+        value = str(value)
+    if not isinstance(value, str) or CODE.fullmatch(value) is None:
+        return None
+    return value if value in CODES or _clean(value, hide) == value else None
+
+
+def _status(value: Any, hide: Collection[str]) -> str | None:
+    """Return a status by its usual spelling, any other word as clean text, '' if it is not a word."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return ""
+    usual = re.sub(r"[ -]", "_", value.strip()[:_LONGEST_WORD].lower())
+    usual = _SPELLINGS.get(usual, usual)
+    return usual if usual in STATUSES else _clean(value, hide)[:_LONGEST_WORD]
+
+
+# Refunds
+
+
+def _refund(value: Mapping[str, Any], hide: Collection[str]) -> ProviderRefund | None:
+    """Return the refund in an object, None if it has no usable id."""
+    identity = value.get("id")
+    if not isinstance(identity, str) or not _is_id(identity):
+        return None
+    metadata = value.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    reason = value.get("failure_reason")
+    hide = (*hide, *_values(metadata))
+    code = _code(reason, hide)
+    generation = metadata.get("refund_generation")
+    return ProviderRefund(
+        id=identity,
+        status=_status(value.get("status"), hide),
+        amount=read_amount(value.get("amount")),
+        currency=_currency(value.get("currency")),
+        payment_intent=_id(value.get("payment_intent")),
+        failure_reason=code,
+        failure_words=_clean(reason, hide) or None if isinstance(reason, str) and code is None else None,
+        refund_id=_own(metadata.get("refund_id")),
+        generation=None if generation is None else _generation(generation),
+        created=read_time(value.get("created")),
+    )
+
+
+def _values(metadata: Mapping[str, Any]) -> Iterator[str]:
+    told = (value for name, value in metadata.items() if isinstance(value, str) and name not in RESERVED_METADATA)
+    return islice(told, _MOST_HIDDEN)
+
+
+def _own(value: Any) -> str | None:
+    if value is None:
+        return None
+    return value if isinstance(value, str) and is_refund_id(value) else ""
+
+
+def _generation(value: Any) -> str:
+    text = str(value) if type(value) is int else value
+    return text if isinstance(text, str) and re.fullmatch(rf"[0-9]{{1,{_LONGEST_GENERATION}}}", text) else ""
+
+
+def _is_refund(value: Mapping[str, Any], refund: ProviderRefund | None) -> bool:
+    """Tell whether an object shows a refund: whatever else it says, it does not refuse one."""
+    return value.get("object") == "refund" or (refund is not None and refund.status in STATUSES)
+
+
+# Errors
+
+
+def _error(value: Mapping[str, Any], hide: Collection[str]) -> ProviderError | None:
+    """Return an object's error in any of the usual shapes, None if it says nothing that could be one.
+
+    They are `{"error": {…}}`, the same fields flat, `{"error": "text"}`, and `{"errors": …}` as a list or by field.
+    """
+    inside = value.get("error") or value.get("errors")
+    body = inside if isinstance(inside, Mapping) else value
+    entries = inside if isinstance(inside, list) else []
+    codes = [body.get("code"), *(each.get("code") for each in entries if isinstance(each, Mapping)), inside]
+    code = next((read for each in codes if (read := _code(each, hide)) is not None), None)
+    words = [*_told(inside, code), _message(body)]
+    if code is None and isinstance(body.get("code"), str):
+        words = [": ".join(word for word in (body["code"], "; ".join(filter(None, words))) if word)]
+    kind = _code(body["type"], hide) if isinstance(body.get("type"), str) else None
+    message = _clean("; ".join(filter(None, words)), hide) or None
+    if code is None and kind is None and message is None:
+        return None
+    return ProviderError(kind=kind, code=code, message=message)
+
+
+def _message(body: Mapping[str, Any]) -> str | None:
+    found = (body.get(name) for name in _MESSAGES)
+    return next((text for text in found if isinstance(text, str) and text), None)
+
+
+def _told(inside: Any, code: str | None) -> list[str | None]:
+    """Return the words in an `error` or `errors` that is not an object with a message of its own."""
+    match inside:
+        case str():
+            return [] if inside == code else [inside]
+        case list():
+            return [_message(each) if isinstance(each, Mapping) else _text(each) for each in inside[:_MOST_WORDS]]
+        case Mapping():
+            fields = [(name, _text(told)) for name, told in inside.items() if isinstance(told, list)]
+            return [f"{name}: {told}" for name, told in fields[:_MOST_WORDS] if told]
+        case _:
+            return []
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, list):
+        return ", ".join(each for each in value[:_MOST_WORDS] if isinstance(each, str))
+    return value if isinstance(value, str) else None
+
+
+# Payments and lists
+
+
+def _payment(value: Mapping[str, Any]) -> PaymentView:
+    """Read a payment intent's or a charge's totals by Stripe's field names; several charges are inconclusive."""
+    currency = _currency(value.get("currency"))
+    if currency == "":
+        return PaymentView(problem="the currency cannot be read")
+    if "amount_refunded" in value:
+        return _totals(value, currency)
+    charges = value.get("charges")
+    entries = charges.get("data") if isinstance(charges, Mapping) else None
+    if isinstance(entries, list) and entries:
+        if len(entries) > 1 or (isinstance(charges, Mapping) and charges.get("has_more")):
+            if any(_in_another(entry, currency) for entry in entries):
+                return PaymentView(problem=_TWO_CURRENCIES)
+            return PaymentView(currency=currency, problem="the payment has several charges")
+        if isinstance(entries[0], Mapping):
+            return _totals(entries[0], currency)
+    latest = value.get("latest_charge")
+    if isinstance(latest, Mapping):
+        return _totals(latest, currency)
+    if charge := _id(latest):
+        return PaymentView(currency=currency, charge=charge)
+    return PaymentView(currency=currency, problem="the payment shows no refunded total")
+
+
+def _in_another(charge: Any, currency: str | None) -> bool:
+    """Tell whether a charge shows another currency than its payment, or one that cannot be read."""
+    own = _currency(charge.get("currency")) if isinstance(charge, Mapping) else None
+    return own == "" or (own is not None and currency is not None and own != currency)
+
+
+def _totals(charge: Mapping[str, Any], currency: str | None) -> PaymentView:
+    refunded = read_amount(charge.get("amount_refunded"))
+    if _in_another(charge, currency):
+        return PaymentView(problem=_TWO_CURRENCIES)
+    own = _currency(charge.get("currency")) or currency
+    if refunded is None or refunded < 0:
+        return PaymentView(currency=own, problem="the charge shows no readable refunded total")
+    captured = read_amount(charge.get("amount_captured"))
+    if captured is None:
+        captured = read_amount(charge.get("amount_received"))
+    if captured is None:
+        captured = read_amount(charge.get("amount"))
+    return PaymentView(refunded=refunded, captured=None if captured == -1 else captured, currency=own)
+
+
+def _page(value: Mapping[str, Any], hide: Collection[str]) -> Page | None:
+    entries = value.get("data")
+    if not isinstance(entries, list):
+        return None
+    more = value.get("has_more")
+    return Page(
+        entries=tuple(_refund(entry, hide) if isinstance(entry, Mapping) else None for entry in entries),
+        more=more if isinstance(more, bool) else None,
+    )
+
+
+def _numbers(value: Any, path: str, depth: int) -> Iterator[tuple[str, int]]:
+    """Yield the numbers and truth values in an object by their paths, those with names that can be shown."""
+    if depth > _DEEPEST:
+        return
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if _NAME.fullmatch(name) and not holds_key(name):
+                yield from _numbers(inner, f"{path}.{name}" if path else name, depth + 1)
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from _numbers(inner, f"{path}[{place}]", depth + 1)
+    elif isinstance(value, bool):
+        yield path, value
+    elif (amount := read_amount(value)) is not None and amount >= 0:
+        yield path, amount

@@ -1,0 +1,119 @@
+"""The rules before a send: what must be known of a payment, and where a refund goes if it is not. Pure as `attempts`.
+
+A fact that is missing confirms nothing: what cannot be confirmed is not sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from worker.model.answers import Look, Outcome, PaymentView, Seen, Sight
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.request import scrubbed
+from worker.model.steps import Step
+from worker.rules.attempts import MAX_SERVER_ERRORS, NO_LOOKS, PARKED, Rules, backoff, refused_unsent, to_review
+
+UNCONFIRMED_FOR: Final = timedelta(hours=1)
+"""How long a payment is asked again for what it must confirm, before a person is asked."""
+UNREADABLE: Final = "payment_unreadable"
+_LONGEST_WAIT: Final = timedelta(minutes=10)
+_FIRST_WAIT: Final = timedelta(seconds=5)
+
+
+def wants_currency(refund: Refund) -> bool:
+    """Tell whether the payment must be read for the currency that the refund states before anything is sent."""
+    return refund.asked_currency is not None and not refund.currency_checked
+
+
+def after_view(refund: Refund, view: PaymentView, now: datetime, jitter: float) -> Step | None:
+    """Return what keeps a refund from being sent after its payment was read, None if it may be sent."""
+    if not wants_currency(refund) or view.currency == refund.asked_currency:
+        return None
+    if view.currency is None:
+        return _unconfirmed(refund, view.problem or "the payment shows no currency", now, jitter)
+    message = f"the payment is in {view.currency}, the refund was asked for in {refund.asked_currency}"
+    if refund.doubt_since is None:
+        return refused_unsent(refund, "currency_mismatch", f"{message}: nothing was sent")
+    # It was sent by a record that a restored server has lost: what became of that is for a person to find out.
+    return to_review(_told("currency_mismatch", message), "currency_mismatch", message)
+
+
+def after_no_view(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float) -> Step | None:
+    """Return what keeps a refund from being sent if its payment could not be read, None if it may be sent all the same.
+
+    A refusal to show the payment keeps back only a refund that states a currency: of any other the POST will say why.
+    """
+    if not wants_currency(refund):
+        return None if outcome.seen is Seen.REFUSED else _unreadable(refund, outcome, rules, now, jitter)
+    if outcome.seen is Seen.NOT_DONE or _is_silence(outcome):
+        return _unreadable(refund, outcome, rules, now, jitter)
+    return _unconfirmed(refund, f"the provider does not show the payment ({outcome.code})", now, jitter)
+
+
+def after_first_look(refund: Refund, look: Look, now: datetime, jitter: float) -> Step | None:
+    """Return what keeps a refund from its first send after its payment was read, None if the payment shows it absent.
+
+    What is there, or could be, is a doubt like any other: it is looked at again at once, and those rules decide.
+    """
+    match look.sight:
+        case Sight.ABSENT:
+            return None
+        case Sight.UNREADABLE:
+            delay = PARKED if look.credentials else _unread_wait(refund, look.retry_after, jitter)
+            return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
+    changes = {
+        "doubt_since": now,
+        "first_attempt_at": now,
+        "quiet_at": now,
+        "retriable": Retriable.NO,
+        # No replay before a look: what may be there was sent by records that are not known here.
+        "server_errors": MAX_SERVER_ERRORS,
+    } | NO_LOOKS
+    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="first_look", changes=changes, delay=timedelta(0))
+
+
+def account_lost(refund: Refund) -> Step:
+    """Return the step for a refund whose payment was shown once and is missing now: everything is stopped by then."""
+    return _postponed(refund, "account_lost", {}, PARKED)
+
+
+def _is_silence(outcome: Outcome) -> bool:
+    """Tell whether there was no answer of the provider's own: that says nothing of the payment."""
+    return outcome.http_status is None or outcome.server_error
+
+
+def _unconfirmed(refund: Refund, problem: str, now: datetime, jitter: float) -> Step:
+    since = refund.unconfirmed_since or now
+    message = f"not sent, since it is not confirmed that the payment is in {refund.asked_currency}: {problem}"
+    changes = {"unconfirmed_since": since, **_told("currency_unconfirmed", message)}
+    if now - since >= UNCONFIRMED_FOR:
+        return to_review(changes, "currency_unconfirmed", changes["error_message"])
+    delay = min(max((now - since) / 2, _FIRST_WAIT), _LONGEST_WAIT) * (1 + jitter / 4)
+    return _postponed(refund, "currency_unconfirmed", changes, delay)
+
+
+def _unreadable(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float) -> Step:
+    """Return the step for a payment that was not answered for: what was never sent waits however long that lasts."""
+    delay = _unread_wait(refund, outcome.retry_after, jitter)
+    if refund.stage is not Stage.IN_DOUBT:
+        return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
+    # A doubt counts its looks for itself, and ends with a person.
+    if refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age:
+        return to_review(
+            {}, "payment_unreadable", f"its payment could not be read within the allowed age: {outcome.code}"
+        )
+    return _postponed(refund, UNREADABLE, {}, delay)
+
+
+def _unread_wait(refund: Refund, told: timedelta | None, jitter: float) -> timedelta:
+    return max(backoff(refund.looks + 1, base=_FIRST_WAIT, cap=_LONGEST_WAIT, jitter=jitter), told or timedelta(0))
+
+
+def _postponed(refund: Refund, label: str, changes: Mapping[str, Any], delay: timedelta) -> Step:
+    return Step(to=refund.stage, status=refund.status, label=label, changes=changes, delay=delay, quiet=True)
+
+
+def _told(code: str, message: str) -> dict[str, Any]:
+    return {"error_code": code, "error_message": scrubbed(message)}

@@ -1,0 +1,357 @@
+"""The rules for what was read: where a look at a doubt leads, and a poll of a refund that is processing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import Any, Final
+
+from worker.model.answers import Answer, Look, Outcome, ProviderRefund, Reply, Seen, Sight
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.request import scrubbed
+from worker.model.steps import Step
+from worker.rules.attempts import (
+    MAX_PROCESSING,
+    MAX_RESENDS,
+    NO_LOOKS,
+    NO_WORD,
+    VERDICT_LIFE,
+    Rules,
+    backoff,
+    done,
+    poll_delay,
+    settled_drops,
+    to_review,
+    unknown_status,
+)
+from worker.rules.outcomes import classify, contradiction
+from worker.rules.payloads import STATUSES
+
+FOUND_WITHIN: Final = 2
+"""Settle times after the end of an attempt within which a rise of the total is believed to be ours."""
+_FOUND_LATE: Final = (
+    "the refunded total rose by exactly this amount, but that was first seen more than two settle times after the "
+    "attempt: it may be somebody else's refund"
+)
+
+MAX_LOOKS: Final = 5
+"""Looks in a row that could not tell, after which a person must."""
+MISSING_FOR: Final = timedelta(hours=1)
+"""How long a 404 only says "not yet", for a refund that the provider reported or a payment: a replica may lag."""
+NAMED_MISSING_FOR: Final = timedelta(minutes=1)
+"""The same for an id that a person named: most likely it is mistyped, and the person still waits."""
+MAX_UNREAD: Final = 3
+"""Looks in a row that were not answered, after which a person's decision is judged without one."""
+
+
+def after_look(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: float) -> Step:
+    """Return where a read-back leads a refund in doubt.
+
+    Absence needs two looks: the first a settle time after the attempt went quiet, the second as long after the first.
+    A person's decision is held against what is read: it never outweighs that, and counts by itself only if nothing
+    can be read and the person said that it shall.
+    """
+    if look.sight is Sight.FOUND and look.found is not None and not _is_stuck(refund, look.found, now):
+        return done(refund, look.found, look.source or "list", now)
+    if refund.operator_says in {"absent", "failed"}:
+        return _after_word(refund, look, rules, now, jitter)
+    match look.sight:
+        case Sight.CONFLICT:
+            return _conflict(look)
+        case Sight.UNREADABLE:
+            if refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age:
+                return to_review({}, "unreadable", f"it could not be read back within the allowed age: {look.reason}")
+            return _look_again(refund, look, now, jitter)
+        case Sight.FOUND_IN_TOTALS:
+            return _found_in_totals(refund, rules, now)
+        case Sight.ABSENT:
+            return _absent(refund, rules, now)
+    if look.missing and now - (refund.doubt_since or now) < MISSING_FOR:
+        return _look_again(refund, look, now, jitter)
+    return _inconclusive(refund, look.reason, rules, now, jitter)
+
+
+def _is_stuck(refund: Refund, found: ProviderRefund, now: datetime) -> bool:
+    """Tell whether a person gives up what the provider has called pending for longer than is waited for."""
+    since = refund.processing_since
+    too_long = since is not None and now - since >= MAX_PROCESSING
+    return refund.operator_says == "failed" and refund.operator_unverified and found.is_pending and too_long
+
+
+def after_owned(refund: Refund, changes: Mapping[str, Any], alarm: str) -> Step:
+    """Return where a proof leads whose refund at the provider belongs to another of ours: to a person, who may end it.
+
+    `changes` are kept with the record, `alarm` says who owns it.
+    """
+    if refund.operator_says == "failed" and refund.operator_unverified:
+        return _given_up(refund, "operator", f"settled by a person: {alarm}")
+    return to_review({**changes, **NO_WORD}, "owned_elsewhere", alarm)
+
+
+def _conflict(look: Look) -> Step:
+    if look.found is not None:
+        return replace(unknown_status(look.found, look.reason, {}), source=look.source or "list")
+    changes = {"error_code": "conflict", "error_message": look.reason}
+    return replace(to_review(changes, "conflict", look.reason), source=look.source or "list")
+
+
+def _look_again(refund: Refund, look: Look, now: datetime, jitter: float, **changes: Any) -> Step:
+    """Return the step for a read-back that was not answered (yet): the next look is later than the one before."""
+    doubted = now - (refund.doubt_since or now)
+    delay = min(max(doubted / 4, timedelta(seconds=5)), timedelta(minutes=10)) * (1 + jitter / 4)
+    delay = max(delay, look.retry_after or timedelta(0))
+    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="unreadable", changes=changes, delay=delay, quiet=True)
+
+
+def _after_word(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: float) -> Step:
+    """Return where a read-back leads a refund that a person wants to be failed, or sent again."""
+    match look.sight:
+        case Sight.CONFLICT:
+            return _refused_word(_conflict(look))
+        case Sight.UNREADABLE if look.credentials:
+            # Everyone's trouble, and soon over: no reason to take a person's word unread.
+            return _look_again(refund, look, now, jitter)
+        case Sight.UNREADABLE | Sight.INCONCLUSIVE if look.sight is Sight.UNREADABLE or look.missing:
+            if refund.looks + 1 < MAX_UNREAD:
+                return _look_again(refund, look, now, jitter, looks=refund.looks + 1)
+            return _take_word(refund, "unreadable", f"it could not be read back: {look.reason}", now)
+        case Sight.FOUND_IN_TOTALS:
+            step = _found_in_totals(refund, rules, now)
+            if step.to is not Stage.REVIEW:
+                return step
+            if refund.operator_says == "absent":
+                return _refused_word(step)
+            return _take_word(refund, step.label, look.reason, now)
+        case Sight.ABSENT:
+            return _absent(refund, rules, now)
+    countable = (refund.quiet_at or now) + rules.settle
+    if now < countable and not refund.operator_unverified:
+        return _too_early(countable - now)
+    return _take_word(refund, "inconclusive", look.reason, now)
+
+
+def _refused_word(step: Step) -> Step:
+    """Return a step to review as one that refuses a person's decision: what was read is what remains."""
+    return replace(step, changes={**NO_WORD, **step.changes})
+
+
+def _take_word(refund: Refund, label: str, reason: str, now: datetime) -> Step:
+    """Return the step for a decision that nothing confirms: back to the person, unless the word alone shall count."""
+    if not refund.operator_unverified:
+        alarm = f"what was decided could not be verified ({reason}); decide with --unverified if that shall count"
+        return _refused_word(to_review({}, label, alarm))
+    if refund.operator_says == "absent":
+        return _absence_proven(refund, "operator_says_absent", "operator", now)
+    return _given_up(refund, "operator", f"settled by a person, not verified: {reason}")
+
+
+def _given_up(refund: Refund, source: str, message: str) -> Step:
+    """Return the end of a refund that a person has given up."""
+    changes = {"error_code": refund.operator_code, "error_message": scrubbed(message), "retriable": Retriable.NO}
+    return Step(
+        to=Stage.SETTLED,
+        status=Status.FAILED,
+        label="operator_says_failed",
+        changes=changes | {"evidence": source} | settled_drops(),
+        source=source,
+        by=refund.operator_by,
+    )
+
+
+def _found_in_totals(refund: Refund, rules: Rules, now: datetime) -> Step:
+    if refund.found_at is None:
+        if refund.quiet_at is None or now > refund.quiet_at + FOUND_WITHIN * rules.settle:
+            changes: dict[str, Any] = {"error_code": "found_late", "error_message": _FOUND_LATE}
+            return replace(to_review(changes, "found_late", _FOUND_LATE), source="totals")
+        changes = NO_LOOKS | {"found_at": now}
+        return Step(
+            to=Stage.IN_DOUBT,
+            status=Status.PENDING,
+            label="found_in_totals",
+            changes=changes,
+            delay=rules.settle,
+            source="totals",
+        )
+    wait = refund.found_at + rules.settle - now
+    if wait > timedelta(0):
+        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="found_in_totals", delay=wait, quiet=True)
+    changes = {
+        "evidence": "totals",
+        "provider_status": None,
+        "error_code": None,
+        "error_message": None,
+        "retriable": None,
+    } | settled_drops()
+    # A refund of all that was left keeps no amount: another refund may have taken a part of what the total rose by.
+    if refund.currency is None and refund.baseline is not None:
+        changes["currency"] = refund.baseline.currency
+    # No proof by the provider's own word: it holds only for the version that was looked at.
+    return Step(to=Stage.SETTLED, status=Status.SUCCEEDED, label="found_in_totals", changes=changes, source="totals")
+
+
+def _absent(refund: Refund, rules: Rules, now: datetime) -> Step:
+    countable = (refund.quiet_at or now) + rules.settle
+    if now < countable:
+        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent_early", delay=countable - now, quiet=True)
+    if refund.absent_at is None:
+        changes: dict[str, Any] = NO_LOOKS | {"absent_at": now}
+        return Step(
+            to=Stage.IN_DOUBT,
+            status=Status.PENDING,
+            label="absent",
+            changes=changes,
+            delay=rules.settle,
+            source=rules.readback,
+        )
+    wait = refund.absent_at + rules.settle - now
+    if wait > timedelta(0):
+        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent", delay=wait, quiet=True)
+    if refund.operator_says == "failed":
+        return _given_up(refund, rules.readback, "settled by a person, and the provider shows no such refund")
+    if refund.resends >= MAX_RESENDS and refund.operator_says != "absent":
+        return to_review({}, "resends_spent", "it vanished after every resend")
+    return _absence_proven(refund, "absence_proven", rules.readback, now)
+
+
+def _absence_proven(refund: Refund, label: str, source: str, now: datetime) -> Step:
+    # Still in doubt: the claim that follows clears it, if it comes while the verdict is fresh. What said so is kept
+    # with the record: whatever it ends in without an answer rests on it.
+    changes: dict[str, Any] = NO_LOOKS | {
+        "absent_at": refund.absent_at or now,
+        "proven_absent_at": now,
+        "evidence": source,
+    }
+    if refund.provider_refund_id is not None:
+        # It led nowhere, and what is sent now gets an id of its own.
+        changes |= {"provider_refund_id": None, "provider_status": None, "processing_since": None}
+    return Step(
+        to=Stage.IN_DOUBT,
+        status=Status.PENDING,
+        label=label,
+        changes=changes,
+        delay=VERDICT_LIFE,
+        source=source,
+        by=refund.operator_by,
+    )
+
+
+def _too_early(wait: timedelta) -> Step:
+    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="too_early", delay=wait, quiet=True)
+
+
+def _inconclusive(refund: Refund, reason: str, rules: Rules, now: datetime, jitter: float) -> Step:
+    countable = (refund.quiet_at or now) + rules.settle
+    if now < countable:
+        return _too_early(countable - now)
+    looks = refund.looks + 1
+    if looks >= MAX_LOOKS:
+        return to_review({"looks": looks}, "inconclusive", f"it cannot be told whether it happened: {reason}")
+    delay = backoff(looks, base=rules.settle, cap=timedelta(hours=6), jitter=jitter)
+    changes: dict[str, Any] = {"looks": looks, "absent_at": None, "found_at": None, "proven_absent_at": None}
+    return Step(
+        to=Stage.IN_DOUBT, status=Status.PENDING, label="inconclusive", changes=changes, delay=delay, quiet=True
+    )
+
+
+def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> Step:
+    """Return where `GET /v1/refunds/{id}` leads a refund in `processing`."""
+    since = refund.processing_since or now
+    outcome = classify(answer, refund)
+    found = outcome.found
+    if found is not None:
+        if found.id != refund.provider_refund_id:
+            return _poll_failed(refund, "contradictory_reply", "the provider answered with another refund's id", now)
+        if outcome.seen is Seen.DONE and not found.is_pending:
+            return done(refund, found, _read_by(refund, found), now)
+    if outcome.code in {"contradictory_reply", "unknown_status"}:
+        return _contradicted(refund, answer, outcome, now)
+    if outcome.seen is Seen.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
+        return _missing(refund, now, jitter)
+    if now - since >= MAX_PROCESSING:
+        return _poll_failed(refund, "pending_too_long", "it has not become final for 30 days", now)
+    delay = max(poll_delay(now - since) * (1 + jitter / 4), outcome.retry_after or timedelta(0))
+    changes: dict[str, Any] = {}
+    if found is not None and found.status != refund.provider_status:
+        changes["provider_status"] = found.status
+    if found is not None and refund.operator_says is not None:
+        # Named once more, so that the confirmed id is now owned.
+        changes |= {"operator_says": None, "provider_refund_id": found.id, "evidence": _read_by(refund, found)}
+    if found is not None and refund.missing_since is not None:
+        changes["missing_since"] = None
+    return _poll_again("pending", changes, delay)
+
+
+def _contradicted(refund: Refund, answer: Answer, outcome: Outcome, now: datetime) -> Step:
+    """Return where a poll leads that shows something else than our refund, or a status that is not known."""
+    if (named := _insisted_on(refund, answer)) is not None:
+        # Final or not, it is recorded as the provider shows it.
+        evidence = "operator" if refund.operator_unverified else _read_by(refund, named)
+        return done(replace(refund, currency=None), named, evidence, now)
+    step = _poll_failed(refund, outcome.code, outcome.message or outcome.code, now)
+    if outcome.found is None:
+        return step
+    return replace(step, changes={**step.changes, "provider_status": outcome.found.status or None})
+
+
+def says_gone(step: Step) -> bool:
+    """Tell whether a poll's step rests on the provider's word that it does not know the refund."""
+    return step.label in {"missing", "refund_missing"}
+
+
+def account_lost() -> Step:
+    """Return the step of a poll while the account is in question: that the refund is missing says nothing then."""
+    return _poll_again("account_lost", {}, timedelta(minutes=1))
+
+
+def _missing(refund: Refund, now: datetime, jitter: float) -> Step:
+    """Return where a 404 leads: it says "not yet" for a while, and only then that the refund is gone."""
+    since = refund.missing_since or now
+    if now - since >= (MISSING_FOR if refund.operator_says is None else NAMED_MISSING_FOR):
+        return _poll_failed(refund, "refund_missing", "the provider does not know the refund that was named", now)
+    delay = min(max((now - since) / 2, timedelta(seconds=5)), timedelta(minutes=15)) * (1 + jitter / 4)
+    return _poll_again("missing", {"missing_since": since}, delay)
+
+
+def _poll_again(label: str, changes: dict[str, Any], delay: timedelta) -> Step:
+    return Step(to=Stage.PROCESSING, status=Status.PENDING, label=label, changes=changes, delay=delay, quiet=True)
+
+
+def _read_by(refund: Refund, found: ProviderRefund) -> str:
+    """Return by whom or what a refund that was read by its id is known to be ours.
+
+    An id that a person has named is ours by that word alone, unless the provider's refund names our own id.
+    """
+    named = refund.operator_says is not None or refund.evidence == "operator"
+    return "operator" if named and found.refund_id != refund.refund_id else "lookup"
+
+
+def _insisted_on(refund: Refund, answer: Answer) -> ProviderRefund | None:
+    """Return the provider's refund that a person takes for ours although it differs, None if it cannot be ours.
+
+    Amount and currency may differ if the person insists, the generation if this is what contradicted the record.
+    """
+    payload = answer.payload if isinstance(answer, Reply) else None
+    found = payload.refund if payload is not None and payload.kind in {None, "refund"} else None
+    if found is None or found.id != refund.provider_refund_id or found.status not in STATUSES:
+        return None
+    taken = refund
+    if refund.operator_unverified:
+        taken = replace(taken, all_remaining=True, currency=None)
+    generation = found.generation or ""
+    if found.id == refund.contradicted_by and generation.isdigit():
+        # It came to light after a retry.
+        taken = replace(taken, generation=int(generation))
+    return found if contradiction(found, taken) is None else None
+
+
+def _poll_failed(refund: Refund, code: str, reason: str, now: datetime) -> Step:
+    """Return the step to a person: the provider had it, so whatever comes next, it may have happened."""
+    changes: dict[str, Any] = {"error_code": code, "error_message": reason, "doubt_since": refund.doubt_since or now}
+    if refund.missing_since is not None:
+        changes["missing_since"] = None
+    if refund.operator_says is not None:
+        # It was a person's word, and the provider did not bear it out.
+        changes |= {"provider_refund_id": None, "processing_since": None, **NO_WORD}
+    return replace(to_review(changes, code, reason), source="lookup")

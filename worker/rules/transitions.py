@@ -1,0 +1,71 @@
+"""The stages a refund goes through: every move that is allowed, and why it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from worker.errors import IllegalMove
+from worker.model.refund import Stage
+
+TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
+    {
+        Stage.QUEUED: {
+            Stage.SENDING: "claimed",
+            Stage.SETTLED: "canceled by the caller, or refused unsent by a guard",
+            Stage.IN_DOUBT: "the server was restored, or a first look finds what may be it",
+            Stage.REVIEW: "not sent, since it is unconfirmed or a proof contradicts it",
+        },
+        Stage.SENDING: {
+            Stage.SETTLED: "done, or refused and never in doubt",
+            Stage.PROCESSING: "the provider says pending",
+            Stage.WAITING: "provably not done",
+            Stage.IN_DOUBT: "it may have happened, or the lease lapsed",
+            Stage.REVIEW: "nothing may be read back or sent again",
+        },
+        Stage.WAITING: {
+            Stage.SENDING: "claimed again",
+            Stage.SETTLED: "budget spent, canceled by the caller, or a late proof",
+            Stage.PROCESSING: "a late proof: the provider says pending",
+            Stage.IN_DOUBT: "the server was restored, or a first look finds what may be it",
+            Stage.REVIEW: "not sent, since it is unconfirmed or a proof contradicts it",
+        },
+        Stage.IN_DOUBT: {
+            Stage.SETTLED: "found, final; or absent, in a canceled batch or given up by a person",
+            Stage.PROCESSING: "found, pending",
+            Stage.SENDING: "proven absent, or a safe replay",
+            Stage.IN_DOUBT: "looked: one of two looks",
+            Stage.REVIEW: "cannot be told",
+        },
+        Stage.PROCESSING: {
+            Stage.SETTLED: "the provider says final",
+            Stage.PROCESSING: "a late proof replaces what a person had named",
+            Stage.REVIEW: "gone, contradictory, or pending for too long",
+        },
+        Stage.REVIEW: {
+            Stage.PROCESSING: "a person names the provider's refund, to be verified",
+            Stage.IN_DOUBT: "a person says it never happened, to be verified",
+            Stage.SETTLED: "a person gives up what was never in doubt, or a late proof",
+            Stage.WAITING: "a person lets a refund that was never in doubt go again",
+            Stage.REVIEW: "a proof contradicts the record",
+        },
+        Stage.SETTLED: {
+            Stage.SETTLED: "succeeded turned failed at the provider, or a proof contradicts it",
+            Stage.PROCESSING: "a person names the provider's refund that contradicts it, to be verified",
+            Stage.QUEUED: "an explicit retry of a failed one: a new generation",
+        },
+    }
+)
+"""Every move there is. An illegal one raises `IllegalMove` and changes nothing."""
+
+
+def check_move(refund_id: str, source: Stage, target: Stage) -> None:
+    """Raise `IllegalMove` unless the move stands in `TRANSITIONS`."""
+    if target not in TRANSITIONS[source]:
+        raise IllegalMove(refund_id, source, target)
+
+
+def sources_of(target: Stage) -> tuple[Stage, ...]:
+    """Return the stages from which a refund may come to `target`."""
+    return tuple(source for source, targets in TRANSITIONS.items() if target in targets)

@@ -1,0 +1,1 @@
+"""Redis: records, claims and indexes, and the only writer of them."""

@@ -1,0 +1,182 @@
+"""The store on the event loop: what is asked for at once is gathered into few pipelines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+import redis
+import redis.asyncio
+from redis import exceptions
+
+from worker.errors import NotDurable, SettingsError, StoreUnavailable
+from worker.model.refund import Lane
+from worker.store import durability
+from worker.store import scripts as calls
+from worker.store.commands import _QUEUED, RELOADS, WAITAOF_MS, T, _lost_script, _Scripts
+from worker.store.connection import ours, redis_errors
+from worker.store.scripts import Call, Script
+
+TRIPS: Final = 3
+"""Pipelines under way at once: with one, a full worker's loop waits for the server a third of its time."""
+_GATHERED: Final = 256
+
+
+class AsyncStore(_Scripts):
+    """Records over the event loop's client: calls made while pipelines are under way leave together in the next.
+
+    Up to `TRIPS` are under way at once, so calls that are not awaited one after the other arrive in any order.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        prefix: str = "refunds:",
+        retention: timedelta = timedelta(days=400),
+        durable: bool = True,
+        place: str = "redis",
+    ) -> None:
+        super().__init__(prefix=prefix, retention=retention, durable=durable, place=place)
+        self.redis = client
+        self._waiting: list[tuple[Call[Any], asyncio.Future[Any]]] = []
+        self._flushers: set[asyncio.Task[None] | None] = set()
+
+    async def run(self, call: Call[T]) -> T:
+        """Run one call; raises `StoreUnavailable` where Redis is away."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((call, future))
+        if len(self._flushers) < TRIPS:
+            self._flushers.add(asyncio.create_task(self._flush()))
+        reply = await future
+        return call.read(reply)
+
+    async def _flush(self) -> None:
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting[:_GATHERED], self._waiting[_GATHERED:]
+                try:
+                    results = await self._run_group([call for call, _ in group])
+                except Exception as error:  # noqa: BLE001 - whatever it is belongs to the callers, not to this task
+                    results = [error] * len(group)
+                for (_, future), result in zip(group, results, strict=True):
+                    if future.done():
+                        continue
+                    if isinstance(result, BaseException):
+                        future.set_exception(self._foreign(result))
+                    else:
+                        future.set_result(result)
+        finally:
+            # Not by the task's own callback, which comes later: who asks in between would wait for nobody.
+            self._flushers.discard(asyncio.current_task())
+
+    def _foreign(self, error: BaseException) -> BaseException:
+        return ours(error, self.place) or error
+
+    async def _run_group(self, group: Sequence[Call[Any]]) -> list[Any]:
+        if self.wait_for_disk is None and any(call.durable for call in group):
+            try:
+                self.wait_for_disk = await self._probe_disk()
+            except (NotDurable, SettingsError) as error:
+                # Reads gathered beside them have nothing to do with it.
+                rest = [call for call in group if not call.durable]
+                results = iter(await self._run_scripts(rest) if rest else [])
+                return [error if call.durable else next(results) for call in group]
+        return await self._run_scripts(group)
+
+    async def _run_scripts(self, group: Sequence[Call[Any]]) -> list[Any]:
+        results = await self._execute(group)
+        for _ in range(RELOADS):
+            again = [index for index, result in enumerate(results) if _lost_script(result)]
+            if not again:
+                break
+            for script in {group[index].script for index in again}:
+                await self.redis.script_load(script.text)
+            for index, result in zip(again, await self._execute([group[i] for i in again]), strict=True):
+                results[index] = result
+        return results
+
+    async def _execute(self, group: Sequence[Call[Any]]) -> list[Any]:
+        durable = [bool(self.wait_for_disk) and call.durable for call in group]
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            for call in group:
+                pipeline.execute_command(*self.command(call))
+            if any(durable):
+                pipeline.execute_command("WAITAOF", 1, 0, WAITAOF_MS)
+            results: list[Any] = await pipeline.execute(raise_on_error=False)
+        if any(durable):
+            try:
+                self.check_disk(results.pop())
+            except (NotDurable, StoreUnavailable, exceptions.RedisError, OSError) as error:
+                return [error if wants else result for wants, result in zip(durable, results, strict=True)]
+        return results
+
+    async def _probe_disk(self) -> bool:
+        probe = durability.probe()
+        try:
+            command = next(probe)
+            while True:
+                try:
+                    reply: Any = await self.redis.execute_command(*command)
+                except exceptions.ResponseError as error:
+                    reply = error
+                command = probe.send(reply)
+        except StopIteration as finished:
+            return bool(finished.value)
+
+    async def require_durable(self) -> None:
+        """Raise `NotDurable` where the server may forget what it acknowledged; asks the server anew."""
+        if self.wants_disk:
+            with redis_errors(self.place):
+                self.wait_for_disk = await self._probe_disk()
+
+    async def load_scripts(self, scripts: Sequence[Script]) -> None:
+        """Give the server the scripts before the first refund needs them."""
+        with redis_errors(self.place):
+            for script in scripts:
+                await self.redis.script_load(script.text)
+
+    async def flagged(self, name: str) -> bool:
+        """Tell whether a flag of `meta` is up: `paused`, `credentials_refused_at`."""
+        with redis_errors(self.place):
+            return bool(await self.redis.hexists(self.key("meta"), name))
+
+    async def flag(self, name: str, *, once: bool) -> bool:
+        """Raise a flag of `meta` at the server's time; with `once`, return whether it was not up before."""
+        return await self.run(calls.flag(name, once=once))
+
+    async def unflag(self, *names: str) -> None:
+        """Lower flags of `meta`."""
+        with redis_errors(self.place):
+            await self.redis.hdel(self.key("meta"), *names)
+
+    async def meta(self, *names: str) -> list[str | None]:
+        """Return fields of `meta`."""
+        with redis_errors(self.place):
+            found: Any = await self.redis.hmget(self.key("meta"), *names)
+        return list(found)
+
+    async def backlog(self, lane: Lane) -> int:
+        """Return how many refunds of a lane are accepted and not yet taken by a worker."""
+        with redis_errors(self.place):
+            return int(await self.redis.zcard(self.key(_QUEUED[lane])))
+
+    async def beat(self, worker: str) -> None:
+        """Note that a worker is alive, and forget those that have been silent for a day."""
+        with redis_errors(self.place):
+            now = await self.run(calls.clock())
+            await self.redis.zadd(self.key("workers"), {worker: now})
+            await self.redis.zremrangebyscore(self.key("workers"), "-inf", now - 86_400_000)
+
+    async def leave(self, worker: str) -> None:
+        """Note that a worker has ended."""
+        with redis_errors(self.place):
+            await self.redis.zrem(self.key("workers"), worker)
+
+    async def close(self) -> None:
+        """Let what is gathered leave, then close the client."""
+        while self._flushers:
+            await asyncio.wait([flusher for flusher in self._flushers if flusher is not None])
+        await self.redis.aclose()

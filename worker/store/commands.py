@@ -1,0 +1,64 @@
+"""How a call becomes a command: what both stores share."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from redis import exceptions
+
+from worker.errors import NotDurable
+from worker.model.refund import Lane
+from worker.store import durability, scripts
+from worker.store.connection import unavailable
+from worker.store.scripts import Call
+
+T = TypeVar("T")
+
+WAITAOF_MS: Final = 5000
+RELOADS: Final = 3
+"""Times that lost scripts are loaded again: a server may be started again between the load and the call."""
+_QUEUED: Final = {Lane.SINGLE: "index:queued", Lane.BULK: "index:queued.bulk"}
+
+_ms = timedelta(milliseconds=1)
+
+
+class _Scripts:
+    """How a call becomes a command: shared by both stores."""
+
+    def __init__(self, *, prefix: str, retention: timedelta, durable: bool, place: str) -> None:
+        self.prefix = prefix
+        self.retention_ms = retention // _ms
+        self.wants_disk = durable
+        self.place = place
+        self.now: datetime | None = None
+        """A simulation's clock; None asks the server."""
+        self.wait_for_disk: bool | None = None if durable else False
+
+    def key(self, name: str) -> str:
+        return self.prefix + name
+
+    def command(self, call: Call[Any]) -> list[scripts.Argument]:
+        return [
+            "EVALSHA",
+            call.script.sha,
+            0,
+            self.prefix,
+            scripts.at(self.now),
+            self.retention_ms,
+            *call.arguments,
+        ]
+
+    def check_disk(self, result: Any) -> None:
+        if isinstance(result, exceptions.ResponseError) and durability.is_replica(result):
+            raise unavailable(result, self.place)
+        if isinstance(result, exceptions.ResponseError):
+            raise NotDurable("this Redis could not confirm that a write is on disk: see 'refunds doctor'") from result
+        if isinstance(result, BaseException):
+            raise result
+        if int(result[0]) < 1:
+            raise unavailable(exceptions.TimeoutError("WAITAOF"), self.place)
+
+
+def _lost_script(result: Any) -> bool:
+    return isinstance(result, exceptions.NoScriptError)

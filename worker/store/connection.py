@@ -1,0 +1,275 @@
+"""Redis clients from the settings: plain, TLS, unix socket or Sentinel; foreign errors become one sentence."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+from redis import exceptions
+from redis.sentinel import MasterNotFoundError
+
+from worker.errors import NotStorable, RefundError, SettingsError, StoreFull, StoreUnavailable
+from worker.model.redaction import without_secrets
+from worker.model.request import scrubbed
+from worker.store.sentinels import DEFAULT_PORT, SentinelAddress, is_sentinel
+
+NEARLY_FULL: Final = "NEARLYFULL"
+"""Said by the script that accepts, with the percentage of its memory that the server uses."""
+# Said by a server that is up and will not serve us now: the client makes a class of some, and leaves others as text.
+_AWAY: Final = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.OutOfMemoryError,
+    exceptions.ReadOnlyError,
+    exceptions.MasterDownError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+    exceptions.NoPermissionError,
+    # A script that was just loaded is gone again: the server was started again in between.
+    exceptions.NoScriptError,
+    exceptions.InvalidResponse,
+    OSError,
+)
+_AWAY_WORDS: Final = (
+    "MISCONF",
+    "NOREPLICAS",
+    "UNKILLABLE",
+    "BUSY",
+    "NOAUTH",
+    "OOM",
+    "READONLY",
+    "LOADING",
+    "MASTERDOWN",
+    NEARLY_FULL,
+)
+# Redis before 7 puts what stopped a script behind the place where it stood.
+_IN_SCRIPT: Final = re.compile(
+    r"Error running script \(call to f_[0-9a-f]+\): @user_script:\d+: (?:@user_script: ?\d+: )?-?"
+)
+# Said by our own scripts before they write anything; Redis 7 puts behind it where in the script.
+_NOT_STORABLE: Final = re.compile(r"REFUNDS_REFUSED ([^\n]*)")
+_WRONG_TYPE: Final = "WRONGTYPE"
+# The server's user may not run a command, or not on that key; in a script Redis 6.2 to 7.0 and later ones say it so.
+_FORBIDDEN: Final = ("NOPERM", "The user executing the script can't", "ACL failure in script")
+# Said to an address that can never be right, whatever is started or waited for.
+_NO_DATABASE: Final = ("DB index is out of range", "invalid DB index", "SELECT is not allowed in cluster mode")
+_NO_SENTINEL: Final = "unknown command 'SENTINEL'"
+_CANNOT_READ: Final = (
+    "REFUNDS_REDIS_URL cannot be read as an address: it reads redis://user:password@host:port/0, "
+    "with reserved characters of the password percent-encoded"
+)
+
+_OPTIONS: Final[dict[str, Any]] = {
+    "decode_responses": True,
+    "socket_timeout": 10,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 25,
+    "client_name": "refund-worker",
+}
+_SENTINEL: Final[dict[str, Any]] = {"socket_timeout": 5}
+
+
+def _options_for(url: str) -> dict[str, Any]:
+    """Return the options of a client; a unix socket has no keepalive, and redis-py refuses to hear of one."""
+    return {name: _OPTIONS[name] for name in _OPTIONS if name != "socket_keepalive" or not url.startswith("unix://")}
+
+
+def connect(url: str) -> redis.Redis:
+    """Return a blocking client; nothing is connected before its first command."""
+    if is_sentinel(url):
+        address = SentinelAddress.parse(url)
+        sentinel = redis.sentinel.Sentinel(list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels)
+        client: redis.Redis = sentinel.master_for(address.master, **_OPTIONS, **address.to_server)
+        return client
+    with _readable():
+        plain = redis.Redis.from_url(url, **_options_for(url))
+        _try_options(plain.connection_pool)
+        return plain
+
+
+def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis:
+    """Return a client for the event loop; nothing is connected before its first command."""
+    if is_sentinel(url):
+        address = SentinelAddress.parse(url)
+        sentinel = redis.asyncio.sentinel.Sentinel(
+            list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels
+        )
+        client: redis.asyncio.Redis = sentinel.master_for(address.master, **_OPTIONS, **address.to_server)
+        return client
+    with _readable():
+        plain = redis.asyncio.Redis.from_url(url, max_connections=max_connections, **_options_for(url))
+        _try_options(plain.connection_pool)
+        return plain
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except ValueError:
+        raise SettingsError(_CANNOT_READ) from None
+    except TypeError as error:
+        # redis-py hands on whatever stands behind the `?`; only the option's name is told, never its value.
+        name = str(error).rpartition("argument ")[2]
+        raise SettingsError(f"REFUNDS_REDIS_URL has an option that no client knows, {name}: leave it out") from None
+
+
+def _try_options(pool: Any) -> None:
+    """Make a connection and leave it unconnected: what it does not understand is found now, and not in a command."""
+    pool.connection_class(**pool.connection_kwargs)
+
+
+def place_of(url: str) -> str:
+    """Return the host and port of an address, without its credentials."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            return parts.path
+        if "@" in url and "@" not in parts.netloc:
+            return "REFUNDS_REDIS_URL"
+    except ValueError:
+        return "REFUNDS_REDIS_URL"
+    return parts.netloc.rpartition("@")[2] or "127.0.0.1:6379"
+
+
+def is_away(error: BaseException) -> bool:
+    """Tell whether Redis itself is the trouble: gone, loading, full, read-only or refusing."""
+    if isinstance(error, _AWAY):
+        return True
+    return isinstance(error, exceptions.ResponseError) and (said(error).startswith(_AWAY_WORDS) or is_forbidden(error))
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """Tell whether the server's user may not run a command, or not on that key."""
+    if isinstance(error, exceptions.NoPermissionError):
+        return True
+    return isinstance(error, exceptions.ResponseError) and said(error).startswith(_FORBIDDEN)
+
+
+def said(error: BaseException) -> str:
+    """Return what a server said, without secrets and the place in a script at which it said so."""
+    return without_secrets(_IN_SCRIPT.sub("", str(error), count=1))
+
+
+def _discreet(error: BaseException) -> None:
+    """Take secrets out of a foreign error: it stays the cause of ours, and a caller's crash report may show it.
+
+    A server that does not know a command repeats its arguments, also those of AUTH and HELLO.
+    """
+    error.args = tuple(without_secrets(each) if isinstance(each, str) else each for each in error.args)
+
+
+def unavailable(error: BaseException, place: str) -> StoreUnavailable:
+    """Return the one sentence for a Redis that is away; the error is left without secrets."""
+    _discreet(error)
+    if isinstance(error, exceptions.AuthenticationError) or str(error).startswith(("NOAUTH", "WRONGPASS")):
+        return StoreUnavailable(f"Redis at {place} refuses the credentials: check REFUNDS_REDIS_URL")
+    if isinstance(error, exceptions.InvalidResponse):
+        return StoreUnavailable(
+            f"what answers at {place} does not speak Redis: check host and port of REFUNDS_REDIS_URL, and take "
+            "rediss:// for a server under TLS"
+        )
+    if isinstance(error, MasterNotFoundError):
+        return StoreUnavailable(
+            f"the Sentinels at {place} do not answer, or know no such primary that is up: check hosts and ?master= of "
+            "REFUNDS_REDIS_URL, then run this again"
+        )
+    if (trouble := _tls_trouble(error)) is not None:
+        return StoreUnavailable(f"the server at {place} {trouble}")
+    if said(error).startswith(NEARLY_FULL):
+        return StoreFull(
+            f"Redis at {place} uses {said(error).split()[-1]} % of its maxmemory, and from 90 % on nothing new is "
+            "accepted, so that what was accepted can be finished: raise maxmemory or shorten REFUNDS_RETENTION_DAYS, "
+            "then run this again"
+        )
+    if is_forbidden(error):
+        reason = said(error).removeprefix("ACL failure in script: ").split(" script: ")[0]
+        return StoreUnavailable(
+            f"the Redis user at {place} may not do what refunds need ({reason[:120]}): see what to grant with "
+            "'refunds doctor'"
+        )
+    if isinstance(error, exceptions.ResponseError) and not isinstance(error, exceptions.ConnectionError):
+        reason = said(error).split(". ")[0].split("\n")[0][:120]
+        return StoreUnavailable(f"Redis at {place} will not serve now ({reason}): mend it and run this again")
+    kind = "did not answer in time" if isinstance(error, exceptions.TimeoutError) else "cannot be reached"
+    return StoreUnavailable(f"Redis at {place} {kind}: start it or set REFUNDS_REDIS_URL, then run this again")
+
+
+def _tls_trouble(error: BaseException) -> str | None:
+    """Return what went wrong while TLS was begun, None where that went well or was never tried."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"shows a certificate that is not trusted here ({cause.verify_message}): add ?ssl_ca_certs=FILE to "
+                "REFUNDS_REDIS_URL, or use the host's name that stands in it"
+            )
+        # A server without TLS takes our greeting for the beginning of a command, and waits for its end.
+        if isinstance(cause, ssl.SSLError) or (isinstance(cause, TimeoutError) and "handshake" in str(cause)):
+            return "did not speak TLS, which rediss:// asks for: use its TLS port, or redis:// if it has none"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _wrong_address(error: BaseException, place: str) -> SettingsError | None:
+    """Return the one sentence for an answer that no waiting changes, None for any other."""
+    if not isinstance(error, exceptions.ResponseError):
+        return None
+    said = str(error)
+    if said.startswith(_NO_DATABASE):
+        return SettingsError(
+            f"Redis at {place} has no database of the number in REFUNDS_REDIS_URL: take one that it has, on most "
+            "servers 0 to 15, in a cluster 0 alone"
+        )
+    if said.startswith(_NO_SENTINEL):
+        return SettingsError(
+            f"what answers at {place} is no Sentinel: name the Sentinels in REFUNDS_REDIS_URL (their port is "
+            f"{DEFAULT_PORT} most often), or take redis:// for a server itself"
+        )
+    return None
+
+
+def _not_storable(error: BaseException, place: str) -> NotStorable | None:
+    """Return the one sentence for what a script refused to write, or found in a key's place; None for any other."""
+    if not isinstance(error, exceptions.ResponseError):
+        return None
+    text = said(error)
+    if (found := _NOT_STORABLE.search(text)) is not None:
+        reason = scrubbed(found.group(1).partition(" script: ")[0])
+    elif text.startswith(_WRONG_TYPE):
+        reason = "a key of refunds holds something of another type"
+    else:
+        return None
+    return NotStorable(f"nothing was changed at {place}, since the records cannot hold it: {reason}")
+
+
+def ours(error: BaseException, place: str) -> RefundError | None:
+    """Return the error of our own for a foreign one of Redis, None if it is none that can be told in a sentence."""
+    _discreet(error)
+    if isinstance(error, (exceptions.RedisError, OSError)) and is_away(error):
+        return unavailable(error, place)
+    return _wrong_address(error, place) or _not_storable(error, place)
+
+
+@contextmanager
+def redis_errors(place: str) -> Iterator[None]:
+    """Turn errors of Redis into our own.
+
+    Away becomes `StoreUnavailable`, an address that is never right `SettingsError`, and what the records cannot hold
+    `NotStorable`.
+    """
+    try:
+        yield
+    except (exceptions.RedisError, OSError) as error:
+        if (known := ours(error, place)) is not None:
+            raise known from error
+        raise

@@ -1,0 +1,93 @@
+"""Whether a Redis server keeps what it acknowledged, and what a durable write has to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, Final
+
+from redis import exceptions
+
+from worker.errors import NotDurable, SettingsError
+from worker.store.connection import is_away
+
+Command = tuple[str | int, ...]
+
+ON_REWRITE: Final = "no-appendfsync-on-rewrite"
+"""With 'yes' nothing is flushed while the server rewrites its file, whatever `appendfsync` says."""
+SETTINGS: Final = "*append*"
+"""What CONFIG GET is asked for: `appendonly`, `appendfsync` and `ON_REWRITE` are among what it matches."""
+
+_NO_FILE: Final = (
+    "this Redis has no append-only file and may forget an accepted refund: start it with "
+    "'--appendonly yes --appendfsync always', or set REFUNDS_DURABILITY=memory for a trial"
+)
+_LAZY: Final = (
+    "this Redis flushes its append-only file only now and then, and cannot be waited for: "
+    "set 'appendfsync always', or 'everysec' on Redis 7.2 or Valkey"
+)
+_UNSEEN: Final = (
+    "this Redis user may not read 'appendfsync', and the server cannot be asked to wait for its disk: grant the user "
+    "'+config|get' or '+waitaof', or take Redis 7.2 or Valkey"
+)
+_MAY_NOT_WAIT: Final = (
+    "this Redis flushes its append-only file only now and then, and its user may not wait for the disk: "
+    "set 'appendfsync always', or grant the user '+waitaof'"
+)
+_NOT_IN_REWRITE: Final = (
+    "this Redis is not set to 'no-appendfsync-on-rewrite no': it may answer before its disk while it rewrites its "
+    "append-only file, and {why}: set 'no-appendfsync-on-rewrite no', {else_}"
+)
+_REWRITE: Final = _NOT_IN_REWRITE.format(why="cannot be waited for", else_="or take Redis 7.2 or Valkey")
+_REWRITE_MAY_NOT_WAIT: Final = _NOT_IN_REWRITE.format(
+    why="its user may not wait for the disk", else_="or grant the user '+waitaof'"
+)
+
+
+def probe() -> Generator[Command, Any, bool]:
+    """Ask a server, command by command, whether a durable write needs `WAITAOF`; return False if no reply needs it.
+
+    The generator is driven by whoever has the connection: it yields a command and is sent the reply, or the
+    `ResponseError` that came instead. CONFIG may be forbidden or unknown, as on a managed server; INFO and COMMAND are
+    not used. Raises `NotDurable` if the server may forget what it acknowledged, `SettingsError` if its user may not
+    find out, and any error that is not about the commands themselves.
+    """
+    settings = yield "CONFIG GET", SETTINGS
+    if isinstance(settings, exceptions.ResponseError):
+        if is_away(settings) and not isinstance(settings, exceptions.NoPermissionError):
+            raise settings
+        settings = {}  # forbidden, or kept from everyone as managed servers do, in words of their own
+    if settings.get("appendonly") == "no":
+        raise NotDurable(_NO_FILE)
+    flush = settings.get("appendfsync")
+    # Without a word about it the server is not taken to flush while it rewrites its file.
+    if flush == "always" and settings.get(ON_REWRITE) == "no":
+        return False
+    if flush == "no":
+        raise NotDurable(_LAZY)
+    return _can_wait((yield "WAITAOF", 0, 0, 0), flush)
+
+
+def _can_wait(reply: Any, flush: str | None) -> bool:
+    """Judge the reply to WAITAOF; `flush` is the server's `appendfsync`, None if nobody may know it.
+
+    COMMAND INFO would ask the same, but a server before 7.2 answers it with a nil that the client cannot read.
+    """
+    if isinstance(reply, exceptions.ResponseError):
+        if is_replica(reply):
+            return True  # the write itself meets READONLY
+        forbidden = isinstance(reply, exceptions.NoPermissionError)
+        if not forbidden and "unknown command" not in str(reply).lower():
+            raise reply
+        if flush is None:
+            raise SettingsError(_UNSEEN) from reply
+        if flush == "always":
+            raise (SettingsError(_REWRITE_MAY_NOT_WAIT) if forbidden else NotDurable(_REWRITE)) from reply
+        raise (SettingsError(_MAY_NOT_WAIT) if forbidden else NotDurable(_LAZY)) from reply
+    if flush is None and int(reply[0]) < 1:
+        raise NotDurable(_NO_FILE)
+    return True
+
+
+def is_replica(error: exceptions.ResponseError) -> bool:
+    """Tell whether `WAITAOF` was refused because the server is a replica."""
+    return "replica instances" in str(error)

@@ -1,0 +1,132 @@
+"""The stop button and the other flags that stand beside the records; every claim reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from worker.errors import NotDurable, SettingsError, StoreUnavailable
+from worker.model.times import from_ms
+from worker.store import scripts
+from worker.store.connection import redis_errors
+from worker.store.store import Store
+
+_FIELDS: Final = (
+    "paused",
+    "paused_by",
+    "credentials_refused_at",
+    "account_lost_at",
+    "account_lost_payment",
+    "provider_host",
+    "mode",
+    "schema",
+    "key_salt",
+    "key_prints",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Switches:
+    """What holds every refund back, and the provider that the records are pinned to."""
+
+    paused_at: datetime | None = None
+    paused_by: str | None = None
+    credentials_refused_at: datetime | None = None
+    account_lost_at: datetime | None = None
+    account_lost_payment: str | None = None
+    """The payment that was shown once and is missing now."""
+    provider_host: str | None = None
+    mode: str | None = None
+    schema: str | None = None
+    key_salt: str | None = None
+    key_prints: frozenset[str] = frozenset()
+    """Prints of keys that are known to be of the records' account."""
+
+    def knows(self, key: str) -> bool | None:
+        """Tell whether a key is known to be of the records' account; None if no key is known yet."""
+        return key_print(key, self.key_salt) in self.key_prints if self.key_salt and self.key_prints else None
+
+
+def key_print(key: str, salt: str) -> str:
+    """Return what tells two keys apart and leads back to neither."""
+    return hmac.new(salt.encode(), key.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def read(store: Store) -> Switches:
+    """Return the flags as they stand; raises `StoreUnavailable`."""
+    with redis_errors(store.place):
+        values: Any = store.redis.hmget(store.key("meta"), *_FIELDS)
+    return _switches(dict(zip(_FIELDS, values, strict=True)))
+
+
+def _switches(values: Mapping[str, str | None]) -> Switches:
+    return Switches(
+        paused_at=_time(values["paused"]),
+        paused_by=values["paused_by"],
+        credentials_refused_at=_time(values["credentials_refused_at"]),
+        account_lost_at=_time(values["account_lost_at"]),
+        account_lost_payment=values["account_lost_payment"],
+        provider_host=values["provider_host"],
+        mode=values["mode"],
+        schema=values["schema"],
+        key_salt=values["key_salt"],
+        key_prints=frozenset((values["key_prints"] or "").split()),
+    )
+
+
+def _time(text: str | None) -> datetime | None:
+    return from_ms(int(text)) if text and text.isdigit() else None
+
+
+def now(store: Store) -> datetime:
+    """Return the time of the records; raises `StoreUnavailable`."""
+    return store.time()
+
+
+def pause(store: Store, by: str) -> tuple[bool, Switches]:
+    """Stop every claim; return whether that changed anything, and the flags as they stand now.
+
+    A pause that exists already keeps its time and its author. Raises `StoreUnavailable` if it could not be put on disk:
+    it holds all the same, because the button must work on a server whose disk or memory is the trouble.
+    """
+    begun = store.run(scripts.flag("paused", once=True, by=by))
+    try:
+        store.confirm()
+    except (NotDurable, SettingsError, StoreUnavailable) as error:
+        raise StoreUnavailable(
+            f"everything is paused now, but this is not known to be on disk, and a crash of the server may undo it "
+            f"({error}): run 'refunds pause' again"
+        ) from error
+    return begun, read(store)
+
+
+def resume(store: Store) -> Switches:
+    """Let claims be taken again; return the flags as they were before. Raises `NotDurable`, `StoreUnavailable`."""
+    key = store.key("meta")
+    # No transaction: a server before 7.2 whose memory is full refuses whatever stands in one.
+    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+        pipeline.hmget(key, *_FIELDS)
+        pipeline.hdel(key, "paused", "paused_by")
+        before, _ = pipeline.execute()
+    store.confirm()
+    return _switches(dict(zip(_FIELDS, before, strict=True)))
+
+
+def vouch_for_account(store: Store) -> Switches:
+    """Take a person's word that the key is of the records' account; return the flags as they were before.
+
+    The payment that is missing counts as gone from now on, and the next key that a worker starts with within an hour is
+    believed. Raises `NotDurable`, `StoreUnavailable`.
+    """
+    before = read(store)
+    if before.account_lost_payment is not None:
+        store.run(scripts.payment(before.account_lost_payment, "gone"))
+    with redis_errors(store.place):
+        store.redis.hdel(store.key("meta"), "account_lost_at", "account_lost_payment", "account", "key_prints")
+    store.run(scripts.flag("account_vouched", once=False))
+    store.confirm()
+    return before

@@ -1,0 +1,514 @@
+-- Put in front of every script, behind what `scripts.beginning` takes from the rules: MAX_AMOUNT, `numbers` (the fields
+-- that are whole numbers), and the names of STAGES, STATUSES, CODES and others, with a space on either side of each.
+-- The keys are catalogued in records.py.
+-- ARGV[1] prefix of every key; ARGV[2] now in epoch ms, or '' for the server's clock; ARGV[3] retention in ms.
+-- A script that fails half way keeps what it wrote: so each one checks everything first and writes last.
+local P, RETENTION = ARGV[1], ARGV[3]
+
+-- End the script with a reason; used before the first write alone.
+local function refuse_to(what) error('REFUNDS_REFUSED ' .. what, 0) end
+
+local function takes(most) if #ARGV < most then refuse_to('too few arguments: ' .. #ARGV .. ' of ' .. most) end end
+
+-- The whole number that a text spells, from 0 to `most`; fifteen digits, which a script counts exactly.
+local MOST = 999999999999999
+local function whole(name, text, most)
+  local value = text and #text <= 15 and string.match(text, '^%d+$') and tonumber(text)
+  if not value or value > (most or MOST) then
+    refuse_to(name .. ' ' .. string.sub(text or '', 1, 40) .. ' is not a whole number up to ' ..
+      string.format('%.0f', most or MOST))
+  end
+  return value
+end
+
+-- What cannot be read as a number counts as none: of figures only, on which nothing depends.
+local function number(text)
+  return type(text) == 'string' and tonumber(string.match(text, '^%-?%d+%.?%d*$')) or 0
+end
+
+-- A key that holds something of another type would end a script half way: so each is read before the first write.
+local function must_be_sorted(key) redis.call('ZCARD', key) end
+local function must_be_list(key) redis.call('LLEN', key) end
+
+local function known(names, word)
+  return not string.find(word, ' ', 1, true) and string.find(names, ' ' .. word .. ' ', 1, true) ~= nil
+end
+local function must_be_one_of(names, word)
+  if not known(names, word or ' ') then refuse_to(string.sub(word or '', 1, 40) .. ' is none of' .. names) end
+end
+
+-- Count a figure: one that can count no further stays as it is, and stops nothing. Returns it, nil if it does not count.
+local function count_in(key, field, by)
+  local counted = redis.pcall('HINCRBY', key, field, by)
+  return type(counted) == 'number' and counted or nil
+end
+local function count(field, by) return count_in(P .. 'counters', field, by) end
+
+-- The names under which things count are bounded: what is not in the tables counts as `other`.
+local function currency_name(currency)
+  if not currency then return 'unknown' end
+  return known(CURRENCIES, currency) and currency or 'other'
+end
+local function code_name(code) return code and known(CODES, code) and code or 'other' end
+
+whole('the retention', RETENTION)
+
+local function int(n) return string.format('%.0f', n) end
+
+-- Time as every script sees it. It never goes back: a server's clock may be set back, and a promoted server's may be
+-- hours behind, and then a window that is over would be open again. `clock` keeps the largest time seen (`at`, at most
+-- a second old) and by how much that is ahead of the server's clock, which counts on from there (`ahead`).
+local function time_now(told)
+  local SECOND, MINUTE = 1000, 60000
+  local clock = redis.call('HMGET', P .. 'clock', 'at', 'ahead')
+  local at, ahead = number(clock[1]), number(clock[2])
+  local now = told + ahead
+  -- The server's clock was set right by a step, or nobody asked for a minute: it is believed again.
+  if ahead > 0 and told >= at and now - at > MINUTE then now, ahead = told, 0 end
+  local behind = at - now
+  if behind > SECOND then
+    ahead = ahead + behind
+  elseif behind > 0 or now - at < SECOND then
+    return math.max(at, now)
+  end
+  now = math.max(at, now)
+  -- A server that refuses to write can still be read.
+  redis.pcall('HSET', P .. 'clock', 'at', int(now), 'ahead', int(ahead))
+  return now
+end
+
+local function server_time()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local NOW = time_now(ARGV[2] ~= '' and whole('the time', ARGV[2]) or server_time())
+
+-- What was accepted is finished even if the server's memory is full: the server refuses a script's first write if that
+-- may take memory, and lets one that has written go on. So this comes first in scripts that write what must not wait.
+local function at_any_memory() redis.call('DEL', P .. 'nothing') end
+
+local function load(id)
+  local flat = redis.call('HGETALL', P .. 'refund:' .. id)
+  if #flat == 0 then return nil end
+  local r = {}
+  for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1] end
+  return r
+end
+
+local function flat(r)
+  local out = {}
+  for k, v in pairs(r) do out[#out + 1] = k; out[#out + 1] = v end
+  return out
+end
+
+-- A refund stands in exactly one index: its stage while unsettled (score: when it is due), its status once settled.
+local function bucket(stage, status, lane)
+  if stage == 'settled' then return status end
+  if stage == 'queued' and lane == 'refunds.bulk' then return 'queued.bulk' end
+  return stage
+end
+
+-- That a refund may have happened is kept when the doubt itself is over: a later refusal may be the echo of what it did
+-- the first time.
+local function keep_doubt(set)
+  if set.doubt_since and set.doubt_since ~= '' then set.doubted = '1' end
+end
+
+-- A field of another record, '' if there is none: also after the first write, whatever is under that key.
+local function field_of(id, name)
+  local value = redis.pcall('HGET', P .. 'refund:' .. id, name)
+  return type(value) == 'string' and value or ''
+end
+
+-- Ids that are made from a row's columns name the attempt at them: 'f-' and 32 digits, '-a2' to '-a99' unless it is the
+-- first, and which of several equal rows it is. No two attempts at one row may both be on their way or done: returns
+-- the one that is, nil if none is. Asked of one that failed, or is not there yet.
+local function other_attempt(id)
+  local base, rest = string.match(id, '^(f%-%x+)(.*)$')
+  if not base then return nil end
+  local occurrence = string.match(rest, '^%-a%d+(.*)$') or rest
+  local function may_be_paid(other)
+    local status = field_of(other, 'status')
+    return status == 'pending' or status == 'succeeded'
+  end
+  if may_be_paid(base .. occurrence) then return base .. occurrence end
+  for attempt = 2, 99 do
+    local other = base .. '-a' .. attempt .. occurrence
+    if may_be_paid(other) then return other end
+  end
+  return nil
+end
+
+local function holds_lock(stage) return stage == 'sending' or stage == 'in_doubt' end
+
+local function reschedule(id, r, due)
+  redis.call('HSET', P .. 'refund:' .. id, 'next_check_at', int(due))
+  redis.call('ZADD', P .. 'due', int(due), id)
+  redis.call('ZADD', P .. 'index:' .. bucket(r.stage, r.status, r.lane), int(due), id)
+end
+
+-- The refund that holds a payment's lock: the one that is in flight or in doubt there, nil if none is. If one is being
+-- sent, `lock` names it. Others that are in doubt beside it (by a person's decision, a recovery or a first look) wait in
+-- `doubts`, so nothing here grows with the number of refunds on the payment.
+local function lock_holder(payment_intent)
+  local holder = redis.call('HGET', P .. 'payment:' .. payment_intent, 'lock')
+  if holder and holds_lock(field_of(holder, 'stage')) then return holder end
+  return nil
+end
+
+-- Give the payment's lock to a refund, or put it behind the one that holds it.
+local function take_lock(payment_intent, id, created_at)
+  local holder = lock_holder(payment_intent)
+  if holder and holder ~= id then
+    redis.call('ZADD', P .. 'doubts:' .. payment_intent, created_at, id)
+  else
+    redis.call('HSET', P .. 'payment:' .. payment_intent, 'lock', id)
+  end
+end
+
+-- Take the lock from a refund; the oldest doubt beside it gets it. Returns whether the payment is free now.
+local function pass_lock(payment_intent, id)
+  local payment, doubts = P .. 'payment:' .. payment_intent, P .. 'doubts:' .. payment_intent
+  local holder = redis.call('HGET', payment, 'lock')
+  if holder and holder ~= id then
+    redis.call('ZREM', doubts, id)
+    return false
+  end
+  local popped = redis.call('ZPOPMIN', doubts)
+  while #popped > 0 do
+    if popped[1] ~= id and holds_lock(field_of(popped[1], 'stage')) then
+      redis.call('HSET', payment, 'lock', popped[1])
+      return false
+    end
+    popped = redis.call('ZPOPMIN', doubts)
+  end
+  redis.call('HDEL', payment, 'lock')
+  return true
+end
+
+-- What forbids that anything is sent for a refund now, with the time until which it does, or nil where none is told:
+-- paused, parked, account, blocked, canceled, batch. Nil where nothing does.
+local function brake(r)
+  local meta = redis.call('HMGET', P .. 'meta', 'paused', 'credentials_refused_at', 'account_lost_at')
+  if meta[1] then return 'paused' end
+  if meta[2] then return 'parked' end
+  if meta[3] then return 'account' end
+  local blocked = redis.call('HGET', P .. 'gate', 'blocked_until')
+  if number(blocked) > NOW then return 'blocked', number(blocked) end
+  if r.batch_id then
+    local batch = redis.call('HMGET', P .. 'batch:' .. r.batch_id, 'state', 'not_before')
+    if batch[1] == 'canceled' then return 'canceled' end
+    if batch[1] == 'paused' then return 'batch' end
+    if number(batch[2]) > NOW then return 'batch', number(batch[2]) end
+  end
+  return nil
+end
+
+-- A batch starts narrow: so many of its refunds are sent at a time, and one more for each that the provider has taken. So
+-- a wrong account costs few rows before the batch pauses itself, and a healthy file is wide after a few round trips.
+local NARROW = 8
+local function room_in_batch(batch_id)
+  local counts = redis.pcall('HMGET', P .. 'batch:' .. batch_id, 'stage:sending', 'status:succeeded', 'stage:processing')
+  return NARROW + number(counts[2]) + number(counts[3]) - number(counts[1])
+end
+
+-- One refund of the provider belongs to one record of the whole installation, whatever its payment. Readers of a payment
+-- find its owners in the payment's hash as well.
+local function owner_of(provider_refund_id) return redis.call('GET', P .. 'owner:' .. provider_refund_id) end
+local function own(payment_intent, provider_refund_id, id)
+  redis.call('SET', P .. 'owner:' .. provider_refund_id, id)
+  redis.call('HSET', P .. 'payment:' .. payment_intent, 'owner:' .. provider_refund_id, id)
+end
+
+-- Note that a refund of the provider contradicts a record, or '' that a person has ended that. It is owned as well, so
+-- that no other record takes it for its own.
+local function contradict(id, payment_intent, provider_refund_id)
+  local open = P .. 'contradicted'
+  if provider_refund_id == '' then
+    redis.call('ZREM', open, id)
+    return
+  end
+  redis.call('ZREMRANGEBYSCORE', open, '-inf', int(NOW - number(RETENTION)))
+  redis.call('ZADD', open, int(NOW), id)
+  count('contradicted', 1)
+  if not owner_of(provider_refund_id) then own(payment_intent, provider_refund_id, id) end
+end
+
+-- Those who wait only wait: each is due at a time of its own too, so nothing of this may stop a script.
+local function make_due(id)
+  local stage = field_of(id, 'stage')
+  if stage ~= 'queued' and stage ~= 'waiting' then return false end
+  redis.pcall('HSET', P .. 'refund:' .. id, 'next_check_at', int(NOW))
+  redis.pcall('ZADD', P .. 'due', int(NOW), id)
+  redis.pcall('ZADD', P .. 'index:' .. bucket(stage, '', field_of(id, 'lane')), int(NOW), id)
+  return true
+end
+local function forget_waiter(payment_intent, id) redis.pcall('ZREM', P .. 'waiters:' .. payment_intent, id) end
+
+-- Make the oldest refund that waited for the payment due at once; '' where none waits.
+local function wake(payment_intent)
+  local waiters = P .. 'waiters:' .. payment_intent
+  local popped = redis.pcall('ZPOPMIN', waiters)
+  while #popped > 0 do
+    if make_due(popped[1]) then return popped[1] end
+    popped = redis.pcall('ZPOPMIN', waiters)
+  end
+  return ''
+end
+
+-- Make rows due at once that wait for room in their batch: as many as there is room for, two at most, so that each row
+-- that the provider takes is followed by two. Returns their ids.
+local function wake_rows(batch_id)
+  local waiters, woken = P .. 'batch-waiters:' .. batch_id, {}
+  if redis.call('EXISTS', waiters) == 0 then return woken end
+  local room = math.min(room_in_batch(batch_id), 2)
+  while room > 0 do
+    local popped = redis.pcall('ZPOPMIN', waiters)
+    if #popped == 0 then return woken end
+    if make_due(popped[1]) then
+      woken[#woken + 1] = popped[1]
+      room = room - 1
+    end
+  end
+  return woken
+end
+
+-- Rows in a row that fail with one code: a wrong account or an empty balance, which the rest would meet as well.
+local STREAK = 20
+local function watch_streak(r, status)
+  local key, code = P .. 'batch:' .. r.batch_id, r.error_code or 'unknown'
+  if status ~= 'failed' then
+    redis.pcall('HDEL', key, 'streak_code', 'streak')
+  elseif redis.pcall('HGET', key, 'streak_code') ~= code then
+    redis.pcall('HSET', key, 'streak_code', code, 'streak', 1)
+  elseif (count_in(key, 'streak', 1) or STREAK) >= STREAK and redis.pcall('HGET', key, 'state') == 'running' then
+    redis.pcall('HSET', key, 'state', 'paused', 'paused_reason', code, 'paused_at', int(NOW))
+    redis.pcall('HDEL', key, 'streak_code', 'streak')
+  end
+end
+
+local function count_batch(r, field, by) count_in(P .. 'batch:' .. r.batch_id, field, by) end
+
+-- A move as the history keeps it, without what its place tells; `records.Moves` reads it. The first one says `at`, the
+-- others how long `after` the one before; `from` is where the one before led to; no `status` is pending, and no `to`
+-- settled; no `label` is the usual one; no `attempt` in and out of `sending` is that of the claim.
+local function entry(from, since, to, status, label, detail, attempts)
+  local text, usual
+  if since then text = '{"after":' .. int(NOW - number(since)) else text = '{"at":' .. int(NOW) end
+  if to == 'settled' then
+    text, usual = text .. ',"status":"' .. status .. '"', status
+  else
+    text = text .. ',"to":"' .. to .. '"'
+    if status ~= 'pending' then text = text .. ',"status":"' .. status .. '"' end
+    if not from then usual = 'accepted' elseif to == 'sending' then usual = 'send' end
+  end
+  if not usual or label ~= '"' .. usual .. '"' then text = text .. ',"label":' .. label end
+  if attempts and (to == 'sending' or from == 'sending') then
+    local known = ',"attempt":' .. attempts
+    local rest = string.sub(detail, #known + 1)
+    if string.sub(detail, 1, #known) == known and (rest == '' or string.sub(rest, 1, 1) == ',') then detail = rest end
+  end
+  return text .. detail .. '}'
+end
+
+-- A history keeps its first moves and its newest. One entry stands for those between: it counts them (`left_out`) and the
+-- claims among them, and says how long `after` the one before it the last of them was, and where that led to.
+local FIRST_KEPT, MOST_KEPT = 100, 500
+local function shorten(history)
+  if redis.call('LLEN', history) <= MOST_KEPT then return end
+  local function claims(move) return move.claims or move.to == 'sending' and 1 or 0 end
+  local later = redis.call('LRANGE', history, FIRST_KEPT, -1)
+  local read, both = pcall(function()
+    local gap, last = cjson.decode(later[1]), cjson.decode(later[2])
+    return cjson.encode({left_out = (gap.left_out or 1) + 1, claims = claims(gap) + claims(last),
+      after = gap.after + last.after, to = last.to, status = last.status, source = last.source, by = last.by})
+  end)
+  if not read then return end
+  redis.call('LTRIM', history, 0, FIRST_KEPT - 1)
+  redis.call('RPUSH', history, both, unpack(later, 3))
+end
+
+-- One event. A stream that takes no more stops nothing: whoever follows it reads the records as well.
+local function tell(id, version, from, to, status)
+  redis.pcall('XADD', P .. 'events', 'MAXLEN', '~', '1000000', '*', 'refund_id', id, 'version', version,
+    'at', int(NOW), 'from', from, 'to', to, 'status', status)
+end
+
+-- What `move` writes must be what it takes it for: this ends the script if anything is not. `r` is the record before, or
+-- what is known of a new one; `set` what is to be written. Whatever else `move` writes can fail without harm.
+local function check_values(set)
+  for _, name in ipairs(numbers()) do
+    local value = set[name]
+    if value and value ~= '' then whole(name, value, name == 'amount' and MAX_AMOUNT or MOST) end
+  end
+  if (set.currency or '') ~= '' and not string.match(set.currency, '^%l%l%l$') then
+    refuse_to('the currency ' .. string.sub(set.currency, 1, 40) .. ' is not three letters')
+  end
+end
+local function check_payment(payment_intent)
+  local counts = redis.call('HMGET', P .. 'payment:' .. payment_intent, 'seq', 'open')
+  if counts[1] then whole('seq', counts[1]) end
+  if counts[2] then whole('open', counts[2]) end
+end
+local function check(id, r, to, status, set)
+  must_be_one_of(STAGES, to)
+  must_be_one_of(STATUSES, status)
+  check_values(set)
+  for _, name in ipairs({'version', 'attempts', 'amount', 'created_at', 'updated_at', 'next_check_at', 'resends'}) do
+    if r[name] then whole(name, r[name]) end
+  end
+  local payment_intent = r.payment_intent or set.payment_intent
+  if not payment_intent or not (r.created_at or set.created_at) then refuse_to('refund ' .. id .. ' has no payment or time') end
+  check_payment(payment_intent)
+  must_be_list(P .. 'history:' .. id)
+  must_be_sorted(P .. 'due')
+  local from = r.stage and bucket(r.stage, r.status or '', r.lane)
+  local target = bucket(to, status, r.lane or set.lane)
+  must_be_sorted(P .. 'index:' .. target)
+  if from and from ~= target then must_be_sorted(P .. 'index:' .. from) end
+  if holds_lock(to) or holds_lock(r.stage) then must_be_sorted(P .. 'doubts:' .. payment_intent) end
+  if set.contradicted_by then
+    must_be_sorted(P .. 'contradicted')
+    owner_of(set.contradicted_by)
+  end
+end
+
+-- One move: record, version, history, event, indexes, counters, payment lock. `set` maps fields to values, '' removes.
+-- Returns the id of a refund that was waiting for the payment and is due now, or '', and the ids of rows that were
+-- waiting for room in the batch and are due now. Only writes: check before.
+local function move(id, r, to, status, due, set, label, detail)
+  local key, payment = P .. 'refund:' .. id, P .. 'payment:' .. (r.payment_intent or set.payment_intent)
+  local from, from_status, from_bucket = r.stage, r.status, nil
+  if from then from_bucket = bucket(from, from_status, r.lane) end
+  local from_amount, from_currency, since = r.amount, r.currency, r.updated_at
+  set.stage, set.status = to, status
+  keep_doubt(set)
+  if r.held then set.held = '' end
+  set.version, set.updated_at = int(number(r.version) + 1), int(NOW)
+  if to == 'settled' then
+    set.next_check_at = ''
+    -- Told by the rest of the record from now on, which is kept for long: what was asked for, and where it waited. A
+    -- failed one may go again, in its own lane.
+    if status ~= 'failed' then set.lane = '' end
+    if r.all_remaining or (set.amount or r.amount) == r.amount then set.fingerprint = '' end
+  else
+    set.next_check_at = int(due)
+  end
+
+  local written, removed = {}, {}
+  for k, v in pairs(set) do
+    if v == '' then
+      if r[k] then removed[#removed + 1] = k end
+      r[k] = nil
+    else
+      written[#written + 1] = k; written[#written + 1] = v
+      r[k] = v
+    end
+  end
+  redis.call('HSET', key, unpack(written))
+  if #removed > 0 then redis.call('HDEL', key, unpack(removed)) end
+
+  redis.call('RPUSH', P .. 'history:' .. id, entry(from, since, to, status, label, detail, r.attempts))
+  shorten(P .. 'history:' .. id)
+  tell(id, r.version, from or '', to, status)
+
+  local to_bucket = bucket(to, status, r.lane)
+  if from_bucket and from_bucket ~= to_bucket then redis.call('ZREM', P .. 'index:' .. from_bucket, id) end
+  if to == 'settled' then
+    redis.call('ZREM', P .. 'due', id)
+    redis.call('ZADD', P .. 'index:' .. to_bucket, int(NOW), id)
+    -- Each settled refund clears away up to two whose records have expired, so the index never outgrows them.
+    local old = redis.call('ZRANGEBYSCORE', P .. 'index:' .. to_bucket, '-inf', int(NOW - number(RETENTION)), 'LIMIT', 0, 2)
+    if #old > 0 then redis.call('ZREM', P .. 'index:' .. to_bucket, unpack(old)) end
+  else
+    redis.call('ZADD', P .. 'due', int(due), id)
+    redis.call('ZADD', P .. 'index:' .. to_bucket, int(due), id)
+  end
+
+  count('move:' .. (from or 'new') .. ':' .. to, 1)
+  -- Money on its way, by stage. A refund of all that is left has no amount before it settles.
+  if from and from ~= 'settled' and from_amount then
+    count('open:' .. from .. ':' .. currency_name(from_currency), '-' .. from_amount)
+  end
+  if to ~= 'settled' and r.amount then count('open:' .. to .. ':' .. currency_name(r.currency), r.amount) end
+  if from == 'settled' then
+    count('settled:' .. from_status, -1)
+    if from_amount then count('amount:' .. from_status .. ':' .. currency_name(from_currency), '-' .. from_amount) end
+  end
+  if to == 'settled' then
+    count('settled:' .. status, 1)
+    if status == 'failed' and not (from == 'settled' and from_status == 'failed') then
+      count('failed:' .. code_name(r.error_code), 1)
+    end
+    if r.amount then count('amount:' .. status .. ':' .. currency_name(r.currency), r.amount) end
+  end
+
+  if r.batch_id then
+    if from then
+      count_batch(r, 'stage:' .. from, -1)
+      count_batch(r, 'status:' .. from_status, -1)
+    end
+    count_batch(r, 'stage:' .. to, 1)
+    count_batch(r, 'status:' .. status, 1)
+    if from == 'settled' and from_amount then
+      count_batch(r, 'amount:' .. from_status .. ':' .. currency_name(from_currency), '-' .. from_amount)
+    end
+    if to == 'settled' and from ~= 'settled' and status ~= 'canceled' then watch_streak(r, status) end
+    if to == 'settled' and r.amount then
+      count_batch(r, 'amount:' .. status .. ':' .. currency_name(r.currency), r.amount)
+    end
+  end
+
+  local woken, rows = '', {}
+  -- What a person only claims to be ours is owned once the provider has confirmed it.
+  if set.provider_refund_id and set.provider_refund_id ~= '' and not r.operator_says then
+    own(r.payment_intent, set.provider_refund_id, id)
+  end
+  if set.contradicted_by then contradict(id, r.payment_intent, set.contradicted_by) end
+  -- A total read before any of these moves may be out of date after it.
+  if from and from ~= 'queued' or to == 'sending' then redis.call('HINCRBY', payment, 'seq', 1) end
+  if to == 'sending' or holds_lock(to) and not holds_lock(from) then
+    take_lock(r.payment_intent, id, r.created_at)
+    forget_waiter(r.payment_intent, id)
+  elseif holds_lock(from) and not holds_lock(to) then
+    if pass_lock(r.payment_intent, id) then woken = wake(r.payment_intent) end
+  end
+  if r.batch_id and from == 'sending' then rows = wake_rows(r.batch_id) end
+
+  if to == 'settled' then
+    redis.call('DEL', P .. 'body:' .. id)
+    forget_waiter(r.payment_intent, id)
+    redis.call('PEXPIRE', key, RETENTION)
+    redis.call('PEXPIRE', P .. 'history:' .. id, RETENTION)
+    if r.provider_refund_id then redis.call('PEXPIRE', P .. 'owner:' .. r.provider_refund_id, RETENTION) end
+    if r.contradicted_by then redis.call('PEXPIRE', P .. 'owner:' .. r.contradicted_by, RETENTION) end
+    if from ~= 'settled' and redis.call('HINCRBY', payment, 'open', -1) <= 0 then
+      redis.call('HDEL', payment, 'open')
+      redis.call('PEXPIRE', payment, RETENTION)
+    end
+    if r.batch_id and number(redis.pcall('HGET', P .. 'batch:' .. r.batch_id, 'status:pending')) <= 0 then
+      redis.call('PEXPIRE', P .. 'batch:' .. r.batch_id, RETENTION)
+      redis.call('PEXPIRE', P .. 'batch-refunds:' .. r.batch_id, RETENTION)
+      redis.call('DEL', P .. 'batch-waiters:' .. r.batch_id)
+    end
+  elseif from == nil or from == 'settled' then
+    redis.call('HINCRBY', payment, 'open', 1)
+    redis.call('PERSIST', payment)
+    if from then
+      redis.call('PERSIST', key)
+      redis.call('PERSIST', P .. 'history:' .. id)
+    end
+    if r.batch_id then
+      redis.call('PERSIST', P .. 'batch:' .. r.batch_id)
+      redis.call('PERSIST', P .. 'batch-refunds:' .. r.batch_id)
+    end
+  end
+  return woken, rows
+end
+
+-- The part of the provider's rate that is used: less after a 429, then a fiftieth more of the rate every second.
+local function pace_now(pace, since)
+  if not pace then return 1 end
+  return math.min(1, number(pace) + math.max(0, NOW - number(since)) / 1000 * 0.02)
+end

@@ -1,0 +1,71 @@
+"""After a disaster: a server restored from an old snapshot does not know what was sent since it was taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Final
+
+from worker.model.refund import Stage
+from worker.model.times import to_ms
+from worker.rules import decisions
+from worker.store import flags, scripts
+from worker.store.connection import redis_errors
+from worker.store.store import PAGE, Store
+
+BUCKETS: Final = ("sending", "in_doubt", "waiting", "queued", "queued.bulk", "review", "failed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recovered:
+    """How many refunds were put in doubt, and until when new ids begin in doubt."""
+
+    doubted: int
+    suspect_until: datetime
+
+
+def recover(store: Store, since: datetime, *, resubmitted_for: timedelta, by: str = decisions.CALLER) -> Recovered:
+    """Put everything that may have been sent since the snapshot in doubt, with every claim stopped meanwhile.
+
+    An id that is handed in again within `resubmitted_for` begins in doubt too: its record may have been lost with a
+    send behind it. Claims stay stopped until `refunds resume`; running it again is harmless.
+    """
+    store.require_durable()
+    now = flags.now(store)
+    until = now + resubmitted_for
+    with redis_errors(store.place):
+        store.redis.hset(
+            store.key("meta"),
+            mapping={
+                "paused": str(to_ms(now)),
+                "paused_by": f"{by} (recover)",
+                "suspect_since": str(to_ms(since)),
+                "suspect_until": str(to_ms(until)),
+            },
+        )
+    doubted = 0
+    for page in _pages(store):
+        steps = [
+            (refund, step)
+            for refund in store.get_many(page)
+            if refund is not None and refund.updated_at < now and (step := decisions.recovered(refund, since, now))
+        ]
+        # Not durable page by page: all of it is confirmed below, before anybody is told.
+        saved = store.run_many(
+            [scripts.save(refund, step, {"since": to_ms(since), "by": by}, durable=False) for refund, step in steps]
+        )
+        doubted += sum(
+            result.result == "saved" and step.to is Stage.IN_DOUBT
+            for result, (_, step) in zip(saved, steps, strict=True)
+        )
+    store.confirm()
+    return Recovered(doubted=doubted, suspect_until=until)
+
+
+def _pages(store: Store) -> Iterator[list[str]]:
+    """Yield the unsettled ids, read whole before any is moved: a move changes the index that is being read."""
+    ids = iter(list(store.ids_in(BUCKETS)))
+    while page := list(islice(ids, PAGE)):
+        yield page

@@ -1,0 +1,494 @@
+"""Every atomic operation on the records, as data: which script, with which arguments, read how.
+
+A `Call` is run by `Store` (blocking) or `AsyncStore`, alone or pipelined with others; repeating one
+whose reply was lost is safe for each of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from importlib import resources
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from worker.model.currencies import KNOWN as CURRENCIES
+from worker.model.refund import Baseline, Lane, Refund, Stage, Status
+from worker.model.request import MAX_AMOUNT, REASONS, RefundRequest, idempotency_key, request_body
+from worker.model.steps import Step
+from worker.model.times import from_ms, to_ms
+from worker.rules.attempts import PARKED, REVIEW_REMINDER, VERDICT_LIFE
+from worker.rules.codes import CODES
+from worker.rules.transitions import sources_of
+from worker.store.records import NUMBERS, SCHEMA_VERSION, decode, encode, new_row, pairs_of
+
+T = TypeVar("T")
+Argument = str | bytes | int | float
+
+NUDGE_GRACE: Final = timedelta(minutes=10)
+"""How long a queued refund waits for its nudge before it is nudged again whatever the queue holds."""
+LOST_NUDGE: Final = timedelta(seconds=15)
+"""After how long a nudge counts as lost where its lane's queue has run dry."""
+SWEEP_HOLD: Final = timedelta(seconds=30)
+"""How long a refund that a sweep has taken is left alone by the next ones."""
+
+CREATED_AT_ONCE: Final = 50
+"""Refunds that one script accepts: it takes the server about a millisecond, in which nobody else is served."""
+
+MOST_SIBLINGS: Final = 200
+"""Refunds of one payment that are read at a time: more would keep the server from others for over a millisecond."""
+
+MOST_BACK: Final = timedelta(seconds=1)
+"""How far the records' time may go back from one script to the next: the largest one is kept by the second."""
+
+_ms = timedelta(milliseconds=1)
+_us = timedelta(microseconds=1)
+
+
+def beginning() -> str:
+    """Return what the scripts know of the rules: bounds, and names within a space on either side."""
+    names: dict[str, Iterable[str]] = {
+        "STAGES": Stage,
+        "STATUSES": Status,
+        "LANES": Lane,
+        "REASONS": REASONS,
+        "CODES": CODES,
+        "CURRENCIES": CURRENCIES,
+    }
+    lists = [f"local {name} = ' {' '.join(sorted(words))} '" for name, words in names.items()]
+    numbers = ", ".join(f"'{name}'" for name in sorted(NUMBERS))
+    return "\n".join(
+        [
+            f"local MAX_AMOUNT, MOST_ROWS = {MAX_AMOUNT}, {CREATED_AT_ONCE}",
+            f"local function numbers() return {{{numbers}}} end",
+            *lists,
+        ]
+    )
+
+
+class Script:
+    """One Lua file with the shared beginning in front, known by its digest."""
+
+    def __init__(self, name: str) -> None:
+        folder = resources.files("worker.store") / "lua"
+        self.name = name
+        parts = [beginning(), *((folder / f"{each}.lua").read_text("utf-8") for each in ("_record", name))]
+        self.text = "\n".join(parts)
+        self.sha = hashlib.sha1(self.text.encode("utf-8"), usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call(Generic[T]):
+    """One script with its own arguments; `read` makes the result of the raw reply.
+
+    A durable call returns only when what it wrote survives a crash of the server. That is the default: whoever asked is
+    told of it, or depends on it. A call that need not wait says why.
+    """
+
+    script: Script
+    arguments: Sequence[Argument]
+    read: Callable[[Any], T]
+    durable: bool = True
+
+
+CREATE: Final = Script("create")
+LOAD: Final = Script("load")
+CLAIM: Final = Script("claim")
+STANDS: Final = Script("stands")
+SAVE: Final = Script("save")
+SWEEP: Final = Script("sweep")
+GIVE_BACK: Final = Script("give_back")
+SIBLINGS: Final = Script("siblings")
+GATE: Final = Script("gate")
+BLOCK_GATE: Final = Script("block_gate")
+PIN: Final = Script("pin")
+FLAG: Final = Script("flag")
+CLOCK: Final = Script("clock")
+CONFIRM: Final = Script("confirm")
+PAYMENT: Final = Script("payment")
+ACCOUNT: Final = Script("account")
+WITNESSES: Final = Script("witnesses")
+EVERY: Final = (
+    *(CREATE, LOAD, CLAIM, STANDS, SAVE, SWEEP, GIVE_BACK, SIBLINGS, GATE, BLOCK_GATE, PIN, FLAG, CLOCK),
+    *(PAYMENT, ACCOUNT, WITNESSES),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Created:
+    """What became of a request: `created`, `exists` (with the record), or `conflict`."""
+
+    result: Literal["created", "exists", "conflict"]
+    now: datetime
+    refund: Refund | None = None
+
+
+def create(request: RefundRequest, lane: Lane, batch_id: str | None = None) -> Call[Created]:
+    """Accept a refund once: the same id with the same contents changes nothing, with others it conflicts."""
+    several = create_several([request], lane, batch_id)
+    return Call(script=CREATE, arguments=several.arguments, read=lambda reply: several.read(reply)[0])
+
+
+def create_several(
+    requests: Sequence[RefundRequest], lane: Lane, batch_id: str | None = None
+) -> Call[Sequence[Created]]:
+    """Accept refunds in one script, each as `create` does; at most `CREATED_AT_ONCE`, so that others wait little."""
+
+    def read(reply: Any) -> Sequence[Created]:
+        now = from_ms(int(reply[0]))
+        new, conflict = Created(result="created", now=now), Created(result="conflict", now=now)
+        return [
+            (new if told == "created" else conflict)
+            if isinstance(told, str)
+            else Created(result="exists", now=now, refund=decode(pairs_of(told)))
+            for told in reply[1:]
+        ]
+
+    arguments: list[Argument] = [NUDGE_GRACE // _ms, lane.value, batch_id or ""]
+    for request in requests:
+        arguments += new_row(request)
+    return Call(script=CREATE, arguments=arguments, read=read)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """A record at the server's `now`; `seq` counts the moves that may change its payment's totals."""
+
+    now: datetime
+    seq: str
+    refund: Refund | None
+
+
+def load(refund_id: str) -> Call[Loaded]:
+    """Read a refund with the server's time."""
+
+    def read(reply: Any) -> Loaded:
+        refund = decode(pairs_of(reply[2])) if reply[2] else None
+        return Loaded(now=from_ms(int(reply[0])), seq=str(reply[1]), refund=refund)
+
+    # It only reads.
+    return Call(script=LOAD, arguments=[refund_id], read=read, durable=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A claim's result: `claimed` with body and lease, or the reason why not; the record as it now stands."""
+
+    result: str
+    now: datetime
+    refund: Refund | None = None
+    token: str = ""
+    body: bytes = b""
+    lease_left: timedelta = timedelta(0)
+
+    @property
+    def claimed(self) -> bool:
+        """Tell whether the refund is ours to send."""
+        return self.result == "claimed"
+
+
+def shorter(claim: Claim, spent: timedelta) -> Claim:
+    """Return the claim as it stands `spent` after it was asked for: no more of the lease left, and no earlier, than so.
+
+    The server's time of the claim lies somewhere in between, so counting from the question errs on the safe side.
+    """
+    return replace(claim, now=claim.now + spent, lease_left=claim.lease_left - spent)
+
+
+ClaimKind = Literal["send", "replay", "resend"]
+
+
+def claim(
+    refund_id: str,
+    kind: ClaimKind,
+    *,
+    token: str,
+    lease: timedelta,
+    replay_window: timedelta = timedelta(0),
+    version: int | None = None,
+    seq: str | None = None,
+    baseline: Baseline | None = None,
+    currency_checked: bool = False,
+    payment_shown: bool = False,
+) -> Call[Claim]:
+    """Take a refund for one attempt; durable, so no byte leaves before body, key and attempt are safe.
+
+    `payment_shown`: the payment was read just now; `currency_checked`: and is in the currency that the refund states.
+    `token` names this claim: asking again with it after a lost reply gives the same claim back.
+    """
+
+    def read(reply: Any) -> Claim:
+        now = from_ms(int(reply[1]))
+        if reply[0] != "claimed":
+            return Claim(result=reply[0], now=now, refund=decode(pairs_of(reply[2])) if reply[2] else None)
+        refund = decode(pairs_of(reply[4]))
+        body = reply[3] if isinstance(reply[3], bytes) else reply[3].encode("ascii")
+        return Claim(result="claimed", now=now, refund=refund, token=token, body=body, lease_left=int(reply[2]) * _ms)
+
+    noted: dict[str, Any] = {}
+    if baseline is not None:
+        noted["baseline"] = baseline
+    if currency_checked:
+        noted["currency_checked"] = True
+    if payment_shown:
+        noted["payment_shown"] = True
+    arguments: list[Argument] = [
+        refund_id,
+        kind,
+        token,
+        lease // _ms,
+        "" if version is None else str(version),
+        seq or "",
+        max(0, replay_window // _ms),
+        VERDICT_LIFE // _ms,
+        PARKED // _ms,
+        *encode(noted),
+    ]
+    return Call(script=CLAIM, arguments=arguments, read=read)
+
+
+def claimed(refund_id: str, token: str) -> Call[Claim]:
+    """Read the refund of a claim that is not known to have been made: `claimed` if it was and still stands.
+
+    It makes none: no record has the version that it would have to rest on.
+    """
+    made = claim(refund_id, "send", token=token, lease=SWEEP_HOLD, version=0)
+    # What comes of it is that nothing was sent, which is so whatever the server forgets.
+    return replace(made, durable=False)
+
+
+def stands(refund_id: str, token: str) -> Call[str]:
+    """Tell whether the holder of a claim may send once more under it: '' where it may, else what is in the way.
+
+    That is `overtaken` where somebody has saved what became of it, `lapsed`, or what holds every claim back.
+    """
+    # It only reads.
+    return Call(script=STANDS, arguments=[refund_id, token], read=str, durable=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """A save's result: `saved`, or why nothing changed; `woken` waited for the payment and is due now.
+
+    `rows` waited for room in the batch of the refund, and are due now.
+    """
+
+    result: Literal["saved", "missing", "stale", "illegal", "already", "owned", "contradicts", "attempted"]
+    now: datetime
+    woken: str | None = None
+    rows: tuple[str, ...] = ()
+    other: str | None = None
+
+    @property
+    def due_now(self) -> tuple[str, ...]:
+        """Return every refund that is due because of this save."""
+        return self.rows if self.woken is None else (self.woken, *self.rows)
+
+
+def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, *, durable: bool = True) -> Call[Saved]:
+    """Apply a step decided on `refund`: by compare-and-set on its version, unless the step is a proof of done.
+
+    `detail` goes into the history entry as it is: JSON values only. Not `durable` where nobody is told of this save
+    before a later write is on disk: the append-only file is in order, so that one keeps this one too.
+    """
+    noted = _noted(step, detail or {})
+    fragment = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in noted.items())
+    body: bytes | str = ""
+    changes = dict(step.changes)
+    retried = step.to is Stage.QUEUED and not step.quiet
+    if retried:
+        generation = int(changes["generation"])
+        body = request_body(refund.as_request(), generation)
+        changes["idempotency_key"] = idempotency_key(refund.refund_id, generation)
+    delay = step.delay or (NUDGE_GRACE if retried else timedelta(0))
+    arguments: list[Argument] = [
+        refund.refund_id,
+        str(refund.version),
+        "1" if step.proof else "",
+        str(refund.generation),
+        step.to.value,
+        step.status.value,
+        max(0, delay // _ms),
+        "1" if step.quiet else "",
+        json.dumps(step.label),
+        fragment,
+        f",{','.join(stage.value for stage in sources_of(step.to))},",
+        body,
+        refund.stage.value,
+        *encode(changes),
+    ]
+
+    def read(reply: Any) -> Saved:
+        result, now = reply[0], from_ms(int(reply[1]))
+        if result == "saved":
+            return Saved(result="saved", now=now, woken=reply[2] or None, rows=tuple(reply[3:]))
+        return Saved(result=result, now=now, other=reply[2] or None)
+
+    return Call(script=SAVE, arguments=arguments, read=read, durable=durable)
+
+
+def _noted(step: Step, detail: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a history entry says beside its move: `detail`, and on what or whom the step rests."""
+    noted = dict(detail)
+    # A reply's own status tells where this came from: most entries are such, and records are kept for long.
+    if step.source is not None and not (step.source == "reply" and "http_status" in noted):
+        noted["source"] = step.source
+    if step.by is not None:
+        noted["by"] = step.by
+    return noted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Due:
+    """A refund that a sweep took."""
+
+    refund_id: str
+    lane: Lane
+    stage: Stage
+
+
+def sweep(limit: int, *, dry: frozenset[Lane]) -> Call[tuple[Due, ...]]:
+    """Take at most `limit` due refunds, lapsed leases and doubts first; `dry` names the lanes with an empty queue."""
+
+    def read(reply: Any) -> tuple[Due, ...]:
+        rows = reply[1:]
+        return tuple(
+            Due(refund_id=rows[i], lane=Lane(rows[i + 1]), stage=Stage(rows[i + 2])) for i in range(0, len(rows), 3)
+        )
+
+    arguments = [
+        limit,
+        SWEEP_HOLD // _ms,
+        NUDGE_GRACE // _ms,
+        LOST_NUDGE // _ms,
+        "1" if Lane.SINGLE in dry else "",
+        "1" if Lane.BULK in dry else "",
+        REVIEW_REMINDER // _ms,
+    ]
+    # A sweep that a crash undoes is repeated.
+    return Call(script=SWEEP, arguments=arguments, read=read, durable=False)
+
+
+def give_back(refund_ids: Sequence[str]) -> Call[int]:
+    """Make queued refunds due at once that a task was handed and has not claimed."""
+    # It only brings a time forward: a refund is swept in the end without it.
+    return Call(script=GIVE_BACK, arguments=list(refund_ids), read=int, durable=False)
+
+
+def siblings(payment_intent: str, without: str, *, most: int = MOST_SIBLINGS) -> Call[tuple[Refund, ...] | None]:
+    """Read our other refunds on a payment; None if there are more than `most`, and then none is read."""
+
+    def read(reply: Any) -> tuple[Refund, ...] | None:
+        return tuple(decode(pairs_of(flat)) for flat in reply[1:]) if reply[0] == "1" else None
+
+    # It only reads.
+    return Call(script=SIBLINGS, arguments=[payment_intent, without, most], read=read, durable=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Permits:
+    """Moments at which a call of a lane may leave, from now on, and how long until it is worth asking for more."""
+
+    moments: Sequence[tuple[Lane, timedelta]]
+    wait: timedelta
+
+
+def permits(wanted: Mapping[Lane, int], *, rate: float, ahead: timedelta, bulk_share: float) -> Call[Permits]:
+    """Take up to so many moments of the rate that all workers share, none further `ahead` than that."""
+
+    def read(reply: Any) -> Permits:
+        moments = [(Lane(reply[i]), int(reply[i + 1]) * _us) for i in range(1, len(reply), 2)]
+        return Permits(moments=moments, wait=int(reply[0]) * _ms)
+
+    arguments = [rate, ahead // _ms, wanted.get(Lane.SINGLE, 0), wanted.get(Lane.BULK, 0), bulk_share]
+    # Send times of the next fraction of a second: a crash lasts longer.
+    return Call(script=GATE, arguments=arguments, read=read, durable=False)
+
+
+def block_gate(wait: timedelta) -> Call[timedelta]:
+    """Close the gate for all workers, as a 429 asks; from then on it is slower for a while."""
+    # Forgotten, it costs one more 429.
+    return Call(script=BLOCK_GATE, arguments=[wait // _ms], read=lambda reply: int(reply) * _ms, durable=False)
+
+
+def pin(host: str, mode: str) -> Call[tuple[str, str, str]]:
+    """Pin the provider's host and mode to these records on first use; return what is pinned."""
+    return Call(
+        script=PIN,
+        arguments=[host, mode, SCHEMA_VERSION],
+        read=lambda reply: (str(reply[0]), str(reply[1]), str(reply[2])),
+    )
+
+
+def flag(name: str, *, once: bool, by: str = "") -> Call[bool]:
+    """Raise a flag of `meta`, whatever memory is left; with `once` one that is up stays, and False is returned."""
+    return Call(script=FLAG, arguments=[name, "1" if once else "", by], read=bool, durable=False)
+
+
+def payment(payment_intent: str, found: Literal["shown", "missing", "certain", "gone"]) -> Call[str]:
+    """Note whether the provider shows a payment. If it was shown once and is `missing`, that is `suspect`.
+
+    `certain`, if it still is, stops everything: `raised`, or `lost` if everything was stopped already. Not durable:
+    what a crash forgets is noticed again at the next look. `gone`: a person says that it is not there any more.
+    """
+    return Call(script=PAYMENT, arguments=[payment_intent, found], read=str, durable=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccountFacts:
+    """What is known of the account that the records belong to: its id if the provider shows one, prints of its keys.
+
+    `vouched`: a person says that the next key is of it.
+    """
+
+    salt: str
+    account: str | None
+    prints: frozenset[str]
+    vouched: bool
+
+
+def account(salt: str, *, known: str = "", account: str = "") -> Call[AccountFacts]:
+    """Tell what is known of the account; `known`, if given, is the print of a key that is of it."""
+
+    def read(reply: Any) -> AccountFacts:
+        return AccountFacts(
+            salt=reply[0], account=reply[1] or None, prints=frozenset(reply[2].split()), vouched=reply[3] == "1"
+        )
+
+    return Call(script=ACCOUNT, arguments=[salt, known, account], read=read, durable=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Witnesses:
+    """What a key of the records' account can see: refunds by the provider's ids, and payments of refunds in doubt."""
+
+    refunds: Sequence[str]
+    seen: Sequence[str]
+    """Payments that were shown once."""
+    unseen: Sequence[str]
+
+
+def witnesses(most: int) -> Call[Witnesses]:
+    """Name at most so many of each sort."""
+
+    def read(reply: Any) -> Witnesses:
+        return Witnesses(refunds=reply[0], seen=reply[1], unseen=reply[2])
+
+    return Call(script=WITNESSES, arguments=[most], read=read, durable=False)
+
+
+def clock() -> Call[int]:
+    """Tell the time of the records in epoch ms."""
+    return Call(script=CLOCK, arguments=[], read=int, durable=False)
+
+
+def confirm() -> Call[datetime]:
+    """Wait for the disk, and return a time of the records: whatever was written up to then is on disk."""
+    return Call(script=CONFIRM, arguments=[], read=lambda reply: from_ms(int(reply)) - MOST_BACK)
+
+
+def at(now: datetime | None) -> str:
+    """Return the clock argument of a script: '' for the server's own."""
+    return "" if now is None else str(to_ms(now))

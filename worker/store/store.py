@@ -1,0 +1,222 @@
+"""The only writer of records, blocking for producers: runs what `scripts` describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import redis
+import redis.asyncio
+from redis import exceptions
+
+from worker.model.refund import Lane, Refund, Stage
+from worker.model.times import from_ms
+from worker.store import durability, scripts
+from worker.store.commands import _QUEUED, RELOADS, WAITAOF_MS, T, _lost_script, _Scripts
+from worker.store.connection import redis_errors
+from worker.store.records import CLOCK, Moves, decode, records_ms
+from worker.store.scripts import Call
+
+PAGE: Final = 500
+
+
+class Store(_Scripts):
+    """Records over a blocking client; safe to share between threads."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        prefix: str = "refunds:",
+        retention: timedelta = timedelta(days=400),
+        durable: bool = True,
+        place: str = "redis",
+    ) -> None:
+        super().__init__(prefix=prefix, retention=retention, durable=durable, place=place)
+        self.redis = client
+        self._on_disk: datetime | None = None
+        """What was written up to then is known to survive a crash of the server; a time of the records."""
+
+    def run(self, call: Call[T]) -> T:
+        """Run one call; raises `StoreUnavailable` where Redis is away."""
+        return self.run_many([call])[0]
+
+    def run_many(self, batch: Sequence[Call[T]]) -> list[T]:
+        """Run calls in one pipeline and return their results in order."""
+        with redis_errors(self.place):
+            if any(call.durable for call in batch) and self.wait_for_disk is None:
+                self.wait_for_disk = self._probe_disk()
+            results = self._execute(batch)
+            for _ in range(RELOADS):
+                again = [index for index, result in enumerate(results) if _lost_script(result)]
+                if not again:
+                    break
+                for script in {call.script for call in batch}:
+                    self.redis.script_load(script.text)
+                for index, result in zip(again, self._execute([batch[i] for i in again]), strict=True):
+                    results[index] = result
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        return [call.read(result) for call, result in zip(batch, results, strict=True)]
+
+    def _execute(self, batch: Sequence[Call[Any]]) -> list[Any]:
+        with self.redis.pipeline(transaction=False) as pipeline:
+            for call in batch:
+                pipeline.execute_command(*self.command(call))
+            durable = bool(self.wait_for_disk) and any(call.durable for call in batch)
+            if durable:
+                pipeline.execute_command("WAITAOF", 1, 0, WAITAOF_MS)
+            results: list[Any] = pipeline.execute(raise_on_error=False)
+        if durable:
+            self.check_disk(results.pop())
+        return results
+
+    def _probe_disk(self) -> bool:
+        probe = durability.probe()
+        try:
+            command = next(probe)
+            while True:
+                try:
+                    reply: Any = self.redis.execute_command(*command)
+                except exceptions.ResponseError as error:
+                    reply = error
+                command = probe.send(reply)
+        except StopIteration as finished:
+            return bool(finished.value)
+
+    def require_durable(self) -> None:
+        """Raise `NotDurable` where the server may forget what it acknowledged, `SettingsError` if nobody may ask it."""
+        if self.wants_disk:
+            with redis_errors(self.place):
+                self.wait_for_disk = self._probe_disk()
+
+    def confirm(self) -> None:
+        """Return once all that was written or read before survives a crash of the server.
+
+        For what is about to be reported and was not written by a durable call. Raises `NotDurable`, `StoreUnavailable`.
+        """
+        with redis_errors(self.place):
+            if self.wait_for_disk is None:
+                self.wait_for_disk = self._probe_disk()
+        if self.wait_for_disk:
+            self._on_disk = self.run(scripts.confirm())
+
+    def confirm_final(self, moments: Iterable[datetime]) -> None:
+        """Return once what became final at these times of the records survives a crash of the server.
+
+        Whoever reads that a refund failed may pay it back in another way: were that forgotten, it would be sent again.
+        What is known to be on disk is not waited for a second time. Raises as `confirm` does.
+        """
+        latest = max(moments, default=None)
+        if latest is not None and (self._on_disk is None or latest > self._on_disk):
+            self.confirm()
+
+    # Reads
+
+    def time(self) -> datetime:
+        """Return the time of the records, which never goes back."""
+        with redis_errors(self.place), self.redis.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            pipeline.hmget(self.key("clock"), *CLOCK)
+            server_time, clock = pipeline.execute()
+        return from_ms(records_ms(server_time, clock))
+
+    def get(self, refund_id: str) -> Refund | None:
+        """Return a record, None where none stands."""
+        return self.get_many([refund_id])[0]
+
+    def get_many(self, refund_ids: Sequence[str]) -> list[Refund | None]:
+        """Return records in the order of the ids, None for each that is not there; those that are settled are on disk.
+
+        Raises `StoreUnavailable`; of settled ones also `NotDurable`, or `SettingsError` if it may not be found out.
+        """
+        found: list[Refund | None] = []
+        with redis_errors(self.place):
+            for start in range(0, len(refund_ids), PAGE):
+                with self.redis.pipeline(transaction=False) as pipeline:
+                    for refund_id in refund_ids[start : start + PAGE]:
+                        pipeline.hgetall(self.key(f"refund:{refund_id}"))
+                    found.extend(decode(stored) if stored else None for stored in pipeline.execute())
+        self.confirm_final(refund.updated_at for refund in found if refund is not None and refund.settled)
+        return found
+
+    def history(self, refund_id: str) -> list[dict[str, Any]]:
+        """Return a refund's moves, oldest first."""
+        with redis_errors(self.place):
+            entries: Any = self.redis.lrange(self.key(f"history:{refund_id}"), 0, -1)
+        moves = Moves().read(entries)
+        self.confirm_final(from_ms(move["at"]) for move in moves[-1:] if move["to"] == Stage.SETTLED)
+        return moves
+
+    def ids_in(self, buckets: Iterable[str]) -> Iterator[str]:
+        """Yield the ids of indexes page by page; each index by its own order (due first, newest settled first)."""
+        for bucket in buckets:
+            yield from self._pages(bucket, newest_first=bucket in {"succeeded", "failed", "canceled"})
+
+    def _pages(self, bucket: str, *, newest_first: bool) -> Iterator[str]:
+        start = 0
+        while True:
+            with redis_errors(self.place):
+                page: Any = self.redis.zrange(self.key(f"index:{bucket}"), start, start + PAGE - 1, desc=newest_first)
+            yield from page
+            if len(page) < PAGE:
+                return
+            start += PAGE
+
+    def ids_contradicted(self) -> list[str]:
+        """Return the ids of records that a refund of the provider contradicts, the latest first."""
+        with redis_errors(self.place):
+            ids: Any = self.redis.zrange(self.key("contradicted"), 0, -1, desc=True)
+        return list(ids)
+
+    def ids_on_payment(self, payment_intent: str) -> list[str]:
+        """Return the ids of our refunds on a payment."""
+        with redis_errors(self.place):
+            names: Any = self.redis.hkeys(self.key(f"payment:{payment_intent}"))
+        return [name.removeprefix("refund:") for name in names if name.startswith("refund:")]
+
+    def batch_state(self, batch_id: str) -> str | None:
+        """Return `running`, `paused` or `canceled`, None if the batch has no record (any more)."""
+        with redis_errors(self.place):
+            state: Any = self.redis.hget(self.key(f"batch:{batch_id}"), "state")
+        return None if state is None else str(state)
+
+    def ids_in_batch(self, batch_id: str) -> Iterator[str]:
+        """Yield a batch's own ids in row order, page by page."""
+        start = 0
+        while True:
+            with redis_errors(self.place):
+                page: Any = self.redis.lrange(self.key(f"batch-refunds:{batch_id}"), start, start + PAGE - 1)
+            yield from page
+            if len(page) < PAGE:
+                return
+            start += PAGE
+
+    def backlog(self, lane: Lane) -> int:
+        """Return how many refunds of a lane are accepted and not yet taken by a worker."""
+        with redis_errors(self.place):
+            depth: Any = self.redis.zcard(self.key(_QUEUED[lane]))
+        return int(depth)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many refunds stand in each index."""
+        with redis_errors(self.place), self.redis.pipeline(transaction=False) as pipeline:
+            for bucket in BUCKETS:
+                pipeline.zcard(self.key(f"index:{bucket}"))
+            return dict(zip(BUCKETS, pipeline.execute(), strict=True))
+
+
+BUCKETS: Final = (
+    "queued",
+    "queued.bulk",
+    "sending",
+    "waiting",
+    "in_doubt",
+    "processing",
+    "review",
+    "succeeded",
+    "failed",
+    "canceled",
+)
