@@ -13,7 +13,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from tests.rabbit import RabbitMQ, running_rabbitmq
+from tests.support.rabbit import RabbitMQ, running_rabbitmq
 from worker.model import redaction
 from worker.model.refund import Lane
 from worker.sandbox.redis_server import ThrowawayServer, find_server, running_server

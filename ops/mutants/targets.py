@@ -48,26 +48,20 @@ _SHELL: Final = tuple(
     )
 )
 _RULES_TESTS: Final = (
-    "tests/test_whole_answers.py",
-    "tests/policy",
-    "tests/test_answers.py",
-    "tests/test_foreign_words.py",
-    "tests/test_payloads.py",
-    "tests/test_redaction.py",
-    "tests/test_readback.py",
-    "tests/test_endings.py",
-    "tests/test_error_codes.py",
-    "tests/store",
+    "tests/unit/rules",
+    "tests/unit/model/test_redaction.py",
+    "tests/unit/engine/test_endings.py",
+    "tests/unit/store",
     SEEDS,
 )
 _SHELL_TESTS: Final = (
     *_RULES_TESTS,
-    "tests/batch",
-    "tests/client",
-    "tests/service",
-    "tests/cli/test_cli_batch.py",
-    "tests/cli/test_cli_import.py",
-    "tests/test_metrics.py",
+    "tests/unit/batches",
+    "tests/unit/client",
+    "tests/unit/engine",
+    "tests/unit/cli/test_cli_batch.py",
+    "tests/unit/cli/test_cli_import.py",
+    "tests/unit/monitoring/test_metrics.py",
 )
 _COPIED: Final = ("worker", "tests", "ops/mutants", "ops/tools", "ops/error-codes.md", "pyproject.toml", "README.md")
 _LUA: Final = "worker/store/lua"

@@ -14,7 +14,7 @@ from ops.servers.table import Row
 from worker.sandbox.redis_server import VARIABLE
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-TESTS: Final = ("tests/store", "tests/health/test_health_permissions.py")
+TESTS: Final = ("tests/unit/store", "tests/unit/monitoring/test_health_permissions.py")
 SECONDS: Final = 600
 _COUNTED: Final = re.compile(r"(\d+) (passed|failed|skipped|error)")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.stack import Installation
+from tests.support.installation import Installation
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.running import running_sandbox
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.stack import Installation, Worker, until
+from tests.support.installation import Installation, Worker, until
 from worker.model.refund import Stage, Status
 from worker.model.request import RefundRequest
 from worker.sandbox.config import SandboxConfig

@@ -17,9 +17,9 @@ import redis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.integration.sending import ABSENT, EMBED, AmqpPost, Post, RedisPost, Sent, present
-from tests.integration.stack import Installation, until
 from tests.strategies import json_values
+from tests.support.installation import Installation, until
+from tests.support.sending import ABSENT, EMBED, AmqpPost, Post, RedisPost, Sent, present
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest, is_refund_id
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ops.bench.season import FAULTS, play
-from tests.integration.stack import Installation, until
+from tests.support.installation import Installation, until
 from worker import batches
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest

@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from tests.integration.stack import Installation
+from tests.support.installation import Installation
 from worker.model.refund import Status
 from worker.model.request import RefundRequest
 

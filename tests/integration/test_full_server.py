@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.integration.stack import Installation, until
+from tests.support.installation import Installation, until
 from worker import Refunds
 from worker.broker.queues import SUBMIT_TASK
 from worker.errors import StoreFull

@@ -18,8 +18,8 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Consumer
 
-from tests.integration.stack import Installation, until
 from tests.integration.test_processes import assert_each_moved_once, message, requests
+from tests.support.installation import Installation, until
 from worker.broker import inbox
 from worker.broker.kept import Kept
 from worker.model.refund import Lane

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.integration.sending import ABSENT, EMBED, AmqpPost, Post, RedisPost, Sent
-from tests.integration.stack import Installation, Worker, until
+from tests.support.installation import Installation, Worker, until
+from tests.support.sending import ABSENT, EMBED, AmqpPost, Post, RedisPost, Sent
 from worker import MessageRejected, Refunds
 from worker.model.refund import Lane
 from worker.sandbox.redis_server import running_server

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.stack import Installation, until
+from tests.support.installation import Installation, until
 from worker import RefundRequest
 from worker.sandbox.config import SandboxConfig
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.stack import Installation, until
+from tests.support.installation import Installation, until
 from worker import RefundRequest, Refunds
 from worker.model.refund import Lane, Refund
 from worker.sandbox.config import SandboxConfig

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.integration.stack import Installation, until
+from tests.support.installation import Installation, until
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 

@@ -10,8 +10,8 @@ import pytest
 from celery import Celery
 from celery.worker.control import Panel
 
-from tests.integration.sending import EMBED, RedisPost, Sent
-from tests.integration.stack import Installation, Worker, until
+from tests.support.installation import Installation, Worker, until
+from tests.support.sending import EMBED, RedisPost, Sent
 from worker.broker import remote
 from worker.broker.queues import make_celery
 from worker.model.refund import Lane

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.integration.stack import Installation, until
-from tests.test_redaction import basic, planted
+from tests.support.installation import Installation, until
+from tests.unit.model.test_redaction import basic, planted
 from worker import RefundRequest
 from worker.sandbox.config import SandboxConfig
 

@@ -14,12 +14,12 @@ import pytest
 import redis
 
 from ops.servers import found
-from tests.integration.stack import Installation, until
+from tests.support.installation import Installation, until
 from worker import RefundRequest
 from worker.errors import StoreUnavailable
 from worker.sandbox.redis_server import VARIABLE, ThrowawayServer
 
-CERTIFICATE = Path(__file__).parents[1] / "gateway" / "loopback.pem"
+CERTIFICATE = Path(__file__).parents[1] / "support" / "loopback.pem"
 PASSWORD, WATCHWORD = "p@ss/word", "w&tch"
 FILES = {"tls_cert_file": str(CERTIFICATE), "tls_key_file": str(CERTIFICATE), "tls_ca_cert_file": str(CERTIFICATE)}
 

@@ -10,11 +10,11 @@ from unittest import mock
 
 import pytest
 
+from tests.simulation.bugs.planted import BUGS, may_try_again_unasked
+from tests.simulation.bugs.sources import CAUGHT_BY, SEEN_IN
 from tests.simulation.faults import EVERY_FAULT
-from tests.simulation.planted import BUGS, may_try_again_unasked
 from tests.simulation.runner import Arena, Report, arena, play, rule_of, wire_to_server
 from tests.simulation.secrets import log_taken
-from tests.simulation.sources import CAUGHT_BY, SEEN_IN
 from worker.engine.breaker import Breaker
 from worker.engine.service import Service
 from worker.model.refund import Refund

@@ -1,0 +1,230 @@
+"""The command itself on a tiny checkout: what no test notices is shown, and fails it until it is explained."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ops.mutants.crew import Verdict, crew_for
+from ops.mutants.explained import read_explained
+from ops.mutants.table import rendered, rows
+from ops.mutants.targets import ROOT, Plan
+
+RULES = """\
+LIMIT = 3
+
+
+def allowed(count):
+    if count > LIMIT:
+        return False
+    return True
+
+
+def endless(count):
+    while count < 2:
+        count += 1
+    return count
+
+
+def unused(count):
+    return count + 1
+
+
+def doubled(count):
+    return count * 2
+
+
+FOUR = doubled(2)
+"""
+
+TESTS = """\
+from worker.rules.attempts import FOUR, LIMIT, allowed, endless
+
+
+def test_more_than_the_limit_is_refused():
+    assert not allowed(LIMIT + 1)
+
+
+def test_less_than_the_limit_is_allowed():
+    assert allowed(0)
+
+
+def test_it_ends():
+    assert endless(0) == 2
+    assert FOUR == 4
+"""
+
+EXPLAINED = """\
+[[mutant]]
+file = "worker/rules/attempts.py"
+function = ""
+before = "LIMIT = 3"
+after = "LIMIT = 4"
+reason = "Any limit would do here."
+
+[[mutant]]
+file = "worker/rules/attempts.py"
+function = "allowed"
+before = "if count > LIMIT:"
+after = "if count >= LIMIT:"
+reason = "Nobody asks for exactly the limit."
+
+[[mutant]]
+file = "worker/rules/attempts.py"
+function = "unused"
+before = "return count + 1"
+after = "return count - 1"
+reason = "Nobody calls it."
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A checkout with one module of rules and its tests."""
+    (tmp_path / "worker" / "store" / "lua").mkdir(parents=True)
+    (tmp_path / "worker" / "rules").mkdir()
+    (tmp_path / "tests" / "unit" / "rules").mkdir(parents=True)
+    (tmp_path / "worker" / "__init__.py").touch()
+    (tmp_path / "worker" / "rules" / "attempts.py").write_text(RULES)
+    (tmp_path / "tests" / "unit" / "rules" / "test_policy.py").write_text(TESTS)
+    return tmp_path
+
+
+@pytest.fixture
+def plan(tiny: Path) -> Plan:
+    """The tiny checkout's plan, with little patience."""
+    return Plan(
+        root=tiny,
+        targets=("worker/rules/attempts.py",),
+        tests=("tests/unit/rules/test_policy.py",),
+        copied=("worker", "tests"),
+        spare_seconds=1.0,
+    )
+
+
+def test_each_mutant_gets_the_fate_that_the_tests_give_it(plan: Plan) -> None:
+    verdicts: list[Verdict] = []
+    told: list[str] = []
+    with crew_for(plan, jobs=1, tell=told.append) as crew:
+        crew.judge(plan.mutants("worker/rules/attempts.py"), verdicts.append)
+    assert told == []
+    fates = {(one.mutant.function, one.mutant.after): one.fate for one in verdicts}
+    assert fates == {
+        ("", "LIMIT = 4"): "survived",
+        ("allowed", "if count >= LIMIT:"): "survived",
+        ("allowed", "if count <= LIMIT:"): "killed",
+        ("allowed", "if True:"): "killed",
+        ("allowed", "if False:"): "killed",
+        ("allowed", "return True"): "killed",
+        ("allowed", "return None"): "killed",
+        ("allowed", "return False"): "killed",
+        ("endless", "while count <= 2:"): "killed",
+        ("endless", "while count >= 2:"): "killed",
+        ("endless", "while count < 3:"): "killed",
+        ("endless", "while False:"): "killed",
+        ("endless", "pass"): "timeout",
+        ("endless", "count -= 1"): "timeout",
+        ("endless", "count += 2"): "survived",
+        ("endless", "count += 0"): "timeout",
+        ("endless", "return None"): "killed",
+        ("doubled", "return None"): "killed",
+        ("doubled", "return count / 2"): "killed",
+        ("doubled", "return count * 3"): "killed",
+        ("", "FOUR = doubled(3)"): "killed",
+        ("unused", "return None"): "unreached",
+        ("unused", "return count - 1"): "unreached",
+        ("unused", "return count + 2"): "unreached",
+        ("unused", "return count + 0"): "unreached",
+    }
+    assert {one.by for one in verdicts if one.mutant.after == "if True:"} == {
+        "tests/unit/rules/test_policy.py::test_less_than_the_limit_is_allowed"
+    }
+    (row, everything) = rows(verdicts, {verdicts[0].mutant.key: "why"})
+    assert (row.mutants, row.killed, row.survived) == (everything.mutants, everything.killed, everything.survived)
+    assert row.killed == sum(fate in {"killed", "timeout"} for fate in fates.values())
+
+
+def test_a_test_that_fails_without_any_mutant_judges_nothing(plan: Plan, tiny: Path) -> None:
+    with (tiny / "tests" / "unit" / "rules" / "test_policy.py").open("a") as file:
+        file.write("\n\ndef test_broken():\n    assert allowed(LIMIT + 1)\n")
+    told: list[str] = []
+    with crew_for(plan, jobs=1, tell=told.append) as crew:
+        names = {
+            name
+            for mutant in plan.mutants("worker/rules/attempts.py")
+            for name, _ in crew.choice.tests(mutant, at_import=False)
+        }
+    assert told == ["fails without any mutant and is left out: tests/unit/rules/test_policy.py::test_broken"]
+    assert "tests/unit/rules/test_policy.py::test_broken" not in names
+    assert len(names) == 3
+
+
+def test_a_test_that_holds_only_once_judges_nothing(plan: Plan, tiny: Path) -> None:
+    # It passes while the tests are measured, and fails in every fork.
+    with (tiny / "tests" / "unit" / "rules" / "test_policy.py").open("a") as file:
+        file.write("\n\ndef test_once(calls=[]):\n    calls.append(allowed(0))\n    assert len(calls) == 1\n")
+    verdicts: list[Verdict] = []
+    with crew_for(plan, jobs=1, tell=pytest.fail) as crew:
+        crew.judge(
+            [one for one in plan.mutants("worker/rules/attempts.py") if one.function == "allowed"], verdicts.append
+        )
+    assert {one.mutant.after for one in verdicts if not one.killed} == {"if count >= LIMIT:"}
+    assert "tests/unit/rules/test_policy.py::test_once" not in {one.by for one in verdicts}
+
+
+def run(tiny: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    shutil.copytree(ROOT / "ops" / "mutants", tiny / "ops" / "mutants", dirs_exist_ok=True)
+    (tiny / "ops" / "mutants" / "seeds.py").write_text("")
+    (tiny / "ops" / "mutants" / "explained.toml").write_text(EXPLAINED)
+    return subprocess.run(
+        [sys.executable, "-m", "ops.mutants", "--only", "attempts.py", "--jobs", "1", *arguments],
+        cwd=tiny,
+        env=os.environ | {"PYTHONPATH": str(tiny)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_fails_where_something_survives_unexplained(tiny: Path) -> None:
+    (tiny / "worker" / "rules" / "attempts.py").write_text(RULES[: RULES.index("def endless")])
+    (tiny / "tests" / "unit" / "rules" / "test_policy.py").write_text(
+        TESTS[: TESTS.index("def test_it_ends")].replace(", endless", "").replace("FOUR, ", "")
+    )
+    found = run(tiny, "--keep", str(tiny / "kept"))
+    assert found.returncode == 1
+    # The third explanation has lost its mutant.
+    assert "there is no such mutant" in found.stderr
+    assert "| worker/rules/attempts.py | 8 | 6 | 0 | 2 | 100.0 % |" in found.stdout
+    with (tiny / "tests" / "unit" / "rules" / "test_policy.py").open("w") as file:
+        file.write("from worker.rules.attempts import allowed\n\n\ndef test_it():\n    assert allowed(0)\n")
+    found = run(tiny, "--results", str(tiny / "RESULTS.md"))
+    assert found.stdout in (tiny / "RESULTS.md").read_text()
+    assert "`./ops/dev mutants --only attempts.py`" in (tiny / "RESULTS.md").read_text()
+    assert "worker/rules/attempts.py:5 allowed\n- if count > LIMIT:\n+ if False:" in found.stdout
+    # What the better tests had noticed before is believed of an unchanged file.
+    assert "| worker/rules/attempts.py | 8 | 6 | 0 | 2 | 100.0 % |" in run(tiny, "--keep", str(tiny / "kept")).stdout
+
+
+def test_an_explanation_needs_a_reason_and_stands_once(tmp_path: Path) -> None:
+    path = tmp_path / "explained.toml"
+    path.write_text(EXPLAINED)
+    assert len(read_explained(path)) == 3
+    path.write_text(EXPLAINED.replace("Nobody calls it.", " "))
+    with pytest.raises(ValueError, match="no reason"):
+        read_explained(path)
+    path.write_text(EXPLAINED + EXPLAINED)
+    with pytest.raises(ValueError, match="explained twice"):
+        read_explained(path)
+
+
+def test_a_score_is_never_rounded_up_to_the_whole(plan: Plan) -> None:
+    mutants = plan.mutants("worker/rules/attempts.py")
+    verdicts = [Verdict(mutant=mutant, fate="killed") for mutant in mutants] * 100
+    verdicts.append(Verdict(mutant=mutants[0], fate="survived"))
+    assert rendered(verdicts, {}).splitlines()[-1].endswith("| 1 | 0 | 99.9 % |")

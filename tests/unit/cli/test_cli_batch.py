@@ -1,0 +1,271 @@
+"""`refunds batch`: see, hold, stop, send again and read back what was handed in as a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.cli_runner import Cli, Records, messages
+from worker.batches import moves, open_batch, read_batch
+from worker.model.refund import Lane, Retriable, Stage, Status
+from worker.model.steps import Step
+from worker.rules import attempts
+from worker.store import scripts
+
+SEASON = "refund_id;payment_intent;amount;currency\n" + "".join(f"row-{n};pi_{n};500;usd\n" for n in range(4))
+
+
+@pytest.fixture
+def season(tmp_path: Path) -> str:
+    path = tmp_path / "season.csv"
+    path.write_text(SEASON)
+    return str(path)
+
+
+@pytest.fixture
+def batch(cli: Cli, season: str) -> str:
+    assert cli("import", season, "--batch", "b-1").code == 0
+    return "b-1"
+
+
+def settled(records: Records, refund_id: str, kind: Retriable | None = None) -> None:
+    """Bring a refund of the batch to its end: failed where `kind` says so."""
+    refund = records.sending(refund_id, payment_intent=f"pi_{refund_id[4:]}", currency="usd", batch_id="b-1")
+    step = Step(to=Stage.SETTLED, status=Status.SUCCEEDED, label="done", changes=attempts.settled_drops())
+    if kind is not None:
+        changes = {"error_code": "card_gone", "retriable": kind}
+        step = Step(to=Stage.SETTLED, status=Status.FAILED, label="card_gone", changes=changes)
+    assert records.store.run(scripts.save(refund, step)).result == "saved"
+
+
+def test_batches_are_listed_newest_first_with_their_counts(cli: Cli, records: Records, batch: str) -> None:
+    settled(records, "row-0")
+    settled(records, "row-1", Retriable.NO)
+    records.store.redis.zadd("refunds:batches", {batch: 1})
+    open_batch(records.store, "b-2", file="half.csv", digest="d2", rows=9)
+    ran = cli("batch", "list")
+    assert ran.code == 0
+    header, *lines = [line.split() for line in ran.out.splitlines()]
+    assert header == [
+        "batch",
+        "state",
+        "refunds",
+        "succeeded",
+        "failed",
+        "canceled",
+        "review",
+        "moving",
+        "imported",
+        "file",
+    ]
+    assert lines[0][:9] == ["b-2", "not", "whole", "0", "0", "0", "0", "0", "0"]
+    assert lines[1][:8] == ["b-1", "running", "4", "1", "1", "0", "0", "2"]
+    assert cli("batch").out == ran.out
+    assert [each["batch_id"] for each in cli("batch", "list", "--json").objects] == ["b-2", "b-1"]
+    ran = cli("batch", "list", "--limit", "1", "--json")
+    assert ([each["batch_id"] for each in ran.objects], "--limit 0 shows all" in ran.err) == (["b-2"], True)
+
+
+def test_without_a_batch_the_list_says_so(cli: Cli) -> None:
+    ran = cli("batch", "list")
+    assert (ran.code, ran.out, ran.err) == (0, "", "no file was imported here\n")
+
+
+def test_show_tells_counts_by_status_and_stage_sums_and_pace(cli: Cli, records: Records, batch: str) -> None:
+    settled(records, "row-0")
+    settled(records, "row-1", Retriable.NO)
+    found = cli("batch", "show", batch, "--json").object
+    assert (found["file"], found["rows"], found["accepted"], found["moving"]) == ("season.csv", 4, 4, 2)
+    assert found["statuses"] == {"succeeded": 1, "failed": 1, "pending": 2}
+    assert found["stages"] == {"settled": 2, "queued": 2}
+    assert (found["totals"], found["amounts"]) == ({"usd": 2000}, {"succeeded:usd": 500, "failed:usd": 500})
+    assert (found["known"], found["finished"], found["refunds_a_second"] > 0) == (0, False, True)
+    assert found["eta"] > found["created_at"]
+    ran = cli("batch", "show", batch)
+    for part in ("season.csv", "2,000 minor units", "refunds a second", "about ", "queued"):
+        assert part in ran.out
+    assert "'refunds list --batch b-1 --status failed'" in ran.err
+
+
+def test_show_can_wait_for_the_end(cli: Cli, records: Records, batch: str) -> None:
+    for number in range(3):
+        settled(records, f"row-{number}")
+    settled(records, "row-3", Retriable.NO)
+    ran = cli("batch", "show", batch, "--wait", "--json")
+    assert (ran.code, ran.object["finished"], ran.object["eta"]) == (4, True, None)
+
+
+def test_a_batch_that_paused_itself_says_why_and_what_to_do(cli: Cli, records: Records, batch: str) -> None:
+    key = "refunds:batch:b-1"
+    records.store.redis.hset(key, mapping={"state": "paused", "paused_reason": "balance_insufficient"})
+    shown = cli("batch", "show", batch).out
+    assert "refund after refund failed with balance_insufficient" in shown
+    assert "'refunds batch resume b-1' and 'refunds batch retry b-1'" in shown
+
+
+def test_pause_and_resume_hold_a_batch_and_let_it_go(cli: Cli, records: Records, batch: str) -> None:
+    assert (cli("batch", "resume", batch).code, cli("batch", "pause", batch).code) == (9, 0)
+    again = cli("batch", "pause", batch)
+    assert (again.code, again.err) == (9, "batch b-1 was paused already\n")
+    found = cli("batch", "show", batch, "--json").object
+    assert (found["state"], found["paused_at"] is not None, found["paused_by"] is not None) == ("paused", True, True)
+    cli("pause")
+    assert "everything is paused" in cli("batch", "resume", batch).err
+    assert read_batch(records.store, batch).state == "running"
+
+
+def test_cancel_stops_what_was_not_sent_and_says_what_was(cli: Cli, records: Records, batch: str) -> None:
+    settled(records, "row-0")
+    records.sending("row-1", payment_intent="pi_1", currency="usd", batch_id="b-1")
+    ran = cli("batch", "cancel", batch, "--json")
+    assert (ran.code, ran.object["canceled"]) == (0, 2)
+    assert ran.object["sent"] == {
+        "succeeded": 1,
+        "failed": 0,
+        "sending": 1,
+        "in_doubt": 0,
+        "processing": 0,
+        "review": 0,
+    }
+    assert "1 may have reached the provider and go on to their end" in ran.err
+    again = cli("batch", "cancel", batch)
+    assert (again.code, "sent, succeeded" in again.out) == (9, True)
+    assert [records.get(f"row-{number}").status for number in range(4)] == [
+        "succeeded",
+        "pending",
+        "canceled",
+        "canceled",
+    ]
+
+
+def test_cancel_names_what_moved_meanwhile_and_its_numbers_add_up(
+    cli: Cli, records: Records, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refund = records.sending("row-1", payment_intent="pi_1", currency="usd", batch_id="b-1")
+    settled(records, "row-0")
+    apply = moves._apply
+
+    def and_meanwhile(*arguments: Any) -> tuple[list[str], list[tuple[str, str]]]:
+        # A worker saves that the provider was busy, after this page was read; and a claim has canceled another row.
+        waits = Step(to=Stage.WAITING, status=Status.PENDING, label="rate_limited")
+        assert records.store.run(scripts.save(refund, waits)).result == "saved"
+        claim = records.store.run(
+            scripts.claim("row-2", "send", token="t", lease=timedelta(seconds=45), currency_checked=True)
+        )
+        assert claim.result == "canceled"
+        return apply(*arguments)
+
+    monkeypatch.setattr(moves, "_apply", and_meanwhile)
+    ran = cli("batch", "cancel", batch, "--json")
+    told = ran.object
+    assert (told["canceled"], told["canceled_now"], told["to_be_canceled"]) == (2, 2, {"queued": 0, "waiting": 1})
+    assert told["canceled"] + sum(told["sent"].values()) + sum(told["to_be_canceled"].values()) == told["refunds"] == 4
+    assert "1 moved meanwhile and will not be sent" in ran.err
+    monkeypatch.undo()
+    again = cli("batch", "cancel", batch)
+    assert (again.code, [line.split() for line in again.out.splitlines()][1:]) == (
+        0,
+        [["canceled", "3"], ["sent,", "succeeded", "1"], ["refunds", "in", "all", "4"]],
+    )
+
+
+def test_retry_sends_again_what_is_retriable_in_the_bulk_lane(
+    cli: Cli, records: Records, sync_redis: redis.Redis, batch: str
+) -> None:
+    for number, kind in enumerate((Retriable.YES, Retriable.NO, Retriable.UNKNOWN)):
+        settled(records, f"row-{number}", kind)
+    before = messages(sync_redis, Lane.BULK)
+    ran = cli("batch", "retry", batch, "--json")
+    assert (ran.code, ran.object) == (
+        0,
+        {"batch_id": "b-1", "retried": 1, "left": {"no": 1, "unknown": 1}, "moved": 0, "handed_in_again": 0},
+    )
+    assert "--unknown sends those, too" in ran.err
+    assert (messages(sync_redis, Lane.BULK) - before, messages(sync_redis, Lane.SINGLE)) == (1, 0)
+    assert cli("batch", "retry", batch).code == 9
+    assert cli("batch", "retry", batch, "--unknown", "--json").object["retried"] == 1
+    assert [records.get(f"row-{number}").generation for number in range(4)] == [2, 1, 2, 1]
+
+
+def test_a_retry_of_a_paused_batch_says_how_to_let_it_go_and_of_a_canceled_one_is_refused(
+    cli: Cli, records: Records, batch: str
+) -> None:
+    settled(records, "row-0", Retriable.YES)
+    cli("batch", "pause", batch)
+    assert "'refunds batch resume b-1' lets them go" in cli("batch", "retry", batch).err
+    cli("batch", "cancel", batch)
+    ran = cli("batch", "retry", batch)
+    assert (ran.code, ran.err) == (6, "error: batch b-1 was canceled: nothing of it is sent again\n")
+
+
+def test_the_result_has_the_inputs_columns_and_order_and_what_became_of_each_row(
+    cli: Cli, records: Records, batch: str, season: str, tmp_path: Path
+) -> None:
+    settled(records, "row-0")
+    settled(records, "row-2", Retriable.NO)
+    ran = cli("batch", "result", batch, "--input", season)
+    rows = list(csv.DictReader(io.StringIO(ran.out, newline=""), delimiter=";"))
+    assert [(row["refund_id"], row["status"], row["error_code"]) for row in rows] == [
+        ("row-0", "succeeded", ""),
+        ("row-1", "pending", ""),
+        ("row-2", "failed", "card_gone"),
+        ("row-3", "pending", ""),
+    ]
+    assert list(rows[0])[:4] == ["refund_id", "payment_intent", "amount", "currency"]
+    target = tmp_path / "result.csv"
+    assert cli("batch", "result", batch, "--input", season, "--output", str(target)).code == 0
+    assert target.read_text().split() == ran.out.split()
+    assert cli("batch", "result", batch, "--input", season, "--output", season).code == 3
+    # A pipe gets the very bytes that a file gets.
+    assert cli.process("batch", "result", batch, "--input", season).out == target.read_text()
+
+
+def test_the_result_of_another_file_is_refused(cli: Cli, batch: str, tmp_path: Path) -> None:
+    other = tmp_path / "season.csv"
+    other.write_text(SEASON + "row-9;pi_9;500;usd\n")
+    ran = cli("batch", "result", batch, "--input", str(other))
+    assert (ran.code, ran.out) == (3, "")
+    assert "season.csv is not the file that was imported as batch b-1, which was 'season.csv'" in ran.err
+
+
+def test_a_result_is_read_as_the_file_was_when_it_was_imported(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "orders.txt"
+    path.write_text("order,pi,amount,note\n1,pi_1,5.00,x\n2,pi_2,7.50,y\n")
+    options = ("--id-from", "order", "--amount-unit", "major", "--currency", "usd", "--ignore-extra")
+    assert cli("import", str(path), *options, "--batch", "b-1").code == 0
+    renamed = path.rename(tmp_path / "orders")
+    ran = cli("batch", "result", "b-1", "--input", str(renamed))
+    rows = list(csv.DictReader(io.StringIO(ran.out)))
+    assert [(row["order"], row["note"], row["status"]) for row in rows] == [
+        ("1", "x", "pending"),
+        ("2", "y", "pending"),
+    ]
+
+
+def test_a_list_of_a_batch_may_be_empty_but_not_of_one_that_is_unknown(cli: Cli, batch: str) -> None:
+    none = cli("list", "--batch", batch, "--stage", "review")
+    assert (none.code, "no refund matches" in none.err) == (0, True)
+    unknown = cli("list", "--batch", "b-20990101-000000")
+    assert (unknown.code, "refunds batch list" in unknown.err) == (3, True)
+
+
+@pytest.mark.parametrize("command", ["show", "cancel", "pause", "resume", "retry", "result"])
+def test_an_unknown_batch_is_3_and_names_the_list(cli: Cli, command: str, season: str) -> None:
+    more = ("--input", season) if command == "result" else ()
+    ran = cli("batch", command, "b-9", *more)
+    assert (ran.code, ran.out) == (3, "")
+    assert "no batch 'b-9' was imported here: 'refunds batch list' names them" in ran.err
+
+
+@pytest.mark.parametrize("command", ["list", "show", "cancel", "pause", "resume", "retry", "result"])
+def test_every_batch_command_explains_itself_and_says_when_redis_is_away(away: Cli, command: str, season: str) -> None:
+    assert away("batch", command, "--help").code == 0
+    more = {"list": (), "result": ("b-1", "--input", season)}.get(command, ("b-1",))
+    ran = away("batch", command, *more)
+    assert (ran.code, ran.out, ran.err.startswith("error: Redis at 127.0.0.1:1 cannot be reached")) == (5, "", True)

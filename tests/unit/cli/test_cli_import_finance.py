@@ -1,0 +1,253 @@
+"""Files as finance hands them in: sums in the unit of the file, orders that are found again, mended rows sent again."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cli_runner import Cli, Records
+from worker import batches
+from worker.batches import read_batch
+from worker.importer import ImportOptions, accepted, open_source, validate
+from worker.model.refund import Lane
+from worker.model.request import RefundRequest
+from worker.store import scripts
+
+EUROS = ("--amount-unit", "major", "--decimal", "comma", "--currency", "eur")
+BY_ORDER = ("--id-from", "order_no")
+EXPORT = "Order No;Payment ID;Amount EUR\n1001;pi_1;1.234,50\n1002;pi_2;10,00\n"
+COLUMNS = ("--column", "payment_intent=Payment ID", "--column", "amount=Amount EUR")
+
+
+def a_file(folder: Path, content: str, name: str = "season.csv") -> str:
+    path = folder / name
+    path.write_text(content)
+    return str(path)
+
+
+def standing(records: Records) -> int:
+    return sum(records.store.counts().values())
+
+
+def made(file: str, *, attempt: int = 1) -> list[RefundRequest]:
+    """The refunds of a file with a column order_no."""
+    with open_source(file, ImportOptions(id_from=("order_no",), attempt=attempt)) as source:
+        return [each.request for each in accepted(source, validate(source))]
+
+
+def handed_in_before(records: Records, request: RefundRequest) -> None:
+    """A refund as a version handed it in that did not send the columns of an id along."""
+    plain = RefundRequest(
+        refund_id=request.refund_id,
+        payment_intent=request.payment_intent,
+        amount=request.amount,
+        currency=request.currency,
+    )
+    records.store.run(scripts.create(plain, Lane.BULK))
+
+
+def test_sums_are_shown_as_the_file_states_its_amounts(cli: Cli, records: Records, tmp_path: Path) -> None:
+    file = a_file(tmp_path, EXPORT)
+    options = (*EUROS, *COLUMNS, *BY_ORDER, "--batch", "b-1")
+    ran = cli("import", file, *options, "--dry-run")
+    assert ran.code == 0
+    for line in ("1,244.50 EUR in 2 refunds", "EUR with 2 decimals", "in major units with a decimal comma"):
+        assert line in ran.out
+    found = cli("import", file, *options, "--dry-run", "--json").object
+    assert (found["totals"]["eur"]["amount"], found["decimals"]) == (124450, {"eur": 2})
+    ran = cli("import", file, *options, "--expect-total", "eur=124451")
+    assert (
+        "the file comes to 1,244.50 EUR (eur=124450), and 1,244.51 EUR (eur=124451) were expected: nothing was "
+        "handed in\n" in ran.err
+    )
+    ran = cli("import", file, *options, "--max-total", "eur=124449")
+    assert "the file comes to 1,244.50 EUR (eur=124450), more than the 124,449 of --max-total" in ran.err
+    assert cli("import", file, *options, "--expect-total", "eur=124450").code == 0
+    assert "1,244.50 EUR" in cli("batch", "show", "b-1").out
+    assert "minor" not in cli("batch", "show", "b-1").out
+    assert standing(records) == 2
+
+
+def test_no_word_of_the_inside_is_read_by_finance(cli: Cli, records: Records, tmp_path: Path) -> None:
+    file = a_file(tmp_path, "order_no,pi,amount\n1,pi_1,500\n")
+    help_text = cli("import", "--help").out
+    outputs = [cli("import", file, *BY_ORDER, *more) for more in (("--dry-run",), ("--batch", "b-1"), ())]
+    handed_in_before(records, RefundRequest(refund_id="x", payment_intent="pi_9", amount=5))
+    changed = a_file(tmp_path, "id,pi,amount\nx,pi_9,6\n", "changed.csv")
+    outputs += [cli("import", changed), cli("batch", "show", "b-1"), cli("batch", "list")]
+    text = help_text + "".join(ran.out + ran.err for ran in outputs)
+    for word in ("digest", "unstated", "conflicting", "enqueue", "1 rows", "1 refunds"):
+        assert word not in text
+    assert "total, no currency  500 minor units in 1 refund\n" in outputs[0].out
+
+
+def test_the_order_of_a_made_id_is_found_with_its_refund(cli: Cli, records: Records, tmp_path: Path) -> None:
+    file = a_file(tmp_path, EXPORT)
+    assert cli("import", file, *EUROS, *COLUMNS, *BY_ORDER, "--batch", "b-1").code == 0
+    found = [records.get(refund_id) for refund_id in records.store.ids_in_batch("b-1")]
+    assert [dict(refund.metadata) for refund in found] == [{"order_no": "1001"}, {"order_no": "1002"}]
+
+
+def test_a_file_imported_by_an_earlier_version_finds_its_refunds(cli: Cli, records: Records, tmp_path: Path) -> None:
+    text = "order_no,payment_intent,amount,currency\n" + "".join(f"{n},pi_{n},500,usd\n" for n in range(1_200))
+    file = a_file(tmp_path, text)
+    for request in made(file)[:1_199]:
+        handed_in_before(records, request)
+    first = made(file)[0]
+    records.succeeded(first.refund_id, payment_intent="pi_0", currency="usd")
+    ran = cli("import", file, *BY_ORDER, "--dry-run", "--json")
+    assert (ran.code, ran.object["known"], ran.object["new"], ran.object["conflicting"]) == (0, 1_199, 1, 0)
+    ran = cli("import", file, *BY_ORDER, "--batch", "b-1", "--json")
+    assert (ran.code, ran.object["created"], ran.object["known"]) == (0, 1, 1_199)
+    batch = read_batch(records.store, "b-1")
+    assert (batch.known, batch.conflicting, standing(records)) == (1_199, 0, 1_200)
+
+
+def test_a_result_handed_in_again_without_its_options_is_known(cli: Cli, records: Records, tmp_path: Path) -> None:
+    result = tmp_path / "result.csv"
+    file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n2,pi_2,700\n")
+    assert cli("import", file, *BY_ORDER, "--result", str(result)).code == 0
+    for options in (("--ignore-extra",), BY_ORDER):
+        ran = cli("import", str(result), *options, "--json")
+        assert (ran.code, ran.object["known"], ran.object["conflicting"], standing(records)) == (9, 2, 0, 2)
+    result.write_text(result.read_text().replace("pi_2,700", "pi_2,800"))
+    assert cli("import", str(result), "--ignore-extra", "--json").object["conflicting"] == 1
+
+
+def test_a_mended_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
+    file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_wrong,500\n2,pi_2,700\n")
+    assert cli("import", file, *BY_ORDER, "--batch", "b-1").code == 0
+    failed, other = made(file)
+    records.failed(failed.refund_id, payment_intent="pi_wrong", batch_id="b-1", metadata={"order_no": "1"})
+    ran = cli("import", file, *BY_ORDER, "--again")
+    assert (ran.code, "1 of them failed before: 'refunds batch retry ID' sends it again as it is" in ran.err) == (
+        9,
+        True,
+    )
+    mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n", "mended.csv")
+    for more in ((), ("--dry-run",)):
+        ran = cli("import", mended, *BY_ORDER, *more)
+        assert ran.code == 6
+        stands = f"refund {failed.refund_id} exists with other contents and failed (card_gone)"
+        assert ran.err.splitlines()[:4] == [
+            f"line 2: {stands}: payment_intent pi_wrong, here pi_1",
+            "error: 1 row of mended.csv has the id of a refund with other contents: nothing was handed in",
+            "  if these are corrected rows of refunds that failed, keep them alone and say --attempt 2",
+            "  if each row is a refund of its own, make its id from more columns: --id-from order_no,payment_intent",
+        ]
+    ran = cli("import", mended, *BY_ORDER, "--attempt", "2", "--json")
+    assert (ran.code, ran.object["created"], standing(records)) == (0, 1, 3)
+    again = records.get(f"{failed.refund_id}-a2")
+    assert (again.payment_intent, again.metadata) == ("pi_1", {"order_no": "1"})
+    # The whole file in a further attempt would pay the second row back twice.
+    whole = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n2,pi_2,750\n", "whole.csv")
+    for attempt in ("2", "3"):
+        ran = cli("import", whole, *BY_ORDER, "--attempt", attempt, "--allow-repeat")
+        assert (ran.code, standing(records)) == (6, 3)
+        assert f"line 3: its earlier attempt, refund {other.refund_id}, is on its way\n" in ran.err
+    assert "2 rows of whole.csv are a further attempt at what has not failed: nothing was handed in" in ran.err
+
+
+def test_a_conflict_after_a_second_attempt_names_the_third(cli: Cli, records: Records, tmp_path: Path) -> None:
+    file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n")
+    for attempt in (1, 2):
+        (request,) = made(file, attempt=attempt)
+        records.failed(request.refund_id, payment_intent="pi_1", metadata={"order_no": "1"})
+    mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "mended.csv")
+    assert "--attempt 3" in cli("import", mended, *BY_ORDER, "--attempt", "2").err
+    assert cli("import", mended, *BY_ORDER, "--attempt", "3").code == 0
+
+
+def test_a_canceled_row_is_handed_in_again_by_a_further_attempt(cli: Cli, records: Records, tmp_path: Path) -> None:
+    file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n")
+    cli("import", file, *BY_ORDER, "--batch", "b-1")
+    cli("batch", "cancel", "b-1")
+    result = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n\n", "again.csv")
+    ran = cli("import", result, *BY_ORDER)
+    assert (ran.code, "1 of them was canceled: what is still wanted needs --attempt 2\n" in ran.err) == (9, True)
+    ran = cli("import", file, *BY_ORDER, "--attempt", "2", "--again", "--json")
+    assert (ran.code, ran.object["created"], standing(records)) == (0, 1, 2)
+
+
+def test_a_failed_row_that_was_handed_in_again_is_not_retried(cli: Cli, records: Records, tmp_path: Path) -> None:
+    file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n2,pi_2,500\n")
+    assert cli("import", file, *BY_ORDER, "--batch", "b-1").code == 0
+    first, other = made(file)
+    for each in (first, other):
+        records.failed(each.refund_id, payment_intent=each.payment_intent, batch_id="b-1", metadata=dict(each.metadata))
+    mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "mended.csv")
+    assert cli("import", mended, *BY_ORDER, "--attempt", "2").code == 0
+    again = f"{first.refund_id}-a2"
+    ran = cli("batch", "retry", "b-1", "--unknown")
+    named = f"refund {first.refund_id} was left: its row was handed in again as {again}, which is on its way or done\n"
+    assert (ran.code, named in ran.err, "left, handed in again" in ran.out) == (0, True, True)
+    assert [records.get(each.refund_id).status for each in (first, other)] == ["failed", "pending"]
+    ran = cli("batch", "retry", "b-1", "--unknown", "--json")
+    assert (ran.code, ran.object["retried"], ran.object["handed_in_again"], ran.object["moved"]) == (9, 0, 1, 0)
+    ran = cli("retry", first.refund_id, "--unknown")
+    assert (ran.code, f"was handed in again as {again}" in ran.err) == (6, True)
+    assert records.get(first.refund_id).status == "failed"
+    # Once that attempt has failed too, either may go, and then the other may not.
+    records.failed(again, payment_intent="pi_1", amount=400, metadata={"order_no": "1"})
+    assert cli("batch", "retry", "b-1", "--unknown").code == 0
+    ran = cli("retry", again, "--unknown")
+    assert (ran.code, f"was handed in again as {first.refund_id}," in ran.err) == (6, True)
+
+
+def test_a_row_whose_earlier_attempt_is_retried_meanwhile_is_left_out(
+    cli: Cli, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n")
+    (first,) = made(file)
+    records.failed(first.refund_id, payment_intent="pi_1", metadata={"order_no": "1"})
+    open_batch = batches.open_batch
+
+    def late(*given: Any, **named: Any) -> Any:
+        # After the file was compared with the records, and before its first row is handed in.
+        assert cli("retry", first.refund_id, "--unknown").code == 0
+        return open_batch(*given, **named)
+
+    monkeypatch.setattr("worker.batches.open_batch", late)
+    mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "mended.csv")
+    ran = cli("import", mended, *BY_ORDER, "--attempt", "2")
+    assert (ran.code, "1 id was taken by another refund meanwhile" in ran.err) == (6, True)
+    assert standing(records) == 1
+    assert records.get(first.refund_id).status == "pending"
+
+
+def test_an_attempt_without_made_ids_is_wrong_usage(cli: Cli, tmp_path: Path) -> None:
+    file = a_file(tmp_path, "id,pi,amount\na,pi_1,500\n")
+    ran = cli("import", file, "--attempt", "2")
+    assert (ran.code, "--attempt goes with --id-from" in ran.err) == (2, True)
+    assert cli("import", file, "--id-from", "pi", "--attempt", "0").code == 2
+
+
+def test_a_result_says_what_has_gone_back_and_under_which_id_of_the_provider(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
+    file = a_file(tmp_path, "id;pi;amount\na;pi_a;5,00\nb;pi_b;\n")
+    assert cli("import", file, *EUROS, "--all-remaining", "--batch", "b-1").code == 0
+    for refund_id, amount in (("a", 500), ("b", None)):
+        fields = {"payment_intent": f"pi_{refund_id}", "amount": amount, "currency": "eur", "batch_id": "b-1"}
+        records.succeeded(refund_id, f"re_{refund_id}", shown="eur", **fields)
+    ran = cli("batch", "result", "b-1", "--input", file)
+    rows = list(csv.DictReader(ran.out.splitlines(), delimiter=";"))
+    assert [(row["provider_refund_id"], row["amount_refunded"], row["currency_refunded"]) for row in rows] == [
+        ("re_a", "5,00", "eur"),
+        ("re_b", "5,00", "eur"),
+    ]
+    assert "succeeded eur" in cli("batch", "show", "b-1").out
+    assert "10.00 EUR" in cli("batch", "show", "b-1").out
+
+
+@pytest.mark.parametrize("text", ["id;pi;amount\na;pi_1;1.234,50\nb;pi_2;1 234,50\n"])
+def test_amounts_written_in_two_ways_are_refused_whole_even_where_bad_rows_are_left_out(
+    cli: Cli, records: Records, tmp_path: Path, text: str
+) -> None:
+    ran = cli("import", a_file(tmp_path, text), *EUROS, "--on-error", "skip")
+    assert (ran.code, standing(records), "nothing is guessed" in ran.err) == (3, 0, True)

@@ -1,0 +1,154 @@
+"""The files that `refunds import` leaves behind: never of a run before, and never in a device's place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli_runner import Cli, Records
+from tests.support.files import workbook
+
+GOOD = "refund_id,payment_intent,amount\nrow-1,pi_1,500\n"
+BAD = "refund_id,payment_intent,amount\nrow-1,pi_1,0\n"
+
+
+def a_file(folder: Path, text: str, name: str = "season.csv") -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_errors_of_an_earlier_run_are_gone_after_one_without_any(
+    cli: Cli, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    errors = tmp_path / "bad.csv"
+    assert cli("import", a_file(tmp_path, BAD), "--errors", str(errors)).code == 3
+    assert errors.exists()
+    ran = cli("import", a_file(tmp_path, GOOD), "--errors", str(errors), *options)
+    assert (ran.code, errors.exists()) == (0, False)
+    assert f"no row was refused: {errors} of an earlier run was removed" in ran.err
+
+
+@pytest.mark.parametrize("option", ["--errors", "--result"])
+def test_standard_output_is_for_the_summary_alone(cli: Cli, tmp_path: Path, option: str) -> None:
+    ran = cli("import", a_file(tmp_path, BAD), option, "-")
+    assert (ran.code, ran.out, "standard output is for the summary: name a file" in ran.err) == (2, "", True)
+
+
+def test_result_and_errors_cannot_share_a_file(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("import", a_file(tmp_path, BAD), "--errors", f"{tmp_path}/x", "--result", f"{tmp_path}/x")
+    assert (ran.code, "--result and --errors name one file" in ran.err, (tmp_path / "x").exists()) == (2, True, False)
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(cli: Cli, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    came: list[str] = []
+    reader = threading.Thread(target=lambda: came.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert cli("import", a_file(tmp_path, BAD), "--errors", str(pipe)).code == 3
+    reader.join(10)
+    assert ("amount_zero" in came[0], pipe.is_fifo()) == (True, True)
+
+
+def test_a_batchs_result_goes_to_standard_output_for_a_hyphen(cli: Cli, tmp_path: Path) -> None:
+    file = a_file(tmp_path, GOOD)
+    cli("import", file, "--batch", "b-1")
+    ran = cli("batch", "result", "b-1", "--input", file, "--output", "-")
+    assert (ran.code, ran.out.startswith("refund_id,payment_intent,amount,status")) == (0, True)
+
+
+def test_a_sheet_of_a_csv_is_wrong_usage(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("import", a_file(tmp_path, GOOD), "--sheet", "Refunds")
+    assert (ran.code, ran.out) == (2, "")
+    assert "--sheet is for a workbook, and season.csv is read as CSV, comma-separated: leave it out" in ran.err
+
+
+def test_a_delimiter_of_json_lines_or_a_workbook_is_wrong_usage(cli: Cli, tmp_path: Path) -> None:
+    lines = a_file(tmp_path, '{"refund_id": "row-1", "payment_intent": "pi_1"}\n', "season.jsonl")
+    (tmp_path / "season.xlsx").write_bytes(workbook([["refund_id", "payment_intent"], ["row-1", "pi_1"]]))
+    for file in (lines, str(tmp_path / "season.xlsx")):
+        ran = cli("import", file, "--delimiter", "tab")
+        assert (ran.code, "--delimiter is for a CSV" in ran.err) == (2, True)
+
+
+def test_a_file_without_a_name_is_no_folder(cli: Cli) -> None:
+    ran = cli("import", "")
+    assert (ran.code, ran.err) == (
+        3,
+        "error: the file's name is empty: name a file, or - for standard input\n",
+    )
+
+
+def test_a_file_whose_name_is_no_text_is_imported(cli: Cli, tmp_path: Path) -> None:
+    name = os.fsdecode(b"season-\xff.csv")
+    ran = cli("import", a_file(tmp_path, GOOD, name), "--json")
+    assert (ran.code, ran.object["file"]) == (0, r"season-\udcff.csv")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("option", ["--errors", "--result"])
+def test_what_a_command_leaves_behind_is_for_its_owner_alone(cli: Cli, tmp_path: Path, option: str) -> None:
+    target = tmp_path / "bad.csv"
+    target.write_text("of an earlier run")
+    target.chmod(0o644)
+    before = os.umask(0)
+    try:
+        assert cli("import", a_file(tmp_path, BAD), option, str(target)).code == 3
+    finally:
+        os.umask(before)
+    assert ("amount_zero" in target.read_text(), mode(target)) == (True, 0o600)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.csv", "season.csv"]
+
+
+@pytest.mark.parametrize("option", ["--errors", "--result"])
+def test_a_link_that_somebody_has_laid_beside_it_is_not_followed(cli: Cli, tmp_path: Path, option: str) -> None:
+    precious, target = tmp_path / "precious", tmp_path / "bad.csv"
+    precious.write_text("precious")
+    for name in ("bad.csv.part", ".bad.csv.part", "bad.csv"):
+        (tmp_path / name).symlink_to(precious)
+    assert cli("import", a_file(tmp_path, BAD), option, str(target)).code == 3
+    assert precious.read_text() == "precious"
+    assert ("amount_zero" in target.read_text(), target.is_symlink()) == (True, False)
+    assert (tmp_path / "bad.csv.part").is_symlink()
+
+
+def test_a_batchs_result_in_a_file_is_for_its_owner_alone(cli: Cli, tmp_path: Path) -> None:
+    file, target = a_file(tmp_path, GOOD), tmp_path / "result.csv"
+    cli("import", file, "--batch", "b-1")
+    assert cli("batch", "result", "b-1", "--input", file, "--output", str(target)).code == 0
+    assert mode(target) == 0o600
+
+
+def test_a_command_that_is_refused_leaves_no_part_of_a_file(cli: Cli, tmp_path: Path) -> None:
+    file = a_file(tmp_path, "refund_id,payment_intent,amount\nrow-1,pi_1,1e3,x\n")
+    assert cli("import", file, "--result", str(tmp_path / "r.csv"), "--errors", str(tmp_path / "e.csv")).code == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["season.csv"]
+
+
+def test_a_name_as_long_as_names_may_be_is_written(cli: Cli, tmp_path: Path) -> None:
+    target = tmp_path / ("b" * 251 + ".csv")
+    assert cli("import", a_file(tmp_path, BAD), "--errors", str(target)).code == 3
+    assert "amount_zero" in target.read_text()
+
+
+def test_a_result_that_cannot_be_written_at_the_end_takes_nothing_back(
+    cli: Cli, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("worker.cli.import_.write_result", full)
+    ran = cli("import", a_file(tmp_path, GOOD), "--result", str(tmp_path / "r.csv"))
+    assert (ran.code, records.get("row-1").amount) == (1, 500)
+    assert "No space left on device; what was accepted stays so: 'refunds batch result' writes it elsewhere" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["season.csv"]

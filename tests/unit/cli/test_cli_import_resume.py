@@ -1,0 +1,99 @@
+"""An import that ends before its file does: whatever was accepted stays, and the same command does the rest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cli_runner import Cli, Records
+from worker.batches import read_batch
+from worker.errors import InputError
+from worker.importer.prefetch import ahead
+
+ROWS = 1_200
+
+
+@pytest.fixture
+def season(tmp_path: Path) -> str:
+    path = tmp_path / "season.csv"
+    path.write_text("refund_id,payment_intent,amount\n" + "".join(f"row-{n},pi_{n},500\n" for n in range(ROWS)))
+    return str(path)
+
+
+def assert_whole(records: Records, ran: Any, before: int) -> None:
+    """Every row stands once, all of them in the one batch, and what stood before was left as it was."""
+    assert (ran.code, ran.object["created"], ran.object["known"]) == (0 if before < ROWS else 9, ROWS - before, before)
+    batch = read_batch(records.store, "b-1")
+    assert (batch.accepted, batch.known, batch.imported_at is None) == (ROWS, 0, False)
+    assert [*records.store.ids_in_batch("b-1")] == [f"row-{number}" for number in range(ROWS)]
+    assert sum(records.store.counts().values()) == ROWS
+
+
+@pytest.mark.parametrize("rows", [0, 1, 499, 500, 501, ROWS - 1])
+def test_an_import_that_ends_after_any_row_is_gone_on_with_by_the_same_command(
+    cli: Cli, records: Records, season: str, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    @contextmanager
+    def interrupted(items: Iterable[Any]) -> Iterator[Iterator[Any]]:
+        def some() -> Iterator[Any]:
+            for number, item in enumerate(items):
+                if number == rows:
+                    raise KeyboardInterrupt
+                yield item
+
+        yield some()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.cli.import_submit.ahead", interrupted)
+        ran = cli("import", season, "--batch", "b-1", "--json")
+    accepted = sum(records.store.counts().values())
+    # Rows are accepted in chunks of five hundred.
+    assert (ran.code, ran.out, accepted) == (130, "", rows // 500 * 500)
+    assert f"interrupted after {accepted:,} of {ROWS:,} rows, which stay accepted as batch b-1" in ran.err
+    assert read_batch(records.store, "b-1").imported_at is None
+    assert_whole(records, cli("import", season, "--batch", "b-1", "--json"), accepted)
+
+
+def test_an_import_that_ends_before_it_notes_that_it_is_whole_is_gone_on_with(
+    cli: Cli, records: Records, season: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.batches.close_batch", interrupted)
+        assert cli("import", season, "--batch", "b-1").code == 130
+    assert_whole(records, cli("import", season, "--batch", "b-1", "--json"), ROWS)
+
+
+def test_what_is_read_ahead_comes_in_its_order_and_ends_in_its_error() -> None:
+    def rows() -> Iterator[int]:
+        yield from range(1_000)
+        raise InputError("changed while it was being read")
+
+    with ahead(rows()) as ready:
+        assert [next(ready) for _ in range(1_000)] == [*range(1_000)]
+        with pytest.raises(InputError, match="changed"):
+            next(ready)
+    with ahead(range(1_001)) as ready:
+        assert [*ready] == [*range(1_001)]
+
+
+def test_reading_ahead_stops_with_the_one_who_reads() -> None:
+    read = 0
+
+    def endless() -> Iterator[int]:
+        nonlocal read
+        while True:
+            read += 1
+            yield read
+
+    with ahead(endless()) as ready:
+        assert next(ready) == 1
+    assert not [thread for thread in threading.enumerate() if thread.name == "rows-ahead"]
+    assert 1 <= read < 10_000

@@ -1,0 +1,91 @@
+"""`refunds recover`: says which instant it understood, and asks where a person can answer."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.cli_runner import SECONDS, Cli, Records
+
+
+@pytest.mark.parametrize(
+    ("typed", "understood"),
+    [
+        ("2026-01-31", "since 2026-01-31T00:00:00.000Z: it names no zone, and is taken as UTC"),
+        ("2026-01-31 09:30", "since 2026-01-31T09:30:00.000Z: it names no zone, and is taken as UTC"),
+        ("2026-01-31T09:30:00+02:00", "since 2026-01-31T07:30:00.000Z"),
+        ("2026-01-31T09:30:00Z", "since 2026-01-31T09:30:00.000Z"),
+    ],
+)
+def test_the_instant_is_told_as_it_was_understood(cli: Cli, typed: str, understood: str) -> None:
+    ran = cli("recover", "--since", typed, "--json")
+    assert (ran.code, ran.err.splitlines()[0]) == (0, understood)
+
+
+def test_a_time_that_utc_does_not_reach_is_refused_in_a_sentence(cli: Cli) -> None:
+    ran = cli("recover", "--since", "0001-01-01T00:00:00+05:00")
+    assert (ran.code, "must be a time such as 2026-01-31T09:00:00Z" in ran.err) == (3, True)
+
+
+def test_without_a_terminal_nothing_is_asked(cli: Cli, sync_redis: redis.Redis) -> None:
+    ran = cli.process("recover", "--since", "2026-01-31", REFUNDS_ACTOR="ann")
+    assert (ran.code, "[y/N]" in ran.err, paused_by(sync_redis)) == (0, False, "ann (recover)")
+
+
+def paused_by(client: redis.Redis) -> Any:
+    return client.hget("refunds:meta", "paused_by")
+
+
+def test_the_history_says_who_recovered(cli: Cli, records: Records) -> None:
+    records.queued("order-1")
+    assert cli("recover", "--since", "2026-01-31", REFUNDS_ACTOR="ann").code == 0
+    last = records.store.history("order-1")[-1]
+    assert (last["label"], last["by"]) == ("recovered", "ann")
+
+
+def on_terminal(cli: Cli, answer: bytes, *options: str) -> tuple[int, str]:
+    """Run it on a terminal, answer once it asks, and return its exit code and what it said there."""
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker", "recover", "--since", "2026-01-31", *options],
+        env=cli.real(REFUNDS_ACTOR="ann"),
+        stdin=inside,
+        stdout=subprocess.DEVNULL,
+        stderr=inside,
+    )
+    os.close(inside)
+    said, answered = b"", False
+    try:
+        while select.select([terminal], [], [], SECONDS)[0]:
+            try:
+                said += os.read(terminal, 4096)
+            except OSError:
+                break
+            if b"[y/N]" in said and not answered:
+                answered = True
+                os.write(terminal, answer)
+        return process.wait(SECONDS), said.decode()
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+
+
+def test_on_a_terminal_nothing_happens_before_a_yes(cli: Cli, sync_redis: redis.Redis) -> None:
+    code, said = on_terminal(cli, b"n\n")
+    assert (code, "stop all sending at 127.0.0.1" in said, "nothing was changed" in said) == (9, True, True)
+    assert not sync_redis.exists("refunds:meta")
+    code, _ = on_terminal(cli, b"y\n")
+    assert (code, paused_by(sync_redis)) == (0, "ann (recover)")
+
+
+def test_yes_skips_the_question(cli: Cli, sync_redis: redis.Redis) -> None:
+    code, said = on_terminal(cli, b"", "--yes")
+    assert (code, "[y/N]" in said, paused_by(sync_redis)) == (0, False, "ann (recover)")

@@ -1,0 +1,67 @@
+"""A fork at any moment of a door's life: no child hangs, each refund is accepted, and each has its one message."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.unit.client.forking import SCENARIOS
+from worker import Refunds
+from worker.broker import queues
+from worker.model.refund import Lane
+from worker.settings import Settings
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker_url(request: pytest.FixtureRequest, redis_url: str) -> str:
+    return redis_url if request.param == "redis" else str(request.getfixturevalue("rabbitmq_url"))
+
+
+def run(scenario: str, redis_url: str, broker_url: str) -> list[int]:
+    """How the children of a scenario ended; whatever was logged of a message that could not be sent fails it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.unit.client.forking", scenario, redis_url, broker_url],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    ends: list[int] = json.loads(done.stdout)
+    return ends
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_child_begins_anew_and_its_parent_goes_on(scenario: str, redis_url: str, broker_url: str) -> None:
+    ends = run(scenario, redis_url, broker_url)
+    assert ends
+    assert set(ends) == {0}
+    with Refunds(settings=Settings.load(redis_url=redis_url, broker_url=broker_url)) as refunds:
+        accepted = refunds.store.counts()["queued"]
+        assert accepted >= len(ends) or scenario in {"children_that_leave_it_alone", "a_closed_one"}
+        assert accepted % 3 == 0 or scenario == "while_published"
+        assert queues.queue_depth(refunds.celery, Lane.SINGLE) == accepted
+
+
+IMPORTS = """
+import json, sys
+from worker import RefundRequest, Refunds
+from worker.settings import Settings
+door = Refunds(settings=Settings.load(redis_url=sys.argv[1], broker_url=sys.argv[2]))
+door.celery
+before = set(sys.modules)
+door.submit(RefundRequest(refund_id="r-1", payment_intent="pi_1", amount=5))
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+
+
+def test_a_door_that_is_built_imports_nothing_more(redis_url: str, broker_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, redis_url, broker_url], check=True, capture_output=True, text=True, timeout=60
+    )
+    imported: Any = json.loads(done.stdout)
+    assert imported == []

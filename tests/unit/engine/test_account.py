@@ -1,0 +1,589 @@
+"""Whose account it is: a key that sees nothing of ours concludes nothing, and stops everything once that is noticed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+import redis.asyncio
+
+from tests.factories import HOUR, MINUTE, PAYMENT, SECOND, VERIFY, refund_payload
+from tests.unit.engine.shop import (
+    ID,
+    LIST,
+    PAID,
+    POST,
+    PROBE,
+    TOTALS,
+    Shop,
+    error,
+    events,
+    listing,
+    opened,
+    says,
+    totals,
+)
+from worker.errors import ProviderMismatch, ProviderUnavailable
+from worker.model.refund import Baseline, Stage, Status
+from worker.model.times import to_ms
+from worker.rules import decisions
+from worker.store import scripts
+from worker.store.flags import key_print
+
+GONE = error(404, "resource_missing")
+BY_ID = "GET /v1/refunds/re_1"
+ACCOUNT = "GET /v1/account"
+LOST = "account_lost_at"
+
+
+def asked(shop: Shop, what: str) -> int:
+    return shop.provider.asked.count(what)
+
+
+async def in_doubt(shop: Shop, refund_id: str = ID) -> None:
+    """A refund whose reply was lost."""
+    await shop.accept(refund_id)
+    shop.provider.will(POST, httpx.ReadError("reset"), says())
+    await shop.handle(refund_id)
+    assert (await shop.stored(refund_id)).stage is Stage.IN_DOUBT
+
+
+async def shown_once(shop: Shop) -> None:
+    """A refund in doubt whose payment was shown, and shown absent by a first look."""
+    shop.provider.will(PAID, totals(0))
+    shop.provider.will(LIST, listing())
+    await in_doubt(shop)
+    shop.pass_time(VERIFY.settle)
+    await shop.handle()
+
+
+# A doubt under another key
+
+
+@pytest.mark.parametrize(
+    "paid",
+    [GONE, error(403), says(200, {"id": "pi_other"}), says(200, {"id": None}), says(200, {})],
+    ids=["missing", "forbidden", "another", "no id", "empty"],
+)
+async def test_empty_list_proves_no_absence_unless_the_payment_itself_is_shown(
+    async_redis: redis.asyncio.Redis, paid: httpx.Response
+) -> None:
+    async with opened(async_redis) as shop:
+        await in_doubt(shop)
+        shop.provider.will(LIST, listing())
+        shop.provider.will(PAID, paid)
+        shop.provider.will(PROBE, error(404))
+        for _ in range(48):
+            shop.pass_time(HOUR / 2)
+            await shop.handle()
+        refund = await shop.stored()
+        assert (refund.stage, refund.status) == (Stage.REVIEW, Status.PENDING)
+        assert asked(shop, POST) == 1
+        assert LOST not in await shop.meta()
+
+
+async def test_payment_that_cannot_be_read_now_leaves_the_doubt_to_a_later_look(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await in_doubt(shop)
+        shop.provider.will(LIST, listing())
+        shop.provider.will(PAID, error(503), error(503), totals(0))
+        shop.provider.will(POST, says())
+        for _ in range(4):
+            shop.pass_time(VERIFY.settle)
+            await shop.handle()
+        assert ((await shop.stored()).status, asked(shop, POST)) == (Status.SUCCEEDED, 2)
+
+
+async def test_list_that_is_missing_says_nothing_of_a_payment_that_is_shown(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await in_doubt(shop)
+        shop.provider.will(LIST, GONE)
+        shop.provider.will(PAID, totals(0))
+        shop.pass_time(VERIFY.settle)
+        assert await shop.handle() == "in doubt"
+        assert LOST not in await shop.meta()
+
+
+@pytest.mark.parametrize("listed", [listing(), GONE], ids=["empty list", "no list"])
+async def test_payment_that_was_shown_once_and_is_missing_stops_everything_and_rings_an_alarm(
+    async_redis: redis.asyncio.Redis, log: list[Any], listed: httpx.Response
+) -> None:
+    async with opened(async_redis) as shop:
+        await shown_once(shop)
+        shop.provider.will(LIST, listed)
+        shop.provider.will(PAID, GONE)
+        for _ in range(6):
+            shop.pass_time(HOUR)
+            assert await shop.handle() == "in doubt"
+        await shop.accept("another", payment_intent="pi_2")
+        assert await shop.handle("another") == "queued (account not confirmed)"
+        assert asked(shop, POST) == 1
+        meta = await shop.meta()
+        assert (LOST in meta, meta["account_lost_payment"]) == (True, PAYMENT)
+        doubtful = await shop.stored()
+        assert (doubtful.stage, doubtful.looks) == (Stage.IN_DOUBT, 0)
+    lost = [line for line in log if line["event"] == "account_lost"]
+    assert [(line["alarm"], line["log_level"], line["payment_intent"]) for line in lost] == [
+        (True, "critical", PAYMENT)
+    ]
+
+
+async def test_replica_that_lags_once_stops_nobody(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shown_once(shop)
+        shop.provider.will(PAID, GONE, totals(0))
+        shop.pass_time(VERIFY.settle)
+        assert await shop.handle() == "in doubt"
+        assert LOST not in await shop.meta()
+
+
+@pytest.mark.parametrize("second", [error(503), httpx.ReadError("reset"), error(403)], ids=str)
+async def test_payment_that_is_not_missing_the_second_time_stops_nobody(
+    async_redis: redis.asyncio.Redis, second: Any
+) -> None:
+    async with opened(async_redis) as shop:
+        await shown_once(shop)
+        shop.provider.will(PAID, GONE, second)
+        shop.pass_time(VERIFY.settle)
+        await shop.handle()
+        assert LOST not in await shop.meta()
+
+
+async def test_everything_goes_on_by_itself_once_the_payment_is_shown_again(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    async with opened(async_redis) as shop:
+        assert await shop.service.account.probe() is True
+        await shown_once(shop)
+        shop.provider.will(PAID, GONE)
+        shop.pass_time(VERIFY.settle)
+        await shop.handle()
+        assert await shop.service.account.probe() is False
+        shop.provider.will(PAID, totals(0))
+        assert await shop.service.account.probe() is True
+        assert not {LOST, "account_lost_payment"} & (await shop.meta()).keys()
+        shop.provider.will(POST, says())
+        shop.pass_time(HOUR)
+        assert await shop.handle() == "succeeded"
+        assert asked(shop, POST) == 2
+    assert events(log, payment_intent=PAYMENT) == ["account_lost", "account_found_again"]
+
+
+async def test_payment_that_a_person_calls_gone_stops_nothing_and_its_doubt_goes_to_a_person(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await shown_once(shop)
+        await async_redis.hset(f"refunds:payment:{PAYMENT}", "gone", "1")
+        shop.provider.will(PAID, GONE)
+        for _ in range(40):
+            shop.pass_time(HOUR / 2)
+            await shop.handle()
+        assert LOST not in await shop.meta()
+        assert ((await shop.stored()).stage, asked(shop, POST)) == (Stage.REVIEW, 1)
+
+
+async def test_payment_that_is_shown_again_is_not_gone(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shown_once(shop)
+        await async_redis.hset(f"refunds:payment:{PAYMENT}", "gone", "1")
+        shop.pass_time(SECOND)
+        await shop.service.account.shown(PAYMENT)
+        assert await async_redis.hget(f"refunds:payment:{PAYMENT}", "gone") is None
+
+
+async def test_persons_word_is_not_taken_while_the_account_is_in_question(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shown_once(shop)
+        shop.provider.will(PAID, GONE)
+        await shop.set(stage="review")
+        refund = await shop.stored()
+        step = decisions.resolve_resend(refund, unverified=True)
+        await shop.store.run(scripts.save(refund, step))
+        for _ in range(6):
+            shop.pass_time(HOUR)
+            await shop.handle()
+        assert ((await shop.stored()).stage, asked(shop, POST)) == (Stage.IN_DOUBT, 1)
+
+
+@pytest.mark.parametrize(("paid", "lost"), [(GONE, True), (totals(0), False)], ids=["missing", "shown"])
+async def test_payment_that_was_shown_once_and_is_missing_to_a_post_stops_the_others(
+    async_redis: redis.asyncio.Redis, paid: httpx.Response, *, lost: bool
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.service.account.shown(PAYMENT)
+        await shop.accept()
+        shop.provider.will(POST, GONE)
+        shop.provider.will(PAID, paid)
+        assert await shop.handle() == "failed (resource_missing)"
+        assert shop.gate.passed == ["waited as refunds", "went on as refunds"]
+        assert (LOST in await shop.meta()) is lost
+        await shop.accept("another", payment_intent="pi_2")
+        shop.provider.will(POST, says())
+        await shop.handle("another")
+        assert asked(shop, POST) == (1 if lost else 2)
+
+
+@pytest.mark.parametrize("answer", [error(400), error(404)], ids=str)
+async def test_refusal_of_a_payment_that_was_never_shown_asks_for_nothing_more(
+    async_redis: redis.asyncio.Redis, answer: httpx.Response
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, answer)
+        await shop.handle()
+        assert shop.provider.asked == [POST]
+
+
+# Totals
+
+
+async def test_totals_of_a_payment_that_was_shown_once_and_is_missing_stop_everything(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        shop.provider.will(PAID, totals(0))
+        await in_doubt(shop)
+        assert (await shop.stored()).baseline == Baseline(refunded=0, currency="usd", remaining=1000)
+        shop.provider.will(PAID, GONE)
+        for _ in range(10):
+            shop.pass_time(HOUR)
+            await shop.handle()
+        assert LOST in await shop.meta()
+        assert ((await shop.stored()).stage, asked(shop, POST)) == (Stage.IN_DOUBT, 1)
+
+
+async def test_totals_that_are_shown_are_noted_with_the_payment(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        shop.provider.will(PAID, totals(0))
+        await in_doubt(shop)
+        await async_redis.hdel(f"refunds:payment:{PAYMENT}", "seen")
+        shop.pass_time(VERIFY.settle)
+        await shop.handle()
+        assert await async_redis.hget(f"refunds:payment:{PAYMENT}", "seen") == "1"
+
+
+async def test_payment_that_is_missing_before_a_further_send_stops_everything(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, error(429), says())
+        await shop.handle()
+        shop.provider.will(PAID, GONE)
+        shop.pass_time(HOUR)
+        assert await shop.handle() == "waiting (account not confirmed)"
+        refund = await shop.stored()
+        assert (refund.stage, refund.next_check_at, asked(shop, POST)) == (
+            Stage.WAITING,
+            shop.now + 15 * SECOND,
+            1,
+        )
+        assert LOST in await shop.meta()
+
+
+# Polls
+
+
+async def pend(shop: Shop) -> None:
+    await shop.accept()
+    shop.provider.will(PAID, totals(0))
+    shop.provider.will(POST, says(200, refund_payload(status="pending")))
+    await shop.handle()
+    shop.pass_time(MINUTE)
+
+
+async def test_pending_refund_that_is_missing_together_with_its_payment_stops_everything(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await pend(shop)
+        shop.provider.will(BY_ID, GONE)
+        shop.provider.will(PAID, GONE)
+        await shop.handle()
+        assert LOST not in await shop.meta()
+        for _ in range(30):
+            shop.pass_time(HOUR)
+            await shop.handle()
+        assert LOST in await shop.meta()
+        assert (await shop.stored()).stage is Stage.PROCESSING
+        shop.provider.will(BY_ID, says())
+        shop.pass_time(HOUR)
+        await shop.handle()
+        assert (await shop.stored()).status is Status.SUCCEEDED
+
+
+async def test_each_call_about_a_missing_payment_takes_a_permit_of_the_rate(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async def handled(shop: Shop, *calls: str) -> None:
+        shop.provider.asked.clear()
+        shop.gate.passed.clear()
+        await shop.handle()
+        assert shop.provider.asked == [*calls]
+        assert shop.gate.passed == ["waited as refunds"] + ["went on as refunds"] * (len(calls) - 1)
+
+    async with opened(async_redis, TOTALS) as shop:
+        await pend(shop)
+        shop.provider.will(BY_ID, GONE)
+        shop.provider.will(PAID, GONE)
+        await handled(shop, BY_ID)
+        shop.pass_time(HOUR)
+        await handled(shop, BY_ID, PAID, PAID)
+
+
+async def test_worker_that_ends_asks_no_more_about_a_payment_that_is_missing_to_a_post(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.service.account.shown(PAYMENT)
+        await shop.accept()
+
+        def ending(_: httpx.Request) -> httpx.Response:
+            shop.service.stop()
+            shop.gate.learn(HOUR)
+            return GONE
+
+        shop.provider.will(POST, ending)
+        assert await shop.handle() == "failed (resource_missing)"
+        assert LOST not in await shop.meta()
+
+
+async def test_pending_refund_that_is_missing_while_its_payment_is_shown_goes_to_a_person(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await pend(shop)
+        shop.provider.will(BY_ID, GONE)
+        for _ in range(3):
+            await shop.handle()
+            shop.pass_time(HOUR)
+        assert (await shop.stored()).stage is Stage.REVIEW
+        assert LOST not in await shop.meta()
+
+
+async def test_what_is_missing_while_everything_is_stopped_says_nothing(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await pend(shop)
+        await shop.store.flag(LOST, once=True)
+        shop.provider.will(BY_ID, GONE)
+        shop.provider.will(PAID, GONE)
+        for _ in range(5):
+            await shop.handle()
+            shop.pass_time(HOUR)
+        assert (await shop.stored()).stage is Stage.PROCESSING
+        assert (await shop.stored()).next_check_at == shop.now - HOUR + MINUTE
+
+
+# Keys
+
+
+async def settled(shop: Shop, status: str = "succeeded") -> None:
+    """A refund that the provider has shown under its own id."""
+    await shop.accept()
+    shop.provider.will(POST, says(200, refund_payload(status=status)))
+    await shop.handle()
+
+
+async def confirm(shop: Shop, key: str = "sk_test_new") -> list[str]:
+    """What is asked of the provider about a key."""
+    shop.provider.asked.clear()
+    await shop.service.account.confirm(key)
+    return shop.provider.asked
+
+
+async def known(shop: Shop) -> set[str]:
+    return set((await shop.meta()).get("key_prints", "").split())
+
+
+async def test_first_key_is_kept_by_a_print_that_does_not_show_it(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        shop.provider.will(ACCOUNT, GONE)
+        assert await confirm(shop, "sk_test_first") == [ACCOUNT]
+        meta = await shop.meta()
+        assert await known(shop) == {key_print("sk_test_first", meta["key_salt"])}
+        assert "first" not in str(meta)
+        assert (len(meta["key_salt"]), meta["account"]) == (32, "")
+        # From now on nothing is asked for it.
+        assert await confirm(shop, "sk_test_first") == []
+
+
+@pytest.mark.parametrize("status", ["succeeded", "pending"])
+async def test_key_that_was_rotated_within_the_account_is_confirmed_by_a_refund_that_it_shows(
+    async_redis: redis.asyncio.Redis, log: list[Any], status: str
+) -> None:
+    async with opened(async_redis) as shop:
+        await settled(shop, status)
+        shop.provider.will(ACCOUNT, GONE)
+        shop.provider.will(BY_ID, says())
+        assert await confirm(shop, "sk_test_old") == [ACCOUNT, BY_ID]
+        assert await confirm(shop, "sk_test_new") == [ACCOUNT, BY_ID]
+        assert len(await known(shop)) == 2
+        assert await confirm(shop, "sk_test_old") == []
+    said = [(line["account"], line["first"]) for line in log if line["event"] == "key_confirmed"]
+    assert said == [(None, True), (None, False)]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["a key is known", "no key is known"])
+async def test_key_that_knows_none_of_our_refunds_is_refused(async_redis: redis.asyncio.Redis, *, before: bool) -> None:
+    async with opened(async_redis) as shop:
+        shop.provider.will(ACCOUNT, GONE)
+        if before:
+            await confirm(shop, "sk_test_old")
+        await settled(shop)
+        shop.provider.will(BY_ID, GONE)
+        with pytest.raises(ProviderMismatch, match=r"1 known refunds and payments .*'refunds resume --account'"):
+            await confirm(shop)
+        assert len(await known(shop)) == int(before)
+
+
+@pytest.mark.parametrize(
+    "answer", [error(503), httpx.ReadError("reset"), error(403), says(200, refund_payload(id="re_9"))], ids=str
+)
+async def test_key_that_the_provider_says_nothing_of_is_not_used_yet(
+    async_redis: redis.asyncio.Redis, answer: Any
+) -> None:
+    async with opened(async_redis) as shop:
+        await settled(shop)
+        shop.provider.will(ACCOUNT, GONE)
+        shop.provider.will(BY_ID, answer)
+        with pytest.raises(ProviderUnavailable, match="same account"):
+            await confirm(shop)
+        assert await known(shop) == set()
+        assert "credentials_refused_at" not in await shop.meta()
+
+
+async def test_unknown_key_that_the_provider_refuses_is_everyones_alarm(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await settled(shop)
+        shop.provider.will(ACCOUNT, error(401))
+        shop.provider.will(BY_ID, error(401))
+        with pytest.raises(ProviderUnavailable, match="refuses the key"):
+            await confirm(shop)
+        assert "credentials_refused_at" in await shop.meta()
+
+
+@pytest.mark.parametrize(("paid", "confirmed"), [(totals(0), True), (GONE, False)])
+async def test_new_key_must_show_the_payment_of_a_refund_in_doubt(
+    async_redis: redis.asyncio.Redis, paid: httpx.Response, *, confirmed: bool
+) -> None:
+    async with opened(async_redis) as shop:
+        shop.provider.will(ACCOUNT, GONE)
+        await confirm(shop, "sk_test_old")
+        await in_doubt(shop)
+        shop.provider.will(PAID, paid)
+        if confirmed:
+            assert await confirm(shop) == [ACCOUNT, PAID]
+        else:
+            with pytest.raises(ProviderMismatch):
+                await confirm(shop)
+        assert len(await known(shop)) == (2 if confirmed else 1)
+
+
+async def test_first_key_need_not_show_a_payment_that_was_never_shown(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await in_doubt(shop)
+        shop.provider.will(ACCOUNT, GONE)
+        assert await confirm(shop) == [ACCOUNT]
+
+
+@pytest.mark.parametrize(("paid", "confirmed"), [(totals(0), True), (GONE, False)])
+async def test_first_key_must_show_a_payment_that_was_shown_before(
+    async_redis: redis.asyncio.Redis, paid: httpx.Response, *, confirmed: bool
+) -> None:
+    async with opened(async_redis) as shop:
+        await shown_once(shop)
+        shop.provider.will(ACCOUNT, GONE)
+        shop.provider.will(PAID, paid)
+        if confirmed:
+            assert await confirm(shop) == [ACCOUNT, PAID]
+        else:
+            with pytest.raises(ProviderMismatch):
+                await confirm(shop)
+
+
+async def test_one_thing_that_is_shown_outweighs_what_is_missing(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shown_once(shop)
+        shop.provider.will(POST, says(200, refund_payload(metadata={}, payment_intent="pi_2")))
+        await shop.accept("b", payment_intent="pi_2")
+        await shop.handle("b")
+        shop.provider.will(ACCOUNT, GONE)
+        shop.provider.will(BY_ID, GONE)
+        shop.provider.will(PAID, totals(0))
+        assert await confirm(shop) == [ACCOUNT, BY_ID, PAID]
+        assert len(await known(shop)) == 1
+        # A refund that is shown is enough.
+        shop.provider.will(BY_ID, says())
+        assert await confirm(shop, "sk_test_another") == [ACCOUNT, BY_ID]
+
+
+async def test_key_is_refused_only_if_everything_is_missing(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await settled(shop)
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata={}, payment_intent="pi_2")))
+        await shop.accept("b", payment_intent="pi_2")
+        await shop.handle("b")
+        shop.provider.will(ACCOUNT, GONE)
+        shop.provider.will(BY_ID, GONE)
+        shop.provider.will("GET /v1/refunds/re_2", error(503))
+        with pytest.raises(ProviderUnavailable, match="same account"):
+            await confirm(shop)
+        shop.provider.will("GET /v1/refunds/re_2", GONE)
+        with pytest.raises(ProviderMismatch, match="2 known refunds"):
+            await confirm(shop)
+
+
+def acct(identity: str, kind: str = "account") -> httpx.Response:
+    return says(200, {"id": identity, "object": kind})
+
+
+async def test_account_that_the_provider_shows_decides_alone(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await settled(shop)
+        shop.provider.will(ACCOUNT, acct("acct_1"))
+        shop.provider.will(BY_ID, says())
+        assert await confirm(shop, "sk_test_old") == [ACCOUNT, BY_ID]
+        assert await confirm(shop, "sk_test_new") == [ACCOUNT]
+        assert len(await known(shop)) == 2
+        shop.provider.will(ACCOUNT, acct("acct_2"))
+        with pytest.raises(ProviderMismatch, match="account acct_1, and the key is of acct_2"):
+            await confirm(shop, "sk_test_third")
+        # Shown no more, or as something else: then what the key can see decides.
+        for answer in (GONE, acct("acct_2", "customer"), says(200, {"object": "account"})):
+            shop.provider.will(ACCOUNT, answer)
+            shop.provider.will(BY_ID, GONE)
+            with pytest.raises(ProviderMismatch, match="known refunds"):
+                await confirm(shop, "sk_test_third")
+        assert (await shop.meta())["account"] == "acct_1"
+
+
+async def test_key_that_a_person_vouches_for_is_believed_once(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await settled(shop)
+        await async_redis.hset("refunds:meta", "account_vouched", to_ms(shop.now))
+        shop.provider.will(ACCOUNT, acct("acct_2"))
+        assert await confirm(shop) == [ACCOUNT]
+        assert "account_vouched" not in await shop.meta()
+        shop.provider.will(ACCOUNT, GONE)
+        shop.provider.will(BY_ID, GONE)
+        with pytest.raises(ProviderMismatch):
+            await confirm(shop, "sk_test_third")
+
+
+async def test_every_key_is_confirmed_again_after_a_payment_was_missing(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        shop.provider.will(ACCOUNT, GONE)
+        await confirm(shop, "sk_test_wrong")
+        await shown_once(shop)
+        shop.provider.will(PAID, GONE)
+        shop.pass_time(VERIFY.settle)
+        await shop.handle()
+        with pytest.raises(ProviderMismatch):
+            await confirm(shop, "sk_test_wrong")
+        shop.provider.will(PAID, totals(0))
+        assert await confirm(shop, "sk_test_right") == [ACCOUNT, PAID]

@@ -1,0 +1,122 @@
+"""A reply that comes after a person has decided: nothing of it is lost, and somebody is told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import redis.asyncio
+
+from tests.factories import BLIND, HOUR, done_as
+from tests.unit.engine.shop import ID, POST, Shop, events, opened, says
+from worker.model.refund import Retriable, Stage, Status
+from worker.rules import attempts, decisions
+from worker.store import scripts
+
+
+async def given_up_under_way(shop: Shop) -> tuple[asyncio.Task[Any], asyncio.Event]:
+    """A refund whose reply is still on its way, and that a person has given up meanwhile."""
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def late(_: httpx.Request) -> httpx.Response:
+        asked.set()
+        await answered.wait()
+        return says()
+
+    await shop.accept()
+    shop.provider.will(POST, late)
+    sending = asyncio.create_task(shop.handle())
+    await asked.wait()
+    shop.pass_time(HOUR)
+    await shop.handle()
+    assert (await shop.stored()).stage is Stage.REVIEW
+    step = decisions.resolve_failed(await shop.stored(), "gone", by="ann", unverified=True)
+    assert (await shop.store.run(scripts.save(await shop.stored(), step))).result == "saved"
+    await shop.handle()
+    assert (await shop.stored()).status is Status.FAILED
+    return sending, answered
+
+
+async def test_proof_that_comes_after_a_person_gave_up_is_kept_and_somebody_is_told(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        sending, answered = await given_up_under_way(shop)
+        before: Any = await async_redis.xlen("refunds:events")
+        answered.set()
+        await sending
+        refund = await shop.stored()
+        assert (refund.status, refund.error_code, refund.evidence) == (Status.FAILED, "gone", "operator")
+        assert (refund.contradicted_by, refund.retriable) == ("re_1", Retriable.NO)
+        last = (await shop.history())[-1]
+        assert (last["label"], last["source"], last["provider_refund_id"]) == ("contradicted", "reply", "re_1")
+        assert "recorded as failed, and the provider shows re_1" in last["alarm"]
+        assert await async_redis.xlen("refunds:events") == before + 1
+        assert await async_redis.zrange("refunds:contradicted", 0, -1) == [ID]
+        assert await async_redis.hget("refunds:counters", "contradicted") == "1"
+        assert await async_redis.hget("refunds:counters", "failed:other") == "1"
+        assert await async_redis.get("refunds:owner:re_1") == ID
+        assert events(log, alarm=True).count("proof_against_settled") == 1
+        assert events(log, alarm=True)[-1] == "refund_needs_attention"
+
+
+async def test_proof_that_is_kept_already_changes_nothing(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        sending, answered = await given_up_under_way(shop)
+        answered.set()
+        await sending
+        before = await shop.stored()
+        proof = attempts.after_attempt(before, done_as(), BLIND, shop.now, 0)
+        await shop.service._recorder.save(before, proof, {}, insist=True)
+        assert await shop.stored() == before
+
+
+async def test_proof_is_kept_on_the_record_as_it_is_by_then(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        sending, answered = await given_up_under_way(shop)
+        run, looked = shop.store.run, list[Any]()
+
+        async def overtaken(call: Any) -> Any:
+            result = await run(call)
+            if call.script is scripts.LOAD and not looked:
+                looked.append(call)
+                await shop.set(version="99")
+            return result
+
+        shop.store.run = overtaken  # type: ignore[method-assign]
+        answered.set()
+        await sending
+        refund = await shop.stored()
+        assert (refund.contradicted_by, refund.version) == ("re_1", 100)
+
+
+async def test_second_refund_of_one_that_is_pending_goes_to_a_person(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says(200, None))
+        await shop.handle()
+        await shop.set(stage="processing", status="pending", provider_status="pending")
+        refund = await shop.stored()
+        proof = attempts.after_attempt(refund, done_as("pending", id="re_2"), BLIND, shop.now, 0)
+        await shop.service._recorder.save(refund, proof, {}, insist=True)
+        refund = await shop.stored()
+        assert (refund.stage, refund.contradicted_by, refund.provider_refund_id) == (Stage.REVIEW, "re_2", "re_1")
+
+
+async def test_proof_for_a_record_that_has_expired_is_told_and_no_more(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        sending, answered = await given_up_under_way(shop)
+        run = shop.store.run
+
+        async def expiring(call: Any) -> Any:
+            if call.script is scripts.LOAD:
+                await async_redis.delete(f"refunds:refund:{ID}")
+            return await run(call)
+
+        shop.store.run = expiring  # type: ignore[method-assign]
+        answered.set()
+        await sending
+        assert events(log, alarm=True)[-1] == "proof_against_settled"

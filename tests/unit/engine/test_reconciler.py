@@ -1,0 +1,248 @@
+"""Read-backs: what is asked of the provider in each mode, in which order, and what is made of no answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+import redis.asyncio
+
+from tests.factories import BLIND, HOUR, NOW, SECOND, VERIFY, a_refund, found, refund_payload
+from tests.unit.engine.shop import LIST, PAID, PROBE, TOTALS, Answer, Shop, error, listing, opened, says, totals
+from worker.engine.reconciler import MOST_REREAD, Reconciler
+from worker.model.answers import Look, Outcome, Seen, Sight
+from worker.model.refund import Baseline, Refund, Stage, Status
+from worker.rules import attempts
+from worker.rules.attempts import Rules
+
+BASELINE = Baseline(refunded=500, currency="usd", remaining=500)
+
+
+class Lens:
+    """A reconciler with what it told of the provider."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        self.trouble: list[Outcome] = []
+        self.answers = 0
+        self.turns = 0
+        self.reconciler = Reconciler(
+            shop.store,
+            shop.service.gateway,
+            shop.service._recorder,
+            rules=shop.rules,
+            account=shop.service.account,
+            note_trouble=self._note_trouble,
+            note_answer=self._note_answer,
+        )
+
+    async def _note_trouble(self, outcome: Outcome) -> None:
+        self.trouble.append(outcome)
+
+    async def _turn(self) -> None:
+        self.turns += 1
+        # Waited for before a call, never after it.
+        assert self.turns == len(self.shop.provider.asked) + 1
+
+    def _note_answer(self) -> None:
+        self.answers += 1
+
+    async def look(self, **fields: Any) -> Look:
+        known = {"baseline": BASELINE, "first_attempt_at": NOW - HOUR}
+        return await self.reconciler.look(a_refund(Stage.IN_DOUBT, **(known | fields)), self._turn)
+
+
+@pytest.fixture
+def rules() -> Rules:
+    return VERIFY
+
+
+@pytest.fixture
+async def lens(async_redis: redis.asyncio.Redis, rules: Rules) -> AsyncIterator[Lens]:
+    async with opened(async_redis, rules) as shop:
+        yield Lens(shop)
+
+
+async def settle(shop: Shop, refund_id: str = "b", provider_refund_id: str = "re_2", **fields: Any) -> Refund:
+    """Another refund of the payment, done two hours before."""
+    shop.store.now = NOW - 2 * HOUR
+    await shop.accept(refund_id)
+    payload = refund_payload(
+        id=provider_refund_id, metadata={"refund_id": refund_id, "refund_generation": "1"}, **fields
+    )
+    shop.provider.will("POST /v1/refunds", says(200, payload))
+    if shop.rules.wants_baseline:
+        shop.provider.will(PAID, totals(0))
+    await shop.handle(refund_id)
+    shop.store.now = NOW
+    shop.provider.asked.clear()
+    refund = await shop.stored(refund_id)
+    assert refund.provider_refund_id == provider_refund_id
+    return refund
+
+
+def theirs(status: str, **fields: Any) -> dict[str, Any]:
+    """The other refund as the provider shows it."""
+    shown = {"id": "re_2", "status": status, "metadata": {"refund_id": "b", "refund_generation": "1"}}
+    return refund_payload(**(shown | fields))
+
+
+# The list
+
+
+async def test_list_is_read_and_judged_with_the_other_refunds_of_the_payment(lens: Lens) -> None:
+    await settle(lens.shop)
+    lens.shop.provider.will(LIST, listing(theirs("succeeded")))
+    lens.shop.provider.will(PAID, totals(0))
+    look = await lens.look()
+    assert (look.sight, lens.shop.provider.asked, lens.answers, lens.trouble) == (Sight.ABSENT, [LIST, PAID], 1, [])
+    lens.shop.provider.will(LIST, listing())
+    assert (await lens.look()).sight is Sight.INCONCLUSIVE
+
+
+async def test_list_that_was_not_read_to_its_end_proves_no_absence(lens: Lens) -> None:
+    lens.shop.provider.will(LIST, says(200, {"data": []}))
+    assert (await lens.look()).sight is Sight.INCONCLUSIVE
+
+
+async def test_reversal_of_another_refund_that_the_list_shows_is_saved(lens: Lens) -> None:
+    await settle(lens.shop)
+    lens.shop.provider.will(LIST, listing(theirs("failed"), theirs("succeeded", id="re_9", metadata={})))
+    await lens.look()
+    other = await lens.shop.stored("b")
+    assert (other.status, other.provider_status) == (Status.FAILED, "failed")
+    assert (await lens.shop.history("b"))[-1]["look"] == "reversed"
+
+
+# Totals
+
+
+@pytest.mark.parametrize("rules", [TOTALS])
+async def test_totals_are_judged_with_the_other_refunds_read_again_before(lens: Lens) -> None:
+    await settle(lens.shop)
+    lens.shop.provider.will("GET /v1/refunds/re_2", says(200, theirs("succeeded")))
+    lens.shop.provider.will(PAID, totals(500))
+    look = await lens.look()
+    assert (look.sight, lens.answers, lens.trouble, lens.turns) == (Sight.ABSENT, 1, [], 2)
+    assert lens.shop.provider.asked == ["GET /v1/refunds/re_2", PAID]
+    lens.shop.provider.will(PAID, totals(1000))
+    assert (await lens.look()).sight is Sight.FOUND_IN_TOTALS
+
+
+@pytest.mark.parametrize("rules", [replace(TOTALS, totals_proof=False)])
+async def test_unchanged_total_proves_nothing_where_it_may_lag(lens: Lens) -> None:
+    lens.shop.provider.will(PAID, totals(500))
+    assert (await lens.look()).sight is Sight.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("rules", [TOTALS])
+async def test_refund_without_a_baseline_is_not_asked_for(lens: Lens) -> None:
+    look = await lens.look(baseline=None)
+    assert (look.sight, lens.shop.provider.asked) == (Sight.INCONCLUSIVE, [])
+
+
+@pytest.mark.parametrize("rules", [TOTALS])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        error(503, kind="api_error"),
+        httpx.ReadError("reset"),
+        says(200, {"object": "refund"}),
+        says(200, theirs("succeeded", id="re_3")),
+        says(200, theirs("failed")),
+    ],
+    ids=["503", "no reply", "no refund", "another refund", "reversed"],
+)
+async def test_other_refund_that_moved_or_cannot_be_read_again_leaves_the_totals_undecided(
+    lens: Lens, answer: Answer
+) -> None:
+    await settle(lens.shop)
+    lens.shop.provider.will("GET /v1/refunds/re_2", answer)
+    lens.shop.provider.will(PAID, totals(1000))
+    assert (await lens.look()).sight is Sight.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("rules", [TOTALS])
+async def test_reversal_of_another_refund_met_on_the_way_is_saved(lens: Lens) -> None:
+    await settle(lens.shop)
+    lens.shop.provider.will("GET /v1/refunds/re_2", says(200, theirs("failed")))
+    lens.shop.provider.will(PAID, totals(500))
+    await lens.look()
+    assert (await lens.shop.stored("b")).status is Status.FAILED
+
+
+@pytest.mark.parametrize("rules", [TOTALS])
+async def test_other_refund_that_the_provider_never_had_is_not_asked_for(lens: Lens) -> None:
+    await lens.shop.accept("b")
+    lens.shop.provider.will(PAID, totals(0))
+    look = await lens.look(baseline=Baseline(refunded=0, currency="usd", remaining=1000))
+    assert (look.sight, lens.shop.provider.asked) == (Sight.ABSENT, [PAID])
+
+
+@pytest.mark.parametrize("rules", [TOTALS])
+async def test_payment_with_more_refunds_than_are_read_again_is_undecided_without_reading_any(lens: Lens) -> None:
+    for number in range(MOST_REREAD + 1):
+        await lens.shop.accept(f"other-{number}")
+    lens.shop.provider.will(PAID, totals(500))
+    look = await lens.look()
+    assert (look.sight, lens.shop.provider.asked) == (Sight.INCONCLUSIVE, [PAID])
+    assert "more refunds" in look.reason
+
+
+# None
+
+
+@pytest.mark.parametrize("rules", [BLIND])
+async def test_where_nothing_may_be_read_back_nothing_is_asked(lens: Lens) -> None:
+    look = await lens.look()
+    assert (look.sight, look.reason, lens.shop.provider.asked) == (
+        Sight.INCONCLUSIVE,
+        "nothing may be read back",
+        [],
+    )
+
+
+# No answer
+
+
+@pytest.mark.parametrize(("rules", "path"), [(VERIFY, LIST), (TOTALS, PAID)], ids=["list", "totals"])
+async def test_read_back_that_is_not_answered_is_told_and_says_when_to_come_back(lens: Lens, path: str) -> None:
+    lens.shop.provider.will(path, error(503, "broken", "api_error", **{"Retry-After": "60"}))
+    look = await lens.look()
+    assert look == Look(sight=Sight.UNREADABLE, reason="because", retry_after=60 * SECOND)
+    assert [outcome.http_status for outcome in lens.trouble] == [503]
+    assert lens.answers == 0
+    lens.shop.provider.will(path, says(503, {}))
+    assert (await lens.look()).reason == "http_503"
+
+
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize(("rules", "path"), [(VERIFY, LIST), (TOTALS, PAID)], ids=["list", "totals"])
+async def test_read_back_that_is_refused_says_by_which_code_and_whether_it_is_only_missing(
+    lens: Lens, path: str, status: int
+) -> None:
+    lens.shop.provider.will(PAID, totals(500))
+    lens.shop.provider.will(path, error(status, "resource_missing"))
+    lens.shop.provider.will(PROBE, error(404))
+    look = await lens.look()
+    assert (look.sight, look.missing) == (Sight.INCONCLUSIVE, status == 404)
+    assert "resource_missing" in look.reason
+    assert [outcome.seen for outcome in lens.trouble] == [Seen.REFUSED]
+
+
+@pytest.mark.parametrize(("rules", "path"), [(VERIFY, LIST), (TOTALS, PAID)], ids=["list", "totals"])
+async def test_read_back_that_is_refused_for_the_keys_sake_is_not_this_refunds_trouble(lens: Lens, path: str) -> None:
+    lens.shop.provider.will(path, error(403))
+    lens.shop.provider.will(PROBE, error(403))
+    assert (await lens.look()).sight is Sight.UNREADABLE
+    assert [(outcome.seen, outcome.credentials) for outcome in lens.trouble] == [(Seen.NOT_DONE, True)]
+
+
+async def test_reversal_is_saved_only_where_there_is_one(lens: Lens) -> None:
+    other = await settle(lens.shop)
+    await lens.reconciler._reverse(other, found(id="re_2"), "list")
+    assert (await lens.shop.stored("b")).version == other.version
+    assert attempts.reversed_by_provider(other, found(id="re_2"), "list") is None

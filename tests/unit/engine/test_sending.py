@@ -1,0 +1,334 @@
+"""From a message to a saved verdict: what is asked of the provider, and what then stands in the records."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import httpx
+import pytest
+import redis.asyncio
+
+from tests.factories import BLIND, HOUR, MAYBE, NOW, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
+from tests.unit.engine.shop import ID, MILLISECOND, PAID, POST, TOTALS, error, opened, says, totals
+from worker.engine.service import Service
+from worker.model.answers import Seen
+from worker.model.refund import Baseline, Stage, Status
+from worker.model.request import idempotency_key
+
+
+async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, shop.later(1234 * MILLISECOND, says()))
+        assert await shop.handle() == "succeeded"
+        assert shop.provider.asked == [POST]
+        assert shop.provider.keys == [idempotency_key(ID, 1)]
+        refund = await shop.stored()
+        assert (refund.stage, refund.status, refund.attempts) == (Stage.SETTLED, Status.SUCCEEDED, 1)
+        assert refund.updated_at == NOW + 1234 * MILLISECOND
+        last = (await shop.history())[-1]
+        assert {"attempt": 1, "seen": "done", "ms": 1234, "http_status": 200}.items() <= last.items()
+        assert "tries" not in last
+        assert [outcome.seen for outcome in shop.attempts] == [Seen.DONE]
+
+
+async def test_reply_with_another_payments_refund_is_a_doubt_and_settles_one_record(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        for number in (1, 2):
+            await shop.accept(f"order-{number}", payment_intent=f"pi_{number}")
+        # Neither the payment nor our metadata stands in it: nothing in the reply itself contradicts.
+        careless = refund_payload(id="re_first")
+        del careless["payment_intent"], careless["metadata"]
+        shop.provider.will(POST, says(200, careless))
+        await shop.handle("order-1")
+        assert await shop.handle("order-2") == "in doubt"
+        first, second = await shop.stored("order-1"), await shop.stored("order-2")
+        assert (first.status, first.provider_refund_id) == (Status.SUCCEEDED, "re_first")
+        assert (second.stage, second.error_code, second.provider_refund_id) == (Stage.IN_DOUBT, "owned_elsewhere", None)
+        assert second.error_message is not None
+        assert "order-1" in second.error_message
+        last = (await shop.history("order-2"))[-1]
+        assert {"to": "in_doubt", "attempt": 1, "seen": "may_have_happened", "http_status": 200}.items() <= last.items()
+
+
+async def test_attempt_of_several_tries_says_so(async_redis: redis.asyncio.Redis, log: list[Any]) -> None:
+    async with opened(async_redis, TRUST) as shop:
+        await shop.accept()
+        shop.provider.will(POST, error(500, kind="api_error"), says())
+        await shop.handle()
+        assert shop.provider.asked == [POST, POST]
+        last = (await shop.history())[-1]
+        assert (last["tries"], last["http_status"], last["to"]) == (2, 200, "settled")
+    assert "further_try_left_out" not in [line["event"] for line in log]
+
+
+async def test_attempt_without_a_reply_has_no_status_to_show(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, httpx.ReadError("reset"))
+        assert await shop.handle() == "in doubt"
+        assert (await shop.stored()).stage is Stage.IN_DOUBT
+        assert "http_status" not in (await shop.history())[-1]
+
+
+async def test_refund_that_is_not_known_is_said_once_and_nothing_is_sent(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    async with opened(async_redis) as shop:
+        assert await shop.handle("nobody") == "unknown id"
+        assert shop.provider.asked == []
+    assert [line["event"] for line in log if line.get("refund_id") == "nobody"].count("refund_unknown") == 1
+
+
+async def test_refund_that_is_not_known_is_said_once_where_totals_are_read_first(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        assert await shop.handle("nobody") == "unknown id"
+        assert shop.provider.asked == []
+    assert [line["event"] for line in log if line.get("refund_id") == "nobody"] == ["refund_unknown"]
+
+
+@pytest.mark.parametrize("stage", ["settled", "review"])
+async def test_refund_that_needs_nothing_is_left_alone(async_redis: redis.asyncio.Redis, stage: str) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says() if stage == "settled" else httpx.ReadError("reset"))
+        await shop.handle()
+        before = await shop.stored()
+        assert before.stage.value == stage
+        shop.pass_time(HOUR)
+        assert await shop.handle() == ("succeeded" if stage == "settled" else "in review (no_reply)")
+        assert (shop.provider.asked, await shop.stored()) == ([POST], before)
+
+
+async def test_waiting_refund_is_sent_again_when_its_time_has_come_and_not_before(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, error(401), says())
+        assert await shop.handle() == "waiting (key refused)"
+        waiting = await shop.stored()
+        assert waiting.stage is Stage.WAITING
+        assert waiting.next_check_at is not None
+        await shop.store.unflag("credentials_refused_at")
+        shop.pass_time(waiting.next_check_at - shop.now - MILLISECOND)
+        assert await shop.handle() == "waiting (key refused)"
+        assert shop.provider.asked == [POST]
+        shop.pass_time(MILLISECOND)
+        assert await shop.handle() == "succeeded"
+        assert shop.provider.asked == [POST, POST]
+        assert shop.provider.bodies[0] == shop.provider.bodies[1]
+
+
+async def test_token_lease_and_window_of_a_claim_are_those_of_the_rules(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        seen: list[Any] = []
+
+        async def look(_: httpx.Request) -> httpx.Response:
+            stored: Any = await async_redis.hgetall(f"refunds:refund:{ID}")
+            seen.append((stored["claim"], stored["next_check_at"]))
+            return says()
+
+        shop.provider.will(POST, look)
+        await shop.handle()
+        assert seen == [("token-1", str(int((NOW + VERIFY.lease).timestamp() * 1000)))]
+
+
+async def test_claim_whose_reply_took_long_leaves_too_little_lease_to_send(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        token = shop.token
+
+        def slow() -> str:
+            # Between the question and its answer, as the worker's own clock counts.
+            shop.seconds += 23
+            return token()
+
+        shop.service._token = slow
+        shop.provider.will(POST, says())
+        assert await shop.handle() == "waiting (not_sent)"
+        assert shop.provider.asked == []
+        refund = await shop.stored()
+        assert (refund.stage, refund.error_code) == (Stage.WAITING, "not_sent")
+
+
+async def test_totals_are_read_before_the_first_send_and_kept_with_it(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, totals(100))
+        shop.provider.will(POST, httpx.ReadError("reset"))
+        await shop.handle()
+        assert shop.provider.asked == [PAID, POST]
+        assert (await shop.stored()).baseline == Baseline(refunded=100, currency="usd", remaining=900)
+
+
+async def test_totals_are_read_again_where_another_refund_of_the_payment_has_moved(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+
+        async def overtaken(_: httpx.Request) -> httpx.Response:
+            await async_redis.hincrby(f"refunds:payment:{PAYMENT}", "seq", 1)
+            return totals(100)
+
+        shop.provider.will(PAID, overtaken, totals(300))
+        shop.provider.will(POST, httpx.ReadError("reset"))
+        assert await shop.handle() == "in doubt"
+        assert shop.provider.asked == [PAID, PAID, POST]
+        baseline = (await shop.stored()).baseline
+        assert baseline is not None
+        assert baseline.refunded == 300
+
+
+async def test_payment_that_moves_all_the_time_is_left_to_the_next_sweep(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+
+        async def overtaken(_: httpx.Request) -> httpx.Response:
+            await async_redis.hincrby(f"refunds:payment:{PAYMENT}", "seq", 1)
+            return totals(100)
+
+        shop.provider.will(PAID, overtaken)
+        assert await shop.handle() == "queued"
+        assert shop.provider.asked == [PAID] * 4
+        assert (await shop.stored()).stage is Stage.QUEUED
+
+
+async def test_payment_that_cannot_be_read_is_asked_for_again_later_and_nothing_is_sent(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, error(503, kind="api_error"))
+        assert await shop.handle() == "queued (payment unreadable)"
+        refund = await shop.stored()
+        assert (shop.provider.asked, refund.stage, refund.status, refund.looks) == (
+            [PAID],
+            Stage.QUEUED,
+            Status.PENDING,
+            1,
+        )
+        assert refund.next_check_at == NOW + 3.75 * SECOND
+        assert "refund_postponed" in [line["event"] for line in log]
+        shop.pass_time(10 * SECOND)
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.looks, refund.next_check_at) == (2, NOW + 17.5 * SECOND)
+
+
+async def test_payment_that_cannot_be_read_is_left_to_whoever_sent_its_refund_meanwhile(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+
+        async def overtaken(_: httpx.Request) -> httpx.Response:
+            await shop.set(version="99")
+            return error(503, kind="api_error")
+
+        shop.provider.will(PAID, overtaken)
+        assert await shop.handle() == "changed meanwhile"
+        assert (shop.provider.asked, (await shop.stored()).looks) == ([PAID], 0)
+
+
+@pytest.mark.parametrize(("told", "seconds"), [("60", 60), ("1", 3.75)])
+async def test_payment_that_cannot_be_read_is_not_asked_for_sooner_than_told(
+    async_redis: redis.asyncio.Redis, told: str, seconds: float
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, says(503, {}, **{"Retry-After": told}))
+        await shop.handle()
+        assert (await shop.stored()).next_check_at == NOW + seconds * SECOND
+
+
+async def test_payment_that_cannot_be_read_is_asked_for_ever_rarer_up_to_ten_minutes(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        await shop.set(looks="20")
+        shop.provider.will(PAID, error(503, kind="api_error"))
+        await shop.handle()
+        assert (await shop.stored()).next_check_at == NOW + 450 * SECOND
+
+
+async def test_payment_that_the_provider_refuses_to_show_is_sent_for_and_the_refusal_kept(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, error(404, "resource_missing"))
+        shop.provider.will(POST, error(404, "resource_missing"))
+        assert await shop.handle() == "failed (resource_missing)"
+        refund = await shop.stored()
+        assert shop.provider.asked == [PAID, POST]
+        assert (refund.status, refund.error_code) == (Status.FAILED, "resource_missing")
+
+
+async def test_refused_credentials_met_before_a_send_stop_everyone(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, error(401))
+        assert await shop.handle() == "queued (key refused)"
+        assert shop.provider.asked == [PAID]
+        assert "credentials_refused_at" in await shop.meta()
+
+
+@pytest.mark.parametrize(("currency", "sent"), [("usd", True), ("USD", True), ("eur", False)])
+async def test_stated_currency_is_checked_before_anything_is_sent(
+    async_redis: redis.asyncio.Redis, currency: str, *, sent: bool
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept(currency="usd")
+        shop.provider.will(PAID, totals(0, currency=currency))
+        shop.provider.will(POST, says())
+        assert await shop.handle() == ("succeeded" if sent else "failed (currency_mismatch)")
+        refund = await shop.stored()
+        assert shop.provider.asked == ([PAID, POST] if sent else [PAID])
+        if sent:
+            # Only where the totals are the proof are they kept.
+            assert refund.status is Status.SUCCEEDED
+        else:
+            assert (refund.status, refund.error_code) == (Status.FAILED, "currency_mismatch")
+            assert refund.error_message is not None
+            assert "eur" in refund.error_message
+
+
+async def test_refund_without_a_currency_has_none_to_be_checked(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, totals(0, currency="eur"))
+        shop.provider.will(POST, httpx.ReadError("reset"))
+        await shop.handle()
+        assert shop.provider.asked == [PAID, POST]
+
+
+async def test_baseline_is_kept_only_where_the_totals_are_the_proof(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept(currency="usd")
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, httpx.ReadError("reset"))
+        await shop.handle()
+        assert (await shop.stored()).baseline is None
+
+
+async def test_service_goes_by_the_clock_of_its_process_and_draws_what_nobody_can_guess(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        service = Service(shop.store, shop.service.gateway, rules=VERIFY, slots=shop.slots, gate=shop.gate)
+        assert service._clock is time.monotonic
+        assert service._jitter is random.random
+        tokens = {service._token() for _ in range(100)}
+        assert {len(token) for token in tokens} == {16}
+        assert len(tokens) == 100
+        service._on_attempt(MAYBE)

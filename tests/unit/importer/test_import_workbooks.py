@@ -1,0 +1,105 @@
+"""Cells of a workbook that have no value: an error or a formula without a result is never taken for a blank cell."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import pytest
+
+from tests.support.files import Files, workbook
+from worker.importer import ImportOptions, open_source, validate
+
+HEADER: list[object] = ["id", "pi", "amount", "currency", "note"]
+ROWS: list[list[object]] = [HEADER, ["a", "pi_1", 500, "usd", "x"], ["b", "pi_2", 700, "usd", "y"]]
+ERROR = b'<c r="%s" t="e"><v>#N/A</v></c>'
+FORMULA = b'<c r="%s"><f>SUM(A1:A2)</f></c>'
+
+
+def cell(reference: str, value: object) -> bytes:
+    """A cell as `workbook` writes it."""
+    if isinstance(value, int):
+        return f'<c r="{reference}"><v>{value}</v></c>'.encode()
+    return f'<c r="{reference}" t="inlineStr"><is><t xml:space="preserve">{value}</t></is></c>'.encode()
+
+
+def changed(book: bytes, old: bytes, new: bytes, member: str = "xl/worksheets/sheet1.xml") -> bytes:
+    """The workbook with other bytes in one of its parts."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(book)) as before, zipfile.ZipFile(out, "w") as after:
+        for name in before.namelist():
+            content = before.read(name)
+            if name == member:
+                assert old in content
+                content = content.replace(old, new)
+            after.writestr(name, content)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "unread",
+    [
+        ERROR,
+        b"<c t='e' r='%s' s='1'><v>#REF!</v></c>",
+        FORMULA,
+        b'<c r="%s"><f>1+1</f><v/></c>',
+        b'<c r="%s"><f t="shared" si="0"/></c>',
+        b'<x:c r="%s" t="n"><x:f>1+1</x:f></x:c>',
+    ],
+)
+@pytest.mark.parametrize(("reference", "value", "column"), [("C2", 500, "amount"), ("D2", "usd", "currency")])
+def test_a_cell_without_a_value_is_not_a_blank_one(
+    unread: bytes, reference: str, value: object, column: str, files: Files
+) -> None:
+    book = changed(workbook(ROWS), cell(reference, value), unread % reference.encode())
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert [(error.line, error.column, error.code) for error in taken.errors] == [(2, column, "cell_error")]
+    assert taken.ids == ["b"]
+    assert "#ERROR" in files.result(book, name="refunds.xlsx", ignore_extra=True)
+
+
+@pytest.mark.parametrize("computed", [b"<v>500</v>", b"<v>500.0</v>"])
+def test_a_formula_with_a_result_is_its_result(computed: bytes, files: Files) -> None:
+    book = changed(workbook(ROWS), cell("C2", 500), b'<c r="C2"><f>250*2</f>' + computed + b"</c>")
+    assert [each.amount for each in files.take(book, "refunds.xlsx", ignore_extra=True).requests] == [500, 700]
+
+
+def test_a_column_that_is_read_over_may_hold_errors(files: Files) -> None:
+    book = changed(workbook(ROWS), cell("E2", "x"), ERROR % b"E2")
+    assert files.take(book, "refunds.xlsx", ignore_extra=True).ids == ["a", "b"]
+
+
+def test_errors_of_another_sheet_are_none_of_this_one(files: Files) -> None:
+    book = workbook([["x", "y", "z"], [1, 2, 3]], [["id", "pi", "amount"], ["a", "pi_1", ""]])
+    book = changed(book, cell("C2", 3), ERROR % b"C2")
+    assert files.take(book, "refunds.xlsx", sheet="Sheet2").requests[0].amount is None
+    relations = "xl/_rels/workbook.xml.rels"
+    absolute = changed(book, b'Target="worksheets/', b'Target="/xl/worksheets/', relations)
+    assert files.take(absolute, "refunds.xlsx", sheet="Sheet2").requests[0].amount is None
+    own = changed(absolute, b'<c r="C2" t="inlineStr"><is><t xml:space="preserve"></t></is></c>', ERROR % b"C2",
+        "xl/worksheets/sheet2.xml")  # fmt: skip
+    assert files.take(own, "refunds.xlsx", sheet="Sheet2").codes == ["cell_error"]
+
+
+def test_a_last_cell_without_a_result_and_one_of_many_blocks_are_found(files: Files) -> None:
+    rows: list[list[object]] = [["id", "pi", "amount"], *([f"r-{n}", "pi_1", n + 1] for n in range(20_000))]
+    book = workbook(rows)
+    for number in (2, 3_333, 9_000, 20_001):
+        book = changed(book, cell(f"C{number}", number - 1), FORMULA % f"C{number}".encode())
+    taken = files.take(book, "refunds.xlsx")
+    assert [error.line for error in taken.errors] == [2, 3_333, 9_000, 20_001]
+    assert {error.code for error in taken.errors} == {"cell_error"}
+
+
+def test_a_header_without_a_value_is_no_known_column(files: Files) -> None:
+    book = changed(workbook(ROWS), cell("C1", "amount"), ERROR % b"C1")
+    with pytest.raises(Exception, match="'#ERROR' is not a known column"):
+        files.take(book, "refunds.xlsx")
+
+
+def test_rows_behind_a_filter_are_counted(files: Files) -> None:
+    book = changed(workbook(ROWS), b'<row r="3">', b'<row r="3" spans="1:5" hidden="1">')
+    for content, hidden in ((book, 1), (workbook(ROWS), 0)):
+        with open_source(files.write(content, "refunds.xlsx"), ImportOptions(ignore_extra=True)) as source:
+            assert validate(source).summary.accepted == 2
+            assert source.hidden_rows == hidden

@@ -1,0 +1,162 @@
+"""What the doctor says of the records: what holds them back, what is old, and what waits for a person."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.cli_runner import Cli, Records
+from tests.unit.monitoring.examining import examined
+from worker.store import scripts
+from worker.store.flags import key_print
+
+HOUR_MS = 3_600_000
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def test_records_of_another_schema_are_a_guard(doctor: Cli, sync_redis: redis.Redis) -> None:
+    sync_redis.hset("refunds:meta", "schema", "1")
+    assert examined(doctor).of("schema")[0] == "ok"
+    sync_redis.hset("refunds:meta", "schema", "99")
+    said = examined(doctor)
+    assert (said.of("schema")[0], said.code) == ("fail", 6)
+    assert "version 99, and this program knows 1" in said.of("schema")[1]
+
+
+def test_records_pinned_to_another_provider_are_a_guard(doctor: Cli, records: Records) -> None:
+    records.store.run(scripts.pin("elsewhere.example", "live"))
+    said = examined(doctor)
+    assert (said.of("records")[0], said.code) == ("fail", 6)
+
+
+@pytest.mark.parametrize(
+    ("key", "field", "value", "name", "state", "code"),
+    [
+        ("refunds:meta", "paused", "1700000000000", "pause", "warn", 0),
+        ("refunds:meta", "credentials_refused_at", "1700000000000", "breaker", "fail", 2),
+        ("refunds:meta", "account_lost_at", "1700000000000", "account", "fail", 2),
+        ("refunds:gate", "blocked_until", "later", "rate", "warn", 0),
+        ("refunds:meta", "suspect_until", "later", "recovery", "warn", 0),
+    ],
+)
+def test_what_holds_refunds_back_is_told_while_it_stands(
+    doctor: Cli, sync_redis: redis.Redis, key: str, field: str, value: str, name: str, state: str, code: int
+) -> None:
+    assert name not in examined(doctor).checks
+    sync_redis.hset(key, field, str(now_ms() + HOUR_MS) if value == "later" else value)
+    said = examined(doctor)
+    assert (said.of(name)[0], said.code) == (state, code)
+
+
+def test_a_payment_that_is_missing_is_named_with_what_may_be_done(doctor: Cli, sync_redis: redis.Redis) -> None:
+    lost: dict[Any, Any] = {"account_lost_at": "1700000000000", "account_lost_payment": "pi_9"}
+    sync_redis.hset("refunds:meta", mapping=lost)
+    _, text, fix = examined(doctor).of("account")
+    assert ("pi_9" in text, "2023-11-14" in text, "refunds resume --account" in fix) == (True, True, True)
+
+
+def test_a_key_that_the_records_do_not_know_is_a_warning(doctor: Cli, sync_redis: redis.Redis) -> None:
+    known = key_print(doctor.environment["REFUNDS_API_KEY"], "salt")
+    sync_redis.hset("refunds:meta", mapping={"key_salt": "salt", "key_prints": f"other {known}"})
+    said = examined(doctor)
+    assert (said.of("account")[0], said.code) == ("ok", 0)
+    sync_redis.hset("refunds:meta", "key_prints", "other")
+    said = examined(doctor)
+    assert (said.of("account")[0], said.code) == ("warn", 0)
+
+
+def test_what_held_refunds_back_before_is_not_told(doctor: Cli, sync_redis: redis.Redis) -> None:
+    sync_redis.hset("refunds:gate", "blocked_until", str(now_ms() - 1))
+    sync_redis.hset("refunds:meta", "suspect_until", str(now_ms() - 1))
+    sync_redis.zadd("refunds:outages", {"host:9": now_ms() - HOUR_MS})
+    assert not {"rate", "recovery", "outage"} & examined(doctor).checks.keys()
+
+
+def test_workers_without_a_provider_are_named(doctor: Cli, sync_redis: redis.Redis) -> None:
+    sync_redis.zadd("refunds:outages", {"host:1": now_ms()})
+    sync_redis.zadd("refunds:workers", {"host:1": now_ms(), "host:2": now_ms() - HOUR_MS})
+    said = examined(doctor)
+    assert (said.of("outage")[0], "host:1" in said.of("outage")[1]) == ("warn", True)
+    assert said.of("workers")[:2] == ("ok", "1 seen: host:1")
+
+
+def test_the_oldest_refund_is_told_and_warned_of_after_an_hour(
+    doctor: Cli, sync_redis: redis.Redis, records: Records
+) -> None:
+    records.queued("order-1")
+    records.queued("order-2", payment_intent="pi_2")
+    said = examined(doctor)
+    assert (said.of("oldest")[0], "order-1" in said.of("oldest")[1]) == ("ok", True)
+    sync_redis.hset("refunds:refund:order-2", "created_at", str(now_ms() - 26 * HOUR_MS - 60_000))
+    state, text, fix = examined(doctor).of("oldest")
+    assert (state, fix) == ("warn", "refunds status order-2 --history")
+    assert "accepted 1 d 2 h ago and is queued" in text
+
+
+def test_the_oldest_is_found_behind_many_that_are_due_before_it(
+    doctor: Cli, sync_redis: redis.Redis, records: Records
+) -> None:
+    for number in range(30):
+        records.queued(f"order-{number}", payment_intent=f"pi_{number}")
+    sync_redis.hset("refunds:refund:order-29", "created_at", str(now_ms() - 2 * HOUR_MS))
+    sync_redis.zadd("refunds:index:queued", {"order-29": now_ms() + HOUR_MS})
+    assert "order-29" in examined(doctor).of("oldest")[1]
+
+
+def test_a_doubt_that_lasts_is_warned_of(doctor: Cli, sync_redis: redis.Redis, records: Records) -> None:
+    records.queued("order-1")
+    sync_redis.hset("refunds:refund:order-1", mapping={"stage": "in_doubt", "doubt_since": str(now_ms())})
+    sync_redis.zrem("refunds:index:queued", "order-1")
+    sync_redis.zadd("refunds:index:in_doubt", {"order-1": now_ms()})
+    said = examined(doctor)
+    assert (said.of("refunds")[1], "doubt" in said.checks) == (
+        "1 on their way, 1 in doubt, looked at by themselves",
+        False,
+    )
+    sync_redis.hset("refunds:refund:order-1", "doubt_since", str(now_ms() - HOUR_MS))
+    assert examined(doctor).of("doubt") == (
+        "warn",
+        "order-1 has been in doubt for 1 h",
+        "refunds status order-1 --history",
+    )
+    # Two looks a long settle time apart take their time.
+    assert "doubt" not in examined(doctor, REFUNDS_SETTLE_SECONDS="3600").checks
+
+
+def test_batches_that_paused_themselves_are_told_with_why(doctor: Cli, sync_redis: redis.Redis) -> None:
+    sync_redis.zadd("refunds:batches", {"b-1": 1, "b-2": 2, "b-3": 3})
+    sync_redis.hset("refunds:batch:b-1", mapping={"state": "paused", "paused_reason": "balance_insufficient"})
+    sync_redis.hset("refunds:batch:b-2", "state", "paused")
+    sync_redis.hset("refunds:batch:b-3", "state", "running")
+    said = examined(doctor)
+    state, text, fix = said.of("batch b-1")
+    assert (state, "balance_insufficient" in text, fix) == (
+        "warn",
+        True,
+        "mend the cause, then refunds batch resume b-1",
+    )
+    assert said.of("batches") == ("warn", "paused by a person: b-2", "refunds batch resume b-2")
+
+
+def test_messages_and_reviews_wait_for_a_person(doctor: Cli, sync_redis: redis.Redis, records: Records) -> None:
+    records.in_review("order-1")
+    sync_redis.lpush("refunds:rejected", "{}")
+    said = examined(doctor)
+    assert said.of("review")[2] == "refunds review list"
+    assert said.of("messages")[2].endswith("refunds rejected list")
+
+
+def test_refunds_that_the_provider_contradicts_are_told_of(doctor: Cli, sync_redis: redis.Redis) -> None:
+    assert "contradicted" not in examined(doctor).checks
+    sync_redis.zadd("refunds:contradicted", {"order-1": 1})
+    assert examined(doctor).of("contradicted") == (
+        "warn",
+        "1 are recorded otherwise than the provider shows them",
+        "refunds review list",
+    )

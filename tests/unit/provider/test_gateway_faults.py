@@ -1,0 +1,417 @@
+"""Every way in which one try can end, on real sockets: what it says of the refund, and how often money could move."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import socket
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.factories import a_refund, refund_payload
+from tests.unit.provider.byte_provider import (
+    BODY,
+    LEASE,
+    Peer,
+    Script,
+    answering,
+    bound_socket,
+    byte_provider,
+    error,
+    gateway_to,
+    no_time,
+    refuse,
+    reply,
+    sent,
+)
+from worker.model.answers import Seen
+from worker.provider import transport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOOPBACK_CERTIFICATE = Path(__file__).parents[2] / "support" / "loopback.pem"
+DONE = reply(200, refund_payload())
+SHORT = {"request_timeout_seconds": 0.3}
+
+
+def raw(data: bytes) -> Script:
+    """Answer with these bytes, then close."""
+
+    async def script(peer: Peer) -> None:
+        await peer.read()
+        await peer.send(data)
+
+    return script
+
+
+async def reset_before_reading(peer: Peer) -> None:
+    peer.reset()
+
+
+async def close_before_reading(peer: Peer) -> None:
+    del peer
+
+
+async def reset_after_reading(peer: Peer) -> None:
+    await peer.read()
+    peer.reset()
+
+
+async def close_after_reading(peer: Peer) -> None:
+    await peer.read()
+
+
+async def reset_within_body(peer: Peer) -> None:
+    await peer.read()
+    await peer.send(DONE[:-20])
+    peer.reset()
+
+
+async def never_answer(peer: Peer) -> None:
+    await peer.read()
+    await peer.read_to_end()
+
+
+async def drip(peer: Peer) -> None:
+    """Send the reply byte by byte, each well within any limit on a single read, for ever."""
+    await peer.read()
+    for byte in b"HTTP/1.1 200 Words\r\nX-Pad: " + b"x" * 10_000:
+        await peer.send(bytes([byte]))
+        await asyncio.sleep(0.005)
+
+
+async def flood(peer: Peer) -> None:
+    """Send a body without an end."""
+    await peer.read()
+    await peer.send(b"HTTP/1.1 200 Words\r\n\r\n{")
+    while True:
+        await peer.send(b" " * 65536)
+
+
+@pytest.mark.parametrize(
+    ("script", "posts", "said"),
+    [
+        (reset_before_reading, 0, "the connection broke"),
+        (close_before_reading, 0, "the connection"),
+        (reset_after_reading, 1, "the connection broke"),
+        (close_after_reading, 1, "the connection was closed before the reply"),
+        (raw(b"HTTP/1.1 200 Words\r\nContent-Le"), 1, "the connection was closed before the reply"),
+        (raw(b"220 mail.example ESMTP\r\n\r\n"), 1, "the reply was not valid HTTP"),
+        (raw(b"HTTP/1.1 200 Words\r\nX-Long: " + b"x" * 70_000), 1, "the reply was not valid HTTP"),
+        (raw(DONE[:-1]), 1, "the reply's body was cut"),
+        (reset_within_body, 1, "the reply's body was cut"),
+        (raw(b"HTTP/1.1 200 Words\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"), 1, "the reply's body was cut"),
+        (raw(b"HTTP/1.1 200 Words\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}"), 1, "the reply"),
+        (flood, 1, "reply over 1 MB"),
+        (raw(reply(body=b" " * (transport.MAX_BODY + 1))), 1, "reply over 1 MB"),
+        (raw(reply(body=gzip.compress(bytes(100_000_000), 1), Content_Encoding="gzip")), 1, "reply over 1 MB"),
+        (raw(reply(body=b"no gzip", Content_Encoding="gzip")), 1, "the reply's compression is broken"),
+        (raw(reply(body=gzip.compress(DONE)[:-9], Content_Encoding="gzip")), 1, "the reply's compression is broken"),
+        (raw(reply(body=b"x", Content_Encoding="br")), 1, "the reply is encoded in a way that was not asked for"),
+    ],
+    ids=[
+        "reset before reading",
+        "close before reading",
+        "reset after reading",
+        "close after reading",
+        "half the head",
+        "not HTTP",
+        "endless head",
+        "body one byte short",
+        "reset within the body",
+        "chunk cut",
+        "chunk garbled",
+        "endless body",
+        "body over the cap",
+        "gzip bomb",
+        "no gzip at all",
+        "gzip cut",
+        "unknown encoding",
+    ],
+)
+async def test_a_broken_reply_may_have_happened_and_is_not_sent_again(script: Script, posts: int, said: str) -> None:
+    async with byte_provider(script) as provider:
+        outcome = await sent(provider.url, a_refund())
+        assert (outcome.seen, outcome.code, outcome.doubt) == (Seen.MAYBE, "no_reply", True)
+        assert (outcome.message or "").startswith(said)
+        assert (provider.connections, provider.posts) == (1, posts)
+
+
+@pytest.mark.parametrize("script", [never_answer, drip], ids=["silence", "slow drip"])
+async def test_a_reply_that_is_not_whole_in_time_may_have_happened(script: Script) -> None:
+    async with byte_provider(script) as provider:
+        outcome = await sent(provider.url, a_refund(), SHORT)
+        assert (outcome.seen, outcome.message) == (Seen.MAYBE, "no whole reply within 0.3 s")
+        assert (provider.connections, provider.posts) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "payload", "seen", "code"),
+    [
+        (200, refund_payload(), Seen.DONE, "done"),
+        (201, refund_payload(status="pending"), Seen.DONE, "done"),
+        (200, {}, Seen.MAYBE, "unreadable_success"),
+        (200, [refund_payload()], Seen.MAYBE, "unreadable_success"),
+        (204, None, Seen.MAYBE, "unreadable_success"),
+        (200, refund_payload(status="wonderful"), Seen.MAYBE, "unknown_status"),
+        (200, refund_payload(amount=501), Seen.MAYBE, "contradictory_reply"),
+        (200, refund_payload(payment_intent="pi_other"), Seen.MAYBE, "contradictory_reply"),
+        (302, error("moved"), Seen.MAYBE, "moved"),
+        (400, error("amount_too_large"), Seen.REFUSED, "amount_too_large"),
+        (400, {"type": "invalid_request_error", "code": "flat"}, Seen.REFUSED, "flat"),
+        (400, error("keys", "idempotency_error"), Seen.MISMATCH, "idempotency_error"),
+        (400, {"no": "error"}, Seen.MAYBE, "http_400"),
+        (401, error("bad_key"), Seen.NOT_DONE, "credentials_refused"),
+        (402, error("card_declined", "card_error"), Seen.REFUSED, "card_declined"),
+        (404, error("resource_missing"), Seen.REFUSED, "resource_missing"),
+        (408, error("slow"), Seen.MAYBE, "slow"),
+        (409, error("in_flight"), Seen.MAYBE, "in_flight"),
+        (422, error("odd"), Seen.REFUSED, "odd"),
+        (429, error("rate"), Seen.NOT_DONE, "rate_limited"),
+        (500, error("boom", "api_error"), Seen.MAYBE, "boom"),
+        (503, error("away", "api_error"), Seen.MAYBE, "away"),
+    ],
+)
+async def test_a_whole_reply_is_sent_once_and_means_what_the_table_says(
+    status: int, payload: object, seen: Seen, code: str
+) -> None:
+    body = b"" if status == 204 else None
+    async with byte_provider(answering(reply(status, payload, body=body))) as provider:
+        outcome = await sent(provider.url, a_refund())
+        assert (outcome.seen, outcome.code, outcome.http_status) == (seen, code, status)
+        assert provider.posts == 1
+
+
+async def test_an_html_error_page_may_have_happened() -> None:
+    page = reply(502, body=b"<html>Bad Gateway</html>", Content_Type="text/html")
+    async with byte_provider(answering(page)) as provider:
+        outcome = await sent(provider.url, a_refund())
+        assert (outcome.seen, outcome.code, outcome.server_errors) == (Seen.MAYBE, "http_502", 1)
+
+
+async def test_a_compressed_reply_that_was_not_asked_for_is_read() -> None:
+    packed = gzip.compress(json.dumps(refund_payload()).encode())
+    async with byte_provider(answering(reply(body=packed, Content_Encoding="gzip"))) as provider:
+        assert (await sent(provider.url, a_refund())).seen is Seen.DONE
+        assert provider.requests[0].headers["accept-encoding"] == "identity"
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    async with byte_provider(answering(reply(307, {}, Location="/v1/refunds"))) as provider:
+        assert (await sent(provider.url, a_refund())).seen is Seen.MAYBE
+        assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize("reset", [True, False], ids=["reset", "close"])
+async def test_a_reused_connection_that_breaks_after_the_request_has_left_may_have_happened(reset: bool) -> None:  # noqa: FBT001 - a parameter of the case
+    async def answer_then_break(peer: Peer) -> None:
+        await peer.read()
+        await peer.send(DONE)
+        await peer.read()
+        if reset:
+            peer.reset()
+
+    async with byte_provider(answer_then_break) as provider, gateway_to(provider.url) as gateway:
+        first = await gateway.send(a_refund(), BODY, lease_left=LEASE)
+        second = await gateway.send(a_refund(), BODY, lease_left=LEASE)
+        assert (first.seen, second.seen) == (Seen.DONE, Seen.MAYBE)
+        assert (provider.connections, provider.posts) == (1, 2)
+
+
+async def test_a_second_reply_to_the_last_request_is_not_taken_for_the_next_ones() -> None:
+    said_twice = asyncio.Event()
+
+    async def say_it_twice(peer: Peer) -> None:
+        await peer.read()
+        await peer.send(DONE)
+        await said_twice.wait()
+        await peer.send(DONE)
+        await peer.read()
+
+    async with byte_provider(say_it_twice) as provider, gateway_to(provider.url) as gateway:
+        first = await gateway.send(a_refund(), BODY, lease_left=LEASE)
+        said_twice.set()
+        for _ in range(20):  # until the stale bytes are in
+            await asyncio.sleep(0)
+        second = await gateway.send(a_refund(), BODY, lease_left=LEASE)
+        assert (first.seen, second.seen, second.code) == (Seen.DONE, Seen.MAYBE, "no_reply")
+
+
+async def test_a_connection_idle_for_four_seconds_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with byte_provider(answering(DONE)) as provider, gateway_to(provider.url) as gateway:
+        await gateway.send(a_refund(), BODY, lease_left=LEASE)
+        later = asyncio.get_running_loop().time() + 4.1
+        monkeypatch.setattr("aiohttp.connector.monotonic", lambda: later)
+        await gateway.send(a_refund(), BODY, lease_left=LEASE)
+        assert (provider.connections, provider.posts) == (2, 2)
+
+
+@pytest.fixture
+def held_port() -> Iterator[int]:
+    """A port that is bound and refuses connections."""
+    with bound_socket() as bound:
+        yield bound.getsockname()[1]
+
+
+async def not_sent(url: str, settings: dict[str, Any] | None = None) -> str:
+    """The reason of an attempt that must not have been sent; further tries are refused."""
+    async with gateway_to(url, settings, sleep=no_time) as gateway:
+        outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, permit=refuse)
+    assert (outcome.seen, outcome.code, outcome.doubt, outcome.tries) == (Seen.NOT_SENT, "not_sent", False, 1)
+    return outcome.message or ""
+
+
+async def test_a_refused_connection_was_not_sent(held_port: int) -> None:
+    assert await not_sent(f"http://127.0.0.1:{held_port}") == "the provider could not be reached"
+
+
+async def test_an_unknown_host_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert await not_sent("https://provider.invalid") == "the provider's host name could not be resolved"
+
+
+async def test_a_failed_tls_handshake_was_not_sent() -> None:
+    async def speak_plainly(peer: Peer) -> None:
+        await peer.reader.read(1)
+        await peer.send(b"HTTP/1.1 400 Words\r\nContent-Length: 0\r\n\r\n")
+
+    async with byte_provider(speak_plainly) as provider:
+        reason = await not_sent(provider.url.replace("http:", "https:"))
+        assert (reason, provider.requests) == ("the TLS handshake with the provider failed", [])
+
+
+@pytest.fixture
+def server_tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(LOOPBACK_CERTIFICATE)
+    return context
+
+
+async def test_an_untrusted_certificate_was_not_sent(server_tls: ssl.SSLContext) -> None:
+    async with byte_provider(answering(DONE), tls=server_tls) as provider:
+        assert await not_sent(provider.url) == "the provider's certificate is not trusted"
+        assert provider.requests == []
+
+
+async def test_tls_with_a_trusted_certificate_works_and_a_break_after_sending_may_have_happened(
+    server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(LOOPBACK_CERTIFICATE))
+
+    async def answer_then_reset(peer: Peer) -> None:
+        await peer.read()
+        await peer.send(DONE)
+        await peer.read()
+        peer.reset()
+
+    async with byte_provider(answer_then_reset, tls=server_tls) as provider, gateway_to(provider.url) as gateway:
+        assert (await gateway.send(a_refund(), BODY, lease_left=LEASE)).seen is Seen.DONE
+        assert (await gateway.send(a_refund(), BODY, lease_left=LEASE)).seen is Seen.MAYBE
+        assert provider.posts == 2
+
+
+async def test_a_connection_that_is_never_accepted_was_not_sent() -> None:
+    with bound_socket() as listening:
+        listening.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:  # fill the backlog: further handshakes get no answer
+            one.setblocking(False)
+            one.connect_ex(listening.getsockname())
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        assert await not_sent(url, SHORT) == "no connection to the provider within the time limit"
+        for one in waiting:
+            one.close()
+
+
+async def test_a_call_that_gets_no_connection_of_the_pool_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "SPARE_CONNECTIONS", 0)
+    arrived = asyncio.Event()
+
+    async def hold(peer: Peer) -> None:
+        await peer.read()
+        arrived.set()
+        await peer.read_to_end()
+
+    settings = {"concurrency": 1, "request_timeout_seconds": 0.4}
+    async with byte_provider(hold) as provider, gateway_to(provider.url, settings, sleep=no_time) as gateway:
+        holder = asyncio.create_task(gateway.send(a_refund(), BODY, lease_left=LEASE))
+        await arrived.wait()
+        outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, permit=refuse)
+        assert (outcome.seen, provider.posts) == (Seen.NOT_SENT, 1)
+        assert (await holder).seen is Seen.MAYBE
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("early", [b"", DONE[:-1]], ids=["silence", "cut reply"])
+async def test_a_try_without_a_whole_reply_leaves_nothing_that_could_still_arrive(
+    early: bytes, scheme: str, server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(LOOPBACK_CERTIFICATE))
+    large = BODY.ljust(16 << 20)  # more than the kernel takes: the rest waits in the process
+    returned = asyncio.Event()
+    late: list[bytes] = []
+
+    async def stall(peer: Peer) -> None:
+        await peer.send(early)
+        await returned.wait()
+        late.append(await peer.read_to_end())
+
+    tls = server_tls if scheme == "https" else None
+    async with (
+        byte_provider(stall, receive_buffer=4096, tls=tls) as provider,
+        gateway_to(provider.url, SHORT) as gateway,
+    ):
+        outcome = await gateway.send(a_refund(), large, lease_left=LEASE)
+        returned.set()
+        await provider.gone.wait()
+        assert (outcome.seen, outcome.code) == (Seen.MAYBE, "no_reply")
+        # What had reached the other side, and not what this side's kernel or process still held.
+        assert len(late[0]) < 1 << 20
+
+
+async def test_a_canceled_call_is_canceled_and_its_connection_cut() -> None:
+    arrived = asyncio.Event()
+
+    async def hold(peer: Peer) -> None:
+        await peer.read()
+        arrived.set()
+        await peer.read_to_end()
+
+    async with byte_provider(hold) as provider, gateway_to(provider.url) as gateway:
+        call = asyncio.create_task(gateway.send(a_refund(), BODY, lease_left=LEASE))
+        await arrived.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await provider.gone.wait()
+        assert provider.posts == 1
+
+
+async def test_a_canceled_second_try_is_canceled_too() -> None:
+    arrived = asyncio.Event()
+
+    async def hold(peer: Peer) -> None:
+        await peer.read()
+        arrived.set()
+        await peer.read_to_end()
+
+    async with (
+        byte_provider(close_after_reading, hold) as provider,
+        gateway_to(provider.url, {"idempotency": "trust"}, sleep=no_time) as gateway,
+    ):
+        call = asyncio.create_task(gateway.send(a_refund(), BODY, lease_left=LEASE))
+        await arrived.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await provider.gone.wait()
+        assert provider.posts == 2

@@ -1,0 +1,193 @@
+"""Each decision of the caller, a person or a recovery in full."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.factories import HOUR, NOW, a_refund
+from tests.unit.rules.stepping import ANEW, DAY, DROPPED, NO_WORD, TOLD, pending, plain, settled
+from worker.errors import InvalidRequest, NotCancelable
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.steps import Step
+from worker.rules.decisions import cancel, recovered, resolve_failed, resolve_resend, resolve_succeeded, retry_failed
+
+
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING])
+def test_cancel_leads_to_this_step_and_no_other(stage: Stage) -> None:
+    assert cancel(a_refund(stage)) == settled(Status.CANCELED, "canceled", DROPPED)
+
+
+def test_refusal_to_cancel_says_whether_it_is_over_or_on_its_way() -> None:
+    with pytest.raises(NotCancelable, match="already succeeded"):
+        cancel(a_refund(Stage.SETTLED))
+    with pytest.raises(NotCancelable, match="may have reached the provider"):
+        cancel(a_refund(Stage.WAITING, doubt_since=NOW))
+    with pytest.raises(NotCancelable, match="may have reached the provider"):
+        cancel(a_refund(Stage.SENDING))
+
+
+BY_ANN: dict[str, Any] = {"source": "operator", "by": "ann"}
+
+
+def word(says: str, *, unverified: bool = False) -> dict[str, Any]:
+    return {"operator_says": says, "operator_by": "ann", "operator_unverified": unverified}
+
+
+@pytest.mark.parametrize("unverified", [True, False])
+def test_person_who_names_the_providers_refund_leads_to_this_step_and_no_other(*, unverified: bool) -> None:
+    changes = {"provider_refund_id": "re_7", "processing_since": NOW, "operator_code": None}
+    step = resolve_succeeded(a_refund(Stage.REVIEW), "re_7", NOW, by="ann", unverified=unverified)
+    assert step == pending(
+        Stage.PROCESSING,
+        "operator_says_succeeded",
+        changes | word("succeeded", unverified=unverified),
+        timedelta(0),
+        **BY_ANN,
+    )
+
+
+def test_decision_of_which_nobody_is_named_is_the_callers_and_wants_to_be_verified() -> None:
+    refund = a_refund(Stage.REVIEW, doubt_since=NOW)
+    for step in (resolve_succeeded(refund, "re_7", NOW), resolve_failed(refund, "x"), resolve_resend(refund)):
+        assert (step.by, step.changes["operator_by"], step.changes["operator_unverified"]) == ("caller",) * 2 + (False,)
+
+
+def test_id_that_could_not_be_asked_for_is_refused_with_all_that_is_known_of_it() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        resolve_succeeded(a_refund(Stage.REVIEW), "re 7", NOW)
+    (error,) = caught.value.errors
+    assert (error.field, error.code, error.value) == ("provider_refund_id", "provider_refund_id", "'re 7'")
+    assert error.rule
+
+
+def test_person_who_gives_up_what_was_never_in_doubt_leads_to_this_step_and_no_other() -> None:
+    changes = {
+        **DROPPED,
+        "error_code": "declined",
+        "error_message": TOLD,
+        "retriable": Retriable.NO,
+        "evidence": "operator",
+    }
+    for unverified in (True, False):
+        step = resolve_failed(a_refund(Stage.REVIEW), "declined", by="ann", unverified=unverified)
+        assert plain(step) == settled(Status.FAILED, "operator_says_failed", changes, **BY_ANN)
+
+
+DOUBTED = a_refund(
+    Stage.REVIEW, doubt_since=NOW - HOUR, quiet_at=NOW - HOUR / 2, doubted=True, provider_refund_id="re_1"
+)
+DOUBT = {"doubt_since": NOW - HOUR, "quiet_at": NOW - HOUR / 2}
+
+
+@pytest.mark.parametrize("unverified", [True, False])
+def test_person_who_gives_up_what_may_have_happened_leads_to_this_step_and_no_other(*, unverified: bool) -> None:
+    changes = {"operator_code": "gone", **ANEW, **word("failed", unverified=unverified), **DOUBT}
+    step = resolve_failed(DOUBTED, "gone", by="ann", unverified=unverified)
+    assert step == pending(Stage.IN_DOUBT, "operator_says_failed", changes, timedelta(0), **BY_ANN)
+
+
+@pytest.mark.parametrize("unverified", [True, False])
+def test_person_who_says_absent_leads_to_these_steps_and_no_others(*, unverified: bool) -> None:
+    never = a_refund(Stage.REVIEW, doubt_since=None)
+    assert resolve_resend(never, by="ann", unverified=unverified) == pending(
+        Stage.WAITING,
+        "operator_says_absent",
+        {"lapses": 0, "provider_refund_id": None, **NO_WORD},
+        timedelta(0),
+        **BY_ANN,
+    )
+    changes = {
+        "lapses": 0,
+        "operator_code": None,
+        **ANEW,
+        **word("absent", unverified=unverified),
+        **DOUBT,
+    }
+    assert resolve_resend(DOUBTED, by="ann", unverified=unverified) == pending(
+        Stage.IN_DOUBT, "operator_says_absent", changes, timedelta(0), **BY_ANN
+    )
+
+
+def test_refund_whose_doubt_was_over_when_it_came_to_review_is_looked_for_all_the_same() -> None:
+    refund = a_refund(Stage.REVIEW, doubted=True)
+    for step in (resolve_failed(refund, "gone"), resolve_resend(refund)):
+        assert (step.to, step.changes["doubt_since"]) == (Stage.IN_DOUBT, refund.updated_at)
+        assert step.changes["quiet_at"] == refund.updated_at
+    assert not {"doubt_since", "quiet_at"} & resolve_succeeded(refund, "re_1", NOW).changes.keys()
+
+
+@pytest.mark.parametrize(("all_remaining", "amount"), [(True, {"amount": None}), (False, {})])
+def test_retry_leads_to_this_step_and_no_other(*, all_remaining: bool, amount: dict[str, Any]) -> None:
+    failed = a_refund(
+        Stage.SETTLED, status=Status.FAILED, retriable=Retriable.UNKNOWN, generation=2, all_remaining=all_remaining
+    )
+    cleared = (
+        "provider_refund_id",
+        "provider_status",
+        "failure_reason",
+        "error_code",
+        "error_message",
+        "retriable",
+        "evidence",
+        "first_attempt_at",
+    )
+    assert retry_failed(failed) == Step(
+        to=Stage.QUEUED,
+        status=Status.PENDING,
+        label="retried",
+        changes=dict.fromkeys(cleared) | {"generation": 3} | amount,
+    )
+
+
+SINCE = NOW - HOUR
+RECOVERED = {
+    "doubt_since": SINCE,
+    **NO_WORD,
+    "retriable": Retriable.NO,
+    "first_attempt_at": SINCE,
+    "quiet_at": NOW,
+    "baseline": None,
+    "lapses": 0,
+    "server_errors": 3,
+    **ANEW,
+}
+
+
+@pytest.mark.parametrize(
+    ("refund", "step"),
+    [
+        (a_refund(Stage.QUEUED), pending(Stage.IN_DOUBT, "recovered", RECOVERED, timedelta(0))),
+        (a_refund(Stage.SENDING), pending(Stage.IN_DOUBT, "recovered", RECOVERED, timedelta(0))),
+        (
+            a_refund(Stage.IN_DOUBT, doubt_since=SINCE - HOUR, first_attempt_at=SINCE - HOUR),
+            pending(
+                Stage.IN_DOUBT,
+                "recovered",
+                RECOVERED | {"doubt_since": SINCE - HOUR, "first_attempt_at": SINCE - HOUR},
+                timedelta(0),
+            ),
+        ),
+        (
+            a_refund(Stage.REVIEW),
+            pending(
+                Stage.REVIEW,
+                "recovered",
+                {"doubt_since": SINCE, "quiet_at": NOW, **NO_WORD, "retriable": Retriable.NO},
+                DAY,
+                quiet=True,
+            ),
+        ),
+        (a_refund(Stage.PROCESSING), None),
+        (a_refund(Stage.SETTLED), None),
+        (a_refund(Stage.SETTLED, status=Status.FAILED, retriable=Retriable.NO), None),
+        (
+            a_refund(Stage.SETTLED, status=Status.FAILED, retriable=Retriable.YES),
+            settled(Status.FAILED, "recovered", {"retriable": Retriable.NO}, quiet=True),
+        ),
+    ],
+)
+def test_recovery_leads_to_this_step_and_no_other(refund: Refund, step: Step | None) -> None:
+    assert recovered(refund, SINCE, NOW) == step

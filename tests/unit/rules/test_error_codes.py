@@ -1,0 +1,30 @@
+"""The page of error codes says what the table says, and the table knows every code that the worker gives."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ops.tools.error_codes import PAGE, page
+from worker.rules.codes import CODES, DONE, OTHER, counted
+
+WORKER = Path(__file__).parents[3] / "worker"
+GIVEN = re.compile(
+    r'(?:"error_code": |_told\(|_poll_failed\(refund, |refused_unsent\(refund, |to_review\([^,(){]*, |_maybe\()'
+    r'"([a-z0-9_]+)"'
+)
+
+
+def test_page_of_error_codes_is_made_of_the_table() -> None:
+    assert PAGE.read_text("utf-8") == page(), "run ./ops/dev python -m ops.tools.error_codes"
+
+
+def test_table_knows_every_code_that_the_worker_gives() -> None:
+    given = {code for file in WORKER.rglob("*.py") for code in GIVEN.findall(file.read_text("utf-8"))}
+    assert {"found_late", "budget_spent", "no_reply", "currency_mismatch"} <= given
+    assert given - CODES.keys() == set()
+
+
+def test_answer_counts_under_its_code_if_that_is_known_and_under_other_if_not() -> None:
+    names = ["card_declined", DONE, "made_up", ""]
+    assert [counted(name) for name in names] == ["card_declined", "done", OTHER, OTHER]

@@ -1,0 +1,268 @@
+"""Accepting a refund: once, durably comparable, and never over another one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.factories import HOUR, MINUTE, NOW, PAYMENT, REFUSED, a_request, done_as
+from tests.support.store_world import ID, World
+from worker.model.answers import Outcome
+from worker.model.refund import Lane, Stage, Status
+from worker.model.request import RefundRequest, idempotency_key, request_body
+from worker.model.times import to_ms
+from worker.rules import decisions
+from worker.store import scripts
+
+
+def test_accepted_refund_stands_as_pending_and_queued_with_all_it_was_asked_with(world: World) -> None:
+    request = a_request(reason="duplicate", currency="USD", metadata={"order": "1001"})
+    created = world.accept(request)
+    refund = world.get()
+    assert (created.result, created.now, created.refund) == ("created", NOW, None)
+    assert (refund.status, refund.stage, refund.version, refund.attempts, refund.generation) == (
+        Status.PENDING,
+        Stage.QUEUED,
+        1,
+        0,
+        1,
+    )
+    assert refund.as_request() == request
+    assert (refund.created_at, refund.updated_at, refund.fingerprint) == (NOW, NOW, request.fingerprint)
+    assert refund.idempotency_key == idempotency_key(ID, 1)
+    assert refund.lane is Lane.SINGLE
+    world.check()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        a_request(),
+        a_request(amount=None),
+        a_request(currency="eur", reason="fraudulent", metadata={"ключ": "значение 💶", 'q"': "\\n", "empty": ""}),
+        a_request("x" * 200, payment_intent="p" * 200, amount=10**12),
+    ],
+    ids=["plain", "all that is left", "every field", "at the limits"],
+)
+def test_record_and_body_give_back_what_was_accepted(world: World, request_: RefundRequest) -> None:
+    world.accept(request_)
+    refund = world.get(request_.refund_id)
+    assert refund.as_request() == request_
+    claim = world.claim(request_.refund_id)
+    assert claim.body == request_body(request_, 1)
+
+
+def test_same_id_with_the_same_contents_returns_the_record_and_changes_nothing(world: World) -> None:
+    world.accept(metadata={"a": "1", "b": "2"})
+    world.claim()
+    before = world.dump()
+    world.pass_time(MINUTE)
+    again = world.accept(metadata={"b": "2", "a": "1"}, lane=Lane.BULK, batch="other")
+    assert again.result == "exists"
+    assert again.refund == world.get()
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"amount": 501}, {"amount": None}, {"payment_intent": "pi_2"}, {"currency": "usd"}, {"metadata": {"a": "b"}}],
+    ids=str,
+)
+def test_same_id_with_other_contents_conflicts_and_changes_nothing(world: World, fields: dict[str, Any]) -> None:
+    world.accept()
+    before = world.dump()
+    created = world.accept(**fields)
+    assert (created.result, created.refund) == ("conflict", None)
+    assert world.dump() == before
+
+
+def test_same_id_is_the_same_refund_after_it_has_settled(world: World) -> None:
+    world.accept()
+    world.attempt(REFUSED)
+    before = world.dump()
+    again = world.accept()
+    assert again.refund is not None
+    assert (again.result, again.refund.status) == ("exists", Status.FAILED)
+    assert world.dump() == before
+
+
+EVERY_FIELD: dict[str, Any] = {
+    "amount": 500,
+    "currency": "usd",
+    "reason": "duplicate",
+    "metadata": {"a": "1", "ключ": 'q"\\'},
+}
+
+
+@pytest.mark.parametrize("end", [REFUSED, done_as("succeeded")], ids=["failed", "succeeded"])
+def test_settled_record_tells_the_same_refund_by_what_it_keeps_of_the_request(world: World, end: Outcome) -> None:
+    world.accept(**EVERY_FIELD)
+    world.attempt(end)
+    assert "fingerprint" not in world.hash(f"refund:{ID}")
+    assert world.get().fingerprint == a_request(**EVERY_FIELD).fingerprint
+    before = world.dump()
+    assert world.accept(**EVERY_FIELD).result == "exists"
+    assert world.accept(**EVERY_FIELD | {"metadata": {"ключ": 'q"\\', "a": "1"}}).result == "exists"
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"amount": 501},
+        {"amount": None},
+        {"payment_intent": "pi_2"},
+        {"currency": None},
+        {"reason": None},
+        {"reason": "fraudulent"},
+        {"metadata": {}},
+        {"metadata": {"a": "1"}},
+        {"metadata": EVERY_FIELD["metadata"] | {"b": "1"}},
+        {"metadata": EVERY_FIELD["metadata"] | {"a": "2"}},
+    ],
+    ids=str,
+)
+def test_settled_record_conflicts_with_other_contents(world: World, change: dict[str, Any]) -> None:
+    world.accept(**EVERY_FIELD)
+    world.attempt(done_as("succeeded"))
+    before = world.dump()
+    assert world.accept(**EVERY_FIELD | change).result == "conflict"
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("amount", [500, None])
+def test_refund_of_all_that_was_left_is_the_same_whatever_it_came_to(world: World, amount: int | None) -> None:
+    world.accept(amount=None)
+    world.attempt(done_as("succeeded"))
+    assert world.get().amount == 500
+    assert world.accept(amount=amount).result == ("exists" if amount is None else "conflict")
+
+
+def test_refund_that_goes_again_after_it_failed_is_still_the_same(world: World) -> None:
+    world.accept(**EVERY_FIELD)
+    step = decisions.retry_failed(world.attempt(replace(REFUSED, code="balance_insufficient")))
+    assert step is not None
+    world.save(world.get(), step)
+    assert world.accept(**EVERY_FIELD).result == "exists"
+    assert world.accept(**EVERY_FIELD | {"amount": 1}).result == "conflict"
+    world.check()
+
+
+def test_refunds_of_one_script_are_answered_one_by_one(world: World) -> None:
+    world.accept("old")
+    world.accept("other", amount=1)
+    requests = [a_request(name) for name in ("new", "old", "other", "new")]
+    requests += [a_request("new", amount=2), a_request("last", payment_intent="pi_2")]
+    created = world.store.run(scripts.create_several(requests, Lane.BULK, "b1"))
+    assert [one.result for one in created] == ["created", "exists", "conflict", "exists", "conflict", "created"]
+    assert [one.refund.refund_id for one in created if one.refund is not None] == ["old", "new"]
+    assert list(world.store.ids_in_batch("b1")) == ["new", "last"]
+    assert world.hash("batch:b1") == {"stage:queued": "2", "status:pending": "2"}
+    world.check()
+
+
+def test_refunds_of_one_script_after_a_recovery_all_begin_in_doubt(world: World) -> None:
+    world.redis.hset("refunds:meta", mapping={"suspect_since": to_ms(NOW - HOUR), "suspect_until": to_ms(NOW + HOUR)})
+    requests = [a_request(f"r{number}", payment_intent=f"pi_{number}") for number in range(3)]
+    assert [one.result for one in world.store.run(scripts.create_several(requests, Lane.BULK))] == ["created"] * 3
+    assert {world.get(request.refund_id).stage for request in requests} == {Stage.IN_DOUBT}
+    world.check()
+
+
+def test_accepted_refund_is_due_when_its_nudge_must_have_been_lost(world: World) -> None:
+    world.accept()
+    assert world.get().next_check_at == world.score("due", ID) == NOW + timedelta(minutes=10)
+
+
+def test_record_is_a_flat_hash_that_other_languages_can_read(world: World) -> None:
+    world.accept(metadata={"order": "1001"})
+    stored = world.hash(f"refund:{ID}")
+    assert stored | {"status": "pending", "stage": "queued", "amount": "500", "payment_intent": PAYMENT} == stored
+    assert json.loads(stored["metadata"]) == {"order": "1001"}
+    assert stored["created_at"] == str(to_ms(NOW))
+    assert not {"reason", "currency", "provider_refund_id", "doubt_since"} & set(stored)
+
+
+def test_history_and_events_begin_with_the_acceptance(world: World) -> None:
+    world.accept()
+    (entry,) = world.store.history(ID)
+    assert entry == {
+        "version": 1,
+        "at": to_ms(NOW),
+        "from": None,
+        "to": "queued",
+        "status": "pending",
+        "label": "accepted",
+    }
+    (event,) = world.dump()["events"][1]
+    assert event[1] == {
+        "refund_id": ID,
+        "version": "1",
+        "at": str(to_ms(NOW)),
+        "from": "",
+        "to": "queued",
+        "status": "pending",
+    }
+
+
+def test_two_refunds_on_one_payment_are_both_accepted(world: World) -> None:
+    for number in (1, 2):
+        world.accept(f"r{number}")
+    assert sorted(world.store.ids_on_payment(PAYMENT)) == ["r1", "r2"]
+    world.check()
+
+
+def test_row_of_a_file_stands_in_the_bulk_lane_and_in_its_batch_in_order(world: World) -> None:
+    ids = [f"row-{number}" for number in (3, 1, 2)]
+    for refund_id in ids:
+        world.accept(refund_id, lane=Lane.BULK, batch="b1")
+    assert list(world.store.ids_in_batch("b1")) == ids
+    assert {(world.get(refund_id).batch_id, world.get(refund_id).lane) for refund_id in ids} == {("b1", Lane.BULK)}
+    assert world.indexes_of("row-1") == ["due", "index:queued.bulk"]
+    world.check()
+
+
+def test_id_handed_in_again_after_a_recovery_begins_in_doubt_until_the_time_for_it_is_over(world: World) -> None:
+    since = NOW - HOUR
+    world.redis.hset("refunds:meta", "suspect_since", str(to_ms(since)))
+    world.redis.hset("refunds:meta", "suspect_until", str(to_ms(NOW + HOUR)))
+    world.accept("lost")
+    refund = world.get("lost")
+    assert (refund.stage, refund.status, refund.attempts) == (Stage.IN_DOUBT, Status.PENDING, 0)
+    assert (refund.doubt_since, refund.first_attempt_at, refund.quiet_at) == (since, since, NOW)
+    assert world.score("due", "lost") == NOW
+    assert world.claim("lost").result == "stage"
+    world.pass_time(HOUR)
+    world.accept("new", payment_intent="pi_2")
+    assert world.get("new").stage is Stage.QUEUED
+    world.check()
+
+
+def test_unknown_id_is_no_refund(world: World) -> None:
+    world.accept()
+    assert world.store.get("nobody") is None
+    assert [refund and refund.refund_id for refund in world.store.get_many(["x", ID, "y", ID])] == [None, ID, None, ID]
+    assert world.claim("nobody").result == "missing"
+
+
+def test_fields_of_a_newer_version_are_left_alone(world: World) -> None:
+    world.accept()
+    before = world.get()
+    world.redis.hset(f"refunds:refund:{ID}", "of_a_newer_version", "x")
+    assert world.get() == before
+    world.claim()
+    assert world.hash(f"refund:{ID}")["of_a_newer_version"] == "x"
+
+
+def test_records_of_two_prefixes_do_not_know_each_other(world: World) -> None:
+    world.accept()
+    other = World(world.redis)
+    other.store.prefix = "other:"
+    assert other.store.get(ID) is None
+    assert other.accept(amount=7).result == "created"
+    assert world.get().amount == 500
+    assert replace(other.get(), amount=500, fingerprint="") == replace(world.get(), fingerprint="")

@@ -1,0 +1,159 @@
+"""The event loop's store: calls gathered into pipelines, each with its own answer or its own error."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Any
+
+import pytest
+import redis.asyncio
+from redis import exceptions
+
+from tests.factories import NOW, a_request
+from tests.support.store_world import LEASE
+from worker.errors import StoreUnavailable
+from worker.model.refund import Lane
+from worker.store import scripts
+from worker.store.async_store import AsyncStore
+from worker.store.scripts import Call, Created, Script
+
+
+@pytest.fixture
+def store(async_any_redis: redis.asyncio.Redis) -> AsyncStore:
+    store = AsyncStore(async_any_redis, durable=False)
+    store.now = NOW
+    return store
+
+
+class Counted:
+    """Counts the pipelines that a store sends and the commands in each."""
+
+    def __init__(self, store: AsyncStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        pipeline = store.redis.pipeline
+
+        def noting(*args: Any, **options: Any) -> Any:
+            made = pipeline(*args, **options)
+            execute = made.execute
+
+            async def run(*arguments: Any, **settings: Any) -> Any:
+                self.sizes.append(len(made.command_stack))
+                return await execute(*arguments, **settings)
+
+            monkeypatch.setattr(made, "execute", run)
+            return made
+
+        monkeypatch.setattr(store.redis, "pipeline", noting)
+
+
+def accept(number: int) -> Call[Created]:
+    return scripts.create(a_request(f"r{number}", payment_intent=f"pi_{number}"), Lane.SINGLE)
+
+
+async def accepted(store: AsyncStore, count: int) -> list[Created]:
+    return await asyncio.gather(*(store.run(accept(number)) for number in range(count)))
+
+
+async def test_call_has_the_same_result_as_on_the_blocking_store(store: AsyncStore) -> None:
+    assert (await store.run(accept(1))).result == "created"
+    claim = await store.run(scripts.claim("r1", "send", token="t", lease=LEASE))
+    loaded = await store.run(scripts.load("r1"))
+    assert claim.claimed
+    assert loaded.refund == claim.refund
+    assert (await store.run(accept(1))).result == "exists"
+
+
+async def test_concurrent_calls_leave_together_in_few_pipelines(
+    store: AsyncStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.run(accept(0))
+    counted = Counted(store, monkeypatch)
+    results = await accepted(store, 100)
+    assert [created.result for created in results] == ["exists", *["created"] * 99]
+    assert sum(counted.sizes) == 100
+    assert len(counted.sizes) <= 2
+
+
+async def test_each_caller_gets_its_own_answer(store: AsyncStore) -> None:
+    await accepted(store, 300)
+    loaded = await asyncio.gather(*(store.run(scripts.load(f"r{number}")) for number in range(300)))
+    assert [one.refund and one.refund.refund_id for one in loaded] == [f"r{number}" for number in range(300)]
+
+
+async def test_call_made_while_a_pipeline_is_under_way_leaves_in_the_next(store: AsyncStore) -> None:
+    first = asyncio.create_task(store.run(accept(1)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    second = asyncio.create_task(store.run(accept(2)))
+    assert [(await task).result for task in (first, second)] == ["created", "created"]
+
+
+async def test_error_of_one_call_reaches_that_caller_alone(store: AsyncStore) -> None:
+    broken: Call[None] = Call(script=BROKEN, arguments=[], read=lambda _: None)
+    unreadable = Call(script=scripts.LOAD, arguments=["r1"], read=lambda reply: int(reply[5]))
+    results = await asyncio.gather(
+        store.run(accept(1)), store.run(broken), store.run(unreadable), store.run(accept(2)), return_exceptions=True
+    )
+    assert isinstance(results[0], Created)
+    assert isinstance(results[1], exceptions.ResponseError)
+    assert isinstance(results[2], IndexError)
+    assert isinstance(results[3], Created)
+    assert (await store.run(scripts.load("r2"))).refund is not None
+
+
+class _Broken(Script):
+    def __init__(self) -> None:
+        super().__init__("load")
+        self.name = "broken"
+        self.text = "return redis.call('HGETALL')"
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+BROKEN = _Broken()
+
+
+async def test_caller_that_gives_up_does_not_disturb_the_others(store: AsyncStore) -> None:
+    tasks = [asyncio.create_task(store.run(accept(number))) for number in range(3)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [Created, asyncio.CancelledError, Created]
+    assert (await store.run(accept(4))).result == "created"
+
+
+async def test_scripts_that_the_server_forgot_are_loaded_again(store: AsyncStore) -> None:
+    await accepted(store, 3)
+    await store.redis.script_flush()
+    results = await asyncio.gather(
+        store.run(accept(0)), store.run(scripts.load("r1")), store.run(accept(9)), store.run(scripts.load("nobody"))
+    )
+    assert results[0].result == "exists"
+    assert results[1].refund is not None
+    assert results[2].result == "created"
+    assert results[3].refund is None
+
+
+async def test_server_that_forgets_scripts_as_fast_as_they_are_loaded_is_away(
+    store: AsyncStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forgotten_at_once(_: str) -> None:
+        """As a server that is started again right after."""
+
+    await store.redis.script_flush()
+    monkeypatch.setattr(store.redis, "script_load", forgotten_at_once)
+    with pytest.raises(StoreUnavailable):
+        await store.run(scripts.load("r1"))
+
+
+async def test_closing_lets_what_was_gathered_leave_first(store: AsyncStore) -> None:
+    tasks = [asyncio.create_task(store.run(accept(number))) for number in range(5)]
+    await asyncio.sleep(0)
+    await store.close()
+    assert [(await task).result for task in tasks] == ["created"] * 5
+
+
+async def test_backlog_of_a_lane_is_what_is_queued_in_it(store: AsyncStore) -> None:
+    for number, lane in enumerate((Lane.SINGLE, Lane.SINGLE, Lane.BULK)):
+        await store.run(scripts.create(a_request(f"r{number}"), lane))
+    assert [await store.backlog(lane) for lane in (Lane.SINGLE, Lane.BULK)] == [2, 1]

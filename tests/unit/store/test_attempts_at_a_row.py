@@ -1,0 +1,128 @@
+"""Of several attempts at one row of a file no two are on their way or done, whoever comes first."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.store_world import World
+from worker.importer.ids import MOST_ATTEMPTS, MadeId
+from worker.model.refund import Stage, Status
+from worker.model.steps import Step
+from worker.rules import decisions
+from worker.rules.attempts import settled_drops
+from worker.store import scripts
+from worker.store.scripts import Saved
+
+FIRST = f"f-{'0a' * 16}"
+
+
+def named(attempt: int, occurrence: int = 1) -> str:
+    return MadeId(FIRST, attempt, occurrence).text
+
+
+def accept(world: World, refund_id: str) -> str:
+    return world.accept(refund_id, payment_intent=f"pi_{refund_id}").result
+
+
+def settle(world: World, refund_id: str, status: str) -> None:
+    """End a refund so."""
+    refund = world.get(refund_id)
+    if status == "canceled":
+        step = decisions.cancel(refund)
+    else:
+        claimed = world.claim(refund_id).refund
+        assert claimed is not None
+        refund = claimed
+        step = Step(to=Stage.SETTLED, status=Status(status), label="ended", changes=settled_drops())
+    assert world.store.run(scripts.save(refund, step)).result == "saved"
+
+
+def retry(world: World, refund_id: str) -> Saved:
+    refund = world.get(refund_id)
+    step = decisions.retry_failed(refund)
+    assert step is not None
+    return world.store.run(scripts.save(refund, step))
+
+
+@pytest.mark.parametrize("occurrence", [1, 3])
+@pytest.mark.parametrize("other", [2, 3, MOST_ATTEMPTS])
+@pytest.mark.parametrize("status", [None, "succeeded"])
+def test_a_failed_attempt_is_not_retried_beside_another(
+    world: World, other: int, occurrence: int, status: str | None
+) -> None:
+    first, later = named(1, occurrence), named(other, occurrence)
+    accept(world, first)
+    settle(world, first, "failed")
+    accept(world, later)
+    if status is not None:
+        settle(world, later, status)
+    before = world.get(first)
+    told = retry(world, first)
+    assert (told.result, told.other) == ("attempted", later)
+    assert world.get(first) == before
+
+
+@pytest.mark.parametrize("status", ["failed", "canceled"])
+def test_a_failed_attempt_is_retried_if_the_others_came_to_nothing(world: World, status: str) -> None:
+    for attempt in (1, 2):
+        accept(world, named(attempt))
+        settle(world, named(attempt), "failed" if attempt == 1 else status)
+    assert retry(world, named(1)).result == "saved"
+
+
+def test_a_later_attempt_is_not_retried_beside_an_earlier_one(world: World) -> None:
+    for attempt in (1, 2):
+        accept(world, named(attempt))
+        settle(world, named(attempt), "failed")
+    assert retry(world, named(1)).result == "saved"
+    told = retry(world, named(2))
+    assert (told.result, told.other) == ("attempted", named(1))
+
+
+@pytest.mark.parametrize("status", [None, "succeeded"])
+@pytest.mark.parametrize(("earlier", "later"), [(1, 2), (1, 3), (2, 3), (2, MOST_ATTEMPTS), (3, 2)])
+def test_a_further_attempt_is_refused_beside_another(
+    world: World, earlier: int, later: int, status: str | None
+) -> None:
+    accept(world, named(earlier))
+    if status is not None:
+        settle(world, named(earlier), status)
+    before = world.dump()
+    assert accept(world, named(later)) == "conflict"
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("status", ["failed", "canceled"])
+def test_a_further_attempt_is_accepted_if_the_others_came_to_nothing(world: World, status: str) -> None:
+    accept(world, named(1))
+    settle(world, named(1), status)
+    assert accept(world, named(2)) == "created"
+    assert [accept(world, named(attempt)) for attempt in (3, 2)] == ["conflict", "exists"]
+
+
+@pytest.mark.parametrize("number", [1, MOST_ATTEMPTS + 1])
+def test_an_id_with_a_number_that_no_attempt_has_is_no_attempt(world: World, number: int) -> None:
+    accept(world, FIRST)
+    settle(world, FIRST, "failed")
+    assert accept(world, f"{FIRST}-a{number}") == "created"
+    assert retry(world, FIRST).result == "saved"
+
+
+def test_an_outcome_is_saved_whatever_became_of_the_other_attempts(world: World) -> None:
+    accept(world, named(1))
+    settle(world, named(1), "failed")
+    accept(world, named(2))
+    # The provider has turned it, and a person has settled it so.
+    world.redis.hset(f"refunds:refund:{named(1)}", "status", "succeeded")
+    settle(world, named(2), "failed")
+    assert world.get(named(2)).status == "failed"
+
+
+def test_equal_rows_and_other_rows_are_no_attempts_at_each_other(world: World) -> None:
+    accept(world, named(1, 2))
+    accept(world, f"f-{'1b' * 16}")
+    accept(world, "order-1")
+    for refund_id in (named(1), named(1, 3), "order-1-a2", f"f-{'2c' * 16}-a2"):
+        assert accept(world, refund_id) == "created"
+        settle(world, refund_id, "failed")
+        assert retry(world, refund_id).result == "saved"

@@ -1,0 +1,444 @@
+"""Refunds sent, lost, lapsed, swept, canceled, retried, decided by people and recovered, the ledger as judge.
+
+Money moves at most once, no status is a guess, and the records tell one story after every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+import fakeredis
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.factories import HOUR, MAYBE, MINUTE, NOW, SECOND, a_request
+from tests.support.store_world import LEASE, Dump, World
+from tests.unit.store.provider import FATES, UNDONE, Fate, Flight, Provider, Reading
+from worker.errors import NotCancelable
+from worker.model.answers import Look, NoReply, Outcome, Seen, Sight
+from worker.model.refund import Baseline, Lane, Refund, Stage, Status
+from worker.model.steps import Action, Step
+from worker.model.times import from_ms
+from worker.rules import attempts, decisions
+from worker.rules import readback as looks
+from worker.rules.attempts import Rules
+from worker.rules.evidence import look_at_list, look_at_totals
+from worker.store import scripts
+from worker.store.scripts import Claim
+
+REFUNDS = [f"r{number}" for number in range(5)]
+BATCHES = {"r0": "b1", "r1": "b1", "r2": "b2"}
+
+
+@dataclass
+class Snapshot:
+    """Everything as it stood at a time to which the server may fall back."""
+
+    taken_at: datetime
+    dump: Dump
+
+
+class Journey(RuleBasedStateMachine):
+    """Any number of workers, none of them reliable, over one set of records."""
+
+    connect: ClassVar[Any]
+    known: ClassVar[Bundle[str]] = Bundle("known")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client: redis.Redis = self.connect()
+        self.world = World(self.client)
+        self.provider = Provider(honours_keys=False, counts_pending=False)
+        self.flights: list[Flight] = []
+        self.terms = Rules()
+        self.snapshot: Snapshot | None = None
+        self.totals: dict[str, tuple[str, Baseline | None]] = {}
+        """By payment: its counter and its total as some worker read them, perhaps a while ago."""
+        self.cancels_batches = False
+        self.disasters = 0
+        self.payments = 1
+        self.ids: list[str] = []
+
+    @initialize(
+        target=known,
+        trust=st.booleans(),
+        one_payment=st.sampled_from([True, True, False]),
+        totals_proof=st.booleans(),
+        readback=st.sampled_from(["list", "totals", "none"]),
+        amounts=st.lists(st.sampled_from([500, 500, None]), min_size=3, max_size=len(REFUNDS)),
+        cancels_batches=st.sampled_from([False, False, True]),
+        disasters=st.sampled_from([0, 0, 1, 2]),
+    )
+    def begin(
+        self,
+        *,
+        trust: bool,
+        one_payment: bool,
+        totals_proof: bool,
+        readback: Any,
+        amounts: list[int | None],
+        cancels_batches: bool,
+        disasters: int,
+    ) -> MultipleResults[str]:
+        self.terms = Rules(
+            idempotency="trust" if trust else "verify", readback=readback, totals_proof=totals_proof, max_attempts=4
+        )
+        self.provider = Provider(honours_keys=trust, counts_pending=totals_proof)
+        self.payments = 1 if one_payment else 2
+        self.cancels_batches = cancels_batches
+        self.disasters = disasters
+        self.ids = REFUNDS[: len(amounts)]
+        for refund_id, amount in zip(self.ids, amounts, strict=True):
+            self.accept(refund_id, amount)
+        return multiple(*self.ids)
+
+    def payment_of(self, refund_id: str) -> str:
+        return f"pi_{REFUNDS.index(refund_id) % self.payments}"
+
+    def teardown(self) -> None:
+        self.client.close()
+
+    def accept(self, refund_id: str, amount: int | None) -> None:
+        request = a_request(refund_id, payment_intent=self.payment_of(refund_id), amount=amount)
+        known = self.world.store.get(refund_id)
+        lane, batch = (Lane.BULK, BATCHES[refund_id]) if refund_id in BATCHES else (Lane.SINGLE, None)
+        created = self.world.accept(request, lane=lane, batch=batch)
+        if known is None:
+            assert created.result == "created"
+        elif known.fingerprint == request.fingerprint:
+            assert (created.result, created.refund) == ("exists", known)
+        else:
+            assert created.result == "conflict"
+
+    # Workers
+
+    @rule(nudges=st.lists(st.tuples(known, FATES), min_size=1, max_size=4))
+    def work(self, nudges: list[tuple[str, Fate]]) -> None:
+        for refund_id, fate in nudges:
+            self.deliver(refund_id, fate)
+
+    def deliver(self, refund_id: str, fate: Fate) -> None:
+        """A nudge reaches some worker, for the first time or the fifth."""
+        refund = self.world.get(refund_id)
+        match attempts.next_action(refund, self.terms, self.world.now):
+            case Action.SEND:
+                self.take_off(self.first_send(refund), fate)
+            case Action.REPLAY:
+                window = self.terms.key_window - self.terms.request_timeout
+                self.take_off(self.world.claim(refund_id, "replay", replay_window=window), fate)
+            case Action.LAPSE:
+                self.decide(refund, attempts.after_lapse(refund, self.terms, self.world.now, 0))
+            case Action.REVIEW:
+                self.decide(refund, attempts.to_review({}, "no_readback", "x"))
+            case Action.POLL:
+                self.poll(refund, fate.reading)
+            case Action.LOOK:
+                self.look(refund, fate)
+            case Action.NOTHING:
+                pass
+
+    def first_send(self, refund: Refund) -> Claim:
+        if not self.terms.wants_baseline:
+            return self.world.claim(refund.refund_id, "send")
+        if refund.payment_intent not in self.totals:
+            self.read_totals(refund.refund_id)
+        seq, baseline = self.totals[refund.payment_intent]
+        claim = self.world.claim(refund.refund_id, "send", seq=seq, baseline=baseline)
+        if claim.result == "moved":
+            del self.totals[refund.payment_intent]
+        return claim
+
+    @rule(refund_id=known)
+    def read_totals(self, refund_id: str) -> None:
+        """Some worker reads the payment; what it read may be old when the claim that rests on it comes."""
+        payment = self.payment_of(refund_id)
+        seq = self.world.store.run(scripts.load(refund_id)).seq
+        self.totals[payment] = seq, self.provider.view(payment).baseline
+
+    def look(self, refund: Refund, fate: Fate) -> None:
+        reading = fate.reading
+        if refund.operator_says is not None and self.provider.shown(refund):
+            # Where a person errs, the look they are held to must be able to show it: else it is as they say.
+            reading = "clear"
+        step = looks.after_look(refund, self.sight(refund, reading), self.terms, self.world.now, 0)
+        self.decide(refund, step)
+        if step.changes.get("proven_absent_at") is not None:
+            claim = self.world.claim(refund.refund_id, "resend", version=refund.version + 1)
+            self.take_off(claim, fate)
+
+    def sight(self, refund: Refund, reading: Reading) -> Look:
+        payment, readback = refund.payment_intent, self.terms.readback
+        if reading == "unreadable":
+            return Look(sight=Sight.UNREADABLE, reason="x")
+        if readback == "none":
+            return Look(sight=Sight.INCONCLUSIVE, reason="x")
+        siblings = self.world.store.run(scripts.siblings(payment, refund.refund_id))
+        if readback == "list":
+            complete = reading == "clear"
+            return look_at_list(refund, self.provider.listed(payment), complete=complete, siblings=siblings)
+        reread = {entry.id: entry if reading == "clear" else None for entry in self.provider.listed(payment)}
+        return look_at_totals(
+            refund, self.provider.view(payment), siblings=siblings, reread=reread, totals_proof=self.terms.totals_proof
+        )
+
+    def poll(self, refund: Refund, reading: Reading) -> None:
+        assert refund.provider_refund_id is not None
+        if reading == "clear":
+            self.provider.finish(refund.provider_refund_id)
+        answer = self.provider.answer(refund.provider_refund_id)
+        if reading == "unreadable":
+            answer = NoReply(reason="reset")
+        self.decide(refund, looks.after_poll(refund, answer, self.world.now, 0))
+
+    def take_off(self, claim: Claim, fate: Fate) -> None:
+        if claim.result == "canceled":
+            assert claim.refund is not None
+            assert claim.refund.batch_id is not None
+            assert self.world.hash(f"batch:{claim.refund.batch_id}")["state"] == "canceled"
+        if not claim.claimed:
+            return
+        assert claim.refund is not None
+        known = self.provider.shown(claim.refund)
+        effect = self.provider.execute(claim.refund, self.world.now) if fate.executes else (known[0] if known else None)
+        flight = Flight(refund=claim.refund, effect=effect)
+        if fate.prompt:
+            self.end(flight, fate.undone, cut=False, twice=False)
+        else:
+            self.flights.append(flight)
+
+    @precondition(lambda self: self.flights)
+    @rule(which=st.integers(0, 99), undone=UNDONE, cut=st.booleans(), twice=st.booleans())
+    def land(self, which: int, undone: Outcome, *, cut: bool, twice: bool) -> None:
+        """An attempt ends, in time or late; what it saw is saved, now and then twice."""
+        self.end(self.flights.pop(which % len(self.flights)), undone, cut=cut, twice=twice)
+
+    def end(self, flight: Flight, undone: Outcome, *, cut: bool, twice: bool) -> None:
+        if flight.effect is None:
+            outcome = undone
+        elif not cut:
+            outcome = Outcome(seen=Seen.DONE, code="done", http_status=200, found=flight.effect)
+        else:
+            # The reply is lost, or it is a replay and the provider says whatever it likes of a payment given back.
+            outcome = MAYBE if flight.refund.doubt_since is None else undone
+        step = attempts.after_attempt(flight.refund, outcome, self.terms, self.world.now, 0)
+        for _ in range(1 + twice):
+            saved = self.world.save(flight.refund, step)
+            if step.proof:
+                # A reply from before the provider was done may arrive after a look or a poll that saw it done.
+                assert saved.result in {"saved", "already"}
+            else:
+                assert saved.result in {"saved", "stale"}
+
+    @precondition(lambda self: self.flights)
+    @rule(which=st.integers(0, 99), killed=st.booleans())
+    def lose(self, which: int, *, killed: bool) -> None:
+        """A worker is killed with an attempt in the air; or only its claim's reply was lost, and it asks again."""
+        flight = self.flights[which % len(self.flights)]
+        if killed:
+            self.flights.remove(flight)
+            return
+        refund_id = flight.refund.refund_id
+        before = self.world.get(refund_id)
+        token = self.world.hash(f"refund:{refund_id}").get("claim")
+        if token is not None and before.next_check_at is not None:
+            again = self.world.claim(refund_id, "send", token=token)
+            assert again.claimed is (before.next_check_at > self.world.now)
+            assert self.world.get(refund_id) == before
+
+    # People
+
+    @rule(
+        refund_id=known,
+        wish=st.sampled_from(["retry", "retry", "cancel", "same again", "otherwise again", "give back"]),
+    )
+    def ask(self, refund_id: str, wish: str) -> None:
+        refund = self.world.get(refund_id)
+        if wish == "give back":
+            self.world.store.run(scripts.give_back([refund_id]))
+        elif wish.endswith("again"):
+            self.accept(refund_id, refund.asked_amount if wish == "same again" else 501)
+        elif wish == "cancel":
+            try:
+                self.decide(refund, decisions.cancel(refund))
+            except NotCancelable:
+                assert refund.stage not in {Stage.QUEUED, Stage.WAITING}
+        elif (step := decisions.retry_failed(refund)) is not None:
+            self.decide(refund, step)
+            # A generation that the snapshot does not know is beyond any recovery's rules: a person must find it.
+            self.snapshot = None
+
+    @precondition(lambda self: self.ids_in_review())
+    @rule(
+        which=st.integers(0, 99),
+        wish=st.sampled_from(["succeeded", "failed", "resend", "resend"]),
+        errs=st.booleans(),
+        unverified=st.booleans(),
+        named=st.integers(0, 9),
+        meanwhile=st.lists(st.tuples(known, FATES), max_size=2),
+        fate=FATES,
+    )
+    def resolve(
+        self,
+        which: int,
+        wish: str,
+        meanwhile: list[tuple[str, Fate]],
+        fate: Fate,
+        *,
+        errs: bool,
+        unverified: bool,
+        named: int,
+    ) -> None:
+        """A person decides while workers go on: mostly after reading the provider's pages, or after misreading them."""
+        ids = self.ids_in_review()
+        refund = self.world.get(ids[which % len(ids)])
+        self.work(meanwhile)
+        shown = self.provider.shown(refund)
+        if wish == "succeeded":
+            if errs:
+                # A refund that does not exist, or another one of the same shop.
+                step = decisions.resolve_succeeded(refund, f"re_{named}", self.world.now)
+                assert self.world.save(refund, step).result in {"saved", "owned"}
+            elif shown:
+                self.decide(refund, decisions.resolve_succeeded(refund, shown[0].id, self.world.now))
+        # Only the list can show a person that the refund they want sent again, or give up, was made.
+        elif not shown or (errs and self.terms.readback == "list" and (refund.doubt_since or refund.doubted)):
+            in_the_air = any(flight.refund.refund_id == refund.refund_id for flight in self.flights)
+            if wish == "resend":
+                self.decide(refund, decisions.resolve_resend(refund, unverified=unverified))
+            elif shown or not in_the_air:
+                self.decide(refund, decisions.resolve_failed(refund, "never_done", unverified=unverified))
+        self.deliver(refund.refund_id, fate)
+
+    def ids_in_review(self) -> list[str]:
+        return list(self.world.store.ids_in(["review"]))
+
+    @precondition(lambda self: self.cancels_batches)
+    @rule(batch=st.sampled_from(sorted(set(BATCHES.values()))))
+    def cancel_batch(self, batch: str) -> None:
+        self.client.hset(f"refunds:batch:{batch}", "state", "canceled")
+
+    # Disaster
+
+    @precondition(lambda self: self.disasters)
+    @rule()
+    def take_snapshot(self) -> None:
+        self.snapshot = Snapshot(taken_at=self.world.now, dump=self.world.dump())
+
+    @precondition(lambda self: self.snapshot is not None)
+    @rule(late_replies=st.booleans())
+    def recover(self, *, late_replies: bool) -> None:
+        """The server falls back to the snapshot; what may have been sent since is put in doubt, replies come late."""
+        snapshot, self.snapshot = self.snapshot, None
+        assert snapshot is not None
+        self.disasters -= 1
+        self.world.restore(snapshot.dump)
+        # A verdict comes within its lease, which has ended; a proof is good whenever it comes.
+        self.flights = [flight for flight in self.flights if late_replies and flight.effect is not None]
+        self.totals.clear()
+        for refund in self.world.store.get_many(self.ids):
+            assert refund is not None
+            step = decisions.recovered(refund, snapshot.taken_at, self.world.now)
+            if step is not None:
+                self.decide(refund, step)
+
+    @rule(flag=st.sampled_from(["paused", "credentials_refused_at"]), span=st.sampled_from([SECOND, LEASE]))
+    def hold_everything(self, flag: str, span: timedelta) -> None:
+        """The stop button is pressed, nothing can be claimed, and it is let go again."""
+        self.client.hset("refunds:meta", flag, "1")
+        for refund_id in self.ids:
+            assert not self.world.claim(refund_id, "send").claimed
+        self.world.pass_time(span)
+        self.client.hdel("refunds:meta", flag)
+
+    # Time and sweepers
+
+    @rule(fates=st.lists(FATES, min_size=1, max_size=6))
+    def work_off(self, fates: list[Fate]) -> None:
+        """Time passes until the next refund is due, and the next, and some worker sees to each."""
+        for fate in fates:
+            first: Any = self.client.zrange("refunds:due", 0, 0, withscores=True)
+            if first:
+                self.world.store.now = max(self.world.now, from_ms(int(first[0][1])))
+            for refund_id in self.world.swept(1):
+                self.deliver(refund_id, fate)
+
+    @rule(span=st.sampled_from([SECOND, LEASE, 5 * MINUTE, 5 * MINUTE, HOUR, 80 * HOUR]))
+    def wait(self, span: timedelta) -> None:
+        self.world.pass_time(span)
+
+    @rule(limit=st.integers(1, 5), dry=st.sampled_from([frozenset(), frozenset(Lane)]), fate=FATES)
+    def sweep(self, limit: int, dry: frozenset[Lane], fate: Fate) -> None:
+        taken = self.world.swept(limit, dry=dry)
+        assert len(taken) == len(set(taken)) <= limit
+        for refund_id in taken:
+            self.deliver(refund_id, fate)
+
+    def decide(self, refund: Refund, step: Step) -> None:
+        assert self.world.save(refund, step).result == "saved"
+
+    # The promise
+
+    @invariant()
+    def records_tell_one_story(self) -> None:
+        self.world.check()
+
+    @invariant()
+    def never_are_two_refunds_of_a_payment_sent_at_once(self) -> None:
+        payments = [self.payment_of(refund_id) for refund_id in self.world.store.ids_in(["sending"])]
+        assert len(payments) == len(set(payments))
+
+    @invariant()
+    def money_moved_at_most_once(self) -> None:
+        assert all(self.provider.moved(refund_id) <= 1 for refund_id in self.ids)
+
+    @invariant()
+    def no_status_is_a_guess(self) -> None:
+        for refund in self.world.store.get_many(self.ids):
+            if refund is not None and refund.settled:
+                done = bool(self.provider.shown(refund))
+                assert done is (refund.status is Status.SUCCEEDED), f"{refund.refund_id} is {refund.status}"
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        for refund in self.world.store.get_many(self.ids):
+            if refund is not None and not refund.settled:
+                due = self.world.score("due", refund.refund_id)
+                assert due is not None
+                assert due - max(self.world.now, NOW) <= timedelta(days=1)
+
+
+@pytest.mark.parametrize("server", ["fake", "real"])
+def test_money_moves_at_most_once_and_the_records_tell_one_story(server: str, request: pytest.FixtureRequest) -> None:
+    real_url = request.getfixturevalue("redis_url") if server == "real" else None
+
+    def connect() -> redis.Redis:
+        if real_url is None:
+            return fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True)
+        client = redis.Redis.from_url(real_url, decode_responses=True)
+        client.flushall()
+        return client
+
+    run_state_machine_as_test(
+        type("Journey", (Journey,), {"connect": staticmethod(connect)}),
+        settings=settings(
+            deadline=None,
+            max_examples=60 if real_url is None else 15,
+            stateful_step_count=50,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,187 @@
+"""A server whose memory runs out: acceptance stops while there is room for what was accepted, and that is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+
+from tests.factories import a_request, done_as
+from tests.support.store_world import ID, World
+from worker.errors import StoreFull, StoreUnavailable
+from worker.model.refund import Lane
+from worker.store import flags as switches
+from worker.store import scripts
+from worker.store.async_store import AsyncStore
+from worker.store.connection import is_away, redis_errors
+from worker.store.store import Store
+
+BALLAST = 32 * 2**20
+"""So much that what a test itself writes is far below one percent of it."""
+OVER = 100.5
+
+
+@pytest.fixture
+def fill(sync_redis: redis.Redis) -> Iterator[Callable[[float], None]]:
+    """Set the server's limit so that it uses so many percent of it."""
+    # Not by SET: the buffer that it comes in would be freed only later.
+    sync_redis.setrange("ballast", BALLAST, "x")
+
+    def to(percentage: float) -> None:
+        memory: Any = sync_redis.info("memory")
+        sync_redis.config_set("maxmemory", int(memory["used_memory"] * 100 / percentage))
+
+    yield to
+    sync_redis.config_set("maxmemory", 0)
+
+
+@pytest.fixture
+def full_world(sync_redis: redis.Redis) -> World:
+    return World(sync_redis)
+
+
+@pytest.mark.parametrize(("percentage", "accepted"), [(50, True), (89.5, True), (90.5, False), (99.5, False)])
+def test_acceptance_stops_at_ninety_percent_of_the_memory(
+    full_world: World, fill: Callable[[float], None], percentage: float, *, accepted: bool
+) -> None:
+    fill(percentage)
+    before = full_world.dump()
+    if accepted:
+        assert full_world.accept().result == "created"
+    else:
+        with pytest.raises(StoreFull, match=rf"uses {int(percentage)} % of its maxmemory, and from 90 % on"):
+            full_world.accept()
+        assert full_world.dump() == before
+
+
+def test_without_a_limit_nothing_stops(full_world: World) -> None:
+    assert full_world.accept().result == "created"
+
+
+def test_one_new_refund_among_known_ones_is_not_accepted_either(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    full_world.accept("a")
+    fill(95)
+    with pytest.raises(StoreFull):
+        full_world.store.run(scripts.create_several([a_request("a"), a_request("b")], Lane.BULK))
+    assert full_world.store.get("b") is None
+
+
+@pytest.mark.parametrize("percentage", [95, OVER])
+def test_what_was_accepted_before_is_known_and_a_conflict_is_told(
+    full_world: World, fill: Callable[[float], None], percentage: float
+) -> None:
+    full_world.accept()
+    fill(percentage)
+    again = full_world.accept()
+    assert (again.result, again.refund) == ("exists", full_world.get())
+    assert full_world.accept(amount=1).result == "conflict"
+
+
+@pytest.mark.parametrize("percentage", [95, OVER])
+def test_whatever_was_accepted_is_claimed_saved_and_swept_on_a_full_server(
+    full_world: World, fill: Callable[[float], None], percentage: float
+) -> None:
+    full_world.accept()
+    full_world.accept("later")
+    fill(percentage)
+    claimed = full_world.claim()
+    assert claimed.claimed
+    assert full_world.end(claimed, done_as()).result == "saved"
+    assert full_world.get().settled
+    full_world.pass_time(scripts.NUDGE_GRACE)
+    assert full_world.swept() == ["later"]
+    assert full_world.store.run(scripts.give_back(["later"])) == 1
+
+
+def test_the_same_claim_asked_twice_is_given_twice_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    full_world.accept()
+    first = full_world.claim(token="t")
+    fill(OVER)
+    assert full_world.claim(token="t").claimed
+    assert full_world.get() == first.refund
+
+
+def test_the_gate_gives_and_closes_and_the_provider_is_pinned_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    fill(OVER)
+    given = full_world.store.run(scripts.permits({Lane.SINGLE: 1}, rate=10, ahead=scripts.LOST_NUDGE, bulk_share=0.5))
+    assert len(given.moments) == 1
+    assert full_world.store.run(scripts.block_gate(scripts.LOST_NUDGE)) == scripts.LOST_NUDGE
+    assert full_world.store.run(scripts.pin("h", "test"))[:2] == ("h", "test")
+
+
+def test_the_stop_button_works_on_a_full_server(full_world: World, fill: Callable[[float], None]) -> None:
+    fill(OVER)
+    changed, flags = switches.pause(full_world.store, "ann")
+    assert (changed, flags.paused_by, flags.paused_at) == (True, "ann", full_world.now)
+    changed, flags = switches.pause(full_world.store, "bob")
+    assert (changed, flags.paused_by) == (False, "ann")
+    assert switches.resume(full_world.store).paused_by == "ann"
+
+
+def test_how_a_refund_ended_is_confirmed_on_a_full_server(full_world: World, fill: Callable[[float], None]) -> None:
+    fill(OVER)
+    assert full_world.store.run(scripts.confirm()) == full_world.now - scripts.MOST_BACK
+
+
+def test_whose_account_it_is_is_noted_and_vouched_for_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    run = full_world.store.run
+    fill(OVER)
+    assert run(scripts.payment("pi_1", "shown")) == "shown"
+    assert [run(scripts.payment("pi_1", "certain")) for _ in range(2)] == ["raised", "lost"]
+    assert switches.vouch_for_account(full_world.store).account_lost_payment == "pi_1"
+    assert run(scripts.payment("pi_1", "certain")) == "unseen"
+    facts = run(scripts.account("salt", known="p1"))
+    assert (facts.salt, facts.prints) == ("salt", frozenset({"p1"}))
+
+
+@pytest.mark.parametrize("found", ["shown", "gone"])
+def test_a_payment_is_noted_on_a_full_server(full_world: World, fill: Callable[[float], None], found: Any) -> None:
+    fill(OVER)
+    assert full_world.store.run(scripts.payment("pi_1", found)) == found
+
+
+async def test_a_refused_key_is_noted_on_a_full_server(
+    async_redis: redis.asyncio.Redis, fill: Callable[[float], None]
+) -> None:
+    fill(OVER)
+    store = AsyncStore(async_redis, durable=False)
+    assert await store.flag("credentials_refused_at", once=True)
+    assert await store.flagged("credentials_refused_at")
+    with pytest.raises(StoreFull):
+        await store.run(scripts.create(a_request(), Lane.SINGLE))
+    assert (await store.run(scripts.load(ID))).refund is None
+
+
+def test_a_user_who_may_not_ask_for_the_memory_is_served_up_to_the_limit(
+    sync_redis: redis.Redis, fill: Callable[[float], None]
+) -> None:
+    sync_redis.execute_command("ACL", "SETUSER", "app", "reset", "on", ">app", "~*", "+@all", "-info")
+    pool = sync_redis.connection_pool.connection_kwargs
+    with redis.Redis(
+        host=pool["host"], port=pool["port"], username="app", password="app", decode_responses=True
+    ) as app:
+        store = Store(app, durable=False)
+        fill(95)
+        assert store.run(scripts.create(a_request("a"), Lane.SINGLE)).result == "created"
+        fill(OVER)
+        with pytest.raises(StoreUnavailable, match="will not serve now"):
+            store.run(scripts.create(a_request("b"), Lane.SINGLE))
+    sync_redis.execute_command("ACL", "DELUSER", "app")
+
+
+def test_too_little_memory_is_a_server_that_is_away_for_now() -> None:
+    error = redis.ResponseError("NEARLYFULL 93")
+    assert is_away(error)
+    with pytest.raises(StoreFull, match=r"^Redis at here uses 93 % of its maxmemory"), redis_errors("here"):
+        raise error
