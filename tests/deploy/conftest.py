@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import redis
 
-from ops.stack.compose import ROOT, Stack, until, variables_of
-from ops.tools import monitoring
+from ops.lab.stack.compose import ROOT, Stack, until, variables_of
+from ops.lab.tools import monitoring
 from worker import RefundRequest, Refunds
 from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
 from worker.sandbox.running import Sandbox
@@ -97,7 +97,9 @@ def raw_messages(installation: Installation) -> None:
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Every service of the profiles without and `demo`, healthy, and refunds of each kind gone through them."""
-    stack = Stack(tmp_path_factory.mktemp("stack"), variables_of(ROOT / "ops" / "demo.env"), extra=dict(QUICK))
+    stack = Stack(
+        tmp_path_factory.mktemp("stack"), variables_of(ROOT / "ops" / "docker" / "demo.env"), extra=dict(QUICK)
+    )
     (stack.folder / "secrets" / "refunds_api_key").write_text(f"{KEY}\n")
     (stack.folder / "secrets" / "flower_basic_auth").write_text(f"operator:{PASSWORD}\n")
     stack.extra |= {"FLOWER_PORT": str(stack.ports["flower"])}

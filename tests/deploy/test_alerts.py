@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ops.stack.compose import ROOT
+from ops.lab.stack.compose import ROOT
 from tests.deploy.asking import exposed
 from tests.deploy.conftest import Installation
 from worker.cli.group import COMMANDS
@@ -25,7 +25,7 @@ RULES: list[dict[str, Any]] = [
     for rule in group["rules"]
 ]
 NAMES = [rule["alert"] for rule in RULES]
-RUNBOOK = (OPS / "runbook.md").read_text()
+RUNBOOK = (OPS / "docs" / "runbook.md").read_text()
 PARTS = ["What it means.", "What to look at.", "What to do.", "When to call whom."]
 MADE_BY_PROMETHEUS = {"up": {"job", "instance"}}
 
@@ -141,7 +141,7 @@ def headings() -> dict[str, str]:
 
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)
 def test_every_rule_names_its_heading_which_says_all_four_things(rule: dict[str, Any]) -> None:
-    assert rule["annotations"]["runbook"] == f"ops/runbook.md#{rule['alert'].lower()}"
+    assert rule["annotations"]["runbook"] == f"ops/docs/runbook.md#{rule['alert'].lower()}"
     assert rule["labels"]["severity"] in {"page", "ticket"}
     assert re.findall(r"^\*\*(.+?)\*\*", headings()[rule["alert"]], flags=re.MULTILINE) == PARTS
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from ops.stack.compose import ROOT, composed, variables_of
+from ops.lab.stack.compose import ROOT, composed, variables_of
 from worker.engine.recorder import SAVE_SECONDS
 from worker.sandbox.redis_server import DIRECTIVES
 from worker.settings import Settings
 
 SERVICES: dict[str, dict[str, Any]] = composed()["services"]
 OURS = ["worker", "metrics", "flower", "sandbox"]
-DOCKERFILE = (ROOT / "ops" / "Dockerfile").read_text()
+DOCKERFILE = (ROOT / "ops" / "docker" / "Dockerfile").read_text()
 
 
 def run_tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def test_the_file_holds_to_the_compose_specification() -> None:
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
-    run = run_tool("hadolint", "ops/Dockerfile")
+    run = run_tool("hadolint", "ops/docker/Dockerfile")
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -157,14 +157,14 @@ def test_secrets_are_files_and_each_goes_only_to_whom_it_concerns() -> None:
 
 def test_every_setting_that_a_service_is_given_exists() -> None:
     given = {name for service in OURS for name in SERVICES[service].get("environment", {})}
-    given |= variables_of(ROOT / "ops" / "demo.env").keys()
+    given |= variables_of(ROOT / "ops" / "docker" / "demo.env").keys()
     ours = {name.removeprefix("REFUNDS_").lower() for name in given if name.startswith("REFUNDS_")}
     assert ours
     assert ours <= Settings.model_fields.keys()
 
 
 def test_the_demo_never_reaches_a_real_provider() -> None:
-    services = composed(variables_of(ROOT / "ops" / "demo.env"))["services"]
+    services = composed(variables_of(ROOT / "ops" / "docker" / "demo.env"))["services"]
     assert services["worker"]["environment"]["REFUNDS_API_URL"] == "http://sandbox:4010"
     assert services["worker"]["environment"]["REFUNDS_LIVE"] == "false"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ops.stack.compose import ROOT, Service, until
+from ops.lab.stack.compose import ROOT, Service, until
 from tests.deploy.asking import ask, ask_json
 from tests.deploy.conftest import Installation
 

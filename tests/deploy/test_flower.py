@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from celery.utils.saferepr import saferepr
 
-from ops.stack.compose import ROOT, until
+from ops.lab.stack.compose import ROOT, until
 from tests.deploy.asking import ask, ask_json
 from tests.deploy.conftest import CANARIES, EMAIL, PASSWORD, Installation
 from tests.unit.engine.test_endings import every_kind
@@ -20,7 +20,7 @@ from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
 from worker.engine import endings
 
 USER = f"operator:{PASSWORD}"
-CONFIG = ROOT / "ops" / "flowerconfig.py"
+CONFIG = ROOT / "ops" / "docker" / "flowerconfig.py"
 DATATABLE = {
     "draw": "1",
     "start": "0",

@@ -16,7 +16,7 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
-from ops.stack.compose import ROOT
+from ops.lab.stack.compose import ROOT
 from tests.deploy.asking import ask
 from tests.deploy.conftest import PASSWORD, Installation
 from tests.support.installation import Installation as Shop

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.stack.compose import until
+from ops.lab.stack.compose import until
 from tests.deploy.asking import exposed
 from tests.deploy.conftest import Installation
 

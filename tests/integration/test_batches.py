@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.bench.season import FAULTS, play
+from ops.lab.bench.season import FAULTS, play
 from tests.support.installation import Installation, until
 from worker import batches
 from worker.model.refund import Lane

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 import redis
 
-from ops.servers import found
+from ops.lab.servers import found
 from tests.support.installation import Installation, until
 from worker import RefundRequest
 from worker.errors import StoreUnavailable

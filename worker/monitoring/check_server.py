@@ -87,7 +87,9 @@ class Server:
                 f"the server's clock went back, so that the records' time is {lasting(lead.total_seconds())} ahead of "
                 "it: times are shown that much late, and nothing is at risk"
             )
-            yield warn("time", text, "timedatectl set-ntp true, on the server; what else may be done: ops/runbook.md")
+            yield warn(
+                "time", text, "timedatectl set-ntp true, on the server; what else may be done: ops/docs/runbook.md"
+            )
 
     def _server_time(self) -> datetime:
         with redis_errors(self._store.place):
@@ -173,7 +175,7 @@ def evictions(info: Info) -> Iterator[Check]:
     """Tell of keys that the server has thrown away already."""
     if int(info.get("evicted_keys", 0)):
         text = f"{info['evicted_keys']} keys were thrown away since the server started: refunds may be missing"
-        yield warn("evictions", text, "see RefundsEvictions in ops/runbook.md before anything else")
+        yield warn("evictions", text, "see RefundsEvictions in ops/docs/runbook.md before anything else")
 
 
 def disk_write(info: Info, cli: str) -> Iterator[Check]:

@@ -1,7 +1,7 @@
 """Every error code that a refund may carry: what it means, who acts, and what a caller does. One table, read by all.
 
-The rules, the counters and `ops/error-codes.md` are made of it. A provider may send any other code: it is kept on the
-refund as it came, is retriable `unknown`, and counts as `other`.
+The rules, the counters and `ops/docs/error-codes.md` are made of it. A provider may send any other code: it is kept on
+the refund as it came, is retriable `unknown`, and counts as `other`.
 """
 
 from __future__ import annotations

@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from ops.bench.gentle import busiest_second, pace, passed
-from ops.bench.machine import Cores
-from ops.bench.payment import compared
-from ops.bench.rig import ROOT, Rig, WrongCountError
-from ops.bench.sampling import owner, stacks
-from ops.bench.table import Row, quantile, rendered, spread
+from ops.lab.bench.gentle import busiest_second, pace, passed
+from ops.lab.bench.machine import Cores
+from ops.lab.bench.payment import compared
+from ops.lab.bench.rig import ROOT, Rig, WrongCountError
+from ops.lab.bench.sampling import owner, stacks
+from ops.lab.bench.table import Row, quantile, rendered, spread
 from worker.model.refund import Lane, Refund
 from worker.model.steps import Step
 from worker.store import scripts
 
 
 def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger() -> None:
-    command = [sys.executable, "-m", "ops.bench", "--quick", "bulk"]
+    command = [sys.executable, "-m", "ops.lab.bench", "--quick", "bulk"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "bulk: refunds a second" in ended.stdout
@@ -31,7 +31,7 @@ def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger()
 
 
 def test_the_command_compares_a_payment_of_many_refunds_with_payments_of_few() -> None:
-    command = [sys.executable, "-m", "ops.bench", "--quick", "payment"]
+    command = [sys.executable, "-m", "ops.lab.bench", "--quick", "payment"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "400 refunds of one payment" in ended.stdout

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ops.mutants.crew import Verdict, crew_for
-from ops.mutants.explained import read_explained
-from ops.mutants.table import rendered, rows
-from ops.mutants.targets import ROOT, Plan
+from ops.lab.mutants.crew import Verdict, crew_for
+from ops.lab.mutants.explained import read_explained
+from ops.lab.mutants.table import rendered, rows
+from ops.lab.mutants.targets import ROOT, Plan
 
 RULES = """\
 LIMIT = 3
@@ -178,11 +178,11 @@ def test_a_test_that_holds_only_once_judges_nothing(plan: Plan, tiny: Path) -> N
 
 
 def run(tiny: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    shutil.copytree(ROOT / "ops" / "mutants", tiny / "ops" / "mutants", dirs_exist_ok=True)
-    (tiny / "ops" / "mutants" / "seeds.py").write_text("")
-    (tiny / "ops" / "mutants" / "explained.toml").write_text(EXPLAINED)
+    shutil.copytree(ROOT / "ops" / "lab" / "mutants", tiny / "ops" / "lab" / "mutants", dirs_exist_ok=True)
+    (tiny / "ops" / "lab" / "mutants" / "seeds.py").write_text("")
+    (tiny / "ops" / "lab" / "mutants" / "explained.toml").write_text(EXPLAINED)
     return subprocess.run(
-        [sys.executable, "-m", "ops.mutants", "--only", "attempts.py", "--jobs", "1", *arguments],
+        [sys.executable, "-m", "ops.lab.mutants", "--only", "attempts.py", "--jobs", "1", *arguments],
         cwd=tiny,
         env=os.environ | {"PYTHONPATH": str(tiny)},
         capture_output=True,

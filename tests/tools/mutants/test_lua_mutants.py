@@ -5,7 +5,7 @@ from __future__ import annotations
 import lupa.lua51  # type: ignore[import-untyped]  # it carries no types
 import pytest
 
-from ops.mutants.lua import lua_mutants, marked
+from ops.lab.mutants.lua import lua_mutants, marked
 
 
 def changed(source: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ops.mutants.python import python_mutants
+from ops.lab.mutants.python import python_mutants
 
 
 def changed(source: str) -> list[str]:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from ops.prove.evidence import Evidence, Post
-from ops.prove.judge import Violation, judged, recoveries, sent_past_the_window, taken_up
-from ops.prove.planted import RULES, SUBJECT
-from ops.prove.scenarios import Result
-from ops.prove.table import control_was_caught, exit_code, ours_failed, rendered, rows_of, summary
+from ops.lab.prove.evidence import Evidence, Post
+from ops.lab.prove.judge import Violation, judged, recoveries, sent_past_the_window, taken_up
+from ops.lab.prove.planted import RULES, SUBJECT
+from ops.lab.prove.scenarios import Result
+from ops.lab.prove.table import control_was_caught, exit_code, ours_failed, rendered, rows_of, summary
 from worker.model.request import RefundRequest
 
 NAME = "a-1"

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from ops.prove.leaks import found_in, persons_in
-from ops.prove.plan import PERSON
+from ops.lab.prove.leaks import found_in, persons_in
+from ops.lab.prove.plan import PERSON
 
 METADATA = json.dumps(PERSON)
 BELONGING = (

@@ -9,16 +9,16 @@ import sys
 import time
 from pathlib import Path
 
-from ops.prove import faulty_worker
-from ops.prove.planted import BUGS, RULES
-from ops.prove.scenarios import matrix
+from ops.lab.prove import faulty_worker
+from ops.lab.prove.planted import BUGS, RULES
+from ops.lab.prove.scenarios import matrix
 from worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def prove(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "ops" / "prove"), *words]
+    command = [sys.executable, str(ROOT / "ops" / "lab" / "prove"), *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -52,7 +52,14 @@ def _started_below(folder: Path) -> list[str]:
 def test_told_to_end_it_ends_whatever_it_has_started_and_leaves_no_folder(tmp_path: Path) -> None:
     folder = tmp_path / "tmp"
     folder.mkdir()
-    command = [sys.executable, str(ROOT / "ops" / "prove"), "--quick", "--only", "crash: claimed", "--no-control"]
+    command = [
+        sys.executable,
+        str(ROOT / "ops" / "lab" / "prove"),
+        "--quick",
+        "--only",
+        "crash: claimed",
+        "--no-control",
+    ]
     with subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"TMPDIR": str(folder)}) as running:
         while not [*folder.glob("refunds-prove-*/worker-1.log")]:
             assert running.poll() is None

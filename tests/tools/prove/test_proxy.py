@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from ops.prove.proxy import FaultProxy
+from ops.lab.prove.proxy import FaultProxy
 
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789"
 ASK = b"POST /v1/refunds HTTP/1.1\r\n\r\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ops.servers import command, found, refund, storetests, table
-from ops.servers.found import Server
-from ops.servers.refund import Case
+from ops.lab.servers import command, found, refund, storetests, table
+from ops.lab.servers.found import Server
+from ops.lab.servers.refund import Case
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -97,7 +97,7 @@ def test_the_run_fails_if_a_row_failed_or_too_few_servers_were_found(
 
 
 def test_the_documentation_carries_a_table_of_at_least_three_servers_on_which_nothing_failed() -> None:
-    page = (ROOT / "ops" / "servers.md").read_text("utf-8")
+    page = (ROOT / "ops" / "docs" / "servers.md").read_text("utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
     assert len({row.split("|")[1].strip() for row in rows}) >= command.LEAST
     assert "FAILED" not in page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ops.tools.error_codes import PAGE, page
+from ops.lab.tools.error_codes import PAGE, page
 from worker.rules.codes import CODES, DONE, OTHER, counted
 
 WORKER = Path(__file__).parents[3] / "worker"
@@ -16,7 +16,7 @@ GIVEN = re.compile(
 
 
 def test_page_of_error_codes_is_made_of_the_table() -> None:
-    assert PAGE.read_text("utf-8") == page(), "run ./ops/dev python -m ops.tools.error_codes"
+    assert PAGE.read_text("utf-8") == page(), "run ./ops/dev python -m ops.lab.tools.error_codes"
 
 
 def test_table_knows_every_code_that_the_worker_gives() -> None:

@@ -1,0 +1,91 @@
+"""How much of everything a run of the bench does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ops.lab.bench.machine import Cores
+from ops.lab.bench.rig import Mode
+
+TRUST: Final = (Mode(latency_ms=50, idempotency="trust"), Mode(latency_ms=200, idempotency="trust"))
+LIST: Final = (Mode(latency_ms=50), Mode(latency_ms=200))
+TOTALS: Final = (Mode(latency_ms=50, readback="totals"), Mode(latency_ms=200, readback="totals"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Counts and rounds; a smaller plan gives the same table with less to trust in it."""
+
+    cores: Cores
+    rounds: int
+    modes: Sequence[Mode]
+    bulk: int
+    single: int
+    idle: int
+    file_rows: int
+    accepted: int
+    held: int
+    on_payment: int
+    limited: int
+    backlogs: Sequence[int]
+    backlog_window: int
+
+
+def usual(cores: Cores, rounds: int) -> Plan:
+    """Return the plan whose table the README carries: about twenty minutes."""
+    return Plan(
+        cores=cores,
+        rounds=rounds,
+        modes=(*TRUST, *LIST, *TOTALS),
+        bulk=6_000,
+        single=3_000,
+        idle=300,
+        file_rows=40_000,
+        accepted=100_000,
+        held=50_000,
+        on_payment=4_000,
+        limited=4_500,
+        backlogs=(1_000, 100_000),
+        backlog_window=6_000,
+    )
+
+
+def full(cores: Cores, rounds: int) -> Plan:
+    """Return the plan with the sizes of the promise: a file of 100,000 rows, 200,000 refunds, a million queued."""
+    small = usual(cores, rounds)
+    return Plan(
+        cores=cores,
+        rounds=rounds,
+        modes=small.modes,
+        bulk=10_000,
+        single=5_000,
+        idle=500,
+        file_rows=100_000,
+        accepted=200_000,
+        held=200_000,
+        on_payment=10_000,
+        limited=9_000,
+        backlogs=(1_000, 100_000, 1_000_000),
+        backlog_window=10_000,
+    )
+
+
+def quick(cores: Cores) -> Plan:
+    """Return the plan that only shows that all of it works, inside a minute."""
+    return Plan(
+        cores=cores,
+        rounds=1,
+        modes=(Mode(latency_ms=50),),
+        bulk=600,
+        single=200,
+        idle=12,
+        file_rows=1_500,
+        accepted=5_000,
+        held=1_000,
+        on_payment=400,
+        limited=450,
+        backlogs=(300, 2_000),
+        backlog_window=500,
+    )

@@ -1,0 +1,270 @@
+"""An installation to be measured: server, sandbox and driver on the shared cores, each worker on one of its own.
+
+Every run has a fresh one, and ends with the ledger counted against the records.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Final, Self
+
+from ops.lab.bench.machine import Cores, cpu_seconds
+from worker.cli.operate import command
+from worker.client import Refunds, Submitted
+from worker.model.refund import Lane
+from worker.model.request import RefundRequest
+from worker.sandbox.redis_server import ThrowawayServer
+from worker.sandbox.running import Sandbox
+from worker.settings import Settings
+
+CONCURRENCY: Final = 256
+"""Calls in flight, of the worker and of its floor: fewer would hold both down before the core does."""
+IN_FLIGHT: Final = 64
+"""Calls in flight of a worker that was not told otherwise."""
+PATIENCE: Final = 600.0
+ROOT: Final = Path(__file__).parents[3]
+_POLL: Final = 0.01
+_LISTENING: Final = "sandbox listening on "
+
+
+class WrongCountError(RuntimeError):
+    """The ledger and the records disagree, or a run did not come to its end: its figure counts for nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mode:
+    """What a run is set to: the provider's latency and how doubts are settled."""
+
+    latency_ms: int = 50
+    idempotency: str = "verify"
+    readback: str = "list"
+
+    @property
+    def shown(self) -> str:
+        """The setting in a few words."""
+        ways = "trust" if self.idempotency == "trust" else f"verify, {self.readback}"
+        return f"{self.latency_ms} ms, {ways}"
+
+    @property
+    def wants_baseline(self) -> bool:
+        """Tell whether each refund costs a read of its payment first."""
+        return self.idempotency == "verify" and self.readback == "totals"
+
+
+def requests(count: int, *, start: int = 0, name: str = "tour") -> Iterator[RefundRequest]:
+    """Yield requests as an order system would make them, each on a payment of its own."""
+    for number in range(start, start + count):
+        yield RefundRequest(
+            refund_id=f"{name}-{number}-1",
+            payment_intent=f"pi_17878297308{name}{number:07d}",
+            amount=500 + number % 90_000,
+            reason="requested_by_customer",
+            metadata={"order": f"{name}-{number}", "channel": "web"},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A stretch of a run: how many refunds were settled in it, how long it took, what processor time it cost."""
+
+    refunds: int
+    seconds: float
+    worker_cpu: float
+    server_cpu: float
+    sandbox_cpu: float
+
+    @property
+    def rate(self) -> float:
+        """Refunds a second."""
+        return self.refunds / self.seconds
+
+    @property
+    def cpu_ms(self) -> float:
+        """Processor milliseconds of the measured processes a refund."""
+        return self.worker_cpu / self.refunds * 1000
+
+
+@dataclass
+class Rig:
+    """One installation; use it in a `with`."""
+
+    allocator: ClassVar[Path | None] = None
+    """The library from which the servers of all installations take their memory, None for their own."""
+    cores: Cores
+    mode: Mode = field(default_factory=Mode)
+    concurrency: int = CONCURRENCY
+    sandbox_options: Sequence[str] = ()
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-bench-")))
+            self.server = stack.enter_context(ThrowawayServer(self.allocator))
+            self._sandbox_process = stack.enter_context(self._sandbox_running())
+            self.refunds = stack.enter_context(Refunds(settings=Settings.load(redis_url=self.server.url)))
+            self.workers: list[subprocess.Popen[bytes]] = []
+            stack.callback(self.stop)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def _sandbox_running(self) -> Iterator[subprocess.Popen[str]]:
+        # A provider that ignores keys would show a second effect; one that honours them would hide it.
+        options = ["--port", "0", "--latency", str(self.mode.latency_ms), "--idempotency", "ignore"]
+        if "--log-requests" not in self.sandbox_options:
+            options += ["--log-requests", "0"]
+        started = [sys.executable, "-m", "worker.sandbox", *options, *self.sandbox_options]
+        with subprocess.Popen(started, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own module
+            try:
+                line = process.stdout.readline() if process.stdout else ""
+                if not line.startswith(_LISTENING):
+                    raise WrongCountError("the sandbox provider did not start")
+                self.sandbox = Sandbox(url=line.removeprefix(_LISTENING).strip())
+                yield process
+            finally:
+                process.terminate()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a worker or its floor is started with."""
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")}
+        return ours | {
+            "REFUNDS_REDIS_URL": self.server.url,
+            "REFUNDS_API_URL": self.sandbox.url,
+            "REFUNDS_API_KEY": "sk_test_bench",
+            "REFUNDS_IDEMPOTENCY": self.mode.idempotency,
+            "REFUNDS_READBACK": self.mode.readback,
+            "REFUNDS_CONCURRENCY": str(self.concurrency),
+            "REFUNDS_LOG_FORMAT": "json",
+            **self.settings,
+        }
+
+    def fill(self, count: int, lane: Lane, *, start: int = 0, name: str = "tour") -> None:
+        """Accept so many refunds and put their messages in the lane's queue."""
+        report: Submitted = self.refunds.submit_many(requests(count, start=start, name=name), lane=lane)
+        if report.created != count:
+            raise WrongCountError(f"{report.created} of {count} refunds were accepted")
+
+    def rest(self) -> None:
+        """Wait until the server is done with what filling it has set off: the rewriting of its file, and the disk."""
+        self.until(lambda: not self._client.info("persistence")["aof_rewrite_in_progress"], "the file is rewritten")
+        os.sync()
+
+    def start_worker(self, *, wrapped: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Start a worker process as `refunds worker` does, on the next worker's core; it is not waited for."""
+        place = len(self.workers)
+        queues = ",".join(lane.value for lane in Lane)
+        name = ["--hostname", f"bench-{place}@%h"]
+        started = [*wrapped, *command(queues, self.refunds.settings), *name]
+        return self._start(started, f"worker-{place}.log", place)
+
+    def start_floor(self, count: int, *, lean: bool = False) -> subprocess.Popen[bytes]:
+        """Start the bare loop over the refunds that `fill` accepted, on the worker's core."""
+        wanted = {"count": count, "concurrency": self.concurrency, "lean": lean}
+        return self._start([sys.executable, "-m", "ops.lab.bench.floor", json.dumps(wanted)], "floor.log", 0)
+
+    def _start(self, started: Sequence[str], log: str, place: int) -> subprocess.Popen[bytes]:
+        with (self.folder / log).open("wb") as file:
+            process = subprocess.Popen(started, cwd=ROOT, env=self.environment, stdout=file, stderr=file)  # noqa: S603 - ours
+        self.cores.give(process.pid, place)
+        self.workers.append(process)
+        return process
+
+    def await_workers(self) -> None:
+        """Wait until every worker started so far has sent its first heartbeat and reads its queues."""
+        self.until(lambda: int(self._client.zcard("refunds:workers")) >= len(self.workers), "the workers are up")
+        # The heartbeat comes before the first read of the queue, and nothing outside the process tells of that read.
+        time.sleep(1)
+
+    def stop(self) -> None:
+        """End the workers in good order: what is in flight is finished."""
+        for process in self.workers:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.workers:
+            process.wait(PATIENCE)
+
+    @property
+    def _client(self) -> Any:
+        return self.refunds.store.redis
+
+    def settled(self) -> int:
+        """Return how many refunds have come to their end."""
+        return sum(int(value or 0) for value in self._client.hmget("refunds:counters", *_SETTLED))
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until something holds; a worker that ended by itself ends the wait."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            dead = next((process for process in self.workers if process.poll()), None)
+            if dead is not None or time.monotonic() > end:
+                why = f"a process ended with {dead.returncode}" if dead else f"{PATIENCE:g} s have passed"
+                raise WrongCountError(f"{why} before {what}:\n{self.said()}")
+            time.sleep(_POLL)
+
+    def said(self) -> str:
+        """Return the end of what the workers logged."""
+        return "\n".join(log.read_text(errors="replace")[-2000:] for log in sorted(self.folder.glob("*.log")))
+
+    def window(self, begin: int, end: int, *, meanwhile: Callable[[], None] | None = None) -> Window:
+        """Measure from the moment at which `begin` refunds are settled to that at which `end` are.
+
+        `meanwhile` is called now and then until it is over.
+        """
+
+        def reached(count: int) -> bool:
+            if meanwhile is not None:
+                meanwhile()
+            return self.settled() >= count
+
+        self.until(lambda: reached(begin), f"{begin} refunds are settled")
+        first, started, before = self.settled(), time.perf_counter(), self._used()
+        self.until(lambda: reached(end), f"{end} refunds are settled")
+        last, ended, after = self.settled(), time.perf_counter(), self._used()
+        worker_cpu, server_cpu, sandbox_cpu = (b - a for a, b in zip(before, after, strict=True))
+        return Window(
+            refunds=last - first,
+            seconds=ended - started,
+            worker_cpu=worker_cpu,
+            server_cpu=server_cpu,
+            sandbox_cpu=sandbox_cpu,
+        )
+
+    def _used(self) -> tuple[float, float, float]:
+        workers = sum(cpu_seconds(process.pid) for process in self.workers)
+        return workers, cpu_seconds(self.server.pid), cpu_seconds(self._sandbox_process.pid)
+
+    def count(self, expected: int, *, unsent: int = 0) -> None:
+        """Count the ledger: `expected` refunds moved money once each, and all else is still queued, untouched.
+
+        Raises `WrongCountError`. Call it once all is settled or the workers have ended.
+        """
+        summary = self.sandbox.summary()
+        counts = {bucket: number for bucket, number in self.refunds.store.counts().items() if number}
+        queued = counts.pop("queued", 0) + counts.pop("queued.bulk", 0)
+        right = summary["effects"] == expected and not summary["repeated"] and not summary["without_refund_id"]
+        if not right or counts != ({"succeeded": expected} if expected else {}) or queued != unsent:
+            ledger = {name: summary[name] for name in ("effects", "repeated", "without_refund_id")}
+            raise WrongCountError(
+                f"expected {expected} refunds settled and {unsent} queued; the records hold {counts} and {queued} "
+                f"queued, the ledger {ledger}:\n{self.said()}"
+            )
+
+
+_SETTLED: Final = ("settled:succeeded", "settled:failed", "settled:canceled")

@@ -1,0 +1,93 @@
+"""Accepting, and memory: of the producer, of the server a settled refund, of a worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ops.lab.bench.machine import resident_mb
+from ops.lab.bench.plan import Plan
+from ops.lab.bench.rig import IN_FLIGHT, ROOT, Mode, Rig, WrongCountError
+from ops.lab.bench.table import Row, at_least, number, spread
+from worker.model.refund import Lane
+
+ACCEPT_RATE: Final = 15_000
+BYTES_A_REFUND: Final = 1_000
+WORKER_MB: Final = 120
+FLAT_MB: Final = 5.0
+WARM: Final = 1_000
+_EVENTS_KEY: Final = "refunds:events"
+
+
+def accept(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
+    """Yield how fast `submit_many` accepts on a core of its own, and what it holds while it does."""
+    reports: list[dict[str, Any]] = []
+    for _ in range(plan.rounds):
+        with Rig(plan.cores) as rig:
+            command = [sys.executable, "-m", "ops.lab.bench.accepting", str(plan.accepted)]
+            with subprocess.Popen(command, cwd=ROOT, env=rig.environment, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own module
+                os.sched_setaffinity(process.pid, {plan.cores.workers[0]})
+                said, _ = process.communicate()
+            if process.returncode:
+                raise WrongCountError(f"accepting ended with {process.returncode}")
+            reports.append(json.loads(said))
+            rig.count(0, unsent=plan.accepted)
+    rates = [report["rate"] for report in reports]
+    growth = [report["end_mb"] - report["early_mb"] for report in reports]
+    yield Row(
+        figure="accept: submit_many",
+        setting=f"{plan.accepted:,} refunds, each on disk before it counts",
+        measured=f"{spread(rates)} a second, {spread([report['cpu_us'] for report in reports])} µs CPU",
+        to_reach=f"at least {ACCEPT_RATE:,}",
+        reached=at_least(rates, ACCEPT_RATE),
+    )
+    yield Row(
+        figure="accept: memory",
+        setting="from the first fifth to the end",
+        measured=f"{spread([report['end_mb'] for report in reports], 'MB')}, grown by {spread(growth, 'MB')}",
+        to_reach="flat",
+        reached=max(growth) < FLAT_MB,
+    )
+
+
+def _held(redis: Any) -> tuple[int, int]:
+    """Return the server's bytes in use without the events' stream, and those of the stream."""
+    events = int(redis.memory_usage(_EVENTS_KEY, samples=0) or 0)
+    return int(redis.info("memory")["used_memory"]) - events, events
+
+
+def memory(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
+    """Yield what settled refunds hold in the server, and what a worker holds over many of them at 64 in flight."""
+    with Rig(plan.cores, Mode(latency_ms=20), concurrency=IN_FLIGHT) as rig:
+        redis: Any = rig.refunds.store.redis
+        worker = rig.start_worker()
+        # Scripts and clients take their memory once, whatever comes after.
+        rig.fill(WARM, Lane.BULK, name="warm")
+        rig.until(lambda: rig.settled() >= WARM, "the first are settled")
+        before = _held(redis)
+        rig.fill(plan.held, Lane.BULK)
+        rig.until(lambda: rig.settled() >= WARM + plan.held // 5, "a fifth is settled")
+        early = resident_mb(worker.pid)
+        rig.until(lambda: rig.settled() >= WARM + plan.held, "all are settled")
+        late, peak = resident_mb(worker.pid), resident_mb(worker.pid, peak=True)
+        rig.stop()
+        rig.count(WARM + plan.held)
+        each, events = ((now - then) / plan.held for then, now in zip(before, _held(redis), strict=True))
+    yield Row(
+        figure="Redis memory a settled refund",
+        setting=f"{plan.held:,} refunds; record, history, payment and indexes",
+        measured=f"{number(each)} bytes, and {number(events)} of the events' stream (capped)",
+        to_reach=f"under {BYTES_A_REFUND:,} bytes",
+        reached=each < BYTES_A_REFUND,
+    )
+    yield Row(
+        figure="worker memory",
+        setting=f"{IN_FLIGHT} in flight, {plan.held:,} refunds",
+        measured=f"{number(peak)} MB at most; {number(early)} MB after a fifth, {number(late)} MB at the end",
+        to_reach=f"under {WORKER_MB} MB, flat",
+        reached=peak < WORKER_MB and late - early < FLAT_MB,
+    )

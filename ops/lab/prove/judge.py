@@ -1,0 +1,353 @@
+"""The judge: the provider's own ledger and request log against what the subject recorded. The same for every subject.
+
+Rules about histories bind only who keeps one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from ops.lab.prove.evidence import Evidence, Post
+from ops.lab.prove.founded import unfounded
+from worker.model.refund import Stage
+from worker.provider.gateway import MAX_TRIES
+from worker.rules.transitions import TRANSITIONS
+
+STANDING: Final = frozenset({"pending", "succeeded"})
+NOT_DONE: Final = frozenset({401, 403, 429})
+"""Whole answers after which a refund is sent again without any read-back."""
+PROVEN: Final = frozenset({"absence_proven", "operator_says_absent"})
+TAKEN_UP_SECONDS: Final = 60.0
+CLOCK_SLACK: Final = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """One promise broken: by which rule, on which refund (or payment), and what was seen."""
+
+    rule: str
+    about: str
+    fact: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.about}: {self.fact}"
+
+
+def judged(evidence: Evidence) -> list[Violation]:
+    """Return every violation."""
+    found = [*_money(evidence), *_records(evidence), *_requests(evidence)]
+    found += [Violation(rule="secret", about="-", fact=leak) for leak in evidence.leaks]
+    if evidence.histories is not None:
+        found += _held(evidence, evidence.histories)
+        found += _failures(evidence, evidence.histories)
+        found += _histories(evidence, evidence.histories)
+        found += _events(evidence, evidence.histories)
+        found += _taken_up(evidence, evidence.histories)
+        found += _proof_before_post(evidence, evidence.histories)
+    return found
+
+
+def recoveries(evidence: Evidence, fault_end: float) -> list[float]:
+    """Return, for each refund unsettled when the faults stopped, how many seconds it took from then on."""
+    if evidence.histories is None:
+        return []
+    ends = (entries[-1] for entries in evidence.histories.values() if entries)
+    return [entry["at"] / 1000 - fault_end for entry in ends if entry["at"] / 1000 > fault_end]
+
+
+def taken_up(evidence: Evidence) -> list[float]:
+    """Return, for each refund whose claimant was killed, how many seconds after the kill it moved again."""
+    found = []
+    for kill in evidence.kills:
+        for entries in (evidence.histories or {}).values():
+            after = _first_move_after(entries, kill)
+            if after is not None and after["label"] == "lease_lapsed":
+                found.append(after["at"] / 1000 - kill)
+    return found
+
+
+def sent_past_the_window(evidence: Evidence) -> bool:
+    """Tell whether any key that may have been at work was sent once more after its window."""
+    first: dict[str | None, float] = {}
+    for post in evidence.posts:
+        if post.key in first and post.at - first[post.key] > evidence.key_window:
+            return True
+        if post.answered not in NOT_DONE:
+            first.setdefault(post.key, post.at)
+    return False
+
+
+def _first_move_after(entries: Sequence[Mapping[str, Any]], kill: float) -> Mapping[str, Any] | None:
+    """Return how a refund that was being sent at that moment went on, None where it was not or did not."""
+    for before, after in pairwise(entries):
+        if before["to"] == "sending" and before["at"] / 1000 <= kill < after["at"] / 1000:
+            return after
+    return None
+
+
+# What the provider did
+
+
+def final_statuses(ledger: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return each provider refund's last status."""
+    return {entry["refund"]: entry["status"] for entry in ledger}
+
+
+def _effects(evidence: Evidence) -> dict[str, list[Mapping[str, Any]]]:
+    made: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for entry in evidence.ledger:
+        if entry["event"] == "effect" and entry["refund_id"] is not None:
+            made[entry["refund_id"]].append(entry)
+    return made
+
+
+def _money(evidence: Evidence) -> Iterator[Violation]:
+    last = final_statuses(evidence.ledger)
+    totals: Counter[str] = Counter()
+    yield from _made_beside_another(evidence.ledger)
+    for refund_id in _effects(evidence):
+        if refund_id not in evidence.accepted:
+            yield Violation(rule="unasked", about=refund_id, fact="money moved for a refund that nobody asked for")
+    for entry in evidence.ledger:
+        if entry["event"] == "effect" and last[entry["refund"]] in STANDING:
+            totals[entry["payment_intent"]] += entry["amount"]
+    for payment, captured in evidence.captured.items():
+        if totals[payment] > captured:
+            yield Violation(rule="over", about=payment, fact=f"{totals[payment]} of {captured} given back")
+
+
+def _made_beside_another(ledger: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
+    """Yield each effect that came while an earlier one of the same refund stood, whatever became of either later."""
+    now: dict[str, str] = {}
+    made: dict[str, list[str]] = defaultdict(list)
+    for entry in ledger:
+        if entry["event"] == "effect" and entry["refund_id"] is not None:
+            earlier = [identity for identity in made[entry["refund_id"]] if now[identity] in STANDING]
+            if earlier:
+                fact = f"{entry['refund']} was made while {', '.join(earlier)} stood"
+                yield Violation(rule="money twice", about=entry["refund_id"], fact=fact)
+            made[entry["refund_id"]].append(entry["refund"])
+        now[entry["refund"]] = entry["status"]
+
+
+# What the subject says of it
+
+
+def _records(evidence: Evidence) -> Iterator[Violation]:
+    last = final_statuses(evidence.ledger)
+    effects = _effects(evidence)
+    lied_to = {post.refund_id for post in evidence.posts if post.fault == "wrong_resource_after"}
+    for refund_id in evidence.accepted:
+        record = evidence.records.get(refund_id)
+        if record is None:
+            yield Violation(rule="lost", about=refund_id, fact="accepted, and no record stands")
+            continue
+        made = effects.get(refund_id, [])
+        if record["stage"] == "settled":
+            found = _verdict(refund_id, record, [(effect, last[effect["refund"]]) for effect in made])
+            # A lie about a single field that nothing else contradicts is the provider's word for what it did: in the
+            # reply to a POST, or in a list about the amount of a refund for which none was asked.
+            untold = {"amount", "false id"} if refund_id in lied_to else set()
+            if evidence.accepted[refund_id].amount is None and record.get("evidence") == "list":
+                untold.add("amount")
+            yield from (one for one in found if one.rule not in untold)
+        elif record["stage"] != "review":
+            yield Violation(rule="stranded", about=refund_id, fact=f"still {record['stage']} when all was long over")
+        if evidence.histories is not None and (refund_id in evidence.due) == (record["stage"] == "settled"):
+            yield Violation(rule="index", about=refund_id, fact=f"{record['stage']}, and wrongly in or out of due")
+
+
+def _is_unknown(record: Mapping[str, str]) -> bool:
+    """Tell whether nobody can know the amount: a total does not say how much of its rise one refund has taken."""
+    return "amount" not in record and record.get("evidence") == "totals" and record.get("all_remaining") == "1"
+
+
+def _verdict(
+    refund_id: str, record: Mapping[str, str], made: Sequence[tuple[Mapping[str, Any], str]]
+) -> Iterator[Violation]:
+    status = record["status"]
+    if status == "succeeded":
+        good = [effect for effect, last in made if last == "succeeded"]
+        if not good:
+            seen = [last for _, last in made]
+            yield Violation(rule="false succeeded", about=refund_id, fact=f"the ledger shows {seen or 'nothing'}")
+        elif not _is_unknown(record) and record.get("amount") not in {str(effect["amount"]) for effect in good}:
+            yield Violation(rule="amount", about=refund_id, fact=f"recorded {record.get('amount')}")
+        named = record.get("provider_refund_id")
+        if good and named not in {None, *(effect["refund"] for effect in good)}:
+            yield Violation(rule="false id", about=refund_id, fact=f"{named} is not its refund")
+    elif any(last in STANDING for _, last in made):
+        yield Violation(rule="false failed", about=refund_id, fact=f"{status}, and the ledger shows the money gone")
+
+
+def _failures(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
+    """Yield refunds that ended failed although nobody had refused them; who keeps no history can show no reason."""
+    if not evidence.alarmed:
+        yield Violation(rule="credentials", about="-", fact="no breaker was open soon after the key was refused")
+    for refund_id, record in evidence.records.items():
+        entries = histories.get(refund_id, ())
+        if record["stage"] != "settled" or record["status"] == "succeeded" or not entries:
+            continue
+        fact = unfounded(evidence, refund_id, entries)
+        if fact is not None:
+            at = entries[-1]["at"] / 1000
+            by_key = any(begin - CLOCK_SLACK <= at <= end + CLOCK_SLACK for begin, end in evidence.refused)
+            yield Violation(rule="credentials" if by_key else "false failed", about=refund_id, fact=fact)
+
+
+# What was sent
+
+
+def _requests(evidence: Evidence) -> Iterator[Violation]:
+    seen: dict[tuple[str | None, str | None], Post] = {}
+    by_key: dict[str | None, str | None] = {}
+    for post in evidence.posts:
+        first = seen.setdefault((post.refund_id, post.generation), post)
+        about = post.refund_id or "-"
+        if post.refund_id not in evidence.accepted:
+            yield Violation(rule="unasked", about=about, fact="sent, and never accepted")
+        if (first.key, first.body) != (post.key, post.body):
+            yield Violation(rule="body", about=about, fact="key or body differ from the first attempt's")
+        if by_key.setdefault(post.key, post.refund_id) != post.refund_id:
+            yield Violation(rule="key", about=about, fact=f"its key was another refund's: {by_key[post.key]}")
+
+
+def _held(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
+    """Yield what was claimed or sent between a recovery and the word of a person to go on."""
+    for begin, end in evidence.held:
+        for post in evidence.posts:
+            if begin <= post.at <= end:
+                yield Violation(rule="held", about=post.refund_id or "-", fact="sent with everything paused")
+        for refund_id, entries in histories.items():
+            if any(entry["to"] == "sending" and begin <= entry["at"] / 1000 <= end for entry in entries):
+                yield Violation(rule="held", about=refund_id, fact="claimed with everything paused")
+
+
+# Histories
+
+
+def _histories(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
+    for refund_id, record in evidence.records.items():
+        entries = histories.get(refund_id, ())
+        stage: str | None = None
+        for number, entry in enumerate(entries, 1):
+            if entry["version"] != number or entry["from"] != stage:
+                fact = f"{entry} follows version {number - 1} in {stage}"
+                yield Violation(rule="history", about=refund_id, fact=fact)
+            source, stage = entry["from"], entry["to"]
+            if source is not None and Stage(stage) not in TRANSITIONS[Stage(source)]:
+                yield Violation(rule="transition", about=refund_id, fact=f"{source} to {stage} stands in no table")
+            if not evidence.started - CLOCK_SLACK <= entry["at"] / 1000 <= evidence.ended + CLOCK_SLACK:
+                yield Violation(rule="clock", about=refund_id, fact=f"{entry} is not of this run by the server's time")
+        told = (len(entries), stage, entries[-1]["status"] if entries else None)
+        if told != (int(record["version"]), record["stage"], record["status"]):
+            yield Violation(rule="history", about=refund_id, fact=f"it ends in {told}, the record in {dict(record)}")
+
+
+def _events(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
+    told: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+    for event in evidence.events:
+        told[event["refund_id"]].append((event["version"], event["to"], event["status"]))
+    for refund_id, entries in histories.items():
+        if told[refund_id] != [(str(entry["version"]), entry["to"], entry["status"]) for entry in entries]:
+            yield Violation(rule="events", about=refund_id, fact=f"the stream tells {told[refund_id]}")
+
+
+def _taken_up(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
+    for kill in evidence.kills:
+        for refund_id, entries in histories.items():
+            before = [entry for entry in entries if entry["at"] / 1000 <= kill]
+            if not before or before[-1]["to"] != "sending":
+                continue
+            after = entries[len(before) :]
+            if not after or after[0]["at"] / 1000 > kill + TAKEN_UP_SECONDS:
+                fact = f"in flight when a worker was killed, and looked at {after[0] if after else 'never'}"
+                yield Violation(rule="taken up late", about=refund_id, fact=fact)
+
+
+def _proof_before_post(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
+    """Yield POSTs that followed a doubt with no proof of absence, by the history and by the provider's request log."""
+    posts: dict[str | None, list[Post]] = defaultdict(list)
+    for post in sorted(evidence.posts, key=lambda post: post.at):
+        posts[post.refund_id].append(post)
+    for refund_id, entries in histories.items():
+        if evidence.verify:
+            yield from _resends_by_history(refund_id, entries)
+        if evidence.history_lost:
+            continue
+        if evidence.verify:
+            yield from _posts_by_claims(refund_id, entries, posts[refund_id])
+        else:
+            yield from _posts_by_tries(refund_id, entries, posts[refund_id])
+            yield from _past_the_window(refund_id, entries, posts[refund_id], evidence.key_window)
+
+
+def _resends_by_history(refund_id: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
+    doubt, label = False, ""
+    for entry in entries:
+        if entry["to"] == "in_doubt":
+            doubt = True
+        elif entry["to"] == "sending":
+            proven = entry["label"] == "resend" and label in PROVEN
+            if doubt and not proven:
+                fact = f"claimed as {entry['label']} after {label}, with the doubt standing"
+                yield Violation(rule="unproven", about=refund_id, fact=fact)
+            doubt = False
+        label = entry["label"]
+
+
+def _posts_by_claims(
+    refund_id: str, entries: Sequence[Mapping[str, Any]], posts: Sequence[Post]
+) -> Iterator[Violation]:
+    claims = [entry for entry in entries if entry["to"] == "sending"]
+    for number, post in enumerate(posts, 1):
+        standing = [claim for claim in claims if claim["at"] / 1000 <= post.at + CLOCK_SLACK]
+        if len(standing) < number:
+            fact = f"POST {number} came when {len(standing)} claims had been recorded"
+            yield Violation(rule="unproven", about=refund_id, fact=fact)
+        elif number > 1 and standing[-1]["label"] == "send" and posts[number - 2].answered not in NOT_DONE:
+            before = posts[number - 2]
+            fact = f"POST {number} follows one answered {before.answered} ({before.fault}) with no look between"
+            yield Violation(rule="unproven", about=refund_id, fact=fact)
+
+
+def _posts_by_tries(refund_id: str, entries: Sequence[Mapping[str, Any]], posts: Sequence[Post]) -> Iterator[Violation]:
+    """Yield POSTs beyond the tries of all claims so far: a further try inside an attempt needs no claim of its own."""
+    ends = [*entries[1:], None]
+    claims = [(entry, end) for entry, end in zip(entries, ends, strict=True) if entry["to"] == "sending"]
+    for number, post in enumerate(posts, 1):
+        before = [end for claim, end in claims if claim["at"] / 1000 <= post.at + CLOCK_SLACK]
+        # Of an attempt whose claimant did not end it itself nobody knows how often it tried.
+        tries = sum(end.get("tries", 1) if end is not None and "ms" in end else MAX_TRIES for end in before)
+        if tries < number:
+            fact = f"POST {number} came when {len(before)} claims had been recorded, with {tries} tries"
+            yield Violation(rule="unclaimed", about=refund_id, fact=fact)
+
+
+def _past_the_window(
+    refund_id: str, entries: Sequence[Mapping[str, Any]], posts: Sequence[Post], window: float
+) -> Iterator[Violation]:
+    """Yield POSTs under a key first sent longer ago that may have been at work, with no absence proven since."""
+    proven = [
+        claim["at"] / 1000
+        for before, claim in pairwise(entries)
+        if claim["label"] == "resend" and before["label"] in PROVEN
+    ]
+    first: dict[str | None, float] = {}
+    doubtful: set[str | None] = set()
+    for post in posts:
+        age = post.at - first.setdefault(post.key, post.at)
+        claims = [at for at in proven if at <= post.at + CLOCK_SLACK]
+        if claims:
+            # A proof is good for one POST: that one may have happened again.
+            del proven[: len(claims)]
+            doubtful.discard(post.key)
+        if age > window + CLOCK_SLACK and post.key in doubtful:
+            fact = f"sent under its key {age:.1f} s after the first time, of {window:g}, with no absence proven"
+            yield Violation(rule="window", about=refund_id, fact=fact)
+        if post.answered not in NOT_DONE:
+            doubtful.add(post.key)

@@ -1,0 +1,5 @@
+"""Run by `python -m ops.lab.servers`."""
+
+from ops.lab.servers.command import main
+
+main()

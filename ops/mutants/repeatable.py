@@ -1,5 +1,0 @@
-"""A plugin for pytest: Hypothesis gives the same examples each time and stops at its first failure."""
-
-from ops.mutants.hot import repeatable
-
-repeatable()

@@ -1,5 +1,0 @@
-"""Run by `python -m ops.servers`."""
-
-from ops.servers.command import main
-
-main()
