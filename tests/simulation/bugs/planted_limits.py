@@ -30,7 +30,7 @@ def refused_key_ignored(stack: ExitStack) -> None:
 
 def retry_after_ignored(stack: ExitStack) -> None:
     """A 429 is heeded by the refund that has met it, and by no other."""
-    rescript(stack, ("CLAIM",), "if blocked and tonumber(blocked) > NOW then", "if false then")
+    rescript(stack, ("CLAIM",), "if number(blocked) > NOW then", "if false then")
 
 
 def rate_ignored(stack: ExitStack) -> None:
@@ -100,7 +100,7 @@ def given_up_early(stack: ExitStack) -> None:
 
 def attempts_miscounted(stack: ExitStack) -> None:
     """The record counts what the history does not tell."""
-    rescript(stack, ("CLAIM",), "tonumber(r.attempts or '0') + 1", "tonumber(r.attempts or '0') + 2")
+    rescript(stack, ("CLAIM",), "number(r.attempts) + 1", "number(r.attempts) + 2")
 
 
 OF_LIMITS: Final[tuple[Bug, ...]] = (

@@ -90,7 +90,7 @@ def sums_counted_once_only(stack: ExitStack) -> None:
     rescript(
         stack,
         all_scripts(),
-        "redis.call('HINCRBY', P .. 'counters', 'settled:' .. from_status, -1)",
+        "count('settled:' .. from_status, -1)",
         "",
     )
 

@@ -59,7 +59,7 @@ def paused_batch_goes_on(stack: ExitStack) -> None:
 
 def batch_delay_ignored(stack: ExitStack) -> None:
     """Rows of a batch leave before the time that was said."""
-    rescript(stack, ("CLAIM",), "if batch[2] and tonumber(batch[2]) > NOW then", "if false then")
+    rescript(stack, ("CLAIM",), "if number(batch[2]) > NOW then", "if false then")
 
 
 def batch_counts_drift(stack: ExitStack) -> None:
