@@ -306,6 +306,7 @@ def test_confirming_fails_where_the_disk_was_not_reached(sync_redis: redis.Redis
         records.confirm()
 
 
+@pytest.mark.usefixtures("waitaof")
 def test_confirming_fails_where_nothing_can_be_written(sync_redis: redis.Redis) -> None:
     records = Store(sync_redis)
     records.wait_for_disk = True
