@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from worker.model.refund import Refund
     from worker.model.request import RefundRequest
 
+    __version__: str
+
 __all__ = [
     "GuardRefused",
     "IdempotencyConflict",
@@ -43,6 +45,9 @@ _HOMES = {"Refunds": "worker.client", "Refund": "worker.model.refund", "RefundRe
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
+        if name == "__version__":
+            # pyproject.toml states it, and an installation keeps it.
+            return import_module("importlib.metadata").version("refund-worker")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(_HOMES.get(name, "worker.errors")), name)
@@ -50,4 +55,4 @@ if not TYPE_CHECKING:
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__all__, "__version__"})
