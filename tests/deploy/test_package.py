@@ -87,3 +87,7 @@ def test_the_images_that_are_deployed_bear_the_version() -> None:
     ]
     assert len(named) >= 4
     assert set(named) == {VERSION}
+
+
+def test_the_changelog_describes_the_version() -> None:
+    assert f"\n## {VERSION}" in (ROOT / "ops" / "docs" / "CHANGELOG.md").read_text("utf-8")
