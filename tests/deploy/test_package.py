@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -36,6 +37,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(built: Path) -> dict[str, bytes]:
     """The wheel's files by name."""
     (archive,) = built.glob("*.whl")
+    return files_of(archive)
+
+
+def files_of(archive: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(archive) as opened:
         return {name: opened.read(name) for name in opened.namelist()}
 
@@ -91,3 +96,18 @@ def test_the_images_that_are_deployed_bear_the_version() -> None:
 
 def test_the_changelog_describes_the_version() -> None:
     assert f"\n## {VERSION}" in (ROOT / "ops" / "docs" / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_the_image_builds_the_same_wheel_from_what_it_copies(wheel: dict[str, bytes], tmp_path: Path) -> None:
+    dockerfile = (ROOT / "ops" / "docker" / "Dockerfile").read_text("utf-8")
+    build = dockerfile[: dockerfile.index(" wheel ")]
+    copied = [source for line in re.findall(r"^COPY (.+)$", build, re.MULTILINE) for source in line.split()[:-1]]
+    for source in copied:
+        target = tmp_path / source
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+        copy(ROOT / source, target)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    (archive,) = tmp_path.glob("dist/*.whl")
+    assert files_of(archive) == wheel
