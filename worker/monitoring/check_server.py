@@ -88,7 +88,7 @@ class Server:
                 "it: times are shown that much late, and nothing is at risk"
             )
             yield warn(
-                "time", text, "timedatectl set-ntp true, on the server; what else may be done: ops/docs/runbook.md"
+                "time", text, "timedatectl set-ntp true, on the server; what else may be done: ops/docs/operations.md"
             )
 
     def _server_time(self) -> datetime:
@@ -175,7 +175,7 @@ def evictions(info: Info) -> Iterator[Check]:
     """Tell of keys that the server has thrown away already."""
     if int(info.get("evicted_keys", 0)):
         text = f"{info['evicted_keys']} keys were thrown away since the server started: refunds may be missing"
-        yield warn("evictions", text, "see RefundsEvictions in ops/docs/runbook.md before anything else")
+        yield warn("evictions", text, "see RefundsEvictions in ops/docs/operations.md before anything else")
 
 
 def disk_write(info: Info, cli: str) -> Iterator[Check]:

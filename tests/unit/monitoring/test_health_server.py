@@ -173,7 +173,7 @@ def test_records_whose_time_runs_ahead_of_the_servers_clock_are_a_warning(ahead:
     assert ("time" in checks) is told
     if told:
         assert (checks["time"].state, "3 h" in checks["time"].text) == (State.WARN, True)
-        assert "runbook" in (checks["time"].fix or "")
+        assert "ops/docs/operations.md" in (checks["time"].fix or "")
 
 
 @pytest.mark.parametrize(
