@@ -1,4 +1,4 @@
-"""The README's recipes for producers, run as they stand there."""
+"""The recipes for producers of the README and of `integration.md`, run as they are written there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 
 from tests.support.installation import Installation, until
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "ops" / "docs" / "integration.md"]
 
 
 def recipes() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    texts = "\n".join(page.read_text("utf-8") for page in PAGES)
+    return re.findall(r"```python\n(.*?)```", texts, re.DOTALL)
 
 
 def test_the_recipes_for_producers_become_settled_records(installation: Installation) -> None:

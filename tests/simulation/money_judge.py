@@ -1,7 +1,7 @@
 """What must hold of money beside one record's own end: whose a provider's refund is, how much, and since when.
 
-It knows what the README leaves out of the promise, and lets exactly that pass: under `totals`, what others did to a
-payment may be taken for ours if it was first seen within two settle times of the attempt's end.
+It knows what is outside the promise (`ops/docs/design.md`), and lets exactly that pass: under `totals`, what others
+did to a payment may be taken for ours if it was first seen within two settle times of the attempt's end.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class MoneyJudge:
             if refund.status in STANDING and refund.metadata.get("refund_generation") == str(generation):
                 self.broken("absence", refund_id, f"said to be absent, and {refund.id} is {refund.status}")
 
-    # What the README leaves out
+    # What is outside the promise
 
     def may_be_others(self, known: Known) -> bool:
         """Tell whether a rise that was believed to be ours is excused: others moved the total by exactly as much.

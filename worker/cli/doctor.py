@@ -54,7 +54,7 @@ def _checks() -> list[dict[str, Any]]:
     try:
         settings = Settings.load()
     except SettingsError as error:
-        fix = "mend the variables named here; the README lists what each may hold"
+        fix = "fix the variables named here; ops/docs/settings.md lists what each may hold"
         return [{"name": "settings", "state": "fail", "text": str(error), "fix": fix, "trouble": "settings"}]
     # The provider's client is loaded by this command alone.
     from worker.monitoring import doctor as health  # noqa: PLC0415 - see above

@@ -34,7 +34,7 @@ class Plan:
 
 
 def usual(cores: Cores, rounds: int) -> Plan:
-    """Return the plan whose table the README carries: about twenty minutes."""
+    """Return the plan whose table `ops/docs/results.md` carries: about twenty minutes."""
     return Plan(
         cores=cores,
         rounds=rounds,

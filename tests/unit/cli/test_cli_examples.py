@@ -1,4 +1,4 @@
-"""What the README shows of files is what the command line takes; and a start that is interrupted says nothing."""
+"""What `files.md` shows is what the command line takes; and a start that is interrupted says nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 import worker
 from tests.support.cli_runner import SECONDS, Cli
 
-README = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
-PAGE = README[README.index("\n## Files\n") : README.index("\n## Operate\n")]
+PAGE = (Path(__file__).parents[3] / "ops" / "docs" / "files.md").read_text("utf-8")
 
 INTERRUPTED_WHILE = """
 import os, signal, sys
@@ -37,14 +36,14 @@ def example(language: str) -> str:
     return found[1]
 
 
-def test_the_readmes_csv_is_imported_as_it_stands(cli: Cli, tmp_path: Path) -> None:
+def test_the_csv_shown_is_imported_as_it_is(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "season.csv"
     path.write_text(example("csv"))
     ran = cli("import", str(path), "--id-from", "order_id", "--json")
     assert (ran.code, ran.object["created"], ran.object["format"]) == (0, 2, "CSV, semicolon-separated")
 
 
-def test_the_readmes_json_lines_are_imported_packed_and_through_a_pipe(cli: Cli, tmp_path: Path) -> None:
+def test_the_json_lines_shown_are_imported_packed_and_through_a_pipe(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "season.jsonl.gz"
     path.write_bytes(gzip.compress(example("json").encode()))
     ran = cli("import", str(path), "--json")
@@ -54,7 +53,7 @@ def test_the_readmes_json_lines_are_imported_packed_and_through_a_pipe(cli: Cli,
 
 
 @pytest.mark.parametrize("option", sorted(set(re.findall(r"--[a-z][a-z-]+", PAGE)) - {"--ignore-extra"}))
-def test_every_option_the_readme_names_on_files_is_one_of_a_command(cli: Cli, option: str) -> None:
+def test_every_option_shown_is_one_of_a_command(cli: Cli, option: str) -> None:
     commands = (("import",), *(("batch", name) for name in ("list", "show", "retry", "result")))
     assert any(option in cli(*command, "--help").out for command in commands)
 

@@ -199,7 +199,7 @@ READING: Final = {
     "rejected list": "reads",
     "rejected show": "reads",
     "doctor": "reads what moves, and counts",
-    "metrics": "counts, with a user that may not write: README says so",
+    "metrics": "counts, with a user that may not write: ops/docs/design.md says so",
     "worker": "reports nothing: its claims and acceptances are durable, see tests/unit/store/test_calls.py",
     "probe": "its refunds are outside the records; what it found is confirmed where it is kept",
     "sandbox": "knows no records",
