@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
@@ -25,6 +26,7 @@ from tests.factories import (
     VERIFY,
     a_refund,
     done_as,
+    found,
 )
 from tests.strategies import attempts, jitters, refunds, rules, spans
 from tests.unit.rules.stepping import with_changes
@@ -286,3 +288,42 @@ def test_attempt_whose_own_claimant_reports_is_quiet_from_the_moment_its_socket_
 def test_lapsed_lease_is_quiet_from_its_end_for_nobody_knows_when_its_socket_was_closed() -> None:
     refund = a_refund(next_check_at=NOW)
     assert after_lapse(refund, VERIFY, NOW + HOUR, 0).changes["quiet_at"] == NOW
+
+
+def test_workers_own_clock_may_veto_a_replay_and_never_allows_one() -> None:
+    first = NOW - TRUST.key_window / 2
+    refund = a_refund(Stage.IN_DOUBT, first_attempt_at=first, doubt_since=first, next_check_at=None)
+    over = first + TRUST.key_window
+    assert next_action(refund, TRUST, NOW) is Action.REPLAY
+    assert next_action(refund, TRUST, NOW, NOW) is Action.REPLAY
+    assert next_action(refund, TRUST, NOW, over) is Action.LOOK
+    assert next_action(refund, TRUST, over, NOW) is Action.LOOK
+
+
+def test_replay_may_leave_at_the_very_time_of_the_first_attempt_and_not_before() -> None:
+    refund = a_refund(Stage.IN_DOUBT, first_attempt_at=NOW)
+    assert may_replay(refund, TRUST, NOW)
+    assert not may_replay(refund, TRUST, NOW - timedelta(milliseconds=1))
+
+
+def test_reply_in_a_status_that_is_not_known_leads_to_a_person_by_that_reply() -> None:
+    odd = replace(done_as("succeeded"), seen=Seen.MAYBE, code="unknown_status", found=found(status="on_hold"))
+    step = after_attempt(a_refund(), odd, VERIFY, NOW, 0)
+    assert (step.to, step.label, step.source) == (Stage.REVIEW, "unknown_status", "reply")
+    assert step.changes["provider_status"] == "on_hold"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reads"),
+    [
+        ({"idempotency": "verify", "readback": "totals"}, True),
+        ({"idempotency": "verify", "readback": "list"}, False),
+        ({"idempotency": "verify", "readback": "list", "first_look": True}, True),
+        ({"idempotency": "trust", "readback": "totals"}, False),
+    ],
+    ids=str,
+)
+def test_something_is_read_before_the_first_send_for_a_baseline_or_if_told_so(
+    changes: dict[str, Any], *, reads: bool
+) -> None:
+    assert replace(VERIFY, **changes).reads_first is reads
