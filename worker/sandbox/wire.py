@@ -38,7 +38,7 @@ _MADE_UP: Final = {
     409: ("idempotency_error", "idempotency_key_in_use"),
 }
 # Field → what it says on the wrong resource; amount and refund_id are made from the right one.
-_ELSEWHERE: Final = {"payment_intent": "pi_somebody_elses", "currency": "xts", "id": "re_somebody_elses"}
+ELSEWHERE: Final = {"payment_intent": "pi_somebody_elses", "currency": "xts", "id": "re_somebody_elses"}
 
 
 def respond(answer: Answer) -> web.Response:
@@ -166,7 +166,7 @@ async def _wrong(_request: web.Request, fault: Fault, answer: Answer, _config: S
         elif fault.field == "refund_id":
             item["metadata"] = {**item["metadata"], "refund_id": "somebody-elses"}
         else:
-            item[fault.field] = _ELSEWHERE[fault.field]
+            item[fault.field] = ELSEWHERE[fault.field]
     return respond(shapes.as_json(shape, headers=answer.headers))
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ops.lab.prove.evidence import Evidence, Post
 from ops.lab.prove.founded import unfounded
+from ops.lab.prove.missing import waits_for_the_missing
 from worker.model.refund import Stage
 from worker.provider.gateway import MAX_TRIES
 from worker.rules.transitions import TRANSITIONS
@@ -155,7 +156,7 @@ def _records(evidence: Evidence) -> Iterator[Violation]:
             if evidence.accepted[refund_id].amount is None and record.get("evidence") == "list":
                 untold.add("amount")
             yield from (one for one in found if one.rule not in untold)
-        elif record["stage"] != "review":
+        elif record["stage"] != "review" and (made or not waits_for_the_missing(record)):
             yield Violation(rule="stranded", about=refund_id, fact=f"still {record['stage']} when all was long over")
         if evidence.histories is not None and (refund_id in evidence.due) == (record["stage"] == "settled"):
             yield Violation(rule="index", about=refund_id, fact=f"{record['stage']}, and wrongly in or out of due")

@@ -10,6 +10,7 @@ from typing import Any, Final
 import redis
 
 from ops.lab.prove import naive_worker
+from ops.lab.prove.missing import waits_for_the_missing
 from worker.client import Refunds
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest, request_body
@@ -48,18 +49,20 @@ class Product:
             self.refunds.submit_many(requests[half:], lane=Lane.BULK)
 
     def unsettled(self, refund_ids: Sequence[str]) -> int:
-        """Return how many are neither settled nor before a person."""
+        """Return how many are neither settled nor before a person, and do not wait for what is missing."""
         ends = {"settled", "review"}
-        return sum(stage not in ends for stage in self._stages(refund_ids))
+        fields = ("stage", "payment_intent", "provider_refund_id", "missing_since")
+        records = [dict(zip(fields, values, strict=True)) for values in self._fields(refund_ids, *fields)]
+        return sum(record["stage"] not in ends and not waits_for_the_missing(record) for record in records)
 
     def sending(self, refund_ids: Sequence[str]) -> int:
         """Return how many are in `sending`."""
-        return sum(stage == "sending" for stage in self._stages(refund_ids))
+        return sum(stage == "sending" for (stage,) in self._fields(refund_ids, "stage"))
 
-    def _stages(self, refund_ids: Sequence[str]) -> list[Any]:
+    def _fields(self, refund_ids: Sequence[str], *names: str) -> list[Any]:
         with self.refunds.store.redis.pipeline(transaction=False) as pipeline:
             for refund_id in refund_ids:
-                pipeline.hget(f"refunds:refund:{refund_id}", "stage")
+                pipeline.hmget(f"refunds:refund:{refund_id}", *names)
             return list(pipeline.execute())
 
 

@@ -125,6 +125,27 @@ def test_the_judge_finds_what_breaks_a_rule(rule: str) -> None:
     assert rule in {violation.rule for violation in judged(BROKEN[rule])}
 
 
+@pytest.mark.parametrize(
+    ("fields", "ledger", "rules"),
+    [
+        ({"stage": "in_doubt", "payment_intent": "pi_missing_1"}, [], set()),
+        ({"stage": "in_doubt", "payment_intent": "pi_missing_1"}, [effect("re_1")], {"stranded"}),
+        ({"stage": "in_doubt", "payment_intent": PAYMENT}, [], {"stranded"}),
+        ({"stage": "waiting", "payment_intent": "pi_missing_1"}, [], {"stranded"}),
+        ({"stage": "processing", "provider_refund_id": "re_somebody_elses", "missing_since": "1"}, [], set()),
+        ({"stage": "processing", "provider_refund_id": "re_somebody_elses"}, [], {"stranded"}),
+        ({"stage": "processing", "provider_refund_id": "re_1", "missing_since": "1"}, [], {"stranded"}),
+    ],
+)
+def test_only_what_waits_for_something_that_never_was_may_rest_without_an_end(
+    fields: dict[str, str], ledger: list[dict[str, Any]], rules: set[str]
+) -> None:
+    facts = told(HISTORY[:2])
+    facts["records"] = {NAME: RECORD | fields}
+    found = {violation.rule for violation in judged(good(**facts, ledger=ledger))}
+    assert found & {"stranded"} == rules
+
+
 def test_the_judge_finds_nothing_in_a_good_run() -> None:
     assert judged(good()) == []
     assert judged(good(**told(DOUBTED), posts=RESENT)) == []
