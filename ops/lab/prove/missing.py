@@ -1,4 +1,4 @@
-"""Refunds that rest without an end, since what they wait for is missing at the provider: its 404 first says "not yet"."""
+"""Refunds that rest without an end: what they wait for is missing at the provider, whose 404 is waited for."""
 
 from __future__ import annotations
 
