@@ -194,13 +194,15 @@ class MoneyJudge:
         It must have been first seen within two settle times of the attempt's end, and lie after the baseline's read.
         """
         record = known.record
-        if record["evidence"] != "totals" or not known.posts or known.found_at is None:
+        if record["evidence"] != "totals" or known.first_attempt_at is None or known.found_at is None:
             return False
-        seen = (known.found_at - EPOCH.timestamp() * 1000) / 1000
+        seen = known.found_at / 1000 - EPOCH.timestamp()
         late = (2 * self.rules.settle + timedelta(seconds=SLOW_READ)) / timedelta(milliseconds=1)
         if known.found_at > known.quiet_at + late:
             return False
-        payment, first = known.payment, known.posts[0].left_at
+        # A worker that died between its claim and the bytes has sent nothing: its doubt is one all the same.
+        claimed = known.first_attempt_at / 1000 - EPOCH.timestamp()
+        payment, first = known.payment, known.posts[0].left_at if known.posts else claimed
         begins = [at for at in self._shown.get(payment, ()) if first - SLOW_READ <= at <= first]
         others = [moved for moved in self._moved.get(payment, ()) if moved.ours is None]
         for begin in begins:

@@ -171,11 +171,14 @@ class Recorder:
         log.critical("provider_refund_claimed_twice", refund_id=refund.refund_id, alarm=True, owner=owner)
         # Of an attempt it is one more answer that may be somebody else's: its doubt is for the rules of attempts.
         if refund.stage in {Stage.IN_DOUBT, Stage.PROCESSING}:
-            changes = {
+            changes: dict[str, Any] = {
                 "error_code": "owned_elsewhere",
                 "error_message": alarm,
                 "doubt_since": refund.doubt_since or refund.updated_at,
             }
+            if refund.provider_refund_id == provider_refund_id:
+                # A person had named it. It is the other's: no two records show one refund of the provider.
+                changes["provider_refund_id"] = None
             _, ending = await self.save(refund, readback.after_owned(refund, changes, alarm), {})
             return ending
         return None

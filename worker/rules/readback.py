@@ -83,10 +83,12 @@ def _is_stuck(refund: Refund, found: ProviderRefund, now: datetime) -> bool:
 def after_owned(refund: Refund, changes: Mapping[str, Any], alarm: str) -> Step:
     """Return where a proof leads whose refund at the provider belongs to another of ours: to a person, who may end it.
 
-    `changes` are kept with the record, `alarm` says who owns it.
+    `changes` are kept with the record, `alarm` says who owns it. What they remove is removed at the end, too.
     """
     if refund.operator_says == "failed" and refund.operator_unverified:
-        return _given_up(refund, "operator", f"settled by a person: {alarm}")
+        step = _given_up(refund, "operator", f"settled by a person: {alarm}")
+        removed = {name: None for name, value in changes.items() if value is None}
+        return replace(step, changes={**step.changes, **removed})
     return to_review({**changes, **NO_WORD}, "owned_elsewhere", alarm)
 
 

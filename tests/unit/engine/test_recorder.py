@@ -389,6 +389,28 @@ async def test_pending_refund_whose_proof_belongs_to_another_is_handed_to_a_pers
     assert (stored.stage, stored.doubt_since) == (Stage.REVIEW, pending.updated_at)
 
 
+async def test_refund_of_another_record_that_a_person_named_is_not_kept(
+    desk: Desk, async_redis: redis.asyncio.Redis
+) -> None:
+    await owned_elsewhere(desk)
+    await async_redis.persist("refunds:owner:re_1")
+    await doubtful(desk)
+    word: dict[Any, Any] = {
+        "provider_refund_id": "re_1",
+        "operator_says": "failed",
+        "operator_unverified": "1",
+        "operator_code": "x",
+    }
+    await async_redis.hset(f"refunds:refund:{ID}", mapping=word)
+    named = await desk.stored()
+    await desk.recorder.save(named, attempts.done(named, found(), "lookup", NOW), {})
+    ended = await desk.stored()
+    assert (ended.status, ended.provider_refund_id) == (Status.FAILED, None)
+    # The other's key is the other's to end.
+    assert await async_redis.get("refunds:owner:re_1") == "b"
+    assert await async_redis.ttl("refunds:owner:re_1") == -1
+
+
 async def test_refund_in_review_stays_there_where_its_proof_belongs_to_another(desk: Desk) -> None:
     await owned_elsewhere(desk)
     refund = await desk.claimed()

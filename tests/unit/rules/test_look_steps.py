@@ -400,6 +400,8 @@ def test_a_person_may_give_up_what_is_another_refunds() -> None:
     step = after_owned(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), {"error_code": "x"}, "b owns it")
     assert plain(step) == given_up("operator")
     assert step.changes["error_message"] == "settled by a person: b owns it"
+    named = after_owned(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), {"provider_refund_id": None}, "b owns it")
+    assert named == replace(step, changes={**step.changes, "provider_refund_id": None})
 
 
 def test_refund_found_in_the_list_is_done_by_that_evidence() -> None:

@@ -216,6 +216,12 @@ end
 -- One refund of the provider belongs to one record of the whole installation, whatever its payment. Readers of a payment
 -- find its owners in the payment's hash as well.
 local function owner_of(provider_refund_id) return redis.call('GET', P .. 'owner:' .. provider_refund_id) end
+-- What a record names may be another's, as long as only a person has said so: its owner's key is not this one's to end.
+local function expire_owner(provider_refund_id, id)
+  if provider_refund_id and owner_of(provider_refund_id) == id then
+    redis.call('PEXPIRE', P .. 'owner:' .. provider_refund_id, RETENTION)
+  end
+end
 local function own(payment_intent, provider_refund_id, id)
   redis.call('SET', P .. 'owner:' .. provider_refund_id, id)
   redis.call('HSET', P .. 'payment:' .. payment_intent, 'owner:' .. provider_refund_id, id)
@@ -481,8 +487,8 @@ local function move(id, r, to, status, due, set, label, detail)
     forget_waiter(r.payment_intent, id)
     redis.call('PEXPIRE', key, RETENTION)
     redis.call('PEXPIRE', P .. 'history:' .. id, RETENTION)
-    if r.provider_refund_id then redis.call('PEXPIRE', P .. 'owner:' .. r.provider_refund_id, RETENTION) end
-    if r.contradicted_by then redis.call('PEXPIRE', P .. 'owner:' .. r.contradicted_by, RETENTION) end
+    expire_owner(r.provider_refund_id, id)
+    expire_owner(r.contradicted_by, id)
     if from ~= 'settled' and redis.call('HINCRBY', payment, 'open', -1) <= 0 then
       redis.call('HDEL', payment, 'open')
       redis.call('PEXPIRE', payment, RETENTION)
