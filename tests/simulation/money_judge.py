@@ -56,6 +56,8 @@ class MoneyJudge:
     """Payments whose currency somebody was shown as it is, in a world in which not each is."""
     _shown: dict[str, list[float]] = field(default_factory=dict)
     """Payment → when its totals were read."""
+    _unnamed: set[str] = field(default_factory=set)
+    """Provider's refunds that were last shown by themselves without saying whose they are."""
 
     def totals_shown(self, payment: str) -> None:
         """Note that somebody reads a payment's totals in this moment."""
@@ -107,6 +109,16 @@ class MoneyJudge:
 
     # Whose
 
+    def refund_shown(self, shape: Mapping[str, Any]) -> None:
+        """Note whether a refund says whose it is as it reached a worker: what it leaves out contradicts no person."""
+        if shape.get("object") != "refund":
+            return
+        identity, metadata = str(shape.get("id")), shape.get("metadata")
+        if isinstance(metadata, dict) and "refund_id" in metadata:
+            self._unnamed.discard(identity)
+        else:
+            self._unnamed.add(identity)
+
     def owners(self, refunds: Mapping[str, Known]) -> None:
         """Judge that no refund of the provider is two records': what a person only claims is not owned yet."""
         owner: dict[str, str] = {}
@@ -129,7 +141,7 @@ class MoneyJudge:
         """Judge the end of a refund of which a person has insisted on what is not so, and that cannot be read well.
 
         The word counts, and only the word: a refusal is no end once it may be the echo of what was done, and a refund
-        that somebody names is to be on the payment, and not another of ours.
+        that somebody names is to be on the payment, and not another of ours as far as the provider shows.
         """
         if record["status"] != "succeeded":
             if self.is_fallen(record):
@@ -140,7 +152,8 @@ class MoneyJudge:
         named = self.bank.refunds.get(record["provider_refund_id"] or "")
         if named is None or named in made:
             return
-        if "refund_id" in named.metadata or named.payment.id != record["payment_intent"]:
+        is_anothers = "refund_id" in named.metadata and named.id not in self._unnamed
+        if is_anothers or named.payment.id != record["payment_intent"]:
             self.broken("adopted", refund_id, f"a person named {named.id}, which is not its")
 
     def is_fallen(self, record: Record) -> bool:

@@ -235,15 +235,17 @@ class OddReplies:
             self._turned_away[refund_id] = self._world.loop.time()
 
     def delivered(self, answer: Answer) -> None:
-        """Let the judge know of the words, and of the payments, that a worker was shown."""
+        """Let the judge know of the words, the payments and the owners of refunds that a worker was shown."""
         odd = self._world.plan.odd
-        if not ("words" in odd or odd.shown) or answer.status != OK or not answer.body.startswith(b"{"):
+        listens = "words" in odd or "people" in odd or odd.shown
+        if not listens or answer.status != OK or not answer.body.startswith(b"{"):
             return
         try:
             shape = json.loads(answer.body)
         except (ValueError, RecursionError):
             return
         self._world.judge.money.payment_shown(shape)
+        self._world.judge.money.refund_shown(shape)
         items = shape.get("data") if shape.get("object") == "list" else [shape]
         if isinstance(items, list) and "words" in odd:
             self._world.judge.words.shown([item for item in items if isinstance(item, dict)], SPELLINGS)

@@ -46,7 +46,10 @@ class WordsJudge:
         """Judge a move to a person by what was last shown of the refund."""
         if entry["label"] not in OF_A_STATUS or known.misled:
             return
-        shown = [self._last[identity] for identity in made if identity in self._last]
+        # A retried refund is not asked about for what its earlier generation has become.
+        now = str(known.generations)
+        ours = [one for one in made if self._bank.refunds[one].metadata.get("refund_generation") == now]
+        shown = [self._last[identity] for identity in ours if identity in self._last]
         if not shown:
             return
         word, is_spelling = shown[-1]

@@ -330,9 +330,10 @@ class World:
         for when in plan.script_flushes:
             self._at(when, self._flush_scripts)
         for when, behind in plan.odd.back:
-            # A worker's turn a moment before: turns that find nothing are passed over here, and yet note the time.
+            # A worker's beats, five seconds apart: none are played here, and yet each notes the time.
             self._at(when - 4.0, self._note_time)
             self._at(when, self._promote, behind)
+            self._at(when + 1.0, self._note_time)
         for payment, amount, when in plan.foreign:
             self._at(when, self._refund_elsewhere, payment, amount)
 

@@ -624,6 +624,13 @@ async def test_times_are_those_of_the_records_to_the_millisecond(loop_store: Asy
     assert dict(listed) == {"late": at - DAY_MS + 1, "here": at}
 
 
+async def test_each_beat_notes_the_time_of_the_records(loop_store: AsyncStore) -> None:
+    for at in (4_000_000_000_000, 4_000_000_005_000):
+        loop_store.now = from_ms(at)
+        await loop_store.beat("here")
+        assert await loop_store.redis.hget("refunds:clock", "at") == str(at)
+
+
 async def test_closing_a_store_closes_its_client(loop_store: AsyncStore) -> None:
     pending = asyncio.create_task(loop_store.run(scripts.load("a")))
     await asyncio.sleep(0)
