@@ -17,9 +17,10 @@ from tests.simulation.runner import Arena, Report, arena, play, rule_of, wire_to
 from tests.simulation.secrets import log_taken
 from worker.engine.breaker import Breaker
 from worker.engine.service import Service
+from worker.model.answers import PaymentView
 from worker.model.refund import Refund
 from worker.model.steps import Step
-from worker.provider.gateway import is_missing
+from worker.provider.gateway import Gateway, is_missing
 from worker.rules import decisions
 
 SEEDS = 400
@@ -130,6 +131,33 @@ def test_seed_in_which_a_decision_was_put_off_for_ever_strands_nobody_and_does_w
         assert play(480, wire, families=odd).violations == []
         with mock.patch.object(decisions, "_decided", _looks_count_from_no_time):
             assert {*map(rule_of, play(480, wire, families=odd).violations)} == {"stranded"}
+
+
+_get_charge = Gateway._get_charge
+
+
+async def _falls_back_to_the_payments_currency(
+    self: Gateway, charge: str, payment_intent: str, currency: str | None, *how: Any
+) -> Any:
+    seen = await _get_charge(self, charge, payment_intent, currency, *how)
+    if isinstance(seen, PaymentView) and seen.problem == "the currency cannot be read":
+        return replace(seen, currency=currency)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("seed", "odd"),
+    [(2568, ("clock", "currency", "others", "texts")), (4130, ("currency", "people", "texts"))],
+    ids=["2568", "4130"],
+)
+def test_seed_in_which_a_charge_showed_no_readable_currency_sends_nothing_and_does_without_its_mend(
+    seed: int, odd: tuple[str, ...]
+) -> None:
+    """A charge in another currency was shown once with a text in its place, and the payment's own was believed."""
+    with log_taken(), wire_to_server() as wire:
+        assert play(seed, wire, families=odd).violations == []
+        with mock.patch.object(Gateway, "_get_charge", _falls_back_to_the_payments_currency):
+            assert {*map(rule_of, play(seed, wire, families=odd).violations)} == {"currency"}
 
 
 def test_every_planted_bug_has_its_rule_and_most_were_seen_in_a_real_project() -> None:

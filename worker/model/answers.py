@@ -55,7 +55,8 @@ class ProviderError:
 class PaymentView:
     """What a payment intent (or its one charge) shows of money given back, in minor units.
 
-    `refunded` is None if the provider's answer does not say it clearly; `problem` then says why.
+    `refunded` is None if the provider's answer does not say it clearly; `problem` then says why. `currency` is None if
+    none is shown, '' if what is shown cannot be read or contradicts itself: that confirms no currency.
     """
 
     refunded: int | None = None

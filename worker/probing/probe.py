@@ -83,7 +83,7 @@ class Probe:
         before = await self._total()
         if isinstance(before, Problem):
             return before
-        self._currency = before.currency
+        self._currency = before.currency or None
         names = await self._numbers()
         if names.get("payment_intent.livemode") is True:
             raise GuardRefused(

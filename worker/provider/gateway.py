@@ -235,12 +235,14 @@ class Gateway:
             return answer
         if payload.id != charge or _differs(payload.payment_intent, payment_intent):
             return PaymentView(problem="the provider showed another charge", shown=True)
-        view = replace(payload.payment, shown=True)
+        view = payload.payment
+        # Only a charge that says nothing of its currency has its payment's.
+        own = currency if view.currency is None else view.currency
+        if own and currency not in {None, own}:
+            return PaymentView(currency="", problem="payment and charge differ in currency", shown=True)
         if view.charge is not None:
-            return PaymentView(currency=currency, problem="the charge shows no refunded total", shown=True)
-        if currency is not None and view.currency not in {None, currency}:
-            return PaymentView(problem="payment and charge differ in currency", shown=True)
-        return view if view.currency is not None else replace(view, currency=currency)
+            return PaymentView(currency=own, problem="the charge shows no refunded total", shown=True)
+        return replace(view, currency=own, shown=True)
 
     async def list_refunds(
         self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None

@@ -254,19 +254,18 @@ def _payment(value: Mapping[str, Any]) -> PaymentView:
     """Read a payment intent's or a charge's totals by Stripe's field names; several charges are inconclusive."""
     currency = _currency(value.get("currency"))
     if currency == "":
-        return PaymentView(problem="the currency cannot be read")
+        return PaymentView(currency="", problem="the currency cannot be read")
+    charges, latest = value.get("charges"), value.get("latest_charge")
+    entries = charges.get("data") if isinstance(charges, Mapping) else None
+    entries = entries if isinstance(entries, list) else []
+    if _contradicted(currency, *entries, latest):
+        return PaymentView(currency="", problem=_TWO_CURRENCIES)
     if "amount_refunded" in value:
         return _totals(value, currency)
-    charges = value.get("charges")
-    entries = charges.get("data") if isinstance(charges, Mapping) else None
-    if isinstance(entries, list) and entries:
-        if len(entries) > 1 or (isinstance(charges, Mapping) and charges.get("has_more")):
-            if any(_in_another(entry, currency) for entry in entries):
-                return PaymentView(problem=_TWO_CURRENCIES)
-            return PaymentView(currency=currency, problem="the payment has several charges")
-        if isinstance(entries[0], Mapping):
-            return _totals(entries[0], currency)
-    latest = value.get("latest_charge")
+    if len(entries) > 1 or (entries and isinstance(charges, Mapping) and charges.get("has_more")):
+        return PaymentView(currency=currency, problem="the payment has several charges")
+    if entries and isinstance(entries[0], Mapping):
+        return _totals(entries[0], currency)
     if isinstance(latest, Mapping):
         return _totals(latest, currency)
     if charge := _id(latest):
@@ -274,16 +273,14 @@ def _payment(value: Mapping[str, Any]) -> PaymentView:
     return PaymentView(currency=currency, problem="the payment shows no refunded total")
 
 
-def _in_another(charge: Any, currency: str | None) -> bool:
-    """Tell whether a charge shows another currency than its payment, or one that cannot be read."""
-    own = _currency(charge.get("currency")) if isinstance(charge, Mapping) else None
-    return own == "" or (own is not None and currency is not None and own != currency)
+def _contradicted(currency: str | None, *charges: Any) -> bool:
+    """Tell whether a payment and its charges show more than one currency, or one that cannot be read."""
+    said = {_currency(charge.get("currency")) for charge in charges if isinstance(charge, Mapping)}
+    return "" in said or len({currency, *said} - {None}) > 1
 
 
 def _totals(charge: Mapping[str, Any], currency: str | None) -> PaymentView:
     refunded = read_amount(charge.get("amount_refunded"))
-    if _in_another(charge, currency):
-        return PaymentView(problem=_TWO_CURRENCIES)
     own = _currency(charge.get("currency")) or currency
     if refunded is None or refunded < 0:
         return PaymentView(currency=own, problem="the charge shows no readable refunded total")

@@ -31,7 +31,7 @@ def after_view(refund: Refund, view: PaymentView, now: datetime, jitter: float) 
     """Return what keeps a refund from being sent after its payment was read, None if it may be sent."""
     if not wants_currency(refund) or view.currency == refund.asked_currency:
         return None
-    if view.currency is None:
+    if not view.currency:
         return _unconfirmed(refund, view.problem or "the payment shows no currency", now, jitter)
     message = f"the payment is in {view.currency}, the refund was asked for in {refund.asked_currency}"
     if refund.doubt_since is None:

@@ -303,6 +303,18 @@ async def test_stated_currency_is_checked_before_anything_is_sent(
             assert "eur" in refund.error_message
 
 
+async def test_nothing_is_sent_if_the_charge_of_the_payment_shows_a_currency_that_cannot_be_read(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept(currency="usd")
+        shop.provider.will(PAID, says(200, {"id": PAYMENT, "currency": "usd", "latest_charge": "ch_1"}))
+        shop.provider.will("GET /v1/charges/ch_1", says(200, {"id": "ch_1", "currency": "?", "amount_refunded": 0}))
+        assert await shop.handle() == "queued (currency not confirmed)"
+        assert shop.provider.asked == [PAID, "GET /v1/charges/ch_1"]
+        assert "cannot be read" in ((await shop.stored()).error_message or "")
+
+
 async def test_refund_without_a_currency_has_none_to_be_checked(async_redis: redis.asyncio.Redis) -> None:
     async with opened(async_redis, TOTALS) as shop:
         await shop.accept()

@@ -94,6 +94,35 @@ async def test_a_charge_without_a_currency_has_its_payments() -> None:
     assert seen == PaymentView(refunded=0, captured=1000, currency="usd")
 
 
+@pytest.mark.parametrize(
+    ("charge", "problem"),
+    [
+        ({**CHARGE, "currency": "dollars"}, "the currency cannot be read"),
+        ({**CHARGE, "currency": 0}, "the currency cannot be read"),
+        ({**CHARGE, "currency": "eur"}, "payment and charge differ in currency"),
+        ({"id": "ch_1", "currency": "eur", "latest_charge": "ch_1"}, "payment and charge differ in currency"),
+        ({"id": "ch_1", "latest_charge": {**CHARGE, "currency": "?"}}, "payment and charge differ in currency"),
+    ],
+)
+async def test_a_charge_that_does_not_show_its_payments_currency_leaves_none_confirmed(
+    charge: dict[str, Any], problem: str
+) -> None:
+    seen, _ = await payment_seen(by_path(**{PAYMENT: reply(200, INTENT), "_": reply(200, charge)}))
+    assert seen == PaymentView(currency="", problem=problem)
+
+
+@pytest.mark.parametrize(
+    ("payment", "charge", "currency"),
+    [("usd", None, "usd"), ("usd", "usd", "usd"), (None, "eur", "eur"), (None, None, None)],
+)
+async def test_a_charge_without_totals_still_tells_its_currency(
+    payment: str | None, charge: str | None, currency: str | None
+) -> None:
+    intent, shown = {**INTENT, "currency": payment}, {"id": "ch_1", "latest_charge": "ch_1", "currency": charge}
+    seen, _ = await payment_seen(by_path(**{PAYMENT: reply(200, intent), "_": reply(200, shown)}))
+    assert seen == PaymentView(currency=currency, problem="the charge shows no refunded total")
+
+
 async def test_a_charge_id_that_would_alter_the_url_is_not_asked_for() -> None:
     seen, paths = await payment_seen(answering(reply(200, {**INTENT, "latest_charge": "../refunds"})))
     assert seen == PaymentView(currency="usd", problem="the payment shows no refunded total")

@@ -233,12 +233,33 @@ def test_entries_of_a_list_are_read_as_refunds_with_what_is_to_be_hidden() -> No
 @pytest.mark.parametrize("currency", ["", 7, "dollars"])
 def test_payment_or_charge_whose_currency_cannot_be_read_confirms_nothing(currency: Any) -> None:
     charge = {"id": "ch_1", "amount_refunded": 5, "amount": 10, "currency": "usd"}
-    assert payment_in(charge | {"currency": currency}) == PaymentView(problem="the currency cannot be read")
+    unreadable = PaymentView(currency="", problem="the currency cannot be read")
+    assert payment_in(charge | {"currency": currency}) == unreadable
     for inside in (
         {"latest_charge": charge | {"currency": currency}},
         {"charges": {"data": [{"currency": currency}] * 2}},
     ):
-        assert payment_in(inside) == PaymentView(problem="payment and charge differ in currency")
+        assert payment_in(inside) == PaymentView(currency="", problem="payment and charge differ in currency")
+
+
+@pytest.mark.parametrize(
+    "payment",
+    [
+        {"currency": "usd", "amount_refunded": 5, "latest_charge": {"currency": "eur"}},
+        {"currency": "usd", "amount_refunded": 5, "charges": {"data": [{"currency": "eur"}]}},
+        {"currency": "usd", "charges": {"data": [{"amount_refunded": 5}]}, "latest_charge": {"currency": "eur"}},
+        {"currency": "usd", "charges": {"data": [{"currency": "usd"}, {"currency": "eur"}]}},
+        {"charges": {"data": [{"amount_refunded": 5, "currency": "usd"}]}, "latest_charge": {"currency": "eur"}},
+        {"charges": {"data": [{"currency": "usd"}, {"currency": "eur"}]}},
+    ],
+)
+def test_payment_that_shows_two_currencies_anywhere_confirms_neither(payment: dict[str, Any]) -> None:
+    assert payment_in(payment) == PaymentView(currency="", problem="payment and charge differ in currency")
+
+
+def test_charge_that_is_no_object_contradicts_no_currency() -> None:
+    assert payment_in({"currency": "usd", "charges": {"data": ["ch_1", "ch_2"]}}).currency == "usd"
+    assert payment_in({"currency": "usd", "charges": {"data": {"currency": "eur"}}}).currency == "usd"
 
 
 def test_total_beyond_what_can_be_counted_is_not_read() -> None:

@@ -22,6 +22,7 @@ law = settings(deadline=None, max_examples=100)
 USD = PaymentView(currency="usd")
 EUR = PaymentView(currency="eur")
 NOTHING = PaymentView()
+UNCLEAR = PaymentView(currency="", problem="it cannot be read")
 FORBIDDEN = Outcome(seen=Seen.REFUSED, code="forbidden", http_status=403)
 NO_OBJECT = Outcome(seen=Seen.MAYBE, code="unreadable_success", http_status=200, doubt=True)
 SILENCE = Outcome(seen=Seen.MAYBE, code="no_reply", doubt=True)
@@ -61,6 +62,7 @@ MISMATCH = {"error_code": "currency_mismatch", "error_message": TOLD}
         (asking(currency_checked=True), NOTHING, None),
         (asking(), USD, None),
         (asking(), NOTHING, unconfirmed(5.625 * SECOND)),
+        (asking(), UNCLEAR, unconfirmed(5.625 * SECOND)),
         (asking(Stage.WAITING), NOTHING, unconfirmed(5.625 * SECOND, stage=Stage.WAITING)),
         (asking(Stage.IN_DOUBT), NOTHING, unconfirmed(5.625 * SECOND, stage=Stage.IN_DOUBT)),
         (asking(unconfirmed_since=NOW - 12 * SECOND), NOTHING, unconfirmed(6.75 * SECOND, 12 * SECOND)),
@@ -182,6 +184,7 @@ def test_payment_that_cannot_be_read_before_the_first_send_is_asked_for_ever_mor
     [
         (after_view(asking(), PaymentView(problem="it shows none"), NOW, 0), ("usd", "it shows none")),
         (after_view(asking(), NOTHING, NOW, 0), ("usd", "no currency")),
+        (after_view(asking(), UNCLEAR, NOW, 0), ("usd", "cannot be read")),
         (after_view(asking(), EUR, NOW, 0), ("usd", "eur", "nothing was sent")),
         (after_view(asking(Stage.IN_DOUBT), EUR, NOW, 0), ("usd", "eur")),
         (after_no_view(asking(), FORBIDDEN, VERIFY, NOW, 0), ("usd", "forbidden")),

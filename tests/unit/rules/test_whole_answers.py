@@ -325,7 +325,7 @@ def test_tries_are_folded_into_this_and_nothing_else(tries: list[Outcome], folde
         ),
         (
             {"currency": "usd", "latest_charge": {"amount_refunded": 1, "currency": "EUR"}},
-            PaymentView(problem="payment and charge differ in currency"),
+            PaymentView(currency="", problem="payment and charge differ in currency"),
         ),
         (
             {"latest_charge": {"amount_refunded": 1, "currency": "EUR", "amount": 9}},
