@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -21,7 +21,7 @@ from worker.model.answers import PaymentView
 from worker.model.refund import Refund
 from worker.model.steps import Step
 from worker.provider.gateway import Gateway, is_missing
-from worker.rules import decisions
+from worker.rules import decisions, readback
 
 SEEDS = 400
 """As many as fit into the tests' time; `python -m tests.simulation --minutes 4` plays as many as fit."""
@@ -158,6 +158,23 @@ def test_seed_in_which_a_charge_showed_no_readable_currency_sends_nothing_and_do
         assert play(seed, wire, families=odd).violations == []
         with mock.patch.object(Gateway, "_get_charge", _falls_back_to_the_payments_currency):
             assert {*map(rule_of, play(seed, wire, families=odd).violations)} == {"currency"}
+
+
+_after_owned = readback.after_owned
+
+
+def _keeps_what_is_anothers(refund: Refund, changes: Mapping[str, Any], alarm: str) -> Step:
+    kept = {name: value for name, value in changes.items() if name != "provider_refund_id"}
+    return _after_owned(refund, kept, alarm)
+
+
+def test_seed_in_which_two_refunds_were_named_one_gives_it_to_one_and_does_not_without_its_mend() -> None:
+    """2504: the record that did not get it kept its id, and ended with it."""
+    odd = frozenset({"adopted", "others", "people"})
+    with log_taken(), wire_to_server() as wire:
+        assert play(2504, wire, families=odd).violations == []
+        with mock.patch.object(readback, "after_owned", _keeps_what_is_anothers):
+            assert {*map(rule_of, play(2504, wire, families=odd).violations)} == {"adopted"}
 
 
 def test_every_planted_bug_has_its_rule_and_most_were_seen_in_a_real_project() -> None:

@@ -177,8 +177,9 @@ class Recorder:
                 "doubt_since": refund.doubt_since or refund.updated_at,
             }
             if refund.provider_refund_id == provider_refund_id:
-                # A person had named it. It is the other's: no two records show one refund of the provider.
-                changes["provider_refund_id"] = None
+                # A person had named it. It is the other's: no two records show one refund of the provider, and how long
+                # that has been pending says nothing of ours.
+                changes |= {"provider_refund_id": None, "processing_since": None}
             _, ending = await self.save(refund, readback.after_owned(refund, changes, alarm), {})
             return ending
         return None

@@ -16,7 +16,7 @@ from worker.engine.recorder import SAVE_SECONDS, STOPPING_SAVE_SECONDS, Recorder
 from worker.errors import IllegalMove, NotStorable, StoreUnavailable
 from worker.model.refund import Lane, Refund, Stage, Status
 from worker.model.steps import Step
-from worker.rules import attempts
+from worker.rules import attempts, decisions
 from worker.store import scripts
 from worker.store.async_store import AsyncStore
 
@@ -409,6 +409,19 @@ async def test_refund_of_another_record_that_a_person_named_is_not_kept(
     # The other's key is the other's to end.
     assert await async_redis.get("refunds:owner:re_1") == "b"
     assert await async_redis.ttl("refunds:owner:re_1") == -1
+
+
+async def test_named_refund_that_is_anothers_leaves_neither_its_id_nor_its_age_behind(desk: Desk) -> None:
+    doubted = await doubtful(desk)
+    await desk.recorder.save(doubted, attempts.to_review({}, "x", "y"), {})
+    reviewed = await desk.stored()
+    await desk.recorder.save(reviewed, decisions.resolve_succeeded(reviewed, "re_1", NOW), {})
+    named = await desk.stored()
+    assert (named.provider_refund_id, named.processing_since) == ("re_1", NOW)
+    await owned_elsewhere(desk)
+    await desk.recorder.save(named, attempts.done(named, found(), "operator", NOW), {})
+    stored = await desk.stored()
+    assert (stored.stage, stored.provider_refund_id, stored.processing_since) == (Stage.REVIEW, None, None)
 
 
 async def test_refund_in_review_stays_there_where_its_proof_belongs_to_another(desk: Desk) -> None:
