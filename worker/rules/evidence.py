@@ -74,7 +74,8 @@ def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refun
     if entry.refund_id == refund.refund_id:
         # An earlier generation of ours is known; a later one was sent by a record that a restored server lost.
         return not (entry.generation or "").isdigit() or int(entry.generation or 0) >= refund.generation
-    if entry.id in _known_ids(siblings):
+    # What a person has named and nobody has read yet may be ours as well as the sibling's.
+    if entry.id in _known_ids([sibling for sibling in siblings if sibling.operator_says is None]):
         return False
     if entry.refund_id is not None and any(sibling.refund_id == entry.refund_id for sibling in siblings):
         return False

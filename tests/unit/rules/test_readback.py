@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -105,6 +106,13 @@ def test_list_in_which_every_entry_is_explained_shows_absence(
     entry: ProviderRefund, siblings: Sequence[Refund]
 ) -> None:
     assert listed(entry, siblings=siblings).sight is Sight.ABSENT
+
+
+def test_refund_that_a_person_only_named_for_a_sibling_may_be_this_one() -> None:
+    named = sibling(Stage.PROCESSING, provider_refund_id="re_2", operator_says="succeeded")
+    entry = foreign(id="re_2", created=NOW)
+    assert listed(entry, siblings=[replace(named, operator_says=None)]).sight is Sight.ABSENT
+    assert listed(entry, siblings=[named]).sight is Sight.INCONCLUSIVE
 
 
 def test_an_earlier_generation_of_ours_is_not_this_one() -> None:
