@@ -1,1 +1,1 @@
-"""Nouns: what is asked for, what a record holds, what the provider answered. No clock, no I/O."""
+"""Data types: refund requests, refund records, provider answers and decisions. No clock, no I/O."""

@@ -1,4 +1,4 @@
-"""What the provider answered, and what an answer or a read-back shows."""
+"""Types for the provider's answers, and for what an answer or a read-back shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.model.refund import Baseline
 class ProviderRefund:
     """A refund as the provider shows it; every field but the id is optional.
 
-    '' (of an amount -1) stands for what is there and cannot be read: it agrees with nothing.
+    '' (-1 for an amount) marks a field that is present and cannot be read. Such a value agrees with nothing.
     """
 
     id: str
@@ -27,7 +27,7 @@ class ProviderRefund:
     failure_reason: str | None = None
     """A code, never a sentence."""
     failure_words: str | None = None
-    """What stands in place of that code, as clean text."""
+    """The text that the provider gave instead of a code, as clean text."""
     refund_id: str | None = None
     """Our own id, from its metadata."""
     generation: str | None = None
@@ -35,7 +35,7 @@ class ProviderRefund:
 
     @property
     def is_pending(self) -> bool:
-        """Tell whether the provider has it and says that it is not final yet."""
+        """Return whether the provider has the refund and says that it is not final yet."""
         return self.status in PENDING_WORDS
 
 
@@ -44,7 +44,7 @@ PENDING_WORDS: Final = frozenset({"pending", "processing", "requires_action"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProviderError:
-    """An error as the provider words it; at least one of the three is there."""
+    """An error as the provider words it; at least one of the three fields is present."""
 
     kind: str | None = None
     code: str | None = None
@@ -53,10 +53,10 @@ class ProviderError:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PaymentView:
-    """What a payment intent (or its one charge) shows of money given back, in minor units.
+    """The refund totals of a payment intent (or of its one charge), in minor units.
 
-    `refunded` is None if the provider's answer does not say it clearly; `problem` then says why. `currency` is None if
-    none is shown, '' if what is shown cannot be read or contradicts itself: that confirms no currency.
+    `refunded` is None if the provider's answer does not state it clearly; `problem` then says why. `currency` is None
+    if none is shown, and '' if it cannot be read or contradicts itself; neither confirms a currency.
     """
 
     refunded: int | None = None
@@ -66,11 +66,11 @@ class PaymentView:
     """The one charge to be read for the totals, if the payment itself does not carry them."""
     problem: str | None = None
     shown: bool = field(default=False, compare=False)
-    """The provider showed this very payment, whatever it says of money."""
+    """Whether the provider showed this very payment, whatever it says about totals."""
 
     @property
     def baseline(self) -> Baseline | None:
-        """Return the totals as a baseline, None if they cannot be told."""
+        """Return the totals as a baseline, None if they are not known."""
         if self.refunded is None:
             return None
         remaining = None if self.captured is None else self.captured - self.refunded
@@ -79,7 +79,10 @@ class PaymentView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """One page of a list of refunds: None for an entry that shows none; `more` is None if it does not say so."""
+    """One page of a list of refunds.
+
+    An entry is None if it does not show a refund. `more` is None if the page does not say whether more pages follow.
+    """
 
     entries: tuple[ProviderRefund | None, ...]
     more: bool | None
@@ -87,10 +90,10 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Payload:
-    """A reply's JSON object as `payloads.read` understood it: typed, bounded and clean. Nothing else of it is kept."""
+    """A reply's JSON object as `payloads.read` parsed it: typed, bounded and clean. The rest of it is not kept."""
 
     kind: str | None = None
-    """What the object calls itself, '' if that is not a name."""
+    """The type that the object states for itself, '' if that is not a name."""
     id: str | None = None
     payment_intent: str | None = None
     refund: ProviderRefund | None = None
@@ -99,12 +102,12 @@ class Payload:
     latest_charge: str | None = None
     page: Page | None = None
     numbers: Mapping[str, int] = field(default_factory=dict)
-    """By its path every number and truth value; filled for a probe only."""
+    """Every number and boolean by its path; filled for a probe only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """A whole HTTP reply. `payload` is what `payloads` understood of its JSON object, None if there is none."""
+    """A complete HTTP reply. `payload` is its JSON object as `payloads` parsed it, None if there is none."""
 
     http_status: int
     payload: Payload | None = None
@@ -114,14 +117,14 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NotSent:
-    """Not one byte of the request can have reached the provider; `reason` says why in a few words."""
+    """The request provably did not reach the provider, not even one byte; `reason` says why in a few words."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoReply:
-    """The request may have been read and executed; no whole reply came back."""
+    """The request may have been read and executed; no complete reply came back."""
 
     reason: str
 
@@ -130,7 +133,7 @@ Answer = Reply | NotSent | NoReply
 
 
 class Seen(StrEnum):
-    """What a try says of the refund, from weakest to strongest in the fold over an attempt's tries."""
+    """What one try proves about the refund, ordered from weakest to strongest for the fold over an attempt's tries."""
 
     NOT_SENT = "not_sent"
     NOT_DONE = "not_done"
@@ -142,7 +145,7 @@ class Seen(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What an answer means for the refund it is about."""
+    """What an answer means for its refund."""
 
     seen: Seen
     code: str
@@ -151,15 +154,15 @@ class Outcome:
     found: ProviderRefund | None = None
     retry_after: timedelta | None = None
     credentials: bool = False
-    """The key itself may be refused: everyone's trouble, not this refund's."""
+    """The API key itself may be refused, which concerns every refund and not just this one."""
     server_error: bool = False
     doubt: bool = False
-    """Some try of the attempt may have happened, whatever the strongest one says."""
+    """Some try of the attempt may have been executed, whatever the strongest one says."""
     tries: int = 1
     server_errors: int = 0
     """5xx answers in a row at the end of the attempt."""
     only_server_errors: bool = False
-    """Every answer of the attempt was a 5xx: the row goes on from the attempt before."""
+    """Every answer of the attempt was a 5xx, so its count adds to that of the previous attempt."""
 
 
 class Sight(StrEnum):
@@ -175,7 +178,7 @@ class Sight(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
-    """The result of a read-back: what was seen, the refund where one was found, and why in a few words."""
+    """The result of a read-back: what was seen, the refund if one was found, and the reason in a few words."""
 
     sight: Sight
     reason: str
@@ -183,6 +186,6 @@ class Look:
     retry_after: timedelta | None = None
     credentials: bool = False
     missing: bool = False
-    """The provider answered 404: one of its replicas may lag."""
+    """The provider answered 404, which a lagging replica may also do."""
     source: str | None = None
-    """Where a refund was found, if not in what `rules.readback` names: `lookup`, read by its id."""
+    """Where the refund was found, if not where `rules.readback` says: `lookup` means that it was read by its id."""

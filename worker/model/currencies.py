@@ -1,13 +1,13 @@
-"""The currencies there are, and with how many decimals each is written."""
+"""The known currencies, and the number of decimals of each."""
 
 from __future__ import annotations
 
 from types import MappingProxyType
 from typing import Final
 
-# Currencies of which ISO 4217 and the table that Stripe publishes count the same decimals. Any other is not read in
-# major units: MGA has two by ISO and none at Stripe, ISK and UGX none by ISO and are sent with two, HUF and TWD are
-# whole in payouts, IQD, LYD, CLF, UYI and UYW are in ISO's table alone, and a metal has none at all.
+# Currencies for which ISO 4217 and Stripe's published table agree on the decimals. No other is read in major units:
+# MGA has two decimals in ISO and none at Stripe. ISK and UGX have none in ISO and are sent with two. HUF and TWD are
+# whole in payouts. IQD, LYD, CLF, UYI and UYW are only in ISO's table. A metal has no decimals at all.
 _NONE: Final = "bif clp djf gnf jpy kmf krw pyg rwf vnd vuv xaf xof xpf"
 _TWO: Final = (
     "aed afn all amd ang aoa ars aud awg azn bam bbd bdt bgn bmd bnd bob brl bsd btn bwp byn bzd cad cdf chf cny cop "
@@ -22,4 +22,4 @@ DECIMALS: Final = MappingProxyType(
 )
 UNEQUAL: Final = frozenset({"clf", "huf", "iqd", "isk", "lyd", "mga", "twd", "ugx", "uyi", "uyw"})
 KNOWN: Final = frozenset({*DECIMALS, *UNEQUAL})
-"""The currencies that count by their own names; any other counts as `other`."""
+"""The currencies that metrics count under their own names; any other counts as `other`."""

@@ -1,8 +1,8 @@
-"""Secrets taken out of texts: those of this process's settings in each form they take, and what looks like a key.
+"""Redacts secrets in texts: those of this process's settings in each of their forms, and what looks like an API key.
 
-`Settings` names its secrets here as soon as it is made; every text that is kept, logged or said goes through
-`without_secrets`. A secret of fewer than `SHORTEST` characters is part of many a word: of such a password only
-`:password@` is hidden, as it stands in an address.
+`Settings` registers its secrets here as soon as it is created. Every text that is stored, logged or shown goes through
+`without_secrets`. A secret of fewer than `SHORTEST` characters also occurs in ordinary words, so such a password is
+hidden only as `:password@`, its form in an address.
 """
 
 from __future__ import annotations
@@ -19,19 +19,25 @@ HIDDEN: Final = "***"
 
 _LOOKS_LIKE_A_KEY: Final = re.compile(r"\b[sr]k_(?:test|live)_[A-Za-z0-9_*.\-]+|\bBasic\s+[A-Za-z0-9+/=]{8,}")
 _CUT_FROM: Final = 20
-"""A secret of so many characters is hidden also if its end was cut or masked: Redis repeats 128 of an argument."""
+"""A secret of at least this many characters is hidden even if its end was cut or masked.
+
+Redis repeats 128 characters of an argument.
+"""
 _BEGINNING: Final = 16
 _WORD: Final = r"[\w%+/=.~*…-]"
 _SHORTEST_BASE64: Final = 7
 _UNMISTAKABLE: Final = 16
-"""A secret of so many characters is in no id by chance."""
-# Some clients take a list of addresses apart at each `;`.
+"""A secret of at least this many characters does not occur in an id by chance."""
+# Some clients split a list of addresses at each `;`.
 _USER_AND_PASSWORD: Final = (re.compile(r"://([^/?#]*)@"), re.compile(r"(?:://|;)([^/?#;]*)@"))
 _PERCENT: Final = re.compile(r"%[0-9A-F]{2}")
 
 
 class Secrets:
-    """The forms of some secrets, and the pattern that finds them. Forms are only added, so their number names them."""
+    """The forms of some secrets, and the pattern that finds them.
+
+    Forms are only added, so their number shows whether the pattern is current.
+    """
 
     def __init__(self) -> None:
         self.forms: dict[str, None] = {}
@@ -40,21 +46,21 @@ class Secrets:
         self._pattern = re.compile(r"(?!)")
 
     def add(self, forms: Iterable[str]) -> None:
-        """Find these forms too, from now on."""
+        """Also find these forms from now on."""
         self.forms.update(dict.fromkeys(forms))
 
     def found_in(self, text: str) -> re.Match[str] | None:
-        """Return the first that a text holds."""
+        """Return the first secret in a text."""
         return self._current().search(text)
 
     def hidden_in(self, text: str) -> str:
-        """Return a text without any."""
+        """Return a text with each secret replaced."""
         pattern = self._current()
         # Most words of a log are shorter than a secret.
         return text if len(text) < self._shortest else pattern.sub(HIDDEN, text)
 
     def _current(self) -> re.Pattern[str]:
-        # No lock: a child of a fork would inherit it held. Whoever is overtaken here compiles once more.
+        # No lock, because a forked child could inherit it held. A thread that loses the race just compiles again.
         if len(self.forms) != self._known:
             forms = sorted(self.forms, key=len, reverse=True)
             self._pattern, self._known = re.compile("|".join(_findable(forms)) or r"(?!)"), len(forms)
@@ -63,7 +69,7 @@ class Secrets:
 
 
 CONFIGURED: Final = Secrets()
-"""Those of this process's settings."""
+"""The secrets of this process's settings."""
 LONG: Final = Secrets()
 
 
@@ -75,24 +81,27 @@ def remember_key(key: str) -> None:
 
 
 def remember_address(url: str) -> None:
-    """Hide the passwords in an address from now on; it may name several hosts, and options behind a `?`."""
+    """Hide the passwords in an address from now on; the address may have several hosts, and options after a `?`."""
     for password in _passwords(url):
         CONFIGURED.add([*forms_of(password), *forms_of(unquote(password)), f":{password}@"])
 
 
 def without_secrets(text: str) -> str:
-    """Return a text with `***` for every secret of the settings, and for what looks like a key. Cut it afterwards."""
+    """Return a text with `***` for every secret of the settings and whatever looks like a key.
+
+    Shorten a text only afterwards: a secret that is cut may not be recognised.
+    """
     hidden = CONFIGURED.hidden_in(text)
     return _LOOKS_LIKE_A_KEY.sub(HIDDEN, hidden) if "k_" in hidden or "Basic" in hidden else hidden
 
 
 def holds_key(text: str) -> bool:
-    """Tell whether a text that must stay as it is, such as an id, holds an API key of the settings."""
+    """Return whether a text that must stay as it is, such as an id, holds an API key of the settings."""
     return LONG.found_in(text) is not None
 
 
 def forms_of(secret: str) -> Iterator[str]:
-    """Yield a secret as it stands in plain text, an address, JSON, Python's `repr`, and anywhere in base64."""
+    """Yield a secret as it appears in plain text, an address, JSON, Python's `repr`, and anywhere in base64."""
     if len(secret) < SHORTEST:
         return
     yield secret
@@ -103,7 +112,7 @@ def forms_of(secret: str) -> Iterator[str]:
     yield json.dumps(secret, ensure_ascii=False)[1:-1]
     yield repr(secret)[1:-1]
     for before in range(3):
-        # What stands before it decides how its bits fall; the characters at both ends hold its neighbours' bits too.
+        # The bytes before the secret decide how its bits align. The end characters also hold bits of other bytes.
         encoded = _base64("\0" * before + secret)
         start = -(-before * 8 // 6)
         end = (before + len(secret.encode("utf-8", "surrogatepass"))) * 8 // 6
@@ -129,7 +138,7 @@ def _passwords(url: str) -> Iterator[str]:
 
 
 def _findable(forms: Iterable[str]) -> Iterator[str]:
-    """Yield patterns, the longest first; then those of secrets that were cut, up to what was left of them."""
+    """Yield patterns for whole secrets, the longest first; then patterns for secrets that were cut."""
     forms = list(forms)
     yield from (re.escape(form) for form in forms)
     for form in forms:

@@ -1,7 +1,7 @@
-"""What a record holds. What a caller asks for is in `request`.
+"""The refund record and its types. What a caller requests is in `request`.
 
 Records are frozen and keyword-only. Amounts are integers in minor units; times are timezone-aware UTC datetimes
-inside and epoch milliseconds at the rim.
+inside and epoch milliseconds in Redis.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from worker.model.times import rfc3339
 
 
 class Status(StrEnum):
-    """What the caller asked for; final only when the stage is settled."""
+    """The refund's status as callers see it; final only if the stage is settled."""
 
     PENDING = "pending"
     SUCCEEDED = "succeeded"
@@ -26,7 +26,7 @@ class Status(StrEnum):
 
 
 class Stage(StrEnum):
-    """Where a refund is on its way; `rules.transitions` says where it may go."""
+    """The refund's internal state; `rules.transitions` lists the allowed moves."""
 
     QUEUED = "queued"
     SENDING = "sending"
@@ -38,7 +38,7 @@ class Stage(StrEnum):
 
 
 class Lane(StrEnum):
-    """Which queue a refund travels in: single ones, or rows of a file."""
+    """The Celery queue of a refund: one for single refunds, one for rows of a file."""
 
     SINGLE = "refunds"
     BULK = "refunds.bulk"
@@ -54,7 +54,7 @@ class Retriable(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """What a payment looked like just before the first POST: refunded so far, and what was left, in minor units."""
+    """A payment's totals just before the first POST: the amount refunded and the amount left, in minor units."""
 
     refunded: int
     currency: str | None
@@ -63,7 +63,7 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refund:
-    """One record as it stands in Redis. The first block is the contract's; the second is the worker's own."""
+    """A refund record as stored in Redis. The first block of fields is public; the second is internal to the worker."""
 
     refund_id: str
     status: Status
@@ -81,7 +81,7 @@ class Refund:
     retriable: Retriable | None = None
     evidence: str | None = None
     contradicted_by: str | None = None
-    """A refund that the provider shows for this one against what is recorded, until a person has ended that."""
+    """Id of a provider's refund that contradicts this record, until a person has resolved the contradiction."""
     doubt_since: datetime | None = None
     attempts: int = 0
     generation: int = 1
@@ -95,58 +95,58 @@ class Refund:
     fingerprint: str
     idempotency_key: str
     all_remaining: bool = False
-    """Asked for without an amount: `amount` is then the provider's figure, once there is one."""
+    """The request had no amount; `amount` is then the provider's figure, once it is known."""
     asked_currency: str | None = None
-    """The currency the caller stated, if any: part of what was asked, unlike one learned from a reply."""
+    """The currency the caller stated, if any: part of the request, unlike a currency learned from a reply."""
     first_attempt_at: datetime | None = None
     doubted: bool = False
-    """Some attempt of this generation may have happened: kept when `doubt_since` is cleared by a proof of absence."""
+    """Some attempt of this generation may have been executed; kept when a proof of absence clears `doubt_since`."""
     quiet_at: datetime | None = None
-    """From here on nothing of the last doubtful attempt can still be on its way: lease end or last socket close."""
+    """When the last doubtful attempt can no longer have anything in transit: lease end or last socket close."""
     verdicts: int = 0
-    """Attempts that reached a verdict on this very refund; only these count towards the budget."""
+    """Attempts with a verdict on this very refund; only these count towards the budget."""
     lapses: int = 0
-    """Leases that lapsed in a row without any reply."""
+    """Consecutive leases that lapsed without any reply."""
     server_errors: int = 0
-    """5xx answers in a row to the same key."""
+    """Consecutive 5xx answers to the same idempotency key."""
     looks: int = 0
-    """Read-backs in a row that could not tell."""
+    """Consecutive inconclusive read-backs."""
     absent_at: datetime | None = None
     """First read-back that showed the refund absent; the second, a settle time later, proves it."""
     proven_absent_at: datetime | None = None
     found_at: datetime | None = None
-    """First totals look that showed our amount; the second, a settle time later, settles."""
+    """First read-back whose totals showed our amount; the second, a settle time later, settles the refund."""
     resends: int = 0
     """Sends after absence was proven."""
     currency_checked: bool = False
-    """The payment was read, and is in the currency that the caller stated."""
+    """Whether the payment was read and is in the currency that the caller stated."""
     unconfirmed_since: datetime | None = None
-    """Since when the payment does not confirm what it must before a send."""
+    """Since when the payment has not confirmed what a send requires."""
     baseline: Baseline | None = None
     processing_since: datetime | None = None
     missing_since: datetime | None = None
-    """Since when the provider answers 404 for the refund that it had reported as pending."""
+    """Since when the provider has answered 404 for the refund that it had reported as pending."""
     operator_says: str | None = None
     """A person's decision from review that is being verified: `absent` (send again), `failed` or `succeeded`."""
     operator_by: str | None = None
-    """Who decided so."""
+    """Who made that decision."""
     operator_code: str | None = None
     """The code with which the refund shall be settled as failed."""
     operator_unverified: bool = False
-    """The person's word shall count if nothing that can be read says otherwise."""
+    """The person's statement counts unless something that can be read contradicts it."""
 
     @property
     def settled(self) -> bool:
-        """Tell whether the status is final."""
+        """Return whether the status is final."""
         return self.stage is Stage.SETTLED
 
     @property
     def asked_amount(self) -> int | None:
-        """Return the amount the caller stated, None for all that is left."""
+        """Return the amount the caller stated, None if the caller requested all that is left."""
         return None if self.all_remaining else self.amount
 
     def as_request(self) -> RefundRequest:
-        """Return what the caller asked for, as it was asked."""
+        """Return the caller's original request."""
         return RefundRequest(
             refund_id=self.refund_id,
             payment_intent=self.payment_intent,

@@ -1,4 +1,4 @@
-"""What a caller asks for: its checks, the bytes that leave for it, its key; and how foreign texts are shown.
+"""The refund request: its validation, the bytes sent for it and its idempotency key; also how foreign texts are shown.
 
 A request is frozen and keyword-only. Amounts are integers in minor units.
 """
@@ -18,32 +18,32 @@ from worker.errors import FieldError, InvalidRequest
 from worker.model.redaction import without_secrets
 
 MAX_AMOUNT: Final = 10**12
-"""The largest amount there is, in minor units: of a request, a file's row, a reply, and for the scripts."""
+"""The largest amount allowed, in minor units: in a request, a file's row, a reply and the Lua scripts."""
 MAX_METADATA_KEYS: Final = 48
 MAX_METADATA_KEY_LENGTH: Final = 40
 MAX_METADATA_VALUE_LENGTH: Final = 500
 RESERVED_METADATA: Final = frozenset({"refund_id", "refund_generation"})
 REASONS: Final = ("duplicate", "fraudulent", "requested_by_customer", "resolved_dispute")
 _REFUND_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,200}")
-# Goes into a URL path: no separators, no dots, nothing that would need escaping.
+# A provider id goes into a URL path: no separators, no dots, nothing that would need escaping.
 _PROVIDER_ID: Final = re.compile(r"[A-Za-z0-9_\-]{1,200}")
 _CURRENCY: Final = re.compile(r"[a-z]{3}")
 _SHOWN: Final = 60
 
 
 def shown(value: object) -> str:
-    """Return a value for a message: quoted, control characters escaped, without secrets, shortened."""
+    """Return a value as shown in a message: quoted, control characters escaped, without secrets, shortened."""
     try:
         text = without_secrets(repr(value))
     except ValueError:
-        # An integer of thousands of digits has no text.
+        # Python does not convert an integer of thousands of digits to text.
         text = f"<{type(value).__name__}>"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def scrubbed(text: str, limit: int = 300) -> str:
-    """Return a foreign text fit to be kept and shown: one line, without secrets, shortened."""
-    # A secret may hold blanks: it is looked for before they are lost. And it is whole only before the text is cut.
+    """Return a foreign text that is safe to store and show: one line, without secrets, shortened."""
+    # Redact before blanks are collapsed, because a secret may contain some, and before the text is cut.
     text = line = without_secrets(text)
     if not text.isprintable() or "  " in text or text != text.strip():
         line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
@@ -51,17 +51,17 @@ def scrubbed(text: str, limit: int = 300) -> str:
 
 
 def is_refund_id(value: object) -> bool:
-    """Tell whether a value can be a caller's refund id."""
+    """Return whether a value can be a caller's refund id."""
     return isinstance(value, str) and _REFUND_ID.fullmatch(value) is not None
 
 
 def is_provider_id(value: object) -> bool:
-    """Tell whether a value can stand in a URL path as a provider's id."""
+    """Return whether a value can be used in a URL path as a provider's id."""
     return isinstance(value, str) and _PROVIDER_ID.fullmatch(value) is not None
 
 
 def is_currency(value: str) -> bool:
-    """Tell whether a text has the shape of a currency: three small letters."""
+    """Return whether a text has the form of a currency code: three lowercase letters."""
     return _CURRENCY.fullmatch(value) is not None
 
 
@@ -110,10 +110,10 @@ def _no_metadata() -> Mapping[str, str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefundRequest:
-    """One refund as a caller asks for it; raises `InvalidRequest` naming every broken rule.
+    """A refund as requested by a caller; raises `InvalidRequest` naming every broken rule.
 
-    `refund_id` is the caller's own and is the idempotency key. Without `amount` (minor units) all that is left of
-    the payment is refunded. `currency` is kept and checked, never sent.
+    `refund_id` is the caller's own id and makes the request idempotent. Without `amount` (minor units) all that is left
+    of the payment is refunded. `currency` is stored and checked, never sent.
     """
 
     refund_id: str
@@ -139,7 +139,7 @@ class RefundRequest:
             rule = "must be the provider's id, 1 to 200 of A-Z a-z 0-9 _ -"
             value = shown(self.payment_intent)
             errors.append(FieldError(field="payment_intent", code="payment_intent", value=value, rule=rule))
-        # `type` and not isinstance: True is an int, and no amount of money.
+        # `type` and not isinstance: True is an int, and is not an amount of money.
         if self.amount is not None and (type(self.amount) is not int or not 0 < self.amount <= MAX_AMOUNT):
             rule = f"must be a whole number of minor units from 1 to {MAX_AMOUNT}"
             errors.append(FieldError(field="amount", code="amount", value=shown(self.amount), rule=rule))
@@ -149,13 +149,13 @@ class RefundRequest:
         if self.reason is not None and self.reason not in REASONS:
             rule = f"must be one of {', '.join(REASONS)}"
             errors.append(FieldError(field="reason", code="reason", value=shown(self.reason), rule=rule))
-        # An empty mapping is the common case and costs nothing; `()` or `""` is a caller's mistake.
+        # An empty mapping is the common case and needs no check; `()` or `""` is a caller's mistake.
         if self.metadata or type(self.metadata) not in {dict, MappingProxyType}:
             errors.extend(_metadata_errors(self.metadata))
         return errors
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A mapping proxy cannot be pickled; producers do hand requests to process pools.
+        # A mapping proxy cannot be pickled, and producers do pass requests to process pools.
         values = {name.name: getattr(self, name.name) for name in fields(self)}
         return (_rebuild_request, ({**values, "metadata": dict(self.metadata)},))
 
@@ -175,9 +175,9 @@ def _canonical(value: object) -> bytes:
 
 
 def request_body(request: RefundRequest, generation: int) -> bytes:
-    """Return the bytes of `POST /v1/refunds` for one generation; the same request gives the same bytes for ever.
+    """Return the body of `POST /v1/refunds` for one generation; the same request always gives the same bytes.
 
-    The provider wants `amount` as text, and gets our id in `metadata.refund_id`.
+    The provider requires `amount` as text. Our id is sent in `metadata.refund_id`.
     """
     body: dict[str, Any] = {"payment_intent": request.payment_intent}
     if request.amount is not None:

@@ -1,4 +1,4 @@
-"""What a decision is: a step to another stage, or the next action."""
+"""Decisions as data: a step to another stage, or the next action."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from worker.model.refund import Stage, Status
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """A decision as data: where the refund goes, what changes on it, and when to look again.
+    """A state change: the refund's next stage, its changed fields, and the delay until the next check.
 
-    `to` equal to the present stage with `quiet` set only moves `next_check_at` (and counters): no version, no history.
-    A `None` in `changes` removes the field.
+    If `to` is the current stage and `quiet` is set, only `next_check_at` and counters change: no new version and no
+    history entry. A `None` in `changes` removes the field.
     """
 
     to: Stage
@@ -26,16 +26,16 @@ class Step:
     delay: timedelta | None = None
     quiet: bool = False
     proof: bool = False
-    """Proof of done: accepted at any version while the refund is unsettled."""
+    """Proof that the refund was done; accepted at any version while the refund is unsettled."""
     alarm: str | None = None
     source: str | None = None
-    """What concluded this: `reply`, `list`, `totals`, `lookup` (read by id) or `operator`; None if nothing did."""
+    """What the step is based on: `reply`, `list`, `totals`, `lookup` (read by id), `operator`, or None for nothing."""
     by: str | None = None
-    """The person on whose word or decision this rests."""
+    """The person whose statement or decision the step is based on."""
 
 
 class Action(StrEnum):
-    """What a due refund needs now."""
+    """The next action for a due refund."""
 
     NOTHING = "nothing"
     SEND = "send"

@@ -1,4 +1,4 @@
-"""Times as records and people write them."""
+"""Conversions between datetimes, epoch milliseconds (in records) and RFC 3339 (for people)."""
 
 from __future__ import annotations
 
