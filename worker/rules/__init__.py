@@ -1,1 +1,1 @@
-"""Pure decisions: what an answer means, where a refund may go, what to do next."""
+"""Pure decisions: what an answer means, which moves a refund may make, and what to do next."""

@@ -1,6 +1,6 @@
-"""The rules, pure and total: where a refund may go, what an answer means, what to do now.
+"""Rules for attempts: the next action of a refund, and its next stage after an attempt. Pure and total functions.
 
-Nothing here reads a clock, sleeps, sends or draws a random number: `now` and `jitter` are parameters.
+Nothing here reads a clock, sleeps, sends or draws a random number. `now` and `jitter` are parameters.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from worker.rules.outcomes import FINAL_STATUSES, fold
 from worker.rules.payloads import LONGEST_TEXT, STATUSES
 
 MAX_SERVER_ERRORS: Final = 3
-"""Same-key 5xx in a row after which replaying stops: the provider may be replaying a stored one."""
+"""Consecutive 5xx answers to one key after which replays stop, because the provider may be replaying a stored 5xx."""
 MAX_LAPSES: Final = 3
 MAX_RESENDS: Final = 3
 MAX_PROCESSING: Final = timedelta(days=30)
 VERDICT_LIFE: Final = timedelta(seconds=30)
 """A proof of absence older than this permits no send."""
 SPARE: Final = timedelta(seconds=3)
-"""What a lease must have left beyond one call's time limit when a try starts."""
+"""Time that must remain of a lease, beyond one call's time limit, when a try starts."""
 PARKED: Final = timedelta(seconds=15)
-"""How soon a refund that a pause or a breaker held back is looked at again."""
+"""Delay until a refund that was held back by a pause or a breaker is checked again."""
 REVIEW_REMINDER: Final = timedelta(days=1)
 EARLY_LOOK: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """The settings that rules depend on; see CONTRACT's variables of the same names."""
+    """The settings that the rules depend on, as `Settings` reads them from the environment."""
 
     idempotency: Literal["verify", "trust"] = "verify"
     readback: Literal["list", "totals", "none"] = "totals"
@@ -51,19 +51,19 @@ class Rules:
 
     @property
     def reads_first(self) -> bool:
-        """Tell whether something is read of each payment before the first POST."""
+        """Return whether something is read of each payment before the first POST."""
         return self.wants_baseline or self.first_look
 
     @property
     def wants_baseline(self) -> bool:
-        """Tell whether the payment's totals must be read before the first POST."""
+        """Return whether the payment's totals must be read before the first POST."""
         return self.idempotency == "verify" and self.readback == "totals"
 
 
 def backoff(attempt: int, *, base: timedelta, cap: timedelta, jitter: float) -> timedelta:
-    """Return the wait before the next attempt: doubled each time up to `cap`, the upper half of it drawn by `jitter`.
+    """Return the delay before the next attempt: exponential from `base` up to `cap`, between half and all of that.
 
-    `attempt` counts from 1, `jitter` lies in [0, 1).
+    `attempt` counts from 1. `jitter`, in [0, 1), selects the delay within the upper half.
     """
     doublings: int = min(max(attempt, 1) - 1, 30)
     full = min(cap, base * (1 << doublings))
@@ -75,12 +75,12 @@ def _attempt_backoff(attempt: int, jitter: float) -> timedelta:
 
 
 def _least_wait(attempt: int, jitter: float) -> timedelta:
-    """Return what an attempt waits at least for the next, whatever it was told: 1 to 2 s, later up to an hour."""
+    """Return the minimum delay before the next attempt despite any `Retry-After`: 1 to 2 s, later up to an hour."""
     return backoff(attempt, base=timedelta(seconds=2), cap=timedelta(hours=1), jitter=jitter)
 
 
 def may_try_again(outcomes: Sequence[Outcome], refund: Refund, rules: Rules) -> bool:
-    """Tell whether the same bytes may leave again inside this attempt, time and count permitting."""
+    """Return whether the same bytes may be sent again within this attempt, if time and count permit."""
     last = outcomes[-1]
     if last.seen is Seen.NOT_SENT:
         return True
@@ -90,7 +90,7 @@ def may_try_again(outcomes: Sequence[Outcome], refund: Refund, rules: Rules) -> 
 
 
 def next_action(refund: Refund, rules: Rules, now: datetime, own: datetime | None = None) -> Action:
-    """Return what a refund needs at `now` (the records' time); a worker's `own` clock may veto a replay, no more."""
+    """Return a refund's next action at `now` (the records' time); the worker's `own` clock can only veto a replay."""
     due = refund.next_check_at is None or refund.next_check_at <= now
     match refund.stage:
         case Stage.QUEUED:
@@ -116,7 +116,10 @@ def _doubt_action(refund: Refund, rules: Rules, latest: datetime) -> Action:
 
 
 def may_replay(refund: Refund, rules: Rules, now: datetime) -> bool:
-    """Tell whether a doubt may be answered by sending the same key and bytes: keys honoured, window open."""
+    """Return whether the same key and bytes may be sent again to resolve a doubt.
+
+    The provider must honour idempotency keys, and the key's window must still be open.
+    """
     if rules.idempotency != "trust" or refund.first_attempt_at is None or refund.operator_says is not None:
         return False
     return (
@@ -128,7 +131,7 @@ def may_replay(refund: Refund, rules: Rules, now: datetime) -> bool:
 
 
 def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float) -> Step:
-    """Return where an attempt's outcome leads a refund in `sending`; a standing doubt yields only to a proof."""
+    """Return the step after an attempt, for a refund in `sending`; only a proof ends an existing doubt."""
     if outcome.found is not None and outcome.seen is Seen.DONE:
         return done(refund, outcome.found, "reply", now)
     seen: dict[str, Any] = {
@@ -142,14 +145,14 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
         seen["verdicts"] = refund.verdicts + 1
     doubtful = outcome.doubt or refund.doubt_since is not None
     if outcome.doubt:
-        # The gateway has closed the socket before it answers, so nothing more can leave after `now`.
+        # The gateway closes the socket before it returns, so nothing more can be sent after `now`.
         seen |= {"doubt_since": refund.doubt_since or now, "quiet_at": now, "retriable": Retriable.NO}
         seen |= NO_LOOKS | _no_evidence(refund)
     if (step := _for_a_person(refund, outcome, seen, now)) is not None:
         return step
     if doubtful:
         if outcome.seen is Seen.REFUSED:
-            # The same bytes will be refused again: read back instead of replaying until the budget is spent.
+            # The same bytes would be refused again, so read back instead of replaying until the budget is spent.
             seen["server_errors"] = MAX_SERVER_ERRORS
         return _into_doubt(replace(refund, **seen), outcome, seen, rules, now, jitter)
     if outcome.seen is Seen.REFUSED:
@@ -160,28 +163,28 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
 def _not_done(
     refund: Refund, outcome: Outcome, seen: Mapping[str, Any], rules: Rules, now: datetime, jitter: float
 ) -> Step:
-    """Return where an attempt leads that provably did nothing: to the next one, while the budget lasts."""
+    """Return the step after an attempt that provably did nothing: a further attempt while the budget lasts."""
     started = refund.first_attempt_at or now
     spent = now - started >= rules.max_age or seen.get("verdicts", refund.verdicts) >= rules.max_attempts
-    # A refused key is everyone's trouble: nothing is failed for it, however long it lasts.
+    # A refused API key concerns every refund, so no refund fails because of it, however long it lasts.
     if spent and not outcome.credentials:
         if refund.evidence == "operator":
-            # That the first attempt never happened is a person's word: no proof that it was never done.
+            # Only a person said that the first attempt never happened, which does not prove it.
             return to_review(seen, "budget_spent", "no attempt got through since a person had it sent again")
         return budget_spent(seen)
     delay = _attempt_backoff(refund.attempts, jitter)
     if outcome.retry_after is not None:
-        # Told when to come back: neither sooner, nor much later. Told again and again, longer each time.
+        # Come back no sooner than the provider's `Retry-After` and not much later; repeated ones wait longer each time.
         delay = max(outcome.retry_after * (1 + jitter / 4), _least_wait(refund.attempts, jitter))
     return Step(to=Stage.WAITING, status=Status.PENDING, label=outcome.code, changes=seen, delay=delay)
 
 
 def _for_a_person(refund: Refund, outcome: Outcome, changes: Mapping[str, Any], now: datetime) -> Step | None:
-    """Return the step to a person after an answer that no further answer can explain, None for any other."""
+    """Return the step to review after an answer that no later answer can explain, None for any other."""
     if outcome.found is not None and outcome.found.status not in STATUSES:
         return replace(unknown_status(outcome.found, outcome.message or outcome.code, changes), source="reply")
     if outcome.seen is Seen.MISMATCH:
-        # Something was sent under this key, and it is not known what became of it.
+        # Something was sent under this key, and its result is not known.
         doubt = {"doubt_since": refund.doubt_since or now, "quiet_at": now}
         alarm = "the idempotency key was used with other contents: never send this one under another key"
         return to_review({**changes, **doubt}, outcome.code, alarm)
@@ -189,7 +192,7 @@ def _for_a_person(refund: Refund, outcome: Outcome, changes: Mapping[str, Any], 
 
 
 def _refused(refund: Refund, code: str, changes: Mapping[str, Any], now: datetime) -> Step:
-    """Return where a refusal leads a refund that is not in doubt (any more)."""
+    """Return the step after a refusal, for a refund that is not in doubt (any more)."""
     if not refund.doubted or not may_be_an_echo(code):
         return _settled_failed({**changes, "evidence": "reply"}, code, source="reply")
     alarm = f"refused with {code} after an attempt that may have happened: the refusal may be its echo"
@@ -198,7 +201,7 @@ def _refused(refund: Refund, code: str, changes: Mapping[str, Any], now: datetim
 
 
 def _no_evidence(refund: Refund) -> dict[str, Any]:
-    """Return what takes away the evidence of an earlier absence, which says nothing of what was sent since."""
+    """Return the change that removes evidence of an earlier absence, which does not cover what was sent since."""
     return {} if refund.evidence is None else {"evidence": None}
 
 
@@ -208,7 +211,7 @@ def _server_errors(refund: Refund, outcome: Outcome) -> int:
 
 NO_LOOKS: Final[dict[str, Any]] = {"looks": 0, "absent_at": None, "proven_absent_at": None, "found_at": None}
 NO_WORD: Final[dict[str, Any]] = dict.fromkeys(("operator_says", "operator_by", "operator_code", "operator_unverified"))
-"""The fields of a person's decision, once it is verified or came to nothing."""
+"""Changes that clear the fields of a person's decision, once it is verified or rejected."""
 
 
 def _settled_failed(changes: Mapping[str, Any], code: str, source: str | None = None) -> Step:
@@ -222,15 +225,15 @@ def _settled_failed(changes: Mapping[str, Any], code: str, source: str | None = 
 
 
 def budget_spent(changes: Mapping[str, Any]) -> Step:
-    """Return the end of a refund that was provably never done within its attempts and age."""
+    """Return the step that fails a refund that was provably never done within its attempts and age."""
     message = "given up: no attempt got through within the allowed attempts and age; it was provably never done"
     return _settled_failed({**changes, "error_code": "budget_spent", "error_message": message}, "budget_spent")
 
 
 def refused_unsent(refund: Refund, code: str, message: str) -> Step:
-    """Return the end of a refund that a guard refused before anything was sent, for what its payment shows.
+    """Return the step that fails a refund that a guard refused before anything was sent, because of its payment.
 
-    One whose earlier attempt may have happened goes to a person. Raises `IllegalMove` while it is in doubt.
+    A refund whose earlier attempt may have happened goes to review. Raises `IllegalMove` if it is in doubt.
     """
     if refund.doubt_since is not None:
         raise IllegalMove(refund.refund_id, refund.stage, Stage.SETTLED)
@@ -258,14 +261,14 @@ def _into_doubt(
 
 
 def to_review(changes: Mapping[str, Any], label: str, alarm: str) -> Step:
-    """Return the step that hands a refund to a person, with the reason as the alarm."""
+    """Return the step to review by a person, with the reason as the alarm."""
     return Step(
         to=Stage.REVIEW, status=Status.PENDING, label=label, changes=changes, delay=REVIEW_REMINDER, alarm=alarm
     )
 
 
 def unknown_status(found: ProviderRefund, reason: str, changes: Mapping[str, Any]) -> Step:
-    """Return the step for a refund that the provider shows in a status that is not known: the word, for a person."""
+    """Return the step to review for a refund that the provider shows with an unknown status."""
     shown = {
         "provider_refund_id": found.id,
         "provider_status": found.status or None,
@@ -276,7 +279,7 @@ def unknown_status(found: ProviderRefund, reason: str, changes: Mapping[str, Any
 
 
 def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> Step:
-    """Return where a lapsed lease leads: the claimant may have sent and died, so it may have happened."""
+    """Return the step after a lapsed lease: the worker may have sent and died, so the refund may have happened."""
     changes: dict[str, Any] = {
         "lapses": refund.lapses + 1,
         "doubt_since": refund.doubt_since or now,
@@ -290,17 +293,18 @@ def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> S
         return to_review(changes, "lease_lapsed", "its lease lapsed three times in a row: it may be what kills workers")
     outcome = Outcome(seen=Seen.MAYBE, code="lease_lapsed", doubt=True)
     step = _into_doubt(replace(refund, **changes), outcome, changes, rules, now, jitter)
-    # A replay needs no wait: the lease was one. A look may follow at once too; only absence wants settled time.
+    # A replay needs no delay, because the lease was one. A read-back may follow at once too: only a proof of absence
+    # needs a settle time.
     return step if step.to is not Stage.IN_DOUBT else replace(step, delay=timedelta(0))
 
 
 def poll_delay(age: timedelta) -> timedelta:
-    """Return the wait before the next poll of a pending refund: a quarter of its age, 2 s to 6 h."""
+    """Return the delay before the next poll of a pending refund: a quarter of its age, 2 s to 6 h."""
     return min(max(age / 4, timedelta(seconds=2)), timedelta(hours=6))
 
 
 def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) -> Step:
-    """Return the step that a proof of done leads to: settled, or processing while the provider says pending."""
+    """Return the step after a proof that the refund was done: settled, or processing if the provider says pending."""
     status = found.status or "pending"
     changes: dict[str, Any] = {
         "provider_refund_id": found.id,
@@ -315,7 +319,7 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
     if found.currency and refund.currency is None:
         changes["currency"] = found.currency
     if refund.contradicted_by is not None and refund.operator_by is not None:
-        # A person has named the one that counts.
+        # A person has named the provider's refund that counts.
         changes["contradicted_by"] = None
     final = FINAL_STATUSES.get(status)
     if final is None:
@@ -368,7 +372,7 @@ def settled_drops() -> dict[str, Any]:
             "unconfirmed_since",
             "currency_checked",
             *NO_WORD,
-            # Derived from the id and the generation, so it is known without being kept.
+            # The key is derived from the id and the generation, so it need not be stored.
             "idempotency_key",
             "first_attempt_at",
             *NO_LOOKS,
@@ -377,9 +381,9 @@ def settled_drops() -> dict[str, Any]:
 
 
 def reversed_by_provider(refund: Refund, found: ProviderRefund, source: str) -> Step | None:
-    """Return the step for a refund that had succeeded and that the provider now reports as failed, else None.
+    """Return the step for a succeeded refund that the provider now reports as failed, None for any other refund.
 
-    `source` is where that was read: `list` or `lookup`.
+    `source` says where the failure was read: `list` or `lookup`.
     """
     if refund.stage is not Stage.SETTLED or refund.status is not Status.SUCCEEDED:
         return None

@@ -1,7 +1,7 @@
-"""Every error code that a refund may carry: what it means, who acts, and what a caller does. One table, read by all.
+"""The error codes of refunds in one table: what each means, who acts, and what a caller does.
 
-The rules, the counters and `ops/docs/error-codes.md` are made of it. A provider may send any other code: it is kept on
-the refund as it came, is retriable `unknown`, and counts as `other`.
+The rules, the counters and `ops/docs/error-codes.md` are based on it. A provider may send a code that is not in the
+table. It is stored on the refund as received, is retriable `unknown`, and counts as `other`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from worker.model.refund import Retriable
 Origin = Literal["provider", "worker"]
 
 DONE: Final = "done"
-"""The code of an answer that is none of an error."""
+"""The code of an answer that is not an error."""
 OTHER: Final = "other"
-"""The name under which every code counts that is not in the table."""
+"""The name under which codes outside the table are counted."""
 
 
 class Actor(StrEnum):
-    """Who has to act on a code."""
+    """Who must act on a code."""
 
     NOBODY = "nobody"
     CALLER = "caller"
@@ -41,7 +41,7 @@ _DECIDE: Final = "Wait: a person decides it, see `refunds review show ID`."
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One error code. `retriable` is None if no refund ends as failed with it."""
+    """An error code. `retriable` is None if no refund ends as failed with this code."""
 
     name: str
     meaning: str
@@ -51,17 +51,20 @@ class Code:
     _: KW_ONLY
     origin: Origin
     never_an_echo: bool = False
-    """A refusal that a first refund of ours cannot have caused. Any other one, after a doubt, may be its echo, such as
-    `charge_already_refunded`: it settles nothing, even after absence was proven or a person said so."""
+    """Whether this refusal cannot have been caused by an earlier attempt of the same refund.
+
+    After a doubt, any other refusal may be an echo of that attempt, such as `charge_already_refunded`. It then settles
+    nothing, even if absence was proven or stated by a person.
+    """
     of_one_payment: bool = False
-    """A 429 with it speaks of the payment that was asked for, not of the rate: it is that refund's trouble alone."""
+    """Whether a 429 with this code concerns one payment and its refund, and not the rate limit."""
 
 
 _refused: Final = partial(Code, origin="provider")
 _ours: Final = partial(Code, origin="worker")
 
 _TABLE: Final = (
-    # What the provider refuses: the refund has failed.
+    # Refusals by the provider: the refund has failed.
     _refused(
         "charge_already_refunded",
         "All of the payment was refunded before.",
@@ -162,7 +165,7 @@ _TABLE: Final = (
         )
         for status in (400, 402, 403, 404, 422)
     ),
-    # What the worker itself ends.
+    # Refunds that the worker itself ends.
     _ours(
         "budget_spent",
         "No attempt got through within the allowed attempts and age. It was provably never done.",
@@ -184,7 +187,7 @@ _TABLE: Final = (
         Actor.SHOP,
         "It is not sent again under this id: ask why, then use a new refund id.",
     ),
-    # On its way: nothing was done, and it is tried again.
+    # Waiting: nothing was done, and the refund is tried again.
     _ours("not_sent", "The provider could not be reached. Nothing was sent.", Actor.NOBODY, _WAIT),
     _ours("rate_limited", "The provider takes no more calls for now (429).", Actor.NOBODY, _WAIT),
     _ours("credentials_refused", "The provider refuses the key.", Actor.OPERATOR, "Set a key that it accepts."),
@@ -195,7 +198,7 @@ _TABLE: Final = (
         Actor.OPERATOR,
         "Let the key read payments. After an hour a person decides it, see `refunds review show ID`.",
     ),
-    # In doubt: it may have happened, and is looked for at the provider.
+    # In doubt: the refund may have happened, and is read back from the provider.
     _ours("no_reply", "The request left and no whole reply came.", Actor.NOBODY, _WAIT),
     _ours("lease_lapsed", "The worker that sent it went away without an answer.", Actor.NOBODY, _WAIT),
     _ours("unreadable_success", "The provider said yes and showed no refund.", Actor.NOBODY, _WAIT),
@@ -204,7 +207,7 @@ _TABLE: Final = (
         _ours(f"http_{status}", f"The provider answered HTTP {status}.", Actor.NOBODY, _WAIT)
         for status in (408, 409, 500, 502, 503, 504)
     ),
-    # For a person.
+    # In review by a person.
     _ours("unknown_status", "The provider shows a status that is not known. The message names it.", Actor.OPERATOR),
     _ours("idempotency_error", "The key was used with other contents.", Actor.OPERATOR),
     _ours("conflict", "What a look at the provider showed does not fit this refund.", Actor.OPERATOR),
@@ -224,23 +227,23 @@ CODES: Final = MappingProxyType({code.name: code for code in _TABLE})
 
 
 def retriable(code: str) -> Retriable:
-    """Return whether sending a refund again can help that failed with a code."""
+    """Return whether it can help to send a refund again that failed with this code."""
     known = CODES.get(code)
     return known.retriable or Retriable.UNKNOWN if known is not None else Retriable.UNKNOWN
 
 
 def may_be_an_echo(code: str) -> bool:
-    """Tell whether a refusal may speak of what an earlier, doubtful attempt of the same refund did."""
+    """Return whether a refusal may be caused by an earlier, doubtful attempt of the same refund."""
     known = CODES.get(code)
     return known is None or not known.never_an_echo
 
 
 def is_of_one_payment(code: str) -> bool:
-    """Tell whether a 429 with this code concerns one payment; any other is of the rate."""
+    """Return whether a 429 with this code concerns one payment; any other concerns the rate limit."""
     known = CODES.get(code)
     return known is not None and known.of_one_payment
 
 
 def counted(code: str) -> str:
-    """Return the name under which an answer's code counts: its own if it is known, else `other`."""
+    """Return the name under which an answer's code is counted: the code itself if it is known, else `other`."""
     return code if code in CODES or code == DONE else OTHER

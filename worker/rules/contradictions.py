@@ -1,7 +1,7 @@
-"""The rules for a proof that the record does not allow for: the provider made a refund, and the record says otherwise.
+"""Rules for contradictions: the provider shows a refund, and the record says otherwise.
 
-Such a proof changes no final status, because somebody has acted on it: it is kept, and a person decides. Pure as
-`attempts`.
+Such a proof changes no final status, because somebody may have acted on that status. The proof is stored, and a person
+decides. Pure functions, as in `attempts`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from worker.rules.attempts import to_review
 
 
 def contradicted(refund: Refund, proof: Step, now: datetime) -> Step | None:
-    """Return the step that keeps a proof which contradicts the record, None if it is kept or says nothing new.
+    """Return the step that stores a proof which contradicts the record, None if it is stored already or is not new.
 
-    `proof` is the step that the proof led to by itself, as `attempts.done` made it.
+    `proof` is the step that `attempts.done` returned for the proof.
     """
     identity = proof.changes.get("provider_refund_id")
     if identity is None or identity in {refund.contradicted_by, refund.provider_refund_id}:
         return None
     if proof.status in {Status.FAILED, Status.CANCELED}:
-        # Nothing was moved by it.
+        # It moved no money.
         return None
     changes: dict[str, Any] = {"contradicted_by": identity}
     if refund.stage is not Stage.SETTLED:
@@ -35,7 +35,7 @@ def contradicted(refund: Refund, proof: Step, now: datetime) -> Step | None:
     if refund.status is Status.SUCCEEDED:
         alarm = f"the provider shows {identity} for it beside {_known(refund)}: money may have moved twice"
     else:
-        # A retry would move it once more.
+        # A retry would move the money once more.
         changes["retriable"] = Retriable.NO
     return Step(
         to=Stage.SETTLED,
@@ -52,10 +52,10 @@ def _known(refund: Refund) -> str:
 
 
 def ended(refund: Refund, provider_refund_id: str, now: datetime, by: str) -> Step:
-    """Return the step by which a person ends a contradiction: the named refund of the provider is this one.
+    """Return the step by which a person resolves a contradiction: the named refund of the provider is this one.
 
     A settled refund that did not succeed is read by that id, and settles as the provider shows it. Raises
-    `InvalidRequest` if it is none of those that contradict each other.
+    `InvalidRequest` if the id is not one of those that contradict each other.
     """
     known = {refund.contradicted_by}
     if refund.status is Status.SUCCEEDED:
@@ -94,7 +94,7 @@ def ended(refund: Refund, provider_refund_id: str, now: datetime, by: str) -> St
 
 
 def forbid_other_ends(refund: Refund) -> None:
-    """Raise `GuardRefused` where the provider shows a refund, so that it can neither be given up nor sent again."""
+    """Raise `GuardRefused` if the provider shows this refund, so that it can neither be given up nor sent again."""
     if refund.contradicted_by is not None:
         raise GuardRefused(
             f"the provider shows {refund.contradicted_by} for refund {refund.refund_id}: it can neither be given up "

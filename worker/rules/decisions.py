@@ -1,6 +1,6 @@
-"""What a person or the caller decides of a refund, as steps: canceled, resolved, retried, recovered. Pure.
+"""Decisions by a person or the caller, as steps: cancel, resolve, retry, recover. Pure functions.
 
-Each names a move that stands in `transitions.TRANSITIONS`.
+Each step is a move listed in `transitions.TRANSITIONS`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from worker.rules import contradictions
 from worker.rules.attempts import MAX_SERVER_ERRORS, NO_LOOKS, NO_WORD, REVIEW_REMINDER, settled_drops
 
 CALLER: Final = "caller"
-"""Who decides if nobody is named: a program that calls this."""
+"""The author of a decision if no person is named: the calling program."""
 
 
 def cancel(refund: Refund) -> Step:
-    """Return the step that cancels a refund of which nothing was ever sent, or provably nothing was done.
+    """Return the step that cancels a refund for which nothing was ever sent, or provably nothing was done.
 
     Raises `NotCancelable` with the reason otherwise.
     """
@@ -37,11 +37,11 @@ def cancel(refund: Refund) -> Step:
 def resolve_succeeded(
     refund: Refund, provider_refund_id: str, now: datetime, *, by: str = CALLER, unverified: bool = False
 ) -> Step:
-    """Return the step for a person's claim that the provider's refund is ours; the next poll verifies it.
+    """Return the step for a person's claim that the provider's refund is ours; the next poll verifies the claim.
 
-    `unverified`: it shall count although its amount or currency differ from what was asked for; it is read all the
-    same. So does a person end what contradicts a settled record. Raises `InvalidRequest` if the id could not be asked
-    for or is none of those that contradict each other, `NotInReview`.
+    If `unverified`, the refund counts although its amount or currency differs from the request; it is still read. A
+    person resolves a contradiction of a settled record in the same way. Raises `NotInReview`, and `InvalidRequest` if
+    the id could not be requested or is not one of those that contradict each other.
     """
     if refund.stage is Stage.SETTLED and refund.contradicted_by is not None:
         return contradictions.ended(refund, provider_refund_id, now, by)
@@ -57,11 +57,11 @@ def resolve_succeeded(
 
 
 def resolve_failed(refund: Refund, code: str, *, by: str = CALLER, unverified: bool = False) -> Step:
-    """Return the step for a person's decision that the refund was never done and shall not be.
+    """Return the step for a person's decision that the refund was never done and must not be done.
 
-    One that may have happened is looked for first: it settles as failed once it is proven absent, or as the provider
-    shows it if it is found. `unverified`: the word alone shall count if nothing that can be read contradicts it.
-    Raises `NotInReview`, and `GuardRefused` if the provider has shown it meanwhile.
+    A refund that may have happened is read back first. It settles as failed once it is proven absent, or as the
+    provider shows it if it is found. If `unverified`, the decision counts unless something that can be read contradicts
+    it. Raises `NotInReview`, and `GuardRefused` if the provider has shown the refund meanwhile.
     """
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
@@ -81,11 +81,11 @@ def resolve_failed(refund: Refund, code: str, *, by: str = CALLER, unverified: b
 
 
 def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False) -> Step:
-    """Return the step for a person's claim that it never happened, to be sent again with the same key and contents.
+    """Return the step for a person's claim that the refund never happened; it is sent again with same key and contents.
 
-    One that may have happened is looked for first, and sent once it is proven absent. `unverified`: the word alone
-    shall count if nothing that can be read contradicts it. Raises `NotInReview`, and `GuardRefused` if the provider has
-    shown it meanwhile.
+    A refund that may have happened is read back first, and sent once it is proven absent. If `unverified`, the claim
+    counts unless something that can be read contradicts it. Raises `NotInReview`, and `GuardRefused` if the provider
+    has shown the refund meanwhile.
     """
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
@@ -105,17 +105,17 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
 
 
 def _was_in_doubt(refund: Refund) -> bool:
-    """Tell whether something may have been done for this refund: then no word about it counts before a look."""
+    """Return whether this refund may have happened, so that a decision about it counts only after a read-back."""
     return refund.doubt_since is not None or refund.doubted
 
 
 def _decided(refund: Refund, says: str, to: Stage, changes: dict[str, Any], by: str, *, unverified: bool) -> Step:
-    """Return the step of a decision that is verified next."""
+    """Return the step that stores a person's decision, which is verified next."""
     word = {"operator_says": says, "operator_by": by, "operator_unverified": unverified}
     doubt: dict[str, Any] = {}
     if to is Stage.IN_DOUBT:
-        # A refund whose doubt was over when it came here is looked for like one whose doubt is not. Nothing has left
-        # since it came: a look counts a settle time after that, and never if it is not known after what.
+        # A refund whose doubt had ended before review is read back like one still in doubt. Nothing was sent since it
+        # came to review, so a read-back counts a settle time after that. Without a start it would never count.
         doubt = {
             "doubt_since": refund.doubt_since or refund.updated_at,
             "quiet_at": refund.quiet_at or refund.updated_at,
@@ -139,11 +139,11 @@ def _needs_review(refund: Refund) -> None:
 
 
 def retry_failed(refund: Refund) -> Step | None:
-    """Return the step that sends a failed refund again as a new generation, or None where that cannot help."""
+    """Return the step that sends a failed refund again as a new generation, None if that cannot help."""
     if refund.stage is not Stage.SETTLED or refund.status is not Status.FAILED or refund.retriable is Retriable.NO:
         return None
     if refund.contradicted_by is not None:
-        # The provider shows that it was done after all.
+        # The provider shows that the refund was done after all.
         return None
     cleared = (
         "provider_refund_id",
@@ -162,9 +162,10 @@ def retry_failed(refund: Refund) -> Step | None:
 
 
 def retry_one(refund: Refund, *, unknown: bool = False) -> Step:
-    """Return the step that sends one failed refund again; `unknown`: also if it is not known whether that can help.
+    """Return the step that sends one failed refund again.
 
-    Raises `NotRetriable`, and `GuardRefused` if the provider shows that it was done after all.
+    If `unknown`, this includes a refund for which it is not known whether sending again can help. Raises
+    `NotRetriable`, and `GuardRefused` if the provider shows that the refund was done after all.
     """
     contradictions.forbid_other_ends(refund)
     step = retry_failed(refund)
@@ -186,10 +187,10 @@ def retry_one(refund: Refund, *, unknown: bool = False) -> Step:
 
 
 def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
-    """Return the step for a refund on a server restored from a snapshot of `since`, None where nothing can have left.
+    """Return the step for a refund on a server restored from a snapshot of `since`, None if it needs none.
 
-    Whatever was not settled then may have been sent since; what was read of its payment before, or said by a person,
-    is worth nothing now. A failed refund may have been retried since, so it is not retried again.
+    A refund that was not settled then may have been sent since. What was read of its payment before, or stated by a
+    person, no longer counts. A failed refund may have been retried since, so it is not retried again.
     """
     if refund.stage is Stage.SETTLED:
         if refund.status is not Status.FAILED or refund.retriable is Retriable.NO:
@@ -213,7 +214,7 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
         "quiet_at": now,
         "baseline": None,
         "lapses": 0,
-        # No replay before a look: a retry that the snapshot lost had another key than the one that is known here.
+        # No replay before a read-back: a retry that the snapshot lost had another key than the one known here.
         "server_errors": MAX_SERVER_ERRORS,
     } | NO_LOOKS
     return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="recovered", changes=changes, delay=timedelta(0))

@@ -1,6 +1,6 @@
-"""What a read-back shows: pure judgements over the provider's list of refunds, or over a payment's totals.
+"""Judges what a read-back shows: pure functions over the provider's list of refunds, or over a payment's totals.
 
-The gateway fetches, the service gathers, this decides. Anything short of proof is inconclusive.
+The gateway fetches, the reconciler gathers, and this module judges. Anything short of proof is inconclusive.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from worker.rules.payloads import STATUSES
 def look_at_list(
     refund: Refund, entries: Sequence[ProviderRefund], *, complete: bool, siblings: Sequence[Refund] | None
 ) -> Look:
-    """Judge a list of the payment's refunds: found is believed at once, absence only from a list without gaps.
+    """Judge a list of the payment's refunds: a match is believed at once, absence only from a list without gaps.
 
     `siblings` are our other refunds on the payment, None if they are too many to be read.
     """
@@ -55,7 +55,7 @@ def _look_at_ours(refund: Refund, ours: Sequence[ProviderRefund], entries: Seque
 
 
 def _is_this(entry: ProviderRefund, refund: Refund) -> bool:
-    # An entry that does not say its generation can only be the first: a later one may be confused with one that failed.
+    # An entry without a generation counts as the first; a later one could be confused with one that failed.
     generation = "1" if entry.generation is None else entry.generation
     return entry.refund_id == refund.refund_id and generation == str(refund.generation)
 
@@ -70,16 +70,17 @@ def _known_ids(siblings: Sequence[Refund]) -> set[str]:
 
 
 def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refund]) -> bool:
-    """Tell whether an entry may be our refund without saying so. No date decides: two clocks would be compared."""
+    """Return whether an entry may be our refund although it does not carry our id and generation."""
+    # Dates are not used: that would compare two clocks.
     if entry.refund_id == refund.refund_id:
-        # An earlier generation of ours is known; a later one was sent by a record that a restored server lost.
+        # We know our earlier generations. A later one was sent by a record that a restored server lost.
         return not (entry.generation or "").isdigit() or int(entry.generation or 0) >= refund.generation
-    # What a person has named and nobody has read yet may be ours as well as the sibling's.
+    # An id that a person has only named, and that was not read yet, may be ours as well as the sibling's.
     if entry.id in _known_ids([sibling for sibling in siblings if sibling.operator_says is None]):
         return False
     if entry.refund_id is not None and any(sibling.refund_id == entry.refund_id for sibling in siblings):
         return False
-    # An unreadable amount is -1, and could be any.
+    # An unreadable amount is -1, and could be any amount.
     return refund.asked_amount is None or entry.amount is None or entry.amount in {-1, refund.asked_amount}
 
 
@@ -93,9 +94,9 @@ def look_at_totals(
 ) -> Look:
     """Judge a payment's refunded total against the baseline taken before the first POST.
 
-    `siblings` are our other refunds on the payment (None: too many to be read); `reread` maps the provider ids among
-    them to what the provider shows of each now (None: could not be read). A total may rise and fall by others too, so
-    nothing is concluded unless the whole baseline is made of refunds that are known by id and have not moved.
+    `siblings` are our other refunds on the payment, None if they are too many to be read. `reread` maps their provider
+    ids to what the provider now shows for each, None if it could not be read. Others can also change a total. So
+    nothing is concluded unless the whole baseline consists of refunds that are known by id and have not changed.
     """
     compared = _compared(refund, view, siblings, reread)
     if isinstance(compared, str):
@@ -113,7 +114,7 @@ def look_at_totals(
 def _compared(
     refund: Refund, view: PaymentView, siblings: Sequence[Refund] | None, reread: Mapping[str, ProviderRefund | None]
 ) -> tuple[int, int] | str:
-    """Return by how much the total moved and how much we asked for, or why that cannot be compared."""
+    """Return the change of the total and the amount we requested, or the reason why they cannot be compared."""
     baseline = refund.baseline
     if baseline is None:
         return "no totals were read before the first attempt"
@@ -131,13 +132,13 @@ def _compared(
 def _unknown_in(
     baseline: Baseline, refund: Refund, siblings: Sequence[Refund] | None, reread: Mapping[str, ProviderRefund | None]
 ) -> str | None:
-    """Return why a part of the baseline may have fallen back since, None if all of it is known by id and has not."""
+    """Return why a part of the baseline may have been reversed since, None if all of it is known by id and was not."""
     if siblings is None:
         return "the payment has more refunds than are read again"
     for sibling in siblings:
         if reason := _moving(sibling, refund, reread):
             return f"another refund of the payment {reason}"
-    # In the total are those that succeeded, and the pending ones if the provider counts them there.
+    # The total contains refunds that succeeded, and pending ones if the provider counts them.
     standing = (entry for entry in reread.values() if entry is not None)
     amounts = [entry.amount for entry in standing if entry.is_pending or entry.status == "succeeded"]
     known = [amount for amount in amounts if amount is not None and amount > 0]
@@ -147,14 +148,14 @@ def _unknown_in(
 
 
 def _moving(sibling: Refund, refund: Refund, reread: Mapping[str, ProviderRefund | None]) -> str | None:
-    """Return why another refund of ours may have changed the total, None if it is known not to have."""
+    """Return why another refund of ours may have changed the total, None if it is known that it has not."""
     if sibling.stage in {Stage.SENDING, Stage.IN_DOUBT, Stage.REVIEW, Stage.PROCESSING}:
         return f"is {sibling.stage}"
     started = refund.first_attempt_at
     if sibling.stage is Stage.SETTLED and sibling.attempts and (started is None or sibling.updated_at >= started):
         return "changed since the first attempt"
     if sibling.provider_refund_id is None:
-        # Found in totals alone, or settled by a person who could not verify it.
+        # Such a refund was found only in totals, or was settled by a person who could not verify it.
         unread = sibling.status is Status.SUCCEEDED or sibling.evidence == "operator"
         return "has no id to be read by" if unread else None
     now = reread.get(sibling.provider_refund_id)

@@ -1,6 +1,6 @@
-"""What an answer means: the provider's words, as `payloads` read them, judged strictly.
+"""Classifies the provider's answers, as parsed by `payloads`.
 
-An allow-list: whatever is not named here may have happened.
+The classification is an allow-list: if an answer is not listed here, the refund may have happened.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _OF_THE_KEY: Final = "idempoten"
 
 
 def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
-    """Return the name of the first present field that cannot belong to our refund, None where all agree.
+    """Return the name of the first present field that cannot belong to our refund, None if all fields agree.
 
-    A field that is absent contradicts nothing, since the provider describes each as optional. That is safe only where
-    something else ties the refund to ours: a reply came on the connection of our own request, an entry of a list has
-    our id in its metadata, a poll shows the id that was asked for. And one provider refund belongs to one record.
+    An absent field contradicts nothing, because the provider documents each field as optional. That is safe only if
+    something else ties the refund to ours. A reply came on the connection of our own request. A list entry has our id
+    in its metadata. A poll shows the id that was requested. Also, one provider refund belongs to only one record.
     """
     asked = refund.asked_amount
     if found.payment_intent is not None and found.payment_intent != refund.payment_intent:
@@ -46,7 +46,7 @@ def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
 
 
 def classify(answer: Answer, refund: Refund) -> Outcome:
-    """Return what one try says of the refund; whatever is not listed here may have happened."""
+    """Return what one try proves about the refund; an answer that is not listed here means it may have happened."""
     if isinstance(answer, NotSent):
         return Outcome(seen=Seen.NOT_SENT, code="not_sent", message=answer.reason)
     if isinstance(answer, NoReply):
@@ -92,12 +92,12 @@ def classify(answer: Answer, refund: Refund) -> Outcome:
 
 
 def _name_of(error: ProviderError | None, http_status: int) -> str:
-    """Return the code of an error: its own, its type if it has none, else the HTTP status."""
+    """Return the name of an error: its code, else its type, else the HTTP status."""
     return (error and (error.code or error.kind)) or f"http_{http_status}"
 
 
 def _is_of_the_key(error: ProviderError) -> bool:
-    """Tell whether an error speaks of the idempotency key: the key was used before, so something may have happened."""
+    """Return whether an error is about the idempotency key: it was used before, so something may have happened."""
     return any(_OF_THE_KEY in (word or "").lower() for word in (error.kind, error.code, error.message))
 
 
@@ -106,7 +106,7 @@ def _maybe(code: str, message: str | None) -> Outcome:
 
 
 def owned_elsewhere(outcome: Outcome, owner: str) -> Outcome:
-    """Return a success as a doubt, once it is known that its refund belongs to another record, `owner`."""
+    """Return a success turned into a doubt, because its refund belongs to another record, `owner`."""
     identity = outcome.found.id if outcome.found is not None else "?"
     doubt = _maybe("owned_elsewhere", f"the reply's refund {identity} belongs to refund {owner}")
     return replace(doubt, http_status=outcome.http_status, tries=outcome.tries)
@@ -132,17 +132,17 @@ def _classify_success(answer: Reply, refund: Refund) -> Outcome:
 
 
 def odd_status(found: ProviderRefund) -> str:
-    """Return for a person the status of a provider's refund that is not one of those that are known."""
+    """Return a sentence, for a person, about a provider's refund with an unknown status."""
     return f"the provider shows a status that is not known: {shown(found.status)}"
 
 
 def key_refused(outcome: Outcome) -> Outcome:
-    """Return a 403 as everyone's trouble, once a harmless GET was refused too."""
+    """Return a 403 as a refusal of the API key, which concerns every refund, after a harmless GET was refused too."""
     return replace(outcome, seen=Seen.NOT_DONE, code="credentials_refused", credentials=True)
 
 
 def key_accepted(outcome: Outcome) -> Outcome:
-    """Return a 403 as this refund's own refusal, once a harmless GET was answered."""
+    """Return a 403 as a refusal of this refund alone, after a harmless GET was answered."""
     return replace(outcome, credentials=False)
 
 
@@ -150,9 +150,9 @@ _STRENGTH: Final = {seen: rank for rank, seen in enumerate(Seen)}
 
 
 def fold(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return an attempt's outcome: its strongest try (the latest of equals); doubt stays whatever follows it."""
+    """Return an attempt's outcome: its strongest try (the latest of equals). A doubt remains, whatever follows it."""
     strongest = max(enumerate(outcomes), key=lambda pair: (_STRENGTH[pair[1].seen], pair[0]))[1]
-    # A try that never left is no answer, so it does not end a row of 5xx.
+    # A try that was never sent has no answer, so it does not interrupt consecutive 5xx answers.
     answered = [outcome for outcome in outcomes if outcome.seen is not Seen.NOT_SENT]
     errors = 0
     for outcome in reversed(answered):

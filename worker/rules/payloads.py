@@ -1,8 +1,9 @@
-"""The one place where a provider's JSON is read. What comes out is typed, bounded, of one alphabet and without secrets.
+"""Parses the provider's JSON, which happens only here. The result is typed, bounded and without secrets.
 
-What is there and cannot be read becomes '', or -1 for an amount: it agrees with nothing, so it contradicts and does not
-vanish. Texts are shown to people and kept for years: a code has the alphabet of `CODE`. Any other text is one line of
-at most `LONGEST_TEXT` characters, without the values of the caller's metadata and what may be a request's body.
+A field that is present and cannot be read becomes '', or -1 for an amount. Such a value agrees with nothing, so it
+counts as a contradiction and is not ignored. Texts are shown to people and kept for years. A code has the alphabet of
+`CODE`. Any other text is one line of at most `LONGEST_TEXT` characters. It leaves out the values of the caller's
+metadata, and whatever may be a request's body.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from worker.rules.codes import CODES
 LONGEST_TEXT: Final = 200
 CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 STATUSES: Final = frozenset({*PENDING_WORDS, "succeeded", "failed", "canceled"})
-"""What a refund's status may be; a word of another spelling is read as one of them, any other is not known."""
+"""The known statuses of a refund. Other spellings are read as one of them; any other word is unknown."""
 
 _SPELLINGS: Final = MappingProxyType({"cancelled": "canceled"})
 _AMOUNT: Final = re.compile(rf"[0-9]{{1,{len(str(MAX_AMOUNT))}}}")
@@ -32,24 +33,24 @@ _LONGEST_WORD: Final = 60
 _LONGEST_GENERATION: Final = 9
 _LONGEST_NUMBER: Final = 18
 _SHORTEST_HIDDEN: Final = 4
-"""Characters from which on a value of the caller's metadata is hidden: shorter ones are part of many a word."""
+"""Metadata values shorter than this are not redacted, because they match ordinary words."""
 _MOST_WORDS: Final = 5
 _MESSAGES: Final = ("message", "msg", "detail", "error_description", "title")
-"""Where errors keep what they say, the plainest first."""
+"""Fields that may hold an error's message, the preferred one first."""
 _TWO_CURRENCIES: Final = "payment and charge differ in currency"
 _NAME: Final = re.compile(r"[A-Za-z0-9_]{1,40}")
 _DEEPEST: Final = 6
 _MOST_NUMBERS: Final = 2000
 
 _MOST_HIDDEN: Final = 60
-"""Values of a refund's own metadata that are hidden in what it says: more than a caller may have."""
+"""Maximum number of a refund's metadata values that are redacted in its texts: more than a caller may have."""
 
 
 def read(value: object, hide: Collection[str] = (), *, numbers: bool = False) -> Payload | None:
-    """Return what a decoded JSON value says, None if it is not an object.
+    """Return the parsed payload of a decoded JSON value, None if the value is not an object.
 
-    `hide` holds the values of the caller's metadata: a careless provider repeats what it was asked. `numbers` reads all
-    of them too, by their paths, which only a probe needs.
+    `hide` holds the values of the caller's metadata, because a careless provider may repeat a request. With `numbers`
+    every number is read too, by its path; only a probe needs them.
     """
     if not isinstance(value, Mapping):
         return None
@@ -71,9 +72,9 @@ def read(value: object, hide: Collection[str] = (), *, numbers: bool = False) ->
 
 
 def read_amount(value: Any) -> int | None:
-    """Return an amount in minor units, None if it is absent, -1 if it is there and is not an amount.
+    """Return an amount in minor units, None if it is absent, -1 if it is present and is not an amount.
 
-    `500.0` is 500: JSON knows one kind of number. No amount lies beyond what a refund may have.
+    `500.0` is 500, because JSON has one kind of number. No amount exceeds the largest that a refund may have.
     """
     if value is None:
         return None
@@ -83,7 +84,7 @@ def read_amount(value: Any) -> int | None:
 
 
 def read_time(value: Any) -> datetime | None:
-    """Return a provider's time, given in seconds or in milliseconds; None if it is neither."""
+    """Return a provider's time, given in seconds or milliseconds; None if it is neither."""
     if type(value) is not int or not 0 < value <= _LATEST:
         return None
     seconds = value / 1000 if value >= _MILLISECONDS_FROM else value
@@ -91,7 +92,7 @@ def read_time(value: Any) -> datetime | None:
 
 
 def _currency(value: Any) -> str | None:
-    """Return three small letters, '' for what is there and is not a currency."""
+    """Return a currency as three lowercase letters, '' if the value is present and is not a currency."""
     if value is None:
         return None
     text = value.lower() if isinstance(value, str) else ""
@@ -99,7 +100,7 @@ def _currency(value: Any) -> str | None:
 
 
 def _id(value: Any) -> str | None:
-    """Return an id of the provider, plain or of an expanded object."""
+    """Return a provider's id, given as text or inside an expanded object."""
     if value is None:
         return None
     identity = value.get("id") if isinstance(value, Mapping) else value
@@ -107,7 +108,7 @@ def _id(value: Any) -> str | None:
 
 
 def _is_id(text: str) -> bool:
-    """Tell whether a text can be the provider's id: it is kept as it is, so it must not repeat our key."""
+    """Return whether a text can be a provider's id, which is stored unchanged and so must not contain our API key."""
     return is_provider_id(text) and not holds_key(text)
 
 
@@ -118,10 +119,10 @@ def _kind(value: Any) -> str | None:
 
 
 def _clean(text: str, hide: Collection[str]) -> str:
-    """Return a foreign text as it may be kept and shown."""
-    # Secrets first: what follows takes pieces out of them. A request's body begins with a brace.
+    """Return a foreign text in a form that is safe to store and show."""
+    # Redact secrets first, because the later steps could remove parts of them. A request's body begins with a brace.
     line = without_secrets(text).partition("{")[0]
-    # The longest first: another may be a part of it.
+    # The longest value first, because it may contain another one.
     for value in sorted(hide, key=len, reverse=True):
         if len(value) >= _SHORTEST_HIDDEN:
             line = line.replace(value, "***")
@@ -129,7 +130,7 @@ def _clean(text: str, hide: Collection[str]) -> str:
 
 
 def _code(value: Any, hide: Collection[str]) -> str | None:
-    """Return a code, given as text or as a number; None for what is not one."""
+    """Return a code, given as text or as a number; None if the value is not a code."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if type(value) is int and abs(value) < 10**_LONGEST_NUMBER:
@@ -140,7 +141,7 @@ def _code(value: Any, hide: Collection[str]) -> str | None:
 
 
 def _status(value: Any, hide: Collection[str]) -> str | None:
-    """Return a status by its usual spelling, any other word as clean text, '' if it is not a word."""
+    """Return a status in its usual spelling, any other word as clean text, '' if it is not a word."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -195,7 +196,7 @@ def _generation(value: Any) -> str:
 
 
 def _is_refund(value: Mapping[str, Any], refund: ProviderRefund | None) -> bool:
-    """Tell whether an object shows a refund: whatever else it says, it does not refuse one."""
+    """Return whether an object shows a refund; such an object is not a refusal, whatever else it says."""
     return value.get("object") == "refund" or (refund is not None and refund.status in STATUSES)
 
 
@@ -203,9 +204,10 @@ def _is_refund(value: Mapping[str, Any], refund: ProviderRefund | None) -> bool:
 
 
 def _error(value: Mapping[str, Any], hide: Collection[str]) -> ProviderError | None:
-    """Return an object's error in any of the usual shapes, None if it says nothing that could be one.
+    """Return an object's error in any of the usual shapes, None if it has nothing that could be an error.
 
-    They are `{"error": {…}}`, the same fields flat, `{"error": "text"}`, and `{"errors": …}` as a list or by field.
+    The shapes are `{"error": {…}}`, the same fields flat, `{"error": "text"}`, and `{"errors": …}` as a list or by
+    field.
     """
     inside = value.get("error") or value.get("errors")
     body = inside if isinstance(inside, Mapping) else value
@@ -228,7 +230,7 @@ def _message(body: Mapping[str, Any]) -> str | None:
 
 
 def _told(inside: Any, code: str | None) -> list[str | None]:
-    """Return the words in an `error` or `errors` that is not an object with a message of its own."""
+    """Return the texts in an `error` or `errors` that is not an object with a message of its own."""
     match inside:
         case str():
             return [] if inside == code else [inside]
@@ -274,7 +276,7 @@ def _payment(value: Mapping[str, Any]) -> PaymentView:
 
 
 def _contradicted(currency: str | None, *charges: Any) -> bool:
-    """Tell whether a payment and its charges show more than one currency, or one that cannot be read."""
+    """Return whether a payment and its charges show more than one currency, or one that cannot be read."""
     said = {_currency(charge.get("currency")) for charge in charges if isinstance(charge, Mapping)}
     return "" in said or len({currency, *said} - {None}) > 1
 
@@ -304,7 +306,7 @@ def _page(value: Mapping[str, Any], hide: Collection[str]) -> Page | None:
 
 
 def _numbers(value: Any, path: str, depth: int) -> Iterator[tuple[str, int]]:
-    """Yield the numbers and truth values in an object by their paths, those with names that can be shown."""
+    """Yield the numbers and booleans in an object by path, for names that are safe to show."""
     if depth > _DEEPEST:
         return
     if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
-"""The rules before a send: what must be known of a payment, and where a refund goes if it is not. Pure as `attempts`.
+"""Rules before a send: what must be known about a payment, and the step if it is not. Pure functions, as in `attempts`.
 
-A fact that is missing confirms nothing: what cannot be confirmed is not sent.
+A missing fact confirms nothing, and a refund that cannot be confirmed is not sent.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from worker.model.steps import Step
 from worker.rules.attempts import MAX_SERVER_ERRORS, NO_LOOKS, PARKED, Rules, backoff, refused_unsent, to_review
 
 UNCONFIRMED_FOR: Final = timedelta(hours=1)
-"""How long a payment is asked again for what it must confirm, before a person is asked."""
+"""How long a payment is read again for what it must confirm, before the refund goes to review."""
 UNREADABLE: Final = "payment_unreadable"
 _LONGEST_WAIT: Final = timedelta(minutes=10)
 _FIRST_WAIT: Final = timedelta(seconds=5)
 
 
 def wants_currency(refund: Refund) -> bool:
-    """Tell whether the payment must be read for the currency that the refund states before anything is sent."""
+    """Return whether the payment must be read before a send, to confirm the currency that the refund states."""
     return refund.asked_currency is not None and not refund.currency_checked
 
 
 def after_view(refund: Refund, view: PaymentView, now: datetime, jitter: float) -> Step | None:
-    """Return what keeps a refund from being sent after its payment was read, None if it may be sent."""
+    """Return the step that holds a refund back after its payment was read, None if it may be sent."""
     if not wants_currency(refund) or view.currency == refund.asked_currency:
         return None
     if not view.currency:
@@ -36,14 +36,15 @@ def after_view(refund: Refund, view: PaymentView, now: datetime, jitter: float) 
     message = f"the payment is in {view.currency}, the refund was asked for in {refund.asked_currency}"
     if refund.doubt_since is None:
         return refused_unsent(refund, "currency_mismatch", f"{message}: nothing was sent")
-    # It was sent by a record that a restored server has lost: what became of that is for a person to find out.
+    # It may have been sent by a record that a restored server has lost. A person must find out what happened.
     return to_review(_told("currency_mismatch", message), "currency_mismatch", message)
 
 
 def after_no_view(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float) -> Step | None:
-    """Return what keeps a refund from being sent if its payment could not be read, None if it may be sent all the same.
+    """Return the step that holds a refund back if its payment could not be read, None if it may be sent anyway.
 
-    A refusal to show the payment keeps back only a refund that states a currency: of any other the POST will say why.
+    A refusal to show the payment holds back only a refund that states a currency. For any other, the POST's answer will
+    say why.
     """
     if not wants_currency(refund):
         return None if outcome.seen is Seen.REFUSED else _unreadable(refund, outcome, rules, now, jitter)
@@ -53,9 +54,10 @@ def after_no_view(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
 
 
 def after_first_look(refund: Refund, look: Look, now: datetime, jitter: float) -> Step | None:
-    """Return what keeps a refund from its first send after its payment was read, None if the payment shows it absent.
+    """Return the step that holds back a refund's first send after a read-back, None if the payment shows it absent.
 
-    What is there, or could be, is a doubt like any other: it is looked at again at once, and those rules decide.
+    A refund that exists at the provider, or could exist, is in doubt like any other. It is read back again at once, and
+    the rules for doubts decide.
     """
     match look.sight:
         case Sight.ABSENT:
@@ -68,19 +70,19 @@ def after_first_look(refund: Refund, look: Look, now: datetime, jitter: float) -
         "first_attempt_at": now,
         "quiet_at": now,
         "retriable": Retriable.NO,
-        # No replay before a look: what may be there was sent by records that are not known here.
+        # No replay before a read-back: a refund that may exist was sent by records that are not known here.
         "server_errors": MAX_SERVER_ERRORS,
     } | NO_LOOKS
     return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="first_look", changes=changes, delay=timedelta(0))
 
 
 def account_lost(refund: Refund) -> Step:
-    """Return the step for a refund whose payment was shown once and is missing now: everything is stopped by then."""
+    """Return the step for a refund whose payment was shown once and is missing now; all sends have stopped by then."""
     return _postponed(refund, "account_lost", {}, PARKED)
 
 
 def _is_silence(outcome: Outcome) -> bool:
-    """Tell whether there was no answer of the provider's own: that says nothing of the payment."""
+    """Return whether the provider itself did not answer, which says nothing about the payment."""
     return outcome.http_status is None or outcome.server_error
 
 
@@ -95,11 +97,11 @@ def _unconfirmed(refund: Refund, problem: str, now: datetime, jitter: float) -> 
 
 
 def _unreadable(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float) -> Step:
-    """Return the step for a payment that was not answered for: what was never sent waits however long that lasts."""
+    """Return the step if the payment could not be read; a refund that was never sent waits, however long that lasts."""
     delay = _unread_wait(refund, outcome.retry_after, jitter)
     if refund.stage is not Stage.IN_DOUBT:
         return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
-    # A doubt counts its looks for itself, and ends with a person.
+    # A refund in doubt counts its own read-backs, and ends in review.
     if refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age:
         return to_review(
             {}, "payment_unreadable", f"its payment could not be read within the allowed age: {outcome.code}"

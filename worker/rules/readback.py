@@ -1,4 +1,4 @@
-"""The rules for what was read: where a look at a doubt leads, and a poll of a refund that is processing."""
+"""Rules after a read: the step after a read-back of a doubtful refund, or after a poll of a processing one."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ from worker.rules.outcomes import classify, contradiction
 from worker.rules.payloads import STATUSES
 
 FOUND_WITHIN: Final = 2
-"""Settle times after the end of an attempt within which a rise of the total is believed to be ours."""
+"""Settle times after an attempt's end within which a rise of the total is attributed to our refund."""
 _FOUND_LATE: Final = (
     "the refunded total rose by exactly this amount, but that was first seen more than two settle times after the "
     "attempt: it may be somebody else's refund"
 )
 
 MAX_LOOKS: Final = 5
-"""Looks in a row that could not tell, after which a person must."""
+"""Consecutive inconclusive read-backs after which the refund goes to review."""
 MISSING_FOR: Final = timedelta(hours=1)
-"""How long a 404 only says "not yet", for a refund that the provider reported or a payment: a replica may lag."""
+"""How long a 404 means "not yet", for a payment or a reported refund, because a replica may lag."""
 NAMED_MISSING_FOR: Final = timedelta(minutes=1)
-"""The same for an id that a person named: most likely it is mistyped, and the person still waits."""
+"""The same for an id that a person named: it is most likely mistyped, and the person is still waiting."""
 MAX_UNREAD: Final = 3
-"""Looks in a row that were not answered, after which a person's decision is judged without one."""
+"""Consecutive unanswered read-backs after which a person's decision is judged without one."""
 
 
 def after_look(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: float) -> Step:
-    """Return where a read-back leads a refund in doubt.
+    """Return the step after a read-back of a refund in doubt.
 
-    Absence needs two looks: the first a settle time after the attempt went quiet, the second as long after the first.
-    A person's decision is held against what is read: it never outweighs that, and counts by itself only if nothing
-    can be read and the person said that it shall.
+    Absence needs two read-backs: one a settle time after the attempt went quiet, and one a settle time later. A
+    person's decision is compared with what is read, and never outweighs it. The decision counts by itself only if
+    nothing readable settles the question and the person requested that with `unverified`.
     """
     if look.sight is Sight.FOUND and look.found is not None and not _is_stuck(refund, look.found, now):
         return done(refund, look.found, look.source or "list", now)
@@ -74,16 +74,17 @@ def after_look(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: 
 
 
 def _is_stuck(refund: Refund, found: ProviderRefund, now: datetime) -> bool:
-    """Tell whether a person gives up what the provider has called pending for longer than is waited for."""
+    """Return whether a person gives up a refund that the provider has reported as pending for too long."""
     since = refund.processing_since
     too_long = since is not None and now - since >= MAX_PROCESSING
     return refund.operator_says == "failed" and refund.operator_unverified and found.is_pending and too_long
 
 
 def after_owned(refund: Refund, changes: Mapping[str, Any], alarm: str) -> Step:
-    """Return where a proof leads whose refund at the provider belongs to another of ours: to a person, who may end it.
+    """Return the step if the provider's refund in a proof belongs to another record: review, where a person may end it.
 
-    `changes` are kept with the record, `alarm` says who owns it. What they remove is removed at the end, too.
+    `changes` are stored on the record; fields that they remove are also removed if this settles the refund. `alarm`
+    says which record owns the provider's refund.
     """
     if refund.operator_says == "failed" and refund.operator_unverified:
         step = _given_up(refund, "operator", f"settled by a person: {alarm}")
@@ -100,7 +101,7 @@ def _conflict(look: Look) -> Step:
 
 
 def _look_again(refund: Refund, look: Look, now: datetime, jitter: float, **changes: Any) -> Step:
-    """Return the step for a read-back that was not answered (yet): the next look is later than the one before."""
+    """Return the step for a read-back that was not answered (yet); the delay grows with the age of the doubt."""
     doubted = now - (refund.doubt_since or now)
     delay = min(max(doubted / 4, timedelta(seconds=5)), timedelta(minutes=10)) * (1 + jitter / 4)
     delay = max(delay, look.retry_after or timedelta(0))
@@ -108,12 +109,12 @@ def _look_again(refund: Refund, look: Look, now: datetime, jitter: float, **chan
 
 
 def _after_word(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: float) -> Step:
-    """Return where a read-back leads a refund that a person wants to be failed, or sent again."""
+    """Return the step after a read-back of a refund that a person decided to fail or to send again."""
     match look.sight:
         case Sight.CONFLICT:
             return _refused_word(_conflict(look))
         case Sight.UNREADABLE if look.credentials:
-            # Everyone's trouble, and soon over: no reason to take a person's word unread.
+            # A refused API key concerns every refund and is soon fixed: no reason to accept a decision unverified.
             return _look_again(refund, look, now, jitter)
         case Sight.UNREADABLE | Sight.INCONCLUSIVE if look.sight is Sight.UNREADABLE or look.missing:
             if refund.looks + 1 < MAX_UNREAD:
@@ -135,12 +136,12 @@ def _after_word(refund: Refund, look: Look, rules: Rules, now: datetime, jitter:
 
 
 def _refused_word(step: Step) -> Step:
-    """Return a step to review as one that refuses a person's decision: what was read is what remains."""
+    """Return a step to review that also drops the person's decision; only what was read remains."""
     return replace(step, changes={**NO_WORD, **step.changes})
 
 
 def _take_word(refund: Refund, label: str, reason: str, now: datetime) -> Step:
-    """Return the step for a decision that nothing confirms: back to the person, unless the word alone shall count."""
+    """Return the step for a decision that nothing confirms: back to review, unless it was made as `unverified`."""
     if not refund.operator_unverified:
         alarm = f"what was decided could not be verified ({reason}); decide with --unverified if that shall count"
         return _refused_word(to_review({}, label, alarm))
@@ -150,7 +151,7 @@ def _take_word(refund: Refund, label: str, reason: str, now: datetime) -> Step:
 
 
 def _given_up(refund: Refund, source: str, message: str) -> Step:
-    """Return the end of a refund that a person has given up."""
+    """Return the step that fails a refund that a person has given up."""
     changes = {"error_code": refund.operator_code, "error_message": scrubbed(message), "retriable": Retriable.NO}
     return Step(
         to=Stage.SETTLED,
@@ -186,10 +187,10 @@ def _found_in_totals(refund: Refund, rules: Rules, now: datetime) -> Step:
         "error_message": None,
         "retriable": None,
     } | settled_drops()
-    # A refund of all that was left keeps no amount: another refund may have taken a part of what the total rose by.
+    # A refund of all that was left keeps no amount, because another refund may account for a part of the rise.
     if refund.currency is None and refund.baseline is not None:
         changes["currency"] = refund.baseline.currency
-    # No proof by the provider's own word: it holds only for the version that was looked at.
+    # The provider did not confirm this refund itself, so this holds only for the version that was read back.
     return Step(to=Stage.SETTLED, status=Status.SUCCEEDED, label="found_in_totals", changes=changes, source="totals")
 
 
@@ -218,15 +219,15 @@ def _absent(refund: Refund, rules: Rules, now: datetime) -> Step:
 
 
 def _absence_proven(refund: Refund, label: str, source: str, now: datetime) -> Step:
-    # Still in doubt: the claim that follows clears it, if it comes while the verdict is fresh. What said so is kept
-    # with the record: whatever it ends in without an answer rests on it.
+    # The refund stays in doubt until the next claim clears it, if that comes while the verdict is fresh. The source is
+    # stored on the record, because an end without a further answer rests on it.
     changes: dict[str, Any] = NO_LOOKS | {
         "absent_at": refund.absent_at or now,
         "proven_absent_at": now,
         "evidence": source,
     }
     if refund.provider_refund_id is not None:
-        # It led nowhere, and what is sent now gets an id of its own.
+        # That id led nowhere, and the next send gets a new one.
         changes |= {"provider_refund_id": None, "provider_status": None, "processing_since": None}
     return Step(
         to=Stage.IN_DOUBT,
@@ -258,7 +259,7 @@ def _inconclusive(refund: Refund, reason: str, rules: Rules, now: datetime, jitt
 
 
 def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> Step:
-    """Return where `GET /v1/refunds/{id}` leads a refund in `processing`."""
+    """Return the step after `GET /v1/refunds/{id}` for a refund in `processing`."""
     since = refund.processing_since or now
     outcome = classify(answer, refund)
     found = outcome.found
@@ -278,7 +279,7 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
     if found is not None and found.status != refund.provider_status:
         changes["provider_status"] = found.status
     if found is not None and refund.operator_says is not None:
-        # Named once more, so that the confirmed id is now owned.
+        # The id is set again, so that the record now owns the confirmed id.
         changes |= {"operator_says": None, "provider_refund_id": found.id, "evidence": _read_by(refund, found)}
     if found is not None and refund.missing_since is not None:
         changes["missing_since"] = None
@@ -286,9 +287,9 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
 
 
 def _contradicted(refund: Refund, answer: Answer, outcome: Outcome, now: datetime) -> Step:
-    """Return where a poll leads that shows something else than our refund, or a status that is not known."""
+    """Return the step after a poll that shows something other than our refund, or an unknown status."""
     if (named := _insisted_on(refund, answer)) is not None:
-        # Final or not, it is recorded as the provider shows it.
+        # The refund is recorded as the provider shows it, whether final or not.
         evidence = "operator" if refund.operator_unverified else _read_by(refund, named)
         return done(replace(refund, currency=None), named, evidence, now)
     step = _poll_failed(refund, outcome.code, outcome.message or outcome.code, now)
@@ -298,17 +299,17 @@ def _contradicted(refund: Refund, answer: Answer, outcome: Outcome, now: datetim
 
 
 def says_gone(step: Step) -> bool:
-    """Tell whether a poll's step rests on the provider's word that it does not know the refund."""
+    """Return whether a poll's step is based on the provider's answer that it does not know the refund."""
     return step.label in {"missing", "refund_missing"}
 
 
 def account_lost() -> Step:
-    """Return the step of a poll while the account is in question: that the refund is missing says nothing then."""
+    """Return the step of a poll while the account is in question: a missing refund then proves nothing."""
     return _poll_again("account_lost", {}, timedelta(minutes=1))
 
 
 def _missing(refund: Refund, now: datetime, jitter: float) -> Step:
-    """Return where a 404 leads: it says "not yet" for a while, and only then that the refund is gone."""
+    """Return the step after a 404, which means "not yet" for a while, and only then that the refund is gone."""
     since = refund.missing_since or now
     if now - since >= (MISSING_FOR if refund.operator_says is None else NAMED_MISSING_FOR):
         return _poll_failed(refund, "refund_missing", "the provider does not know the refund that was named", now)
@@ -321,18 +322,19 @@ def _poll_again(label: str, changes: dict[str, Any], delay: timedelta) -> Step:
 
 
 def _read_by(refund: Refund, found: ProviderRefund) -> str:
-    """Return by whom or what a refund that was read by its id is known to be ours.
+    """Return the evidence that a refund read by its id is ours: `operator` or `lookup`.
 
-    An id that a person has named is ours by that word alone, unless the provider's refund names our own id.
+    For an id that a person named, the only evidence is that statement, unless the provider's refund carries our own id.
     """
     named = refund.operator_says is not None or refund.evidence == "operator"
     return "operator" if named and found.refund_id != refund.refund_id else "lookup"
 
 
 def _insisted_on(refund: Refund, answer: Answer) -> ProviderRefund | None:
-    """Return the provider's refund that a person takes for ours although it differs, None if it cannot be ours.
+    """Return the provider's refund that a person claims as ours although it differs, None if it cannot be ours.
 
-    Amount and currency may differ if the person insists, the generation if this is what contradicted the record.
+    Amount and currency may differ if the claim is `unverified`. The generation may differ if this refund is the one
+    that contradicted the record.
     """
     payload = answer.payload if isinstance(answer, Reply) else None
     found = payload.refund if payload is not None and payload.kind in {None, "refund"} else None
@@ -343,17 +345,17 @@ def _insisted_on(refund: Refund, answer: Answer) -> ProviderRefund | None:
         taken = replace(taken, all_remaining=True, currency=None)
     generation = found.generation or ""
     if found.id == refund.contradicted_by and generation.isdigit():
-        # It came to light after a retry.
+        # The refund was discovered after a retry.
         taken = replace(taken, generation=int(generation))
     return found if contradiction(found, taken) is None else None
 
 
 def _poll_failed(refund: Refund, code: str, reason: str, now: datetime) -> Step:
-    """Return the step to a person: the provider had it, so whatever comes next, it may have happened."""
+    """Return the step to review after a failed poll: the provider had the refund, so it may have happened."""
     changes: dict[str, Any] = {"error_code": code, "error_message": reason, "doubt_since": refund.doubt_since or now}
     if refund.missing_since is not None:
         changes["missing_since"] = None
     if refund.operator_says is not None:
-        # It was a person's word, and the provider did not bear it out.
+        # A person named this id, and the provider did not confirm it.
         changes |= {"provider_refund_id": None, "processing_since": None, **NO_WORD}
     return replace(to_review(changes, code, reason), source="lookup")

@@ -1,4 +1,4 @@
-"""The stages a refund goes through: every move that is allowed, and why it is made."""
+"""The state machine of refunds: every allowed move between stages, and the reason for it."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
         },
     }
 )
-"""Every move there is. An illegal one raises `IllegalMove` and changes nothing."""
+"""All allowed moves. An illegal move raises `IllegalMove` and changes nothing."""
 
 
 def check_move(refund_id: str, source: Stage, target: Stage) -> None:
-    """Raise `IllegalMove` unless the move stands in `TRANSITIONS`."""
+    """Raise `IllegalMove` unless the move is in `TRANSITIONS`."""
     if target not in TRANSITIONS[source]:
         raise IllegalMove(refund_id, source, target)
 
 
 def sources_of(target: Stage) -> tuple[Stage, ...]:
-    """Return the stages from which a refund may come to `target`."""
+    """Return the stages from which a refund may move to `target`."""
     return tuple(source for source, targets in TRANSITIONS.items() if target in targets)
