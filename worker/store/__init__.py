@@ -1,1 +1,1 @@
-"""Redis: records, claims and indexes, and the only writer of them."""
+"""Redis storage: the only writer of records, claims and indexes."""

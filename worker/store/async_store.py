@@ -1,4 +1,4 @@
-"""The store on the event loop: what is asked for at once is gathered into few pipelines."""
+"""The store for the event loop: concurrent calls are gathered into few Redis pipelines."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from worker.store.connection import ours, redis_errors
 from worker.store.scripts import Call, Script
 
 TRIPS: Final = 3
-"""Pipelines under way at once: with one, a full worker's loop waits for the server a third of its time."""
+"""Maximum concurrent pipelines. With one, a saturated worker spends a third of its time waiting for Redis."""
 _GATHERED: Final = 256
 
 
 class AsyncStore(_Scripts):
-    """Records over the event loop's client: calls made while pipelines are under way leave together in the next.
+    """Refund records over an asyncio Redis client; calls made while pipelines are in flight share the next pipeline.
 
-    Up to `TRIPS` are under way at once, so calls that are not awaited one after the other arrive in any order.
+    Up to `TRIPS` pipelines are in flight at once, so calls that are not awaited one by one arrive in any order.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class AsyncStore(_Scripts):
         self._flushers: set[asyncio.Task[None] | None] = set()
 
     async def run(self, call: Call[T]) -> T:
-        """Run one call; raises `StoreUnavailable` where Redis is away."""
+        """Run one call; raises `StoreUnavailable` if Redis is away."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((call, future))
         if len(self._flushers) < TRIPS:
@@ -69,7 +69,7 @@ class AsyncStore(_Scripts):
                     else:
                         future.set_result(result)
         finally:
-            # Not by the task's own callback, which comes later: who asks in between would wait for nobody.
+            # Not in the task's done callback, which runs later: a call made in between would wait for no task.
             self._flushers.discard(asyncio.current_task())
 
     def _foreign(self, error: BaseException) -> BaseException:
@@ -80,7 +80,7 @@ class AsyncStore(_Scripts):
             try:
                 self.wait_for_disk = await self._probe_disk()
             except (NotDurable, SettingsError) as error:
-                # Reads gathered beside them have nothing to do with it.
+                # Calls in the group that need not be durable are not affected.
                 rest = [call for call in group if not call.durable]
                 results = iter(await self._run_scripts(rest) if rest else [])
                 return [error if call.durable else next(results) for call in group]
@@ -127,33 +127,33 @@ class AsyncStore(_Scripts):
             return bool(finished.value)
 
     async def require_durable(self) -> None:
-        """Raise `NotDurable` where the server may forget what it acknowledged; asks the server anew."""
+        """Raise `NotDurable` if the server may forget what it acknowledged; checks the server again."""
         if self.wants_disk:
             with redis_errors(self.place):
                 self.wait_for_disk = await self._probe_disk()
 
     async def load_scripts(self, scripts: Sequence[Script]) -> None:
-        """Give the server the scripts before the first refund needs them."""
+        """Load the scripts into the server before the first refund needs them."""
         with redis_errors(self.place):
             for script in scripts:
                 await self.redis.script_load(script.text)
 
     async def flagged(self, name: str) -> bool:
-        """Tell whether a flag of `meta` is up: `paused`, `credentials_refused_at`."""
+        """Return whether a flag in `meta` is set, such as `paused` or `credentials_refused_at`."""
         with redis_errors(self.place):
             return bool(await self.redis.hexists(self.key("meta"), name))
 
     async def flag(self, name: str, *, once: bool) -> bool:
-        """Raise a flag of `meta` at the server's time; with `once`, return whether it was not up before."""
+        """Set a flag in `meta` to the records' time; with `once`, return whether it was not set before."""
         return await self.run(calls.flag(name, once=once))
 
     async def unflag(self, *names: str) -> None:
-        """Lower flags of `meta`."""
+        """Clear flags in `meta`."""
         with redis_errors(self.place):
             await self.redis.hdel(self.key("meta"), *names)
 
     async def meta(self, *names: str) -> list[str | None]:
-        """Return fields of `meta`."""
+        """Return the values of fields in `meta`, None for an absent field."""
         with redis_errors(self.place):
             found: Any = await self.redis.hmget(self.key("meta"), *names)
         return list(found)
@@ -164,19 +164,19 @@ class AsyncStore(_Scripts):
             return int(await self.redis.zcard(self.key(_QUEUED[lane])))
 
     async def beat(self, worker: str) -> None:
-        """Note that a worker is alive, and forget those that have been silent for a day."""
+        """Record a worker's heartbeat, and remove workers without one for a day."""
         with redis_errors(self.place):
             now = await self.run(calls.clock())
             await self.redis.zadd(self.key("workers"), {worker: now})
             await self.redis.zremrangebyscore(self.key("workers"), "-inf", now - 86_400_000)
 
     async def leave(self, worker: str) -> None:
-        """Note that a worker has ended."""
+        """Remove a worker that has ended."""
         with redis_errors(self.place):
             await self.redis.zrem(self.key("workers"), worker)
 
     async def close(self) -> None:
-        """Let what is gathered leave, then close the client."""
+        """Send the calls that are gathered, then close the client."""
         while self._flushers:
             await asyncio.wait([flusher for flusher in self._flushers if flusher is not None])
         await self.redis.aclose()

@@ -1,4 +1,4 @@
-"""How a call becomes a command: what both stores share."""
+"""Turns calls into Redis commands: the code that both stores share."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 WAITAOF_MS: Final = 5000
 RELOADS: Final = 3
-"""Times that lost scripts are loaded again: a server may be started again between the load and the call."""
+"""How often lost scripts are loaded again, because a server may restart between the load and the call."""
 _QUEUED: Final = {Lane.SINGLE: "index:queued", Lane.BULK: "index:queued.bulk"}
 
 _ms = timedelta(milliseconds=1)
 
 
 class _Scripts:
-    """How a call becomes a command: shared by both stores."""
+    """Base of both stores: turns a call into a Redis command."""
 
     def __init__(self, *, prefix: str, retention: timedelta, durable: bool, place: str) -> None:
         self.prefix = prefix
@@ -32,7 +32,7 @@ class _Scripts:
         self.wants_disk = durable
         self.place = place
         self.now: datetime | None = None
-        """A simulation's clock; None asks the server."""
+        """The time of a simulation; None means the server's clock."""
         self.wait_for_disk: bool | None = None if durable else False
 
     def key(self, name: str) -> str:

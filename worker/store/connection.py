@@ -1,4 +1,4 @@
-"""Redis clients from the settings: plain, TLS, unix socket or Sentinel; foreign errors become one sentence."""
+"""Creates Redis clients from the settings: plain, TLS, unix socket or Sentinel. Foreign errors become one sentence."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from worker.model.request import scrubbed
 from worker.store.sentinels import DEFAULT_PORT, SentinelAddress, is_sentinel
 
 NEARLY_FULL: Final = "NEARLYFULL"
-"""Said by the script that accepts, with the percentage of its memory that the server uses."""
-# Said by a server that is up and will not serve us now: the client makes a class of some, and leaves others as text.
+"""Error code of the script that accepts refunds, followed by the percentage of its memory that the server uses."""
+# Errors of a server that is up and cannot serve us now. The client has a class for some, and leaves others as text.
 _AWAY: Final = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
@@ -33,7 +33,7 @@ _AWAY: Final = (
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
     exceptions.NoPermissionError,
-    # A script that was just loaded is gone again: the server was started again in between.
+    # A script that was just loaded is missing, because the server restarted in between.
     exceptions.NoScriptError,
     exceptions.InvalidResponse,
     OSError,
@@ -50,16 +50,17 @@ _AWAY_WORDS: Final = (
     "MASTERDOWN",
     NEARLY_FULL,
 )
-# Redis before 7 puts what stopped a script behind the place where it stood.
+# Redis before 7 puts the position in the script before the error that stopped it.
 _IN_SCRIPT: Final = re.compile(
     r"Error running script \(call to f_[0-9a-f]+\): @user_script:\d+: (?:@user_script: ?\d+: )?-?"
 )
-# Said by our own scripts before they write anything; Redis 7 puts behind it where in the script.
+# Raised by our own scripts before they write anything; Redis 7 appends the position in the script.
 _NOT_STORABLE: Final = re.compile(r"REFUNDS_REFUSED ([^\n]*)")
 _WRONG_TYPE: Final = "WRONGTYPE"
-# The server's user may not run a command, or not on that key; in a script Redis 6.2 to 7.0 and later ones say it so.
+# The server's user may not run a command, or not on that key. In a script, Redis 6.2 to 7.0 say it with the second
+# text and later ones with the third.
 _FORBIDDEN: Final = ("NOPERM", "The user executing the script can't", "ACL failure in script")
-# Said to an address that can never be right, whatever is started or waited for.
+# Errors for an address that is wrong, so that neither a restart nor waiting helps.
 _NO_DATABASE: Final = ("DB index is out of range", "invalid DB index", "SELECT is not allowed in cluster mode")
 _NO_SENTINEL: Final = "unknown command 'SENTINEL'"
 _CANNOT_READ: Final = (
@@ -79,12 +80,12 @@ _SENTINEL: Final[dict[str, Any]] = {"socket_timeout": 5}
 
 
 def _options_for(url: str) -> dict[str, Any]:
-    """Return the options of a client; a unix socket has no keepalive, and redis-py refuses to hear of one."""
+    """Return the client options for an address; redis-py rejects the keepalive option for a unix socket."""
     return {name: _OPTIONS[name] for name in _OPTIONS if name != "socket_keepalive" or not url.startswith("unix://")}
 
 
 def connect(url: str) -> redis.Redis:
-    """Return a blocking client; nothing is connected before its first command."""
+    """Return a blocking client, which connects at its first command."""
     if is_sentinel(url):
         address = SentinelAddress.parse(url)
         sentinel = redis.sentinel.Sentinel(list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels)
@@ -97,7 +98,7 @@ def connect(url: str) -> redis.Redis:
 
 
 def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis:
-    """Return a client for the event loop; nothing is connected before its first command."""
+    """Return a client for the event loop, which connects at its first command."""
     if is_sentinel(url):
         address = SentinelAddress.parse(url)
         sentinel = redis.asyncio.sentinel.Sentinel(
@@ -118,13 +119,13 @@ def _readable() -> Iterator[None]:
     except ValueError:
         raise SettingsError(_CANNOT_READ) from None
     except TypeError as error:
-        # redis-py hands on whatever stands behind the `?`; only the option's name is told, never its value.
+        # redis-py passes on every option after the `?`. Report only the option's name, never its value.
         name = str(error).rpartition("argument ")[2]
         raise SettingsError(f"REFUNDS_REDIS_URL has an option that no client knows, {name}: leave it out") from None
 
 
 def _try_options(pool: Any) -> None:
-    """Make a connection and leave it unconnected: what it does not understand is found now, and not in a command."""
+    """Create a connection object without connecting, to find an unknown option now and not at the first command."""
     pool.connection_class(**pool.connection_kwargs)
 
 
@@ -142,34 +143,34 @@ def place_of(url: str) -> str:
 
 
 def is_away(error: BaseException) -> bool:
-    """Tell whether Redis itself is the trouble: gone, loading, full, read-only or refusing."""
+    """Return whether the error means that Redis is unavailable: gone, loading, full, read-only or refusing."""
     if isinstance(error, _AWAY):
         return True
     return isinstance(error, exceptions.ResponseError) and (said(error).startswith(_AWAY_WORDS) or is_forbidden(error))
 
 
 def is_forbidden(error: BaseException) -> bool:
-    """Tell whether the server's user may not run a command, or not on that key."""
+    """Return whether the server's user may not run a command, or not on that key."""
     if isinstance(error, exceptions.NoPermissionError):
         return True
     return isinstance(error, exceptions.ResponseError) and said(error).startswith(_FORBIDDEN)
 
 
 def said(error: BaseException) -> str:
-    """Return what a server said, without secrets and the place in a script at which it said so."""
+    """Return a server's error text, without secrets and without the position in a script."""
     return without_secrets(_IN_SCRIPT.sub("", str(error), count=1))
 
 
 def _discreet(error: BaseException) -> None:
-    """Take secrets out of a foreign error: it stays the cause of ours, and a caller's crash report may show it.
+    """Redact the secrets in a foreign error, which remains the cause of ours and may appear in a crash report.
 
-    A server that does not know a command repeats its arguments, also those of AUTH and HELLO.
+    A server that does not know a command repeats its arguments, including those of AUTH and HELLO.
     """
     error.args = tuple(without_secrets(each) if isinstance(each, str) else each for each in error.args)
 
 
 def unavailable(error: BaseException, place: str) -> StoreUnavailable:
-    """Return the one sentence for a Redis that is away; the error is left without secrets."""
+    """Return the error to raise if Redis is unavailable, as one sentence; also redacts the secrets in `error`."""
     _discreet(error)
     if isinstance(error, exceptions.AuthenticationError) or str(error).startswith(("NOAUTH", "WRONGPASS")):
         return StoreUnavailable(f"Redis at {place} refuses the credentials: check REFUNDS_REDIS_URL")
@@ -205,7 +206,7 @@ def unavailable(error: BaseException, place: str) -> StoreUnavailable:
 
 
 def _tls_trouble(error: BaseException) -> str | None:
-    """Return what went wrong while TLS was begun, None where that went well or was never tried."""
+    """Return what went wrong in the TLS handshake, None if it succeeded or was never tried."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -213,7 +214,7 @@ def _tls_trouble(error: BaseException) -> str | None:
                 f"shows a certificate that is not trusted here ({cause.verify_message}): add ?ssl_ca_certs=FILE to "
                 "REFUNDS_REDIS_URL, or use the host's name that stands in it"
             )
-        # A server without TLS takes our greeting for the beginning of a command, and waits for its end.
+        # A server without TLS reads our handshake as the beginning of a command, and waits for the rest.
         if isinstance(cause, ssl.SSLError) or (isinstance(cause, TimeoutError) and "handshake" in str(cause)):
             return "did not speak TLS, which rediss:// asks for: use its TLS port, or redis:// if it has none"
         cause = cause.__cause__ or cause.__context__
@@ -221,7 +222,7 @@ def _tls_trouble(error: BaseException) -> str | None:
 
 
 def _wrong_address(error: BaseException, place: str) -> SettingsError | None:
-    """Return the one sentence for an answer that no waiting changes, None for any other."""
+    """Return the error for an address that waiting cannot fix, as one sentence; None for any other error."""
     if not isinstance(error, exceptions.ResponseError):
         return None
     said = str(error)
@@ -239,7 +240,7 @@ def _wrong_address(error: BaseException, place: str) -> SettingsError | None:
 
 
 def _not_storable(error: BaseException, place: str) -> NotStorable | None:
-    """Return the one sentence for what a script refused to write, or found in a key's place; None for any other."""
+    """Return the error if a script refused to write, or found a key of another type; None for any other error."""
     if not isinstance(error, exceptions.ResponseError):
         return None
     text = said(error)
@@ -253,7 +254,7 @@ def _not_storable(error: BaseException, place: str) -> NotStorable | None:
 
 
 def ours(error: BaseException, place: str) -> RefundError | None:
-    """Return the error of our own for a foreign one of Redis, None if it is none that can be told in a sentence."""
+    """Return our own error for an error of Redis, None if we have no sentence for it."""
     _discreet(error)
     if isinstance(error, (exceptions.RedisError, OSError)) and is_away(error):
         return unavailable(error, place)
@@ -262,10 +263,10 @@ def ours(error: BaseException, place: str) -> RefundError | None:
 
 @contextmanager
 def redis_errors(place: str) -> Iterator[None]:
-    """Turn errors of Redis into our own.
+    """Convert errors of Redis into our own.
 
-    Away becomes `StoreUnavailable`, an address that is never right `SettingsError`, and what the records cannot hold
-    `NotStorable`.
+    They become `StoreUnavailable` if Redis is away, `SettingsError` if the address is wrong, and `NotStorable` if the
+    records cannot hold a value.
     """
     try:
         yield

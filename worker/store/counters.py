@@ -1,13 +1,13 @@
-"""What a worker counts of its own doings, added into Redis at each heartbeat: so metrics hold for all workers together.
+"""Counters of a worker, added to Redis at each heartbeat, so that metrics cover all workers together.
 
-Fields of the hash `counters`; times in whole microseconds, and every name from a bounded set:
+Fields of the hash `counters`. Times are whole microseconds, and every name comes from a bounded set:
 
-    attempt:<seen>              attempts by what they came to (`Seen`)
+    attempt:<seen>              attempts by result (`Seen`)
     answer:<code>               attempts by the code of their answer, `other` for one that is not in `codes.CODES`
     call:<operation>:<class>    calls to the provider by answer class (`2xx` … `5xx`, `not_sent`, `no_reply`)
-    call_le:<operation>:<bound> calls that took at most so many seconds and more than the bound before; `+Inf` beyond
+    call_le:<operation>:<bound> calls that took at most this many seconds and more than the bound before; `+Inf` beyond
     call_us:<operation>         time spent in calls
-    gate_us                     time that refunds waited for the rate
+    gate_us                     time that refunds waited for the rate limit
 
 The set `outages` holds the workers whose outage breaker is open, by their last heartbeat.
 """
@@ -27,14 +27,14 @@ from worker.store.async_store import AsyncStore
 from worker.store.connection import redis_errors
 
 BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0)
-"""Upper bounds of the latency histogram in seconds; the last one lies beyond any sensible timeout."""
+"""Upper bounds of the latency histogram in seconds; the last one exceeds any sensible timeout."""
 INFINITE: Final = "+Inf"
 _CANNOT_COUNT: Final = ("overflow", "not an integer")
 _MICROS: Final = 1_000_000
 
 
 class Tally:
-    """Counts of one worker process, kept until they are flushed. For one event loop."""
+    """The counts of one worker process, kept until they are flushed. For one event loop."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -49,21 +49,21 @@ class Tally:
         self._counts[f"call_us:{operation}"] += round(seconds * _MICROS)
 
     def attempt(self, outcome: Outcome) -> None:
-        """Count one attempt by what it came to and by the code of its answer."""
+        """Count one attempt by its result and by the code of its answer."""
         self._counts[f"attempt:{outcome.seen.value}"] += 1
         self._counts[f"answer:{codes.counted(outcome.code)}"] += 1
 
     def gate_waited(self, total_seconds: float) -> None:
-        """Count what the rate gate made refunds wait, told as its total since the start."""
+        """Count the time that refunds waited at the rate gate; the argument is its total since the start."""
         total = round(total_seconds * _MICROS)
         self._counts["gate_us"] += total - self._gate_us
         self._gate_us = total
 
     async def flush(self, store: AsyncStore, *, worker: str, provider_away: bool) -> None:
-        """Add what was counted since the last flush to the hash; raises `StoreUnavailable` and then keeps it.
+        """Add the counts since the last flush to the hash; raises `StoreUnavailable` and then keeps the counts.
 
-        `provider_away` tells whether the worker's outage breaker is open. Where only the reply was lost the same
-        counts are added twice: these are figures to look at, not accounts.
+        `provider_away` says whether the worker's outage breaker is open. If only the reply was lost, the same counts
+        are added twice, which is acceptable because they are metrics and not accounts.
         """
         counts, self._counts = self._counts, Counter()
         try:
@@ -77,7 +77,7 @@ class Tally:
                     for field, count in counts.items():
                         if count:
                             pipeline.hincrby(store.key("counters"), field, count)
-                    # A figure that can count no further stays as it is, and does not keep the others from being added.
+                    # A counter at its maximum keeps its value, and must not prevent the others from being added.
                     results = await pipeline.execute(raise_on_error=False)
                 for result in results:
                     _check(result)
@@ -87,7 +87,7 @@ class Tally:
 
 
 def _check(result: object) -> None:
-    """Raise what kept a figure from being added, unless it is the figure itself."""
+    """Raise the error that prevented a count from being added, unless the counter's own value is the cause."""
     if isinstance(result, exceptions.ResponseError) and any(word in str(result) for word in _CANNOT_COUNT):
         return
     if isinstance(result, BaseException):

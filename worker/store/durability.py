@@ -1,4 +1,4 @@
-"""Whether a Redis server keeps what it acknowledged, and what a durable write has to wait for."""
+"""Checks whether a Redis server keeps what it acknowledged, and whether a durable write must wait for the disk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from worker.store.connection import is_away
 Command = tuple[str | int, ...]
 
 ON_REWRITE: Final = "no-appendfsync-on-rewrite"
-"""With 'yes' nothing is flushed while the server rewrites its file, whatever `appendfsync` says."""
+"""With 'yes' the server flushes nothing while it rewrites its file, whatever `appendfsync` says."""
 SETTINGS: Final = "*append*"
-"""What CONFIG GET is asked for: `appendonly`, `appendfsync` and `ON_REWRITE` are among what it matches."""
+"""The pattern for CONFIG GET; it matches `appendonly`, `appendfsync` and `ON_REWRITE`, among others."""
 
 _NO_FILE: Final = (
     "this Redis has no append-only file and may forget an accepted refund: start it with "
@@ -44,22 +44,22 @@ _REWRITE_MAY_NOT_WAIT: Final = _NOT_IN_REWRITE.format(
 
 
 def probe() -> Generator[Command, Any, bool]:
-    """Ask a server, command by command, whether a durable write needs `WAITAOF`; return False if no reply needs it.
+    """Find out, command by command, whether a durable write needs `WAITAOF`; return False if it does not.
 
-    The generator is driven by whoever has the connection: it yields a command and is sent the reply, or the
-    `ResponseError` that came instead. CONFIG may be forbidden or unknown, as on a managed server; INFO and COMMAND are
-    not used. Raises `NotDurable` if the server may forget what it acknowledged, `SettingsError` if its user may not
-    find out, and any error that is not about the commands themselves.
+    The owner of the connection drives the generator. It yields a command and receives the reply, or the `ResponseError`
+    that came instead. CONFIG may be forbidden or unknown, as on a managed server; INFO and COMMAND are not used. Raises
+    `NotDurable` if the server may forget what it acknowledged, `SettingsError` if its user may not find out, and any
+    error that is not about the commands themselves.
     """
     settings = yield "CONFIG GET", SETTINGS
     if isinstance(settings, exceptions.ResponseError):
         if is_away(settings) and not isinstance(settings, exceptions.NoPermissionError):
             raise settings
-        settings = {}  # forbidden, or kept from everyone as managed servers do, in words of their own
+        settings = {}  # forbidden for this user, or for every user as on managed servers, each with its own error text
     if settings.get("appendonly") == "no":
         raise NotDurable(_NO_FILE)
     flush = settings.get("appendfsync")
-    # Without a word about it the server is not taken to flush while it rewrites its file.
+    # If the server does not report the setting, assume that it does not flush while it rewrites its file.
     if flush == "always" and settings.get(ON_REWRITE) == "no":
         return False
     if flush == "no":
@@ -68,13 +68,13 @@ def probe() -> Generator[Command, Any, bool]:
 
 
 def _can_wait(reply: Any, flush: str | None) -> bool:
-    """Judge the reply to WAITAOF; `flush` is the server's `appendfsync`, None if nobody may know it.
+    """Judge the reply to WAITAOF; `flush` is the server's `appendfsync`, None if it cannot be read.
 
-    COMMAND INFO would ask the same, but a server before 7.2 answers it with a nil that the client cannot read.
+    COMMAND INFO would answer the same question, but a server before 7.2 replies with a nil that the client cannot read.
     """
     if isinstance(reply, exceptions.ResponseError):
         if is_replica(reply):
-            return True  # the write itself meets READONLY
+            return True  # the write itself will fail with READONLY
         forbidden = isinstance(reply, exceptions.NoPermissionError)
         if not forbidden and "unknown command" not in str(reply).lower():
             raise reply
@@ -89,5 +89,5 @@ def _can_wait(reply: Any, flush: str | None) -> bool:
 
 
 def is_replica(error: exceptions.ResponseError) -> bool:
-    """Tell whether `WAITAOF` was refused because the server is a replica."""
+    """Return whether `WAITAOF` was refused because the server is a replica."""
     return "replica instances" in str(error)

@@ -1,4 +1,4 @@
-"""The stop button and the other flags that stand beside the records; every claim reads them."""
+"""The pause switch and the other flags stored beside the records; every claim reads them."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ _FIELDS: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Switches:
-    """What holds every refund back, and the provider that the records are pinned to."""
+    """The flags that hold back every refund, and the provider that the records are pinned to."""
 
     paused_at: datetime | None = None
     paused_by: str | None = None
     credentials_refused_at: datetime | None = None
     account_lost_at: datetime | None = None
     account_lost_payment: str | None = None
-    """The payment that was shown once and is missing now."""
+    """The payment that the provider showed once and that is missing now."""
     provider_host: str | None = None
     mode: str | None = None
     schema: str | None = None
     key_salt: str | None = None
     key_prints: frozenset[str] = frozenset()
-    """Prints of keys that are known to be of the records' account."""
+    """Fingerprints of API keys that are known to belong to the records' account."""
 
     def knows(self, key: str) -> bool | None:
-        """Tell whether a key is known to be of the records' account; None if no key is known yet."""
+        """Return whether an API key is known to belong to the records' account; None if no key is known yet."""
         return key_print(key, self.key_salt) in self.key_prints if self.key_salt and self.key_prints else None
 
 
 def key_print(key: str, salt: str) -> str:
-    """Return what tells two keys apart and leads back to neither."""
+    """Return a salted fingerprint of an API key: it distinguishes two keys and does not reveal either."""
     return hmac.new(salt.encode(), key.encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def read(store: Store) -> Switches:
-    """Return the flags as they stand; raises `StoreUnavailable`."""
+    """Return the current flags; raises `StoreUnavailable`."""
     with redis_errors(store.place):
         values: Any = store.redis.hmget(store.key("meta"), *_FIELDS)
     return _switches(dict(zip(_FIELDS, values, strict=True)))
@@ -83,15 +83,15 @@ def _time(text: str | None) -> datetime | None:
 
 
 def now(store: Store) -> datetime:
-    """Return the time of the records; raises `StoreUnavailable`."""
+    """Return the records' time; raises `StoreUnavailable`."""
     return store.time()
 
 
 def pause(store: Store, by: str) -> tuple[bool, Switches]:
-    """Stop every claim; return whether that changed anything, and the flags as they stand now.
+    """Stop every claim; return whether that changed anything, and the current flags.
 
-    A pause that exists already keeps its time and its author. Raises `StoreUnavailable` if it could not be put on disk:
-    it holds all the same, because the button must work on a server whose disk or memory is the trouble.
+    An existing pause keeps its time and its author. Raises `StoreUnavailable` if the pause could not be written to
+    disk. It holds even then, because the switch must work on a server whose disk or memory is failing.
     """
     begun = store.run(scripts.flag("paused", once=True, by=by))
     try:
@@ -105,9 +105,9 @@ def pause(store: Store, by: str) -> tuple[bool, Switches]:
 
 
 def resume(store: Store) -> Switches:
-    """Let claims be taken again; return the flags as they were before. Raises `NotDurable`, `StoreUnavailable`."""
+    """Allow claims again; return the flags as they were before. Raises `NotDurable`, `StoreUnavailable`."""
     key = store.key("meta")
-    # No transaction: a server before 7.2 whose memory is full refuses whatever stands in one.
+    # No transaction: a server before 7.2 whose memory is full refuses every command in one.
     with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
         pipeline.hmget(key, *_FIELDS)
         pipeline.hdel(key, "paused", "paused_by")
@@ -117,10 +117,10 @@ def resume(store: Store) -> Switches:
 
 
 def vouch_for_account(store: Store) -> Switches:
-    """Take a person's word that the key is of the records' account; return the flags as they were before.
+    """Accept a person's statement that the API key belongs to the records' account; return the previous flags.
 
-    The payment that is missing counts as gone from now on, and the next key that a worker starts with within an hour is
-    believed. Raises `NotDurable`, `StoreUnavailable`.
+    The missing payment counts as gone from now on. The next key with which a worker starts within an hour is trusted.
+    Raises `NotDurable`, `StoreUnavailable`.
     """
     before = read(store)
     if before.account_lost_payment is not None:

@@ -1,4 +1,4 @@
-"""After a disaster: a server restored from an old snapshot does not know what was sent since it was taken."""
+"""Disaster recovery: a Redis server restored from an old snapshot does not know what was sent since then."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ BUCKETS: Final = ("sending", "in_doubt", "waiting", "queued", "queued.bulk", "re
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recovered:
-    """How many refunds were put in doubt, and until when new ids begin in doubt."""
+    """The result of a recovery: how many refunds were put in doubt, and until when new ids begin in doubt."""
 
     doubted: int
     suspect_until: datetime
 
 
 def recover(store: Store, since: datetime, *, resubmitted_for: timedelta, by: str = decisions.CALLER) -> Recovered:
-    """Put everything that may have been sent since the snapshot in doubt, with every claim stopped meanwhile.
+    """Put every refund that may have been sent since the snapshot in doubt, while all claims are stopped.
 
-    An id that is handed in again within `resubmitted_for` begins in doubt too: its record may have been lost with a
-    send behind it. Claims stay stopped until `refunds resume`; running it again is harmless.
+    An id that is submitted again within `resubmitted_for` also begins in doubt, because its record may have been lost
+    after a send. Claims stay stopped until `refunds resume`. It is harmless to run this again.
     """
     store.require_durable()
     now = flags.now(store)
@@ -52,7 +52,7 @@ def recover(store: Store, since: datetime, *, resubmitted_for: timedelta, by: st
             for refund in store.get_many(page)
             if refund is not None and refund.updated_at < now and (step := decisions.recovered(refund, since, now))
         ]
-        # Not durable page by page: all of it is confirmed below, before anybody is told.
+        # Pages need not be durable one by one: everything is confirmed below, before the result is reported.
         saved = store.run_many(
             [scripts.save(refund, step, {"since": to_ms(since), "by": by}, durable=False) for refund, step in steps]
         )
@@ -65,7 +65,7 @@ def recover(store: Store, since: datetime, *, resubmitted_for: timedelta, by: st
 
 
 def _pages(store: Store) -> Iterator[list[str]]:
-    """Yield the unsettled ids, read whole before any is moved: a move changes the index that is being read."""
+    """Yield pages of the ids to recover; all ids are read first, because a move changes the index that is read."""
     ids = iter(list(store.ids_in(BUCKETS)))
     while page := list(islice(ids, PAGE)):
         yield page

@@ -1,7 +1,7 @@
-"""Every atomic operation on the records, as data: which script, with which arguments, read how.
+"""The atomic operations on the records, as data: the Lua script, its arguments, and how to read its reply.
 
-A `Call` is run by `Store` (blocking) or `AsyncStore`, alone or pipelined with others; repeating one
-whose reply was lost is safe for each of them.
+A `Call` is run by `Store` (blocking) or `AsyncStore`, alone or pipelined with others. Every call is safe to repeat if
+its reply was lost.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ T = TypeVar("T")
 Argument = str | bytes | int | float
 
 NUDGE_GRACE: Final = timedelta(minutes=10)
-"""How long a queued refund waits for its nudge before it is nudged again whatever the queue holds."""
+"""How long a queued refund waits for its nudge before it is nudged again, whatever the queue holds."""
 LOST_NUDGE: Final = timedelta(seconds=15)
-"""After how long a nudge counts as lost where its lane's queue has run dry."""
+"""Time after which a nudge counts as lost if its lane's queue is empty."""
 SWEEP_HOLD: Final = timedelta(seconds=30)
-"""How long a refund that a sweep has taken is left alone by the next ones."""
+"""How long the next sweeps skip a refund that a sweep has taken."""
 
 CREATED_AT_ONCE: Final = 50
-"""Refunds that one script accepts: it takes the server about a millisecond, in which nobody else is served."""
+"""Maximum refunds that one script accepts; it blocks the server for about a millisecond."""
 
 MOST_SIBLINGS: Final = 200
-"""Refunds of one payment that are read at a time: more would keep the server from others for over a millisecond."""
+"""Maximum refunds of one payment that one script reads; more would block the server for over a millisecond."""
 
 MOST_BACK: Final = timedelta(seconds=1)
-"""How far the records' time may go back from one script to the next: the largest one is kept by the second."""
+"""How far the records' time may go back from one script to the next; the latest time is stored once a second."""
 
 _ms = timedelta(milliseconds=1)
 _us = timedelta(microseconds=1)
 
 
 def beginning() -> str:
-    """Return what the scripts know of the rules: bounds, and names within a space on either side."""
+    """Return the Lua code that passes the rules' constants to the scripts: bounds, and names between spaces."""
     names: dict[str, Iterable[str]] = {
         "STAGES": Stage,
         "STATUSES": Status,
@@ -69,7 +69,7 @@ def beginning() -> str:
 
 
 class Script:
-    """One Lua file with the shared beginning in front, known by its digest."""
+    """A Lua script: one file after the shared beginning, identified by its digest."""
 
     def __init__(self, name: str) -> None:
         folder = resources.files("worker.store") / "lua"
@@ -81,10 +81,10 @@ class Script:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call(Generic[T]):
-    """One script with its own arguments; `read` makes the result of the raw reply.
+    """One script with its arguments; `read` converts the raw reply to the result.
 
-    A durable call returns only when what it wrote survives a crash of the server. That is the default: whoever asked is
-    told of it, or depends on it. A call that need not wait says why.
+    A durable call returns only after its writes survive a crash of the server. That is the default, because the caller
+    reports the result or depends on it.
     """
 
     script: Script
@@ -118,7 +118,7 @@ EVERY: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Created:
-    """What became of a request: `created`, `exists` (with the record), or `conflict`."""
+    """The result of a request: `created`, `exists` (with the record), or `conflict`."""
 
     result: Literal["created", "exists", "conflict"]
     now: datetime
@@ -126,7 +126,7 @@ class Created:
 
 
 def create(request: RefundRequest, lane: Lane, batch_id: str | None = None) -> Call[Created]:
-    """Accept a refund once: the same id with the same contents changes nothing, with others it conflicts."""
+    """Accept a refund once: the same id changes nothing with the same contents, and conflicts with other contents."""
     several = create_several([request], lane, batch_id)
     return Call(script=CREATE, arguments=several.arguments, read=lambda reply: several.read(reply)[0])
 
@@ -154,7 +154,7 @@ def create_several(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A record at the server's `now`; `seq` counts the moves that may change its payment's totals."""
+    """A record and the records' time, `now`; `seq` counts the moves that may change its payment's totals."""
 
     now: datetime
     seq: str
@@ -162,7 +162,7 @@ class Loaded:
 
 
 def load(refund_id: str) -> Call[Loaded]:
-    """Read a refund with the server's time."""
+    """Read a refund and the records' time."""
 
     def read(reply: Any) -> Loaded:
         refund = decode(pairs_of(reply[2])) if reply[2] else None
@@ -174,7 +174,7 @@ def load(refund_id: str) -> Call[Loaded]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """A claim's result: `claimed` with body and lease, or the reason why not; the record as it now stands."""
+    """A claim's result: `claimed` with body and lease, or the reason why not; also the current record."""
 
     result: str
     now: datetime
@@ -185,14 +185,14 @@ class Claim:
 
     @property
     def claimed(self) -> bool:
-        """Tell whether the refund is ours to send."""
+        """Return whether the claim was granted, so that this worker may send the refund."""
         return self.result == "claimed"
 
 
 def shorter(claim: Claim, spent: timedelta) -> Claim:
-    """Return the claim as it stands `spent` after it was asked for: no more of the lease left, and no earlier, than so.
+    """Return the claim as it is `spent` after the request: with the lease shortened and the time advanced by that.
 
-    The server's time of the claim lies somewhere in between, so counting from the question errs on the safe side.
+    The server granted the claim between request and reply, so counting from the request errs on the safe side.
     """
     return replace(claim, now=claim.now + spent, lease_left=claim.lease_left - spent)
 
@@ -213,10 +213,10 @@ def claim(
     currency_checked: bool = False,
     payment_shown: bool = False,
 ) -> Call[Claim]:
-    """Take a refund for one attempt; durable, so no byte leaves before body, key and attempt are safe.
+    """Claim a refund for one attempt; durable, so no byte is sent before body, key and attempt are safe.
 
-    `payment_shown`: the payment was read just now; `currency_checked`: and is in the currency that the refund states.
-    `token` names this claim: asking again with it after a lost reply gives the same claim back.
+    `payment_shown` says that the payment was read just now, and `currency_checked` that it is in the currency stated by
+    the refund. `token` identifies this claim: a repeated call with it, after a lost reply, returns the same claim.
     """
 
     def read(reply: Any) -> Claim:
@@ -250,19 +250,19 @@ def claim(
 
 
 def claimed(refund_id: str, token: str) -> Call[Claim]:
-    """Read the refund of a claim that is not known to have been made: `claimed` if it was and still stands.
+    """Check a claim whose reply was lost: the result is `claimed` if the claim was granted and is still valid.
 
-    It makes none: no record has the version that it would have to rest on.
+    This never makes a claim, because no record has the version 0 that it requires.
     """
     made = claim(refund_id, "send", token=token, lease=SWEEP_HOLD, version=0)
-    # What comes of it is that nothing was sent, which is so whatever the server forgets.
+    # The caller only concludes that nothing was sent, which is true whatever the server forgets.
     return replace(made, durable=False)
 
 
 def stands(refund_id: str, token: str) -> Call[str]:
-    """Tell whether the holder of a claim may send once more under it: '' where it may, else what is in the way.
+    """Return '' if the holder of a claim may send once more under it, else the obstacle.
 
-    That is `overtaken` where somebody has saved what became of it, `lapsed`, or what holds every claim back.
+    The obstacle is `overtaken` if a result was saved meanwhile, `lapsed`, or the flag that holds back every claim.
     """
     # It only reads.
     return Call(script=STANDS, arguments=[refund_id, token], read=str, durable=False)
@@ -270,9 +270,10 @@ def stands(refund_id: str, token: str) -> Call[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saved:
-    """A save's result: `saved`, or why nothing changed; `woken` waited for the payment and is due now.
+    """A save's result: `saved`, or the reason why nothing changed.
 
-    `rows` waited for room in the batch of the refund, and are due now.
+    `woken` is a refund that waited for the payment and is due now. `rows` are refunds that waited for room in the batch
+    and are due now.
     """
 
     result: Literal["saved", "missing", "stale", "illegal", "already", "owned", "contradicts", "attempted"]
@@ -283,15 +284,15 @@ class Saved:
 
     @property
     def due_now(self) -> tuple[str, ...]:
-        """Return every refund that is due because of this save."""
+        """Return the ids of all refunds that are due because of this save."""
         return self.rows if self.woken is None else (self.woken, *self.rows)
 
 
 def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, *, durable: bool = True) -> Call[Saved]:
-    """Apply a step decided on `refund`: by compare-and-set on its version, unless the step is a proof of done.
+    """Apply a step decided on `refund`, by compare-and-set on its version unless the step is a proof of done.
 
-    `detail` goes into the history entry as it is: JSON values only. Not `durable` where nobody is told of this save
-    before a later write is on disk: the append-only file is in order, so that one keeps this one too.
+    `detail` is added to the history entry unchanged, so it holds JSON values only. A save need not be `durable` if it
+    is not reported before a later write is on disk. The append-only file is in order, so that write keeps this one too.
     """
     noted = _noted(step, detail or {})
     fragment = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in noted.items())
@@ -330,9 +331,9 @@ def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, *,
 
 
 def _noted(step: Step, detail: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a history entry says beside its move: `detail`, and on what or whom the step rests."""
+    """Return the extra fields of a history entry: `detail`, and the source and person that the step is based on."""
     noted = dict(detail)
-    # A reply's own status tells where this came from: most entries are such, and records are kept for long.
+    # An HTTP status implies the source `reply`. Most entries have one, and records are kept for long, so omit it.
     if step.source is not None and not (step.source == "reply" and "http_status" in noted):
         noted["source"] = step.source
     if step.by is not None:
@@ -342,7 +343,7 @@ def _noted(step: Step, detail: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Due:
-    """A refund that a sweep took."""
+    """A due refund that a sweep took."""
 
     refund_id: str
     lane: Lane
@@ -367,18 +368,18 @@ def sweep(limit: int, *, dry: frozenset[Lane]) -> Call[tuple[Due, ...]]:
         "1" if Lane.BULK in dry else "",
         REVIEW_REMINDER // _ms,
     ]
-    # A sweep that a crash undoes is repeated.
+    # If a crash undoes a sweep, it is repeated.
     return Call(script=SWEEP, arguments=arguments, read=read, durable=False)
 
 
 def give_back(refund_ids: Sequence[str]) -> Call[int]:
-    """Make queued refunds due at once that a task was handed and has not claimed."""
-    # It only brings a time forward: a refund is swept in the end without it.
+    """Make queued refunds due at once that a task received and has not claimed."""
+    # It only brings a time forward: without it the refund is still swept in the end.
     return Call(script=GIVE_BACK, arguments=list(refund_ids), read=int, durable=False)
 
 
 def siblings(payment_intent: str, without: str, *, most: int = MOST_SIBLINGS) -> Call[tuple[Refund, ...] | None]:
-    """Read our other refunds on a payment; None if there are more than `most`, and then none is read."""
+    """Read our other refunds on a payment; if there are more than `most`, read none and return None."""
 
     def read(reply: Any) -> tuple[Refund, ...] | None:
         return tuple(decode(pairs_of(flat)) for flat in reply[1:]) if reply[0] == "1" else None
@@ -389,32 +390,32 @@ def siblings(payment_intent: str, without: str, *, most: int = MOST_SIBLINGS) ->
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Permits:
-    """Moments at which a call of a lane may leave, from now on, and how long until it is worth asking for more."""
+    """Reserved send times per lane, relative to now, and the delay until it is useful to request more."""
 
     moments: Sequence[tuple[Lane, timedelta]]
     wait: timedelta
 
 
 def permits(wanted: Mapping[Lane, int], *, rate: float, ahead: timedelta, bulk_share: float) -> Call[Permits]:
-    """Take up to so many moments of the rate that all workers share, none further `ahead` than that."""
+    """Reserve up to `wanted` send times in the schedule that all workers share, at most `ahead` in advance."""
 
     def read(reply: Any) -> Permits:
         moments = [(Lane(reply[i]), int(reply[i + 1]) * _us) for i in range(1, len(reply), 2)]
         return Permits(moments=moments, wait=int(reply[0]) * _ms)
 
     arguments = [rate, ahead // _ms, wanted.get(Lane.SINGLE, 0), wanted.get(Lane.BULK, 0), bulk_share]
-    # Send times of the next fraction of a second: a crash lasts longer.
+    # These are send times within the next fraction of a second, and a crash lasts longer.
     return Call(script=GATE, arguments=arguments, read=read, durable=False)
 
 
 def block_gate(wait: timedelta) -> Call[timedelta]:
-    """Close the gate for all workers, as a 429 asks; from then on it is slower for a while."""
-    # Forgotten, it costs one more 429.
+    """Close the rate gate for all workers, as a 429 demands; afterwards the rate is lower for a while."""
+    # If a crash undoes this, it costs one more 429.
     return Call(script=BLOCK_GATE, arguments=[wait // _ms], read=lambda reply: int(reply) * _ms, durable=False)
 
 
 def pin(host: str, mode: str) -> Call[tuple[str, str, str]]:
-    """Pin the provider's host and mode to these records on first use; return what is pinned."""
+    """Pin these records to the provider's host and mode on first use; return the pinned values."""
     return Call(
         script=PIN,
         arguments=[host, mode, SCHEMA_VERSION],
@@ -423,24 +424,25 @@ def pin(host: str, mode: str) -> Call[tuple[str, str, str]]:
 
 
 def flag(name: str, *, once: bool, by: str = "") -> Call[bool]:
-    """Raise a flag of `meta`, whatever memory is left; with `once` one that is up stays, and False is returned."""
+    """Set a flag in `meta`, even if memory is full; with `once` an existing flag is kept and False is returned."""
     return Call(script=FLAG, arguments=[name, "1" if once else "", by], read=bool, durable=False)
 
 
 def payment(payment_intent: str, found: Literal["shown", "missing", "certain", "gone"]) -> Call[str]:
-    """Note whether the provider shows a payment. If it was shown once and is `missing`, that is `suspect`.
+    """Record whether the provider shows a payment; returns `suspect` if it was shown once and is now `missing`.
 
-    `certain`, if it still is, stops everything: `raised`, or `lost` if everything was stopped already. Not durable:
-    what a crash forgets is noticed again at the next look. `gone`: a person says that it is not there any more.
+    `certain` means that it is still missing. This stops all claims, and returns `raised`, or `lost` if they were
+    stopped already. `gone` means that a person says that the payment no longer exists. The call is not durable, because
+    the next read finds again what a crash undoes.
     """
     return Call(script=PAYMENT, arguments=[payment_intent, found], read=str, durable=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccountFacts:
-    """What is known of the account that the records belong to: its id if the provider shows one, prints of its keys.
+    """What is known about the account that the records belong to: its id if the provider shows one, and fingerprints.
 
-    `vouched`: a person says that the next key is of it.
+    `prints` are fingerprints of API keys of the account. `vouched`: a person says that the next key belongs to it.
     """
 
     salt: str
@@ -450,7 +452,7 @@ class AccountFacts:
 
 
 def account(salt: str, *, known: str = "", account: str = "") -> Call[AccountFacts]:
-    """Tell what is known of the account; `known`, if given, is the print of a key that is of it."""
+    """Read what is known about the account; `known`, if given, is added as the fingerprint of one of its API keys."""
 
     def read(reply: Any) -> AccountFacts:
         return AccountFacts(
@@ -462,16 +464,16 @@ def account(salt: str, *, known: str = "", account: str = "") -> Call[AccountFac
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Witnesses:
-    """What a key of the records' account can see: refunds by the provider's ids, and payments of refunds in doubt."""
+    """Objects that a key of the records' account can read: refunds by provider id, and payments of refunds in doubt."""
 
     refunds: Sequence[str]
     seen: Sequence[str]
-    """Payments that were shown once."""
+    """Payments that the provider has shown before."""
     unseen: Sequence[str]
 
 
 def witnesses(most: int) -> Call[Witnesses]:
-    """Name at most so many of each sort."""
+    """Read at most `most` witnesses of each kind."""
 
     def read(reply: Any) -> Witnesses:
         return Witnesses(refunds=reply[0], seen=reply[1], unseen=reply[2])
@@ -480,15 +482,15 @@ def witnesses(most: int) -> Call[Witnesses]:
 
 
 def clock() -> Call[int]:
-    """Tell the time of the records in epoch ms."""
+    """Read the records' time in epoch ms."""
     return Call(script=CLOCK, arguments=[], read=int, durable=False)
 
 
 def confirm() -> Call[datetime]:
-    """Wait for the disk, and return a time of the records: whatever was written up to then is on disk."""
+    """Wait for the disk, and return a time of the records; everything written up to that time is on disk."""
     return Call(script=CONFIRM, arguments=[], read=lambda reply: from_ms(int(reply)) - MOST_BACK)
 
 
 def at(now: datetime | None) -> str:
-    """Return the clock argument of a script: '' for the server's own."""
+    """Return the clock argument of a script: '' for the server's own clock."""
     return "" if now is None else str(to_ms(now))

@@ -1,4 +1,4 @@
-"""Addresses of Sentinels, taken apart: `sentinel://` and, with TLS to them and to the server, `sentinels://`."""
+"""Parses Sentinel addresses: `sentinel://`, or `sentinels://` for TLS to the Sentinels and the server."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SHAPE: Final = "a {scheme} address reads {scheme}host:port,host:port/db?master=
 
 @dataclass(frozen=True, kw_only=True)
 class SentinelAddress:
-    """`sentinel[s]://[user:password@]host:port[,host:port]/db?master=NAME`, taken apart.
+    """A parsed address `sentinel[s]://[user:password@]host:port[,host:port]/db?master=NAME`.
 
-    User and password are the server's. The Sentinels' own stand behind the `?`: `sentinel_username`,
-    `sentinel_password`. `tls` holds the options of TLS as redis-py names them, empty without TLS.
+    User and password are the server's. Those of the Sentinels are options after the `?`: `sentinel_username`,
+    `sentinel_password`. `tls` holds the TLS options under redis-py's names, and is empty without TLS.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -37,7 +37,7 @@ class SentinelAddress:
 
     @classmethod
     def parse(cls, url: str) -> SentinelAddress:
-        """Read the address; raises `SettingsError` if the master's name is missing or a part of it is not known."""
+        """Parse an address; raises `SettingsError` if the master's name is missing or a part is unknown."""
         scheme = next(each for each in SCHEMES if url.startswith(each))
         rest = url.removeprefix(scheme)
         credentials, _, places = rest.rpartition("@") if "@" in rest.partition("?")[0] else ("", "", rest)
@@ -74,20 +74,20 @@ class SentinelAddress:
 
     @property
     def to_sentinels(self) -> dict[str, Any]:
-        """Return the options of a connection to a Sentinel."""
+        """Return the options for a connection to a Sentinel."""
         named = {"username": self.sentinel_username, "password": self.sentinel_password, "protocol": self.protocol}
         return {name: value for name, value in named.items() if value is not None} | dict(self.tls)
 
     @property
     def to_server(self) -> dict[str, Any]:
-        """Return the options of a connection to the server that they name."""
+        """Return the options for a connection to the server that the Sentinels name."""
         named = {"username": self.username, "password": self.password, "protocol": self.protocol}
         given = {name: value for name, value in named.items() if value is not None}
         return {"db": self.database, **given} | dict(self.tls)
 
 
 def is_sentinel(url: str) -> bool:
-    """Tell whether an address names Sentinels."""
+    """Return whether an address names Sentinels."""
     return url.startswith(SCHEMES)
 
 

@@ -1,4 +1,4 @@
-"""The only writer of records, blocking for producers: runs what `scripts` describes."""
+"""The blocking store for producers and commands: runs the calls that `scripts` describes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE: Final = 500
 
 
 class Store(_Scripts):
-    """Records over a blocking client; safe to share between threads."""
+    """Refund records over a blocking Redis client; safe to share between threads."""
 
     def __init__(
         self,
@@ -36,10 +36,10 @@ class Store(_Scripts):
         super().__init__(prefix=prefix, retention=retention, durable=durable, place=place)
         self.redis = client
         self._on_disk: datetime | None = None
-        """What was written up to then is known to survive a crash of the server; a time of the records."""
+        """The records' time up to which all writes are known to survive a crash of the server."""
 
     def run(self, call: Call[T]) -> T:
-        """Run one call; raises `StoreUnavailable` where Redis is away."""
+        """Run one call; raises `StoreUnavailable` if Redis is away."""
         return self.run_many([call])[0]
 
     def run_many(self, batch: Sequence[Call[T]]) -> list[T]:
@@ -87,15 +87,15 @@ class Store(_Scripts):
             return bool(finished.value)
 
     def require_durable(self) -> None:
-        """Raise `NotDurable` where the server may forget what it acknowledged, `SettingsError` if nobody may ask it."""
+        """Raise `NotDurable` if the server may forget what it acknowledged, `SettingsError` if the user cannot check."""
         if self.wants_disk:
             with redis_errors(self.place):
                 self.wait_for_disk = self._probe_disk()
 
     def confirm(self) -> None:
-        """Return once all that was written or read before survives a crash of the server.
+        """Return once everything written or read before survives a crash of the server.
 
-        For what is about to be reported and was not written by a durable call. Raises `NotDurable`, `StoreUnavailable`.
+        Use this before a report of something not written by a durable call. Raises `NotDurable`, `StoreUnavailable`.
         """
         with redis_errors(self.place):
             if self.wait_for_disk is None:
@@ -104,10 +104,10 @@ class Store(_Scripts):
             self._on_disk = self.run(scripts.confirm())
 
     def confirm_final(self, moments: Iterable[datetime]) -> None:
-        """Return once what became final at these times of the records survives a crash of the server.
+        """Return once the statuses that became final at these times (of the records) survive a crash of the server.
 
-        Whoever reads that a refund failed may pay it back in another way: were that forgotten, it would be sent again.
-        What is known to be on disk is not waited for a second time. Raises as `confirm` does.
+        A reader of a failed refund may pay it back in another way. If a crash undid that status, the refund would be
+        sent again. Statuses known to be on disk are not waited for twice. Raises as `confirm` does.
         """
         latest = max(moments, default=None)
         if latest is not None and (self._on_disk is None or latest > self._on_disk):
@@ -116,7 +116,7 @@ class Store(_Scripts):
     # Reads
 
     def time(self) -> datetime:
-        """Return the time of the records, which never goes back."""
+        """Return the records' time, which never goes back."""
         with redis_errors(self.place), self.redis.pipeline(transaction=False) as pipeline:
             pipeline.time()
             pipeline.hmget(self.key("clock"), *CLOCK)
@@ -124,13 +124,14 @@ class Store(_Scripts):
         return from_ms(records_ms(server_time, clock))
 
     def get(self, refund_id: str) -> Refund | None:
-        """Return a record, None where none stands."""
+        """Return a record, None if it does not exist."""
         return self.get_many([refund_id])[0]
 
     def get_many(self, refund_ids: Sequence[str]) -> list[Refund | None]:
-        """Return records in the order of the ids, None for each that is not there; those that are settled are on disk.
+        """Return records in the order of the ids, None for each that does not exist; settled records are on disk.
 
-        Raises `StoreUnavailable`; of settled ones also `NotDurable`, or `SettingsError` if it may not be found out.
+        Raises `StoreUnavailable`. For settled records also raises `NotDurable`, or `SettingsError` if durability cannot
+        be checked.
         """
         found: list[Refund | None] = []
         with redis_errors(self.place):
@@ -151,7 +152,7 @@ class Store(_Scripts):
         return moves
 
     def ids_in(self, buckets: Iterable[str]) -> Iterator[str]:
-        """Yield the ids of indexes page by page; each index by its own order (due first, newest settled first)."""
+        """Yield the ids in indexes page by page, each index in its own order (due first, newest settled first)."""
         for bucket in buckets:
             yield from self._pages(bucket, newest_first=bucket in {"succeeded", "failed", "canceled"})
 
@@ -166,7 +167,7 @@ class Store(_Scripts):
             start += PAGE
 
     def ids_contradicted(self) -> list[str]:
-        """Return the ids of records that a refund of the provider contradicts, the latest first."""
+        """Return the ids of records that are contradicted by a refund of the provider, the latest first."""
         with redis_errors(self.place):
             ids: Any = self.redis.zrange(self.key("contradicted"), 0, -1, desc=True)
         return list(ids)
@@ -178,7 +179,7 @@ class Store(_Scripts):
         return [name.removeprefix("refund:") for name in names if name.startswith("refund:")]
 
     def batch_state(self, batch_id: str) -> str | None:
-        """Return `running`, `paused` or `canceled`, None if the batch has no record (any more)."""
+        """Return a batch's state: `running`, `paused` or `canceled`, None if the batch has no record (any more)."""
         with redis_errors(self.place):
             state: Any = self.redis.hget(self.key(f"batch:{batch_id}"), "state")
         return None if state is None else str(state)
@@ -201,7 +202,7 @@ class Store(_Scripts):
         return int(depth)
 
     def counts(self) -> dict[str, int]:
-        """Return how many refunds stand in each index."""
+        """Return the number of refunds in each index."""
         with redis_errors(self.place), self.redis.pipeline(transaction=False) as pipeline:
             for bucket in BUCKETS:
                 pipeline.zcard(self.key(f"index:{bucket}"))
