@@ -1,1 +1,1 @@
-"""The provider over HTTP: one call, one attempt."""
+"""HTTP access to the payment provider: single calls, and attempts."""

@@ -1,4 +1,4 @@
-"""The provider: requests, the tries of one attempt, and read-back. What an answer means is for `outcomes` to say."""
+"""The provider's API: requests, the tries of one attempt, and reads. `outcomes` decides what an answer means."""
 
 from __future__ import annotations
 
@@ -26,48 +26,48 @@ MAX_TRIES: Final = 4
 TRY_BACKOFF: Final = timedelta(milliseconds=500)
 TRY_BACKOFF_CAP: Final = timedelta(seconds=4)
 PAGE_SIZE: Final = 20
-"""Refunds a page of the list: with the longest metadata there is, a page stays below the cap on replies."""
+"""Refunds per page of a list; even with the longest metadata, a page stays below the cap on replies."""
 MAX_PAGES: Final = 25
 PROBE_ID: Final = "re_credentials_probe"
 
 _JSON: Final = {"Content-Type": "application/json"}
-# Replies that come from in front of the provider's own check of the key, or in spite of it.
+# Replies that may come before the provider checks the API key, or regardless of the check.
 _SAYS_NOTHING_OF_THE_KEY: Final = frozenset({407, 408, 429})
 
 Observer = Callable[[str, str, float], None]
-"""Told of every call: operation, outcome class (`2xx` … `5xx`, `not_sent`, `no_reply`), seconds."""
+"""Callback for every call: operation, outcome class (`2xx` … `5xx`, `not_sent`, `no_reply`), seconds."""
 Permit = Callable[[], Awaitable[bool]]
 Turn = Callable[[], Awaitable[None]]
-"""Waited for before each request of a read."""
+"""Awaited before each request of a read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Bounds:
-    """Until when an attempt may do what, in seconds of the injected clock."""
+    """The time limits of an attempt, in seconds of the injected clock."""
 
     call: float
     lease_end: float
     window_end: float | None
 
     def try_fits_lease(self, start: float) -> bool:
-        """Tell whether a try that starts then is over, with the spare, when the lease ends."""
+        """Return whether a try that starts at `start` ends before the lease does, with `SPARE` left."""
         return start + self.call + SPARE.total_seconds() <= self.lease_end
 
     def further_try_fits(self, start: float) -> bool:
-        """Tell whether a repeated try that starts then ends inside the lease and the key's window."""
+        """Return whether a repeated try that starts at `start` ends within the lease and the key's window."""
         return self.try_fits_lease(start) and (self.window_end is None or start + self.call <= self.window_end)
 
     def left_for_probe(self, start: float) -> float:
-        """Return the seconds that a call whose answer only helps may take."""
+        """Return the time limit in seconds for an optional call, whose answer only helps."""
         return min(self.call, self.lease_end - SPARE.total_seconds() - start)
 
 
 async def _at_once() -> None:
-    """Wait for nothing: nobody told how."""
+    """Return at once: the default if the caller passes no `Turn`."""
 
 
 class Gateway:
-    """The provider over one shared client of `transport.build_client`; safe for any number of calls at once."""
+    """The provider's API over one shared client of `transport.build_client`; safe for concurrent calls."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Gateway:
         self._jitter = jitter
         self._observer = observer
         self._limit = rules.request_timeout.total_seconds()
-        # What all POSTs have in common is put together once; each has its own body and key.
+        # Build once what all POSTs have in common; each has its own body and key.
         self._pattern = client.build_request("GET", "/v1/refunds", headers=_JSON)
 
     async def send(
@@ -98,12 +98,12 @@ class Gateway:
         window_left: timedelta | None = None,
         permit: Permit | None = None,
     ) -> Outcome:
-        """Make one attempt: POST the stored bytes under the stored key, again where the rules allow; fold the tries.
+        """Make one attempt: POST the stored bytes under the stored key, repeat if the rules allow, and fold the tries.
 
         `lease_left` and `window_left` (how long a replay still counts as the same request) count from this call.
-        Without `window_left` a first attempt has the whole window, and a later one repeats nothing in trust mode.
-        `permit` is asked before every further try, and False ends the attempt. Once this returns or is cancelled,
-        nothing of a try without a reply is still on its way out.
+        Without `window_left`, a first attempt has the whole window, and a later one repeats nothing in trust mode.
+        `permit` is called before every further try, and False ends the attempt. After this returns or is cancelled,
+        nothing of a try without a reply can still be sent.
         """
         bounds = self._bounds(refund, lease_left, window_left)
         if not bounds.try_fits_lease(self._clock()):
@@ -125,7 +125,7 @@ class Gateway:
     async def _try_further(
         self, refund: Refund, body: bytes, bounds: _Bounds, outcomes: list[Outcome], permit: Permit | None
     ) -> None:
-        """Append the tries after the first, which was made without tenacity since most attempts need no second."""
+        """Append the tries after the first, which was made without tenacity because most attempts need only one."""
 
         def wait(state: RetryCallState) -> float:
             own = backoff(state.attempt_number, base=TRY_BACKOFF, cap=TRY_BACKOFF_CAP, jitter=self._jitter())
@@ -143,7 +143,7 @@ class Gateway:
             retry_error_callback=lambda _: None,
         ):
             if turn.retry_state.attempt_number > 1:
-                # Asked again after the wait: a sleep or the permit may have taken longer, and a pause may have come.
+                # Check again after the wait: the sleep or the permit may have taken longer, and a pause may have begun.
                 if (permit is not None and not await permit()) or not bounds.further_try_fits(self._clock()):
                     break
                 outcomes.append(await self._try(refund, body, bounds))
@@ -156,9 +156,9 @@ class Gateway:
         return await self._whose_refusal(outcome, lambda: bounds.left_for_probe(self._clock()))
 
     async def whose_refusal(self, outcome: Outcome) -> Outcome:
-        """Return a 403 as the key's trouble or as this call's own, as a harmless GET tells; any other outcome as it is.
+        """Return a 403 as a refusal of the key or of this call, as a harmless GET shows; other outcomes unchanged.
 
-        Not done and neither, if that cannot be told: to decide for good on a guess would be wrong.
+        If the GET does not show which, the outcome becomes "not done": a final decision on a guess would be wrong.
         """
         return await self._whose_refusal(outcome, lambda: self._limit)
 
@@ -172,10 +172,10 @@ class Gateway:
         return key_accepted(outcome) if accepted else key_refused(outcome)
 
     async def key_is_accepted(self) -> bool | None:
-        """Ask by a GET that moves nothing: False for 401 and 403, True for an answer that no refused key would get.
+        """Check the API key by a harmless GET: False for 401 and 403, True for an answer that a refused key cannot get.
 
-        None where neither can be told: no reply, no JSON object, 5xx, a redirect, a rate limit. It takes no permit of
-        the rate: probes are few, and the breakers that make them hold back everything else.
+        The result is None if neither is certain: no reply, no JSON object, 5xx, a redirect, a rate limit. The GET takes
+        no permit of the rate gate: probes are few, and the breakers that make them hold back everything else.
         """
         return await self._key_is_accepted(self._limit)
 
@@ -192,14 +192,14 @@ class Gateway:
     async def get_refund(
         self, provider_refund_id: str, turn: Turn = _at_once, *, about: Refund | None = None
     ) -> Answer:
-        """Read a refund by the provider's id; an id that would alter the URL is not asked for.
+        """Read a refund by the provider's id; an id that would alter the URL is not requested.
 
-        Of this and each other read: no text of the answer repeats the metadata of the refund that it is `about`.
+        For this and every other read, no text of the answer repeats the metadata of the refund in `about`.
         """
         return await self._get("get_refund", "/v1/refunds", provider_refund_id, turn, about)
 
     async def account(self) -> str | None:
-        """Return the id of the account that the key is of, None if the provider does not show it: few do."""
+        """Return the id of the API key's account, None if the provider does not show it; few providers do."""
         request = self._client.build_request("GET", "/v1/account")
         payload = _object_in(await self._call("get_account", request, self._limit))
         return payload.id or None if payload is not None and payload.kind == "account" else None
@@ -207,18 +207,18 @@ class Gateway:
     async def get_payment_intent(
         self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None
     ) -> Answer:
-        """Read a payment as it is: `shows` and `is_missing` tell whether the provider knows it."""
+        """Read a payment and return the answer; `shows` and `is_missing` say whether the provider knows the payment."""
         return await self._get("get_payment", "/v1/payment_intents", payment_intent, turn, about)
 
     async def get_payment(
         self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None
     ) -> PaymentView | Answer:
-        """Read a payment's totals, from its one charge if it does not carry them; the answer if it is unreadable."""
+        """Read a payment's totals, from its one charge if it has none itself; return the answer if it is unreadable."""
         answer = await self.get_payment_intent(payment_intent, turn, about=about)
         payload = _object_in(answer)
         if payload is None:
             return answer
-        # What was asked for by its id must show it.
+        # An object requested by its id must show that id.
         if payload.id != payment_intent:
             return PaymentView(problem="the provider showed another payment")
         view = replace(payload.payment, shown=True)
@@ -236,7 +236,7 @@ class Gateway:
         if payload.id != charge or _differs(payload.payment_intent, payment_intent):
             return PaymentView(problem="the provider showed another charge", shown=True)
         view = payload.payment
-        # Only a charge that says nothing of its currency has its payment's.
+        # A charge has its payment's currency only if it does not show one itself.
         own = currency if view.currency is None else view.currency
         if own and currency not in {None, own}:
             return PaymentView(currency="", problem="payment and charge differ in currency", shown=True)
@@ -247,7 +247,7 @@ class Gateway:
     async def list_refunds(
         self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None
     ) -> tuple[Sequence[ProviderRefund], bool] | Answer:
-        """Read the list of a payment's refunds and tell whether it was read without gaps to its stated end.
+        """Read the list of a payment's refunds; also return whether it was read without gaps to its stated end.
 
         Returns the answer instead if a page could not be read or was not a list.
         """
@@ -268,7 +268,7 @@ class Gateway:
             if page.more is False:
                 return [*found.values()], not gaps
             last = page.entries[-1] if page.entries else None
-            # A page that brings nothing new was not turned: going on would ask for it for ever.
+            # A page with nothing new is the same page again: stop, or this loop would not end.
             if page.more is not True or last is None or not fresh:
                 break
             query["starting_after"] = last.id
@@ -290,13 +290,13 @@ class Gateway:
 
 
 def shows(answer: Answer, identity: str) -> bool:
-    """Tell whether an answer shows what was asked for by this id."""
+    """Return whether an answer shows the object that was requested by this id."""
     payload = _object_in(answer)
     return payload is not None and payload.id == identity
 
 
 def is_missing(answer: Answer) -> bool:
-    """Tell whether the provider says that it does not know what was asked for."""
+    """Return whether the provider says that it does not know the requested object."""
     if not isinstance(answer, Reply) or answer.http_status != HTTPStatus.NOT_FOUND:
         return False
     return answer.payload is not None and answer.payload.error is not None
@@ -313,12 +313,12 @@ def _outcome_class(answer: Answer) -> str:
 
 
 def _differs(shown: str | None, requested: str) -> bool:
-    """Tell whether a reference is there and another than the one that was asked for."""
+    """Return whether a reference is present and differs from the requested one."""
     return shown is not None and shown != requested
 
 
 def _object_in(answer: Answer) -> Payload | None:
-    """Return what the JSON object of a 200 says, None of all else."""
+    """Return the payload of a 200 with a JSON object, None for any other answer."""
     if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK:
         return answer.payload
     return None

@@ -1,7 +1,7 @@
-"""One HTTP call and what is known after it: a whole reply, provably nothing sent, or neither.
+"""Makes one HTTP call and reports what is known after it: a complete reply, provably nothing sent, or neither.
 
-`httpx` over `aiohttp`. The names under which errors arrive are not to be believed (a reset after the request has
-left arrives as `httpx.ConnectTimeout`); the table below goes by their causes.
+Uses `httpx` over `aiohttp`. The class of an httpx error is not reliable: a reset after the request was sent arrives as
+`httpx.ConnectTimeout`. So the table below classifies errors by their causes.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from worker.settings import Settings, is_loopback
 MAX_BODY: Final = 1 << 20
 MAX_RETRY_AFTER: Final = timedelta(hours=1)
 KEEPALIVE_SECONDS: Final = 4.0
-"""Idle connections older than this are not used again: servers commonly close theirs from five seconds on."""
+"""Connections that were idle for longer are not reused, because servers commonly close theirs after five seconds."""
 SPARE_CONNECTIONS: Final = 8
-"""Beyond the calls in flight: probes, and sockets that are still being closed."""
+"""Connections beyond the calls in flight, for probes and for sockets that are still closing."""
 CONNECT_SECONDS: Final = 10.0
 
 CAUSES: Final[Mapping[type[BaseException], NotSent | NoReply]] = MappingProxyType(
     {
-        # Raised while a connection is being made, and nowhere else: the request had none to leave by.
+        # Raised only while a connection is being made, so the request cannot have been sent.
         aiohttp.ConnectionTimeoutError: NotSent(reason="no connection to the provider within the time limit"),
         aiohttp.ClientConnectorDNSError: NotSent(reason="the provider's host name could not be resolved"),
         aiohttp.ClientConnectorCertificateError: NotSent(reason="the provider's certificate is not trusted"),
@@ -51,7 +51,7 @@ CAUSES: Final[Mapping[type[BaseException], NotSent | NoReply]] = MappingProxyTyp
         aiohttp.ClientProxyConnectionError: NotSent(reason="the proxy could not be reached"),
         aiohttp.ClientHttpProxyError: NotSent(reason="the proxy refused the tunnel to the provider"),
         aiohttp.ClientConnectorError: NotSent(reason="the provider could not be reached"),
-        # Raised later: the request may have left. Listed for their words; what is not listed is treated the same.
+        # Raised later, so the request may have been sent. Listed for their texts; unlisted errors are treated the same.
         aiohttp.ServerDisconnectedError: NoReply(reason="the connection was closed before the reply"),
         aiohttp.SocketTimeoutError: NoReply(reason="the reply did not come in time"),
         aiohttp.ClientPayloadError: NoReply(reason="the reply's body was cut"),
@@ -59,7 +59,7 @@ CAUSES: Final[Mapping[type[BaseException], NotSent | NoReply]] = MappingProxyTyp
         aiohttp.ClientConnectionError: NoReply(reason="the connection broke"),
     }
 )
-"""What is known after a foreign error, by the nearest listed class of its cause; not listed: may have happened."""
+"""What is known after a foreign error, by the nearest listed class of its cause; unlisted ones may have happened."""
 
 _FOREIGN: Final = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
 _ZLIB_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
@@ -69,7 +69,7 @@ _SECONDS: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 
 
 def answer_to(error: BaseException) -> NotSent | NoReply:
-    """Return what is known after a foreign error; httpx's names are looked behind."""
+    """Return what is known after a foreign error, judged by the cause behind httpx's error."""
     cause = error.__cause__ if isinstance(error, httpx.HTTPError) and error.__cause__ is not None else error
     for kind in type(cause).__mro__:
         if kind in CAUSES:
@@ -85,11 +85,11 @@ async def exchange(
     hide: Collection[str] = (),
     numbers: bool = False,
 ) -> Answer:
-    """Send one request and read its whole reply within `limit` seconds, connect to last byte.
+    """Send one request and read its complete reply within `limit` seconds, from connect to the last byte.
 
     `hide` holds the values of the caller's metadata, which no text of the reply may repeat; `numbers` is for probes.
-    Unless a whole reply came, the connection is gone when this returns or is cancelled, with whatever it still held:
-    nothing more can leave.
+    Without a complete reply, the connection and its buffers are dropped before this returns or is cancelled, so that
+    nothing more can be sent.
     """
     request.extensions["timeout"] = _connection_limits(limit)
     _write_until.set(time.monotonic() + limit)
@@ -108,15 +108,15 @@ async def exchange(
     else:
         answer = body if isinstance(body, NoReply) else _reply(response, names, body, hide=hide, numbers=numbers)
     if isinstance(answer, NoReply):
-        # An aborted socket is closed in the loop's next turn.
+        # An aborted socket is closed in the next iteration of the event loop.
         await asyncio.sleep(0)
     return answer
 
 
 async def hand_on(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-    """Send a request by the client's transport, with its authentication; the response is still to be read and closed.
+    """Send a request over the client's transport, with its authentication; the caller reads and closes the response.
 
-    The client's own way there costs half as much as the call, for redirects, cookies and hooks that it has none of.
+    `client.send` would add half the cost of the call, for redirects, cookies and hooks that this client does not use.
     Raises as the transport does.
     """
     if client.auth is not None:
@@ -125,16 +125,16 @@ async def hand_on(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Re
 
 
 def _connection_limits(limit: float) -> dict[str, float | None]:
-    """Return httpx's time limits: to be connected, pool and TLS included, ends well before the whole call does.
+    """Return httpx's time limits; the limit to connect, pool and TLS included, ends well before that of the call.
 
-    So when the call's own limit strikes there was a connection, and a connection that never came is told apart.
+    So if the call's own limit is reached there was a connection, and a failure to connect can be recognised.
     """
     connected = min(CONNECT_SECONDS, limit / 2)
     return {"connect": connected, "pool": connected, "read": None, "write": None}
 
 
 async def _read(response: httpx.Response, names: set[bytes]) -> bytes | NoReply:
-    """Return the decoded body, never holding more than the cap and one chunk."""
+    """Return the decoded body; never holds more in memory than the cap and one chunk."""
     encoding = response.headers["Content-Encoding"].strip().lower() if b"content-encoding" in names else ""
     if encoding not in {"identity", "", *_ZLIB_ENCODINGS}:
         return NoReply(reason="the reply is encoded in a way that was not asked for")
@@ -171,11 +171,11 @@ def _is_plain(request_id: str | None) -> bool:
 
 
 def parse_json(body: bytes) -> Mapping[str, Any] | None:
-    """Return the JSON object in a body, None where there is none; no body makes it raise."""
+    """Return the JSON object in a body, None if there is none; never raises, whatever the body."""
     try:
         value = json.loads(body)
         if b"\\ud" in body.lower():
-            # Half a surrogate pair passes as text until somebody stores it.
+            # Half a surrogate pair passes as text until it is stored.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         return None
@@ -183,9 +183,9 @@ def parse_json(body: bytes) -> Mapping[str, Any] | None:
 
 
 def read_retry_after(value: str, date: str | None) -> timedelta | None:
-    """Return a `Retry-After` in seconds or as an HTTP date, from nothing up to an hour; None where it is neither.
+    """Return the delay of a `Retry-After`, given in seconds or as an HTTP date: 0 to one hour, None if it is neither.
 
-    A date counts from the reply's own `Date`, so that two clocks need not agree; without one, from now.
+    A date counts from the reply's own `Date`, so that two clocks need not agree; without `Date`, from now.
     """
     text = value.strip()
     if _SECONDS.fullmatch(text):
@@ -207,7 +207,7 @@ def _http_date(text: str) -> datetime | None:
 
 
 def _cut(transport: asyncio.Transport | None) -> None:
-    """Drop a connection with all that waits to leave by it, in this process and in the kernel."""
+    """Abort a connection and drop its unsent data, in this process and in the kernel."""
     if transport is None:
         return
     raw = transport.get_extra_info("socket")
@@ -217,14 +217,14 @@ def _cut(transport: asyncio.Transport | None) -> None:
 
 
 class _InTimeOrNever(aiohttp.ClientRequest):
-    """A request that is not written once its call's time is over.
+    """A request that is not written after its call's time limit.
 
-    A process that was stopped between the decision to send and the first byte wakes up with the write before the time
-    limit's own callback; by then another worker may hold the refund.
+    A process that was frozen between the decision to send and the first byte may resume with the write before the time
+    limit's own callback. By then another worker may hold the refund.
     """
 
     async def write_bytes(self, writer: Any, conn: Any, content_length: int | None = None) -> None:
-        """Write the request, head and body in one, or cut the connection."""
+        """Write the request, head and body together, or abort the connection."""
         until = _write_until.get()
         if until is not None and time.monotonic() >= until:
             _cut(conn.transport)
@@ -233,25 +233,25 @@ class _InTimeOrNever(aiohttp.ClientRequest):
 
 
 class _WholeOrCut(aiohttp.ClientResponse):
-    """A response whose connection is cut unless its reply was read to the end.
+    """A response whose connection is aborted unless its reply was read to the end.
 
-    A plain close would go on sending what is buffered; the worker counts quiet time from the end of a call.
+    A plain close would still send buffered data, but the worker counts quiet time from the end of a call.
     """
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
-        """Read the reply's head; bytes that came before the request are another request's reply."""
+        """Read the reply's head; bytes that arrived before the request belong to another request's reply."""
         if connection.protocol.should_close:
             _cut(connection.transport)
             raise aiohttp.ClientConnectionError("unasked bytes on the connection")
         return await super().start(connection)
 
     def release(self) -> Any:
-        """Give the connection back if the reply is whole, else cut it."""
+        """Return the connection to the pool if the reply is complete, else abort it."""
         self._cut_unless_whole()
         return super().release()
 
     def close(self) -> None:
-        """Close the response; the connection is cut if the reply is not whole."""
+        """Close the response; the connection is aborted if the reply is not complete."""
         self._cut_unless_whole()
         super().close()
 
@@ -261,7 +261,7 @@ class _WholeOrCut(aiohttp.ClientResponse):
 
 
 def build_client(settings: Settings) -> httpx.AsyncClient:
-    """Return the client of the provider: one per loop, nothing connected yet; close it with `aclose`.
+    """Return the HTTP client for the provider: one per event loop, not connected yet; close it with `aclose`.
 
     Raises as `Settings.require_provider` does, and `SettingsError` for a proxy of another kind than HTTP.
     """
@@ -269,7 +269,7 @@ def build_client(settings: Settings) -> httpx.AsyncClient:
     context = httpx.create_ssl_context()
 
     def session() -> aiohttp.ClientSession:
-        # Made on the loop, at the first request. No netrc, no proxy lookup a request: both are settled here.
+        # Created on the loop, at the first request. No netrc and no proxy lookup per request: both are decided here.
         connector = aiohttp.TCPConnector(
             limit=settings.concurrency + SPARE_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS, ssl=context
         )
@@ -297,7 +297,7 @@ def build_client(settings: Settings) -> httpx.AsyncClient:
 def proxy_for(url: str) -> httpx.Proxy | None:
     """Return the proxy that the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`) names for a URL.
 
-    This very machine is never reached through one.
+    This machine itself is never reached through a proxy.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
