@@ -1,1 +1,1 @@
-"""What a worker does with a refund."""
+"""The worker's engine: takes refunds from a message to their result."""

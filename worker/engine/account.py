@@ -1,8 +1,8 @@
-"""Whose money it is: the account at the provider that the records belong to, told by what the key can see.
+"""Checks that the API key belongs to the provider account of the records, by what the key can read.
 
-A key of another account sees nothing of ours: to it every refund in doubt is absent and every payment missing. So a key
-that the records do not know yet is confirmed before it is used, and a payment that was shown once and is missing now
-stops everything.
+A key of another account can read nothing of ours: it would show every refund in doubt as absent and every payment as
+missing. So a key that the records do not know yet is confirmed before it is used. A payment that was shown once and is
+missing now stops everything.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from worker.store.flags import key_print
 log = structlog.get_logger(__name__)
 
 WITNESSES: Final = 3
-"""Refunds, and payments, that are asked for to confirm a key."""
+"""Number of refunds, and of payments, that are read to confirm a key."""
 _OTHER: Final = (
     "the key shows nothing of what these records hold: {count} known refunds and payments are missing at the provider, "
     "so that it is most likely of another account. Put a key of their own account back, or use another "
@@ -33,7 +33,7 @@ _OTHER: Final = (
 
 
 class Account:
-    """Confirms keys, and watches over payments that were shown once. `refuse_credentials` is told of a refused key."""
+    """Confirms API keys, and detects payments that have disappeared. A refused key calls `refuse_credentials`."""
 
     def __init__(
         self, store: AsyncStore, gateway: Gateway, *, refuse_credentials: Callable[[], Awaitable[None]]
@@ -45,9 +45,9 @@ class Account:
     # A key at its start
 
     async def confirm(self, key: str) -> None:
-        """Return if the key is of the records' account, or if nothing yet says whose they are.
+        """Return if the key belongs to the records' account, or if nothing yet shows which account that is.
 
-        Raises `ProviderMismatch` if it is of another one, `ProviderUnavailable` if that cannot be told now.
+        Raises `ProviderMismatch` if it belongs to another account, `ProviderUnavailable` if that is not known now.
         """
         facts = await self._store.run(scripts.account(secrets.token_hex(16)))
         known = key_print(key, facts.salt)
@@ -74,7 +74,7 @@ class Account:
         if not any(shows(answer, name) for name, answer in answers):
             answers += await self._payments(witnesses.seen)
         if not answers and rotated:
-            # Nothing was shown yet: at least the payment of one refund in doubt must be readable with the new key.
+            # Nothing was shown yet, so the new key must read at least the payment of one refund in doubt.
             answers = await self._payments(witnesses.unseen)
         await self._judge(answers)
 
@@ -97,13 +97,13 @@ class Account:
     # Payments
 
     async def shown(self, payment_intent: str) -> None:
-        """Note that the provider shows a payment."""
+        """Record that the provider shows a payment."""
         await self._store.run(scripts.payment(payment_intent, "shown"))
 
     async def is_lost(self, payment_intent: str, turn: Turn) -> bool:
-        """Tell whether a payment that is missing now was shown once; then everything stops, and an alarm rings.
+        """Return whether a payment that is missing now was shown once; if so, stop everything and raise an alarm.
 
-        It is asked for once more first, after `turn`: one replica of the provider that lags stops nobody.
+        First the payment is read once more, after `turn`, so that one lagging replica of the provider stops nothing.
         """
         result = await self._store.run(scripts.payment(payment_intent, "missing"))
         if result == "suspect" and is_missing(await self._gateway.get_payment_intent(payment_intent, turn)):
@@ -113,7 +113,7 @@ class Account:
         return result in {"raised", "lost"}
 
     async def probe(self) -> bool:
-        """Let everything go on if the payment that was missing is shown again; return whether nothing is stopped."""
+        """Resume if the missing payment is shown again; return whether nothing is stopped now."""
         (payment_intent,) = await self._store.meta("account_lost_payment")
         if payment_intent is None:
             return True

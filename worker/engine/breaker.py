@@ -1,4 +1,4 @@
-"""The outage breaker of one worker: when the provider does not answer, stop asking, and probe until it does.
+"""The circuit breaker of one worker: stops calls if the provider does not answer, and probes until it does.
 
 Without it an outage would put every queued refund in doubt, one timeout after the other.
 """
@@ -18,20 +18,24 @@ from worker.rules.attempts import backoff
 log = structlog.get_logger(__name__)
 
 FAILURES: Final = 8
-"""Calls in a row without a proper answer that open it."""
+"""Consecutive calls without a proper answer that open the breaker."""
 FIRST_PROBE: Final = timedelta(seconds=1)
 LONGEST_PROBE: Final = timedelta(seconds=30)
 
 
 def is_outage(outcome: Outcome) -> bool:
-    """Tell whether an outcome speaks of a provider that is away: unreachable, silent, or failing by itself."""
+    """Return whether an outcome indicates an outage: the provider is unreachable, silent, or failing by itself."""
     if outcome.seen is Seen.NOT_SENT:
         return True
     return outcome.seen is Seen.MAYBE and (outcome.http_status is None or outcome.server_error)
 
 
 class Breaker:
-    """Closed: all may call. Open: none may, and a probe asks now and then. Half open: one may, and decides."""
+    """A circuit breaker.
+
+    Closed: all calls may be made. Open: none may, and a probe runs now and then. Half open: one trial call may be made,
+    and its result decides.
+    """
 
     def __init__(self, probe: Callable[[], Awaitable[bool]], *, jitter: Callable[[], float]) -> None:
         self.is_open = False
@@ -46,11 +50,11 @@ class Breaker:
 
     @property
     def resting(self) -> bool:
-        """Tell whether no call would be let through now."""
+        """Return whether no call may be made now."""
         return self.is_open and not self._trial
 
     async def wait(self) -> bool:
-        """Wait until a call may be made; return whether it is the trial: half open, that is the first to come."""
+        """Wait until a call may be made; return whether it is the trial, the first call after half open."""
         while self.is_open:
             if self._trial:
                 self._trial = self._asked = False
@@ -60,20 +64,20 @@ class Breaker:
         return False
 
     def trial_over(self) -> None:
-        """Offer the trial to the next where whoever had it has asked the provider nothing."""
+        """Offer the trial to the next caller if its holder made no call to the provider."""
         if self.is_open and not self._asked:
             self._trial = True
             self._changed.set()
 
     def answered(self) -> None:
-        """Note that the provider answered a call, whatever it said."""
+        """Record that the provider answered a call, whatever the answer."""
         self._asked = True
         self._failures = 0
         if self.is_open:
             self._close()
 
     def record(self, outcome: Outcome) -> None:
-        """Note how a call ended."""
+        """Record the outcome of a call."""
         if not is_outage(outcome):
             self.answered()
             return
@@ -98,12 +102,12 @@ class Breaker:
             pause = backoff(count, base=FIRST_PROBE, cap=LONGEST_PROBE, jitter=self._jitter())
             await asyncio.sleep(pause.total_seconds())
             if self._trial or await self._probe():
-                # One call may try; where none comes, or it fails too, the next round offers it again.
+                # One call may try. If none comes, or it fails too, the next round offers the trial again.
                 self._trial = True
                 self._changed.set()
 
     def stop(self) -> None:
-        """End the probe."""
+        """Stop probing."""
         if self._probing is not None:
             self._probing.cancel()
             self._probing = None

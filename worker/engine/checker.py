@@ -1,4 +1,4 @@
-"""Before a send: asks the provider what must be known of the payment, and saves what keeps a refund back."""
+"""Checks before a send: reads from the provider what must be known about the payment, and saves any hold."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ log = structlog.get_logger(__name__)
 
 
 class Checker:
-    """Reads payments before a send, and saves what keeps a refund back.
+    """Reads payments before a send, and saves the step if a refund is held back.
 
-    `note_trouble` and `note_answer` as for `Reconciler`.
+    `note_trouble` and `note_answer` are the same as for `Reconciler`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Checker:
         self._note_answer = note_answer
 
     async def read_payment(self, refund: Refund, now: datetime, turn: Turn) -> PaymentView | Ending:
-        """Return what the payment shows if the refund may be sent after that, else how the saved step left it."""
+        """Return the payment's view if the refund may be sent, else the ending of the saved step."""
         seen = await self._gateway.get_payment(refund.payment_intent, turn, about=refund)
         if isinstance(seen, PaymentView):
             self._note_answer()
@@ -69,9 +69,9 @@ class Checker:
         return ending
 
     async def judge(self, refund: Refund, look: Look, now: datetime) -> tuple[Ending, bool] | None:
-        """Save what a look before the first send means; return how it left the refund, and whether to go on with it.
+        """Judge a read-back before the first send; return None if the refund may be sent.
 
-        None if it may be sent.
+        Otherwise save the step, and return the refund's ending and whether to continue with it at once.
         """
         step = preflight.after_first_look(refund, look, now, self._jitter())
         if step is None:

@@ -1,6 +1,7 @@
-"""How a handling left a refund, in plain words: what a task returns, and Flower shows as its result.
+"""Task results in plain words: how a task left its refunds, as Flower shows it.
 
-Ids and codes only. It says what the worker knows by its own last answer from the records: nothing is read for it.
+Results hold ids and codes only. They state what the worker knows from its last reply of the store; nothing is read
+for them.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _HELD: Final = MappingProxyType(
         "no_body": "its stored request is gone",
     }
 )
-"""Why a claim was refused that only waits, in plain words."""
+"""Reasons of refused claims that only have to wait, in plain words."""
 _EVERYONES: Final = MappingProxyType({"credentials_refused": "key refused", "rate_limited": "rate limited"})
 """Codes of answers that concern every refund."""
 _KEPT_BACK: Final = MappingProxyType(
@@ -54,24 +55,24 @@ _KEPT_BACK: Final = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How one handling left a refund: a plain word, and the reason if one is known."""
+    """The result of handling one refund: a plain word, and the reason if one is known."""
 
     word: str
     reason: str = ""
     common: bool = False
-    """The reason is one of a few that hold back many refunds at a time: those are counted with it."""
+    """Whether the reason is one of a few that hold back many refunds at once; summaries then count by it, too."""
 
     def __str__(self) -> str:
         return f"{self.word} ({self.reason})" if self.reason else self.word
 
     @property
     def kind(self) -> str:
-        """Return what it counts as among many."""
+        """Return the name under which a summary counts this ending."""
         return str(self) if self.common else self.word
 
     @property
     def begun(self) -> bool:
-        """Tell whether the refund was looked at at all."""
+        """Return whether work on the refund was begun."""
         return self.word != _GIVEN_BACK
 
 
@@ -79,7 +80,7 @@ _GIVEN_BACK: Final = "given back"
 
 UNKNOWN: Final = Ending("unknown id")
 OVERTAKEN: Final = Ending("changed meanwhile")
-"""Somebody else moved the refund since it was read: what it is now was not read again."""
+"""The refund was changed elsewhere since it was read, and its current state was not read."""
 CONTRADICTED: Final = Ending("contradicts the record")
 STORE_AWAY: Final = Ending("not known", "Redis away", common=True)
 CONFLICT: Final = Ending("rejected", "exists with other contents")
@@ -88,30 +89,30 @@ NO_IDS: Final = Ending("rejected", "not a list of ids")
 
 
 def given_back(*, stopping: bool, provider_away: bool) -> Ending:
-    """Return the ending of a refund that was not begun, and that another message brings again."""
+    """Return the ending of a refund that was not begun and that another message will bring again."""
     reason = "worker stopping" if stopping else "provider away" if provider_away else ""
     return Ending(_GIVEN_BACK, reason, common=True)
 
 
 def broken(error: BaseException) -> Ending:
-    """Return the ending of a handling that met an unforeseen error: its kind alone, the log has the rest."""
+    """Return the ending after an unforeseen error: only the error's type, because the log has the rest."""
     return Ending("handling failed", type(error).__name__)
 
 
 def rejected(codes: Iterable[str]) -> Ending:
-    """Return the ending of a request that breaks rules, named by their codes."""
+    """Return the ending of an invalid request, with the codes of the broken rules."""
     return Ending("rejected", ", ".join(dict.fromkeys(codes)))
 
 
 def standing(refund: Refund | None) -> Ending:
-    """Return the ending of a refund that nothing was done for, by its record."""
+    """Return the ending of a refund for which nothing was done, based on its record."""
     if refund is None:
         return UNKNOWN
     return _at(refund.stage, refund.status, refund.error_code)
 
 
 def not_claimed(result: str, refund: Refund | None) -> Ending:
-    """Return the ending of a refund whose claim was refused with `result`, by the record that the claim saw."""
+    """Return the ending of a refund whose claim was refused with `result`, based on the record the claim returned."""
     held = _HELD.get(result)
     if refund is None or held is None:
         return standing(refund)
@@ -119,12 +120,12 @@ def not_claimed(result: str, refund: Refund | None) -> Ending:
 
 
 def postponed(refund: Refund, code: str) -> Ending:
-    """Return the ending of a refund whose payment could not be read, or did not confirm it, before it was sent."""
+    """Return the ending of an unsent refund whose payment could not be read or did not confirm the refund."""
     return Ending(_WORDS[refund.stage], _KEPT_BACK.get(code, "payment unreadable"), common=True)
 
 
 def saved(step: Step, result: str) -> Ending:
-    """Return the ending that a save's `result` leads to; the step's own only if it was saved."""
+    """Return the ending for a save's `result`; it describes the step only if the step was saved."""
     match result:
         case "saved":
             code = step.label if step.to is Stage.REVIEW else step.changes.get("error_code")
@@ -146,7 +147,7 @@ def _at(stage: Stage, status: Status, code: str | None) -> Ending:
 
 
 def _plain(code: str | None) -> str:
-    """Return a code as it may be shown: the provider's own words are foreign, and may hold anything."""
+    """Return a code that is safe to show; the provider's own codes may contain anything."""
     if code is None:
         return ""
     if code in _EVERYONES:
@@ -155,7 +156,7 @@ def _plain(code: str | None) -> str:
 
 
 def told(endings: Mapping[str, Ending]) -> str:
-    """Return what became of a message's refunds: of one with its id, of many how many of each kind."""
+    """Return a summary of a message's refunds: for one refund its id and ending, for several the count of each kind."""
     if len(endings) == 1:
         return "".join(f"{without_secrets(refund_id)}: {ending}" for refund_id, ending in endings.items())
     kinds = Counter(ending.kind for ending in endings.values())

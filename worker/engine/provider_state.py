@@ -1,4 +1,4 @@
-"""What an answer says of the provider as a whole, and who is to know: a rate limit, a refused key, an outage."""
+"""Reacts to answers that concern every refund: rate limits, refused API keys, outages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONGEST_BLOCK: Final = timedelta(minutes=2)
 
 
 class ProviderTrouble:
-    """Told of every outcome; closes the gate and parks the key for all workers, opens the breaker of its own."""
+    """Receives every outcome; closes the rate gate and parks the key for all workers, opens this worker's breaker."""
 
     def __init__(self, store: AsyncStore, gateway: Gateway, gate: RateGate, *, jitter: Callable[[], float]) -> None:
         self.breaker = Breaker(self._provider_answers, jitter=jitter)
@@ -32,10 +32,10 @@ class ProviderTrouble:
         self._blocks = 0
 
     async def note(self, outcome: Outcome) -> None:
-        """Let all workers know what one answer says of the provider as a whole.
+        """Share with all workers what one answer says about the provider as a whole.
 
-        Where Redis is away they are not told: the next answer says it again, and what this one says of its own refund
-        is still to be saved.
+        If Redis is away this is only logged: the next answer will say it again, and what this answer says about its own
+        refund must still be saved.
         """
         self.breaker.record(outcome)
         try:
@@ -56,16 +56,16 @@ class ProviderTrouble:
             self._blocks = 0
 
     async def refuse_credentials(self) -> None:
-        """Open the credentials breaker: nothing is failed, all wait, an alarm rings.
+        """Open the credentials breaker: no refund fails, all wait, and an alarm is raised.
 
-        What the provider said is not logged: it may repeat what it was asked, metadata included.
+        The provider's text is not logged, because it may repeat the request, including metadata.
         """
         opened = await self._store.flag("credentials_refused_at", once=True)
         if opened:
             log.error("credentials_refused", alarm=True)
 
     async def probe_credentials(self) -> bool:
-        """Close the credentials breaker where the provider accepts the key again; return whether it is closed."""
+        """Close the credentials breaker if the provider accepts the key again; return whether it is closed."""
         if not await self._store.flagged("credentials_refused_at"):
             return True
         if await self._gateway.key_is_accepted():

@@ -1,4 +1,4 @@
-"""When a call may leave: the rate that all workers share."""
+"""The rate limiter for calls to the provider, shared by all workers."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ from worker.store import scripts
 from worker.store.async_store import AsyncStore
 
 AHEAD: Final = timedelta(milliseconds=100)
-"""How far ahead a worker takes the moments at which its calls leave: a trip brings several, a newcomer waits little."""
+"""How far in advance a worker reserves send times.
+
+One round trip reserves several; a new caller waits at most this long behind them.
+"""
 LATE: Final = 0.1
-"""Seconds after which a moment that found nobody, or a loop that was busy, is lost: more would be a burst."""
+"""Reserved send times older than this, in seconds, are discarded; using them would cause a burst."""
 USED: Final = 0.975
-"""The part of the rate that is scheduled: calls on their way overtake one another, and a provider counts arrivals.
+"""The part of the rate that is scheduled, because calls overtake one another and a provider counts arrivals.
 
 At 0.985 a provider that allows no burst still refused one call in thousands, which costs more than a hundredth.
 """
 
 
 class RateGate:
-    """Moments for calls to the provider, spread evenly over all workers by a schedule in Redis.
+    """Rate limiter: send times for calls to the provider, spread evenly over all workers by a schedule in Redis.
 
-    They are taken a little ahead for several waiters in one trip, and each waiter is let through at its moment. A 429
-    seen by any worker closes the gate for all: as long as it says, else ever longer up to two minutes. Then a rate that
-    is set is gone on with more slowly, and recovers by itself. With none set a permit is free and there is nothing to
-    slow: all go on at full speed, into the next 429 where the provider enforces a rate.
+    One round trip reserves send times for several waiters a little in advance. Each waiter continues at its send time.
+    A 429 seen by any worker closes the gate for all workers: as long as the answer says, else ever longer up to two
+    minutes. After that, a configured rate is lower for a while and recovers by itself. If no rate is configured,
+    permits are free and all workers continue at full speed, into the next 429 if the provider enforces a rate.
     """
 
     def __init__(
@@ -44,26 +47,24 @@ class RateGate:
         self._blocked_until = 0.0
         self._waiting: dict[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
         self._taken = dict.fromkeys(Lane, 0)
-        """Moments that are ours and have not come yet."""
+        """Number of reserved send times that have not come yet, by lane."""
         self._unused: deque[float] = deque()
-        """Moments that came when nobody waited."""
+        """Send times that came while no caller waited."""
         self._pump: asyncio.Task[None] | None = None
         self._newcomer = asyncio.Event()
         self._stopped = False
         self.waited_seconds = 0.0
 
     async def acquire(self, lane: Lane) -> None:
-        """Wait until one call may leave; raises `TimeoutError` once nobody is to wait any more."""
+        """Wait until one call may be sent; raises `TimeoutError` if the gate is stopped."""
         if self._is_open() and (self.rate <= 0 or self._use_unused()):
             return
         await self._wait(lane, self._waiting[lane].append)
 
     async def go_on(self, lane: Lane) -> None:
-        """Wait until a handling that has begun may make one more call: before all that have not, which is soon.
-
-        What it has read grows old meanwhile, and behind a queue at a slow rate no verdict would be fresh enough to act
-        upon. Nobody is left behind for it: what has begun needs few more calls, and nothing begins before them.
-        """
+        """Wait for a permit with priority over refunds that have not started; this does not take long."""
+        # The data that a started refund has read goes stale. Behind a queue at a slow rate, no verdict would be fresh
+        # enough to act on. No other refund starves, because a started refund needs few more calls.
         if self._is_open() and (self.rate <= 0 or self._use_unused()):
             return
         await self._wait(lane, self._waiting[lane].appendleft)
@@ -82,7 +83,7 @@ class RateGate:
         self.waited_seconds += self._clock() - started
 
     def stop(self) -> None:
-        """Let nobody wait any more, now or later; permits at hand are still given."""
+        """End all present and future waits; permits at hand are still given."""
         self._stopped = True
         for queue in self._waiting.values():
             for turn in queue:
@@ -91,21 +92,21 @@ class RateGate:
         self._newcomer.set()
 
     async def try_now(self, lane: Lane) -> bool:
-        """Take a permit if there is one at once: nobody waits for the rate under a claim."""
+        """Take a permit if one is available at once, because a claim must not be held while waiting for the rate."""
         if not self._is_open():
             return False
         if self.rate <= 0 or self._use_unused():
             return True
-        # A moment just ahead will do: taken out of the schedule, it is missing there.
+        # A send time in the near future is good enough, because no other call can use it after it is reserved.
         return bool((await self._take({lane: 1})).moments)
 
     async def block(self, wait: timedelta) -> None:
-        """Close the gate for all workers, as a 429 asks."""
+        """Close the gate for all workers, as a 429 demands."""
         left = await self._store.run(scripts.block_gate(wait))
         self.learn(left)
 
     def learn(self, left: timedelta) -> None:
-        """Note that the gate is closed for so long: said by the gate itself or by a refused claim."""
+        """Record how long the gate stays closed, as reported by the gate itself or by a refused claim."""
         self._blocked_until = max(self._blocked_until, self._clock() + left.total_seconds())
 
     def _is_open(self) -> bool:
@@ -141,12 +142,12 @@ class RateGate:
             self._pump = None
 
     async def _ask(self) -> float:
-        """Take moments for those who wait and have none; return the seconds until there is more to be had."""
+        """Reserve send times for waiters without one; return the seconds until it is useful to ask again."""
         for queue in self._waiting.values():
             while queue and queue[0].done():
                 queue.popleft()
         wanted = {lane: max(0, len(queue) - self._taken[lane]) for lane, queue in self._waiting.items()}
-        # Moments taken for one lane that has nobody left serve the other.
+        # Send times reserved for a lane without waiters serve the other lane.
         spare = sum(max(0, self._taken[lane] - len(queue)) for lane, queue in self._waiting.items())
         if sum(wanted.values()) <= spare:
             return AHEAD.total_seconds()
@@ -162,10 +163,10 @@ class RateGate:
         return permits.wait.total_seconds() or AHEAD.total_seconds()
 
     def _come(self, lane: Lane, moment: float) -> None:
-        """Let one through, of the lane that took the moment if it still has one."""
+        """Give a send time to one waiter, preferably of the lane that reserved it."""
         self._taken[lane] -= 1
         if self.rate > 0 and (not self._is_open() or self._clock() - moment > LATE):
-            # Whoever waits asks anew: after a 429 the schedule begins where the gate opens.
+            # Waiters reserve again, because after a 429 the schedule begins when the gate opens.
             self._newcomer.set()
             return
         for queue in (self._waiting[lane], *self._waiting.values()):
@@ -178,10 +179,10 @@ class RateGate:
 
 
 class Turns:
-    """The permits of one handling: the one it waited for before it began, and one of its own for each further call.
+    """The permits for handling one refund: the first is taken before the start, and each further call takes its own.
 
-    `another` waits for one; nobody holds a claim meanwhile. The harmless GET that asks whether the key is accepted or
-    the provider is back takes none: a worker makes few of them, most while nothing else leaves.
+    `another` waits for a permit; no claim is held meanwhile. The harmless GET that checks the key or probes for an
+    outage's end takes none, because a worker makes few of them, most while nothing else is sent.
     """
 
     __slots__ = ("_another", "_at_hand")
@@ -191,12 +192,12 @@ class Turns:
         self._at_hand = True
 
     async def ready(self) -> None:
-        """Have a permit at hand, for the call that is made where a claim is granted."""
+        """Ensure that a permit is at hand, for the call that follows if a claim is granted."""
         if not self._at_hand:
             await self._another()
             self._at_hand = True
 
     async def take(self) -> None:
-        """Wait until one call may leave."""
+        """Wait until one call may be sent."""
         await self.ready()
         self._at_hand = False

@@ -1,4 +1,4 @@
-"""Read-backs: gather what the provider shows of a doubtful refund and its payment; `rules.evidence` judges it."""
+"""Read-backs: gathers what the provider shows for a doubtful refund and its payment; `rules.evidence` judges it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from worker.store import scripts
 from worker.store.async_store import AsyncStore
 
 MOST_REREAD: Final = 50
-"""Refunds of one payment that a look at its totals reads again, a call each. With more it is inconclusive."""
+"""Maximum refunds of one payment that a read-back by totals rereads, one call each; with more it is inconclusive."""
 
 
 class Reconciler:
-    """Looks at doubtful refunds by the mode of `rules.readback`.
+    """Reads back doubtful refunds, in the mode set by `rules.readback`.
 
-    `note_trouble` is told of reads that went wrong, `note_answer` of those that did not.
+    `note_trouble` is called after a read that failed, `note_answer` after any other.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Reconciler:
         self._note_answer = note_answer
 
     async def look(self, refund: Refund, turn: Turn) -> Look:
-        """Return what the provider shows of a refund in doubt; reversals of its siblings met on the way are saved.
+        """Return what the provider shows for a refund in doubt; also saves reversals of its siblings found meanwhile.
 
-        `turn` is waited for before each call: pages of a list and other refunds of the payment may be many.
+        `turn` is awaited before each call, because a list may have many pages and a payment many refunds.
         """
         if refund.operator_says is not None and refund.provider_refund_id is not None:
-            # The provider gave this id once, so whatever a person says of the refund can be read there.
+            # The provider gave this id once, so a person's statement about the refund can be checked by that id.
             look = await self._sight_by_id(refund, refund.provider_refund_id, turn)
             if look is not None:
                 return look
@@ -66,7 +66,7 @@ class Reconciler:
                 return Look(sight=Sight.INCONCLUSIVE, reason="nothing may be read back")
 
     async def _sight_by_id(self, refund: Refund, provider_refund_id: str, turn: Turn) -> Look | None:
-        """Return what is read under the refund's own id at the provider, None if the provider does not know it."""
+        """Return the result of reading the refund by its provider id, None if the provider does not know the id."""
         answer = await self._gateway.get_refund(provider_refund_id, turn)
         outcome = classify(answer, refund)
         if outcome.seen is Seen.DONE and outcome.found is not None and outcome.found.id == provider_refund_id:
@@ -94,11 +94,11 @@ class Reconciler:
             if sibling.provider_refund_id in by_id:
                 await self._reverse(sibling, by_id[sibling.provider_refund_id], "list")
         look = look_at_list(refund, entries, complete=complete, siblings=siblings)
-        # To a key of another account every list is empty: absence counts only if the payment itself is shown.
+        # A key of another account reads every list as empty, so absence counts only if the payment itself is shown.
         return await self._if_shown(look, refund, turn) if look.sight is Sight.ABSENT else look
 
     async def _if_shown(self, look: Look, refund: Refund, turn: Turn) -> Look:
-        """Return a look if the provider shows the payment itself, else what that means."""
+        """Return `look` if the provider shows the payment itself, else the result for a payment that is not shown."""
         answer = await self._gateway.get_payment_intent(refund.payment_intent, turn, about=refund)
         if shows(answer, refund.payment_intent):
             await self._account.shown(refund.payment_intent)
@@ -110,7 +110,7 @@ class Reconciler:
     async def _sight_of_totals(self, refund: Refund, turn: Turn) -> Look:
         if refund.baseline is None:
             return look_at_totals(refund, PaymentView(), siblings=(), reread={}, totals_proof=False)
-        # The others first: one that moves after it was read moves the totals too, and the look is then inconclusive.
+        # Read the siblings first: if one changes after that, the totals change too, and the result is inconclusive.
         siblings = await self._store.run(scripts.siblings(refund.payment_intent, refund.refund_id, most=MOST_REREAD))
         reread: dict[str, ProviderRefund | None] = {}
         for sibling in siblings or ():
@@ -138,7 +138,7 @@ class Reconciler:
             await self._recorder.save(sibling, step, {"look": "reversed"})
 
     async def _unpaid(self, answer: Answer, refund: Refund, turn: Turn) -> Look:
-        """Return the look for a payment that was not shown: everyone's trouble, if it was shown once and is missing."""
+        """Return the result for a payment that was not shown; if it was shown before, this concerns every refund."""
         look = await self._unread(answer, refund)
         if look.missing and await self._account.is_lost(refund.payment_intent, turn):
             reason = "the payment was shown before and is missing now: the key may be of another account"
@@ -146,7 +146,7 @@ class Reconciler:
         return look
 
     async def _unread(self, answer: Answer, refund: Refund) -> Look:
-        """Return the look for a read-back that was not answered; a readable refusal will not get better by itself."""
+        """Return the result for an unanswered read-back; a readable refusal will not improve by itself."""
         outcome = await self._gateway.whose_refusal(classify(answer, refund))
         await self._note_trouble(outcome)
         if outcome.seen is Seen.REFUSED:

@@ -1,4 +1,4 @@
-"""Saving what was decided: until it is in where it carries a reply, and told in the log once it is."""
+"""Saves decided steps and logs them; a step that carries a reply is retried until it is saved."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ log = structlog.get_logger(__name__)
 
 SAVE_SECONDS: Final = 120.0
 STOPPING_SAVE_SECONDS: Final = 15.0
-"""A stopping worker insists no longer: the lapsed lease leads to a read-back, which finds what was done."""
+"""How long a stopping worker retries a save; the lapsed lease leads to a read-back, which finds what was done."""
 SOON: Final = timedelta(seconds=5)
-"""A look due sooner than the next sweep is taken by the worker that scheduled it."""
+"""A check due within this time, before the next sweep, is made by the worker that scheduled it."""
 _LET_GO_PAUSES: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""The refund's slot is held meanwhile."""
+"""Delays between tries, in seconds; the refund's slot is held meanwhile."""
 _KEEP_TRIES: Final = 20
-"""How often a proof is kept anew because somebody else moved the record meanwhile."""
+"""Maximum tries to store a proof if the record keeps changing meanwhile."""
 _PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
@@ -40,7 +40,7 @@ LookAgain = Callable[[str, Lane, timedelta], None]
 
 
 class Recorder:
-    """Saves steps of one worker; `look_again` is told of a refund that is due soon, with its lane and the wait."""
+    """Saves the steps of one worker; calls `look_again` with each refund that is due soon, its lane and the delay."""
 
     def __init__(self, store: AsyncStore, *, clock: Callable[[], float], look_again: LookAgain) -> None:
         self.stopping = False
@@ -51,16 +51,16 @@ class Recorder:
     async def save(
         self, refund: Refund, step: Step, detail: Mapping[str, Any], *, insist: bool = False
     ) -> tuple[Saved, Ending]:
-        """Save a step, and return how that leaves the refund.
+        """Save a step, and return the refund's ending.
 
-        `insist` for one that carries a reply: it is tried until it is in, for two minutes.
+        Set `insist` for a step that carries a reply: the save is then retried for up to two minutes.
         """
         if not step.quiet and not step.proof:
             transitions.check_move(refund.refund_id, refund.stage, step.to)
         full = {**detail, "alarm": step.alarm} if step.alarm else dict(detail)
-        # Not durable: lost with the server, the record is where it was at its claim, whose lease lapses into doubt, or
-        # at the look or poll before, which is repeated. What is sent next is sent under a claim that is on disk, and
-        # all that was saved before it is on disk then too.
+        # Not durable: if a crash undoes this save, the record is as it was at its claim, whose lease lapses into doubt,
+        # or before the read-back or poll, which is repeated. The next send needs a claim on disk, and everything saved
+        # before that claim is then on disk too.
         saved = await self._run(scripts.save(refund, step, full, durable=False), refund, step, insist=insist)
         ending = await self._after_save(refund, step, saved, full)
         return saved, ending or endings.saved(step, saved.result)
@@ -68,8 +68,8 @@ class Recorder:
     async def let_go(self, refund_id: str, token: str, decide: Callable[[Refund, datetime], Step]) -> None:
         """Save that nothing was sent under a claim whose reply was lost, or that is not known to be on disk.
 
-        Left alone its lease would lapse into a doubt. So it does if Redis stays away. `decide` returns the step for the
-        claimed record at a time.
+        Otherwise its lease would lapse into a doubt, as it does if Redis stays away. `decide` returns the step for the
+        claimed record at a given time.
         """
         for pause in (*_LET_GO_PAUSES, None):
             try:
@@ -86,7 +86,7 @@ class Recorder:
                 return
 
     async def _run(self, call: Call[T], refund: Refund, step: Step, *, insist: bool) -> T:
-        """Run a call; `insist` tries again for two minutes while Redis is away."""
+        """Run a call; with `insist`, retry for two minutes while Redis is away."""
         began, pause = self._clock(), _PAUSE
         while True:
             try:
@@ -104,7 +104,7 @@ class Recorder:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             except NotStorable as error:
-                # Repeating it would be refused again; whoever repairs the records finds here what was not kept.
+                # A retry would be refused again. The log entry holds what was not saved, for the repair of the records.
                 log.error(  # noqa: TRY400 - see above
                     "save_refused",
                     refund_id=refund.refund_id,
@@ -116,7 +116,7 @@ class Recorder:
                 raise
 
     async def _after_save(self, refund: Refund, step: Step, saved: Saved, detail: Mapping[str, Any]) -> Ending | None:
-        """Report a save; return how a further one left the refund, if this one led to it."""
+        """Log a save; return the ending of a further save if this one led to it."""
         facts = {name: value for name, value in detail.items() if name not in {"alarm", "reason"}}
         match saved.result:
             case "saved":
@@ -152,7 +152,7 @@ class Recorder:
         return None
 
     async def _contradicted(self, refund: Refund, proof: Step) -> None:
-        """Keep a proof that the record does not allow for, on the record as it is now."""
+        """Store a proof that contradicts the record, on the current record."""
         detail = {"provider_refund_id": proof.changes.get("provider_refund_id")}
         for _ in range(_KEEP_TRIES):
             loaded = await self._run(scripts.load(refund.refund_id), refund, proof, insist=True)
@@ -169,7 +169,7 @@ class Recorder:
         provider_refund_id = step.changes.get("provider_refund_id")
         alarm = f"the provider's refund {provider_refund_id} already belongs to refund {owner}"
         log.critical("provider_refund_claimed_twice", refund_id=refund.refund_id, alarm=True, owner=owner)
-        # Of an attempt it is one more answer that may be somebody else's: its doubt is for the rules of attempts.
+        # After an attempt, this is just an answer that may belong to another refund; the rules of attempts handle it.
         if refund.stage in {Stage.IN_DOUBT, Stage.PROCESSING}:
             changes: dict[str, Any] = {
                 "error_code": "owned_elsewhere",
@@ -177,8 +177,8 @@ class Recorder:
                 "doubt_since": refund.doubt_since or refund.updated_at,
             }
             if refund.provider_refund_id == provider_refund_id:
-                # A person had named it. It is the other's: no two records show one refund of the provider, and how long
-                # that has been pending says nothing of ours.
+                # A person had named this id, and it belongs to the other record. Two records must not show one refund
+                # of the provider, and how long that refund has been pending says nothing about ours.
                 changes |= {"provider_refund_id": None, "processing_since": None}
             _, ending = await self.save(refund, readback.after_owned(refund, changes, alarm), {})
             return ending

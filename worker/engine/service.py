@@ -1,6 +1,6 @@
-"""What a worker does with refunds: gather, let the rules decide, save. Plain coroutines over store and gateway.
+"""Handles refunds: gathers facts, lets the rules decide, and saves. Plain coroutines over store and gateway.
 
-Nothing here knows Celery, and nothing here decides: the rules do.
+This module does not know Celery, and leaves all decisions to the rules.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from worker.store.scripts import Claim, ClaimKind, Loaded
 log = structlog.get_logger(__name__)
 
 HOPS: Final = 4
-"""Decisions one handling may take in a row: lapse, look, resend, and one to spare."""
+"""Maximum consecutive actions per run, to bound the loop: lapse, read-back, resend, and one to spare."""
 MOST_WOKEN: Final = 1000
 
 Detail = dict[str, Any]
 
 
 class Service:
-    """Takes refunds through their way. One per event loop, shared by all that runs on it."""
+    """Processes refunds. One instance per event loop, shared by everything that runs on it."""
 
     def __init__(
         self,
@@ -103,12 +103,12 @@ class Service:
     # Handling
 
     async def process(self, refund_ids: Sequence[str], lane: Lane, *, seconds: float) -> list[Ending]:
-        """Handle the refunds of one message; return how each was left, in their order.
+        """Handle the refunds of one message; return their endings in the same order.
 
-        Those that were not begun within `seconds` are given back.
+        Refunds that were not begun within `seconds` are given back.
         """
         until = self._clock() + seconds
-        # One refund's unforeseen trouble is its own: the others of the message go on.
+        # An unforeseen error concerns only its own refund; the others of the message continue.
         results = await asyncio.gather(
             *(self.handle(refund_id, lane, until=until) for refund_id in refund_ids), return_exceptions=True
         )
@@ -128,13 +128,13 @@ class Service:
         return ended
 
     async def handle(self, refund_id: str, lane: Lane, *, until: float | None = None) -> Ending:
-        """Take one refund as far as it goes now; return how that left it: given back if no slot came free in time."""
+        """Process one refund as far as possible now; return its ending: "given back" if it could not begin in time."""
         is_trial = False
         try:
             async with asyncio.timeout(None if until is None else max(0.0, until - self._clock())) as wait:
                 self._waits.add(wait)
                 async with self.slots.hold(lane):
-                    # Outage and rate are waited for before the claim, never under it.
+                    # Wait for the outage breaker and the rate before the claim, never while holding it.
                     is_trial = await self.breaker.wait()
                     await self.gate.acquire(lane)
                     self._waits.discard(wait)
@@ -144,7 +144,7 @@ class Service:
         except TimeoutError:
             pass
         except StoreUnavailable as error:
-            # Its time in `due` stands: a sweep finds it again.
+            # The refund's time in `due` is unchanged, so a sweep finds it again.
             log.warning("refund_deferred", refund_id=refund_id, error=str(error))
             return endings.STORE_AWAY
         finally:
@@ -154,22 +154,22 @@ class Service:
         return endings.given_back(stopping=self.stopping, provider_away=self.breaker.is_open)
 
     def stop(self) -> None:
-        """Begin no more refunds: what waits is given back at once, what was begun goes on.
+        """Begin no more refunds: waiting refunds are given back at once, and refunds that were begun continue.
 
-        A read that waits for one more permit is given back too: the rate may make it wait for long, and it is repeated
-        by whoever takes the refund up.
+        A refund that waits for a permit for one more read is given back too. The rate may make it wait for long, and
+        the next worker that takes the refund repeats the read.
         """
         self.stopping = self._recorder.stopping = True
         self.gate.stop()
         for wait in self._waits:
-            # One whose time came in this very moment ends by itself, and may not be told any more.
+            # A timeout that expires at this very moment ends by itself, and must not be rescheduled.
             if not wait.expired():
                 wait.reschedule(0)
 
     def _look_again(self, refund_id: str, lane: Lane, delay: timedelta) -> None:
-        """Handle a refund beside what runs, after `delay`: its payment is free now, or its next look is near.
+        """Handle a refund in the background after `delay`: its payment is free now, or its next check is soon.
 
-        Forgotten where this process ends or has too many: a sweep finds it.
+        The refund is dropped if this process ends or has too many of them, because a sweep finds it.
         """
         if delay <= timedelta(0):
             self._wake(refund_id, lane)
@@ -187,13 +187,13 @@ class Service:
         await self.handle(refund_id, lane)
 
     async def drain(self) -> None:
-        """Wait for what was woken beside the messages."""
+        """Wait for the refunds that are handled in the background."""
         self.breaker.stop()
         while self._extra:
             await asyncio.wait(self._extra)
 
     async def _advance(self, refund_id: str, lane: Lane) -> Ending:
-        # Most refunds are claimed and sent with no look before, so the claim itself is the first look.
+        # Most refunds are claimed and sent without a load, because the claim itself returns the record.
         loaded = None if self.rules.reads_first else await self._send_blind(refund_id, lane)
         if isinstance(loaded, Ending):
             return loaded
@@ -213,7 +213,7 @@ class Service:
         return ending
 
     async def _act(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
-        """Do what the refund needs now; return how that left it, and whether to look at it once more at once."""
+        """Take the refund's next action; return its ending, and whether to load it again at once."""
         match attempts.next_action(refund, self.rules, loaded.now, self._wall()):
             case Action.NOTHING:
                 return endings.standing(refund), False
@@ -237,7 +237,7 @@ class Service:
     # Sending
 
     async def _send_blind(self, refund_id: str, lane: Lane) -> Ending | Loaded | None:
-        """Claim and send; return the record if the refused claim saw that more is to be done, None for a fresh look."""
+        """Claim and send; return the record if the refused claim shows another action, None if it must be loaded."""
         claim = await self._claim(refund_id, "send")
         if claim.result in {"stage", "early"}:
             return Loaded(now=claim.now, seq="", refund=claim.refund)
@@ -262,7 +262,7 @@ class Service:
         await turns.ready()
         seen = {"currency_checked": checks, "payment_shown": shown}
         claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline, **seen)
-        # Another refund of the payment was sent since the totals were read: read them again.
+        # `moved`: another refund of the payment was sent since the totals were read, so read them again.
         return await self._go(claim, lane), claim.result == "moved"
 
     async def _replay(self, refund: Refund, now: datetime, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
@@ -302,7 +302,7 @@ class Service:
             await self._recorder.let_go(refund_id, token, self._not_sent)
             raise
         if claim.claimed:
-            # The lease began some time after the question left: count from there, so that ours ends first.
+            # The lease began some time after the request was sent. Count from the request, so that ours ends first.
             spent = timedelta(seconds=self._clock() - asked)
             return scripts.shorter(claim, spent)
         if claim.result == "blocked" and claim.refund is not None and claim.refund.next_check_at is not None:
@@ -322,7 +322,7 @@ class Service:
         return attempts.after_attempt(refund, outcome, self.rules, now, self._jitter())
 
     async def _go(self, claim: Claim, lane: Lane) -> Ending:
-        """Attempt what was claimed; return how that left the refund, or how the refused claim did."""
+        """Make an attempt if the claim was granted; return the refund's ending, also for a refused claim."""
         refund = claim.refund
         if claim.claimed and refund is not None:
             return await self._attempt(claim, refund, lane)
@@ -340,7 +340,7 @@ class Service:
 
         window: timedelta | None = None
         if refund.first_attempt_at is not None:
-            # By whichever clock is further: this worker's own may close the window, and never opens it.
+            # Use the clock that is further ahead: this worker's own may close the window, and never opens it.
             window = refund.first_attempt_at + self.rules.key_window - max(claim.now, self._wall())
         outcome = await self.gateway.send(
             refund, claim.body, lease_left=claim.lease_left, window_left=window, permit=permit
@@ -365,23 +365,23 @@ class Service:
             step = attempts.after_attempt(refund, doubt, self.rules, now, self._jitter())
             _, ending = await self._recorder.save(refund, step, detail | {"seen": doubt.seen.value}, insist=True)
         if outcome.seen is Seen.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
-            # True of this refund, which moved nothing; if the payment was shown once, it stops the others. A worker
-            # that ends waits for no permit: another refund of the payment will tell.
+            # This refund moved nothing. If its payment was shown once, that stops all others. A stopping worker does
+            # not wait for the permit, because another refund of the payment will show the same.
             with suppress(TimeoutError):
                 await self.account.is_lost(refund.payment_intent, lambda: self.gate.go_on(lane))
         return ending
 
     async def _may_try_again(self, refund_id: str, token: str, lane: Lane) -> bool:
-        """Tell whether a further try may leave under a claim: asked last of all, since each answer ages."""
+        """Return whether a further try may be sent under a claim; checked last, because each answer goes stale."""
         if self.stopping or self.breaker.is_open:
             return False
         try:
             if not await self.gate.try_now(lane):
                 return False
-            # Since the claim somebody may have proven it done, or pressed the stop button: then no further byte leaves.
+            # Since the claim the refund may have been proven done, or claims paused: then no further byte is sent.
             obstacle = await self.store.run(scripts.stands(refund_id, token))
         except StoreUnavailable as error:
-            # What the tries so far have shown is kept, and saved as soon as that can be.
+            # The result of the tries so far is kept, and saved as soon as possible.
             obstacle = f"store_unavailable: {error}"
         if obstacle:
             log.info("further_try_left_out", refund_id=refund_id, reason=obstacle)
@@ -403,7 +403,7 @@ class Service:
         return ending
 
     async def _account_is_lost(self, refund: Refund, turns: Turns) -> bool:
-        """Tell whether not even the payment of a refund is there any more, though it was shown once."""
+        """Return whether the payment of a refund is missing too, although it was shown once."""
         payment = await self.gateway.get_payment_intent(refund.payment_intent, turns.take, about=refund)
         return is_missing(payment) and await self.account.is_lost(refund.payment_intent, turns.take)
 
@@ -419,7 +419,7 @@ class Service:
             return ending
         if step.changes["proven_absent_at"] is None:
             return ending
-        # The verdict is fresh now and for half a minute: send at once, or look again.
+        # The verdict is fresh for half a minute: send at once, or read back again.
         await turns.ready()
         claim = await self._claim(refund.refund_id, "resend", version=refund.version + 1, currency_checked=checks)
         return await self._go(claim, lane)

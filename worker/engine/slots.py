@@ -1,4 +1,4 @@
-"""Calls in flight: slots of this process, shared by two lanes."""
+"""Concurrency limit of this process: slots for calls in flight, shared by two lanes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from worker.model.refund import Lane
 
 
 class Slots:
-    """Calls in flight, at most `total`; work-conserving between the lanes.
+    """A limit of `total` calls in flight, work-conserving between the lanes.
 
-    A free slot goes to whoever waits. Where both lanes wait, bulk gets it only while it holds less than its share and
-    single refunds hold theirs, so that a refund that a person waits for is not behind a file.
+    A free slot goes to any waiting refund. If both lanes wait, bulk gets the slot only while it holds less than its
+    share and single refunds hold theirs. So a single refund, for which a person waits, is not queued behind a file.
     """
 
     def __init__(self, total: int, bulk_share: float) -> None:
@@ -25,7 +25,7 @@ class Slots:
 
     @asynccontextmanager
     async def hold(self, lane: Lane) -> AsyncIterator[None]:
-        """Wait for a slot, hold it, and give it to the next."""
+        """Wait for a slot, hold it, and pass it on at the end."""
         if sum(self.held.values()) < self.total and not any(self._waiting.values()):
             self.held[lane] += 1
         else:

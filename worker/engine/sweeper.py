@@ -1,4 +1,4 @@
-"""The sweep: find what is due, and nudge for it. Any number of sweepers is right; none is needed in particular."""
+"""The sweep: finds due refunds and sends nudges for them. Any number of sweepers may run; no particular one must."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from worker.store.scripts import Due
 log = structlog.get_logger(__name__)
 
 LIMIT: Final = 500
-"""Refunds taken at a time."""
+"""Maximum refunds taken at a time."""
 ROUNDS: Final = 10
-"""Full takes in a row before the sweep rests."""
+"""Maximum consecutive full takes in one sweep."""
 SINGLES_A_MESSAGE: Final = 10
 BULK_A_MESSAGE: Final = 100
-# What may already be on the provider's side is looked at before any new row of a file.
+# Refunds that may already exist at the provider are checked before any new row of a file.
 _URGENT: Final = frozenset({Stage.SENDING, Stage.IN_DOUBT, Stage.PROCESSING})
 
 Nudge = Callable[[Sequence[str], Lane], None]
@@ -29,9 +29,9 @@ Depth = Callable[[Lane], int]
 
 
 async def sweep(store: AsyncStore, *, nudge: Nudge, depth: Depth) -> int:
-    """Take due refunds and nudge for them; return how many. `nudge` and `depth` block: they run in a thread.
+    """Take due refunds and send nudges for them; return how many. `nudge` and `depth` block, so they run in a thread.
 
-    Raises `StoreUnavailable`; what the broker raises is passed on, and what was taken is due again in half a minute.
+    Raises `StoreUnavailable`, and passes on the broker's errors; the refunds taken are due again in half a minute.
     """
     total = 0
     for _ in range(ROUNDS):

@@ -262,7 +262,7 @@ def claimed(refund_id: str, token: str) -> Call[Claim]:
 def stands(refund_id: str, token: str) -> Call[str]:
     """Return '' if the holder of a claim may send once more under it, else the obstacle.
 
-    The obstacle is `overtaken` if a result was saved meanwhile, `lapsed`, or the flag that holds back every claim.
+    The obstacle is `overtaken` if a result was saved meanwhile, `lapsed`, or the reason that holds back every claim.
     """
     # It only reads.
     return Call(script=STANDS, arguments=[refund_id, token], read=str, durable=False)

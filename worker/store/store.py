@@ -87,7 +87,7 @@ class Store(_Scripts):
             return bool(finished.value)
 
     def require_durable(self) -> None:
-        """Raise `NotDurable` if the server may forget what it acknowledged, `SettingsError` if the user cannot check."""
+        """Raise `NotDurable` if the server may forget what it acknowledged, `SettingsError` if that is not readable."""
         if self.wants_disk:
             with redis_errors(self.place):
                 self.wait_for_disk = self._probe_disk()
