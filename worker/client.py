@@ -1,4 +1,4 @@
-"""The producer's door: accept refunds and read what became of them. Needs no API key and no HTTP client."""
+"""The client for producers: submit refunds and read their records. It needs no API key and no HTTP client."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PUBLISH_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisErro
 
 @dataclass(kw_only=True)
 class Submitted:
-    """What became of many requests; `conflicts` holds the first thousand refused ids."""
+    """The result of `submit_many`; `conflicts` holds the first thousand refused ids."""
 
     created: int = 0
     existing: int = 0
@@ -60,11 +60,11 @@ class Submitted:
 
 
 class Refunds:
-    """Accept refunds, read them, wait for them, cancel them. Safe to share between threads and across forks.
+    """Client that submits, reads, awaits and cancels refunds. Safe to share between threads and across forks.
 
-    A child process builds its own connections at its first call; one that is closed stays closed in its children.
+    A child process opens its own connections at its first call; a closed client stays closed in child processes.
 
-    Raises `StoreUnavailable` where Redis is away: then nothing is known to be accepted, and repeating is safe.
+    Raises `StoreUnavailable` if Redis is unavailable: then nothing is known to be accepted, and repeating is safe.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class Refunds:
 
     @classmethod
     def from_env(cls) -> Self:
-        """Build it from the `REFUNDS_…` variables."""
+        """Return a client configured by the `REFUNDS_…` environment variables."""
         return cls()
 
     def _own(self) -> tuple[Store, Celery]:
-        # Sockets and locks do not survive a fork: a child builds its own.
+        # Sockets and locks do not survive a fork: a child process creates its own.
         if self._process != forks.process():
             with forks.building():
                 if self._process != forks.process() and not self._closed:
@@ -106,11 +106,11 @@ class Refunds:
 
     @property
     def celery(self) -> Celery:
-        """The Celery app that nudges are sent with."""
+        """The Celery app that sends the nudges."""
         return self._own()[1]
 
     def close(self) -> None:
-        """Close the connections; the object cannot be used afterwards."""
+        """Close the connections; the client cannot be used afterwards."""
         self._closed = True
         if self._process == forks.process() and self._store is not None and self._celery is not None:
             self._store.redis.close()
@@ -124,10 +124,10 @@ class Refunds:
         self.close()
 
     def submit(self, request: RefundRequest, *, lane: Lane = Lane.SINGLE) -> Refund:
-        """Accept one refund and return its record; the same request again returns the record as it is.
+        """Accept one refund and return its record; the same request again returns the existing record.
 
-        Once this returns the refund is accepted: a message that cannot be sent is made up for by the workers' sweep.
-        Nothing that comes after the record makes it raise. Raises `IdempotencyConflict` where the id exists with other
+        The refund is accepted once this returns: if its message cannot be sent, the workers' sweep finds the record.
+        No failure after the record is written raises. Raises `IdempotencyConflict` if the id exists with other
         contents.
         """
         created = self.store.run(scripts.create(request, lane))
@@ -140,7 +140,7 @@ class Refunds:
         return new_record(request, lane, created.now, created.now + scripts.NUDGE_GRACE)
 
     def submit_many(self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK) -> Submitted:
-        """Accept a stream of refunds in constant memory; conflicts are counted and left as they are."""
+        """Accept a stream of refunds in constant memory; conflicts are counted, and their records stay unchanged."""
         report = Submitted()
         for request, created in self.submit_stream(requests, lane=lane):
             if created.result == "created":
@@ -156,7 +156,7 @@ class Refunds:
     def submit_stream(
         self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK, batch_id: str | None = None
     ) -> Iterator[tuple[RefundRequest, Created]]:
-        """Accept refunds as the result is iterated, pipelined; each chunk is recorded before its nudges leave."""
+        """Accept refunds in pipelined chunks as the result is iterated; a chunk is recorded before its nudges are sent."""
         iterator = iter(requests)
         per_message = queues.BULK_IDS if lane is Lane.BULK else 1
         while chunk := list(islice(iterator, CHUNK)):
@@ -186,12 +186,12 @@ class Refunds:
                 "nudge_not_sent",
                 extra={"refund_id": refund_ids[0], "count": len(refund_ids), "error": type(error).__name__},
             )
-            # Known to be lost, so the next sweep need not wait to find out; without this it would find out later.
+            # The message is known to be lost, so the next sweep can act at once; without this mark it acts later.
             with suppress(StoreUnavailable):
                 self.store.run(scripts.give_back(refund_ids))
 
     def get(self, refund_id: str) -> Refund:
-        """Return a refund's record; raises `NotFound`, as `MessageRejected` if a message that names it was refused."""
+        """Return a refund's record; raises `NotFound`, or `MessageRejected` if a message naming the id was refused."""
         refund = self.store.get(refund_id)
         if refund is None:
             if (refused := rejected.of_refund(self.store, refund_id)) is not None:
@@ -207,11 +207,11 @@ class Refunds:
         return self.store.get_many(refund_ids)
 
     def history(self, refund_id: str) -> list[dict[str, Any]]:
-        """Return a refund's moves, oldest first."""
+        """Return a refund's history of moves, oldest first."""
         return self.store.history(refund_id)
 
     def wait(self, refund_id: str, timeout: float = 30) -> Refund:
-        """Poll until the refund is settled or `timeout` seconds have passed; return the record as it then stands."""
+        """Poll until the refund is settled or `timeout` seconds have passed; return its latest record."""
         end = time.monotonic() + timeout
         pause = _FIRST_POLL
         while True:
@@ -223,13 +223,13 @@ class Refunds:
             pause = min(pause * 1.5, _LONGEST_POLL)
 
     def cancel(self, refund_id: str) -> Refund:
-        """Cancel a refund of which nothing was sent; raises `NotCancelable` or `NotFound`."""
+        """Cancel a refund that was never sent to the provider; raises `NotCancelable` or `NotFound`."""
         return self.apply(refund_id, decisions.cancel, {"by": decisions.CALLER})
 
     def retry(self, refund_id: str, *, unknown: bool = False, by: str = decisions.CALLER) -> Refund:
         """Send a failed refund again: the same id, as a new generation with an idempotency key of its own.
 
-        `unknown`: also if it is not known whether that can help. One that goes again already is returned as it is.
+        `unknown`: also if it is not known whether that can help. One already being sent again is returned unchanged.
         Raises `NotRetriable`, `GuardRefused` if its batch was canceled, `NotFound`.
         """
         refund = self.get(refund_id)
@@ -245,7 +245,7 @@ class Refunds:
         return self.apply(refund_id, partial(decisions.retry_one, unknown=unknown), {"by": by})
 
     def apply(self, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]) -> Refund:
-        """Decide a step on the present record and save it, again from the start where another was faster."""
+        """Decide a step on the current record and save it; start over if another writer was faster."""
         for _ in range(_SAVE_TRIES):
             refund = self.get(refund_id)
             if refund.status is Status.CANCELED and decide is decisions.cancel:
@@ -270,7 +270,7 @@ _doors: Final[weakref.WeakSet[Refunds]] = weakref.WeakSet()
 
 
 def _in_child() -> None:
-    """Let no call wait for a lock that a thread of the parent holds, not even the one that frees what was inherited."""
+    """Renew inherited locks in a forked child, so that no call waits for one that a thread of the parent held."""
     for door in list(_doors):
         inherited = door._store  # noqa: SLF001 - of this module's own class
         if inherited is not None:
@@ -281,7 +281,7 @@ forks.in_child(_in_child)
 
 
 def open_store(settings: Settings) -> Store:
-    """Return the records over a blocking client; nothing is connected before the first command."""
+    """Return the store of records over a blocking Redis client; it connects at the first command."""
     url = settings.redis_url.get_secret_value()
     return Store(
         connect(url),

@@ -1,4 +1,4 @@
-"""Everything the product raises on purpose, in one tree.
+"""All exceptions that the product raises on purpose, in one tree.
 
 RefundError
 ├── SettingsError            a variable is wrong                          exit 2
@@ -6,7 +6,7 @@ RefundError
 ├── InputError               a file cannot be read as what it claims      exit 3
 ├── NotFound                 no record under that id                      exit 3
 │   └── MessageRejected      and the message that named it was refused
-├── GuardRefused             a guard says no; nothing was changed         exit 6
+├── GuardRefused             a guard refuses; nothing was changed         exit 6
 │   ├── IdempotencyConflict  the id exists with another body
 │   ├── NotCancelable        something may have been sent already
 │   ├── NotInReview          only a refund in review can be resolved
@@ -16,7 +16,7 @@ RefundError
 │   └── ProviderMismatch     the records belong to another provider, mode or account
 ├── StoreUnavailable         Redis did not answer                         exit 5
 │   └── StoreFull            too little of its memory is left to accept
-├── ProviderUnavailable      the provider did not say what must be known  exit 5
+├── ProviderUnavailable      the provider did not give a needed fact      exit 5
 └── IllegalMove              a move that is not in TRANSITIONS            exit 1
 """
 
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 
 class RefundError(Exception):
-    """Root of all errors raised on purpose; its text is one sentence for a person."""
+    """Base class of all errors raised on purpose; its text is one sentence for a person."""
 
 
 class SettingsError(RefundError):
@@ -59,11 +59,11 @@ class InvalidRequest(RefundError):
 
 
 class InputError(RefundError):
-    """A file cannot be read as what it claims to be; the text says where and what to do."""
+    """A file cannot be read as what it claims to be; the text names the position and the fix."""
 
 
 class NotFound(RefundError):
-    """No record stands under that id."""
+    """No record exists under that id."""
 
 
 class MessageRejected(NotFound):
@@ -85,7 +85,7 @@ class GuardRefused(RefundError):
 
 
 class IdempotencyConflict(GuardRefused):
-    """The refund id exists with another body; the record was left as it is."""
+    """The refund id exists with another body; the record is unchanged."""
 
     def __init__(self, refund_id: str) -> None:
         super().__init__(
@@ -107,7 +107,7 @@ class NotInReview(GuardRefused):
 
 
 class NotRetriable(GuardRefused):
-    """Only a failed refund that a further send can help may be sent again."""
+    """A refund can be sent again only if it has failed and another attempt can help."""
 
 
 class NotDurable(GuardRefused):
@@ -123,15 +123,15 @@ class ProviderMismatch(GuardRefused):
 
 
 class StoreUnavailable(RefundError):
-    """Redis did not answer; nothing is known to have changed, and repeating is safe."""
+    """Redis did not reply; nothing is known to have changed, and repeating is safe."""
 
 
 class StoreFull(StoreUnavailable):
-    """Too little of the server's memory is left to accept anything new; what was accepted goes on."""
+    """Too little of the server's memory is left to accept new refunds; accepted refunds continue."""
 
 
 class ProviderUnavailable(RefundError):
-    """The provider did not say what must be known before anything is sent; repeating is safe."""
+    """The provider did not give a fact that is needed before anything is sent; repeating is safe."""
 
 
 class IllegalMove(RefundError):

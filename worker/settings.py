@@ -1,4 +1,4 @@
-"""All settings, read once from the environment (and a folder of secret files); no other module looks them up."""
+"""All settings, read once from the environment and a directory of secret files; no other module reads them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from worker.rules.attempts import SPARE, Rules
 LIVE_HOST: Final = "api.wooshpay.com"
 ENV_PREFIX: Final = "REFUNDS_"
 KEPT_BEYOND_KEYS_DAYS: Final = 60
-"""An id must be known for longer than the provider knows its key: a repeat that comes late would be sent as new."""
-# Set by the supervisor for its child.
+"""Days that an id is kept after the provider's key window ends; without them a late repeat would be sent as new."""
+# The supervisor sets it for its child process.
 _OTHER_VARIABLES: Final = frozenset({"REFUNDS_SUPERVISOR_PID"})
 _BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "amqp", "amqps"})
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,500}")
@@ -33,7 +33,7 @@ _REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "
 
 
 class Settings(BaseSettings):
-    """The variables of the contract, `REFUNDS_` left off; frozen. Build it with `Settings.load()`."""
+    """The `REFUNDS_…` variables, without the prefix; frozen. Create it with `Settings.load()`."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     actor: str | None = Field(default=None, min_length=1, max_length=100)
 
     def model_post_init(self, _context: Any) -> None:
-        """Have every secret among the settings hidden in all that this process says from now on."""
+        """Register every secret setting, so that this process redacts it from all later output."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, SecretStr):
@@ -97,7 +97,7 @@ class Settings(BaseSettings):
         if not _is_address(url):
             rule = "must read scheme://user:password@host:port/0, reserved characters percent-encoded"
             raise PydanticCustomError("address", rule)
-        # A client would take what is no number for database 0.
+        # A Redis client reads a path that is not a number as database 0.
         if scheme in _NUMBERED_SCHEMES and not _NUMBERED.fullmatch(urlsplit(url).path):
             raise PydanticCustomError("database", "must end in the number of a database, such as /0")
         if scheme == "unix" and not urlsplit(url).path.strip("/"):
@@ -107,8 +107,8 @@ class Settings(BaseSettings):
     @field_validator("live", "allow_http", "remote_control", "first_look", mode="before")
     @classmethod
     def _true_or_false(cls, value: Any) -> Any:
-        # What lets real money move, a key leave in the clear, or others stop a worker, and what keeps money from moving
-        # twice, is said in one way: never by a 1.
+        # These settings allow real money, a key in clear text or stopping a worker, or keep money from moving twice.
+        # Only `true` and `false` are accepted, never a 1.
         if isinstance(value, str):
             value = {"true": True, "false": False}.get(value.lower())
         if not isinstance(value, bool):
@@ -158,7 +158,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: Any) -> Settings:
-        """Read the environment; `overrides` (by field name) come first.
+        """Read the environment; `overrides` (by field name) take precedence.
 
         Raises `SettingsError` with one message that names every wrong variable and echoes no secret.
         """
@@ -182,7 +182,7 @@ class Settings(BaseSettings):
 
     @property
     def is_live(self) -> bool:
-        """Tell whether the key or the URL moves real money."""
+        """Return whether the key or the URL moves real money."""
         key = self.api_key.get_secret_value() if self.api_key else ""
         return "_live_" in key or (urlsplit(self.api_url).hostname or "").rstrip(".") == LIVE_HOST
 
@@ -193,7 +193,7 @@ class Settings(BaseSettings):
 
     @property
     def provider_host(self) -> str:
-        """Return the provider's host, lower case; with the port where it is not the scheme's own."""
+        """Return the provider's host, in lower case, with the port if it is not the scheme's default."""
         parts = urlsplit(self.api_url)
         host = (parts.hostname or "").rstrip(".")
         usual = {"https": 443, "http": 80}[parts.scheme]
@@ -201,7 +201,7 @@ class Settings(BaseSettings):
 
     @property
     def rules(self) -> Rules:
-        """Return what the rules depend on."""
+        """Return the settings that the rules depend on."""
         return Rules(
             idempotency=self.idempotency,
             readback=self.readback,
@@ -217,13 +217,13 @@ class Settings(BaseSettings):
 
     @property
     def lease_spare(self) -> timedelta:
-        """Return what a lease must have left when a try starts."""
+        """Return the time that a lease must have left when an attempt starts."""
         return timedelta(seconds=self.request_timeout_seconds) + SPARE
 
     def require_provider(self) -> str:
-        """Return the secret key, after the guards on live money and plain http.
+        """Return the secret key after checking the guards on live money and plain http.
 
-        Raises `SettingsError` without a key, `GuardRefused` where a guard says no.
+        Raises `SettingsError` without a key, `GuardRefused` if a guard refuses.
         """
         if self.api_key is None:
             raise SettingsError(
@@ -247,20 +247,20 @@ class Settings(BaseSettings):
 
 
 def unknown_variables() -> list[str]:
-    """Return the `REFUNDS_…` variables of the environment that no setting is named by: most likely misspelt."""
+    """Return the `REFUNDS_…` variables of the environment that match no setting: most likely misspelt."""
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
     return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
 
 
 def _is_address(url: str) -> bool:
-    """Tell whether an address can be taken apart: a password's `/` or `[` must not be read as the host's."""
+    """Return whether a URL can be parsed: a `/` or `[` of a password must not be read as part of the host."""
     try:
         parts = urlsplit(url)
-        # Several hosts, of Sentinels or of a broker's cluster, have no one port.
+        # A list of hosts (Sentinels, or a broker's cluster) has more than one port.
         one_host = "," not in parts.netloc and ";" not in url
         port = parts.port if one_host else None
         if one_host:
-            # What the resolver would stumble over: a label that is empty or too long, a byte that is no text.
+            # The resolver fails on an empty or overlong label, and on a byte that is not text.
             (parts.hostname or "").encode("idna")
     except ValueError:
         return False
@@ -268,7 +268,7 @@ def _is_address(url: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine itself."""
+    """Return whether a host is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
