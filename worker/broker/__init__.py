@@ -1,1 +1,1 @@
-"""Celery and kombu: queues, messages, and what is kept of a message that cannot be understood."""
+"""Celery and kombu: the queues, the messages, and storage for malformed messages."""

@@ -1,4 +1,4 @@
-"""Whether refunds come in faster than they go out: asked now and then, said in the log, and never in anybody's way."""
+"""Backlog warning: logs if a queue grows deep. It checks at intervals and never blocks a refund."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Final
 from worker.errors import StoreUnavailable
 from worker.model.refund import Lane
 
-# A producer's process logs as it likes, so through the standard library.
+# Producers configure their own logging, so this module uses the standard library.
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS: Final = 10.0
 
 
 class BacklogWatch:
-    """Asks for a lane's depth where the last time was a while ago; safe to share between threads."""
+    """Checks a lane's depth if the last check is older than `PAUSE_SECONDS`; safe to share between threads."""
 
     def __init__(self, warning: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._warning = warning
         self._clock = clock
-        # A timer for each lane: a shop's single refunds must not silence what is said of its files.
+        # One timer per lane, so that a check of single refunds does not delay the warning about files.
         self._due = dict.fromkeys(Lane, 0.0)
 
     def look(self, lane: Lane, depth: Callable[[], int]) -> None:
-        """Say so where a lane is deep; `depth` is asked seldom, and whatever it says the refunds are accepted."""
+        """Log a warning if a lane is deep. `depth` is called rarely, and refunds are accepted whatever it returns."""
         now = self._clock()
         if now < self._due[lane]:
             return

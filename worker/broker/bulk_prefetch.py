@@ -1,8 +1,8 @@
-"""How many messages of files a worker holds: enough to keep its slots busy, never so many that a single one waits.
+"""Prefetch limit for bulk messages: enough to keep a worker's slots busy, but never so many that a single one waits.
 
-Each message in work holds one of the pool's threads. Files come in floods, so once enough of theirs are held the
-worker stops reading their queue, and reads on when one is done. Under a slow rate it holds fewer: what a task cannot
-begin in its life is given back, only to come again.
+Each message in progress holds one thread of the pool. Files arrive in floods. At the limit the worker stops reading
+the bulk queue, and it resumes when a message is done. The limit is lower under a slow rate, because refunds that a
+task cannot begin in its lifetime are returned to the queue and delivered again.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from worker.broker.queues import BULK_IDS, VISIBILITY_SECONDS
 from worker.model.refund import Lane
 
 MESSAGES_BEYOND_SLOTS: Final = 6
-"""What keeps the slots busy until a stopped queue is read again."""
+"""Extra messages that keep the slots busy until a stopped queue is read again."""
 
 
 HELD_SECONDS: Final = float(VISIBILITY_SECONDS)
-"""A message held for longer counts no more: its task is over and nobody said so, or the broker gives it to others."""
+"""A message held for longer is not counted: its end went unreported, or the broker delivers it to another worker."""
 EVENT_SECONDS: Final = 0.25
 EVENTS_GATHERED: Final = 300
 
 
 def most_held(concurrency: int, *, rate: float, seconds: float) -> int:
-    """Return how many messages of files a worker may hold: what it can begin in a task's `seconds`, but at least one.
+    """Return the bulk prefetch limit: the messages that a worker can begin in a task's `seconds`, at least one.
 
-    `rate` is that of all workers, 0 for none: each takes no more than it could begin if it were alone.
+    `rate` is shared by all workers, 0 for no limit: each holds at most what it could begin if it were alone.
     """
     most = math.ceil(concurrency / BULK_IDS) + MESSAGES_BEYOND_SLOTS
     return most if rate <= 0 else max(1, min(most, math.floor(rate * seconds / BULK_IDS)))
 
 
 class BulkIntake:
-    """Stops and resumes the reading of the bulk queue; `received` runs on Celery's own thread, `finished` on any."""
+    """Stops and resumes reading the bulk queue; `received` runs on Celery's own thread, `finished` on any."""
 
     def __init__(
         self,
@@ -64,13 +64,13 @@ class BulkIntake:
             consumer.task_consumer.cancel_by_queue(Lane.BULK.value)
 
     def finished(self, task_id: str) -> None:
-        """Forget a message whose task is over, and read on."""
+        """Stop counting a message whose task is over, and resume reading."""
         if task_id in self._held:
             self._held.pop(task_id, None)
             self.resume()
 
     def resume(self) -> None:
-        """Read on where few enough are held; also called with each heartbeat, whatever was missed."""
+        """Resume reading if the limit allows; each heartbeat calls this too, in case an event was missed."""
         if self._consumer is not None and not self._is_full():
             self._consumer.call_soon(self._read_on)
 
@@ -89,7 +89,7 @@ class BulkIntake:
             return
         if self._is_full() or reader.consuming_from(Lane.BULK.value):
             return
-        # Declared when the worker connected: again would be trips to the broker, a tenth of what a row of a file costs.
+        # The queue was declared on connecting; repeating that costs round trips, a tenth of the cost of a file's row.
         declares, reader.auto_declare = reader.auto_declare, False
         reader.add_queue(self._celery.amqp.queues[Lane.BULK.value])
         reader.auto_declare = declares
@@ -97,7 +97,7 @@ class BulkIntake:
 
 
 def gather_events(consumer: Any) -> None:
-    """Let task events gather for a quarter of a second: Flower needs them, and each flush is a trip to the broker."""
+    """Buffer task events for a quarter of a second: Flower needs them, and each flush is a round trip to the broker."""
     waiting = False
 
     def flush() -> None:
@@ -112,7 +112,7 @@ def gather_events(consumer: Any) -> None:
             waiting = True
             consumer.hub.call_later(EVENT_SECONDS, flush)
 
-    # The one that is made after a reconnect takes it from the consumer.
+    # The dispatcher that is created after a reconnect takes the callback from the consumer.
     consumer.on_send_event_buffered = buffered
     if consumer.event_dispatcher is not None:
         consumer.event_dispatcher.on_send_buffered = buffered

@@ -1,6 +1,6 @@
-"""Celery's consumer: a message that Celery or a task would stumble over is kept, and never ends the worker.
+"""The Celery consumer: it stores messages that Celery or a task cannot handle, so that none ends the worker.
 
-Redis and RabbitMQ meet here. What reaches Celery was rebuilt by `envelope`; the rest goes to `refunds:rejected`.
+It serves Redis and RabbitMQ. Celery receives messages rebuilt by `envelope`; the rest go to `refunds:rejected`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from worker.broker.envelope import Unreadable
 from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
 
 TASKS: Final = frozenset({PROCESS_TASK, SUBMIT_TASK})
-"""Celery's own tasks (chords, maps, chunks) send messages of their own, and are not served."""
+"""The tasks served. Celery's own tasks (chords, maps, chunks) are not: they send messages of their own."""
 KEEP_AGAIN_SECONDS: Final = 5.0
 
 log = get_logger(__name__)
 
 
 def read_within_bounds() -> None:
-    """Have this process's kombu read plain JSON, gzip within bounds, and nothing else.
+    """Limit this process's kombu to plain JSON, and to compression within bounds.
 
-    It would fill the memory before anyone looks, and make dates and more of JSON objects that name a type.
+    Unlimited, kombu could fill the memory before any check, and turn JSON objects that name a type into dates and more.
     """
     kombu.serialization.register("json", kombu.utils.json.dumps, json.loads, "application/json", "utf-8")
     for name in kombu.compression.encoders():
@@ -49,15 +49,15 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
     """Celery's consumer; each message is rebuilt before Celery sees it, and kept if it cannot be understood."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        # At a start it would ask the other workers which messages to drop, and believe whoever answers.
+        # With mingle, a starting worker asks the others which messages to drop, and trusts any reply.
         alone = {"without_mingle": True, "without_gossip": True}
         super().__init__(*arguments, **named | {"worker_options": {**(named.get("worker_options") or {}), **alone}})
 
     def create_task_handler(self, *arguments: Any, **named: Any) -> Callable[[Any], None]:
-        """Return what is called with each message of a task queue; it raises only for a broker that is away."""
+        """Return the callback for messages of a task queue; it raises only if the broker is unavailable."""
         handle = super().create_task_handler(*arguments, **named)
         errors = (*self.connection_errors, *self.channel_errors, OSError, MemoryError)
-        # kombu counts a KeyError among those of a connection.
+        # kombu lists KeyError among its connection errors.
         machine = tuple(kind for kind in errors if kind is not KeyError)
 
         def on_message(message: Any) -> None:
@@ -76,7 +76,7 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
         return on_message
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """Keep a message whose body cannot be decompressed or decoded, and take it off the queue."""
+        """Store a message whose body cannot be decompressed or decoded, and remove it from the queue."""
         headers = message.headers if isinstance(message.headers, dict) else {}
         if isinstance(exc, Unreadable):
             reason = str(exc)
@@ -87,17 +87,17 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
         self._refuse(message, reason)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
-        """Keep it: Celery would log what it holds."""
+        """Store the message: Celery would log its contents."""
         del body
         self._refuse(message, "not a task message")
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Keep it, as `on_unknown_message` does."""
+        """Store the message, as `on_unknown_message` does."""
         del body, exc
         self._refuse(message, "no such task")
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Keep it, as `on_unknown_message` does."""
+        """Store the message, as `on_unknown_message` does."""
         del body
         self._refuse(message, f"not a task message ({type(exc).__name__})")
 
@@ -105,7 +105,7 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
         if inbox.rejected(_shown(message), reason):
             message.ack_log_error(log, self.connection_errors)
         else:
-            # The records are away, and the broker is not: it comes again until it can be kept.
+            # The broker is available but the records are not: the message is redelivered until it can be stored.
             self.timer.call_after(KEEP_AGAIN_SECONDS, self._give_back, (message,))
 
     def _give_back(self, message: Any) -> None:
@@ -120,7 +120,7 @@ def _rebuild(message: Any) -> None:
 
 
 def _shown(message: Any) -> dict[str, Any]:
-    """Return the parts of a message that are kept with a refusal."""
+    """Return the parts of a message that are stored with its rejection."""
     return {
         "body": message.body,
         "headers": message.headers,

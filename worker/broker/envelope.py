@@ -1,7 +1,7 @@
-"""What Celery sees of a broker's message: parts rebuilt from an allow-list, within bounds, or a reason to refuse it.
+"""The messages that Celery receives: rebuilt from an allow-list within bounds, or refused with a reason.
 
-Celery trusts what a message says about itself. A time limit that is not a number ends the worker, an ETA makes it hold
-the message, an expiry drops it, a callback or a chain in the body makes it send others. None of them is needed here.
+Celery trusts the headers and options of a message. A time limit that is not a number ends the worker. An ETA makes it
+hold the message, and an expiry drops it. A callback or a chain in the body makes it send others. None is needed here.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Final
 from worker.model.request import scrubbed, shown
 
 LONGEST_BODY: Final = 1_000_000
-"""Bytes of a body, also once decompressed: a hundred refund ids are 20,000, a refund with all its metadata 200,000."""
+"""Maximum bytes of a body, also decompressed: 100 refund ids are 20,000, a refund with full metadata 200,000."""
 DEEPEST: Final = 20
-"""Lists and objects inside each other; args, kwargs, metadata and a value are four."""
+"""Maximum nesting of lists and objects; args, kwargs, metadata and a value are four levels."""
 COMPRESSIONS: Final = ("gzip", "zlib", "application/x-gzip")
 
 _JSON: Final = "application/json"
@@ -26,7 +26,7 @@ _CHARSETS: Final = ("utf-8", "us-ascii", "binary")
 _SAME_CHARSET: Final = {"utf8": "utf-8", "ascii": "us-ascii"}
 _ID: Final = re.compile(r"[!-~]{1,200}")
 _LONGEST_NAME: Final = 60
-# What Flower shows: five refund ids and how many more.
+# Characters that Flower shows: five refund ids and the number of others.
 _LONGEST_SHOWN: Final = 1_100
 _BASE64: Final = "base64"
 _ENCODINGS: Final = (None, "utf-8", _BASE64)
@@ -35,14 +35,14 @@ _EMBED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": No
 
 
 class Unreadable(Exception):
-    """A message is refused; the text is the reason that is kept with it."""
+    """A message is refused; the text is the reason that is stored with it."""
 
 
 def wire_of(message: object, queue: str, tag: str) -> dict[str, Any]:
     """Return an item of a Redis queue as kombu unpacks it, with our own delivery tag; raises `Unreadable`.
 
-    What kombu does not understand here ends the worker, and the item would be gone. The way back is the queue it lay
-    in, not what the sender wrote.
+    An item that kombu cannot unpack would end the worker and be lost. If the message is returned, it goes to the queue
+    that it came from, not to the one that its sender wrote.
     """
     if not isinstance(message, dict):
         raise Unreadable("the message is not a JSON object")
@@ -71,7 +71,7 @@ def wire_of(message: object, queue: str, tag: str) -> dict[str, Any]:
 
 
 def headers_of(headers: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:
-    """Return the headers that Celery gets; raises `Unreadable` without an id or with another task than `tasks`."""
+    """Return the headers for Celery; raises `Unreadable` without an id or with another task than `tasks`."""
     task, message_id = headers.get("task"), headers.get("id")
     if not isinstance(task, str):
         raise Unreadable("headers.task is missing or is not text")
@@ -87,7 +87,7 @@ def headers_of(headers: Mapping[str, Any], tasks: Collection[str]) -> dict[str, 
 
 
 def body_of(body: object, content_type: object, content_encoding: object) -> bytes:
-    """Return the body that Celery gets: JSON of `[args, kwargs, embed]` with an empty embed; raises `Unreadable`."""
+    """Return the body for Celery: JSON of `[args, kwargs, embed]` with an empty embed; raises `Unreadable`."""
     if content_type != _JSON:
         raise Unreadable("content-type is not application/json")
     _check_charset(content_encoding)
@@ -134,7 +134,7 @@ def _no_constant(name: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        # Readers differ on which of two amounts counts.
+        # JSON readers differ on which of two amounts they use.
         raise Unreadable("the body names the same field of an object twice")
     return made
 
@@ -154,7 +154,7 @@ def _is_deeper(value: object, limit: int) -> bool:
 
 
 def decompressed(body: str | bytes) -> bytes:
-    """Return a body that was compressed as gzip or zlib; raises `Unreadable`, before more than is allowed is made."""
+    """Decompress a gzip or zlib body; raises `Unreadable` before the result exceeds its limit."""
     engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     try:
         plain = engine.decompress(body.encode("utf-8") if isinstance(body, str) else body, LONGEST_BODY + 1)
@@ -170,5 +170,5 @@ def decompressed(body: str | bytes) -> bytes:
 
 
 def refused_compression(name: object) -> Unreadable:
-    """Return the reason for a compression that is not read."""
+    """Return the error for an unsupported compression."""
     return Unreadable(f"compression {scrubbed(shown(name))} is not read: send with gzip, or without")

@@ -1,8 +1,8 @@
-"""What a fork copies that is its parent's: locks that another thread held, and the wish to go on using its sockets.
+"""Fork safety: a child process must not inherit held locks, nor use its parent's sockets.
 
-Only the thread that forks lives on in the child. A lock that another one held stays locked there for ever, and so does
-a module that another one was importing. So a fork waits for what is being built, which is short and asks no server, and
-the child gets the libraries' shared locks anew. What it connects with, it builds for itself: `process()` says for whom.
+Only the thread that forks exists in the child. A lock that another thread held stays locked there for ever, and so does
+a module that another thread was importing. A fork therefore waits for objects under construction, which is short and
+calls no server. The child renews the libraries' shared locks and opens its own connections, keyed by `process()`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 LONGEST_WAIT: Final = 5.0
-"""Seconds that a fork waits for a thread that builds; a child does without what it did not finish."""
+"""Seconds that a fork waits for a thread that builds; the child lacks objects that are unfinished by then."""
 
 _PACKAGES: Final = ("amqp", "billiard", "celery", "kombu", "redis", "vine")
 _HOLDERS: Final = frozenset((*_PACKAGES, "threading", "queue", "functools"))
@@ -39,31 +39,31 @@ _in_child: Final[list[Callable[[], None]]] = []
 
 
 def process() -> tuple[int, int]:
-    """Return what tells this process from those it was forked from, even if the system gives a number twice."""
+    """Return an identity that differs from that of every parent process, even if the system reuses a process id."""
     return os.getpid(), _process.generation
 
 
 @contextmanager
 def building() -> Iterator[None]:
-    """Build what a process has one of; one thread at a time, and no fork comes in between."""
+    """Context for building an object that a process has once: one thread at a time, and no fork in between."""
     with _process.building:
         yield
 
 
 def in_child(begin: Callable[[], None]) -> None:
-    """Call this in each child as it begins, before any other code of it."""
+    """Register a function that each child runs at its start, before its other code."""
     _in_child.append(begin)
 
 
 def renew_locks(owner: object, depth: int = 4) -> None:
-    """Unlock every lock of a library's object, in a child that has one thread."""
+    """Unlock every lock of a library's object; only for a child that has one thread."""
     _renew(owner, depth, set())
 
 
 def _renew(value: Any, depth: int, seen: set[int]) -> None:
     kind = type(value)
     if kind in _LOCKS:
-        # One that this thread holds, it will let go itself.
+        # This thread releases its own locks itself.
         if not (kind is _RLOCK and value._is_owned()):  # noqa: SLF001 - what threading itself asks
             value._at_fork_reinit()  # noqa: SLF001 - what threading itself does after a fork
         return
@@ -84,7 +84,7 @@ def _renew(value: Any, depth: int, seen: set[int]) -> None:
 
 def _is_of_library(kind: type) -> bool:
     package = kind.__module__.partition(".")[0]
-    # Celery's proxies make what they stand for once they are looked at.
+    # Celery's proxies create their target on first access.
     return package in _HOLDERS and kind.__module__ != "celery.local"
 
 
@@ -111,7 +111,7 @@ def _after_in_child() -> None:
 
 
 def _renew_shared(value: Any, seen: set[int]) -> None:
-    """Renew what a module holds: a lock, a class's own (each of kombu's cached properties has one), a signal's."""
+    """Renew a module's lock, a class's locks (each of kombu's cached properties has one), or a signal's lock."""
     kind = type(value)
     if kind in _LOCKS or _is_of_library(kind):
         _renew(value, 2, seen)

@@ -1,4 +1,4 @@
-"""What `refunds.submit` carries, and where messages go that cannot be understood: to `refunds:rejected`."""
+"""Reads `refunds.submit` messages; malformed messages are stored in `refunds:rejected`."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _keepers: list[Keep] = []
 
 
 def keep_with(keep: Keep) -> None:
-    """Name the function that keeps a message and returns whether it did; the latest one named is used."""
+    """Set the function that stores a message and returns whether it succeeded; the latest one set is used."""
     _keepers[:] = [keep]
 
 
 def rejected(raw: object, reason: str) -> bool:
-    """Keep a message that cannot be understood; return whether that was done. `raw` is read as `kept_of` reads it."""
+    """Store a malformed message; return whether that succeeded. `raw` is read as `kept_of` reads it."""
     kept = kept_of(raw, reason)
     return all(keep(kept) for keep in _keepers)
 
 
 def requested(args: Sequence[Any], kwargs: Mapping[str, Any]) -> RefundRequest:
-    """Return the request that a message's args and kwargs spell; raises `InvalidRequest`."""
+    """Return the request in a message's args and kwargs; raises `InvalidRequest`."""
     wrong = [
         FieldError(
             field=scrubbed(name, _LONGEST_NAME),

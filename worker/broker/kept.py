@@ -1,4 +1,4 @@
-"""A message that could not be understood, as it is kept: opened, short, without secrets, with the refunds it names."""
+"""The stored form of a malformed message: decoded, shortened, without secrets, with the refund ids that it names."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import Any, Final
 from worker.model.request import is_refund_id, scrubbed
 
 LONGEST: Final = 4_000
-"""Characters that are kept of a message."""
+"""Maximum characters stored of a message."""
 MOST_NAMED: Final = 5
-"""Refunds under whose ids a message is found."""
+"""Maximum refund ids that a message is indexed under."""
 
 _READ: Final = 500_000
 _MOST_PARTS: Final = 10_000
 _BASE64: Final = "base64"
 _SHOWN: Final = ("argsrepr", "kwargsrepr")
 _FIELD: Final = "refund_id"
-# What stands between the field's name and its value in JSON, in JSON within JSON, and in Python.
+# Matches the text between the field's name and its value in JSON, in JSON within JSON, and in Python.
 _NAMED: Final = re.compile(r"refund_id[\\\"'\s:=]{1,12}([A-Za-z0-9][A-Za-z0-9._:\-]{0,199})")
 _ENCODED: Final = re.compile(r"[A-Za-z0-9+/_\-]{16,}={0,2}")
 _HIDDEN: Final = "***"
@@ -32,7 +32,7 @@ _HIDDEN: Final = "***"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kept:
-    """A message with an id of its own, why it was refused, what it holds, and the ids of refunds that it names."""
+    """A stored message: its own id, the reason for its refusal, its contents, and the refund ids that it names."""
 
     entry_id: str
     reason: str
@@ -41,13 +41,13 @@ class Kept:
 
 
 def kept_of(raw: object, reason: str) -> Kept:
-    """Return what is kept of a message: a queue's item as bytes or text, its parts by name, or `(args, kwargs)`."""
+    """Return the stored form of a message: a queue's item as bytes or text, its parts by name, or `(args, kwargs)`."""
     whole = _opened(raw)
     try:
         text = whole if isinstance(whole, str) else json.dumps(whole, ensure_ascii=False, default=str)
     except (RecursionError, TypeError, ValueError):
         whole = text = _as_text(raw)
-    # What looks like a key is not the id of a refund, though an id's alphabet allows it.
+    # A text that looks like a secret key is not used as a refund id, though an id's alphabet allows it.
     named = dict.fromkeys(islice((each for each in _ids_in(whole) if scrubbed(each) == each), MOST_NAMED))
     return Kept(
         entry_id=secrets.token_hex(5),
@@ -64,7 +64,7 @@ def _as_text(raw: object) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text on one line without secret keys, be they plain or in base64 within it."""
+    """Return a text on one line without secret keys, whether plain or in base64."""
     return scrubbed(_ENCODED.sub(_hidden, text[:_READ]), _READ)
 
 
@@ -77,7 +77,7 @@ def _is_scrubbed(text: str) -> bool:
 
 
 def _readings(text: str) -> Iterator[str]:
-    """Yield what a word may be in base64, in either alphabet: it may be cut, and other letters may stand before it."""
+    """Yield the possible base64 decodings of a word, in either alphabet; the word may be cut or have a prefix."""
     word = text.rstrip("=").replace("-", "+").replace("_", "/")
     for start in range(4):
         part = word[start:]
@@ -94,7 +94,7 @@ def _opened(raw: object) -> Any:
 
 
 def _envelope(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a message with its body first and in the clear."""
+    """Return the parts of a message with its decoded body first."""
     body, properties = parts.get("body"), parts.get("properties")
     encoding = properties.get("body_encoding") if isinstance(properties, Mapping) else None
     if isinstance(body, str) and encoding == _BASE64:
@@ -113,7 +113,7 @@ def _envelope(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json(text: str) -> Any:
-    """Return what a text is as JSON, the text itself if it is not JSON."""
+    """Return a text parsed as JSON, or the text itself if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -121,7 +121,7 @@ def _json(text: str) -> Any:
 
 
 def _ids_in(whole: Any) -> Iterator[str]:
-    """Yield the refund ids that a message names: in its fields, as a nudge's ids, for Flower, or within broken text."""
+    """Yield the refund ids in a message: in its fields, a nudge's ids, the text for Flower, or broken text."""
     waiting, seen = deque([whole]), 0
     while waiting and seen < _MOST_PARTS:
         value = waiting.popleft()
@@ -140,7 +140,7 @@ def _ids_in(whole: Any) -> Iterator[str]:
 
 
 def _ids_of_a_nudge(parts: list[Any] | tuple[Any, ...]) -> Iterator[str]:
-    """Yield the ids of a body whose args are `[[refund_id, …]]`, or name one first."""
+    """Yield the ids of a body whose args are `[[refund_id, …]]`, or whose first arg is an id."""
     if not parts or not isinstance(parts[0], (list, tuple)) or len(parts) == 1:
         return
     for first in parts[0][:1]:

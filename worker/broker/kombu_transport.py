@@ -1,7 +1,7 @@
-"""The worker's Redis channel: several messages fetched in one trip, which takes the acknowledgements along.
+"""The worker's Redis transport: one round trip fetches several messages and sends the acknowledgements.
 
-kombu makes a trip to fetch a message, one to note it as unacknowledged and one to acknowledge it. While messages are
-waiting, one script does all three here, for as many as may be started; kombu's blocking read waits when none are.
+kombu makes three round trips for a message: to fetch it, to note it as unacknowledged, and to acknowledge it. While
+messages wait, one script does all three here, for as many as may be started; otherwise kombu's blocking read waits.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from worker.broker.inbox import rejected
 from worker.model.refund import Lane
 
 AT_ONCE: Final = 32
-"""Messages of single refunds fetched in one trip; of files one, since it carries up to a hundred refunds."""
+"""Single messages fetched in one round trip; bulk ones are fetched one by one: each carries up to 100 refunds."""
 
 _TASK_QUEUES: Final = frozenset(lane.value for lane in Lane)
 LONGEST_ITEM: Final = 2_000_000
-"""Bytes of an item: the longest body in base64, with room for the rest."""
+"""Maximum bytes of an item: the longest body in base64, with room for the rest."""
 _FETCH: Final = (resources.files("worker.broker") / "lua" / "fetch.lua").read_text("utf-8")
 _FETCH_SHA: Final = hashlib.sha1(_FETCH.encode("utf-8"), usedforsecurity=False).hexdigest()
 
 
 class Unacknowledged(kombu_redis.QoS):
-    """The messages a worker holds. Acknowledgements wait for the next trip; where one is lost its message comes again.
+    """The unacknowledged messages of a worker. Acknowledgements are sent with the next round trip.
 
-    A message that comes again is harmless, since a claim is atomic.
+    If an acknowledgement is lost, its message is redelivered. That is harmless, since a claim is atomic.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -49,7 +49,7 @@ class Unacknowledged(kombu_redis.QoS):
         self._on_the_way: list[str] = []
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Hold a message; noted on the server unless the script that fetched it has done that."""
+        """Hold a message, and note it on the server unless the script that fetched it did so."""
         if delivery_tag in self.noted:
             self.noted.discard(delivery_tag)
             virtual.QoS.append(self, message, delivery_tag)
@@ -57,36 +57,36 @@ class Unacknowledged(kombu_redis.QoS):
             super().append(message, delivery_tag)  # type: ignore[no-untyped-call]  # kombu carries no types
 
     def ack(self, delivery_tag: str) -> None:
-        """Let a message go; the server is told with the next trip."""
+        """Acknowledge a message; the server learns of it with the next round trip."""
         virtual.QoS.ack(self, delivery_tag)
-        # A closed channel has given back what it held.
+        # A closed channel has returned its messages.
         if not self.channel.closed:
             self.forget(delivery_tag)
             if not self.channel.gathers:
                 self.flush()
 
     def forget(self, delivery_tag: str) -> None:
-        """Have the server forget a message with the next trip."""
+        """Remove a message from the server's unacknowledged ones with the next round trip."""
         self._done.append(delivery_tag)
 
     @property
     def waits(self) -> bool:
-        """Tell whether the server is still to be told of something."""
+        """Return whether an acknowledgement has yet to be sent."""
         return bool(self._done or self._on_the_way)
 
     def leaving(self) -> Sequence[str]:
-        """Return the tags to tell the server of; told for good once `arrived` is called, else again."""
+        """Return the tags to acknowledge; they are sent again unless `arrived` is called."""
         self._on_the_way += self._done
         self._done = []
         return self._on_the_way
 
     def arrived(self) -> None:
-        """Note that the server has answered the trip."""
+        """Note that the server has replied, so the tags are acknowledged."""
         self._on_the_way = []
 
     @contextmanager
     def pipe_or_acquire(self, pipe: Any = None, client: Any = None) -> Iterator[Any]:
-        """Give a pipeline, kombu's way; a new one carries the acknowledgements along."""
+        """Yield a pipeline, as kombu does; a new one also sends the acknowledgements."""
         with super().pipe_or_acquire(pipe, client) as given:
             if pipe is None and self._done:
                 done, self._done = self._done, []
@@ -94,7 +94,7 @@ class Unacknowledged(kombu_redis.QoS):
             yield given
 
     def flush(self) -> None:
-        """Tell the server now; where it is away the messages come again."""
+        """Send the acknowledgements now; if the server is unavailable the messages are redelivered."""
         self._done, self._on_the_way = self._on_the_way + self._done, []
         if self._done and self.channel.reaches_server:
             try:
@@ -104,9 +104,9 @@ class Unacknowledged(kombu_redis.QoS):
                 kombu_redis.logger.debug("acknowledgements lost", exc_info=True)
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
-        """Give back what was not acknowledged, once the server knows what was.
+        """Return unacknowledged messages to their queues, after sending the acknowledgements.
 
-        A worker that ends while its server is away leaves it to the visibility timeout.
+        If the server is unavailable when a worker ends, the visibility timeout returns them.
         """
         self.flush()
         if not self.channel.reaches_server:
@@ -115,30 +115,30 @@ class Unacknowledged(kombu_redis.QoS):
         super().restore_unacked_once(stderr)  # type: ignore[no-untyped-call]  # kombu carries no types
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: Any = False) -> None:  # noqa: FBT002 - kombu's own
-        """Give a message back; one that cannot be read is kept, and does not keep others from coming back."""
+        """Return a message to its queue; an unreadable one is stored, and does not stop the return of others."""
         try:
             super().restore_by_tag(tag, client, leftmost)  # type: ignore[no-untyped-call]  # kombu carries no types
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             with self.channel.conn_or_acquire(client) as connected:
                 kept = rejected(connected.hget(self.unacked_key, tag), "an unacknowledged message cannot be read")
-            # One that could not be kept stays noted, and is looked at again.
+            # A message that could not be stored stays noted, and is checked again.
             if kept:
                 self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]  # kombu carries no types
 
 
 class _Several:
-    """Put before kombu's Redis channel: fetches several messages at once, and keeps what is no message."""
+    """Mixin for kombu's Redis channel: fetches messages in batches and stores malformed ones."""
 
     QoS = Unacknowledged
     _kept_client: Any = None
     _more = False
-    """Whether the last read brought something, so that the next need not wait for it."""
+    """Whether the last read returned a message, so that the next read need not block."""
     _fetched_from: Sequence[str] | None = None
-    """The queues that a script under way fetches from; None under a blocking read."""
+    """The queues that a running script fetches from; None during a blocking read."""
     _server_has_script = False
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's own signature
-        """Keep the client that notes and acknowledges messages: kombu makes a new one for each."""
+        """Reuse the client that notes and acknowledges messages: kombu creates one for each message."""
         if asynchronous:
             return super()._create_client(asynchronous=True)  # type: ignore[misc]  # kombu's channel stands behind
         if self._kept_client is None or self._kept_client.connection_pool is not self.pool:  # type: ignore[attr-defined]  # as above
@@ -147,16 +147,16 @@ class _Several:
 
     @property
     def gathers(self) -> bool:
-        """Tell whether a turn of the loop will come that takes acknowledgements along."""
+        """Return whether a later loop iteration will send the acknowledgements."""
         return self.connection is not None and self.connection.gathers  # type: ignore[attr-defined]  # as above
 
     @property
     def reaches_server(self: Any) -> bool:
-        """Tell whether a trip can be made: of a connection that was given up, kombu leaves no address."""
+        """Return whether the server can be reached: kombu drops the address of an abandoned connection."""
         return self._pool is not None or (self.connection is not None and self.connection.client is not None)
 
     def settle(self) -> None:
-        """Tell the server what is done where no read is under way that will end soon."""
+        """Send the acknowledgements if no running read will end soon and send them."""
         if not self._in_poll and self._qos is not None:  # type: ignore[attr-defined]  # as above
             self._qos.flush()  # type: ignore[attr-defined]  # as above
 
@@ -197,7 +197,7 @@ class _Several:
                 self._hand_over(queue, tag, item)
         finally:
             self._in_poll = None
-            # Between two reads, as kombu does.
+            # Runs between two reads, as in kombu.
             self._flush_brpop_reauth()
         if not taken:
             raise Empty
@@ -211,7 +211,7 @@ class _Several:
         pipe: Any,
         leftmost: Any = False,  # noqa: FBT002 - kombu's own
     ) -> None:
-        """Put a message back as it is: kombu marks it as delivered before, and drops one with no place for the mark."""
+        """Return a message to its queue unchanged: kombu adds a redelivery mark, and drops a message without room."""
         push = pipe.lpush if leftmost else pipe.rpush
         for queue in self._lookup(exchange, routing_key):
             push(self._q_for_pri(queue, self._get_message_priority(payload)), json.dumps(payload))
@@ -224,7 +224,7 @@ class _Several:
             return None
 
     def _taken(self: Any, options: dict[str, Any]) -> list[tuple[str, str, bytes]]:
-        """Return what the read under way brought: queue, tag ('' where it is not noted) and item of each message."""
+        """Return the result of the running read: queue, tag ('' if it is not noted) and item of each message."""
         queues = self._fetched_from
         try:
             reply = self.client.parse_response(
@@ -234,7 +234,7 @@ class _Several:
             self._server_has_script = False
             return []
         except self.connection_errors:
-            # The next turn of the loop connects anew.
+            # The next loop iteration reconnects.
             self.client.connection.disconnect()
             raise
         if queues is None:
@@ -251,13 +251,13 @@ class _Several:
         try:
             message = envelope.wire_of(_read(item), queue, tag or uuid4().hex)
         except Unreadable as reason:
-            # One that could not be kept either stays noted, and comes again.
+            # A message that cannot be stored either stays noted, and is redelivered.
             kept = rejected(item, str(reason))
         else:
             kept = True
             self.connection._deliver(message, queue)  # noqa: SLF001 - kombu's own way in
         if tag in noted:
-            # Nobody holds it: it was kept, or is gone to where it came from.
+            # The message is not held: it was stored, or returned to its queue.
             noted.discard(tag)
             if kept:
                 self.qos.forget(tag)
@@ -281,7 +281,7 @@ def _text(value: bytes | str) -> str:
 
 
 class _Gathering:
-    """Put before kombu's Redis transport: outlives odd broadcasts, and gives each turn of the loop its trip."""
+    """Mixin for kombu's Redis transport: survives malformed broadcasts, and makes one round trip per loop iteration."""
 
     gathers = False
 
@@ -289,13 +289,13 @@ class _Gathering:
         try:
             super()._deliver(message, queue)  # type: ignore[misc]  # kombu's transport stands behind this class
         except Exception as error:
-            # Control and events of Celery's own: anyone may publish there, and kombu takes their parts on trust.
+            # Celery's control and event messages: anyone may publish them, and kombu trusts their parts.
             if queue in _TASK_QUEUES or (isinstance(error, self.connection_errors) and not isinstance(error, KeyError)):
                 raise
             kombu_redis.logger.warning("a broadcast that is not a message was dropped")
 
     def register_with_event_loop(self: Any, connection: Any, loop: Any) -> None:
-        """Have the loop read this transport's sockets; kombu's turn registers every one of them anew each time."""
+        """Register this transport's sockets with the loop; kombu registers every socket again in each iteration."""
         others = set(loop.on_tick)
         super().register_with_event_loop(connection, loop)  # type: ignore[misc]  # as above
         loop.on_tick -= loop.on_tick - others
@@ -314,27 +314,27 @@ class _Gathering:
 
 
 class Channel(_Several, kombu_redis.Channel):  # type: ignore[misc]  # kombu carries no types
-    """kombu's channel, several messages at a time."""
+    """kombu's Redis channel, with batched fetches."""
 
 
 class Transport(_Gathering, kombu_redis.Transport):
-    """kombu's transport with this channel."""
+    """kombu's Redis transport with `Channel`."""
 
     Channel = Channel
 
 
 class SentinelChannel(_Several, kombu_redis.SentinelChannel):  # type: ignore[misc]  # as above
-    """kombu's Sentinel channel, several messages at a time."""
+    """kombu's Sentinel channel, with batched fetches."""
 
 
 class SentinelTransport(_Gathering, kombu_redis.SentinelTransport):
-    """kombu's Sentinel transport with this channel."""
+    """kombu's Sentinel transport with `SentinelChannel`."""
 
     Channel = SentinelChannel
 
 
 def install() -> None:
-    """Let this process's Redis connections use these transports; for the worker process alone."""
+    """Register these transports for this process's Redis connections; only the worker process calls it."""
     aliases = kombu.transport.TRANSPORT_ALIASES
     aliases["redis"] = aliases["rediss"] = "worker.broker.kombu_transport:Transport"
     aliases["sentinel"] = "worker.broker.kombu_transport:SentinelTransport"

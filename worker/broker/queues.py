@@ -1,4 +1,4 @@
-"""Celery's configuration, the two queues and the nudge. A message carries ids only; the record is the truth."""
+"""Celery configuration, the two queues and the nudge. A message carries ids only; the record is the truth."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from worker.store.sentinels import SentinelAddress, is_sentinel
 PROCESS_TASK: Final = "refunds.process"
 SUBMIT_TASK: Final = "refunds.submit"
 BULK_IDS: Final = 100
-"""Refund ids in one bulk message: a message costs about 2.5 ms, so a file's rows share one."""
+"""Refund ids in one bulk message: a message costs about 2.5 ms, so the rows of a file share one."""
 VISIBILITY_SECONDS: Final = 300
-"""Longer than any task lives; after it an unacknowledged nudge comes again, which is harmless."""
+"""Redelivery timeout for an unacknowledged nudge. It exceeds a task's lifetime; a redelivery is harmless."""
 _DEFAULT_PREFIX: Final = "refunds:"
 _IDS_SHOWN: Final = 5
 
@@ -32,10 +32,10 @@ CONFIGURATION: Final[dict[str, Any]] = {
     "task_create_missing_queues": False,
     "task_queues": [Queue(lane.value) for lane in Lane],
     "task_track_started": False,
-    # A publish that fails leaves a record that the sweeper nudges for, so it need not insist.
+    # If a publish fails, the sweep sends the nudge for the record later, so one retry is enough.
     "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
     "worker_prefetch_multiplier": 1,
-    # After a reconnect it would wait for the broker in a pool thread, while the main one reads the same socket.
+    # After a reconnect a pool thread would wait for the broker while the main thread reads the same socket.
     "worker_enable_prefetch_count_reduction": False,
     # Both would run inside a thread that a claim does not know of.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
@@ -52,7 +52,7 @@ CONFIGURATION: Final[dict[str, Any]] = {
 
 
 def make_celery(settings: Settings) -> Celery:
-    """Return a Celery app on the settings' broker; nothing is connected before its first use."""
+    """Return a Celery app for the settings' broker; it connects at its first use."""
     url, options, tls = _broker(settings)
     app = Celery("refunds", broker=url, amqp=wire.AMQP, set_as_current=False)
     app.conf.update(CONFIGURATION, broker_transport_options=options)
@@ -62,7 +62,7 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def prepare(app: Celery) -> None:
-    """Load what the first message needs: a fork in the midst of an import would leave its lock to the child."""
+    """Import the modules that the first message needs: a fork during an import would leave the child a held lock."""
     app.finalize()
     with app.connection_for_write() as connection:
         connection.transport  # noqa: B018 - read for what it loads
@@ -81,7 +81,7 @@ def _broker(settings: Settings) -> tuple[str, dict[str, Any], dict[str, Any] | N
         "visibility_timeout": VISIBILITY_SECONDS,
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
-        # How long one blocking read may last: a queue that is read again is named only by the next one.
+        # Maximum time of a blocking read: a queue that is resumed is included only in the next one.
         "polling_interval": 0.1,
         "socket_timeout": 15,
         "socket_connect_timeout": 5,
@@ -106,13 +106,13 @@ def _broker(settings: Settings) -> tuple[str, dict[str, Any], dict[str, Any] | N
         url = ";".join(f"sentinel://{credentials}{host}:{port}/{address.database}" for host, port in address.hosts)
         options |= {"master_name": address.master, "sentinel_kwargs": {"socket_timeout": 5, **address.to_sentinels}}
         if address.tls:
-            # Named, since kombu takes an empty mapping for no TLS.
+            # Set explicitly, since kombu reads an empty mapping as no TLS.
             tls = {"ssl_cert_reqs": "required"} | {name: address.tls[name] for name in address.tls if name != "ssl"}
     return url, options, tls
 
 
 def _plain(url: str) -> str:
-    """Return an address of Redis as kombu reads it: it knows no options but those of TLS, and stumbles over others."""
+    """Return a Redis URL that kombu can read: kombu supports only TLS options, and fails on others."""
     parts = urlsplit(url)
     options = parse_qsl(parts.query)
     database = dict(options).get("db", parts.path.strip("/"))
@@ -121,7 +121,7 @@ def _plain(url: str) -> str:
 
 
 def nudge(app: Celery, refund_ids: Sequence[str], lane: Lane, *, producer: Any = None) -> None:
-    """Send one message that these refunds are to be looked at; raises what kombu raises where the broker is away."""
+    """Send one message that requests handling of these refunds; raises kombu's errors if the broker is unavailable."""
     shown = ", ".join(refund_ids[:_IDS_SHOWN])
     if len(refund_ids) > _IDS_SHOWN:
         shown += f", and {len(refund_ids) - _IDS_SHOWN} more"
@@ -137,7 +137,7 @@ def nudge(app: Celery, refund_ids: Sequence[str], lane: Lane, *, producer: Any =
 
 
 def submit_again(app: Celery, refund_id: str, fields: Mapping[str, Any], lane: Lane) -> None:
-    """Send a request's message to the end of its queue; raises what kombu raises if the broker is away."""
+    """Send a request's message to the end of its queue; raises kombu's errors if the broker is unavailable."""
     app.send_task(
         SUBMIT_TASK,
         kwargs=dict(fields),
@@ -149,9 +149,9 @@ def submit_again(app: Celery, refund_id: str, fields: Mapping[str, Any], lane: L
 
 
 def queue_depth(app: Celery, lane: Lane) -> int:
-    """Return how many messages wait in a lane's queue; 0 where the queue was never used."""
+    """Return how many messages wait in a lane's queue; 0 if the queue was never used."""
     with app.connection_for_read() as connection:
-        # Whoever asks may wait for the next answer; kombu would try for six seconds.
+        # The caller can wait for the next check; kombu would retry for six seconds.
         connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, interval_max=0)
         channel = connection.default_channel
         try:

@@ -1,4 +1,4 @@
-"""`refunds:rejected`: the messages that could not be understood, kept, found and dropped; newest first, bounded."""
+"""Store of malformed messages (`refunds:rejected`): keep, find and drop them; newest first, bounded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker.store.scripts import Call, Script
 from worker.store.store import PAGE, Store
 
 MOST: Final = 10_000
-"""How many messages are kept."""
+"""Maximum number of stored messages."""
 SCRIPT: Final = Script("rejected")
 _IDS: Final = "rejected-ids"
 _LONGEST_REASON: Final = 200
@@ -26,7 +26,7 @@ _LONGEST_REASON: Final = 200
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejection:
-    """One message that could not be understood, without secrets; `entry_id` names it for `refunds rejected`."""
+    """One malformed message, without secrets; `entry_id` names it for `refunds rejected`."""
 
     entry_id: str
     rejected_at: datetime
@@ -35,13 +35,13 @@ class Rejection:
     refund_ids: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it; times are RFC 3339."""
+        """Return the JSON form; times are RFC 3339."""
         return asdict(self) | {"rejected_at": rfc3339(self.rejected_at), "refund_ids": list(self.refund_ids)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """What became of the latest message that names a refund: which entry, when, and why."""
+    """The rejection of the latest message that names a refund: entry, time and reason."""
 
     entry_id: str
     rejected_at: datetime
@@ -49,22 +49,22 @@ class Refusal:
 
 
 def keep(kept: Kept) -> Call[int]:
-    """Keep a message, found under each refund id that it names; the oldest go once there are more than `MOST`."""
+    """Store a message, indexed by each refund id that it names; beyond `MOST` messages the oldest are dropped."""
     entry = {"id": kept.entry_id, "reason": kept.reason, "refund_ids": list(kept.refund_ids), "message": kept.message}
     short = {"id": kept.entry_id, "reason": kept.reason[:_LONGEST_REASON]}
     texts = (json.dumps(each, ensure_ascii=False) for each in (entry, short))
-    # Its message is taken off its broker next, and that may be another server.
+    # The message is removed from its broker next, and that may be another server.
     return Call(script=SCRIPT, arguments=["keep", MOST, *texts, *kept.refund_ids], read=int)
 
 
 def listed(store: Store, limit: int | None = None) -> Iterator[Rejection]:
-    """Yield what is kept, newest first, at most `limit`; raises `StoreUnavailable`."""
+    """Yield the stored messages, newest first, at most `limit`; raises `StoreUnavailable`."""
     for entry in _entries(store, limit):
         yield _read(entry)
 
 
 def find(store: Store, entry_id: str) -> Rejection:
-    """Return a kept message; raises `NotFound`."""
+    """Return a stored message; raises `NotFound`."""
     return _read(_entry(store, entry_id))
 
 
@@ -81,13 +81,13 @@ def of_refund(store: Store, refund_id: str) -> Refusal | None:
 
 
 def drop(store: Store, entry_id: str) -> None:
-    """Forget one message; raises `NotFound`."""
+    """Delete one message; raises `NotFound`."""
     if store.run(_dropping(_entry(store, entry_id))) == 0:
         raise _not_found(entry_id)
 
 
 def drop_all(store: Store) -> int:
-    """Forget every message; return how many they were."""
+    """Delete every message; return their number."""
     return store.run(_dropping(""))
 
 
@@ -131,7 +131,7 @@ def _read(entry: str) -> Rejection:
 
 
 def _loaded(text: str) -> dict[str, Any]:
-    """Return an entry's fields; earlier versions wrote fewer, and nothing keeps others from writing here."""
+    """Return an entry's fields; earlier versions wrote fewer, and other programs may write here."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -141,7 +141,7 @@ def _loaded(text: str) -> dict[str, Any]:
 
 def _id_of(entry: str, found: dict[str, Any]) -> str:
     given = found.get("id")
-    # One of an earlier version has none: its contents stand for it.
+    # An entry of an earlier version has no id: a digest of its contents serves as one.
     return given if isinstance(given, str) else hashlib.sha256(entry.encode("utf-8", "replace")).hexdigest()[:10]
 
 

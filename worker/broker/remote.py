@@ -1,4 +1,4 @@
-"""What others may ask of a worker through the broker: inspection, without customers' data or passwords in the answers.
+"""Celery remote control: workers answer inspection, without customers' data or passwords in the replies.
 
 Celery's remote control stops workers, changes what they read, and drops messages by their ids, for anyone who reaches
 the broker. That is refused unless `REFUNDS_REMOTE_CONTROL` is true.
@@ -27,7 +27,7 @@ INSPECTION: Final = frozenset(
         "revoked",
         "conf",
         "clock",
-        # Flower asks for both; they change nothing here, since events are on.
+        # Flower requests both; they change nothing here, since events are on.
         "enable_events",
         "heartbeat",
     )
@@ -38,12 +38,12 @@ Command = Callable[..., Any]
 
 
 def commands(*, control: bool) -> dict[str, Command]:
-    """Return every command that Celery knows by its name, each as this worker answers it."""
+    """Return this worker's version of every Celery command, by name."""
     return {name: _answer(name, command, control=control) for name, command in Panel.data.items()}
 
 
 def restrict(*, control: bool) -> None:
-    """Have this worker process answer inspection only, or with `control` every command."""
+    """Limit this worker process to inspection commands; with `control`, it answers every command."""
     Panel.data.update(commands(control=control))
 
 
@@ -68,7 +68,7 @@ def _stats(command: Command) -> Command:
         told = dict(command(state, **named))
         broker = told.get("broker")
         if isinstance(broker, dict):
-            # The rest holds the Sentinels' password and the addresses of other brokers with theirs.
+            # The other parts hold the Sentinels' password and the URLs of other brokers with their passwords.
             told["broker"] = {part: broker.get(part) for part in _BROKER_SHOWN}
         return told
 
@@ -83,7 +83,7 @@ def _conf(command: Command) -> Command:
 
 
 def _tasks(held: Callable[[], Collection[Any]]) -> Callable[[Command], Command]:
-    """Return a command that lists tasks by what their senders let be shown of them, not by their arguments."""
+    """Return a command that lists tasks with the text that their senders chose to show, not with their arguments."""
 
     def discreet(_command: Command) -> Command:
         def tasks(_state: Any, **_: Any) -> list[Any]:

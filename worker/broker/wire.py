@@ -1,6 +1,6 @@
-"""kombu's connections as this product uses them: a process's own, and over AMQP with an end to every wait.
+"""Broker connections: each process has its own, and over AMQP every wait has a time limit.
 
-A message whose AMQP properties cannot be read is a message still: py-amqp would end the worker, and then the next one.
+A message is delivered even if its AMQP properties are unreadable: py-amqp would end the worker, and then the next one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kombu.utils.collections import HashedSeq
 from worker.broker import forks
 
 REPLY_SECONDS: Final = 5.0
-"""How long to wait for RabbitMQ's next byte: a confirm, the answer to a declaration, room to write."""
+"""Read and write timeout for RabbitMQ: for a confirm, the reply to a declaration, or room to write."""
 
 _HEADER_FRAME: Final = 2
 _BEFORE_PROPERTIES: Final = 12
@@ -27,7 +27,7 @@ _NO_PROPERTIES: Final = b"\0\0"
 
 
 def forgiving_frames(connection: Any, callback: Callable[..., Any]) -> Callable[[Any], Any]:
-    """Return py-amqp's reader of frames, which takes properties that it cannot read for none."""
+    """Return py-amqp's frame reader, changed to treat unreadable properties as absent."""
     read = frame_handler(connection, callback)
 
     def on_frame(frame: Any) -> Any:
@@ -53,19 +53,19 @@ class _AmqpConnection(pyamqp.Connection):
 
     def connect(self, callback: Any = None) -> Any:
         connected = super().connect(callback)
-        # py-amqp's own limits end with the handshake: a broker that hangs would hold whoever waits for a confirm.
+        # py-amqp's own timeouts end with the handshake: a hanging broker would block a caller that awaits a confirm.
         self.transport.sock.settimeout(REPLY_SECONDS)
         return connected
 
 
 class AmqpTransport(pyamqp.Transport):
-    """kombu's AMQP transport with these bounds."""
+    """kombu's AMQP transport with the time limit and the frame reader above."""
 
     Connection = _AmqpConnection
 
 
 class AmqpsTransport(pyamqp.SSLTransport):
-    """The same over TLS."""
+    """`AmqpTransport` over TLS."""
 
     Connection = _AmqpConnection
 
@@ -74,21 +74,21 @@ _TRANSPORTS: Final = {"amqp": AmqpTransport, "pyamqp": AmqpTransport, "amqps": A
 
 
 class _Ours:
-    """Put before a kombu connection."""
+    """Mixin for kombu's connections."""
 
     transport_cls: Any
 
     def __eqhash__(self) -> Any:
-        """Return what kombu keys its pools by: a child that took its parent's would write into the parent's sockets."""
+        """Return the key of kombu's pools, one per process: a child must not write to its parent's sockets."""
         return HashedSeq(*super().__eqhash__(), forks.process())  # type: ignore[misc]  # kombu carries no types
 
     def get_transport_cls(self) -> Any:
-        """Return the transport: ours for AMQP, also after a failover to another address."""
+        """Return the transport class: this module's for AMQP, also after a failover to another address."""
         return _TRANSPORTS.get(self.transport_cls) or super().get_transport_cls()  # type: ignore[misc]  # as above
 
 
 class _PooledConnection(_Ours, PooledConnection):
-    """One of a pool."""
+    """A connection that belongs to a pool."""
 
 
 class _Pool(ConnectionPool):
@@ -106,6 +106,6 @@ class Connection(_Ours, KombuConnection):
 
 
 class AMQP(celery.app.amqp.AMQP):  # type: ignore[misc]  # celery carries no types
-    """What a Celery app makes its connections with."""
+    """The factory of a Celery app's connections."""
 
     Connection = Connection
