@@ -1,4 +1,4 @@
-"""The file by which a machine's own probe tells a worker whose loop turns from one that hangs."""
+"""Heartbeat file: lets a liveness probe of the machine distinguish a running event loop from a hanging one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ log = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """Touches the file of `REFUNDS_HEARTBEAT_FILE`; does nothing where none is set."""
+    """Touches the file of `REFUNDS_HEARTBEAT_FILE`; does nothing if it is not set."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._written = True
 
     def begin(self) -> None:
-        """Touch it for the first time; raises `SettingsError` where that cannot be done."""
+        """Touch the file for the first time; raises `SettingsError` if that fails."""
         if (reason := self._touched()) is not None:
             raise SettingsError(
                 f"REFUNDS_HEARTBEAT_FILE {self._path} cannot be written ({reason}): name a file in a folder that the "
@@ -30,7 +30,7 @@ class Heartbeat:
             )
 
     def beat(self) -> None:
-        """Touch it again; a file that cannot be written any more, or can again, is logged once."""
+        """Touch the file again; logs once if it can no longer be written, and once if it can be again."""
         reason = self._touched()
         if reason is not None and self._written:
             log.warning("heartbeat_not_written", file=str(self._path), reason=reason)
@@ -39,7 +39,7 @@ class Heartbeat:
         self._written = reason is None
 
     def _touched(self) -> str | None:
-        """Touch the file and return why that failed, None where it did not."""
+        """Touch the file; return the reason for a failure, None on success."""
         if self._path is None:
             return None
         try:
@@ -48,10 +48,10 @@ class Heartbeat:
                 return None
             mode = self._path.lstat().st_mode
             if stat.S_ISDIR(mode):
-                # A folder can be touched, too, and whoever else writes in it would keep it fresh.
+                # A directory can be touched, too, and any program that writes in it would keep it fresh.
                 return "it is a folder"
             if stat.S_ISLNK(mode):
-                # It may lead to a file of somebody else's choice.
+                # A link may lead to a file that another user chose.
                 return "it is a symbolic link"
             os.utime(self._path, follow_symlinks=False)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Logs on stderr: one JSON object (or coloured line) an event, the libraries' too, with secrets taken out last."""
+"""Logging to stderr: one JSON object (or coloured line) per event, also for libraries; secrets are removed last."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from worker.settings import Settings
 
 _SECRET_NAMES: Final = frozenset({"authorization", "api_key", "password", "secret", "body", "metadata"})
 _LONGEST_TEXT: Final = 4_000
-# Two lines for every message, which say nothing that the refund's own lines do not.
+# These loggers write two lines per message, which add nothing to the refund's own lines.
 _CHATTY: Final = ("celery.worker.strategy", "celery.app.trace", "kombu", "httpx", "asyncio")
 
 
-# Celery's lines that carry the whole body of a message it cannot use; `message_rejected` tells of it without.
+# Celery's lines that carry the whole body of a message it cannot use; `message_rejected` reports it without the body.
 _WITH_BODIES: Final = (
     "Received and deleted unknown message",
     "Received unregistered task of type",
@@ -31,15 +31,15 @@ _WITH_BODIES: Final = (
 
 
 class _WithoutBodies(logging.Filter):
-    """Drops lines that would show what a message holds."""
+    """Drops lines that would show the contents of a message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a line may be written."""
+        """Return whether a line may be written."""
         return not str(record.msg).startswith(_WITH_BODIES)
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Take secrets out of an event, whatever put them there; the last step before it is written."""
+    """Remove secrets from an event, whatever their origin; the last step before it is written."""
     return {name: _clean(name, value) for name, value in event.items()}
 
 
@@ -64,7 +64,7 @@ def _clean_text(text: str) -> str:
     text = without_secrets(text)
     if text.isprintable() and " " not in text:
         return text[:_LONGEST_TEXT]
-    # A traceback keeps its lines; everything else is one.
+    # A traceback keeps its lines; any other text becomes one line.
     return "\n".join(scrubbed(line, _LONGEST_TEXT) if line.strip() else line for line in text.split("\n"))
 
 
@@ -87,9 +87,9 @@ class _Straight:
 
 
 def configure(settings: Settings) -> None:
-    """Send all logging of this process, the libraries' too, to stderr in one form.
+    """Send all logging of this process, including that of libraries, to stderr in one form.
 
-    Our own lines go there at once: a record of `logging` for each would cost as much again.
+    The worker's own lines bypass `logging`: a log record for each would double the cost.
     """
     as_text = settings.log_format == "text" or (settings.log_format is None and sys.stderr.isatty())
     writer: Any = structlog.dev.ConsoleRenderer() if as_text else structlog.processors.JSONRenderer(ensure_ascii=False)
@@ -121,7 +121,7 @@ def configure(settings: Settings) -> None:
 
 
 def log_crashes() -> None:
-    """Have an error that ends a thread, or this process, logged as all else: Python writes it with all it says."""
+    """Log an error that ends a thread or this process like any other event: Python would write it unredacted."""
     sys.excepthook = lambda kind, error, trace: _crashed((kind, error, trace))
     threading.excepthook = lambda told: _crashed((told.exc_type, told.exc_value or told.exc_type(), told.exc_traceback))
 

@@ -1,4 +1,4 @@
-"""The worker process: one event loop in a thread of its own, with the shared clients, the sweep and the heartbeat."""
+"""Runtime of a worker process: an event loop in its own thread, the shared clients, the sweep and the heartbeat."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ PROBE_SECONDS: Final = 15.0
 DISK_SECONDS: Final = 60.0
 TASK_SECONDS: Final = 30.0
 AGAIN_SECONDS: Final = 1.0
-"""How long a message that could not be accepted waits before it goes to the end of its queue."""
-"""How long a message may hold ids that it has not begun."""
+"""Pause before a message that could not be accepted goes to the end of its queue."""
+"""Maximum time that a message may hold ids that it has not begun."""
 SUPERVISOR_VARIABLE: Final = "REFUNDS_SUPERVISOR_PID"
 THREADS_BESIDE_CALLS: Final = 8
-"""Threads beyond the calls in flight: bulk messages and the next ones wait in them."""
+"""Threads beyond the calls in flight: bulk messages and the next messages wait in them."""
 
 
 class Runtime:
-    """Everything a worker process shares. `start` before the first task, `stop` after the last."""
+    """Shared state of a worker process. Call `start` before the first task and `stop` after the last."""
 
     def __init__(self, settings: Settings, celery: Celery) -> None:
         self.settings = settings
@@ -77,7 +77,7 @@ class Runtime:
         self._background: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Build the clients, check the guards, begin to sweep.
+        """Create the clients, check the guards and start the sweep.
 
         Raises `SettingsError`, a `GuardRefused` (live money, durability, another provider or account),
         `StoreUnavailable`, `ProviderUnavailable`.
@@ -156,7 +156,7 @@ class Runtime:
             except StoreUnavailable as error:
                 log.warning("background_deferred", work=work.__name__, error=str(error))
             except Exception:
-                # The outermost loop of its kind: a sweep that dies silently is worse than any error it can meet.
+                # The outermost loop: a sweep that ends silently is worse than any error.
                 log.exception("background_failed", work=work.__name__)
             await asyncio.sleep(pause)
 
@@ -174,7 +174,7 @@ class Runtime:
 
     @contextmanager
     def _broker_errors(self) -> Iterator[None]:
-        """Turn a broker that is away, or is none, into one sentence: celery logs its own, and tries again by itself."""
+        """Turn publish errors into `StoreUnavailable`, one sentence; Celery logs its own and retries by itself."""
         try:
             yield
         except PUBLISH_ERRORS as error:
@@ -195,7 +195,7 @@ class Runtime:
         self._heartbeat.beat()
 
     async def _tell(self) -> None:
-        """Add what this worker counted into Redis."""
+        """Add this worker's counters to those in Redis."""
         self._tally.gate_waited(self.service.gate.waited_seconds)
         await self._tally.flush(self.store, worker=self.name, provider_away=self.service.breaker.is_open)
 
@@ -215,25 +215,25 @@ class Runtime:
         return True
 
     def process(self, refund_ids: Sequence[str], lane: Lane) -> Mapping[str, Ending]:
-        """Handle the refunds of one message, from a task's thread; return how each was left."""
+        """Handle the refunds of one message, from a task's thread; return the ending of each."""
         ended = self.run(self.service.process(refund_ids, lane, seconds=TASK_SECONDS))
         return dict(zip(refund_ids, ended, strict=True))
 
     def submit(self, request: RefundRequest, lane: Lane) -> Ending:
-        """Accept a refund and handle it, from a task's thread; return how it was left, or `endings.CONFLICT`."""
+        """Accept a refund and handle it, from a task's thread; return its ending, or `endings.CONFLICT`."""
         created = self.run(self._create(request, lane))
         if created == "conflict":
             return endings.CONFLICT
         ending = self.process([request.refund_id], lane)[request.refund_id]
         if created == "created":
-            # After its handling: whoever waits for this one does not wait for the answer.
+            # After the handling, so that the refund is not delayed by the check.
             self._backlog.look(lane, lambda: self._backlog_of(lane))
         return ending
 
     def send_again(self, request: RefundRequest, fields: Mapping[str, Any], lane: Lane) -> bool:
         """Send a message that could not be accepted to the end of its queue; return whether it went there.
 
-        After a pause, in which the thread is lost to others: a server that is full may be so for hours.
+        It pauses first, and the pause blocks the thread: a server may be full for hours.
         """
         if self.service.stopping:
             return False
@@ -245,12 +245,12 @@ class Runtime:
         return True
 
     def pause(self) -> None:
-        """Hold a task's thread before its message goes back to its queue, unless the worker ends."""
+        """Block a task's thread before its message returns to its queue, unless the worker is stopping."""
         if not self.service.stopping:
             time.sleep(AGAIN_SECONDS)
 
     def _backlog_of(self, lane: Lane) -> int:
-        """Return how many refunds wait: by their records, or by messages, where those are what brings them in."""
+        """Return the number of waiting refunds: by records or by messages, whichever number is higher."""
         return max(self.run(self.store.backlog(lane)), self._depth(lane))
 
     async def _create(self, request: RefundRequest, lane: Lane) -> str:
@@ -259,7 +259,7 @@ class Runtime:
             try:
                 return (await self.store.run(scripts.create(request, lane))).result
             except StoreFull:
-                # It may last for hours, and threads are needed to finish what was accepted.
+                # The condition may last for hours, and threads are needed to finish accepted refunds.
                 raise
             except StoreUnavailable:
                 if self._loop.time() >= until or self.service.stopping:
@@ -267,13 +267,13 @@ class Runtime:
                 await asyncio.sleep(0.5)
 
     def stop_claiming(self) -> None:
-        """Begin no more refunds; what is in flight goes on. Safe to call from a signal handler."""
+        """Start no more refunds; those in flight continue. Safe to call from a signal handler."""
         service = getattr(self, "service", None)
         if service is not None:
             self._loop.call_soon_threadsafe(service.stop)
 
     def stop(self) -> None:
-        """Finish what was begun beside the tasks, close the clients, end the loop."""
+        """Finish the background work, close the clients and end the loop."""
         if self._thread.is_alive():
             self.run(self._close())
             self._end_loop()

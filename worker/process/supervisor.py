@@ -1,9 +1,9 @@
-"""Keep one child process running: restart it when it dies, end it in good order when told, wait for what it finishes.
+"""Supervisor of one child process: restarts it after a crash, and stops it gracefully on a signal.
 
-A child that ends with 0 was told to, and is not started again.
+A child that ends with 0 was stopped on purpose, and is not restarted.
 
-The child is started in a session of its own, so that a Ctrl-C at the terminal reaches the supervisor alone: Celery
-would take a second one as an order to drop what is in flight.
+The child runs in its own session, so that Ctrl-C at the terminal reaches the supervisor only: Celery would treat a
+second Ctrl-C as an order to drop the work in flight.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final
 from worker.errors import SettingsError
 
 SUPERVISOR_VARIABLE: Final = "REFUNDS_SUPERVISOR_PID"
-"""Tells the child whose it is: it ends by itself once its parent is another."""
+"""Variable with the supervisor's process id: the child ends by itself once its parent changes."""
 
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 
 class Supervisor:
-    """Runs `command` until told to stop, or until it ends with 0 or one of the codes in `final`."""
+    """Runs `command` until a stop signal, or until it ends with 0 or one of the codes in `final`."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Supervisor:
                 self.command,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
-                # stdout is for data, and a worker has none.
+                # stdout is for data, and a worker produces none.
                 stdout=sys.stderr.fileno(),
                 start_new_session=True,
             )
@@ -104,7 +104,7 @@ class Supervisor:
         child.send_signal(signal.SIGTERM)
 
     def _ended(self, code: int) -> int:
-        # Ended by the bare signal: it had not yet begun anything that it would have to finish.
+        # The signal itself ended the child: it had not begun any work that it would have to finish.
         if code in {0, -signal.SIGTERM}:
             self.say("stopped: nothing is in flight")
             return 0
@@ -124,7 +124,7 @@ class Supervisor:
         return False
 
     def _caught(self, seconds: float | None) -> bytes:
-        """Return the numbers of the signals that came, waiting at most so long for the first."""
+        """Return the numbers of the received signals, waiting at most `seconds` for the first."""
         ready, _, _ = select.select([self._wakeup], [], [], seconds)
         return os.read(self._wakeup, 64) if ready else b""
 
@@ -140,10 +140,10 @@ def _how(code: int) -> str:
 
 @contextmanager
 def _signals() -> Iterator[int]:
-    """Let signals arrive as bytes on a pipe, so that all is decided in one loop; as before afterwards."""
+    """Deliver signals as bytes on a pipe, so that one loop decides; restores the handlers afterwards."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    # What was ignored stays so: under nohup a worker outlives its terminal.
+    # An ignored signal stays ignored: under nohup a worker outlives its terminal.
     numbers = [number for number in (*_STOPS, signal.SIGCHLD) if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     old = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
