@@ -156,7 +156,7 @@ class Refunds:
     def submit_stream(
         self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK, batch_id: str | None = None
     ) -> Iterator[tuple[RefundRequest, Created]]:
-        """Accept refunds in pipelined chunks as the result is iterated; a chunk is recorded before its nudges are sent."""
+        """Accept refunds in pipelined chunks during iteration; each chunk is recorded before its nudges are sent."""
         iterator = iter(requests)
         per_message = queues.BULK_IDS if lane is Lane.BULK else 1
         while chunk := list(islice(iterator, CHUNK)):
