@@ -1,6 +1,6 @@
-"""Files of refunds as things of their own: compared with the records, begun, paused, canceled, sent again, read.
+"""Batches: an imported file of refunds is compared with the records, opened, paused, canceled, retried and read.
 
-A batch owns only the refunds it created; rows whose ids stood in the records before are `known` and left alone.
+A batch owns only the refunds it created; rows whose ids existed in the records before are `known` and are not changed.
 """
 
 from worker.batches.compare import Compared, Conflict, Repeat, compare

@@ -1,4 +1,4 @@
-"""A file against the records, before anything of it is handed in; nothing is written, and no row is held."""
+"""Compares a file with the records before its import; writes nothing and keeps no row in memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from worker.store.store import Store
 COMPARE: Final = Script("batch_compare")
 FIRST: Final = 20
 _PAGE: Final = 250
-"""Rows a trip: few enough that the server, which looks at them in one go, keeps nobody waiting."""
+"""Rows per round trip: few enough that the server, which checks them in one script, does not delay other clients."""
 _MOST_FIELDS: Final = 200
-"""A payment with more fields than this is read in pages instead, and remembered."""
+"""A payment with more fields than this is read in pages instead, and cached."""
 _HELD: Final = 100_000
 _CROWDED: Final = "?"
 _DROPPED: Final = "?"
@@ -27,14 +27,14 @@ _ANSWER: Final = 4
 
 
 class Conflict(NamedTuple):
-    """A row whose id is that of a refund with other contents."""
+    """A row whose id belongs to a refund with other contents."""
 
     row: Accepted
     refund: Refund
 
 
 class Repeat(NamedTuple):
-    """A new row that pays back what another refund, pending or done, pays back on the same payment."""
+    """A new row with the payment and amount of another refund that is pending or done."""
 
     row: Accepted
     refund_id: str
@@ -42,30 +42,30 @@ class Repeat(NamedTuple):
 
 @dataclass(kw_only=True)
 class Compared:
-    """What the records already hold of a file; lists hold the first twenty.
+    """The result of comparing a file with the records; lists hold the first twenty.
 
-    `same` refunds stand with the same contents, by status in `statuses`; `conflicting` ids hold other contents;
-    `fresh` rows are new, of which `repeats` pay the same amount back on the same payment as a refund that stands, and
+    `same` refunds exist with the same contents, by status in `statuses`; `conflicting` ids hold other contents;
+    `fresh` rows are new, of which `repeats` have the payment and amount of a pending or done refund, and
     `all_remaining` state no amount and so ask for all that is left.
     """
 
     fresh: int = 0
     all_remaining: int = 0
     first_all_remaining: list[int] = field(default_factory=list)
-    """Their lines."""
+    """The lines of the first `all_remaining` rows."""
     same: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     conflicting: int = 0
     first_conflicts: list[Conflict] = field(default_factory=list)
     not_failed: int = 0
-    """New rows that are a further attempt at what an earlier attempt has done, or may still do."""
+    """New rows that are another attempt at a refund that an earlier attempt made, or may still make."""
     first_not_failed: list[Conflict] = field(default_factory=list)
     repeats: int = 0
     first_repeats: list[Repeat] = field(default_factory=list)
 
 
 class _Payments:
-    """The refunds on payments with very many of them: each payment is read once while it is remembered."""
+    """Cache of the refunds on payments that have very many: a payment is read once while it is cached."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -73,7 +73,7 @@ class _Payments:
         self._count = 0
 
     def standing(self, payment_intent: str, amount: int | None) -> str:
-        """Return a refund that pays this amount back on this payment, '' where there is none."""
+        """Return a refund that pays this amount back on this payment, '' if none exists."""
         amounts = self._held.get(payment_intent)
         if amounts is None:
             if self._count > _HELD:
@@ -99,7 +99,7 @@ class _Payments:
 
 
 def compare(store: Store, rows: Iterable[Accepted], on_progress: Callable[[int], None] | None = None) -> Compared:
-    """Return what the records hold of a file's rows; raises `StoreUnavailable`.
+    """Compare a file's rows with the records; raises `StoreUnavailable`.
 
     Memory does not grow with the file, and a payment with very many refunds is not read again for each of its rows.
     """
@@ -132,7 +132,7 @@ def compare(store: Store, rows: Iterable[Accepted], on_progress: Callable[[int],
         if on_progress is not None:
             on_progress(done)
     if compared.same:
-        # Their statuses are told.
+        # The statuses of the records are reported.
         store.confirm()
     return compared
 
@@ -150,7 +150,7 @@ def _note_fresh(store: Store, compared: Compared, rows: Sequence[Accepted]) -> N
     if not earlier:
         return
     found = store.get_many([refund_id for _, refund_id in earlier])
-    # Of several earlier attempts at one row the latest that has not failed is named.
+    # If a row has several earlier attempts, the latest that has not failed is reported.
     standing = {
         row.line: Conflict(row, refund)
         for (row, _), refund in zip(earlier, found, strict=True)
@@ -161,7 +161,7 @@ def _note_fresh(store: Store, compared: Compared, rows: Sequence[Accepted]) -> N
 
 
 def _note_odd(store: Store, compared: Compared, rows: Sequence[Accepted], same_refund: SameRefund) -> None:
-    """Tell rows whose metadata alone says what their ids were made from, or no longer does, from those in conflict."""
+    """Separate conflicts from rows that differ only in the metadata that states what their ids were made from."""
     for row, refund in zip(rows, store.get_many([row.request.refund_id for row in rows]), strict=True):
         if refund is None:
             compared.fresh += 1
@@ -175,7 +175,7 @@ def _note_odd(store: Store, compared: Compared, rows: Sequence[Accepted], same_r
 
 
 def _answers(store: Store, page: Sequence[Accepted]) -> list[list[str]]:
-    """Return what `batch_compare.lua` says of each row, with the fingerprint of every record that stands."""
+    """Return the reply of `batch_compare.lua` for each row, with the fingerprint of every existing record."""
     arguments: list[Argument] = [_MOST_FIELDS]
     for _, request in page:
         arguments += (request.refund_id, request.payment_intent, request.amount or "")

@@ -1,4 +1,4 @@
-"""What is done to a whole batch: what was not sent is canceled, what failed is sent again. Page by page, resumable."""
+"""Cancels and retries whole batches: unsent refunds are canceled, failed ones sent again. Paged and resumable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker.store.connection import redis_errors
 from worker.store.store import PAGE, Store
 
 _ROUNDS: Final = 5
-"""How often a refund that moves while it is decided on is read and decided on again."""
+"""Maximum number of decisions on a refund that changes while it is decided on."""
 _NAMED: Final = 20
 _UNSENT: Final = frozenset({Stage.QUEUED.value, Stage.WAITING.value})
 
@@ -28,9 +28,9 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Canceled:
-    """How many refunds a cancel stopped, and the batch as it then stood: what is in it was sent, or settled before.
+    """The number of refunds that a cancel stopped, and the batch after it: the rest was sent, or settled before.
 
-    A claim that meets the canceled batch stops its refund too: that counts.
+    Refunds that a claim stopped because their batch is canceled count, too.
     """
 
     canceled: int
@@ -39,10 +39,10 @@ class Canceled:
 
 @dataclass(kw_only=True)
 class Retried:
-    """How many failed refunds go again, and how many were left by whether a retry can help.
+    """The number of failed refunds sent again, and of those left, by whether a retry can help.
 
-    `moved` are those that somebody else moved, or the provider contradicted, before they could go again.
-    `attempted` are those whose row was handed in again, and that attempt is on its way or done: `first_attempted` holds
+    `moved` are those that another caller moved, or the provider contradicted, before they could be sent again.
+    `attempted` are those whose row was imported again, and whose new attempt is active or done: `first_attempted` holds
     twenty of them, each with that other refund.
     """
 
@@ -54,10 +54,10 @@ class Retried:
 
 
 def cancel_batch(store: Store, batch_id: str, by: str, on_progress: Progress | None = None) -> Canceled:
-    """Stop a batch: no claim of it succeeds any more, and what was not sent is settled as canceled.
+    """Cancel a batch: claims of its refunds fail from now on, and unsent refunds are settled as canceled.
 
-    Killed half way it is finished by the same call. A batch of which nothing is left to stop stays as it is, so that
-    what failed in it can still be retried. Raises `NotFound`.
+    If it is interrupted, the same call finishes it. A batch with nothing left to stop is unchanged, so that its failed
+    refunds can still be retried. Raises `NotFound`.
     """
     before = read_batch(store, batch_id)
     if before.state != "canceled" and before.finished:
@@ -90,10 +90,10 @@ def retry_batch(
     nudge: Callable[[Sequence[str]], None],
     on_progress: Progress | None = None,
 ) -> Retried:
-    """Send again what failed and is `retriable` in one of these ways: a new generation of the same ids, its own key.
+    """Send failed refunds again if they are `retriable` in one of these ways: same ids, new generation, new key.
 
-    What is in doubt has not failed, and is never sent again here. Each page is recorded before it is nudged for. Raises
-    `NotFound`, and `GuardRefused` where the batch was canceled.
+    A refund in doubt has not failed, and is never sent again here. Each page is recorded before its nudges. Raises
+    `NotFound`, and `GuardRefused` if the batch was canceled.
     """
     if read_batch(store, batch_id).state == "canceled":
         raise GuardRefused(f"batch {batch_id} was canceled: nothing of it is sent again")
@@ -140,7 +140,7 @@ def _apply(
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Decide and save a step for each refund.
 
-    Returns the ids for which it was saved, and those of which another attempt is on its way or done, with that one.
+    Returns the saved ids, and the ids that have another attempt pending or done, with that attempt.
     """
     saved: list[str] = []
     attempted: list[tuple[str, str]] = []
@@ -150,7 +150,7 @@ def _apply(
             break
         found = [refund for refund in store.get_many(left) if refund is not None]
         steps = [(refund, step) for refund in found if (step := decide(refund)) is not None]
-        # Not durable page by page: whoever calls this confirms all of it before anybody is told.
+        # Pages are not durable one by one: the caller confirms all of them before it reports anything.
         results = store.run_many([scripts.save(refund, step, detail, durable=False) for refund, step in steps])
         left = []
         for (refund, _), result in zip(steps, results, strict=True):
@@ -170,7 +170,7 @@ def _pages(store: Store, batch_id: str) -> Iterator[list[str]]:
 
 
 def _read(store: Store, refund_ids: Sequence[str], *names: str) -> list[list[str | None]]:
-    """Return a few fields of many records: most of a batch needs no whole record to be passed over."""
+    """Return a few fields of many records: most refunds of a batch can be skipped without the whole record."""
     with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
         for refund_id in refund_ids:
             pipeline.hmget(store.key(f"refund:{refund_id}"), list(names))

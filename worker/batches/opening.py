@@ -1,4 +1,4 @@
-"""A file becomes a batch: begun once, gone on with until every row is in, and then known by its digest."""
+"""Opens the batch of a file: begun once, resumed until every row is imported, then recognized by its digest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ms = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opening:
-    """What a file is begun with: how it is read, what it comes to, and how long nothing of it is sent."""
+    """Parameters of a new batch: how its file is read, its totals, and how long sending waits."""
 
     options: str = ""
     invalid: int = 0
@@ -36,7 +36,7 @@ class Opening:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opened:
-    """Which batch a file goes into, and whether it was begun only now."""
+    """The batch of a file, and whether this call began it."""
 
     batch_id: str
     fresh: bool
@@ -46,7 +46,7 @@ _DEFAULT: Final = Opening()
 
 
 def earlier_batch(store: Store, digest: str) -> Batch | None:
-    """Return the batch of the same file, None where it was never imported; nothing is written."""
+    """Return the batch of the same file, None if it was never imported; writes nothing."""
     with redis_errors(store.place):
         batch_id: Any = store.redis.hget(store.key("digests"), digest)
         stored: Any = store.redis.hgetall(store.key(f"batch:{batch_id}")) if batch_id else None
@@ -56,10 +56,10 @@ def earlier_batch(store: Store, digest: str) -> Batch | None:
 def open_batch(
     store: Store, batch_id: str | None, *, file: str, digest: str, rows: int, opening: Opening = _DEFAULT
 ) -> Opened:
-    """Begin a batch, or go on with the unfinished one of the same file.
+    """Begin a batch, or resume the unfinished one of the same file.
 
-    Without an id, the file's digest finds it. Raises `GuardRefused` where the id stands for another file, and, unless
-    it is to be imported `again`, where the file was imported as a whole, was canceled, or was begun in another way.
+    Without an id, the file's digest finds it. Raises `GuardRefused` if the id belongs to another file, and, unless
+    it is to be imported `again`, if the file was imported as a whole, was canceled, or was begun in another way.
     """
     facts: list[Argument] = [
         *("file", file, "rows", rows, "invalid", opening.invalid, "duplicates", opening.duplicates),
@@ -70,9 +70,9 @@ def open_batch(
 
 
 def foresee_batch(store: Store, batch_id: str | None, digest: str, opening: Opening = _DEFAULT) -> Opened:
-    """Return or raise what `open_batch` would at this moment; nothing is written.
+    """Return or raise what `open_batch` would at this moment; writes nothing.
 
-    Where it would begin a batch, the id is the one asked for, or a made one that will not be used.
+    If it would begin a batch, the id is the requested one, or a generated one that will not be used.
     """
     return _opened(store, batch_id, digest, opening, [])
 
@@ -122,9 +122,9 @@ def _refusal(result: str, batch_id: str, fact: str) -> str:
 
 
 def close_batch(store: Store, batch_id: str, *, handed_in: int, conflicting: int) -> None:
-    """Note that every row was handed in: from now on the same file is refused.
+    """Record that every row was imported: from now on the same file is refused.
 
-    `handed_in` are rows that stand in the records now; those the batch did not create are its known ones.
+    `handed_in` counts rows that exist in the records now; those that the batch did not create are its known ones.
     """
     call: Call[Any] = Call(script=CLOSE, arguments=[batch_id, handed_in, conflicting], read=lambda reply: reply)
     store.run(call)

@@ -1,4 +1,4 @@
-"""A batch as it stands: its record, its state, how fast it goes."""
+"""The current record of a batch: its counts, its state and its pace."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ BatchState = Literal["running", "paused", "canceled"]
 STATE: Final = Script("batch_state")
 SHOW: Final = Script("batch_show")
 RATE_WINDOW: Final = timedelta(seconds=60)
-"""How far back the pace of a batch is measured."""
+"""Period over which the pace of a batch is measured."""
 RATE_SAMPLE: Final = 100
-"""Of so many refunds that settled last it is asked whose they are: more would cost more and say little more."""
+"""Number of latest settled refunds sampled for their batch: more would cost more and add little."""
 _PAGE: Final = 100
 _DONE_TO: Final[Mapping[BatchState, str]] = {"running": "resumed", "paused": "paused", "canceled": "canceled"}
 _BATCH_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,100}")
@@ -32,7 +32,7 @@ _second = timedelta(seconds=1)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """A batch as it stands; the counts are kept by the moves of its refunds, the rest by the import."""
+    """The current record of a batch; the moves of its refunds update the counts, the import the rest."""
 
     batch_id: str
     file: str
@@ -50,19 +50,19 @@ class Batch:
     """Rows that were refused and left out."""
     duplicates: int = 0
     all_remaining: int = 0
-    """Valid rows that ask for all that is left of their payments, and so are in no total."""
+    """Valid rows that request all that is left of their payments, and so are not in any total."""
     known: int | None = None
-    """Rows whose refunds stood in the records before; None until every row was handed in."""
+    """Rows whose refunds existed in the records before; None until every row was imported."""
     conflicting: int = 0
     """Rows left out because another refund took their id while the import ran."""
     imported_at: datetime | None = None
-    """When every row had been handed in; None while the import has still to be finished."""
+    """The time when every row was imported; None while the import is unfinished."""
     not_before: datetime | None = None
     """Nothing is sent before this time."""
     paused_at: datetime | None = None
     paused_by: str | None = None
     paused_reason: str | None = None
-    """The code with which refunds failed in a row, where the batch paused itself."""
+    """The code of the consecutive failures, if the batch paused itself."""
     canceled_at: datetime | None = None
     canceled_by: str | None = None
     options: str = ""
@@ -75,16 +75,16 @@ class Batch:
 
     @property
     def moving(self) -> int:
-        """Return how many are neither settled nor wait for a person."""
+        """Return how many are neither settled nor in review."""
         return self.statuses.get("pending", 0) - self.stages.get("review", 0)
 
     @property
     def finished(self) -> bool:
-        """Tell whether every row was handed in and nothing moves any more."""
+        """Return whether every row was imported and no refund is moving."""
         return self.imported_at is not None and self.moving == 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the batch for a program: times as RFC 3339 UTC, absent values as None."""
+        """Return the batch for JSON: times as RFC 3339 UTC, absent values as None."""
         return {
             "batch_id": self.batch_id,
             "file": self.file,
@@ -116,7 +116,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """A batch at the server's `now`, with its pace: refunds it settled a second, lately."""
+    """A batch at the server's `now`, with its recent pace in settled refunds per second."""
 
     batch: Batch
     now: datetime
@@ -124,7 +124,7 @@ class Seen:
 
     @property
     def eta(self) -> datetime | None:
-        """Return when the last refund will have settled if the pace stays; None where that cannot be told."""
+        """Return when the last refund will have settled if the pace stays; None if that is unknown."""
         batch = self.batch
         if batch.state != "running" or batch.moving == 0 or self.rate <= 0:
             return None
@@ -132,7 +132,7 @@ class Seen:
 
 
 def checked_batch_id(text: str) -> str:
-    """Return an id that a batch may have; raises `InvalidRequest`."""
+    """Return the text if it is a valid batch id; raises `InvalidRequest`."""
     if _BATCH_ID.fullmatch(text):
         return text
     rule = "must be 1 to 100 of A-Z a-z 0-9 . _ : -"
@@ -140,7 +140,7 @@ def checked_batch_id(text: str) -> str:
 
 
 def read_batch(store: Store, batch_id: str) -> Batch:
-    """Return a batch as it stands; raises `NotFound`."""
+    """Return the current record of a batch; raises `NotFound`."""
     with redis_errors(store.place):
         stored: Any = store.redis.hgetall(store.key(f"batch:{batch_id}"))
     if not stored:
@@ -185,7 +185,7 @@ def list_batches(store: Store) -> Iterator[Batch]:
 
 
 def decoded(batch_id: str, stored: Mapping[str, str]) -> Batch:
-    """Return the batch in a hash."""
+    """Return the batch stored in a hash."""
     return Batch(
         batch_id=batch_id,
         file=stored.get("file", ""),
@@ -230,19 +230,19 @@ def _counts(stored: Mapping[str, str], prefix: str) -> dict[str, int]:
 
 
 def unknown(batch_id: str) -> NotFound:
-    """Return the error for a batch that is not there."""
+    """Return the error for a batch that does not exist."""
     return NotFound(f"no batch {shown(batch_id)} was imported here: 'refunds batch list' names them")
 
 
 def batch_size(store: Store, batch_id: str) -> int:
-    """Return how many refunds a batch created, 0 where there is none."""
+    """Return how many refunds a batch created, 0 if it does not exist."""
     with redis_errors(store.place):
         size: Any = store.redis.llen(store.key(f"batch-refunds:{batch_id}"))
     return int(size)
 
 
 def state_of_batch(store: Store, batch_id: str) -> str | None:
-    """Return a batch's state alone, None where there is no such batch."""
+    """Return only the state of a batch, None if it does not exist."""
     with redis_errors(store.place):
         state: Any = store.redis.hget(store.key(f"batch:{batch_id}"), "state")
     return None if state is None else str(state)
@@ -254,14 +254,14 @@ def pause_batch(store: Store, batch_id: str, by: str = "") -> bool:
 
 
 def resume_batch(store: Store, batch_id: str) -> bool:
-    """Let a batch's claims go on; return whether that changed anything. Raises `NotFound`, `GuardRefused`."""
+    """Allow a batch's claims again; return whether that changed anything. Raises `NotFound`, `GuardRefused`."""
     return set_state(store, batch_id, "running", sources=("paused",))
 
 
 def set_state(store: Store, batch_id: str, to: BatchState, *, sources: tuple[BatchState, ...], by: str = "") -> bool:
     """Change a batch's state and note when and by whom; return whether that changed anything.
 
-    Raises `NotFound`, and `GuardRefused` where it is in none of `sources` and not in `to` already.
+    Raises `NotFound`, and `GuardRefused` if its state is neither in `sources` nor `to` already.
     """
     call: Call[list[str]] = Call(script=STATE, arguments=[batch_id, to, f",{','.join(sources)},", by], read=list)
     result, before = store.run(call)
