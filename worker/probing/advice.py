@@ -1,4 +1,4 @@
-"""Which settings follow from what the provider showed."""
+"""Recommends settings from the findings of a probe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worker.probing.questions import Findings, Question, Verdict
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advice:
-    """A setting that follows, and why."""
+    """A recommended setting, and the reason."""
 
     variable: str
     value: str
@@ -22,7 +22,7 @@ def _verdict(findings: Findings, question: Question) -> Verdict:
 
 
 def advise(findings: Findings) -> tuple[Advice, ...]:
-    """Return the settings that follow; what was not shown leaves the cautious one."""
+    """Return the recommended settings; without a finding, the cautious one."""
     told = {question: _verdict(findings, question) for question in Question}
     keyed = told[Question.KEY] is Verdict.YES and told[Question.GUARD] is Verdict.YES
     if keyed:

@@ -1,4 +1,4 @@
-"""Under which names a payment tells what was given back: each number that moved with a refund, however named."""
+"""Finds the fields of a payment that report refunds: every number that changes with a refund, whatever its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a probe's answers are kept, and what of the settings they do not bear out."""
+"""Stores the findings of a probe, and lists the settings that they do not support."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def keep(store: Store, report: Report, at: datetime) -> None:
 
 
 def read(store: Store) -> Kept | None:
-    """Return the kept answers, None where none can be read; raises `StoreUnavailable`."""
+    """Return the kept answers, None if none can be read; raises `StoreUnavailable`."""
     with redis_errors(store.place):
         values: Any = store.redis.hmget(store.key("meta"), *_FIELDS)
     at, host, results = values
@@ -104,7 +104,7 @@ def gaps(settings: Settings, kept: Kept | None) -> Iterator[Gap]:
 
 
 def live_warning(settings: Settings, kept: Kept | None) -> str | None:
-    """Return what must be said before live money moves on trust that nothing supports; None where all is well."""
+    """Return what must be said before live money moves on trust that nothing supports; None if nothing is wrong."""
     if not settings.is_live or settings.idempotency != "trust":
         return None
     lacking = next((gap for gap in gaps(settings, kept) if gap.setting == "REFUNDS_IDEMPOTENCY=trust"), None)

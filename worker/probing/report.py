@@ -1,4 +1,4 @@
-"""What one probe found."""
+"""The report of one probe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker.probing.questions import Findings, Order, Problem
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What a probe did and saw. `spent` is known to have moved; `uncertain` may have, both in minor units."""
+    """The results of one probe. `spent` is known to have moved; `uncertain` may have, both in minor units."""
 
     order: Order
     host: str
@@ -24,7 +24,7 @@ class Report:
     problem: Problem | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the report for JSON."""
         return {
             "run": self.order.run,
             "host": self.host,
