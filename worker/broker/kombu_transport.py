@@ -140,7 +140,7 @@ class _Several:
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's own signature
         """Reuse the client that notes and acknowledges messages: kombu creates one for each message."""
         if asynchronous:
-            return super()._create_client(asynchronous=True)  # type: ignore[misc]  # kombu's channel stands behind
+            return super()._create_client(asynchronous=True)  # type: ignore[misc]  # kombu's channel is the next base
         if self._kept_client is None or self._kept_client.connection_pool is not self.pool:  # type: ignore[attr-defined]  # as above
             self._kept_client = super()._create_client()  # type: ignore[misc]  # as above
         return self._kept_client
@@ -163,7 +163,7 @@ class _Several:
     def _brpop_start(self: Any, timeout: float | None = None) -> None:
         self._fetched_from = None
         if not self._more and not self.qos.waits:
-            super()._brpop_start(timeout)  # type: ignore[misc]  # kombu's channel stands behind this class
+            super()._brpop_start(timeout)  # type: ignore[misc]  # kombu's channel is the next base class
             return
         queues = list(self._queue_cycle.consume(len(self.active_queues)))
         if not queues:
@@ -211,14 +211,14 @@ class _Several:
         pipe: Any,
         leftmost: Any = False,  # noqa: FBT002 - kombu's own
     ) -> None:
-        """Return a message to its queue unchanged: kombu adds a redelivery mark, and drops a message without room."""
+        """Return a message to its queue unchanged: kombu adds a redelivery mark, and drops one without room for it."""
         push = pipe.lpush if leftmost else pipe.rpush
         for queue in self._lookup(exchange, routing_key):
             push(self._q_for_pri(queue, self._get_message_priority(payload)), json.dumps(payload))
 
     def _receive_one(self: Any, client: Any) -> Any:
         try:
-            return super()._receive_one(client)  # type: ignore[misc]  # kombu's channel stands behind this class
+            return super()._receive_one(client)  # type: ignore[misc]  # kombu's channel is the next base class
         except RecursionError:
             kombu_redis.logger.warning("a broadcast that is nested too deeply was dropped")
             return None
@@ -287,7 +287,7 @@ class _Gathering:
 
     def _deliver(self: Any, message: Any, queue: Any) -> None:
         try:
-            super()._deliver(message, queue)  # type: ignore[misc]  # kombu's transport stands behind this class
+            super()._deliver(message, queue)  # type: ignore[misc]  # kombu's transport is the next base class
         except Exception as error:
             # Celery's control and event messages: anyone may publish them, and kombu trusts their parts.
             if queue in _TASK_QUEUES or (isinstance(error, self.connection_errors) and not isinstance(error, KeyError)):
