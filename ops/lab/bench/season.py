@@ -26,7 +26,7 @@ from typing import Any, Final, Self
 
 from worker.batches import read_batch
 from worker.client import Refunds
-from worker.model.refund import Status
+from worker.model.refund import Stage, Status
 from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import Sandbox
 from worker.settings import Settings
@@ -292,9 +292,15 @@ class Season:
                 # Retried refunds that fail once more come one after the other: a person looks, and lets them go on.
                 self.report.facts["paused_itself"] = self.report.facts.get("paused_itself", 0) + 1
                 self.run("batch", "resume", name)
-            return found.moving == 0
+            return found.moving == self._waiting(name)
 
         self.until(rests, f"batch {name} has come to its end")
+
+    def _waiting(self, name: str) -> int:
+        """Return how many doubts wait for a payment that does not exist: for an hour, before a person is asked."""
+        asked = [refund_id for _, payment, refund_id, *_ in self.files[name] if payment.startswith("pi_missing")]
+        found = self.refunds.get_many(asked)
+        return sum(refund is not None and refund.stage is Stage.IN_DOUBT for refund in found)
 
     def _retry(self) -> None:
         before = self.batch("main")
@@ -336,7 +342,9 @@ class Season:
                 written = list(csv.DictReader(file, delimiter=";"))
             order = [row["order"] for row in written] == [row[0] for row in table]
             self.report.hold(holds=order, sentence=f"the result of {name} has lost its order")
-            counts = Counter("review" if row["stage"] == "review" else row["status"] for row in written)
+            # A doubt about a payment that does not exist is for a person, an hour later.
+            unknown = {"review", "in_doubt"}
+            counts = Counter("review" if row["stage"] in unknown else row["status"] for row in written)
             self.report.facts[name] = dict(counts)
             ended = sum(counts[status] for status in ("succeeded", "failed", "invalid", "canceled", "review"))
             self.report.hold(holds=ended == len(table), sentence=f"{name}: {len(table)} rows in, {dict(counts)} out")
