@@ -90,7 +90,7 @@ def raw_messages(installation: Installation) -> None:
     app.send_task("refunds.unheard_of", args=[KEY, EMAIL], queue="refunds")
     installation.redis.lpush("refunds", json.dumps({"key": KEY}), f"{{no json {KEY}")
     until(
-        lambda: int(str(installation.redis.llen("refunds:rejected"))) >= len(bad) + 4, "all that is no refund is kept"
+        lambda: int(str(installation.redis.llen("refunds:rejected"))) >= len(bad) + 4, "each rejected message is kept"
     )
 
 

@@ -35,7 +35,7 @@ def test_key_that_the_provider_and_senders_repeat_is_in_no_record_message_or_log
         refunds.celery.send_task(f"refunds.{KEY}", queue="refunds")
         client.lpush("refunds", json.dumps({"key": KEY, "body": basic(KEY)}), f"{{{KEY}")
         records = installation.settled(refunds, ids)
-        until(lambda: int(str(client.llen("refunds:rejected"))) >= 4, "all that is no refund is kept")
+        until(lambda: int(str(client.llen("refunds:rejected"))) >= 4, "each rejected message is kept")
         kept: list[Any] = [client.lrange("refunds:rejected", 0, -1), client.xrange("refunds:events")]
         kept += [client.hgetall("refunds:counters"), client.hgetall("refunds:meta")]
         kept += [[client.hgetall(f"refunds:refund:{refund_id}"), refunds.history(refund_id)] for refund_id in ids]

@@ -27,7 +27,7 @@ _CODE: Final = re.compile(r"[a-z0-9_]{1,48}")
 _STAGES: Final = frozenset({"new", "queued", "sending", "waiting", "in_doubt", "processing", "review", "settled"})
 _FINAL: Final = frozenset({"succeeded", "failed", "canceled"})
 MADE_UP: Final = "made_up_"
-"""How codes begin that a provider sends and nobody has heard of."""
+"""How the made-up codes of a simulated provider begin."""
 MOST_CODES: Final = 100
 """Names that the codes of one kind of counter may have in all."""
 _AWAY: Final = ("OOM", "NOSCRIPT")

@@ -311,7 +311,7 @@ class Judge:
             self.broken("currency", refund_id, f"recorded {record['currency']}")
 
     def _judge_failed(self, refund_id: str, known: Known) -> None:
-        # What comes to light later is kept, and is no end of its own.
+        # A proof that comes later is kept with the record, which has ended already.
         if known.status != "failed" or known.by_person or known.last["label"] == "contradicted":
             return
         # What failed at once moved nothing and is no effect, but the provider's books show it.

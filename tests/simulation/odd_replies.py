@@ -320,7 +320,7 @@ class OddReplies:
         return None
 
     def _codes(self, shape: dict[str, Any], kind: str) -> bytes | None:
-        """Give each refusal, and each reason of a failure, a code that nobody has heard of."""
+        """Give each refusal, and each reason of a failure, a code that is not in any table."""
         for item in _items(shape, kind):
             if kind == "error" or item.get("failure_reason"):
                 self._made_up += 1
