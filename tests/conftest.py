@@ -12,6 +12,7 @@ import kombu.connection
 import pytest
 import redis
 import redis.asyncio
+from hypothesis import settings
 
 from tests.support.rabbit import RabbitMQ, running_rabbitmq
 from worker.model import redaction
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background job ignores Ctrl-C, and so would every program that a test starts and interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# One commit, one verdict: the same examples each time. `--hypothesis-profile default` draws others.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 
 def pytest_report_header() -> str:

@@ -12,7 +12,6 @@ import pytest
 
 from tests.simulation.bugs.planted import BUGS, may_try_again_unasked
 from tests.simulation.bugs.sources import CAUGHT_BY, SEEN_IN
-from tests.simulation.faults import EVERY_FAULT
 from tests.simulation.runner import Arena, Report, arena, play, rule_of, wire_to_server
 from tests.simulation.secrets import log_taken
 from worker.engine.breaker import Breaker
@@ -23,8 +22,8 @@ from worker.model.steps import Step
 from worker.provider.gateway import Gateway, is_missing
 from worker.rules import decisions, readback
 
-SEEDS = 400
-"""As many as fit into the tests' time; `python -m tests.simulation --minutes 4` plays as many as fit."""
+SEEDS = 100
+"""A first look: CI plays 5,000 with `python -m tests.simulation`, which also wants each kind of fault and of end."""
 CONTROL_SEEDS = 60
 MOST_TO_CATCH = 1000
 PLAIN: frozenset[str] = frozenset()
@@ -75,14 +74,6 @@ def test_seed_that_once_broke_a_promise_breaks_none_and_does_without_its_mend(
         assert play(seed, wire, families=PLAIN).violations == []
         with mock.patch.object(Service, place, without_mend):
             assert {*map(rule_of, play(seed, wire, families=PLAIN).violations)} == {rule}
-
-
-def test_every_kind_of_fault_has_fired(report: Report) -> None:
-    assert [name for name in EVERY_FAULT if not report.fired[name]] == []
-
-
-def test_every_end_a_refund_can_have_was_reached(report: Report) -> None:
-    assert {"settled succeeded", "settled failed", "settled canceled", "review pending"} == set(report.ends)
 
 
 def test_a_seed_replays_to_the_letter() -> None:

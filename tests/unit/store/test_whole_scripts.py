@@ -338,6 +338,18 @@ def test_amount_that_the_records_cannot_hold_changes_nothing(world: World, amoun
     world.check()
 
 
+@pytest.mark.parametrize("place", [2, 3])
+@pytest.mark.parametrize("text", ["\x80", "", "{}", "[1]", "text"])
+def test_message_that_is_not_an_object_is_not_kept(world: World, place: int, text: str) -> None:
+    command = rejections.keep(rejected("e1"))
+    changed = [*command.arguments]
+    changed[place] = text
+    before = world.dump()
+    with pytest.raises(NotStorable, match=r"is not a JSON object with a field$"):
+        world.store.run(replace(command, arguments=changed))
+    assert world.dump() == before
+
+
 values = st.one_of(st.sampled_from(ODD), st.text(max_size=12), st.integers(-(10**20), 10**20).map(str))
 
 

@@ -37,6 +37,12 @@ end
 
 takes(7)
 local most = whole('the number of messages to keep', ARGV[5], MAX_AMOUNT)
+-- The time is put in front of the first field; what is not an object would become a text that nobody can read.
+local function must_be_object(name, text)
+  if string.sub(text, 1, 2) ~= '{"' then refuse_to(name .. ' is not a JSON object with a field') end
+end
+must_be_object('the message', ARGV[6])
+must_be_object('what stands under a refund id', ARGV[7])
 local function at(object) return '{"at":' .. int(NOW) .. ',' .. string.sub(object, 2) end
 redis.call('LPUSH', list, at(ARGV[6]))
 for i = 8, #ARGV do redis.call('HSET', ids, ARGV[i], at(ARGV[7])) end
