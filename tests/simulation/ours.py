@@ -26,7 +26,7 @@ from worker.model.refund import Lane
 from worker.provider.gateway import Gateway
 from worker.store.async_store import AsyncStore
 from worker.store.counters import Tally
-from worker.store.scripts import Call
+from worker.store.scripts import Command
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine
@@ -59,9 +59,9 @@ class _InOrder(dict[Any, None]):
 class _NotedStore(AsyncStore):
     """The store; each call is noted when it is asked for."""
 
-    noted: Callable[[Call[Any]], None]
+    noted: Callable[[Command[Any]], None]
 
-    async def run(self, call: Call[T]) -> T:
+    async def run(self, call: Command[T]) -> T:
         self.noted(call)
         return await super().run(call)
 
@@ -155,7 +155,7 @@ class OurWorker:
             if not outcome[refund_id] and self.service.given_back.get(refund_id, -1.0) < began:
                 self._world.judge.broken("kept", refund_id, "neither begun nor given back by a worker told to end")
 
-    def _noted(self, call: Call[Any]) -> None:
+    def _noted(self, call: Command[Any]) -> None:
         """Judge that one who was told to end begins nothing more."""
         service, machine = self.service, self._machine
         if call.script.name == "give_back":

@@ -14,7 +14,7 @@ from tests.simulation.snapshot import SNAPSHOT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.simulation.records_seam import Command
+    from tests.simulation.records_seam import RawCommand
     from tests.simulation.world import World
 
 FLUSH_SECONDS: Final = 1.0
@@ -28,7 +28,7 @@ class Power:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._file: list[tuple[float, Command]] = []
+        self._file: list[tuple[float, RawCommand]] = []
         self._synced = 0
         self._away_until = -1.0
 
@@ -55,7 +55,7 @@ class Power:
     def _at(self, when: float) -> None:
         self._world.loop.call_at(when, self.cut, context=OUTSIDE)
 
-    def wrote(self, commands: Sequence[Command], results: Sequence[Any]) -> None:
+    def wrote(self, commands: Sequence[RawCommand], results: Sequence[Any]) -> None:
         """Note what was carried out in this moment."""
         now = self._world.loop.time()
         done = zip(commands, results, strict=True)
@@ -89,12 +89,12 @@ class Power:
         world.look()
 
 
-def without_waits(commands: Sequence[Command]) -> list[Command]:
+def without_waits(commands: Sequence[RawCommand]) -> list[RawCommand]:
     """Return the commands that a server without a file of its own can carry out."""
     return [command for command in commands if command[0] != WAIT]
 
 
-def with_waits(commands: Sequence[Command], results: Sequence[Any]) -> list[Any]:
+def with_waits(commands: Sequence[RawCommand], results: Sequence[Any]) -> list[Any]:
     """Return the replies with one in the place of each wait."""
     rest = iter(results)
     return [[*ON_DISK] if command[0] == WAIT else next(rest) for command in commands]

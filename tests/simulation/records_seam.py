@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.simulation.clock import Machine, VirtualLoop
 
-Command = list[Any]
+RawCommand = list[Any]
 
 PREFIX: Final = "s:"
 CLIENT_SECONDS: Final = 10.0
@@ -81,7 +81,7 @@ def _error(text: str) -> Exception:
     return exceptions.ResponseError(text)
 
 
-def with_clock(commands: Sequence[Command], now_ms: int) -> list[Command]:
+def with_clock(commands: Sequence[RawCommand], now_ms: int) -> list[RawCommand]:
     """Return the commands with the server's clock in each script's place for it."""
     return [
         [*command[:_CLOCK], str(now_ms), *command[_CLOCK + 1 :]] if command[0] == "EVALSHA" else command
@@ -95,7 +95,7 @@ class RedisSeam:
     def __init__(
         self,
         machine: Machine,
-        serve: Callable[[list[Command], Machine | None], list[Any]],
+        serve: Callable[[list[RawCommand], Machine | None], list[Any]],
         draw: Callable[[], tuple[str, float, float]],
     ) -> None:
         self._machine = machine
@@ -103,7 +103,7 @@ class RedisSeam:
         self._serve = serve
         self._draw = draw
 
-    async def trip(self, commands: list[Command]) -> list[Any]:
+    async def trip(self, commands: list[RawCommand]) -> list[Any]:
         """Carry commands out over the network: whole, lost before, lost after, late or refused."""
         machine = self._machine
         # The pipeline forgets its own when it is left, and a late command is carried out after that.
@@ -129,7 +129,7 @@ class RedisSeam:
         await machine.point("after redis")
         return results
 
-    def _at_server(self, commands: list[Command], reply: asyncio.Future[Any], back: float, heard: bool) -> None:  # noqa: FBT001 - a timer passes its arguments by position
+    def _at_server(self, commands: list[RawCommand], reply: asyncio.Future[Any], back: float, heard: bool) -> None:  # noqa: FBT001 - a timer passes its arguments by position
         try:
             results = self._serve(commands, self._machine)
         except exceptions.ConnectionError as error:
@@ -167,7 +167,7 @@ class _Pipeline:
 
     def __init__(self, seam: RedisSeam) -> None:
         self._seam = seam
-        self._commands: list[Command] = []
+        self._commands: list[RawCommand] = []
 
     async def __aenter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from redis import exceptions
 
-from tests.simulation.records_seam import PREFIX, Command
+from tests.simulation.records_seam import PREFIX, RawCommand
 from worker.store.store import Store
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Shell:
             desk.told.put(Killed())
             thread.join()
 
-    async def _trip(self, commands: list[Command]) -> Any:
+    async def _trip(self, commands: list[RawCommand]) -> Any:
         world, dice = self._world, self._world.dice
         dies = dice.random() if world.faulty and dice.random() < KILLED_RATE else 0.0
         fault, there, back = world.chance.draw_redis()
@@ -97,7 +97,7 @@ class _Desk:
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the command
             self.asked.put((None, error))
 
-    def trip(self, commands: Sequence[Command]) -> list[Any]:
+    def trip(self, commands: Sequence[RawCommand]) -> list[Any]:
         if self.dead:
             raise Killed
         self.asked.put(list(commands))
@@ -136,7 +136,7 @@ class _Pipeline:
 
     def __init__(self, desk: _Desk) -> None:
         self._desk = desk
-        self._commands: list[Command] = []
+        self._commands: list[RawCommand] = []
         self._read: list[Read] = []
 
     def __enter__(self) -> Self:
@@ -157,7 +157,7 @@ class _Pipeline:
     def hgetall(self, key: str) -> None:
         self._add(["HGETALL", key], _mapping)
 
-    def _add(self, command: Command, read: Read) -> None:
+    def _add(self, command: RawCommand, read: Read) -> None:
         self._commands.append(command)
         self._read.append(read)
 

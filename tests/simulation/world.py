@@ -29,14 +29,14 @@ from tests.simulation.plan import Asked, Plan
 from tests.simulation.power import Power, with_waits, without_waits
 from tests.simulation.processes import Processes, Worker
 from tests.simulation.provider_seam import ProviderSeam
-from tests.simulation.records_seam import PREFIX, Command, Wire, with_clock
+from tests.simulation.records_seam import PREFIX, RawCommand, Wire, with_clock
 from tests.simulation.secrets import HEARD, LINES, listen
 from tests.simulation.snapshot import SNAPSHOT
 from worker.batches import opening, record
 from worker.model.refund import Lane
 from worker.sandbox.bank import Order
 from worker.store import scripts
-from worker.store.scripts import Call
+from worker.store.scripts import Command
 
 DRAIN_SECONDS: Final = 36 * 3600.0
 """Within this after the faults have stopped, every refund is settled or in review."""
@@ -133,7 +133,7 @@ class World:
 
     # Redis
 
-    def serve(self, commands: list[Command], machine: Machine | None) -> list[Any]:
+    def serve(self, commands: list[RawCommand], machine: Machine | None) -> list[Any]:
         """Carry commands out at this moment, and let the judge look where they may have written."""
         if self.power.is_away:
             raise exceptions.ConnectionError("the server is starting")
@@ -172,7 +172,7 @@ class World:
         return self.wire.run([["HGET", f"{PREFIX}{key}", name] for key, name in FLAGS])
 
     def _note_answers(
-        self, commands: list[Command], results: list[Any], machine: Machine, flags: Sequence[str | None]
+        self, commands: list[RawCommand], results: list[Any], machine: Machine, flags: Sequence[str | None]
     ) -> None:
         for command, result in zip(commands, results, strict=True):
             if command[1] == scripts.GATE.sha and isinstance(result, list):
@@ -184,7 +184,7 @@ class World:
             elif command[1] == scripts.SAVE.sha and isinstance(result, list) and result[0] == "contradicts":
                 self.judge.refunds[str(command[_ID])].late_proofs.append(machine)
 
-    def _note_writes(self, commands: list[Command], results: list[Any]) -> None:
+    def _note_writes(self, commands: list[RawCommand], results: list[Any]) -> None:
         for command in commands:
             if command[1] == scripts.FLAG.sha or command[0] == "HDEL":
                 self.breaker_is_open = command[0] != "HDEL"
@@ -201,7 +201,7 @@ class World:
         now = self.loop.time()
         return self.loop.wall_ms - round(1000 * sum(behind for at, behind in self.plan.odd.back if at <= now))
 
-    def _question(self) -> Command:
+    def _question(self) -> RawCommand:
         return ["EVALSHA", _SNAPSHOT_SHA, 0, PREFIX, *self.judge.question()]
 
     def _judge(self, snapshot: Any) -> None:
@@ -209,7 +209,7 @@ class World:
             raise snapshot
         self.judge.look(snapshot)
 
-    def _tell_commands(self, commands: list[Command], results: list[Any], machine: Machine | None) -> None:
+    def _tell_commands(self, commands: list[RawCommand], results: list[Any], machine: Machine | None) -> None:
         names = {script.sha: script.name for script in _scripts()}
         who = machine.name if machine else "world"
         for command, result in zip(commands, results, strict=True):
@@ -227,7 +227,7 @@ class World:
             stand = f"{stored.get('stage')} {stored.get('status')} {known.label} v{stored.get('version')}"
             self.tell(who, name, command[6], kind, answer, "=>", stand)
 
-    def run_call(self, call: Call[Any]) -> Any:
+    def run_call(self, call: Command[Any]) -> Any:
         """Carry one call out for somebody who is no machine; his network has no faults."""
         reply = self.serve([["EVALSHA", call.script.sha, 0, PREFIX, "", RETENTION_MS, *call.arguments]], None)[0]
         if isinstance(reply, BaseException):
@@ -464,7 +464,7 @@ def _in_order(records: Any) -> Any:
     return [sorted(zip(row[::2], row[1::2], strict=True)) if isinstance(row, list) else row for row in records]
 
 
-def _asks_about_a_claim(command: Command) -> bool:
+def _asks_about_a_claim(command: RawCommand) -> bool:
     """Tell whether a worker asks what became of a claim whose reply it lost: it sends nothing for the answer."""
     return command[1] == scripts.CLAIM.sha and str(command[_VERSION]) == "0"
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from worker.importer import Accepted, SameRefund, made_id
 from worker.model.refund import Refund, Stage, Status
 from worker.store.connection import redis_errors
-from worker.store.scripts import Argument, Call, Script
+from worker.store.scripts import Argument, Command, Script
 from worker.store.store import Store
 
 COMPARE: Final = Script("batch_compare")
@@ -179,7 +179,7 @@ def _answers(store: Store, page: Sequence[Accepted]) -> list[list[str]]:
     arguments: list[Argument] = [_MOST_FIELDS]
     for _, request in page:
         arguments += (request.refund_id, request.payment_intent, request.amount or "")
-    flat: list[str] = store.run(Call(script=COMPARE, arguments=arguments, read=list, durable=False))
+    flat: list[str] = store.run(Command(script=COMPARE, arguments=arguments, read=list, durable=False))
     answers = [flat[place : place + _ANSWER] for place in range(0, len(flat), _ANSWER)]
     dropped = [place for place, answer in enumerate(answers) if answer[0] == _DROPPED]
     found = store.get_many([page[place].request.refund_id for place in dropped])

@@ -12,7 +12,7 @@ from worker.batches.record import Batch, decoded, state_of_batch
 from worker.errors import GuardRefused
 from worker.model.times import from_ms
 from worker.store.connection import redis_errors
-from worker.store.scripts import Argument, Call, Script
+from worker.store.scripts import Argument, Command, Script
 from worker.store.store import Store
 
 OPEN: Final = Script("batch_open")
@@ -83,8 +83,8 @@ def _opened(store: Store, batch_id: str | None, digest: str, opening: Opening, f
         *(chosen, digest, "1" if batch_id else "", "1" if opening.again else "", opening.options),
         *(opening.delay // _ms, *facts),
     ]
-    call: Call[list[str]] = Call(script=OPEN, arguments=arguments, read=list, durable=bool(facts))
-    result, _, opened, *more = store.run(call)
+    command: Command[list[str]] = Command(script=OPEN, arguments=arguments, read=list, durable=bool(facts))
+    result, _, opened, *more = store.run(command)
     if result in {"opened", "known"}:
         return Opened(batch_id=opened, fresh=result == "opened")
     if result == "imported" and state_of_batch(store, opened) == "canceled":
@@ -126,5 +126,7 @@ def close_batch(store: Store, batch_id: str, *, handed_in: int, conflicting: int
 
     `handed_in` counts rows that exist in the records now; those that the batch did not create are its known ones.
     """
-    call: Call[Any] = Call(script=CLOSE, arguments=[batch_id, handed_in, conflicting], read=lambda reply: reply)
-    store.run(call)
+    command: Command[Any] = Command(
+        script=CLOSE, arguments=[batch_id, handed_in, conflicting], read=lambda reply: reply
+    )
+    store.run(command)

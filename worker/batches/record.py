@@ -13,7 +13,7 @@ from worker.model.request import shown
 from worker.model.times import from_ms, rfc3339
 from worker.store.connection import redis_errors
 from worker.store.records import pairs_of
-from worker.store.scripts import Argument, Call, Script
+from worker.store.scripts import Argument, Command, Script
 from worker.store.store import Store
 
 BatchState = Literal["running", "paused", "canceled"]
@@ -161,7 +161,7 @@ def look_at_batch(store: Store, batch_id: str) -> Seen:
         return Seen(batch=batch, now=now, rate=float(reply[2]) / elapsed.total_seconds())
 
     arguments: list[Argument] = [batch_id, RATE_WINDOW // timedelta(milliseconds=1), RATE_SAMPLE]
-    seen = store.run(Call(script=SHOW, arguments=arguments, read=read, durable=False))
+    seen = store.run(Command(script=SHOW, arguments=arguments, read=read, durable=False))
     store.confirm()
     return seen
 
@@ -263,8 +263,10 @@ def set_state(store: Store, batch_id: str, to: BatchState, *, sources: tuple[Bat
 
     Raises `NotFound`, and `GuardRefused` if its state is neither in `sources` nor `to` already.
     """
-    call: Call[list[str]] = Call(script=STATE, arguments=[batch_id, to, f",{','.join(sources)},", by], read=list)
-    result, before = store.run(call)
+    command: Command[list[str]] = Command(
+        script=STATE, arguments=[batch_id, to, f",{','.join(sources)},", by], read=list
+    )
+    result, before = store.run(command)
     if result == "missing":
         raise unknown(batch_id)
     if result == "refused":

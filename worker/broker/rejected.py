@@ -14,7 +14,7 @@ from worker.errors import NotFound
 from worker.model.request import scrubbed
 from worker.model.times import from_ms, rfc3339
 from worker.store.connection import redis_errors
-from worker.store.scripts import Call, Script
+from worker.store.scripts import Command, Script
 from worker.store.store import PAGE, Store
 
 MOST: Final = 10_000
@@ -48,13 +48,13 @@ class Refusal:
     reason: str
 
 
-def keep(kept: Kept) -> Call[int]:
+def keep(kept: Kept) -> Command[int]:
     """Store a message, indexed by each refund id that it names; beyond `MOST` messages the oldest are dropped."""
     entry = {"id": kept.entry_id, "reason": kept.reason, "refund_ids": list(kept.refund_ids), "message": kept.message}
     short = {"id": kept.entry_id, "reason": kept.reason[:_LONGEST_REASON]}
     texts = (json.dumps(each, ensure_ascii=False) for each in (entry, short))
     # The message is removed from its broker next, and that may be another server.
-    return Call(script=SCRIPT, arguments=["keep", MOST, *texts, *kept.refund_ids], read=int)
+    return Command(script=SCRIPT, arguments=["keep", MOST, *texts, *kept.refund_ids], read=int)
 
 
 def listed(store: Store, limit: int | None = None) -> Iterator[Rejection]:
@@ -91,8 +91,8 @@ def drop_all(store: Store) -> int:
     return store.run(_dropping(""))
 
 
-def _dropping(entry: str) -> Call[int]:
-    return Call(script=SCRIPT, arguments=["drop", entry], read=int, durable=True)
+def _dropping(entry: str) -> Command[int]:
+    return Command(script=SCRIPT, arguments=["drop", entry], read=int, durable=True)
 
 
 def _entry(store: Store, entry_id: str) -> str:

@@ -18,7 +18,7 @@ from worker.model.steps import Step
 from worker.rules import contradictions, readback, transitions
 from worker.store import scripts
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Call, Saved
+from worker.store.scripts import Command, Saved
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class Recorder:
                     await self.save(claim.refund, decide(claim.refund, claim.now), detail, insist=True)
                 return
 
-    async def _run(self, call: Call[T], refund: Refund, step: Step, *, insist: bool) -> T:
+    async def _run(self, call: Command[T], refund: Refund, step: Step, *, insist: bool) -> T:
         """Run a call; with `insist`, retry for two minutes while Redis is away."""
         began, pause = self._clock(), _PAUSE
         while True:

@@ -13,11 +13,10 @@ from redis import exceptions
 
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.model.refund import Lane
-from worker.store import durability
-from worker.store import scripts as calls
+from worker.store import durability, scripts
 from worker.store.commands import _QUEUED, RELOADS, WAITAOF_MS, T, _lost_script, _Scripts
 from worker.store.connection import ours, redis_errors
-from worker.store.scripts import Call, Script
+from worker.store.scripts import Command, Script
 
 TRIPS: Final = 3
 """Maximum concurrent pipelines. With one, a saturated worker spends a third of its time waiting for Redis."""
@@ -41,24 +40,24 @@ class AsyncStore(_Scripts):
     ) -> None:
         super().__init__(prefix=prefix, retention=retention, durable=durable, place=place)
         self.redis = client
-        self._waiting: list[tuple[Call[Any], asyncio.Future[Any]]] = []
+        self._waiting: list[tuple[Command[Any], asyncio.Future[Any]]] = []
         self._flushers: set[asyncio.Task[None] | None] = set()
 
-    async def run(self, call: Call[T]) -> T:
+    async def run(self, command: Command[T]) -> T:
         """Run one call; raises `StoreUnavailable` if Redis is away."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((call, future))
+        self._waiting.append((command, future))
         if len(self._flushers) < TRIPS:
             self._flushers.add(asyncio.create_task(self._flush()))
         reply = await future
-        return call.read(reply)
+        return command.read(reply)
 
     async def _flush(self) -> None:
         try:
             while self._waiting:
                 group, self._waiting = self._waiting[:_GATHERED], self._waiting[_GATHERED:]
                 try:
-                    results = await self._run_group([call for call, _ in group])
+                    results = await self._run_group([command for command, _ in group])
                 except Exception as error:  # noqa: BLE001 - whatever it is belongs to the callers, not to this task
                     results = [error] * len(group)
                 for (_, future), result in zip(group, results, strict=True):
@@ -75,18 +74,18 @@ class AsyncStore(_Scripts):
     def _foreign(self, error: BaseException) -> BaseException:
         return ours(error, self.place) or error
 
-    async def _run_group(self, group: Sequence[Call[Any]]) -> list[Any]:
-        if self.wait_for_disk is None and any(call.durable for call in group):
+    async def _run_group(self, group: Sequence[Command[Any]]) -> list[Any]:
+        if self.wait_for_disk is None and any(command.durable for command in group):
             try:
                 self.wait_for_disk = await self._probe_disk()
             except (NotDurable, SettingsError) as error:
                 # Calls in the group that need not be durable are not affected.
-                rest = [call for call in group if not call.durable]
+                rest = [command for command in group if not command.durable]
                 results = iter(await self._run_scripts(rest) if rest else [])
-                return [error if call.durable else next(results) for call in group]
+                return [error if command.durable else next(results) for command in group]
         return await self._run_scripts(group)
 
-    async def _run_scripts(self, group: Sequence[Call[Any]]) -> list[Any]:
+    async def _run_scripts(self, group: Sequence[Command[Any]]) -> list[Any]:
         results = await self._execute(group)
         for _ in range(RELOADS):
             again = [index for index, result in enumerate(results) if _lost_script(result)]
@@ -98,11 +97,11 @@ class AsyncStore(_Scripts):
                 results[index] = result
         return results
 
-    async def _execute(self, group: Sequence[Call[Any]]) -> list[Any]:
-        durable = [bool(self.wait_for_disk) and call.durable for call in group]
+    async def _execute(self, group: Sequence[Command[Any]]) -> list[Any]:
+        durable = [bool(self.wait_for_disk) and command.durable for command in group]
         async with self.redis.pipeline(transaction=False) as pipeline:
-            for call in group:
-                pipeline.execute_command(*self.command(call))
+            for command in group:
+                pipeline.execute_command(*self.raw_command(command))
             if any(durable):
                 pipeline.execute_command("WAITAOF", 1, 0, WAITAOF_MS)
             results: list[Any] = await pipeline.execute(raise_on_error=False)
@@ -116,13 +115,13 @@ class AsyncStore(_Scripts):
     async def _probe_disk(self) -> bool:
         probe = durability.probe()
         try:
-            command = next(probe)
+            step = next(probe)
             while True:
                 try:
-                    reply: Any = await self.redis.execute_command(*command)
+                    reply: Any = await self.redis.execute_command(*step)
                 except exceptions.ResponseError as error:
                     reply = error
-                command = probe.send(reply)
+                step = probe.send(reply)
         except StopIteration as finished:
             return bool(finished.value)
 
@@ -145,7 +144,7 @@ class AsyncStore(_Scripts):
 
     async def flag(self, name: str, *, once: bool) -> bool:
         """Set a flag in `meta` to the records' time; with `once`, return whether it was not set before."""
-        return await self.run(calls.flag(name, once=once))
+        return await self.run(scripts.flag(name, once=once))
 
     async def unflag(self, *names: str) -> None:
         """Clear flags in `meta`."""
@@ -166,7 +165,7 @@ class AsyncStore(_Scripts):
     async def beat(self, worker: str) -> None:
         """Record a worker's heartbeat, and remove workers without one for a day."""
         with redis_errors(self.place):
-            now = await self.run(calls.clock())
+            now = await self.run(scripts.clock())
             await self.redis.zadd(self.key("workers"), {worker: now})
             await self.redis.zremrangebyscore(self.key("workers"), "-inf", now - 86_400_000)
 

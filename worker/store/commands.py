@@ -11,7 +11,7 @@ from worker.errors import NotDurable
 from worker.model.refund import Lane
 from worker.store import durability, scripts
 from worker.store.connection import unavailable
-from worker.store.scripts import Call
+from worker.store.scripts import Command
 
 T = TypeVar("T")
 
@@ -38,15 +38,15 @@ class _Scripts:
     def key(self, name: str) -> str:
         return self.prefix + name
 
-    def command(self, call: Call[Any]) -> list[scripts.Argument]:
+    def raw_command(self, command: Command[Any]) -> list[scripts.Argument]:
         return [
             "EVALSHA",
-            call.script.sha,
+            command.script.sha,
             0,
             self.prefix,
             scripts.at(self.now),
             self.retention_ms,
-            *call.arguments,
+            *command.arguments,
         ]
 
     def check_disk(self, result: Any) -> None:

@@ -10,7 +10,7 @@ from redis import exceptions
 from worker.errors import NotDurable, SettingsError
 from worker.store.connection import is_away
 
-Command = tuple[str | int, ...]
+RawCommand = tuple[str | int, ...]
 
 ON_REWRITE: Final = "no-appendfsync-on-rewrite"
 """With 'yes' the server flushes nothing while it rewrites its file, whatever `appendfsync` says."""
@@ -43,7 +43,7 @@ _REWRITE_MAY_NOT_WAIT: Final = _NOT_IN_REWRITE.format(
 )
 
 
-def probe() -> Generator[Command, Any, bool]:
+def probe() -> Generator[RawCommand, Any, bool]:
     """Find out, command by command, whether a durable write needs `WAITAOF`; return False if it does not.
 
     The owner of the connection drives the generator. It yields a command and receives the reply, or the `ResponseError`

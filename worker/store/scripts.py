@@ -1,6 +1,6 @@
 """The atomic operations on the records, as data: the Lua script, its arguments, and how to read its reply.
 
-A `Call` is run by `Store` (blocking) or `AsyncStore`, alone or pipelined with others. Every call is safe to repeat if
+A `Command` is run by `Store` (blocking) or `AsyncStore`, alone or pipelined with others. Every call is safe to repeat if
 its reply was lost.
 """
 
@@ -80,7 +80,7 @@ class Script:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Call(Generic[T]):
+class Command(Generic[T]):
     """One script with its arguments; `read` converts the raw reply to the result.
 
     A durable call returns only after its writes survive a crash of the server. That is the default, because the caller
@@ -125,15 +125,15 @@ class Created:
     refund: Refund | None = None
 
 
-def create(request: RefundRequest, lane: Lane, batch_id: str | None = None) -> Call[Created]:
+def create(request: RefundRequest, lane: Lane, batch_id: str | None = None) -> Command[Created]:
     """Accept a refund once: the same id changes nothing with the same contents, and conflicts with other contents."""
     several = create_several([request], lane, batch_id)
-    return Call(script=CREATE, arguments=several.arguments, read=lambda reply: several.read(reply)[0])
+    return Command(script=CREATE, arguments=several.arguments, read=lambda reply: several.read(reply)[0])
 
 
 def create_several(
     requests: Sequence[RefundRequest], lane: Lane, batch_id: str | None = None
-) -> Call[Sequence[Created]]:
+) -> Command[Sequence[Created]]:
     """Accept refunds in one script, each as `create` does; at most `CREATED_AT_ONCE`, so that others wait little."""
 
     def read(reply: Any) -> Sequence[Created]:
@@ -149,7 +149,7 @@ def create_several(
     arguments: list[Argument] = [NUDGE_GRACE // _ms, lane.value, batch_id or ""]
     for request in requests:
         arguments += new_row(request)
-    return Call(script=CREATE, arguments=arguments, read=read)
+    return Command(script=CREATE, arguments=arguments, read=read)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +161,7 @@ class Loaded:
     refund: Refund | None
 
 
-def load(refund_id: str) -> Call[Loaded]:
+def load(refund_id: str) -> Command[Loaded]:
     """Read a refund and the records' time."""
 
     def read(reply: Any) -> Loaded:
@@ -169,7 +169,7 @@ def load(refund_id: str) -> Call[Loaded]:
         return Loaded(now=from_ms(int(reply[0])), seq=str(reply[1]), refund=refund)
 
     # It only reads.
-    return Call(script=LOAD, arguments=[refund_id], read=read, durable=False)
+    return Command(script=LOAD, arguments=[refund_id], read=read, durable=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,7 +212,7 @@ def claim(
     baseline: Baseline | None = None,
     currency_checked: bool = False,
     payment_shown: bool = False,
-) -> Call[Claim]:
+) -> Command[Claim]:
     """Claim a refund for one attempt; durable, so no byte is sent before body, key and attempt are safe.
 
     `payment_shown` says that the payment was read just now, and `currency_checked` that it is in the currency stated by
@@ -246,10 +246,10 @@ def claim(
         PARKED // _ms,
         *encode(noted),
     ]
-    return Call(script=CLAIM, arguments=arguments, read=read)
+    return Command(script=CLAIM, arguments=arguments, read=read)
 
 
-def claimed(refund_id: str, token: str) -> Call[Claim]:
+def claimed(refund_id: str, token: str) -> Command[Claim]:
     """Check a claim whose reply was lost: the result is `claimed` if the claim was granted and is still valid.
 
     This never makes a claim, because no record has the version 0 that it requires.
@@ -259,13 +259,13 @@ def claimed(refund_id: str, token: str) -> Call[Claim]:
     return replace(made, durable=False)
 
 
-def stands(refund_id: str, token: str) -> Call[str]:
+def stands(refund_id: str, token: str) -> Command[str]:
     """Return '' if the holder of a claim may send once more under it, else the obstacle.
 
     The obstacle is `overtaken` if a result was saved meanwhile, `lapsed`, or the reason that holds back every claim.
     """
     # It only reads.
-    return Call(script=STANDS, arguments=[refund_id, token], read=str, durable=False)
+    return Command(script=STANDS, arguments=[refund_id, token], read=str, durable=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -288,7 +288,9 @@ class Saved:
         return self.rows if self.woken is None else (self.woken, *self.rows)
 
 
-def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, *, durable: bool = True) -> Call[Saved]:
+def save(
+    refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, *, durable: bool = True
+) -> Command[Saved]:
     """Apply a step decided on `refund`, by compare-and-set on its version unless the step is a proof of done.
 
     `detail` is added to the history entry unchanged, so it holds JSON values only. A save need not be `durable` if it
@@ -327,7 +329,7 @@ def save(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, *,
             return Saved(result="saved", now=now, woken=reply[2] or None, rows=tuple(reply[3:]))
         return Saved(result=result, now=now, other=reply[2] or None)
 
-    return Call(script=SAVE, arguments=arguments, read=read, durable=durable)
+    return Command(script=SAVE, arguments=arguments, read=read, durable=durable)
 
 
 def _noted(step: Step, detail: Mapping[str, Any]) -> dict[str, Any]:
@@ -350,7 +352,7 @@ class Due:
     stage: Stage
 
 
-def sweep(limit: int, *, dry: frozenset[Lane]) -> Call[tuple[Due, ...]]:
+def sweep(limit: int, *, dry: frozenset[Lane]) -> Command[tuple[Due, ...]]:
     """Take at most `limit` due refunds, lapsed leases and doubts first; `dry` names the lanes with an empty queue."""
 
     def read(reply: Any) -> tuple[Due, ...]:
@@ -369,23 +371,23 @@ def sweep(limit: int, *, dry: frozenset[Lane]) -> Call[tuple[Due, ...]]:
         REVIEW_REMINDER // _ms,
     ]
     # If a crash undoes a sweep, it is repeated.
-    return Call(script=SWEEP, arguments=arguments, read=read, durable=False)
+    return Command(script=SWEEP, arguments=arguments, read=read, durable=False)
 
 
-def give_back(refund_ids: Sequence[str]) -> Call[int]:
+def give_back(refund_ids: Sequence[str]) -> Command[int]:
     """Make queued refunds due at once that a task received and has not claimed."""
     # It only brings a time forward: without it the refund is still swept in the end.
-    return Call(script=GIVE_BACK, arguments=list(refund_ids), read=int, durable=False)
+    return Command(script=GIVE_BACK, arguments=list(refund_ids), read=int, durable=False)
 
 
-def siblings(payment_intent: str, without: str, *, most: int = MOST_SIBLINGS) -> Call[tuple[Refund, ...] | None]:
+def siblings(payment_intent: str, without: str, *, most: int = MOST_SIBLINGS) -> Command[tuple[Refund, ...] | None]:
     """Read our other refunds on a payment; if there are more than `most`, read none and return None."""
 
     def read(reply: Any) -> tuple[Refund, ...] | None:
         return tuple(decode(pairs_of(flat)) for flat in reply[1:]) if reply[0] == "1" else None
 
     # It only reads.
-    return Call(script=SIBLINGS, arguments=[payment_intent, without, most], read=read, durable=False)
+    return Command(script=SIBLINGS, arguments=[payment_intent, without, most], read=read, durable=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -396,7 +398,7 @@ class Permits:
     wait: timedelta
 
 
-def permits(wanted: Mapping[Lane, int], *, rate: float, ahead: timedelta, bulk_share: float) -> Call[Permits]:
+def permits(wanted: Mapping[Lane, int], *, rate: float, ahead: timedelta, bulk_share: float) -> Command[Permits]:
     """Reserve up to `wanted` send times in the schedule that all workers share, at most `ahead` in advance."""
 
     def read(reply: Any) -> Permits:
@@ -405,37 +407,37 @@ def permits(wanted: Mapping[Lane, int], *, rate: float, ahead: timedelta, bulk_s
 
     arguments = [rate, ahead // _ms, wanted.get(Lane.SINGLE, 0), wanted.get(Lane.BULK, 0), bulk_share]
     # These are send times within the next fraction of a second, and a crash lasts longer.
-    return Call(script=GATE, arguments=arguments, read=read, durable=False)
+    return Command(script=GATE, arguments=arguments, read=read, durable=False)
 
 
-def block_gate(wait: timedelta) -> Call[timedelta]:
+def block_gate(wait: timedelta) -> Command[timedelta]:
     """Close the rate gate for all workers, as a 429 demands; afterwards the rate is lower for a while."""
     # If a crash undoes this, it costs one more 429.
-    return Call(script=BLOCK_GATE, arguments=[wait // _ms], read=lambda reply: int(reply) * _ms, durable=False)
+    return Command(script=BLOCK_GATE, arguments=[wait // _ms], read=lambda reply: int(reply) * _ms, durable=False)
 
 
-def pin(host: str, mode: str) -> Call[tuple[str, str, str]]:
+def pin(host: str, mode: str) -> Command[tuple[str, str, str]]:
     """Pin these records to the provider's host and mode on first use; return the pinned values."""
-    return Call(
+    return Command(
         script=PIN,
         arguments=[host, mode, SCHEMA_VERSION],
         read=lambda reply: (str(reply[0]), str(reply[1]), str(reply[2])),
     )
 
 
-def flag(name: str, *, once: bool, by: str = "") -> Call[bool]:
+def flag(name: str, *, once: bool, by: str = "") -> Command[bool]:
     """Set a flag in `meta`, even if memory is full; with `once` an existing flag is kept and False is returned."""
-    return Call(script=FLAG, arguments=[name, "1" if once else "", by], read=bool, durable=False)
+    return Command(script=FLAG, arguments=[name, "1" if once else "", by], read=bool, durable=False)
 
 
-def payment(payment_intent: str, found: Literal["shown", "missing", "certain", "gone"]) -> Call[str]:
+def payment(payment_intent: str, found: Literal["shown", "missing", "certain", "gone"]) -> Command[str]:
     """Record whether the provider shows a payment; returns `suspect` if it was shown once and is now `missing`.
 
     `certain` means that it is still missing. This stops all claims, and returns `raised`, or `lost` if they were
     stopped already. `gone` means that a person says that the payment no longer exists. The call is not durable, because
     the next read finds again what a crash undoes.
     """
-    return Call(script=PAYMENT, arguments=[payment_intent, found], read=str, durable=False)
+    return Command(script=PAYMENT, arguments=[payment_intent, found], read=str, durable=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -451,7 +453,7 @@ class AccountFacts:
     vouched: bool
 
 
-def account(salt: str, *, known: str = "", account: str = "") -> Call[AccountFacts]:
+def account(salt: str, *, known: str = "", account: str = "") -> Command[AccountFacts]:
     """Read what is known about the account; `known`, if given, is added as the fingerprint of one of its API keys."""
 
     def read(reply: Any) -> AccountFacts:
@@ -459,7 +461,7 @@ def account(salt: str, *, known: str = "", account: str = "") -> Call[AccountFac
             salt=reply[0], account=reply[1] or None, prints=frozenset(reply[2].split()), vouched=reply[3] == "1"
         )
 
-    return Call(script=ACCOUNT, arguments=[salt, known, account], read=read, durable=True)
+    return Command(script=ACCOUNT, arguments=[salt, known, account], read=read, durable=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -472,23 +474,23 @@ class Witnesses:
     unseen: Sequence[str]
 
 
-def witnesses(most: int) -> Call[Witnesses]:
+def witnesses(most: int) -> Command[Witnesses]:
     """Read at most `most` witnesses of each kind."""
 
     def read(reply: Any) -> Witnesses:
         return Witnesses(refunds=reply[0], seen=reply[1], unseen=reply[2])
 
-    return Call(script=WITNESSES, arguments=[most], read=read, durable=False)
+    return Command(script=WITNESSES, arguments=[most], read=read, durable=False)
 
 
-def clock() -> Call[int]:
+def clock() -> Command[int]:
     """Read the records' time in epoch ms."""
-    return Call(script=CLOCK, arguments=[], read=int, durable=False)
+    return Command(script=CLOCK, arguments=[], read=int, durable=False)
 
 
-def confirm() -> Call[datetime]:
+def confirm() -> Command[datetime]:
     """Wait for the disk, and return a time of the records; everything written up to that time is on disk."""
-    return Call(script=CONFIRM, arguments=[], read=lambda reply: from_ms(int(reply)) - MOST_BACK)
+    return Command(script=CONFIRM, arguments=[], read=lambda reply: from_ms(int(reply)) - MOST_BACK)
 
 
 def at(now: datetime | None) -> str:

@@ -16,7 +16,7 @@ from worker.store import durability, scripts
 from worker.store.commands import _QUEUED, RELOADS, WAITAOF_MS, T, _lost_script, _Scripts
 from worker.store.connection import redis_errors
 from worker.store.records import CLOCK, Moves, decode, records_ms
-from worker.store.scripts import Call
+from worker.store.scripts import Command
 
 PAGE: Final = 500
 
@@ -38,34 +38,34 @@ class Store(_Scripts):
         self._on_disk: datetime | None = None
         """The records' time up to which all writes are known to survive a crash of the server."""
 
-    def run(self, call: Call[T]) -> T:
+    def run(self, command: Command[T]) -> T:
         """Run one call; raises `StoreUnavailable` if Redis is away."""
-        return self.run_many([call])[0]
+        return self.run_many([command])[0]
 
-    def run_many(self, batch: Sequence[Call[T]]) -> list[T]:
+    def run_many(self, batch: Sequence[Command[T]]) -> list[T]:
         """Run calls in one pipeline and return their results in order."""
         with redis_errors(self.place):
-            if any(call.durable for call in batch) and self.wait_for_disk is None:
+            if any(command.durable for command in batch) and self.wait_for_disk is None:
                 self.wait_for_disk = self._probe_disk()
             results = self._execute(batch)
             for _ in range(RELOADS):
                 again = [index for index, result in enumerate(results) if _lost_script(result)]
                 if not again:
                     break
-                for script in {call.script for call in batch}:
+                for script in {command.script for command in batch}:
                     self.redis.script_load(script.text)
                 for index, result in zip(again, self._execute([batch[i] for i in again]), strict=True):
                     results[index] = result
             for result in results:
                 if isinstance(result, BaseException):
                     raise result
-        return [call.read(result) for call, result in zip(batch, results, strict=True)]
+        return [command.read(result) for command, result in zip(batch, results, strict=True)]
 
-    def _execute(self, batch: Sequence[Call[Any]]) -> list[Any]:
+    def _execute(self, batch: Sequence[Command[Any]]) -> list[Any]:
         with self.redis.pipeline(transaction=False) as pipeline:
-            for call in batch:
-                pipeline.execute_command(*self.command(call))
-            durable = bool(self.wait_for_disk) and any(call.durable for call in batch)
+            for command in batch:
+                pipeline.execute_command(*self.raw_command(command))
+            durable = bool(self.wait_for_disk) and any(command.durable for command in batch)
             if durable:
                 pipeline.execute_command("WAITAOF", 1, 0, WAITAOF_MS)
             results: list[Any] = pipeline.execute(raise_on_error=False)
@@ -76,13 +76,13 @@ class Store(_Scripts):
     def _probe_disk(self) -> bool:
         probe = durability.probe()
         try:
-            command = next(probe)
+            step = next(probe)
             while True:
                 try:
-                    reply: Any = self.redis.execute_command(*command)
+                    reply: Any = self.redis.execute_command(*step)
                 except exceptions.ResponseError as error:
                     reply = error
-                command = probe.send(reply)
+                step = probe.send(reply)
         except StopIteration as finished:
             return bool(finished.value)
 

@@ -41,7 +41,7 @@ def test_the_command_compares_a_payment_of_many_refunds_with_payments_of_few() -
 def test_a_payment_whose_refunds_were_not_all_saved_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     save = scripts.save
 
-    def stale(refund: Refund, step: Step, detail: Mapping[str, Any]) -> scripts.Call[scripts.Saved]:
+    def stale(refund: Refund, step: Step, detail: Mapping[str, Any]) -> scripts.Command[scripts.Saved]:
         return save(replace(refund, version=99), replace(step, proof=False), detail)
 
     monkeypatch.setattr(scripts, "save", stale)

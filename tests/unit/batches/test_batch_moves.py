@@ -17,7 +17,7 @@ from worker.model.request import idempotency_key
 from worker.model.steps import Step
 from worker.rules import attempts
 from worker.store import scripts
-from worker.store.scripts import Call
+from worker.store.scripts import Command
 from worker.store.store import Store
 
 YES = frozenset({Retriable.YES})
@@ -88,7 +88,7 @@ class Dying(Store):
 
     left = 1
 
-    def run_many(self, batch: Sequence[Call[Any]]) -> list[Any]:
+    def run_many(self, batch: Sequence[Command[Any]]) -> list[Any]:
         if batch and batch[0].script is scripts.SAVE:
             if not self.left:
                 raise KeyboardInterrupt
@@ -115,7 +115,7 @@ class Racing(Store):
 
     raced = False
 
-    def run_many(self, batch: Sequence[Call[Any]]) -> list[Any]:
+    def run_many(self, batch: Sequence[Command[Any]]) -> list[Any]:
         if not self.raced and batch and batch[0].script is scripts.SAVE:
             self.raced = True
             step = Step(to=Stage.SENDING, status=Status.PENDING, label="claimed")

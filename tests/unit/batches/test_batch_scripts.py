@@ -10,7 +10,7 @@ import redis
 from tests.factories import HOUR, MINUTE, NOW, REFUSED, done_as
 from tests.support.store_world import World
 from worker.model.times import to_ms
-from worker.store.scripts import Argument, Call, Script
+from worker.store.scripts import Argument, Command, Script
 
 AT = str(to_ms(NOW))
 B = "refunds:batch:b"
@@ -24,7 +24,7 @@ def world(sync_redis: redis.Redis) -> World:
 
 def run(world: World, name: str, *arguments: Argument) -> Any:
     """Run a script and return its reply as it comes."""
-    call: Call[Any] = Call(script=Script(name), arguments=arguments, read=lambda reply: reply)
+    call: Command[Any] = Command(script=Script(name), arguments=arguments, read=lambda reply: reply)
     return world.store.run(call)
 
 

@@ -122,7 +122,7 @@ class NotedStore(AsyncStore):
         self.handed: dict[str, Any] = {}
         self.failing: list[str] = []
 
-    async def run(self, call: scripts.Call[Any]) -> Any:
+    async def run(self, call: scripts.Command[Any]) -> Any:
         name = call.script.name
         self.asked.append(name)
         self.handed[name] = call.arguments

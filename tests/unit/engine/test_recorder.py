@@ -31,12 +31,12 @@ class Flaky(AsyncStore):
     tries = 0
     seconds = 0.0
 
-    async def run(self, call: Any) -> Any:
-        if call.script is scripts.SAVE:
+    async def run(self, command: Any) -> Any:
+        if command.script is scripts.SAVE:
             self.tries += 1
             if self.tries <= self.away:
                 raise StoreUnavailable("redis is away")
-        return await super().run(call)
+        return await super().run(command)
 
 
 class Desk:
@@ -133,9 +133,9 @@ async def test_step_is_given_up_at_the_very_end_of_its_time(desk: Desk, slept: l
     desk.store.away = 10_000
     run = desk.store.run
 
-    async def slow(call: Any) -> Any:
+    async def slow(command: Any) -> Any:
         desk.seconds = 15.0
-        return await run(call)
+        return await run(command)
 
     desk.store.run = slow  # type: ignore[method-assign]
     with pytest.raises(StoreUnavailable):
@@ -147,7 +147,7 @@ async def test_save_does_not_wait_for_the_disk(desk: Desk) -> None:
     refund = await desk.claimed()
     ran = watched(desk)
     await desk.recorder.save(refund, WAITING, {}, insist=True)
-    assert [call.durable for call in ran] == [False]
+    assert [command.durable for command in ran] == [False]
 
 
 def watched(desk: Desk, *, away: tuple[int, ...] = ()) -> list[Any]:
@@ -155,11 +155,11 @@ def watched(desk: Desk, *, away: tuple[int, ...] = ()) -> list[Any]:
     ran: list[Any] = []
     run = desk.store.run
 
-    async def watching(call: Any) -> Any:
-        ran.append(call)
+    async def watching(command: Any) -> Any:
+        ran.append(command)
         if len(ran) - 1 in away:
             raise StoreUnavailable("redis is away")
-        return await run(call)
+        return await run(command)
 
     desk.store.run = watching  # type: ignore[method-assign]
     return ran
@@ -285,7 +285,7 @@ async def test_proof_against_a_settled_refund_is_kept_though_redis_is_away_meanw
     # The proof itself, then the record as it is now, then what is kept of the proof.
     ran = watched(desk, away=(1, 3))
     await desk.recorder.save(refund, attempts.done(refund, found(id="re_2"), "reply", NOW), {})
-    assert [call.script.name for call in ran] == ["save", "load", "load", "save", "save"]
+    assert [command.script.name for command in ran] == ["save", "load", "load", "save", "save"]
     assert slept == [0.1, 0.1]
     assert (await desk.stored()).contradicted_by == "re_2"
 

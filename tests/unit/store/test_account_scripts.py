@@ -15,7 +15,7 @@ from worker.model.times import to_ms
 from worker.rules import decisions
 from worker.store import flags as switches
 from worker.store import scripts
-from worker.store.scripts import AccountFacts, Call, Witnesses
+from worker.store.scripts import AccountFacts, Command, Witnesses
 
 MISSING, CERTAIN, SHOWN = "missing", "certain", "shown"
 
@@ -250,7 +250,7 @@ def test_recovered_refund_that_was_never_sent_is_a_witness_by_its_payment(world:
 @pytest.mark.parametrize(
     "call", [scripts.payment("pi_1", "shown"), scripts.account("salt")], ids=["payment", "account"]
 )
-def test_script_that_is_given_too_little_changes_nothing(world: World, call: Call[Any]) -> None:
+def test_script_that_is_given_too_little_changes_nothing(world: World, call: Command[Any]) -> None:
     with pytest.raises(NotStorable, match="too few arguments"):
         world.store.run(replace(call, arguments=call.arguments[:-1]))
     assert world.dump() == {}

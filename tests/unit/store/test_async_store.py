@@ -16,7 +16,7 @@ from worker.errors import StoreUnavailable
 from worker.model.refund import Lane
 from worker.store import scripts
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Call, Created, Script
+from worker.store.scripts import Command, Created, Script
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ class Counted:
         monkeypatch.setattr(store.redis, "pipeline", noting)
 
 
-def accept(number: int) -> Call[Created]:
+def accept(number: int) -> Command[Created]:
     return scripts.create(a_request(f"r{number}", payment_intent=f"pi_{number}"), Lane.SINGLE)
 
 
@@ -90,8 +90,8 @@ async def test_call_made_while_a_pipeline_is_under_way_leaves_in_the_next(store:
 
 
 async def test_error_of_one_call_reaches_that_caller_alone(store: AsyncStore) -> None:
-    broken: Call[None] = Call(script=BROKEN, arguments=[], read=lambda _: None)
-    unreadable = Call(script=scripts.LOAD, arguments=["r1"], read=lambda reply: int(reply[5]))
+    broken: Command[None] = Command(script=BROKEN, arguments=[], read=lambda _: None)
+    unreadable = Command(script=scripts.LOAD, arguments=["r1"], read=lambda reply: int(reply[5]))
     results = await asyncio.gather(
         store.run(accept(1)), store.run(broken), store.run(unreadable), store.run(accept(2)), return_exceptions=True
     )

@@ -16,7 +16,7 @@ from worker.model.request import idempotency_key, request_body
 from worker.model.steps import Step
 from worker.store import scripts
 from worker.store.records import decode
-from worker.store.scripts import AccountFacts, Call, Claim, Created, Due, Loaded, Permits, Saved, Script, Witnesses
+from worker.store.scripts import AccountFacts, Claim, Command, Created, Due, Loaded, Permits, Saved, Script, Witnesses
 from worker.store.store import Store
 
 MS = timedelta(milliseconds=1)
@@ -28,7 +28,7 @@ RECORD = [
 REFUND = decode(dict(zip(RECORD[::2], RECORD[1::2], strict=True)))
 
 
-def handed(call: Call[Any]) -> list[str]:
+def handed(call: Command[Any]) -> list[str]:
     """The arguments as they are written: 45000 is not 45000.0."""
     return [repr(one) for one in call.arguments]
 
@@ -105,14 +105,14 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
         (scripts.witnesses(3), False),
         (scripts.clock(), False),
     ],
-    ids=lambda value: value.script.name if isinstance(value, Call) else str(value),
+    ids=lambda value: value.script.name if isinstance(value, Command) else str(value),
 )
-def test_what_must_not_be_forgotten_is_durable(call: Call[Any], *, durable: bool) -> None:
+def test_what_must_not_be_forgotten_is_durable(call: Command[Any], *, durable: bool) -> None:
     assert call.durable is durable
 
 
 def test_a_call_is_durable_unless_it_says_that_it_need_not_be() -> None:
-    assert Call(script=Script("load"), arguments=[], read=list).durable
+    assert Command(script=Script("load"), arguments=[], read=list).durable
 
 
 class _Clock(Script):
@@ -130,7 +130,7 @@ def test_script_takes_the_servers_time_in_whole_milliseconds_or_the_one_that_it_
     sync_redis: redis.Redis,
 ) -> None:
     records = Store(sync_redis, durable=False)
-    clock: Call[Any] = Call(script=_Clock(), arguments=[], read=lambda reply: [int(one) for one in reply])
+    clock: Command[Any] = Command(script=_Clock(), arguments=[], read=lambda reply: [int(one) for one in reply])
     # Time stands still in a script since Redis 7.2; before, the second question may come a millisecond later.
     server: Any = sync_redis.info("server")
     passed = {0} if tuple(map(int, server["redis_version"].split(".")[:2])) >= (7, 2) else {0, 1}

@@ -23,13 +23,13 @@ from worker.rules import decisions
 from worker.sandbox.redis_server import ThrowawayServer
 from worker.store import async_store, commands, scripts, store
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Call, Script
+from worker.store.scripts import Command, Script
 from worker.store.store import Store
 
 DAY_MS = 86_400_000
 
 
-def accept(refund_id: str = "a", **fields: Any) -> Call[Any]:
+def accept(refund_id: str = "a", **fields: Any) -> Command[Any]:
     return scripts.create(a_request(refund_id, **({"payment_intent": f"pi_{refund_id}"} | fields)), Lane.SINGLE)
 
 
@@ -63,10 +63,10 @@ class _Broken(Script):
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-BROKEN: Call[Any] = Call(script=_Broken(), arguments=[], read=lambda reply: reply)
+BROKEN: Command[Any] = Command(script=_Broken(), arguments=[], read=lambda reply: reply)
 
 
-LOAD: Call[Any] = scripts.load("a")
+LOAD: Command[Any] = scripts.load("a")
 
 
 # Defaults
@@ -94,9 +94,9 @@ def test_stores_unless_told_otherwise_are_durable_and_keep_for_four_hundred_days
 def test_script_is_asked_for_with_prefix_clock_and_retention(sync_redis: redis.Redis) -> None:
     made = Store(sync_redis, prefix="p:", retention=timedelta(milliseconds=7))
     call = scripts.load("a")
-    assert made.command(call) == ["EVALSHA", call.script.sha, 0, "p:", "", 7, "a"]
+    assert made.raw_command(call) == ["EVALSHA", call.script.sha, 0, "p:", "", 7, "a"]
     made.now = datetime.fromtimestamp(1, NOW.tzinfo)
-    assert made.command(call) == ["EVALSHA", call.script.sha, 0, "p:", "1000", 7, "a"]
+    assert made.raw_command(call) == ["EVALSHA", call.script.sha, 0, "p:", "1000", 7, "a"]
 
 
 # The blocking store
@@ -120,7 +120,7 @@ def test_only_the_calls_whose_script_was_forgotten_are_repeated(sync_redis: redi
     records = Store(sync_redis, durable=False)
     records.run(scripts.load("a"))
     sync_redis.config_resetstat()
-    batch: list[Call[Any]] = [scripts.load("a"), accept(), scripts.load("b")]
+    batch: list[Command[Any]] = [scripts.load("a"), accept(), scripts.load("b")]
     loaded, created, again = records.run_many(batch)
     assert (loaded.refund, created.result, again.refund) == (None, "created", None)
     assert asked(sync_redis)["evalsha"] == 4
@@ -556,7 +556,7 @@ async def test_disk_that_was_not_reached_is_an_error_of_those_alone_who_wanted_i
             AsyncStore.check_disk(records, reply)
 
         monkeypatch.setattr(records, "check_disk", answered)
-        nobody: Call[Any] = scripts.load("nobody")
+        nobody: Command[Any] = scripts.load("nobody")
         results: Any = await asyncio.gather(records.run(nobody), records.run(accept()), return_exceptions=True)
         assert isinstance(results[1], error)
         assert isinstance(results[0], scripts.Loaded)

@@ -19,17 +19,17 @@ from worker.model.refund import Lane
 from worker.sandbox.redis_server import ThrowawayServer, running_server
 from worker.store import connection, scripts
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Call
+from worker.store.scripts import Command
 from worker.store.store import Store
 
 PASSWORD = "hunter2-do-not-print"
 
 
-def accept(refund_id: str = "a") -> Call[scripts.Created]:
+def accept(refund_id: str = "a") -> Command[scripts.Created]:
     return scripts.create(a_request(refund_id, payment_intent=f"pi_{refund_id}"), Lane.SINGLE)
 
 
-def claim(refund_id: str = "a") -> Call[scripts.Claim]:
+def claim(refund_id: str = "a") -> Command[scripts.Claim]:
     return scripts.claim(refund_id, "send", token="t", lease=LEASE)
 
 
@@ -210,7 +210,7 @@ def written(client: redis.Redis) -> int:
 
 @pytest.mark.parametrize("repeated", [accept, claim], ids=["accept", "claim"])
 def test_repeat_on_a_new_connection_waits_for_what_the_first_one_wrote(
-    lazy: ThrowawayServer, repeated: Callable[[], Call[Any]]
+    lazy: ThrowawayServer, repeated: Callable[[], Command[Any]]
 ) -> None:
     with client_of(lazy) as first, redis.Redis.from_url(lazy.url, decode_responses=True) as second:
         lost = Store(first)

@@ -17,7 +17,7 @@ from worker.errors import StoreUnavailable
 from worker.model.refund import Lane
 from worker.store import scripts
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Call
+from worker.store.scripts import Command
 
 PATIENCE = 20
 
@@ -43,8 +43,8 @@ async def test_two_workers_never_get_the_same_moment(store: AsyncStore) -> None:
     one, other = gate_of(store), gate_of(store)
     inner = store.run
 
-    async def noting(call: Call[Any]) -> Any:
-        result = await inner(call)
+    async def noting(command: Command[Any]) -> Any:
+        result = await inner(command)
         if isinstance(result, scripts.Permits):
             stored: Any = await store.redis.hget("refunds:gate", "next_at")
             taken.append(timedelta(milliseconds=float(stored)))
@@ -74,9 +74,9 @@ async def test_moment_of_one_that_gave_up_is_used_by_the_next_who_comes(store: A
     gate = gate_of(store, rate=30)
     inner, asked = store.run, asyncio.Event()
 
-    async def once(call: Call[Any]) -> Any:
+    async def once(command: Command[Any]) -> Any:
         assert not asked.is_set(), "the schedule was asked again"
-        result = await inner(call)
+        result = await inner(command)
         asked.set()
         return result
 
@@ -149,7 +149,7 @@ async def test_permit_at_once_is_given_until_the_near_moments_are_taken(store: A
 async def test_trouble_with_the_records_reaches_those_who_wait(store: AsyncStore) -> None:
     gate = gate_of(store)
 
-    async def away(_: Call[Any]) -> Any:
+    async def away(_: Command[Any]) -> Any:
         raise StoreUnavailable("away")
 
     store.run = away  # type: ignore[method-assign,assignment]

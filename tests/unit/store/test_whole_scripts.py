@@ -25,7 +25,7 @@ from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions
 from worker.store import scripts
-from worker.store.scripts import Argument, Call
+from worker.store.scripts import Argument, Command
 
 HUGE = "10000000000000000000"
 BATCH = "b1"
@@ -37,7 +37,9 @@ PAYMENT = a_request().payment_intent
 
 def crowd(world: World) -> None:
     """A batch and single refunds of one payment, at every stage that leads on, with keys of every kind."""
-    opened = Call(script=opening.OPEN, arguments=[BATCH, "d1", "1", "", "", 0, "file", "f.csv", "rows", 9], read=list)
+    opened = Command(
+        script=opening.OPEN, arguments=[BATCH, "d1", "1", "", "", 0, "file", "f.csv", "rows", 9], read=list
+    )
     world.store.run(opened)
     world.accept("settled", batch=BATCH, lane=Lane.BULK)
     world.attempt(done_as("succeeded", id="re_settled"), "settled")
@@ -65,32 +67,32 @@ def rejected(entry_id: str) -> Kept:
     return Kept(entry_id=entry_id, reason="why", message="what", refund_ids=("r-1", "r-2"))
 
 
-def request(refund_id: str, lane: Lane = Lane.BULK, batch: str | None = BATCH) -> Call[Any]:
+def request(refund_id: str, lane: Lane = Lane.BULK, batch: str | None = BATCH) -> Command[Any]:
     return scripts.create_several(
         [a_request(refund_id), a_request(f"{refund_id}-2"), a_request(refund_id)], lane, batch
     )
 
 
-def recovering(world: World) -> Call[Any]:
+def recovering(world: World) -> Command[Any]:
     world.redis.hset(f"{P}meta", mapping={"suspect_since": to_ms(world.now), "suspect_until": to_ms(world.now + HOUR)})
     return request("new")
 
 
-def claim_of(refund_id: str, kind: Any = "send", **options: Any) -> Callable[[World], Call[Any]]:
-    def build(_: World) -> Call[Any]:
+def claim_of(refund_id: str, kind: Any = "send", **options: Any) -> Callable[[World], Command[Any]]:
+    def build(_: World) -> Command[Any]:
         usual: dict[str, Any] = {"token": "t", "lease": LEASE, "replay_window": HOUR, "currency_checked": True}
         return scripts.claim(refund_id, kind, **(usual | options))
 
     return build
 
 
-def canceled(world: World) -> Call[Any]:
+def canceled(world: World) -> Command[Any]:
     world.redis.hset(f"{P}batch:{BATCH}", "state", "canceled")
     return claim_of("free")(world)
 
 
-def reply_of(refund_id: str, outcome: Any) -> Callable[[World], Call[Any]]:
-    def build(world: World) -> Call[Any]:
+def reply_of(refund_id: str, outcome: Any) -> Callable[[World], Command[Any]]:
+    def build(world: World) -> Command[Any]:
         refund = world.get(refund_id)
         claimed = refund if refund.stage is Stage.SENDING else world.claim(refund_id).refund
         assert claimed is not None
@@ -99,31 +101,31 @@ def reply_of(refund_id: str, outcome: Any) -> Callable[[World], Call[Any]]:
     return build
 
 
-def found(world: World) -> Call[Any]:
+def found(world: World) -> Command[Any]:
     refund = world.get("doubtful")
     return scripts.save(refund, attempts.done(refund, done_as("succeeded", id="re_x").found, "list", world.now))  # type: ignore[arg-type]
 
 
-def quiet(world: World) -> Call[Any]:
+def quiet(world: World) -> Command[Any]:
     refund = world.get("waiting")
     changes = {"looks": 3, "missing_since": world.now, "baseline": None}
     step = Step(to=refund.stage, status=refund.status, label="later", changes=changes, delay=HOUR, quiet=True)
     return scripts.save(refund, step)
 
 
-def missing(world: World) -> Call[Any]:
+def missing(world: World) -> Command[Any]:
     world.store.run(scripts.payment(PAYMENT, "shown"))
     return scripts.payment(PAYMENT, "certain")
 
 
-def again(world: World) -> Call[Any]:
+def again(world: World) -> Command[Any]:
     refund = world.get("failed")
     step = decisions.retry_failed(refund)
     assert step is not None
     return scripts.save(refund, step)
 
 
-CALLS: dict[str, Callable[[World], Call[Any]]] = {
+CALLS: dict[str, Callable[[World], Command[Any]]] = {
     "accept": lambda _: request("new"),
     "accept single": lambda _: scripts.create(a_request("new", payment_intent="pi_new"), Lane.SINGLE),
     "accept known": lambda _: request("settled"),
@@ -144,16 +146,16 @@ CALLS: dict[str, Callable[[World], Call[Any]]] = {
     "gate": lambda _: scripts.permits({Lane.BULK: 3}, rate=100, ahead=timedelta(milliseconds=100), bulk_share=0.5),
     "block gate": lambda _: scripts.block_gate(HOUR),
     "pin": lambda _: scripts.pin("host", "test"),
-    "flag": lambda _: Call(script=scripts.FLAG, arguments=["paused", "1", "me"], read=int),
+    "flag": lambda _: Command(script=scripts.FLAG, arguments=["paused", "1", "me"], read=int),
     "payment shown": lambda _: scripts.payment(PAYMENT, "shown"),
     "payment missing": missing,
     "payment gone": lambda _: scripts.payment(PAYMENT, "gone"),
     "key known": lambda _: scripts.account("salt", known="p1", account="acct_1"),
     "keep a message": lambda _: rejections.keep(rejected("e2")),
-    "drop messages": lambda _: Call(script=rejections.SCRIPT, arguments=["drop", ""], read=int),
-    "open batch": lambda _: Call(script=opening.OPEN, arguments=["b2", "d2", "", "", "o", 5, "rows", 3], read=list),
-    "close batch": lambda _: Call(script=opening.CLOSE, arguments=[BATCH, 9, 0], read=int),
-    "batch state": lambda _: Call(script=record.STATE, arguments=[BATCH, "paused", ",running,", "me"], read=list),
+    "drop messages": lambda _: Command(script=rejections.SCRIPT, arguments=["drop", ""], read=int),
+    "open batch": lambda _: Command(script=opening.OPEN, arguments=["b2", "d2", "", "", "o", 5, "rows", 3], read=list),
+    "close batch": lambda _: Command(script=opening.CLOSE, arguments=[BATCH, 9, 0], read=int),
+    "batch state": lambda _: Command(script=record.STATE, arguments=[BATCH, "paused", ",running,", "me"], read=list),
 }
 kinds = pytest.mark.parametrize("kind", list(CALLS))
 
@@ -198,7 +200,7 @@ class Whole:
                 pipeline.restore(key, self.world.store.retention_ms if expires else 0, dumped)
             pipeline.execute()
 
-    def run(self, call: Call[Any], before: Seen | None = None) -> BaseException | None:
+    def run(self, call: Command[Any], before: Seen | None = None) -> BaseException | None:
         """Run a call; if it ends in an error, everything must be as it was before, and the error is returned."""
         before = before or self.seen()
         error: BaseException | None = None
@@ -324,7 +326,7 @@ def test_arguments_that_are_missing_or_too_many_leave_everything_as_it_was(real:
 
 def test_call_with_too_few_arguments_is_refused_with_their_number(world: World) -> None:
     with pytest.raises(NotStorable, match=r"too few arguments: 4 of 6$"):
-        world.store.run(Call(script=scripts.PIN, arguments=["host"], read=list))
+        world.store.run(Command(script=scripts.PIN, arguments=["host"], read=list))
 
 
 @pytest.mark.parametrize("amount", [HUGE, str(MAX_AMOUNT + 1), "-1", "5.5", "nan", "1e3", "0x10", " 5", "five"])
