@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.factories import NOW, a_refund, found, refund_payload
-from worker.model.answers import Answer, Look, NoReply, NotSent, Outcome, Reply, Seen, Sight
+from worker.model.answers import Answer, Look, NoReply, NotSent, Outcome, Reply, Sight, TryVerdict
 from worker.model.refund import Baseline, Refund, Retriable, Stage
 from worker.rules.attempts import Rules
 from worker.rules.outcomes import fold
@@ -71,19 +71,19 @@ def answers() -> st.SearchStrategy[Answer]:
 @st.composite
 def tries(draw: st.DrawFn) -> Outcome:
     """What one try says: doubt and proof as `classify` would set them."""
-    seen = draw(st.sampled_from(Seen))
-    server_error = seen is Seen.MAYBE and draw(st.booleans())
+    seen = draw(st.sampled_from(TryVerdict))
+    server_error = seen is TryVerdict.MAYBE and draw(st.booleans())
     status = draw(st.sampled_from(["pending", "succeeded", "failed", "canceled"]))
     return Outcome(
         seen=seen,
         code=draw(st.sampled_from(["amount_too_large", "lock_timeout", "some_code"])),
         http_status=500 if server_error else None,
-        found=found(status=status) if seen is Seen.DONE else None,
+        found=found(status=status) if seen is TryVerdict.DONE else None,
         retry_after=draw(st.one_of(st.none(), st.timedeltas(timedelta(0), timedelta(days=1)))),
-        doubt=seen is Seen.MAYBE,
+        doubt=seen is TryVerdict.MAYBE,
         server_error=server_error,
         server_errors=int(server_error),
-        credentials=seen is Seen.NOT_DONE and draw(st.booleans()),
+        credentials=seen is TryVerdict.NOT_DONE and draw(st.booleans()),
     )
 
 

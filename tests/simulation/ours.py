@@ -25,7 +25,7 @@ from worker.errors import StoreUnavailable
 from worker.model.refund import Lane
 from worker.provider.gateway import Gateway
 from worker.store.async_store import AsyncStore
-from worker.store.counters import Tally
+from worker.store.counters import Counters
 from worker.store.scripts import Command
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class OurWorker:
             follow_redirects=False,
             trust_env=False,
         )
-        tally = Tally()
+        tally = Counters()
         tally._counts = world.tally
         self.service = _NotedService(
             store,

@@ -8,7 +8,7 @@ from worker.batches.moves import Canceled, Retried, cancel_batch, retry_batch
 from worker.batches.opening import Opened, Opening, close_batch, earlier_batch, foresee_batch, open_batch
 from worker.batches.record import (
     Batch,
-    Seen,
+    BatchProgress,
     batch_size,
     checked_batch_id,
     list_batches,
@@ -21,6 +21,7 @@ from worker.batches.record import (
 
 __all__ = [
     "Batch",
+    "BatchProgress",
     "Canceled",
     "Compared",
     "Conflict",
@@ -28,7 +29,6 @@ __all__ = [
     "Opening",
     "Repeat",
     "Retried",
-    "Seen",
     "batch_size",
     "cancel_batch",
     "checked_batch_id",

@@ -115,7 +115,7 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
+class BatchProgress:
     """A batch at the server's `now`, with its recent pace in settled refunds per second."""
 
     batch: Batch
@@ -148,17 +148,17 @@ def read_batch(store: Store, batch_id: str) -> Batch:
     return decoded(batch_id, stored)
 
 
-def look_at_batch(store: Store, batch_id: str) -> Seen:
+def look_at_batch(store: Store, batch_id: str) -> BatchProgress:
     """Return a batch with its pace, on disk; the cost does not grow with the batch. Raises `NotFound`."""
 
-    def read(reply: Any) -> Seen:
+    def read(reply: Any) -> BatchProgress:
         stored = pairs_of(reply[1])
         if not stored:
             raise unknown(batch_id)
         now, batch = from_ms(int(reply[0])), decoded(batch_id, stored)
         began = max(batch.created_at or now, batch.not_before or batch.created_at or now)
         elapsed = min(max(now - began, _second), RATE_WINDOW)
-        return Seen(batch=batch, now=now, rate=float(reply[2]) / elapsed.total_seconds())
+        return BatchProgress(batch=batch, now=now, rate=float(reply[2]) / elapsed.total_seconds())
 
     arguments: list[Argument] = [batch_id, RATE_WINDOW // timedelta(milliseconds=1), RATE_SAMPLE]
     seen = store.run(Command(script=SHOW, arguments=arguments, read=read, durable=False))

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker import batches
-from worker.batches import Batch, Seen
+from worker.batches import Batch, BatchProgress
 from worker.broker import queues
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO
@@ -141,7 +141,7 @@ def show(*, batch_id: str, wait: bool, as_json: bool) -> int:
     return verdict(seen.batch) if wait else DONE
 
 
-def _put(seen: Seen) -> None:
+def _put(seen: BatchProgress) -> None:
     each = seen.batch
     waiting = each.not_before is not None and each.not_before > seen.now
     rows: list[tuple[str, object]] = [

@@ -16,7 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from worker.model.answers import Seen
+from worker.model.answers import TryVerdict
 from worker.model.refund import Refund, Stage
 from worker.model.times import from_ms, rfc3339
 
@@ -32,11 +32,11 @@ _STYLES: Final = {
 }
 _TOLD: Final = frozenset({"version", "at", "from", "to", "status", "label", "attempt", "by", "note", "source"})
 _SEEN: Final = {
-    Seen.DONE.value: "the provider made it",
-    Seen.MAYBE.value: "it may have happened",
-    Seen.NOT_SENT.value: "nothing was sent",
-    Seen.NOT_DONE.value: "provably not done",
-    Seen.MISMATCH.value: "the key stands for other contents",
+    TryVerdict.DONE.value: "the provider made it",
+    TryVerdict.MAYBE.value: "it may have happened",
+    TryVerdict.NOT_SENT.value: "nothing was sent",
+    TryVerdict.NOT_DONE.value: "provably not done",
+    TryVerdict.MISMATCH.value: "the key stands for other contents",
     "lease_lapsed": "its worker went away without an answer",
     "http_200": "read at the provider",
 }

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from worker.model.answers import Outcome, Seen
+from worker.model.answers import Outcome, TryVerdict
 from worker.rules.attempts import backoff
 
 log = structlog.get_logger(__name__)
@@ -25,9 +25,9 @@ LONGEST_PROBE: Final = timedelta(seconds=30)
 
 def is_outage(outcome: Outcome) -> bool:
     """Return whether an outcome indicates an outage: the provider is unreachable, silent, or failing by itself."""
-    if outcome.seen is Seen.NOT_SENT:
+    if outcome.seen is TryVerdict.NOT_SENT:
         return True
-    return outcome.seen is Seen.MAYBE and (outcome.http_status is None or outcome.server_error)
+    return outcome.seen is TryVerdict.MAYBE and (outcome.http_status is None or outcome.server_error)
 
 
 class Breaker:

@@ -11,7 +11,7 @@ import structlog
 from worker.engine.breaker import Breaker
 from worker.engine.rate_gate import RateGate
 from worker.errors import StoreUnavailable
-from worker.model.answers import Outcome, Seen
+from worker.model.answers import Outcome, TryVerdict
 from worker.provider.gateway import Gateway
 from worker.store.async_store import AsyncStore
 
@@ -44,7 +44,7 @@ class ProviderTrouble:
             log.warning("trouble_untold", code=outcome.code, error=str(error))
 
     async def _tell(self, outcome: Outcome) -> None:
-        if outcome.credentials and outcome.seen is not Seen.REFUSED:
+        if outcome.credentials and outcome.seen is not TryVerdict.REFUSED:
             await self.refuse_credentials()
         if outcome.code == "rate_limited":
             self._blocks += 1
@@ -52,7 +52,7 @@ class ProviderTrouble:
             wait = max(outcome.retry_after or own, FIRST_BLOCK)
             await self._gate.block(wait)
             log.warning("rate_limited", seconds=wait.total_seconds())
-        elif outcome.seen is Seen.DONE:
+        elif outcome.seen is TryVerdict.DONE:
             self._blocks = 0
 
     async def refuse_credentials(self) -> None:

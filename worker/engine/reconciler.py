@@ -8,7 +8,7 @@ from typing import Final
 
 from worker.engine.account import Account
 from worker.engine.recorder import Recorder
-from worker.model.answers import Answer, Look, Outcome, PaymentView, ProviderRefund, Reply, Seen, Sight
+from worker.model.answers import Answer, Look, Outcome, PaymentView, ProviderRefund, Reply, Sight, TryVerdict
 from worker.model.refund import Refund
 from worker.provider.gateway import Gateway, Turn, shows
 from worker.rules import attempts
@@ -69,13 +69,13 @@ class Reconciler:
         """Return the result of reading the refund by its provider id, None if the provider does not know the id."""
         answer = await self._gateway.get_refund(provider_refund_id, turn)
         outcome = classify(answer, refund)
-        if outcome.seen is Seen.DONE and outcome.found is not None and outcome.found.id == provider_refund_id:
+        if outcome.seen is TryVerdict.DONE and outcome.found is not None and outcome.found.id == provider_refund_id:
             self._note_answer()
             return Look(sight=Sight.FOUND, reason="read by its id", found=outcome.found, source="lookup")
-        if outcome.http_status == HTTPStatus.NOT_FOUND and outcome.seen is Seen.REFUSED:
+        if outcome.http_status == HTTPStatus.NOT_FOUND and outcome.seen is TryVerdict.REFUSED:
             self._note_answer()
             return None
-        if outcome.seen is Seen.DONE or outcome.code == "contradictory_reply":
+        if outcome.seen is TryVerdict.DONE or outcome.code == "contradictory_reply":
             self._note_answer()
             reason = outcome.message or "another refund was answered"
             return Look(sight=Sight.CONFLICT, reason=f"{provider_refund_id} was read: {reason}", source="lookup")
@@ -149,7 +149,7 @@ class Reconciler:
         """Return the result for an unanswered read-back; a readable refusal will not improve by itself."""
         outcome = await self._gateway.whose_refusal(classify(answer, refund))
         await self._note_trouble(outcome)
-        if outcome.seen is Seen.REFUSED:
+        if outcome.seen is TryVerdict.REFUSED:
             missing = outcome.http_status == HTTPStatus.NOT_FOUND
             reason = f"the provider refuses to show it: {outcome.code}"
             return Look(sight=Sight.INCONCLUSIVE, reason=reason, missing=missing)

@@ -12,7 +12,7 @@ import structlog
 from worker.engine import endings
 from worker.engine.endings import Ending
 from worker.errors import IllegalMove, NotStorable, StoreUnavailable
-from worker.model.answers import Seen
+from worker.model.answers import TryVerdict
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.steps import Step
 from worker.rules import contradictions, readback, transitions
@@ -81,7 +81,7 @@ class Recorder:
             else:
                 if claim.claimed and claim.refund is not None:
                     log.warning("claim_let_go", refund_id=refund_id)
-                    detail = {"attempt": claim.refund.attempts, "seen": Seen.NOT_SENT.value}
+                    detail = {"attempt": claim.refund.attempts, "seen": TryVerdict.NOT_SENT.value}
                     await self.save(claim.refund, decide(claim.refund, claim.now), detail, insist=True)
                 return
 

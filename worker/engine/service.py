@@ -27,7 +27,7 @@ from worker.engine.reconciler import Reconciler
 from worker.engine.recorder import SOON, Recorder
 from worker.engine.slots import Slots
 from worker.errors import NotDurable, StoreUnavailable
-from worker.model.answers import Answer, NotSent, Outcome, Reply, Seen
+from worker.model.answers import Answer, NotSent, Outcome, Reply, TryVerdict
 from worker.model.refund import Baseline, Lane, Refund, Stage
 from worker.model.steps import Action, Step
 from worker.provider.gateway import Gateway, is_missing
@@ -364,7 +364,7 @@ class Service:
             doubt = owned_elsewhere(outcome, saved.other or "")
             step = attempts.after_attempt(refund, doubt, self.rules, now, self._jitter())
             _, ending = await self._recorder.save(refund, step, detail | {"seen": doubt.seen.value}, insist=True)
-        if outcome.seen is Seen.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
+        if outcome.seen is TryVerdict.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
             # This refund moved nothing. If its payment was shown once, that stops all others. A stopping worker does
             # not wait for the permit, because another refund of the payment will show the same.
             with suppress(TimeoutError):

@@ -132,7 +132,7 @@ class NoReply:
 Answer = Reply | NotSent | NoReply
 
 
-class Seen(StrEnum):
+class TryVerdict(StrEnum):
     """What one try proves about the refund, ordered from weakest to strongest for the fold over an attempt's tries."""
 
     NOT_SENT = "not_sent"
@@ -147,7 +147,7 @@ class Seen(StrEnum):
 class Outcome:
     """What an answer means for its refund."""
 
-    seen: Seen
+    seen: TryVerdict
     code: str
     message: str | None = None
     http_status: int | None = None

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from worker.broker import queues
 from worker.errors import StoreUnavailable
-from worker.model.answers import Seen
+from worker.model.answers import TryVerdict
 from worker.model.currencies import KNOWN as CURRENCIES
 from worker.model.refund import Lane, Stage, Status
 from worker.monitoring.snapshot import _SETTLED, _UNSETTLED, LATEST_BATCHES, SAMPLE, Counts, Snapshot, snapshot
@@ -179,7 +179,7 @@ def _flow(seen: Snapshot) -> Iterator[Metric]:
 
 def _provider(seen: Snapshot) -> Iterator[Metric]:
     attempts = CounterMetricFamily("refunds_attempts", "Attempts by what they came to.", labels=("outcome",))
-    for outcome in Seen:
+    for outcome in TryVerdict:
         attempts.add_metric((outcome.value,), seen.counters.get(f"attempt:{outcome.value}", 0))
     yield attempts
     answers = CounterMetricFamily("refunds_answers", "Attempts by the code of their answer.", labels=("code",))

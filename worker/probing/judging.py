@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from worker.model.answers import Answer, Outcome, PaymentView, ProviderRefund, Reply, Seen
+from worker.model.answers import Answer, Outcome, PaymentView, ProviderRefund, Reply, TryVerdict
 from worker.probing.questions import Finding, Problem, Verdict
 
 
@@ -79,7 +79,7 @@ def listed(
 
 def is_guarded(outcome: Outcome) -> bool:
     """Tell whether a request was refused because its key stands for another one."""
-    return outcome.seen is Seen.MISMATCH or (
+    return outcome.seen is TryVerdict.MISMATCH or (
         outcome.http_status == HTTPStatus.CONFLICT and "idempoten" in outcome.code.lower()
     )
 
@@ -119,7 +119,9 @@ def key(again: Outcome, other: Outcome, found: ProviderRefund, *, rose: int | No
 
 def is_no_answer(outcome: Outcome) -> bool:
     """Tell whether an outcome says nothing of how the provider treats keys: it was away, failing or too busy."""
-    return outcome.server_error or outcome.code == "no_reply" or outcome.seen in {Seen.NOT_SENT, Seen.NOT_DONE}
+    return (
+        outcome.server_error or outcome.code == "no_reply" or outcome.seen in {TryVerdict.NOT_SENT, TryVerdict.NOT_DONE}
+    )
 
 
 def words(outcome: Outcome) -> str:
@@ -132,10 +134,10 @@ def problem(outcome: Outcome) -> Problem:
     """Return why a probe ends where a test refund came to no answer that can be judged."""
     if outcome.credentials:
         return Problem(sort="key", text=f"the key is refused ({words(outcome)})")
-    if outcome.seen in {Seen.REFUSED, Seen.MISMATCH}:
+    if outcome.seen in {TryVerdict.REFUSED, TryVerdict.MISMATCH}:
         return Problem(sort="refused", text=f"the provider refuses the test refund ({words(outcome)})")
-    if outcome.seen is Seen.NOT_SENT:
+    if outcome.seen is TryVerdict.NOT_SENT:
         return Problem(sort="away", text=f"the provider is away: {outcome.message}")
-    if outcome.seen is Seen.NOT_DONE:
+    if outcome.seen is TryVerdict.NOT_DONE:
         return Problem(sort="away", text=f"the provider does not take the test refund now ({words(outcome)})")
     return Problem(sort="away", text=f"it cannot be told what became of a test refund ({words(outcome)})")

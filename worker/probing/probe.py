@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from worker.errors import GuardRefused
-from worker.model.answers import NoReply, NotSent, Outcome, PaymentView, ProviderRefund, Reply, Seen
+from worker.model.answers import NoReply, NotSent, Outcome, PaymentView, ProviderRefund, Reply, TryVerdict
 from worker.model.refund import Refund, Stage, Status
 from worker.model.request import idempotency_key, request_body
 from worker.probing import judging
@@ -159,9 +159,9 @@ class Probe:
         outcome = await self._gateway.send(refund, request_body(request, 1), lease_left=_LEASE)
         # The first refund in answer to other bytes contradicts them, and is the same money.
         first_again = key_of is not None and outcome.code == "contradictory_reply"
-        if outcome.seen is Seen.NOT_SENT:
+        if outcome.seen is TryVerdict.NOT_SENT:
             self.posts -= 1
-        elif outcome.seen is Seen.MAYBE and not first_again and not judging.is_guarded(outcome):
+        elif outcome.seen is TryVerdict.MAYBE and not first_again and not judging.is_guarded(outcome):
             self._uncertain += 1
         if outcome.found is not None:
             self._made[outcome.found.id] = outcome.found

@@ -38,7 +38,7 @@ from worker.settings import Settings
 from worker.store import scripts
 from worker.store.async_store import AsyncStore
 from worker.store.connection import connect_async, place_of
-from worker.store.counters import Tally
+from worker.store.counters import Counters
 from worker.store.records import SCHEMA_VERSION
 
 log = structlog.get_logger(__name__)
@@ -66,7 +66,7 @@ class Runtime:
         self.celery = celery
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.intake = BulkIntake(celery, settings.concurrency, rate=settings.rate_limit, seconds=TASK_SECONDS)
-        self._tally = Tally()
+        self._counters = Counters()
         self._backlog = BacklogWatch(settings.backlog_warning)
         self._heartbeat = Heartbeat(settings.heartbeat_file)
         self.store: AsyncStore
@@ -116,11 +116,11 @@ class Runtime:
         self._client = build_client(settings)
         self.service = Service(
             self.store,
-            Gateway(self._client, settings.rules, observer=self._tally.call),
+            Gateway(self._client, settings.rules, observer=self._counters.call),
             rules=settings.rules,
             slots=Slots(settings.concurrency, settings.bulk_share),
             gate=RateGate(self.store, rate=settings.rate_limit, bulk_share=settings.bulk_share),
-            on_attempt=self._tally.attempt,
+            on_attempt=self._counters.attempt,
         )
         try:
             await self.service.account.confirm(settings.require_provider())
@@ -196,8 +196,8 @@ class Runtime:
 
     async def _tell(self) -> None:
         """Add this worker's counters to those in Redis."""
-        self._tally.gate_waited(self.service.gate.waited_seconds)
-        await self._tally.flush(self.store, worker=self.name, provider_away=self.service.breaker.is_open)
+        self._counters.gate_waited(self.service.gate.waited_seconds)
+        await self._counters.flush(self.store, worker=self.name, provider_away=self.service.breaker.is_open)
 
     async def _probe(self) -> None:
         await self.service.trouble.probe_credentials()

@@ -15,7 +15,17 @@ from urllib.parse import urlencode
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
-from worker.model.answers import Answer, NoReply, NotSent, Outcome, Payload, PaymentView, ProviderRefund, Reply, Seen
+from worker.model.answers import (
+    Answer,
+    NoReply,
+    NotSent,
+    Outcome,
+    Payload,
+    PaymentView,
+    ProviderRefund,
+    Reply,
+    TryVerdict,
+)
 from worker.model.refund import Refund
 from worker.model.request import is_provider_id
 from worker.provider.transport import exchange
@@ -163,12 +173,12 @@ class Gateway:
         return await self._whose_refusal(outcome, lambda: self._limit)
 
     async def _whose_refusal(self, outcome: Outcome, seconds: Callable[[], float]) -> Outcome:
-        if not outcome.credentials or outcome.seen is not Seen.REFUSED:
+        if not outcome.credentials or outcome.seen is not TryVerdict.REFUSED:
             return outcome
         left = seconds()
         accepted = await self._key_is_accepted(left) if left > 0 else None
         if accepted is None:
-            return replace(outcome, seen=Seen.NOT_DONE, credentials=False)
+            return replace(outcome, seen=TryVerdict.NOT_DONE, credentials=False)
         return key_accepted(outcome) if accepted else key_refused(outcome)
 
     async def key_is_accepted(self) -> bool | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from worker.model.answers import Look, Outcome, PaymentView, Seen, Sight
+from worker.model.answers import Look, Outcome, PaymentView, Sight, TryVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
@@ -47,8 +47,8 @@ def after_no_view(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
     say why.
     """
     if not wants_currency(refund):
-        return None if outcome.seen is Seen.REFUSED else _unreadable(refund, outcome, rules, now, jitter)
-    if outcome.seen is Seen.NOT_DONE or _is_silence(outcome):
+        return None if outcome.seen is TryVerdict.REFUSED else _unreadable(refund, outcome, rules, now, jitter)
+    if outcome.seen is TryVerdict.NOT_DONE or _is_silence(outcome):
         return _unreadable(refund, outcome, rules, now, jitter)
     return _unconfirmed(refund, f"the provider does not show the payment ({outcome.code})", now, jitter)
 

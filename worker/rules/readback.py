@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
-from worker.model.answers import Answer, Look, Outcome, ProviderRefund, Reply, Seen, Sight
+from worker.model.answers import Answer, Look, Outcome, ProviderRefund, Reply, Sight, TryVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
@@ -266,11 +266,11 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
     if found is not None:
         if found.id != refund.provider_refund_id:
             return _poll_failed(refund, "contradictory_reply", "the provider answered with another refund's id", now)
-        if outcome.seen is Seen.DONE and not found.is_pending:
+        if outcome.seen is TryVerdict.DONE and not found.is_pending:
             return done(refund, found, _read_by(refund, found), now)
     if outcome.code in {"contradictory_reply", "unknown_status"}:
         return _contradicted(refund, answer, outcome, now)
-    if outcome.seen is Seen.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
+    if outcome.seen is TryVerdict.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
         return _missing(refund, now, jitter)
     if now - since >= MAX_PROCESSING:
         return _poll_failed(refund, "pending_too_long", "it has not become final for 30 days", now)

@@ -33,7 +33,7 @@ _CANNOT_COUNT: Final = ("overflow", "not an integer")
 _MICROS: Final = 1_000_000
 
 
-class Tally:
+class Counters:
     """The counts of one worker process, kept until they are flushed. For one event loop."""
 
     def __init__(self) -> None:

@@ -163,14 +163,14 @@ def half_read(strike: Strike) -> None:
 
 def read_unsaved(strike: Strike) -> None:
     """The whole reply was read and understood as done; nothing of it was saved."""
-    from worker.model.answers import Seen
+    from worker.model.answers import TryVerdict
     from worker.provider.gateway import Gateway
 
     original: Any = Gateway.send
 
     async def send(self: Any, *args: Any, **options: Any) -> Any:
         outcome = await original(self, *args, **options)
-        if outcome.seen is Seen.DONE:
+        if outcome.seen is TryVerdict.DONE:
             strike.at()
         return outcome
 
@@ -221,7 +221,7 @@ def refused_key_fails() -> None:
     """Plant: a 401 is taken for an answer to this refund."""
     from dataclasses import replace
 
-    from worker.model.answers import Seen
+    from worker.model.answers import TryVerdict
     from worker.provider import gateway
 
     original = gateway.classify
@@ -230,7 +230,7 @@ def refused_key_fails() -> None:
         outcome = original(answer, refund)
         if outcome.code != "credentials_refused":
             return outcome
-        return replace(outcome, seen=Seen.REFUSED, credentials=False)
+        return replace(outcome, seen=TryVerdict.REFUSED, credentials=False)
 
     gateway.classify = classify
 

@@ -20,7 +20,7 @@ from tests.simulation.provider_seam import WRONG
 from tests.simulation.world import World
 from worker.engine import reconciler
 from worker.engine.service import Service
-from worker.model.answers import Answer, NotSent, Outcome, Reply, Seen
+from worker.model.answers import Answer, NotSent, Outcome, Reply, TryVerdict
 from worker.model.refund import Lane, Refund, Stage, Status
 from worker.model.request import RefundRequest, idempotency_key
 from worker.model.steps import Step
@@ -103,7 +103,7 @@ def doubt_forgotten(stack: ExitStack) -> None:
     real = attempts.after_attempt
 
     def forgetting(refund: Refund, outcome: Outcome, *rest: Any) -> Step:
-        if outcome.seen is Seen.REFUSED:
+        if outcome.seen is TryVerdict.REFUSED:
             refund = replace(refund, doubt_since=None, doubted=False)
             outcome = replace(outcome, doubt=False)
         return real(refund, outcome, *rest)
@@ -130,7 +130,7 @@ def server_error_is_not_done(stack: ExitStack) -> None:
     def hopeful(answer: Answer, refund: Refund) -> Outcome:
         outcome = real(answer, refund)
         if isinstance(answer, Reply) and answer.http_status >= SERVER_ERROR:
-            return replace(outcome, seen=Seen.NOT_DONE, doubt=False)
+            return replace(outcome, seen=TryVerdict.NOT_DONE, doubt=False)
         return outcome
 
     put(stack, gateway, "classify", hopeful)

@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.simulation.bugs.planting import Bug, put, rescript
 from worker.engine.rate_gate import RateGate
-from worker.model.answers import Answer, NotSent, Outcome, Reply, Seen
+from worker.model.answers import Answer, NotSent, Outcome, Reply, TryVerdict
 from worker.model.refund import Lane, Refund
 from worker.model.steps import Step
 from worker.provider import gateway
@@ -58,7 +58,7 @@ def _refused_at(status: int, stack: ExitStack) -> None:
     def believing(answer: Answer, refund: Refund) -> Outcome:
         outcome = real(answer, refund)
         if isinstance(answer, Reply) and answer.http_status == status:
-            return replace(outcome, seen=Seen.REFUSED, credentials=False)
+            return replace(outcome, seen=TryVerdict.REFUSED, credentials=False)
         return outcome
 
     put(stack, gateway, "classify", believing)
@@ -80,7 +80,7 @@ def unsent_fails_refunds(stack: ExitStack) -> None:
 
     def hopeless(answer: Answer, refund: Refund) -> Outcome:
         outcome = real(answer, refund)
-        return replace(outcome, seen=Seen.REFUSED) if isinstance(answer, NotSent) else outcome
+        return replace(outcome, seen=TryVerdict.REFUSED) if isinstance(answer, NotSent) else outcome
 
     put(stack, gateway, "classify", hopeless)
 
@@ -90,7 +90,11 @@ def given_up_early(stack: ExitStack) -> None:
     real = attempts.after_attempt
 
     def impatient(refund: Refund, outcome: Outcome, *rest: object) -> Step:
-        if refund.attempts > 1 and outcome.seen in {Seen.NOT_SENT, Seen.NOT_DONE} and refund.doubt_since is None:
+        if (
+            refund.attempts > 1
+            and outcome.seen in {TryVerdict.NOT_SENT, TryVerdict.NOT_DONE}
+            and refund.doubt_since is None
+        ):
             return attempts.budget_spent({})
         step: Step = real(refund, outcome, *rest)  # type: ignore[arg-type]  # handed on as they came
         return step

@@ -13,7 +13,7 @@ import redis.asyncio
 from tests.factories import BLIND, HOUR, NOW, SECOND, VERIFY, a_refund, found, refund_payload
 from tests.unit.engine.shop import LIST, PAID, PROBE, TOTALS, Answer, Shop, error, listing, opened, says, totals
 from worker.engine.reconciler import MOST_REREAD, Reconciler
-from worker.model.answers import Look, Outcome, Seen, Sight
+from worker.model.answers import Look, Outcome, Sight, TryVerdict
 from worker.model.refund import Baseline, Refund, Stage, Status
 from worker.rules import attempts
 from worker.rules.attempts import Rules
@@ -230,7 +230,7 @@ async def test_read_back_that_is_refused_says_by_which_code_and_whether_it_is_on
     look = await lens.look()
     assert (look.sight, look.missing) == (Sight.INCONCLUSIVE, status == 404)
     assert "resource_missing" in look.reason
-    assert [outcome.seen for outcome in lens.trouble] == [Seen.REFUSED]
+    assert [outcome.seen for outcome in lens.trouble] == [TryVerdict.REFUSED]
 
 
 @pytest.mark.parametrize(("rules", "path"), [(VERIFY, LIST), (TOTALS, PAID)], ids=["list", "totals"])
@@ -238,7 +238,7 @@ async def test_read_back_that_is_refused_for_the_keys_sake_is_not_this_refunds_t
     lens.shop.provider.will(path, error(403))
     lens.shop.provider.will(PROBE, error(403))
     assert (await lens.look()).sight is Sight.UNREADABLE
-    assert [(outcome.seen, outcome.credentials) for outcome in lens.trouble] == [(Seen.NOT_DONE, True)]
+    assert [(outcome.seen, outcome.credentials) for outcome in lens.trouble] == [(TryVerdict.NOT_DONE, True)]
 
 
 async def test_reversal_is_saved_only_where_there_is_one(lens: Lens) -> None:

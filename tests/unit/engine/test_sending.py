@@ -13,7 +13,7 @@ import redis.asyncio
 from tests.factories import BLIND, HOUR, MAYBE, NOW, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
 from tests.unit.engine.shop import ID, MILLISECOND, PAID, POST, TOTALS, error, opened, says, totals
 from worker.engine.service import Service
-from worker.model.answers import Seen
+from worker.model.answers import TryVerdict
 from worker.model.refund import Baseline, Stage, Status
 from worker.model.request import idempotency_key
 
@@ -31,7 +31,7 @@ async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.async
         last = (await shop.history())[-1]
         assert {"attempt": 1, "seen": "done", "ms": 1234, "http_status": 200}.items() <= last.items()
         assert "tries" not in last
-        assert [outcome.seen for outcome in shop.attempts] == [Seen.DONE]
+        assert [outcome.seen for outcome in shop.attempts] == [TryVerdict.DONE]
 
 
 async def test_reply_with_another_payments_refund_is_a_doubt_and_settles_one_record(

@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from worker.broker import queues
 from worker.errors import StoreUnavailable
-from worker.model.answers import Outcome, Seen
+from worker.model.answers import Outcome, TryVerdict
 from worker.model.refund import Lane, Stage, Status
 from worker.model.request import RefundRequest
 from worker.model.steps import Step
@@ -26,7 +26,7 @@ from worker.monitoring import metrics, snapshot
 from worker.settings import Settings
 from worker.store import scripts
 from worker.store.async_store import AsyncStore
-from worker.store.counters import BOUNDS, Tally
+from worker.store.counters import BOUNDS, Counters
 from worker.store.store import Store
 
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -183,11 +183,11 @@ async def test_what_workers_counted_is_added_up_over_all_of_them(
     async_store: AsyncStore, seen: Callable[[], Figures]
 ) -> None:
     for _ in range(2):
-        tally = Tally()
+        tally = Counters()
         tally.call("create_refund", "2xx", 0.03)
         tally.call("create_refund", "5xx", 999.0)
-        tally.attempt(Outcome(seen=Seen.DONE, code="done"))
-        tally.attempt(Outcome(seen=Seen.MAYBE, code="Weird Code!"))
+        tally.attempt(Outcome(seen=TryVerdict.DONE, code="done"))
+        tally.attempt(Outcome(seen=TryVerdict.MAYBE, code="Weird Code!"))
         tally.gate_waited(1.5)
         await tally.flush(async_store, worker="w:1", provider_away=False)
         tally.gate_waited(2.0)
@@ -206,7 +206,7 @@ async def test_what_workers_counted_is_added_up_over_all_of_them(
 
 
 def test_a_call_that_takes_exactly_a_bound_counts_within_it() -> None:
-    tally = Tally()
+    tally = Counters()
     for bound in BOUNDS:
         tally.call("get_refund", "2xx", bound)
     assert all(tally._counts[f"call_le:get_refund:{bound}"] == 1 for bound in BOUNDS)
@@ -215,7 +215,7 @@ def test_a_call_that_takes_exactly_a_bound_counts_within_it() -> None:
 async def test_counts_of_a_failed_flush_are_kept_for_the_next(
     async_store: AsyncStore, seen: Callable[[], Figures]
 ) -> None:
-    tally = Tally()
+    tally = Counters()
     tally.call("create_refund", "2xx", 0.1)
     away = AsyncStore(redis.asyncio.Redis(port=1, retry=AsyncRetry(NoBackoff(), 0)), durable=False)
     with pytest.raises(StoreUnavailable):
@@ -228,18 +228,18 @@ async def test_an_outage_is_told_while_a_living_worker_holds_back_for_it(
     async_store: AsyncStore, seen: Callable[[], Figures]
 ) -> None:
     for worker, away, shown in [("w:1", True, 1), ("w:2", False, 1), ("w:1", False, 0)]:
-        await Tally().flush(async_store, worker=worker, provider_away=away)
+        await Counters().flush(async_store, worker=worker, provider_away=away)
         assert of(seen(), "refunds_breaker_open", breaker="outage") == shown
     await async_store.redis.zadd("refunds:outages", {"dead:1": 1})
     assert of(seen(), "refunds_breaker_open", breaker="outage") == 0
 
 
 def test_a_worker_counts_known_codes_by_name_and_all_others_as_one() -> None:
-    tally = Tally()
+    tally = Counters()
     for number in range(50):
-        tally.attempt(Outcome(seen=Seen.REFUSED, code=f"code_{number}"))
+        tally.attempt(Outcome(seen=TryVerdict.REFUSED, code=f"code_{number}"))
     for code in ("done", "card_declined", "no_reply"):
-        tally.attempt(Outcome(seen=Seen.REFUSED, code=code))
+        tally.attempt(Outcome(seen=TryVerdict.REFUSED, code=code))
     answers = {name: count for name, count in tally._counts.items() if name.startswith("answer:")}
     assert answers == {"answer:other": 50, "answer:done": 1, "answer:card_declined": 1, "answer:no_reply": 1}
 
@@ -249,9 +249,9 @@ async def test_a_figure_that_can_count_no_further_keeps_no_other_from_being_coun
 ) -> None:
     most = {"answer:done": str(2**63 - 1), "answer:no_reply": "text"}
     await async_store.redis.hset(async_store.key("counters"), mapping=most)  # type: ignore[arg-type]  # see above
-    tally = Tally()
+    tally = Counters()
     for code in ("done", "no_reply", "card_declined"):
-        tally.attempt(Outcome(seen=Seen.REFUSED, code=code))
+        tally.attempt(Outcome(seen=TryVerdict.REFUSED, code=code))
     await tally.flush(async_store, worker="w", provider_away=False)
     await tally.flush(async_store, worker="w", provider_away=False)
     assert of(seen(), "refunds_answers_total", code="card_declined") == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.model.answers import NoReply, Outcome, PaymentView, ProviderRefund, Reply, Seen
+from worker.model.answers import NoReply, Outcome, PaymentView, ProviderRefund, Reply, TryVerdict
 from worker.probing import judging
 from worker.probing.advice import advise
 from worker.probing.questions import Finding, Question, Verdict
@@ -16,13 +16,13 @@ OTHER = ProviderRefund(id="re_2", status="succeeded", amount=1, payment_intent=P
 
 
 def done(found: ProviderRefund) -> Outcome:
-    return Outcome(seen=Seen.DONE, code="done", http_status=200, found=found)
+    return Outcome(seen=TryVerdict.DONE, code="done", http_status=200, found=found)
 
 
-MISMATCH = Outcome(seen=Seen.MISMATCH, code="idempotency_error", http_status=400)
-CONFLICT = Outcome(seen=Seen.MAYBE, code="idempotency_key_in_use", http_status=409, doubt=True)
-FIRST_AGAIN = Outcome(seen=Seen.MAYBE, code="contradictory_reply", http_status=200, doubt=True)
-REFUSED = Outcome(seen=Seen.REFUSED, code="duplicate", http_status=400)
+MISMATCH = Outcome(seen=TryVerdict.MISMATCH, code="idempotency_error", http_status=400)
+CONFLICT = Outcome(seen=TryVerdict.MAYBE, code="idempotency_key_in_use", http_status=409, doubt=True)
+FIRST_AGAIN = Outcome(seen=TryVerdict.MAYBE, code="contradictory_reply", http_status=200, doubt=True)
+REFUSED = Outcome(seen=TryVerdict.REFUSED, code="duplicate", http_status=400)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tests.unit.provider.byte_provider import (
     reply,
     sent,
 )
-from worker.model.answers import Seen
+from worker.model.answers import TryVerdict
 from worker.provider import transport
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ async def flood(peer: Peer) -> None:
 async def test_a_broken_reply_may_have_happened_and_is_not_sent_again(script: Script, posts: int, said: str) -> None:
     async with byte_provider(script) as provider:
         outcome = await sent(provider.url, a_refund())
-        assert (outcome.seen, outcome.code, outcome.doubt) == (Seen.MAYBE, "no_reply", True)
+        assert (outcome.seen, outcome.code, outcome.doubt) == (TryVerdict.MAYBE, "no_reply", True)
         assert (outcome.message or "").startswith(said)
         assert (provider.connections, provider.posts) == (1, posts)
 
@@ -146,39 +146,39 @@ async def test_a_broken_reply_may_have_happened_and_is_not_sent_again(script: Sc
 async def test_a_reply_that_is_not_whole_in_time_may_have_happened(script: Script) -> None:
     async with byte_provider(script) as provider:
         outcome = await sent(provider.url, a_refund(), SHORT)
-        assert (outcome.seen, outcome.message) == (Seen.MAYBE, "no whole reply within 0.3 s")
+        assert (outcome.seen, outcome.message) == (TryVerdict.MAYBE, "no whole reply within 0.3 s")
         assert (provider.connections, provider.posts) == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("status", "payload", "seen", "code"),
     [
-        (200, refund_payload(), Seen.DONE, "done"),
-        (201, refund_payload(status="pending"), Seen.DONE, "done"),
-        (200, {}, Seen.MAYBE, "unreadable_success"),
-        (200, [refund_payload()], Seen.MAYBE, "unreadable_success"),
-        (204, None, Seen.MAYBE, "unreadable_success"),
-        (200, refund_payload(status="wonderful"), Seen.MAYBE, "unknown_status"),
-        (200, refund_payload(amount=501), Seen.MAYBE, "contradictory_reply"),
-        (200, refund_payload(payment_intent="pi_other"), Seen.MAYBE, "contradictory_reply"),
-        (302, error("moved"), Seen.MAYBE, "moved"),
-        (400, error("amount_too_large"), Seen.REFUSED, "amount_too_large"),
-        (400, {"type": "invalid_request_error", "code": "flat"}, Seen.REFUSED, "flat"),
-        (400, error("keys", "idempotency_error"), Seen.MISMATCH, "idempotency_error"),
-        (400, {"no": "error"}, Seen.MAYBE, "http_400"),
-        (401, error("bad_key"), Seen.NOT_DONE, "credentials_refused"),
-        (402, error("card_declined", "card_error"), Seen.REFUSED, "card_declined"),
-        (404, error("resource_missing"), Seen.REFUSED, "resource_missing"),
-        (408, error("slow"), Seen.MAYBE, "slow"),
-        (409, error("in_flight"), Seen.MAYBE, "in_flight"),
-        (422, error("odd"), Seen.REFUSED, "odd"),
-        (429, error("rate"), Seen.NOT_DONE, "rate_limited"),
-        (500, error("boom", "api_error"), Seen.MAYBE, "boom"),
-        (503, error("away", "api_error"), Seen.MAYBE, "away"),
+        (200, refund_payload(), TryVerdict.DONE, "done"),
+        (201, refund_payload(status="pending"), TryVerdict.DONE, "done"),
+        (200, {}, TryVerdict.MAYBE, "unreadable_success"),
+        (200, [refund_payload()], TryVerdict.MAYBE, "unreadable_success"),
+        (204, None, TryVerdict.MAYBE, "unreadable_success"),
+        (200, refund_payload(status="wonderful"), TryVerdict.MAYBE, "unknown_status"),
+        (200, refund_payload(amount=501), TryVerdict.MAYBE, "contradictory_reply"),
+        (200, refund_payload(payment_intent="pi_other"), TryVerdict.MAYBE, "contradictory_reply"),
+        (302, error("moved"), TryVerdict.MAYBE, "moved"),
+        (400, error("amount_too_large"), TryVerdict.REFUSED, "amount_too_large"),
+        (400, {"type": "invalid_request_error", "code": "flat"}, TryVerdict.REFUSED, "flat"),
+        (400, error("keys", "idempotency_error"), TryVerdict.MISMATCH, "idempotency_error"),
+        (400, {"no": "error"}, TryVerdict.MAYBE, "http_400"),
+        (401, error("bad_key"), TryVerdict.NOT_DONE, "credentials_refused"),
+        (402, error("card_declined", "card_error"), TryVerdict.REFUSED, "card_declined"),
+        (404, error("resource_missing"), TryVerdict.REFUSED, "resource_missing"),
+        (408, error("slow"), TryVerdict.MAYBE, "slow"),
+        (409, error("in_flight"), TryVerdict.MAYBE, "in_flight"),
+        (422, error("odd"), TryVerdict.REFUSED, "odd"),
+        (429, error("rate"), TryVerdict.NOT_DONE, "rate_limited"),
+        (500, error("boom", "api_error"), TryVerdict.MAYBE, "boom"),
+        (503, error("away", "api_error"), TryVerdict.MAYBE, "away"),
     ],
 )
 async def test_a_whole_reply_is_sent_once_and_means_what_the_table_says(
-    status: int, payload: object, seen: Seen, code: str
+    status: int, payload: object, seen: TryVerdict, code: str
 ) -> None:
     body = b"" if status == 204 else None
     async with byte_provider(answering(reply(status, payload, body=body))) as provider:
@@ -191,19 +191,19 @@ async def test_an_html_error_page_may_have_happened() -> None:
     page = reply(502, body=b"<html>Bad Gateway</html>", Content_Type="text/html")
     async with byte_provider(answering(page)) as provider:
         outcome = await sent(provider.url, a_refund())
-        assert (outcome.seen, outcome.code, outcome.server_errors) == (Seen.MAYBE, "http_502", 1)
+        assert (outcome.seen, outcome.code, outcome.server_errors) == (TryVerdict.MAYBE, "http_502", 1)
 
 
 async def test_a_compressed_reply_that_was_not_asked_for_is_read() -> None:
     packed = gzip.compress(json.dumps(refund_payload()).encode())
     async with byte_provider(answering(reply(body=packed, Content_Encoding="gzip"))) as provider:
-        assert (await sent(provider.url, a_refund())).seen is Seen.DONE
+        assert (await sent(provider.url, a_refund())).seen is TryVerdict.DONE
         assert provider.requests[0].headers["accept-encoding"] == "identity"
 
 
 async def test_a_redirect_is_not_followed() -> None:
     async with byte_provider(answering(reply(307, {}, Location="/v1/refunds"))) as provider:
-        assert (await sent(provider.url, a_refund())).seen is Seen.MAYBE
+        assert (await sent(provider.url, a_refund())).seen is TryVerdict.MAYBE
         assert len(provider.requests) == 1
 
 
@@ -219,7 +219,7 @@ async def test_a_reused_connection_that_breaks_after_the_request_has_left_may_ha
     async with byte_provider(answer_then_break) as provider, gateway_to(provider.url) as gateway:
         first = await gateway.send(a_refund(), BODY, lease_left=LEASE)
         second = await gateway.send(a_refund(), BODY, lease_left=LEASE)
-        assert (first.seen, second.seen) == (Seen.DONE, Seen.MAYBE)
+        assert (first.seen, second.seen) == (TryVerdict.DONE, TryVerdict.MAYBE)
         assert (provider.connections, provider.posts) == (1, 2)
 
 
@@ -239,7 +239,7 @@ async def test_a_second_reply_to_the_last_request_is_not_taken_for_the_next_ones
         for _ in range(20):  # until the stale bytes are in
             await asyncio.sleep(0)
         second = await gateway.send(a_refund(), BODY, lease_left=LEASE)
-        assert (first.seen, second.seen, second.code) == (Seen.DONE, Seen.MAYBE, "no_reply")
+        assert (first.seen, second.seen, second.code) == (TryVerdict.DONE, TryVerdict.MAYBE, "no_reply")
 
 
 async def test_a_connection_idle_for_four_seconds_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +262,7 @@ async def not_sent(url: str, settings: dict[str, Any] | None = None) -> str:
     """The reason of an attempt that must not have been sent; further tries are refused."""
     async with gateway_to(url, settings, sleep=no_time) as gateway:
         outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, permit=refuse)
-    assert (outcome.seen, outcome.code, outcome.doubt, outcome.tries) == (Seen.NOT_SENT, "not_sent", False, 1)
+    assert (outcome.seen, outcome.code, outcome.doubt, outcome.tries) == (TryVerdict.NOT_SENT, "not_sent", False, 1)
     return outcome.message or ""
 
 
@@ -313,8 +313,8 @@ async def test_tls_with_a_trusted_certificate_works_and_a_break_after_sending_ma
         peer.reset()
 
     async with byte_provider(answer_then_reset, tls=server_tls) as provider, gateway_to(provider.url) as gateway:
-        assert (await gateway.send(a_refund(), BODY, lease_left=LEASE)).seen is Seen.DONE
-        assert (await gateway.send(a_refund(), BODY, lease_left=LEASE)).seen is Seen.MAYBE
+        assert (await gateway.send(a_refund(), BODY, lease_left=LEASE)).seen is TryVerdict.DONE
+        assert (await gateway.send(a_refund(), BODY, lease_left=LEASE)).seen is TryVerdict.MAYBE
         assert provider.posts == 2
 
 
@@ -345,8 +345,8 @@ async def test_a_call_that_gets_no_connection_of_the_pool_was_not_sent(monkeypat
         holder = asyncio.create_task(gateway.send(a_refund(), BODY, lease_left=LEASE))
         await arrived.wait()
         outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, permit=refuse)
-        assert (outcome.seen, provider.posts) == (Seen.NOT_SENT, 1)
-        assert (await holder).seen is Seen.MAYBE
+        assert (outcome.seen, provider.posts) == (TryVerdict.NOT_SENT, 1)
+        assert (await holder).seen is TryVerdict.MAYBE
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
@@ -373,7 +373,7 @@ async def test_a_try_without_a_whole_reply_leaves_nothing_that_could_still_arriv
         outcome = await gateway.send(a_refund(), large, lease_left=LEASE)
         returned.set()
         await provider.gone.wait()
-        assert (outcome.seen, outcome.code) == (Seen.MAYBE, "no_reply")
+        assert (outcome.seen, outcome.code) == (TryVerdict.MAYBE, "no_reply")
         # What had reached the other side, and not what this side's kernel or process still held.
         assert len(late[0]) < 1 << 20
 

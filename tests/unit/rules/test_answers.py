@@ -25,7 +25,7 @@ from tests.factories import (
     refund_payload,
 )
 from tests.strategies import answers, attempts, json_values, replies
-from worker.model.answers import Answer, NoReply, NotSent, Outcome, Payload, Reply, Seen
+from worker.model.answers import Answer, NoReply, NotSent, Outcome, Payload, Reply, TryVerdict
 from worker.model.refund import Stage
 from worker.model.request import is_provider_id
 from worker.rules.outcomes import classify, fold, key_accepted, key_refused, owned_elsewhere
@@ -37,35 +37,41 @@ REFUND = a_refund()
 ERROR = {"type": "invalid_request_error", "code": "amount_too_large", "message": "too much"}
 MISMATCH_ERROR = {"type": "idempotency_error", "code": "idempotency_mismatch", "message": "other parameters"}
 
-ROWS: list[tuple[str, Answer, Seen]] = [
-    ("connection refused", NotSent(reason="connection refused"), Seen.NOT_SENT),
-    ("pool timeout", NotSent(reason="pool timeout"), Seen.NOT_SENT),
-    ("429 with an error", an_error(429, "rate_limit"), Seen.NOT_DONE),
-    ("429 with nothing readable", a_reply(429), Seen.NOT_DONE),
-    ("401 with an error", an_error(401, "invalid_api_key"), Seen.NOT_DONE),
-    ("401 with nothing readable", a_reply(401), Seen.NOT_DONE),
-    *((f"{code} idempotency mismatch", a_reply(code, {"error": MISMATCH_ERROR}), Seen.MISMATCH) for code in (400, 422)),
-    ("400 idempotency mismatch, flat", a_reply(400, MISMATCH_ERROR), Seen.MISMATCH),
-    *((f"{code} nested error", a_reply(code, {"error": ERROR}), Seen.REFUSED) for code in (400, 402, 403, 404, 422)),
-    *((f"{code} flat error", a_reply(code, ERROR), Seen.REFUSED) for code in (400, 402, 403, 404, 422)),
-    *((f"{code} without a body", a_reply(code), Seen.MAYBE) for code in (400, 402, 403, 404, 422)),
-    *((f"{code} with other JSON", a_reply(code, {"ok": False}), Seen.MAYBE) for code in (400, 402, 404, 422)),
-    *((f"{code} with a refund", a_reply(code, refund_payload()), Seen.MAYBE) for code in (400, 404, 409, 500)),
+ROWS: list[tuple[str, Answer, TryVerdict]] = [
+    ("connection refused", NotSent(reason="connection refused"), TryVerdict.NOT_SENT),
+    ("pool timeout", NotSent(reason="pool timeout"), TryVerdict.NOT_SENT),
+    ("429 with an error", an_error(429, "rate_limit"), TryVerdict.NOT_DONE),
+    ("429 with nothing readable", a_reply(429), TryVerdict.NOT_DONE),
+    ("401 with an error", an_error(401, "invalid_api_key"), TryVerdict.NOT_DONE),
+    ("401 with nothing readable", a_reply(401), TryVerdict.NOT_DONE),
     *(
-        (f"2xx {status}", a_reply(200, refund_payload(status=status)), Seen.DONE)
+        (f"{code} idempotency mismatch", a_reply(code, {"error": MISMATCH_ERROR}), TryVerdict.MISMATCH)
+        for code in (400, 422)
+    ),
+    ("400 idempotency mismatch, flat", a_reply(400, MISMATCH_ERROR), TryVerdict.MISMATCH),
+    *(
+        (f"{code} nested error", a_reply(code, {"error": ERROR}), TryVerdict.REFUSED)
+        for code in (400, 402, 403, 404, 422)
+    ),
+    *((f"{code} flat error", a_reply(code, ERROR), TryVerdict.REFUSED) for code in (400, 402, 403, 404, 422)),
+    *((f"{code} without a body", a_reply(code), TryVerdict.MAYBE) for code in (400, 402, 403, 404, 422)),
+    *((f"{code} with other JSON", a_reply(code, {"ok": False}), TryVerdict.MAYBE) for code in (400, 402, 404, 422)),
+    *((f"{code} with a refund", a_reply(code, refund_payload()), TryVerdict.MAYBE) for code in (400, 404, 409, 500)),
+    *(
+        (f"2xx {status}", a_reply(200, refund_payload(status=status)), TryVerdict.DONE)
         for status in ("pending", "succeeded", "failed", "canceled")
     ),
-    ("201 created", a_reply(201, refund_payload()), Seen.DONE),
-    ("200 with id and status alone", a_reply(200, {"id": "re_1", "status": "succeeded"}), Seen.DONE),
-    ("200 without a body", Reply(http_status=200), Seen.MAYBE),
-    ("204 without a body", Reply(http_status=204), Seen.MAYBE),
-    ("200 with an empty object", a_reply(200, {"": ""}), Seen.MAYBE),
-    ("200 with an error inside", a_reply(200, {"error": ERROR}), Seen.MAYBE),
-    ("200 without an id", a_reply(200, refund_payload(id=None)), Seen.MAYBE),
-    ("200 with an empty id", a_reply(200, refund_payload(id="")), Seen.MAYBE),
-    ("200 with a number for an id", a_reply(200, refund_payload(id=7)), Seen.MAYBE),
+    ("201 created", a_reply(201, refund_payload()), TryVerdict.DONE),
+    ("200 with id and status alone", a_reply(200, {"id": "re_1", "status": "succeeded"}), TryVerdict.DONE),
+    ("200 without a body", Reply(http_status=200), TryVerdict.MAYBE),
+    ("204 without a body", Reply(http_status=204), TryVerdict.MAYBE),
+    ("200 with an empty object", a_reply(200, {"": ""}), TryVerdict.MAYBE),
+    ("200 with an error inside", a_reply(200, {"error": ERROR}), TryVerdict.MAYBE),
+    ("200 without an id", a_reply(200, refund_payload(id=None)), TryVerdict.MAYBE),
+    ("200 with an empty id", a_reply(200, refund_payload(id="")), TryVerdict.MAYBE),
+    ("200 with a number for an id", a_reply(200, refund_payload(id=7)), TryVerdict.MAYBE),
     *(
-        (f"200 with {name} for an id", a_reply(200, refund_payload(id=identity)), Seen.MAYBE)
+        (f"200 with {name} for an id", a_reply(200, refund_payload(id=identity)), TryVerdict.MAYBE)
         for name, identity in [
             ("a path", "../payouts"),
             ("a query", "re/1?x"),
@@ -73,27 +79,30 @@ ROWS: list[tuple[str, Answer, Seen]] = [
             ("a novel", "x" * 5000),
         ]
     ),
-    ("200 with an object for a kind", a_reply(200, refund_payload(object={})), Seen.MAYBE),
-    ("200 without a status", a_reply(200, refund_payload(status=None)), Seen.MAYBE),
-    ("200 with an unknown status", a_reply(200, refund_payload(status="on_hold")), Seen.MAYBE),
-    *((f"{code} error", an_error(code), Seen.MAYBE) for code in (405, 406, 408, 409, 410, 418, 500, 502, 503, 504)),
-    ("409 mismatch: perhaps in flight", a_reply(409, {"error": MISMATCH_ERROR}), Seen.MAYBE),
-    *((f"{code} redirect", a_reply(code), Seen.MAYBE) for code in (301, 302, 303, 307, 308)),
-    ("100 continue as a final answer", a_reply(100), Seen.MAYBE),
-    ("a status from nowhere", a_reply(999, {"error": ERROR}), Seen.MAYBE),
-    ("read timeout", NoReply(reason="read timeout"), Seen.MAYBE),
-    ("connection reset", NoReply(reason="connection reset"), Seen.MAYBE),
-    ("cut body", NoReply(reason="body cut"), Seen.MAYBE),
-    ("over 1 MB", NoReply(reason="over 1 MB"), Seen.MAYBE),
+    ("200 with an object for a kind", a_reply(200, refund_payload(object={})), TryVerdict.MAYBE),
+    ("200 without a status", a_reply(200, refund_payload(status=None)), TryVerdict.MAYBE),
+    ("200 with an unknown status", a_reply(200, refund_payload(status="on_hold")), TryVerdict.MAYBE),
+    *(
+        (f"{code} error", an_error(code), TryVerdict.MAYBE)
+        for code in (405, 406, 408, 409, 410, 418, 500, 502, 503, 504)
+    ),
+    ("409 mismatch: perhaps in flight", a_reply(409, {"error": MISMATCH_ERROR}), TryVerdict.MAYBE),
+    *((f"{code} redirect", a_reply(code), TryVerdict.MAYBE) for code in (301, 302, 303, 307, 308)),
+    ("100 continue as a final answer", a_reply(100), TryVerdict.MAYBE),
+    ("a status from nowhere", a_reply(999, {"error": ERROR}), TryVerdict.MAYBE),
+    ("read timeout", NoReply(reason="read timeout"), TryVerdict.MAYBE),
+    ("connection reset", NoReply(reason="connection reset"), TryVerdict.MAYBE),
+    ("cut body", NoReply(reason="body cut"), TryVerdict.MAYBE),
+    ("over 1 MB", NoReply(reason="over 1 MB"), TryVerdict.MAYBE),
 ]
 
 
 @pytest.mark.parametrize(("answer", "seen"), [pytest.param(answer, seen, id=name) for name, answer, seen in ROWS])
-def test_answer_means_what_the_table_of_evidence_says(answer: Answer, seen: Seen) -> None:
+def test_answer_means_what_the_table_of_evidence_says(answer: Answer, seen: TryVerdict) -> None:
     outcome = classify(answer, REFUND)
     assert outcome.seen is seen
-    assert outcome.doubt is (seen is Seen.MAYBE)
-    assert (outcome.found is not None) is (seen is Seen.DONE or outcome.code == "unknown_status")
+    assert outcome.doubt is (seen is TryVerdict.MAYBE)
+    assert (outcome.found is not None) is (seen is TryVerdict.DONE or outcome.code == "unknown_status")
 
 
 CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
@@ -124,7 +133,7 @@ def test_success_that_contradicts_the_refund_in_one_field_may_have_happened(
     fields: dict[str, Any], status: str
 ) -> None:
     outcome = classify(a_reply(200, refund_payload(status=status) | fields), REFUND)
-    assert (outcome.seen, outcome.code, outcome.doubt) == (Seen.MAYBE, "contradictory_reply", True)
+    assert (outcome.seen, outcome.code, outcome.doubt) == (TryVerdict.MAYBE, "contradictory_reply", True)
     assert outcome.found is None
 
 
@@ -132,8 +141,8 @@ def test_success_that_contradicts_the_refund_in_one_field_may_have_happened(
 def test_success_that_leaves_a_field_out_or_null_is_still_done(name: str) -> None:
     without = refund_payload()
     del without[name]
-    assert classify(a_reply(200, without), REFUND).seen is Seen.DONE
-    assert classify(a_reply(200, refund_payload(**{name: None})), REFUND).seen is Seen.DONE
+    assert classify(a_reply(200, without), REFUND).seen is TryVerdict.DONE
+    assert classify(a_reply(200, refund_payload(**{name: None})), REFUND).seen is TryVerdict.DONE
 
 
 @pytest.mark.parametrize(
@@ -147,13 +156,13 @@ def test_success_that_leaves_a_field_out_or_null_is_still_done(name: str) -> Non
     ids=["amount as text", "currency in capitals", "payment expanded", "metadata without our id"],
 )
 def test_success_that_says_the_same_in_another_way_is_done(fields: dict[str, Any]) -> None:
-    assert classify(a_reply(200, refund_payload() | fields), REFUND).seen is Seen.DONE
+    assert classify(a_reply(200, refund_payload() | fields), REFUND).seen is TryVerdict.DONE
 
 
 def test_refund_of_all_that_is_left_accepts_any_amount_of_money_and_no_other() -> None:
     refund = a_refund(amount=None, all_remaining=True)
-    assert classify(a_reply(200, refund_payload(amount=99)), refund).seen is Seen.DONE
-    assert classify(a_reply(200, refund_payload(amount=0)), refund).seen is Seen.MAYBE
+    assert classify(a_reply(200, refund_payload(amount=99)), refund).seen is TryVerdict.DONE
+    assert classify(a_reply(200, refund_payload(amount=0)), refund).seen is TryVerdict.MAYBE
 
 
 def test_rate_limit_carries_how_long_to_wait() -> None:
@@ -170,12 +179,12 @@ def test_only_401_and_403_put_the_credentials_under_suspicion(http_status: int, 
 
 def test_403_is_everyones_trouble_once_a_harmless_get_was_refused_too() -> None:
     outcome = key_refused(classify(an_error(403, "forbidden"), REFUND))
-    assert (outcome.seen, outcome.credentials, outcome.doubt) == (Seen.NOT_DONE, True, False)
+    assert (outcome.seen, outcome.credentials, outcome.doubt) == (TryVerdict.NOT_DONE, True, False)
 
 
 def test_403_is_the_refunds_own_refusal_once_a_harmless_get_was_answered() -> None:
     outcome = key_accepted(classify(an_error(403, "not_allowed"), REFUND))
-    assert (outcome.seen, outcome.credentials, outcome.code) == (Seen.REFUSED, False, "not_allowed")
+    assert (outcome.seen, outcome.credentials, outcome.code) == (TryVerdict.REFUSED, False, "not_allowed")
 
 
 def test_only_5xx_counts_as_a_server_error() -> None:
@@ -280,26 +289,33 @@ def test_payload_without_an_id_that_can_stand_in_a_path_is_no_refund(payload: di
 def test_reply_that_is_not_on_the_list_may_have_happened(reply: Reply) -> None:
     outcome = classify(reply, REFUND)
     payload = reply.payload or Payload()
-    allowed = {Seen.MAYBE}
+    allowed = {TryVerdict.MAYBE}
     if 200 <= reply.http_status < 300 and payload.refund is not None:
-        allowed.add(Seen.DONE)
+        allowed.add(TryVerdict.DONE)
     elif reply.http_status in {401, 429}:
-        allowed = {Seen.NOT_DONE}
+        allowed = {TryVerdict.NOT_DONE}
     elif reply.http_status in {400, 402, 403, 404, 422} and payload.error is not None:
-        allowed = {Seen.REFUSED, Seen.MISMATCH}
+        allowed = {TryVerdict.REFUSED, TryVerdict.MISMATCH}
     assert outcome.seen in allowed
-    assert outcome.doubt is (outcome.seen is Seen.MAYBE)
+    assert outcome.doubt is (outcome.seen is TryVerdict.MAYBE)
 
 
 @law
 @given(answer=answers(), stage=st.sampled_from(Stage))
 def test_every_answer_has_a_meaning_at_every_stage(answer: Answer, stage: Stage) -> None:
     outcome = classify(answer, a_refund(stage))
-    assert (outcome.found is not None) is (outcome.seen is Seen.DONE or outcome.code == "unknown_status")
-    assert outcome.found is None or (outcome.found.status in STATUSES) is (outcome.seen is Seen.DONE)
+    assert (outcome.found is not None) is (outcome.seen is TryVerdict.DONE or outcome.code == "unknown_status")
+    assert outcome.found is None or (outcome.found.status in STATUSES) is (outcome.seen is TryVerdict.DONE)
 
 
-STRENGTH = [Seen.NOT_SENT, Seen.NOT_DONE, Seen.REFUSED, Seen.MAYBE, Seen.MISMATCH, Seen.DONE]
+STRENGTH = [
+    TryVerdict.NOT_SENT,
+    TryVerdict.NOT_DONE,
+    TryVerdict.REFUSED,
+    TryVerdict.MAYBE,
+    TryVerdict.MISMATCH,
+    TryVerdict.DONE,
+]
 
 
 @law
@@ -314,7 +330,7 @@ def test_attempt_is_its_strongest_try_in_whatever_order_they_came(tried: list[Ou
 @law
 @given(tried=attempts)
 def test_one_doubtful_try_leaves_the_whole_attempt_in_doubt(tried: list[Outcome]) -> None:
-    assert fold(tried).doubt is any(outcome.seen is Seen.MAYBE for outcome in tried)
+    assert fold(tried).doubt is any(outcome.seen is TryVerdict.MAYBE for outcome in tried)
 
 
 @law
@@ -366,7 +382,7 @@ def test_the_latest_of_equal_tries_speaks_for_the_attempt() -> None:
 def test_success_whose_refund_belongs_to_another_record_is_a_doubt_that_names_both() -> None:
     success = fold([SERVER_ERROR, classify(a_reply(200), REFUND)])
     expected = Outcome(
-        seen=Seen.MAYBE,
+        seen=TryVerdict.MAYBE,
         code="owned_elsewhere",
         message="the reply's refund re_1 belongs to refund order-7",
         doubt=True,
@@ -374,5 +390,5 @@ def test_success_whose_refund_belongs_to_another_record_is_a_doubt_that_names_bo
         tries=2,
     )
     assert owned_elsewhere(success, "order-7") == expected
-    unnamed = owned_elsewhere(Outcome(seen=Seen.DONE, code="done"), "order-7")
+    unnamed = owned_elsewhere(Outcome(seen=TryVerdict.DONE, code="done"), "order-7")
     assert unnamed.message == "the reply's refund ? belongs to refund order-7"

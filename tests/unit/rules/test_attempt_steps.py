@@ -27,7 +27,7 @@ from tests.factories import (
 )
 from tests.unit.rules.stepping import ANEW, DAY, DROPPED, TOLD, pending, plain, settled
 from worker.errors import IllegalMove
-from worker.model.answers import Outcome, Seen
+from worker.model.answers import Outcome, TryVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.rules.attempts import Rules, after_attempt, after_lapse, refused_unsent, to_review
@@ -305,7 +305,7 @@ def test_attempt_leads_to_this_step_and_no_other(refund: Refund, outcome: Outcom
 
 
 def test_success_without_a_refund_in_it_proves_nothing() -> None:
-    bare = Outcome(seen=Seen.DONE, code="done")
+    bare = Outcome(seen=TryVerdict.DONE, code="done")
     assert after_attempt(a_refund(doubt_since=NOW), bare, VERIFY, NOW, 0).to is Stage.IN_DOUBT
     shown = replace(MAYBE, found=found())
     assert after_attempt(a_refund(), shown, VERIFY, NOW, 0).to is Stage.IN_DOUBT

@@ -28,7 +28,7 @@ from tests.factories import (
 from tests.strategies import answers, attempts, jitters, looks, outcomes, refunds, rules, spans
 from tests.unit.rules.stepping import DESIGN_MOVES, assert_is_a_move, with_changes
 from worker.errors import IllegalMove, NotCancelable, NotInReview
-from worker.model.answers import Answer, Look, Outcome, Seen, Sight
+from worker.model.answers import Answer, Look, Outcome, Sight, TryVerdict
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Action, Step
 from worker.rules.attempts import Rules, after_attempt, after_lapse, next_action, refused_unsent
@@ -76,7 +76,7 @@ def test_every_outcome_of_an_attempt_leads_along_a_legal_move(
 ) -> None:
     step = after_attempt(refund, outcome, rules, NOW, jitter)
     assert_is_a_move(step, refund)
-    assert step.proof is (outcome.seen is Seen.DONE)
+    assert step.proof is (outcome.seen is TryVerdict.DONE)
     assert not step.quiet
 
 
@@ -160,7 +160,7 @@ def test_every_refund_needs_something_definite_now(refund: Refund, rules: Rules)
 @given(refund=refunds(Stage.SENDING), tried=attempts, rules=rules, jitter=jitters)
 def test_doubt_is_sticky_until_done(refund: Refund, tried: list[Outcome], rules: Rules, jitter: float) -> None:
     outcome = fold(tried)
-    assume(outcome.seen is not Seen.DONE)
+    assume(outcome.seen is not TryVerdict.DONE)
     assume(refund.doubt_since is not None or outcome.doubt)
     step = after_attempt(refund, outcome, rules, NOW, jitter)
     assert step.to in {Stage.IN_DOUBT, Stage.REVIEW}
@@ -206,7 +206,7 @@ def test_refund_that_may_have_happened_once_is_never_failed_by_any_later_attempt
 ) -> None:
     now, doubted = NOW, refund.doubt_since is not None
     for outcome, wait in rounds:
-        if outcome.seen is Seen.DONE:
+        if outcome.seen is TryVerdict.DONE:
             return
         doubted = doubted or outcome.doubt
         step = after_attempt(refund, outcome, rules, now, jitter)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from tests.factories import HOUR, MINUTE, NOT_DONE, NOT_SENT, NOW, SECOND, SERVER_ERROR, VERIFY, a_refund
 from tests.strategies import jitters, outcomes, refunds, rules
 from tests.unit.rules.stepping import DAY, DROPPED, TOLD, assert_is_a_move, pending, plain, settled
-from worker.model.answers import Look, Outcome, PaymentView, Seen, Sight
+from worker.model.answers import Look, Outcome, PaymentView, Sight, TryVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.rules.attempts import MAX_SERVER_ERRORS, Rules
@@ -23,11 +23,11 @@ USD = PaymentView(currency="usd")
 EUR = PaymentView(currency="eur")
 NOTHING = PaymentView()
 UNCLEAR = PaymentView(currency="", problem="it cannot be read")
-FORBIDDEN = Outcome(seen=Seen.REFUSED, code="forbidden", http_status=403)
-NO_OBJECT = Outcome(seen=Seen.MAYBE, code="unreadable_success", http_status=200, doubt=True)
-SILENCE = Outcome(seen=Seen.MAYBE, code="no_reply", doubt=True)
-LATER = Outcome(seen=Seen.NOT_DONE, code="rate_limited", http_status=429, retry_after=HOUR)
-SOON = Outcome(seen=Seen.NOT_DONE, code="rate_limited", http_status=429, retry_after=SECOND)
+FORBIDDEN = Outcome(seen=TryVerdict.REFUSED, code="forbidden", http_status=403)
+NO_OBJECT = Outcome(seen=TryVerdict.MAYBE, code="unreadable_success", http_status=200, doubt=True)
+SILENCE = Outcome(seen=TryVerdict.MAYBE, code="no_reply", doubt=True)
+LATER = Outcome(seen=TryVerdict.NOT_DONE, code="rate_limited", http_status=429, retry_after=HOUR)
+SOON = Outcome(seen=TryVerdict.NOT_DONE, code="rate_limited", http_status=429, retry_after=SECOND)
 UNCONFIRMED = {"unconfirmed_since": NOW, "error_code": "currency_unconfirmed", "error_message": TOLD}
 
 

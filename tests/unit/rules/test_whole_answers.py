@@ -37,8 +37,8 @@ from worker.model.answers import (
     PaymentView,
     ProviderRefund,
     Reply,
-    Seen,
     Sight,
+    TryVerdict,
 )
 from worker.model.refund import Baseline, Retriable, Stage, Status
 from worker.rules.evidence import look_at_list, look_at_totals
@@ -52,7 +52,7 @@ ERROR = {"type": "api_error", "code": "broken", "message": "because"}
 def contradictory(what: str) -> Outcome:
     """A reply that says done of something else."""
     return Outcome(
-        seen=Seen.MAYBE,
+        seen=TryVerdict.MAYBE,
         code="contradictory_reply",
         message=f"the reply's {what} does not belong to this refund",
         http_status=200,
@@ -140,44 +140,55 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (NotSent(reason="no way"), Outcome(seen=Seen.NOT_SENT, code="not_sent", message="no way")),
-        (NoReply(reason="reset"), Outcome(seen=Seen.MAYBE, code="no_reply", message="reset", doubt=True)),
+        (NotSent(reason="no way"), Outcome(seen=TryVerdict.NOT_SENT, code="not_sent", message="no way")),
+        (NoReply(reason="reset"), Outcome(seen=TryVerdict.MAYBE, code="no_reply", message="reset", doubt=True)),
         (
             a_reply(429, {"error": ERROR}, retry_after=SECOND),
-            Outcome(seen=Seen.NOT_DONE, code="rate_limited", message="because", http_status=429, retry_after=SECOND),
+            Outcome(
+                seen=TryVerdict.NOT_DONE, code="rate_limited", message="because", http_status=429, retry_after=SECOND
+            ),
         ),
-        (a_reply(429), Outcome(seen=Seen.NOT_DONE, code="rate_limited", http_status=429)),
+        (a_reply(429), Outcome(seen=TryVerdict.NOT_DONE, code="rate_limited", http_status=429)),
         (
             a_reply(429, {"error": ERROR | {"code": "lock_timeout"}}, retry_after=SECOND),
-            Outcome(seen=Seen.NOT_DONE, code="lock_timeout", message="because", http_status=429, retry_after=SECOND),
+            Outcome(
+                seen=TryVerdict.NOT_DONE, code="lock_timeout", message="because", http_status=429, retry_after=SECOND
+            ),
         ),
         *(
             (
                 a_reply(429, {"error": {"code": code, "message": "because"}}),
-                Outcome(seen=Seen.NOT_DONE, code="rate_limited", message="because", http_status=429),
+                Outcome(seen=TryVerdict.NOT_DONE, code="rate_limited", message="because", http_status=429),
             )
             for code in (None, "made_up", "card_declined")
         ),
         (
             a_reply(401, {"error": ERROR}),
             Outcome(
-                seen=Seen.NOT_DONE, code="credentials_refused", message="because", http_status=401, credentials=True
+                seen=TryVerdict.NOT_DONE,
+                code="credentials_refused",
+                message="because",
+                http_status=401,
+                credentials=True,
             ),
         ),
-        (a_reply(401), Outcome(seen=Seen.NOT_DONE, code="credentials_refused", http_status=401, credentials=True)),
+        (
+            a_reply(401),
+            Outcome(seen=TryVerdict.NOT_DONE, code="credentials_refused", http_status=401, credentials=True),
+        ),
         (
             an_error(400, kind="idempotency_error"),
-            Outcome(seen=Seen.MISMATCH, code="idempotency_error", message="because", http_status=400),
+            Outcome(seen=TryVerdict.MISMATCH, code="idempotency_error", message="because", http_status=400),
         ),
-        (an_error(404, "gone"), Outcome(seen=Seen.REFUSED, code="gone", message="because", http_status=404)),
+        (an_error(404, "gone"), Outcome(seen=TryVerdict.REFUSED, code="gone", message="because", http_status=404)),
         (
             an_error(403, "no"),
-            Outcome(seen=Seen.REFUSED, code="no", message="because", http_status=403, credentials=True),
+            Outcome(seen=TryVerdict.REFUSED, code="no", message="because", http_status=403, credentials=True),
         ),
         (
             a_reply(500, {"error": ERROR}, retry_after=SECOND),
             Outcome(
-                seen=Seen.MAYBE,
+                seen=TryVerdict.MAYBE,
                 code="broken",
                 message="because",
                 http_status=500,
@@ -188,20 +199,20 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         ),
         (
             a_reply(503),
-            Outcome(seen=Seen.MAYBE, code="http_503", http_status=503, server_error=True, doubt=True),
+            Outcome(seen=TryVerdict.MAYBE, code="http_503", http_status=503, server_error=True, doubt=True),
         ),
         (
             a_reply(409, {"error": ERROR}),
-            Outcome(seen=Seen.MAYBE, code="broken", message="because", http_status=409, doubt=True),
+            Outcome(seen=TryVerdict.MAYBE, code="broken", message="because", http_status=409, doubt=True),
         ),
-        (a_reply(300, refund_payload()), Outcome(seen=Seen.MAYBE, code="http_300", http_status=300, doubt=True)),
-        (a_reply(199, refund_payload()), Outcome(seen=Seen.MAYBE, code="http_199", http_status=199, doubt=True)),
-        (a_reply(299, refund_payload()), Outcome(seen=Seen.DONE, code="done", http_status=299, found=found())),
-        (a_reply(200), Outcome(seen=Seen.DONE, code="done", http_status=200, found=found())),
+        (a_reply(300, refund_payload()), Outcome(seen=TryVerdict.MAYBE, code="http_300", http_status=300, doubt=True)),
+        (a_reply(199, refund_payload()), Outcome(seen=TryVerdict.MAYBE, code="http_199", http_status=199, doubt=True)),
+        (a_reply(299, refund_payload()), Outcome(seen=TryVerdict.DONE, code="done", http_status=299, found=found())),
+        (a_reply(200), Outcome(seen=TryVerdict.DONE, code="done", http_status=200, found=found())),
         (
             Reply(http_status=200),
             Outcome(
-                seen=Seen.MAYBE,
+                seen=TryVerdict.MAYBE,
                 code="unreadable_success",
                 message="a success without a refund in it",
                 http_status=200,
@@ -211,7 +222,7 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         (
             a_reply(200, {"object": "refund"}),
             Outcome(
-                seen=Seen.MAYBE,
+                seen=TryVerdict.MAYBE,
                 code="unreadable_success",
                 message="a success without a refund in it",
                 http_status=200,
@@ -233,7 +244,7 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         (
             a_reply(200, refund_payload(status="new")),
             Outcome(
-                seen=Seen.MAYBE,
+                seen=TryVerdict.MAYBE,
                 code="unknown_status",
                 message="the provider shows a status that is not known: 'new'",
                 http_status=200,
@@ -253,14 +264,14 @@ def test_answer_is_read_as_this_and_nothing_else(answer: Answer, outcome: Outcom
 
 def test_smallest_amount_there_is_belongs_to_a_refund_of_all_that_is_left() -> None:
     refund = a_refund(amount=None, all_remaining=True)
-    assert classify(a_reply(200, refund_payload(amount=1)), refund).seen is Seen.DONE
-    assert classify(a_reply(200, refund_payload(amount=0)), refund).seen is Seen.MAYBE
+    assert classify(a_reply(200, refund_payload(amount=1)), refund).seen is TryVerdict.DONE
+    assert classify(a_reply(200, refund_payload(amount=0)), refund).seen is TryVerdict.MAYBE
 
 
 def test_403_becomes_everyones_trouble_or_the_refunds_own_and_keeps_the_rest() -> None:
     forbidden = classify(an_error(403, "no"), REFUND)
     assert key_refused(forbidden) == replace(
-        forbidden, seen=Seen.NOT_DONE, code="credentials_refused", credentials=True
+        forbidden, seen=TryVerdict.NOT_DONE, code="credentials_refused", credentials=True
     )
     assert key_refused(replace(forbidden, credentials=False)).credentials is True
     assert key_accepted(forbidden) == replace(forbidden, credentials=False)

@@ -30,7 +30,7 @@ from tests.factories import HOUR, MAYBE, MINUTE, NOW, SECOND, a_request
 from tests.support.store_world import LEASE, Dump, World
 from tests.unit.store.provider import FATES, UNDONE, Fate, Flight, Provider, Reading
 from worker.errors import NotCancelable
-from worker.model.answers import Look, NoReply, Outcome, Seen, Sight
+from worker.model.answers import Look, NoReply, Outcome, Sight, TryVerdict
 from worker.model.refund import Baseline, Lane, Refund, Stage, Status
 from worker.model.steps import Action, Step
 from worker.model.times import from_ms
@@ -231,7 +231,7 @@ class Journey(RuleBasedStateMachine):
         if flight.effect is None:
             outcome = undone
         elif not cut:
-            outcome = Outcome(seen=Seen.DONE, code="done", http_status=200, found=flight.effect)
+            outcome = Outcome(seen=TryVerdict.DONE, code="done", http_status=200, found=flight.effect)
         else:
             # The reply is lost, or it is a replay and the provider says whatever it likes of a payment given back.
             outcome = MAYBE if flight.refund.doubt_since is None else undone
