@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.factories import NOW, a_refund, found, refund_payload
-from worker.model.answers import Answer, Look, NoReply, NotSent, Outcome, Reply, Sight, TryVerdict
+from worker.model.answers import Answer, NoReply, NotSent, Outcome, Readback, ReadbackVerdict, Reply, TryVerdict
 from worker.model.refund import Baseline, Refund, Retriable, Stage
 from worker.rules.attempts import Rules
 from worker.rules.outcomes import fold
@@ -92,16 +92,16 @@ outcomes = attempts.map(fold)
 
 
 @st.composite
-def looks(draw: st.DrawFn) -> Look:
+def looks(draw: st.DrawFn) -> Readback:
     """What a read-back may show."""
-    sight = draw(st.sampled_from(Sight))
+    sight = draw(st.sampled_from(ReadbackVerdict))
     status = draw(st.sampled_from(["pending", "succeeded", "failed", "canceled"]))
-    return Look(
+    return Readback(
         sight=sight,
         reason="so",
-        found=found(status=status) if sight is Sight.FOUND else None,
+        found=found(status=status) if sight is ReadbackVerdict.FOUND else None,
         retry_after=draw(st.one_of(st.none(), st.timedeltas(timedelta(0), timedelta(days=1)))),
-        credentials=sight is Sight.UNREADABLE and draw(st.booleans()),
+        credentials=sight is ReadbackVerdict.UNREADABLE and draw(st.booleans()),
     )
 
 

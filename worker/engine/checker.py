@@ -12,7 +12,7 @@ from worker.engine import endings
 from worker.engine.account import Account
 from worker.engine.endings import Ending
 from worker.engine.recorder import Recorder
-from worker.model.answers import Look, Outcome, PaymentView
+from worker.model.answers import Outcome, PaymentView, Readback
 from worker.model.refund import Refund
 from worker.model.steps import Step
 from worker.provider.gateway import Gateway, Turn, is_missing
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 class Checker:
     """Reads payments before a send, and saves the step if a refund is held back.
 
-    `note_trouble` and `note_answer` are the same as for `Reconciler`.
+    `note_trouble` and `note_answer` are the same as for `ReadbackRunner`.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class Checker:
         ending, _ = await self._keep_back(refund, step, code, {})
         return ending
 
-    async def judge(self, refund: Refund, look: Look, now: datetime) -> tuple[Ending, bool] | None:
+    async def judge(self, refund: Refund, look: Readback, now: datetime) -> tuple[Ending, bool] | None:
         """Judge a read-back before the first send; return None if the refund may be sent.
 
         Otherwise save the step, and return the refund's ending and whether to continue with it at once.
         """
-        step = preflight.after_first_look(refund, look, now, self._jitter())
+        step = preflight.after_first_readback(refund, look, now, self._jitter())
         if step is None:
             return None
         detail = {"look": look.sight.value, "reason": look.reason}

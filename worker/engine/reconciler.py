@@ -8,12 +8,21 @@ from typing import Final
 
 from worker.engine.account import Account
 from worker.engine.recorder import Recorder
-from worker.model.answers import Answer, Look, Outcome, PaymentView, ProviderRefund, Reply, Sight, TryVerdict
+from worker.model.answers import (
+    Answer,
+    Outcome,
+    PaymentView,
+    ProviderRefund,
+    Readback,
+    ReadbackVerdict,
+    Reply,
+    TryVerdict,
+)
 from worker.model.refund import Refund
 from worker.provider.gateway import Gateway, Turn, shows
 from worker.rules import attempts
 from worker.rules.attempts import Rules
-from worker.rules.evidence import look_at_list, look_at_totals
+from worker.rules.evidence import judge_list, judge_totals
 from worker.rules.outcomes import classify
 from worker.store import scripts
 from worker.store.async_store import AsyncStore
@@ -22,7 +31,7 @@ MOST_REREAD: Final = 50
 """Maximum refunds of one payment that a read-back by totals rereads, one call each; with more it is inconclusive."""
 
 
-class Reconciler:
+class ReadbackRunner:
     """Reads back doubtful refunds, in the mode set by `rules.readback`.
 
     `note_trouble` is called after a read that failed, `note_answer` after any other.
@@ -47,41 +56,43 @@ class Reconciler:
         self._note_trouble = note_trouble
         self._note_answer = note_answer
 
-    async def look(self, refund: Refund, turn: Turn) -> Look:
+    async def look(self, refund: Refund, turn: Turn) -> Readback:
         """Return what the provider shows for a refund in doubt; also saves reversals of its siblings found meanwhile.
 
         `turn` is awaited before each call, because a list may have many pages and a payment many refunds.
         """
         if refund.operator_says is not None and refund.provider_refund_id is not None:
             # The provider gave this id once, so a person's statement about the refund can be checked by that id.
-            look = await self._sight_by_id(refund, refund.provider_refund_id, turn)
+            look = await self._read_by_id(refund, refund.provider_refund_id, turn)
             if look is not None:
                 return look
         match self._rules.readback:
             case "list":
-                return await self._sight_of_list(refund, turn)
+                return await self._read_list(refund, turn)
             case "totals":
-                return await self._sight_of_totals(refund, turn)
+                return await self._read_totals(refund, turn)
             case "none":
-                return Look(sight=Sight.INCONCLUSIVE, reason="nothing may be read back")
+                return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="nothing may be read back")
 
-    async def _sight_by_id(self, refund: Refund, provider_refund_id: str, turn: Turn) -> Look | None:
+    async def _read_by_id(self, refund: Refund, provider_refund_id: str, turn: Turn) -> Readback | None:
         """Return the result of reading the refund by its provider id, None if the provider does not know the id."""
         answer = await self._gateway.get_refund(provider_refund_id, turn)
         outcome = classify(answer, refund)
         if outcome.seen is TryVerdict.DONE and outcome.found is not None and outcome.found.id == provider_refund_id:
             self._note_answer()
-            return Look(sight=Sight.FOUND, reason="read by its id", found=outcome.found, source="lookup")
+            return Readback(sight=ReadbackVerdict.FOUND, reason="read by its id", found=outcome.found, source="lookup")
         if outcome.http_status == HTTPStatus.NOT_FOUND and outcome.seen is TryVerdict.REFUSED:
             self._note_answer()
             return None
         if outcome.seen is TryVerdict.DONE or outcome.code == "contradictory_reply":
             self._note_answer()
             reason = outcome.message or "another refund was answered"
-            return Look(sight=Sight.CONFLICT, reason=f"{provider_refund_id} was read: {reason}", source="lookup")
+            return Readback(
+                sight=ReadbackVerdict.CONFLICT, reason=f"{provider_refund_id} was read: {reason}", source="lookup"
+            )
         return await self._unread(answer, refund)
 
-    async def _sight_of_list(self, refund: Refund, turn: Turn) -> Look:
+    async def _read_list(self, refund: Refund, turn: Turn) -> Readback:
         listed = await self._gateway.list_refunds(refund.payment_intent, turn, about=refund)
         if not isinstance(listed, tuple):
             look = await self._unread(listed, refund)
@@ -93,23 +104,23 @@ class Reconciler:
         for sibling in siblings or ():
             if sibling.provider_refund_id in by_id:
                 await self._reverse(sibling, by_id[sibling.provider_refund_id], "list")
-        look = look_at_list(refund, entries, complete=complete, siblings=siblings)
+        look = judge_list(refund, entries, complete=complete, siblings=siblings)
         # A key of another account reads every list as empty, so absence counts only if the payment itself is shown.
-        return await self._if_shown(look, refund, turn) if look.sight is Sight.ABSENT else look
+        return await self._if_shown(look, refund, turn) if look.sight is ReadbackVerdict.ABSENT else look
 
-    async def _if_shown(self, look: Look, refund: Refund, turn: Turn) -> Look:
+    async def _if_shown(self, look: Readback, refund: Refund, turn: Turn) -> Readback:
         """Return `look` if the provider shows the payment itself, else the result for a payment that is not shown."""
         answer = await self._gateway.get_payment_intent(refund.payment_intent, turn, about=refund)
         if shows(answer, refund.payment_intent):
             await self._account.shown(refund.payment_intent)
             return look
         if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK and answer.payload is not None:
-            return Look(sight=Sight.INCONCLUSIVE, reason="the provider showed another payment")
+            return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="the provider showed another payment")
         return await self._unpaid(answer, refund, turn)
 
-    async def _sight_of_totals(self, refund: Refund, turn: Turn) -> Look:
+    async def _read_totals(self, refund: Refund, turn: Turn) -> Readback:
         if refund.baseline is None:
-            return look_at_totals(refund, PaymentView(), siblings=(), reread={}, totals_proof=False)
+            return judge_totals(refund, PaymentView(), siblings=(), reread={}, totals_proof=False)
         # Read the siblings first: if one changes after that, the totals change too, and the result is inconclusive.
         siblings = await self._store.run(scripts.siblings(refund.payment_intent, refund.refund_id, most=MOST_REREAD))
         reread: dict[str, ProviderRefund | None] = {}
@@ -122,7 +133,7 @@ class Reconciler:
         self._note_answer()
         if view.shown:
             await self._account.shown(refund.payment_intent)
-        return look_at_totals(refund, view, siblings=siblings, reread=reread, totals_proof=self._rules.totals_proof)
+        return judge_totals(refund, view, siblings=siblings, reread=reread, totals_proof=self._rules.totals_proof)
 
     async def _reread(self, sibling: Refund, provider_refund_id: str, turn: Turn) -> ProviderRefund | None:
         answer = await self._gateway.get_refund(provider_refund_id, turn, about=sibling)
@@ -137,24 +148,24 @@ class Reconciler:
         if step is not None:
             await self._recorder.save(sibling, step, {"look": "reversed"})
 
-    async def _unpaid(self, answer: Answer, refund: Refund, turn: Turn) -> Look:
+    async def _unpaid(self, answer: Answer, refund: Refund, turn: Turn) -> Readback:
         """Return the result for a payment that was not shown; if it was shown before, this concerns every refund."""
         look = await self._unread(answer, refund)
         if look.missing and await self._account.is_lost(refund.payment_intent, turn):
             reason = "the payment was shown before and is missing now: the key may be of another account"
-            return Look(sight=Sight.UNREADABLE, reason=reason, credentials=True)
+            return Readback(sight=ReadbackVerdict.UNREADABLE, reason=reason, credentials=True)
         return look
 
-    async def _unread(self, answer: Answer, refund: Refund) -> Look:
+    async def _unread(self, answer: Answer, refund: Refund) -> Readback:
         """Return the result for an unanswered read-back; a readable refusal will not improve by itself."""
         outcome = await self._gateway.whose_refusal(classify(answer, refund))
         await self._note_trouble(outcome)
         if outcome.seen is TryVerdict.REFUSED:
             missing = outcome.http_status == HTTPStatus.NOT_FOUND
             reason = f"the provider refuses to show it: {outcome.code}"
-            return Look(sight=Sight.INCONCLUSIVE, reason=reason, missing=missing)
-        return Look(
-            sight=Sight.UNREADABLE,
+            return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason=reason, missing=missing)
+        return Readback(
+            sight=ReadbackVerdict.UNREADABLE,
             reason=outcome.message or outcome.code,
             retry_after=outcome.retry_after,
             credentials=outcome.credentials,

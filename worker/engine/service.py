@@ -23,7 +23,7 @@ from worker.engine.checker import Checker
 from worker.engine.endings import Ending
 from worker.engine.provider_state import ProviderTrouble
 from worker.engine.rate_gate import RateGate, Turns
-from worker.engine.reconciler import Reconciler
+from worker.engine.reconciler import ReadbackRunner
 from worker.engine.recorder import SOON, Recorder
 from worker.engine.slots import Slots
 from worker.errors import NotDurable, StoreUnavailable
@@ -79,7 +79,7 @@ class Service:
         self.breaker = self.trouble.breaker
         self.account = Account(store, gateway, refuse_credentials=self.trouble.refuse_credentials)
         self._recorder = Recorder(store, clock=clock, look_again=self._look_again)
-        self._reconciler = Reconciler(
+        self._readbacks = ReadbackRunner(
             store,
             gateway,
             self._recorder,
@@ -225,7 +225,7 @@ class Service:
                 step = attempts.after_lapse(refund, self.rules, loaded.now, self._jitter())
                 saved, ending = await self._recorder.save(refund, step, {"seen": "lease_lapsed"})
                 return ending, saved.result == "saved"
-            case Action.LOOK:
+            case Action.READ_BACK:
                 return await self._look(refund, loaded.now, lane, turns), False
             case Action.POLL:
                 return await self._poll(refund, loaded.now, turns), False
@@ -248,7 +248,7 @@ class Service:
         baseline: Baseline | None = None
         shown = False
         if self.rules.first_look and refund.first_attempt_at is None:
-            look = await self._reconciler.look(refund, turns.take)
+            look = await self._readbacks.look(refund, turns.take)
             if (kept := await self._checker.judge(refund, look, loaded.now)) is not None:
                 return kept
         checks = preflight.wants_currency(refund)
@@ -408,8 +408,8 @@ class Service:
         return is_missing(payment) and await self.account.is_lost(refund.payment_intent, turns.take)
 
     async def _look(self, refund: Refund, now: datetime, lane: Lane, turns: Turns) -> Ending:
-        look = await self._reconciler.look(refund, turns.take)
-        step = readback.after_look(refund, look, self.rules, now, self._jitter())
+        look = await self._readbacks.look(refund, turns.take)
+        step = readback.after_readback(refund, look, self.rules, now, self._jitter())
         detail = {"look": look.sight.value, "reason": look.reason}
         checks = step.changes.get("proven_absent_at") is not None and preflight.wants_currency(refund)
         if checks and isinstance(kept := await self._checker.read_payment(refund, now, turns.take), Ending):

@@ -165,7 +165,7 @@ class Outcome:
     """Every answer of the attempt was a 5xx, so its count adds to that of the previous attempt."""
 
 
-class Sight(StrEnum):
+class ReadbackVerdict(StrEnum):
     """What a read-back of a doubtful refund showed."""
 
     FOUND = "found"
@@ -177,10 +177,10 @@ class Sight(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class Readback:
     """The result of a read-back: what was seen, the refund if one was found, and the reason in a few words."""
 
-    sight: Sight
+    sight: ReadbackVerdict
     reason: str
     found: ProviderRefund | None = None
     retry_after: timedelta | None = None

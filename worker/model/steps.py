@@ -41,6 +41,6 @@ class Action(StrEnum):
     SEND = "send"
     REPLAY = "replay"
     LAPSE = "lapse"
-    LOOK = "look"
+    READ_BACK = "look"
     POLL = "poll"
     REVIEW = "review"

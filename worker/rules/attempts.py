@@ -31,7 +31,7 @@ SPARE: Final = timedelta(seconds=3)
 PARKED: Final = timedelta(seconds=15)
 """Delay until a refund that was held back by a pause or a breaker is checked again."""
 REVIEW_REMINDER: Final = timedelta(days=1)
-EARLY_LOOK: Final = timedelta(seconds=10)
+EARLY_READBACK: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +112,7 @@ def _doubt_action(refund: Refund, rules: Rules, latest: datetime) -> Action:
         return Action.REPLAY
     if rules.readback == "none" and refund.operator_says is None:
         return Action.REVIEW
-    return Action.LOOK
+    return Action.READ_BACK
 
 
 def may_replay(refund: Refund, rules: Rules, now: datetime) -> bool:
@@ -147,7 +147,7 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
     if outcome.doubt:
         # The gateway closes the socket before it returns, so nothing more can be sent after `now`.
         seen |= {"doubt_since": refund.doubt_since or now, "quiet_at": now, "retriable": Retriable.NO}
-        seen |= NO_LOOKS | _no_evidence(refund)
+        seen |= NO_READBACKS | _no_evidence(refund)
     if (step := _for_a_person(refund, outcome, seen, now)) is not None:
         return step
     if doubtful:
@@ -209,7 +209,7 @@ def _server_errors(refund: Refund, outcome: Outcome) -> int:
     return outcome.server_errors + (refund.server_errors if outcome.only_server_errors else 0)
 
 
-NO_LOOKS: Final[dict[str, Any]] = {"looks": 0, "absent_at": None, "proven_absent_at": None, "found_at": None}
+NO_READBACKS: Final[dict[str, Any]] = {"looks": 0, "absent_at": None, "proven_absent_at": None, "found_at": None}
 NO_WORD: Final[dict[str, Any]] = dict.fromkeys(("operator_says", "operator_by", "operator_code", "operator_unverified"))
 """Changes that clear the fields of a person's decision, once it is verified or rejected."""
 
@@ -254,7 +254,7 @@ def _into_doubt(
         return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label=outcome.code, changes=changes, delay=delay)
     if rules.readback == "none" and refund.operator_says is None:
         return to_review(changes, outcome.code, "it may have happened, and nothing may be read back")
-    delay = min(EARLY_LOOK, rules.settle)
+    delay = min(EARLY_READBACK, rules.settle)
     if outcome.retry_after is not None:
         delay = max(delay, outcome.retry_after)
     return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label=outcome.code, changes=changes, delay=delay)
@@ -288,7 +288,7 @@ def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> S
         "error_message": "the worker that had claimed it went away without an answer",
         "retriable": Retriable.NO,
     }
-    changes |= NO_LOOKS | _no_evidence(refund)
+    changes |= NO_READBACKS | _no_evidence(refund)
     if changes["lapses"] >= MAX_LAPSES:
         return to_review(changes, "lease_lapsed", "its lease lapsed three times in a row: it may be what kills workers")
     outcome = Outcome(seen=TryVerdict.MAYBE, code="lease_lapsed", doubt=True)
@@ -315,7 +315,7 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         "retriable": None,
         "doubt_since": None,
         **NO_WORD,
-    } | NO_LOOKS
+    } | NO_READBACKS
     if found.currency and refund.currency is None:
         changes["currency"] = found.currency
     if refund.contradicted_by is not None and refund.operator_by is not None:
@@ -375,7 +375,7 @@ def settled_drops() -> dict[str, Any]:
             # The key is derived from the id and the generation, so it need not be stored.
             "idempotency_key",
             "first_attempt_at",
-            *NO_LOOKS,
+            *NO_READBACKS,
         )
     )
 

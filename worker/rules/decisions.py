@@ -13,7 +13,7 @@ from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import is_provider_id, shown
 from worker.model.steps import Step
 from worker.rules import contradictions
-from worker.rules.attempts import MAX_SERVER_ERRORS, NO_LOOKS, NO_WORD, REVIEW_REMINDER, settled_drops
+from worker.rules.attempts import MAX_SERVER_ERRORS, NO_READBACKS, NO_WORD, REVIEW_REMINDER, settled_drops
 
 CALLER: Final = "caller"
 """The author of a decision if no person is named: the calling program."""
@@ -66,7 +66,7 @@ def resolve_failed(refund: Refund, code: str, *, by: str = CALLER, unverified: b
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
     if _was_in_doubt(refund):
-        changes: dict[str, Any] = {"operator_code": code} | NO_LOOKS
+        changes: dict[str, Any] = {"operator_code": code} | NO_READBACKS
         return _decided(refund, "failed", Stage.IN_DOUBT, changes, by, unverified=unverified)
     changes = {"error_code": code, "error_message": "settled by a person", "retriable": Retriable.NO}
     changes |= {"evidence": "operator", **settled_drops()}
@@ -91,7 +91,7 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     _needs_review(refund)
     changes: dict[str, Any] = {"lapses": 0}
     if _was_in_doubt(refund):
-        again = changes | {"operator_code": None} | NO_LOOKS
+        again = changes | {"operator_code": None} | NO_READBACKS
         return _decided(refund, "absent", Stage.IN_DOUBT, again, by, unverified=unverified)
     return Step(
         to=Stage.WAITING,
@@ -216,5 +216,5 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
         "lapses": 0,
         # No replay before a read-back: a retry that the snapshot lost had another key than the one known here.
         "server_errors": MAX_SERVER_ERRORS,
-    } | NO_LOOKS
+    } | NO_READBACKS
     return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="recovered", changes=changes, delay=timedelta(0))

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from worker.model.answers import Look, PaymentView, ProviderRefund, Sight
+from worker.model.answers import PaymentView, ProviderRefund, Readback, ReadbackVerdict
 from worker.model.refund import Baseline, Refund, Stage, Status
 from worker.rules.outcomes import contradiction, odd_status
 from worker.rules.payloads import STATUSES
 
 
-def look_at_list(
+def judge_list(
     refund: Refund, entries: Sequence[ProviderRefund], *, complete: bool, siblings: Sequence[Refund] | None
-) -> Look:
+) -> Readback:
     """Judge a list of the payment's refunds: a match is believed at once, absence only from a list without gaps.
 
     `siblings` are our other refunds on the payment, None if they are too many to be read.
@@ -24,34 +24,44 @@ def look_at_list(
     if ours:
         return _look_at_ours(refund, ours, entries)
     if not complete:
-        return Look(sight=Sight.INCONCLUSIVE, reason="the list was not read to its end")
+        return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="the list was not read to its end")
     if any(entry.payment_intent != refund.payment_intent for entry in entries):
-        return Look(sight=Sight.INCONCLUSIVE, reason="the list holds entries that are not of this payment")
+        return Readback(
+            sight=ReadbackVerdict.INCONCLUSIVE, reason="the list holds entries that are not of this payment"
+        )
     if siblings is None:
-        return Look(sight=Sight.INCONCLUSIVE, reason="the payment has more refunds than are compared with a list")
+        return Readback(
+            sight=ReadbackVerdict.INCONCLUSIVE, reason="the payment has more refunds than are compared with a list"
+        )
     listed = {entry.id for entry in entries}
     if missing := _known_ids(siblings) - listed:
-        return Look(sight=Sight.INCONCLUSIVE, reason=f"the list leaves out {len(missing)} refund(s) known to exist")
+        return Readback(
+            sight=ReadbackVerdict.INCONCLUSIVE, reason=f"the list leaves out {len(missing)} refund(s) known to exist"
+        )
     if any(_unexplained(entry, refund, siblings) for entry in entries):
-        return Look(sight=Sight.INCONCLUSIVE, reason="a refund of the payment is not known here and could be this one")
-    return Look(sight=Sight.ABSENT, reason="not in the payment's list")
+        return Readback(
+            sight=ReadbackVerdict.INCONCLUSIVE, reason="a refund of the payment is not known here and could be this one"
+        )
+    return Readback(sight=ReadbackVerdict.ABSENT, reason="not in the payment's list")
 
 
-def _look_at_ours(refund: Refund, ours: Sequence[ProviderRefund], entries: Sequence[ProviderRefund]) -> Look:
+def _look_at_ours(refund: Refund, ours: Sequence[ProviderRefund], entries: Sequence[ProviderRefund]) -> Readback:
     conflict = None
     if len({entry.id for entry in ours}) > 1:
         conflict = "the provider shows two refunds with our id: money may have moved twice"
     elif any(_is_later(entry, refund) for entry in entries):
         conflict = "the provider shows a later one with our id: it was sent again by records that were lost"
     if conflict is not None:
-        return Look(sight=Sight.CONFLICT, reason=conflict)
+        return Readback(sight=ReadbackVerdict.CONFLICT, reason=conflict)
     found = ours[0]
     wrong = contradiction(found, refund)
     if wrong is not None or found.status is None:
-        return Look(sight=Sight.CONFLICT, reason=f"the provider's refund has our id and another {wrong or 'status'}")
+        return Readback(
+            sight=ReadbackVerdict.CONFLICT, reason=f"the provider's refund has our id and another {wrong or 'status'}"
+        )
     if found.status not in STATUSES:
-        return Look(sight=Sight.CONFLICT, reason=odd_status(found), found=found)
-    return Look(sight=Sight.FOUND, reason="listed with our id", found=found)
+        return Readback(sight=ReadbackVerdict.CONFLICT, reason=odd_status(found), found=found)
+    return Readback(sight=ReadbackVerdict.FOUND, reason="listed with our id", found=found)
 
 
 def _is_this(entry: ProviderRefund, refund: Refund) -> bool:
@@ -84,14 +94,14 @@ def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refun
     return refund.asked_amount is None or entry.amount is None or entry.amount in {-1, refund.asked_amount}
 
 
-def look_at_totals(
+def judge_totals(
     refund: Refund,
     view: PaymentView,
     *,
     siblings: Sequence[Refund] | None,
     reread: Mapping[str, ProviderRefund | None],
     totals_proof: bool,
-) -> Look:
+) -> Readback:
     """Judge a payment's refunded total against the baseline taken before the first POST.
 
     `siblings` are our other refunds on the payment, None if they are too many to be read. `reread` maps their provider
@@ -100,15 +110,19 @@ def look_at_totals(
     """
     compared = _compared(refund, view, siblings, reread)
     if isinstance(compared, str):
-        return Look(sight=Sight.INCONCLUSIVE, reason=compared)
+        return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason=compared)
     difference, expected = compared
     if difference == expected:
-        return Look(sight=Sight.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount")
+        return Readback(sight=ReadbackVerdict.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount")
     if difference == 0 and totals_proof:
-        return Look(sight=Sight.ABSENT, reason="the refunded total is unchanged")
+        return Readback(sight=ReadbackVerdict.ABSENT, reason="the refunded total is unchanged")
     if difference == 0:
-        return Look(sight=Sight.INCONCLUSIVE, reason="the refunded total is unchanged, which proves nothing here")
-    return Look(sight=Sight.INCONCLUSIVE, reason=f"the refunded total moved by {difference}, not by {expected}")
+        return Readback(
+            sight=ReadbackVerdict.INCONCLUSIVE, reason="the refunded total is unchanged, which proves nothing here"
+        )
+    return Readback(
+        sight=ReadbackVerdict.INCONCLUSIVE, reason=f"the refunded total moved by {difference}, not by {expected}"
+    )
 
 
 def _compared(

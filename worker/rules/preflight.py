@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from worker.model.answers import Look, Outcome, PaymentView, Sight, TryVerdict
+from worker.model.answers import Outcome, PaymentView, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
-from worker.rules.attempts import MAX_SERVER_ERRORS, NO_LOOKS, PARKED, Rules, backoff, refused_unsent, to_review
+from worker.rules.attempts import MAX_SERVER_ERRORS, NO_READBACKS, PARKED, Rules, backoff, refused_unsent, to_review
 
 UNCONFIRMED_FOR: Final = timedelta(hours=1)
 """How long a payment is read again for what it must confirm, before the refund goes to review."""
@@ -53,16 +53,16 @@ def after_no_view(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
     return _unconfirmed(refund, f"the provider does not show the payment ({outcome.code})", now, jitter)
 
 
-def after_first_look(refund: Refund, look: Look, now: datetime, jitter: float) -> Step | None:
+def after_first_readback(refund: Refund, look: Readback, now: datetime, jitter: float) -> Step | None:
     """Return the step that holds back a refund's first send after a read-back, None if the payment shows it absent.
 
     A refund that exists at the provider, or could exist, is in doubt like any other. It is read back again at once, and
     the rules for doubts decide.
     """
     match look.sight:
-        case Sight.ABSENT:
+        case ReadbackVerdict.ABSENT:
             return None
-        case Sight.UNREADABLE:
+        case ReadbackVerdict.UNREADABLE:
             delay = PARKED if look.credentials else _unread_wait(refund, look.retry_after, jitter)
             return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
     changes = {
@@ -72,7 +72,7 @@ def after_first_look(refund: Refund, look: Look, now: datetime, jitter: float) -
         "retriable": Retriable.NO,
         # No replay before a read-back: a refund that may exist was sent by records that are not known here.
         "server_errors": MAX_SERVER_ERRORS,
-    } | NO_LOOKS
+    } | NO_READBACKS
     return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="first_look", changes=changes, delay=timedelta(0))
 
 

@@ -8,14 +8,14 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
-from worker.model.answers import Answer, Look, Outcome, ProviderRefund, Reply, Sight, TryVerdict
+from worker.model.answers import Answer, Outcome, ProviderRefund, Readback, ReadbackVerdict, Reply, TryVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
 from worker.rules.attempts import (
     MAX_PROCESSING,
     MAX_RESENDS,
-    NO_LOOKS,
+    NO_READBACKS,
     NO_WORD,
     VERDICT_LIFE,
     Rules,
@@ -36,7 +36,7 @@ _FOUND_LATE: Final = (
     "attempt: it may be somebody else's refund"
 )
 
-MAX_LOOKS: Final = 5
+MAX_READBACKS: Final = 5
 """Consecutive inconclusive read-backs after which the refund goes to review."""
 MISSING_FOR: Final = timedelta(hours=1)
 """How long a 404 means "not yet", for a payment or a reported refund, because a replica may lag."""
@@ -46,30 +46,30 @@ MAX_UNREAD: Final = 3
 """Consecutive unanswered read-backs after which a person's decision is judged without one."""
 
 
-def after_look(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: float) -> Step:
+def after_readback(refund: Refund, look: Readback, rules: Rules, now: datetime, jitter: float) -> Step:
     """Return the step after a read-back of a refund in doubt.
 
     Absence needs two read-backs: one a settle time after the attempt went quiet, and one a settle time later. A
     person's decision is compared with what is read, and never outweighs it. The decision counts by itself only if
     nothing readable settles the question and the person requested that with `unverified`.
     """
-    if look.sight is Sight.FOUND and look.found is not None and not _is_stuck(refund, look.found, now):
+    if look.sight is ReadbackVerdict.FOUND and look.found is not None and not _is_stuck(refund, look.found, now):
         return done(refund, look.found, look.source or "list", now)
     if refund.operator_says in {"absent", "failed"}:
         return _after_word(refund, look, rules, now, jitter)
     match look.sight:
-        case Sight.CONFLICT:
+        case ReadbackVerdict.CONFLICT:
             return _conflict(look)
-        case Sight.UNREADABLE:
+        case ReadbackVerdict.UNREADABLE:
             if refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age:
                 return to_review({}, "unreadable", f"it could not be read back within the allowed age: {look.reason}")
-            return _look_again(refund, look, now, jitter)
-        case Sight.FOUND_IN_TOTALS:
+            return _read_again_later(refund, look, now, jitter)
+        case ReadbackVerdict.FOUND_IN_TOTALS:
             return _found_in_totals(refund, rules, now)
-        case Sight.ABSENT:
+        case ReadbackVerdict.ABSENT:
             return _absent(refund, rules, now)
     if look.missing and now - (refund.doubt_since or now) < MISSING_FOR:
-        return _look_again(refund, look, now, jitter)
+        return _read_again_later(refund, look, now, jitter)
     return _inconclusive(refund, look.reason, rules, now, jitter)
 
 
@@ -93,14 +93,14 @@ def after_owned(refund: Refund, changes: Mapping[str, Any], alarm: str) -> Step:
     return to_review({**changes, **NO_WORD}, "owned_elsewhere", alarm)
 
 
-def _conflict(look: Look) -> Step:
+def _conflict(look: Readback) -> Step:
     if look.found is not None:
         return replace(unknown_status(look.found, look.reason, {}), source=look.source or "list")
     changes = {"error_code": "conflict", "error_message": look.reason}
     return replace(to_review(changes, "conflict", look.reason), source=look.source or "list")
 
 
-def _look_again(refund: Refund, look: Look, now: datetime, jitter: float, **changes: Any) -> Step:
+def _read_again_later(refund: Refund, look: Readback, now: datetime, jitter: float, **changes: Any) -> Step:
     """Return the step for a read-back that was not answered (yet); the delay grows with the age of the doubt."""
     doubted = now - (refund.doubt_since or now)
     delay = min(max(doubted / 4, timedelta(seconds=5)), timedelta(minutes=10)) * (1 + jitter / 4)
@@ -108,26 +108,28 @@ def _look_again(refund: Refund, look: Look, now: datetime, jitter: float, **chan
     return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="unreadable", changes=changes, delay=delay, quiet=True)
 
 
-def _after_word(refund: Refund, look: Look, rules: Rules, now: datetime, jitter: float) -> Step:
+def _after_word(refund: Refund, look: Readback, rules: Rules, now: datetime, jitter: float) -> Step:
     """Return the step after a read-back of a refund that a person decided to fail or to send again."""
     match look.sight:
-        case Sight.CONFLICT:
+        case ReadbackVerdict.CONFLICT:
             return _refused_word(_conflict(look))
-        case Sight.UNREADABLE if look.credentials:
+        case ReadbackVerdict.UNREADABLE if look.credentials:
             # A refused API key concerns every refund and is soon fixed: no reason to accept a decision unverified.
-            return _look_again(refund, look, now, jitter)
-        case Sight.UNREADABLE | Sight.INCONCLUSIVE if look.sight is Sight.UNREADABLE or look.missing:
+            return _read_again_later(refund, look, now, jitter)
+        case ReadbackVerdict.UNREADABLE | ReadbackVerdict.INCONCLUSIVE if (
+            look.sight is ReadbackVerdict.UNREADABLE or look.missing
+        ):
             if refund.looks + 1 < MAX_UNREAD:
-                return _look_again(refund, look, now, jitter, looks=refund.looks + 1)
+                return _read_again_later(refund, look, now, jitter, looks=refund.looks + 1)
             return _take_word(refund, "unreadable", f"it could not be read back: {look.reason}", now)
-        case Sight.FOUND_IN_TOTALS:
+        case ReadbackVerdict.FOUND_IN_TOTALS:
             step = _found_in_totals(refund, rules, now)
             if step.to is not Stage.REVIEW:
                 return step
             if refund.operator_says == "absent":
                 return _refused_word(step)
             return _take_word(refund, step.label, look.reason, now)
-        case Sight.ABSENT:
+        case ReadbackVerdict.ABSENT:
             return _absent(refund, rules, now)
     countable = (refund.quiet_at or now) + rules.settle
     if now < countable and not refund.operator_unverified:
@@ -168,7 +170,7 @@ def _found_in_totals(refund: Refund, rules: Rules, now: datetime) -> Step:
         if refund.quiet_at is None or now > refund.quiet_at + FOUND_WITHIN * rules.settle:
             changes: dict[str, Any] = {"error_code": "found_late", "error_message": _FOUND_LATE}
             return replace(to_review(changes, "found_late", _FOUND_LATE), source="totals")
-        changes = NO_LOOKS | {"found_at": now}
+        changes = NO_READBACKS | {"found_at": now}
         return Step(
             to=Stage.IN_DOUBT,
             status=Status.PENDING,
@@ -199,7 +201,7 @@ def _absent(refund: Refund, rules: Rules, now: datetime) -> Step:
     if now < countable:
         return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent_early", delay=countable - now, quiet=True)
     if refund.absent_at is None:
-        changes: dict[str, Any] = NO_LOOKS | {"absent_at": now}
+        changes: dict[str, Any] = NO_READBACKS | {"absent_at": now}
         return Step(
             to=Stage.IN_DOUBT,
             status=Status.PENDING,
@@ -221,7 +223,7 @@ def _absent(refund: Refund, rules: Rules, now: datetime) -> Step:
 def _absence_proven(refund: Refund, label: str, source: str, now: datetime) -> Step:
     # The refund stays in doubt until the next claim clears it, if that comes while the verdict is fresh. The source is
     # stored on the record, because an end without a further answer rests on it.
-    changes: dict[str, Any] = NO_LOOKS | {
+    changes: dict[str, Any] = NO_READBACKS | {
         "absent_at": refund.absent_at or now,
         "proven_absent_at": now,
         "evidence": source,
@@ -249,7 +251,7 @@ def _inconclusive(refund: Refund, reason: str, rules: Rules, now: datetime, jitt
     if now < countable:
         return _too_early(countable - now)
     looks = refund.looks + 1
-    if looks >= MAX_LOOKS:
+    if looks >= MAX_READBACKS:
         return to_review({"looks": looks}, "inconclusive", f"it cannot be told whether it happened: {reason}")
     delay = backoff(looks, base=rules.settle, cap=timedelta(hours=6), jitter=jitter)
     changes: dict[str, Any] = {"looks": looks, "absent_at": None, "found_at": None, "proven_absent_at": None}

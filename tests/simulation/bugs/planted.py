@@ -165,12 +165,12 @@ def stale_write_accepted(stack: ExitStack) -> None:
 
 def totals_beside_another(stack: ExitStack) -> None:
     """A payment's total is compared although another refund of it moves."""
-    real = what_stands(reconciler, "look_at_totals")
+    real = what_stands(reconciler, "judge_totals")
 
     def alone(*positional: Any, **named: Any) -> Any:
         return real(*positional, **{**named, "siblings": ()})
 
-    put(stack, reconciler, "look_at_totals", alone)
+    put(stack, reconciler, "judge_totals", alone)
 
 
 def absence_from_one_look(stack: ExitStack) -> None:

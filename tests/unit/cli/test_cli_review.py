@@ -12,7 +12,7 @@ import redis
 from tests.factories import a_refund
 from tests.support.cli_runner import PAYMENT, Cli, Records, messages
 from worker.cli.review import resolutions
-from worker.model.answers import Look, ProviderRefund, Sight
+from worker.model.answers import ProviderRefund, Readback, ReadbackVerdict
 from worker.model.refund import Lane, Refund, Stage, Status
 from worker.rules import attempts, contradictions, decisions, readback
 from worker.rules.attempts import Rules
@@ -78,8 +78,8 @@ def test_what_was_read_is_told_with_where_it_was_read(cli: Cli, records: Records
     refund = records.in_review("stuck-1")
     records.store.run(scripts.save(refund, decisions.resolve_failed(refund, "gone", by="ann"), {"note": "by phone"}))
     refund = replace(records.get("stuck-1"), quiet_at=refund.updated_at)
-    look = Look(sight=Sight.ABSENT, reason="not in the payment's list")
-    step = readback.after_look(refund, look, Rules(readback="list"), refund.updated_at + timedelta(days=1), 0)
+    look = Readback(sight=ReadbackVerdict.ABSENT, reason="not in the payment's list")
+    step = readback.after_readback(refund, look, Rules(readback="list"), refund.updated_at + timedelta(days=1), 0)
     records.store.run(scripts.save(refund, step, {"look": "absent", "reason": look.reason}))
     read = cli("review", "show", "stuck-1").out.split("what was read\n")[1].split("\nwhat to find")[0]
     assert read.endswith("looked at the payment's list: absent (not in the payment's list)\n")

@@ -81,6 +81,6 @@ def test_doubt_is_replayed_by_a_clock_that_is_within_the_window_and_not_before_t
     due = a_refund(Stage.IN_DOUBT, next_check_at=now - HOUR)
     assert next_action(due, TRUST, now) is Action.REPLAY
     assert next_action(due, TRUST, now, now + 22 * HOUR) is Action.REPLAY
-    assert next_action(due, TRUST, now, now + 23 * HOUR) is Action.LOOK
+    assert next_action(due, TRUST, now, now + 23 * HOUR) is Action.READ_BACK
     assert next_action(due, TRUST, now, now - 23 * HOUR) is Action.REPLAY
-    assert next_action(due, TRUST, now - MINUTE) is Action.LOOK
+    assert next_action(due, TRUST, now - MINUTE) is Action.READ_BACK

@@ -12,8 +12,8 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, SECOND, VERIFY, a_refund, found, refund_payload
 from tests.unit.engine.shop import LIST, PAID, PROBE, TOTALS, Answer, Shop, error, listing, opened, says, totals
-from worker.engine.reconciler import MOST_REREAD, Reconciler
-from worker.model.answers import Look, Outcome, Sight, TryVerdict
+from worker.engine.reconciler import MOST_REREAD, ReadbackRunner
+from worker.model.answers import Outcome, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Baseline, Refund, Stage, Status
 from worker.rules import attempts
 from worker.rules.attempts import Rules
@@ -29,7 +29,7 @@ class Lens:
         self.trouble: list[Outcome] = []
         self.answers = 0
         self.turns = 0
-        self.reconciler = Reconciler(
+        self.reconciler = ReadbackRunner(
             shop.store,
             shop.service.gateway,
             shop.service._recorder,
@@ -50,7 +50,7 @@ class Lens:
     def _note_answer(self) -> None:
         self.answers += 1
 
-    async def look(self, **fields: Any) -> Look:
+    async def look(self, **fields: Any) -> Readback:
         known = {"baseline": BASELINE, "first_attempt_at": NOW - HOUR}
         return await self.reconciler.look(a_refund(Stage.IN_DOUBT, **(known | fields)), self._turn)
 
@@ -98,14 +98,19 @@ async def test_list_is_read_and_judged_with_the_other_refunds_of_the_payment(len
     lens.shop.provider.will(LIST, listing(theirs("succeeded")))
     lens.shop.provider.will(PAID, totals(0))
     look = await lens.look()
-    assert (look.sight, lens.shop.provider.asked, lens.answers, lens.trouble) == (Sight.ABSENT, [LIST, PAID], 1, [])
+    assert (look.sight, lens.shop.provider.asked, lens.answers, lens.trouble) == (
+        ReadbackVerdict.ABSENT,
+        [LIST, PAID],
+        1,
+        [],
+    )
     lens.shop.provider.will(LIST, listing())
-    assert (await lens.look()).sight is Sight.INCONCLUSIVE
+    assert (await lens.look()).sight is ReadbackVerdict.INCONCLUSIVE
 
 
 async def test_list_that_was_not_read_to_its_end_proves_no_absence(lens: Lens) -> None:
     lens.shop.provider.will(LIST, says(200, {"data": []}))
-    assert (await lens.look()).sight is Sight.INCONCLUSIVE
+    assert (await lens.look()).sight is ReadbackVerdict.INCONCLUSIVE
 
 
 async def test_reversal_of_another_refund_that_the_list_shows_is_saved(lens: Lens) -> None:
@@ -126,22 +131,22 @@ async def test_totals_are_judged_with_the_other_refunds_read_again_before(lens: 
     lens.shop.provider.will("GET /v1/refunds/re_2", says(200, theirs("succeeded")))
     lens.shop.provider.will(PAID, totals(500))
     look = await lens.look()
-    assert (look.sight, lens.answers, lens.trouble, lens.turns) == (Sight.ABSENT, 1, [], 2)
+    assert (look.sight, lens.answers, lens.trouble, lens.turns) == (ReadbackVerdict.ABSENT, 1, [], 2)
     assert lens.shop.provider.asked == ["GET /v1/refunds/re_2", PAID]
     lens.shop.provider.will(PAID, totals(1000))
-    assert (await lens.look()).sight is Sight.FOUND_IN_TOTALS
+    assert (await lens.look()).sight is ReadbackVerdict.FOUND_IN_TOTALS
 
 
 @pytest.mark.parametrize("rules", [replace(TOTALS, totals_proof=False)])
 async def test_unchanged_total_proves_nothing_where_it_may_lag(lens: Lens) -> None:
     lens.shop.provider.will(PAID, totals(500))
-    assert (await lens.look()).sight is Sight.INCONCLUSIVE
+    assert (await lens.look()).sight is ReadbackVerdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("rules", [TOTALS])
 async def test_refund_without_a_baseline_is_not_asked_for(lens: Lens) -> None:
     look = await lens.look(baseline=None)
-    assert (look.sight, lens.shop.provider.asked) == (Sight.INCONCLUSIVE, [])
+    assert (look.sight, lens.shop.provider.asked) == (ReadbackVerdict.INCONCLUSIVE, [])
 
 
 @pytest.mark.parametrize("rules", [TOTALS])
@@ -162,7 +167,7 @@ async def test_other_refund_that_moved_or_cannot_be_read_again_leaves_the_totals
     await settle(lens.shop)
     lens.shop.provider.will("GET /v1/refunds/re_2", answer)
     lens.shop.provider.will(PAID, totals(1000))
-    assert (await lens.look()).sight is Sight.INCONCLUSIVE
+    assert (await lens.look()).sight is ReadbackVerdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("rules", [TOTALS])
@@ -179,7 +184,7 @@ async def test_other_refund_that_the_provider_never_had_is_not_asked_for(lens: L
     await lens.shop.accept("b")
     lens.shop.provider.will(PAID, totals(0))
     look = await lens.look(baseline=Baseline(refunded=0, currency="usd", remaining=1000))
-    assert (look.sight, lens.shop.provider.asked) == (Sight.ABSENT, [PAID])
+    assert (look.sight, lens.shop.provider.asked) == (ReadbackVerdict.ABSENT, [PAID])
 
 
 @pytest.mark.parametrize("rules", [TOTALS])
@@ -188,7 +193,7 @@ async def test_payment_with_more_refunds_than_are_read_again_is_undecided_withou
         await lens.shop.accept(f"other-{number}")
     lens.shop.provider.will(PAID, totals(500))
     look = await lens.look()
-    assert (look.sight, lens.shop.provider.asked) == (Sight.INCONCLUSIVE, [PAID])
+    assert (look.sight, lens.shop.provider.asked) == (ReadbackVerdict.INCONCLUSIVE, [PAID])
     assert "more refunds" in look.reason
 
 
@@ -199,7 +204,7 @@ async def test_payment_with_more_refunds_than_are_read_again_is_undecided_withou
 async def test_where_nothing_may_be_read_back_nothing_is_asked(lens: Lens) -> None:
     look = await lens.look()
     assert (look.sight, look.reason, lens.shop.provider.asked) == (
-        Sight.INCONCLUSIVE,
+        ReadbackVerdict.INCONCLUSIVE,
         "nothing may be read back",
         [],
     )
@@ -212,7 +217,7 @@ async def test_where_nothing_may_be_read_back_nothing_is_asked(lens: Lens) -> No
 async def test_read_back_that_is_not_answered_is_told_and_says_when_to_come_back(lens: Lens, path: str) -> None:
     lens.shop.provider.will(path, error(503, "broken", "api_error", **{"Retry-After": "60"}))
     look = await lens.look()
-    assert look == Look(sight=Sight.UNREADABLE, reason="because", retry_after=60 * SECOND)
+    assert look == Readback(sight=ReadbackVerdict.UNREADABLE, reason="because", retry_after=60 * SECOND)
     assert [outcome.http_status for outcome in lens.trouble] == [503]
     assert lens.answers == 0
     lens.shop.provider.will(path, says(503, {}))
@@ -228,7 +233,7 @@ async def test_read_back_that_is_refused_says_by_which_code_and_whether_it_is_on
     lens.shop.provider.will(path, error(status, "resource_missing"))
     lens.shop.provider.will(PROBE, error(404))
     look = await lens.look()
-    assert (look.sight, look.missing) == (Sight.INCONCLUSIVE, status == 404)
+    assert (look.sight, look.missing) == (ReadbackVerdict.INCONCLUSIVE, status == 404)
     assert "resource_missing" in look.reason
     assert [outcome.seen for outcome in lens.trouble] == [TryVerdict.REFUSED]
 
@@ -237,7 +242,7 @@ async def test_read_back_that_is_refused_says_by_which_code_and_whether_it_is_on
 async def test_read_back_that_is_refused_for_the_keys_sake_is_not_this_refunds_trouble(lens: Lens, path: str) -> None:
     lens.shop.provider.will(path, error(403))
     lens.shop.provider.will(PROBE, error(403))
-    assert (await lens.look()).sight is Sight.UNREADABLE
+    assert (await lens.look()).sight is ReadbackVerdict.UNREADABLE
     assert [(outcome.seen, outcome.credentials) for outcome in lens.trouble] == [(TryVerdict.NOT_DONE, True)]
 
 

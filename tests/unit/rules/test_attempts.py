@@ -169,7 +169,7 @@ def test_doubt_whose_budget_is_spent_is_read_back_and_neither_failed_nor_replaye
     refund = a_refund(verdicts=TRUST.max_attempts - 1, doubt_since=NOW - HOUR)
     after = with_changes(refund, after_attempt(refund, MAYBE, TRUST, NOW, 0), NOW)
     assert after.stage is Stage.IN_DOUBT
-    assert next_action(after, TRUST, NOW + HOUR) is Action.LOOK
+    assert next_action(after, TRUST, NOW + HOUR) is Action.READ_BACK
 
 
 def test_queued_refund_never_ages_out() -> None:
@@ -211,14 +211,14 @@ def test_window_closes_a_call_and_its_spare_before_its_end() -> None:
     last = NOW + TRUST.key_window - TRUST.request_timeout - SPARE
     assert may_replay(refund, TRUST, last - timedelta(milliseconds=1))
     assert not may_replay(refund, TRUST, last)
-    assert next_action(replace(refund, next_check_at=last), TRUST, last) is Action.LOOK
+    assert next_action(replace(refund, next_check_at=last), TRUST, last) is Action.READ_BACK
 
 
 def test_wait_that_would_outlast_the_window_reads_back_instead() -> None:
     refund = a_refund(first_attempt_at=NOW - TRUST.key_window + HOUR)
     after = with_changes(refund, after_attempt(refund, replace(MAYBE, retry_after=2 * HOUR), TRUST, NOW, 0), NOW)
     assert after.next_check_at is not None
-    assert next_action(after, TRUST, after.next_check_at) is Action.LOOK
+    assert next_action(after, TRUST, after.next_check_at) is Action.READ_BACK
 
 
 def test_three_5xx_in_a_row_inside_one_attempt_stop_the_tries() -> None:
@@ -232,7 +232,7 @@ def test_three_5xx_in_a_row_over_several_attempts_stop_the_replays() -> None:
     for number in (1, 2, 3):
         refund = with_changes(refund, after_attempt(refund, fold([SERVER_ERROR]), TRUST, NOW, 0), NOW)
         assert refund.server_errors == number
-        assert next_action(refund, TRUST, NOW + MINUTE) is (Action.REPLAY if number < 3 else Action.LOOK)
+        assert next_action(refund, TRUST, NOW + MINUTE) is (Action.REPLAY if number < 3 else Action.READ_BACK)
         refund = replace(refund, stage=Stage.SENDING)
 
 
@@ -296,8 +296,8 @@ def test_workers_own_clock_may_veto_a_replay_and_never_allows_one() -> None:
     over = first + TRUST.key_window
     assert next_action(refund, TRUST, NOW) is Action.REPLAY
     assert next_action(refund, TRUST, NOW, NOW) is Action.REPLAY
-    assert next_action(refund, TRUST, NOW, over) is Action.LOOK
-    assert next_action(refund, TRUST, over, NOW) is Action.LOOK
+    assert next_action(refund, TRUST, NOW, over) is Action.READ_BACK
+    assert next_action(refund, TRUST, over, NOW) is Action.READ_BACK
 
 
 def test_replay_may_leave_at_the_very_time_of_the_first_attempt_and_not_before() -> None:

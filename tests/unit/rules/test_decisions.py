@@ -13,12 +13,12 @@ from tests.factories import HOUR, NOW, TRUST, VERIFY, a_refund, found
 from tests.strategies import refunds, spans
 from tests.unit.rules.stepping import assert_is_a_move, with_changes
 from worker.errors import NotCancelable
-from worker.model.answers import Look, Sight
+from worker.model.answers import Readback, ReadbackVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Action
 from worker.rules.attempts import done, next_action, reversed_by_provider
 from worker.rules.decisions import cancel, recovered, resolve_resend, retry_failed
-from worker.rules.readback import after_look
+from worker.rules.readback import after_readback
 
 law = settings(deadline=None, max_examples=100)
 
@@ -67,7 +67,7 @@ def test_persons_word_of_absence_is_worth_nothing_after_a_recovery() -> None:
     step = recovered(told, NOW - HOUR, NOW)
     assert step is not None
     after = with_changes(told, step, NOW)
-    look = after_look(after, Look(sight=Sight.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
+    look = after_readback(after, Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
     assert look.changes.get("proven_absent_at") is None
 
 
@@ -76,7 +76,7 @@ def test_refund_that_may_have_been_retried_since_the_snapshot_is_read_back_befor
     refund = a_refund(Stage.QUEUED)
     step = recovered(refund, NOW - HOUR, NOW)
     assert step is not None
-    assert next_action(with_changes(refund, step, NOW), TRUST, NOW) is Action.LOOK
+    assert next_action(with_changes(refund, step, NOW), TRUST, NOW) is Action.READ_BACK
 
 
 # Cancel, retry, reversal

@@ -28,13 +28,13 @@ from tests.factories import (
 from tests.strategies import answers, attempts, jitters, looks, outcomes, refunds, rules, spans
 from tests.unit.rules.stepping import DESIGN_MOVES, assert_is_a_move, with_changes
 from worker.errors import IllegalMove, NotCancelable, NotInReview
-from worker.model.answers import Answer, Look, Outcome, Sight, TryVerdict
+from worker.model.answers import Answer, Outcome, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Action, Step
 from worker.rules.attempts import Rules, after_attempt, after_lapse, next_action, refused_unsent
 from worker.rules.decisions import cancel, resolve_failed, resolve_resend, resolve_succeeded, retry_failed
 from worker.rules.outcomes import fold
-from worker.rules.readback import after_look, after_poll
+from worker.rules.readback import after_poll, after_readback
 from worker.rules.transitions import TRANSITIONS, check_move, sources_of
 
 law = settings(deadline=None, max_examples=100)
@@ -94,11 +94,11 @@ def test_every_lapse_leads_into_doubt_or_review_with_the_doubt_noted(
 
 @law
 @given(refund=refunds(Stage.IN_DOUBT), look=looks(), rules=rules, jitter=jitters)
-def test_every_look_leads_along_a_legal_move(refund: Refund, look: Look, rules: Rules, jitter: float) -> None:
-    step = after_look(refund, look, rules, NOW, jitter)
+def test_every_look_leads_along_a_legal_move(refund: Refund, look: Readback, rules: Rules, jitter: float) -> None:
+    step = after_readback(refund, look, rules, NOW, jitter)
     assert_is_a_move(step, refund)
     assert step.to is not Stage.SENDING
-    assert step.to is not Stage.SETTLED or look.sight in {Sight.FOUND, Sight.FOUND_IN_TOTALS}
+    assert step.to is not Stage.SETTLED or look.sight in {ReadbackVerdict.FOUND, ReadbackVerdict.FOUND_IN_TOTALS}
     # A total is not the provider's word on this refund: it settles only the version that was looked at.
     assert step.proof is (look.found is not None)
 
@@ -142,7 +142,7 @@ def test_every_refund_needs_something_definite_now(refund: Refund, rules: Rules)
         Stage.QUEUED: {Action.SEND},
         Stage.WAITING: {Action.SEND},
         Stage.SENDING: {Action.LAPSE},
-        Stage.IN_DOUBT: {Action.LOOK, Action.REPLAY, Action.REVIEW},
+        Stage.IN_DOUBT: {Action.READ_BACK, Action.REPLAY, Action.REVIEW},
         Stage.PROCESSING: {Action.POLL},
         Stage.REVIEW: {Action.NOTHING},
         Stage.SETTLED: {Action.NOTHING},
@@ -171,10 +171,10 @@ def test_doubt_is_sticky_until_done(refund: Refund, tried: list[Outcome], rules:
 @law
 @given(refund=refunds(Stage.IN_DOUBT), look=looks(), rules=rules, jitter=jitters)
 def test_look_that_finds_nothing_never_takes_the_doubt_away(
-    refund: Refund, look: Look, rules: Rules, jitter: float
+    refund: Refund, look: Readback, rules: Rules, jitter: float
 ) -> None:
-    assume(look.sight not in {Sight.FOUND, Sight.FOUND_IN_TOTALS})
-    step = after_look(refund, look, rules, NOW, jitter)
+    assume(look.sight not in {ReadbackVerdict.FOUND, ReadbackVerdict.FOUND_IN_TOTALS})
+    step = after_readback(refund, look, rules, NOW, jitter)
     assert step.to in {Stage.IN_DOUBT, Stage.REVIEW}
     assert with_changes(refund, step, NOW).doubt_since == refund.doubt_since
 

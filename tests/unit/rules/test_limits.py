@@ -21,9 +21,9 @@ from worker.rules.transitions import check_move
 
 
 def test_limits_are_those_of_the_design() -> None:
-    assert (attempts.MAX_SERVER_ERRORS, attempts.MAX_LAPSES, attempts.MAX_RESENDS, looks.MAX_LOOKS) == (3, 3, 3, 5)
+    assert (attempts.MAX_SERVER_ERRORS, attempts.MAX_LAPSES, attempts.MAX_RESENDS, looks.MAX_READBACKS) == (3, 3, 3, 5)
     assert (attempts.MAX_PROCESSING, attempts.REVIEW_REMINDER) == (30 * DAY, DAY)
-    assert (attempts.VERDICT_LIFE, attempts.SPARE, attempts.PARKED, attempts.EARLY_LOOK) == (
+    assert (attempts.VERDICT_LIFE, attempts.SPARE, attempts.PARKED, attempts.EARLY_READBACK) == (
         30 * SECOND,
         3 * SECOND,
         15 * SECOND,
@@ -125,7 +125,7 @@ def test_pending_refund_is_polled_after_a_quarter_of_its_age(age: int, delay: in
         (Stage.WAITING, Action.SEND),
         (Stage.SENDING, Action.LAPSE),
         (Stage.PROCESSING, Action.POLL),
-        (Stage.IN_DOUBT, Action.LOOK),
+        (Stage.IN_DOUBT, Action.READ_BACK),
         (Stage.REVIEW, Action.NOTHING),
         (Stage.SETTLED, Action.NOTHING),
     ],
@@ -139,7 +139,7 @@ def test_refund_is_due_from_its_time_on_or_where_it_has_none(stage: Stage, actio
 
 def test_doubt_without_a_read_back_is_looked_at_once_a_person_has_spoken() -> None:
     refund = a_refund(Stage.IN_DOUBT, operator_says="absent")
-    assert next_action(refund, BLIND, NOW) is Action.LOOK
+    assert next_action(refund, BLIND, NOW) is Action.READ_BACK
     assert next_action(replace(refund, operator_says=None), BLIND, NOW) is Action.REVIEW
 
 

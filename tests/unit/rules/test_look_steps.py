@@ -10,18 +10,18 @@ import pytest
 
 from tests.factories import HOUR, MINUTE, NOW, SECOND, VERIFY, a_refund, found
 from tests.unit.rules.stepping import ANEW, DAY, DROPPED, NO_WORD, TOLD, pending, plain, settled
-from worker.model.answers import Look, Sight
+from worker.model.answers import Readback, ReadbackVerdict
 from worker.model.refund import Baseline, Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.rules.attempts import Rules, done
-from worker.rules.readback import after_look, after_owned
+from worker.rules.readback import after_owned, after_readback
 
 SETTLE = VERIFY.settle
-FOUND = Look(sight=Sight.FOUND_IN_TOTALS, reason="so")
-ABSENT = Look(sight=Sight.ABSENT, reason="so")
-UNSURE = Look(sight=Sight.INCONCLUSIVE, reason="so")
-MISSING = Look(sight=Sight.INCONCLUSIVE, reason="so", missing=True)
-UNREAD = Look(sight=Sight.UNREADABLE, reason="so")
+FOUND = Readback(sight=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
+ABSENT = Readback(sight=ReadbackVerdict.ABSENT, reason="so")
+UNSURE = Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so")
+MISSING = Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so", missing=True)
+UNREAD = Readback(sight=ReadbackVerdict.UNREADABLE, reason="so")
 BY_TOTALS = DROPPED | {
     "evidence": "totals",
     "provider_status": None,
@@ -29,8 +29,8 @@ BY_TOTALS = DROPPED | {
     "error_message": None,
     "retriable": None,
 }
-CONFLICT = Look(sight=Sight.CONFLICT, reason="two")
-ODD = Look(sight=Sight.CONFLICT, reason="its status is paid", found=found(status="paid"))
+CONFLICT = Readback(sight=ReadbackVerdict.CONFLICT, reason="two")
+ODD = Readback(sight=ReadbackVerdict.CONFLICT, reason="its status is paid", found=found(status="paid"))
 CONFLICTING = {"error_code": "conflict", "error_message": TOLD}
 LONG_QUIET = {"quiet_at": NOW - HOUR, "doubt_since": NOW - HOUR}
 
@@ -69,7 +69,7 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
         # Contradictory
         (
             {},
-            Look(sight=Sight.CONFLICT, reason="two"),
+            Readback(sight=ReadbackVerdict.CONFLICT, reason="two"),
             VERIFY,
             pending(
                 Stage.REVIEW,
@@ -242,14 +242,14 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
         # Found, with nothing to show for it
         (
             LONG_QUIET | {"looks": 4},
-            Look(sight=Sight.FOUND, reason="so"),
+            Readback(sight=ReadbackVerdict.FOUND, reason="so"),
             VERIFY,
             pending(Stage.REVIEW, "inconclusive", {"looks": 5}, DAY, alarm=TOLD),
         ),
     ],
 )
-def test_look_leads_to_this_step_and_no_other(fields: dict[str, Any], look: Look, rules: Rules, step: Step) -> None:
-    assert plain(after_look(a_refund(Stage.IN_DOUBT, **fields), look, rules, NOW, 0.5)) == step
+def test_look_leads_to_this_step_and_no_other(fields: dict[str, Any], look: Readback, rules: Rules, step: Step) -> None:
+    assert plain(after_readback(a_refund(Stage.IN_DOUBT, **fields), look, rules, NOW, 0.5)) == step
 
 
 SAYS_ABSENT = LONG_QUIET | {"operator_says": "absent", "operator_by": "ann"}
@@ -344,8 +344,8 @@ def taken_for_absent(source: str, label: str, absent_at: Any = NOW, **more: Any)
         ),
     ],
 )
-def test_a_persons_word_leads_to_this_step_and_no_other(fields: dict[str, Any], look: Look, step: Step) -> None:
-    assert plain(after_look(a_refund(Stage.IN_DOUBT, **fields), look, VERIFY, NOW, 0.5)) == step
+def test_a_persons_word_leads_to_this_step_and_no_other(fields: dict[str, Any], look: Readback, step: Step) -> None:
+    assert plain(after_readback(a_refund(Stage.IN_DOUBT, **fields), look, VERIFY, NOW, 0.5)) == step
 
 
 @pytest.mark.parametrize(
@@ -363,29 +363,29 @@ def test_only_what_is_pending_for_longer_than_is_waited_for_may_be_given_up(
 ) -> None:
     refund = a_refund(Stage.IN_DOUBT, **(SAYS_FAILED | INSISTS | {"processing_since": NOW - 30 * DAY} | fields))
     for status in ("pending", "succeeded"):
-        look = Look(sight=Sight.FOUND, reason="so", found=found(status=status), source="lookup")
-        step = after_look(refund, look, VERIFY, NOW, 0)
+        look = Readback(sight=ReadbackVerdict.FOUND, reason="so", found=found(status=status), source="lookup")
+        step = after_readback(refund, look, VERIFY, NOW, 0)
         assert (step.source == "operator") is (stuck and status == "pending")
         if step.source != "operator":
             assert step == done(refund, found(status=status), "lookup", NOW)
 
 
 def test_the_person_is_told_why_a_decision_was_not_taken_and_what_would_take_it() -> None:
-    step = after_look(a_refund(Stage.IN_DOUBT, **SAYS_FAILED), UNSURE, VERIFY, NOW, 0)
+    step = after_readback(a_refund(Stage.IN_DOUBT, **SAYS_FAILED), UNSURE, VERIFY, NOW, 0)
     assert step.alarm == ("what was decided could not be verified (so); decide with --unverified if that shall count")
-    unread = after_look(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, looks=2), UNREAD, VERIFY, NOW, 0)
+    unread = after_readback(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, looks=2), UNREAD, VERIFY, NOW, 0)
     assert unread.alarm is not None
     assert "could not be read back: so" in unread.alarm
 
 
 def test_the_record_says_on_what_its_end_rests() -> None:
-    told = after_look(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), UNSURE, VERIFY, NOW, 0)
+    told = after_readback(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), UNSURE, VERIFY, NOW, 0)
     assert told.changes["error_message"] == "settled by a person, not verified: so"
     absent = a_refund(Stage.IN_DOUBT, **SAYS_FAILED, absent_at=NOW - SETTLE)
-    seen = after_look(absent, ABSENT, VERIFY, NOW, 0)
+    seen = after_readback(absent, ABSENT, VERIFY, NOW, 0)
     assert seen.changes["error_message"] == "settled by a person, and the provider shows no such refund"
     secret = replace(UNSURE, reason="sk_live_0123456789abcdef")
-    kept = after_look(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), secret, VERIFY, NOW, 0)
+    kept = after_readback(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), secret, VERIFY, NOW, 0)
     assert "sk_live" not in kept.changes["error_message"]
 
 
@@ -405,6 +405,6 @@ def test_a_person_may_give_up_what_is_another_refunds() -> None:
 
 
 def test_refund_found_in_the_list_is_done_by_that_evidence() -> None:
-    look = Look(sight=Sight.FOUND, reason="so", found=found())
+    look = Readback(sight=ReadbackVerdict.FOUND, reason="so", found=found())
     refund = a_refund(Stage.IN_DOUBT)
-    assert after_look(refund, look, VERIFY, NOW, 0) == done(refund, found(), "list", NOW)
+    assert after_readback(refund, look, VERIFY, NOW, 0) == done(refund, found(), "list", NOW)

@@ -27,60 +27,60 @@ from tests.factories import (
 from tests.strategies import jitters, looks, refunds, rules
 from tests.unit.rules.stepping import with_changes
 from worker.errors import InvalidRequest
-from worker.model.answers import Look, Outcome, Sight
+from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Baseline, Refund, Stage, Status
 from worker.model.request import shown
 from worker.model.steps import Action
 from worker.rules.attempts import MAX_RESENDS, Rules, after_attempt, after_lapse, next_action
 from worker.rules.decisions import resolve_resend, resolve_succeeded
-from worker.rules.readback import MAX_LOOKS, after_look, after_poll
+from worker.rules.readback import MAX_READBACKS, after_poll, after_readback
 
 law = settings(deadline=None, max_examples=100)
 
 
 def test_absence_needs_two_looks_a_settle_time_apart_the_first_a_settle_time_after_the_attempt() -> None:
-    look, settle = Look(sight=Sight.ABSENT, reason="so"), VERIFY.settle
+    look, settle = Readback(sight=ReadbackVerdict.ABSENT, reason="so"), VERIFY.settle
     refund = a_refund(Stage.IN_DOUBT, doubt_since=NOW, quiet_at=NOW)
 
-    early = after_look(refund, look, VERIFY, NOW + settle - SECOND, 0)
+    early = after_readback(refund, look, VERIFY, NOW + settle - SECOND, 0)
     assert (early.quiet, early.changes, early.delay) == (True, {}, SECOND)
 
     first_at = NOW + settle
-    first = after_look(refund, look, VERIFY, first_at, 0)
+    first = after_readback(refund, look, VERIFY, first_at, 0)
     assert (first.to, first.quiet, first.changes["absent_at"]) == (Stage.IN_DOUBT, False, first_at)
     assert first.changes["proven_absent_at"] is None
 
     seen_once = with_changes(refund, first, first_at)
-    between = after_look(seen_once, look, VERIFY, first_at + settle - SECOND, 0)
+    between = after_readback(seen_once, look, VERIFY, first_at + settle - SECOND, 0)
     assert (between.quiet, between.changes, between.delay) == (True, {}, SECOND)
 
-    second = after_look(seen_once, look, VERIFY, first_at + settle, 0)
+    second = after_readback(seen_once, look, VERIFY, first_at + settle, 0)
     assert (second.to, second.changes["proven_absent_at"]) == (Stage.IN_DOUBT, first_at + settle)
 
 
 @law
 @given(refund=refunds(Stage.IN_DOUBT), look=looks(), rules=rules, jitter=jitters)
 def test_absence_is_never_proven_by_less_than_two_settle_times_of_quiet_or_a_persons_word(
-    refund: Refund, look: Look, rules: Rules, jitter: float
+    refund: Refund, look: Readback, rules: Rules, jitter: float
 ) -> None:
-    step = after_look(refund, look, rules, NOW, jitter)
+    step = after_readback(refund, look, rules, NOW, jitter)
     if step.changes.get("proven_absent_at") is None:
         return
     if step.source == "operator":
         assert (refund.operator_says, refund.operator_unverified) == ("absent", True)
-        assert look.sight in {Sight.INCONCLUSIVE, Sight.UNREADABLE}
+        assert look.sight in {ReadbackVerdict.INCONCLUSIVE, ReadbackVerdict.UNREADABLE}
         return
-    assert look.sight is Sight.ABSENT
+    assert look.sight is ReadbackVerdict.ABSENT
     assert refund.absent_at is not None
     assert refund.absent_at + rules.settle <= NOW
     assert refund.quiet_at is None or refund.quiet_at + rules.settle <= NOW
     assert refund.resends < MAX_RESENDS or refund.operator_says == "absent"
 
 
-@pytest.mark.parametrize("between", [Sight.INCONCLUSIVE, Sight.FOUND_IN_TOTALS])
-def test_look_that_shows_something_else_begins_the_proof_of_absence_anew(between: Sight) -> None:
+@pytest.mark.parametrize("between", [ReadbackVerdict.INCONCLUSIVE, ReadbackVerdict.FOUND_IN_TOTALS])
+def test_look_that_shows_something_else_begins_the_proof_of_absence_anew(between: ReadbackVerdict) -> None:
     refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW - VERIFY.settle, absent_at=NOW - MINUTE)
-    after = with_changes(refund, after_look(refund, Look(sight=between, reason="so"), VERIFY, NOW, 0), NOW)
+    after = with_changes(refund, after_readback(refund, Readback(sight=between, reason="so"), VERIFY, NOW, 0), NOW)
     assert after.absent_at is None
 
 
@@ -94,22 +94,22 @@ def test_new_doubt_begins_every_proof_anew(outcome: Outcome) -> None:
 
 
 def test_fourth_send_after_proven_absence_is_a_persons_decision() -> None:
-    look = Look(sight=Sight.ABSENT, reason="so")
+    look = Readback(sight=ReadbackVerdict.ABSENT, reason="so")
     for resends in range(MAX_RESENDS + 1):
         refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW - HOUR, absent_at=NOW - HOUR, resends=resends)
-        step = after_look(refund, look, VERIFY, NOW, 0)
+        step = after_readback(refund, look, VERIFY, NOW, 0)
         assert (step.to is Stage.REVIEW) is (resends == MAX_RESENDS)
 
 
 def test_looks_that_cannot_tell_come_rarer_and_end_with_a_person() -> None:
     refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW - VERIFY.settle)
-    look, now, delays = Look(sight=Sight.INCONCLUSIVE, reason="so"), NOW, []
-    while (step := after_look(refund, look, VERIFY, now, 0)).to is Stage.IN_DOUBT:
+    look, now, delays = Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so"), NOW, []
+    while (step := after_readback(refund, look, VERIFY, now, 0)).to is Stage.IN_DOUBT:
         assert step.delay is not None
         delays.append(step.delay)
         now += step.delay
         refund = with_changes(refund, step, now)
-    assert len(delays) == MAX_LOOKS - 1
+    assert len(delays) == MAX_READBACKS - 1
     assert delays == sorted(set(delays))
     assert step.to is Stage.REVIEW
     assert step.alarm is not None
@@ -118,13 +118,13 @@ def test_looks_that_cannot_tell_come_rarer_and_end_with_a_person() -> None:
 
 def test_look_too_early_to_count_is_not_counted() -> None:
     refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW)
-    step = after_look(refund, Look(sight=Sight.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
+    step = after_readback(refund, Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
     assert (step.to, step.quiet, step.changes, step.delay) == (Stage.IN_DOUBT, True, {}, VERIFY.settle)
 
 
 def test_refund_found_in_the_list_is_believed_at_once() -> None:
     refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW)
-    step = after_look(refund, Look(sight=Sight.FOUND, reason="so", found=found()), VERIFY, NOW, 0)
+    step = after_readback(refund, Readback(sight=ReadbackVerdict.FOUND, reason="so", found=found()), VERIFY, NOW, 0)
     after = with_changes(refund, step, NOW)
     assert (step.status, step.proof) == (Status.SUCCEEDED, True)
     assert (after.provider_refund_id, after.evidence) == ("re_1", "list")
@@ -134,35 +134,37 @@ def test_refund_found_in_the_totals_settles_after_a_second_equal_look_without_an
     rules = replace(VERIFY, readback="totals")
     refund = a_refund(Stage.IN_DOUBT, amount=None, all_remaining=True, currency=None)
     refund = replace(refund, baseline=Baseline(refunded=100, currency="usd", remaining=400))
-    look = Look(sight=Sight.FOUND_IN_TOTALS, reason="so")
-    first = after_look(refund, look, rules, NOW, 0)
+    look = Readback(sight=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
+    first = after_readback(refund, look, rules, NOW, 0)
     assert (first.to, first.delay, first.proof) == (Stage.IN_DOUBT, rules.settle, False)
     refund = with_changes(refund, first, NOW)
-    early = after_look(refund, look, rules, NOW + rules.settle - SECOND, 0)
+    early = after_readback(refund, look, rules, NOW + rules.settle - SECOND, 0)
     assert (early.to, early.quiet) == (Stage.IN_DOUBT, True)
-    second = after_look(refund, look, rules, NOW + rules.settle, 0)
+    second = after_readback(refund, look, rules, NOW + rules.settle, 0)
     assert (second.to, second.status, second.proof) == (Stage.SETTLED, Status.SUCCEEDED, False)
     after = with_changes(refund, second, NOW)
     assert (after.evidence, after.provider_refund_id, after.amount, after.currency) == ("totals", None, None, "usd")
 
 
 def test_two_refunds_with_our_id_go_to_a_person_with_an_alarm() -> None:
-    step = after_look(a_refund(Stage.IN_DOUBT), Look(sight=Sight.CONFLICT, reason="two of them"), VERIFY, NOW, 0)
+    step = after_readback(
+        a_refund(Stage.IN_DOUBT), Readback(sight=ReadbackVerdict.CONFLICT, reason="two of them"), VERIFY, NOW, 0
+    )
     assert (step.to, step.alarm) == (Stage.REVIEW, "two of them")
 
 
 def test_provider_that_cannot_be_read_is_asked_again_and_after_the_allowed_age_a_person_is() -> None:
-    look = Look(sight=Sight.UNREADABLE, reason="503", retry_after=2 * HOUR)
+    look = Readback(sight=ReadbackVerdict.UNREADABLE, reason="503", retry_after=2 * HOUR)
     refund = a_refund(Stage.IN_DOUBT, first_attempt_at=NOW, looks=2)
-    young = after_look(refund, look, VERIFY, NOW + HOUR, 0)
+    young = after_readback(refund, look, VERIFY, NOW + HOUR, 0)
     assert (young.to, young.quiet, young.delay) == (Stage.IN_DOUBT, True, 2 * HOUR)
-    assert after_look(refund, look, VERIFY, NOW + VERIFY.max_age, 0).to is Stage.REVIEW
+    assert after_readback(refund, look, VERIFY, NOW + VERIFY.max_age, 0).to is Stage.REVIEW
 
 
 def test_looks_that_are_not_answered_come_rarer_up_to_ten_minutes() -> None:
     refund = a_refund(Stage.IN_DOUBT, doubt_since=NOW, first_attempt_at=NOW, quiet_at=NOW)
-    look, now, delays = Look(sight=Sight.UNREADABLE, reason="503"), NOW, []
-    while (step := after_look(refund, look, VERIFY, now, 0)).to is Stage.IN_DOUBT:
+    look, now, delays = Readback(sight=ReadbackVerdict.UNREADABLE, reason="503"), NOW, []
+    while (step := after_readback(refund, look, VERIFY, now, 0)).to is Stage.IN_DOUBT:
         assert step.delay is not None
         delays.append(step.delay)
         now += step.delay
@@ -180,10 +182,10 @@ def test_doubt_that_nothing_may_be_read_back_of_goes_to_a_person_at_once() -> No
 def test_person_who_says_absent_is_checked_by_a_look_that_may_say_otherwise() -> None:
     refund = a_refund(Stage.REVIEW, doubt_since=NOW - HOUR)
     told = with_changes(refund, resolve_resend(refund, unverified=True), NOW)
-    assert next_action(told, TRUST, NOW) is Action.LOOK
-    sent = after_look(told, Look(sight=Sight.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
+    assert next_action(told, TRUST, NOW) is Action.READ_BACK
+    sent = after_readback(told, Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
     assert sent.changes["proven_absent_at"] == NOW
-    contrary = after_look(told, Look(sight=Sight.FOUND, reason="so", found=found()), VERIFY, NOW, 0)
+    contrary = after_readback(told, Readback(sight=ReadbackVerdict.FOUND, reason="so", found=found()), VERIFY, NOW, 0)
     assert contrary.status is Status.SUCCEEDED
 
 

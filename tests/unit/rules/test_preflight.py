@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from tests.factories import HOUR, MINUTE, NOT_DONE, NOT_SENT, NOW, SECOND, SERVER_ERROR, VERIFY, a_refund
 from tests.strategies import jitters, outcomes, refunds, rules
 from tests.unit.rules.stepping import DAY, DROPPED, TOLD, assert_is_a_move, pending, plain, settled
-from worker.model.answers import Look, Outcome, PaymentView, Sight, TryVerdict
+from worker.model.answers import Outcome, PaymentView, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.rules.attempts import MAX_SERVER_ERRORS, Rules
-from worker.rules.preflight import after_first_look, after_no_view, after_view, wants_currency
+from worker.rules.preflight import after_first_readback, after_no_view, after_view, wants_currency
 
 law = settings(deadline=None, max_examples=100)
 
@@ -133,8 +133,8 @@ def test_payment_that_is_not_shown_leads_to_this_step_and_no_other(
     assert plain(after_no_view(refund, outcome, rules, NOW, 0.5)) == step
 
 
-def first(sight: Sight, **fields: Any) -> Look:
-    return Look(sight=sight, reason="so", **fields)
+def first(sight: ReadbackVerdict, **fields: Any) -> Readback:
+    return Readback(sight=sight, reason="so", **fields)
 
 
 DOUBT = pending(
@@ -158,24 +158,24 @@ DOUBT = pending(
 @pytest.mark.parametrize(
     ("look", "step"),
     [
-        (first(Sight.ABSENT), None),
-        (first(Sight.FOUND), DOUBT),
-        (first(Sight.FOUND_IN_TOTALS), DOUBT),
-        (first(Sight.CONFLICT), DOUBT),
-        (first(Sight.INCONCLUSIVE), DOUBT),
-        (first(Sight.INCONCLUSIVE, missing=True), DOUBT),
-        (first(Sight.UNREADABLE), unreadable(3.75 * SECOND, 1)),
-        (first(Sight.UNREADABLE, retry_after=HOUR), unreadable(HOUR, 1)),
-        (first(Sight.UNREADABLE, retry_after=SECOND), unreadable(3.75 * SECOND, 1)),
-        (first(Sight.UNREADABLE, credentials=True), unreadable(15 * SECOND, 1)),
+        (first(ReadbackVerdict.ABSENT), None),
+        (first(ReadbackVerdict.FOUND), DOUBT),
+        (first(ReadbackVerdict.FOUND_IN_TOTALS), DOUBT),
+        (first(ReadbackVerdict.CONFLICT), DOUBT),
+        (first(ReadbackVerdict.INCONCLUSIVE), DOUBT),
+        (first(ReadbackVerdict.INCONCLUSIVE, missing=True), DOUBT),
+        (first(ReadbackVerdict.UNREADABLE), unreadable(3.75 * SECOND, 1)),
+        (first(ReadbackVerdict.UNREADABLE, retry_after=HOUR), unreadable(HOUR, 1)),
+        (first(ReadbackVerdict.UNREADABLE, retry_after=SECOND), unreadable(3.75 * SECOND, 1)),
+        (first(ReadbackVerdict.UNREADABLE, credentials=True), unreadable(15 * SECOND, 1)),
     ],
 )
-def test_look_before_the_first_send_leads_to_this_step_and_no_other(look: Look, step: Step | None) -> None:
-    assert plain(after_first_look(a_refund(Stage.QUEUED), look, NOW, 0.5)) == step
+def test_look_before_the_first_send_leads_to_this_step_and_no_other(look: Readback, step: Step | None) -> None:
+    assert plain(after_first_readback(a_refund(Stage.QUEUED), look, NOW, 0.5)) == step
 
 
 def test_payment_that_cannot_be_read_before_the_first_send_is_asked_for_ever_more_seldom() -> None:
-    step = after_first_look(a_refund(Stage.WAITING, looks=20), first(Sight.UNREADABLE), NOW, 0)
+    step = after_first_readback(a_refund(Stage.WAITING, looks=20), first(ReadbackVerdict.UNREADABLE), NOW, 0)
     assert plain(step) == unreadable(5 * MINUTE, 21, Stage.WAITING)
 
 

@@ -30,18 +30,18 @@ from tests.factories import (
 )
 from worker.model.answers import (
     Answer,
-    Look,
     NoReply,
     NotSent,
     Outcome,
     PaymentView,
     ProviderRefund,
+    Readback,
+    ReadbackVerdict,
     Reply,
-    Sight,
     TryVerdict,
 )
 from worker.model.refund import Baseline, Retriable, Stage, Status
-from worker.rules.evidence import look_at_list, look_at_totals
+from worker.rules.evidence import judge_list, judge_totals
 from worker.rules.outcomes import classify, fold, key_accepted, key_refused
 from worker.rules.payloads import read_amount, read_time
 
@@ -391,92 +391,94 @@ def sibling(**fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("entry", "sight"),
     [
-        (FOREIGN, Sight.ABSENT),
-        (replace(FOREIGN, amount=500), Sight.INCONCLUSIVE),
-        (replace(FOREIGN, amount=501), Sight.ABSENT),
-        (replace(FOREIGN, amount=None), Sight.INCONCLUSIVE),
-        (replace(FOREIGN, amount=-1), Sight.INCONCLUSIVE),
-        (found(generation="2"), Sight.INCONCLUSIVE),
+        (FOREIGN, ReadbackVerdict.ABSENT),
+        (replace(FOREIGN, amount=500), ReadbackVerdict.INCONCLUSIVE),
+        (replace(FOREIGN, amount=501), ReadbackVerdict.ABSENT),
+        (replace(FOREIGN, amount=None), ReadbackVerdict.INCONCLUSIVE),
+        (replace(FOREIGN, amount=-1), ReadbackVerdict.INCONCLUSIVE),
+        (found(generation="2"), ReadbackVerdict.INCONCLUSIVE),
         # One of ours that is written in another way than we write it.
-        (found(generation="01"), Sight.INCONCLUSIVE),
-        (found(generation="0"), Sight.ABSENT),
-        (found(generation="x"), Sight.INCONCLUSIVE),
-        (found(generation=""), Sight.INCONCLUSIVE),
+        (found(generation="01"), ReadbackVerdict.INCONCLUSIVE),
+        (found(generation="0"), ReadbackVerdict.ABSENT),
+        (found(generation="x"), ReadbackVerdict.INCONCLUSIVE),
+        (found(generation=""), ReadbackVerdict.INCONCLUSIVE),
     ],
 )
-def test_entry_that_may_be_ours_proves_no_absence(entry: ProviderRefund, sight: Sight) -> None:
-    assert look_at_list(IN_DOUBT, [entry], complete=True, siblings=()).sight is sight
+def test_entry_that_may_be_ours_proves_no_absence(entry: ProviderRefund, sight: ReadbackVerdict) -> None:
+    assert judge_list(IN_DOUBT, [entry], complete=True, siblings=()).sight is sight
 
 
 def test_list_is_read_as_this_and_nothing_else() -> None:
-    def look(*entries: ProviderRefund, complete: bool = True, siblings: Any = ()) -> Look:
-        return look_at_list(IN_DOUBT, entries, complete=complete, siblings=siblings)
+    def look(*entries: ProviderRefund, complete: bool = True, siblings: Any = ()) -> Readback:
+        return judge_list(IN_DOUBT, entries, complete=complete, siblings=siblings)
 
-    assert look(found()) == Look(sight=Sight.FOUND, reason="listed with our id", found=found())
-    assert look() == Look(sight=Sight.ABSENT, reason="not in the payment's list")
-    assert look(complete=False).sight is Sight.INCONCLUSIVE
-    assert look(found(), found(id="re_2")).sight is Sight.CONFLICT
+    assert look(found()) == Readback(sight=ReadbackVerdict.FOUND, reason="listed with our id", found=found())
+    assert look() == Readback(sight=ReadbackVerdict.ABSENT, reason="not in the payment's list")
+    assert look(complete=False).sight is ReadbackVerdict.INCONCLUSIVE
+    assert look(found(), found(id="re_2")).sight is ReadbackVerdict.CONFLICT
     assert "amount" in look(found(amount=1)).reason
     assert "status" in look(found(status="new")).reason
-    assert look(found(status="new")).sight is Sight.CONFLICT
+    assert look(found(status="new")).sight is ReadbackVerdict.CONFLICT
     # A sibling that is known to exist and is not shown.
     assert "1 refund" in look(siblings=[sibling()]).reason
-    assert look(replace(FOREIGN, id="re_2", amount=500), siblings=[sibling()]).sight is Sight.ABSENT
+    assert look(replace(FOREIGN, id="re_2", amount=500), siblings=[sibling()]).sight is ReadbackVerdict.ABSENT
     by_our_id = replace(FOREIGN, refund_id="order-1001-2", amount=500)
-    assert look(by_our_id, siblings=[sibling(provider_refund_id=None)]).sight is Sight.ABSENT
-    assert look(by_our_id).sight is Sight.INCONCLUSIVE
+    assert look(by_our_id, siblings=[sibling(provider_refund_id=None)]).sight is ReadbackVerdict.ABSENT
+    assert look(by_our_id).sight is ReadbackVerdict.INCONCLUSIVE
 
 
-def totals(refunded: int | None, *, amount: int | None = 500, proof: bool = True, **fields: Any) -> Look:
+def totals(refunded: int | None, *, amount: int | None = 500, proof: bool = True, **fields: Any) -> Readback:
     refund = replace(IN_DOUBT, amount=amount, baseline=Baseline(refunded=100, currency="usd", remaining=1), **fields)
     view = PaymentView(refunded=refunded, currency="usd")
     known = {"re_2": found(id="re_2", amount=100)}
-    return look_at_totals(refund, view, siblings=[sibling()], reread=known, totals_proof=proof)
+    return judge_totals(refund, view, siblings=[sibling()], reread=known, totals_proof=proof)
 
 
 def test_total_is_read_as_this_and_nothing_else() -> None:
-    assert totals(600) == Look(sight=Sight.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount")
-    assert totals(100) == Look(sight=Sight.ABSENT, reason="the refunded total is unchanged")
+    assert totals(600) == Readback(
+        sight=ReadbackVerdict.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount"
+    )
+    assert totals(100) == Readback(sight=ReadbackVerdict.ABSENT, reason="the refunded total is unchanged")
     unproven = totals(100, proof=False)
-    assert unproven.sight is Sight.INCONCLUSIVE
+    assert unproven.sight is ReadbackVerdict.INCONCLUSIVE
     assert "unchanged" in unproven.reason
     moved = totals(107)
-    assert moved.sight is Sight.INCONCLUSIVE
+    assert moved.sight is ReadbackVerdict.INCONCLUSIVE
     assert "moved by 7, not by 500" in moved.reason
     assert "moved by 1, not by 500" in totals(101, proof=False).reason
 
 
 def test_smallest_refund_there_is_can_be_found_in_the_totals() -> None:
-    assert totals(101, amount=1).sight is Sight.FOUND_IN_TOTALS
-    assert totals(101, amount=None, all_remaining=True).sight is Sight.FOUND_IN_TOTALS
-    assert totals(100, amount=0).sight is Sight.INCONCLUSIVE
+    assert totals(101, amount=1).sight is ReadbackVerdict.FOUND_IN_TOTALS
+    assert totals(101, amount=None, all_remaining=True).sight is ReadbackVerdict.FOUND_IN_TOTALS
+    assert totals(100, amount=0).sight is ReadbackVerdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
     ("other", "reread", "sight"),
     [
-        (sibling(), {"re_2": found(id="re_2", amount=100)}, Sight.ABSENT),
-        (sibling(), {"re_2": found(id="re_2", status="failed")}, Sight.INCONCLUSIVE),
-        (sibling(), {"re_2": None}, Sight.INCONCLUSIVE),
-        (sibling(), {}, Sight.INCONCLUSIVE),
-        (sibling(updated_at=NOW - HOUR), {"re_2": found(id="re_2", amount=100)}, Sight.INCONCLUSIVE),
-        (sibling(updated_at=NOW - HOUR - SECOND), {"re_2": found(id="re_2", amount=100)}, Sight.ABSENT),
+        (sibling(), {"re_2": found(id="re_2", amount=100)}, ReadbackVerdict.ABSENT),
+        (sibling(), {"re_2": found(id="re_2", status="failed")}, ReadbackVerdict.INCONCLUSIVE),
+        (sibling(), {"re_2": None}, ReadbackVerdict.INCONCLUSIVE),
+        (sibling(), {}, ReadbackVerdict.INCONCLUSIVE),
+        (sibling(updated_at=NOW - HOUR), {"re_2": found(id="re_2", amount=100)}, ReadbackVerdict.INCONCLUSIVE),
+        (sibling(updated_at=NOW - HOUR - SECOND), {"re_2": found(id="re_2", amount=100)}, ReadbackVerdict.ABSENT),
         (
             sibling(
                 updated_at=NOW, attempts=0, provider_refund_id=None, status=Status.CANCELED, retriable=Retriable.NO
             ),
             {},
-            Sight.INCONCLUSIVE,
+            ReadbackVerdict.INCONCLUSIVE,
         ),
-        (sibling(provider_refund_id=None, status=Status.FAILED), {}, Sight.INCONCLUSIVE),
+        (sibling(provider_refund_id=None, status=Status.FAILED), {}, ReadbackVerdict.INCONCLUSIVE),
     ],
 )
 def test_refund_beside_it_that_may_have_moved_the_total_leaves_it_undecided(
-    other: Any, reread: Any, sight: Sight
+    other: Any, reread: Any, sight: ReadbackVerdict
 ) -> None:
     refund = replace(IN_DOUBT, baseline=Baseline(refunded=100, currency="usd", remaining=1))
     view = PaymentView(refunded=100, currency="usd")
-    look = look_at_totals(refund, view, siblings=[other], reread=reread, totals_proof=True)
+    look = judge_totals(refund, view, siblings=[other], reread=reread, totals_proof=True)
     assert look.sight is sight
 
 
@@ -484,5 +486,5 @@ def test_refund_beside_one_of_unknown_beginning_leaves_it_undecided() -> None:
     refund = replace(IN_DOUBT, first_attempt_at=None, baseline=Baseline(refunded=100, currency="usd", remaining=1))
     view = PaymentView(refunded=100, currency="usd")
     reread = {"re_2": found(id="re_2", amount=100)}
-    look = look_at_totals(refund, view, siblings=[sibling()], reread=reread, totals_proof=True)
-    assert look.sight is Sight.INCONCLUSIVE
+    look = judge_totals(refund, view, siblings=[sibling()], reread=reread, totals_proof=True)
+    assert look.sight is ReadbackVerdict.INCONCLUSIVE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.support.store_world import ID, World, at_stage
-from worker.model.answers import Look, Sight
+from worker.model.answers import Readback, ReadbackVerdict
 from worker.model.refund import Stage, Status
 from worker.rules import attempts, readback
 from worker.rules.attempts import Rules
@@ -13,13 +13,13 @@ def test_a_resend_of_a_canceled_batch_settles_as_canceled_since_it_never_happene
     refund = at_stage(world, Stage.IN_DOUBT)
     world.redis.hset(f"refunds:refund:{ID}", "batch_id", "b1")
     world.redis.hset("refunds:batch:b1", "state", "canceled")
-    rules = Rules(readback="list", settle=attempts.EARLY_LOOK)
+    rules = Rules(readback="list", settle=attempts.EARLY_READBACK)
     world.redis.hset(f"refunds:refund:{ID}", mapping={"currency_checked": "1", "unconfirmed_since": "1"})
     for _ in range(3):
         world.pass_time(rules.settle * 2)
         refund = world.get()
-        look = Look(sight=Sight.ABSENT, reason="not in the payment's list")
-        world.save(refund, readback.after_look(refund, look, rules, world.now, 0))
+        look = Readback(sight=ReadbackVerdict.ABSENT, reason="not in the payment's list")
+        world.save(refund, readback.after_readback(refund, look, rules, world.now, 0))
     assert world.claim(kind="resend", version=world.get().version).result == "canceled"
     settled = world.get()
     assert (settled.status, settled.stage, settled.doubt_since) == (Status.CANCELED, Stage.SETTLED, None)

@@ -22,16 +22,16 @@ from tests.factories import (
     found,
 )
 from tests.support.store_world import ID, LEASE, World, at_stage, only_time_moved
-from worker.model.answers import Look, PaymentView, Sight
+from worker.model.answers import PaymentView, Readback, ReadbackVerdict
 from worker.model.refund import Baseline, Refund, Stage, Status
 from worker.model.request import request_body
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions, readback
 from worker.rules.attempts import VERDICT_LIFE
-from worker.rules.evidence import look_at_totals
+from worker.rules.evidence import judge_totals
 from worker.store import scripts
 
-ABSENT = Look(sight=Sight.ABSENT, reason="so")
+ABSENT = Readback(sight=ReadbackVerdict.ABSENT, reason="so")
 
 
 def proven_absent(world: World) -> Refund:
@@ -40,7 +40,7 @@ def proven_absent(world: World) -> Refund:
     for _ in range(2):
         world.pass_time(VERIFY.settle)
         refund = world.get()
-        world.save(refund, readback.after_look(refund, ABSENT, VERIFY, world.now, 0))
+        world.save(refund, readback.after_readback(refund, ABSENT, VERIFY, world.now, 0))
     refund = world.get()
     assert refund.proven_absent_at == world.now
     return refund
@@ -199,14 +199,14 @@ def test_sibling_that_settled_after_the_total_was_read_is_not_taken_for_our_own_
     seen = world.store.run(scripts.load("mine"))
     claim = world.claim("mine", seq=seen.seq, baseline=Baseline(refunded=500, currency="usd", remaining=500))
     world.end(claim, MAYBE)
-    look = look_at_totals(
+    look = judge_totals(
         world.get("mine"),
         PaymentView(refunded=500, captured=1000, currency="usd"),
         siblings=[world.get("sibling")],
         reread={"re_s": found(id="re_s")},
         totals_proof=True,
     )
-    assert look.sight is Sight.ABSENT
+    assert look.sight is ReadbackVerdict.ABSENT
 
 
 def test_refund_with_a_stated_currency_is_not_sent_before_the_payment_was_read(world: World) -> None:
@@ -331,8 +331,8 @@ def test_resend_rests_on_the_version_at_which_absence_was_proven(world: World) -
 
 def test_look_that_can_no_longer_tell_takes_the_verdict_back(world: World) -> None:
     refund = proven_absent(world)
-    look = Look(sight=Sight.INCONCLUSIVE, reason="so")
-    assert world.save(refund, readback.after_look(refund, look, VERIFY, world.now, 0)).result == "saved"
+    look = Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so")
+    assert world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0)).result == "saved"
     assert world.claim(kind="resend", version=refund.version).result == "verdict"
 
 

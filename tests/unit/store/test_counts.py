@@ -12,7 +12,7 @@ import pytest
 
 from tests.factories import HOUR, MAYBE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, a_request, done_as, found
 from tests.support.store_world import ID, P, World, at_stage
-from worker.model.answers import Look, Sight
+from worker.model.answers import Readback, ReadbackVerdict
 from worker.model.refund import Lane, Stage
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions, readback
@@ -209,7 +209,8 @@ def test_history_reads_the_same_in_pieces_as_in_one(world: World) -> None:
     world.attempt(MAYBE)
     world.pass_time(VERIFY.settle)
     world.save(
-        world.get(), readback.after_look(world.get(), Look(sight=Sight.ABSENT, reason="so"), VERIFY, world.now, 0)
+        world.get(),
+        readback.after_readback(world.get(), Readback(sight=ReadbackVerdict.ABSENT, reason="so"), VERIFY, world.now, 0),
     )
     entries: Any = world.redis.lrange(f"refunds:history:{ID}", 0, -1)
     moves = Moves()
@@ -221,8 +222,8 @@ def test_history_replays_to_the_record(world: World) -> None:
     world.attempt(MAYBE)
     for _ in range(2):
         world.pass_time(VERIFY.settle)
-        look = Look(sight=Sight.ABSENT, reason="so")
-        world.save(world.get(), readback.after_look(world.get(), look, VERIFY, world.now, 0))
+        look = Readback(sight=ReadbackVerdict.ABSENT, reason="so")
+        world.save(world.get(), readback.after_readback(world.get(), look, VERIFY, world.now, 0))
     world.attempt(done_as("failed", id="re_0"), kind="resend", version=world.get().version)
     step = decisions.retry_failed(world.get())
     assert step is not None

@@ -30,14 +30,14 @@ from tests.factories import HOUR, MAYBE, MINUTE, NOW, SECOND, a_request
 from tests.support.store_world import LEASE, Dump, World
 from tests.unit.store.provider import FATES, UNDONE, Fate, Flight, Provider, Reading
 from worker.errors import NotCancelable
-from worker.model.answers import Look, NoReply, Outcome, Sight, TryVerdict
+from worker.model.answers import NoReply, Outcome, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Baseline, Lane, Refund, Stage, Status
 from worker.model.steps import Action, Step
 from worker.model.times import from_ms
 from worker.rules import attempts, decisions
 from worker.rules import readback as looks
 from worker.rules.attempts import Rules
-from worker.rules.evidence import look_at_list, look_at_totals
+from worker.rules.evidence import judge_list, judge_totals
 from worker.store import scripts
 from worker.store.scripts import Claim
 
@@ -147,7 +147,7 @@ class Journey(RuleBasedStateMachine):
                 self.decide(refund, attempts.to_review({}, "no_readback", "x"))
             case Action.POLL:
                 self.poll(refund, fate.reading)
-            case Action.LOOK:
+            case Action.READ_BACK:
                 self.look(refund, fate)
             case Action.NOTHING:
                 pass
@@ -175,24 +175,24 @@ class Journey(RuleBasedStateMachine):
         if refund.operator_says is not None and self.provider.shown(refund):
             # Where a person errs, the look they are held to must be able to show it: else it is as they say.
             reading = "clear"
-        step = looks.after_look(refund, self.sight(refund, reading), self.terms, self.world.now, 0)
+        step = looks.after_readback(refund, self.sight(refund, reading), self.terms, self.world.now, 0)
         self.decide(refund, step)
         if step.changes.get("proven_absent_at") is not None:
             claim = self.world.claim(refund.refund_id, "resend", version=refund.version + 1)
             self.take_off(claim, fate)
 
-    def sight(self, refund: Refund, reading: Reading) -> Look:
+    def sight(self, refund: Refund, reading: Reading) -> Readback:
         payment, readback = refund.payment_intent, self.terms.readback
         if reading == "unreadable":
-            return Look(sight=Sight.UNREADABLE, reason="x")
+            return Readback(sight=ReadbackVerdict.UNREADABLE, reason="x")
         if readback == "none":
-            return Look(sight=Sight.INCONCLUSIVE, reason="x")
+            return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="x")
         siblings = self.world.store.run(scripts.siblings(payment, refund.refund_id))
         if readback == "list":
             complete = reading == "clear"
-            return look_at_list(refund, self.provider.listed(payment), complete=complete, siblings=siblings)
+            return judge_list(refund, self.provider.listed(payment), complete=complete, siblings=siblings)
         reread = {entry.id: entry if reading == "clear" else None for entry in self.provider.listed(payment)}
-        return look_at_totals(
+        return judge_totals(
             refund, self.provider.view(payment), siblings=siblings, reread=reread, totals_proof=self.terms.totals_proof
         )
 

@@ -11,7 +11,7 @@ import redis
 
 from tests.factories import BLIND, HOUR, MAYBE, MINUTE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, done_as, found
 from tests.support.store_world import LEASE, World, at_stage, only_time_moved
-from worker.model.answers import Look, Outcome, Sight
+from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Lane, Stage
 from worker.rules import attempts, decisions, readback
 from worker.store import scripts
@@ -192,8 +192,8 @@ def test_refund_that_a_person_has_sent_again_waits_for_the_one_in_flight_on_its_
     claim = world.claim("b")
     assert world.save(reviewed, decisions.resolve_resend(reviewed, unverified=True)).result == "saved"
     told = world.get("a")
-    look = Look(sight=Sight.INCONCLUSIVE, reason="so")
-    world.save(told, readback.after_look(told, look, VERIFY, world.now, 0))
+    look = Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so")
+    world.save(told, readback.after_readback(told, look, VERIFY, world.now, 0))
     world.check()
     believed = world.get("a")
     assert believed.proven_absent_at == world.now
@@ -213,8 +213,8 @@ def test_refund_whose_resend_had_to_wait_wakes_the_waiter_and_not_itself(world: 
     accept(world, "b", "waiter")
     claim = world.claim("b")
     world.save(reviewed, decisions.resolve_resend(reviewed, unverified=True))
-    look = Look(sight=Sight.INCONCLUSIVE, reason="so")
-    world.save(world.get("a"), readback.after_look(world.get("a"), look, VERIFY, world.now, 0))
+    look = Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so")
+    world.save(world.get("a"), readback.after_readback(world.get("a"), look, VERIFY, world.now, 0))
     version = world.get("a").version
     assert world.claim("a", "resend", version=version).result == "locked"
     world.end(claim, REFUSED)

@@ -28,7 +28,7 @@ from tests.factories import (
     refund_payload,
 )
 from tests.support.store_world import ID, LEASE, World, at_stage
-from worker.model.answers import Look, Outcome, Sight
+from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Lane, Refund, Retriable, Stage, Status
 from worker.model.request import idempotency_key
 from worker.model.steps import Step
@@ -46,8 +46,8 @@ def settle_by_totals(world: World) -> None:
     """Two looks at the payment's total, a settle time apart, that show our amount."""
     for _ in range(2):
         refund = world.get()
-        look = Look(sight=Sight.FOUND_IN_TOTALS, reason="so")
-        assert world.save(refund, readback.after_look(refund, look, VERIFY, world.now, 0)).result == "saved"
+        look = Readback(sight=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
+        assert world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0)).result == "saved"
         world.pass_time(VERIFY.settle)
     assert (world.get().status, world.get().evidence) == (Status.SUCCEEDED, "totals")
 
@@ -287,13 +287,13 @@ def test_late_failure_of_what_the_totals_had_found_is_a_contradiction(world: Wor
 
 def test_total_settles_only_the_version_that_was_looked_at(world: World) -> None:
     refund = at_stage(world, Stage.IN_DOUBT)
-    look = Look(sight=Sight.FOUND_IN_TOTALS, reason="so")
-    world.save(refund, readback.after_look(refund, look, VERIFY, world.now, 0))
+    look = Readback(sight=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
+    world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0))
     world.pass_time(VERIFY.settle)
     seen = world.get()
     assert world.claim(kind="replay").claimed
     before = world.dump()
-    step = readback.after_look(seen, look, VERIFY, world.now, 0)
+    step = readback.after_readback(seen, look, VERIFY, world.now, 0)
     assert (step.to, world.save(seen, step).result) == (Stage.SETTLED, "stale")
     assert world.dump() == before
 
@@ -391,7 +391,9 @@ def test_proof_of_what_is_not_final_contradicts_a_refund_that_was_given_up(world
     told = world.get()
     absent = replace(told, absent_at=world.now - HOUR, quiet_at=world.now - HOUR)
     totals = replace(VERIFY, readback="totals")
-    world.save(told, readback.after_look(absent, Look(sight=Sight.ABSENT, reason="so"), totals, world.now, 0))
+    world.save(
+        told, readback.after_readback(absent, Readback(sight=ReadbackVerdict.ABSENT, reason="so"), totals, world.now, 0)
+    )
     assert (world.get().status, world.get().evidence) == (Status.FAILED, "totals")
     assert world.save(*verdict(claim, done_as("pending"), world)).result == "contradicts"
 
@@ -439,8 +441,8 @@ def test_proof_of_an_attempt_that_the_restored_server_never_saw_is_accepted(worl
 def test_quiet_step_moves_only_the_time(world: World) -> None:
     refund = at_stage(world, Stage.IN_DOUBT)
     before = world.dump()
-    look = Look(sight=Sight.ABSENT, reason="too early")
-    step = readback.after_look(refund, look, VERIFY, world.now, 0)
+    look = Readback(sight=ReadbackVerdict.ABSENT, reason="too early")
+    step = readback.after_readback(refund, look, VERIFY, world.now, 0)
     assert step.quiet
     assert step.delay is not None
     assert world.save(refund, step).result == "saved"
@@ -456,11 +458,13 @@ def test_quiet_step_moves_only_the_time(world: World) -> None:
 def test_quiet_step_may_count_and_clear_without_a_version(world: World) -> None:
     refund = at_stage(world, Stage.IN_DOUBT)
     world.pass_time(VERIFY.settle)
-    absent = readback.after_look(refund, Look(sight=Sight.ABSENT, reason="so"), VERIFY, world.now, 0)
+    absent = readback.after_readback(refund, Readback(sight=ReadbackVerdict.ABSENT, reason="so"), VERIFY, world.now, 0)
     world.save(refund, absent)
     refund = world.get()
     assert refund.absent_at == world.now
-    step = readback.after_look(refund, Look(sight=Sight.INCONCLUSIVE, reason="so"), VERIFY, world.now, 0)
+    step = readback.after_readback(
+        refund, Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, world.now, 0
+    )
     world.save(refund, step)
     after = world.get()
     assert (after.version, after.looks, after.absent_at) == (refund.version, 1, None)
