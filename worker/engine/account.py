@@ -16,7 +16,7 @@ import structlog
 
 from worker.errors import ProviderMismatch, ProviderUnavailable
 from worker.model.answers import Answer, Reply
-from worker.provider.gateway import Gateway, Turn, is_missing, shows
+from worker.provider.gateway import Gateway, Permit, is_missing, shows
 from worker.store import scripts
 from worker.store.async_store import AsyncStore
 from worker.store.flags import key_print
@@ -100,13 +100,13 @@ class Account:
         """Record that the provider shows a payment."""
         await self._store.run(scripts.payment(payment_intent, "shown"))
 
-    async def is_lost(self, payment_intent: str, turn: Turn) -> bool:
+    async def is_lost(self, payment_intent: str, permit: Permit) -> bool:
         """Return whether a payment that is missing now was shown once; if so, stop everything and raise an alarm.
 
-        First the payment is read once more, after `turn`, so that one lagging replica of the provider stops nothing.
+        First the payment is read once more, after `permit`, so that one lagging replica of the provider stops nothing.
         """
         result = await self._store.run(scripts.payment(payment_intent, "missing"))
-        if result == "suspect" and is_missing(await self._gateway.get_payment_intent(payment_intent, turn)):
+        if result == "suspect" and is_missing(await self._gateway.get_payment_intent(payment_intent, permit)):
             result = await self._store.run(scripts.payment(payment_intent, "certain"))
         if result == "raised":
             log.critical("account_lost", alarm=True, payment_intent=payment_intent)

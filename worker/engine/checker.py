@@ -15,7 +15,7 @@ from worker.engine.recorder import Recorder
 from worker.model.answers import Outcome, PaymentView, Readback
 from worker.model.refund import Refund
 from worker.model.steps import Step
-from worker.provider.gateway import Gateway, Turn, is_missing
+from worker.provider.gateway import Gateway, Permit, is_missing
 from worker.rules import preflight
 from worker.rules.attempts import Rules
 from worker.rules.outcomes import classify
@@ -48,9 +48,9 @@ class Checker:
         self._note_trouble = note_trouble
         self._note_answer = note_answer
 
-    async def read_payment(self, refund: Refund, now: datetime, turn: Turn) -> PaymentView | Ending:
+    async def read_payment(self, refund: Refund, now: datetime, permit: Permit) -> PaymentView | Ending:
         """Return the payment's view if the refund may be sent, else the ending of the saved step."""
-        seen = await self._gateway.get_payment(refund.payment_intent, turn, about=refund)
+        seen = await self._gateway.get_payment(refund.payment_intent, permit, about=refund)
         if isinstance(seen, PaymentView):
             self._note_answer()
             view, code = seen, ""
@@ -59,7 +59,7 @@ class Checker:
             outcome = await self._gateway.whose_refusal(classify(seen, refund))
             await self._note_trouble(outcome)
             view, code = PaymentView(problem=outcome.code), outcome.code
-            if is_missing(seen) and await self._account.is_lost(refund.payment_intent, turn):
+            if is_missing(seen) and await self._account.is_lost(refund.payment_intent, permit):
                 step = preflight.account_lost(refund)
             else:
                 step = preflight.after_no_view(refund, outcome, self._rules, now, self._jitter())

@@ -73,22 +73,22 @@ class RateGate:
         if self._stopped:
             raise TimeoutError
         started = self._clock()
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if not self._waiting[lane]:
             self._newcomer.set()
-        join(turn)
+        join(waiter)
         if self._pump is None:
             self._pump = asyncio.create_task(self._hand_out())
-        await turn
+        await waiter
         self.waited_seconds += self._clock() - started
 
     def stop(self) -> None:
         """End all present and future waits; permits at hand are still given."""
         self._stopped = True
         for queue in self._waiting.values():
-            for turn in queue:
-                if not turn.done():
-                    turn.set_exception(TimeoutError())
+            for waiter in queue:
+                if not waiter.done():
+                    waiter.set_exception(TimeoutError())
         self._newcomer.set()
 
     async def try_now(self, lane: Lane) -> bool:
@@ -135,9 +135,9 @@ class RateGate:
         except Exception as error:  # noqa: BLE001 - it belongs to the waiters, not to this task
             for queue in self._waiting.values():
                 while queue:
-                    turn = queue.popleft()
-                    if not turn.done():
-                        turn.set_exception(error)
+                    waiter = queue.popleft()
+                    if not waiter.done():
+                        waiter.set_exception(error)
         finally:
             self._pump = None
 
@@ -171,14 +171,14 @@ class RateGate:
             return
         for queue in (self._waiting[lane], *self._waiting.values()):
             while queue:
-                turn = queue.popleft()
-                if not turn.done():
-                    turn.set_result(None)
+                waiter = queue.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
                     return
         self._unused.append(moment)
 
 
-class Turns:
+class CallPermits:
     """The permits for handling one refund: the first is taken before the start, and each further call takes its own.
 
     `another` waits for a permit; no claim is held meanwhile. The harmless GET that checks the key or probes for an

@@ -19,7 +19,7 @@ from worker.model.answers import (
     TryVerdict,
 )
 from worker.model.refund import Refund
-from worker.provider.gateway import Gateway, Turn, shows
+from worker.provider.gateway import Gateway, Permit, shows
 from worker.rules import attempts
 from worker.rules.attempts import Rules
 from worker.rules.evidence import judge_list, judge_totals
@@ -56,27 +56,27 @@ class ReadbackRunner:
         self._note_trouble = note_trouble
         self._note_answer = note_answer
 
-    async def look(self, refund: Refund, turn: Turn) -> Readback:
+    async def look(self, refund: Refund, permit: Permit) -> Readback:
         """Return what the provider shows for a refund in doubt; also saves reversals of its siblings found meanwhile.
 
-        `turn` is awaited before each call, because a list may have many pages and a payment many refunds.
+        `permit` is awaited before each call, because a list may have many pages and a payment many refunds.
         """
         if refund.operator_says is not None and refund.provider_refund_id is not None:
             # The provider gave this id once, so a person's statement about the refund can be checked by that id.
-            look = await self._read_by_id(refund, refund.provider_refund_id, turn)
+            look = await self._read_by_id(refund, refund.provider_refund_id, permit)
             if look is not None:
                 return look
         match self._rules.readback:
             case "list":
-                return await self._read_list(refund, turn)
+                return await self._read_list(refund, permit)
             case "totals":
-                return await self._read_totals(refund, turn)
+                return await self._read_totals(refund, permit)
             case "none":
                 return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="nothing may be read back")
 
-    async def _read_by_id(self, refund: Refund, provider_refund_id: str, turn: Turn) -> Readback | None:
+    async def _read_by_id(self, refund: Refund, provider_refund_id: str, permit: Permit) -> Readback | None:
         """Return the result of reading the refund by its provider id, None if the provider does not know the id."""
-        answer = await self._gateway.get_refund(provider_refund_id, turn)
+        answer = await self._gateway.get_refund(provider_refund_id, permit)
         outcome = classify(answer, refund)
         if outcome.seen is TryVerdict.DONE and outcome.found is not None and outcome.found.id == provider_refund_id:
             self._note_answer()
@@ -92,11 +92,11 @@ class ReadbackRunner:
             )
         return await self._unread(answer, refund)
 
-    async def _read_list(self, refund: Refund, turn: Turn) -> Readback:
-        listed = await self._gateway.list_refunds(refund.payment_intent, turn, about=refund)
+    async def _read_list(self, refund: Refund, permit: Permit) -> Readback:
+        listed = await self._gateway.list_refunds(refund.payment_intent, permit, about=refund)
         if not isinstance(listed, tuple):
             look = await self._unread(listed, refund)
-            return await self._if_shown(look, refund, turn) if look.missing else look
+            return await self._if_shown(look, refund, permit) if look.missing else look
         self._note_answer()
         entries, complete = listed
         siblings = await self._store.run(scripts.siblings(refund.payment_intent, refund.refund_id))
@@ -106,19 +106,19 @@ class ReadbackRunner:
                 await self._reverse(sibling, by_id[sibling.provider_refund_id], "list")
         look = judge_list(refund, entries, complete=complete, siblings=siblings)
         # A key of another account reads every list as empty, so absence counts only if the payment itself is shown.
-        return await self._if_shown(look, refund, turn) if look.sight is ReadbackVerdict.ABSENT else look
+        return await self._if_shown(look, refund, permit) if look.sight is ReadbackVerdict.ABSENT else look
 
-    async def _if_shown(self, look: Readback, refund: Refund, turn: Turn) -> Readback:
+    async def _if_shown(self, look: Readback, refund: Refund, permit: Permit) -> Readback:
         """Return `look` if the provider shows the payment itself, else the result for a payment that is not shown."""
-        answer = await self._gateway.get_payment_intent(refund.payment_intent, turn, about=refund)
+        answer = await self._gateway.get_payment_intent(refund.payment_intent, permit, about=refund)
         if shows(answer, refund.payment_intent):
             await self._account.shown(refund.payment_intent)
             return look
         if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK and answer.payload is not None:
             return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="the provider showed another payment")
-        return await self._unpaid(answer, refund, turn)
+        return await self._unpaid(answer, refund, permit)
 
-    async def _read_totals(self, refund: Refund, turn: Turn) -> Readback:
+    async def _read_totals(self, refund: Refund, permit: Permit) -> Readback:
         if refund.baseline is None:
             return judge_totals(refund, PaymentView(), siblings=(), reread={}, totals_proof=False)
         # Read the siblings first: if one changes after that, the totals change too, and the result is inconclusive.
@@ -126,17 +126,17 @@ class ReadbackRunner:
         reread: dict[str, ProviderRefund | None] = {}
         for sibling in siblings or ():
             if sibling.provider_refund_id is not None:
-                reread[sibling.provider_refund_id] = await self._reread(sibling, sibling.provider_refund_id, turn)
-        view = await self._gateway.get_payment(refund.payment_intent, turn, about=refund)
+                reread[sibling.provider_refund_id] = await self._reread(sibling, sibling.provider_refund_id, permit)
+        view = await self._gateway.get_payment(refund.payment_intent, permit, about=refund)
         if not isinstance(view, PaymentView):
-            return await self._unpaid(view, refund, turn)
+            return await self._unpaid(view, refund, permit)
         self._note_answer()
         if view.shown:
             await self._account.shown(refund.payment_intent)
         return judge_totals(refund, view, siblings=siblings, reread=reread, totals_proof=self._rules.totals_proof)
 
-    async def _reread(self, sibling: Refund, provider_refund_id: str, turn: Turn) -> ProviderRefund | None:
-        answer = await self._gateway.get_refund(provider_refund_id, turn, about=sibling)
+    async def _reread(self, sibling: Refund, provider_refund_id: str, permit: Permit) -> ProviderRefund | None:
+        answer = await self._gateway.get_refund(provider_refund_id, permit, about=sibling)
         found = answer.payload.refund if isinstance(answer, Reply) and answer.payload is not None else None
         if found is None or found.id != provider_refund_id:
             return None
@@ -148,10 +148,10 @@ class ReadbackRunner:
         if step is not None:
             await self._recorder.save(sibling, step, {"look": "reversed"})
 
-    async def _unpaid(self, answer: Answer, refund: Refund, turn: Turn) -> Readback:
+    async def _unpaid(self, answer: Answer, refund: Refund, permit: Permit) -> Readback:
         """Return the result for a payment that was not shown; if it was shown before, this concerns every refund."""
         look = await self._unread(answer, refund)
-        if look.missing and await self._account.is_lost(refund.payment_intent, turn):
+        if look.missing and await self._account.is_lost(refund.payment_intent, permit):
             reason = "the payment was shown before and is missing now: the key may be of another account"
             return Readback(sight=ReadbackVerdict.UNREADABLE, reason=reason, credentials=True)
         return look

@@ -22,7 +22,7 @@ from worker.engine.account import Account
 from worker.engine.checker import Checker
 from worker.engine.endings import Ending
 from worker.engine.provider_state import ProviderTrouble
-from worker.engine.rate_gate import RateGate, Turns
+from worker.engine.rate_gate import CallPermits, RateGate
 from worker.engine.reconciler import ReadbackRunner
 from worker.engine.recorder import SOON, Recorder
 from worker.engine.slots import Slots
@@ -198,7 +198,7 @@ class Service:
         if isinstance(loaded, Ending):
             return loaded
         ending = endings.OVERTAKEN
-        turns = Turns(lambda: self.gate.go_on(lane))
+        permits = CallPermits(lambda: self.gate.go_on(lane))
         for _ in range(HOPS):
             if loaded is None:
                 loaded = await self.store.run(scripts.load(refund_id))
@@ -206,29 +206,29 @@ class Service:
             if refund is None:
                 log.warning("refund_unknown", refund_id=refund_id)
                 return endings.UNKNOWN
-            ending, again = await self._act(refund, loaded, lane, turns)
+            ending, again = await self._act(refund, loaded, lane, permits)
             if not again:
                 break
             loaded = None
         return ending
 
-    async def _act(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
+    async def _act(self, refund: Refund, loaded: Loaded, lane: Lane, permits: CallPermits) -> tuple[Ending, bool]:
         """Take the refund's next action; return its ending, and whether to load it again at once."""
         match attempts.next_action(refund, self.rules, loaded.now, self._wall()):
             case Action.NOTHING:
                 return endings.standing(refund), False
             case Action.SEND:
-                return await self._send(refund, loaded, lane, turns)
+                return await self._send(refund, loaded, lane, permits)
             case Action.REPLAY:
-                return await self._replay(refund, loaded.now, lane, turns)
+                return await self._replay(refund, loaded.now, lane, permits)
             case Action.LAPSE:
                 step = attempts.after_lapse(refund, self.rules, loaded.now, self._jitter())
                 saved, ending = await self._recorder.save(refund, step, {"seen": "lease_lapsed"})
                 return ending, saved.result == "saved"
             case Action.READ_BACK:
-                return await self._look(refund, loaded.now, lane, turns), False
+                return await self._look(refund, loaded.now, lane, permits), False
             case Action.POLL:
-                return await self._poll(refund, loaded.now, turns), False
+                return await self._poll(refund, loaded.now, permits), False
             case Action.REVIEW:
                 step = attempts.to_review({}, "no_readback", "it may have happened, and nothing may be read back")
                 _, ending = await self._recorder.save(refund, step, {})
@@ -243,31 +243,31 @@ class Service:
             return Loaded(now=claim.now, seq="", refund=claim.refund)
         return None if claim.result == "unchecked" else await self._go(claim, lane)
 
-    async def _send(self, refund: Refund, loaded: Loaded, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
+    async def _send(self, refund: Refund, loaded: Loaded, lane: Lane, permits: CallPermits) -> tuple[Ending, bool]:
         seq: str | None = None
         baseline: Baseline | None = None
         shown = False
         if self.rules.first_look and refund.first_attempt_at is None:
-            look = await self._readbacks.look(refund, turns.take)
+            look = await self._readbacks.look(refund, permits.take)
             if (kept := await self._checker.judge(refund, look, loaded.now)) is not None:
                 return kept
         checks = preflight.wants_currency(refund)
         if self.rules.wants_baseline or checks:
-            view = await self._checker.read_payment(refund, loaded.now, turns.take)
+            view = await self._checker.read_payment(refund, loaded.now, permits.take)
             if isinstance(view, Ending):
                 return view, False
             if self.rules.wants_baseline:
                 baseline = view.baseline
             seq, shown = loaded.seq, view.shown
-        await turns.ready()
+        await permits.ready()
         seen = {"currency_checked": checks, "payment_shown": shown}
         claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline, **seen)
         # `moved`: another refund of the payment was sent since the totals were read, so read them again.
         return await self._go(claim, lane), claim.result == "moved"
 
-    async def _replay(self, refund: Refund, now: datetime, lane: Lane, turns: Turns) -> tuple[Ending, bool]:
+    async def _replay(self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits) -> tuple[Ending, bool]:
         checks = preflight.wants_currency(refund)
-        if checks and isinstance(kept := await self._checker.read_payment(refund, now, turns.take), Ending):
+        if checks and isinstance(kept := await self._checker.read_payment(refund, now, permits.take), Ending):
             return kept, False
         claim = await self._claim(refund.refund_id, "replay", currency_checked=checks)
         return await self._go(claim, lane), claim.result == "window"
@@ -335,7 +335,7 @@ class Service:
     async def _attempt(self, claim: Claim, refund: Refund, lane: Lane) -> Ending:
         started = self._clock()
 
-        async def permit() -> bool:
+        async def may_go_on() -> bool:
             return await self._may_try_again(refund.refund_id, claim.token, lane)
 
         window: timedelta | None = None
@@ -343,7 +343,7 @@ class Service:
             # Use the clock that is further ahead: this worker's own may close the window, and never opens it.
             window = refund.first_attempt_at + self.rules.key_window - max(claim.now, self._wall())
         outcome = await self.gateway.send(
-            refund, claim.body, lease_left=claim.lease_left, window_left=window, permit=permit
+            refund, claim.body, lease_left=claim.lease_left, window_left=window, may_go_on=may_go_on
         )
         elapsed = timedelta(seconds=self._clock() - started)
         now = claim.now + elapsed
@@ -389,30 +389,34 @@ class Service:
 
     # Looking
 
-    async def _poll(self, refund: Refund, now: datetime, turns: Turns) -> Ending:
+    async def _poll(self, refund: Refund, now: datetime, permits: CallPermits) -> Ending:
         if refund.provider_refund_id is None:
             step = attempts.to_review({}, "no_provider_id", "it is processing under no id")
             _, ending = await self._recorder.save(refund, step, {})
             return ending
-        answer = await self.gateway.get_refund(refund.provider_refund_id, turns.take, about=refund)
+        answer = await self.gateway.get_refund(refund.provider_refund_id, permits.take, about=refund)
         await self.trouble.note(classify(answer, refund))
         step = readback.after_poll(refund, answer, now, self._jitter())
-        if readback.says_gone(step) and refund.missing_since is not None and await self._account_is_lost(refund, turns):
+        if (
+            readback.says_gone(step)
+            and refund.missing_since is not None
+            and await self._account_is_lost(refund, permits)
+        ):
             step = readback.account_lost()
         _, ending = await self._recorder.save(refund, step, {"seen": _shape(answer)}, insist=step.proof)
         return ending
 
-    async def _account_is_lost(self, refund: Refund, turns: Turns) -> bool:
+    async def _account_is_lost(self, refund: Refund, permits: CallPermits) -> bool:
         """Return whether the payment of a refund is missing too, although it was shown once."""
-        payment = await self.gateway.get_payment_intent(refund.payment_intent, turns.take, about=refund)
-        return is_missing(payment) and await self.account.is_lost(refund.payment_intent, turns.take)
+        payment = await self.gateway.get_payment_intent(refund.payment_intent, permits.take, about=refund)
+        return is_missing(payment) and await self.account.is_lost(refund.payment_intent, permits.take)
 
-    async def _look(self, refund: Refund, now: datetime, lane: Lane, turns: Turns) -> Ending:
-        look = await self._readbacks.look(refund, turns.take)
+    async def _look(self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits) -> Ending:
+        look = await self._readbacks.look(refund, permits.take)
         step = readback.after_readback(refund, look, self.rules, now, self._jitter())
         detail = {"look": look.sight.value, "reason": look.reason}
         checks = step.changes.get("proven_absent_at") is not None and preflight.wants_currency(refund)
-        if checks and isinstance(kept := await self._checker.read_payment(refund, now, turns.take), Ending):
+        if checks and isinstance(kept := await self._checker.read_payment(refund, now, permits.take), Ending):
             return kept
         saved, ending = await self._recorder.save(refund, step, detail, insist=step.proof)
         if saved.result != "saved" or "proven_absent_at" not in step.changes or step.quiet:
@@ -420,7 +424,7 @@ class Service:
         if step.changes["proven_absent_at"] is None:
             return ending
         # The verdict is fresh for half a minute: send at once, or read back again.
-        await turns.ready()
+        await permits.ready()
         claim = await self._claim(refund.refund_id, "resend", version=refund.version + 1, currency_checked=checks)
         return await self._go(claim, lane)
 

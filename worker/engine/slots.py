@@ -37,12 +37,12 @@ class Slots:
             self._hand_on()
 
     async def _wait(self, lane: Lane) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[lane].append(turn)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[lane].append(waiter)
         try:
-            await turn
+            await waiter
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if waiter.done() and not waiter.cancelled():
                 self.held[lane] -= 1
                 self._hand_on()
             raise
@@ -52,10 +52,10 @@ class Slots:
             lane = self._next_lane()
             if lane is None:
                 return
-            turn = self._waiting[lane].popleft()
-            if not turn.done():
+            waiter = self._waiting[lane].popleft()
+            if not waiter.done():
                 self.held[lane] += 1
-                turn.set_result(None)
+                waiter.set_result(None)
 
     def _next_lane(self) -> Lane | None:
         waiting = [lane for lane in Lane if self._waiting[lane]]

@@ -46,8 +46,8 @@ _SAYS_NOTHING_OF_THE_KEY: Final = frozenset({407, 408, 429})
 
 Observer = Callable[[str, str, float], None]
 """Callback for every call: operation, outcome class (`2xx` … `5xx`, `not_sent`, `no_reply`), seconds."""
-Permit = Callable[[], Awaitable[bool]]
-Turn = Callable[[], Awaitable[None]]
+MayGoOn = Callable[[], Awaitable[bool]]
+Permit = Callable[[], Awaitable[None]]
 """Awaited before each request of a read."""
 
 
@@ -73,7 +73,7 @@ class _Bounds:
 
 
 async def _at_once() -> None:
-    """Return at once: the default if the caller passes no `Turn`."""
+    """Return at once: the default if the caller passes no `Permit`."""
 
 
 class Gateway:
@@ -106,13 +106,13 @@ class Gateway:
         *,
         lease_left: timedelta,
         window_left: timedelta | None = None,
-        permit: Permit | None = None,
+        may_go_on: MayGoOn | None = None,
     ) -> Outcome:
         """Make one attempt: POST the stored bytes under the stored key, repeat if the rules allow, and fold the tries.
 
         `lease_left` and `window_left` (how long a replay still counts as the same request) count from this call.
         Without `window_left`, a first attempt has the whole window, and a later one repeats nothing in trust mode.
-        `permit` is called before every further try, and False ends the attempt. After this returns or is cancelled,
+        `may_go_on` is called before every further try, and False ends the attempt. After this returns or is cancelled,
         nothing of a try without a reply can still be sent.
         """
         bounds = self._bounds(refund, lease_left, window_left)
@@ -120,7 +120,7 @@ class Gateway:
             return fold([classify(NotSent(reason="the lease had too little time left to send"), refund)])
         outcomes = [await self._try(refund, body, bounds)]
         if may_try_again(outcomes, refund, self._rules):
-            await self._try_further(refund, body, bounds, outcomes, permit)
+            await self._try_further(refund, body, bounds, outcomes, may_go_on)
         return fold(outcomes)
 
     def _bounds(self, refund: Refund, lease_left: timedelta, window_left: timedelta | None) -> _Bounds:
@@ -133,7 +133,7 @@ class Gateway:
         return _Bounds(call=self._limit, lease_end=now + lease_left.total_seconds(), window_end=window_end)
 
     async def _try_further(
-        self, refund: Refund, body: bytes, bounds: _Bounds, outcomes: list[Outcome], permit: Permit | None
+        self, refund: Refund, body: bytes, bounds: _Bounds, outcomes: list[Outcome], may_go_on: MayGoOn | None
     ) -> None:
         """Append the tries after the first, which was made without tenacity because most attempts need only one."""
 
@@ -145,19 +145,19 @@ class Gateway:
             after_wait = self._clock() + state.upcoming_sleep
             return state.attempt_number >= MAX_TRIES or not bounds.further_try_fits(after_wait)
 
-        async for turn in AsyncRetrying(
+        async for permit in AsyncRetrying(
             sleep=self._sleep,
             wait=wait,
             stop=is_over,
             retry=retry_if_result(lambda _: may_try_again(outcomes, refund, self._rules)),
             retry_error_callback=lambda _: None,
         ):
-            if turn.retry_state.attempt_number > 1:
+            if permit.retry_state.attempt_number > 1:
                 # Check again after the wait: the sleep or the permit may have taken longer, and a pause may have begun.
-                if (permit is not None and not await permit()) or not bounds.further_try_fits(self._clock()):
+                if (may_go_on is not None and not await may_go_on()) or not bounds.further_try_fits(self._clock()):
                     break
                 outcomes.append(await self._try(refund, body, bounds))
-            turn.retry_state.set_result(outcomes[-1])
+            permit.retry_state.set_result(outcomes[-1])
 
     async def _try(self, refund: Refund, body: bytes, bounds: _Bounds) -> Outcome:
         request = httpx.Request("POST", self._pattern.url, headers=self._pattern.headers, content=body)
@@ -200,13 +200,13 @@ class Gateway:
         return True if told and status not in _SAYS_NOTHING_OF_THE_KEY and answer.payload is not None else None
 
     async def get_refund(
-        self, provider_refund_id: str, turn: Turn = _at_once, *, about: Refund | None = None
+        self, provider_refund_id: str, permit: Permit = _at_once, *, about: Refund | None = None
     ) -> Answer:
         """Read a refund by the provider's id; an id that would alter the URL is not requested.
 
         For this and every other read, no text of the answer repeats the metadata of the refund in `about`.
         """
-        return await self._get("get_refund", "/v1/refunds", provider_refund_id, turn, about)
+        return await self._get("get_refund", "/v1/refunds", provider_refund_id, permit, about)
 
     async def account(self) -> str | None:
         """Return the id of the API key's account, None if the provider does not show it; few providers do."""
@@ -215,16 +215,16 @@ class Gateway:
         return payload.id or None if payload is not None and payload.kind == "account" else None
 
     async def get_payment_intent(
-        self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None
+        self, payment_intent: str, permit: Permit = _at_once, *, about: Refund | None = None
     ) -> Answer:
         """Read a payment and return the answer; `shows` and `is_missing` say whether the provider knows the payment."""
-        return await self._get("get_payment", "/v1/payment_intents", payment_intent, turn, about)
+        return await self._get("get_payment", "/v1/payment_intents", payment_intent, permit, about)
 
     async def get_payment(
-        self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None
+        self, payment_intent: str, permit: Permit = _at_once, *, about: Refund | None = None
     ) -> PaymentView | Answer:
         """Read a payment's totals, from its one charge if it has none itself; return the answer if it is unreadable."""
-        answer = await self.get_payment_intent(payment_intent, turn, about=about)
+        answer = await self.get_payment_intent(payment_intent, permit, about=about)
         payload = _object_in(answer)
         if payload is None:
             return answer
@@ -234,12 +234,12 @@ class Gateway:
         view = replace(payload.payment, shown=True)
         if view.charge is None:
             return view
-        return await self._get_charge(view.charge, payment_intent, view.currency, turn, about)
+        return await self._get_charge(view.charge, payment_intent, view.currency, permit, about)
 
     async def _get_charge(
-        self, charge: str, payment_intent: str, currency: str | None, turn: Turn, about: Refund | None
+        self, charge: str, payment_intent: str, currency: str | None, permit: Permit, about: Refund | None
     ) -> PaymentView | Answer:
-        answer = await self._get("get_charge", "/v1/charges", charge, turn, about)
+        answer = await self._get("get_charge", "/v1/charges", charge, permit, about)
         payload = _object_in(answer)
         if payload is None:
             return answer
@@ -255,7 +255,7 @@ class Gateway:
         return replace(view, currency=own, shown=True)
 
     async def list_refunds(
-        self, payment_intent: str, turn: Turn = _at_once, *, about: Refund | None = None
+        self, payment_intent: str, permit: Permit = _at_once, *, about: Refund | None = None
     ) -> tuple[Sequence[ProviderRefund], bool] | Answer:
         """Read the list of a payment's refunds; also return whether it was read without gaps to its stated end.
 
@@ -266,7 +266,7 @@ class Gateway:
         gaps = False
         for _ in range(MAX_PAGES):
             request = self._client.build_request("GET", f"/v1/refunds?{urlencode(query)}")
-            await turn()
+            await permit()
             answer = await self._call("list_refunds", request, self._limit, about)
             payload = _object_in(answer)
             page = None if payload is None else payload.page
@@ -284,10 +284,10 @@ class Gateway:
             query["starting_after"] = last.id
         return [*found.values()], False
 
-    async def _get(self, operation: str, path: str, identity: str, turn: Turn, about: Refund | None) -> Answer:
+    async def _get(self, operation: str, path: str, identity: str, permit: Permit, about: Refund | None) -> Answer:
         if not is_provider_id(identity):
             return NotSent(reason="the id cannot stand in a URL")
-        await turn()
+        await permit()
         return await self._call(operation, self._client.build_request("GET", f"{path}/{identity}"), self._limit, about)
 
     async def _call(self, operation: str, request: httpx.Request, limit: float, about: Refund | None = None) -> Answer:

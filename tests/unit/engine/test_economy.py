@@ -25,7 +25,7 @@ from tests.unit.engine.shop import (
     totals,
     until,
 )
-from worker.engine.rate_gate import Turns
+from worker.engine.rate_gate import CallPermits
 from worker.errors import StoreUnavailable
 from worker.model.refund import Lane, Stage, Status
 from worker.rules.attempts import Rules
@@ -82,8 +82,8 @@ async def test_refund_without_a_currency_needs_no_payment_read_where_no_totals_a
         shop.provider.will(POST, says())
         loaded = await shop.store.run(scripts.load(ID))
         assert loaded.refund is not None
-        turns = Turns(lambda: shop.gate.go_on(Lane.SINGLE))
-        ending, again = await shop.service._send(loaded.refund, loaded, Lane.SINGLE, turns)
+        permits = CallPermits(lambda: shop.gate.go_on(Lane.SINGLE))
+        ending, again = await shop.service._send(loaded.refund, loaded, Lane.SINGLE, permits)
         assert (str(ending), again) == ("succeeded", False)
         assert shop.provider.asked == [POST]
         assert shop.gate.passed == []

@@ -261,7 +261,7 @@ def held_port() -> Iterator[int]:
 async def not_sent(url: str, settings: dict[str, Any] | None = None) -> str:
     """The reason of an attempt that must not have been sent; further tries are refused."""
     async with gateway_to(url, settings, sleep=no_time) as gateway:
-        outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, permit=refuse)
+        outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, may_go_on=refuse)
     assert (outcome.seen, outcome.code, outcome.doubt, outcome.tries) == (TryVerdict.NOT_SENT, "not_sent", False, 1)
     return outcome.message or ""
 
@@ -344,7 +344,7 @@ async def test_a_call_that_gets_no_connection_of_the_pool_was_not_sent(monkeypat
     async with byte_provider(hold) as provider, gateway_to(provider.url, settings, sleep=no_time) as gateway:
         holder = asyncio.create_task(gateway.send(a_refund(), BODY, lease_left=LEASE))
         await arrived.wait()
-        outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, permit=refuse)
+        outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, may_go_on=refuse)
         assert (outcome.seen, provider.posts) == (TryVerdict.NOT_SENT, 1)
         assert (await holder).seen is TryVerdict.MAYBE
 

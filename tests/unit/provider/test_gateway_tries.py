@@ -214,11 +214,11 @@ async def test_permission_is_asked_before_every_try_but_the_first_and_its_refusa
 
     async with byte_provider(break_off) as provider:
 
-        async def permit() -> bool:
+        async def may_go_on() -> bool:
             asked.append(provider.posts)
             return len(asked) < 2
 
-        outcome = await attempt(provider, clock, TRUST, permit=permit)
+        outcome = await attempt(provider, clock, TRUST, may_go_on=may_go_on)
         assert (asked, provider.posts, outcome.tries, outcome.seen) == ([1, 2], 2, 2, TryVerdict.MAYBE)
 
 

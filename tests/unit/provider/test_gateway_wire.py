@@ -157,7 +157,7 @@ async def test_a_tunnel_that_the_proxy_refuses_was_not_sent(monkeypatch: pytest.
     async with byte_provider(answering(reply(502, {}))) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         async with gateway_to("https://provider.invalid", sleep=no_time) as gateway:
-            outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, permit=refuse)
+            outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, may_go_on=refuse)
         assert (outcome.seen, outcome.message) == (TryVerdict.NOT_SENT, "the proxy refused the tunnel to the provider")
         assert [request.line for request in proxy.requests] == ["CONNECT provider.invalid:443 HTTP/1.1"]
         assert "authorization" not in proxy.requests[0].headers
