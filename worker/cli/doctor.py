@@ -57,7 +57,7 @@ def _checks() -> list[dict[str, Any]]:
         fix = "fix the variables named here; ops/docs/settings.md lists what each may hold"
         return [{"name": "settings", "state": "fail", "text": str(error), "fix": fix, "trouble": "settings"}]
     # The provider's client is loaded by this command alone.
-    from worker.monitoring import doctor as health  # noqa: PLC0415 - see above
+    from worker.monitoring import doctor  # noqa: PLC0415 - see above
 
     with opened(settings) as refunds:
         return [
@@ -68,7 +68,7 @@ def _checks() -> list[dict[str, Any]]:
                 "fix": check.fix,
                 "trouble": check.trouble.value if check.trouble else None,
             }
-            for check in health.examine(settings, refunds.store, refunds.celery)
+            for check in doctor.examine(settings, refunds.store, refunds.celery)
         ]
 
 

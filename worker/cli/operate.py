@@ -24,7 +24,7 @@ from worker.process.heartbeat import Heartbeat
 from worker.process.supervisor import Supervisor
 from worker.ranges import Whole
 from worker.settings import Settings
-from worker.store import flags as switches
+from worker.store import flags
 
 # The child found the same wrong settings or guard that would stop it again each time.
 FINAL_CODES: Final = frozenset({USAGE, REFUSED})
@@ -52,8 +52,8 @@ def pause(*, batch: str | None) -> int:
             changed = pause_batch(refunds.store, batch, operator(refunds.settings))
             note(f"batch {batch} is paused" if changed else f"batch {batch} was paused already")
             return DONE if changed else NOTHING_TO_DO
-        changed, flags = switches.pause(refunds.store, operator(refunds.settings))
-    since = f"since {render.moment(flags.paused_at)} by {render.plain(flags.paused_by)}"
+        changed, state = flags.pause(refunds.store, operator(refunds.settings))
+    since = f"since {render.moment(state.paused_at)} by {render.plain(state.paused_by)}"
     note(f"{'paused' if changed else 'paused already,'} {since}: 'refunds resume' ends it")
     return DONE if changed else NOTHING_TO_DO
 
@@ -80,14 +80,14 @@ def resume(*, batch: str | None, account: bool) -> int:
         raise click.UsageError("--account concerns everything, not one batch: leave --batch out")
     with opened() as refunds:
         if account:
-            return _vouched(switches.vouch_for_account(refunds.store))
+            return _vouched(flags.vouch_for_account(refunds.store))
         if batch is not None:
             changed = resume_batch(refunds.store, batch)
             note(f"batch {batch} goes on" if changed else f"batch {batch} was not paused")
-            if switches.read(refunds.store).paused_at is not None:
+            if flags.read(refunds.store).paused_at is not None:
                 note("but everything is paused: 'refunds resume' ends that")
             return DONE if changed else NOTHING_TO_DO
-        before = switches.resume(refunds.store)
+        before = flags.resume(refunds.store)
     if before.account_lost_at is not None:
         note("nothing is sent all the same, since the key may be of another account: see 'refunds doctor'")
     if before.paused_at is None:
@@ -97,7 +97,7 @@ def resume(*, batch: str | None, account: bool) -> int:
     return DONE
 
 
-def _vouched(before: switches.Switches) -> int:
+def _vouched(before: flags.Switches) -> int:
     if before.account_lost_payment is not None:
         note(f"the payment {before.account_lost_payment} counts as gone, and refunds are sent again")
     note("the next key that a worker starts with within an hour is taken for one of these records' account")
@@ -166,7 +166,7 @@ def _preflight(settings: Settings) -> None:
         refunds.store.require_durable()
         if warning := kept.live_warning(settings, kept.read(refunds.store)):
             note(f"warning: {warning}")
-        pinned = switches.read(refunds.store)
+        pinned = flags.read(refunds.store)
     ours = (settings.provider_host, settings.mode)
     if pinned.provider_host is not None and (pinned.provider_host, pinned.mode) != ours:
         raise ProviderMismatch(

@@ -15,7 +15,7 @@ from worker.model.refund import Lane, Refund, Stage
 from worker.model.times import from_ms, rfc3339, to_ms
 from worker.monitoring.checks import Check, Trouble, fail, lasting, ok, warn
 from worker.settings import Settings
-from worker.store import flags as switches
+from worker.store import flags
 from worker.store.connection import redis_errors
 from worker.store.records import SCHEMA_VERSION
 from worker.store.store import Store
@@ -37,12 +37,12 @@ _BROKER_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisErro
 
 def under_way(settings: Settings, store: Store) -> Iterator[Check]:
     """Yield what is told by the records; raises `StoreUnavailable`."""
-    flags, now = switches.read(store), switches.now(store)
-    yield _pinned(settings, flags)
-    yield from _account(settings, flags)
-    if flags.schema is not None:
-        yield _schema(flags.schema)
-    yield from _held_back(store, flags, now)
+    state, now = flags.read(store), flags.now(store)
+    yield _pinned(settings, state)
+    yield from _account(settings, state)
+    if state.schema is not None:
+        yield _schema(state.schema)
+    yield from _held_back(store, state, now)
     counts = store.counts()
     moving = sum(count for name, count in counts.items() if name not in _REST)
     yield _workers(store, now, moving)
@@ -62,23 +62,23 @@ def under_way(settings: Settings, store: Store) -> Iterator[Check]:
         yield warn("messages", f"{rejected} could not be understood and were kept", "refunds rejected list")
 
 
-def _pinned(settings: Settings, flags: switches.Switches) -> Check:
-    if flags.provider_host is None:
+def _pinned(settings: Settings, state: flags.Switches) -> Check:
+    if state.provider_host is None:
         return ok("records", "no worker has sent anything yet: they belong to no provider")
-    if (flags.provider_host, flags.mode) == (settings.provider_host, settings.mode):
-        return ok("records", f"belong to {flags.provider_host} in {flags.mode} mode")
+    if (state.provider_host, state.mode) == (settings.provider_host, settings.mode):
+        return ok("records", f"belong to {state.provider_host} in {state.mode} mode")
     text = (
-        f"belong to {flags.provider_host} in {flags.mode} mode, but the settings say {settings.provider_host} in "
+        f"belong to {state.provider_host} in {state.mode} mode, but the settings say {settings.provider_host} in "
         f"{settings.mode} mode"
     )
     return fail("records", text, "use another REFUNDS_PREFIX or database, or set REFUNDS_API_URL back", Trouble.GUARD)
 
 
-def _account(settings: Settings, flags: switches.Switches) -> Iterator[Check]:
+def _account(settings: Settings, state: flags.Switches) -> Iterator[Check]:
     """Judge whether the key is of the account that the records belong to."""
-    if flags.account_lost_at is not None:
+    if state.account_lost_at is not None:
         text = (
-            f"nothing is sent since {rfc3339(flags.account_lost_at)}: the payment {flags.account_lost_payment} was "
+            f"nothing is sent since {rfc3339(state.account_lost_at)}: the payment {state.account_lost_payment} was "
             "shown before and is missing now, so that the key may be of another account"
         )
         fix = (
@@ -87,7 +87,7 @@ def _account(settings: Settings, flags: switches.Switches) -> Iterator[Check]:
         )
         yield fail("account", text, fix, Trouble.SETTINGS)
         return
-    known = None if settings.api_key is None else flags.knows(settings.api_key.get_secret_value())
+    known = None if settings.api_key is None else state.knows(settings.api_key.get_secret_value())
     if known is None:
         return
     if known:
@@ -104,13 +104,13 @@ def _schema(found: str) -> Check:
     return fail("schema", text, "run the version that wrote them: pip install refund-worker==…", Trouble.GUARD)
 
 
-def _held_back(store: Store, flags: switches.Switches, now: datetime) -> Iterator[Check]:
+def _held_back(store: Store, state: flags.Switches, now: datetime) -> Iterator[Check]:
     """Yield everything that keeps refunds from being sent."""
-    if flags.paused_at is not None:
-        who = f" by {flags.paused_by}" if flags.paused_by else ""
-        yield warn("pause", f"everything is paused since {rfc3339(flags.paused_at)}{who}", "refunds resume")
-    if flags.credentials_refused_at is not None:
-        text = f"the provider has refused the key since {rfc3339(flags.credentials_refused_at)}: all refunds wait"
+    if state.paused_at is not None:
+        who = f" by {state.paused_by}" if state.paused_by else ""
+        yield warn("pause", f"everything is paused since {rfc3339(state.paused_at)}{who}", "refunds resume")
+    if state.credentials_refused_at is not None:
+        text = f"the provider has refused the key since {rfc3339(state.credentials_refused_at)}: all refunds wait"
         yield fail("breaker", text, "export REFUNDS_API_KEY=… and restart the workers", Trouble.SETTINGS)
     with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
         pipeline.zrange(store.key("outages"), to_ms(now - FRESH), "+inf", byscore=True)

@@ -6,14 +6,14 @@ import pytest
 
 from tests.support.cli_runner import Cli, Records
 from worker import MessageRejected, NotFound, Refunds
-from worker.broker import rejected as rejections
+from worker.broker import rejected
 from worker.broker.kept import kept_of
 from worker.settings import Settings
 
 
 def keep(records: Records, refund_id: str, reason: str = "amount: must be a whole number") -> str:
     kept = kept_of(([], {"refund_id": refund_id, "amount": "five"}), reason)
-    records.store.run(rejections.keep(kept))
+    records.store.run(rejected.keep(kept))
     return kept.entry_id
 
 

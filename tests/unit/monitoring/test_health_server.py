@@ -12,7 +12,7 @@ import redis
 
 from tests.support.cli_runner import Cli
 from tests.unit.monitoring.examining import examined
-from worker.monitoring import check_server as judged
+from worker.monitoring import check_server
 from worker.monitoring.checks import State, redis_cli
 from worker.sandbox.redis_server import running_server
 from worker.settings import Settings
@@ -101,7 +101,7 @@ def test_a_user_who_may_ask_little_is_told_so(doctor: Cli) -> None:
     ],
 )
 def test_versions_are_compared_as_numbers(info: dict[str, str], state: str) -> None:
-    assert judged.version(info).state.value == state
+    assert check_server.version(info).state.value == state
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_versions_are_compared_as_numbers(info: dict[str, str], state: str) -> N
     ],
 )
 def test_memory_is_held_against_its_limit_or_its_machine(info: dict[str, Any], state: str, words: str) -> None:
-    check = judged.memory(info, "redis-cli")
+    check = check_server.memory(info, "redis-cli")
     assert (check.state.value, words in check.text) == (state, True), check.text
     if state != "ok" and "maxmemory" in info:
         assert (check.fix or "").startswith("redis-cli CONFIG SET maxmemory 200mb")
@@ -131,15 +131,15 @@ def test_memory_is_held_against_its_limit_or_its_machine(info: dict[str, Any], s
     ],
 )
 def test_an_append_only_file_that_cannot_be_written_is_told(info: dict[str, str], state: State, command: str) -> None:
-    (check,) = judged.disk_write(info, "redis-cli")
+    (check,) = check_server.disk_write(info, "redis-cli")
     assert (check.state, command in (check.fix or "")) == (state, True)
-    assert not [*judged.disk_write({"aof_last_write_status": "ok"}, "redis-cli")]
+    assert not [*check_server.disk_write({"aof_last_write_status": "ok"}, "redis-cli")]
 
 
 def test_keys_that_were_thrown_away_are_told() -> None:
-    (check,) = judged.evictions({"evicted_keys": 3})
+    (check,) = check_server.evictions({"evicted_keys": 3})
     assert (check.state, "RefundsEvictions" in (check.fix or "")) == (State.WARN, True)
-    assert not [*judged.evictions({"evicted_keys": 0})]
+    assert not [*check_server.evictions({"evicted_keys": 0})]
 
 
 class Shifted(fakeredis.FakeRedis):
@@ -156,7 +156,7 @@ class Shifted(fakeredis.FakeRedis):
 def test_a_clock_that_differs_by_more_than_two_seconds_is_a_warning(seconds: int, words: str | None) -> None:
     with Shifted(server=fakeredis.FakeServer(), decode_responses=True) as client:
         client.shift = timedelta(seconds=seconds)
-        checks = {check.name: check for check in judged.Server(Settings.load(), Store(client)).checks()}
+        checks = {check.name: check for check in check_server.Server(Settings.load(), Store(client)).checks()}
     clock = checks["clock"]
     assert (clock.state.value, words is None or words in clock.text) == ("ok" if words is None else "warn", True)
     if words is not None:
@@ -168,7 +168,7 @@ def test_records_whose_time_runs_ahead_of_the_servers_clock_are_a_warning(ahead:
     with fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
         at = int(datetime.now(UTC).timestamp() * 1000) + ahead
         client.hset("refunds:clock", mapping={"at": at, "ahead": ahead})
-        checks = {check.name: check for check in judged.Server(Settings.load(), Store(client)).checks()}
+        checks = {check.name: check for check in check_server.Server(Settings.load(), Store(client)).checks()}
     assert checks["clock"].state is State.OK
     assert ("time" in checks) is told
     if told:

@@ -12,8 +12,7 @@ from tests.factories import BLIND, HOUR, MAYBE, NOT_SENT, NOW, REFUSED, SECOND, 
 from tests.unit.rules.stepping import DAY
 from worker.model.refund import Retriable, Stage
 from worker.model.steps import Action
-from worker.rules import attempts
-from worker.rules import readback as looks
+from worker.rules import attempts, readback
 from worker.rules.attempts import Rules, after_attempt, backoff, may_replay, may_try_again, next_action, poll_delay
 from worker.rules.transitions import check_move
 
@@ -21,7 +20,12 @@ from worker.rules.transitions import check_move
 
 
 def test_limits_are_those_of_the_design() -> None:
-    assert (attempts.MAX_SERVER_ERRORS, attempts.MAX_LAPSES, attempts.MAX_RESENDS, looks.MAX_READBACKS) == (3, 3, 3, 5)
+    assert (attempts.MAX_SERVER_ERRORS, attempts.MAX_LAPSES, attempts.MAX_RESENDS, readback.MAX_READBACKS) == (
+        3,
+        3,
+        3,
+        5,
+    )
     assert (attempts.MAX_PROCESSING, attempts.REVIEW_REMINDER) == (30 * DAY, DAY)
     assert (attempts.VERDICT_LIFE, attempts.SPARE, attempts.PARKED, attempts.EARLY_READBACK) == (
         30 * SECOND,

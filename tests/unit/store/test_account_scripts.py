@@ -13,8 +13,7 @@ from worker.errors import NotStorable
 from worker.model.refund import Stage
 from worker.model.times import to_ms
 from worker.rules import decisions
-from worker.store import flags as switches
-from worker.store import scripts
+from worker.store import flags, scripts
 from worker.store.scripts import AccountFacts, Command, Witnesses
 
 MISSING, CERTAIN, SHOWN = "missing", "certain", "shown"
@@ -137,7 +136,7 @@ def test_person_who_vouches_for_the_account_lets_everything_go_on(world: World) 
     noted(world, SHOWN)
     noted(world, CERTAIN)
     facts(world, known="p1", account="acct_1")
-    before = switches.vouch_for_account(world.store)
+    before = flags.vouch_for_account(world.store)
     assert (before.account_lost_at, before.account_lost_payment) == (NOW, PAYMENT)
     assert {"key_salt": "salt", "account_vouched": str(to_ms(NOW))}.items() <= world.hash("meta").items()
     assert not {"account_lost_at", "account_lost_payment", "account", "key_prints"} & world.hash("meta").keys()
@@ -148,21 +147,21 @@ def test_person_who_vouches_for_the_account_lets_everything_go_on(world: World) 
 
 def test_person_may_vouch_before_anything_is_missing(world: World) -> None:
     facts(world, known="p1")
-    before = switches.vouch_for_account(world.store)
+    before = flags.vouch_for_account(world.store)
     assert (before.account_lost_at, sorted(before.key_prints)) == (None, ["p1"])
     assert facts(world).vouched
     assert world.keys("payment:*") == []
 
 
 def test_key_is_known_by_its_print_alone() -> None:
-    salted = switches.key_print("sk_test_a", "salt")
+    salted = flags.key_print("sk_test_a", "salt")
     assert len(salted) == 16
-    assert salted != switches.key_print("sk_test_a", "pepper")
-    assert salted != switches.key_print("sk_test_b", "salt")
-    flags = switches.Switches(key_salt="salt", key_prints=frozenset({salted, "other"}))
-    assert (flags.knows("sk_test_a"), flags.knows("sk_test_b")) == (True, False)
-    assert switches.Switches(key_salt="salt").knows("sk_test_a") is None
-    assert switches.Switches(key_prints=frozenset({salted})).knows("sk_test_a") is None
+    assert salted != flags.key_print("sk_test_a", "pepper")
+    assert salted != flags.key_print("sk_test_b", "salt")
+    state = flags.Switches(key_salt="salt", key_prints=frozenset({salted, "other"}))
+    assert (state.knows("sk_test_a"), state.knows("sk_test_b")) == (True, False)
+    assert flags.Switches(key_salt="salt").knows("sk_test_a") is None
+    assert flags.Switches(key_prints=frozenset({salted})).knows("sk_test_a") is None
 
 
 # Witnesses

@@ -34,8 +34,7 @@ from worker.model.answers import NoReply, Outcome, Readback, ReadbackVerdict, Tr
 from worker.model.refund import Baseline, Lane, Refund, Stage, Status
 from worker.model.steps import Action, Step
 from worker.model.times import from_ms
-from worker.rules import attempts, decisions
-from worker.rules import readback as looks
+from worker.rules import attempts, decisions, readback
 from worker.rules.attempts import Rules
 from worker.rules.evidence import judge_list, judge_totals
 from worker.store import scripts
@@ -175,7 +174,7 @@ class Journey(RuleBasedStateMachine):
         if refund.operator_says is not None and self.provider.shown(refund):
             # Where a person errs, the look they are held to must be able to show it: else it is as they say.
             reading = "clear"
-        step = looks.after_readback(refund, self.sight(refund, reading), self.terms, self.world.now, 0)
+        step = readback.after_readback(refund, self.sight(refund, reading), self.terms, self.world.now, 0)
         self.decide(refund, step)
         if step.changes.get("proven_absent_at") is not None:
             claim = self.world.claim(refund.refund_id, "resend", version=refund.version + 1)
@@ -203,7 +202,7 @@ class Journey(RuleBasedStateMachine):
         answer = self.provider.answer(refund.provider_refund_id)
         if reading == "unreadable":
             answer = NoReply(reason="reset")
-        self.decide(refund, looks.after_poll(refund, answer, self.world.now, 0))
+        self.decide(refund, readback.after_poll(refund, answer, self.world.now, 0))
 
     def take_off(self, claim: Claim, fate: Fate) -> None:
         if claim.result == "canceled":

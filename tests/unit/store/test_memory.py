@@ -13,8 +13,7 @@ from tests.factories import a_request, done_as
 from tests.support.store_world import ID, World
 from worker.errors import StoreFull, StoreUnavailable
 from worker.model.refund import Lane
-from worker.store import flags as switches
-from worker.store import scripts
+from worker.store import flags, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.connection import is_away, redis_errors
 from worker.store.store import Store
@@ -120,11 +119,11 @@ def test_the_gate_gives_and_closes_and_the_provider_is_pinned_on_a_full_server(
 
 def test_the_stop_button_works_on_a_full_server(full_world: World, fill: Callable[[float], None]) -> None:
     fill(OVER)
-    changed, flags = switches.pause(full_world.store, "ann")
-    assert (changed, flags.paused_by, flags.paused_at) == (True, "ann", full_world.now)
-    changed, flags = switches.pause(full_world.store, "bob")
-    assert (changed, flags.paused_by) == (False, "ann")
-    assert switches.resume(full_world.store).paused_by == "ann"
+    changed, state = flags.pause(full_world.store, "ann")
+    assert (changed, state.paused_by, state.paused_at) == (True, "ann", full_world.now)
+    changed, state = flags.pause(full_world.store, "bob")
+    assert (changed, state.paused_by) == (False, "ann")
+    assert flags.resume(full_world.store).paused_by == "ann"
 
 
 def test_how_a_refund_ended_is_confirmed_on_a_full_server(full_world: World, fill: Callable[[float], None]) -> None:
@@ -139,7 +138,7 @@ def test_whose_account_it_is_is_noted_and_vouched_for_on_a_full_server(
     fill(OVER)
     assert run(scripts.payment("pi_1", "shown")) == "shown"
     assert [run(scripts.payment("pi_1", "certain")) for _ in range(2)] == ["raised", "lost"]
-    assert switches.vouch_for_account(full_world.store).account_lost_payment == "pi_1"
+    assert flags.vouch_for_account(full_world.store).account_lost_payment == "pi_1"
     assert run(scripts.payment("pi_1", "certain")) == "unseen"
     facts = run(scripts.account("salt", known="p1"))
     assert (facts.salt, facts.prints) == ("salt", frozenset({"p1"}))

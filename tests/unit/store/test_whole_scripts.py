@@ -16,7 +16,7 @@ from redis import exceptions
 from tests.factories import HOUR, MAYBE, NOT_DONE, VERIFY, a_request, done_as
 from tests.support.store_world import LEASE, P, World, at_stage
 from worker.batches import opening, record
-from worker.broker import rejected as rejections
+from worker.broker import rejected
 from worker.broker.kept import Kept
 from worker.errors import NotStorable
 from worker.model.refund import Lane, Stage
@@ -58,12 +58,12 @@ def crowd(world: World) -> None:
         beside, Step(to=Stage.IN_DOUBT, status=beside.status, label="recovered", changes={"doubt_since": world.now})
     )
     world.store.run(scripts.block_gate(timedelta(milliseconds=1)))
-    world.store.run(rejections.keep(rejected("e1")))
+    world.store.run(rejected.keep(a_rejected("e1")))
     world.redis.hset(f"{P}meta", "schema", "1")
     world.pass_time(timedelta(minutes=1))
 
 
-def rejected(entry_id: str) -> Kept:
+def a_rejected(entry_id: str) -> Kept:
     return Kept(entry_id=entry_id, reason="why", message="what", refund_ids=("r-1", "r-2"))
 
 
@@ -151,8 +151,8 @@ CALLS: dict[str, Callable[[World], Command[Any]]] = {
     "payment missing": missing,
     "payment gone": lambda _: scripts.payment(PAYMENT, "gone"),
     "key known": lambda _: scripts.account("salt", known="p1", account="acct_1"),
-    "keep a message": lambda _: rejections.keep(rejected("e2")),
-    "drop messages": lambda _: Command(script=rejections.SCRIPT, arguments=["drop", ""], read=int),
+    "keep a message": lambda _: rejected.keep(a_rejected("e2")),
+    "drop messages": lambda _: Command(script=rejected.SCRIPT, arguments=["drop", ""], read=int),
     "open batch": lambda _: Command(script=opening.OPEN, arguments=["b2", "d2", "", "", "o", 5, "rows", 3], read=list),
     "close batch": lambda _: Command(script=opening.CLOSE, arguments=[BATCH, 9, 0], read=int),
     "batch state": lambda _: Command(script=record.STATE, arguments=[BATCH, "paused", ",running,", "me"], read=list),
@@ -343,7 +343,7 @@ def test_amount_that_the_records_cannot_hold_changes_nothing(world: World, amoun
 @pytest.mark.parametrize("place", [2, 3])
 @pytest.mark.parametrize("text", ["\x80", "", "{}", "[1]", "text"])
 def test_message_that_is_not_an_object_is_not_kept(world: World, place: int, text: str) -> None:
-    command = rejections.keep(rejected("e1"))
+    command = rejected.keep(a_rejected("e1"))
     changed = [*command.arguments]
     changed[place] = text
     before = world.dump()
