@@ -21,7 +21,7 @@ from kombu.messaging import Consumer
 from tests.integration.test_processes import assert_each_moved_once, message, requests
 from tests.support.installation import Installation, until
 from worker.broker import inbox
-from worker.broker.kept import Kept
+from worker.broker.kept import RejectedMessage
 from worker.model.refund import Lane
 from worker.sandbox.redis_server import ThrowawayServer, find_server, running_server
 
@@ -74,7 +74,7 @@ def kept() -> Iterator[list[str]]:
     """Reasons of what was kept in this process."""
     reasons: list[str] = []
 
-    def keep(message: Kept) -> bool:
+    def keep(message: RejectedMessage) -> bool:
         reasons.append(message.reason)
         return True
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from tests.simulation.clock import OUTSIDE
 from tests.simulation.shell import Killed, Shell
 from worker import batches
-from worker.batches import Opening
+from worker.batches import BatchDraft
 from worker.client import Refunds
 from worker.errors import GuardRefused, NotFound, StoreUnavailable
 from worker.model.refund import Lane, Retriable
@@ -109,7 +109,7 @@ class Files:
         judge = self._world.judge
         for row in file.rows:
             judge.accepted(row.refund_id, row.payment_intent, said=False)
-        opening = Opening(delay=_seconds(file.delay))
+        opening = BatchDraft(delay=_seconds(file.delay))
         opened = batches.open_batch(
             store, file.batch_id, file="season.csv", digest=file.batch_id, rows=len(file.rows), opening=opening
         )

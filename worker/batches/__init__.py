@@ -3,9 +3,9 @@
 A batch owns only the refunds it created; rows whose ids existed in the records before are `known` and are not changed.
 """
 
-from worker.batches.compare import Compared, Conflict, Repeat, compare
+from worker.batches.compare import Comparison, Conflict, Repeat, compare
 from worker.batches.moves import Canceled, Retried, cancel_batch, retry_batch
-from worker.batches.opening import Opened, Opening, close_batch, earlier_batch, foresee_batch, open_batch
+from worker.batches.opening import BatchDraft, OpenedBatch, close_batch, earlier_batch, foresee_batch, open_batch
 from worker.batches.record import (
     Batch,
     BatchProgress,
@@ -21,12 +21,12 @@ from worker.batches.record import (
 
 __all__ = [
     "Batch",
+    "BatchDraft",
     "BatchProgress",
     "Canceled",
-    "Compared",
+    "Comparison",
     "Conflict",
-    "Opened",
-    "Opening",
+    "OpenedBatch",
     "Repeat",
     "Retried",
     "batch_size",

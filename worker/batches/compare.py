@@ -41,7 +41,7 @@ class Repeat(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class Compared:
+class Comparison:
     """The result of comparing a file with the records; lists hold the first twenty.
 
     `same` refunds exist with the same contents, by status in `statuses`; `conflicting` ids hold other contents;
@@ -98,12 +98,12 @@ class _Payments:
         return found
 
 
-def compare(store: Store, rows: Iterable[Accepted], on_progress: Callable[[int], None] | None = None) -> Compared:
+def compare(store: Store, rows: Iterable[Accepted], on_progress: Callable[[int], None] | None = None) -> Comparison:
     """Compare a file's rows with the records; raises `StoreUnavailable`.
 
     Memory does not grow with the file, and a payment with very many refunds is not read again for each of its rows.
     """
-    compared = Compared()
+    compared = Comparison()
     payments = _Payments(store)
     same_refund = SameRefund()
     rows = iter(rows)
@@ -137,7 +137,7 @@ def compare(store: Store, rows: Iterable[Accepted], on_progress: Callable[[int],
     return compared
 
 
-def _note_fresh(store: Store, compared: Compared, rows: Sequence[Accepted]) -> None:
+def _note_fresh(store: Store, compared: Comparison, rows: Sequence[Accepted]) -> None:
     compared.fresh += len(rows)
     earlier: list[tuple[Accepted, str]] = []
     for row in rows:
@@ -160,7 +160,7 @@ def _note_fresh(store: Store, compared: Compared, rows: Sequence[Accepted]) -> N
     compared.first_not_failed += [*standing.values()][: FIRST - len(compared.first_not_failed)]
 
 
-def _note_odd(store: Store, compared: Compared, rows: Sequence[Accepted], same_refund: SameRefund) -> None:
+def _note_odd(store: Store, compared: Comparison, rows: Sequence[Accepted], same_refund: SameRefund) -> None:
     """Separate conflicts from rows that differ only in the metadata that states what their ids were made from."""
     for row, refund in zip(rows, store.get_many([row.request.refund_id for row in rows]), strict=True):
         if refund is None:
@@ -188,7 +188,7 @@ def _answers(store: Store, page: Sequence[Accepted]) -> list[list[str]]:
     return answers
 
 
-def _note(compared: Compared, repeat: Repeat) -> None:
+def _note(compared: Comparison, repeat: Repeat) -> None:
     compared.repeats += 1
     if len(compared.first_repeats) < FIRST:
         compared.first_repeats.append(repeat)

@@ -21,7 +21,7 @@ _ms = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Opening:
+class BatchDraft:
     """Parameters of a new batch: how its file is read, its totals, and how long sending waits."""
 
     options: str = ""
@@ -35,14 +35,14 @@ class Opening:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Opened:
+class OpenedBatch:
     """The batch of a file, and whether this call began it."""
 
     batch_id: str
     fresh: bool
 
 
-_DEFAULT: Final = Opening()
+_DEFAULT: Final = BatchDraft()
 
 
 def earlier_batch(store: Store, digest: str) -> Batch | None:
@@ -54,8 +54,8 @@ def earlier_batch(store: Store, digest: str) -> Batch | None:
 
 
 def open_batch(
-    store: Store, batch_id: str | None, *, file: str, digest: str, rows: int, opening: Opening = _DEFAULT
-) -> Opened:
+    store: Store, batch_id: str | None, *, file: str, digest: str, rows: int, opening: BatchDraft = _DEFAULT
+) -> OpenedBatch:
     """Begin a batch, or resume the unfinished one of the same file.
 
     Without an id, the file's digest finds it. Raises `GuardRefused` if the id belongs to another file, and, unless
@@ -69,7 +69,7 @@ def open_batch(
     return _opened(store, batch_id, digest, opening, facts)
 
 
-def foresee_batch(store: Store, batch_id: str | None, digest: str, opening: Opening = _DEFAULT) -> Opened:
+def foresee_batch(store: Store, batch_id: str | None, digest: str, opening: BatchDraft = _DEFAULT) -> OpenedBatch:
     """Return or raise what `open_batch` would at this moment; writes nothing.
 
     If it would begin a batch, the id is the requested one, or a generated one that will not be used.
@@ -77,7 +77,7 @@ def foresee_batch(store: Store, batch_id: str | None, digest: str, opening: Open
     return _opened(store, batch_id, digest, opening, [])
 
 
-def _opened(store: Store, batch_id: str | None, digest: str, opening: Opening, facts: list[Argument]) -> Opened:
+def _opened(store: Store, batch_id: str | None, digest: str, opening: BatchDraft, facts: list[Argument]) -> OpenedBatch:
     chosen = batch_id or f"b-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"
     arguments: list[Argument] = [
         *(chosen, digest, "1" if batch_id else "", "1" if opening.again else "", opening.options),
@@ -86,7 +86,7 @@ def _opened(store: Store, batch_id: str | None, digest: str, opening: Opening, f
     command: Command[list[str]] = Command(script=OPEN, arguments=arguments, read=list, durable=bool(facts))
     result, _, opened, *more = store.run(command)
     if result in {"opened", "known"}:
-        return Opened(batch_id=opened, fresh=result == "opened")
+        return OpenedBatch(batch_id=opened, fresh=result == "opened")
     if result == "imported" and state_of_batch(store, opened) == "canceled":
         result = "imported_canceled"
     raise GuardRefused(_refusal(result, opened, more[0] if more else ""))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Final
 
-from worker.broker.kept import Kept, kept_of
+from worker.broker.kept import RejectedMessage, kept_of
 from worker.errors import FieldError, InvalidRequest
 from worker.model.request import RefundRequest, scrubbed, shown
 
@@ -16,7 +16,7 @@ _NEEDED: Final = tuple(
     each.name for each in fields(RefundRequest) if each.default is MISSING and each.default_factory is MISSING
 )
 
-Keep = Callable[[Kept], bool]
+Keep = Callable[[RejectedMessage], bool]
 _keepers: list[Keep] = []
 
 

@@ -31,7 +31,7 @@ _HIDDEN: Final = "***"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
+class RejectedMessage:
     """A stored message: its own id, the reason for its refusal, its contents, and the refund ids that it names."""
 
     entry_id: str
@@ -40,7 +40,7 @@ class Kept:
     refund_ids: tuple[str, ...] = ()
 
 
-def kept_of(raw: object, reason: str) -> Kept:
+def kept_of(raw: object, reason: str) -> RejectedMessage:
     """Return the stored form of a message: a queue's item as bytes or text, its parts by name, or `(args, kwargs)`."""
     whole = _opened(raw)
     try:
@@ -49,7 +49,7 @@ def kept_of(raw: object, reason: str) -> Kept:
         whole = text = _as_text(raw)
     # A text that looks like a secret key is not used as a refund id, though an id's alphabet allows it.
     named = dict.fromkeys(islice((each for each in _ids_in(whole) if scrubbed(each) == each), MOST_NAMED))
-    return Kept(
+    return RejectedMessage(
         entry_id=secrets.token_hex(5),
         reason=scrubbed(reason),
         message=without_secrets(text)[:LONGEST],

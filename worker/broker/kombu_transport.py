@@ -126,7 +126,7 @@ class Unacknowledged(kombu_redis.QoS):
                 self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]  # kombu carries no types
 
 
-class _Several:
+class _BatchedChannel:
     """Mixin for kombu's Redis channel: fetches messages in batches and stores malformed ones."""
 
     QoS = Unacknowledged
@@ -280,7 +280,7 @@ def _text(value: bytes | str) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-class _Gathering:
+class _BatchedTransport:
     """Mixin for kombu's Redis transport: survives malformed broadcasts, and makes one round trip per loop iteration."""
 
     gathers = False
@@ -313,21 +313,21 @@ class _Gathering:
         self.gathers = True
 
 
-class Channel(_Several, kombu_redis.Channel):  # type: ignore[misc]  # kombu carries no types
+class Channel(_BatchedChannel, kombu_redis.Channel):  # type: ignore[misc]  # kombu carries no types
     """kombu's Redis channel, with batched fetches."""
 
 
-class Transport(_Gathering, kombu_redis.Transport):
+class Transport(_BatchedTransport, kombu_redis.Transport):
     """kombu's Redis transport with `Channel`."""
 
     Channel = Channel
 
 
-class SentinelChannel(_Several, kombu_redis.SentinelChannel):  # type: ignore[misc]  # as above
+class SentinelChannel(_BatchedChannel, kombu_redis.SentinelChannel):  # type: ignore[misc]  # as above
     """kombu's Sentinel channel, with batched fetches."""
 
 
-class SentinelTransport(_Gathering, kombu_redis.SentinelTransport):
+class SentinelTransport(_BatchedTransport, kombu_redis.SentinelTransport):
     """kombu's Sentinel transport with `SentinelChannel`."""
 
     Channel = SentinelChannel

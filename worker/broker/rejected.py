@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from worker.broker.kept import Kept, without_secrets
+from worker.broker.kept import RejectedMessage, without_secrets
 from worker.errors import NotFound
 from worker.model.request import scrubbed
 from worker.model.times import from_ms, rfc3339
@@ -48,7 +48,7 @@ class Refusal:
     reason: str
 
 
-def keep(kept: Kept) -> Command[int]:
+def keep(kept: RejectedMessage) -> Command[int]:
     """Store a message, indexed by each refund id that it names; beyond `MOST` messages the oldest are dropped."""
     entry = {"id": kept.entry_id, "reason": kept.reason, "refund_ids": list(kept.refund_ids), "message": kept.message}
     short = {"id": kept.entry_id, "reason": kept.reason[:_LONGEST_REASON]}

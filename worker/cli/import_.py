@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from worker import batches
-from worker.batches import Compared, Opening
+from worker.batches import BatchDraft, Comparison
 from worker.cli import render
 from worker.cli.exits import DONE, INTERNAL, NOTHING_TO_DO, REFUSED, REJECTED
 from worker.cli.import_guards import Limits, MostErrors, each_sum, length_of_time, most_errors, sums, sums_or_one
@@ -30,7 +30,7 @@ from worker.cli.import_messages import (
 )
 from worker.cli.import_options import reading, reading_options, require_fitting, stored_reading
 from worker.cli.import_report import facts_of, put_facts, records_of
-from worker.cli.import_submit import Handed, late_conflicts, submit
+from worker.cli.import_submit import SubmitCounts, late_conflicts, submit
 from worker.cli.outputs import RESULT_ROWS, Write, forget, named, output
 from worker.cli.progress import counts_of, detached, progress, span, verdict, watch_batch
 from worker.cli.session import note, opened
@@ -58,7 +58,7 @@ _target = click.Path(dir_okay=False, path_type=Path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ImportSettings:
     """What the command line asks for beyond how the file is read."""
 
     batch: str | None
@@ -175,7 +175,7 @@ def import_file(
         most_amount=settings.max_amount,
         unit=values["amount_unit"],
     )
-    asked = Asked(**given, limits=limits)
+    asked = ImportSettings(**given, limits=limits)
     with (
         open_source(file, reading(**values), sys.stdin.buffer) as source,
         output(file, result) as write_all,
@@ -190,7 +190,12 @@ def import_file(
 
 
 def _judged(
-    settings: Settings, source: Source, validation: Validation, asked: Asked, write_all: Write, write_refused: Write
+    settings: Settings,
+    source: Source,
+    validation: Validation,
+    asked: ImportSettings,
+    write_all: Write,
+    write_refused: Write,
 ) -> int:
     """Go on with a file whose every row has its verdict: refuse it, or compare it with the records."""
     summary = validation.summary
@@ -228,7 +233,7 @@ def _judged(
         return code
 
 
-def _too_many(summary: Summary, asked: Asked) -> str:
+def _too_many(summary: Summary, asked: ImportSettings) -> str:
     if asked.on_error != "skip":
         return NOTHING
     if asked.max_errors is not None and summary.accepted:
@@ -236,8 +241,8 @@ def _too_many(summary: Summary, asked: Asked) -> str:
     return f"no row is left: {NOTHING}"
 
 
-def _opening(source: Source, summary: Summary, asked: Asked) -> Opening:
-    return Opening(
+def _opening(source: Source, summary: Summary, asked: ImportSettings) -> BatchDraft:
+    return BatchDraft(
         options=stored_reading(source),
         invalid=summary.refused,
         duplicates=summary.duplicates,
@@ -248,7 +253,7 @@ def _opening(source: Source, summary: Summary, asked: Asked) -> Opening:
     )
 
 
-def _dry_run(refunds: Refunds, source: Source, validation: Validation, asked: Asked, broken: list[str]) -> int:
+def _dry_run(refunds: Refunds, source: Source, validation: Validation, asked: ImportSettings, broken: list[str]) -> int:
     summary, store = validation.summary, refunds.store
     facts = facts_of(source, summary) | ({"broken_limits": broken} if broken else {})
     code = DONE
@@ -261,7 +266,7 @@ def _dry_run(refunds: Refunds, source: Source, validation: Validation, asked: As
         except GuardRefused as refusal:
             note(f"error: {refusal}")
             code = REFUSED
-        compared: Compared | None = _compared(refunds, source, validation)
+        compared: Comparison | None = _compared(refunds, source, validation)
     except StoreUnavailable as error:
         # A file can be checked at a desk that does not reach Redis.
         note(f"note: which rows were handed in before is not known: {error}")
@@ -280,7 +285,7 @@ def _dry_run(refunds: Refunds, source: Source, validation: Validation, asked: As
     return code
 
 
-def _time_needed(settings: Settings, summary: Summary, new: int, asked: Asked) -> dict[str, Any]:
+def _time_needed(settings: Settings, summary: Summary, new: int, asked: ImportSettings) -> dict[str, Any]:
     """Return how long sending the new rows takes at the rate limit, in seconds, and in words for a person."""
     if settings.rate_limit <= 0:
         return {"seconds_at_rate_limit": None} if asked.as_json else {"time": "no rate limit is set"}
@@ -294,12 +299,14 @@ def _time_needed(settings: Settings, summary: Summary, new: int, asked: Asked) -
     return {"time": f"{span(seconds)} at the {settings.rate_limit:g} calls a second of REFUNDS_RATE_LIMIT"}
 
 
-def _compared(refunds: Refunds, source: Source, validation: Validation) -> Compared:
+def _compared(refunds: Refunds, source: Source, validation: Validation) -> Comparison:
     with progress("rows compared with the records", validation.summary.accepted) as show:
         return batches.compare(refunds.store, accepted(source, validation), show)
 
 
-def _hindrance(source: Source, summary: Summary, compared: Compared | None, asked: Asked) -> tuple[int, list[str]]:
+def _hindrance(
+    source: Source, summary: Summary, compared: Comparison | None, asked: ImportSettings
+) -> tuple[int, list[str]]:
     """Say what keeps the file from being handed in; return the exit code for it, 0 if nothing does, and why."""
     code = DONE
     refused: list[str] = []
@@ -322,7 +329,7 @@ def _hindrance(source: Source, summary: Summary, compared: Compared | None, aske
     return code, refused
 
 
-def _import(refunds: Refunds, source: Source, validation: Validation, asked: Asked) -> int:
+def _import(refunds: Refunds, source: Source, validation: Validation, asked: ImportSettings) -> int:
     summary = validation.summary
     opening = _opening(source, summary, asked)
     # The commonest refusals come before the file is read once more.
@@ -351,7 +358,9 @@ def _import(refunds: Refunds, source: Source, validation: Validation, asked: Ask
     return _handed_in(refunds, batch.batch_id, facts, handed, asked)
 
 
-def _handed_in(refunds: Refunds, batch_id: str, facts: dict[str, Any], handed: Handed, asked: Asked) -> int:
+def _handed_in(
+    refunds: Refunds, batch_id: str, facts: dict[str, Any], handed: SubmitCounts, asked: ImportSettings
+) -> int:
     """Say what came of handing a file in, after having waited for its end where that is asked for."""
     if not asked.wait:
         put_facts(facts, as_json=asked.as_json)

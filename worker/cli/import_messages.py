@@ -8,7 +8,7 @@ from typing import Final
 
 from rich.table import Table
 
-from worker.batches import Compared, Conflict
+from worker.batches import Comparison, Conflict
 from worker.cli import render
 from worker.cli.session import note
 from worker.cli.words import counted, listed, verb
@@ -53,7 +53,7 @@ def say_errors(source: Source, summary: Summary, end: str, kind: str = "error") 
     note(f"{kind}: {rows} {verb(summary.refused, 'is', 'are')} invalid ({by_code}): {end}")
 
 
-def all_remaining_refused(source: Source, summary: Summary, compared: Compared | None) -> str:
+def all_remaining_refused(source: Source, summary: Summary, compared: Comparison | None) -> str:
     """Return why a file is refused whose rows ask for all that is left without anybody having said that they may."""
     rows = summary.all_remaining if compared is None else compared.all_remaining
     if "amount" not in summary.columns.values():
@@ -93,7 +93,7 @@ def say_ignored_amounts(summary: Summary) -> None:
         note(f"warning: the column {column!r} looks like an amount and is ignored{read}")
 
 
-def say_conflicts(source: Source, compared: Compared) -> None:
+def say_conflicts(source: Source, compared: Comparison) -> None:
     """Name the first rows whose ids are those of refunds with other contents, and how such rows are handed in."""
     conflicts, options = compared.first_conflicts, source.options
     for each in conflicts:
@@ -149,7 +149,7 @@ def _compared(conflict: Conflict) -> Iterator[tuple[str, str, str]]:
             yield f"metadata.{key}", str(before or "none"), str(now or "none")
 
 
-def say_not_failed(source: Source, compared: Compared) -> None:
+def say_not_failed(source: Source, compared: Comparison) -> None:
     """Name the first rows that are a further attempt at what has not failed."""
     for each in compared.first_not_failed:
         note(f"line {each.row.line}: its earlier attempt, refund {each.refund.refund_id}, {_stands(each.refund)}")
@@ -160,7 +160,7 @@ def say_not_failed(source: Source, compared: Compared) -> None:
     )
 
 
-def say_repeats(summary: Summary, compared: Compared | None, *, allowed: bool) -> None:
+def say_repeats(summary: Summary, compared: Comparison | None, *, allowed: bool) -> None:
     """Name the first rows that pay an amount back on a payment a second time."""
     for pair in summary.first_repeats:
         note(f"line {pair.line}: same payment and amount as line {pair.first_line}")
@@ -177,7 +177,7 @@ def say_repeats(summary: Summary, compared: Compared | None, *, allowed: bool) -
         note(f"error: {sentence}: {NOTHING}; if each of them is meant, say --allow-repeat")
 
 
-def say_known(compared: Compared, options: ImportOptions) -> None:
+def say_known(compared: Comparison, options: ImportOptions) -> None:
     """Say how refunds that failed or were canceled before are sent again: the same rows alone do not do it."""
     anew = f"--attempt {options.attempt + 1}" if options.id_from else "a new id"
     if failed := compared.statuses.get("failed", 0):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from worker.batches import Compared
+from worker.batches import Comparison
 from worker.cli import render
 from worker.cli.import_guards import UNSTATED
 from worker.cli.words import counted, money
@@ -82,7 +82,7 @@ def facts_of(source: Source, summary: Summary) -> dict[str, Any]:
     return facts
 
 
-def records_of(compared: Compared) -> dict[str, Any]:
+def records_of(compared: Comparison) -> dict[str, Any]:
     """Return what the records hold of a file, for a program."""
     return {
         "new": compared.fresh,

@@ -25,7 +25,7 @@ _ODD_AT_ONCE: Final = 500
 
 
 @dataclass(kw_only=True)
-class Handed:
+class SubmitCounts:
     """What became of a file's rows."""
 
     created: int = 0
@@ -38,7 +38,7 @@ class Handed:
         return self.created + self.known + self.conflicting
 
 
-def late_conflicts(handed: Handed) -> int:
+def late_conflicts(handed: SubmitCounts) -> int:
     """Say that ids were taken while the import ran, and return the exit code."""
     count = handed.conflicting
     note(
@@ -48,9 +48,9 @@ def late_conflicts(handed: Handed) -> int:
     return REFUSED
 
 
-def submit(refunds: Refunds, batch_id: str, source: Source, validation: Validation) -> Handed:
+def submit(refunds: Refunds, batch_id: str, source: Source, validation: Validation) -> SubmitCounts:
     """Accept every row that is not yet there, and note at the end that the file is whole."""
-    handed = Handed()
+    handed = SubmitCounts()
     odd: list[RefundRequest] = []
     same_refund = SameRefund()
     total = validation.summary.accepted
@@ -88,7 +88,7 @@ def submit(refunds: Refunds, batch_id: str, source: Source, validation: Validati
     return replace(handed)
 
 
-def _look_at(refunds: Refunds, odd: list[RefundRequest], handed: Handed, same_refund: SameRefund) -> None:
+def _look_at(refunds: Refunds, odd: list[RefundRequest], handed: SubmitCounts, same_refund: SameRefund) -> None:
     """Count rows as known that differ from their refund only in metadata that says what the id was made from."""
     found = refunds.get_many([request.refund_id for request in odd]) if odd else []
     same = sum(
@@ -100,7 +100,7 @@ def _look_at(refunds: Refunds, odd: list[RefundRequest], handed: Handed, same_re
     odd.clear()
 
 
-def _refuse_canceled(refunds: Refunds, batch_id: str, handed: Handed) -> None:
+def _refuse_canceled(refunds: Refunds, batch_id: str, handed: SubmitCounts) -> None:
     if batches.state_of_batch(refunds.store, batch_id) == "canceled":
         raise GuardRefused(
             f"batch {batch_id} was canceled after {handed.rows:,} rows were accepted: the rest was left out, and "

@@ -17,7 +17,7 @@ from worker.errors import GuardRefused
 from worker.probing import advice as probing_advice
 from worker.probing import kept as probing_kept
 from worker.probing import questions
-from worker.probing.questions import MAX_AMOUNT, MAX_POSTS, POSTS_WITHOUT_KEYS, Order, Sort, Verdict
+from worker.probing.questions import MAX_AMOUNT, MAX_POSTS, POSTS_WITHOUT_KEYS, FailureKind, Order, Verdict
 from worker.probing.report import Report
 from worker.ranges import Whole
 from worker.settings import Settings
@@ -30,7 +30,7 @@ _STYLES: Final = {
     Verdict.UNCLEAR: "yellow",
     Verdict.NOT_SEEN: "dim",
 }
-_CODES: Final[dict[Sort, int]] = {"key": USAGE, "refused": REJECTED, "away": AWAY}
+_CODES: Final[dict[FailureKind, int]] = {"key": USAGE, "refused": REJECTED, "away": AWAY}
 
 
 @click.command(

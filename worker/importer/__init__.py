@@ -29,8 +29,8 @@ from worker.importer.resultfile import INVALID, result_suffix, write_failed_rows
 from worker.importer.sources import Source, open_source
 from worker.importer.validation import (
     Accepted,
-    Judged,
-    Pair,
+    JudgedRow,
+    LinePair,
     Summary,
     Total,
     Validation,
@@ -57,9 +57,9 @@ __all__ = [
     "Candidate",
     "Format",
     "ImportOptions",
-    "Judged",
+    "JudgedRow",
+    "LinePair",
     "MadeId",
-    "Pair",
     "Row",
     "RowError",
     "SameRefund",

@@ -29,7 +29,7 @@ _MADE: Final = re.compile(r"(f-[0-9a-f]{32})(?:-a([2-9]|[1-9][0-9]))?(?:-([2-9]|
 _MOST_TRIES: Final = 2_000_000
 _MOST_TRIES_A_ROW: Final = 200_000
 
-Pair = tuple[str, str]
+ColumnValue = tuple[str, str]
 
 
 class MadeId(NamedTuple):
@@ -63,7 +63,7 @@ def numbered(refund_id: str, occurrence: int) -> str:
     return refund_id if occurrence <= 1 else f"{refund_id}-{occurrence}"
 
 
-def base_of(pairs: Iterable[Pair]) -> str:
+def base_of(pairs: Iterable[ColumnValue]) -> str:
     """Return the digest of sorted pairs of column and value, as an id begins with it."""
     text = json.dumps([*pairs], ensure_ascii=True, separators=(",", ":"))
     return f"f-{hashlib.sha256(text.encode('ascii')).hexdigest()[:32]}"
@@ -106,7 +106,7 @@ class SameRefund:
         others = sent | {METADATA + key: value for key, value in fewer.items()} | dict(fewer)
         return not added or self._makes(made.base, added, others)
 
-    def _makes(self, base: str, added: list[Pair], others: Mapping[str, str]) -> bool:
+    def _makes(self, base: str, added: list[ColumnValue], others: Mapping[str, str]) -> bool:
         """Tell whether an id can be made from all of `added` and any of the others."""
         names = [name for name, value in others.items() if value]
         known = [shape for shape in self._known if shape <= others.keys()]

@@ -17,7 +17,7 @@ from worker.importer.amounts import in_major
 from worker.importer.cells import decimal_text, guarded, text_of
 from worker.importer.columns import FAILED_COLUMNS, OWN_COLUMN, RESULT_COLUMNS, fields_of, result_columns
 from worker.importer.formats import delimiter_of, separator_named
-from worker.importer.validation import Judged, judged, refused
+from worker.importer.validation import JudgedRow, judged, refused
 from worker.model.refund import Refund, Status
 from worker.model.times import rfc3339
 
@@ -78,7 +78,7 @@ def write_failed_rows(source: Source, validation: Validation, out: IO[str]) -> i
     return written
 
 
-def _outcome(each: Judged, refund: Refund | None, options: ImportOptions) -> Mapping[str, Any]:
+def _outcome(each: JudgedRow, refund: Refund | None, options: ImportOptions) -> Mapping[str, Any]:
     if each.request is None:
         return {
             "refund_id": None,

@@ -50,7 +50,7 @@ class Total:
     all_remaining: int
 
 
-class Pair(NamedTuple):
+class LinePair(NamedTuple):
     """Two lines that belong together: the later one, and the first one it is like."""
 
     line: int
@@ -75,8 +75,8 @@ class Summary:
     errors: int
     errors_by_code: Mapping[str, int]
     first_errors: tuple[RowError, ...]
-    first_duplicates: tuple[Pair, ...]
-    first_repeats: tuple[Pair, ...]
+    first_duplicates: tuple[LinePair, ...]
+    first_repeats: tuple[LinePair, ...]
     totals: Mapping[str | None, Total]
     largest_amount: int | None
     largest_line: int | None
@@ -101,7 +101,7 @@ class Validation:
     """The line that a duplicate or a conflicting row stands against; empty when there is none."""
 
 
-class Judged(NamedTuple):
+class JudgedRow(NamedTuple):
     """One row with its verdict: a request, or errors. `duplicate_of` is the line that states the same refund first."""
 
     row: Row
@@ -130,7 +130,7 @@ def validate(source: Source, on_progress: Callable[[int], None] | None = None) -
     return judge.result()
 
 
-def judged(source: Source, validation: Validation) -> Iterator[Judged]:
+def judged(source: Source, validation: Validation) -> Iterator[JudgedRow]:
     """Yield every row in the file's order with its verdict."""
     if source.digest != validation.digest:
         raise source.problem("is not the file that was validated")
@@ -140,15 +140,15 @@ def judged(source: Source, validation: Validation) -> Iterator[Judged]:
         found = reader.read(row)
         mark = marks[row.ordinal]
         if not isinstance(found, Candidate):
-            yield Judged(row, None, None, found)
+            yield JudgedRow(row, None, None, found)
         elif mark == _CONFLICT:
             error = _conflict(source, row, found, reader.columns(row.names), others[row.ordinal])
-            yield Judged(row, None, None, (error,))
+            yield JudgedRow(row, None, None, (error,))
         elif mark == _DUPLICATE:
             request = _with_occurrence(found.request, found.occurrence or 1)
-            yield Judged(row, request, others[row.ordinal], ())
+            yield JudgedRow(row, request, others[row.ordinal], ())
         else:
-            yield Judged(row, _with_occurrence(found.request, mark), None, ())
+            yield JudgedRow(row, _with_occurrence(found.request, mark), None, ())
 
 
 def accepted(source: Source, validation: Validation) -> Iterator[Accepted]:
@@ -191,15 +191,15 @@ class _Firsts:
 
     def __init__(self) -> None:
         self.count = 0
-        self._kept: list[Pair] = []
+        self._kept: list[LinePair] = []
 
     def note(self, line: int, first_line: int) -> None:
         self.count += 1
-        self._kept.append(Pair(line, first_line))
+        self._kept.append(LinePair(line, first_line))
         if len(self._kept) > 100 * FIRST:
             self._kept = sorted(self._kept)[:FIRST]
 
-    def pairs(self) -> tuple[Pair, ...]:
+    def pairs(self) -> tuple[LinePair, ...]:
         return tuple(sorted(self._kept)[:FIRST])
 
 

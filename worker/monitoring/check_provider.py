@@ -13,7 +13,7 @@ from worker.errors import GuardRefused, SettingsError
 from worker.monitoring.checks import Check, Trouble, fail, ok, warn
 from worker.probing import advice as probing_advice
 from worker.probing import kept as probing_kept
-from worker.probing.kept import Gap, Kept
+from worker.probing.kept import KeptAnswers, UnprovenSetting
 from worker.probing.questions import TEST_HOST, TEST_KEYS, Verdict
 from worker.provider.gateway import Gateway
 from worker.provider.transport import build_client
@@ -86,7 +86,7 @@ def what_was_probed(settings: Settings, store: Store) -> Iterator[Check]:
         yield ok("probe", _told(settings, kept))
 
 
-def _told(settings: Settings, kept: Kept | None) -> str:
+def _told(settings: Settings, kept: KeptAnswers | None) -> str:
     if kept is None:
         return f"never made, and the settings assume the least of the provider; in test mode: {_ASK}"
     when = f"made on {kept.at:%Y-%m-%d} at {kept.host}"
@@ -103,7 +103,7 @@ def _told(settings: Settings, kept: Kept | None) -> str:
     return f"{when}: {shown} of {len(kept.findings)} answered yes, and the settings assume no more{would}"
 
 
-def _lacking(gap: Gap, settings: Settings) -> Check:
+def _lacking(gap: UnprovenSetting, settings: Settings) -> Check:
     name = f"probe {gap.setting.removeprefix('REFUNDS_').partition('=')[0].lower()}"
     loud = settings.is_live and settings.idempotency == "trust" and gap.setting == "REFUNDS_IDEMPOTENCY=trust"
     text = f"REAL MONEY MAY MOVE TWICE: {gap.text}" if loud else gap.text

@@ -18,7 +18,7 @@ from worker.store.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
+class KeptAnswers:
     """The answers of the latest probe that came to its end."""
 
     at: datetime
@@ -45,7 +45,7 @@ def keep(store: Store, report: Report, at: datetime) -> None:
     store.confirm()
 
 
-def read(store: Store) -> Kept | None:
+def read(store: Store) -> KeptAnswers | None:
     """Return the kept answers, None if none can be read; raises `StoreUnavailable`."""
     with redis_errors(store.place):
         values: Any = store.redis.hmget(store.key("meta"), *_FIELDS)
@@ -55,14 +55,14 @@ def read(store: Store) -> Kept | None:
             Question(name): Finding(verdict=Verdict(found["answer"]), evidence=str(found["evidence"]))
             for name, found in json.loads(results or "{}")["findings"].items()
         }
-        return Kept(at=from_ms(int(at)), host=str(host), findings=findings)
+        return KeptAnswers(at=from_ms(int(at)), host=str(host), findings=findings)
     except (ValueError, KeyError, TypeError, AttributeError):
         # Never asked, or written by another version with other questions: both show nothing.
         return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Gap:
+class UnprovenSetting:
     """A setting that assumes more than was shown; `denied` where the contrary was."""
 
     setting: str
@@ -83,7 +83,7 @@ _ASSUMED: Final = (
 )
 
 
-def gaps(settings: Settings, kept: Kept | None) -> Iterator[Gap]:
+def gaps(settings: Settings, kept: KeptAnswers | None) -> Iterator[UnprovenSetting]:
     """Yield the settings that assume what the kept answers do not show of the settings' provider."""
     chosen = {
         f"REFUNDS_IDEMPOTENCY={settings.idempotency}",
@@ -100,10 +100,10 @@ def gaps(settings: Settings, kept: Kept | None) -> Iterator[Gap]:
             text = f"{setting} {does}, but the probe found: {findings[denied[0]].evidence}"
         else:
             text = f"{setting} {does}, and no probe has shown that {' and that '.join(WORDS[each] for each in lacking)}"
-        yield Gap(setting=setting, cautious=cautious, text=text, denied=bool(denied))
+        yield UnprovenSetting(setting=setting, cautious=cautious, text=text, denied=bool(denied))
 
 
-def live_warning(settings: Settings, kept: Kept | None) -> str | None:
+def live_warning(settings: Settings, kept: KeptAnswers | None) -> str | None:
     """Return what must be said before live money moves on trust that nothing supports; None if nothing is wrong."""
     if not settings.is_live or settings.idempotency != "trust":
         return None

@@ -23,7 +23,7 @@ MAX_POSTS: Final = 6
 """Test refunds that may leave: three where all goes well, and three more where the provider answers with 5xx."""
 POSTS_WITHOUT_KEYS: Final = 3
 
-Sort = Literal["key", "refused", "away"]
+FailureKind = Literal["key", "refused", "away"]
 
 
 class Question(StrEnum):
@@ -94,7 +94,7 @@ class Order:
 class Problem:
     """Why a probe came to no end: the key, the provider's refusal, or a provider that is away; one sentence."""
 
-    sort: Sort
+    sort: FailureKind
     text: str
 
 

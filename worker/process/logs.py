@@ -68,7 +68,7 @@ def _clean_text(text: str) -> str:
     return "\n".join(scrubbed(line, _LONGEST_TEXT) if line.strip() else line for line in text.split("\n"))
 
 
-class _Straight:
+class _StderrWriter:
     """Writes finished lines to a handler's stream, between the lines of `logging` and never within one."""
 
     def __init__(self, handler: logging.StreamHandler[Any]) -> None:
@@ -110,7 +110,7 @@ def configure(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, redact, writer],
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
-        logger_factory=lambda *_: _Straight(handler),
+        logger_factory=lambda *_: _StderrWriter(handler),
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()

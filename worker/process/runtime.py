@@ -20,7 +20,7 @@ from celery import Celery
 from worker.broker import inbox, queues, rejected
 from worker.broker.backlog import BacklogWatch
 from worker.broker.bulk_prefetch import BulkIntake
-from worker.broker.kept import Kept
+from worker.broker.kept import RejectedMessage
 from worker.client import PUBLISH_ERRORS
 from worker.engine import endings
 from worker.engine.endings import Ending
@@ -203,7 +203,7 @@ class Runtime:
         await self.service.trouble.probe_credentials()
         await self.service.account.probe()
 
-    def _keep_rejected(self, kept: Kept) -> bool:
+    def _keep_rejected(self, kept: RejectedMessage) -> bool:
         named = {"refund_id": kept.refund_ids[0]} if kept.refund_ids else {}
         log.error("message_rejected", entry_id=kept.entry_id, reason=kept.reason, alarm=True, **named)
         try:

@@ -42,7 +42,7 @@ PROBE_ID: Final = "re_credentials_probe"
 
 _JSON: Final = {"Content-Type": "application/json"}
 # Replies that may come before the provider checks the API key, or regardless of the check.
-_SAYS_NOTHING_OF_THE_KEY: Final = frozenset({407, 408, 429})
+_INCONCLUSIVE_FOR_KEY: Final = frozenset({407, 408, 429})
 
 Observer = Callable[[str, str, float], None]
 """Callback for every call: operation, outcome class (`2xx` … `5xx`, `not_sent`, `no_reply`), seconds."""
@@ -197,7 +197,7 @@ class Gateway:
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             return False
         told = httpx.codes.is_success(status) or httpx.codes.is_client_error(status)
-        return True if told and status not in _SAYS_NOTHING_OF_THE_KEY and answer.payload is not None else None
+        return True if told and status not in _INCONCLUSIVE_FOR_KEY and answer.payload is not None else None
 
     async def get_refund(
         self, provider_refund_id: str, permit: Permit = _at_once, *, about: Refund | None = None

@@ -216,7 +216,7 @@ def _cut(transport: asyncio.Transport | None) -> None:
     transport.abort()
 
 
-class _InTimeOrNever(aiohttp.ClientRequest):
+class _DeadlineRequest(aiohttp.ClientRequest):
     """A request that is not written after its call's time limit.
 
     A process that was frozen between the decision to send and the first byte may resume with the write before the time
@@ -232,7 +232,7 @@ class _InTimeOrNever(aiohttp.ClientRequest):
         await super().write_bytes(writer, conn, content_length)
 
 
-class _WholeOrCut(aiohttp.ClientResponse):
+class _AbortUnlessComplete(aiohttp.ClientResponse):
     """A response whose connection is aborted unless its reply was read to the end.
 
     A plain close would still send buffered data, but the worker counts quiet time from the end of a call.
@@ -276,8 +276,8 @@ def build_client(settings: Settings) -> httpx.AsyncClient:
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            request_class=_InTimeOrNever,
-            response_class=_WholeOrCut,
+            request_class=_DeadlineRequest,
+            response_class=_AbortUnlessComplete,
             timeout=aiohttp.ClientTimeout(total=None),
             trust_env=False,
         )

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from tests.support.cli_runner import Records
-from worker.batches import Compared, compare
+from worker.batches import Comparison, compare
 from worker.importer import Accepted
 from worker.model.request import RefundRequest
 
@@ -18,7 +18,7 @@ def row(refund_id: str, payment_intent: str = "pi_1", **fields: Any) -> RefundRe
     return RefundRequest(refund_id=refund_id, payment_intent=payment_intent, **{"amount": 500, **fields})
 
 
-def compared(records: Records, rows: Iterable[RefundRequest]) -> Compared:
+def compared(records: Records, rows: Iterable[RefundRequest]) -> Comparison:
     return compare(records.store, (Accepted(line, request) for line, request in enumerate(rows, 2)))
 
 

@@ -9,7 +9,7 @@ import redis
 
 from tests.support.cli_runner import Records
 from worker.batches import (
-    Opening,
+    BatchDraft,
     cancel_batch,
     close_batch,
     earlier_batch,
@@ -23,16 +23,16 @@ from worker.batches import (
 from worker.errors import GuardRefused
 from worker.model.times import to_ms
 
-PLAIN = Opening()
-AGAIN = Opening(again=True)
+PLAIN = BatchDraft()
+AGAIN = BatchDraft(again=True)
 
 
-def begun(records: Records, batch_id: str | None = "b-1", opening: Opening = PLAIN, digest: str = "d1") -> str:
+def begun(records: Records, batch_id: str | None = "b-1", opening: BatchDraft = PLAIN, digest: str = "d1") -> str:
     return open_batch(records.store, batch_id, file="season.csv", digest=digest, rows=3, opening=opening).batch_id
 
 
 def test_a_batch_keeps_what_its_file_comes_to(records: Records) -> None:
-    begun(records, opening=Opening(options='{"format": "csv"}', invalid=1, duplicates=2, totals={"usd": 1500}))
+    begun(records, opening=BatchDraft(options='{"format": "csv"}', invalid=1, duplicates=2, totals={"usd": 1500}))
     batch = read_batch(records.store, "b-1")
     assert (batch.file, batch.digest, batch.rows, batch.invalid, batch.duplicates) == ("season.csv", "d1", 3, 1, 2)
     assert (batch.totals, batch.options, batch.state) == ({"usd": 1500}, '{"format": "csv"}', "running")
@@ -71,11 +71,11 @@ def test_a_canceled_batch_is_not_gone_on_with(records: Records) -> None:
 
 
 def test_an_unfinished_batch_is_refused_under_another_name_or_read_in_another_way(records: Records) -> None:
-    begun(records, opening=Opening(options="by id"))
+    begun(records, opening=BatchDraft(options="by id"))
     with pytest.raises(GuardRefused, match="leave --batch out"):
-        begun(records, "b-2", Opening(options="by id"))
+        begun(records, "b-2", BatchDraft(options="by id"))
     with pytest.raises(GuardRefused, match="begun with other options"):
-        begun(records, None, Opening(options="by order"))
+        begun(records, None, BatchDraft(options="by order"))
 
 
 def test_looking_ahead_tells_the_same_and_writes_nothing(records: Records) -> None:
@@ -99,7 +99,7 @@ def test_what_a_batch_did_not_create_is_known(records: Records) -> None:
 
 
 def test_a_delay_is_counted_from_the_servers_time_and_holds_every_claim(records: Records) -> None:
-    begun(records, opening=Opening(delay=timedelta(minutes=70)))
+    begun(records, opening=BatchDraft(delay=timedelta(minutes=70)))
     batch = read_batch(records.store, "b-1")
     assert batch.created_at is not None
     assert batch.not_before == batch.created_at + timedelta(minutes=70)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.cli_runner import Records
-from worker.batches import Compared, compare, open_batch, read_batch
+from worker.batches import Comparison, compare, open_batch, read_batch
 from worker.cli.import_options import reading_of, stored_reading
 from worker.importer import ImportOptions, Source, accepted, open_source, validate, write_result
 from worker.importer.cells import guarded, unguarded
@@ -68,7 +68,7 @@ def as_csv(table: list[Cells], delimiter: str = ",") -> bytes:
     return out.getvalue().encode()
 
 
-def handed_in(store: Store, content: bytes, name: str = "season.csv", options: ImportOptions = OPTIONS) -> Compared:
+def handed_in(store: Store, content: bytes, name: str = "season.csv", options: ImportOptions = OPTIONS) -> Comparison:
     """What an import does with a file whose bad rows are skipped: compare it, begin its batch, accept its rows."""
     with source_of(content, name, options) as source:
         validation = validate(source)

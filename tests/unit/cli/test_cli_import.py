@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from tests.support.cli_runner import SECONDS, Cli, Records, messages
-from worker.batches import Opening, open_batch, read_batch
+from worker.batches import BatchDraft, open_batch, read_batch
 from worker.cli.import_options import stored_reading
 from worker.cli.progress import LINE_SECONDS, STILL_LINE_SECONDS, progress
 from worker.importer import ImportOptions, open_source
@@ -200,7 +200,7 @@ def test_the_result_may_not_replace_the_file_itself(cli: Cli, records: Records, 
 def unfinished(records: Records, file: str, batch_id: str = "b-1") -> None:
     """An import that was killed before it could note that every row is in."""
     with open_source(file, ImportOptions()) as source:
-        opening = Opening(options=stored_reading(source), totals={"usd": 1500})
+        opening = BatchDraft(options=stored_reading(source), totals={"usd": 1500})
         open_batch(records.store, batch_id, file="season.csv", digest=source.digest, rows=3, opening=opening)
 
 

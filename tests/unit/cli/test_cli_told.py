@@ -17,7 +17,7 @@ import redis
 
 from tests.support.cli_runner import PAYMENT, Cli, Records
 from worker import batches
-from worker.batches import Opening
+from worker.batches import BatchDraft
 from worker.broker import rejected
 from worker.broker.kept import kept_of
 from worker.cli.group import refunds as program
@@ -55,7 +55,7 @@ def _never_in_doubt(records: Records, _: Path) -> list[str]:
 
 
 def _batch(records: Records, _: Path) -> list[str]:
-    batches.open_batch(records.store, BATCH, file="season.csv", digest="d", rows=2, opening=Opening())
+    batches.open_batch(records.store, BATCH, file="season.csv", digest="d", rows=2, opening=BatchDraft())
     for name in ("row-1", "row-2"):
         request = RefundRequest(refund_id=name, payment_intent=f"{PAYMENT}{name[-1]}", amount=500)
         records.store.run(scripts.create(request, Lane.BULK, BATCH))
@@ -109,7 +109,7 @@ def _contradicted(records: Records, _: Path) -> list[str]:
 def _imported(records: Records, folder: Path) -> list[str]:
     (file,) = _file(records, folder)
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    batches.open_batch(records.store, BATCH, file="season.jsonl", digest=digest, rows=1, opening=Opening())
+    batches.open_batch(records.store, BATCH, file="season.jsonl", digest=digest, rows=1, opening=BatchDraft())
     records.failed("row-1", batch_id=BATCH)
     return [BATCH, "--input", file]
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.factories import a_reply
 from worker.broker import inbox
-from worker.broker.kept import Kept
+from worker.broker.kept import RejectedMessage
 from worker.cli.values import checked_note
 from worker.engine import endings
 from worker.engine.endings import STORE_AWAY
@@ -181,7 +181,7 @@ def test_invalid_request_does_not_repeat_the_key(key: str) -> None:
 def test_rejected_message_is_kept_without_the_key_wherever_it_is_cut(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[str] = []
 
-    def keep(each: Kept) -> bool:
+    def keep(each: RejectedMessage) -> bool:
         kept.append(repr(each))
         return True
 

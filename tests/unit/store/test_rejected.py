@@ -11,7 +11,7 @@ import redis
 
 from tests.factories import NOW
 from worker.broker import rejected
-from worker.broker.kept import Kept
+from worker.broker.kept import RejectedMessage
 from worker.broker.rejected import Refusal
 from worker.errors import NotFound, NotStorable
 from worker.model.times import to_ms
@@ -25,8 +25,10 @@ def store(any_redis: redis.Redis) -> Store:
     return made
 
 
-def kept(entry_id: str, *refund_ids: str, **fields: Any) -> Kept:
-    return Kept(**{"entry_id": entry_id, "reason": "why", "message": "what", "refund_ids": refund_ids, **fields})
+def kept(entry_id: str, *refund_ids: str, **fields: Any) -> RejectedMessage:
+    return RejectedMessage(
+        **{"entry_id": entry_id, "reason": "why", "message": "what", "refund_ids": refund_ids, **fields}
+    )
 
 
 def lying(store: Store) -> list[Any]:

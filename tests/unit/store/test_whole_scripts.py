@@ -17,7 +17,7 @@ from tests.factories import HOUR, MAYBE, NOT_DONE, VERIFY, a_request, done_as
 from tests.support.store_world import LEASE, P, World, at_stage
 from worker.batches import opening, record
 from worker.broker import rejected
-from worker.broker.kept import Kept
+from worker.broker.kept import RejectedMessage
 from worker.errors import NotStorable
 from worker.model.refund import Lane, Stage
 from worker.model.request import MAX_AMOUNT
@@ -63,8 +63,8 @@ def crowd(world: World) -> None:
     world.pass_time(timedelta(minutes=1))
 
 
-def a_rejected(entry_id: str) -> Kept:
-    return Kept(entry_id=entry_id, reason="why", message="what", refund_ids=("r-1", "r-2"))
+def a_rejected(entry_id: str) -> RejectedMessage:
+    return RejectedMessage(entry_id=entry_id, reason="why", message="what", refund_ids=("r-1", "r-2"))
 
 
 def request(refund_id: str, lane: Lane = Lane.BULK, batch: str | None = BATCH) -> Command[Any]:
