@@ -44,7 +44,7 @@ class AsyncStore(_Scripts):
         self._flushers: set[asyncio.Task[None] | None] = set()
 
     async def run(self, command: Command[T]) -> T:
-        """Run one call; raises `StoreUnavailable` if Redis is away."""
+        """Run one command; raises `StoreUnavailable` if Redis is away."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, future))
         if len(self._flushers) < TRIPS:
@@ -68,7 +68,7 @@ class AsyncStore(_Scripts):
                     else:
                         future.set_result(result)
         finally:
-            # Not in the task's done callback, which runs later: a call made in between would wait for no task.
+            # Not in the task's done callback, which runs later: a command run in between would wait for no task.
             self._flushers.discard(asyncio.current_task())
 
     def _foreign(self, error: BaseException) -> BaseException:

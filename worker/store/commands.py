@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 WAITAOF_MS: Final = 5000
 RELOADS: Final = 3
-"""How often lost scripts are loaded again, because a server may restart between the load and the call."""
+"""How often lost scripts are loaded again, because a server may restart between the load and the command."""
 _QUEUED: Final = {Lane.SINGLE: "index:queued", Lane.BULK: "index:queued.bulk"}
 
 _ms = timedelta(milliseconds=1)
 
 
 class _Scripts:
-    """Base of both stores: turns a call into a Redis command."""
+    """Base of both stores: turns a command into one `EVALSHA`."""
 
     def __init__(self, *, prefix: str, retention: timedelta, durable: bool, place: str) -> None:
         self.prefix = prefix

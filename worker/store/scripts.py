@@ -1,6 +1,6 @@
 """The atomic operations on the records, as data: the Lua script, its arguments, and how to read its reply.
 
-A `Command` is run by `Store` (blocking) or `AsyncStore`, alone or pipelined with others. Every call is safe to repeat if
+`Store` (blocking) or `AsyncStore` runs a `Command`, alone or pipelined with others. Every command is safe to repeat if
 its reply was lost.
 """
 
@@ -83,7 +83,7 @@ class Script:
 class Command(Generic[T]):
     """One script with its arguments; `read` converts the raw reply to the result.
 
-    A durable call returns only after its writes survive a crash of the server. That is the default, because the caller
+    A durable command returns only after its writes survive a crash of the server. That is the default, because the caller
     reports the result or depends on it.
     """
 
@@ -216,7 +216,7 @@ def claim(
     """Claim a refund for one attempt; durable, so no byte is sent before body, key and attempt are safe.
 
     `payment_shown` says that the payment was read just now, and `currency_checked` that it is in the currency stated by
-    the refund. `token` identifies this claim: a repeated call with it, after a lost reply, returns the same claim.
+    the refund. `token` identifies this claim: a repeated claim with it, after a lost reply, returns the same claim.
     """
 
     def read(reply: Any) -> Claim:
@@ -434,7 +434,7 @@ def payment(payment_intent: str, found: Literal["shown", "missing", "certain", "
     """Record whether the provider shows a payment; returns `suspect` if it was shown once and is now `missing`.
 
     `certain` means that it is still missing. This stops all claims, and returns `raised`, or `lost` if they were
-    stopped already. `gone` means that a person says that the payment no longer exists. The call is not durable, because
+    stopped already. `gone` means that a person says that the payment no longer exists. The command is not durable, because
     the next read finds again what a crash undoes.
     """
     return Command(script=PAYMENT, arguments=[payment_intent, found], read=str, durable=False)

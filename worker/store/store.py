@@ -39,7 +39,7 @@ class Store(_Scripts):
         """The records' time up to which all writes are known to survive a crash of the server."""
 
     def run(self, command: Command[T]) -> T:
-        """Run one call; raises `StoreUnavailable` if Redis is away."""
+        """Run one command; raises `StoreUnavailable` if Redis is away."""
         return self.run_many([command])[0]
 
     def run_many(self, batch: Sequence[Command[T]]) -> list[T]:
@@ -95,7 +95,7 @@ class Store(_Scripts):
     def confirm(self) -> None:
         """Return once everything written or read before survives a crash of the server.
 
-        Use this before a report of something not written by a durable call. Raises `NotDurable`, `StoreUnavailable`.
+        Use this before a report of something not written by a durable command. Raises `NotDurable`, `StoreUnavailable`.
         """
         with redis_errors(self.place):
             if self.wait_for_disk is None:
