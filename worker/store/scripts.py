@@ -83,8 +83,8 @@ class Script:
 class Command(Generic[T]):
     """One script with its arguments; `read` converts the raw reply to the result.
 
-    A durable command returns only after its writes survive a crash of the server. That is the default, because the caller
-    reports the result or depends on it.
+    A durable command returns only after its writes survive a crash of the server. That is the default, because the
+    caller reports the result or depends on it.
     """
 
     script: Script
@@ -434,8 +434,8 @@ def payment(payment_intent: str, found: Literal["shown", "missing", "certain", "
     """Record whether the provider shows a payment; returns `suspect` if it was shown once and is now `missing`.
 
     `certain` means that it is still missing. This stops all claims, and returns `raised`, or `lost` if they were
-    stopped already. `gone` means that a person says that the payment no longer exists. The command is not durable, because
-    the next read finds again what a crash undoes.
+    stopped already. `gone` means that a person says that the payment no longer exists. The command is not durable,
+    because the next read finds again what a crash undoes.
     """
     return Command(script=PAYMENT, arguments=[payment_intent, found], read=str, durable=False)
 
