@@ -1,1 +1,1 @@
-"""What a person or Prometheus sees: `refunds doctor` and the metrics."""
+"""The checks of `refunds doctor` and the Prometheus metrics."""

@@ -1,4 +1,4 @@
-"""Whether the server's user may run every command that refunds need, tried on keys that are gone again at once."""
+"""Checks that the Redis user may run every command that refunds need, by running each on short-lived keys."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from worker.store.store import Store
 _HASH, _LIST, _ZSET, _STREAM, _TEXT = "hash", "list", "zset", "stream", "text"
 _NAMES: Final = (_HASH, _LIST, _ZSET, _STREAM, _TEXT)
 _LIFE_MS: Final = 60_000
-"""If the user may not delete, the trial's keys go by themselves."""
+"""The trial's keys expire, in case the user may not delete them."""
 
-# Each command of the scripts and of the stores, with the key it is tried on; what it needs is written before it.
+# Every command of the scripts and the stores, with the key to try it on. Earlier rows write what later ones need.
 TRIALS: Final[tuple[tuple[str, str | None, tuple[str | int, ...]], ...]] = (
     ("TIME", None, ()),
     ("HSET", _HASH, ("f", "1", "g", "1")),
@@ -65,10 +65,10 @@ TRIALS: Final[tuple[tuple[str, str | None, tuple[str | int, ...]], ...]] = (
 
 
 def permissions(store: Store, cli: str, user: str) -> Iterator[Check]:
-    """Try every command; what else is in the way is found by other checks. Raises `StoreUnavailable`."""
+    """Try every command, and report those that are forbidden. Raises `StoreUnavailable`."""
     forbidden = _refused(store)
     if any(_is_about_keys(error) for error in forbidden.values()):
-        text = f"the user {user} may not use keys that begin with {store.prefix}: nothing is accepted"
+        text = f"the user {user} may not use keys that begin with {store.prefix}: no refund is accepted"
         yield fail("permissions", text, f"{cli} ACL SETUSER {user} '~{store.prefix}*'", Trouble.SETTINGS)
         return
     names = [*forbidden, *_scripts_refused(store)]
@@ -76,12 +76,12 @@ def permissions(store: Store, cli: str, user: str) -> Iterator[Check]:
         yield ok("permissions", "this user may run every command that refunds need")
         return
     grants = " ".join(f"+{name.lower().replace(' ', '|')}" for name in names)
-    text = f"the user {user} may not run {', '.join(names)}: nothing is accepted"
+    text = f"the user {user} may not run {', '.join(names)}: no refund is accepted"
     yield fail("permissions", text, f"{cli} ACL SETUSER {user} {grants}", Trouble.SETTINGS)
 
 
 def _refused(store: Store) -> dict[str, Exception]:
-    """Return what was said to each command that is forbidden."""
+    """Return the error of each command that is forbidden."""
     trial = store.key(f"trial:{secrets.token_hex(4)}")
     with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
         for command, name, arguments in TRIALS:
@@ -95,7 +95,7 @@ def _refused(store: Store) -> dict[str, Exception]:
 
 
 def _scripts_refused(store: Store) -> list[str]:
-    """Return which of the commands that run a script are forbidden; what a script does is tried by `TRIALS`."""
+    """Return which commands that run a script are forbidden. `TRIALS` tries the commands inside the scripts."""
     refused = []
     for name, ask in (
         ("SCRIPT LOAD", lambda: store.redis.script_load("return 1")),
@@ -107,7 +107,7 @@ def _scripts_refused(store: Store) -> list[str]:
         except StoreUnavailable as error:
             cause = error.__cause__ or error
             if isinstance(cause, exceptions.NoScriptError):
-                # It may be run, and could not be loaded.
+                # EVALSHA is allowed; only loading the script failed.
                 continue
             if not is_forbidden(cause):
                 raise

@@ -1,4 +1,4 @@
-"""The provider: whether key and address belong together and are accepted, and whether the settings assume too much."""
+"""Checks of the provider: key and address, whether the key is accepted, and the settings against the latest probe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ASK: Final = "refunds probe --payment-intent pi_…"
 
 
 def key_and_address(settings: Settings) -> Check:
-    """Judge whether key and address are there, are allowed, and are of one kind."""
+    """Check that the key and the address are set, are allowed, and are both test or both live."""
     name = "key and address"
     try:
         key = settings.require_provider()
@@ -51,23 +51,21 @@ def key_and_address(settings: Settings) -> Check:
             f"export REFUNDS_API_URL=https://{LIVE_HOST}, or use a test key",
         )
     if not key.startswith((*TEST_KEYS, *_LIVE_KEYS)):
-        text = (
-            f"the key for {settings.provider_host} does not say whether it is a test or a live one (sk_test_, sk_live_)"
-        )
-        return warn(name, text, "copy the secret key once more from the provider's dashboard: export REFUNDS_API_KEY=…")
+        text = f"the key for {settings.provider_host} has neither a test nor a live prefix (sk_test_, sk_live_)"
+        return warn(name, text, "copy the secret key again from the provider's dashboard: export REFUNDS_API_KEY=…")
     return ok(name, f"{settings.mode} mode at {settings.provider_host}")
 
 
 def ask_provider(settings: Settings) -> Check:
-    """Ask by a GET that moves nothing whether the provider answers and accepts the key."""
+    """Check with a GET, which moves no money, that the provider answers and accepts the key."""
     accepted = asyncio.run(_is_accepted(settings))
     host = settings.provider_host
     if accepted is None:
         fix = f"curl -sS -o /dev/null -w '%{{http_code}}' {settings.api_url}/v1/refunds/x"
-        return fail("provider", f"{host} gives no answer that tells whether the key is accepted", fix, Trouble.AWAY)
+        return fail("provider", f"no answer from {host} shows whether it accepts the key", fix, Trouble.AWAY)
     if not accepted:
         return fail("provider", f"{host} refuses the key", "export REFUNDS_API_KEY=…", Trouble.SETTINGS)
-    return ok("provider", f"{host} answers and accepts the key; nothing was spent")
+    return ok("provider", f"{host} answers and accepts the key; no money was moved")
 
 
 async def _is_accepted(settings: Settings) -> bool | None:
@@ -77,7 +75,7 @@ async def _is_accepted(settings: Settings) -> bool | None:
 
 
 def what_was_probed(settings: Settings, store: Store) -> Iterator[Check]:
-    """Hold the settings against the answers of the latest probe; raises `StoreUnavailable`."""
+    """Compare the settings with the findings of the latest probe; raises `StoreUnavailable`."""
     kept = probing_kept.read(store)
     lacking = list(probing_kept.gaps(settings, kept))
     for gap in lacking:
@@ -88,10 +86,10 @@ def what_was_probed(settings: Settings, store: Store) -> Iterator[Check]:
 
 def _told(settings: Settings, kept: KeptAnswers | None) -> str:
     if kept is None:
-        return f"never made, and the settings assume the least of the provider; in test mode: {_ASK}"
-    when = f"made on {kept.at:%Y-%m-%d} at {kept.host}"
+        return f"never run, and the settings are the cautious ones; to run it in test mode: {_ASK}"
+    when = f"run on {kept.at:%Y-%m-%d} at {kept.host}"
     if not kept.speaks_for(settings):
-        return f"{when}, which says nothing of {settings.provider_host}; the settings assume the least"
+        return f"{when}, which shows nothing about {settings.provider_host}; the settings are the cautious ones"
     shown = sum(found.verdict is Verdict.YES for found in kept.findings.values())
     chosen = {settings.idempotency, settings.readback, settings.totals}
     more = [
@@ -100,7 +98,7 @@ def _told(settings: Settings, kept: KeptAnswers | None) -> str:
         if advice.value in {"trust", "list", "proof"} - chosen
     ]
     would = f"; it would allow {', '.join(more)}" if more else ""
-    return f"{when}: {shown} of {len(kept.findings)} answered yes, and the settings assume no more{would}"
+    return f"{when}: {shown} of {len(kept.findings)} questions answered yes, and the settings assume no more{would}"
 
 
 def _lacking(gap: UnprovenSetting, settings: Settings) -> Check:

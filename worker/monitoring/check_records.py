@@ -1,4 +1,4 @@
-"""The records: whose they are, what holds them back, who works on them, and what waits for a person."""
+"""Checks of the records: their provider and account, what stops sending, the workers, and what needs a person."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from worker.store.records import SCHEMA_VERSION
 from worker.store.store import Store
 
 FRESH: Final = timedelta(seconds=30)
-"""A worker beats every five seconds."""
+"""Age of the oldest heartbeat that counts: a worker sends one every five seconds."""
 LATE: Final = timedelta(minutes=2)
-"""How far the sweep may lag behind what is due before someone should look."""
+"""How late the sweep may be before the check warns."""
 OLD: Final = timedelta(hours=1)
-"""How long a refund may wait to be sent before someone should look."""
+"""How long a refund may wait to be sent before the check warns."""
 OLD_DOUBT: Final = timedelta(minutes=15)
 LATEST_BATCHES: Final = 200
 SAMPLE: Final = 25
-"""Refunds read from either end of an index to find its oldest."""
+"""Refunds read from each end of an index to find its oldest."""
 _TO_BE_SENT: Final = ("queued", "queued.bulk", "sending", "waiting")
 _REST: Final = frozenset({"succeeded", "failed", "canceled", "review"})
 _BROKER_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
 
 
 def under_way(settings: Settings, store: Store) -> Iterator[Check]:
-    """Yield what is told by the records; raises `StoreUnavailable`."""
+    """Yield the checks that read the records; raises `StoreUnavailable`."""
     state, now = flags.read(store), flags.now(store)
     yield _pinned(settings, state)
     yield from _account(settings, state)
@@ -47,24 +47,24 @@ def under_way(settings: Settings, store: Store) -> Iterator[Check]:
     moving = sum(count for name, count in counts.items() if name not in _REST)
     yield _workers(store, now, moving)
     yield from _late(store, now)
-    doubt = f"{counts['in_doubt']} in doubt, looked at by themselves" if counts["in_doubt"] else "none in doubt"
-    yield ok("refunds", f"{moving} on their way, {doubt}")
+    doubt = f"{counts['in_doubt']} in doubt, read back automatically" if counts["in_doubt"] else "none in doubt"
+    yield ok("refunds", f"{moving} in progress, {doubt}")
     yield from _old(settings, store, now)
     if counts["review"]:
-        yield warn("review", f"{counts['review']} need a person", "refunds review list")
+        yield warn("review", f"refunds that need a person: {counts['review']}", "refunds review list")
     if contradicted := len(store.ids_contradicted()):
-        text = f"{contradicted} are recorded otherwise than the provider shows them"
+        text = f"records that contradict the provider: {contradicted}"
         yield warn("contradicted", text, "refunds review list")
     yield from _batches(store)
     with redis_errors(store.place):
         rejected: Any = store.redis.llen(store.key("rejected"))
     if rejected:
-        yield warn("messages", f"{rejected} could not be understood and were kept", "refunds rejected list")
+        yield warn("messages", f"invalid messages that were rejected: {rejected}", "refunds rejected list")
 
 
 def _pinned(settings: Settings, state: flags.Switches) -> Check:
     if state.provider_host is None:
-        return ok("records", "no worker has sent anything yet: they belong to no provider")
+        return ok("records", "no worker has sent anything yet: they belong to no provider so far")
     if (state.provider_host, state.mode) == (settings.provider_host, settings.mode):
         return ok("records", f"belong to {state.provider_host} in {state.mode} mode")
     text = (
@@ -75,14 +75,14 @@ def _pinned(settings: Settings, state: flags.Switches) -> Check:
 
 
 def _account(settings: Settings, state: flags.Switches) -> Iterator[Check]:
-    """Judge whether the key is of the account that the records belong to."""
+    """Check that the key belongs to the account of the records."""
     if state.account_lost_at is not None:
         text = (
-            f"nothing is sent since {rfc3339(state.account_lost_at)}: the payment {state.account_lost_payment} was "
-            "shown before and is missing now, so that the key may be of another account"
+            f"nothing has been sent since {rfc3339(state.account_lost_at)}: the provider showed the payment "
+            f"{state.account_lost_payment} before and no longer does, so the key may belong to another account"
         )
         fix = (
-            "export REFUNDS_API_KEY=… of the records' own account and restart the workers, it then ends by itself; "
+            "export REFUNDS_API_KEY=… of the records' own account and restart the workers, which then resume; "
             "if that payment is really gone: refunds resume --account"
         )
         yield fail("account", text, fix, Trouble.SETTINGS)
@@ -91,24 +91,24 @@ def _account(settings: Settings, state: flags.Switches) -> Iterator[Check]:
     if known is None:
         return
     if known:
-        yield ok("account", "this key is known to be of the records' account")
+        yield ok("account", "this key is known to belong to the records' account")
         return
-    text = "this key is not one that the records know: a worker asks at its start whether it is of the same account"
+    text = "the records do not know this key yet: a starting worker checks that it belongs to the same account"
     yield warn("account", text, "refunds worker")
 
 
 def _schema(found: str) -> Check:
     if found == SCHEMA_VERSION:
         return ok("schema", f"version {found}")
-    text = f"the records have version {found}, and this program knows {SCHEMA_VERSION}"
+    text = f"the records have version {found}, and this program supports {SCHEMA_VERSION}"
     return fail("schema", text, "run the version that wrote them: pip install refund-worker==…", Trouble.GUARD)
 
 
 def _held_back(store: Store, state: flags.Switches, now: datetime) -> Iterator[Check]:
-    """Yield everything that keeps refunds from being sent."""
+    """Yield a check for each thing that stops refunds from being sent."""
     if state.paused_at is not None:
         who = f" by {state.paused_by}" if state.paused_by else ""
-        yield warn("pause", f"everything is paused since {rfc3339(state.paused_at)}{who}", "refunds resume")
+        yield warn("pause", f"everything has been paused since {rfc3339(state.paused_at)}{who}", "refunds resume")
     if state.credentials_refused_at is not None:
         text = f"the provider has refused the key since {rfc3339(state.credentials_refused_at)}: all refunds wait"
         yield fail("breaker", text, "export REFUNDS_API_KEY=… and restart the workers", Trouble.SETTINGS)
@@ -118,15 +118,15 @@ def _held_back(store: Store, state: flags.Switches, now: datetime) -> Iterator[C
         pipeline.hget(store.key("meta"), "suspect_until")
         away, blocked, suspect = pipeline.execute()
     if away:
-        text = f"the provider does not answer {', '.join(sorted(away))}: they hold back, and ask now and then"
-        yield warn("outage", text, "nothing, it ends by itself; 'refunds pause' if money should rather wait for you")
+        text = f"the provider does not answer {', '.join(sorted(away))}: they send nothing and retry from time to time"
+        yield warn("outage", text, "none needed, it ends by itself; refunds pause, to send nothing until you resume")
     if blocked is not None and float(blocked) > to_ms(now):
         text = f"the provider asked all workers to wait until {rfc3339(from_ms(int(float(blocked))))}"
         yield warn("rate", text, "export REFUNDS_RATE_LIMIT=N, a little below its limit, and restart the workers")
     if suspect is not None and int(suspect) > to_ms(now):
         until = rfc3339(from_ms(int(suspect)))
         text = f"restored from a snapshot: until {until} each new refund is read back before it is sent"
-        yield warn("recovery", text, "nothing, it ends by itself; 'refunds review list' shows what needs a person")
+        yield warn("recovery", text, "none needed, it ends by itself; refunds review list shows what needs a person")
 
 
 def _workers(store: Store, now: datetime, moving: int) -> Check:
@@ -134,7 +134,7 @@ def _workers(store: Store, now: datetime, moving: int) -> Check:
         beats: Any = store.redis.zrange(store.key("workers"), 0, -1, withscores=True)
     fresh = [name for name, beat in beats if to_ms(now) - beat < FRESH // timedelta(milliseconds=1)]
     if fresh:
-        return ok("workers", f"{len(fresh)} seen: {', '.join(sorted(fresh))}")
+        return ok("workers", f"{len(fresh)} running: {', '.join(sorted(fresh))}")
     waiting = f", and refunds wait: {moving}" if moving else ""
     return warn("workers", f"none seen in the last {FRESH.seconds} s{waiting}", "refunds worker")
 
@@ -144,16 +144,16 @@ def _late(store: Store, now: datetime) -> Iterator[Check]:
         first: Any = store.redis.zrange(store.key("due"), 0, 0, withscores=True)
     lag = timedelta(milliseconds=to_ms(now) - first[0][1]) if first else timedelta(0)
     if lag > LATE:
-        text = f"the refund that is due longest has been so for {lasting(lag.total_seconds())}"
-        yield warn("sweep", text, "refunds worker, or look into the workers' logs")
+        text = f"the most overdue refund has been due for {lasting(lag.total_seconds())}"
+        yield warn("sweep", text, "refunds worker, or see the workers' logs")
 
 
 def _old(settings: Settings, store: Store, now: datetime) -> Iterator[Check]:
-    """Tell of the oldest refunds; an index that is longer than the sample is asked at both ends."""
+    """Report the oldest refunds. Of an index longer than the sample, both ends are read."""
     waiting = min(_sampled(store, _TO_BE_SENT), key=lambda refund: refund.created_at, default=None)
     if waiting is not None:
         age = now - waiting.created_at
-        told = f"the oldest to be sent, {waiting.refund_id}, was accepted {lasting(age.total_seconds())} ago"
+        told = f"the oldest refund to send, {waiting.refund_id}, was accepted {lasting(age.total_seconds())} ago"
         fix = f"refunds status {waiting.refund_id} --history"
         yield warn("oldest", f"{told} and is {waiting.stage}", fix) if age > OLD else ok("oldest", told)
     doubted = [refund for refund in _sampled(store, ("in_doubt",)) if refund.stage is Stage.IN_DOUBT]
@@ -161,7 +161,7 @@ def _old(settings: Settings, store: Store, now: datetime) -> Iterator[Check]:
     if oldest is None:
         return
     lasted = now - _doubted_at(oldest)
-    # Two looks that prove absence are a settle time apart.
+    # The two read-backs that prove absence are a settle time apart.
     if lasted > max(OLD_DOUBT, 3 * settings.rules.settle):
         text = f"{oldest.refund_id} has been in doubt for {lasting(lasted.total_seconds())}"
         yield warn("doubt", text, f"refunds status {oldest.refund_id} --history")
@@ -181,7 +181,7 @@ def _sampled(store: Store, buckets: Sequence[str]) -> list[Refund]:
 
 
 def _batches(store: Store) -> Iterator[Check]:
-    """Tell of the latest batches that are paused; those that paused themselves first of all."""
+    """Report the latest batches that are paused, first those that paused themselves."""
     with redis_errors(store.place):
         names: Any = store.redis.zrange(store.key("batches"), 0, LATEST_BATCHES - 1, desc=True)
         with store.redis.pipeline(transaction=False) as pipeline:
@@ -191,8 +191,8 @@ def _batches(store: Store) -> Iterator[Check]:
     paused = [(name, reason) for name, (state, reason) in zip(names, states, strict=True) if state == "paused"]
     for name, reason in paused:
         if reason is not None:
-            text = f"{name} paused itself: refund after refund failed with {reason}"
-            yield warn(f"batch {name}", text, f"mend the cause, then refunds batch resume {name}")
+            text = f"{name} paused itself: its refunds kept failing with {reason}"
+            yield warn(f"batch {name}", text, f"fix the cause, then refunds batch resume {name}")
     by_hand = [name for name, reason in paused if reason is None]
     if by_hand:
         text = f"paused by a person: {', '.join(by_hand)}"
@@ -200,15 +200,15 @@ def _batches(store: Store) -> Iterator[Check]:
 
 
 def queues(app: Celery, place: str) -> Iterator[Check]:
-    """Yield the depth of each queue, or that the broker is away."""
+    """Yield the depth of each queue, or one failure if the broker is unavailable."""
     try:
-        # Asked once and told at once: what asks for a depth would insist for seconds.
+        # Connects once and fails at once: reading a depth would retry for seconds.
         with app.connection_for_read() as connection:
             connection.connect()
         depths = {lane: broker.queue_depth(app, lane) for lane in Lane}
     except _BROKER_ERRORS as error:
         text = f"the broker at {place} cannot be reached ({type(error).__name__})"
-        yield fail("queues", text, "start it, or set REFUNDS_BROKER_URL", Trouble.AWAY)
+        yield fail("queues", text, "start the broker, or set REFUNDS_BROKER_URL", Trouble.AWAY)
         return
     for lane, depth in depths.items():
         yield ok(f"queue {lane.value}", f"{depth} messages wait" if depth else "empty")

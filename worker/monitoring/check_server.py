@@ -1,4 +1,4 @@
-"""The server of the records: whether it can be relied on for every accepted refund, now and after a crash."""
+"""Checks that the Redis server of the records keeps every accepted refund, now and after a crash."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from worker.store.connection import redis_errors
 from worker.store.store import Store
 
 OLDEST_VERSION: Final = (6, 2)
-"""Celery's transport uses commands that came with it."""
+"""Celery's transport uses commands that this version added."""
 WAITAOF_VERSION: Final = (7, 2)
 FULL: Final = 90
-"""The percentage of its limit from which on `create.lua` accepts nothing new."""
+"""Percentage of its memory limit from which `create.lua` accepts no new refunds."""
 NEARLY_FULL: Final = 80
 SHARE_OF_HOST: Final = 0.5
-"""Rewriting the append-only file may need as much memory again."""
+"""Share of the machine's memory. Rewriting the append-only file may need as much memory again."""
 SKEW: Final = timedelta(seconds=2)
 LEAD: Final = timedelta(minutes=1)
-"""How far the records' time may be ahead of the server's clock before someone should know."""
+"""How far the records' time may be ahead of the server's clock before the check warns."""
 UPGRADE: Final = "upgrade the server to Redis 7.2, Valkey 8 or later"
 
 Info = Mapping[str, Any]
 
 
 class Server:
-    """The checks of the server that holds the records; `answers` tells after them whether it is there."""
+    """The checks of the server that holds the records. After them, `answers` is whether the server is available."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self.cli = redis_cli(settings.redis_url.get_secret_value())
@@ -43,7 +43,7 @@ class Server:
         self._store = store
 
     def checks(self) -> Iterator[Check]:
-        """Yield them; raises `StoreUnavailable` where it is away."""
+        """Yield the checks; raises `StoreUnavailable` if the server is unavailable."""
         with redis_errors(self._store.place):
             self._store.redis.ping()
         self.answers = True
@@ -72,23 +72,23 @@ class Server:
         before = datetime.now(UTC)
         server = self._server_time()
         after = datetime.now(UTC)
-        # The server's time is told in whole milliseconds, and was read somewhere between the two.
+        # The server's time is in whole milliseconds, and was read at some moment between the two.
         skew = max(before - server, server - after, timedelta(0))
         if skew > SKEW:
             ahead = "ahead of" if server > after else "behind"
-            text = f"the server's clock is {skew.total_seconds():.1f} s {ahead} this machine's; its own decides all"
+            text = f"the server's clock, which counts, is {skew.total_seconds():.1f} s {ahead} this machine's"
             return warn("clock", text, "timedatectl set-ntp true, on both machines")
-        return ok("clock", "the server's and this machine's agree")
+        return ok("clock", "the server's clock and this machine's agree")
 
     def _time(self) -> Iterator[Check]:
         lead = flags.now(self._store) - self._server_time()
         if lead > LEAD:
             text = (
-                f"the server's clock went back, so that the records' time is {lasting(lead.total_seconds())} ahead of "
-                "it: times are shown that much late, and nothing is at risk"
+                f"the server's clock went back, so the records' time is {lasting(lead.total_seconds())} ahead of it: "
+                "recorded times are too late by that much, and no money is at risk"
             )
             yield warn(
-                "time", text, "timedatectl set-ntp true, on the server; what else may be done: ops/docs/operations.md"
+                "time", text, "timedatectl set-ntp true, on the server; for other fixes see ops/docs/operations.md"
             )
 
     def _server_time(self) -> datetime:
@@ -98,7 +98,7 @@ class Server:
 
     def _disk(self) -> Iterator[Check]:
         if self._settings.durability == "memory":
-            text = "REFUNDS_DURABILITY=memory: a crash of the server may forget accepted refunds"
+            text = "REFUNDS_DURABILITY=memory: a crash of the server may lose accepted refunds"
             yield warn("disk", text, "unset REFUNDS_DURABILITY for anything but a trial")
             return
         always = f"{self.cli} CONFIG SET appendfsync always && {self.cli} CONFIG SET {durability.ON_REWRITE} no"
@@ -121,7 +121,7 @@ class Server:
             return ok("disk", "append-only file on, appendfsync always")
         how = self._appendfsync()
         if how == "no":
-            text = "appendfsync no: the server never confirms that a write is on disk, so nothing can be accepted"
+            text = "appendfsync no: the server never confirms that a write is on disk, so no refund can be accepted"
             return fail("disk", text, fix, Trouble.GUARD)
         if how is None:
             user = user_of(self._settings.redis_url.get_secret_value())
@@ -145,14 +145,14 @@ class Server:
 
 
 def version(info: Info) -> Check:
-    """Judge the server's version."""
+    """Check the server's version."""
     product = "Valkey" if "valkey_version" in info else "Redis"
     shown = str(info.get("valkey_version") or info.get("redis_version", "0"))
-    # Valkey states the version of Redis that it stands in for.
+    # Valkey also reports the version of Redis that it is compatible with.
     digits = str(info.get("redis_version", "0")).split(".")[:2]
     number = tuple(int(part) for part in digits if part.isdigit())
     if number < OLDEST_VERSION:
-        text = f"{product} {shown} is older than 6.2 and lacks what is needed"
+        text = f"{product} {shown} is older than 6.2 and lacks commands that refunds need"
         return fail("version", text, UPGRADE, Trouble.GUARD)
     if number < WAITAOF_VERSION:
         text = f"{product} {shown} has no WAITAOF: only 'appendfsync always' makes an accepted refund safe"
@@ -161,35 +161,35 @@ def version(info: Info) -> Check:
 
 
 def eviction(info: Info, cli: str) -> Check:
-    """Judge whether the server may throw records away."""
+    """Check that the server never evicts records."""
     policy = str(info.get("maxmemory_policy", "unknown"))
     if policy == "noeviction":
         return ok("eviction", "noeviction")
     fix = f"{cli} CONFIG SET maxmemory-policy noeviction; and in its redis.conf"
     if int(info.get("maxmemory", 0)):
-        return fail("eviction", f"maxmemory-policy {policy} may throw refunds away when full", fix, Trouble.GUARD)
+        return fail("eviction", f"maxmemory-policy {policy} may evict refunds once memory is full", fix, Trouble.GUARD)
     return warn("eviction", f"maxmemory-policy is {policy}: harmless only while there is no maxmemory", fix)
 
 
 def evictions(info: Info) -> Iterator[Check]:
-    """Tell of keys that the server has thrown away already."""
+    """Report keys that the server has already evicted."""
     if int(info.get("evicted_keys", 0)):
-        text = f"{info['evicted_keys']} keys were thrown away since the server started: refunds may be missing"
+        text = f"{info['evicted_keys']} keys were evicted since the server started: refunds may be missing"
         yield warn("evictions", text, "see RefundsEvictions in ops/docs/operations.md before anything else")
 
 
 def disk_write(info: Info, cli: str) -> Iterator[Check]:
-    """Tell of an append-only file that cannot be written."""
+    """Report an append-only file that cannot be written."""
     if info.get("aof_last_write_status", "ok") != "ok":
-        text = "the last write of the append-only file failed: nothing is accepted"
+        text = "the last write to the append-only file failed: no refund is accepted"
         yield fail("disk write", text, "free space on the server's disk (df -h)", Trouble.AWAY)
     elif info.get("aof_last_bgrewrite_status", "ok") != "ok":
-        text = "the last rewrite of the append-only file failed: it grows until one succeeds"
+        text = "the last rewrite of the append-only file failed: the file grows until one succeeds"
         yield warn("disk write", text, f"free space on the server's disk (df -h), then {cli} BGREWRITEAOF")
 
 
 def memory(info: Info, cli: str) -> Check:
-    """Judge the room left: under the server's limit, or on its machine where it has none."""
+    """Check the memory left: below the server's limit, or on its machine if it has no limit."""
     most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     host = int(info.get("total_system_memory", 0))
     if most:
@@ -198,13 +198,13 @@ def memory(info: Info, cli: str) -> Check:
         wanted = -(-max(most, used) * 2 // 2**20)
         fix = f"{cli} CONFIG SET maxmemory {wanted}mb; and in its redis.conf, or shorten REFUNDS_RETENTION_DAYS"
         if percentage >= FULL:
-            text = f"{share}: nothing new is accepted, and what was accepted is finished"
+            text = f"{share}: no new refund is accepted, and those already accepted are finished"
             return fail("memory", text, fix, Trouble.AWAY)
         if percentage >= NEARLY_FULL:
-            return warn("memory", f"{share}; from {FULL} % on nothing new is accepted", fix)
+            return warn("memory", f"{share}; from {FULL} % on, no new refund is accepted", fix)
         return ok("memory", share)
     if host and used > host * SHARE_OF_HOST:
-        text = f"{size(used)} used without a limit, of {size(host)} on its machine: a rewrite may need as much again"
+        text = f"{size(used)} used, no limit set, of {size(host)} on its machine: a rewrite may need as much again"
         return warn("memory", text, "move the server to a machine with more memory, or shorten REFUNDS_RETENTION_DAYS")
     room = f", {size(host)} on its machine" if host else ""
     return ok("memory", f"{size(used)} used, no limit set{room}")

@@ -1,4 +1,4 @@
-"""What a check is, and how one comes out."""
+"""The result of one check of `refunds doctor`, and helpers that build it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.store.connection import is_forbidden, said
 
 
 class State(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -22,7 +22,7 @@ class State(StrEnum):
 
 
 class Trouble(StrEnum):
-    """Whose trouble a failed check is."""
+    """What kind of failure a failed check is; `refunds doctor` makes its exit code from it."""
 
     SETTINGS = "settings"
     GUARD = "guard"
@@ -31,7 +31,7 @@ class Trouble(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One thing looked at: how it is, in words, and the command or setting that mends it."""
+    """One check: its result, a sentence, and the command or setting that fixes it."""
 
     name: str
     state: State
@@ -51,19 +51,19 @@ def warn(name: str, text: str, fix: str) -> Check:
 
 
 def fail(name: str, text: str, fix: str, trouble: Trouble) -> Check:
-    """Return a check that found what stops refunds."""
+    """Return a check that found something that stops refunds."""
     return Check(name=name, state=State.FAIL, text=text, fix=fix, trouble=trouble)
 
 
 def guarded(name: str, cli: str, checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:
-    """Yield checks; a server that goes away, or refuses to tell, is one more check and not the end of all."""
+    """Yield checks. If the server becomes unavailable or refuses a command, yield that as a check and do not raise."""
     try:
         yield from checks()
     except StoreUnavailable as error:
         cause = error.__cause__
         if cause is not None and is_forbidden(cause):
             fix = f"{cli} ACL SETUSER … +info +time"
-            text = f"this user may not ask the server for all of it ({said(cause)}): the rest is not known"
+            text = f"this user may not run a command that the check needs ({said(cause)}): the rest is unknown"
             yield warn(name, text, fix)
         else:
             yield fail(name, str(error), f"{cli} PING", Trouble.AWAY)
@@ -74,7 +74,7 @@ def guarded(name: str, cli: str, checks: Callable[[], Iterable[Check]]) -> Itera
 
 
 def redis_cli(url: str) -> str:
-    """Return the `redis-cli` that reaches the server of an address; a password is for `REDISCLI_AUTH`, not shown."""
+    """Return the `redis-cli` command for the server of an address. It never holds a password; use `REDISCLI_AUTH`."""
     if url.startswith(("sentinel:", "sentinels:")):
         return "redis-cli -h PRIMARY"
     try:
@@ -83,7 +83,7 @@ def redis_cli(url: str) -> str:
     except ValueError:
         return "redis-cli"
     if "@" in url and "@" not in parts.netloc:
-        # A password with reserved characters: its pieces look like a host or a path.
+        # A password with reserved characters: parts of it look like a host or a path.
         return "redis-cli"
     if parts.scheme == "unix":
         return f"redis-cli -s {parts.path}"
@@ -99,7 +99,7 @@ def redis_cli(url: str) -> str:
 
 
 def user_of(url: str) -> str:
-    """Return the name of the server's user that an address names, `default` if it names none."""
+    """Return the Redis user that an address names, `default` if it names none."""
     try:
         return unquote(urlsplit(url).username or "default")
     except ValueError:
@@ -115,7 +115,7 @@ def size(count: int) -> str:
 
 
 def lasting(seconds: float) -> str:
-    """Return a length of time for a person, in its two largest units."""
+    """Return a duration for a person, in its two largest units."""
     whole, parts = int(seconds), []
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, whole = divmod(whole, length)

@@ -1,7 +1,7 @@
-"""Is all well? Checks over settings, Redis, the provider and the workers, as data; nothing is moved or spent.
+"""Runs the checks of `refunds doctor`: settings, Redis, the provider and the workers. No check moves money.
 
-A check's `fix` is the command or setting that mends it. What a server that went away would have told is left out, and
-said once.
+A check's `fix` is the command or setting that fixes the problem. If Redis is unavailable, one check reports that, and
+the checks that need Redis are left out.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["Check", "State", "Trouble", "examine"]
 
 
 def examine(settings: Settings, store: Store, app: Celery) -> Iterator[Check]:
-    """Yield every check as it is made; where Redis is away, those that need it are left out."""
+    """Yield every check as it is made; if Redis is unavailable, those that need it are left out."""
     if unknown := unknown_variables():
         yield warn(
-            "settings", f"no setting is named {', '.join(unknown)}", f"unset {' '.join(unknown)}, or mend the name"
+            "settings", f"no setting is named {', '.join(unknown)}", f"unset {' '.join(unknown)}, or correct the name"
         )
     else:
         yield ok("settings", "valid")

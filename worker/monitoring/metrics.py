@@ -1,7 +1,8 @@
-"""What Prometheus reads: every figure computed from Redis at scrape, so right after a restart and for any workers.
+"""The Prometheus metrics, each computed from Redis at scrape time.
 
-Counters and the first entries of indexes are read, nothing is scanned: a scrape costs the same for ten records and for
-a million. No label holds an id; every label's values come from a bounded set.
+So they are right after restarts and for any number of workers.
+A scrape reads counters and the ends of indexes and scans nothing: it costs the same for ten records and for a
+million. No label holds an id; every label's values come from a bounded set.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ from worker.store.counters import BOUNDS, INFINITE
 from worker.store.store import Store
 
 UNKNOWN: Final = "unknown"
-"""The label of money whose currency was neither stated nor shown."""
+"""The label of amounts whose currency was neither stated nor shown."""
 _MICROS: Final = 1_000_000
 _ALL_LANES: Final = "all"
 _BROKER_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
 
 
 class RefundsCollector(Collector):
-    """Computes every family from Redis when Prometheus asks; with `app` the depth of the queues too.
+    """Computes every metric family from Redis on each scrape; with `app` the depth of the queues too.
 
-    `backlog_warning` is shown as it is set here, for the alert that compares with it.
+    `backlog_warning` is exported as a metric, so that the alert can compare with it.
     """
 
     def __init__(self, store: Store, app: Celery | None = None, *, backlog_warning: int | None = None) -> None:
@@ -49,8 +50,8 @@ class RefundsCollector(Collector):
         self._backlog_warning = backlog_warning
 
     def collect(self) -> Iterable[Metric]:
-        """Yield all families; where Redis is away only that it is."""
-        up = GaugeMetricFamily("refunds_redis_up", "Whether the records' server answers.")
+        """Yield all families; if Redis is unavailable, only `refunds_redis_up` at 0."""
+        up = GaugeMetricFamily("refunds_redis_up", "Whether the Redis server of the records answers.")
         try:
             seen = snapshot(self._store)
         except StoreUnavailable:
@@ -65,7 +66,7 @@ class RefundsCollector(Collector):
         yield from _switches(seen)
         yield from _server(seen.info)
         if self._backlog_warning is not None:
-            sentence = "Queued refunds of a lane above which the backlog counts as deep: REFUNDS_BACKLOG_WARNING."
+            sentence = "Queued refunds in a lane above which the backlog alert fires: REFUNDS_BACKLOG_WARNING."
             yield _gauge("refunds_backlog_warning", sentence, self._backlog_warning)
         if self._app is not None:
             yield from _queues(self._app)
@@ -74,7 +75,7 @@ class RefundsCollector(Collector):
 def _money(seen: Snapshot) -> Iterator[Metric]:
     records = GaugeMetricFamily(
         "refunds_records",
-        "Refunds by status and stage; a lane is told of queued ones only.",
+        "Refunds by status and stage; only queued ones have a lane.",
         labels=("status", "stage", "lane"),
     )
     for bucket, count in seen.cards.items():
@@ -82,7 +83,7 @@ def _money(seen: Snapshot) -> Iterator[Metric]:
     yield records
     amounts = GaugeMetricFamily(
         "refunds_amount_minor",
-        "Money of settled refunds in minor units; falls when a refund is reversed or retried.",
+        "Amount of settled refunds in minor units; falls when a refund is reversed or retried.",
         labels=("status", "currency"),
     )
     for (status, currency), amount in _currencies(seen.counters, "amount").items():
@@ -90,7 +91,7 @@ def _money(seen: Snapshot) -> Iterator[Metric]:
     yield amounts
     unsettled = GaugeMetricFamily(
         "refunds_unsettled_amount_minor",
-        "Money of refunds on their way in minor units, without those that ask for all that is left.",
+        "Amount of unsettled refunds in minor units, without those that ask for all that is left.",
         labels=("stage", "currency"),
     )
     for (stage, currency), amount in _currencies(seen.counters, "open").items():
@@ -102,10 +103,10 @@ def _money(seen: Snapshot) -> Iterator[Metric]:
     for code, count in _codes(seen.counters, "failed").items():
         failures.add_metric((code,), count)
     yield failures
-    sentence = "Refunds whose record a refund of the provider contradicts, until a person has ended that."
+    sentence = "Refunds whose record contradicts a refund at the provider, until a person resolves it."
     yield _gauge("refunds_contradicted", sentence, seen.contradicted)
     seen_ever = seen.counters.get("contradicted", 0)
-    yield _counter("refunds_contradictions", "Proofs that contradicted a record.", seen_ever)
+    yield _counter("refunds_contradictions", "Findings at the provider that contradicted a record.", seen_ever)
 
 
 def _place_of(bucket: str) -> tuple[str, str, str]:
@@ -120,7 +121,7 @@ def _place_of(bucket: str) -> tuple[str, str, str]:
 
 
 def _currencies(counters: Counts, kind: str) -> dict[tuple[str, str], int]:
-    """Return amounts by what stands before the currency; an unheard-of currency counts as `other`."""
+    """Return amounts by status or stage and currency; an unknown currency code counts as `other`."""
     amounts: dict[tuple[str, str], int] = {}
     for (place, currency), amount in _split(counters, kind, 2).items():
         label = (place, currency if currency in CURRENCIES or currency == UNKNOWN else OTHER)
@@ -129,7 +130,7 @@ def _currencies(counters: Counts, kind: str) -> dict[tuple[str, str], int]:
 
 
 def _codes(counters: Counts, kind: str) -> dict[str, int]:
-    """Return the counts by code; whatever an older version counted by a name of its own is among `other`."""
+    """Return the counts by code. Names that only an older version used count as `other`."""
     found = {OTHER: 0}
     for (code,), count in _split(counters, kind, 1).items():
         label = counted(code)
@@ -154,8 +155,8 @@ def _flow(seen: Snapshot) -> Iterator[Metric]:
     yield moves
     oldest = GaugeMetricFamily(
         "refunds_oldest_age_seconds",
-        "Seconds since the oldest refund of a stage was accepted, 0 where there is none. "
-        f"Exact for up to {2 * SAMPLE} refunds of a stage; beyond, the oldest of the {SAMPLE} due first and the "
+        "Seconds since the oldest refund of a stage was accepted, 0 if there is none. "
+        f"Exact for up to {2 * SAMPLE} refunds in a stage; for more, the oldest of the {SAMPLE} due first and the "
         f"{SAMPLE} due last.",
         labels=("stage", "lane"),
     )
@@ -164,25 +165,25 @@ def _flow(seen: Snapshot) -> Iterator[Metric]:
         oldest.add_metric((stage, lane), max(0, seen.now_ms - seen.oldest_ms.get(bucket, seen.now_ms)) / 1000)
     yield oldest
     lag = 0 if seen.first_due_ms is None else max(0, seen.now_ms - seen.first_due_ms)
-    yield _gauge("refunds_due_lag_seconds", "How long the refund due longest has waited for a look.", lag / 1000)
-    yield _gauge("refunds_workers", "Workers that gave a sign of life in the last 30 seconds.", seen.workers)
+    yield _gauge("refunds_due_lag_seconds", "Seconds since the most overdue refund was due.", lag / 1000)
+    yield _gauge("refunds_workers", "Workers that sent a heartbeat in the last 30 seconds.", seen.workers)
     yield _gauge(
         "refunds_batches_running",
-        f"Batches that are neither stopped nor done, of the latest {LATEST_BATCHES}.",
+        f"Batches that are running and not finished, among the latest {LATEST_BATCHES}.",
         seen.batches_running,
     )
-    yield _gauge("refunds_rejected_messages_kept", "Messages kept in the list of rejected ones.", seen.rejected)
+    yield _gauge("refunds_rejected_messages_kept", "Messages in the list of rejected messages.", seen.rejected)
     yield _counter(
-        "refunds_rejected_messages", "Messages that could not be understood.", seen.counters.get("rejected", 0)
+        "refunds_rejected_messages", "Messages that were rejected as invalid.", seen.counters.get("rejected", 0)
     )
 
 
 def _provider(seen: Snapshot) -> Iterator[Metric]:
-    attempts = CounterMetricFamily("refunds_attempts", "Attempts by what they came to.", labels=("outcome",))
+    attempts = CounterMetricFamily("refunds_attempts", "Attempts by outcome.", labels=("outcome",))
     for outcome in TryVerdict:
         attempts.add_metric((outcome.value,), seen.counters.get(f"attempt:{outcome.value}", 0))
     yield attempts
-    answers = CounterMetricFamily("refunds_answers", "Attempts by the code of their answer.", labels=("code",))
+    answers = CounterMetricFamily("refunds_answers", "Attempts by the code of the provider's answer.", labels=("code",))
     for code, count in _codes(seen.counters, "answer").items():
         answers.add_metric((code,), count)
     yield answers
@@ -194,7 +195,9 @@ def _provider(seen: Snapshot) -> Iterator[Metric]:
     yield calls
     yield _latencies(seen.counters)
     yield _counter(
-        "refunds_gate_wait_seconds", "Time refunds waited for the rate.", seen.counters.get("gate_us", 0) / _MICROS
+        "refunds_gate_wait_seconds",
+        "Seconds that refunds waited for the rate limit.",
+        seen.counters.get("gate_us", 0) / _MICROS,
     )
 
 
@@ -217,11 +220,11 @@ def _latencies(counters: Counts) -> Metric:
 
 
 def _switches(seen: Snapshot) -> Iterator[Metric]:
-    yield _gauge("refunds_paused", "Whether the stop button is pressed.", seen.paused)
+    yield _gauge("refunds_paused", "Whether everything is paused (refunds pause).", seen.paused)
     breakers = GaugeMetricFamily(
         "refunds_breaker_open",
-        "Whether sending waits: the key is refused or may be of another account, the provider told us to slow down, or "
-        "it does not answer a worker.",
+        "Whether sending is held back, by cause: the key is refused, the key may belong to another account, the "
+        "provider asked to slow down (429), or it does not answer a worker.",
         labels=("breaker",),
     )
     breakers.add_metric(("credentials",), seen.credentials_refused)
@@ -232,16 +235,17 @@ def _switches(seen: Snapshot) -> Iterator[Metric]:
 
 
 def _server(info: Mapping[str, Any]) -> Iterator[Metric]:
-    yield _counter("refunds_redis_evicted_keys", "Keys the server threw away.", info.get("evicted_keys", 0))
+    yield _counter("refunds_redis_evicted_keys", "Keys that the server evicted.", info.get("evicted_keys", 0))
     aof = info.get("aof_enabled", 0)
     yield _gauge("refunds_redis_aof_enabled", "Whether the append-only file is on.", aof)
     states = (info.get("aof_last_write_status", "ok"), info.get("aof_last_bgrewrite_status", "ok"))
     failing = bool(aof) and any(state != "ok" for state in states)
-    yield _gauge("refunds_redis_aof_failing", "Whether the last write or rewrite of that file failed.", failing)
+    sentence = "Whether the last write or rewrite of the append-only file failed."
+    yield _gauge("refunds_redis_aof_failing", sentence, failing)
     yield _gauge("refunds_redis_memory_used_bytes", "Memory the server uses.", info.get("used_memory", 0))
-    yield _gauge("refunds_redis_memory_max_bytes", "Its limit, 0 for none.", info.get("maxmemory", 0))
+    yield _gauge("refunds_redis_memory_max_bytes", "Memory limit of the server, 0 for none.", info.get("maxmemory", 0))
     yield _gauge("refunds_redis_clients", "Connections to the server.", info.get("connected_clients", 0))
-    yield _gauge("refunds_redis_uptime_seconds", "Since the server started.", info.get("uptime_in_seconds", 0))
+    yield _gauge("refunds_redis_uptime_seconds", "Seconds since the server started.", info.get("uptime_in_seconds", 0))
 
 
 def _queues(app: Celery) -> Iterator[Metric]:
@@ -269,9 +273,9 @@ def _counter(name: str, sentence: str, value: float) -> Metric:
 
 
 def registry_of(store: Store, app: Celery | None = None, *, backlog_warning: int | None = None) -> CollectorRegistry:
-    """Return a registry of this installation alone; nothing of the process that computes it."""
+    """Return a registry with this installation's metrics, without metrics of the process that serves them."""
     registry = CollectorRegistry(auto_describe=False)
-    # A description would be computed from Redis too: a server that is away must not keep this from starting.
+    # Describing the metrics would read Redis too, and an unavailable server must not stop this from starting.
     registry.register(RefundsCollector(store, app, backlog_warning=backlog_warning))
     return registry
 
@@ -290,9 +294,9 @@ def serving(
     port: int = 9464,
     backlog_warning: int | None = None,
 ) -> Iterator[int]:
-    """Serve `/metrics` from a thread until the end of the block; yield the port, free where 0 was asked.
+    """Serve `/metrics` from a thread until the end of the block, and yield the port. Port 0 picks a free one.
 
-    Raises `OSError` where the port is taken.
+    Raises `OSError` if the port is taken.
     """
     registry = registry_of(store, app, backlog_warning=backlog_warning)
     server, thread = start_http_server(port, addr=host, registry=registry)
@@ -313,9 +317,9 @@ def serve(
     backlog_warning: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve `/metrics` until SIGTERM or SIGINT; from the main thread. `say` is told where."""
+    """Serve `/metrics` until SIGTERM or SIGINT; call it from the main thread. `say` receives the address."""
     ends = {signal.SIGTERM, signal.SIGINT}
-    # Blocked before the threads start, which inherit it: the signal is then waited for here and nowhere else.
+    # Blocked before the threads start, since they inherit the mask: only `sigwait` below then receives the signal.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
         with serving(store, app, host=host, port=port, backlog_warning=backlog_warning) as taken:

@@ -1,4 +1,4 @@
-"""What one scrape reads from Redis."""
+"""Reads everything from Redis that one scrape needs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from worker.store.records import CLOCK, records_ms
 from worker.store.store import BUCKETS, Store
 
 ALIVE_MS: Final = 30_000
-"""A worker beats every five seconds."""
+"""Age of the oldest heartbeat that counts: a worker sends one every five seconds."""
 SAMPLE: Final = 25
-"""Refunds read from either end of a stage's index to find its oldest."""
+"""Refunds read from each end of a stage's index to find its oldest."""
 LATEST_BATCHES: Final = 200
-"""Batches that are asked whether they still run."""
+"""Batches whose state is read, the latest first."""
 
 _SETTLED: Final = frozenset({Status.SUCCEEDED.value, Status.FAILED.value, Status.CANCELED.value})
 _UNSETTLED: Final = tuple(bucket for bucket in BUCKETS if bucket not in _SETTLED)
@@ -36,14 +36,14 @@ class Snapshot:
     first_due_ms: int | None
     rejected: int
     contradicted: int
-    """Records that a refund of the provider contradicts, and no person has ended that."""
+    """Records that contradict a refund at the provider, and that no person has resolved."""
     paused: bool
     credentials_refused: bool
     account_lost: bool
     gate_blocked_until_ms: int
     workers: int
     outages: int
-    """Workers that hold back because the provider does not answer them."""
+    """Workers that send nothing because the provider does not answer them."""
     batches_running: int
     oldest_ms: Mapping[str, int]
     """When the oldest refund found in each unsettled bucket was accepted."""
@@ -51,7 +51,7 @@ class Snapshot:
 
 
 def snapshot(store: Store) -> Snapshot:
-    """Read what a scrape needs in two trips; raises `StoreUnavailable`."""
+    """Read what a scrape needs in two round trips; raises `StoreUnavailable`."""
     with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
         pipeline.time()
         pipeline.hmget(store.key("clock"), *CLOCK)

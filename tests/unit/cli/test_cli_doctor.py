@@ -44,7 +44,7 @@ def test_a_sound_installation_has_nothing_to_mend(examined: Cli, sync_redis: red
     ran = examined("doctor")
     assert (ran.code, ran.err) == (0, "")
     assert {line.split()[0] for line in ran.out.splitlines()} == {"ok"}
-    for part in ("answers and accepts the key", "noeviction", "appendfsync always", "1 seen: host:1", "queue refunds"):
+    for part in ("answers and accepts the key", "noeviction", "appendfsync always", "1 running: host:1", "queue refunds"):
         assert part in ran.out
     assert sandbox.ledger() == []
 
@@ -148,10 +148,10 @@ def test_what_waits_for_someone_is_counted(examined: Cli, sync_redis: redis.Redi
     ran = examined("doctor", "--json")
     states = {each["name"]: (each["state"], each["text"]) for each in ran.object["checks"]}
     assert ran.code == 0
-    assert states["review"] == ("warn", "1 need a person")
-    assert states["messages"] == ("warn", "1 could not be understood and were kept")
+    assert states["review"] == ("warn", "refunds that need a person: 1")
+    assert states["messages"] == ("warn", "invalid messages that were rejected: 1")
     assert states["queue refunds"] == ("ok", "1 messages wait")
-    assert states["refunds"] == ("ok", "1 on their way, none in doubt")
+    assert states["refunds"] == ("ok", "1 in progress, none in doubt")
     assert states["sweep"][0] == "warn"
 
 

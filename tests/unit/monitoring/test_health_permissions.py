@@ -69,7 +69,7 @@ def test_a_command_that_is_kept_from_the_user_is_named_and_the_fix_grants_it(
     state, text, fix = said.of("permissions")
     assert (state, said.code) == ("fail", 2)
     assert command.upper() in text
-    assert "nothing is accepted" in text
+    assert "no refund is accepted" in text
     grant(admin, fix)
     assert examined(doctor, REFUNDS_REDIS_URL=address).code == 0
 

@@ -26,7 +26,7 @@ def test_records_of_another_schema_are_a_guard(doctor: Cli, sync_redis: redis.Re
     sync_redis.hset("refunds:meta", "schema", "99")
     said = examined(doctor)
     assert (said.of("schema")[0], said.code) == ("fail", 6)
-    assert "version 99, and this program knows 1" in said.of("schema")[1]
+    assert "version 99, and this program supports 1" in said.of("schema")[1]
 
 
 def test_records_pinned_to_another_provider_are_a_guard(doctor: Cli, records: Records) -> None:
@@ -83,7 +83,7 @@ def test_workers_without_a_provider_are_named(doctor: Cli, sync_redis: redis.Red
     sync_redis.zadd("refunds:workers", {"host:1": now_ms(), "host:2": now_ms() - HOUR_MS})
     said = examined(doctor)
     assert (said.of("outage")[0], "host:1" in said.of("outage")[1]) == ("warn", True)
-    assert said.of("workers")[:2] == ("ok", "1 seen: host:1")
+    assert said.of("workers")[:2] == ("ok", "1 running: host:1")
 
 
 def test_the_oldest_refund_is_told_and_warned_of_after_an_hour(
@@ -116,7 +116,7 @@ def test_a_doubt_that_lasts_is_warned_of(doctor: Cli, sync_redis: redis.Redis, r
     sync_redis.zadd("refunds:index:in_doubt", {"order-1": now_ms()})
     said = examined(doctor)
     assert (said.of("refunds")[1], "doubt" in said.checks) == (
-        "1 on their way, 1 in doubt, looked at by themselves",
+        "1 in progress, 1 in doubt, read back automatically",
         False,
     )
     sync_redis.hset("refunds:refund:order-1", "doubt_since", str(now_ms() - HOUR_MS))
@@ -139,7 +139,7 @@ def test_batches_that_paused_themselves_are_told_with_why(doctor: Cli, sync_redi
     assert (state, "balance_insufficient" in text, fix) == (
         "warn",
         True,
-        "mend the cause, then refunds batch resume b-1",
+        "fix the cause, then refunds batch resume b-1",
     )
     assert said.of("batches") == ("warn", "paused by a person: b-2", "refunds batch resume b-2")
 
@@ -157,6 +157,6 @@ def test_refunds_that_the_provider_contradicts_are_told_of(doctor: Cli, sync_red
     sync_redis.zadd("refunds:contradicted", {"order-1": 1})
     assert examined(doctor).of("contradicted") == (
         "warn",
-        "1 are recorded otherwise than the provider shows them",
+        "records that contradict the provider: 1",
         "refunds review list",
     )
