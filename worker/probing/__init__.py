@@ -1,5 +1,5 @@
-"""What small test refunds showed of a provider: the questions, the settings that follow, where the answers are kept.
+"""Probes a provider with small test refunds: the questions, the findings, and the settings that they support.
 
-Asking moves test money outside the records; `probe` does it. The rest only judges and keeps, and loads no provider
-client. Whatever was not shown counts as no.
+Only `probe` sends refunds, which move test money outside the records. The other modules judge and store findings, and
+load no provider client. What was not shown counts as no.
 """

@@ -30,20 +30,20 @@ def advise(findings: Findings) -> tuple[Advice, ...]:
     elif told[Question.KEY] is Verdict.NO:
         trust = "the same key moved money twice: a resend is a second refund"
     else:
-        trust = "it was not shown that a key stands for one refund"
+        trust = "no finding shows that a key makes one refund at most"
     if told[Question.LIST] is Verdict.YES:
         readback, seen = "list", "a refund is found by its metadata.refund_id"
     elif told[Question.TOTALS] is Verdict.NO:
         readback, seen = "none", "neither a list nor a total shows a refund: a person decides every doubt"
     else:
-        readback, seen = "totals", "no usable list; the payment's total is what is left to look at"
+        readback, seen = "totals", "the list cannot be used, so the payment's total has to do"
     counted = told[Question.PENDING] is Verdict.YES and told[Question.TOTALS] is Verdict.YES
     if counted:
         proof = "a pending refund was in the total at once: an unchanged total proves absence"
     elif told[Question.PENDING] is Verdict.NO:
         proof = "a pending refund was not in the total: an unchanged total proves nothing"
     else:
-        proof = "it was not seen whether pending refunds are in the total"
+        proof = "no finding shows whether pending refunds are in the total"
     return (
         Advice(variable="REFUNDS_IDEMPOTENCY", value="trust" if keyed else "verify", why=trust),
         Advice(variable="REFUNDS_READBACK", value=readback, why=seen),
@@ -51,6 +51,6 @@ def advise(findings: Findings) -> tuple[Advice, ...]:
         Advice(
             variable="REFUNDS_KEY_WINDOW_HOURS",
             value="23",
-            why="not measured, which would take a day: 23 suits keys that are kept for 24 h; ask the provider",
+            why="not measured, since that takes a day: 23 suits keys that are kept for 24 h; ask the provider",
         ),
     )

@@ -1,4 +1,4 @@
-"""What the answers to a probe show: pure judgements, where anything short of proof is `unclear`."""
+"""Turns the answers to a probe into findings, as pure functions. Anything short of proof is `unclear`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from worker.probing.questions import Finding, Problem, Verdict
 
 
 def rise(before: PaymentView | None, after: PaymentView | None) -> int | None:
-    """Return by how much the refunded total rose between two looks, None where either shows none."""
+    """Return by how much the refunded total rose between two reads, None if either shows no total."""
     if before is None or after is None or before.refunded is None or after.refunded is None:
         return None
     return after.refunded - before.refunded
 
 
 def total(found: ProviderRefund, before: PaymentView, after: PaymentView | None, amount: int, told: str) -> Finding:
-    """Judge whether the total moved with one refund; `told` is what else moved."""
+    """Judge whether the total moved with one refund; `told` is a clause that names what else moved."""
     rose = rise(before, after)
     if rose is None:
         reason = (after and after.problem) or before.problem or "the payment could not be read"
@@ -32,7 +32,7 @@ def total(found: ProviderRefund, before: PaymentView, after: PaymentView | None,
 
 
 def pending(before: PaymentView, after: PaymentView | None, amount: int, *, still: bool) -> Finding:
-    """Judge a total that was read while a refund was pending; `still` tells whether it was so after the look, too."""
+    """Judge a total that was read while a refund was pending; `still` is whether it was pending after the read too."""
     rose = rise(before, after)
     if rose is None:
         return Finding(verdict=Verdict.UNCLEAR, evidence="the refund is pending, and no total can be read")
@@ -53,7 +53,7 @@ def reading(read: ProviderRefund | None, provider_refund_id: str, refund_id: str
 
 
 def no_list(answer: Answer) -> Finding:
-    """Judge an answer that was no list."""
+    """Judge an answer that is not a list."""
     if not isinstance(answer, Reply):
         return Finding(verdict=Verdict.UNCLEAR, evidence=f"GET /v1/refunds?payment_intent=: {answer.reason}")
     sure = answer.http_status < HTTPStatus.INTERNAL_SERVER_ERROR and answer.http_status != HTTPStatus.TOO_MANY_REQUESTS
@@ -64,40 +64,42 @@ def no_list(answer: Answer) -> Finding:
 def listed(
     entries: Sequence[ProviderRefund], *, complete: bool, found: ProviderRefund, refund_id: str, payment_intent: str
 ) -> Finding | None:
-    """Judge a payment's list after a refund was made; None while it does not show it."""
+    """Judge a payment's list after a refund was made; None while the list does not show the refund."""
     entry = next((each for each in entries if each.id == found.id), None)
     if entry is None:
         return None
     if entry.refund_id != refund_id:
         return Finding(verdict=Verdict.NO, evidence=f"it shows {found.id} without our metadata.refund_id")
     if any(each.payment_intent != payment_intent for each in entries):
-        return Finding(verdict=Verdict.NO, evidence="it holds refunds of other payments, or does not name theirs")
+        return Finding(
+            verdict=Verdict.NO, evidence="it holds refunds of other payments, or does not name their payments"
+        )
     if not complete:
         return Finding(verdict=Verdict.NO, evidence="it could not be read to its stated end (has_more: false)")
     return Finding(verdict=Verdict.YES, evidence=f"it shows {found.id} with metadata.refund_id {refund_id}")
 
 
 def is_guarded(outcome: Outcome) -> bool:
-    """Tell whether a request was refused because its key stands for another one."""
+    """Return whether a request was refused because its key was used for another request."""
     return outcome.seen is TryVerdict.MISMATCH or (
         outcome.http_status == HTTPStatus.CONFLICT and "idempoten" in outcome.code.lower()
     )
 
 
 def other_bytes(other: Outcome, found: ProviderRefund) -> Finding:
-    """Judge what other bytes under a used key came to."""
+    """Judge the outcome of other bytes under a used key."""
     if is_guarded(other):
         return Finding(verdict=Verdict.YES, evidence=f"refused with {other.code} (HTTP {other.http_status})")
     if other.found is not None and other.found.id != found.id:
         return Finding(verdict=Verdict.NO, evidence=f"they made another refund, {other.found.id}")
     if other.found is not None or other.code == "contradictory_reply":
-        text = "they were answered with the first refund: that they differ was not noticed"
+        text = "they were answered with the first refund: the provider ignored the difference"
         return Finding(verdict=Verdict.NO, evidence=text)
     return Finding(verdict=Verdict.UNCLEAR, evidence=words(other))
 
 
 def key(again: Outcome, other: Outcome, found: ProviderRefund, *, rose: int | None, count: int | None) -> Finding:
-    """Judge whether a key stands for one refund: by the ids, by how the total moved since, by the list's entries."""
+    """Judge whether a key makes one refund at most: by ids, the change of the total since, and the list's entries."""
     seen = [] if rose is None else [f"the total moved by {rose} after the first"]
     seen += [] if count is None else [f"the list shows {count} under our id"]
     counted = "".join(f"; {each}" for each in seen)
@@ -107,7 +109,7 @@ def key(again: Outcome, other: Outcome, found: ProviderRefund, *, rose: int | No
         text = f"the same request gave {found.id}, then {again.found.id}{counted}"
         return Finding(verdict=Verdict.NO, evidence=text)
     if other.found is not None and other.found.id != found.id:
-        text = f"{found.id} came twice, but other bytes under the key gave {other.found.id}: it goes by the body"
+        text = f"{found.id} came twice, but other bytes under the key gave {other.found.id}: bodies count, not keys"
         return Finding(verdict=Verdict.NO, evidence=text)
     if (count is not None and count > 1) or (rose is not None and rose > 0):
         return Finding(verdict=Verdict.NO, evidence=f"{found.id} came twice, and yet money moved twice{counted}")
@@ -118,7 +120,7 @@ def key(again: Outcome, other: Outcome, found: ProviderRefund, *, rose: int | No
 
 
 def is_no_answer(outcome: Outcome) -> bool:
-    """Tell whether an outcome says nothing of how the provider treats keys: it was away, failing or too busy."""
+    """Return whether an outcome shows nothing about keys: the provider was unavailable, failing or too busy."""
     return (
         outcome.server_error or outcome.code == "no_reply" or outcome.seen in {TryVerdict.NOT_SENT, TryVerdict.NOT_DONE}
     )
@@ -131,13 +133,13 @@ def words(outcome: Outcome) -> str:
 
 
 def problem(outcome: Outcome) -> Problem:
-    """Return why a probe ends where a test refund came to no answer that can be judged."""
+    """Return why a probe ends after a test refund whose answer cannot be judged."""
     if outcome.credentials:
         return Problem(sort="key", text=f"the key is refused ({words(outcome)})")
     if outcome.seen in {TryVerdict.REFUSED, TryVerdict.MISMATCH}:
         return Problem(sort="refused", text=f"the provider refuses the test refund ({words(outcome)})")
     if outcome.seen is TryVerdict.NOT_SENT:
-        return Problem(sort="away", text=f"the provider is away: {outcome.message}")
+        return Problem(sort="away", text=f"the provider is unavailable: {outcome.message}")
     if outcome.seen is TryVerdict.NOT_DONE:
         return Problem(sort="away", text=f"the provider does not take the test refund now ({words(outcome)})")
-    return Problem(sort="away", text=f"it cannot be told what became of a test refund ({words(outcome)})")
+    return Problem(sort="away", text=f"the outcome of a test refund is unknown ({words(outcome)})")

@@ -26,7 +26,7 @@ class KeptAnswers:
     findings: Findings
 
     def speaks_for(self, settings: Settings) -> bool:
-        """Tell whether it was asked of the settings' provider, or of the test system that stands for its live one."""
+        """Return whether the probe ran on the settings' provider, or on its test system if that is the live one."""
         return self.host == settings.provider_host or (settings.provider_host == LIVE_HOST and self.host == TEST_HOST)
 
 
@@ -34,7 +34,7 @@ _FIELDS: Final = ("probe_at", "probe_host", "probe_results")
 
 
 def keep(store: Store, report: Report, at: datetime) -> None:
-    """Keep a report's answers beside the flags; the next one takes their place."""
+    """Store a report's answers beside the flags, in place of those of the probe before."""
     values: dict[Any, Any] = {
         "probe_at": str(to_ms(at)),
         "probe_host": report.host,
@@ -57,13 +57,13 @@ def read(store: Store) -> KeptAnswers | None:
         }
         return KeptAnswers(at=from_ms(int(at)), host=str(host), findings=findings)
     except (ValueError, KeyError, TypeError, AttributeError):
-        # Never asked, or written by another version with other questions: both show nothing.
+        # No probe ran, or another version with other questions wrote the answers: both show nothing.
         return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnprovenSetting:
-    """A setting that assumes more than was shown; `denied` where the contrary was."""
+    """A setting that assumes more than was shown; `denied` if the contrary was shown."""
 
     setting: str
     cautious: str
@@ -76,7 +76,7 @@ _ASSUMED: Final = (
         "REFUNDS_IDEMPOTENCY=trust",
         "REFUNDS_IDEMPOTENCY=verify",
         (Question.KEY, Question.GUARD),
-        "sends again what may have happened",
+        "sends a refund again that may have happened",
     ),
     ("REFUNDS_TOTALS=proof", "REFUNDS_TOTALS=hint", (Question.PENDING,), "takes an unchanged total for proof"),
     ("REFUNDS_READBACK=list", "REFUNDS_READBACK=totals", (Question.LIST,), "looks for refunds in a list"),
@@ -104,7 +104,7 @@ def gaps(settings: Settings, kept: KeptAnswers | None) -> Iterator[UnprovenSetti
 
 
 def live_warning(settings: Settings, kept: KeptAnswers | None) -> str | None:
-    """Return what must be said before live money moves on trust that nothing supports; None if nothing is wrong."""
+    """Return the warning for live mode under `trust` that no probe supports; None if there is nothing to warn of."""
     if not settings.is_live or settings.idempotency != "trust":
         return None
     lacking = next((gap for gap in gaps(settings, kept) if gap.setting == "REFUNDS_IDEMPOTENCY=trust"), None)

@@ -1,6 +1,6 @@
-"""Asking the provider with small test refunds, over the worker's own client and in the worker's own words.
+"""Probes the provider with small test refunds, sent by the worker's own client exactly as the worker sends them.
 
-Each move of money is bounded, and counted before it leaves.
+The number of test refunds is bounded, and each is counted before it is sent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from worker.provider.transport import build_client
 from worker.settings import Settings
 
 LOOKS: Final = 6
-"""Looks at what may come a little later: a total, an entry of the list, the end of a pending refund."""
+"""Most reads of a value that may appear late: a total, an entry of the list, the end of a pending refund."""
 PAUSE_SECONDS: Final = 1.0
 _LEASE: Final = timedelta(minutes=10)
 
@@ -36,9 +36,9 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class Probe:
-    """One probe of one provider: `run` it once; `posts` says at any time how many test refunds may have left.
+    """One probe of one provider. Call `run` once; `posts` is the number of test refunds that may have been sent so far.
 
-    Raises `GuardRefused` where anything could move real money.
+    Raises `GuardRefused` if the settings could move real money.
     """
 
     def __init__(self, settings: Settings, order: Order, *, sleep: Sleep = asyncio.sleep) -> None:
@@ -46,7 +46,7 @@ class Probe:
         self.order = order
         self.posts = 0
         self._settings = settings
-        # An attempt is one POST: a second effect must not hide in a retry.
+        # Each attempt makes one POST: a retry could hide a second effect.
         self._rules = replace(settings.rules, idempotency="verify", lease=_LEASE)
         self._sleep = sleep
         self._client: httpx.AsyncClient
@@ -57,7 +57,7 @@ class Probe:
         self._currency: str | None = None
 
     async def run(self) -> Report:
-        """Ask everything and return what was seen; raises `GuardRefused`, unsent, where the payment is a live one."""
+        """Ask every question and return the report. Raises `GuardRefused`, unsent, if the payment is live."""
         async with build_client(self._settings) as client:
             self._client = client
             self._gateway = Gateway(client, self._rules, sleep=self._sleep)
@@ -87,15 +87,15 @@ class Probe:
         names = await self._numbers()
         if names.get("payment_intent.livemode") is True:
             raise GuardRefused(
-                f"{self.order.payment_intent} says of itself that it is live, and a probe is for test payments only: "
-                "nothing was sent"
+                f"the provider reports {self.order.payment_intent} as live, and a probe is for test payments only: "
+                "nothing was sent; name a test payment with --payment-intent"
             )
         if any(path.startswith("payment_intent.charges.data[1].") for path in names):
-            return Problem(sort="refused", text="the payment has several charges: take one with a single charge")
+            return Problem(sort="refused", text="the payment has several charges: name one with a single charge")
         left = None if before.baseline is None else before.baseline.remaining
         if left is not None and left < MAX_POSTS * self.order.amount:
-            text = f"only {left} minor units are left on the payment, and {MAX_POSTS * self.order.amount} may be needed"
-            return Problem(sort="refused", text=f"{text}: take another one")
+            text = f"only {left} minor units are left to refund, and a probe may need {MAX_POSTS * self.order.amount}"
+            return Problem(sort="refused", text=f"{text}: name another payment")
         first = await self._first()
         if isinstance(first, Problem):
             return first
@@ -108,9 +108,10 @@ class Probe:
         return await self._judge_key(number, found, before, after, replayed=replayed)
 
     async def _first(self) -> tuple[int, ProviderRefund, bool] | Problem:
-        """Make the first refund; return its number, what came of it, and whether a 5xx came first and then a replay.
+        """Make the first refund. Return its number, the provider's refund, and whether it came as a replay after a 5xx.
 
-        A 5xx on the way is a chance to see whether it is kept; another key tells a kept error from a broken provider.
+        A 5xx shows whether the provider stores it under its key. A refund under another key then distinguishes a
+        stored error from a broken provider.
         """
         outcome = await self._post(1)
         if outcome.found is not None:
@@ -139,7 +140,7 @@ class Probe:
         return 2, control.found, False
 
     async def _post(self, number: int, *, key_of: int | None = None) -> Outcome:
-        """Make one test refund, under another one's key where that is asked for."""
+        """Make one test refund, under the key of refund `key_of` if that is given."""
         request = self.order.request(number)
         now = datetime.now(UTC)
         refund = Refund(
@@ -157,7 +158,7 @@ class Probe:
         )
         self.posts += 1
         outcome = await self._gateway.send(refund, request_body(request, 1), lease_left=_LEASE)
-        # The first refund in answer to other bytes contradicts them, and is the same money.
+        # A reply to other bytes that shows the first refund contradicts the request, but no second refund was made.
         first_again = key_of is not None and outcome.code == "contradictory_reply"
         if outcome.seen is TryVerdict.NOT_SENT:
             self.posts -= 1
@@ -168,12 +169,12 @@ class Probe:
         return outcome
 
     async def _total(self) -> PaymentView | Problem:
-        """Read the total as the worker does; a payment that cannot be read shows none."""
+        """Read the refunded total as the worker does. A payment that cannot be read has no total."""
         view = await self._steady(lambda: self._gateway.get_payment(self.order.payment_intent))
         if isinstance(view, PaymentView):
             return view
         if not isinstance(view, Reply):
-            return Problem(sort="away", text=f"the provider is away: {view.reason}")
+            return Problem(sort="away", text=f"the provider is unavailable: {view.reason}")
         if view.http_status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             return Problem(sort="key", text=f"the key is refused (HTTP {view.http_status})")
         return PaymentView(problem=f"GET of the payment or its charge answered HTTP {view.http_status}")
@@ -185,7 +186,7 @@ class Probe:
     async def _judge_total(
         self, found: ProviderRefund, before: PaymentView, names: Mapping[str, Any]
     ) -> PaymentView | None:
-        """Judge whether the total moved, and whether it did so while the refund was pending; return the last look."""
+        """Judge whether the total moved, and whether it moved while the refund was pending. Return the last view."""
         if found.is_pending:
             view = await self._look_for_rise(before, looks=1)
             now = await self._read_refund(found.id)
@@ -202,7 +203,7 @@ class Probe:
         return view
 
     async def _look_for_rise(self, before: PaymentView, *, looks: int) -> PaymentView | None:
-        """Return the total once it has moved, or as it stands after the looks; None where it cannot be read."""
+        """Return the payment once its total moved, else as read last of `looks` times; None if it cannot be read."""
         view: PaymentView | None = None
         for look in range(1 if before.refunded is None else looks):
             if look:
@@ -249,7 +250,7 @@ class Probe:
         return Finding(verdict=Verdict.NO, evidence=f"it does not show {found.id}")
 
     async def _listed_under(self, refund_id: str) -> int | None:
-        """Return how many refunds the list shows under our id; None where the list is of no use."""
+        """Return how many refunds the list shows under our id; None if the list cannot be used."""
         if self._findings[Question.LIST].verdict is not Verdict.YES:
             return None
         shown = await self._steady(lambda: self._gateway.list_refunds(self.order.payment_intent))
@@ -260,7 +261,7 @@ class Probe:
     async def _judge_key(
         self, number: int, found: ProviderRefund, before: PaymentView, after: PaymentView | None, *, replayed: bool
     ) -> Problem | None:
-        """Send the same again, then other bytes under the same key, and count."""
+        """Send the same request again, then other bytes under the same key, and judge by how often money moved."""
         again = await self._post(number)
         if judging.is_no_answer(again):
             return judging.problem(again)
@@ -275,7 +276,7 @@ class Probe:
         finding = judging.key(again, other, found, rose=judging.rise(after, last) if moves else None, count=count)
         since_start = judging.rise(before, last)
         if finding.verdict is Verdict.YES and replayed and count is None and since_start != self.order.amount:
-            # The 5xx may have moved money before its replay did.
+            # The request that got the 5xx may have moved money as well.
             text = f"after a 5xx and its replay the total had moved by {since_start}, not by {self.order.amount}"
             finding = Finding(verdict=Verdict.NO, evidence=text)
         self._findings[Question.GUARD] = judging.other_bytes(other, found)
@@ -283,7 +284,7 @@ class Probe:
         return None
 
     async def _steady(self, read: Callable[[], Awaitable[T]]) -> T:
-        """Read, again where the provider was away or failing: reads move nothing."""
+        """Read, and repeat if the provider is unavailable or failing: reads move no money."""
         answer = await read()
         for _ in range(2):
             if not _is_passing(answer):

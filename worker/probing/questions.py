@@ -1,4 +1,4 @@
-"""What test refunds ask of a provider, with what, and where they may be sent."""
+"""The questions of a probe, the test refunds that answer them, and the guard on where they may be sent."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from worker.model.request import RefundRequest
 from worker.settings import LIVE_HOST, Settings
 
 TEST_HOST: Final = "apitest.wooshpay.com"
-"""The provider's own test system: what it honours is taken to hold for its live one."""
+"""The provider's test system. What it honours is taken to hold for the live one."""
 TEST_KEYS: Final = ("sk_test_", "rk_test_")
 ID_PREFIX: Final = "probe-"
 MAX_AMOUNT: Final = 3
 MAX_POSTS: Final = 6
-"""Test refunds that may leave: three where all goes well, and three more where the provider answers with 5xx."""
+"""Most test refunds of a probe: three if all goes well, three more if the provider answers with 5xx."""
 POSTS_WITHOUT_KEYS: Final = 3
 
 FailureKind = Literal["key", "refused", "away"]
 
 
 class Question(StrEnum):
-    """What is asked of the provider."""
+    """A question about the provider's behaviour."""
 
     KEY = "key_honoured"
     GUARD = "other_body_refused"
@@ -39,9 +39,9 @@ class Question(StrEnum):
 
 
 WORDS: Final[Mapping[Question, str]] = {
-    Question.KEY: "the same key and bytes again move nothing",
+    Question.KEY: "the same key and bytes again move no money",
     Question.GUARD: "other bytes under a used key are refused",
-    Question.ERROR: "a 5xx is kept under its key and replayed",
+    Question.ERROR: "a 5xx is stored under its key and replayed",
     Question.REFUND: "a refund can be read by its id",
     Question.LIST: "a payment's refunds are listed, with our id",
     Question.TOTALS: "the payment's refunded total moves",
@@ -50,7 +50,7 @@ WORDS: Final[Mapping[Question, str]] = {
 
 
 class Verdict(StrEnum):
-    """How a question was answered; only `yes` and `no` were seen."""
+    """The answer to a question. `yes` and `no` were observed; the others prove nothing."""
 
     YES = "yes"
     NO = "no"
@@ -60,7 +60,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """An answer, and what was seen."""
+    """An answer and its evidence."""
 
     verdict: Verdict
     evidence: str
@@ -71,7 +71,7 @@ Findings = Mapping[Question, Finding]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """One probe: on which payment, how many minor units a test refund, and the name they are recognised by."""
+    """One probe: its payment, the minor units of each test refund, and the name that begins their refund ids."""
 
     payment_intent: str
     amount: int
@@ -79,7 +79,7 @@ class Order:
 
     @classmethod
     def new(cls, payment_intent: str, amount: int) -> Order:
-        """Return an order with a name of its own; raises `InvalidRequest` for what can be no refund."""
+        """Return an order with a unique name; raises `InvalidRequest` if its refunds would be invalid."""
         run = f"{ID_PREFIX}{datetime.now(UTC):%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
         order = cls(payment_intent=payment_intent, amount=amount, run=run)
         order.request(1)
@@ -92,14 +92,14 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """Why a probe came to no end: the key, the provider's refusal, or a provider that is away; one sentence."""
+    """Why a probe stopped early: a refused key, a refusal, or an unavailable provider. `text` is one sentence."""
 
     sort: FailureKind
     text: str
 
 
 def guard(settings: Settings) -> str:
-    """Return the key where it is a test key for a test address, before anything is connected.
+    """Return the key if it is a test key and the address is not the live one. Connects to nothing.
 
     Raises `GuardRefused` for anything that could move real money, `SettingsError` without a key.
     """
@@ -111,7 +111,5 @@ def guard(settings: Settings) -> str:
         )
     key = settings.require_provider()
     if not key.startswith(TEST_KEYS):
-        raise GuardRefused(
-            "a probe makes refunds, and this key does not say that it is a test key (sk_test_…): nothing was sent"
-        )
+        raise GuardRefused("a probe makes refunds, and this key is not a test key (sk_test_…): nothing was sent")
     return key

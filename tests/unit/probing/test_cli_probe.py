@@ -199,7 +199,7 @@ def test_a_payment_that_says_it_is_live_is_refused_unsent(cli: Cli) -> None:
         finally:
             server.shutdown()
             thread.join()
-    assert (ran.code, "says of itself that it is live" in ran.err) == (6, True)
+    assert (ran.code, "as live, and a probe" in ran.err) == (6, True)
     assert set(LivePayment.methods) == {"GET"}
 
 
