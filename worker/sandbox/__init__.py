@@ -1,1 +1,4 @@
-"""Things to try the refund worker with; nothing outside this package depends on them."""
+"""Tools for trying out and testing the refund worker: a simulated provider, a throw-away Redis server, the demo.
+
+Nothing outside this package depends on it but the command line.
+"""

@@ -1,7 +1,7 @@
-"""The sandbox's payments and refunds: what exists, what is left, and how a refund goes on.
+"""The sandbox's payments and refunds: which exist, what is left to refund, and how a refund's status changes.
 
-A payment intent nobody created exists once it is named: captured 100000 usd, refunds succeed. Ids that begin as in
-`MAGIC` behave otherwise, so that a file of refunds can show every outcome without a call to set it up.
+A payment intent exists as soon as it is named: captured at 100000 usd, and refunds of it succeed. Ids that begin as in
+`MAGIC` behave differently, so a file of refunds can show every outcome without any setup.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FAILURE_REASONS: Final = ("lost_or_stolen_card", "expired_or_canceled_card", "un
 
 
 class Outcome(StrEnum):
-    """What becomes of every refund on a payment; the `pending_then` ones settle after a delay or at an advance."""
+    """The outcome of every refund on a payment. The `pending_then` ones settle after a delay or at an advance."""
 
     SUCCEEDED = "succeeded"
     PENDING = "pending"
@@ -36,7 +36,7 @@ class Outcome(StrEnum):
     DECLINED = "declined"
 
 
-# Outcome → the status a refund is created with, and the one it settles to by itself.
+# Outcome → the status a refund is created with, and the status it settles to by itself.
 COURSE: Final[dict[Outcome, tuple[str, str | None]]] = {
     Outcome.SUCCEEDED: ("succeeded", None),
     Outcome.PENDING: ("pending", None),
@@ -72,7 +72,7 @@ _LONGEST_FIRST: Final = sorted(MAGIC, key=len, reverse=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """Why a refund was not made, in the provider's words."""
+    """Why the provider refuses to make a refund, with the fields of its error."""
 
     status: int
     type: str
@@ -83,7 +83,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What a request asks for; no amount asks for all that is left."""
+    """The refund that a request asks for; without an amount, of all that is left."""
 
     payment_intent: str
     amount: int | None
@@ -94,7 +94,7 @@ class Order:
 
 @dataclass(slots=True, kw_only=True)
 class SandboxRefund:
-    """One refund as the provider keeps it."""
+    """One refund as the provider stores it."""
 
     id: str
     payment: SandboxPayment
@@ -128,12 +128,12 @@ class SandboxPayment:
         return self.amount - self.succeeded - self.pending
 
     def charge_ids(self) -> list[str]:
-        """The ids of the charges, the latest last."""
+        """Return the ids of the charges, the latest last."""
         first = "ch_" + self.id.removeprefix("pi_")
         return [first if place == 0 else f"{first}__{place + 1}" for place in range(self.charges)]
 
     def count(self, status: str, amount: int) -> None:
-        """Adds an amount, which may be below zero, to the totals of one status."""
+        """Add an amount, which may be negative, to the total of one status."""
         if status == "succeeded":
             self.succeeded += amount
         elif status == "pending":
@@ -142,7 +142,7 @@ class SandboxPayment:
 
 @dataclass(kw_only=True)
 class Bank:
-    """All payments and refunds; whatever moves or reserves money stands in the ledger before a call returns."""
+    """All payments and refunds. Whatever moves or reserves money is in the ledger before a method returns."""
 
     ledger: Ledger
     clock: Callable[[], float] = time.monotonic
@@ -151,11 +151,11 @@ class Bank:
     _charges: dict[str, str] = field(default_factory=dict)
     _settling: list[tuple[float, int, str, str]] = field(default_factory=list)
     _made: int = 0
-    # Ids differ between two lives of the sandbox, as records of the first may outlive it.
+    # Ids differ between two runs of the sandbox, since records may outlive the first run.
     _life: str = field(default_factory=lambda: secrets.token_hex(4))
 
     def payment(self, payment_id: str) -> SandboxPayment | None:
-        """The payment of that id, made on first sight; None if the id is one that does not exist."""
+        """Return the payment of that id, created at first use; None if no such payment can exist."""
         known = self.payments.get(payment_id)
         if known is not None:
             return known
@@ -165,7 +165,7 @@ class Bank:
         return None if magic is None else self.create_payment(payment_id, **magic)
 
     def create_payment(self, payment_id: str, *, refunded: int = 0, **facts: Any) -> SandboxPayment:
-        """A payment with these facts; `refunded` was given back before the sandbox's time, outside the ledger."""
+        """Create a payment with these facts. `refunded` is an earlier refund that is not in the ledger."""
         payment = SandboxPayment(id=payment_id, created=time.time(), **facts)
         self.payments[payment_id] = payment
         for charge_id in payment.charge_ids():
@@ -175,7 +175,7 @@ class Bank:
         return payment
 
     def payment_of_charge(self, charge_id: str) -> SandboxPayment | None:
-        """The payment that a charge belongs to."""
+        """Return the payment that a charge belongs to, None if there is none."""
         known = self._charges.get(charge_id)
         if known is None and charge_id.startswith("ch_"):
             payment = self.payment("pi_" + charge_id.removeprefix("ch_"))
@@ -183,9 +183,9 @@ class Bank:
         return None if known is None else self.payments[known]
 
     def refund(self, order: Order, *, settle_ms: float | None) -> SandboxRefund | Refusal:
-        """Makes a refund, of all that is left if no amount is given, or says why not.
+        """Make a refund, or return why not. Without an amount it is of all that is left.
 
-        `settle_ms` is the delay of a payment that has none of its own; with neither, only an advance settles.
+        `settle_ms` is the delay if the payment has none of its own; without either, only an advance settles.
         """
         payment = self.payment(order.payment_intent)
         if payment is None:
@@ -229,16 +229,16 @@ class Bank:
         return made
 
     def settle_due(self) -> None:
-        """Settles the pending refunds whose delay is over; called before anything is read."""
+        """Settle the pending refunds whose delay is over; called before anything is read."""
         while self._settling and self._settling[0][0] <= self.clock():
             self._settle_next()
 
     def advance(self) -> int:
-        """Settles at once every pending refund that would settle by itself, and says how many."""
+        """Settle every pending refund that would settle by itself, and return how many."""
         return sum(self._settle_next() for _ in range(len(self._settling)))
 
     def move(self, refund: SandboxRefund, status: str, failure_reason: str | None = None) -> bool:
-        """Changes a refund's status and enters it; False, and nothing changed, where `LATER` does not allow it."""
+        """Change a refund's status and add it to the ledger; return False, unchanged, if `LATER` does not allow it."""
         if status not in LATER[refund.status]:
             return False
         was = refund.status

@@ -1,4 +1,4 @@
-"""How one sandbox provider behaves: fixed at its start, and in part changed while it runs."""
+"""Settings of one sandbox provider. Some are fixed at its start; the others can change while it runs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class SandboxConfig:
     """Settings of one sandbox provider.
 
     `api_key` None accepts every `sk_test_…`. `settle_ms` None leaves pending refunds to `POST /_sandbox/advance`.
-    `accounts` other than `one` make each key an account of its own, to which the payments of others are missing;
-    `shown` ones show their id at `GET /v1/account`. `faults` is a spec as in `worker.sandbox.faults`. `indiscreet`
-    errors repeat the request that they answer, its key included. `rate_limit` is requests in any one second, 0 for
-    none. `log_requests` is how many requests are remembered, 0 for none.
+    If `accounts` is not `one`, each key has an account of its own, which does not see the payments of others; with
+    `shown`, `GET /v1/account` returns its id. `faults` is a spec as in `worker.sandbox.faults`. With `indiscreet`,
+    errors repeat the request, its key included. `rate_limit` is the number of requests allowed per second, 0 for no
+    limit. `log_requests` is how many requests are remembered, 0 for none.
     """
 
     api_key: str | None = None
@@ -59,34 +59,37 @@ class SandboxConfig:
 
     def __post_init__(self) -> None:
         if self.idempotency not in get_args(Idempotency):
-            raise SandboxConfigError("idempotency", f"is one of {', '.join(get_args(Idempotency))}")
+            raise SandboxConfigError("idempotency", f"must be one of {', '.join(get_args(Idempotency))}")
         if self.envelope not in get_args(Envelope):
-            raise SandboxConfigError("envelope", f"is one of {', '.join(get_args(Envelope))}")
+            raise SandboxConfigError("envelope", f"must be one of {', '.join(get_args(Envelope))}")
         if self.accounts not in get_args(Accounts):
-            raise SandboxConfigError("accounts", f"is one of {', '.join(get_args(Accounts))}")
+            raise SandboxConfigError("accounts", f"must be one of {', '.join(get_args(Accounts))}")
         for name in ("latency_ms", "key_window_seconds", "rate_limit", "log_requests"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise SandboxConfigError(name, "is a number from 0")
+                raise SandboxConfigError(name, "must be a number, 0 or more")
         if self.settle_ms is not None and not 0 <= self.settle_ms < math.inf:
-            raise SandboxConfigError("settle_ms", "is a number from 0")
+            raise SandboxConfigError("settle_ms", "must be a number, 0 or more")
         if self.api_key is not None and not self.api_key:
-            raise SandboxConfigError("api_key", "is not empty")
+            raise SandboxConfigError("api_key", "must not be empty")
         parse_faults(self.faults)
 
     def with_modes(self, modes: Mapping[str, Any]) -> SandboxConfig:
-        """These settings with some changed by name; `SandboxConfigError` names one that is unknown, fixed or wrong."""
+        """Return these settings with some changed by name.
+
+        Raises `SandboxConfigError` for a setting that is unknown, fixed or wrong.
+        """
         known = {field.name for field in fields(self)}
         for name, value in modes.items():
             if name not in known:
-                raise SandboxConfigError(name, "is no setting of the sandbox")
+                raise SandboxConfigError(name, "is not a setting of the sandbox")
             if name in FIXED_AT_START:
-                raise SandboxConfigError(name, "is fixed when the sandbox starts")
+                raise SandboxConfigError(name, "cannot change while the sandbox runs")
             if not _same_sort(getattr(SandboxConfig, name), value, nullable=name == "settle_ms"):
                 raise SandboxConfigError(name, f"cannot be {value!r}")
         return replace(self, **modes)
 
     def modes(self) -> dict[str, Any]:
-        """What `with_modes` may change, as it stands."""
+        """Return the settings that `with_modes` can change."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in FIXED_AT_START}
 
 

@@ -1,4 +1,4 @@
-"""The sandbox's own endpoints, below `/_sandbox`: what a test or a person sets and reads; they need no key."""
+"""The control endpoints below `/_sandbox`, which read and change the sandbox. They need no key."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Control:
         return _json({"ok": True})
 
     async def ledger(self, request: web.Request) -> web.Response:
-        """`GET /_sandbox/ledger`, whole, from `?after=<seq>`, of one `?refund_id=`, or counted with `?summary=1`."""
+        """`GET /_sandbox/ledger`: all, those after `?after=<seq>` or of one `?refund_id=`; `?summary=1` counts."""
         self._provider.bank.settle_due()
         ledger = self._provider.ledger
         if request.query.get("summary", "0") not in {"", "0"}:
             return _json(ledger.summary())
         after = request.query.get("after", "0")
         if not (after.isascii() and after.isdigit()):
-            return _rejected("after: is a whole number")
-        # Sequence numbers count from 1, so that many entries stand before the one wanted.
+            return _rejected("after: must be a whole number")
+        # Sequence numbers count from 1, so `after` is also the index of the first entry wanted.
         entries = ledger.entries[int(after) :]
         for name in ("refund_id", "payment_intent"):
             if name in request.query:
@@ -52,7 +52,7 @@ class Control:
         return _json(entries)
 
     async def requests(self, _request: web.Request) -> web.Response:
-        """`GET /_sandbox/requests`: the last ones received below `/v1`, oldest first."""
+        """`GET /_sandbox/requests`: the last requests received below `/v1`, oldest first."""
         return _json(self._provider.journal.entries())
 
     async def forget_requests(self, _request: web.Request) -> web.Response:
@@ -61,7 +61,7 @@ class Control:
         return _json({"requests": 0})
 
     async def faults(self, _request: web.Request) -> web.Response:
-        """`GET /_sandbox/faults`: faults with their counts, modes, and the numbers of 429s given and keys replayed."""
+        """`GET /_sandbox/faults`: faults with their counts, modes, and the numbers of 429s sent and keys replayed."""
         provider = self._provider
         return _json(
             {
@@ -78,7 +78,7 @@ class Control:
         try:
             asked = await _object(request, {"spec", "faults", "modes"})
             if "spec" in asked and "faults" in asked:
-                return _rejected("spec and faults exclude each other")
+                return _rejected("spec and faults cannot be combined")
             faults = None
             if "spec" in asked:
                 faults = parse_faults(_typed(asked, "spec", str))
@@ -93,12 +93,12 @@ class Control:
         return await self.faults(request)
 
     async def clear_faults(self, request: web.Request) -> web.Response:
-        """`DELETE /_sandbox/faults`; modes stay."""
+        """`DELETE /_sandbox/faults`; modes do not change."""
         self._provider.faults.replace(())
         return await self.faults(request)
 
     async def create_payment_intent(self, request: web.Request) -> web.Response:
-        """`POST /_sandbox/payment_intents`: a payment of one's own making, which no refund has touched yet."""
+        """`POST /_sandbox/payment_intents`: create a payment, or replace one that has no refunds."""
         provider = self._provider
         try:
             asked = await _object(
@@ -111,16 +111,16 @@ class Control:
         payment_id = facts.pop("id")
         known = provider.bank.payments.get(payment_id)
         if known is not None and known.refunds:
-            return _rejected(f"id: {payment_id} exists and has refunds")
+            return _rejected(f"id: {payment_id} exists and has refunds: use another id")
         payment = provider.bank.create_payment(payment_id, **facts)
         return _json(shapes.payment_intent(provider.config, payment))
 
     async def advance(self, _request: web.Request) -> web.Response:
-        """`POST /_sandbox/advance`: every pending refund that will settle settles now."""
+        """`POST /_sandbox/advance`: settle now every pending refund that would settle by itself."""
         return _json({"settled": self._provider.bank.advance()})
 
     async def move_refund(self, request: web.Request) -> web.Response:
-        """`POST /_sandbox/refunds/{id}`: settles or reverses one refund; 409 where its status does not allow it."""
+        """`POST /_sandbox/refunds/{id}`: settle or reverse one refund; 409 if its status does not allow it."""
         bank = self._provider.bank
         bank.settle_due()
         refund = bank.refunds.get(request.match_info["id"])
@@ -153,7 +153,7 @@ async def _object(request: web.Request, known: set[str]) -> dict[str, Any]:
     asked = _is_object(value, "body")
     unknown = asked.keys() - known
     if unknown:
-        raise _InputError(f"{min(unknown)}: is no known field; known are {', '.join(sorted(known))}")
+        raise _InputError(f"{min(unknown)}: is not a known field; known are {', '.join(sorted(known))}")
     return asked
 
 
@@ -171,33 +171,36 @@ def _typed(asked: dict[str, Any], name: str, wanted: type) -> Any:
 
 def _chosen(asked: dict[str, Any], name: str, allowed: tuple[str, ...]) -> str:
     if asked.get(name) not in allowed:
-        raise _InputError(f"{name}: is one of {', '.join(allowed)}")
+        raise _InputError(f"{name}: must be one of {', '.join(allowed)}")
     return str(asked[name])
 
 
 def _payment_facts(asked: dict[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
-    # Field → whether its value is right, and the rule it breaks otherwise.
+    # Field → check of its value, and the rule that a wrong value breaks.
     rules: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "id": (lambda value: isinstance(value, str) and value[:3] == "pi_" and len(value) > len("pi_"), "is a pi_…"),
-        "amount": (lambda value: _is_whole(value) and value > 0, "is a whole number above 0"),
+        "id": (
+            lambda value: isinstance(value, str) and value[:3] == "pi_" and len(value) > len("pi_"),
+            "must be a pi_…",
+        ),
+        "amount": (lambda value: _is_whole(value) and value > 0, "must be a whole number above 0"),
         "currency": (
             lambda value: (
                 isinstance(value, str) and len(value) == len(CURRENCY) and value.isascii() and value.islower()
             ),
-            "is three lower-case letters",
+            "must be three lower-case letters",
         ),
         "charges": (
             lambda value: _is_whole(value) and 1 <= value <= CHARGES_LIMIT,
-            f"is a whole number from 1 to {CHARGES_LIMIT}",
+            f"must be a whole number from 1 to {CHARGES_LIMIT}",
         ),
-        "outcome": (lambda value: value in tuple(Outcome), f"is one of {', '.join(Outcome)}"),
-        "failure_reason": (lambda value: value in FAILURE_REASONS, f"is one of {', '.join(FAILURE_REASONS)}"),
+        "outcome": (lambda value: value in tuple(Outcome), f"must be one of {', '.join(Outcome)}"),
+        "failure_reason": (lambda value: value in FAILURE_REASONS, f"must be one of {', '.join(FAILURE_REASONS)}"),
         "settle_ms": (
             lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf,
-            "is a number from 0",
+            "must be a number, 0 or more",
         ),
-        "refunded": (lambda value: _is_whole(value) and value >= 0, "is a whole number from 0"),
+        "refunded": (lambda value: _is_whole(value) and value >= 0, "must be a whole number, 0 or more"),
     }
     for name, value in asked.items():
         is_right, rule = rules[name]

@@ -1,6 +1,6 @@
-"""The main job, small and whole: a file of refunds, a real server, a real worker, a provider with faults, a count.
+"""The demo: imports a file of refunds with a real Redis server, a real worker and a provider with faults.
 
-`./ops/dev demo` ends with 0 only if the sandbox's ledger and the records agree to the last refund.
+`./ops/dev demo` exits with 0 only if the sandbox's ledger and the records agree on every refund.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import Sandbox
 from worker.settings import Settings
 
-FAULTS: Final = ",".join(  # noqa: FLY002 - one fault a line is what a reader compares with the table
+FAULTS: Final = ",".join(  # noqa: FLY002 - one fault a line, easy to compare with the table
     (
         "http_500_before:n=4",
         "http_503_after:n=9",
@@ -50,7 +50,7 @@ _PATIENCE: Final = 60.0
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the demo's file, with the final status it must come to."""
+    """One row of the demo's file, with the final status it must reach."""
 
     refund_id: str
     payment_intent: str
@@ -60,7 +60,7 @@ class Row:
 
 
 def rows(count: int) -> list[Row]:
-    """Return the file's rows: plain ones, and one of each way a refund can end."""
+    """Return the file's rows: plain ones, and one for each way a refund can end."""
     plain = [
         Row(f"order-{1001 + number}-1", f"pi_demo{1001 + number}", str(500 + 25 * number), "plain", Status.SUCCEEDED)
         for number in range(count)
@@ -80,7 +80,7 @@ def rows(count: int) -> list[Row]:
 
 @contextmanager
 def process(command: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a process of ours, its stderr in a file, and end it by its own id."""
+    """Run a process with its stderr in a file, and end that process on exit."""
     with log.open("w") as errors:
         running = subprocess.Popen(  # noqa: S603 - our own modules, with our own arguments
             command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
@@ -112,10 +112,10 @@ def _environment(redis_url: str, prefix: str, api_url: str) -> dict[str, str]:
         "REFUNDS_PREFIX": prefix,
         "REFUNDS_API_URL": api_url,
         "REFUNDS_API_KEY": KEY,
-        # The sandbox ignores keys here, as a provider that was not proven might: so no resend without proof.
+        # The sandbox ignores keys here, as an untested provider might. So nothing is sent again without proof.
         "REFUNDS_IDEMPOTENCY": "verify",
         "REFUNDS_READBACK": "list",
-        # A real provider is given five minutes; this one is known never to be late.
+        # A real provider gets five minutes; this one is never late.
         "REFUNDS_SETTLE_SECONDS": "0.3",
         "REFUNDS_REQUEST_TIMEOUT_SECONDS": "3",
         "REFUNDS_LEASE_SECONDS": "10",
@@ -139,12 +139,12 @@ def _wait_for_all(refunds: Refunds, ids: Sequence[str]) -> list[Refund]:
         if len(records) == len(ids) and all(record.settled or record.stage is Stage.REVIEW for record in records):
             return records
         if time.monotonic() > end:
-            raise RefundError("the refunds did not settle within a minute: the worker's log stands above")
+            raise RefundError("the refunds did not settle within a minute: see the worker's log above")
         time.sleep(0.1)
 
 
 def _table(wanted: Sequence[Row], records: Sequence[Refund], effects: Counter[str]) -> Table:
-    table = Table(title="What became of them", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title="Results", title_justify="left", box=SIMPLE_HEAD)
     for name in ("refund", "story", "asked", "status", "tries", "evidence or reason", "moved"):
         table.add_column(name, justify="right" if name in {"asked", "tries", "moved"} else "left", no_wrap=True)
     by_id = {record.refund_id: record for record in records}
@@ -164,7 +164,7 @@ def _table(wanted: Sequence[Row], records: Sequence[Refund], effects: Counter[st
 
 
 def judge(wanted: Sequence[Row], records: Sequence[Refund], ledger: Sequence[dict[str, Any]]) -> list[str]:
-    """Count the ledger against the records and return each disagreement as a sentence."""
+    """Compare the ledger with the records and return each disagreement as a sentence."""
     last: dict[str, dict[str, Any]] = {}
     effects: Counter[str] = Counter()
     for entry in ledger:
@@ -179,7 +179,7 @@ def judge(wanted: Sequence[Row], records: Sequence[Refund], ledger: Sequence[dic
         if effects[row.refund_id] > 1:
             wrong.append(f"{row.refund_id} moved money {effects[row.refund_id]} times")
         if standing[row.refund_id] != (1 if record.status is Status.SUCCEEDED else 0):
-            wrong.append(f"{row.refund_id} is recorded {record.status} and stands {standing[row.refund_id]} times")
+            wrong.append(f"{row.refund_id} is recorded {record.status} and succeeded {standing[row.refund_id]} times")
         if record.status is not row.expected:
             wrong.append(f"{row.refund_id} ended {record.status}, expected {row.expected}")
     if strangers := set(effects) - set(by_id):
@@ -191,9 +191,9 @@ def judge(wanted: Sequence[Row], records: Sequence[Refund], ledger: Sequence[dic
     return wrong
 
 
-@click.command(help="Run the main job on a throw-away server and the sandbox provider, and count the money.")
-@click.option("--refunds", "count", default=32, show_default=True, type=Whole(1, 10_000), help="Plain rows.")
-@click.option("--faults", default=FAULTS, show_default=True, help="What the sandbox provider does wrong.")
+@click.command(help="Import refunds on a throw-away server with the sandbox provider, and count the money.")
+@click.option("--refunds", "count", default=32, show_default=True, type=Whole(1, 10_000), help="Number of plain rows.")
+@click.option("--faults", default=FAULTS, show_default=True, help="Faults of the sandbox provider.")
 def main(count: int, faults: str) -> None:
     """Run the demo; exit 0 only if ledger and records agree."""
     console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 110)
@@ -203,18 +203,18 @@ def main(count: int, faults: str) -> None:
         given = os.environ.get("REFUNDS_REDIS_URL")
         redis_url = given or stack.enter_context(running_server()).url
         prefix = f"demo-{secrets.token_hex(3)}:" if given else "refunds:"
-        console.print(f"[bold]1[/] Redis: {'the one in REFUNDS_REDIS_URL' if given else 'a throw-away server'}")
+        console.print(f"[bold]1[/] Redis: {'the server in REFUNDS_REDIS_URL' if given else 'a throw-away server'}")
         command = [sys.executable, "-m", "worker.sandbox", "--port", "0", "--latency", "20"]
         command += ["--settle", str(PENDING_MS), "--idempotency", "ignore", "--faults", faults]
         provider = stack.enter_context(process(command, dict(os.environ), folder / "sandbox.log"))
         sandbox = Sandbox(url=_sandbox_url(provider))
         console.print(
-            f"[bold]2[/] Sandbox provider: {sandbox.url}; it ignores idempotency keys, and its faults are {faults}"
+            f"[bold]2[/] Sandbox provider: {sandbox.url}; it ignores idempotency keys, and has the faults {faults}"
         )
         environment = _environment(redis_url, prefix, sandbox.url)
         cli = [sys.executable, "-m", "worker"]
         stack.enter_context(process([*cli, "worker"], environment, folder / "worker.log"))
-        console.print("[bold]3[/] Worker: 'refunds worker', a Celery process of its own")
+        console.print("[bold]3[/] Worker: 'refunds worker', a separate Celery process")
         wanted = rows(count)
         path = folder / "refunds.csv"
         _write(path, wanted)
@@ -244,7 +244,7 @@ def main(count: int, faults: str) -> None:
         for sentence in wrong:
             console.print(f"[red]✗[/] {sentence}")
         raise SystemExit(1)
-    console.print("[green]✓[/] ledger and records agree: every refund moved money at most once, none is lost")
+    console.print("[green]✓[/] ledger and records agree: every refund moved money at most once, and none is lost")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The provider's own endpoints, below `/v1`: who may ask, what goes wrong, what is executed, in this order.
+"""The provider's endpoints below `/v1`: check the key and the rate, draw a fault, execute, in this order.
 
-A key that is not accepted is turned away first, then what is above the rate; only what is left counts for faults. A
-fault before the effect acts where a proxy would stand, outside the idempotency layer; so does one after the effect, on
-the finished answer. Only the application's own 5xx are stored under a key, and only with `store_5xx`.
+A request with a refused key, or above the rate, does not count for faults. Faults act outside the idempotency layer, as
+a proxy would: before the effect, or after it on the finished answer. Only the application's own 5xx are stored under a
+key, and only with `store_5xx`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Provider:
     rate_limited: int = 0
     _passed: deque[float] = field(default_factory=deque)
     _owners: dict[str, str] = field(default_factory=dict)
-    """Payment → the account that asked for it first, while each key is an account of its own."""
+    """Payment → the account that named it first; used if each key has an account of its own."""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(path=self.config.ledger_file)
@@ -62,7 +62,7 @@ class Provider:
         self.faults.replace(parse_faults(self.config.faults))
 
     async def create_refund(self, request: web.Request) -> web.StreamResponse:
-        """`POST /v1/refunds`; what was read whole is executed even if the client has left."""
+        """`POST /v1/refunds`. A request that was read completely is executed even if the client has disconnected."""
         raw = await request.read()
         checked = check_request(request.headers, raw)
         entry = self.journal.note(request, raw, checked.errors)
@@ -91,7 +91,7 @@ class Provider:
         )
 
     async def list_refunds(self, request: web.Request) -> web.StreamResponse:
-        """`GET /v1/refunds?payment_intent=&limit=&starting_after=`, newest first; an unknown URL when switched off."""
+        """`GET /v1/refunds?payment_intent=&limit=&starting_after=`, newest first; 404 if lists are disabled."""
         if not self.config.list_refunds:
             return await self.unknown_url(request)
         return await self._look(
@@ -135,7 +135,7 @@ class Provider:
         )
 
     async def get_account(self, request: web.Request) -> web.StreamResponse:
-        """`GET /v1/account`: whose the key is; an unknown URL unless accounts are shown."""
+        """`GET /v1/account`: the account of the key; 404 unless accounts are shown."""
         if self.config.accounts != "shown":
             return await self.unknown_url(request)
         entry = self.journal.note(request)
@@ -143,7 +143,7 @@ class Provider:
         return _reply(entry, self._turned_away(request) or shapes.as_json(shown))
 
     async def unknown_url(self, request: web.Request) -> web.StreamResponse:
-        """Whatever the provider does not have."""
+        """Answer any URL that the provider does not have with 404."""
         entry = self.journal.note(request, await request.read())
         refusal = self._turned_away(request)
         message = f"Unrecognized request URL ({request.method}: {request.path})."
@@ -175,7 +175,7 @@ class Provider:
         return answer
 
     def _execute(self, request: web.Request, body: dict[str, Any], key: str | None) -> Answer:
-        """Moves the money, writes the ledger and only then words the answer; nothing here waits."""
+        """Move the money, write the ledger, and only then build the answer. Nothing here waits."""
         self.bank.settle_due()
         if self._is_foreign(request, body["payment_intent"]):
             return self._no_payment(body["payment_intent"])
@@ -212,7 +212,7 @@ class Provider:
         return await self._spoil(request, entry, fault, answer())
 
     def _turned_away(self, request: web.Request) -> Answer | None:
-        """What is answered before the provider so much as looks at the request; None lets it in."""
+        """Return the refusal of a request with a refused key or above the rate; None if it may go on."""
         header = request.headers.get("Authorization")
         if header is None or not self._is_accepted(header):
             code, word = ("api_key_missing", "No") if header is None else ("api_key_invalid", "Invalid")
@@ -244,7 +244,7 @@ class Provider:
         return hmac.compare_digest(user, self.config.api_key.encode())
 
     def _is_foreign(self, request: web.Request, payment_id: str) -> bool:
-        """Whether a payment is another account's."""
+        """Return whether a payment belongs to another account."""
         if self.config.accounts == "one":
             return False
         account = _account_of(request)
@@ -310,7 +310,7 @@ class Provider:
             return bad("parameter_unknown", f"Received unknown parameter: {name}", param=name)
         text = query.get("limit", str(PAGE_DEFAULT))
         if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= PAGE_LIMIT:
-            return bad("parameter_invalid", f"limit: is a whole number from 1 to {PAGE_LIMIT}", param="limit")
+            return bad("parameter_invalid", f"limit: must be a whole number from 1 to {PAGE_LIMIT}", param="limit")
         if "payment_intent" in query:
             payment = self.bank.payment(query["payment_intent"])
             if payment is None:
@@ -331,7 +331,7 @@ class Provider:
 
 
 def _account_of(request: web.Request) -> str:
-    """The account of the key in a request, which was accepted."""
+    """Return the account id of the accepted key in a request."""
     credentials = base64.b64decode(request.headers.get("Authorization", "").partition(" ")[2])
     return f"acct_{hashlib.sha256(credentials).hexdigest()[:16]}"
 

@@ -1,4 +1,4 @@
-"""What may go wrong, in which words it is asked for, and whose turn it is.
+"""The faults of the sandbox: their kinds, the spec that selects them, and which request each one hits.
 
 A spec is a list of faults, each a kind with its parameters:
 
@@ -7,13 +7,13 @@ A spec is a list of faults, each a kind with its parameters:
 
 `cut_after_effect:p=0.05, http_500_before:n=3:times=2, http_429:on=any:retry_after=date:seconds=2`
 
-When it fires: `p=` by probability (0 to 1), or `n=` from the n-th matching request on (1-based, counted for this fault
-alone) `times=` times (once unless told otherwise); with neither, at every one; `times=` bounds all three. What it
-matches: `on=` post (unless told otherwise), get, list, get_refund, get_payment_intent, get_charge or any; `pi=` one
+When it fires: with `p=`, by probability (0 to 1); with `n=`, from the n-th matching request on (counted from 1, for
+this fault alone), once by default; with neither, at every matching request. `times=` bounds all three. What it
+matches: `on=` is post (the default), get, list, get_refund, get_payment_intent, get_charge or any; `pi=` is one
 payment. If several could fire at one request, the first in the spec does, and the others stay due.
 
-`_before` means that nothing was executed, `_after` that the reply to an executed request is spoiled; both may be
-written with `_effect` behind them. What `seconds=` means stands at each kind.
+`_before` means that nothing is executed, `_after` that the reply to an executed request is spoiled; `_effect` may
+follow either. A comment in the table says what `seconds=` means for a kind.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class FaultSpecError(ValueError):
-    """A fault spec cannot be understood; `part` is the wrong piece of it."""
+    """A fault spec is invalid; `part` is the part that is wrong."""
 
     def __init__(self, part: str, why: str) -> None:
         super().__init__(f"fault {part!r}: {why}")
@@ -37,7 +37,7 @@ class FaultSpecError(ValueError):
 
 
 class Endpoint(StrEnum):
-    """The provider's endpoints as faults tell them apart."""
+    """The provider's endpoints, as faults distinguish them."""
 
     CREATE = "post"
     LIST = "list"
@@ -78,7 +78,7 @@ WRONG_FIELDS: Final = ("payment_intent", "amount", "currency", "id", "refund_id"
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One row of the table of faults; `takes` are the parameters it has beyond when and where."""
+    """One kind of fault; `takes` are its parameters beyond when and where it fires."""
 
     name: str
     act: Act
@@ -89,7 +89,7 @@ class Kind:
 
     @property
     def is_application_error(self) -> bool:
-        """Whether a keyed API would store this answer: an error of its own, not of a proxy before it."""
+        """Whether an API would store this answer under its key: an error of its own, not of a proxy in front of it."""
         return self.act is Act.STATUS and self.status >= 500  # noqa: PLR2004 - the class of server errors
 
 
@@ -102,7 +102,7 @@ def _pair(name: str, act: Act, *, status: int = 200, takes: Iterable[str] = ()) 
 
 _SECONDS: Final = frozenset({"seconds"})
 _TABLE: Final = (
-    # seconds: how long the connection is held, then closed; without it, until the client leaves.
+    # seconds: how long the connection is held before it is closed; without it, until the client disconnects.
     *_pair("timeout", Act.HOLD, takes=_SECONDS),
     *_pair("reset", Act.RESET),
     *(kind for status in (408, 409, 500, 502, 503, 504) for kind in _pair(f"http_{status}", Act.STATUS, status=status)),
@@ -111,7 +111,7 @@ _TABLE: Final = (
     *_pair("empty_200", Act.EMPTY),
     Kind(name="http_401", act=Act.STATUS, before=True, status=401),
     Kind(name="http_403", act=Act.STATUS, before=True, status=403),
-    # seconds: what Retry-After asks for.
+    # seconds: the value of Retry-After.
     Kind(
         name="http_429",
         act=Act.RATE_LIMITED,
@@ -122,10 +122,10 @@ _TABLE: Final = (
     ),
     Kind(name="cut_after", act=Act.CUT, before=False),
     Kind(name="oversized_after", act=Act.OVERSIZED, before=False),
-    # seconds: over how long the body drips.
+    # seconds: how long the body takes to send.
     Kind(name="slow_drip_after", act=Act.DRIP, before=False, takes=_SECONDS, seconds=30),
     Kind(name="wrong_resource_after", act=Act.WRONG, before=False, takes=frozenset({"field"})),
-    # seconds: how long the server stalls before it executes what it has read, whether or not the client is still there.
+    # seconds: how long the server waits before it executes the request, even if the client has disconnected.
     Kind(name="late_effect", act=Act.LATE, before=False, takes=_SECONDS, seconds=1),
 )
 KINDS: Final[dict[str, Kind]] = {kind.name: kind for kind in _TABLE}
@@ -138,7 +138,7 @@ _SHORT: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One fault that was asked for: what, when and where."""
+    """One fault of a spec: its kind, when and where it fires."""
 
     kind: Kind
     p: float | None = None
@@ -151,7 +151,7 @@ class Fault:
     field: str = "payment_intent"
 
     def as_dict(self) -> dict[str, Any]:
-        """The words that ask for this fault."""
+        """Return the parameters of this fault, as JSON values."""
         shown: dict[str, Any] = {"kind": self.kind.name, "on": self.on}
         for name in ("p", "n", "times", "pi", "seconds"):
             if getattr(self, name) is not None:
@@ -162,7 +162,7 @@ class Fault:
 
 
 def parse_faults(spec: str) -> tuple[Fault, ...]:
-    """The faults a spec asks for, none for an empty one; `FaultSpecError` names the wrong part."""
+    """Return the faults of a spec, none for an empty one. Raises `FaultSpecError` with the wrong part."""
     if not spec.strip():
         return ()
     return tuple(_parse_fault(text.strip()) for text in spec.split(","))
@@ -170,7 +170,7 @@ def parse_faults(spec: str) -> tuple[Fault, ...]:
 
 def _parse_fault(text: str) -> Fault:
     if not text:
-        raise FaultSpecError(text, "is empty: a comma too many")
+        raise FaultSpecError(text, "is empty: remove the extra comma")
     name, *parts = (part.strip() for part in text.split(":"))
     asked: dict[str, str] = {}
     for part in parts:
@@ -184,13 +184,13 @@ def _parse_fault(text: str) -> Fault:
 
 
 def fault_from(asked: Mapping[str, object]) -> Fault:
-    """One fault from its words, as text or as JSON values; `FaultSpecError` names the wrong part."""
+    """Return one fault from its parameters, as text or JSON values. Raises `FaultSpecError` with the wrong part."""
     name = str(asked.get("kind", ""))
     kind = KINDS.get(name) or KINDS.get(_SHORT.get(name, name.removesuffix("_effect")))
     if kind is None:
         near = difflib.get_close_matches(name, KINDS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(KINDS)}"
-        raise FaultSpecError(name, f"is no kind of fault; {hint}")
+        raise FaultSpecError(name, f"is not a kind of fault; {hint}")
     words: dict[str, Any] = {"kind": kind, "seconds": kind.seconds}
     for key, value in asked.items():
         if key == "kind":
@@ -199,13 +199,13 @@ def fault_from(asked: Mapping[str, object]) -> Fault:
         if key not in _READERS:
             raise FaultSpecError(part, f"unknown parameter; known are {', '.join(_READERS)}")
         if key in _EXTRAS and key not in kind.takes:
-            raise FaultSpecError(part, f"{kind.name} takes no {key}")
+            raise FaultSpecError(part, f"{kind.name} does not take {key}")
         try:
             words[key] = _READERS[key](value)
         except ValueError as error:
             raise FaultSpecError(part, str(error)) from None
     if "p" in words and "n" in words:
-        raise FaultSpecError(f"n={words['n']}", "p and n exclude each other")
+        raise FaultSpecError(f"n={words['n']}", "p and n cannot be combined")
     if "n" in words:
         words.setdefault("times", 1)
     return Fault(**words)
@@ -214,23 +214,23 @@ def fault_from(asked: Mapping[str, object]) -> Fault:
 def _probability(value: object) -> float:
     number = _number(value, "p")
     if not 0 < number <= 1:
-        raise ValueError("p is above 0 and at most 1")
+        raise ValueError("p must be above 0 and at most 1")
     return number
 
 
 def _number(value: object, name: str) -> float:
     try:
-        # Through text, so that a JSON true or list is no number.
+        # Through text, so that a JSON true or list is not a number.
         return float(str(value))
     except ValueError:
-        raise ValueError(f"{name} is a number") from None
+        raise ValueError(f"{name} must be a number") from None
 
 
 def _positive(name: str) -> Callable[[object], int]:
     def read(value: object) -> int:
         text = str(value)
         if not (text.isascii() and text.isdigit()) or int(text) < 1:
-            raise ValueError(f"{name} is a whole number from 1")
+            raise ValueError(f"{name} must be a whole number, 1 or more")
         return int(text)
 
     return read
@@ -239,7 +239,7 @@ def _positive(name: str) -> Callable[[object], int]:
 def _one_of(name: str, allowed: Collection[object]) -> Callable[[object], str]:
     def read(value: object) -> str:
         if value not in allowed:
-            raise ValueError(f"{name} is one of {', '.join(map(str, allowed))}")
+            raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}")
         return str(value)
 
     return read
@@ -247,14 +247,14 @@ def _one_of(name: str, allowed: Collection[object]) -> Callable[[object], str]:
 
 def _seconds(value: object) -> float:
     number = _number(value, "seconds")
-    if not 0 <= number <= 3600:  # noqa: PLR2004 - an hour is longer than any test holds on
-        raise ValueError("seconds is from 0 to 3600")
+    if not 0 <= number <= 3600:  # noqa: PLR2004 - an hour is longer than any test waits
+        raise ValueError("seconds must be from 0 to 3600")
     return number
 
 
 def _payment(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError("pi is the id of a payment intent")
+        raise ValueError("pi must be the id of a payment intent")
     return value
 
 
@@ -279,9 +279,9 @@ class _Armed:
     fired: int = 0
 
     def is_due(self) -> bool:
-        """Counts one matching request and says whether the fault wants it."""
+        """Count one matching request and return whether the fault may fire at it."""
         self.seen += 1
-        # The dice are thrown even when spent, so that a bound does not shift what comes later.
+        # The dice are rolled even after `times` is used up, so that a bound does not change later rolls.
         wanted = self.fault.p is None or self.dice.random() < self.fault.p
         if self.fault.times is not None and self.fired >= self.fault.times:
             return False
@@ -290,13 +290,16 @@ class _Armed:
 
 @dataclass(kw_only=True)
 class FaultBook:
-    """The faults in force, what each has seen and how often it fired; the same seed and requests fire the same."""
+    """The active faults, with the requests each has seen and how often it fired.
+
+    The same seed and the same requests fire the same faults.
+    """
 
     seed: int
     _armed: list[_Armed] = field(default_factory=list)
 
     def replace(self, faults: Iterable[Fault]) -> None:
-        """Puts these faults in the place of all others, with their counts at zero."""
+        """Replace all faults by these, with their counts at zero."""
         self._armed = [
             _Armed(
                 fault=fault,
@@ -306,7 +309,7 @@ class FaultBook:
         ]
 
     def draw(self, endpoint: Endpoint, payment: Callable[[], str | None]) -> Fault | None:
-        """The fault that this request meets, if any; `payment` is asked only when a fault is limited to one."""
+        """Return the fault that hits this request, if any; `payment` is called only if a fault is limited to one."""
         drawn: _Armed | None = None
         for armed in self._armed:
             fault = armed.fault
@@ -320,5 +323,5 @@ class FaultBook:
         return drawn.fault
 
     def report(self) -> list[dict[str, Any]]:
-        """Each fault's words with what it has seen and how often it fired."""
+        """Return each fault's parameters, with the requests it has seen and how often it fired."""
         return [{**armed.fault.as_dict(), "seen": armed.seen, "fired": armed.fired} for armed in self._armed]

@@ -1,4 +1,4 @@
-"""Errors that repeat what was asked, the secret key and the whole body with it, as careless servers do."""
+"""Errors that repeat the request, its secret key and body included, as careless servers do."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def repeating(config: Callable[[], SandboxConfig]) -> Middleware:
-    """A middleware that puts the request into each error below `/v1` while `config` says `indiscreet`."""
+    """Return a middleware that adds the request to each error below `/v1` while the setting `indiscreet` is on."""
 
     @web.middleware
     async def repeat(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
         wanted = config().indiscreet and request.path.startswith("/v1/")
-        # What drips, is cut or has gone already is no whole response, and no JSON either is a proxy's page.
+        # A response that drips, is cut or was already sent is incomplete, and one without JSON is a proxy's page.
         if not wanted or not isinstance(response, web.Response) or response.status < 400:  # noqa: PLR2004 - an error
             return response
         if response.prepared or response.content_type != "application/json" or not isinstance(response.body, bytes):
@@ -34,7 +34,7 @@ def repeating(config: Callable[[], SandboxConfig]) -> Middleware:
         shape: dict[str, Any] = json.loads(response.body)
         told = shape.get("error", shape)
         body = (await request.read()).decode("utf-8", "backslashreplace")
-        # In front of what there is to say: texts are cut at their ends.
+        # In front of the message, since long messages are cut at their ends.
         told["message"] = f"{request.headers.get('Authorization')} {body} {told['message']}"
         response.body = shapes.as_json(shape).body
         return response

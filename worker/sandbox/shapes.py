@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A whole reply before it meets the wire; `body` is JSON text unless the headers say otherwise."""
+    """A complete reply before it is sent; `body` is JSON text unless the headers say otherwise."""
 
     status: int
     body: bytes
@@ -23,7 +23,7 @@ class Answer:
 
 
 def as_json(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
-    """An answer that carries a JSON value."""
+    """Return an answer that carries a JSON value."""
     return Answer(status=status, body=json.dumps(value, separators=(",", ":")).encode(), headers=headers or {})
 
 
@@ -37,7 +37,7 @@ def error(
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """An error in the envelope that the sandbox is set to."""
+    """Return an error in the envelope that the sandbox is set to."""
     fields: dict[str, Any] = {"type": kind, "code": code, "message": message}
     if param is not None:
         fields["param"] = param
@@ -45,12 +45,12 @@ def error(
 
 
 def refused(config: SandboxConfig, refusal: Refusal) -> Answer:
-    """The bank's refusal as a reply."""
+    """Return the bank's refusal as a reply."""
     return error(config, refusal.status, refusal.type, refusal.code, refusal.message, param=refusal.param)
 
 
 def refund(config: SandboxConfig, item: SandboxRefund) -> dict[str, Any]:
-    """A Refund object. What does not apply is absent: the provider describes a text there, and never null."""
+    """Return a Refund object. A field that does not apply is left out: the provider never sends null."""
     fields = {
         "id": item.id,
         "object": "refund",
@@ -68,7 +68,7 @@ def refund(config: SandboxConfig, item: SandboxRefund) -> dict[str, Any]:
 
 
 def charge(config: SandboxConfig, payment: SandboxPayment, charge_id: str) -> dict[str, Any]:
-    """A Charge object; several charges share the amount evenly, and refunds fill them in turn."""
+    """Return a Charge object. Several charges share the amount evenly, and refunds fill them in order."""
     ids = payment.charge_ids()
     place = ids.index(charge_id)
     share, rest = divmod(payment.amount, len(ids))
@@ -93,7 +93,7 @@ def charge(config: SandboxConfig, payment: SandboxPayment, charge_id: str) -> di
 
 
 def payment_intent(config: SandboxConfig, payment: SandboxPayment) -> dict[str, Any]:
-    """A PaymentIntent object, with its charges inside if the sandbox is set so."""
+    """Return a PaymentIntent object, with its charges if the sandbox is set so."""
     ids = payment.charge_ids()
     shape: dict[str, Any] = {
         "id": payment.id,
@@ -120,7 +120,7 @@ def payment_intent(config: SandboxConfig, payment: SandboxPayment) -> dict[str, 
 
 
 def refund_list(config: SandboxConfig, items: Sequence[SandboxRefund], *, has_more: bool) -> dict[str, Any]:
-    """One page of refunds."""
+    """Return one page of refunds."""
     return {
         "object": "list",
         "url": "/v1/refunds",

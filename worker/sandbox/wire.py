@@ -1,4 +1,4 @@
-"""What leaves the sandbox on the wire: an answer as it is, or spoiled the way a fault says."""
+"""Sends the sandbox's answers, unchanged or spoiled as a fault says."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ _MADE_UP: Final = {
     408: ("api_error", "request_timeout"),
     409: ("idempotency_error", "idempotency_key_in_use"),
 }
-# Field → what it says on the wrong resource; amount and refund_id are made from the right one.
+# Field → its value on the wrong resource; amount and refund_id are derived from the right one.
 ELSEWHERE: Final = {"payment_intent": "pi_somebody_elses", "currency": "xts", "id": "re_somebody_elses"}
 
 
 def respond(answer: Answer) -> web.Response:
-    """The answer as it is."""
+    """Return the answer unchanged."""
     headers = {**_JSON, **answer.headers} if answer.headers else _JSON
     return web.Response(body=answer.body, status=answer.status, headers=headers)
 
 
 def made_up_error(config: SandboxConfig, fault: Fault) -> Answer:
-    """The error in the provider's envelope that a fault of status answers with."""
+    """Return the error, in the provider's envelope, of a fault with an HTTP status."""
     kind, code = _MADE_UP.get(fault.kind.status, ("api_error", "internal_error"))
-    return shapes.error(config, fault.kind.status, kind, code, f"The sandbox was told to fail: {fault.kind.name}.")
+    return shapes.error(config, fault.kind.status, kind, code, f"The sandbox fails on request: {fault.kind.name}.")
 
 
 def rate_limited(config: SandboxConfig, retry_after: str | None) -> Answer:
-    """A 429, with the text of its `Retry-After` if there is to be one."""
+    """Return a 429, with the text of its `Retry-After` if that is not None."""
     headers = {} if retry_after is None else {"Retry-After": retry_after}
     return shapes.error(
         config, 429, "invalid_request_error", "rate_limit", "Too many requests; slow down.", headers=headers
@@ -62,7 +62,7 @@ def rate_limited(config: SandboxConfig, retry_after: str | None) -> Answer:
 
 
 async def spoil(request: web.Request, fault: Fault, answer: Answer | None, config: SandboxConfig) -> web.StreamResponse:
-    """Replies as the fault says; `answer` is what was executed, None if nothing was."""
+    """Reply as the fault says; `answer` is the executed answer, None if nothing was executed."""
     return await _SPOILERS[fault.kind.act](request, fault, answer or _NOTHING, config)
 
 
@@ -71,7 +71,7 @@ def _is_gone(request: web.Request) -> bool:
 
 
 def _close(request: web.Request) -> web.Response:
-    """Closes the connection after what was already written; aiohttp drops the response returned here."""
+    """Close the connection after what was already written; aiohttp drops the response returned here."""
     if request.transport is not None:
         request.transport.close()
     return web.Response()
@@ -88,7 +88,7 @@ async def _hold(request: web.Request, fault: Fault, _answer: Answer, _config: Sa
 async def _reset(request: web.Request, _fault: Fault, _answer: Answer, _config: SandboxConfig) -> web.StreamResponse:
     if request.transport is not None:
         sock = request.transport.get_extra_info("socket")
-        # Lingering for no time makes the kernel send RST in the place of FIN.
+        # A linger time of zero makes the kernel send RST instead of FIN.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()
     return web.Response()
@@ -131,7 +131,7 @@ async def _html(_request: web.Request, fault: Fault, _answer: Answer, _config: S
 
 async def _rate(_request: web.Request, fault: Fault, _answer: Answer, config: SandboxConfig) -> web.StreamResponse:
     seconds = fault.seconds or 0
-    # Whole seconds are all that the header can say in either form.
+    # The header has whole seconds in either form.
     when = datetime.now(UTC) + timedelta(seconds=seconds)
     texts = {
         "seconds": str(int(seconds)),
@@ -143,7 +143,7 @@ async def _rate(_request: web.Request, fault: Fault, _answer: Answer, config: Sa
 
 
 async def _redirect(request: web.Request, fault: Fault, _answer: Answer, _config: SandboxConfig) -> web.StreamResponse:
-    # To itself, with a status that keeps method and body: a client that follows sends the refund a second time.
+    # To the same URL, with a status that keeps method and body: a client that follows sends the refund twice.
     return web.Response(status=fault.kind.status, headers={"Location": request.path_qs})
 
 
@@ -157,7 +157,7 @@ async def _oversized(_request: web.Request, _fault: Fault, answer: Answer, _c: S
 
 
 async def _wrong(_request: web.Request, fault: Fault, answer: Answer, _config: SandboxConfig) -> web.StreamResponse:
-    if answer.status != 200:  # noqa: PLR2004 - only a good answer can tell of the wrong resource
+    if answer.status != 200:  # noqa: PLR2004 - only a successful answer can show the wrong resource
         return respond(answer)
     shape = json.loads(answer.body)
     for item in shape["data"] if shape["object"] == "list" else [shape]:

@@ -44,7 +44,13 @@ def test_a_sound_installation_has_nothing_to_mend(examined: Cli, sync_redis: red
     ran = examined("doctor")
     assert (ran.code, ran.err) == (0, "")
     assert {line.split()[0] for line in ran.out.splitlines()} == {"ok"}
-    for part in ("answers and accepts the key", "noeviction", "appendfsync always", "1 running: host:1", "queue refunds"):
+    for part in (
+        "answers and accepts the key",
+        "noeviction",
+        "appendfsync always",
+        "1 running: host:1",
+        "queue refunds",
+    ):
         assert part in ran.out
     assert sandbox.ledger() == []
 

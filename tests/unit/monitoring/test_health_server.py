@@ -110,7 +110,11 @@ def test_versions_are_compared_as_numbers(info: dict[str, str], state: str) -> N
         ({"maxmemory": 100 << 20, "used_memory": 79 << 20}, "ok", "79 %"),
         ({"maxmemory": 100 << 20, "used_memory": 80 << 20}, "warn", "from 90 % on, no new refund is accepted"),
         ({"maxmemory": 100 << 20, "used_memory": 89 << 20}, "warn", "89 %"),
-        ({"maxmemory": 100 << 20, "used_memory": 90 << 20}, "fail", "no new refund is accepted, and those already accepted"),
+        (
+            {"maxmemory": 100 << 20, "used_memory": 90 << 20},
+            "fail",
+            "no new refund is accepted, and those already accepted",
+        ),
         ({"used_memory": 3 << 30, "total_system_memory": 8 << 30}, "ok", "3.0 GB used, no limit set, 8.0 GB"),
         ({"used_memory": 5 << 30, "total_system_memory": 8 << 30}, "warn", "5.0 GB used, no limit set, of 8.0 GB"),
         ({"used_memory": 1 << 14}, "ok", "16 KB used, no limit set"),

@@ -146,7 +146,7 @@ def test_a_stopped_server_has_no_pid_and_cannot_restart() -> None:
 
 
 def test_a_running_server_is_not_started_twice(redis_server: ThrowawayServer) -> None:
-    with pytest.raises(StoreUnavailable, match="was started before"):
+    with pytest.raises(StoreUnavailable, match="is already started"):
         redis_server.start()
 
 

@@ -90,22 +90,22 @@ def test_faults_are_set_as_objects_and_cleared() -> None:
 @pytest.mark.parametrize(
     ("path", "body", "rule"),
     [
-        ("faults", {"spec": "cut"}, "no kind of fault"),
+        ("faults", {"spec": "cut"}, "not a kind of fault"),
         ("faults", {"spec": 5}, "spec: is not a str"),
         ("faults", {"faults": ["cut_after"]}, "faults: is not a JSON object"),
-        ("faults", {"spec": "", "faults": []}, "exclude each other"),
-        ("faults", {"fault": "cut_after"}, "fault: is no known field"),
-        ("faults", {"modes": {"idempotency": "maybe"}}, "idempotency: is one of honour, ignore"),
-        ("faults", {"modes": {"accounts": "many"}}, "accounts: is one of one, hidden, shown"),
+        ("faults", {"spec": "", "faults": []}, "cannot be combined"),
+        ("faults", {"fault": "cut_after"}, "fault: is not a known field"),
+        ("faults", {"modes": {"idempotency": "maybe"}}, "idempotency: must be one of honour, ignore"),
+        ("faults", {"modes": {"accounts": "many"}}, "accounts: must be one of one, hidden, shown"),
         ("faults", {"modes": {"latency_ms": True}}, "latency_ms: cannot be True"),
-        ("faults", {"modes": {"api_key": "sk_test_x"}}, "api_key: is fixed"),
-        ("faults", {"modes": {"speed": 1}}, "speed: is no setting"),
+        ("faults", {"modes": {"api_key": "sk_test_x"}}, "api_key: cannot change"),
+        ("faults", {"modes": {"speed": 1}}, "speed: is not a setting"),
         ("payment_intents", {}, "id: is missing"),
-        ("payment_intents", {"id": "ch_1"}, "id: is a pi_"),
-        ("payment_intents", {"id": "pi_1", "amount": 0}, "amount: is a whole number above 0"),
-        ("payment_intents", {"id": "pi_1", "currency": "USD"}, "currency: is three lower-case letters"),
-        ("payment_intents", {"id": "pi_1", "outcome": "lost"}, "outcome: is one of succeeded"),
-        ("payment_intents", {"id": "pi_1", "charges": 0}, "charges: is a whole number from 1"),
+        ("payment_intents", {"id": "ch_1"}, "id: must be a pi_"),
+        ("payment_intents", {"id": "pi_1", "amount": 0}, "amount: must be a whole number above 0"),
+        ("payment_intents", {"id": "pi_1", "currency": "USD"}, "currency: must be three lower-case letters"),
+        ("payment_intents", {"id": "pi_1", "outcome": "lost"}, "outcome: must be one of succeeded"),
+        ("payment_intents", {"id": "pi_1", "charges": 0}, "charges: must be a whole number from 1"),
         ("payment_intents", {"id": "pi_1", "amount": 5, "refunded": 6}, "refunded: is more than the amount"),
         ("refunds/re_none", {"status": "failed"}, "No such refund"),
     ],
@@ -176,4 +176,4 @@ def test_wrong_flags_end_with_a_sentence_and_two() -> None:
     command = [sys.executable, "-m", "worker.sandbox", "--port", "0", "--faults", "cut_after:p=7"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert "fault 'p=7': p is above 0 and at most 1" in ended.stderr
+    assert "fault 'p=7': p must be above 0 and at most 1" in ended.stderr
