@@ -3,7 +3,7 @@
 RefundError
 ├── SettingsError            a variable is wrong                          exit 2
 ├── InvalidRequest           a refund breaks a rule of its fields         exit 3
-├── InputError               a file cannot be read as what it claims      exit 3
+├── InputError               a file cannot be read as its format          exit 3
 ├── NotFound                 no record under that id                      exit 3
 │   └── MessageRejected      and the message that named it was refused
 ├── GuardRefused             a guard refuses; nothing was changed         exit 6
@@ -14,8 +14,8 @@ RefundError
 │   ├── NotDurable           the server may forget what it acknowledged
 │   ├── NotStorable          a value that the records cannot hold
 │   └── ProviderMismatch     the records belong to another provider, mode or account
-├── StoreUnavailable         Redis did not answer                         exit 5
-│   └── StoreFull            too little of its memory is left to accept
+├── StoreUnavailable         Redis did not reply                          exit 5
+│   └── StoreFull            its memory is too full to accept refunds
 ├── ProviderUnavailable      the provider did not give a needed fact      exit 5
 └── IllegalMove              a move that is not in TRANSITIONS            exit 1
 """
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 
 class RefundError(Exception):
-    """Base class of all errors raised on purpose; its text is one sentence for a person."""
+    """Base class of all errors raised on purpose; its text is one sentence for the user."""
 
 
 class SettingsError(RefundError):
@@ -71,8 +71,9 @@ class MessageRejected(NotFound):
 
     def __init__(self, refund_id: str, reason: str, rejected_at: str, entry_id: str) -> None:
         super().__init__(
-            f"refund {refund_id} was not accepted: its message was rejected at {rejected_at} ({reason}): fix its "
-            f"sender and send it again with the same id, or see it with 'refunds rejected show {entry_id}'"
+            f"refund {refund_id} was not accepted, because its message was rejected at {rejected_at} ({reason}): fix "
+            "the sender and send the refund again with the same id, or see the message with "
+            f"'refunds rejected show {entry_id}'"
         )
         self.refund_id, self.reason, self.rejected_at, self.entry_id = refund_id, reason, rejected_at, entry_id
 
@@ -89,8 +90,8 @@ class IdempotencyConflict(GuardRefused):
 
     def __init__(self, refund_id: str) -> None:
         super().__init__(
-            f"refund {refund_id} exists with other contents and was left as it is: use a new id for a new refund, "
-            f"or see the accepted one with 'refunds status {refund_id}'"
+            f"refund {refund_id} exists with other contents and was not changed: use a new id for a new refund, "
+            f"or see the existing one with 'refunds status {refund_id}'"
         )
         self.refund_id = refund_id
 
@@ -103,7 +104,7 @@ class NotCancelable(GuardRefused):
 
 
 class NotInReview(GuardRefused):
-    """Only a refund whose stage is review can be resolved by a person."""
+    """The refund is not in the stage `review`, so it cannot be resolved."""
 
 
 class NotRetriable(GuardRefused):
@@ -115,7 +116,7 @@ class NotDurable(GuardRefused):
 
 
 class NotStorable(GuardRefused):
-    """A script was given a value, or found one stored, that the records cannot hold; nothing was changed."""
+    """A value that was given, or one already stored, cannot be held by the records; nothing was changed."""
 
 
 class ProviderMismatch(GuardRefused):
@@ -127,7 +128,7 @@ class StoreUnavailable(RefundError):
 
 
 class StoreFull(StoreUnavailable):
-    """Too little of the server's memory is left to accept new refunds; accepted refunds continue."""
+    """The Redis server has too little memory left to accept new refunds; accepted refunds continue."""
 
 
 class ProviderUnavailable(RefundError):
@@ -138,7 +139,7 @@ class IllegalMove(RefundError):
     """A move between stages that is not in TRANSITIONS."""
 
     def __init__(self, refund_id: str, source: str, target: str) -> None:
-        super().__init__(f"refund {refund_id} cannot go from {source} to {target}")
+        super().__init__(f"refund {refund_id} cannot move from {source} to {target}")
         self.refund_id, self.source, self.target = refund_id, source, target
 
     def __reduce__(self) -> tuple[type[IllegalMove], tuple[str, str, str]]:

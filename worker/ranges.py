@@ -1,4 +1,4 @@
-"""Numbers as options: what is none, or lies outside, is answered with the range that holds."""
+"""click number types whose error messages state the allowed range."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import click
 
 
 class Whole(click.IntRange):
-    """A whole number from `min` to `max`, both allowed."""
+    """A whole number from `min` to `max`, both included."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number; click's own words name no range for what is no number."""
+        """Return the number. click's own message omits the range if the text is not a number."""
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter:
-            end = "or more" if self.max is None else f"to {self.max}"
-            self.fail(f"{value!r} is no whole number of {self.min} {end}", param, ctx)
+            allowed = f"{self.min} or more" if self.max is None else f"from {self.min} to {self.max}"
+            self.fail(f"{value!r} must be a whole number, {allowed}", param, ctx)
 
 
 class _Seconds(click.FloatRange):
-    """A number of seconds, 0 or more; of `inf` and `nan` no end could be told."""
+    """A finite number of seconds, 0 or more."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the seconds."""
@@ -30,7 +30,7 @@ class _Seconds(click.FloatRange):
         except click.BadParameter:
             seconds = math.nan
         if not math.isfinite(seconds):
-            self.fail(f"{value!r} is no number of seconds, 0 or more", param, ctx)
+            self.fail(f"{value!r} must be a number of seconds, 0 or more", param, ctx)
         return seconds
 
 

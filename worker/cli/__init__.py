@@ -11,9 +11,9 @@ _INTERRUPTED = 130
 
 
 def main() -> "NoReturn":
-    """Run the command line and leave with its exit code.
+    """Run the command line and exit with its code.
 
-    While it is being loaded Ctrl-C ends it at once and without a word: nothing has begun.
+    While the command line is loading, Ctrl-C ends it at once and prints nothing, because nothing has started.
     """
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:

@@ -1,4 +1,4 @@
-"""`refunds batch`: the files that were handed in, as things to look at, hold, stop, send again and read back."""
+"""`refunds batch`: lists, shows, pauses, cancels and retries imported files, and writes their results."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from worker.cli.import_options import reading_of
 from worker.cli.import_report import amount_rows, total_rows
 from worker.cli.outputs import RESULT_ROWS, Write, output, standard_output
 from worker.cli.progress import detached, progress, span, verdict, watch_batch
-from worker.cli.session import note, opened, operator
-from worker.cli.words import counted
+from worker.cli.session import ALL_PAUSED, note, opened, operator
+from worker.cli.words import counted, verb
 from worker.client import PUBLISH_ERRORS, Refunds
 from worker.errors import InputError
 from worker.importer import open_source, validate, write_result
@@ -37,13 +37,13 @@ _SENT: Final = ("sending", "in_doubt", "processing", "review")
 _UNSENT: Final = ("queued", "waiting")
 _COUNTS: Final = {
     "invalid": "invalid",
-    "duplicates": "stated twice",
-    "known": "handed in before",
+    "duplicates": "duplicates",
+    "known": "accepted before",
     "conflicting": "id taken",
 }
 
 _batch_argument = click.argument("batch_id", metavar="BATCH_ID")
-_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group(
@@ -58,16 +58,16 @@ Examples:
 )
 @click.pass_context
 def batch(ctx: click.Context) -> int | None:
-    """See and steer the files that were handed in; without a command, list them.
+    """Show and control imported files (batches); without a command, list them.
 
-    A batch owns the refunds it created; rows whose refunds stood in the records before are left alone.
+    A batch owns the refunds that it created. Refunds that existed before the import are not part of it.
     """
     return ctx.invoke(list_all) if ctx.invoked_subcommand is None else None
 
 
 @batch.command("list")
-@click.option("--limit", type=Whole(min=0), default=20, show_default=True, help="0 for all.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--limit", type=Whole(min=0), default=20, show_default=True, help="How many to list; 0 lists all.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_all(*, limit: int = 20, as_json: bool = False) -> int:
     """List the batches, newest first."""
     with opened() as refunds:
@@ -81,9 +81,9 @@ def list_all(*, limit: int = 20, as_json: bool = False) -> int:
     if page:
         render.put(_listing(page))
     if more:
-        note(f"there are more than the {limit} shown: --limit 0 shows all")
+        note(f"there are more batches than the {limit} shown: use --limit 0 to list all")
     elif not count:
-        note("no file was imported here")
+        note("no file has been imported yet")
     return DONE
 
 
@@ -91,7 +91,7 @@ def _listing(page: Sequence[Batch]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("batch", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for name in ("refunds", *_STATUSES, "review", "moving"):
+    for name in ("refunds", *_STATUSES, "review", "unfinished"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("imported", no_wrap=True)
     table.add_column("file", overflow="fold")
@@ -112,20 +112,20 @@ def _state(each: Batch) -> Text:
     if each.state != "running":
         return Text(each.state, style="yellow" if each.state == "paused" else "dim")
     if each.imported_at is None:
-        return Text("not whole", style="yellow")
+        return Text("incomplete", style="yellow")
     return Text("finished", style="green") if each.finished else Text("running", style="cyan")
 
 
 @batch.command(
     epilog="""\b
-Exit code with --wait: 0 all succeeded; 4 some failed, were canceled or need a
-person."""
+Exit code with --wait: 0 all succeeded; 4 some failed, were canceled or need
+review."""
 )
 @_batch_argument
-@click.option("--wait", is_flag=True, help="Show progress until every refund rests.")
+@click.option("--wait", is_flag=True, help="Show progress until every refund is settled or needs review.")
 @_json_option
 def show(*, batch_id: str, wait: bool, as_json: bool) -> int:
-    """Show a batch: counts by status and stage, sums, pace, and what holds it."""
+    """Show a batch: counts by status and stage, totals, pace, and why it is paused or held."""
     with opened() as refunds:
         if wait:
             try:
@@ -147,8 +147,8 @@ def _put(seen: BatchProgress) -> None:
     rows: list[tuple[str, object]] = [
         ("state", _state(each)),
         ("file", each.file),
-        ("begun", render.moment(each.created_at)),
-        ("handed in", render.moment(each.imported_at) if each.imported_at else "not whole: import the file once more"),
+        ("started", render.moment(each.created_at)),
+        ("imported", render.moment(each.imported_at) if each.imported_at else "incomplete: import the file again"),
         ("held until", render.moment(each.not_before) if waiting else None),
         ("paused", _paused(each)),
         ("canceled", f"{render.moment(each.canceled_at)} by {each.canceled_by}" if each.canceled_at else None),
@@ -158,20 +158,20 @@ def _put(seen: BatchProgress) -> None:
     rows += [(label, f"{count:,}") for name, label in _COUNTS.items() if (count := getattr(each, name))]
     rows += total_rows(dict(sorted(each.totals.items())), {}, unit)
     if each.all_remaining:
-        rows.append(("and", f"{counted(each.all_remaining, 'refund')} of all that is left"))
+        rows.append(("no amount", f"{counted(each.all_remaining, 'refund')} of all that is left"))
     rows.append(("refunds", f"{each.accepted:,}"))
     rows += [(name, f"{each.statuses[name]:,}") for name in _STATUSES if each.statuses.get(name)]
     rows += [(name, f"{count:,}") for name, count in sorted(each.stages.items()) if name != "settled"]
     rows += amount_rows(each.amounts, unit)
     if each.moving:
-        rows.append(("pace", f"{seen.rate:,.1f} refunds a second" if seen.rate else "nothing has settled lately"))
+        rows.append(("pace", f"{seen.rate:,.1f} refunds a second" if seen.rate else "no refund has settled recently"))
     if seen.eta is not None:
         rows.append(("left", f"{span((seen.eta - seen.now).total_seconds())}, until {render.moment(seen.eta)}"))
     render.put(render.heading(each.batch_id), render.facts(rows))
     if each.stages.get("review"):
-        note("some need a person: 'refunds review list'")
+        note("some refunds need review: see them with 'refunds review list'")
     if each.statuses.get("failed"):
-        note(f"see what failed with 'refunds list --batch {each.batch_id} --status failed'")
+        note(f"some refunds failed: see them with 'refunds list --batch {each.batch_id} --status failed'")
 
 
 def _paused(each: Batch) -> str | None:
@@ -180,30 +180,33 @@ def _paused(each: Batch) -> str | None:
     since = f"since {render.moment(each.paused_at)}" if each.paused_at else ""
     if each.paused_reason:
         return (
-            f"{since} by itself: refund after refund failed with {each.paused_reason}; fix that, then "
-            f"'refunds batch resume {each.batch_id}' and 'refunds batch retry {each.batch_id}'"
+            f"{since} automatically, because many refunds in a row failed with {each.paused_reason}: fix the cause, "
+            f"then run 'refunds batch resume {each.batch_id}' and 'refunds batch retry {each.batch_id}'"
         )
-    return f"{since} by {each.paused_by or 'a person'}: 'refunds batch resume {each.batch_id}'"
+    return f"{since} by {each.paused_by or 'a person'}: resume it with 'refunds batch resume {each.batch_id}'"
 
 
 @batch.command()
 @_batch_argument
 @_json_option
 def cancel(*, batch_id: str, as_json: bool) -> int:
-    """Stop what was not sent of a batch, for good, and say what was.
+    """Cancel the refunds of a batch that were not sent, for good, and show what was sent.
 
-    What may have reached the provider goes on to its end. Stopped half way, the same command goes on.
-    Exit code: 9 if there was nothing left to stop.
+    A refund that may have reached the provider cannot be canceled and continues. If this command is interrupted, run
+    it again to finish.
+
+    Exit code: 9 if there was nothing left to cancel.
     """
     with opened() as refunds:
         total = batches.batch_size(refunds.store, batch_id)
-        with progress("looked at", total) as show_done:
+        with progress("checked", total) as show_done:
             done = batches.cancel_batch(refunds.store, batch_id, operator(refunds.settings), show_done)
     after = done.batch
     settled = {name: after.statuses.get(name, 0) for name in ("succeeded", "failed")}
     sent = {name: after.stages.get(name, 0) for name in _SENT}
     unsent = {name: after.stages.get(name, 0) for name in _UNSENT}
-    # All of one reading, so that they add up: a row may have moved since it was canceled, or its claim canceled it.
+    # All counts come from one reading, so that they add up: a row may have moved since this command canceled it, or a
+    # worker's claim may have canceled it.
     canceled = after.statuses.get("canceled", 0)
     if as_json:
         facts: dict[str, Any] = {
@@ -219,43 +222,45 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
         rows = [("canceled", f"{canceled:,}")]
         rows += [(f"sent, {name}", f"{count:,}") for name, count in (settled | sent).items() if count]
         rows += [(f"not sent yet, {name}", f"{count:,}") for name, count in unsent.items() if count]
-        rows.append(("refunds in all", f"{after.accepted:,}"))
+        rows.append(("refunds in total", f"{after.accepted:,}"))
         render.put(render.heading(batch_id), render.facts(rows))
     if after.imported_at is None:
-        note("its import was not whole: the rest of the file is refused from now on")
+        note("the import of this batch was incomplete: the rest of its file is refused from now on")
     if moving := sum(sent.values()):
-        note(f"{moving:,} may have reached the provider and go on to their end: 'refunds batch show {batch_id}'")
+        refunds_sent = f"{counted(moving, 'refund')} may have reached the provider and cannot be canceled"
+        note(f"{refunds_sent}: follow the batch with 'refunds batch show {batch_id}'")
     if waiting := sum(unsent.values()):
-        note(f"{waiting:,} moved meanwhile and will not be sent: each is canceled when a worker takes it up")
+        refunds_left = f"{counted(waiting, 'refund')} changed meanwhile and will not be sent"
+        note(f"{refunds_left}: the workers cancel {verb(waiting, 'it', 'them')}")
     return DONE if done.canceled else NOTHING_TO_DO
 
 
 @batch.command()
 @_batch_argument
 def pause(*, batch_id: str) -> int:
-    """Hold a batch: nothing more of it is sent until it is resumed; what is in flight finishes.
+    """Pause a batch: no more of its refunds are sent until it is resumed; those in flight finish.
 
-    Exit code: 9 if it was paused already.
+    Exit code: 9 if the batch was already paused.
     """
     with opened() as refunds:
         changed = batches.pause_batch(refunds.store, batch_id, operator(refunds.settings))
-    note(f"batch {batch_id} is paused" if changed else f"batch {batch_id} was paused already")
+    note(f"batch {batch_id} is paused" if changed else f"batch {batch_id} was already paused")
     return DONE if changed else NOTHING_TO_DO
 
 
 @batch.command()
 @_batch_argument
 def resume(*, batch_id: str) -> int:
-    """Let a batch go on; what was held back goes within half a minute.
+    """Resume a paused batch; its refunds are sent again within half a minute.
 
-    Exit code: 9 if it was not paused.
+    Exit code: 9 if the batch was not paused.
     """
     with opened() as refunds:
         changed = batches.resume_batch(refunds.store, batch_id)
         held = flags.read(refunds.store).paused_at is not None
-    note(f"batch {batch_id} goes on" if changed else f"batch {batch_id} was not paused")
+    note(f"batch {batch_id} is resumed" if changed else f"batch {batch_id} was not paused")
     if held:
-        note("but everything is paused: 'refunds resume' ends that")
+        note(ALL_PAUSED)
     return DONE if changed else NOTHING_TO_DO
 
 
@@ -264,17 +269,17 @@ def resume(*, batch_id: str) -> int:
 Exit code: 6 if the batch was canceled; 9 if nothing can be sent again."""
 )
 @_batch_argument
-@click.option("--unknown", is_flag=True, help="Also those of which it is not known whether it can help.")
+@click.option("--unknown", is_flag=True, help="Also send failures that may not be retriable.")
 @_json_option
 def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
-    """Send again what failed and is retriable: the same ids, as a new generation with a key of its own.
+    """Send the retriable failed refunds again: the same ids, as a new generation with a new idempotency key.
 
-    What is in doubt has not failed and is never sent again by this.
+    A refund in doubt has not failed, so this command never sends it again.
     """
     kinds = frozenset({Retriable.YES, Retriable.UNKNOWN} if unknown else {Retriable.YES})
     with opened() as refunds:
         total = batches.batch_size(refunds.store, batch_id)
-        with progress("looked at", total) as show_done:
+        with progress("checked", total) as show_done:
             done = batches.retry_batch(
                 refunds.store,
                 batch_id,
@@ -290,17 +295,20 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
         render.as_json({"batch_id": batch_id} | counts)
     else:
         rows = [("sent again", f"{done.retried:,}")]
-        rows += [(f"left, retriable: {kind}", f"{count:,}") for kind, count in sorted(done.left.items())]
+        rows += [(f"not sent, retriable: {kind}", f"{count:,}") for kind, count in sorted(done.left.items())]
         rows += [("changed meanwhile", f"{done.moved:,}")] if done.moved else []
-        rows += [("left, handed in again", f"{done.attempted:,}")] if done.attempted else []
+        rows += [("not sent, imported again", f"{done.attempted:,}")] if done.attempted else []
         rows.append(("failed before", f"{done.retried + done.left.total() + done.moved + done.attempted:,}"))
         render.put(render.heading(batch_id), render.facts(rows))
     for refund_id, other in done.first_attempted:
-        note(f"refund {refund_id} was left: its row was handed in again as {other}, which is on its way or done")
+        note(
+            f"refund {refund_id} was not sent again, because its row was imported again as {other}, which is in "
+            "progress or has succeeded"
+        )
     if done.left[Retriable.UNKNOWN.value]:
-        note("of some it is not known whether sending again can help: --unknown sends those, too")
+        note("for some refunds it is not known whether sending them again can help: --unknown sends those too")
     if paused:
-        note(f"the batch is paused: 'refunds batch resume {batch_id}' lets them go")
+        note(f"the batch is paused, so nothing is sent yet: resume it with 'refunds batch resume {batch_id}'")
     return DONE if done.retried else NOTHING_TO_DO
 
 
@@ -309,7 +317,10 @@ def _nudge(refunds: Refunds, refund_ids: Sequence[str]) -> None:
         for start in range(0, len(refund_ids), queues.BULK_IDS):
             queues.nudge(refunds.celery, refund_ids[start : start + queues.BULK_IDS], Lane.BULK)
     except PUBLISH_ERRORS as error:
-        note(f"warning: a message was not sent ({type(error).__name__}): the workers' sweep makes up for it")
+        note(
+            f"warning: a message to the workers was not sent ({type(error).__name__}): "
+            "their next sweep finds the refunds"
+        )
 
 
 @batch.command(
@@ -322,20 +333,26 @@ Examples:
 Exit code: 3 if the file is not the one that was imported."""
 )
 @_batch_argument
-@click.option("--input", "file", required=True, metavar="FILE|-", help="The very file that was imported.")
-@click.option("--output", "target", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Not stdout.")
+@click.option("--input", "file", required=True, metavar="FILE|-", help="The file that was imported, unchanged.")
+@click.option(
+    "--output",
+    "target",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write to FILE instead of stdout.",
+)
 def result(*, batch_id: str, file: str, target: Path | None) -> int:
-    """Write the file that was imported, each row with what became of it.
+    """Write the rows of an imported file with their results.
 
-    No row is kept in Redis: give the very file, which is read as it was when it was imported.
+    Redis does not store the rows, so give the same file, unchanged. It is read with the options of its import.
     """
     with opened() as refunds:
         stored = batches.read_batch(refunds.store, batch_id)
         with open_source(file, reading_of(stored.options), sys.stdin.buffer) as source, _out(file, target) as write:
             if source.digest != stored.digest:
                 raise InputError(
-                    f"{source.name} is not the file that was imported as batch {batch_id}, which was {stored.file!r}: "
-                    "give that file as it was, unchanged to the byte"
+                    f"{source.name} is not the file that was imported as batch {batch_id}: use --input with "
+                    f"{stored.file!r} as it was imported, byte for byte"
                 )
             with progress("rows checked", stored.rows) as show_done:
                 validation = validate(source, show_done)

@@ -1,4 +1,4 @@
-"""`refunds doctor`: every check on a line, with the command that mends it."""
+"""`refunds doctor`: prints each check on a line, with the command that fixes a problem."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.errors import SettingsError
 from worker.settings import Settings
 
 _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-# What must be mended first comes first: nothing else can be told of wrong settings.
+# In the order in which to fix them: if the settings are wrong, nothing else can be checked.
 ORDER: Final = (("settings", USAGE), ("guard", REFUSED), ("away", AWAY))
 
 
@@ -27,12 +27,13 @@ Examples:
   refunds doctor --json | jq '.checks[] | select(.state != "ok")'
 
 \b
-Exit code: 0 if nothing failed (warnings do not count); else by the first of
-2 settings, 6 a guard, 5 Redis or the provider is away."""
+Exit code: 0 if no check failed (warnings do not count); otherwise the first that
+applies of 2 wrong settings, 6 a guard refuses, 5 Redis or the provider is
+unavailable."""
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(*, as_json: bool) -> int:
-    """Check settings, Redis, provider and workers, without spending anything or changing a refund."""
+    """Check settings, Redis, provider and workers. No money is spent and no refund is changed."""
     checks = _checks()
     code = exit_code(checks)
     if as_json:
@@ -54,9 +55,9 @@ def _checks() -> list[dict[str, Any]]:
     try:
         settings = Settings.load()
     except SettingsError as error:
-        fix = "fix the variables named here; ops/docs/settings.md lists what each may hold"
+        fix = "fix the variables named here; ops/docs/settings.md lists the allowed values"
         return [{"name": "settings", "state": "fail", "text": str(error), "fix": fix, "trouble": "settings"}]
-    # The provider's client is loaded by this command alone.
+    # Only this command needs the provider's client, so that other commands start without it.
     from worker.monitoring import doctor  # noqa: PLC0415 - see above
 
     with opened(settings) as refunds:
@@ -73,6 +74,6 @@ def _checks() -> list[dict[str, Any]]:
 
 
 def exit_code(checks: Sequence[dict[str, Any]]) -> int:
-    """Return 0 where nothing failed, else the code of the trouble that must be mended first."""
+    """Return 0 if no check failed, else the code of the problem to fix first."""
     troubles = {check["trouble"] for check in checks if check["state"] == "fail"}
     return next((code for trouble, code in ORDER if trouble in troubles), DONE)

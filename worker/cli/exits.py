@@ -1,4 +1,4 @@
-"""Exit codes of every command, and the one place where errors become them."""
+"""The exit codes of all commands, and the one place that maps errors to them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REFUSED: Final = 6
 NOTHING_TO_DO: Final = 9
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
-"""What the shell shows for a program whose reader went away, as in `refunds list | head`."""
+"""The code that a shell reports if a program's reader closes the pipe, as in `refunds list | head`."""
 
 MEANINGS: Final = {
     DONE: "done",
@@ -33,7 +33,7 @@ MEANINGS: Final = {
     USAGE: "wrong usage or settings",
     REJECTED: "input rejected; nothing was changed",
     SOME_FAILED: "finished, and some refund failed or needs review",
-    AWAY: "Redis or the provider is away: run it again",
+    AWAY: "Redis or the provider is unavailable: run the command again",
     REFUSED: "refused by a guard; nothing was changed",
     NOTHING_TO_DO: "nothing to do",
 }
@@ -50,9 +50,9 @@ _CODES: Final[tuple[tuple[type[RefundError], int], ...]] = (
 
 
 class Detached(Exception):
-    """The person watching pressed Ctrl-C; the text says that the work goes on and how to look again."""
+    """The user pressed Ctrl-C; the text says what continues and how to follow it."""
 
 
 def exit_code_of(error: RefundError) -> int:
-    """Return the exit code for an error of the tree; one that is in no row is a fault of our own."""
+    """Return the exit code for a `RefundError`; an error that is not in the table is a bug."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), INTERNAL)

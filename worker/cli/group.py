@@ -1,4 +1,4 @@
-"""The group `refunds`: its commands, loaded when they are asked for, and what becomes of their errors."""
+"""The command group `refunds`: loads commands when they run, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Entry(NamedTuple):
-    """Where a command lives, and its line in `refunds --help`."""
+    """The module and name of a command, and its line in `refunds --help`."""
 
     module: str
     name: str
     line: str
 
 
-# One line a command; none is imported before it is run, so that `refunds status` starts fast.
+# One entry per command. A command is imported only when it runs, so that `refunds status` starts fast.
 COMMANDS: Final[dict[str, Entry]] = {
-    "submit": Entry("worker.cli.refunds", "submit", "Hand in one refund."),
-    "status": Entry("worker.cli.refunds", "status", "Show refunds, their history, or wait for them."),
+    "submit": Entry("worker.cli.refunds", "submit", "Submit one refund."),
+    "status": Entry("worker.cli.refunds", "status", "Show refunds and their history, or wait for them."),
     "list": Entry("worker.cli.listing", "list_refunds", "List refunds by status, stage, batch or payment."),
-    "cancel": Entry("worker.cli.refunds", "cancel", "Cancel a refund before anything was sent."),
+    "cancel": Entry("worker.cli.refunds", "cancel", "Cancel a refund that was not sent yet."),
     "retry": Entry("worker.cli.refunds", "retry", "Send a failed refund again."),
-    "import": Entry("worker.cli.import_", "import_file", "Hand in a file of refunds."),
-    "batch": Entry("worker.cli.batch", "batch", "See, hold, stop, retry and read back the files handed in."),
-    "review": Entry("worker.cli.review", "review", "See and decide the refunds that need a person."),
-    "rejected": Entry("worker.cli.rejected", "rejected", "See and drop the messages that could not be understood."),
-    "pause": Entry("worker.cli.operate", "pause", "The stop button: no refund is sent until it is resumed."),
-    "resume": Entry("worker.cli.operate", "resume", "Let refunds be sent again."),
+    "import": Entry("worker.cli.import_", "import_file", "Import a file of refunds."),
+    "batch": Entry("worker.cli.batch", "batch", "Show, pause, cancel and retry imported files."),
+    "review": Entry("worker.cli.review", "review", "Show and resolve the refunds that need review."),
+    "rejected": Entry("worker.cli.rejected", "rejected", "Show and drop messages that could not be understood."),
+    "pause": Entry("worker.cli.operate", "pause", "Stop sending: no refund is sent until 'refunds resume'."),
+    "resume": Entry("worker.cli.operate", "resume", "Start sending refunds again."),
     "worker": Entry("worker.cli.operate", "worker", "Run a worker in the foreground."),
     "doctor": Entry("worker.cli.doctor", "doctor", "Check settings, Redis, provider and workers."),
     "recover": Entry(
-        "worker.cli.recover", "recover", "Put in doubt what may have been sent since a restored snapshot."
+        "worker.cli.recover", "recover", "After restoring a Redis snapshot: put in doubt what may have been sent since."
     ),
     "metrics": Entry("worker.cli.operate", "metrics", "Serve Prometheus metrics, computed from Redis."),
-    "probe": Entry("worker.cli.probe", "probe", "Find out what the provider honours, with small test refunds."),
-    "sandbox": Entry("worker.sandbox.__main__", "main", "Serve a simulated provider to try things with."),
+    "probe": Entry("worker.cli.probe", "probe", "Find out what the provider supports, with small test refunds."),
+    "sandbox": Entry("worker.sandbox.__main__", "main", "Run a simulated provider for trials and tests."),
 }
 
 EPILOG: Final = """\b
@@ -70,23 +70,23 @@ Exit codes:
 
 
 class Commands(click.Group):
-    """A group that loads a command when it is named, and ends every run in one of the exit codes."""
+    """A click group that imports a command when it runs, and ends every run with one of the exit codes."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; of a misspelt name say which one is near."""
+        """Find the command; for a misspelled name, suggest the nearest one."""
         near = difflib.get_close_matches(args[0], COMMANDS, n=1)
         if near and args[0] not in COMMANDS:
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+            ctx.fail(f"No such command {args[0]!r}. Did you mean 'refunds {near[0]}'?")
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Return the commands in the order in which they are met."""
+        """Return the commands in the order in which a user needs them."""
         return [*COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
-        """Return a command, imported now."""
+        """Import and return a command."""
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
@@ -99,17 +99,17 @@ class Commands(click.Group):
             formatter.write_dl([(name, entry.line) for name, entry in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command and hand its exit code on."""
+        """Run the command and return its exit code."""
         try:
             code = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            _say_no_more()
+            _silence_stdout()
             return BROKEN_PIPE
         return code
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """Run and leave with an exit code; a caller's mistake never shows a traceback."""
+        """Run the command and exit with its code; a user's mistake never shows a traceback."""
         extra["standalone_mode"] = False
         sys.exit(_ended(lambda: super(Commands, self).main(*args, **extra)))
 
@@ -118,15 +118,15 @@ def _ended(run: Callable[[], Any]) -> int:
     try:
         code = run()
     except click.ClickException as error:
-        # An argument that is wrong is repeated, perhaps before anything knew the secrets.
+        # click repeats the wrong argument. Loading the settings registers the secrets that must not be shown in it.
         with suppress(SettingsError):
             Settings.load()
-        told = io.StringIO()
-        error.show(file=told)
-        click.echo(without_secrets(told.getvalue()), err=True, nl=False)
+        text = io.StringIO()
+        error.show(file=text)
+        click.echo(without_secrets(text.getvalue()), err=True, nl=False)
         return USAGE
     except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted: every accepted refund goes its way; see them with 'refunds list'")
+        _complain("interrupted: refunds that were accepted continue; see them with 'refunds list'")
         return INTERRUPTED
     except Detached as detached:
         _complain(str(detached))
@@ -136,13 +136,13 @@ def _ended(run: Callable[[], Any]) -> int:
             return _internal(error)
         _complain(f"error: {error}")
         return code
-    except Exception as error:  # noqa: BLE001 - the outermost loop: whatever it is becomes one sentence
+    except Exception as error:  # noqa: BLE001 - the outermost loop: every error becomes one sentence
         return _foreign(error)
     return code if isinstance(code, int) else DONE
 
 
-def _say_no_more() -> None:
-    """Let stdout lead nowhere: else the interpreter tries once more at its end, complains, and ends with 120."""
+def _silence_stdout() -> None:
+    """Redirect stdout to /dev/null, so that the interpreter's flush at exit does not fail with code 120."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -151,16 +151,19 @@ def _complain(sentence: str) -> None:
 
 
 def _foreign(error: Exception) -> int:
-    """Say what is not of our tree: two kinds of it are no fault of the program."""
+    """Report an error that is not a `RefundError`; two kinds are not bugs."""
     if isinstance(error, UnicodeEncodeError) and "\ud800" <= error.object[error.start] <= "\udfff":
-        # Python's stand-in for a byte that came from outside and is no text.
-        _complain("error: an argument or a variable holds a byte that is no UTF-8: no id has one; type it anew")
+        # Python represents a byte of an argument that is not UTF-8 by one of these characters.
+        _complain(
+            "error: an argument or an environment variable contains a byte that is not UTF-8: retype it; "
+            "ids contain ASCII characters only"
+        )
         return USAGE
     if isinstance(error, OSError) and error.errno in _FULL:
-        _say_no_more()
+        _silence_stdout()
         _complain(
-            f"error: what was to be said cannot be written ({error.strerror}): free space there; what was accepted "
-            "stays so, see it with 'refunds list'"
+            f"error: the output cannot be written ({error.strerror}): free some space and run the command again; "
+            "refunds that were accepted continue, see them with 'refunds list'"
         )
         return INTERNAL
     return _internal(error)
@@ -170,8 +173,8 @@ def _internal(error: Exception) -> int:
     if _wants_traceback():
         click.echo(without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)
     _complain(
-        f"internal error: {type(error).__name__}: {scrubbed(str(error)) or 'no more is known'}; "
-        "this is a fault of the program: run it again with REFUNDS_LOG_LEVEL=debug to see where"
+        f"internal error: {type(error).__name__}: {scrubbed(str(error)) or 'no details'}; "
+        "this is a bug: run the command again with REFUNDS_LOG_LEVEL=debug to see the traceback"
     )
     return INTERNAL
 
@@ -186,7 +189,7 @@ def _wants_traceback() -> bool:
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="refund-worker", prog_name="refunds", message="%(prog)s %(version)s")
 def refunds() -> None:
-    """Refunds: accepted once, moved at most once, never lost, never guessed.
+    """Send refunds: each is accepted once, moves money at most once, is never lost, and its status is never a guess.
 
     Data goes to stdout, everything else to stderr. Settings come from REFUNDS_… variables; 'refunds doctor' checks
     them.
@@ -194,12 +197,12 @@ def refunds() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its code."""
     for name in ("stdin", "stdout", "stderr"):
-        # A daemon may have none of them open.
+        # In a daemon these streams may be closed.
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character gets its number instead of an error.
+        # If the terminal's encoding lacks a character, print its number instead of failing.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     refunds.main(prog_name="refunds")

@@ -1,12 +1,13 @@
-"""`refunds import`: a file judged as a whole, then handed in; nothing of it goes in before every row is valid."""
+"""`refunds import`: checks every row of a file, compares the file with the records, then imports it."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -30,7 +31,7 @@ from worker.cli.import_messages import (
 )
 from worker.cli.import_options import reading, reading_options, require_fitting, stored_reading
 from worker.cli.import_report import facts_of, put_facts, records_of
-from worker.cli.import_submit import SubmitCounts, late_conflicts, submit
+from worker.cli.import_submit import SubmitCounts, say_late_conflicts, submit
 from worker.cli.outputs import RESULT_ROWS, Write, forget, named, output
 from worker.cli.progress import counts_of, detached, progress, span, verdict, watch_batch
 from worker.cli.session import note, opened
@@ -50,16 +51,14 @@ from worker.importer import (
 from worker.ranges import Whole
 from worker.settings import Settings
 
-_CHECK_EVERY: Final = 10_000
-"""Rows after which an import looks whether its batch was canceled meanwhile."""
-_SHOW_EVERY: Final = 500
+_NOTHING_NEW: Final = "nothing to do: every row was accepted before"
 
 _target = click.Path(dir_okay=False, path_type=Path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSettings:
-    """What the command line asks for beyond how the file is read."""
+    """The options of an import, without those that say how the file is read."""
 
     batch: str | None
     dry_run: bool
@@ -74,7 +73,7 @@ class ImportSettings:
     as_json: bool
 
     def skips(self, summary: Summary) -> bool:
-        """Tell whether the refused rows may be left out."""
+        """Return whether the invalid rows may be skipped."""
         if self.on_error != "skip" or not summary.accepted:
             return False
         return self.max_errors is None or self.max_errors.allows(summary.refused, summary.rows)
@@ -97,34 +96,46 @@ amount (minor units; blank for all that is left, with --all-remaining), currency
 reason, metadata.KEY.
 
 \b
-Exit codes: 3 rows are invalid, and nothing was handed in; 6 a guard refused, and
-nothing was handed in; 9 every row was handed in before. With --wait: 0 all
-succeeded; 4 some failed or need a person.
+Exit codes: 3 rows are invalid, and nothing was imported; 6 a guard refused, and
+nothing was imported; 9 every row was accepted before. With --wait: 0 all
+succeeded; 4 some failed or need review.
 
 \b
-Stopped half way, the same command goes on where it stopped, and doubles nothing.""",
+If an import is interrupted, run the same command again: it continues where it
+stopped, and no refund is made twice.""",
 )
 @click.argument("file", metavar="FILE|-")
-@click.option("--dry-run", is_flag=True, help="Check, compare and sum up; hand in nothing.")
-@click.option("--wait", is_flag=True, help="Show progress until every refund rests.")
-@click.option("--result", type=_target, callback=named, metavar="FILE", help="Write the rows with what became of each.")
+@click.option("--dry-run", is_flag=True, help="Check the file and compare it with the records; import nothing.")
+@click.option("--wait", is_flag=True, help="Show progress until every refund is settled or needs review.")
+@click.option("--result", type=_target, callback=named, metavar="FILE", help="Write all rows with their results.")
 @click.option(
     "--errors",
     type=_target,
     callback=named,
     metavar="FILE",
-    help="Write the invalid rows, each with its errors; without any, what an earlier run left there is removed.",
+    help="Write the invalid rows with their errors. If no row is invalid, a FILE of an earlier run is removed.",
 )
-@click.option("--on-error", type=click.Choice(["abort", "skip"]), default="abort", show_default=True)
-@click.option("--max-errors", metavar="N|P%", callback=most_errors, help="Skip no more invalid rows than this.")
-@click.option("--expect-rows", type=Whole(min=1), metavar="N", help="Refuse a file of any other length.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["abort", "skip"]),
+    default="abort",
+    show_default=True,
+    help="If rows are invalid: import nothing, or skip them.",
+)
+@click.option(
+    "--max-errors",
+    metavar="N|P%",
+    callback=most_errors,
+    help="With --on-error skip: how many rows may be invalid.",
+)
+@click.option("--expect-rows", type=Whole(min=1), metavar="N", help="Refuse a file with another number of rows.")
 @click.option(
     "--expect-total",
     "totals",
     metavar="CUR=MINOR",
     multiple=True,
     callback=each_sum,
-    help="Refuse any other sum; once for each currency.",
+    help="Refuse a file with another total; repeat it for each currency.",
 )
 @click.option(
     "--max-total",
@@ -132,15 +143,15 @@ Stopped half way, the same command goes on where it stopped, and doubles nothing
     metavar="[CUR=]MINOR",
     multiple=True,
     callback=sums_or_one,
-    help="Refuse a larger sum; MINOR alone is for every currency.",
+    help="Refuse a file with a larger total; MINOR alone applies to each currency.",
 )
-@click.option("--allow-repeat", is_flag=True, help="Same payment and amount under another id is meant.")
+@click.option("--allow-repeat", is_flag=True, help="Allow the same payment and amount under another id.")
 @click.option("--all-remaining", is_flag=True, help="A row without an amount refunds all that is left of its payment.")
-@click.option("--again", is_flag=True, help="Hand in what is new in a file imported before.")
-@click.option("--delay", metavar="TIME", callback=length_of_time, help="Send nothing for so long: 70m, 1h30m.")
-@click.option("--batch", metavar="NAME", help="The batch's name; one is made without it.")
+@click.option("--again", is_flag=True, help="Import the new rows of a file that was imported before.")
+@click.option("--delay", metavar="TIME", callback=length_of_time, help="Send nothing for this long: 70m, 1h30m.")
+@click.option("--batch", metavar="NAME", help="Name of the batch; generated if omitted.")
 @reading_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def import_file(
     *,
     file: str,
@@ -151,9 +162,9 @@ def import_file(
     most_totals: dict[str | None, int],
     **values: Any,
 ) -> int:
-    """Hand in a file of refunds.
+    """Import a file of refunds.
 
-    Every row is checked first; one bad row, and nothing is handed in. FILE may be CSV, JSON lines or XLSX, also
+    Every row is checked first; if one is invalid, nothing is imported. FILE may be CSV, JSON lines or XLSX, also
     gzipped; - is standard input.
     """
     names = (
@@ -162,11 +173,13 @@ def import_file(
     )
     given = {name: values.pop(name) for name in names}
     if given["max_errors"] is not None and given["on_error"] != "skip":
-        raise click.UsageError("--max-errors goes with --on-error skip: without it one bad row is too many.")
+        raise click.UsageError(
+            "--max-errors needs --on-error skip: without it, one invalid row is enough to import nothing"
+        )
     if given["batch"] is not None:
         given["batch"] = batches.checked_batch_id(given["batch"])
     if result is not None and errors is not None and result.absolute() == errors.absolute():
-        raise click.UsageError("--result and --errors name one file: give each a file of its own.")
+        raise click.UsageError(f"--result and --errors both name {result}: give each its own file")
     settings = Settings.load()
     limits = Limits(
         rows=expect_rows,
@@ -175,7 +188,7 @@ def import_file(
         most_amount=settings.max_amount,
         unit=values["amount_unit"],
     )
-    asked = ImportSettings(**given, limits=limits)
+    options = ImportSettings(**given, limits=limits)
     with (
         open_source(file, reading(**values), sys.stdin.buffer) as source,
         output(file, result) as write_all,
@@ -186,117 +199,139 @@ def import_file(
             validation = validate(source, show)
         if not validation.summary.refused:
             forget(errors)
-        return _judged(settings, source, validation, asked, write_all, write_refused)
+        return _process(settings, source, validation, options, write_all, write_refused)
 
 
-def _judged(
+class Refusal(NamedTuple):
+    """One reason not to import a file, which the user has already been shown."""
+
+    code: int
+    limit: str | None = None
+    """The sentence for `broken_limits` in the JSON summary; None if other fields of the summary show the reason."""
+
+
+def _exit_code(refusals: Sequence[Refusal]) -> int:
+    # The first reason decides: invalid rows are found first, and must be fixed before any limit can be judged.
+    return refusals[0].code if refusals else DONE
+
+
+def _broken_limits(refusals: Sequence[Refusal]) -> dict[str, Any]:
+    limits = [refusal.limit for refusal in refusals if refusal.limit is not None]
+    return {"broken_limits": limits} if limits else {}
+
+
+def _process(
     settings: Settings,
     source: Source,
     validation: Validation,
-    asked: ImportSettings,
+    options: ImportSettings,
     write_all: Write,
     write_refused: Write,
 ) -> int:
-    """Go on with a file whose every row has its verdict: refuse it, or compare it with the records."""
-    summary = validation.summary
-    code = DONE
-    say_hidden(source)
-    say_duplicates(summary)
-    if summary.refused:
-        write_refused(lambda out: write_failed_rows(source, validation, out), "that were refused, each with its errors")
-        if not asked.skips(summary):
-            write_all(lambda out: write_result(source, validation, lambda ids: [None] * len(ids), out), RESULT_ROWS)
-            say_errors(source, summary, _too_many(summary, asked))
-            code = REJECTED
-        else:
-            say_errors(source, summary, "they are left out", "warning")
-    # With rows that must be mended first, what the file will come to cannot be told.
-    broken = [] if code else asked.limits.broken(summary)
-    for sentence in broken:
-        note(f"error: {sentence}: {NOTHING}")
-    code = code or (REFUSED if broken else DONE)
-    if code and not asked.dry_run:
-        if asked.as_json:
-            render.as_json(facts_of(source, summary) | ({"broken_limits": broken} if broken else {}))
-        return code
+    """Take a file whose rows are checked: refuse it, or compare it with the records and import it."""
+    refusals = _check_file(source, validation, options, write_all, write_refused)
+    if refusals and not options.dry_run:
+        if options.as_json:
+            render.as_json(facts_of(source, validation.summary) | _broken_limits(refusals))
+        return _exit_code(refusals)
     with opened(settings) as refunds:
-        if asked.dry_run:
-            hindrance = _dry_run(refunds, source, validation, asked, broken)
-            return code or hindrance
-        code = _import(refunds, source, validation, asked)
+        if options.dry_run:
+            return _dry_run(refunds, source, validation, options, refusals)
+        code = _import(refunds, source, validation, options)
         if code != REFUSED:
             try:
                 write_all(lambda out: write_result(source, validation, refunds.get_many, out), RESULT_ROWS)
             except InputError as error:
-                note(f"error: {error}; what was accepted stays so: 'refunds batch result' writes it elsewhere")
+                note(f"error: {error}; the accepted refunds continue: write their results with 'refunds batch result'")
                 return INTERNAL
         return code
 
 
-def _too_many(summary: Summary, asked: ImportSettings) -> str:
-    if asked.on_error != "skip":
+def _check_file(
+    source: Source, validation: Validation, options: ImportSettings, write_all: Write, write_refused: Write
+) -> list[Refusal]:
+    """Return why the file alone must not be imported: its invalid rows, or else the limits that it breaks."""
+    summary = validation.summary
+    say_hidden(source)
+    say_duplicates(summary)
+    if summary.refused:
+        write_refused(lambda out: write_failed_rows(source, validation, out), "with errors")
+        if not options.skips(summary):
+            write_all(lambda out: write_result(source, validation, lambda ids: [None] * len(ids), out), RESULT_ROWS)
+            say_errors(source, summary, _too_many(summary, options))
+            # The totals are not known until the invalid rows are fixed, so no limit is checked.
+            return [Refusal(REJECTED)]
+        say_errors(source, summary, "they are skipped", "warning")
+    refusals = [Refusal(REFUSED, sentence) for sentence in options.limits.broken(summary)]
+    for refusal in refusals:
+        note(f"error: {refusal.limit}: {NOTHING}")
+    return refusals
+
+
+def _too_many(summary: Summary, options: ImportSettings) -> str:
+    if options.on_error != "skip":
         return NOTHING
-    if asked.max_errors is not None and summary.accepted:
-        return f"more than the {asked.max_errors.text} of --max-errors: {NOTHING}"
-    return f"no row is left: {NOTHING}"
+    if options.max_errors is not None and summary.accepted:
+        return f"more than --max-errors {options.max_errors.text} allows: {NOTHING}"
+    return f"no valid row is left: {NOTHING}"
 
 
-def _opening(source: Source, summary: Summary, asked: ImportSettings) -> BatchDraft:
+def _draft(source: Source, summary: Summary, options: ImportSettings) -> BatchDraft:
     return BatchDraft(
         options=stored_reading(source),
         invalid=summary.refused,
         duplicates=summary.duplicates,
         all_remaining=summary.all_remaining,
         totals=sums(summary),
-        delay=asked.delay,
-        again=asked.again,
+        delay=options.delay,
+        again=options.again,
     )
 
 
-def _dry_run(refunds: Refunds, source: Source, validation: Validation, asked: ImportSettings, broken: list[str]) -> int:
+def _dry_run(
+    refunds: Refunds, source: Source, validation: Validation, options: ImportSettings, refusals: list[Refusal]
+) -> int:
+    """Show what an import would do, and return its exit code; `refusals` are what the file alone showed."""
     summary, store = validation.summary, refunds.store
-    facts = facts_of(source, summary) | ({"broken_limits": broken} if broken else {})
-    code = DONE
+    facts = facts_of(source, summary)
+    refusals = [*refusals]
     new = summary.accepted
     try:
         if (earlier := batches.earlier_batch(store, source.digest)) is not None:
             facts["earlier_batch"] = earlier.batch_id
         try:
-            batches.foresee_batch(store, asked.batch, source.digest, _opening(source, summary, asked))
+            batches.foresee_batch(store, options.batch, source.digest, _draft(source, summary, options))
         except GuardRefused as refusal:
             note(f"error: {refusal}")
-            code = REFUSED
+            refusals.append(Refusal(REFUSED))
         compared: Comparison | None = _compared(refunds, source, validation)
     except StoreUnavailable as error:
-        # A file can be checked at a desk that does not reach Redis.
-        note(f"note: which rows were handed in before is not known: {error}")
+        # A file can be checked on a machine that does not reach Redis.
+        note(f"note: the rows were not compared with the records: {error}")
         compared = None
     else:
         if compared is not None:
             facts |= records_of(compared)
             new = compared.fresh
-    hindrance, refused = _hindrance(source, summary, compared, asked)
-    code = hindrance or code
-    if refused:
-        facts["broken_limits"] = [*broken, *refused]
-    facts |= _time_needed(refunds.settings, summary, new, asked)
-    put_facts(facts, as_json=asked.as_json)
+    refusals += _check_rows(source, summary, compared, options)
+    facts |= _broken_limits(refusals) | _time_needed(refunds.settings, summary, new, options)
+    put_facts(facts, as_json=options.as_json)
     note(f"dry run: {NOTHING}")
-    return code
+    return _exit_code(refusals)
 
 
-def _time_needed(settings: Settings, summary: Summary, new: int, asked: ImportSettings) -> dict[str, Any]:
-    """Return how long sending the new rows takes at the rate limit, in seconds, and in words for a person."""
+def _time_needed(settings: Settings, summary: Summary, new: int, options: ImportSettings) -> dict[str, Any]:
+    """Return how long sending the new rows takes at the rate limit, in seconds, or in words for a person."""
     if settings.rate_limit <= 0:
-        return {"seconds_at_rate_limit": None} if asked.as_json else {"time": "no rate limit is set"}
+        return {"seconds_at_rate_limit": None} if options.as_json else {"time": "no rate limit is set"}
     stated = sum(total.rows for currency, total in summary.totals.items() if currency is not None)
-    # A payment whose totals are read first, or whose currency must be looked at, takes a call more, a first look two.
-    looked_at = 1.0 if settings.rules.wants_baseline else stated / max(1, summary.accepted)
-    looked_at += 2.0 if settings.first_look else 0.0
-    seconds = new * (1 + looked_at) / settings.rate_limit
-    if asked.as_json:
+    # Reading a payment's totals or currency before sending takes one more call, a first read-back two.
+    extra = 1.0 if settings.rules.wants_baseline else stated / max(1, summary.accepted)
+    extra += 2.0 if settings.first_look else 0.0
+    seconds = new * (1 + extra) / settings.rate_limit
+    if options.as_json:
         return {"seconds_at_rate_limit": round(seconds, 1)}
-    return {"time": f"{span(seconds)} at the {settings.rate_limit:g} calls a second of REFUNDS_RATE_LIMIT"}
+    return {"time": f"{span(seconds)} at {settings.rate_limit:g} calls a second (REFUNDS_RATE_LIMIT)"}
 
 
 def _compared(refunds: Refunds, source: Source, validation: Validation) -> Comparison:
@@ -304,87 +339,93 @@ def _compared(refunds: Refunds, source: Source, validation: Validation) -> Compa
         return batches.compare(refunds.store, accepted(source, validation), show)
 
 
-def _hindrance(
-    source: Source, summary: Summary, compared: Comparison | None, asked: ImportSettings
-) -> tuple[int, list[str]]:
-    """Say what keeps the file from being handed in; return the exit code for it, 0 if nothing does, and why."""
-    code = DONE
-    refused: list[str] = []
+def _check_rows(
+    source: Source, summary: Summary, compared: Comparison | None, options: ImportSettings
+) -> list[Refusal]:
+    """Return why the rows must not be imported beside the existing refunds; without `compared`, by the file alone."""
+    refusals: list[Refusal] = []
     open_rows = summary.all_remaining if compared is None else compared.all_remaining
-    if open_rows and not asked.all_remaining:
-        refused.append(all_remaining_refused(source, summary, compared))
-        say_all_remaining_refused(refused[-1], summary)
-        code = REFUSED
+    if open_rows and not options.all_remaining:
+        sentence = all_remaining_refused(source, summary, compared)
+        say_all_remaining_refused(sentence, summary)
+        refusals.append(Refusal(REFUSED, sentence))
     else:
         say_ignored_amounts(summary)
     if summary.repeats or (compared is not None and compared.repeats):
-        say_repeats(summary, compared, allowed=asked.allow_repeat)
-        code = code if asked.allow_repeat else REFUSED
+        say_repeats(summary, compared, allowed=options.allow_repeat)
+        if not options.allow_repeat:
+            refusals.append(Refusal(REFUSED))
     if compared is not None and compared.not_failed:
         say_not_failed(source, compared)
-        code = REFUSED
+        refusals.append(Refusal(REFUSED))
     if compared is not None and compared.conflicting:
         say_conflicts(source, compared)
-        code = REFUSED
-    return code, refused
+        refusals.append(Refusal(REFUSED))
+    return refusals
 
 
-def _import(refunds: Refunds, source: Source, validation: Validation, asked: ImportSettings) -> int:
+def _import(refunds: Refunds, source: Source, validation: Validation, options: ImportSettings) -> int:
     summary = validation.summary
-    opening = _opening(source, summary, asked)
-    # The commonest refusals come before the file is read once more.
-    foreseen = batches.foresee_batch(refunds.store, asked.batch, source.digest, opening)
+    draft = _draft(source, summary, options)
+    # The most common refusals come before the file is read again.
+    foreseen = batches.foresee_batch(refunds.store, options.batch, source.digest, draft)
     compared = _compared(refunds, source, validation)
     facts = facts_of(source, summary)
-    code, refused = _hindrance(source, summary, compared, asked)
-    if code:
-        if asked.as_json:
-            render.as_json(facts | records_of(compared) | ({"broken_limits": refused} if refused else {}))
-        return code
+    if refusals := _check_rows(source, summary, compared, options):
+        if options.as_json:
+            render.as_json(facts | records_of(compared) | _broken_limits(refusals))
+        return _exit_code(refusals)
     if foreseen.fresh and not compared.fresh:
-        put_facts(facts | records_of(compared) | {"batch_id": None, "created": 0}, as_json=asked.as_json)
-        note("nothing to do: every row was handed in before")
+        put_facts(facts | records_of(compared) | {"batch_id": None, "created": 0}, as_json=options.as_json)
+        note(_NOTHING_NEW)
         say_known(compared, source.options)
         return NOTHING_TO_DO
     batch = batches.open_batch(
-        refunds.store, asked.batch, file=source.name, digest=source.digest, rows=summary.rows, opening=opening
+        refunds.store, options.batch, file=source.name, digest=source.digest, rows=summary.rows, opening=draft
     )
     if not batch.fresh:
-        note(f"this file is batch {batch.batch_id} already: going on with it")
-        if asked.delay:
-            note("the delay that it was begun with is kept")
-    handed = submit(refunds, batch.batch_id, source, validation)
-    facts |= {"batch_id": batch.batch_id, "created": handed.created, "known": handed.known}
-    return _handed_in(refunds, batch.batch_id, facts, handed, asked)
+        note(f"this file is already batch {batch.batch_id}: its import continues")
+        if options.delay:
+            note("the batch keeps the delay it was started with: this --delay is ignored")
+    counts = submit(refunds, batch.batch_id, source, validation)
+    facts |= {"batch_id": batch.batch_id, "created": counts.created, "known": counts.known}
+    if options.wait:
+        return _wait(refunds, batch.batch_id, facts, counts, options)
+    return _report(refunds, batch.batch_id, facts, counts, options)
 
 
-def _handed_in(
-    refunds: Refunds, batch_id: str, facts: dict[str, Any], handed: SubmitCounts, asked: ImportSettings
+def _report(
+    refunds: Refunds, batch_id: str, facts: dict[str, Any], counts: SubmitCounts, options: ImportSettings
 ) -> int:
-    """Say what came of handing a file in, after having waited for its end where that is asked for."""
-    if not asked.wait:
-        put_facts(facts, as_json=asked.as_json)
-        if handed.conflicting:
-            return late_conflicts(handed)
-        if not handed.created:
-            note("nothing to do: every row was handed in before")
-            return NOTHING_TO_DO
-        batch = batches.read_batch(refunds.store, batch_id)
-        if batch.not_before is not None:
-            until = render.moment(batch.not_before)
-            note(f"nothing is sent before {until}: until then 'refunds batch cancel {batch_id}' stops all of it")
-        note(f"accepted: follow it with 'refunds batch show {batch_id}'")
-        return DONE
+    """Show what was accepted, and return the exit code of an import that does not wait."""
+    put_facts(facts, as_json=options.as_json)
+    if counts.conflicting:
+        say_late_conflicts(counts)
+        return REFUSED
+    if not counts.created:
+        note(_NOTHING_NEW)
+        return NOTHING_TO_DO
+    batch = batches.read_batch(refunds.store, batch_id)
+    if batch.not_before is not None:
+        until = render.moment(batch.not_before)
+        note(f"nothing is sent before {until}: until then 'refunds batch cancel {batch_id}' can cancel all of it")
+    note(f"accepted: follow it with 'refunds batch show {batch_id}'")
+    return DONE
+
+
+def _wait(refunds: Refunds, batch_id: str, facts: dict[str, Any], counts: SubmitCounts, options: ImportSettings) -> int:
+    """Watch the batch until it is finished, show its results, and return the exit code."""
     try:
         after = watch_batch(refunds, batch_id)
     except KeyboardInterrupt:
         raise detached(batch_id) from None
-    put_facts(facts | {"counts": counts_of(after), "amounts": dict(after.amounts)}, as_json=asked.as_json)
+    put_facts(facts | {"counts": counts_of(after), "amounts": dict(after.amounts)}, as_json=options.as_json)
     if after.known:
         rows = f"{counted(after.known, 'row')} {verb(after.known, 'was', 'were')}"
-        note(f"{rows} handed in before, outside this batch, and not waited for")
+        note(f"{rows} accepted before, outside this batch, and not waited for")
     if after.stages.get("review"):
-        note("some need a person: 'refunds review list'")
-    if handed.conflicting:
-        return late_conflicts(handed)
+        note("some refunds need review: see them with 'refunds review list'")
+    if counts.conflicting:
+        say_late_conflicts(counts)
+        return REFUSED
     return verdict(after) if after.accepted else NOTHING_TO_DO

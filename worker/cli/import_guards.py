@@ -1,4 +1,4 @@
-"""What a person says a file must come to, and must not exceed: read from the command line, held against the sums."""
+"""The limits of an import: parsed from the command line, and checked against the rows and totals of a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.cli.words import counted, money, verb
 from worker.importer import AmountUnit, Summary
 
 UNSTATED: Final = "unstated"
-"""What rows without a currency are called wherever currencies are told apart."""
+"""The name of the currency of rows that state none."""
 _MONEY: Final = re.compile(rf"(?:([A-Za-z]{{3}}|{UNSTATED})=)?([0-9]{{1,18}})")
 _PART: Final = re.compile(r"([0-9]+)([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -26,14 +26,14 @@ _WHOLE: Final = Decimal(100)
 
 @dataclass(frozen=True, kw_only=True)
 class MostErrors:
-    """How many rows of a file may be invalid: a number of them, or a percentage."""
+    """How many rows of a file may be invalid: a number of rows, or a percentage."""
 
     text: str
     rows: int | None = None
     percent: Decimal | None = None
 
     def allows(self, refused: int, rows: int) -> bool:
-        """Tell whether so many refused rows of so many are few enough."""
+        """Return whether `refused` of `rows` rows are few enough."""
         if self.rows is not None:
             return refused <= self.rows
         return refused * _WHOLE <= (self.percent or 0) * rows
@@ -47,19 +47,20 @@ def most_errors(_ctx: click.Context, param: click.Parameter, text: str | None) -
         return MostErrors(text=text, rows=int(text))
     if re.fullmatch(r"[0-9]{1,3}(?:\.[0-9]{1,6})?%", text) and (percent := Decimal(text[:-1])) <= _WHOLE:
         return MostErrors(text=text, percent=percent)
-    raise click.BadParameter(f"{text!r} is neither a number of rows nor a percentage such as 0.5%", param=param)
+    rule = "must be a number of rows such as 10, or a percentage such as 0.5%, up to 100%"
+    raise click.BadParameter(f"{text!r} {rule}", param=param)
 
 
 def length_of_time(_ctx: click.Context, param: click.Parameter, text: str | None) -> timedelta:
-    """Return `90s`, `70m`, `2h`, `1d`, or several of them, as `1h30m`; nothing is no time. A click callback."""
+    """Return `90s`, `70m`, `2h`, `1d`, or several of them as in `1h30m`; 0 if absent. A click callback."""
     if text is None:
         return timedelta(0)
     parts = _PART.findall(text)
     if not parts or "".join(f"{number}{unit}" for number, unit in parts) != text:
-        raise click.BadParameter(f"{text!r} is not a length of time such as 70m or 1h30m", param=param)
+        raise click.BadParameter(f"{text!r} must be a time in s, m, h or d, such as 70m or 1h30m", param=param)
     span = timedelta(seconds=min(sum(int(number) * _SECONDS[unit] for number, unit in parts), _TOO_LONG))
     if not timedelta(0) < span <= _LONGEST:
-        raise click.BadParameter(f"{text!r} must be more than nothing and at most {_LONGEST.days} days", param=param)
+        raise click.BadParameter(f"{text!r} must be more than 0 and at most {_LONGEST.days} days", param=param)
     return span
 
 
@@ -67,7 +68,7 @@ def each_sum(ctx: click.Context, param: click.Parameter, texts: Iterable[str]) -
     """Return `CUR=MINOR`, once for each currency, as a mapping; a click callback."""
     sums = sums_or_one(ctx, param, texts)
     if None in sums:
-        raise click.BadParameter("a sum needs its currency, as in usd=123456", param=param)
+        raise click.BadParameter(f"'{sums[None]}' needs its currency, as in usd={sums[None]}", param=param)
     return sums
 
 
@@ -77,46 +78,47 @@ def sums_or_one(_ctx: click.Context, param: click.Parameter, texts: Iterable[str
     for text in texts:
         match = _MONEY.fullmatch(text)
         if match is None:
-            raise click.BadParameter(f"{text!r} is not a sum in minor units such as usd=123456", param=param)
+            raise click.BadParameter(f"{text!r} must be a total in minor units, such as usd=123456", param=param)
         currency = None if match[1] is None else match[1].lower()
         if currency in sums:
-            raise click.BadParameter(f"the sum of {currency or 'every currency'} is given twice", param=param)
+            whose = currency or "every currency"
+            raise click.BadParameter(f"{text!r}: the total of {whose} is given twice, give it once", param=param)
         sums[currency] = int(match[2])
     return sums
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the whole file is held against; `most_totals[None]` stands for each currency that is not named."""
+    """The limits of a whole file; `most_totals[None]` applies to each currency that is not named."""
 
     rows: int | None = None
     totals: Mapping[str | None, int] = field(default_factory=dict)
     most_totals: Mapping[str | None, int] = field(default_factory=dict)
     most_amount: int | None = None
     unit: AmountUnit = "minor"
-    """In which the file states its amounts, and a person reads them; what is expected is in minor units always."""
+    """The unit of the file's amounts, in which messages show them too. The limits are always in minor units."""
 
     def broken(self, summary: Summary) -> list[str]:
-        """Return a sentence for each limit that the file breaks; sums are over the rows that would be handed in."""
+        """Return a sentence for each limit that the file breaks; totals are of the rows that would be imported."""
         return [*self._expectations(summary), *self._ceilings(summary)]
 
     def _expectations(self, summary: Summary) -> Iterator[str]:
         if self.rows is not None and summary.rows != self.rows:
             wanted = f"{self.rows:,} {verb(self.rows, 'was', 'were')} expected"
-            yield f"the file has {counted(summary.rows, 'row')}, and {wanted}"
+            yield f"the file has {counted(summary.rows, 'row')}, but {wanted}"
         if not self.totals:
             return
         if open_rows := summary.all_remaining:
-            # Whatever the other rows come to, what these come to is not known.
-            yield f"{_ask_for_all(open_rows)}, so that --expect-total cannot be held"
+            # The amounts of these rows are not known, so neither is the total.
+            yield f"{_ask_for_all(open_rows)}, so --expect-total cannot be checked"
             return
         found = sums(summary)
         if UNSTATED in found and UNSTATED not in self.totals:
-            # Every other sum would be called wrong for them, too.
+            # Because of these rows the totals of the other currencies would be reported as wrong too.
             unstated = found[UNSTATED]
             yield (
-                f"rows without a currency come to {unstated:,}, so that --expect-total cannot be held: give them one "
-                f"in a column named currency, or expect them too with --expect-total {UNSTATED}={unstated}"
+                f"rows without a currency add up to {unstated:,}, so --expect-total cannot be checked: state their "
+                f"currency in a column named currency, or add --expect-total {UNSTATED}={unstated}"
             )
             return
         for currency in sorted({*self.totals, *found}, key=str):
@@ -125,10 +127,10 @@ class Limits:
             if total != expected or currency not in self.totals:
                 wanted = f"{expected:,}" if self.unit == "minor" else self._said(expected, currency)
                 wanted += f" {verb(expected, 'was', 'were')} expected"
-                yield f"the file comes to {self._said(total, currency)}, and {wanted}"
+                yield f"the file adds up to {self._said(total, currency)}, but {wanted}"
 
     def _said(self, amount: int, currency: str | None) -> str:
-        """Return a sum as it is stated on the command line, and before that as the file states it."""
+        """Return a total as the file states amounts, followed by the form that the command line takes."""
         if self.unit == "minor":
             return f"{amount:,} {currency}"
         return f"{money(amount, currency, self.unit)} ({currency}={amount})"
@@ -139,23 +141,23 @@ class Limits:
             for currency, total in sums(summary).items():
                 most = self.most_totals.get(currency, self.most_totals.get(None, 0))
                 if total > most:
-                    yield f"the file comes to {self._said(total, currency)}, more than the {most:,} of --max-total"
+                    yield f"the file adds up to {self._said(total, currency)}, more than --max-total {most:,} allows"
             if open_rows:
-                yield f"{_ask_for_all(open_rows)}, so that --max-total cannot be held"
+                yield f"{_ask_for_all(open_rows)}, so --max-total cannot be checked"
         if self.most_amount is not None:
             if summary.largest_amount is not None and summary.largest_amount > self.most_amount:
                 yield (
-                    f"line {summary.largest_line} asks for {summary.largest_amount:,} minor units, more than "
-                    f"REFUNDS_MAX_AMOUNT={self.most_amount}"
+                    f"line {summary.largest_line} requests {summary.largest_amount:,} minor units, more than "
+                    f"REFUNDS_MAX_AMOUNT={self.most_amount} allows"
                 )
             if open_rows:
-                yield f"{_ask_for_all(open_rows)}, so that REFUNDS_MAX_AMOUNT cannot be held"
+                yield f"{_ask_for_all(open_rows)}, so REFUNDS_MAX_AMOUNT cannot be checked"
 
 
 def _ask_for_all(rows: int) -> str:
-    return f"{counted(rows, 'row')} {verb(rows, 'asks', 'ask')} for all that is left"
+    return f"{counted(rows, 'row')} {verb(rows, 'requests', 'request')} all that is left of a payment"
 
 
 def sums(summary: Summary) -> dict[str, int]:
-    """Return the sum of each currency in minor units."""
+    """Return the total of each currency in minor units."""
     return {currency or UNSTATED: total.amount for currency, total in summary.totals.items()}

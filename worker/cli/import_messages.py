@@ -1,4 +1,4 @@
-"""What is said of a file beside its facts: errors, warnings, and what to do about each."""
+"""The errors and warnings of an import, each with what to do about it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from worker.model.refund import Refund, Status
 
 _LINES: Final = 3
 _COLUMNS: Final = ("line", "column", "code", "value", "rule")
-NOTHING: Final = "nothing was handed in"
+NOTHING: Final = "nothing was imported"
 
 
 def say_duplicates(summary: Summary) -> None:
-    """Warn of rows that state a refund which is in the file already."""
+    """Warn of rows that repeat an earlier row of the file."""
     if summary.duplicates:
         count, first = summary.duplicates, summary.first_duplicates[0]
         note(
-            f"warning: {counted(count, 'row')} {verb(count, 'repeats', 'repeat')} an earlier one (line {first.line} "
-            f"repeats line {first.first_line}): such a refund is handed in once"
+            f"warning: {counted(count, 'row')} {verb(count, 'repeats', 'repeat')} an earlier row (line {first.line} "
+            f"repeats line {first.first_line}): each refund is made only once"
         )
 
 
 def say_hidden(source: Source) -> None:
-    """Warn of rows that a person who looked at the sheet has not seen."""
+    """Warn of rows that are hidden in the sheet, so that its reader may not have seen them."""
     if count := source.hidden_rows:
         rows = f"{counted(count, 'row')} of the sheet {verb(count, 'is', 'are')}"
-        note(f"warning: {rows} hidden, as behind a filter, and read like every other: delete what is not meant")
+        note(f"warning: {rows} hidden, for example by a filter, but read like all others: delete those not meant")
 
 
 def say_errors(source: Source, summary: Summary, end: str, kind: str = "error") -> None:
-    """Write the first errors as a table and all of them by code; `end` says what follows from them."""
+    """Write the first errors as a table, and the number of errors by code; `end` states the consequence."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in _COLUMNS:
         text = column == "rule"
@@ -47,74 +47,71 @@ def say_errors(source: Source, summary: Summary, end: str, kind: str = "error") 
         table.add_row(*(render.plain(getattr(error, column)) for column in _COLUMNS))
     render.put(table, stream=sys.stderr)
     if (more := summary.errors - len(summary.first_errors)) > 0:
-        note(f"… and {counted(more, 'more error')}: --errors FILE holds every one")
+        note(f"… and {counted(more, 'more error')}: use --errors FILE to get all of them")
     by_code = ", ".join(f"{count:,} {code}" for code, count in summary.errors_by_code.items())
     rows = f"{summary.refused:,} of {counted(summary.rows, 'row')} of {source.name}"
     note(f"{kind}: {rows} {verb(summary.refused, 'is', 'are')} invalid ({by_code}): {end}")
 
 
 def all_remaining_refused(source: Source, summary: Summary, compared: Comparison | None) -> str:
-    """Return why a file is refused whose rows ask for all that is left without anybody having said that they may."""
+    """Return why a file is refused whose rows request all that is left without --all-remaining."""
     rows = summary.all_remaining if compared is None else compared.all_remaining
     if "amount" not in summary.columns.values():
         each = "its row" if rows == 1 else f"each of {rows:,} rows"
-        return (
-            f"{source.name} has no column for the amount, so that {each} would refund all that is left of its payment"
-        )
+        return f"{source.name} has no amount column, so {each} would refund all that is left of its payment"
     lines = [] if compared is None else compared.first_all_remaining[:_LINES]
     first = "" if len(lines) == rows else "the first: "
     where = f" ({first}{verb(len(lines), 'line', 'lines')} {listed(lines)})" if lines else ""
     return (
-        f"{counted(rows, 'row')} of {source.name} {verb(rows, 'has', 'have')} no amount{where}, so that "
+        f"{counted(rows, 'row')} of {source.name} {verb(rows, 'has', 'have')} no amount{where}, so "
         f"{'it' if rows == 1 else 'each'} would refund all that is left of its payment"
     )
 
 
 def say_all_remaining_refused(sentence: str, summary: Summary) -> None:
-    """Say it, and what to do: a line for each column in which the amounts may be."""
+    """Report it with what to do, and a line for each column that may hold the amounts."""
     note(f"error: {sentence}: {NOTHING}")
     if "amount" in summary.columns.values():
         note("  if an amount is missing, fill it in")
     for column in ignored_amounts(summary):
-        note(f"  if the amounts are in {column!r}, say {column_option('amount', column)}")
-    note("  if all that is left is meant, say --all-remaining")
+        note(f"  if the amounts are in {column!r}, use {column_option('amount', column)}")
+    note("  if all that is left should be refunded, use --all-remaining")
 
 
 def ignored_amounts(summary: Summary) -> list[str]:
-    """Return the columns that are ignored and whose names look like amounts."""
+    """Return the ignored columns whose names look like amounts."""
     return [column for column, use in summary.columns.items() if use == IGNORED and looks_like_amount(column)]
 
 
 def say_ignored_amounts(summary: Summary) -> None:
-    """Warn of columns that look like amounts and are not read."""
+    """Warn of columns that look like amounts but are ignored."""
     amount = next((column for column, use in summary.columns.items() if use == "amount"), None)
     for column in ignored_amounts(summary):
-        read = f": amounts are read from {amount!r}" if amount is not None else ", and no column is read as the amount"
-        note(f"warning: the column {column!r} looks like an amount and is ignored{read}")
+        read = f"amounts are read from {amount!r}" if amount is not None else "no column is read as the amount"
+        note(f"warning: the column {column!r} looks like an amount but is ignored: {read}")
 
 
 def say_conflicts(source: Source, compared: Comparison) -> None:
-    """Name the first rows whose ids are those of refunds with other contents, and how such rows are handed in."""
+    """Report the first rows whose ids belong to refunds with other contents, and how to import such rows."""
     conflicts, options = compared.first_conflicts, source.options
     for each in conflicts:
-        stands = f"refund {each.refund.refund_id} exists with other contents and {_stands(each.refund)}"
-        note(f"line {each.row.line}: {stands}: {_differences(each)}")
+        exists = f"refund {each.refund.refund_id} exists with other contents and {_state(each.refund)}"
+        note(f"line {each.row.line}: {exists}: {_differences(each)}")
     count = compared.conflicting
     note(
         f"error: {counted(count, 'row')} of {source.name} {verb(count, 'has', 'have')} the id of a refund with other "
         f"contents: {NOTHING}"
     )
     if not options.id_from:
-        note("  see one with 'refunds status ID'; give a new refund, or a corrected row of one that failed, a new id")
+        note("  see the existing refund with 'refunds status ID'")
+        note("  if a row is a new refund, or the corrected row of a failed one, give it a new id")
         return
     if any(each.refund.status in {Status.FAILED, Status.CANCELED} for each in conflicts):
-        note(
-            f"  if these are corrected rows of refunds that failed, keep them alone and say {_next_attempt(conflicts)}"
-        )
+        note(f"  if these are corrected rows of failed refunds, import only them, with {_next_attempt(conflicts)}")
     more = next((name for each in conflicts for name, _, _ in _compared(each) if name not in options.id_from), None)
     if more is not None:
         columns = ",".join([*options.id_from, more])
-        note(f"  if each row is a refund of its own, make its id from more columns: {_id_from(columns)}")
+        note(f"  if each row is a refund of its own, make the ids from more columns: {_id_from(columns)}")
 
 
 def _id_from(columns: str) -> str:
@@ -126,10 +123,10 @@ def _next_attempt(conflicts: list[Conflict]) -> str:
     return f"--attempt {1 + max((each.attempt for each in made if each is not None), default=1)}"
 
 
-def _stands(refund: Refund) -> str:
+def _state(refund: Refund) -> str:
     if refund.status is Status.FAILED:
         return f"failed ({refund.error_code})" if refund.error_code else "failed"
-    return {Status.SUCCEEDED: "succeeded", Status.CANCELED: "was canceled"}.get(refund.status, "is on its way")
+    return {Status.SUCCEEDED: "succeeded", Status.CANCELED: "was canceled"}.get(refund.status, "is in progress")
 
 
 def _differences(conflict: Conflict) -> str:
@@ -137,54 +134,54 @@ def _differences(conflict: Conflict) -> str:
 
 
 def _compared(conflict: Conflict) -> Iterator[tuple[str, str, str]]:
-    """Yield what differs between a row and the refund that has its id: name, the refund's, the row's."""
-    asked, stands = conflict.row.request, conflict.refund.as_request()
+    """Yield each difference between a row and the refund with its id: field, the refund's value, the row's value."""
+    requested, existing = conflict.row.request, conflict.refund.as_request()
     for name in ("payment_intent", "amount", "currency", "reason"):
-        before, now = getattr(stands, name), getattr(asked, name)
+        before, now = getattr(existing, name), getattr(requested, name)
         if before != now:
             nothing = "all that is left" if name == "amount" else "none"
             yield name, str(before or nothing), str(now or nothing)
-    for key in sorted({*stands.metadata, *asked.metadata}):
-        if (before := stands.metadata.get(key)) != (now := asked.metadata.get(key)):
+    for key in sorted({*existing.metadata, *requested.metadata}):
+        if (before := existing.metadata.get(key)) != (now := requested.metadata.get(key)):
             yield f"metadata.{key}", str(before or "none"), str(now or "none")
 
 
 def say_not_failed(source: Source, compared: Comparison) -> None:
-    """Name the first rows that are a further attempt at what has not failed."""
+    """Report the first rows that are a further attempt at a refund that has not failed."""
     for each in compared.first_not_failed:
-        note(f"line {each.row.line}: its earlier attempt, refund {each.refund.refund_id}, {_stands(each.refund)}")
+        note(f"line {each.row.line}: the earlier attempt, refund {each.refund.refund_id}, {_state(each.refund)}")
     count = compared.not_failed
     note(
-        f"error: {counted(count, 'row')} of {source.name} {verb(count, 'is', 'are')} a further attempt at what has not "
-        f"failed: {NOTHING}; keep only rows whose refund failed or was canceled"
+        f"error: {counted(count, 'row')} of {source.name} {verb(count, 'is', 'are')} a further attempt at a refund "
+        f"that has not failed: {NOTHING}; keep only rows whose refund failed or was canceled"
     )
 
 
 def say_repeats(summary: Summary, compared: Comparison | None, *, allowed: bool) -> None:
-    """Name the first rows that pay an amount back on a payment a second time."""
+    """Report the first rows that refund the same amount of the same payment a second time."""
     for pair in summary.first_repeats:
         note(f"line {pair.line}: same payment and amount as line {pair.first_line}")
     for repeat in compared.first_repeats if compared is not None else ():
-        note(f"line {repeat.row.line}: same payment and amount as refund {repeat.refund_id}, handed in before")
+        note(f"line {repeat.row.line}: same payment and amount as refund {repeat.refund_id}, accepted before")
     count = summary.repeats + (compared.repeats if compared is not None else 0)
     sentence = (
-        f"{counted(count, 'row')} {verb(count, 'pays', 'pay')} back the same amount of the same payment as another "
+        f"{counted(count, 'row')} {verb(count, 'refunds', 'refund')} the same amount of the same payment as another "
         "refund, under another id"
     )
     if allowed:
         note(f"note: {sentence}: allowed by --allow-repeat")
     else:
-        note(f"error: {sentence}: {NOTHING}; if each of them is meant, say --allow-repeat")
+        note(f"error: {sentence}: {NOTHING}; if each of them is intended, use --allow-repeat")
 
 
 def say_known(compared: Comparison, options: ImportOptions) -> None:
-    """Say how refunds that failed or were canceled before are sent again: the same rows alone do not do it."""
-    anew = f"--attempt {options.attempt + 1}" if options.id_from else "a new id"
+    """Explain how to send failed or canceled refunds again: importing the same rows does not."""
+    fresh = f"--attempt {options.attempt + 1}" if options.id_from else "a new id"
     if failed := compared.statuses.get("failed", 0):
-        them, they = verb(failed, "it", "them"), verb(failed, "it is", "they are")
+        them = verb(failed, "it", "them")
         note(
-            f"{failed:,} of them failed before: 'refunds batch retry ID' sends {them} again as {they}; a corrected "
-            f"row needs {anew}"
+            f"{failed:,} of them failed before: 'refunds batch retry ID' sends {them} again unchanged; a corrected "
+            f"row needs {fresh}"
         )
     if canceled := compared.statuses.get("canceled", 0):
-        note(f"{canceled:,} of them {verb(canceled, 'was', 'were')} canceled: what is still wanted needs {anew}")
+        note(f"{canceled:,} of them {verb(canceled, 'was', 'were')} canceled: a row that is still wanted needs {fresh}")

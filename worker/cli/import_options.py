@@ -1,4 +1,4 @@
-"""How a file is read: said by options, found out from the file, kept with its batch so that it reads the same again."""
+"""How a file is read: by options or detected from the file, and stored with the batch to read it the same way again."""
 
 from __future__ import annotations
 
@@ -38,25 +38,27 @@ def _each_column(_ctx: click.Context, param: click.Parameter, texts: Iterable[st
         if not equals or not is_settable(field):
             near = get_close_matches(field, FIELDS, n=1)
             meant = f"; did you mean {near[0]}?" if near and equals else ""
-            rule = f'must be FIELD="Header" with a FIELD of {", ".join(FIELDS)} or metadata.KEY{meant}'
+            rule = f'must be FIELD="Header", with FIELD one of {", ".join(FIELDS)} or metadata.KEY{meant}'
             raise click.BadParameter(f"{text!r} {rule}", param=param)
         if field in pairs:
-            raise click.BadParameter(f"{field} is given twice: a field has one column", param=param)
+            raise click.BadParameter(f"{text!r}: {field} is given twice, name one column for it", param=param)
         pairs[field] = header.strip()
     return tuple(pairs.items())
 
 
 _OPTIONS: Final = (
-    click.option("--format", "format_", type=click.Choice(FORMATS), help="Found out from the file without it."),
-    click.option("--delimiter", type=click.Choice([*_DELIMITERS]), help="Of a CSV; found out without it."),
-    click.option("--sheet", metavar="NAME", help="Of a workbook with several."),
+    click.option("--format", "format_", type=click.Choice(FORMATS), help="Format of the file; detected if omitted."),
+    click.option(
+        "--delimiter", type=click.Choice([*_DELIMITERS]), help="Delimiter of a CSV file; detected if omitted."
+    ),
+    click.option("--sheet", metavar="NAME", help="Sheet to read, if a workbook has several."),
     click.option(
         "--column",
         "columns",
         metavar='FIELD="Header"',
         multiple=True,
         callback=_each_column,
-        help="Which column holds a field, if its name is not known; once for each field.",
+        help="The column that holds a field, if it has another name; repeat it for each field.",
     ),
     click.option("--id-from", metavar="COLUMNS", help="Make each refund's id from these columns, comma-separated."),
     click.option(
@@ -65,23 +67,29 @@ _OPTIONS: Final = (
         default=1,
         show_default=True,
         metavar="N",
-        help="2 makes new ids from the same columns, for corrected rows of refunds that failed.",
+        help="With --id-from: 2 makes new ids from the same columns, for corrected rows of failed refunds.",
     ),
-    click.option("--amount-unit", type=click.Choice(["minor", "major"]), default="minor", show_default=True),
+    click.option(
+        "--amount-unit",
+        type=click.Choice(["minor", "major"]),
+        default="minor",
+        show_default=True,
+        help="Unit of the amounts: 500 in minor units is 5.00 in major units.",
+    ),
     click.option(
         "--decimal",
         type=click.Choice(["point", "comma"]),
         default="point",
         show_default=True,
-        help="How amounts in major units are written: comma for 1.234,50.",
+        help="Decimal mark of amounts in major units: comma for 1.234,50.",
     ),
-    click.option("--currency", metavar="ISO", help="For rows that state none."),
-    click.option("--ignore-extra", is_flag=True, help="Read over columns with unknown names."),
+    click.option("--currency", metavar="ISO", help="Currency of rows that state none."),
+    click.option("--ignore-extra", is_flag=True, help="Ignore columns with unknown names."),
 )
 
 
 def reading_options(command: F) -> F:
-    """Add the options that `reading` takes to a command."""
+    """Add to a command the options that `reading` takes."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -100,13 +108,13 @@ def reading(
     currency: str | None,
     ignore_extra: bool,
 ) -> ImportOptions:
-    """Return how a file is to be read, as the command line says it; raises `InputError`."""
+    """Return how the command line says to read a file. Raises `InputError`."""
     if attempt > 1 and id_from is None:
         raise click.UsageError(
-            "--attempt goes with --id-from: if a file has ids of its own, give a corrected row a new one."
+            f"--attempt {attempt} needs --id-from: in a file with its own ids, give a corrected row a new id"
         )
     if decimal != "point" and amount_unit != "major":
-        raise click.UsageError("--decimal comma is for amounts in major units: say --amount-unit major, too.")
+        raise click.UsageError("--decimal comma needs amounts in major units: add --amount-unit major")
     return ImportOptions(
         format=format_,
         delimiter=None if delimiter is None else _DELIMITERS[delimiter],
@@ -122,18 +130,18 @@ def reading(
 
 
 def require_fitting(source: Source) -> None:
-    """Refuse an option that says nothing of a file of this format: whoever gave it meant another file, or format."""
+    """Refuse an option that does not apply to the file's format: the user meant another file or format."""
     options = source.options
     for option, value, fitting in (("--sheet", options.sheet, "xlsx"), ("--delimiter", options.delimiter, "csv")):
         if value is not None and source.format != fitting:
             raise click.UsageError(
-                f"{option} is for {_KINDS[fitting]}, and {source.name} is read as {describe(source)}: leave it out, or "
-                "name the file that was meant"
+                f"{option} applies only to {_KINDS[fitting]}, but {source.name} is read as {describe(source)}: leave "
+                "the option out, or name another file"
             )
 
 
 def stored_reading(source: Source) -> str:
-    """Return how a file was read, found out or said, as a batch keeps it: with it the same rows come out again."""
+    """Return as JSON how a file was read, detected values included, so that a batch can read the same rows again."""
     options = source.options
     kept: dict[str, Any] = {
         "format": source.format,
@@ -151,7 +159,7 @@ def stored_reading(source: Source) -> str:
 
 
 def reading_of(stored: str) -> ImportOptions:
-    """Return how a batch's file is to be read, from what the batch keeps."""
+    """Return how to read the file of a batch, from what the batch stored."""
     kept: dict[str, Any] = json.loads(stored) if stored else {}
     columns = tuple((field, header) for field, header in kept.pop("columns", ()))
     return ImportOptions(**{**kept, "columns": columns, "id_from": tuple(kept.get("id_from", ()))})

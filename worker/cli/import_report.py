@@ -1,4 +1,4 @@
-"""What a file comes to: its columns, its sums, and what the records hold of it, for a program or a person."""
+"""The summary of a file: its columns, its totals, and how it compares with the records, as JSON or a table."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from worker.importer import (
 
 _MOST_IGNORED: Final = 20
 Rows = list[tuple[str, object]]
-"""Labels and values, a line each."""
+"""Labels and values, one pair per line."""
 _LABELS: Final = {
     "file": "file",
     "format": "format",
     "rows": "rows",
     "valid": "valid",
     "invalid": "invalid",
-    "duplicates": "stated twice",
-    "repeats": "paid back twice",
+    "duplicates": "duplicates",
+    "repeats": "same payment and amount",
     "new": "new",
-    "known": "handed in before",
+    "known": "accepted before",
     "conflicting": "id taken",
-    "repeats_of_records": "paid back before",
-    "not_failed": "not failed before",
+    "repeats_of_records": "same as a past refund",
+    "not_failed": "earlier attempt not failed",
     "earlier_batch": "imported before as",
     "batch_id": "batch",
     "created": "accepted",
@@ -44,14 +44,14 @@ _LABELS: Final = {
     "succeeded": "succeeded",
     "failed": "failed",
     "canceled": "canceled",
-    "review": "need a person",
-    "moving": "on their way",
+    "review": "need review",
+    "moving": "unfinished",
 }
-"""What a person reads for the names of facts; those without a label are for programs alone."""
+"""The labels of facts in the table; facts without a label are in the JSON only."""
 
 
 def facts_of(source: Source, summary: Summary) -> dict[str, Any]:
-    """Return what a file comes to, for a program."""
+    """Return the summary of a file for JSON."""
     options = source.options
     facts: dict[str, Any] = {
         "file": source.name,
@@ -83,7 +83,7 @@ def facts_of(source: Source, summary: Summary) -> dict[str, Any]:
 
 
 def records_of(compared: Comparison) -> dict[str, Any]:
-    """Return what the records hold of a file, for a program."""
+    """Return for JSON how a file compares with the records."""
     return {
         "new": compared.fresh,
         "known": compared.same,
@@ -95,7 +95,7 @@ def records_of(compared: Comparison) -> dict[str, Any]:
 
 
 def put_facts(facts: Mapping[str, Any], *, as_json: bool) -> None:
-    """Write what is known of a file: as it is for a program, by name for a person, without what is zero."""
+    """Write the summary of a file: as JSON, or as a table without zero counts."""
     if as_json:
         render.as_json(facts)
         return
@@ -123,7 +123,7 @@ def _each(label: str) -> Callable[[Mapping[str, int], object], Rows]:
 
 
 def total_rows(totals: Mapping[str, int], counts: Mapping[str, Mapping[str, int]], unit: AmountUnit) -> Rows:
-    """Return a line for the sum of each currency; `counts` say of how many refunds, where that is known."""
+    """Return a line for the total of each currency; `counts` add the number of refunds, if known."""
     rows: Rows = []
     for currency, amount in totals.items():
         text = money(amount, currency, unit)
@@ -136,7 +136,7 @@ def total_rows(totals: Mapping[str, int], counts: Mapping[str, Mapping[str, int]
 
 
 def amount_rows(amounts: Mapping[str, int], unit: AmountUnit) -> Rows:
-    """Return a line for each sum that is kept as `status:currency`."""
+    """Return a line for each total that is stored as `status:currency`."""
     rows: Rows = []
     for name, amount in sorted(amounts.items()):
         status, _, currency = name.partition(":")
@@ -146,7 +146,7 @@ def amount_rows(amounts: Mapping[str, int], unit: AmountUnit) -> Rows:
 
 
 def _column_rows(columns: Sequence[Mapping[str, str]], unit: AmountUnit, decimal: str) -> Rows:
-    """Return a line for each column, and one for all that an earlier result wrote."""
+    """Return a line for each column, and one for all columns of an earlier result."""
     lines: list[str] = []
     uses = Counter(each["use"] for each in columns)
     ignored = 0

@@ -1,4 +1,4 @@
-"""A file's valid rows handed in as refunds of a batch, in any number of runs."""
+"""Submits the valid rows of a file as the refunds of a batch. An interrupted import can be run again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from worker import batches
-from worker.cli.exits import REFUSED, Detached
+from worker.cli.exits import Detached
 from worker.cli.progress import progress
 from worker.cli.session import note
 from worker.cli.words import counted, verb
@@ -19,14 +19,14 @@ from worker.model.refund import Lane
 from worker.model.request import RefundRequest
 
 _CHECK_EVERY: Final = 10_000
-"""Rows after which an import looks whether its batch was canceled meanwhile."""
+"""Rows after which an import checks whether its batch was canceled meanwhile."""
 _SHOW_EVERY: Final = 500
-_ODD_AT_ONCE: Final = 500
+_COMPARED_AT_ONCE: Final = 500
 
 
 @dataclass(kw_only=True)
 class SubmitCounts:
-    """What became of a file's rows."""
+    """How many rows of a file were accepted, were known before, or conflict with a refund."""
 
     created: int = 0
     known: int = 0
@@ -34,24 +34,24 @@ class SubmitCounts:
 
     @property
     def rows(self) -> int:
-        """Return how many rows an answer came for."""
+        """Return how many rows have a result."""
         return self.created + self.known + self.conflicting
 
 
-def late_conflicts(handed: SubmitCounts) -> int:
-    """Say that ids were taken while the import ran, and return the exit code."""
-    count = handed.conflicting
+def say_late_conflicts(counts: SubmitCounts) -> None:
+    """Report rows whose ids other refunds took while the import ran."""
+    count = counts.conflicting
+    rows = f"{counted(count, 'row')} {verb(count, 'was', 'were')} skipped, because other refunds took"
     note(
-        f"error: {counted(count, 'id')} {verb(count, 'was', 'were')} taken by another refund meanwhile: such a row was "
-        "left out, and a dry run with --again names it"
+        f"error: {rows} {verb(count, 'its id', 'their ids')} during the import: see the conflicts with 'refunds import "
+        "FILE --dry-run --again'"
     )
-    return REFUSED
 
 
 def submit(refunds: Refunds, batch_id: str, source: Source, validation: Validation) -> SubmitCounts:
-    """Accept every row that is not yet there, and note at the end that the file is whole."""
-    handed = SubmitCounts()
-    odd: list[RefundRequest] = []
+    """Accept every row that has no refund yet, and record at the end that the import is complete."""
+    counts = SubmitCounts()
+    differing: list[RefundRequest] = []
     same_refund = SameRefund()
     total = validation.summary.accepted
     requests: Iterator[RefundRequest] = (row.request for row in accepted(source, validation))
@@ -59,50 +59,52 @@ def submit(refunds: Refunds, batch_id: str, source: Source, validation: Validati
         with progress("accepted", total) as show, ahead(requests) as ready:
             for request, made in refunds.submit_stream(ready, lane=Lane.BULK, batch_id=batch_id):
                 if made.result == "created":
-                    handed.created += 1
+                    counts.created += 1
                 elif made.result == "exists":
-                    handed.known += 1
+                    counts.known += 1
                 else:
-                    handed.conflicting += 1
-                    odd.append(request)
-                    if len(odd) >= _ODD_AT_ONCE:
-                        _look_at(refunds, odd, handed, same_refund)
-                done = handed.rows
+                    counts.conflicting += 1
+                    differing.append(request)
+                    if len(differing) >= _COMPARED_AT_ONCE:
+                        _count_known(refunds, differing, counts, same_refund)
+                done = counts.rows
                 if done % _SHOW_EVERY == 0:
                     show(done)
                 if done % _CHECK_EVERY == 0:
-                    _refuse_canceled(refunds, batch_id, handed)
-        _look_at(refunds, odd, handed, same_refund)
-        rows_in = handed.created + handed.known
-        batches.close_batch(refunds.store, batch_id, handed_in=rows_in, conflicting=handed.conflicting)
+                    _refuse_canceled(refunds, batch_id, counts)
+        _count_known(refunds, differing, counts, same_refund)
+        rows_in = counts.created + counts.known
+        batches.close_batch(refunds.store, batch_id, handed_in=rows_in, conflicting=counts.conflicting)
     except KeyboardInterrupt:
         raise Detached(
-            f"interrupted after {handed.rows:,} of {total:,} rows, which stay accepted as batch {batch_id}: "
-            "the same command goes on with the rest"
+            f"interrupted after {counts.rows:,} of {total:,} rows, which stay accepted as batch {batch_id}: "
+            "run the same command again to import the rest"
         ) from None
     except StoreUnavailable as error:
         raise StoreUnavailable(
-            f"{error}; at least {handed.rows:,} of {total:,} rows are accepted as batch {batch_id}, and the same "
-            "command goes on with the rest"
+            f"{error}; at least {counts.rows:,} of {total:,} rows are accepted as batch {batch_id}: run the same "
+            "command again to import the rest"
         ) from None
-    return replace(handed)
+    return replace(counts)
 
 
-def _look_at(refunds: Refunds, odd: list[RefundRequest], handed: SubmitCounts, same_refund: SameRefund) -> None:
-    """Count rows as known that differ from their refund only in metadata that says what the id was made from."""
-    found = refunds.get_many([request.refund_id for request in odd]) if odd else []
+def _count_known(
+    refunds: Refunds, differing: list[RefundRequest], counts: SubmitCounts, same_refund: SameRefund
+) -> None:
+    """Count a row as known if it differs from its refund only in the metadata that its id was made from."""
+    found = refunds.get_many([request.refund_id for request in differing]) if differing else []
     same = sum(
         refund is not None and same_refund(request, refund.as_request())
-        for request, refund in zip(odd, found, strict=True)
+        for request, refund in zip(differing, found, strict=True)
     )
-    handed.known += same
-    handed.conflicting -= same
-    odd.clear()
+    counts.known += same
+    counts.conflicting -= same
+    differing.clear()
 
 
-def _refuse_canceled(refunds: Refunds, batch_id: str, handed: SubmitCounts) -> None:
+def _refuse_canceled(refunds: Refunds, batch_id: str, counts: SubmitCounts) -> None:
     if batches.state_of_batch(refunds.store, batch_id) == "canceled":
         raise GuardRefused(
-            f"batch {batch_id} was canceled after {handed.rows:,} rows were accepted: the rest was left out, and "
-            "nothing that was not sent will be"
+            f"batch {batch_id} was canceled after {counts.rows:,} rows were accepted: the rest was not imported, and "
+            f"refunds that were not sent are canceled; see 'refunds batch show {batch_id}'"
         )

@@ -1,4 +1,4 @@
-"""`refunds list`: from the indexes, by the narrowest one."""
+"""`refunds list`: reads the narrowest index that holds every match."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FINAL: Final = ("succeeded", "failed", "canceled")
 
 
 def buckets_of(status: Status | None, stage: Stage | None) -> tuple[str, ...]:
-    """Return the indexes in which refunds of this status and stage stand; none if no refund can be both."""
+    """Return the indexes that hold refunds of this status and stage; none if no refund can have both."""
     chosen: Iterable[str] = BUCKETS
     if status is not None:
         chosen = (name for name in BUCKETS if (name not in _FINAL if status is Status.PENDING else name == status))
@@ -55,7 +55,7 @@ def matching(
     batch: str | None = None,
     payment_intent: str | None = None,
 ) -> Iterator[Refund]:
-    """Yield the refunds that match, page by page; each is judged by its record, which may have moved since."""
+    """Yield the refunds that match, page by page. Each is checked by its record, which may be newer than the index."""
     ids = iter(candidates(store, buckets=buckets_of(status, stage), batch=batch, payment_intent=payment_intent))
     while page := list(islice(ids, PAGE)):
         for refund in store.get_many(page):
@@ -78,12 +78,12 @@ Examples:
   refunds list --payment-intent pi_3NfK2x --json
   refunds list --status failed --limit 0 --json | jq -r .refund_id""",
 )
-@click.option("--status", type=click.Choice([status.value for status in Status]), help="What the caller sees.")
-@click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Where it is on its way.")
+@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only refunds with this status.")
+@click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Only refunds in this stage.")
 @click.option("--batch", metavar="ID", help="Only refunds that this batch created.")
 @click.option("--payment-intent", metavar="PI", help="Only refunds on this payment.")
-@click.option("--limit", type=Whole(min=0), default=100, show_default=True, help="0 for all.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--limit", type=Whole(min=0), default=100, show_default=True, help="How many to list; 0 lists all.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_refunds(
     *,
     status: str | None,
@@ -93,7 +93,7 @@ def list_refunds(
     limit: int,
     as_json: bool,
 ) -> int:
-    """List refunds: those on their way by when they are looked at next, settled ones newest first."""
+    """List refunds: those in progress by their next check, settled ones newest first."""
     with opened() as refunds:
         found = matching(
             refunds.store,
@@ -104,18 +104,18 @@ def list_refunds(
         )
         shown = _write(islice(found, limit or None), as_json=as_json)
         if batch is not None and not shown:
-            # Nothing matches, or the id is wrong: the second is an error.
+            # A batch without matches is not an error, but an unknown batch id is: this raises.
             read_batch(refunds.store, batch)
         more = limit > 0 and shown == limit and next(found, None) is not None
     if more:
-        note(f"more match than the {limit} shown: --limit 0 shows all")
+        note(f"more refunds match than the {limit} shown: use --limit 0 to list all")
     elif not shown:
         note("no refund matches")
     return DONE
 
 
 def _write(refunds: Iterable[Refund], *, as_json: bool) -> int:
-    """Write refunds and return how many; JSON as they come, a table only when its widths are known."""
+    """Write refunds and return their number: JSON one by one, a table once all its widths are known."""
     if not as_json:
         page = list(refunds)
         if page:

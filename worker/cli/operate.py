@@ -1,4 +1,4 @@
-"""`refunds pause`, `resume` and `worker`: what runs, and the button that stops it."""
+"""`refunds pause` and `resume` stop and start sending; `worker` runs a worker and `metrics` serves its figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 from worker.batches import pause_batch, resume_batch
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, REFUSED, USAGE
-from worker.cli.session import note, opened, operator
+from worker.cli.session import ALL_PAUSED, note, opened, operator
 from worker.errors import ProviderMismatch
 from worker.model.refund import Lane
 from worker.model.times import rfc3339
@@ -26,7 +26,7 @@ from worker.ranges import Whole
 from worker.settings import Settings
 from worker.store import flags
 
-# The child found the same wrong settings or guard that would stop it again each time.
+# Exit codes after which the child is not started again: wrong settings or a guard would stop it each time.
 FINAL_CODES: Final = frozenset({USAGE, REFUSED})
 
 batch_option = click.option("--batch", metavar="ID", help="Only the refunds of this batch.")
@@ -39,22 +39,23 @@ Examples:
   refunds pause --batch b-20260131-4f1c2a
 
 \b
-Exit code: 9 if it was paused already."""
+Exit code: 9 if it was already paused."""
 )
 @batch_option
 def pause(*, batch: str | None) -> int:
-    """Stop sending: one flag that every claim reads.
+    """Stop sending refunds, until 'refunds resume'.
 
-    What is in flight finishes; looks at what may have happened and polls go on. Refunds are still accepted, and wait.
+    Refunds in flight finish, and the provider is still asked about those that may have happened. New refunds are still
+    accepted, and wait.
     """
     with opened() as refunds:
         if batch is not None:
             changed = pause_batch(refunds.store, batch, operator(refunds.settings))
-            note(f"batch {batch} is paused" if changed else f"batch {batch} was paused already")
+            note(f"batch {batch} is paused" if changed else f"batch {batch} was already paused")
             return DONE if changed else NOTHING_TO_DO
         changed, state = flags.pause(refunds.store, operator(refunds.settings))
     since = f"since {render.moment(state.paused_at)} by {render.plain(state.paused_by)}"
-    note(f"{'paused' if changed else 'paused already,'} {since}: 'refunds resume' ends it")
+    note(f"{'paused' if changed else 'already paused'} {since}: send again with 'refunds resume'")
     return DONE if changed else NOTHING_TO_DO
 
 
@@ -72,37 +73,37 @@ Exit code: 9 if it was not paused."""
 @click.option(
     "--account",
     is_flag=True,
-    help="You know that the key is of the account these records belong to: believe it, and what is missing is gone.",
+    help="Confirm that the API key belongs to the account of these records. A payment missing there counts as gone.",
 )
 def resume(*, batch: str | None, account: bool) -> int:
-    """Let refunds be sent again; those that were held back go within half a minute."""
+    """Start sending refunds again; those held back are sent within half a minute."""
     if account and batch is not None:
-        raise click.UsageError("--account concerns everything, not one batch: leave --batch out")
+        raise click.UsageError(f"--account applies to all refunds, not to one batch: leave out --batch {batch}")
     with opened() as refunds:
         if account:
-            return _vouched(flags.vouch_for_account(refunds.store))
+            return _account_confirmed(flags.vouch_for_account(refunds.store))
         if batch is not None:
             changed = resume_batch(refunds.store, batch)
-            note(f"batch {batch} goes on" if changed else f"batch {batch} was not paused")
+            note(f"batch {batch} is resumed" if changed else f"batch {batch} was not paused")
             if flags.read(refunds.store).paused_at is not None:
-                note("but everything is paused: 'refunds resume' ends that")
+                note(ALL_PAUSED)
             return DONE if changed else NOTHING_TO_DO
         before = flags.resume(refunds.store)
     if before.account_lost_at is not None:
-        note("nothing is sent all the same, since the key may be of another account: see 'refunds doctor'")
+        note("still nothing is sent, because the API key may belong to another account: see 'refunds doctor'")
     if before.paused_at is None:
         note("nothing was paused")
         return NOTHING_TO_DO
-    note(f"resumed; it was paused since {render.moment(before.paused_at)} by {render.plain(before.paused_by)}")
+    note(f"resumed; sending was paused since {render.moment(before.paused_at)} by {render.plain(before.paused_by)}")
     return DONE
 
 
-def _vouched(before: flags.Switches) -> int:
+def _account_confirmed(before: flags.Switches) -> int:
     if before.account_lost_payment is not None:
-        note(f"the payment {before.account_lost_payment} counts as gone, and refunds are sent again")
-    note("the next key that a worker starts with within an hour is taken for one of these records' account")
+        note(f"payment {before.account_lost_payment} counts as gone, and refunds are sent again")
+    note("the API key of the next worker that starts within an hour is accepted for the account of these records")
     if before.paused_at is not None:
-        note("but everything is paused: 'refunds resume' ends that")
+        note(ALL_PAUSED)
     return DONE
 
 
@@ -110,7 +111,7 @@ def _queues(_ctx: click.Context, _parameter: click.Parameter, text: str) -> str:
     names = [name.strip() for name in text.split(",")]
     known = [lane.value for lane in Lane]
     if wrong := [name for name in names if name not in known]:
-        raise click.BadParameter(f"{wrong[0]!r} is none of {', '.join(known)}")
+        raise click.BadParameter(f"{wrong[0]!r} is not one of {', '.join(known)}")
     return ",".join(dict.fromkeys(names))
 
 
@@ -122,14 +123,14 @@ Examples:
   refunds worker --queues refunds
 
 \b
-Exit code: 0 after SIGTERM or Ctrl-C, once what was in flight is finished;
-2 settings, 5 Redis is away, 6 a guard refused."""
+Exit code: 0 after SIGTERM or Ctrl-C, once all refunds in flight are finished;
+2 wrong settings; 5 Redis is unavailable; 6 a guard refused."""
 )
 @click.option(
     "--concurrency",
     type=Whole(1, 1024),
     metavar="N",
-    help="Calls in flight at once; REFUNDS_CONCURRENCY without it.",
+    help="Most calls in flight at once; REFUNDS_CONCURRENCY if omitted.",
 )
 @click.option(
     "--queues",
@@ -139,9 +140,9 @@ Exit code: 0 after SIGTERM or Ctrl-C, once what was in flight is finished;
     help="Queues to serve.",
 )
 def worker(*, concurrency: int | None, queues: str) -> int:
-    """Run a worker in the foreground, and bring it back when it dies.
+    """Run a worker in the foreground, and restart it if it dies.
 
-    SIGTERM or Ctrl-C: no refund is begun any more, what is in flight is finished, then it ends.
+    On SIGTERM or Ctrl-C it starts no more refunds, finishes those in flight, and exits.
     """
     settings = Settings.load() if concurrency is None else Settings.load(concurrency=concurrency)
     _preflight(settings)
@@ -154,13 +155,13 @@ def command(queues: str, settings: Settings) -> list[str]:
     return [
         *(sys.executable, "-m", "celery", "--quiet", "--app", "worker.app", "worker"),
         *("--pool", "threads", "--queues", queues, "--loglevel", settings.log_level),
-        # A name of its own: two workers of one name on a machine would mislead Flower.
+        # The name must be unique: Flower would show two workers of one name on a machine as one.
         *("--hostname", f"refunds-{os.getpid()}@%h", "--without-mingle", "--without-gossip"),
     ]
 
 
 def _preflight(settings: Settings) -> None:
-    """Find at once what would end the child over and over: settings, guards, a server that is away or forgets."""
+    """Check what would end each child: settings, guards, a Redis that is unavailable or may lose writes."""
     settings.require_provider()
     with opened(settings) as refunds:
         refunds.store.require_durable()
@@ -170,10 +171,10 @@ def _preflight(settings: Settings) -> None:
     ours = (settings.provider_host, settings.mode)
     if pinned.provider_host is not None and (pinned.provider_host, pinned.mode) != ours:
         raise ProviderMismatch(
-            f"these records belong to {pinned.provider_host} in {pinned.mode} mode, and this worker is set to "
+            f"these records belong to {pinned.provider_host} in {pinned.mode} mode, but this worker is set to "
             f"{ours[0]} in {ours[1]} mode: use another REFUNDS_PREFIX or database"
         )
-    # Last, so that a worker that may not run leaves no sign of life.
+    # Last, so that a worker that may not run leaves no heartbeat.
     Heartbeat(settings.heartbeat_file).begin()
 
 
@@ -184,7 +185,7 @@ def _sayer(settings: Settings) -> Callable[[str], None]:
         if not as_text:
             line = {"at": rfc3339(datetime.now(UTC)), "level": "info", "event": "supervisor", "message": sentence}
             sentence = json.dumps(line)
-        # A log that nobody reads any more must not end the worker.
+        # The worker must not end because the reader of its log has closed the pipe.
         with suppress(OSError):
             click.echo(sentence, err=True)
 
@@ -192,10 +193,10 @@ def _sayer(settings: Settings) -> Callable[[str], None]:
 
 
 @click.command(epilog="\b\nExamples:\n  refunds metrics\n  refunds metrics --host 0.0.0.0 --port 9464")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; it asks for no password.")
-@click.option("--port", default=9464, show_default=True, type=Whole(0, 65535), help="0 takes a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; there is no password.")
+@click.option("--port", default=9464, show_default=True, type=Whole(0, 65535), help="0 picks a free port.")
 def metrics(*, host: str, port: int) -> int:
-    """Serve Prometheus metrics, computed from Redis at each scrape: one process, whatever the number of workers."""
+    """Serve Prometheus metrics, computed from Redis at each scrape. One process serves any number of workers."""
     from worker.monitoring.metrics import serve  # noqa: PLC0415 - no other command needs it
 
     with opened() as refunds:
@@ -203,5 +204,7 @@ def metrics(*, host: str, port: int) -> int:
             deep = refunds.settings.backlog_warning
             serve(refunds.store, refunds.celery, host=host, port=port, backlog_warning=deep, say=note)
         except OSError as error:
-            raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+            raise click.ClickException(
+                f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --host or --port"
+            ) from None
     return DONE

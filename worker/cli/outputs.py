@@ -1,7 +1,7 @@
-"""Files that a command leaves behind: known to be writable before anything is done, and never seen half written.
+"""Files that a command writes: checked to be writable before anything is done, and never visible half written.
 
-They hold customers' data, so only their owner may read them, and what is written goes to a file that nobody can have
-laid there before.
+The files hold customers' data, so only their owner may read them. Rows go to a new file with a random name, which no
+other user can have created before.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from worker.cli.words import counted
 from worker.errors import InputError
 
 _NAME: Final = 40
-RESULT_ROWS: Final = "with what became of each"
+RESULT_ROWS: Final = "with results"
 Fill = Callable[[IO[str]], int]
-"""Writes rows and says how many."""
+"""Writes rows and returns their number."""
 Write = Callable[[Fill, str], None]
-"""Writes a file whole, and says what is in it: rows of what."""
+"""Writes a whole file, and reports the number of rows; the text describes the rows."""
 
 
 @contextmanager
 def output(file: str, target: Path | None) -> Iterator[Write]:
-    """Give the function that writes `target`, which may not be the input `file`; without a target it does nothing.
+    """Yield the function that writes `target`, which may not be the input `file`; without a target it does nothing.
 
-    Raises `InputError` at once where it cannot be written.
+    Raises `InputError` at once if `target` cannot be written.
     """
     if target is None:
         yield lambda *_: None
         return
     try:
         if file != "-" and target.exists() and target.samefile(file):
-            raise InputError(f"{target} is the file to be read: give what is written a name of its own")
-        # A device or a pipe, such as the shell's >(…), is written to and never put aside.
+            raise InputError(f"{target} is the input file: choose another file for the output")
+        # A device or a pipe, such as the shell's >(…), is written to directly and never replaced.
         plain = target.is_file() or not target.exists()
         out, part = _part(target) if plain else (target.open("w", encoding="utf-8", newline=""), target)
     except OSError as error:
-        raise InputError(f"{target} cannot be written: {error.strerror}") from None
+        raise InputError(f"{target} cannot be written ({error.strerror}): choose another file") from None
 
     def write(fill: Fill, what: str) -> None:
         try:
             rows = fill(out)
             out.close()
             if plain:
-                # In one step, so that a reader never finds half a file.
+                # In one step, so that no reader ever sees half a file.
                 part.replace(target)
         except OSError as error:
-            raise InputError(f"{target} cannot be written: {error.strerror}") from None
+            raise InputError(f"{target} cannot be written ({error.strerror}): choose another file") from None
         note(f"{counted(rows, 'row')} {what}: {target}")
 
     try:
@@ -66,35 +66,37 @@ def output(file: str, target: Path | None) -> Iterator[Write]:
 
 
 def _part(target: Path) -> tuple[IO[str], Path]:
-    """Open a file beside the target: a new one, under a name that nobody can guess, for its owner alone."""
+    """Open a new file beside the target, under a random name, which only its owner may read."""
     descriptor, name = tempfile.mkstemp(prefix=f"{target.name[:_NAME]}.", suffix=".part", dir=target.parent)
     return os.fdopen(descriptor, "w", encoding="utf-8", newline=""), Path(name)
 
 
 def forget(target: Path | None) -> None:
-    """Remove what an earlier run left under a name, where this run has nothing to put there: it would mislead.
+    """Remove the file of an earlier run if this run has nothing to write to it, because it would mislead.
 
-    Raises `InputError` where it cannot be removed.
+    Raises `InputError` if it cannot be removed.
     """
     if target is None or not target.is_file():
         return
     try:
         target.unlink()
     except OSError as error:
-        raise InputError(f"{target} is of an earlier run and cannot be removed: {error.strerror}") from None
-    note(f"no row was refused: {target} of an earlier run was removed")
+        raise InputError(
+            f"{target} is from an earlier run and cannot be removed ({error.strerror}): choose another file"
+        ) from None
+    note(f"no row is invalid: {target} from an earlier run was removed")
 
 
 def named(_ctx: click.Context, param: click.Parameter, target: Path | None) -> Path | None:
-    """Return the file to be written; a click callback that refuses `-`, since stdout is for the summary."""
+    """Return the file to write; a click callback that refuses `-`, because the summary goes to stdout."""
     if target == Path("-"):
-        raise click.BadParameter("standard output is for the summary: name a file", param=param)
+        raise click.BadParameter("'-' must be a file, because the summary goes to standard output", param=param)
     return target
 
 
 @contextmanager
 def standard_output() -> Iterator[Write]:
-    """Give the function that writes to stdout, as it is: no line end is changed."""
+    """Yield the function that writes to stdout, without changing line ends."""
 
     def write(fill: Fill, _what: str) -> None:
         sys.stdout.reconfigure(encoding="utf-8", newline="")  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""`refunds probe`: what a provider honours, found out with a few small test refunds, and the settings that follow."""
+"""`refunds probe`: finds out with a few small test refunds what a provider supports, and advises settings."""
 
 from __future__ import annotations
 
@@ -40,30 +40,30 @@ Examples:
   refunds probe --payment-intent pi_3NfK2x --yes --json | jq .settings
 
 \b
-Take a captured test payment that nothing else uses, best one whose refunds stay
-pending for a while: only such a one shows whether pending refunds are counted.
+Use a captured test payment that nothing else uses. Best is one whose refunds
+stay pending for a while: only those show whether pending refunds are counted.
 
 \b
-Exit code: 0 all was asked (whatever the answers); 9 you said no; 2 the key is
-refused; 3 the test refund is; 5 the provider or Redis is away; 6 a live key, a
-live address or a live payment: nothing was sent."""
+Exit code: 0 all questions have an answer, whatever it is; 9 you answered no;
+2 the API key is refused; 3 a test refund is refused; 5 the provider or Redis is
+unavailable; 6 the key, address or payment is live: nothing was sent."""
 )
-@click.option("--payment-intent", required=True, metavar="PI", help="A captured test payment of your own.")
+@click.option("--payment-intent", required=True, metavar="PI", help="A captured test payment of yours.")
 @click.option(
     "--amount",
     type=Whole(1, MAX_AMOUNT),
     default=1,
     show_default=True,
     metavar="MINOR",
-    help=f"Minor units of each test refund, at most {MAX_AMOUNT}.",
+    help=f"Amount of each test refund in minor units, at most {MAX_AMOUNT}.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation; required without a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def probe(*, payment_intent: str, amount: int, yes: bool, as_json: bool) -> int:
-    """Find out what the provider honours, with a few small test refunds (test mode only).
+    """Find out what the provider supports, with a few small test refunds (test mode only).
 
-    They are really made, outside the records of this installation, and are recognised by metadata.refund_id probe-….
-    The answers are kept; 'refunds doctor' holds the settings against them.
+    The test refunds are really made, but not recorded here; their metadata.refund_id begins with probe-. The answers
+    are stored, and 'refunds doctor' checks the settings against them.
     """
     settings = Settings.load()
     questions.guard(settings)
@@ -85,18 +85,18 @@ def probe(*, payment_intent: str, amount: int, yes: bool, as_json: bool) -> int:
     note(_receipt(report))
     if report.problem is None:
         return DONE
-    note(f"error: {report.problem.text}; the answers were not kept")
+    note(f"error: {report.problem.text}; the answers were not stored")
     return _CODES[report.problem.sort]
 
 
 def _require_free(store: Store, order: Order) -> None:
-    """Refuse a payment on which refunds of this installation are under way: the probe would disturb their looks."""
+    """Refuse a payment with refunds of this installation in progress: the probe would disturb their read-backs."""
     ours = store.get_many(store.ids_on_payment(order.payment_intent))
     moving = [refund.refund_id for refund in ours if refund is not None and not refund.settled]
     if moving:
         raise GuardRefused(
-            f"refund {moving[0]} is under way on {order.payment_intent}, and a probe would disturb what is read of "
-            "it: take a payment that nothing else uses; nothing was sent"
+            f"refund {moving[0]} is in progress on {order.payment_intent}, and a probe would disturb its read-backs: "
+            "use a payment that nothing else uses; nothing was sent"
         )
 
 
@@ -104,9 +104,9 @@ def _price(order: Order, settings: Settings) -> str:
     each, most = order.amount, MAX_POSTS * order.amount
     return (
         f"this makes real test refunds on {order.payment_intent} at {settings.provider_host}, outside the records:\n"
-        f"  {_units(each)} in all if keys are honoured, {_units(POSTS_WITHOUT_KEYS * each)} if they are not,\n"
-        f"  and never more than {_units(most)} (where it answers with 5xx on the way)\n"
-        f"  they are recognised by metadata.refund_id {order.run}-…"
+        f"  {_units(each)} in total if idempotency keys work, {_units(POSTS_WITHOUT_KEYS * each)} if they do not,\n"
+        f"  and never more than {_units(most)} (if some replies are 5xx)\n"
+        f"  their metadata.refund_id begins with {order.run}-"
     )
 
 
@@ -116,25 +116,25 @@ def _units(amount: int) -> str:
 
 def _agreed() -> bool:
     if not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal to ask on: add --yes to spend this test money")
+        raise click.UsageError("no terminal to ask for confirmation: add --yes to make these test refunds")
     try:
-        return click.confirm("make them?", err=True)
+        return click.confirm("make these refunds?", err=True)
     except click.Abort:
         note("")
         raise Detached("nothing was sent") from None
 
 
 def _asked(settings: Settings, order: Order) -> Report:
-    # The provider's client is loaded by the commands that talk to it alone.
+    # Only commands that call the provider need its client, so that the others start without it.
     from worker.probing.probe import Probe  # noqa: PLC0415 - see above
 
     asking = Probe(settings, order)
-    note("asking; where refunds stay pending this takes some seconds …")
+    note("running; if refunds stay pending, this takes some seconds …")
     try:
         return asyncio.run(asking.run())
     except KeyboardInterrupt:
         spent = f"up to {_units(asking.posts * order.amount)} may have been refunded, under {order.run}-…"
-        raise Detached(f"stopped, and nothing was kept; {spent if asking.posts else 'nothing was sent'}") from None
+        raise Detached(f"stopped, and no answer was stored; {spent if asking.posts else 'nothing was sent'}") from None
 
 
 def _put(report: Report, settings: Settings) -> None:
@@ -163,13 +163,13 @@ def _put(report: Report, settings: Settings) -> None:
         now = chosen[advice.variable]
         mark = Text("as set", style="dim") if now == advice.value else Text(f"now {now}", style="yellow")
         advised.add_row(f"  {advice.variable}={advice.value}", mark, advice.why)
-    render.put(render.heading("\nthe settings that follow"), advised)
+    render.put(render.heading("\nrecommended settings"), advised)
 
 
 def _receipt(report: Report) -> str:
-    """Return what was spent, in a sentence."""
+    """Return in a sentence what was refunded."""
     currency = f" of {render.plain(report.currency)}" if report.currency else ""
     requests = f"{report.posts} request" if report.posts == 1 else f"{report.posts} requests"
-    doubt = f", and {report.uncertain} more may have been" if report.uncertain else ""
+    doubt = f", and {_units(report.uncertain)} more may have been refunded" if report.uncertain else ""
     names = f": {', '.join(render.plain(name) for name in report.refunds)}" if report.refunds else ""
     return f"{_units(report.spent)}{currency} refunded with {requests}{doubt}{names}"

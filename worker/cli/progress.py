@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress of long work on stderr: a bar on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.client import Refunds
 
 LINE_SECONDS: Final = 5.0
 STILL_LINE_SECONDS: Final = 60.0
-"""Between two lines that say the same."""
+"""Seconds between two lines with the same figures."""
 STILL_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.2
 _MINUTE: Final = 60
@@ -29,10 +29,10 @@ _SHOWN: Final = ("succeeded", "failed", "canceled", "review")
 
 
 class Show(Protocol):
-    """Shows how far something is: how many are done, and a few words beside."""
+    """Shows how many items are done, and a short text beside the number."""
 
     def __call__(self, done: int, beside: str = "") -> None:
-        """Show it."""
+        """Show the progress."""
 
 
 class _Rate(ProgressColumn):
@@ -43,7 +43,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(what: str, total: int | None, clock: Callable[[], float] = time.monotonic) -> Iterator[Show]:
-    """Show progress while the block runs; `total` None where it is not known."""
+    """Show progress while the block runs; `total` is None if it is not known."""
     screen = render.console(sys.stderr)
     if not screen.is_terminal:
         yield _lines(what, total, clock)
@@ -98,13 +98,16 @@ def span(seconds: float) -> str:
 
 
 def counts_of(batch: Batch) -> dict[str, int]:
-    """Return how many refunds of a batch came out how, and how many are still on their way."""
+    """Return how many refunds of a batch have each result, and how many are still in progress."""
     counts = {name: batch.statuses.get(name, 0) for name in ("succeeded", "failed", "canceled")}
     return counts | {"review": batch.stages.get("review", 0), "moving": batch.moving}
 
 
 def watch_batch(refunds: Refunds, batch_id: str) -> Batch:
-    """Show a batch until none of its refunds moves any more; raises `Detached` on Ctrl-C."""
+    """Show the progress of a batch until no refund is in progress, and return the batch.
+
+    Ctrl-C raises `KeyboardInterrupt`, for which callers raise `detached`.
+    """
     batch = read_batch(refunds.store, batch_id)
     moved, said = time.monotonic(), False
     with progress("settled", batch.accepted) as show:
@@ -119,7 +122,7 @@ def watch_batch(refunds: Refunds, batch_id: str) -> Batch:
                 return batch
             if not said and time.monotonic() - moved > STILL_SECONDS:
                 said = True
-                note(f"nothing has moved for {STILL_SECONDS:g} s: 'refunds doctor' tells whether a worker runs")
+                note(f"no refund has changed for {STILL_SECONDS:g} s: check the workers with 'refunds doctor'")
             time.sleep(_POLL_SECONDS)
             before, batch = batch, read_batch(refunds.store, batch_id)
             if batch.stages != before.stages:
@@ -127,13 +130,13 @@ def watch_batch(refunds: Refunds, batch_id: str) -> Batch:
 
 
 def detached(batch_id: str) -> Detached:
-    """Return what is said when someone stops watching a batch."""
+    """Return the exception for a user who stops watching a batch."""
     return Detached(
-        f"no longer watching; nothing was stopped: look again with 'refunds batch show {batch_id} --wait', "
-        f"or hold it with 'refunds batch pause {batch_id}'"
+        f"stopped watching; the refunds continue: watch again with 'refunds batch show {batch_id} --wait', "
+        f"or pause them with 'refunds batch pause {batch_id}'"
     )
 
 
 def verdict(batch: Batch) -> int:
-    """Return the exit code of a batch that moves no more."""
+    """Return the exit code of a finished batch."""
     return DONE if batch.statuses.get("succeeded", 0) == batch.accepted else SOME_FAILED

@@ -1,4 +1,4 @@
-"""`refunds recover`: what to do before anything else on a server that was restored from an old snapshot."""
+"""`refunds recover`: the first command to run on a Redis server that was restored from an old snapshot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.store.recovery import recover as recover_records
 
 
 def _moment(text: str) -> datetime:
-    """Return a time as it was typed, RFC 3339, and say how it was understood. Raises `InvalidRequest`."""
+    """Return the RFC 3339 time that was typed, and print how it was read. Raises `InvalidRequest`."""
     try:
         typed = datetime.fromisoformat(text)
         moment = typed.replace(tzinfo=UTC) if typed.tzinfo is None else typed.astimezone(UTC)
@@ -27,20 +27,20 @@ def _moment(text: str) -> datetime:
         rule = "must be a time such as 2026-01-31T09:00:00Z"
         raise InvalidRequest([FieldError(field="since", code="since", value=shown(text), rule=rule)]) from None
     if moment > datetime.now(UTC):
-        rule = "must lie in the past: the time of the snapshot that was restored"
+        rule = "must be in the past: give the time at which the restored snapshot was taken"
         raise InvalidRequest([FieldError(field="since", code="since", value=shown(text), rule=rule)])
-    # Hours beside what was meant, refunds that were sent would not be doubted.
-    meant = "" if typed.tzinfo else ": it names no zone, and is taken as UTC"
-    note(f"since {rfc3339(moment)}{meant}")
+    # In a wrong time zone the time could be hours late, and refunds sent in those hours would not be put in doubt.
+    zone = "" if typed.tzinfo else " (no time zone was given: UTC is assumed)"
+    note(f"since {rfc3339(moment)}{zone}")
     return moment
 
 
 def _agreed(place: str) -> bool:
-    """Ask where a person can see the question and answer it; elsewhere the command itself is the answer."""
+    """Ask for confirmation on a terminal; without one, the command itself is the confirmation."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
     try:
-        return click.confirm(f"stop all sending at {place}, and put in doubt what may have been sent since?", err=True)
+        return click.confirm(f"pause all sending at {place}, and put in doubt what may have been sent since?", err=True)
     except click.Abort:
         note("")
         raise Detached("nothing was changed") from None
@@ -52,13 +52,13 @@ Example:
   refunds recover --since 2026-01-31T09:00:00Z && refunds doctor && refunds resume
 
 \b
-Exit code: 9 if you said no."""
+Exit code: 9 if you answered no."""
 )
 @click.option(
     "--since",
     required=True,
     metavar="TIME",
-    help="When the restored snapshot was taken, or a little earlier; UTC where it names no zone.",
+    help="When the restored snapshot was taken, or a little earlier; in UTC unless it names a zone.",
 )
 @click.option(
     "--resubmitted-for",
@@ -66,15 +66,16 @@ Exit code: 9 if you said no."""
     show_default=True,
     type=Whole(0, 24 * 60),
     metavar="HOURS",
-    help="New ids begin in doubt for so long: an order system may hand in again what the snapshot lost.",
+    help="New refund ids start in doubt for so long: an order system may submit again what the snapshot lost.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask; without a terminal it never does.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation; without a terminal, none is asked.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def recover(*, since: str, resubmitted_for: int, yes: bool, as_json: bool) -> int:
-    """Put in doubt what may have been sent since a restored snapshot, with every claim stopped.
+    """After restoring a Redis snapshot: pause all sending, and put in doubt what may have been sent since.
 
-    Restore the server, run this, start the workers, then 'refunds resume': each doubt is read back before anything is
-    sent. With REFUNDS_READBACK=totals or none most of it goes to 'refunds review', since nothing was read before.
+    Restore the server, run this command, start the workers, then run 'refunds resume'. Each refund in doubt is looked
+    for at the provider before anything is sent. With REFUNDS_READBACK=totals or none most of them need review, because
+    nothing was read before they were sent.
     """
     moment = _moment(since)
     with opened() as refunds:
@@ -92,5 +93,6 @@ def recover(*, since: str, resubmitted_for: int, yes: bool, as_json: bool) -> in
         click.echo(json.dumps(found))
     else:
         click.echo(f"{done.doubted} refunds are in doubt since {rfc3339(moment)}")
-    note(f"new ids begin in doubt until {render.moment(done.suspect_until)}; everything is paused: 'refunds resume'")
+    note(f"new refund ids start in doubt until {render.moment(done.suspect_until)}")
+    note("all sending is paused: start the workers, then run 'refunds resume'")
     return DONE

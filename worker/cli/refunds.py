@@ -18,8 +18,10 @@ from worker.model.request import REASONS
 from worker.ranges import SECONDS
 from worker.rules import decisions
 
-wait_option = click.option("--wait", "wait", type=SECONDS, metavar="SECONDS", help="Wait at most so long for the end.")
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+wait_option = click.option(
+    "--wait", "wait", type=SECONDS, metavar="SECONDS", help="Wait at most this long for the result."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 
 
 @click.command(
@@ -30,22 +32,26 @@ Examples:
   refunds submit order-1001-1 --payment-intent pi_3NfK2x --metadata order=1001 --json
 
 \b
-Exit code with --wait: 0 succeeded, or still on its way (a note says so);
-4 failed, canceled or needs a person."""
+Exit code with --wait: 0 succeeded, or still in progress (a note says so);
+4 failed, canceled or needs review."""
 )
 @click.argument("refund_id")
 @click.option("--payment-intent", required=True, metavar="PI", help="The provider's id of the payment.")
-@click.option("--amount", metavar="MINOR", help="In minor units (500 is 5.00 USD); without it all that is left.")
-@click.option("--currency", metavar="ISO", help="Refuse unsent if the payment is in another; it is never sent.")
+@click.option("--amount", metavar="MINOR", help="In minor units (500 is 5.00 USD); all that is left if omitted.")
+@click.option(
+    "--currency", metavar="ISO", help="Refuse the refund, unsent, if the payment's currency differs. Never sent itself."
+)
 @click.option("--reason", metavar="REASON", help=f"One of {', '.join(REASONS)}.")
-@click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Kept with the refund; may be repeated.")
+@click.option(
+    "--metadata", multiple=True, metavar="KEY=VALUE", help="Stored and sent with the refund; may be repeated."
+)
 @wait_option
 @json_option
 def submit(*, wait: float | None, as_json: bool, **values: Any) -> int:
-    """Hand in one refund.
+    """Submit one refund.
 
-    REFUND_ID is your own, and the idempotency key: the same id with the same contents moves nothing twice and shows
-    the record as it stands; with other contents it is refused (exit 6).
+    REFUND_ID is your own id and the idempotency key. The same id with the same contents shows the existing refund and
+    moves no money again; with other contents it is refused (exit code 6).
     """
     request = request_of(**values)
     with opened() as refunds:
@@ -74,15 +80,16 @@ Examples:
   refunds status order-1001-1 --wait 60 && echo money is back
 
 \b
-Exit code: 3 if an id is unknown, or its message was rejected; with --wait 4 if any failed, was canceled or
-needs a person. One still on its way after the wait leaves 0 and a note."""
+Exit code: 3 if an id is unknown, or its message was rejected; with --wait 4 if
+any failed, was canceled or needs review. A refund still in progress after the
+wait leaves 0 and a note."""
 )
 @click.argument("refund_ids", nargs=-1, required=True, metavar="REFUND_ID...")
-@click.option("--history", is_flag=True, help="Every move, oldest first: when, from where to where, what was seen.")
+@click.option("--history", is_flag=True, help="Also show every move, oldest first: when, to which stage, and why.")
 @wait_option
 @json_option
 def status(*, refund_ids: tuple[str, ...], history: bool, wait: float | None, as_json: bool) -> int:
-    """Show refunds as they stand."""
+    """Show the current records of refunds."""
     with opened() as refunds:
         found = wait_for(refunds, refund_ids, wait or 0)
         known = {refund.refund_id for refund in found}
@@ -97,11 +104,15 @@ def status(*, refund_ids: tuple[str, ...], history: bool, wait: float | None, as
     code = DONE if wait is None else verdict(found, wait)
     for refund_id, why in refused.items():
         if why is None:
-            note(f"error: no refund {render.plain(refund_id)} was accepted at {place}: check the id and the settings")
+            note(
+                f"error: no refund {render.plain(refund_id)} exists at {place}: check the id, REFUNDS_REDIS_URL and "
+                "REFUNDS_PREFIX"
+            )
         else:
             note(
-                f"rejected: {refund_id} was not accepted: its message of {render.moment(why.rejected_at)} was refused "
-                f"({why.reason}); see it with 'refunds rejected show {why.entry_id}', then send it with the same id"
+                f"error: refund {refund_id} was not accepted, because its message was rejected at "
+                f"{render.moment(why.rejected_at)} ({why.reason}): see it with 'refunds rejected show {why.entry_id}', "
+                "fix the sender, and send the refund again with the same id"
             )
     return REJECTED if unknown else code
 
@@ -113,21 +124,21 @@ Example:
 
 \b
 Exit code: 6 if it may have been sent already, or is settled; 3 if unknown;
-9 if it was canceled already."""
+9 if it was already canceled."""
 )
 @click.argument("refund_id")
 @json_option
 def cancel(*, refund_id: str, as_json: bool) -> int:
-    """Cancel a refund before anything was sent.
+    """Cancel a refund that was not sent yet.
 
-    Once it may have reached the provider it cannot be canceled, and nothing is changed.
+    A refund that may have reached the provider cannot be canceled, and is not changed.
     """
     with opened() as refunds:
         before = refunds.get(refund_id)
         refund = refunds.apply(refund_id, decisions.cancel, {"by": operator(refunds.settings)})
     _write(refund, as_json=as_json)
     if before.status is Status.CANCELED:
-        note(f"refund {refund_id} was canceled already: nothing was changed")
+        note(f"refund {refund_id} was already canceled: nothing was changed")
         return NOTHING_TO_DO
     return DONE
 
@@ -140,23 +151,24 @@ Examples:
 
 \b
 Exit code: 6 if it has not failed, or sending it again cannot help; 3 if unknown;
-9 if it goes again already; with --wait 4 if it failed again or needs a person."""
+9 if it is already being sent again; with --wait 4 if it failed again or needs
+review."""
 )
 @click.argument("refund_id")
-@click.option("--unknown", is_flag=True, help="Also if it is not known whether that can help.")
+@click.option("--unknown", is_flag=True, help="Also send a failure that may not be retriable.")
 @wait_option
 @json_option
 def retry(*, refund_id: str, unknown: bool, wait: float | None, as_json: bool) -> int:
-    """Send a failed refund again: the same id, as a new generation with a key of its own.
+    """Send a failed refund again: the same id, as a new generation with a new idempotency key.
 
-    Find out first why it failed: 'refunds status ID' has the code.
+    First find out why it failed: 'refunds status REFUND_ID' shows the code.
     """
     with opened() as refunds:
         before = refunds.get(refund_id)
         refund = refunds.retry(refund_id, unknown=unknown, by=operator(refunds.settings))
         again = refund.generation > before.generation
         if not again:
-            note(f"refund {refund_id} goes again already: nothing was changed")
+            note(f"refund {refund_id} is already being sent again: nothing was changed")
         shown = [refund] if wait is None else wait_for(refunds, [refund_id], wait)
     for each in shown:
         _write(each, as_json=as_json)

@@ -1,4 +1,4 @@
-"""`refunds rejected`: the messages that could not be understood: see them, and drop them once their sender is fixed."""
+"""`refunds rejected`: shows the messages that could not be understood, and drops them once their sender is fixed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
 from worker.cli.session import note, opened
 from worker.ranges import Whole
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 _MOST_IDS = 3
 
 
@@ -30,18 +30,18 @@ Examples:
 )
 @click.pass_context
 def rejected(ctx: click.Context) -> int | None:
-    """See and drop the messages that could not be understood; without a command, list them.
+    """Show and drop the messages that could not be understood; without a command, list them.
 
-    No refund was accepted by any of them. Fix the sender and let it send again: the same refund id is safe.
+    No refund was accepted from them. Fix the sender and send the refund again: the same refund id is safe.
     """
     return ctx.invoke(list_rejected) if ctx.invoked_subcommand is None else None
 
 
 @rejected.command("list")
-@click.option("--limit", type=Whole(min=0), default=20, show_default=True, help="0 for all.")
+@click.option("--limit", type=Whole(min=0), default=20, show_default=True, help="How many to list; 0 lists all.")
 @_json_option
 def list_rejected(*, limit: int = 20, as_json: bool = False) -> int:
-    """List them, newest first: when, why, and which refund is named."""
+    """List the rejected messages, newest first: when, why, and which refund they name."""
     with opened() as refunds:
         found = rejections.listed(refunds.store)
         page = list(islice(found, limit or None))
@@ -51,11 +51,11 @@ def list_rejected(*, limit: int = 20, as_json: bool = False) -> int:
             render.as_json({name: value for name, value in each.as_dict().items() if name != "message"})
     elif page:
         render.put(_listing(page))
-        note("see what one holds with 'refunds rejected show ID'")
+        note("see a message with 'refunds rejected show ID'")
     else:
         note("no message was rejected")
     if more:
-        note(f"there are more than the {limit} shown: --limit 0 shows all")
+        note(f"there are more messages than the {limit} shown: use --limit 0 to list all")
     return DONE
 
 
@@ -74,12 +74,12 @@ def _listing(page: list[Rejection]) -> Table:
 
 
 @rejected.command(
-    epilog="\b\nExample:\n  refunds rejected show 5f0c0f3e1a\n\n\b\nExit code: 3 if there is none of that id."
+    epilog="\b\nExample:\n  refunds rejected show 5f0c0f3e1a\n\n\b\nExit code: 3 if no message has this ID."
 )
 @click.argument("entry_id", metavar="ID")
 @_json_option
 def show(*, entry_id: str, as_json: bool) -> int:
-    """Show one of them whole, without secrets, as far as it was kept."""
+    """Show one rejected message, without secrets, as far as it was stored."""
     with opened() as refunds:
         found = rejections.find(refunds.store, entry_id)
     if as_json:
@@ -101,16 +101,16 @@ Examples:
   refunds rejected drop --all
 
 \b
-Exit code: 3 if there is none of that id; 9 if there is none at all, or you said
-no."""
+Exit code: 3 if no message has this ID; 9 if there is no message at all, or you
+answered no."""
 )
 @click.argument("entry_id", metavar="[ID]", required=False)
-@click.option("--all", "every", is_flag=True, help="Drop all of them.")
-@click.option("--yes", is_flag=True, help="Do not ask before all are dropped.")
+@click.option("--all", "every", is_flag=True, help="Drop all rejected messages.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation before --all.")
 def drop(*, entry_id: str | None, every: bool, yes: bool) -> int:
-    """Forget one of them, or all. What they asked for stays undone."""
+    """Delete one rejected message, or all. The refunds that they requested are not made."""
     if (entry_id is None) != every:
-        raise click.UsageError("name the ID of one message, or drop them with --all")
+        raise click.UsageError("give the ID of one message, or --all, but not both")
     with opened() as refunds:
         if entry_id is not None:
             rejections.drop(refunds.store, entry_id)
@@ -125,11 +125,11 @@ def drop(*, entry_id: str | None, every: bool, yes: bool) -> int:
 
 
 def _agreed(place: str) -> bool:
-    """Ask on a terminal; elsewhere the command itself is the answer."""
+    """Ask for confirmation on a terminal; without one, the command itself is the confirmation."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
     try:
-        return click.confirm(f"drop every rejected message kept at {place}?", err=True)
+        return click.confirm(f"drop every rejected message at {place}?", err=True)
     except click.Abort:
         note("")
         raise Detached("nothing was dropped") from None

@@ -1,4 +1,4 @@
-"""How refunds look: blocks, tables and histories for people, JSON lines for programs."""
+"""Prints refunds: blocks, tables and histories for people, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from worker.model.refund import Refund, Stage
 from worker.model.times import from_ms, rfc3339
 
 _UNBOUND: Final = 10_000
-"""The width of what no terminal shows: a pipe gets whole lines."""
+"""The width without a terminal: a pipe gets whole lines."""
 _STYLES: Final = {
     "succeeded": "green",
     "failed": "red",
@@ -30,23 +30,23 @@ _STYLES: Final = {
     "in_doubt": "yellow",
     "pending": "cyan",
 }
-_TOLD: Final = frozenset({"version", "at", "from", "to", "status", "label", "attempt", "by", "note", "source"})
+_OWN_WORDS: Final = frozenset({"version", "at", "from", "to", "status", "label", "attempt", "by", "note", "source"})
 _SEEN: Final = {
     TryVerdict.DONE.value: "the provider made it",
     TryVerdict.MAYBE.value: "it may have happened",
     TryVerdict.NOT_SENT.value: "nothing was sent",
     TryVerdict.NOT_DONE.value: "provably not done",
-    TryVerdict.MISMATCH.value: "the key stands for other contents",
-    "lease_lapsed": "its worker went away without an answer",
+    TryVerdict.MISMATCH.value: "the key was used with other contents",
+    "lease_lapsed": "its worker stopped before it saved a result",
     "http_200": "read at the provider",
 }
-"""What was seen, in words; anything else is told by its own name."""
-_PLACES: Final = {"list": "the payment's list", "totals": "the payment's totals", "lookup": "the refund's own page"}
-"""Where something was read, by the source that a history entry names."""
+"""The words for what a history entry saw; any other value is shown by its name."""
+_SOURCES: Final = {"list": "the payment's list", "totals": "the payment's totals", "lookup": "the refund itself"}
+"""The words for what was read, by the source of a history entry."""
 _DECIDED: Final = {
-    "operator_says_failed": "given up by a person",
-    "operator_says_absent": "to be sent again, says a person",
-    "operator_says_succeeded": "the provider's refund is named by a person",
+    "operator_says_failed": "a person gave it up",
+    "operator_says_absent": "a person wants it sent again",
+    "operator_says_succeeded": "a person named the provider's refund",
     "contradicted": "the provider shows otherwise",
 }
 _UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
@@ -66,9 +66,9 @@ def console(stream: TextIO) -> Console:
 
 
 def put(*things: RenderableType, stream: TextIO | None = None) -> None:
-    """Write to stdout, or another stream; lines that go to no terminal end where their text does.
+    """Write to stdout or another stream; without a terminal, lines have no trailing blanks.
 
-    An id is never wrapped: a table that is wider than the terminal is left to the terminal, which copies as one line.
+    An id is never wrapped, so that it can be copied: a table wider than the terminal is wrapped by the terminal itself.
     """
     target = stream or sys.stdout
     out = console(target)
@@ -90,7 +90,7 @@ def put(*things: RenderableType, stream: TextIO | None = None) -> None:
 
 
 def _least_width(out: Console, table: Table) -> int:
-    """Return the width in which no word of a table is wrapped, and nothing at all in a column that is not to be."""
+    """Return the least width of a table in which no word is wrapped, and no cell of a `no_wrap` column."""
     padding = table.padding[1] + table.padding[3]
     width = 0
     for column in table.columns:
@@ -107,12 +107,12 @@ def heading(text: str) -> Text:
 
 
 def as_json(value: Mapping[str, Any]) -> None:
-    """Write one object on one line; ASCII, so that any reader and any terminal takes it."""
+    """Write one object on one line, in ASCII, so that every reader and terminal accepts it."""
     click.echo(json.dumps(value, separators=(", ", ": ")))
 
 
 def plain(value: object) -> str:
-    """Return a value fit for a terminal: what could move its cursor is shown as an escape."""
+    """Return a value as text that is safe on a terminal: control characters are shown as escapes."""
     text = str(value)
     if text.isprintable():
         return text
@@ -120,7 +120,7 @@ def plain(value: object) -> str:
 
 
 def state_of(refund: Refund) -> Text:
-    """Return status and, while it is on its way, stage."""
+    """Return the status and, until the refund is settled, the stage."""
     word = refund.status.value if refund.settled else refund.stage.value
     style = _STYLES.get(word) or _STYLES[refund.status.value]
     label = refund.status.value if refund.settled else f"{refund.status.value} · {refund.stage.value}"
@@ -128,7 +128,7 @@ def state_of(refund: Refund) -> Text:
 
 
 def amount_of(refund: Refund) -> str:
-    """Return the amount in minor units with its currency, or what stands in its place."""
+    """Return the amount in minor units with its currency, or `all that is left` if none was requested."""
     if refund.amount is None:
         return "all that is left"
     return f"{refund.amount} {plain(refund.currency)}" if refund.currency else str(refund.amount)
@@ -140,7 +140,7 @@ def moment(value: datetime | None) -> str:
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> Table:
-    """Return named values, one a line; absent ones left out."""
+    """Return named values, one per line, without absent ones."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True, min_width=10)
     grid.add_column(overflow="fold")
@@ -177,7 +177,7 @@ def block(refund: Refund) -> Table:
         ("batch", refund.batch_id),
         ("accepted", moment(refund.created_at)),
         ("changed", moment(refund.updated_at)),
-        ("next look", moment(refund.next_check_at) if refund.stage is not Stage.REVIEW else "when a person decides"),
+        ("next check", moment(refund.next_check_at) if refund.stage is not Stage.REVIEW else "after its review"),
     ]
     if refund.settled:
         rows.pop()
@@ -185,30 +185,30 @@ def block(refund: Refund) -> Table:
 
 
 def listing(refunds: Sequence[Refund]) -> Table:
-    """Return refunds as a table, one a row."""
+    """Return refunds as a table, one per row."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("refund", "state", "payment"):
         table.add_column(name, no_wrap=True)
     table.add_column("amount", justify="right", no_wrap=True)
     table.add_column("changed", no_wrap=True)
-    table.add_column("what", no_wrap=True)
+    table.add_column("result", no_wrap=True)
     for refund in refunds:
-        what = refund.error_code if refund.error_code is not None else refund.provider_refund_id
+        result = refund.error_code if refund.error_code is not None else refund.provider_refund_id
         if refund.contradicted_by is not None:
-            what = f"contradicted by {refund.contradicted_by}"
+            result = f"contradicted by {refund.contradicted_by}"
         table.add_row(
             refund.refund_id,
             state_of(refund),
             refund.payment_intent,
             amount_of(refund),
             moment(refund.updated_at),
-            plain(what or ""),
+            plain(result or ""),
         )
     return table
 
 
 def history(entries: Iterable[Mapping[str, Any]]) -> Table:
-    """Return the moves of a refund, oldest first: when, how long after the last one, where to, and what was seen."""
+    """Return the moves of a refund, oldest first: when, how long after the previous one, the new stage, and why."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(no_wrap=True, style="dim", justify="right")
@@ -219,7 +219,7 @@ def history(entries: Iterable[Mapping[str, Any]]) -> Table:
         at, to = entry.get("at"), str(entry.get("to", ""))
         word = str(entry.get("status", "")) if to == Stage.SETTLED else to
         since = f"+{_lasting(at - before)}" if isinstance(at, int) and before is not None else ""
-        grid.add_row(f"  {_clock(at)}", since, Text(plain(word), style=_STYLES.get(word, "")), plain(_told(entry)))
+        grid.add_row(f"  {_clock(at)}", since, Text(plain(word), style=_STYLES.get(word, "")), plain(_sentence(entry)))
         before = at if isinstance(at, int) else None
     return grid
 
@@ -229,7 +229,7 @@ def _clock(at: object) -> str:
 
 
 def _lasting(ms: int) -> str:
-    """Return a length of time in the one or two units that a person would name."""
+    """Return a length of time in its one or two largest units."""
     if ms < _UNITS[-1][1]:
         return f"{ms} ms"
     for (unit, length), (smaller, part) in pairwise(_UNITS):
@@ -239,23 +239,23 @@ def _lasting(ms: int) -> str:
     return f"{ms / 1000:.1f} s"
 
 
-def _told(entry: Mapping[str, Any]) -> str:
-    """Return what a move was about, as a sentence: who or what moved it, and what was seen."""
+def _sentence(entry: Mapping[str, Any]) -> str:
+    """Return a move as a sentence: what was seen, what follows, and who decided it."""
     label, to = str(entry.get("label", "")), entry.get("to")
-    shown = {name: value for name, value in entry.items() if name not in _TOLD and value is not None}
+    shown = {name: value for name, value in entry.items() if name not in _OWN_WORDS and value is not None}
     if "left_out" in entry:
-        return f"{entry['left_out']:,} moves are left out here"
+        return f"{entry['left_out']:,} moves are not shown here"
     if to == Stage.SENDING and "attempt" in entry:
         return f"attempt {entry['attempt']}{_again(entry)}"
     if label in _DECIDED and "look" not in shown:
         parts = [_DECIDED[label]]
     elif "seen" in shown:
-        # A code of an answer stands as it came, so that it can be searched for.
+        # An error code is shown unchanged, so that it can be searched for.
         seen = str(shown.pop("seen"))
         word = _SEEN.get(seen, seen.replace("_", " "))
         parts = [word if label in {seen, to, entry.get("status")} else f"{word}: {label}"]
     elif "look" in shown:
-        parts = [_looked(entry, str(shown.pop("look")).replace("_", " "))]
+        parts = [_read_back(entry, str(shown.pop("look")).replace("_", " "))]
     else:
         parts = [label.replace("_", " ")]
     if (status := shown.pop("http_status", None)) is not None:
@@ -266,59 +266,59 @@ def _told(entry: Mapping[str, Any]) -> str:
         parts.append(f"in {tries} tries")
     reason, alarm = shown.pop("reason", None), shown.pop("alarm", None)
     parts += [f"{name}={value}" for name, value in shown.items()]
-    told = ", ".join(parts)
-    told += f" ({reason})" if reason else ""
-    told += f"; a person must look: {alarm}" if alarm else ""
-    told += f", by {entry['by']}" if entry.get("by") else ""
-    return f"{told} “{entry['note']}”" if entry.get("note") else told
+    sentence = ", ".join(parts)
+    sentence += f" ({reason})" if reason else ""
+    sentence += f"; needs review: {alarm}" if alarm else ""
+    sentence += f", by {entry['by']}" if entry.get("by") else ""
+    return f"{sentence} “{entry['note']}”" if entry.get("note") else sentence
 
 
-def _looked(entry: Mapping[str, Any], word: str) -> str:
-    """Return what a look showed and led to."""
-    place = _PLACES.get(str(entry.get("source")))
-    looked = f"looked at {place}: {word}" if place else f"looked: {word}"
+def _read_back(entry: Mapping[str, Any], word: str) -> str:
+    """Return what a read-back showed and what followed."""
+    source = _SOURCES.get(str(entry.get("source")))
+    shown = f"read {source}: {word}" if source else f"read back: {word}"
     label = str(entry.get("label", ""))
     move = _DECIDED.get(label, label.replace("_", " "))
-    return looked if label in {entry.get("to"), entry.get("status")} or move == word else f"{looked}, {move}"
+    return shown if label in {entry.get("to"), entry.get("status")} or move == word else f"{shown}, {move}"
 
 
 def _again(entry: Mapping[str, Any]) -> str:
-    """Return why a refund was sent once more: on whose word, or by what was read."""
+    """Return why a refund was sent again: who decided it, or what was read."""
     match entry.get("label"), entry.get("source"):
         case "replay", _:
             return ", the same key and bytes again"
         case "resend", "operator":
-            return f", since {entry.get('by') or 'a person'} said that it never happened"
+            return f", because {entry.get('by') or 'a person'} said that it never happened"
         case "resend", str(source):
-            return f", since {_PLACES.get(source, source)} showed that it never happened"
+            return f", because {_SOURCES.get(source, source)} showed that it never happened"
         case "resend", _:
-            return ", after it was taken for absent"
+            return ", because it was considered absent"
     return ""
 
 
 def sent(entries: Iterable[Mapping[str, Any]]) -> list[tuple[int | None, str]]:
-    """Return when each attempt left and what came of it, in words; an attempt without an end is still on its way."""
-    told: list[tuple[int | None, str]] = []
+    """Return when each attempt was sent and its result, in words; an attempt without a result is still in flight."""
+    attempts: list[tuple[int | None, str]] = []
     for entry in entries:
         if entry.get("to") == Stage.SENDING:
-            told.append((entry.get("at"), plain(_told(entry))))
-        elif entry.get("from") == Stage.SENDING and told:
-            at, words = told[-1]
-            told[-1] = (at, f"{words}: {plain(_told(entry))}")
-    return told
+            attempts.append((entry.get("at"), plain(_sentence(entry))))
+        elif entry.get("from") == Stage.SENDING and attempts:
+            at, words = attempts[-1]
+            attempts[-1] = (at, f"{words}: {plain(_sentence(entry))}")
+    return attempts
 
 
 def read(entries: Iterable[Mapping[str, Any]]) -> list[tuple[int | None, str]]:
-    """Return when the provider was looked at in vain or with a result, and what it showed, in words."""
+    """Return when the provider was read, with or without a result, and what it showed, in words."""
     return [
-        (entry.get("at"), plain(_told(entry)))
+        (entry.get("at"), plain(_sentence(entry)))
         for entry in entries
         if "look" in entry or (entry.get("from") == Stage.PROCESSING and "seen" in entry)
     ]
 
 
 def timed(rows: Iterable[tuple[int | None, str]]) -> Table:
-    """Return sentences under their times, one a line."""
+    """Return sentences beside their times, one per line."""
     return facts((_clock(at), sentence) for at, sentence in rows)
 
 

@@ -1,4 +1,4 @@
-"""`refunds review`: the refunds that a person must decide, with the evidence and what each decision does."""
+"""`refunds review`: shows the refunds that need review with their evidence, and resolves them."""
 
 from __future__ import annotations
 
@@ -39,17 +39,18 @@ Examples:
 )
 @click.pass_context
 def review(ctx: click.Context) -> int | None:
-    """See and decide the refunds that need a person; without a command, list them.
+    """Show and resolve the refunds that need review; without a command, list them.
 
-    A refund comes here when it cannot be told whether money has moved. Nothing is sent for it until it is decided.
+    A refund needs review if the worker cannot find out whether its money has moved. Nothing more is sent for it until a
+    person decides.
     """
     return ctx.invoke(list_review) if ctx.invoked_subcommand is None else None
 
 
 @review.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_review(*, as_json: bool = False) -> int:
-    """List the refunds that need a person, with why; first those that the provider contradicts."""
+    """List the refunds that need review, first those that the provider contradicts."""
     with opened() as refunds:
         found = chain(_contradicted(refunds), matching(refunds.store, stage=Stage.REVIEW))
         if as_json:
@@ -59,14 +60,14 @@ def list_review(*, as_json: bool = False) -> int:
         waiting = list(found)
     if waiting:
         render.put(render.listing(waiting))
-        note("see the evidence of one with 'refunds review show ID'")
+        note("see the evidence for a refund with 'refunds review show REFUND_ID'")
     else:
-        note("no refund waits for a person")
+        note("no refunds need review")
     return DONE
 
 
 def _contradicted(refunds: Refunds) -> Iterator[Refund]:
-    """Yield settled refunds that the provider shows otherwise; those in review are listed there."""
+    """Yield settled refunds that the provider contradicts; those in review are listed there."""
     for refund in refunds.get_many(refunds.store.ids_contradicted()):
         if refund is not None and refund.settled:
             yield refund
@@ -74,9 +75,9 @@ def _contradicted(refunds: Refunds) -> Iterator[Refund]:
 
 @review.command(epilog="\b\nExample:\n  refunds review show order-1001-1")
 @click.argument("refund_id")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(*, refund_id: str, as_json: bool) -> int:
-    """Show the evidence: what was sent and when, what was read, and what each decision would do."""
+    """Show the evidence for a refund: what was sent and when, what was read, and what each decision would do."""
     with opened() as refunds:
         refund = refunds.get(refund_id)
         entries = refunds.history(refund_id)
@@ -94,19 +95,19 @@ def show(*, refund_id: str, as_json: bool) -> int:
             }
         )
         return DONE
-    marks = ((name.replace("_", " "), _told(value)) for name, value in evidence(refund).items())
+    marks = ((name.replace("_", " "), _flat(value)) for name, value in evidence(refund).items())
     render.put(
         render.heading(refund.refund_id),
         render.block(refund),
-        render.heading("\nwhy it is here"),
-        f"  {render.plain(why(entries) or 'no person was asked for')}",
+        render.heading("\nwhy it needs review"),
+        f"  {render.plain(why(entries) or 'no review was requested')}",
         render.heading("\nwhat was sent"),
         _lines(render.sent(entries), "nothing"),
         render.heading("\nwhat was read"),
         _lines(render.read(entries), "nothing"),
-        render.heading("\nwhat to find it by"),
+        render.heading("\nhow to find it at the provider"),
         render.facts(marks),
-        render.heading(f"\nour other refunds on {refund.payment_intent}"),
+        render.heading(f"\nyour other refunds on {refund.payment_intent}"),
         _listed(siblings, refund),
     )
     if refund.stage is Stage.REVIEW or (refund.settled and refund.contradicted_by is not None):
@@ -117,7 +118,7 @@ def show(*, refund_id: str, as_json: bool) -> int:
         )
     else:
         note(f"refund {refund_id} is {refund.stage}, not in review: there is nothing to decide")
-    note(f"every move: 'refunds status {refund_id} --history'")
+    note(f"see every move with 'refunds status {refund_id} --history'")
     return DONE
 
 
@@ -127,23 +128,23 @@ def _lines(rows: list[tuple[int | None, str]], otherwise: str) -> RenderableType
 
 def _listed(siblings: Sequence[Refund] | None, refund: Refund) -> RenderableType:
     if siblings is None:
-        return f"  too many to be shown here: 'refunds list --payment-intent {refund.payment_intent}'"
+        return f"  too many to show here: see them with 'refunds list --payment-intent {refund.payment_intent}'"
     return render.listing(siblings) if siblings else "  none"
 
 
-def _told(value: object) -> object:
+def _flat(value: object) -> object:
     if isinstance(value, dict):
         return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner is not None)
     return value
 
 
 def why(entries: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return why a person was last asked for, None if none ever was."""
+    """Return why a review was last requested, None if it never was."""
     return next((str(entry["alarm"]) for entry in reversed(entries) if entry.get("alarm")), None)
 
 
 def evidence(refund: Refund) -> dict[str, Any]:
-    """Return the worker's own marks on a refund: what a person needs to find it on the provider's side."""
+    """Return the ids, times and counts of a refund that a person needs to find it at the provider."""
     times = {
         "first_attempt_at": refund.first_attempt_at,
         "doubt_since": refund.doubt_since,
@@ -171,7 +172,7 @@ def evidence(refund: Refund) -> dict[str, Any]:
     }
 
 
-_COMES_BACK: Final = "if nothing tells, it comes back here, or with --unverified your word counts"
+_COMES_BACK: Final = "if neither can be shown, it returns to review, or with --unverified your decision counts"
 
 
 def resolutions(refund: Refund) -> dict[str, str]:
@@ -179,28 +180,29 @@ def resolutions(refund: Refund) -> dict[str, str]:
     if refund.contradicted_by is not None:
         names = " or ".join(filter(None, (refund.contradicted_by, refund.provider_refund_id)))
         counts = (
-            f"RE_ID ({names}) is the one of the provider's refunds that counts: it is read there, and this refund "
-            "settles as the provider shows it; nothing is sent"
+            f"RE_ID ({names}) is the provider's refund that counts: a worker reads it, and this refund settles as the "
+            "provider shows it; nothing is sent"
         )
         return {"--succeeded RE_ID": counts}
     succeeded = (
-        "RE_ID at the provider is this refund: it is read there and settles as the provider shows it; if its payment, "
-        "amount or id differ it comes back here; --unverified takes another amount or currency for this one"
+        "RE_ID at the provider is this refund: a worker reads it, and this refund settles as the provider shows it; if "
+        "the payment, amount or id differs, it returns to review; --unverified accepts another amount or currency"
     )
     if refund.doubt_since is None and not refund.doubted:
-        failed = "it never happened and never shall: settled as failed with CODE, nothing is sent"
-        resend = "it goes again with the same key and contents; it was never in doubt"
+        failed = "the refund did not happen and must not: it is settled as failed with CODE; nothing is sent"
+        resend = "the refund is sent again with the same key and contents; it was never in doubt"
         if preflight.wants_currency(refund):
             resend += f"; the payment is read first, and nothing is sent unless it is in {refund.asked_currency}"
     else:
         failed = (
-            "it never happened and never shall: it is looked for first, and settles as failed with CODE once it is "
-            f"proven absent, or as the provider shows it if it is found; {_COMES_BACK}; nothing is sent"
+            "the refund did not happen and must not: a worker first looks for it at the provider; if it is proven "
+            "absent, it settles as failed with CODE; if it is found, it settles as the provider shows it; "
+            f"{_COMES_BACK}; nothing is sent"
         )
         resend = (
-            "it never happened: it is looked for first, and sent again with the same key and contents once it is "
-            f"proven absent; if it is found, it settles as the provider shows it; {_COMES_BACK}, and if it did happen "
-            "unseen, the money moves twice where the provider ignores keys"
+            "the refund did not happen: a worker first looks for it at the provider; if it is proven absent, it is "
+            "sent again with the same key and contents; if it is found, it settles as the provider shows it; "
+            f"{_COMES_BACK}, and if it did happen unseen, the money moves twice if the provider ignores keys"
         )
     return {"--succeeded RE_ID": succeeded, "--failed CODE": failed, "--resend": resend}
 
@@ -214,15 +216,15 @@ Examples:
 
 \b
 Exit code: 6 if the refund is not in review, if the provider's refund belongs
-to another of ours, or if the provider has shown one meanwhile."""
+to another of your refunds, or if the provider has shown one meanwhile."""
 )
 @click.argument("refund_id")
-@click.option("--succeeded", metavar="RE_ID", help="It is this refund at the provider; verified by reading it there.")
-@click.option("--failed", metavar="CODE", help="It never happened and never shall; CODE says why. Looked for first.")
-@click.option("--resend", is_flag=True, help="It never happened: send it again. Looked for first.")
-@click.option("--unverified", is_flag=True, help="Your word counts where nothing that can be read contradicts it.")
-@click.option("--note", "reason", required=True, metavar="TEXT", help="How you know; kept in the history.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--succeeded", metavar="RE_ID", help="The provider's refund RE_ID is this refund. A worker verifies it.")
+@click.option("--failed", metavar="CODE", help="The refund did not happen and must not; CODE is the reason.")
+@click.option("--resend", is_flag=True, help="The refund did not happen: send it again.")
+@click.option("--unverified", is_flag=True, help="Your decision counts if nothing at the provider contradicts it.")
+@click.option("--note", "reason", required=True, metavar="TEXT", help="How you know; stored in the history.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def resolve(
     *,
     refund_id: str,
@@ -233,9 +235,9 @@ def resolve(
     reason: str,
     as_json: bool,
 ) -> int:
-    """Decide a refund in review; your name and the note go into its history.
+    """Resolve a refund in review; your name and the note are stored in its history.
 
-    What may have happened is looked for at the provider first: a decision never outweighs what can be read.
+    A refund that may have happened is first looked for at the provider. What the provider shows outweighs a decision.
     """
     detail = {"note": checked_note(reason)}
     decision = _decision(succeeded, failed, resend=resend)
@@ -248,7 +250,7 @@ def resolve(
     render.put(render.heading(refund.refund_id), render.block(refund))
     if not refund.settled:
         note(
-            f"a worker looks at it next, and it settles or comes back to review: follow it with 'refunds status "
+            "a worker takes this refund next, and it settles or returns to review: follow it with 'refunds status "
             f"{refund_id} --history --wait 60'"
         )
     return DONE
@@ -258,17 +260,17 @@ def _apply(refunds: Refunds, refund_id: str, decide: Callable[[Refund], Step], d
     try:
         return refunds.apply(refund_id, decide, detail)
     except NotInReview:
-        # Another person may have been faster: say what stands now.
+        # Another person may have been faster, so the message states the current stage.
         raise NotInReview(
-            f"refund {refund_id} is {refunds.get(refund_id).stage}, not in review, and was left as it is: "
-            "'refunds review list' names those that can be resolved"
+            f"refund {refund_id} is {refunds.get(refund_id).stage}, not in review, and was not changed: "
+            "see the refunds that can be resolved with 'refunds review list'"
         ) from None
 
 
 def _decision(succeeded: str | None, failed: str | None, *, resend: bool) -> Callable[..., Step]:
     """Return the decision that the options name; it takes the refund, `by` and `unverified`."""
     if (succeeded is not None) + (failed is not None) + resend != 1:
-        raise click.UsageError(f"Say exactly one of {CHOICES}.")
+        raise click.UsageError(f"give exactly one of {CHOICES}")
     if succeeded is not None:
         return partial(
             decisions.resolve_succeeded, provider_refund_id=checked_provider_id(succeeded), now=datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""What every command opens first: the settings, the records, and where warnings go."""
+"""The client and the output that all commands share: opens the records, and prints notes and warnings."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from worker.model.redaction import without_secrets
 from worker.model.request import scrubbed
 from worker.settings import Settings
 
+ALL_PAUSED: Final = "all sending is still paused: start it with 'refunds resume'"
 _EVENTS: Final = {
-    "nudge_not_sent": "accepted, but the message to the workers could not be sent: their next sweep finds it",
-    "backlog_deep": "accepted, but refunds come in faster than they go out: 'refunds doctor' says what holds them",
+    "nudge_not_sent": "accepted, but the message to the workers was not sent: their next sweep finds the refund",
+    "backlog_deep": "accepted, but refunds arrive faster than they are sent: see why with 'refunds doctor'",
 }
-"""The library's events, as a person is told of them."""
+"""The sentences for events of the library's log."""
 _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class _Sentences(logging.Handler):
-    """Warnings of the library as one line on stderr: a sentence and its facts."""
+    """Log handler that prints each warning of the library as one line on stderr: a sentence and its facts."""
 
     def emit(self, record: logging.LogRecord) -> None:
         facts = " ".join(f"{name}={scrubbed(str(value))}" for name, value in vars(record).items() if name not in _OWN)
         event = record.getMessage()
-        told = f"{_EVENTS[event]} ({facts})" if event in _EVENTS else f"{event} {facts}".rstrip()
-        click.echo(without_secrets(f"{record.levelname.lower()}: {told}"), err=True)
+        sentence = f"{_EVENTS[event]} ({facts})" if event in _EVENTS else f"{event} {facts}".rstrip()
+        click.echo(without_secrets(f"{record.levelname.lower()}: {sentence}"), err=True)
 
 
 @contextmanager
 def opened(settings: Settings | None = None) -> Iterator[Refunds]:
-    """The producer's door on the environment's settings, closed at the end."""
+    """Yield a client with the environment's settings, and close it at the end."""
     log = logging.getLogger("worker")
     handler = _Sentences(logging.WARNING)
     log.addHandler(handler)
@@ -48,16 +49,16 @@ def opened(settings: Settings | None = None) -> Iterator[Refunds]:
 
 
 def operator(settings: Settings) -> str:
-    """Return who decides here: REFUNDS_ACTOR, else who is at the keyboard as the system knows it."""
+    """Return the name for the history of a decision: REFUNDS_ACTOR, else the system's user name."""
     if settings.actor is not None:
         return settings.actor
     try:
         return getpass.getuser()
     except (OSError, KeyError):
-        # A container may run under a number that has no name.
+        # A container may run under a user id that has no name.
         return f"uid {os.getuid()}"
 
 
 def note(sentence: str) -> None:
-    """Say something to the person, beside the data."""
+    """Print a sentence for the user on stderr, apart from the data on stdout."""
     click.echo(without_secrets(sentence), err=True)

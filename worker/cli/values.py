@@ -1,4 +1,4 @@
-"""Values as they are typed, checked before anything is asked of Redis."""
+"""Checks of typed values, made before Redis is contacted."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def request_of(
     reason: str | None,
     metadata: Iterable[str],
 ) -> RefundRequest:
-    """Return the request that the options spell; raises `InvalidRequest` with every broken rule of all of them."""
+    """Return the request that the options state. Raises `InvalidRequest` with every broken rule of all options."""
     errors: list[FieldError] = []
     number = None
     if amount is not None:
-        # ASCII digits and nothing else: '1e3', '5.0', ' 5' and other scripts' digits are not guessed at.
+        # ASCII digits only: the meaning of '1e3', '5.0', ' 5' or other scripts' digits is not guessed.
         if _AMOUNT.fullmatch(amount):
             number = int(amount)
         else:
@@ -42,7 +42,7 @@ def request_of(
             rule = "must be written as KEY=VALUE"
             errors.append(FieldError(field="metadata", code="metadata_pair", value=shown(item), rule=rule))
         elif name in pairs:
-            rule = "this metadata key is given twice"
+            rule = "this metadata key is given twice: give it once"
             errors.append(FieldError(field="metadata", code="metadata_twice", value=shown(name), rule=rule))
         pairs.setdefault(name, value)
     try:
@@ -62,29 +62,29 @@ def request_of(
 
 
 def checked_note(text: str) -> str:
-    """Return a note that may stand in the history; raises `InvalidRequest`."""
+    """Return a note for the history, without secrets. Raises `InvalidRequest`."""
     if not text.strip():
-        rule = "must say why, for whoever reads the history"
+        rule = "must not be empty: say how you know, for those who read the history"
     elif len(text) > MAX_NOTE:
         rule = f"must be at most {MAX_NOTE} characters"
     elif any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
-        rule = "must not hold control characters or broken Unicode"
+        rule = "must not contain control characters or broken Unicode"
     else:
         return without_secrets(text.strip())
     raise InvalidRequest([FieldError(field="note", code="note", value=shown(text), rule=rule)])
 
 
 def checked_provider_id(text: str) -> str:
-    """Return the id of a provider's refund; raises `InvalidRequest`."""
+    """Return the id of a provider's refund. Raises `InvalidRequest`."""
     if is_provider_id(text):
         return text
-    rule = "must be the provider's id, 1 to 200 of A-Z a-z 0-9 _ -"
+    rule = "must be the provider's refund id: 1 to 200 of A-Z a-z 0-9 _ -"
     raise InvalidRequest([FieldError(field="provider_refund_id", code="provider_id", value=shown(text), rule=rule)])
 
 
 def checked_code(text: str) -> str:
-    """Return an error code a person settles a refund with; raises `InvalidRequest`."""
+    """Return the error code with which a person settles a refund. Raises `InvalidRequest`."""
     if _CODE.fullmatch(text):
         return text
-    rule = "must be a code such as customer_paid_in_cash: 1 to 60 of a-z 0-9 _, a letter first"
+    rule = "must be a code such as customer_paid_in_cash: 1 to 60 of a-z 0-9 _, starting with a letter"
     raise InvalidRequest([FieldError(field="code", code="error_code", value=shown(text), rule=rule)])

@@ -1,4 +1,4 @@
-"""Waiting for refunds under a person's eyes."""
+"""Waits for refunds until they are settled or need review."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _LONGEST_POLL: Final = 1.0
 
 
 def rests(refund: Refund) -> bool:
-    """Tell whether waiting is over: settled, or a person must decide."""
+    """Return whether waiting is over: the refund is settled or needs review."""
     return refund.settled or refund.stage is Stage.REVIEW
 
 
 def wait_for(refunds: Refunds, refund_ids: Sequence[str], seconds: float) -> list[Refund]:
-    """Poll until all rest or the time is over; return the records in order, without those that never stood.
+    """Poll until all refunds are settled or need review, or the time is over; return the existing records in order.
 
-    Raises `Detached` on Ctrl-C: the refunds go on without a watcher.
+    Raises `Detached` on Ctrl-C: the refunds continue unwatched.
     """
     end = time.monotonic() + seconds
     pause = _FIRST_POLL
-    # Only those that do not rest are read again: a wait for many costs what is left of them.
+    # Only unfinished refunds are read again, so that waiting for many costs little once most are finished.
     found: dict[str, Refund] = {}
     moving = list(dict.fromkeys(refund_ids))
     try:
@@ -41,23 +41,23 @@ def wait_for(refunds: Refunds, refund_ids: Sequence[str], seconds: float) -> lis
             pause = min(pause * 1.5, _LONGEST_POLL)
     except KeyboardInterrupt:
         again = " ".join(moving[:5])
-        raise Detached(f"no longer watching; nothing was stopped: look again with 'refunds status {again}'") from None
+        raise Detached(f"stopped watching; the refunds continue: see them with 'refunds status {again}'") from None
 
 
 def verdict(refunds: Iterable[Refund], seconds: float) -> int:
-    """Return the exit code of a wait: 4 if any failed, was canceled or needs a person.
+    """Return the exit code of a wait: 4 if any refund failed, was canceled or needs review.
 
-    One that is still on its way has not failed: it leaves 0, and a note.
+    A refund still in progress has not failed: it leaves 0, and a note.
     """
     code = DONE
     for refund in refunds:
         if not rests(refund):
             note(
-                f"refund {refund.refund_id} is still {refund.status} after {seconds:g} s, which is no failure: "
-                f"look again with 'refunds status {refund.refund_id}'"
+                f"refund {refund.refund_id} is still {refund.status} after {seconds:g} s, which is not a failure: "
+                f"see it later with 'refunds status {refund.refund_id}'"
             )
         elif refund.status is not Status.SUCCEEDED:
             code = SOME_FAILED
             if refund.stage is Stage.REVIEW:
-                note(f"refund {refund.refund_id} needs a person: 'refunds review show {refund.refund_id}'")
+                note(f"refund {refund.refund_id} needs review: see why with 'refunds review show {refund.refund_id}'")
     return code

@@ -1,4 +1,4 @@
-"""Numbers with their nouns, and money, as a person says them."""
+"""Numbers with their nouns, lists, and amounts of money, in words for a person."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def verb(number: int, one: str, many: str) -> str:
-    """Return the form of a verb that goes with so many."""
+    """Return the form of a verb or pronoun for this number."""
     return one if number == 1 else many
 
 

@@ -60,21 +60,21 @@ def test_batches_are_listed_newest_first_with_their_counts(cli: Cli, records: Re
         "failed",
         "canceled",
         "review",
-        "moving",
+        "unfinished",
         "imported",
         "file",
     ]
-    assert lines[0][:9] == ["b-2", "not", "whole", "0", "0", "0", "0", "0", "0"]
+    assert lines[0][:8] == ["b-2", "incomplete", "0", "0", "0", "0", "0", "0"]
     assert lines[1][:8] == ["b-1", "running", "4", "1", "1", "0", "0", "2"]
     assert cli("batch").out == ran.out
     assert [each["batch_id"] for each in cli("batch", "list", "--json").objects] == ["b-2", "b-1"]
     ran = cli("batch", "list", "--limit", "1", "--json")
-    assert ([each["batch_id"] for each in ran.objects], "--limit 0 shows all" in ran.err) == (["b-2"], True)
+    assert ([each["batch_id"] for each in ran.objects], "--limit 0 to list all" in ran.err) == (["b-2"], True)
 
 
 def test_without_a_batch_the_list_says_so(cli: Cli) -> None:
     ran = cli("batch", "list")
-    assert (ran.code, ran.out, ran.err) == (0, "", "no file was imported here\n")
+    assert (ran.code, ran.out, ran.err) == (0, "", "no file has been imported yet\n")
 
 
 def test_show_tells_counts_by_status_and_stage_sums_and_pace(cli: Cli, records: Records, batch: str) -> None:
@@ -105,18 +105,18 @@ def test_a_batch_that_paused_itself_says_why_and_what_to_do(cli: Cli, records: R
     key = "refunds:batch:b-1"
     records.store.redis.hset(key, mapping={"state": "paused", "paused_reason": "balance_insufficient"})
     shown = cli("batch", "show", batch).out
-    assert "refund after refund failed with balance_insufficient" in shown
+    assert "many refunds in a row failed with balance_insufficient" in shown
     assert "'refunds batch resume b-1' and 'refunds batch retry b-1'" in shown
 
 
 def test_pause_and_resume_hold_a_batch_and_let_it_go(cli: Cli, records: Records, batch: str) -> None:
     assert (cli("batch", "resume", batch).code, cli("batch", "pause", batch).code) == (9, 0)
     again = cli("batch", "pause", batch)
-    assert (again.code, again.err) == (9, "batch b-1 was paused already\n")
+    assert (again.code, again.err) == (9, "batch b-1 was already paused\n")
     found = cli("batch", "show", batch, "--json").object
     assert (found["state"], found["paused_at"] is not None, found["paused_by"] is not None) == ("paused", True, True)
     cli("pause")
-    assert "everything is paused" in cli("batch", "resume", batch).err
+    assert "all sending is still paused" in cli("batch", "resume", batch).err
     assert read_batch(records.store, batch).state == "running"
 
 
@@ -133,7 +133,7 @@ def test_cancel_stops_what_was_not_sent_and_says_what_was(cli: Cli, records: Rec
         "processing": 0,
         "review": 0,
     }
-    assert "1 may have reached the provider and go on to their end" in ran.err
+    assert "1 refund may have reached the provider and cannot be canceled" in ran.err
     again = cli("batch", "cancel", batch)
     assert (again.code, "sent, succeeded" in again.out) == (9, True)
     assert [records.get(f"row-{number}").status for number in range(4)] == [
@@ -166,12 +166,12 @@ def test_cancel_names_what_moved_meanwhile_and_its_numbers_add_up(
     told = ran.object
     assert (told["canceled"], told["canceled_now"], told["to_be_canceled"]) == (2, 2, {"queued": 0, "waiting": 1})
     assert told["canceled"] + sum(told["sent"].values()) + sum(told["to_be_canceled"].values()) == told["refunds"] == 4
-    assert "1 moved meanwhile and will not be sent" in ran.err
+    assert "1 refund changed meanwhile and will not be sent" in ran.err
     monkeypatch.undo()
     again = cli("batch", "cancel", batch)
     assert (again.code, [line.split() for line in again.out.splitlines()][1:]) == (
         0,
-        [["canceled", "3"], ["sent,", "succeeded", "1"], ["refunds", "in", "all", "4"]],
+        [["canceled", "3"], ["sent,", "succeeded", "1"], ["refunds", "in", "total", "4"]],
     )
 
 
@@ -186,7 +186,7 @@ def test_retry_sends_again_what_is_retriable_in_the_bulk_lane(
         0,
         {"batch_id": "b-1", "retried": 1, "left": {"no": 1, "unknown": 1}, "moved": 0, "handed_in_again": 0},
     )
-    assert "--unknown sends those, too" in ran.err
+    assert "--unknown sends those too" in ran.err
     assert (messages(sync_redis, Lane.BULK) - before, messages(sync_redis, Lane.SINGLE)) == (1, 0)
     assert cli("batch", "retry", batch).code == 9
     assert cli("batch", "retry", batch, "--unknown", "--json").object["retried"] == 1
@@ -198,7 +198,7 @@ def test_a_retry_of_a_paused_batch_says_how_to_let_it_go_and_of_a_canceled_one_i
 ) -> None:
     settled(records, "row-0", Retriable.YES)
     cli("batch", "pause", batch)
-    assert "'refunds batch resume b-1' lets them go" in cli("batch", "retry", batch).err
+    assert "resume it with 'refunds batch resume b-1'" in cli("batch", "retry", batch).err
     cli("batch", "cancel", batch)
     ran = cli("batch", "retry", batch)
     assert (ran.code, ran.err) == (6, "error: batch b-1 was canceled: nothing of it is sent again\n")
@@ -231,7 +231,7 @@ def test_the_result_of_another_file_is_refused(cli: Cli, batch: str, tmp_path: P
     other.write_text(SEASON + "row-9;pi_9;500;usd\n")
     ran = cli("batch", "result", batch, "--input", str(other))
     assert (ran.code, ran.out) == (3, "")
-    assert "season.csv is not the file that was imported as batch b-1, which was 'season.csv'" in ran.err
+    assert "season.csv is not the file that was imported as batch b-1: use --input with 'season.csv'" in ran.err
 
 
 def test_a_result_is_read_as_the_file_was_when_it_was_imported(cli: Cli, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_failed_refunds_are_all_told_of_by_a_retry(
 def test_a_retry_shows_how_many_had_failed(cli: Cli, season: Path) -> None:
     del season
     lines = [line.split() for line in cli("batch", "retry", "b-1").out.splitlines()[1:]]
-    assert lines == [["sent", "again", "2"], ["left,", "retriable:", "no", "1"], ["failed", "before", "3"]]
+    assert lines == [["sent", "again", "2"], ["not", "sent,", "retriable:", "no", "1"], ["failed", "before", "3"]]
 
 
 def test_a_canceled_batch_adds_up(cli: Cli, season: Path) -> None:

@@ -75,7 +75,7 @@ def test_one_bad_row_and_nothing_is_enqueued(
         ["4", "currency", "currency"],
     ]
     assert ran.err.splitlines()[-1].startswith("error: 2 of 3 rows of season.csv are invalid (")
-    assert ran.err.splitlines()[-1].endswith("nothing was handed in")
+    assert ran.err.splitlines()[-1].endswith("nothing was imported")
     assert (refunds_in(records), messages(sync_redis, Lane.BULK)) == (0, 0)
 
 
@@ -85,8 +85,8 @@ def test_many_errors_are_the_first_twenty_and_a_count_by_code(cli: Cli, tmp_path
     lines = ran.err.splitlines()
     assert (ran.code, len(lines)) == (3, 23)
     assert lines[-2:] == [
-        "… and 80 more errors: --errors FILE holds every one",
-        "error: 100 of 100 rows of season.csv are invalid (100 refund_id): nothing was handed in",
+        "… and 80 more errors: use --errors FILE to get all of them",
+        "error: 100 of 100 rows of season.csv are invalid (100 refund_id): nothing was imported",
     ]
     shown = cli("import", file, "--json").object
     assert (shown["invalid"], shown["errors_by_code"], len(shown["error_rows"])) == (100, {"refund_id": 100}, 20)
@@ -109,14 +109,14 @@ def test_a_dry_run_sums_up_and_touches_nothing(
     before = sync_redis.dbsize()
     ran = cli("import", season(tmp_path), "--dry-run", "--json")
     assert (ran.code, ran.object["valid"], ran.object["known"], ran.object["conflicting"]) == (0, 3, 1, 0)
-    assert ran.err == "dry run: nothing was handed in\n"
+    assert ran.err == "dry run: nothing was imported\n"
     assert sync_redis.dbsize() == before
 
 
 def test_a_dry_run_works_at_a_desk_that_does_not_reach_redis(away: Cli, tmp_path: Path) -> None:
     ran = away("import", season(tmp_path), "--dry-run", "--json")
     assert (ran.code, ran.object["valid"], "known" in ran.object) == (0, 3, False)
-    assert "is not known" in ran.err
+    assert "the rows were not compared with the records: Redis at" in ran.err
 
 
 def test_an_id_with_other_contents_stops_the_whole_file(cli: Cli, records: Records, tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_an_id_with_other_contents_stops_the_whole_file(cli: Cli, records: Recor
     for options in ((), ("--dry-run",)):
         ran = cli("import", season(tmp_path), *options, "--json")
         assert (ran.code, ran.object["conflicting"]) == (6, 1)
-        assert "line 3: refund row-1 exists with other contents and is on its way: amount 999, here 500\n" in ran.err
-        assert "give a new refund, or a corrected row of one that failed, a new id" in ran.err
+        assert "line 3: refund row-1 exists with other contents and is in progress: amount 999, here 500\n" in ran.err
+        assert "if a row is a new refund, or the corrected row of a failed one, give it a new id" in ran.err
     assert refunds_in(records) == 1
     assert records.get("row-1").amount == 999
 
@@ -234,7 +234,7 @@ def test_rows_of_earlier_refunds_are_counted_and_not_waited_for(cli: Cli, record
     records.succeeded("row-2", payment_intent="pi_2", currency="usd", batch_id="b-1")
     ran = cli("import", file, "--wait", "--json")
     assert (ran.code, ran.object["known"], ran.object["counts"]["succeeded"]) == (0, 3, 1)
-    assert "2 rows were handed in before, outside this batch, and not waited for" in ran.err
+    assert "2 rows were accepted before, outside this batch, and not waited for" in ran.err
 
 
 def test_a_file_whose_rows_all_stand_elsewhere_makes_no_batch(
@@ -256,7 +256,7 @@ def test_an_unfinished_import_goes_on_with_the_same_command_and_options_only(
     assert cli("import", file, "--batch", "b-9").code == 6
     ran = cli("import", file, "--delay", "1h", "--json")
     assert (ran.code, ran.object["batch_id"], ran.object["created"]) == (0, "b-1", 3)
-    assert "the delay that it was begun with is kept" in ran.err
+    assert "the batch keeps the delay it was started with" in ran.err
     batch = read_batch(records.store, "b-1")
     assert (batch.known, batch.not_before, batch.imported_at is None) == (0, None, False)
 
@@ -264,7 +264,7 @@ def test_an_unfinished_import_goes_on_with_the_same_command_and_options_only(
 def test_rows_that_are_one_refund_twice_are_enqueued_once(cli: Cli, tmp_path: Path) -> None:
     ran = cli("import", a_file(tmp_path, "a,pi_1,500,usd", "a,pi_1,500,usd"), "--json")
     assert (ran.code, ran.object["created"]) == (0, 1)
-    assert "warning: 1 row repeats an earlier one (line 3 repeats line 2): such a refund is handed in once" in ran.err
+    assert "warning: 1 row repeats an earlier row (line 3 repeats line 2): each refund is made only once" in ran.err
 
 
 def test_an_interrupted_watch_says_that_nothing_stopped_and_how_to_look_again(
@@ -286,8 +286,8 @@ def test_an_interrupted_watch_says_that_nothing_stopped_and_how_to_look_again(
     out, err = process.communicate(timeout=SECONDS)
     assert (process.returncode, out) == (130, "")
     assert err == (
-        "no longer watching; nothing was stopped: look again with 'refunds batch show b-1 --wait', "
-        "or hold it with 'refunds batch pause b-1'\n"
+        "stopped watching; the refunds continue: watch again with 'refunds batch show b-1 --wait', "
+        "or pause them with 'refunds batch pause b-1'\n"
     )
 
 
@@ -311,7 +311,7 @@ def test_a_redis_lost_half_way_is_5_and_the_same_command_goes_on(tmp_path: Path)
         assert (process.returncode, out) == (5, "")
         said = err.splitlines()[-1]
         assert said.startswith(f"error: Redis at 127.0.0.1:{server.port} ")
-        assert said.endswith("and the same command goes on with the rest")
+        assert said.endswith("run the same command again to import the rest")
         server.restart()
         ran = cli("import", file, "--json")
         assert (ran.code, ran.object["created"] + ran.object["known"]) == (0, 20_000)

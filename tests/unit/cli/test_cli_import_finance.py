@@ -60,11 +60,11 @@ def test_sums_are_shown_as_the_file_states_its_amounts(cli: Cli, records: Record
     assert (found["totals"]["eur"]["amount"], found["decimals"]) == (124450, {"eur": 2})
     ran = cli("import", file, *options, "--expect-total", "eur=124451")
     assert (
-        "the file comes to 1,244.50 EUR (eur=124450), and 1,244.51 EUR (eur=124451) were expected: nothing was "
-        "handed in\n" in ran.err
+        "the file adds up to 1,244.50 EUR (eur=124450), but 1,244.51 EUR (eur=124451) were expected: nothing was "
+        "imported\n" in ran.err
     )
     ran = cli("import", file, *options, "--max-total", "eur=124449")
-    assert "the file comes to 1,244.50 EUR (eur=124450), more than the 124,449 of --max-total" in ran.err
+    assert "the file adds up to 1,244.50 EUR (eur=124450), more than --max-total 124,449 allows" in ran.err
     assert cli("import", file, *options, "--expect-total", "eur=124450").code == 0
     assert "1,244.50 EUR" in cli("batch", "show", "b-1").out
     assert "minor" not in cli("batch", "show", "b-1").out
@@ -125,7 +125,7 @@ def test_a_mended_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
     failed, other = made(file)
     records.failed(failed.refund_id, payment_intent="pi_wrong", batch_id="b-1", metadata={"order_no": "1"})
     ran = cli("import", file, *BY_ORDER, "--again")
-    assert (ran.code, "1 of them failed before: 'refunds batch retry ID' sends it again as it is" in ran.err) == (
+    assert (ran.code, "1 of them failed before: 'refunds batch retry ID' sends it again unchanged" in ran.err) == (
         9,
         True,
     )
@@ -136,9 +136,9 @@ def test_a_mended_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
         stands = f"refund {failed.refund_id} exists with other contents and failed (card_gone)"
         assert ran.err.splitlines()[:4] == [
             f"line 2: {stands}: payment_intent pi_wrong, here pi_1",
-            "error: 1 row of mended.csv has the id of a refund with other contents: nothing was handed in",
-            "  if these are corrected rows of refunds that failed, keep them alone and say --attempt 2",
-            "  if each row is a refund of its own, make its id from more columns: --id-from order_no,payment_intent",
+            "error: 1 row of mended.csv has the id of a refund with other contents: nothing was imported",
+            "  if these are corrected rows of failed refunds, import only them, with --attempt 2",
+            "  if each row is a refund of its own, make the ids from more columns: --id-from order_no,payment_intent",
         ]
     ran = cli("import", mended, *BY_ORDER, "--attempt", "2", "--json")
     assert (ran.code, ran.object["created"], standing(records)) == (0, 1, 3)
@@ -149,8 +149,8 @@ def test_a_mended_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
     for attempt in ("2", "3"):
         ran = cli("import", whole, *BY_ORDER, "--attempt", attempt, "--allow-repeat")
         assert (ran.code, standing(records)) == (6, 3)
-        assert f"line 3: its earlier attempt, refund {other.refund_id}, is on its way\n" in ran.err
-    assert "2 rows of whole.csv are a further attempt at what has not failed: nothing was handed in" in ran.err
+        assert f"line 3: the earlier attempt, refund {other.refund_id}, is in progress\n" in ran.err
+    assert "2 rows of whole.csv are a further attempt at a refund that has not failed: nothing was imported" in ran.err
 
 
 def test_a_conflict_after_a_second_attempt_names_the_third(cli: Cli, records: Records, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_canceled_row_is_handed_in_again_by_a_further_attempt(cli: Cli, record
     cli("batch", "cancel", "b-1")
     result = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n\n", "again.csv")
     ran = cli("import", result, *BY_ORDER)
-    assert (ran.code, "1 of them was canceled: what is still wanted needs --attempt 2\n" in ran.err) == (9, True)
+    assert (ran.code, "1 of them was canceled: a row that is still wanted needs --attempt 2\n" in ran.err) == (9, True)
     ran = cli("import", file, *BY_ORDER, "--attempt", "2", "--again", "--json")
     assert (ran.code, ran.object["created"], standing(records)) == (0, 1, 2)
 
@@ -184,8 +184,8 @@ def test_a_failed_row_that_was_handed_in_again_is_not_retried(cli: Cli, records:
     assert cli("import", mended, *BY_ORDER, "--attempt", "2").code == 0
     again = f"{first.refund_id}-a2"
     ran = cli("batch", "retry", "b-1", "--unknown")
-    named = f"refund {first.refund_id} was left: its row was handed in again as {again}, which is on its way or done\n"
-    assert (ran.code, named in ran.err, "left, handed in again" in ran.out) == (0, True, True)
+    named = f"refund {first.refund_id} was not sent again, because its row was imported again as {again}, which is in "
+    assert (ran.code, named in ran.err, "not sent, imported again" in ran.out) == (0, True, True)
     assert [records.get(each.refund_id).status for each in (first, other)] == ["failed", "pending"]
     ran = cli("batch", "retry", "b-1", "--unknown", "--json")
     assert (ran.code, ran.object["retried"], ran.object["handed_in_again"], ran.object["moved"]) == (9, 0, 1, 0)
@@ -215,7 +215,7 @@ def test_a_row_whose_earlier_attempt_is_retried_meanwhile_is_left_out(
     monkeypatch.setattr("worker.batches.open_batch", late)
     mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "mended.csv")
     ran = cli("import", mended, *BY_ORDER, "--attempt", "2")
-    assert (ran.code, "1 id was taken by another refund meanwhile" in ran.err) == (6, True)
+    assert (ran.code, "1 row was skipped, because other refunds took its id during the import" in ran.err) == (6, True)
     assert standing(records) == 1
     assert records.get(first.refund_id).status == "pending"
 
@@ -223,7 +223,7 @@ def test_a_row_whose_earlier_attempt_is_retried_meanwhile_is_left_out(
 def test_an_attempt_without_made_ids_is_wrong_usage(cli: Cli, tmp_path: Path) -> None:
     file = a_file(tmp_path, "id,pi,amount\na,pi_1,500\n")
     ran = cli("import", file, "--attempt", "2")
-    assert (ran.code, "--attempt goes with --id-from" in ran.err) == (2, True)
+    assert (ran.code, "--attempt 2 needs --id-from" in ran.err) == (2, True)
     assert cli("import", file, "--id-from", "pi", "--attempt", "0").code == 2
 
 

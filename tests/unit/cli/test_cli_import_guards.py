@@ -30,18 +30,18 @@ def accepted(records: Records) -> int:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--expect-rows", "4"), "the file has 3 rows, and 4 were expected"),
+        (("--expect-rows", "4"), "the file has 3 rows, but 4 were expected"),
         (
             ("--expect-total", "usd=1201", "--expect-total", "eur=300"),
-            "the file comes to 1,200 usd, and 1,201 were expected",
+            "the file adds up to 1,200 usd, but 1,201 were expected",
         ),
-        (("--expect-total", "usd=1200"), "the file comes to 300 eur, and 0 were expected"),
+        (("--expect-total", "usd=1200"), "the file adds up to 300 eur, but 0 were expected"),
         (
             ("--expect-total", "usd=1200", "--expect-total", "eur=300", "--expect-total", "jpy=1"),
-            "the file comes to 0 jpy, and 1 was expected",
+            "the file adds up to 0 jpy, but 1 was expected",
         ),
-        (("--max-total", "1199"), "the file comes to 1,200 usd, more than the 1,199 of --max-total"),
-        (("--max-total", "usd=5000"), "the file comes to 300 eur, more than the 0 of --max-total"),
+        (("--max-total", "1199"), "the file adds up to 1,200 usd, more than --max-total 1,199 allows"),
+        (("--max-total", "usd=5000"), "the file adds up to 300 eur, more than --max-total 0 allows"),
     ],
 )
 def test_what_is_not_as_expected_is_refused_in_a_sentence(
@@ -51,7 +51,7 @@ def test_what_is_not_as_expected_is_refused_in_a_sentence(
     for more in ((), ("--dry-run",)):
         ran = cli("import", file, *options, *more, "--json")
         assert (ran.code, ran.object["broken_limits"]) == (6, [sentence])
-        assert f"error: {sentence}: nothing was handed in\n" in ran.err
+        assert f"error: {sentence}: nothing was imported\n" in ran.err
     assert (accepted(records), records.store.redis.exists("refunds:batches")) == (0, 0)
 
 
@@ -86,7 +86,7 @@ def test_a_sum_of_a_currency_that_no_row_states_is_one_sentence_with_the_way_out
 @pytest.mark.parametrize(("most", "code"), [("700", 0), ("699", 6)])
 def test_no_single_refund_is_larger_than_the_setting_allows(cli: Cli, tmp_path: Path, most: str, code: int) -> None:
     ran = cli("import", a_file(tmp_path), REFUNDS_MAX_AMOUNT=most)
-    assert (ran.code, "line 3 asks for 700 minor units, more than REFUNDS_MAX_AMOUNT=699" in ran.err) == (
+    assert (ran.code, "line 3 requests 700 minor units, more than REFUNDS_MAX_AMOUNT=699 allows" in ran.err) == (
         code,
         code == 6,
     )
@@ -100,7 +100,10 @@ def test_a_ceiling_that_cannot_be_held_refuses(
     cli: Cli, tmp_path: Path, options: tuple[str, ...], settings: dict[str, str], limit: str
 ) -> None:
     ran = cli("import", a_file(tmp_path, "a,pi_a,,usd"), *options, **settings)
-    assert (ran.code, f"1 row asks for all that is left, so that {limit} cannot be held" in ran.err) == (6, True)
+    assert (ran.code, f"1 row requests all that is left of a payment, so {limit} cannot be checked" in ran.err) == (
+        6,
+        True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ def test_the_same_payment_and_amount_under_another_id_is_refused_until_it_is_mea
         ran = cli("import", file, *options, "--json")
         assert (ran.code, ran.object["repeats"]) == (6, 1)
         assert "line 5: same payment and amount as line 2\n" in ran.err
-        assert "line 3: same payment and amount as refund old, handed in before\n" in ran.err
+        assert "line 3: same payment and amount as refund old, accepted before\n" in ran.err
         assert ran.object["repeats_of_records"] == 1
     assert accepted(records) == 1
     ran = cli("import", file, "--allow-repeat", "--json")
@@ -149,7 +152,7 @@ def test_bad_rows_are_left_out_where_that_is_asked_for_and_written_down(
     options = ("--on-error", "skip", "--max-errors", "50%", "--errors", str(errors), "--result", str(result))
     ran = cli("import", file, *options, "--json")
     assert (ran.code, ran.object["created"], ran.object["invalid"]) == (0, 2, 2)
-    assert "2 of 4 rows of season.csv are invalid (1 refund_id, 1 amount_exponent): they are left out" in ran.err
+    assert "2 of 4 rows of season.csv are invalid (1 refund_id, 1 amount_exponent): they are skipped" in ran.err
     with errors.open(newline="") as written:
         rows = list(csv.DictReader(written))
     assert [(row["line"], row["code"], row["refund_id"]) for row in rows] == [
@@ -175,12 +178,12 @@ def test_more_bad_rows_than_allowed_and_nothing_is_enqueued(
 ) -> None:
     ran = cli("import", a_file(tmp_path, *BAD), "--on-error", "skip", "--max-errors", most)
     assert (ran.code, accepted(records)) == (code, 2 if code == 0 else 0)
-    assert (f"more than the {most} of --max-errors: nothing was handed in" in ran.err) is (code == 3)
+    assert (f"more than --max-errors {most} allows: nothing was imported" in ran.err) is (code == 3)
 
 
 def test_a_file_of_bad_rows_alone_is_rejected(cli: Cli, tmp_path: Path) -> None:
     ran = cli("import", a_file(tmp_path, BAD[1]), "--on-error", "skip")
-    assert (ran.code, "no row is left: nothing was handed in" in ran.err) == (3, True)
+    assert (ran.code, "no valid row is left: nothing was imported" in ran.err) == (3, True)
 
 
 def test_a_dry_run_of_a_file_with_bad_rows_tells_the_rest_as_well(cli: Cli, records: Records, tmp_path: Path) -> None:
@@ -205,7 +208,7 @@ def test_a_dry_run_tells_what_is_known_by_status_and_the_time_at_the_rate_limit(
     # The payment's totals are read first: two calls each.
     assert ran.object["seconds_at_rate_limit"] == 400
     shown = cli("import", file, "--dry-run", REFUNDS_RATE_LIMIT="0.01", REFUNDS_READBACK="list").out
-    assert "about 7 min at the 0.01 calls a second of REFUNDS_RATE_LIMIT" in shown
+    assert "about 7 min at 0.01 calls a second (REFUNDS_RATE_LIMIT)" in shown
     # A first look is two calls more.
     looking = {"REFUNDS_READBACK": "list", "REFUNDS_FIRST_LOOK": "true"}
     ran = cli("import", file, "--dry-run", "--json", REFUNDS_RATE_LIMIT="0.01", **looking)
@@ -235,7 +238,7 @@ def test_a_delayed_batch_is_held_by_the_claim_and_can_be_canceled_meanwhile(
     batch = read_batch(records.store, "b-1")
     assert batch.created_at is not None
     assert (ran.code, batch.not_before) == (0, batch.created_at + timedelta(minutes=70))
-    assert "until then 'refunds batch cancel b-1' stops all of it" in ran.err
+    assert "until then 'refunds batch cancel b-1' can cancel all of it" in ran.err
     assert cli("batch", "cancel", "b-1", "--json").object["canceled"] == 3
 
 

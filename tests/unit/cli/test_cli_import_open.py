@@ -36,13 +36,11 @@ def test_a_file_without_a_column_for_the_amount_is_refused_with_the_one_it_may_b
     file = a_file(tmp_path, NO_AMOUNTS)
     ran = cli("import", file, "--ignore-extra", *more)
     assert (ran.code, accepted(records)) == (6, 0)
-    sentence = (
-        "season.csv has no column for the amount, so that each of 2 rows would refund all that is left of its payment"
-    )
+    sentence = "season.csv has no amount column, so each of 2 rows would refund all that is left of its payment"
     assert ran.err.splitlines()[:3] == [
-        f"error: {sentence}: nothing was handed in",
-        "  if the amounts are in 'Amount EUR', say --column amount=\"Amount EUR\"",
-        "  if all that is left is meant, say --all-remaining",
+        f"error: {sentence}: nothing was imported",
+        "  if the amounts are in 'Amount EUR', use --column amount=\"Amount EUR\"",
+        "  if all that is left should be refunded, use --all-remaining",
     ]
     assert "Amount EUR" in cli("import", file, *more).err  # without --ignore-extra it is no known column
     columns = ("--column", "amount=Amount EUR", "--amount-unit", "major", "--currency", "eur")
@@ -56,8 +54,8 @@ def test_a_row_without_an_amount_is_refused_with_its_line(
     ran = cli("import", a_file(tmp_path, OPEN), *more)
     assert (ran.code, accepted(records)) == (6, 0)
     assert (
-        "error: 2 rows of season.csv have no amount (lines 3 and 4), so that each would refund all that is left of its "
-        "payment: nothing was handed in\n" in ran.err
+        "error: 2 rows of season.csv have no amount (lines 3 and 4), so each would refund all that is left of its "
+        "payment: nothing was imported\n" in ran.err
     )
     ran = cli("import", a_file(tmp_path, OPEN), *more, "--json")
     assert (ran.code, len(ran.object["broken_limits"])) == (6, 1)
@@ -142,7 +140,7 @@ def test_a_sum_that_nobody_knows_is_no_expected_sum(
         for more in ((), ("--dry-run",), ("--all-remaining",), ("--all-remaining", "--dry-run")):
             ran = cli("import", file, option, total, *more)
             assert ran.code == 6
-            assert f"1 row asks for all that is left, so that {option} cannot be held" in ran.err
+            assert f"1 row requests all that is left of a payment, so {option} cannot be checked" in ran.err
     assert accepted(records) == 0
 
 
@@ -150,11 +148,11 @@ def test_a_column_that_looks_like_an_amount_is_never_ignored_in_silence(cli: Cli
     text = "refund_id,payment_intent,amount,Total EUR\na,pi_a,500,5.00\n"
     ran = cli("import", a_file(tmp_path, text), "--ignore-extra", "--dry-run")
     assert ran.code == 0
-    warning = "warning: the column 'Total EUR' looks like an amount and is ignored"
+    warning = "warning: the column 'Total EUR' looks like an amount but is ignored"
     assert f"{warning}: amounts are read from 'amount'\n" in ran.err
     ran = cli("import", a_file(tmp_path, NO_AMOUNTS), "--ignore-extra", "--all-remaining")
     assert ran.code == 0
-    assert "'Amount EUR' looks like an amount and is ignored, and no column is read as the amount\n" in ran.err
+    assert "'Amount EUR' looks like an amount but is ignored: no column is read as the amount\n" in ran.err
 
 
 def test_the_summary_says_what_each_column_is_used_as(cli: Cli, tmp_path: Path) -> None:
@@ -197,13 +195,13 @@ def test_a_misspelt_field_is_asked_about(cli: Cli, tmp_path: Path) -> None:
 
 def test_a_decimal_comma_of_minor_units_is_wrong_usage(cli: Cli, tmp_path: Path) -> None:
     ran = cli("import", a_file(tmp_path, OPEN), "--decimal", "comma")
-    assert (ran.code, "say --amount-unit major, too" in ran.err) == (2, True)
+    assert (ran.code, "add --amount-unit major" in ran.err) == (2, True)
 
 
 def test_rows_behind_a_filter_are_told_of(cli: Cli, tmp_path: Path) -> None:
     book = changed(workbook([["id", "pi", "amount"], ["a", "pi_a", 5]]), b'<row r="2">', b'<row r="2" hidden="1">')
     ran = cli("import", a_file(tmp_path, book, "f.xlsx"), "--dry-run")
-    assert (ran.code, "1 row of the sheet is hidden, as behind a filter, and read like every other" in ran.err) == (
+    assert (ran.code, "1 row of the sheet is hidden, for example by a filter, but read like all others" in ran.err) == (
         0,
         True,
     )

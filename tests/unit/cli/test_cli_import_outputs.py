@@ -32,18 +32,22 @@ def test_errors_of_an_earlier_run_are_gone_after_one_without_any(
     assert errors.exists()
     ran = cli("import", a_file(tmp_path, GOOD), "--errors", str(errors), *options)
     assert (ran.code, errors.exists()) == (0, False)
-    assert f"no row was refused: {errors} of an earlier run was removed" in ran.err
+    assert f"no row is invalid: {errors} from an earlier run was removed" in ran.err
 
 
 @pytest.mark.parametrize("option", ["--errors", "--result"])
 def test_standard_output_is_for_the_summary_alone(cli: Cli, tmp_path: Path, option: str) -> None:
     ran = cli("import", a_file(tmp_path, BAD), option, "-")
-    assert (ran.code, ran.out, "standard output is for the summary: name a file" in ran.err) == (2, "", True)
+    assert (ran.code, ran.out, "'-' must be a file, because the summary goes to standard output" in ran.err) == (
+        2,
+        "",
+        True,
+    )
 
 
 def test_result_and_errors_cannot_share_a_file(cli: Cli, tmp_path: Path) -> None:
     ran = cli("import", a_file(tmp_path, BAD), "--errors", f"{tmp_path}/x", "--result", f"{tmp_path}/x")
-    assert (ran.code, "--result and --errors name one file" in ran.err, (tmp_path / "x").exists()) == (2, True, False)
+    assert (ran.code, "--result and --errors both name" in ran.err, (tmp_path / "x").exists()) == (2, True, False)
 
 
 def test_a_pipe_is_written_to_and_stays_a_pipe(cli: Cli, tmp_path: Path) -> None:
@@ -67,7 +71,10 @@ def test_a_batchs_result_goes_to_standard_output_for_a_hyphen(cli: Cli, tmp_path
 def test_a_sheet_of_a_csv_is_wrong_usage(cli: Cli, tmp_path: Path) -> None:
     ran = cli("import", a_file(tmp_path, GOOD), "--sheet", "Refunds")
     assert (ran.code, ran.out) == (2, "")
-    assert "--sheet is for a workbook, and season.csv is read as CSV, comma-separated: leave it out" in ran.err
+    assert (
+        "--sheet applies only to a workbook, but season.csv is read as CSV, comma-separated: leave the option out"
+        in ran.err
+    )
 
 
 def test_a_delimiter_of_json_lines_or_a_workbook_is_wrong_usage(cli: Cli, tmp_path: Path) -> None:
@@ -75,7 +82,7 @@ def test_a_delimiter_of_json_lines_or_a_workbook_is_wrong_usage(cli: Cli, tmp_pa
     (tmp_path / "season.xlsx").write_bytes(workbook([["refund_id", "payment_intent"], ["row-1", "pi_1"]]))
     for file in (lines, str(tmp_path / "season.xlsx")):
         ran = cli("import", file, "--delimiter", "tab")
-        assert (ran.code, "--delimiter is for a CSV" in ran.err) == (2, True)
+        assert (ran.code, "--delimiter applies only to a CSV" in ran.err) == (2, True)
 
 
 def test_a_file_without_a_name_is_no_folder(cli: Cli) -> None:
@@ -150,5 +157,5 @@ def test_a_result_that_cannot_be_written_at_the_end_takes_nothing_back(
     monkeypatch.setattr("worker.cli.import_.write_result", full)
     ran = cli("import", a_file(tmp_path, GOOD), "--result", str(tmp_path / "r.csv"))
     assert (ran.code, records.get("row-1").amount) == (1, 500)
-    assert "No space left on device; what was accepted stays so: 'refunds batch result' writes it elsewhere" in ran.err
+    assert "the accepted refunds continue: write their results with 'refunds batch result'" in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["season.csv"]

@@ -31,10 +31,10 @@ def claim_result(records: Records, refund_id: str) -> str:
 def test_a_pause_stops_every_claim_until_it_is_resumed(cli: Cli, records: Records) -> None:
     records.queued("order-1")
     paused = cli("pause")
-    assert (paused.code, paused.out, "'refunds resume' ends it" in paused.err) == (0, "", True)
+    assert (paused.code, paused.out, "send again with 'refunds resume'" in paused.err) == (0, "", True)
     assert claim_result(records, "order-1") == "paused"
     resumed = cli("resume")
-    assert (resumed.code, resumed.err.startswith("resumed; it was paused since 20")) == (0, True)
+    assert (resumed.code, resumed.err.startswith("resumed; sending was paused since 20")) == (0, True)
     assert claim_result(records, "order-1") == "claimed"
 
 
@@ -42,7 +42,7 @@ def test_a_second_pause_keeps_when_and_who_of_the_first(cli: Cli, sync_redis: re
     cli("pause")
     sync_redis.hset("refunds:meta", mapping={"paused": "1700000000000", "paused_by": "somebody"})
     again = cli("pause")
-    told = "paused already, since 2023-11-14 22:13:20Z by somebody: 'refunds resume' ends it\n"
+    told = "already paused since 2023-11-14 22:13:20Z by somebody: send again with 'refunds resume'\n"
     assert (again.code, again.err) == (9, told)
 
 
@@ -65,9 +65,9 @@ def test_a_person_who_vouches_for_the_account_lets_refunds_be_sent_again(
     ran = cli("resume", "--account")
     assert (ran.code, ran.out) == (0, "")
     assert ran.err.splitlines() == [
-        "the payment pi_1 counts as gone, and refunds are sent again",
-        "the next key that a worker starts with within an hour is taken for one of these records' account",
-        "but everything is paused: 'refunds resume' ends that",
+        "payment pi_1 counts as gone, and refunds are sent again",
+        "the API key of the next worker that starts within an hour is accepted for the account of these records",
+        "all sending is still paused: start it with 'refunds resume'",
     ]
     assert cli("resume").err.startswith("resumed")
     assert claim_result(records, "order-1") == "claimed"
@@ -77,7 +77,7 @@ def test_a_person_who_vouches_for_the_account_lets_refunds_be_sent_again(
 
 def test_an_account_is_vouched_for_as_a_whole(cli: Cli) -> None:
     ran = cli("resume", "--account", "--batch", "b-1")
-    assert (ran.code, "leave --batch out" in ran.err) == (2, True)
+    assert (ran.code, "leave out --batch b-1" in ran.err) == (2, True)
 
 
 def test_the_stop_button_works_on_a_server_that_could_forget_and_says_that_it_could(cli: Cli) -> None:
@@ -93,9 +93,9 @@ def test_a_pause_of_one_batch_holds_back_that_batch_alone(cli: Cli, records: Rec
     records.queued("row-1", batch_id="b-1", payment_intent="pi_row")
     records.queued("order-1", payment_intent="pi_order")
     assert said(cli("pause", "--batch", "b-1")) == (0, "batch b-1 is paused\n")
-    assert said(cli("pause", "--batch", "b-1")) == (9, "batch b-1 was paused already\n")
+    assert said(cli("pause", "--batch", "b-1")) == (9, "batch b-1 was already paused\n")
     assert (claim_result(records, "row-1"), claim_result(records, "order-1")) == ("batch", "claimed")
-    assert said(cli("resume", "--batch", "b-1")) == (0, "batch b-1 goes on\n")
+    assert said(cli("resume", "--batch", "b-1")) == (0, "batch b-1 is resumed\n")
     assert said(cli("resume", "--batch", "b-1")) == (9, "batch b-1 was not paused\n")
     assert claim_result(records, "row-1") == "claimed"
 
@@ -122,7 +122,7 @@ def test_a_batch_that_goes_on_under_a_pause_of_everything_says_so(cli: Cli, reco
     open_batch(records.store, "b-1", file="season.csv", digest="d1", rows=1)
     pause_batch(records.store, "b-1")
     cli("pause")
-    assert "everything is paused" in cli("resume", "--batch", "b-1").err
+    assert "all sending is still paused" in cli("resume", "--batch", "b-1").err
 
 
 def test_an_unknown_or_canceled_batch_cannot_be_paused(cli: Cli, records: Records) -> None:

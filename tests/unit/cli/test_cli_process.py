@@ -156,7 +156,7 @@ def test_an_interrupted_wait_says_that_nothing_stopped_and_how_to_look_again(
             next(looks)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=SECONDS)
-    sentence = "no longer watching; nothing was stopped: look again with 'refunds status order-1'\n"
+    sentence = "stopped watching; the refunds continue: see them with 'refunds status order-1'\n"
     assert (process.returncode, out, err) == (130, "", sentence)
 
 
@@ -239,7 +239,7 @@ def test_a_worker_in_the_foreground_settles_a_refund_and_ends_with_0(cli: Cli, t
 
 def test_a_misspelt_command_is_2_and_names_the_one_that_is_near(cli: Cli) -> None:
     ran = cli("submti")
-    assert (ran.code, "Did you mean 'submit'?" in ran.err) == (2, True)
+    assert (ran.code, "Did you mean 'refunds submit'?" in ran.err) == (2, True)
 
 
 def test_a_sandbox_whose_ledger_cannot_be_written_is_2_and_says_so(cli: Cli, tmp_path: Path) -> None:
@@ -272,11 +272,11 @@ def test_output_that_finds_no_room_is_no_fault_of_the_program(cli: Cli, unbuffer
         )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: what was to be said cannot be written (No space left on device)")
+    assert done.stderr.startswith("error: the output cannot be written (No space left on device)")
 
 
 @pytest.mark.parametrize("command", ["status", "cancel", "list --batch", "batch show", "pause --batch", "review show"])
 def test_an_id_that_is_no_text_is_wrong_usage(cli: Cli, command: str) -> None:
     ran = cli(*command.split(), os.fsdecode(b"order-\xff"))
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("error: an argument or a variable holds a byte that is no UTF-8")
+    assert ran.err.startswith("error: an argument or an environment variable contains a byte that is not UTF-8")

@@ -18,8 +18,8 @@ from tests.support.cli_runner import SECONDS, Cli, Records
 @pytest.mark.parametrize(
     ("typed", "understood"),
     [
-        ("2026-01-31", "since 2026-01-31T00:00:00.000Z: it names no zone, and is taken as UTC"),
-        ("2026-01-31 09:30", "since 2026-01-31T09:30:00.000Z: it names no zone, and is taken as UTC"),
+        ("2026-01-31", "since 2026-01-31T00:00:00.000Z (no time zone was given: UTC is assumed)"),
+        ("2026-01-31 09:30", "since 2026-01-31T09:30:00.000Z (no time zone was given: UTC is assumed)"),
         ("2026-01-31T09:30:00+02:00", "since 2026-01-31T07:30:00.000Z"),
         ("2026-01-31T09:30:00Z", "since 2026-01-31T09:30:00.000Z"),
     ],
@@ -80,7 +80,7 @@ def on_terminal(cli: Cli, answer: bytes, *options: str) -> tuple[int, str]:
 
 def test_on_a_terminal_nothing_happens_before_a_yes(cli: Cli, sync_redis: redis.Redis) -> None:
     code, said = on_terminal(cli, b"n\n")
-    assert (code, "stop all sending at 127.0.0.1" in said, "nothing was changed" in said) == (9, True, True)
+    assert (code, "pause all sending at 127.0.0.1" in said, "nothing was changed" in said) == (9, True, True)
     assert not sync_redis.exists("refunds:meta")
     code, _ = on_terminal(cli, b"y\n")
     assert (code, paused_by(sync_redis)) == (0, "ann (recover)")

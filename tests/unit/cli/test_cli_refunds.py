@@ -34,7 +34,7 @@ def test_an_id_with_other_contents_is_refused_and_the_record_stays(cli: Cli, rec
     cli("submit", "order-1", "--payment-intent", PAYMENT, "--amount", "500")
     ran = cli("submit", "order-1", "--payment-intent", PAYMENT, "--amount", "501")
     assert (ran.code, ran.out) == (6, "")
-    assert ran.err.startswith("error: refund order-1 exists with other contents and was left as it is")
+    assert ran.err.startswith("error: refund order-1 exists with other contents and was not changed")
     assert records.get("order-1").amount == 500
 
 
@@ -76,13 +76,13 @@ def test_waiting_for_a_refund_that_needs_a_person_does_not_wait_on(cli: Cli, rec
     records.in_review("order-1")
     ran = cli("status", "order-1", "--wait", "60")
     assert ran.code == 4
-    assert "needs a person: 'refunds review show order-1'" in ran.err
+    assert "needs review: see why with 'refunds review show order-1'" in ran.err
 
 
 def test_a_refund_still_on_its_way_after_the_wait_is_no_failure(cli: Cli) -> None:
     ran = cli("submit", "order-1", "--payment-intent", PAYMENT, "--wait", "0.01")
     assert ran.code == 0
-    assert "still pending after 0.01 s, which is no failure: look again with 'refunds status order-1'" in ran.err
+    assert "still pending after 0.01 s, which is not a failure: see it later with 'refunds status order-1'" in ran.err
 
 
 def test_a_refund_is_shown_with_what_became_of_it(cli: Cli, records: Records) -> None:
@@ -119,7 +119,7 @@ def test_known_refunds_are_shown_beside_an_unknown_id(cli: Cli, records: Records
     records.queued("order-1")
     ran = cli("status", "order-1", "nobody", "--json")
     assert (ran.code, ran.object["refund_id"]) == (3, "order-1")
-    assert ran.err.startswith("error: no refund nobody was accepted at 127.0.0.1:")
+    assert ran.err.startswith("error: no refund nobody exists at 127.0.0.1:")
 
 
 def test_several_refunds_are_one_object_a_line_in_the_order_asked_for(cli: Cli, records: Records) -> None:
@@ -134,7 +134,7 @@ def test_a_canceled_refund_says_who_canceled_it(cli: Cli, records: Records) -> N
     ran = cli("cancel", "order-1", "--json")
     assert (ran.code, ran.object["status"]) == (0, "canceled")
     again = cli("cancel", "order-1")
-    assert (again.code, again.err) == (9, "refund order-1 was canceled already: nothing was changed\n")
+    assert (again.code, again.err) == (9, "refund order-1 was already canceled: nothing was changed\n")
     last = cli("status", "order-1", "--history", "--json").object["history"][-1]
     assert (last["label"], bool(last["by"])) == ("canceled", True)
 
@@ -185,7 +185,7 @@ def test_a_list_that_is_cut_says_so(cli: Cli, records: Records) -> None:
     for number in range(3):
         records.queued(f"order-{number}", payment_intent=f"pi_{number}")
     cut = cli("list", "--limit", "2")
-    assert (len(cut.out.splitlines()), "--limit 0 shows all" in cut.err) == (3, True)
+    assert (len(cut.out.splitlines()), "--limit 0 to list all" in cut.err) == (3, True)
     assert (len(cli("list", "--limit", "3", "--json").objects), cli("list", "--limit", "3").err) == (3, "")
     assert len(cli("list", "--limit", "0", "--json").objects) == 3
 
@@ -202,7 +202,7 @@ def test_control_characters_that_reached_a_record_do_not_reach_the_terminal(cli:
 def test_a_broker_that_is_away_does_not_undo_an_accepted_refund(cli: Cli, records: Records) -> None:
     ran = cli("submit", "order-1", "--payment-intent", PAYMENT, REFUNDS_BROKER_URL="redis://127.0.0.1:1/0")
     assert ran.code == 0
-    assert ran.err.startswith("warning: accepted, but the message to the workers could not be sent")
+    assert ran.err.startswith("warning: accepted, but the message to the workers was not sent")
     assert records.get("order-1").stage is Stage.QUEUED
 
 
@@ -234,7 +234,7 @@ def test_retry_of_what_goes_again_already_changes_nothing(cli: Cli, records: Rec
     fail(records, Retriable.YES)
     cli("retry", "order-1")
     ran = cli("retry", "order-1")
-    assert (ran.code, ran.err) == (9, "refund order-1 goes again already: nothing was changed\n")
+    assert (ran.code, ran.err) == (9, "refund order-1 is already being sent again: nothing was changed\n")
     assert (records.get("order-1").generation, messages(sync_redis, Lane.SINGLE)) == (2, 1)
 
 

@@ -39,7 +39,7 @@ def test_the_list_says_if_there_are_more(cli: Cli, records: Records) -> None:
     for number in range(3):
         keep(records, f"r-{number}")
     ran = cli("rejected", "list", "--limit", "2")
-    assert (len(ran.out.splitlines()), "more than the 2 shown" in ran.err) == (3, True)
+    assert (len(ran.out.splitlines()), "more messages than the 2 shown" in ran.err) == (3, True)
     assert len(cli("rejected", "list", "--limit", "0", "--json").objects) == 3
 
 
@@ -96,9 +96,9 @@ def test_the_status_of_a_refund_whose_message_was_rejected_says_so(cli: Cli, rec
     assert ran.code == 3
     assert [shown["refund_id"] for shown in ran.objects] == ["r-2"]
     rejected, unknown = ran.err.splitlines()
-    assert rejected.startswith("rejected: r-1 was not accepted: its message of ")
-    assert f"(amount: must be a whole number); see it with 'refunds rejected show {entry_id}'" in rejected
-    assert unknown.startswith("error: no refund r-3 was accepted at ")
+    assert rejected.startswith("error: refund r-1 was not accepted, because its message was rejected at ")
+    assert f"(amount: must be a whole number): see it with 'refunds rejected show {entry_id}'" in rejected
+    assert unknown.startswith("error: no refund r-3 exists at ")
 
 
 def test_a_record_counts_more_than_a_message_that_was_rejected(cli: Cli, records: Records) -> None:
@@ -112,7 +112,7 @@ def test_other_commands_say_so_too(cli: Cli, records: Records) -> None:
     keep(records, "r-1")
     ran = cli("cancel", "r-1")
     assert ran.code == 3
-    assert "refund r-1 was not accepted: its message was rejected at " in ran.err
+    assert "refund r-1 was not accepted, because its message was rejected at " in ran.err
 
 
 def test_python_is_told_by_an_error_of_its_own(records: Records, redis_url: str) -> None:

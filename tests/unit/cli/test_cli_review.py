@@ -30,7 +30,7 @@ def test_the_refunds_that_need_a_person_are_listed_and_no_others(cli: Cli, recor
 
 def test_nothing_to_review_is_said(cli: Cli) -> None:
     ran = cli("review")
-    assert (ran.code, ran.out, ran.err) == (0, "", "no refund waits for a person\n")
+    assert (ran.code, ran.out, ran.err) == (0, "", "no refunds need review\n")
 
 
 def test_the_evidence_says_what_was_sent_what_was_read_and_what_each_decision_does(cli: Cli, records: Records) -> None:
@@ -38,15 +38,15 @@ def test_the_evidence_says_what_was_sent_what_was_read_and_what_each_decision_do
     refund = records.in_review("stuck-1")
     ran = cli("review", "show", "stuck-1")
     assert ran.code == 0
-    why, sent, read, marks, others, decisions = re.split(r"\n(?=what|why|our other)", ran.out)[1:]
-    assert why == "why it is here\n  it cannot be told\n"
+    why, sent, read, marks, others, decisions = re.split(r"\n(?=what|why|how to find|your other)", ran.out)[1:]
+    assert why == "why it needs review\n  it cannot be told\n"
     assert re.fullmatch(r"what was sent\n  20\S+ \S+Z  attempt 1: the provider made it: inconclusive.*\n", sent)
     assert read == "what was read\n  nothing\n"
     for part in ("doubt since", refund.idempotency_key, "inconclusive looks", "refund_id stuck-1"):
         assert part in marks
     for part in ("sibling-1", "re_sibling"):
         assert part in others
-    for part in ("--succeeded RE_ID", "--failed CODE", "looked for first", "--resend", "--unverified", "moves twice"):
+    for part in ("--succeeded RE_ID", "--failed CODE", "first looks for it", "--resend", "--unverified", "moves twice"):
         assert part in decisions
 
 
@@ -70,7 +70,7 @@ def test_a_refund_whose_currency_is_not_confirmed_says_that_it_is_not_sent_unche
 def test_what_was_never_in_doubt_may_be_decided_without_a_look(cli: Cli, records: Records) -> None:
     records.in_review("stuck-1", doubt=False)
     ran = cli("review", "show", "stuck-1")
-    assert "looked for" not in ran.out
+    assert "looks for it" not in ran.out
     assert "it was never in doubt" in ran.out
 
 
@@ -81,10 +81,10 @@ def test_what_was_read_is_told_with_where_it_was_read(cli: Cli, records: Records
     look = Readback(sight=ReadbackVerdict.ABSENT, reason="not in the payment's list")
     step = readback.after_readback(refund, look, Rules(readback="list"), refund.updated_at + timedelta(days=1), 0)
     records.store.run(scripts.save(refund, step, {"look": "absent", "reason": look.reason}))
-    read = cli("review", "show", "stuck-1").out.split("what was read\n")[1].split("\nwhat to find")[0]
-    assert read.endswith("looked at the payment's list: absent (not in the payment's list)\n")
+    read = cli("review", "show", "stuck-1").out.split("what was read\n")[1].split("\nhow to find")[0]
+    assert read.endswith("read the payment's list: absent (not in the payment's list)\n")
     told = cli("status", "stuck-1", "--history").out
-    assert "given up by a person, by ann “by phone”" in told
+    assert "a person gave it up, by ann “by phone”" in told
 
 
 def test_a_refund_that_needs_no_person_is_shown_without_decisions(cli: Cli, records: Records) -> None:
@@ -125,7 +125,7 @@ def test_a_decision_that_it_failed_is_looked_for_wherever_there_was_doubt(
 ) -> None:
     records.in_review("stuck-1")
     ran = cli("review", "resolve", "stuck-1", "--failed", "paid_in_cash", "--note", "agreed", REFUNDS_ACTOR="ann")
-    assert (ran.code, "it settles or comes back to review" in ran.err) == (0, True)
+    assert (ran.code, "it settles or returns to review" in ran.err) == (0, True)
     refund = records.get("stuck-1")
     assert (refund.stage, refund.operator_says, refund.operator_by, refund.operator_code) == (
         Stage.IN_DOUBT,
@@ -152,7 +152,7 @@ def test_a_resend_is_looked_for_first_wherever_there_was_doubt(
 ) -> None:
     records.in_review("stuck-1", doubt=doubt)
     ran = cli("review", "resolve", "stuck-1", "--resend", "--note", "never arrived")
-    assert (ran.code, "a worker looks at it next" in ran.err) == (0, True)
+    assert (ran.code, "a worker takes this refund next" in ran.err) == (0, True)
     assert records.get("stuck-1").stage is stage
 
 
@@ -160,7 +160,7 @@ def test_only_a_refund_in_review_can_be_decided(cli: Cli, records: Records) -> N
     records.queued("order-1")
     ran = cli("review", "resolve", "order-1", "--resend", "--note", "x")
     assert (ran.code, ran.out) == (6, "")
-    assert ran.err.startswith("error: refund order-1 is queued, not in review, and was left as it is")
+    assert ran.err.startswith("error: refund order-1 is queued, not in review, and was not changed")
     assert cli("review", "resolve", "nobody", "--resend", "--note", "x").code == 3
 
 
@@ -242,7 +242,7 @@ def test_the_one_of_two_that_is_recorded_may_be_kept(cli: Cli, records: Records)
     before = records.get("order-1")
     assert before.retriable is None
     ran = cli("review", "resolve", "order-1", "--succeeded", "re_1", "--note", "the other was paid back")
-    assert (ran.code, "a worker looks" in ran.err) == (0, False)
+    assert (ran.code, "a worker takes" in ran.err) == (0, False)
     after = records.get("order-1")
     assert (after.status, after.provider_refund_id, after.contradicted_by) == (Status.SUCCEEDED, "re_1", None)
-    assert cli("review").err == "no refund waits for a person\n"
+    assert cli("review").err == "no refunds need review\n"

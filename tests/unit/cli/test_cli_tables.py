@@ -70,7 +70,7 @@ def test_no_column_or_value_is_wrapped_in_a_table_of_errors(
     path.write_text(f"refund_id,payment_intent,amount\n{REFUND},{PAYMENT}/{PAYMENT[:12]},5\n")
     monkeypatch.setattr("sys.stderr", narrow)
     with open_source(path, ImportOptions()) as source:
-        import_messages.say_errors(source, validate(source).summary, "nothing was handed in")
+        import_messages.say_errors(source, validate(source).summary, "nothing was imported")
     (line,) = [line for line in narrow.getvalue().splitlines() if "payment_intent" in line and "2 " in line]
     assert f"{PAYMENT}/{PAYMENT[:12]}" in line
 

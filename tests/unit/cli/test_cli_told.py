@@ -250,13 +250,13 @@ def _waits(client: redis.Redis) -> int:
 
 ANSWERS: Final = (
     "accepted",
-    "canceled already",
+    "already canceled",
     "paused since",
-    "paused already",
-    "goes on",
+    "already paused",
+    "is resumed",
     "resumed",
     "not paused",
-    "goes again already",
+    "already being sent again",
 )
 CASES: Final = [
     pytest.param(name, prepare, options, id=f"{name}-{place}")

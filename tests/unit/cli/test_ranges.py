@@ -38,18 +38,18 @@ def test_there_are_options_with_a_range() -> None:
     "option", [pytest.param(option, id=" ".join((*path, option.opts[0]))) for path, option in FOUND]
 )
 def test_every_option_with_a_range_names_it(option: click.Option, text: str) -> None:
-    ranges = r"whole number of \d+ (to \d+|or more)|number of seconds, 0 or more"
-    with pytest.raises(click.BadParameter, match=f"'{text}' is no ({ranges})"):
+    ranges = r"whole number, (from \d+ to \d+|\d+ or more)|number of seconds, 0 or more"
+    with pytest.raises(click.BadParameter, match=f"'{text}' must be a ({ranges})"):
         option.type.convert(text, option, CONTEXT)
 
 
 def test_both_ends_of_a_range_belong_to_it() -> None:
     assert [Whole(1, 3).convert(text, None, None) for text in ("1", "3")] == [1, 3]
-    with pytest.raises(click.BadParameter, match="'4' is no whole number of 1 to 3"):
+    with pytest.raises(click.BadParameter, match="'4' must be a whole number, from 1 to 3"):
         Whole(1, 3).convert("4", None, None)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1e999", "soon"])
 def test_a_wait_has_an_end(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no number of seconds, 0 or more"):
+    with pytest.raises(click.BadParameter, match="must be a number of seconds, 0 or more"):
         SECONDS.convert(text, None, None)

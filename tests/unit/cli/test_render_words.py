@@ -22,35 +22,35 @@ DECIDED = {"from": "review", "to": "in_doubt", "status": "pending", "source": "o
     [
         (SENT, "attempt 1"),
         (SENT | {"label": "replay"}, "attempt 1, the same key and bytes again"),
-        (AGAIN | {"source": "list"}, "attempt 2, since the payment's list showed that it never happened"),
+        (AGAIN | {"source": "list"}, "attempt 2, because the payment's list showed that it never happened"),
         (
             AGAIN | {"source": "totals", "by": "ann"},
-            "attempt 2, since the payment's totals showed that it never happened",
+            "attempt 2, because the payment's totals showed that it never happened",
         ),
-        (AGAIN | {"source": "operator", "by": "ann"}, "attempt 2, since ann said that it never happened"),
-        (AGAIN | {"source": "operator"}, "attempt 2, since a person said that it never happened"),
-        (AGAIN, "attempt 2, after it was taken for absent"),
+        (AGAIN | {"source": "operator", "by": "ann"}, "attempt 2, because ann said that it never happened"),
+        (AGAIN | {"source": "operator"}, "attempt 2, because a person said that it never happened"),
+        (AGAIN, "attempt 2, because it was considered absent"),
         (
             LOOKED | {"label": "absent", "look": "absent", "source": "list", "reason": "so"},
-            "looked at the payment's list: absent (so)",
+            "read the payment's list: absent (so)",
         ),
         (
             LOOKED | {"label": "absence_proven", "look": "absent", "source": "totals"},
-            "looked at the payment's totals: absent, absence proven",
+            "read the payment's totals: absent, absence proven",
         ),
-        (LOOKED | {"label": "absent", "look": "absent"}, "looked: absent"),
+        (LOOKED | {"label": "absent", "look": "absent"}, "read back: absent"),
         (
             LOOKED
             | {"to": "settled", "status": "succeeded", "label": "succeeded", "look": "found", "source": "lookup"},
-            "looked at the refund's own page: found",
+            "read the refund itself: found",
         ),
         (
             LOOKED | {"label": "operator_says_absent", "look": "inconclusive", "source": "operator", "by": "ann"},
-            "looked: inconclusive, to be sent again, says a person, by ann",
+            "read back: inconclusive, a person wants it sent again, by ann",
         ),
-        (DECIDED | {"label": "operator_says_failed", "note": "so"}, "given up by a person, by ann “so”"),
-        (DECIDED | {"label": "operator_says_absent"}, "to be sent again, says a person, by ann"),
-        (DECIDED | {"label": "operator_says_succeeded"}, "the provider's refund is named by a person, by ann"),
+        (DECIDED | {"label": "operator_says_failed", "note": "so"}, "a person gave it up, by ann “so”"),
+        (DECIDED | {"label": "operator_says_absent"}, "a person wants it sent again, by ann"),
+        (DECIDED | {"label": "operator_says_succeeded"}, "a person named the provider's refund, by ann"),
         (
             LOOKED | {"to": "settled", "status": "canceled", "label": "canceled", "by": "ann"},
             "canceled, by ann",
@@ -58,7 +58,7 @@ DECIDED = {"from": "review", "to": "in_doubt", "status": "pending", "source": "o
     ],
 )
 def test_a_move_is_told_with_what_it_rests_on(entry: dict[str, Any], words: str) -> None:
-    assert render._told(entry) == words
+    assert render._sentence(entry) == words
 
 
 def test_what_was_sent_is_told_with_what_came_of_it() -> None:
@@ -66,7 +66,7 @@ def test_what_was_sent_is_told_with_what_came_of_it() -> None:
     answered |= {"seen": "not_done", "http_status": 429, "ms": 5, "source": "reply"}
     assert render.sent([SENT, answered, AGAIN | {"at": AT + 9, "source": "list"}]) == [
         (AT, "attempt 1: provably not done: rate_limited, HTTP 429, after 5 ms"),
-        (AT + 9, "attempt 2, since the payment's list showed that it never happened"),
+        (AT + 9, "attempt 2, because the payment's list showed that it never happened"),
     ]
     assert render.sent([answered]) == []
 
@@ -76,6 +76,6 @@ def test_what_was_read_is_looks_and_polls_and_nothing_else() -> None:
     polled = {"from": "processing", "to": "settled", "status": "succeeded", "label": "succeeded", "at": AT}
     polled |= {"seen": "http_200", "source": "lookup"}
     assert render.read([SENT, looked, DECIDED | {"label": "operator_says_failed"}, polled]) == [
-        (AT, "looked at the payment's list: absent"),
+        (AT, "read the payment's list: absent"),
         (AT, "read at the provider"),
     ]

@@ -43,9 +43,13 @@ def test_it_says_what_it_will_spend_shows_what_it_saw_and_keeps_the_answers(
 ) -> None:
     ran = cli("probe", *PI, "--yes", "--amount", "2")
     assert ran.code == 0
-    for part in ("2 minor units in all if keys are honoured", "6 minor units if they are not", "never more than 12"):
+    for part in (
+        "2 minor units in total if idempotency keys work",
+        "6 minor units if they do not",
+        "never more than 12",
+    ):
         assert part in ran.err
-    for part in ("what was seen", "the settings that follow", "REFUNDS_IDEMPOTENCY=trust", "now verify", "not seen"):
+    for part in ("what was seen", "recommended settings", "REFUNDS_IDEMPOTENCY=trust", "now verify", "not seen"):
         assert part in ran.out
     assert (moved(sandbox), "2 minor units of usd refunded with 3 requests: re_" in ran.err) == (2, True)
     assert KEY not in ran.out + ran.err
@@ -114,7 +118,7 @@ def test_a_payment_of_our_own_is_not_disturbed(cli: Cli, sandbox: Sandbox, sync_
     records = Records(store=Store(sync_redis))
     records.queued("order-1", payment_intent="pi_1")
     ran = cli("probe", *PI, "--yes")
-    assert (ran.code, "order-1 is under way on pi_1" in ran.err, sandbox.requests()) == (6, True, [])
+    assert (ran.code, "order-1 is in progress on pi_1" in ran.err, sandbox.requests()) == (6, True, [])
     records.succeeded("order-2", payment_intent="pi_2")
     assert cli("probe", "--payment-intent", "pi_2", "--yes").code == 0
 
