@@ -27,17 +27,18 @@ from worker.importer.options import DELIMITERS, FORMATS, AmountUnit, Format, Imp
 from worker.importer.requests import Candidate, RowError, requests_of
 from worker.importer.resultfile import INVALID, result_suffix, write_failed_rows, write_result
 from worker.importer.sources import Source, open_source
-from worker.importer.validation import (
+from worker.importer.validation import validate
+from worker.importer.verdicts import (
     Accepted,
     JudgedRow,
     LinePair,
+    Mark,
     Summary,
     Total,
     Validation,
     accepted,
     judged,
     refused,
-    validate,
 )
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "JudgedRow",
     "LinePair",
     "MadeId",
+    "Mark",
     "Row",
     "RowError",
     "SameRefund",

@@ -87,10 +87,10 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColumnProblem:
-    """Why a header cannot be used: the name as the file has it, its place from 1, a stable code, and the rule."""
+    """Why a header cannot be used: the name as the file has it, its position from 1, a stable code, and the rule."""
 
     column: str
-    place: int | None = None
+    position: int | None = None
     code: str
     rule: str
 
@@ -110,7 +110,7 @@ class Columns:
     id_parts: tuple[tuple[str, int], ...]
     sent_along: tuple[tuple[str, int], ...]
     """Those of `id_parts` that are sent as metadata, so that a person finds what the id was made from: all or none."""
-    places: Mapping[str, int]
+    indexes: Mapping[str, int]
     """Every column in use: by field, `metadata.KEY`, or the name of a column that only makes the id."""
     uses: tuple[Use, ...]
     """Every column of the file in its order, but what a file of failed rows tells of its rows."""
@@ -118,7 +118,7 @@ class Columns:
 
     def header(self, field: str) -> str:
         """Return the file's own name for a field, or the field's name if the file has no such column."""
-        return self.names[self.places[field]].strip() if field in self.places else field
+        return self.names[self.indexes[field]].strip() if field in self.indexes else field
 
 
 def plain_name(name: str) -> str:
@@ -172,11 +172,11 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
     passed_over, ours = _passed_over(fields), result_columns(fields)
     wanted = id_fields(options)
     sent_along = _sent_along(wanted)
-    places: dict[str, int] = {}
+    indexes: dict[str, int] = {}
     problems: list[ColumnProblem] = []
     extra: dict[str, int] = {}
     uses: list[Use] = []
-    for place, (name, field) in enumerate(zip(names, fields, strict=True)):
+    for index, (name, field) in enumerate(zip(names, fields, strict=True)):
         if field is None:
             continue
         usable = field in FIELDS or (objects and field == "metadata") or field.startswith(_METADATA) or field in wanted
@@ -187,32 +187,32 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
             continue
         if not field:
             rule = "has no name: name it, or remove it"
-            problems.append(ColumnProblem(column=name, place=place + 1, code="unnamed_column", rule=rule))
-        elif (first := (places | extra).get(field)) is not None:
+            problems.append(ColumnProblem(column=name, position=index + 1, code="unnamed_column", rule=rule))
+        elif (first := (indexes | extra).get(field)) is not None:
             rule = f"says the same as column {names[first]!r}: keep one of them"
-            problems.append(ColumnProblem(column=name, place=place + 1, code="duplicate_column", rule=rule))
+            problems.append(ColumnProblem(column=name, position=index + 1, code="duplicate_column", rule=rule))
         elif not known:
             rule = _unknown(name, field, fields, options)
             rule += f"; {IGNORE_HINT}" if objects else ""
-            problems.append(ColumnProblem(column=name, place=place + 1, code="unknown_column", rule=rule))
+            problems.append(ColumnProblem(column=name, position=index + 1, code="unknown_column", rule=rule))
         elif usable:
-            places[field] = place
+            indexes[field] = index
         else:
-            extra[field] = place
+            extra[field] = index
     problems += _unit_problem(names, fields, options)
-    problems += _missing(names, places, options, wanted, objects=objects)
+    problems += _missing(names, indexes, options, wanted, objects=objects)
     return Columns(
         names=names,
-        refund_id=places.get("refund_id"),
-        payment_intent=places.get("payment_intent"),
-        amount=places.get("amount"),
-        currency=places.get("currency"),
-        reason=places.get("reason"),
-        metadata=tuple(sorted((f[len(_METADATA) :], at) for f, at in places.items() if f.startswith(_METADATA))),
-        metadata_object=places.get("metadata"),
-        id_parts=tuple((f, places[f]) for f in wanted if f in places and not _sent(f)),
-        sent_along=tuple((f, places[f]) for f in sent_along if f in places),
-        places=places,
+        refund_id=indexes.get("refund_id"),
+        payment_intent=indexes.get("payment_intent"),
+        amount=indexes.get("amount"),
+        currency=indexes.get("currency"),
+        reason=indexes.get("reason"),
+        metadata=tuple(sorted((f[len(_METADATA) :], at) for f, at in indexes.items() if f.startswith(_METADATA))),
+        metadata_object=indexes.get("metadata"),
+        id_parts=tuple((f, indexes[f]) for f in wanted if f in indexes and not _sent(f)),
+        sent_along=tuple((f, indexes[f]) for f in sent_along if f in indexes),
+        indexes=indexes,
         uses=tuple(uses),
         problems=tuple(problems),
     )
@@ -281,15 +281,15 @@ def _unit_problem(
         return []
     rule = "states minor units, and amounts were said to be in major units"
     return [
-        ColumnProblem(column=name, place=place, code="amount_unit", rule=rule)
-        for place, (name, field) in enumerate(zip(names, fields, strict=True), 1)
+        ColumnProblem(column=name, position=position, code="amount_unit", rule=rule)
+        for position, (name, field) in enumerate(zip(names, fields, strict=True), 1)
         if field == "amount" and "minor" in name.lower()
     ]
 
 
 def _missing(
     names: tuple[str, ...],
-    places: Mapping[str, int],
+    indexes: Mapping[str, int],
     options: ImportOptions,
     wanted: tuple[str, ...],
     *,
@@ -306,12 +306,12 @@ def _missing(
             rules[header] = f"is not in the file, and --column names it for the {field}"
             rules[header] += f"; did you mean {found!r}?" if found else f": the columns are {_listed(names)}"
     said = {field for field, _ in options.columns}
-    if "payment_intent" not in places and "payment_intent" not in said:
+    if "payment_intent" not in indexes and "payment_intent" not in said:
         rules["payment_intent"] = "is missing: a refund needs the payment's id"
-    if "refund_id" not in places and "refund_id" not in said and not options.id_from:
+    if "refund_id" not in indexes and "refund_id" not in said and not options.id_from:
         rules["refund_id"] = "is missing: give each refund its own id, or say from which columns to make it (--id-from)"
     for field in wanted:
-        if field not in places and field not in rules:
+        if field not in indexes and field not in rules:
             rules[field] = "is missing: the refund's id is to be made from it"
     unused = [name for name in names if field_of(name) not in FIELDS]
     for field, rule in rules.items():

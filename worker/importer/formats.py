@@ -171,7 +171,7 @@ def _header(source: Source, names: Sequence[str], line: int) -> tuple[str, ...]:
     told = [f"column {problem.column.strip()!r} {problem.rule}" for problem in problems]
     hint = [IGNORE_HINT] if any(problem.code == "unknown_column" for problem in problems) else []
     if len(told) == 1:
-        raise source.problem("; ".join([*told, *hint]), line=line, column=problems[0].place)
+        raise source.problem("; ".join([*told, *hint]), line=line, column=problems[0].position)
     if told:
         raise source.problem("\n  ".join(["the columns cannot be used as they are:", *told, *hint]), line=line)
     return tuple(names)
@@ -181,10 +181,10 @@ def _least_cells(names: tuple[str, ...], source: Source) -> int:
     """Return with how many cells a row says all that it must: of the columns behind them each may be blank."""
     options = source.options
     columns = columns_of(names, options, objects=False)
-    needed = [columns.payment_intent, columns.amount, *(place for _, place in columns.id_parts)]
+    needed = [columns.payment_intent, columns.amount, *(index for _, index in columns.id_parts)]
     if not options.id_from:
         needed.append(columns.refund_id)
-    return 1 + max(place for place in needed if place is not None)
+    return 1 + max(index for index in needed if index is not None)
 
 
 def _fitted(

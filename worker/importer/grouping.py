@@ -1,7 +1,7 @@
-"""Finding what stands more than once in a file, in memory that does not grow with the file.
+"""Finds values that occur more than once in a file, in memory that does not grow with the file.
 
-Records of one width go into 256 buckets by the first byte of their key, a digest; beyond `held_bytes` the buckets
-move to a temporary file. Equal keys meet in one bucket, which is then read as often as it takes, never held.
+Records of one size go into 256 buckets by the first byte of their key, a digest. Beyond `held_bytes` the buckets move
+to a temporary file. Equal keys meet in one bucket, which is read as often as needed and never held as a whole.
 """
 
 from __future__ import annotations
@@ -9,20 +9,24 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
-from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator
 
 KEY_BYTES: Final = 16
 _BUCKETS: Final = 256
 
-Records = tuple[Any, ...]
+Fields = tuple[Any, ...]
+"""The fields of one record, the key first."""
 
 
 class Buckets:
-    """Records of a `struct` layout whose first field is the key of 16 bytes; use it in `with`."""
+    """Records of a `struct` layout whose first field is a key of 16 bytes; use it in `with`.
+
+    Iterating yields the buckets. Each of them yields its records in the order in which they were added, any number of
+    times.
+    """
 
     def __init__(self, layout: str, held_bytes: int) -> None:
         self._layout = struct.Struct(layout)
@@ -30,7 +34,7 @@ class Buckets:
         self._segments: list[list[tuple[int, int]]] = [[] for _ in range(_BUCKETS)]
         self._file: IO[bytes] | None = None
         self._held = 0
-        self._most = held_bytes // self._layout.size
+        self._most_held = held_bytes // self._layout.size
 
     def __enter__(self) -> Self:
         return self
@@ -43,18 +47,20 @@ class Buckets:
         """Adds one record."""
         self._buckets[key[0]] += self._layout.pack(key, *fields)
         self._held += 1
-        if self._held >= self._most:
+        if self._held >= self._most_held:
             self._spill()
 
-    def repeated(self) -> Iterator[tuple[frozenset[bytes], Callable[[], Iterator[Records]]]]:
-        """Yield for each bucket with repeated keys those keys, and a way to read its records in the order added."""
-        for bucket in range(_BUCKETS):
-            seen: set[bytes] = set()
-            twice: set[bytes] = set()
-            for record in self._records(bucket):
-                (twice if record[0] in seen else seen).add(record[0])
-            if twice:
-                yield frozenset(twice), partial(self._records, bucket)
+    def __iter__(self) -> Iterator[Bucket]:
+        for number in range(_BUCKETS):
+            yield Bucket(self, number)
+
+    def records(self, bucket: int) -> Iterator[Fields]:
+        """Yield the records of one bucket in the order in which they were added."""
+        for offset, length in self._segments[bucket]:
+            if self._file is not None:
+                self._file.seek(offset)
+                yield from self._layout.iter_unpack(self._file.read(length))
+        yield from self._layout.iter_unpack(bytes(self._buckets[bucket]))
 
     def _spill(self) -> None:
         if self._file is None:
@@ -67,9 +73,22 @@ class Buckets:
                 held.clear()
         self._held = 0
 
-    def _records(self, bucket: int) -> Iterator[Records]:
-        for offset, length in self._segments[bucket]:
-            if self._file is not None:
-                self._file.seek(offset)
-                yield from self._layout.iter_unpack(self._file.read(length))
-        yield from self._layout.iter_unpack(bytes(self._buckets[bucket]))
+
+class Bucket:
+    """The records of one bucket, read again by each iteration."""
+
+    def __init__(self, buckets: Buckets, number: int) -> None:
+        self._buckets = buckets
+        self._number = number
+
+    def __iter__(self) -> Iterator[Fields]:
+        return self._buckets.records(self._number)
+
+
+def repeated(keys: Iterable[bytes]) -> set[bytes]:
+    """Return the keys that occur more than once."""
+    seen: set[bytes] = set()
+    again: set[bytes] = set()
+    for key in keys:
+        (again if key in seen else seen).add(key)
+    return again

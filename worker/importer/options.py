@@ -78,7 +78,7 @@ class ImportOptions:
                 raise InputError(f"a refund's id cannot be made from the column {name!r}")
 
     def _check_columns(self) -> None:
-        for place, (field, header) in enumerate(self.columns):
+        for index, (field, header) in enumerate(self.columns):
             name = plain_name(header)
             if not is_settable(field):
                 raise InputError(f"a column cannot be {field!r}: it is one of {', '.join(FIELDS)} and metadata.KEY")
@@ -87,6 +87,6 @@ class ImportOptions:
             # These are written again by each result: what a file says in them would be lost.
             if name in RESULT_COLUMNS and name != "refund_id":
                 raise InputError(f"the column {header!r} is one that a result file has: give it another name first")
-            for other, taken in self.columns[:place]:
+            for other, taken in self.columns[:index]:
                 if other == field or plain_name(taken) == name:
                     raise InputError(f"{field} and {header!r} are named twice: each field has one column")

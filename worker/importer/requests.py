@@ -36,15 +36,32 @@ class RowError(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A row that breaks no rule by itself. `occurrence` is None where rows equal to it have to be counted first.
+    """A row that breaks no rule by itself.
 
-    `occurrence` 0 says that the id is the file's own. Otherwise the request carries the derived id without its
-    occurrence.
+    `occurrence` is 0 if the id is the file's own, and None if the rows equal to this one have to be counted first. An
+    id that is made from columns is in the request without its occurrence.
     """
 
     line: int
     request: RefundRequest
     occurrence: int | None
+
+
+class _Cells(NamedTuple):
+    """The cells of one row as texts, and the errors found in the row so far."""
+
+    row: Row
+    columns: Columns
+    values: Sequence[str]
+    errors: list[RowError]
+
+    def text(self, index: int | None) -> str:
+        """Return a cell's text, blank if the file has no such column."""
+        return "" if index is None else self.values[index]
+
+    def refuse(self, field: str, code: str, value: str, rule: str) -> None:
+        """Adds an error about a field, under the file's own name for it."""
+        self.errors.append(RowError(self.row.line, self.columns.header(field), code, value, rule))
 
 
 def requests_of(rows: Iterable[Row], source: Source) -> Iterator[Candidate | tuple[RowError, ...]]:
@@ -100,31 +117,17 @@ class RequestReader:
         columns = self.columns(row.names)
         errors = [_column_error(row, problem) for problem in columns.problems]
         values: Sequence[str] = row.values if self._plain else self._texts(row, columns, errors)  # type: ignore[assignment]
-        currency = (values[columns.currency] if columns.currency is not None else "") or self._default_currency
-        amount = None
-        if columns.amount is not None and (text := values[columns.amount]):
-            # Twelve digits are always in range; everything else is looked at slowly.
-            if self._minor and len(text) <= _ALWAYS_IN_RANGE and text.isascii() and text.isdigit() and int(text):
-                amount = int(text)
-            else:
-                parsed = self._amount(row, columns.amount, text, currency)
-                if isinstance(parsed, int):
-                    amount = parsed
-                else:
-                    errors.append(RowError(row.line, columns.header("amount"), parsed.code, shown(text), parsed.rule))
-        metadata = {key: value for key, place in columns.metadata if (value := values[place])}
-        if columns.metadata_object is not None:
-            metadata = _with_object(metadata, row, columns, errors)
-        refund_id = values[columns.refund_id] if columns.refund_id is not None else ""
-        payment = values[columns.payment_intent] if columns.payment_intent is not None else ""
-        reason = values[columns.reason] if columns.reason is not None else ""
+        cells = _Cells(row, columns, values, errors)
+        payment, reason = cells.text(columns.payment_intent), cells.text(columns.reason)
+        currency = cells.text(columns.currency) or self._default_currency
+        amount = self._amount(cells, currency)
+        metadata = _metadata(cells)
+        refund_id = cells.text(columns.refund_id)
         occurrence: int | None = 0
         if self._id_fields:
             sent = sent_fields(payment, amount, currency, reason)
-            pairs = self._id_pairs(row.line, columns, values, sent, metadata, errors)
-            refund_id, occurrence = self._identified(row.line, columns, refund_id, pairs, errors)
-            if columns.sent_along:
-                metadata |= _sent_along(columns, values, metadata)
+            refund_id, occurrence = self._identity(cells, refund_id, sent, metadata)
+            metadata |= _sent_along(columns, values, metadata)
         try:
             request = RefundRequest(
                 refund_id=refund_id,
@@ -138,22 +141,42 @@ class RequestReader:
             return (*errors, *_broken_rules(row.line, columns, invalid, metadata, errors))
         return tuple(errors) if errors else Candidate(row.line, request, occurrence)
 
-    def _amount(self, row: Row, place: int, text: str, currency: str) -> int | AmountProblem:
+    def _amount(self, cells: _Cells, currency: str) -> int | None:
+        """Return the amount in minor units, None if the cell is blank or refused."""
+        index = cells.columns.amount
+        if index is None or not (text := cells.values[index]):
+            return None
+        # Twelve digits are always in range, so most amounts need none of the slower checks.
+        if (
+            self._minor
+            and len(text) <= _ALWAYS_IN_RANGE
+            and text.isascii()
+            and text.isdigit()
+            and (amount := int(text))
+        ):
+            return amount
+        parsed = self._parsed_amount(cells.row, index, text, currency)
+        if isinstance(parsed, int):
+            return parsed
+        cells.refuse("amount", parsed.code, shown(text), parsed.rule)
+        return None
+
+    def _parsed_amount(self, row: Row, index: int, text: str, currency: str) -> int | AmountProblem:
         """Return an amount in minor units; raises `InputError` if the file writes its thousands in two ways."""
         options = self._options
-        if self._plain or isinstance(row.values[place], str):
+        if self._plain or isinstance(row.values[index], str):
             parsed = parse_amount(text, options.amount_unit, currency or None, options.decimal)
             if options.decimal == "comma" and isinstance(parsed, int):
-                self._require_one_grouping(row, place, text)
+                self._require_one_grouping(row, index, text)
             return parsed
-        # A number is not written in any way: its decimals are known, and none of them separates thousands.
+        # The options say how text is written. A number has known decimals and no thousands separators.
         parsed = parse_amount(text, options.amount_unit, currency or None)
         if isinstance(parsed, AmountProblem) and parsed.code == "amount_decimals":
             exact = f"{decimals_of(currency.lower())} decimals of {currency.upper()}"
             return parsed._replace(rule=f"is more exact than the {exact}: round it in the file, or give it as text")
         return parsed
 
-    def _require_one_grouping(self, row: Row, place: int, text: str) -> None:
+    def _require_one_grouping(self, row: Row, index: int, text: str) -> None:
         if (grouping := grouping_of(text)) is None:
             return
         if self._grouping is None:
@@ -164,84 +187,105 @@ class RequestReader:
                 f"the amount {shown(text)} has {_GROUPINGS[grouping]}, and {shown(before)} on line {line} has "
                 f"{_GROUPINGS[first]}: write all of them in one way; nothing is guessed",
                 line=row.line,
-                column=place + 1,
+                column=index + 1,
             )
 
     def _texts(self, row: Row, columns: Columns, errors: list[RowError]) -> Sequence[str]:
+        """Return the cells in use as texts, and add an error for each value that cannot be read as text."""
         texts = [""] * len(row.values)
-        places = [columns.refund_id, columns.payment_intent, columns.amount, columns.currency, columns.reason]
-        places += [place for _, place in (*columns.metadata, *columns.id_parts)]
-        for place in places:
-            if place is None:
+        indexes = [columns.refund_id, columns.payment_intent, columns.amount, columns.currency, columns.reason]
+        indexes += [index for _, index in (*columns.metadata, *columns.id_parts)]
+        for index in indexes:
+            if index is None:
                 continue
-            value = row.values[place]
+            value = row.values[index]
             problem = cell_problem(value)
-            if place == columns.amount and type(value) is float:
+            if index == columns.amount and type(value) is float:
                 text = None if self._minor else decimal_text(value)
                 if text is not None:
-                    texts[place] = text
+                    texts[index] = text
                     continue
                 if problem is not None and problem[0] == "not_whole":
                     problem = problem[0], _WHOLE_AMOUNT
             if problem is not None:
-                errors.append(RowError(row.line, row.names[place].strip(), problem[0], shown(value), problem[1]))
+                errors.append(RowError(row.line, row.names[index].strip(), problem[0], shown(value), problem[1]))
             else:
-                texts[place] = text_of(value) or ""
+                texts[index] = text_of(value) or ""
         return texts
 
-    def _id_pairs(
-        self,
-        line: int,
-        columns: Columns,
-        values: Sequence[str],
-        sent: Mapping[str, str],
-        metadata: Mapping[str, str],
-        errors: list[RowError],
-    ) -> list[tuple[str, str]]:
+    def _identity(
+        self, cells: _Cells, stated: str, sent: Mapping[str, str], metadata: Mapping[str, str]
+    ) -> tuple[str, int | None]:
+        """Return the id made from the row's columns, and the occurrence if the row states it.
+
+        An id that the row states must be the one made from its columns. The id of an earlier attempt, as a result file
+        states it, becomes that of the current attempt.
+        """
+        made = MadeId(base_of(self._id_pairs(cells, sent, metadata)), self._options.attempt)
+        if not stated:
+            return made.text, None
+        found = made_id(stated)
+        if found is not None and found.base == made.base:
+            return made._replace(attempt=max(found.attempt, made.attempt)).text, found.occurrence
+        # The error may be in a column that the id is made from: then the stated id cannot be checked.
+        if not cells.errors:
+            rule = f"is not the id made from the columns, {made.text}: clear it, or import without making ids"
+            cells.refuse("refund_id", "refund_id_mismatch", shown(stated), rule)
+        return made.text, None
+
+    def _id_pairs(self, cells: _Cells, sent: Mapping[str, str], metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Return the columns that make the id with their values, and add an error for each blank one."""
         pairs = []
-        own = dict(columns.id_parts)
+        own = dict(cells.columns.id_parts)
         for name in self._id_fields:
             if name in own:
-                value = values[own[name]]
+                value = cells.values[own[name]]
             elif name.startswith(METADATA):
                 value = metadata.get(name[len(METADATA) :], "")
             else:
                 value = sent.get(name, "")
-            if not value and all(error.column != columns.header(name) for error in errors):
-                rule = "must not be blank: the refund's id is made from it"
-                errors.append(RowError(line, columns.header(name), "id_missing", "''", rule))
+            header = cells.columns.header(name)
+            if not value and all(error.column != header for error in cells.errors):
+                cells.refuse(name, "id_missing", "''", "must not be blank: the refund's id is made from it")
             pairs.append((name, value))
         return pairs
 
-    def _identified(
-        self, line: int, columns: Columns, stated: str, pairs: list[tuple[str, str]], errors: list[RowError]
-    ) -> tuple[str, int | None]:
-        """Return the id that the pairs make, and the occurrence if the row states it; a stated id must be this one.
 
-        The id of an earlier attempt, as a result file states it, becomes that of the attempt that is made now.
-        """
-        made = MadeId(base_of(pairs), self._options.attempt)
-        if not stated:
-            return made.text, None
-        said = made_id(stated)
-        if said is not None and said.base == made.base:
-            return made._replace(attempt=max(said.attempt, made.attempt)).text, said.occurrence
-        # What the id is made from may itself be what is wrong: then nothing can be said of the id.
-        if not errors:
-            rule = f"is not the id made from the columns, {made.text}: clear it, or import without making ids"
-            errors.append(RowError(line, columns.header("refund_id"), "refund_id_mismatch", shown(stated), rule))
-        return made.text, None
+def _metadata(cells: _Cells) -> dict[str, str]:
+    """Return the row's own metadata: its columns, and the object that a JSON line may have."""
+    metadata = {key: value for key, index in cells.columns.metadata if (value := cells.values[index])}
+    if (index := cells.columns.metadata_object) is None:
+        return metadata
+    return _with_object(cells, metadata, cells.row.values[index])
+
+
+def _with_object(cells: _Cells, metadata: dict[str, str], found: object) -> dict[str, str]:
+    if found is None or found == "":
+        return metadata
+    if not isinstance(found, dict):
+        cells.refuse("metadata", "metadata_type", shown(found), "must be an object of text values")
+        return metadata
+    merged = dict(metadata)
+    for key, value in found.items():
+        problem = cell_problem(value)
+        if key in metadata:
+            problem = "duplicate_column", "is given twice, in the object and beside it: keep one"
+        if problem is not None:
+            cells.errors.append(RowError(cells.row.line, f"{METADATA}{key}", problem[0], shown(value), problem[1]))
+        elif (text := text_of(value)) is not None:
+            merged[key] = text
+    return dict(sorted(merged.items()))
 
 
 def _sent_along(columns: Columns, values: Sequence[str], metadata: dict[str, str]) -> dict[str, str]:
-    """Return what the id is made from as metadata: all of it, or nothing where part of it does not fit.
+    """Return the columns that only make the id as metadata: all of them, or none if one does not fit.
 
-    It depends on nothing but what the id and the row's own metadata are made from, so that the same row says the same
-    in any file; and it makes no row invalid that was valid without it.
+    The result depends only on the columns of the id and on the row's own metadata, so equal rows have equal metadata
+    in any file. It never makes a valid row invalid.
     """
     added: dict[str, str] = {}
-    for key, place in columns.sent_along:
-        value = values[place]
+    for key, index in columns.sent_along:
+        value = values[index]
         if not value or len(value) > MAX_METADATA_VALUE_LENGTH or not value.isprintable():
             return {}
         if key not in metadata:
@@ -252,40 +296,18 @@ def _sent_along(columns: Columns, values: Sequence[str], metadata: dict[str, str
 
 
 def _broken_rules(
-    line: int, columns: Columns, invalid: InvalidRequest, metadata: Mapping[str, str], told: Sequence[RowError]
+    line: int, columns: Columns, invalid: InvalidRequest, metadata: Mapping[str, str], known: Sequence[RowError]
 ) -> Iterator[RowError]:
-    """Yield what the request's own rules say, under the file's names, of columns of which nothing was told yet."""
-    told_columns = {error.column for error in told}
+    """Yield the errors of the request under the file's column names, without columns that have an error already."""
+    columns_with_error = {error.column for error in known}
     # A rule about a key names the key as its value; here each key is a column of its own.
     keys = {shown(key): f"{METADATA}{key}" for key in metadata}
     for error in invalid.errors:
         column = columns.header(keys.get(error.value, error.field) if error.field == "metadata" else error.field)
-        if column not in told_columns:
+        if column not in columns_with_error:
             yield RowError(line, column, error.code, error.value, error.rule)
 
 
 def _column_error(row: Row, problem: ColumnProblem) -> RowError:
-    value = row.values[problem.place - 1] if problem.place is not None else ""
+    value = row.values[problem.position - 1] if problem.position is not None else ""
     return RowError(row.line, problem.column, problem.code, shown(value), problem.rule)
-
-
-def _with_object(metadata: dict[str, str], row: Row, columns: Columns, errors: list[RowError]) -> dict[str, str]:
-    place = columns.metadata_object
-    found = row.values[place] if place is not None else None
-    if found is None or found == "":
-        return metadata
-    if not isinstance(found, dict):
-        rule = "must be an object of text values"
-        errors.append(RowError(row.line, columns.header("metadata"), "metadata_type", shown(found), rule))
-        return metadata
-    merged = dict(metadata)
-    for key, value in found.items():
-        name = f"{METADATA}{key}"
-        if key in metadata:
-            rule = "is given twice, in the object and beside it: keep one"
-            errors.append(RowError(row.line, name, "duplicate_column", shown(value), rule))
-        elif (problem := cell_problem(value)) is not None:
-            errors.append(RowError(row.line, name, problem[0], shown(value), problem[1]))
-        elif (text := text_of(value)) is not None:
-            merged[key] = text
-    return dict(sorted(merged.items()))

@@ -17,7 +17,7 @@ from worker.importer.amounts import in_major
 from worker.importer.cells import decimal_text, guarded, text_of
 from worker.importer.columns import FAILED_COLUMNS, OWN_COLUMN, RESULT_COLUMNS, fields_of, result_columns
 from worker.importer.formats import delimiter_of, separator_named
-from worker.importer.validation import JudgedRow, judged, refused
+from worker.importer.verdicts import JudgedRow, judged, refused
 from worker.model.refund import Refund, Status
 from worker.model.times import rfc3339
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from worker.importer.options import ImportOptions
     from worker.importer.requests import RowError
     from worker.importer.sources import Source
-    from worker.importer.validation import Validation
+    from worker.importer.verdicts import Validation
 
 INVALID: Final = "invalid"
 """The status a result file gives to a row that was refused; no record ever has it."""
@@ -150,8 +150,8 @@ class _Layout:
         leading = added == FAILED_COLUMNS
         own = tuple(fields[: len(added)]) == FAILED_COLUMNS
         ours = (added if own else ()) if leading else result_columns(fields)
-        replaced = {name: place for place, name in enumerate(fields) if name in ours}
-        self.replaced = {place: name for name, place in replaced.items()}
+        replaced = {name: index for index, name in enumerate(fields) if name in ours}
+        self.replaced = {index: name for name, index in replaced.items()}
         rest = tuple(name for name in added if name not in replaced)
         self.before = rest if leading else ()
         self.after = () if leading else rest
@@ -160,9 +160,9 @@ class _Layout:
             f"{name}{OWN_COLUMN}" if field in taken else name for name, field in zip(names, fields, strict=True)
         ]
 
-    def value(self, place: int, value: object, facts: Mapping[str, Any]) -> object:
+    def value(self, index: int, value: object, facts: Mapping[str, Any]) -> object:
         """Return the input's value, or what is known now under that name; an id in the input stays if none is known."""
-        name = self.replaced.get(place)
+        name = self.replaced.get(index)
         known = None if name is None else facts.get(name)
         if name is None or (name == "refund_id" and (known is None or known == text_of(value))):
             return value
@@ -184,7 +184,7 @@ class _CsvTable:
         if layout is None:
             layout = self._layout = _Layout(names, self._added, self._options)
             self._write_cells(guarded(name) for name in (*layout.before, *layout.headers, *layout.after))
-        cells = [layout.value(place, value, facts) for place, value in enumerate(values)]
+        cells = [layout.value(index, value, facts) for index, value in enumerate(values)]
         row = (*map(facts.get, layout.before), *cells, *map(facts.get, layout.after))
         self._write_cells(guarded(self._text(cell)) for cell in row)
 
@@ -207,8 +207,8 @@ class _JsonTable:
         if layout is None or layout.names != names:
             layout = self._layout = _Layout(names, self._added, self._options)
         pairs: Iterator[tuple[str, object]] = (
-            (header, layout.value(place, value, facts))
-            for place, (header, value) in enumerate(zip(layout.headers, values, strict=True))
+            (header, layout.value(index, value, facts))
+            for index, (header, value) in enumerate(zip(layout.headers, values, strict=True))
         )
         entry = {name: facts.get(name) for name in layout.before}
         entry.update(pairs)

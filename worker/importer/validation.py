@@ -1,193 +1,94 @@
-"""The whole file judged before anything of it is handed in: what each row is worth, and what the file adds up to.
+"""Validates a whole file before any of it is submitted: a verdict on each row, and the file's totals.
 
-A row's verdict takes four bytes, so a file of any length is judged in memory that hardly grows with it. The rows
-themselves are read again when they are wanted; a source that has changed since is refused.
+Memory hardly grows with the file: a row keeps its verdict of four bytes, and its record in `Buckets`, which move to
+disk. A source that changes while it is read is refused.
 """
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from hashlib import blake2b
 from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from worker.importer.columns import id_fields
-from worker.importer.formats import Row, read_rows
-from worker.importer.grouping import KEY_BYTES, Buckets
-from worker.importer.ids import numbered
+from worker.importer.formats import read_rows
+from worker.importer.grouping import KEY_BYTES, Bucket, Buckets, repeated
 from worker.importer.requests import Candidate, RequestReader, RowError
-from worker.model.request import RefundRequest, shown
+from worker.importer.verdicts import LinePair, Mark, Summary, Total, Validation, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
-    from worker.importer.columns import Columns
     from worker.importer.sources import Source
+    from worker.model.request import RefundRequest
 
 FIRST: Final = 20
 _PROGRESS_ROWS: Final = 10_000
-
-# A row's verdict is its occurrence, from 1, or one of these.
-_REFUSED: Final = 0
-_CONFLICT: Final = 2**32 - 2
-_DUPLICATE: Final = 2**32 - 1
-
 _HELD_BYTES: Final = 4 * 2**20
-_TO_COUNT: Final = 2**32 - 1
-_BY_ID: Final = f">{KEY_BYTES}sII{KEY_BYTES}sQHI"
-_BY_PAYMENT: Final = f">{KEY_BYTES}sII"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Total:
-    """What one currency comes to: refunds, minor units, and how many ask for all that is left (and are in no sum)."""
+class Unstated(IntEnum):
+    """The values of `IdRecord.occurrence` for a row whose id states no occurrence."""
 
-    rows: int
+    OWN_ID = 0
+    """The id is the file's own."""
+    TO_COUNT = 2**32 - 1
+    """The id is made from columns, and the row is numbered among its equals once all rows are known."""
+
+
+_UNSTATED: Final = frozenset(map(int, Unstated))
+_NOT_ACCEPTED: Final = frozenset(map(int, Mark))
+
+
+class IdRecord(NamedTuple):
+    """A row that breaks no rule by itself, stored under the digest of its id."""
+
+    key: bytes
+    ordinal: int
+    line: int
+    contents: bytes
+    """The digest of every field that is sent."""
+    occurrence: int
+    """The occurrence that the row's id states, from 1, or one of `Unstated`."""
+
+
+_ID_LAYOUT: Final = f">{KEY_BYTES}sII{KEY_BYTES}sI"
+
+
+class PaymentRecord(NamedTuple):
+    """A row that breaks no rule by itself, stored under the digest of its payment and amount."""
+
+    key: bytes
+    ordinal: int
+    line: int
     amount: int
-    all_remaining: int
+    """Minor units, 0 for all that is left."""
+    currency: int
+    """An index into the currencies of the file."""
 
 
-class LinePair(NamedTuple):
-    """Two lines that belong together: the later one, and the first one it is like."""
-
-    line: int
-    first_line: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What a file comes to. `rows` = `accepted` + `refused` + `duplicates`.
-
-    `duplicates` are rows with an id and contents that stand in the file already: harmless, handed in once. `repeats`
-    are accepted rows with the payment and amount of an earlier accepted row, under another id. `totals` are by
-    currency, None where none is stated, over accepted rows. `errors` counts broken rules, of which a row can have
-    several; lists hold the first of their kind by line.
-    """
-
-    rows: int
-    accepted: int
-    refused: int
-    duplicates: int
-    repeats: int
-    errors: int
-    errors_by_code: Mapping[str, int]
-    first_errors: tuple[RowError, ...]
-    first_duplicates: tuple[LinePair, ...]
-    first_repeats: tuple[LinePair, ...]
-    totals: Mapping[str | None, Total]
-    largest_amount: int | None
-    largest_line: int | None
-    columns: Mapping[str, str]
-    """What each column is used as: a field, `metadata.KEY`, `id`, `result` or `ignored`."""
-
-    @property
-    def all_remaining(self) -> int:
-        """Return how many accepted rows state no amount, and so ask for all that is left of their payments."""
-        return sum(total.all_remaining for total in self.totals.values())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """The verdict on every row of one source, and their summary."""
-
-    digest: str
-    summary: Summary
-    marks: array[int] = field(repr=False)
-    """A verdict a row."""
-    others: array[int] = field(repr=False)
-    """The line that a duplicate or a conflicting row stands against; empty when there is none."""
-
-
-class JudgedRow(NamedTuple):
-    """One row with its verdict: a request, or errors. `duplicate_of` is the line that states the same refund first."""
-
-    row: Row
-    request: RefundRequest | None
-    duplicate_of: int | None
-    errors: tuple[RowError, ...]
-
-
-class Accepted(NamedTuple):
-    """A refund to hand in and the line that asks for it."""
-
-    line: int
-    request: RefundRequest
+_PAYMENT_LAYOUT: Final = f">{KEY_BYTES}sIIQH"
 
 
 def validate(source: Source, on_progress: Callable[[int], None] | None = None) -> Validation:
-    """Return the verdict on every row; `on_progress` is told now and then how many rows were read.
+    """Return the verdict on every row; `on_progress` is called now and then with the number of rows read.
 
-    Raises `InputError` when the file cannot be read to its end.
+    Raises `InputError` if the file cannot be read to its end.
     """
     judge = _Judge(source)
-    with Buckets(_BY_ID, _HELD_BYTES) as by_id, Buckets(_BY_PAYMENT, _HELD_BYTES) as by_payment:
+    with Buckets(_ID_LAYOUT, _HELD_BYTES) as by_id, Buckets(_PAYMENT_LAYOUT, _HELD_BYTES) as by_payment:
         judge.read(by_id, by_payment, on_progress)
         judge.settle_ids(by_id)
-        judge.find_repeats(by_payment)
+        judge.count(by_payment)
     return judge.result()
 
 
-def judged(source: Source, validation: Validation) -> Iterator[JudgedRow]:
-    """Yield every row in the file's order with its verdict."""
-    if source.digest != validation.digest:
-        raise source.problem("is not the file that was validated")
-    reader = RequestReader(source)
-    marks, others = validation.marks, validation.others
-    for row in read_rows(source):
-        found = reader.read(row)
-        mark = marks[row.ordinal]
-        if not isinstance(found, Candidate):
-            yield JudgedRow(row, None, None, found)
-        elif mark == _CONFLICT:
-            error = _conflict(source, row, found, reader.columns(row.names), others[row.ordinal])
-            yield JudgedRow(row, None, None, (error,))
-        elif mark == _DUPLICATE:
-            request = _with_occurrence(found.request, found.occurrence or 1)
-            yield JudgedRow(row, request, others[row.ordinal], ())
-        else:
-            yield JudgedRow(row, _with_occurrence(found.request, mark), None, ())
-
-
-def accepted(source: Source, validation: Validation) -> Iterator[Accepted]:
-    """Yield each refund of the file once, in the file's order."""
-    for row, request, duplicate_of, _ in judged(source, validation):
-        if request is not None and duplicate_of is None:
-            yield Accepted(row.line, request)
-
-
-def refused(source: Source, validation: Validation) -> Iterator[tuple[Row, tuple[RowError, ...]]]:
-    """Yield the rows that cannot be handed in, each with all of its errors."""
-    for row, _, _, errors in judged(source, validation):
-        if errors:
-            yield row, errors
-
-
-def _with_occurrence(request: RefundRequest, occurrence: int) -> RefundRequest:
-    if occurrence <= 1:
-        return request
-    return replace(request, refund_id=numbered(request.refund_id, occurrence))
-
-
-def _conflict(source: Source, row: Row, found: Candidate, columns: Columns, other: int) -> RowError:
-    names = source.options.id_from
-    if not names:
-        rule = f"is on line {other} too, with other contents: an id is for one refund"
-        column, value = columns.header("refund_id"), shown(found.request.refund_id)
-        return RowError(row.line, column, "duplicate_id", value, rule)
-    places = [columns.places[name] for name in id_fields(source.options) if name in columns.places]
-    column = ", ".join(columns.names[place].strip() for place in places)
-    value = ", ".join(shown(row.values[place]) for place in places)
-    rule = f"is equal on line {other}, and the rest of the row differs: make the id from more columns"
-    if "amount" not in id_fields(source.options):
-        rule += f", such as --id-from {','.join(names)},amount"
-    return RowError(row.line, column, "ambiguous_id", value, rule)
-
-
 class _Firsts:
-    """The pairs of the lowest lines, however many are noted and in whatever order."""
+    """The pairs with the lowest lines, of any number of pairs in any order."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -205,189 +106,203 @@ class _Firsts:
 
 @dataclass(slots=True)
 class _Sum:
+    """The accepted rows of one currency, while they are counted."""
+
     rows: int = 0
     amount: int = 0
     all_remaining: int = 0
 
-    def add(self, amount: int, sign: int) -> None:
-        self.rows += sign
-        self.amount += sign * amount
-        self.all_remaining += 0 if amount else sign
+    def add(self, amount: int) -> None:
+        self.rows += 1
+        self.amount += amount
+        if not amount:
+            self.all_remaining += 1
 
 
 @dataclass(slots=True)
 class _Group:
-    """Rows with one id: the first one, the first that differs from it, and the occurrences in use."""
+    """The rows with one id: the first one, the first line that differs from it, and the occurrences in use."""
 
-    ordinal: int
-    line: int
-    contents: bytes
-    other_line: int = 0
+    first: IdRecord
+    different_line: int | None = None
     stated: set[int] = field(default_factory=set)
-    used: dict[int, int] = field(default_factory=dict)
+    line_by_occurrence: dict[int, int] = field(default_factory=dict)
     next_occurrence: int = 1
+
+    def add(self, record: IdRecord) -> None:
+        if self.different_line is None and record.contents != self.first.contents:
+            self.different_line = record.line
+        if record.occurrence not in _UNSTATED:
+            self.stated.add(record.occurrence)
+
+    def verdict_on(self, record: IdRecord) -> tuple[int, int]:
+        """Return the row's mark, and the other line of a duplicate or a conflict, else 0."""
+        if self.different_line is not None:
+            is_like_first = record.contents == self.first.contents
+            return Mark.CONFLICT, self.different_line if is_like_first else self.first.line
+        if record.occurrence == Unstated.TO_COUNT:
+            return self._next_free(), 0
+        if (line := self.line_by_occurrence.get(record.occurrence)) is not None:
+            return Mark.DUPLICATE, line
+        self.line_by_occurrence[record.occurrence] = record.line
+        return record.occurrence or 1, 0
+
+    def _next_free(self) -> int:
+        while self.next_occurrence in self.stated:
+            self.next_occurrence += 1
+        self.next_occurrence += 1
+        return self.next_occurrence - 1
 
 
 class _Judge:
+    """Judges the rows of one source; `read`, `settle_ids` and `count` run once each, in this order."""
+
     def __init__(self, source: Source) -> None:
         self._source = source
         self._reader = RequestReader(source)
         self._marks = array("I")
         self._others = array("I")
         self._currencies: dict[str | None, int] = {None: 0}
-        self._sums = [_Sum()]
+        self._sums: list[_Sum] = []
         self._errors: Counter[str] = Counter()
         self._first_errors: list[RowError] = []
-        self._refused = 0
-        self._conflicts = 0
         self._duplicates = _Firsts()
         self._repeats = _Firsts()
-        self._largest: tuple[int, int] | None = None
+        self._largest_amount = 0
+        self._largest_line: int | None = None
 
     def read(self, by_id: Buckets, by_payment: Buckets, on_progress: Callable[[int], None] | None) -> None:
-        blake2b = hashlib.blake2b
-        read = self._reader.read
-        marks, sums, currencies = self._marks, self._sums, self._currencies
-        largest, largest_line = 0, 0
+        """Judges each row by itself, and stores a record of each valid one in the buckets."""
         for row in read_rows(self._source):
-            ordinal = row.ordinal
-            if on_progress is not None and ordinal % _PROGRESS_ROWS == 0 and ordinal:
-                on_progress(ordinal)
-            found = read(row)
-            if not isinstance(found, Candidate):
+            if on_progress is not None and row.ordinal % _PROGRESS_ROWS == 0 and row.ordinal:
+                on_progress(row.ordinal)
+            found = self._reader.read(row)
+            if isinstance(found, Candidate):
+                self._store(found, row.ordinal, by_id, by_payment)
+            else:
                 self._refuse(found)
-                continue
-            line, request, occurrence = found
-            amount = request.amount or 0
-            place = currencies.get(request.currency)
-            if place is None:
-                place = currencies[request.currency] = len(sums)
-                sums.append(_Sum())
-            sums[place].add(amount, 1)
-            if amount > largest:
-                largest, largest_line = amount, line
-            # Valid fields hold no NUL, so the parts cannot run into each other.
-            paid = f"{request.payment_intent}\0{amount}"
-            rest = (
-                request.currency or "",
-                request.reason or "",
-                *(text for pair in request.metadata.items() for text in pair),
-            )
-            by_id.add(
-                blake2b(request.refund_id.encode(), digest_size=KEY_BYTES).digest(),
-                ordinal,
-                line,
-                blake2b("\0".join((paid, *rest)).encode(), digest_size=KEY_BYTES).digest(),
-                amount,
-                place,
-                _TO_COUNT if occurrence is None else occurrence,
-            )
-            by_payment.add(blake2b(paid.encode(), digest_size=KEY_BYTES).digest(), ordinal, line)
-            marks.append(occurrence or 1)
         self._reader.require_columns()
-        if largest:
-            self._largest = largest, largest_line
         if on_progress is not None:
-            on_progress(len(marks))
+            on_progress(len(self._marks))
+
+    def _store(self, found: Candidate, ordinal: int, by_id: Buckets, by_payment: Buckets) -> None:
+        line, request, occurrence = found
+        self._marks.append(occurrence or 1)
+        amount = request.amount or 0
+        if amount > self._largest_amount:
+            self._largest_amount, self._largest_line = amount, line
+        currency = self._currencies.setdefault(request.currency, len(self._currencies))
+        # Valid fields hold no NUL, so the parts of a digest cannot run into each other.
+        paid = f"{request.payment_intent}\0{amount}"
+        contents = _digest(paid + _other_fields(request))
+        by_id.add(_digest(request.refund_id), ordinal, line, contents, _packed(occurrence))
+        by_payment.add(_digest(paid), ordinal, line, amount, currency)
 
     def _refuse(self, errors: tuple[RowError, ...]) -> None:
-        self._marks.append(_REFUSED)
-        self._refused += 1
+        self._marks.append(Mark.REFUSED)
         self._errors.update(error.code for error in errors)
         if len(self._first_errors) < FIRST:
             self._first_errors.extend(errors[: FIRST - len(self._first_errors)])
 
     def settle_ids(self, by_id: Buckets) -> None:
-        """Tells rows with one id apart: the same refund twice, one of several equal ones, or a contradiction."""
-        for keys, records in by_id.repeated():
+        """Gives rows with one id their verdicts: the same refund twice, one of several equal ones, or a conflict."""
+        for bucket in by_id:
+            keys = repeated(fields[0] for fields in bucket)
+            if not keys:
+                continue
             if not self._others:
                 self._others = array("I", bytes(4 * len(self._marks)))
             groups: dict[bytes, _Group] = {}
-            for key, ordinal, line, contents, _, _, occurrence in records():
-                if key not in keys:
-                    continue
-                group = groups.get(key)
-                if group is None:
-                    group = groups[key] = _Group(ordinal, line, contents)
-                elif contents != group.contents and not group.other_line:
-                    group.other_line = line
-                if occurrence not in {0, _TO_COUNT}:
-                    group.stated.add(occurrence)
-            for key, ordinal, line, contents, amount, place, occurrence in records():
-                if key in keys:
-                    self._settle(groups[key], ordinal, line, contents, amount, place, occurrence)
+            for record in _id_records(bucket, keys):
+                if record.key not in groups:
+                    groups[record.key] = _Group(record)
+                groups[record.key].add(record)
+            for record in _id_records(bucket, keys):
+                mark, other_line = groups[record.key].verdict_on(record)
+                self._marks[record.ordinal] = mark
+                self._others[record.ordinal] = other_line
+                if mark == Mark.DUPLICATE:
+                    self._duplicates.note(record.line, other_line)
 
-    def _settle(
-        self, group: _Group, ordinal: int, line: int, contents: bytes, amount: int, place: int, occurrence: int, /
-    ) -> None:
-        if group.other_line:
-            self._marks[ordinal] = _CONFLICT
-            self._others[ordinal] = group.other_line if contents == group.contents else group.line
-            self._sums[place].add(amount, -1)
-            self._conflicts += 1
-            return
-        if occurrence == _TO_COUNT:
-            while group.next_occurrence in group.stated:
-                group.next_occurrence += 1
-            occurrence = group.next_occurrence
-            group.next_occurrence += 1
-        elif occurrence in group.used:
-            self._marks[ordinal] = _DUPLICATE
-            self._others[ordinal] = group.used[occurrence]
-            self._sums[place].add(amount, -1)
-            self._duplicates.note(line, group.used[occurrence])
-            return
-        else:
-            group.used[occurrence] = line
-        self._marks[ordinal] = occurrence or 1
+    def count(self, by_payment: Buckets) -> None:
+        """Sums up the accepted rows, and notes those with the payment and amount of an earlier accepted row."""
+        marks = self._marks
+        sums = self._sums = [_Sum() for _ in self._currencies]
+        for bucket in by_payment:
+            seen: set[bytes] = set()
+            again: set[bytes] = set()
+            for key, ordinal, _, amount, currency in bucket:
+                if marks[ordinal] not in _NOT_ACCEPTED:
+                    sums[currency].add(amount)
+                    (again if key in seen else seen).add(key)
+            if again:
+                self._note_repeats(bucket, again)
 
-    def find_repeats(self, by_payment: Buckets) -> None:
-        """Finds accepted rows that pay the same amount back on the same payment as an earlier one."""
-        for keys, records in by_payment.repeated():
-            first: dict[bytes, int] = {}
-            for key, ordinal, line in records():
-                if key not in keys or self._marks[ordinal] in {_CONFLICT, _DUPLICATE}:
-                    continue
-                if key in first:
-                    self._repeats.note(line, first[key])
-                else:
-                    first[key] = line
+    def _note_repeats(self, bucket: Bucket, keys: set[bytes]) -> None:
+        first_lines: dict[bytes, int] = {}
+        for record in map(PaymentRecord._make, bucket):
+            if record.key not in keys or self._marks[record.ordinal] in _NOT_ACCEPTED:
+                continue
+            if record.key in first_lines:
+                self._repeats.note(record.line, first_lines[record.key])
+            else:
+                first_lines[record.key] = record.line
 
     def result(self) -> Validation:
         """Return what was found."""
-        if self._conflicts:
-            self._errors["ambiguous_id" if self._source.options.id_from else "duplicate_id"] += self._conflicts
-        refused_rows = self._refused + self._conflicts
+        if conflicts := self._marks.count(Mark.CONFLICT):
+            self._errors["ambiguous_id" if self._source.options.id_from else "duplicate_id"] += conflicts
         validation = Validation(
-            digest=self._source.digest,
-            marks=self._marks,
-            others=self._others,
-            summary=Summary(
-                rows=len(self._marks),
-                accepted=len(self._marks) - refused_rows - self._duplicates.count,
-                refused=refused_rows,
-                duplicates=self._duplicates.count,
-                repeats=self._repeats.count,
-                errors=self._errors.total(),
-                errors_by_code=MappingProxyType(dict(self._errors.most_common())),
-                first_errors=tuple(self._first_errors),
-                first_duplicates=self._duplicates.pairs(),
-                first_repeats=self._repeats.pairs(),
-                totals=MappingProxyType(
-                    {
-                        currency: Total(rows=found.rows, amount=found.amount, all_remaining=found.all_remaining)
-                        for currency, place in self._currencies.items()
-                        if (found := self._sums[place]).rows
-                    }
-                ),
-                largest_amount=self._largest[0] if self._largest else None,
-                largest_line=self._largest[1] if self._largest else None,
-                columns=MappingProxyType(self._reader.uses),
-            ),
+            digest=self._source.digest, marks=self._marks, others=self._others, summary=self._summary()
         )
-        if not self._conflicts:
+        if not conflicts:
             return validation
-        # Which rows contradict each other was known only at the end, so the first errors are read again, in order.
+        # Conflicts are known only once all rows are read, so the first errors are read again, in the file's order.
         errors = (error for _, found in refused(self._source, validation) for error in found)
         summary = replace(validation.summary, first_errors=tuple(islice(errors, FIRST)))
         return replace(validation, summary=summary)
+
+    def _summary(self) -> Summary:
+        rows, duplicates = len(self._marks), self._marks.count(Mark.DUPLICATE)
+        refused_rows = self._marks.count(Mark.REFUSED) + self._marks.count(Mark.CONFLICT)
+        totals = {
+            currency: Total(rows=found.rows, amount=found.amount, all_remaining=found.all_remaining)
+            for currency, found in zip(self._currencies, self._sums, strict=True)
+            if found.rows
+        }
+        return Summary(
+            rows=rows,
+            accepted=rows - refused_rows - duplicates,
+            refused=refused_rows,
+            duplicates=duplicates,
+            repeats=self._repeats.count,
+            errors=self._errors.total(),
+            errors_by_code=MappingProxyType(dict(self._errors.most_common())),
+            first_errors=tuple(self._first_errors),
+            first_duplicates=self._duplicates.pairs(),
+            first_repeats=self._repeats.pairs(),
+            totals=MappingProxyType(totals),
+            largest_amount=self._largest_amount or None,
+            largest_line=self._largest_line,
+            columns=MappingProxyType(self._reader.uses),
+        )
+
+
+def _id_records(bucket: Bucket, keys: set[bytes]) -> Iterator[IdRecord]:
+    return (IdRecord(*fields) for fields in bucket if fields[0] in keys)
+
+
+def _packed(occurrence: int | None) -> int:
+    return Unstated.TO_COUNT if occurrence is None else occurrence
+
+
+def _other_fields(request: RefundRequest) -> str:
+    """Return the fields that are sent beside the payment and the amount, as contents are compared."""
+    parts = ["", request.currency or "", request.reason or ""]
+    for pair in request.metadata.items():
+        parts += pair
+    return "\0".join(parts)
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=KEY_BYTES).digest()

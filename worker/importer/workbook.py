@@ -66,7 +66,7 @@ class Sheet:
     _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^>]*)>")
     _TAGS: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c|f|v)(?=[\s/>])([^>]*)>")
     _SUSPECT: Final = re.compile(rb"""<(?:[A-Za-z0-9]+:)?f[\s/>]|\st=["']e["']""")
-    _PLACE: Final = re.compile(rb"""\sr=["']([A-Z]{0,3})([0-9]{1,7})["']""")
+    _ADDRESS: Final = re.compile(rb"""\sr=["']([A-Z]{0,3})([0-9]{1,7})["']""")
     _ERROR: Final = re.compile(rb"""\st=["']e["']""")
 
     def __init__(self, source: Source) -> None:
@@ -104,14 +104,14 @@ class Sheet:
         if self._formula:
             self.unread.add((self._row, self._column))
             self._formula = False
-        place = self._PLACE.search(attributes)
+        address = self._ADDRESS.search(attributes)
         if kind == b"row":
             # A row or cell that does not say where it stands follows the one before.
-            self._row = int(place[2]) if place else self._row + 1
+            self._row = int(address[2]) if address else self._row + 1
             self._column = 0
             self.hidden += b' hidden="1"' in attributes or b' hidden="true"' in attributes
-        elif place:
-            self._row, self._column = int(place[2]), _column_number(place[1])
+        elif address:
+            self._row, self._column = int(address[2]), _column_number(address[1])
         else:
             self._column += 1
         if kind == b"c" and self._ERROR.search(attributes):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.files import HEADER, Files
 from worker.importer import ImportOptions, Summary, open_source, validate
-from worker.importer.grouping import Buckets
+from worker.importer.grouping import Buckets, repeated
 
 ROW = "a,pi_1,500,usd,,1\n"
 
@@ -125,9 +125,11 @@ def test_records_beyond_what_is_held_are_found_again_in_their_order() -> None:
         for number in range(1_000):
             buckets.add((number % 700).to_bytes(2, "little") + bytes(14), number)
         found = {
-            key: [place for other, place in read() if other == key] for keys, read in buckets.repeated() for key in keys
+            key: [number for other, number in bucket if other == key]
+            for bucket in buckets
+            for key in repeated(other for other, _ in bucket)
         }
-    assert {tuple(places) for places in found.values()} == {(number, number + 700) for number in range(300)}
+    assert {tuple(numbers) for numbers in found.values()} == {(number, number + 700) for number in range(300)}
 
 
 def lines(count: int) -> Iterator[str]:
