@@ -66,7 +66,7 @@ def batch(ctx: click.Context) -> int | None:
 
 
 @batch.command("list")
-@click.option("--limit", type=Whole(min=0), default=20, show_default=True, help="How many to list; 0 lists all.")
+@click.option("--limit", type=Whole(min=0), default=20, show_default=True, metavar="N", help="How many; 0 for all.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_all(*, limit: int = 20, as_json: bool = False) -> int:
     """List the batches, newest first."""
@@ -117,9 +117,10 @@ def _state(each: Batch) -> Text:
 
 
 @batch.command(
+    short_help="Show a batch and its progress.",
     epilog="""\b
 Exit code with --wait: 0 all succeeded; 4 some failed, were canceled or need
-review."""
+review.""",
 )
 @_batch_argument
 @click.option("--wait", is_flag=True, help="Show progress until every refund is settled or needs review.")
@@ -186,7 +187,7 @@ def _paused(each: Batch) -> str | None:
     return f"{since} by {each.paused_by or 'a person'}: resume it with 'refunds batch resume {each.batch_id}'"
 
 
-@batch.command()
+@batch.command(short_help="Cancel the refunds that were not sent.")
 @_batch_argument
 @_json_option
 def cancel(*, batch_id: str, as_json: bool) -> int:
@@ -235,7 +236,7 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
     return DONE if done.canceled else NOTHING_TO_DO
 
 
-@batch.command()
+@batch.command(short_help="Pause a batch.")
 @_batch_argument
 def pause(*, batch_id: str) -> int:
     """Pause a batch: no more of its refunds are sent until it is resumed; those in flight finish.
@@ -248,7 +249,7 @@ def pause(*, batch_id: str) -> int:
     return DONE if changed else NOTHING_TO_DO
 
 
-@batch.command()
+@batch.command(short_help="Resume a paused batch.")
 @_batch_argument
 def resume(*, batch_id: str) -> int:
     """Resume a paused batch; its refunds are sent again within half a minute.
@@ -265,11 +266,12 @@ def resume(*, batch_id: str) -> int:
 
 
 @batch.command(
+    short_help="Send the retriable failed refunds again.",
     epilog="""\b
-Exit code: 6 if the batch was canceled; 9 if nothing can be sent again."""
+Exit code: 6 if the batch was canceled; 9 if nothing can be sent again.""",
 )
 @_batch_argument
-@click.option("--unknown", is_flag=True, help="Also send failures that may not be retriable.")
+@click.option("--unknown", is_flag=True, help="Also if it is not known whether sending again can help.")
 @_json_option
 def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
     """Send the retriable failed refunds again: the same ids, as a new generation with a new idempotency key.

@@ -82,7 +82,7 @@ Examples:
 @click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Only refunds in this stage.")
 @click.option("--batch", metavar="ID", help="Only refunds that this batch created.")
 @click.option("--payment-intent", metavar="PI", help="Only refunds on this payment.")
-@click.option("--limit", type=Whole(min=0), default=100, show_default=True, help="How many to list; 0 lists all.")
+@click.option("--limit", type=Whole(min=0), default=100, show_default=True, metavar="N", help="How many; 0 for all.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_refunds(
     *,

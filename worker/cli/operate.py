@@ -94,7 +94,9 @@ def resume(*, batch: str | None, account: bool) -> int:
     if before.paused_at is None:
         note("nothing was paused")
         return NOTHING_TO_DO
-    note(f"resumed; sending was paused since {render.moment(before.paused_at)} by {render.plain(before.paused_by)}")
+    note(
+        f"resumed; sending had been paused since {render.moment(before.paused_at)} by {render.plain(before.paused_by)}"
+    )
     return DONE
 
 
@@ -134,10 +136,11 @@ Exit code: 0 after SIGTERM or Ctrl-C, once all refunds in flight are finished;
 )
 @click.option(
     "--queues",
+    metavar="NAMES",
     default=",".join(lane.value for lane in Lane),
     show_default=True,
     callback=_queues,
-    help="Queues to serve.",
+    help="Queues to serve, comma-separated.",
 )
 def worker(*, concurrency: int | None, queues: str) -> int:
     """Run a worker in the foreground, and restart it if it dies.
@@ -193,8 +196,12 @@ def _sayer(settings: Settings) -> Callable[[str], None]:
 
 
 @click.command(epilog="\b\nExamples:\n  refunds metrics\n  refunds metrics --host 0.0.0.0 --port 9464")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; there is no password.")
-@click.option("--port", default=9464, show_default=True, type=Whole(0, 65535), help="0 picks a free port.")
+@click.option(
+    "--host", metavar="HOST", default="127.0.0.1", show_default=True, help="Address to listen on; there is no password."
+)
+@click.option(
+    "--port", metavar="PORT", default=9464, show_default=True, type=Whole(0, 65535), help="Port; 0 picks a free one."
+)
 def metrics(*, host: str, port: int) -> int:
     """Serve Prometheus metrics, computed from Redis at each scrape. One process serves any number of workers."""
     from worker.monitoring.metrics import serve  # noqa: PLC0415 - no other command needs it

@@ -75,7 +75,7 @@ def recover(*, since: str, resubmitted_for: int, yes: bool, as_json: bool) -> in
 
     Restore the server, run this command, start the workers, then run 'refunds resume'. Each refund in doubt is looked
     for at the provider before anything is sent. With REFUNDS_READBACK=totals or none most of them need review, because
-    nothing was read before they were sent.
+    there is no earlier reading to compare with.
     """
     moment = _moment(since)
     with opened() as refunds:

@@ -39,7 +39,7 @@ Exit code with --wait: 0 succeeded, or still in progress (a note says so);
 @click.option("--payment-intent", required=True, metavar="PI", help="The provider's id of the payment.")
 @click.option("--amount", metavar="MINOR", help="In minor units (500 is 5.00 USD); all that is left if omitted.")
 @click.option(
-    "--currency", metavar="ISO", help="Refuse the refund, unsent, if the payment's currency differs. Never sent itself."
+    "--currency", metavar="ISO", help="Refuse the refund if its payment has another currency. Not sent itself."
 )
 @click.option("--reason", metavar="REASON", help=f"One of {', '.join(REASONS)}.")
 @click.option(
@@ -111,7 +111,8 @@ def status(*, refund_ids: tuple[str, ...], history: bool, wait: float | None, as
         else:
             note(
                 f"error: refund {refund_id} was not accepted, because its message was rejected at "
-                f"{render.moment(why.rejected_at)} ({why.reason}): see it with 'refunds rejected show {why.entry_id}', "
+                f"{render.moment(why.rejected_at)} ({why.reason}): see the message with 'refunds rejected show "
+                f"{why.entry_id}', "
                 "fix the sender, and send the refund again with the same id"
             )
     return REJECTED if unknown else code
@@ -123,8 +124,8 @@ Example:
   refunds cancel order-1001-1
 
 \b
-Exit code: 6 if it may have been sent already, or is settled; 3 if unknown;
-9 if it was already canceled."""
+Exit code: 6 if the refund may have been sent, or is settled; 3 if the id is
+unknown; 9 if it was already canceled."""
 )
 @click.argument("refund_id")
 @json_option
@@ -150,12 +151,12 @@ Examples:
   refunds retry order-1001-1 --unknown --wait 60
 
 \b
-Exit code: 6 if it has not failed, or sending it again cannot help; 3 if unknown;
-9 if it is already being sent again; with --wait 4 if it failed again or needs
-review."""
+Exit code: 6 if the refund has not failed, or sending it again cannot help; 3 if
+the id is unknown; 9 if it is already being sent again; with --wait 4 if it
+failed again or needs review."""
 )
 @click.argument("refund_id")
-@click.option("--unknown", is_flag=True, help="Also send a failure that may not be retriable.")
+@click.option("--unknown", is_flag=True, help="Also if it is not known whether sending it again can help.")
 @wait_option
 @json_option
 def retry(*, refund_id: str, unknown: bool, wait: float | None, as_json: bool) -> int:

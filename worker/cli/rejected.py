@@ -37,8 +37,8 @@ def rejected(ctx: click.Context) -> int | None:
     return ctx.invoke(list_rejected) if ctx.invoked_subcommand is None else None
 
 
-@rejected.command("list")
-@click.option("--limit", type=Whole(min=0), default=20, show_default=True, help="How many to list; 0 lists all.")
+@rejected.command("list", short_help="List the rejected messages, newest first.")
+@click.option("--limit", type=Whole(min=0), default=20, show_default=True, metavar="N", help="How many; 0 for all.")
 @_json_option
 def list_rejected(*, limit: int = 20, as_json: bool = False) -> int:
     """List the rejected messages, newest first: when, why, and which refund they name."""

@@ -44,9 +44,9 @@ _SEEN: Final = {
 _SOURCES: Final = {"list": "the payment's list", "totals": "the payment's totals", "lookup": "the refund itself"}
 """The words for what was read, by the source of a history entry."""
 _DECIDED: Final = {
-    "operator_says_failed": "a person gave it up",
-    "operator_says_absent": "a person wants it sent again",
-    "operator_says_succeeded": "a person named the provider's refund",
+    "operator_says_failed": "decided as failed",
+    "operator_says_absent": "decided to send it again",
+    "operator_says_succeeded": "decided which provider refund it is",
     "contradicted": "the provider shows otherwise",
 }
 _UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))

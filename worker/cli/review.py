@@ -47,7 +47,7 @@ def review(ctx: click.Context) -> int | None:
     return ctx.invoke(list_review) if ctx.invoked_subcommand is None else None
 
 
-@review.command("list")
+@review.command("list", short_help="List the refunds that need review.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_review(*, as_json: bool = False) -> int:
     """List the refunds that need review, first those that the provider contradicts."""
@@ -73,7 +73,7 @@ def _contradicted(refunds: Refunds) -> Iterator[Refund]:
             yield refund
 
 
-@review.command(epilog="\b\nExample:\n  refunds review show order-1001-1")
+@review.command(short_help="Show the evidence for a refund.", epilog="\b\nExample:\n  refunds review show order-1001-1")
 @click.argument("refund_id")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(*, refund_id: str, as_json: bool) -> int:
@@ -208,6 +208,7 @@ def resolutions(refund: Refund) -> dict[str, str]:
 
 
 @review.command(
+    short_help="Resolve a refund in review.",
     epilog="""\b
 Examples:
   refunds review resolve order-1001-1 --succeeded re_7Yk --note "seen in the dashboard"
@@ -216,7 +217,7 @@ Examples:
 
 \b
 Exit code: 6 if the refund is not in review, if the provider's refund belongs
-to another of your refunds, or if the provider has shown one meanwhile."""
+to another of your refunds, or if the provider has shown one meanwhile.""",
 )
 @click.argument("refund_id")
 @click.option("--succeeded", metavar="RE_ID", help="The provider's refund RE_ID is this refund. A worker verifies it.")

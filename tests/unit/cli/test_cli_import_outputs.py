@@ -154,7 +154,7 @@ def test_a_result_that_cannot_be_written_at_the_end_takes_nothing_back(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("worker.cli.import_.write_result", full)
+    monkeypatch.setattr("worker.cli.import_run.write_result", full)
     ran = cli("import", a_file(tmp_path, GOOD), "--result", str(tmp_path / "r.csv"))
     assert (ran.code, records.get("row-1").amount) == (1, 500)
     assert "the accepted refunds continue: write their results with 'refunds batch result'" in ran.err

@@ -34,7 +34,7 @@ def test_a_pause_stops_every_claim_until_it_is_resumed(cli: Cli, records: Record
     assert (paused.code, paused.out, "send again with 'refunds resume'" in paused.err) == (0, "", True)
     assert claim_result(records, "order-1") == "paused"
     resumed = cli("resume")
-    assert (resumed.code, resumed.err.startswith("resumed; sending was paused since 20")) == (0, True)
+    assert (resumed.code, resumed.err.startswith("resumed; sending had been paused since 20")) == (0, True)
     assert claim_result(records, "order-1") == "claimed"
 
 

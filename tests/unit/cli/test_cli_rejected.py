@@ -97,7 +97,7 @@ def test_the_status_of_a_refund_whose_message_was_rejected_says_so(cli: Cli, rec
     assert [shown["refund_id"] for shown in ran.objects] == ["r-2"]
     rejected, unknown = ran.err.splitlines()
     assert rejected.startswith("error: refund r-1 was not accepted, because its message was rejected at ")
-    assert f"(amount: must be a whole number): see it with 'refunds rejected show {entry_id}'" in rejected
+    assert f"(amount: must be a whole number): see the message with 'refunds rejected show {entry_id}'" in rejected
     assert unknown.startswith("error: no refund r-3 exists at ")
 
 

@@ -84,7 +84,7 @@ def test_what_was_read_is_told_with_where_it_was_read(cli: Cli, records: Records
     read = cli("review", "show", "stuck-1").out.split("what was read\n")[1].split("\nhow to find")[0]
     assert read.endswith("read the payment's list: absent (not in the payment's list)\n")
     told = cli("status", "stuck-1", "--history").out
-    assert "a person gave it up, by ann “by phone”" in told
+    assert "decided as failed, by ann “by phone”" in told
 
 
 def test_a_refund_that_needs_no_person_is_shown_without_decisions(cli: Cli, records: Records) -> None:

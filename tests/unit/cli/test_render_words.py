@@ -46,11 +46,11 @@ DECIDED = {"from": "review", "to": "in_doubt", "status": "pending", "source": "o
         ),
         (
             LOOKED | {"label": "operator_says_absent", "look": "inconclusive", "source": "operator", "by": "ann"},
-            "read back: inconclusive, a person wants it sent again, by ann",
+            "read back: inconclusive, decided to send it again, by ann",
         ),
-        (DECIDED | {"label": "operator_says_failed", "note": "so"}, "a person gave it up, by ann “so”"),
-        (DECIDED | {"label": "operator_says_absent"}, "a person wants it sent again, by ann"),
-        (DECIDED | {"label": "operator_says_succeeded"}, "a person named the provider's refund, by ann"),
+        (DECIDED | {"label": "operator_says_failed", "note": "so"}, "decided as failed, by ann “so”"),
+        (DECIDED | {"label": "operator_says_absent"}, "decided to send it again, by ann"),
+        (DECIDED | {"label": "operator_says_succeeded"}, "decided which provider refund it is, by ann"),
         (
             LOOKED | {"to": "settled", "status": "canceled", "label": "canceled", "by": "ann"},
             "canceled, by ann",

@@ -1,0 +1,292 @@
+"""The rest of `refunds import`, once all rows are checked: refuses the file, shows a dry run, or imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
+
+from worker import batches
+from worker.batches import BatchDraft, Comparison
+from worker.cli import render
+from worker.cli.exits import DONE, INTERNAL, NOTHING_TO_DO, REFUSED, REJECTED
+from worker.cli.import_guards import Limits, MostErrors, sums
+from worker.cli.import_messages import (
+    NOTHING,
+    all_remaining_refused,
+    say_all_remaining_refused,
+    say_conflicts,
+    say_duplicates,
+    say_errors,
+    say_hidden,
+    say_ignored_amounts,
+    say_known,
+    say_not_failed,
+    say_repeats,
+)
+from worker.cli.import_options import stored_reading
+from worker.cli.import_report import facts_of, put_facts, records_of
+from worker.cli.import_submit import SubmitCounts, say_late_conflicts, submit
+from worker.cli.outputs import RESULT_ROWS, Write
+from worker.cli.progress import counts_of, detached, progress, span, verdict, watch_batch
+from worker.cli.session import note, opened
+from worker.cli.words import counted, verb
+from worker.client import Refunds
+from worker.errors import GuardRefused, InputError, StoreUnavailable
+from worker.importer import Source, Summary, Validation, accepted, write_failed_rows, write_result
+from worker.settings import Settings
+
+_NOTHING_NEW: Final = "nothing to do: every row was accepted before"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSettings:
+    """The options of an import, without those that say how the file is read."""
+
+    batch: str | None
+    dry_run: bool
+    wait: bool
+    again: bool
+    allow_repeat: bool
+    all_remaining: bool
+    delay: timedelta
+    on_error: str
+    max_errors: MostErrors | None
+    limits: Limits
+    as_json: bool
+
+    def skips(self, summary: Summary) -> bool:
+        """Return whether the invalid rows may be skipped."""
+        if self.on_error != "skip" or not summary.accepted:
+            return False
+        return self.max_errors is None or self.max_errors.allows(summary.refused, summary.rows)
+
+
+class Refusal(NamedTuple):
+    """One reason not to import a file, which the user has already been shown."""
+
+    code: int
+    limit: str | None = None
+    """The sentence for `broken_limits` in the JSON summary; None if other fields of the summary show the reason."""
+
+
+def _exit_code(refusals: Sequence[Refusal]) -> int:
+    # The first reason decides: invalid rows are found first, and must be fixed before any limit can be judged.
+    return refusals[0].code if refusals else DONE
+
+
+def _broken_limits(refusals: Sequence[Refusal]) -> dict[str, Any]:
+    limits = [refusal.limit for refusal in refusals if refusal.limit is not None]
+    return {"broken_limits": limits} if limits else {}
+
+
+def process(
+    settings: Settings,
+    source: Source,
+    validation: Validation,
+    options: ImportSettings,
+    write_all: Write,
+    write_refused: Write,
+) -> int:
+    """Take a file whose rows are checked: refuse it, or compare it with the records and import it."""
+    refusals = _check_file(source, validation, options, write_all, write_refused)
+    if refusals and not options.dry_run:
+        if options.as_json:
+            render.as_json(facts_of(source, validation.summary) | _broken_limits(refusals))
+        return _exit_code(refusals)
+    with opened(settings) as refunds:
+        if options.dry_run:
+            return _dry_run(refunds, source, validation, options, refusals)
+        code = _import(refunds, source, validation, options)
+        if code != REFUSED:
+            try:
+                write_all(lambda out: write_result(source, validation, refunds.get_many, out), RESULT_ROWS)
+            except InputError as error:
+                note(f"error: {error}; the accepted refunds continue: write their results with 'refunds batch result'")
+                return INTERNAL
+        return code
+
+
+def _check_file(
+    source: Source, validation: Validation, options: ImportSettings, write_all: Write, write_refused: Write
+) -> list[Refusal]:
+    """Return why the file alone must not be imported: its invalid rows, or else the limits that it breaks."""
+    summary = validation.summary
+    say_hidden(source)
+    say_duplicates(summary)
+    if summary.refused:
+        write_refused(lambda out: write_failed_rows(source, validation, out), "with errors")
+        if not options.skips(summary):
+            write_all(lambda out: write_result(source, validation, lambda ids: [None] * len(ids), out), RESULT_ROWS)
+            say_errors(source, summary, _too_many(summary, options))
+            # The totals are not known until the invalid rows are fixed, so no limit is checked.
+            return [Refusal(REJECTED)]
+        say_errors(source, summary, "they are skipped", "warning")
+    refusals = [Refusal(REFUSED, sentence) for sentence in options.limits.broken(summary)]
+    for refusal in refusals:
+        note(f"error: {refusal.limit}: {NOTHING}")
+    return refusals
+
+
+def _too_many(summary: Summary, options: ImportSettings) -> str:
+    if options.on_error != "skip":
+        return NOTHING
+    if options.max_errors is not None and summary.accepted:
+        return f"more than --max-errors {options.max_errors.text} allows: {NOTHING}"
+    return f"no valid row is left: {NOTHING}"
+
+
+def _draft(source: Source, summary: Summary, options: ImportSettings) -> BatchDraft:
+    return BatchDraft(
+        options=stored_reading(source),
+        invalid=summary.refused,
+        duplicates=summary.duplicates,
+        all_remaining=summary.all_remaining,
+        totals=sums(summary),
+        delay=options.delay,
+        again=options.again,
+    )
+
+
+def _dry_run(
+    refunds: Refunds, source: Source, validation: Validation, options: ImportSettings, refusals: list[Refusal]
+) -> int:
+    """Show what an import would do, and return its exit code; `refusals` are what the file alone showed."""
+    summary, store = validation.summary, refunds.store
+    facts = facts_of(source, summary)
+    refusals = [*refusals]
+    new = summary.accepted
+    try:
+        if (earlier := batches.earlier_batch(store, source.digest)) is not None:
+            facts["earlier_batch"] = earlier.batch_id
+        try:
+            batches.foresee_batch(store, options.batch, source.digest, _draft(source, summary, options))
+        except GuardRefused as refusal:
+            note(f"error: {refusal}")
+            refusals.append(Refusal(REFUSED))
+        compared: Comparison | None = _compared(refunds, source, validation)
+    except StoreUnavailable as error:
+        # A file can be checked on a machine that does not reach Redis.
+        note(f"note: the rows were not compared with the records: {error}")
+        compared = None
+    else:
+        if compared is not None:
+            facts |= records_of(compared)
+            new = compared.fresh
+    refusals += _check_rows(source, summary, compared, options)
+    facts |= _broken_limits(refusals) | _time_needed(refunds.settings, summary, new, options)
+    put_facts(facts, as_json=options.as_json)
+    note(f"dry run: {NOTHING}")
+    return _exit_code(refusals)
+
+
+def _time_needed(settings: Settings, summary: Summary, new: int, options: ImportSettings) -> dict[str, Any]:
+    """Return how long sending the new rows takes at the rate limit, in seconds, or in words for a person."""
+    if settings.rate_limit <= 0:
+        return {"seconds_at_rate_limit": None} if options.as_json else {"time": "no rate limit is set"}
+    stated = sum(total.rows for currency, total in summary.totals.items() if currency is not None)
+    # Reading a payment's totals or currency before sending takes one more call, a first read-back two.
+    extra = 1.0 if settings.rules.wants_baseline else stated / max(1, summary.accepted)
+    extra += 2.0 if settings.first_look else 0.0
+    seconds = new * (1 + extra) / settings.rate_limit
+    if options.as_json:
+        return {"seconds_at_rate_limit": round(seconds, 1)}
+    return {"time": f"{span(seconds)} at {settings.rate_limit:g} calls a second (REFUNDS_RATE_LIMIT)"}
+
+
+def _compared(refunds: Refunds, source: Source, validation: Validation) -> Comparison:
+    with progress("rows compared with the records", validation.summary.accepted) as show:
+        return batches.compare(refunds.store, accepted(source, validation), show)
+
+
+def _check_rows(
+    source: Source, summary: Summary, compared: Comparison | None, options: ImportSettings
+) -> list[Refusal]:
+    """Return why the rows must not be imported beside the existing refunds; without `compared`, by the file alone."""
+    refusals: list[Refusal] = []
+    open_rows = summary.all_remaining if compared is None else compared.all_remaining
+    if open_rows and not options.all_remaining:
+        sentence = all_remaining_refused(source, summary, compared)
+        say_all_remaining_refused(sentence, summary)
+        refusals.append(Refusal(REFUSED, sentence))
+    else:
+        say_ignored_amounts(summary)
+    if summary.repeats or (compared is not None and compared.repeats):
+        say_repeats(summary, compared, allowed=options.allow_repeat)
+        if not options.allow_repeat:
+            refusals.append(Refusal(REFUSED))
+    if compared is not None and compared.not_failed:
+        say_not_failed(source, compared)
+        refusals.append(Refusal(REFUSED))
+    if compared is not None and compared.conflicting:
+        say_conflicts(source, compared)
+        refusals.append(Refusal(REFUSED))
+    return refusals
+
+
+def _import(refunds: Refunds, source: Source, validation: Validation, options: ImportSettings) -> int:
+    summary = validation.summary
+    draft = _draft(source, summary, options)
+    # The most common refusals come before the file is read again.
+    foreseen = batches.foresee_batch(refunds.store, options.batch, source.digest, draft)
+    compared = _compared(refunds, source, validation)
+    facts = facts_of(source, summary)
+    if refusals := _check_rows(source, summary, compared, options):
+        if options.as_json:
+            render.as_json(facts | records_of(compared) | _broken_limits(refusals))
+        return _exit_code(refusals)
+    if foreseen.fresh and not compared.fresh:
+        put_facts(facts | records_of(compared) | {"batch_id": None, "created": 0}, as_json=options.as_json)
+        note(_NOTHING_NEW)
+        say_known(compared, source.options)
+        return NOTHING_TO_DO
+    batch = batches.open_batch(
+        refunds.store, options.batch, file=source.name, digest=source.digest, rows=summary.rows, opening=draft
+    )
+    if not batch.fresh:
+        note(f"this file is already batch {batch.batch_id}: its import continues")
+        if options.delay:
+            note("the batch keeps the delay it was started with: this --delay is ignored")
+    counts = submit(refunds, batch.batch_id, source, validation)
+    facts |= {"batch_id": batch.batch_id, "created": counts.created, "known": counts.known}
+    if options.wait:
+        return _wait(refunds, batch.batch_id, facts, counts, options)
+    return _report(refunds, batch.batch_id, facts, counts, options)
+
+
+def _report(
+    refunds: Refunds, batch_id: str, facts: dict[str, Any], counts: SubmitCounts, options: ImportSettings
+) -> int:
+    """Show what was accepted, and return the exit code of an import that does not wait."""
+    put_facts(facts, as_json=options.as_json)
+    if counts.conflicting:
+        say_late_conflicts(counts)
+        return REFUSED
+    if not counts.created:
+        note(_NOTHING_NEW)
+        return NOTHING_TO_DO
+    batch = batches.read_batch(refunds.store, batch_id)
+    if batch.not_before is not None:
+        until = render.moment(batch.not_before)
+        note(f"nothing is sent before {until}: until then 'refunds batch cancel {batch_id}' can cancel all of it")
+    note(f"accepted: follow it with 'refunds batch show {batch_id}'")
+    return DONE
+
+
+def _wait(refunds: Refunds, batch_id: str, facts: dict[str, Any], counts: SubmitCounts, options: ImportSettings) -> int:
+    """Watch the batch until it is finished, show its results, and return the exit code."""
+    try:
+        after = watch_batch(refunds, batch_id)
+    except KeyboardInterrupt:
+        raise detached(batch_id) from None
+    put_facts(facts | {"counts": counts_of(after), "amounts": dict(after.amounts)}, as_json=options.as_json)
+    if after.known:
+        rows = f"{counted(after.known, 'row')} {verb(after.known, 'was', 'were')}"
+        note(f"{rows} accepted before, outside this batch, and not waited for")
+    if after.stages.get("review"):
+        note("some refunds need review: see them with 'refunds review list'")
+    if counts.conflicting:
+        say_late_conflicts(counts)
+        return REFUSED
+    return verdict(after) if after.accepted else NOTHING_TO_DO
