@@ -1,4 +1,4 @@
-"""Celery: hand in a refund from an application that has Celery and no refund-worker.
+"""Celery: submit a refund from an application that has Celery and no refund-worker.
 
     pip install 'celery[redis]'
     REFUNDS_REDIS_URL=redis://127.0.0.1:6379/0 python ops/examples/celery_producer.py order-1001-1 pi_123 500

@@ -1,5 +1,5 @@
 #!/bin/sh
-# cron: hand in every CSV file of a folder, and put each file where its outcome belongs.
+# cron: import every CSV file of a folder, and put each file where its outcome belongs.
 #
 #   /etc/cron.d/refunds:
 #     PATH=/opt/refunds/bin:/usr/bin:/bin
@@ -7,12 +7,12 @@
 #     */10 * * * * refunds /opt/refunds/cron_import.sh /srv/refunds
 #
 #   incoming/  put a file here by renaming it, so that no half of it is ever read
-#   done/      handed in: see 'refunds batch list'; its refunds go on without this script
-#   rejected/  a row is invalid: nothing was handed in; NAME.errors.csv says which and why
-#   held/      a guard refused: nothing was handed in; a person reads the reason and decides
+#   done/      imported: see 'refunds batch list'; its refunds go on without this script
+#   rejected/  a row is invalid: nothing was imported; NAME.errors.csv says which and why
+#   held/      a guard refused: nothing was imported; a person reads the reason and decides
 #
-# A file stays in incoming/ if Redis is away or the script is killed. The next run goes on where it stopped, and doubles
-# nothing. cron mails what is said to stderr.
+# A file stays in incoming/ if Redis is unavailable or the script is killed. The next run continues where it stopped, and
+# makes no refund twice. cron mails what is written to stderr.
 set -u
 umask 077
 folder=${1:?usage: cron_import.sh FOLDER}
@@ -31,10 +31,10 @@ for file in "$folder"/incoming/*.csv; do
         --errors "$folder/rejected/$name.errors.csv" --json >>"$folder/imports.jsonl"
     code=$?
     case $code in
-        0 | 9) mv "$file" "$folder/done/$name" ;; # 9: every row was handed in before
+        0 | 9) mv "$file" "$folder/done/$name" ;; # 9: every row was accepted before
         3) mv "$file" "$folder/rejected/$name" ;;
         6) mv "$file" "$folder/held/$name" ;;
-        *) exit "$code" ;; # 2 settings, 5 Redis is away: the next file would end in the same way
+        *) exit "$code" ;; # 2 settings, 5 Redis is unavailable: the next file would end in the same way
     esac
     case $code in
         3 | 6) worst=$code ;;

@@ -1,4 +1,4 @@
-"""Django: a view that hands in the refund of an order, and one that shows what became of it.
+"""Django: a view that submits the refund of an order, and one that shows its result.
 
     pip install django refund-worker
     REFUNDS_REDIS_URL=redis://127.0.0.1:6379/0 python ops/examples/django_view.py runserver --noreload

@@ -1,4 +1,4 @@
-"""Flask: a view that hands in the refund of an order, and one that shows what became of it.
+"""Flask: a view that submits the refund of an order, and one that shows its result.
 
     pip install flask refund-worker
     REFUNDS_REDIS_URL=redis://127.0.0.1:6379/0 flask --app ops/examples/flask_view.py run

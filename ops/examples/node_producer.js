@@ -1,5 +1,5 @@
 /*
- * Node: hand in a refund, and wait for it. Needs the package `redis` (npm install redis; Debian: node-redis).
+ * Node: submit a refund, and wait for it. Needs the package `redis` (npm install redis; Debian: node-redis).
  *
  *   REFUNDS_REDIS_URL=redis://127.0.0.1:6379/0 node ops/examples/node_producer.js order-1001-1 pi_123 500
  *

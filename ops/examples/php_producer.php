@@ -1,6 +1,6 @@
 <?php
 /*
- * PHP: hand in a refund, and wait for it. Needs the extension `redis` (Debian: apt-get install php-cli php-redis).
+ * PHP: submit a refund, and wait for it. Needs the extension `redis` (Debian: apt-get install php-cli php-redis).
  *
  *   REFUNDS_REDIS_URL=redis://127.0.0.1:6379/0 php ops/examples/php_producer.php order-1001-1 pi_123 500
  *

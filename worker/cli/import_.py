@@ -115,9 +115,7 @@ def import_file(
     )
     given = {name: values.pop(name) for name in names}
     if given["max_errors"] is not None and given["on_error"] != "skip":
-        raise click.UsageError(
-            "--max-errors needs --on-error skip: without it, one invalid row is enough to import nothing"
-        )
+        raise click.UsageError("--max-errors needs --on-error skip: without it, any invalid row stops the import")
     if given["batch"] is not None:
         given["batch"] = batches.checked_batch_id(given["batch"])
     if result is not None and errors is not None and result.absolute() == errors.absolute():

@@ -11,6 +11,7 @@ import click
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
 from worker.cli.session import note, opened, operator
+from worker.cli.words import counted, verb
 from worker.errors import FieldError, InvalidRequest
 from worker.model.request import shown
 from worker.model.times import rfc3339
@@ -92,7 +93,8 @@ def recover(*, since: str, resubmitted_for: int, yes: bool, as_json: bool) -> in
         found = {"doubted": done.doubted, "since": rfc3339(moment), "suspect_until": rfc3339(done.suspect_until)}
         click.echo(json.dumps(found))
     else:
-        click.echo(f"{done.doubted} refunds are in doubt since {rfc3339(moment)}")
+        doubted = f"{counted(done.doubted, 'refund')} {verb(done.doubted, 'is', 'are')}"
+        click.echo(f"{doubted} in doubt since {rfc3339(moment)}")
     note(f"new refund ids start in doubt until {render.moment(done.suspect_until)}")
     note("all sending is paused: start the workers, then run 'refunds resume'")
     return DONE
