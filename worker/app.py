@@ -61,7 +61,9 @@ def _log(**_: Any) -> None:
 def _start(sender: Any, **_: Any) -> None:
     # The loop's thread would not survive a fork, and only threads let one loop serve all tasks.
     if "thread" not in getattr(sender.pool_cls, "__module__", ""):
-        raise _end(SettingsError("the worker runs on threads only: start it with '-P threads', or as 'refunds worker'"))
+        raise _end(
+            SettingsError("this worker needs the threads pool: start it with '-P threads', or run 'refunds worker'")
+        )
     remote.restrict(control=settings.remote_control)
     # Celery sets up the log after this only.
     logs.configure(settings)

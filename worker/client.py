@@ -42,8 +42,8 @@ _LONGEST_POLL: Final = 1.0
 _TAKEN: Final = {
     "owned": "that provider refund already belongs to refund {other}: {refund_id} was left as it is",
     "attempted": (
-        "refund {refund_id} was handed in again as {other}, which is on its way or done: it was left as it is, since "
-        "both would be paid; follow that one with 'refunds status {other}'"
+        "refund {refund_id} was submitted again as {other}, which is unsettled or has succeeded: it was left as it is, "
+        "since both would be paid; see the other with 'refunds status {other}'"
     ),
 }
 PUBLISH_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
@@ -96,7 +96,7 @@ class Refunds:
                     self._process = forks.process()
         store, celery = self._store, self._celery
         if self._closed or store is None or celery is None:
-            raise StoreUnavailable("this Refunds was closed: build a new one")
+            raise StoreUnavailable("this Refunds object is closed: create a new one")
         return store, celery
 
     @property
@@ -239,8 +239,8 @@ class Refunds:
             return refund
         if refund.batch_id is not None and self.store.batch_state(refund.batch_id) == "canceled":
             raise GuardRefused(
-                f"refund {refund_id} belongs to batch {refund.batch_id}, which was canceled: nothing of it is sent "
-                "again; submit a new refund under a new id"
+                f"refund {refund_id} belongs to batch {refund.batch_id}, which was canceled: none of its refunds is "
+                "sent again; submit a new refund under a new id"
             )
         return self.apply(refund_id, partial(decisions.retry_one, unknown=unknown), {"by": by})
 
@@ -263,7 +263,7 @@ class Refunds:
                 return after
             if saved.result in _TAKEN:
                 raise GuardRefused(_TAKEN[saved.result].format(refund_id=refund_id, other=saved.other))
-        raise StoreUnavailable(f"refund {refund_id} changes faster than it can be decided on: try again in a moment")
+        raise StoreUnavailable(f"refund {refund_id} keeps changing while this command decides: try again in a moment")
 
 
 _doors: Final[weakref.WeakSet[Refunds]] = weakref.WeakSet()

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
             raise PydanticCustomError("address", rule)
         # A Redis client reads a path that is not a number as database 0.
         if scheme in _NUMBERED_SCHEMES and not _NUMBERED.fullmatch(urlsplit(url).path):
-            raise PydanticCustomError("database", "must end in the number of a database, such as /0")
+            raise PydanticCustomError("database", "must end with a database number, such as /0")
         if scheme == "unix" and not urlsplit(url).path.strip("/"):
             raise PydanticCustomError("socket", "must name the socket's file, as in unix:///run/redis.sock")
         return value
@@ -122,7 +122,7 @@ class Settings(BaseSettings):
             raise PydanticCustomError("url", "must be an http:// or https:// address")
         parts = urlsplit(value)
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise PydanticCustomError("url", "must hold no credentials, query or fragment")
+            raise PydanticCustomError("url", "must not hold credentials, a query or a fragment")
         return value.rstrip("/")
 
     @field_validator("log_level", "log_format", "idempotency", "readback", "totals", "durability", mode="before")
@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     @classmethod
     def _reads_a_list(cls, value: bool, info: Any) -> bool:  # noqa: FBT001 - pydantic calls it
         if value and info.data.get("readback", "list") != "list":
-            rule = "may be true with REFUNDS_READBACK=list alone, since only a list shows a refund by its id"
+            rule = "may be true only with REFUNDS_READBACK=list, since only a list shows a refund by its id"
             raise PydanticCustomError("first_look", rule)
         return value
 
@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     def _records_outlive_keys(cls, value: float, info: Any) -> float:
         window = info.data.get("key_window_hours")
         if window is not None and value < window / 24 + KEPT_BEYOND_KEYS_DAYS:
-            rule = "must be at least REFUNDS_KEY_WINDOW_HOURS plus {beyond} days, {least} days as it is set"
+            rule = "must be at least REFUNDS_KEY_WINDOW_HOURS plus {beyond} days, which is {least} days now"
             least = math.ceil((window / 24 + KEPT_BEYOND_KEYS_DAYS) * 100) / 100
             raise PydanticCustomError("retention", rule, {"beyond": KEPT_BEYOND_KEYS_DAYS, "least": f"{least:g}"})
         return value
@@ -167,7 +167,9 @@ class Settings(BaseSettings):
             if settings.secrets_dir is None:
                 return settings
             if not settings.secrets_dir.is_dir():
-                raise SettingsError(f"REFUNDS_SECRETS_DIR {settings.secrets_dir} is no folder: create it or unset it")
+                raise SettingsError(
+                    f"REFUNDS_SECRETS_DIR {settings.secrets_dir} is not a directory: create it or unset it"
+                )
             from_files: dict[str, Any] = {"_secrets_dir": settings.secrets_dir}
             return cls(**from_files, **overrides)
         except ValidationError as error:
@@ -231,18 +233,20 @@ class Settings(BaseSettings):
             )
         if self.is_live and not self.live:
             raise GuardRefused(
-                "the key or the address is the provider's live one, which moves real money: "
-                "set REFUNDS_LIVE=true if that is meant, or use a test key with the test address"
+                "the key or the address is a live one, which moves real money: "
+                "set REFUNDS_LIVE=true if you want that, or use a test key with the test address"
             )
         parts = urlsplit(self.api_url)
         if parts.scheme == "http" and not self.allow_http and not is_loopback(parts.hostname or ""):
             raise GuardRefused(
-                f"REFUNDS_API_URL is plain http to {parts.hostname}, which would show the key on the wire: "
-                "use https, or set REFUNDS_ALLOW_HTTP=true if the way there is trusted"
+                f"REFUNDS_API_URL is plain http to {parts.hostname}, which would send the key unencrypted: "
+                "use https, or set REFUNDS_ALLOW_HTTP=true if the network is trusted"
             )
         key = self.api_key.get_secret_value()
         if _KEY.fullmatch(key) is None:
-            raise SettingsError("REFUNDS_API_KEY holds characters that no key has: check for quotes or line ends")
+            raise SettingsError(
+                "REFUNDS_API_KEY holds characters that a key cannot have: check it for quotes and line breaks"
+            )
         return key
 
 

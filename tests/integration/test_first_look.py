@@ -43,4 +43,4 @@ def test_worker_that_shall_look_first_without_a_list_does_not_start(installation
     installation.settings |= {"REFUNDS_FIRST_LOOK": "true", "REFUNDS_READBACK": "totals"}
     refused = installation.start()
     assert refused.process.wait(20) == 2
-    assert "REFUNDS_FIRST_LOOK: may be true with REFUNDS_READBACK=list alone" in refused.said
+    assert "REFUNDS_FIRST_LOOK: may be true only with REFUNDS_READBACK=list" in refused.said

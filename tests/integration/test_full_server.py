@@ -105,9 +105,9 @@ def test_submit_import_and_doctor_say_so_and_go_on_when_there_is_room(
     with installation.refunds() as refunds:
         with filled(installation, NEARLY):
             submitted = ran(installation, "submit", "single-1", "--payment-intent", "pi_single", "--amount", "500")
-            assert (submitted.returncode, "from 90 % on nothing new is accepted" in submitted.stderr) == (5, True)
+            assert (submitted.returncode, "from 90 % on no new refund is accepted" in submitted.stderr) == (5, True)
             imported = ran(installation, "import", str(file))
-            assert (imported.returncode, "from 90 % on nothing new is accepted" in imported.stderr) == (5, True)
+            assert (imported.returncode, "from 90 % on no new refund is accepted" in imported.stderr) == (5, True)
             examined = ran(installation, "doctor", "--json")
             found = {check["name"]: check for check in json.loads(examined.stdout)["checks"]}
             assert (examined.returncode, found["memory"]["state"]) == (5, "fail")

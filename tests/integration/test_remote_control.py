@@ -118,7 +118,7 @@ def test_a_worker_that_is_told_to_shut_down_ends_and_stays_away(installation: In
     }
     app.control.shutdown()
     assert worker.process.wait(20) == 0
-    assert "the worker process was told to end" in worker.said
+    assert "the worker process has ended" in worker.said
     assert "starting it again" not in worker.said
 
 

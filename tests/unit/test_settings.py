@@ -183,7 +183,7 @@ def test_lease_must_outlive_a_call_by_five_seconds(monkeypatch: pytest.MonkeyPat
 def test_first_look_needs_a_list(monkeypatch: pytest.MonkeyPatch, readback: str | None) -> None:
     others = {} if readback is None else {"READBACK": readback}
     text = message(monkeypatch, FIRST_LOOK="true", **others)
-    assert text.startswith("wrong settings: REFUNDS_FIRST_LOOK: may be true with REFUNDS_READBACK=list alone")
+    assert text.startswith("wrong settings: REFUNDS_FIRST_LOOK: may be true only with REFUNDS_READBACK=list")
     assert not loaded(monkeypatch, FIRST_LOOK="false", **others).first_look
 
 

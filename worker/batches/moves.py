@@ -96,7 +96,9 @@ def retry_batch(
     `NotFound`, and `GuardRefused` if the batch was canceled.
     """
     if read_batch(store, batch_id).state == "canceled":
-        raise GuardRefused(f"batch {batch_id} was canceled: nothing of it is sent again")
+        raise GuardRefused(
+            f"batch {batch_id} was canceled: none of its refunds is sent again; import them under new ids"
+        )
     store.require_durable()
     retried = Retried()
     done = 0

@@ -94,30 +94,30 @@ def _opened(store: Store, batch_id: str | None, digest: str, opening: BatchDraft
 
 def _refusal(result: str, batch_id: str, fact: str) -> str:
     if result == "other":
-        return f"batch {batch_id} is of another file, {fact!r}: give this one a name of its own with --batch"
+        return f"batch {batch_id} belongs to another file, {fact!r}: name this one with another --batch"
     if result == "taken":
-        return f"batch {batch_id} is the earlier import of this file: give this one a name of its own with --batch"
+        return f"batch {batch_id} is the earlier import of this file: name this one with another --batch"
     if result == "imported":
         return (
             f"this file was imported as batch {batch_id} on {from_ms(int(fact)):%Y-%m-%d %H:%M}Z, and nothing was "
-            f"handed in: follow it with 'refunds batch show {batch_id}', or hand in what is new in it with --again"
+            f"imported: see it with 'refunds batch show {batch_id}', or import only new rows with --again"
         )
     if result == "imported_canceled":
         return (
             f"this file was imported as batch {batch_id} on {from_ms(int(fact)):%Y-%m-%d %H:%M}Z, which was canceled: "
-            "nothing was handed in; what was canceled stays so under its id, so give what is still wanted new ids, in "
-            "a file of its own"
+            "nothing was imported; canceled refunds stay canceled, so import those still wanted under new ids, in "
+            "another file"
         )
     if result == "canceled":
         return (
-            f"this file is batch {batch_id}, which was canceled: nothing was handed in; --again hands in the rows that "
-            "were never accepted, and what was canceled needs new ids"
+            f"this file is batch {batch_id}, which was canceled: nothing was imported; --again imports the rows that "
+            "were never accepted, and the canceled ones need new ids"
         )
     if result == "named":
-        return f"this file is batch {batch_id} already, not yet whole: leave --batch out to go on with it"
+        return f"this file is already batch {batch_id}, not completely imported: leave out --batch to continue it"
     return (
-        f"batch {batch_id} of this file was begun with other options ({fact}): its rows would get other ids or "
-        "contents; go on with the same options, or begin a new batch with --again"
+        f"batch {batch_id} of this file was started with other options ({fact}): its rows would get other ids or "
+        "contents; continue with the same options, or start a new batch with --again"
     )
 
 

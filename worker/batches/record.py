@@ -231,7 +231,7 @@ def _counts(stored: Mapping[str, str], prefix: str) -> dict[str, int]:
 
 def unknown(batch_id: str) -> NotFound:
     """Return the error for a batch that does not exist."""
-    return NotFound(f"no batch {shown(batch_id)} was imported here: 'refunds batch list' names them")
+    return NotFound(f"no batch {shown(batch_id)} exists here: see 'refunds batch list'")
 
 
 def batch_size(store: Store, batch_id: str) -> int:

@@ -76,9 +76,9 @@ def headers_of(headers: Mapping[str, Any], tasks: Collection[str]) -> dict[str, 
     if not isinstance(task, str):
         raise Unreadable("headers.task is missing or is not text")
     if task not in tasks:
-        raise Unreadable(f"no task is named {scrubbed(task, _LONGEST_NAME)}")
+        raise Unreadable(f"there is no task named {scrubbed(task, _LONGEST_NAME)}")
     if not isinstance(message_id, str) or _ID.fullmatch(message_id) is None:
-        raise Unreadable("headers.id is missing or is not a text of 1 to 200 visible ASCII characters")
+        raise Unreadable("headers.id is missing or is not text of 1 to 200 visible ASCII characters")
     built = {"task": task, "id": message_id, "root_id": message_id, "ignore_result": True}
     for name in ("argsrepr", "kwargsrepr"):
         if isinstance(headers.get(name), str):
@@ -123,7 +123,7 @@ def _read(body: str | bytes) -> Any:
     except ValueError:
         raise Unreadable("the body is not JSON") from None
     if too_deep:
-        raise Unreadable(f"the body nests lists and objects more than {DEEPEST} deep")
+        raise Unreadable(f"the body nests lists and objects more than {DEEPEST} levels deep")
     return value
 
 
@@ -135,7 +135,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
         # JSON readers differ on which of two amounts they use.
-        raise Unreadable("the body names the same field of an object twice")
+        raise Unreadable("an object in the body has the same field twice")
     return made
 
 
@@ -161,14 +161,14 @@ def decompressed(body: str | bytes) -> bytes:
     except (zlib.error, UnicodeEncodeError):
         raise Unreadable("the body is not compressed as gzip or zlib, as its compression header says") from None
     if len(plain) > LONGEST_BODY:
-        raise Unreadable(f"the body is longer than {LONGEST_BODY:,} bytes once decompressed")
+        raise Unreadable(f"the body is longer than {LONGEST_BODY:,} bytes after decompression")
     if not engine.eof:
-        raise Unreadable("the compressed body is cut short")
+        raise Unreadable("the compressed body is incomplete")
     if engine.unused_data:
-        raise Unreadable("something follows the compressed body")
+        raise Unreadable("extra bytes follow the compressed body")
     return plain
 
 
 def refused_compression(name: object) -> Unreadable:
     """Return the error for an unsupported compression."""
-    return Unreadable(f"compression {scrubbed(shown(name))} is not read: send with gzip, or without")
+    return Unreadable(f"compression {scrubbed(shown(name))} is not supported: use gzip, or none")

@@ -38,7 +38,7 @@ def requested(args: Sequence[Any], kwargs: Mapping[str, Any]) -> RefundRequest:
             field=scrubbed(name, _LONGEST_NAME),
             code="unknown_field",
             value=shown(value),
-            rule=f"is no field of a refund, which has {', '.join(_FIELDS)}",
+            rule=f"is not a field of a refund; the fields are {', '.join(_FIELDS)}",
         )
         for name, value in kwargs.items()
         if name not in _FIELDS
@@ -49,7 +49,7 @@ def requested(args: Sequence[Any], kwargs: Mapping[str, Any]) -> RefundRequest:
         if name not in kwargs
     ]
     if args:
-        rule = "must be empty: the fields of a refund are named in kwargs"
+        rule = "must be empty: the fields of a refund go into kwargs"
         wrong.append(FieldError(field="args", code="positional", value=shown(args), rule=rule))
     if wrong:
         raise InvalidRequest(wrong)

@@ -26,9 +26,9 @@ log = structlog.get_logger(__name__)
 WITNESSES: Final = 3
 """Number of refunds, and of payments, that are read to confirm a key."""
 _OTHER: Final = (
-    "the key shows nothing of what these records hold: {count} known refunds and payments are missing at the provider, "
-    "so that it is most likely of another account. Put a key of their own account back, or use another "
-    "REFUNDS_PREFIX or database; if it is certainly the same account: 'refunds resume --account'"
+    "with this key the provider shows none of {count} refunds and payments that these records know, so it most likely "
+    "belongs to another account: set REFUNDS_API_KEY to a key of the records' account, or use another REFUNDS_PREFIX "
+    "or database; if it certainly is the same account, run 'refunds resume --account'"
 )
 
 
@@ -64,8 +64,8 @@ class Account:
             await self._ask_witnesses(rotated=bool(facts.prints))
         elif account != facts.account:
             raise ProviderMismatch(
-                f"these records belong to the account {facts.account}, and the key is of {account}: put a key of their "
-                "own account back, or use another REFUNDS_PREFIX or database"
+                f"these records belong to the account {facts.account}, and the key belongs to {account}: set "
+                "REFUNDS_API_KEY to a key of the records' account, or use another REFUNDS_PREFIX or database"
             )
 
     async def _ask_witnesses(self, *, rotated: bool) -> None:
@@ -88,10 +88,12 @@ class Account:
             raise ProviderMismatch(_OTHER.format(count=len(answers)))
         if any(isinstance(answer, Reply) and answer.http_status == HTTPStatus.UNAUTHORIZED for _, answer in answers):
             await self._refuse_credentials()
-            raise ProviderUnavailable("the provider refuses the key, which these records do not know: set another one")
+            raise ProviderUnavailable(
+                "the provider refuses the key, which these records do not know: set another REFUNDS_API_KEY"
+            )
         raise ProviderUnavailable(
-            "the key is not one that these records know, and the provider does not tell whether it is of the same "
-            "account: nothing is sent until it does, or until you say so with 'refunds resume --account'"
+            "these records do not know the key, and the provider does not show whether it belongs to the same account: "
+            "nothing is sent until it does, or until you confirm it with 'refunds resume --account'"
         )
 
     # Payments

@@ -25,8 +25,8 @@ class Heartbeat:
         """Touch the file for the first time; raises `SettingsError` if that fails."""
         if (reason := self._touched()) is not None:
             raise SettingsError(
-                f"REFUNDS_HEARTBEAT_FILE {self._path} cannot be written ({reason}): name a file in a folder that the "
-                "worker may write to, or unset it"
+                f"REFUNDS_HEARTBEAT_FILE {self._path} cannot be written ({reason}): name a file in a directory that "
+                "the worker may write to, or unset it"
             )
 
     def beat(self) -> None:
@@ -49,7 +49,7 @@ class Heartbeat:
             mode = self._path.lstat().st_mode
             if stat.S_ISDIR(mode):
                 # A directory can be touched, too, and any program that writes in it would keep it fresh.
-                return "it is a folder"
+                return "it is a directory"
             if stat.S_ISLNK(mode):
                 # A link may lead to a file that another user chose.
                 return "it is a symbolic link"

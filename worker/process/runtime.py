@@ -140,12 +140,12 @@ class Runtime:
         host, mode, schema = await self.store.run(scripts.pin(self.settings.provider_host, self.settings.mode))
         if (host, mode) != (self.settings.provider_host, self.settings.mode):
             raise ProviderMismatch(
-                f"these records belong to {host} in {mode} mode, and this worker is set to "
+                f"these records belong to {host} in {mode} mode, and this worker is configured for "
                 f"{self.settings.provider_host} in {self.settings.mode} mode: use another REFUNDS_PREFIX or database"
             )
         if schema != SCHEMA_VERSION:
             raise ProviderMismatch(
-                f"these records have schema {schema} and this worker knows {SCHEMA_VERSION}: "
+                f"these records have schema {schema} and this worker supports {SCHEMA_VERSION}: "
                 "run the version that wrote them"
             )
 

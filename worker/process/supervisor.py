@@ -64,11 +64,11 @@ class Supervisor:
                 if code in self.final:
                     return code
                 if code == 0:
-                    self.say("the worker process was told to end, by remote control or a signal of its own, and has")
+                    self.say("the worker process has ended, as a signal or a remote control command requested")
                     return 0
                 if time.monotonic() - started >= self.steady_seconds:
                     pause = self.first_pause
-                self.say(f"the worker process ended by itself ({_how(code)}): starting it again in {pause:g} s")
+                self.say(f"the worker process ended unexpectedly ({_how(code)}): restarting it in {pause:g} s")
                 if self._rest(pause):
                     return 0
                 pause = min(pause * 2, self.longest_pause)
@@ -95,12 +95,12 @@ class Supervisor:
             return
         if self._stopping:
             self.say(
-                f"still waiting: worker process {child.pid} finishes the calls it has in flight, each of which may "
-                "move money; nothing new is begun"
+                f"still waiting: worker process {child.pid} is finishing its calls in flight, each of which may "
+                "move money; no new refund is started"
             )
             return
         self._stopping = True
-        self.say("stopping: no refund is begun any more, and what is in flight is finished first")
+        self.say("stopping: no new refund is started, and those in flight are finished first")
         child.send_signal(signal.SIGTERM)
 
     def _ended(self, code: int) -> int:
@@ -109,8 +109,8 @@ class Supervisor:
             self.say("stopped: nothing is in flight")
             return 0
         self.say(
-            f"the worker process did not end in good order ({_how(code)}): what it had in flight is looked at again "
-            "by the next worker once its leases have lapsed"
+            f"the worker process did not end cleanly ({_how(code)}): the next worker reads its refunds in flight back "
+            "once their leases have lapsed"
         )
         return 1
 

@@ -64,7 +64,7 @@ _FORBIDDEN: Final = ("NOPERM", "The user executing the script can't", "ACL failu
 _NO_DATABASE: Final = ("DB index is out of range", "invalid DB index", "SELECT is not allowed in cluster mode")
 _NO_SENTINEL: Final = "unknown command 'SENTINEL'"
 _CANNOT_READ: Final = (
-    "REFUNDS_REDIS_URL cannot be read as an address: it reads redis://user:password@host:port/0, "
+    "REFUNDS_REDIS_URL is not a valid address: it must read redis://user:password@host:port/0, "
     "with reserved characters of the password percent-encoded"
 )
 
@@ -121,7 +121,7 @@ def _readable() -> Iterator[None]:
     except TypeError as error:
         # redis-py passes on every option after the `?`. Report only the option's name, never its value.
         name = str(error).rpartition("argument ")[2]
-        raise SettingsError(f"REFUNDS_REDIS_URL has an option that no client knows, {name}: leave it out") from None
+        raise SettingsError(f"REFUNDS_REDIS_URL has an unknown option, {name}: remove it") from None
 
 
 def _try_options(pool: Any) -> None:
@@ -176,31 +176,31 @@ def unavailable(error: BaseException, place: str) -> StoreUnavailable:
         return StoreUnavailable(f"Redis at {place} refuses the credentials: check REFUNDS_REDIS_URL")
     if isinstance(error, exceptions.InvalidResponse):
         return StoreUnavailable(
-            f"what answers at {place} does not speak Redis: check host and port of REFUNDS_REDIS_URL, and take "
-            "rediss:// for a server under TLS"
+            f"the server at {place} does not speak the Redis protocol: check host and port of REFUNDS_REDIS_URL, and "
+            "use rediss:// for a server with TLS"
         )
     if isinstance(error, MasterNotFoundError):
         return StoreUnavailable(
-            f"the Sentinels at {place} do not answer, or know no such primary that is up: check hosts and ?master= of "
-            "REFUNDS_REDIS_URL, then run this again"
+            f"the Sentinels at {place} do not answer, or know no running primary of that name: check the hosts and "
+            "?master= of REFUNDS_REDIS_URL, then run this again"
         )
     if (trouble := _tls_trouble(error)) is not None:
         return StoreUnavailable(f"the server at {place} {trouble}")
     if said(error).startswith(NEARLY_FULL):
         return StoreFull(
-            f"Redis at {place} uses {said(error).split()[-1]} % of its maxmemory, and from 90 % on nothing new is "
-            "accepted, so that what was accepted can be finished: raise maxmemory or shorten REFUNDS_RETENTION_DAYS, "
+            f"Redis at {place} uses {said(error).split()[-1]} % of its maxmemory, and from 90 % on no new refund is "
+            "accepted, so that those already accepted can finish: raise maxmemory or shorten REFUNDS_RETENTION_DAYS, "
             "then run this again"
         )
     if is_forbidden(error):
         reason = said(error).removeprefix("ACL failure in script: ").split(" script: ")[0]
         return StoreUnavailable(
-            f"the Redis user at {place} may not do what refunds need ({reason[:120]}): see what to grant with "
-            "'refunds doctor'"
+            f"the Redis user at {place} lacks a permission that refunds need ({reason[:120]}): run 'refunds doctor' to "
+            "see what to grant"
         )
     if isinstance(error, exceptions.ResponseError) and not isinstance(error, exceptions.ConnectionError):
         reason = said(error).split(". ")[0].split("\n")[0][:120]
-        return StoreUnavailable(f"Redis at {place} will not serve now ({reason}): mend it and run this again")
+        return StoreUnavailable(f"Redis at {place} refuses commands now ({reason}): fix that, then run this again")
     kind = "did not answer in time" if isinstance(error, exceptions.TimeoutError) else "cannot be reached"
     return StoreUnavailable(f"Redis at {place} {kind}: start it or set REFUNDS_REDIS_URL, then run this again")
 
@@ -212,11 +212,11 @@ def _tls_trouble(error: BaseException) -> str | None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"shows a certificate that is not trusted here ({cause.verify_message}): add ?ssl_ca_certs=FILE to "
-                "REFUNDS_REDIS_URL, or use the host's name that stands in it"
+                "REFUNDS_REDIS_URL, or use the host name that the certificate names"
             )
         # A server without TLS reads our handshake as the beginning of a command, and waits for the rest.
         if isinstance(cause, ssl.SSLError) or (isinstance(cause, TimeoutError) and "handshake" in str(cause)):
-            return "did not speak TLS, which rediss:// asks for: use its TLS port, or redis:// if it has none"
+            return "does not speak TLS, which rediss:// requires: use its TLS port, or redis:// if it has none"
         cause = cause.__cause__ or cause.__context__
     return None
 
@@ -228,13 +228,13 @@ def _wrong_address(error: BaseException, place: str) -> SettingsError | None:
     said = str(error)
     if said.startswith(_NO_DATABASE):
         return SettingsError(
-            f"Redis at {place} has no database of the number in REFUNDS_REDIS_URL: take one that it has, on most "
-            "servers 0 to 15, in a cluster 0 alone"
+            f"Redis at {place} does not have the database in REFUNDS_REDIS_URL: use one that it has, on most "
+            "servers 0 to 15, in a cluster only 0"
         )
     if said.startswith(_NO_SENTINEL):
         return SettingsError(
-            f"what answers at {place} is no Sentinel: name the Sentinels in REFUNDS_REDIS_URL (their port is "
-            f"{DEFAULT_PORT} most often), or take redis:// for a server itself"
+            f"the server at {place} is not a Sentinel: name the Sentinels in REFUNDS_REDIS_URL (their usual port is "
+            f"{DEFAULT_PORT}), or use redis:// for a single server"
         )
     return None
 
@@ -247,14 +247,14 @@ def _not_storable(error: BaseException, place: str) -> NotStorable | None:
     if (found := _NOT_STORABLE.search(text)) is not None:
         reason = scrubbed(found.group(1).partition(" script: ")[0])
     elif text.startswith(_WRONG_TYPE):
-        reason = "a key of refunds holds something of another type"
+        reason = "a key of the records holds a value of another type"
     else:
         return None
-    return NotStorable(f"nothing was changed at {place}, since the records cannot hold it: {reason}")
+    return NotStorable(f"nothing was changed at {place}, since the records cannot hold this: {reason}")
 
 
 def ours(error: BaseException, place: str) -> RefundError | None:
-    """Return our own error for an error of Redis, None if we have no sentence for it."""
+    """Return our own error for an error of Redis, None if we have none for it."""
     _discreet(error)
     if isinstance(error, (exceptions.RedisError, OSError)) and is_away(error):
         return unavailable(error, place)

@@ -18,26 +18,26 @@ SETTINGS: Final = "*append*"
 """The pattern for CONFIG GET; it matches `appendonly`, `appendfsync` and `ON_REWRITE`, among others."""
 
 _NO_FILE: Final = (
-    "this Redis has no append-only file and may forget an accepted refund: start it with "
+    "this Redis has no append-only file and may lose an accepted refund: start it with "
     "'--appendonly yes --appendfsync always', or set REFUNDS_DURABILITY=memory for a trial"
 )
 _LAZY: Final = (
-    "this Redis flushes its append-only file only now and then, and cannot be waited for: "
+    "this Redis does not flush its append-only file at each write, and cannot confirm when it has: "
     "set 'appendfsync always', or 'everysec' on Redis 7.2 or Valkey"
 )
 _UNSEEN: Final = (
-    "this Redis user may not read 'appendfsync', and the server cannot be asked to wait for its disk: grant the user "
-    "'+config|get' or '+waitaof', or take Redis 7.2 or Valkey"
+    "this Redis user may not read 'appendfsync', and WAITAOF, which waits for the disk, is missing or forbidden: grant "
+    "it '+config|get' or '+waitaof', or use Redis 7.2 or Valkey"
 )
 _MAY_NOT_WAIT: Final = (
-    "this Redis flushes its append-only file only now and then, and its user may not wait for the disk: "
+    "this Redis does not flush its append-only file at each write, and its user may not wait for the disk: "
     "set 'appendfsync always', or grant the user '+waitaof'"
 )
 _NOT_IN_REWRITE: Final = (
-    "this Redis is not set to 'no-appendfsync-on-rewrite no': it may answer before its disk while it rewrites its "
-    "append-only file, and {why}: set 'no-appendfsync-on-rewrite no', {else_}"
+    "this Redis is not set to 'no-appendfsync-on-rewrite no': while it rewrites its append-only file it "
+    "may answer before a write is on disk, and {why}: set 'no-appendfsync-on-rewrite no', {else_}"
 )
-_REWRITE: Final = _NOT_IN_REWRITE.format(why="cannot be waited for", else_="or take Redis 7.2 or Valkey")
+_REWRITE: Final = _NOT_IN_REWRITE.format(why="has no WAITAOF to wait for the disk", else_="or use Redis 7.2 or Valkey")
 _REWRITE_MAY_NOT_WAIT: Final = _NOT_IN_REWRITE.format(
     why="its user may not wait for the disk", else_="or grant the user '+waitaof'"
 )

@@ -98,7 +98,7 @@ def pause(store: Store, by: str) -> tuple[bool, Switches]:
         store.confirm()
     except (NotDurable, SettingsError, StoreUnavailable) as error:
         raise StoreUnavailable(
-            f"everything is paused now, but this is not known to be on disk, and a crash of the server may undo it "
+            f"everything is paused now, but the pause may not be on disk yet, and a crash of the server would undo it "
             f"({error}): run 'refunds pause' again"
         ) from error
     return begun, read(store)

@@ -14,7 +14,7 @@ DEFAULT_PORT: Final = 26379
 _TLS_OPTIONS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 _OTHER_OPTIONS: Final = ("master", "sentinel_username", "sentinel_password", "protocol")
 _FALSE: Final = frozenset({"0", "f", "false", "n", "no"})
-_SHAPE: Final = "a {scheme} address reads {scheme}host:port,host:port/db?master=NAME"
+_SHAPE: Final = "a {scheme} address must read {scheme}host:port,host:port/db?master=NAME"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +45,12 @@ class SentinelAddress:
         options = dict(parse_qsl(parts.query))
         if unknown := sorted(options.keys() - {*_OTHER_OPTIONS, *_TLS_OPTIONS}):
             known = ", ".join((*_OTHER_OPTIONS, *_TLS_OPTIONS))
-            raise SettingsError(f"a {scheme} address has an option that is not known, {unknown[0]}: it has {known}")
+            raise SettingsError(f"a {scheme} address has an unknown option, {unknown[0]}: the options are {known}")
         if not options.get("master"):
             raise SettingsError(f"a {scheme} address needs the master's name: add ?master=NAME")
         tls = _tls(options)
         if tls and scheme == SCHEMES[0]:
-            raise SettingsError(f"a sentinel:// address speaks no TLS and has {min(tls)}: begin it with sentinels://")
+            raise SettingsError(f"a sentinel:// address is without TLS and has {min(tls)}: use sentinels:// instead")
         username, _, password = credentials.partition(":")
         try:
             hosts = tuple(_host_and_port(place) for place in parts.netloc.split(",") if place)

@@ -53,7 +53,7 @@ def test_again_begins_a_new_batch_that_the_file_is_then_known_by(records: Record
     begun(records)
     assert begun(records, None, AGAIN) == "b-1"
     close_batch(records.store, "b-1", handed_in=3, conflicting=0)
-    with pytest.raises(GuardRefused, match="name of its own"):
+    with pytest.raises(GuardRefused, match="name this one with another --batch"):
         begun(records, "b-1", AGAIN)
     assert begun(records, "b-2", AGAIN) == "b-2"
     earlier = earlier_batch(records.store, "d1")
@@ -72,9 +72,9 @@ def test_a_canceled_batch_is_not_gone_on_with(records: Records) -> None:
 
 def test_an_unfinished_batch_is_refused_under_another_name_or_read_in_another_way(records: Records) -> None:
     begun(records, opening=BatchDraft(options="by id"))
-    with pytest.raises(GuardRefused, match="leave --batch out"):
+    with pytest.raises(GuardRefused, match="leave out --batch"):
         begun(records, "b-2", BatchDraft(options="by id"))
-    with pytest.raises(GuardRefused, match="begun with other options"):
+    with pytest.raises(GuardRefused, match="started with other options"):
         begun(records, None, BatchDraft(options="by order"))
 
 
@@ -84,7 +84,7 @@ def test_looking_ahead_tells_the_same_and_writes_nothing(records: Records) -> No
     assert records.store.redis.keys() == ["refunds:clock"]
     begun(records)
     assert not foresee_batch(records.store, None, "d1").fresh
-    with pytest.raises(GuardRefused, match=r"of another file, 'season\.csv'"):
+    with pytest.raises(GuardRefused, match=r"belongs to another file, 'season\.csv'"):
         foresee_batch(records.store, "b-1", "d2")
 
 

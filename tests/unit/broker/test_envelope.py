@@ -60,8 +60,8 @@ def test_what_flower_shows_is_one_line_of_text_without_a_key() -> None:
     [
         ({}, "headers.task is missing or is not text"),
         ({"task": ["refunds.submit"], "id": "1"}, "headers.task is missing or is not text"),
-        ({"task": "celery.chain", "id": "1"}, "no task is named celery.chain"),
-        ({"task": "refunds.submit"}, "headers.id is missing or is not a text of 1 to 200 visible ASCII characters"),
+        ({"task": "celery.chain", "id": "1"}, "there is no task named celery.chain"),
+        ({"task": "refunds.submit"}, "headers.id is missing or is not text of 1 to 200 visible ASCII characters"),
         *(
             ({"task": "refunds.submit", "id": value}, "headers.id is missing")
             for value in ("", "a b", "x" * 201, "é", 5)
@@ -114,8 +114,8 @@ def test_any_other_type_is_refused(kind: Any) -> None:
         ("[{}, {}, {}]", "the body is not [[args], {kwargs}, {embed}]"),
         ("[[], [], {}]", "the body is not [[args], {kwargs}, {embed}]"),
         ("[[], {}, []]", "the body is not [[args], {kwargs}, {embed}]"),
-        ('[[], {"amount": 1, "amount": 2}, {}]', "the body names the same field of an object twice"),
-        ("[" * 100_000, f"the body nests lists and objects more than {DEEPEST} deep"),
+        ('[[], {"amount": 1, "amount": 2}, {}]', "an object in the body has the same field twice"),
+        ("[" * 100_000, f"the body nests lists and objects more than {DEEPEST} levels deep"),
     ],
 )
 def test_a_body_that_is_not_a_tasks_is_refused(text: Any, reason: str) -> None:
@@ -132,7 +132,7 @@ def test_a_body_may_nest_so_deep_and_no_deeper() -> None:
         return [[inner], {}, {}]
 
     assert json.loads(body(nested(DEEPEST)))[0] == nested(DEEPEST)[0]
-    with pytest.raises(Unreadable, match="more than 20 deep"):
+    with pytest.raises(Unreadable, match="more than 20 levels deep"):
         body(nested(DEEPEST + 1))
 
 
@@ -147,7 +147,7 @@ def test_a_body_may_be_so_long_and_no_longer() -> None:
 @pytest.mark.parametrize("squeeze", [gzip.compress, zlib.compress])
 def test_a_compressed_body_may_be_so_long_and_no_longer(squeeze: Any) -> None:
     assert decompressed(squeeze(b"x" * LONGEST_BODY)) == b"x" * LONGEST_BODY
-    with pytest.raises(Unreadable, match="longer than 1,000,000 bytes once decompressed"):
+    with pytest.raises(Unreadable, match="longer than 1,000,000 bytes after decompression"):
         decompressed(squeeze(b"x" * (LONGEST_BODY + 1)))
 
 
@@ -156,8 +156,8 @@ def test_a_compressed_body_may_be_so_long_and_no_longer(squeeze: Any) -> None:
     [
         (b"[]", "the body is not compressed as gzip or zlib, as its compression header says"),
         ("\ud800", "the body is not compressed as gzip or zlib, as its compression header says"),
-        (zlib.compress(b"[]")[:-1], "the compressed body is cut short"),
-        (zlib.compress(b"[]") + b"x", "something follows the compressed body"),
+        (zlib.compress(b"[]")[:-1], "the compressed body is incomplete"),
+        (zlib.compress(b"[]") + b"x", "extra bytes follow the compressed body"),
     ],
 )
 def test_a_body_that_is_not_what_its_compression_says_is_refused(packed: Any, reason: str) -> None:

@@ -24,7 +24,8 @@ def test_the_fields_of_a_refund_make_a_request() -> None:
 
 def test_an_unknown_field_is_named_with_those_that_are_known() -> None:
     assert told([], {**GOOD, "ammount": 500}) == (
-        "ammount: is no field of a refund, which has refund_id, payment_intent, amount, currency, reason, metadata"
+        "ammount: is not a field of a refund; "
+        "the fields are refund_id, payment_intent, amount, currency, reason, metadata"
     )
 
 
@@ -33,7 +34,7 @@ def test_a_field_that_is_missing_is_named() -> None:
 
 
 def test_fields_in_args_are_sent_to_kwargs() -> None:
-    assert told([GOOD], {**GOOD}) == "args: must be empty: the fields of a refund are named in kwargs"
+    assert told([GOOD], {**GOOD}) == "args: must be empty: the fields of a refund go into kwargs"
 
 
 def test_a_key_in_the_name_of_a_field_is_not_repeated() -> None:

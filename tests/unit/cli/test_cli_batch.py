@@ -201,7 +201,10 @@ def test_a_retry_of_a_paused_batch_says_how_to_let_it_go_and_of_a_canceled_one_i
     assert "resume it with 'refunds batch resume b-1'" in cli("batch", "retry", batch).err
     cli("batch", "cancel", batch)
     ran = cli("batch", "retry", batch)
-    assert (ran.code, ran.err) == (6, "error: batch b-1 was canceled: nothing of it is sent again\n")
+    assert (ran.code, ran.err) == (
+        6,
+        "error: batch b-1 was canceled: none of its refunds is sent again; import them under new ids\n",
+    )
 
 
 def test_the_result_has_the_inputs_columns_and_order_and_what_became_of_each_row(
@@ -260,7 +263,7 @@ def test_an_unknown_batch_is_3_and_names_the_list(cli: Cli, command: str, season
     more = ("--input", season) if command == "result" else ()
     ran = cli("batch", command, "b-9", *more)
     assert (ran.code, ran.out) == (3, "")
-    assert "no batch 'b-9' was imported here: 'refunds batch list' names them" in ran.err
+    assert "no batch 'b-9' exists here: see 'refunds batch list'" in ran.err
 
 
 @pytest.mark.parametrize("command", ["list", "show", "cancel", "pause", "resume", "retry", "result"])

@@ -252,7 +252,7 @@ def test_an_unfinished_import_goes_on_with_the_same_command_and_options_only(
     file = season(tmp_path)
     unfinished(records, file)
     ran = cli("import", file, "--currency", "eur")
-    assert (ran.code, "was begun with other options" in ran.err, refunds_in(records)) == (6, True, 0)
+    assert (ran.code, "was started with other options" in ran.err, refunds_in(records)) == (6, True, 0)
     assert cli("import", file, "--batch", "b-9").code == 6
     ran = cli("import", file, "--delay", "1h", "--json")
     assert (ran.code, ran.object["batch_id"], ran.object["created"]) == (0, "b-1", 3)

@@ -190,13 +190,13 @@ def test_a_failed_row_that_was_handed_in_again_is_not_retried(cli: Cli, records:
     ran = cli("batch", "retry", "b-1", "--unknown", "--json")
     assert (ran.code, ran.object["retried"], ran.object["handed_in_again"], ran.object["moved"]) == (9, 0, 1, 0)
     ran = cli("retry", first.refund_id, "--unknown")
-    assert (ran.code, f"was handed in again as {again}" in ran.err) == (6, True)
+    assert (ran.code, f"was submitted again as {again}" in ran.err) == (6, True)
     assert records.get(first.refund_id).status == "failed"
     # Once that attempt has failed too, either may go, and then the other may not.
     records.failed(again, payment_intent="pi_1", amount=400, metadata={"order_no": "1"})
     assert cli("batch", "retry", "b-1", "--unknown").code == 0
     ran = cli("retry", again, "--unknown")
-    assert (ran.code, f"was handed in again as {first.refund_id}," in ran.err) == (6, True)
+    assert (ran.code, f"was submitted again as {first.refund_id}," in ran.err) == (6, True)
 
 
 def test_a_row_whose_earlier_attempt_is_retried_meanwhile_is_left_out(

@@ -272,5 +272,5 @@ def test_a_file_whose_batch_was_canceled_is_sent_to_new_ids_and_not_to_again(cli
     for more in ((), ("--dry-run",)):
         ran = cli("import", file, *more)
         assert (ran.code, "--again" in ran.err) == (6, False)
-        assert "which was canceled: nothing was handed in" in ran.err
-        assert "give what is still wanted new ids" in ran.err
+        assert "which was canceled: nothing was imported" in ran.err
+        assert "import those still wanted under new ids" in ran.err

@@ -84,7 +84,7 @@ def test_the_stop_button_works_on_a_server_that_could_forget_and_says_that_it_co
     with running_server(appendonly="no") as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
         ran = cli("pause", REFUNDS_REDIS_URL=server.url)
         assert (ran.code, ran.out) == (5, "")
-        assert ran.err.startswith("error: everything is paused now, but this is not known to be on disk")
+        assert ran.err.startswith("error: everything is paused now, but the pause may not be on disk yet")
         assert flags.read(Store(client)).paused_at is not None
 
 
@@ -170,7 +170,7 @@ def test_counts_of_a_batch_follow_its_refunds(records: Records) -> None:
     [
         ({}, 2, "error: REFUNDS_API_KEY is not set"),
         ({**KEY, "REFUNDS_LEASE_SECONDS": "soon"}, 2, "error: wrong settings: REFUNDS_LEASE_SECONDS"),
-        ({**KEY, "REFUNDS_API_KEY": "sk_live_planted"}, 6, "error: the key or the address is the provider's live one"),
+        ({**KEY, "REFUNDS_API_KEY": "sk_live_planted"}, 6, "error: the key or the address is a live one"),
         ({**KEY, "REFUNDS_API_URL": "https://api.wooshpay.com"}, 6, "error: the key or the address is"),
         ({**KEY, "REFUNDS_API_URL": "http://pay.example"}, 6, "error: REFUNDS_API_URL is plain http"),
         (

@@ -37,7 +37,7 @@ def mend(url: str, fix: str) -> None:
         ({"appendonly": "no"}, "disk", "fail", 6, "no append-only file"),
         ({"appendfsync": "everysec"}, "disk", "warn", 0, "waits up to a second"),
         ({"no_appendfsync_on_rewrite": "yes"}, "disk", "warn", 0, "but not 'no-appendfsync-on-rewrite no': safe, but"),
-        ({"appendfsync": "no"}, "disk", "fail", 6, "cannot be waited for"),
+        ({"appendfsync": "no"}, "disk", "fail", 6, "cannot confirm when it has"),
         ({"maxmemory": "64mb", "maxmemory_policy": "allkeys-lru"}, "eviction", "fail", 6, "may evict refunds"),
         ({"maxmemory_policy": "allkeys-lru"}, "eviction", "warn", 0, "harmless only while there is no maxmemory"),
         ({"maxmemory": "600kb"}, "memory", "fail", 5, "no new refund is accepted"),

@@ -33,7 +33,7 @@ def test_a_file_that_cannot_be_written_at_the_start_is_a_wrong_setting(tmp_path:
 
 
 def test_a_folder_is_no_heartbeat_file(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="it is a folder"):
+    with pytest.raises(SettingsError, match="it is a directory"):
         Heartbeat(tmp_path).begin()
 
 

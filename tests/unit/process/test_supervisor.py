@@ -96,9 +96,9 @@ def supervising(script: str, *, pause: float = 0.01, **environment: str) -> Iter
 def test_a_child_that_dies_is_started_again() -> None:
     with supervising("import os, signal; print('ready', flush=True); os.kill(os.getpid(), signal.SIGKILL)") as watched:
         watched.line("ready")
-        assert "killed by SIGKILL): starting it again in 0.01 s" in watched.line("the worker process ended")
+        assert "killed by SIGKILL): restarting it in 0.01 s" in watched.line("the worker process ended")
         watched.line("ready")
-        assert "again in 0.02 s" in watched.line("the worker process ended")
+        assert "restarting it in 0.02 s" in watched.line("the worker process ended")
         watched.signal(signal.SIGTERM)
         assert watched.ended() == 0
 
@@ -112,7 +112,7 @@ def test_the_pause_between_starts_grows_to_its_limit() -> None:
 def test_a_child_that_was_told_to_end_is_not_started_again() -> None:
     with supervising("print('ready', flush=True)") as watched:
         watched.line("ready")
-        watched.line("the worker process was told to end")
+        watched.line("the worker process has ended")
         assert watched.ended() == 0
         assert watched.seen.count("ready") == 1
 
@@ -130,7 +130,7 @@ def test_sigterm_lets_the_child_finish_and_ends_with_0(tmp_path: object) -> None
     with supervising(FINISHES, GATE=gate) as watched:
         watched.line("ready")
         watched.signal(signal.SIGTERM)
-        watched.line("stopping: no refund is begun any more")
+        watched.line("stopping: no new refund is started")
         watched.line("finishing")
         with open(gate, "w"):  # noqa: PTH123 - opening the pipe is the permission
             pass
@@ -147,7 +147,7 @@ def test_a_second_interrupt_still_waits_and_says_what_for(tmp_path: object) -> N
         watched.signal(signal.SIGINT)
         watched.line("finishing")
         watched.signal(signal.SIGINT)
-        assert "finishes the calls it has in flight" in watched.line("still waiting: worker process")
+        assert "is finishing its calls in flight" in watched.line("still waiting: worker process")
         with open(gate, "w"):  # noqa: PTH123 - opening the pipe is the permission
             pass
         assert watched.ended() == 0
@@ -168,7 +168,7 @@ def test_a_child_that_is_killed_while_it_finishes_is_no_good_order(tmp_path: obj
         watched.signal(signal.SIGTERM)
         watched.line("finishing")
         os.kill(child, signal.SIGKILL)
-        watched.line("the worker process did not end in good order (killed by SIGKILL)")
+        watched.line("the worker process did not end cleanly (killed by SIGKILL)")
         assert watched.ended() == 1
 
 

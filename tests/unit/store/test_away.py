@@ -19,11 +19,14 @@ FORBIDDEN_8 = "ACL failure in script: User app has no permissions to run the 'hs
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        (f"{IN_62}-{FULL}", "will not serve now (OOM command not allowed"),
-        (f"{IN_62}-{READ_ONLY}", "will not serve now (READONLY You can't write"),
-        (f"{READ_ONLY} script: {SHA}, on @user_script:374.", "will not serve now (READONLY You can't write"),
-        (f"{IN_62}{FORBIDDEN_70}", "may not do what refunds need (The user executing the script can't run"),
-        (f"{FORBIDDEN_70} script: {SHA}, on @user_script:1.", "may not do what refunds need (The user executing"),
+        (f"{IN_62}-{FULL}", "refuses commands now (OOM command not allowed"),
+        (f"{IN_62}-{READ_ONLY}", "refuses commands now (READONLY You can't write"),
+        (f"{READ_ONLY} script: {SHA}, on @user_script:374.", "refuses commands now (READONLY You can't write"),
+        (f"{IN_62}{FORBIDDEN_70}", "lacks a permission that refunds need (The user executing the script can't run"),
+        (
+            f"{FORBIDDEN_70} script: {SHA}, on @user_script:1.",
+            "lacks a permission that refunds need (The user executing",
+        ),
         (f"{FORBIDDEN_8} script: on @user_script:1.", "need (User app has no permissions to run the 'hset' command)"),
     ],
 )

@@ -311,7 +311,7 @@ def test_confirming_fails_where_nothing_can_be_written(sync_redis: redis.Redis) 
     records = Store(sync_redis)
     records.wait_for_disk = True
     sync_redis.set("refunds:meta", "no hash")
-    with pytest.raises(NotStorable, match="a key of refunds holds something of another type"):
+    with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
         records.confirm()
 
 

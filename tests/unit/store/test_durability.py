@@ -253,7 +253,7 @@ def test_what_was_accepted_and_claimed_survives_a_crash_of_the_server(
 
 
 @pytest.mark.parametrize(
-    ("trouble", "told"), [("full", "from 90 % on nothing new is accepted"), ("read-only", "will not serve now")]
+    ("trouble", "told"), [("full", "from 90 % on no new refund is accepted"), ("read-only", "refuses commands now")]
 )
 def test_server_that_is_full_or_read_only_is_away(trouble: str, told: str) -> None:
     with running_server() as server, connection.connect(server.url) as client:

@@ -65,11 +65,17 @@ SERVES = {
     "a replica, whose writes say READONLY": ({"CONFIG GET": everysec(), "WAITAOF": REPLICA}, True),
 }
 REFUSED = {
-    "6.2, everysec": ({"CONFIG GET": everysec(), "WAITAOF": UNKNOWN_62}, "cannot be waited for: set 'appendfsync"),
-    "7.0, everysec": ({"CONFIG GET": everysec(), "WAITAOF": UNKNOWN_70}, "cannot be waited for: set 'appendfsync"),
+    "6.2, everysec": (
+        {"CONFIG GET": everysec(), "WAITAOF": UNKNOWN_62},
+        "cannot confirm when it has: set 'appendfsync",
+    ),
+    "7.0, everysec": (
+        {"CONFIG GET": everysec(), "WAITAOF": UNKNOWN_70},
+        "cannot confirm when it has: set 'appendfsync",
+    ),
     "6.2, always, but not in a rewrite": (
         {"CONFIG GET": always("yes"), "WAITAOF": UNKNOWN_62},
-        "cannot be waited for: set 'no-appendfsync-on-rewrite no', or take Redis 7.2",
+        "has no WAITAOF to wait for the disk: set 'no-appendfsync-on-rewrite no', or use Redis 7.2",
     ),
     "7.0, always, but not in a rewrite": (
         {"CONFIG GET": always("yes"), "WAITAOF": UNKNOWN_70},
@@ -79,7 +85,10 @@ REFUSED = {
         {"CONFIG GET": set_to("always"), "WAITAOF": UNKNOWN_70},
         "not set to 'no-appendfsync-on-rewrite no'",
     ),
-    "9.1, no": ({"CONFIG GET": config(appendonly="yes", appendfsync="no"), "WAITAOF": KNOWN}, "cannot be waited for"),
+    "9.1, no": (
+        {"CONFIG GET": config(appendonly="yes", appendfsync="no"), "WAITAOF": KNOWN},
+        "cannot confirm when it has",
+    ),
     "no file": ({"CONFIG GET": config(appendonly="no", appendfsync="always")}, "has no append-only file"),
     "no file, CONFIG is forbidden": ({"CONFIG GET": FORBIDDEN_62, "WAITAOF": KNOWN_WITHOUT_FILE}, "no append-only"),
 }
@@ -90,7 +99,7 @@ MAY_NOT_ASK = {
     ),
     "7.0, CONFIG is forbidden": (
         {"CONFIG GET": FORBIDDEN_62, "WAITAOF": UNKNOWN_70},
-        r"grant the user '\+config\|get'",
+        r"grant it '\+config\|get'",
     ),
     "everysec, WAITAOF is forbidden": ({"CONFIG GET": everysec(), "WAITAOF": FORBIDDEN}, r"grant the user '\+waitaof'"),
 }

@@ -174,7 +174,7 @@ def test_a_user_who_may_not_ask_for_the_memory_is_served_up_to_the_limit(
         fill(95)
         assert store.run(scripts.create(a_request("a"), Lane.SINGLE)).result == "created"
         fill(OVER)
-        with pytest.raises(StoreUnavailable, match="will not serve now"):
+        with pytest.raises(StoreUnavailable, match="refuses commands now"):
             store.run(scripts.create(a_request("b"), Lane.SINGLE))
     sync_redis.execute_command("ACL", "DELUSER", "app")
 

@@ -142,7 +142,7 @@ def test_entries_of_an_earlier_version_have_an_id_that_stays(store: Store) -> No
 
 def test_a_key_of_another_type_ends_the_script_before_it_writes(store: Store) -> None:
     store.redis.set("refunds:rejected-ids", "x")
-    with pytest.raises(NotStorable, match="a key of refunds holds something of another type"):
+    with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
         store.run(rejected.keep(kept("e1", "r-1")))
     assert store.redis.exists("refunds:rejected", "refunds:counters") == 0
 

@@ -50,11 +50,11 @@ def test_scheme_tells_sentinels_from_servers(url: str, *, named: bool) -> None:
     [
         ("sentinel://one/0", "sentinel:// address needs the master's name: add \\?master=NAME"),
         ("sentinels://one/0?master=", "sentinels:// address needs the master's name"),
-        ("sentinels://one:x/0?master=m", "reads sentinels://host:port,host:port/db\\?master=NAME"),
-        ("sentinel://one/db?master=m", "reads sentinel://host:port,host:port/db\\?master=NAME"),
-        ("sentinel://?master=m", "reads sentinel://host:port,host:port/db\\?master=NAME"),
-        ("sentinel://one/0?master=m&ssl_ca_certs=/ca", "has ssl_ca_certs: begin it with sentinels://"),
-        ("sentinel://one/0?master=m&pasword=secret", "option that is not known, pasword: it has master, "),
+        ("sentinels://one:x/0?master=m", "must read sentinels://host:port,host:port/db\\?master=NAME"),
+        ("sentinel://one/db?master=m", "must read sentinel://host:port,host:port/db\\?master=NAME"),
+        ("sentinel://?master=m", "must read sentinel://host:port,host:port/db\\?master=NAME"),
+        ("sentinel://one/0?master=m&ssl_ca_certs=/ca", "has ssl_ca_certs: use sentinels://"),
+        ("sentinel://one/0?master=m&pasword=secret", "unknown option, pasword: the options are master, "),
     ],
 )
 def test_address_that_cannot_be_right_is_refused_without_showing_a_secret(url: str, told: str) -> None:
