@@ -36,8 +36,8 @@ _HELD: Final = MappingProxyType(
         "account": "account not confirmed",
         "blocked": "rate limited",
         "batch": "batch on hold",
-        "narrow": "the file starts with few at a time",
-        "locked": "another refund of the payment is under way",
+        "narrow": "the file starts with a few rows at a time",
+        "locked": "another refund of the payment is in progress",
         "no_body": "its stored request is gone",
     }
 )
@@ -84,7 +84,7 @@ OVERTAKEN: Final = Ending("changed meanwhile")
 CONTRADICTED: Final = Ending("contradicts the record")
 STORE_AWAY: Final = Ending("not known", "Redis away", common=True)
 CONFLICT: Final = Ending("rejected", "exists with other contents")
-PUT_BACK: Final = Ending("not accepted yet", "its message waits again", common=True)
+PUT_BACK: Final = Ending("not accepted yet", "its message is queued again", common=True)
 NO_IDS: Final = Ending("rejected", "not a list of ids")
 
 

@@ -86,7 +86,7 @@ class ReadbackRunner:
             return None
         if outcome.seen is TryVerdict.DONE or outcome.code == "contradictory_reply":
             self._note_answer()
-            reason = outcome.message or "another refund was answered"
+            reason = outcome.message or "the answer shows another refund"
             return Readback(
                 sight=ReadbackVerdict.CONFLICT, reason=f"{provider_refund_id} was read: {reason}", source="lookup"
             )

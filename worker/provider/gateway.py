@@ -286,7 +286,7 @@ class Gateway:
 
     async def _get(self, operation: str, path: str, identity: str, permit: Permit, about: Refund | None) -> Answer:
         if not is_provider_id(identity):
-            return NotSent(reason="the id cannot stand in a URL")
+            return NotSent(reason="the id cannot be part of a URL")
         await permit()
         return await self._call(operation, self._client.build_request("GET", f"{path}/{identity}"), self._limit, about)
 

@@ -54,7 +54,7 @@ CAUSES: Final[Mapping[type[BaseException], NotSent | NoReply]] = MappingProxyTyp
         # Raised later, so the request may have been sent. Listed for their texts; unlisted errors are treated the same.
         aiohttp.ServerDisconnectedError: NoReply(reason="the connection was closed before the reply"),
         aiohttp.SocketTimeoutError: NoReply(reason="the reply did not come in time"),
-        aiohttp.ClientPayloadError: NoReply(reason="the reply's body was cut"),
+        aiohttp.ClientPayloadError: NoReply(reason="the reply's body was incomplete"),
         aiohttp.ClientResponseError: NoReply(reason="the reply was not valid HTTP"),
         aiohttp.ClientConnectionError: NoReply(reason="the connection broke"),
     }
@@ -102,7 +102,7 @@ async def exchange(
             finally:
                 await response.aclose()
     except TimeoutError:
-        answer: Answer = NoReply(reason=f"no whole reply within {limit:g} s")
+        answer: Answer = NoReply(reason=f"no complete reply within {limit:g} s")
     except _FOREIGN as error:
         answer = answer_to(error)
     else:
@@ -137,7 +137,7 @@ async def _read(response: httpx.Response, names: set[bytes]) -> bytes | NoReply:
     """Return the decoded body; never holds more in memory than the cap and one chunk."""
     encoding = response.headers["Content-Encoding"].strip().lower() if b"content-encoding" in names else ""
     if encoding not in {"identity", "", *_ZLIB_ENCODINGS}:
-        return NoReply(reason="the reply is encoded in a way that was not asked for")
+        return NoReply(reason="the reply has an encoding that was not requested")
     unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in _ZLIB_ENCODINGS else None
     body, received = bytearray(), 0
     async for chunk in response.aiter_raw():
@@ -147,7 +147,7 @@ async def _read(response: httpx.Response, names: set[bytes]) -> bytes | NoReply:
         except zlib.error:
             return NoReply(reason="the reply's compression is broken")
         if max(received, len(body)) > MAX_BODY:
-            return NoReply(reason="reply over 1 MB")
+            return NoReply(reason="the reply is over 1 MB")
     if unpacking is not None and received and (not unpacking.eof or unpacking.unused_data):
         return NoReply(reason="the reply's compression is broken")
     return bytes(body)
@@ -242,7 +242,7 @@ class _AbortUnlessComplete(aiohttp.ClientResponse):
         """Read the reply's head; bytes that arrived before the request belong to another request's reply."""
         if connection.protocol.should_close:
             _cut(connection.transport)
-            raise aiohttp.ClientConnectionError("unasked bytes on the connection")
+            raise aiohttp.ClientConnectionError("unexpected bytes on the connection")
         return await super().start(connection)
 
     def release(self) -> Any:

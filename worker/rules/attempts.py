@@ -170,7 +170,7 @@ def _not_done(
     if spent and not outcome.credentials:
         if refund.evidence == "operator":
             # Only a person said that the first attempt never happened, which does not prove it.
-            return to_review(seen, "budget_spent", "no attempt got through since a person had it sent again")
+            return to_review(seen, "budget_spent", "no attempt got through since a person requested another send")
         return budget_spent(seen)
     delay = _attempt_backoff(refund.attempts, jitter)
     if outcome.retry_after is not None:
@@ -186,7 +186,7 @@ def _for_a_person(refund: Refund, outcome: Outcome, changes: Mapping[str, Any], 
     if outcome.seen is TryVerdict.MISMATCH:
         # Something was sent under this key, and its result is not known.
         doubt = {"doubt_since": refund.doubt_since or now, "quiet_at": now}
-        alarm = "the idempotency key was used with other contents: never send this one under another key"
+        alarm = "the idempotency key was used with other contents: never send this refund under another key"
         return to_review({**changes, **doubt}, outcome.code, alarm)
     return None
 
@@ -285,12 +285,14 @@ def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> S
         "doubt_since": refund.doubt_since or now,
         "quiet_at": refund.next_check_at or now,
         "error_code": "lease_lapsed",
-        "error_message": "the worker that had claimed it went away without an answer",
+        "error_message": "the worker that claimed it stopped without recording an answer",
         "retriable": Retriable.NO,
     }
     changes |= NO_READBACKS | _no_evidence(refund)
     if changes["lapses"] >= MAX_LAPSES:
-        return to_review(changes, "lease_lapsed", "its lease lapsed three times in a row: it may be what kills workers")
+        return to_review(
+            changes, "lease_lapsed", "its lease lapsed three times in a row: this refund may crash workers"
+        )
     outcome = Outcome(seen=TryVerdict.MAYBE, code="lease_lapsed", doubt=True)
     step = _into_doubt(replace(refund, **changes), outcome, changes, rules, now, jitter)
     # A replay needs no delay, because the lease was one. A read-back may follow at once too: only a proof of absence
@@ -393,7 +395,7 @@ def reversed_by_provider(refund: Refund, found: ProviderRefund, source: str) -> 
         "provider_status": found.status,
         "failure_reason": found.failure_reason or "unknown",
         "error_code": found.failure_reason or "unknown",
-        "error_message": _in_words("the provider turned a succeeded refund into a failed one", found),
+        "error_message": _in_words("the provider changed a succeeded refund to failed", found),
         "retriable": Retriable.UNKNOWN,
         "evidence": source,
     }

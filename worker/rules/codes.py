@@ -31,12 +31,12 @@ class Actor(StrEnum):
     SHOP = "customer service"
 
 
-_OTHER_WAY: Final = "Give the money back in another way: sending it again does not help."
-_NEW_ID: Final = "Ask for a right amount, under a new refund id."
+_OTHER_WAY: Final = "Refund the customer in another way: sending it again does not help."
+_NEW_ID: Final = "Submit a valid amount under a new refund id."
 _UNKNOWN: Final = "Find the cause, then `refunds retry ID --unknown`."
 _FIX: Final = "Report it: the request that was sent is wrong. Once that is fixed, `refunds retry ID --unknown`."
-_WAIT: Final = "Wait: the worker goes on by itself."
-_DECIDE: Final = "Wait: a person decides it, see `refunds review show ID`."
+_WAIT: Final = "Wait: the worker continues by itself."
+_DECIDE: Final = "Wait for a person's decision: see `refunds review show ID`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +67,15 @@ _TABLE: Final = (
     # Refusals by the provider: the refund has failed.
     _refused(
         "charge_already_refunded",
-        "All of the payment was refunded before.",
+        "The payment is already fully refunded.",
         Actor.CALLER,
-        "Nothing is left to give back. See what was refunded with `refunds list --payment-intent PI`.",
+        "Nothing is left to refund. See earlier refunds with `refunds list --payment-intent PI`.",
         Retriable.NO,
     ),
-    _refused("amount_too_large", "More was asked for than is left.", Actor.CALLER, _NEW_ID, Retriable.NO),
+    _refused("amount_too_large", "The amount is more than is left to refund.", Actor.CALLER, _NEW_ID, Retriable.NO),
     _refused(
         "amount_too_small",
-        "The amount is below the provider's smallest.",
+        "The amount is below the provider's minimum.",
         Actor.CALLER,
         _NEW_ID,
         Retriable.NO,
@@ -85,22 +85,30 @@ _TABLE: Final = (
         "resource_missing",
         "The provider does not know the payment.",
         Actor.CALLER,
-        "Check the payment's id and that the key is of its account, then use a new refund id.",
+        "Check the payment's id and that the key belongs to its account, then use a new refund id.",
         Retriable.NO,
     ),
     _refused(
         "parameter_invalid_integer",
-        "The amount is not a whole number for the provider.",
+        "The provider does not accept the amount as a whole number.",
         Actor.CALLER,
         _NEW_ID,
         Retriable.NO,
         never_an_echo=True,
     ),
-    _refused("parameter_missing", "The provider misses a field.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN),
-    _refused("parameter_unknown", "The provider does not know a field.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN),
-    _refused("parameter_invalid_empty", "A field is empty for the provider.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN),
     _refused(
-        "invalid_request_error", "The provider refuses the request as wrong.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN
+        "parameter_missing", "A field that the provider requires is missing.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN
+    ),
+    _refused("parameter_unknown", "The provider does not know a field.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN),
+    _refused(
+        "parameter_invalid_empty",
+        "A field that the provider requires is empty.",
+        Actor.OPERATOR,
+        _FIX,
+        Retriable.UNKNOWN,
+    ),
+    _refused(
+        "invalid_request_error", "The provider refuses the request as invalid.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN
     ),
     _refused("card_declined", "The card's bank declined the refund.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
     _refused("card_error", "The card's bank refused the refund.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
@@ -129,7 +137,9 @@ _TABLE: Final = (
         Retriable.UNKNOWN,
     ),
     _refused("charge_not_refundable", "This payment cannot be refunded.", Actor.SHOP, _OTHER_WAY, Retriable.UNKNOWN),
-    _refused("unknown", "The provider reports that it failed, and not why.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
+    _refused(
+        "unknown", "The provider reports that it failed, without a reason.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN
+    ),
     _refused(
         "balance_insufficient",
         "The account's balance does not cover the refund.",
@@ -148,17 +158,17 @@ _TABLE: Final = (
         "lock_timeout",
         "The provider is busy with this payment.",
         Actor.NOBODY,
-        "Wait: the worker tries again. If the refund has failed with it, `refunds retry ID`.",
+        "Wait: the worker tries again. If the refund has failed with this code, `refunds retry ID`.",
         Retriable.YES,
         of_one_payment=True,
     ),
     _refused("processing_error", "The provider could not process it.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
-    _refused("api_error", "The provider had an error of its own.", Actor.OPERATOR, _UNKNOWN, Retriable.UNKNOWN),
-    _refused("forbidden", "The key may not do this.", Actor.OPERATOR, _UNKNOWN, Retriable.UNKNOWN),
+    _refused("api_error", "The provider had an internal error.", Actor.OPERATOR, _UNKNOWN, Retriable.UNKNOWN),
+    _refused("forbidden", "The key lacks the permission for this.", Actor.OPERATOR, _UNKNOWN, Retriable.UNKNOWN),
     *(
         _refused(
             f"http_{status}",
-            f"Refused with HTTP {status}, and without a code.",
+            f"Refused with HTTP {status}, without a code.",
             Actor.OPERATOR,
             _UNKNOWN,
             Retriable.UNKNOWN,
@@ -170,12 +180,12 @@ _TABLE: Final = (
         "budget_spent",
         "No attempt got through within the allowed attempts and age. It was provably never done.",
         Actor.OPERATOR,
-        "Find what kept it from the provider, then `refunds retry ID`.",
+        "Find out why no attempt got through, then `refunds retry ID`.",
         Retriable.YES,
     ),
     _ours(
         "currency_mismatch",
-        "The payment is in another currency than the refund was asked for in. Nothing was sent.",
+        "The payment is in another currency than the refund states. Nothing was sent.",
         Actor.CALLER,
         "Use a new refund id with the payment's currency.",
         Retriable.NO,
@@ -189,38 +199,44 @@ _TABLE: Final = (
     ),
     # Waiting: nothing was done, and the refund is tried again.
     _ours("not_sent", "The provider could not be reached. Nothing was sent.", Actor.NOBODY, _WAIT),
-    _ours("rate_limited", "The provider takes no more calls for now (429).", Actor.NOBODY, _WAIT),
-    _ours("credentials_refused", "The provider refuses the key.", Actor.OPERATOR, "Set a key that it accepts."),
+    _ours("rate_limited", "The provider accepts no more calls for now (429).", Actor.NOBODY, _WAIT),
+    _ours(
+        "credentials_refused", "The provider refuses the key.", Actor.OPERATOR, "Set a key that the provider accepts."
+    ),
     _ours("payment_unreadable", "The provider does not show the payment. Nothing was sent.", Actor.NOBODY, _WAIT),
     _ours(
         "currency_unconfirmed",
-        "The payment does not confirm the currency that was stated. Nothing was sent.",
+        "The payment does not confirm the stated currency. Nothing was sent.",
         Actor.OPERATOR,
-        "Let the key read payments. After an hour a person decides it, see `refunds review show ID`.",
+        "Let the key read payments. After an hour a person decides: see `refunds review show ID`.",
     ),
     # In doubt: the refund may have happened, and is read back from the provider.
-    _ours("no_reply", "The request left and no whole reply came.", Actor.NOBODY, _WAIT),
-    _ours("lease_lapsed", "The worker that sent it went away without an answer.", Actor.NOBODY, _WAIT),
-    _ours("unreadable_success", "The provider said yes and showed no refund.", Actor.NOBODY, _WAIT),
-    _ours("contradictory_reply", "What the provider showed does not fit this refund.", Actor.NOBODY, _WAIT),
+    _ours("no_reply", "The request was sent, and no complete reply came.", Actor.NOBODY, _WAIT),
+    _ours("lease_lapsed", "The worker that sent it stopped without recording an answer.", Actor.NOBODY, _WAIT),
+    _ours("unreadable_success", "The provider reported success and showed no refund.", Actor.NOBODY, _WAIT),
+    _ours("contradictory_reply", "The provider's reply does not match this refund.", Actor.NOBODY, _WAIT),
     *(
         _ours(f"http_{status}", f"The provider answered HTTP {status}.", Actor.NOBODY, _WAIT)
         for status in (408, 409, 500, 502, 503, 504)
     ),
     # In review by a person.
-    _ours("unknown_status", "The provider shows a status that is not known. The message names it.", Actor.OPERATOR),
+    _ours("unknown_status", "The provider shows an unknown status, which the message names.", Actor.OPERATOR),
     _ours("idempotency_error", "The key was used with other contents.", Actor.OPERATOR),
-    _ours("conflict", "What a look at the provider showed does not fit this refund.", Actor.OPERATOR),
-    _ours("owned_elsewhere", "The provider's refund belongs to another refund of ours.", Actor.OPERATOR),
-    _ours("found_late", "The payment's total rose by this amount, too late to tell by whom.", Actor.OPERATOR),
-    _ours("inconclusive", "The looks at the provider could not tell.", Actor.OPERATOR),
+    _ours("conflict", "A read-back does not match this refund.", Actor.OPERATOR),
+    _ours("owned_elsewhere", "The provider's refund belongs to another refund id.", Actor.OPERATOR),
+    _ours(
+        "found_late",
+        "The payment's total rose by this amount, but too late to know which refund did it.",
+        Actor.OPERATOR,
+    ),
+    _ours("inconclusive", "The read-backs could not show whether it happened.", Actor.OPERATOR),
     _ours("unreadable", "The payment could not be read within the allowed age.", Actor.OPERATOR),
     _ours("resends_spent", "It was sent several times and never found.", Actor.OPERATOR),
     _ours("no_readback", "It may have happened, and nothing may be read back.", Actor.OPERATOR),
     _ours("refund_missing", "The provider no longer knows the refund that it had made.", Actor.OPERATOR),
-    _ours("pending_too_long", "The provider has called it pending for 30 days.", Actor.OPERATOR),
-    _ours("no_provider_id", "It is pending under no id of the provider.", Actor.OPERATOR),
-    _ours("no_body", "The stored request is gone.", Actor.OPERATOR),
+    _ours("pending_too_long", "The provider has reported it as pending for 30 days.", Actor.OPERATOR),
+    _ours("no_provider_id", "It is pending, but without a provider refund id.", Actor.OPERATOR),
+    _ours("no_body", "The stored request is missing.", Actor.OPERATOR),
 )
 
 CODES: Final = MappingProxyType({code.name: code for code in _TABLE})

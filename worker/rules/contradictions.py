@@ -31,7 +31,7 @@ def contradicted(refund: Refund, proof: Step, now: datetime) -> Step | None:
     if refund.stage is not Stage.SETTLED:
         alarm = f"the provider shows {identity} for it, beside {_known(refund)}: money may move twice"
         return to_review({**changes, "doubt_since": refund.doubt_since or now}, "contradicted", alarm)
-    alarm = f"it is recorded as {refund.status}, and the provider shows {identity} for it"
+    alarm = f"it is recorded as {refund.status}, but the provider shows {identity} for it"
     if refund.status is Status.SUCCEEDED:
         alarm = f"the provider shows {identity} for it beside {_known(refund)}: money may have moved twice"
     else:
@@ -48,7 +48,7 @@ def contradicted(refund: Refund, proof: Step, now: datetime) -> Step | None:
 
 
 def _known(refund: Refund) -> str:
-    return refund.provider_refund_id or f"what generation {refund.generation} leads to"
+    return refund.provider_refund_id or f"the refund that generation {refund.generation} may make"
 
 
 def ended(refund: Refund, provider_refund_id: str, now: datetime, by: str) -> Step:
@@ -97,6 +97,6 @@ def forbid_other_ends(refund: Refund) -> None:
     """Raise `GuardRefused` if the provider shows this refund, so that it can neither be given up nor sent again."""
     if refund.contradicted_by is not None:
         raise GuardRefused(
-            f"the provider shows {refund.contradicted_by} for refund {refund.refund_id}: it can neither be given up "
-            f"nor sent again; name the provider's refund that counts with --succeeded"
+            f"the provider shows {refund.contradicted_by} for refund {refund.refund_id}, so it can neither be failed "
+            f"nor sent again: name the provider's refund that counts with --succeeded"
         )

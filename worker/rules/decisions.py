@@ -134,7 +134,8 @@ def _decided(refund: Refund, says: str, to: Stage, changes: dict[str, Any], by: 
 def _needs_review(refund: Refund) -> None:
     if refund.stage is not Stage.REVIEW:
         raise NotInReview(
-            f"refund {refund.refund_id} is {refund.stage}, not in review: only 'refunds review list' can be resolved"
+            f"refund {refund.refund_id} is {refund.stage}, not in review: only those in 'refunds review list' can be "
+            "resolved"
         )
 
 
@@ -175,7 +176,7 @@ def retry_one(refund: Refund, *, unknown: bool = False) -> Step:
     code = refund.error_code or "unknown"
     if step is None:
         raise NotRetriable(
-            f"{told} failed with {code}, which sending it again cannot change: submit a new refund under a new id, "
+            f"{told} failed with {code}, and sending it again cannot help: submit a new refund under a new id, "
             f"or see 'refunds status {refund.refund_id} --history'"
         )
     if refund.retriable is not Retriable.YES and not unknown:

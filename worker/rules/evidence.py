@@ -27,20 +27,22 @@ def judge_list(
         return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="the list was not read to its end")
     if any(entry.payment_intent != refund.payment_intent for entry in entries):
         return Readback(
-            sight=ReadbackVerdict.INCONCLUSIVE, reason="the list holds entries that are not of this payment"
+            sight=ReadbackVerdict.INCONCLUSIVE, reason="the list holds entries that do not belong to this payment"
         )
     if siblings is None:
         return Readback(
-            sight=ReadbackVerdict.INCONCLUSIVE, reason="the payment has more refunds than are compared with a list"
+            sight=ReadbackVerdict.INCONCLUSIVE, reason="the payment has too many refunds to compare with a list"
         )
     listed = {entry.id for entry in entries}
     if missing := _known_ids(siblings) - listed:
         return Readback(
-            sight=ReadbackVerdict.INCONCLUSIVE, reason=f"the list leaves out {len(missing)} refund(s) known to exist"
+            sight=ReadbackVerdict.INCONCLUSIVE,
+            reason=f"the list leaves out {len(missing)} refund(s) that are known to exist",
         )
     if any(_unexplained(entry, refund, siblings) for entry in entries):
         return Readback(
-            sight=ReadbackVerdict.INCONCLUSIVE, reason="a refund of the payment is not known here and could be this one"
+            sight=ReadbackVerdict.INCONCLUSIVE,
+            reason="the list shows a refund that is not known here and could be this one",
         )
     return Readback(sight=ReadbackVerdict.ABSENT, reason="not in the payment's list")
 
@@ -50,14 +52,14 @@ def _look_at_ours(refund: Refund, ours: Sequence[ProviderRefund], entries: Seque
     if len({entry.id for entry in ours}) > 1:
         conflict = "the provider shows two refunds with our id: money may have moved twice"
     elif any(_is_later(entry, refund) for entry in entries):
-        conflict = "the provider shows a later one with our id: it was sent again by records that were lost"
+        conflict = "the provider shows a later generation with our id: lost records had sent it again"
     if conflict is not None:
         return Readback(sight=ReadbackVerdict.CONFLICT, reason=conflict)
     found = ours[0]
     wrong = contradiction(found, refund)
     if wrong is not None or found.status is None:
         return Readback(
-            sight=ReadbackVerdict.CONFLICT, reason=f"the provider's refund has our id and another {wrong or 'status'}"
+            sight=ReadbackVerdict.CONFLICT, reason=f"the provider's refund has our id but another {wrong or 'status'}"
         )
     if found.status not in STATUSES:
         return Readback(sight=ReadbackVerdict.CONFLICT, reason=odd_status(found), found=found)
@@ -118,7 +120,8 @@ def judge_totals(
         return Readback(sight=ReadbackVerdict.ABSENT, reason="the refunded total is unchanged")
     if difference == 0:
         return Readback(
-            sight=ReadbackVerdict.INCONCLUSIVE, reason="the refunded total is unchanged, which proves nothing here"
+            sight=ReadbackVerdict.INCONCLUSIVE,
+            reason="the refunded total is unchanged, which proves nothing under REFUNDS_TOTALS=hint",
         )
     return Readback(
         sight=ReadbackVerdict.INCONCLUSIVE, reason=f"the refunded total moved by {difference}, not by {expected}"
@@ -135,7 +138,7 @@ def _compared(
     if view.refunded is None:
         return view.problem or "the payment shows no refunded total"
     if view.currency != baseline.currency:
-        return "the totals changed their currency"
+        return "the currency of the totals has changed"
     expected = baseline.remaining if refund.all_remaining else refund.amount
     if expected is None or expected <= 0:
         return "it is not known how much was left to refund"
@@ -148,7 +151,7 @@ def _unknown_in(
 ) -> str | None:
     """Return why a part of the baseline may have been reversed since, None if all of it is known by id and was not."""
     if siblings is None:
-        return "the payment has more refunds than are read again"
+        return "the payment has too many refunds to read again"
     for sibling in siblings:
         if reason := _moving(sibling, refund, reread):
             return f"another refund of the payment {reason}"
@@ -157,7 +160,9 @@ def _unknown_in(
     amounts = [entry.amount for entry in standing if entry.is_pending or entry.status == "succeeded"]
     known = [amount for amount in amounts if amount is not None and amount > 0]
     if len(known) < len(amounts) or sum(known) != baseline.refunded:
-        return "the total before the first attempt holds refunds that are not known here, and one may have fallen back"
+        return (
+            "the total before the first attempt holds refunds that are not known here, and one may have been reversed"
+        )
     return None
 
 
@@ -171,7 +176,7 @@ def _moving(sibling: Refund, refund: Refund, reread: Mapping[str, ProviderRefund
     if sibling.provider_refund_id is None:
         # Such a refund was found only in totals, or was settled by a person who could not verify it.
         unread = sibling.status is Status.SUCCEEDED or sibling.evidence == "operator"
-        return "has no id to be read by" if unread else None
+        return "has no provider id to read it by" if unread else None
     now = reread.get(sibling.provider_refund_id)
     if now is None:
         return "could not be read again"

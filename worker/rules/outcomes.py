@@ -120,7 +120,7 @@ def _classify_success(answer: Reply, refund: Refund) -> Outcome:
     if payload is None or found is None:
         error = payload.error if payload is not None else None
         told = ": ".join(word for word in ((error.code, error.message) if error is not None else ()) if word)
-        message = "a success without a refund in it" + (f": {told}" if told else "")
+        message = "the provider reported success without a refund" + (f": {told}" if told else "")
         return replace(_maybe("unreadable_success", message[:LONGEST_TEXT]), http_status=answer.http_status)
     wrong = "object" if payload.kind not in {None, "refund"} else contradiction(found, refund)
     if wrong is None and found.status is None:
@@ -135,7 +135,7 @@ def _classify_success(answer: Reply, refund: Refund) -> Outcome:
 
 def odd_status(found: ProviderRefund) -> str:
     """Return a sentence, for a person, about a provider's refund with an unknown status."""
-    return f"the provider shows a status that is not known: {shown(found.status)}"
+    return f"the provider shows an unknown status: {shown(found.status)}"
 
 
 def key_refused(outcome: Outcome) -> Outcome:

@@ -33,7 +33,7 @@ def after_view(refund: Refund, view: PaymentView, now: datetime, jitter: float) 
         return None
     if not view.currency:
         return _unconfirmed(refund, view.problem or "the payment shows no currency", now, jitter)
-    message = f"the payment is in {view.currency}, the refund was asked for in {refund.asked_currency}"
+    message = f"the payment is in {view.currency}, the refund states {refund.asked_currency}"
     if refund.doubt_since is None:
         return refused_unsent(refund, "currency_mismatch", f"{message}: nothing was sent")
     # It may have been sent by a record that a restored server has lost. A person must find out what happened.

@@ -145,7 +145,7 @@ def _refused_word(step: Step) -> Step:
 def _take_word(refund: Refund, label: str, reason: str, now: datetime) -> Step:
     """Return the step for a decision that nothing confirms: back to review, unless it was made as `unverified`."""
     if not refund.operator_unverified:
-        alarm = f"what was decided could not be verified ({reason}); decide with --unverified if that shall count"
+        alarm = f"the decision could not be verified ({reason}): decide again with --unverified if it must count"
         return _refused_word(to_review({}, label, alarm))
     if refund.operator_says == "absent":
         return _absence_proven(refund, "operator_says_absent", "operator", now)
@@ -214,9 +214,9 @@ def _absent(refund: Refund, rules: Rules, now: datetime) -> Step:
     if wait > timedelta(0):
         return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent", delay=wait, quiet=True)
     if refund.operator_says == "failed":
-        return _given_up(refund, rules.readback, "settled by a person, and the provider shows no such refund")
+        return _given_up(refund, rules.readback, "settled by a person, and the provider does not show such a refund")
     if refund.resends >= MAX_RESENDS and refund.operator_says != "absent":
-        return to_review({}, "resends_spent", "it vanished after every resend")
+        return to_review({}, "resends_spent", "no resend was ever found at the provider")
     return _absence_proven(refund, "absence_proven", rules.readback, now)
 
 
@@ -252,7 +252,7 @@ def _inconclusive(refund: Refund, reason: str, rules: Rules, now: datetime, jitt
         return _too_early(countable - now)
     looks = refund.looks + 1
     if looks >= MAX_READBACKS:
-        return to_review({"looks": looks}, "inconclusive", f"it cannot be told whether it happened: {reason}")
+        return to_review({"looks": looks}, "inconclusive", f"it is unknown whether it happened: {reason}")
     delay = backoff(looks, base=rules.settle, cap=timedelta(hours=6), jitter=jitter)
     changes: dict[str, Any] = {"looks": looks, "absent_at": None, "found_at": None, "proven_absent_at": None}
     return Step(
@@ -275,7 +275,7 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
     if outcome.seen is TryVerdict.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
         return _missing(refund, now, jitter)
     if now - since >= MAX_PROCESSING:
-        return _poll_failed(refund, "pending_too_long", "it has not become final for 30 days", now)
+        return _poll_failed(refund, "pending_too_long", "it has been pending for 30 days", now)
     delay = max(poll_delay(now - since) * (1 + jitter / 4), outcome.retry_after or timedelta(0))
     changes: dict[str, Any] = {}
     if found is not None and found.status != refund.provider_status:

@@ -14,12 +14,12 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
         Stage.QUEUED: {
             Stage.SENDING: "claimed",
             Stage.SETTLED: "canceled by the caller, or refused unsent by a guard",
-            Stage.IN_DOUBT: "the server was restored, or a first look finds what may be it",
+            Stage.IN_DOUBT: "the server was restored, or the first read-back finds a possible match",
             Stage.REVIEW: "not sent, since it is unconfirmed or a proof contradicts it",
         },
         Stage.SENDING: {
             Stage.SETTLED: "done, or refused and never in doubt",
-            Stage.PROCESSING: "the provider says pending",
+            Stage.PROCESSING: "the provider reports it pending",
             Stage.WAITING: "provably not done",
             Stage.IN_DOUBT: "it may have happened, or the lease lapsed",
             Stage.REVIEW: "nothing may be read back or sent again",
@@ -27,33 +27,33 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
         Stage.WAITING: {
             Stage.SENDING: "claimed again",
             Stage.SETTLED: "budget spent, canceled by the caller, or a late proof",
-            Stage.PROCESSING: "a late proof: the provider says pending",
-            Stage.IN_DOUBT: "the server was restored, or a first look finds what may be it",
+            Stage.PROCESSING: "a late proof: the provider reports it pending",
+            Stage.IN_DOUBT: "the server was restored, or the first read-back finds a possible match",
             Stage.REVIEW: "not sent, since it is unconfirmed or a proof contradicts it",
         },
         Stage.IN_DOUBT: {
             Stage.SETTLED: "found, final; or absent, in a canceled batch or given up by a person",
             Stage.PROCESSING: "found, pending",
             Stage.SENDING: "proven absent, or a safe replay",
-            Stage.IN_DOUBT: "looked: one of two looks",
-            Stage.REVIEW: "cannot be told",
+            Stage.IN_DOUBT: "absent in the first of two read-backs",
+            Stage.REVIEW: "cannot be decided",
         },
         Stage.PROCESSING: {
-            Stage.SETTLED: "the provider says final",
-            Stage.PROCESSING: "a late proof replaces what a person had named",
+            Stage.SETTLED: "the provider reports it final",
+            Stage.PROCESSING: "a late proof replaces the refund that a person named",
             Stage.REVIEW: "gone, contradictory, or pending for too long",
         },
         Stage.REVIEW: {
             Stage.PROCESSING: "a person names the provider's refund, to be verified",
             Stage.IN_DOUBT: "a person says it never happened, to be verified",
-            Stage.SETTLED: "a person gives up what was never in doubt, or a late proof",
-            Stage.WAITING: "a person lets a refund that was never in doubt go again",
+            Stage.SETTLED: "a person fails a refund that was never in doubt, or a late proof",
+            Stage.WAITING: "a person sends a refund again that was never in doubt",
             Stage.REVIEW: "a proof contradicts the record",
         },
         Stage.SETTLED: {
-            Stage.SETTLED: "succeeded turned failed at the provider, or a proof contradicts it",
+            Stage.SETTLED: "reversed by the provider, or a proof contradicts it",
             Stage.PROCESSING: "a person names the provider's refund that contradicts it, to be verified",
-            Stage.QUEUED: "an explicit retry of a failed one: a new generation",
+            Stage.QUEUED: "an explicit retry of a failed refund: a new generation",
         },
     }
 )

@@ -253,7 +253,7 @@ def test_retry_that_cannot_help_is_refused_whatever_is_asked(cli: Cli, records: 
     fail(records, Retriable.NO)
     ran = cli("retry", "order-1", "--unknown")
     assert (ran.code, ran.out) == (6, "")
-    assert "which sending it again cannot change: submit a new refund under a new id" in ran.err
+    assert "and sending it again cannot help: submit a new refund under a new id" in ran.err
     assert records.get("order-1").generation == 1
 
 

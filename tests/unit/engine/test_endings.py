@@ -89,7 +89,7 @@ def test_a_refund_that_needs_nothing_is_said_as_it_stands(refund: Refund | None,
         ("parked", "key refused"),
         ("blocked", "rate limited"),
         ("batch", "batch on hold"),
-        ("locked", "another refund of the payment is under way"),
+        ("locked", "another refund of the payment is in progress"),
         ("no_body", "its stored request is gone"),
     ],
 )

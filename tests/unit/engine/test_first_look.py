@@ -97,7 +97,7 @@ async def test_refund_that_could_be_ours_and_is_not_explained_goes_to_a_person_a
         refund = await shop.stored()
         assert (refund.stage, refund.status, refund.doubted, posts(shop)) == (Stage.REVIEW, Status.PENDING, True, 0)
         why = [entry["reason"] for entry in await shop.history() if entry["label"] == "first_look"]
-        assert why == ["a refund of the payment is not known here and could be this one"]
+        assert why == ["the list shows a refund that is not known here and could be this one"]
 
 
 async def test_refund_that_failed_and_was_sent_again_by_records_that_were_lost_goes_to_a_person(

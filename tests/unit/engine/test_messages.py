@@ -170,7 +170,7 @@ async def test_refund_whose_payment_comes_free_is_sent_beside_the_message(async_
         shop.provider.will(POST, hang, says(200, refund_payload(id="re_2", metadata={"refund_id": "r1"})))
         first = asyncio.create_task(shop.handle("r0"))
         await begun.wait()
-        assert await shop.handle("r1") == "queued (another refund of the payment is under way)"
+        assert await shop.handle("r1") == "queued (another refund of the payment is in progress)"
         assert (await shop.stored("r1")).stage is Stage.QUEUED
         go.set()
         await first

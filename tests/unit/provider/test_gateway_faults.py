@@ -103,16 +103,16 @@ async def flood(peer: Peer) -> None:
         (raw(b"HTTP/1.1 200 Words\r\nContent-Le"), 1, "the connection was closed before the reply"),
         (raw(b"220 mail.example ESMTP\r\n\r\n"), 1, "the reply was not valid HTTP"),
         (raw(b"HTTP/1.1 200 Words\r\nX-Long: " + b"x" * 70_000), 1, "the reply was not valid HTTP"),
-        (raw(DONE[:-1]), 1, "the reply's body was cut"),
-        (reset_within_body, 1, "the reply's body was cut"),
-        (raw(b"HTTP/1.1 200 Words\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"), 1, "the reply's body was cut"),
+        (raw(DONE[:-1]), 1, "the reply's body was incomplete"),
+        (reset_within_body, 1, "the reply's body was incomplete"),
+        (raw(b"HTTP/1.1 200 Words\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"), 1, "the reply's body was incomplete"),
         (raw(b"HTTP/1.1 200 Words\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}"), 1, "the reply"),
-        (flood, 1, "reply over 1 MB"),
-        (raw(reply(body=b" " * (transport.MAX_BODY + 1))), 1, "reply over 1 MB"),
-        (raw(reply(body=gzip.compress(bytes(100_000_000), 1), Content_Encoding="gzip")), 1, "reply over 1 MB"),
+        (flood, 1, "the reply is over 1 MB"),
+        (raw(reply(body=b" " * (transport.MAX_BODY + 1))), 1, "the reply is over 1 MB"),
+        (raw(reply(body=gzip.compress(bytes(100_000_000), 1), Content_Encoding="gzip")), 1, "the reply is over 1 MB"),
         (raw(reply(body=b"no gzip", Content_Encoding="gzip")), 1, "the reply's compression is broken"),
         (raw(reply(body=gzip.compress(DONE)[:-9], Content_Encoding="gzip")), 1, "the reply's compression is broken"),
-        (raw(reply(body=b"x", Content_Encoding="br")), 1, "the reply is encoded in a way that was not asked for"),
+        (raw(reply(body=b"x", Content_Encoding="br")), 1, "the reply has an encoding that was not requested"),
     ],
     ids=[
         "reset before reading",
@@ -146,7 +146,7 @@ async def test_a_broken_reply_may_have_happened_and_is_not_sent_again(script: Sc
 async def test_a_reply_that_is_not_whole_in_time_may_have_happened(script: Script) -> None:
     async with byte_provider(script) as provider:
         outcome = await sent(provider.url, a_refund(), SHORT)
-        assert (outcome.seen, outcome.message) == (TryVerdict.MAYBE, "no whole reply within 0.3 s")
+        assert (outcome.seen, outcome.message) == (TryVerdict.MAYBE, "no complete reply within 0.3 s")
         assert (provider.connections, provider.posts) == (1, 1)
 
 

@@ -30,7 +30,7 @@ def test_refund_that_did_not_succeed_keeps_its_status_and_the_proof_that_it_was_
     changes = {"contradicted_by": "re_2", "retriable": Retriable.NO}
     assert plain(step) == settled(status, "contradicted", changes, alarm=TOLD, source="reply")
     assert step is not None
-    assert step.alarm == f"it is recorded as {status}, and the provider shows re_2 for it"
+    assert step.alarm == f"it is recorded as {status}, but the provider shows re_2 for it"
     assert_is_a_move(step, refund)
 
 
@@ -51,7 +51,7 @@ def test_refund_that_is_still_on_its_way_goes_to_a_person_and_is_not_sent(stage:
     assert plain(step) == pending(Stage.REVIEW, "contradicted", changes, DAY, alarm=TOLD)
     assert step is not None
     assert step.alarm is not None
-    assert "re_2 for it, beside what generation 2 leads to" in step.alarm
+    assert "re_2 for it, beside the refund that generation 2 may make" in step.alarm
     assert_is_a_move(step, refund)
     beside = contradicted(replace(refund, provider_refund_id="re_1"), PROOF, NOW)
     assert beside is not None
@@ -130,7 +130,7 @@ def test_person_can_name_none_but_those_that_contradict_each_other(refund: Refun
 
 @pytest.mark.parametrize("refund", [TWICE, a_refund(Stage.REVIEW, contradicted_by="re_2")])
 def test_what_the_provider_shows_can_neither_be_given_up_nor_sent_again(refund: Refund) -> None:
-    told = "re_2 for refund order-1001-1: it can neither be given up nor sent"
+    told = "re_2 for refund order-1001-1, so it can neither be failed nor sent"
     with pytest.raises(GuardRefused, match=told):
         resolve_failed(refund, "gone")
     with pytest.raises(GuardRefused, match=told):

@@ -253,4 +253,4 @@ def test_error_of_any_length_and_content_is_kept_clean() -> None:
 def test_success_without_a_refund_says_what_the_provider_said() -> None:
     outcome = said({"error": {"code": "busy", "message": "come back later"}}, 200)
     assert (outcome.seen, outcome.code) == (TryVerdict.MAYBE, "unreadable_success")
-    assert outcome.message == "a success without a refund in it: busy: come back later"
+    assert outcome.message == "the provider reported success without a refund: busy: come back later"

@@ -372,7 +372,7 @@ def test_only_what_is_pending_for_longer_than_is_waited_for_may_be_given_up(
 
 def test_the_person_is_told_why_a_decision_was_not_taken_and_what_would_take_it() -> None:
     step = after_readback(a_refund(Stage.IN_DOUBT, **SAYS_FAILED), UNSURE, VERIFY, NOW, 0)
-    assert step.alarm == ("what was decided could not be verified (so); decide with --unverified if that shall count")
+    assert step.alarm == ("the decision could not be verified (so): decide again with --unverified if it must count")
     unread = after_readback(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, looks=2), UNREAD, VERIFY, NOW, 0)
     assert unread.alarm is not None
     assert "could not be read back: so" in unread.alarm
@@ -383,7 +383,7 @@ def test_the_record_says_on_what_its_end_rests() -> None:
     assert told.changes["error_message"] == "settled by a person, not verified: so"
     absent = a_refund(Stage.IN_DOUBT, **SAYS_FAILED, absent_at=NOW - SETTLE)
     seen = after_readback(absent, ABSENT, VERIFY, NOW, 0)
-    assert seen.changes["error_message"] == "settled by a person, and the provider shows no such refund"
+    assert seen.changes["error_message"] == "settled by a person, and the provider does not show such a refund"
     secret = replace(UNSURE, reason="sk_live_0123456789abcdef")
     kept = after_readback(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), secret, VERIFY, NOW, 0)
     assert "sk_live" not in kept.changes["error_message"]

@@ -76,7 +76,7 @@ def test_entry_with_our_id_and_a_field_that_is_not_ours_is_a_conflict(fields: di
 def test_entry_with_our_id_in_a_status_that_is_not_known_is_shown_to_a_person_with_its_word() -> None:
     entry = found(status="on_hold")
     assert listed(entry) == Readback(
-        sight=ReadbackVerdict.CONFLICT, reason="the provider shows a status that is not known: 'on_hold'", found=entry
+        sight=ReadbackVerdict.CONFLICT, reason="the provider shows an unknown status: 'on_hold'", found=entry
     )
 
 
@@ -129,7 +129,7 @@ def test_entry_with_our_id_and_no_generation_is_not_taken_for_a_later_one() -> N
 @pytest.mark.parametrize("status", ["failed", "succeeded", "pending"])
 def test_ours_beside_a_later_generation_that_is_not_known_here_is_a_conflict(status: str) -> None:
     look = listed(found(status=status), found(id="re_2", generation="2"))
-    assert (look.sight, "sent again by records that were lost" in look.reason) == (ReadbackVerdict.CONFLICT, True)
+    assert (look.sight, "lost records had sent it again" in look.reason) == (ReadbackVerdict.CONFLICT, True)
 
 
 def test_ours_beside_an_earlier_generation_is_found() -> None:
@@ -149,8 +149,8 @@ def test_list_that_shows_a_later_generation_than_the_record_proves_no_absence() 
     ("entries", "complete", "siblings", "reason"),
     [
         ([], False, [], "not read to its end"),
-        ([foreign(payment_intent="pi_other")], True, [], "not of this payment"),
-        ([foreign(payment_intent=None)], True, [], "not of this payment"),
+        ([foreign(payment_intent="pi_other")], True, [], "do not belong to this payment"),
+        ([foreign(payment_intent=None)], True, [], "do not belong to this payment"),
         ([], True, [sibling()], "leaves out 1 refund"),
         ([foreign(created=NOW)], True, [], "could be this one"),
         ([foreign()], True, [], "could be this one"),
@@ -160,7 +160,7 @@ def test_list_that_shows_a_later_generation_than_the_record_proves_no_absence() 
         ([foreign(status="failed")], True, [], "could be this one"),
         ([found(id="re_3", refund_id="not-in-our-records", created=NOW)], True, [sibling()], "leaves out"),
         ([found(id="re_3", refund_id="not-in-our-records", created=NOW)], True, [], "could be this one"),
-        ([], True, None, "more refunds than"),
+        ([], True, None, "too many refunds"),
     ],
 )
 def test_list_with_a_gap_or_a_riddle_is_inconclusive(

@@ -29,8 +29,8 @@ def test_failed_refund_is_sent_again_if_that_can_help_or_somebody_found_out(refu
     ("fields", "unknown", "told"),
     [
         ({"status": Status.SUCCEEDED}, True, "refund order-1001-1 is succeeded, not failed: only a failed refund"),
-        ({"retriable": Retriable.NO}, True, "failed with card_declined, which sending it again cannot change: submit"),
-        ({"retriable": Retriable.NO, "error_code": None}, True, "order-1001-1 failed with unknown, which sending"),
+        ({"retriable": Retriable.NO}, True, "failed with card_declined, and sending it again cannot help: submit"),
+        ({"retriable": Retriable.NO, "error_code": None}, True, "order-1001-1 failed with unknown, and sending"),
         ({"retriable": Retriable.UNKNOWN}, False, "with card_declined, and it is not known whether sending it again"),
         ({"retriable": None}, False, "run 'refunds retry order-1001-1 --unknown'$"),
     ],

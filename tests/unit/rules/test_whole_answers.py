@@ -214,7 +214,7 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
             Outcome(
                 seen=TryVerdict.MAYBE,
                 code="unreadable_success",
-                message="a success without a refund in it",
+                message="the provider reported success without a refund",
                 http_status=200,
                 doubt=True,
             ),
@@ -224,7 +224,7 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
             Outcome(
                 seen=TryVerdict.MAYBE,
                 code="unreadable_success",
-                message="a success without a refund in it",
+                message="the provider reported success without a refund",
                 http_status=200,
                 doubt=True,
             ),
@@ -246,7 +246,7 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
             Outcome(
                 seen=TryVerdict.MAYBE,
                 code="unknown_status",
-                message="the provider shows a status that is not known: 'new'",
+                message="the provider shows an unknown status: 'new'",
                 http_status=200,
                 found=found(status="new"),
                 doubt=True,
