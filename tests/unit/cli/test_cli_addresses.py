@@ -62,12 +62,12 @@ def test_a_server_that_does_not_speak_redis_is_away_and_named(cli: Cli, web: int
     for command in ("list", "doctor"):
         ran = cli(command, REFUNDS_REDIS_URL=f"redis://127.0.0.1:{web}/0", REFUNDS_API_KEY="sk_test_planted")
         assert ran.code == 5
-        assert f"what answers at 127.0.0.1:{web} does not speak Redis" in ran.out + ran.err
+        assert f"the server at 127.0.0.1:{web} does not speak the Redis protocol" in ran.out + ran.err
 
 
 def test_a_server_that_refuses_a_tls_greeting_did_not_speak_tls(cli: Cli, web: int) -> None:
     ran = cli("list", REFUNDS_REDIS_URL=f"rediss://127.0.0.1:{web}/0")
-    assert (ran.code, f"the server at 127.0.0.1:{web} did not speak TLS" in ran.err) == (5, True)
+    assert (ran.code, f"the server at 127.0.0.1:{web} does not speak TLS" in ran.err) == (5, True)
 
 
 def test_a_redis_without_tls_that_lets_the_greeting_wait_did_not_speak_tls(
@@ -75,7 +75,7 @@ def test_a_redis_without_tls_that_lets_the_greeting_wait_did_not_speak_tls(
 ) -> None:
     url = f"rediss://127.0.0.1:{redis_server.port}/0?socket_connect_timeout=0.5"
     ran = cli("list", REFUNDS_REDIS_URL=url)
-    assert (ran.code, "did not speak TLS, which rediss:// asks for" in ran.err) == (5, True)
+    assert (ran.code, "does not speak TLS, which rediss:// requires" in ran.err) == (5, True)
 
 
 def test_a_certificate_that_is_not_trusted_is_no_server_that_is_away(cli: Cli) -> None:
@@ -88,7 +88,7 @@ def test_a_certificate_that_is_not_trusted_is_no_server_that_is_away(cli: Cli) -
 
 def test_a_redis_that_is_no_sentinel_is_a_wrong_setting(cli: Cli, redis_server: ThrowawayServer) -> None:
     ran = cli("list", REFUNDS_REDIS_URL=f"sentinel://127.0.0.1:{redis_server.port}/0?master=refunds")
-    assert (ran.code, "is no Sentinel: name the Sentinels" in ran.err) == (2, True)
+    assert (ran.code, "is not a Sentinel: name the Sentinels" in ran.err) == (2, True)
 
 
 def test_sentinels_that_do_not_answer_are_named_as_sentinels(cli: Cli) -> None:

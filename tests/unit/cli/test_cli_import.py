@@ -162,7 +162,7 @@ def test_a_name_that_is_another_files_batch_is_refused(cli: Cli, records: Record
     other = a_file(tmp_path, "new-1,pi_1,500,usd", name="other.csv")
     ran = cli("import", other, "--batch", "b-1")
     assert (ran.code, ran.out) == (6, "")
-    assert ran.err.startswith("error: batch b-1 is of another file, 'season.csv'")
+    assert ran.err.startswith("error: batch b-1 belongs to another file, 'season.csv'")
     assert records.store.get("new-1") is None
 
 

@@ -141,7 +141,7 @@ def test_a_batch_begun_again_with_the_same_file_goes_on_and_with_another_is_refu
     before = read_batch(records.store, "b-1")
     assert not open_batch(records.store, "b-1", file="renamed.csv", digest="d1", rows=2).fresh
     assert open_batch(records.store, None, file="renamed.csv", digest="d1", rows=2).batch_id == "b-1"
-    with pytest.raises(GuardRefused, match=r"of another file, 'season\.csv'"):
+    with pytest.raises(GuardRefused, match=r"belongs to another file, 'season\.csv'"):
         open_batch(records.store, "b-1", file="other.csv", digest="d2", rows=9)
     assert read_batch(records.store, "b-1") == before
     assert (before.file, before.rows, before.state, before.accepted, before.moving) == (

@@ -221,7 +221,7 @@ def test_a_settled_refund_that_the_provider_contradicts_is_listed_first_until_it
     assert "by re_late, which the provider shows" in cli("status", "order-1").out
     assert cli("status", "order-1", "--json").object["contradicted_by"] == "re_late"
     shown = cli("review", "show", "order-1")
-    assert "it is recorded as failed, and the provider shows re_late for it" in shown.out
+    assert "it is recorded as failed, but the provider shows re_late for it" in shown.out
     assert ("--succeeded RE_ID" in shown.out, "--failed" in shown.out, "--resend" in shown.out) == (True, False, False)
     refused = cli("review", "resolve", "order-1", "--failed", "gone", "--unverified", "--note", "x")
     assert (refused.code, "--succeeded" in refused.err) == (6, True)

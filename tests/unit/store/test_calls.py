@@ -41,7 +41,7 @@ def test_script_is_its_file_with_the_shared_beginning_in_front_known_by_its_dige
     one, other = Script("load"), Script("claim")
     assert one.name == "load"
     beginning = one.text[: one.text.index("-- Read a refund")]
-    assert beginning.startswith(f"{scripts.beginning()}\n-- Put in front of every script")
+    assert beginning.startswith(f"{scripts.beginning()}\n-- Comes before every script")
     assert beginning.endswith("\n")
     assert other.text.startswith(beginning)
     assert len(one.sha) == 40

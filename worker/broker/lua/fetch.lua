@@ -1,14 +1,14 @@
--- Takes messages off a broker's queues and notes each as unacknowledged, as kombu would; first it forgets those that
--- are done. In one step, so a worker that dies has either not taken a message or left it noted.
+-- Fetch messages from a broker's queues and record each as unacknowledged, as kombu does, after removing acknowledged
+-- ones. All in one step: if a worker dies, a message is either still in its queue or recorded.
 -- KEYS[1] unacked (hash), KEYS[2] unacked_index (zset), KEYS[3...] a list for each priority of each queue: all queues
--- at the first priority, then all at the next. ARGV[1] now, seconds; [2] how many messages in all; [3] a text that no
--- other fetch has, of which the delivery tags are made: a sender's own need not be unique; [4] how many queues; then at
--- most how many of each queue; then each queue's name, to which its messages go back; then the delivery tags that are
--- done.
--- Returns {queue's place, tag, item, ...}; the tag is '' where an item could not be noted.
+-- at the first priority, then all at the next. ARGV[1] now, seconds; [2] the most messages in all; [3] a text unique to
+-- this fetch, from which the delivery tags are made, since a sender's own tags need not be unique; [4] how many queues;
+-- then the most messages of each queue; then each queue's name, to which its messages return; then the acknowledged
+-- delivery tags.
+-- Returns {index of the queue, tag, item, ...}; the tag is '' if an item could not be recorded.
 local unacked, index = KEYS[1], KEYS[2]
 local now, left, nonce, queues = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
--- A key of another type ends the script here, before anything was taken.
+-- A key of another type ends the script here, before any message is taken.
 redis.call('HLEN', unacked)
 redis.call('ZCARD', index)
 for key = 3, #KEYS do redis.call('LLEN', KEYS[key]) end

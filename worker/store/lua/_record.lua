@@ -1,16 +1,16 @@
--- Put in front of every script, behind what `scripts.beginning` takes from the rules: MAX_AMOUNT, `numbers` (the fields
--- that are whole numbers), and the names of STAGES, STATUSES, CODES and others, with a space on either side of each.
--- The keys are catalogued in records.py.
+-- Comes before every script, after the values that `scripts.beginning` takes from the rules: MAX_AMOUNT, `numbers` (the
+-- fields that are whole numbers), and STAGES, STATUSES, CODES and others, each a text with a space around every name.
+-- The keys are listed in records.py.
 -- ARGV[1] prefix of every key; ARGV[2] now in epoch ms, or '' for the server's clock; ARGV[3] retention in ms.
--- A script that fails half way keeps what it wrote: so each one checks everything first and writes last.
+-- A script that fails half way keeps what it wrote. So each script checks everything first and writes last.
 local P, RETENTION = ARGV[1], ARGV[3]
 
--- End the script with a reason; used before the first write alone.
+-- End the script with a reason. Use it only before the first write.
 local function refuse_to(what) error('REFUNDS_REFUSED ' .. what, 0) end
 
 local function takes(most) if #ARGV < most then refuse_to('too few arguments: ' .. #ARGV .. ' of ' .. most) end end
 
--- The whole number that a text spells, from 0 to `most`; fifteen digits, which a script counts exactly.
+-- Parse a whole number from 0 to `most`. Fifteen digits at most, which Lua numbers hold exactly.
 local MOST = 999999999999999
 local function whole(name, text, most)
   local value = text and #text <= 15 and string.match(text, '^%d+$') and tonumber(text)
@@ -21,12 +21,12 @@ local function whole(name, text, most)
   return value
 end
 
--- What cannot be read as a number counts as none: of figures only, on which nothing depends.
+-- Parse a number; any other text counts as 0.
 local function number(text)
   return type(text) == 'string' and tonumber(string.match(text, '^%-?%d+%.?%d*$')) or 0
 end
 
--- A key that holds something of another type would end a script half way: so each is read before the first write.
+-- A key of another type would end a script half way. So each key is read before the first write.
 local function must_be_sorted(key) redis.call('ZCARD', key) end
 local function must_be_list(key) redis.call('LLEN', key) end
 
@@ -37,14 +37,14 @@ local function must_be_one_of(names, word)
   if not known(names, word or ' ') then refuse_to(string.sub(word or '', 1, 40) .. ' is none of' .. names) end
 end
 
--- Count a figure: one that can count no further stays as it is, and stops nothing. Returns it, nil if it does not count.
+-- Add to a counter. Returns its value, or nil if it cannot be increased; that stops nothing, and the counter stays.
 local function count_in(key, field, by)
   local counted = redis.pcall('HINCRBY', key, field, by)
   return type(counted) == 'number' and counted or nil
 end
 local function count(field, by) return count_in(P .. 'counters', field, by) end
 
--- The names under which things count are bounded: what is not in the tables counts as `other`.
+-- The names of counters are bounded: a currency or code that is not in the tables counts as `other`.
 local function currency_name(currency)
   if not currency then return 'unknown' end
   return known(CURRENCIES, currency) and currency or 'other'
@@ -55,15 +55,15 @@ whole('the retention', RETENTION)
 
 local function int(n) return string.format('%.0f', n) end
 
--- Time as every script sees it. It never goes back: a server's clock may be set back, and a promoted server's may be
--- hours behind, and then a window that is over would be open again. `clock` keeps the largest time seen (`at`, at most
--- a second old) and by how much that is ahead of the server's clock, which counts on from there (`ahead`).
+-- The time that every script uses. It never goes back. The server's clock may be set back, and a promoted server's
+-- clock may be hours behind; a window that has ended would then be open again. `clock` stores the largest time seen
+-- (`at`, at most a second old) and how far that is ahead of the server's clock (`ahead`); time continues from there.
 local function time_now(told)
   local SECOND, MINUTE = 1000, 60000
   local clock = redis.call('HMGET', P .. 'clock', 'at', 'ahead')
   local at, ahead = number(clock[1]), number(clock[2])
   local now = told + ahead
-  -- The server's clock was set right by a step, or nobody asked for a minute: it is believed again.
+  -- The server's clock was corrected in one step, or no script ran for a minute: follow the server's clock again.
   if ahead > 0 and told >= at and now - at > MINUTE then now, ahead = told, 0 end
   local behind = at - now
   if behind > SECOND then
@@ -72,7 +72,7 @@ local function time_now(told)
     return math.max(at, now)
   end
   now = math.max(at, now)
-  -- A server that refuses to write can still be read.
+  -- A server that refuses writes can still be read.
   redis.pcall('HSET', P .. 'clock', 'at', int(now), 'ahead', int(ahead))
   return now
 end
@@ -84,8 +84,8 @@ end
 
 local NOW = time_now(ARGV[2] ~= '' and whole('the time', ARGV[2]) or server_time())
 
--- What was accepted is finished even if the server's memory is full: the server refuses a script's first write if that
--- may take memory, and lets one that has written go on. So this comes first in scripts that write what must not wait.
+-- Accepted refunds are finished even if the server's memory is full. The server refuses a script whose first write may
+-- take memory, and lets a script continue that has already written. So this comes first in scripts that must not wait.
 local function at_any_memory() redis.call('DEL', P .. 'nothing') end
 
 local function load(id)
@@ -102,28 +102,28 @@ local function flat(r)
   return out
 end
 
--- A refund stands in exactly one index: its stage while unsettled (score: when it is due), its status once settled.
+-- A refund is in exactly one index: that of its stage while unsettled (score: when it is due), then of its status.
 local function bucket(stage, status, lane)
   if stage == 'settled' then return status end
   if stage == 'queued' and lane == 'refunds.bulk' then return 'queued.bulk' end
   return stage
 end
 
--- That a refund may have happened is kept when the doubt itself is over: a later refusal may be the echo of what it did
--- the first time.
+-- Remember that a refund may have happened even after the doubt is over: a later refusal may be an echo of that
+-- attempt.
 local function keep_doubt(set)
   if set.doubt_since and set.doubt_since ~= '' then set.doubted = '1' end
 end
 
--- A field of another record, '' if there is none: also after the first write, whatever is under that key.
+-- Return a field of another record, '' if there is none. Safe after the first write, whatever that key holds.
 local function field_of(id, name)
   local value = redis.pcall('HGET', P .. 'refund:' .. id, name)
   return type(value) == 'string' and value or ''
 end
 
--- Ids that are made from a row's columns name the attempt at them: 'f-' and 32 digits, '-a2' to '-a99' unless it is the
--- first, and which of several equal rows it is. No two attempts at one row may both be on their way or done: returns
--- the one that is, nil if none is. Asked of one that failed, or is not there yet.
+-- Ids that are derived from a row's columns name the attempt: 'f-' and 32 digits, then '-a2' to '-a99' unless it is the
+-- first attempt, then which of several equal rows it is. Two attempts at one row must never both be pending or
+-- succeeded. Return the other attempt that is, nil if none is. Called for an attempt that failed or does not exist yet.
 local function other_attempt(id)
   local base, rest = string.match(id, '^(f%-%x+)(.*)$')
   if not base then return nil end
@@ -148,16 +148,16 @@ local function reschedule(id, r, due)
   redis.call('ZADD', P .. 'index:' .. bucket(r.stage, r.status, r.lane), int(due), id)
 end
 
--- The refund that holds a payment's lock: the one that is in flight or in doubt there, nil if none is. If one is being
--- sent, `lock` names it. Others that are in doubt beside it (by a person's decision, a recovery or a first look) wait in
--- `doubts`, so nothing here grows with the number of refunds on the payment.
+-- Return the refund that holds a payment's lock: the one in flight or in doubt, nil if there is none. `lock` names a
+-- refund that is being sent. Others in doubt beside it (after a person's decision, a recovery or a first read-back)
+-- wait in `doubts`, so the cost does not grow with the number of refunds on the payment.
 local function lock_holder(payment_intent)
   local holder = redis.call('HGET', P .. 'payment:' .. payment_intent, 'lock')
   if holder and holds_lock(field_of(holder, 'stage')) then return holder end
   return nil
 end
 
--- Give the payment's lock to a refund, or put it behind the one that holds it.
+-- Give the payment's lock to a refund, or queue the refund behind the holder.
 local function take_lock(payment_intent, id, created_at)
   local holder = lock_holder(payment_intent)
   if holder and holder ~= id then
@@ -167,7 +167,7 @@ local function take_lock(payment_intent, id, created_at)
   end
 end
 
--- Take the lock from a refund; the oldest doubt beside it gets it. Returns whether the payment is free now.
+-- Release a refund's lock and pass it to the oldest doubt beside it. Return whether the payment is free now.
 local function pass_lock(payment_intent, id)
   local payment, doubts = P .. 'payment:' .. payment_intent, P .. 'doubts:' .. payment_intent
   local holder = redis.call('HGET', payment, 'lock')
@@ -187,8 +187,8 @@ local function pass_lock(payment_intent, id)
   return true
 end
 
--- What forbids that anything is sent for a refund now, with the time until which it does, or nil where none is told:
--- paused, parked, account, blocked, canceled, batch. Nil where nothing does.
+-- Return what forbids sending a refund now (paused, parked, account, blocked, canceled or batch), and until when if
+-- that is known. Return nil if nothing does.
 local function brake(r)
   local meta = redis.call('HMGET', P .. 'meta', 'paused', 'credentials_refused_at', 'account_lost_at')
   if meta[1] then return 'paused' end
@@ -205,18 +205,18 @@ local function brake(r)
   return nil
 end
 
--- A batch starts narrow: so many of its refunds are sent at a time, and one more for each that the provider has taken. So
--- a wrong account costs few rows before the batch pauses itself, and a healthy file is wide after a few round trips.
+-- A batch starts with this many refunds in flight, and one more for each that the provider has accepted. So a wrong
+-- account costs few rows before the batch pauses itself, and a healthy file reaches full speed after a few round trips.
 local NARROW = 8
 local function room_in_batch(batch_id)
   local counts = redis.pcall('HMGET', P .. 'batch:' .. batch_id, 'stage:sending', 'status:succeeded', 'stage:processing')
   return NARROW + number(counts[2]) + number(counts[3]) - number(counts[1])
 end
 
--- One refund of the provider belongs to one record of the whole installation, whatever its payment. Readers of a payment
--- find its owners in the payment's hash as well.
+-- A refund of the provider belongs to one record of the whole installation, whatever its payment. The payment's hash
+-- names its owners too, for readers.
 local function owner_of(provider_refund_id) return redis.call('GET', P .. 'owner:' .. provider_refund_id) end
--- What a record names may be another's, as long as only a person has said so: its owner's key is not this one's to end.
+-- If only a person named the provider's refund, it may be another record's: only the owner lets the owner's key expire.
 local function expire_owner(provider_refund_id, id)
   if provider_refund_id and owner_of(provider_refund_id) == id then
     redis.call('PEXPIRE', P .. 'owner:' .. provider_refund_id, RETENTION)
@@ -227,8 +227,8 @@ local function own(payment_intent, provider_refund_id, id)
   redis.call('HSET', P .. 'payment:' .. payment_intent, 'owner:' .. provider_refund_id, id)
 end
 
--- Note that a refund of the provider contradicts a record, or '' that a person has ended that. It is owned as well, so
--- that no other record takes it for its own.
+-- Record that a refund of the provider contradicts a record, or with '' that a person has resolved that. The record
+-- also owns the provider's refund then, so that no other record takes it.
 local function contradict(id, payment_intent, provider_refund_id)
   local open = P .. 'contradicted'
   if provider_refund_id == '' then
@@ -241,7 +241,7 @@ local function contradict(id, payment_intent, provider_refund_id)
   if not owner_of(provider_refund_id) then own(payment_intent, provider_refund_id, id) end
 end
 
--- Those who wait only wait: each is due at a time of its own too, so nothing of this may stop a script.
+-- Each waiter has a due time of its own as well, so an error here must not stop a script.
 local function make_due(id)
   local stage = field_of(id, 'stage')
   if stage ~= 'queued' and stage ~= 'waiting' then return false end
@@ -252,7 +252,7 @@ local function make_due(id)
 end
 local function forget_waiter(payment_intent, id) redis.pcall('ZREM', P .. 'waiters:' .. payment_intent, id) end
 
--- Make the oldest refund that waited for the payment due at once; '' where none waits.
+-- Make the oldest refund that waits for the payment due at once. Return its id, '' if none waits.
 local function wake(payment_intent)
   local waiters = P .. 'waiters:' .. payment_intent
   local popped = redis.pcall('ZPOPMIN', waiters)
@@ -263,8 +263,8 @@ local function wake(payment_intent)
   return ''
 end
 
--- Make rows due at once that wait for room in their batch: as many as there is room for, two at most, so that each row
--- that the provider takes is followed by two. Returns their ids.
+-- Make rows due at once that wait for room in their batch: as many as there is room for, at most two, so that two rows
+-- follow each one that the provider accepts. Return their ids.
 local function wake_rows(batch_id)
   local waiters, woken = P .. 'batch-waiters:' .. batch_id, {}
   if redis.call('EXISTS', waiters) == 0 then return woken end
@@ -280,7 +280,7 @@ local function wake_rows(batch_id)
   return woken
 end
 
--- Rows in a row that fail with one code: a wrong account or an empty balance, which the rest would meet as well.
+-- Consecutive rows that fail with one code: a wrong account or an empty balance, with which the rest would fail too.
 local STREAK = 20
 local function watch_streak(r, status)
   local key, code = P .. 'batch:' .. r.batch_id, r.error_code or 'unknown'
@@ -296,9 +296,10 @@ end
 
 local function count_batch(r, field, by) count_in(P .. 'batch:' .. r.batch_id, field, by) end
 
--- A move as the history keeps it, without what its place tells; `records.Moves` reads it. The first one says `at`, the
--- others how long `after` the one before; `from` is where the one before led to; no `status` is pending, and no `to`
--- settled; no `label` is the usual one; no `attempt` in and out of `sending` is that of the claim.
+-- Return a move as an entry of the history, without the fields that can be derived from the entry before;
+-- `records.Moves` reads it. The first entry has `at`, the others how long `after` the one before. `from` is where the
+-- entry before led to. A missing `status` means pending, a missing `to` settled, a missing `label` the usual one, and a
+-- missing `attempt` of a move into or out of `sending` that of the claim.
 local function entry(from, since, to, status, label, detail, attempts)
   local text, usual
   if since then text = '{"after":' .. int(NOW - number(since)) else text = '{"at":' .. int(NOW) end
@@ -318,8 +319,8 @@ local function entry(from, since, to, status, label, detail, attempts)
   return text .. detail .. '}'
 end
 
--- A history keeps its first moves and its newest. One entry stands for those between: it counts them (`left_out`) and the
--- claims among them, and says how long `after` the one before it the last of them was, and where that led to.
+-- A history keeps its first and its newest moves. One entry replaces those between. It counts them (`left_out`) and the
+-- claims among them, and says where the last of them led to, and how long `after` the entry before it.
 local FIRST_KEPT, MOST_KEPT = 100, 500
 local function shorten(history)
   if redis.call('LLEN', history) <= MOST_KEPT then return end
@@ -335,14 +336,14 @@ local function shorten(history)
   redis.call('RPUSH', history, both, unpack(later, 3))
 end
 
--- One event. A stream that takes no more stops nothing: whoever follows it reads the records as well.
+-- Add one event to the stream. A failure stops nothing: readers of the stream read the records as well.
 local function tell(id, version, from, to, status)
   redis.pcall('XADD', P .. 'events', 'MAXLEN', '~', '1000000', '*', 'refund_id', id, 'version', version,
     'at', int(NOW), 'from', from, 'to', to, 'status', status)
 end
 
--- What `move` writes must be what it takes it for: this ends the script if anything is not. `r` is the record before, or
--- what is known of a new one; `set` what is to be written. Whatever else `move` writes can fail without harm.
+-- Check every value and key on which `move` depends, and end the script if one is wrong. `r` is the record before, or
+-- the known fields of a new one; `set` holds the fields to write. Any other write of `move` can fail without harm.
 local function check_values(set)
   for _, name in ipairs(numbers()) do
     local value = set[name]
@@ -380,9 +381,9 @@ local function check(id, r, to, status, set)
   end
 end
 
--- One move: record, version, history, event, indexes, counters, payment lock. `set` maps fields to values, '' removes.
--- Returns the id of a refund that was waiting for the payment and is due now, or '', and the ids of rows that were
--- waiting for room in the batch and are due now. Only writes: check before.
+-- Make one move: record, version, history, event, indexes, counters, payment lock. `set` maps fields to values; ''
+-- removes a field. Return the id of a refund that waited for the payment and is due now, or '', and the ids of rows
+-- that waited for room in the batch and are due now. This only writes: call `check` before.
 local function move(id, r, to, status, due, set, label, detail)
   local key, payment = P .. 'refund:' .. id, P .. 'payment:' .. (r.payment_intent or set.payment_intent)
   local from, from_status, from_bucket = r.stage, r.status, nil
@@ -394,8 +395,8 @@ local function move(id, r, to, status, due, set, label, detail)
   set.version, set.updated_at = int(number(r.version) + 1), int(NOW)
   if to == 'settled' then
     set.next_check_at = ''
-    -- Told by the rest of the record from now on, which is kept for long: what was asked for, and where it waited. A
-    -- failed one may go again, in its own lane.
+    -- The rest of a settled record implies the fingerprint, and its lane no longer matters. Both go, since records are
+    -- kept for long. A failed refund keeps its lane, because it may be retried.
     if status ~= 'failed' then set.lane = '' end
     if r.all_remaining or (set.amount or r.amount) == r.amount then set.fingerprint = '' end
   else
@@ -424,7 +425,7 @@ local function move(id, r, to, status, due, set, label, detail)
   if to == 'settled' then
     redis.call('ZREM', P .. 'due', id)
     redis.call('ZADD', P .. 'index:' .. to_bucket, int(NOW), id)
-    -- Each settled refund clears away up to two whose records have expired, so the index never outgrows them.
+    -- Each settled refund removes up to two whose records have expired, so the index does not outgrow the records.
     local old = redis.call('ZRANGEBYSCORE', P .. 'index:' .. to_bucket, '-inf', int(NOW - number(RETENTION)), 'LIMIT', 0, 2)
     if #old > 0 then redis.call('ZREM', P .. 'index:' .. to_bucket, unpack(old)) end
   else
@@ -433,7 +434,7 @@ local function move(id, r, to, status, due, set, label, detail)
   end
 
   count('move:' .. (from or 'new') .. ':' .. to, 1)
-  -- Money on its way, by stage. A refund of all that is left has no amount before it settles.
+  -- Unsettled amounts, by stage. A refund of all that is left has no amount before it settles.
   if from and from ~= 'settled' and from_amount then
     count('open:' .. from .. ':' .. currency_name(from_currency), '-' .. from_amount)
   end
@@ -467,7 +468,7 @@ local function move(id, r, to, status, due, set, label, detail)
   end
 
   local woken, rows = '', {}
-  -- What a person only claims to be ours is owned once the provider has confirmed it.
+  -- A provider's refund that a person named is owned only once the provider has confirmed it.
   if set.provider_refund_id and set.provider_refund_id ~= '' and not r.operator_says then
     own(r.payment_intent, set.provider_refund_id, id)
   end
@@ -513,7 +514,7 @@ local function move(id, r, to, status, due, set, label, detail)
   return woken, rows
 end
 
--- The part of the provider's rate that is used: less after a 429, then a fiftieth more of the rate every second.
+-- Return the used share of the provider's rate: lower after a 429, then a fiftieth of the rate higher every second.
 local function pace_now(pace, since)
   if not pace then return 1 end
   return math.min(1, number(pace) + math.max(0, NOW - number(since)) / 1000 * 0.02)

@@ -1,8 +1,8 @@
--- Tell what is known of the provider's account that the records belong to, and keep that a key is of it. ARGV[4] a salt
--- for the prints of keys, kept if there is none yet; [5] the print of a key that is of this account, or ''; [6] the
--- account's id as the provider shows it, or ''.
--- Returns {salt, account or '', prints with a space between them, '1' if a person vouches for the next key or ''}. A word
--- that was given longer ago than an hour was not given for the key that is asked about.
+-- Return what is known of the provider account that the records belong to, and record that a key belongs to it. ARGV[4]
+-- a salt for the fingerprints of keys, stored if there is none yet; [5] the fingerprint of a key that belongs to this
+-- account, or ''; [6] the account's id as the provider shows it, or ''.
+-- Returns {salt, account or '', fingerprints separated by spaces, '1' if a person vouched for the next key or ''}. A
+-- person's word counts for an hour: an older one was not about this key.
 takes(6)
 at_any_memory()
 local KEPT, HOUR = 8, 3600000

@@ -1,5 +1,6 @@
--- Note that every row of a batch's file was handed in. ARGV[4] id; [5] rows that stand in the records now; [6] rows
--- whose ids were taken by other refunds. Those that it did not create are known. Returns how many it created.
+-- Record that every row of a batch's file was submitted. ARGV[4] id; [5] rows that exist in the records now; [6] rows
+-- whose ids belong to other refunds. Rows that exist but that the batch did not create count as known. Returns how many
+-- refunds the batch created.
 takes(6)
 local key = P .. 'batch:' .. ARGV[4]
 local handed_in, conflicting = whole('the rows', ARGV[5]), whole('the conflicting rows', ARGV[6])

@@ -1,8 +1,8 @@
--- Compare rows of a file with the records. ARGV[4] how many fields of a payment are read here; then triples: id,
--- payment intent, amount ('' for all that is left). Only reads.
--- Returns four texts a row: fingerprint ('?' where the record has dropped it), status and stage of the record under
--- that id ('' where none stands), and for a row without one the id of another refund, pending or done, of the same
--- payment and amount: '' where there is none, '?' where the payment has too many fields to be read here.
+-- Compare rows of a file with the records. ARGV[4] the most fields of a payment to read; then triples: id, payment
+-- intent, amount ('' for all that is left). Only reads.
+-- Returns four texts for each row: fingerprint ('?' if the record has dropped it), status and stage of the record of
+-- that id ('' if there is none), and for a row without a record the id of another refund, pending or succeeded, of the
+-- same payment and amount: '' if there is none, '?' if the payment has too many fields to read.
 local most = tonumber(ARGV[4])
 local function standing(payment_intent, amount)
   local payment = P .. 'payment:' .. payment_intent

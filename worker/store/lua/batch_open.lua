@@ -1,7 +1,7 @@
--- Begin a batch, or go on with the one of the same file that is not yet whole. ARGV[4] id; [5] digest of its file;
--- [6] '1' where a person chose the id; [7] '1' to begin anew although the file was imported or canceled before;
--- [8] how the file is read; [9] ms in which nothing of it is sent; then field, value pairs of the new record: without
--- any, nothing is written, and what would come of it is returned.
+-- Start a batch, or continue the incomplete one of the same file. ARGV[4] id; [5] digest of its file; [6] '1' if a
+-- person chose the id; [7] '1' to start a new batch although the file was imported or canceled before; [8] the options
+-- with which the file is read; [9] ms during which none of its refunds is sent; then field, value pairs of the new
+-- record. Without pairs nothing is written, and the result is what would happen.
 -- Returns {'opened' | 'known', now, id}, or {reason, now, id of the batch in the way, fact}: other (its file),
 -- imported (when), canceled, named, options (its own), taken.
 takes(9)
@@ -24,7 +24,7 @@ if earlier and redis.call('EXISTS', P .. 'batch:' .. earlier) == 1 then
 end
 if #ARGV < 10 then return {'opened', int(NOW), id} end
 local delay = whole('the delay', ARGV[9])
-if #ARGV % 2 == 0 or #ARGV > 2000 then refuse_to('the facts of a batch are not pairs, or too many') end
+if #ARGV % 2 == 0 or #ARGV > 2000 then refuse_to('the fields of a batch are not pairs, or are too many') end
 must_be_sorted(P .. 'batches')
 local set = {}
 for i = 10, #ARGV do set[#set + 1] = ARGV[i] end

@@ -1,7 +1,7 @@
--- Read a batch and how many of its refunds have settled lately, at a cost that does not grow with the batch: all that
--- settled are counted in the indexes, and of the latest ones it is asked whose they are.
--- ARGV[4] id; [5] ms that count as lately; [6] how many of the latest are asked, of each status.
--- Returns {now, record…, settled lately}; the record is empty where none stands.
+-- Read a batch and estimate how many of its refunds have settled recently, at a cost that does not grow with the batch:
+-- the indexes count all settled refunds, and the share of this batch is that among the latest ones.
+-- ARGV[4] id; [5] ms that count as recent; [6] how many of the latest refunds are read, of each status.
+-- Returns {now, record…, settled recently}; the record is empty if there is none.
 local record = redis.call('HGETALL', P .. 'batch:' .. ARGV[4])
 local since, settled = int(NOW - tonumber(ARGV[5])), 0
 for _, status in ipairs({'succeeded', 'failed'}) do

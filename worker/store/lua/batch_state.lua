@@ -1,5 +1,5 @@
--- Change a batch's state. ARGV[4] id; [5] the state it is to have; [6] the states it may come from, ',a,b,';
--- [7] who wants it so, or ''. A pause that ends takes its time, its author and its reason with it.
+-- Change a batch's state. ARGV[4] id; [5] the new state; [6] the states from which it may change, ',a,b,';
+-- [7] who changes it, or ''. The end of a pause removes its time, its author and its reason.
 -- Returns {result, state before}: set, same, refused, missing.
 takes(7)
 local key, to = P .. 'batch:' .. ARGV[4], ARGV[5]
@@ -7,7 +7,7 @@ if redis.call('EXISTS', key) == 0 then return {'missing', ''} end
 at_any_memory()
 local state = redis.call('HGET', key, 'state') or 'running'
 if state == to then
-  -- Written again, so that waiting for the disk waits for this state whoever has set it.
+  -- Written again, so that waiting for the disk covers this state, whoever set it.
   redis.call('HSET', key, 'state', to)
   return {'same', state}
 end

@@ -1,11 +1,11 @@
--- Take a refund for one attempt: stage sending, a lease, the payment's lock, the attempt counted.
--- ARGV[4] id; [5] kind: send | replay | resend; [6] token of this claim; [7] lease ms; [8] version the claim rests
--- on ('' any); [9] seq of the payment at which its totals were read ('' not read);
--- [10] ms a replay may still start after the first attempt; [11] ms a proof of absence lives;
--- [12] ms until a held-back refund is looked at again; then field, value pairs to store (the baseline, and that the
--- currency was checked; `payment_shown`, that it was read, is kept with the payment).
--- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…}:
--- missing, stage, early, unchecked, stale, window, verdict, paused, parked, account, blocked, batch, canceled, locked, narrow, moved, no_body.
+-- Claim a refund for one attempt: stage sending, a lease, the payment's lock, the attempt counted.
+-- ARGV[4] id; [5] kind: send | replay | resend; [6] token of this claim; [7] lease ms; [8] version on which the claim
+-- is based ('' for any); [9] seq of the payment at which its totals were read ('' if not read); [10] ms after the first
+-- attempt within which a replay may start; [11] ms for which a proof of absence is valid; [12] ms until a refund that
+-- is held back is due again; then field, value pairs to store (the baseline, and that the currency was checked;
+-- `payment_shown`, that the payment was read, is stored with the payment).
+-- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…}: missing, stage, early, unchecked,
+-- stale, window, verdict, paused, parked, account, blocked, batch, canceled, locked, narrow, moved, no_body.
 takes(12)
 at_any_memory()
 local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
@@ -15,12 +15,12 @@ if not r then return {'missing', int(NOW), {}} end
 local function refuse(reason) return {reason, int(NOW), flat(r)} end
 local function hold_back(reason, due_ms)
   reschedule(id, r, due_ms)
-  -- Held back on purpose: a dry queue does not mean that its nudge was lost.
+  -- Held back on purpose, so an empty queue does not mean that its nudge was lost.
   if r.stage == 'queued' then redis.call('HSET', P .. 'refund:' .. id, 'held', '1') end
   r.next_check_at = int(due_ms)
   return refuse(reason)
 end
--- Whether a moment was at most so many ms ago: what seems to lie ahead was told by another clock.
+-- Return whether a moment was at most `ms` ago. A moment in the future came from another clock and does not count.
 local function is_within(moment, ms)
   if not moment then return false end
   local age = NOW - whole('the stored moment', moment)
@@ -36,9 +36,9 @@ set.payment_shown = nil
 local due = whole('the stored next_check_at', r.next_check_at or '0')
 local body = redis.call('GET', P .. 'body:' .. id)
 
--- The same claim asked twice: its first reply was lost with a connection.
+-- The same claim again: its first reply was lost with a connection.
 if r.stage == 'sending' and r.claim == token and due > NOW then
-  -- Written again, so that waiting for the disk waits for this claim on whichever connection asks.
+  -- Written again, so that waiting for the disk covers this claim on any connection.
   redis.call('HSET', P .. 'refund:' .. id, 'claim', token)
   return {'claimed', int(NOW), int(due - NOW), body, flat(r)}
 end
@@ -61,7 +61,7 @@ check(id, r, 'sending', 'pending', set)
 
 local reason, till = brake(r)
 if reason == 'canceled' then
-  -- A resend comes with a fresh proof of absence: canceled instead, it never moved money.
+  -- A resend has a fresh proof of absence: if it is canceled instead, it never moved money.
   if not r.doubt_since or kind == 'resend' then
     local drop = {}
     for _, name in ipairs({
@@ -75,7 +75,7 @@ if reason == 'canceled' then
     return {'canceled', int(NOW), flat(r)}
   end
 elseif reason then
-  -- What holds it back moves nothing but the time at which it is looked at again.
+  -- Holding a refund back changes only the time at which it is due again.
   return hold_back(reason, till or NOW + hold)
 end
 local holder = lock_holder(r.payment_intent)
@@ -83,18 +83,18 @@ if holder and holder ~= id then
   local free_at = number(field_of(holder, 'next_check_at'))
   local waiters = P .. 'waiters:' .. r.payment_intent
   redis.call('ZADD', waiters, r.created_at, id)
-  -- Whoever frees the payment wakes the oldest. The others need not ask again and again meanwhile: each one looks later
-  -- than those before it, so that a payment with thousands of refunds costs no more for each of them.
+  -- The refund that frees the payment wakes the oldest waiter. Each waiter is due later than those before it, so the
+  -- cost for each does not grow even if a payment has thousands of refunds.
   local before = redis.call('ZRANK', waiters, id)
   return hold_back('locked', math.max(free_at, NOW + 1000) + before * WAITER_MS)
 end
 if r.batch_id and kind == 'send' and room_in_batch(r.batch_id) <= 0 then
-  -- The row that makes room wakes it; the time is for a worker that died with it.
+  -- The row that makes room wakes it. The due time is for the case that a worker died with that row.
   redis.call('ZADD', P .. 'batch-waiters:' .. r.batch_id, r.created_at, id)
   return hold_back('narrow', NOW + ROW_MS)
 end
--- A stated currency is checked against the payment before anything is sent: also if it is sent again, since a restored
--- server may not know that it never was.
+-- A stated currency is checked against the payment before anything is sent, also before a resend: on a restored server
+-- the check may never have been made.
 if r.asked_currency and not r.currency_checked and not set.currency_checked then return refuse('unchecked') end
 if ARGV[9] ~= '' and (redis.call('HGET', P .. 'payment:' .. r.payment_intent, 'seq') or '0') ~= ARGV[9] then
   return refuse('moved')
@@ -104,7 +104,7 @@ local attempt = int(number(r.attempts) + 1)
 set.claim, set.attempts, set.unconfirmed_since = token, attempt, ''
 if not r.first_attempt_at then set.first_attempt_at = int(NOW) end
 if kind == 'resend' then
-  -- Absence is proven: what follows is judged as if nothing had been sent before.
+  -- Absence is proven, so what follows is judged as if nothing had been sent before.
   for _, name in ipairs({
     'doubt_since', 'quiet_at', 'absent_at', 'proven_absent_at', 'looks', 'operator_says', 'operator_by',
     'operator_code', 'operator_unverified',

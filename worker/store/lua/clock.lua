@@ -1,2 +1,2 @@
--- Tell the time. Returns now in epoch ms.
+-- Return the time, now in epoch ms.
 return int(NOW)

@@ -1,5 +1,6 @@
--- Write, so that waiting for the disk has a write of this connection to wait for: what others wrote before comes to the
--- disk before it. Returns now in epoch ms: what is written later is of no earlier time than a second before that.
+-- Write something, so that this connection has a write for which it can wait to be on disk; earlier writes of others
+-- reach the disk before it. Returns now in epoch ms: the time of a later write is at most a second before
+-- that.
 at_any_memory()
 redis.call('HSET', P .. 'meta', 'confirmed', '1')
 return int(NOW)

@@ -1,9 +1,9 @@
--- Accept refunds, each once. ARGV[4] ms until a lost nudge is looked for; [5] lane; [6] batch id or ''; then a row of
--- nine for each: id, fingerprint, body, payment intent, idempotency key, amount, currency, reason, metadata as JSON
--- ('' for what was not stated).
--- Returns {now, one for each row}: 'created', 'conflict' (also of a further attempt at a row whose refund by another one
--- is on its way or done), or the record that stands with the same contents; or the error
--- NEARLYFULL with the percentage of its memory that the server uses, if a row is new and there is too little left.
+-- Accept refunds, each once. ARGV[4] ms after which a nudge counts as lost; [5] lane; [6] batch id or ''; then nine
+-- values for each row: id, fingerprint, body, payment intent, idempotency key, amount, currency, reason, metadata as
+-- JSON ('' for a value that was not stated).
+-- Returns {now, one result for each row}: 'created', 'conflict' (also for a further attempt at a row if another attempt
+-- is pending or has succeeded), or the existing record with the same contents. If a row is new and too little memory is
+-- left, returns the error NEARLYFULL with the percentage of its memory that the server uses.
 takes(6)
 local ROW = 9
 local lane, batch = ARGV[5], ARGV[6]
@@ -19,7 +19,7 @@ local function same_metadata(one, other)
   return true
 end
 
--- Whether a row asks for what a record holds. A settled one has dropped its fingerprint.
+-- Return whether a row has the same contents as a record. A settled record may have dropped its fingerprint.
 local function same(r, i)
   if r.fingerprint then return r.fingerprint == ARGV[i + 1] end
   local amount = r.amount or ''
@@ -30,7 +30,7 @@ end
 
 local function answer(existing, i)
   if not same(existing, i) then return 'conflict' end
-  -- Written again, so that waiting for the disk waits for this record on whichever connection asks.
+  -- Written again, so that waiting for the disk covers this record on any connection.
   at_any_memory()
   redis.call('HSET', P .. 'refund:' .. ARGV[i], 'refund_id', ARGV[i])
   return flat(existing)
@@ -38,7 +38,7 @@ end
 
 local grace = whole('the grace', ARGV[4])
 must_be_one_of(LANES, lane)
-if (#ARGV - 6) % ROW ~= 0 or #ARGV > 6 + MOST_ROWS * ROW then refuse_to('a row is not whole, or there are too many') end
+if (#ARGV - 6) % ROW ~= 0 or #ARGV > 6 + MOST_ROWS * ROW then refuse_to('a row is incomplete, or there are too many') end
 local out, new, names, existing_at, twice = {int(NOW)}, {}, {}, {}, {}
 for i = 7, #ARGV, ROW do
   local id = ARGV[i]
@@ -74,17 +74,17 @@ end
 
 local function check_row(i)
   local id, payment_intent, amount, metadata = ARGV[i], ARGV[i + 3], ARGV[i + 5], ARGV[i + 8]
-  if #id > 200 or not string.match(id, '^[%w._:-]+$') then refuse_to('a row has an id that none can be') end
-  if #payment_intent > 200 or not string.match(payment_intent, '^[%w_-]+$') then refuse_to('a row has no payment') end
-  if amount ~= '' and whole('amount', amount, MAX_AMOUNT) == 0 then refuse_to('a row asks for nothing') end
+  if #id > 200 or not string.match(id, '^[%w._:-]+$') then refuse_to('a row has an invalid id') end
+  if #payment_intent > 200 or not string.match(payment_intent, '^[%w_-]+$') then refuse_to('a row has no valid payment') end
+  if amount ~= '' and whole('amount', amount, MAX_AMOUNT) == 0 then refuse_to('a row has the amount 0') end
   if ARGV[i + 6] ~= '' and not string.match(ARGV[i + 6], '^%l%l%l$') then refuse_to('a currency is not three letters') end
   if ARGV[i + 7] ~= '' then must_be_one_of(REASONS, ARGV[i + 7]) end
-  if metadata ~= '' and not string.match(metadata, '^{.*}$') then refuse_to('the metadata of a row are not an object') end
+  if metadata ~= '' and not string.match(metadata, '^{.*}$') then refuse_to('the metadata of a row is not a JSON object') end
   check_payment(payment_intent)
   must_be_list(P .. 'history:' .. id)
 end
 
--- What is the same for all rows, and `since` when they may have been sent before: '' for never.
+-- Check what all rows share, and every new row. `since` is when they may have been sent before, '' for never.
 local function check_all(since)
   if since ~= '' then whole('suspect_since', since) end
   must_be_sorted(P .. 'due')
@@ -96,7 +96,7 @@ local function check_all(since)
   end
 end
 
--- After a recovery a new id may be one whose record was lost with a send behind it: it begins in doubt.
+-- After a recovery a new id may be that of a lost record that was already sent. So it starts in doubt.
 local function accept_in_doubt(since)
   for _, i in ipairs(new) do
     local id = ARGV[i]
@@ -112,8 +112,8 @@ local function accept_in_doubt(since)
   end
 end
 
--- What `move` does to a new refund, for all of them at once. The indexes come first: an id there without a record is
--- forgotten by the sweep, a record without its place there would be forgotten by all.
+-- Do what `move` does to a new refund, for all rows at once. The indexes come first: the sweep removes an id without a
+-- record, but nothing would ever find a record without an index.
 local function accept()
   local now, due = int(NOW), int(NOW + grace)
   local scores, ids, open = {}, {}, {}
@@ -147,7 +147,7 @@ local function accept()
       redis.call('HSET', payment, 'refund:' .. id, '', 'open', '1')
     else
       redis.call('HSET', payment, 'refund:' .. id, '')
-      -- Only a payment of which nothing was open can have an expiry.
+      -- Only a payment without open refunds can have an expiry.
       if redis.call('HINCRBY', payment, 'open', 1) == 1 then redis.call('PERSIST', payment) end
     end
     redis.call('HSET', P .. 'refund:' .. id, unpack(fields))
@@ -156,7 +156,7 @@ local function accept()
   end
 end
 
--- The percentage of its memory that the server uses; 0 without a limit, and if its user may not ask.
+-- Return the percentage of its memory that the server uses; 0 without a limit, or if the user may not read it.
 local function used()
   local told = redis.pcall('INFO', 'memory')
   if type(told) ~= 'string' then return 0 end
@@ -165,7 +165,7 @@ local function used()
   return math.floor(tonumber(string.match(told, '\nused_memory:(%d+)')) * 100 / most)
 end
 
--- What was accepted has to be claimed, saved and told of by messages: the last tenth is kept for that.
+-- The last tenth of the memory is kept for accepted refunds: their claims, saves and messages.
 local NEARLY_FULL = 90
 if #new > 0 then
   local percentage = used()

@@ -1,5 +1,5 @@
--- Raise a flag of `meta` at the server's time: what holds every claim back. ARGV[4] its name; [5] '1' to keep one that is
--- up already; [6] who raises it, or ''. Returns 1 if it was not up before or is raised again, else 0.
+-- Set a flag of `meta`, which holds every claim back, to the server's time. ARGV[4] its name; [5] '1' to keep a flag
+-- that is already set; [6] who sets it, or ''. Returns 1 if it was set now, 0 if the earlier one was kept.
 takes(6)
 at_any_memory()
 local key, name = P .. 'meta', ARGV[4]

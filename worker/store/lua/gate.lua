@@ -1,8 +1,8 @@
--- The provider's rate for all workers: one schedule of evenly spaced moments at which a call may leave. ARGV[4] calls
--- a second; [5] ms for which moments are given away ahead; [6] moments wanted for single refunds; [7] for the bulk
--- lane; [8] the bulk lane's share.
--- Returns {ms until it is worth asking again, lane, microseconds from now, lane, microseconds from now, …}.
--- `next_at` is the first free moment. Nothing that was left unused is made up for, so no burst can build up.
+-- The provider's rate limit for all workers: one schedule of evenly spaced send times. ARGV[4] calls a second; [5] ms
+-- for which send times may be reserved in advance; [6] send times requested for single refunds; [7] for the bulk lane;
+-- [8] the bulk lane's share.
+-- Returns {ms until the next request is worthwhile, lane, microseconds from now, lane, microseconds from now, …}.
+-- `next_at` is the first free send time. An unused send time is lost, so no burst can build up.
 takes(8)
 local rate, ahead, share = tonumber(ARGV[4]), whole('the time ahead', ARGV[5]), tonumber(ARGV[8])
 if not (rate and rate < MOST and share and share <= 1) then refuse_to('the rate or the share is not a number') end
@@ -17,7 +17,7 @@ local blocked = number(state[1])
 if blocked > NOW then return {blocked - NOW} end
 local out = {0}
 if rate <= 0 then
-  -- No rate, so none to slow after a 429: a closed gate, above, is all that it leads to.
+  -- Without a rate there is nothing to slow down after a 429; it only blocks the gate, above.
   for _, lane in ipairs(lanes) do
     for _ = 1, lane.wanted do out[#out + 1] = lane.name; out[#out + 1] = 0 end
   end
@@ -25,9 +25,9 @@ if rate <= 0 then
 end
 local step = 1000 / (rate * pace_now(state[5], state[6]))
 local next_at = math.max(number(state[2]), NOW)
--- Each lane has a clock that runs at its share of the rate: the one whose clock is behind has its turn, and one that
--- is ahead leaves half of the time ahead free for the other. So the share of an idle lane goes to the other, and an
--- early past of full use is soon forgotten.
+-- Each lane has a clock that advances at the lane's share of the rate. The lane whose clock is behind goes next; a lane
+-- that is ahead leaves half of the time in advance to the other. So an idle lane's share goes to the other lane, and
+-- earlier use of a full share soon no longer counts.
 for place, lane in ipairs(lanes) do
   lane.step = step / math.max(lane.share, 0.001)
   lane.at = math.min(math.max(number(state[2 + place]), NOW), NOW + 1000)
@@ -48,7 +48,7 @@ while lane and given < MOST_GIVEN do
   lane = turn()
 end
 if lanes[1].wanted + lanes[2].wanted > 0 then
-  -- A trip is worth while once it brings several: of a slow rate the next one alone.
+  -- A request is worthwhile once it brings several send times; at a slow rate, only the next one.
   local several = 0
   if step < ahead / 4 then several = ahead / 4 end
   out[1] = math.max(1, math.ceil(next_at - NOW - ahead / 2 + several))

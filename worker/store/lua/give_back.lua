@@ -1,4 +1,4 @@
--- Make refunds due at once that a task had been handed and has not begun. ARGV[4…] ids. Returns how many.
+-- Make refunds due at once that a task received and did not start. ARGV[4…] ids. Returns how many.
 at_any_memory()
 local given = {}
 for i = 4, #ARGV do
@@ -8,7 +8,7 @@ for i = 4, #ARGV do
   if r and r.stage == 'queued' and not r.held then
     given[#given + 1] = {id, r, NOW}
   elseif r and r.stage and r.stage ~= 'settled' and r.stage ~= 'review' and due <= NOW then
-    -- A sweep had put it off for a while; the record still says when it was due.
+    -- A sweep has postponed it; the record still says when it was due.
     given[#given + 1] = {id, r, due}
   end
 end

@@ -1,5 +1,5 @@
 -- Read a refund with the server's time and its payment's move counter. ARGV[4] id.
--- Returns {now, seq, record…}; the record is empty where none stands.
+-- Returns {now, seq, record…}; the record is empty if there is none.
 local r = load(ARGV[4])
 if not r then return {int(NOW), '0', {}} end
 return {int(NOW), redis.call('HGET', P .. 'payment:' .. r.payment_intent, 'seq') or '0', flat(r)}

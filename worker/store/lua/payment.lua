@@ -1,9 +1,9 @@
--- Note whether the provider shows a payment. ARGV[4] payment intent; [5] 'shown', 'missing', 'certain' (it is still
--- missing, having been asked for once more), or 'gone' (so a person says).
--- A payment that was shown once and is missing now is most likely not of the key's account: then everything stops, and
--- each key must be confirmed again. Unless a person says that the payment is gone.
--- Returns 'shown', 'gone', 'unseen' (missing, and that says nothing), 'suspect' (ask once more), 'raised' (everything
--- stops from now on) or 'lost' (so it does already: what is missing meanwhile says nothing of its own).
+-- Record whether the provider shows a payment. ARGV[4] payment intent; [5] 'shown', 'missing', 'certain' (still missing
+-- when read once more), or 'gone' (a person confirms that it no longer exists).
+-- A payment that was shown once and is missing now most likely means a key of another account. Then everything stops,
+-- and each key must be confirmed again, unless a person says that the payment is gone.
+-- Returns 'shown', 'gone', 'unseen' (missing, which proves nothing), 'suspect' (read it once more), 'raised'
+-- (everything stops from now on) or 'lost' (everything has stopped already, so a missing payment proves nothing).
 takes(5)
 at_any_memory()
 local payment, meta = P .. 'payment:' .. ARGV[4], P .. 'meta'

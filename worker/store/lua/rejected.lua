@@ -1,8 +1,8 @@
--- Messages that could not be understood: a list, newest first, and a hash from each refund id to the latest that names
--- it. ARGV[4] what to do.
--- 'keep': [5] how many to keep; [6] the entry, a JSON object without its time; [7] what stands under a refund id, alike;
--- [8…] refund ids. Returns 1.
--- 'drop': [5] the entry exactly as it stands, or '' for all. Returns how many are gone.
+-- Store of rejected messages: a list, newest first, and a hash from each refund id to the latest message that names it.
+-- ARGV[4] what to do.
+-- 'keep': [5] how many to keep; [6] the entry, a JSON object without its time; [7] the value for each refund id, also
+-- without its time; [8…] refund ids. Returns 1.
+-- 'drop': [5] the entry exactly as stored, or '' for all. Returns how many were removed.
 takes(5)
 at_any_memory()
 local list, ids = P .. 'rejected', P .. 'rejected-ids'
@@ -37,12 +37,12 @@ end
 
 takes(7)
 local most = whole('the number of messages to keep', ARGV[5], MAX_AMOUNT)
--- The time is put in front of the first field; what is not an object would become a text that nobody can read.
+-- The time is inserted before the first field, so a text that is not an object would become unreadable.
 local function must_be_object(name, text)
   if string.sub(text, 1, 2) ~= '{"' then refuse_to(name .. ' is not a JSON object with a field') end
 end
 must_be_object('the message', ARGV[6])
-must_be_object('what stands under a refund id', ARGV[7])
+must_be_object('the value for a refund id', ARGV[7])
 local function at(object) return '{"at":' .. int(NOW) .. ',' .. string.sub(object, 2) end
 redis.call('LPUSH', list, at(ARGV[6]))
 for i = 8, #ARGV do redis.call('HSET', ids, ARGV[i], at(ARGV[7])) end

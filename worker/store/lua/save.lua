@@ -1,11 +1,12 @@
--- Apply one decided step. ARGV[4] id; [5] version it was decided on; [6] '1' for a proof of done (any version while
--- unsettled); [7] generation; [8] stage to; [9] status; [10] ms until the next look; [11] '1' for a quiet step (only
--- time and counters: no version, no history); [12] label as JSON; [13] detail: a JSON fragment beginning with a comma,
--- or ''; [14] the stages from which the move is legal, ',a,b,'; [15] a new body or ''; [16] the stage it was decided on:
--- on a restored server the same version may be another record; then field, value pairs.
--- Returns {'saved', now, id of a woken waiter or '', id of a woken row, …}, or {reason, now, …}: missing, stale, illegal,
--- already, owned (with the owner's id), attempted (a retry, with the other attempt at its row), contradicts (a proof that the record does not allow for: nothing is changed, and
--- the caller keeps it by a step of its own).
+-- Apply one decided step. ARGV[4] id; [5] version on which it was decided; [6] '1' for a proof that the refund was done
+-- (accepted at any version while unsettled); [7] generation; [8] stage to; [9] status; [10] ms until it is due; [11]
+-- '1' for a quiet step (only time and counters: no version, no history); [12] label as JSON; [13] detail: a JSON
+-- fragment that begins with a comma, or ''; [14] the stages from which the move is legal, ',a,b,'; [15] a new body or
+-- ''; [16] the stage on which it was decided, because on a restored server the same version may be another record; then
+-- field, value pairs.
+-- Returns {'saved', now, id of a woken waiter or '', id of a woken row, …}, or {reason, now, …}: missing, stale,
+-- illegal, already, owned (with the owner's id), attempted (a retry, with the other attempt at its row), contradicts (a
+-- proof that the record does not allow: nothing is changed, and the caller stores it by another step).
 takes(16)
 at_any_memory()
 local id, to = ARGV[4], ARGV[8]
@@ -19,10 +20,10 @@ check(id, r, to, ARGV[9], set)
 local proof = ARGV[6] == '1'
 if proof then
   if r.generation ~= ARGV[7] and not (r.generation == nil and ARGV[7] == '1') then return {'contradicts', int(NOW), ''} end
-  -- What a person has named is only a claim until it is read: a proof takes its place.
+  -- An id that a person named is unverified until it is read, so a proof replaces it.
   if r.stage == 'settled' or (r.stage == 'processing' and to == 'processing' and not r.operator_says) then
     local same = r.provider_refund_id == set.provider_refund_id
-    -- A reply that was overtaken by a later look: it saw the same refund before it was final, or only its total.
+    -- A reply that a later read overtook: it shows the same refund before it was final, or only the total was read.
     if same and (to == 'processing' or r.status == ARGV[9]) then return {'already', int(NOW), ''} end
     if not r.provider_refund_id and r.evidence == 'totals' and r.status == 'succeeded'
       and (to == 'processing' or r.status == ARGV[9]) then
@@ -46,11 +47,11 @@ if ARGV[11] == '1' then
   for k, v in pairs(set) do
     if v == '' then redis.call('HDEL', P .. 'refund:' .. id, k) else redis.call('HSET', P .. 'refund:' .. id, k, v) end
   end
-  -- An id that a person had named and the provider has now confirmed.
+  -- The provider has now confirmed an id that a person named.
   if set.provider_refund_id and set.provider_refund_id ~= '' then
     own(r.payment_intent, set.provider_refund_id, id)
   end
-  -- Put off on purpose: a dry queue does not mean that its nudge was lost.
+  -- Postponed on purpose, so an empty queue does not mean that its nudge was lost.
   if to == 'queued' then redis.call('HSET', P .. 'refund:' .. id, 'held', '1') end
   if to ~= 'settled' then reschedule(id, r, due) end
   return {'saved', int(NOW), ''}

@@ -1,7 +1,7 @@
--- Take refunds that are due, lapsed leases and doubts first. ARGV[4] how many at most; [5] ms for which a taken one
--- is left alone; [6] ms a lost nudge of a queued one is waited for; [7] ms after which it counts as lost where its
--- lane's queue is dry; [8] '1' where the single lane is dry; [9] '1' where the bulk lane is dry; [10] ms between two
--- reminders of a refund in review.
+-- Take refunds that are due, lapsed leases and doubts first. ARGV[4] the most to take; [5] ms for which a taken refund
+-- is not taken again; [6] ms to wait for the nudge of a queued refund before it counts as lost; [7] the same if its
+-- lane's queue is empty; [8] '1' if the queue of the single lane is empty; [9] '1' if that of the bulk lane is empty;
+-- [10] ms between two reminders of a refund in review.
 -- Returns {now, id, lane, stage, id, lane, stage, …}.
 takes(10)
 at_any_memory()
@@ -12,12 +12,12 @@ for _, name in ipairs({'sending', 'in_doubt', 'waiting', 'processing', 'review',
 end
 must_be_sorted(P .. 'due')
 local out = {int(NOW)}
--- Queued ones that are held back on purpose are passed over, so many pages of them at most: behind those a lost nudge
--- is found when its grace is over.
+-- Queued refunds that are held back on purpose are skipped, at most this many pages of them. A lost nudge behind them
+-- is found once its grace period is over.
 local PAGES = 20
 local function take_one(index, id, hold_ms)
   local r = redis.pcall('HMGET', P .. 'refund:' .. id, 'stage', 'lane', 'held', 'next_check_at')
-  -- What stands there is not a record: left for whoever put it there.
+  -- The key does not hold a record: leave it unchanged.
   if r.err then return false end
   if not r[1] then
     redis.call('ZREM', index, id)
@@ -28,7 +28,7 @@ local function take_one(index, id, hold_ms)
   local due = int(NOW + hold_ms)
   redis.call('ZADD', P .. 'due', due, id)
   redis.call('ZADD', index, due, id)
-  -- The time on the record stays: it says when the refund was due, and early nudges are judged by it.
+  -- The time on the record stays: it says when the refund was due, and whether a nudge comes early.
   if r[1] == 'queued' then
     redis.call('HSET', P .. 'refund:' .. id, 'next_check_at', due)
     if r[3] then redis.call('HDEL', P .. 'refund:' .. id, 'held') end
@@ -43,7 +43,7 @@ local function take(bucket_name, until_ms, hold_ms)
     local ids = redis.call('ZRANGEBYSCORE', index, '-inf', int(until_ms), 'LIMIT', passed, left)
     if #ids == 0 then return end
     for _, id in ipairs(ids) do
-      -- What is taken leaves the range by its new time.
+      -- A taken refund leaves the range, because its due time has changed.
       if not take_one(index, id, hold_ms) then passed = passed + 1 end
     end
     page = page + 1

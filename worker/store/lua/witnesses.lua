@@ -1,11 +1,12 @@
--- Name what a key of the records' account can see at the provider. ARGV[4] how many of each sort at most. Only reads.
--- Returns {ids of refunds there, payments of refunds in doubt that were shown once, those that never were}.
+-- Return refunds and payments that a key of the records' account can read at the provider. ARGV[4] the most of each
+-- kind. Only reads.
+-- Returns {ids of the provider's refunds, payments of refunds in doubt that were shown once, those that never were}.
 local most = whole('the number of witnesses', ARGV[4])
 local refunds, seen, unseen = {}, {}, {}
 local function refunds_of(ids)
   for _, id in ipairs(ids) do
     local r = redis.call('HMGET', P .. 'refund:' .. id, 'provider_refund_id', 'operator_says', 'evidence')
-    -- What only a person named is not known to be ours.
+    -- A refund that only a person named may belong to others.
     if r[1] and not r[2] and r[3] ~= 'operator' then refunds[#refunds + 1] = r[1] end
   end
 end
