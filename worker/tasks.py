@@ -40,7 +40,7 @@ def process(self: Any, *args: Any, **kwargs: Any) -> str:
     if not isinstance(ids, list) or not all(is_refund_id(refund_id) for refund_id in ids):
         _reject(args, kwargs, "args are not [[refund_id, …]]")
         return str(endings.NO_IDS)
-    return endings.told(runtime.process(list(dict.fromkeys(ids)), _lane(self)))
+    return endings.summary(runtime.process(list(dict.fromkeys(ids)), _lane(self)))
 
 
 @app.task(name=SUBMIT_TASK, bind=True)
@@ -53,7 +53,7 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> str:
         reason = "; ".join(f"{each.field}: {each.rule}" for each in error.errors)
         _reject(args, kwargs, reason)
         ending = endings.rejected(each.code for each in error.errors)
-        return endings.told({kwargs["refund_id"]: ending}) if is_refund_id(kwargs.get("refund_id")) else str(ending)
+        return endings.summary({kwargs["refund_id"]: ending}) if is_refund_id(kwargs.get("refund_id")) else str(ending)
     try:
         ending = runtime.submit(request, _lane(self))
     except (GuardRefused, SettingsError, StoreUnavailable) as error:
@@ -61,7 +61,7 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> str:
         log.warning("submit_put_back", refund_id=request.refund_id, error=str(error))
         if not runtime.send_again(request, kwargs, _lane(self)):
             raise Reject(str(error), requeue=True) from error
-        return endings.told({request.refund_id: endings.PUT_BACK})
+        return endings.summary({request.refund_id: endings.PUT_BACK})
     if ending is endings.CONFLICT:
         _reject(args, kwargs, f"refund {request.refund_id} exists with other contents")
-    return endings.told({request.refund_id: ending})
+    return endings.summary({request.refund_id: ending})

@@ -166,9 +166,9 @@ def test_of_arguments_only_refund_ids_are_shown(config: dict[str, Any], sent: st
 def test_every_ending_of_a_refund_is_shown_as_celery_sends_it(config: dict[str, Any]) -> None:
     refund_id = "Order_1001.1:a-b" * 12
     for ending in [*every_kind(), endings.CONFLICT, endings.NO_IDS, endings.rejected(["amount", "unknown_field"])]:
-        for told in (endings.told({refund_id: ending}), str(ending)):
+        for told in (endings.summary({refund_id: ending}), str(ending)):
             assert config["became"](saferepr(told, 1024)) == told
-    together = endings.told({f"r{number}": ending for number, ending in enumerate(every_kind())})
+    together = endings.summary({f"r{number}": ending for number, ending in enumerate(every_kind())})
     assert config["became"](saferepr(together, 1024)) == together
     assert config["became"]("") == ""
     assert config["became"](None) == ""

@@ -65,12 +65,12 @@ def _refusal(name: str) -> Command:
 
 def _stats(command: Command) -> Command:
     def stats(state: Any, **named: Any) -> Any:
-        told = dict(command(state, **named))
-        broker = told.get("broker")
+        shown = dict(command(state, **named))
+        broker = shown.get("broker")
         if isinstance(broker, dict):
             # The other parts hold the Sentinels' password and the URLs of other brokers with their passwords.
-            told["broker"] = {part: broker.get(part) for part in _BROKER_SHOWN}
-        return told
+            shown["broker"] = {part: broker.get(part) for part in _BROKER_SHOWN}
+        return shown
 
     return stats
 

@@ -155,7 +155,7 @@ def _plain(code: str | None) -> str:
     return code if _CODE.fullmatch(code) and scrubbed(code) == code else "another code"
 
 
-def told(endings: Mapping[str, Ending]) -> str:
+def summary(endings: Mapping[str, Ending]) -> str:
     """Return a summary of a message's refunds: for one refund its id and ending, for several the count of each kind."""
     if len(endings) == 1:
         return "".join(f"{without_secrets(refund_id)}: {ending}" for refund_id, ending in endings.items())

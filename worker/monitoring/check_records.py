@@ -153,9 +153,9 @@ def _old(settings: Settings, store: Store, now: datetime) -> Iterator[Check]:
     waiting = min(_sampled(store, _TO_BE_SENT), key=lambda refund: refund.created_at, default=None)
     if waiting is not None:
         age = now - waiting.created_at
-        told = f"the oldest refund to send, {waiting.refund_id}, was accepted {lasting(age.total_seconds())} ago"
+        sentence = f"the oldest refund to send, {waiting.refund_id}, was accepted {lasting(age.total_seconds())} ago"
         fix = f"refunds status {waiting.refund_id} --history"
-        yield warn("oldest", f"{told} and is {waiting.stage}", fix) if age > OLD else ok("oldest", told)
+        yield warn("oldest", f"{sentence} and is {waiting.stage}", fix) if age > OLD else ok("oldest", sentence)
     doubted = [refund for refund in _sampled(store, ("in_doubt",)) if refund.stage is Stage.IN_DOUBT]
     oldest = min(doubted, key=_doubted_at, default=None)
     if oldest is None:

@@ -138,10 +138,10 @@ class Server:
     def _appendfsync(self) -> str | None:
         with redis_errors(self._store.place):
             try:
-                told: Any = self._store.redis.config_get("appendfsync")
+                config: Any = self._store.redis.config_get("appendfsync")
             except redis.exceptions.ResponseError:
                 return None
-        return str(told["appendfsync"]) if "appendfsync" in told else None
+        return str(config["appendfsync"]) if "appendfsync" in config else None
 
 
 def version(info: Info) -> Check:

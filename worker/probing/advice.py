@@ -23,24 +23,24 @@ def _verdict(findings: Findings, question: Question) -> Verdict:
 
 def advise(findings: Findings) -> tuple[Advice, ...]:
     """Return the recommended settings; without a finding, the cautious one."""
-    told = {question: _verdict(findings, question) for question in Question}
-    keyed = told[Question.KEY] is Verdict.YES and told[Question.GUARD] is Verdict.YES
+    verdicts = {question: _verdict(findings, question) for question in Question}
+    keyed = verdicts[Question.KEY] is Verdict.YES and verdicts[Question.GUARD] is Verdict.YES
     if keyed:
         trust = "the key made one refund of two requests, and other bytes under it were refused"
-    elif told[Question.KEY] is Verdict.NO:
+    elif verdicts[Question.KEY] is Verdict.NO:
         trust = "the same key moved money twice: a resend is a second refund"
     else:
         trust = "no finding shows that a key makes one refund at most"
-    if told[Question.LIST] is Verdict.YES:
+    if verdicts[Question.LIST] is Verdict.YES:
         readback, seen = "list", "a refund is found by its metadata.refund_id"
-    elif told[Question.TOTALS] is Verdict.NO:
+    elif verdicts[Question.TOTALS] is Verdict.NO:
         readback, seen = "none", "neither a list nor a total shows a refund: a person decides every doubt"
     else:
         readback, seen = "totals", "the list cannot be used, so the payment's total has to do"
-    counted = told[Question.PENDING] is Verdict.YES and told[Question.TOTALS] is Verdict.YES
+    counted = verdicts[Question.PENDING] is Verdict.YES and verdicts[Question.TOTALS] is Verdict.YES
     if counted:
         proof = "a pending refund was in the total at once: an unchanged total proves absence"
-    elif told[Question.PENDING] is Verdict.NO:
+    elif verdicts[Question.PENDING] is Verdict.NO:
         proof = "a pending refund was not in the total: an unchanged total proves nothing"
     else:
         proof = "no finding shows whether pending refunds are in the total"

@@ -16,19 +16,21 @@ def rise(before: PaymentView | None, after: PaymentView | None) -> int | None:
     return after.refunded - before.refunded
 
 
-def total(found: ProviderRefund, before: PaymentView, after: PaymentView | None, amount: int, told: str) -> Finding:
-    """Judge whether the total moved with one refund; `told` is a clause that names what else moved."""
+def total(
+    found: ProviderRefund, before: PaymentView, after: PaymentView | None, amount: int, also_moved: str
+) -> Finding:
+    """Judge whether the total moved with one refund; `also_moved` is a clause that names what else moved."""
     rose = rise(before, after)
     if rose is None:
         reason = (after and after.problem) or before.problem or "the payment could not be read"
-        return Finding(verdict=Verdict.NO, evidence=f"{reason}{told}")
+        return Finding(verdict=Verdict.NO, evidence=f"{reason}{also_moved}")
     if rose == amount:
-        return Finding(verdict=Verdict.YES, evidence=f"it rose by exactly {rose}{told}")
+        return Finding(verdict=Verdict.YES, evidence=f"it rose by exactly {rose}{also_moved}")
     if found.is_pending and rose == 0:
         text = "the refund is still pending, and the total has not moved"
     else:
         text = f"it moved by {rose}, not by {amount}; the refund is {found.status}"
-    return Finding(verdict=Verdict.UNCLEAR, evidence=f"{text}{told}")
+    return Finding(verdict=Verdict.UNCLEAR, evidence=f"{text}{also_moved}")
 
 
 def pending(before: PaymentView, after: PaymentView | None, amount: int, *, still: bool) -> Finding:

@@ -198,8 +198,8 @@ class Probe:
             self._note(Question.PENDING, Verdict.NOT_SEEN, text)
         view = await self._look_for_rise(before, looks=LOOKS)
         fields = moved(names, await self._numbers(), self.order.amount)
-        told = f"; what moved: {', '.join(fields)}" if fields else ""
-        self._findings[Question.TOTALS] = judging.total(found, before, view, self.order.amount, told)
+        also_moved = f"; what moved: {', '.join(fields)}" if fields else ""
+        self._findings[Question.TOTALS] = judging.total(found, before, view, self.order.amount, also_moved)
         return view
 
     async def _look_for_rise(self, before: PaymentView, *, looks: int) -> PaymentView | None:

@@ -123,7 +123,9 @@ def configure(settings: Settings) -> None:
 def log_crashes() -> None:
     """Log an error that ends a thread or this process like any other event: Python would write it unredacted."""
     sys.excepthook = lambda kind, error, trace: _crashed((kind, error, trace))
-    threading.excepthook = lambda told: _crashed((told.exc_type, told.exc_value or told.exc_type(), told.exc_traceback))
+    threading.excepthook = lambda crash: _crashed(
+        (crash.exc_type, crash.exc_value or crash.exc_type(), crash.exc_traceback)
+    )
 
 
 def _crashed(error: tuple[type[BaseException], BaseException, TracebackType | None]) -> None:

@@ -209,8 +209,8 @@ class Runtime:
         try:
             self.run(self.store.run(rejected.keep(kept)))
         except Exception as error:  # noqa: BLE001 - whatever is in the way, the message must stay where it was
-            told = str(error) if isinstance(error, RefundError) else type(error).__name__
-            log.error("message_not_kept", entry_id=kept.entry_id, error=told)  # noqa: TRY400 - one sentence, no traceback
+            reason = str(error) if isinstance(error, RefundError) else type(error).__name__
+            log.error("message_not_kept", entry_id=kept.entry_id, error=reason)  # noqa: TRY400 - one sentence, no traceback
             return False
         return True
 

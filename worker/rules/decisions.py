@@ -170,18 +170,18 @@ def retry_one(refund: Refund, *, unknown: bool = False) -> Step:
     """
     contradictions.forbid_other_ends(refund)
     step = retry_failed(refund)
-    told = f"refund {refund.refund_id}"
+    subject = f"refund {refund.refund_id}"
     if refund.status is not Status.FAILED:
-        raise NotRetriable(f"{told} is {refund.status}, not failed: only a failed refund can be sent again")
+        raise NotRetriable(f"{subject} is {refund.status}, not failed: only a failed refund can be sent again")
     code = refund.error_code or "unknown"
     if step is None:
         raise NotRetriable(
-            f"{told} failed with {code}, and sending it again cannot help: submit a new refund under a new id, "
+            f"{subject} failed with {code}, and sending it again cannot help: submit a new refund under a new id, "
             f"or see 'refunds status {refund.refund_id} --history'"
         )
     if refund.retriable is not Retriable.YES and not unknown:
         raise NotRetriable(
-            f"{told} failed with {code}, and it is not known whether sending it again can help: find out why it "
+            f"{subject} failed with {code}, and it is not known whether sending it again can help: find out why it "
             f"failed, then run 'refunds retry {refund.refund_id} --unknown'"
         )
     return step

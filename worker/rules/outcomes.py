@@ -119,8 +119,8 @@ def _classify_success(answer: Reply, refund: Refund) -> Outcome:
     found = payload.refund if payload is not None else None
     if payload is None or found is None:
         error = payload.error if payload is not None else None
-        told = ": ".join(word for word in ((error.code, error.message) if error is not None else ()) if word)
-        message = "the provider reported success without a refund" + (f": {told}" if told else "")
+        detail = ": ".join(word for word in ((error.code, error.message) if error is not None else ()) if word)
+        message = "the provider reported success without a refund" + (f": {detail}" if detail else "")
         return replace(_maybe("unreadable_success", message[:LONGEST_TEXT]), http_status=answer.http_status)
     wrong = "object" if payload.kind not in {None, "refund"} else contradiction(found, refund)
     if wrong is None and found.status is None:

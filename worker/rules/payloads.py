@@ -180,8 +180,8 @@ def _refund(value: Mapping[str, Any], hide: Collection[str]) -> ProviderRefund |
 
 
 def _values(metadata: Mapping[str, Any]) -> Iterator[str]:
-    told = (value for name, value in metadata.items() if isinstance(value, str) and name not in RESERVED_METADATA)
-    return islice(told, _MOST_HIDDEN)
+    texts = (value for name, value in metadata.items() if isinstance(value, str) and name not in RESERVED_METADATA)
+    return islice(texts, _MOST_HIDDEN)
 
 
 def _own(value: Any) -> str | None:
@@ -237,8 +237,8 @@ def _told(inside: Any, code: str | None) -> list[str | None]:
         case list():
             return [_message(each) if isinstance(each, Mapping) else _text(each) for each in inside[:_MOST_WORDS]]
         case Mapping():
-            fields = [(name, _text(told)) for name, told in inside.items() if isinstance(told, list)]
-            return [f"{name}: {told}" for name, told in fields[:_MOST_WORDS] if told]
+            fields = [(name, _text(values)) for name, values in inside.items() if isinstance(values, list)]
+            return [f"{name}: {text}" for name, text in fields[:_MOST_WORDS] if text]
         case _:
             return []
 

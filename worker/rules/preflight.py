@@ -109,8 +109,10 @@ def _unreadable(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, j
     return _postponed(refund, UNREADABLE, {}, delay)
 
 
-def _unread_wait(refund: Refund, told: timedelta | None, jitter: float) -> timedelta:
-    return max(backoff(refund.looks + 1, base=_FIRST_WAIT, cap=_LONGEST_WAIT, jitter=jitter), told or timedelta(0))
+def _unread_wait(refund: Refund, retry_after: timedelta | None, jitter: float) -> timedelta:
+    return max(
+        backoff(refund.looks + 1, base=_FIRST_WAIT, cap=_LONGEST_WAIT, jitter=jitter), retry_after or timedelta(0)
+    )
 
 
 def _postponed(refund: Refund, label: str, changes: Mapping[str, Any], delay: timedelta) -> Step:

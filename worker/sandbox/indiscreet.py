@@ -32,10 +32,10 @@ def repeating(config: Callable[[], SandboxConfig]) -> Middleware:
         if response.prepared or response.content_type != "application/json" or not isinstance(response.body, bytes):
             return response
         shape: dict[str, Any] = json.loads(response.body)
-        told = shape.get("error", shape)
+        error = shape.get("error", shape)
         body = (await request.read()).decode("utf-8", "backslashreplace")
         # In front of the message, since long messages are cut at their ends.
-        told["message"] = f"{request.headers.get('Authorization')} {body} {told['message']}"
+        error["message"] = f"{request.headers.get('Authorization')} {body} {error['message']}"
         response.body = shapes.as_json(shape).body
         return response
 

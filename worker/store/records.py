@@ -88,10 +88,10 @@ _FIELDS: Final = frozenset(field.name for field in fields(Refund))
 def records_ms(server_time: tuple[int, int], clock: Sequence[str | None]) -> int:
     """Return the records' time in epoch ms as a script computes it, from the server's time and `clock`."""
     seconds, micros = server_time
-    told = int(seconds) * 1000 + int(micros) // 1000
+    server_ms = int(seconds) * 1000 + int(micros) // 1000
     at, ahead = (int(value or 0) for value in clock)
-    is_right_again = told >= at and told + ahead - at > _MINUTE_MS
-    return told if is_right_again else max(at, told + ahead)
+    is_right_again = server_ms >= at and server_ms + ahead - at > _MINUTE_MS
+    return server_ms if is_right_again else max(at, server_ms + ahead)
 
 
 CLOCK: Final = ("at", "ahead")

@@ -140,10 +140,10 @@ def create_several(
         now = from_ms(int(reply[0]))
         new, conflict = Created(result="created", now=now), Created(result="conflict", now=now)
         return [
-            (new if told == "created" else conflict)
-            if isinstance(told, str)
-            else Created(result="exists", now=now, refund=decode(pairs_of(told)))
-            for told in reply[1:]
+            (new if result == "created" else conflict)
+            if isinstance(result, str)
+            else Created(result="exists", now=now, refund=decode(pairs_of(result)))
+            for result in reply[1:]
         ]
 
     arguments: list[Argument] = [NUDGE_GRACE // _ms, lane.value, batch_id or ""]

@@ -178,7 +178,7 @@ SUCCEEDED, DOUBT = endings.standing(a_refund(Stage.SETTLED)), endings.standing(a
 
 
 def test_one_refund_is_told_with_its_id() -> None:
-    assert endings.told({"order-1001-1": FAILED_ENDING}) == "order-1001-1: failed (card_declined)"
+    assert endings.summary({"order-1001-1": FAILED_ENDING}) == "order-1001-1: failed (card_declined)"
 
 
 FAILED_ENDING = endings.standing(FAILED)
@@ -188,14 +188,14 @@ def test_many_are_told_by_how_many_of_each_kind() -> None:
     many = {f"s{n}": SUCCEEDED for n in range(97)}
     other = endings.standing(a_refund(Stage.SETTLED, status=Status.FAILED, error_code="resource_missing"))
     many |= {"f1": FAILED_ENDING, "f2": other, "d": DOUBT}
-    assert endings.told(many) == "97 succeeded, 2 failed, 1 in doubt"
+    assert endings.summary(many) == "97 succeeded, 2 failed, 1 in doubt"
 
 
 def test_many_that_wait_for_one_thing_are_told_with_it_and_others_are_not() -> None:
     refused = endings.standing(a_refund(Stage.WAITING, error_code="credentials_refused"))
     waits = [endings.standing(a_refund(Stage.WAITING, error_code=code)) for code in ("http_503", "not_sent")]
     review = endings.standing(a_refund(Stage.REVIEW, error_code="credentials_refused"))
-    told = endings.told(dict(enumerate_ids([refused, refused, refused, *waits, review])))
+    told = endings.summary(dict(enumerate_ids([refused, refused, refused, *waits, review])))
     assert told == "3 waiting (key refused), 2 waiting, 1 in review"
 
 
@@ -204,11 +204,11 @@ def enumerate_ids(many: list[Ending]) -> list[tuple[str, Ending]]:
 
 
 def test_many_of_which_nothing_is_known_say_why() -> None:
-    assert endings.told({"a": endings.STORE_AWAY, "b": endings.STORE_AWAY}) == "2 not known (Redis away)"
+    assert endings.summary({"a": endings.STORE_AWAY, "b": endings.STORE_AWAY}) == "2 not known (Redis away)"
 
 
 def test_a_message_of_no_refunds_says_so() -> None:
-    assert endings.told({}) == "no refunds"
+    assert endings.summary({}) == "no refunds"
 
 
 def every_kind() -> list[Ending]:
@@ -228,6 +228,6 @@ def every_kind() -> list[Ending]:
 
 
 def test_all_kinds_at_once_stay_short() -> None:
-    told = endings.told(dict(enumerate_ids(every_kind())))
+    told = endings.summary(dict(enumerate_ids(every_kind())))
     # Celery cuts a result after 1,024 characters.
     assert len(told) + 4 * len(every_kind()) < 1024

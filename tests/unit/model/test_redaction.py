@@ -195,7 +195,7 @@ def test_rejected_message_is_kept_without_the_key_wherever_it_is_cut(key: str, m
 
 
 def test_result_of_a_task_does_not_name_the_key(key: str) -> None:
-    assert endings.told({key: STORE_AWAY}) == "***: not known (Redis away)"
+    assert endings.summary({key: STORE_AWAY}) == "***: not known (Redis away)"
 
 
 def test_persons_note_is_kept_without_the_key(key: str) -> None:
