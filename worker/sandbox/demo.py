@@ -145,8 +145,8 @@ def _wait_for_all(refunds: Refunds, ids: Sequence[str]) -> list[Refund]:
 
 def _table(wanted: Sequence[Row], records: Sequence[Refund], effects: Counter[str]) -> Table:
     table = Table(title="Results", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("refund", "story", "asked", "status", "tries", "evidence or reason", "moved"):
-        table.add_column(name, justify="right" if name in {"asked", "tries", "moved"} else "left", no_wrap=True)
+    for name in ("refund", "story", "amount", "status", "attempts", "evidence or reason", "moved"):
+        table.add_column(name, justify="right" if name in {"amount", "attempts", "moved"} else "left", no_wrap=True)
     by_id = {record.refund_id: record for record in records}
     eventful = [row for row in wanted if row.story != "plain" or by_id[row.refund_id].attempts > 1]
     eventful += [row for row in wanted if row.story == "plain" and by_id[row.refund_id].evidence == "list"]
@@ -155,9 +155,9 @@ def _table(wanted: Sequence[Row], records: Sequence[Refund], effects: Counter[st
     for row in [*plain[:3], *chosen]:
         record = by_id[row.refund_id]
         why = record.error_code or (f"{record.evidence}" if record.evidence else "")
-        asked = row.amount or "the rest"
+        amount = row.amount or "the rest"
         moved = str(effects[row.refund_id])
-        table.add_row(row.refund_id, row.story, asked, str(record.status), str(record.attempts), why, moved)
+        table.add_row(row.refund_id, row.story, amount, str(record.status), str(record.attempts), why, moved)
     if len(plain) > 3:  # noqa: PLR2004 - the three shown above
         table.caption = f"and {len(plain) - 3} more like the first three"
     return table
