@@ -211,4 +211,4 @@ def queues(app: Celery, place: str) -> Iterator[Check]:
         yield fail("queues", text, "start the broker, or set REFUNDS_BROKER_URL", Trouble.AWAY)
         return
     for lane, depth in depths.items():
-        yield ok(f"queue {lane.value}", f"{depth} messages wait" if depth else "empty")
+        yield ok(f"queue {lane.value}", f"messages waiting: {depth}" if depth else "empty")

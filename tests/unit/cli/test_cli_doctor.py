@@ -156,7 +156,7 @@ def test_what_waits_for_someone_is_counted(examined: Cli, sync_redis: redis.Redi
     assert ran.code == 0
     assert states["review"] == ("warn", "refunds that need a person: 1")
     assert states["messages"] == ("warn", "invalid messages that were rejected: 1")
-    assert states["queue refunds"] == ("ok", "1 messages wait")
+    assert states["queue refunds"] == ("ok", "messages waiting: 1")
     assert states["refunds"] == ("ok", "1 in progress, none in doubt")
     assert states["sweep"][0] == "warn"
 
