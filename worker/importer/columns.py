@@ -1,4 +1,4 @@
-"""Which column is which: names in any order, known by documented aliases, told once for a whole file.
+"""Maps the columns of a file to fields: names in any order, known by documented aliases, mapped once for a whole file.
 
 | field | names a file may use |
 |---|---|
@@ -9,9 +9,9 @@
 | reason | reason, refund_reason |
 | metadata | metadata.KEY, one column a key; in JSON lines also an object |
 
-Case, and spaces or hyphens for underscores, make no difference, except in a metadata key. `ImportOptions.columns` says
-which column a field stands in, whatever it is called. The columns that a result file adds are read over, and those that
-a file of failed rows begins with: both are themselves valid input.
+Case does not matter, and spaces or hyphens may replace underscores, except in a metadata key. `ImportOptions.columns`
+names the column of a field, whatever it is called. The columns that a result file adds are skipped, and so are those
+that a file of failed rows begins with, because both files are valid input.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ RESULT_COLUMNS: Final = (
     "amount_refunded",
     "currency_refunded",
 )
-# Exports have columns with these names, too: they are ours only beside all of the others.
+# Other exports have columns with these names, too. They are a result's columns only if all the others are present.
 _REFUNDED: Final = frozenset({"amount_refunded", "currency_refunded"})
 _SIGN_OF_RESULT: Final = frozenset(RESULT_COLUMNS) - _REFUNDED - {"refund_id"}
 FAILED_COLUMNS: Final = ("line", "column", "code", "value", "rule")
 OWN_COLUMN: Final = " (file)"
-"""What is appended to the input's own column if it is called like one that is written beside it."""
+"""Appended to the name of the input's own column if a column with that name is written beside it."""
 _METADATA: Final = "metadata."
 _ANOTHER: Final = "another"
 _BRACKET: Final = re.compile(r"[\[\]]")
@@ -76,9 +76,9 @@ IGNORED: Final = "ignored"
 
 
 class Use(NamedTuple):
-    """What a column is used as: a field, `metadata.KEY`, or one of `USED_FOR_ID`, `USED_BY_RESULT` and `IGNORED`.
+    """The use of a column: a field, `metadata.KEY`, or one of `USED_FOR_ID`, `USED_BY_RESULT` and `IGNORED`.
 
-    A column that only makes the id and is sent along is used as `id, metadata.KEY`.
+    The use of a column that only makes the id and is sent along is `id, metadata.KEY`.
     """
 
     column: str
@@ -87,7 +87,7 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColumnProblem:
-    """Why a header cannot be used: the name as the file has it, its position from 1, a stable code, and the rule."""
+    """Why a header cannot be used: the name in the file, its position from 1, a stable code, and the rule."""
 
     column: str
     position: int | None = None
@@ -97,7 +97,7 @@ class ColumnProblem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """Where each field stands in a row. `names` are the file's own; `id_parts` are columns that only make the id."""
+    """The index of each field in a row. `names` are the file's own; `id_parts` are columns that only make the id."""
 
     names: tuple[str, ...]
     refund_id: int | None
@@ -109,11 +109,11 @@ class Columns:
     metadata_object: int | None
     id_parts: tuple[tuple[str, int], ...]
     sent_along: tuple[tuple[str, int], ...]
-    """Those of `id_parts` that are sent as metadata, so that a person finds what the id was made from: all or none."""
+    """The `id_parts` if they are sent as metadata, so that a person can see what the id was made from; else none."""
     indexes: Mapping[str, int]
-    """Every column in use: by field, `metadata.KEY`, or the name of a column that only makes the id."""
+    """The index of every column in use, by field, `metadata.KEY`, or the name of a column that only makes the id."""
     uses: tuple[Use, ...]
-    """Every column of the file in its order, but what a file of failed rows tells of its rows."""
+    """Every column in the file's order, without the leading columns of a file of failed rows."""
     problems: tuple[ColumnProblem, ...]
 
     def header(self, field: str) -> str:
@@ -127,7 +127,7 @@ def plain_name(name: str) -> str:
 
 
 def field_of(name: str) -> str:
-    """Return the field, `metadata.KEY`, or normalized name that a column's name stands for by itself."""
+    """Return the field, `metadata.KEY`, or normalized name that a column's name means by itself."""
     name = name.strip()
     if name[: len(_METADATA)].lower() == _METADATA:
         return _METADATA + name[len(_METADATA) :]
@@ -136,40 +136,40 @@ def field_of(name: str) -> str:
 
 
 def is_settable(field: str) -> bool:
-    """Tell whether a column can be said to be this field: one of `FIELDS`, or `metadata.KEY`."""
+    """Return whether a column can be named for this field: one of `FIELDS`, or `metadata.KEY`."""
     return field in FIELDS or (field.startswith(_METADATA) and len(field) > len(_METADATA))
 
 
 def fields_of(names: Iterable[str], options: ImportOptions) -> list[str]:
-    """Return the field, `metadata.KEY`, or normalized name that each name stands for under the options."""
-    said = _said(options)
-    taken = set(said.values())
+    """Return the field, `metadata.KEY`, or normalized name that each name means under the options."""
+    named = _field_by_column(options)
+    taken = set(named.values())
     fields = []
     for name in names:
-        field = said.get(plain_name(name)) or field_of(name)
-        # Another column was said to be this field: no name of the file can be spelt like this one.
-        fields.append(f"{_ANOTHER} {field}" if field in taken and plain_name(name) not in said else field)
+        field = named.get(plain_name(name)) or field_of(name)
+        # If another column was named for this field, this one gets a name that no column can have: it has a space.
+        fields.append(f"{_ANOTHER} {field}" if field in taken and plain_name(name) not in named else field)
     return fields
 
 
-def _said(options: ImportOptions) -> Mapping[str, str]:
+def _field_by_column(options: ImportOptions) -> Mapping[str, str]:
     return {plain_name(header): field for field, header in options.columns}
 
 
 def id_fields(options: ImportOptions) -> tuple[str, ...]:
-    """Return the fields and columns that make the id, in the order in which they are digested."""
-    said = _said(options)
-    return tuple(sorted({said.get(plain_name(name)) or field_of(name) for name in options.id_from}))
+    """Return the fields and columns that make the id, in the order of the digest."""
+    named = _field_by_column(options)
+    return tuple(sorted({named.get(plain_name(name)) or field_of(name) for name in options.id_from}))
 
 
 def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool) -> Columns:
-    """Return where the fields stand under these names, with every problem of the names.
+    """Return the index of each field under these names, and every problem of the names.
 
-    `objects` says that each row names its own fields, as JSON lines do: then a field may be missing, and a column
+    `objects` means that each row names its own fields, as JSON lines do: a field may then be missing, and a column
     `metadata` holds an object.
     """
     fields = _fields_in(names, options)
-    passed_over, ours = _passed_over(fields), result_columns(fields)
+    skipped, ours = _skipped(fields), result_columns(fields)
     wanted = id_fields(options)
     sent_along = _sent_along(wanted)
     indexes: dict[str, int] = {}
@@ -180,7 +180,7 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
         if field is None:
             continue
         usable = field in FIELDS or (objects and field == "metadata") or field.startswith(_METADATA) or field in wanted
-        known = usable or field in passed_over
+        known = usable or field in skipped
         unused = USED_BY_RESULT if field in ours else IGNORED
         uses.append(Use(name.strip(), _use(field, sent_along) if usable else unused))
         if not known and options.ignore_extra:
@@ -189,7 +189,7 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
             rule = "has no name: name it, or remove it"
             problems.append(ColumnProblem(column=name, position=index + 1, code="unnamed_column", rule=rule))
         elif (first := (indexes | extra).get(field)) is not None:
-            rule = f"says the same as column {names[first]!r}: keep one of them"
+            rule = f"has the same meaning as column {names[first]!r}: keep one of them"
             problems.append(ColumnProblem(column=name, position=index + 1, code="duplicate_column", rule=rule))
         elif not known:
             rule = _unknown(name, field, fields, options)
@@ -219,12 +219,12 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
 
 
 def result_columns(fields: Iterable[str | None]) -> frozenset[str]:
-    """Return the columns that a result has written into a file with these fields: the others are the file's own."""
+    """Return the columns that a result wrote into a file with these fields; the others are the file's own."""
     return frozenset(RESULT_COLUMNS) if set(fields) >= _SIGN_OF_RESULT else frozenset({"refund_id"})
 
 
-def _passed_over(fields: Iterable[str | None]) -> frozenset[str]:
-    """Return the columns that are passed over in a file with these fields without being asked about."""
+def _skipped(fields: Iterable[str | None]) -> frozenset[str]:
+    """Return the columns that are skipped in a file with these fields, even without `ignore_extra`."""
     fields = set(fields)
     if fields >= _SIGN_OF_RESULT:
         return frozenset(RESULT_COLUMNS) | {plain_name(f"{column}{OWN_COLUMN}") for column in RESULT_COLUMNS}
@@ -232,7 +232,7 @@ def _passed_over(fields: Iterable[str | None]) -> frozenset[str]:
 
 
 def _sent_along(wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the columns that only make the id, if all of them can be keys of metadata, else none."""
+    """Return the columns that only make the id if all of them can be metadata keys, else none."""
     keys = tuple(field for field in wanted if not _sent(field))
     fit = all(len(key) <= MAX_METADATA_KEY_LENGTH and key.isprintable() and not _BRACKET.search(key) for key in keys)
     return keys if fit and RESERVED_METADATA.isdisjoint(keys) else ()
@@ -245,28 +245,29 @@ def _use(field: str, sent_along: tuple[str, ...]) -> str:
 
 
 def _fields_in(names: tuple[str, ...], options: ImportOptions) -> tuple[str | None, ...]:
-    """Return the field of each name; None for what a file of failed rows tells of its rows."""
-    told = len(FAILED_COLUMNS)
-    if tuple(map(field_of, names[:told])) != FAILED_COLUMNS:
+    """Return the field of each name, None for the leading columns of a file of failed rows."""
+    leading = len(FAILED_COLUMNS)
+    if tuple(map(field_of, names[:leading])) != FAILED_COLUMNS:
         return tuple(fields_of(names, options))
-    # A line of an order must not be mistaken for the line of a file: an id may be made from it.
-    return (*[None] * told, *fields_of((name.strip().removesuffix(OWN_COLUMN) for name in names[told:]), options))
+    # The input's own column `line` is not the file's line number, and an id may be made from it.
+    own = (name.strip().removesuffix(OWN_COLUMN) for name in names[leading:])
+    return (*[None] * leading, *fields_of(own, options))
 
 
-IGNORE_HINT: Final = "to read over columns with unknown names, say --ignore-extra"
+IGNORE_HINT: Final = "to skip columns with unknown names, use --ignore-extra"
 
 
 def _unknown(name: str, field: str, fields: tuple[str | None, ...], options: ImportOptions) -> str:
-    """Return what is wrong with a column of an unknown name, and what it may be."""
+    """Return why a column with an unknown name is refused, and which field it may be."""
     if field.startswith(_ANOTHER):
         found = field.removeprefix(_ANOTHER).strip()
-        header = next(header for said, header in options.columns if said == found)
-        return f"is not used, since --column names {header.strip()!r} for the {found}"
+        header = next(header for named, header in options.columns if named == found)
+        return f"is not used because --column names {header.strip()!r} for the {found}"
     if field == "metadata":
-        return "is not a known column: give one column metadata.KEY for each key"
+        return "is not a known column: use one column metadata.KEY for each key"
     like = field_like(name)
     if like is not None and like not in fields:
-        return f"is not a known column: if it is the {like}, say {column_option(like, name)}"
+        return f"is not a known column: if it is the {like}, use {column_option(like, name)}"
     return "is not a known column"
 
 
@@ -279,7 +280,9 @@ def _unit_problem(
 ) -> list[ColumnProblem]:
     if options.amount_unit != "major":
         return []
-    rule = "states minor units, and amounts were said to be in major units"
+    rule = (
+        "states minor units, but the option is --amount-unit major: rename the column if its amounts are in major units"
+    )
     return [
         ColumnProblem(column=name, position=position, code="amount_unit", rule=rule)
         for position, (name, field) in enumerate(zip(names, fields, strict=True), 1)
@@ -303,20 +306,20 @@ def _missing(
         if plain_name(header) not in headers:
             near = get_close_matches(plain_name(header), headers, n=1)
             found = next((name.strip() for name in names if near and plain_name(name) == near[0]), None)
-            rules[header] = f"is not in the file, and --column names it for the {field}"
+            rules[header] = f"is not in the file, but --column names it for the {field}"
             rules[header] += f"; did you mean {found!r}?" if found else f": the columns are {_listed(names)}"
-    said = {field for field, _ in options.columns}
-    if "payment_intent" not in indexes and "payment_intent" not in said:
+    named = {field for field, _ in options.columns}
+    if "payment_intent" not in indexes and "payment_intent" not in named:
         rules["payment_intent"] = "is missing: a refund needs the payment's id"
-    if "refund_id" not in indexes and "refund_id" not in said and not options.id_from:
-        rules["refund_id"] = "is missing: give each refund its own id, or say from which columns to make it (--id-from)"
+    if "refund_id" not in indexes and "refund_id" not in named and not options.id_from:
+        rules["refund_id"] = "is missing: give each refund its own id, or make ids from columns with --id-from"
     for field in wanted:
         if field not in indexes and field not in rules:
-            rules[field] = "is missing: the refund's id is to be made from it"
+            rules[field] = "is missing: --id-from makes the refund's id from it"
     unused = [name for name in names if field_of(name) not in FIELDS]
     for field, rule in rules.items():
         if options.ignore_extra and (like := candidates(field, unused)):
-            rules[field] = f"{rule}; if it is {like[0].strip()!r}, say {column_option(field, like[0])}"
+            rules[field] = f"{rule}; if it is {like[0].strip()!r}, use {column_option(field, like[0])}"
     return [ColumnProblem(column=column, code="missing_column", rule=rule) for column, rule in rules.items()]
 
 

@@ -1,8 +1,8 @@
-"""Rows out of a file: CSV, JSON lines, XLSX, none of them guessed at.
+"""Reads the rows of a file in CSV, JSON lines or XLSX, without guessing.
 
-A file that is not what it claims to be raises `InputError` with line and column. Blank lines, and rows in which every
-cell is blank, are not rows. Text streams; of a workbook the whole sheet is in memory while it is read, some 600 bytes
-a row, so a workbook beyond a cap is refused and a season of a million rows is handed in as CSV.
+A file that breaks its format raises `InputError` with line and column. Blank lines, and rows in which every cell is
+blank, are not rows. Text streams. The whole sheet of a workbook is in memory while it is read, about 600 bytes a row,
+so a workbook above the cap is refused; a million rows are imported as CSV.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from worker.importer.sources import Source
 
 _END_MARK: Final = "\x1a"
-# Excel's own first line: which character separates the cells below it.
+# A first line for Excel that names the delimiter of the cells below it.
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=([^"\r\n])"?[;,\t ]*[\r\n]*', re.IGNORECASE)
 
 
 class Row(NamedTuple):
-    """One row: the physical line on which it starts, its place among the rows from 0, the columns' names and values.
+    """One row: the physical line on which it starts, its number among the rows from 0, the columns' names and values.
 
-    `names` is one and the same tuple for all rows of a file that has a header.
+    `names` is the same object for all rows of a file that has a header.
     """
 
     line: int
@@ -42,27 +42,27 @@ class Row(NamedTuple):
 
 
 def read_rows(source: Source) -> Iterator[Row]:
-    """Yield the rows of a source from its start; raises `InputError` if there is none."""
+    """Yield the rows of a source from its start; raises `InputError` if it has none."""
     read = {"csv": _csv_rows, "jsonl": _json_rows, "xlsx": _xlsx_rows}[source.format]
     rows = read(source)
     first = next(rows, None)
     if first is None:
-        raise source.problem("holds a header and no rows" if source.format != "jsonl" else "holds no rows")
+        raise source.problem("has a header but no rows" if source.format != "jsonl" else "has no rows")
     yield first
     yield from rows
     source.check_unchanged()
 
 
 def delimiter_of(source: Source) -> str | None:
-    """Return what separates the columns of a CSV: as stated, else as the first lines show; None for other formats."""
+    """Return the delimiter of a CSV: the stated one, else the one in its first lines; None for other formats."""
     if source.format != "csv":
         return None
     if source.options.delimiter is not None:
         return source.options.delimiter
     if (named := separator_named(source)) is not None:
         if named not in DELIMITERS:
-            allowed = "the cells of a CSV are separated by comma, semicolon or tab"
-            raise source.problem(f"{f'sep={named}'!r} names a character that is not read: {allowed}", line=1)
+            allowed = "use comma, semicolon or tab"
+            raise source.problem(f"{f'sep={named}'!r} names a delimiter that is not supported: {allowed}", line=1)
         return named
     text = source.head.decode("utf-8-sig", errors="replace")
     lines = [line for line in text.splitlines(keepends=True) if line.strip(BLANKS)]
@@ -77,14 +77,14 @@ def delimiter_of(source: Source) -> str | None:
 
 
 def separator_named(source: Source) -> str | None:
-    """Return the character that Excel's first line `sep=;` names; None for a CSV without that line."""
+    """Return the character that Excel's first line `sep=;` names; None for a CSV without such a line."""
     first = source.head.decode("utf-8-sig", errors="replace").replace("\r", "\n").partition("\n")[0]
     match = _SEPARATOR_LINE.fullmatch(first)
     return None if match is None else match[1]
 
 
 def describe(source: Source) -> str:
-    """Return what the file was taken for, in words: `CSV, semicolon-separated, gzipped`."""
+    """Return the format of the file in words: `CSV, semicolon-separated, gzipped`."""
     words = {"csv": "CSV", "jsonl": "JSON lines", "xlsx": "XLSX"}[source.format]
     if (delimiter := delimiter_of(source)) is not None:
         words += f", {DELIMITERS[delimiter]}-separated"
@@ -92,7 +92,7 @@ def describe(source: Source) -> str:
 
 
 class _Lines:
-    """Lines of text on their way to the CSV reader; `taken` counts the characters of the present row."""
+    """The lines of text for the CSV reader; `taken` counts the characters of the current row."""
 
     def __init__(self, source: Source, text: io.TextIOWrapper) -> None:
         self._source = source
@@ -100,21 +100,22 @@ class _Lines:
         self.taken = 0
         self.last = ""
         self.guarded = False
-        """Whether an apostrophe was seen since the row began: without one no cell can be guarded."""
+        """Whether the current row has an apostrophe so far; without one no cell can be guarded."""
 
     def __iter__(self) -> Iterator[str]:
         limit = self._source.options.max_row_bytes
         number = 0
         if separator_named(self._source) is not None:
-            # An empty line in its place keeps the numbers of the lines below.
+            # An empty line instead of it keeps the line numbers below.
             self._text.readline()
             number = 1
             yield "\n"
-        for number, line in enumerate(self._text, number + 1):  # noqa: B020 - goes on from the line above
+        for number, line in enumerate(self._text, number + 1):  # noqa: B020 - continues from the line above
             self.taken += len(line)
             if self.taken > limit:
                 raise self._source.problem(
-                    f"the row is longer than {limit:,} bytes: perhaps a quotation mark is not closed", line=number
+                    f"the row is longer than {limit:,} bytes: look for a quotation mark that is not closed",
+                    line=number,
                 )
             if "'" in line:
                 self.guarded = True
@@ -137,14 +138,14 @@ def _csv_rows(source: Source) -> Iterator[Row]:
             for values in reader:
                 line, start = start, reader.line_num + 1
                 if lines.guarded:
-                    values = [unguarded(value) for value in values]  # noqa: PLW2901 - rarely, and then for all below
+                    values = [unguarded(value) for value in values]  # noqa: PLW2901 - rare, and meant for all below
                     lines.guarded = False
                 lines.taken = 0
-                # The first cell of almost every row is filled, and then no other is looked at.
+                # The first cell of almost every row is filled, so the others are rarely checked.
                 if (not values or not values[0].strip(BLANKS)) and all(map(is_blank, values)):
                     continue
                 if names is None:
-                    # Where unknown columns are read over, one without a name is one of them.
+                    # If unknown columns are ignored, a column without a name is one of them.
                     names = _header(source, values if source.options.ignore_extra else _named(values), line)
                     width, least = len(names), _least_cells(names, source)
                     continue
@@ -160,7 +161,7 @@ def _csv_rows(source: Source) -> Iterator[Row]:
 
 
 def _named(cells: list[str]) -> list[str]:
-    """Return the columns' names, without what delimiters at the end of the line add to them."""
+    """Return the columns' names without the blank ones that delimiters at the end of the line add."""
     while is_blank(cells[-1]):
         cells.pop()
     return cells
@@ -168,17 +169,17 @@ def _named(cells: list[str]) -> list[str]:
 
 def _header(source: Source, names: Sequence[str], line: int) -> tuple[str, ...]:
     problems = columns_of(tuple(names), source.options, objects=False).problems
-    told = [f"column {problem.column.strip()!r} {problem.rule}" for problem in problems]
+    sentences = [f"column {problem.column.strip()!r} {problem.rule}" for problem in problems]
     hint = [IGNORE_HINT] if any(problem.code == "unknown_column" for problem in problems) else []
-    if len(told) == 1:
-        raise source.problem("; ".join([*told, *hint]), line=line, column=problems[0].position)
-    if told:
-        raise source.problem("\n  ".join(["the columns cannot be used as they are:", *told, *hint]), line=line)
+    if len(sentences) == 1:
+        raise source.problem("; ".join([*sentences, *hint]), line=line, column=problems[0].position)
+    if sentences:
+        raise source.problem("\n  ".join(["the columns cannot be used as they are:", *sentences, *hint]), line=line)
     return tuple(names)
 
 
 def _least_cells(names: tuple[str, ...], source: Source) -> int:
-    """Return with how many cells a row says all that it must: of the columns behind them each may be blank."""
+    """Return how many cells a row must have; each column after them may be blank."""
     options = source.options
     columns = columns_of(names, options, objects=False)
     needed = [columns.payment_intent, columns.amount, *(index for _, index in columns.id_parts)]
@@ -190,9 +191,9 @@ def _least_cells(names: tuple[str, ...], source: Source) -> int:
 def _fitted(
     source: Source, names: tuple[str, ...], values: list[str], line: int, least: int, *, ended: bool
 ) -> list[str]:
-    """Return a row of another length than the header with the header's; raises `InputError` if that would be a guess.
+    """Return a row with as many cells as the header; raises `InputError` if that would be a guess.
 
-    `ended` says that the row's line has an end: without one the last cell may be half of what it was.
+    `ended` means that the row's line has a line end; without one the last cell may be cut off.
     """
     width, has = len(names), len(values)
     if has > width and all(map(is_blank, values[width:])):
@@ -201,16 +202,16 @@ def _fitted(
         return [*values, *[""] * (width - has)]
     if has > width:
         sentence = (
-            f"the row has {has} cells and the header names {width} columns: is a cell with a delimiter not quoted, or "
-            "a column without a name?"
+            f"the row has {has} cells, but the header names {width} columns: quote each cell that contains a "
+            "delimiter, and name every column"
         )
     elif has < least:
         missing = " and ".join(repr(name.strip()) for name in names[has:least])
-        sentence = f"the row has too few cells: {has} of {width}, so that {missing} is missing: add what is missing"
+        sentence = f"the row has too few cells, {has} of {width}: add {missing}"
     else:
         sentence = (
-            f"the last row has too few cells, {has} of {width}, and no line end: was the file cut off? If it is whole, "
-            "end its last line"
+            f"the last row has too few cells, {has} of {width}, and no line end: check whether the file was cut "
+            "off; if it is complete, add the line end"
         )
     raise source.problem(sentence, line=line, column=min(has, width) + 1)
 
@@ -258,7 +259,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} is in one object twice")
+        raise ValueError(f"the key {twice!r} occurs twice in one object: keep one of them")
     return found
 
 
@@ -287,7 +288,9 @@ def _xlsx_rows(source: Source) -> Iterator[Row]:
             width = len(names)
             if not all(map(is_blank, values[width:])):
                 raise source.problem(
-                    "a cell is filled to the right of the last named column", line=line, column=width + 1
+                    "a cell to the right of the last named column is filled: name its column, or clear the cell",
+                    line=line,
+                    column=width + 1,
                 )
             yield Row(line, ordinal, names, [*values[:width], *[""] * (width - len(values))])
             ordinal += 1

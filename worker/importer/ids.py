@@ -1,13 +1,13 @@
-"""Ids that are made from a row's columns.
+"""Ids made from a row's columns.
 
 An id is `f-` and the first 32 hex digits of the SHA-256 of the JSON list of `[column, value]` pairs of the `id_from`
 columns, sorted by column: field names for the fields that are sent (values as they are sent, amounts in minor units),
 lower-case names with underscores for the others; ASCII, no spaces. The second attempt at the same columns has `-a2`
 appended, the third `-a3`. Of rows that are equal in every sent field the second then gets `-2`, the third `-3`. This
-never changes: a file that is imported again must find its own refunds.
+format never changes: a file that is imported again must find its own refunds.
 
 Columns that only make the id are sent along as metadata. An earlier version did not send them, and a result file may be
-handed in without saying what its ids were made from: `SameRefund` takes both for what they are.
+imported without naming the columns of its ids. `SameRefund` recognizes the refund in both cases.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ColumnValue = tuple[str, str]
 
 
 class MadeId(NamedTuple):
-    """What an id was made from: the digest of its columns, which attempt at them, which of several equal rows."""
+    """The parts of a made id: the digest of its columns, the attempt, and the number among equal rows."""
 
     base: str
     attempt: int = 1
@@ -46,12 +46,12 @@ class MadeId(NamedTuple):
 
     @property
     def earlier(self) -> list[str]:
-        """Return the ids of the attempts before this one."""
+        """Return the ids of the earlier attempts."""
         return [self._replace(attempt=attempt).text for attempt in range(1, self.attempt)]
 
 
 def made_id(refund_id: str) -> MadeId | None:
-    """Return what an id was made from, None if it was not made from columns."""
+    """Return the parts of an id, None if it was not made from columns."""
     if not refund_id.startswith("f-"):
         return None
     match = _MADE.fullmatch(refund_id)
@@ -59,18 +59,18 @@ def made_id(refund_id: str) -> MadeId | None:
 
 
 def numbered(refund_id: str, occurrence: int) -> str:
-    """Return the id of the n-th of the rows that are equal in every sent field."""
+    """Return the id of the n-th row among rows that are equal in every sent field."""
     return refund_id if occurrence <= 1 else f"{refund_id}-{occurrence}"
 
 
 def base_of(pairs: Iterable[ColumnValue]) -> str:
-    """Return the digest of sorted pairs of column and value, as an id begins with it."""
+    """Return the beginning of an id: the digest of sorted pairs of column and value."""
     text = json.dumps([*pairs], ensure_ascii=True, separators=(",", ":"))
     return f"f-{hashlib.sha256(text.encode('ascii')).hexdigest()[:32]}"
 
 
 def sent_fields(payment_intent: str, amount: int | None, currency: str | None, reason: str | None) -> dict[str, str]:
-    """Return the fields that are sent, as an id is made from them."""
+    """Return the fields that are sent, in the form from which an id is made."""
     return {
         "payment_intent": payment_intent,
         "amount": str(amount or ""),
@@ -80,34 +80,34 @@ def sent_fields(payment_intent: str, amount: int | None, currency: str | None, r
 
 
 class SameRefund:
-    """Tells whether two requests under one made id differ in nothing but metadata that says what the id was made from.
+    """Checks whether two requests with one made id differ only in metadata from which the id was made.
 
-    That the metadata says so is not believed but shown: the id is made from it once more. Which of a request's other
-    contents the id was made from besides has to be tried; what one row has shown is tried first with the next.
+    The proof is the id itself, which is made again from that metadata. The other columns of the id are unknown, so
+    combinations are tried; one that matched for an earlier row is tried first.
     """
 
     def __init__(self) -> None:
         self._known: list[frozenset[str]] = []
         self._left = _MOST_TRIES
 
-    def __call__(self, asked: RefundRequest, stands: RefundRequest) -> bool:
-        """Tell it of a row's request and of the refund that has its id."""
-        made = made_id(asked.refund_id)
-        if made is None or asked.refund_id != stands.refund_id:
+    def __call__(self, row: RefundRequest, recorded: RefundRequest) -> bool:
+        """Return whether a row's request is the same refund as the recorded one with its id."""
+        made = made_id(row.refund_id)
+        if made is None or row.refund_id != recorded.refund_id:
             return False
-        sent = sent_fields(asked.payment_intent, asked.amount, asked.currency, asked.reason)
-        if sent != sent_fields(stands.payment_intent, stands.amount, stands.currency, stands.reason):
+        sent = sent_fields(row.payment_intent, row.amount, row.currency, row.reason)
+        if sent != sent_fields(recorded.payment_intent, recorded.amount, recorded.currency, recorded.reason):
             return False
-        fewer, more = sorted((asked.metadata, stands.metadata), key=len)
+        fewer, more = sorted((row.metadata, recorded.metadata), key=len)
         if not fewer.items() <= more.items():
             return False
         added = [(key, value) for key, value in more.items() if key not in fewer]
-        # A column may have been sent along under a key that the file's own metadata says as well.
+        # A column may have been sent along under a key that the file's own metadata has, too.
         others = sent | {METADATA + key: value for key, value in fewer.items()} | dict(fewer)
         return not added or self._makes(made.base, added, others)
 
     def _makes(self, base: str, added: list[ColumnValue], others: Mapping[str, str]) -> bool:
-        """Tell whether an id can be made from all of `added` and any of the others."""
+        """Return whether an id can be made from all of `added` and any of the others."""
         names = [name for name, value in others.items() if value]
         known = [shape for shape in self._known if shape <= others.keys()]
         searched = (frozenset(some) for size in range(len(names) + 1) for some in combinations(names, size))

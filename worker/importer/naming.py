@@ -1,4 +1,4 @@
-"""What a column's name may stand for: told to a person as a question, never acted on."""
+"""Guesses the meaning of a column's name, for suggestions in messages; no guess is ever applied."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _SHELL: Final = re.compile(r'["$`\\!]')
 _CLOSE: Final = 0.85
 
-# What amounts are called in exports of shops, banks and payment providers.
+# Names of amounts in exports of shops, banks and payment providers.
 _AMOUNT_WORDS: Final = (
     "amount amounts amt sum total subtotal value price cost gross net money betrag beträge betraege summe wert preis "
     "brutto netto montant montants somme prix importe importes monto valor precio importo somma totale prezzo valore "
@@ -45,13 +45,13 @@ def words_of(name: str) -> list[str]:
 
 
 def looks_like_amount(name: str) -> bool:
-    """Tell whether a column's name says that amounts of money stand in it."""
+    """Return whether a column's name says that the column holds amounts of money."""
     words = words_of(name)
     return not _AMOUNTS.isdisjoint(words) or bool(_AMOUNT_SIGNS.search(name)) or _near(words, "amount")
 
 
 def field_like(name: str) -> str | None:
-    """Return the field that a column's name is like, None if it is like none."""
+    """Return the field that a column's name resembles, None if it resembles none."""
     words = words_of(name)
     found, only = set(words), len(words) == 1
     if found & _PAYMENTS and (only or found & _IDS):
@@ -68,14 +68,14 @@ def field_like(name: str) -> str | None:
 
 
 def column_option(field: str, header: str) -> str:
-    """Return the option that says which column a field stands in, as a shell takes it."""
+    """Return the option that names the column of a field, quoted for a shell."""
     header = header.strip()
     quoted = shlex.quote(header) if _SHELL.search(header) else f'"{header}"'
     return f"--column {field}={quoted}"
 
 
 def candidates(field: str, headers: Iterable[str]) -> list[str]:
-    """Return the headers that are like a field."""
+    """Return the headers that resemble a field."""
     return [header for header in headers if field_like(header) == field]
 
 

@@ -1,4 +1,4 @@
-"""Reading ahead: rows are made ready in a thread of their own while the server is at work on those before."""
+"""Reads rows ahead in a separate thread while the server works on earlier ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 _CHUNK: Final = 250
 _CHUNKS: Final = 8
-"""How far ahead it reads, in chunks: enough for a server's pause, and no memory to speak of."""
+"""The most chunks read ahead: enough to bridge a pause of the server, in little memory."""
 _POLL_SECONDS: Final = 0.1
 
 
@@ -30,7 +30,7 @@ class _Reader(threading.Thread):
                 if not self._put(chunk):
                     return
             self._put([])
-        except Exception as error:  # noqa: BLE001 - whatever it is belongs to the one who iterates
+        except Exception as error:  # noqa: BLE001 - every error is raised again where the items are iterated
             self._put(error)
 
     def _put(self, chunk: list[object] | BaseException) -> bool:
@@ -45,14 +45,17 @@ class _Reader(threading.Thread):
 
 @contextmanager
 def ahead(items: Iterable[T]) -> Iterator[Iterator[T]]:
-    """Give the items in their order, read ahead by a thread that ends with the block; what it raises is raised here."""
+    """Return an iterator over items that a thread reads ahead; errors are raised by the iterator.
+
+    The thread ends with the `with` block.
+    """
     reader = _Reader(items)
 
     def ready() -> Iterator[T]:
         while chunk := reader.ready.get():
             if isinstance(chunk, BaseException):
                 raise chunk
-            yield from chunk  # type: ignore[misc]  # what goes in comes out
+            yield from chunk  # type: ignore[misc]  # a chunk holds items of the iterable
 
     reader.start()
     try:

@@ -1,4 +1,4 @@
-"""One row to one request, or to every rule it breaks; how ids are made from columns says `ids`."""
+"""Turns one row into a request, or into an error for every rule it breaks; see `ids` for ids made from columns."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 _PLANS: Final = 256
 _USES: Final = 500
 _ALWAYS_IN_RANGE: Final = 12
-_GROUPINGS: Final = {".": "points between its thousands", " ": "spaces between its thousands", "": "nothing there"}
-_WHOLE_AMOUNT: Final = "must be whole minor units such as 1050; for amounts such as 10.50 say --amount-unit major"
+_GROUPINGS: Final = {".": "points between thousands", " ": "spaces between thousands", "": "no thousands separator"}
+_WHOLE_AMOUNT: Final = "must be whole minor units such as 1050; for amounts such as 10.50 use --amount-unit major"
 
 
 class RowError(NamedTuple):
-    """One broken rule of one row: `column` is the file's own name for it, `value` is shortened."""
+    """A rule that one row breaks. `column` is the file's own name, and `value` is shortened."""
 
     line: int
     column: str
@@ -65,14 +65,14 @@ class _Cells(NamedTuple):
 
 
 def requests_of(rows: Iterable[Row], source: Source) -> Iterator[Candidate | tuple[RowError, ...]]:
-    """Yield for each row its request or all of its errors, knowing nothing of the other rows."""
+    """Yield for each row its request or all of its errors; other rows are not considered."""
     reader = RequestReader(source)
     for row in rows:
         yield reader.read(row)
 
 
 class RequestReader:
-    """Makes requests of a source's rows; what the columns mean is found out once for each header."""
+    """Turns the rows of a source into requests; the columns are mapped once for each header."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -85,12 +85,12 @@ class RequestReader:
         self._grouping: tuple[str, int, str] | None = None
         self._plans: dict[tuple[str, ...], Columns] = {}
         self.uses: dict[str, str] = {}
-        """What each column is used as, of all headers so far; of very many names the first ones."""
+        """The use of each column, from all headers so far; limited to the first names if there are very many."""
         self._unmet = {plain_name(header): header for _, header in source.options.columns}
         self._columns: Columns | None = None
 
     def columns(self, names: tuple[str, ...]) -> Columns:
-        """Return where the fields stand under these names."""
+        """Return the index of each field under these names."""
         columns = self._columns
         if columns is not None and columns.names is names:
             return columns
@@ -108,9 +108,11 @@ class RequestReader:
         return columns
 
     def require_columns(self) -> None:
-        """Refuse a column that was named for a field and is in no line; raises `InputError`."""
+        """Raises `InputError` if a column that was named for a field is in no line."""
         for header in self._unmet.values():
-            raise self._source.problem(f"no line has {header.strip()!r}, which --column names: name it as the lines do")
+            raise self._source.problem(
+                f"no line has {header.strip()!r}, which --column names: use the name in the file"
+            )
 
     def read(self, row: Row) -> Candidate | tuple[RowError, ...]:
         """Return the row's request, or every rule that the row breaks by itself."""
@@ -173,7 +175,7 @@ class RequestReader:
         parsed = parse_amount(text, options.amount_unit, currency or None)
         if isinstance(parsed, AmountProblem) and parsed.code == "amount_decimals":
             exact = f"{decimals_of(currency.lower())} decimals of {currency.upper()}"
-            return parsed._replace(rule=f"is more exact than the {exact}: round it in the file, or give it as text")
+            return parsed._replace(rule=f"is more exact than the {exact}: round it in the file, or write it as text")
         return parsed
 
     def _require_one_grouping(self, row: Row, index: int, text: str) -> None:
@@ -184,8 +186,8 @@ class RequestReader:
         first, line, before = self._grouping
         if grouping != first:
             raise self._source.problem(
-                f"the amount {shown(text)} has {_GROUPINGS[grouping]}, and {shown(before)} on line {line} has "
-                f"{_GROUPINGS[first]}: write all of them in one way; nothing is guessed",
+                f"the amount {shown(text)} has {_GROUPINGS[grouping]}, but {shown(before)} on line {line} has "
+                f"{_GROUPINGS[first]}: write all amounts in the same way; the importer does not guess",
                 line=row.line,
                 column=index + 1,
             )
@@ -229,7 +231,7 @@ class RequestReader:
             return made._replace(attempt=max(found.attempt, made.attempt)).text, found.occurrence
         # The error may be in a column that the id is made from: then the stated id cannot be checked.
         if not cells.errors:
-            rule = f"is not the id made from the columns, {made.text}: clear it, or import without making ids"
+            rule = f"is not the id made from the columns, {made.text}: clear the cell, or import without --id-from"
             cells.refuse("refund_id", "refund_id_mismatch", shown(stated), rule)
         return made.text, None
 
@@ -263,13 +265,13 @@ def _with_object(cells: _Cells, metadata: dict[str, str], found: object) -> dict
     if found is None or found == "":
         return metadata
     if not isinstance(found, dict):
-        cells.refuse("metadata", "metadata_type", shown(found), "must be an object of text values")
+        cells.refuse("metadata", "metadata_type", shown(found), "must be an object with text values")
         return metadata
     merged = dict(metadata)
     for key, value in found.items():
         problem = cell_problem(value)
         if key in metadata:
-            problem = "duplicate_column", "is given twice, in the object and beside it: keep one"
+            problem = "duplicate_column", "occurs twice, in the metadata object and beside it: keep one"
         if problem is not None:
             cells.errors.append(RowError(cells.row.line, f"{METADATA}{key}", problem[0], shown(value), problem[1]))
         elif (text := text_of(value)) is not None:

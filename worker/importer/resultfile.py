@@ -1,8 +1,8 @@
-"""Files that go back to the person: the input with what became of each row, and the rows that were refused.
+"""Writes two files for a person: the input with the result of each row, and the rows that were refused.
 
-Both keep the input's columns in the input's order, both can be imported again as they are, and both come in the
-input's own form: JSON lines for JSON lines, else CSV with the input's delimiter. Cells that a spreadsheet would run
-as a formula get a leading apostrophe, which reading takes off again.
+Both keep the input's columns in the input's order, both can be imported again, and both have the input's format: JSON
+lines for JSON lines, else CSV with the input's delimiter. Cells that a spreadsheet would run as a formula get a
+leading apostrophe, which reading removes again.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from worker.importer.verdicts import Validation
 
 INVALID: Final = "invalid"
-"""The status a result file gives to a row that was refused; no record ever has it."""
+"""The status of a refused row in a result file; no record ever has it."""
 _AT_ONCE: Final = 500
 
 
 def result_suffix(source: Source) -> str:
-    """Return the suffix that fits what is written for this source: `.jsonl` or `.csv`."""
+    """Return the suffix of the files written for this source: `.jsonl` or `.csv`."""
     return ".jsonl" if source.format == "jsonl" else ".csv"
 
 
@@ -45,10 +45,10 @@ def write_result(
     lookup: Callable[[Sequence[str]], Sequence[Refund | None]],
     out: IO[str],
 ) -> int:
-    """Write every row with what became of it, and return how many there were.
+    """Write every row with its result, and return the number of rows.
 
-    `lookup` gives the record of each id, in the ids' order, None where there is none: such a row has its refund_id and
-    no status. Refused rows have the status `invalid` and their errors. `out` is opened with `encoding="utf-8",
+    `lookup` returns the record of each id in the ids' order, None if there is none: such a row has its refund_id and no
+    status. Refused rows have the status `invalid` and their errors. `out` is opened with `encoding="utf-8",
     newline=""`.
     """
     table = _table(source, RESULT_COLUMNS, out)
@@ -65,9 +65,9 @@ def write_result(
 
 
 def write_failed_rows(source: Source, validation: Validation, out: IO[str]) -> int:
-    """Write each refused row once with line, column, code, value and rule, and return how many there were.
+    """Write each refused row once with line, column, code, value and rule, and return the number of rows.
 
-    A row that breaks several rules has them in one cell, separated by `; `. Mended, the file can be imported as it is.
+    A row that breaks several rules has them in one cell, separated by `; `. Once fixed, the file can be imported.
     `out` is opened with `encoding="utf-8", newline=""`.
     """
     table = _table(source, FAILED_COLUMNS, out)
@@ -103,13 +103,13 @@ def _outcome(each: JudgedRow, refund: Refund | None, options: ImportOptions) -> 
 
 
 def _refunded(refund: Refund, options: ImportOptions) -> int | str | None:
-    """Return what has gone back, in the unit and with the decimal mark of the file; None if nothing has, or not yet."""
+    """Return the refunded amount in the unit and with the decimal mark of the file; None if nothing is refunded yet."""
     if refund.status is not Status.SUCCEEDED or refund.amount is None:
         return None
     if options.amount_unit == "minor":
         return refund.amount
     mark = "," if options.decimal == "comma" else "."
-    # What was asked for in minor units, or for all that was left, may be in a currency that is not read in major ones.
+    # The refund may be of all that was left, in a currency that cannot be written in major units.
     return in_major(refund.amount, refund.currency, mark) or f"{refund.amount} minor units"
 
 
@@ -130,7 +130,7 @@ class _Table(Protocol):
 def _table(source: Source, added: tuple[str, ...], out: IO[str]) -> _Table:
     if source.format == "jsonl":
         return _JsonTable(added, out, source.options)
-    # A person who opens a workbook will open its result in a spreadsheet, which takes UTF-8 without a mark for Latin.
+    # The result of a workbook is opened in a spreadsheet, which reads UTF-8 without a byte order mark as Latin text.
     if source.format == "xlsx" or source.head.startswith(codecs.BOM_UTF8):
         out.write("\ufeff")
     delimiter = delimiter_of(source) or ","
@@ -142,7 +142,7 @@ def _table(source: Source, added: tuple[str, ...], out: IO[str]) -> _Table:
 
 
 class _Layout:
-    """Which places of the input's row are kept, which are overwritten, and what is added before or after it."""
+    """Which cells of the input's row are kept, which are overwritten, and which are added before or after them."""
 
     def __init__(self, names: tuple[str, ...], added: tuple[str, ...], options: ImportOptions) -> None:
         self.names = names
@@ -161,7 +161,7 @@ class _Layout:
         ]
 
     def value(self, index: int, value: object, facts: Mapping[str, Any]) -> object:
-        """Return the input's value, or what is known now under that name; an id in the input stays if none is known."""
+        """Return the input's value, or the fact of that name; the input's id stays if there is no other."""
         name = self.replaced.get(index)
         known = None if name is None else facts.get(name)
         if name is None or (name == "refund_id" and (known is None or known == text_of(value))):
@@ -190,7 +190,7 @@ class _CsvTable:
 
     def _text(self, cell: object) -> str:
         if type(cell) is float and (plain := decimal_text(cell)) is not None:
-            # A workbook's number becomes text, which is read with the mark of the file's other amounts.
+            # A workbook's number becomes text with the decimal mark of the file's other amounts.
             return plain.replace(".", self._mark)
         return text_of(cell) or ""
 

@@ -1,7 +1,7 @@
-"""A file as bytes: opened, named, digested, and read any number of times; stdin is spooled so that it can be, too.
+"""A file as bytes: opened, digested and read any number of times; stdin is first copied to a temporary file.
 
-Everything a stream of text must not be is found here, a block at a time: packed beyond the cap, a line without end,
-a NUL byte, a byte that is not UTF-8. Each is an `InputError` with line and column.
+Text is checked here block by block: an unpacked size above the limit, a line that is too long, a NUL byte or a byte
+that is not UTF-8 is an `InputError` with line and column.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ _SUFFIXES: Final[dict[str, Format]] = {
     ".ndjson": "jsonl",
     ".xlsx": "xlsx",
 }
-# What is often handed in by mistake, by its first bytes.
+# Files that are often imported by mistake, by their first bytes.
 _BINARY: Final = {
     b"\xd0\xcf\x11\xe0": "an old Excel workbook (or one with a password): save it as .xlsx or CSV",
     b"%PDF-": "a PDF",
     b"\x89PNG": "a picture",
     b"PAR1": "a Parquet file",
-    b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it, or pack it with gzip",
-    b"BZh91AY&SY": "packed with bzip2: unpack it, or pack it with gzip",
-    b"\xfd7zXZ": "packed with xz: unpack it, or pack it with gzip",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it, or use gzip",
+    b"BZh91AY&SY": "compressed with bzip2: unpack it, or use gzip",
+    b"\xfd7zXZ": "compressed with xz: unpack it, or use gzip",
     b"\xff\xfe": "UTF-16 text: save it as UTF-8 (CSV UTF-8)",
     b"\xfe\xff": "UTF-16 text: save it as UTF-8 (CSV UTF-8)",
-    _GZIP: "packed with gzip twice: unpack it once",
+    _GZIP: "compressed with gzip twice: unpack it once",
 }
 
 
 class Source:
-    """One file to import: its name, the SHA-256 of its bytes as they came, its format, and its bytes as often as asked.
+    """One file to import: its name, the SHA-256 of its original bytes, its format, and its bytes any number of times.
 
-    Close it, or use it in `with`. A file that changes while it is in use is refused at the next reading.
+    Close it, or use it in `with`. A file that changes while it is in use is refused when it is next read.
     """
 
     def __init__(self, *, name: str, file: IO[bytes], options: ImportOptions) -> None:
         self.name = name
         self.options = options
         self.hidden_rows = 0
-        """How many rows of a workbook's sheet are hidden, as behind a filter; known once it was read."""
+        """The hidden rows of a workbook's sheet, such as rows behind a filter; counted when it is read."""
         self._file = file
         try:
             self._stamp = self._state()
@@ -85,36 +85,36 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        """Closes the file, and removes what was spooled."""
+        """Closes the file, and removes a temporary copy."""
         self._file.close()
 
     def problem(self, sentence: str, *, line: int | None = None, column: int | str | None = None) -> InputError:
-        """Return an error that says where in this file something is wrong."""
+        """Return an error that names the file, the line and the column."""
         where = [self.name, *([f"line {line}"] if line else []), *([f"column {column}"] if column else [])]
         return InputError(f"{', '.join(where)}: {sentence}")
 
     def raw(self) -> io.BufferedIOBase:
-        """Return the unpacked bytes from the start; readings do not disturb each other."""
+        """Return a reader of the unpacked bytes from the start; readers are independent of each other."""
         self.check_unchanged()
         raw = self._from_start()
         return gzip.GzipFile(fileobj=raw, mode="rb") if self.packed else raw
 
     def text(self) -> io.TextIOWrapper:
-        """Return the text from the start, line ends as they are; `InputError` where the bytes are no text."""
+        """Return a reader of the text from the start that keeps line ends; it raises `InputError` for invalid text."""
         checked = io.BufferedReader(_CheckedText(self, self.raw()), _BLOCK)
         return io.TextIOWrapper(checked, encoding="utf-8-sig", newline="")
 
     def workbook(self) -> IO[bytes]:
-        """Return a copy of the unpacked bytes that can seek; close it."""
+        """Return a seekable copy of the unpacked bytes; close it."""
         inner = self.raw()
         return _copied(lambda: read_block(self, inner, _BLOCK), self.options.max_unpacked_bytes, self.too_large)
 
     def too_large(self) -> InputError:
-        """Return the error for contents beyond the cap."""
+        """Return the error for contents above the limit."""
         return self.problem(f"unpacks to more than {self.options.max_unpacked_bytes:,} bytes: split it")
 
     def check_unchanged(self) -> None:
-        """Refuses a file that has changed since it was opened."""
+        """Raises `InputError` if the file has changed since it was opened."""
         if self._state() != self._stamp:
             raise self.problem("was changed while it was being read: run the command again")
 
@@ -137,7 +137,7 @@ class Source:
                 raise self.problem(f"cannot be imported: it is {what}")
         if self.head.startswith(_ZIP):
             if self.options.format not in {None, "xlsx"}:
-                raise self.problem(f"is a workbook or another zip file, and no {self.options.format}")
+                raise self.problem(f"is a workbook or another zip file, not {self.options.format}: leave out --format")
             return "xlsx"
         stated = self.options.format
         if stated is not None:
@@ -152,20 +152,20 @@ class Source:
     def _guessed(self) -> Format:
         start = self.head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
         if start == b"[":
-            raise self.problem("is a JSON array: give one JSON object a line", line=1)
+            raise self.problem("is a JSON array: write one JSON object per line", line=1)
         return "jsonl" if start == b"{" else "csv"
 
 
 def open_source(path: str | Path, options: ImportOptions, stdin: IO[bytes] | None = None) -> Source:
-    """Return a file ready to be read; `-` is `stdin`, spooled to a temporary file first."""
+    """Return a source for a path; `-` is `stdin`, which is first copied to a temporary file."""
     if str(path) == "-":
         if stdin is None:
-            raise InputError("there is no standard input to read")
+            raise InputError("there is no standard input to read: name a file")
         return Source(name="stdin", file=_spooled("standard input", stdin, options), options=options)
     if not str(path):
         raise InputError("the file's name is empty: name a file, or - for standard input")
     path = Path(path)
-    # A name may be bytes that are no text; what is shown and kept of it is.
+    # A file name may have bytes that are not text; they are shown and stored escaped.
     name = path.name.encode("utf-8", "backslashreplace").decode("utf-8")
     try:
         file = path.open("rb")
@@ -176,25 +176,25 @@ def open_source(path: str | Path, options: ImportOptions, stdin: IO[bytes] | Non
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        # A pipe, such as a shell's <(…), can be read only once.
+        # A pipe, such as <(…) in a shell, can be read only once.
         with file:
             return Source(name=name, file=_spooled(name, file, options), options=options)
     return Source(name=name, file=file, options=options)
 
 
 def read_block(source: Source, stream: IO[bytes] | io.BufferedIOBase, size: int) -> bytes:
-    """Return up to `size` bytes; a broken packing is an `InputError`."""
+    """Return up to `size` bytes; raises `InputError` if the compressed data is broken."""
     try:
         return stream.read(size)
     except EOFError:
-        raise source.problem("ends in the middle: the packed file was cut off") from None
+        raise source.problem("ends in the middle of the compressed data: the file was cut off") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise source.problem(f"cannot be unpacked: {error}") from None
 
 
 def _spooled(name: str, stream: IO[bytes], options: ImportOptions) -> IO[bytes]:
     limit = options.max_unpacked_bytes
-    too_large = InputError(f"{name} holds more than {limit:,} bytes: give files, in parts")
+    too_large = InputError(f"{name} has more than {limit:,} bytes: split it, and import the parts as files")
     return _copied(lambda: stream.read(_BLOCK), limit, lambda: too_large)
 
 
@@ -212,7 +212,7 @@ def _copied(read: Callable[[], bytes], limit: int, too_large: Callable[[], Input
 
 
 class _Positioned(io.RawIOBase):
-    """One reading of a file, with a position of its own."""
+    """A reader of a file with a position of its own."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class _Positioned(io.RawIOBase):
 
 
 class _CheckedText(io.RawIOBase):
-    """Bytes on their way to a text reader, each block looked at first."""
+    """The bytes for a text reader; each block is checked first."""
 
     def __init__(self, source: Source, inner: io.BufferedIOBase) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ class _CheckedText(io.RawIOBase):
         self._total = 0
         self._line = 1
         self._open_line = 0
-        """Bytes of the present line before the present block."""
+        """Bytes of the current line before the current block."""
 
     def readable(self) -> bool:
         return True

@@ -116,7 +116,7 @@ class Accepted(NamedTuple):
 def judged(source: Source, validation: Validation) -> Iterator[JudgedRow]:
     """Yield every row in the file's order with its verdict; raises `InputError` for a file that was not validated."""
     if source.digest != validation.digest:
-        raise source.problem("is not the file that was validated")
+        raise source.problem("is not the file that was validated: run the command again")
     reader = RequestReader(source)
     marks, others = validation.marks, validation.others
     for row in read_rows(source):
@@ -157,13 +157,13 @@ def _with_occurrence(request: RefundRequest, occurrence: int) -> RefundRequest:
 def _conflict(source: Source, row: Row, found: Candidate, columns: Columns, other: int) -> RowError:
     names = source.options.id_from
     if not names:
-        rule = f"is on line {other} too, with other contents: an id is for one refund"
+        rule = f"is also on line {other}, with other contents: give each refund its own id"
         column, value = columns.header("refund_id"), shown(found.request.refund_id)
         return RowError(row.line, column, "duplicate_id", value, rule)
     indexes = [columns.indexes[name] for name in id_fields(source.options) if name in columns.indexes]
     column = ", ".join(columns.names[index].strip() for index in indexes)
     value = ", ".join(shown(row.values[index]) for index in indexes)
-    rule = f"is equal on line {other}, and the rest of the row differs: make the id from more columns"
+    rule = f"is equal on line {other}, but the rest of the row differs: make the id from more columns"
     if "amount" not in id_fields(source.options):
         rule += f", such as --id-from {','.join(names)},amount"
     return RowError(row.line, column, "ambiguous_id", value, rule)

@@ -1,4 +1,8 @@
-"""The rows of a workbook's sheet: size checked before it is held, no cell without a value taken for a blank one."""
+"""Reads the rows of a workbook's sheet.
+
+The size is checked before the sheet is held in memory. A cell with an error, or with a formula that was never computed,
+is not read as blank.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +24,16 @@ _BLOCK: Final = 128 * 1024
 
 
 def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
-    """Return what was seen in each part of the workbook; raises `InputError` if it is none, or too large."""
-    # What a zip says of its own sizes may be a lie, so every member is unpacked once, into nothing.
+    """Return what each part of the workbook holds; raises `InputError` if it is not a workbook, or is too large."""
+    # A zip file can misstate its own sizes, so every member is unpacked once, and discarded.
     total = 0
     sheets: dict[str, Sheet] = {}
     try:
         with zipfile.ZipFile(file) as archive:
-            # Another kind of workbook would be read too, and none of the caps fits it.
+            # The reader accepts other kinds of workbooks, too, but the limits do not fit them.
             if "xl/workbook.xml" not in archive.namelist():
                 raise source.problem(
-                    "is not a whole XLSX workbook: perhaps another zip file, or another kind of workbook"
+                    "is not a complete XLSX workbook but another zip file or kind of workbook: save it as .xlsx or CSV"
                 )
             for member in archive.infolist():
                 sheet = sheets[member.filename] = Sheet(source)
@@ -46,21 +50,21 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
                             sheet.grow(block)
                 sheet.end()
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
-        raise source.problem(f"is not a whole XLSX workbook: {error}") from None
+        raise source.problem(f"is not a complete XLSX workbook: {error}") from None
     file.seek(0)
     return sheets
 
 
 def _workbook_too_large(source: Source, what: str) -> InputError:
-    return source.problem(f"{what}, and a workbook is held in memory: save the sheet as CSV, which may have any length")
+    return source.problem(f"{what}, and a workbook is held in memory: save the sheet as CSV, which can have any length")
 
 
 class Sheet:
-    """A sheet's XML, looked at as it is unpacked: how far its cells reach, and which of them have no value.
+    """The XML of a sheet, checked while it is unpacked: the size of the sheet, and its cells without a value.
 
-    A reader holds the whole rectangle from A1 to the last cell, however few of its cells are filled. A cell with an
-    error such as `#N/A`, or with a formula that was never computed, would be read as a blank one: nobody has said that
-    it is blank.
+    The size matters because a reader holds the whole rectangle from A1 to the last cell, however few cells are filled.
+    A cell with an error such as `#N/A`, or with a formula that was never computed, would be read as blank although it
+    is not.
     """
 
     _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^>]*)>")
@@ -75,18 +79,18 @@ class Sheet:
         self._row = self._column = 0
         self._rows = self._columns = 0
         self._formula = False
-        """Whether the present cell has a formula of which no result was seen yet."""
+        """Whether the current cell has a formula but, so far, no result."""
         self.hidden = 0
-        """Rows that a person who looks at the sheet does not see, as behind a filter."""
+        """The number of hidden rows, such as rows behind a filter."""
         self.unread: set[tuple[int, int]] = set()
-        """Rows and columns, from 1, of the cells that have no value."""
+        """The row and the column, from 1, of each cell without a value."""
 
     def grow(self, block: bytes) -> None:
-        """Look at the next bytes of a sheet; raises `InputError` as soon as it is too large."""
+        """Checks the next bytes of a sheet; raises `InputError` as soon as it is too large."""
         block = self._rest + block
         end = block.rfind(b">") + 1
         self._rest = block[end:]
-        # Most sheets have no formula, and then half of the tags need no look.
+        # Most sheets have no formula, so half of the tags need no check.
         tags = self._TAGS if self._formula or self._SUSPECT.search(block) else self._TAG
         for kind, attributes in tags.findall(block[:end]):
             if kind == b"f":
@@ -96,17 +100,17 @@ class Sheet:
             else:
                 self._next(kind, attributes)
         if self._rows * self._columns > (most := self._source.options.max_workbook_cells):
-            what = f"reaches over {self._rows:,} rows and {self._columns:,} columns, more than {most:,} cells"
+            what = f"spans {self._rows:,} rows and {self._columns:,} columns, more than {most:,} cells"
             raise _workbook_too_large(self._source, what)
 
     def _next(self, kind: bytes, attributes: bytes) -> None:
-        """Go on to the next row or cell."""
+        """Moves to the next row or cell."""
         if self._formula:
             self.unread.add((self._row, self._column))
             self._formula = False
         address = self._ADDRESS.search(attributes)
         if kind == b"row":
-            # A row or cell that does not say where it stands follows the one before.
+            # A row or cell without an address follows the previous one.
             self._row = int(address[2]) if address else self._row + 1
             self._column = 0
             self.hidden += b' hidden="1"' in attributes or b' hidden="true"' in attributes
@@ -119,7 +123,7 @@ class Sheet:
         self._rows, self._columns = max(self._rows, self._row), max(self._columns, self._column)
 
     def end(self) -> None:
-        """Note what the last cell leaves open."""
+        """Notes the last cell if it has a formula without a result."""
         if self._formula:
             self.unread.add((self._row, self._column))
 
@@ -132,11 +136,11 @@ def _column_number(letters: bytes) -> int:
 
 
 def sheet_rows(source: Source, file: IO[bytes]) -> Iterator[list[object]]:
-    """Yield the rows of the one sheet that is to be imported, from the first on; cells without a value are `UNREAD`."""
+    """Yield all rows of the sheet to import; cells without a value are `UNREAD`."""
     sheets = _scanned(source, file)
     members = _members(file)
     name, rows = _chosen(source, file)
-    # A sheet of which it is not known where it stands is taken for each of them.
+    # If the part that holds the sheet is unknown, the findings in all parts count.
     known = [sheets[members[name]]] if members.get(name) in sheets else [*sheets.values()]
     source.hidden_rows = sum(sheet.hidden for sheet in known)
     unread: dict[int, list[int]] = {}
@@ -153,7 +157,7 @@ def sheet_rows(source: Source, file: IO[bytes]) -> Iterator[list[object]]:
 
 
 def _members(file: IO[bytes]) -> dict[str, str]:
-    """Return in which part of a workbook each sheet stands, as far as the workbook says so plainly."""
+    """Return the part of the workbook that holds each sheet, for the sheets whose part is stated plainly."""
     with zipfile.ZipFile(file) as archive:
         try:
             book, relations = archive.read("xl/workbook.xml"), archive.read("xl/_rels/workbook.xml.rels")
@@ -170,7 +174,7 @@ def _members(file: IO[bytes]) -> dict[str, str]:
 
 
 def _tags(xml: bytes, name: str) -> Iterator[dict[str, str]]:
-    """Yield the attributes of each tag of a name, both without their prefix."""
+    """Yield the attributes of each tag with this name, both without their prefix."""
     text = xml.decode("utf-8", errors="replace")
     for tag in re.findall(rf"<(?:\w+:)?{name}\s([^>]*)>", text):
         yield {key: html.unescape(value) for key, _, value in re.findall(r"([\w]+)=([\"'])(.*?)\2", tag)}
@@ -179,7 +183,7 @@ def _tags(xml: bytes, name: str) -> Iterator[dict[str, str]]:
 def _chosen(source: Source, file: IO[bytes]) -> tuple[str, Iterator[Sequence[object]]]:
     """Return the name of the sheet to import, and its rows."""
     try:
-        import python_calamine as calamine  # noqa: PLC0415 - an extra: only who reads XLSX needs it
+        import python_calamine as calamine  # noqa: PLC0415 - an extra, needed only to read XLSX
     except ImportError:
         raise source.problem(
             "reading XLSX needs the extra xlsx: run pip install 'refund-worker[xlsx]', or save the sheet as CSV"
@@ -200,10 +204,12 @@ def _chosen(source: Source, file: IO[bytes]) -> tuple[str, Iterator[Sequence[obj
             if not filled:
                 raise source.problem("is empty: no sheet has cells")
             if len(filled) > 1:
-                raise source.problem(f"has several sheets with rows ({', '.join(filled)}): say which to import")
+                raise source.problem(
+                    f"has several sheets with rows ({', '.join(filled)}): name the one to import with --sheet"
+                )
             return filled[0], _iterated(workbook, filled[0])
     except (calamine.CalamineError, calamine.PasswordError, calamine.XmlError, calamine.ZipError) as error:
-        raise source.problem(f"is not a whole XLSX workbook: {error}") from None
+        raise source.problem(f"is not a complete XLSX workbook: {error}") from None
 
 
 def _iterated(workbook: Any, name: str) -> Iterator[Sequence[object]]:

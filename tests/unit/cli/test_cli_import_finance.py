@@ -250,4 +250,4 @@ def test_amounts_written_in_two_ways_are_refused_whole_even_where_bad_rows_are_l
     cli: Cli, records: Records, tmp_path: Path, text: str
 ) -> None:
     ran = cli("import", a_file(tmp_path, text), *EUROS, "--on-error", "skip")
-    assert (ran.code, standing(records), "nothing is guessed" in ran.err) == (3, 0, True)
+    assert (ran.code, standing(records), "does not guess" in ran.err) == (3, 0, True)

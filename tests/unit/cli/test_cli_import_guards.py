@@ -261,8 +261,8 @@ def test_a_workbook_that_would_fill_the_memory_is_refused_and_csv_is_named(cli: 
     path.write_bytes(workbook([*rows, *([[]] * 79_997), [*[None] * 19, "x"]]))
     ran = cli("import", str(path), "--dry-run")
     assert (ran.code, ran.out) == (3, "")
-    assert "reaches over 80,000 rows and 20 columns, more than 1,500,000 cells" in ran.err
-    assert "save the sheet as CSV, which may have any length" in ran.err
+    assert "spans 80,000 rows and 20 columns, more than 1,500,000 cells" in ran.err
+    assert "save the sheet as CSV, which can have any length" in ran.err
 
 
 def test_a_file_whose_batch_was_canceled_is_sent_to_new_ids_and_not_to_again(cli: Cli, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_a_field_stands_in_the_column_that_is_said(files: Files) -> None:
 def test_a_column_that_is_said_comes_before_one_that_is_known_by_its_name(files: Files) -> None:
     text = "id,amount,Refund Amount,payment\nch_1,9999,500,pi_1\n"
     columns = (("amount", "Refund Amount"), ("payment_intent", "payment"), ("metadata.charge", "id"))
-    with pytest.raises(InputError, match=r"'amount' is not used, since --column names 'Refund Amount'"):
+    with pytest.raises(InputError, match=r"'amount' is not used because --column names 'Refund Amount'"):
         files.take(text, columns=columns, id_from=("payment",))
     (request,) = files.take(text, columns=columns, id_from=("payment",), ignore_extra=True).requests
     assert (request.amount, request.metadata) == (500, {"charge": "ch_1"})
@@ -75,10 +75,10 @@ def test_every_column_that_cannot_be_used_has_a_line_of_its_own_with_what_may_be
         "  column 'Comment' is not a known column",
         "  column 'payment_intent' is missing",
         "  column 'refund_id' is missing",
-        "  to read over columns with unknown names, say --ignore-extra",
+        "  to skip columns with unknown names, use --ignore-extra",
     ]
-    assert 'if it is the payment_intent, say --column payment_intent="Payment ID"' in lines[0]
-    assert 'if it is the amount, say --column amount="Amount EUR"' in lines[1]
+    assert 'if it is the payment_intent, use --column payment_intent="Payment ID"' in lines[0]
+    assert 'if it is the amount, use --column amount="Amount EUR"' in lines[1]
 
 
 def test_where_unknown_columns_are_read_over_a_missing_one_is_still_asked_about(files: Files) -> None:

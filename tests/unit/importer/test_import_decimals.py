@@ -83,7 +83,7 @@ def test_with_a_decimal_comma_what_could_be_meant_otherwise_is_refused(text: str
 def test_a_file_that_writes_its_thousands_in_two_ways_is_refused_whole(amounts: tuple[str, str], files: Files) -> None:
     first, second = amounts
     text = f"id;pi;amount\na;pi_1;10,50\nb;pi_2;{first}\nc;pi_3;999,99\nd;pi_4;{second}\n"
-    with pytest.raises(InputError, match=r"line 5, column 3: .*line 3.*nothing is guessed"):
+    with pytest.raises(InputError, match=r"line 5, column 3: .*line 3.*does not guess"):
         files.take(text, **EUROS)
 
 
