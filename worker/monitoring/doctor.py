@@ -36,6 +36,6 @@ def examine(settings: Settings, store: Store, app: Celery) -> Iterator[Check]:
     if provider.state is not State.FAIL:
         yield ask_provider(settings)
     if server.answers:
-        yield from guarded("under way", server.cli, lambda: under_way(settings, store))
+        yield from guarded("in progress", server.cli, lambda: under_way(settings, store))
         yield from guarded("probe", server.cli, lambda: what_was_probed(settings, store))
     yield from queues(app, place_of(settings.broker))

@@ -143,5 +143,5 @@ def problem(outcome: Outcome) -> Problem:
     if outcome.seen is TryVerdict.NOT_SENT:
         return Problem(sort="away", text=f"the provider is unavailable: {outcome.message}")
     if outcome.seen is TryVerdict.NOT_DONE:
-        return Problem(sort="away", text=f"the provider does not take the test refund now ({words(outcome)})")
+        return Problem(sort="away", text=f"the provider does not accept the test refund now ({words(outcome)})")
     return Problem(sort="away", text=f"the outcome of a test refund is unknown ({words(outcome)})")

@@ -33,7 +33,7 @@ FOUND_WITHIN: Final = 2
 """Settle times after an attempt's end within which a rise of the total is attributed to our refund."""
 _FOUND_LATE: Final = (
     "the refunded total rose by exactly this amount, but that was first seen more than two settle times after the "
-    "attempt: it may be somebody else's refund"
+    "attempt: someone else may have made that refund"
 )
 
 MAX_READBACKS: Final = 5
