@@ -51,7 +51,7 @@ async def test_proof_that_comes_after_a_person_gave_up_is_kept_and_somebody_is_t
         assert (refund.contradicted_by, refund.retriable) == ("re_1", Retriable.NO)
         last = (await shop.history())[-1]
         assert (last["label"], last["source"], last["provider_refund_id"]) == ("contradicted", "reply", "re_1")
-        assert "recorded as failed, and the provider shows re_1" in last["alarm"]
+        assert "recorded as failed, but the provider shows re_1" in last["alarm"]
         assert await async_redis.xlen("refunds:events") == before + 1
         assert await async_redis.zrange("refunds:contradicted", 0, -1) == [ID]
         assert await async_redis.hget("refunds:counters", "contradicted") == "1"

@@ -194,7 +194,7 @@ async def test_payment_with_more_refunds_than_are_read_again_is_undecided_withou
     lens.shop.provider.will(PAID, totals(500))
     look = await lens.look()
     assert (look.sight, lens.shop.provider.asked) == (ReadbackVerdict.INCONCLUSIVE, [PAID])
-    assert "more refunds" in look.reason
+    assert "too many refunds" in look.reason
 
 
 # None

@@ -146,4 +146,4 @@ def test_gap_is_told_to_a_person(world: World) -> None:
     move(world)
     table = render.history(world.store.history(ID))
     told = [str(cell) for cell in table.columns[3].cells]
-    assert told[FIRST] == "2 moves are left out here"
+    assert told[FIRST] == "2 moves are not shown here"
