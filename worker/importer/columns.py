@@ -254,7 +254,9 @@ def _fields_in(names: tuple[str, ...], options: ImportOptions) -> tuple[str | No
     return (*[None] * leading, *fields_of(own, options))
 
 
-IGNORE_HINT: Final = "to skip columns with unknown names, use --ignore-extra"
+IGNORE_HINT: Final = (
+    f"known columns are {', '.join(FIELDS)} and metadata.KEY; to skip other columns, use --ignore-extra"
+)
 
 
 def _unknown(name: str, field: str, fields: tuple[str | None, ...], options: ImportOptions) -> str:

@@ -75,7 +75,10 @@ def test_every_column_that_cannot_be_used_has_a_line_of_its_own_with_what_may_be
         "  column 'Comment' is not a known column",
         "  column 'payment_intent' is missing",
         "  column 'refund_id' is missing",
-        "  to skip columns with unknown names, use --ignore-extra",
+        (
+            "  known columns are refund_id, payment_intent, amount, currency, reason and metadata.KEY; "
+            "to skip other columns, use --ignore-extra"
+        ),
     ]
     assert 'if it is the payment_intent, use --column payment_intent="Payment ID"' in lines[0]
     assert 'if it is the amount, use --column amount="Amount EUR"' in lines[1]
