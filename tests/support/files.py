@@ -1,4 +1,4 @@
-"""Files to import, as tests need them: written to a folder, opened, judged; and a workbook made from rows."""
+"""Files to import for tests: written to a folder, opened and validated; and workbooks made from rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SHEET_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml"
 
 @dataclass(frozen=True)
 class Taken:
-    """What came of a file: its requests in order, the lines they stand on, its errors, and what it adds up to."""
+    """The result of a file: its requests in order, their lines, its errors, and its summary."""
 
     requests: list[RefundRequest] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Files:
     def result(
         self, content: str | bytes, records: Sequence[Refund] = (), name: str = "refunds.csv", **options: Any
     ) -> str:
-        """The result file of an import after which these records stand."""
+        """The result file of an import for these records."""
         by_id = {refund.refund_id: refund for refund in records}
         out = io.StringIO(newline="")
         with open_source(self.write(content, name), ImportOptions(**options)) as source:

@@ -1,4 +1,4 @@
-"""Amounts in a file: what is read, and what is refused because it could be meant in two ways."""
+"""Amounts in a file: which are read, and which are refused because they are ambiguous."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.model.request import MAX_AMOUNT
 
 
 @given(st.integers(min_value=1, max_value=MAX_AMOUNT))
-def test_whole_minor_units_are_read_as_they_are(amount: int) -> None:
+def test_whole_minor_units_are_read_unchanged(amount: int) -> None:
     assert parse_amount(str(amount), "minor", None) == amount
 
 
@@ -48,7 +48,7 @@ def test_whole_minor_units_are_read_as_they_are(amount: int) -> None:
         ("9" * 5000, "amount_too_large"),
     ],
 )
-def test_what_is_no_whole_number_of_minor_units_is_refused_with_its_own_code(text: str, code: str) -> None:
+def test_a_text_that_is_not_whole_minor_units_has_its_own_error_code(text: str, code: str) -> None:
     problem = parse_amount(text, "minor", None)
     assert isinstance(problem, AmountProblem)
     assert problem.code == code
@@ -96,14 +96,14 @@ def test_major_units_become_minor_units_by_the_currencys_exponent(text: str, cur
         ("1" * 5000, "usd", "amount_too_large"),
     ],
 )
-def test_major_units_that_could_be_meant_otherwise_are_refused(text: str, currency: str | None, code: str) -> None:
+def test_ambiguous_major_units_are_refused(text: str, currency: str | None, code: str) -> None:
     problem = parse_amount(text, "major", currency)
     assert isinstance(problem, AmountProblem)
     assert problem.code == code
 
 
 @given(st.integers(min_value=1, max_value=MAX_AMOUNT), st.sampled_from(["usd", "jpy", "kwd"]))
-def test_minor_units_written_with_their_decimals_come_back_as_they_were(amount: int, currency: str) -> None:
+def test_minor_units_survive_a_round_trip_through_major_units(amount: int, currency: str) -> None:
     exponent = decimals_of(currency) or 0
     whole, rest = divmod(amount, 10**exponent)
     text = f"{whole}.{rest:0{exponent}}" if exponent else str(whole)
@@ -112,7 +112,7 @@ def test_minor_units_written_with_their_decimals_come_back_as_they_were(amount: 
 
 
 @given(st.integers(min_value=1, max_value=MAX_AMOUNT), st.sampled_from("., \u00a0\u202f"))
-def test_a_decimal_comma_and_its_thousands_come_back_as_they_were(amount: int, group: str) -> None:
+def test_a_decimal_comma_and_thousands_survive_a_round_trip(amount: int, group: str) -> None:
     text = (in_major(amount, "eur", group=",") or "").replace(",", "_").replace(".", ",")
     text = text.replace("_", "" if group == "," else group)
     assert parse_amount(text, "major", "eur", "comma") == amount
@@ -132,13 +132,13 @@ def test_a_blank_amount_asks_for_all_that_is_left_and_is_in_no_sum(files: Files)
     assert (total.rows, total.amount, total.all_remaining) == (2, 700, 1)
 
 
-def test_major_units_take_the_default_currency_where_the_cell_is_blank(files: Files) -> None:
+def test_major_units_use_the_default_currency_for_a_blank_cell(files: Files) -> None:
     text = "refund_id,pi,amount,currency\na,pi_1,1.50,\nb,pi_2,150,JPY\n"
     taken = files.take(text, amount_unit="major", default_currency="USD")
     assert [(request.amount, request.currency) for request in taken.requests] == [(150, "usd"), (150, "jpy")]
 
 
-def test_a_column_of_minor_units_is_refused_when_amounts_are_said_to_be_major(files: Files) -> None:
+def test_a_column_of_minor_units_is_refused_with_unit_major(files: Files) -> None:
     taken = files.take("refund_id,pi,amount_minor\na,pi_1,150\n")
     assert taken.requests[0].amount == 150
     with pytest.raises(Exception, match=r"line 1, column 3.*minor units"):

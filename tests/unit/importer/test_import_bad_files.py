@@ -1,4 +1,4 @@
-"""Files that cannot be read as what they claim to be: one sentence with line and column, and nothing taken."""
+"""Files that break their format: one sentence with line and column, and nothing is imported."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ MANY = HEADER + "".join(f"r-{n},pi_{n},5,usd,,{n}\n" for n in range(20_000))
         pytest.param(packed(MANY)[:90] + b"\xff" * 60, "f.csv.gz", "cannot be unpacked", id="damaged gzip"),
     ],
 )
-def test_a_file_that_is_not_what_it_claims_is_refused_with_its_place(
+def test_a_file_that_breaks_its_format_is_refused_with_the_position(
     content: str | bytes, name: str, says: str, files: Files
 ) -> None:
     with pytest.raises(InputError, match=says) as refusal:
@@ -92,7 +92,7 @@ def test_a_file_that_is_not_what_it_claims_is_refused_with_its_place(
     assert "\n" not in str(refusal.value)
 
 
-def test_a_zip_that_is_no_workbook_is_refused(files: Files) -> None:
+def test_a_zip_file_that_is_not_a_workbook_is_refused(files: Files) -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("refunds.csv", MANY)
@@ -101,7 +101,7 @@ def test_a_zip_that_is_no_workbook_is_refused(files: Files) -> None:
 
 
 @pytest.mark.parametrize("name", ["bomb.csv.gz", "bomb.xlsx"])
-def test_what_unpacks_beyond_the_cap_is_refused(name: str, files: Files) -> None:
+def test_a_file_that_unpacks_beyond_the_limit_is_refused(name: str, files: Files) -> None:
     rows = [["refund_id", "pi"], *([f"r-{number}", "pi_1"] for number in range(5_000))]
     content = workbook(rows) if name.endswith("xlsx") else packed(MANY)
     assert len(content) < 200_000
@@ -109,7 +109,7 @@ def test_what_unpacks_beyond_the_cap_is_refused(name: str, files: Files) -> None
         files.take(content, name, max_unpacked_bytes=200_000)
 
 
-def test_endless_standard_input_is_refused_at_the_cap() -> None:
+def test_endless_standard_input_is_refused_at_the_limit() -> None:
     with pytest.raises(InputError, match="more than 1,000 bytes"):
         open_source("-", ImportOptions(max_unpacked_bytes=1_000), io.BytesIO(b"x" * 5_000))
 
@@ -119,7 +119,7 @@ def test_an_unknown_column_can_be_ignored(files: Files) -> None:
     assert files.take(text, ignore_extra=True).ids == ["a"]
 
 
-def test_what_cannot_be_opened_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_refused_in_a_sentence(tmp_path: Path) -> None:
     says_of = {tmp_path / "none.csv": "no file", tmp_path: "is a folder", Path("a\0b"): "cannot be opened"}
     for path, says in says_of.items():
         with pytest.raises(InputError, match=says):
@@ -135,7 +135,7 @@ def test_a_file_that_changes_between_two_readings_is_refused(files: Files) -> No
             list(accepted(source, validation))
 
 
-def test_a_verdict_on_one_file_is_not_used_for_another(files: Files) -> None:
+def test_a_validation_of_one_file_is_not_used_for_another(files: Files) -> None:
     validation = files.validated(MANY)
     with (
         open_source(files.write(HEADER + "a,pi_1,1,,,\n"), ImportOptions()) as source,
@@ -155,6 +155,6 @@ def test_a_verdict_on_one_file_is_not_used_for_another(files: Files) -> None:
         {"id_from": ("status",)},
     ],
 )
-def test_options_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
+def test_meaningless_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         ImportOptions(**options)

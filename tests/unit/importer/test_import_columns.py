@@ -1,4 +1,4 @@
-"""Columns whose names are not known: said by the caller, asked about by the reader, and each one accounted for."""
+"""Columns with unknown names: named by the caller, suggested in errors, and listed in the summary."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ EXPORT = "Payment ID;Amount EUR;Order No;Comment\npi_1;500;1001;late\npi_2;700;1
 COLUMNS = (("payment_intent", "Payment ID"), ("amount", "Amount EUR"), ("metadata.order", "Order No"))
 
 
-def test_a_field_stands_in_the_column_that_is_said(files: Files) -> None:
+def test_a_field_is_read_from_the_named_column(files: Files) -> None:
     for columns in (COLUMNS, (("payment_intent", "payment-id"), ("amount", " AMOUNT  EUR"), COLUMNS[2])):
         taken = files.take(EXPORT, columns=columns, id_from=("order no",), ignore_extra=True)
         found = [(each.payment_intent, each.amount, dict(each.metadata)) for each in taken.requests]
         assert found == [("pi_1", 500, {"order": "1001"}), ("pi_2", 700, {"order": "1002"})]
 
 
-def test_a_column_that_is_said_comes_before_one_that_is_known_by_its_name(files: Files) -> None:
+def test_a_named_column_wins_over_one_with_a_known_name(files: Files) -> None:
     text = "id,amount,Refund Amount,payment\nch_1,9999,500,pi_1\n"
     columns = (("amount", "Refund Amount"), ("payment_intent", "payment"), ("metadata.charge", "id"))
     with pytest.raises(InputError, match=r"'amount' is not used because --column names 'Refund Amount'"):
@@ -32,13 +32,13 @@ def test_a_column_that_is_said_comes_before_one_that_is_known_by_its_name(files:
     assert (request.amount, request.metadata) == (500, {"charge": "ch_1"})
 
 
-def test_an_id_does_not_depend_on_what_its_column_is_called(files: Files) -> None:
+def test_an_id_does_not_depend_on_the_name_of_its_column(files: Files) -> None:
     one = files.take("pi,amount\npi_1,5\n", id_from=("payment_intent",))
     other = files.take("Payment ID,amount\npi_1,5\n", id_from=("payment id",), columns=(COLUMNS[0],))
     assert one.ids == other.ids
 
 
-def test_columns_can_be_said_in_every_format(files: Files) -> None:
+def test_columns_can_be_named_in_every_format(files: Files) -> None:
     line = json.dumps({"Payment ID": "pi_1", "Amount EUR": 500, "ref": "a"}) + "\n"
     book = workbook([["Payment ID", "Amount EUR", "ref"], ["pi_1", 500, "a"]])
     columns = (*COLUMNS[:2], ("refund_id", "ref"))
@@ -47,14 +47,14 @@ def test_columns_can_be_said_in_every_format(files: Files) -> None:
         assert (request.refund_id, request.payment_intent, request.amount) == ("a", "pi_1", 500)
 
 
-def test_the_delimiter_is_found_by_the_columns_that_are_said(files: Files) -> None:
+def test_the_delimiter_is_detected_from_named_columns(files: Files) -> None:
     columns = (("payment_intent", "Zahlung"), ("amount", "Betrag"))
     text = "Zahlung;Betrag;a,b,c,d,e\npi_1;5;x\n"
     with open_source(files.write(text), ImportOptions(columns=columns)) as source:
         assert describe(source) == "CSV, semicolon-separated"
 
 
-def test_a_result_of_a_file_with_said_columns_is_read_in_the_same_way(files: Files) -> None:
+def test_a_result_of_a_file_with_named_columns_is_read_the_same_way(files: Files) -> None:
     text = "Reference,Payment ID,amount\n,pi_1,5\n"
     columns = (("refund_id", "Reference"), COLUMNS[0])
     result = files.result(text, columns=columns, id_from=("payment_intent",))
@@ -63,7 +63,7 @@ def test_a_result_of_a_file_with_said_columns_is_read_in_the_same_way(files: Fil
     assert files.take(result, columns=columns).requests == before.requests
 
 
-def test_every_column_that_cannot_be_used_has_a_line_of_its_own_with_what_may_be_meant(files: Files) -> None:
+def test_each_unusable_column_has_its_own_line_with_a_suggestion(files: Files) -> None:
     with pytest.raises(InputError) as refusal:
         files.take(EXPORT)
     first, *lines = str(refusal.value).splitlines()
@@ -84,12 +84,12 @@ def test_every_column_that_cannot_be_used_has_a_line_of_its_own_with_what_may_be
     assert 'if it is the amount, use --column amount="Amount EUR"' in lines[1]
 
 
-def test_where_unknown_columns_are_read_over_a_missing_one_is_still_asked_about(files: Files) -> None:
+def test_with_unknown_columns_ignored_a_missing_one_has_a_suggestion(files: Files) -> None:
     with pytest.raises(InputError, match=r"'payment_intent' is missing: .*'Payment ID'.*--column payment_intent="):
         files.take(EXPORT, ignore_extra=True, id_from=("order no",))
 
 
-def test_a_column_that_is_said_and_not_in_the_file_is_refused_with_a_near_one(files: Files) -> None:
+def test_a_named_column_that_is_missing_is_refused_with_a_similar_one(files: Files) -> None:
     for header, says in (("Amuont EUR", "did you mean 'Amount EUR'"), ("Betrag", "the columns are 'Payment ID', ")):
         with pytest.raises(InputError, match=rf"column '{header}' is not in the file.*{says}"):
             files.take(EXPORT, columns=(COLUMNS[0], ("amount", header)), id_from=("order no",), ignore_extra=True)
@@ -108,12 +108,12 @@ def test_a_column_that_is_said_and_not_in_the_file_is_refused_with_a_near_one(fi
         (("metadata.status", "Status"),),
     ],
 )
-def test_columns_that_cannot_be_said_are_refused(columns: tuple[tuple[str, str], ...]) -> None:
+def test_invalid_column_options_are_refused(columns: tuple[tuple[str, str], ...]) -> None:
     with pytest.raises(InputError):
         ImportOptions(columns=columns)
 
 
-def test_every_column_is_accounted_for(files: Files) -> None:
+def test_the_summary_shows_the_use_of_every_column(files: Files) -> None:
     text = "order,Payment ID,amount,metadata.x,status,Comment,\n1,pi_1,5,x,failed,hm,\n"
     options = {"columns": (COLUMNS[0],), "id_from": ("order",), "ignore_extra": True}
     assert dict(files.validated(text, **options).summary.columns) == {
@@ -156,11 +156,11 @@ def test_every_column_is_accounted_for(files: Files) -> None:
         ("", None),
     ],
 )
-def test_a_name_is_like_a_field_or_like_none(name: str, field: str | None) -> None:
+def test_a_name_resembles_one_field_or_none(name: str, field: str | None) -> None:
     assert field_like(name) == field
     assert looks_like_amount(name) is (field == "amount")
 
 
-def test_what_is_suggested_can_be_pasted_into_a_shell() -> None:
+def test_a_suggested_option_can_be_pasted_into_a_shell() -> None:
     assert column_option("amount", " Amount EUR ") == '--column amount="Amount EUR"'
     assert column_option("amount", 'The "$" amount') == "--column amount='The \"$\" amount'"

@@ -1,4 +1,4 @@
-"""Amounts in major units: whose decimals are known, how they are written, and the numbers of a workbook."""
+"""Amounts in major units: currencies with known decimals, decimal marks, and the numbers of a workbook."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EUROS: dict[str, Any] = {"amount_unit": "major", "decimal": "comma", "default_cu
 
 
 @pytest.mark.parametrize("currency", [*DISPUTED, "xau", "xxx", "abc", "dem"])
-def test_a_currency_whose_decimals_are_counted_in_two_ways_is_read_in_minor_units_only(currency: str) -> None:
+def test_currencies_with_disputed_decimals_are_read_in_minor_units_only(currency: str) -> None:
     found = parse_amount("5", "major", currency.upper())
     assert isinstance(found, AmountProblem)
     assert (found.code, "minor units" in found.rule) == ("amount_currency", True)
@@ -50,7 +50,7 @@ def test_currencies_are_read_with_the_decimals_that_providers_count() -> None:
         ("0,01", 1),
     ],
 )
-def test_a_decimal_comma_is_read_where_it_is_stated(text: str, amount: int, files: Files) -> None:
+def test_a_decimal_comma_is_read_if_the_option_says_so(text: str, amount: int, files: Files) -> None:
     assert files.take(f"id;pi;amount\na;pi_1;{text}\n", **EUROS).requests[0].amount == amount
 
 
@@ -73,21 +73,21 @@ def test_a_decimal_comma_is_read_where_it_is_stated(text: str, amount: int, file
         ("1,5e3", "amount_exponent"),
     ],
 )
-def test_with_a_decimal_comma_what_could_be_meant_otherwise_is_refused(text: str, code: str, files: Files) -> None:
+def test_with_a_decimal_comma_ambiguous_amounts_are_refused(text: str, code: str, files: Files) -> None:
     assert files.take(f"id;pi;amount\na;pi_1;{text}\n", **EUROS).codes == [code]
 
 
 @pytest.mark.parametrize(
     "amounts", [("1.234,50", "1 234,50"), ("1.234,50", "1234,50"), ("1234,50", "1 234,50"), ("1.234", "1234,5")]
 )
-def test_a_file_that_writes_its_thousands_in_two_ways_is_refused_whole(amounts: tuple[str, str], files: Files) -> None:
+def test_a_file_with_two_ways_to_write_thousands_is_refused(amounts: tuple[str, str], files: Files) -> None:
     first, second = amounts
     text = f"id;pi;amount\na;pi_1;10,50\nb;pi_2;{first}\nc;pi_3;999,99\nd;pi_4;{second}\n"
     with pytest.raises(InputError, match=r"line 5, column 3: .*line 3.*does not guess"):
         files.take(text, **EUROS)
 
 
-def test_without_being_stated_a_decimal_comma_is_refused_with_the_option(files: Files) -> None:
+def test_a_decimal_comma_without_the_option_is_refused_with_a_hint(files: Files) -> None:
     text = "id;pi;amount\na;pi_1;10,50\nb;pi_2;1.234,50\n"
     for options in ({"amount_unit": "major", "default_currency": "eur"}, {}):
         errors = files.take(text, **options).errors
@@ -96,7 +96,7 @@ def test_without_being_stated_a_decimal_comma_is_refused_with_the_option(files: 
         assert all(("--amount-unit major" in error.rule) is (not options) for error in errors)
 
 
-def test_a_decimal_comma_of_minor_units_means_nothing() -> None:
+def test_a_decimal_comma_with_minor_units_is_refused() -> None:
     for options in ({"decimal": "comma"}, {"decimal": "both", "amount_unit": "major"}):
         with pytest.raises(InputError):
             ImportOptions(**options)  # type: ignore[arg-type]  # what a caller may get wrong
@@ -143,7 +143,7 @@ def test_numbers_in_cells_have_no_thousands_to_disagree_with(files: Files) -> No
     assert [each.amount for each in taken.requests] == [123400, 123450, 567850, 200000]
 
 
-def test_a_number_with_decimals_where_minor_units_are_read_is_refused_with_the_option(files: Files) -> None:
+def test_a_number_with_decimals_in_minor_units_is_refused_with_a_hint(files: Files) -> None:
     book = workbook([["id", "pi", "amount"], ["a", "pi_1", 10.5], ["b", "pi_2", 1e15 + 0.5]])
     found = files.take(book, "refunds.xlsx").errors
     assert [error.code for error in found] == ["not_whole", "not_whole"]

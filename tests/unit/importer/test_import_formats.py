@@ -1,4 +1,4 @@
-"""The same refunds out of every format, and what the file was taken for."""
+"""The same refunds from every format, and the detected format."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CONTENTS: dict[str, tuple[str | bytes, str, str]] = {
 
 @pytest.mark.parametrize("way", ["plain", "gzip", "stdin", "gzip on stdin"])
 @pytest.mark.parametrize("kind", CONTENTS)
-def test_every_format_gives_the_same_requests_and_says_what_it_was(kind: str, way: str, tmp_path: Path) -> None:
+def test_every_format_gives_the_same_requests_and_is_described(kind: str, way: str, tmp_path: Path) -> None:
     text, suffix, words = CONTENTS[kind]
     content = text.encode() if isinstance(text, str) else text
     content = packed(content) if "gzip" in way else content
@@ -64,7 +64,7 @@ def test_every_format_gives_the_same_requests_and_says_what_it_was(kind: str, wa
         assert [each.request for each in accepted(source, validate(source))] == EXPECTED
 
 
-def test_a_stated_delimiter_is_taken_over_what_the_header_shows(files: Files) -> None:
+def test_a_stated_delimiter_wins_over_the_detected_one(files: Files) -> None:
     with pytest.raises(InputError, match="payment_intent"):
         files.take(as_csv(";"), delimiter=",")
 
@@ -81,14 +81,14 @@ def test_a_delimiter_inside_a_quoted_header_does_not_mislead(files: Files) -> No
     assert files.take(text, ignore_extra=True).requests[0].amount == 5
 
 
-def test_two_readings_of_one_source_do_not_disturb_each_other(files: Files) -> None:
+def test_two_readers_of_one_source_are_independent(files: Files) -> None:
     text = "refund_id,pi\n" + "".join(f"r-{number},pi_{number}\n" for number in range(20_000))
     with open_source(files.write(text), ImportOptions()) as source:
         pairs = zip(read_rows(source), read_rows(source), strict=True)
         assert sum(one == other for one, other in pairs) == 20_000
 
 
-def test_json_lines_take_numbers_for_ids_only_if_they_are_whole(files: Files) -> None:
+def test_json_lines_accept_numbers_as_ids_only_if_they_are_whole(files: Files) -> None:
     lines = [
         {"id": 1001, "pi": "pi_1", "amount": 500, "metadata": {"order": 7, "none": None}},
         {"id": "x", "pi": "pi_1", "amount": 5.0},
@@ -118,7 +118,7 @@ def test_json_lines_take_numbers_for_ids_only_if_they_are_whole(files: Files) ->
     ]
 
 
-def test_a_workbooks_numbers_are_taken_only_if_they_are_whole_and_exact(files: Files) -> None:
+def test_a_workbooks_numbers_are_read_only_if_whole_and_exact(files: Files) -> None:
     rows: list[list[object]] = [
         ["id", "pi", "amount", "metadata.order"],
         [1001.0, "pi_1", 500, 7.0],

@@ -1,4 +1,4 @@
-"""Made ids: the same for ever, a further attempt beside them, and what they are made from sent along as metadata."""
+"""Made ids: they never change, further attempts, and their columns sent along as metadata."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ORDERS = "Order No,pi,amount,currency\n1001,pi_1,500,usd\n1002,pi_2,700,usd\n"
 BY_ORDER: dict[str, Any] = {"id_from": ("order no",)}
 
 
-def same_refund(asked: RefundRequest, stands: RefundRequest) -> bool:
-    return SameRefund()(asked, stands)
+def same_refund(row: RefundRequest, recorded: RefundRequest) -> bool:
+    return SameRefund()(row, recorded)
 
 
 def plain(request: RefundRequest) -> RefundRequest:
-    """The request as a version made it that did not send the columns of an id along."""
+    """The request of a version that did not send the columns of an id along."""
     return replace(request, metadata={})
 
 
@@ -34,7 +34,7 @@ def test_the_columns_that_make_an_id_are_sent_along_under_their_plain_names(file
     assert renamed.requests == found.requests
 
 
-def test_what_is_sent_along_makes_no_other_id(files: Files) -> None:
+def test_sent_along_metadata_does_not_change_the_id(files: Files) -> None:
     # These are the ids of the first version: a file imported then must find its refunds.
     assert files.take("Order,pi,amount\n1001,pi_1,0500\n", id_from=("order", "payment_intent")).ids == [
         "f-1b68f62b40c680c7812e0cdc5ab4f227"
@@ -54,7 +54,7 @@ def test_what_is_sent_along_makes_no_other_id(files: Files) -> None:
         ("order,line", "1,2", ("order", "line"), {"order": "1", "line": "2"}),
     ],
 )
-def test_all_of_what_makes_an_id_is_sent_along_or_nothing_and_no_row_is_refused_for_it(
+def test_all_columns_of_an_id_are_sent_along_or_none_and_no_row_is_refused(
     header: str, row: str, id_from: tuple[str, ...], metadata: dict[str, str], files: Files
 ) -> None:
     taken = files.take(f"pi,amount,{header}\npi_1,5,{row}\n", id_from=id_from)
@@ -62,14 +62,14 @@ def test_all_of_what_makes_an_id_is_sent_along_or_nothing_and_no_row_is_refused_
     assert dict(taken.requests[0].metadata) == metadata
 
 
-def test_a_row_with_as_many_keys_as_there_may_be_sends_nothing_along(files: Files) -> None:
+def test_a_row_with_the_most_metadata_keys_sends_nothing_along(files: Files) -> None:
     for own, sent in ((MAX_METADATA_KEYS - 1, True), (MAX_METADATA_KEYS, False)):
         keys = ",".join(f"metadata.k{number}" for number in range(own))
         taken = files.take(f"order,pi,amount,{keys}\n1,pi_1,5,{','.join('x' * own)}\n", id_from=("order",))
         assert ("order" in taken.requests[0].metadata, taken.errors) == (sent, [])
 
 
-def test_a_refund_without_what_is_sent_along_is_the_same_refund(files: Files) -> None:
+def test_a_refund_without_sent_along_metadata_is_the_same_refund(files: Files) -> None:
     text = "order,line,pi,amount,currency,reason,metadata.a,metadata.b\n1,2,pi_1,5,usd,duplicate,x,y\n"
     for id_from in (
         ("order",),
@@ -97,7 +97,7 @@ def test_a_refund_without_what_is_sent_along_is_the_same_refund(files: Files) ->
         {"metadata": {"more": "x"}},
     ],
 )
-def test_what_differs_in_anything_else_is_another_refund(change: dict[str, Any], files: Files) -> None:
+def test_a_request_with_any_other_difference_is_another_refund(change: dict[str, Any], files: Files) -> None:
     request = files.take(ORDERS, **BY_ORDER).requests[0]
     other = replace(request, **change)
     assert not same_refund(request, other)
@@ -105,18 +105,18 @@ def test_what_differs_in_anything_else_is_another_refund(change: dict[str, Any],
     assert not same_refund(other, plain(request))
 
 
-def test_an_id_of_the_callers_own_is_never_explained_away() -> None:
+def test_the_callers_own_id_never_counts_as_made() -> None:
     request = RefundRequest(refund_id="mine", payment_intent="pi_1", metadata={"order": "1"})
     assert not same_refund(request, plain(request))
 
 
-def test_metadata_that_the_file_has_too_does_not_hide_what_was_sent_along(files: Files) -> None:
+def test_metadata_of_the_file_does_not_hide_what_was_sent_along(files: Files) -> None:
     text = "order,line,pi,amount,metadata.order\n1,2,pi_1,5,1\n"
     (request,) = files.take(text, id_from=("order", "line")).requests
     assert same_refund(request, replace(request, metadata={"order": "1"}))
 
 
-def test_however_much_metadata_a_row_has_what_was_sent_along_is_found(files: Files) -> None:
+def test_sent_along_metadata_is_found_among_much_metadata(files: Files) -> None:
     keys = ",".join(f"metadata.k{number}" for number in range(40))
     rows = "".join(f"{row},pi_{row},5,{','.join('x' * 40)}\n" for row in range(500))
     found = files.take(f"order,pi,amount,{keys}\n{rows}", id_from=("order", "pi", "metadata.k39")).requests
@@ -126,7 +126,7 @@ def test_however_much_metadata_a_row_has_what_was_sent_along_is_found(files: Fil
     assert len(found) == 500
 
 
-def test_the_search_for_what_an_id_was_made_from_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_for_the_columns_of_an_id_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.importer.ids._MOST_TRIES", 3_000)
     monkeypatch.setattr("worker.importer.ids._MOST_TRIES_A_ROW", 1_000)
     digests: list[object] = []
@@ -149,11 +149,11 @@ def test_a_further_attempt_has_new_ids_from_the_same_columns(files: Files) -> No
     second = files.take(text, **BY_ORDER, attempt=2).ids
     assert second == [f"{first[0]}-a2", f"{first[1]}-a2", f"{first[0]}-a2-2"]
     assert first[2] == f"{first[0]}-2"
-    # Once more they are the same: an attempt is as repeatable as a file.
+    # The same again: a further attempt is as repeatable as a file.
     assert files.take(text, **BY_ORDER, attempt=2).ids == second
 
 
-def test_a_result_of_any_attempt_is_handed_in_again_as_what_it_is_or_as_the_next(files: Files) -> None:
+def test_a_result_can_be_imported_as_the_same_or_the_next_attempt(files: Files) -> None:
     second = files.take(ORDERS, **BY_ORDER, attempt=2)
     result = files.result(ORDERS, **BY_ORDER, attempt=2)
     assert files.take(result, **BY_ORDER).requests == second.requests
@@ -173,7 +173,7 @@ def test_a_result_of_a_further_attempt_states_the_ids_of_that_attempt(files: Fil
 
 
 @given(st.integers(1, 99), st.integers(1, 10**9 - 1))
-def test_what_an_id_was_made_from_is_read_back(attempt: int, occurrence: int) -> None:
+def test_the_parts_of_a_made_id_are_read_back(attempt: int, occurrence: int) -> None:
     made = MadeId("f-" + "0a" * 16, attempt, occurrence)
     assert made_id(made.text) == made
     assert [made_id(earlier) for earlier in made.earlier] == [
@@ -182,11 +182,11 @@ def test_what_an_id_was_made_from_is_read_back(attempt: int, occurrence: int) ->
 
 
 @pytest.mark.parametrize("refund_id", ["order-1", "f-" + "0" * 31, "f-" + "0" * 32 + "-a1", "f-" + "0" * 32 + "-1"])
-def test_any_other_id_was_not_made(refund_id: str) -> None:
+def test_any_other_id_is_not_a_made_id(refund_id: str) -> None:
     assert made_id(refund_id) is None
 
 
 @pytest.mark.parametrize("options", [{"attempt": 2}, {"attempt": 0, **BY_ORDER}, {"attempt": 100, **BY_ORDER}])
-def test_an_attempt_that_means_nothing_is_refused(options: dict[str, Any]) -> None:
+def test_an_attempt_out_of_range_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         ImportOptions(**options)

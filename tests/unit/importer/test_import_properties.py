@@ -1,4 +1,4 @@
-"""The importer held to its word: results read back as the same refunds; a file moved about adds nothing."""
+"""Properties of the importer: results read back as the same refunds, and a changed file order adds nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Cells = dict[str, str]
 
 
 def as_csv(rows: list[Cells], delimiter: str = ",") -> str:
-    """A file as our own writer would write it: guarded, so that it reads as exactly these cells."""
+    """A file as the result writer would write it: guarded, so that it reads as exactly these cells."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\r\n")
     writer.writerow(guarded(name) for name in rows[0])
@@ -65,7 +65,7 @@ def result_of(text: str, **options: Any) -> str:
 
 
 @given(texts)
-def test_a_guarded_cell_runs_nowhere_and_comes_back(text: str) -> None:
+def test_a_guarded_cell_is_not_a_formula_and_reads_back(text: str) -> None:
     assert guarded(text)[:1] not in set("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
     assert unguarded(guarded(text)) == text
 
@@ -112,7 +112,7 @@ def test_a_file_renamed_resorted_or_grown_gives_its_rows_the_same_ids(
     columns = chance.sample(ALL, len(ALL))
     shuffled = [{name: row[name] for name in columns} for row in moved]
     assert sent(taken(as_csv(shuffled), "other.csv", **options)) == sent(before)
-    # A grown file may contradict itself where it did not before; what it still gives has the ids it had.
+    # A grown file may have new conflicts; the refunds that it still gives keep their ids.
     every = [{**row, "n": str(n)} for n, row in enumerate(rows + more)]
     grown = taken(as_csv(chance.sample(every, len(every))), **options)
     contradicted = {error.value for error in grown.errors}

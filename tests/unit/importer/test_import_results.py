@@ -1,4 +1,4 @@
-"""Files that go back: columns and rows in their order, each row with what became of it, and valid input again."""
+"""Files for a person: columns and rows in their order, each row with its result, and valid as input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parsed(text: str, delimiter: str = ",") -> list[list[str]]:
     return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
 
 
-def test_a_result_has_the_inputs_rows_and_columns_in_order_and_what_became_of_each(files: Files) -> None:
+def test_a_result_has_the_inputs_rows_and_columns_in_order(files: Files) -> None:
     settled = a_refund(Stage.SETTLED, refund_id="b", status=Status.SUCCEEDED)
     failed = a_refund(
         Stage.SETTLED, refund_id="a", status=Status.FAILED, error_code="card_declined", error_message="=no\nway"
@@ -45,7 +45,7 @@ def test_a_result_has_the_inputs_rows_and_columns_in_order_and_what_became_of_ea
     assert "'1e3'" in rows[2][8]
 
 
-def test_made_ids_stand_in_the_result_and_are_read_as_what_they_are(files: Files) -> None:
+def test_made_ids_in_a_result_are_recognized(files: Files) -> None:
     text = "order,pi,amount\n7,pi_1,5\n7,pi_1,5\n8,pi_1,x\n"
     taken = files.take(text, id_from=("order",))
     result = files.result(text, id_from=("order",))
@@ -57,7 +57,7 @@ def test_made_ids_stand_in_the_result_and_are_read_as_what_they_are(files: Files
     assert all(map(SameRefund(), plain, taken.requests))
 
 
-def test_a_result_of_a_result_replaces_what_was_known_before(files: Files) -> None:
+def test_a_result_of_a_result_replaces_the_earlier_columns(files: Files) -> None:
     first = files.result(HEADER + "a,pi_1,500,usd,,7\n")
     second = files.result(first, [a_refund(Stage.SETTLED, refund_id="a", status=Status.SUCCEEDED)])
     assert parsed(second)[0] == parsed(first)[0]
@@ -66,7 +66,7 @@ def test_a_result_of_a_result_replaces_what_was_known_before(files: Files) -> No
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
-def test_a_result_keeps_the_inputs_delimiter_and_mark(delimiter: str, files: Files) -> None:
+def test_a_result_keeps_the_inputs_delimiter_and_byte_order_mark(delimiter: str, files: Files) -> None:
     text = f"\ufeffid{delimiter}pi\na{delimiter}pi_1\n"
     result = files.result(text)
     assert result.startswith("\ufeff")
@@ -106,7 +106,7 @@ def test_json_lines_come_back_as_json_lines(files: Files) -> None:
     assert (again.ids, again.codes) == (["a"], ["not_whole"])
 
 
-def test_failed_rows_have_their_place_and_rules_and_can_be_mended_and_imported(files: Files) -> None:
+def test_failed_rows_have_line_and_rules_and_can_be_fixed_and_imported(files: Files) -> None:
     text = "id,pi,amount\na,pi_1,500\nb,p/2,1e3\nc,pi_3,500\nc,pi_3,501\n"
     failed = files.failed_rows(text)
     header, *rows = parsed(failed)
@@ -117,33 +117,33 @@ def test_failed_rows_have_their_place_and_rules_and_can_be_mended_and_imported(f
         ("5", "id", "duplicate_id", "'c'"),
     ]
     assert [row[5:] for row in rows] == [["b", "p/2", "1e3"], ["c", "pi_3", "500"], ["c", "pi_3", "501"]]
-    mended = failed.replace("b,p/2,1e3", "b,pi_2,1000").replace("c,pi_3,501", "d,pi_3,501")
-    assert files.take(mended).ids == ["b", "c", "d"]
-    assert parsed(files.failed_rows(mended.replace("pi_2", "p/2")))[0] == header
+    fixed = failed.replace("b,p/2,1e3", "b,pi_2,1000").replace("c,pi_3,501", "d,pi_3,501")
+    assert files.take(fixed).ids == ["b", "c", "d"]
+    assert parsed(files.failed_rows(fixed.replace("pi_2", "p/2")))[0] == header
 
 
-def test_failed_json_lines_can_be_mended_and_imported(files: Files) -> None:
+def test_failed_json_lines_can_be_fixed_and_imported(files: Files) -> None:
     text = '{"id": "a", "pi": "pi_1"}\n{"pi": "pi_2", "id": "b", "amount": "1e3"}\n'
     failed = files.failed_rows(text, "refunds.jsonl")
     assert json.loads(failed)["line"] == 2
-    assert files.take(failed.replace("1e3", "1000"), "mended.jsonl").ids == ["b"]
+    assert files.take(failed.replace("1e3", "1000"), "fixed.jsonl").ids == ["b"]
 
 
-def test_the_files_own_columns_named_like_ours_stay_beside_them(files: Files) -> None:
+def test_the_files_own_columns_stay_beside_result_columns_of_one_name(files: Files) -> None:
     failed = files.failed_rows("id,pi,code\na,p/1,mine\n", ignore_extra=True)
     header, row = parsed(failed)
     assert header == ["line", "column", "code", "value", "rule", "id", "pi", "code (file)"]
     assert row[-1] == "mine"
 
 
-def test_a_line_of_an_order_is_not_mistaken_for_the_line_of_a_failed_row(files: Files) -> None:
+def test_a_files_own_column_line_is_not_the_line_of_a_failed_row(files: Files) -> None:
     text = "order,line,pi,amount\n7,1,pi_1,5\n7,2,pi_1,x\n"
     options: dict[str, Any] = {"id_from": ("order", "line")}
-    mended = files.failed_rows(text, **options).replace("pi_1,x", "pi_1,6")
-    assert files.take(mended, **options).requests == files.take(text.replace("x", "6"), **options).requests[1:]
+    fixed = files.failed_rows(text, **options).replace("pi_1,x", "pi_1,6")
+    assert files.take(fixed, **options).requests == files.take(text.replace("x", "6"), **options).requests[1:]
 
 
-def test_a_result_of_an_earlier_version_is_read_and_gets_what_it_lacks(files: Files) -> None:
+def test_a_result_of_an_earlier_version_gets_the_missing_columns(files: Files) -> None:
     text = f"id,pi,amount,{','.join(BEFORE)}\na,pi_1,500,failed,settled,re_1,card,no,3,now\n"
     done = a_refund(Stage.SETTLED, refund_id="a", status=Status.SUCCEEDED)
     header, row = parsed(files.result(text, [done]))
@@ -151,7 +151,7 @@ def test_a_result_of_an_earlier_version_is_read_and_gets_what_it_lacks(files: Fi
     assert row[-2:] == ["500", "usd"]
 
 
-def test_a_files_own_column_called_amount_refunded_is_no_result_and_is_kept(files: Files) -> None:
+def test_a_files_own_column_amount_refunded_is_kept(files: Files) -> None:
     text = "id,pi,amount,Amount Refunded\na,pi_1,500,70\n"
     with pytest.raises(InputError, match="'Amount Refunded' is not a known column"):
         files.take(text)
@@ -189,7 +189,7 @@ def test_a_files_own_status_is_kept_and_its_result_is_valid_input(name: str, fil
         (500, "isk", "point", "500 minor units"),
     ],
 )
-def test_the_amount_refunded_is_written_as_the_files_own_amounts_are(
+def test_the_refunded_amount_is_written_like_the_files_amounts(
     amount: int, currency: str, decimal: str, written: str, files: Files
 ) -> None:
     refund = a_refund(
@@ -200,18 +200,18 @@ def test_the_amount_refunded_is_written_as_the_files_own_amounts_are(
     assert (row[2], row[-2:]) == ("", [written, currency])
 
 
-def test_what_has_not_gone_back_has_no_amount_refunded(files: Files) -> None:
+def test_an_unsettled_refund_has_no_refunded_amount(files: Files) -> None:
     for status, stage in ((Status.PENDING, Stage.PROCESSING), (Status.FAILED, Stage.SETTLED)):
         _, row = parsed(files.result("id,pi\na,pi_1\n", [a_refund(stage, refund_id="a", status=status)]))
         assert row[-2:] == ["", ""]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\n=1", "\uff1d1", "'=1", "''@x", "'''-"])
-def test_a_cell_that_a_spreadsheet_would_run_is_guarded_and_comes_back(text: str) -> None:
+def test_a_formula_cell_is_guarded_and_reads_back(text: str) -> None:
     assert guarded(text) == f"'{text}"
     assert unguarded(guarded(text)) == text
 
 
 @pytest.mark.parametrize("text", ["", "x=1", "'", "''", "'x", " =1", "pi_1"])
-def test_a_harmless_cell_is_left_alone(text: str) -> None:
+def test_a_harmless_cell_is_unchanged(text: str) -> None:
     assert guarded(text) == unguarded(text) == text

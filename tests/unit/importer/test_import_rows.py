@@ -1,4 +1,4 @@
-"""What a row becomes: columns by any of their names, ids made from columns, and every broken rule told."""
+"""From a row to a request: column aliases, ids made from columns, and an error for every broken rule."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_every_alias_that_the_documentation_names_is_known(files: Files) -> None
         assert files.take(f"{','.join(names)}\n{','.join(values.values())}\n").ids == ["a"]
 
 
-def test_columns_may_stand_in_any_order_and_blank_cells_are_absent(files: Files) -> None:
+def test_columns_can_be_in_any_order_and_blank_cells_are_absent(files: Files) -> None:
     taken = files.take("metadata.b,reason,pi,metadata.a,amount,id\n,,pi_1,x,,r-1\n")
     assert taken.requests == [RefundRequest(refund_id="r-1", payment_intent="pi_1", metadata={"a": "x"})]
 
 
-def test_every_broken_rule_of_a_row_is_told_under_the_files_own_header(files: Files) -> None:
+def test_every_broken_rule_is_reported_under_the_files_own_header(files: Files) -> None:
     text = "ID,pi,amount_minor,currency,reason,metadata.refund_id\na b,p/1,1e3,dollar,because,x\n,,5,,,\n"
     taken = files.take(text)
     assert [(error.line, error.column, error.code, error.value) for error in taken.errors] == [
@@ -102,7 +102,7 @@ def test_a_long_value_is_shortened_in_its_error(files: Files) -> None:
     assert len(error.value) <= 60
 
 
-def test_the_columns_of_a_result_file_are_read_over(files: Files) -> None:
+def test_the_columns_of_a_result_file_are_skipped(files: Files) -> None:
     text = (
         "id,pi,status,stage,provider_refund_id,error_code,error_message,attempts,updated_at\n"
         "a,pi_1,failed,settled,re_1,card,'=no,3,now\n"
@@ -113,11 +113,11 @@ def test_the_columns_of_a_result_file_are_read_over(files: Files) -> None:
 def test_an_id_is_the_documented_digest_of_its_columns(files: Files) -> None:
     taken = files.take("Order,pi,amount\n1001,pi_1,0500\n", id_from=ID_FROM)
     assert taken.ids == [derived(("order", "1001"), ("payment_intent", "pi_1"))]
-    # For ever: were this to change, a file imported before would be taken for a new one.
+    # This must never change: a file imported earlier would count as a new one.
     assert taken.ids == ["f-1b68f62b40c680c7812e0cdc5ab4f227"]
 
 
-def test_an_id_does_not_depend_on_the_columns_order_or_names_or_on_how_an_amount_is_written(files: Files) -> None:
+def test_an_id_does_not_depend_on_column_order_names_or_amount_format(files: Files) -> None:
     ways: list[tuple[str, dict[str, Any]]] = [
         ("order,pi,amount,currency\n1001,pi_1,150,usd\n", {"id_from": ("order", "pi", "amount")}),
         ("amount,Order,currency,payment\n0150,1001,USD,pi_1\n", {"id_from": ("Amount", "payment", "ORDER")}),
@@ -139,7 +139,7 @@ def test_an_id_can_be_made_from_metadata_and_from_json_objects(files: Files) -> 
     assert one.ids == [derived(("line", "2"), ("metadata.order", "7"))]
 
 
-def test_a_blank_cell_makes_no_id(files: Files) -> None:
+def test_a_blank_cell_cannot_make_an_id(files: Files) -> None:
     taken = files.take("order,pi,amount\n,pi_1,5\n7,pi_1,\n", id_from=("order", "amount"))
     assert [(error.line, error.column, error.code) for error in taken.errors] == [
         (2, "order", "id_missing"),
@@ -147,7 +147,7 @@ def test_a_blank_cell_makes_no_id(files: Files) -> None:
     ]
 
 
-def test_a_blank_cell_that_makes_no_id_is_told_beside_every_other_error(files: Files) -> None:
+def test_a_blank_id_cell_is_reported_with_every_other_error(files: Files) -> None:
     taken = files.take("order,pi,amount,reason\n,,x,why\n", id_from=("order", "payment_intent", "amount"))
     assert [(error.column, error.code) for error in taken.errors] == [
         ("amount", "amount_format"),
@@ -157,12 +157,12 @@ def test_a_blank_cell_that_makes_no_id_is_told_beside_every_other_error(files: F
     ]
 
 
-def test_a_column_that_ids_are_made_from_must_be_in_the_file(files: Files) -> None:
+def test_a_column_of_the_id_must_be_in_the_file(files: Files) -> None:
     with pytest.raises(InputError, match=r"line 1: column 'order_id' is missing"):
         files.take("pi,amount\npi_1,5\n", id_from=("Order ID",))
 
 
-def test_a_stated_id_must_be_the_one_that_the_columns_make(files: Files) -> None:
+def test_a_stated_id_must_match_the_made_id(files: Files) -> None:
     own = derived(("order", "7"))
     text = f"order,pi,id\n7,pi_1,{own}\n7,pi_1,{own}-2\n8,pi_1,mine\n9,pi_1,{own}\n7,pi_1,{own}-1\n"
     taken = files.take(text, id_from=("order",))
@@ -170,7 +170,7 @@ def test_a_stated_id_must_be_the_one_that_the_columns_make(files: Files) -> None
     assert taken.codes == ["refund_id_mismatch"] * 3
 
 
-def test_rows_can_be_turned_into_requests_without_judging_the_whole_file(files: Files) -> None:
+def test_rows_become_requests_without_validating_the_whole_file(files: Files) -> None:
     with open_source(files.write(HEADER + "a,pi_1,5,,,\nb,pi_1,x,,,\n"), ImportOptions()) as source:
         good, bad = requests_of(read_rows(source), source)
     assert good[1] == RefundRequest(refund_id="a", payment_intent="pi_1", amount=5)

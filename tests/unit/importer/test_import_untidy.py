@@ -1,4 +1,4 @@
-"""Files as spreadsheets and old programs leave them: blank rows, Excel's first line, cells that were left out."""
+"""Files as spreadsheets and old programs write them: blank rows, Excel's first line, omitted cells."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLANKS = ["", " ", "\t", "\u00a0", "\u202f", "\u3000", "\ufeff", "\u200b"]
 
 
 @pytest.mark.parametrize("blank", BLANKS)
-def test_a_row_of_blanks_is_no_row(blank: str, files: Files) -> None:
+def test_a_blank_row_is_not_a_row(blank: str, files: Files) -> None:
     row = ",".join([blank] * 6) + "\n"
     taken = files.take(row + HEADER + row + ROW + blank + "\n" + row + "b,pi_2,700,usd,,8\n" + row)
     assert (taken.ids, taken.lines, taken.errors) == (["a", "b"], [4, 7], [])
@@ -25,7 +25,7 @@ def test_a_row_of_blanks_is_no_row(blank: str, files: Files) -> None:
 
 
 @pytest.mark.parametrize("end", ["\r\n\x1a", "\r\n\x1a\x1a\r\n", "\r\n \x1a", "\r\n\r\n\x1a", "\x1a", "\x1a\x1a"])
-def test_the_end_mark_of_an_old_program_is_no_row_and_no_part_of_one(end: str, files: Files) -> None:
+def test_the_end_mark_of_dos_is_not_part_of_a_row(end: str, files: Files) -> None:
     taken = files.take(f"{HEADER}{ROW}b,pi_2,700,usd,,8{end}")
     assert [(each.refund_id, each.metadata["order"]) for each in taken.requests] == [("a", "7"), ("b", "8")]
     assert taken.errors == []
@@ -36,7 +36,7 @@ def test_the_end_mark_ends_json_lines_too(files: Files) -> None:
     assert files.take(f"{line}\u00a0\n \t\n\x1a", "refunds.jsonl").ids == ["a"]
 
 
-def test_cells_of_blanks_make_no_row_of_a_workbook_and_no_column(files: Files) -> None:
+def test_blank_cells_of_a_workbook_are_not_rows_or_columns(files: Files) -> None:
     rows: list[list[object]] = [
         [" ", "\u00a0", None],
         ["id", "pi", "amount", " ", ""],
@@ -53,8 +53,8 @@ def test_cells_of_blanks_make_no_row_of_a_workbook_and_no_column(files: Files) -
     ["sep=;", '"sep=;"', "\ufeffsep=;", '\ufeff"sep=;"', "SEP=;", "sep=;;;;;;", "sep=;,,,"],
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_excels_first_line_names_the_delimiter_and_is_no_header(first: str, end: str, files: Files) -> None:
-    # The commas in the header would be taken for the delimiter without it.
+def test_excels_first_line_names_the_delimiter_and_is_not_the_header(first: str, end: str, files: Files) -> None:
+    # Without that line, the commas in the header would be detected as the delimiter.
     text = f'{first}{end}id;pi;amount;"metadata.a,b,c,d,e"{end}a;pi_1;500;x{end}b;p/2;5;y{end}'
     taken = files.take(text)
     assert ([each.amount for each in taken.requests], taken.lines) == ([500], [3])
@@ -70,12 +70,12 @@ def test_every_delimiter_may_be_named_by_the_first_line(delimiter: str, name: st
         assert describe(source) == f"CSV, {name}-separated"
 
 
-def test_a_delimiter_that_is_not_read_is_named_with_those_that_are(files: Files) -> None:
+def test_an_unsupported_delimiter_is_refused_with_the_allowed_ones(files: Files) -> None:
     with pytest.raises(InputError, match=r"line 1: 'sep=\|' .*comma, semicolon or tab"):
         files.take("sep=|\nid|pi|amount\na|pi_1|5\n")
 
 
-def test_a_stated_delimiter_is_taken_over_the_first_line_which_is_still_no_header(files: Files) -> None:
+def test_a_stated_delimiter_wins_over_excels_first_line(files: Files) -> None:
     assert files.take("sep=;\nid,pi,amount\na,pi_1,5\n", delimiter=",").ids == ["a"]
 
 
@@ -86,7 +86,7 @@ def test_a_result_has_excels_first_line_again(files: Files) -> None:
     assert files.take(result).ids == ["a"]
 
 
-def test_rows_may_lack_their_last_cells_where_these_are_optional(files: Files) -> None:
+def test_rows_may_lack_optional_last_cells(files: Files) -> None:
     text = HEADER + "a,pi_1,500\nb,pi_2,700,usd\nc,pi_3,900,usd,duplicate\nd,pi_4,100,usd,,9\n"
     taken = files.take(text)
     assert [(each.refund_id, each.amount, each.currency, each.reason) for each in taken.requests] == [
@@ -108,7 +108,7 @@ def test_rows_may_lack_their_last_cells_where_these_are_optional(files: Files) -
         ("payment_intent,amount,Order No", "pi_1,5", {"id_from": ("order_no",)}, "Order No"),
     ],
 )
-def test_a_row_without_a_cell_that_it_needs_has_too_few_cells(
+def test_a_row_without_a_required_cell_has_too_few_cells(
     header: str, row: str, options: dict[str, Any], missing: str, files: Files
 ) -> None:
     with pytest.raises(InputError, match=rf"line 2.* too few cells, .*{missing!r}") as refusal:
@@ -116,13 +116,13 @@ def test_a_row_without_a_cell_that_it_needs_has_too_few_cells(
     assert "quote" not in str(refusal.value)
 
 
-def test_where_ids_are_made_a_row_may_lack_its_id_and_what_a_result_adds(files: Files) -> None:
+def test_with_made_ids_a_row_may_lack_its_id_and_result_columns(files: Files) -> None:
     text = files.result("order,pi,amount\n7,pi_1,5\n", id_from=("order",)) + "8,pi_2,6\r\n"
     assert len(set(files.take(text, id_from=("order",)).ids)) == 2
 
 
-def test_a_last_row_that_ends_in_the_middle_is_a_cut_file_and_no_short_row(files: Files) -> None:
-    # 500 may have been 50000: only a line end tells that the amount is whole.
+def test_a_short_last_row_without_a_line_end_is_a_cut_file(files: Files) -> None:
+    # 500 may have been 50000: only a line end shows that the amount is complete.
     with pytest.raises(InputError, match=r"line 3.*too few cells.*no line end.*cut off"):
         files.take(HEADER + ROW + "b,pi_2,500")
     assert files.take(HEADER + ROW + "b,pi_2,500\n").ids == ["a", "b"]
@@ -138,6 +138,6 @@ def test_a_delimiter_at_the_end_of_every_row_adds_no_column(delimiter: str, file
     assert [each.amount for each in taken.requests] == [500, 700, 900]
 
 
-def test_a_cell_beyond_the_last_named_column_still_stops_the_file(files: Files) -> None:
+def test_a_cell_beyond_the_last_named_column_stops_the_import(files: Files) -> None:
     with pytest.raises(InputError, match=r"line 2, column 4: .*4 cells.*quote each cell"):
         files.take("id,pi,amount,\na,pi_1,1,50\n")

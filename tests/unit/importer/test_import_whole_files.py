@@ -1,4 +1,4 @@
-"""What rows are to each other: the same refund twice, one of several equal ones, or a contradiction."""
+"""Rows with one id: the same refund twice, one of several equal rows, or a conflict."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_an_id_twice_with_the_same_contents_is_one_refund(files: Files) -> None:
     assert summary.totals["usd"].amount == 505
 
 
-def test_an_id_with_other_contents_refuses_all_its_rows_and_names_both_lines(files: Files) -> None:
+def test_an_id_with_two_contents_is_refused_on_all_its_lines(files: Files) -> None:
     taken = files.take(HEADER + ROW + "b,pi_2,5,usd,,2\n" + ROW + "a,pi_1,501,usd,,1\n")
     assert taken.ids == ["b"]
     assert [(error.line, error.column, error.code, error.value) for error in taken.errors] == [
@@ -53,7 +53,7 @@ def test_contents_are_every_field_that_is_sent(other: str, files: Files) -> None
     assert files.take(HEADER + ROW + other).codes == ["duplicate_id", "duplicate_id"]
 
 
-def test_rows_equal_in_every_sent_field_are_told_apart_by_their_occurrence(files: Files) -> None:
+def test_rows_equal_in_every_sent_field_are_numbered(files: Files) -> None:
     text = "order,pi,amount,note\n7,pi_1,500,x\n8,pi_1,500,x\n7,pi_1,500,y\n7,pi_1,500,x\n"
     taken = files.take(text, id_from=("order",), ignore_extra=True)
     first, other, second, third = taken.ids
@@ -62,7 +62,7 @@ def test_rows_equal_in_every_sent_field_are_told_apart_by_their_occurrence(files
     assert taken.summary.accepted == 4
 
 
-def test_rows_equal_in_the_id_columns_alone_are_ambiguous(files: Files) -> None:
+def test_rows_equal_only_in_the_id_columns_are_ambiguous(files: Files) -> None:
     text = "order,pi,amount\n7,pi_1,500\n8,pi_1,500\n7,pi_1,300\n"
     taken = files.take(text, id_from=("order", "pi"))
     assert [(error.line, error.column, error.code) for error in taken.errors] == [
@@ -79,7 +79,7 @@ def test_rows_equal_in_the_id_columns_alone_are_ambiguous(files: Files) -> None:
     assert error.rule.endswith("make the id from more columns")
 
 
-def test_a_new_equal_row_beside_numbered_ones_gets_the_next_free_number(files: Files) -> None:
+def test_a_new_equal_row_gets_the_next_free_number(files: Files) -> None:
     (own,) = files.take("order,pi,id\n7,pi_1,\n", id_from=("order",)).ids
     text = f"order,pi,id\n7,pi_1,\n7,pi_1,{own}-2\n7,pi_1,{own}\n7,pi_1,{own}-2\n7,pi_1,\n"
     taken = files.take(text, id_from=("order",))
@@ -104,22 +104,22 @@ def test_a_summary_adds_up_by_currency_and_names_the_largest_amount(files: Files
     assert (summary.rows, summary.accepted, summary.refused, summary.duplicates) == (5, 4, 1, 0)
 
 
-def test_of_ten_thousand_errors_a_summary_keeps_counts_and_the_first_twenty(files: Files) -> None:
+def test_a_summary_keeps_error_counts_and_the_first_twenty_errors(files: Files) -> None:
     rows = "".join(f"r-{number},pi_1,{'x' if number % 2 else '-1'},usd,,\n" for number in range(10_000))
     summary = files.take(HEADER + rows).summary
     assert summary.errors_by_code == {"amount_negative": 5_000, "amount_format": 5_000}
     assert [error.line for error in summary.first_errors] == [*range(2, 22)]
 
 
-def test_progress_is_told_up_to_the_last_row(files: Files) -> None:
+def test_progress_is_reported_up_to_the_last_row(files: Files) -> None:
     rows = "".join(f"r-{number},pi_1,5,usd,,\n" for number in range(25_000))
-    told: list[int] = []
+    reported: list[int] = []
     with open_source(files.write(HEADER + rows), ImportOptions()) as source:
-        validate(source, told.append)
-    assert told == [10_000, 20_000, 25_000]
+        validate(source, reported.append)
+    assert reported == [10_000, 20_000, 25_000]
 
 
-def test_records_beyond_what_is_held_are_found_again_in_their_order() -> None:
+def test_records_on_disk_are_read_in_the_order_added() -> None:
     layout = ">16sI"
     with Buckets(layout, held_bytes=200) as buckets:
         for number in range(1_000):
@@ -139,7 +139,7 @@ def lines(count: int) -> Iterator[str]:
 
 
 def judged_peak(files: Files, count: int) -> tuple[int, Summary]:
-    """The most memory that judging takes on top of what was there."""
+    """The peak of the memory that validation allocates."""
     with open_source(files.write("".join(lines(count))), ImportOptions()) as source:
         tracemalloc.start()
         try:
@@ -149,10 +149,10 @@ def judged_peak(files: Files, count: int) -> tuple[int, Summary]:
             tracemalloc.stop()
 
 
-def test_six_times_the_rows_take_hardly_more_memory(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_six_times_the_rows_need_hardly_more_memory(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.importer.validation._HELD_BYTES", 2**18)
     small, _ = judged_peak(files, 5_000)
     large, summary = judged_peak(files, 30_000)
     assert summary.accepted == 30_000
-    # A row's verdict is four bytes; holding the rows themselves would be hundreds.
+    # A row's verdict has four bytes; the rows themselves would need hundreds.
     assert large - small < 25_000 * 30

@@ -1,4 +1,4 @@
-"""Cells of a workbook that have no value: an error or a formula without a result is never taken for a blank cell."""
+"""Cells of a workbook without a value: an error or a formula without a result is never read as blank."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def changed(book: bytes, old: bytes, new: bytes, member: str = "xl/worksheets/sh
     ],
 )
 @pytest.mark.parametrize(("reference", "value", "column"), [("C2", 500, "amount"), ("D2", "usd", "currency")])
-def test_a_cell_without_a_value_is_not_a_blank_one(
+def test_a_cell_without_a_value_is_not_blank(
     unread: bytes, reference: str, value: object, column: str, files: Files
 ) -> None:
     book = changed(workbook(ROWS), cell(reference, value), unread % reference.encode())
@@ -59,17 +59,17 @@ def test_a_cell_without_a_value_is_not_a_blank_one(
 
 
 @pytest.mark.parametrize("computed", [b"<v>500</v>", b"<v>500.0</v>"])
-def test_a_formula_with_a_result_is_its_result(computed: bytes, files: Files) -> None:
+def test_a_formula_with_a_result_is_read_as_its_result(computed: bytes, files: Files) -> None:
     book = changed(workbook(ROWS), cell("C2", 500), b'<c r="C2"><f>250*2</f>' + computed + b"</c>")
     assert [each.amount for each in files.take(book, "refunds.xlsx", ignore_extra=True).requests] == [500, 700]
 
 
-def test_a_column_that_is_read_over_may_hold_errors(files: Files) -> None:
+def test_an_ignored_column_may_hold_errors(files: Files) -> None:
     book = changed(workbook(ROWS), cell("E2", "x"), ERROR % b"E2")
     assert files.take(book, "refunds.xlsx", ignore_extra=True).ids == ["a", "b"]
 
 
-def test_errors_of_another_sheet_are_none_of_this_one(files: Files) -> None:
+def test_errors_in_another_sheet_do_not_matter(files: Files) -> None:
     book = workbook([["x", "y", "z"], [1, 2, 3]], [["id", "pi", "amount"], ["a", "pi_1", ""]])
     book = changed(book, cell("C2", 3), ERROR % b"C2")
     assert files.take(book, "refunds.xlsx", sheet="Sheet2").requests[0].amount is None
@@ -81,7 +81,7 @@ def test_errors_of_another_sheet_are_none_of_this_one(files: Files) -> None:
     assert files.take(own, "refunds.xlsx", sheet="Sheet2").codes == ["cell_error"]
 
 
-def test_a_last_cell_without_a_result_and_one_of_many_blocks_are_found(files: Files) -> None:
+def test_a_cell_without_a_result_is_found_at_the_end_and_in_later_blocks(files: Files) -> None:
     rows: list[list[object]] = [["id", "pi", "amount"], *([f"r-{n}", "pi_1", n + 1] for n in range(20_000))]
     book = workbook(rows)
     for number in (2, 3_333, 9_000, 20_001):
@@ -91,7 +91,7 @@ def test_a_last_cell_without_a_result_and_one_of_many_blocks_are_found(files: Fi
     assert {error.code for error in taken.errors} == {"cell_error"}
 
 
-def test_a_header_without_a_value_is_no_known_column(files: Files) -> None:
+def test_a_header_without_a_value_is_not_a_known_column(files: Files) -> None:
     book = changed(workbook(ROWS), cell("C1", "amount"), ERROR % b"C1")
     with pytest.raises(Exception, match="'#ERROR' is not a known column"):
         files.take(book, "refunds.xlsx")
