@@ -170,7 +170,7 @@ def open_source(path: str | Path, options: ImportOptions, stdin: IO[bytes] | Non
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
+        raise InputError(f"the file {path} does not exist: check its name") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder: name a file in it") from None
     except (OSError, ValueError) as error:

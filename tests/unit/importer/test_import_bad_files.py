@@ -120,7 +120,7 @@ def test_an_unknown_column_can_be_ignored(files: Files) -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    says_of = {tmp_path / "none.csv": "no file", tmp_path: "is a folder", Path("a\0b"): "cannot be opened"}
+    says_of = {tmp_path / "none.csv": "does not exist", tmp_path: "is a folder", Path("a\0b"): "cannot be opened"}
     for path, says in says_of.items():
         with pytest.raises(InputError, match=says):
             open_source(path, ImportOptions())
