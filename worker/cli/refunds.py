@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ from worker.cli.session import note, opened, operator
 from worker.cli.values import request_of
 from worker.cli.waiting import verdict, wait_for
 from worker.errors import IdempotencyConflict
-from worker.model.refund import Lane, Refund, Status
+from worker.model.refund import Lane, Refund, Stage, Status
 from worker.model.request import REASONS
 from worker.ranges import SECONDS
 from worker.rules import decisions
@@ -94,10 +95,13 @@ def status(*, refund_ids: tuple[str, ...], history: bool, wait: float | None, as
         found = wait_for(refunds, refund_ids, wait or 0)
         known = {refund.refund_id for refund in found}
         for refund in found:
-            entries = refunds.history(refund.refund_id) if history else None
+            in_review = refund.stage is Stage.REVIEW and not as_json
+            entries = refunds.history(refund.refund_id) if history or in_review else ()
             if history and not as_json and refund is not found[0]:
                 click.echo()
-            _write(refund, as_json=as_json, entries=entries)
+            _write(refund, as_json=as_json, entries=entries, history=history)
+            if in_review and wait is None:
+                note(f"refund {refund.refund_id} needs review: see why with 'refunds review show {refund.refund_id}'")
         unknown = [refund_id for refund_id in dict.fromkeys(refund_ids) if refund_id not in known]
         refused = {refund_id: rejected.of_refund(refunds.store, refund_id) for refund_id in unknown}
         place = refunds.store.place
@@ -178,12 +182,12 @@ def retry(*, refund_id: str, unknown: bool, wait: float | None, as_json: bool) -
     return DONE if again else NOTHING_TO_DO
 
 
-def _write(refund: Refund, *, as_json: bool, entries: list[dict[str, Any]] | None = None) -> None:
+def _write(refund: Refund, *, as_json: bool, entries: Sequence[dict[str, Any]] = (), history: bool = False) -> None:
     if as_json:
         shown = refund.as_dict()
-        if entries is not None:
+        if history:
             shown["history"] = render.history_as_json(entries)
         render.as_json(shown)
         return
-    moves = () if entries is None else (render.history(entries),)
-    render.put(render.heading(refund.refund_id), render.block(refund), *moves)
+    moves = (render.history(entries),) if history else ()
+    render.put(render.heading(refund.refund_id), render.block(refund, entries), *moves)

@@ -16,6 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from worker.cli import reasons
 from worker.model.answers import TryVerdict
 from worker.model.refund import Refund, Stage
 from worker.model.times import from_ms, rfc3339
@@ -152,16 +153,19 @@ def facts(rows: Iterable[tuple[str, object]]) -> Table:
     return grid
 
 
-def block(refund: Refund) -> Table:
-    """Return a refund for a person."""
+def block(refund: Refund, entries: reasons.Entries = ()) -> Table:
+    """Return a refund for a person; its history says why it is in review."""
     provider = refund.provider_refund_id
     if provider and refund.provider_status:
         provider = f"{provider} ({refund.provider_status})"
     error = refund.error_code
     if error and refund.error_message:
         error = f"{error}: {refund.error_message}"
+    in_review = refund.stage is Stage.REVIEW
+    why = reasons.review_reason(entries) if in_review else None
     rows: list[tuple[str, object]] = [
         ("state", state_of(refund)),
+        ("why", ": ".join(why) if why else None),
         ("payment", refund.payment_intent),
         ("amount", amount_of(refund)),
         ("reason", refund.reason),
@@ -169,9 +173,11 @@ def block(refund: Refund) -> Table:
         ("provider", provider),
         ("evidence", refund.evidence),
         ("contradicted", f"by {refund.contradicted_by}, which the provider shows" if refund.contradicted_by else None),
-        ("error", error),
-        ("retriable", refund.retriable),
+        # In review the code is what the last attempt or read-back showed, which is often not the reason for the review.
+        ("last seen" if in_review else "error", error),
+        ("retriable", refund.retriable if refund.settled else None),
         ("in doubt", f"since {moment(refund.doubt_since)}" if refund.doubt_since else None),
+        ("in doubt before", reasons.in_words(reasons.earlier_doubts(entries)) if refund.doubt_since else None),
         ("attempts", refund.attempts or None),
         ("generation", refund.generation if refund.generation > 1 else None),
         ("batch", refund.batch_id),
@@ -194,6 +200,8 @@ def listing(refunds: Sequence[Refund]) -> Table:
     table.add_column("result", no_wrap=True)
     for refund in refunds:
         result = refund.error_code if refund.error_code is not None else refund.provider_refund_id
+        if refund.stage is Stage.REVIEW and refund.error_code is not None:
+            result = f"after {refund.error_code}"
         if refund.contradicted_by is not None:
             result = f"contradicted by {refund.contradicted_by}"
         table.add_row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 from rich.console import RenderableType
 
-from worker.cli import render
+from worker.cli import reasons, render
 from worker.cli.exits import DONE
 from worker.cli.listing import matching
 from worker.cli.session import note, opened, operator
@@ -83,24 +83,28 @@ def show(*, refund_id: str, as_json: bool) -> int:
         entries = refunds.history(refund_id)
         siblings = refunds.store.run(scripts.siblings(refund.payment_intent, refund_id))
         refunds.store.confirm_final(sibling.updated_at for sibling in siblings or () if sibling.settled)
+    why = reasons.review_reason(entries)
     if as_json:
         render.as_json(
             {
                 "refund": refund.as_dict(),
-                "why": why(entries),
-                "evidence": evidence(refund),
+                "why": None if why is None else why[1],
+                "review_reason": None if why is None else why[0],
+                "evidence": evidence(refund, entries),
                 "history": render.history_as_json(entries),
                 "siblings": None if siblings is None else [sibling.as_dict() for sibling in siblings],
                 "resolutions": resolutions(refund),
             }
         )
         return DONE
-    marks = ((name.replace("_", " "), _flat(value)) for name, value in evidence(refund).items())
+    marks = [(name.replace("_", " "), _flat(value)) for name, value in evidence(refund, entries).items()]
+    if reasons.shortened(entries):
+        marks.append(("incomplete", "moves are missing from this long history: there may be more answers and lapses"))
     render.put(
         render.heading(refund.refund_id),
         render.block(refund),
         render.heading("\nwhy it needs review"),
-        f"  {render.plain(why(entries) or 'no review was requested')}",
+        f"  {render.plain('no review was requested' if why is None else ': '.join(why))}",
         render.heading("\nwhat was sent"),
         _lines(render.sent(entries), "nothing"),
         render.heading("\nwhat was read"),
@@ -133,17 +137,14 @@ def _listed(siblings: Sequence[Refund] | None, refund: Refund) -> RenderableType
 
 
 def _flat(value: object) -> object:
+    if isinstance(value, list):
+        return reasons.in_words(value)
     if isinstance(value, dict):
         return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner is not None)
     return value
 
 
-def why(entries: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return why a review was last requested, None if it never was."""
-    return next((str(entry["alarm"]) for entry in reversed(entries) if entry.get("alarm")), None)
-
-
-def evidence(refund: Refund) -> dict[str, Any]:
+def evidence(refund: Refund, entries: reasons.Entries) -> dict[str, Any]:
     """Return the ids, times and counts of a refund that a person needs to find it at the provider."""
     times = {
         "first_attempt_at": refund.first_attempt_at,
@@ -158,9 +159,10 @@ def evidence(refund: Refund) -> dict[str, Any]:
         "idempotency_key": refund.idempotency_key,
         "metadata": {"refund_id": refund.refund_id, "refund_generation": str(refund.generation)},
         **{name: None if value is None else rfc3339(value) for name, value in times.items()},
+        "earlier_doubts": reasons.earlier_doubts(entries),
         "attempts": refund.attempts,
-        "attempts_with_an_answer": refund.verdicts,
-        "lapsed_leases": refund.lapses,
+        "attempts_with_an_answer": reasons.answered(entries),
+        "lapsed_leases": reasons.lapsed(entries),
         "server_errors_in_a_row": refund.server_errors,
         "inconclusive_looks": refund.looks,
         "resends": refund.resends,

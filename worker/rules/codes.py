@@ -14,7 +14,8 @@ from typing import Final, Literal
 
 from worker.model.refund import Retriable
 
-Origin = Literal["provider", "worker"]
+Section = Literal["refused", "ended", "going", "review"]
+"""A part of the table: refused by the provider, ended by the worker, the worker continues, or a reason for review."""
 
 DONE: Final = "done"
 """The code of an answer that is not an error."""
@@ -49,7 +50,9 @@ class Code:
     advice: str = _DECIDE
     retriable: Retriable | None = None
     _: KW_ONLY
-    origin: Origin
+    section: Section
+    is_stored: bool = True
+    """Whether a record keeps it as its `error_code`; the other reasons for review are only labels of the history."""
     never_an_echo: bool = False
     """Whether this refusal cannot have been caused by an earlier attempt of the same refund.
 
@@ -60,8 +63,11 @@ class Code:
     """Whether a 429 with this code concerns one payment and its refund, and not the rate limit."""
 
 
-_refused: Final = partial(Code, origin="provider")
-_ours: Final = partial(Code, origin="worker")
+_refused: Final = partial(Code, section="refused")
+_ended: Final = partial(Code, section="ended")
+_going: Final = partial(Code, section="going")
+_reason: Final = partial(Code, section="review", actor=Actor.OPERATOR)
+_label: Final = partial(_reason, is_stored=False)
 
 _TABLE: Final = (
     # Refusals by the provider: the refund has failed.
@@ -176,14 +182,14 @@ _TABLE: Final = (
         for status in (400, 402, 403, 404, 422)
     ),
     # Refunds that the worker itself ends.
-    _ours(
+    _ended(
         "budget_spent",
         "No attempt got through within the allowed attempts and age. It was provably never done.",
         Actor.OPERATOR,
         "Find out why no attempt got through, then `refunds retry ID`.",
         Retriable.YES,
     ),
-    _ours(
+    _ended(
         "currency_mismatch",
         "The payment is in another currency than the refund states. Nothing was sent.",
         Actor.CALLER,
@@ -191,52 +197,49 @@ _TABLE: Final = (
         Retriable.NO,
         never_an_echo=True,
     ),
-    _ours(
+    _ended(
         "canceled",
         "The provider canceled the refund.",
         Actor.SHOP,
         "It is not sent again under this id: ask why, then use a new refund id.",
     ),
     # Waiting: nothing was done, and the refund is tried again.
-    _ours("not_sent", "The provider could not be reached. Nothing was sent.", Actor.NOBODY, _WAIT),
-    _ours("rate_limited", "The provider accepts no more calls for now (429).", Actor.NOBODY, _WAIT),
-    _ours(
+    _going("not_sent", "The provider could not be reached. Nothing was sent.", Actor.NOBODY, _WAIT),
+    _going("rate_limited", "The provider accepts no more calls for now (429).", Actor.NOBODY, _WAIT),
+    _going(
         "credentials_refused", "The provider refuses the key.", Actor.OPERATOR, "Set a key that the provider accepts."
     ),
-    _ours("payment_unreadable", "The provider does not show the payment. Nothing was sent.", Actor.NOBODY, _WAIT),
-    _ours(
+    _going("payment_unreadable", "The provider does not show the payment. Nothing was sent.", Actor.NOBODY, _WAIT),
+    _going(
         "currency_unconfirmed",
         "The payment does not confirm the stated currency. Nothing was sent.",
         Actor.OPERATOR,
         "Let the key read payments. After an hour a person decides: see `refunds review show ID`.",
     ),
     # In doubt: the refund may have happened, and is read back from the provider.
-    _ours("no_reply", "The request was sent, and no complete reply came.", Actor.NOBODY, _WAIT),
-    _ours("lease_lapsed", "The worker that sent it stopped without recording an answer.", Actor.NOBODY, _WAIT),
-    _ours("unreadable_success", "The provider reported success and showed no refund.", Actor.NOBODY, _WAIT),
-    _ours("contradictory_reply", "The provider's reply does not match this refund.", Actor.NOBODY, _WAIT),
+    _going("no_reply", "The request was sent, and no complete reply came.", Actor.NOBODY, _WAIT),
+    _going("lease_lapsed", "The worker that sent it stopped without recording an answer.", Actor.NOBODY, _WAIT),
+    _going("unreadable_success", "The provider reported success and showed no refund.", Actor.NOBODY, _WAIT),
+    _going("contradictory_reply", "The provider's reply does not match this refund.", Actor.NOBODY, _WAIT),
     *(
-        _ours(f"http_{status}", f"The provider answered HTTP {status}.", Actor.NOBODY, _WAIT)
+        _going(f"http_{status}", f"The provider answered HTTP {status}.", Actor.NOBODY, _WAIT)
         for status in (408, 409, 500, 502, 503, 504)
     ),
-    # In review by a person.
-    _ours("unknown_status", "The provider shows an unknown status, which the message names.", Actor.OPERATOR),
-    _ours("idempotency_error", "The key was used with other contents.", Actor.OPERATOR),
-    _ours("conflict", "A read-back does not match this refund.", Actor.OPERATOR),
-    _ours("owned_elsewhere", "The provider's refund belongs to another refund id.", Actor.OPERATOR),
-    _ours(
-        "found_late",
-        "The payment's total rose by this amount, but too late to know which refund did it.",
-        Actor.OPERATOR,
-    ),
-    _ours("inconclusive", "The read-backs could not show whether it happened.", Actor.OPERATOR),
-    _ours("unreadable", "The payment could not be read within the allowed age.", Actor.OPERATOR),
-    _ours("resends_spent", "It was sent several times and never found.", Actor.OPERATOR),
-    _ours("no_readback", "It may have happened, and nothing may be read back.", Actor.OPERATOR),
-    _ours("refund_missing", "The provider no longer knows the refund that it had made.", Actor.OPERATOR),
-    _ours("pending_too_long", "The provider has reported it as pending for 30 days.", Actor.OPERATOR),
-    _ours("no_provider_id", "It is pending, but without a provider refund id.", Actor.OPERATOR),
-    _ours("no_body", "The stored request is missing.", Actor.OPERATOR),
+    # Reasons for review by a person.
+    _reason("unknown_status", "The provider shows an unknown status, which the message names."),
+    _reason("idempotency_error", "The key was used with other contents."),
+    _reason("conflict", "A read-back does not match this refund."),
+    _reason("owned_elsewhere", "The provider's refund belongs to another refund id."),
+    _reason("found_late", "The payment's total rose by this amount, but too late to know which refund did it."),
+    _reason("refund_missing", "The provider no longer knows the refund that it had made."),
+    _reason("pending_too_long", "The provider has reported it as pending for 30 days."),
+    _label("inconclusive", "The read-backs could not show whether it happened."),
+    _label("unreadable", "The payment could not be read within the allowed age, or after a person's decision."),
+    _label("resends_spent", "It was sent several times and never found."),
+    _label("no_readback", "It may have happened, and nothing may be read back."),
+    _label("contradicted", "The provider shows another refund for it, which the message names."),
+    _label("no_provider_id", "It is pending, but without a provider refund id."),
+    _label("no_body", "The stored request is missing."),
 )
 
 CODES: Final = MappingProxyType({code.name: code for code in _TABLE})

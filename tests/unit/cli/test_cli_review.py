@@ -39,7 +39,7 @@ def test_the_evidence_says_what_was_sent_what_was_read_and_what_each_decision_do
     ran = cli("review", "show", "stuck-1")
     assert ran.code == 0
     why, sent, read, marks, others, decisions = re.split(r"\n(?=what|why|how to find|your other)", ran.out)[1:]
-    assert why == "why it needs review\n  it cannot be told\n"
+    assert why == "why it needs review\n  inconclusive: it cannot be told\n"
     assert re.fullmatch(r"what was sent\n  20\S+ \S+Z  attempt 1: the provider made it: inconclusive.*\n", sent)
     assert read == "what was read\n  nothing\n"
     for part in ("doubt since", refund.idempotency_key, "inconclusive looks", "refund_id stuck-1"):
@@ -54,9 +54,9 @@ def test_the_evidence_is_one_json_object(cli: Cli, records: Records) -> None:
     records.succeeded("sibling-1")
     records.in_review("stuck-1")
     shown = cli("review", "show", "stuck-1", "--json").object
-    assert set(shown) == {"refund", "why", "evidence", "history", "siblings", "resolutions"}
+    assert set(shown) == {"refund", "why", "review_reason", "evidence", "history", "siblings", "resolutions"}
     assert (shown["refund"]["stage"], shown["evidence"]["inconclusive_looks"]) == ("review", 5)
-    assert shown["why"] == "it cannot be told"
+    assert (shown["why"], shown["review_reason"]) == ("it cannot be told", "inconclusive")
     assert shown["evidence"]["metadata"] == {"refund_id": "stuck-1", "refund_generation": "1"}
     assert [sibling["refund_id"] for sibling in shown["siblings"]] == ["sibling-1"]
 

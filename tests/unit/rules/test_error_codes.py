@@ -25,6 +25,24 @@ def test_table_knows_every_code_that_the_worker_gives() -> None:
     assert given - CODES.keys() == set()
 
 
+def test_page_sends_a_reader_to_the_stage_first_and_promises_nobody_to_a_refund_in_review() -> None:
+    before, table = page().split("\n## ", 1)
+    assert "Read `stage` first" in before
+    assert "| `review` | what was seen last;" in before
+    refused = table.split("\n## ")[0]
+    assert "echo" in refused.split("| code |")[0]
+
+
+def test_every_label_of_a_review_is_a_code_of_the_table() -> None:
+    # Such a label is the reason for the review, also where the record keeps the code of its last attempt.
+    source = "".join(file.read_text("utf-8") for file in WORKER.rglob("*.py"))
+    labels = set(re.findall(r'(?:to_review\([^()]*?, ?|_take_word\(refund, )"([a-z0-9_]+)",', source))
+    assert {"inconclusive", "no_readback", "contradicted", "unreadable"} <= labels
+    assert labels - CODES.keys() == set()
+    kept = {"inconclusive", "unreadable", "resends_spent", "no_readback", "contradicted"}
+    assert not any(CODES[label].is_stored for label in kept)
+
+
 def test_answer_counts_under_its_code_if_that_is_known_and_under_other_if_not() -> None:
     names = ["card_declined", DONE, "made_up", ""]
     assert [counted(name) for name in names] == ["card_declined", "done", OTHER, OTHER]
