@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +22,14 @@ from worker.rules.attempts import Rules
 from worker.rules.outcomes import classify
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """A refund that was not sent: its ending, and whether its next action is due at once."""
+
+    ending: Ending
+    continues: bool
 
 
 class Checker:
@@ -65,24 +74,20 @@ class Checker:
                 step = preflight.after_no_view(refund, outcome, self._rules, now, self._jitter())
         if step is None:
             return view
-        ending, _ = await self._keep_back(refund, step, code, {})
-        return ending
+        return (await self._keep_back(refund, step, code, {})).ending
 
-    async def judge(self, refund: Refund, look: Readback, now: datetime) -> tuple[Ending, bool] | None:
-        """Judge a read-back before the first send; return None if the refund may be sent.
-
-        Otherwise save the step, and return the refund's ending and whether to continue with it at once.
-        """
+    async def judge(self, refund: Refund, look: Readback, now: datetime) -> Held | None:
+        """Judge a read-back before the first send; return None if the refund may be sent, else save the step."""
         step = preflight.after_first_readback(refund, look, now, self._jitter())
         if step is None:
             return None
         detail = {"look": look.sight.value, "reason": look.reason}
         return await self._keep_back(refund, step, "", detail)
 
-    async def _keep_back(self, refund: Refund, step: Step, code: str, detail: dict[str, Any]) -> tuple[Ending, bool]:
+    async def _keep_back(self, refund: Refund, step: Step, code: str, detail: dict[str, Any]) -> Held:
         saved, ending = await self._recorder.save(refund, step, detail)
         if not step.quiet:
-            return ending, saved.result == "saved"
+            return Held(ending=ending, continues=saved.result == "saved")
         reason = code if step.label == preflight.UNREADABLE else step.label
         log.info("refund_postponed", refund_id=refund.refund_id, reason=reason, code=code or None)
-        return endings.postponed(refund, reason) if saved.result == "saved" else ending, False
+        return Held(ending=endings.postponed(refund, reason) if saved.result == "saved" else ending, continues=False)

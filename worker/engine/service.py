@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
@@ -36,15 +37,27 @@ from worker.rules.attempts import Rules
 from worker.rules.outcomes import classify, owned_elsewhere
 from worker.store import scripts
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Claim, ClaimKind, Loaded
+from worker.store.scripts import Claim, ClaimKind
 
 log = structlog.get_logger(__name__)
 
-HOPS: Final = 4
+MAX_ACTIONS: Final = 4
 """Maximum consecutive actions per run, to bound the loop: lapse, read-back, resend, and one to spare."""
 MOST_WOKEN: Final = 1000
 
 Detail = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A refund's record as of `now`, for its next action; `seq` is that of its payment, '' if unknown.
+
+    What an action returns: a snapshot if another action follows at once, else the refund's `Ending`.
+    """
+
+    now: datetime
+    seq: str
+    refund: Refund
 
 
 class Service:
@@ -194,83 +207,85 @@ class Service:
 
     async def _advance(self, refund_id: str, lane: Lane) -> Ending:
         # Most refunds are claimed and sent without a load, because the claim itself returns the record.
-        loaded = None if self.rules.reads_first else await self._send_blind(refund_id, lane)
-        if isinstance(loaded, Ending):
-            return loaded
-        ending = endings.OVERTAKEN
+        result = await (self._load(refund_id) if self.rules.reads_first else self._send_blind(refund_id, lane))
         permits = CallPermits(lambda: self.gate.go_on(lane))
-        for _ in range(HOPS):
-            if loaded is None:
-                loaded = await self.store.run(scripts.load(refund_id))
-            refund = loaded.refund
-            if refund is None:
-                log.warning("refund_unknown", refund_id=refund_id)
-                return endings.UNKNOWN
-            ending, again = await self._act(refund, loaded, lane, permits)
-            if not again:
-                break
-            loaded = None
-        return ending
+        for _ in range(MAX_ACTIONS):
+            if isinstance(result, Ending):
+                return result
+            result = await self._act(result.refund, result, lane, permits)
+        return result if isinstance(result, Ending) else endings.standing(result.refund)
 
-    async def _act(self, refund: Refund, loaded: Loaded, lane: Lane, permits: CallPermits) -> tuple[Ending, bool]:
-        """Take the refund's next action; return its ending, and whether to load it again at once."""
-        match attempts.next_action(refund, self.rules, loaded.now, self._wall()):
+    async def _load(self, refund_id: str) -> Ending | Snapshot:
+        loaded = await self.store.run(scripts.load(refund_id))
+        if loaded.refund is None:
+            log.warning("refund_unknown", refund_id=refund_id)
+            return endings.UNKNOWN
+        return Snapshot(now=loaded.now, seq=loaded.seq, refund=loaded.refund)
+
+    async def _act(self, refund: Refund, snapshot: Snapshot, lane: Lane, permits: CallPermits) -> Ending | Snapshot:
+        """Take the refund's next action."""
+        now = snapshot.now
+        match attempts.next_action(refund, self.rules, now, self._wall()):
             case Action.NOTHING:
-                return endings.standing(refund), False
+                return endings.standing(refund)
             case Action.SEND:
-                return await self._send(refund, loaded, lane, permits)
+                return await self._send(refund, snapshot, lane, permits)
             case Action.REPLAY:
-                return await self._replay(refund, loaded.now, lane, permits)
+                return await self._replay(refund, now, lane, permits)
             case Action.LAPSE:
-                step = attempts.after_lapse(refund, self.rules, loaded.now, self._jitter())
+                step = attempts.after_lapse(refund, self.rules, now, self._jitter())
                 saved, ending = await self._recorder.save(refund, step, {"seen": "lease_lapsed"})
-                return ending, saved.result == "saved"
+                return await self._load(refund.refund_id) if saved.result == "saved" else ending
             case Action.READ_BACK:
-                return await self._look(refund, loaded.now, lane, permits), False
+                return await self._read_back(refund, now, lane, permits)
             case Action.POLL:
-                return await self._poll(refund, loaded.now, permits), False
+                return await self._poll(refund, now, permits)
             case Action.REVIEW:
                 step = attempts.to_review({}, "no_readback", "it may have happened, and nothing may be read back")
                 _, ending = await self._recorder.save(refund, step, {})
-                return ending, False
+                return ending
 
     # Sending
 
-    async def _send_blind(self, refund_id: str, lane: Lane) -> Ending | Loaded | None:
-        """Claim and send; return the record if the refused claim shows another action, None if it must be loaded."""
+    async def _send_blind(self, refund_id: str, lane: Lane) -> Ending | Snapshot:
+        """Claim and send without a load; if the claim is refused for another action, return the record for it."""
         claim = await self._claim(refund_id, "send")
-        if claim.result in {"stage", "early"}:
-            return Loaded(now=claim.now, seq="", refund=claim.refund)
-        return None if claim.result == "unchecked" else await self._go(claim, lane)
+        if claim.result == "unchecked":
+            return await self._load(refund_id)
+        if claim.result in {"stage", "early"} and claim.refund is not None:
+            return Snapshot(now=claim.now, seq="", refund=claim.refund)
+        return await self._go(claim, lane)
 
-    async def _send(self, refund: Refund, loaded: Loaded, lane: Lane, permits: CallPermits) -> tuple[Ending, bool]:
+    async def _send(self, refund: Refund, snapshot: Snapshot, lane: Lane, permits: CallPermits) -> Ending | Snapshot:
         seq: str | None = None
         baseline: Baseline | None = None
         shown = False
         if self.rules.first_look and refund.first_attempt_at is None:
             look = await self._readbacks.look(refund, permits.take)
-            if (kept := await self._checker.judge(refund, look, loaded.now)) is not None:
-                return kept
+            held = await self._checker.judge(refund, look, snapshot.now)
+            if held is not None:
+                return held.ending if not held.continues else await self._load(refund.refund_id)
         checks = preflight.wants_currency(refund)
         if self.rules.wants_baseline or checks:
-            view = await self._checker.read_payment(refund, loaded.now, permits.take)
+            view = await self._checker.read_payment(refund, snapshot.now, permits.take)
             if isinstance(view, Ending):
-                return view, False
+                return view
             if self.rules.wants_baseline:
                 baseline = view.baseline
-            seq, shown = loaded.seq, view.shown
+            seq, shown = snapshot.seq, view.shown
         await permits.ready()
         seen = {"currency_checked": checks, "payment_shown": shown}
         claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline, **seen)
         # `moved`: another refund of the payment was sent since the totals were read, so read them again.
-        return await self._go(claim, lane), claim.result == "moved"
+        return await self._load(refund.refund_id) if claim.result == "moved" else await self._go(claim, lane)
 
-    async def _replay(self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits) -> tuple[Ending, bool]:
+    async def _replay(self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits) -> Ending | Snapshot:
         checks = preflight.wants_currency(refund)
-        if checks and isinstance(kept := await self._checker.read_payment(refund, now, permits.take), Ending):
-            return kept, False
+        if checks and isinstance(held := await self._checker.read_payment(refund, now, permits.take), Ending):
+            return held
         claim = await self._claim(refund.refund_id, "replay", currency_checked=checks)
-        return await self._go(claim, lane), claim.result == "window"
+        # `window`: the provider may have forgotten the key by now, so another action is due.
+        return await self._load(refund.refund_id) if claim.result == "window" else await self._go(claim, lane)
 
     async def _claim(
         self,
@@ -387,7 +402,7 @@ class Service:
             log.info("further_try_left_out", refund_id=refund_id, reason=obstacle)
         return not obstacle
 
-    # Looking
+    # Reading
 
     async def _poll(self, refund: Refund, now: datetime, permits: CallPermits) -> Ending:
         if refund.provider_refund_id is None:
@@ -411,13 +426,13 @@ class Service:
         payment = await self.gateway.get_payment_intent(refund.payment_intent, permits.take, about=refund)
         return is_missing(payment) and await self.account.is_lost(refund.payment_intent, permits.take)
 
-    async def _look(self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits) -> Ending:
+    async def _read_back(self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits) -> Ending:
         look = await self._readbacks.look(refund, permits.take)
         step = readback.after_readback(refund, look, self.rules, now, self._jitter())
         detail = {"look": look.sight.value, "reason": look.reason}
         checks = step.changes.get("proven_absent_at") is not None and preflight.wants_currency(refund)
-        if checks and isinstance(kept := await self._checker.read_payment(refund, now, permits.take), Ending):
-            return kept
+        if checks and isinstance(held := await self._checker.read_payment(refund, now, permits.take), Ending):
+            return held
         saved, ending = await self._recorder.save(refund, step, detail, insist=step.proof)
         if saved.result != "saved" or "proven_absent_at" not in step.changes or step.quiet:
             return ending

@@ -72,6 +72,11 @@ class _Bounds:
         return min(self.call, self.lease_end - SPARE.total_seconds() - start)
 
 
+async def _always() -> bool:
+    """Return True: the default if the caller passes no `MayGoOn`."""
+    return True
+
+
 async def _at_once() -> None:
     """Return at once: the default if the caller passes no `Permit`."""
 
@@ -106,7 +111,7 @@ class Gateway:
         *,
         lease_left: timedelta,
         window_left: timedelta | None = None,
-        may_go_on: MayGoOn | None = None,
+        may_go_on: MayGoOn = _always,
     ) -> Outcome:
         """Make one attempt: POST the stored bytes under the stored key, repeat if the rules allow, and fold the tries.
 
@@ -118,9 +123,32 @@ class Gateway:
         bounds = self._bounds(refund, lease_left, window_left)
         if not bounds.try_fits_lease(self._clock()):
             return fold([classify(NotSent(reason="the lease had too little time left to send"), refund)])
-        outcomes = [await self._try(refund, body, bounds)]
-        if may_try_again(outcomes, refund, self._rules):
-            await self._try_further(refund, body, bounds, outcomes, may_go_on)
+        outcomes: list[Outcome] = []
+
+        async def make_try() -> bool:
+            """Make one try; return whether another may follow."""
+            # Check again after the wait: it may have taken longer than planned, and a pause may have begun.
+            if outcomes and not (await may_go_on() and bounds.further_try_fits(self._clock())):
+                return False
+            outcomes.append(await self._try(refund, body, bounds))
+            return may_try_again(outcomes, refund, self._rules)
+
+        def wait(state: RetryCallState) -> float:
+            own = backoff(state.attempt_number, base=TRY_BACKOFF, cap=TRY_BACKOFF_CAP, jitter=self._jitter())
+            return max(own, outcomes[-1].retry_after or timedelta(0)).total_seconds()
+
+        def is_over(state: RetryCallState) -> bool:
+            after_wait = self._clock() + state.upcoming_sleep
+            return state.attempt_number >= MAX_TRIES or not bounds.further_try_fits(after_wait)
+
+        tries = AsyncRetrying(
+            sleep=self._sleep,
+            wait=wait,
+            stop=is_over,
+            retry=retry_if_result(bool),
+            retry_error_callback=lambda _: None,
+        )
+        await tries(make_try)
         return fold(outcomes)
 
     def _bounds(self, refund: Refund, lease_left: timedelta, window_left: timedelta | None) -> _Bounds:
@@ -131,33 +159,6 @@ class Gateway:
                 window_left = self._rules.key_window if refund.attempts <= 1 else timedelta(0)
             window_end = now + window_left.total_seconds()
         return _Bounds(call=self._limit, lease_end=now + lease_left.total_seconds(), window_end=window_end)
-
-    async def _try_further(
-        self, refund: Refund, body: bytes, bounds: _Bounds, outcomes: list[Outcome], may_go_on: MayGoOn | None
-    ) -> None:
-        """Append the tries after the first, which was made without tenacity because most attempts need only one."""
-
-        def wait(state: RetryCallState) -> float:
-            own = backoff(state.attempt_number, base=TRY_BACKOFF, cap=TRY_BACKOFF_CAP, jitter=self._jitter())
-            return max(own, outcomes[-1].retry_after or timedelta(0)).total_seconds()
-
-        def is_over(state: RetryCallState) -> bool:
-            after_wait = self._clock() + state.upcoming_sleep
-            return state.attempt_number >= MAX_TRIES or not bounds.further_try_fits(after_wait)
-
-        async for permit in AsyncRetrying(
-            sleep=self._sleep,
-            wait=wait,
-            stop=is_over,
-            retry=retry_if_result(lambda _: may_try_again(outcomes, refund, self._rules)),
-            retry_error_callback=lambda _: None,
-        ):
-            if permit.retry_state.attempt_number > 1:
-                # Check again after the wait: the sleep or the permit may have taken longer, and a pause may have begun.
-                if (may_go_on is not None and not await may_go_on()) or not bounds.further_try_fits(self._clock()):
-                    break
-                outcomes.append(await self._try(refund, body, bounds))
-            permit.retry_state.set_result(outcomes[-1])
 
     async def _try(self, refund: Refund, body: bytes, bounds: _Bounds) -> Outcome:
         request = httpx.Request("POST", self._pattern.url, headers=self._pattern.headers, content=body)
