@@ -80,8 +80,8 @@ def settled_keeps_its_lock(stack: ExitStack) -> None:
     rescript(
         stack,
         all_scripts(),
-        "elseif holds_lock(from) and not holds_lock(to) then",
-        "elseif holds_lock(from) and not holds_lock(to) and not (from == 'in_doubt' and to == 'settled') then",
+        "elseif holds_lock(was.stage) and not",
+        "elseif holds_lock(was.stage) and not (was.stage == 'in_doubt' and r.stage == 'settled') and not",
     )
 
 
@@ -90,7 +90,7 @@ def sums_counted_once_only(stack: ExitStack) -> None:
     rescript(
         stack,
         all_scripts(),
-        "count('settled:' .. from_status, -1)",
+        "count('settled:' .. was.status, -1)",
         "",
     )
 

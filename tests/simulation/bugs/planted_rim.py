@@ -64,7 +64,7 @@ def batch_delay_ignored(stack: ExitStack) -> None:
 
 def batch_counts_drift(stack: ExitStack) -> None:
     """A batch's counts are raised with each move, and not all lowered."""
-    rescript(stack, all_scripts(), "count_batch(r, 'stage:' .. from, -1)", "")
+    rescript(stack, all_scripts(), "add('stage:' .. was.stage, -1)", "")
 
 
 def rows_forgotten_at_a_restart(stack: ExitStack) -> None:

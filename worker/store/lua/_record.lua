@@ -294,8 +294,6 @@ local function watch_streak(r, status)
   end
 end
 
-local function count_batch(r, field, by) count_in(P .. 'batch:' .. r.batch_id, field, by) end
-
 -- Return a move as an entry of the history, without the fields that can be derived from the entry before;
 -- `records.Moves` reads it. The first entry has `at`, the others how long `after` the one before. `from` is where the
 -- entry before led to. A missing `status` means pending, a missing `to` settled, a missing `label` the usual one, and a
@@ -381,135 +379,181 @@ local function check(id, r, to, status, set)
   end
 end
 
--- Make one move: record, version, history, event, indexes, counters, payment lock. `set` maps fields to values; ''
--- removes a field. Return the id of a refund that waited for the payment and is due now, or '', and the ids of rows
--- that waited for room in the batch and are due now. This only writes: call `check` before.
-local function move(id, r, to, status, due, set, label, detail)
-  local key, payment = P .. 'refund:' .. id, P .. 'payment:' .. (r.payment_intent or set.payment_intent)
-  local from, from_status, from_bucket = r.stage, r.status, nil
-  if from then from_bucket = bucket(from, from_status, r.lane) end
-  local from_amount, from_currency, since = r.amount, r.currency, r.updated_at
+-- The parts of a move. Each one only writes: call `check` before. `was` is what `before` noted of the record, `r` the
+-- record (up to date from `write_record` on), `set` the fields that are written.
+
+local function before(r)
+  return {stage = r.stage, status = r.status, bucket = r.stage and bucket(r.stage, r.status, r.lane),
+    amount = r.amount, currency = r.currency, updated_at = r.updated_at}
+end
+
+-- Add to `set` what every move writes.
+local function complete(set, r, to, status, due)
   set.stage, set.status = to, status
+  set.version, set.updated_at = int(number(r.version) + 1), int(NOW)
+  set.next_check_at = to == 'settled' and '' or int(due)
   keep_doubt(set)
   if r.held then set.held = '' end
-  set.version, set.updated_at = int(number(r.version) + 1), int(NOW)
-  if to == 'settled' then
-    set.next_check_at = ''
-    -- The rest of a settled record implies the fingerprint, and its lane no longer matters. Both go, since records are
-    -- kept for long. A failed refund keeps its lane, because it may be retried.
-    if status ~= 'failed' then set.lane = '' end
-    if r.all_remaining or (set.amount or r.amount) == r.amount then set.fingerprint = '' end
-  else
-    set.next_check_at = int(due)
-  end
+  if to ~= 'settled' then return end
+  -- The rest of a settled record implies the fingerprint, and its lane no longer matters. Both go, since records are
+  -- kept for long. A failed refund keeps its lane, because it may be retried.
+  if status ~= 'failed' then set.lane = '' end
+  if r.all_remaining or (set.amount or r.amount) == r.amount then set.fingerprint = '' end
+end
 
+local function write_record(id, r, set)
   local written, removed = {}, {}
-  for k, v in pairs(set) do
-    if v == '' then
-      if r[k] then removed[#removed + 1] = k end
-      r[k] = nil
+  for field, value in pairs(set) do
+    if value == '' then
+      if r[field] then removed[#removed + 1] = field end
+      r[field] = nil
     else
-      written[#written + 1] = k; written[#written + 1] = v
-      r[k] = v
+      written[#written + 1] = field; written[#written + 1] = value
+      r[field] = value
     end
   end
-  redis.call('HSET', key, unpack(written))
-  if #removed > 0 then redis.call('HDEL', key, unpack(removed)) end
+  redis.call('HSET', P .. 'refund:' .. id, unpack(written))
+  if #removed > 0 then redis.call('HDEL', P .. 'refund:' .. id, unpack(removed)) end
+end
 
-  redis.call('RPUSH', P .. 'history:' .. id, entry(from, since, to, status, label, detail, r.attempts))
-  shorten(P .. 'history:' .. id)
-  tell(id, r.version, from or '', to, status)
+local function append_history(id, r, was, label, detail)
+  local history = P .. 'history:' .. id
+  redis.call('RPUSH', history, entry(was.stage, was.updated_at, r.stage, r.status, label, detail, r.attempts))
+  shorten(history)
+end
 
-  local to_bucket = bucket(to, status, r.lane)
-  if from_bucket and from_bucket ~= to_bucket then redis.call('ZREM', P .. 'index:' .. from_bucket, id) end
-  if to == 'settled' then
-    redis.call('ZREM', P .. 'due', id)
-    redis.call('ZADD', P .. 'index:' .. to_bucket, int(NOW), id)
-    -- Each settled refund removes up to two whose records have expired, so the index does not outgrow the records.
-    local old = redis.call('ZRANGEBYSCORE', P .. 'index:' .. to_bucket, '-inf', int(NOW - number(RETENTION)), 'LIMIT', 0, 2)
-    if #old > 0 then redis.call('ZREM', P .. 'index:' .. to_bucket, unpack(old)) end
-  else
+local function update_indexes(id, r, was, due)
+  local target = bucket(r.stage, r.status, r.lane)
+  local index = P .. 'index:' .. target
+  if was.bucket and was.bucket ~= target then redis.call('ZREM', P .. 'index:' .. was.bucket, id) end
+  if r.stage ~= 'settled' then
     redis.call('ZADD', P .. 'due', int(due), id)
-    redis.call('ZADD', P .. 'index:' .. to_bucket, int(due), id)
+    redis.call('ZADD', index, int(due), id)
+    return
   end
+  redis.call('ZREM', P .. 'due', id)
+  redis.call('ZADD', index, int(NOW), id)
+  -- Each settled refund removes up to two whose records have expired, so the index does not outgrow the records.
+  local old = redis.call('ZRANGEBYSCORE', index, '-inf', int(NOW - number(RETENTION)), 'LIMIT', 0, 2)
+  if #old > 0 then redis.call('ZREM', index, unpack(old)) end
+end
 
-  count('move:' .. (from or 'new') .. ':' .. to, 1)
-  -- Unsettled amounts, by stage. A refund of all that is left has no amount before it settles.
-  if from and from ~= 'settled' and from_amount then
-    count('open:' .. from .. ':' .. currency_name(from_currency), '-' .. from_amount)
+-- Count amounts: by stage until the refund is settled, then by status. A refund of all that is left has no amount before
+-- it settles.
+local function count_money(r, was)
+  local function add(name, of, sign) if of.amount then count(name .. ':' .. currency_name(of.currency), sign .. of.amount) end end
+  count('move:' .. (was.stage or 'new') .. ':' .. r.stage, 1)
+  if was.stage == 'settled' then
+    count('settled:' .. was.status, -1)
+    add('amount:' .. was.status, was, '-')
+  elseif was.stage then
+    add('open:' .. was.stage, was, '-')
   end
-  if to ~= 'settled' and r.amount then count('open:' .. to .. ':' .. currency_name(r.currency), r.amount) end
-  if from == 'settled' then
-    count('settled:' .. from_status, -1)
-    if from_amount then count('amount:' .. from_status .. ':' .. currency_name(from_currency), '-' .. from_amount) end
+  if r.stage ~= 'settled' then
+    add('open:' .. r.stage, r, '')
+    return
   end
-  if to == 'settled' then
-    count('settled:' .. status, 1)
-    if status == 'failed' and not (from == 'settled' and from_status == 'failed') then
-      count('failed:' .. code_name(r.error_code), 1)
-    end
-    if r.amount then count('amount:' .. status .. ':' .. currency_name(r.currency), r.amount) end
+  count('settled:' .. r.status, 1)
+  add('amount:' .. r.status, r, '')
+  if r.status == 'failed' and not (was.stage == 'settled' and was.status == 'failed') then
+    count('failed:' .. code_name(r.error_code), 1)
   end
+end
 
-  if r.batch_id then
-    if from then
-      count_batch(r, 'stage:' .. from, -1)
-      count_batch(r, 'status:' .. from_status, -1)
-    end
-    count_batch(r, 'stage:' .. to, 1)
-    count_batch(r, 'status:' .. status, 1)
-    if from == 'settled' and from_amount then
-      count_batch(r, 'amount:' .. from_status .. ':' .. currency_name(from_currency), '-' .. from_amount)
-    end
-    if to == 'settled' and from ~= 'settled' and status ~= 'canceled' then watch_streak(r, status) end
-    if to == 'settled' and r.amount then
-      count_batch(r, 'amount:' .. status .. ':' .. currency_name(r.currency), r.amount)
-    end
+local function count_batch(r, was)
+  if not r.batch_id then return end
+  local function add(field, by) count_in(P .. 'batch:' .. r.batch_id, field, by) end
+  if was.stage then
+    add('stage:' .. was.stage, -1)
+    add('status:' .. was.status, -1)
   end
+  add('stage:' .. r.stage, 1)
+  add('status:' .. r.status, 1)
+  if was.stage == 'settled' and was.amount then
+    add('amount:' .. was.status .. ':' .. currency_name(was.currency), '-' .. was.amount)
+  end
+  if r.stage ~= 'settled' then return end
+  if was.stage ~= 'settled' and r.status ~= 'canceled' then watch_streak(r, r.status) end
+  if r.amount then add('amount:' .. r.status .. ':' .. currency_name(r.currency), r.amount) end
+end
 
-  local woken, rows = '', {}
-  -- A provider's refund that a person named is owned only once the provider has confirmed it.
+local function take_ownership(id, r, set)
+  -- What a person only claims to be ours is owned once the provider has confirmed it.
   if set.provider_refund_id and set.provider_refund_id ~= '' and not r.operator_says then
     own(r.payment_intent, set.provider_refund_id, id)
   end
   if set.contradicted_by then contradict(id, r.payment_intent, set.contradicted_by) end
-  -- A total read before any of these moves may be out of date after it.
-  if from and from ~= 'queued' or to == 'sending' then redis.call('HINCRBY', payment, 'seq', 1) end
-  if to == 'sending' or holds_lock(to) and not holds_lock(from) then
+end
+
+-- Take or pass on the payment's lock. Return the id of a refund that waited for it and is due now, or ''.
+local function move_lock(id, r, was)
+  -- A total that was read before any of these moves may be out of date after it.
+  if was.stage and was.stage ~= 'queued' or r.stage == 'sending' then
+    redis.call('HINCRBY', P .. 'payment:' .. r.payment_intent, 'seq', 1)
+  end
+  if r.stage == 'sending' or holds_lock(r.stage) and not holds_lock(was.stage) then
     take_lock(r.payment_intent, id, r.created_at)
     forget_waiter(r.payment_intent, id)
-  elseif holds_lock(from) and not holds_lock(to) then
-    if pass_lock(r.payment_intent, id) then woken = wake(r.payment_intent) end
+  elseif holds_lock(was.stage) and not holds_lock(r.stage) and pass_lock(r.payment_intent, id) then
+    return wake(r.payment_intent)
   end
-  if r.batch_id and from == 'sending' then rows = wake_rows(r.batch_id) end
+  return ''
+end
 
+-- The keys of a settled refund expire. Those of its payment and batch expire once all refunds there are settled.
+local function let_expire(id, r, was)
+  local payment = P .. 'payment:' .. r.payment_intent
+  redis.call('DEL', P .. 'body:' .. id)
+  forget_waiter(r.payment_intent, id)
+  redis.call('PEXPIRE', P .. 'refund:' .. id, RETENTION)
+  redis.call('PEXPIRE', P .. 'history:' .. id, RETENTION)
+  expire_owner(r.provider_refund_id, id)
+  expire_owner(r.contradicted_by, id)
+  if was.stage ~= 'settled' and redis.call('HINCRBY', payment, 'open', -1) <= 0 then
+    redis.call('HDEL', payment, 'open')
+    redis.call('PEXPIRE', payment, RETENTION)
+  end
+  if r.batch_id and number(redis.pcall('HGET', P .. 'batch:' .. r.batch_id, 'status:pending')) <= 0 then
+    redis.call('PEXPIRE', P .. 'batch:' .. r.batch_id, RETENTION)
+    redis.call('PEXPIRE', P .. 'batch-refunds:' .. r.batch_id, RETENTION)
+    redis.call('DEL', P .. 'batch-waiters:' .. r.batch_id)
+  end
+end
+
+-- The keys of a refund that is new, or sent again after it failed, do not expire.
+local function keep(id, r, was)
+  local payment = P .. 'payment:' .. r.payment_intent
+  redis.call('HINCRBY', payment, 'open', 1)
+  redis.call('PERSIST', payment)
+  if was.stage then
+    redis.call('PERSIST', P .. 'refund:' .. id)
+    redis.call('PERSIST', P .. 'history:' .. id)
+  end
+  if r.batch_id then
+    redis.call('PERSIST', P .. 'batch:' .. r.batch_id)
+    redis.call('PERSIST', P .. 'batch-refunds:' .. r.batch_id)
+  end
+end
+
+-- Make one move: record, version, history, event, indexes, counters, owner, payment lock, expiry. `set` maps fields to
+-- values; '' removes a field. Return the id of a refund that waited for the payment and is due now, or '', and the ids of
+-- rows that waited for room in the batch and are due now. This only writes: call `check` before.
+local function move(id, r, to, status, due, set, label, detail)
+  local was = before(r)
+  complete(set, r, to, status, due)
+  write_record(id, r, set)
+  append_history(id, r, was, label, detail)
+  tell(id, r.version, was.stage or '', to, status)
+  update_indexes(id, r, was, due)
+  count_money(r, was)
+  count_batch(r, was)
+  take_ownership(id, r, set)
+  local woken = move_lock(id, r, was)
+  local rows = r.batch_id and was.stage == 'sending' and wake_rows(r.batch_id) or {}
   if to == 'settled' then
-    redis.call('DEL', P .. 'body:' .. id)
-    forget_waiter(r.payment_intent, id)
-    redis.call('PEXPIRE', key, RETENTION)
-    redis.call('PEXPIRE', P .. 'history:' .. id, RETENTION)
-    expire_owner(r.provider_refund_id, id)
-    expire_owner(r.contradicted_by, id)
-    if from ~= 'settled' and redis.call('HINCRBY', payment, 'open', -1) <= 0 then
-      redis.call('HDEL', payment, 'open')
-      redis.call('PEXPIRE', payment, RETENTION)
-    end
-    if r.batch_id and number(redis.pcall('HGET', P .. 'batch:' .. r.batch_id, 'status:pending')) <= 0 then
-      redis.call('PEXPIRE', P .. 'batch:' .. r.batch_id, RETENTION)
-      redis.call('PEXPIRE', P .. 'batch-refunds:' .. r.batch_id, RETENTION)
-      redis.call('DEL', P .. 'batch-waiters:' .. r.batch_id)
-    end
-  elseif from == nil or from == 'settled' then
-    redis.call('HINCRBY', payment, 'open', 1)
-    redis.call('PERSIST', payment)
-    if from then
-      redis.call('PERSIST', key)
-      redis.call('PERSIST', P .. 'history:' .. id)
-    end
-    if r.batch_id then
-      redis.call('PERSIST', P .. 'batch:' .. r.batch_id)
-      redis.call('PERSIST', P .. 'batch-refunds:' .. r.batch_id)
-    end
+    let_expire(id, r, was)
+  elseif was.stage == nil or was.stage == 'settled' then
+    keep(id, r, was)
   end
   return woken, rows
 end
