@@ -174,6 +174,10 @@ def test_a_request_that_breaks_rules_shows_each_rule_once() -> None:
     assert str(endings.rejected(["amount", "metadata_key", "metadata_key"])) == "rejected (amount, metadata_key)"
 
 
+def test_failed_refund_without_a_code_has_an_empty_reason() -> None:
+    assert endings.standing(a_refund(Stage.SETTLED, status=Status.FAILED, error_code=None)).reason == ""
+
+
 SUCCEEDED, DOUBT = endings.standing(a_refund(Stage.SETTLED)), endings.standing(a_refund(Stage.IN_DOUBT))
 
 

@@ -24,3 +24,9 @@ def test_a_resend_of_a_canceled_batch_settles_as_canceled_since_it_never_happene
     settled = world.get()
     assert (settled.status, settled.stage, settled.doubt_since) == (Status.CANCELED, Stage.SETTLED, None)
     assert (settled.currency_checked, settled.unconfirmed_since) == (False, None)
+
+
+def test_state_of_a_batch_is_read_and_none_if_it_has_no_record(world: World) -> None:
+    world.redis.hset("refunds:batch:b1", "state", "canceled")
+    assert world.store.batch_state("b1") == "canceled"
+    assert world.store.batch_state("b2") is None

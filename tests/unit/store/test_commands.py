@@ -320,6 +320,8 @@ def test_confirming_fails_where_nothing_can_be_written(sync_redis: redis.Redis) 
     [
         (exceptions.ResponseError("ERR unknown command"), NotDurable),
         (exceptions.ConnectionError("gone"), exceptions.ConnectionError),
+        # A primary that became a replica since the write.
+        (exceptions.ResponseError("WAITAOF cannot be used with replica instances."), StoreUnavailable),
         ([0, 0], StoreUnavailable),
     ],
 )

@@ -125,8 +125,8 @@ def test_list_of_contradictions_does_not_outlive_the_records(world: World) -> No
 
 
 def test_contradictions_are_listed_the_latest_first(world: World) -> None:
-    world.redis.zadd("refunds:contradicted", {"old": 1, "new": 2})
-    assert world.store.ids_contradicted() == ["new", "old"]
+    world.redis.zadd("refunds:contradicted", {"oldest": 1, "old": 2, "new": 3})
+    assert world.store.ids_contradicted() == ["new", "old", "oldest"]
 
 
 def test_attempt_that_ends_after_its_refund_was_contradicted_is_still_recorded(world: World) -> None:

@@ -140,6 +140,12 @@ async def test_any_other_answer_is_passed_on() -> None:
                 await ask_on_the_loop(server.url)
 
 
+def test_question_whether_the_server_can_be_waited_for_waits_for_nothing() -> None:
+    with byte_redis({"CONFIG GET": everysec(), "WAITAOF": b"*2\r\n:1\r\n:0\r\n"}) as server:
+        ask_blocking(server.url)
+        assert server.asked[-1] == "WAITAOF 0 0 0"
+
+
 def test_with_always_only_one_command_is_asked() -> None:
     with byte_redis({"CONFIG GET": always()}) as server:
         ask_blocking(server.url)
