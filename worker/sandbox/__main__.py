@@ -12,6 +12,7 @@ from worker.sandbox.bank import CAPTURED, CURRENCY, MAGIC
 from worker.sandbox.config import SandboxConfig, SandboxConfigError
 from worker.sandbox.faults import KINDS, FaultSpecError
 from worker.sandbox.provider import run
+from worker.sandbox.schema import validators
 
 EPILOG = f"""Faults: {", ".join(KINDS)}. Each takes :p= or :n=, and :times=, :on=, :pi=.
 
@@ -62,6 +63,7 @@ def main(*, host: str, port: int, no_settle: bool, **settings: Any) -> None:
         settings["settle_ms"] = None
     try:
         config = SandboxConfig(**settings)
+        validators()
     except (SandboxConfigError, FaultSpecError) as error:
         raise click.UsageError(str(error)) from None
     if config.ledger_file is not None:

@@ -1,40 +1,29 @@
-"""Validates requests and replies against `create_refund.schema.json`, the only definition of what is valid.
-
-Supports only the keywords of JSON Schema that the file uses; a file with another keyword is refused.
-"""
+"""Validates requests and replies against `create_refund.schema.json`, the only definition of what is valid."""
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from worker.sandbox.config import SandboxConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_TYPES: Final[dict[str, type]] = {
-    "object": dict,
-    "string": str,
-    "integer": int,
+    from jsonschema import Draft202012Validator, ValidationError
+
+_RULES: Final = {
+    "type": "is not of type {}",
+    "enum": "is not one of {}",
+    "minLength": "is shorter than {}",
+    "maxLength": "is longer than {}",
+    "pattern": "does not match {}",
+    "maxProperties": "has more than {} fields",
 }
-_KEYWORDS: Final = frozenset(
-    {
-        "description",
-        "type",
-        "required",
-        "properties",
-        "additionalProperties",
-        "propertyNames",
-        "maxProperties",
-        "minLength",
-        "maxLength",
-        "pattern",
-        "enum",
-    }
-)
+"""A sentence for each keyword; the library's own sentences repeat the value, which may be a secret."""
 
 
 class Violation(NamedTuple):
@@ -65,85 +54,59 @@ def validate_request(headers: Mapping[str, str], body: bytes) -> list[str]:
 
 def validate_response(body: object) -> list[str]:
     """Return how a reply's JSON value violates the schema of a Refund, as sentences; empty if it is valid."""
-    return [violation.text for violation in _violations(_schemas()["response_body"], body, "body")]
+    return [violation.text for violation in _violations("response_body", body, "body")]
 
 
 def check_request(headers: Mapping[str, str], body: bytes) -> CheckedRequest:
     """Return the request's JSON value with all its violations."""
-    schemas = _schemas()
-    wanted = {name: headers[name] for name in schemas["request_headers"]["properties"] if name in headers}
-    broken = list(_violations(schemas["request_headers"], wanted, "header"))
+    known: Any = validators()["request_headers"].schema
+    present = {name: headers[name] for name in known["properties"] if name in headers}
+    broken = list(_violations("request_headers", present, "header"))
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
         broken.append(Violation("body", "invalid", "body: is not JSON"))
         return CheckedRequest(body=None, violations=tuple(broken))
-    broken.extend(_violations(schemas["request_body"], value, "body"))
+    broken.extend(_violations("request_body", value, "body"))
     return CheckedRequest(body=value if isinstance(value, dict) else None, violations=tuple(broken))
 
 
 @lru_cache(maxsize=1)
-def _schemas() -> dict[str, Any]:
+def validators() -> dict[str, Draft202012Validator]:
+    """Return the validator of each definition; raises `SandboxConfigError` if the library is not installed."""
+    try:
+        import jsonschema  # noqa: PLC0415 - an extra: only the sandbox needs it
+    except ImportError:
+        raise SandboxConfigError("sandbox", "needs the extra demo: run pip install 'refund-worker[demo]'") from None
     text = files("worker.sandbox").joinpath("create_refund.schema.json").read_text(encoding="utf-8")
-    schemas: dict[str, Any] = json.loads(text)["$defs"]
-    for schema in schemas.values():
-        _refuse_unknown_keywords(schema)
-    return schemas
+    return {name: jsonschema.Draft202012Validator(schema) for name, schema in json.loads(text)["$defs"].items()}
 
 
-def _refuse_unknown_keywords(schema: dict[str, Any]) -> None:
-    unknown = schema.keys() - _KEYWORDS
-    if unknown:
-        raise ValueError(f"create_refund.schema.json uses keywords that are not checked: {', '.join(sorted(unknown))}")
-    inner = list(schema.get("properties", {}).values())
-    inner += [schema[name] for name in ("additionalProperties", "propertyNames") if isinstance(schema.get(name), dict)]
-    for part in inner:
-        _refuse_unknown_keywords(part)
+def _violations(name: str, value: Any, where: str) -> Iterator[Violation]:
+    errors = list(validators()[name].iter_errors(value))
+    # What is of another type breaks other rules as well, and those say nothing more.
+    mistyped = {error.json_path for error in errors if error.validator == "type"}
+    wanted = [error for error in errors if error.validator == "type" or error.json_path not in mistyped]
+    # The library reports each missing field by an error of its own, and each error knows all required ones.
+    yield from dict.fromkeys(violation for error in wanted for violation in _explained(error, where))
 
 
-def _violations(schema: Mapping[str, Any], value: Any, where: str) -> Iterator[Violation]:
-    kind = schema.get("type")
-    if kind is not None and not _is_of(kind, value):
-        yield Violation(where, "invalid", f"{where}: is not of type {kind}")
-        return
-    if "enum" in schema and value not in schema["enum"]:
-        yield Violation(where, "invalid", f"{where}: is not one of {', '.join(map(str, schema['enum']))}")
-    if isinstance(value, str):
-        yield from _text_violations(schema, value, where)
-    elif isinstance(value, dict):
-        yield from _object_violations(schema, value, where)
-
-
-def _is_of(kind: str, value: object) -> bool:
-    # In Python, unlike JSON, true is an integer.
-    return isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
-
-
-def _text_violations(schema: Mapping[str, Any], value: str, where: str) -> Iterator[Violation]:
-    if len(value) < schema.get("minLength", 0):
-        yield Violation(where, "invalid", f"{where}: is shorter than {schema['minLength']}")
-    if "maxLength" in schema and len(value) > schema["maxLength"]:
-        yield Violation(where, "invalid", f"{where}: is longer than {schema['maxLength']}")
-    # JSON Schema's `$` matches only the very end; Python's also matches before a final newline.
-    if "pattern" in schema and not re.search(schema["pattern"].replace("$", r"\Z"), value):
-        yield Violation(where, "invalid", f"{where}: does not match {schema['pattern']}")
-
-
-def _object_violations(schema: Mapping[str, Any], value: dict[str, Any], where: str) -> Iterator[Violation]:
-    properties = schema.get("properties", {})
-    rest = schema.get("additionalProperties", True)
-    for name in schema.get("required", ()):
-        if name not in value:
-            yield Violation(f"{where}.{name}", "missing", f"{where}.{name}: is missing")
-    if "maxProperties" in schema and len(value) > schema["maxProperties"]:
-        yield Violation(where, "invalid", f"{where}: has more than {schema['maxProperties']} fields")
-    for name, item in value.items():
-        field = f"{where}.{name}"
-        if "propertyNames" in schema:
-            yield from _violations(schema["propertyNames"], name, f"name of {field}")
-        if name in properties:
-            yield from _violations(properties[name], item, field)
-        elif rest is False:
-            yield Violation(field, "unknown", f"{field}: is not a known field")
-        elif isinstance(rest, dict):
-            yield from _violations(rest, item, field)
+def _explained(error: ValidationError, where: str) -> Iterator[Violation]:
+    field = ".".join((where, *map(str, error.absolute_path)))
+    limit: Any = error.validator_value
+    instance: Any = error.instance
+    match error.validator:
+        case "required":
+            for name in limit:
+                if name not in instance:
+                    yield Violation(f"{field}.{name}", "missing", f"{field}.{name}: is missing")
+        case "additionalProperties":
+            known: Any = error.schema
+            for name in instance:
+                if name not in known["properties"]:
+                    yield Violation(f"{field}.{name}", "unknown", f"{field}.{name}: is not a known field")
+        case keyword:
+            if "propertyNames" in error.absolute_schema_path:
+                field = f"name of {field}.{instance}"
+            shown = ", ".join(map(str, limit)) if keyword == "enum" else limit
+            yield Violation(field, "invalid", f"{field}: {_RULES[str(keyword)].format(shown)}")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.unit.sandbox.asking import asking, post_headers
 from worker.sandbox import schema
+from worker.sandbox.__main__ import main
 
 GOOD: dict[str, Any] = {"payment_intent": "pi_1", "amount": "500", "reason": "duplicate", "metadata": {"order": "1"}}
 
@@ -101,6 +104,20 @@ def test_each_rule_of_the_reply_is_held(shape: dict[str, Any], broken: str) -> N
     assert told.startswith(broken)
 
 
-def test_a_schema_with_a_keyword_nobody_checks_does_not_load() -> None:
-    with pytest.raises(ValueError, match="minimum"):
-        schema._refuse_unknown_keywords({"properties": {"amount": {"type": "integer", "minimum": 1}}})
+def test_every_keyword_of_the_file_has_a_sentence() -> None:
+    def keywords(part: dict[str, Any]) -> set[str]:
+        inner = [*part.get("properties", {}).values()]
+        inner += [part[name] for name in ("additionalProperties", "propertyNames") if isinstance(part.get(name), dict)]
+        return {*part}.union(*map(keywords, inner))
+
+    for validator in schema.validators().values():
+        held = keywords(dict(validator.schema)) - {"description", "properties", "propertyNames"}
+        assert held <= {*schema._RULES, "required", "additionalProperties"}
+
+
+def test_sandbox_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema.validators.cache_clear()
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    ended = CliRunner().invoke(main, ["--port", "0"])
+    assert ended.exit_code == 2
+    assert "needs the extra demo: run pip install 'refund-worker[demo]'" in ended.output
