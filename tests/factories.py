@@ -129,20 +129,20 @@ def found(**fields: Any) -> ProviderRefund:
     return ProviderRefund(**(values | fields))
 
 
-NOT_SENT = Outcome(seen=TryVerdict.NOT_SENT, code="not_sent")
-NOT_DONE = Outcome(seen=TryVerdict.NOT_DONE, code="rate_limited", http_status=429)
-BAD_KEY = Outcome(seen=TryVerdict.NOT_DONE, code="credentials_refused", http_status=401, credentials=True)
-REFUSED = Outcome(seen=TryVerdict.REFUSED, code="amount_too_large", http_status=400)
-MAYBE = Outcome(seen=TryVerdict.MAYBE, code="no_reply", doubt=True)
+NOT_SENT = Outcome(verdict=TryVerdict.NOT_SENT, code="not_sent")
+NOT_DONE = Outcome(verdict=TryVerdict.NOT_DONE, code="rate_limited", http_status=429)
+BAD_KEY = Outcome(verdict=TryVerdict.NOT_DONE, code="credentials_refused", http_status=401, credentials=True)
+REFUSED = Outcome(verdict=TryVerdict.REFUSED, code="amount_too_large", http_status=400)
+MAYBE = Outcome(verdict=TryVerdict.MAYBE, code="no_reply", doubt=True)
 SERVER_ERROR = Outcome(
-    seen=TryVerdict.MAYBE, code="http_500", http_status=500, doubt=True, server_error=True, server_errors=1
+    verdict=TryVerdict.MAYBE, code="http_500", http_status=500, doubt=True, server_error=True, server_errors=1
 )
-MISMATCH = Outcome(seen=TryVerdict.MISMATCH, code="idempotency_error", http_status=400)
+MISMATCH = Outcome(verdict=TryVerdict.MISMATCH, code="idempotency_error", http_status=400)
 
 
 def done_as(status: str = "succeeded", **fields: Any) -> Outcome:
     """A proof of done by a reply, the provider saying `status`."""
-    return Outcome(seen=TryVerdict.DONE, code="done", http_status=200, found=found(status=status, **fields))
+    return Outcome(verdict=TryVerdict.DONE, code="done", http_status=200, found=found(status=status, **fields))
 
 
 def stepped(refund: Refund, changes: Any, stage: Stage, now: datetime, delay: timedelta | None) -> Refund:

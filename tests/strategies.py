@@ -75,7 +75,7 @@ def tries(draw: st.DrawFn) -> Outcome:
     server_error = seen is TryVerdict.MAYBE and draw(st.booleans())
     status = draw(st.sampled_from(["pending", "succeeded", "failed", "canceled"]))
     return Outcome(
-        seen=seen,
+        verdict=seen,
         code=draw(st.sampled_from(["amount_too_large", "lock_timeout", "some_code"])),
         http_status=500 if server_error else None,
         found=found(status=status) if seen is TryVerdict.DONE else None,
@@ -94,14 +94,14 @@ outcomes = attempts.map(fold)
 @st.composite
 def looks(draw: st.DrawFn) -> Readback:
     """What a read-back may show."""
-    sight = draw(st.sampled_from(ReadbackVerdict))
+    verdict = draw(st.sampled_from(ReadbackVerdict))
     status = draw(st.sampled_from(["pending", "succeeded", "failed", "canceled"]))
     return Readback(
-        sight=sight,
+        verdict=verdict,
         reason="so",
-        found=found(status=status) if sight is ReadbackVerdict.FOUND else None,
+        found=found(status=status) if verdict is ReadbackVerdict.FOUND else None,
         retry_after=draw(st.one_of(st.none(), st.timedeltas(timedelta(0), timedelta(days=1)))),
-        credentials=sight is ReadbackVerdict.UNREADABLE and draw(st.booleans()),
+        credentials=verdict is ReadbackVerdict.UNREADABLE and draw(st.booleans()),
     )
 
 

@@ -27,7 +27,7 @@ from worker.model.times import rfc3339
 from worker.rules import decisions
 from worker.settings import Settings
 from worker.store import scripts
-from worker.store.connection import connect, place_of
+from worker.store.connection import address_of, connect
 from worker.store.records import new_record
 from worker.store.scripts import Created
 from worker.store.store import Store
@@ -288,5 +288,5 @@ def open_store(settings: Settings) -> Store:
         prefix=settings.prefix,
         retention=timedelta(days=settings.retention_days),
         durable=settings.durability == "disk",
-        place=place_of(url),
+        address=address_of(url),
     )

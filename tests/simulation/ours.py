@@ -107,7 +107,7 @@ class OurWorker:
         self._changed = asyncio.Event()
         world.changed.append(self._changed)
         client: Any = RedisSeam(machine, world.serve, world.chance.draw_redis)
-        store = _NotedStore(client, prefix=PREFIX, retention=timedelta(days=400), durable=False, place="simulated")
+        store = _NotedStore(client, prefix=PREFIX, retention=timedelta(days=400), durable=False, address="simulated")
         store.wait_for_disk = world.power.is_drawn
         http = httpx.AsyncClient(
             base_url="https://provider.test",

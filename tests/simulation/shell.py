@@ -41,7 +41,7 @@ class Shell:
         """Run a command to its end; raises what it raises, and `Killed` where it was killed at one of its trips."""
         desk = _Desk()
         client: Any = desk
-        store = Store(client, prefix=PREFIX, retention=timedelta(days=400), durable=False, place="simulated")
+        store = Store(client, prefix=PREFIX, retention=timedelta(days=400), durable=False, address="simulated")
         store.wait_for_disk = self._world.power.is_drawn
         thread = threading.Thread(target=desk.work, args=(command, store), daemon=True)
         thread.start()

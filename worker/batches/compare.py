@@ -86,7 +86,7 @@ class _Payments:
     def _read(self, payment_intent: str) -> dict[int | None, str]:
         found: dict[int | None, str] = {}
         store = self._store
-        with redis_errors(store.place):
+        with redis_errors(store.address):
             names = store.redis.hscan_iter(store.key(f"payment:{payment_intent}"), match="refund:*", count=_PAGE)
             while page := [name.removeprefix("refund:") for name, _ in islice(names, _PAGE)]:
                 with store.redis.pipeline(transaction=False) as pipeline:
@@ -180,11 +180,11 @@ def _answers(store: Store, page: Sequence[Accepted]) -> list[list[str]]:
     for _, request in page:
         arguments += (request.refund_id, request.payment_intent, request.amount or "")
     flat: list[str] = store.run(Command(script=COMPARE, arguments=arguments, read=list, durable=False))
-    answers = [flat[place : place + _ANSWER] for place in range(0, len(flat), _ANSWER)]
-    dropped = [place for place, answer in enumerate(answers) if answer[0] == _DROPPED]
-    found = store.get_many([page[place].request.refund_id for place in dropped])
-    for place, refund in zip(dropped, found, strict=True):
-        answers[place][0] = refund.fingerprint if refund is not None else ""
+    answers = [flat[index : index + _ANSWER] for index in range(0, len(flat), _ANSWER)]
+    dropped = [index for index, answer in enumerate(answers) if answer[0] == _DROPPED]
+    found = store.get_many([page[index].request.refund_id for index in dropped])
+    for index, refund in zip(dropped, found, strict=True):
+        answers[index][0] = refund.fingerprint if refund is not None else ""
     return answers
 
 

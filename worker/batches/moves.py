@@ -173,7 +173,7 @@ def _pages(store: Store, batch_id: str) -> Iterator[list[str]]:
 
 def _read(store: Store, refund_ids: Sequence[str], *names: str) -> list[list[str | None]]:
     """Return a few fields of many records: most refunds of a batch can be skipped without the whole record."""
-    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+    with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
         for refund_id in refund_ids:
             pipeline.hmget(store.key(f"refund:{refund_id}"), list(names))
         found: list[list[str | None]] = pipeline.execute()

@@ -47,7 +47,7 @@ _DEFAULT: Final = BatchDraft()
 
 def earlier_batch(store: Store, digest: str) -> Batch | None:
     """Return the batch of the same file, None if it was never imported; writes nothing."""
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         batch_id: Any = store.redis.hget(store.key("digests"), digest)
         stored: Any = store.redis.hgetall(store.key(f"batch:{batch_id}")) if batch_id else None
     return decoded(batch_id, stored) if stored else None

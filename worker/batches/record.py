@@ -141,7 +141,7 @@ def checked_batch_id(text: str) -> str:
 
 def read_batch(store: Store, batch_id: str) -> Batch:
     """Return the current record of a batch; raises `NotFound`."""
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         stored: Any = store.redis.hgetall(store.key(f"batch:{batch_id}"))
     if not stored:
         raise unknown(batch_id)
@@ -170,7 +170,7 @@ def list_batches(store: Store) -> Iterator[Batch]:
     """Yield the batches, newest first, page by page; one whose record has expired is left out."""
     start = 0
     while True:
-        with redis_errors(store.place):
+        with redis_errors(store.address):
             page: Any = store.redis.zrange(store.key("batches"), start, start + _PAGE - 1, desc=True)
             with store.redis.pipeline(transaction=False) as pipeline:
                 for batch_id in page:
@@ -236,14 +236,14 @@ def unknown(batch_id: str) -> NotFound:
 
 def batch_size(store: Store, batch_id: str) -> int:
     """Return how many refunds a batch created, 0 if it does not exist."""
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         size: Any = store.redis.llen(store.key(f"batch-refunds:{batch_id}"))
     return int(size)
 
 
 def state_of_batch(store: Store, batch_id: str) -> str | None:
     """Return only the state of a batch, None if it does not exist."""
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         state: Any = store.redis.hget(store.key(f"batch:{batch_id}"), "state")
     return None if state is None else str(state)
 

@@ -242,7 +242,7 @@ class _BatchedChannel:
         self._server_has_script = True
         self.qos.arrived()
         thirds = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
-        return [(queues[int(place) - 1], _text(tag), item) for place, tag, item in thirds]
+        return [(queues[int(queue_number) - 1], _text(tag), item) for queue_number, tag, item in thirds]
 
     def _hand_over(self: Any, queue: str, tag: str, item: bytes) -> None:
         noted = self.qos.noted

@@ -70,7 +70,7 @@ def find(store: Store, entry_id: str) -> Rejection:
 
 def of_refund(store: Store, refund_id: str) -> Refusal | None:
     """Return why the latest message that names a refund was refused, None if none did."""
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         text: Any = store.redis.hget(store.key(_IDS), refund_id)
     if text is None:
         return None
@@ -110,7 +110,7 @@ def _entries(store: Store, limit: int | None) -> Iterator[str]:
     start = 0
     while limit is None or start < limit:
         size = PAGE if limit is None else min(PAGE, limit - start)
-        with redis_errors(store.place):
+        with redis_errors(store.address):
             page: Any = store.redis.lrange(store.key("rejected"), start, start + size - 1)
         yield from page
         if len(page) < size:

@@ -159,7 +159,7 @@ def _column_rows(columns: Sequence[Mapping[str, str]], unit: AmountUnit, decimal
         lines.append(f"and {counted(ignored - _MOST_IGNORED, 'more column')} ignored")
     if results := uses[USED_BY_RESULT]:
         lines.append(f"{counted(results, 'column')} of an earlier result ignored")
-    return [("" if place else "columns", line) for place, line in enumerate(lines)]
+    return [("" if index else "columns", line) for index, line in enumerate(lines)]
 
 
 def _used(name: str, use: str, unit: AmountUnit, decimal: str) -> str:

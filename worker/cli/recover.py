@@ -36,12 +36,14 @@ def _moment(text: str) -> datetime:
     return moment
 
 
-def _agreed(place: str) -> bool:
+def _agreed(address: str) -> bool:
     """Ask for confirmation on a terminal; without one, the command itself is the confirmation."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
     try:
-        return click.confirm(f"pause all sending at {place}, and put in doubt what may have been sent since?", err=True)
+        return click.confirm(
+            f"pause all sending at {address}, and put in doubt what may have been sent since?", err=True
+        )
     except click.Abort:
         note("")
         raise Detached("nothing was changed") from None
@@ -80,7 +82,7 @@ def recover(*, since: str, resubmitted_for: int, yes: bool, as_json: bool) -> in
     """
     moment = _moment(since)
     with opened() as refunds:
-        if not yes and not _agreed(refunds.store.place):
+        if not yes and not _agreed(refunds.store.address):
             note("nothing was changed")
             return NOTHING_TO_DO
         done = recover_records(

@@ -104,12 +104,12 @@ def status(*, refund_ids: tuple[str, ...], history: bool, wait: float | None, as
                 note(f"refund {refund.refund_id} needs review: see why with 'refunds review show {refund.refund_id}'")
         unknown = [refund_id for refund_id in dict.fromkeys(refund_ids) if refund_id not in known]
         refused = {refund_id: rejected.of_refund(refunds.store, refund_id) for refund_id in unknown}
-        place = refunds.store.place
+        address = refunds.store.address
     code = DONE if wait is None else verdict(found, wait)
     for refund_id, why in refused.items():
         if why is None:
             note(
-                f"error: no refund {render.plain(refund_id)} exists at {place}: check the id, REFUNDS_REDIS_URL and "
+                f"error: no refund {render.plain(refund_id)} exists at {address}: check the id, REFUNDS_REDIS_URL and "
                 "REFUNDS_PREFIX"
             )
         else:

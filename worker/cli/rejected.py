@@ -116,7 +116,7 @@ def drop(*, entry_id: str | None, every: bool, yes: bool) -> int:
             rejections.drop(refunds.store, entry_id)
             note(f"message {render.plain(entry_id)} is dropped")
             return DONE
-        if not yes and not _agreed(refunds.store.place):
+        if not yes and not _agreed(refunds.store.address):
             note("nothing was dropped")
             return NOTHING_TO_DO
         count = rejections.drop_all(refunds.store)
@@ -124,12 +124,12 @@ def drop(*, entry_id: str | None, every: bool, yes: bool) -> int:
     return DONE if count else NOTHING_TO_DO
 
 
-def _agreed(place: str) -> bool:
+def _agreed(address: str) -> bool:
     """Ask for confirmation on a terminal; without one, the command itself is the confirmation."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
     try:
-        return click.confirm(f"drop every rejected message at {place}?", err=True)
+        return click.confirm(f"drop every rejected message at {address}?", err=True)
     except click.Abort:
         note("")
         raise Detached("nothing was dropped") from None

@@ -25,9 +25,9 @@ LONGEST_PROBE: Final = timedelta(seconds=30)
 
 def is_outage(outcome: Outcome) -> bool:
     """Return whether an outcome indicates an outage: the provider is unreachable, silent, or failing by itself."""
-    if outcome.seen is TryVerdict.NOT_SENT:
+    if outcome.verdict is TryVerdict.NOT_SENT:
         return True
-    return outcome.seen is TryVerdict.MAYBE and (outcome.http_status is None or outcome.server_error)
+    return outcome.verdict is TryVerdict.MAYBE and (outcome.http_status is None or outcome.server_error)
 
 
 class Breaker:

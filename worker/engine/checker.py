@@ -76,12 +76,12 @@ class Checker:
             return view
         return (await self._keep_back(refund, step, code, {})).ending
 
-    async def judge(self, refund: Refund, look: Readback, now: datetime) -> Held | None:
+    async def judge(self, refund: Refund, read_back: Readback, now: datetime) -> Held | None:
         """Judge a read-back before the first send; return None if the refund may be sent, else save the step."""
-        step = preflight.after_first_readback(refund, look, now, self._jitter())
+        step = preflight.after_first_readback(refund, read_back, now, self._jitter())
         if step is None:
             return None
-        detail = {"look": look.sight.value, "reason": look.reason}
+        detail = {"look": read_back.verdict.value, "reason": read_back.reason}
         return await self._keep_back(refund, step, "", detail)
 
     async def _keep_back(self, refund: Refund, step: Step, code: str, detail: dict[str, Any]) -> Held:

@@ -44,7 +44,7 @@ class ProviderTrouble:
             log.warning("trouble_untold", code=outcome.code, error=str(error))
 
     async def _tell(self, outcome: Outcome) -> None:
-        if outcome.credentials and outcome.seen is not TryVerdict.REFUSED:
+        if outcome.credentials and outcome.verdict is not TryVerdict.REFUSED:
             await self.refuse_credentials()
         if outcome.code == "rate_limited":
             self._blocks += 1
@@ -52,7 +52,7 @@ class ProviderTrouble:
             wait = max(outcome.retry_after or own, FIRST_BLOCK)
             await self._gate.block(wait)
             log.warning("rate_limited", seconds=wait.total_seconds())
-        elif outcome.seen is TryVerdict.DONE:
+        elif outcome.verdict is TryVerdict.DONE:
             self._blocks = 0
 
     async def refuse_credentials(self) -> None:

@@ -40,13 +40,13 @@ LookAgain = Callable[[str, Lane, timedelta], None]
 
 
 class Recorder:
-    """Saves the steps of one worker; calls `look_again` with each refund that is due soon, its lane and the delay."""
+    """Saves the steps of one worker; calls `handle_again` with each refund that is due soon, its lane and the delay."""
 
-    def __init__(self, store: AsyncStore, *, clock: Callable[[], float], look_again: LookAgain) -> None:
+    def __init__(self, store: AsyncStore, *, clock: Callable[[], float], handle_again: LookAgain) -> None:
         self.stopping = False
         self._store = store
         self._clock = clock
-        self._look_again = look_again
+        self._handle_again = handle_again
 
     async def save(
         self, refund: Refund, step: Step, detail: Mapping[str, Any], *, insist: bool = False
@@ -132,9 +132,9 @@ class Recorder:
                 if step.alarm:
                     log.error("refund_needs_attention", refund_id=refund.refund_id, alarm=True, reason=step.alarm)
                 for woken in saved.due_now:
-                    self._look_again(woken, refund.lane, timedelta(0))
+                    self._handle_again(woken, refund.lane, timedelta(0))
                 if step.to is not Stage.SETTLED and step.delay is not None and step.delay <= SOON:
-                    self._look_again(refund.refund_id, refund.lane, step.delay)
+                    self._handle_again(refund.refund_id, refund.lane, step.delay)
             case "owned":
                 return await self._owned(refund, saved.other or "", step)
             case "contradicts":

@@ -24,7 +24,7 @@ from worker.engine.checker import Checker
 from worker.engine.endings import Ending
 from worker.engine.provider_state import ProviderTrouble
 from worker.engine.rate_gate import CallPermits, RateGate
-from worker.engine.reconciler import ReadbackRunner
+from worker.engine.readback_runner import ReadbackRunner
 from worker.engine.recorder import SOON, Recorder
 from worker.engine.slots import Slots
 from worker.errors import NotDurable, StoreUnavailable
@@ -91,7 +91,7 @@ class Service:
         self.trouble = ProviderTrouble(store, gateway, gate, jitter=jitter)
         self.breaker = self.trouble.breaker
         self.account = Account(store, gateway, refuse_credentials=self.trouble.refuse_credentials)
-        self._recorder = Recorder(store, clock=clock, look_again=self._look_again)
+        self._recorder = Recorder(store, clock=clock, handle_again=self._handle_again)
         self._readbacks = ReadbackRunner(
             store,
             gateway,
@@ -179,7 +179,7 @@ class Service:
             if not wait.expired():
                 wait.reschedule(0)
 
-    def _look_again(self, refund_id: str, lane: Lane, delay: timedelta) -> None:
+    def _handle_again(self, refund_id: str, lane: Lane, delay: timedelta) -> None:
         """Handle a refund in the background after `delay`: its payment is free now, or its next check is soon.
 
         The refund is dropped if this process ends or has too many of them, because a sweep finds it.
@@ -261,8 +261,8 @@ class Service:
         baseline: Baseline | None = None
         shown = False
         if self.rules.first_look and refund.first_attempt_at is None:
-            look = await self._readbacks.look(refund, permits.take)
-            held = await self._checker.judge(refund, look, snapshot.now)
+            read_back = await self._readbacks.run(refund, permits.take)
+            held = await self._checker.judge(refund, read_back, snapshot.now)
             if held is not None:
                 return held.ending if not held.continues else await self._load(refund.refund_id)
         checks = preflight.wants_currency(refund)
@@ -324,7 +324,7 @@ class Service:
             left = claim.refund.next_check_at - claim.now
             self.gate.learn(left)
             if left <= SOON:
-                self._look_again(refund_id, claim.refund.lane, left)
+                self._handle_again(refund_id, claim.refund.lane, left)
         if claim.result == "missing":
             log.warning("refund_unknown", refund_id=refund_id)
         if claim.result == "no_body":
@@ -367,7 +367,7 @@ class Service:
         step = attempts.after_attempt(refund, outcome, self.rules, now, self._jitter())
         detail: Detail = {
             "attempt": refund.attempts,
-            "seen": outcome.seen.value,
+            "seen": outcome.verdict.value,
             "ms": elapsed // timedelta(milliseconds=1),
         }
         if outcome.http_status is not None:
@@ -378,8 +378,8 @@ class Service:
         if saved.result == "owned":
             doubt = owned_elsewhere(outcome, saved.other or "")
             step = attempts.after_attempt(refund, doubt, self.rules, now, self._jitter())
-            _, ending = await self._recorder.save(refund, step, detail | {"seen": doubt.seen.value}, insist=True)
-        if outcome.seen is TryVerdict.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
+            _, ending = await self._recorder.save(refund, step, detail | {"seen": doubt.verdict.value}, insist=True)
+        if outcome.verdict is TryVerdict.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
             # This refund moved nothing. If its payment was shown once, that stops all others. A stopping worker does
             # not wait for the permit, because another refund of the payment will show the same.
             with suppress(TimeoutError):
@@ -427,9 +427,9 @@ class Service:
         return is_missing(payment) and await self.account.is_lost(refund.payment_intent, permits.take)
 
     async def _read_back(self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits) -> Ending:
-        look = await self._readbacks.look(refund, permits.take)
-        step = readback.after_readback(refund, look, self.rules, now, self._jitter())
-        detail = {"look": look.sight.value, "reason": look.reason}
+        read_back = await self._readbacks.run(refund, permits.take)
+        step = readback.after_readback(refund, read_back, self.rules, now, self._jitter())
+        detail = {"look": read_back.verdict.value, "reason": read_back.reason}
         checks = step.changes.get("proven_absent_at") is not None and preflight.wants_currency(refund)
         if checks and isinstance(held := await self._checker.read_payment(refund, now, permits.take), Ending):
             return held

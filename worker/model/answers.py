@@ -147,7 +147,7 @@ class TryVerdict(StrEnum):
 class Outcome:
     """What an answer means for its refund."""
 
-    seen: TryVerdict
+    verdict: TryVerdict
     code: str
     message: str | None = None
     http_status: int | None = None
@@ -180,7 +180,7 @@ class ReadbackVerdict(StrEnum):
 class Readback:
     """The result of a read-back: what was seen, the refund if one was found, and the reason in a few words."""
 
-    sight: ReadbackVerdict
+    verdict: ReadbackVerdict
     reason: str
     found: ProviderRefund | None = None
     retry_after: timedelta | None = None

@@ -83,7 +83,7 @@ def permissions(store: Store, cli: str, user: str) -> Iterator[Check]:
 def _refused(store: Store) -> dict[str, Exception]:
     """Return the error of each command that is forbidden."""
     trial = store.key(f"trial:{secrets.token_hex(4)}")
-    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+    with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
         for command, name, arguments in TRIALS:
             pipeline.execute_command(command, *([] if name is None else [f"{trial}:{name}"]), *arguments)
         replies: list[Any] = pipeline.execute(raise_on_error=False)
@@ -102,7 +102,7 @@ def _scripts_refused(store: Store) -> list[str]:
         ("EVALSHA", lambda: store.redis.evalsha(sha1(b"return 1", usedforsecurity=False).hexdigest(), 0)),
     ):
         try:
-            with redis_errors(store.place):
+            with redis_errors(store.address):
                 ask()
         except StoreUnavailable as error:
             cause = error.__cause__ or error

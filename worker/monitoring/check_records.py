@@ -56,7 +56,7 @@ def under_way(settings: Settings, store: Store) -> Iterator[Check]:
         text = f"records that contradict the provider: {contradicted}"
         yield warn("contradicted", text, "refunds review list")
     yield from _batches(store)
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         rejected: Any = store.redis.llen(store.key("rejected"))
     if rejected:
         yield warn("messages", f"invalid messages that were rejected: {rejected}", "refunds rejected list")
@@ -112,7 +112,7 @@ def _held_back(store: Store, state: flags.Switches, now: datetime) -> Iterator[C
     if state.credentials_refused_at is not None:
         text = f"the provider has refused the key since {rfc3339(state.credentials_refused_at)}: all refunds wait"
         yield fail("breaker", text, "export REFUNDS_API_KEY=… and restart the workers", Trouble.SETTINGS)
-    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+    with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
         pipeline.zrange(store.key("outages"), to_ms(now - FRESH), "+inf", byscore=True)
         pipeline.hget(store.key("gate"), "blocked_until")
         pipeline.hget(store.key("meta"), "suspect_until")
@@ -130,7 +130,7 @@ def _held_back(store: Store, state: flags.Switches, now: datetime) -> Iterator[C
 
 
 def _workers(store: Store, now: datetime, moving: int) -> Check:
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         beats: Any = store.redis.zrange(store.key("workers"), 0, -1, withscores=True)
     fresh = [name for name, beat in beats if to_ms(now) - beat < FRESH // timedelta(milliseconds=1)]
     if fresh:
@@ -140,7 +140,7 @@ def _workers(store: Store, now: datetime, moving: int) -> Check:
 
 
 def _late(store: Store, now: datetime) -> Iterator[Check]:
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         first: Any = store.redis.zrange(store.key("due"), 0, 0, withscores=True)
     lag = timedelta(milliseconds=to_ms(now) - first[0][1]) if first else timedelta(0)
     if lag > LATE:
@@ -172,7 +172,7 @@ def _doubted_at(refund: Refund) -> datetime:
 
 
 def _sampled(store: Store, buckets: Sequence[str]) -> list[Refund]:
-    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+    with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
         for bucket in buckets:
             pipeline.zrange(store.key(f"index:{bucket}"), 0, SAMPLE - 1)
             pipeline.zrange(store.key(f"index:{bucket}"), 0, SAMPLE - 1, desc=True)
@@ -182,7 +182,7 @@ def _sampled(store: Store, buckets: Sequence[str]) -> list[Refund]:
 
 def _batches(store: Store) -> Iterator[Check]:
     """Report the latest batches that are paused, first those that paused themselves."""
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         names: Any = store.redis.zrange(store.key("batches"), 0, LATEST_BATCHES - 1, desc=True)
         with store.redis.pipeline(transaction=False) as pipeline:
             for name in names:
@@ -199,7 +199,7 @@ def _batches(store: Store) -> Iterator[Check]:
         yield warn("batches", text, f"refunds batch resume {by_hand[0]}")
 
 
-def queues(app: Celery, place: str) -> Iterator[Check]:
+def queues(app: Celery, address: str) -> Iterator[Check]:
     """Yield the depth of each queue, or one failure if the broker is unavailable."""
     try:
         # Connects once and fails at once: reading a depth would retry for seconds.
@@ -207,7 +207,7 @@ def queues(app: Celery, place: str) -> Iterator[Check]:
             connection.connect()
         depths = {lane: broker.queue_depth(app, lane) for lane in Lane}
     except _BROKER_ERRORS as error:
-        text = f"the broker at {place} cannot be reached ({type(error).__name__})"
+        text = f"the broker at {address} cannot be reached ({type(error).__name__})"
         yield fail("queues", text, "start the broker, or set REFUNDS_BROKER_URL", Trouble.AWAY)
         return
     for lane, depth in depths.items():

@@ -44,10 +44,10 @@ class Server:
 
     def checks(self) -> Iterator[Check]:
         """Yield the checks; raises `StoreUnavailable` if the server is unavailable."""
-        with redis_errors(self._store.place):
+        with redis_errors(self._store.address):
             self._store.redis.ping()
         self.answers = True
-        yield ok("redis", f"{self._store.place} answers")
+        yield ok("redis", f"{self._store.address} answers")
         yield from guarded("clock", self.cli, lambda: [self._clock()])
         yield from guarded("time", self.cli, self._time)
         user = user_of(self._settings.redis_url.get_secret_value())
@@ -56,7 +56,7 @@ class Server:
         yield from guarded("server", self.cli, self._told_by_info)
 
     def _told_by_info(self) -> Iterator[Check]:
-        with redis_errors(self._store.place):
+        with redis_errors(self._store.address):
             info: Any = self._store.redis.info()
         yield version(info)
         if info.get("role") not in {None, "master"}:
@@ -92,7 +92,7 @@ class Server:
             )
 
     def _server_time(self) -> datetime:
-        with redis_errors(self._store.place):
+        with redis_errors(self._store.address):
             seconds, micros = self._store.redis.time()
         return from_ms(int(seconds) * 1000 + int(micros) // 1000)
 
@@ -136,7 +136,7 @@ class Server:
         return warn("disk", text, fix)
 
     def _appendfsync(self) -> str | None:
-        with redis_errors(self._store.place):
+        with redis_errors(self._store.address):
             try:
                 config: Any = self._store.redis.config_get("appendfsync")
             except redis.exceptions.ResponseError:

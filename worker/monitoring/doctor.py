@@ -15,7 +15,7 @@ from worker.monitoring.check_records import queues, under_way
 from worker.monitoring.check_server import Server
 from worker.monitoring.checks import Check, State, Trouble, guarded, ok, warn
 from worker.settings import Settings, unknown_variables
-from worker.store.connection import place_of
+from worker.store.connection import address_of
 from worker.store.store import Store
 
 __all__ = ["Check", "State", "Trouble", "examine"]
@@ -38,4 +38,4 @@ def examine(settings: Settings, store: Store, app: Celery) -> Iterator[Check]:
     if server.answers:
         yield from guarded("in progress", server.cli, lambda: under_way(settings, store))
         yield from guarded("probe", server.cli, lambda: what_was_probed(settings, store))
-    yield from queues(app, place_of(settings.broker))
+    yield from queues(app, address_of(settings.broker))

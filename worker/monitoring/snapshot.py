@@ -52,7 +52,7 @@ class Snapshot:
 
 def snapshot(store: Store) -> Snapshot:
     """Read what a scrape needs in two round trips; raises `StoreUnavailable`."""
-    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+    with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
         pipeline.time()
         pipeline.hmget(store.key("clock"), *CLOCK)
         pipeline.hgetall(store.key("counters"))
@@ -72,7 +72,7 @@ def snapshot(store: Store) -> Snapshot:
             pipeline.execute()
         )
     cards, ends = rest[: len(BUCKETS)], rest[len(BUCKETS) :]
-    samples = {bucket: {*ends[2 * place], *ends[2 * place + 1]} for place, bucket in enumerate(_UNSETTLED)}
+    samples = {bucket: {*ends[2 * index], *ends[2 * index + 1]} for index, bucket in enumerate(_UNSETTLED)}
     now_ms = records_ms(server_time, clock)
     workers, outages, running, oldest = _second_trip(store, now_ms, batches, samples)
     return Snapshot(
@@ -98,7 +98,7 @@ def _second_trip(
     store: Store, now_ms: int, batches: Iterable[str], samples: Mapping[str, Iterable[str]]
 ) -> tuple[int, int, int, dict[str, int]]:
     asked = [(bucket, refund_id) for bucket, ids in samples.items() for refund_id in ids]
-    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+    with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
         for name in ("workers", "outages"):
             pipeline.zcount(store.key(name), now_ms - ALIVE_MS, "+inf")
         for batch_id in batches:

@@ -83,7 +83,7 @@ def listed(
 
 def is_guarded(outcome: Outcome) -> bool:
     """Return whether a request was refused because its key was used for another request."""
-    return outcome.seen is TryVerdict.MISMATCH or (
+    return outcome.verdict is TryVerdict.MISMATCH or (
         outcome.http_status == HTTPStatus.CONFLICT and "idempoten" in outcome.code.lower()
     )
 
@@ -124,7 +124,9 @@ def key(again: Outcome, other: Outcome, found: ProviderRefund, *, rose: int | No
 def is_no_answer(outcome: Outcome) -> bool:
     """Return whether an outcome shows nothing about keys: the provider was unavailable, failing or too busy."""
     return (
-        outcome.server_error or outcome.code == "no_reply" or outcome.seen in {TryVerdict.NOT_SENT, TryVerdict.NOT_DONE}
+        outcome.server_error
+        or outcome.code == "no_reply"
+        or outcome.verdict in {TryVerdict.NOT_SENT, TryVerdict.NOT_DONE}
     )
 
 
@@ -138,10 +140,10 @@ def problem(outcome: Outcome) -> Problem:
     """Return why a probe ends after a test refund whose answer cannot be judged."""
     if outcome.credentials:
         return Problem(sort="key", text=f"the key is refused ({words(outcome)})")
-    if outcome.seen in {TryVerdict.REFUSED, TryVerdict.MISMATCH}:
+    if outcome.verdict in {TryVerdict.REFUSED, TryVerdict.MISMATCH}:
         return Problem(sort="refused", text=f"the provider refuses the test refund ({words(outcome)})")
-    if outcome.seen is TryVerdict.NOT_SENT:
+    if outcome.verdict is TryVerdict.NOT_SENT:
         return Problem(sort="away", text=f"the provider is unavailable: {outcome.message}")
-    if outcome.seen is TryVerdict.NOT_DONE:
+    if outcome.verdict is TryVerdict.NOT_DONE:
         return Problem(sort="away", text=f"the provider does not accept the test refund now ({words(outcome)})")
     return Problem(sort="away", text=f"the outcome of a test refund is unknown ({words(outcome)})")

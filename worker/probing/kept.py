@@ -40,14 +40,14 @@ def keep(store: Store, report: Report, at: datetime) -> None:
         "probe_host": report.host,
         "probe_results": json.dumps(report.as_dict() | {"at": rfc3339(at)}, separators=(",", ":")),
     }
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         store.redis.hset(store.key("meta"), mapping=values)
     store.confirm()
 
 
 def read(store: Store) -> KeptAnswers | None:
     """Return the kept answers, None if none can be read; raises `StoreUnavailable`."""
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         values: Any = store.redis.hmget(store.key("meta"), *_FIELDS)
     at, host, results = values
     try:

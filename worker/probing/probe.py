@@ -160,9 +160,9 @@ class Probe:
         outcome = await self._gateway.send(refund, request_body(request, 1), lease_left=_LEASE)
         # A reply to other bytes that shows the first refund contradicts the request, but no second refund was made.
         first_again = key_of is not None and outcome.code == "contradictory_reply"
-        if outcome.seen is TryVerdict.NOT_SENT:
+        if outcome.verdict is TryVerdict.NOT_SENT:
             self.posts -= 1
-        elif outcome.seen is TryVerdict.MAYBE and not first_again and not judging.is_guarded(outcome):
+        elif outcome.verdict is TryVerdict.MAYBE and not first_again and not judging.is_guarded(outcome):
             self._uncertain += 1
         if outcome.found is not None:
             self._made[outcome.found.id] = outcome.found

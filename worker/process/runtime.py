@@ -37,7 +37,7 @@ from worker.provider.transport import build_client
 from worker.settings import Settings
 from worker.store import scripts
 from worker.store.async_store import AsyncStore
-from worker.store.connection import connect_async, place_of
+from worker.store.connection import address_of, connect_async
 from worker.store.counters import Counters
 from worker.store.records import SCHEMA_VERSION
 
@@ -103,7 +103,7 @@ class Runtime:
             prefix=settings.prefix,
             retention=timedelta(days=settings.retention_days),
             durable=settings.durability == "disk",
-            place=place_of(url),
+            address=address_of(url),
         )
         try:
             await self.store.require_durable()
@@ -178,9 +178,9 @@ class Runtime:
         try:
             yield
         except PUBLISH_ERRORS as error:
-            place = place_of(self.settings.broker)
+            where = address_of(self.settings.broker)
             raise StoreUnavailable(
-                f"the broker at {place} cannot be reached ({type(error).__name__}): start it or set REFUNDS_BROKER_URL"
+                f"the broker at {where} cannot be reached ({type(error).__name__}): start it or set REFUNDS_BROKER_URL"
             ) from error
 
     async def _beat(self) -> None:

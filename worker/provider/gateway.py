@@ -174,12 +174,12 @@ class Gateway:
         return await self._whose_refusal(outcome, lambda: self._limit)
 
     async def _whose_refusal(self, outcome: Outcome, seconds: Callable[[], float]) -> Outcome:
-        if not outcome.credentials or outcome.seen is not TryVerdict.REFUSED:
+        if not outcome.credentials or outcome.verdict is not TryVerdict.REFUSED:
             return outcome
         left = seconds()
         accepted = await self._key_is_accepted(left) if left > 0 else None
         if accepted is None:
-            return replace(outcome, seen=TryVerdict.NOT_DONE, credentials=False)
+            return replace(outcome, verdict=TryVerdict.NOT_DONE, credentials=False)
         return key_accepted(outcome) if accepted else key_refused(outcome)
 
     async def key_is_accepted(self) -> bool | None:

@@ -82,9 +82,9 @@ def _least_wait(attempt: int, jitter: float) -> timedelta:
 def may_try_again(outcomes: Sequence[Outcome], refund: Refund, rules: Rules) -> bool:
     """Return whether the same bytes may be sent again within this attempt, if time and count permit."""
     last = outcomes[-1]
-    if last.seen is TryVerdict.NOT_SENT:
+    if last.verdict is TryVerdict.NOT_SENT:
         return True
-    if last.seen is not TryVerdict.MAYBE or last.found is not None or rules.idempotency != "trust":
+    if last.verdict is not TryVerdict.MAYBE or last.found is not None or rules.idempotency != "trust":
         return False
     return _server_errors(refund, fold(outcomes)) < MAX_SERVER_ERRORS
 
@@ -132,7 +132,7 @@ def may_replay(refund: Refund, rules: Rules, now: datetime) -> bool:
 
 def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float) -> Step:
     """Return the step after an attempt, for a refund in `sending`; only a proof ends an existing doubt."""
-    if outcome.found is not None and outcome.seen is TryVerdict.DONE:
+    if outcome.found is not None and outcome.verdict is TryVerdict.DONE:
         return done(refund, outcome.found, "reply", now)
     seen: dict[str, Any] = {
         "error_code": outcome.code,
@@ -140,7 +140,7 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
         "lapses": 0,
         "server_errors": _server_errors(refund, outcome),
     }
-    counted = outcome.seen not in {TryVerdict.NOT_SENT, TryVerdict.NOT_DONE}
+    counted = outcome.verdict not in {TryVerdict.NOT_SENT, TryVerdict.NOT_DONE}
     if counted:
         seen["verdicts"] = refund.verdicts + 1
     doubtful = outcome.doubt or refund.doubt_since is not None
@@ -151,11 +151,11 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
     if (step := _for_a_person(refund, outcome, seen, now)) is not None:
         return step
     if doubtful:
-        if outcome.seen is TryVerdict.REFUSED:
+        if outcome.verdict is TryVerdict.REFUSED:
             # The same bytes would be refused again, so read back instead of replaying until the budget is spent.
             seen["server_errors"] = MAX_SERVER_ERRORS
         return _into_doubt(replace(refund, **seen), outcome, seen, rules, now, jitter)
-    if outcome.seen is TryVerdict.REFUSED:
+    if outcome.verdict is TryVerdict.REFUSED:
         return _refused(refund, outcome.code, seen, now)
     return _not_done(refund, outcome, seen, rules, now, jitter)
 
@@ -183,7 +183,7 @@ def _for_a_person(refund: Refund, outcome: Outcome, changes: Mapping[str, Any], 
     """Return the step to review after an answer that no later answer can explain, None for any other."""
     if outcome.found is not None and outcome.found.status not in STATUSES:
         return replace(unknown_status(outcome.found, outcome.message or outcome.code, changes), source="reply")
-    if outcome.seen is TryVerdict.MISMATCH:
+    if outcome.verdict is TryVerdict.MISMATCH:
         # Something was sent under this key, and its result is not known.
         doubt = {"doubt_since": refund.doubt_since or now, "quiet_at": now}
         alarm = "the idempotency key was used with other contents: never send this refund under another key"
@@ -293,7 +293,7 @@ def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> S
         return to_review(
             changes, "lease_lapsed", "its lease lapsed three times in a row: this refund may crash workers"
         )
-    outcome = Outcome(seen=TryVerdict.MAYBE, code="lease_lapsed", doubt=True)
+    outcome = Outcome(verdict=TryVerdict.MAYBE, code="lease_lapsed", doubt=True)
     step = _into_doubt(replace(refund, **changes), outcome, changes, rules, now, jitter)
     # A replay needs no delay, because the lease was one. A read-back may follow at once too: only a proof of absence
     # needs a settle time.

@@ -1,6 +1,6 @@
 """Judges what a read-back shows: pure functions over the provider's list of refunds, or over a payment's totals.
 
-The gateway fetches, the reconciler gathers, and this module judges. Anything short of proof is inconclusive.
+The gateway fetches, `ReadbackRunner` gathers, and this module judges. Anything short of proof is inconclusive.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ def judge_list(
     if ours:
         return _look_at_ours(refund, ours, entries)
     if not complete:
-        return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="the list was not read to its end")
+        return Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="the list was not read to its end")
     if any(entry.payment_intent != refund.payment_intent for entry in entries):
         return Readback(
-            sight=ReadbackVerdict.INCONCLUSIVE, reason="the list holds entries that do not belong to this payment"
+            verdict=ReadbackVerdict.INCONCLUSIVE, reason="the list holds entries that do not belong to this payment"
         )
     if siblings is None:
         return Readback(
-            sight=ReadbackVerdict.INCONCLUSIVE, reason="the payment has too many refunds to compare with a list"
+            verdict=ReadbackVerdict.INCONCLUSIVE, reason="the payment has too many refunds to compare with a list"
         )
     listed = {entry.id for entry in entries}
     if missing := _known_ids(siblings) - listed:
         return Readback(
-            sight=ReadbackVerdict.INCONCLUSIVE,
+            verdict=ReadbackVerdict.INCONCLUSIVE,
             reason=f"the list leaves out {len(missing)} refund(s) that are known to exist",
         )
     if any(_unexplained(entry, refund, siblings) for entry in entries):
         return Readback(
-            sight=ReadbackVerdict.INCONCLUSIVE,
+            verdict=ReadbackVerdict.INCONCLUSIVE,
             reason="the list shows a refund that is not known here and could be this one",
         )
-    return Readback(sight=ReadbackVerdict.ABSENT, reason="not in the payment's list")
+    return Readback(verdict=ReadbackVerdict.ABSENT, reason="not in the payment's list")
 
 
 def _look_at_ours(refund: Refund, ours: Sequence[ProviderRefund], entries: Sequence[ProviderRefund]) -> Readback:
@@ -54,16 +54,16 @@ def _look_at_ours(refund: Refund, ours: Sequence[ProviderRefund], entries: Seque
     elif any(_is_later(entry, refund) for entry in entries):
         conflict = "the provider shows a later generation with our id: lost records had sent it again"
     if conflict is not None:
-        return Readback(sight=ReadbackVerdict.CONFLICT, reason=conflict)
+        return Readback(verdict=ReadbackVerdict.CONFLICT, reason=conflict)
     found = ours[0]
     wrong = contradiction(found, refund)
     if wrong is not None or found.status is None:
         return Readback(
-            sight=ReadbackVerdict.CONFLICT, reason=f"the provider's refund has our id but another {wrong or 'status'}"
+            verdict=ReadbackVerdict.CONFLICT, reason=f"the provider's refund has our id but another {wrong or 'status'}"
         )
     if found.status not in STATUSES:
-        return Readback(sight=ReadbackVerdict.CONFLICT, reason=odd_status(found), found=found)
-    return Readback(sight=ReadbackVerdict.FOUND, reason="listed with our id", found=found)
+        return Readback(verdict=ReadbackVerdict.CONFLICT, reason=odd_status(found), found=found)
+    return Readback(verdict=ReadbackVerdict.FOUND, reason="listed with our id", found=found)
 
 
 def _is_this(entry: ProviderRefund, refund: Refund) -> bool:
@@ -112,19 +112,19 @@ def judge_totals(
     """
     compared = _compared(refund, view, siblings, reread)
     if isinstance(compared, str):
-        return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason=compared)
+        return Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason=compared)
     difference, expected = compared
     if difference == expected:
-        return Readback(sight=ReadbackVerdict.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount")
+        return Readback(verdict=ReadbackVerdict.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount")
     if difference == 0 and totals_proof:
-        return Readback(sight=ReadbackVerdict.ABSENT, reason="the refunded total is unchanged")
+        return Readback(verdict=ReadbackVerdict.ABSENT, reason="the refunded total is unchanged")
     if difference == 0:
         return Readback(
-            sight=ReadbackVerdict.INCONCLUSIVE,
+            verdict=ReadbackVerdict.INCONCLUSIVE,
             reason="the refunded total is unchanged, which proves nothing under REFUNDS_TOTALS=hint",
         )
     return Readback(
-        sight=ReadbackVerdict.INCONCLUSIVE, reason=f"the refunded total moved by {difference}, not by {expected}"
+        verdict=ReadbackVerdict.INCONCLUSIVE, reason=f"the refunded total moved by {difference}, not by {expected}"
     )
 
 

@@ -48,7 +48,7 @@ def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
 def classify(answer: Answer, refund: Refund) -> Outcome:
     """Return what one try proves about the refund; an answer that is not listed here means it may have happened."""
     if isinstance(answer, NotSent):
-        return Outcome(seen=TryVerdict.NOT_SENT, code="not_sent", message=answer.reason)
+        return Outcome(verdict=TryVerdict.NOT_SENT, code="not_sent", message=answer.reason)
     if isinstance(answer, NoReply):
         return _maybe("no_reply", answer.reason)
     status = answer.http_status
@@ -59,7 +59,7 @@ def classify(answer: Answer, refund: Refund) -> Outcome:
     code = _name_of(error, status)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return Outcome(
-            seen=TryVerdict.NOT_DONE,
+            verdict=TryVerdict.NOT_DONE,
             code=code if is_of_one_payment(code) else "rate_limited",
             message=message,
             http_status=status,
@@ -67,7 +67,7 @@ def classify(answer: Answer, refund: Refund) -> Outcome:
         )
     if status == HTTPStatus.UNAUTHORIZED:
         return Outcome(
-            seen=TryVerdict.NOT_DONE,
+            verdict=TryVerdict.NOT_DONE,
             code="credentials_refused",
             message=message,
             http_status=status,
@@ -76,10 +76,10 @@ def classify(answer: Answer, refund: Refund) -> Outcome:
     if status in REFUSALS and error is not None:
         if _is_of_the_key(error):
             return Outcome(
-                seen=TryVerdict.MISMATCH, code="idempotency_error", message=message or code, http_status=status
+                verdict=TryVerdict.MISMATCH, code="idempotency_error", message=message or code, http_status=status
             )
         return Outcome(
-            seen=TryVerdict.REFUSED,
+            verdict=TryVerdict.REFUSED,
             code=code,
             message=message,
             http_status=status,
@@ -104,7 +104,7 @@ def _is_of_the_key(error: ProviderError) -> bool:
 
 
 def _maybe(code: str, message: str | None) -> Outcome:
-    return Outcome(seen=TryVerdict.MAYBE, code=code, message=message, doubt=True)
+    return Outcome(verdict=TryVerdict.MAYBE, code=code, message=message, doubt=True)
 
 
 def owned_elsewhere(outcome: Outcome, owner: str) -> Outcome:
@@ -130,7 +130,7 @@ def _classify_success(answer: Reply, refund: Refund) -> Outcome:
         return replace(_maybe("contradictory_reply", message), http_status=answer.http_status)
     if found.status not in STATUSES:
         return replace(_maybe("unknown_status", odd_status(found)), http_status=answer.http_status, found=found)
-    return Outcome(seen=TryVerdict.DONE, code="done", http_status=answer.http_status, found=found)
+    return Outcome(verdict=TryVerdict.DONE, code="done", http_status=answer.http_status, found=found)
 
 
 def odd_status(found: ProviderRefund) -> str:
@@ -140,7 +140,7 @@ def odd_status(found: ProviderRefund) -> str:
 
 def key_refused(outcome: Outcome) -> Outcome:
     """Return a 403 as a refusal of the API key, which concerns every refund, after a harmless GET was refused too."""
-    return replace(outcome, seen=TryVerdict.NOT_DONE, code="credentials_refused", credentials=True)
+    return replace(outcome, verdict=TryVerdict.NOT_DONE, code="credentials_refused", credentials=True)
 
 
 def key_accepted(outcome: Outcome) -> Outcome:
@@ -153,9 +153,9 @@ _STRENGTH: Final = {seen: rank for rank, seen in enumerate(TryVerdict)}
 
 def fold(outcomes: Sequence[Outcome]) -> Outcome:
     """Return an attempt's outcome: its strongest try (the latest of equals). A doubt remains, whatever follows it."""
-    strongest = max(enumerate(outcomes), key=lambda pair: (_STRENGTH[pair[1].seen], pair[0]))[1]
+    strongest = max(enumerate(outcomes), key=lambda pair: (_STRENGTH[pair[1].verdict], pair[0]))[1]
     # A try that was never sent has no answer, so it does not interrupt consecutive 5xx answers.
-    answered = [outcome for outcome in outcomes if outcome.seen is not TryVerdict.NOT_SENT]
+    answered = [outcome for outcome in outcomes if outcome.verdict is not TryVerdict.NOT_SENT]
     errors = 0
     for outcome in reversed(answered):
         if not outcome.server_error:

@@ -314,8 +314,8 @@ def _numbers(value: Any, path: str, depth: int) -> Iterator[tuple[str, int]]:
             if _NAME.fullmatch(name) and not holds_key(name):
                 yield from _numbers(inner, f"{path}.{name}" if path else name, depth + 1)
     elif isinstance(value, list):
-        for place, inner in enumerate(value):
-            yield from _numbers(inner, f"{path}[{place}]", depth + 1)
+        for index, inner in enumerate(value):
+            yield from _numbers(inner, f"{path}[{index}]", depth + 1)
     elif isinstance(value, bool):
         yield path, value
     elif (amount := read_amount(value)) is not None and amount >= 0:

@@ -47,23 +47,23 @@ def after_no_view(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
     say why.
     """
     if not wants_currency(refund):
-        return None if outcome.seen is TryVerdict.REFUSED else _unreadable(refund, outcome, rules, now, jitter)
-    if outcome.seen is TryVerdict.NOT_DONE or _is_silence(outcome):
+        return None if outcome.verdict is TryVerdict.REFUSED else _unreadable(refund, outcome, rules, now, jitter)
+    if outcome.verdict is TryVerdict.NOT_DONE or _is_silence(outcome):
         return _unreadable(refund, outcome, rules, now, jitter)
     return _unconfirmed(refund, f"the provider does not show the payment ({outcome.code})", now, jitter)
 
 
-def after_first_readback(refund: Refund, look: Readback, now: datetime, jitter: float) -> Step | None:
+def after_first_readback(refund: Refund, read_back: Readback, now: datetime, jitter: float) -> Step | None:
     """Return the step that holds back a refund's first send after a read-back, None if the payment shows it absent.
 
     A refund that exists at the provider, or could exist, is in doubt like any other. It is read back again at once, and
     the rules for doubts decide.
     """
-    match look.sight:
+    match read_back.verdict:
         case ReadbackVerdict.ABSENT:
             return None
         case ReadbackVerdict.UNREADABLE:
-            delay = PARKED if look.credentials else _unread_wait(refund, look.retry_after, jitter)
+            delay = PARKED if read_back.credentials else _unread_wait(refund, read_back.retry_after, jitter)
             return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
     changes = {
         "doubt_since": now,

@@ -46,31 +46,37 @@ MAX_UNREAD: Final = 3
 """Consecutive unanswered read-backs after which a person's decision is judged without one."""
 
 
-def after_readback(refund: Refund, look: Readback, rules: Rules, now: datetime, jitter: float) -> Step:
+def after_readback(refund: Refund, read_back: Readback, rules: Rules, now: datetime, jitter: float) -> Step:
     """Return the step after a read-back of a refund in doubt.
 
     Absence needs two read-backs: one a settle time after the attempt went quiet, and one a settle time later. A
     person's decision is compared with what is read, and never outweighs it. The decision counts by itself only if
     nothing readable settles the question and the person requested that with `unverified`.
     """
-    if look.sight is ReadbackVerdict.FOUND and look.found is not None and not _is_stuck(refund, look.found, now):
-        return done(refund, look.found, look.source or "list", now)
+    if (
+        read_back.verdict is ReadbackVerdict.FOUND
+        and read_back.found is not None
+        and not _is_stuck(refund, read_back.found, now)
+    ):
+        return done(refund, read_back.found, read_back.source or "list", now)
     if refund.operator_says in {"absent", "failed"}:
-        return _after_word(refund, look, rules, now, jitter)
-    match look.sight:
+        return _after_word(refund, read_back, rules, now, jitter)
+    match read_back.verdict:
         case ReadbackVerdict.CONFLICT:
-            return _conflict(look)
+            return _conflict(read_back)
         case ReadbackVerdict.UNREADABLE:
             if refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age:
-                return to_review({}, "unreadable", f"it could not be read back within the allowed age: {look.reason}")
-            return _read_again_later(refund, look, now, jitter)
+                return to_review(
+                    {}, "unreadable", f"it could not be read back within the allowed age: {read_back.reason}"
+                )
+            return _read_again_later(refund, read_back, now, jitter)
         case ReadbackVerdict.FOUND_IN_TOTALS:
             return _found_in_totals(refund, rules, now)
         case ReadbackVerdict.ABSENT:
             return _absent(refund, rules, now)
-    if look.missing and now - (refund.doubt_since or now) < MISSING_FOR:
-        return _read_again_later(refund, look, now, jitter)
-    return _inconclusive(refund, look.reason, rules, now, jitter)
+    if read_back.missing and now - (refund.doubt_since or now) < MISSING_FOR:
+        return _read_again_later(refund, read_back, now, jitter)
+    return _inconclusive(refund, read_back.reason, rules, now, jitter)
 
 
 def _is_stuck(refund: Refund, found: ProviderRefund, now: datetime) -> bool:
@@ -93,48 +99,48 @@ def after_owned(refund: Refund, changes: Mapping[str, Any], alarm: str) -> Step:
     return to_review({**changes, **NO_WORD}, "owned_elsewhere", alarm)
 
 
-def _conflict(look: Readback) -> Step:
-    if look.found is not None:
-        return replace(unknown_status(look.found, look.reason, {}), source=look.source or "list")
-    changes = {"error_code": "conflict", "error_message": look.reason}
-    return replace(to_review(changes, "conflict", look.reason), source=look.source or "list")
+def _conflict(read_back: Readback) -> Step:
+    if read_back.found is not None:
+        return replace(unknown_status(read_back.found, read_back.reason, {}), source=read_back.source or "list")
+    changes = {"error_code": "conflict", "error_message": read_back.reason}
+    return replace(to_review(changes, "conflict", read_back.reason), source=read_back.source or "list")
 
 
-def _read_again_later(refund: Refund, look: Readback, now: datetime, jitter: float, **changes: Any) -> Step:
+def _read_again_later(refund: Refund, read_back: Readback, now: datetime, jitter: float, **changes: Any) -> Step:
     """Return the step for a read-back that was not answered (yet); the delay grows with the age of the doubt."""
     doubted = now - (refund.doubt_since or now)
     delay = min(max(doubted / 4, timedelta(seconds=5)), timedelta(minutes=10)) * (1 + jitter / 4)
-    delay = max(delay, look.retry_after or timedelta(0))
+    delay = max(delay, read_back.retry_after or timedelta(0))
     return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="unreadable", changes=changes, delay=delay, quiet=True)
 
 
-def _after_word(refund: Refund, look: Readback, rules: Rules, now: datetime, jitter: float) -> Step:
+def _after_word(refund: Refund, read_back: Readback, rules: Rules, now: datetime, jitter: float) -> Step:
     """Return the step after a read-back of a refund that a person decided to fail or to send again."""
-    match look.sight:
+    match read_back.verdict:
         case ReadbackVerdict.CONFLICT:
-            return _refused_word(_conflict(look))
-        case ReadbackVerdict.UNREADABLE if look.credentials:
+            return _refused_word(_conflict(read_back))
+        case ReadbackVerdict.UNREADABLE if read_back.credentials:
             # A refused API key concerns every refund and is soon fixed: no reason to accept a decision unverified.
-            return _read_again_later(refund, look, now, jitter)
+            return _read_again_later(refund, read_back, now, jitter)
         case ReadbackVerdict.UNREADABLE | ReadbackVerdict.INCONCLUSIVE if (
-            look.sight is ReadbackVerdict.UNREADABLE or look.missing
+            read_back.verdict is ReadbackVerdict.UNREADABLE or read_back.missing
         ):
             if refund.looks + 1 < MAX_UNREAD:
-                return _read_again_later(refund, look, now, jitter, looks=refund.looks + 1)
-            return _take_word(refund, "unreadable", f"it could not be read back: {look.reason}", now)
+                return _read_again_later(refund, read_back, now, jitter, looks=refund.looks + 1)
+            return _take_word(refund, "unreadable", f"it could not be read back: {read_back.reason}", now)
         case ReadbackVerdict.FOUND_IN_TOTALS:
             step = _found_in_totals(refund, rules, now)
             if step.to is not Stage.REVIEW:
                 return step
             if refund.operator_says == "absent":
                 return _refused_word(step)
-            return _take_word(refund, step.label, look.reason, now)
+            return _take_word(refund, step.label, read_back.reason, now)
         case ReadbackVerdict.ABSENT:
             return _absent(refund, rules, now)
     countable = (refund.quiet_at or now) + rules.settle
     if now < countable and not refund.operator_unverified:
         return _too_early(countable - now)
-    return _take_word(refund, "inconclusive", look.reason, now)
+    return _take_word(refund, "inconclusive", read_back.reason, now)
 
 
 def _refused_word(step: Step) -> Step:
@@ -268,11 +274,11 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
     if found is not None:
         if found.id != refund.provider_refund_id:
             return _poll_failed(refund, "contradictory_reply", "the provider answered with another refund's id", now)
-        if outcome.seen is TryVerdict.DONE and not found.is_pending:
+        if outcome.verdict is TryVerdict.DONE and not found.is_pending:
             return done(refund, found, _read_by(refund, found), now)
     if outcome.code in {"contradictory_reply", "unknown_status"}:
         return _contradicted(refund, answer, outcome, now)
-    if outcome.seen is TryVerdict.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
+    if outcome.verdict is TryVerdict.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
         return _missing(refund, now, jitter)
     if now - since >= MAX_PROCESSING:
         return _poll_failed(refund, "pending_too_long", "it has been pending for 30 days", now)

@@ -130,7 +130,7 @@ class SandboxPayment:
     def charge_ids(self) -> list[str]:
         """Return the ids of the charges, the latest last."""
         first = "ch_" + self.id.removeprefix("pi_")
-        return [first if place == 0 else f"{first}__{place + 1}" for place in range(self.charges)]
+        return [first if index == 0 else f"{first}__{index + 1}" for index in range(self.charges)]
 
     def count(self, status: str, amount: int) -> None:
         """Add an amount, which may be negative, to the total of one status."""

@@ -322,10 +322,10 @@ class Provider:
             refunds = [refund for refund in refunds if not self._is_foreign(request, refund.payment.id)]
         start = 0
         if "starting_after" in query:
-            places = [place for place, refund in enumerate(refunds) if refund.id == query["starting_after"]]
-            if not places:
+            positions = [index for index, refund in enumerate(refunds) if refund.id == query["starting_after"]]
+            if not positions:
                 return bad("resource_missing", "No such refund in this list", param="starting_after")
-            start = places[0] + 1
+            start = positions[0] + 1
         end = start + int(text)
         return shapes.as_json(shapes.refund_list(self.config, refunds[start:end], has_more=end < len(refunds)))
 

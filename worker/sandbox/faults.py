@@ -303,9 +303,9 @@ class FaultBook:
         self._armed = [
             _Armed(
                 fault=fault,
-                dice=random.Random(f"{self.seed}:{place}:{fault.kind.name}"),  # noqa: S311 - repeatable, not secret
+                dice=random.Random(f"{self.seed}:{index}:{fault.kind.name}"),  # noqa: S311 - repeatable, not secret
             )
-            for place, fault in enumerate(faults)
+            for index, fault in enumerate(faults)
         ]
 
     def draw(self, endpoint: Endpoint, payment: Callable[[], str | None]) -> Fault | None:

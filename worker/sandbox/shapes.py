@@ -70,16 +70,16 @@ def refund(config: SandboxConfig, item: SandboxRefund) -> dict[str, Any]:
 def charge(config: SandboxConfig, payment: SandboxPayment, charge_id: str) -> dict[str, Any]:
     """Return a Charge object. Several charges share the amount evenly, and refunds fill them in order."""
     ids = payment.charge_ids()
-    place = ids.index(charge_id)
+    index = ids.index(charge_id)
     share, rest = divmod(payment.amount, len(ids))
     amounts = [share + rest, *[share] * (len(ids) - 1)]
     refunded = payment.succeeded + (payment.pending if config.pending_in_totals else 0)
-    own = min(max(refunded - sum(amounts[:place]), 0), amounts[place])
+    own = min(max(refunded - sum(amounts[:index]), 0), amounts[index])
     return {
         "id": charge_id,
         "object": "charge",
-        "amount": amounts[place],
-        "amount_captured": amounts[place],
+        "amount": amounts[index],
+        "amount_captured": amounts[index],
         "amount_refunded": own,
         "captured": True,
         "created": _time(config, payment.created),
@@ -87,7 +87,7 @@ def charge(config: SandboxConfig, payment: SandboxPayment, charge_id: str) -> di
         "metadata": {},
         "paid": True,
         "payment_intent": payment.id,
-        "refunded": own == amounts[place],
+        "refunded": own == amounts[index],
         "status": "succeeded",
     }
 

@@ -36,9 +36,9 @@ class AsyncStore(_Scripts):
         prefix: str = "refunds:",
         retention: timedelta = timedelta(days=400),
         durable: bool = True,
-        place: str = "redis",
+        address: str = "redis",
     ) -> None:
-        super().__init__(prefix=prefix, retention=retention, durable=durable, place=place)
+        super().__init__(prefix=prefix, retention=retention, durable=durable, address=address)
         self.redis = client
         self._waiting: list[tuple[Command[Any], asyncio.Future[Any]]] = []
         self._flushers: set[asyncio.Task[None] | None] = set()
@@ -72,7 +72,7 @@ class AsyncStore(_Scripts):
             self._flushers.discard(asyncio.current_task())
 
     def _foreign(self, error: BaseException) -> BaseException:
-        return ours(error, self.place) or error
+        return ours(error, self.address) or error
 
     async def _run_group(self, group: Sequence[Command[Any]]) -> list[Any]:
         if self.wait_for_disk is None and any(command.durable for command in group):
@@ -128,18 +128,18 @@ class AsyncStore(_Scripts):
     async def require_durable(self) -> None:
         """Raise `NotDurable` if the server may forget what it acknowledged; checks the server again."""
         if self.wants_disk:
-            with redis_errors(self.place):
+            with redis_errors(self.address):
                 self.wait_for_disk = await self._probe_disk()
 
     async def load_scripts(self, scripts: Sequence[Script]) -> None:
         """Load the scripts into the server before the first refund needs them."""
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             for script in scripts:
                 await self.redis.script_load(script.text)
 
     async def flagged(self, name: str) -> bool:
         """Return whether a flag in `meta` is set, such as `paused` or `credentials_refused_at`."""
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             return bool(await self.redis.hexists(self.key("meta"), name))
 
     async def flag(self, name: str, *, once: bool) -> bool:
@@ -148,30 +148,30 @@ class AsyncStore(_Scripts):
 
     async def unflag(self, *names: str) -> None:
         """Clear flags in `meta`."""
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             await self.redis.hdel(self.key("meta"), *names)
 
     async def meta(self, *names: str) -> list[str | None]:
         """Return the values of fields in `meta`, None for an absent field."""
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             found: Any = await self.redis.hmget(self.key("meta"), *names)
         return list(found)
 
     async def backlog(self, lane: Lane) -> int:
         """Return how many refunds of a lane are accepted and not yet taken by a worker."""
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             return int(await self.redis.zcard(self.key(_QUEUED[lane])))
 
     async def beat(self, worker: str) -> None:
         """Record a worker's heartbeat, and remove workers without one for a day."""
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             now = await self.run(scripts.clock())
             await self.redis.zadd(self.key("workers"), {worker: now})
             await self.redis.zremrangebyscore(self.key("workers"), "-inf", now - 86_400_000)
 
     async def leave(self, worker: str) -> None:
         """Remove a worker that has ended."""
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             await self.redis.zrem(self.key("workers"), worker)
 
     async def close(self) -> None:

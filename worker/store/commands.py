@@ -26,11 +26,11 @@ _ms = timedelta(milliseconds=1)
 class _Scripts:
     """Base of both stores: turns a command into one `EVALSHA`."""
 
-    def __init__(self, *, prefix: str, retention: timedelta, durable: bool, place: str) -> None:
+    def __init__(self, *, prefix: str, retention: timedelta, durable: bool, address: str) -> None:
         self.prefix = prefix
         self.retention_ms = retention // _ms
         self.wants_disk = durable
-        self.place = place
+        self.address = address
         self.now: datetime | None = None
         """The time of a simulation; None means the server's clock."""
         self.wait_for_disk: bool | None = None if durable else False
@@ -51,13 +51,13 @@ class _Scripts:
 
     def check_disk(self, result: Any) -> None:
         if isinstance(result, exceptions.ResponseError) and durability.is_replica(result):
-            raise unavailable(result, self.place)
+            raise unavailable(result, self.address)
         if isinstance(result, exceptions.ResponseError):
             raise NotDurable("this Redis could not confirm that a write is on disk: see 'refunds doctor'") from result
         if isinstance(result, BaseException):
             raise result
         if int(result[0]) < 1:
-            raise unavailable(exceptions.TimeoutError("WAITAOF"), self.place)
+            raise unavailable(exceptions.TimeoutError("WAITAOF"), self.address)
 
 
 def _lost_script(result: Any) -> bool:

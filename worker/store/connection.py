@@ -129,7 +129,7 @@ def _try_options(pool: Any) -> None:
     pool.connection_class(**pool.connection_kwargs)
 
 
-def place_of(url: str) -> str:
+def address_of(url: str) -> str:
     """Return the host and port of an address, without its credentials."""
     try:
         parts = urlsplit(url)
@@ -169,40 +169,40 @@ def _discreet(error: BaseException) -> None:
     error.args = tuple(without_secrets(each) if isinstance(each, str) else each for each in error.args)
 
 
-def unavailable(error: BaseException, place: str) -> StoreUnavailable:
+def unavailable(error: BaseException, address: str) -> StoreUnavailable:
     """Return the error to raise if Redis is unavailable, as one sentence; also redacts the secrets in `error`."""
     _discreet(error)
     if isinstance(error, exceptions.AuthenticationError) or str(error).startswith(("NOAUTH", "WRONGPASS")):
-        return StoreUnavailable(f"Redis at {place} refuses the credentials: check REFUNDS_REDIS_URL")
+        return StoreUnavailable(f"Redis at {address} refuses the credentials: check REFUNDS_REDIS_URL")
     if isinstance(error, exceptions.InvalidResponse):
         return StoreUnavailable(
-            f"the server at {place} does not speak the Redis protocol: check host and port of REFUNDS_REDIS_URL, and "
+            f"the server at {address} does not speak the Redis protocol: check host and port of REFUNDS_REDIS_URL, and "
             "use rediss:// for a server with TLS"
         )
     if isinstance(error, MasterNotFoundError):
         return StoreUnavailable(
-            f"the Sentinels at {place} do not answer, or know no running primary of that name: check the hosts and "
+            f"the Sentinels at {address} do not answer, or know no running primary of that name: check the hosts and "
             "?master= of REFUNDS_REDIS_URL, then run this again"
         )
     if (trouble := _tls_trouble(error)) is not None:
-        return StoreUnavailable(f"the server at {place} {trouble}")
+        return StoreUnavailable(f"the server at {address} {trouble}")
     if said(error).startswith(NEARLY_FULL):
         return StoreFull(
-            f"Redis at {place} uses {said(error).split()[-1]} % of its maxmemory, and from 90 % on no new refund is "
+            f"Redis at {address} uses {said(error).split()[-1]} % of its maxmemory, and from 90 % on no new refund is "
             "accepted, so that those already accepted can finish: raise maxmemory or shorten REFUNDS_RETENTION_DAYS, "
             "then run this again"
         )
     if is_forbidden(error):
         reason = said(error).removeprefix("ACL failure in script: ").split(" script: ")[0]
         return StoreUnavailable(
-            f"the Redis user at {place} lacks a permission that refunds need ({reason[:120]}): run 'refunds doctor' to "
-            "see what to grant"
+            f"the Redis user at {address} lacks a permission that refunds need ({reason[:120]}): run 'refunds doctor' "
+            "to see what to grant"
         )
     if isinstance(error, exceptions.ResponseError) and not isinstance(error, exceptions.ConnectionError):
         reason = said(error).split(". ")[0].split("\n")[0][:120]
-        return StoreUnavailable(f"Redis at {place} refuses commands now ({reason}): fix that, then run this again")
+        return StoreUnavailable(f"Redis at {address} refuses commands now ({reason}): fix that, then run this again")
     kind = "did not answer in time" if isinstance(error, exceptions.TimeoutError) else "cannot be reached"
-    return StoreUnavailable(f"Redis at {place} {kind}: start it or set REFUNDS_REDIS_URL, then run this again")
+    return StoreUnavailable(f"Redis at {address} {kind}: start it or set REFUNDS_REDIS_URL, then run this again")
 
 
 def _tls_trouble(error: BaseException) -> str | None:
@@ -221,25 +221,25 @@ def _tls_trouble(error: BaseException) -> str | None:
     return None
 
 
-def _wrong_address(error: BaseException, place: str) -> SettingsError | None:
+def _wrong_address(error: BaseException, address: str) -> SettingsError | None:
     """Return the error for an address that waiting cannot fix, as one sentence; None for any other error."""
     if not isinstance(error, exceptions.ResponseError):
         return None
     said = str(error)
     if said.startswith(_NO_DATABASE):
         return SettingsError(
-            f"Redis at {place} does not have the database in REFUNDS_REDIS_URL: use one that it has, on most "
+            f"Redis at {address} does not have the database in REFUNDS_REDIS_URL: use one that it has, on most "
             "servers 0 to 15, in a cluster only 0"
         )
     if said.startswith(_NO_SENTINEL):
         return SettingsError(
-            f"the server at {place} is not a Sentinel: name the Sentinels in REFUNDS_REDIS_URL (their usual port is "
+            f"the server at {address} is not a Sentinel: name the Sentinels in REFUNDS_REDIS_URL (their usual port is "
             f"{DEFAULT_PORT}), or use redis:// for a single server"
         )
     return None
 
 
-def _not_storable(error: BaseException, place: str) -> NotStorable | None:
+def _not_storable(error: BaseException, address: str) -> NotStorable | None:
     """Return the error if a script refused to write, or found a key of another type; None for any other error."""
     if not isinstance(error, exceptions.ResponseError):
         return None
@@ -250,19 +250,19 @@ def _not_storable(error: BaseException, place: str) -> NotStorable | None:
         reason = "a key of the records holds a value of another type"
     else:
         return None
-    return NotStorable(f"nothing was changed at {place}, since the records cannot hold this: {reason}")
+    return NotStorable(f"nothing was changed at {address}, since the records cannot hold this: {reason}")
 
 
-def ours(error: BaseException, place: str) -> RefundError | None:
+def ours(error: BaseException, address: str) -> RefundError | None:
     """Return our own error for an error of Redis, None if we have none for it."""
     _discreet(error)
     if isinstance(error, (exceptions.RedisError, OSError)) and is_away(error):
-        return unavailable(error, place)
-    return _wrong_address(error, place) or _not_storable(error, place)
+        return unavailable(error, address)
+    return _wrong_address(error, address) or _not_storable(error, address)
 
 
 @contextmanager
-def redis_errors(place: str) -> Iterator[None]:
+def redis_errors(address: str) -> Iterator[None]:
     """Convert errors of Redis into our own.
 
     They become `StoreUnavailable` if Redis is away, `SettingsError` if the address is wrong, and `NotStorable` if the
@@ -271,6 +271,6 @@ def redis_errors(place: str) -> Iterator[None]:
     try:
         yield
     except (exceptions.RedisError, OSError) as error:
-        if (known := ours(error, place)) is not None:
+        if (known := ours(error, address)) is not None:
             raise known from error
         raise

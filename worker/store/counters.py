@@ -42,15 +42,15 @@ class Counters:
 
     def call(self, operation: str, outcome_class: str, seconds: float) -> None:
         """Count one call to the provider; the signature of the gateway's observer."""
-        place = bisect_left(BOUNDS, seconds)
-        bound = str(BOUNDS[place]) if place < len(BOUNDS) else INFINITE
+        index = bisect_left(BOUNDS, seconds)
+        bound = str(BOUNDS[index]) if index < len(BOUNDS) else INFINITE
         self._counts[f"call:{operation}:{outcome_class}"] += 1
         self._counts[f"call_le:{operation}:{bound}"] += 1
         self._counts[f"call_us:{operation}"] += round(seconds * _MICROS)
 
     def attempt(self, outcome: Outcome) -> None:
         """Count one attempt by its result and by the code of its answer."""
-        self._counts[f"attempt:{outcome.seen.value}"] += 1
+        self._counts[f"attempt:{outcome.verdict.value}"] += 1
         self._counts[f"answer:{codes.counted(outcome.code)}"] += 1
 
     def gate_waited(self, total_seconds: float) -> None:
@@ -67,7 +67,7 @@ class Counters:
         """
         counts, self._counts = self._counts, Counter()
         try:
-            with redis_errors(store.place):
+            with redis_errors(store.address):
                 now = await store.run(scripts.clock())
                 async with store.redis.pipeline(transaction=True) as pipeline:
                     if provider_away:

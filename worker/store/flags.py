@@ -58,7 +58,7 @@ def key_print(key: str, salt: str) -> str:
 
 def read(store: Store) -> Switches:
     """Return the current flags; raises `StoreUnavailable`."""
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         values: Any = store.redis.hmget(store.key("meta"), *_FIELDS)
     return _switches(dict(zip(_FIELDS, values, strict=True)))
 
@@ -108,7 +108,7 @@ def resume(store: Store) -> Switches:
     """Allow claims again; return the flags as they were before. Raises `NotDurable`, `StoreUnavailable`."""
     key = store.key("meta")
     # No transaction: a server before 7.2 whose memory is full refuses every command in one.
-    with redis_errors(store.place), store.redis.pipeline(transaction=False) as pipeline:
+    with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
         pipeline.hmget(key, *_FIELDS)
         pipeline.hdel(key, "paused", "paused_by")
         before, _ = pipeline.execute()
@@ -125,7 +125,7 @@ def vouch_for_account(store: Store) -> Switches:
     before = read(store)
     if before.account_lost_payment is not None:
         store.run(scripts.payment(before.account_lost_payment, "gone"))
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         store.redis.hdel(store.key("meta"), "account_lost_at", "account_lost_payment", "account", "key_prints")
     store.run(scripts.flag("account_vouched", once=False))
     store.confirm()

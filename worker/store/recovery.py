@@ -35,7 +35,7 @@ def recover(store: Store, since: datetime, *, resubmitted_for: timedelta, by: st
     store.require_durable()
     now = flags.now(store)
     until = now + resubmitted_for
-    with redis_errors(store.place):
+    with redis_errors(store.address):
         store.redis.hset(
             store.key("meta"),
             mapping={

@@ -53,7 +53,7 @@ class SentinelAddress:
             raise SettingsError(f"a sentinel:// address is without TLS and has {min(tls)}: use sentinels:// instead")
         username, _, password = credentials.partition(":")
         try:
-            hosts = tuple(_host_and_port(place) for place in parts.netloc.split(",") if place)
+            hosts = tuple(_host_and_port(address) for address in parts.netloc.split(",") if address)
             database = int(parts.path.strip("/") or 0)
             protocol = int(options["protocol"]) if "protocol" in options else None
         except ValueError:
@@ -98,6 +98,6 @@ def _tls(options: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _host_and_port(place: str) -> tuple[str, int]:
-    host, _, port = place.rpartition(":") if ":" in place else (place, "", "")
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":") if ":" in address else (address, "", "")
     return host, int(port or DEFAULT_PORT)

@@ -31,9 +31,9 @@ class Store(_Scripts):
         prefix: str = "refunds:",
         retention: timedelta = timedelta(days=400),
         durable: bool = True,
-        place: str = "redis",
+        address: str = "redis",
     ) -> None:
-        super().__init__(prefix=prefix, retention=retention, durable=durable, place=place)
+        super().__init__(prefix=prefix, retention=retention, durable=durable, address=address)
         self.redis = client
         self._on_disk: datetime | None = None
         """The records' time up to which all writes are known to survive a crash of the server."""
@@ -44,7 +44,7 @@ class Store(_Scripts):
 
     def run_many(self, batch: Sequence[Command[T]]) -> list[T]:
         """Run calls in one pipeline and return their results in order."""
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             if any(command.durable for command in batch) and self.wait_for_disk is None:
                 self.wait_for_disk = self._probe_disk()
             results = self._execute(batch)
@@ -89,7 +89,7 @@ class Store(_Scripts):
     def require_durable(self) -> None:
         """Raise `NotDurable` if the server may forget what it acknowledged, `SettingsError` if that is not readable."""
         if self.wants_disk:
-            with redis_errors(self.place):
+            with redis_errors(self.address):
                 self.wait_for_disk = self._probe_disk()
 
     def confirm(self) -> None:
@@ -97,7 +97,7 @@ class Store(_Scripts):
 
         Use this before a report of something not written by a durable command. Raises `NotDurable`, `StoreUnavailable`.
         """
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             if self.wait_for_disk is None:
                 self.wait_for_disk = self._probe_disk()
         if self.wait_for_disk:
@@ -117,7 +117,7 @@ class Store(_Scripts):
 
     def time(self) -> datetime:
         """Return the records' time, which never goes back."""
-        with redis_errors(self.place), self.redis.pipeline(transaction=False) as pipeline:
+        with redis_errors(self.address), self.redis.pipeline(transaction=False) as pipeline:
             pipeline.time()
             pipeline.hmget(self.key("clock"), *CLOCK)
             server_time, clock = pipeline.execute()
@@ -134,7 +134,7 @@ class Store(_Scripts):
         be checked.
         """
         found: list[Refund | None] = []
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             for start in range(0, len(refund_ids), PAGE):
                 with self.redis.pipeline(transaction=False) as pipeline:
                     for refund_id in refund_ids[start : start + PAGE]:
@@ -145,7 +145,7 @@ class Store(_Scripts):
 
     def history(self, refund_id: str) -> list[dict[str, Any]]:
         """Return a refund's moves, oldest first."""
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             entries: Any = self.redis.lrange(self.key(f"history:{refund_id}"), 0, -1)
         moves = Moves().read(entries)
         self.confirm_final(from_ms(move["at"]) for move in moves[-1:] if move["to"] == Stage.SETTLED)
@@ -159,7 +159,7 @@ class Store(_Scripts):
     def _pages(self, bucket: str, *, newest_first: bool) -> Iterator[str]:
         start = 0
         while True:
-            with redis_errors(self.place):
+            with redis_errors(self.address):
                 page: Any = self.redis.zrange(self.key(f"index:{bucket}"), start, start + PAGE - 1, desc=newest_first)
             yield from page
             if len(page) < PAGE:
@@ -168,19 +168,19 @@ class Store(_Scripts):
 
     def ids_contradicted(self) -> list[str]:
         """Return the ids of records that are contradicted by a refund of the provider, the latest first."""
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             ids: Any = self.redis.zrange(self.key("contradicted"), 0, -1, desc=True)
         return list(ids)
 
     def ids_on_payment(self, payment_intent: str) -> list[str]:
         """Return the ids of our refunds on a payment."""
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             names: Any = self.redis.hkeys(self.key(f"payment:{payment_intent}"))
         return [name.removeprefix("refund:") for name in names if name.startswith("refund:")]
 
     def batch_state(self, batch_id: str) -> str | None:
         """Return a batch's state: `running`, `paused` or `canceled`, None if the batch has no record (any more)."""
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             state: Any = self.redis.hget(self.key(f"batch:{batch_id}"), "state")
         return None if state is None else str(state)
 
@@ -188,7 +188,7 @@ class Store(_Scripts):
         """Yield a batch's own ids in row order, page by page."""
         start = 0
         while True:
-            with redis_errors(self.place):
+            with redis_errors(self.address):
                 page: Any = self.redis.lrange(self.key(f"batch-refunds:{batch_id}"), start, start + PAGE - 1)
             yield from page
             if len(page) < PAGE:
@@ -197,13 +197,13 @@ class Store(_Scripts):
 
     def backlog(self, lane: Lane) -> int:
         """Return how many refunds of a lane are accepted and not yet taken by a worker."""
-        with redis_errors(self.place):
+        with redis_errors(self.address):
             depth: Any = self.redis.zcard(self.key(_QUEUED[lane]))
         return int(depth)
 
     def counts(self) -> dict[str, int]:
         """Return the number of refunds in each index."""
-        with redis_errors(self.place), self.redis.pipeline(transaction=False) as pipeline:
+        with redis_errors(self.address), self.redis.pipeline(transaction=False) as pipeline:
             for bucket in BUCKETS:
                 pipeline.zcard(self.key(f"index:{bucket}"))
             return dict(zip(BUCKETS, pipeline.execute(), strict=True))

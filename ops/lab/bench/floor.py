@@ -115,7 +115,7 @@ class Floor:
         payload = await self._post(refund_id, claim.body.decode())
         outcome = classify(Reply(http_status=200, payload=payloads.read(payload)), claim.refund)
         step = attempts.after_attempt(claim.refund, outcome, self._rules, claim.now, 0.5)
-        detail = {"attempt": 1, "seen": outcome.seen.value, "ms": 50, "http_status": 200}
+        detail = {"attempt": 1, "seen": outcome.verdict.value, "ms": 50, "http_status": 200}
         self._save = scripts.save(claim.refund, step, detail)
         await self._redis.run(self._save.script, self._save.arguments)
         self._first = (refund_id, str(payload["id"]), str(payload["amount"]))

@@ -42,7 +42,7 @@ _SHELL: Final = tuple(
         "engine/service",
         "engine/provider_state",
         "engine/recorder",
-        "engine/reconciler",
+        "engine/readback_runner",
         "engine/checker",
         "engine/account",
     )

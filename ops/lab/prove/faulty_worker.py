@@ -170,7 +170,7 @@ def read_unsaved(strike: Strike) -> None:
 
     async def send(self: Any, *args: Any, **options: Any) -> Any:
         outcome = await original(self, *args, **options)
-        if outcome.seen is TryVerdict.DONE:
+        if outcome.verdict is TryVerdict.DONE:
             strike.at()
         return outcome
 
@@ -230,7 +230,7 @@ def refused_key_fails() -> None:
         outcome = original(answer, refund)
         if outcome.code != "credentials_refused":
             return outcome
-        return replace(outcome, seen=TryVerdict.REFUSED, credentials=False)
+        return replace(outcome, verdict=TryVerdict.REFUSED, credentials=False)
 
     gateway.classify = classify
 

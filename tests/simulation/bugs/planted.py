@@ -18,7 +18,7 @@ from tests.simulation.bugs.planting import Bug, all_scripts, put, rescript, what
 from tests.simulation.plan import Plan, plan_for
 from tests.simulation.provider_seam import WRONG
 from tests.simulation.world import World
-from worker.engine import reconciler
+from worker.engine import readback_runner
 from worker.engine.service import Service
 from worker.model.answers import Answer, NotSent, Outcome, Reply, TryVerdict
 from worker.model.refund import Lane, Refund, Stage, Status
@@ -103,7 +103,7 @@ def doubt_forgotten(stack: ExitStack) -> None:
     real = attempts.after_attempt
 
     def forgetting(refund: Refund, outcome: Outcome, *rest: Any) -> Step:
-        if outcome.seen is TryVerdict.REFUSED:
+        if outcome.verdict is TryVerdict.REFUSED:
             refund = replace(refund, doubt_since=None, doubted=False)
             outcome = replace(outcome, doubt=False)
         return real(refund, outcome, *rest)
@@ -130,7 +130,7 @@ def server_error_is_not_done(stack: ExitStack) -> None:
     def hopeful(answer: Answer, refund: Refund) -> Outcome:
         outcome = real(answer, refund)
         if isinstance(answer, Reply) and answer.http_status >= SERVER_ERROR:
-            return replace(outcome, seen=TryVerdict.NOT_DONE, doubt=False)
+            return replace(outcome, verdict=TryVerdict.NOT_DONE, doubt=False)
         return outcome
 
     put(stack, gateway, "classify", hopeful)
@@ -165,12 +165,12 @@ def stale_write_accepted(stack: ExitStack) -> None:
 
 def totals_beside_another(stack: ExitStack) -> None:
     """A payment's total is compared although another refund of it moves."""
-    real = what_stands(reconciler, "judge_totals")
+    real = what_stands(readback_runner, "judge_totals")
 
     def alone(*positional: Any, **named: Any) -> Any:
         return real(*positional, **{**named, "siblings": ()})
 
-    put(stack, reconciler, "judge_totals", alone)
+    put(stack, readback_runner, "judge_totals", alone)
 
 
 def absence_from_one_look(stack: ExitStack) -> None:

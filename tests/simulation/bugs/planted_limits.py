@@ -58,7 +58,7 @@ def _refused_at(status: int, stack: ExitStack) -> None:
     def believing(answer: Answer, refund: Refund) -> Outcome:
         outcome = real(answer, refund)
         if isinstance(answer, Reply) and answer.http_status == status:
-            return replace(outcome, seen=TryVerdict.REFUSED, credentials=False)
+            return replace(outcome, verdict=TryVerdict.REFUSED, credentials=False)
         return outcome
 
     put(stack, gateway, "classify", believing)
@@ -80,7 +80,7 @@ def unsent_fails_refunds(stack: ExitStack) -> None:
 
     def hopeless(answer: Answer, refund: Refund) -> Outcome:
         outcome = real(answer, refund)
-        return replace(outcome, seen=TryVerdict.REFUSED) if isinstance(answer, NotSent) else outcome
+        return replace(outcome, verdict=TryVerdict.REFUSED) if isinstance(answer, NotSent) else outcome
 
     put(stack, gateway, "classify", hopeless)
 
@@ -92,7 +92,7 @@ def given_up_early(stack: ExitStack) -> None:
     def impatient(refund: Refund, outcome: Outcome, *rest: object) -> Step:
         if (
             refund.attempts > 1
-            and outcome.seen in {TryVerdict.NOT_SENT, TryVerdict.NOT_DONE}
+            and outcome.verdict in {TryVerdict.NOT_SENT, TryVerdict.NOT_DONE}
             and refund.doubt_since is None
         ):
             return attempts.budget_spent({})

@@ -78,7 +78,7 @@ def test_what_was_read_is_told_with_where_it_was_read(cli: Cli, records: Records
     refund = records.in_review("stuck-1")
     records.store.run(scripts.save(refund, decisions.resolve_failed(refund, "gone", by="ann"), {"note": "by phone"}))
     refund = replace(records.get("stuck-1"), quiet_at=refund.updated_at)
-    look = Readback(sight=ReadbackVerdict.ABSENT, reason="not in the payment's list")
+    look = Readback(verdict=ReadbackVerdict.ABSENT, reason="not in the payment's list")
     step = readback.after_readback(refund, look, Rules(readback="list"), refund.updated_at + timedelta(days=1), 0)
     records.store.run(scripts.save(refund, step, {"look": "absent", "reason": look.reason}))
     read = cli("review", "show", "stuck-1").out.split("what was read\n")[1].split("\nhow to find")[0]

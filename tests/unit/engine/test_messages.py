@@ -185,11 +185,11 @@ async def test_look_that_is_due_within_seconds_is_taken_by_the_worker_that_sched
     async with opened(async_redis) as shop:
         woken: list[Any] = []
         shop.service._wake = lambda *facts: woken.append(facts)  # type: ignore[method-assign]
-        shop.service._look_again("r1", Lane.BULK, timedelta(milliseconds=5))
+        shop.service._handle_again("r1", Lane.BULK, timedelta(milliseconds=5))
         assert woken == []
         await asyncio.sleep(0.02)
         assert woken == [("r1", Lane.BULK)]
-        shop.service._look_again("r2", Lane.SINGLE, timedelta(0))
+        shop.service._handle_again("r2", Lane.SINGLE, timedelta(0))
         assert woken == [("r1", Lane.BULK), ("r2", Lane.SINGLE)]
 
 
@@ -206,10 +206,10 @@ async def test_worker_that_has_too_many_beside_or_is_stopping_takes_none_more(
         shop.service._extra |= full
         loop = asyncio.get_running_loop()
         before = len(loop._scheduled)  # type: ignore[attr-defined]
-        shop.service._look_again(ID, Lane.SINGLE, SECOND)
+        shop.service._handle_again(ID, Lane.SINGLE, SECOND)
         assert len(loop._scheduled) == before  # type: ignore[attr-defined]
         shop.service._extra.discard(full.pop())
-        shop.service._look_again(ID, Lane.SINGLE, SECOND)
+        shop.service._handle_again(ID, Lane.SINGLE, SECOND)
         assert len(loop._scheduled) == before + 1  # type: ignore[attr-defined]
         shop.service._extra.clear()
         await asyncio.gather(*full)

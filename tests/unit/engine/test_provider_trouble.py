@@ -258,7 +258,7 @@ async def test_refund_that_a_closed_gate_holds_back_is_taken_up_when_it_opens(
         await shop.accept()
         await shop.store.run(scripts.block_gate(2 * SECOND))
         again: list[Any] = []
-        shop.service._look_again = lambda *facts: again.append(facts)  # type: ignore[method-assign]
+        shop.service._handle_again = lambda *facts: again.append(facts)  # type: ignore[method-assign]
         await shop.service._advance(ID, Lane.SINGLE)
         assert again == [(ID, Lane.SINGLE, 2 * SECOND)]
         assert not await shop.gate.try_now(Lane.SINGLE)

@@ -48,7 +48,7 @@ class Desk:
         self.again: list[Any] = []
         self.seconds = 0.0
         self.recorder = Recorder(
-            self.store, clock=lambda: self.seconds, look_again=lambda *facts: self.again.append(facts)
+            self.store, clock=lambda: self.seconds, handle_again=lambda *facts: self.again.append(facts)
         )
 
     async def claimed(self, refund_id: str = ID, **fields: Any) -> Refund:

@@ -31,7 +31,7 @@ async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.async
         last = (await shop.history())[-1]
         assert {"attempt": 1, "seen": "done", "ms": 1234, "http_status": 200}.items() <= last.items()
         assert "tries" not in last
-        assert [outcome.seen for outcome in shop.attempts] == [TryVerdict.DONE]
+        assert [outcome.verdict for outcome in shop.attempts] == [TryVerdict.DONE]
 
 
 async def test_reply_with_another_payments_refund_is_a_doubt_and_settles_one_record(

@@ -186,8 +186,8 @@ async def test_what_workers_counted_is_added_up_over_all_of_them(
         tally = Counters()
         tally.call("create_refund", "2xx", 0.03)
         tally.call("create_refund", "5xx", 999.0)
-        tally.attempt(Outcome(seen=TryVerdict.DONE, code="done"))
-        tally.attempt(Outcome(seen=TryVerdict.MAYBE, code="Weird Code!"))
+        tally.attempt(Outcome(verdict=TryVerdict.DONE, code="done"))
+        tally.attempt(Outcome(verdict=TryVerdict.MAYBE, code="Weird Code!"))
         tally.gate_waited(1.5)
         await tally.flush(async_store, worker="w:1", provider_away=False)
         tally.gate_waited(2.0)
@@ -237,9 +237,9 @@ async def test_an_outage_is_told_while_a_living_worker_holds_back_for_it(
 def test_a_worker_counts_known_codes_by_name_and_all_others_as_one() -> None:
     tally = Counters()
     for number in range(50):
-        tally.attempt(Outcome(seen=TryVerdict.REFUSED, code=f"code_{number}"))
+        tally.attempt(Outcome(verdict=TryVerdict.REFUSED, code=f"code_{number}"))
     for code in ("done", "card_declined", "no_reply"):
-        tally.attempt(Outcome(seen=TryVerdict.REFUSED, code=code))
+        tally.attempt(Outcome(verdict=TryVerdict.REFUSED, code=code))
     answers = {name: count for name, count in tally._counts.items() if name.startswith("answer:")}
     assert answers == {"answer:other": 50, "answer:done": 1, "answer:card_declined": 1, "answer:no_reply": 1}
 
@@ -251,7 +251,7 @@ async def test_a_figure_that_can_count_no_further_keeps_no_other_from_being_coun
     await async_store.redis.hset(async_store.key("counters"), mapping=most)  # type: ignore[arg-type]  # see above
     tally = Counters()
     for code in ("done", "no_reply", "card_declined"):
-        tally.attempt(Outcome(seen=TryVerdict.REFUSED, code=code))
+        tally.attempt(Outcome(verdict=TryVerdict.REFUSED, code=code))
     await tally.flush(async_store, worker="w", provider_away=False)
     await tally.flush(async_store, worker="w", provider_away=False)
     assert of(seen(), "refunds_answers_total", code="card_declined") == 1
@@ -259,7 +259,7 @@ async def test_a_figure_that_can_count_no_further_keeps_no_other_from_being_coun
 
 
 def test_a_server_that_is_away_is_told_and_no_figure_is_guessed() -> None:
-    away = Store(redis.Redis(port=1, retry=Retry(NoBackoff(), 0)), durable=False, place="127.0.0.1:1")
+    away = Store(redis.Redis(port=1, retry=Retry(NoBackoff(), 0)), durable=False, address="127.0.0.1:1")
     figures = parsed(metrics.render(away))
     assert figures == {("refunds_redis_up", frozenset()): 0}
 

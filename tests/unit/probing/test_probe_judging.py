@@ -16,13 +16,13 @@ OTHER = ProviderRefund(id="re_2", status="succeeded", amount=1, payment_intent=P
 
 
 def done(found: ProviderRefund) -> Outcome:
-    return Outcome(seen=TryVerdict.DONE, code="done", http_status=200, found=found)
+    return Outcome(verdict=TryVerdict.DONE, code="done", http_status=200, found=found)
 
 
-MISMATCH = Outcome(seen=TryVerdict.MISMATCH, code="idempotency_error", http_status=400)
-CONFLICT = Outcome(seen=TryVerdict.MAYBE, code="idempotency_key_in_use", http_status=409, doubt=True)
-FIRST_AGAIN = Outcome(seen=TryVerdict.MAYBE, code="contradictory_reply", http_status=200, doubt=True)
-REFUSED = Outcome(seen=TryVerdict.REFUSED, code="duplicate", http_status=400)
+MISMATCH = Outcome(verdict=TryVerdict.MISMATCH, code="idempotency_error", http_status=400)
+CONFLICT = Outcome(verdict=TryVerdict.MAYBE, code="idempotency_key_in_use", http_status=409, doubt=True)
+FIRST_AGAIN = Outcome(verdict=TryVerdict.MAYBE, code="contradictory_reply", http_status=200, doubt=True)
+REFUSED = Outcome(verdict=TryVerdict.REFUSED, code="duplicate", http_status=400)
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ async def flood(peer: Peer) -> None:
 async def test_a_broken_reply_may_have_happened_and_is_not_sent_again(script: Script, posts: int, said: str) -> None:
     async with byte_provider(script) as provider:
         outcome = await sent(provider.url, a_refund())
-        assert (outcome.seen, outcome.code, outcome.doubt) == (TryVerdict.MAYBE, "no_reply", True)
+        assert (outcome.verdict, outcome.code, outcome.doubt) == (TryVerdict.MAYBE, "no_reply", True)
         assert (outcome.message or "").startswith(said)
         assert (provider.connections, provider.posts) == (1, posts)
 
@@ -146,7 +146,7 @@ async def test_a_broken_reply_may_have_happened_and_is_not_sent_again(script: Sc
 async def test_a_reply_that_is_not_whole_in_time_may_have_happened(script: Script) -> None:
     async with byte_provider(script) as provider:
         outcome = await sent(provider.url, a_refund(), SHORT)
-        assert (outcome.seen, outcome.message) == (TryVerdict.MAYBE, "no complete reply within 0.3 s")
+        assert (outcome.verdict, outcome.message) == (TryVerdict.MAYBE, "no complete reply within 0.3 s")
         assert (provider.connections, provider.posts) == (1, 1)
 
 
@@ -183,7 +183,7 @@ async def test_a_whole_reply_is_sent_once_and_means_what_the_table_says(
     body = b"" if status == 204 else None
     async with byte_provider(answering(reply(status, payload, body=body))) as provider:
         outcome = await sent(provider.url, a_refund())
-        assert (outcome.seen, outcome.code, outcome.http_status) == (seen, code, status)
+        assert (outcome.verdict, outcome.code, outcome.http_status) == (seen, code, status)
         assert provider.posts == 1
 
 
@@ -191,19 +191,19 @@ async def test_an_html_error_page_may_have_happened() -> None:
     page = reply(502, body=b"<html>Bad Gateway</html>", Content_Type="text/html")
     async with byte_provider(answering(page)) as provider:
         outcome = await sent(provider.url, a_refund())
-        assert (outcome.seen, outcome.code, outcome.server_errors) == (TryVerdict.MAYBE, "http_502", 1)
+        assert (outcome.verdict, outcome.code, outcome.server_errors) == (TryVerdict.MAYBE, "http_502", 1)
 
 
 async def test_a_compressed_reply_that_was_not_asked_for_is_read() -> None:
     packed = gzip.compress(json.dumps(refund_payload()).encode())
     async with byte_provider(answering(reply(body=packed, Content_Encoding="gzip"))) as provider:
-        assert (await sent(provider.url, a_refund())).seen is TryVerdict.DONE
+        assert (await sent(provider.url, a_refund())).verdict is TryVerdict.DONE
         assert provider.requests[0].headers["accept-encoding"] == "identity"
 
 
 async def test_a_redirect_is_not_followed() -> None:
     async with byte_provider(answering(reply(307, {}, Location="/v1/refunds"))) as provider:
-        assert (await sent(provider.url, a_refund())).seen is TryVerdict.MAYBE
+        assert (await sent(provider.url, a_refund())).verdict is TryVerdict.MAYBE
         assert len(provider.requests) == 1
 
 
@@ -219,7 +219,7 @@ async def test_a_reused_connection_that_breaks_after_the_request_has_left_may_ha
     async with byte_provider(answer_then_break) as provider, gateway_to(provider.url) as gateway:
         first = await gateway.send(a_refund(), BODY, lease_left=LEASE)
         second = await gateway.send(a_refund(), BODY, lease_left=LEASE)
-        assert (first.seen, second.seen) == (TryVerdict.DONE, TryVerdict.MAYBE)
+        assert (first.verdict, second.verdict) == (TryVerdict.DONE, TryVerdict.MAYBE)
         assert (provider.connections, provider.posts) == (1, 2)
 
 
@@ -239,7 +239,7 @@ async def test_a_second_reply_to_the_last_request_is_not_taken_for_the_next_ones
         for _ in range(20):  # until the stale bytes are in
             await asyncio.sleep(0)
         second = await gateway.send(a_refund(), BODY, lease_left=LEASE)
-        assert (first.seen, second.seen, second.code) == (TryVerdict.DONE, TryVerdict.MAYBE, "no_reply")
+        assert (first.verdict, second.verdict, second.code) == (TryVerdict.DONE, TryVerdict.MAYBE, "no_reply")
 
 
 async def test_a_connection_idle_for_four_seconds_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +262,7 @@ async def not_sent(url: str, settings: dict[str, Any] | None = None) -> str:
     """The reason of an attempt that must not have been sent; further tries are refused."""
     async with gateway_to(url, settings, sleep=no_time) as gateway:
         outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, may_go_on=refuse)
-    assert (outcome.seen, outcome.code, outcome.doubt, outcome.tries) == (TryVerdict.NOT_SENT, "not_sent", False, 1)
+    assert (outcome.verdict, outcome.code, outcome.doubt, outcome.tries) == (TryVerdict.NOT_SENT, "not_sent", False, 1)
     return outcome.message or ""
 
 
@@ -313,8 +313,8 @@ async def test_tls_with_a_trusted_certificate_works_and_a_break_after_sending_ma
         peer.reset()
 
     async with byte_provider(answer_then_reset, tls=server_tls) as provider, gateway_to(provider.url) as gateway:
-        assert (await gateway.send(a_refund(), BODY, lease_left=LEASE)).seen is TryVerdict.DONE
-        assert (await gateway.send(a_refund(), BODY, lease_left=LEASE)).seen is TryVerdict.MAYBE
+        assert (await gateway.send(a_refund(), BODY, lease_left=LEASE)).verdict is TryVerdict.DONE
+        assert (await gateway.send(a_refund(), BODY, lease_left=LEASE)).verdict is TryVerdict.MAYBE
         assert provider.posts == 2
 
 
@@ -345,8 +345,8 @@ async def test_a_call_that_gets_no_connection_of_the_pool_was_not_sent(monkeypat
         holder = asyncio.create_task(gateway.send(a_refund(), BODY, lease_left=LEASE))
         await arrived.wait()
         outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, may_go_on=refuse)
-        assert (outcome.seen, provider.posts) == (TryVerdict.NOT_SENT, 1)
-        assert (await holder).seen is TryVerdict.MAYBE
+        assert (outcome.verdict, provider.posts) == (TryVerdict.NOT_SENT, 1)
+        assert (await holder).verdict is TryVerdict.MAYBE
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
@@ -373,7 +373,7 @@ async def test_a_try_without_a_whole_reply_leaves_nothing_that_could_still_arriv
         outcome = await gateway.send(a_refund(), large, lease_left=LEASE)
         returned.set()
         await provider.gone.wait()
-        assert (outcome.seen, outcome.code) == (TryVerdict.MAYBE, "no_reply")
+        assert (outcome.verdict, outcome.code) == (TryVerdict.MAYBE, "no_reply")
         # What had reached the other side, and not what this side's kernel or process still held.
         assert len(late[0]) < 1 << 20
 

@@ -57,7 +57,7 @@ async def test_in_verify_mode_what_may_have_happened_is_sent_once(script: Script
     clock = HandClock()
     async with byte_provider(script) as provider:
         outcome = await attempt(provider, clock)
-        assert (outcome.seen, outcome.tries, provider.posts, clock.sleeps) == (TryVerdict.MAYBE, 1, 1, [])
+        assert (outcome.verdict, outcome.tries, provider.posts, clock.sleeps) == (TryVerdict.MAYBE, 1, 1, [])
 
 
 async def test_in_trust_mode_what_may_have_happened_is_sent_again_with_the_same_key_and_bytes() -> None:
@@ -65,7 +65,7 @@ async def test_in_trust_mode_what_may_have_happened_is_sent_again_with_the_same_
     refund = a_refund()
     async with byte_provider(break_off, answering(TROUBLE, DONE)) as provider:
         outcome = await attempt(provider, clock, TRUST, refund)
-        assert (outcome.seen, outcome.tries, outcome.doubt) == (TryVerdict.DONE, 3, True)
+        assert (outcome.verdict, outcome.tries, outcome.doubt) == (TryVerdict.DONE, 3, True)
         assert {request.body for request in provider.requests} == {BODY}
         assert {request.headers["idempotency-key"] for request in provider.requests} == {refund.idempotency_key}
         assert len(clock.sleeps) == 2
@@ -75,13 +75,13 @@ async def test_in_trust_mode_a_key_in_flight_is_waited_for_and_sent_again() -> N
     clock = HandClock()
     async with byte_provider(answering(reply(409, error("in_flight", "api_error")), DONE)) as provider:
         outcome = await attempt(provider, clock, TRUST)
-        assert (outcome.seen, provider.posts) == (TryVerdict.DONE, 2)
+        assert (outcome.verdict, provider.posts) == (TryVerdict.DONE, 2)
 
 
 async def test_three_server_errors_to_the_same_key_end_the_attempt() -> None:
     async with byte_provider(answering(TROUBLE)) as provider:
         outcome = await attempt(provider, HandClock(), TRUST)
-        assert (outcome.seen, outcome.server_errors, provider.posts) == (TryVerdict.MAYBE, 3, 3)
+        assert (outcome.verdict, outcome.server_errors, provider.posts) == (TryVerdict.MAYBE, 3, 3)
 
 
 async def test_server_errors_of_earlier_attempts_count() -> None:
@@ -94,7 +94,7 @@ async def test_four_tries_are_the_most() -> None:
     clock = HandClock()
     async with byte_provider(break_off) as provider:
         outcome = await attempt(provider, clock, TRUST)
-        assert (outcome.seen, outcome.tries, provider.posts) == (TryVerdict.MAYBE, 4, 4)
+        assert (outcome.verdict, outcome.tries, provider.posts) == (TryVerdict.MAYBE, 4, 4)
         # 0.5, 1 and 2 seconds at most, their upper half drawn: here at its middle.
         assert clock.sleeps == [0.375, 0.75, 1.5]
 
@@ -105,7 +105,7 @@ async def test_what_was_never_sent_is_tried_four_times_in_either_mode(mode: str)
     with bound_socket() as closed:
         provider = ByteProvider(url=f"http://127.0.0.1:{closed.getsockname()[1]}")
         outcome = await attempt(provider, clock, {"idempotency": mode})
-    assert (outcome.seen, outcome.tries, outcome.doubt) == (TryVerdict.NOT_SENT, 4, False)
+    assert (outcome.verdict, outcome.tries, outcome.doubt) == (TryVerdict.NOT_SENT, 4, False)
     assert clock.sleeps == [0.375, 0.75, 1.5]
 
 
@@ -121,7 +121,7 @@ async def test_what_was_not_sent_is_sent_once_it_can_be(mode: str) -> None:
 
         gateway = await stack.enter_async_context(gateway_to(url, {"idempotency": mode}, sleep=open_the_door))
         outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE)
-        assert (outcome.seen, outcome.tries, outcome.doubt) == (TryVerdict.DONE, 2, False)
+        assert (outcome.verdict, outcome.tries, outcome.doubt) == (TryVerdict.DONE, 2, False)
         assert [provider.posts for provider in opened] == [1]
 
 
@@ -132,27 +132,27 @@ async def test_what_was_not_sent_is_sent_once_it_can_be(mode: str) -> None:
 async def test_an_answer_after_a_doubt_ends_the_tries_and_not_the_doubt(final: bytes, seen: TryVerdict) -> None:
     async with byte_provider(break_off, answering(final)) as provider:
         outcome = await attempt(provider, HandClock(), TRUST)
-        assert (outcome.seen, outcome.doubt, outcome.tries, provider.posts) == (seen, True, 2, 2)
+        assert (outcome.verdict, outcome.doubt, outcome.tries, provider.posts) == (seen, True, 2, 2)
 
 
 async def test_a_rate_limit_ends_the_attempt_and_hands_the_wait_on() -> None:
     async with byte_provider(answering(reply(429, error("rate"), Retry_After="7"))) as provider:
         outcome = await attempt(provider, HandClock(), TRUST)
-        assert (outcome.seen, outcome.retry_after, provider.posts) == (TryVerdict.NOT_DONE, timedelta(seconds=7), 1)
+        assert (outcome.verdict, outcome.retry_after, provider.posts) == (TryVerdict.NOT_DONE, timedelta(seconds=7), 1)
 
 
 async def test_a_wait_that_the_provider_asks_for_is_kept_between_tries() -> None:
     clock = HandClock()
     async with byte_provider(answering(reply(503, error("away"), Retry_After="3"), DONE)) as provider:
         outcome = await attempt(provider, clock, TRUST)
-        assert (outcome.seen, clock.sleeps) == (TryVerdict.DONE, [3.0])
+        assert (outcome.verdict, clock.sleeps) == (TryVerdict.DONE, [3.0])
 
 
 async def test_a_wait_that_outlasts_the_lease_ends_the_attempt() -> None:
     clock = HandClock()
     async with byte_provider(answering(reply(503, error("away"), Retry_After="600"), DONE)) as provider:
         outcome = await attempt(provider, clock, TRUST)
-        assert (outcome.seen, provider.posts, clock.sleeps) == (TryVerdict.MAYBE, 1, [])
+        assert (outcome.verdict, provider.posts, clock.sleeps) == (TryVerdict.MAYBE, 1, [])
         assert outcome.retry_after == timedelta(seconds=600)
 
 
@@ -164,7 +164,7 @@ async def test_a_try_starts_only_while_the_lease_has_the_calls_limit_and_three_s
     async with byte_provider(break_off) as provider:
         outcome = await attempt(provider, clock, TRUST, lease_left=timedelta(seconds=left))
         assert provider.posts == posts
-        assert outcome.seen is (TryVerdict.MAYBE if posts else TryVerdict.NOT_SENT)
+        assert outcome.verdict is (TryVerdict.MAYBE if posts else TryVerdict.NOT_SENT)
 
 
 async def test_time_that_the_first_try_took_is_gone_from_the_lease() -> None:
@@ -219,13 +219,13 @@ async def test_permission_is_asked_before_every_try_but_the_first_and_its_refusa
             return len(asked) < 2
 
         outcome = await attempt(provider, clock, TRUST, may_go_on=may_go_on)
-        assert (asked, provider.posts, outcome.tries, outcome.seen) == ([1, 2], 2, 2, TryVerdict.MAYBE)
+        assert (asked, provider.posts, outcome.tries, outcome.verdict) == ([1, 2], 2, 2, TryVerdict.MAYBE)
 
 
 async def test_a_forbidden_refund_under_an_accepted_key_is_this_refunds_own_refusal() -> None:
     async with byte_provider(by_path(refunds=FORBIDDEN, _=UNKNOWN)) as provider:
         outcome = await attempt(provider, HandClock())
-        assert (outcome.seen, outcome.code, outcome.credentials) == (TryVerdict.REFUSED, "not_allowed", False)
+        assert (outcome.verdict, outcome.code, outcome.credentials) == (TryVerdict.REFUSED, "not_allowed", False)
         assert [request.line.split(" ")[0] for request in provider.requests] == ["POST", "GET"]
 
 
@@ -233,7 +233,11 @@ async def test_a_forbidden_refund_under_an_accepted_key_is_this_refunds_own_refu
 async def test_a_forbidden_refund_under_a_refused_key_is_everyones_trouble(status: int) -> None:
     async with byte_provider(by_path(refunds=FORBIDDEN, _=reply(status, error("key")))) as provider:
         outcome = await attempt(provider, HandClock())
-        assert (outcome.seen, outcome.code, outcome.credentials) == (TryVerdict.NOT_DONE, "credentials_refused", True)
+        assert (outcome.verdict, outcome.code, outcome.credentials) == (
+            TryVerdict.NOT_DONE,
+            "credentials_refused",
+            True,
+        )
 
 
 @pytest.mark.parametrize(
@@ -242,7 +246,7 @@ async def test_a_forbidden_refund_under_a_refused_key_is_everyones_trouble(statu
 async def test_a_forbidden_refund_fails_nothing_while_the_key_cannot_be_judged(probe: bytes) -> None:
     async with byte_provider(by_path(refunds=FORBIDDEN, _=probe)) as provider:
         outcome = await attempt(provider, HandClock())
-        assert (outcome.seen, outcome.credentials, provider.posts) == (TryVerdict.NOT_DONE, False, 1)
+        assert (outcome.verdict, outcome.credentials, provider.posts) == (TryVerdict.NOT_DONE, False, 1)
 
 
 async def test_no_probe_is_sent_once_the_lease_is_nearly_over() -> None:
@@ -255,7 +259,7 @@ async def test_no_probe_is_sent_once_the_lease_is_nearly_over() -> None:
 
     async with byte_provider(take_long) as provider:
         outcome = await attempt(provider, clock)
-        assert (outcome.seen, len(provider.requests)) == (TryVerdict.NOT_DONE, 1)
+        assert (outcome.verdict, len(provider.requests)) == (TryVerdict.NOT_DONE, 1)
 
 
 async def test_every_call_is_told_to_the_observer() -> None:

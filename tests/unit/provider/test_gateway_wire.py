@@ -103,7 +103,7 @@ async def test_as_many_calls_as_the_settings_allow_are_in_flight_at_once() -> No
     settings = {"concurrency": 3}
     async with byte_provider(meet) as provider, gateway_to(provider.url, settings) as gateway:
         calls = [gateway.send(a_refund(), BODY, lease_left=LEASE) for _ in range(3)]
-        assert [outcome.seen for outcome in await asyncio.gather(*calls)] == [TryVerdict.DONE] * 3
+        assert [outcome.verdict for outcome in await asyncio.gather(*calls)] == [TryVerdict.DONE] * 3
 
 
 async def test_nothing_told_of_a_failure_holds_the_key_or_the_body() -> None:
@@ -146,7 +146,7 @@ async def test_a_proxy_of_the_environment_carries_the_calls(monkeypatch: pytest.
     async with byte_provider(answering(DONE)) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("http://", "http://me:secret@"))
         outcome = await sent("http://provider.invalid", a_refund(), {"allow_http": True})
-        assert outcome.seen is TryVerdict.DONE
+        assert outcome.verdict is TryVerdict.DONE
         (request,) = proxy.requests
         assert request.line == "POST http://provider.invalid/v1/refunds HTTP/1.1"
         assert request.headers["proxy-authorization"] == "Basic " + base64.b64encode(b"me:secret").decode()
@@ -158,7 +158,10 @@ async def test_a_tunnel_that_the_proxy_refuses_was_not_sent(monkeypatch: pytest.
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         async with gateway_to("https://provider.invalid", sleep=no_time) as gateway:
             outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, may_go_on=refuse)
-        assert (outcome.seen, outcome.message) == (TryVerdict.NOT_SENT, "the proxy refused the tunnel to the provider")
+        assert (outcome.verdict, outcome.message) == (
+            TryVerdict.NOT_SENT,
+            "the proxy refused the tunnel to the provider",
+        )
         assert [request.line for request in proxy.requests] == ["CONNECT provider.invalid:443 HTTP/1.1"]
         assert "authorization" not in proxy.requests[0].headers
 

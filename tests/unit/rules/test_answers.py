@@ -100,7 +100,7 @@ ROWS: list[tuple[str, Answer, TryVerdict]] = [
 @pytest.mark.parametrize(("answer", "seen"), [pytest.param(answer, seen, id=name) for name, answer, seen in ROWS])
 def test_answer_means_what_the_table_of_evidence_says(answer: Answer, seen: TryVerdict) -> None:
     outcome = classify(answer, REFUND)
-    assert outcome.seen is seen
+    assert outcome.verdict is seen
     assert outcome.doubt is (seen is TryVerdict.MAYBE)
     assert (outcome.found is not None) is (seen is TryVerdict.DONE or outcome.code == "unknown_status")
 
@@ -133,7 +133,7 @@ def test_success_that_contradicts_the_refund_in_one_field_may_have_happened(
     fields: dict[str, Any], status: str
 ) -> None:
     outcome = classify(a_reply(200, refund_payload(status=status) | fields), REFUND)
-    assert (outcome.seen, outcome.code, outcome.doubt) == (TryVerdict.MAYBE, "contradictory_reply", True)
+    assert (outcome.verdict, outcome.code, outcome.doubt) == (TryVerdict.MAYBE, "contradictory_reply", True)
     assert outcome.found is None
 
 
@@ -141,8 +141,8 @@ def test_success_that_contradicts_the_refund_in_one_field_may_have_happened(
 def test_success_that_leaves_a_field_out_or_null_is_still_done(name: str) -> None:
     without = refund_payload()
     del without[name]
-    assert classify(a_reply(200, without), REFUND).seen is TryVerdict.DONE
-    assert classify(a_reply(200, refund_payload(**{name: None})), REFUND).seen is TryVerdict.DONE
+    assert classify(a_reply(200, without), REFUND).verdict is TryVerdict.DONE
+    assert classify(a_reply(200, refund_payload(**{name: None})), REFUND).verdict is TryVerdict.DONE
 
 
 @pytest.mark.parametrize(
@@ -156,13 +156,13 @@ def test_success_that_leaves_a_field_out_or_null_is_still_done(name: str) -> Non
     ids=["amount as text", "currency in capitals", "payment expanded", "metadata without our id"],
 )
 def test_success_that_says_the_same_in_another_way_is_done(fields: dict[str, Any]) -> None:
-    assert classify(a_reply(200, refund_payload() | fields), REFUND).seen is TryVerdict.DONE
+    assert classify(a_reply(200, refund_payload() | fields), REFUND).verdict is TryVerdict.DONE
 
 
 def test_refund_of_all_that_is_left_accepts_any_amount_of_money_and_no_other() -> None:
     refund = a_refund(amount=None, all_remaining=True)
-    assert classify(a_reply(200, refund_payload(amount=99)), refund).seen is TryVerdict.DONE
-    assert classify(a_reply(200, refund_payload(amount=0)), refund).seen is TryVerdict.MAYBE
+    assert classify(a_reply(200, refund_payload(amount=99)), refund).verdict is TryVerdict.DONE
+    assert classify(a_reply(200, refund_payload(amount=0)), refund).verdict is TryVerdict.MAYBE
 
 
 def test_rate_limit_carries_how_long_to_wait() -> None:
@@ -179,12 +179,12 @@ def test_only_401_and_403_put_the_credentials_under_suspicion(http_status: int, 
 
 def test_403_is_everyones_trouble_once_a_harmless_get_was_refused_too() -> None:
     outcome = key_refused(classify(an_error(403, "forbidden"), REFUND))
-    assert (outcome.seen, outcome.credentials, outcome.doubt) == (TryVerdict.NOT_DONE, True, False)
+    assert (outcome.verdict, outcome.credentials, outcome.doubt) == (TryVerdict.NOT_DONE, True, False)
 
 
 def test_403_is_the_refunds_own_refusal_once_a_harmless_get_was_answered() -> None:
     outcome = key_accepted(classify(an_error(403, "not_allowed"), REFUND))
-    assert (outcome.seen, outcome.credentials, outcome.code) == (TryVerdict.REFUSED, False, "not_allowed")
+    assert (outcome.verdict, outcome.credentials, outcome.code) == (TryVerdict.REFUSED, False, "not_allowed")
 
 
 def test_only_5xx_counts_as_a_server_error() -> None:
@@ -296,16 +296,16 @@ def test_reply_that_is_not_on_the_list_may_have_happened(reply: Reply) -> None:
         allowed = {TryVerdict.NOT_DONE}
     elif reply.http_status in {400, 402, 403, 404, 422} and payload.error is not None:
         allowed = {TryVerdict.REFUSED, TryVerdict.MISMATCH}
-    assert outcome.seen in allowed
-    assert outcome.doubt is (outcome.seen is TryVerdict.MAYBE)
+    assert outcome.verdict in allowed
+    assert outcome.doubt is (outcome.verdict is TryVerdict.MAYBE)
 
 
 @law
 @given(answer=answers(), stage=st.sampled_from(Stage))
 def test_every_answer_has_a_meaning_at_every_stage(answer: Answer, stage: Stage) -> None:
     outcome = classify(answer, a_refund(stage))
-    assert (outcome.found is not None) is (outcome.seen is TryVerdict.DONE or outcome.code == "unknown_status")
-    assert outcome.found is None or (outcome.found.status in STATUSES) is (outcome.seen is TryVerdict.DONE)
+    assert (outcome.found is not None) is (outcome.verdict is TryVerdict.DONE or outcome.code == "unknown_status")
+    assert outcome.found is None or (outcome.found.status in STATUSES) is (outcome.verdict is TryVerdict.DONE)
 
 
 STRENGTH = [
@@ -322,15 +322,15 @@ STRENGTH = [
 @given(tried=attempts, data=st.data())
 def test_attempt_is_its_strongest_try_in_whatever_order_they_came(tried: list[Outcome], data: st.DataObject) -> None:
     shuffled = data.draw(st.permutations(tried))
-    strongest = max((outcome.seen for outcome in tried), key=STRENGTH.index)
-    assert fold(tried).seen is fold(shuffled).seen is strongest
+    strongest = max((outcome.verdict for outcome in tried), key=STRENGTH.index)
+    assert fold(tried).verdict is fold(shuffled).verdict is strongest
     assert fold(tried).tries == len(tried)
 
 
 @law
 @given(tried=attempts)
 def test_one_doubtful_try_leaves_the_whole_attempt_in_doubt(tried: list[Outcome]) -> None:
-    assert fold(tried).doubt is any(outcome.seen is TryVerdict.MAYBE for outcome in tried)
+    assert fold(tried).doubt is any(outcome.verdict is TryVerdict.MAYBE for outcome in tried)
 
 
 @law
@@ -347,8 +347,8 @@ def test_folding_one_try_changes_nothing_and_folding_in_parts_agrees_with_foldin
     whole = fold(tried)
     for cut in range(1, len(tried)):
         parts = fold([fold(tried[:cut]), fold(tried[cut:])])
-        assert (parts.seen, parts.doubt) == (whole.seen, whole.doubt)
-    assert fold(tried[:1]).seen is tried[0].seen
+        assert (parts.verdict, parts.doubt) == (whole.verdict, whole.doubt)
+    assert fold(tried[:1]).verdict is tried[0].verdict
 
 
 def test_attempt_counts_the_5xx_in_a_row_at_its_end() -> None:
@@ -382,7 +382,7 @@ def test_the_latest_of_equal_tries_speaks_for_the_attempt() -> None:
 def test_success_whose_refund_belongs_to_another_record_is_a_doubt_that_names_both() -> None:
     success = fold([SERVER_ERROR, classify(a_reply(200), REFUND)])
     expected = Outcome(
-        seen=TryVerdict.MAYBE,
+        verdict=TryVerdict.MAYBE,
         code="owned_elsewhere",
         message="the reply's refund re_1 belongs to refund order-7",
         doubt=True,
@@ -390,5 +390,5 @@ def test_success_whose_refund_belongs_to_another_record_is_a_doubt_that_names_bo
         tries=2,
     )
     assert owned_elsewhere(success, "order-7") == expected
-    unnamed = owned_elsewhere(Outcome(seen=TryVerdict.DONE, code="done"), "order-7")
+    unnamed = owned_elsewhere(Outcome(verdict=TryVerdict.DONE, code="done"), "order-7")
     assert unnamed.message == "the reply's refund ? belongs to refund order-7"

@@ -305,7 +305,7 @@ def test_attempt_leads_to_this_step_and_no_other(refund: Refund, outcome: Outcom
 
 
 def test_success_without_a_refund_in_it_proves_nothing() -> None:
-    bare = Outcome(seen=TryVerdict.DONE, code="done")
+    bare = Outcome(verdict=TryVerdict.DONE, code="done")
     assert after_attempt(a_refund(doubt_since=NOW), bare, VERIFY, NOW, 0).to is Stage.IN_DOUBT
     shown = replace(MAYBE, found=found())
     assert after_attempt(a_refund(), shown, VERIFY, NOW, 0).to is Stage.IN_DOUBT

@@ -133,10 +133,10 @@ def test_only_an_attempt_that_reached_a_verdict_counts_towards_the_budget(
     refund: Refund, tried: list[Outcome], rules: Rules, jitter: float
 ) -> None:
     outcome = fold(tried)
-    assume(outcome.seen is not TryVerdict.DONE)
+    assume(outcome.verdict is not TryVerdict.DONE)
     after = with_changes(refund, after_attempt(refund, outcome, rules, NOW, jitter), NOW)
     assume(after.stage is not Stage.SETTLED)
-    counts = outcome.seen not in {TryVerdict.NOT_SENT, TryVerdict.NOT_DONE}
+    counts = outcome.verdict not in {TryVerdict.NOT_SENT, TryVerdict.NOT_DONE}
     assert after.verdicts == refund.verdicts + counts
 
 
@@ -254,7 +254,7 @@ def test_5xx_row_ends_with_any_other_answer() -> None:
 @law
 @given(tried=attempts, refund=refunds(Stage.SENDING))
 def test_verdict_ends_the_tries_and_only_what_was_not_sent_is_free(tried: list[Outcome], refund: Refund) -> None:
-    last = tried[-1].seen
+    last = tried[-1].verdict
     assert may_try_again(tried, refund, VERIFY) is (last is TryVerdict.NOT_SENT)
     if last in {TryVerdict.DONE, TryVerdict.REFUSED, TryVerdict.NOT_DONE, TryVerdict.MISMATCH}:
         assert not may_try_again(tried, refund, TRUST)
@@ -307,7 +307,7 @@ def test_replay_may_leave_at_the_very_time_of_the_first_attempt_and_not_before()
 
 
 def test_reply_in_a_status_that_is_not_known_leads_to_a_person_by_that_reply() -> None:
-    odd = replace(done_as("succeeded"), seen=TryVerdict.MAYBE, code="unknown_status", found=found(status="on_hold"))
+    odd = replace(done_as("succeeded"), verdict=TryVerdict.MAYBE, code="unknown_status", found=found(status="on_hold"))
     step = after_attempt(a_refund(), odd, VERIFY, NOW, 0)
     assert (step.to, step.label, step.source) == (Stage.REVIEW, "unknown_status", "reply")
     assert step.changes["provider_status"] == "on_hold"

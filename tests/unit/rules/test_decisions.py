@@ -67,7 +67,7 @@ def test_persons_word_of_absence_is_worth_nothing_after_a_recovery() -> None:
     step = recovered(told, NOW - HOUR, NOW)
     assert step is not None
     after = with_changes(told, step, NOW)
-    look = after_readback(after, Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
+    look = after_readback(after, Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
     assert look.changes.get("proven_absent_at") is None
 
 

@@ -56,7 +56,7 @@ def texts_in(step: Step) -> list[str]:
 def test_amount_beyond_what_a_refund_can_be_is_not_believed(amount: Any) -> None:
     all_that_is_left = a_refund(amount=None, all_remaining=True)
     outcome = said(refund_payload(amount=amount), refund=all_that_is_left)
-    assert (outcome.seen, outcome.code, outcome.doubt) == (TryVerdict.MAYBE, "contradictory_reply", True)
+    assert (outcome.verdict, outcome.code, outcome.doubt) == (TryVerdict.MAYBE, "contradictory_reply", True)
 
 
 def test_largest_amount_there_is_is_read() -> None:
@@ -71,7 +71,7 @@ def test_largest_amount_there_is_is_read() -> None:
 def test_amount_as_a_float_is_read_only_if_it_is_whole(amount: str, seen: TryVerdict) -> None:
     payload = json.loads(json.dumps(refund_payload()).replace("500", amount, 1))
     assert type(payload["amount"]) is float
-    assert said(payload).seen is seen
+    assert said(payload).verdict is seen
 
 
 # Statuses
@@ -199,7 +199,7 @@ def test_error_in_any_usual_shape_is_a_refusal_whose_words_reach_the_person(
     payload: Any, code: str, words: str | None
 ) -> None:
     outcome = said(payload, 400)
-    assert (outcome.seen, outcome.code, outcome.message) == (TryVerdict.REFUSED, code, words)
+    assert (outcome.verdict, outcome.code, outcome.message) == (TryVerdict.REFUSED, code, words)
     step = ended(payload, 400)
     assert (step.to, step.status) == (Stage.SETTLED, Status.FAILED)
     assert (step.changes["error_code"], step.changes["error_message"]) == (code, words)
@@ -226,7 +226,7 @@ def test_error_in_any_usual_shape_is_a_refusal_whose_words_reach_the_person(
     ],
 )
 def test_body_without_an_error_or_with_a_refund_refuses_nothing(payload: Any, http_status: int) -> None:
-    assert said(payload, http_status).seen is TryVerdict.MAYBE
+    assert said(payload, http_status).verdict is TryVerdict.MAYBE
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_body_without_an_error_or_with_a_refund_refuses_nothing(payload: Any, ht
     ],
 )
 def test_error_that_speaks_of_the_key_in_any_spelling_is_never_taken_for_a_refusal(payload: Any) -> None:
-    assert said(payload, 400).seen is TryVerdict.MISMATCH
+    assert said(payload, 400).verdict is TryVerdict.MISMATCH
 
 
 def test_error_of_any_length_and_content_is_kept_clean() -> None:
@@ -252,5 +252,5 @@ def test_error_of_any_length_and_content_is_kept_clean() -> None:
 
 def test_success_without_a_refund_says_what_the_provider_said() -> None:
     outcome = said({"error": {"code": "busy", "message": "come back later"}}, 200)
-    assert (outcome.seen, outcome.code) == (TryVerdict.MAYBE, "unreadable_success")
+    assert (outcome.verdict, outcome.code) == (TryVerdict.MAYBE, "unreadable_success")
     assert outcome.message == "the provider reported success without a refund: busy: come back later"

@@ -76,7 +76,7 @@ def test_every_outcome_of_an_attempt_leads_along_a_legal_move(
 ) -> None:
     step = after_attempt(refund, outcome, rules, NOW, jitter)
     assert_is_a_move(step, refund)
-    assert step.proof is (outcome.seen is TryVerdict.DONE)
+    assert step.proof is (outcome.verdict is TryVerdict.DONE)
     assert not step.quiet
 
 
@@ -98,7 +98,7 @@ def test_every_look_leads_along_a_legal_move(refund: Refund, look: Readback, rul
     step = after_readback(refund, look, rules, NOW, jitter)
     assert_is_a_move(step, refund)
     assert step.to is not Stage.SENDING
-    assert step.to is not Stage.SETTLED or look.sight in {ReadbackVerdict.FOUND, ReadbackVerdict.FOUND_IN_TOTALS}
+    assert step.to is not Stage.SETTLED or look.verdict in {ReadbackVerdict.FOUND, ReadbackVerdict.FOUND_IN_TOTALS}
     # A total is not the provider's word on this refund: it settles only the version that was looked at.
     assert step.proof is (look.found is not None)
 
@@ -160,7 +160,7 @@ def test_every_refund_needs_something_definite_now(refund: Refund, rules: Rules)
 @given(refund=refunds(Stage.SENDING), tried=attempts, rules=rules, jitter=jitters)
 def test_doubt_is_sticky_until_done(refund: Refund, tried: list[Outcome], rules: Rules, jitter: float) -> None:
     outcome = fold(tried)
-    assume(outcome.seen is not TryVerdict.DONE)
+    assume(outcome.verdict is not TryVerdict.DONE)
     assume(refund.doubt_since is not None or outcome.doubt)
     step = after_attempt(refund, outcome, rules, NOW, jitter)
     assert step.to in {Stage.IN_DOUBT, Stage.REVIEW}
@@ -173,7 +173,7 @@ def test_doubt_is_sticky_until_done(refund: Refund, tried: list[Outcome], rules:
 def test_look_that_finds_nothing_never_takes_the_doubt_away(
     refund: Refund, look: Readback, rules: Rules, jitter: float
 ) -> None:
-    assume(look.sight not in {ReadbackVerdict.FOUND, ReadbackVerdict.FOUND_IN_TOTALS})
+    assume(look.verdict not in {ReadbackVerdict.FOUND, ReadbackVerdict.FOUND_IN_TOTALS})
     step = after_readback(refund, look, rules, NOW, jitter)
     assert step.to in {Stage.IN_DOUBT, Stage.REVIEW}
     assert with_changes(refund, step, NOW).doubt_since == refund.doubt_since
@@ -206,7 +206,7 @@ def test_refund_that_may_have_happened_once_is_never_failed_by_any_later_attempt
 ) -> None:
     now, doubted = NOW, refund.doubt_since is not None
     for outcome, wait in rounds:
-        if outcome.seen is TryVerdict.DONE:
+        if outcome.verdict is TryVerdict.DONE:
             return
         doubted = doubted or outcome.doubt
         step = after_attempt(refund, outcome, rules, now, jitter)

@@ -17,11 +17,11 @@ from worker.rules.attempts import Rules, done
 from worker.rules.readback import after_owned, after_readback
 
 SETTLE = VERIFY.settle
-FOUND = Readback(sight=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
-ABSENT = Readback(sight=ReadbackVerdict.ABSENT, reason="so")
-UNSURE = Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so")
-MISSING = Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so", missing=True)
-UNREAD = Readback(sight=ReadbackVerdict.UNREADABLE, reason="so")
+FOUND = Readback(verdict=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
+ABSENT = Readback(verdict=ReadbackVerdict.ABSENT, reason="so")
+UNSURE = Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so")
+MISSING = Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so", missing=True)
+UNREAD = Readback(verdict=ReadbackVerdict.UNREADABLE, reason="so")
 BY_TOTALS = DROPPED | {
     "evidence": "totals",
     "provider_status": None,
@@ -29,8 +29,8 @@ BY_TOTALS = DROPPED | {
     "error_message": None,
     "retriable": None,
 }
-CONFLICT = Readback(sight=ReadbackVerdict.CONFLICT, reason="two")
-ODD = Readback(sight=ReadbackVerdict.CONFLICT, reason="its status is paid", found=found(status="paid"))
+CONFLICT = Readback(verdict=ReadbackVerdict.CONFLICT, reason="two")
+ODD = Readback(verdict=ReadbackVerdict.CONFLICT, reason="its status is paid", found=found(status="paid"))
 CONFLICTING = {"error_code": "conflict", "error_message": TOLD}
 LONG_QUIET = {"quiet_at": NOW - HOUR, "doubt_since": NOW - HOUR}
 
@@ -69,7 +69,7 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
         # Contradictory
         (
             {},
-            Readback(sight=ReadbackVerdict.CONFLICT, reason="two"),
+            Readback(verdict=ReadbackVerdict.CONFLICT, reason="two"),
             VERIFY,
             pending(
                 Stage.REVIEW,
@@ -242,7 +242,7 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
         # Found, with nothing to show for it
         (
             LONG_QUIET | {"looks": 4},
-            Readback(sight=ReadbackVerdict.FOUND, reason="so"),
+            Readback(verdict=ReadbackVerdict.FOUND, reason="so"),
             VERIFY,
             pending(Stage.REVIEW, "inconclusive", {"looks": 5}, DAY, alarm=TOLD),
         ),
@@ -363,7 +363,7 @@ def test_only_what_is_pending_for_longer_than_is_waited_for_may_be_given_up(
 ) -> None:
     refund = a_refund(Stage.IN_DOUBT, **(SAYS_FAILED | INSISTS | {"processing_since": NOW - 30 * DAY} | fields))
     for status in ("pending", "succeeded"):
-        look = Readback(sight=ReadbackVerdict.FOUND, reason="so", found=found(status=status), source="lookup")
+        look = Readback(verdict=ReadbackVerdict.FOUND, reason="so", found=found(status=status), source="lookup")
         step = after_readback(refund, look, VERIFY, NOW, 0)
         assert (step.source == "operator") is (stuck and status == "pending")
         if step.source != "operator":
@@ -405,6 +405,6 @@ def test_a_person_may_give_up_what_is_another_refunds() -> None:
 
 
 def test_refund_found_in_the_list_is_done_by_that_evidence() -> None:
-    look = Readback(sight=ReadbackVerdict.FOUND, reason="so", found=found())
+    look = Readback(verdict=ReadbackVerdict.FOUND, reason="so", found=found())
     refund = a_refund(Stage.IN_DOUBT)
     assert after_readback(refund, look, VERIFY, NOW, 0) == done(refund, found(), "list", NOW)

@@ -39,7 +39,7 @@ law = settings(deadline=None, max_examples=100)
 
 
 def test_absence_needs_two_looks_a_settle_time_apart_the_first_a_settle_time_after_the_attempt() -> None:
-    look, settle = Readback(sight=ReadbackVerdict.ABSENT, reason="so"), VERIFY.settle
+    look, settle = Readback(verdict=ReadbackVerdict.ABSENT, reason="so"), VERIFY.settle
     refund = a_refund(Stage.IN_DOUBT, doubt_since=NOW, quiet_at=NOW)
 
     early = after_readback(refund, look, VERIFY, NOW + settle - SECOND, 0)
@@ -68,9 +68,9 @@ def test_absence_is_never_proven_by_less_than_two_settle_times_of_quiet_or_a_per
         return
     if step.source == "operator":
         assert (refund.operator_says, refund.operator_unverified) == ("absent", True)
-        assert look.sight in {ReadbackVerdict.INCONCLUSIVE, ReadbackVerdict.UNREADABLE}
+        assert look.verdict in {ReadbackVerdict.INCONCLUSIVE, ReadbackVerdict.UNREADABLE}
         return
-    assert look.sight is ReadbackVerdict.ABSENT
+    assert look.verdict is ReadbackVerdict.ABSENT
     assert refund.absent_at is not None
     assert refund.absent_at + rules.settle <= NOW
     assert refund.quiet_at is None or refund.quiet_at + rules.settle <= NOW
@@ -80,7 +80,7 @@ def test_absence_is_never_proven_by_less_than_two_settle_times_of_quiet_or_a_per
 @pytest.mark.parametrize("between", [ReadbackVerdict.INCONCLUSIVE, ReadbackVerdict.FOUND_IN_TOTALS])
 def test_look_that_shows_something_else_begins_the_proof_of_absence_anew(between: ReadbackVerdict) -> None:
     refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW - VERIFY.settle, absent_at=NOW - MINUTE)
-    after = with_changes(refund, after_readback(refund, Readback(sight=between, reason="so"), VERIFY, NOW, 0), NOW)
+    after = with_changes(refund, after_readback(refund, Readback(verdict=between, reason="so"), VERIFY, NOW, 0), NOW)
     assert after.absent_at is None
 
 
@@ -94,7 +94,7 @@ def test_new_doubt_begins_every_proof_anew(outcome: Outcome) -> None:
 
 
 def test_fourth_send_after_proven_absence_is_a_persons_decision() -> None:
-    look = Readback(sight=ReadbackVerdict.ABSENT, reason="so")
+    look = Readback(verdict=ReadbackVerdict.ABSENT, reason="so")
     for resends in range(MAX_RESENDS + 1):
         refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW - HOUR, absent_at=NOW - HOUR, resends=resends)
         step = after_readback(refund, look, VERIFY, NOW, 0)
@@ -103,7 +103,7 @@ def test_fourth_send_after_proven_absence_is_a_persons_decision() -> None:
 
 def test_looks_that_cannot_tell_come_rarer_and_end_with_a_person() -> None:
     refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW - VERIFY.settle)
-    look, now, delays = Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so"), NOW, []
+    look, now, delays = Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so"), NOW, []
     while (step := after_readback(refund, look, VERIFY, now, 0)).to is Stage.IN_DOUBT:
         assert step.delay is not None
         delays.append(step.delay)
@@ -118,13 +118,13 @@ def test_looks_that_cannot_tell_come_rarer_and_end_with_a_person() -> None:
 
 def test_look_too_early_to_count_is_not_counted() -> None:
     refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW)
-    step = after_readback(refund, Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
+    step = after_readback(refund, Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
     assert (step.to, step.quiet, step.changes, step.delay) == (Stage.IN_DOUBT, True, {}, VERIFY.settle)
 
 
 def test_refund_found_in_the_list_is_believed_at_once() -> None:
     refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW)
-    step = after_readback(refund, Readback(sight=ReadbackVerdict.FOUND, reason="so", found=found()), VERIFY, NOW, 0)
+    step = after_readback(refund, Readback(verdict=ReadbackVerdict.FOUND, reason="so", found=found()), VERIFY, NOW, 0)
     after = with_changes(refund, step, NOW)
     assert (step.status, step.proof) == (Status.SUCCEEDED, True)
     assert (after.provider_refund_id, after.evidence) == ("re_1", "list")
@@ -134,7 +134,7 @@ def test_refund_found_in_the_totals_settles_after_a_second_equal_look_without_an
     rules = replace(VERIFY, readback="totals")
     refund = a_refund(Stage.IN_DOUBT, amount=None, all_remaining=True, currency=None)
     refund = replace(refund, baseline=Baseline(refunded=100, currency="usd", remaining=400))
-    look = Readback(sight=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
+    look = Readback(verdict=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
     first = after_readback(refund, look, rules, NOW, 0)
     assert (first.to, first.delay, first.proof) == (Stage.IN_DOUBT, rules.settle, False)
     refund = with_changes(refund, first, NOW)
@@ -148,13 +148,13 @@ def test_refund_found_in_the_totals_settles_after_a_second_equal_look_without_an
 
 def test_two_refunds_with_our_id_go_to_a_person_with_an_alarm() -> None:
     step = after_readback(
-        a_refund(Stage.IN_DOUBT), Readback(sight=ReadbackVerdict.CONFLICT, reason="two of them"), VERIFY, NOW, 0
+        a_refund(Stage.IN_DOUBT), Readback(verdict=ReadbackVerdict.CONFLICT, reason="two of them"), VERIFY, NOW, 0
     )
     assert (step.to, step.alarm) == (Stage.REVIEW, "two of them")
 
 
 def test_provider_that_cannot_be_read_is_asked_again_and_after_the_allowed_age_a_person_is() -> None:
-    look = Readback(sight=ReadbackVerdict.UNREADABLE, reason="503", retry_after=2 * HOUR)
+    look = Readback(verdict=ReadbackVerdict.UNREADABLE, reason="503", retry_after=2 * HOUR)
     refund = a_refund(Stage.IN_DOUBT, first_attempt_at=NOW, looks=2)
     young = after_readback(refund, look, VERIFY, NOW + HOUR, 0)
     assert (young.to, young.quiet, young.delay) == (Stage.IN_DOUBT, True, 2 * HOUR)
@@ -163,7 +163,7 @@ def test_provider_that_cannot_be_read_is_asked_again_and_after_the_allowed_age_a
 
 def test_looks_that_are_not_answered_come_rarer_up_to_ten_minutes() -> None:
     refund = a_refund(Stage.IN_DOUBT, doubt_since=NOW, first_attempt_at=NOW, quiet_at=NOW)
-    look, now, delays = Readback(sight=ReadbackVerdict.UNREADABLE, reason="503"), NOW, []
+    look, now, delays = Readback(verdict=ReadbackVerdict.UNREADABLE, reason="503"), NOW, []
     while (step := after_readback(refund, look, VERIFY, now, 0)).to is Stage.IN_DOUBT:
         assert step.delay is not None
         delays.append(step.delay)
@@ -183,9 +183,9 @@ def test_person_who_says_absent_is_checked_by_a_look_that_may_say_otherwise() ->
     refund = a_refund(Stage.REVIEW, doubt_since=NOW - HOUR)
     told = with_changes(refund, resolve_resend(refund, unverified=True), NOW)
     assert next_action(told, TRUST, NOW) is Action.READ_BACK
-    sent = after_readback(told, Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
+    sent = after_readback(told, Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
     assert sent.changes["proven_absent_at"] == NOW
-    contrary = after_readback(told, Readback(sight=ReadbackVerdict.FOUND, reason="so", found=found()), VERIFY, NOW, 0)
+    contrary = after_readback(told, Readback(verdict=ReadbackVerdict.FOUND, reason="so", found=found()), VERIFY, NOW, 0)
     assert contrary.status is Status.SUCCEEDED
 
 

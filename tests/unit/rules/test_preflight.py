@@ -23,11 +23,11 @@ USD = PaymentView(currency="usd")
 EUR = PaymentView(currency="eur")
 NOTHING = PaymentView()
 UNCLEAR = PaymentView(currency="", problem="it cannot be read")
-FORBIDDEN = Outcome(seen=TryVerdict.REFUSED, code="forbidden", http_status=403)
-NO_OBJECT = Outcome(seen=TryVerdict.MAYBE, code="unreadable_success", http_status=200, doubt=True)
-SILENCE = Outcome(seen=TryVerdict.MAYBE, code="no_reply", doubt=True)
-LATER = Outcome(seen=TryVerdict.NOT_DONE, code="rate_limited", http_status=429, retry_after=HOUR)
-SOON = Outcome(seen=TryVerdict.NOT_DONE, code="rate_limited", http_status=429, retry_after=SECOND)
+FORBIDDEN = Outcome(verdict=TryVerdict.REFUSED, code="forbidden", http_status=403)
+NO_OBJECT = Outcome(verdict=TryVerdict.MAYBE, code="unreadable_success", http_status=200, doubt=True)
+SILENCE = Outcome(verdict=TryVerdict.MAYBE, code="no_reply", doubt=True)
+LATER = Outcome(verdict=TryVerdict.NOT_DONE, code="rate_limited", http_status=429, retry_after=HOUR)
+SOON = Outcome(verdict=TryVerdict.NOT_DONE, code="rate_limited", http_status=429, retry_after=SECOND)
 UNCONFIRMED = {"unconfirmed_since": NOW, "error_code": "currency_unconfirmed", "error_message": TOLD}
 
 
@@ -133,8 +133,8 @@ def test_payment_that_is_not_shown_leads_to_this_step_and_no_other(
     assert plain(after_no_view(refund, outcome, rules, NOW, 0.5)) == step
 
 
-def first(sight: ReadbackVerdict, **fields: Any) -> Readback:
-    return Readback(sight=sight, reason="so", **fields)
+def first(verdict: ReadbackVerdict, **fields: Any) -> Readback:
+    return Readback(verdict=verdict, reason="so", **fields)
 
 
 DOUBT = pending(

@@ -48,19 +48,19 @@ def listed(
 @pytest.mark.parametrize("complete", [True, False])
 def test_listed_with_our_id_is_found_at_once_even_in_half_a_list(complete: bool) -> None:  # noqa: FBT001 - both cases
     look = listed(foreign(created=NOW), found(), complete=complete)
-    assert (look.sight, look.found) == (ReadbackVerdict.FOUND, found())
+    assert (look.verdict, look.found) == (ReadbackVerdict.FOUND, found())
 
 
 def test_entry_with_our_id_and_no_generation_is_ours() -> None:
-    assert listed(found(generation=None)).sight is ReadbackVerdict.FOUND
+    assert listed(found(generation=None)).verdict is ReadbackVerdict.FOUND
 
 
 def test_one_refund_shown_on_two_pages_is_one_refund() -> None:
-    assert listed(found(), found()).sight is ReadbackVerdict.FOUND
+    assert listed(found(), found()).verdict is ReadbackVerdict.FOUND
 
 
 def test_two_refunds_with_our_id_are_a_conflict() -> None:
-    assert listed(found(), found(id="re_2")).sight is ReadbackVerdict.CONFLICT
+    assert listed(found(), found(id="re_2")).verdict is ReadbackVerdict.CONFLICT
 
 
 @pytest.mark.parametrize(
@@ -70,18 +70,18 @@ def test_two_refunds_with_our_id_are_a_conflict() -> None:
 )
 def test_entry_with_our_id_and_a_field_that_is_not_ours_is_a_conflict(fields: dict[str, Any]) -> None:
     look = listed(found(**fields))
-    assert (look.sight, look.found) == (ReadbackVerdict.CONFLICT, None)
+    assert (look.verdict, look.found) == (ReadbackVerdict.CONFLICT, None)
 
 
 def test_entry_with_our_id_in_a_status_that_is_not_known_is_shown_to_a_person_with_its_word() -> None:
     entry = found(status="on_hold")
     assert listed(entry) == Readback(
-        sight=ReadbackVerdict.CONFLICT, reason="the provider shows an unknown status: 'on_hold'", found=entry
+        verdict=ReadbackVerdict.CONFLICT, reason="the provider shows an unknown status: 'on_hold'", found=entry
     )
 
 
 def test_empty_whole_list_shows_absence() -> None:
-    assert listed().sight is ReadbackVerdict.ABSENT
+    assert listed().verdict is ReadbackVerdict.ABSENT
 
 
 @pytest.mark.parametrize(
@@ -105,31 +105,31 @@ def test_empty_whole_list_shows_absence() -> None:
 def test_list_in_which_every_entry_is_explained_shows_absence(
     entry: ProviderRefund, siblings: Sequence[Refund]
 ) -> None:
-    assert listed(entry, siblings=siblings).sight is ReadbackVerdict.ABSENT
+    assert listed(entry, siblings=siblings).verdict is ReadbackVerdict.ABSENT
 
 
 def test_refund_that_a_person_only_named_for_a_sibling_may_be_this_one() -> None:
     named = sibling(Stage.PROCESSING, provider_refund_id="re_2", operator_says="succeeded")
     entry = foreign(id="re_2", created=NOW)
-    assert listed(entry, siblings=[replace(named, operator_says=None)]).sight is ReadbackVerdict.ABSENT
-    assert listed(entry, siblings=[named]).sight is ReadbackVerdict.INCONCLUSIVE
+    assert listed(entry, siblings=[replace(named, operator_says=None)]).verdict is ReadbackVerdict.ABSENT
+    assert listed(entry, siblings=[named]).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 def test_an_earlier_generation_of_ours_is_not_this_one() -> None:
     refund = a_refund(Stage.IN_DOUBT, generation=2, first_attempt_at=STARTED)
-    assert listed(found(generation="1"), refund=refund).sight is ReadbackVerdict.ABSENT
+    assert listed(found(generation="1"), refund=refund).verdict is ReadbackVerdict.ABSENT
 
 
 def test_entry_with_our_id_and_no_generation_is_not_taken_for_a_later_one() -> None:
     refund = a_refund(Stage.IN_DOUBT, generation=2, first_attempt_at=STARTED)
     # It may be the first, which failed: what became of the second is not known.
-    assert listed(found(generation=None, status="failed"), refund=refund).sight is ReadbackVerdict.INCONCLUSIVE
+    assert listed(found(generation=None, status="failed"), refund=refund).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("status", ["failed", "succeeded", "pending"])
 def test_ours_beside_a_later_generation_that_is_not_known_here_is_a_conflict(status: str) -> None:
     look = listed(found(status=status), found(id="re_2", generation="2"))
-    assert (look.sight, "lost records had sent it again" in look.reason) == (ReadbackVerdict.CONFLICT, True)
+    assert (look.verdict, "lost records had sent it again" in look.reason) == (ReadbackVerdict.CONFLICT, True)
 
 
 def test_ours_beside_an_earlier_generation_is_found() -> None:
@@ -137,12 +137,12 @@ def test_ours_beside_an_earlier_generation_is_found() -> None:
     ours = found(id="re_2", generation="2")
     for earlier in ("1", None, "x", ""):
         look = listed(found(generation=earlier, status="failed"), ours, refund=refund)
-        assert (look.sight, look.found) == (ReadbackVerdict.FOUND, ours)
+        assert (look.verdict, look.found) == (ReadbackVerdict.FOUND, ours)
 
 
 def test_list_that_shows_a_later_generation_than_the_record_proves_no_absence() -> None:
     # A server that was restored from a snapshot does not know of the retry that was sent since.
-    assert listed(found(generation="2", created=NOW)).sight is not ReadbackVerdict.ABSENT
+    assert listed(found(generation="2", created=NOW)).verdict is not ReadbackVerdict.ABSENT
 
 
 @pytest.mark.parametrize(
@@ -170,20 +170,20 @@ def test_list_with_a_gap_or_a_riddle_is_inconclusive(
     reason: str,
 ) -> None:
     look = listed(*entries, complete=complete, siblings=siblings)
-    assert look.sight is ReadbackVerdict.INCONCLUSIVE
+    assert look.verdict is ReadbackVerdict.INCONCLUSIVE
     assert reason in look.reason
 
 
 def test_any_unknown_refund_may_be_one_that_asked_for_all_that_is_left() -> None:
     everything = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED, amount=None, all_remaining=True)
-    assert listed(foreign(amount=3), refund=everything).sight is ReadbackVerdict.INCONCLUSIVE
+    assert listed(foreign(amount=3), refund=everything).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("days", [-400, -1, 0, 1])
 def test_date_of_an_entry_explains_nothing(days: int) -> None:
     # The list drops our metadata, and dates by another clock, or by the day: this entry is our own refund.
     ours_unnamed = found(refund_id=None, generation=None, created=STARTED + timedelta(days=days))
-    assert listed(ours_unnamed).sight is ReadbackVerdict.INCONCLUSIVE
+    assert listed(ours_unnamed).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 # The totals
@@ -207,33 +207,33 @@ def totalled(
 @pytest.mark.parametrize("proof", [True, False])
 def test_total_that_rose_by_our_amount_is_found_without_an_id(proof: bool) -> None:  # noqa: FBT001 - both cases
     look = totalled(500, proof=proof)
-    assert (look.sight, look.found) == (ReadbackVerdict.FOUND_IN_TOTALS, None)
+    assert (look.verdict, look.found) == (ReadbackVerdict.FOUND_IN_TOTALS, None)
 
 
 def test_refund_of_all_that_is_left_is_found_when_the_total_rose_by_what_was_left() -> None:
     refund = a_refund(
         Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=BASELINE, amount=None, all_remaining=True, currency=None
     )
-    assert totalled(1000, refund=refund).sight is ReadbackVerdict.FOUND_IN_TOTALS
-    assert totalled(999, refund=refund).sight is ReadbackVerdict.INCONCLUSIVE
+    assert totalled(1000, refund=refund).verdict is ReadbackVerdict.FOUND_IN_TOTALS
+    assert totalled(999, refund=refund).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 def test_unchanged_total_shows_absence_only_where_pending_refunds_are_known_to_be_in_it() -> None:
-    assert totalled(0, proof=True).sight is ReadbackVerdict.ABSENT
-    assert totalled(0, proof=False).sight is ReadbackVerdict.INCONCLUSIVE
+    assert totalled(0, proof=True).verdict is ReadbackVerdict.ABSENT
+    assert totalled(0, proof=False).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("refunded", [1, 499, 501, 1000])
 def test_total_that_moved_by_anything_else_is_inconclusive(refunded: int) -> None:
-    assert totalled(refunded).sight is ReadbackVerdict.INCONCLUSIVE
+    assert totalled(refunded).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 def test_totals_that_cannot_be_compared_are_inconclusive() -> None:
     without_baseline = a_refund(Stage.IN_DOUBT)
-    assert totalled(500, refund=without_baseline).sight is ReadbackVerdict.INCONCLUSIVE
-    assert totalled(500, currency="eur").sight is ReadbackVerdict.INCONCLUSIVE
+    assert totalled(500, refund=without_baseline).verdict is ReadbackVerdict.INCONCLUSIVE
+    assert totalled(500, currency="eur").verdict is ReadbackVerdict.INCONCLUSIVE
     several = totalled(None, problem="the payment has several charges")
-    assert (several.sight, several.reason) == (ReadbackVerdict.INCONCLUSIVE, "the payment has several charges")
+    assert (several.verdict, several.reason) == (ReadbackVerdict.INCONCLUSIVE, "the payment has several charges")
 
 
 @pytest.mark.parametrize("remaining", [None, 0])
@@ -241,7 +241,7 @@ def test_refund_of_an_unknown_or_empty_remainder_is_inconclusive(remaining: int 
     baseline = Baseline(refunded=0, currency="usd", remaining=remaining)
     refund = a_refund(Stage.IN_DOUBT, baseline=baseline, amount=None, all_remaining=True)
     for refunded in (0, 500):
-        assert totalled(refunded, refund=refund).sight is ReadbackVerdict.INCONCLUSIVE
+        assert totalled(refunded, refund=refund).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("stage", [Stage.SENDING, Stage.IN_DOUBT, Stage.PROCESSING, Stage.REVIEW])
@@ -250,7 +250,7 @@ def test_sibling_that_is_moving_makes_the_totals_inconclusive(stage: Stage, refu
     # Re-read as it is recorded: its stage alone speaks against the totals.
     reread = {"re_2": found(id="re_2")}
     look = totalled(refunded, sibling(stage), reread=reread)
-    assert (look.sight, look.reason) == (ReadbackVerdict.INCONCLUSIVE, f"another refund of the payment is {stage}")
+    assert (look.verdict, look.reason) == (ReadbackVerdict.INCONCLUSIVE, f"another refund of the payment is {stage}")
 
 
 @pytest.mark.parametrize(
@@ -263,24 +263,26 @@ def test_sibling_that_is_moving_makes_the_totals_inconclusive(stage: Stage, refu
     ],
     ids=["queued", "waiting", "canceled unsent", "refused long ago"],
 )
-@pytest.mark.parametrize(("refunded", "sight"), [(0, ReadbackVerdict.ABSENT), (500, ReadbackVerdict.FOUND_IN_TOTALS)])
+@pytest.mark.parametrize(("refunded", "verdict"), [(0, ReadbackVerdict.ABSENT), (500, ReadbackVerdict.FOUND_IN_TOTALS)])
 def test_sibling_that_never_moved_the_total_does_not_disturb(
-    other: Refund, refunded: int, sight: ReadbackVerdict
+    other: Refund, refunded: int, verdict: ReadbackVerdict
 ) -> None:
-    assert totalled(refunded, other).sight is sight
+    assert totalled(refunded, other).verdict is verdict
 
 
 HUNDRED = Baseline(refunded=100, currency="usd", remaining=900)
 ABOVE_A_HUNDRED = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=HUNDRED)
 
 
-@pytest.mark.parametrize(("refunded", "sight"), [(100, ReadbackVerdict.ABSENT), (600, ReadbackVerdict.FOUND_IN_TOTALS)])
+@pytest.mark.parametrize(
+    ("refunded", "verdict"), [(100, ReadbackVerdict.ABSENT), (600, ReadbackVerdict.FOUND_IN_TOTALS)]
+)
 def test_baseline_made_of_refunds_known_by_id_and_unchanged_can_be_compared(
-    refunded: int, sight: ReadbackVerdict
+    refunded: int, verdict: ReadbackVerdict
 ) -> None:
     known = {"re_2": found(id="re_2", amount=99), "re_3": found(id="re_3", amount=1)}
     others = (sibling(), sibling(refund_id="order-1001-3", provider_refund_id="re_3"))
-    assert totalled(refunded, *others, refund=ABOVE_A_HUNDRED, reread=known).sight is sight
+    assert totalled(refunded, *others, refund=ABOVE_A_HUNDRED, reread=known).verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -318,7 +320,7 @@ def test_baseline_of_which_a_part_may_fall_back_proves_nothing(
 ) -> None:
     view = PaymentView(refunded=refunded, captured=1000, currency="usd")
     look = judge_totals(ABOVE_A_HUNDRED, view, siblings=others, reread=reread, totals_proof=True)
-    assert look.sight is ReadbackVerdict.INCONCLUSIVE
+    assert look.verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
@@ -333,7 +335,7 @@ def test_baseline_of_which_a_part_may_fall_back_proves_nothing(
 def test_sibling_that_may_have_moved_money_and_has_no_id_makes_the_totals_inconclusive(
     other: Refund, refunded: int
 ) -> None:
-    assert totalled(refunded, other).sight is ReadbackVerdict.INCONCLUSIVE
+    assert totalled(refunded, other).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
@@ -352,7 +354,7 @@ def test_sibling_that_may_have_moved_money_and_has_no_id_makes_the_totals_inconc
 def test_sibling_that_changed_or_could_not_be_read_again_makes_the_totals_inconclusive(
     other: Refund, reread: dict[str, ProviderRefund | None], refunded: int
 ) -> None:
-    assert totalled(refunded, other, reread=reread).sight is ReadbackVerdict.INCONCLUSIVE
+    assert totalled(refunded, other, reread=reread).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 # What a payment shows

@@ -52,7 +52,7 @@ ERROR = {"type": "api_error", "code": "broken", "message": "because"}
 def contradictory(what: str) -> Outcome:
     """A reply that says done of something else."""
     return Outcome(
-        seen=TryVerdict.MAYBE,
+        verdict=TryVerdict.MAYBE,
         code="contradictory_reply",
         message=f"the reply's {what} does not belong to this refund",
         http_status=200,
@@ -140,32 +140,32 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (NotSent(reason="no way"), Outcome(seen=TryVerdict.NOT_SENT, code="not_sent", message="no way")),
-        (NoReply(reason="reset"), Outcome(seen=TryVerdict.MAYBE, code="no_reply", message="reset", doubt=True)),
+        (NotSent(reason="no way"), Outcome(verdict=TryVerdict.NOT_SENT, code="not_sent", message="no way")),
+        (NoReply(reason="reset"), Outcome(verdict=TryVerdict.MAYBE, code="no_reply", message="reset", doubt=True)),
         (
             a_reply(429, {"error": ERROR}, retry_after=SECOND),
             Outcome(
-                seen=TryVerdict.NOT_DONE, code="rate_limited", message="because", http_status=429, retry_after=SECOND
+                verdict=TryVerdict.NOT_DONE, code="rate_limited", message="because", http_status=429, retry_after=SECOND
             ),
         ),
-        (a_reply(429), Outcome(seen=TryVerdict.NOT_DONE, code="rate_limited", http_status=429)),
+        (a_reply(429), Outcome(verdict=TryVerdict.NOT_DONE, code="rate_limited", http_status=429)),
         (
             a_reply(429, {"error": ERROR | {"code": "lock_timeout"}}, retry_after=SECOND),
             Outcome(
-                seen=TryVerdict.NOT_DONE, code="lock_timeout", message="because", http_status=429, retry_after=SECOND
+                verdict=TryVerdict.NOT_DONE, code="lock_timeout", message="because", http_status=429, retry_after=SECOND
             ),
         ),
         *(
             (
                 a_reply(429, {"error": {"code": code, "message": "because"}}),
-                Outcome(seen=TryVerdict.NOT_DONE, code="rate_limited", message="because", http_status=429),
+                Outcome(verdict=TryVerdict.NOT_DONE, code="rate_limited", message="because", http_status=429),
             )
             for code in (None, "made_up", "card_declined")
         ),
         (
             a_reply(401, {"error": ERROR}),
             Outcome(
-                seen=TryVerdict.NOT_DONE,
+                verdict=TryVerdict.NOT_DONE,
                 code="credentials_refused",
                 message="because",
                 http_status=401,
@@ -174,21 +174,21 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         ),
         (
             a_reply(401),
-            Outcome(seen=TryVerdict.NOT_DONE, code="credentials_refused", http_status=401, credentials=True),
+            Outcome(verdict=TryVerdict.NOT_DONE, code="credentials_refused", http_status=401, credentials=True),
         ),
         (
             an_error(400, kind="idempotency_error"),
-            Outcome(seen=TryVerdict.MISMATCH, code="idempotency_error", message="because", http_status=400),
+            Outcome(verdict=TryVerdict.MISMATCH, code="idempotency_error", message="because", http_status=400),
         ),
-        (an_error(404, "gone"), Outcome(seen=TryVerdict.REFUSED, code="gone", message="because", http_status=404)),
+        (an_error(404, "gone"), Outcome(verdict=TryVerdict.REFUSED, code="gone", message="because", http_status=404)),
         (
             an_error(403, "no"),
-            Outcome(seen=TryVerdict.REFUSED, code="no", message="because", http_status=403, credentials=True),
+            Outcome(verdict=TryVerdict.REFUSED, code="no", message="because", http_status=403, credentials=True),
         ),
         (
             a_reply(500, {"error": ERROR}, retry_after=SECOND),
             Outcome(
-                seen=TryVerdict.MAYBE,
+                verdict=TryVerdict.MAYBE,
                 code="broken",
                 message="because",
                 http_status=500,
@@ -199,20 +199,26 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         ),
         (
             a_reply(503),
-            Outcome(seen=TryVerdict.MAYBE, code="http_503", http_status=503, server_error=True, doubt=True),
+            Outcome(verdict=TryVerdict.MAYBE, code="http_503", http_status=503, server_error=True, doubt=True),
         ),
         (
             a_reply(409, {"error": ERROR}),
-            Outcome(seen=TryVerdict.MAYBE, code="broken", message="because", http_status=409, doubt=True),
+            Outcome(verdict=TryVerdict.MAYBE, code="broken", message="because", http_status=409, doubt=True),
         ),
-        (a_reply(300, refund_payload()), Outcome(seen=TryVerdict.MAYBE, code="http_300", http_status=300, doubt=True)),
-        (a_reply(199, refund_payload()), Outcome(seen=TryVerdict.MAYBE, code="http_199", http_status=199, doubt=True)),
-        (a_reply(299, refund_payload()), Outcome(seen=TryVerdict.DONE, code="done", http_status=299, found=found())),
-        (a_reply(200), Outcome(seen=TryVerdict.DONE, code="done", http_status=200, found=found())),
+        (
+            a_reply(300, refund_payload()),
+            Outcome(verdict=TryVerdict.MAYBE, code="http_300", http_status=300, doubt=True),
+        ),
+        (
+            a_reply(199, refund_payload()),
+            Outcome(verdict=TryVerdict.MAYBE, code="http_199", http_status=199, doubt=True),
+        ),
+        (a_reply(299, refund_payload()), Outcome(verdict=TryVerdict.DONE, code="done", http_status=299, found=found())),
+        (a_reply(200), Outcome(verdict=TryVerdict.DONE, code="done", http_status=200, found=found())),
         (
             Reply(http_status=200),
             Outcome(
-                seen=TryVerdict.MAYBE,
+                verdict=TryVerdict.MAYBE,
                 code="unreadable_success",
                 message="the provider reported success without a refund",
                 http_status=200,
@@ -222,7 +228,7 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         (
             a_reply(200, {"object": "refund"}),
             Outcome(
-                seen=TryVerdict.MAYBE,
+                verdict=TryVerdict.MAYBE,
                 code="unreadable_success",
                 message="the provider reported success without a refund",
                 http_status=200,
@@ -244,7 +250,7 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         (
             a_reply(200, refund_payload(status="new")),
             Outcome(
-                seen=TryVerdict.MAYBE,
+                verdict=TryVerdict.MAYBE,
                 code="unknown_status",
                 message="the provider shows an unknown status: 'new'",
                 http_status=200,
@@ -264,14 +270,14 @@ def test_answer_is_read_as_this_and_nothing_else(answer: Answer, outcome: Outcom
 
 def test_smallest_amount_there_is_belongs_to_a_refund_of_all_that_is_left() -> None:
     refund = a_refund(amount=None, all_remaining=True)
-    assert classify(a_reply(200, refund_payload(amount=1)), refund).seen is TryVerdict.DONE
-    assert classify(a_reply(200, refund_payload(amount=0)), refund).seen is TryVerdict.MAYBE
+    assert classify(a_reply(200, refund_payload(amount=1)), refund).verdict is TryVerdict.DONE
+    assert classify(a_reply(200, refund_payload(amount=0)), refund).verdict is TryVerdict.MAYBE
 
 
 def test_403_becomes_everyones_trouble_or_the_refunds_own_and_keeps_the_rest() -> None:
     forbidden = classify(an_error(403, "no"), REFUND)
     assert key_refused(forbidden) == replace(
-        forbidden, seen=TryVerdict.NOT_DONE, code="credentials_refused", credentials=True
+        forbidden, verdict=TryVerdict.NOT_DONE, code="credentials_refused", credentials=True
     )
     assert key_refused(replace(forbidden, credentials=False)).credentials is True
     assert key_accepted(forbidden) == replace(forbidden, credentials=False)
@@ -389,7 +395,7 @@ def sibling(**fields: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("entry", "sight"),
+    ("entry", "verdict"),
     [
         (FOREIGN, ReadbackVerdict.ABSENT),
         (replace(FOREIGN, amount=500), ReadbackVerdict.INCONCLUSIVE),
@@ -404,27 +410,27 @@ def sibling(**fields: Any) -> Any:
         (found(generation=""), ReadbackVerdict.INCONCLUSIVE),
     ],
 )
-def test_entry_that_may_be_ours_proves_no_absence(entry: ProviderRefund, sight: ReadbackVerdict) -> None:
-    assert judge_list(IN_DOUBT, [entry], complete=True, siblings=()).sight is sight
+def test_entry_that_may_be_ours_proves_no_absence(entry: ProviderRefund, verdict: ReadbackVerdict) -> None:
+    assert judge_list(IN_DOUBT, [entry], complete=True, siblings=()).verdict is verdict
 
 
 def test_list_is_read_as_this_and_nothing_else() -> None:
     def look(*entries: ProviderRefund, complete: bool = True, siblings: Any = ()) -> Readback:
         return judge_list(IN_DOUBT, entries, complete=complete, siblings=siblings)
 
-    assert look(found()) == Readback(sight=ReadbackVerdict.FOUND, reason="listed with our id", found=found())
-    assert look() == Readback(sight=ReadbackVerdict.ABSENT, reason="not in the payment's list")
-    assert look(complete=False).sight is ReadbackVerdict.INCONCLUSIVE
-    assert look(found(), found(id="re_2")).sight is ReadbackVerdict.CONFLICT
+    assert look(found()) == Readback(verdict=ReadbackVerdict.FOUND, reason="listed with our id", found=found())
+    assert look() == Readback(verdict=ReadbackVerdict.ABSENT, reason="not in the payment's list")
+    assert look(complete=False).verdict is ReadbackVerdict.INCONCLUSIVE
+    assert look(found(), found(id="re_2")).verdict is ReadbackVerdict.CONFLICT
     assert "amount" in look(found(amount=1)).reason
     assert "status" in look(found(status="new")).reason
-    assert look(found(status="new")).sight is ReadbackVerdict.CONFLICT
+    assert look(found(status="new")).verdict is ReadbackVerdict.CONFLICT
     # A sibling that is known to exist and is not shown.
     assert "1 refund" in look(siblings=[sibling()]).reason
-    assert look(replace(FOREIGN, id="re_2", amount=500), siblings=[sibling()]).sight is ReadbackVerdict.ABSENT
+    assert look(replace(FOREIGN, id="re_2", amount=500), siblings=[sibling()]).verdict is ReadbackVerdict.ABSENT
     by_our_id = replace(FOREIGN, refund_id="order-1001-2", amount=500)
-    assert look(by_our_id, siblings=[sibling(provider_refund_id=None)]).sight is ReadbackVerdict.ABSENT
-    assert look(by_our_id).sight is ReadbackVerdict.INCONCLUSIVE
+    assert look(by_our_id, siblings=[sibling(provider_refund_id=None)]).verdict is ReadbackVerdict.ABSENT
+    assert look(by_our_id).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 def totals(refunded: int | None, *, amount: int | None = 500, proof: bool = True, **fields: Any) -> Readback:
@@ -436,26 +442,26 @@ def totals(refunded: int | None, *, amount: int | None = 500, proof: bool = True
 
 def test_total_is_read_as_this_and_nothing_else() -> None:
     assert totals(600) == Readback(
-        sight=ReadbackVerdict.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount"
+        verdict=ReadbackVerdict.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount"
     )
-    assert totals(100) == Readback(sight=ReadbackVerdict.ABSENT, reason="the refunded total is unchanged")
+    assert totals(100) == Readback(verdict=ReadbackVerdict.ABSENT, reason="the refunded total is unchanged")
     unproven = totals(100, proof=False)
-    assert unproven.sight is ReadbackVerdict.INCONCLUSIVE
+    assert unproven.verdict is ReadbackVerdict.INCONCLUSIVE
     assert "unchanged" in unproven.reason
     moved = totals(107)
-    assert moved.sight is ReadbackVerdict.INCONCLUSIVE
+    assert moved.verdict is ReadbackVerdict.INCONCLUSIVE
     assert "moved by 7, not by 500" in moved.reason
     assert "moved by 1, not by 500" in totals(101, proof=False).reason
 
 
 def test_smallest_refund_there_is_can_be_found_in_the_totals() -> None:
-    assert totals(101, amount=1).sight is ReadbackVerdict.FOUND_IN_TOTALS
-    assert totals(101, amount=None, all_remaining=True).sight is ReadbackVerdict.FOUND_IN_TOTALS
-    assert totals(100, amount=0).sight is ReadbackVerdict.INCONCLUSIVE
+    assert totals(101, amount=1).verdict is ReadbackVerdict.FOUND_IN_TOTALS
+    assert totals(101, amount=None, all_remaining=True).verdict is ReadbackVerdict.FOUND_IN_TOTALS
+    assert totals(100, amount=0).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
-    ("other", "reread", "sight"),
+    ("other", "reread", "verdict"),
     [
         (sibling(), {"re_2": found(id="re_2", amount=100)}, ReadbackVerdict.ABSENT),
         (sibling(), {"re_2": found(id="re_2", status="failed")}, ReadbackVerdict.INCONCLUSIVE),
@@ -474,12 +480,12 @@ def test_smallest_refund_there_is_can_be_found_in_the_totals() -> None:
     ],
 )
 def test_refund_beside_it_that_may_have_moved_the_total_leaves_it_undecided(
-    other: Any, reread: Any, sight: ReadbackVerdict
+    other: Any, reread: Any, verdict: ReadbackVerdict
 ) -> None:
     refund = replace(IN_DOUBT, baseline=Baseline(refunded=100, currency="usd", remaining=1))
     view = PaymentView(refunded=100, currency="usd")
     look = judge_totals(refund, view, siblings=[other], reread=reread, totals_proof=True)
-    assert look.sight is sight
+    assert look.verdict is verdict
 
 
 def test_refund_beside_one_of_unknown_beginning_leaves_it_undecided() -> None:
@@ -487,4 +493,4 @@ def test_refund_beside_one_of_unknown_beginning_leaves_it_undecided() -> None:
     view = PaymentView(refunded=100, currency="usd")
     reread = {"re_2": found(id="re_2", amount=100)}
     look = judge_totals(refund, view, siblings=[sibling()], reread=reread, totals_proof=True)
-    assert look.sight is ReadbackVerdict.INCONCLUSIVE
+    assert look.verdict is ReadbackVerdict.INCONCLUSIVE

@@ -18,7 +18,7 @@ def test_a_resend_of_a_canceled_batch_settles_as_canceled_since_it_never_happene
     for _ in range(3):
         world.pass_time(rules.settle * 2)
         refund = world.get()
-        look = Readback(sight=ReadbackVerdict.ABSENT, reason="not in the payment's list")
+        look = Readback(verdict=ReadbackVerdict.ABSENT, reason="not in the payment's list")
         world.save(refund, readback.after_readback(refund, look, rules, world.now, 0))
     assert world.claim(kind="resend", version=world.get().version).result == "canceled"
     settled = world.get()

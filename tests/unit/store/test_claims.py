@@ -31,7 +31,7 @@ from worker.rules.attempts import VERDICT_LIFE
 from worker.rules.evidence import judge_totals
 from worker.store import scripts
 
-ABSENT = Readback(sight=ReadbackVerdict.ABSENT, reason="so")
+ABSENT = Readback(verdict=ReadbackVerdict.ABSENT, reason="so")
 
 
 def proven_absent(world: World) -> Refund:
@@ -206,7 +206,7 @@ def test_sibling_that_settled_after_the_total_was_read_is_not_taken_for_our_own_
         reread={"re_s": found(id="re_s")},
         totals_proof=True,
     )
-    assert look.sight is ReadbackVerdict.ABSENT
+    assert look.verdict is ReadbackVerdict.ABSENT
 
 
 def test_refund_with_a_stated_currency_is_not_sent_before_the_payment_was_read(world: World) -> None:
@@ -331,7 +331,7 @@ def test_resend_rests_on_the_version_at_which_absence_was_proven(world: World) -
 
 def test_look_that_can_no_longer_tell_takes_the_verdict_back(world: World) -> None:
     refund = proven_absent(world)
-    look = Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so")
+    look = Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so")
     assert world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0)).result == "saved"
     assert world.claim(kind="resend", version=refund.version).result == "verdict"
 

@@ -84,7 +84,7 @@ def test_the_records_time_goes_back_by_a_second_at_most() -> None:
 def test_stores_unless_told_otherwise_are_durable_and_keep_for_four_hundred_days(sync_redis: redis.Redis) -> None:
     client: Any = redis.asyncio.Redis()
     for made in (Store(sync_redis), AsyncStore(client)):
-        assert (made.prefix, made.retention_ms, made.place) == ("refunds:", 400 * DAY_MS, "redis")
+        assert (made.prefix, made.retention_ms, made.address) == ("refunds:", 400 * DAY_MS, "redis")
         assert (made.wants_disk, made.wait_for_disk) == (True, None)
         assert made.now is None
     for made in (Store(sync_redis, durable=False), AsyncStore(client, durable=False)):
@@ -656,7 +656,7 @@ def test_lost_script_is_told_from_every_other_error() -> None:
 
 
 def test_store_reads_what_a_server_of_its_own_keeps(redis_server: ThrowawayServer, sync_redis: redis.Redis) -> None:
-    records = Store(sync_redis, prefix="other:", place=redis_server.url)
+    records = Store(sync_redis, prefix="other:", address=redis_server.url)
     records.run(accept())
     found = records.get("a")
     assert found is not None

@@ -210,7 +210,9 @@ def test_history_reads_the_same_in_pieces_as_in_one(world: World) -> None:
     world.pass_time(VERIFY.settle)
     world.save(
         world.get(),
-        readback.after_readback(world.get(), Readback(sight=ReadbackVerdict.ABSENT, reason="so"), VERIFY, world.now, 0),
+        readback.after_readback(
+            world.get(), Readback(verdict=ReadbackVerdict.ABSENT, reason="so"), VERIFY, world.now, 0
+        ),
     )
     entries: Any = world.redis.lrange(f"refunds:history:{ID}", 0, -1)
     moves = Moves()
@@ -222,7 +224,7 @@ def test_history_replays_to_the_record(world: World) -> None:
     world.attempt(MAYBE)
     for _ in range(2):
         world.pass_time(VERIFY.settle)
-        look = Readback(sight=ReadbackVerdict.ABSENT, reason="so")
+        look = Readback(verdict=ReadbackVerdict.ABSENT, reason="so")
         world.save(world.get(), readback.after_readback(world.get(), look, VERIFY, world.now, 0))
     world.attempt(done_as("failed", id="re_0"), kind="resend", version=world.get().version)
     step = decisions.retry_failed(world.get())

@@ -277,15 +277,15 @@ def test_address_whose_password_was_not_encoded_is_refused_without_showing_any_o
             connect(url)
         assert PASSWORD not in str(caught.value)
         assert "sec" not in str(caught.value)
-    assert connection.place_of(url) == "REFUNDS_REDIS_URL"
+    assert connection.address_of(url) == "REFUNDS_REDIS_URL"
 
 
 def test_server_that_is_gone_is_named_without_its_password() -> None:
     with running_server() as server:
         url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
-        place = connection.place_of(url)
+        place = connection.address_of(url)
         port = server.port
-    store = Store(connection.connect(url), place=place)
+    store = Store(connection.connect(url), address=place)
     for ask in (lambda: store.run(accept()), lambda: store.get("a"), lambda: list(store.ids_in(["queued"]))):
         with pytest.raises(StoreUnavailable) as caught:
             ask()
@@ -297,7 +297,7 @@ def test_server_that_is_gone_is_named_without_its_password() -> None:
 async def test_server_that_is_gone_is_named_without_its_password_on_the_loop_too() -> None:
     with running_server() as server:
         url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
-    store = AsyncStore(connection.connect_async(url), place=connection.place_of(url))
+    store = AsyncStore(connection.connect_async(url), address=connection.address_of(url))
     with pytest.raises(StoreUnavailable, match="cannot be reached") as caught:
         await store.run(accept())
     assert PASSWORD not in str(caught.value)
@@ -308,7 +308,7 @@ def test_server_that_refuses_the_password_says_so_without_showing_it() -> None:
     with running_server() as server, client_of(server) as client:
         url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
         client.config_set("requirepass", "another-one")
-        store = Store(connection.connect(url), place=connection.place_of(url))
+        store = Store(connection.connect(url), address=connection.address_of(url))
         with pytest.raises(StoreUnavailable, match="refuses the credentials") as caught:
             store.get("a")
         assert PASSWORD not in str(caught.value)

@@ -174,18 +174,18 @@ class Journey(RuleBasedStateMachine):
         if refund.operator_says is not None and self.provider.shown(refund):
             # Where a person errs, the look they are held to must be able to show it: else it is as they say.
             reading = "clear"
-        step = readback.after_readback(refund, self.sight(refund, reading), self.terms, self.world.now, 0)
+        step = readback.after_readback(refund, self.verdict(refund, reading), self.terms, self.world.now, 0)
         self.decide(refund, step)
         if step.changes.get("proven_absent_at") is not None:
             claim = self.world.claim(refund.refund_id, "resend", version=refund.version + 1)
             self.take_off(claim, fate)
 
-    def sight(self, refund: Refund, reading: Reading) -> Readback:
+    def verdict(self, refund: Refund, reading: Reading) -> Readback:
         payment, readback = refund.payment_intent, self.terms.readback
         if reading == "unreadable":
-            return Readback(sight=ReadbackVerdict.UNREADABLE, reason="x")
+            return Readback(verdict=ReadbackVerdict.UNREADABLE, reason="x")
         if readback == "none":
-            return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="x")
+            return Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="x")
         siblings = self.world.store.run(scripts.siblings(payment, refund.refund_id))
         if readback == "list":
             complete = reading == "clear"
@@ -230,7 +230,7 @@ class Journey(RuleBasedStateMachine):
         if flight.effect is None:
             outcome = undone
         elif not cut:
-            outcome = Outcome(seen=TryVerdict.DONE, code="done", http_status=200, found=flight.effect)
+            outcome = Outcome(verdict=TryVerdict.DONE, code="done", http_status=200, found=flight.effect)
         else:
             # The reply is lost, or it is a replay and the provider says whatever it likes of a payment given back.
             outcome = MAYBE if flight.refund.doubt_since is None else undone

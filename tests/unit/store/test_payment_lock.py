@@ -82,7 +82,7 @@ def test_refunds_of_different_payments_do_not_wait_for_each_other(world: World) 
 
 
 @pytest.mark.parametrize(
-    "outcome", [NOT_DONE, REFUSED, done_as("pending"), done_as("succeeded")], ids=lambda outcome: outcome.seen.value
+    "outcome", [NOT_DONE, REFUSED, done_as("pending"), done_as("succeeded")], ids=lambda outcome: outcome.verdict.value
 )
 def test_refund_that_frees_the_payment_makes_the_oldest_waiter_due_at_once(world: World, outcome: Outcome) -> None:
     accept(world, "a", "b", "c", "d")
@@ -192,7 +192,7 @@ def test_refund_that_a_person_has_sent_again_waits_for_the_one_in_flight_on_its_
     claim = world.claim("b")
     assert world.save(reviewed, decisions.resolve_resend(reviewed, unverified=True)).result == "saved"
     told = world.get("a")
-    look = Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so")
+    look = Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so")
     world.save(told, readback.after_readback(told, look, VERIFY, world.now, 0))
     world.check()
     believed = world.get("a")
@@ -213,7 +213,7 @@ def test_refund_whose_resend_had_to_wait_wakes_the_waiter_and_not_itself(world: 
     accept(world, "b", "waiter")
     claim = world.claim("b")
     world.save(reviewed, decisions.resolve_resend(reviewed, unverified=True))
-    look = Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so")
+    look = Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so")
     world.save(world.get("a"), readback.after_readback(world.get("a"), look, VERIFY, world.now, 0))
     version = world.get("a").version
     assert world.claim("a", "resend", version=version).result == "locked"

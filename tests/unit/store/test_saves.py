@@ -46,7 +46,7 @@ def settle_by_totals(world: World) -> None:
     """Two looks at the payment's total, a settle time apart, that show our amount."""
     for _ in range(2):
         refund = world.get()
-        look = Readback(sight=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
+        look = Readback(verdict=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
         assert world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0)).result == "saved"
         world.pass_time(VERIFY.settle)
     assert (world.get().status, world.get().evidence) == (Status.SUCCEEDED, "totals")
@@ -287,7 +287,7 @@ def test_late_failure_of_what_the_totals_had_found_is_a_contradiction(world: Wor
 
 def test_total_settles_only_the_version_that_was_looked_at(world: World) -> None:
     refund = at_stage(world, Stage.IN_DOUBT)
-    look = Readback(sight=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
+    look = Readback(verdict=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
     world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0))
     world.pass_time(VERIFY.settle)
     seen = world.get()
@@ -392,7 +392,8 @@ def test_proof_of_what_is_not_final_contradicts_a_refund_that_was_given_up(world
     absent = replace(told, absent_at=world.now - HOUR, quiet_at=world.now - HOUR)
     totals = replace(VERIFY, readback="totals")
     world.save(
-        told, readback.after_readback(absent, Readback(sight=ReadbackVerdict.ABSENT, reason="so"), totals, world.now, 0)
+        told,
+        readback.after_readback(absent, Readback(verdict=ReadbackVerdict.ABSENT, reason="so"), totals, world.now, 0),
     )
     assert (world.get().status, world.get().evidence) == (Status.FAILED, "totals")
     assert world.save(*verdict(claim, done_as("pending"), world)).result == "contradicts"
@@ -441,7 +442,7 @@ def test_proof_of_an_attempt_that_the_restored_server_never_saw_is_accepted(worl
 def test_quiet_step_moves_only_the_time(world: World) -> None:
     refund = at_stage(world, Stage.IN_DOUBT)
     before = world.dump()
-    look = Readback(sight=ReadbackVerdict.ABSENT, reason="too early")
+    look = Readback(verdict=ReadbackVerdict.ABSENT, reason="too early")
     step = readback.after_readback(refund, look, VERIFY, world.now, 0)
     assert step.quiet
     assert step.delay is not None
@@ -458,12 +459,14 @@ def test_quiet_step_moves_only_the_time(world: World) -> None:
 def test_quiet_step_may_count_and_clear_without_a_version(world: World) -> None:
     refund = at_stage(world, Stage.IN_DOUBT)
     world.pass_time(VERIFY.settle)
-    absent = readback.after_readback(refund, Readback(sight=ReadbackVerdict.ABSENT, reason="so"), VERIFY, world.now, 0)
+    absent = readback.after_readback(
+        refund, Readback(verdict=ReadbackVerdict.ABSENT, reason="so"), VERIFY, world.now, 0
+    )
     world.save(refund, absent)
     refund = world.get()
     assert refund.absent_at == world.now
     step = readback.after_readback(
-        refund, Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, world.now, 0
+        refund, Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, world.now, 0
     )
     world.save(refund, step)
     after = world.get()

@@ -56,47 +56,49 @@ class ReadbackRunner:
         self._note_trouble = note_trouble
         self._note_answer = note_answer
 
-    async def look(self, refund: Refund, permit: Permit) -> Readback:
+    async def run(self, refund: Refund, permit: Permit) -> Readback:
         """Return what the provider shows for a refund in doubt; also saves reversals of its siblings found meanwhile.
 
         `permit` is awaited before each call, because a list may have many pages and a payment many refunds.
         """
         if refund.operator_says is not None and refund.provider_refund_id is not None:
             # The provider gave this id once, so a person's statement about the refund can be checked by that id.
-            look = await self._read_by_id(refund, refund.provider_refund_id, permit)
-            if look is not None:
-                return look
+            read_back = await self._read_by_id(refund, refund.provider_refund_id, permit)
+            if read_back is not None:
+                return read_back
         match self._rules.readback:
             case "list":
                 return await self._read_list(refund, permit)
             case "totals":
                 return await self._read_totals(refund, permit)
             case "none":
-                return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="nothing may be read back")
+                return Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="nothing may be read back")
 
     async def _read_by_id(self, refund: Refund, provider_refund_id: str, permit: Permit) -> Readback | None:
         """Return the result of reading the refund by its provider id, None if the provider does not know the id."""
         answer = await self._gateway.get_refund(provider_refund_id, permit)
         outcome = classify(answer, refund)
-        if outcome.seen is TryVerdict.DONE and outcome.found is not None and outcome.found.id == provider_refund_id:
+        if outcome.verdict is TryVerdict.DONE and outcome.found is not None and outcome.found.id == provider_refund_id:
             self._note_answer()
-            return Readback(sight=ReadbackVerdict.FOUND, reason="read by its id", found=outcome.found, source="lookup")
-        if outcome.http_status == HTTPStatus.NOT_FOUND and outcome.seen is TryVerdict.REFUSED:
+            return Readback(
+                verdict=ReadbackVerdict.FOUND, reason="read by its id", found=outcome.found, source="lookup"
+            )
+        if outcome.http_status == HTTPStatus.NOT_FOUND and outcome.verdict is TryVerdict.REFUSED:
             self._note_answer()
             return None
-        if outcome.seen is TryVerdict.DONE or outcome.code == "contradictory_reply":
+        if outcome.verdict is TryVerdict.DONE or outcome.code == "contradictory_reply":
             self._note_answer()
             reason = outcome.message or "the answer shows another refund"
             return Readback(
-                sight=ReadbackVerdict.CONFLICT, reason=f"{provider_refund_id} was read: {reason}", source="lookup"
+                verdict=ReadbackVerdict.CONFLICT, reason=f"{provider_refund_id} was read: {reason}", source="lookup"
             )
         return await self._unread(answer, refund)
 
     async def _read_list(self, refund: Refund, permit: Permit) -> Readback:
         listed = await self._gateway.list_refunds(refund.payment_intent, permit, about=refund)
         if not isinstance(listed, tuple):
-            look = await self._unread(listed, refund)
-            return await self._if_shown(look, refund, permit) if look.missing else look
+            read_back = await self._unread(listed, refund)
+            return await self._if_shown(read_back, refund, permit) if read_back.missing else read_back
         self._note_answer()
         entries, complete = listed
         siblings = await self._store.run(scripts.siblings(refund.payment_intent, refund.refund_id))
@@ -104,18 +106,22 @@ class ReadbackRunner:
         for sibling in siblings or ():
             if sibling.provider_refund_id in by_id:
                 await self._reverse(sibling, by_id[sibling.provider_refund_id], "list")
-        look = judge_list(refund, entries, complete=complete, siblings=siblings)
+        read_back = judge_list(refund, entries, complete=complete, siblings=siblings)
         # A key of another account reads every list as empty, so absence counts only if the payment itself is shown.
-        return await self._if_shown(look, refund, permit) if look.sight is ReadbackVerdict.ABSENT else look
+        return (
+            await self._if_shown(read_back, refund, permit)
+            if read_back.verdict is ReadbackVerdict.ABSENT
+            else read_back
+        )
 
-    async def _if_shown(self, look: Readback, refund: Refund, permit: Permit) -> Readback:
-        """Return `look` if the provider shows the payment itself, else the result for a payment that is not shown."""
+    async def _if_shown(self, read_back: Readback, refund: Refund, permit: Permit) -> Readback:
+        """Return `read_back` if the provider shows the payment itself, else the result for a payment not shown."""
         answer = await self._gateway.get_payment_intent(refund.payment_intent, permit, about=refund)
         if shows(answer, refund.payment_intent):
             await self._account.shown(refund.payment_intent)
-            return look
+            return read_back
         if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK and answer.payload is not None:
-            return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="the provider showed another payment")
+            return Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="the provider showed another payment")
         return await self._unpaid(answer, refund, permit)
 
     async def _read_totals(self, refund: Refund, permit: Permit) -> Readback:
@@ -150,22 +156,22 @@ class ReadbackRunner:
 
     async def _unpaid(self, answer: Answer, refund: Refund, permit: Permit) -> Readback:
         """Return the result for a payment that was not shown; if it was shown before, this concerns every refund."""
-        look = await self._unread(answer, refund)
-        if look.missing and await self._account.is_lost(refund.payment_intent, permit):
+        read_back = await self._unread(answer, refund)
+        if read_back.missing and await self._account.is_lost(refund.payment_intent, permit):
             reason = "the payment was shown before and is missing now: the key may be of another account"
-            return Readback(sight=ReadbackVerdict.UNREADABLE, reason=reason, credentials=True)
-        return look
+            return Readback(verdict=ReadbackVerdict.UNREADABLE, reason=reason, credentials=True)
+        return read_back
 
     async def _unread(self, answer: Answer, refund: Refund) -> Readback:
         """Return the result for an unanswered read-back; a readable refusal will not improve by itself."""
         outcome = await self._gateway.whose_refusal(classify(answer, refund))
         await self._note_trouble(outcome)
-        if outcome.seen is TryVerdict.REFUSED:
+        if outcome.verdict is TryVerdict.REFUSED:
             missing = outcome.http_status == HTTPStatus.NOT_FOUND
             reason = f"the provider refuses to show it: {outcome.code}"
-            return Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason=reason, missing=missing)
+            return Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason=reason, missing=missing)
         return Readback(
-            sight=ReadbackVerdict.UNREADABLE,
+            verdict=ReadbackVerdict.UNREADABLE,
             reason=outcome.message or outcome.code,
             retry_after=outcome.retry_after,
             credentials=outcome.credentials,

@@ -12,7 +12,7 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, SECOND, VERIFY, a_refund, found, refund_payload
 from tests.unit.engine.shop import LIST, PAID, PROBE, TOTALS, Answer, Shop, error, listing, opened, says, totals
-from worker.engine.reconciler import MOST_REREAD, ReadbackRunner
+from worker.engine.readback_runner import MOST_REREAD, ReadbackRunner
 from worker.model.answers import Outcome, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Baseline, Refund, Stage, Status
 from worker.rules import attempts
@@ -22,14 +22,14 @@ BASELINE = Baseline(refunded=500, currency="usd", remaining=500)
 
 
 class Lens:
-    """A reconciler with what it told of the provider."""
+    """A `ReadbackRunner` with what it reported of the provider."""
 
     def __init__(self, shop: Shop) -> None:
         self.shop = shop
         self.trouble: list[Outcome] = []
         self.answers = 0
         self.turns = 0
-        self.reconciler = ReadbackRunner(
+        self.runner = ReadbackRunner(
             shop.store,
             shop.service.gateway,
             shop.service._recorder,
@@ -50,9 +50,9 @@ class Lens:
     def _note_answer(self) -> None:
         self.answers += 1
 
-    async def look(self, **fields: Any) -> Readback:
+    async def run(self, **fields: Any) -> Readback:
         known = {"baseline": BASELINE, "first_attempt_at": NOW - HOUR}
-        return await self.reconciler.look(a_refund(Stage.IN_DOUBT, **(known | fields)), self._turn)
+        return await self.runner.run(a_refund(Stage.IN_DOUBT, **(known | fields)), self._turn)
 
 
 @pytest.fixture
@@ -97,26 +97,26 @@ async def test_list_is_read_and_judged_with_the_other_refunds_of_the_payment(len
     await settle(lens.shop)
     lens.shop.provider.will(LIST, listing(theirs("succeeded")))
     lens.shop.provider.will(PAID, totals(0))
-    look = await lens.look()
-    assert (look.sight, lens.shop.provider.asked, lens.answers, lens.trouble) == (
+    look = await lens.run()
+    assert (look.verdict, lens.shop.provider.asked, lens.answers, lens.trouble) == (
         ReadbackVerdict.ABSENT,
         [LIST, PAID],
         1,
         [],
     )
     lens.shop.provider.will(LIST, listing())
-    assert (await lens.look()).sight is ReadbackVerdict.INCONCLUSIVE
+    assert (await lens.run()).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 async def test_list_that_was_not_read_to_its_end_proves_no_absence(lens: Lens) -> None:
     lens.shop.provider.will(LIST, says(200, {"data": []}))
-    assert (await lens.look()).sight is ReadbackVerdict.INCONCLUSIVE
+    assert (await lens.run()).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 async def test_reversal_of_another_refund_that_the_list_shows_is_saved(lens: Lens) -> None:
     await settle(lens.shop)
     lens.shop.provider.will(LIST, listing(theirs("failed"), theirs("succeeded", id="re_9", metadata={})))
-    await lens.look()
+    await lens.run()
     other = await lens.shop.stored("b")
     assert (other.status, other.provider_status) == (Status.FAILED, "failed")
     assert (await lens.shop.history("b"))[-1]["look"] == "reversed"
@@ -130,23 +130,23 @@ async def test_totals_are_judged_with_the_other_refunds_read_again_before(lens: 
     await settle(lens.shop)
     lens.shop.provider.will("GET /v1/refunds/re_2", says(200, theirs("succeeded")))
     lens.shop.provider.will(PAID, totals(500))
-    look = await lens.look()
-    assert (look.sight, lens.answers, lens.trouble, lens.turns) == (ReadbackVerdict.ABSENT, 1, [], 2)
+    look = await lens.run()
+    assert (look.verdict, lens.answers, lens.trouble, lens.turns) == (ReadbackVerdict.ABSENT, 1, [], 2)
     assert lens.shop.provider.asked == ["GET /v1/refunds/re_2", PAID]
     lens.shop.provider.will(PAID, totals(1000))
-    assert (await lens.look()).sight is ReadbackVerdict.FOUND_IN_TOTALS
+    assert (await lens.run()).verdict is ReadbackVerdict.FOUND_IN_TOTALS
 
 
 @pytest.mark.parametrize("rules", [replace(TOTALS, totals_proof=False)])
 async def test_unchanged_total_proves_nothing_where_it_may_lag(lens: Lens) -> None:
     lens.shop.provider.will(PAID, totals(500))
-    assert (await lens.look()).sight is ReadbackVerdict.INCONCLUSIVE
+    assert (await lens.run()).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("rules", [TOTALS])
 async def test_refund_without_a_baseline_is_not_asked_for(lens: Lens) -> None:
-    look = await lens.look(baseline=None)
-    assert (look.sight, lens.shop.provider.asked) == (ReadbackVerdict.INCONCLUSIVE, [])
+    look = await lens.run(baseline=None)
+    assert (look.verdict, lens.shop.provider.asked) == (ReadbackVerdict.INCONCLUSIVE, [])
 
 
 @pytest.mark.parametrize("rules", [TOTALS])
@@ -167,7 +167,7 @@ async def test_other_refund_that_moved_or_cannot_be_read_again_leaves_the_totals
     await settle(lens.shop)
     lens.shop.provider.will("GET /v1/refunds/re_2", answer)
     lens.shop.provider.will(PAID, totals(1000))
-    assert (await lens.look()).sight is ReadbackVerdict.INCONCLUSIVE
+    assert (await lens.run()).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("rules", [TOTALS])
@@ -175,7 +175,7 @@ async def test_reversal_of_another_refund_met_on_the_way_is_saved(lens: Lens) ->
     await settle(lens.shop)
     lens.shop.provider.will("GET /v1/refunds/re_2", says(200, theirs("failed")))
     lens.shop.provider.will(PAID, totals(500))
-    await lens.look()
+    await lens.run()
     assert (await lens.shop.stored("b")).status is Status.FAILED
 
 
@@ -183,8 +183,8 @@ async def test_reversal_of_another_refund_met_on_the_way_is_saved(lens: Lens) ->
 async def test_other_refund_that_the_provider_never_had_is_not_asked_for(lens: Lens) -> None:
     await lens.shop.accept("b")
     lens.shop.provider.will(PAID, totals(0))
-    look = await lens.look(baseline=Baseline(refunded=0, currency="usd", remaining=1000))
-    assert (look.sight, lens.shop.provider.asked) == (ReadbackVerdict.ABSENT, [PAID])
+    look = await lens.run(baseline=Baseline(refunded=0, currency="usd", remaining=1000))
+    assert (look.verdict, lens.shop.provider.asked) == (ReadbackVerdict.ABSENT, [PAID])
 
 
 @pytest.mark.parametrize("rules", [TOTALS])
@@ -192,8 +192,8 @@ async def test_payment_with_more_refunds_than_are_read_again_is_undecided_withou
     for number in range(MOST_REREAD + 1):
         await lens.shop.accept(f"other-{number}")
     lens.shop.provider.will(PAID, totals(500))
-    look = await lens.look()
-    assert (look.sight, lens.shop.provider.asked) == (ReadbackVerdict.INCONCLUSIVE, [PAID])
+    look = await lens.run()
+    assert (look.verdict, lens.shop.provider.asked) == (ReadbackVerdict.INCONCLUSIVE, [PAID])
     assert "too many refunds" in look.reason
 
 
@@ -202,8 +202,8 @@ async def test_payment_with_more_refunds_than_are_read_again_is_undecided_withou
 
 @pytest.mark.parametrize("rules", [BLIND])
 async def test_where_nothing_may_be_read_back_nothing_is_asked(lens: Lens) -> None:
-    look = await lens.look()
-    assert (look.sight, look.reason, lens.shop.provider.asked) == (
+    look = await lens.run()
+    assert (look.verdict, look.reason, lens.shop.provider.asked) == (
         ReadbackVerdict.INCONCLUSIVE,
         "nothing may be read back",
         [],
@@ -216,12 +216,12 @@ async def test_where_nothing_may_be_read_back_nothing_is_asked(lens: Lens) -> No
 @pytest.mark.parametrize(("rules", "path"), [(VERIFY, LIST), (TOTALS, PAID)], ids=["list", "totals"])
 async def test_read_back_that_is_not_answered_is_told_and_says_when_to_come_back(lens: Lens, path: str) -> None:
     lens.shop.provider.will(path, error(503, "broken", "api_error", **{"Retry-After": "60"}))
-    look = await lens.look()
-    assert look == Readback(sight=ReadbackVerdict.UNREADABLE, reason="because", retry_after=60 * SECOND)
+    look = await lens.run()
+    assert look == Readback(verdict=ReadbackVerdict.UNREADABLE, reason="because", retry_after=60 * SECOND)
     assert [outcome.http_status for outcome in lens.trouble] == [503]
     assert lens.answers == 0
     lens.shop.provider.will(path, says(503, {}))
-    assert (await lens.look()).reason == "http_503"
+    assert (await lens.run()).reason == "http_503"
 
 
 @pytest.mark.parametrize("status", [403, 404])
@@ -232,22 +232,22 @@ async def test_read_back_that_is_refused_says_by_which_code_and_whether_it_is_on
     lens.shop.provider.will(PAID, totals(500))
     lens.shop.provider.will(path, error(status, "resource_missing"))
     lens.shop.provider.will(PROBE, error(404))
-    look = await lens.look()
-    assert (look.sight, look.missing) == (ReadbackVerdict.INCONCLUSIVE, status == 404)
+    look = await lens.run()
+    assert (look.verdict, look.missing) == (ReadbackVerdict.INCONCLUSIVE, status == 404)
     assert "resource_missing" in look.reason
-    assert [outcome.seen for outcome in lens.trouble] == [TryVerdict.REFUSED]
+    assert [outcome.verdict for outcome in lens.trouble] == [TryVerdict.REFUSED]
 
 
 @pytest.mark.parametrize(("rules", "path"), [(VERIFY, LIST), (TOTALS, PAID)], ids=["list", "totals"])
 async def test_read_back_that_is_refused_for_the_keys_sake_is_not_this_refunds_trouble(lens: Lens, path: str) -> None:
     lens.shop.provider.will(path, error(403))
     lens.shop.provider.will(PROBE, error(403))
-    assert (await lens.look()).sight is ReadbackVerdict.UNREADABLE
-    assert [(outcome.seen, outcome.credentials) for outcome in lens.trouble] == [(TryVerdict.NOT_DONE, True)]
+    assert (await lens.run()).verdict is ReadbackVerdict.UNREADABLE
+    assert [(outcome.verdict, outcome.credentials) for outcome in lens.trouble] == [(TryVerdict.NOT_DONE, True)]
 
 
 async def test_reversal_is_saved_only_where_there_is_one(lens: Lens) -> None:
     other = await settle(lens.shop)
-    await lens.reconciler._reverse(other, found(id="re_2"), "list")
+    await lens.runner._reverse(other, found(id="re_2"), "list")
     assert (await lens.shop.stored("b")).version == other.version
     assert attempts.reversed_by_provider(other, found(id="re_2"), "list") is None
