@@ -16,7 +16,7 @@ from rich.text import Text
 from worker import batches
 from worker.batches import Batch, BatchProgress
 from worker.broker import queues
-from worker.cli import render
+from worker.cli import held, render
 from worker.cli.exits import DONE, NOTHING_TO_DO
 from worker.cli.import_options import reading_of
 from worker.cli.import_report import amount_rows, total_rows
@@ -120,10 +120,14 @@ def _state(each: Batch) -> Text:
     short_help="Show a batch and its progress.",
     epilog="""\b
 Exit code with --wait: 0 all succeeded; 4 some failed, were canceled or need
-review.""",
+review, or the batch has paused itself.""",
 )
 @_batch_argument
-@click.option("--wait", is_flag=True, help="Show progress until every refund is settled or needs review.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Show progress until every refund is settled or needs review, or the batch has paused itself.",
+)
 @_json_option
 def show(*, batch_id: str, wait: bool, as_json: bool) -> int:
     """Show a batch: counts by status and stage, totals, pace, and why it is paused or held."""
@@ -151,7 +155,7 @@ def _put(seen: BatchProgress) -> None:
         ("started", render.moment(each.created_at)),
         ("imported", render.moment(each.imported_at) if each.imported_at else "incomplete: import the file again"),
         ("held until", render.moment(each.not_before) if waiting else None),
-        ("paused", _paused(each)),
+        ("paused", held.paused(each) if each.state == "paused" else None),
         ("canceled", f"{render.moment(each.canceled_at)} by {each.canceled_by}" if each.canceled_at else None),
         ("rows", f"{each.rows:,}"),
     ]
@@ -173,18 +177,6 @@ def _put(seen: BatchProgress) -> None:
         note("some refunds need review: see them with 'refunds review list'")
     if each.statuses.get("failed"):
         note(f"some refunds failed: see them with 'refunds list --batch {each.batch_id} --status failed'")
-
-
-def _paused(each: Batch) -> str | None:
-    if each.state != "paused":
-        return None
-    since = f"since {render.moment(each.paused_at)}" if each.paused_at else ""
-    if each.paused_reason:
-        return (
-            f"{since} automatically, because many refunds in a row failed with {each.paused_reason}: fix the cause, "
-            f"then run 'refunds batch resume {each.batch_id}' and 'refunds batch retry {each.batch_id}'"
-        )
-    return f"{since} by {each.paused_by or 'a person'}: resume it with 'refunds batch resume {each.batch_id}'"
 
 
 @batch.command(short_help="Cancel the refunds that were not sent.")
@@ -258,9 +250,9 @@ def resume(*, batch_id: str) -> int:
     """
     with opened() as refunds:
         changed = batches.resume_batch(refunds.store, batch_id)
-        held = flags.read(refunds.store).paused_at is not None
+        all_paused = flags.read(refunds.store).paused_at is not None
     note(f"batch {batch_id} is resumed" if changed else f"batch {batch_id} was not paused")
-    if held:
+    if all_paused:
         note(ALL_PAUSED)
     return DONE if changed else NOTHING_TO_DO
 

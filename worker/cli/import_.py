@@ -40,7 +40,7 @@ reason, metadata.KEY.
 \b
 Exit codes: 3 rows are invalid, and nothing was imported; 6 a guard refused, and
 nothing was imported; 9 every row was accepted before. With --wait: 0 all
-succeeded; 4 some failed or need review.
+succeeded; 4 some failed or need review, or the batch has paused itself.
 
 \b
 If an import is interrupted, run the same command again: it continues where it
@@ -48,7 +48,11 @@ stopped, and no refund is made twice.""",
 )
 @click.argument("file", metavar="FILE|-")
 @click.option("--dry-run", is_flag=True, help="Check the file and compare it with the records; import nothing.")
-@click.option("--wait", is_flag=True, help="Show progress until every refund is settled or needs review.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Show progress until every refund is settled or needs review, or the batch has paused itself.",
+)
 @click.option("--result", type=_target, callback=named, metavar="FILE", help="Write all rows with their results.")
 @click.option(
     "--errors",

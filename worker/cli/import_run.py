@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from worker import batches
 from worker.batches import BatchDraft, Comparison
-from worker.cli import render
+from worker.cli import held, render
 from worker.cli.exits import DONE, INTERNAL, NOTHING_TO_DO, REFUSED, REJECTED
 from worker.cli.import_guards import Limits, MostErrors, sums
 from worker.cli.import_messages import (
@@ -275,12 +275,17 @@ def _report(
 
 
 def _wait(refunds: Refunds, batch_id: str, facts: dict[str, Any], counts: SubmitCounts, options: ImportSettings) -> int:
-    """Watch the batch until it is finished, show its results, and return the exit code."""
+    """Watch the batch until it is finished or has paused itself, show its results, and return the exit code."""
     try:
         after = watch_batch(refunds, batch_id)
     except KeyboardInterrupt:
         raise detached(batch_id) from None
-    put_facts(facts | {"counts": counts_of(after), "amounts": dict(after.amounts)}, as_json=options.as_json)
+    facts |= {"counts": counts_of(after), "amounts": dict(after.amounts)}
+    if held.pauses_itself(after):
+        facts["paused_reason"] = after.paused_reason
+    put_facts(facts, as_json=options.as_json)
+    if held.pauses_itself(after):
+        note(f"the batch is paused {held.paused(after)}; see it with 'refunds batch show {batch_id}'")
     if after.known:
         rows = f"{counted(after.known, 'row')} {verb(after.known, 'was', 'were')}"
         note(f"{rows} accepted before, outside this batch, and not waited for")

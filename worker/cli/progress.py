@@ -11,11 +11,12 @@ from typing import Final, Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from worker.batches import Batch, read_batch
-from worker.cli import render
+from worker.batches import Batch, look_at_batch, read_batch
+from worker.cli import held, render
 from worker.cli.exits import DONE, SOME_FAILED, Detached
-from worker.cli.session import note
+from worker.cli.session import ALL_PAUSED, note
 from worker.client import Refunds
+from worker.store import flags
 
 LINE_SECONDS: Final = 5.0
 STILL_LINE_SECONDS: Final = 60.0
@@ -31,14 +32,19 @@ _SHOWN: Final = ("succeeded", "failed", "canceled", "review")
 class Show(Protocol):
     """Shows how many items are done, and a short text beside the number."""
 
-    def __call__(self, done: int, beside: str = "") -> None:
-        """Show the progress."""
+    def __call__(self, done: int, beside: str = "", *, is_held: bool = False) -> None:
+        """Show the progress; `is_held` if no time left can be computed, because nothing more is done for now."""
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if not speed else f"{speed:,.0f}/s", style="dim")
+
+
+class _Left(TimeRemainingColumn):
+    def render(self, task: Task) -> Text:
+        return Text("") if task.fields["is_held"] else super().render(task)
 
 
 @contextmanager
@@ -53,14 +59,14 @@ def progress(what: str, total: int | None, clock: Callable[[], float] = time.mon
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         _Rate(),
-        TimeRemainingColumn(),
+        _Left(),
         TextColumn("{task.fields[beside]}", style="dim"),
     )
     with Progress(*columns, console=screen, transient=True) as bar:
-        task = bar.add_task(what, total=total, beside="")
+        task = bar.add_task(what, total=total, beside="", is_held=False)
 
-        def show(done: int, beside: str = "") -> None:
-            bar.update(task, completed=done, beside=beside)
+        def show(done: int, beside: str = "", *, is_held: bool = False) -> None:
+            bar.update(task, completed=done, beside=beside, is_held=is_held)
 
         yield show
 
@@ -69,14 +75,15 @@ def _lines(what: str, total: int | None, clock: Callable[[], float]) -> Show:
     started = clock()
     said, before = started, (-1, "")
 
-    def show(done: int, beside: str = "") -> None:
+    def show(done: int, beside: str = "", *, is_held: bool = False) -> None:
         nonlocal said, before
         now = clock()
         if now - said < (STILL_LINE_SECONDS if (done, beside) == before else LINE_SECONDS):
             return
         said, before = now, (done, beside)
         rate = done / (now - started)
-        left = f", {span((total - done) / rate)} left" if total is not None and rate > 0 and done < total else ""
+        is_known = total is not None and rate > 0 and not is_held
+        left = f", {span((total - done) / rate)} left" if is_known and total is not None and done < total else ""
         of = "" if total is None else f" of {total:,}"
         note(f"{what}: {done:,}{of}, {rate:,.0f}/s{left}{f', {beside}' if beside else ''}")
 
@@ -104,8 +111,9 @@ def counts_of(batch: Batch) -> dict[str, int]:
 
 
 def watch_batch(refunds: Refunds, batch_id: str) -> Batch:
-    """Show the progress of a batch until no refund is in progress, and return the batch.
+    """Show the progress of a batch until no refund is in progress or it has paused itself, and return the batch.
 
+    After it has paused itself, the refunds in flight are waited for, unless none of them changes for a while.
     Ctrl-C raises `KeyboardInterrupt`, for which callers raise `detached`.
     """
     batch = read_batch(refunds.store, batch_id)
@@ -114,19 +122,34 @@ def watch_batch(refunds: Refunds, batch_id: str) -> Batch:
         while True:
             counts = counts_of(batch)
             beside = ", ".join(f"{counts[name]:,} {name}" for name in _SHOWN if counts[name])
-            if batch.state == "paused":
+            is_paused = batch.state == "paused"
+            if is_paused:
                 beside = ", ".join(part for part in (beside, "the batch is paused") if part)
-            show(batch.accepted - batch.moving, beside)
-            if not batch.moving:
+            show(batch.accepted - batch.moving, beside, is_held=is_paused)
+            is_still = time.monotonic() - moved > STILL_SECONDS
+            is_over = held.pauses_itself(batch) and (is_still or not batch.stages.get("sending"))
+            if is_over or not batch.moving:
                 refunds.store.confirm()
                 return batch
-            if not said and time.monotonic() - moved > STILL_SECONDS:
+            if is_still and not said:
                 said = True
-                note(f"no refund has changed for {STILL_SECONDS:g} s: check the workers with 'refunds doctor'")
+                note(f"no refund has changed for {STILL_SECONDS:g} s: {_why_still(refunds, batch)}")
             time.sleep(_POLL_SECONDS)
             before, batch = batch, read_batch(refunds.store, batch_id)
             if batch.stages != before.stages:
                 moved = time.monotonic()
+
+
+def _why_still(refunds: Refunds, batch: Batch) -> str:
+    """Return why no refund of a batch changes, or how to find out."""
+    if batch.state == "paused":
+        return f"the batch is paused {held.paused(batch)}"
+    seen = look_at_batch(refunds.store, batch.batch_id)
+    if batch.not_before is not None and batch.not_before > seen.now:
+        return f"nothing is sent before {render.moment(batch.not_before)}"
+    if flags.read(refunds.store).paused_at is not None:
+        return ALL_PAUSED
+    return "check the workers with 'refunds doctor'"
 
 
 def detached(batch_id: str) -> Detached:

@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from tests.support.cli_runner import Cli, Records, messages
-from worker.batches import moves, open_batch, read_batch
+from worker.batches import moves, open_batch, read_batch, resume_batch
+from worker.cli import progress
 from worker.model.refund import Lane, Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.rules import attempts
@@ -101,12 +102,59 @@ def test_show_can_wait_for_the_end(cli: Cli, records: Records, batch: str) -> No
     assert (ran.code, ran.object["finished"], ran.object["eta"]) == (4, True, None)
 
 
-def test_a_batch_that_paused_itself_says_why_and_what_to_do(cli: Cli, records: Records, batch: str) -> None:
-    key = "refunds:batch:b-1"
-    records.store.redis.hset(key, mapping={"state": "paused", "paused_reason": "balance_insufficient"})
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [
+        ("balance_insufficient", "'refunds batch retry b-1' sends the failed ones again"),
+        ("charge_disputed", "'refunds batch retry b-1 --unknown' sends the failed ones again"),
+        ("resource_missing", "the failed ones need new refund ids"),
+    ],
+)
+def test_a_batch_that_paused_itself_says_why_and_what_to_do(
+    cli: Cli, records: Records, batch: str, code: str, again: str
+) -> None:
+    records.store.redis.hset("refunds:batch:b-1", mapping={"state": "paused", "paused_reason": code})
     shown = cli("batch", "show", batch).out
-    assert "many refunds in a row failed with balance_insufficient" in shown
-    assert "'refunds batch resume b-1' and 'refunds batch retry b-1'" in shown
+    assert f"many refunds in a row failed with {code}" in shown
+    assert "'refunds batch resume b-1' sends the rest" in shown
+    assert again in shown
+
+
+def test_waiting_ends_with_4_and_the_reason_if_the_batch_has_paused_itself(
+    cli: Cli, records: Records, batch: str, season: str
+) -> None:
+    settled(records, "row-0", Retriable.UNKNOWN)
+    records.store.redis.hset("refunds:batch:b-1", mapping={"state": "paused", "paused_reason": "card_declined"})
+    ran = cli("batch", "show", batch, "--wait", "--json")
+    assert (ran.code, ran.object["moving"], ran.object["paused_reason"]) == (4, 3, "card_declined")
+    records.store.redis.hdel("refunds:batch:b-1", "imported_at")
+    ran = cli("import", season, "--batch", batch, "--wait", "--json")
+    assert (ran.code, ran.object["paused_reason"]) == (4, "card_declined")
+    for part in ("failed with card_declined", "batch show b-1", "batch resume b-1", "batch retry b-1 --unknown"):
+        assert part in ran.err
+    assert "doctor" not in ran.err
+
+
+def test_waiting_for_a_batch_that_a_person_paused_names_that_person_and_no_time_left(
+    cli: Cli, records: Records, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled(records, "row-0")
+    cli("batch", "pause", batch, REFUNDS_ACTOR="ann")
+    monkeypatch.setattr(progress, "STILL_SECONDS", 0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
+    monkeypatch.setattr(progress, "STILL_LINE_SECONDS", 0)
+
+    def resumed(_: float) -> None:
+        resume_batch(records.store, batch)
+        for number in range(1, 4):
+            settled(records, f"row-{number}")
+
+    monkeypatch.setattr("worker.cli.progress.time.sleep", resumed)
+    ran = cli("batch", "show", batch, "--wait")
+    assert ran.code == 0
+    assert "by ann: resume it with 'refunds batch resume b-1'" in ran.err
+    assert " left" not in ran.err
+    assert "doctor" not in ran.err
 
 
 def test_pause_and_resume_hold_a_batch_and_let_it_go(cli: Cli, records: Records, batch: str) -> None:
