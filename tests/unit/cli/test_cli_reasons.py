@@ -15,13 +15,13 @@ from worker.rules.attempts import Rules
 from worker.store import scripts
 
 RULES = Rules(readback="list")
-CUT = Outcome(seen=TryVerdict.MAYBE, code="no_reply", message="the reply was cut", doubt=True)
+CUT = Outcome(verdict=TryVerdict.MAYBE, code="no_reply", message="the reply was cut", doubt=True)
 
 
 def _attempted(records: Records, refund: Refund, outcome: Outcome, rules: Rules = RULES) -> Refund:
     """The record after an attempt with this outcome."""
     step = attempts.after_attempt(refund, outcome, rules, refund.updated_at, 0)
-    detail: dict[str, Any] = {"attempt": refund.attempts, "seen": outcome.seen.value}
+    detail: dict[str, Any] = {"attempt": refund.attempts, "seen": outcome.verdict.value}
     if outcome.http_status is not None:
         detail["http_status"] = outcome.http_status
     if step.alarm:
@@ -35,7 +35,7 @@ def _sent_again_unverified(records: Records, refund: Refund) -> Refund:
     step = decisions.resolve_resend(refund, by="ann", unverified=True)
     assert records.store.run(scripts.save(refund, step, {"note": "x"})).result == "saved"
     refund = records.get(refund.refund_id)
-    look = Readback(sight=ReadbackVerdict.INCONCLUSIVE, reason="nothing may be read")
+    look = Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="nothing may be read")
     step = readback.after_readback(refund, look, RULES, refund.updated_at + timedelta(days=1), 0)
     step = replace(
         step, changes={**step.changes, "absent_at": refund.updated_at, "proven_absent_at": refund.updated_at}
@@ -87,7 +87,7 @@ def test_attempts_are_counted_by_how_they_ended_also_once_the_record_has_forgott
     records.store.run(scripts.save(refund, lapse, {"seen": "lease_lapsed", "alarm": lapse.alarm}))
     refund = _sent_again_unverified(records, records.get("stuck-1"))
     assert refund.lapses == 0
-    refused = Outcome(seen=TryVerdict.REFUSED, code="charge_already_refunded", http_status=400)
+    refused = Outcome(verdict=TryVerdict.REFUSED, code="charge_already_refunded", http_status=400)
     refund = _attempted(records, refund, refused)
     evidence = cli("review", "show", "stuck-1", "--json").object["evidence"]
     assert (evidence["attempts"], evidence["attempts_with_an_answer"], evidence["lapsed_leases"]) == (2, 1, 1)
@@ -95,7 +95,7 @@ def test_attempts_are_counted_by_how_they_ended_also_once_the_record_has_forgott
 
 def test_attempt_that_settled_the_refund_counts_as_answered(cli: Cli, records: Records) -> None:
     refund = records.sending("order-1")
-    _attempted(records, refund, Outcome(seen=TryVerdict.REFUSED, code="card_declined", http_status=402))
+    _attempted(records, refund, Outcome(verdict=TryVerdict.REFUSED, code="card_declined", http_status=402))
     assert cli("review", "show", "order-1", "--json").object["evidence"]["attempts_with_an_answer"] == 1
 
 
