@@ -53,6 +53,7 @@ class Server:
         user = user_of(self._settings.redis_url.get_secret_value())
         yield from guarded("permissions", self.cli, lambda: permissions(self._store, self.cli, user))
         yield from guarded("disk", self.cli, self._disk)
+        yield from guarded("eviction", self.cli, lambda: [self._eviction()])
         yield from guarded("server", self.cli, self._told_by_info)
 
     def _told_by_info(self) -> Iterator[Check]:
@@ -62,7 +63,6 @@ class Server:
         if info.get("role") not in {None, "master"}:
             fix = "point REFUNDS_REDIS_URL at the primary, or use sentinel://"
             yield fail("role", f"this server is a {info['role']} and takes no writes", fix, Trouble.AWAY)
-        yield eviction(info, self.cli)
         yield from evictions(info)
         if self._settings.durability == "disk":
             yield from disk_write(info, self.cli)
@@ -104,7 +104,7 @@ class Server:
         always = f"{self.cli} CONFIG SET appendfsync always && {self.cli} CONFIG SET {durability.ON_REWRITE} no"
         keep = "; and in its redis.conf"
         try:
-            self._store.require_durable()
+            self._store.check_flushing()
         except SettingsError as error:
             user = user_of(self._settings.redis_url.get_secret_value())
             grant = "+waitaof" if "may not wait" in str(error) else "'+config|get'"
@@ -135,6 +135,10 @@ class Server:
         )
         return warn("disk", text, fix)
 
+    def _eviction(self) -> Check:
+        user = user_of(self._settings.redis_url.get_secret_value())
+        return eviction(self._store.ask(durability.eviction()), self.cli, user)
+
     def _appendfsync(self) -> str | None:
         with redis_errors(self._store.address):
             try:
@@ -160,15 +164,18 @@ def version(info: Info) -> Check:
     return ok("version", f"{product} {shown}")
 
 
-def eviction(info: Info, cli: str) -> Check:
-    """Check that the server never evicts records."""
-    policy = str(info.get("maxmemory_policy", "unknown"))
-    if policy == "noeviction":
-        return ok("eviction", "noeviction")
-    fix = f"{cli} CONFIG SET maxmemory-policy noeviction; and in its redis.conf"
-    if int(info.get("maxmemory", 0)):
-        return fail("eviction", f"maxmemory-policy {policy} may evict refunds once memory is full", fix, Trouble.GUARD)
-    return warn("eviction", f"maxmemory-policy is {policy}: harmless only while there is no maxmemory", fix)
+def eviction(found: durability.Eviction | None, cli: str, user: str) -> Check:
+    """Check that the server never evicts records; `found` is None if its user may not read what it evicts."""
+    if found is None:
+        text = "this user may not read maxmemory-policy: if the server evicts records, their refunds can be paid twice"
+        return warn("eviction", text, f"{cli} ACL SETUSER {user} '+config|get'")
+    if found.policy == durability.KEEPS_ALL:
+        return ok("eviction", found.policy)
+    fix = f"{cli} CONFIG SET maxmemory-policy {durability.KEEPS_ALL}; and in its redis.conf"
+    if found.may_happen:
+        text = f"maxmemory-policy {found.policy} may evict refunds once memory is full"
+        return fail("eviction", text, fix, Trouble.GUARD)
+    return warn("eviction", f"maxmemory-policy is {found.policy}: harmless only while there is no maxmemory", fix)
 
 
 def evictions(info: Info) -> Iterator[Check]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -98,7 +98,8 @@ class AsyncStore(_Scripts):
         return results
 
     async def _execute(self, group: Sequence[Command[Any]]) -> list[Any]:
-        durable = [bool(self.wait_for_disk) and command.durable for command in group]
+        # A check may have failed since this group was let through: then the server must confirm.
+        durable = [self.wait_for_disk is not False and command.durable for command in group]
         async with self.redis.pipeline(transaction=False) as pipeline:
             for command in group:
                 pipeline.execute_command(*self.raw_command(command))
@@ -113,23 +114,39 @@ class AsyncStore(_Scripts):
         return results
 
     async def _probe_disk(self) -> bool:
-        probe = durability.probe()
+        return await self._ask(durability.probe())
+
+    async def _ask(self, questions: Generator[durability.RawCommand, Any, T]) -> T:
         try:
-            step = next(probe)
+            step = next(questions)
             while True:
                 try:
                     reply: Any = await self.redis.execute_command(*step)
                 except exceptions.ResponseError as error:
                     reply = error
-                step = probe.send(reply)
+                step = questions.send(reply)
         except StopIteration as finished:
-            return bool(finished.value)
+            answer: T = finished.value
+            return answer
 
     async def require_durable(self) -> None:
-        """Raise `NotDurable` if the server may forget what it acknowledged; checks the server again."""
-        if self.wants_disk:
-            with redis_errors(self.address):
+        """Raise `NotDurable` if the server may forget what it acknowledged; checks the server again.
+
+        After that each durable command checks the server first, until a check finds it well.
+        """
+        if not self.wants_disk:
+            return
+        with redis_errors(self.address):
+            try:
                 self.wait_for_disk = await self._probe_disk()
+            except (NotDurable, SettingsError):
+                self.wait_for_disk = None
+                raise
+
+    async def rewrites_its_file(self) -> bool:
+        """Return whether the server writes its append-only file anew: what it has written may not be in it yet."""
+        with redis_errors(self.address):
+            return self.wants_disk and await self._ask(durability.rewriting())
 
     async def load_scripts(self, scripts: Sequence[Script]) -> None:
         """Load the scripts into the server before the first refund needs them."""

