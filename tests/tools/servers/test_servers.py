@@ -62,6 +62,10 @@ def test_what_is_missing_is_named_with_how_to_get_it() -> None:
         ("7.0.15", "Redis", "everysec", "no CONFIG", 2),
         ("7.2.0", "Redis", "everysec", "all rights", 0),
         ("8.1.8", "Valkey", "everysec", "no CONFIG", 0),
+        ("8.1.8", "Valkey", "everysec", "neither CONFIG nor INFO", 0),
+        ("7.0.15", "Redis", "always", "neither CONFIG nor INFO", 2),
+        ("7.0.15", "Redis", "always, volatile-lru", "all rights", 6),
+        ("8.1.8", "Valkey", "always, volatile-lru", "no CONFIG", 6),
     ],
 )
 def test_what_is_right_depends_on_whether_the_disk_can_be_confirmed(
