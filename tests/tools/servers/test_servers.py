@@ -78,7 +78,7 @@ def test_what_is_right_depends_on_whether_the_disk_can_be_confirmed(
 def test_both_protocols_both_modes_and_every_user_are_tried() -> None:
     cases = list(refund.cases(a_server("9.1.2", "Valkey")))
     assert {(case.mode, case.protocol) for case in cases} == {
-        (mode, protocol) for mode in ("always", "everysec") for protocol in (2, 3)
+        (mode, protocol) for mode in ("always", "everysec", refund.EVICTS) for protocol in (2, 3)
     }
     assert {case.user for case in cases} == {*refund.USERS, refund.WORKER}
     assert {case.user for case in refund.cases(a_server("7.0.15"))} == set(refund.USERS)
