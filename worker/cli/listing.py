@@ -14,22 +14,21 @@ from worker.cli.exits import DONE
 from worker.cli.session import note, opened
 from worker.model.refund import Refund, Stage, Status
 from worker.ranges import Whole
-from worker.store.store import BUCKETS, Store
+from worker.store.store import BUCKETS, SETTLED, Store
 
 PAGE: Final = 500
-_FINAL: Final = ("succeeded", "failed", "canceled")
 
 
 def buckets_of(status: Status | None, stage: Stage | None) -> tuple[str, ...]:
     """Return the indexes that hold refunds of this status and stage; none if no refund can have both."""
     chosen: Iterable[str] = BUCKETS
     if status is not None:
-        chosen = (name for name in BUCKETS if (name not in _FINAL if status is Status.PENDING else name == status))
+        chosen = (name for name in BUCKETS if (name not in SETTLED if status is Status.PENDING else name == status))
     return tuple(name for name in chosen if stage is None or _stage(name) is stage)
 
 
 def _stage(bucket: str) -> Stage:
-    return Stage.SETTLED if bucket in _FINAL else Stage(bucket.removesuffix(".bulk"))
+    return Stage.SETTLED if bucket in SETTLED else Stage(bucket.removesuffix(".bulk"))
 
 
 def candidates(
@@ -93,7 +92,10 @@ def list_refunds(
     limit: int,
     as_json: bool,
 ) -> int:
-    """List refunds: those in progress by their next check, settled ones newest first."""
+    """List refunds: those in progress by their next check, then settled ones, newest first.
+
+    With --batch they may be in the order of the file's rows, with --payment-intent in any order.
+    """
     with opened() as refunds:
         found = matching(
             refunds.store,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from heapq import merge
+from itertools import chain
 from typing import Any, Final
 
 import redis
@@ -188,16 +190,25 @@ class Store(_Scripts):
         return moves
 
     def ids_in(self, buckets: Iterable[str]) -> Iterator[str]:
-        """Yield the ids in indexes page by page, each index in its own order (due first, newest settled first)."""
-        for bucket in buckets:
-            yield from self._pages(bucket, newest_first=bucket in {"succeeded", "failed", "canceled"})
+        """Yield the ids in indexes: first those in progress by their next check, then settled ones, newest first.
 
-    def _pages(self, bucket: str, *, newest_first: bool) -> Iterator[str]:
+        The indexes are merged by time, and read page by page.
+        """
+        chosen = list(buckets)
+        unsettled = [self._pages(bucket, newest_first=False) for bucket in chosen if bucket not in SETTLED]
+        settled = [self._pages(bucket, newest_first=True) for bucket in chosen if bucket in SETTLED]
+        for _, refund_id in chain(merge(*unsettled, key=_score), merge(*settled, key=_score, reverse=True)):
+            yield refund_id
+
+    def _pages(self, bucket: str, *, newest_first: bool) -> Iterator[tuple[float, str]]:
+        """Yield the scores and ids of one index."""
         start = 0
         while True:
             with redis_errors(self.address):
-                page: Any = self.redis.zrange(self.key(f"index:{bucket}"), start, start + PAGE - 1, desc=newest_first)
-            yield from page
+                page: Any = self.redis.zrange(
+                    self.key(f"index:{bucket}"), start, start + PAGE - 1, desc=newest_first, withscores=True
+                )
+            yield from ((score, refund_id) for refund_id, score in page)
             if len(page) < PAGE:
                 return
             start += PAGE
@@ -245,6 +256,12 @@ class Store(_Scripts):
             return dict(zip(BUCKETS, pipeline.execute(), strict=True))
 
 
+def _score(entry: tuple[float, str]) -> float:
+    return entry[0]
+
+
+SETTLED: Final = frozenset({"succeeded", "failed", "canceled"})
+"""The indexes of settled refunds."""
 BUCKETS: Final = (
     "queued",
     "queued.bulk",

@@ -181,6 +181,17 @@ def test_a_list_holds_what_matches_and_nothing_else(
     assert ("no refund matches" in ran.err) == (not expected)
 
 
+def test_newest_failure_is_not_behind_older_successes(cli: Cli, records: Records) -> None:
+    for number in range(2):
+        records.succeeded(f"done-{number}", f"re_{number}", payment_intent=f"pi_{number}")
+    records.failed("failed-1", payment_intent="pi_failed")
+    records.store.redis.zadd("refunds:index:succeeded", {"done-0": 1000, "done-1": 3000})
+    records.store.redis.zadd("refunds:index:failed", {"failed-1": 2000})
+    records.queued("queued-1", payment_intent="pi_queued")
+    ran = cli("list", "--json")
+    assert [shown["refund_id"] for shown in ran.objects] == ["queued-1", "done-1", "failed-1", "done-0"]
+
+
 def test_a_list_that_is_cut_says_so(cli: Cli, records: Records) -> None:
     for number in range(3):
         records.queued(f"order-{number}", payment_intent=f"pi_{number}")

@@ -47,7 +47,21 @@ def test_lists_come_due_first_and_settled_ones_newest_first(world: World) -> Non
         at_stage(world, Stage.SENDING, f"o{number}", payment_intent=f"pi_o{number}")
         world.pass_time(SECOND)
     assert list(world.store.ids_in(["sending"])) == ["o2", "o1", "o3"]
-    assert list(world.store.ids_in(["succeeded", "sending", "failed"])) == ["s3", "s1", "s2", "o2", "o1", "o3"]
+    assert list(world.store.ids_in(["succeeded", "sending", "failed"])) == ["o2", "o1", "o3", "s3", "s1", "s2"]
+
+
+def test_lists_of_several_indexes_are_merged_by_time(world: World) -> None:
+    succeeded, failed = (world.store.key(f"index:{name}") for name in ("succeeded", "failed"))
+    world.store.redis.zadd(succeeded, {f"s{number:04}": 2 * number for number in range(PAGE + 2)})
+    world.store.redis.zadd(failed, {f"f{number:04}": 2 * number + 1 for number in range(PAGE + 2)})
+    ids = list(world.store.ids_in(["succeeded", "failed"]))
+    assert ids[:4] == [f"f{PAGE + 1:04}", f"s{PAGE + 1:04}", f"f{PAGE:04}", f"s{PAGE:04}"]
+    assert ids[-2:] == ["f0000", "s0000"]
+    assert len(ids) == 2 * (PAGE + 2)
+    waiting, sending = (world.store.key(f"index:{name}") for name in ("waiting", "sending"))
+    world.store.redis.zadd(waiting, {"w1": 1, "w3": 3})
+    world.store.redis.zadd(sending, {"n2": 2})
+    assert list(world.store.ids_in(["sending", "waiting"])) == ["w1", "n2", "w3"]
 
 
 def test_long_lists_are_read_page_by_page_to_the_last_id(world: World) -> None:
