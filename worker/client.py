@@ -21,7 +21,7 @@ from worker.broker import forks, queues, rejected
 from worker.broker.backlog import BacklogWatch
 from worker.errors import GuardRefused, IdempotencyConflict, MessageRejected, NotFound, StoreUnavailable
 from worker.model.refund import Lane, Refund, Status
-from worker.model.request import RefundRequest
+from worker.model.request import RefundRequest, shown
 from worker.model.steps import Step
 from worker.model.times import rfc3339
 from worker.rules import decisions
@@ -65,6 +65,7 @@ class Refunds:
     A child process opens its own connections at its first call; a closed client stays closed in child processes.
 
     Raises `StoreUnavailable` if Redis is unavailable: then nothing is known to be accepted, and repeating is safe.
+    Raises `TypeError` if an id is not a text, or a request not a `RefundRequest`.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Refunds:
         No failure after the record is written raises. Raises `IdempotencyConflict` if the id exists with other
         contents.
         """
-        created = self.store.run(scripts.create(request, lane))
+        created = self.store.run(scripts.create(_checked(request), lane))
         if created.result == "conflict":
             raise IdempotencyConflict(request.refund_id)
         if created.refund is not None:
@@ -157,7 +158,7 @@ class Refunds:
         self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK, batch_id: str | None = None
     ) -> Iterator[tuple[RefundRequest, Created]]:
         """Accept refunds in pipelined chunks during iteration; each chunk is recorded before its nudges are sent."""
-        iterator = iter(requests)
+        iterator = map(_checked, requests)
         per_message = queues.BULK_IDS if lane is Lane.BULK else 1
         while chunk := list(islice(iterator, CHUNK)):
             parts = [
@@ -192,7 +193,7 @@ class Refunds:
 
     def get(self, refund_id: str) -> Refund:
         """Return a refund's record; raises `NotFound`, or `MessageRejected` if a message naming the id was refused."""
-        refund = self.store.get(refund_id)
+        refund = self.store.get(_checked_id(refund_id))
         if refund is None:
             if (refused := rejected.of_refund(self.store, refund_id)) is not None:
                 at = rfc3339(refused.rejected_at)
@@ -204,11 +205,13 @@ class Refunds:
 
     def get_many(self, refund_ids: Sequence[str]) -> list[Refund | None]:
         """Return records in the order of the ids, None for each that was never accepted."""
-        return self.store.get_many(refund_ids)
+        if isinstance(refund_ids, str):
+            raise TypeError(f"refund_ids must be a list of refund ids, not the one text {shown(refund_ids)}")
+        return self.store.get_many([_checked_id(refund_id) for refund_id in refund_ids])
 
     def history(self, refund_id: str) -> list[dict[str, Any]]:
         """Return a refund's history of moves, oldest first."""
-        return self.store.history(refund_id)
+        return self.store.history(_checked_id(refund_id))
 
     def wait(self, refund_id: str, timeout: float = 30) -> Refund:
         """Poll until the refund is settled or `timeout` seconds have passed; return its latest record."""
@@ -264,6 +267,18 @@ class Refunds:
             if saved.result in _TAKEN:
                 raise GuardRefused(_TAKEN[saved.result].format(refund_id=refund_id, other=saved.other))
         raise StoreUnavailable(f"refund {refund_id} keeps changing while this command decides: try again in a moment")
+
+
+def _checked(request: RefundRequest) -> RefundRequest:
+    if not isinstance(request, RefundRequest):
+        raise TypeError(f"a request must be a RefundRequest, not {type(request).__name__}: RefundRequest(**fields)")
+    return request
+
+
+def _checked_id(refund_id: str) -> str:
+    if not isinstance(refund_id, str):
+        raise TypeError(f"a refund id must be a text, not {type(refund_id).__name__}")
+    return refund_id
 
 
 _doors: Final[weakref.WeakSet[Refunds]] = weakref.WeakSet()

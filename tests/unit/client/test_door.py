@@ -5,11 +5,22 @@ from __future__ import annotations
 import pickle
 import tracemalloc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 
-from worker import IdempotencyConflict, NotCancelable, NotFound, RefundRequest, Refunds, StoreUnavailable
+import worker
+from worker import (
+    IdempotencyConflict,
+    NotCancelable,
+    NotFound,
+    RefundError,
+    RefundRequest,
+    Refunds,
+    StoreUnavailable,
+    errors,
+)
 from worker.model.refund import Lane
 from worker.settings import Settings
 
@@ -49,6 +60,36 @@ def test_a_canceled_refund_is_never_sent_and_canceling_again_is_harmless(refunds
     assert (canceled.status, canceled.stage) == ("canceled", "settled")
     assert refunds.cancel("order-1-1") == canceled
     assert refunds.store.redis.zcard("refunds:due") == 0
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"order-1-1", ["order-1-1"]])
+def test_an_id_that_is_not_a_text_is_a_type_error_of_one_sentence(refunds: Refunds, wrong: Any) -> None:
+    for call in (refunds.get, refunds.cancel, refunds.retry, refunds.wait, refunds.history):
+        with pytest.raises(TypeError, match=f"a refund id must be a text, not {type(wrong).__name__}$"):
+            call(wrong)
+    with pytest.raises(TypeError, match="a refund id must be a text"):
+        refunds.get_many(["order-1-1", wrong])
+
+
+def test_one_id_in_place_of_a_list_is_a_type_error(refunds: Refunds) -> None:
+    with pytest.raises(TypeError, match="must be a list of refund ids, not the one text 'order-1-1'"):
+        refunds.get_many("order-1-1")
+
+
+def test_a_request_that_is_not_a_refund_request_is_a_type_error_and_nothing_is_accepted(refunds: Refunds) -> None:
+    fields: Any = {"refund_id": "order-2-1", "payment_intent": "pi_2"}
+    with pytest.raises(TypeError, match="must be a RefundRequest, not dict"):
+        refunds.submit(fields)
+    with pytest.raises(TypeError, match="must be a RefundRequest, not dict"):
+        refunds.submit_many([request(), fields])
+    assert refunds.get_many(["order-1-1", "order-2-1"]) == [None, None]
+
+
+def test_every_error_that_is_raised_on_purpose_can_be_imported_from_the_package() -> None:
+    ours = {name for name, thing in vars(errors).items() if isinstance(thing, type) and issubclass(thing, RefundError)}
+    assert "NotRetriable" in ours
+    assert ours - set(worker.__all__) == set()
+    assert all(getattr(worker, name) is getattr(errors, name) for name in ours)
 
 
 def test_what_may_have_been_sent_cannot_be_canceled(refunds: Refunds) -> None:
