@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from worker.client import Refunds
-from worker.errors import RefundError
+from worker.errors import RefundError, StoreUnavailable
 from worker.model.refund import Refund, Stage, Status
 from worker.ranges import Whole
 from worker.sandbox.redis_server import running_server
@@ -191,19 +191,38 @@ def judge(wanted: Sequence[Row], records: Sequence[Refund], ledger: Sequence[dic
     return wrong
 
 
+class _WrongServer(click.ClickException):
+    exit_code = 2
+
+
+def _server(stack: ExitStack, given: str | None) -> tuple[str, str]:
+    """Return the URL of the server for the demo and the prefix of its keys; start a server unless one is given."""
+    if given is not None:
+        return given, f"demo-{secrets.token_hex(3)}:"
+    try:
+        return stack.enter_context(running_server()).url, "refunds:"
+    except StoreUnavailable as error:
+        raise _WrongServer(str(error)) from None
+
+
 @click.command(help="Import refunds on a throw-away server with the sandbox provider, and count the money.")
+@click.option(
+    "--redis-url",
+    "given",
+    metavar="URL",
+    help="Use this server instead of a throw-away one; the demo's keys remain there. REFUNDS_REDIS_URL is not read.",
+)
 @click.option("--refunds", "count", default=32, show_default=True, type=Whole(1, 10_000), help="Number of plain rows.")
 @click.option("--faults", default=FAULTS, show_default=True, help="Faults of the sandbox provider.")
-def main(count: int, faults: str) -> None:
+def main(given: str | None, count: int, faults: str) -> None:
     """Run the demo; exit 0 only if ledger and records agree."""
     console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 110)
     started = time.monotonic()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-demo-")))
-        given = os.environ.get("REFUNDS_REDIS_URL")
-        redis_url = given or stack.enter_context(running_server()).url
-        prefix = f"demo-{secrets.token_hex(3)}:" if given else "refunds:"
-        console.print(f"[bold]1[/] Redis: {'the server in REFUNDS_REDIS_URL' if given else 'a throw-away server'}")
+        redis_url, prefix = _server(stack, given)
+        server = f"the server of --redis-url; the keys {prefix}… remain there" if given else "a throw-away server"
+        console.print(f"[bold]1[/] Redis: {server}")
         command = [sys.executable, "-m", "worker.sandbox", "--port", "0", "--latency", "20"]
         command += ["--settle", str(PENDING_MS), "--idempotency", "ignore", "--faults", faults]
         provider = stack.enter_context(process(command, dict(os.environ), folder / "sandbox.log"))

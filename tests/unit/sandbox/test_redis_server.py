@@ -195,6 +195,21 @@ def test_the_server_that_is_named_comes_first(tmp_path: Path, monkeypatch: pytes
     assert find_server() == named
 
 
+def test_a_bare_name_means_the_installed_server_and_not_one_of_a_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("scripts", "system"):
+        (tmp_path / folder).mkdir()
+    of_a_wheel, installed = (planted(tmp_path / folder, "redis-server") for folder in ("scripts", "system"))
+    monkeypatch.setattr("worker.sandbox.redis_server.sys.prefix", "/venv")
+    monkeypatch.setattr("worker.sandbox.redis_server.sysconfig.get_path", lambda _: str(tmp_path / "scripts"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'scripts'}:{tmp_path / 'system'}:{tmp_path / 'missing'}")
+    monkeypatch.setenv(server_module.VARIABLE, "redis-server")
+    assert find_server() == installed
+    monkeypatch.setenv(server_module.VARIABLE, str(of_a_wheel))
+    assert find_server() == of_a_wheel
+
+
 def test_a_named_server_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(server_module.VARIABLE, "/nowhere/redis-server")
     with pytest.raises(StoreUnavailable, match="THROWAWAY_SERVER is '/nowhere/redis-server', which is not an"):
