@@ -14,6 +14,7 @@ from worker.app import app, runtime
 from worker.broker import inbox
 from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
 from worker.engine import endings
+from worker.engine.records_guard import REFUSALS
 from worker.errors import GuardRefused, InvalidRequest, SettingsError, StoreUnavailable
 from worker.model.refund import Lane
 from worker.model.request import is_refund_id
@@ -58,7 +59,9 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> str:
         ending = runtime.submit(request, _lane(self))
     except (GuardRefused, SettingsError, StoreUnavailable) as error:
         # Nothing is accepted, and the message is all there is of it.
-        log.warning("submit_put_back", refund_id=request.refund_id, error=str(error))
+        if not isinstance(error, REFUSALS):
+            # Those were reported once by an alarm, and concern every message.
+            log.warning("submit_put_back", refund_id=request.refund_id, error=str(error))
         if not runtime.send_again(request, kwargs, _lane(self)):
             raise Reject(str(error), requeue=True) from error
         return endings.summary({request.refund_id: endings.PUT_BACK})

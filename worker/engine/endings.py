@@ -83,6 +83,8 @@ OVERTAKEN: Final = Ending("changed meanwhile")
 """The refund was changed elsewhere since it was read, and its current state was not read."""
 CONTRADICTED: Final = Ending("contradicts the record")
 STORE_AWAY: Final = Ending("not known", "Redis away", common=True)
+NOT_SAFE: Final = Ending(_GIVEN_BACK, "Redis may forget it", common=True)
+NOT_BEGUN: Final = Ending("not begun", "Redis may forget it", common=True)
 CONFLICT: Final = Ending("rejected", "exists with other contents")
 PUT_BACK: Final = Ending("not accepted yet", "its message is queued again", common=True)
 NO_IDS: Final = Ending("rejected", "not a list of ids")

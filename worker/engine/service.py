@@ -26,6 +26,7 @@ from worker.engine.provider_state import ProviderTrouble
 from worker.engine.rate_gate import CallPermits, RateGate
 from worker.engine.readback_runner import ReadbackRunner
 from worker.engine.recorder import SOON, Recorder
+from worker.engine.records_guard import REFUSALS, RecordsGuard
 from worker.engine.slots import Slots
 from worker.errors import NotDurable, StoreUnavailable
 from worker.model.answers import Answer, NotSent, Outcome, Reply, TryVerdict
@@ -110,6 +111,7 @@ class Service:
             note_trouble=self.trouble.note,
             note_answer=self.breaker.answered,
         )
+        self.guard = RecordsGuard(store, on_loss=self._end_waits)
         self._extra: set[asyncio.Task[None]] = set()
         self._waits: set[asyncio.Timeout] = set()
 
@@ -143,6 +145,8 @@ class Service:
     async def handle(self, refund_id: str, lane: Lane, *, until: float | None = None) -> Ending:
         """Process one refund as far as possible now; return its ending: "given back" if it could not begin in time."""
         is_trial = False
+        if self.guard.refuses():
+            return endings.NOT_SAFE
         try:
             async with asyncio.timeout(None if until is None else max(0.0, until - self._clock())) as wait:
                 self._waits.add(wait)
@@ -152,10 +156,14 @@ class Service:
                     await self.gate.acquire(lane)
                     self._waits.discard(wait)
                     wait.reschedule(None)
-                    if not self.stopping:
+                    if not self.stopping and not self.guard.refuses():
                         return await self._advance(refund_id, lane)
         except TimeoutError:
             pass
+        except REFUSALS as error:
+            # Nothing was sent under the refused claim, and a sweep finds the refund again.
+            self.guard.refused(error)
+            return endings.NOT_BEGUN
         except StoreUnavailable as error:
             # The refund's time in `due` is unchanged, so a sweep finds it again.
             log.warning("refund_deferred", refund_id=refund_id, error=str(error))
@@ -164,6 +172,8 @@ class Service:
             self._waits.discard(wait)
             if is_trial:
                 self.breaker.trial_over()
+        if self.guard.refuses():
+            return endings.NOT_SAFE
         return endings.given_back(stopping=self.stopping, provider_away=self.breaker.is_open)
 
     def stop(self) -> None:
@@ -174,6 +184,9 @@ class Service:
         """
         self.stopping = self._recorder.stopping = True
         self.gate.stop()
+        self._end_waits()
+
+    def _end_waits(self) -> None:
         for wait in self._waits:
             # A timeout that expires at this very moment ends by itself, and must not be rescheduled.
             if not wait.expired():
@@ -388,7 +401,7 @@ class Service:
 
     async def _may_try_again(self, refund_id: str, token: str, lane: Lane) -> bool:
         """Return whether a further try may be sent under a claim; checked last, because each answer goes stale."""
-        if self.stopping or self.breaker.is_open:
+        if self.stopping or self.breaker.is_open or self.guard.refuses():
             return False
         try:
             if not await self.gate.try_now(lane):

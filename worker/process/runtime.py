@@ -25,10 +25,11 @@ from worker.client import PUBLISH_ERRORS
 from worker.engine import endings
 from worker.engine.endings import Ending
 from worker.engine.rate_gate import RateGate
+from worker.engine.records_guard import REFUSALS
 from worker.engine.service import Service
 from worker.engine.slots import Slots
 from worker.engine.sweeper import sweep
-from worker.errors import ProviderMismatch, RefundError, StoreFull, StoreUnavailable
+from worker.errors import NotDurable, ProviderMismatch, RefundError, StoreFull, StoreUnavailable
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest
 from worker.process.heartbeat import Heartbeat
@@ -48,11 +49,12 @@ T = TypeVar("T")
 SWEEP_SECONDS: Final = 5.0
 BEAT_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 15.0
-DISK_SECONDS: Final = 60.0
+DISK_SECONDS: Final = 5.0
+"""How often the server's settings are checked: what is accepted meanwhile may be lost. It costs two commands."""
 TASK_SECONDS: Final = 30.0
+"""Maximum time that a message may hold ids that it has not begun."""
 AGAIN_SECONDS: Final = 1.0
 """Pause before a message that could not be accepted goes to the end of its queue."""
-"""Maximum time that a message may hold ids that it has not begun."""
 SUPERVISOR_VARIABLE: Final = "REFUNDS_SUPERVISOR_PID"
 THREADS_BESIDE_CALLS: Final = 8
 """Threads beyond the calls in flight: bulk messages and the next messages wait in them."""
@@ -132,7 +134,7 @@ class Runtime:
             (SWEEP_SECONDS, self._sweep),
             (BEAT_SECONDS, self._beat),
             (PROBE_SECONDS, self._probe),
-            (DISK_SECONDS, self.store.require_durable),
+            (DISK_SECONDS, self._check_records),
         ):
             self._background.append(asyncio.create_task(self._repeat(work, pause)))
 
@@ -155,13 +157,18 @@ class Runtime:
                 await work()
             except StoreUnavailable as error:
                 log.warning("background_deferred", work=work.__name__, error=str(error))
+            except REFUSALS as error:
+                self.service.guard.refused(error)
             except Exception:
                 # The outermost loop: a sweep that ends silently is worse than any error.
                 log.exception("background_failed", work=work.__name__)
             await asyncio.sleep(pause)
 
+    async def _check_records(self) -> None:
+        await self.service.guard.check()
+
     async def _sweep(self) -> None:
-        if not self.service.stopping and not self.service.breaker.resting:
+        if not self.service.stopping and not self.service.breaker.resting and not self.service.guard.refuses():
             await sweep(self.store, nudge=self._nudge, depth=self._depth)
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
@@ -216,6 +223,9 @@ class Runtime:
 
     def process(self, refund_ids: Sequence[str], lane: Lane) -> Mapping[str, Ending]:
         """Handle the refunds of one message, from a task's thread; return the ending of each."""
+        if self.service.guard.refuses():
+            # Every message is given back now; without a pause the queue would be emptied at full speed.
+            self.pause()
         ended = self.run(self.service.process(refund_ids, lane, seconds=TASK_SECONDS))
         return dict(zip(refund_ids, ended, strict=True))
 
@@ -256,8 +266,13 @@ class Runtime:
     async def _create(self, request: RefundRequest, lane: Lane) -> str:
         until = self._loop.time() + TASK_SECONDS
         while True:
+            if self.service.guard.fault is not None:
+                raise NotDurable(self.service.guard.fault)
             try:
                 return (await self.store.run(scripts.create(request, lane))).result
+            except REFUSALS as error:
+                self.service.guard.refused(error)
+                raise
             except StoreFull:
                 # The condition may last for hours, and threads are needed to finish accepted refunds.
                 raise

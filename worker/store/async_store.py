@@ -114,7 +114,13 @@ class AsyncStore(_Scripts):
         return results
 
     async def _probe_disk(self) -> bool:
-        return await self._ask(durability.probe())
+        try:
+            waits = await self._ask(durability.probe(after_fault=self.at_fault))
+        except (NotDurable, SettingsError):
+            self.at_fault, self.wait_for_disk = True, None
+            raise
+        self.at_fault = False
+        return waits
 
     async def _ask(self, questions: Generator[durability.RawCommand, Any, T]) -> T:
         try:
@@ -132,21 +138,11 @@ class AsyncStore(_Scripts):
     async def require_durable(self) -> None:
         """Raise `NotDurable` if the server may forget what it acknowledged; checks the server again.
 
-        After that each durable command checks the server first, until a check finds it well.
+        After a check that failed, each durable command checks the server first, until a check succeeds.
         """
-        if not self.wants_disk:
-            return
-        with redis_errors(self.address):
-            try:
+        if self.wants_disk:
+            with redis_errors(self.address):
                 self.wait_for_disk = await self._probe_disk()
-            except (NotDurable, SettingsError):
-                self.wait_for_disk = None
-                raise
-
-    async def rewrites_its_file(self) -> bool:
-        """Return whether the server writes its append-only file anew: what it has written may not be in it yet."""
-        with redis_errors(self.address):
-            return self.wants_disk and await self._ask(durability.rewriting())
 
     async def load_scripts(self, scripts: Sequence[Script]) -> None:
         """Load the scripts into the server before the first refund needs them."""

@@ -34,6 +34,8 @@ class _Scripts:
         self.now: datetime | None = None
         """The time of a simulation; None means the server's clock."""
         self.wait_for_disk: bool | None = None if durable else False
+        self.at_fault = False
+        """Whether the latest check found that the server may forget what it acknowledges."""
 
     def key(self, name: str) -> str:
         return self.prefix + name

@@ -34,6 +34,10 @@ _LAZY: Final = (
     "this Redis does not flush its append-only file at each write, and cannot confirm when it has: "
     "set 'appendfsync always', or 'everysec' on Redis 7.2 or Valkey"
 )
+_NOT_WRITTEN_YET: Final = (
+    "this Redis rewrites its append-only file after a fault, and a crash before the end would lose an accepted refund: "
+    "wait until 'redis-cli INFO persistence' shows aof_rewrite_in_progress:0"
+)
 _EVICTS: Final = (
     "this Redis may evict records when its memory is full, and an evicted refund would be accepted and paid again: its "
     "maxmemory-policy is '{policy}' with a maxmemory, and only '{allowed}' is allowed: run 'redis-cli CONFIG SET "
@@ -71,19 +75,31 @@ class Eviction:
         return self.policy != KEEPS_ALL and self.limit != 0
 
 
-def probe() -> Generator[RawCommand, Any, bool]:
+def probe(*, after_fault: bool = False) -> Generator[RawCommand, Any, bool]:
     """Find out whether a durable write needs `WAITAOF`; return False if it does not.
 
-    Raises `NotDurable` if the server may forget what it acknowledged, `SettingsError` if its user may not find out, and
-    any error that is not about the commands themselves. A server that reports no policy of eviction is accepted.
+    Set `after_fault` if the latest check of this server failed: see `flushing`. Raises `NotDurable` if the server may
+    forget what it acknowledged, `SettingsError` if its user may not find out, and any error that is not about the
+    commands themselves. A server that does not report what it evicts is accepted.
     """
-    waits = yield from flushing()
+    waits = yield from flushing(after_fault=after_fault)
     yield from keeping()
     return waits
 
 
-def flushing() -> Generator[RawCommand, Any, bool]:
-    """Find out whether a durable write needs `WAITAOF`, whatever the server evicts; raises as `probe` does."""
+def flushing(*, after_fault: bool = False) -> Generator[RawCommand, Any, bool]:
+    """Find out whether a durable write needs `WAITAOF`, whatever the server evicts; raises as `probe` does.
+
+    After `CONFIG SET appendonly yes` a server reports the file at once, and has nothing in it until it has rewritten
+    it. So `after_fault` also waits for the end of a rewrite.
+    """
+    waits = yield from _flushing()
+    if after_fault and (yield from _rewriting()):
+        raise NotDurable(_NOT_WRITTEN_YET)
+    return waits
+
+
+def _flushing() -> Generator[RawCommand, Any, bool]:
     settings = _readable((yield "CONFIG GET", SETTINGS))
     if settings.get("appendonly") == "no":
         raise NotDurable(_NO_FILE)
@@ -113,11 +129,8 @@ def eviction() -> Generator[RawCommand, Any, Eviction | None]:
     return None if policy is None else Eviction(policy=str(policy), limit=None if limit is None else int(limit))
 
 
-def rewriting() -> Generator[RawCommand, Any, bool]:
-    """Return whether the server writes its append-only file anew; False if its user may not read that.
-
-    After `CONFIG SET appendonly yes` a server reports the file at once, and has nothing in it until this ends.
-    """
+def _rewriting() -> Generator[RawCommand, Any, bool]:
+    """Return whether the server rewrites its append-only file; False if its user may not read that."""
     persistence = _readable((yield "INFO", "persistence"))
     return any(int(persistence.get(f"aof_rewrite_{state}", 0)) for state in ("in_progress", "scheduled"))
 

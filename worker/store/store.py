@@ -119,11 +119,12 @@ class Store(_Scripts):
         try:
             self.wait_for_disk = self._probe_disk()
         except (NotDurable, SettingsError):
-            self.wait_for_disk = None
+            self.at_fault, self.wait_for_disk = True, None
             raise
+        self.at_fault = False
 
     def _probe_disk(self) -> bool:
-        return self.ask(durability.flushing())
+        return self.ask(durability.flushing(after_fault=self.at_fault))
 
     def require_durable(self) -> None:
         """Raise `NotDurable` if the server may forget what it acknowledged, `SettingsError` if that is not readable."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -161,6 +162,14 @@ def test_server_that_may_evict_records_is_paused_and_serves_where_memory_is_enou
     assert Store(evicting, durable=False).run(accept()).result == "created"
 
 
+def rewritten(client: redis.Redis) -> None:
+    """Wait until the server has rewritten its file."""
+    persistence: Any = client.info("persistence")
+    while persistence["aof_rewrite_in_progress"] or persistence["aof_rewrite_scheduled"]:
+        time.sleep(0.05)
+        persistence = client.info("persistence")
+
+
 FORGETS = {
     "no file": ("appendonly", "no", "yes"),
     "eviction": ("maxmemory-policy", "allkeys-lru", "noeviction"),
@@ -181,6 +190,7 @@ def test_a_producer_that_runs_on_finds_a_setting_that_was_changed(
                 store.run(accept("b"))
         assert store.get("b") is None
         client.config_set(setting, right)
+        rewritten(client)
         assert store.run(accept("b")).result == "created"
 
 
@@ -201,17 +211,31 @@ async def test_after_a_check_that_failed_no_durable_write_is_made_until_one_succ
             saved = scripts.give_back(["a"])
             assert await store.run(saved) == 1
             admin.config_set(setting, right)
+            rewritten(admin)
             await store.require_durable()
             assert (await store.run(accept("b"))).result == "created"
 
 
-async def test_a_file_that_is_being_written_anew_is_found() -> None:
+async def test_after_a_fault_nothing_is_accepted_before_the_file_is_rewritten() -> None:
     with running_server() as server, client_of(server) as client:
+        store = Store(client)
         async with redis.asyncio.Redis.from_url(server.url, decode_responses=True) as looking:
-            assert not await AsyncStore(looking).rewrites_its_file()
-            rewriting_for_long(server, client)
-            assert await AsyncStore(looking).rewrites_its_file()
-            assert not await AsyncStore(looking, durable=False).rewrites_its_file()
+            on_the_loop = AsyncStore(looking)
+            client.config_set("appendonly", "no")
+            for reason in ("no append-only file", "aof_rewrite_in_progress:0"):
+                with pytest.raises(NotDurable, match=reason):
+                    store.run(accept())
+                with pytest.raises(NotDurable, match=reason):
+                    await on_the_loop.run(accept())
+                filled(client)
+                client.config_set("appendonly", "yes")
+        assert not client.exists("refunds:refund:a")
+
+
+def test_a_rewrite_without_a_fault_refuses_nothing() -> None:
+    with running_server() as server, client_of(server) as client:
+        rewriting_for_long(server, client)
+        assert Store(client).run(accept()).result == "created"
 
 
 def test_write_waits_for_the_disk_where_the_server_flushes_only_now_and_then(lazy: ThrowawayServer) -> None:
@@ -247,13 +271,18 @@ def test_server_that_flushes_now_and_then_is_refused_if_it_cannot_be_waited_for(
             assert client.dbsize() == 0
 
 
-def rewriting_for_long(server: ThrowawayServer, client: redis.Redis) -> None:
-    """Fill the server and let it begin to rewrite its file, so slowly that the test is over before the rewrite is."""
+def filled(client: redis.Redis) -> None:
+    """Fill the server, so that it rewrites its file so slowly that the test is over before the rewrite is."""
     with client.pipeline(transaction=False) as pipeline:
         for number in range(2000):
             pipeline.set(f"filler:{number}", "x" * 100)
         pipeline.execute()
     client.config_set("rdb-key-save-delay", "10000")
+
+
+def rewriting_for_long(server: ThrowawayServer, client: redis.Redis) -> None:
+    """Let the filled server begin to rewrite its file."""
+    filled(client)
     client.bgrewriteaof()
     persistence: Any = client.info("persistence")
     assert persistence["aof_rewrite_in_progress"] == 1, server.url
