@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         RefundError,
         SettingsError,
         StoreFull,
+        StoreRefused,
         StoreUnavailable,
     )
     from worker.model.refund import Refund
@@ -55,6 +56,7 @@ __all__ = [
     "Refunds",
     "SettingsError",
     "StoreFull",
+    "StoreRefused",
     "StoreUnavailable",
 ]
 

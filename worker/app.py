@@ -12,7 +12,7 @@ from celery.exceptions import SecurityWarning
 
 from worker.broker import bulk_prefetch, consumer, kombu_transport, remote
 from worker.broker.queues import make_celery
-from worker.errors import GuardRefused, ProviderUnavailable, RefundError, SettingsError, StoreUnavailable
+from worker.errors import GuardRefused, ProviderUnavailable, RefundError, SettingsError, StoreRefused, StoreUnavailable
 from worker.model.redaction import without_secrets
 from worker.process import logs
 from worker.process.runtime import THREADS_BESIDE_CALLS, Runtime
@@ -20,6 +20,7 @@ from worker.settings import Settings
 
 EXITS: Final[dict[type[RefundError], int]] = {
     SettingsError: 2,
+    StoreRefused: 2,
     StoreUnavailable: 5,
     ProviderUnavailable: 5,
     GuardRefused: 6,

@@ -15,7 +15,8 @@ RefundError
 │   ├── NotStorable          a value that the records cannot hold
 │   └── ProviderMismatch     the records belong to another provider, mode or account
 ├── StoreUnavailable         Redis did not reply                          exit 5
-│   └── StoreFull            its memory is too full to accept refunds
+│   ├── StoreFull            its memory is too full to accept refunds
+│   └── StoreRefused         it refuses the user or the password          exit 2
 ├── ProviderUnavailable      the provider did not give a needed fact      exit 5
 └── IllegalMove              a move that is not in TRANSITIONS            exit 1
 """
@@ -129,6 +130,10 @@ class StoreUnavailable(RefundError):
 
 class StoreFull(StoreUnavailable):
     """The Redis server has too little memory left to accept new refunds; accepted refunds continue."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The Redis server refuses the user or the password of the address: another setting is needed."""
 
 
 class ProviderUnavailable(RefundError):

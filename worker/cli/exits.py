@@ -12,6 +12,7 @@ from worker.errors import (
     ProviderUnavailable,
     RefundError,
     SettingsError,
+    StoreRefused,
     StoreUnavailable,
 )
 
@@ -29,7 +30,7 @@ BROKEN_PIPE: Final = 141
 
 MEANINGS: Final = {
     DONE: "done",
-    INTERNAL: "internal error",
+    INTERNAL: "internal error, or the output cannot be written",
     USAGE: "wrong usage or settings",
     REJECTED: "input rejected; nothing was changed",
     SOME_FAILED: "finished, and some refund failed or needs review",
@@ -44,6 +45,7 @@ _CODES: Final[tuple[tuple[type[RefundError], int], ...]] = (
     (InputError, REJECTED),
     (NotFound, REJECTED),
     (GuardRefused, REFUSED),
+    (StoreRefused, USAGE),
     (StoreUnavailable, AWAY),
     (ProviderUnavailable, AWAY),
 )

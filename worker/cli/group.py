@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, TextIO, cast
 
 import click
 
@@ -23,6 +23,21 @@ from worker.model.request import scrubbed
 from worker.settings import Settings
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_CLOSED: Final = "standard output is closed"
+
+
+class _ClosedOutput(io.TextIOBase):
+    """Replaces a closed standard output: a daemon writes nothing to it, and a command whose data is lost fails."""
+
+    def __init__(self) -> None:
+        # Takes the number of the closed stream, which the next socket would get otherwise.
+        self._place = Path(os.devnull).open("wb")  # noqa: SIM115 - for as long as the process lives
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.EBADF, _CLOSED)
+
+    def reconfigure(self, **_: Any) -> None:
+        """Do nothing: there is no encoding to change."""
 
 
 class Entry(NamedTuple):
@@ -143,6 +158,8 @@ def _ended(run: Callable[[], Any]) -> int:
 
 def _silence_stdout() -> None:
     """Redirect stdout to /dev/null, so that the interpreter's flush at exit does not fail with code 120."""
+    if isinstance(sys.stdout, _ClosedOutput):
+        return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -151,7 +168,7 @@ def _complain(sentence: str) -> None:
 
 
 def _foreign(error: Exception) -> int:
-    """Report an error that is not a `RefundError`; two kinds are not bugs."""
+    """Report an error that is not a `RefundError`; three kinds are not bugs."""
     if isinstance(error, UnicodeEncodeError) and "\ud800" <= error.object[error.start] <= "\udfff":
         # Python represents a byte of an argument that is not UTF-8 by one of these characters.
         _complain(
@@ -164,6 +181,12 @@ def _foreign(error: Exception) -> int:
         _complain(
             f"error: the output cannot be written ({error.strerror}): free some space and run the command again; "
             "refunds that were accepted continue, see them with 'refunds list'"
+        )
+        return INTERNAL
+    if isinstance(error, OSError) and error.strerror == _CLOSED:
+        _complain(
+            f"error: the output cannot be written ({_CLOSED}): open it, or redirect it to a file or to /dev/null, and "
+            "run the command again; refunds that were accepted continue, see them with 'refunds list'"
         )
         return INTERNAL
     return _internal(error)
@@ -198,8 +221,10 @@ def refunds() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
-    for name in ("stdin", "stdout", "stderr"):
-        # In a daemon these streams may be closed.
+    # In a daemon these streams may be closed.
+    if sys.stdout is None:
+        sys.stdout = cast("TextIO", _ClosedOutput())
+    for name in ("stdin", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
     for stream in (sys.stdout, sys.stderr):

@@ -16,6 +16,7 @@ from worker.batches import pause_batch, resume_batch
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, REFUSED, USAGE
 from worker.cli.session import ALL_PAUSED, note, opened, operator
+from worker.client import Refunds
 from worker.errors import ProviderMismatch
 from worker.model.refund import Lane
 from worker.model.times import rfc3339
@@ -67,7 +68,8 @@ Examples:
   refunds resume --account
 
 \b
-Exit code: 9 if it was not paused."""
+Exit code: 9 if it was not paused; with --account 9 if there is nothing to
+confirm."""
 )
 @batch_option
 @click.option(
@@ -75,12 +77,18 @@ Exit code: 9 if it was not paused."""
     is_flag=True,
     help="Confirm that the API key belongs to the account of these records. A payment missing there counts as gone.",
 )
-def resume(*, batch: str | None, account: bool) -> int:
+@click.option("--force", is_flag=True, help="With --account: also if no payment is missing.")
+def resume(*, batch: str | None, account: bool, force: bool) -> int:
     """Start sending refunds again; those held back are sent within half a minute."""
     if account and batch is not None:
         raise click.UsageError(f"--account applies to all refunds, not to one batch: leave out --batch {batch}")
+    if force and not account:
+        raise click.UsageError("--force only applies to --account: add --account, or leave out --force")
     with opened() as refunds:
         if account:
+            if not force and (why := _needless(refunds)) is not None:
+                note(why)
+                return NOTHING_TO_DO
             return _account_confirmed(flags.vouch_for_account(refunds.store))
         if batch is not None:
             changed = resume_batch(refunds.store, batch)
@@ -98,6 +106,21 @@ def resume(*, batch: str | None, account: bool) -> int:
         f"resumed; sending had been paused since {render.moment(before.paused_at)} by {render.plain(before.paused_by)}"
     )
     return DONE
+
+
+def _needless(refunds: Refunds) -> str | None:
+    """Return why there is nothing to confirm about the account, None if there is something."""
+    seen, key = flags.read(refunds.store), refunds.settings.api_key
+    if seen.account_lost_at is not None:
+        return None
+    if key is None:
+        return (
+            "nothing was changed: no payment is missing, and no API key is set here that could be unknown; if a worker "
+            "refused to start with its key, and the key is of the same account, run 'refunds resume --account --force'"
+        )
+    if seen.knows(key.get_secret_value()):
+        return "nothing was changed: no payment is missing, and the records know this API key"
+    return None
 
 
 def _account_confirmed(before: flags.Switches) -> int:

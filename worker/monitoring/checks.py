@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import redis.exceptions
 
-from worker.errors import SettingsError, StoreUnavailable
+from worker.errors import SettingsError, StoreRefused, StoreUnavailable
 from worker.store.connection import is_forbidden, said
 
 
@@ -66,7 +66,8 @@ def guarded(name: str, cli: str, checks: Callable[[], Iterable[Check]]) -> Itera
             text = f"this user may not run a command that the check needs ({said(cause)}): the rest is unknown"
             yield warn(name, text, fix)
         else:
-            yield fail(name, str(error), f"{cli} PING", Trouble.AWAY)
+            trouble = Trouble.SETTINGS if isinstance(error, StoreRefused) else Trouble.AWAY
+            yield fail(name, str(error), f"{cli} PING", trouble)
     except SettingsError as error:
         yield fail(name, str(error), "export REFUNDS_REDIS_URL=redis://HOST:PORT/0", Trouble.SETTINGS)
     except redis.exceptions.ResponseError as error:

@@ -16,7 +16,7 @@ import redis.sentinel
 from redis import exceptions
 from redis.sentinel import MasterNotFoundError
 
-from worker.errors import NotStorable, RefundError, SettingsError, StoreFull, StoreUnavailable
+from worker.errors import NotStorable, RefundError, SettingsError, StoreFull, StoreRefused, StoreUnavailable
 from worker.model.redaction import without_secrets
 from worker.model.request import scrubbed
 from worker.store.sentinels import DEFAULT_PORT, SentinelAddress, is_sentinel
@@ -173,7 +173,9 @@ def unavailable(error: BaseException, address: str) -> StoreUnavailable:
     """Return the error to raise if Redis is unavailable, as one sentence; also redacts the secrets in `error`."""
     _discreet(error)
     if isinstance(error, exceptions.AuthenticationError) or str(error).startswith(("NOAUTH", "WRONGPASS")):
-        return StoreUnavailable(f"Redis at {address} refuses the credentials: check REFUNDS_REDIS_URL")
+        return StoreRefused(
+            f"Redis at {address} refuses the credentials: set the user and the password in REFUNDS_REDIS_URL"
+        )
     if isinstance(error, exceptions.InvalidResponse):
         return StoreUnavailable(
             f"the server at {address} does not speak the Redis protocol: check host and port of REFUNDS_REDIS_URL, and "

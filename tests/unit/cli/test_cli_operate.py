@@ -71,8 +71,23 @@ def test_a_person_who_vouches_for_the_account_lets_refunds_be_sent_again(
     ]
     assert cli("resume").err.startswith("resumed")
     assert claim_result(records, "order-1") == "claimed"
-    again = cli("resume", "--account")
+    again = cli("resume", "--account", "--force")
     assert (again.code, len(again.err.splitlines())) == (0, 1)
+
+
+def test_nothing_is_confirmed_while_no_payment_is_missing_and_the_key_is_known(
+    cli: Cli, sync_redis: redis.Redis
+) -> None:
+    known: dict[Any, Any] = {"key_salt": "s", "key_prints": flags.key_print("sk_test_known", "s")}
+    sync_redis.hset("refunds:meta", mapping=known)
+    ran = cli("resume", "--account", REFUNDS_API_KEY="sk_test_known")
+    assert (ran.code, ran.err) == (9, "nothing was changed: no payment is missing, and the records know this API key\n")
+    without = cli("resume", "--account")
+    assert (without.code, "'refunds resume --account --force'" in without.err) == (9, True)
+    assert sync_redis.hget("refunds:meta", "account_vouched") is None
+    assert cli("resume", "--account", REFUNDS_API_KEY="sk_test_other").code == 0
+    assert sync_redis.hget("refunds:meta", "account_vouched") is not None
+    assert cli("resume", "--force").code == 2
 
 
 def test_an_account_is_vouched_for_as_a_whole(cli: Cli) -> None:

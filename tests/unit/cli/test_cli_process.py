@@ -21,6 +21,7 @@ import worker.cli
 from tests.support.cli_runner import PAYMENT, Cli, Records
 from worker.cli.exits import MEANINGS
 from worker.cli.group import COMMANDS
+from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import running_sandbox
 
 SECONDS = 20
@@ -273,6 +274,37 @@ def test_output_that_finds_no_room_is_no_fault_of_the_program(cli: Cli, unbuffer
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: the output cannot be written (No space left on device)")
+
+
+def without_stdout(cli: Cli, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command whose standard output is closed."""
+    script = f'exec {sys.executable} -m worker "$@" >&-'
+    command = ["/bin/sh", "-c", script, "sh", *arguments]
+    return subprocess.run(command, env=cli.real(), stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False)
+
+
+@pytest.mark.parametrize("arguments", [("status", "order-1"), ("status", "order-1", "--json"), ("list",), ("--help",)])
+def test_data_that_cannot_be_written_to_a_closed_output_is_an_error(
+    cli: Cli, records: Records, arguments: tuple[str, ...]
+) -> None:
+    records.queued("order-1")
+    done = without_stdout(cli, *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the output cannot be written (standard output is closed)")
+    assert done.stderr.count("\n") == 1
+
+
+def test_command_that_writes_no_data_needs_no_output(cli: Cli) -> None:
+    done = without_stdout(cli, "pause")
+    assert (done.returncode, done.stderr.startswith("paused since")) == (0, True)
+
+
+def test_wrong_password_is_a_setting() -> None:
+    with running_server() as server, redis.Redis.from_url(server.url) as client:
+        client.config_set("requirepass", "right-one")
+        for url in (server.url, server.url.replace("redis://", "redis://:wrong-one@")):
+            ran = Cli(environment={"REFUNDS_REDIS_URL": url})("list")
+            assert (ran.code, "set the user and the password in REFUNDS_REDIS_URL" in ran.err) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["status", "cancel", "list --batch", "batch show", "pause --batch", "review show"])

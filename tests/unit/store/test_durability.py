@@ -15,7 +15,7 @@ import redis.asyncio
 from tests.conftest import has_waitaof
 from tests.factories import a_request
 from tests.support.store_world import LEASE
-from worker.errors import NotDurable, SettingsError, StoreUnavailable
+from worker.errors import NotDurable, SettingsError, StoreRefused, StoreUnavailable
 from worker.model.refund import Lane
 from worker.sandbox.redis_server import ThrowawayServer, running_server
 from worker.store import connection, flags, scripts
@@ -428,7 +428,7 @@ def test_server_that_refuses_the_password_says_so_without_showing_it() -> None:
         url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
         client.config_set("requirepass", "another-one")
         store = Store(connection.connect(url), address=connection.address_of(url))
-        with pytest.raises(StoreUnavailable, match="refuses the credentials") as caught:
+        with pytest.raises(StoreRefused, match="refuses the credentials") as caught:
             store.get("a")
         assert PASSWORD not in str(caught.value)
         store.redis.close()
