@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -22,7 +22,7 @@ from worker.model.refund import Refund
 from worker.provider.gateway import Gateway, Permit, shows
 from worker.rules import attempts
 from worker.rules.attempts import Rules
-from worker.rules.evidence import judge_list, judge_totals
+from worker.rules.evidence import judge_absence, judge_list, judge_totals
 from worker.rules.outcomes import classify
 from worker.store import scripts
 from worker.store.async_store import AsyncStore
@@ -108,21 +108,30 @@ class ReadbackRunner:
                 await self._reverse(sibling, by_id[sibling.provider_refund_id], "list")
         read_back = judge_list(refund, entries, complete=complete, siblings=siblings)
         # A key of another account reads every list as empty, so absence counts only if the payment itself is shown.
-        return (
-            await self._if_shown(read_back, refund, permit)
-            if read_back.verdict is ReadbackVerdict.ABSENT
-            else read_back
-        )
-
-    async def _if_shown(self, read_back: Readback, refund: Refund, permit: Permit) -> Readback:
-        """Return `read_back` if the provider shows the payment itself, else the result for a payment not shown."""
-        answer = await self._gateway.get_payment_intent(refund.payment_intent, permit, about=refund)
-        if shows(answer, refund.payment_intent):
-            await self._account.shown(refund.payment_intent)
+        if read_back.verdict is not ReadbackVerdict.ABSENT:
             return read_back
-        if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK and answer.payload is not None:
-            return Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="the provider showed another payment")
-        return await self._unpaid(answer, refund, permit)
+        return await self._if_shown(read_back, refund, permit, entries)
+
+    async def _if_shown(
+        self, read_back: Readback, refund: Refund, permit: Permit, entries: Sequence[ProviderRefund] | None = None
+    ) -> Readback:
+        """Return `read_back` if the provider shows the payment itself, else the result for a payment not shown.
+
+        With the `entries` of a list that proves absence, the payment's total must not contradict them.
+        """
+        answer = await self._gateway.get_payment_intent(refund.payment_intent, permit, about=refund)
+        if not shows(answer, refund.payment_intent):
+            if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK and answer.payload is not None:
+                return Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="the provider showed another payment")
+            return await self._unpaid(answer, refund, permit)
+        await self._account.shown(refund.payment_intent)
+        if entries is None or not isinstance(answer, Reply) or answer.payload is None:
+            return read_back
+        view = await self._gateway.totals_of(answer.payload, permit, about=refund)
+        if not isinstance(view, PaymentView):
+            return await self._unread(view, refund)
+        problem = judge_absence(entries, view)
+        return read_back if problem is None else Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason=problem)
 
     async def _read_totals(self, refund: Refund, permit: Permit) -> Readback:
         if refund.baseline is None:

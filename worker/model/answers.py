@@ -64,6 +64,8 @@ class PaymentView:
     currency: str | None = None
     charge: str | None = None
     """The one charge to be read for the totals, if the payment itself does not carry them."""
+    shown_by: str | None = None
+    """The id of the charge or payment that shows the totals."""
     problem: str | None = None
     shown: bool = field(default=False, compare=False)
     """Whether the provider showed this very payment, whatever it says about totals."""
@@ -74,7 +76,7 @@ class PaymentView:
         if self.refunded is None:
             return None
         remaining = None if self.captured is None else self.captured - self.refunded
-        return Baseline(refunded=self.refunded, currency=self.currency, remaining=remaining)
+        return Baseline(refunded=self.refunded, currency=self.currency, remaining=remaining, shown_by=self.shown_by)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,11 +54,15 @@ class Retriable(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """A payment's totals just before the first POST: the amount refunded and the amount left, in minor units."""
+    """A payment's totals just before the first POST: the amount refunded and the amount left, in minor units.
+
+    `shown_by` is the id of the charge or payment that showed them, None if it is not known.
+    """
 
     refunded: int
     currency: str | None
     remaining: int | None
+    shown_by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

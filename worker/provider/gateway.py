@@ -232,10 +232,16 @@ class Gateway:
         # An object requested by its id must show that id.
         if payload.id != payment_intent:
             return PaymentView(problem="the provider showed another payment")
-        view = replace(payload.payment, shown=True)
+        return await self.totals_of(payload, permit, about=about)
+
+    async def totals_of(
+        self, payment: Payload, permit: Permit = _at_once, *, about: Refund | None = None
+    ) -> PaymentView | Answer:
+        """Return the totals of a payment that was read, from its one charge if it has none itself, as `get_payment`."""
+        view = replace(payment.payment, shown=True)
         if view.charge is None:
             return view
-        return await self._get_charge(view.charge, payment_intent, view.currency, permit, about)
+        return await self._get_charge(view.charge, payment.id or "", view.currency, permit, about)
 
     async def _get_charge(
         self, charge: str, payment_intent: str, currency: str | None, permit: Permit, about: Refund | None

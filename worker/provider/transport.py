@@ -173,13 +173,21 @@ def _is_plain(request_id: str | None) -> bool:
 def parse_json(body: bytes) -> Mapping[str, Any] | None:
     """Return the JSON object in a body, None if there is none; never raises, whatever the body."""
     try:
-        value = json.loads(body)
+        value = json.loads(body, object_pairs_hook=_named_once)
         if b"\\ud" in body.lower():
             # Half a surrogate pair passes as text until it is stored.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; one that names a field twice can be read in two ways, and is refused."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError
+    return value
 
 
 def read_retry_after(value: str, date: str | None) -> timedelta | None:

@@ -47,6 +47,23 @@ def judge_list(
     return Readback(verdict=ReadbackVerdict.ABSENT, reason="not in the payment's list")
 
 
+def judge_absence(entries: Sequence[ProviderRefund], view: PaymentView) -> str | None:
+    """Return why a list without our refund proves no absence, judged by the payment's total; None if it may.
+
+    A list that lags, ends too early or leaves refunds out shows less than the payment's total. The total may lag too,
+    and need not count pending refunds, so only a total above the listed refunds contradicts the list.
+    """
+    if view.refunded is None:
+        return None
+    amounts = [entry.amount for entry in entries if entry.status not in {"failed", "canceled"}]
+    listed = [amount for amount in amounts if amount is not None and amount >= 0]
+    if len(listed) < len(amounts):
+        return "the list shows a refund whose amount cannot be read"
+    if view.refunded > sum(listed):
+        return f"the payment's refunded total is {view.refunded}, and the listed refunds sum to {sum(listed)}"
+    return None
+
+
 def _look_at_ours(refund: Refund, ours: Sequence[ProviderRefund], entries: Sequence[ProviderRefund]) -> Readback:
     conflict = None
     if len({entry.id for entry in ours}) > 1:
@@ -139,6 +156,11 @@ def _compared(
         return view.problem or "the payment shows no refunded total"
     if view.currency != baseline.currency:
         return "the currency of the totals has changed"
+    if view.shown_by != baseline.shown_by:
+        return "the totals are shown by another charge than before the first attempt"
+    captured = None if baseline.remaining is None else baseline.refunded + baseline.remaining
+    if captured is not None and view.captured is not None and view.captured != captured:
+        return "the captured amount has changed"
     expected = baseline.remaining if refund.all_remaining else refund.amount
     if expected is None or expected <= 0:
         return "it is not known how much was left to refund"

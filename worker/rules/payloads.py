@@ -252,24 +252,37 @@ def _text(value: Any) -> str | None:
 # Payments and lists
 
 
+_CAPTURED: Final = ("amount_captured", "amount_received", "amount")
+
+
 def _payment(value: Mapping[str, Any]) -> PaymentView:
     """Read a payment intent's or a charge's totals by Stripe's field names; several charges are inconclusive."""
     currency = _currency(value.get("currency"))
     if currency == "":
         return PaymentView(currency="", problem="the currency cannot be read")
     charges, latest = value.get("charges"), value.get("latest_charge")
-    entries = charges.get("data") if isinstance(charges, Mapping) else None
-    entries = entries if isinstance(entries, list) else []
+    listed = charges.get("data") if isinstance(charges, Mapping) else None
+    listed = listed if isinstance(listed, list) else []
+    several = len(listed) > 1 or bool(listed and isinstance(charges, Mapping) and charges.get("has_more"))
+    entries = [entry for entry in listed if isinstance(entry, Mapping)]
     if _contradicted(currency, *entries, latest):
         return PaymentView(currency="", problem=_TWO_CURRENCIES)
+    inside = entries or ([latest] if isinstance(latest, Mapping) else [])
+    # A charge that the payment shows must be the payment's own.
+    if any(
+        charge.get("payment_intent") is not None and _id(charge["payment_intent"]) != value.get("id")
+        for charge in inside
+    ):
+        return PaymentView(currency=currency, problem="the payment shows a charge of another payment")
     if "amount_refunded" in value:
+        whole = not several and inside and "amount_refunded" in inside[0]
+        if whole and read_amount(inside[0]["amount_refunded"]) != read_amount(value["amount_refunded"]):
+            return PaymentView(currency=currency, problem="payment and charge differ in the refunded total")
         return _totals(value, currency)
-    if len(entries) > 1 or (entries and isinstance(charges, Mapping) and charges.get("has_more")):
+    if several:
         return PaymentView(currency=currency, problem="the payment has several charges")
-    if entries and isinstance(entries[0], Mapping):
-        return _totals(entries[0], currency)
-    if isinstance(latest, Mapping):
-        return _totals(latest, currency)
+    if inside:
+        return _totals(inside[0], currency)
     if charge := _id(latest):
         return PaymentView(currency=currency, charge=charge)
     return PaymentView(currency=currency, problem="the payment shows no refunded total")
@@ -286,12 +299,29 @@ def _totals(charge: Mapping[str, Any], currency: str | None) -> PaymentView:
     own = _currency(charge.get("currency")) or currency
     if refunded is None or refunded < 0:
         return PaymentView(currency=own, problem="the charge shows no readable refunded total")
-    captured = read_amount(charge.get("amount_captured"))
+    captured = next(
+        (amount for name in _CAPTURED if (amount := read_amount(charge.get(name))) is not None),
+        None,
+    )
+    captured = None if captured == -1 else captured
+    if _is_uncaptured(charge):
+        return PaymentView(currency=own, problem="the charge was not captured")
+    if not _agree(charge.get("refunded"), refunded, captured):
+        return PaymentView(currency=own, problem="the charge's refunded total contradicts its other figures")
+    return PaymentView(refunded=refunded, captured=captured, currency=own, shown_by=_id(charge.get("id")) or None)
+
+
+def _is_uncaptured(charge: Mapping[str, Any]) -> bool:
+    return charge.get("captured") is False or charge.get("paid") is False or charge.get("status") == "failed"
+
+
+def _agree(is_refunded: Any, refunded: int, captured: int | None) -> bool:
+    """Return whether a refunded total can be true: not above the captured amount, and as the flag `refunded` says."""
     if captured is None:
-        captured = read_amount(charge.get("amount_received"))
-    if captured is None:
-        captured = read_amount(charge.get("amount"))
-    return PaymentView(refunded=refunded, captured=None if captured == -1 else captured, currency=own)
+        return True
+    if refunded > captured:
+        return False
+    return not isinstance(is_refunded, bool) or is_refunded == (refunded == captured and refunded > 0)
 
 
 def _page(value: Mapping[str, Any], hide: Collection[str]) -> Page | None:

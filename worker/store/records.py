@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -207,8 +207,7 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, datetime):
         return str(to_ms(value))
     if isinstance(value, Baseline):
-        contents = {"refunded": value.refunded, "currency": value.currency, "remaining": value.remaining}
-        return json.dumps(contents, separators=(",", ":"))
+        return json.dumps(asdict(value), separators=(",", ":"))
     if isinstance(value, Mapping):
         return json.dumps(dict(value), separators=(",", ":")) if value else ""
     return str(value)

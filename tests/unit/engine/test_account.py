@@ -247,7 +247,7 @@ async def test_totals_of_a_payment_that_was_shown_once_and_is_missing_stop_every
     async with opened(async_redis, TOTALS) as shop:
         shop.provider.will(PAID, totals(0))
         await in_doubt(shop)
-        assert (await shop.stored()).baseline == Baseline(refunded=0, currency="usd", remaining=1000)
+        assert (await shop.stored()).baseline == Baseline(refunded=0, currency="usd", remaining=1000, shown_by=PAYMENT)
         shop.provider.will(PAID, GONE)
         for _ in range(10):
             shop.pass_time(HOUR)

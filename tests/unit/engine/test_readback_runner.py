@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import BLIND, HOUR, NOW, SECOND, VERIFY, a_refund, found, refund_payload
+from tests.factories import BLIND, HOUR, NOW, PAYMENT, SECOND, VERIFY, a_refund, found, refund_payload
 from tests.unit.engine.shop import LIST, PAID, PROBE, TOTALS, Answer, Shop, error, listing, opened, says, totals
 from worker.engine.readback_runner import MOST_REREAD, ReadbackRunner
 from worker.model.answers import Outcome, Readback, ReadbackVerdict, TryVerdict
@@ -18,7 +18,7 @@ from worker.model.refund import Baseline, Refund, Stage, Status
 from worker.rules import attempts
 from worker.rules.attempts import Rules
 
-BASELINE = Baseline(refunded=500, currency="usd", remaining=500)
+BASELINE = Baseline(refunded=500, currency="usd", remaining=500, shown_by=PAYMENT)
 
 
 class Lens:
@@ -113,6 +113,36 @@ async def test_list_that_was_not_read_to_its_end_proves_no_absence(lens: Lens) -
     assert (await lens.run()).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
+async def test_list_that_shows_less_than_the_payments_total_proves_no_absence(lens: Lens) -> None:
+    lens.shop.provider.will(LIST, listing())
+    lens.shop.provider.will(PAID, totals(500))
+    read_back = await lens.run()
+    assert (read_back.verdict, read_back.reason) == (
+        ReadbackVerdict.INCONCLUSIVE,
+        "the payment's refunded total is 500, and the listed refunds sum to 0",
+    )
+    assert lens.shop.provider.asked == [LIST, PAID]
+
+
+async def test_total_that_only_the_charge_shows_is_read_there_and_compared_with_the_list(lens: Lens) -> None:
+    charge = {"id": "ch_1", "payment_intent": PAYMENT, "currency": "usd", "amount": 1000, "amount_refunded": 500}
+    lens.shop.provider.will(LIST, listing())
+    lens.shop.provider.will(PAID, says(200, {"id": PAYMENT, "currency": "usd", "latest_charge": "ch_1"}))
+    lens.shop.provider.will("GET /v1/charges/ch_1", says(200, charge))
+    assert (await lens.run()).verdict is ReadbackVerdict.INCONCLUSIVE
+    assert (lens.shop.provider.asked, lens.turns) == ([LIST, PAID, "GET /v1/charges/ch_1"], 3)
+    lens.shop.provider.will("GET /v1/charges/ch_1", says(200, charge | {"amount_refunded": 0}))
+    assert (await lens.run()).verdict is ReadbackVerdict.ABSENT
+
+
+async def test_charge_that_cannot_be_read_leaves_the_absence_unproven(lens: Lens) -> None:
+    lens.shop.provider.will(LIST, listing())
+    lens.shop.provider.will(PAID, says(200, {"id": PAYMENT, "currency": "usd", "latest_charge": "ch_1"}))
+    lens.shop.provider.will("GET /v1/charges/ch_1", says(503, {}))
+    assert (await lens.run()).verdict is ReadbackVerdict.UNREADABLE
+    assert len(lens.trouble) == 1
+
+
 async def test_reversal_of_another_refund_that_the_list_shows_is_saved(lens: Lens) -> None:
     await settle(lens.shop)
     lens.shop.provider.will(LIST, listing(theirs("failed"), theirs("succeeded", id="re_9", metadata={})))
@@ -183,7 +213,7 @@ async def test_reversal_of_another_refund_met_on_the_way_is_saved(lens: Lens) ->
 async def test_other_refund_that_the_provider_never_had_is_not_asked_for(lens: Lens) -> None:
     await lens.shop.accept("b")
     lens.shop.provider.will(PAID, totals(0))
-    look = await lens.run(baseline=Baseline(refunded=0, currency="usd", remaining=1000))
+    look = await lens.run(baseline=Baseline(refunded=0, currency="usd", remaining=1000, shown_by=PAYMENT))
     assert (look.verdict, lens.shop.provider.asked) == (ReadbackVerdict.ABSENT, [PAID])
 
 

@@ -166,7 +166,7 @@ async def test_totals_are_read_before_the_first_send_and_kept_with_it(async_redi
         shop.provider.will(POST, httpx.ReadError("reset"))
         await shop.handle()
         assert shop.provider.asked == [PAID, POST]
-        assert (await shop.stored()).baseline == Baseline(refunded=100, currency="usd", remaining=900)
+        assert (await shop.stored()).baseline == Baseline(refunded=100, currency="usd", remaining=900, shown_by=PAYMENT)
 
 
 async def test_totals_are_read_again_where_another_refund_of_the_payment_has_moved(

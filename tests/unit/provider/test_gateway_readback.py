@@ -54,13 +54,13 @@ async def test_an_id_that_would_alter_the_url_is_not_asked_for(identity: str) ->
 
 async def test_a_payments_totals_are_read_from_its_one_charge() -> None:
     seen, paths = await payment_seen(by_path(**{PAYMENT: reply(200, INTENT), "_": reply(200, CHARGE)}))
-    assert seen == PaymentView(refunded=200, captured=1000, currency="usd")
+    assert seen == PaymentView(refunded=200, captured=1000, currency="usd", shown_by="ch_1")
     assert paths == [f"/v1/payment_intents/{PAYMENT}", "/v1/charges/ch_1"]
 
 
 async def test_a_payment_that_carries_its_totals_is_read_once() -> None:
     seen, paths = await payment_seen(answering(reply(200, {**INTENT, "amount": 1000, "amount_refunded": 300})))
-    assert seen == PaymentView(refunded=300, captured=1000, currency="usd")
+    assert seen == PaymentView(refunded=300, captured=1000, currency="usd", shown_by=PAYMENT)
     assert len(paths) == 1
 
 
@@ -91,7 +91,7 @@ async def test_totals_that_are_not_clearly_this_payments_are_a_problem(
 async def test_a_charge_without_a_currency_has_its_payments() -> None:
     charge = {"id": "ch_1", "amount": 1000, "amount_refunded": 0}
     seen, _ = await payment_seen(by_path(**{PAYMENT: reply(200, INTENT), "_": reply(200, charge)}))
-    assert seen == PaymentView(refunded=0, captured=1000, currency="usd")
+    assert seen == PaymentView(refunded=0, captured=1000, currency="usd", shown_by="ch_1")
 
 
 @pytest.mark.parametrize(

@@ -365,7 +365,7 @@ CHARGE = {"id": "ch_1", "amount": 1000, "amount_captured": 900, "amount_refunded
 @pytest.mark.parametrize(
     ("payload", "view"),
     [
-        (CHARGE, PaymentView(refunded=100, captured=900, currency="usd")),
+        (CHARGE, PaymentView(refunded=100, captured=900, currency="usd", shown_by="ch_1")),
         (
             {"amount_refunded": "100", "amount_received": "900", "currency": "USD"},
             PaymentView(refunded=100, captured=900, currency="usd"),
@@ -374,9 +374,9 @@ CHARGE = {"id": "ch_1", "amount": 1000, "amount_captured": 900, "amount_refunded
         ({"amount_refunded": 0}, PaymentView(refunded=0)),
         (
             {"currency": "usd", "charges": {"data": [CHARGE], "has_more": False}},
-            PaymentView(refunded=100, captured=900, currency="usd"),
+            PaymentView(refunded=100, captured=900, currency="usd", shown_by="ch_1"),
         ),
-        ({"latest_charge": CHARGE}, PaymentView(refunded=100, captured=900, currency="usd")),
+        ({"latest_charge": CHARGE}, PaymentView(refunded=100, captured=900, currency="usd", shown_by="ch_1")),
         ({"latest_charge": "ch_1", "currency": "usd"}, PaymentView(charge="ch_1", currency="usd")),
         ({"charges": {"data": []}, "latest_charge": "ch_1"}, PaymentView(charge="ch_1")),
     ],
@@ -452,5 +452,5 @@ def test_currency_is_the_payments_unless_a_charge_contradicts_it(payload: dict[s
 
 
 def test_baseline_is_the_total_and_what_was_left() -> None:
-    assert payment_in(CHARGE).baseline == Baseline(refunded=100, currency="usd", remaining=800)
+    assert payment_in(CHARGE).baseline == Baseline(refunded=100, currency="usd", remaining=800, shown_by="ch_1")
     assert payment_in({"amount_refunded": 5}).baseline == Baseline(refunded=5, currency=None, remaining=None)

@@ -41,7 +41,7 @@ from worker.model.answers import (
     TryVerdict,
 )
 from worker.model.refund import Baseline, Retriable, Stage, Status
-from worker.rules.evidence import judge_list, judge_totals
+from worker.rules.evidence import judge_absence, judge_list, judge_totals
 from worker.rules.outcomes import classify, fold, key_accepted, key_refused
 from worker.rules.payloads import read_amount, read_time
 
@@ -433,9 +433,19 @@ def test_list_is_read_as_this_and_nothing_else() -> None:
     assert look(by_our_id).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
-def totals(refunded: int | None, *, amount: int | None = 500, proof: bool = True, **fields: Any) -> Readback:
-    refund = replace(IN_DOUBT, amount=amount, baseline=Baseline(refunded=100, currency="usd", remaining=1), **fields)
-    view = PaymentView(refunded=refunded, currency="usd")
+def totals(
+    refunded: int | None,
+    *,
+    amount: int | None = 500,
+    proof: bool = True,
+    at: tuple[str | None, str | None] = ("ch_1", "ch_1"),
+    captured: int | None = None,
+    **fields: Any,
+) -> Readback:
+    refund = replace(
+        IN_DOUBT, amount=amount, baseline=Baseline(refunded=100, currency="usd", remaining=1, shown_by=at[0]), **fields
+    )
+    view = PaymentView(refunded=refunded, captured=captured, currency="usd", shown_by=at[1])
     known = {"re_2": found(id="re_2", amount=100)}
     return judge_totals(refund, view, siblings=[sibling()], reread=known, totals_proof=proof)
 
@@ -452,6 +462,90 @@ def test_total_is_read_as_this_and_nothing_else() -> None:
     assert moved.verdict is ReadbackVerdict.INCONCLUSIVE
     assert "moved by 7, not by 500" in moved.reason
     assert "moved by 1, not by 500" in totals(101, proof=False).reason
+
+
+@pytest.mark.parametrize("at", [("ch_1", "ch_2"), ("ch_1", None), (None, "ch_1"), ("ch_1", "pi_1")])
+@pytest.mark.parametrize("refunded", [100, 600])
+def test_totals_of_another_charge_than_before_prove_nothing(at: tuple[str | None, str | None], refunded: int) -> None:
+    judged = totals(refunded, at=at)
+    assert judged.verdict is ReadbackVerdict.INCONCLUSIVE
+    assert judged.reason == "the totals are shown by another charge than before the first attempt"
+
+
+@pytest.mark.parametrize("refunded", [100, 600])
+def test_totals_beside_another_captured_amount_prove_nothing(refunded: int) -> None:
+    assert totals(refunded, captured=101).verdict is not ReadbackVerdict.INCONCLUSIVE
+    for captured in (100, 102):
+        judged = totals(refunded, captured=captured)
+        assert (judged.verdict, judged.reason) == (ReadbackVerdict.INCONCLUSIVE, "the captured amount has changed")
+
+
+@pytest.mark.parametrize(
+    ("listed", "view", "problem"),
+    [
+        ([], PaymentView(refunded=0), None),
+        ([], PaymentView(refunded=1), "the payment's refunded total is 1, and the listed refunds sum to 0"),
+        ([], PaymentView(problem="the payment has several charges"), None),
+        ([found(amount=500)], PaymentView(refunded=500), None),
+        ([found(amount=500, status="pending")], PaymentView(refunded=0), None),
+        ([found(amount=500, status="pending")], PaymentView(refunded=500), None),
+        (
+            [found(amount=500, status="failed"), found(amount=100), found(amount=7, status="canceled")],
+            PaymentView(refunded=600),
+            "the payment's refunded total is 600, and the listed refunds sum to 100",
+        ),
+        ([found(amount=0)], PaymentView(refunded=0), None),
+        ([found(amount=None)], PaymentView(refunded=0), "the list shows a refund whose amount cannot be read"),
+        ([found(amount=-1)], PaymentView(refunded=0), "the list shows a refund whose amount cannot be read"),
+    ],
+)
+def test_absence_by_a_list_is_checked_against_the_payments_total(
+    listed: list[ProviderRefund], view: PaymentView, problem: str | None
+) -> None:
+    assert judge_absence(listed, view) == problem
+
+
+@pytest.mark.parametrize(
+    ("payload", "problem"),
+    [
+        ({"charges": {"data": [{"id": "ch_1", "amount_refunded": 5, "payment_intent": "pi_2"}]}}, "another payment"),
+        ({"latest_charge": {"id": "ch_1", "amount_refunded": 5, "payment_intent": {"id": "pi_2"}}}, "another payment"),
+        ({"latest_charge": {"id": "ch_1", "amount_refunded": 5, "payment_intent": []}}, "another payment"),
+        ({"amount_refunded": 4, "latest_charge": {"id": "ch_1", "amount_refunded": 5}}, "differ in the refunded total"),
+        ({"amount_refunded": 5, "latest_charge": {"id": "ch_1", "amount_refunded": 5}}, None),
+        ({"amount_refunded": 5, "latest_charge": {"id": "ch_1"}}, None),
+        (
+            {"amount_refunded": 5, "charges": {"data": [{"id": "ch_1", "amount_refunded": 2}], "has_more": True}},
+            None,
+        ),
+        ({"charges": {"data": [{"id": "ch_1", "amount_refunded": 5, "payment_intent": "pi_1"}]}}, None),
+        ({"amount_refunded": 5, "captured": False}, "not captured"),
+        ({"amount_refunded": 5, "paid": False}, "not captured"),
+        ({"amount_refunded": 5, "status": "failed"}, "not captured"),
+        ({"amount_refunded": 5, "captured": True, "paid": True, "status": "succeeded"}, None),
+        ({"amount_refunded": 6, "amount_captured": 5}, "contradicts its other figures"),
+        ({"amount_refunded": 5, "amount_captured": 5, "refunded": True}, None),
+        ({"amount_refunded": 5, "amount_captured": 5, "refunded": False}, "contradicts its other figures"),
+        ({"amount_refunded": 4, "amount_captured": 5, "refunded": True}, "contradicts its other figures"),
+        ({"amount_refunded": 4, "amount_captured": 5, "refunded": False}, None),
+        ({"amount_refunded": 4, "amount_captured": 5, "refunded": "yes"}, None),
+        ({"amount_refunded": 0, "amount_captured": 0, "refunded": False}, None),
+        ({"amount_refunded": 0, "amount_captured": 0, "refunded": True}, "contradicts its other figures"),
+        ({"amount_refunded": 5, "refunded": False}, None),
+    ],
+)
+def test_totals_that_contradict_themselves_or_show_another_payment_are_not_read(
+    payload: dict[str, Any], problem: str | None
+) -> None:
+    view = payment_in({"id": "pi_1", "currency": "usd", **payload})
+    assert (view.refunded is None) == (problem is not None)
+    assert (problem or "") in (view.problem or "")
+
+
+def test_totals_name_the_object_that_shows_them() -> None:
+    assert payment_in({"id": "pi_1", "amount_refunded": 5}).shown_by == "pi_1"
+    assert payment_in({"id": "pi_1", "latest_charge": {"id": "ch_1", "amount_refunded": 5}}).shown_by == "ch_1"
+    assert payment_in({"amount_refunded": 5}).shown_by is None
 
 
 def test_smallest_refund_there_is_can_be_found_in_the_totals() -> None:
