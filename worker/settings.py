@@ -23,6 +23,8 @@ LIVE_HOST: Final = "api.wooshpay.com"
 ENV_PREFIX: Final = "REFUNDS_"
 KEPT_BEYOND_KEYS_DAYS: Final = 60
 """Days that an id is kept after the provider's key window ends; without them a late repeat would be sent as new."""
+LEAST_SETTLE_SECONDS: Final = 5.0
+"""Shortest settle time with real money: every limit of a doubt is counted in settle times."""
 # The supervisor sets it for its child process.
 _OTHER_VARIABLES: Final = frozenset({"REFUNDS_SUPERVISOR_PID"})
 _BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "amqp", "amqps"})
@@ -48,7 +50,7 @@ class Settings(BaseSettings):
     readback: Literal["list", "totals", "none"] = "totals"
     first_look: bool = False
     totals: Literal["hint", "proof"] = "hint"
-    settle_seconds: float = Field(default=300, ge=0, le=86400)
+    settle_seconds: float = Field(default=300, ge=0.001, le=86400)
     durability: Literal["disk", "memory"] = "disk"
     secrets_dir: Path | None = None
     request_timeout_seconds: float = Field(default=20, gt=0, le=300)
@@ -138,6 +140,14 @@ class Settings(BaseSettings):
             raise PydanticCustomError("first_look", rule)
         return value
 
+    @field_validator("settle_seconds")
+    @classmethod
+    def _long_enough_for_money(cls, value: float, info: Any) -> float:
+        if value < LEAST_SETTLE_SECONDS and _is_live(info.data.get("api_key"), info.data.get("api_url", "")):
+            rule = "must be at least {least} where real money moves, since every limit of a doubt is counted in it"
+            raise PydanticCustomError("settle", rule, {"least": f"{LEAST_SETTLE_SECONDS:g}"})
+        return value
+
     @field_validator("lease_seconds")
     @classmethod
     def _lease_outlives_a_call(cls, value: float, info: Any) -> float:
@@ -185,8 +195,7 @@ class Settings(BaseSettings):
     @property
     def is_live(self) -> bool:
         """Return whether the key or the URL moves real money."""
-        key = self.api_key.get_secret_value() if self.api_key else ""
-        return "_live_" in key or (urlsplit(self.api_url).hostname or "").rstrip(".") == LIVE_HOST
+        return _is_live(self.api_key, self.api_url)
 
     @property
     def mode(self) -> str:
@@ -254,6 +263,11 @@ def unknown_variables() -> list[str]:
     """Return the `REFUNDS_…` variables of the environment that match no setting: most likely misspelt."""
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
     return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
+
+
+def _is_live(key: SecretStr | None, url: str) -> bool:
+    named = key.get_secret_value() if key else ""
+    return "_live_" in named or (urlsplit(url).hostname or "").rstrip(".") == LIVE_HOST
 
 
 def _is_address(url: str) -> bool:

@@ -126,6 +126,8 @@ WRONG = [
     ("DURABILITY", "ram"),
     ("KEY_WINDOW_HOURS", "0"),
     ("SETTLE_SECONDS", "-1"),
+    ("SETTLE_SECONDS", "0"),
+    ("SETTLE_SECONDS", "0.0000001"),
     ("SETTLE_SECONDS", "nan"),
     ("REQUEST_TIMEOUT_SECONDS", "0"),
     ("REQUEST_TIMEOUT_SECONDS", "soon"),
@@ -170,6 +172,17 @@ def test_every_wrong_variable_is_named_in_one_message(monkeypatch: pytest.Monkey
     text = message(monkeypatch, API_KEY=f"sk_test_{SECRET}", **wrong)
     assert all(f"REFUNDS_{name}: " in text for name in wrong)
     assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    "live", [{"API_KEY": f"sk_live_{SECRET}"}, {"API_KEY": SECRET, "API_URL": "https://api.wooshpay.com"}]
+)
+def test_real_money_needs_five_seconds_to_settle(monkeypatch: pytest.MonkeyPatch, live: dict[str, str]) -> None:
+    text = message(monkeypatch, SETTLE_SECONDS="4.9", **live)
+    assert text.startswith("wrong settings: REFUNDS_SETTLE_SECONDS: must be at least 5 where real money moves")
+    assert SECRET not in text
+    assert loaded(monkeypatch, SETTLE_SECONDS="5", **live).settle_seconds == 5
+    assert loaded(monkeypatch, SETTLE_SECONDS="0.2", API_KEY="sk_test_x", API_URL="").settle_seconds == 0.2
 
 
 def test_lease_must_outlive_a_call_by_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

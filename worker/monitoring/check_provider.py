@@ -17,7 +17,7 @@ from worker.probing.kept import KeptAnswers, UnprovenSetting
 from worker.probing.questions import TEST_HOST, TEST_KEYS, Verdict
 from worker.provider.gateway import Gateway
 from worker.provider.transport import build_client
-from worker.settings import LIVE_HOST, Settings
+from worker.settings import LEAST_SETTLE_SECONDS, LIVE_HOST, Settings
 from worker.store.store import Store
 
 _PATIENCE: Final = timedelta(seconds=10)
@@ -54,6 +54,16 @@ def key_and_address(settings: Settings) -> Check:
         text = f"the key for {settings.provider_host} has neither a test nor a live prefix (sk_test_, sk_live_)"
         return warn(name, text, "copy the secret key again from the provider's dashboard: export REFUNDS_API_KEY=…")
     return ok(name, f"{settings.mode} mode at {settings.provider_host}")
+
+
+def settling(settings: Settings) -> Iterator[Check]:
+    """Report a settle time that only a trial may have; with a live key no settings are loaded with it."""
+    if settings.settle_seconds < LEAST_SETTLE_SECONDS:
+        text = (
+            f"REFUNDS_SETTLE_SECONDS={settings.settle_seconds:g} is for a trial: a provider that carries a request out "
+            "later than that could pay a refund twice"
+        )
+        yield warn("settle", text, "unset REFUNDS_SETTLE_SECONDS, which is 300 then")
 
 
 def ask_provider(settings: Settings) -> Check:

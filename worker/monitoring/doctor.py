@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from celery import Celery
 
-from worker.monitoring.check_provider import ask_provider, key_and_address, what_was_probed
+from worker.monitoring.check_provider import ask_provider, key_and_address, settling, what_was_probed
 from worker.monitoring.check_records import queues, under_way
 from worker.monitoring.check_server import Server
 from worker.monitoring.checks import Check, State, Trouble, guarded, ok, warn
@@ -29,6 +29,7 @@ def examine(settings: Settings, store: Store, app: Celery) -> Iterator[Check]:
         )
     else:
         yield ok("settings", "valid")
+    yield from settling(settings)
     provider = key_and_address(settings)
     yield provider
     server = Server(settings, store)

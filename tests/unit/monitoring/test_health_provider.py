@@ -57,6 +57,17 @@ def test_key_and_address_are_of_one_kind(settings: dict[str, object], state: str
     assert (check.state.value, words in check.text, "_x" in check.text) == (state, True, False)
 
 
+@pytest.mark.parametrize(("seconds", "warned"), [("4.9", True), ("5", False), ("300", False)])
+def test_a_settle_time_for_a_trial_is_a_warning(doctor: Cli, *, seconds: str, warned: bool) -> None:
+    said = examined(doctor, REFUNDS_SETTLE_SECONDS=seconds)
+    assert said.code == 0
+    assert ("settle" in said.checks) is warned
+    if warned:
+        state, text, fix = said.of("settle")
+        assert (state, "REFUNDS_SETTLE_SECONDS=4.9 is for a trial" in text) == ("warn", True)
+        assert fix.startswith("unset REFUNDS_SETTLE_SECONDS")
+
+
 def test_cautious_settings_need_no_probe(doctor: Cli) -> None:
     state, text, _ = examined(doctor).of("probe")
     assert (state, "never run" in text) == ("ok", True)
