@@ -6,13 +6,18 @@ It serves Redis and RabbitMQ. Celery receives messages rebuilt by `envelope`; th
 from __future__ import annotations
 
 import json
+import math
+import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
 import kombu.compression
 import kombu.serialization
 import kombu.utils.json
+from celery.exceptions import CPendingDeprecationWarning
 from celery.utils.log import get_logger
+from celery.worker import state
 from celery.worker.consumer import Consumer
 
 from worker.broker import envelope, inbox
@@ -22,6 +27,11 @@ from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
 TASKS: Final = frozenset({PROCESS_TASK, SUBMIT_TASK})
 """The tasks served. Celery's own tasks (chords, maps, chunks) are not: they send messages of their own."""
 KEEP_AGAIN_SECONDS: Final = 5.0
+LONGEST_PAUSE: Final = 10.0
+"""Seconds; the longest wait before the connection to a broker that was lost again is opened again."""
+CALM: Final = 60.0
+"""Seconds without a loss after which the waits begin at none."""
+_STEP: Final = 0.1
 
 log = get_logger(__name__)
 
@@ -45,6 +55,28 @@ def _refuses(name: str) -> Callable[[object], bytes]:
     return refuse
 
 
+def wait(seconds: float) -> None:
+    """Block the consumer, which a worker that is to stop ends at once by an exception of Celery."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        state.maybe_shutdown()
+        time.sleep(_STEP)
+
+
+class Losses:
+    """Counts losses of the broker in a row. A server that is full accepts each connection, and refuses its commands."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._latest = -math.inf
+
+    def pause(self, now: float) -> float:
+        """Return the seconds to wait after a loss at `now`: none after the first, then 1, 2, 4 and so on."""
+        self._count = 0 if now - self._latest > CALM else self._count + 1
+        self._latest = now
+        return min(2.0 ** (self._count - 1), LONGEST_PAUSE) if self._count else 0.0
+
+
 class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no types
     """Celery's consumer; each message is rebuilt before Celery sees it, and kept if it cannot be understood."""
 
@@ -52,6 +84,7 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
         # With mingle, a starting worker asks the others which messages to drop, and trusts any reply.
         alone = {"without_mingle": True, "without_gossip": True}
         super().__init__(*arguments, **named | {"worker_options": {**(named.get("worker_options") or {}), **alone}})
+        self._losses = Losses()
 
     def create_task_handler(self, *arguments: Any, **named: Any) -> Callable[[Any], None]:
         """Return the callback for messages of a task queue; it raises only if the broker is unavailable."""
@@ -74,6 +107,16 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
                 self._refuse(message, f"the message cannot be handled ({type(error).__name__})")
 
         return on_message
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Report the loss in one line, in place of Celery's traceback (see `logs`), and wait longer each time."""
+        with warnings.catch_warnings():
+            # At each loss Celery repeats that a later version cancels tasks by default; `queues` sets it explicitly.
+            warnings.simplefilter("ignore", CPendingDeprecationWarning)
+            super().on_connection_error_after_connected(exc)
+        pause = self._losses.pause(time.monotonic())
+        log.warning("broker_lost", extra={"error": f"{type(exc).__name__}: {exc}", "seconds": pause})
+        wait(pause)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Store a message whose body cannot be decompressed or decoded, and remove it from the queue."""

@@ -22,6 +22,8 @@ OLDEST_VERSION: Final = (6, 2)
 WAITAOF_VERSION: Final = (7, 2)
 FULL: Final = 90
 """Percentage of its memory limit from which `create.lua` accepts no new refunds."""
+LIMIT: Final = 100
+"""Percentage from which the server refuses commands that take memory, those of a broker among them."""
 NEARLY_FULL: Final = 80
 SHARE_OF_HOST: Final = 0.5
 """Share of the machine's memory. Rewriting the append-only file may need as much memory again."""
@@ -204,6 +206,12 @@ def memory(info: Info, cli: str) -> Check:
         share = f"{percentage} % of its limit is used ({size(used)} of {size(most)})"
         wanted = -(-max(most, used) * 2 // 2**20)
         fix = f"{cli} CONFIG SET maxmemory {wanted}mb; and in its redis.conf, or shorten REFUNDS_RETENTION_DAYS"
+        if percentage >= LIMIT:
+            text = (
+                f"{share}: no new refund is accepted and Redis as a broker takes no message, so accepted refunds may "
+                "wait until there is room; what is in flight is recorded"
+            )
+            return fail("memory", text, fix, Trouble.AWAY)
         if percentage >= FULL:
             text = f"{share}: no new refund is accepted, and those already accepted are finished"
             return fail("memory", text, fix, Trouble.AWAY)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Final
 
 import structlog
+from redis.exceptions import OutOfMemoryError
 
 from worker.model.redaction import without_secrets
 from worker.model.request import scrubbed
@@ -30,12 +31,23 @@ _WITH_BODIES: Final = (
 )
 
 
-class _WithoutBodies(logging.Filter):
-    """Drops lines that would show the contents of a message."""
+# Lines of Celery and kombu about a broker that is lost or full, several a second and each with a traceback;
+# `broker_lost` and `background_deferred` report the same.
+_LOSSES: Final = (
+    "consumer: Connection to broker lost",
+    "Frequent restarts detected",
+    "maybe_refresh_binding_expiry: Redis error",
+)
+
+
+class _Unwanted(logging.Filter):
+    """Drops lines that would show the contents of a message, and tracebacks that one of our lines replaces."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a line may be written."""
-        return not str(record.msg).startswith(_WITH_BODIES)
+        """Return whether a line may be written; removes the traceback of a server that is full."""
+        if record.exc_info and isinstance(record.exc_info[1], OutOfMemoryError):
+            record.exc_info = None
+        return not str(record.msg).startswith((*_WITH_BODIES, *_LOSSES))
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -106,7 +118,7 @@ def configure(settings: Settings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redact, writer],
         )
     )
-    handler.addFilter(_WithoutBodies())
+    handler.addFilter(_Unwanted())
     structlog.configure(
         processors=[*shared, redact, writer],
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),

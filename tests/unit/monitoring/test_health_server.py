@@ -117,6 +117,8 @@ def test_versions_are_compared_as_numbers(info: dict[str, str], state: str) -> N
             "fail",
             "no new refund is accepted, and those already accepted",
         ),
+        ({"maxmemory": 100 << 20, "used_memory": 99 << 20}, "fail", "those already accepted are finished"),
+        ({"maxmemory": 100 << 20, "used_memory": 100 << 20}, "fail", "accepted refunds may wait until there is room"),
         ({"used_memory": 3 << 30, "total_system_memory": 8 << 30}, "ok", "3.0 GB used, no limit set, 8.0 GB"),
         ({"used_memory": 5 << 30, "total_system_memory": 8 << 30}, "warn", "5.0 GB used, no limit set, of 8.0 GB"),
         ({"used_memory": 1 << 14}, "ok", "16 KB used, no limit set"),
