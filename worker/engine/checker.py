@@ -67,7 +67,7 @@ class Checker:
         else:
             outcome = await self._gateway.whose_refusal(classify(seen, refund))
             await self._note_trouble(outcome)
-            view, code = PaymentView(problem=outcome.code), outcome.code
+            view, code = PaymentView(), outcome.code
             if is_missing(seen) and await self._account.is_lost(refund.payment_intent, permit):
                 step = preflight.account_lost(refund)
             else:

@@ -461,7 +461,7 @@ def account(salt: str, *, known: str = "", account: str = "") -> Command[Account
             salt=reply[0], account=reply[1] or None, prints=frozenset(reply[2].split()), vouched=reply[3] == "1"
         )
 
-    return Command(script=ACCOUNT, arguments=[salt, known, account], read=read, durable=True)
+    return Command(script=ACCOUNT, arguments=[salt, known, account], read=read)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import HOUR, MINUTE, PAYMENT, SECOND, VERIFY, refund_payload
+from tests.factories import HOUR, MINUTE, PAYMENT, SECOND, TRUST, VERIFY, a_reply, refund_payload
 from tests.unit.engine.shop import (
     ID,
     LIST,
@@ -24,8 +24,10 @@ from tests.unit.engine.shop import (
     says,
     totals,
 )
+from worker.engine.rate_gate import CallPermits
+from worker.engine.service import Snapshot
 from worker.errors import ProviderMismatch, ProviderUnavailable
-from worker.model.refund import Baseline, Stage, Status
+from worker.model.refund import Baseline, Lane, Stage, Status
 from worker.model.times import to_ms
 from worker.rules import decisions
 from worker.store import scripts
@@ -236,6 +238,44 @@ async def test_refusal_of_a_payment_that_was_never_shown_asks_for_nothing_more(
         shop.provider.will(POST, answer)
         await shop.handle()
         assert shop.provider.asked == [POST]
+
+
+async def test_refusal_that_is_not_about_a_missing_payment_asks_for_nothing_more(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await async_redis.hset(f"refunds:payment:{PAYMENT}", "seen", "1")
+        await shop.accept()
+        shop.provider.will(POST, error(400, "charge_already_refunded"))
+        await shop.handle()
+        assert shop.provider.asked == [POST]
+
+
+async def test_send_without_a_read_does_not_note_the_payment_as_shown(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, TRUST) as shop:
+        await shop.accept()
+        loaded = await shop.service._load(ID)
+        assert isinstance(loaded, Snapshot)
+        shop.provider.will(POST, says())
+        permits = CallPermits(lambda: shop.gate.go_on(Lane.SINGLE))
+        await shop.service._send(loaded.refund, loaded, Lane.SINGLE, permits)
+        assert shop.provider.asked == [POST]
+        assert await async_redis.hget(f"refunds:payment:{PAYMENT}", "seen") is None
+
+
+async def test_failed_poll_repeats_no_metadata(async_redis: redis.asyncio.Redis, log: list[Any]) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept(metadata={"customer": "Ada Lovelace"})
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, says(200, refund_payload(status="pending")))
+        await shop.handle()
+        shop.pass_time(MINUTE)
+        shop.provider.will(BY_ID, says(200, refund_payload(status="failed", failure_reason="Ada Lovelace")))
+        await shop.handle()
+        record = await async_redis.hgetall(f"refunds:refund:{ID}")
+        assert record["status"] == "failed"
+        assert "Ada" not in str({name: value for name, value in record.items() if name != "metadata"})
+        assert "Ada" not in str([await shop.history(), log])
 
 
 # Totals
@@ -455,6 +495,13 @@ async def test_key_that_the_provider_says_nothing_of_is_not_used_yet(
             await confirm(shop)
         assert await known(shop) == set()
         assert "credentials_refused_at" not in await shop.meta()
+
+
+async def test_key_that_one_of_several_reads_is_refused_is_everyones_alarm(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis) as shop:
+        with pytest.raises(ProviderUnavailable, match="refuses the key"):
+            await shop.service.account._judge([("re_1", a_reply(503)), ("re_2", a_reply(401))])
+        assert "credentials_refused_at" in await shop.meta()
 
 
 async def test_unknown_key_that_the_provider_refuses_is_everyones_alarm(async_redis: redis.asyncio.Redis) -> None:

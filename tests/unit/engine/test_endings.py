@@ -89,6 +89,7 @@ def test_a_refund_that_needs_nothing_is_said_as_it_stands(refund: Refund | None,
         ("parked", "key refused"),
         ("blocked", "rate limited"),
         ("batch", "batch on hold"),
+        ("narrow", "the file starts with a few rows at a time"),
         ("locked", "another refund of the payment is in progress"),
         ("no_body", "its stored request is gone"),
     ],
@@ -172,6 +173,10 @@ def test_an_unforeseen_error_shows_its_kind_alone() -> None:
 
 def test_a_request_that_breaks_rules_shows_each_rule_once() -> None:
     assert str(endings.rejected(["amount", "metadata_key", "metadata_key"])) == "rejected (amount, metadata_key)"
+
+
+def test_message_that_waits_again_is_counted_with_its_reason() -> None:
+    assert endings.PUT_BACK.kind == "not accepted yet (its message is queued again)"
 
 
 def test_failed_refund_without_a_code_has_an_empty_reason() -> None:

@@ -281,3 +281,65 @@ async def test_reversal_is_saved_only_where_there_is_one(lens: Lens) -> None:
     await lens.runner._reverse(other, found(id="re_2"), "list")
     assert (await lens.shop.stored("b")).version == other.version
     assert attempts.reversed_by_provider(other, found(id="re_2"), "list") is None
+
+
+# By its id
+
+
+BY_ID = "GET /v1/refunds/re_1"
+NAMED: dict[str, Any] = {"operator_says": "failed", "provider_refund_id": "re_1"}
+
+
+async def test_refund_that_a_person_decided_is_read_by_the_id_that_the_provider_gave_it(lens: Lens) -> None:
+    lens.shop.provider.will(BY_ID, says())
+    read_back = await lens.run(**NAMED)
+    assert (read_back.verdict, read_back.found, read_back.source) == (ReadbackVerdict.FOUND, found(), "lookup")
+    assert (lens.shop.provider.asked, lens.answers, lens.trouble) == ([BY_ID], 1, [])
+
+
+async def test_id_that_the_provider_does_not_know_leads_to_the_list(lens: Lens) -> None:
+    lens.shop.provider.will(BY_ID, error(404, "resource_missing"))
+    lens.shop.provider.will(LIST, listing())
+    lens.shop.provider.will(PAID, totals(0))
+    assert (await lens.run(**NAMED)).verdict is ReadbackVerdict.ABSENT
+    assert (lens.shop.provider.asked, lens.answers, lens.trouble) == ([BY_ID, LIST, PAID], 2, [])
+
+
+@pytest.mark.parametrize(
+    ("shown", "reason"),
+    [
+        (refund_payload(amount=499), "re_1 was read: "),
+        (refund_payload(id="re_2"), "re_1 was read: the answer shows another refund"),
+    ],
+)
+async def test_id_that_shows_another_refund_is_a_conflict(lens: Lens, shown: dict[str, Any], reason: str) -> None:
+    lens.shop.provider.will(BY_ID, says(200, shown))
+    read_back = await lens.run(**NAMED)
+    assert (read_back.verdict, read_back.source) == (ReadbackVerdict.CONFLICT, "lookup")
+    assert read_back.reason.startswith(reason)
+    assert read_back.reason != "re_1 was read: "
+    assert (lens.shop.provider.asked, lens.answers, lens.trouble) == ([BY_ID], 1, [])
+
+
+@pytest.mark.parametrize("answer", [error(503), error(400, "bad_request"), says(200, {})])
+async def test_id_that_cannot_be_read_settles_nothing(lens: Lens, answer: httpx.Response) -> None:
+    lens.shop.provider.will(BY_ID, answer)
+    assert (await lens.run(**NAMED)).verdict in {ReadbackVerdict.UNREADABLE, ReadbackVerdict.INCONCLUSIVE}
+    assert (lens.shop.provider.asked, lens.answers, len(lens.trouble)) == ([BY_ID], 0, 1)
+
+
+# Customers' data
+
+
+@pytest.mark.parametrize(
+    ("rules", "path"),
+    [(VERIFY, LIST), (VERIFY, PAID), (TOTALS, PAID), (VERIFY, "GET /v1/charges/ch_1")],
+    ids=["list", "payment", "totals", "charge"],
+)
+async def test_reason_of_a_read_that_failed_repeats_no_metadata(lens: Lens, path: str) -> None:
+    told = {"error": {"type": "api_error", "code": "broken", "message": "no customer Ada Lovelace here"}}
+    lens.shop.provider.will(LIST, listing())
+    lens.shop.provider.will(PAID, says(200, {"id": PAYMENT, "currency": "usd", "latest_charge": "ch_1"}))
+    lens.shop.provider.will(path, says(503, told))
+    read_back = await lens.run(metadata={"customer": "Ada Lovelace"})
+    assert (read_back.verdict, read_back.reason) == (ReadbackVerdict.UNREADABLE, "no customer *** here")

@@ -324,6 +324,16 @@ def test_arguments_that_are_missing_or_too_many_leave_everything_as_it_was(real:
             real.bring_back(start)
 
 
+@kinds
+def test_command_without_arguments_is_refused(world: World, kind: str) -> None:
+    crowd(world)
+    command = CALLS[kind](world)
+    # To give back no refund is no mistake.
+    if command.arguments and kind != "give back":
+        with pytest.raises(NotStorable, match=r"too few arguments: 3 of \d+$"):
+            world.store.run(replace(command, arguments=[]))
+
+
 def test_call_with_too_few_arguments_is_refused_with_their_number(world: World) -> None:
     with pytest.raises(NotStorable, match=r"too few arguments: 4 of 6$"):
         world.store.run(Command(script=scripts.PIN, arguments=["host"], read=list))
