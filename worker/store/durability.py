@@ -39,9 +39,9 @@ _NOT_WRITTEN_YET: Final = (
     "wait until 'redis-cli INFO persistence' shows aof_rewrite_in_progress:0"
 )
 _EVICTS: Final = (
-    "this Redis may evict records when its memory is full, and an evicted refund would be accepted and paid again: its "
-    "maxmemory-policy is '{policy}' with a maxmemory, and only '{allowed}' is allowed: run 'redis-cli CONFIG SET "
-    "maxmemory-policy {allowed}', and set the same in its configuration"
+    "maxmemory-policy '{policy}' with a maxmemory lets this Redis evict records, and an evicted refund would be "
+    "accepted and paid again: run 'redis-cli CONFIG SET maxmemory-policy {allowed}', the only policy allowed, and set "
+    "the same in the server's configuration"
 )
 _UNSEEN: Final = (
     "this Redis user may not read 'appendfsync', and WAITAOF, which waits for the disk, is missing or forbidden: grant "

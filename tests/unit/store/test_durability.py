@@ -136,9 +136,9 @@ def test_server_that_may_evict_records_is_refused_before_anything_is_written(evi
     store = Store(evicting)
     commands: list[Command[Any]] = [accept(), claim()]
     for refused in commands:
-        with pytest.raises(NotDurable, match="maxmemory-policy is 'volatile-lru' with a maxmemory"):
+        with pytest.raises(NotDurable, match="maxmemory-policy 'volatile-lru' with a maxmemory"):
             store.run(refused)
-    with pytest.raises(NotDurable, match="only 'noeviction' is allowed"):
+    with pytest.raises(NotDurable, match="the only policy allowed"):
         store.require_durable()
     assert evicting.dbsize() == 0
     evicting.config_set("maxmemory-policy", "noeviction")
@@ -151,7 +151,7 @@ async def test_server_that_may_evict_records_is_refused_on_the_loop_too(evicting
         store = AsyncStore(client)
         commands: list[Command[Any]] = [accept(), claim()]
         for refused in commands:
-            with pytest.raises(NotDurable, match="maxmemory-policy is 'volatile-lru' with a maxmemory"):
+            with pytest.raises(NotDurable, match="maxmemory-policy 'volatile-lru' with a maxmemory"):
                 await store.run(refused)
         assert evicting.dbsize() == 0
 

@@ -122,7 +122,7 @@ REFUSED = {
     },
     "it would evict, and its limit cannot be read": (
         {LIMITS: evicting("volatile-lru", None), "CONFIG GET": always()},
-        "only 'noeviction' is allowed: run 'redis-cli CONFIG SET maxmemory-policy noeviction'",
+        "run 'redis-cli CONFIG SET maxmemory-policy noeviction', the only policy allowed",
     ),
     "it evicts, as only INFO may say": (
         {
