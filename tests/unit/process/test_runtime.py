@@ -1,13 +1,19 @@
-"""What a worker makes of a broker that is away: one sentence for its log, and no traceback each time it looks."""
+"""What a worker makes of a broker that is away, or of records that may be forgotten: one sentence, no traceback."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import structlog
 
+from tests.factories import a_request
 from worker.broker.queues import make_celery
-from worker.errors import StoreUnavailable
+from worker.engine.records_guard import RecordsGuard
+from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.model.refund import Lane
 from worker.process.runtime import Runtime
 from worker.settings import Settings
@@ -26,3 +32,41 @@ def test_a_queue_that_cannot_be_measured_or_nudged_names_the_broker_and_no_secre
         with pytest.raises(StoreUnavailable, match=r"^the broker at 127\.0\.0\.1:1 cannot be reached") as caught:
             ask()
         assert "hunter2" not in str(caught.value)
+
+
+def guarded(runtime: Runtime) -> RecordsGuard:
+    """A runtime with a guard, and with no store behind it: whoever uses one fails."""
+    nothing: Any = None
+    guard = RecordsGuard(nothing, on_loss=lambda: None)
+    service: Any = SimpleNamespace(guard=guard, stopping=False, breaker=SimpleNamespace(resting=False))
+    runtime.service = service
+    return guard
+
+
+@pytest.mark.parametrize("error", [NotDurable("no file"), SettingsError("no file")])
+async def test_background_work_that_the_server_refuses_is_one_alarm_and_no_traceback(
+    runtime: Runtime, error: Exception
+) -> None:
+    guard = guarded(runtime)
+    third = asyncio.Barrier(2)
+    calls = []
+
+    async def refused() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            await third.wait()
+        raise error
+
+    with structlog.testing.capture_logs() as lines:
+        repeated = asyncio.create_task(runtime._repeat(refused, 0))
+        await asyncio.wait_for(third.wait(), 10)
+        repeated.cancel()
+    assert guard.fault == "no file"
+    assert [(line["event"], line["alarm"]) for line in lines] == [("durability_lost", True)]
+
+
+async def test_nothing_is_accepted_or_swept_on_a_server_that_may_forget(runtime: Runtime) -> None:
+    guarded(runtime).refused(NotDurable("no file"))
+    with pytest.raises(NotDurable, match="no file"):
+        await runtime._create(a_request(), Lane.SINGLE)
+    await runtime._sweep()
