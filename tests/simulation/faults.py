@@ -62,6 +62,7 @@ ODD: Final = {
     "shapes": ("odd_shape",),
     "lag": ("missing_for_a_while", "stale_status", "stale_totals"),
     "unlabelled": ("list_unlabelled",),
+    "short": ("list_short",),
     "currency": ("payment_not_shown", "payment_shown_oddly"),
     "clock": ("clock_went_back",),
     "people": ("misled_failed", "misled_resend", "misled_succeeded", FROZEN),

@@ -31,6 +31,7 @@ FAMILIES: Final[Mapping[str, str]] = {
     "clock": "a promoted server whose clock is hours behind",
     "people": "decisions that are wrong and insisted on: failed though money moved, sent again, another's refund",
     "power": "a power cut of the server that flushes once a second, mostly right after somebody was told of something",
+    "short": "lists that leave out what has succeeded, for an hour, while the payment's total shows it",
     "stubborn": "one payment that answers 429 with `Retry-After: 0` for as long as the faults last",
 }
 """Every family, with what it does."""
@@ -43,6 +44,8 @@ SHARE: Final = 0.6
 OFTEN: Final[Mapping[str, int]] = {"others": 4, "people": 2}
 """How much oftener than another a family is drawn."""
 MOST_AT_ONCE: Final = 4
+SHORT_SHARE: Final = 0.15
+SHORT_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +59,8 @@ class Odd:
     """Totals and statuses are shown as they were so long ago at most."""
     missing: Seconds = 0.0
     """For so long after it was made a refund may not be found by its id."""
+    unlisted: Seconds = 0.0
+    """For so long after it was made a refund that has succeeded is not listed, though the total counts it."""
     stubborn: str | None = None
     """The payment that answers 429."""
     known_first: bool = False
@@ -92,11 +97,14 @@ def odd_for(
 ) -> Odd:
     """Return what is odd about a seed, of these families; `late` tells of effects that come after the connection."""
     dice = random.Random(f"odd:{seed}")  # noqa: S311 - repeatable, not secret
+    # Drawn on dice of its own, so that seeds with pinned faults play as they did before there were short lists.
+    short = "short" in families and random.Random(f"short:{seed}").random() < SHORT_SHARE  # noqa: S311 - as above
+    unlisted = SHORT_SECONDS if short else 0.0
     if dice.random() >= SHARE:
-        return NOTHING
-    every = sorted(FAMILIES)
+        return Odd(families=frozenset({"short"}), unlisted=unlisted) if short else NOTHING
+    every = sorted(FAMILIES.keys() - {"short"})
     drawn = frozenset(dice.sample(every, dice.randint(1, MOST_AT_ONCE), counts=[OFTEN.get(name, 1) for name in every]))
-    drawn &= frozenset(families)
+    drawn = (drawn & frozenset(families)) | ({"short"} if short else frozenset())
     settle = rules.settle.total_seconds()
     # A read that is late by a settle time, of an effect that is late by two, is outside the promise.
     lag = 0.0 if late or "lag" not in drawn else dice.uniform(0.1, 0.95) * settle
@@ -104,6 +112,7 @@ def odd_for(
         families=drawn,
         rate=dice.choice((0.15, 0.4, 0.8)),
         lag=lag,
+        unlisted=unlisted,
         missing=dice.choice((5.0, 120.0, 1800.0)) if "lag" in drawn else 0.0,
         cuts=tuple(dice.uniform(0, 1200) for _ in range(dice.randint(0, 2))) if "power" in drawn else (),
         stubborn=dice.choice(sorted(payments)) if "stubborn" in drawn else None,

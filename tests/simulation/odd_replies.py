@@ -162,6 +162,21 @@ class OddReplies:
         most = self._world.plan.odd.lag
         return self._dice.uniform(0, most) if most and self._odd else 0.0
 
+    @property
+    def is_short(self) -> bool:
+        """Whether lists leave out what the totals show."""
+        return self._odd and self._world.plan.odd.unlisted > 0
+
+    def is_unlisted(self, refund: SandboxRefund) -> bool:
+        """Return whether a list leaves a refund out; of what no total shows, such a list would be the only word."""
+        if not self.is_short or refund.status != "succeeded" or refund.payment.charges != 1:
+            return False
+        age = self._world.loop.time() - (refund.created - EPOCH.timestamp())
+        if age >= self._world.plan.odd.unlisted:
+            return False
+        self._world.happens("list_short")
+        return True
+
     def is_missing(self, refund: SandboxRefund) -> bool:
         """Tell whether a refund is not found by its id yet."""
         odd, loop = self._world.plan.odd, self._world.loop

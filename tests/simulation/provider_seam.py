@@ -259,9 +259,10 @@ class ProviderSeam:
 
     def _page(self, request: httpx.Request) -> Answer:
         answer = self.provider._page(request.url.params)
-        if answer.status != OK or not self.odd.is_late:
+        if answer.status != OK or not (self.odd.is_late or self.odd.is_short):
             return answer
         shape = json.loads(answer.body)
+        shape["data"] = [item for item in shape["data"] if not self.odd.is_unlisted(self.bank.refunds[item["id"]])]
         for item in shape["data"]:
             item["status"] = self.odd.refund_as_it_was(self.bank.refunds[item["id"]]).status
         return shapes.as_json(shape)

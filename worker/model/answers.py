@@ -51,6 +51,13 @@ class ProviderError:
     message: str | None = None
 
 
+NO_TOTAL: Final = "the payment shows no refunded total"
+NO_TOTAL_IN_CHARGE: Final = "the charge shows no refunded total"
+SEVERAL_CHARGES: Final = "the payment has several charges"
+WITHOUT_TOTAL: Final = frozenset({NO_TOTAL, NO_TOTAL_IN_CHARGE, SEVERAL_CHARGES})
+"""Problems of a `PaymentView` that mean: this provider shows no total for the payment. Others are contradictions."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PaymentView:
     """The refund totals of a payment intent (or of its one charge), in minor units.

@@ -16,6 +16,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from worker.model.answers import (
+    NO_TOTAL_IN_CHARGE,
     Answer,
     NoReply,
     NotSent,
@@ -258,7 +259,7 @@ class Gateway:
         if own and currency not in {None, own}:
             return PaymentView(currency="", problem="payment and charge differ in currency", shown=True)
         if view.charge is not None:
-            return PaymentView(currency=own, problem="the charge shows no refunded total", shown=True)
+            return PaymentView(currency=own, problem=NO_TOTAL_IN_CHARGE, shown=True)
         return replace(view, currency=own, shown=True)
 
     async def list_refunds(

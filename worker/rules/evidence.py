@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from worker.model.answers import PaymentView, ProviderRefund, Readback, ReadbackVerdict
+from worker.model.answers import NO_TOTAL, WITHOUT_TOTAL, PaymentView, ProviderRefund, Readback, ReadbackVerdict
 from worker.model.refund import Baseline, Refund, Stage, Status
 from worker.rules.outcomes import contradiction, odd_status
 from worker.rules.payloads import STATUSES
@@ -50,17 +50,19 @@ def judge_list(
 def judge_absence(entries: Sequence[ProviderRefund], view: PaymentView) -> str | None:
     """Return why a list without our refund proves no absence, judged by the payment's total; None if it may.
 
-    A list that lags, ends too early or leaves refunds out shows less than the payment's total. The total may lag too,
-    and need not count pending refunds, so only a total above the listed refunds contradicts the list.
+    A list that lags, ends too early or leaves refunds out does not sum to the payment's total. The total may count
+    pending refunds or not, so two sums agree with it.
     """
     if view.refunded is None:
-        return None
-    amounts = [entry.amount for entry in entries if entry.status not in {"failed", "canceled"}]
-    listed = [amount for amount in amounts if amount is not None and amount >= 0]
-    if len(listed) < len(amounts):
+        # Totals that contradict themselves or cannot be read are not the same as none.
+        return None if view.problem in WITHOUT_TOTAL else view.problem or NO_TOTAL
+    counted = [entry for entry in entries if entry.status not in {"failed", "canceled"}]
+    if any(entry.amount is None or entry.amount < 0 for entry in counted):
         return "the list shows a refund whose amount cannot be read"
-    if view.refunded > sum(listed):
-        return f"the payment's refunded total is {view.refunded}, and the listed refunds sum to {sum(listed)}"
+    every = sum(entry.amount or 0 for entry in counted)
+    succeeded = sum(entry.amount or 0 for entry in counted if entry.status == "succeeded")
+    if view.refunded not in {succeeded, every}:
+        return f"the payment's refunded total is {view.refunded}, and the listed refunds sum to {every}"
     return None
 
 
@@ -153,7 +155,7 @@ def _compared(
     if baseline is None:
         return "no totals were read before the first attempt"
     if view.refunded is None:
-        return view.problem or "the payment shows no refunded total"
+        return view.problem or NO_TOTAL
     if view.currency != baseline.currency:
         return "the currency of the totals has changed"
     if view.shown_by != baseline.shown_by:

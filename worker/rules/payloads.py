@@ -15,7 +15,16 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final
 
-from worker.model.answers import PENDING_WORDS, Page, Payload, PaymentView, ProviderError, ProviderRefund
+from worker.model.answers import (
+    NO_TOTAL,
+    PENDING_WORDS,
+    SEVERAL_CHARGES,
+    Page,
+    Payload,
+    PaymentView,
+    ProviderError,
+    ProviderRefund,
+)
 from worker.model.redaction import holds_key, without_secrets
 from worker.model.request import MAX_AMOUNT, RESERVED_METADATA, is_currency, is_provider_id, is_refund_id, scrubbed
 from worker.rules.codes import CODES
@@ -261,8 +270,8 @@ def _payment(value: Mapping[str, Any]) -> PaymentView:
     if currency == "":
         return PaymentView(currency="", problem="the currency cannot be read")
     charges, latest = value.get("charges"), value.get("latest_charge")
-    listed = charges.get("data") if isinstance(charges, Mapping) else None
-    listed = listed if isinstance(listed, list) else []
+    listed_in = charges.get("data") if isinstance(charges, Mapping) else None
+    listed = listed_in if isinstance(listed_in, list) else []
     several = len(listed) > 1 or bool(listed and isinstance(charges, Mapping) and charges.get("has_more"))
     entries = [entry for entry in listed if isinstance(entry, Mapping)]
     if _contradicted(currency, *entries, latest):
@@ -280,12 +289,14 @@ def _payment(value: Mapping[str, Any]) -> PaymentView:
             return PaymentView(currency=currency, problem="payment and charge differ in the refunded total")
         return _totals(value, currency)
     if several:
-        return PaymentView(currency=currency, problem="the payment has several charges")
+        return PaymentView(currency=currency, problem=SEVERAL_CHARGES)
     if inside:
         return _totals(inside[0], currency)
     if charge := _id(latest):
         return PaymentView(currency=currency, charge=charge)
-    return PaymentView(currency=currency, problem="the payment shows no refunded total")
+    if (charges is not None and not isinstance(listed_in, list)) or latest is not None:
+        return PaymentView(currency=currency, problem="the payment's charges cannot be read")
+    return PaymentView(currency=currency, problem=NO_TOTAL)
 
 
 def _contradicted(currency: str | None, *charges: Any) -> bool:

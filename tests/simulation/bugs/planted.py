@@ -183,6 +183,11 @@ def absence_from_one_look(stack: ExitStack) -> None:
     put(stack, readback, "_absent", at_once)
 
 
+def absence_against_the_total(stack: ExitStack) -> None:
+    """A list is believed though the payment's total shows more than it lists."""
+    put(stack, readback_runner, "judge_absence", lambda *_: None)
+
+
 def absence_unsettled(stack: ExitStack) -> None:
     """Two looks in a row, without waiting for what may still be on its way."""
     real = readback._absent
@@ -293,6 +298,7 @@ BUGS: Final[dict[str, Bug]] = {
         stale_write_accepted,
         totals_beside_another,
         absence_from_one_look,
+        absence_against_the_total,
         absence_unsettled,
         lock_not_held_in_doubt,
         worker_clock_trusted,

@@ -74,6 +74,7 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "stale_write_accepted": frozenset({"claim", "transition", "false_failed", "history", "unproven"}),
         "totals_beside_another": frozenset({"false_succeeded", "amount"}),
         "absence_from_one_look": frozenset({"absence", "false_failed", "money_twice"}),
+        "absence_against_the_total": frozenset({"absence", "false_failed", "money_twice"}),
         "absence_unsettled": frozenset({"absence", "false_failed", "money_twice"}),
         "lock_not_held_in_doubt": frozenset({"lock"}),
         "worker_clock_trusted": frozenset({"claim", "window", "history", "forgotten"}),

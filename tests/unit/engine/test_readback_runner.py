@@ -96,7 +96,7 @@ def theirs(status: str, **fields: Any) -> dict[str, Any]:
 async def test_list_is_read_and_judged_with_the_other_refunds_of_the_payment(lens: Lens) -> None:
     await settle(lens.shop)
     lens.shop.provider.will(LIST, listing(theirs("succeeded")))
-    lens.shop.provider.will(PAID, totals(0))
+    lens.shop.provider.will(PAID, totals(500))
     look = await lens.run()
     assert (look.verdict, lens.shop.provider.asked, lens.answers, lens.trouble) == (
         ReadbackVerdict.ABSENT,

@@ -125,7 +125,7 @@ async def test_a_charge_without_totals_still_tells_its_currency(
 
 async def test_a_charge_id_that_would_alter_the_url_is_not_asked_for() -> None:
     seen, paths = await payment_seen(answering(reply(200, {**INTENT, "latest_charge": "../refunds"})))
-    assert seen == PaymentView(currency="usd", problem="the payment shows no refunded total")
+    assert seen == PaymentView(currency="usd", problem="the payment's charges cannot be read")
     assert len(paths) == 1
 
 

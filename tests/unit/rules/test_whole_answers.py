@@ -326,12 +326,21 @@ def test_tries_are_folded_into_this_and_nothing_else(tries: list[Outcome], folde
         ),
         (
             {"currency": "usd", "latest_charge": 7},
-            PaymentView(currency="usd", problem="the payment shows no refunded total"),
+            PaymentView(currency="usd", problem="the payment's charges cannot be read"),
         ),
         (
             {"currency": "usd", "latest_charge": ""},
-            PaymentView(currency="usd", problem="the payment shows no refunded total"),
+            PaymentView(currency="usd", problem="the payment's charges cannot be read"),
         ),
+        (
+            {"charges": "many"},
+            PaymentView(problem="the payment's charges cannot be read"),
+        ),
+        (
+            {"charges": {"data": {}}},
+            PaymentView(problem="the payment's charges cannot be read"),
+        ),
+        ({"charges": {"data": []}}, PaymentView(problem="the payment shows no refunded total")),
         (
             {"currency": "usd", "amount_refunded": "?"},
             PaymentView(currency="usd", problem="the charge shows no readable refunded total"),
@@ -486,6 +495,10 @@ def test_totals_beside_another_captured_amount_prove_nothing(refunded: int) -> N
         ([], PaymentView(refunded=0), None),
         ([], PaymentView(refunded=1), "the payment's refunded total is 1, and the listed refunds sum to 0"),
         ([], PaymentView(problem="the payment has several charges"), None),
+        ([], PaymentView(problem="the payment shows no refunded total"), None),
+        ([], PaymentView(problem="the charge shows no refunded total"), None),
+        ([], PaymentView(problem="the currency cannot be read"), "the currency cannot be read"),
+        ([], PaymentView(), "the payment shows no refunded total"),
         ([found(amount=500)], PaymentView(refunded=500), None),
         ([found(amount=500, status="pending")], PaymentView(refunded=0), None),
         ([found(amount=500, status="pending")], PaymentView(refunded=500), None),
@@ -493,6 +506,23 @@ def test_totals_beside_another_captured_amount_prove_nothing(refunded: int) -> N
             [found(amount=500, status="failed"), found(amount=100), found(amount=7, status="canceled")],
             PaymentView(refunded=600),
             "the payment's refunded total is 600, and the listed refunds sum to 100",
+        ),
+        (
+            [found(amount=500, status="pending")],
+            PaymentView(refunded=300),
+            "the payment's refunded total is 300, and the listed refunds sum to 500",
+        ),
+        (
+            [found(amount=500, status="pending"), found(amount=100)],
+            PaymentView(refunded=500),
+            "the payment's refunded total is 500, and the listed refunds sum to 600",
+        ),
+        ([found(amount=500, status="pending"), found(amount=100)], PaymentView(refunded=100), None),
+        ([found(amount=500, status="pending"), found(amount=100)], PaymentView(refunded=600), None),
+        (
+            [found(amount=500)],
+            PaymentView(refunded=0),
+            "the payment's refunded total is 0, and the listed refunds sum to 500",
         ),
         ([found(amount=0)], PaymentView(refunded=0), None),
         ([found(amount=None)], PaymentView(refunded=0), "the list shows a refund whose amount cannot be read"),
