@@ -14,7 +14,7 @@ def test_a_worker_refuses_records_of_another_schema_and_sends_nothing(installati
         refunds.store.redis.hset("refunds:meta", "schema", "99")
         worker = installation.start("worker", "worker")
         assert worker.process.wait(30) == 6
-        assert f"these records have schema 99 and this worker knows {SCHEMA_VERSION}" in worker.said
+        assert f"these records have schema 99 and this worker supports {SCHEMA_VERSION}" in worker.said
         assert refunds.get("order-1-1").stage == "queued"
     assert installation.sandbox.effects() == []
 

@@ -192,7 +192,12 @@ def test_claim_hands_over_everything_that_it_rests_on() -> None:
     )
     assert handed(full)[:9] == written("a", "resend", "t", 1_000, "0", "9", 2_000, 30_000, 15_000)
     assert full.arguments[9] == "baseline"
-    assert json.loads(str(full.arguments[10])) == {"refunded": 1, "currency": "usd", "remaining": 2}
+    assert json.loads(str(full.arguments[10])) == {
+        "refunded": 1,
+        "currency": "usd",
+        "remaining": 2,
+        "shown_by": None,
+    }
     assert full.arguments[11:] == ["currency_checked", "1", "payment_shown", "1"]
     assert handed(scripts.claim("a", "replay", token="t", lease=SECOND, replay_window=-SECOND))[6] == "0"
     assert full.script is scripts.CLAIM
