@@ -15,9 +15,10 @@ from tests.strategies import jitters, spans
 from tests.unit.rules.stepping import with_changes
 from worker.model.answers import Answer, NoReply, NotSent
 from worker.model.refund import Refund, Stage, Status
-from worker.rules.attempts import MAX_PROCESSING, after_attempt, backoff, poll_delay
+from worker.rules import preflight
+from worker.rules.attempts import MAX_PROCESSING, PARKED, after_attempt, backoff, poll_delay
 from worker.rules.decisions import resolve_resend
-from worker.rules.readback import MISSING_FOR, after_poll
+from worker.rules.readback import MISSING_FOR, after_poll, says_gone
 
 law = settings(deadline=None, max_examples=100)
 
@@ -181,3 +182,33 @@ def test_person_who_insists_on_another_amount_and_currency_has_them_recorded_as_
 def test_person_cannot_insist_on_what_cannot_be_this_refund(fields: dict[str, Any]) -> None:
     insisting = replace(NAMED, operator_unverified=True)
     assert after_poll(insisting, a_reply(200, OTHER_SUM | fields), NOW, 0).to is Stage.REVIEW
+
+
+def test_person_may_insist_on_a_refund_that_does_not_name_its_kind() -> None:
+    insisting = replace(NAMED, operator_unverified=True)
+    unnamed = {name: value for name, value in OTHER_SUM.items() if name != "object"}
+    assert after_poll(insisting, a_reply(200, unnamed), NOW, 0).status is Status.SUCCEEDED
+
+
+def test_person_insists_in_vain_if_the_poll_is_not_answered() -> None:
+    insisting = replace(NAMED, operator_unverified=True)
+    for answer in (NoReply(reason="reset"), NotSent(reason="refused")):
+        assert after_poll(insisting, answer, NOW, 0).to is Stage.PROCESSING
+
+
+def test_poll_says_that_the_refund_is_gone_by_every_404() -> None:
+    missing = an_error(404, "resource_missing")
+    for since in (NOW, NOW - MISSING_FOR):
+        step = after_poll(a_refund(Stage.PROCESSING, missing_since=since), missing, NOW, 0)
+        assert (step.label, says_gone(step)) == ("missing" if since == NOW else "refund_missing", True)
+    assert not says_gone(after_poll(a_refund(Stage.PROCESSING), a_reply(200), NOW, 0))
+
+
+def test_refund_whose_payment_is_lost_waits_where_it_is() -> None:
+    step = preflight.account_lost(a_refund(Stage.WAITING))
+    assert (step.to, step.label, step.quiet, step.delay) == (Stage.WAITING, "account_lost", True, PARKED)
+
+
+def test_failure_without_words_is_told_by_its_status_alone() -> None:
+    step = after_poll(a_refund(Stage.PROCESSING), a_reply(200, refund_payload(status="failed")), NOW, 0)
+    assert step.changes["error_message"] == "the provider reports the refund as failed"
