@@ -198,8 +198,8 @@ class Gateway:
         status = answer.http_status
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             return False
-        told = httpx.codes.is_success(status) or httpx.codes.is_client_error(status)
-        return True if told and status not in _INCONCLUSIVE_FOR_KEY and answer.payload is not None else None
+        is_conclusive = httpx.codes.is_success(status) or httpx.codes.is_client_error(status)
+        return True if is_conclusive and status not in _INCONCLUSIVE_FOR_KEY and answer.payload is not None else None
 
     async def get_refund(
         self, provider_refund_id: str, permit: Permit = _at_once, *, about: Refund | None = None

@@ -143,7 +143,7 @@ def time_goes_back(stack: ExitStack) -> None:
         return real(refund, rules, now, now)
 
     put(stack, attempts, "next_action", by_the_server)
-    rescript(stack, all_scripts(), "local SECOND, MINUTE", "do return told end\n  local SECOND, MINUTE")
+    rescript(stack, all_scripts(), "local SECOND, MINUTE", "do return server_now end\n  local SECOND, MINUTE")
 
 
 def proof_against_settled_dropped(stack: ExitStack) -> None:

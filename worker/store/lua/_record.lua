@@ -58,13 +58,13 @@ local function int(n) return string.format('%.0f', n) end
 -- The time that every script uses. It never goes back. The server's clock may be set back, and a promoted server's
 -- clock may be hours behind; a window that has ended would then be open again. `clock` stores the largest time seen
 -- (`at`, at most a second old) and how far that is ahead of the server's clock (`ahead`); time continues from there.
-local function time_now(told)
+local function time_now(server_now)
   local SECOND, MINUTE = 1000, 60000
   local clock = redis.call('HMGET', P .. 'clock', 'at', 'ahead')
   local at, ahead = number(clock[1]), number(clock[2])
-  local now = told + ahead
+  local now = server_now + ahead
   -- The server's clock was corrected in one step, or no script ran for a minute: follow the server's clock again.
-  if ahead > 0 and told >= at and now - at > MINUTE then now, ahead = told, 0 end
+  if ahead > 0 and server_now >= at and now - at > MINUTE then now, ahead = server_now, 0 end
   local behind = at - now
   if behind > SECOND then
     ahead = ahead + behind
@@ -335,7 +335,7 @@ local function shorten(history)
 end
 
 -- Add one event to the stream. A failure stops nothing: readers of the stream read the records as well.
-local function tell(id, version, from, to, status)
+local function publish_event(id, version, from, to, status)
   redis.pcall('XADD', P .. 'events', 'MAXLEN', '~', '1000000', '*', 'refund_id', id, 'version', version,
     'at', int(NOW), 'from', from, 'to', to, 'status', status)
 end
@@ -543,7 +543,7 @@ local function move(id, r, to, status, due, set, label, detail)
   complete(set, r, to, status, due)
   write_record(id, r, set)
   append_history(id, r, was, label, detail)
-  tell(id, r.version, was.stage or '', to, status)
+  publish_event(id, r.version, was.stage or '', to, status)
   update_indexes(id, r, was, due)
   count_money(r, was)
   count_batch(r, was)

@@ -152,17 +152,17 @@ local function accept()
     end
     redis.call('HSET', P .. 'refund:' .. id, unpack(fields))
     redis.call('RPUSH', P .. 'history:' .. id, first)
-    tell(id, '1', '', 'queued', 'pending')
+    publish_event(id, '1', '', 'queued', 'pending')
   end
 end
 
 -- Return the percentage of its memory that the server uses; 0 without a limit, or if the user may not read it.
 local function used()
-  local told = redis.pcall('INFO', 'memory')
-  if type(told) ~= 'string' then return 0 end
-  local most = tonumber(string.match(told, '\nmaxmemory:(%d+)'))
+  local info = redis.pcall('INFO', 'memory')
+  if type(info) ~= 'string' then return 0 end
+  local most = tonumber(string.match(info, '\nmaxmemory:(%d+)'))
   if most == 0 then return 0 end
-  return math.floor(tonumber(string.match(told, '\nused_memory:(%d+)')) * 100 / most)
+  return math.floor(tonumber(string.match(info, '\nused_memory:(%d+)')) * 100 / most)
 end
 
 -- The last tenth of the memory is kept for accepted refunds: their claims, saves and messages.
