@@ -156,7 +156,10 @@ def _records(evidence: Evidence) -> Iterator[Violation]:
             if evidence.accepted[refund_id].amount is None and record.get("evidence") == "list":
                 untold.add("amount")
             yield from (one for one in found if one.rule not in untold)
-        elif record["stage"] != "review" and (made or not waits_for_the_missing(record)):
+        elif record["stage"] != "review" and not (
+            # Money that moved must be found, unless the reply itself named a refund that never was.
+            waits_for_the_missing(record) and (not made or refund_id in lied_to)
+        ):
             yield Violation(rule="stranded", about=refund_id, fact=f"still {record['stage']} when all was long over")
         if evidence.histories is not None and (refund_id in evidence.due) == (record["stage"] == "settled"):
             yield Violation(rule="index", about=refund_id, fact=f"{record['stage']}, and wrongly in or out of due")

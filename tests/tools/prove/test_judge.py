@@ -135,6 +135,11 @@ def test_the_judge_finds_what_breaks_a_rule(rule: str) -> None:
         ({"stage": "processing", "provider_refund_id": "re_somebody_elses", "missing_since": "1"}, [], set()),
         ({"stage": "processing", "provider_refund_id": "re_somebody_elses"}, [], {"stranded"}),
         ({"stage": "processing", "provider_refund_id": "re_1", "missing_since": "1"}, [], {"stranded"}),
+        (
+            {"stage": "processing", "provider_refund_id": "re_somebody_elses", "missing_since": "1"},
+            [effect("re_1")],
+            {"stranded"},
+        ),
     ],
 )
 def test_only_what_waits_for_something_that_never_was_may_rest_without_an_end(
@@ -144,6 +149,16 @@ def test_only_what_waits_for_something_that_never_was_may_rest_without_an_end(
     facts["records"] = {NAME: RECORD | fields}
     found = {violation.rule for violation in judged(good(**facts, ledger=ledger))}
     assert found & {"stranded"} == rules
+
+
+def test_a_refund_that_moved_may_wait_for_an_id_that_only_a_false_reply_named() -> None:
+    facts = told(HISTORY[:2])
+    facts["records"] = {
+        NAME: RECORD | {"stage": "processing", "provider_refund_id": "re_somebody_elses", "missing_since": "1"}
+    }
+    false_reply = replace(POST, fault="wrong_resource_after")
+    found = judged(good(**facts, posts=[false_reply], ledger=[effect("re_1")]))
+    assert not [violation for violation in found if violation.rule == "stranded"]
 
 
 def test_the_judge_finds_nothing_in_a_good_run() -> None:
