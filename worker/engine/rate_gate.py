@@ -20,141 +20,97 @@ AHEAD: Final = timedelta(milliseconds=100)
 One round trip reserves several; a new caller waits at most this long behind them.
 """
 LATE: Final = 0.1
-"""Reserved send times older than this, in seconds, are discarded; using them would cause a burst."""
+"""Reserved send times older than this, in seconds, are discarded; using them would cause a burst.
+"""
 USED: Final = 0.975
-"""The part of the rate that is scheduled, because calls overtake one another and a provider counts arrivals.
+"""The part of the rate that is scheduled: calls overtake one another, a provider counts arrivals.
 
-At 0.985 a provider that allows no burst still refused one call in thousands, which costs more than a hundredth.
+At 0.985 a provider that allows no burst still refused one call in thousands, which costs more than
+a hundredth.
 """
 
 
-class RateGate:
-    """Rate limiter: send times for calls to the provider, spread evenly over all workers by a schedule in Redis.
+class WaitQueue:
+    """Callers that wait for a permit, by lane, in the order in which they are served."""
 
-    One round trip reserves send times for several waiters a little in advance. Each waiter continues at its send time.
-    A 429 seen by any worker closes the gate for all workers: as long as the answer says, else ever longer up to two
-    minutes. After that, a configured rate is lower for a while and recovers by itself. If no rate is configured,
-    permits are free and all workers continue at full speed, into the next 429 if the provider enforces a rate.
+    def __init__(self) -> None:
+        self._waiters: dict[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
+
+    def __bool__(self) -> bool:
+        return any(self._waiters.values())
+
+    def lengths(self) -> dict[Lane, int]:
+        """Return how many callers wait, by lane; those at the front that gave up are dropped."""
+        for waiters in self._waiters.values():
+            while waiters and waiters[0].done():
+                waiters.popleft()
+        return {lane: len(waiters) for lane, waiters in self._waiters.items()}
+
+    def join(self, lane: Lane, *, first: bool) -> asyncio.Future[None]:
+        """Add a caller at the end of its lane, or `first`; the future ends when it is served."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters = self._waiters[lane]
+        (waiters.appendleft if first else waiters.append)(waiter)
+        return waiter
+
+    def serve(self, lane: Lane) -> bool:
+        """Serve one caller, preferably of this lane; return whether one waited."""
+        for waiters in (self._waiters[lane], *self._waiters.values()):
+            while waiters:
+                waiter = waiters.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
+                    return True
+        return False
+
+    def fail(self, error: Exception) -> None:
+        """End every wait with this error."""
+        for waiters in self._waiters.values():
+            while waiters:
+                waiter = waiters.popleft()
+                if not waiter.done():
+                    waiter.set_exception(error)
+
+
+class Schedule:
+    """The send times that this worker has reserved in Redis, where all workers share one schedule.
+
+    `on_time` is called at each reserved send time, with the lane that it was reserved for.
     """
 
     def __init__(
-        self, store: AsyncStore, *, rate: float, bulk_share: float, clock: Callable[[], float] = time.monotonic
+        self,
+        store: AsyncStore,
+        *,
+        rate: float,
+        bulk_share: float,
+        clock: Callable[[], float],
+        on_time: Callable[[Lane, float], None],
     ) -> None:
-        self.rate = rate
         self._store = store
+        self._rate = rate
         self._bulk_share = bulk_share
         self._clock = clock
-        self._blocked_until = 0.0
-        self._waiting: dict[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
-        self._taken = dict.fromkeys(Lane, 0)
+        self._on_time = on_time
+        self._ahead = dict.fromkeys(Lane, 0)
         """Number of reserved send times that have not come yet, by lane."""
         self._unused: deque[float] = deque()
         """Send times that came while no caller waited."""
-        self._pump: asyncio.Task[None] | None = None
-        self._newcomer = asyncio.Event()
-        self._stopped = False
-        self.waited_seconds = 0.0
 
-    async def acquire(self, lane: Lane) -> None:
-        """Wait until one call may be sent; raises `TimeoutError` if the gate is stopped."""
-        if self._is_open() and (self.rate <= 0 or self._use_unused()):
-            return
-        await self._wait(lane, self._waiting[lane].append)
+    async def reserve(self, waiting: Mapping[Lane, int]) -> float:
+        """Reserve send times for callers without one.
 
-    async def go_on(self, lane: Lane) -> None:
-        """Wait for a permit with priority over refunds that have not started; this does not take long."""
-        # The data that a started refund has read goes stale. Behind a queue at a slow rate, no verdict would be fresh
-        # enough to act on. No other refund starves, because a started refund needs few more calls.
-        if self._is_open() and (self.rate <= 0 or self._use_unused()):
-            return
-        await self._wait(lane, self._waiting[lane].appendleft)
-
-    async def _wait(self, lane: Lane, join: Callable[[asyncio.Future[None]], None]) -> None:
-        if self._stopped:
-            raise TimeoutError
-        started = self._clock()
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if not self._waiting[lane]:
-            self._newcomer.set()
-        join(waiter)
-        if self._pump is None:
-            self._pump = asyncio.create_task(self._hand_out())
-        await waiter
-        self.waited_seconds += self._clock() - started
-
-    def stop(self) -> None:
-        """End all present and future waits; permits at hand are still given."""
-        self._stopped = True
-        for queue in self._waiting.values():
-            for waiter in queue:
-                if not waiter.done():
-                    waiter.set_exception(TimeoutError())
-        self._newcomer.set()
-
-    async def try_now(self, lane: Lane) -> bool:
-        """Take a permit if one is available at once, because a claim must not be held while waiting for the rate."""
-        if not self._is_open():
-            return False
-        if self.rate <= 0 or self._use_unused():
-            return True
-        # A send time in the near future is good enough, because no other call can use it after it is reserved.
-        return bool((await self._take({lane: 1})).moments)
-
-    async def block(self, wait: timedelta) -> None:
-        """Close the gate for all workers, as a 429 demands."""
-        left = await self._store.run(scripts.block_gate(wait))
-        self.learn(left)
-
-    def learn(self, left: timedelta) -> None:
-        """Record how long the gate stays closed, as reported by the gate itself or by a refused claim."""
-        self._blocked_until = max(self._blocked_until, self._clock() + left.total_seconds())
-
-    def _is_open(self) -> bool:
-        return self._clock() >= self._blocked_until
-
-    def _use_unused(self) -> bool:
-        while self._unused:
-            if self._clock() - self._unused.popleft() <= LATE:
-                return True
-        return False
-
-    async def _take(self, wanted: Mapping[Lane, int]) -> scripts.Permits:
-        return await self._store.run(
-            scripts.permits(wanted, rate=self.rate * USED, ahead=AHEAD, bulk_share=self._bulk_share)
-        )
-
-    async def _hand_out(self) -> None:
-        try:
-            while any(self._waiting.values()):
-                self._newcomer.clear()
-                pause = await self._ask()
-                if any(self._waiting.values()):
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(pause):
-                            await self._newcomer.wait()
-        except Exception as error:  # noqa: BLE001 - it belongs to the waiters, not to this task
-            for queue in self._waiting.values():
-                while queue:
-                    waiter = queue.popleft()
-                    if not waiter.done():
-                        waiter.set_exception(error)
-        finally:
-            self._pump = None
-
-    async def _ask(self) -> float:
-        """Reserve send times for waiters without one; return the seconds until it is useful to ask again."""
-        for queue in self._waiting.values():
-            while queue and queue[0].done():
-                queue.popleft()
-        wanted = {lane: max(0, len(queue) - self._taken[lane]) for lane, queue in self._waiting.items()}
-        # Send times reserved for a lane without waiters serve the other lane.
-        spare = sum(max(0, self._taken[lane] - len(queue)) for lane, queue in self._waiting.items())
-        if sum(wanted.values()) <= spare:
+        Return the seconds until it is useful to reserve again.
+        """
+        missing = {lane: max(0, count - self._ahead[lane]) for lane, count in waiting.items()}
+        # Send times reserved for a lane without waiting callers serve the other lane.
+        spare = sum(max(0, self._ahead[lane] - count) for lane, count in waiting.items())
+        if sum(missing.values()) <= spare:
             return AHEAD.total_seconds()
-        permits = await self._take(wanted)
+        permits = await self.ask(missing)
         now, loop = self._clock(), asyncio.get_running_loop()
         for lane, away in permits.moments:
-            self._taken[lane] += 1
+            self._ahead[lane] += 1
             seconds = away.total_seconds()
             if seconds <= 0:
                 self._come(lane, now)
@@ -162,27 +118,157 @@ class RateGate:
                 loop.call_later(seconds, self._come, lane, now + seconds)
         return permits.wait.total_seconds() or AHEAD.total_seconds()
 
-    def _come(self, lane: Lane, moment: float) -> None:
-        """Give a send time to one waiter, preferably of the lane that reserved it."""
-        self._taken[lane] -= 1
-        if self.rate > 0 and (not self._is_open() or self._clock() - moment > LATE):
-            # Waiters reserve again, because after a 429 the schedule begins when the gate opens.
-            self._newcomer.set()
-            return
-        for queue in (self._waiting[lane], *self._waiting.values()):
-            while queue:
-                waiter = queue.popleft()
-                if not waiter.done():
-                    waiter.set_result(None)
-                    return
+    async def ask(self, wanted: Mapping[Lane, int]) -> scripts.Permits:
+        """Reserve up to this many send times, by lane, as `scripts.permits` does."""
+        return await self._store.run(
+            scripts.permits(
+                wanted, rate=self._rate * USED, ahead=AHEAD, bulk_share=self._bulk_share
+            )
+        )
+
+    def is_late(self, moment: float) -> bool:
+        """Return whether a send time is too old to be used."""
+        return self._clock() - moment > LATE
+
+    def keep(self, moment: float) -> None:
+        """Keep a send time that no caller needed when it came."""
         self._unused.append(moment)
+
+    def use_kept(self) -> bool:
+        """Use a send time that was kept; return whether there was one that is not too old."""
+        while self._unused:
+            if not self.is_late(self._unused.popleft()):
+                return True
+        return False
+
+    def _come(self, lane: Lane, moment: float) -> None:
+        self._ahead[lane] -= 1
+        self._on_time(lane, moment)
+
+
+class RateGate:
+    """Rate limiter: send times for calls to the provider, spread evenly over all workers.
+
+    One round trip reserves send times for several waiters a little in advance. Each waiter
+    continues at its send time. A 429 seen by any worker closes the gate for all workers: as long as
+    the answer says, else ever longer up to two minutes. After that, a configured rate is lower for
+    a while and recovers by itself. If no rate is configured, permits are free and all workers
+    continue at full speed, into the next 429 if the provider enforces a rate.
+    """
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        *,
+        rate: float,
+        bulk_share: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.rate = rate
+        self._store = store
+        self._clock = clock
+        self._blocked_until = 0.0
+        self._queue = WaitQueue()
+        self._schedule = Schedule(
+            store, rate=rate, bulk_share=bulk_share, clock=clock, on_time=self._serve
+        )
+        self._reserving: asyncio.Task[None] | None = None
+        self._more_needed = asyncio.Event()
+        self._stopped = False
+        self.waited_seconds = 0.0
+
+    async def acquire(self, lane: Lane) -> None:
+        """Wait until one call may be sent; raises `TimeoutError` if the gate is stopped."""
+        await self._wait(lane, first=False)
+
+    async def go_on(self, lane: Lane) -> None:
+        """Wait for a permit with priority over refunds that have not started; this is short."""
+        # The data that a started refund has read goes stale. Behind a queue at a slow rate, no
+        # verdict would be fresh enough to act on. No other refund starves, because a started refund
+        # needs few more calls.
+        await self._wait(lane, first=True)
+
+    async def _wait(self, lane: Lane, *, first: bool) -> None:
+        if self._at_once():
+            return
+        if self._stopped:
+            raise TimeoutError
+        started = self._clock()
+        if not self._queue.lengths()[lane]:
+            self._more_needed.set()
+        waiter = self._queue.join(lane, first=first)
+        if self._reserving is None:
+            self._reserving = asyncio.create_task(self._reserve_for_all())
+        await waiter
+        self.waited_seconds += self._clock() - started
+
+    def stop(self) -> None:
+        """End all present and future waits; permits at hand are still given."""
+        self._stopped = True
+        self._queue.fail(TimeoutError())
+        self._more_needed.set()
+
+    async def try_now(self, lane: Lane) -> bool:
+        """Take a permit if one is available at once.
+
+        A claim must not be held while its refund waits for the rate.
+        """
+        if self._at_once():
+            return True
+        if not self._is_open():
+            return False
+        # A send time in the near future is good enough, because no other call can use it after it
+        # is reserved.
+        return bool((await self._schedule.ask({lane: 1})).moments)
+
+    async def block(self, wait: timedelta) -> None:
+        """Close the gate for all workers, as a 429 demands."""
+        self.learn(await self._store.run(scripts.block_gate(wait)))
+
+    def learn(self, left: timedelta) -> None:
+        """Record how long the gate stays closed.
+
+        The gate itself reports it, or a refused claim.
+        """
+        self._blocked_until = max(self._blocked_until, self._clock() + left.total_seconds())
+
+    def _is_open(self) -> bool:
+        return self._clock() >= self._blocked_until
+
+    def _at_once(self) -> bool:
+        return self._is_open() and (self.rate <= 0 or self._schedule.use_kept())
+
+    async def _reserve_for_all(self) -> None:
+        try:
+            while self._queue:
+                self._more_needed.clear()
+                pause = await self._schedule.reserve(self._queue.lengths())
+                if self._queue:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(pause):
+                            await self._more_needed.wait()
+        except Exception as error:  # noqa: BLE001 - it belongs to the waiters, not to this task
+            self._queue.fail(error)
+        finally:
+            self._reserving = None
+
+    def _serve(self, lane: Lane, moment: float) -> None:
+        """Give a send time to one waiting caller, preferably of the lane that reserved it."""
+        if self.rate > 0 and (not self._is_open() or self._schedule.is_late(moment)):
+            # Callers reserve again, because after a 429 the schedule begins when the gate opens.
+            self._more_needed.set()
+        elif not self._queue.serve(lane):
+            self._schedule.keep(moment)
 
 
 class CallPermits:
-    """The permits for handling one refund: the first is taken before the start, and each further call takes its own.
+    """The permits for handling one refund.
 
-    `another` waits for a permit; no claim is held meanwhile. The harmless GET that checks the key or probes for an
-    outage's end takes none, because a worker makes few of them, most while nothing else is sent.
+    The first is taken before the start, and each further call takes its own.
+
+    `another` waits for a permit; no claim is held meanwhile. The harmless GET that checks the key
+    or probes for an outage's end takes none, because a worker makes few of them, most while nothing
+    else is sent.
     """
 
     __slots__ = ("_another", "_at_hand")

@@ -1,4 +1,6 @@
-"""One worker's side of the rate: who waits is let through at a moment of the schedule that all workers share."""
+"""One worker's side of the rate: who waits is let through at a moment of the schedule that all
+workers share.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ async def test_closed_gate_of_one_worker_is_closed_for_the_other(store: AsyncSto
     assert not await other.try_now(Lane.SINGLE)
 
 
-async def test_handling_that_has_begun_goes_on_before_those_that_have_not(store: AsyncStore) -> None:
+async def test_handling_that_has_begun_goes_on_before_those_that_have_not(
+    store: AsyncStore,
+) -> None:
     gate = gate_of(store, rate=100)
     await gate.block(timedelta(milliseconds=50))
     came: list[str] = []
@@ -105,27 +109,33 @@ async def test_handling_that_has_begun_goes_on_before_those_that_have_not(store:
         await waiting
         came.append(name)
 
-    names = {f"new-{number}": gate.acquire(Lane.BULK) for number in range(5)} | {"begun": gate.go_on(Lane.BULK)}
+    names = {f"new-{number}": gate.acquire(Lane.BULK) for number in range(5)} | {
+        "begun": gate.go_on(Lane.BULK)
+    }
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(*(come(name, waiting) for name, waiting in names.items()))
     assert came == ["begun", *(f"new-{number}" for number in range(5))]
 
 
 @pytest.mark.parametrize("rate", [0, 500])
-async def test_who_goes_on_waits_for_nothing_where_a_permit_is_at_hand(store: AsyncStore, rate: float) -> None:
+async def test_who_goes_on_waits_for_nothing_where_a_permit_is_at_hand(
+    store: AsyncStore, rate: float
+) -> None:
     gate = gate_of(store, rate)
-    gate._unused.append(time.monotonic())
+    gate._schedule.keep(time.monotonic())
     store.run = None  # type: ignore[method-assign,assignment]  # asking would fail
     await gate.go_on(Lane.SINGLE)
     gate.stop()
-    gate._unused.append(time.monotonic())
+    gate._schedule.keep(time.monotonic())
     await gate.go_on(Lane.SINGLE)
 
 
 async def test_nobody_waits_for_a_gate_that_was_stopped(store: AsyncStore) -> None:
     gate = gate_of(store)
     await gate.block(MINUTE)
-    waiting = [asyncio.create_task(wait(lane)) for wait in (gate.acquire, gate.go_on) for lane in Lane]
+    waiting = [
+        asyncio.create_task(wait(lane)) for wait in (gate.acquire, gate.go_on) for lane in Lane
+    ]
     await asyncio.sleep(0)
     waiting[0].cancel()
     gate.stop()
@@ -135,8 +145,8 @@ async def test_nobody_waits_for_a_gate_that_was_stopped(store: AsyncStore) -> No
         for wait in (gate.acquire, gate.go_on):
             with pytest.raises(TimeoutError):
                 await wait(Lane.SINGLE)
-        if gate._pump is not None:
-            await gate._pump
+        if gate._reserving is not None:
+            await gate._reserving
 
 
 async def test_permit_at_once_is_given_until_the_near_moments_are_taken(store: AsyncStore) -> None:
