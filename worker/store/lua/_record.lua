@@ -64,11 +64,11 @@ local function time_now(server_now)
   local at, ahead = number(clock[1]), number(clock[2])
   local now = server_now + ahead
   -- The server's clock was corrected in one step, or no script ran for a minute: follow the server's clock again.
-  if ahead > 0 and server_now >= at and now - at > MINUTE then now, ahead = server_now, 0 end
+  if server_now >= at and now - at > MINUTE then now, ahead = server_now, 0 end
   local behind = at - now
   if behind > SECOND then
     ahead = ahead + behind
-  elseif behind > 0 or now - at < SECOND then
+  elseif now - at < SECOND then
     return math.max(at, now)
   end
   now = math.max(at, now)

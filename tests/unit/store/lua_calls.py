@@ -1,0 +1,19 @@
+"""Calls of single Lua functions that the scripts share."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+import redis
+
+from worker.store import scripts
+
+
+def call(
+    client: redis.Redis, body: str, *arguments: str, now: int = 1_000_000, retention: str = "60000"
+) -> Any:
+    """Run Lua code after what comes before every script."""
+    shared = (resources.files("worker.store") / "lua" / "_record.lua").read_text("utf-8")
+    text = f"{scripts.beginning()}\n{shared}\n{body}"
+    return client.eval(text, 0, "refunds:", str(now), retention, *arguments)
