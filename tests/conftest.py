@@ -1,4 +1,7 @@
-"""Servers and clients for every test: one real server a session, emptied for each test, and the fake beside it."""
+"""Servers and clients for every test.
+
+One real server a session, emptied for each test, and the fake beside it.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,12 @@ from worker.sandbox.redis_server import ThrowawayServer, find_server, running_se
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell's background job ignores Ctrl-C, and so would every program that a test starts and interrupts.
+if (
+    threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):
+    # A shell's background job ignores Ctrl-C, and so would every program that a test starts and
+    # interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # One commit, one verdict: the same examples each time. `--hypothesis-profile default` draws others.
@@ -34,13 +41,17 @@ settings.load_profile("same")
 def pytest_report_header() -> str:
     """Name the server that the tests run on."""
     server = find_server()
-    run = subprocess.run([server, "--version"], check=False, capture_output=True, text=True, timeout=30)
+    run = subprocess.run(
+        [server, "--version"], check=False, capture_output=True, text=True, timeout=30
+    )
     return f"server: {run.stdout.strip()} ({server})"
 
 
 @pytest.fixture(autouse=True)
 def secrets_of_one_test_only() -> Iterator[None]:
-    """Forget a test's secrets with it: a password of one would be hidden in what the next one says."""
+    """Forget a test's secrets with it: a password of one would be hidden in what the next one
+    says.
+    """
     kinds = (redaction.CONFIGURED, redaction.LONG)
     known = [dict(kind.forms) for kind in kinds]
     yield
@@ -52,7 +63,10 @@ def secrets_of_one_test_only() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[ThrowawayServer]:
-    """The session's real server, each write on disk before its reply; a test that kills one starts its own."""
+    """The session's real server, each write on disk before its reply.
+
+    A test that kills one starts its own.
+    """
     with running_server() as server:
         yield server
 
@@ -71,7 +85,10 @@ def has_waitaof(url: str) -> bool:
 
 @pytest.fixture(scope="session")
 def waitaof(redis_server: ThrowawayServer) -> None:
-    """A server that can be waited for. What another one is good for is tested beside each test that asks for this."""
+    """A server that can be waited for.
+
+    What another one is good for is tested beside each test that asks for this.
+    """
     if not has_waitaof(redis_server.url):
         with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
             version = client.info("server")["redis_version"]
@@ -127,7 +144,9 @@ def fake_redis() -> Iterator[redis.Redis]:
 @pytest.fixture
 async def async_fake_redis() -> AsyncIterator[redis.asyncio.Redis]:
     """An asyncio client of a fresh fake that runs Lua; replies are text."""
-    async with fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
+    async with fakeredis.FakeAsyncRedis(
+        server=fakeredis.FakeServer(), decode_responses=True
+    ) as client:
         yield client
 
 

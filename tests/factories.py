@@ -1,4 +1,7 @@
-"""Refund records, requests and provider replies as tests need them: plausible by default, any field to be replaced."""
+"""Refund records, requests and provider replies as tests need them.
+
+Plausible by default, any field to be replaced.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ def a_request(refund_id: str = "order-1001-1", **fields: Any) -> RefundRequest:
 
 
 def a_refund(stage: Stage = Stage.SENDING, **fields: Any) -> Refund:
-    """A record as it plausibly stands in `stage`: doubt only in `in_doubt`, an attempt wherever something was sent."""
+    """A record as it plausibly stands in `stage`.
+
+    Doubt only in `in_doubt`, an attempt wherever something was sent.
+    """
     sent = stage is not Stage.QUEUED
     values: dict[str, Any] = {
         "refund_id": "order-1001-1",
@@ -57,12 +63,16 @@ def a_refund(stage: Stage = Stage.SENDING, **fields: Any) -> Refund:
     if stage is Stage.PROCESSING:
         values["processing_since"] = NOW - MINUTE
     values |= fields
-    values.setdefault("idempotency_key", idempotency_key(values["refund_id"], values.get("generation", 1)))
+    values.setdefault(
+        "idempotency_key", idempotency_key(values["refund_id"], values.get("generation", 1))
+    )
     return Refund(**values)
 
 
 def refund_payload(refund: Refund | None = None, **fields: Any) -> dict[str, Any]:
-    """The provider's Refund object for a record of ours, succeeded unless `fields` say otherwise."""
+    """The provider's Refund object for a record of ours, succeeded unless `fields` say
+    otherwise.
+    """
     refund = refund or a_refund()
     return {
         "id": "re_1",
@@ -77,7 +87,11 @@ def refund_payload(refund: Refund | None = None, **fields: Any) -> dict[str, Any
 
 
 def a_reply(
-    http_status: int = 200, payload: Any = None, *, hide: Mapping[str, str] | None = None, **fields: Any
+    http_status: int = 200,
+    payload: Any = None,
+    *,
+    hide: Mapping[str, str] | None = None,
+    **fields: Any,
 ) -> Reply:
     """A whole reply as it is read; a success shows our refund unless `payload` says otherwise.
 
@@ -85,7 +99,9 @@ def a_reply(
     """
     if payload is None and http_status == 200:
         payload = refund_payload()
-    return Reply(http_status=http_status, payload=payloads.read(payload, (hide or {}).values()), **fields)
+    return Reply(
+        http_status=http_status, payload=payloads.read(payload, (hide or {}).values()), **fields
+    )
 
 
 def refund_in(payload: Any) -> ProviderRefund | None:
@@ -108,7 +124,9 @@ def error_in(payload: Any, *hide: str) -> tuple[str | None, str | None, str | No
     return None if error is None else (error.kind, error.code, error.message)
 
 
-def an_error(http_status: int, code: str = "some_code", kind: str = "invalid_request_error") -> Reply:
+def an_error(
+    http_status: int, code: str = "some_code", kind: str = "invalid_request_error"
+) -> Reply:
     """A reply with the provider's error, nested as its documentation shows it."""
     return a_reply(http_status, {"error": {"type": kind, "code": code, "message": "because"}})
 
@@ -131,21 +149,32 @@ def found(**fields: Any) -> ProviderRefund:
 
 NOT_SENT = Outcome(verdict=TryVerdict.NOT_SENT, code="not_sent")
 NOT_DONE = Outcome(verdict=TryVerdict.NOT_DONE, code="rate_limited", http_status=429)
-BAD_KEY = Outcome(verdict=TryVerdict.NOT_DONE, code="credentials_refused", http_status=401, credentials=True)
+BAD_KEY = Outcome(
+    verdict=TryVerdict.NOT_DONE, code="credentials_refused", http_status=401, credentials=True
+)
 REFUSED = Outcome(verdict=TryVerdict.REFUSED, code="amount_too_large", http_status=400)
 MAYBE = Outcome(verdict=TryVerdict.MAYBE, code="no_reply", doubt=True)
 SERVER_ERROR = Outcome(
-    verdict=TryVerdict.MAYBE, code="http_500", http_status=500, doubt=True, server_error=True, server_errors=1
+    verdict=TryVerdict.MAYBE,
+    code="http_500",
+    http_status=500,
+    doubt=True,
+    server_error=True,
+    server_errors=1,
 )
 MISMATCH = Outcome(verdict=TryVerdict.MISMATCH, code="idempotency_error", http_status=400)
 
 
 def done_as(status: str = "succeeded", **fields: Any) -> Outcome:
     """A proof of done by a reply, the provider saying `status`."""
-    return Outcome(verdict=TryVerdict.DONE, code="done", http_status=200, found=found(status=status, **fields))
+    return Outcome(
+        verdict=TryVerdict.DONE, code="done", http_status=200, found=found(status=status, **fields)
+    )
 
 
-def stepped(refund: Refund, changes: Any, stage: Stage, now: datetime, delay: timedelta | None) -> Refund:
+def stepped(
+    refund: Refund, changes: Any, stage: Stage, now: datetime, delay: timedelta | None
+) -> Refund:
     """The record as a saved step would leave it, without a store."""
     due = None if stage is Stage.SETTLED else now + (delay or timedelta(0))
     known = {name: _kept(name, value) for name, value in changes.items()}

@@ -1,4 +1,7 @@
-"""Arbitrary records, answers and outcomes for property tests: all that the types allow, likely or not."""
+"""Arbitrary records, answers and outcomes for property tests.
+
+All that the types allow, likely or not.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,40 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.factories import NOW, a_refund, found, refund_payload
-from worker.model.answers import Answer, NoReply, NotSent, Outcome, Readback, ReadbackVerdict, Reply, TryVerdict
+from worker.model.answers import (
+    Answer,
+    NoReply,
+    NotSent,
+    Outcome,
+    Readback,
+    ReadbackVerdict,
+    Reply,
+    TryVerdict,
+)
 from worker.model.refund import Baseline, Refund, Retriable, Stage
 from worker.rules.attempts import Rules
 from worker.rules.outcomes import fold
 from worker.rules.payloads import read as read_payload
 
 jitters = st.floats(0, 1, exclude_max=True)
-spans = st.timedeltas(timedelta(0), timedelta(days=40)).map(lambda span: span - span % timedelta(milliseconds=1))
+spans = st.timedeltas(timedelta(0), timedelta(days=40)).map(
+    lambda span: span - span % timedelta(milliseconds=1)
+)
 moments = spans.map(lambda span: NOW - span)
 
 json_scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(-(10**20), 10**20), st.floats(), st.text(max_size=20), st.just("re_1")
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**20), 10**20),
+    st.floats(),
+    st.text(max_size=20),
+    st.just("re_1"),
 )
 json_values = st.recursive(
     json_scalars,
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 _known_names = st.sampled_from(
@@ -56,7 +77,9 @@ def payloads(draw: st.DrawFn) -> dict[str, Any]:
 
 def replies() -> st.SearchStrategy[Reply]:
     """A whole reply with any HTTP status and any JSON object, or none."""
-    statuses = st.one_of(st.integers(100, 599), st.sampled_from([200, 201, 400, 401, 403, 404, 409, 422, 429, 500]))
+    statuses = st.one_of(
+        st.integers(100, 599), st.sampled_from([200, 201, 400, 401, 403, 404, 409, 422, 429, 500])
+    )
     waits = st.one_of(st.none(), st.timedeltas(timedelta(0), timedelta(days=1)))
     read = st.one_of(st.none(), payloads()).map(read_payload)
     return st.builds(Reply, http_status=statuses, payload=read, retry_after=waits)
@@ -65,7 +88,9 @@ def replies() -> st.SearchStrategy[Reply]:
 def answers() -> st.SearchStrategy[Answer]:
     """Whatever one call can end in."""
     reasons = st.text(max_size=20)
-    return st.one_of(replies(), st.builds(NotSent, reason=reasons), st.builds(NoReply, reason=reasons))
+    return st.one_of(
+        replies(), st.builds(NotSent, reason=reasons), st.builds(NoReply, reason=reasons)
+    )
 
 
 @st.composite
@@ -119,13 +144,18 @@ rules = st.builds(
 
 @st.composite
 def refunds(draw: st.DrawFn, stage: Stage | None = None) -> Refund:
-    """A record in `stage` (any, unless told) with arbitrary counters, times and doubts that the stage allows."""
+    """A record in `stage` (any, unless told) with arbitrary counters, times and doubts that the
+    stage allows.
+    """
     stage = stage or draw(st.sampled_from(Stage))
     refund = a_refund(stage)
     counters: dict[str, Any] = {
-        name: draw(st.integers(0, 20)) for name in ("verdicts", "lapses", "server_errors", "looks", "resends")
+        name: draw(st.integers(0, 20))
+        for name in ("verdicts", "lapses", "server_errors", "looks", "resends")
     }
-    doubtful = stage is Stage.IN_DOUBT or (stage in {Stage.SENDING, Stage.REVIEW} and draw(st.booleans()))
+    doubtful = stage is Stage.IN_DOUBT or (
+        stage in {Stage.SENDING, Stage.REVIEW} and draw(st.booleans())
+    )
     moment = st.one_of(st.none(), moments)
     amount = draw(st.one_of(st.none(), st.just(500)))
     return replace(

@@ -1,4 +1,7 @@
-"""What CONTRIBUTING says of the packages; its links, paths and commands are checked with those of every page."""
+"""What CONTRIBUTING says of the packages.
+
+Its links, paths and commands are checked with those of every page.
+"""
 
 from __future__ import annotations
 

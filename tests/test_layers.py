@@ -1,4 +1,6 @@
-"""The order of the packages: who may import whom, read from the source, and what an import may not do."""
+"""The order of the packages: who may import whom, read from the source, and what an import may not
+do.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(worker.__file__).parent
 
-# Lowest first. A package, or a module at the top, imports from rows above its own only; those in one row do not know
-# each other.
+# Lowest first. A package, or a module at the top, imports from rows above its own only; those in
+# one row do not know each other.
 LAYERS = (
     {"errors", "ranges"},
     {"model"},
@@ -51,7 +53,18 @@ SANDBOX = "sandbox"
 SANDBOX_USERS = {"cli", SANDBOX}
 
 # The clock, chance and the outside: nothing that is pure may reach for them.
-OUTSIDE = {"celery", "kombu", "redis", "httpx", "aiohttp", "asyncio", "socket", "time", "random", "os"}
+OUTSIDE = {
+    "celery",
+    "kombu",
+    "redis",
+    "httpx",
+    "aiohttp",
+    "asyncio",
+    "socket",
+    "time",
+    "random",
+    "os",
+}
 
 # What a package, or one module of it, knows nothing of, beyond what the order says.
 FOREIGN = {
@@ -83,7 +96,9 @@ def modules(package: Path) -> dict[str, list[Path]]:
 
 
 def imported_names(path: Path, package: Path) -> Iterator[str]:
-    """The dotted names a file imports anywhere in it, `from a import b` as `a.b`, relative ones resolved."""
+    """The dotted names a file imports anywhere in it, `from a import b` as `a.b`, relative ones
+    resolved.
+    """
     parents = (package.name, *path.relative_to(package).parent.parts)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):
@@ -95,7 +110,10 @@ def imported_names(path: Path, package: Path) -> Iterator[str]:
 
 
 def inside(name: str, known: Mapping[str, object], package: Path) -> str | None:
-    """The module of the package that an imported name belongs to; a name off the package itself is `__init__`'s."""
+    """The module of the package that an imported name belongs to.
+
+    A name off the package itself is `__init__`'s.
+    """
     root, *rest = name.split(".")
     if root != package.name:
         return None
@@ -109,10 +127,14 @@ def foreign_to(path: Path, package: Path) -> set[str]:
 
 
 def breaches(package: Path) -> list[str]:
-    """One sentence for each import that breaks the order, and for each module that has no place in it."""
+    """One sentence for each import that breaks the order, and for each module that has no place in
+    it.
+    """
     rank = {name: row for row, names in enumerate(LAYERS) for name in names}
     known = modules(package)
-    found = [f"{name} has no place in LAYERS" for name in sorted(known.keys() - rank.keys() - {SANDBOX})]
+    found = [
+        f"{name} has no place in LAYERS" for name in sorted(known.keys() - rank.keys() - {SANDBOX})
+    ]
     for module, paths in known.items():
         names = sorted({name for path in paths for name in imported_names(path, package)})
         for target in sorted({inside(name, known, package) or module for name in names} - {module}):
@@ -131,7 +153,11 @@ def breaches(package: Path) -> list[str]:
             for other in foreign_to(path, package)
         }
         found += sorted(
-            {f"{module} must not know {name}" for name, other in foreign if f"{name}.".startswith(f"{other}.")}
+            {
+                f"{module} must not know {name}"
+                for name, other in foreign
+                if f"{name}.".startswith(f"{other}.")
+            }
         )
     return found + breaches_in_rules(package)
 
@@ -147,7 +173,9 @@ def breaches_in_rules(package: Path) -> list[str]:
             found.append(f"rules/{path.stem} has no place in RULES")
         for name in sorted({*imported_names(path, package)}):
             parts = name.split(".")
-            if parts[:2] == [package.name, "rules"] and rank.get(parts[2], 0) >= rank.get(path.stem, len(RULES)):
+            if parts[:2] == [package.name, "rules"] and rank.get(parts[2], 0) >= rank.get(
+                path.stem, len(RULES)
+            ):
                 found.append(f"rules/{path.stem} must not import rules/{parts[2]}")
     return found
 
@@ -161,10 +189,18 @@ def test_every_package_has_its_place_and_imports_only_from_below_it() -> None:
     [
         ("model/refund.py", "from worker import rules", "model must not import rules"),
         ("model/refund.py", "from worker.rules import attempts", "model must not import rules"),
-        ("model/refund.py", "from worker.rules.outcomes import classify", "model must not import rules"),
+        (
+            "model/refund.py",
+            "from worker.rules.outcomes import classify",
+            "model must not import rules",
+        ),
         ("model/refund.py", "from .. import rules", "model must not import rules"),
         ("model/refund.py", "def late():\n    import worker.rules", "model must not import rules"),
-        ("provider/gateway.py", "from ..store.store import Store", "provider must not import store"),
+        (
+            "provider/gateway.py",
+            "from ..store.store import Store",
+            "provider must not import store",
+        ),
         ("store/store.py", "from worker import Refunds", "store must not import __init__"),
         (
             "engine/service.py",
@@ -174,11 +210,19 @@ def test_every_package_has_its_place_and_imports_only_from_below_it() -> None:
         ("sandbox/demo.py", "from worker.cli import main", "sandbox must not import cli"),
         ("sandbox/demo.py", "from ..cli import main", "sandbox must not import cli"),
         ("sandbox/demo.py", "from .. import cli", "sandbox must not import cli"),
-        ("sandbox/demo.py", "from worker.process import runtime", "sandbox must not import process"),
+        (
+            "sandbox/demo.py",
+            "from worker.process import runtime",
+            "sandbox must not import process",
+        ),
         ("store/store.py", "import httpx", "store must not know httpx"),
         ("rules/attempts.py", "from time import monotonic", "rules must not know time.monotonic"),
         ("engine/endings.py", "import asyncio", "engine must not know asyncio"),
-        ("rules/outcomes.py", "from worker.rules import attempts", "rules/outcomes must not import rules/attempts"),
+        (
+            "rules/outcomes.py",
+            "from worker.rules import attempts",
+            "rules/outcomes must not import rules/attempts",
+        ),
         (
             "rules/preflight.py",
             "from worker.rules.readback import after_poll",
@@ -219,7 +263,13 @@ def test_a_planted_breach_is_named(file: str, source: str, breach: str, tmp_path
 )
 def test_an_import_from_below_is_allowed(file: str, source: str, tmp_path: Path) -> None:
     package = tmp_path / "worker"
-    for name in ["__init__.py", "model/__init__.py", "rules/__init__.py", "settings.py", "sandbox/redis_server.py"]:
+    for name in [
+        "__init__.py",
+        "model/__init__.py",
+        "rules/__init__.py",
+        "settings.py",
+        "sandbox/redis_server.py",
+    ]:
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).touch()
     (package / file).parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +279,13 @@ def test_an_import_from_below_is_allowed(file: str, source: str, tmp_path: Path)
 
 def run_python(code: str, *arguments: str, cwd: Path | None = None) -> list[str]:
     """Run code in an interpreter of its own, and return the list of strings it prints as JSON."""
-    run = subprocess.run([sys.executable, "-c", code, *arguments], check=False, capture_output=True, text=True, cwd=cwd)
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
     assert run.returncode == 0, run.stderr
     printed: list[str] = json.loads(run.stdout)
     return printed
@@ -246,7 +302,12 @@ def loaded_after_importing(*names: str) -> set[str]:
 
 def test_the_producers_door_loads_no_provider_client() -> None:
     doors = ["worker", *(f"worker.{name}" for name in ("client",) if name in modules(PACKAGE))]
-    assert not loaded_after_importing(*doors) & {"httpx", "httpx_aiohttp", "aiohttp", "worker.provider"}
+    assert not loaded_after_importing(*doors) & {
+        "httpx",
+        "httpx_aiohttp",
+        "aiohttp",
+        "worker.provider",
+    }
 
 
 CONNECTIONS = """

@@ -1,4 +1,6 @@
-"""What the pages name exists: every relative link and its heading, every command, option, module, path and setting."""
+"""What the pages name exists: every relative link and its heading, every command, option, module,
+path and setting.
+"""
 
 from __future__ import annotations
 
@@ -115,4 +117,6 @@ def test_the_pages_hold_every_kind_of_thing_that_is_looked_for() -> None:
     commands = [" ".join(words[:2]) for page in PAGES for words in commands_in(page)]
     assert {"batch show", "review resolve", "import season.csv"} <= set(commands)
     assert "outside-the-promise" in anchors(ROOT / "ops" / "docs" / "design.md")
-    assert {"demo", "prove"} <= {name for page in PAGES for code in code_in(page) for name in _DEV.findall(code)}
+    assert {"demo", "prove"} <= {
+        name for page in PAGES for code in code_in(page) for name in _DEV.findall(code)
+    }

@@ -1,7 +1,7 @@
 """Refunds: accepted once, moved at most once, never lost, never guessed.
 
-The names below are imported when they are first asked for: a command line that is interrupted while it starts then
-ends without a traceback.
+The names below are imported when they are first asked for: a command line that is interrupted while
+it starts then ends without a traceback.
 """
 
 from importlib import import_module
@@ -60,7 +60,11 @@ __all__ = [
     "StoreUnavailable",
 ]
 
-_HOMES = {"Refunds": "worker.client", "Refund": "worker.model.refund", "RefundRequest": "worker.model.request"}
+_HOMES = {
+    "Refunds": "worker.client",
+    "Refund": "worker.model.refund",
+    "RefundRequest": "worker.model.request",
+}
 
 if not TYPE_CHECKING:
 

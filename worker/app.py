@@ -1,4 +1,7 @@
-"""The Celery app: `celery -A worker.app worker -P threads`, or `refunds worker`, which also brings it back."""
+"""The Celery app of the worker.
+
+`celery -A worker.app worker -P threads` starts it; `refunds worker` also restarts it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,14 @@ from celery.exceptions import SecurityWarning
 
 from worker.broker import bulk_prefetch, consumer, kombu_transport, remote
 from worker.broker.queues import make_celery
-from worker.errors import GuardRefused, ProviderUnavailable, RefundError, SettingsError, StoreRefused, StoreUnavailable
+from worker.errors import (
+    GuardRefused,
+    ProviderUnavailable,
+    RefundError,
+    SettingsError,
+    StoreRefused,
+    StoreUnavailable,
+)
 from worker.model.redaction import without_secrets
 from worker.process import logs
 from worker.process.runtime import THREADS_BESIDE_CALLS, Runtime
@@ -63,7 +73,10 @@ def _start(sender: Any, **_: Any) -> None:
     # The loop's thread would not survive a fork, and only threads let one loop serve all tasks.
     if "thread" not in getattr(sender.pool_cls, "__module__", ""):
         raise _end(
-            SettingsError("this worker needs the threads pool: start it with '-P threads', or run 'refunds worker'")
+            SettingsError(
+                "this worker needs the threads pool: start it with '-P threads', or run 'refunds"
+                " worker'"
+            )
         )
     remote.restrict(control=settings.remote_control)
     # Celery sets up the log after this only.

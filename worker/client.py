@@ -1,4 +1,7 @@
-"""The client for producers: submit refunds and read their records. It needs no API key and no HTTP client."""
+"""The client for producers: submit refunds and read their records.
+
+It needs no API key and no HTTP client.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,13 @@ from celery import Celery
 
 from worker.broker import forks, queues, rejected
 from worker.broker.backlog import BacklogWatch
-from worker.errors import GuardRefused, IdempotencyConflict, MessageRejected, NotFound, StoreUnavailable
+from worker.errors import (
+    GuardRefused,
+    IdempotencyConflict,
+    MessageRejected,
+    NotFound,
+    StoreUnavailable,
+)
 from worker.model.refund import Lane, Refund, Status
 from worker.model.request import RefundRequest, shown
 from worker.model.steps import Step
@@ -40,10 +49,12 @@ _SAVE_TRIES: Final = 20
 _FIRST_POLL: Final = 0.02
 _LONGEST_POLL: Final = 1.0
 _TAKEN: Final = {
-    "owned": "that provider refund already belongs to refund {other}: {refund_id} was left as it is",
+    "owned": (
+        "that provider refund already belongs to refund {other}: {refund_id} was left as it is"
+    ),
     "attempted": (
-        "refund {refund_id} was submitted again as {other}, which is unsettled or has succeeded: it was left as it is, "
-        "since both would be paid; see the other with 'refunds status {other}'"
+        "refund {refund_id} was submitted again as {other}, which is unsettled or has succeeded: it"
+        " was left as it is, since both would be paid; see the other with 'refunds status {other}'"
     ),
 }
 PUBLISH_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
@@ -60,20 +71,30 @@ class Submitted:
 
 
 class Refunds:
-    """Client that submits, reads, awaits and cancels refunds. Safe to share between threads and across forks.
+    """Client that submits, reads, awaits and cancels refunds.
 
-    A child process opens its own connections at its first call; a closed client stays closed in child processes.
+    Safe to share between threads and across forks.
 
-    Raises `StoreUnavailable` if Redis is unavailable: then nothing is known to be accepted, and repeating is safe.
-    Raises `TypeError` if an id is not a text, or a request not a `RefundRequest`.
+    A child process opens its own connections at its first call; a closed client stays closed in
+    child processes.
+
+    Raises `StoreUnavailable` if Redis is unavailable: then nothing is known to be accepted, and
+    repeating is safe. Raises `TypeError` if an id is not a text, or a request not a
+    `RefundRequest`.
     """
 
     def __init__(
-        self, *, redis_url: str | None = None, broker_url: str | None = None, settings: Settings | None = None
+        self,
+        *,
+        redis_url: str | None = None,
+        broker_url: str | None = None,
+        settings: Settings | None = None,
     ) -> None:
         if settings is None:
             given = {"redis_url": redis_url, "broker_url": broker_url}
-            settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
+            settings = Settings.load(
+                **{name: value for name, value in given.items() if value is not None}
+            )
         self.settings = settings
         self._process: object = None
         self._closed = False
@@ -92,7 +113,10 @@ class Refunds:
         if self._process != forks.process():
             with forks.building():
                 if self._process != forks.process() and not self._closed:
-                    self._store, self._celery = open_store(self.settings), queues.make_celery(self.settings)
+                    self._store, self._celery = (
+                        open_store(self.settings),
+                        queues.make_celery(self.settings),
+                    )
                     queues.prepare(self._celery)
                     self._process = forks.process()
         store, celery = self._store, self._celery
@@ -113,7 +137,11 @@ class Refunds:
     def close(self) -> None:
         """Close the connections; the client cannot be used afterwards."""
         self._closed = True
-        if self._process == forks.process() and self._store is not None and self._celery is not None:
+        if (
+            self._process == forks.process()
+            and self._store is not None
+            and self._celery is not None
+        ):
             self._store.redis.close()
             self._celery.close()
         self._store = self._celery = None
@@ -125,11 +153,13 @@ class Refunds:
         self.close()
 
     def submit(self, request: RefundRequest, *, lane: Lane = Lane.SINGLE) -> Refund:
-        """Accept one refund and return its record; the same request again returns the existing record.
+        """Accept one refund and return its record.
 
-        The refund is accepted once this returns: if its message cannot be sent, the workers' sweep finds the record.
-        No failure after the record is written raises. Raises `IdempotencyConflict` if the id exists with other
-        contents.
+        The same request again returns the existing record.
+
+        The refund is accepted once this returns: if its message cannot be sent, the workers' sweep
+        finds the record. No failure after the record is written raises. Raises
+        `IdempotencyConflict` if the id exists with other contents.
         """
         created = self.store.run(scripts.create(_checked(request), lane))
         if created.result == "conflict":
@@ -140,8 +170,13 @@ class Refunds:
         self._watch_backlog(lane)
         return new_record(request, lane, created.now, created.now + scripts.NUDGE_GRACE)
 
-    def submit_many(self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK) -> Submitted:
-        """Accept a stream of refunds in constant memory; conflicts are counted, and their records stay unchanged."""
+    def submit_many(
+        self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK
+    ) -> Submitted:
+        """Accept a stream of refunds in constant memory.
+
+        Conflicts are counted, and their records stay unchanged.
+        """
         report = Submitted()
         for request, created in self.submit_stream(requests, lane=lane):
             if created.result == "created":
@@ -155,14 +190,23 @@ class Refunds:
         return report
 
     def submit_stream(
-        self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK, batch_id: str | None = None
+        self,
+        requests: Iterable[RefundRequest],
+        *,
+        lane: Lane = Lane.BULK,
+        batch_id: str | None = None,
     ) -> Iterator[tuple[RefundRequest, Created]]:
-        """Accept refunds in pipelined chunks during iteration; each chunk is recorded before its nudges are sent."""
+        """Accept refunds in pipelined chunks during iteration.
+
+        Each chunk is recorded before its nudges are sent.
+        """
         iterator = map(_checked, requests)
         per_message = queues.BULK_IDS if lane is Lane.BULK else 1
         while chunk := list(islice(iterator, CHUNK)):
             parts = [
-                scripts.create_several(chunk[start : start + scripts.CREATED_AT_ONCE], lane, batch_id)
+                scripts.create_several(
+                    chunk[start : start + scripts.CREATED_AT_ONCE], lane, batch_id
+                )
                 for start in range(0, len(chunk), scripts.CREATED_AT_ONCE)
             ]
             results = [created for part in self.store.run_many(parts) for created in part]
@@ -185,28 +229,39 @@ class Refunds:
         except PUBLISH_ERRORS as error:
             log.warning(
                 "nudge_not_sent",
-                extra={"refund_id": refund_ids[0], "count": len(refund_ids), "error": type(error).__name__},
+                extra={
+                    "refund_id": refund_ids[0],
+                    "count": len(refund_ids),
+                    "error": type(error).__name__,
+                },
             )
-            # The message is known to be lost, so the next sweep can act at once; without this mark it acts later.
+            # The message is known to be lost, so the next sweep can act at once; without this mark
+            # it acts later.
             with suppress(StoreUnavailable):
                 self.store.run(scripts.give_back(refund_ids))
 
     def get(self, refund_id: str) -> Refund:
-        """Return a refund's record; raises `NotFound`, or `MessageRejected` if a message naming the id was refused."""
+        """Return a refund's record.
+
+        Raises `NotFound`, or `MessageRejected` if a message naming the id was refused.
+        """
         refund = self.store.get(_checked_id(refund_id))
         if refund is None:
             if (refused := rejected.of_refund(self.store, refund_id)) is not None:
                 at = rfc3339(refused.rejected_at)
                 raise MessageRejected(refund_id, refused.reason, at, refused.entry_id)
             raise NotFound(
-                f"no refund {refund_id} was accepted here: check the id, REFUNDS_REDIS_URL and REFUNDS_PREFIX"
+                f"no refund {refund_id} was accepted here: check the id, REFUNDS_REDIS_URL and"
+                " REFUNDS_PREFIX"
             )
         return refund
 
     def get_many(self, refund_ids: Sequence[str]) -> list[Refund | None]:
         """Return records in the order of the ids, None for each that was never accepted."""
         if isinstance(refund_ids, str):
-            raise TypeError(f"refund_ids must be a list of refund ids, not the one text {shown(refund_ids)}")
+            raise TypeError(
+                f"refund_ids must be a list of refund ids, not the one text {shown(refund_ids)}"
+            )
         return self.store.get_many([_checked_id(refund_id) for refund_id in refund_ids])
 
     def history(self, refund_id: str) -> list[dict[str, Any]]:
@@ -214,7 +269,10 @@ class Refunds:
         return self.store.history(_checked_id(refund_id))
 
     def wait(self, refund_id: str, timeout: float = 30) -> Refund:
-        """Poll until the refund is settled or `timeout` seconds have passed; return its latest record."""
+        """Poll until the refund is settled or `timeout` seconds have passed.
+
+        Return its latest record.
+        """
         end = time.monotonic() + timeout
         pause = _FIRST_POLL
         while True:
@@ -226,14 +284,18 @@ class Refunds:
             pause = min(pause * 1.5, _LONGEST_POLL)
 
     def cancel(self, refund_id: str) -> Refund:
-        """Cancel a refund that was never sent to the provider; raises `NotCancelable` or `NotFound`."""
+        """Cancel a refund that was never sent to the provider.
+
+        Raises `NotCancelable` or `NotFound`.
+        """
         return self.apply(refund_id, decisions.cancel, {"by": decisions.CALLER})
 
     def retry(self, refund_id: str, *, unknown: bool = False, by: str = decisions.CALLER) -> Refund:
-        """Send a failed refund again: the same id, as a new generation with an idempotency key of its own.
+        """Send a failed refund again: same id, new generation with an idempotency key of its own.
 
-        `unknown`: also if it is not known whether that can help. One already being sent again is returned unchanged.
-        Raises `NotRetriable`, `GuardRefused` if its batch was canceled, `NotFound`.
+        `unknown`: also if it is not known whether that can help. One already being sent again is
+        returned unchanged. Raises `NotRetriable`, `GuardRefused` if its batch was canceled,
+        `NotFound`.
         """
         refund = self.get(refund_id)
         if not refund.settled and refund.generation > 1:
@@ -242,13 +304,15 @@ class Refunds:
             return refund
         if refund.batch_id is not None and self.store.batch_state(refund.batch_id) == "canceled":
             raise GuardRefused(
-                f"refund {refund_id} belongs to batch {refund.batch_id}, which was canceled: none of its refunds is "
-                "sent again; submit a new refund under a new id"
+                f"refund {refund_id} belongs to batch {refund.batch_id}, which was canceled: none"
+                " of its refunds is sent again; submit a new refund under a new id"
             )
         return self.apply(refund_id, partial(decisions.retry_one, unknown=unknown), {"by": by})
 
-    def apply(self, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]) -> Refund:
-        """Decide a step on the current record and save it; start over if another writer was faster."""
+    def apply(
+        self, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]
+    ) -> Refund:
+        """Decide a step on the current record and save it; repeat if another writer was faster."""
         for _ in range(_SAVE_TRIES):
             refund = self.get(refund_id)
             if refund.status is Status.CANCELED and decide is decisions.cancel:
@@ -265,13 +329,20 @@ class Refunds:
                     self._nudge([saved.woken], Lane.SINGLE)
                 return after
             if saved.result in _TAKEN:
-                raise GuardRefused(_TAKEN[saved.result].format(refund_id=refund_id, other=saved.other))
-        raise StoreUnavailable(f"refund {refund_id} keeps changing while this command decides: try again in a moment")
+                raise GuardRefused(
+                    _TAKEN[saved.result].format(refund_id=refund_id, other=saved.other)
+                )
+        raise StoreUnavailable(
+            f"refund {refund_id} keeps changing while this command decides: try again in a moment"
+        )
 
 
 def _checked(request: RefundRequest) -> RefundRequest:
     if not isinstance(request, RefundRequest):
-        raise TypeError(f"a request must be a RefundRequest, not {type(request).__name__}: RefundRequest(**fields)")
+        raise TypeError(
+            f"a request must be a RefundRequest, not {type(request).__name__}:"
+            " RefundRequest(**fields)"
+        )
     return request
 
 
@@ -285,7 +356,7 @@ _doors: Final[weakref.WeakSet[Refunds]] = weakref.WeakSet()
 
 
 def _in_child() -> None:
-    """Renew inherited locks in a forked child, so that no call waits for one that a thread of the parent held."""
+    """Renew locks in a forked child, so that no call waits for one that a parent's thread held."""
     for door in list(_doors):
         inherited = door._store  # noqa: SLF001 - of this module's own class
         if inherited is not None:
@@ -296,7 +367,7 @@ forks.in_child(_in_child)
 
 
 def open_store(settings: Settings) -> Store:
-    """Return the store of records over a blocking Redis client; it connects at the first command."""
+    """Return the store of records over a blocking Redis client, connected at the first command."""
     url = settings.redis_url.get_secret_value()
     return Store(
         connect(url),

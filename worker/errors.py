@@ -37,7 +37,7 @@ class SettingsError(RefundError):
 
 @dataclass(frozen=True, kw_only=True)
 class FieldError:
-    """One broken rule: which field, which value (shortened), a stable code, and the rule in words."""
+    """One broken rule: the field, the value (shortened), a stable code, and the rule in words."""
 
     field: str
     code: str
@@ -68,15 +68,20 @@ class NotFound(RefundError):
 
 
 class MessageRejected(NotFound):
-    """No record exists under that id, and the latest message that names it was refused for `reason`."""
+    """No record has that id, and the latest message that names it was refused for `reason`."""
 
     def __init__(self, refund_id: str, reason: str, rejected_at: str, entry_id: str) -> None:
         super().__init__(
-            f"refund {refund_id} was not accepted, because its message was rejected at {rejected_at} ({reason}): fix "
-            "the sender and send the refund again with the same id, or see the message with "
-            f"'refunds rejected show {entry_id}'"
+            f"refund {refund_id} was not accepted, because its message was rejected at"
+            f" {rejected_at} ({reason}): fix the sender and send the refund again with the same id,"
+            f" or see the message with 'refunds rejected show {entry_id}'"
         )
-        self.refund_id, self.reason, self.rejected_at, self.entry_id = refund_id, reason, rejected_at, entry_id
+        self.refund_id, self.reason, self.rejected_at, self.entry_id = (
+            refund_id,
+            reason,
+            rejected_at,
+            entry_id,
+        )
 
     def __reduce__(self) -> tuple[type[MessageRejected], tuple[str, str, str, str]]:
         return (MessageRejected, (self.refund_id, self.reason, self.rejected_at, self.entry_id))
@@ -91,8 +96,8 @@ class IdempotencyConflict(GuardRefused):
 
     def __init__(self, refund_id: str) -> None:
         super().__init__(
-            f"refund {refund_id} exists with other contents and was not changed: use a new id for a new refund, "
-            f"or see the existing one with 'refunds status {refund_id}'"
+            f"refund {refund_id} exists with other contents and was not changed: use a new id for a"
+            f" new refund, or see the existing one with 'refunds status {refund_id}'"
         )
         self.refund_id = refund_id
 
@@ -117,7 +122,10 @@ class NotDurable(GuardRefused):
 
 
 class NotStorable(GuardRefused):
-    """A value that was given, or one already stored, cannot be held by the records; nothing was changed."""
+    """A value that was given, or one already stored, cannot be held by the records.
+
+    Nothing was changed.
+    """
 
 
 class ProviderMismatch(GuardRefused):
@@ -129,15 +137,15 @@ class StoreUnavailable(RefundError):
 
 
 class StoreFull(StoreUnavailable):
-    """The Redis server has too little memory left to accept new refunds; accepted refunds continue."""
+    """The Redis server has too little memory to accept new refunds; accepted refunds continue."""
 
 
 class StoreRefused(StoreUnavailable):
-    """The Redis server refuses the user or the password of the address: another setting is needed."""
+    """The Redis server refuses the address's user or password: another setting is needed."""
 
 
 class ProviderUnavailable(RefundError):
-    """The provider did not give a fact that is needed before anything is sent; repeating is safe."""
+    """The provider did not give a fact needed before anything is sent; repeating is safe."""
 
 
 class IllegalMove(RefundError):

@@ -16,7 +16,9 @@ class Whole(click.IntRange):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter:
-            allowed = f"{self.min} or more" if self.max is None else f"from {self.min} to {self.max}"
+            allowed = (
+                f"{self.min} or more" if self.max is None else f"from {self.min} to {self.max}"
+            )
             self.fail(f"{value!r} must be a whole number, {allowed}", param, ctx)
 
 

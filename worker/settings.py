@@ -1,4 +1,7 @@
-"""All settings, read once from the environment and a directory of secret files; no other module reads them."""
+"""All settings, read once from the environment and a directory of secret files.
+
+No other module reads them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ from worker.rules.attempts import SPARE, Rules
 LIVE_HOST: Final = "api.wooshpay.com"
 ENV_PREFIX: Final = "REFUNDS_"
 KEPT_BEYOND_KEYS_DAYS: Final = 60
-"""Days that an id is kept after the provider's key window ends; without them a late repeat would be sent as new."""
+"""Days that an id is kept after the provider's key window ends.
+
+Without them a late repeat would be sent as new.
+"""
 LEAST_SETTLE_SECONDS: Final = 5.0
 """Shortest settle time with real money: every limit of a doubt is counted in settle times."""
 # The supervisor sets it for its child process.
@@ -37,7 +43,9 @@ _REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "
 class Settings(BaseSettings):
     """The `REFUNDS_…` variables, without the prefix; frozen. Create it with `Settings.load()`."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True
+    )
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     broker_url: SecretStr | None = None
@@ -61,7 +69,9 @@ class Settings(BaseSettings):
     bulk_share: float = Field(default=0.7, gt=0, le=1)
     lease_seconds: float = Field(default=45, gt=0, le=3600, validate_default=True)
     retention_days: float = Field(default=400, gt=0, le=36500)
-    prefix: str = Field(default="refunds:", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_:.{}-]+$")
+    prefix: str = Field(
+        default="refunds:", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_:.{}-]+$"
+    )
     log_format: Literal["json", "text"] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_amount: int | None = Field(default=None, gt=0)
@@ -95,22 +105,28 @@ class Settings(BaseSettings):
         scheme = url.partition("://")[0]
         if scheme not in allowed:
             rule = "must begin with one of {schemes}"
-            raise PydanticCustomError("scheme", rule, {"schemes": ", ".join(f"{name}://" for name in sorted(allowed))})
+            raise PydanticCustomError(
+                "scheme", rule, {"schemes": ", ".join(f"{name}://" for name in sorted(allowed))}
+            )
         if not _is_address(url):
-            rule = "must read scheme://user:password@host:port/0, reserved characters percent-encoded"
+            rule = (
+                "must read scheme://user:password@host:port/0, reserved characters percent-encoded"
+            )
             raise PydanticCustomError("address", rule)
         # A Redis client reads a path that is not a number as database 0.
         if scheme in _NUMBERED_SCHEMES and not _NUMBERED.fullmatch(urlsplit(url).path):
             raise PydanticCustomError("database", "must end with a database number, such as /0")
         if scheme == "unix" and not urlsplit(url).path.strip("/"):
-            raise PydanticCustomError("socket", "must name the socket's file, as in unix:///run/redis.sock")
+            raise PydanticCustomError(
+                "socket", "must name the socket's file, as in unix:///run/redis.sock"
+            )
         return value
 
     @field_validator("live", "allow_http", "remote_control", "first_look", mode="before")
     @classmethod
     def _true_or_false(cls, value: Any) -> Any:
-        # These settings allow real money, a key in clear text or stopping a worker, or keep money from moving twice.
-        # Only `true` and `false` are accepted, never a 1.
+        # These settings allow real money, a key in clear text or stopping a worker, or keep money
+        # from moving twice. Only `true` and `false` are accepted, never a 1.
         if isinstance(value, str):
             value = {"true": True, "false": False}.get(value.lower())
         if not isinstance(value, bool):
@@ -120,14 +136,20 @@ class Settings(BaseSettings):
     @field_validator("api_url")
     @classmethod
     def _plain_url(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")) or not _is_address(value) or not urlsplit(value).hostname:
+        if (
+            not value.startswith(("http://", "https://"))
+            or not _is_address(value)
+            or not urlsplit(value).hostname
+        ):
             raise PydanticCustomError("url", "must be an http:// or https:// address")
         parts = urlsplit(value)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise PydanticCustomError("url", "must not hold credentials, a query or a fragment")
         return value.rstrip("/")
 
-    @field_validator("log_level", "log_format", "idempotency", "readback", "totals", "durability", mode="before")
+    @field_validator(
+        "log_level", "log_format", "idempotency", "readback", "totals", "durability", mode="before"
+    )
     @classmethod
     def _any_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
@@ -136,15 +158,23 @@ class Settings(BaseSettings):
     @classmethod
     def _reads_a_list(cls, value: bool, info: Any) -> bool:  # noqa: FBT001 - pydantic calls it
         if value and info.data.get("readback", "list") != "list":
-            rule = "may be true only with REFUNDS_READBACK=list, since only a list shows a refund by its id"
+            rule = (
+                "may be true only with REFUNDS_READBACK=list, since only a list shows a refund by"
+                " its id"
+            )
             raise PydanticCustomError("first_look", rule)
         return value
 
     @field_validator("settle_seconds")
     @classmethod
     def _long_enough_for_money(cls, value: float, info: Any) -> float:
-        if value < LEAST_SETTLE_SECONDS and _is_live(info.data.get("api_key"), info.data.get("api_url", "")):
-            rule = "must be at least {least} where real money moves, since every limit of a doubt is counted in it"
+        if value < LEAST_SETTLE_SECONDS and _is_live(
+            info.data.get("api_key"), info.data.get("api_url", "")
+        ):
+            rule = (
+                "must be at least {least} where real money moves, since every limit of a doubt is"
+                " counted in it"
+            )
             raise PydanticCustomError("settle", rule, {"least": f"{LEAST_SETTLE_SECONDS:g}"})
         return value
 
@@ -153,7 +183,9 @@ class Settings(BaseSettings):
     def _lease_outlives_a_call(cls, value: float, info: Any) -> float:
         timeout = info.data.get("request_timeout_seconds")
         if timeout is not None and value < timeout + 5:
-            raise PydanticCustomError("lease", "must be at least REFUNDS_REQUEST_TIMEOUT_SECONDS plus 5")
+            raise PydanticCustomError(
+                "lease", "must be at least REFUNDS_REQUEST_TIMEOUT_SECONDS plus 5"
+            )
         return value
 
     @field_validator("retention_days")
@@ -161,16 +193,22 @@ class Settings(BaseSettings):
     def _records_outlive_keys(cls, value: float, info: Any) -> float:
         window = info.data.get("key_window_hours")
         if window is not None and value < window / 24 + KEPT_BEYOND_KEYS_DAYS:
-            rule = "must be at least REFUNDS_KEY_WINDOW_HOURS plus {beyond} days, which is {least} days now"
+            rule = (
+                "must be at least REFUNDS_KEY_WINDOW_HOURS plus {beyond} days, which is {least}"
+                " days now"
+            )
             least = math.ceil((window / 24 + KEPT_BEYOND_KEYS_DAYS) * 100) / 100
-            raise PydanticCustomError("retention", rule, {"beyond": KEPT_BEYOND_KEYS_DAYS, "least": f"{least:g}"})
+            raise PydanticCustomError(
+                "retention", rule, {"beyond": KEPT_BEYOND_KEYS_DAYS, "least": f"{least:g}"}
+            )
         return value
 
     @classmethod
     def load(cls, **overrides: Any) -> Settings:
         """Read the environment; `overrides` (by field name) take precedence.
 
-        Raises `SettingsError` with one message that names every wrong variable and echoes no secret.
+        Raises `SettingsError` with one message that names every wrong variable and echoes no
+        secret.
         """
         try:
             settings = cls(**overrides)
@@ -178,7 +216,8 @@ class Settings(BaseSettings):
                 return settings
             if not settings.secrets_dir.is_dir():
                 raise SettingsError(
-                    f"REFUNDS_SECRETS_DIR {settings.secrets_dir} is not a directory: create it or unset it"
+                    f"REFUNDS_SECRETS_DIR {settings.secrets_dir} is not a directory: create it or"
+                    " unset it"
                 )
             from_files: dict[str, Any] = {"_secrets_dir": settings.secrets_dir}
             return cls(**from_files, **overrides)
@@ -204,7 +243,7 @@ class Settings(BaseSettings):
 
     @property
     def provider_host(self) -> str:
-        """Return the provider's host, in lower case, with the port if it is not the scheme's default."""
+        """Return the provider's host in lower case, with any port not the scheme's default."""
         parts = urlsplit(self.api_url)
         host = (parts.hostname or "").rstrip(".")
         usual = {"https": 443, "http": 80}[parts.scheme]
@@ -238,7 +277,8 @@ class Settings(BaseSettings):
         """
         if self.api_key is None:
             raise SettingsError(
-                "REFUNDS_API_KEY is not set: export it, or put it in the file refunds_api_key of REFUNDS_SECRETS_DIR"
+                "REFUNDS_API_KEY is not set: export it, or put it in the file refunds_api_key of"
+                " REFUNDS_SECRETS_DIR"
             )
         if self.is_live and not self.live:
             raise GuardRefused(
@@ -248,19 +288,23 @@ class Settings(BaseSettings):
         parts = urlsplit(self.api_url)
         if parts.scheme == "http" and not self.allow_http and not is_loopback(parts.hostname or ""):
             raise GuardRefused(
-                f"REFUNDS_API_URL is plain http to {parts.hostname}, which would send the key unencrypted: "
-                "use https, or set REFUNDS_ALLOW_HTTP=true if the network is trusted"
+                f"REFUNDS_API_URL is plain http to {parts.hostname}, which would send the key"
+                " unencrypted: use https, or set REFUNDS_ALLOW_HTTP=true if the network is trusted"
             )
         key = self.api_key.get_secret_value()
         if _KEY.fullmatch(key) is None:
             raise SettingsError(
-                "REFUNDS_API_KEY holds characters that a key cannot have: check it for quotes and line breaks"
+                "REFUNDS_API_KEY holds characters that a key cannot have: check it for quotes and"
+                " line breaks"
             )
         return key
 
 
 def unknown_variables() -> list[str]:
-    """Return the `REFUNDS_…` variables of the environment that match no setting: most likely misspelt."""
+    """Return the `REFUNDS_…` variables of the environment that match no setting.
+
+    Most likely misspelt.
+    """
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
     return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
 
@@ -271,7 +315,10 @@ def _is_live(key: SecretStr | None, url: str) -> bool:
 
 
 def _is_address(url: str) -> bool:
-    """Return whether a URL can be parsed: a `/` or `[` of a password must not be read as part of the host."""
+    """Return whether a URL can be parsed.
+
+    A `/` or `[` of a password must not be read as part of the host.
+    """
     try:
         parts = urlsplit(url)
         # A list of hosts (Sentinels, or a broker's cluster) has more than one port.

@@ -1,6 +1,7 @@
 """The tasks: doorways from a message to the loop. No rules here.
 
-What a task returns is what became of its refunds, in words for a person; Flower shows it, and nothing keeps it.
+What a task returns is what became of its refunds, in words for a person; Flower shows it, and
+nothing keeps it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def _lane(task: Any) -> Lane:
 
 
 def _reject(args: tuple[Any, ...], kwargs: dict[str, Any], reason: str) -> None:
-    """Keep a message that cannot be understood; one that cannot be kept goes back to its queue, after a pause."""
+    """Keep a message that cannot be understood.
+
+    One that cannot be kept goes back to its queue, after a pause.
+    """
     if not inbox.rejected((args, kwargs), reason):
         runtime.pause()
         raise Reject(reason, requeue=True)
@@ -54,7 +58,11 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> str:
         reason = "; ".join(f"{each.field}: {each.rule}" for each in error.errors)
         _reject(args, kwargs, reason)
         ending = endings.rejected(each.code for each in error.errors)
-        return endings.summary({kwargs["refund_id"]: ending}) if is_refund_id(kwargs.get("refund_id")) else str(ending)
+        return (
+            endings.summary({kwargs["refund_id"]: ending})
+            if is_refund_id(kwargs.get("refund_id"))
+            else str(ending)
+        )
     try:
         ending = runtime.submit(request, _lane(self))
     except (GuardRefused, SettingsError, StoreUnavailable) as error:

@@ -1,13 +1,13 @@
 """Flower's settings: read only, behind a password; of a refund only its id, and what became of it.
 
-`celery --app worker.app flower --conf=ops/docker/flowerconfig.py`. The password is `user:password` in
-FLOWER_BASIC_AUTH, or in the file `flower_basic_auth` of REFUNDS_SECRETS_DIR; without one Flower does not start.
-FLOWER_ADDRESS and FLOWER_PORT say where to listen (loopback unless told otherwise), FLOWER_DB names a file that
-outlives a restart.
+`celery --app worker.app flower --conf=ops/docker/flowerconfig.py`. The password is `user:password`
+in FLOWER_BASIC_AUTH, or in the file `flower_basic_auth` of REFUNDS_SECRETS_DIR; without one Flower
+does not start. FLOWER_ADDRESS and FLOWER_PORT say where to listen (loopback unless told otherwise),
+FLOWER_DB names a file that outlives a restart.
 
-Two things are not left to Flower: its REST API shows a task's arguments and result as they were sent, whatever
-`format_task` does, so they are cut down where an event comes in; and its `/metrics` asks for no password, so here it
-does. Only `/healthcheck` is open, and says no more than OK.
+Two things are not left to Flower: its REST API shows a task's arguments and result as they were
+sent, whatever `format_task` does, so they are cut down where an event comes in; and its `/metrics`
+asks for no password, so here it does. Only `/healthcheck` is open, and says no more than OK.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ HIDDEN: Final = "…"
 
 
 def shown(arguments: object) -> str:
-    """Return arguments as they may be seen: refund ids, the id out of a request's fields, or nothing."""
+    """Return arguments as they may be seen.
+
+    Refund ids, the id out of a request's fields, or nothing.
+    """
     text = str(arguments or "")
     if text in {"", "()", "{}"} or _IDS.fullmatch(text):
         return text
@@ -39,14 +42,20 @@ def shown(arguments: object) -> str:
 
 
 def became(result: object) -> str:
-    """Return a task's result as it may be seen: what became of its refunds, in the words of `worker.engine.endings`."""
+    """Return a task's result as it may be seen.
+
+    What became of its refunds, in the words of `worker.engine.endings`.
+    """
     # Celery sends a text as Python would write it.
     text = str(result or "").strip("'")
     return text if text == "" or _RESULT.fullmatch(text) else HIDDEN
 
 
 def cleaned(event: dict[str, Any]) -> dict[str, Any]:
-    """Return a task's event without bodies and errors: of an error only its kind; the worker's log has it."""
+    """Return a task's event without bodies and errors: of an error only its kind.
+
+    The worker's log has it.
+    """
     clean = dict(event)
     for name in ("args", "kwargs"):
         if name in clean:
@@ -60,7 +69,10 @@ def cleaned(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def format_task(task: Any) -> Any:
-    """Show no more in the pages than in the API, for events that a database of an older Flower still holds."""
+    """Show no more in the pages than in the API.
+
+    A database of an older Flower may still hold such events.
+    """
     task.args, task.kwargs = shown(task.args), shown(task.kwargs)
     task.result, task.traceback = became(task.result), None
     return task
@@ -86,8 +98,8 @@ def _password() -> str:
     if file is not None and file.is_file():
         return file.read_text(encoding="utf-8").strip()
     raise SystemExit(
-        "flower: no password is set: put user:password into FLOWER_BASIC_AUTH, or into the file flower_basic_auth of "
-        "REFUNDS_SECRETS_DIR"
+        "flower: no password is set: put user:password into FLOWER_BASIC_AUTH, or into the file"
+        " flower_basic_auth of REFUNDS_SECRETS_DIR"
     )
 
 

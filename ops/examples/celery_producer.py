@@ -1,9 +1,10 @@
 """Celery: submit a refund from an application that has Celery and no refund-worker.
 
-    pip install 'celery[redis]'
-    REFUNDS_REDIS_URL=redis://127.0.0.1:6379/0 python ops/examples/celery_producer.py order-1001-1 pi_123 500
+    pip install 'celery[redis]' REFUNDS_REDIS_URL=redis://127.0.0.1:6379/0 python
+    ops/examples/celery_producer.py order-1001-1 pi_123 500
 
-Prints the record as JSON. Exit codes: 0 succeeded, 3 rejected, 4 not succeeded, 5 not accepted: run it again.
+Prints the record as JSON. Exit codes: 0 succeeded, 3 rejected, 4 not succeeded, 5 not accepted: run
+it again.
 """
 
 import json
@@ -19,7 +20,8 @@ URL = os.environ.get("REFUNDS_REDIS_URL", "redis://127.0.0.1:6379/0")
 SENDS = 3
 SECONDS = 20
 
-# With a REFUNDS_PREFIX of your own: broker_transport_options={"global_keyprefix": PREFIX}, and the prefix in the keys.
+# With a REFUNDS_PREFIX of your own: broker_transport_options={"global_keyprefix": PREFIX}, and the
+# prefix in the keys.
 app = Celery(broker=URL)
 records = redis.Redis.from_url(URL, decode_responses=True)
 
@@ -31,12 +33,19 @@ class RejectedError(Exception):
 def submit(fields: dict) -> dict:
     """Send the refund until its record exists; return the record.
 
-    Only then is the refund accepted. Sending it again is safe, because `refund_id` is the idempotency key.
+    Only then is the refund accepted. Sending it again is safe, because `refund_id` is the
+    idempotency key.
     """
     refund_id = fields["refund_id"]
     refused_before = records.hget("refunds:rejected-ids", refund_id)
     for _ in range(SENDS):
-        app.send_task("refunds.submit", kwargs=fields, queue="refunds", kwargsrepr=refund_id, ignore_result=True)
+        app.send_task(
+            "refunds.submit",
+            kwargs=fields,
+            queue="refunds",
+            kwargsrepr=refund_id,
+            ignore_result=True,
+        )
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             refused = records.hget("refunds:rejected-ids", refund_id)
@@ -46,7 +55,9 @@ def submit(fields: dict) -> dict:
             if record:
                 return same(record, fields)
             time.sleep(0.1)
-    raise TimeoutError(f"refund {refund_id} is not known to be accepted: send it again with the same id")
+    raise TimeoutError(
+        f"refund {refund_id} is not known to be accepted: send it again with the same id"
+    )
 
 
 def same(record: dict, fields: dict) -> dict:

@@ -1,12 +1,11 @@
 """Django: a view that submits the refund of an order, and one that shows its result.
 
-    pip install django refund-worker
-    REFUNDS_REDIS_URL=redis://127.0.0.1:6379/0 python ops/examples/django_view.py runserver --noreload
-    curl -X POST http://127.0.0.1:8000/orders/1001/refund
-    curl http://127.0.0.1:8000/refunds/order-1001-1
+    pip install django refund-worker REFUNDS_REDIS_URL=redis://127.0.0.1:6379/0 python
+    ops/examples/django_view.py runserver --noreload curl -X POST
+    http://127.0.0.1:8000/orders/1001/refund curl http://127.0.0.1:8000/refunds/order-1001-1
 
-In a project, copy `refunds` and the two views, and add `urlpatterns` to your own. The last lines only make this file
-run by itself.
+In a project, copy `refunds` and the two views, and add `urlpatterns` to your own. The last lines
+only make this file run by itself.
 """
 
 import sys
@@ -34,7 +33,10 @@ def refund_order(_: HttpRequest, order_id: str) -> JsonResponse:
         return JsonResponse({"error": f"there is no order {order_id}"}, status=404)
     # The id comes from the order, so a second click or a repeated request is the same refund.
     request = RefundRequest(
-        refund_id=f"order-{order_id}-1", reason="requested_by_customer", metadata={"order": order_id}, **order
+        refund_id=f"order-{order_id}-1",
+        reason="requested_by_customer",
+        metadata={"order": order_id},
+        **order,
     )
     try:
         refund = refunds.submit(request)

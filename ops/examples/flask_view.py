@@ -31,7 +31,10 @@ def refund_order(order_id: str) -> tuple[dict[str, Any], int]:
         return {"error": f"there is no order {order_id}"}, 404
     # The id comes from the order, so a second click or a repeated request is the same refund.
     request = RefundRequest(
-        refund_id=f"order-{order_id}-1", reason="requested_by_customer", metadata={"order": order_id}, **order
+        refund_id=f"order-{order_id}-1",
+        reason="requested_by_customer",
+        metadata={"order": order_id},
+        **order,
     )
     return refunds.submit(request).as_dict(), 202
 

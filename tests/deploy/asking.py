@@ -12,7 +12,9 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 
-def ask(url: str, *, user: str | None = None, data: dict[str, str] | None = None) -> tuple[int, str]:
+def ask(
+    url: str, *, user: str | None = None, data: dict[str, str] | None = None
+) -> tuple[int, str]:
     """Status and text of a GET, or of a POST where there is data."""
     body = urllib.parse.urlencode(data).encode() if data is not None else None
     request = urllib.request.Request(url, data=body)  # noqa: S310 - a loopback address of ours

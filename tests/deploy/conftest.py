@@ -1,4 +1,7 @@
-"""The whole stack, once for all tests in here: the services of docker-compose.yml as processes, and refunds gone by."""
+"""The whole stack, once for all tests in here.
+
+The services of docker-compose.yml as processes, and refunds gone by.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ QUICK = {
 
 @pytest.fixture(scope="session")
 def tools() -> dict[str, Path]:
-    """Prometheus, Alertmanager and their checkers; skips with the reason where they cannot be had."""
+    """Prometheus, Alertmanager and their checkers; skips with the reason where they cannot be
+    had.
+    """
     try:
         return monitoring.programs()
     except monitoring.ToolsMissingError as error:
@@ -58,7 +63,9 @@ class Installation:
         metadata = {"order": "1", "email": EMAIL}
         self.refunds.submit(
             RefundRequest(
-                refund_id=refund_id, payment_intent=payment_intent, **{"amount": 500, "metadata": metadata, **fields}
+                refund_id=refund_id,
+                payment_intent=payment_intent,
+                **{"amount": 500, "metadata": metadata, **fields},
             )
         )
         self.ids.append(refund_id)
@@ -67,22 +74,46 @@ class Installation:
         """Wait until every refund that was handed in is settled or in review."""
 
         def over() -> bool:
-            return all(r is not None and r.stage in {"settled", "review"} for r in self.refunds.get_many(self.ids))
+            return all(
+                r is not None and r.stage in {"settled", "review"}
+                for r in self.refunds.get_many(self.ids)
+            )
 
         until(over, f"{len(self.ids)} refunds are settled")
 
 
 def raw_messages(installation: Installation) -> None:
-    """What foreign producers send: a good message that shows all its fields, and ones that are no refund."""
+    """What foreign producers send: a good message that shows all its fields, and ones that are no
+    refund.
+    """
     app = installation.refunds.celery
-    good = {"refund_id": "raw-1", "payment_intent": "pi_raw1", "amount": 500, "metadata": {"email": EMAIL}}
+    good = {
+        "refund_id": "raw-1",
+        "payment_intent": "pi_raw1",
+        "amount": 500,
+        "metadata": {"email": EMAIL},
+    }
     app.send_task(SUBMIT_TASK, kwargs=good, queue="refunds")
     installation.ids.append("raw-1")
     bad = [
-        {"refund_id": "raw-2", "payment_intent": "pi_raw2", "amount": f"{KEY}", "metadata": {"email": EMAIL}},
+        {
+            "refund_id": "raw-2",
+            "payment_intent": "pi_raw2",
+            "amount": f"{KEY}",
+            "metadata": {"email": EMAIL},
+        },
         {"refund_id": "raw-3", "payment_intent": f"pi {KEY}", "amount": 1},
-        {"refund_id": "raw-4", "payment_intent": "pi_raw4", "metadata": {"email": f"{EMAIL}\x00 {KEY}"}},
-        {"refund_id": "raw-1", "payment_intent": "pi_raw1", "amount": 9, "metadata": {"email": EMAIL, "key": KEY}},
+        {
+            "refund_id": "raw-4",
+            "payment_intent": "pi_raw4",
+            "metadata": {"email": f"{EMAIL}\x00 {KEY}"},
+        },
+        {
+            "refund_id": "raw-1",
+            "payment_intent": "pi_raw1",
+            "amount": 9,
+            "metadata": {"email": EMAIL, "key": KEY},
+        },
     ]
     for fields in bad:
         app.send_task(SUBMIT_TASK, kwargs=fields, queue="refunds")
@@ -90,15 +121,20 @@ def raw_messages(installation: Installation) -> None:
     app.send_task("refunds.unheard_of", args=[KEY, EMAIL], queue="refunds")
     installation.redis.lpush("refunds", json.dumps({"key": KEY}), f"{{no json {KEY}")
     until(
-        lambda: int(str(installation.redis.llen("refunds:rejected"))) >= len(bad) + 4, "each rejected message is kept"
+        lambda: int(str(installation.redis.llen("refunds:rejected"))) >= len(bad) + 4,
+        "each rejected message is kept",
     )
 
 
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Every service of the profiles without and `demo`, healthy, and refunds of each kind gone through them."""
+    """Every service of the profiles without and `demo`, healthy, and refunds of each kind gone
+    through them.
+    """
     stack = Stack(
-        tmp_path_factory.mktemp("stack"), variables_of(ROOT / "ops" / "docker" / "demo.env"), extra=dict(QUICK)
+        tmp_path_factory.mktemp("stack"),
+        variables_of(ROOT / "ops" / "docker" / "demo.env"),
+        extra=dict(QUICK),
     )
     (stack.folder / "secrets" / "refunds_api_key").write_text(f"{KEY}\n")
     (stack.folder / "secrets" / "flower_basic_auth").write_text(f"operator:{PASSWORD}\n")
@@ -122,28 +158,47 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 
 
 def go_through(installation: Installation) -> None:
-    """Refunds of each kind: plain, failed, pending, doubtful, of a file, by raw messages, and one for a person."""
+    """Refunds of each kind: plain, failed, pending, doubtful, of a file, by raw messages, and one
+    for a person.
+    """
     installation.sandbox.set_modes(settle_ms=100, latency_ms=5, idempotency="ignore")
-    installation.sandbox.set_faults("cut_after:n=2,http_503_before:n=4,http_429:n=6:retry_after=seconds")
+    installation.sandbox.set_faults(
+        "cut_after:n=2,http_503_before:n=4,http_429:n=6:retry_after=seconds"
+    )
     for number in range(8):
         installation.submit(f"order-{number}-1", f"pi_{number}")
     installation.settled()
     installation.sandbox.set_faults("")
-    for number, payment_intent in enumerate(["pi_declined_1", "pi_pending_succeeded_1", "pi_missing_1"]):
+    for number, payment_intent in enumerate(
+        ["pi_declined_1", "pi_pending_succeeded_1", "pi_missing_1"]
+    ):
         installation.submit(f"order-9{number}-1", payment_intent)
     refused_key(installation)
     payments = [f"pi_row{n}" if n else "pi_declined_2" for n in range(5)]
-    batch = [RefundRequest(refund_id=f"row-{n}", payment_intent=pi, amount=100) for n, pi in enumerate(payments)]
+    batch = [
+        RefundRequest(refund_id=f"row-{n}", payment_intent=pi, amount=100)
+        for n, pi in enumerate(payments)
+    ]
     installation.refunds.submit_many(batch)
     installation.ids += [request.refund_id for request in batch]
     raw_messages(installation)
     installation.settled()
-    made = sum(record.attempts for record in installation.refunds.get_many(installation.ids) if record is not None)
-    until(lambda: attempts_told(installation) == made, f"the worker's next heartbeat tells of {made} attempts", 15)
+    made = sum(
+        record.attempts
+        for record in installation.refunds.get_many(installation.ids)
+        if record is not None
+    )
+    until(
+        lambda: attempts_told(installation) == made,
+        f"the worker's next heartbeat tells of {made} attempts",
+        15,
+    )
 
 
 def refused_key(installation: Installation) -> None:
-    """A refund that waits while the provider refuses the key, and goes on once it accepts it again."""
+    """A refund that waits while the provider refuses the key, and goes on once it accepts it
+    again.
+    """
     refund_id = "order-401-1"
     installation.sandbox.set_faults("http_401:pi=pi_401")
     installation.submit(refund_id, "pi_401")

@@ -1,4 +1,6 @@
-"""Rules, alerts and runbook: held to each other, to Prometheus' own checkers, and to the real `/metrics`."""
+"""Rules, alerts and runbook: held to each other, to Prometheus' own checkers, and to the real
+`/metrics`.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ QUERIES = [*((rule["alert"], rule["expr"]) for rule in RULES), *dashboard_querie
 
 
 def unknown_in(query: str, real: Mapping[str, Mapping[str, set[str]]]) -> list[str]:
-    """What a query names that the endpoint does not show: a metric, a label, or a value of a label."""
+    """What a query names that the endpoint does not show: a metric, a label, or a value of a
+    label.
+    """
     found = []
     labels: set[str] = {"le"}
     for name, matchers in _SELECTED.findall(query):
@@ -60,18 +64,30 @@ def unknown_in(query: str, real: Mapping[str, Mapping[str, set[str]]]) -> list[s
                 found.append(f"{name}{{{label}}}")
                 continue
             wanted = value.split("|") if "~" in how else [value]
-            found += [f'{name}{{{label}="{one}"}}' for one in wanted if not any(one == is_ for is_ in known[label])]
+            found += [
+                f'{name}{{{label}="{one}"}}'
+                for one in wanted
+                if not any(one == is_ for is_ in known[label])
+            ]
     without_strings = _STRING.sub("", query)
-    grouped = {label.strip() for group in _GROUPED.findall(without_strings) for label in group.split(",")} - {""}
+    grouped = {
+        label.strip() for group in _GROUPED.findall(without_strings) for label in group.split(",")
+    } - {""}
     return found + sorted(grouped - labels)
 
 
 @pytest.fixture(scope="module")
 def real(installation: Installation) -> dict[str, dict[str, set[str]]]:
-    """The metrics of the running installation; classes of answers that did not occur are those the gateway knows."""
+    """The metrics of the running installation.
+
+    Classes of answers that did not occur are those the gateway knows.
+    """
     found = exposed(installation.stack.url("metrics"))
     found["refunds_provider_calls_total"]["class"] |= {"2xx", "4xx", "5xx", "not_sent", "no_reply"}
-    found |= {name: {label: {"refunds"} for label in labels} for name, labels in MADE_BY_PROMETHEUS.items()}
+    found |= {
+        name: {label: {"refunds"} for label in labels}
+        for name, labels in MADE_BY_PROMETHEUS.items()
+    }
     return found
 
 
@@ -91,12 +107,16 @@ def test_every_metric_and_label_is_one_that_the_real_endpoint_shows(
         ("sum by (planet) (refunds_workers)", ["planet"]),
     ],
 )
-def test_a_planted_slip_is_named(real: dict[str, dict[str, set[str]]], query: str, unknown: list[str]) -> None:
+def test_a_planted_slip_is_named(
+    real: dict[str, dict[str, set[str]]], query: str, unknown: list[str]
+) -> None:
     assert unknown_in(query, real) == unknown
 
 
 def checked(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program, *arguments], check=False, capture_output=True, text=True, timeout=60, cwd=OPS)
+    return subprocess.run(
+        [program, *arguments], check=False, capture_output=True, text=True, timeout=60, cwd=OPS
+    )
 
 
 def test_promtool_accepts_configuration_and_rules(tools: dict[str, Path]) -> None:
@@ -105,7 +125,9 @@ def test_promtool_accepts_configuration_and_rules(tools: dict[str, Path]) -> Non
     assert f"{len(RULES)} rules found" in run.stdout
 
 
-def test_every_rule_fires_when_it_should_and_is_silent_when_it_should(tools: dict[str, Path]) -> None:
+def test_every_rule_fires_when_it_should_and_is_silent_when_it_should(
+    tools: dict[str, Path],
+) -> None:
     run = checked(tools["promtool"], "test", "rules", "prometheus/rules_test.yml")
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -122,7 +144,14 @@ def test_amtool_accepts_the_routes_and_a_page_goes_to_the_pager(tools: dict[str,
     run = checked(tools["amtool"], "check-config", config)
     assert run.returncode == 0, run.stdout + run.stderr
     for severity, receiver in [("page", "page"), ("ticket", "ticket")]:
-        told = checked(tools["amtool"], "config", "routes", "test", f"--config.file={config}", f"severity={severity}")
+        told = checked(
+            tools["amtool"],
+            "config",
+            "routes",
+            "test",
+            f"--config.file={config}",
+            f"severity={severity}",
+        )
         assert told.stdout.strip() == receiver
 
 
@@ -149,12 +178,16 @@ def test_every_rule_names_its_heading_which_says_all_four_things(rule: dict[str,
 def test_the_runbook_speaks_of_no_alert_that_does_not_exist() -> None:
     assert [*headings()] == sorted(headings(), key=[*headings()].index)
     assert headings().keys() == set(NAMES)
-    assert {link.lower() for link in re.findall(r"\(#(\w+)\)", RUNBOOK)} <= {name.lower() for name in NAMES}
+    assert {link.lower() for link in re.findall(r"\(#(\w+)\)", RUNBOOK)} <= {
+        name.lower() for name in NAMES
+    }
 
 
 def test_every_command_and_setting_in_the_runbook_exists() -> None:
     commands = set(re.findall(r"`(?:docker compose exec worker )?refunds ([a-z]+)", RUNBOOK))
     assert commands >= {"doctor", "pause", "resume", "review", "status", "list"}
     assert commands <= COMMANDS.keys()
-    settings = {name.removeprefix("REFUNDS_").lower() for name in re.findall(r"REFUNDS_[A-Z_]+", RUNBOOK)}
+    settings = {
+        name.removeprefix("REFUNDS_").lower() for name in re.findall(r"REFUNDS_[A-Z_]+", RUNBOOK)
+    }
     assert settings <= Settings.model_fields.keys()

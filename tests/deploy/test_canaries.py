@@ -1,4 +1,7 @@
-"""A key, a password and a person's address, planted wherever they could be: none of them comes out anywhere."""
+"""A key, a password and a person's address, planted wherever they could be.
+
+None of them comes out anywhere.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ def planted(text: str, canaries: tuple[str, ...] = CANARIES) -> list[str]:
     inside = [text]
     for word in re.findall(r"[A-Za-z0-9+/]{24,}={0,2}", text):
         try:
-            inside.append(base64.b64decode(word + "=" * (-len(word) % 4)).decode("utf-8", "replace"))
+            inside.append(
+                base64.b64decode(word + "=" * (-len(word) % 4)).decode("utf-8", "replace")
+            )
         except ValueError:
             continue
     return [canary for canary in canaries if any(canary in part for part in inside)]
@@ -38,7 +43,9 @@ def test_no_log_holds_a_canary(installation: Installation, name: str) -> None:
     assert planted(said) == []
 
 
-def test_every_line_of_a_workers_log_is_one_json_object_and_none_comes_twice(installation: Installation) -> None:
+def test_every_line_of_a_workers_log_is_one_json_object_and_none_comes_twice(
+    installation: Installation,
+) -> None:
     lines = installation.stack.running["worker"].said.splitlines()
     events: list[dict[str, Any]] = [json.loads(line) for line in lines]
     assert all(event["event"] and event["at"] and event["level"] for event in events)
@@ -47,7 +54,10 @@ def test_every_line_of_a_workers_log_is_one_json_object_and_none_comes_twice(ins
     assert sorted(event["refund_id"] for event in settled) == sorted(installation.ids)
     done = [event for event in settled if event.get("seen") == "done"]
     assert len(done) >= 8
-    assert all(event["ms"] >= 0 and event["attempt"] >= 1 and event["status"] == "succeeded" for event in done)
+    assert all(
+        event["ms"] >= 0 and event["attempt"] >= 1 and event["status"] == "succeeded"
+        for event in done
+    )
 
 
 def test_the_metrics_hold_neither_canary_nor_id(installation: Installation) -> None:

@@ -22,11 +22,15 @@ DOCKERFILE = (ROOT / "ops" / "docker" / "Dockerfile").read_text()
 
 def run_tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     tool = Path(sys.executable).parent / name
-    return subprocess.run([tool, *arguments], check=False, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    return subprocess.run(
+        [tool, *arguments], check=False, capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
 
 
 def test_the_file_holds_to_the_compose_specification() -> None:
-    run = run_tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
+    run = run_tool(
+        "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"
+    )
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -63,8 +67,9 @@ def test_every_service_has_limits_a_pinned_image_and_a_healthcheck(name: str) ->
     assert service["logging"]["options"].keys() == {"max-size", "max-file"}
 
 
-# The first patch of each line without known ways to run code through a script or over TLS (CVE-2024-46981,
-# CVE-2025-49844, CVE-2026-23631, CVE-2026-81934 and those between them). A line that is not named has had its last.
+# The first patch of each line without known ways to run code through a script or over TLS
+# (CVE-2024-46981, CVE-2025-49844, CVE-2026-23631, CVE-2026-81934 and those between them). A line
+# that is not named has had its last.
 SAFE_REDIS = {
     (6, 2): 24,
     (7, 2): 16,
@@ -75,7 +80,11 @@ SAFE_REDIS = {
     (8, 8): 2,
     (8, 10): 1,
 }
-OLDEST = {"prom/prometheus": (3, 13, 2), "prom/alertmanager": (0, 34, 0), "grafana/grafana": (13, 2, 0)}
+OLDEST = {
+    "prom/prometheus": (3, 13, 2),
+    "prom/alertmanager": (0, 34, 0),
+    "grafana/grafana": (13, 2, 0),
+}
 
 
 def version(image: str) -> tuple[int, ...]:
@@ -91,8 +100,14 @@ def test_the_server_has_no_known_hole_in_its_scripts() -> None:
 
 
 @pytest.mark.parametrize(("image", "oldest"), OLDEST.items())
-def test_no_image_is_older_than_what_is_known_to_be_mended(image: str, oldest: tuple[int, ...]) -> None:
-    (pinned,) = [service["image"] for service in SERVICES.values() if service["image"].startswith(f"{image}:")]
+def test_no_image_is_older_than_what_is_known_to_be_mended(
+    image: str, oldest: tuple[int, ...]
+) -> None:
+    (pinned,) = [
+        service["image"]
+        for service in SERVICES.values()
+        if service["image"].startswith(f"{image}:")
+    ]
     assert version(pinned) >= oldest
 
 
@@ -130,9 +145,9 @@ def test_only_loopback_reaches_what_is_published() -> None:
 
 def test_whoever_needs_the_server_waits_until_it_is_healthy() -> None:
     waiting = {"redis": {"condition": "service_healthy"}}
-    assert {name: SERVICES[name]["depends_on"] for name in ("worker", "metrics", "flower")} == dict.fromkeys(
-        ("worker", "metrics", "flower"), waiting
-    )
+    assert {
+        name: SERVICES[name]["depends_on"] for name in ("worker", "metrics", "flower")
+    } == dict.fromkeys(("worker", "metrics", "flower"), waiting)
 
 
 def test_a_worker_is_given_the_time_to_finish_its_longest_attempt() -> None:
@@ -141,16 +156,28 @@ def test_a_worker_is_given_the_time_to_finish_its_longest_attempt() -> None:
 
 
 def test_secrets_are_files_and_each_goes_only_to_whom_it_concerns() -> None:
-    assert {name: service["secrets"] for name, service in SERVICES.items() if "secrets" in service} == {
+    assert {
+        name: service["secrets"] for name, service in SERVICES.items() if "secrets" in service
+    } == {
         "redis": ["redis_users"],
-        "worker": ["refunds_api_key", {"source": "worker_redis_url", "target": "refunds_redis_url"}],
+        "worker": [
+            "refunds_api_key",
+            {"source": "worker_redis_url", "target": "refunds_redis_url"},
+        ],
         "metrics": [{"source": "metrics_redis_url", "target": "refunds_redis_url"}],
-        "flower": ["flower_basic_auth", {"source": "flower_redis_url", "target": "refunds_redis_url"}],
+        "flower": [
+            "flower_basic_auth",
+            {"source": "flower_redis_url", "target": "refunds_redis_url"},
+        ],
         "alertmanager": ["alert_webhook"],
         "grafana": ["grafana_admin"],
     }
     for service in SERVICES.values():
-        named = [name for name in service.get("environment", {}) if re.search("KEY$|PASSWORD$|TOKEN$|SECRET$", name)]
+        named = [
+            name
+            for name in service.get("environment", {})
+            if re.search("KEY$|PASSWORD$|TOKEN$|SECRET$", name)
+        ]
         assert named == []
     assert all(set(secret) == {"file"} for secret in composed()["secrets"].values())
 
@@ -170,7 +197,9 @@ def test_the_demo_never_reaches_a_real_provider() -> None:
 
 
 def test_demo_and_monitoring_run_only_when_asked_for() -> None:
-    profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    profiles = {
+        name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service
+    }
     assert profiles == {
         "sandbox": ["demo"],
         "prometheus": ["monitoring"],
@@ -194,7 +223,11 @@ def test_every_file_that_is_mounted_or_copied_is_there_and_let_through() -> None
     assert mounted
     assert copied
     assert [path for path in mounted + copied if not (ROOT / path).exists()] == []
-    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    let_through = {
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
     assert set(copied) == let_through
 
 
@@ -202,7 +235,11 @@ def test_the_image_takes_only_what_the_lock_holds_and_leaves_the_tools_behind() 
     first, last = re.split(r"^FROM .+$", DOCKERFILE, flags=re.MULTILINE)[1:]
     assert "--require-hashes" in first
     joined = re.sub(r"\\\n\s*", " ", first)
-    commands = [part for part in re.split(r"&&|\n", joined) if re.search(r"\bpip\b.* (install|download|wheel) ", part)]
+    commands = [
+        part
+        for part in re.split(r"&&|\n", joined)
+        if re.search(r"\bpip\b.* (install|download|wheel) ", part)
+    ]
     assert len(commands) == 4
     assert all("--no-index" in command or "--require-hashes" in command for command in commands)
     assert "pip uninstall" in last

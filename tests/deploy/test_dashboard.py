@@ -1,4 +1,7 @@
-"""A real Prometheus scrapes the real endpoint: every panel's query is answered, and an alert comes and goes."""
+"""A real Prometheus scrapes the real endpoint.
+
+Every panel's query is answered, and an alert comes and goes.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,21 @@ from tests.deploy.conftest import Installation
 
 DASHBOARD = json.loads((ROOT / "ops" / "grafana" / "dashboards" / "refunds.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-TARGETS = [(f"{panel['title']} {target['refId']}", target["expr"]) for panel in PANELS for target in panel["targets"]]
+TARGETS = [
+    (f"{panel['title']} {target['refId']}", target["expr"])
+    for panel in PANELS
+    for target in panel["targets"]
+]
 # What a healthy day does not have: a panel that stays empty then is right.
 MAY_BE_EMPTY: set[str] = set()
 
 
 @pytest.fixture(scope="module")
 def prometheus(installation: Installation, tools: dict[str, Path]) -> Iterator[str]:
-    """Prometheus on the project's own configuration, in haste: it looks every second, and no alert waits minutes."""
+    """Prometheus on the project's own configuration, in haste.
+
+    It looks every second, and no alert waits minutes.
+    """
     stack = installation.stack
     stack.tools = tools
     for file in ("prometheus.yml", "rules.yml"):
@@ -46,7 +56,10 @@ def begun(url: str, running: Service) -> str:
     def often() -> bool:
         assert running.process.poll() is None, running.said
         try:
-            return ask(f"{url}/-/ready")[0] == 200 and value_of(url, "count_over_time(refunds_workers[1m])") >= 4
+            return (
+                ask(f"{url}/-/ready")[0] == 200
+                and value_of(url, "count_over_time(refunds_workers[1m])") >= 4
+            )
         except OSError:
             return False
 
@@ -67,14 +80,20 @@ def value_of(url: str, expression: str) -> float:
 
 
 @pytest.mark.parametrize(("where", "expression"), TARGETS, ids=[where for where, _ in TARGETS])
-def test_every_panels_query_is_answered_with_a_series(prometheus: str, where: str, expression: str) -> None:
+def test_every_panels_query_is_answered_with_a_series(
+    prometheus: str, where: str, expression: str
+) -> None:
     assert query(prometheus, expression) or where in MAY_BE_EMPTY
 
 
 def test_prometheus_sees_what_happened(prometheus: str, installation: Installation) -> None:
     settled = installation.refunds.get_many(installation.ids)
     refunded = sum(r.amount or 0 for r in settled if r is not None and r.status == "succeeded")
-    assert value_of(prometheus, 'refunds_amount_minor{status="succeeded",currency="usd"}') == refunded > 0
+    assert (
+        value_of(prometheus, 'refunds_amount_minor{status="succeeded",currency="usd"}')
+        == refunded
+        > 0
+    )
     assert value_of(prometheus, 'refunds_records{status="failed"}') == 3
     assert value_of(prometheus, 'refunds_failures_total{error_code="card_declined"}') == 2
     assert value_of(prometheus, "refunds_workers") == 1

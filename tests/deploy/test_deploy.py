@@ -1,4 +1,6 @@
-"""Manifests and units: held to the settings, to the queues, and to what a refund in flight needs."""
+"""Manifests and units: held to the settings, to the queues, and to what a refund in flight
+needs.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ LONGEST = Settings.model_fields["lease_seconds"].default + SAVE_SECONDS
 OBJECTS: list[dict[str, Any]] = [
     found for file in sorted(K8S.glob("*.yaml")) for found in yaml.safe_load_all(file.read_text())
 ]
-DEPLOYMENTS = {found["metadata"]["name"]: found for found in OBJECTS if found["kind"] == "Deployment"}
+DEPLOYMENTS = {
+    found["metadata"]["name"]: found for found in OBJECTS if found["kind"] == "Deployment"
+}
 UNITS = sorted(path.name for path in SYSTEMD.glob("refunds-*"))
 
 
@@ -47,8 +51,14 @@ def test_everything_stands_in_one_namespace_and_no_secret_in_any_file() -> None:
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_every_pod_is_found_by_its_labels_and_runs_without_rights(name: str) -> None:
     deployment, spec = DEPLOYMENTS[name], pod(name)
-    assert deployment["spec"]["selector"]["matchLabels"] == deployment["spec"]["template"]["metadata"]["labels"]
-    assert (spec["securityContext"]["runAsNonRoot"], spec["securityContext"]["runAsUser"]) == (True, 10001)
+    assert (
+        deployment["spec"]["selector"]["matchLabels"]
+        == deployment["spec"]["template"]["metadata"]["labels"]
+    )
+    assert (spec["securityContext"]["runAsNonRoot"], spec["securityContext"]["runAsUser"]) == (
+        True,
+        10001,
+    )
     assert spec["automountServiceAccountToken"] is False
     (container,) = spec["containers"]
     assert container["securityContext"] == {
@@ -70,7 +80,11 @@ def test_a_pod_runs_the_command_of_its_compose_service(name: str) -> None:
 def test_the_worker_is_alive_by_its_heartbeat_as_in_compose() -> None:
     (container,) = pod("refunds-worker")["containers"]
     compose = composed()["services"]["worker"]["healthcheck"]["test"]
-    assert container["livenessProbe"]["exec"]["command"] == compose[1:] == container["startupProbe"]["exec"]["command"]
+    assert (
+        container["livenessProbe"]["exec"]["command"]
+        == compose[1:]
+        == container["startupProbe"]["exec"]["command"]
+    )
     assert {"name": "REFUNDS_HEARTBEAT_FILE", "value": "/tmp/heartbeat"} in container["env"]  # noqa: S108 - the pod's own
     assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]  # noqa: S108 - likewise
 
@@ -86,7 +100,9 @@ def test_it_scales_by_both_queues_and_never_to_none() -> None:
     scaled = one("ScaledObject")["spec"]
     assert scaled["scaleTargetRef"]["name"] in DEPLOYMENTS
     assert scaled["minReplicaCount"] >= 1
-    assert {trigger["metadata"]["listName"] for trigger in scaled["triggers"]} == {lane.value for lane in Lane}
+    assert {trigger["metadata"]["listName"] for trigger in scaled["triggers"]} == {
+        lane.value for lane in Lane
+    }
     assert {trigger["authenticationRef"]["name"] for trigger in scaled["triggers"]} == {
         one("TriggerAuthentication")["metadata"]["name"]
     }
@@ -98,7 +114,11 @@ def test_every_setting_exists_and_no_key_reaches_whom_it_does_not_concern() -> N
     settings = {name.removeprefix("REFUNDS_").lower() for name in one("ConfigMap")["data"]}
     assert settings <= Settings.model_fields.keys()
     mounted = {
-        name: {item["key"] for volume in pod(name)["volumes"] for item in volume.get("secret", {}).get("items", [])}
+        name: {
+            item["key"]
+            for volume in pod(name)["volumes"]
+            for item in volume.get("secret", {}).get("items", [])
+        }
         for name in DEPLOYMENTS
     }
     assert mounted == {
@@ -110,7 +130,11 @@ def test_every_setting_exists_and_no_key_reaches_whom_it_does_not_concern() -> N
 
 @pytest.mark.parametrize("role", ["worker", "metrics", "flower"])
 def test_each_process_reaches_redis_as_its_own_user(role: str) -> None:
-    (items,) = [volume["secret"]["items"] for volume in pod(f"refunds-{role}")["volumes"] if "secret" in volume]
+    (items,) = [
+        volume["secret"]["items"]
+        for volume in pod(f"refunds-{role}")["volumes"]
+        if "secret" in volume
+    ]
     assert {"key": f"{role}_redis_url", "path": "refunds_redis_url"} in items
     (unit_of_role,) = [
         name
@@ -124,8 +148,15 @@ def test_each_process_reaches_redis_as_its_own_user(role: str) -> None:
 
 
 def test_the_scaler_reaches_redis_as_its_own_user() -> None:
-    parameters = {ref["parameter"]: ref["key"] for ref in one("TriggerAuthentication")["spec"]["secretTargetRef"]}
-    assert parameters == {"address": "redis_address", "username": "redis_username", "password": "redis_password"}
+    parameters = {
+        ref["parameter"]: ref["key"]
+        for ref in one("TriggerAuthentication")["spec"]["secretTargetRef"]
+    }
+    assert parameters == {
+        "address": "redis_address",
+        "username": "redis_username",
+        "password": "redis_password",
+    }
 
 
 def unit(name: str) -> configparser.RawConfigParser:
@@ -148,7 +179,11 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
             (tmp_path / name.replace("@", "@1")).write_text(text)
     files = [str(path) for path in sorted(tmp_path.iterdir()) if "@." not in path.name]
     run = subprocess.run(
-        [analyze, "verify", "--man=no", *files], check=False, capture_output=True, text=True, timeout=60
+        [analyze, "verify", "--man=no", *files],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (run.returncode, run.stderr) == (0, "")
 
@@ -159,21 +194,38 @@ def test_a_worker_unit_lets_what_is_in_flight_finish_and_rests_after_a_wrong_set
     assert service["KillMode"] == "mixed"
     assert service["RestartPreventExitStatus"].split() == ["2", "6"]
     assert "REFUNDS_HEARTBEAT_FILE=%t/refunds-worker-%i/heartbeat" in service["Environment"]
-    assert "/run/refunds-worker-%i/heartbeat" in unit("refunds-worker-check@.service")["Service"]["ExecStart"]
+    assert (
+        "/run/refunds-worker-%i/heartbeat"
+        in unit("refunds-worker-check@.service")["Service"]["ExecStart"]
+    )
 
 
-@pytest.mark.parametrize("name", [name for name in UNITS if name.endswith(".service") and "check" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name in UNITS if name.endswith(".service") and "check" not in name]
+)
 def test_every_unit_runs_a_known_command_without_rights(name: str) -> None:
     service = unit(name)["Service"]
-    commands = {tuple(service_["command"][:3]) for service_ in composed()["services"].values() if "build" in service_}
+    commands = {
+        tuple(service_["command"][:3])
+        for service_ in composed()["services"].values()
+        if "build" in service_
+    }
     program, *rest = service["ExecStart"].split()
     assert program.startswith("/opt/refunds/bin/")
     assert any((program.rpartition("/")[2], *rest)[: len(known)] == known for known in commands)
-    assert (service["DynamicUser"], service["NoNewPrivileges"], service["CapabilityBoundingSet"]) == ("yes", "yes", "")
+    assert (
+        service["DynamicUser"],
+        service["NoNewPrivileges"],
+        service["CapabilityBoundingSet"],
+    ) == ("yes", "yes", "")
 
 
 def test_the_units_settings_exist() -> None:
-    lines = [line for line in (SYSTEMD / "settings.env").read_text().splitlines() if line and line[0] != "#"]
+    lines = [
+        line
+        for line in (SYSTEMD / "settings.env").read_text().splitlines()
+        if line and line[0] != "#"
+    ]
     names = {line.split("=", 1)[0].removeprefix("REFUNDS_").lower() for line in lines}
     assert names
     assert names <= Settings.model_fields.keys()

@@ -1,4 +1,6 @@
-"""Flower shows tasks, refund ids and what became of them to whoever has the password, and nothing else to anyone."""
+"""Flower shows tasks, refund ids and what became of them to whoever has the password, and nothing
+else to anyone.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +36,17 @@ DATATABLE = {
 
 @pytest.fixture
 def tasks(installation: Installation) -> dict[str, Any]:
-    """Flower's tasks by id, all of them over; events arrive some time after the refund is settled."""
+    """Flower's tasks by id, all of them over; events arrive some time after the refund is
+    settled.
+    """
     url = f"{installation.stack.url('flower')}/api/tasks"
 
     def are_there() -> bool:
         seen: dict[str, Any] = ask_json(url, user=USER)
         over = all(task["state"] in {"SUCCESS", "FAILURE"} for task in seen.values())
-        return over and all(sign in str(seen) for sign in ("raw-1: rejected", "row-4", "(order-401-1)"))
+        return over and all(
+            sign in str(seen) for sign in ("raw-1: rejected", "row-4", "(order-401-1)")
+        )
 
     until(are_there, "Flower has seen the last task", 20)
     found: dict[str, Any] = ask_json(url, user=USER)
@@ -48,9 +54,21 @@ def tasks(installation: Installation) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/workers", "/tasks", "/broker", "/metrics", "/api/tasks", "/api/workers", "/api/task/types"]
+    "path",
+    [
+        "/",
+        "/workers",
+        "/tasks",
+        "/broker",
+        "/metrics",
+        "/api/tasks",
+        "/api/workers",
+        "/api/task/types",
+    ],
 )
-def test_no_page_and_no_figure_is_shown_without_the_password(installation: Installation, path: str) -> None:
+def test_no_page_and_no_figure_is_shown_without_the_password(
+    installation: Installation, path: str
+) -> None:
     url = f"{installation.stack.url('flower')}{path}"
     assert ask(url)[0] == 401
     assert ask(url, user="operator:wrong")[0] == 401
@@ -69,7 +87,9 @@ def test_tasks_are_shown_by_their_refund_ids(tasks: dict[str, Any]) -> None:
     assert ("refunds.submit", "()", "raw-1") in shown
 
 
-def test_a_result_says_what_became_of_the_refunds_while_every_task_is_a_success(tasks: dict[str, Any]) -> None:
+def test_a_result_says_what_became_of_the_refunds_while_every_task_is_a_success(
+    tasks: dict[str, Any],
+) -> None:
     ours = [task for task in tasks.values() if task["name"] in {PROCESS_TASK, SUBMIT_TASK}]
     assert {task["state"] for task in ours} == {"SUCCESS"}
     results = {task["result"] for task in ours}
@@ -99,23 +119,40 @@ def test_pages_show_the_results_too(installation: Installation, tasks: dict[str,
     assert 'data-column="result"' in ask(f"{flower}/tasks", user=USER)[1]
 
 
-def test_no_canary_is_shown_on_any_page_or_in_the_api(installation: Installation, tasks: dict[str, Any]) -> None:
+def test_no_canary_is_shown_on_any_page_or_in_the_api(
+    installation: Installation, tasks: dict[str, Any]
+) -> None:
     flower = installation.stack.url("flower")
     (worker,) = ask_json(f"{flower}/api/workers?refresh=1", user=USER)
-    paths = ["/", "/workers", f"/worker/{worker}", "/tasks", "/broker", "/metrics", "/api/tasks", "/api/workers"]
+    paths = [
+        "/",
+        "/workers",
+        f"/worker/{worker}",
+        "/tasks",
+        "/broker",
+        "/metrics",
+        "/api/tasks",
+        "/api/workers",
+    ]
     paths += [f"/{kind}/{task}" for kind in ("task", "api/task/info") for task in tasks]
     read = {path: ask(f"{flower}{path}", user=USER) for path in paths}
     table = "&".join(f"{name}={value}" for name, value in DATATABLE.items())
     read["datatable"] = ask(f"{flower}/tasks/datatable?{table}", user=USER)
     assert "order-0-1" in read["datatable"][1]
     assert {path: status for path, (status, _) in read.items() if status != 200} == {}
-    assert [(path, canary) for path, (_, text) in read.items() for canary in CANARIES if canary in text] == []
+    assert [
+        (path, canary) for path, (_, text) in read.items() for canary in CANARIES if canary in text
+    ] == []
 
 
 def test_nothing_can_be_changed_through_flower(installation: Installation) -> None:
     flower = installation.stack.url("flower")
     (worker,) = ask_json(f"{flower}/api/workers", user=USER)
-    for path in (f"worker/shutdown/{worker}", "task/async-apply/refunds.process", "task/send-task/refunds.process"):
+    for path in (
+        f"worker/shutdown/{worker}",
+        "task/async-apply/refunds.process",
+        "task/send-task/refunds.process",
+    ):
         status, _ = ask(f"{flower}/api/{path}", user=USER, data={"args": "[]"})
         assert status in {403, 405}, path
     assert installation.stack.is_healthy("worker")
@@ -127,7 +164,9 @@ def test_flower_does_not_start_without_a_password(installation: Installation, gi
     environment.pop("REFUNDS_SECRETS_DIR")
     environment |= {"FLOWER_BASIC_AUTH": given} if given else {}
     command = [sys.executable, "-m", "celery", "--app", "worker.app", "flower", f"--conf={CONFIG}"]
-    ended = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=30, cwd=ROOT)
+    ended = subprocess.run(
+        command, env=environment, check=False, capture_output=True, text=True, timeout=30, cwd=ROOT
+    )
     assert ended.returncode != 0
     assert "password" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -141,8 +180,14 @@ def config(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return runpy.run_path(str(CONFIG))
 
 
-def test_it_listens_on_loopback_and_reads_only_unless_told_otherwise(config: dict[str, Any]) -> None:
-    assert (config["address"], config["read_only"], config.get("persistent")) == ("127.0.0.1", True, None)
+def test_it_listens_on_loopback_and_reads_only_unless_told_otherwise(
+    config: dict[str, Any],
+) -> None:
+    assert (config["address"], config["read_only"], config.get("persistent")) == (
+        "127.0.0.1",
+        True,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,13 +204,20 @@ def test_it_listens_on_loopback_and_reads_only_unless_told_otherwise(config: dic
         ("['order-1']", "…"),
     ],
 )
-def test_of_arguments_only_refund_ids_are_shown(config: dict[str, Any], sent: str, shown: str) -> None:
+def test_of_arguments_only_refund_ids_are_shown(
+    config: dict[str, Any], sent: str, shown: str
+) -> None:
     assert config["shown"](sent) == shown
 
 
 def test_every_ending_of_a_refund_is_shown_as_celery_sends_it(config: dict[str, Any]) -> None:
     refund_id = "Order_1001.1:a-b" * 12
-    for ending in [*every_kind(), endings.CONFLICT, endings.NO_IDS, endings.rejected(["amount", "unknown_field"])]:
+    for ending in [
+        *every_kind(),
+        endings.CONFLICT,
+        endings.NO_IDS,
+        endings.rejected(["amount", "unknown_field"]),
+    ]:
         for told in (endings.summary({refund_id: ending}), str(ending)):
             assert config["became"](saferepr(told, 1024)) == told
     together = endings.summary({f"r{number}": ending for number, ending in enumerate(every_kind())})
@@ -176,16 +228,31 @@ def test_every_ending_of_a_refund_is_shown_as_celery_sends_it(config: dict[str, 
 
 @pytest.mark.parametrize(
     "result",
-    [EMAIL, f"order-1: failed ({EMAIL})", "order-1: {'metadata': 1}", "Jane Roe", "order-1: a\nb", "None", "[1]"],
+    [
+        EMAIL,
+        f"order-1: failed ({EMAIL})",
+        "order-1: {'metadata': 1}",
+        "Jane Roe",
+        "order-1: a\nb",
+        "None",
+        "[1]",
+    ],
 )
 def test_of_a_result_in_other_words_nothing_is_shown(config: dict[str, Any], result: str) -> None:
     assert config["became"](repr(result)) == "…"
 
 
 def test_of_an_error_only_its_kind_is_shown(config: dict[str, Any]) -> None:
-    event = {"type": "task-failed", "exception": f"ValueError('{EMAIL}')", "traceback": EMAIL, "result": EMAIL}
+    event = {
+        "type": "task-failed",
+        "exception": f"ValueError('{EMAIL}')",
+        "traceback": EMAIL,
+        "result": EMAIL,
+    }
     cleaned = config["cleaned"](event)
     assert cleaned["exception"] == "ValueError"
     assert EMAIL not in str(cleaned)
-    task = config["format_task"](SimpleNamespace(args=EMAIL, kwargs="{}", result=EMAIL, traceback=EMAIL))
+    task = config["format_task"](
+        SimpleNamespace(args=EMAIL, kwargs="{}", result=EMAIL, traceback=EMAIL)
+    )
     assert EMAIL not in str(task)

@@ -1,4 +1,6 @@
-"""What is published: the wheel and the source archive, built here with the locked backend, and the one version."""
+"""What is published: the wheel and the source archive, built here with the locked backend, and the
+one version.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +51,14 @@ def metadata(text: bytes) -> Message:
     return message_from_string(text.decode())
 
 
-def test_a_wheel_holds_the_whole_package_with_its_types_and_scripts(wheel: dict[str, bytes]) -> None:
-    paths = [path for path in (ROOT / "worker").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+def test_a_wheel_holds_the_whole_package_with_its_types_and_scripts(
+    wheel: dict[str, bytes],
+) -> None:
+    paths = [
+        path
+        for path in (ROOT / "worker").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
     files = [path.relative_to(ROOT).as_posix() for path in paths]
     assert {"worker/py.typed", "worker/store/lua/claim.lua"} <= set(files)
     assert [name for name in files if name not in wheel] == []
@@ -78,7 +86,9 @@ def test_a_source_archive_carries_the_licence_too(built: Path) -> None:
 def test_the_command_and_the_package_state_the_version_of_pyproject_whatever_the_settings() -> None:
     command = [str(Path(sys.executable).parent / "refunds"), "--version"]
     settings = dict(os.environ) | {"REFUNDS_REDIS_URL": "not an address"}
-    ran = subprocess.run(command, env=settings, check=False, capture_output=True, text=True, timeout=30)
+    ran = subprocess.run(
+        command, env=settings, check=False, capture_output=True, text=True, timeout=30
+    )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"refunds {VERSION}\n", "")
     assert worker.__version__ == VERSION
 
@@ -88,7 +98,9 @@ def test_the_images_that_are_deployed_bear_the_version() -> None:
     named = [
         found
         for file in files
-        for found in re.findall(r"image: refund-worker:(?:\$\{VERSION:-)?([\w.]+)", file.read_text("utf-8"))
+        for found in re.findall(
+            r"image: refund-worker:(?:\$\{VERSION:-)?([\w.]+)", file.read_text("utf-8")
+        )
     ]
     assert len(named) >= 4
     assert set(named) == {VERSION}
@@ -98,10 +110,16 @@ def test_the_changelog_describes_the_version() -> None:
     assert f"\n## {VERSION}" in (ROOT / "ops" / "docs" / "CHANGELOG.md").read_text("utf-8")
 
 
-def test_the_image_builds_the_same_wheel_from_what_it_copies(wheel: dict[str, bytes], tmp_path: Path) -> None:
+def test_the_image_builds_the_same_wheel_from_what_it_copies(
+    wheel: dict[str, bytes], tmp_path: Path
+) -> None:
     dockerfile = (ROOT / "ops" / "docker" / "Dockerfile").read_text("utf-8")
     build = dockerfile[: dockerfile.index(" wheel ")]
-    copied = [source for line in re.findall(r"^COPY (.+)$", build, re.MULTILINE) for source in line.split()[:-1]]
+    copied = [
+        source
+        for line in re.findall(r"^COPY (.+)$", build, re.MULTILINE)
+        for source in line.split()[:-1]
+    ]
     for source in copied:
         target = tmp_path / source
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,9 @@ def rabbitmq(tmp_path: Path) -> Iterator[RabbitMQ]:
 @pytest.fixture
 def installation(rabbitmq: RabbitMQ, redis_url: str, tmp_path: Path) -> Iterator[Installation]:
     with running_sandbox(SandboxConfig(idempotency="ignore", latency_ms=20)) as sandbox:
-        made = Installation(redis_url, sandbox, tmp_path, settings={"REFUNDS_BROKER_URL": rabbitmq.url})
+        made = Installation(
+            redis_url, sandbox, tmp_path, settings={"REFUNDS_BROKER_URL": rabbitmq.url}
+        )
         try:
             yield made
         finally:
@@ -56,7 +58,9 @@ def test_refunds_go_through_rabbitmq_and_each_moves_once_even_when_it_is_started
             refunds.submit(request)
         depths = {lane: queues.queue_depth(refunds.celery, lane) for lane in Lane}
         assert depths == {Lane.SINGLE: 5, Lane.BULK: 2}
-        assert 'refunds_queue_messages{lane="refunds.bulk"} 2.0' in metrics.render(refunds.store, refunds.celery)
+        assert 'refunds_queue_messages{lane="refunds.bulk"} 2.0' in metrics.render(
+            refunds.store, refunds.celery
+        )
         assert refunds.store.redis.exists("refunds", "refunds.bulk") == 0
         worker = installation.start("worker", "worker")
         until(lambda: len(installation.sandbox.effects()) >= 30, "thirty refunds are done")
@@ -67,12 +71,17 @@ def test_refunds_go_through_rabbitmq_and_each_moves_once_even_when_it_is_started
         ids = [*(f"file-{n}" for n in range(150)), *(f"single-{n}" for n in range(5)), "late-0"]
         records = installation.settled(refunds, ids)
         assert Counter(record.status for record in records) == {"succeeded": 156}
-        assert Counter(e["refund_id"] for e in installation.sandbox.effects()) == dict.fromkeys(ids, 1)
+        assert Counter(e["refund_id"] for e in installation.sandbox.effects()) == dict.fromkeys(
+            ids, 1
+        )
     assert worker.stop() == 0
 
 
 def test_a_broker_that_hangs_holds_nobody_who_hands_in_a_refund(
-    installation: Installation, rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    installation: Installation,
+    rabbitmq: RabbitMQ,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(wire, "REPLY_SECONDS", 0.5)
     settings = Settings.load(redis_url=installation.redis_url, broker_url=rabbitmq.url)
@@ -81,7 +90,9 @@ def test_a_broker_that_hangs_holds_nobody_who_hands_in_a_refund(
     with rabbitmq.frozen():
         assert used.submit(requests("used", 1)[0]).stage == "queued"
         assert fresh.submit(requests("fresh", 1)[0]).stage == "queued"
-    assert [record.message for record in caplog.records if record.name == "worker.client"] == ["nudge_not_sent"] * 2
+    assert [record.message for record in caplog.records if record.name == "worker.client"] == [
+        "nudge_not_sent"
+    ] * 2
     assert used.submit(requests("after", 1)[0]).stage == "queued"
     worker = installation.start("worker", "worker")
     ids = ["before-0", "used-0", "fresh-0", "after-0"]
@@ -96,12 +107,19 @@ def test_messages_that_cannot_be_understood_come_through_rabbitmq_without_harm(
     worker = installation.start("worker", "worker")
     settings = Settings.load(redis_url=installation.redis_url, broker_url=rabbitmq.url)
     with Refunds(settings=settings) as refunds:
-        # The first one comes through: so the queue is there, without which RabbitMQ drops what is sent to it.
+        # The first one comes through: so the queue is there, without which RabbitMQ drops what is
+        # sent to it.
         refunds.submit(requests("good", 1)[0])
         assert refunds.wait("good-0", timeout=30).status == "succeeded"
         with refunds.celery.connection_for_write() as connection, connection.Producer() as producer:
-            for body, content_type in [(b"{no json", "application/json"), (b"[1, 2]", "text/plain"), (b"\xff", "x/y")]:
-                producer.publish(body, routing_key="refunds", content_type=content_type, content_encoding="utf-8")
+            for body, content_type in [
+                (b"{no json", "application/json"),
+                (b"[1, 2]", "text/plain"),
+                (b"\xff", "x/y"),
+            ]:
+                producer.publish(
+                    body, routing_key="refunds", content_type=content_type, content_encoding="utf-8"
+                )
         refunds.celery.send_task("refunds.unheard_of", args=["x"], queue="refunds")
         until(lambda: refunds.store.redis.llen("refunds:rejected") == 4, "all four are kept", 20)
         kept: Any = refunds.store.redis.lrange("refunds:rejected", 0, -1)

@@ -1,4 +1,6 @@
-"""The Redis users of compose: each can do what its role does, as real processes show, and nothing else."""
+"""The Redis users of compose: each can do what its role does, as real processes show, and nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -28,20 +30,49 @@ from worker.sandbox.running import running_sandbox
 RULES = ROOT / "ops" / "redis" / "users.acl"
 MAKE = ROOT / "ops" / "redis" / "make-users"
 ROLES = ["worker", "producer", "metrics", "flower", "keda"]
-HARM = ["FLUSHALL", "KEYS *", "CONFIG SET maxmemory 1", "SHUTDOWN NOSAVE", "SCRIPT FLUSH", "ACL LIST"]
+HARM = [
+    "FLUSHALL",
+    "KEYS *",
+    "CONFIG SET maxmemory 1",
+    "SHUTDOWN NOSAVE",
+    "SCRIPT FLUSH",
+    "ACL LIST",
+]
 FORBIDDEN = {
     "default": ["HGETALL refunds:meta", "LPUSH refunds x", *HARM],
     "worker": ["SET elsewhere 1", "PUBLISH elsewhere x", *HARM],
-    "producer": ["BRPOP refunds 1", "RPOP refunds", "HGETALL unacked", "SET elsewhere 1", "EVAL return 0", *HARM],
-    "metrics": ["HSET refunds:meta paused 1", "LPUSH refunds x", "DEL refunds:due", "EVALSHA 0 0", *HARM],
+    "producer": [
+        "BRPOP refunds 1",
+        "RPOP refunds",
+        "HGETALL unacked",
+        "SET elsewhere 1",
+        "EVAL return 0",
+        *HARM,
+    ],
+    "metrics": [
+        "HSET refunds:meta paused 1",
+        "LPUSH refunds x",
+        "DEL refunds:due",
+        "EVALSHA 0 0",
+        *HARM,
+    ],
     "keda": ["LPUSH refunds x", "RPOP refunds", "LLEN refunds:rejected", *HARM],
-    "flower": ["HGETALL refunds:refund:order-0-1", "LPUSH refunds x", "RPOP refunds", "DEL refunds", *HARM],
+    "flower": [
+        "HGETALL refunds:refund:order-0-1",
+        "LPUSH refunds x",
+        "RPOP refunds",
+        "DEL refunds",
+        *HARM,
+    ],
 }
 
 
 @pytest.fixture
 def clean(installation: Installation) -> Iterator[redis.Redis]:
-    """The server as the operator sees it; at the end nothing may have been denied to whoever worked meanwhile."""
+    """The server as the operator sees it.
+
+    At the end nothing may have been denied to whoever worked meanwhile.
+    """
     admin = installation.redis
     yield admin
     log: Any = admin.execute_command("ACL LOG")
@@ -49,20 +80,33 @@ def clean(installation: Installation) -> Iterator[redis.Redis]:
 
 
 def as_role(installation: Installation, role: str) -> redis.Redis:
-    url = installation.stack.redis_url if role == "default" else installation.stack.redis_url_of(role)
+    url = (
+        installation.stack.redis_url if role == "default" else installation.stack.redis_url_of(role)
+    )
     if role == "default":
         url = re.sub(r"//.*@", "//", url)
     client: redis.Redis = redis.Redis.from_url(url, decode_responses=True)
     return client
 
 
-def test_a_whole_installation_was_denied_nothing(installation: Installation, clean: redis.Redis) -> None:
-    """Worker, metrics and Flower have gone through refunds of every kind by now; their pages are asked once more."""
+def test_a_whole_installation_was_denied_nothing(
+    installation: Installation, clean: redis.Redis
+) -> None:
+    """Worker, metrics and Flower have gone through refunds of every kind by now.
+
+    Their pages are asked once more.
+    """
     assert ask(f"{installation.stack.url('metrics')}/metrics")[0] == 200
     for page in ("/workers", "/broker", "/tasks", "/api/workers?refresh=1", "/api/queues/length"):
-        assert ask(f"{installation.stack.url('flower')}{page}", user=f"operator:{PASSWORD}")[0] == 200
+        assert (
+            ask(f"{installation.stack.url('flower')}{page}", user=f"operator:{PASSWORD}")[0] == 200
+        )
     listed: Any = clean.client_list()
-    assert {"worker", "metrics", "flower", "operator"} >= {client["user"] for client in listed} >= {"worker", "flower"}
+    assert (
+        {"worker", "metrics", "flower", "operator"}
+        >= {client["user"] for client in listed}
+        >= {"worker", "flower"}
+    )
 
 
 @dataclass
@@ -87,10 +131,20 @@ class Roles:
 
 @pytest.fixture
 def roles(tmp_path: Path) -> Iterator[Roles]:
-    with running_server() as server, running_sandbox(SandboxConfig(idempotency="ignore")) as sandbox:
+    with (
+        running_server() as server,
+        running_sandbox(SandboxConfig(idempotency="ignore")) as sandbox,
+    ):
         made_in = tmp_path / "secrets"
-        subprocess.run([MAKE, made_in], check=True, env={**os.environ, "REDIS_ADDRESS": f"127.0.0.1:{server.port}"})
-        urls = {file.name.partition("_")[0]: file.read_text().strip() for file in made_in.glob("*_redis_url")}
+        subprocess.run(
+            [MAKE, made_in],
+            check=True,
+            env={**os.environ, "REDIS_ADDRESS": f"127.0.0.1:{server.port}"},
+        )
+        urls = {
+            file.name.partition("_")[0]: file.read_text().strip()
+            for file in made_in.glob("*_redis_url")
+        }
         shop = Shop(server.url, sandbox, tmp_path, settings={"REFUNDS_REDIS_URL": urls["worker"]})
         with redis.Redis.from_url(server.url, decode_responses=True) as admin:
             for line in (made_in / "redis_users").read_text().splitlines():
@@ -107,7 +161,9 @@ def roles(tmp_path: Path) -> Iterator[Roles]:
             assert [(entry["username"], entry["object"]) for entry in log] == []
 
 
-def test_a_producer_hands_in_reads_cancels_imports_and_asks_the_doctor(roles: Roles, tmp_path: Path) -> None:
+def test_a_producer_hands_in_reads_cancels_imports_and_asks_the_doctor(
+    roles: Roles, tmp_path: Path
+) -> None:
     file = tmp_path / "refunds.csv"
     rows = [f"row-{number},pi_row{number},100" for number in range(3)]
     file.write_text("\n".join(["refund_id,payment_intent,amount", *rows]))
@@ -118,7 +174,10 @@ def test_a_producer_hands_in_reads_cancels_imports_and_asks_the_doctor(roles: Ro
     assert roles.run("list").returncode == 0
     assert roles.run("batch", "list").returncode == 0
     assert roles.run("pause").returncode == 0
-    assert roles.run("submit", "order-2-1", "--payment-intent", "pi_2", "--amount", "5").returncode == 0
+    assert (
+        roles.run("submit", "order-2-1", "--payment-intent", "pi_2", "--amount", "5").returncode
+        == 0
+    )
     assert roles.run("cancel", "order-2-1").returncode == 0
     assert roles.run("resume").returncode == 0
     assert roles.run("review", "list").returncode in {0, 9}
@@ -129,7 +188,9 @@ def test_a_producer_hands_in_reads_cancels_imports_and_asks_the_doctor(roles: Ro
     assert sorted(effects) == ["order-1-1", "row-0", "row-1", "row-2"]
 
 
-def test_the_scaler_can_ask_for_the_length_of_a_queue(installation: Installation, clean: redis.Redis) -> None:
+def test_the_scaler_can_ask_for_the_length_of_a_queue(
+    installation: Installation, clean: redis.Redis
+) -> None:
     """As KEDA does: by a script that first asks what kind of list it is."""
     assert clean.ping()
     script = "local kind = redis.call('TYPE', KEYS[1]).ok return redis.call('LLEN', KEYS[1])"
@@ -137,8 +198,12 @@ def test_the_scaler_can_ask_for_the_length_of_a_queue(installation: Installation
         assert client.eval(script, 1, "refunds") == client.eval(script, 1, "refunds.bulk") == 0
 
 
-@pytest.mark.parametrize(("role", "command"), [(role, each) for role, all_ in FORBIDDEN.items() for each in all_])
-def test_no_role_can_do_what_is_not_its_own(installation: Installation, role: str, command: str) -> None:
+@pytest.mark.parametrize(
+    ("role", "command"), [(role, each) for role, all_ in FORBIDDEN.items() for each in all_]
+)
+def test_no_role_can_do_what_is_not_its_own(
+    installation: Installation, role: str, command: str
+) -> None:
     with as_role(installation, role) as client, pytest.raises(NoPermissionError):
         client.execute_command(*command.split())
     installation.redis.execute_command("ACL LOG RESET")
@@ -153,16 +218,24 @@ def test_whoever_keeps_records_is_granted_every_command_that_they_need(role: str
 
 
 def made(folder: Path) -> dict[str, str]:
-    subprocess.run([MAKE, folder], check=True, env={**os.environ, "REDIS_ADDRESS": "redis.example:6380"})
+    subprocess.run(
+        [MAKE, folder], check=True, env={**os.environ, "REDIS_ADDRESS": "redis.example:6380"}
+    )
     return {file.name: file.read_text() for file in folder.iterdir()}
 
 
 def test_each_role_has_an_address_and_the_server_knows_no_password(tmp_path: Path) -> None:
     files = made(tmp_path / "one")
-    assert set(files) == {"redis_users", "operator_redis_url", *(f"{role}_redis_url" for role in ROLES)}
+    assert set(files) == {
+        "redis_users",
+        "operator_redis_url",
+        *(f"{role}_redis_url" for role in ROLES),
+    }
     passwords = set()
     for role in [*ROLES, "operator"]:
-        found = re.fullmatch(rf"redis://{role}:([0-9a-f]{{48}})@redis\.example:6380/0\n", files[f"{role}_redis_url"])
+        found = re.fullmatch(
+            rf"redis://{role}:([0-9a-f]{{48}})@redis\.example:6380/0\n", files[f"{role}_redis_url"]
+        )
         assert found is not None
         passwords.add(found[1])
     assert len(passwords) == len(ROLES) + 1

@@ -14,12 +14,17 @@ from worker.sandbox.running import running_sandbox
 
 @pytest.fixture
 def sandbox_config() -> SandboxConfig:
-    """The provider of these tests: unproven, its keys ignored; a test may ask for another by parametrising."""
+    """The provider of these tests: unproven, its keys ignored.
+
+    A test may ask for another by parametrising.
+    """
     return SandboxConfig(idempotency="ignore", latency_ms=5)
 
 
 @pytest.fixture
-def installation(redis_url: str, tmp_path: Path, sandbox_config: SandboxConfig) -> Iterator[Installation]:
+def installation(
+    redis_url: str, tmp_path: Path, sandbox_config: SandboxConfig
+) -> Iterator[Installation]:
     """A server, a provider and no worker yet; whatever was started is ended."""
     with running_sandbox(sandbox_config) as sandbox:
         made = Installation(redis_url, sandbox, tmp_path)

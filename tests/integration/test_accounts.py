@@ -1,4 +1,7 @@
-"""Keys of one account and of another: what a worker does with a key that the records do not know yet."""
+"""Keys of one account and of another.
+
+What a worker does with a key that the records do not know yet.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ def looks(installation: Installation) -> int:
 
 
 @pytest.mark.parametrize("sandbox_config", [SandboxConfig(idempotency="ignore", accounts="hidden")])
-def test_key_of_another_account_proves_no_absence_and_moves_no_money_twice(installation: Installation) -> None:
+def test_key_of_another_account_proves_no_absence_and_moves_no_money_twice(
+    installation: Installation,
+) -> None:
     installation.sandbox.set_faults("cut_after:n=1,http_500_before:p=1:on=list")
     first = start(installation, OURS)
     with installation.refunds() as refunds:
@@ -54,7 +59,9 @@ def test_key_of_another_account_proves_no_absence_and_moves_no_money_twice(insta
     assert len(installation.sandbox.effects()) == 1
 
 
-def test_key_that_was_rotated_within_its_account_works_without_a_person(installation: Installation) -> None:
+def test_key_that_was_rotated_within_its_account_works_without_a_person(
+    installation: Installation,
+) -> None:
     for number, key in enumerate((OURS, "sk_test_canary_rotated")):
         worker = start(installation, key)
         with installation.refunds() as refunds:
@@ -70,7 +77,9 @@ def test_key_that_was_rotated_within_its_account_works_without_a_person(installa
         (SandboxConfig(accounts="shown"), "these records belong to the account acct_"),
     ],
 )
-def test_worker_with_a_key_of_another_account_does_not_start(installation: Installation, words: str) -> None:
+def test_worker_with_a_key_of_another_account_does_not_start(
+    installation: Installation, words: str
+) -> None:
     first = start(installation, OURS)
     with installation.refunds() as refunds:
         refunds.submit(request())

@@ -1,4 +1,6 @@
-"""Whatever JSON allows in any part of a message, on both brokers: the worker lives, good refunds go on, none is lost.
+"""Whatever JSON allows in any part of a message, on both brokers.
+
+The worker lives, good refunds go on, none is lost.
 
 Each message becomes a record or an entry of `refunds:rejected`, and only one of them.
 """
@@ -27,35 +29,75 @@ EXAMPLES = 40
 MOST_AT_ONCE = 8
 
 HEADERS = (
-    *("lang", "argsrepr", "kwargsrepr", "timelimit", "eta", "expires", "shadow", "retries", "root_id"),
+    *(
+        "lang",
+        "argsrepr",
+        "kwargsrepr",
+        "timelimit",
+        "eta",
+        "expires",
+        "shadow",
+        "retries",
+        "root_id",
+    ),
     *("parent_id", "group", "group_index", "stamped_headers", "stamps", "ignore_result", "origin"),
     *("replaced_task_nesting", "delivery_info", "callbacks", "priority", "meth"),
 )
 OF_AMQP = ("correlation_id", "reply_to", "message_id", "type", "app_id")
-PROPERTIES = (*OF_AMQP, "delivery_tag", "delivery_info", "body_encoding", "priority", "delivery_mode")
+PROPERTIES = (
+    *OF_AMQP,
+    "delivery_tag",
+    "delivery_info",
+    "body_encoding",
+    "priority",
+    "delivery_mode",
+)
 FIELDS = ("refund_id", "payment_intent", "amount", "currency", "reason", "metadata")
 OUTER = ("body", "content-type", "content-encoding", "headers", "properties")
 
 values = json_values | st.sampled_from(
     [
-        *(10**400, -1, 0.5, 1e300, float("nan"), float("inf"), "\ud800", "\0", "x" * 5_000, "gzip", "refunds.submit"),
+        *(
+            10**400,
+            -1,
+            0.5,
+            1e300,
+            float("nan"),
+            float("inf"),
+            "\ud800",
+            "\0",
+            "x" * 5_000,
+            "gzip",
+            "refunds.submit",
+        ),
         *({"__type__": "uuid", "__value__": "x"}, [[[[]]]], {"": {"": None}}, ABSENT),
     ]
 )
 # RabbitMQ reads some headers itself.
-names = st.text(max_size=10).filter(lambda name: name.upper() not in {"CC", "BCC"} and not name.startswith("x-"))
+names = st.text(max_size=10).filter(
+    lambda name: name.upper() not in {"CC", "BCC"} and not name.startswith("x-")
+)
 raw = st.one_of(
     st.binary(max_size=200),
     json_values.map(lambda value: json.dumps(value).encode()),
     st.sampled_from(
-        [b"[" * 5_000, b'{"a":' * 5_000, b"[[], {}, {}]x", b'[[],{"refund_id":1,"refund_id":2},{}]', b"1e999"]
+        [
+            b"[" * 5_000,
+            b'{"a":' * 5_000,
+            b"[[], {}, {}]x",
+            b'[[],{"refund_id":1,"refund_id":2},{}]',
+            b"1e999",
+        ]
     ),
 )
 changes = st.one_of(
     # Many at once: each of these is to be without effect, whatever it holds.
     st.tuples(st.just(("headers",)), st.dictionaries(st.sampled_from(HEADERS), values, min_size=3)),
     st.tuples(st.just(("headers",)), st.dictionaries(st.sampled_from(HEADERS), values, min_size=3)),
-    st.tuples(st.tuples(st.just("headers"), st.sampled_from(["task", "id", "compression"]) | names), values),
+    st.tuples(
+        st.tuples(st.just("headers"), st.sampled_from(["task", "id", "compression"]) | names),
+        values,
+    ),
     st.tuples(st.tuples(st.just("properties"), st.sampled_from(PROPERTIES) | names), values),
     st.tuples(st.tuples(st.just("body"), st.just(1), st.sampled_from(FIELDS) | names), values),
     st.tuples(st.tuples(st.just("body"), st.just(2), st.sampled_from([*EMBED]) | names), values),
@@ -66,14 +108,24 @@ changes = st.one_of(
     st.tuples(st.tuples(st.just("item")), raw),
 )
 messages = st.lists(
-    st.tuples(st.sampled_from([*Lane]), st.lists(changes, min_size=1, max_size=2)), max_size=MOST_AT_ONCE
+    st.tuples(st.sampled_from([*Lane]), st.lists(changes, min_size=1, max_size=2)),
+    max_size=MOST_AT_ONCE,
 )
 
 
 def odd_one(refund_id: str, changed: list[tuple[tuple[str | int, ...], Any]]) -> dict[str, Any]:
-    """The parts of a good message, some of them changed; `outer` and `item` are of a Redis list alone."""
+    """The parts of a good message, some of them changed.
+
+    `outer` and `item` are of a Redis list alone.
+    """
     good = Sent(refund_id=refund_id)
-    parts: dict[str, Any] = {"headers": {}, "properties": {}, "outer": {}, "item": None, "raw_body": None}
+    parts: dict[str, Any] = {
+        "headers": {},
+        "properties": {},
+        "outer": {},
+        "item": None,
+        "raw_body": None,
+    }
     parts |= {"content_type": good.content_type, "content_encoding": good.content_encoding}
     parts["body"] = json.loads(good.body_bytes)
     for path, value in changed:
@@ -115,11 +167,14 @@ def sent(post: Post, queue: str, refund_id: str, parts: dict[str, Any]) -> bool:
         outer = present({**json.loads(message.for_redis()), **parts["outer"]})
         post.client.lpush(queue, parts["item"] or json.dumps(outer))
         return True
-    message.properties = {name: parts["properties"][name] for name in OF_AMQP if name in parts["properties"]}
+    message.properties = {
+        name: parts["properties"][name] for name in OF_AMQP if name in parts["properties"]
+    }
     try:
         post.send(queue, message)
     except (TypeError, ValueError, OverflowError, struct.error, amqp.exceptions.AMQPError):
-        # Python's client cannot write it down, or RabbitMQ refuses to take it and ends the connection.
+        # Python's client cannot write it down, or RabbitMQ refuses to take it and ends the
+        # connection.
         post.reopen()
         return False
     return True
@@ -138,7 +193,9 @@ def post(request: pytest.FixtureRequest, installation: Installation) -> Iterator
     made.close()
 
 
-def test_any_message_is_accepted_or_kept_and_good_refunds_go_on(installation: Installation, post: Post) -> None:
+def test_any_message_is_accepted_or_kept_and_good_refunds_go_on(
+    installation: Installation, post: Post
+) -> None:
     worker = installation.start("worker", "worker")
     numbers = count(1)
     good: list[str] = []
@@ -174,7 +231,11 @@ def test_any_message_is_accepted_or_kept_and_good_refunds_go_on(installation: In
             good.append(f"good-{next(numbers)}")
             post.send("refunds", Sent(refund_id=good[-1]))
             until(lambda: bool(accepted(good[-1:])), "the good refund is accepted", 20)
-            until(lambda: len(accepted(these)) + kept() - before >= len(these), f"{drawn} is accepted or kept", 20)
+            until(
+                lambda: len(accepted(these)) + kept() - before >= len(these),
+                f"{drawn} is accepted or kept",
+                20,
+            )
             assert len(accepted(these)) + kept() - before == len(these)
             assert harmless <= set(accepted(these))
             assert worker.process.poll() is None

@@ -1,4 +1,7 @@
-"""A season of refunds in files, from end to end with faults on: what goes in comes out, in its order, once."""
+"""A season of refunds in files, from end to end with faults on.
+
+What goes in comes out, in its order, once.
+"""
 
 from __future__ import annotations
 
@@ -37,15 +40,26 @@ def test_every_row_of_a_killed_resumed_canceled_and_retried_season_is_accounted_
 
 
 @pytest.mark.parametrize("sandbox_config", [SandboxConfig(latency_ms=50)])
-def test_a_wrong_account_costs_about_thirty_rows_however_many_workers_send(installation: Installation) -> None:
+def test_a_wrong_account_costs_about_thirty_rows_however_many_workers_send(
+    installation: Installation,
+) -> None:
     with installation.refunds() as refunds:
         batches.open_batch(refunds.store, "b-1", file="season.csv", digest="d", rows=400)
-        requests = [RefundRequest(refund_id=f"row-{n}", payment_intent=f"pi_{n}", amount=10**6) for n in range(400)]
-        created = [made.result for _, made in refunds.submit_stream(requests, lane=Lane.BULK, batch_id="b-1")]
+        requests = [
+            RefundRequest(refund_id=f"row-{n}", payment_intent=f"pi_{n}", amount=10**6)
+            for n in range(400)
+        ]
+        created = [
+            made.result
+            for _, made in refunds.submit_stream(requests, lane=Lane.BULK, batch_id="b-1")
+        ]
         assert created == ["created"] * len(requests)
         for _ in range(2):
             installation.start()
-        until(lambda: batches.state_of_batch(refunds.store, "b-1") == "paused", "the batch has paused itself")
+        until(
+            lambda: batches.state_of_batch(refunds.store, "b-1") == "paused",
+            "the batch has paused itself",
+        )
 
         def resting() -> bool:
             stages = batches.read_batch(refunds.store, "b-1").stages

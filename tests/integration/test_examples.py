@@ -30,7 +30,12 @@ def installed(name: str, program: str, check: list[str], wanted: str) -> str:
     """The path of a program that passes a check; skips with what to install if there is none."""
     path = shutil.which(program)
     environment = {**os.environ, "NODE_PATH": NODE_MODULES}
-    if path is None or subprocess.run([path, *check], env=environment, check=False, capture_output=True).returncode:
+    if (
+        path is None
+        or subprocess.run(
+            [path, *check], env=environment, check=False, capture_output=True
+        ).returncode
+    ):
         pytest.skip(f"{name} is not installed here: 'apt-get install {wanted}' brings it")
     return path
 
@@ -51,7 +56,9 @@ def node_producer() -> list[str]:
     return [node, str(EXAMPLES / "node_producer.js")]
 
 
-@pytest.fixture(params=[celery_producer, php_producer, node_producer], ids=lambda made: made.__name__)
+@pytest.fixture(
+    params=[celery_producer, php_producer, node_producer], ids=lambda made: made.__name__
+)
 def producer(request: pytest.FixtureRequest) -> list[str]:
     """The command of a producer without this package."""
     command: Callable[[], list[str]] = request.param
@@ -60,10 +67,18 @@ def producer(request: pytest.FixtureRequest) -> list[str]:
 
 @pytest.fixture
 def producer_url(installation: Installation, tmp_path: Path) -> Iterator[str]:
-    """The address of the Redis user that producers are given; at the end nothing may have been denied to it."""
+    """The address of the Redis user that producers are given.
+
+    At the end nothing may have been denied to it.
+    """
     made, port = tmp_path / "users", installation.redis_url.rpartition(":")[2].partition("/")[0]
     make = [ROOT / "ops" / "redis" / "make-users", made]
-    subprocess.run(make, check=True, env={**os.environ, "REDIS_ADDRESS": f"127.0.0.1:{port}"}, capture_output=True)
+    subprocess.run(
+        make,
+        check=True,
+        env={**os.environ, "REDIS_ADDRESS": f"127.0.0.1:{port}"},
+        capture_output=True,
+    )
     users = (made / "redis_users").read_text("utf-8")
     (rules,) = re.findall(r"^user producer (.+)$", users, re.MULTILINE)
     with redis.Redis.from_url(installation.redis_url, decode_responses=True) as admin:
@@ -78,7 +93,9 @@ def producer_url(installation: Installation, tmp_path: Path) -> Iterator[str]:
 def run(command: list[str], *arguments: str, url: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "NODE_PATH": NODE_MODULES, "REFUNDS_REDIS_URL": url}
     command = [*command, *arguments]
-    return subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, env=environment, check=False, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_a_producer_hands_in_a_refund_once_however_often_it_runs(
@@ -107,17 +124,24 @@ def test_a_producer_reports_a_refund_that_is_rejected(
     assert [effect["amount"] for effect in installation.sandbox.effects()] == [500]
 
 
-def test_a_producer_without_redis_says_that_nothing_is_known_to_be_accepted(producer: list[str]) -> None:
+def test_a_producer_without_redis_says_that_nothing_is_known_to_be_accepted(
+    producer: list[str],
+) -> None:
     ran = run(producer, "order-1001-1", "pi_1001", "500", url="redis://127.0.0.1:1/0")
     assert (ran.returncode, ran.stdout) == (5, "")
     assert ran.stderr
 
 
 @contextmanager
-def served(command: list[str], environment: Mapping[str, str], port: int, folder: Path) -> Iterator[httpx.Client]:
+def served(
+    command: list[str], environment: Mapping[str, str], port: int, folder: Path
+) -> Iterator[httpx.Client]:
     """A web server that has begun to answer; ended by its id."""
     log = folder / "web.log"
-    with log.open("wb") as file, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+    with (
+        log.open("wb") as file,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+    ):
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
 
         def answers() -> bool:
@@ -151,12 +175,17 @@ def test_a_view_hands_in_the_refund_of_an_order_once_and_shows_it(
 ) -> None:
     installation.start("worker", "worker")
     port = free_port()
-    environment = {name: value for name, value in installation.environment.items() if name != "REFUNDS_API_KEY"}
+    environment = {
+        name: value for name, value in installation.environment.items() if name != "REFUNDS_API_KEY"
+    }
     with served(view(port), environment, port, tmp_path) as client:
         for _ in range(2):
             accepted = client.post("/orders/1001/refund")
             assert (accepted.status_code, accepted.json()["refund_id"]) == (202, "order-1001-1")
-        until(lambda: client.get("/refunds/order-1001-1").json()["stage"] == "settled", "the refund is settled")
+        until(
+            lambda: client.get("/refunds/order-1001-1").json()["stage"] == "settled",
+            "the refund is settled",
+        )
         assert client.get("/refunds/order-1001-1").json()["status"] == "succeeded"
         assert client.post("/orders/9999/refund").status_code == 404
         assert client.get("/refunds/order-9999-1").status_code == 404
@@ -183,7 +212,9 @@ def cron_import(installation: Installation, folder: Path, url: str = "") -> int:
     installed("flock, which cron_import.sh needs,", "flock", ["--version"], "util-linux")
     tools = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment = installation.environment | tools | ({"REFUNDS_REDIS_URL": url} if url else {})
-    return subprocess.run([EXAMPLES / "cron_import.sh", folder], env=environment, check=False, timeout=120).returncode
+    return subprocess.run(
+        [EXAMPLES / "cron_import.sh", folder], env=environment, check=False, timeout=120
+    ).returncode
 
 
 def names(folder: Path) -> list[str]:
@@ -206,7 +237,9 @@ def test_the_cron_import_hands_in_good_files_and_sets_the_others_aside(
     assert names(tmp_path / "rejected") == ["invalid.csv", "invalid.csv.errors.csv"]
     assert names(tmp_path / "held") == ["large.csv"]
     installation.start("worker", "worker")
-    until(lambda: len(installation.sandbox.effects()) == 2, "both rows of the good file are refunded")
+    until(
+        lambda: len(installation.sandbox.effects()) == 2, "both rows of the good file are refunded"
+    )
     assert sorted(effect["amount"] for effect in installation.sandbox.effects()) == [500, 700]
 
 
@@ -224,4 +257,6 @@ def test_the_cron_import_leaves_a_file_for_the_next_run_if_redis_is_away(
 
 def test_every_example_is_run_here() -> None:
     run_here = Path(__file__).read_text("utf-8")
-    assert [path.name for path in EXAMPLES.iterdir() if path.is_file() and path.name not in run_here] == []
+    assert [
+        path.name for path in EXAMPLES.iterdir() if path.is_file() and path.name not in run_here
+    ] == []

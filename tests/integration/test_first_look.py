@@ -1,4 +1,7 @@
-"""A look before the first send, for records that were moved or lost: what the provider shows is not sent again."""
+"""A look before the first send, for records that were moved or lost.
+
+What the provider shows is not sent again.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,14 @@ def test_refund_that_is_handed_in_again_after_the_records_were_lost_moves_no_mon
     with installation.refunds() as refunds:
         refunds.submit(request("order-1-1", "pi_1"))
         refunds.submit(request("order-2-1", "pi_2"))
-        again, other = (refunds.wait(refund_id, timeout=20) for refund_id in ("order-1-1", "order-2-1"))
-    assert (again.status, again.provider_refund_id, again.attempts) == (Status.SUCCEEDED, before.provider_refund_id, 0)
+        again, other = (
+            refunds.wait(refund_id, timeout=20) for refund_id in ("order-1-1", "order-2-1")
+        )
+    assert (again.status, again.provider_refund_id, again.attempts) == (
+        Status.SUCCEEDED,
+        before.provider_refund_id,
+        0,
+    )
     assert (other.status, other.attempts) == (Status.SUCCEEDED, 1)
     moved: list[dict[str, Any]] = installation.sandbox.effects()
     assert sorted(effect["refund"] for effect in moved) == sorted(
@@ -39,7 +48,9 @@ def test_refund_that_is_handed_in_again_after_the_records_were_lost_moves_no_mon
     )
 
 
-def test_worker_that_shall_look_first_without_a_list_does_not_start(installation: Installation) -> None:
+def test_worker_that_shall_look_first_without_a_list_does_not_start(
+    installation: Installation,
+) -> None:
     installation.settings |= {"REFUNDS_FIRST_LOOK": "true", "REFUNDS_READBACK": "totals"}
     refused = installation.start()
     assert refused.process.wait(20) == 2

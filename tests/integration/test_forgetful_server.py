@@ -1,4 +1,7 @@
-"""A server whose settings are changed under a real worker, so that it may forget records: nothing new is begun."""
+"""A server whose settings are changed under a real worker, so that it may forget records.
+
+Nothing new is begun.
+"""
 
 from __future__ import annotations
 
@@ -46,13 +49,20 @@ def lines(worker: Worker, event: str) -> list[dict[str, Any]]:
 def test_nothing_is_accepted_or_begun_until_the_setting_is_right_again(
     installation: Installation, setting: str, wrong: str, right: str, named: str
 ) -> None:
-    installation.settings |= {"REFUNDS_REQUEST_TIMEOUT_SECONDS": "20", "REFUNDS_LEASE_SECONDS": "45"}
+    installation.settings |= {
+        "REFUNDS_REQUEST_TIMEOUT_SECONDS": "20",
+        "REFUNDS_LEASE_SECONDS": "45",
+    }
     worker = installation.start()
     sandbox = installation.sandbox
     with installation.refunds() as refunds, redis.Redis.from_url(installation.redis_url) as admin:
 
         def send(refund_id: str) -> None:
-            fields = {"refund_id": refund_id, "payment_intent": f"pi_{refund_id}".replace("-", ""), "amount": 500}
+            fields = {
+                "refund_id": refund_id,
+                "payment_intent": f"pi_{refund_id}".replace("-", ""),
+                "amount": 500,
+            }
             refunds.celery.send_task(SUBMIT_TASK, kwargs=fields, queue=Lane.SINGLE.value)
 
         def stages() -> list[str | None]:
@@ -66,7 +76,10 @@ def test_nothing_is_accepted_or_begun_until_the_setting_is_right_again(
         for refund_id in IDS[1:]:
             send(refund_id)
         until(lambda: bool(sandbox.effects(IDS[0])), "the first was carried out")
-        until(lambda: admin.hget(f"refunds:refund:{IDS[0]}", "stage") == b"settled", "the first is recorded")
+        until(
+            lambda: admin.hget(f"refunds:refund:{IDS[0]}", "stage") == b"settled",
+            "the first is recorded",
+        )
         assert [admin.exists(f"refunds:refund:{refund_id}") for refund_id in IDS[1:]] == [0, 0, 0]
         (alarm,) = lines(worker, "durability_lost")
         assert (alarm["alarm"], named in alarm["error"]) == (True, True)

@@ -1,4 +1,7 @@
-"""A server whose memory runs out under a real worker: nothing new is accepted, and what was accepted is finished."""
+"""A server whose memory runs out under a real worker.
+
+Nothing new is accepted, and what was accepted is finished.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,12 @@ def requests(count: int, start: int = 0) -> list[RefundRequest]:
 def ran(installation: Installation, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "worker", *arguments]
     return subprocess.run(
-        command, env=installation.environment, check=False, capture_output=True, text=True, timeout=60
+        command,
+        env=installation.environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
@@ -70,7 +78,9 @@ def moved_once(installation: Installation, refunds: Refunds, ids: list[str]) -> 
     assert sorted(effect["refund_id"] for effect in installation.sandbox.effects()) == sorted(ids)
 
 
-def test_acceptance_stops_by_itself_and_all_that_was_accepted_settles(installation: Installation) -> None:
+def test_acceptance_stops_by_itself_and_all_that_was_accepted_settles(
+    installation: Installation,
+) -> None:
     with redis.Redis.from_url(installation.redis_url, decode_responses=True) as client:
         memory: Any = client.info("memory")
         client.config_set("maxmemory", int((memory["used_memory"] + 2**20) / 0.9))
@@ -85,7 +95,10 @@ def test_acceptance_stops_by_itself_and_all_that_was_accepted_settles(installati
 
 @pytest.mark.parametrize("sandbox_config", [SandboxConfig(idempotency="ignore", latency_ms=4000)])
 def test_what_is_in_flight_when_the_memory_ends_is_recorded(installation: Installation) -> None:
-    installation.settings |= {"REFUNDS_REQUEST_TIMEOUT_SECONDS": "20", "REFUNDS_LEASE_SECONDS": "45"}
+    installation.settings |= {
+        "REFUNDS_REQUEST_TIMEOUT_SECONDS": "20",
+        "REFUNDS_LEASE_SECONDS": "45",
+    }
     installation.start()
     ids = [request.refund_id for request in requests(10)]
     with installation.refunds() as refunds:
@@ -104,7 +117,9 @@ def test_a_worker_on_a_server_at_its_limit_logs_plain_lines(installation: Instal
             said = worker.said
         found = {check["name"]: check for check in json.loads(examined.stdout)["checks"]}
         assert "accepted refunds may wait" in found["memory"]["text"]
-        assert not any(words in said for words in ("Traceback", "DeprecationWarning", "Frequent restarts"))
+        assert not any(
+            words in said for words in ("Traceback", "DeprecationWarning", "Frequent restarts")
+        )
         refunds.submit_many(requests(3), lane=Lane.SINGLE)
         moved_once(installation, refunds, [each.refund_id for each in requests(3)])
 
@@ -118,10 +133,24 @@ def test_submit_import_and_doctor_say_so_and_go_on_when_there_is_room(
     installation.start()
     with installation.refunds() as refunds:
         with filled(installation, NEARLY):
-            submitted = ran(installation, "submit", "single-1", "--payment-intent", "pi_single", "--amount", "500")
-            assert (submitted.returncode, "from 90 % on no new refund is accepted" in submitted.stderr) == (5, True)
+            submitted = ran(
+                installation,
+                "submit",
+                "single-1",
+                "--payment-intent",
+                "pi_single",
+                "--amount",
+                "500",
+            )
+            assert (
+                submitted.returncode,
+                "from 90 % on no new refund is accepted" in submitted.stderr,
+            ) == (5, True)
             imported = ran(installation, "import", str(file))
-            assert (imported.returncode, "from 90 % on no new refund is accepted" in imported.stderr) == (5, True)
+            assert (
+                imported.returncode,
+                "from 90 % on no new refund is accepted" in imported.stderr,
+            ) == (5, True)
             examined = ran(installation, "doctor", "--json")
             found = {check["name"]: check for check in json.loads(examined.stdout)["checks"]}
             assert (examined.returncode, found["memory"]["state"]) == (5, "fail")
@@ -136,9 +165,16 @@ def test_a_raw_message_waits_in_its_queue_until_there_is_room(installation: Inst
     with installation.refunds() as refunds:
         with filled(installation, NEARLY):
             for each in requests(3):
-                fields = {"refund_id": each.refund_id, "payment_intent": each.payment_intent, "amount": 500}
+                fields = {
+                    "refund_id": each.refund_id,
+                    "payment_intent": each.payment_intent,
+                    "amount": 500,
+                }
                 refunds.celery.send_task(SUBMIT_TASK, kwargs=fields, queue="refunds")
-            until(lambda: all(worker.said.count(f'"{name}"') > 1 for name in ids), "each went back twice")
+            until(
+                lambda: all(worker.said.count(f'"{name}"') > 1 for name in ids),
+                "each went back twice",
+            )
             assert refunds.get_many(ids) == [None] * 3
             assert "submit_put_back" in worker.said
         moved_once(installation, refunds, ids)

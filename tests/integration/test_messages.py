@@ -1,4 +1,7 @@
-"""The worker's Redis channel on a real server: several messages a trip, none lost, none taken beyond the bound."""
+"""The worker's Redis channel on a real server.
+
+Several messages a trip, none lost, none taken beyond the bound.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +120,9 @@ def test_waiting_messages_come_in_their_order_several_in_one_trip(
     assert server.hlen("unacked") == server.zcard("unacked_index") == 60
 
 
-def test_what_is_held_never_exceeds_the_prefetch_count(server: redis.Redis, reading: Callable[..., Reader]) -> None:
+def test_what_is_held_never_exceeds_the_prefetch_count(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
     server.lpush("refunds", *(nudge(f"r-{number}") for number in range(40)))
     server.lpush("refunds.bulk", *(nudge(f"f-{number}") for number in range(40)))
     reader = reading(prefetch=7)
@@ -145,7 +150,9 @@ def test_messages_of_files_come_one_a_trip_and_both_lanes_have_their_turn(
     assert Counter(refund_id[0] for refund_id in reader.ids()[200:])["f"] > 5
 
 
-def test_with_room_for_one_message_the_lanes_take_turns(server: redis.Redis, reading: Callable[..., Reader]) -> None:
+def test_with_room_for_one_message_the_lanes_take_turns(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
     server.lpush("refunds", *(nudge(f"r-{number}") for number in range(20)))
     server.lpush("refunds.bulk", *(nudge(f"f-{number}") for number in range(20)))
     reader = reading(prefetch=1)
@@ -168,7 +175,9 @@ def test_acknowledgements_leave_with_the_next_trip_while_the_loop_turns(
     assert calls(server, "multi") == before
 
 
-def test_acknowledgements_leave_even_when_no_queue_is_read(server: redis.Redis, reading: Callable[..., Reader]) -> None:
+def test_acknowledgements_leave_even_when_no_queue_is_read(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
     server.lpush("refunds", nudge("r-1"))
     reader = reading(polling_interval=0.05)
     reader.turn_until(lambda: len(reader.got) == 1)
@@ -230,7 +239,9 @@ def test_messages_fetched_for_a_queue_that_is_no_longer_read_go_back(
     assert sorted(second.ids()) == ["late-0", "late-1", "r-0", "r-1", "r-2"]
 
 
-def test_a_server_that_forgot_the_script_is_told_it_again(server: redis.Redis, reading: Callable[..., Reader]) -> None:
+def test_a_server_that_forgot_the_script_is_told_it_again(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
     reader = reading(prefetch=10)
     for group in range(3):
         server.lpush("refunds", *(nudge(f"r-{group}-{number}") for number in range(10)))
@@ -241,7 +252,9 @@ def test_a_server_that_forgot_the_script_is_told_it_again(server: redis.Redis, r
     reader.turn_until(lambda: not server.exists("unacked", "unacked_index"))
 
 
-def test_a_prefix_holds_for_every_key_of_the_script(server: redis.Redis, reading: Callable[..., Reader]) -> None:
+def test_a_prefix_holds_for_every_key_of_the_script(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
     server.lpush("shop:refunds", *(nudge(f"r-{number}") for number in range(10)))
     server.lpush("refunds", nudge("elsewhere"))
     reader = reading(global_keyprefix="shop:")
@@ -255,7 +268,9 @@ POISON = {
     "a number no JSON has": nudge("x").replace(b'"delivery_mode": 2', b'"delivery_mode": 0x2'),
     "no UTF-8": nudge("x").replace(b'"php"', b'"\xff"'),
     "nested too deeply": b"[" * 100_000,
-    "properties that are a list": nudge("x").replace(b'"properties": {', b'"properties": [], "more": {'),
+    "properties that are a list": (
+        nudge("x").replace(b'"properties": {', b'"properties": [], "more": {')
+    ),
     "no base64": nudge("x").replace(b'"body": "', b'"body": "!!'),
     "a list": b"[1]",
     "headers that are a list": nudge("x").replace(b'"headers": {', b'"headers": [], "more": {'),
@@ -265,7 +280,9 @@ POISON = {
 def test_poison_in_the_midst_of_a_group_is_kept_and_the_group_goes_on(
     server: redis.Redis, reading: Callable[..., Reader], kept: list[str]
 ) -> None:
-    items = [item for name, poison in POISON.items() for item in (nudge(name.replace(" ", "-")), poison)]
+    items = [
+        item for name, poison in POISON.items() for item in (nudge(name.replace(" ", "-")), poison)
+    ]
     server.lpush("refunds", nudge("first"), *items, nudge("last"))
     reader = reading(polling_interval=0.05)
     reader.turn_until(lambda: len(reader.got) == len(POISON) + 2)
@@ -292,7 +309,11 @@ def test_messages_with_one_delivery_tag_are_held_each_for_itself(
 def test_a_message_goes_back_to_the_queue_it_lay_in_whatever_its_sender_wrote(
     server: redis.Redis, reading: Callable[..., Reader]
 ) -> None:
-    for way in ({"exchange": "", "routing_key": "nowhere"}, {"exchange": "none", "routing_key": "refunds"}, None):
+    for way in (
+        {"exchange": "", "routing_key": "nowhere"},
+        {"exchange": "none", "routing_key": "refunds"},
+        None,
+    ):
         sent = json.loads(nudge("r-1"))
         sent["properties"]["delivery_info"] = way
         server.lpush("refunds", json.dumps(sent))
@@ -318,11 +339,17 @@ def test_a_message_that_cannot_be_kept_stays_noted_and_comes_again(
     assert server.llen("refunds") == 0
 
 
-@pytest.mark.parametrize("broadcast", [b"{}", b"[1]", b"{no json", b'{"properties": 5}', b"[" * 100_000, b"\xff", b"5"])
-def test_an_odd_broadcast_is_dropped(server: redis.Redis, reading: Callable[..., Reader], broadcast: bytes) -> None:
+@pytest.mark.parametrize(
+    "broadcast", [b"{}", b"[1]", b"{no json", b'{"properties": 5}', b"[" * 100_000, b"\xff", b"5"]
+)
+def test_an_odd_broadcast_is_dropped(
+    server: redis.Redis, reading: Callable[..., Reader], broadcast: bytes
+) -> None:
     reader = reading(polling_interval=0.05)
     exchange = Exchange("shouts", type="fanout")
-    Consumer(reader.channel, [Queue("ears", exchange)], on_message=reader.got.append, accept=["json"]).consume()
+    Consumer(
+        reader.channel, [Queue("ears", exchange)], on_message=reader.got.append, accept=["json"]
+    ).consume()
     reader.turn_until(lambda: bool(server.pubsub_numpat()))
     server.publish("/0.shouts", broadcast)
     server.lpush("refunds", nudge("after"))
@@ -360,7 +387,9 @@ def nudged(server: redis.Redis) -> set[str]:
     """Every refund id that a message in a queue or among the unacknowledged names."""
     queued: Any = [json.loads(item) for lane in Lane for item in server.lrange(lane.value, 0, -1)]
     held: Any = [json.loads(item)[0] for item in server.hvals("unacked")]
-    return {id_ for each in [*queued, *held] for id_ in json.loads(base64.b64decode(each["body"]))[0][0]}
+    return {
+        id_ for each in [*queued, *held] for id_ in json.loads(base64.b64decode(each["body"]))[0][0]
+    }
 
 
 def test_a_stopped_worker_leaves_nothing_unacknowledged_and_hands_back_what_it_has_not_begun(
@@ -379,13 +408,17 @@ def test_a_stopped_worker_leaves_nothing_unacknowledged_and_hands_back_what_it_h
         assert (counts["sending"], counts["in_doubt"]) == (0, 0)
         installation.sandbox.set_modes(latency_ms=5)
         last = installation.start("worker", "worker")
-        records = installation.settled(refunds, [request.refund_id for request in requests(SINGLES)])
+        records = installation.settled(
+            refunds, [request.refund_id for request in requests(SINGLES)]
+        )
         assert last.stop() == 0
     assert_each_moved_once(installation, records)
     assert not server.exists("unacked", "unacked_index", "refunds")
 
 
-def test_a_worker_takes_no_more_messages_than_it_can_start(installation: Installation, server: redis.Redis) -> None:
+def test_a_worker_takes_no_more_messages_than_it_can_start(
+    installation: Installation, server: redis.Redis
+) -> None:
     installation.settings["REFUNDS_CONCURRENCY"] = "4"
     installation.sandbox.set_modes(latency_ms=30)
     with installation.refunds() as refunds:
@@ -412,7 +445,11 @@ def test_every_refund_that_a_killed_worker_had_fetched_is_still_named_by_a_messa
         refunds.submit_many(requests(SINGLES), lane=Lane.SINGLE)
         until(lambda: len(installation.sandbox.effects()) >= 40, "forty refunds are done")
         worker.kill()
-        unsettled = {refund.refund_id for refund in refunds.get_many(ids) if refund and refund.stage != "settled"}
+        unsettled = {
+            refund.refund_id
+            for refund in refunds.get_many(ids)
+            if refund and refund.stage != "settled"
+        }
         assert unsettled
         assert unsettled <= nudged(server)
         # Long enough dead for its messages to come back, as the visibility timeout has it.
@@ -432,13 +469,18 @@ def test_a_refund_that_a_person_waits_for_passes_a_file_and_many_of_them_do_not_
         refunds.submit_many(requests(1500))
         installation.start()
         until(lambda: len(installation.sandbox.effects()) >= 20, "the file is under way")
-        many = [request for request in requests(1700) if int(request.refund_id.split("-")[1]) >= 1500]
+        many = [
+            request for request in requests(1700) if int(request.refund_id.split("-")[1]) >= 1500
+        ]
         refunds.submit_many(many, lane=Lane.SINGLE)
         assert refunds.wait(many[0].refund_id, timeout=20).status == "succeeded"
         counts = refunds.store.counts()
         assert counts["queued.bulk"] > 0
         of_the_file = len(installation.sandbox.effects())
-        until(lambda: len(installation.sandbox.effects()) > of_the_file + 30, "the file goes on beside the others")
+        until(
+            lambda: len(installation.sandbox.effects()) > of_the_file + 30,
+            "the file goes on beside the others",
+        )
         done = Counter(effect["refund_id"] for effect in installation.sandbox.effects())
         assert sum(int(refund_id.split("-")[1]) < 1500 for refund_id in done) > 20
 
@@ -451,10 +493,13 @@ def sentinel(tmp_path: Path) -> Iterator[tuple[ThrowawayServer, str]]:
         spare.kill()
         config = tmp_path / "sentinel.conf"
         config.write_text(
-            f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor refunds 127.0.0.1 {watched.port} 1\n"
+            f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor refunds 127.0.0.1"
+            f" {watched.port} 1\n"
         )
         process = subprocess.Popen(
-            [find_server(), config, "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [find_server(), config, "--sentinel"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             until(lambda: _knows_master(port), "the Sentinel knows the server")
@@ -467,7 +512,9 @@ def sentinel(tmp_path: Path) -> Iterator[tuple[ThrowawayServer, str]]:
 def _knows_master(port: int) -> bool:
     try:
         with redis.Redis(port=port) as client:
-            return client.execute_command("SENTINEL", "get-master-addr-by-name", "refunds") is not None
+            return (
+                client.execute_command("SENTINEL", "get-master-addr-by-name", "refunds") is not None
+            )
     except redis.ConnectionError:
         return False
 
@@ -481,7 +528,9 @@ def test_refunds_go_through_a_server_that_is_found_by_sentinel(
     with installation.refunds() as refunds:
         refunds.submit_many(requests(SINGLES), lane=Lane.SINGLE)
         worker = installation.start("worker", "worker")
-        records = installation.settled(refunds, [request.refund_id for request in requests(SINGLES)])
+        records = installation.settled(
+            refunds, [request.refund_id for request in requests(SINGLES)]
+        )
         assert worker.stop() == 0
     assert_each_moved_once(installation, records)
     with redis.Redis.from_url(watched.url) as client:

@@ -1,4 +1,6 @@
-"""One odd message: it is kept or read, the worker that met it lives, and what comes after it is done."""
+"""One odd message: it is kept or read, the worker that met it lives, and what comes after it is
+done.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +37,31 @@ HARMLESS: dict[str, dict[str, Any]] = {
     "an expiry that is not a time": {"headers": {"expires": {"at": 1}}},
     "a name that is a list": {"headers": {"shadow": ["refunds.submit"]}},
     "retries that are text": {"headers": {"retries": "many"}},
-    "texts that are objects": {"headers": {"argsrepr": {}, "kwargsrepr": [1], "origin": 5, "lang": None}},
-    "a root that is an object": {"headers": {"root_id": {}, "parent_id": [], "group": 5, "group_index": "x"}},
-    "a result that is wanted": {"headers": {"ignore_result": False}, "properties": {"reply_to": "nowhere"}},
-    "a callback": {"embed": {"callbacks": [{"task": "refunds.process", "args": [["y"]]}], "chain": [{"task": "z"}]}},
-    "a chord that is a number": {"embed": {"chord": 5, "errbacks": 7, "task": "refunds.other", "id": 5}},
-    "metadata that names a type of kombu's": {"metadata": {"__type__": "datetime", "__value__": "2026-01-01T00:00:00"}},
-    "metadata that names a type and fails it": {"metadata": {"__type__": "uuid", "__value__": "zz"}},
+    "texts that are objects": {
+        "headers": {"argsrepr": {}, "kwargsrepr": [1], "origin": 5, "lang": None}
+    },
+    "a root that is an object": {
+        "headers": {"root_id": {}, "parent_id": [], "group": 5, "group_index": "x"}
+    },
+    "a result that is wanted": {
+        "headers": {"ignore_result": False},
+        "properties": {"reply_to": "nowhere"},
+    },
+    "a callback": {
+        "embed": {
+            "callbacks": [{"task": "refunds.process", "args": [["y"]]}],
+            "chain": [{"task": "z"}],
+        }
+    },
+    "a chord that is a number": {
+        "embed": {"chord": 5, "errbacks": 7, "task": "refunds.other", "id": 5}
+    },
+    "metadata that names a type of kombu's": {
+        "metadata": {"__type__": "datetime", "__value__": "2026-01-01T00:00:00"}
+    },
+    "metadata that names a type and fails it": {
+        "metadata": {"__type__": "uuid", "__value__": "zz"}
+    },
     "no encoding": {"content_encoding": None},
     "an encoding in capitals": {"content_encoding": "UTF-8"},
     "a priority that is text": {"properties": {"priority": "high"}},
@@ -55,15 +75,23 @@ BROKEN: dict[str, dict[str, Any]] = {
     "a compression that is a list": {"headers": {"compression": ["gzip"]}},
     "a compression that nobody knows": {"headers": {"compression": "rot13"}},
     "a compression that is not in the body": {"headers": {"compression": "gzip"}},
-    "a compression that is not read": {"headers": {"compression": "bzip2"}, "raw_body": bz2.compress(b"[]")},
+    "a compression that is not read": {
+        "headers": {"compression": "bzip2"},
+        "raw_body": bz2.compress(b"[]"),
+    },
     "a bomb": {"headers": {"compression": "gzip"}, "raw_body": zlib.compress(b" " * 50_000_000)},
-    "a body cut short": {"headers": {"compression": "gzip"}, "raw_body": zlib.compress(json.dumps(GOOD).encode())[:-9]},
+    "a body cut short": {
+        "headers": {"compression": "gzip"},
+        "raw_body": zlib.compress(json.dumps(GOOD).encode())[:-9],
+    },
     "a long body": {"raw_body": json.dumps([*GOOD[:2], {"x": "x" * 1_100_000}]).encode()},
     "a task of Celery's own": {"headers": {"task": "celery.chord_unlock"}},
     "a task that is a list": {"headers": {"task": ["refunds.submit"]}},
     "an id that is a number": {"headers": {"id": 5}},
     "an id of no characters": {"headers": {"id": ""}},
-    "a body that is an object": {"body": {"args": [], "kwargs": {}, "task": "refunds.submit", "id": "1"}},
+    "a body that is an object": {
+        "body": {"args": [], "kwargs": {}, "task": "refunds.submit", "id": "1"}
+    },
     "args that are an object": {"body": [{}, {}, {}]},
     "kwargs that are a list": {"body": [[], [], {}]},
     "an embed that is text": {"body": [[], {}, "x"]},
@@ -73,7 +101,11 @@ BROKEN: dict[str, dict[str, Any]] = {
     "an amount that is not a number": {
         "raw_body": b'[[], {"refund_id": "x", "payment_intent": "pi_x", "amount": NaN}, {}]'
     },
-    "two amounts": {"raw_body": b'[[], {"refund_id": "x", "payment_intent": "pi_x", "amount": 5, "amount": 500}, {}]'},
+    "two amounts": {
+        "raw_body": (
+            b'[[], {"refund_id": "x", "payment_intent": "pi_x", "amount": 5, "amount": 500}, {}]'
+        )
+    },
     "no text at all": {"raw_body": b"\xff\xfe[[], {}, {}]"},
     "positional fields": {"body": [["x", "pi_x"], {}, EMBED]},
 }
@@ -119,7 +151,9 @@ def names_of(client: redis.Redis) -> Any:
     return client.zrange("refunds:workers", 0, -1)
 
 
-def assert_it_lives(worker: Worker, post: Post, client: redis.Redis, refunds: Refunds, before: Any) -> None:
+def assert_it_lives(
+    worker: Worker, post: Post, client: redis.Redis, refunds: Refunds, before: Any
+) -> None:
     """A good refund is done by the same process as before."""
     post.send("refunds", Sent(refund_id="good"))
     until(lambda: refunds.store.get("good") is not None, "the good refund is accepted", 20)
@@ -201,7 +235,10 @@ def test_a_message_that_cannot_be_read_outlives_that_redis_is_away(
             post.send("refunds", sent(number, changes))
         until(lambda: worker.said.count("message_not_kept") > len(UNKEPT), "one is tried again")
         server.restart()
-        with redis.Redis.from_url(server.url, decode_responses=True) as client, installation.refunds() as refunds:
+        with (
+            redis.Redis.from_url(server.url, decode_responses=True) as client,
+            installation.refunds() as refunds,
+        ):
             until(lambda: len(kept(client)) >= len(UNKEPT), "all are kept")
             assert_it_lives(worker, post, client, refunds, names_of(client))
             worker.stop()
@@ -218,7 +255,9 @@ def test_a_compressed_message_is_read(
     odd.raw_body = squeeze(odd.body_bytes)
     with installation.refunds() as refunds:
         post.send("refunds", odd)
-        until(lambda: refunds.store.get("small") is not None or bool(kept(client)), "it is read", 20)
+        until(
+            lambda: refunds.store.get("small") is not None or bool(kept(client)), "it is read", 20
+        )
         assert kept(client) == []
         assert refunds.wait("small", timeout=20).status == "succeeded"
 
@@ -263,8 +302,15 @@ def test_a_message_that_names_a_refund_is_found_under_its_id(
     installation: Installation, post: Post, client: redis.Redis
 ) -> None:
     installation.start("worker", "worker")
-    fields = {"refund_id": "named-1", "payment_intent": "pi_1", "amount": 5.5, "metadata": {"key": "sk_test_planted"}}
-    post.send("refunds", Sent(refund_id="x", body=[[], fields, EMBED], headers={"kwargsrepr": ABSENT}))
+    fields = {
+        "refund_id": "named-1",
+        "payment_intent": "pi_1",
+        "amount": 5.5,
+        "metadata": {"key": "sk_test_planted"},
+    }
+    post.send(
+        "refunds", Sent(refund_id="x", body=[[], fields, EMBED], headers={"kwargsrepr": ABSENT})
+    )
     post.send("refunds", Sent(refund_id="named-2", raw_body=b'[[], {"refund_id": "named-2", '))
     until(lambda: len(kept(client)) == 2, "both are kept", 20)
     with installation.refunds() as refunds:

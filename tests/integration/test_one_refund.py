@@ -13,8 +13,14 @@ from worker.sandbox.config import SandboxConfig
 CUT = "cut_after:n=1"
 
 
-def request(refund_id: str = "order-1-1", payment_intent: str = "pi_1", **fields: object) -> RefundRequest:
-    values: dict[str, object] = {"amount": 500, "reason": "requested_by_customer", "metadata": {"order": "1"}}
+def request(
+    refund_id: str = "order-1-1", payment_intent: str = "pi_1", **fields: object
+) -> RefundRequest:
+    values: dict[str, object] = {
+        "amount": 500,
+        "reason": "requested_by_customer",
+        "metadata": {"order": "1"},
+    }
     return RefundRequest(refund_id=refund_id, payment_intent=payment_intent, **{**values, **fields})  # type: ignore[arg-type]  # a test's free choice of fields
 
 
@@ -88,7 +94,8 @@ def test_a_reply_cut_after_the_effect_is_found_and_never_sent_again(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"REFUNDS_READBACK": "none"}, {"REFUNDS_READBACK": "totals", "REFUNDS_TOTALS": "hint"}]
+    "settings",
+    [{"REFUNDS_READBACK": "none"}, {"REFUNDS_READBACK": "totals", "REFUNDS_TOTALS": "hint"}],
 )
 def test_what_cannot_be_told_goes_to_a_person_and_is_never_sent_again(
     installation: Installation, settings: dict[str, str]
@@ -140,28 +147,44 @@ def test_trust_sends_the_same_key_again_within_the_attempt(installation: Install
 
 
 @pytest.mark.parametrize("readback", ["list", "totals"])
-def test_every_request_the_worker_makes_fits_the_endpoints_schema(installation: Installation, readback: str) -> None:
+def test_every_request_the_worker_makes_fits_the_endpoints_schema(
+    installation: Installation, readback: str
+) -> None:
     installation.settings |= {"REFUNDS_READBACK": readback, "REFUNDS_TOTALS": "proof"}
     installation.sandbox.set_faults("cut_after:n=2,reset_before:n=4")
     installation.start()
     with installation.refunds() as refunds:
         for number in range(5):
-            refunds.submit(request(f"order-{number}-1", f"pi_{number}", amount=None if number == 0 else 100 + number))
+            refunds.submit(
+                request(
+                    f"order-{number}-1",
+                    f"pi_{number}",
+                    amount=None if number == 0 else 100 + number,
+                )
+            )
         records = installation.settled(refunds, [f"order-{number}-1" for number in range(5)])
     assert {record.status for record in records} == {"succeeded"}
     assert len(posts(installation)) >= 5
     assert [seen["schema_errors"] for seen in posts(installation) if seen["schema_errors"]] == []
 
 
-def test_a_payment_in_another_currency_than_stated_is_refused_unsent(installation: Installation) -> None:
+def test_a_payment_in_another_currency_than_stated_is_refused_unsent(
+    installation: Installation,
+) -> None:
     installation.start()
     with installation.refunds() as refunds:
         refunds.submit(request(payment_intent="pi_eur_1", currency="usd"))
         settled = refunds.wait("order-1-1", timeout=20)
-    assert (settled.status, settled.error_code, posts(installation)) == ("failed", "currency_mismatch", [])
+    assert (settled.status, settled.error_code, posts(installation)) == (
+        "failed",
+        "currency_mismatch",
+        [],
+    )
 
 
-def test_refunds_of_one_payment_go_one_after_the_other_and_all_are_done(installation: Installation) -> None:
+def test_refunds_of_one_payment_go_one_after_the_other_and_all_are_done(
+    installation: Installation,
+) -> None:
     installation.start()
     ids = [f"order-1-{number}" for number in range(12)]
     with installation.refunds() as refunds:
@@ -178,7 +201,10 @@ def test_refused_credentials_hold_all_back_and_fail_nothing(installation: Instal
     installation.start()
     with installation.refunds() as refunds:
         refunds.submit(request())
-        until(lambda: refunds.store.redis.hexists("refunds:meta", "credentials_refused_at"), "the breaker is open")
+        until(
+            lambda: refunds.store.redis.hexists("refunds:meta", "credentials_refused_at"),
+            "the breaker is open",
+        )
         assert refunds.get("order-1-1").status == "pending"
         installation.sandbox.set_faults("")
         settled = refunds.wait("order-1-1", timeout=60)

@@ -1,4 +1,7 @@
-"""What processes do to each other: killed workers, restarted servers, poisoned queues, signals, other languages."""
+"""What processes do to each other.
+
+Killed workers, restarted servers, poisoned queues, signals, other languages.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ IN_FLIGHT = 200
 
 def requests(count: int = IN_FLIGHT) -> list[RefundRequest]:
     return [
-        RefundRequest(refund_id=f"order-{number}-1", payment_intent=f"pi_{number}", amount=100 + number)
+        RefundRequest(
+            refund_id=f"order-{number}-1", payment_intent=f"pi_{number}", amount=100 + number
+        )
         for number in range(count)
     ]
 
@@ -37,7 +42,9 @@ def assert_each_moved_once(installation: Installation, records: list[Refund]) ->
 
 
 @pytest.mark.parametrize("moment", [0, 60, 150])
-def test_refunds_of_a_killed_worker_all_settle_with_one_effect_each(installation: Installation, moment: int) -> None:
+def test_refunds_of_a_killed_worker_all_settle_with_one_effect_each(
+    installation: Installation, moment: int
+) -> None:
     installation.sandbox.set_modes(latency_ms=60)
     first = installation.start()
     with installation.refunds() as refunds:
@@ -60,7 +67,9 @@ def test_a_server_behind_a_unix_socket_serves_producer_and_worker(
         try:
             with installation.refunds() as refunds:
                 refunds.submit_many(requests(3), lane=Lane.SINGLE)
-                records = installation.settled(refunds, [request.refund_id for request in requests(3)])
+                records = installation.settled(
+                    refunds, [request.refund_id for request in requests(3)]
+                )
         finally:
             assert worker.stop() == 0
         assert_each_moved_once(installation, records)
@@ -80,7 +89,9 @@ def test_a_restarted_server_loses_nothing_and_the_worker_lives_on(
                 until(lambda: len(sandbox.effects()) >= 50, "fifty refunds are done")
                 server.kill()
                 server.restart()
-                records = installation.settled(refunds, [request.refund_id for request in requests()])
+                records = installation.settled(
+                    refunds, [request.refund_id for request in requests()]
+                )
         finally:
             assert worker.stop() == 0
         assert_each_moved_once(installation, records)
@@ -111,7 +122,13 @@ def message(task: str, args: list[object], kwargs: dict[str, object], **headers:
             "body": body,
             "content-encoding": "utf-8",
             "content-type": "application/json",
-            "headers": {"lang": "php", "task": task, "id": "5f0c0f3e", "root_id": "5f0c0f3e", **headers},
+            "headers": {
+                "lang": "php",
+                "task": task,
+                "id": "5f0c0f3e",
+                "root_id": "5f0c0f3e",
+                **headers,
+            },
             "properties": {
                 "correlation_id": "5f0c0f3e",
                 "delivery_mode": 2,
@@ -123,24 +140,41 @@ def message(task: str, args: list[object], kwargs: dict[str, object], **headers:
     ).encode()
 
 
-def test_the_literal_bytes_of_a_submit_message_become_a_settled_record(installation: Installation) -> None:
+def test_the_literal_bytes_of_a_submit_message_become_a_settled_record(
+    installation: Installation,
+) -> None:
     installation.start()
-    fields = {"refund_id": "php-1-1", "payment_intent": "pi_1", "amount": 500, "metadata": {"order": "1"}}
+    fields = {
+        "refund_id": "php-1-1",
+        "payment_intent": "pi_1",
+        "amount": 500,
+        "metadata": {"order": "1"},
+    }
     with installation.refunds() as refunds:
-        refunds.store.redis.lpush("refunds", message("refunds.submit", [], fields, kwargsrepr="php-1-1"))
+        refunds.store.redis.lpush(
+            "refunds", message("refunds.submit", [], fields, kwargsrepr="php-1-1")
+        )
         until(lambda: refunds.store.get("php-1-1") is not None, "the refund is accepted")
         assert refunds.wait("php-1-1", timeout=20).status == "succeeded"
     assert len(installation.sandbox.effects("php-1-1")) == 1
 
 
-def test_a_flood_of_submit_messages_is_said_and_nothing_is_refused(installation: Installation) -> None:
+def test_a_flood_of_submit_messages_is_said_and_nothing_is_refused(
+    installation: Installation,
+) -> None:
     installation.settings |= {"REFUNDS_CONCURRENCY": "4", "REFUNDS_BACKLOG_WARNING": "20"}
     installation.sandbox.set_modes(latency_ms=50)
     ids = [f"php-{number}" for number in range(80)]
     with installation.refunds() as refunds:
         for refund_id in ids:
-            fields: dict[str, object] = {"refund_id": refund_id, "payment_intent": f"pi_{refund_id}", "amount": 500}
-            refunds.store.redis.lpush("refunds", message("refunds.submit", [], fields, id=refund_id))
+            fields: dict[str, object] = {
+                "refund_id": refund_id,
+                "payment_intent": f"pi_{refund_id}",
+                "amount": 500,
+            }
+            refunds.store.redis.lpush(
+                "refunds", message("refunds.submit", [], fields, id=refund_id)
+            )
         worker = installation.start()
         until(lambda: all(refunds.get_many(ids)), "all are accepted")
         assert_each_moved_once(installation, installation.settled(refunds, ids))
@@ -160,12 +194,18 @@ POISON = {
     "no ids": message("refunds.process", [{"x": 1}], {}),
     "ids with spaces": message("refunds.process", [["a b"]], {}),
     "no refund": message("refunds.submit", [], {"refund_id": "bad id", "payment_intent": "pi_1"}),
-    "an unknown field": message("refunds.submit", [], {"refund_id": "a", "payment_intent": "pi_1", "colour": "red"}),
-    "a fraction": message("refunds.submit", [], {"refund_id": "a", "payment_intent": "pi_1", "amount": 5.5}),
+    "an unknown field": message(
+        "refunds.submit", [], {"refund_id": "a", "payment_intent": "pi_1", "colour": "red"}
+    ),
+    "a fraction": message(
+        "refunds.submit", [], {"refund_id": "a", "payment_intent": "pi_1", "amount": 5.5}
+    ),
 }
 
 
-def test_messages_that_cannot_be_understood_are_kept_and_no_refund_is_lost(installation: Installation) -> None:
+def test_messages_that_cannot_be_understood_are_kept_and_no_refund_is_lost(
+    installation: Installation,
+) -> None:
     worker = installation.start("worker", "worker")
     with installation.refunds() as refunds:
         for poison in POISON.values():
@@ -174,14 +214,21 @@ def test_messages_that_cannot_be_understood_are_kept_and_no_refund_is_lost(insta
         for request in requests(5):
             refunds.submit(request)
         records = installation.settled(refunds, [request.refund_id for request in requests(5)])
-        until(lambda: refunds.store.redis.llen("refunds:rejected") == 2 * len(POISON), "all poison is kept")
-        kept = [json.loads(entry) for entry in refunds.store.redis.lrange("refunds:rejected", 0, -1)]
+        until(
+            lambda: refunds.store.redis.llen("refunds:rejected") == 2 * len(POISON),
+            "all poison is kept",
+        )
+        kept = [
+            json.loads(entry) for entry in refunds.store.redis.lrange("refunds:rejected", 0, -1)
+        ]
     assert_each_moved_once(installation, records)
     assert all(entry["reason"] and entry["at"] > 0 for entry in kept)
     assert worker.process.poll() is None
 
 
-def test_a_conflicting_submit_message_is_kept_and_changes_nothing(installation: Installation) -> None:
+def test_a_conflicting_submit_message_is_kept_and_changes_nothing(
+    installation: Installation,
+) -> None:
     installation.start()
     with installation.refunds() as refunds:
         accepted = refunds.submit(requests(1)[0])
@@ -192,7 +239,9 @@ def test_a_conflicting_submit_message_is_kept_and_changes_nothing(installation: 
     assert len(installation.sandbox.effects()) == 1
 
 
-def test_a_refund_whose_message_could_not_be_sent_is_found_by_the_sweep(installation: Installation) -> None:
+def test_a_refund_whose_message_could_not_be_sent_is_found_by_the_sweep(
+    installation: Installation,
+) -> None:
     settings = Settings.load(redis_url=installation.redis_url, broker_url="redis://127.0.0.1:1/0")
     with Refunds(settings=settings) as refunds:
         accepted = refunds.submit(requests(1)[0])
@@ -203,11 +252,14 @@ def test_a_refund_whose_message_could_not_be_sent_is_found_by_the_sweep(installa
     assert len(installation.sandbox.effects()) == 1
 
 
-def test_many_threads_share_one_door_and_each_refund_is_accepted_once(installation: Installation) -> None:
+def test_many_threads_share_one_door_and_each_refund_is_accepted_once(
+    installation: Installation,
+) -> None:
     installation.start()
     with installation.refunds() as refunds:
         threads = [
-            threading.Thread(target=lambda: [refunds.submit(request) for request in requests(20)]) for _ in range(8)
+            threading.Thread(target=lambda: [refunds.submit(request) for request in requests(20)])
+            for _ in range(8)
         ]
         for thread in threads:
             thread.start()
@@ -231,7 +283,9 @@ def test_a_forked_child_submits_through_the_parents_door(installation: Installat
     assert_each_moved_once(installation, records)
 
 
-def test_a_worker_whose_provider_differs_from_the_records_own_refuses_to_start(installation: Installation) -> None:
+def test_a_worker_whose_provider_differs_from_the_records_own_refuses_to_start(
+    installation: Installation,
+) -> None:
     installation.start().stop()
     installation.settings["REFUNDS_API_URL"] = "http://127.0.0.1:1"
     refused = installation.start()
@@ -251,7 +305,11 @@ def test_a_supervised_worker_that_is_killed_is_back_at_once(installation: Instal
     with installation.refunds() as refunds:
         (name,) = refunds.store.redis.zrange("refunds:workers", 0, -1)
         os.kill(int(str(name).rpartition(":")[2]), signal.SIGKILL)
-        until(lambda: len(refunds.store.redis.zrange("refunds:workers", 0, -1)) > 1, "another one has come", 10)
+        until(
+            lambda: len(refunds.store.redis.zrange("refunds:workers", 0, -1)) > 1,
+            "another one has come",
+            10,
+        )
         refunds.submit(requests(1)[0])
         assert refunds.wait("order-0-1", timeout=20).status == "succeeded"
     assert worker.stop() == 0

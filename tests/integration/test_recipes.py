@@ -1,4 +1,6 @@
-"""The recipes for producers of the README and of `integration.md`, run as they are written there."""
+"""The recipes for producers of the README and of `integration.md`, run as they are written
+there.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,14 @@ def recipes() -> list[str]:
 def test_the_recipes_for_producers_become_settled_records(installation: Installation) -> None:
     installation.start()
     for recipe in recipes():
-        subprocess.run([sys.executable, "-c", recipe], env=installation.environment, check=True, timeout=60)
+        subprocess.run(
+            [sys.executable, "-c", recipe], env=installation.environment, check=True, timeout=60
+        )
     with installation.refunds() as refunds:
         ids = ["order-1001-1", "order-1002-1"]
-        until(lambda: all(record is not None for record in refunds.get_many(ids)), "both are accepted")
+        until(
+            lambda: all(record is not None for record in refunds.get_many(ids)), "both are accepted"
+        )
         records = installation.settled(refunds, ids)
     assert [record.status for record in records] == ["succeeded", "succeeded"]
     assert len(installation.sandbox.effects()) == len(ids)

@@ -1,4 +1,7 @@
-"""What anyone who reaches the broker may ask of a worker: inspection, and the rest only where a setting allows it."""
+"""What anyone who reaches the broker may ask of a worker.
+
+Inspection, and the rest only where a setting allows it.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,9 @@ def app(installation: Installation) -> Iterator[Celery]:
 
 def asked(app: Celery, command: str, arguments: dict[str, Any] | None = None) -> Any:
     """The one worker's answer."""
-    replies = app.control.broadcast(command, arguments=arguments or {}, reply=True, limit=1, timeout=10)
+    replies = app.control.broadcast(
+        command, arguments=arguments or {}, reply=True, limit=1, timeout=10
+    )
     ((answer,),) = (reply.values() for reply in replies)
     return answer
 
@@ -66,14 +71,20 @@ def test_whatever_would_change_a_worker_is_refused(installation: Installation, a
     worker = started(installation, app)
     told = {command: asked(app, command, arguments) for command, arguments in REFUSED.items()}
     assert told == {
-        command: {"error": f"{command} is refused: set REFUNDS_REMOTE_CONTROL=true on the workers to allow it"}
+        command: {
+            "error": (
+                f"{command} is refused: set REFUNDS_REMOTE_CONTROL=true on the workers to allow it"
+            )
+        }
         for command in REFUSED
     }
     post = RedisPost(installation.redis_url)
     with installation.refunds() as refunds:
         for lane in Lane:
             post.send(lane.value, Sent(refund_id=lane.name, headers={"id": "the-good-one"}))
-        until(lambda: all(refunds.get_many([lane.name for lane in Lane])), "both queues are read", 20)
+        until(
+            lambda: all(refunds.get_many([lane.name for lane in Lane])), "both queues are read", 20
+        )
         records = installation.settled(refunds, [lane.name for lane in Lane], 20)
     post.close()
     assert {record.status for record in records} == {"succeeded"}
@@ -81,7 +92,9 @@ def test_whatever_would_change_a_worker_is_refused(installation: Installation, a
     assert "restarting it in" not in worker.said
 
 
-def test_inspection_shows_no_password_and_no_customers_data(installation: Installation, app: Celery) -> None:
+def test_inspection_shows_no_password_and_no_customers_data(
+    installation: Installation, app: Celery
+) -> None:
     installation.sandbox.set_modes(latency_ms=800)
     started(installation, app)
     post = RedisPost(installation.redis_url)
@@ -96,7 +109,10 @@ def test_inspection_shows_no_password_and_no_customers_data(installation: Instal
     until(lambda: bool(asked(app, "active")), "the task is being worked on", 20)
     (active,) = asked(app, "active")
     assert active["kwargs"] == "r-1"
-    told = [asked(app, name) for name in ("stats", "conf", "registered", "active_queues", "scheduled", "revoked")]
+    told = [
+        asked(app, name)
+        for name in ("stats", "conf", "registered", "active_queues", "scheduled", "revoked")
+    ]
     assert "customer" not in str([active, *told])
     assert set(told[0]["broker"]) == {
         "hostname",
@@ -111,7 +127,9 @@ def test_inspection_shows_no_password_and_no_customers_data(installation: Instal
     assert asked(app, "enable_events") == {"ok": "task events already enabled"}
 
 
-def test_a_worker_that_is_told_to_shut_down_ends_and_stays_away(installation: Installation, app: Celery) -> None:
+def test_a_worker_that_is_told_to_shut_down_ends_and_stays_away(
+    installation: Installation, app: Celery
+) -> None:
     worker = started(installation, app, REFUNDS_REMOTE_CONTROL="true")
     assert asked(app, "rate_limit", {"task_name": "refunds.submit", "rate_limit": "100/s"}) == {
         "ok": "new rate limit set successfully"
@@ -129,7 +147,9 @@ def test_stats_leave_out_the_sentinels_password_and_other_brokers() -> None:
         "alternates": ["s3cret"],
     }
     state = SimpleNamespace(
-        consumer=SimpleNamespace(controller=SimpleNamespace(stats=lambda: {"pid": 1, "broker": broker}))
+        consumer=SimpleNamespace(
+            controller=SimpleNamespace(stats=lambda: {"pid": 1, "broker": broker})
+        )
     )
     told = remote.commands(control=True)["stats"](state)
     assert "s3cret" not in str(told)
@@ -141,4 +161,13 @@ def test_every_command_of_celery_is_inspection_or_refused() -> None:
     assert set(commands) == set(Panel.data)
     refused = {name for name, command in commands.items() if command.__name__ == "refuse"}
     assert refused >= set(REFUSED)
-    assert not refused & {"ping", "stats", "active", "dump_active", "reserved", "dump_tasks", "conf", "dump_conf"}
+    assert not refused & {
+        "ping",
+        "stats",
+        "active",
+        "dump_active",
+        "reserved",
+        "dump_tasks",
+        "conf",
+        "dump_conf",
+    }

@@ -8,18 +8,24 @@ from worker import RefundRequest
 from worker.store.records import SCHEMA_VERSION
 
 
-def test_a_worker_refuses_records_of_another_schema_and_sends_nothing(installation: Installation) -> None:
+def test_a_worker_refuses_records_of_another_schema_and_sends_nothing(
+    installation: Installation,
+) -> None:
     with installation.refunds() as refunds:
         refunds.submit(RefundRequest(refund_id="order-1-1", payment_intent="pi_1", amount=100))
         refunds.store.redis.hset("refunds:meta", "schema", "99")
         worker = installation.start("worker", "worker")
         assert worker.process.wait(30) == 6
-        assert f"these records have schema 99 and this worker supports {SCHEMA_VERSION}" in worker.said
+        assert (
+            f"these records have schema 99 and this worker supports {SCHEMA_VERSION}" in worker.said
+        )
         assert refunds.get("order-1-1").stage == "queued"
     assert installation.sandbox.effects() == []
 
 
-def test_a_worker_leaves_alone_what_a_newer_version_wrote_into_a_record(installation: Installation) -> None:
+def test_a_worker_leaves_alone_what_a_newer_version_wrote_into_a_record(
+    installation: Installation,
+) -> None:
     with installation.refunds() as refunds:
         refunds.submit(RefundRequest(refund_id="order-1-1", payment_intent="pi_1", amount=100))
         refunds.store.redis.hset("refunds:refund:order-1-1", "of_a_newer_version", "kept")

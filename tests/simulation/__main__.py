@@ -1,4 +1,6 @@
-"""`python -m tests.simulation`: play seeds, replay one to the letter, hunt planted bugs, count the control's sins."""
+"""`python -m tests.simulation`: play seeds, replay one to the letter, hunt planted bugs, count the
+control's sins.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,27 @@ EVERY_END: Final = ("settled succeeded", "settled failed", "settled canceled", "
 
 
 @click.command()
-@click.option("--seeds", type=click.IntRange(min=1), help="How many to play: 5,000 unless told otherwise.")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), help="How many to play: 5,000 unless told otherwise."
+)
 @click.option("--minutes", type=float, help="Play as many as fit into this.")
 @click.option("--start", default=1, show_default=True, help="The first seed.")
 @click.option("--seed", type=int, help="Play this one alone and show what happened.")
-@click.option("--bug", type=click.Choice(sorted(BUGS)), help="With --seed: planted there. With --bugs: hunted alone.")
+@click.option(
+    "--bug",
+    type=click.Choice(sorted(BUGS)),
+    help="With --seed: planted there. With --bugs: hunted alone.",
+)
 @click.option("--bugs", is_flag=True, help="Hunt every planted bug.")
 @click.option("--naive", is_flag=True, help="Play the control instead.")
 @click.option("--wide", is_flag=True, help="With what is known to be open, too.")
-@click.option("--with", "families", multiple=True, type=click.Choice(sorted(FAMILIES)), help="Of what is odd, this.")
+@click.option(
+    "--with",
+    "families",
+    multiple=True,
+    type=click.Choice(sorted(FAMILIES)),
+    help="Of what is odd, this.",
+)
 @click.option("--plain", is_flag=True, help="With nothing odd at all.")
 def main(
     *,
@@ -49,9 +63,14 @@ def main(
     families: tuple[str, ...],
     plain: bool,
 ) -> None:
-    """Play refunds under simulated faults; exit 1 where the judge found anything, or a kind of fault never fired."""
+    """Play refunds under simulated faults.
+
+    Exit 1 where the judge found anything, or a kind of fault never fired.
+    """
     if bug is not None and seed is None and not bugs:
-        raise click.UsageError("--bug plants it into one world: name that with --seed, or hunt all with --bugs")
+        raise click.UsageError(
+            "--bug plants it into one world: name that with --seed, or hunt all with --bugs"
+        )
     odd = () if plain else families or ON
     if bugs and (naive or wide or minutes is not None):
         raise click.UsageError("--bugs goes with --seeds alone: how many each may take")
@@ -66,7 +85,9 @@ def main(
     seconds = math.inf if minutes is None else minutes * 60
     with arena() as here:
         who: Who = "naive" if naive else "ours"
-        report = here.play(start, start + most, who=who, wide=wide, families=odd, seconds=seconds, told=_telling())
+        report = here.play(
+            start, start + most, who=who, wide=wide, families=odd, seconds=seconds, told=_telling()
+        )
     # So many seeds meet every kind of fault and of end; fewer are a look at a few of them.
     whole = report.seeds >= ENOUGH_SEEDS and set(odd) >= ON
     met = {name for name in EVERY_FAULT if report.fired[name]} | {*report.ends}
@@ -90,7 +111,9 @@ def _telling() -> Callable[[Report], None]:
     return told
 
 
-def _replay(seed: int, bug: str | None, *, wide: bool, naive: bool, families: Collection[str]) -> int:
+def _replay(
+    seed: int, bug: str | None, *, wide: bool, naive: bool, families: Collection[str]
+) -> int:
     with log_taken(), planted(bug), wire_to_server() as wire:
         who: Who = "naive" if naive else "ours"
         result = play(seed, wire, who=who, wide=wide, families=families, tracing=True)
@@ -106,7 +129,9 @@ def _hunt(names: Sequence[str], most: int) -> int:
         for name in names:
             caught = here.hunt(name, most=most)
             missed += caught is None
-            found = "missed" if caught is None else f"seed {caught.seed}: {caught.violations[0][:90]}"
+            found = (
+                "missed" if caught is None else f"seed {caught.seed}: {caught.violations[0][:90]}"
+            )
             click.echo(f"{name:30} {found} ({SEEN_IN.get(name, 'a variation')})")
     return 1 if missed else 0
 
@@ -118,7 +143,9 @@ def _show(report: Report, start: int, seconds: float) -> None:
     click.echo(f"faults fired: {sum(report.fired[name] for name in EVERY_FAULT)}")
     for name in EVERY_FAULT:
         click.echo(f"  {name:36} {report.fired[name]}")
-    beside = {name: count for name, count in sorted(report.fired.items()) if name not in EVERY_FAULT}
+    beside = {
+        name: count for name, count in sorted(report.fired.items()) if name not in EVERY_FAULT
+    }
     if beside:
         click.echo(f"beside them: {beside}")
     click.echo(f"violated: {len(report.violated)} seeds {dict(report.rules)}")

@@ -1,4 +1,7 @@
-"""What must stay bounded whatever the provider says: texts of records, names of counters, scripts that never fail."""
+"""What must stay bounded whatever the provider says.
+
+Texts of records, names of counters, scripts that never fail.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,19 @@ TEXTS: Final[Mapping[str, int]] = {
     "provider_refund_id": 200,
     "currency": 3,
 }
-"""Fields in which a provider's words are kept, with the characters that they may have; ours may stand around them."""
+"""Fields in which a provider's words are kept, with the characters that they may have.
+
+Ours may stand around them.
+"""
 LONGEST_ENTRY: Final = 2000
-CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+CONTROL: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _CURRENCY: Final = re.compile(r"[a-z]{3}|unknown")
 _CODE: Final = re.compile(r"[a-z0-9_]{1,48}")
-_STAGES: Final = frozenset({"new", "queued", "sending", "waiting", "in_doubt", "processing", "review", "settled"})
+_STAGES: Final = frozenset(
+    {"new", "queued", "sending", "waiting", "in_doubt", "processing", "review", "settled"}
+)
 _FINAL: Final = frozenset({"succeeded", "failed", "canceled"})
 MADE_UP: Final = "made_up_"
 """How the made-up codes of a simulated provider begin."""
@@ -45,9 +55,13 @@ class BoundsJudge:
             if command[0] == "EVALSHA" and isinstance(result, exceptions.ResponseError):
                 if isinstance(result, exceptions.NoScriptError) or str(result).startswith(_AWAY):
                     continue
-                self._broken("script", str(command[6]) if len(command) > 6 else "-", f"{result}"[:300])
+                self._broken(
+                    "script", str(command[6]) if len(command) > 6 else "-", f"{result}"[:300]
+                )
 
-    def record(self, refund_id: str, record: Mapping[str, str | None], entries: Sequence[str]) -> None:
+    def record(
+        self, refund_id: str, record: Mapping[str, str | None], entries: Sequence[str]
+    ) -> None:
         """Judge the texts of a record and of what its history has gained."""
         for name, most in TEXTS.items():
             text = record[name]
@@ -88,4 +102,6 @@ def _is_bounded(kind: str, rest: str) -> bool:
         case "amount":
             return first in _FINAL and _CURRENCY.fullmatch(last) is not None
         case _:
-            return _CODE.fullmatch(kind) is not None and all(_CODE.fullmatch(part) for part in rest.split(":") if rest)
+            return _CODE.fullmatch(kind) is not None and all(
+                _CODE.fullmatch(part) for part in rest.split(":") if rest
+            )

@@ -1,6 +1,8 @@
-"""What may not leave now: the stop button, a refused key, a 429's wait, and the rate that all workers share.
+"""What may not leave now: the stop button, a refused key, a 429's wait, and the rate that all
+workers share.
 
-Judged at the moment at which a worker was told that it may send: what comes after that no worker can know of.
+Judged at the moment at which a worker was told that it may send: what comes after that no worker
+can know of.
 """
 
 from __future__ import annotations
@@ -38,16 +40,25 @@ class BrakesJudge:
         if refused:
             self._broken("brake", refund_id, "claimed while the key was refused")
         if blocked and int(blocked) > now_ms:
-            self._broken("brake", refund_id, f"claimed {int(blocked) - now_ms} ms before a 429's wait was over")
+            self._broken(
+                "brake",
+                refund_id,
+                f"claimed {int(blocked) - now_ms} ms before a 429's wait was over",
+            )
 
     def given(self, worker: str, reply: Sequence[Any], now_ms: int) -> None:
-        """Judge the moments that the schedule gave to a worker: never closer to one another than the rate allows."""
+        """Judge the moments that the schedule gave to a worker.
+
+        Never closer to one another than the rate allows.
+        """
         if self._rate <= 0:
             return
         for away in reply[2::2]:
             moment = now_ms * 1000 + int(away)
             if moment - self._last_moment < NEAR * 1_000_000 / self._rate:
-                self._broken("rate", worker, f"two moments {moment - self._last_moment:.0f} µs apart")
+                self._broken(
+                    "rate", worker, f"two moments {moment - self._last_moment:.0f} µs apart"
+                )
             self._last_moment = moment
             self._permits[worker] += 1
 

@@ -18,7 +18,10 @@ class Chance:
         self._world = world
 
     def draw_redis(self) -> tuple[str, float, float]:
-        """Return what befalls one trip to Redis: a fault, the way there and the way back in seconds."""
+        """Return what befalls one trip to Redis.
+
+        A fault, the way there and the way back in seconds.
+        """
         dice, plan = self._world.dice, self._world.plan
         there, back = dice.random() * 0.004, dice.random() * 0.004
         if not self._world.faulty:
@@ -40,18 +43,37 @@ class Chance:
         if self._world.faulty:
             if self._world.outage is not None:
                 fault = {"refuses": "connect_refused", "hangs": "request_lost_hang"}.get(
-                    self._world.outage, "http_503_before" if self._world.outage == "http_503" else "http_401"
+                    self._world.outage,
+                    "http_503_before" if self._world.outage == "http_503" else "http_401",
                 )
             elif method == "POST" and plan.post_faults and dice.random() < plan.post_rate:
                 fault = dice.choice(plan.post_faults)
             elif method == "GET" and dice.random() < plan.read_rate:
                 fault = dice.choice(READS)
             if fault == "late_effect":
-                # The worker holds the connection for the whole of its time limit; two settle times count from its end.
-                settle, held = plan.rules.settle.total_seconds(), plan.rules.request_timeout.total_seconds()
-                late = dice.choice((dice.uniform(0, 1.9) * settle, settle, held + dice.uniform(1.95, 1.98) * settle))
+                # The worker holds the connection for the whole of its time limit; two settle times
+                # count from its end.
+                settle, held = (
+                    plan.rules.settle.total_seconds(),
+                    plan.rules.request_timeout.total_seconds(),
+                )
+                late = dice.choice(
+                    (
+                        dice.uniform(0, 1.9) * settle,
+                        settle,
+                        held + dice.uniform(1.95, 1.98) * settle,
+                    )
+                )
         if fault:
             self._world.happens(fault if method == "POST" else f"read_{fault}")
         if plan.list_lag and method == "GET":
             self._world.fired["list_lag"] += 1
-        return Draw(fault=fault, connect=connect, there=there, back=back, late=late, lag=plan.list_lag, choice=choice)
+        return Draw(
+            fault=fault,
+            connect=connect,
+            there=there,
+            back=back,
+            late=late,
+            lag=plan.list_lag,
+            choice=choice,
+        )

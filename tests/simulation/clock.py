@@ -1,8 +1,9 @@
-"""Virtual time: an event loop whose clock jumps, and machines that can be stopped, let go on, or killed.
+"""Virtual time: an event loop whose clock jumps, and machines that can be stopped, let go on, or
+killed.
 
-Every callback belongs to the machine in whose context it was scheduled, or to the world (network, provider, people).
-A stopped machine's callbacks wait; when it goes on, what arrived comes first and its overdue timers after, as an
-event loop that wakes finds them.
+Every callback belongs to the machine in whose context it was scheduled, or to the world (network,
+provider, people). A stopped machine's callbacks wait; when it goes on, what arrived comes first and
+its overdue timers after, as an event loop that wakes finds them.
 """
 
 from __future__ import annotations
@@ -24,9 +25,14 @@ _MOST_TASKS_KEPT: Final = 200
 OUTSIDE: Final = contextvars.Context()
 FROZEN: Final = "frozen"
 """What befalls a worker that is stopped for very long over a reply."""
-"""The world's own context, of no machine; callbacks of one loop never nest, so that all may share it."""
+"""The world's own context, of no machine.
 
-MACHINE: Final[contextvars.ContextVar[Machine | None]] = contextvars.ContextVar("machine", default=None)
+Callbacks of one loop never nest, so that all may share it.
+"""
+
+MACHINE: Final[contextvars.ContextVar[Machine | None]] = contextvars.ContextVar(
+    "machine", default=None
+)
 
 
 class Stuck(RuntimeError):
@@ -60,7 +66,9 @@ class _TimerHandle(asyncio.TimerHandle):
 
 
 class _Jump:
-    """In the place of a selector: waiting takes no time, the clock goes straight to the next timer."""
+    """In the place of a selector: waiting takes no time, the clock goes straight to the next
+    timer.
+    """
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
@@ -109,7 +117,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return EPOCH + timedelta(seconds=self._now)
 
     def call_soon(
-        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: contextvars.Context | None = None
+        self,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
         """Schedule for this turn, owned by the machine of the context."""
         handle = _Handle(callback, args, self, context)
@@ -167,9 +178,14 @@ def _owned_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> a
 
 
 class Machine:
-    """One life of one worker process: its tasks, the error of its clock, and what is planned to befall it."""
+    """One life of one worker process.
 
-    def __init__(self, loop: VirtualLoop, name: str, *, skew: float, befalls: Callable[[Machine, str], None]) -> None:
+    Its tasks, the error of its clock, and what is planned to befall it.
+    """
+
+    def __init__(
+        self, loop: VirtualLoop, name: str, *, skew: float, befalls: Callable[[Machine, str], None]
+    ) -> None:
         self.name = name
         self.loop = loop
         self.skew = skew
@@ -226,7 +242,10 @@ class Machine:
         await self._idle.wait()
 
     async def point(self, where: str) -> bool:
-        """Mark a place at which the machine may die or be stopped; return whether it was stopped here."""
+        """Mark a place at which the machine may die or be stopped.
+
+        Return whether it was stopped here.
+        """
         if not self.alive:
             raise asyncio.CancelledError
         self.points += 1
@@ -240,7 +259,9 @@ class Machine:
         """Wait for something from outside, which a stopped machine notices only when it goes on."""
         await self.arriving(self.loop.create_future(), seconds, None)
 
-    def arriving(self, future: asyncio.Future[Any], seconds: float, value: Any) -> asyncio.Future[Any]:
+    def arriving(
+        self, future: asyncio.Future[Any], seconds: float, value: Any
+    ) -> asyncio.Future[Any]:
         """Let a value, or an exception, arrive by the network after so many seconds."""
         self.loop.call_at(self.loop.time() + seconds, self._deliver, future, value, context=OUTSIDE)
         return future

@@ -1,4 +1,7 @@
-"""Why a refund may be told to have failed: somebody who can know has said so; everybody's trouble is no reason."""
+"""Why a refund may be told to have failed: somebody who can know has said so.
+
+Everybody's trouble is no reason.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,14 @@ def why_it_may_not_fail(
     *,
     mismatch: bool,
 ) -> str | None:
-    """Return what is wrong with a refund's end in `failed` that no person has decided, None where it is right.
+    """Return what is wrong with a refund's end in `failed` that no person has decided, None where
+    it is right.
 
-    `last` is the move of its history by which it ended; `answered` holds the status of each whole reply to its requests
-    of this generation, None where none came; `made` the statuses of what the provider made for it; `verdicts` counts
-    attempts of which its history says that they may have happened or were refused; `age_ms` counts from the first
-    attempt, None where that is not known; `mismatch` tells whether its payment is in another currency than it states.
+    `last` is the move of its history by which it ended; `answered` holds the status of each whole
+    reply to its requests of this generation, None where none came; `made` the statuses of what the
+    provider made for it; `verdicts` counts attempts of which its history says that they may have
+    happened or were refused; `age_ms` counts from the first attempt, None where that is not known;
+    `mismatch` tells whether its payment is in another currency than it states.
     """
     if last["label"] == "budget_spent":
         if last.get("http_status") == KEY_REFUSED:
@@ -45,4 +50,6 @@ def why_it_may_not_fail(
         return None
     if NOT_DONE_AT_PROVIDER.intersection(made) or REFUSALS.intersection(answered):
         return None
-    return f"{last['label']}: nobody has refused it, its requests were answered with {list(answered)}"
+    return (
+        f"{last['label']}: nobody has refused it, its requests were answered with {list(answered)}"
+    )

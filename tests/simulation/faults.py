@@ -19,7 +19,10 @@ POINTS: Final = (
     "half a reply",
     "before ack",
 )
-"""The places at which a worker may be killed or stopped; each await that matters outside lies at one of them."""
+"""The places at which a worker may be killed or stopped.
+
+Each await that matters outside lies at one of them.
+"""
 OTHERS: Final = (
     "clock_skewed",
     "key_window_passed",
@@ -53,7 +56,13 @@ PEOPLE: Final = (
     "retried_by_caller",
 )
 ODD: Final = {
-    "others": ("others_before", "others_between", "others_meanwhile", "others_fell_back", "ours_fell_back"),
+    "others": (
+        "others_before",
+        "others_between",
+        "others_meanwhile",
+        "others_fell_back",
+        "ours_fell_back",
+    ),
     "adopted": ("reply_of_another",),
     "numbers": ("odd_number",),
     "words": ("other_spelling", "unknown_word"),

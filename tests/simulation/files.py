@@ -1,4 +1,5 @@
-"""Files and their batches: handed in row by row, killed and gone on with, paused, canceled in the middle, sent again.
+"""Files and their batches: handed in row by row, killed and gone on with, paused, canceled in the
+middle, sent again.
 
 The commands are the product's own, run in step with the workers (`shell`).
 """
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ROWS_A_CHUNK: Final = 2
-"""Few, so that a file of a few rows is handed in in several trips; the product's own figure is hundreds."""
+"""Few, so that a file of a few rows is handed in in several trips.
+
+The product's own figure is hundreds.
+"""
 _BOTH: Final = frozenset({Retriable.YES, Retriable.UNKNOWN})
 
 
@@ -72,7 +76,9 @@ class Files:
             self._at(file.cancel_at, self._cancel, file)
             self._at(file.retry_at, self._retry, file)
 
-    def _at(self, when: float | None, work: Callable[[File], Coroutine[Any, Any, None]], file: File) -> None:
+    def _at(
+        self, when: float | None, work: Callable[[File], Coroutine[Any, Any, None]], file: File
+    ) -> None:
         loop = self._world.loop
 
         def start() -> None:
@@ -82,7 +88,10 @@ class Files:
             loop.call_at(when, start, context=OUTSIDE)
 
     async def _until_through(self, command: Callable[[Store], T], killed: str = "") -> T:
-        """Run a command as its user does: again, some time later, while it is killed or Redis is away."""
+        """Run a command as its user does.
+
+        Again, some time later, while it is killed or Redis is away.
+        """
         while True:
             try:
                 return await self._shell.run(command)
@@ -111,7 +120,12 @@ class Files:
             judge.accepted(row.refund_id, row.payment_intent, said=False)
         opening = BatchDraft(delay=_seconds(file.delay))
         opened = batches.open_batch(
-            store, file.batch_id, file="season.csv", digest=file.batch_id, rows=len(file.rows), opening=opening
+            store,
+            file.batch_id,
+            file="season.csv",
+            digest=file.batch_id,
+            rows=len(file.rows),
+            opening=opening,
         )
         if file.delay and opened.fresh:
             self._world.happens("batch_delayed", "person")
@@ -125,7 +139,9 @@ class Files:
 
     async def _pause(self, file: File) -> None:
         with suppress(NotFound, GuardRefused):
-            if await self._until_through(lambda store: batches.pause_batch(store, file.batch_id, by="person")):
+            if await self._until_through(
+                lambda store: batches.pause_batch(store, file.batch_id, by="person")
+            ):
                 self._world.happens("batch_paused", "person")
             self._told(file, "paused")
             await asyncio.sleep((file.resume_at or 0.0) - (file.pause_at or 0.0))
@@ -139,7 +155,10 @@ class Files:
             )
             self._world.tell("person", "canceled", file.batch_id, canceled.canceled)
             self._told(file, "canceled")
-            if canceled.canceled and canceled.batch.statuses.get("canceled", 0) < canceled.batch.accepted:
+            if (
+                canceled.canceled
+                and canceled.batch.statuses.get("canceled", 0) < canceled.batch.accepted
+            ):
                 self._world.happens("batch_canceled_midway", "person")
 
     def _told(self, file: File, state: str) -> None:
@@ -153,7 +172,9 @@ class Files:
 
         with suppress(NotFound, GuardRefused):
             retried = await self._until_through(
-                lambda store: batches.retry_batch(store, file.batch_id, "person", kinds=_BOTH, nudge=nudge)
+                lambda store: batches.retry_batch(
+                    store, file.batch_id, "person", kinds=_BOTH, nudge=nudge
+                )
             )
             if retried.retried:
                 self._world.happens("batch_retried", "person")

@@ -1,7 +1,8 @@
-"""The judge: what must hold after every step, told by the provider's own ledger and by the records as they lie.
+"""The judge: what must hold after every step, told by the provider's own ledger and by the records
+as they lie.
 
-It trusts nothing that the worker says of itself. `violations` holds one sentence for each breach, and a run is lost
-at its first.
+It trusts nothing that the worker says of itself. `violations` holds one sentence for each breach,
+and a run is lost at its first.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ STIRRED: Final = frozenset({"operator_says_absent", "operator_says_failed", "fir
 
 @dataclass(kw_only=True)
 class Judge:
-    """Judges one world; `mode` is which promise is being judged: the product's, or only what money did."""
+    """Judges one world; `mode` is which promise is being judged.
+
+    The product's, or only what money did.
+    """
 
     rules: Rules
     bank: Bank
@@ -50,7 +54,9 @@ class Judge:
     lag: float = 0.0
     """Seconds by which what the provider shows may be late, within its guarantee."""
     reads_well: bool = False
-    """Whether every read-back shows what the provider has made, so that no word of a person outweighs it."""
+    """Whether every read-back shows what the provider has made, so that no word of a person
+    outweighs it.
+    """
     oddly_shown: bool = False
     """Whether not every payment shows its currency as it is."""
     violations: list[str] = field(default_factory=list)
@@ -60,7 +66,9 @@ class Judge:
     """Our id → the provider's refunds made for it."""
     due: dict[str, float] = field(default_factory=dict)
     remade: int = 0
-    """Refunds made again after the first one of the same generation had failed at the provider by itself."""
+    """Refunds made again after the first one of the same generation had failed at the provider by
+    itself.
+    """
     batches: BatchJudge = field(init=False)
     brakes: BrakesJudge = field(init=False)
     money: MoneyJudge = field(init=False)
@@ -72,7 +80,10 @@ class Judge:
     """Refunds that were not settled when their key's window had passed."""
     _snapshot: Sequence[Any] = ()
     _clock: tuple[int, int] = (0, 0)
-    """What the records hold of their time: the largest that was seen, and by how much that was ahead."""
+    """What the records hold of their time.
+
+    The largest that was seen, and by how much that was ahead.
+    """
     _before_the_cut: dict[str, str | None] | None = None
     """Between a power cut and the next look: the state of each batch before it."""
     _moves: list[Move] = field(default_factory=list)
@@ -112,17 +123,24 @@ class Judge:
     # Accepting
 
     def accepted(self, refund_id: str, payment: str, *, said: bool = True) -> None:
-        """Note that a caller was told that its refund is accepted; not `said`, that it may be by now."""
+        """Note that a caller was told that its refund is accepted.
+
+        Not `said`, that it may be by now.
+        """
         known = self.refunds.setdefault(refund_id, Known(payment=payment))
         known.said = known.said or said
         if not known.record:
-            # A file with other words of it was refused as a whole: what is handed in now may be accepted.
+            # A file with other words of it was refused as a whole: what is handed in now may be
+            # accepted.
             known.payment = payment
         if payment not in self.payments:
             self.payments.append(payment)
 
     def told(self, refund_id: str, version: int) -> None:
-        """Note that somebody was told of a refund's move, or depends on it: that version is not to be forgotten."""
+        """Note that somebody was told of a refund's move, or depends on it.
+
+        That version is not to be forgotten.
+        """
         known = self.refunds[refund_id]
         known.told_version = max(known.told_version, version)
 
@@ -134,7 +152,9 @@ class Judge:
             known.forget()
 
     def may_send(self, refund_id: str, worker: str, flags: Sequence[str | None]) -> None:
-        """Note that a worker was told that it may send, and judge that by the flags that stood in Redis."""
+        """Note that a worker was told that it may send, and judge that by the flags that stood in
+        Redis.
+        """
         if refund_id in self.refunds:
             self.refunds[refund_id].asked_at[worker] = self.now_ms()
             self.brakes.told_it_may(refund_id, flags, self.now_ms())
@@ -154,14 +174,17 @@ class Judge:
         at, ahead = snapshot[-len(BUCKETS) - 2]
         self._clock = (int(at or 0), int(ahead or 0))
         if snapshot == self._snapshot:
-            return  # Most commands change nothing: every sweep that finds nothing, every claim that is refused.
+            # Most commands change nothing: sweeps that find nothing, claims that are refused.
+            return
         self._snapshot = snapshot
         place = 0
         claimed = []
         self._moves.clear()
         for refund_id, known in self.refunds.items():
             record = dict(zip(FIELDS, snapshot[place], strict=True))
-            is_new = self._before_the_cut is None and record["version"] != known.record.get("version")
+            is_new = self._before_the_cut is None and record["version"] != known.record.get(
+                "version"
+            )
             if is_new and record["stage"] == "sending":
                 claimed.append(refund_id)
             self._judge_record(refund_id, known, record, snapshot[place + 1])
@@ -187,7 +210,10 @@ class Judge:
         self.batches.power_was_cut(states)
         for refund_id, known in self.refunds.items():
             if known.moves < known.told_version:
-                fact = f"somebody was told of version {known.told_version}, and now it is {known.moves}"
+                fact = (
+                    f"somebody was told of version {known.told_version}, and now it is"
+                    f" {known.moves}"
+                )
                 self.broken("told", refund_id, fact)
 
     def _judge_record(
@@ -208,7 +234,8 @@ class Judge:
             self._replay(refund_id, known, entry)
         self._judge_replay(refund_id, known)
         if before and before["generation"] == record["generation"]:
-            # A settled record may drop both: nothing of its generation is sent again, and it tells what was asked.
+            # A settled record may drop both: nothing of its generation is sent again, and it tells
+            # what was asked.
             settled = record["stage"] == "settled"
             dropped = settled and record["idempotency_key"] is None
             if before["idempotency_key"] != record["idempotency_key"] and not dropped:
@@ -227,19 +254,29 @@ class Judge:
     def _judge_replay(self, refund_id: str, known: Known) -> None:
         """Judge whether the history leads to the record."""
         record = known.record
-        told = (str(known.moves), known.stage, known.status, str(known.attempts), str(known.generations))
+        told = (
+            str(known.moves),
+            known.stage,
+            known.status,
+            str(known.attempts),
+            str(known.generations),
+        )
         stands = (record["version"], record["stage"], record["status"])
         if told != (*stands, record["attempts"] or "0", record["generation"] or "1"):
             self.broken("history", refund_id, f"history ends in {told}, the record says {record}")
         if record["first_attempt_at"] is not None:
             known.first_attempt_at = int(record["first_attempt_at"])
-            if self.now_ms() - known.first_attempt_at > self.rules.key_window / timedelta(milliseconds=1):
+            if self.now_ms() - known.first_attempt_at > self.rules.key_window / timedelta(
+                milliseconds=1
+            ):
                 self.past_window.add(refund_id)
 
     def _replay(self, refund_id: str, known: Known, entry: Mapping[str, Any]) -> None:
         source, target = entry["from"], entry["to"]
         if entry["version"] != known.moves + 1 or source != known.stage:
-            self.broken("history", refund_id, f"{entry} follows version {known.moves} in {known.stage}")
+            self.broken(
+                "history", refund_id, f"{entry} follows version {known.moves} in {known.stage}"
+            )
         legal = source is None or Stage(target) in TRANSITIONS[Stage(source)]
         if not legal:
             self.broken("transition", refund_id, f"{source} to {target} stands in no table")
@@ -274,7 +311,10 @@ class Judge:
                 self.money.missing(refund_id, known)
 
     def _judge_doubt(self, refund_id: str, known: Known, entry: Mapping[str, Any]) -> None:
-        """Note when a doubt began and what was found of it; judge the conclusion that there is nothing to be found."""
+        """Note when a doubt began and what was found of it.
+
+        Judge the conclusion that there is nothing to be found.
+        """
         if entry["from"] == "sending":
             lapsed = known.lease_end if entry["label"] == "lease_lapsed" else None
             known.quiet_at = min(entry["at"], lapsed or entry["at"])
@@ -295,12 +335,20 @@ class Judge:
             return
         if record["status"] in {"failed", "canceled"}:
             if any(refund.status in STANDING for refund in made):
-                self.broken("false failed", refund_id, f"{record['status']}, and the ledger shows the money gone")
+                self.broken(
+                    "false failed",
+                    refund_id,
+                    f"{record['status']}, and the ledger shows the money gone",
+                )
             return
         succeeded = [refund for refund in made if "succeeded" in self._statuses[refund.id]]
         if not succeeded:
             if not self.money.may_be_others(known):
-                self.broken("false succeeded", refund_id, f"the ledger shows {[refund.status for refund in made]}")
+                self.broken(
+                    "false succeeded",
+                    refund_id,
+                    f"the ledger shows {[refund.status for refund in made]}",
+                )
             return
         self.money.stands(refund_id, known, succeeded)
         identity = record["provider_refund_id"]
@@ -315,7 +363,11 @@ class Judge:
         if known.status != "failed" or known.by_person or known.last["label"] == "contradicted":
             return
         # What failed at once moved nothing and is no effect, but the provider's books show it.
-        made = [refund for refund in self.bank.refunds.values() if refund.metadata.get("refund_id") == refund_id]
+        made = [
+            refund
+            for refund in self.bank.refunds.values()
+            if refund.metadata.get("refund_id") == refund_id
+        ]
         if known.misled and self.money.is_fallen(known.record):
             return
         posts = [post for post in known.posts if post.generation == str(known.generations)]
@@ -335,7 +387,11 @@ class Judge:
         known = self.refunds.get(refund_id)
         asked = known.asked_at.pop(worker, None) if known is not None else None
         if asked is None and known is not None and self.mode == "ours":
-            self.broken("claim", refund_id, f"{worker} tries again and has not asked whether its claim stands")
+            self.broken(
+                "claim",
+                refund_id,
+                f"{worker} tries again and has not asked whether its claim stands",
+            )
         return asked or 0
 
     def bytes_left(self, post: Post, durable_body: str | None, now_ms: int) -> None:
@@ -369,8 +425,12 @@ class Judge:
         known = self.refunds.get(refund_id)
         if any(self.bank.refunds[one].status in STANDING for one in made):
             if known is None or not known.misled or self.reads_well:
-                self.broken("money twice", refund_id, f"{identity} was made while {made[-1]} stands")
-        elif any(self.bank.refunds[one].metadata.get("refund_generation") == generation for one in made):
+                self.broken(
+                    "money twice", refund_id, f"{identity} was made while {made[-1]} stands"
+                )
+        elif any(
+            self.bank.refunds[one].metadata.get("refund_generation") == generation for one in made
+        ):
             self.remade += 1
         made.append(identity)
         payment = self.bank.payments[payment_id]
@@ -392,7 +452,11 @@ class Judge:
             if not known.record:
                 self.broken("lost", refund_id, "accepted, and no record stands")
             elif known.record["stage"] not in {"settled", "review"}:
-                self.broken("stranded", refund_id, f"still {known.record['stage']} long after the faults stopped")
+                self.broken(
+                    "stranded",
+                    refund_id,
+                    f"still {known.record['stage']} long after the faults stopped",
+                )
             else:
                 self.money.untold(refund_id, known, self._made(refund_id))
 
@@ -411,17 +475,33 @@ class Judge:
             told[event["refund_id"]].append(f"{event['version']} {event['to']} {event['status']}")
         for refund_id, known in self.refunds.items():
             if told[refund_id] != known.path:
-                self.broken("events", refund_id, f"the stream tells {told[refund_id]}, the history {known.path}")
+                self.broken(
+                    "events",
+                    refund_id,
+                    f"the stream tells {told[refund_id]}, the history {known.path}",
+                )
 
     def given_back(self, refund_ids: Sequence[str], now_ms: int) -> None:
-        """Judge what a worker has just given back: what was never begun is due for others at once."""
+        """Judge what a worker has just given back: what was never begun is due for others at
+        once.
+        """
         for refund_id in refund_ids:
             record = self.refunds[refund_id].record if refund_id in self.refunds else {}
-            if record.get("stage") == "queued" and not record.get("held") and self.due[refund_id] > now_ms:
-                self.broken("given back", refund_id, "nobody will look at it before its nudge counts as lost")
+            if (
+                record.get("stage") == "queued"
+                and not record.get("held")
+                and self.due[refund_id] > now_ms
+            ):
+                self.broken(
+                    "given back",
+                    refund_id,
+                    "nobody will look at it before its nudge counts as lost",
+                )
 
     def overdue(self, now_ms: int, grace_ms: int) -> list[str]:
-        """Return the refunds at which nobody looked though they were due for longer than the grace."""
+        """Return the refunds at which nobody looked though they were due for longer than the
+        grace.
+        """
         return [
             refund_id
             for refund_id, score in self.due.items()

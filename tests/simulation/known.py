@@ -1,4 +1,7 @@
-"""What the judge knows of one refund: its record and history as last seen, and each request that left for it."""
+"""What the judge knows of one refund.
+
+Its record and history as last seen, and each request that left for it.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,9 @@ class Known:
     stirred: bool = False
     """Whether a person, or a look before its first send, has put it in doubt."""
     lease_end: int | None = None
-    """Of the last claim, None once anything but a proof of done has followed it; like the next two on the server's
+    """Of the last claim, None once anything but a proof of done has followed it.
+
+    Like the next two on the server's
     clock, in milliseconds."""
     proven_at: int = 0
     """When a proof of done last ended a claim."""
@@ -72,7 +77,8 @@ class Known:
     """Whether the last move was a person's."""
     first_attempt_at: int | None = None
     quiet_at: int = 0
-    """When the last attempt that may have happened had ended, and when a total first showed its amount: on the
+    """When the last attempt that may have happened had ended, and when a total first showed its
+    amount: on the
     server's clock, in milliseconds."""
     found_at: int | None = None
 
@@ -98,7 +104,9 @@ class Known:
 
     @property
     def is_owner(self) -> bool:
-        """Whether the record says that a refund of the provider is its own, and not only a person."""
+        """Whether the record says that a refund of the provider is its own, and not only a
+        person.
+        """
         record = self.record
         return (
             record.get("provider_refund_id") is not None

@@ -39,7 +39,9 @@ class Message:
 
 @cache
 def _queue() -> Celery:
-    """Return the product's own Celery app on a queue in memory, from which its messages are read."""
+    """Return the product's own Celery app on a queue in memory, from which its messages are
+    read.
+    """
     settings: Any = SimpleNamespace(broker="memory://", prefix="refunds:")
     with mock.patch.object(queues, "_broker", return_value=("memory://", {}, None)):
         return queues.make_celery(settings)
@@ -64,7 +66,10 @@ class Mail:
                 case "message_lost":
                     return
                 case "message_doubled":
-                    delays += [dice.random() * dice.choice((0.01, 2, 90)) for _ in range(dice.randint(1, 3))]
+                    delays += [
+                        dice.random() * dice.choice((0.01, 2, 90))
+                        for _ in range(dice.randint(1, 3))
+                    ]
                 case _:
                     delays = [dice.choice((dice.random() * 10, dice.random() * 600, VISIBILITY))]
         for delay in delays:
@@ -84,7 +89,10 @@ class Mail:
             self._world.judge.broken("message", refund_ids[0], f"it holds {held}")
 
     def depth(self, lane: Lane) -> int:
-        """Return how many messages wait in a lane: none while somebody takes them, delayed ones are out of sight."""
+        """Return how many messages wait in a lane.
+
+        None while somebody takes them, delayed ones are out of sight.
+        """
         return self._waiting[lane]
 
     def _send(self, message: Message, delay: float) -> None:
@@ -108,10 +116,13 @@ class Mail:
     async def _received(self, machine: Machine, message: Message) -> None:
         try:
             await machine.point("received")
-            await self._world.processes.workers[machine.name].handle(message.refund_ids, message.lane)
+            await self._world.processes.workers[machine.name].handle(
+                message.refund_ids, message.lane
+            )
             await machine.point("before ack")
         except asyncio.CancelledError:
-            # Never acked: it comes again, at once where the broker notices, else after its visibility timeout.
+            # Never acked: it comes again, at once where the broker notices, else after its
+            # visibility timeout.
             if self._world.dice.random() < REDELIVERED:
                 self._world.happens("message_redelivered")
                 delay = self._world.dice.choice((1.0, 60.0, VISIBILITY))

@@ -1,7 +1,10 @@
-"""What must hold of money beside one record's own end: whose a provider's refund is, how much, and since when.
+"""What must hold of money beside one record's own end.
 
-It knows what is outside the promise (`ops/docs/design.md`), and lets exactly that pass: under `totals`, what others
-did to a payment may be taken for ours if it was first seen within two settle times of the attempt's end.
+Whose a provider's refund is, how much, and since when.
+
+It knows what is outside the promise (`ops/docs/design.md`), and lets exactly that pass: under
+`totals`, what others did to a payment may be taken for ours if it was first seen within two settle
+times of the attempt's end.
 """
 
 from __future__ import annotations
@@ -25,7 +28,10 @@ STANDING: Final = frozenset({"pending", "succeeded"})
 SLOW_READ: Final = 150.0
 """Seconds that the reads of one look, or between a read and its claim, may take."""
 SLOW_SAVE: Final = 1500.0
-"""Seconds that may lie between the provider's word and the record: a frozen worker, a Redis that is away."""
+"""Seconds that may lie between the provider's word and the record.
+
+A frozen worker, a Redis that is away.
+"""
 
 
 @dataclass(slots=True)
@@ -83,7 +89,10 @@ class MoneyJudge:
         return stated is not None and payment is not None and payment.currency != stated
 
     def payment_shown(self, shape: Mapping[str, Any]) -> None:
-        """Note what a payment, or its charge, confirms as it reached a worker: an odd one may hide what contradicts."""
+        """Note what a payment, or its charge, confirms as it reached a worker.
+
+        An odd one may hide what contradicts.
+        """
         is_charge = shape.get("object") == "charge"
         identity = shape.get("payment_intent" if is_charge else "id")
         payment = self.bank.payments.get(identity) if isinstance(identity, str) else None
@@ -91,10 +100,18 @@ class MoneyJudge:
             return
         charges, latest = shape.get("charges"), shape.get("latest_charge")
         entries = charges.get("data") if isinstance(charges, dict) else None
-        shown = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-        said = {str(each["currency"]) for each in (shape, *shown) if each.get("currency") is not None}
+        shown = (
+            [entry for entry in entries if isinstance(entry, dict)]
+            if isinstance(entries, list)
+            else []
+        )
+        said = {
+            str(each["currency"]) for each in (shape, *shown) if each.get("currency") is not None
+        }
         # A charge that is only named is read next, and without a currency it has its payment's.
-        if (said == {payment.currency} and (shown or not isinstance(latest, str))) or (is_charge and not said):
+        if (said == {payment.currency} and (shown or not isinstance(latest, str))) or (
+            is_charge and not said
+        ):
             self.confirmed.add(payment.id)
 
     def sends(self, refund_id: str, payment_id: str, stated: str | None) -> None:
@@ -103,14 +120,23 @@ class MoneyJudge:
         if stated is None or payment is None:
             return
         if payment.currency != stated:
-            self.broken("currency", refund_id, f"stated as {stated}, sent to a payment in {payment.currency}")
+            self.broken(
+                "currency",
+                refund_id,
+                f"stated as {stated}, sent to a payment in {payment.currency}",
+            )
         elif self.oddly_shown and payment_id not in self.confirmed:
-            self.broken("currency", refund_id, f"stated as {stated}, sent with nothing that confirms it")
+            self.broken(
+                "currency", refund_id, f"stated as {stated}, sent with nothing that confirms it"
+            )
 
     # Whose
 
     def refund_shown(self, shape: Mapping[str, Any]) -> None:
-        """Note whether a refund says whose it is as it reached a worker: what it leaves out contradicts no person."""
+        """Note whether a refund says whose it is as it reached a worker.
+
+        What it leaves out contradicts no person.
+        """
         if shape.get("object") != "refund":
             return
         identity, metadata = str(shape.get("id")), shape.get("metadata")
@@ -120,7 +146,10 @@ class MoneyJudge:
             self._unnamed.add(identity)
 
     def owners(self, refunds: Mapping[str, Known]) -> None:
-        """Judge that no refund of the provider is two records': what a person only claims is not owned yet."""
+        """Judge that no refund of the provider is two records'.
+
+        What a person only claims is not owned yet.
+        """
         owner: dict[str, str] = {}
         for refund_id, known in refunds.items():
             if not known.is_owner:
@@ -131,23 +160,39 @@ class MoneyJudge:
                 self.broken("adopted", refund_id, f"{identity} is {other}'s already")
 
     def missing(self, refund_id: str, known: Known) -> None:
-        """Judge that a person is asked for a refund that is not found: it may be found an hour later."""
+        """Judge that a person is asked for a refund that is not found.
+
+        It may be found an hour later.
+        """
         made = self.bank.refunds.get(known.record["provider_refund_id"] or "")
         hour_ago = self.bank.clock() + EPOCH.timestamp() - 3600
         if made is not None and made.created > hour_ago:
-            self.broken("hasty", refund_id, f"given up, and {made.id} is there: it was made less than an hour ago")
+            self.broken(
+                "hasty",
+                refund_id,
+                f"given up, and {made.id} is there: it was made less than an hour ago",
+            )
 
     def misled(self, refund_id: str, record: Record, made: list[SandboxRefund]) -> None:
-        """Judge the end of a refund of which a person has insisted on what is not so, and that cannot be read well.
+        """Judge the end of a refund of which a person has insisted on what is not so, and that
+        cannot be read well.
 
-        The word counts, and only the word: a refusal is no end once it may be the echo of what was done, and a refund
-        that somebody names is to be on the payment, and not another of ours as far as the provider shows.
+        The word counts, and only the word: a refusal is no end once it may be the echo of what was
+        done, and a refund that somebody names is to be on the payment, and not another of ours as
+        far as the provider shows.
         """
         if record["status"] != "succeeded":
             if self.is_fallen(record):
                 return
-            if any(refund.status in STANDING for refund in made) and record["evidence"] != "operator":
-                self.broken("false failed", refund_id, f"{record['evidence']}, and the ledger shows the money gone")
+            if (
+                any(refund.status in STANDING for refund in made)
+                and record["evidence"] != "operator"
+            ):
+                self.broken(
+                    "false failed",
+                    refund_id,
+                    f"{record['evidence']}, and the ledger shows the money gone",
+                )
             return
         named = self.bank.refunds.get(record["provider_refund_id"] or "")
         if named is None or named in made:
@@ -157,19 +202,32 @@ class MoneyJudge:
             self.broken("adopted", refund_id, f"a person named {named.id}, which is not its")
 
     def is_fallen(self, record: Record) -> bool:
-        """Tell whether a record failed with the very refund that it names: of others only the person has spoken."""
+        """Tell whether a record failed with the very refund that it names.
+
+        Of others only the person has spoken.
+        """
         named = self.bank.refunds.get(record.get("provider_refund_id") or "")
         return named is not None and named.status not in STANDING
 
     def untold(self, refund_id: str, known: Known, made: list[SandboxRefund]) -> None:
-        """Judge that what a worker was shown against a settled record is kept with it, for a person."""
+        """Judge that what a worker was shown against a settled record is kept with it, for a
+        person.
+        """
         record = known.record
-        if record["stage"] != "settled" or record["status"] == "succeeded" or record["contradicted_by"] is not None:
+        if (
+            record["stage"] != "settled"
+            or record["status"] == "succeeded"
+            or record["contradicted_by"] is not None
+        ):
             return
         # Of one that was killed it cannot be asked.
         came = any(worker.alive for worker in known.late_proofs)
         if came and any(refund.status in STANDING for refund in made):
-            self.broken("untold", refund_id, f"{record['status']}, and {made[-1].id}, shown since, is kept nowhere")
+            self.broken(
+                "untold",
+                refund_id,
+                f"{record['status']}, and {made[-1].id}, shown since, is kept nowhere",
+            )
 
     # How much
 
@@ -178,7 +236,9 @@ class MoneyJudge:
         if record["amount"] is None and record["all_remaining"] == "1":
             return
         if record["amount"] not in {str(refund.amount) for refund in succeeded}:
-            self.broken("amount", refund_id, f"recorded {record['amount']}, moved {succeeded[-1].amount}")
+            self.broken(
+                "amount", refund_id, f"recorded {record['amount']}, moved {succeeded[-1].amount}"
+            )
 
     # Since when
 
@@ -188,32 +248,50 @@ class MoneyJudge:
             # A replayed key is answered with the first reply, which may be a day old.
             return
         now = self.bank.clock()
-        if any(now - self._fell.get(refund.id, now) <= SLOW_SAVE + self.lag for refund in succeeded):
+        if any(
+            now - self._fell.get(refund.id, now) <= SLOW_SAVE + self.lag for refund in succeeded
+        ):
             return
         if not self.may_be_others(known):
-            self.broken("false succeeded", refund_id, f"{[refund.id for refund in succeeded]} fell back long ago")
+            self.broken(
+                "false succeeded",
+                refund_id,
+                f"{[refund.id for refund in succeeded]} fell back long ago",
+            )
 
     def absence(self, refund_id: str, made: list[SandboxRefund], generation: int) -> None:
         """Judge a conclusion that a refund was never made, at the moment at which it is drawn."""
         for refund in made:
-            if refund.status in STANDING and refund.metadata.get("refund_generation") == str(generation):
-                self.broken("absence", refund_id, f"said to be absent, and {refund.id} is {refund.status}")
+            if refund.status in STANDING and refund.metadata.get("refund_generation") == str(
+                generation
+            ):
+                self.broken(
+                    "absence", refund_id, f"said to be absent, and {refund.id} is {refund.status}"
+                )
 
     # What is outside the promise
 
     def may_be_others(self, known: Known) -> bool:
-        """Tell whether a rise that was believed to be ours is excused: others moved the total by exactly as much.
+        """Tell whether a rise that was believed to be ours is excused.
 
-        It must have been first seen within two settle times of the attempt's end, and lie after the baseline's read.
+        Others moved the total by exactly as much.
+
+        It must have been first seen within two settle times of the attempt's end, and lie after the
+        baseline's read.
         """
         record = known.record
-        if record["evidence"] != "totals" or known.first_attempt_at is None or known.found_at is None:
+        if (
+            record["evidence"] != "totals"
+            or known.first_attempt_at is None
+            or known.found_at is None
+        ):
             return False
         seen = known.found_at / 1000 - EPOCH.timestamp()
         late = (2 * self.rules.settle + timedelta(seconds=SLOW_READ)) / timedelta(milliseconds=1)
         if known.found_at > known.quiet_at + late:
             return False
-        # A worker that died between its claim and the bytes has sent nothing: its doubt is one all the same.
+        # A worker that died between its claim and the bytes has sent nothing: its doubt is one all
+        # the same.
         claimed = known.first_attempt_at / 1000 - EPOCH.timestamp()
         payment, first = known.payment, known.posts[0].left_at if known.posts else claimed
         begins = [at for at in self._shown.get(payment, ()) if first - SLOW_READ <= at <= first]
@@ -235,8 +313,13 @@ class MoneyJudge:
         return False
 
     def _left_at(self, payment: str, begin: float) -> set[int]:
-        """Return what may have been left to refund when the totals were read, as late as they may be shown."""
+        """Return what may have been left to refund when the totals were read, as late as they may
+        be shown.
+        """
         captured = self.bank.payments[payment].amount
         moved = self._moved.get(payment, ())
         times = [begin, *(one.at for one in moved if begin - self.lag <= one.at <= begin)]
-        return {captured - sum(one.by for one in moved if one.at <= at) for at in [*times, begin - self.lag]}
+        return {
+            captured - sum(one.by for one in moved if one.at <= at)
+            for at in [*times, begin - self.lag]
+        }

@@ -1,6 +1,8 @@
-"""The control: a worker as it is commonly written, Celery's retries around tenacity's, in the very same worlds.
+"""The control: a worker as it is commonly written, Celery's retries around tenacity's, in the very
+same worlds.
 
-A fresh key a call, retries on whatever fails, a status written when the task is done, redelivery as Celery does it.
+A fresh key a call, retries on whatever fails, a status written when the task is done, redelivery as
+Celery does it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
-from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryError,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+)
 
 from tests.simulation.provider_seam import Transport
 from tests.simulation.secrets import API_KEY
@@ -66,7 +74,9 @@ class NaiveWorker:
                     self._write(refund_id, "failed", {})
 
     async def _refund(self, refund_id: str) -> None:
-        request = next(one.request for one in self._world.plan.asked if one.request.refund_id == refund_id)
+        request = next(
+            one.request for one in self._world.plan.asked if one.request.refund_id == refund_id
+        )
         async for turn in AsyncRetrying(
             retry=retry_if_exception_type(httpx.HTTPError),
             stop=stop_after_attempt(3),
@@ -93,7 +103,12 @@ class NaiveWorker:
         judge.read_ledger()
         record: dict[str, str | None] = dict.fromkeys(FIELDS)
         stage = "processing" if status == "pending" else "settled"
-        record |= {"stage": stage, "status": status, "amount": str(payload.get("amount")), "generation": "1"}
+        record |= {
+            "stage": stage,
+            "status": status,
+            "amount": str(payload.get("amount")),
+            "generation": "1",
+        }
         record["provider_refund_id"] = payload.get("id")
         judge.refunds[refund_id].record = record
         if stage == "settled":

@@ -1,7 +1,9 @@
-"""What a seed has beyond the ordinary faults: an odd provider, others who refund, servers and people that err.
+"""What a seed has beyond the ordinary faults.
 
-Each kind is a family that can be switched on alone. All of it is drawn on dice of its own, so that a seed without a
-family plays as it would if there were none.
+An odd provider, others who refund, servers and people that err.
+
+Each kind is a family that can be switched on alone. All of it is drawn on dice of its own, so that
+a seed without a family plays as it would if there were none.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 Seconds = float
 
 FAMILIES: Final[Mapping[str, str]] = {
-    "others": "refunds made at the dashboard or by a dispute, and refunds that fall back, at any moment",
+    "others": (
+        "refunds made at the dashboard or by a dispute, and refunds that fall back, at any moment"
+    ),
     "adopted": "a reply is another payment's refund and does not say whose it is",
     "numbers": "amounts that are no amounts: beyond 64 bits, below zero, fractions, text",
     "words": "statuses in other spellings, and words that no list knows",
@@ -27,11 +31,21 @@ FAMILIES: Final[Mapping[str, str]] = {
     "shapes": "any JSON value in any field, and bodies that are no object",
     "lag": "refunds that are not found for a while, totals and statuses as they were a moment ago",
     "unlabelled": "lists that leave metadata out and date entries by another clock",
-    "currency": "refunds that state a currency, and payments that do not show it, or another, or not at all",
+    "currency": (
+        "refunds that state a currency, and payments that do not show it, or another, or not at all"
+    ),
     "clock": "a promoted server whose clock is hours behind",
-    "people": "decisions that are wrong and insisted on: failed though money moved, sent again, another's refund",
-    "power": "a power cut of the server that flushes once a second, mostly right after somebody was told of something",
-    "short": "lists that leave out what has succeeded, for an hour, while the payment's total shows it",
+    "people": (
+        "decisions that are wrong and insisted on: failed though money moved, sent again, another's"
+        " refund"
+    ),
+    "power": (
+        "a power cut of the server that flushes once a second, mostly right after somebody was told"
+        " of something"
+    ),
+    "short": (
+        "lists that leave out what has succeeded, for an hour, while the payment's total shows it"
+    ),
     "stubborn": "one payment that answers 429 with `Retry-After: 0` for as long as the faults last",
 }
 """Every family, with what it does."""
@@ -60,7 +74,9 @@ class Odd:
     missing: Seconds = 0.0
     """For so long after it was made a refund may not be found by its id."""
     unlisted: Seconds = 0.0
-    """For so long after it was made a refund that has succeeded is not listed, though the total counts it."""
+    """For so long after it was made a refund that has succeeded is not listed, though the total
+    counts it.
+    """
     stubborn: str | None = None
     """The payment that answers 429."""
     known_first: bool = False
@@ -74,7 +90,9 @@ class Odd:
     shown: Mapping[str, str] = field(default_factory=dict)
     """Payment → what is odd about what it shows: see `SHOWN`."""
     alone: bool = False
-    """Whether each refund has a payment of its own, so that nothing of ours is in the way of what others do."""
+    """Whether each refund has a payment of its own, so that nothing of ours is in the way of what
+    others do.
+    """
 
     def __contains__(self, family: str) -> bool:
         return family in self.families
@@ -82,7 +100,8 @@ class Odd:
 
 NOTHING: Final = Odd()
 SHOWN: Final = ("refused", "silent", "another", "contradicts", "plain")
-"""A payment is not shown at all (403), without its currency, under another's id, with a charge in another currency; or
+"""A payment is not shown at all (403), without its currency, under another's id, with a charge in
+another currency; or
 as it is."""
 CURRENCIES: Final = ("usd", "jpy")
 
@@ -95,18 +114,27 @@ def odd_for(
     late: bool,
     families: Collection[str],
 ) -> Odd:
-    """Return what is odd about a seed, of these families; `late` tells of effects that come after the connection."""
+    """Return what is odd about a seed, of these families.
+
+    `late` tells of effects that come after the connection.
+    """
     dice = random.Random(f"odd:{seed}")  # noqa: S311 - repeatable, not secret
-    # Drawn on dice of its own, so that seeds with pinned faults play as they did before there were short lists.
+    # Drawn on dice of its own, so that seeds with pinned faults play as they did before there were
+    # short lists.
     short = "short" in families and random.Random(f"short:{seed}").random() < SHORT_SHARE  # noqa: S311 - as above
     unlisted = SHORT_SECONDS if short else 0.0
     if dice.random() >= SHARE:
         return Odd(families=frozenset({"short"}), unlisted=unlisted) if short else NOTHING
     every = sorted(FAMILIES.keys() - {"short"})
-    drawn = frozenset(dice.sample(every, dice.randint(1, MOST_AT_ONCE), counts=[OFTEN.get(name, 1) for name in every]))
+    drawn = frozenset(
+        dice.sample(
+            every, dice.randint(1, MOST_AT_ONCE), counts=[OFTEN.get(name, 1) for name in every]
+        )
+    )
     drawn = (drawn & frozenset(families)) | ({"short"} if short else frozenset())
     settle = rules.settle.total_seconds()
-    # A read that is late by a settle time, of an effect that is late by two, is outside the promise.
+    # A read that is late by a settle time, of an effect that is late by two, is outside the
+    # promise.
     lag = 0.0 if late or "lag" not in drawn else dice.uniform(0.1, 0.95) * settle
     return Odd(
         families=drawn,
@@ -114,10 +142,20 @@ def odd_for(
         lag=lag,
         unlisted=unlisted,
         missing=dice.choice((5.0, 120.0, 1800.0)) if "lag" in drawn else 0.0,
-        cuts=tuple(dice.uniform(0, 1200) for _ in range(dice.randint(0, 2))) if "power" in drawn else (),
+        cuts=(
+            tuple(dice.uniform(0, 1200) for _ in range(dice.randint(0, 2)))
+            if "power" in drawn
+            else ()
+        ),
         stubborn=dice.choice(sorted(payments)) if "stubborn" in drawn else None,
-        back=((dice.uniform(200, 1500), dice.choice((900.0, 10_800.0))),) if "clock" in drawn else (),
-        shown={payment: dice.choice(SHOWN) for payment in sorted(payments)} if "currency" in drawn else {},
+        back=(
+            ((dice.uniform(200, 1500), dice.choice((900.0, 10_800.0))),) if "clock" in drawn else ()
+        ),
+        shown=(
+            {payment: dice.choice(SHOWN) for payment in sorted(payments)}
+            if "currency" in drawn
+            else {}
+        ),
         known_first=dice.random() < 0.3,
         alone="others" in drawn and dice.random() < 0.5,
     )

@@ -1,6 +1,8 @@
-"""The odd provider: replies that are another's, arbitrary within JSON, late, unlabelled, or always the same 429.
+"""The odd provider: replies that are another's, arbitrary within JSON, late, unlabelled, or always
+the same 429.
 
-It never tells a plausible lie: what it shows is true, late within its guarantee, or such that nobody can believe it.
+It never tells a plausible lie: what it shows is true, late within its guarantee, or such that
+nobody can believe it.
 """
 
 from __future__ import annotations
@@ -70,7 +72,20 @@ SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """Other words for the four statuses."""
 UNKNOWN_WORDS: Final = ("on_hold", "reversed_by_bank", "in_transit", "weird \u001b[31mword")
-VALUES: Final[tuple[Any, ...]] = (None, True, False, 0, -7, 1.25, "", [], {}, [[]], {"id": None}, [None, {"a": 1}])
+VALUES: Final[tuple[Any, ...]] = (
+    None,
+    True,
+    False,
+    0,
+    -7,
+    1.25,
+    "",
+    [],
+    {},
+    [[]],
+    {"id": None},
+    [None, {"a": 1}],
+)
 """Values of every JSON type, none of which is a plausible word, id or amount."""
 FIELDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -88,8 +103,24 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "charge",
             "description",
         ),
-        "payment_intent": ("id", "object", "amount", "amount_received", "currency", "latest_charge", "charges"),
-        "charge": ("id", "object", "amount", "amount_captured", "amount_refunded", "currency", "payment_intent"),
+        "payment_intent": (
+            "id",
+            "object",
+            "amount",
+            "amount_received",
+            "currency",
+            "latest_charge",
+            "charges",
+        ),
+        "charge": (
+            "id",
+            "object",
+            "amount",
+            "amount_captured",
+            "amount_refunded",
+            "currency",
+            "payment_intent",
+        ),
         "list": ("object", "data", "has_more", "url"),
         "error": ("type", "code", "message", "param"),
     }
@@ -117,13 +148,18 @@ class OddReplies:
         return self._odd and self._world.plan.odd.lag > 0
 
     def freezes(self) -> bool:
-        """Tell whether a worker is to freeze over a reply: it saves what that proves when a person has decided."""
+        """Tell whether a worker is to freeze over a reply.
+
+        It saves what that proves when a person has decided.
+        """
         return self._odd and "people" in self._world.plan.odd and self._dice.random() < FREEZES
 
     # Before anything is done
 
     def instead(self, request: httpx.Request) -> Answer | None:
-        """Return what is answered in the place of whatever was asked for, None where that is done."""
+        """Return what is answered in the place of whatever was asked for, None where that is
+        done.
+        """
         odd = self._world.plan.odd
         if not self._odd:
             return None
@@ -136,24 +172,38 @@ class OddReplies:
             return None
         refund_id, now = asked["metadata"]["refund_id"], self._world.loop.time()
         if now - self._turned_away.get(refund_id, -LEAST_WAIT) < LEAST_WAIT:
-            self._world.judge.broken("bounds", refund_id, "sent again at once after a 429 of its own")
+            self._world.judge.broken(
+                "bounds", refund_id, "sent again at once after a 429 of its own"
+            )
         self._turned_away.pop(refund_id, None)
         self._is_stubborn.add(refund_id)
         self._world.happens("stubborn_429")
         config = self._world.seam.provider.config
         return shapes.error(
-            config, 429, "invalid_request_error", "lock_timeout", "In use.", headers={"Retry-After": "0"}
+            config,
+            429,
+            "invalid_request_error",
+            "lock_timeout",
+            "In use.",
+            headers={"Retry-After": "0"},
         )
 
     def _not_shown(self, request: httpx.Request) -> Answer | None:
         """Return the refusal to show a payment, None if it is shown."""
-        _, _, kind, identity = request.url.path.split("/", 3) if request.url.path.count("/") > 2 else ("", "", "", "")
+        _, _, kind, identity = (
+            request.url.path.split("/", 3) if request.url.path.count("/") > 2 else ("", "", "", "")
+        )
         payment = identity if kind == "payment_intents" else f"pi_{identity.removeprefix('ch_')}"
-        if kind not in {"payment_intents", "charges"} or self._world.plan.odd.shown.get(payment) != "refused":
+        if (
+            kind not in {"payment_intents", "charges"}
+            or self._world.plan.odd.shown.get(payment) != "refused"
+        ):
             return None
         self._world.happens("payment_not_shown")
         config = self._world.seam.provider.config
-        return shapes.error(config, 403, "invalid_request_error", "permission_denied", "Not yours to see.")
+        return shapes.error(
+            config, 403, "invalid_request_error", "permission_denied", "Not yours to see."
+        )
 
     # Late reads
 
@@ -168,7 +218,10 @@ class OddReplies:
         return self._odd and self._world.plan.odd.unlisted > 0
 
     def is_unlisted(self, refund: SandboxRefund) -> bool:
-        """Return whether a list leaves a refund out; of what no total shows, such a list would be the only word."""
+        """Return whether a list leaves a refund out.
+
+        Of what no total shows, such a list would be the only word.
+        """
         if not self.is_short or refund.status != "succeeded" or refund.payment.charges != 1:
             return False
         age = self._world.loop.time() - (refund.created - EPOCH.timestamp())
@@ -180,7 +233,11 @@ class OddReplies:
     def is_missing(self, refund: SandboxRefund) -> bool:
         """Tell whether a refund is not found by its id yet."""
         odd, loop = self._world.plan.odd, self._world.loop
-        if not self._odd or refund.created < EPOCH.timestamp() + loop.time() - odd.missing or self._dice.random() < 0.3:
+        if (
+            not self._odd
+            or refund.created < EPOCH.timestamp() + loop.time() - odd.missing
+            or self._dice.random() < 0.3
+        ):
             return False
         self._world.happens("missing_for_a_while")
         return True
@@ -245,12 +302,16 @@ class OddReplies:
         return shapes.as_json(shape, status=answer.status, headers=answer.headers)
 
     def turned_away(self, refund_id: str) -> None:
-        """Note that a worker has a 429 in hand: one that was lost on its way tells nobody to wait."""
+        """Note that a worker has a 429 in hand: one that was lost on its way tells nobody to
+        wait.
+        """
         if refund_id in self._is_stubborn:
             self._turned_away[refund_id] = self._world.loop.time()
 
     def delivered(self, answer: Answer) -> None:
-        """Let the judge know of the words, the payments and the owners of refunds that a worker was shown."""
+        """Let the judge know of the words, the payments and the owners of refunds that a worker was
+        shown.
+        """
         odd = self._world.plan.odd
         listens = "words" in odd or "people" in odd or odd.shown
         if not listens or answer.status != OK or not answer.body.startswith(b"{"):
@@ -263,7 +324,9 @@ class OddReplies:
         self._world.judge.money.refund_shown(shape)
         items = shape.get("data") if shape.get("object") == "list" else [shape]
         if isinstance(items, list) and "words" in odd:
-            self._world.judge.words.shown([item for item in items if isinstance(item, dict)], SPELLINGS)
+            self._world.judge.words.shown(
+                [item for item in items if isinstance(item, dict)], SPELLINGS
+            )
 
     def _oddly_shown(self, shape: dict[str, Any]) -> None:
         """Show a payment, or its charge, in the way that is its own."""
@@ -284,12 +347,18 @@ class OddReplies:
         self._world.happens("payment_shown_oddly")
 
     def _leave_labels_out(self, shape: dict[str, Any]) -> None:
-        """Return a list's entries without metadata, dated by the day or by a clock that is behind."""
+        """Return a list's entries without metadata, dated by the day or by a clock that is
+        behind.
+        """
         for item in shape["data"]:
             item["metadata"] = {}
             scale = 1000 if item["created"] > 10**11 else 1
             day, behind = 86_400 * scale, 660 * scale
-            item["created"] = item["created"] // day * day if self._dice.random() < 0.5 else item["created"] - behind
+            item["created"] = (
+                item["created"] // day * day
+                if self._dice.random() < 0.5
+                else item["created"] - behind
+            )
             self._world.happens("list_unlabelled")
 
     def _anothers(self, shape: dict[str, Any]) -> dict[str, Any]:
@@ -312,7 +381,11 @@ class OddReplies:
             return shape
         world.happens("reply_of_another")
         other = shapes.refund(world.seam.provider.config, self._dice.choice(others))
-        return {name: value for name, value in other.items() if name not in {"payment_intent", "metadata", "charge"}}
+        return {
+            name: value
+            for name, value in other.items()
+            if name not in {"payment_intent", "metadata", "charge"}
+        }
 
     def _numbers(self, shape: dict[str, Any], kind: str) -> bytes | None:
         world, dice = self._world, self._dice
@@ -320,7 +393,9 @@ class OddReplies:
         if not items:
             return None
         item = dice.choice(items)
-        name = dice.choice([name for name in ("amount", "amount_refunded", "amount_captured") if name in item])
+        name = dice.choice(
+            [name for name in ("amount", "amount_refunded", "amount_captured") if name in item]
+        )
         item[name] = dice.choice([value for value in NUMBERS if not _would_lie(name, value)])
         world.happens("odd_number")
         return None
@@ -370,8 +445,12 @@ class OddReplies:
         world, dice = self._world, self._dice
         world.happens("odd_shape")
         if dice.random() < 0.2:
-            return dice.choice((b"[]", b"null", b"17", b'"ok"', b"{}", b'{"id":1}', b"[" * 200_000, b"\xff", b""))
-        items = [item for item in _items(shape, kind) if item.get("object", kind) in FIELDS] or [shape]
+            return dice.choice(
+                (b"[]", b"null", b"17", b'"ok"', b"{}", b'{"id":1}', b"[" * 200_000, b"\xff", b"")
+            )
+        items = [item for item in _items(shape, kind) if item.get("object", kind) in FIELDS] or [
+            shape
+        ]
         item = dice.choice(items)
         names = FIELDS.get(str(item.get("object", kind)), FIELDS["error"])
         name = dice.choice(names)
@@ -384,13 +463,18 @@ class OddReplies:
 
 
 def _would_lie(name: str, value: Any) -> bool:
-    """Tell whether a value in a field is what a truthful provider might say of another state of things."""
+    """Tell whether a value in a field is what a truthful provider might say of another state of
+    things.
+    """
     empty = {"amount_refunded": 0, "data": [], "has_more": False}
     return name in empty and value == empty[name] and type(value) is type(empty[name])
 
 
 def _items(shape: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    """Return the objects in a shape that have fields of their own: a list's entries, a payment and its charges."""
+    """Return the objects in a shape that have fields of their own.
+
+    A list's entries, a payment and its charges.
+    """
     if kind == "list":
         return [item for item in shape["data"] if isinstance(item, dict)]
     charges = shape.get("charges")

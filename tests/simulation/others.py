@@ -1,4 +1,7 @@
-"""Everybody else who moves the money of the same payments: at the dashboard, by a dispute, and what falls back."""
+"""Everybody else who moves the money of the same payments.
+
+At the dashboard, by a dispute, and what falls back.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,21 @@ MOST: Final = 6
 """Refunds that others make in one world."""
 DAY: Final = 86_400.0
 SCENARIOS: Final = ("falls back", "between", "late", "any", "any")
-"""What stood before falls back during our doubt; a part is refunded between a worker's read of the totals and its
+"""What stood before falls back during our doubt.
+
+A part is refunded between a worker's read of the totals and its
 request; what we have asked for is refunded long after; anything at any time."""
 MADE_AS: Final = ("succeeded", "succeeded", "succeeded", "pending")
 _STANDING: Final = frozenset({"pending", "succeeded"})
 
 
-def refund_elsewhere(bank: Bank, payment_id: str, amount: int | None, status: str) -> SandboxRefund | None:
-    """Make a refund that nobody of ours asked for, of all that is left if no amount is given; None if it cannot be."""
+def refund_elsewhere(
+    bank: Bank, payment_id: str, amount: int | None, status: str
+) -> SandboxRefund | None:
+    """Make a refund that nobody of ours asked for, of all that is left if no amount is given.
+
+    None if it cannot be.
+    """
     payment = bank.payment(payment_id)
     wanted = None if payment is None else payment.left if amount is None else amount
     if payment is None or wanted is None or not 0 < wanted <= payment.left:
@@ -33,9 +43,11 @@ def refund_elsewhere(bank: Bank, payment_id: str, amount: int | None, status: st
 
 
 class Others:
-    """What others do in one world; most of it near to what workers do, where it can be mistaken for theirs.
+    """What others do in one world; most of it near to what workers do, where it can be mistaken for
+    theirs.
 
-    A payment with one refund of ours has a scenario of its own (`SCENARIOS`); on the others anything may happen.
+    A payment with one refund of ours has a scenario of its own (`SCENARIOS`); on the others
+    anything may happen.
     """
 
     def __init__(self, world: World) -> None:
@@ -61,15 +73,33 @@ class Others:
     def totals_shown(self, payment: str) -> None:
         """Act, now and then, right after a worker was shown what a payment has given back."""
         dice, scenario = self._dice, self._scenario.get(payment)
-        if self._is_at_it() and (scenario == "between" or (scenario is None and dice.random() < 0.35)):
+        if self._is_at_it() and (
+            scenario == "between" or (scenario is None and dice.random() < 0.35)
+        ):
             amount = dice.choice((7, 200, 300)) if scenario else self._some(payment)
-            self._later(dice.choice((0.001, dice.uniform(0, 0.3))), self._refund, payment, amount, "others_between")
+            self._later(
+                dice.choice((0.001, dice.uniform(0, 0.3))),
+                self._refund,
+                payment,
+                amount,
+                "others_between",
+            )
 
     def sent(self, payment: str) -> None:
-        """Act, now and then, once a worker's request has left: at once, during its doubt, or long after."""
-        scenario, settle = self._scenario.get(payment), self._world.plan.rules.settle.total_seconds()
+        """Act, now and then, once a worker's request has left.
+
+        At once, during its doubt, or long after.
+        """
+        scenario, settle = (
+            self._scenario.get(payment),
+            self._world.plan.rules.settle.total_seconds(),
+        )
         dice, uniform = self._dice, self._dice.uniform
-        if not self._is_at_it() or scenario == "between" or (scenario is None and dice.random() >= 0.5):
+        if (
+            not self._is_at_it()
+            or scenario == "between"
+            or (scenario is None and dice.random() >= 0.5)
+        ):
             return
         if scenario == "falls back":
             self._later(dice.choice((0.001, uniform(0, settle))), self._fall_back, payment)
@@ -86,7 +116,11 @@ class Others:
     def _refund_in_parts(self, payment: str, delay: float) -> None:
         """Refund what was asked of us, at once or in two parts."""
         whole = self._ours(payment)
-        parts = [whole] if whole is None or self._dice.random() < 0.5 else [whole // 3, whole - whole // 3]
+        parts = (
+            [whole]
+            if whole is None or self._dice.random() < 0.5
+            else [whole // 3, whole - whole // 3]
+        )
         for part in parts:
             self._later(delay, self._refund, payment, part, "others_meanwhile")
 
@@ -99,7 +133,11 @@ class Others:
 
     def _ours(self, payment: str) -> int | None:
         """Return what one refund of ours asks for, None for all that is left."""
-        asked = [one.request.amount for one in self._world.plan.asked if one.request.payment_intent == payment]
+        asked = [
+            one.request.amount
+            for one in self._world.plan.asked
+            if one.request.payment_intent == payment
+        ]
         return self._dice.choice(asked) if asked else 500
 
     def _some(self, payment: str) -> int | None:
@@ -130,7 +168,8 @@ class Others:
         standing = [
             one
             for one in (known.refunds if known is not None else ())
-            if one.status == "succeeded" and ("refund_id" not in one.metadata or self._dice.random() < 0.3)
+            if one.status == "succeeded"
+            and ("refund_id" not in one.metadata or self._dice.random() < 0.3)
         ]
         if standing:
             self._move(self._dice.choice(standing), "failed")

@@ -1,4 +1,6 @@
-"""The product in this world: the real service, gateway, store, gate and sweep, as `runtime` puts them together."""
+"""The product in this world: the real service, gateway, store, gate and sweep, as `runtime` puts
+them together.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,9 @@ class OurWorker:
         self._changed = asyncio.Event()
         world.changed.append(self._changed)
         client: Any = RedisSeam(machine, world.serve, world.chance.draw_redis)
-        store = _NotedStore(client, prefix=PREFIX, retention=timedelta(days=400), durable=False, address="simulated")
+        store = _NotedStore(
+            client, prefix=PREFIX, retention=timedelta(days=400), durable=False, address="simulated"
+        )
         store.wait_for_disk = world.power.is_drawn
         http = httpx.AsyncClient(
             base_url="https://provider.test",
@@ -150,25 +154,39 @@ class OurWorker:
         if self._machine.ending_at is not None:
             self._judge_left(refund_ids, outcome, began)
 
-    def _judge_left(self, refund_ids: Sequence[str], outcome: dict[str, bool], began: float) -> None:
+    def _judge_left(
+        self, refund_ids: Sequence[str], outcome: dict[str, bool], began: float
+    ) -> None:
         for refund_id in refund_ids:
             if not outcome[refund_id] and self.service.given_back.get(refund_id, -1.0) < began:
-                self._world.judge.broken("kept", refund_id, "neither begun nor given back by a worker told to end")
+                self._world.judge.broken(
+                    "kept", refund_id, "neither begun nor given back by a worker told to end"
+                )
 
     def _noted(self, call: Command[Any]) -> None:
         """Judge that one who was told to end begins nothing more."""
         service, machine = self.service, self._machine
         if call.script.name == "give_back":
-            service.given_back.update((str(refund_id), machine.loop.time()) for refund_id in call.arguments)
+            service.given_back.update(
+                (str(refund_id), machine.loop.time()) for refund_id in call.arguments
+            )
         elif call.script.name in {"load", "claim"}:
             refund_id = str(call.arguments[0])
             # What runs on at the very moment of the signal was begun before it.
-            if machine.ending_at not in {None, machine.loop.time()} and refund_id not in service.begun:
-                self._world.judge.broken("began", refund_id, "begun by a worker that had been told to end")
+            if (
+                machine.ending_at not in {None, machine.loop.time()}
+                and refund_id not in service.begun
+            ):
+                self._world.judge.broken(
+                    "began", refund_id, "begun by a worker that had been told to end"
+                )
             service.begun.add(refund_id)
 
     async def end(self) -> None:
-        """End in good order, as `app` and `runtime` do: what waits is given back, what was begun is finished."""
+        """End in good order, as `app` and `runtime` do.
+
+        What waits is given back, what was begun is finished.
+        """
         service = self.service
         if any(refund_id not in service.begun for refund_id in service.in_hand):
             self._world.happens("terminated_while_some_waited", self._machine.name)
@@ -185,7 +203,11 @@ class OurWorker:
         while True:
             try:
                 if not self.service.stopping and not self.service.breaker.resting:
-                    taken = await sweep(self.service.store, nudge=self._world.mail.nudge, depth=self._world.mail.depth)
+                    taken = await sweep(
+                        self.service.store,
+                        nudge=self._world.mail.nudge,
+                        depth=self._world.mail.depth,
+                    )
                     self._early = _QUEUED_EARLY if taken else 0.0
                 if self._world.breaker_is_open and self._machine.loop.time() >= self._probe_at:
                     self._probe_at = self._machine.loop.time() + PROBE_SECONDS
@@ -195,7 +217,9 @@ class OurWorker:
             await self._rest()
 
     async def _rest(self) -> None:
-        """Wait for the next turn; turns at which nothing could be due are passed over, as they would change nothing."""
+        """Wait for the next turn; turns at which nothing could be due are passed over, as they
+        would change nothing.
+        """
         await asyncio.sleep(SWEEP_SECONDS)
         while not self._world.breaker_is_open:
             self._changed.clear()
@@ -216,13 +240,17 @@ class OurWorker:
     def _next_due(self) -> float:
         judge, loop = self._world.judge, self._machine.loop
         offset = judge.now_ms() - loop.time() * 1000
-        # Even an empty index is looked at now and then: a refund may come that the judge has not heard of.
+        # Even an empty index is looked at now and then: a refund may come that the judge has not
+        # heard of.
         soonest = loop.time() + 3600.0
         for refund_id, score in judge.due.items():
             known = judge.refunds.get(refund_id)
             at = (score - offset) / 1000
             if known is None or known.record.get("stage") == "queued":
-                # Early ones that were not to be had are asked for again after the time in which a nudge counts as lost.
-                at = min(at, at - _QUEUED_EARLY if self._early else loop.time() + LOST_NUDGE_SECONDS)
+                # Early ones that were not to be had are asked for again after the time in which a
+                # nudge counts as lost.
+                at = min(
+                    at, at - _QUEUED_EARLY if self._early else loop.time() + LOST_NUDGE_SECONDS
+                )
             soonest = min(soonest, at)
         return soonest

@@ -1,4 +1,6 @@
-"""The people: callers who cancel or ask again, and operators who resolve what is in review, with the truth in hand."""
+"""The people: callers who cancel or ask again, and operators who resolve what is in review, with
+the truth in hand.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ PERSON: Final = "person"
 
 
 class People:
-    """Everybody who acts on refunds beside the workers; they see what `refunds status` and a dashboard show."""
+    """Everybody who acts on refunds beside the workers.
+
+    They see what `refunds status` and a dashboard show.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -63,7 +68,10 @@ class People:
             self._later(world.plan.people_every, self._operate)
 
     def _resolve(self, refund_id: str) -> None:
-        """Decide by what the provider's books say; where something is still on its way, leave it for later."""
+        """Decide by what the provider's books say.
+
+        Where something is still on its way, leave it for later.
+        """
         world = self._world
         world.judge.read_ledger()
         settle = world.plan.rules.settle.total_seconds()
@@ -72,7 +80,9 @@ class People:
             return
         self._resolved += 1
         generation = known.record["generation"] or "1"
-        made = [world.seam.bank.refunds[identity] for identity in world.judge.effects.get(refund_id, ())]
+        made = [
+            world.seam.bank.refunds[identity] for identity in world.judge.effects.get(refund_id, ())
+        ]
         here = [refund for refund in made if refund.metadata.get("refund_generation") == generation]
         if "people" in world.plan.odd and world.odd_dice.random() < 0.6:
             self._decide_wrongly(refund_id, moved=bool(here))
@@ -86,13 +96,19 @@ class People:
             identity = here[-1].id
             self._apply(
                 refund_id,
-                lambda refund: decisions.resolve_succeeded(refund, identity, world.loop.wall, by=PERSON),
+                lambda refund: decisions.resolve_succeeded(
+                    refund, identity, world.loop.wall, by=PERSON
+                ),
                 "resolved_succeeded",
             )
         elif world.dice.random() < 0.5:
-            self._apply(refund_id, self._resend(unverified=self._mood.random() < 0.5), "resolved_resend")
+            self._apply(
+                refund_id, self._resend(unverified=self._mood.random() < 0.5), "resolved_resend"
+            )
         else:
-            self._apply(refund_id, self._failed(unverified=self._mood.random() < 0.5), "resolved_failed")
+            self._apply(
+                refund_id, self._failed(unverified=self._mood.random() < 0.5), "resolved_failed"
+            )
 
     def _decide_wrongly(self, refund_id: str, *, moved: bool) -> None:
         """Insist on what is not so."""
@@ -122,7 +138,9 @@ class People:
 
     @staticmethod
     def _failed(*, unverified: bool) -> Callable[[Refund], Step]:
-        return lambda refund: decisions.resolve_failed(refund, "paid_in_cash", by=PERSON, unverified=unverified)
+        return lambda refund: decisions.resolve_failed(
+            refund, "paid_in_cash", by=PERSON, unverified=unverified
+        )
 
     def _apply(self, refund_id: str, decide: Callable[[Refund], Step | None], event: str) -> None:
         world = self._world

@@ -1,4 +1,7 @@
-"""Where refunds are kept beside their records: indexes, locks, counters. All must say what the records say."""
+"""Where refunds are kept beside their records: indexes, locks, counters.
+
+All must say what the records say.
+"""
 
 from __future__ import annotations
 
@@ -35,30 +38,50 @@ class PlacesJudge:
             if here != [wanted]:
                 self._broken("index", refund_id, f"it is {wanted} and stands in {here}")
             elif settled == (refund_id in due):
-                self._broken("index", refund_id, f"it is {wanted} and {'is' if settled else 'is not'} due")
-            elif not settled and all(due[refund_id] != ids.get(refund_id) for ids in buckets.values()):
+                self._broken(
+                    "index", refund_id, f"it is {wanted} and {'is' if settled else 'is not'} due"
+                )
+            elif not settled and all(
+                due[refund_id] != ids.get(refund_id) for ids in buckets.values()
+            ):
                 self._broken("index", refund_id, "due at two times")
 
     def payment(self, payment: str, rows: Sequence[Any], claimed: Sequence[str]) -> None:
-        """Judge a payment's lock, and its count of open refunds; `claimed` have just been claimed."""
+        """Judge a payment's lock, and its count of open refunds; `claimed` have just been
+        claimed.
+        """
         row, _, beside = rows
-        here = {identity: known.record for identity, known in self._refunds.items() if known.payment == payment}
-        holders = [identity for identity, record in here.items() if record and record["stage"] in HOLDS_LOCK]
-        if any(identity in claimed and self._is_in_the_way(identity, holders) for identity in holders):
+        here = {
+            identity: known.record
+            for identity, known in self._refunds.items()
+            if known.payment == payment
+        }
+        holders = [
+            identity
+            for identity, record in here.items()
+            if record and record["stage"] in HOLDS_LOCK
+        ]
+        if any(
+            identity in claimed and self._is_in_the_way(identity, holders) for identity in holders
+        ):
             self._broken("lock", payment, f"{holders} are in flight together")
         elif row[0] not in holders and (holders or row[0] is not None):
             self._broken("lock", payment, f"held by {row[0]}, in flight is {holders}")
         elif stray := set(beside) - set(holders):
-            self._broken("lock", payment, f"{sorted(stray)} wait for it in doubt, and are in flight no more")
+            self._broken(
+                "lock", payment, f"{sorted(stray)} wait for it in doubt, and are in flight no more"
+            )
         unsettled = sum(1 for record in here.values() if record and record["stage"] != "settled")
         if int(row[1] or 0) != unsettled:
-            self._broken("open", payment, f"{row[1]} open by its own count, {unsettled} by the records")
+            self._broken(
+                "open", payment, f"{row[1]} open by its own count, {unsettled} by the records"
+            )
 
     def _is_in_the_way(self, claimed: str, holders: Sequence[str]) -> bool:
         """Tell whether another refund's flight or doubt forbids a claim.
 
-        A person, or a look before its first send, may put a second refund of a payment in doubt; the first that goes on
-        is then sent again beside it.
+        A person, or a look before its first send, may put a second refund of a payment in doubt;
+        the first that goes on is then sent again beside it.
         """
         others = [self._refunds[identity] for identity in holders if identity != claimed]
         own = self._refunds[claimed]
@@ -67,7 +90,11 @@ class PlacesJudge:
 
     def counters(self, stored: Mapping[str, str]) -> None:
         """Judge that the numbers and the money in the counters are the records'."""
-        told = {name: int(text) for name, text in stored.items() if name.startswith(COUNTED) and int(text)}
+        told = {
+            name: int(text)
+            for name, text in stored.items()
+            if name.startswith(COUNTED) and int(text)
+        }
         counted: Counter[str] = Counter()
         for known in self._refunds.values():
             record = known.record

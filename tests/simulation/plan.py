@@ -1,4 +1,6 @@
-"""What a seed stands for: settings, refunds, faults and their rates, all drawn before the world begins."""
+"""What a seed stands for: settings, refunds, faults and their rates, all drawn before the world
+begins.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ HEARD_RATE: Final = 0.15
 FIRST_LOOKS: Final = 0.25
 
 OPEN: Final = (
-    "found in totals that count pending refunds: recorded as succeeded while the provider still says pending",
+    (
+        "found in totals that count pending refunds: recorded as succeeded while the provider still"
+        " says pending"
+    ),
 )
 """What the product is known to get wrong, and only `--wide` worlds show."""
 Seconds = float
@@ -77,7 +82,10 @@ class File:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """Everything about one world that is fixed before it begins; what is drawn on the way comes from `seed` too."""
+    """Everything about one world that is fixed before it begins.
+
+    What is drawn on the way comes from `seed` too.
+    """
 
     seed: int
     rules: Rules
@@ -125,32 +133,43 @@ class Plan:
         rules = self.rules
         return (
             f"{rules.idempotency}/{rules.readback}/{'proof' if rules.totals_proof else 'hint'}"
-            f"{'/first' if rules.first_look else ''} "
-            f"keys={self.sandbox.idempotency} settle={rules.settle.total_seconds():g}s "
-            f"lease={rules.lease.total_seconds():g}s window={rules.key_window.total_seconds():g}s "
-            f"machines={self.machines} refunds={len(self.asked)} "
-            f"rows={sum(len(file.rows) for file in self.files)} faults={','.join(self.post_faults)}@{self.post_rate} "
-            f"odd={','.join(sorted(self.odd.families)) or '-'}@{self.odd.rate}"
+            f"{'/first' if rules.first_look else ''}"
+            f" keys={self.sandbox.idempotency} settle={rules.settle.total_seconds():g}s"
+            f" lease={rules.lease.total_seconds():g}s window={rules.key_window.total_seconds():g}s"
+            f" machines={self.machines} refunds={len(self.asked)}"
+            f" rows={sum(len(file.rows) for file in self.files)}"
+            f" faults={','.join(self.post_faults)}@{self.post_rate}"
+            f" odd={','.join(sorted(self.odd.families)) or '-'}@{self.odd.rate}"
         )
 
 
 def plan_for(seed: int, *, wide: bool = False, families: Collection[str] = ON) -> Plan:
-    """Return the plan of a seed; a `wide` one also draws what is known to be open: see `OPEN`, and every family.
+    """Return the plan of a seed; a `wide` one also draws what is known to be open.
+
+    See `OPEN`, and every family.
 
     `families` are those of `odd` that may be drawn.
     """
     dice = random.Random(f"plan:{seed}")  # noqa: S311 - repeatable, not secret
     rules = _rules(dice)
-    drawn = dice.sample(MAIN, dice.randint(0, 2)) + dice.sample(sorted(set(FAMILIES) - set(MAIN)), dice.randint(0, 2))
+    drawn = dice.sample(MAIN, dice.randint(0, 2)) + dice.sample(
+        sorted(set(FAMILIES) - set(MAIN)), dice.randint(0, 2)
+    )
     lag = dice.random() < 0.15 and rules.readback == "list" and "late" not in drawn
     payments, asked = _refunds(dice, rules, wide=wide)
     faults_end = dice.choice((1200.0, 3600.0, 6 * 3600.0))
     outages = tuple(
-        (dice.choice(("refuses", "hangs", "http_503", "http_401")), start, start + dice.choice((30.0, 600.0, 5400.0)))
+        (
+            dice.choice(("refuses", "hangs", "http_503", "http_401")),
+            start,
+            start + dice.choice((30.0, 600.0, 5400.0)),
+        )
         for start in (dice.uniform(0, faults_end) for _ in range(dice.choice((0, 0, 0, 1, 2))))
     )
     calm = dice.random() < 0.3
-    odd = odd_for(seed, rules, payments, late="late" in drawn, families=ODD_FAMILIES if wide else families)
+    odd = odd_for(
+        seed, rules, payments, late="late" in drawn, families=ODD_FAMILIES if wide else families
+    )
     plan = Plan(
         seed=seed,
         rules=rules,
@@ -206,8 +225,12 @@ def _with_a_short_window(plan: Plan) -> Plan:
     window = timedelta(minutes=5)
     return replace(
         plan,
-        rules=replace(plan.rules, idempotency="trust", totals_proof=False, key_window=window, max_attempts=12),
-        sandbox=replace(plan.sandbox, idempotency="honour", key_window_seconds=window.total_seconds()),
+        rules=replace(
+            plan.rules, idempotency="trust", totals_proof=False, key_window=window, max_attempts=12
+        ),
+        sandbox=replace(
+            plan.sandbox, idempotency="honour", key_window_seconds=window.total_seconds()
+        ),
         post_faults=FAMILIES["broken"],
         post_rate=0.9,
         faults_end=max(plan.faults_end, 3600.0),
@@ -215,17 +238,24 @@ def _with_a_short_window(plan: Plan) -> Plan:
 
 
 def _asking(plan: Plan, asked: Iterable[Asked]) -> Plan:
-    """Return the plan with these refunds asked for, also where a file hands one of them in once more."""
+    """Return the plan with these refunds asked for, also where a file hands one of them in once
+    more.
+    """
     asked = tuple(asked)
     now = {one.request.refund_id: one.request for one in asked}
-    files = tuple(replace(file, rows=tuple(now.get(row.refund_id, row) for row in file.rows)) for file in plan.files)
+    files = tuple(
+        replace(file, rows=tuple(now.get(row.refund_id, row) for row in file.rows))
+        for file in plan.files
+    )
     return replace(plan, asked=asked, files=files)
 
 
 def _side_by_side(plan: Plan) -> Plan:
-    """Return most plans with equal refunds of one payment, each pending and in no total until it succeeds.
+    """Return most plans with equal refunds of one payment, each pending and in no total until it
+    succeeds.
 
-    Some requests are lost, so that one is looked for in the total in which another has just come to be counted.
+    Some requests are lost, so that one is looked for in the total in which another has just come to
+    be counted.
     """
     dice = random.Random(f"beside:{plan.seed}")  # noqa: S311 - repeatable, not secret
     if dice.random() < 0.3 or plan.odd.alone:
@@ -234,7 +264,10 @@ def _side_by_side(plan: Plan) -> Plan:
     shown = {"outcome": Outcome.PENDING_THEN_SUCCEEDED, "amount": CAPTURED}
     asked = (
         replace(
-            one, request=replace(one.request, payment_intent=payment, amount=500), at=dice.uniform(0, 20), again_at=()
+            one,
+            request=replace(one.request, payment_intent=payment, amount=500),
+            at=dice.uniform(0, 20),
+            again_at=(),
         )
         for one in plan.asked
     )
@@ -253,22 +286,39 @@ def _side_by_side(plan: Plan) -> Plan:
 
 
 def _unheard(plan: Plan) -> Plan:
-    """Return every other plan with replies that are lost while what others have refunded before falls back."""
+    """Return every other plan with replies that are lost while what others have refunded before
+    falls back.
+    """
     dice = random.Random(f"unheard:{plan.seed}")  # noqa: S311 - repeatable, not secret
     if dice.random() < 0.5:
         return plan
     rules = replace(plan.rules, idempotency="verify")
-    return replace(plan, rules=rules, post_faults=UNHEARD, post_rate=0.6, odd=replace(plan.odd, falls_back=True))
+    return replace(
+        plan,
+        rules=rules,
+        post_faults=UNHEARD,
+        post_rate=0.6,
+        odd=replace(plan.odd, falls_back=True),
+    )
 
 
 def _with_much_to_decide(plan: Plan) -> Plan:
-    """Return the plan with people who look often, and with little that could be read back instead of asking them."""
+    """Return the plan with people who look often, and with little that could be read back instead
+    of asking them.
+    """
     dice = random.Random(f"people:{plan.seed}")  # noqa: S311 - repeatable, not secret
     rules = plan.rules
     if dice.random() < 0.6:
-        rules = replace(rules, readback="none", totals_proof=False, idempotency="verify", settle=timedelta(seconds=60))
+        rules = replace(
+            rules,
+            readback="none",
+            totals_proof=False,
+            idempotency="verify",
+            settle=timedelta(seconds=60),
+        )
     asked = (
-        replace(one, request=replace(one.request, amount=dice.choice((None, one.request.amount)))) for one in plan.asked
+        replace(one, request=replace(one.request, amount=dice.choice((None, one.request.amount))))
+        for one in plan.asked
     )
     return _asking(replace(plan, rules=rules, people_every=600.0), asked)
 
@@ -276,9 +326,13 @@ def _with_much_to_decide(plan: Plan) -> Plan:
 def _in_currencies(plan: Plan) -> Plan:
     """Return the plan with payments in several currencies, and refunds that state one."""
     dice = random.Random(f"currency:{plan.seed}")  # noqa: S311 - repeatable, not secret
-    payments = {name: {**facts, "currency": dice.choice(CURRENCIES)} for name, facts in plan.payments.items()}
+    payments = {
+        name: {**facts, "currency": dice.choice(CURRENCIES)}
+        for name, facts in plan.payments.items()
+    }
     asked = (
-        replace(one, request=replace(one.request, currency=dice.choice((None, *CURRENCIES)))) for one in plan.asked
+        replace(one, request=replace(one.request, currency=dice.choice((None, *CURRENCIES))))
+        for one in plan.asked
     )
     return _asking(replace(plan, payments=payments), asked)
 
@@ -296,7 +350,9 @@ def _each_alone(plan: Plan) -> Plan:
 
 
 def _rules(dice: random.Random) -> Rules:
-    readback: Literal["list", "totals", "none"] = dice.choice(("list", "list", "totals", "totals", "none"))
+    readback: Literal["list", "totals", "none"] = dice.choice(
+        ("list", "list", "totals", "totals", "none")
+    )
     settle = timedelta(seconds=dice.choice((60, 300)))
     lease, timeout = dice.choice(((45, 20), (45, 20), (120, 20), (30, 5)))
     return Rules(
@@ -330,10 +386,19 @@ def _sandbox(dice: random.Random, rules: Rules) -> SandboxConfig:
     )
 
 
-def _refunds(dice: random.Random, rules: Rules, *, wide: bool) -> tuple[dict[str, dict[str, Any]], tuple[Asked, ...]]:
-    outcomes = [Outcome.SUCCEEDED] * 5 + [Outcome.PENDING_THEN_SUCCEEDED, Outcome.PENDING_THEN_FAILED, Outcome.FAILED]
+def _refunds(
+    dice: random.Random, rules: Rules, *, wide: bool
+) -> tuple[dict[str, dict[str, Any]], tuple[Asked, ...]]:
+    outcomes = [Outcome.SUCCEEDED] * 5 + [
+        Outcome.PENDING_THEN_SUCCEEDED,
+        Outcome.PENDING_THEN_FAILED,
+        Outcome.FAILED,
+    ]
     if rules.readback == "totals" and rules.totals_proof and not wide:
-        outcomes = [Outcome.SUCCEEDED if outcome.value.startswith("pending") else outcome for outcome in outcomes]
+        outcomes = [
+            Outcome.SUCCEEDED if outcome.value.startswith("pending") else outcome
+            for outcome in outcomes
+        ]
     payments = {
         f"pi_{number}": {"outcome": dice.choice(outcomes), "amount": dice.choice((1000, CAPTURED))}
         for number in range(dice.randint(1, 2))
@@ -347,7 +412,10 @@ def _refunds(dice: random.Random, rules: Rules, *, wide: bool) -> tuple[dict[str
         asked.append(
             Asked(
                 request=RefundRequest(
-                    refund_id=f"r{number}", payment_intent=payment, amount=amount, metadata={"email": EMAIL}
+                    refund_id=f"r{number}",
+                    payment_intent=payment,
+                    amount=amount,
+                    metadata={"email": EMAIL},
                 ),
                 at=at,
                 again_at=tuple(at + dice.uniform(0, 3) for _ in range(dice.choice((0, 0, 1, 2)))),
@@ -358,7 +426,9 @@ def _refunds(dice: random.Random, rules: Rules, *, wide: bool) -> tuple[dict[str
     return payments, tuple(asked)
 
 
-def _files(seed: int, payments: dict[str, dict[str, Any]], asked: tuple[Asked, ...]) -> tuple[File, ...]:
+def _files(
+    seed: int, payments: dict[str, dict[str, Any]], asked: tuple[Asked, ...]
+) -> tuple[File, ...]:
     # Dice of their own: what is drawn for files changes nothing else of a seed.
     dice = random.Random(f"files:{seed}")  # noqa: S311 - repeatable, not secret
     if dice.random() >= FILES_RATE:
@@ -375,7 +445,11 @@ def _files(seed: int, payments: dict[str, dict[str, Any]], asked: tuple[Asked, .
             rows=tuple(rows),
             at=at,
             delay=dice.uniform(30, 900) if dice.random() < 0.2 else 0.0,
-            cancel_at=at + dice.choice((dice.uniform(0, 3), dice.uniform(0, 900))) if dice.random() < 0.35 else None,
+            cancel_at=(
+                at + dice.choice((dice.uniform(0, 3), dice.uniform(0, 900)))
+                if dice.random() < 0.35
+                else None
+            ),
             pause_at=pause_at,
             resume_at=None if pause_at is None else pause_at + dice.uniform(10, 1200),
             retry_at=at + dice.uniform(300, 7200) if dice.random() < 0.3 else None,

@@ -1,4 +1,7 @@
-"""What must hold of each request as it leaves: whose claim, which key and body, and what came of those before."""
+"""What must hold of each request as it leaves.
+
+Whose claim, which key and body, and what came of those before.
+"""
 
 from __future__ import annotations
 
@@ -38,16 +41,24 @@ class PostsJudge:
         if stage == "settled":
             return
         if record.get("generation") not in {None, post.generation}:
-            self._broken("generation", refund_id, f"sends {post.generation}, the record stands at {record}")
-        if durable_body is None or durable_body.encode() != post.body or record.get("idempotency_key") != post.key:
-            self._broken("durable", refund_id, "body or key were not in Redis before the first byte")
+            self._broken(
+                "generation", refund_id, f"sends {post.generation}, the record stands at {record}"
+            )
+        if (
+            durable_body is None
+            or durable_body.encode() != post.body
+            or record.get("idempotency_key") != post.key
+        ):
+            self._broken(
+                "durable", refund_id, "body or key were not in Redis before the first byte"
+            )
         self._judge_resend(post, same)
 
     def _was_overtaken(self, post: Post, known: Known, now_ms: int) -> bool:
         """Tell whether a request left in good order although its refund is not being sent any more.
 
-        An earlier request's late proof has come between this worker's last question and the first byte, under a lease
-        that stands: no worker can know of it.
+        An earlier request's late proof has come between this worker's last question and the first
+        byte, under a lease that stands: no worker can know of it.
         """
         return (
             known.record.get("stage") in {"processing", "settled"}
@@ -60,9 +71,13 @@ class PostsJudge:
         if not any(one.is_doubtful for one in earlier):
             return
         if self._rules.idempotency == "verify":
-            self._broken("unproven", post.refund_id, "sent again after a doubt without a proof of absence")
+            self._broken(
+                "unproven", post.refund_id, "sent again after a doubt without a proof of absence"
+            )
             return
         # By no clock of ours: the provider forgets a key by its own.
         age = post.left_at - earlier[0].left_at
         if age > self._rules.key_window.total_seconds():
-            self._broken("window", post.refund_id, f"sent again {age:.0f} s after the first attempt")
+            self._broken(
+                "window", post.refund_id, f"sent again {age:.0f} s after the first attempt"
+            )

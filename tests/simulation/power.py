@@ -1,7 +1,9 @@
-"""The server's power: what was written a moment ago and not waited for is gone after a cut, and scripts are too.
+"""The server's power: what was written a moment ago and not waited for is gone after a cut, and
+scripts are too.
 
-The server flushes its file once a second (`appendfsync everysec`); `WAITAOF` waits for that. A cut is played by
-carrying the kept commands out once more: scripts are told the time, so they do again what they did.
+The server flushes its file once a second (`appendfsync everysec`); `WAITAOF` waits for that. A cut
+is played by carrying the kept commands out once more: scripts are told the time, so they do again
+what they did.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ class Power:
         """Note what was carried out in this moment."""
         now = self._world.loop.time()
         done = zip(commands, results, strict=True)
-        self._file += [(now, command) for command, result in done if not isinstance(result, BaseException)]
+        self._file += [
+            (now, command) for command, result in done if not isinstance(result, BaseException)
+        ]
 
     def sync(self) -> None:
         """Note that all that was written so far is on disk."""

@@ -1,4 +1,7 @@
-"""The worker processes of one world: started, killed, stopped and let go on, told to end, and started again."""
+"""The worker processes of one world.
+
+Started, killed, stopped and let go on, told to end, and started again.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,8 @@ class Processes:
         machine = Machine(self._world.loop, f"w{self._lives}", skew=skew, befalls=self._befall)
         if self._world.faulty and dice.random() < plan.befalls_rate:
             machine.planned = {
-                dice.randint(1, dice.choice((10, 40, 150))): dice.choice(BEFALLS) for _ in range(dice.randint(1, 2))
+                dice.randint(1, dice.choice((10, 40, 150))): dice.choice(BEFALLS)
+                for _ in range(dice.randint(1, 2))
             }
         self.machines = [one for one in self.machines if one.alive]
         self.machines.append(machine)
@@ -91,7 +95,9 @@ class Processes:
         if pause > lease:
             self._world.happens("stopped_past_lease", machine.name)
         machine.stop()
-        self._world.loop.call_at(self._world.loop.time() + pause, self._go_on, machine, context=OUTSIDE)
+        self._world.loop.call_at(
+            self._world.loop.time() + pause, self._go_on, machine, context=OUTSIDE
+        )
 
     async def _end(self, machine: Machine) -> None:
         await self.workers[machine.name].end()
@@ -106,7 +112,9 @@ class Processes:
     def _retire(self, machine: Machine) -> None:
         machine.kill()
         self._world.loop.call_at(
-            self._world.loop.time() + self._world.dice.choice((0.5, 5.0, 120.0)), self.boot, context=OUTSIDE
+            self._world.loop.time() + self._world.dice.choice((0.5, 5.0, 120.0)),
+            self.boot,
+            context=OUTSIDE,
         )
 
     def _go_on(self, machine: Machine) -> None:

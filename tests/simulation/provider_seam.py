@@ -1,6 +1,8 @@
-"""The way to the provider: the sandbox's own rules behind httpx's transport seam, with a network that spoils replies.
+"""The way to the provider: the sandbox's own rules behind httpx's transport seam, with a network
+that spoils replies.
 
-What has left a machine is the provider's: it is executed, now or later, whether or not the machine is still there.
+What has left a machine is the provider's: it is executed, now or later, whether or not the machine
+is still there.
 """
 
 from __future__ import annotations
@@ -57,11 +59,15 @@ def _foreign(name: type[httpx.TransportError], cause: BaseException) -> httpx.Tr
 # Fault → the error that the worker meets, after how many seconds. Nothing has left in any of these.
 UNSENT: Final[Mapping[str, tuple[Callable[[], Exception], float]]] = {
     "connect_refused": (
-        lambda: _foreign(httpx.ConnectError, aiohttp.ClientConnectorError(_KEY, OSError(111, "refused"))),
+        lambda: _foreign(
+            httpx.ConnectError, aiohttp.ClientConnectorError(_KEY, OSError(111, "refused"))
+        ),
         0.01,
     ),
     "dns_failed": (
-        lambda: _foreign(httpx.ConnectError, aiohttp.ClientConnectorDNSError(_KEY, OSError(-2, "unknown"))),
+        lambda: _foreign(
+            httpx.ConnectError, aiohttp.ClientConnectorDNSError(_KEY, OSError(-2, "unknown"))
+        ),
         0.05,
     ),
     "connect_timeout": (
@@ -74,10 +80,14 @@ TOO_MANY: Final = 429
 BROKEN: Final[Mapping[str, Callable[[], Exception] | None]] = {
     "request_lost_hang": None,
     "request_lost_reset": lambda: _foreign(httpx.ReadError, aiohttp.ClientOSError(104, "reset")),
-    "request_lost_as_connect_timeout": lambda: _foreign(httpx.ConnectTimeout, aiohttp.ClientConnectionError("closed")),
+    "request_lost_as_connect_timeout": lambda: _foreign(
+        httpx.ConnectTimeout, aiohttp.ClientConnectionError("closed")
+    ),
     "reply_lost_hang": None,
     "reply_lost_reset": lambda: _foreign(httpx.ReadError, aiohttp.ClientOSError(104, "reset")),
-    "reply_lost_as_connect_timeout": lambda: _foreign(httpx.ConnectTimeout, aiohttp.ServerDisconnectedError("closed")),
+    "reply_lost_as_connect_timeout": lambda: _foreign(
+        httpx.ConnectTimeout, aiohttp.ServerDisconnectedError("closed")
+    ),
 }
 # Faults of the sandbox's own kinds: the reply that they make up is the sandbox's.
 MADE_UP: Final = (
@@ -117,7 +127,9 @@ READS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """What befalls one call: which fault, how long each way takes, and how late a late effect is."""
+    """What befalls one call: which fault, how long each way takes, and how late a late effect
+    is.
+    """
 
     fault: str = ""
     connect: float = 0.0
@@ -132,7 +144,9 @@ class Draw:
 class _Body(httpx.AsyncByteStream):
     """A reply's body: whole, or cut in the middle."""
 
-    def __init__(self, machine: Machine, body: bytes, *, cut: bool, whole: Callable[[], None]) -> None:
+    def __init__(
+        self, machine: Machine, body: bytes, *, cut: bool, whole: Callable[[], None]
+    ) -> None:
         self._machine = machine
         self._body = body
         self._cut = cut
@@ -151,7 +165,9 @@ class _Body(httpx.AsyncByteStream):
 class ProviderSeam:
     """The provider in this world, reached by all machines."""
 
-    def __init__(self, loop: VirtualLoop, config: SandboxConfig, draw: Callable[[str, bytes], Draw]) -> None:
+    def __init__(
+        self, loop: VirtualLoop, config: SandboxConfig, draw: Callable[[str, bytes], Draw]
+    ) -> None:
         self._loop = loop
         self.provider = Provider(config=config, clock=loop.time)
         self.bank = self.provider.bank
@@ -167,7 +183,9 @@ class ProviderSeam:
         self.on_the_wire: dict[str, int] = {}
         """Requests for a refund that have left and are not yet through, by its id."""
 
-    def accept(self, machine: Machine, request: httpx.Request, draw: Draw, reply: asyncio.Future[Answer]) -> None:
+    def accept(
+        self, machine: Machine, request: httpx.Request, draw: Draw, reply: asyncio.Future[Answer]
+    ) -> None:
         """Take what has left a machine; the reply arrives there unless the fault says otherwise."""
         self._loop.create_task(self._handle(machine, request, draw, reply), context=OUTSIDE)
 
@@ -197,7 +215,11 @@ class ProviderSeam:
         if refusal is not None:
             return refusal
         fault = _sandbox_fault(draw)
-        if fault is not None and fault.kind.before and not (config.store_5xx and fault.kind.is_application_error):
+        if (
+            fault is not None
+            and fault.kind.before
+            and not (config.store_5xx and fault.kind.is_application_error)
+        ):
             return _spoiled(config, fault, None)
         answer = await provider._create(asked, checked, fault)
         if fault is not None and fault.kind.name != "late_effect":
@@ -219,7 +241,9 @@ class ProviderSeam:
 
     def _read(self, request: httpx.Request, draw: Draw) -> Answer:
         provider, config = self.provider, self.provider.config
-        asked: Any = SimpleNamespace(headers=request.headers, match_info={"id": request.url.path.rsplit("/", 1)[-1]})
+        asked: Any = SimpleNamespace(
+            headers=request.headers, match_info={"id": request.url.path.rsplit("/", 1)[-1]}
+        )
         refusal = provider._turned_away(asked) or self._in_front(draw) or self.odd.instead(request)
         if refusal is not None:
             return refusal
@@ -252,7 +276,9 @@ class ProviderSeam:
             return provider._missing("refund", asked)
         return provider._shown(shapes.refund, self.odd.refund_as_it_was(refund))
 
-    def _totals(self, payment: SandboxPayment, shape: Callable[[SandboxPayment], dict[str, Any]]) -> Answer:
+    def _totals(
+        self, payment: SandboxPayment, shape: Callable[[SandboxPayment], dict[str, Any]]
+    ) -> Answer:
         self.judge.money.totals_shown(payment.id)
         self.others.totals_shown(payment.id)
         return shapes.as_json(shape(self.odd.payment_as_it_was(payment)))
@@ -262,7 +288,11 @@ class ProviderSeam:
         if answer.status != OK or not (self.odd.is_late or self.odd.is_short):
             return answer
         shape = json.loads(answer.body)
-        shape["data"] = [item for item in shape["data"] if not self.odd.is_unlisted(self.bank.refunds[item["id"]])]
+        shape["data"] = [
+            item
+            for item in shape["data"]
+            if not self.odd.is_unlisted(self.bank.refunds[item["id"]])
+        ]
         for item in shape["data"]:
             item["status"] = self.odd.refund_as_it_was(self.bank.refunds[item["id"]]).status
         return shapes.as_json(shape)
@@ -275,7 +305,9 @@ class ProviderSeam:
             shape["data"], shape["has_more"] = shape["data"][:1], True
         elif draw.fault == "list_leaves_out":
             # Somebody's known refund is missing: a list that is not to be trusted.
-            shape["data"] = shape["data"][: len(shape["data"]) - 1] if len(shape["data"]) > 1 else shape["data"]
+            shape["data"] = (
+                shape["data"][: len(shape["data"]) - 1] if len(shape["data"]) > 1 else shape["data"]
+            )
         else:
             young = (EPOCH + timedelta(seconds=self._loop.time() - draw.lag)).timestamp()
             scale = 1000 if self.provider.config.created_in_ms else 1
@@ -293,7 +325,9 @@ def _spoiled(config: SandboxConfig, fault: Fault, answer: Answer | None) -> Answ
     name, status = fault.kind.name, fault.kind.status
     if name.startswith("html"):
         return Answer(
-            status=status, body=b"<html><body>Bad gateway</body></html>", headers={"Content-Type": "text/html"}
+            status=status,
+            body=b"<html><body>Bad gateway</body></html>",
+            headers={"Content-Type": "text/html"},
         )
     if name.startswith("redirect"):
         return Answer(status=status, body=b"", headers={"Location": "/v1/refunds"})
@@ -303,7 +337,9 @@ def _spoiled(config: SandboxConfig, fault: Fault, answer: Answer | None) -> Answ
 
 
 def _indiscreet(answer: Answer, request: httpx.Request) -> Answer:
-    """Return an error that repeats what it was asked, the key and what the body holds, as careless servers do."""
+    """Return an error that repeats what it was asked, the key and what the body holds, as careless
+    servers do.
+    """
     if answer.status not in REPEATS_REQUEST or not shapes_error(answer):
         return answer
     shape = json.loads(answer.body)
@@ -346,17 +382,23 @@ class Transport(httpx.AsyncBaseTransport):
         creates = request.method == "POST"
         if not request.url.path.endswith(PROBE_ID):
             seam.judge.brakes.requests(machine.name, f"{request.method} {request.url.path}")
-        asked_at = seam.judge.tries(json.loads(body)["metadata"]["refund_id"], machine.name) if creates else 0
+        asked_at = (
+            seam.judge.tries(json.loads(body)["metadata"]["refund_id"], machine.name)
+            if creates
+            else 0
+        )
         was_stopped = await machine.point("before bytes")
         if draw.fault in UNSENT:
             make, seconds = UNSENT[draw.fault]
             await machine.arrival(seconds)
             raise make()
         if draw.connect or was_stopped:
-            # A connection kept alive is gone after a stop; making one lets an overdue time limit speak first.
+            # A connection kept alive is gone after a stop; making one lets an overdue time limit
+            # speak first.
             await machine.arrival(draw.connect or 0.001)
         if machine.loop.time() >= write_until:
-            # As the real transport does: a process that was stopped before the first byte writes none when it wakes.
+            # As the real transport does: a process that was stopped before the first byte writes
+            # none when it wakes.
             raise _foreign(httpx.ReadError, aiohttp.ClientOSError(104, "cut"))
         post = self._leave(request, body, asked_at) if creates else None
         reply: asyncio.Future[Answer] = machine.loop.create_future()

@@ -1,4 +1,5 @@
-"""The way to Redis: a real server over one blocking connection, seen by each machine through a network with faults.
+"""The way to Redis: a real server over one blocking connection, seen by each machine through a
+network with faults.
 
 A command is carried out whole at one virtual moment, with that moment as the server's clock.
 """
@@ -84,7 +85,11 @@ def _error(text: str) -> Exception:
 def with_clock(commands: Sequence[RawCommand], now_ms: int) -> list[RawCommand]:
     """Return the commands with the server's clock in each script's place for it."""
     return [
-        [*command[:_CLOCK], str(now_ms), *command[_CLOCK + 1 :]] if command[0] == "EVALSHA" else command
+        (
+            [*command[:_CLOCK], str(now_ms), *command[_CLOCK + 1 :]]
+            if command[0] == "EVALSHA"
+            else command
+        )
         for command in commands
     ]
 
@@ -106,7 +111,8 @@ class RedisSeam:
     async def trip(self, commands: list[RawCommand]) -> list[Any]:
         """Carry commands out over the network: whole, lost before, lost after, late or refused."""
         machine = self._machine
-        # The pipeline forgets its own when it is left, and a late command is carried out after that.
+        # The pipeline forgets its own when it is left, and a late command is carried out after
+        # that.
         commands = [*commands]
         await machine.point("before redis")
         fault, there, back = self._draw()
@@ -116,20 +122,36 @@ class RedisSeam:
         elif fault == "redis_refuses":
             refused = exceptions.ResponseError("OOM command not allowed")
             # A wait writes nothing, so memory is no reason to refuse it.
-            machine.arriving(reply, there, [[1, 0] if command[0] == "WAITAOF" else refused for command in commands])
+            machine.arriving(
+                reply,
+                there,
+                [[1, 0] if command[0] == "WAITAOF" else refused for command in commands],
+            )
         else:
             if fault == "redis_late":
-                machine.arriving(reply, min(there, CLIENT_SECONDS), exceptions.TimeoutError("no reply"))
+                machine.arriving(
+                    reply, min(there, CLIENT_SECONDS), exceptions.TimeoutError("no reply")
+                )
                 there += CLIENT_SECONDS
             elif fault == "redis_reply_lost":
-                machine.arriving(reply, there + back, exceptions.ConnectionError("cut before the reply"))
+                machine.arriving(
+                    reply, there + back, exceptions.ConnectionError("cut before the reply")
+                )
             at = self._loop.time() + there
-            self._loop.call_at(at, self._at_server, commands, reply, back, fault == "", context=OUTSIDE)
+            self._loop.call_at(
+                at, self._at_server, commands, reply, back, fault == "", context=OUTSIDE
+            )
         results: list[Any] = await reply
         await machine.point("after redis")
         return results
 
-    def _at_server(self, commands: list[RawCommand], reply: asyncio.Future[Any], back: float, heard: bool) -> None:  # noqa: FBT001 - a timer passes its arguments by position
+    def _at_server(
+        self,
+        commands: list[RawCommand],
+        reply: asyncio.Future[Any],
+        back: float,
+        heard: bool,  # noqa: FBT001 - a timer passes its arguments by position
+    ) -> None:
         try:
             results = self._serve(commands, self._machine)
         except exceptions.ConnectionError as error:

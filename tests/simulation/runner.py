@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 CORES: Final = min(8, max(2, os.cpu_count() or 2))
 CHUNK: Final = 5
 AHEAD: Final = 3
-"""Chunks handed out for each core: none waits for another, and little is left to do when a hunt is over."""
+"""Chunks handed out for each core.
+
+None waits for another, and little is left to do when a hunt is over.
+"""
 MOST_SHOWN: Final = 20
 
 Who = Literal["ours", "naive"]
@@ -76,10 +79,17 @@ def play(
     families: Collection[str] = ON,
     tracing: bool = False,
 ) -> Result:
-    """Play one seed from the beginning, with what is odd of these families; the control never meets any."""
+    """Play one seed from the beginning, with what is odd of these families.
+
+    The control never meets any.
+    """
     if who == "naive":
-        return World(plan_for(seed, families=()), wire, NaiveWorker, mode="effects", tracing=tracing).run()
-    return World(plan_for(seed, wide=wide, families=families), wire, OurWorker, tracing=tracing).run()
+        return World(
+            plan_for(seed, families=()), wire, NaiveWorker, mode="effects", tracing=tracing
+        ).run()
+    return World(
+        plan_for(seed, wide=wide, families=families), wire, OurWorker, tracing=tracing
+    ).run()
 
 
 @contextmanager
@@ -160,7 +170,9 @@ class Arena:
         return report
 
     def hunt(self, bug: str, *, most: int) -> Result | None:
-        """Play seeds with a bug planted; return the first that was caught for what it is, None where none was."""
+        """Play seeds with a bug planted; return the first that was caught for what it is, None
+        where none was.
+        """
         for results in self._results(0, most, "ours", bug):
             for result in results:
                 if CAUGHT_BY[bug].intersection(map(rule_of, result.violations)):

@@ -1,4 +1,6 @@
-"""What must never be told: planted where it belongs, and looked for wherever a line, an entry or a message is kept."""
+"""What must never be told: planted where it belongs, and looked for wherever a line, an entry or a
+message is kept.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,10 @@ def _heed(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutabl
 def log_taken() -> Iterator[None]:
     """Let the product's own logging write into `LINES`, and put everything back at the end."""
     root, before = logging.getLogger(), structlog.get_config()
-    handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", *logs._CHATTY)}
+    handlers, levels = (
+        root.handlers[:],
+        {name: logging.getLogger(name).level for name in ("", *logs._CHATTY)},
+    )
     settings: Any = SimpleNamespace(log_format="json", log_level="debug")
     logs.configure(settings)
     written: Any = root.handlers[0]
@@ -76,7 +81,10 @@ def log_taken() -> Iterator[None]:
 
 
 def listen(*, wanted: bool) -> None:
-    """Have every line of the next world written and kept, or only heed its errors: most worlds are not listened to."""
+    """Have every line of the next world written and kept, or only heed its errors.
+
+    Most worlds are not listened to.
+    """
     LINES.clear()
     HEARD.clear()
     logging.disable(logging.NOTSET if wanted else logging.WARNING)

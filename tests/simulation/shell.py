@@ -1,7 +1,10 @@
-"""Commands as a person runs them at a shell: the product's own blocking code, in step with the world.
+"""Commands as a person runs them at a shell.
 
-Each command has a thread of its own, of which every trip to Redis is handed to the world's loop and waited for: only
-one of the two ever runs, so that a seed replays to the letter while workers go on between two trips.
+The product's own blocking code, in step with the world.
+
+Each command has a thread of its own, of which every trip to Redis is handed to the world's loop and
+waited for: only one of the two ever runs, so that a seed replays to the letter while workers go on
+between two trips.
 """
 
 from __future__ import annotations
@@ -38,10 +41,14 @@ class Shell:
         self._world = world
 
     async def run(self, command: Callable[[Store], T]) -> T:
-        """Run a command to its end; raises what it raises, and `Killed` where it was killed at one of its trips."""
+        """Run a command to its end; raises what it raises, and `Killed` where it was killed at one
+        of its trips.
+        """
         desk = _Desk()
         client: Any = desk
-        store = Store(client, prefix=PREFIX, retention=timedelta(days=400), durable=False, address="simulated")
+        store = Store(
+            client, prefix=PREFIX, retention=timedelta(days=400), durable=False, address="simulated"
+        )
         store.wait_for_disk = self._world.power.is_drawn
         thread = threading.Thread(target=desk.work, args=(command, store), daemon=True)
         thread.start()

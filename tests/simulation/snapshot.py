@@ -1,4 +1,7 @@
-"""What the judge reads after every step, in one script: records, histories, payments, batches, indexes."""
+"""What the judge reads after every step, in one script.
+
+Records, histories, payments, batches, indexes.
+"""
 
 from __future__ import annotations
 
@@ -46,11 +49,12 @@ FIELDS: Final = (
     "failure_reason",
     "provider_status",
 )
+_NAMES: Final = ", ".join(f"'{name}'" for name in FIELDS)
 SNAPSHOT: Final = f"""
 local P, out, i = ARGV[1], {{}}, 5
 for _ = 1, tonumber(ARGV[2]) do
   local id = ARGV[i]
-  out[#out + 1] = redis.call('HMGET', P .. 'refund:' .. id, {", ".join(f"'{name}'" for name in FIELDS)})
+  out[#out + 1] = redis.call('HMGET', P .. 'refund:' .. id, {_NAMES})
   out[#out + 1] = redis.call('LRANGE', P .. 'history:' .. id, ARGV[i + 1], -1)
   i = i + 2
 end

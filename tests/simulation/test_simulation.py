@@ -1,4 +1,7 @@
-"""The product under simulated faults, judged by the provider's ledger; and the judge, judged by planted bugs."""
+"""The product under simulated faults, judged by the provider's ledger.
+
+And the judge, judged by planted bugs.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ from worker.provider.gateway import Gateway, is_missing
 from worker.rules import decisions, readback
 
 SEEDS = 100
-"""A first look: CI plays 5,000 with `python -m tests.simulation`, which also wants each kind of fault and of end."""
+"""A first look: CI plays 5,000 with `python -m tests.simulation`, which also wants each kind of
+fault and of end.
+"""
 CONTROL_SEEDS = 60
 MOST_TO_CATCH = 1000
 PLAIN: frozenset[str] = frozenset()
@@ -44,7 +49,9 @@ def report(here: Arena) -> Report:
 
 
 def test_no_seed_breaks_a_promise(report: Report) -> None:
-    assert not report.violated, f"replay with: python -m tests.simulation --seed {min(report.violated)}"
+    assert not report.violated, (
+        f"replay with: python -m tests.simulation --seed {min(report.violated)}"
+    )
     assert report.seeds == SEEDS
 
 
@@ -84,8 +91,12 @@ def test_a_seed_replays_to_the_letter() -> None:
             assert first == second
 
 
-def test_seed_in_which_trials_were_spent_on_nothing_forgets_nobody_and_does_without_its_mend() -> None:
-    """18465: while the provider seemed away, refunds that need no call took the trials of those that do."""
+def test_seed_in_which_trials_were_spent_on_nothing_forgets_nobody_and_does_without_its_mend() -> (
+    None
+):
+    """18465: while the provider seemed away, refunds that need no call took the trials of those
+    that do.
+    """
     with log_taken(), wire_to_server() as wire:
         assert play(18465, wire, families=PLAIN).violations == []
         with mock.patch.object(Breaker, "trial_over", _trial_is_spent):
@@ -97,8 +108,10 @@ async def _asks_beside_the_schedule(self: Service, refund: Refund, _: object) ->
     return is_missing(payment)
 
 
-def test_seed_in_which_a_missing_refund_was_asked_about_keeps_the_rate_and_does_not_without_its_mend() -> None:
-    """400: what a worker asked of the payment took no moment of the schedule that all workers share."""
+def test_seed_with_reads_of_a_missing_refund_keeps_the_rate_and_does_not_without_its_mend() -> None:
+    """400: what a worker asked of the payment took no moment of the schedule that all workers
+    share.
+    """
     odd = frozenset({"lag", "people", "words"})
     with log_taken(), wire_to_server() as wire:
         assert play(400, wire, families=odd).violations == []
@@ -115,7 +128,7 @@ def _looks_count_from_no_time(*facts: Any, **how: Any) -> Step:
     return replace(step, changes=changes)
 
 
-def test_seed_in_which_a_decision_was_put_off_for_ever_strands_nobody_and_does_without_its_mend() -> None:
+def test_seed_with_a_decision_put_off_for_ever_strands_nobody_and_does_without_its_mend() -> None:
     """480: a refund that was never in doubt, and of which a person said that it never happened."""
     odd = frozenset({"currency", "people", "shapes"})
     with log_taken(), wire_to_server() as wire:
@@ -144,7 +157,9 @@ async def _falls_back_to_the_payments_currency(
 def test_seed_in_which_a_charge_showed_no_readable_currency_sends_nothing_and_does_without_its_mend(
     seed: int, odd: tuple[str, ...]
 ) -> None:
-    """A charge in another currency was shown once with a text in its place, and the payment's own was believed."""
+    """A charge in another currency was shown once with a text in its place, and the payment's own
+    was believed.
+    """
     with log_taken(), wire_to_server() as wire:
         assert play(seed, wire, families=odd).violations == []
         with mock.patch.object(Gateway, "_get_charge", _falls_back_to_the_payments_currency):
@@ -159,7 +174,7 @@ def _keeps_what_is_anothers(refund: Refund, changes: Mapping[str, Any], alarm: s
     return _after_owned(refund, kept, alarm)
 
 
-def test_seed_in_which_two_refunds_were_named_one_gives_it_to_one_and_does_not_without_its_mend() -> None:
+def test_seed_with_two_refunds_named_one_gives_it_to_one_and_does_not_without_its_mend() -> None:
     """2504: the record that did not get it kept its id, and ended with it."""
     odd = frozenset({"adopted", "others", "people"})
     with log_taken(), wire_to_server() as wire:
@@ -184,7 +199,9 @@ def test_a_planted_bug_is_caught(here: Arena, bug: str) -> None:
 
 def test_a_worker_as_commonly_written_breaks_the_promise_in_the_same_worlds(here: Arena) -> None:
     control = here.play(0, CONTROL_SEEDS, who="naive")
-    print(f"control: {len(control.violated)} of {control.seeds} seeds violated, {dict(control.rules)}")  # noqa: T201
+    print(  # noqa: T201
+        f"control: {len(control.violated)} of {control.seeds} seeds violated, {dict(control.rules)}"
+    )
     assert control.rules["money_twice"] > 0
     assert control.rules["false_failed"] > 0
     assert control.rules["lost"] > 0

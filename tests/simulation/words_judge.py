@@ -1,4 +1,6 @@
-"""What becomes of a status: another spelling is that status, and a word that nobody knows reaches a person as it is."""
+"""What becomes of a status: another spelling is that status, and a word that nobody knows reaches a
+person as it is.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,17 @@ class WordsJudge:
         self._broken = broken
         self._bank = bank
         self._last: dict[str, tuple[str, bool]] = {}
-        """Provider's refund → the odd word for its status, and whether that is another spelling of a known one."""
+        """Provider's refund → the odd word for its status, and whether that is another spelling of
+        a known one.
+        """
 
-    def shown(self, items: Iterable[Mapping[str, Any]], spellings: Mapping[str, Iterable[str]]) -> None:
-        """Note what a whole reply shows of refunds; only one that is odd in nothing but its status is remembered."""
+    def shown(
+        self, items: Iterable[Mapping[str, Any]], spellings: Mapping[str, Iterable[str]]
+    ) -> None:
+        """Note what a whole reply shows of refunds.
+
+        Only one that is odd in nothing but its status is remembered.
+        """
         for item in items:
             refund = self._bank.refunds.get(str(item.get("id")))
             if refund is None:
@@ -35,26 +44,42 @@ class WordsJudge:
             self._last.pop(refund.id, None)
             word, metadata = item.get("status"), item.get("metadata")
             named = metadata.get("refund_id") if isinstance(metadata, dict) else None
-            true = {"object": "refund", "amount": refund.amount, "payment_intent": refund.payment.id}
+            true = {
+                "object": "refund",
+                "amount": refund.amount,
+                "payment_intent": refund.payment.id,
+            }
             true["currency"] = refund.payment.currency
-            if any(item.get(name) != value for name, value in true.items()) or not isinstance(word, str):
+            if any(item.get(name) != value for name, value in true.items()) or not isinstance(
+                word, str
+            ):
                 continue
             if named in {None, refund.metadata.get("refund_id")} and word not in spellings:
                 self._last[refund.id] = word, any(word in words for words in spellings.values())
 
-    def review(self, refund_id: str, known: Known, entry: Mapping[str, Any], made: Iterable[str]) -> None:
+    def review(
+        self, refund_id: str, known: Known, entry: Mapping[str, Any], made: Iterable[str]
+    ) -> None:
         """Judge a move to a person by what was last shown of the refund."""
         if entry["label"] not in OF_A_STATUS or known.misled:
             return
         # A retried refund is not asked about for what its earlier generation has become.
         now = str(known.generations)
-        ours = [one for one in made if self._bank.refunds[one].metadata.get("refund_generation") == now]
+        ours = [
+            one for one in made if self._bank.refunds[one].metadata.get("refund_generation") == now
+        ]
         shown = [self._last[identity] for identity in ours if identity in self._last]
         if not shown:
             return
         word, is_spelling = shown[-1]
         told = f"{known.record['error_message']} {known.record['provider_status']} {entry}"
         if is_spelling:
-            self._broken("word", refund_id, f"a person is asked, and {word!r} is a status in another spelling")
+            self._broken(
+                "word",
+                refund_id,
+                f"a person is asked, and {word!r} is a status in another spelling",
+            )
         elif any(part not in told for part in _LETTERS.findall(word)):
-            self._broken("word", refund_id, f"a person is asked, and is not told that the status is {word!r}")
+            self._broken(
+                "word", refund_id, f"a person is asked, and is not told that the status is {word!r}"
+            )

@@ -1,4 +1,6 @@
-"""One world: a plan played out on virtual time with the real service, the real scripts and the sandbox's rules."""
+"""One world: a plan played out on virtual time with the real service, the real scripts and the
+sandbox's rules.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ DRAIN_SECONDS: Final = 36 * 3600.0
 TAKEN_UP_SECONDS: Final = 60.0
 LOOK_EVERY: Final = 60.0
 CALM_AFTER: Final = 120.0
-_READERS: Final = frozenset({scripts.LOAD.sha, scripts.STANDS.sha, scripts.SIBLINGS.sha, scripts.GATE.sha})
+_READERS: Final = frozenset(
+    {scripts.LOAD.sha, scripts.STANDS.sha, scripts.SIBLINGS.sha, scripts.GATE.sha}
+)
 _SNAPSHOT_SHA: Final = hashlib.sha1(SNAPSHOT.encode(), usedforsecurity=False).hexdigest()
 _NOT_A_WRITE: Final = frozenset({"PING", "HEXISTS", "SCRIPT", "HMGET", "HGETALL", "LRANGE"})
 _ID: Final = 6
@@ -103,7 +107,11 @@ class World:
             oddly_shown=bool(plan.odd.shown),
             reads_well=plan.reads_well,
         )
-        self.seam.judge, self.seam.tell, self.seam.durable_body = self.judge, self.tell, self._durable_body
+        self.seam.judge, self.seam.tell, self.seam.durable_body = (
+            self.judge,
+            self.tell,
+            self._durable_body,
+        )
         self.seam.limit = plan.rules.request_timeout.total_seconds()
         self.seam.odd, self.seam.others = OddReplies(self), Others(self)
         self.power = Power(self)
@@ -144,7 +152,8 @@ class World:
         asks = machine is not None and any(command[1] in _may_send() for command in commands)
         flags = self._flags() if asks else ()
         reads_only = all(
-            command[1] in _READERS if command[0] == "EVALSHA" else command[0] in _NOT_A_WRITE for command in commands
+            command[1] in _READERS if command[0] == "EVALSHA" else command[0] in _NOT_A_WRITE
+            for command in commands
         )
         # After another server was promoted, a script that only reads is told another time, too.
         reads_only = reads_only and not self.plan.odd.back
@@ -172,16 +181,26 @@ class World:
         return self.wire.run([["HGET", f"{PREFIX}{key}", name] for key, name in FLAGS])
 
     def _note_answers(
-        self, commands: list[RawCommand], results: list[Any], machine: Machine, flags: Sequence[str | None]
+        self,
+        commands: list[RawCommand],
+        results: list[Any],
+        machine: Machine,
+        flags: Sequence[str | None],
     ) -> None:
         for command, result in zip(commands, results, strict=True):
             if command[1] == scripts.GATE.sha and isinstance(result, list):
                 self.judge.brakes.given(machine.name, result, self.judge.now_ms())
             elif _asks_about_a_claim(command):
                 continue
-            elif command[1] in _may_send() and (result == "" or (isinstance(result, list) and result[0] == "claimed")):
+            elif command[1] in _may_send() and (
+                result == "" or (isinstance(result, list) and result[0] == "claimed")
+            ):
                 self.judge.may_send(str(command[_ID]), machine.name, flags)
-            elif command[1] == scripts.SAVE.sha and isinstance(result, list) and result[0] == "contradicts":
+            elif (
+                command[1] == scripts.SAVE.sha
+                and isinstance(result, list)
+                and result[0] == "contradicts"
+            ):
                 self.judge.refunds[str(command[_ID])].late_proofs.append(machine)
 
     def _note_writes(self, commands: list[RawCommand], results: list[Any]) -> None:
@@ -199,7 +218,9 @@ class World:
         """Return the clock that a script is given: the server's own, whoever asks."""
         del machine
         now = self.loop.time()
-        return self.loop.wall_ms - round(1000 * sum(behind for at, behind in self.plan.odd.back if at <= now))
+        return self.loop.wall_ms - round(
+            1000 * sum(behind for at, behind in self.plan.odd.back if at <= now)
+        )
 
     def _question(self) -> RawCommand:
         return ["EVALSHA", _SNAPSHOT_SHA, 0, PREFIX, *self.judge.question()]
@@ -209,7 +230,9 @@ class World:
             raise snapshot
         self.judge.look(snapshot)
 
-    def _tell_commands(self, commands: list[RawCommand], results: list[Any], machine: Machine | None) -> None:
+    def _tell_commands(
+        self, commands: list[RawCommand], results: list[Any], machine: Machine | None
+    ) -> None:
         names = {script.sha: script.name for script in _scripts()}
         who = machine.name if machine else "world"
         for command, result in zip(commands, results, strict=True):
@@ -224,12 +247,17 @@ class World:
             answer = result[0] if isinstance(result, list) and result and name != "load" else ""
             kind = command[7] if name == "claim" else ""
             stored = known.record
-            stand = f"{stored.get('stage')} {stored.get('status')} {known.label} v{stored.get('version')}"
+            stand = (
+                f"{stored.get('stage')} {stored.get('status')} {known.label}"
+                f" v{stored.get('version')}"
+            )
             self.tell(who, name, command[6], kind, answer, "=>", stand)
 
     def run_call(self, call: Command[Any]) -> Any:
         """Carry one call out for somebody who is no machine; his network has no faults."""
-        reply = self.serve([["EVALSHA", call.script.sha, 0, PREFIX, "", RETENTION_MS, *call.arguments]], None)[0]
+        reply = self.serve(
+            [["EVALSHA", call.script.sha, 0, PREFIX, "", RETENTION_MS, *call.arguments]], None
+        )[0]
         if isinstance(reply, BaseException):
             if type(reply).__name__ != "NoScriptError":
                 raise reply
@@ -248,7 +276,9 @@ class World:
         self.wire.load([*(script.text for script in _scripts()), SNAPSHOT])
 
     def _durable_body(self, refund_id: str) -> str | None:
-        body: str | None = self.wire.one("GET", f"{PREFIX}body:{refund_id}") if self.mode == "ours" else None
+        body: str | None = (
+            self.wire.one("GET", f"{PREFIX}body:{refund_id}") if self.mode == "ours" else None
+        )
         return body
 
     # Playing
@@ -330,7 +360,8 @@ class World:
         for when in plan.script_flushes:
             self._at(when, self._flush_scripts)
         for when, behind in plan.odd.back:
-            # A worker's beats, five seconds apart: none are played here, and yet each notes the time.
+            # A worker's beats, five seconds apart: none are played here, and yet each notes the
+            # time.
             self._at(when - 4.0, self._note_time)
             self._at(when, self._promote, behind)
             self._at(when + 1.0, self._note_time)
@@ -343,7 +374,9 @@ class World:
         while self.loop.time() < end and (self.mode == "effects" or not self.judge.violations):
             await asyncio.sleep(LOOK_EVERY)
             if self.loop.time() >= calm and self.mode == "ours":
-                for refund_id in self.judge.overdue(self.judge.now_ms(), int(TAKEN_UP_SECONDS * 1000)):
+                for refund_id in self.judge.overdue(
+                    self.judge.now_ms(), int(TAKEN_UP_SECONDS * 1000)
+                ):
                     self.judge.broken("forgotten", refund_id, "due for a minute, and nobody looked")
             if self.loop.time() >= plan.faults_end and self._all_ended():
                 # What is still on the wire may yet come to the ledger.
@@ -423,13 +456,17 @@ class World:
         self.happens("scripts_flushed")
 
     def _refund_elsewhere(self, payment: str, amount: int) -> None:
-        order = Order(payment_intent=payment, amount=amount, reason=None, metadata={}, idempotency_key=None)
+        order = Order(
+            payment_intent=payment, amount=amount, reason=None, metadata={}, idempotency_key=None
+        )
         self.seam.bank.refund(order, settle_ms=1000)
         self.happens("refunded_elsewhere")
 
     @contextmanager
     def _virtual_time(self) -> Iterator[None]:
-        """Put this world's clocks where the code under test and the sandbox read the machine's own."""
+        """Put this world's clocks where the code under test and the sandbox read the machine's
+        own.
+        """
         loop = self.loop
         clock = SimpleNamespace(time=lambda: loop.wall_ms / 1000, monotonic=loop.time)
 
@@ -454,23 +491,37 @@ RETENTION_MS: Final = 400 * 86_400_000
 
 def _scripts() -> list[scripts.Script]:
     """Return the scripts as they stand now: planted ones too."""
-    return [value for module in _MODULES for value in vars(module).values() if isinstance(value, scripts.Script)]
+    return [
+        value
+        for module in _MODULES
+        for value in vars(module).values()
+        if isinstance(value, scripts.Script)
+    ]
 
 
 def _in_order(records: Any) -> Any:
     """Return records with their fields sorted: each server's own table has another order."""
     if not isinstance(records, list):
         return records
-    return [sorted(zip(row[::2], row[1::2], strict=True)) if isinstance(row, list) else row for row in records]
+    return [
+        sorted(zip(row[::2], row[1::2], strict=True)) if isinstance(row, list) else row
+        for row in records
+    ]
 
 
 def _asks_about_a_claim(command: RawCommand) -> bool:
-    """Tell whether a worker asks what became of a claim whose reply it lost: it sends nothing for the answer."""
+    """Tell whether a worker asks what became of a claim whose reply it lost.
+
+    It sends nothing for the answer.
+    """
     return command[1] == scripts.CLAIM.sha and str(command[_VERSION]) == "0"
 
 
 def _may_send() -> tuple[str, str]:
-    """Return the scripts that tell a worker that it may send, as they are now: a planted bug has others."""
+    """Return the scripts that tell a worker that it may send, as they are now.
+
+    A planted bug has others.
+    """
     return scripts.CLAIM.sha, scripts.STANDS.sha
 
 

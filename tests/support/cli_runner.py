@@ -1,4 +1,6 @@
-"""Commands run as a person runs them, in this process or in one of their own, and records in every stage."""
+"""Commands run as a person runs them, in this process or in one of their own, and records in every
+stage.
+"""
 
 from __future__ import annotations
 
@@ -54,16 +56,22 @@ class Cli:
 
     def __call__(self, *arguments: str, stdin: str | None = None, **more: str) -> Ran:
         """Run in this process."""
-        foreign: dict[str, str | None] = {name: None for name in os.environ if name.startswith("REFUNDS_")}
+        foreign: dict[str, str | None] = {
+            name: None for name in os.environ if name.startswith("REFUNDS_")
+        }
         environment = foreign | self.environment | more
-        result = CliRunner().invoke(refunds, arguments, input=stdin, env=environment, prog_name="refunds")
+        result = CliRunner().invoke(
+            refunds, arguments, input=stdin, env=environment, prog_name="refunds"
+        )
         ran = Ran(code=result.exit_code, out=result.stdout, err=result.stderr)
         assert "Traceback" not in ran.out + ran.err
         return ran
 
     def real(self, **more: str) -> dict[str, str]:
         """The environment of a process of its own."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")
+        }
         return kept | self.environment | more
 
     def process(self, *arguments: str, **more: str) -> Ran:
@@ -104,7 +112,9 @@ class Records:
         seen: dict[str, Any] = {"seq": loaded.seq}
         if loaded.refund is not None and loaded.refund.asked_currency is not None:
             seen["currency_checked"] = True
-        claim = self.store.run(scripts.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45), **seen))
+        claim = self.store.run(
+            scripts.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45), **seen)
+        )
         assert claim.claimed, claim.result
         return self.get(refund_id)
 
@@ -113,7 +123,9 @@ class Records:
     ) -> Refund:
         """A refund that the provider has done, in the currency it shows."""
         refund = self.sending(refund_id, **fields)
-        found = ProviderRefund(id=provider_refund_id, status="succeeded", amount=500, currency=shown)
+        found = ProviderRefund(
+            id=provider_refund_id, status="succeeded", amount=500, currency=shown
+        )
         return self._saved(refund, attempts.done(refund, found, "reply", refund.updated_at))
 
     def failed(self, refund_id: str, **fields: Any) -> Refund:
@@ -121,7 +133,12 @@ class Records:
         refund = self.sending(refund_id, **fields)
         return self._saved(
             refund,
-            Step(to=Stage.SETTLED, status=Status.FAILED, label="card_gone", changes={"error_code": "card_gone"}),
+            Step(
+                to=Stage.SETTLED,
+                status=Status.FAILED,
+                label="card_gone",
+                changes={"error_code": "card_gone"},
+            ),
         )
 
     def in_review(self, refund_id: str, *, doubt: bool = True, **fields: Any) -> Refund:

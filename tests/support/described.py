@@ -1,7 +1,8 @@
-"""Requests and replies held to the provider's own description of the endpoint, as a validating proxy holds them.
+"""Requests and replies held to the provider's own description of the endpoint, as a validating
+proxy holds them.
 
-`create-refund.openapi.yaml` beside this file is that description, kept as it was given. It describes creating a
-refund, and with it the Refund that every other reply shows.
+`create-refund.openapi.yaml` beside this file is that description, kept as it was given. It
+describes creating a refund, and with it the Refund that every other reply shows.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 
-_DESCRIPTION: Any = yaml.safe_load(Path(__file__).with_name("create-refund.openapi.yaml").read_text("utf-8"))
+_DESCRIPTION: Any = yaml.safe_load(
+    Path(__file__).with_name("create-refund.openapi.yaml").read_text("utf-8")
+)
 _CREATE = _DESCRIPTION["paths"]["/v1/refunds"]["post"]
 _JSON = "application/json"
 
@@ -47,7 +50,10 @@ def broken_by_request(headers: Mapping[str, str], body: bytes) -> list[str]:
 
 
 def broken_by_reply(shape: Any) -> list[str]:
-    """What a reply of 200 that shows a refund, or a list of them, breaks; nothing if it shows something else."""
+    """What a reply of 200 that shows a refund, or a list of them, breaks.
+
+    Nothing if it shows something else.
+    """
     shape = shape if isinstance(shape, dict) else {}
     refunds = shape.get("data", []) if shape.get("object") == "list" else [shape]
     return [

@@ -1,4 +1,7 @@
-"""Files to import for tests: written to a folder, opened and validated; and workbooks made from rows."""
+"""Files to import for tests: written to a folder, opened and validated.
+
+And workbooks made from rows.
+"""
 
 from __future__ import annotations
 
@@ -78,14 +81,20 @@ class Files:
         )
 
     def result(
-        self, content: str | bytes, records: Sequence[Refund] = (), name: str = "refunds.csv", **options: Any
+        self,
+        content: str | bytes,
+        records: Sequence[Refund] = (),
+        name: str = "refunds.csv",
+        **options: Any,
     ) -> str:
         """The result file of an import for these records."""
         by_id = {refund.refund_id: refund for refund in records}
         out = io.StringIO(newline="")
         with open_source(self.write(content, name), ImportOptions(**options)) as source:
             validation = validate(source)
-            write_result(source, validation, lambda ids: [by_id.get(refund_id) for refund_id in ids], out)
+            write_result(
+                source, validation, lambda ids: [by_id.get(refund_id) for refund_id in ids], out
+            )
         return out.getvalue()
 
     def failed_rows(self, content: str | bytes, name: str = "refunds.csv", **options: Any) -> str:
@@ -98,7 +107,11 @@ class Files:
         """Lines of duplicates, each with the line it repeats."""
         with open_source(self.write(content), ImportOptions(**options)) as source:
             verdicts = judged(source, validate(source))
-            return [(each.row.line, each.duplicate_of) for each in verdicts if each.duplicate_of is not None]
+            return [
+                (each.row.line, each.duplicate_of)
+                for each in verdicts
+                if each.duplicate_of is not None
+            ]
 
     def validated(self, content: str, **options: Any) -> Validation:
         with open_source(self.write(content), ImportOptions(**options)) as source:
@@ -122,7 +135,9 @@ def _cell(reference: str, value: object) -> str:
 
 def _sheet(rows: Sequence[Sequence[object]]) -> str:
     lines = [
-        f'<row r="{number}">{"".join(_cell(f"{chr(65 + at)}{number}", value) for at, value in enumerate(row))}</row>'
+        f'<row r="{number}">'
+        + "".join(_cell(f"{chr(65 + at)}{number}", value) for at, value in enumerate(row))
+        + "</row>"
         for number, row in enumerate(rows, 1)
     ]
     return f'<worksheet xmlns="{_MAIN}"><sheetData>{"".join(lines)}</sheetData></worksheet>'
@@ -132,24 +147,39 @@ def workbook(*sheets: Sequence[Sequence[object]]) -> bytes:
     """An XLSX workbook with these sheets, `Sheet1` first; numbers stay numbers."""
     numbers = range(1, len(sheets) + 1)
     overrides = "".join(
-        f'<Override PartName="/xl/worksheets/sheet{n}.xml" ContentType="{_SHEET_TYPE}.worksheet+xml"/>' for n in numbers
+        f'<Override PartName="/xl/worksheets/sheet{n}.xml"'
+        f' ContentType="{_SHEET_TYPE}.worksheet+xml"/>'
+        for n in numbers
     )
     members = {
-        "[Content_Types].xml": f'<Types xmlns="{_PACKAGE}/content-types">'
-        '<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
-        '<Default Extension="xml" ContentType="application/xml"/>'
-        f'<Override PartName="/xl/workbook.xml" ContentType="{_SHEET_TYPE}.sheet.main+xml"/>{overrides}</Types>',
-        "_rels/.rels": f'<Relationships xmlns="{_PACKAGE}/relationships">'
-        f'<Relationship Id="r1" Type="{_RELATIONS}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
-        "xl/workbook.xml": f'<workbook xmlns="{_MAIN}" xmlns:r="{_RELATIONS}"><sheets>'
-        + "".join(f'<sheet name="Sheet{n}" sheetId="{n}" r:id="r{n}"/>' for n in numbers)
-        + "</sheets></workbook>",
-        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{_PACKAGE}/relationships">'
-        + "".join(
-            f'<Relationship Id="r{n}" Type="{_RELATIONS}/worksheet" Target="worksheets/sheet{n}.xml"/>' for n in numbers
-        )
-        + "</Relationships>",
-        **{f"xl/worksheets/sheet{n}.xml": _sheet(rows) for n, rows in zip(numbers, sheets, strict=True)},
+        "[Content_Types].xml": (
+            f'<Types xmlns="{_PACKAGE}/content-types"><Default Extension="rels"'
+            ' ContentType="application/vnd.openxmlformats-package.relationships+xml"/><Default'
+            ' Extension="xml" ContentType="application/xml"/><Override PartName="/xl/workbook.xml"'
+            f' ContentType="{_SHEET_TYPE}.sheet.main+xml"/>{overrides}</Types>'
+        ),
+        "_rels/.rels": (
+            f'<Relationships xmlns="{_PACKAGE}/relationships"><Relationship Id="r1"'
+            f' Type="{_RELATIONS}/officeDocument" Target="xl/workbook.xml"/></Relationships>'
+        ),
+        "xl/workbook.xml": (
+            f'<workbook xmlns="{_MAIN}" xmlns:r="{_RELATIONS}"><sheets>'
+            + "".join(f'<sheet name="Sheet{n}" sheetId="{n}" r:id="r{n}"/>' for n in numbers)
+            + "</sheets></workbook>"
+        ),
+        "xl/_rels/workbook.xml.rels": (
+            f'<Relationships xmlns="{_PACKAGE}/relationships">'
+            + "".join(
+                f'<Relationship Id="r{n}" Type="{_RELATIONS}/worksheet"'
+                f' Target="worksheets/sheet{n}.xml"/>'
+                for n in numbers
+            )
+            + "</Relationships>"
+        ),
+        **{
+            f"xl/worksheets/sheet{n}.xml": _sheet(rows)
+            for n, rows in zip(numbers, sheets, strict=True)
+        },
     }
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -1,4 +1,6 @@
-"""A whole installation: the real server, the sandbox provider, worker processes started and ended by their ids."""
+"""A whole installation: the real server, the sandbox provider, worker processes started and ended
+by their ids.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ class Installation:
 
     @property
     def environment(self) -> dict[str, str]:
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")}
+        ours = {
+            name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")
+        }
         return ours | {
             "REFUNDS_REDIS_URL": self.redis_url,
             "REFUNDS_API_URL": self.sandbox.url,
@@ -81,7 +85,9 @@ class Installation:
         }
 
     def start(self, *command: str) -> Worker:
-        """Start a worker process, `python -m celery …` unless told otherwise, and wait until it is up."""
+        """Start a worker process, `python -m celery …` unless told otherwise, and wait until it is
+        up.
+        """
         command = command or (
             "celery",
             "-A",
@@ -94,13 +100,18 @@ class Installation:
         )
         log = self.folder / f"worker-{len(self.workers)}.log"
         with log.open("wb") as file:
-            process = subprocess.Popen([sys.executable, "-m", *command], env=self.environment, stdout=file, stderr=file)
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command], env=self.environment, stdout=file, stderr=file
+            )
         worker = Worker(process, log)
         self.workers.append(worker)
         with redis.Redis.from_url(self.redis_url, decode_responses=True) as client:
             before = set(client.zrange("refunds:workers", 0, -1))
             until(
-                lambda: process.poll() is not None or bool(set(client.zrange("refunds:workers", 0, -1)) - before),
+                lambda: (
+                    process.poll() is not None
+                    or bool(set(client.zrange("refunds:workers", 0, -1)) - before)
+                ),
                 "the worker is up",
             )
         return worker
@@ -112,7 +123,9 @@ class Installation:
         """Wait until all are settled or need a person, and return the records."""
 
         def over() -> bool:
-            return all(r is not None and r.stage in {"settled", "review"} for r in refunds.get_many(ids))
+            return all(
+                r is not None and r.stage in {"settled", "review"} for r in refunds.get_many(ids)
+            )
 
         with contextlib.suppress(redis.ConnectionError):
             until(over, f"{len(ids)} refunds are settled", seconds)

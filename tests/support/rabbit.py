@@ -1,4 +1,5 @@
-"""A real RabbitMQ where one is installed, on free loopback ports, ended by the ids it was begun with.
+"""A real RabbitMQ where one is installed, on free loopback ports, ended by the ids it was begun
+with.
 
 `RABBITMQ_SERVER` names the server's own start script where it is not in its usual place.
 """
@@ -33,7 +34,8 @@ def script() -> Path:
         if place and Path(place).is_file() and shutil.which("epmd"):
             return Path(place)
     pytest.skip(
-        "no rabbitmq-server is installed here: 'apt-get install rabbitmq-server', or name it in RABBITMQ_SERVER"
+        "no rabbitmq-server is installed here: 'apt-get install rabbitmq-server', or name it in"
+        " RABBITMQ_SERVER"
     )
 
 
@@ -62,7 +64,11 @@ class RabbitMQ:
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self.running = subprocess.Popen(
-                [self.server], env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [self.server],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
         running = self.running
         until(lambda: running.poll() is not None or listens(self.port), "RabbitMQ listens")
@@ -70,7 +76,9 @@ class RabbitMQ:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Stop it in its tracks: the kernel goes on taking connections and bytes, and nobody answers."""
+        """Stop it in its tracks: the kernel goes on taking connections and bytes, and nobody
+        answers.
+        """
         assert self.running is not None
         begun = self.running.pid
         (machine,) = Path(f"/proc/{begun}/task/{begun}/children").read_text().split()
@@ -88,7 +96,9 @@ class RabbitMQ:
 
 @contextmanager
 def running_rabbitmq(folder: Path) -> Iterator[RabbitMQ]:
-    """A broker with nothing in it, and the port mapper that Erlang would otherwise leave running behind it."""
+    """A broker with nothing in it, and the port mapper that Erlang would otherwise leave running
+    behind it.
+    """
     server = script()
     folder.mkdir()
     port, mapper = free_port(), free_port()
@@ -102,14 +112,24 @@ def running_rabbitmq(folder: Path) -> Iterator[RabbitMQ]:
         "RABBITMQ_LOGS": "-",
         **{
             f"RABBITMQ_{name}": folder / name.lower()
-            for name in ("MNESIA_BASE", "LOG_BASE", "PID_FILE", "ENABLED_PLUGINS_FILE", "CONFIG_FILE", "CONF_ENV_FILE")
+            for name in (
+                "MNESIA_BASE",
+                "LOG_BASE",
+                "PID_FILE",
+                "ENABLED_PLUGINS_FILE",
+                "CONFIG_FILE",
+                "CONF_ENV_FILE",
+            )
         },
         "RABBITMQ_ADVANCED_CONFIG_FILE": folder / "advanced.config",
         "RABBITMQ_GENERATED_CONFIG_DIR": folder / "generated",
         "RABBITMQ_SCHEMA_DIR": folder / "schema",
     }
     environment = dict(os.environ) | {name: str(value) for name, value in ours.items()}
-    names = subprocess.Popen(["epmd", "-port", str(mapper), "-address", "127.0.0.1"], env=environment)  # noqa: S607 - Erlang's own
+    names = subprocess.Popen(
+        ["epmd", "-port", str(mapper), "-address", "127.0.0.1"],  # noqa: S607 - Erlang's own
+        env=environment,
+    )
     made = RabbitMQ(server, folder, port, environment)
     try:
         until(lambda: listens(mapper), "Erlang's port mapper listens")

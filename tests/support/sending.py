@@ -1,4 +1,6 @@
-"""Messages as senders in any language write them, with any part changed, and what becomes of each."""
+"""Messages as senders in any language write them, with any part changed, and what becomes of
+each.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ ABSENT = _Absent()
 
 @dataclass(kw_only=True)
 class Sent:
-    """One message of a refund: the good one, but for the parts that a test changes; ABSENT leaves one out."""
+    """One message of a refund: the good one, but for the parts that a test changes.
+
+    ABSENT leaves one out.
+    """
 
     refund_id: str
     body: Any = None
@@ -44,7 +49,11 @@ class Sent:
 
     @property
     def parts(self) -> Any:
-        fields = {"refund_id": self.refund_id, "payment_intent": f"pi_{self.refund_id}", "amount": 100}
+        fields = {
+            "refund_id": self.refund_id,
+            "payment_intent": f"pi_{self.refund_id}",
+            "amount": 100,
+        }
         return [[], fields, EMBED] if self.body is None else self.body
 
     @property
@@ -53,7 +62,12 @@ class Sent:
 
     @property
     def all_headers(self) -> dict[str, Any]:
-        known = {"task": "refunds.submit", "id": str(uuid.uuid4()), "lang": "php", "kwargsrepr": self.refund_id}
+        known = {
+            "task": "refunds.submit",
+            "id": str(uuid.uuid4()),
+            "lang": "php",
+            "kwargsrepr": self.refund_id,
+        }
         return present({**known, **self.headers})
 
     def for_redis(self) -> bytes:
@@ -81,7 +95,9 @@ class Sent:
             for name, value in texts.items()
             if value is not ABSENT and value is not None
         }
-        properties |= {name: value for name, value in self.properties.items() if isinstance(value, str)}
+        properties |= {
+            name: value for name, value in self.properties.items() if isinstance(value, str)
+        }
         properties.pop("priority", None)
         return amqp.Message(self.body_bytes, application_headers=self.all_headers, **properties)
 
@@ -107,7 +123,9 @@ class RedisPost:
 
 
 class AmqpPost:
-    """Puts messages into the queues of RabbitMQ, each confirmed; declares them as the worker does."""
+    """Puts messages into the queues of RabbitMQ, each confirmed; declares them as the worker
+    does.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url

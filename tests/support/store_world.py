@@ -1,4 +1,6 @@
-"""A set of records with a clock of its own, the everyday operations in one word each, and what must always hold."""
+"""A set of records with a clock of its own, the everyday operations in one word each, and what must
+always hold.
+"""
 
 from __future__ import annotations
 
@@ -79,8 +81,12 @@ class World:
     def save(self, refund: Refund, step: Step, detail: Mapping[str, Any] | None = None) -> Saved:
         return self.store.run(scripts.save(refund, step, detail))
 
-    def attempt(self, outcome: Outcome, refund_id: str = ID, rules: Rules = VERIFY, **options: Any) -> Refund:
-        """Claim, let the attempt end in `outcome`, save what the rules say, and return the record."""
+    def attempt(
+        self, outcome: Outcome, refund_id: str = ID, rules: Rules = VERIFY, **options: Any
+    ) -> Refund:
+        """Claim, let the attempt end in `outcome`, save what the rules say, and return the
+        record.
+        """
         claim = self.claim(refund_id, **options)
         assert claim.claimed, claim.result
         self.end(claim, outcome, rules)
@@ -89,7 +95,9 @@ class World:
     def end(self, claim: Claim, outcome: Outcome, rules: Rules = VERIFY) -> Saved:
         """Save what the rules say of an outcome for the record as it was claimed."""
         assert claim.refund is not None
-        return self.save(claim.refund, attempts.after_attempt(claim.refund, outcome, rules, self.now, 0))
+        return self.save(
+            claim.refund, attempts.after_attempt(claim.refund, outcome, rules, self.now, 0)
+        )
 
     def lapse(self, refund_id: str = ID, rules: Rules = VERIFY) -> Refund:
         """Let a claim's lease run out and save what the rules say."""
@@ -156,7 +164,8 @@ class World:
                         pipeline.get(key)
             values: Any = pipeline.execute()
         return {
-            key.removeprefix(P): (left > 0, value) for key, left, value in zip(keys, replies[1::2], values, strict=True)
+            key.removeprefix(P): (left > 0, value)
+            for key, left, value in zip(keys, replies[1::2], values, strict=True)
         }
 
     def restore(self, dump: Dump) -> None:
@@ -171,12 +180,16 @@ class World:
     # What must always hold
 
     def check(self) -> None:
-        """Assert that records, indexes, history, events, counters, locks, bodies and expiries tell one story."""
+        """Assert that records, indexes, history, events, counters, locks, bodies and expiries tell
+        one story.
+        """
         dump = self.dump()
         flat = {name: value for name, (_, value) in dump.items()}
         expiring = {name for name, (expires, _) in dump.items() if expires}
         refunds = {
-            name.removeprefix("refund:"): decode(value) for name, value in flat.items() if name.startswith("refund:")
+            name.removeprefix("refund:"): decode(value)
+            for name, value in flat.items()
+            if name.startswith("refund:")
         }
         for refund_id, refund in refunds.items():
             assert refund.refund_id == refund_id
@@ -184,13 +197,18 @@ class World:
             # Only a refund of which nothing was sent yet is held back on purpose.
             assert refund.stage is Stage.QUEUED or "held" not in flat[f"refund:{refund_id}"]
             _check_history(refund, Moves().read(flat[f"history:{refund_id}"]))
-            # One that a person takes up again after it had settled has nothing to send, and cannot be sent.
+            # One that a person takes up again after it had settled has nothing to send, and cannot
+            # be sent.
             if refund.contradicted_by is None:
                 assert (f"body:{refund_id}" in flat) is not refund.settled
-            assert {f"refund:{refund_id}" in expiring, f"history:{refund_id}" in expiring} == {refund.settled}
+            assert {f"refund:{refund_id}" in expiring, f"history:{refund_id}" in expiring} == {
+                refund.settled
+            }
         for name, members in flat.items():
             if name == "due" or name.startswith("index:"):
-                assert {member for member, _ in members} <= set(refunds), f"{name} holds what has no record"
+                assert {member for member, _ in members} <= set(refunds), (
+                    f"{name} holds what has no record"
+                )
         _check_payments(refunds, flat, expiring)
         _check_counters(refunds, flat)
         moves = sum(refund.version for refund in refunds.values())
@@ -213,7 +231,9 @@ def _write(client: redis.Redis, key: str, value: Any) -> None:
 
 
 def only_time_moved(before: Dump, after: Dump) -> bool:
-    """Tell whether two dumps differ in nothing but when, and why then, a refund is looked at again."""
+    """Tell whether two dumps differ in nothing but when, and why then, a refund is looked at
+    again.
+    """
     return _without_times(before) == _without_times(after)
 
 
@@ -226,7 +246,10 @@ def _without_times(dump: Dump) -> Dump:
         if name.startswith("waiters:"):
             continue
         if name.startswith("refund:"):
-            kept[name] = (expires, {field: text for field, text in value.items() if field not in _TIMING})
+            kept[name] = (
+                expires,
+                {field: text for field, text in value.items() if field not in _TIMING},
+            )
         elif name == "due" or name.startswith("index:"):
             kept[name] = (expires, sorted(member for member, _ in value))
         else:
@@ -251,7 +274,9 @@ def _check_indexes(refund: Refund, flat: Mapping[str, Any]) -> None:
         for member, score in members
         if member == refund.refund_id
     }
-    assert list(standing) == [bucket_of(refund)], f"{refund.refund_id} is {refund.stage} and stands in {standing}"
+    assert list(standing) == [bucket_of(refund)], (
+        f"{refund.refund_id} is {refund.stage} and stands in {standing}"
+    )
     due = dict(flat.get("due", [])).get(refund.refund_id)
     if refund.settled:
         assert due is None
@@ -279,13 +304,20 @@ def _check_history(refund: Refund, history: list[dict[str, Any]]) -> None:
     assert 1 + sum(entry["label"] == "retried" for entry in history) == refund.generation
 
 
-def _check_payments(refunds: Mapping[str, Refund], flat: Mapping[str, Any], expiring: set[str]) -> None:
+def _check_payments(
+    refunds: Mapping[str, Refund], flat: Mapping[str, Any], expiring: set[str]
+) -> None:
     for payment in {refund.payment_intent for refund in refunds.values()}:
         stored = flat[f"payment:{payment}"]
         ours = [refund for refund in refunds.values() if refund.payment_intent == payment]
-        # A person's decision or a recovery may put several in doubt, and the lock names one of them.
-        in_flight = {refund.refund_id for refund in ours if refund.stage in {Stage.SENDING, Stage.IN_DOUBT}}
-        assert sum(refund.stage is Stage.SENDING for refund in ours) <= 1, f"two refunds are being sent on {payment}"
+        # A person's decision or a recovery may put several in doubt, and the lock names one of
+        # them.
+        in_flight = {
+            refund.refund_id for refund in ours if refund.stage in {Stage.SENDING, Stage.IN_DOUBT}
+        }
+        assert sum(refund.stage is Stage.SENDING for refund in ours) <= 1, (
+            f"two refunds are being sent on {payment}"
+        )
         beside = [member for member, _ in flat.get(f"doubts:{payment}", [])]
         assert {*beside, *([stored["lock"]] if "lock" in stored else [])} == in_flight
         assert len(beside) == max(0, len(in_flight) - 1)
@@ -302,7 +334,9 @@ def _check_payments(refunds: Mapping[str, Refund], flat: Mapping[str, Any], expi
                 assert flat[f"owner:{refund.provider_refund_id}"] == refund.refund_id
                 assert (f"owner:{refund.provider_refund_id}" in expiring) is refund.settled
         assert {member for member, _ in flat.get(f"waiters:{payment}", [])} <= {
-            refund.refund_id for refund in ours if refund.stage not in {Stage.SENDING, Stage.SETTLED}
+            refund.refund_id
+            for refund in ours
+            if refund.stage not in {Stage.SENDING, Stage.SETTLED}
         }
 
 
@@ -317,7 +351,8 @@ def _check_counters(refunds: Mapping[str, Refund], flat: Mapping[str, Any]) -> N
             overall[f"settled:{refund.status}"] += 1
             if refund.amount is not None:
                 currency = refund.currency or "unknown"
-                name = f"amount:{refund.status}:{currency if currency in {*KNOWN, 'unknown'} else 'other'}"
+                currency = currency if currency in {*KNOWN, "unknown"} else "other"
+                name = f"amount:{refund.status}:{currency}"
                 overall[name] += refund.amount
                 counts[name] += refund.amount
     assert _numbers(flat.get("counters", {}), "settled:", "amount:") == +overall
@@ -328,7 +363,9 @@ def _check_counters(refunds: Mapping[str, Refund], flat: Mapping[str, Any]) -> N
 
 def _numbers(stored: Mapping[str, str], *prefixes: str) -> Counter[str]:
     """The counters that are not zero; one below zero fails."""
-    found = Counter({name: int(value) for name, value in stored.items() if name.startswith(prefixes)})
+    found = Counter(
+        {name: int(value) for name, value in stored.items() if name.startswith(prefixes)}
+    )
     assert all(value >= 0 for value in found.values())
     return +found
 

@@ -1,4 +1,6 @@
-"""The environment: each variable, each wrong value named without its secret, and the guards before real money."""
+"""The environment: each variable, each wrong value named without its secret, and the guards before
+real money.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,11 @@ def test_defaults_are_the_contracts() -> None:
     assert settings.api_url == "https://apitest.wooshpay.com"
     assert settings.api_key is None
     assert (settings.live, settings.allow_http, settings.mode) == (False, False, "test")
-    assert (settings.idempotency, settings.readback, settings.totals) == ("verify", "totals", "hint")
+    assert (settings.idempotency, settings.readback, settings.totals) == (
+        "verify",
+        "totals",
+        "hint",
+    )
     assert (settings.durability, settings.prefix, settings.log_level, settings.log_format) == (
         "disk",
         "refunds:",
@@ -54,7 +60,11 @@ def test_defaults_are_the_contracts() -> None:
         timedelta(hours=23),
         timedelta(seconds=45),
     )
-    assert (rules.request_timeout, rules.totals_proof, rules.first_look) == (timedelta(seconds=20), False, False)
+    assert (rules.request_timeout, rules.totals_proof, rules.first_look) == (
+        timedelta(seconds=20),
+        False,
+        False,
+    )
     assert settings.lease_spare == timedelta(seconds=23)
 
 
@@ -75,13 +85,22 @@ def test_rules_follow_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = settings.rules
     assert (rules.idempotency, rules.readback, rules.totals_proof) == ("trust", "list", True)
     assert (rules.settle, rules.key_window) == (timedelta(seconds=1.5), timedelta(minutes=30))
-    assert (rules.request_timeout, rules.lease, rules.max_attempts) == (timedelta(seconds=2), timedelta(seconds=7), 3)
+    assert (rules.request_timeout, rules.lease, rules.max_attempts) == (
+        timedelta(seconds=2),
+        timedelta(seconds=7),
+        3,
+    )
     assert (rules.max_age, rules.first_look) == (timedelta(hours=1), True)
 
 
 @pytest.mark.parametrize(
     ("idempotency", "readback", "wanted"),
-    [("verify", "totals", True), ("verify", "list", False), ("verify", "none", False), ("trust", "totals", False)],
+    [
+        ("verify", "totals", True),
+        ("verify", "list", False),
+        ("verify", "none", False),
+        ("trust", "totals", False),
+    ],
 )
 def test_totals_are_read_before_the_first_send_only_where_they_will_be_compared(
     monkeypatch: pytest.MonkeyPatch,
@@ -89,7 +108,10 @@ def test_totals_are_read_before_the_first_send_only_where_they_will_be_compared(
     readback: str,
     wanted: bool,  # noqa: FBT001 - a table's column
 ) -> None:
-    assert loaded(monkeypatch, IDEMPOTENCY=idempotency, READBACK=readback).rules.wants_baseline is wanted
+    assert (
+        loaded(monkeypatch, IDEMPOTENCY=idempotency, READBACK=readback).rules.wants_baseline
+        is wanted
+    )
 
 
 WRONG = [
@@ -153,7 +175,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG)
-def test_wrong_value_is_named_and_not_echoed(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_wrong_value_is_named_and_not_echoed(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     text = message(monkeypatch, **{name: value})
     assert text.startswith(f"wrong settings: REFUNDS_{name}: ")
     assert "\n" not in text
@@ -175,14 +199,22 @@ def test_every_wrong_variable_is_named_in_one_message(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    "live", [{"API_KEY": f"sk_live_{SECRET}"}, {"API_KEY": SECRET, "API_URL": "https://api.wooshpay.com"}]
+    "live",
+    [{"API_KEY": f"sk_live_{SECRET}"}, {"API_KEY": SECRET, "API_URL": "https://api.wooshpay.com"}],
 )
-def test_real_money_needs_five_seconds_to_settle(monkeypatch: pytest.MonkeyPatch, live: dict[str, str]) -> None:
+def test_real_money_needs_five_seconds_to_settle(
+    monkeypatch: pytest.MonkeyPatch, live: dict[str, str]
+) -> None:
     text = message(monkeypatch, SETTLE_SECONDS="4.9", **live)
-    assert text.startswith("wrong settings: REFUNDS_SETTLE_SECONDS: must be at least 5 where real money moves")
+    assert text.startswith(
+        "wrong settings: REFUNDS_SETTLE_SECONDS: must be at least 5 where real money moves"
+    )
     assert SECRET not in text
     assert loaded(monkeypatch, SETTLE_SECONDS="5", **live).settle_seconds == 5
-    assert loaded(monkeypatch, SETTLE_SECONDS="0.2", API_KEY="sk_test_x", API_URL="").settle_seconds == 0.2
+    assert (
+        loaded(monkeypatch, SETTLE_SECONDS="0.2", API_KEY="sk_test_x", API_URL="").settle_seconds
+        == 0.2
+    )
 
 
 def test_lease_must_outlive_a_call_by_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,29 +228,42 @@ def test_lease_must_outlive_a_call_by_five_seconds(monkeypatch: pytest.MonkeyPat
 def test_first_look_needs_a_list(monkeypatch: pytest.MonkeyPatch, readback: str | None) -> None:
     others = {} if readback is None else {"READBACK": readback}
     text = message(monkeypatch, FIRST_LOOK="true", **others)
-    assert text.startswith("wrong settings: REFUNDS_FIRST_LOOK: may be true only with REFUNDS_READBACK=list")
+    assert text.startswith(
+        "wrong settings: REFUNDS_FIRST_LOOK: may be true only with REFUNDS_READBACK=list"
+    )
     assert not loaded(monkeypatch, FIRST_LOOK="false", **others).first_look
 
 
-def test_first_look_says_nothing_of_a_readback_that_is_wrong_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_look_says_nothing_of_a_readback_that_is_wrong_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     text = message(monkeypatch, FIRST_LOOK="true", READBACK="all")
     assert ("REFUNDS_READBACK: " in text, "REFUNDS_FIRST_LOOK" in text) == (True, False)
 
 
 def test_records_outlive_the_key_window_by_sixty_days(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A repeat in doubt may ask for its record for so long; one that is forgotten would be sent as new.
+    # A repeat in doubt may ask for its record for so long; one that is forgotten would be sent as
+    # new.
     assert loaded(monkeypatch, RETENTION_DAYS="61", KEY_WINDOW_HOURS="24").retention_days == 61
     for retention, window in (("60.9", "24"), ("60", "1"), ("89", "720"), ("1", "23")):
-        with pytest.raises(SettingsError, match=r"REFUNDS_RETENTION_DAYS: .*REFUNDS_KEY_WINDOW_HOURS plus 60 days"):
+        with pytest.raises(
+            SettingsError, match=r"REFUNDS_RETENTION_DAYS: .*REFUNDS_KEY_WINDOW_HOURS plus 60 days"
+        ):
             loaded(monkeypatch, RETENTION_DAYS=retention, KEY_WINDOW_HOURS=window)
 
 
-def test_lease_left_at_its_default_must_outlive_a_longer_call_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_left_at_its_default_must_outlive_a_longer_call_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert "REFUNDS_LEASE_SECONDS" in message(monkeypatch, REQUEST_TIMEOUT_SECONDS="41")
 
 
-def test_empty_variable_is_an_unset_one_and_case_of_a_word_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = loaded(monkeypatch, LEASE_SECONDS="", READBACK="LIST", LOG_LEVEL="Warning", LIVE="TRUE")
+def test_empty_variable_is_an_unset_one_and_case_of_a_word_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = loaded(
+        monkeypatch, LEASE_SECONDS="", READBACK="LIST", LOG_LEVEL="Warning", LIVE="TRUE"
+    )
     assert not loaded(monkeypatch, LIVE="False").live
     assert (settings.lease_seconds, settings.readback, settings.log_level, settings.live) == (
         45,
@@ -228,7 +273,9 @@ def test_empty_variable_is_an_unset_one_and_case_of_a_word_does_not_matter(monke
     )
 
 
-def test_broker_is_the_records_server_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broker_is_the_records_server_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert loaded(monkeypatch, REDIS_URL="rediss://redis:6380/2").broker == "rediss://redis:6380/2"
     assert loaded(monkeypatch, BROKER_URL="amqp://rabbit//").broker == "amqp://rabbit//"
 
@@ -253,8 +300,12 @@ def test_address_of_every_kind_that_can_be_taken_apart_is_accepted(
     assert [given.get_secret_value()] == list(variables.values())
 
 
-def test_settings_are_frozen_and_show_no_secret_when_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = loaded(monkeypatch, API_KEY=f"sk_test_{SECRET}", REDIS_URL=f"redis://:{SECRET}@redis/0")
+def test_settings_are_frozen_and_show_no_secret_when_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = loaded(
+        monkeypatch, API_KEY=f"sk_test_{SECRET}", REDIS_URL=f"redis://:{SECRET}@redis/0"
+    )
     assert SECRET not in repr(settings)
     assert SECRET not in settings.model_dump_json()
     with pytest.raises(ValueError, match="frozen"):
@@ -283,7 +334,9 @@ def test_secret_is_read_from_its_file_and_the_environment_comes_first(
     assert loaded(monkeypatch, API_KEY="sk_test_from_env").require_provider() == "sk_test_from_env"
 
 
-def test_wrong_value_in_a_secret_file_is_named_and_not_echoed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_wrong_value_in_a_secret_file_is_named_and_not_echoed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "refunds_redis_url").write_text(f"redis+odd://:{SECRET}@redis", encoding="utf-8")
     text = message(monkeypatch, SECRETS_DIR=str(tmp_path))
     assert "REFUNDS_REDIS_URL: must begin with one of redis://" in text
@@ -291,7 +344,9 @@ def test_wrong_value_in_a_secret_file_is_named_and_not_echoed(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("kind", ["missing", "a file"])
-def test_secrets_folder_that_is_no_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
+def test_secrets_folder_that_is_no_folder_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
     place = tmp_path / "secrets"
     if kind == "a file":
         place.write_text(SECRET, encoding="utf-8")
@@ -319,7 +374,9 @@ LIVE = [
 ]
 
 
-@pytest.mark.parametrize("variables", LIVE, ids=lambda variables: variables.get("API_URL", "live key"))
+@pytest.mark.parametrize(
+    "variables", LIVE, ids=lambda variables: variables.get("API_URL", "live key")
+)
 def test_live_key_or_address_is_refused_by_a_guard_unless_live_is_meant(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
@@ -343,11 +400,19 @@ def test_test_key_needs_no_leave(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8085", "127.9.9.9", "[::1]:8085", "localhost:8085"])
 def test_plain_http_to_this_machine_is_allowed(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    assert loaded(monkeypatch, API_KEY="sk_test_x", API_URL=f"http://{host}").require_provider() == "sk_test_x"
+    assert (
+        loaded(monkeypatch, API_KEY="sk_test_x", API_URL=f"http://{host}").require_provider()
+        == "sk_test_x"
+    )
 
 
-@pytest.mark.parametrize("host", ["provider.test", "10.0.0.1", "localhost.example.com", "0.0.0.0", "127.0.0.1.nip.io"])  # noqa: S104 - an address to be refused
-def test_plain_http_to_elsewhere_is_refused_by_a_guard(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+@pytest.mark.parametrize(
+    "host",
+    ["provider.test", "10.0.0.1", "localhost.example.com", "0.0.0.0", "127.0.0.1.nip.io"],  # noqa: S104 - an address to be refused
+)
+def test_plain_http_to_elsewhere_is_refused_by_a_guard(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
     settings = loaded(monkeypatch, API_KEY=f"sk_test_{SECRET}", API_URL=f"http://{host}")
     with pytest.raises(GuardRefused, match="REFUNDS_ALLOW_HTTP=true") as caught:
         settings.require_provider()
@@ -356,9 +421,18 @@ def test_plain_http_to_elsewhere_is_refused_by_a_guard(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    "key", [f"sk_test_{SECRET}\r\nX: y", f"sk_test_{SECRET} ", f"user:{SECRET}", f"sk_{SECRET}é", f'"sk_test_{SECRET}"']
+    "key",
+    [
+        f"sk_test_{SECRET}\r\nX: y",
+        f"sk_test_{SECRET} ",
+        f"user:{SECRET}",
+        f"sk_{SECRET}é",
+        f'"sk_test_{SECRET}"',
+    ],
 )
-def test_key_that_would_break_a_header_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_key_that_would_break_a_header_is_refused_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
     with pytest.raises(SettingsError, match="REFUNDS_API_KEY") as caught:
         loaded(monkeypatch, API_KEY=key).require_provider()
     assert SECRET not in str(caught.value)
@@ -373,5 +447,7 @@ def test_key_that_would_break_a_header_is_refused_without_showing_it(monkeypatch
         ("http://127.0.0.1:8085", "127.0.0.1:8085"),
     ],
 )
-def test_provider_host_is_one_name_for_one_provider(monkeypatch: pytest.MonkeyPatch, url: str, host: str) -> None:
+def test_provider_host_is_one_name_for_one_provider(
+    monkeypatch: pytest.MonkeyPatch, url: str, host: str
+) -> None:
     assert loaded(monkeypatch, API_URL=url).provider_host == host

@@ -1,11 +1,19 @@
-"""Batches: an imported file of refunds is compared with the records, opened, paused, canceled, retried and read.
+"""Compares files of refunds with the records; opens, pauses, cancels, retries and reads batches.
 
-A batch owns only the refunds it created; rows whose ids existed in the records before are `known` and are not changed.
+A batch is one imported file. A batch owns only the refunds it created; rows whose ids existed in
+the records before are `known` and are not changed.
 """
 
 from worker.batches.compare import Comparison, Conflict, Repeat, compare
 from worker.batches.moves import Canceled, Retried, cancel_batch, retry_batch
-from worker.batches.opening import BatchDraft, OpenedBatch, close_batch, earlier_batch, foresee_batch, open_batch
+from worker.batches.opening import (
+    BatchDraft,
+    OpenedBatch,
+    close_batch,
+    earlier_batch,
+    foresee_batch,
+    open_batch,
+)
 from worker.batches.record import (
     Batch,
     BatchProgress,

@@ -17,7 +17,7 @@ from worker.store.store import Store
 COMPARE: Final = Script("batch_compare")
 FIRST: Final = 20
 _PAGE: Final = 250
-"""Rows per round trip: few enough that the server, which checks them in one script, does not delay other clients."""
+"""Rows per round trip: few enough that the script that checks them does not delay other clients."""
 _MOST_FIELDS: Final = 200
 """A payment with more fields than this is read in pages instead, and cached."""
 _HELD: Final = 100_000
@@ -44,9 +44,9 @@ class Repeat(NamedTuple):
 class Comparison:
     """The result of comparing a file with the records; lists hold the first twenty.
 
-    `same` refunds exist with the same contents, by status in `statuses`; `conflicting` ids hold other contents;
-    `fresh` rows are new, of which `repeats` have the payment and amount of a pending or done refund, and
-    `all_remaining` state no amount and so ask for all that is left.
+    `same` refunds exist with the same contents, by status in `statuses`; `conflicting` ids hold
+    other contents; `fresh` rows are new, of which `repeats` have the payment and amount of a
+    pending or done refund, and `all_remaining` state no amount and so ask for all that is left.
     """
 
     fresh: int = 0
@@ -58,14 +58,17 @@ class Comparison:
     conflicting: int = 0
     first_conflicts: list[Conflict] = field(default_factory=list)
     not_failed: int = 0
-    """New rows that are another attempt at a refund that an earlier attempt made, or may still make."""
+    """New rows that attempt a refund again that an earlier attempt made, or may still make."""
     first_not_failed: list[Conflict] = field(default_factory=list)
     repeats: int = 0
     first_repeats: list[Repeat] = field(default_factory=list)
 
 
 class _Payments:
-    """Cache of the refunds on payments that have very many: a payment is read once while it is cached."""
+    """Cache of the refunds on payments that have very many.
+
+    A payment is read once while it is cached.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -87,21 +90,32 @@ class _Payments:
         found: dict[int | None, str] = {}
         store = self._store
         with redis_errors(store.address):
-            names = store.redis.hscan_iter(store.key(f"payment:{payment_intent}"), match="refund:*", count=_PAGE)
+            names = store.redis.hscan_iter(
+                store.key(f"payment:{payment_intent}"), match="refund:*", count=_PAGE
+            )
             while page := [name.removeprefix("refund:") for name, _ in islice(names, _PAGE)]:
                 with store.redis.pipeline(transaction=False) as pipeline:
                     for refund_id in page:
-                        pipeline.hmget(store.key(f"refund:{refund_id}"), "status", "amount", "all_remaining")
-                    for refund_id, (status, amount, rest) in zip(page, pipeline.execute(), strict=True):
+                        pipeline.hmget(
+                            store.key(f"refund:{refund_id}"), "status", "amount", "all_remaining"
+                        )
+                    for refund_id, (status, amount, rest) in zip(
+                        page, pipeline.execute(), strict=True
+                    ):
                         if status in {"pending", "succeeded"}:
-                            found.setdefault(None if rest == "1" or amount is None else int(amount), refund_id)
+                            found.setdefault(
+                                None if rest == "1" or amount is None else int(amount), refund_id
+                            )
         return found
 
 
-def compare(store: Store, rows: Iterable[Accepted], on_progress: Callable[[int], None] | None = None) -> Comparison:
+def compare(
+    store: Store, rows: Iterable[Accepted], on_progress: Callable[[int], None] | None = None
+) -> Comparison:
     """Compare a file's rows with the records; raises `StoreUnavailable`.
 
-    Memory does not grow with the file, and a payment with very many refunds is not read again for each of its rows.
+    Memory does not grow with the file, and a payment with very many refunds is not read again for
+    each of its rows.
     """
     compared = Comparison()
     payments = _Payments(store)
@@ -111,12 +125,16 @@ def compare(store: Store, rows: Iterable[Accepted], on_progress: Callable[[int],
     while page := list(islice(rows, _PAGE)):
         odd: list[Accepted] = []
         fresh: list[Accepted] = []
-        for row, (fingerprint, status, stage, repeated) in zip(page, _answers(store, page), strict=True):
+        for row, (fingerprint, status, stage, repeated) in zip(
+            page, _answers(store, page), strict=True
+        ):
             if not fingerprint:
                 fresh.append(row)
                 asked = row.request
                 crowded = repeated == _CROWDED
-                other = payments.standing(asked.payment_intent, asked.amount) if crowded else repeated
+                other = (
+                    payments.standing(asked.payment_intent, asked.amount) if crowded else repeated
+                )
                 made = made_id(asked.refund_id) if other else None
                 if other and (made is None or other not in made.earlier):
                     _note(compared, Repeat(row, other))
@@ -160,14 +178,20 @@ def _note_fresh(store: Store, compared: Comparison, rows: Sequence[Accepted]) ->
     compared.first_not_failed += [*standing.values()][: FIRST - len(compared.first_not_failed)]
 
 
-def _note_odd(store: Store, compared: Comparison, rows: Sequence[Accepted], same_refund: SameRefund) -> None:
-    """Separate conflicts from rows that differ only in the metadata that states what their ids were made from."""
-    for row, refund in zip(rows, store.get_many([row.request.refund_id for row in rows]), strict=True):
+def _note_odd(
+    store: Store, compared: Comparison, rows: Sequence[Accepted], same_refund: SameRefund
+) -> None:
+    """Separate conflicts from rows that differ only in metadata that their ids were made from."""
+    for row, refund in zip(
+        rows, store.get_many([row.request.refund_id for row in rows]), strict=True
+    ):
         if refund is None:
             compared.fresh += 1
         elif same_refund(row.request, refund.as_request()):
             compared.same += 1
-            compared.statuses["review" if refund.stage is Stage.REVIEW else refund.status.value] += 1
+            compared.statuses[
+                "review" if refund.stage is Stage.REVIEW else refund.status.value
+            ] += 1
         else:
             compared.conflicting += 1
             if len(compared.first_conflicts) < FIRST:
@@ -175,11 +199,13 @@ def _note_odd(store: Store, compared: Comparison, rows: Sequence[Accepted], same
 
 
 def _answers(store: Store, page: Sequence[Accepted]) -> list[list[str]]:
-    """Return the reply of `batch_compare.lua` for each row, with the fingerprint of every existing record."""
+    """Return each row's reply of `batch_compare.lua`, with any existing record's fingerprint."""
     arguments: list[Argument] = [_MOST_FIELDS]
     for _, request in page:
         arguments += (request.refund_id, request.payment_intent, request.amount or "")
-    flat: list[str] = store.run(Command(script=COMPARE, arguments=arguments, read=list, durable=False))
+    flat: list[str] = store.run(
+        Command(script=COMPARE, arguments=arguments, read=list, durable=False)
+    )
     answers = [flat[index : index + _ANSWER] for index in range(0, len(flat), _ANSWER)]
     dropped = [index for index, answer in enumerate(answers) if answer[0] == _DROPPED]
     found = store.get_many([page[index].request.refund_id for index in dropped])

@@ -1,4 +1,7 @@
-"""Cancels and retries whole batches: unsent refunds are canceled, failed ones sent again. Paged and resumable."""
+"""Cancels and retries whole batches: unsent refunds are canceled, failed ones sent again.
+
+Paged and resumable.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Canceled:
-    """The number of refunds that a cancel stopped, and the batch after it: the rest was sent, or settled before.
+    """The number of refunds that a cancel stopped, and the batch after it.
+
+    The rest was sent, or settled before.
 
     Refunds that a claim stopped because their batch is canceled count, too.
     """
@@ -41,9 +46,9 @@ class Canceled:
 class Retried:
     """The number of failed refunds sent again, and of those left, by whether a retry can help.
 
-    `moved` are those that another caller moved, or the provider contradicted, before they could be sent again.
-    `attempted` are those whose row was imported again, and whose new attempt is active or done: `first_attempted` holds
-    twenty of them, each with that other refund.
+    `moved` are those that another caller moved, or the provider contradicted, before they could be
+    sent again. `attempted` are those whose row was imported again, and whose new attempt is active
+    or done: `first_attempted` holds twenty of them, each with that other refund.
     """
 
     retried: int = 0
@@ -53,11 +58,13 @@ class Retried:
     left: Counter[str] = field(default_factory=Counter)
 
 
-def cancel_batch(store: Store, batch_id: str, by: str, on_progress: Progress | None = None) -> Canceled:
-    """Cancel a batch: claims of its refunds fail from now on, and unsent refunds are settled as canceled.
+def cancel_batch(
+    store: Store, batch_id: str, by: str, on_progress: Progress | None = None
+) -> Canceled:
+    """Cancel a batch: claims of its refunds fail from now on, unsent refunds settle as canceled.
 
-    If it is interrupted, the same call finishes it. A batch with nothing left to stop is unchanged, so that its failed
-    refunds can still be retried. Raises `NotFound`.
+    If it is interrupted, the same call finishes it. A batch with nothing left to stop is unchanged,
+    so that its failed refunds can still be retried. Raises `NotFound`.
     """
     before = read_batch(store, batch_id)
     if before.state != "canceled" and before.finished:
@@ -68,7 +75,9 @@ def cancel_batch(store: Store, batch_id: str, by: str, on_progress: Progress | N
     for page in _pages(store, batch_id):
         unsent = [
             refund_id
-            for refund_id, (stage, _) in zip(page, _read(store, page, "stage", "status"), strict=True)
+            for refund_id, (stage, _) in zip(
+                page, _read(store, page, "stage", "status"), strict=True
+            )
             if stage in _UNSENT
         ]
         _apply(store, unsent, _cancelable, {"by": by, "batch": batch_id})
@@ -90,21 +99,26 @@ def retry_batch(
     nudge: Callable[[Sequence[str]], None],
     on_progress: Progress | None = None,
 ) -> Retried:
-    """Send failed refunds again if they are `retriable` in one of these ways: same ids, new generation, new key.
+    """Send failed refunds again if they are `retriable` in one of these ways.
 
-    A refund in doubt has not failed, and is never sent again here. Each page is recorded before its nudges. Raises
-    `NotFound`, and `GuardRefused` if the batch was canceled.
+    Same ids, new generation, new key.
+
+    A refund in doubt has not failed, and is never sent again here. Each page is recorded before its
+    nudges. Raises `NotFound`, and `GuardRefused` if the batch was canceled.
     """
     if read_batch(store, batch_id).state == "canceled":
         raise GuardRefused(
-            f"batch {batch_id} was canceled: none of its refunds is sent again; import them under new ids"
+            f"batch {batch_id} was canceled: none of its refunds is sent again; import them under"
+            " new ids"
         )
     store.require_durable()
     retried = Retried()
     done = 0
     for page in _pages(store, batch_id):
         failed: list[str] = []
-        for refund_id, (status, kind) in zip(page, _read(store, page, "status", "retriable"), strict=True):
+        for refund_id, (status, kind) in zip(
+            page, _read(store, page, "status", "retriable"), strict=True
+        ):
             if status != Status.FAILED.value:
                 continue
             retriable = Retriable(kind or Retriable.UNKNOWN)
@@ -112,7 +126,9 @@ def retry_batch(
                 failed.append(refund_id)
             else:
                 retried.left[retriable.value] += 1
-        again, attempted = _apply(store, failed, lambda refund: _retriable(refund, kinds), {"by": by})
+        again, attempted = _apply(
+            store, failed, lambda refund: _retriable(refund, kinds), {"by": by}
+        )
         if again:
             nudge(again)
         retried.retried += len(again)
@@ -134,7 +150,9 @@ def _cancelable(refund: Refund) -> Step | None:
 
 
 def _retriable(refund: Refund, kinds: frozenset[Retriable]) -> Step | None:
-    return decisions.retry_failed(refund) if (refund.retriable or Retriable.UNKNOWN) in kinds else None
+    return (
+        decisions.retry_failed(refund) if (refund.retriable or Retriable.UNKNOWN) in kinds else None
+    )
 
 
 def _apply(
@@ -152,8 +170,11 @@ def _apply(
             break
         found = [refund for refund in store.get_many(left) if refund is not None]
         steps = [(refund, step) for refund in found if (step := decide(refund)) is not None]
-        # Pages are not durable one by one: the caller confirms all of them before it reports anything.
-        results = store.run_many([scripts.save(refund, step, detail, durable=False) for refund, step in steps])
+        # Pages are not durable one by one: the caller confirms all of them before it reports
+        # anything.
+        results = store.run_many(
+            [scripts.save(refund, step, detail, durable=False) for refund, step in steps]
+        )
         left = []
         for (refund, _), result in zip(steps, results, strict=True):
             if result.result == "saved":
@@ -172,7 +193,10 @@ def _pages(store: Store, batch_id: str) -> Iterator[list[str]]:
 
 
 def _read(store: Store, refund_ids: Sequence[str], *names: str) -> list[list[str | None]]:
-    """Return a few fields of many records: most refunds of a batch can be skipped without the whole record."""
+    """Return a few fields of many records.
+
+    Most refunds of a batch can be skipped without the whole record.
+    """
     with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
         for refund_id in refund_ids:
             pipeline.hmget(store.key(f"refund:{refund_id}"), list(names))

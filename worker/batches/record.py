@@ -25,14 +25,18 @@ RATE_WINDOW: Final = timedelta(seconds=60)
 RATE_SAMPLE: Final = 100
 """Number of latest settled refunds sampled for their batch: more would cost more and add little."""
 _PAGE: Final = 100
-_DONE_TO: Final[Mapping[BatchState, str]] = {"running": "resumed", "paused": "paused", "canceled": "canceled"}
+_DONE_TO: Final[Mapping[BatchState, str]] = {
+    "running": "resumed",
+    "paused": "paused",
+    "canceled": "canceled",
+}
 _BATCH_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,100}")
 _second = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """The current record of a batch; the moves of its refunds update the counts, the import the rest."""
+    """A batch's current record; moves of its refunds update the counts, the import the rest."""
 
     batch_id: str
     file: str
@@ -124,7 +128,7 @@ class BatchProgress:
 
     @property
     def eta(self) -> datetime | None:
-        """Return when the last refund will have settled if the pace stays; None if that is unknown."""
+        """Return when the last refund will have settled at this pace; None if it is unknown."""
         batch = self.batch
         if batch.state != "running" or batch.moving == 0 or self.rate <= 0:
             return None
@@ -149,7 +153,10 @@ def read_batch(store: Store, batch_id: str) -> Batch:
 
 
 def look_at_batch(store: Store, batch_id: str) -> BatchProgress:
-    """Return a batch with its pace, on disk; the cost does not grow with the batch. Raises `NotFound`."""
+    """Return a batch with its pace, on disk; the cost does not grow with the batch.
+
+    Raises `NotFound`.
+    """
 
     def read(reply: Any) -> BatchProgress:
         stored = pairs_of(reply[1])
@@ -171,14 +178,20 @@ def list_batches(store: Store) -> Iterator[Batch]:
     start = 0
     while True:
         with redis_errors(store.address):
-            page: Any = store.redis.zrange(store.key("batches"), start, start + _PAGE - 1, desc=True)
+            page: Any = store.redis.zrange(
+                store.key("batches"), start, start + _PAGE - 1, desc=True
+            )
             with store.redis.pipeline(transaction=False) as pipeline:
                 for batch_id in page:
                     pipeline.hgetall(store.key(f"batch:{batch_id}"))
                 found = pipeline.execute()
         if page:
             store.confirm()
-        yield from (decoded(batch_id, stored) for batch_id, stored in zip(page, found, strict=True) if stored)
+        yield from (
+            decoded(batch_id, stored)
+            for batch_id, stored in zip(page, found, strict=True)
+            if stored
+        )
         if len(page) < _PAGE:
             return
         start += _PAGE
@@ -249,16 +262,24 @@ def state_of_batch(store: Store, batch_id: str) -> str | None:
 
 
 def pause_batch(store: Store, batch_id: str, by: str = "") -> bool:
-    """Stop a batch's claims; return whether that changed anything. Raises `NotFound`, `GuardRefused`."""
+    """Stop a batch's claims; return whether that changed anything.
+
+    Raises `NotFound`, `GuardRefused`.
+    """
     return set_state(store, batch_id, "paused", sources=("running",), by=by)
 
 
 def resume_batch(store: Store, batch_id: str) -> bool:
-    """Allow a batch's claims again; return whether that changed anything. Raises `NotFound`, `GuardRefused`."""
+    """Allow a batch's claims again; return whether that changed anything.
+
+    Raises `NotFound`, `GuardRefused`.
+    """
     return set_state(store, batch_id, "running", sources=("paused",))
 
 
-def set_state(store: Store, batch_id: str, to: BatchState, *, sources: tuple[BatchState, ...], by: str = "") -> bool:
+def set_state(
+    store: Store, batch_id: str, to: BatchState, *, sources: tuple[BatchState, ...], by: str = ""
+) -> bool:
     """Change a batch's state and note when and by whom; return whether that changed anything.
 
     Raises `NotFound`, and `GuardRefused` if its state is neither in `sources` nor `to` already.
@@ -270,5 +291,7 @@ def set_state(store: Store, batch_id: str, to: BatchState, *, sources: tuple[Bat
     if result == "missing":
         raise unknown(batch_id)
     if result == "refused":
-        raise GuardRefused(f"batch {batch_id} is {before} and cannot be {_DONE_TO[to]}: nothing was changed")
+        raise GuardRefused(
+            f"batch {batch_id} is {before} and cannot be {_DONE_TO[to]}: nothing was changed"
+        )
     return result == "set"

@@ -17,16 +17,23 @@ PAUSE_SECONDS: Final = 10.0
 
 
 class BacklogWatch:
-    """Checks a lane's depth if the last check is older than `PAUSE_SECONDS`; safe to share between threads."""
+    """Checks a lane's depth if the last check is older than `PAUSE_SECONDS`.
+
+    Safe to share between threads.
+    """
 
     def __init__(self, warning: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._warning = warning
         self._clock = clock
-        # One timer per lane, so that a check of single refunds does not delay the warning about files.
+        # One timer per lane, so that a check of single refunds does not delay the warning about
+        # files.
         self._due = dict.fromkeys(Lane, 0.0)
 
     def look(self, lane: Lane, depth: Callable[[], int]) -> None:
-        """Log a warning if a lane is deep. `depth` is called rarely, and refunds are accepted whatever it returns."""
+        """Log a warning if a lane is deep.
+
+        `depth` is called rarely, and refunds are accepted whatever it returns.
+        """
         now = self._clock()
         if now < self._due[lane]:
             return

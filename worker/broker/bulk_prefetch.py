@@ -1,8 +1,11 @@
-"""Prefetch limit for bulk messages: enough to keep a worker's slots busy, but never so many that a single one waits.
+"""Prefetch limit for bulk messages.
 
-Each message in progress holds one thread of the pool. Files arrive in floods. At the limit the worker stops reading
-the bulk queue, and it resumes when a message is done. The limit is lower under a slow rate, because refunds that a
-task cannot begin in its lifetime are returned to the queue and delivered again.
+Enough to keep a worker's slots busy, but never so many that a single one waits.
+
+Each message in progress holds one thread of the pool. Files arrive in floods. At the limit the
+worker stops reading the bulk queue, and it resumes when a message is done. The limit is lower under
+a slow rate, because refunds that a task cannot begin in its lifetime are returned to the queue and
+delivered again.
 """
 
 from __future__ import annotations
@@ -22,22 +25,31 @@ MESSAGES_BEYOND_SLOTS: Final = 6
 
 
 HELD_SECONDS: Final = float(VISIBILITY_SECONDS)
-"""A message held for longer is not counted: its end went unreported, or the broker delivers it to another worker."""
+"""A message held for longer is not counted.
+
+Its end went unreported, or the broker delivers it to another worker.
+"""
 EVENT_SECONDS: Final = 0.25
 EVENTS_GATHERED: Final = 300
 
 
 def most_held(concurrency: int, *, rate: float, seconds: float) -> int:
-    """Return the bulk prefetch limit: the messages that a worker can begin in a task's `seconds`, at least one.
+    """Return the bulk prefetch limit.
 
-    `rate` is shared by all workers, 0 for no limit: each holds at most what it could begin if it were alone.
+    The messages that a worker can begin in a task's `seconds`, at least one.
+
+    `rate` is shared by all workers, 0 for no limit: each holds at most what it could begin if it
+    were alone.
     """
     most = math.ceil(concurrency / BULK_IDS) + MESSAGES_BEYOND_SLOTS
     return most if rate <= 0 else max(1, min(most, math.floor(rate * seconds / BULK_IDS)))
 
 
 class BulkIntake:
-    """Stops and resumes reading the bulk queue; `received` runs on Celery's own thread, `finished` on any."""
+    """Stops and resumes reading the bulk queue.
+
+    `received` runs on Celery's own thread, `finished` on any.
+    """
 
     def __init__(
         self,
@@ -70,7 +82,10 @@ class BulkIntake:
             self.resume()
 
     def resume(self) -> None:
-        """Resume reading if the limit allows; each heartbeat calls this too, in case an event was missed."""
+        """Resume reading if the limit allows.
+
+        Each heartbeat calls this too, in case an event was missed.
+        """
         if self._consumer is not None and not self._is_full():
             self._consumer.call_soon(self._read_on)
 
@@ -89,7 +104,8 @@ class BulkIntake:
             return
         if self._is_full() or reader.consuming_from(Lane.BULK.value):
             return
-        # The queue was declared on connecting; repeating that costs round trips, a tenth of the cost of a file's row.
+        # The queue was declared on connecting; repeating that costs round trips, a tenth of the
+        # cost of a file's row.
         declares, reader.auto_declare = reader.auto_declare, False
         reader.add_queue(self._celery.amqp.queues[Lane.BULK.value])
         reader.auto_declare = declares
@@ -97,7 +113,10 @@ class BulkIntake:
 
 
 def gather_events(consumer: Any) -> None:
-    """Buffer task events for a quarter of a second: Flower needs them, and each flush is a round trip to the broker."""
+    """Buffer task events for a quarter of a second.
+
+    Flower needs them, and each flush is a round trip to the broker.
+    """
     waiting = False
 
     def flush() -> None:

@@ -1,6 +1,7 @@
-"""The Celery consumer: it stores messages that Celery or a task cannot handle, so that none ends the worker.
+"""The Celery consumer: stores messages that Celery or a task cannot handle, none ends the worker.
 
-It serves Redis and RabbitMQ. Celery receives messages rebuilt by `envelope`; the rest go to `refunds:rejected`.
+It serves Redis and RabbitMQ. Celery receives messages rebuilt by `envelope`; the rest go to
+`refunds:rejected`.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ from worker.broker.envelope import Unreadable
 from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
 
 TASKS: Final = frozenset({PROCESS_TASK, SUBMIT_TASK})
-"""The tasks served. Celery's own tasks (chords, maps, chunks) are not: they send messages of their own."""
+"""The tasks served. Celery's own tasks (chords, maps, chunks) are not.
+
+They send messages of their own.
+"""
 KEEP_AGAIN_SECONDS: Final = 5.0
 LONGEST_PAUSE: Final = 10.0
-"""Seconds; the longest wait before the connection to a broker that was lost again is opened again."""
+"""Seconds; the longest wait before the connection to a broker that was lost again is opened again.
+"""
 CALM: Final = 60.0
 """Seconds without a loss after which the waits begin at none."""
 _STEP: Final = 0.1
@@ -39,9 +44,12 @@ log = get_logger(__name__)
 def read_within_bounds() -> None:
     """Limit this process's kombu to plain JSON, and to compression within bounds.
 
-    Unlimited, kombu could fill the memory before any check, and turn JSON objects that name a type into dates and more.
+    Unlimited, kombu could fill the memory before any check, and turn JSON objects that name a type
+    into dates and more.
     """
-    kombu.serialization.register("json", kombu.utils.json.dumps, json.loads, "application/json", "utf-8")
+    kombu.serialization.register(
+        "json", kombu.utils.json.dumps, json.loads, "application/json", "utf-8"
+    )
     for name in kombu.compression.encoders():
         encoder, _ = kombu.compression.get_encoder(name)
         decoder = envelope.decompressed if name in envelope.COMPRESSIONS else _refuses(name)
@@ -64,30 +72,43 @@ def wait(seconds: float) -> None:
 
 
 class Losses:
-    """Counts losses of the broker in a row. A server that is full accepts each connection, and refuses its commands."""
+    """Counts losses of the broker in a row.
+
+    A server that is full accepts each connection, and refuses its commands.
+    """
 
     def __init__(self) -> None:
         self._count = 0
         self._latest = -math.inf
 
     def pause(self, now: float) -> float:
-        """Return the seconds to wait after a loss at `now`: none after the first, then 1, 2, 4 and so on."""
+        """Return the seconds to wait after a loss at `now`.
+
+        None after the first, then 1, 2, 4 and so on.
+        """
         self._count = 0 if now - self._latest > CALM else self._count + 1
         self._latest = now
         return min(2.0 ** (self._count - 1), LONGEST_PAUSE) if self._count else 0.0
 
 
 class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no types
-    """Celery's consumer; each message is rebuilt before Celery sees it, and kept if it cannot be understood."""
+    """Celery's consumer; it rebuilds each message for Celery, or keeps one it cannot understand."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        # With mingle, a starting worker asks the others which messages to drop, and trusts any reply.
+        # With mingle, a starting worker asks the others which messages to drop, and trusts any
+        # reply.
         alone = {"without_mingle": True, "without_gossip": True}
-        super().__init__(*arguments, **named | {"worker_options": {**(named.get("worker_options") or {}), **alone}})
+        super().__init__(
+            *arguments,
+            **named | {"worker_options": {**(named.get("worker_options") or {}), **alone}},
+        )
         self._losses = Losses()
 
     def create_task_handler(self, *arguments: Any, **named: Any) -> Callable[[Any], None]:
-        """Return the callback for messages of a task queue; it raises only if the broker is unavailable."""
+        """Return the callback for messages of a task queue.
+
+        It raises only if the broker is unavailable.
+        """
         handle = super().create_task_handler(*arguments, **named)
         errors = (*self.connection_errors, *self.channel_errors, OSError, MemoryError)
         # kombu lists KeyError among its connection errors.
@@ -109,17 +130,20 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
         return on_message
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Report the loss in one line, in place of Celery's traceback (see `logs`), and wait longer each time."""
+        """Report the loss in one line, not as Celery's traceback (see `logs`); wait ever longer."""
         with warnings.catch_warnings():
-            # At each loss Celery repeats that a later version cancels tasks by default; `queues` sets it explicitly.
+            # At each loss Celery repeats that a later version cancels tasks by default; `queues`
+            # sets it explicitly.
             warnings.simplefilter("ignore", CPendingDeprecationWarning)
             super().on_connection_error_after_connected(exc)
         pause = self._losses.pause(time.monotonic())
-        log.warning("broker_lost", extra={"error": f"{type(exc).__name__}: {exc}", "seconds": pause})
+        log.warning(
+            "broker_lost", extra={"error": f"{type(exc).__name__}: {exc}", "seconds": pause}
+        )
         wait(pause)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """Store a message whose body cannot be decompressed or decoded, and remove it from the queue."""
+        """Take from the queue and store a message whose body cannot be decompressed or decoded."""
         headers = message.headers if isinstance(message.headers, dict) else {}
         if isinstance(exc, Unreadable):
             reason = str(exc)
@@ -148,7 +172,8 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
         if inbox.rejected(_shown(message), reason):
             message.ack_log_error(log, self.connection_errors)
         else:
-            # The broker is available but the records are not: the message is redelivered until it can be stored.
+            # The broker is available but the records are not: the message is redelivered until it
+            # can be stored.
             self.timer.call_after(KEEP_AGAIN_SECONDS, self._give_back, (message,))
 
     def _give_back(self, message: Any) -> None:

@@ -1,7 +1,10 @@
-"""The messages that Celery receives: rebuilt from an allow-list within bounds, or refused with a reason.
+"""The messages that Celery receives.
 
-Celery trusts the headers and options of a message. A time limit that is not a number ends the worker. An ETA makes it
-hold the message, and an expiry drops it. A callback or a chain in the body makes it send others. None is needed here.
+Rebuilt from an allow-list within bounds, or refused with a reason.
+
+Celery trusts the headers and options of a message. A time limit that is not a number ends the
+worker. An ETA makes it hold the message, and an expiry drops it. A callback or a chain in the body
+makes it send others. None is needed here.
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ from typing import Any, Final
 from worker.model.request import scrubbed, shown
 
 LONGEST_BODY: Final = 1_000_000
-"""Maximum bytes of a body, also decompressed: 100 refund ids are 20,000, a refund with full metadata 200,000."""
+"""Maximum bytes of a body, also decompressed.
+
+100 refund ids are 20,000, a refund with full metadata 200,000.
+"""
 DEEPEST: Final = 20
 """Maximum nesting of lists and objects; args, kwargs, metadata and a value are four levels."""
 COMPRESSIONS: Final = ("gzip", "zlib", "application/x-gzip")
@@ -39,14 +45,20 @@ class Unreadable(Exception):
 
 
 def wire_of(message: object, queue: str, tag: str) -> dict[str, Any]:
-    """Return an item of a Redis queue as kombu unpacks it, with our own delivery tag; raises `Unreadable`.
+    """Return an item of a Redis queue as kombu unpacks it, with our own delivery tag.
 
-    An item that kombu cannot unpack would end the worker and be lost. If the message is returned, it goes to the queue
-    that it came from, not to the one that its sender wrote.
+    Raises `Unreadable`.
+
+    An item that kombu cannot unpack would end the worker and be lost. If the message is returned,
+    it goes to the queue that it came from, not to the one that its sender wrote.
     """
     if not isinstance(message, dict):
         raise Unreadable("the message is not a JSON object")
-    properties, headers, body = message.get("properties"), message.get("headers"), message.get("body")
+    properties, headers, body = (
+        message.get("properties"),
+        message.get("headers"),
+        message.get("body"),
+    )
     if not isinstance(properties, dict) or not isinstance(headers, dict):
         raise Unreadable("headers or properties are missing, or are not objects")
     encoding = properties.get("body_encoding")
@@ -71,14 +83,16 @@ def wire_of(message: object, queue: str, tag: str) -> dict[str, Any]:
 
 
 def headers_of(headers: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:
-    """Return the headers for Celery; raises `Unreadable` without an id or with another task than `tasks`."""
+    """Return the headers for Celery; raises `Unreadable` without an id or a task among `tasks`."""
     task, message_id = headers.get("task"), headers.get("id")
     if not isinstance(task, str):
         raise Unreadable("headers.task is missing or is not text")
     if task not in tasks:
         raise Unreadable(f"there is no task named {scrubbed(task, _LONGEST_NAME)}")
     if not isinstance(message_id, str) or _ID.fullmatch(message_id) is None:
-        raise Unreadable("headers.id is missing or is not text of 1 to 200 visible ASCII characters")
+        raise Unreadable(
+            "headers.id is missing or is not text of 1 to 200 visible ASCII characters"
+        )
     built = {"task": task, "id": message_id, "root_id": message_id, "ignore_result": True}
     for name in ("argsrepr", "kwargsrepr"):
         if isinstance(headers.get(name), str):
@@ -87,7 +101,10 @@ def headers_of(headers: Mapping[str, Any], tasks: Collection[str]) -> dict[str, 
 
 
 def body_of(body: object, content_type: object, content_encoding: object) -> bytes:
-    """Return the body for Celery: JSON of `[args, kwargs, embed]` with an empty embed; raises `Unreadable`."""
+    """Return the body for Celery: JSON of `[args, kwargs, embed]` with an empty embed.
+
+    Raises `Unreadable`.
+    """
     if content_type != _JSON:
         raise Unreadable("content-type is not application/json")
     _check_charset(content_encoding)
@@ -110,7 +127,9 @@ def _check_charset(encoding: object) -> None:
     name = encoding.lower() if isinstance(encoding, str) else ""
     if _SAME_CHARSET.get(name, name) not in _CHARSETS:
         allowed = ", ".join(_CHARSETS)
-        raise Unreadable(f"content-encoding {scrubbed(shown(encoding))} is not one of {allowed}, nor absent")
+        raise Unreadable(
+            f"content-encoding {scrubbed(shown(encoding))} is not one of {allowed}, nor absent"
+        )
 
 
 def _read(body: str | bytes) -> Any:
@@ -145,7 +164,9 @@ def _is_deeper(value: object, limit: int) -> bool:
         level = [
             inner
             for each in level
-            for inner in (each.values() if isinstance(each, dict) else each if isinstance(each, list) else ())
+            for inner in (
+                each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+            )
             if isinstance(inner, (dict, list))
         ]
         if not level:
@@ -157,9 +178,13 @@ def decompressed(body: str | bytes) -> bytes:
     """Decompress a gzip or zlib body; raises `Unreadable` before the result exceeds its limit."""
     engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     try:
-        plain = engine.decompress(body.encode("utf-8") if isinstance(body, str) else body, LONGEST_BODY + 1)
+        plain = engine.decompress(
+            body.encode("utf-8") if isinstance(body, str) else body, LONGEST_BODY + 1
+        )
     except (zlib.error, UnicodeEncodeError):
-        raise Unreadable("the body is not compressed as gzip or zlib, as its compression header says") from None
+        raise Unreadable(
+            "the body is not compressed as gzip or zlib, as its compression header says"
+        ) from None
     if len(plain) > LONGEST_BODY:
         raise Unreadable(f"the body is longer than {LONGEST_BODY:,} bytes after decompression")
     if not engine.eof:

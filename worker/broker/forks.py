@@ -1,8 +1,9 @@
 """Fork safety: a child process must not inherit held locks, nor use its parent's sockets.
 
-Only the thread that forks exists in the child. A lock that another thread held stays locked there for ever, and so does
-a module that another thread was importing. A fork therefore waits for objects under construction, which is short and
-calls no server. The child renews the libraries' shared locks and opens its own connections, keyed by `process()`.
+Only the thread that forks exists in the child. A lock that another thread held stays locked there
+for ever, and so does a module that another thread was importing. A fork therefore waits for objects
+under construction, which is short and calls no server. The child renews the libraries' shared locks
+and opens its own connections, keyed by `process()`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 LONGEST_WAIT: Final = 5.0
-"""Seconds that a fork waits for a thread that builds; the child lacks objects that are unfinished by then."""
+"""Seconds that a fork waits for a thread that builds.
+
+The child lacks objects that are unfinished by then.
+"""
 
 _PACKAGES: Final = ("amqp", "billiard", "celery", "kombu", "redis", "vine")
 _HOLDERS: Final = frozenset((*_PACKAGES, "threading", "queue", "functools"))
@@ -39,13 +43,16 @@ _in_child: Final[list[Callable[[], None]]] = []
 
 
 def process() -> tuple[int, int]:
-    """Return an identity that differs from that of every parent process, even if the system reuses a process id."""
+    """Return an identity that no parent process has, even if the system reuses a process id."""
     return os.getpid(), _process.generation
 
 
 @contextmanager
 def building() -> Iterator[None]:
-    """Context for building an object that a process has once: one thread at a time, and no fork in between."""
+    """Context for building an object that a process has once.
+
+    One thread at a time, and no fork in between.
+    """
     with _process.building:
         yield
 
@@ -111,7 +118,7 @@ def _after_in_child() -> None:
 
 
 def _renew_shared(value: Any, seen: set[int]) -> None:
-    """Renew a module's lock, a class's locks (each of kombu's cached properties has one), or a signal's lock."""
+    """Renew locks of a module, a class (one for each of kombu's cached properties), or a signal."""
     kind = type(value)
     if kind in _LOCKS or _is_of_library(kind):
         _renew(value, 2, seen)
@@ -119,4 +126,6 @@ def _renew_shared(value: Any, seen: set[int]) -> None:
         _renew(value, 3, seen)
 
 
-os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+os.register_at_fork(
+    before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+)

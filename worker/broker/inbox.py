@@ -13,7 +13,9 @@ from worker.model.request import RefundRequest, scrubbed, shown
 _LONGEST_NAME: Final = 60
 _FIELDS: Final = tuple(each.name for each in fields(RefundRequest))
 _NEEDED: Final = tuple(
-    each.name for each in fields(RefundRequest) if each.default is MISSING and each.default_factory is MISSING
+    each.name
+    for each in fields(RefundRequest)
+    if each.default is MISSING and each.default_factory is MISSING
 )
 
 Keep = Callable[[RejectedMessage], bool]
@@ -21,12 +23,18 @@ _keepers: list[Keep] = []
 
 
 def keep_with(keep: Keep) -> None:
-    """Set the function that stores a message and returns whether it succeeded; the latest one set is used."""
+    """Set the function that stores a message and returns whether it succeeded.
+
+    The latest one set is used.
+    """
     _keepers[:] = [keep]
 
 
 def rejected(raw: object, reason: str) -> bool:
-    """Store a malformed message; return whether that succeeded. `raw` is read as `kept_of` reads it."""
+    """Store a malformed message; return whether that succeeded.
+
+    `raw` is read as `kept_of` reads it.
+    """
     kept = kept_of(raw, reason)
     return all(keep(kept) for keep in _keepers)
 

@@ -1,4 +1,7 @@
-"""The stored form of a malformed message: decoded, shortened, without secrets, with the refund ids that it names."""
+"""The stored form of a malformed message.
+
+Decoded, shortened, without secrets, with the refund ids that it names.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ _MOST_PARTS: Final = 10_000
 _BASE64: Final = "base64"
 _SHOWN: Final = ("argsrepr", "kwargsrepr")
 _FIELD: Final = "refund_id"
-# Matches the text between the field's name and its value in JSON, in JSON within JSON, and in Python.
+# Matches the text between the field's name and its value in JSON, in JSON within JSON, and in
+# Python.
 _NAMED: Final = re.compile(r"refund_id[\\\"'\s:=]{1,12}([A-Za-z0-9][A-Za-z0-9._:\-]{0,199})")
 _ENCODED: Final = re.compile(r"[A-Za-z0-9+/_\-]{16,}={0,2}")
 _HIDDEN: Final = "***"
@@ -32,7 +36,7 @@ _HIDDEN: Final = "***"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RejectedMessage:
-    """A stored message: its own id, the reason for its refusal, its contents, and the refund ids that it names."""
+    """A stored message: its own id, why it was refused, its contents, the refund ids in it."""
 
     entry_id: str
     reason: str
@@ -41,14 +45,22 @@ class RejectedMessage:
 
 
 def kept_of(raw: object, reason: str) -> RejectedMessage:
-    """Return the stored form of a message: a queue's item as bytes or text, its parts by name, or `(args, kwargs)`."""
+    """Return the stored form of a message.
+
+    A queue's item as bytes or text, its parts by name, or `(args, kwargs)`.
+    """
     whole = _opened(raw)
     try:
-        text = whole if isinstance(whole, str) else json.dumps(whole, ensure_ascii=False, default=str)
+        text = (
+            whole if isinstance(whole, str) else json.dumps(whole, ensure_ascii=False, default=str)
+        )
     except (RecursionError, TypeError, ValueError):
         whole = text = _as_text(raw)
-    # A text that looks like a secret key is not used as a refund id, though an id's alphabet allows it.
-    named = dict.fromkeys(islice((each for each in _ids_in(whole) if scrubbed(each) == each), MOST_NAMED))
+    # A text that looks like a secret key is not used as a refund id, though an id's alphabet allows
+    # it.
+    named = dict.fromkeys(
+        islice((each for each in _ids_in(whole) if scrubbed(each) == each), MOST_NAMED)
+    )
     return RejectedMessage(
         entry_id=secrets.token_hex(5),
         reason=scrubbed(reason),
@@ -77,7 +89,10 @@ def _is_scrubbed(text: str) -> bool:
 
 
 def _readings(text: str) -> Iterator[str]:
-    """Yield the possible base64 decodings of a word, in either alphabet; the word may be cut or have a prefix."""
+    """Yield the possible base64 decodings of a word, in either alphabet.
+
+    The word may be cut or have a prefix.
+    """
     word = text.rstrip("=").replace("-", "+").replace("_", "/")
     for start in range(4):
         part = word[start:]
@@ -121,7 +136,10 @@ def _json(text: str) -> Any:
 
 
 def _ids_in(whole: Any) -> Iterator[str]:
-    """Yield the refund ids in a message: in its fields, a nudge's ids, the text for Flower, or broken text."""
+    """Yield the refund ids in a message.
+
+    In its fields, a nudge's ids, the text for Flower, or broken text.
+    """
     waiting, seen = deque([whole]), 0
     while waiting and seen < _MOST_PARTS:
         value = waiting.popleft()

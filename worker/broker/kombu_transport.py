@@ -1,7 +1,8 @@
-"""The worker's Redis transport: one round trip fetches several messages and sends the acknowledgements.
+"""The worker's Redis transport: one round trip fetches messages and sends the acknowledgements.
 
-kombu makes three round trips for a message: to fetch it, to note it as unacknowledged, and to acknowledge it. While
-messages wait, one script does all three here, for as many as may be started; otherwise kombu's blocking read waits.
+kombu makes three round trips for a message: to fetch it, to note it as unacknowledged, and to
+acknowledge it. While messages wait, one script does all three here, for as many as may be started;
+otherwise kombu's blocking read waits.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from worker.broker.inbox import rejected
 from worker.model.refund import Lane
 
 AT_ONCE: Final = 32
-"""Single messages fetched in one round trip; bulk ones are fetched one by one: each carries up to 100 refunds."""
+"""Single messages fetched in one round trip.
+
+Bulk ones are fetched one by one: each carries up to 100 refunds.
+"""
 
 _TASK_QUEUES: Final = frozenset(lane.value for lane in Lane)
 LONGEST_ITEM: Final = 2_000_000
@@ -39,7 +43,8 @@ _FETCH_SHA: Final = hashlib.sha1(_FETCH.encode("utf-8"), usedforsecurity=False).
 class Unacknowledged(kombu_redis.QoS):
     """The unacknowledged messages of a worker. Acknowledgements are sent with the next round trip.
 
-    If an acknowledgement is lost, its message is redelivered. That is harmless, since a claim is atomic.
+    If an acknowledgement is lost, its message is redelivered. That is harmless, since a claim is
+    atomic.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -94,7 +99,7 @@ class Unacknowledged(kombu_redis.QoS):
             yield given
 
     def flush(self) -> None:
-        """Send the acknowledgements now; if the server is unavailable the messages are redelivered."""
+        """Send acknowledgements now; the messages are redelivered if the server is unavailable."""
         self._done, self._on_the_way = self._on_the_way + self._done, []
         if self._done and self.channel.reaches_server:
             try:
@@ -115,12 +120,15 @@ class Unacknowledged(kombu_redis.QoS):
         super().restore_unacked_once(stderr)  # type: ignore[no-untyped-call]  # kombu carries no types
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: Any = False) -> None:  # noqa: FBT002 - kombu's own
-        """Return a message to its queue; an unreadable one is stored, and does not stop the return of others."""
+        """Return a message to its queue; an unreadable one is stored, and does not stop others."""
         try:
             super().restore_by_tag(tag, client, leftmost)  # type: ignore[no-untyped-call]  # kombu carries no types
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             with self.channel.conn_or_acquire(client) as connected:
-                kept = rejected(connected.hget(self.unacked_key, tag), "an unacknowledged message cannot be read")
+                kept = rejected(
+                    connected.hget(self.unacked_key, tag),
+                    "an unacknowledged message cannot be read",
+                )
             # A message that could not be stored stays noted, and is checked again.
             if kept:
                 self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]  # kombu carries no types
@@ -138,7 +146,10 @@ class _BatchedChannel:
     _server_has_script = False
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's own signature
-        """Reuse the client that notes and acknowledges messages: kombu creates one for each message."""
+        """Reuse the client that notes and acknowledges messages.
+
+        Kombu creates one for each message.
+        """
         if asynchronous:
             return super()._create_client(asynchronous=True)  # type: ignore[misc]  # kombu's channel is the next base
         if self._kept_client is None or self._kept_client.connection_pool is not self.pool:  # type: ignore[attr-defined]  # as above
@@ -152,8 +163,13 @@ class _BatchedChannel:
 
     @property
     def reaches_server(self: Any) -> bool:
-        """Return whether the server can be reached: kombu drops the address of an abandoned connection."""
-        return self._pool is not None or (self.connection is not None and self.connection.client is not None)
+        """Return whether the server can be reached.
+
+        Kombu drops the address of an abandoned connection.
+        """
+        return self._pool is not None or (
+            self.connection is not None and self.connection.client is not None
+        )
 
     def settle(self) -> None:
         """Send the acknowledgements if no running read will end soon and send them."""
@@ -174,7 +190,9 @@ class _BatchedChannel:
         credit = self.qos.can_consume_max_estimate()
         script = ("EVALSHA", _FETCH_SHA) if self._server_has_script else ("EVAL", _FETCH)
         keys = [self.unacked_key, self.unacked_index_key]
-        keys += [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues]
+        keys += [
+            self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues
+        ]
         self.client.connection.send_command(
             *script,
             len(keys),
@@ -211,7 +229,10 @@ class _BatchedChannel:
         pipe: Any,
         leftmost: Any = False,  # noqa: FBT002 - kombu's own
     ) -> None:
-        """Return a message to its queue unchanged: kombu adds a redelivery mark, and drops one without room for it."""
+        """Return a message to its queue unchanged.
+
+        Kombu adds a redelivery mark, and drops one without room for it.
+        """
         push = pipe.lpush if leftmost else pipe.rpush
         for queue in self._lookup(exchange, routing_key):
             push(self._q_for_pri(queue, self._get_message_priority(payload)), json.dumps(payload))
@@ -224,7 +245,10 @@ class _BatchedChannel:
             return None
 
     def _taken(self: Any, options: dict[str, Any]) -> list[tuple[str, str, bytes]]:
-        """Return the result of the running read: queue, tag ('' if it is not noted) and item of each message."""
+        """Return the result of the running read.
+
+        Queue, tag ('' if it is not noted) and item of each message.
+        """
         queues = self._fetched_from
         try:
             reply = self.client.parse_response(
@@ -242,7 +266,9 @@ class _BatchedChannel:
         self._server_has_script = True
         self.qos.arrived()
         thirds = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
-        return [(queues[int(queue_number) - 1], _text(tag), item) for queue_number, tag, item in thirds]
+        return [
+            (queues[int(queue_number) - 1], _text(tag), item) for queue_number, tag, item in thirds
+        ]
 
     def _hand_over(self: Any, queue: str, tag: str, item: bytes) -> None:
         noted = self.qos.noted
@@ -281,7 +307,10 @@ def _text(value: bytes | str) -> str:
 
 
 class _BatchedTransport:
-    """Mixin for kombu's Redis transport: survives malformed broadcasts, and makes one round trip per loop iteration."""
+    """Mixin for kombu's Redis transport.
+
+    Survives malformed broadcasts, and makes one round trip per loop iteration.
+    """
 
     gathers = False
 
@@ -289,13 +318,19 @@ class _BatchedTransport:
         try:
             super()._deliver(message, queue)  # type: ignore[misc]  # kombu's transport is the next base class
         except Exception as error:
-            # Celery's control and event messages: anyone may publish them, and kombu trusts their parts.
-            if queue in _TASK_QUEUES or (isinstance(error, self.connection_errors) and not isinstance(error, KeyError)):
+            # Celery's control and event messages: anyone may publish them, and kombu trusts their
+            # parts.
+            if queue in _TASK_QUEUES or (
+                isinstance(error, self.connection_errors) and not isinstance(error, KeyError)
+            ):
                 raise
             kombu_redis.logger.warning("a broadcast that is not a message was dropped")
 
     def register_with_event_loop(self: Any, connection: Any, loop: Any) -> None:
-        """Register this transport's sockets with the loop; kombu registers every socket again in each iteration."""
+        """Register this transport's sockets with the loop.
+
+        Kombu registers every socket again in each iteration.
+        """
         others = set(loop.on_tick)
         super().register_with_event_loop(connection, loop)  # type: ignore[misc]  # as above
         loop.on_tick -= loop.on_tick - others
@@ -334,7 +369,10 @@ class SentinelTransport(_BatchedTransport, kombu_redis.SentinelTransport):
 
 
 def install() -> None:
-    """Register these transports for this process's Redis connections; only the worker process calls it."""
+    """Register these transports for this process's Redis connections.
+
+    Only the worker process calls it.
+    """
     aliases = kombu.transport.TRANSPORT_ALIASES
     aliases["redis"] = aliases["rediss"] = "worker.broker.kombu_transport:Transport"
     aliases["sentinel"] = "worker.broker.kombu_transport:SentinelTransport"

@@ -1,4 +1,7 @@
-"""Celery configuration, the two queues and the nudge. A message carries ids only; the record is the truth."""
+"""Celery configuration, the two queues and the nudge.
+
+A message carries ids only; the record is the truth.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ SUBMIT_TASK: Final = "refunds.submit"
 BULK_IDS: Final = 100
 """Refund ids in one bulk message: a message costs about 2.5 ms, so the rows of a file share one."""
 VISIBILITY_SECONDS: Final = 300
-"""Redelivery timeout for an unacknowledged nudge. It exceeds a task's lifetime; a redelivery is harmless."""
+"""Redelivery timeout for an unacknowledged nudge.
+
+It exceeds a task's lifetime; a redelivery is harmless.
+"""
 _DEFAULT_PREFIX: Final = "refunds:"
 _IDS_SHOWN: Final = 5
 
@@ -33,9 +39,15 @@ CONFIGURATION: Final[dict[str, Any]] = {
     "task_queues": [Queue(lane.value) for lane in Lane],
     "task_track_started": False,
     # If a publish fails, the sweep sends the nudge for the record later, so one retry is enough.
-    "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
+    "task_publish_retry_policy": {
+        "max_retries": 1,
+        "interval_start": 0,
+        "interval_step": 0.2,
+        "interval_max": 0.5,
+    },
     "worker_prefetch_multiplier": 1,
-    # After a reconnect a pool thread would wait for the broker while the main thread reads the same socket.
+    # After a reconnect a pool thread would wait for the broker while the main thread reads the same
+    # socket.
     "worker_enable_prefetch_count_reduction": False,
     # Both would run inside a thread that a claim does not know of.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
@@ -62,7 +74,10 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def prepare(app: Celery) -> None:
-    """Import the modules that the first message needs: a fork during an import would leave the child a held lock."""
+    """Import the modules that the first message needs.
+
+    A fork during an import would leave the child a held lock.
+    """
     app.finalize()
     with app.connection_for_write() as connection:
         connection.transport  # noqa: B018 - read for what it loads
@@ -72,7 +87,10 @@ def prepare(app: Celery) -> None:
 
 
 def _broker(settings: Settings) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
-    """Return the address as kombu reads it, the transport's options, and those of TLS to the servers of Sentinels."""
+    """Return the address as kombu reads it, the options of the transport, and those of TLS.
+
+    The TLS options are those for the servers of Sentinels.
+    """
     url = settings.broker
     tls: dict[str, Any] | None = None
     if url.startswith("amqp"):
@@ -103,16 +121,24 @@ def _broker(settings: Settings) -> tuple[str, dict[str, Any], dict[str, Any] | N
         address = SentinelAddress.parse(url)
         user = f"{quote(address.username or '', safe='')}:{quote(address.password or '', safe='')}"
         credentials = f"{user}@" if address.password else ""
-        url = ";".join(f"sentinel://{credentials}{host}:{port}/{address.database}" for host, port in address.hosts)
-        options |= {"master_name": address.master, "sentinel_kwargs": {"socket_timeout": 5, **address.to_sentinels}}
+        url = ";".join(
+            f"sentinel://{credentials}{host}:{port}/{address.database}"
+            for host, port in address.hosts
+        )
+        options |= {
+            "master_name": address.master,
+            "sentinel_kwargs": {"socket_timeout": 5, **address.to_sentinels},
+        }
         if address.tls:
             # Set explicitly, since kombu reads an empty mapping as no TLS.
-            tls = {"ssl_cert_reqs": "required"} | {name: address.tls[name] for name in address.tls if name != "ssl"}
+            tls = {"ssl_cert_reqs": "required"} | {
+                name: address.tls[name] for name in address.tls if name != "ssl"
+            }
     return url, options, tls
 
 
 def _plain(url: str) -> str:
-    """Return a Redis URL that kombu can read: kombu supports only TLS options, and fails on others."""
+    """Return a Redis URL that kombu can read; it supports only TLS options, and fails on others."""
     parts = urlsplit(url)
     options = parse_qsl(parts.query)
     database = dict(options).get("db", parts.path.strip("/"))
@@ -121,7 +147,10 @@ def _plain(url: str) -> str:
 
 
 def nudge(app: Celery, refund_ids: Sequence[str], lane: Lane, *, producer: Any = None) -> None:
-    """Send one message that requests handling of these refunds; raises kombu's errors if the broker is unavailable."""
+    """Send one message that requests handling of these refunds.
+
+    Raises kombu's errors if the broker is unavailable.
+    """
     shown = ", ".join(refund_ids[:_IDS_SHOWN])
     if len(refund_ids) > _IDS_SHOWN:
         shown += f", and {len(refund_ids) - _IDS_SHOWN} more"
@@ -137,7 +166,10 @@ def nudge(app: Celery, refund_ids: Sequence[str], lane: Lane, *, producer: Any =
 
 
 def submit_again(app: Celery, refund_id: str, fields: Mapping[str, Any], lane: Lane) -> None:
-    """Send a request's message to the end of its queue; raises kombu's errors if the broker is unavailable."""
+    """Send a request's message to the end of its queue.
+
+    Raises kombu's errors if the broker is unavailable.
+    """
     app.send_task(
         SUBMIT_TASK,
         kwargs=dict(fields),
@@ -152,7 +184,9 @@ def queue_depth(app: Celery, lane: Lane) -> int:
     """Return how many messages wait in a lane's queue; 0 if the queue was never used."""
     with app.connection_for_read() as connection:
         # The caller can wait for the next check; kombu would retry for six seconds.
-        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, interval_max=0)
+        connection.ensure_connection(
+            max_retries=1, interval_start=0, interval_step=0, interval_max=0
+        )
         channel = connection.default_channel
         try:
             return int(channel.queue_declare(queue=lane.value, passive=True).message_count)

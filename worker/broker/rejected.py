@@ -1,4 +1,7 @@
-"""Store of malformed messages (`refunds:rejected`): keep, find and drop them; newest first, bounded."""
+"""Store of malformed messages (`refunds:rejected`): keep, find and drop them.
+
+Newest first, bounded.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ class Rejection:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form; times are RFC 3339."""
-        return asdict(self) | {"rejected_at": rfc3339(self.rejected_at), "refund_ids": list(self.refund_ids)}
+        return asdict(self) | {
+            "rejected_at": rfc3339(self.rejected_at),
+            "refund_ids": list(self.refund_ids),
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +55,16 @@ class Refusal:
 
 
 def keep(kept: RejectedMessage) -> Command[int]:
-    """Store a message, indexed by each refund id that it names; beyond `MOST` messages the oldest are dropped."""
-    entry = {"id": kept.entry_id, "reason": kept.reason, "refund_ids": list(kept.refund_ids), "message": kept.message}
+    """Store a message, indexed by each refund id that it names.
+
+    Beyond `MOST` messages the oldest are dropped.
+    """
+    entry = {
+        "id": kept.entry_id,
+        "reason": kept.reason,
+        "refund_ids": list(kept.refund_ids),
+        "message": kept.message,
+    }
     short = {"id": kept.entry_id, "reason": kept.reason[:_LONGEST_REASON]}
     texts = (json.dumps(each, ensure_ascii=False) for each in (entry, short))
     # The message is removed from its broker next, and that may be another server.
@@ -76,7 +90,9 @@ def of_refund(store: Store, refund_id: str) -> Refusal | None:
         return None
     found = _loaded(text)
     return Refusal(
-        entry_id=str(found.get("id", "")), rejected_at=_at(found), reason=scrubbed(str(found.get("reason", "")))
+        entry_id=str(found.get("id", "")),
+        rejected_at=_at(found),
+        reason=scrubbed(str(found.get("reason", ""))),
     )
 
 
@@ -103,7 +119,10 @@ def _entry(store: Store, entry_id: str) -> str:
 
 
 def _not_found(entry_id: str) -> NotFound:
-    return NotFound(f"no rejected message has the id {scrubbed(entry_id)}: see them with 'refunds rejected list'")
+    return NotFound(
+        f"no rejected message has the id {scrubbed(entry_id)}: see them with 'refunds rejected"
+        " list'"
+    )
 
 
 def _entries(store: Store, limit: int | None) -> Iterator[str]:
@@ -142,7 +161,11 @@ def _loaded(text: str) -> dict[str, Any]:
 def _id_of(entry: str, found: dict[str, Any]) -> str:
     given = found.get("id")
     # An entry of an earlier version has no id: a digest of its contents serves as one.
-    return given if isinstance(given, str) else hashlib.sha256(entry.encode("utf-8", "replace")).hexdigest()[:10]
+    return (
+        given
+        if isinstance(given, str)
+        else hashlib.sha256(entry.encode("utf-8", "replace")).hexdigest()[:10]
+    )
 
 
 def _at(found: dict[str, Any]) -> datetime:

@@ -1,7 +1,7 @@
-"""Celery remote control: workers answer inspection, without customers' data or passwords in the replies.
+"""Celery remote control: workers answer inspection, with no customers' data or passwords.
 
-Celery's remote control stops workers, changes what they read, and drops messages by their ids, for anyone who reaches
-the broker. That is refused unless `REFUNDS_REMOTE_CONTROL` is true.
+Celery's remote control stops workers, changes what they read, and drops messages by their ids, for
+anyone who reaches the broker. That is refused unless `REFUNDS_REMOTE_CONTROL` is true.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ INSPECTION: Final = frozenset(
         "heartbeat",
     )
 )
-_BROKER_SHOWN: Final = ("hostname", "port", "virtual_host", "transport", "connect_timeout", "heartbeat")
+_BROKER_SHOWN: Final = (
+    "hostname",
+    "port",
+    "virtual_host",
+    "transport",
+    "connect_timeout",
+    "heartbeat",
+)
 
 Command = Callable[..., Any]
 
@@ -43,7 +50,7 @@ def commands(*, control: bool) -> dict[str, Command]:
 
 
 def restrict(*, control: bool) -> None:
-    """Limit this worker process to inspection commands; with `control`, it answers every command."""
+    """Limit this worker process to inspection commands; with `control`, it answers all commands."""
     Panel.data.update(commands(control=control))
 
 
@@ -58,7 +65,11 @@ def _answer(name: str, command: Command, *, control: bool) -> Command:
 def _refusal(name: str) -> Command:
     def refuse(_state: Any, **_: Any) -> dict[str, str]:
         log.warning("remote_control_refused", command=name)
-        return {"error": f"{name} is refused: set REFUNDS_REMOTE_CONTROL=true on the workers to allow it"}
+        return {
+            "error": (
+                f"{name} is refused: set REFUNDS_REMOTE_CONTROL=true on the workers to allow it"
+            )
+        }
 
     return refuse
 
@@ -68,7 +79,8 @@ def _stats(command: Command) -> Command:
         shown = dict(command(state, **named))
         broker = shown.get("broker")
         if isinstance(broker, dict):
-            # The other parts hold the Sentinels' password and the URLs of other brokers with their passwords.
+            # The other parts hold the Sentinels' password and the URLs of other brokers with their
+            # passwords.
             shown["broker"] = {part: broker.get(part) for part in _BROKER_SHOWN}
         return shown
 
@@ -77,13 +89,17 @@ def _stats(command: Command) -> Command:
 
 def _conf(command: Command) -> Command:
     def conf(state: Any, **named: Any) -> Any:
-        return {key: value for key, value in command(state, **named).items() if not key.startswith("broker_")}
+        return {
+            key: value
+            for key, value in command(state, **named).items()
+            if not key.startswith("broker_")
+        }
 
     return conf
 
 
 def _tasks(held: Callable[[], Collection[Any]]) -> Callable[[Command], Command]:
-    """Return a command that lists tasks with the text that their senders chose to show, not with their arguments."""
+    """Return a command that lists tasks with the text that senders chose to show, not arguments."""
 
     def discreet(_command: Command) -> Command:
         def tasks(_state: Any, **_: Any) -> list[Any]:
@@ -98,5 +114,7 @@ _DISCREET: Final[dict[str, Callable[[Command], Command]]] = {
     "stats": _stats,
     "conf": _conf,
     "active": _tasks(lambda: worker_state.active_requests),
-    "reserved": _tasks(lambda: set(worker_state.reserved_requests) - set(worker_state.active_requests)),
+    "reserved": _tasks(
+        lambda: set(worker_state.reserved_requests) - set(worker_state.active_requests)
+    ),
 }

@@ -1,6 +1,7 @@
 """Broker connections: each process has its own, and over AMQP every wait has a time limit.
 
-A message is delivered even if its AMQP properties are unreadable: py-amqp would end the worker, and then the next one.
+A message is delivered even if its AMQP properties are unreadable: py-amqp would end the worker, and
+then the next one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from kombu.utils.collections import HashedSeq
 from worker.broker import forks
 
 REPLY_SECONDS: Final = 5.0
-"""Read and write timeout for RabbitMQ: for a confirm, the reply to a declaration, or room to write."""
+"""Read and write timeout for RabbitMQ: for a confirm, the reply to a declaration, or room to write.
+"""
 
 _HEADER_FRAME: Final = 2
 _BEFORE_PROPERTIES: Final = 12
@@ -53,7 +55,8 @@ class _AmqpConnection(pyamqp.Connection):
 
     def connect(self, callback: Any = None) -> Any:
         connected = super().connect(callback)
-        # py-amqp's own timeouts end with the handshake: a hanging broker would block a caller that awaits a confirm.
+        # py-amqp's own timeouts end with the handshake: a hanging broker would block a caller that
+        # awaits a confirm.
         self.transport.sock.settimeout(REPLY_SECONDS)
         return connected
 
@@ -79,11 +82,14 @@ class _Ours:
     transport_cls: Any
 
     def __eqhash__(self) -> Any:
-        """Return the key of kombu's pools, one per process: a child must not write to its parent's sockets."""
+        """Return the key of kombu's pools, one per process.
+
+        A child must not write to its parent's sockets.
+        """
         return HashedSeq(*super().__eqhash__(), forks.process())  # type: ignore[misc]  # kombu carries no types
 
     def get_transport_cls(self) -> Any:
-        """Return the transport class: this module's for AMQP, also after a failover to another address."""
+        """Return the transport: for AMQP this module's, also after failover to another address."""
         return _TRANSPORTS.get(self.transport_cls) or super().get_transport_cls()  # type: ignore[misc]  # as above
 
 

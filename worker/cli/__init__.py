@@ -13,7 +13,8 @@ _INTERRUPTED = 130
 def main() -> "NoReturn":
     """Run the command line and exit with its code.
 
-    While the command line is loading, Ctrl-C ends it at once and prints nothing, because nothing has started.
+    While the command line is loading, Ctrl-C ends it at once and prints nothing, because nothing
+    has started.
     """
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:

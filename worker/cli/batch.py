@@ -1,4 +1,4 @@
-"""`refunds batch`: lists, shows, pauses, cancels and retries imported files, and writes their results."""
+"""`refunds batch`: lists, shows, pauses, cancels and retries imported files; writes results."""
 
 from __future__ import annotations
 
@@ -60,13 +60,21 @@ Examples:
 def batch(ctx: click.Context) -> int | None:
     """Show and control imported files (batches); without a command, list them.
 
-    A batch owns the refunds that it created. Refunds that existed before the import are not part of it.
+    A batch owns the refunds that it created. Refunds that existed before the import are not part of
+    it.
     """
     return ctx.invoke(list_all) if ctx.invoked_subcommand is None else None
 
 
 @batch.command("list")
-@click.option("--limit", type=Whole(min=0), default=20, show_default=True, metavar="N", help="How many; 0 for all.")
+@click.option(
+    "--limit",
+    type=Whole(min=0),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="How many; 0 for all.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_all(*, limit: int = 20, as_json: bool = False) -> int:
     """List the batches, newest first."""
@@ -126,7 +134,10 @@ review, or the batch has paused itself.""",
 @click.option(
     "--wait",
     is_flag=True,
-    help="Show progress until every refund is settled or needs review, or the batch has paused itself.",
+    help=(
+        "Show progress until every refund is settled or needs review, or the batch has paused"
+        " itself."
+    ),
 )
 @_json_option
 def show(*, batch_id: str, wait: bool, as_json: bool) -> int:
@@ -153,30 +164,65 @@ def _put(seen: BatchProgress) -> None:
         ("state", _state(each)),
         ("file", each.file),
         ("started", render.moment(each.created_at)),
-        ("imported", render.moment(each.imported_at) if each.imported_at else "incomplete: import the file again"),
+        (
+            "imported",
+            (
+                render.moment(each.imported_at)
+                if each.imported_at
+                else "incomplete: import the file again"
+            ),
+        ),
         ("held until", render.moment(each.not_before) if waiting else None),
         ("paused", held.paused(each) if each.state == "paused" else None),
-        ("canceled", f"{render.moment(each.canceled_at)} by {each.canceled_by}" if each.canceled_at else None),
+        (
+            "canceled",
+            (
+                f"{render.moment(each.canceled_at)} by {each.canceled_by}"
+                if each.canceled_at
+                else None
+            ),
+        ),
         ("rows", f"{each.rows:,}"),
     ]
     unit = reading_of(each.options).amount_unit
-    rows += [(label, f"{count:,}") for name, label in _COUNTS.items() if (count := getattr(each, name))]
+    rows += [
+        (label, f"{count:,}") for name, label in _COUNTS.items() if (count := getattr(each, name))
+    ]
     rows += total_rows(dict(sorted(each.totals.items())), {}, unit)
     if each.all_remaining:
         rows.append(("no amount", f"{counted(each.all_remaining, 'refund')} of all that is left"))
     rows.append(("refunds", f"{each.accepted:,}"))
     rows += [(name, f"{each.statuses[name]:,}") for name in _STATUSES if each.statuses.get(name)]
-    rows += [(name, f"{count:,}") for name, count in sorted(each.stages.items()) if name != "settled"]
+    rows += [
+        (name, f"{count:,}") for name, count in sorted(each.stages.items()) if name != "settled"
+    ]
     rows += amount_rows(each.amounts, unit)
     if each.moving:
-        rows.append(("pace", f"{seen.rate:,.1f} refunds a second" if seen.rate else "no refund has settled recently"))
+        rows.append(
+            (
+                "pace",
+                (
+                    f"{seen.rate:,.1f} refunds a second"
+                    if seen.rate
+                    else "no refund has settled recently"
+                ),
+            )
+        )
     if seen.eta is not None:
-        rows.append(("left", f"{span((seen.eta - seen.now).total_seconds())}, until {render.moment(seen.eta)}"))
+        rows.append(
+            (
+                "left",
+                f"{span((seen.eta - seen.now).total_seconds())}, until {render.moment(seen.eta)}",
+            )
+        )
     render.put(render.heading(each.batch_id), render.facts(rows))
     if each.stages.get("review"):
         note("some refunds need review: see them with 'refunds review list'")
     if each.statuses.get("failed"):
-        note(f"some refunds failed: see them with 'refunds list --batch {each.batch_id} --status failed'")
+        note(
+            f"some refunds failed: see them with 'refunds list --batch {each.batch_id} --status"
+            " failed'"
+        )
 
 
 @batch.command(short_help="Cancel the refunds that were not sent.")
@@ -185,21 +231,23 @@ def _put(seen: BatchProgress) -> None:
 def cancel(*, batch_id: str, as_json: bool) -> int:
     """Cancel the refunds of a batch that were not sent, for good, and show what was sent.
 
-    A refund that may have reached the provider cannot be canceled and continues. If this command is interrupted, run
-    it again to finish.
+    A refund that may have reached the provider cannot be canceled and continues. If this command is
+    interrupted, run it again to finish.
 
     Exit code: 9 if there was nothing left to cancel.
     """
     with opened() as refunds:
         total = batches.batch_size(refunds.store, batch_id)
         with progress("checked", total) as show_done:
-            done = batches.cancel_batch(refunds.store, batch_id, operator(refunds.settings), show_done)
+            done = batches.cancel_batch(
+                refunds.store, batch_id, operator(refunds.settings), show_done
+            )
     after = done.batch
     settled = {name: after.statuses.get(name, 0) for name in ("succeeded", "failed")}
     sent = {name: after.stages.get(name, 0) for name in _SENT}
     unsent = {name: after.stages.get(name, 0) for name in _UNSENT}
-    # All counts come from one reading, so that they add up: a row may have moved since this command canceled it, or a
-    # worker's claim may have canceled it.
+    # All counts come from one reading, so that they add up: a row may have moved since this command
+    # canceled it, or a worker's claim may have canceled it.
     canceled = after.statuses.get("canceled", 0)
     if as_json:
         facts: dict[str, Any] = {
@@ -213,14 +261,18 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
         render.as_json(facts)
     else:
         rows = [("canceled", f"{canceled:,}")]
-        rows += [(f"sent, {name}", f"{count:,}") for name, count in (settled | sent).items() if count]
+        rows += [
+            (f"sent, {name}", f"{count:,}") for name, count in (settled | sent).items() if count
+        ]
         rows += [(f"not sent yet, {name}", f"{count:,}") for name, count in unsent.items() if count]
         rows.append(("refunds in total", f"{after.accepted:,}"))
         render.put(render.heading(batch_id), render.facts(rows))
     if after.imported_at is None:
         note("the import of this batch was incomplete: the rest of its file is refused from now on")
     if moving := sum(sent.values()):
-        refunds_sent = f"{counted(moving, 'refund')} may have reached the provider and cannot be canceled"
+        refunds_sent = (
+            f"{counted(moving, 'refund')} may have reached the provider and cannot be canceled"
+        )
         note(f"{refunds_sent}: follow the batch with 'refunds batch show {batch_id}'")
     if waiting := sum(unsent.values()):
         refunds_left = f"{counted(waiting, 'refund')} changed meanwhile and will not be sent"
@@ -263,10 +315,14 @@ def resume(*, batch_id: str) -> int:
 Exit code: 6 if the batch was canceled; 9 if nothing can be sent again.""",
 )
 @_batch_argument
-@click.option("--unknown", is_flag=True, help="Also if it is not known whether sending again can help.")
+@click.option(
+    "--unknown", is_flag=True, help="Also if it is not known whether sending again can help."
+)
 @_json_option
 def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
-    """Send the retriable failed refunds again: the same ids, as a new generation with a new idempotency key.
+    """Send the retriable failed refunds again.
+
+    The same ids, as a new generation with a new idempotency key.
 
     A refund in doubt has not failed, so this command never sends it again.
     """
@@ -285,24 +341,40 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
         paused = batches.state_of_batch(refunds.store, batch_id) == "paused"
     if as_json:
         left = dict(done.left)
-        counts = {"retried": done.retried, "left": left, "moved": done.moved, "handed_in_again": done.attempted}
+        counts = {
+            "retried": done.retried,
+            "left": left,
+            "moved": done.moved,
+            "handed_in_again": done.attempted,
+        }
         render.as_json({"batch_id": batch_id} | counts)
     else:
         rows = [("sent again", f"{done.retried:,}")]
-        rows += [(f"not sent, retriable: {kind}", f"{count:,}") for kind, count in sorted(done.left.items())]
+        rows += [
+            (f"not sent, retriable: {kind}", f"{count:,}")
+            for kind, count in sorted(done.left.items())
+        ]
         rows += [("changed meanwhile", f"{done.moved:,}")] if done.moved else []
         rows += [("not sent, imported again", f"{done.attempted:,}")] if done.attempted else []
-        rows.append(("failed before", f"{done.retried + done.left.total() + done.moved + done.attempted:,}"))
+        rows.append(
+            ("failed before", f"{done.retried + done.left.total() + done.moved + done.attempted:,}")
+        )
         render.put(render.heading(batch_id), render.facts(rows))
     for refund_id, other in done.first_attempted:
         note(
-            f"refund {refund_id} was not sent again, because its row was imported again as {other}, which is in "
-            "progress or has succeeded"
+            f"refund {refund_id} was not sent again, because its row was imported again as {other},"
+            " which is in progress or has succeeded"
         )
     if done.left[Retriable.UNKNOWN.value]:
-        note("for some refunds it is not known whether sending them again can help: --unknown sends those too")
+        note(
+            "for some refunds it is not known whether sending them again can help: --unknown sends"
+            " those too"
+        )
     if paused:
-        note(f"the batch is paused, so nothing is sent yet: resume it with 'refunds batch resume {batch_id}'")
+        note(
+            "the batch is paused, so nothing is sent yet: resume it with 'refunds batch resume"
+            f" {batch_id}'"
+        )
     return DONE if done.retried else NOTHING_TO_DO
 
 
@@ -327,7 +399,13 @@ Examples:
 Exit code: 3 if the file is not the one that was imported."""
 )
 @_batch_argument
-@click.option("--input", "file", required=True, metavar="FILE|-", help="The file that was imported, unchanged.")
+@click.option(
+    "--input",
+    "file",
+    required=True,
+    metavar="FILE|-",
+    help="The file that was imported, unchanged.",
+)
 @click.option(
     "--output",
     "target",
@@ -338,15 +416,19 @@ Exit code: 3 if the file is not the one that was imported."""
 def result(*, batch_id: str, file: str, target: Path | None) -> int:
     """Write the rows of an imported file with their results.
 
-    Redis does not store the rows, so give the same file, unchanged. It is read with the options of its import.
+    Redis does not store the rows, so give the same file, unchanged. It is read with the options of
+    its import.
     """
     with opened() as refunds:
         stored = batches.read_batch(refunds.store, batch_id)
-        with open_source(file, reading_of(stored.options), sys.stdin.buffer) as source, _out(file, target) as write:
+        with (
+            open_source(file, reading_of(stored.options), sys.stdin.buffer) as source,
+            _out(file, target) as write,
+        ):
             if source.digest != stored.digest:
                 raise InputError(
-                    f"{source.name} is not the file that was imported as batch {batch_id}: use --input with "
-                    f"{stored.file!r} as it was imported, byte for byte"
+                    f"{source.name} is not the file that was imported as batch {batch_id}: use"
+                    f" --input with {stored.file!r} as it was imported, byte for byte"
                 )
             with progress("rows checked", stored.rows) as show_done:
                 validation = validate(source, show_done)

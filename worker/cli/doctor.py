@@ -44,7 +44,11 @@ def doctor(*, as_json: bool) -> int:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for check in checks:
-        grid.add_row(Text(check["state"], style=_STYLES[check["state"]]), check["name"], render.plain(check["text"]))
+        grid.add_row(
+            Text(check["state"], style=_STYLES[check["state"]]),
+            check["name"],
+            render.plain(check["text"]),
+        )
         if check["fix"]:
             grid.add_row("", "", Text(f"→ {render.plain(check['fix'])}", style="dim"))
     render.put(grid)
@@ -56,7 +60,15 @@ def _checks() -> list[dict[str, Any]]:
         settings = Settings.load()
     except SettingsError as error:
         fix = "fix the variables named here; ops/docs/settings.md lists the allowed values"
-        return [{"name": "settings", "state": "fail", "text": str(error), "fix": fix, "trouble": "settings"}]
+        return [
+            {
+                "name": "settings",
+                "state": "fail",
+                "text": str(error),
+                "fix": fix,
+                "trouble": "settings",
+            }
+        ]
     # Only this command needs the provider's client, so that other commands start without it.
     from worker.monitoring import doctor  # noqa: PLC0415 - see above
 

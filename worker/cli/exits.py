@@ -26,7 +26,8 @@ REFUSED: Final = 6
 NOTHING_TO_DO: Final = 9
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
-"""The code that a shell reports if a program's reader closes the pipe, as in `refunds list | head`."""
+"""The code that a shell reports if a program's reader closes the pipe, as in `refunds list | head`.
+"""
 
 MEANINGS: Final = {
     DONE: "done",

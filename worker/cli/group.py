@@ -1,4 +1,4 @@
-"""The command group `refunds`: loads commands when they run, and turns errors into messages and exit codes."""
+"""The group `refunds`: loads commands when they run; turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from typing import Any, Final, NamedTuple, NoReturn, TextIO, cast
 
 import click
 
-from worker.cli.exits import BROKEN_PIPE, DONE, INTERNAL, INTERRUPTED, MEANINGS, USAGE, Detached, exit_code_of
+from worker.cli.exits import (
+    BROKEN_PIPE,
+    DONE,
+    INTERNAL,
+    INTERRUPTED,
+    MEANINGS,
+    USAGE,
+    Detached,
+    exit_code_of,
+)
 from worker.errors import RefundError, SettingsError
 from worker.model.redaction import without_secrets
 from worker.model.request import scrubbed
@@ -27,7 +36,10 @@ _CLOSED: Final = "standard output is closed"
 
 
 class _ClosedOutput(io.TextIOBase):
-    """Replaces a closed standard output: a daemon writes nothing to it, and a command whose data is lost fails."""
+    """Replaces a closed standard output.
+
+    A daemon writes nothing to it, and a command whose data is lost fails.
+    """
 
     def __init__(self) -> None:
         # Takes the number of the closed stream, which the next socket would get otherwise.
@@ -48,27 +60,46 @@ class Entry(NamedTuple):
     line: str
 
 
-# One entry per command. A command is imported only when it runs, so that `refunds status` starts fast.
+# One entry per command. A command is imported only when it runs, so that `refunds status` starts
+# fast.
 COMMANDS: Final[dict[str, Entry]] = {
     "submit": Entry("worker.cli.refunds", "submit", "Submit one refund."),
-    "status": Entry("worker.cli.refunds", "status", "Show refunds and their history, or wait for them."),
-    "list": Entry("worker.cli.listing", "list_refunds", "List refunds by status, stage, batch or payment."),
+    "status": Entry(
+        "worker.cli.refunds", "status", "Show refunds and their history, or wait for them."
+    ),
+    "list": Entry(
+        "worker.cli.listing", "list_refunds", "List refunds by status, stage, batch or payment."
+    ),
     "cancel": Entry("worker.cli.refunds", "cancel", "Cancel a refund that was not sent yet."),
     "retry": Entry("worker.cli.refunds", "retry", "Send a failed refund again."),
     "import": Entry("worker.cli.import_", "import_file", "Import a file of refunds."),
     "batch": Entry("worker.cli.batch", "batch", "Show, pause, cancel and retry imported files."),
-    "review": Entry("worker.cli.review", "review", "Show and resolve the refunds that need review."),
-    "rejected": Entry("worker.cli.rejected", "rejected", "Show and drop messages that could not be understood."),
-    "pause": Entry("worker.cli.operate", "pause", "Stop sending: no refund is sent until 'refunds resume'."),
+    "review": Entry(
+        "worker.cli.review", "review", "Show and resolve the refunds that need review."
+    ),
+    "rejected": Entry(
+        "worker.cli.rejected", "rejected", "Show and drop messages that could not be understood."
+    ),
+    "pause": Entry(
+        "worker.cli.operate", "pause", "Stop sending: no refund is sent until 'refunds resume'."
+    ),
     "resume": Entry("worker.cli.operate", "resume", "Start sending refunds again."),
     "worker": Entry("worker.cli.operate", "worker", "Run a worker in the foreground."),
     "doctor": Entry("worker.cli.doctor", "doctor", "Check settings, Redis, provider and workers."),
     "recover": Entry(
-        "worker.cli.recover", "recover", "After restoring a Redis snapshot: put in doubt what may have been sent since."
+        "worker.cli.recover",
+        "recover",
+        "After restoring a Redis snapshot: put in doubt what may have been sent since.",
     ),
-    "metrics": Entry("worker.cli.operate", "metrics", "Serve Prometheus metrics, computed from Redis."),
-    "probe": Entry("worker.cli.probe", "probe", "Find out what the provider supports, with small test refunds."),
-    "sandbox": Entry("worker.sandbox.__main__", "main", "Run a simulated provider for trials and tests."),
+    "metrics": Entry(
+        "worker.cli.operate", "metrics", "Serve Prometheus metrics, computed from Redis."
+    ),
+    "probe": Entry(
+        "worker.cli.probe", "probe", "Find out what the provider supports, with small test refunds."
+    ),
+    "sandbox": Entry(
+        "worker.sandbox.__main__", "main", "Run a simulated provider for trials and tests."
+    ),
 }
 
 EPILOG: Final = """\b
@@ -85,7 +116,7 @@ Exit codes:
 
 
 class Commands(click.Group):
-    """A click group that imports a command when it runs, and ends every run with one of the exit codes."""
+    """A click group: imports a command when it runs, ends every run with one of the exit codes."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -133,7 +164,8 @@ def _ended(run: Callable[[], Any]) -> int:
     try:
         code = run()
     except click.ClickException as error:
-        # click repeats the wrong argument. Loading the settings registers the secrets that must not be shown in it.
+        # click repeats the wrong argument. Loading the settings registers the secrets that must not
+        # be shown in it.
         with suppress(SettingsError):
             Settings.load()
         text = io.StringIO()
@@ -157,7 +189,7 @@ def _ended(run: Callable[[], Any]) -> int:
 
 
 def _silence_stdout() -> None:
-    """Redirect stdout to /dev/null, so that the interpreter's flush at exit does not fail with code 120."""
+    """Redirect stdout to /dev/null, so that the flush at exit does not fail with code 120."""
     if isinstance(sys.stdout, _ClosedOutput):
         return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -172,21 +204,22 @@ def _foreign(error: Exception) -> int:
     if isinstance(error, UnicodeEncodeError) and "\ud800" <= error.object[error.start] <= "\udfff":
         # Python represents a byte of an argument that is not UTF-8 by one of these characters.
         _complain(
-            "error: an argument or an environment variable contains a byte that is not UTF-8: retype it; "
-            "ids contain ASCII characters only"
+            "error: an argument or an environment variable contains a byte that is not UTF-8:"
+            " retype it; ids contain ASCII characters only"
         )
         return USAGE
     if isinstance(error, OSError) and error.errno in _FULL:
         _silence_stdout()
         _complain(
-            f"error: the output cannot be written ({error.strerror}): free some space and run the command again; "
-            "refunds that were accepted continue, see them with 'refunds list'"
+            f"error: the output cannot be written ({error.strerror}): free some space and run the"
+            " command again; refunds that were accepted continue, see them with 'refunds list'"
         )
         return INTERNAL
     if isinstance(error, OSError) and error.strerror == _CLOSED:
         _complain(
-            f"error: the output cannot be written ({_CLOSED}): open it, or redirect it to a file or to /dev/null, and "
-            "run the command again; refunds that were accepted continue, see them with 'refunds list'"
+            f"error: the output cannot be written ({_CLOSED}): open it, or redirect it to a file or"
+            " to /dev/null, and run the command again; refunds that were accepted continue, see"
+            " them with 'refunds list'"
         )
         return INTERNAL
     return _internal(error)
@@ -210,12 +243,14 @@ def _wants_traceback() -> bool:
 
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="refund-worker", prog_name="refunds", message="%(prog)s %(version)s")
+@click.version_option(
+    package_name="refund-worker", prog_name="refunds", message="%(prog)s %(version)s"
+)
 def refunds() -> None:
-    """Send refunds: each is accepted once, moves money at most once, is never lost, and its status is never a guess.
+    """Send refunds: each is accepted once, moves money at most once, and is never lost.
 
-    Data goes to stdout, everything else to stderr. Settings come from REFUNDS_… variables; 'refunds doctor' checks
-    them.
+    A refund's status is never a guess. Data goes to stdout, everything else to stderr. Settings
+    come from REFUNDS_… variables; 'refunds doctor' checks them.
     """
 
 
@@ -226,7 +261,11 @@ def main() -> NoReturn:
         sys.stdout = cast("TextIO", _ClosedOutput())
     for name in ("stdin", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
+            setattr(
+                sys,
+                name,
+                Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"),  # noqa: SIM115 - for as long as the process lives
+            )
     for stream in (sys.stdout, sys.stderr):
         # If the terminal's encoding lacks a character, print its number instead of failing.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

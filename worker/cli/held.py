@@ -9,7 +9,7 @@ from worker.rules import codes
 
 
 def pauses_itself(batch: Batch) -> bool:
-    """Return whether a batch has paused itself, because many of its refunds in a row failed with one code."""
+    """Return whether a batch has paused itself: many refunds in a row failed with one code."""
     return batch.state == "paused" and batch.paused_reason is not None
 
 
@@ -17,10 +17,14 @@ def paused(batch: Batch) -> str:
     """Return why a paused batch is paused, since when, and what to do."""
     since = f"since {render.moment(batch.paused_at)} " if batch.paused_at else ""
     if batch.paused_reason is None:
-        return f"{since}by {batch.paused_by or 'a person'}: resume it with 'refunds batch resume {batch.batch_id}'"
+        return (
+            f"{since}by {batch.paused_by or 'a person'}: resume it with 'refunds batch resume"
+            f" {batch.batch_id}'"
+        )
     return (
-        f"{since}automatically, because many refunds in a row failed with {batch.paused_reason}: fix the cause, then "
-        f"'refunds batch resume {batch.batch_id}' sends the rest, and {_again(batch.batch_id, batch.paused_reason)}"
+        f"{since}automatically, because many refunds in a row failed with {batch.paused_reason}:"
+        f" fix the cause, then 'refunds batch resume {batch.batch_id}' sends the rest, and"
+        f" {_again(batch.batch_id, batch.paused_reason)}"
     )
 
 

@@ -1,4 +1,7 @@
-"""`refunds import`: its options and help; checks every row of the file before `import_run` goes further."""
+"""`refunds import`: its options and help.
+
+Checks every row of the file before `import_run` goes further.
+"""
 
 from __future__ import annotations
 
@@ -47,19 +50,35 @@ If an import is interrupted, run the same command again: it continues where it
 stopped, and no refund is made twice.""",
 )
 @click.argument("file", metavar="FILE|-")
-@click.option("--dry-run", is_flag=True, help="Check the file and compare it with the records; import nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check the file and compare it with the records; import nothing.",
+)
 @click.option(
     "--wait",
     is_flag=True,
-    help="Show progress until every refund is settled or needs review, or the batch has paused itself.",
+    help=(
+        "Show progress until every refund is settled or needs review, or the batch has paused"
+        " itself."
+    ),
 )
-@click.option("--result", type=_target, callback=named, metavar="FILE", help="Write all rows with their results.")
+@click.option(
+    "--result",
+    type=_target,
+    callback=named,
+    metavar="FILE",
+    help="Write all rows with their results.",
+)
 @click.option(
     "--errors",
     type=_target,
     callback=named,
     metavar="FILE",
-    help="Write the invalid rows with their errors. If no row is invalid, a FILE of an earlier run is removed.",
+    help=(
+        "Write the invalid rows with their errors. If no row is invalid, a FILE of an earlier run"
+        " is removed."
+    ),
 )
 @click.option(
     "--on-error",
@@ -74,7 +93,12 @@ stopped, and no refund is made twice.""",
     callback=most_errors,
     help="With --on-error skip: how many rows may be invalid.",
 )
-@click.option("--expect-rows", type=Whole(min=1), metavar="N", help="Refuse a file with another number of rows.")
+@click.option(
+    "--expect-rows",
+    type=Whole(min=1),
+    metavar="N",
+    help="Refuse a file with another number of rows.",
+)
 @click.option(
     "--expect-total",
     "totals",
@@ -91,10 +115,23 @@ stopped, and no refund is made twice.""",
     callback=sums_or_one,
     help="Refuse a file with a larger total; MINOR alone applies to each currency.",
 )
-@click.option("--allow-repeat", is_flag=True, help="Allow the same payment and amount under another id.")
-@click.option("--all-remaining", is_flag=True, help="A row without an amount refunds all that is left of its payment.")
-@click.option("--again", is_flag=True, help="Import the new rows of a file that was imported before.")
-@click.option("--delay", metavar="TIME", callback=length_of_time, help="Send nothing for this long: 70m, 1h30m.")
+@click.option(
+    "--allow-repeat", is_flag=True, help="Allow the same payment and amount under another id."
+)
+@click.option(
+    "--all-remaining",
+    is_flag=True,
+    help="A row without an amount refunds all that is left of its payment.",
+)
+@click.option(
+    "--again", is_flag=True, help="Import the new rows of a file that was imported before."
+)
+@click.option(
+    "--delay",
+    metavar="TIME",
+    callback=length_of_time,
+    help="Send nothing for this long: 70m, 1h30m.",
+)
 @click.option("--batch", metavar="NAME", help="Name of the batch; generated if omitted.")
 @reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -110,8 +147,8 @@ def import_file(
 ) -> int:
     """Import a file of refunds.
 
-    Every row is checked first; if one is invalid, nothing is imported. FILE may be CSV, JSON lines or XLSX, also
-    gzipped; - is standard input.
+    Every row is checked first; if one is invalid, nothing is imported. FILE may be CSV, JSON lines
+    or XLSX, also gzipped; - is standard input.
     """
     names = (
         *("dry_run", "wait", "again", "allow_repeat", "all_remaining", "delay"),
@@ -119,7 +156,9 @@ def import_file(
     )
     given = {name: values.pop(name) for name in names}
     if given["max_errors"] is not None and given["on_error"] != "skip":
-        raise click.UsageError("--max-errors needs --on-error skip: without it, any invalid row stops the import")
+        raise click.UsageError(
+            "--max-errors needs --on-error skip: without it, any invalid row stops the import"
+        )
     if given["batch"] is not None:
         given["batch"] = batches.checked_batch_id(given["batch"])
     if result is not None and errors is not None and result.absolute() == errors.absolute():

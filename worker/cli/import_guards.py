@@ -1,4 +1,4 @@
-"""The limits of an import: parsed from the command line, and checked against the rows and totals of a file."""
+"""Parses the limits of an import on the command line, and checks a file's rows and totals."""
 
 from __future__ import annotations
 
@@ -45,61 +45,92 @@ def most_errors(_ctx: click.Context, param: click.Parameter, text: str | None) -
         return None
     if re.fullmatch(r"[0-9]{1,12}", text):
         return MostErrors(text=text, rows=int(text))
-    if re.fullmatch(r"[0-9]{1,3}(?:\.[0-9]{1,6})?%", text) and (percent := Decimal(text[:-1])) <= _WHOLE:
+    if (
+        re.fullmatch(r"[0-9]{1,3}(?:\.[0-9]{1,6})?%", text)
+        and (percent := Decimal(text[:-1])) <= _WHOLE
+    ):
         return MostErrors(text=text, percent=percent)
     rule = "must be a number of rows such as 10, or a percentage such as 0.5%, up to 100%"
     raise click.BadParameter(f"{text!r} {rule}", param=param)
 
 
 def length_of_time(_ctx: click.Context, param: click.Parameter, text: str | None) -> timedelta:
-    """Return `90s`, `70m`, `2h`, `1d`, or several of them as in `1h30m`; 0 if absent. A click callback."""
+    """Return `90s`, `70m`, `2h`, `1d`, or several of them as in `1h30m`; 0 if absent.
+
+    A click callback.
+    """
     if text is None:
         return timedelta(0)
     parts = _PART.findall(text)
     if not parts or "".join(f"{number}{unit}" for number, unit in parts) != text:
-        raise click.BadParameter(f"{text!r} must be a time in s, m, h or d, such as 70m or 1h30m", param=param)
-    span = timedelta(seconds=min(sum(int(number) * _SECONDS[unit] for number, unit in parts), _TOO_LONG))
+        raise click.BadParameter(
+            f"{text!r} must be a time in s, m, h or d, such as 70m or 1h30m", param=param
+        )
+    span = timedelta(
+        seconds=min(sum(int(number) * _SECONDS[unit] for number, unit in parts), _TOO_LONG)
+    )
     if not timedelta(0) < span <= _LONGEST:
-        raise click.BadParameter(f"{text!r} must be more than 0 and at most {_LONGEST.days} days", param=param)
+        raise click.BadParameter(
+            f"{text!r} must be more than 0 and at most {_LONGEST.days} days", param=param
+        )
     return span
 
 
-def each_sum(ctx: click.Context, param: click.Parameter, texts: Iterable[str]) -> dict[str | None, int]:
+def each_sum(
+    ctx: click.Context, param: click.Parameter, texts: Iterable[str]
+) -> dict[str | None, int]:
     """Return `CUR=MINOR`, once for each currency, as a mapping; a click callback."""
     sums = sums_or_one(ctx, param, texts)
     if None in sums:
-        raise click.BadParameter(f"'{sums[None]}' needs its currency, as in usd={sums[None]}", param=param)
+        raise click.BadParameter(
+            f"'{sums[None]}' needs its currency, as in usd={sums[None]}", param=param
+        )
     return sums
 
 
-def sums_or_one(_ctx: click.Context, param: click.Parameter, texts: Iterable[str]) -> dict[str | None, int]:
-    """Return `CUR=MINOR`, or `MINOR` for each currency that is not named, as a mapping; a click callback."""
+def sums_or_one(
+    _ctx: click.Context, param: click.Parameter, texts: Iterable[str]
+) -> dict[str | None, int]:
+    """Return `CUR=MINOR`, or `MINOR` for each currency that is not named, as a mapping.
+
+    A click callback.
+    """
     sums: dict[str | None, int] = {}
     for text in texts:
         match = _MONEY.fullmatch(text)
         if match is None:
-            raise click.BadParameter(f"{text!r} must be a total in minor units, such as usd=123456", param=param)
+            raise click.BadParameter(
+                f"{text!r} must be a total in minor units, such as usd=123456", param=param
+            )
         currency = None if match[1] is None else match[1].lower()
         if currency in sums:
             whose = currency or "every currency"
-            raise click.BadParameter(f"{text!r}: the total of {whose} is given twice, give it once", param=param)
+            raise click.BadParameter(
+                f"{text!r}: the total of {whose} is given twice, give it once", param=param
+            )
         sums[currency] = int(match[2])
     return sums
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The limits of a whole file; `most_totals[None]` applies to each currency that is not named."""
+    """The limits of a whole file; `most_totals[None]` applies to each currency not named."""
 
     rows: int | None = None
     totals: Mapping[str | None, int] = field(default_factory=dict)
     most_totals: Mapping[str | None, int] = field(default_factory=dict)
     most_amount: int | None = None
     unit: AmountUnit = "minor"
-    """The unit of the file's amounts, in which messages show them too. The limits are always in minor units."""
+    """The unit of the file's amounts, in which messages show them too.
+
+    The limits are always in minor units.
+    """
 
     def broken(self, summary: Summary) -> list[str]:
-        """Return a sentence for each limit that the file breaks; totals are of the rows that would be imported."""
+        """Return a sentence for each limit that the file breaks.
+
+        Totals are of the rows that would be imported.
+        """
         return [*self._expectations(summary), *self._ceilings(summary)]
 
     def _expectations(self, summary: Summary) -> Iterator[str]:
@@ -114,11 +145,13 @@ class Limits:
             return
         found = sums(summary)
         if UNSTATED in found and UNSTATED not in self.totals:
-            # Because of these rows the totals of the other currencies would be reported as wrong too.
+            # Because of these rows the totals of the other currencies would be reported as wrong
+            # too.
             unstated = found[UNSTATED]
             yield (
-                f"rows without a currency add up to {unstated:,}, so --expect-total cannot be checked: state their "
-                f"currency in a column named currency, or add --expect-total {UNSTATED}={unstated}"
+                f"rows without a currency add up to {unstated:,}, so --expect-total cannot be"
+                " checked: state their currency in a column named currency, or add --expect-total"
+                f" {UNSTATED}={unstated}"
             )
             return
         for currency in sorted({*self.totals, *found}, key=str):
@@ -130,7 +163,7 @@ class Limits:
                 yield f"the file adds up to {self._said(total, currency)}, but {wanted}"
 
     def _said(self, amount: int, currency: str | None) -> str:
-        """Return a total as the file states amounts, followed by the form that the command line takes."""
+        """Return a total in the file's form of amounts, then in the form of the command line."""
         if self.unit == "minor":
             return f"{amount:,} {currency}"
         return f"{money(amount, currency, self.unit)} ({currency}={amount})"
@@ -141,21 +174,26 @@ class Limits:
             for currency, total in sums(summary).items():
                 most = self.most_totals.get(currency, self.most_totals.get(None, 0))
                 if total > most:
-                    yield f"the file adds up to {self._said(total, currency)}, more than --max-total {most:,} allows"
+                    yield (
+                        f"the file adds up to {self._said(total, currency)}, more than --max-total"
+                        f" {most:,} allows"
+                    )
             if open_rows:
                 yield f"{_ask_for_all(open_rows)}, so --max-total cannot be checked"
         if self.most_amount is not None:
             if summary.largest_amount is not None and summary.largest_amount > self.most_amount:
                 yield (
-                    f"line {summary.largest_line} requests {summary.largest_amount:,} minor units, more than "
-                    f"REFUNDS_MAX_AMOUNT={self.most_amount} allows"
+                    f"line {summary.largest_line} requests {summary.largest_amount:,} minor units,"
+                    f" more than REFUNDS_MAX_AMOUNT={self.most_amount} allows"
                 )
             if open_rows:
                 yield f"{_ask_for_all(open_rows)}, so REFUNDS_MAX_AMOUNT cannot be checked"
 
 
 def _ask_for_all(rows: int) -> str:
-    return f"{counted(rows, 'row')} {verb(rows, 'requests', 'request')} all that is left of a payment"
+    return (
+        f"{counted(rows, 'row')} {verb(rows, 'requests', 'request')} all that is left of a payment"
+    )
 
 
 def sums(summary: Summary) -> dict[str, int]:

@@ -12,7 +12,15 @@ from worker.batches import Comparison, Conflict
 from worker.cli import render
 from worker.cli.session import note
 from worker.cli.words import counted, listed, verb
-from worker.importer import IGNORED, ImportOptions, Source, Summary, column_option, looks_like_amount, made_id
+from worker.importer import (
+    IGNORED,
+    ImportOptions,
+    Source,
+    Summary,
+    column_option,
+    looks_like_amount,
+    made_id,
+)
 from worker.model.refund import Refund, Status
 
 _LINES: Final = 3
@@ -25,8 +33,8 @@ def say_duplicates(summary: Summary) -> None:
     if summary.duplicates:
         count, first = summary.duplicates, summary.first_duplicates[0]
         note(
-            f"warning: {counted(count, 'row')} {verb(count, 'repeats', 'repeat')} an earlier row (line {first.line} "
-            f"repeats line {first.first_line}): each refund is made only once"
+            f"warning: {counted(count, 'row')} {verb(count, 'repeats', 'repeat')} an earlier row"
+            f" (line {first.line} repeats line {first.first_line}): each refund is made only once"
         )
 
 
@@ -34,15 +42,26 @@ def say_hidden(source: Source) -> None:
     """Warn of rows that are hidden in the sheet, so that its reader may not have seen them."""
     if count := source.hidden_rows:
         rows = f"{counted(count, 'row')} of the sheet {verb(count, 'is', 'are')}"
-        note(f"warning: {rows} hidden, for example by a filter, but read like all others: delete those not meant")
+        note(
+            f"warning: {rows} hidden, for example by a filter, but read like all others: delete"
+            " those not meant"
+        )
 
 
 def say_errors(source: Source, summary: Summary, end: str, kind: str = "error") -> None:
-    """Write the first errors as a table, and the number of errors by code; `end` states the consequence."""
+    """Write the first errors as a table, and the number of errors by code.
+
+    `end` states the consequence.
+    """
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in _COLUMNS:
         text = column == "rule"
-        table.add_column(column, overflow="fold", no_wrap=not text, justify="right" if column == "line" else "left")
+        table.add_column(
+            column,
+            overflow="fold",
+            no_wrap=not text,
+            justify="right" if column == "line" else "left",
+        )
     for error in summary.first_errors:
         table.add_row(*(render.plain(getattr(error, column)) for column in _COLUMNS))
     render.put(table, stream=sys.stderr)
@@ -58,7 +77,10 @@ def all_remaining_refused(source: Source, summary: Summary, compared: Comparison
     rows = summary.all_remaining if compared is None else compared.all_remaining
     if "amount" not in summary.columns.values():
         each = "its row" if rows == 1 else f"each of {rows:,} rows"
-        return f"{source.name} has no amount column, so {each} would refund all that is left of its payment"
+        return (
+            f"{source.name} has no amount column, so {each} would refund all that is left of its"
+            " payment"
+        )
     lines = [] if compared is None else compared.first_all_remaining[:_LINES]
     first = "" if len(lines) == rows else "the first: "
     where = f" ({first}{verb(len(lines), 'line', 'lines')} {listed(lines)})" if lines else ""
@@ -80,38 +102,62 @@ def say_all_remaining_refused(sentence: str, summary: Summary) -> None:
 
 def ignored_amounts(summary: Summary) -> list[str]:
     """Return the ignored columns whose names look like amounts."""
-    return [column for column, use in summary.columns.items() if use == IGNORED and looks_like_amount(column)]
+    return [
+        column
+        for column, use in summary.columns.items()
+        if use == IGNORED and looks_like_amount(column)
+    ]
 
 
 def say_ignored_amounts(summary: Summary) -> None:
     """Warn of columns that look like amounts but are ignored."""
     amount = next((column for column, use in summary.columns.items() if use == "amount"), None)
     for column in ignored_amounts(summary):
-        read = f"amounts are read from {amount!r}" if amount is not None else "no column is read as the amount"
+        read = (
+            f"amounts are read from {amount!r}"
+            if amount is not None
+            else "no column is read as the amount"
+        )
         note(f"warning: the column {column!r} looks like an amount but is ignored: {read}")
 
 
 def say_conflicts(source: Source, compared: Comparison) -> None:
-    """Report the first rows whose ids belong to refunds with other contents, and how to import such rows."""
+    """Report the first rows whose ids have refunds with other contents, and how to import them."""
     conflicts, options = compared.first_conflicts, source.options
     for each in conflicts:
-        exists = f"refund {each.refund.refund_id} exists with other contents and {_state(each.refund)}"
+        exists = (
+            f"refund {each.refund.refund_id} exists with other contents and {_state(each.refund)}"
+        )
         note(f"line {each.row.line}: {exists}: {_differences(each)}")
     count = compared.conflicting
     note(
-        f"error: {counted(count, 'row')} of {source.name} {verb(count, 'has', 'have')} the id of a refund with other "
-        f"contents: {NOTHING}"
+        f"error: {counted(count, 'row')} of {source.name} {verb(count, 'has', 'have')} the id of a"
+        f" refund with other contents: {NOTHING}"
     )
     if not options.id_from:
         note("  see the existing refund with 'refunds status ID'")
         note("  if a row is a new refund, or the corrected row of a failed one, give it a new id")
         return
     if any(each.refund.status in {Status.FAILED, Status.CANCELED} for each in conflicts):
-        note(f"  if these are corrected rows of failed refunds, import only them, with {_next_attempt(conflicts)}")
-    more = next((name for each in conflicts for name, _, _ in _compared(each) if name not in options.id_from), None)
+        note(
+            "  if these are corrected rows of failed refunds, import only them, with"
+            f" {_next_attempt(conflicts)}"
+        )
+    more = next(
+        (
+            name
+            for each in conflicts
+            for name, _, _ in _compared(each)
+            if name not in options.id_from
+        ),
+        None,
+    )
     if more is not None:
         columns = ",".join([*options.id_from, more])
-        note(f"  if each row is a refund of its own, make the ids from more columns: {_id_from(columns)}")
+        note(
+            "  if each row is a refund of its own, make the ids from more columns:"
+            f" {_id_from(columns)}"
+        )
 
 
 def _id_from(columns: str) -> str:
@@ -126,7 +172,9 @@ def _next_attempt(conflicts: list[Conflict]) -> str:
 def _state(refund: Refund) -> str:
     if refund.status is Status.FAILED:
         return f"failed ({refund.error_code})" if refund.error_code else "failed"
-    return {Status.SUCCEEDED: "succeeded", Status.CANCELED: "was canceled"}.get(refund.status, "is in progress")
+    return {Status.SUCCEEDED: "succeeded", Status.CANCELED: "was canceled"}.get(
+        refund.status, "is in progress"
+    )
 
 
 def _differences(conflict: Conflict) -> str:
@@ -134,7 +182,10 @@ def _differences(conflict: Conflict) -> str:
 
 
 def _compared(conflict: Conflict) -> Iterator[tuple[str, str, str]]:
-    """Yield each difference between a row and the refund with its id: field, the refund's value, the row's value."""
+    """Yield each difference between a row and the refund with its id.
+
+    Field, the refund's value, the row's value.
+    """
     requested, existing = conflict.row.request, conflict.refund.as_request()
     for name in ("payment_intent", "amount", "currency", "reason"):
         before, now = getattr(existing, name), getattr(requested, name)
@@ -149,11 +200,15 @@ def _compared(conflict: Conflict) -> Iterator[tuple[str, str, str]]:
 def say_not_failed(source: Source, compared: Comparison) -> None:
     """Report the first rows that are a further attempt at a refund that has not failed."""
     for each in compared.first_not_failed:
-        note(f"line {each.row.line}: the earlier attempt, refund {each.refund.refund_id}, {_state(each.refund)}")
+        note(
+            f"line {each.row.line}: the earlier attempt, refund {each.refund.refund_id},"
+            f" {_state(each.refund)}"
+        )
     count = compared.not_failed
     note(
-        f"error: {counted(count, 'row')} of {source.name} {verb(count, 'is', 'are')} a further attempt at a refund "
-        f"that has not failed: {NOTHING}; keep only rows whose refund failed or was canceled"
+        f"error: {counted(count, 'row')} of {source.name} {verb(count, 'is', 'are')} a further"
+        f" attempt at a refund that has not failed: {NOTHING}; keep only rows whose refund failed"
+        " or was canceled"
     )
 
 
@@ -162,11 +217,14 @@ def say_repeats(summary: Summary, compared: Comparison | None, *, allowed: bool)
     for pair in summary.first_repeats:
         note(f"line {pair.line}: same payment and amount as line {pair.first_line}")
     for repeat in compared.first_repeats if compared is not None else ():
-        note(f"line {repeat.row.line}: same payment and amount as refund {repeat.refund_id}, accepted before")
+        note(
+            f"line {repeat.row.line}: same payment and amount as refund {repeat.refund_id},"
+            " accepted before"
+        )
     count = summary.repeats + (compared.repeats if compared is not None else 0)
     sentence = (
-        f"{counted(count, 'row')} {verb(count, 'refunds', 'refund')} the same amount of the same payment as another "
-        "refund, under another id"
+        f"{counted(count, 'row')} {verb(count, 'refunds', 'refund')} the same amount of the same"
+        " payment as another refund, under another id"
     )
     if allowed:
         note(f"note: {sentence}: allowed by --allow-repeat")
@@ -180,8 +238,11 @@ def say_known(compared: Comparison, options: ImportOptions) -> None:
     if failed := compared.statuses.get("failed", 0):
         them = verb(failed, "it", "them")
         note(
-            f"{failed:,} of them failed before: 'refunds batch retry ID' sends {them} again unchanged; a corrected "
-            f"row needs {fresh}"
+            f"{failed:,} of them failed before: 'refunds batch retry ID' sends {them} again"
+            f" unchanged; a corrected row needs {fresh}"
         )
     if canceled := compared.statuses.get("canceled", 0):
-        note(f"{canceled:,} of them {verb(canceled, 'was', 'were')} canceled: a row that is still wanted needs {fresh}")
+        note(
+            f"{canceled:,} of them {verb(canceled, 'was', 'were')} canceled: a row that is still"
+            f" wanted needs {fresh}"
+        )

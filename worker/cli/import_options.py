@@ -1,4 +1,7 @@
-"""How a file is read: by options or detected from the file, and stored with the batch to read it the same way again."""
+"""How a file is read: by options, or as detected from the file.
+
+It is stored with the batch, so that the file can be read the same way again.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ _DELIMITERS: Final = {name: character for character, name in DELIMITERS.items()}
 _KINDS: Final = {"xlsx": "a workbook", "csv": "a CSV"}
 
 
-def _each_column(_ctx: click.Context, param: click.Parameter, texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
+def _each_column(
+    _ctx: click.Context, param: click.Parameter, texts: Iterable[str]
+) -> tuple[tuple[str, str], ...]:
     """Return `FIELD="Header"`, once for each field, as pairs; a click callback."""
     pairs: dict[str, str] = {}
     for text in texts:
@@ -38,18 +43,30 @@ def _each_column(_ctx: click.Context, param: click.Parameter, texts: Iterable[st
         if not equals or not is_settable(field):
             near = get_close_matches(field, FIELDS, n=1)
             meant = f"; did you mean {near[0]}?" if near and equals else ""
-            rule = f'must be FIELD="Header", with FIELD one of {", ".join(FIELDS)} or metadata.KEY{meant}'
+            rule = (
+                f'must be FIELD="Header", with FIELD one of {", ".join(FIELDS)} or'
+                f" metadata.KEY{meant}"
+            )
             raise click.BadParameter(f"{text!r} {rule}", param=param)
         if field in pairs:
-            raise click.BadParameter(f"{text!r}: {field} is given twice, name one column for it", param=param)
+            raise click.BadParameter(
+                f"{text!r}: {field} is given twice, name one column for it", param=param
+            )
         pairs[field] = header.strip()
     return tuple(pairs.items())
 
 
 _OPTIONS: Final = (
-    click.option("--format", "format_", type=click.Choice(FORMATS), help="Format of the file; detected if omitted."),
     click.option(
-        "--delimiter", type=click.Choice([*_DELIMITERS]), help="Delimiter of a CSV file; detected if omitted."
+        "--format",
+        "format_",
+        type=click.Choice(FORMATS),
+        help="Format of the file; detected if omitted.",
+    ),
+    click.option(
+        "--delimiter",
+        type=click.Choice([*_DELIMITERS]),
+        help="Delimiter of a CSV file; detected if omitted.",
     ),
     click.option("--sheet", metavar="NAME", help="Sheet to read, if a workbook has several."),
     click.option(
@@ -60,14 +77,21 @@ _OPTIONS: Final = (
         callback=_each_column,
         help="The column that holds a field, if it has another name; repeat it for each field.",
     ),
-    click.option("--id-from", metavar="COLUMNS", help="Make each refund's id from these columns, comma-separated."),
+    click.option(
+        "--id-from",
+        metavar="COLUMNS",
+        help="Make each refund's id from these columns, comma-separated.",
+    ),
     click.option(
         "--attempt",
         type=Whole(min=1, max=MOST_ATTEMPTS),
         default=1,
         show_default=True,
         metavar="N",
-        help="With --id-from: 2 makes new ids from the same columns, for corrected rows of failed refunds.",
+        help=(
+            "With --id-from: 2 makes new ids from the same columns, for corrected rows of failed"
+            " refunds."
+        ),
     ),
     click.option(
         "--amount-unit",
@@ -111,10 +135,13 @@ def reading(
     """Return how the command line says to read a file. Raises `InputError`."""
     if attempt > 1 and id_from is None:
         raise click.UsageError(
-            f"--attempt {attempt} needs --id-from: in a file with its own ids, give a corrected row a new id"
+            f"--attempt {attempt} needs --id-from: in a file with its own ids, give a corrected row"
+            " a new id"
         )
     if decimal != "point" and amount_unit != "major":
-        raise click.UsageError("--decimal comma needs amounts in major units: add --amount-unit major")
+        raise click.UsageError(
+            "--decimal comma needs amounts in major units: add --amount-unit major"
+        )
     return ImportOptions(
         format=format_,
         delimiter=None if delimiter is None else _DELIMITERS[delimiter],
@@ -130,18 +157,24 @@ def reading(
 
 
 def require_fitting(source: Source) -> None:
-    """Refuse an option that does not apply to the file's format: the user meant another file or format."""
+    """Refuse an option that does not apply to the file's format.
+
+    The user meant another file or format.
+    """
     options = source.options
-    for option, value, fitting in (("--sheet", options.sheet, "xlsx"), ("--delimiter", options.delimiter, "csv")):
+    for option, value, fitting in (
+        ("--sheet", options.sheet, "xlsx"),
+        ("--delimiter", options.delimiter, "csv"),
+    ):
         if value is not None and source.format != fitting:
             raise click.UsageError(
-                f"{option} applies only to {_KINDS[fitting]}, but {source.name} is read as {describe(source)}: leave "
-                "the option out, or name another file"
+                f"{option} applies only to {_KINDS[fitting]}, but {source.name} is read as"
+                f" {describe(source)}: leave the option out, or name another file"
             )
 
 
 def stored_reading(source: Source) -> str:
-    """Return as JSON how a file was read, detected values included, so that a batch can read the same rows again."""
+    """Return as JSON how a file was read, detected values included, to read the same rows again."""
     options = source.options
     kept: dict[str, Any] = {
         "format": source.format,

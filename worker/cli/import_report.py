@@ -1,4 +1,4 @@
-"""The summary of a file: its columns, its totals, and how it compares with the records, as JSON or a table."""
+"""The summary of a file, as JSON or a table: columns, totals, and comparison with the records."""
 
 from __future__ import annotations
 
@@ -67,7 +67,11 @@ def facts_of(source: Source, summary: Summary) -> dict[str, Any]:
         "repeats": summary.repeats,
         "errors_by_code": dict(summary.errors_by_code),
         "totals": {
-            currency or UNSTATED: {"rows": total.rows, "amount": total.amount, "all_remaining": total.all_remaining}
+            currency or UNSTATED: {
+                "rows": total.rows,
+                "amount": total.amount,
+                "all_remaining": total.all_remaining,
+            }
             for currency, total in summary.totals.items()
         },
     }
@@ -111,19 +115,28 @@ def put_facts(facts: Mapping[str, Any], *, as_json: bool) -> None:
 
 
 def _read_with(decimals: Mapping[str, int], _facts: object) -> Rows:
-    read = (f"{currency.upper()} with {counted(number, 'decimal')}" for currency, number in decimals.items())
+    read = (
+        f"{currency.upper()} with {counted(number, 'decimal')}"
+        for currency, number in decimals.items()
+    )
     return [("amounts read", ", ".join(read))]
 
 
 def _each(label: str) -> Callable[[Mapping[str, int], object], Rows]:
     def rows(counts: Mapping[str, int], _facts: object) -> Rows:
-        return [(label + _LABELS.get(name, name), f"{number:,}") for name, number in counts.items() if number]
+        return [
+            (label + _LABELS.get(name, name), f"{number:,}")
+            for name, number in counts.items()
+            if number
+        ]
 
     return rows
 
 
-def total_rows(totals: Mapping[str, int], counts: Mapping[str, Mapping[str, int]], unit: AmountUnit) -> Rows:
-    """Return a line for the total of each currency; `counts` add the number of refunds, if known."""
+def total_rows(
+    totals: Mapping[str, int], counts: Mapping[str, Mapping[str, int]], unit: AmountUnit
+) -> Rows:
+    """Return a line for each currency's total; `counts` add the number of refunds, if known."""
     rows: Rows = []
     for currency, amount in totals.items():
         text = money(amount, currency, unit)
@@ -154,7 +167,10 @@ def _column_rows(columns: Sequence[Mapping[str, str]], unit: AmountUnit, decimal
         name, use = each["column"], each["use"]
         ignored += use == IGNORED
         if use != USED_BY_RESULT and (use != IGNORED or ignored <= _MOST_IGNORED):
-            lines.append(f"{repr(name) if name else 'a column without a name'} {_used(name, use, unit, decimal)}")
+            lines.append(
+                f"{repr(name) if name else 'a column without a name'}"
+                f" {_used(name, use, unit, decimal)}"
+            )
     if ignored > _MOST_IGNORED:
         lines.append(f"and {counted(ignored - _MOST_IGNORED, 'more column')} ignored")
     if results := uses[USED_BY_RESULT]:
@@ -164,7 +180,10 @@ def _column_rows(columns: Sequence[Mapping[str, str]], unit: AmountUnit, decimal
 
 def _used(name: str, use: str, unit: AmountUnit, decimal: str) -> str:
     if use == "amount":
-        return f"used as amount, in {unit} units{' with a decimal comma' if decimal == 'comma' else ''}"
+        return (
+            f"used as amount, in {unit}"
+            f" units{' with a decimal comma' if decimal == 'comma' else ''}"
+        )
     if use.startswith("metadata"):
         return f"sent along as {use}"
     made, _, key = use.partition(", ")
@@ -176,7 +195,9 @@ def _used(name: str, use: str, unit: AmountUnit, decimal: str) -> str:
 _PARTS: Final[Mapping[str, Callable[[Any, Any], Rows]]] = {
     "columns": lambda columns, facts: _column_rows(columns, facts["amount_unit"], facts["decimal"]),
     "totals": lambda totals, facts: total_rows(
-        {currency: total["amount"] for currency, total in totals.items()}, totals, facts["amount_unit"]
+        {currency: total["amount"] for currency, total in totals.items()},
+        totals,
+        facts["amount_unit"],
     ),
     "amounts": lambda amounts, facts: amount_rows(amounts, facts["amount_unit"]),
     "decimals": _read_with,

@@ -1,4 +1,7 @@
-"""The rest of `refunds import`, once all rows are checked: refuses the file, shows a dry run, or imports it."""
+"""The rest of `refunds import`, once all rows are checked.
+
+Refuses the file, shows a dry run, or imports it.
+"""
 
 from __future__ import annotations
 
@@ -68,11 +71,15 @@ class Refusal(NamedTuple):
 
     code: int
     limit: str | None = None
-    """The sentence for `broken_limits` in the JSON summary; None if other fields of the summary show the reason."""
+    """The sentence for `broken_limits` in the JSON summary.
+
+    None if other fields of the summary show the reason.
+    """
 
 
 def _exit_code(refusals: Sequence[Refusal]) -> int:
-    # The first reason decides: invalid rows are found first, and must be fixed before any limit can be judged.
+    # The first reason decides: invalid rows are found first, and must be fixed before any limit can
+    # be judged.
     return refusals[0].code if refusals else DONE
 
 
@@ -89,7 +96,7 @@ def process(
     write_all: Write,
     write_refused: Write,
 ) -> int:
-    """Take a file whose rows are checked: refuse it, or compare it with the records and import it."""
+    """Take a file with checked rows: refuse it, or compare it with the records and import it."""
     refusals = _check_file(source, validation, options, write_all, write_refused)
     if refusals and not options.dry_run:
         if options.as_json:
@@ -101,24 +108,39 @@ def process(
         code = _import(refunds, source, validation, options)
         if code != REFUSED:
             try:
-                write_all(lambda out: write_result(source, validation, refunds.get_many, out), RESULT_ROWS)
+                write_all(
+                    lambda out: write_result(source, validation, refunds.get_many, out), RESULT_ROWS
+                )
             except InputError as error:
-                note(f"error: {error}; the accepted refunds continue: write their results with 'refunds batch result'")
+                note(
+                    f"error: {error}; the accepted refunds continue: write their results with"
+                    " 'refunds batch result'"
+                )
                 return INTERNAL
         return code
 
 
 def _check_file(
-    source: Source, validation: Validation, options: ImportSettings, write_all: Write, write_refused: Write
+    source: Source,
+    validation: Validation,
+    options: ImportSettings,
+    write_all: Write,
+    write_refused: Write,
 ) -> list[Refusal]:
-    """Return why the file alone must not be imported: its invalid rows, or else the limits that it breaks."""
+    """Return why the file alone must not be imported.
+
+    Its invalid rows, or else the limits that it breaks.
+    """
     summary = validation.summary
     say_hidden(source)
     say_duplicates(summary)
     if summary.refused:
         write_refused(lambda out: write_failed_rows(source, validation, out), "with errors")
         if not options.skips(summary):
-            write_all(lambda out: write_result(source, validation, lambda ids: [None] * len(ids), out), RESULT_ROWS)
+            write_all(
+                lambda out: write_result(source, validation, lambda ids: [None] * len(ids), out),
+                RESULT_ROWS,
+            )
             say_errors(source, summary, _too_many(summary, options))
             # The totals are not known until the invalid rows are fixed, so no limit is checked.
             return [Refusal(REJECTED)]
@@ -150,9 +172,16 @@ def _draft(source: Source, summary: Summary, options: ImportSettings) -> BatchDr
 
 
 def _dry_run(
-    refunds: Refunds, source: Source, validation: Validation, options: ImportSettings, refusals: list[Refusal]
+    refunds: Refunds,
+    source: Source,
+    validation: Validation,
+    options: ImportSettings,
+    refusals: list[Refusal],
 ) -> int:
-    """Show what an import would do, and return its exit code; `refusals` are what the file alone showed."""
+    """Show what an import would do, and return its exit code.
+
+    `refusals` are what the file alone showed.
+    """
     summary, store = validation.summary, refunds.store
     facts = facts_of(source, summary)
     refusals = [*refusals]
@@ -161,7 +190,9 @@ def _dry_run(
         if (earlier := batches.earlier_batch(store, source.digest)) is not None:
             facts["earlier_batch"] = earlier.batch_id
         try:
-            batches.foresee_batch(store, options.batch, source.digest, _draft(source, summary, options))
+            batches.foresee_batch(
+                store, options.batch, source.digest, _draft(source, summary, options)
+            )
         except GuardRefused as refusal:
             note(f"error: {refusal}")
             refusals.append(Refusal(REFUSED))
@@ -181,18 +212,25 @@ def _dry_run(
     return _exit_code(refusals)
 
 
-def _time_needed(settings: Settings, summary: Summary, new: int, options: ImportSettings) -> dict[str, Any]:
-    """Return how long sending the new rows takes at the rate limit, in seconds, or in words for a person."""
+def _time_needed(
+    settings: Settings, summary: Summary, new: int, options: ImportSettings
+) -> dict[str, Any]:
+    """Return how long the new rows take to send at the rate limit, in seconds or in words."""
     if settings.rate_limit <= 0:
-        return {"seconds_at_rate_limit": None} if options.as_json else {"time": "no rate limit is set"}
+        return (
+            {"seconds_at_rate_limit": None} if options.as_json else {"time": "no rate limit is set"}
+        )
     stated = sum(total.rows for currency, total in summary.totals.items() if currency is not None)
-    # Reading a payment's totals or currency before sending takes one more call, a first read-back two.
+    # Reading a payment's totals or currency before sending takes one more call, a first read-back
+    # two.
     extra = 1.0 if settings.rules.wants_baseline else stated / max(1, summary.accepted)
     extra += 2.0 if settings.first_look else 0.0
     seconds = new * (1 + extra) / settings.rate_limit
     if options.as_json:
         return {"seconds_at_rate_limit": round(seconds, 1)}
-    return {"time": f"{span(seconds)} at {settings.rate_limit:g} calls a second (REFUNDS_RATE_LIMIT)"}
+    return {
+        "time": f"{span(seconds)} at {settings.rate_limit:g} calls a second (REFUNDS_RATE_LIMIT)"
+    }
 
 
 def _compared(refunds: Refunds, source: Source, validation: Validation) -> Comparison:
@@ -203,7 +241,10 @@ def _compared(refunds: Refunds, source: Source, validation: Validation) -> Compa
 def _check_rows(
     source: Source, summary: Summary, compared: Comparison | None, options: ImportSettings
 ) -> list[Refusal]:
-    """Return why the rows must not be imported beside the existing refunds; without `compared`, by the file alone."""
+    """Return why the rows must not be imported beside the existing refunds.
+
+    Without `compared`, by the file alone.
+    """
     refusals: list[Refusal] = []
     open_rows = summary.all_remaining if compared is None else compared.all_remaining
     if open_rows and not options.all_remaining:
@@ -225,7 +266,9 @@ def _check_rows(
     return refusals
 
 
-def _import(refunds: Refunds, source: Source, validation: Validation, options: ImportSettings) -> int:
+def _import(
+    refunds: Refunds, source: Source, validation: Validation, options: ImportSettings
+) -> int:
     summary = validation.summary
     draft = _draft(source, summary, options)
     # The most common refusals come before the file is read again.
@@ -237,12 +280,19 @@ def _import(refunds: Refunds, source: Source, validation: Validation, options: I
             render.as_json(facts | records_of(compared) | _broken_limits(refusals))
         return _exit_code(refusals)
     if foreseen.fresh and not compared.fresh:
-        put_facts(facts | records_of(compared) | {"batch_id": None, "created": 0}, as_json=options.as_json)
+        put_facts(
+            facts | records_of(compared) | {"batch_id": None, "created": 0}, as_json=options.as_json
+        )
         note(_NOTHING_NEW)
         say_known(compared, source.options)
         return NOTHING_TO_DO
     batch = batches.open_batch(
-        refunds.store, options.batch, file=source.name, digest=source.digest, rows=summary.rows, opening=draft
+        refunds.store,
+        options.batch,
+        file=source.name,
+        digest=source.digest,
+        rows=summary.rows,
+        opening=draft,
     )
     if not batch.fresh:
         note(f"this file is already batch {batch.batch_id}: its import continues")
@@ -256,7 +306,11 @@ def _import(refunds: Refunds, source: Source, validation: Validation, options: I
 
 
 def _report(
-    refunds: Refunds, batch_id: str, facts: dict[str, Any], counts: SubmitCounts, options: ImportSettings
+    refunds: Refunds,
+    batch_id: str,
+    facts: dict[str, Any],
+    counts: SubmitCounts,
+    options: ImportSettings,
 ) -> int:
     """Show what was accepted, and return the exit code of an import that does not wait."""
     put_facts(facts, as_json=options.as_json)
@@ -269,13 +323,22 @@ def _report(
     batch = batches.read_batch(refunds.store, batch_id)
     if batch.not_before is not None:
         until = render.moment(batch.not_before)
-        note(f"nothing is sent before {until}: until then 'refunds batch cancel {batch_id}' can cancel all of it")
+        note(
+            f"nothing is sent before {until}: until then 'refunds batch cancel {batch_id}' can"
+            " cancel all of it"
+        )
     note(f"accepted: follow it with 'refunds batch show {batch_id}'")
     return DONE
 
 
-def _wait(refunds: Refunds, batch_id: str, facts: dict[str, Any], counts: SubmitCounts, options: ImportSettings) -> int:
-    """Watch the batch until it is finished or has paused itself, show its results, and return the exit code."""
+def _wait(
+    refunds: Refunds,
+    batch_id: str,
+    facts: dict[str, Any],
+    counts: SubmitCounts,
+    options: ImportSettings,
+) -> int:
+    """Watch the batch until it finishes or pauses itself, show results, return the exit code."""
     try:
         after = watch_batch(refunds, batch_id)
     except KeyboardInterrupt:
@@ -285,7 +348,9 @@ def _wait(refunds: Refunds, batch_id: str, facts: dict[str, Any], counts: Submit
         facts["paused_reason"] = after.paused_reason
     put_facts(facts, as_json=options.as_json)
     if held.pauses_itself(after):
-        note(f"the batch is paused {held.paused(after)}; see it with 'refunds batch show {batch_id}'")
+        note(
+            f"the batch is paused {held.paused(after)}; see it with 'refunds batch show {batch_id}'"
+        )
     if after.known:
         rows = f"{counted(after.known, 'row')} {verb(after.known, 'was', 'were')}"
         note(f"{rows} accepted before, outside this batch, and not waited for")

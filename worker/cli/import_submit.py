@@ -1,4 +1,7 @@
-"""Submits the valid rows of a file as the refunds of a batch. An interrupted import can be run again."""
+"""Submits the valid rows of a file as the refunds of a batch.
+
+An interrupted import can be run again.
+"""
 
 from __future__ import annotations
 
@@ -41,15 +44,17 @@ class SubmitCounts:
 def say_late_conflicts(counts: SubmitCounts) -> None:
     """Report rows whose ids other refunds took while the import ran."""
     count = counts.conflicting
-    rows = f"{counted(count, 'row')} {verb(count, 'was', 'were')} skipped, because other refunds took"
+    rows = (
+        f"{counted(count, 'row')} {verb(count, 'was', 'were')} skipped, because other refunds took"
+    )
     note(
-        f"error: {rows} {verb(count, 'its id', 'their ids')} during the import: see the conflicts with 'refunds import "
-        "FILE --dry-run --again'"
+        f"error: {rows} {verb(count, 'its id', 'their ids')} during the import: see the conflicts"
+        " with 'refunds import FILE --dry-run --again'"
     )
 
 
 def submit(refunds: Refunds, batch_id: str, source: Source, validation: Validation) -> SubmitCounts:
-    """Accept every row that has no refund yet, and record at the end that the import is complete."""
+    """Accept every row that has no refund yet; record at the end that the import is complete."""
     counts = SubmitCounts()
     differing: list[RefundRequest] = []
     same_refund = SameRefund()
@@ -74,16 +79,18 @@ def submit(refunds: Refunds, batch_id: str, source: Source, validation: Validati
                     _refuse_canceled(refunds, batch_id, counts)
         _count_known(refunds, differing, counts, same_refund)
         rows_in = counts.created + counts.known
-        batches.close_batch(refunds.store, batch_id, handed_in=rows_in, conflicting=counts.conflicting)
+        batches.close_batch(
+            refunds.store, batch_id, handed_in=rows_in, conflicting=counts.conflicting
+        )
     except KeyboardInterrupt:
         raise Detached(
-            f"interrupted after {counts.rows:,} of {total:,} rows, which stay accepted as batch {batch_id}: "
-            "run the same command again to import the rest"
+            f"interrupted after {counts.rows:,} of {total:,} rows, which stay accepted as batch"
+            f" {batch_id}: run the same command again to import the rest"
         ) from None
     except StoreUnavailable as error:
         raise StoreUnavailable(
-            f"{error}; at least {counts.rows:,} of {total:,} rows are accepted as batch {batch_id}: run the same "
-            "command again to import the rest"
+            f"{error}; at least {counts.rows:,} of {total:,} rows are accepted as batch {batch_id}:"
+            " run the same command again to import the rest"
         ) from None
     return replace(counts)
 
@@ -91,7 +98,7 @@ def submit(refunds: Refunds, batch_id: str, source: Source, validation: Validati
 def _count_known(
     refunds: Refunds, differing: list[RefundRequest], counts: SubmitCounts, same_refund: SameRefund
 ) -> None:
-    """Count a row as known if it differs from its refund only in the metadata that its id was made from."""
+    """Count a row as known if it differs from its refund only in metadata that made its id."""
     found = refunds.get_many([request.refund_id for request in differing]) if differing else []
     same = sum(
         refund is not None and same_refund(request, refund.as_request())
@@ -105,6 +112,7 @@ def _count_known(
 def _refuse_canceled(refunds: Refunds, batch_id: str, counts: SubmitCounts) -> None:
     if batches.state_of_batch(refunds.store, batch_id) == "canceled":
         raise GuardRefused(
-            f"batch {batch_id} was canceled after {counts.rows:,} rows were accepted: the rest was not imported, and "
-            f"refunds that were not sent are canceled; see 'refunds batch show {batch_id}'"
+            f"batch {batch_id} was canceled after {counts.rows:,} rows were accepted: the rest was"
+            " not imported, and refunds that were not sent are canceled; see 'refunds batch show"
+            f" {batch_id}'"
         )

@@ -20,10 +20,17 @@ PAGE: Final = 500
 
 
 def buckets_of(status: Status | None, stage: Stage | None) -> tuple[str, ...]:
-    """Return the indexes that hold refunds of this status and stage; none if no refund can have both."""
+    """Return the indexes that hold refunds of this status and stage.
+
+    None if no refund can have both.
+    """
     chosen: Iterable[str] = BUCKETS
     if status is not None:
-        chosen = (name for name in BUCKETS if (name not in SETTLED if status is Status.PENDING else name == status))
+        chosen = (
+            name
+            for name in BUCKETS
+            if (name not in SETTLED if status is Status.PENDING else name == status)
+        )
     return tuple(name for name in chosen if stage is None or _stage(name) is stage)
 
 
@@ -54,8 +61,15 @@ def matching(
     batch: str | None = None,
     payment_intent: str | None = None,
 ) -> Iterator[Refund]:
-    """Yield the refunds that match, page by page. Each is checked by its record, which may be newer than the index."""
-    ids = iter(candidates(store, buckets=buckets_of(status, stage), batch=batch, payment_intent=payment_intent))
+    """Yield the refunds that match, page by page.
+
+    Each is checked by its record, which may be newer than the index.
+    """
+    ids = iter(
+        candidates(
+            store, buckets=buckets_of(status, stage), batch=batch, payment_intent=payment_intent
+        )
+    )
     while page := list(islice(ids, PAGE)):
         for refund in store.get_many(page):
             if (
@@ -77,11 +91,26 @@ Examples:
   refunds list --payment-intent pi_3NfK2x --json
   refunds list --status failed --limit 0 --json | jq -r .refund_id""",
 )
-@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only refunds with this status.")
-@click.option("--stage", type=click.Choice([stage.value for stage in Stage]), help="Only refunds in this stage.")
+@click.option(
+    "--status",
+    type=click.Choice([status.value for status in Status]),
+    help="Only refunds with this status.",
+)
+@click.option(
+    "--stage",
+    type=click.Choice([stage.value for stage in Stage]),
+    help="Only refunds in this stage.",
+)
 @click.option("--batch", metavar="ID", help="Only refunds that this batch created.")
 @click.option("--payment-intent", metavar="PI", help="Only refunds on this payment.")
-@click.option("--limit", type=Whole(min=0), default=100, show_default=True, metavar="N", help="How many; 0 for all.")
+@click.option(
+    "--limit",
+    type=Whole(min=0),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="How many; 0 for all.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_refunds(
     *,
@@ -117,7 +146,10 @@ def list_refunds(
 
 
 def _write(refunds: Iterable[Refund], *, as_json: bool) -> int:
-    """Write refunds and return their number: JSON one by one, a table once all its widths are known."""
+    """Write refunds and return their number.
+
+    JSON one by one, a table once all its widths are known.
+    """
     if not as_json:
         page = list(refunds)
         if page:

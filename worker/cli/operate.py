@@ -1,4 +1,7 @@
-"""`refunds pause` and `resume` stop and start sending; `worker` runs a worker and `metrics` serves its figures."""
+"""`refunds pause` and `resume` stop and start sending.
+
+`worker` runs a worker and `metrics` serves its figures.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ from worker.ranges import Whole
 from worker.settings import Settings
 from worker.store import flags
 
-# Exit codes after which the child is not started again: wrong settings or a guard would stop it each time.
+# Exit codes after which the child is not started again: wrong settings or a guard would stop it
+# each time.
 FINAL_CODES: Final = frozenset({USAGE, REFUSED})
 
 batch_option = click.option("--batch", metavar="ID", help="Only the refunds of this batch.")
@@ -46,8 +50,8 @@ Exit code: 9 if it was already paused."""
 def pause(*, batch: str | None) -> int:
     """Stop sending refunds, until 'refunds resume'.
 
-    Refunds in flight finish, and the provider is still asked about those that may have happened. New refunds are still
-    accepted, and wait.
+    Refunds in flight finish, and the provider is still asked about those that may have happened.
+    New refunds are still accepted, and wait.
     """
     with opened() as refunds:
         if batch is not None:
@@ -75,15 +79,22 @@ confirm."""
 @click.option(
     "--account",
     is_flag=True,
-    help="Confirm that the API key belongs to the account of these records. A payment missing there counts as gone.",
+    help=(
+        "Confirm that the API key belongs to the account of these records. A payment missing there"
+        " counts as gone."
+    ),
 )
 @click.option("--force", is_flag=True, help="With --account: also if no payment is missing.")
 def resume(*, batch: str | None, account: bool, force: bool) -> int:
     """Start sending refunds again; those held back are sent within half a minute."""
     if account and batch is not None:
-        raise click.UsageError(f"--account applies to all refunds, not to one batch: leave out --batch {batch}")
+        raise click.UsageError(
+            f"--account applies to all refunds, not to one batch: leave out --batch {batch}"
+        )
     if force and not account:
-        raise click.UsageError("--force only applies to --account: add --account, or leave out --force")
+        raise click.UsageError(
+            "--force only applies to --account: add --account, or leave out --force"
+        )
     with opened() as refunds:
         if account:
             if not force and (why := _needless(refunds)) is not None:
@@ -98,12 +109,16 @@ def resume(*, batch: str | None, account: bool, force: bool) -> int:
             return DONE if changed else NOTHING_TO_DO
         before = flags.resume(refunds.store)
     if before.account_lost_at is not None:
-        note("still nothing is sent, because the API key may belong to another account: see 'refunds doctor'")
+        note(
+            "still nothing is sent, because the API key may belong to another account: see 'refunds"
+            " doctor'"
+        )
     if before.paused_at is None:
         note("nothing was paused")
         return NOTHING_TO_DO
     note(
-        f"resumed; sending had been paused since {render.moment(before.paused_at)} by {render.plain(before.paused_by)}"
+        f"resumed; sending had been paused since {render.moment(before.paused_at)} by"
+        f" {render.plain(before.paused_by)}"
     )
     return DONE
 
@@ -115,8 +130,9 @@ def _needless(refunds: Refunds) -> str | None:
         return None
     if key is None:
         return (
-            "nothing was changed: no payment is missing, and no API key is set here that could be unknown; if a worker "
-            "refused to start with its key, and the key is of the same account, run 'refunds resume --account --force'"
+            "nothing was changed: no payment is missing, and no API key is set here that could be"
+            " unknown; if a worker refused to start with its key, and the key is of the same"
+            " account, run 'refunds resume --account --force'"
         )
     if seen.knows(key.get_secret_value()):
         return "nothing was changed: no payment is missing, and the records know this API key"
@@ -126,7 +142,10 @@ def _needless(refunds: Refunds) -> str | None:
 def _account_confirmed(before: flags.Switches) -> int:
     if before.account_lost_payment is not None:
         note(f"payment {before.account_lost_payment} counts as gone, and refunds are sent again")
-    note("the API key of the next worker that starts within an hour is accepted for the account of these records")
+    note(
+        "the API key of the next worker that starts within an hour is accepted for the account of"
+        " these records"
+    )
     if before.paused_at is not None:
         note(ALL_PAUSED)
     return DONE
@@ -173,7 +192,9 @@ def worker(*, concurrency: int | None, queues: str) -> int:
     settings = Settings.load() if concurrency is None else Settings.load(concurrency=concurrency)
     _preflight(settings)
     environment = dict(os.environ) | {"REFUNDS_CONCURRENCY": str(settings.concurrency)}
-    return Supervisor(command(queues, settings), say=_sayer(settings), environment=environment, final=FINAL_CODES).run()
+    return Supervisor(
+        command(queues, settings), say=_sayer(settings), environment=environment, final=FINAL_CODES
+    ).run()
 
 
 def command(queues: str, settings: Settings) -> list[str]:
@@ -187,7 +208,10 @@ def command(queues: str, settings: Settings) -> list[str]:
 
 
 def _preflight(settings: Settings) -> None:
-    """Check what would end each child: settings, guards, a Redis that is unavailable or may lose writes."""
+    """Check what would end each child.
+
+    Settings, guards, a Redis that is unavailable or may lose writes.
+    """
     settings.require_provider()
     with opened(settings) as refunds:
         refunds.store.require_durable()
@@ -197,8 +221,8 @@ def _preflight(settings: Settings) -> None:
     ours = (settings.provider_host, settings.mode)
     if pinned.provider_host is not None and (pinned.provider_host, pinned.mode) != ours:
         raise ProviderMismatch(
-            f"these records belong to {pinned.provider_host} in {pinned.mode} mode, but this worker is set to "
-            f"{ours[0]} in {ours[1]} mode: use another REFUNDS_PREFIX or database"
+            f"these records belong to {pinned.provider_host} in {pinned.mode} mode, but this worker"
+            f" is set to {ours[0]} in {ours[1]} mode: use another REFUNDS_PREFIX or database"
         )
     # Last, so that a worker that may not run leaves no heartbeat.
     Heartbeat(settings.heartbeat_file).begin()
@@ -209,7 +233,12 @@ def _sayer(settings: Settings) -> Callable[[str], None]:
 
     def say(sentence: str) -> None:
         if not as_text:
-            line = {"at": rfc3339(datetime.now(UTC)), "level": "info", "event": "supervisor", "message": sentence}
+            line = {
+                "at": rfc3339(datetime.now(UTC)),
+                "level": "info",
+                "event": "supervisor",
+                "message": sentence,
+            }
             sentence = json.dumps(line)
         # The worker must not end because the reader of its log has closed the pipe.
         with suppress(OSError):
@@ -218,23 +247,40 @@ def _sayer(settings: Settings) -> Callable[[str], None]:
     return say
 
 
-@click.command(epilog="\b\nExamples:\n  refunds metrics\n  refunds metrics --host 0.0.0.0 --port 9464")
-@click.option(
-    "--host", metavar="HOST", default="127.0.0.1", show_default=True, help="Address to listen on; there is no password."
+@click.command(
+    epilog="\b\nExamples:\n  refunds metrics\n  refunds metrics --host 0.0.0.0 --port 9464"
 )
 @click.option(
-    "--port", metavar="PORT", default=9464, show_default=True, type=Whole(0, 65535), help="Port; 0 picks a free one."
+    "--host",
+    metavar="HOST",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; there is no password.",
+)
+@click.option(
+    "--port",
+    metavar="PORT",
+    default=9464,
+    show_default=True,
+    type=Whole(0, 65535),
+    help="Port; 0 picks a free one.",
 )
 def metrics(*, host: str, port: int) -> int:
-    """Serve Prometheus metrics, computed from Redis at each scrape. One process serves any number of workers."""
+    """Serve Prometheus metrics, computed from Redis at each scrape.
+
+    One process serves any number of workers.
+    """
     from worker.monitoring.metrics import serve  # noqa: PLC0415 - no other command needs it
 
     with opened() as refunds:
         try:
             deep = refunds.settings.backlog_warning
-            serve(refunds.store, refunds.celery, host=host, port=port, backlog_warning=deep, say=note)
+            serve(
+                refunds.store, refunds.celery, host=host, port=port, backlog_warning=deep, say=note
+            )
         except OSError as error:
             raise click.ClickException(
-                f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --host or --port"
+                f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --host"
+                " or --port"
             ) from None
     return DONE

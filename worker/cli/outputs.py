@@ -1,7 +1,7 @@
-"""Files that a command writes: checked to be writable before anything is done, and never visible half written.
+"""Files that a command writes: checked as writable before all else, never visible half written.
 
-The files hold customers' data, so only their owner may read them. Rows go to a new file with a random name, which no
-other user can have created before.
+The files hold customers' data, so only their owner may read them. Rows go to a new file with a
+random name, which no other user can have created before.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ Write = Callable[[Fill, str], None]
 
 @contextmanager
 def output(file: str, target: Path | None) -> Iterator[Write]:
-    """Yield the function that writes `target`, which may not be the input `file`; without a target it does nothing.
+    """Yield the function that writes `target`, which may not be the input `file`.
+
+    Without a target it does nothing.
 
     Raises `InputError` at once if `target` cannot be written.
     """
@@ -42,9 +44,13 @@ def output(file: str, target: Path | None) -> Iterator[Write]:
             raise InputError(f"{target} is the input file: choose another file for the output")
         # A device or a pipe, such as the shell's >(…), is written to directly and never replaced.
         plain = target.is_file() or not target.exists()
-        out, part = _part(target) if plain else (target.open("w", encoding="utf-8", newline=""), target)
+        out, part = (
+            _part(target) if plain else (target.open("w", encoding="utf-8", newline=""), target)
+        )
     except OSError as error:
-        raise InputError(f"{target} cannot be written ({error.strerror}): choose another file") from None
+        raise InputError(
+            f"{target} cannot be written ({error.strerror}): choose another file"
+        ) from None
 
     def write(fill: Fill, what: str) -> None:
         try:
@@ -54,7 +60,9 @@ def output(file: str, target: Path | None) -> Iterator[Write]:
                 # In one step, so that no reader ever sees half a file.
                 part.replace(target)
         except OSError as error:
-            raise InputError(f"{target} cannot be written ({error.strerror}): choose another file") from None
+            raise InputError(
+                f"{target} cannot be written ({error.strerror}): choose another file"
+            ) from None
         note(f"{counted(rows, 'row')} {what}: {target}")
 
     try:
@@ -67,12 +75,14 @@ def output(file: str, target: Path | None) -> Iterator[Write]:
 
 def _part(target: Path) -> tuple[IO[str], Path]:
     """Open a new file beside the target, under a random name, which only its owner may read."""
-    descriptor, name = tempfile.mkstemp(prefix=f"{target.name[:_NAME]}.", suffix=".part", dir=target.parent)
+    descriptor, name = tempfile.mkstemp(
+        prefix=f"{target.name[:_NAME]}.", suffix=".part", dir=target.parent
+    )
     return os.fdopen(descriptor, "w", encoding="utf-8", newline=""), Path(name)
 
 
 def forget(target: Path | None) -> None:
-    """Remove the file of an earlier run if this run has nothing to write to it, because it would mislead.
+    """Remove an earlier run's file if this run has nothing to write to it: it would mislead.
 
     Raises `InputError` if it cannot be removed.
     """
@@ -82,15 +92,18 @@ def forget(target: Path | None) -> None:
         target.unlink()
     except OSError as error:
         raise InputError(
-            f"{target} is from an earlier run and cannot be removed ({error.strerror}): choose another file"
+            f"{target} is from an earlier run and cannot be removed ({error.strerror}): choose"
+            " another file"
         ) from None
     note(f"no row is invalid: {target} from an earlier run was removed")
 
 
 def named(_ctx: click.Context, param: click.Parameter, target: Path | None) -> Path | None:
-    """Return the file to write; a click callback that refuses `-`, because the summary goes to stdout."""
+    """Return the file to write; this click callback refuses `-`: the summary goes to stdout."""
     if target == Path("-"):
-        raise click.BadParameter("'-' must be a file, because the summary goes to standard output", param=param)
+        raise click.BadParameter(
+            "'-' must be a file, because the summary goes to standard output", param=param
+        )
     return target
 
 

@@ -1,4 +1,7 @@
-"""`refunds probe`: finds out with a few small test refunds what a provider supports, and advises settings."""
+"""`refunds probe`: finds out what a provider supports, and advises settings.
+
+It makes a few small test refunds.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,14 @@ from worker.errors import GuardRefused
 from worker.probing import advice as probing_advice
 from worker.probing import kept as probing_kept
 from worker.probing import questions
-from worker.probing.questions import MAX_AMOUNT, MAX_POSTS, POSTS_WITHOUT_KEYS, FailureKind, Order, Verdict
+from worker.probing.questions import (
+    MAX_AMOUNT,
+    MAX_POSTS,
+    POSTS_WITHOUT_KEYS,
+    FailureKind,
+    Order,
+    Verdict,
+)
 from worker.probing.report import Report
 from worker.ranges import Whole
 from worker.settings import Settings
@@ -48,7 +58,9 @@ Exit code: 0 all questions have an answer, whatever it is; 9 you answered no;
 2 the API key is refused; 3 a test refund is refused; 5 the provider or Redis is
 unavailable; 6 the key, address or payment is live: nothing was sent."""
 )
-@click.option("--payment-intent", required=True, metavar="PI", help="A captured test payment of yours.")
+@click.option(
+    "--payment-intent", required=True, metavar="PI", help="A captured test payment of yours."
+)
 @click.option(
     "--amount",
     type=Whole(1, MAX_AMOUNT),
@@ -57,13 +69,15 @@ unavailable; 6 the key, address or payment is live: nothing was sent."""
     metavar="MINOR",
     help=f"Amount of each test refund in minor units, at most {MAX_AMOUNT}.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation; required without a terminal.")
+@click.option(
+    "--yes", is_flag=True, help="Do not ask for confirmation; required without a terminal."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def probe(*, payment_intent: str, amount: int, yes: bool, as_json: bool) -> int:
     """Find out what the provider supports, with a few small test refunds (test mode only).
 
-    The test refunds are really made, but not recorded here; their metadata.refund_id begins with probe-. The answers
-    are stored, and 'refunds doctor' checks the settings against them.
+    The test refunds are really made, but not recorded here; their metadata.refund_id begins with
+    probe-. The answers are stored, and 'refunds doctor' checks the settings against them.
     """
     settings = Settings.load()
     questions.guard(settings)
@@ -90,23 +104,27 @@ def probe(*, payment_intent: str, amount: int, yes: bool, as_json: bool) -> int:
 
 
 def _require_free(store: Store, order: Order) -> None:
-    """Refuse a payment with refunds of this installation in progress: the probe would disturb their read-backs."""
+    """Refuse a payment with refunds of this installation in progress.
+
+    The probe would disturb their read-backs.
+    """
     ours = store.get_many(store.ids_on_payment(order.payment_intent))
     moving = [refund.refund_id for refund in ours if refund is not None and not refund.settled]
     if moving:
         raise GuardRefused(
-            f"refund {moving[0]} is in progress on {order.payment_intent}, and a probe would disturb its read-backs: "
-            "use a payment that nothing else uses; nothing was sent"
+            f"refund {moving[0]} is in progress on {order.payment_intent}, and a probe would"
+            " disturb its read-backs: use a payment that nothing else uses; nothing was sent"
         )
 
 
 def _price(order: Order, settings: Settings) -> str:
     each, most = order.amount, MAX_POSTS * order.amount
     return (
-        f"this makes real test refunds on {order.payment_intent} at {settings.provider_host}, outside the records:\n"
-        f"  {_units(each)} in total if idempotency keys work, {_units(POSTS_WITHOUT_KEYS * each)} if they do not,\n"
-        f"  and never more than {_units(most)} (if some replies are 5xx)\n"
-        f"  their metadata.refund_id begins with {order.run}-"
+        f"this makes real test refunds on {order.payment_intent} at {settings.provider_host},"
+        f" outside the records:\n  {_units(each)} in total if idempotency keys work,"
+        f" {_units(POSTS_WITHOUT_KEYS * each)} if they do not,\n  and never more than"
+        f" {_units(most)} (if some replies are 5xx)\n  their metadata.refund_id begins with"
+        f" {order.run}-"
     )
 
 
@@ -116,7 +134,9 @@ def _units(amount: int) -> str:
 
 def _agreed() -> bool:
     if not sys.stdin.isatty():
-        raise click.UsageError("no terminal to ask for confirmation: add --yes to make these test refunds")
+        raise click.UsageError(
+            "no terminal to ask for confirmation: add --yes to make these test refunds"
+        )
     try:
         return click.confirm("make these refunds?", err=True)
     except click.Abort:
@@ -133,8 +153,13 @@ def _asked(settings: Settings, order: Order) -> Report:
     try:
         return asyncio.run(asking.run())
     except KeyboardInterrupt:
-        spent = f"up to {_units(asking.posts * order.amount)} may have been refunded, under {order.run}-…"
-        raise Detached(f"stopped, and no answer was stored; {spent if asking.posts else 'nothing was sent'}") from None
+        spent = (
+            f"up to {_units(asking.posts * order.amount)} may have been refunded, under"
+            f" {order.run}-…"
+        )
+        raise Detached(
+            f"stopped, and no answer was stored; {spent if asking.posts else 'nothing was sent'}"
+        ) from None
 
 
 def _put(report: Report, settings: Settings) -> None:
@@ -161,7 +186,11 @@ def _put(report: Report, settings: Settings) -> None:
     advised.add_column(overflow="fold")
     for advice in probing_advice.advise(report.findings):
         now = chosen[advice.variable]
-        mark = Text("as set", style="dim") if now == advice.value else Text(f"now {now}", style="yellow")
+        mark = (
+            Text("as set", style="dim")
+            if now == advice.value
+            else Text(f"now {now}", style="yellow")
+        )
         advised.add_row(f"  {advice.variable}={advice.value}", mark, advice.why)
     render.put(render.heading("\nrecommended settings"), advised)
 
@@ -170,6 +199,10 @@ def _receipt(report: Report) -> str:
     """Return in a sentence what was refunded."""
     currency = f" of {render.plain(report.currency)}" if report.currency else ""
     requests = f"{report.posts} request" if report.posts == 1 else f"{report.posts} requests"
-    doubt = f", and {_units(report.uncertain)} more may have been refunded" if report.uncertain else ""
-    names = f": {', '.join(render.plain(name) for name in report.refunds)}" if report.refunds else ""
+    doubt = (
+        f", and {_units(report.uncertain)} more may have been refunded" if report.uncertain else ""
+    )
+    names = (
+        f": {', '.join(render.plain(name) for name in report.refunds)}" if report.refunds else ""
+    )
     return f"{_units(report.spent)}{currency} refunded with {requests}{doubt}{names}"

@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from worker.batches import Batch, look_at_batch, read_batch
@@ -33,7 +41,7 @@ class Show(Protocol):
     """Shows how many items are done, and a short text beside the number."""
 
     def __call__(self, done: int, beside: str = "", *, is_held: bool = False) -> None:
-        """Show the progress; `is_held` if no time left can be computed, because nothing more is done for now."""
+        """Show the progress; `is_held` if nothing is done for now, so no time left is known."""
 
 
 class _Rate(ProgressColumn):
@@ -48,7 +56,9 @@ class _Left(TimeRemainingColumn):
 
 
 @contextmanager
-def progress(what: str, total: int | None, clock: Callable[[], float] = time.monotonic) -> Iterator[Show]:
+def progress(
+    what: str, total: int | None, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Show]:
     """Show progress while the block runs; `total` is None if it is not known."""
     screen = render.console(sys.stderr)
     if not screen.is_terminal:
@@ -83,7 +93,11 @@ def _lines(what: str, total: int | None, clock: Callable[[], float]) -> Show:
         said, before = now, (done, beside)
         rate = done / (now - started)
         is_known = total is not None and rate > 0 and not is_held
-        left = f", {span((total - done) / rate)} left" if is_known and total is not None and done < total else ""
+        left = (
+            f", {span((total - done) / rate)} left"
+            if is_known and total is not None and done < total
+            else ""
+        )
         of = "" if total is None else f" of {total:,}"
         note(f"{what}: {done:,}{of}, {rate:,.0f}/s{left}{f', {beside}' if beside else ''}")
 
@@ -91,7 +105,10 @@ def _lines(what: str, total: int | None, clock: Callable[[], float]) -> Show:
 
 
 def span(seconds: float) -> str:
-    """Return a length of time for a person: `about 40 s`, `about 12 min`, `about 3 h 20 min`, `about 2 d 4 h`."""
+    """Return a length of time for a person.
+
+    `about 40 s`, `about 12 min`, `about 3 h 20 min`, `about 2 d 4 h`.
+    """
     whole = max(1, round(seconds))
     if whole < _MINUTE:
         return f"about {whole} s"
@@ -111,10 +128,10 @@ def counts_of(batch: Batch) -> dict[str, int]:
 
 
 def watch_batch(refunds: Refunds, batch_id: str) -> Batch:
-    """Show the progress of a batch until no refund is in progress or it has paused itself, and return the batch.
+    """Show a batch's progress until no refund is in progress or it paused itself; return the batch.
 
-    After it has paused itself, the refunds in flight are waited for, unless none of them changes for a while.
-    Ctrl-C raises `KeyboardInterrupt`, for which callers raise `detached`.
+    After it has paused itself, the refunds in flight are waited for, unless none of them changes
+    for a while. Ctrl-C raises `KeyboardInterrupt`, for which callers raise `detached`.
     """
     batch = read_batch(refunds.store, batch_id)
     moved, said = time.monotonic(), False
@@ -155,8 +172,8 @@ def _why_still(refunds: Refunds, batch: Batch) -> str:
 def detached(batch_id: str) -> Detached:
     """Return the exception for a user who stops watching a batch."""
     return Detached(
-        f"stopped watching; the refunds continue: watch again with 'refunds batch show {batch_id} --wait', "
-        f"or pause them with 'refunds batch pause {batch_id}'"
+        f"stopped watching; the refunds continue: watch again with 'refunds batch show {batch_id}"
+        f" --wait', or pause them with 'refunds batch pause {batch_id}'"
     )
 
 

@@ -1,6 +1,9 @@
-"""What a refund's history shows beyond its record: why it needs review, how its attempts ended, and earlier doubts.
+"""What a refund's history shows beyond its record.
 
-The record counts only what the rules need, and drops the counts once they no longer matter. Pure functions.
+Why it needs review, how its attempts ended, and earlier doubts.
+
+The record counts only what the rules need, and drops the counts once they no longer matter. Pure
+functions.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ _DOUBTED: Final = frozenset({Stage.IN_DOUBT.value, Stage.REVIEW.value})
 
 
 def review_reason(entries: Entries) -> tuple[str, str] | None:
-    """Return the label and the sentence of the last move that requested a review, None if none did."""
+    """Return the label and sentence of the last move that requested a review, None if none did."""
     last = next((entry for entry in reversed(entries) if entry.get("alarm")), None)
     return None if last is None else (str(last.get("label", "")), str(last["alarm"]))
 
@@ -31,19 +34,23 @@ def answered(entries: Entries) -> int:
 
 def lapsed(entries: Entries) -> int:
     """Return how many attempts ended with a lapsed lease."""
-    return sum(entry.get("from") == Stage.SENDING and entry.get("seen") == LAPSED for entry in entries)
+    return sum(
+        entry.get("from") == Stage.SENDING and entry.get("seen") == LAPSED for entry in entries
+    )
 
 
 def shortened(entries: Entries) -> bool:
-    """Return whether moves are missing from the middle of a long history, so that counts of moves are lower bounds."""
+    """Return whether a long history misses moves in the middle, so that counts are lower bounds."""
     return any("left_out" in entry for entry in entries)
 
 
 def earlier_doubts(entries: Entries) -> list[dict[str, Any]]:
-    """Return the doubts of this generation after which the refund was sent again as absent: since when, and why.
+    """Return the doubts of this generation after which the refund was sent again as absent.
 
-    `absent_by` is what showed the absence: `list` or `totals`, or `operator` if only a person stated it. `by` names the
-    person who decided, if there was one.
+    Since when, and why.
+
+    `absent_by` is what showed the absence: `list` or `totals`, or `operator` if only a person
+    stated it. `by` names the person who decided, if there was one.
     """
     doubts: list[dict[str, Any]] = []
     since: int | None = None
@@ -73,7 +80,10 @@ def in_words(doubts: Iterable[Mapping[str, Any]]) -> str:
 def _ended(doubt: Mapping[str, Any]) -> str:
     match doubt["absent_by"]:
         case "operator":
-            return f"still open: only {doubt['by'] or 'a person'} said that it never happened, and nothing showed it"
+            return (
+                f"still open: only {doubt['by'] or 'a person'} said that it never happened, and"
+                " nothing showed it"
+            )
         case None:
             return "then considered absent"
         case source:

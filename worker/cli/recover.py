@@ -1,4 +1,4 @@
-"""`refunds recover`: the first command to run on a Redis server that was restored from an old snapshot."""
+"""`refunds recover`: the first command to run on a Redis server restored from an old snapshot."""
 
 from __future__ import annotations
 
@@ -20,17 +20,22 @@ from worker.store.recovery import recover as recover_records
 
 
 def _moment(text: str) -> datetime:
-    """Return the RFC 3339 time that was typed, and print how it was read. Raises `InvalidRequest`."""
+    """Return the typed RFC 3339 time, and print how it was read. Raises `InvalidRequest`."""
     try:
         typed = datetime.fromisoformat(text)
         moment = typed.replace(tzinfo=UTC) if typed.tzinfo is None else typed.astimezone(UTC)
     except (ValueError, OverflowError):
         rule = "must be a time such as 2026-01-31T09:00:00Z"
-        raise InvalidRequest([FieldError(field="since", code="since", value=shown(text), rule=rule)]) from None
+        raise InvalidRequest(
+            [FieldError(field="since", code="since", value=shown(text), rule=rule)]
+        ) from None
     if moment > datetime.now(UTC):
         rule = "must be in the past: give the time at which the restored snapshot was taken"
-        raise InvalidRequest([FieldError(field="since", code="since", value=shown(text), rule=rule)])
-    # In a wrong time zone the time could be hours late, and refunds sent in those hours would not be put in doubt.
+        raise InvalidRequest(
+            [FieldError(field="since", code="since", value=shown(text), rule=rule)]
+        )
+    # In a wrong time zone the time could be hours late, and refunds sent in those hours would not
+    # be put in doubt.
     zone = "" if typed.tzinfo else " (no time zone was given: UTC is assumed)"
     note(f"since {rfc3339(moment)}{zone}")
     return moment
@@ -42,7 +47,8 @@ def _agreed(address: str) -> bool:
         return True
     try:
         return click.confirm(
-            f"pause all sending at {address}, and put in doubt what may have been sent since?", err=True
+            f"pause all sending at {address}, and put in doubt what may have been sent since?",
+            err=True,
         )
     except click.Abort:
         note("")
@@ -61,7 +67,9 @@ Exit code: 9 if you answered no."""
     "--since",
     required=True,
     metavar="TIME",
-    help="When the restored snapshot was taken, or a little earlier; in UTC unless it names a zone.",
+    help=(
+        "When the restored snapshot was taken, or a little earlier; in UTC unless it names a zone."
+    ),
 )
 @click.option(
     "--resubmitted-for",
@@ -69,16 +77,23 @@ Exit code: 9 if you answered no."""
     show_default=True,
     type=Whole(0, 24 * 60),
     metavar="HOURS",
-    help="New refund ids start in doubt for so long: an order system may submit again what the snapshot lost.",
+    help=(
+        "New refund ids start in doubt for so long: an order system may submit again what the"
+        " snapshot lost."
+    ),
 )
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation; without a terminal, none is asked.")
+@click.option(
+    "--yes", is_flag=True, help="Do not ask for confirmation; without a terminal, none is asked."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def recover(*, since: str, resubmitted_for: int, yes: bool, as_json: bool) -> int:
-    """After restoring a Redis snapshot: pause all sending, and put in doubt what may have been sent since.
+    """After restoring a Redis snapshot.
 
-    Restore the server, run this command, start the workers, then run 'refunds resume'. Each refund in doubt is looked
-    for at the provider before anything is sent. With REFUNDS_READBACK=totals or none most of them need review, because
-    there is no earlier reading to compare with.
+    Pause all sending, and put in doubt what may have been sent since.
+
+    Restore the server, run this command, start the workers, then run 'refunds resume'. Each refund
+    in doubt is looked for at the provider before anything is sent. With REFUNDS_READBACK=totals or
+    none most of them need review, because there is no earlier reading to compare with.
     """
     moment = _moment(since)
     with opened() as refunds:
@@ -92,7 +107,11 @@ def recover(*, since: str, resubmitted_for: int, yes: bool, as_json: bool) -> in
             by=operator(refunds.settings),
         )
     if as_json:
-        found = {"doubted": done.doubted, "since": rfc3339(moment), "suspect_until": rfc3339(done.suspect_until)}
+        found = {
+            "doubted": done.doubted,
+            "since": rfc3339(moment),
+            "suspect_until": rfc3339(done.suspect_until),
+        }
         click.echo(json.dumps(found))
     else:
         doubted = f"{counted(done.doubted, 'refund')} {verb(done.doubted, 'is', 'are')}"

@@ -22,7 +22,9 @@ from worker.rules import decisions
 wait_option = click.option(
     "--wait", "wait", type=SECONDS, metavar="SECONDS", help="Wait at most this long for the result."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line."
+)
 
 
 @click.command(
@@ -37,22 +39,33 @@ Exit code with --wait: 0 succeeded, or still in progress (a note says so);
 4 failed, canceled or needs review."""
 )
 @click.argument("refund_id")
-@click.option("--payment-intent", required=True, metavar="PI", help="The provider's id of the payment.")
-@click.option("--amount", metavar="MINOR", help="In minor units (500 is 5.00 USD); all that is left if omitted.")
 @click.option(
-    "--currency", metavar="ISO", help="Refuse the refund if its payment has another currency. Not sent itself."
+    "--payment-intent", required=True, metavar="PI", help="The provider's id of the payment."
+)
+@click.option(
+    "--amount",
+    metavar="MINOR",
+    help="In minor units (500 is 5.00 USD); all that is left if omitted.",
+)
+@click.option(
+    "--currency",
+    metavar="ISO",
+    help="Refuse the refund if its payment has another currency. Not sent itself.",
 )
 @click.option("--reason", metavar="REASON", help=f"One of {', '.join(REASONS)}.")
 @click.option(
-    "--metadata", multiple=True, metavar="KEY=VALUE", help="Stored and sent with the refund; may be repeated."
+    "--metadata",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Stored and sent with the refund; may be repeated.",
 )
 @wait_option
 @json_option
 def submit(*, wait: float | None, as_json: bool, **values: Any) -> int:
     """Submit one refund.
 
-    REFUND_ID is your own id and the idempotency key. The same id with the same contents shows the existing refund and
-    moves no money again; with other contents it is refused (exit code 6).
+    REFUND_ID is your own id and the idempotency key. The same id with the same contents shows the
+    existing refund and moves no money again; with other contents it is refused (exit code 6).
     """
     request = request_of(**values)
     with opened() as refunds:
@@ -60,7 +73,10 @@ def submit(*, wait: float | None, as_json: bool, **values: Any) -> int:
         if created.result == "conflict":
             raise IdempotencyConflict(request.refund_id)
         if created.result == "exists":
-            note(f"refund {request.refund_id} was already accepted, with the same contents: nothing was sent again")
+            note(
+                f"refund {request.refund_id} was already accepted, with the same contents: nothing"
+                " was sent again"
+            )
         elif not as_json and wait is None:
             note(f"accepted: follow it with 'refunds status {request.refund_id}'")
         if wait is None:
@@ -86,7 +102,11 @@ any failed, was canceled or needs review. A refund still in progress after the
 wait leaves 0 and a note."""
 )
 @click.argument("refund_ids", nargs=-1, required=True, metavar="REFUND_ID...")
-@click.option("--history", is_flag=True, help="Also show every move, oldest first: when, to which stage, and why.")
+@click.option(
+    "--history",
+    is_flag=True,
+    help="Also show every move, oldest first: when, to which stage, and why.",
+)
 @wait_option
 @json_option
 def status(*, refund_ids: tuple[str, ...], history: bool, wait: float | None, as_json: bool) -> int:
@@ -101,7 +121,10 @@ def status(*, refund_ids: tuple[str, ...], history: bool, wait: float | None, as
                 click.echo()
             _write(refund, as_json=as_json, entries=entries, history=history)
             if in_review and wait is None:
-                note(f"refund {refund.refund_id} needs review: see why with 'refunds review show {refund.refund_id}'")
+                note(
+                    f"refund {refund.refund_id} needs review: see why with 'refunds review show"
+                    f" {refund.refund_id}'"
+                )
         unknown = [refund_id for refund_id in dict.fromkeys(refund_ids) if refund_id not in known]
         refused = {refund_id: rejected.of_refund(refunds.store, refund_id) for refund_id in unknown}
         address = refunds.store.address
@@ -109,15 +132,15 @@ def status(*, refund_ids: tuple[str, ...], history: bool, wait: float | None, as
     for refund_id, why in refused.items():
         if why is None:
             note(
-                f"error: no refund {render.plain(refund_id)} exists at {address}: check the id, REFUNDS_REDIS_URL and "
-                "REFUNDS_PREFIX"
+                f"error: no refund {render.plain(refund_id)} exists at {address}: check the id,"
+                " REFUNDS_REDIS_URL and REFUNDS_PREFIX"
             )
         else:
             note(
-                f"error: refund {refund_id} was not accepted, because its message was rejected at "
-                f"{render.moment(why.rejected_at)} ({why.reason}): see the message with 'refunds rejected show "
-                f"{why.entry_id}', "
-                "fix the sender, and send the refund again with the same id"
+                f"error: refund {refund_id} was not accepted, because its message was rejected at"
+                f" {render.moment(why.rejected_at)} ({why.reason}): see the message with 'refunds"
+                f" rejected show {why.entry_id}', fix the sender, and send the refund again with"
+                " the same id"
             )
     return REJECTED if unknown else code
 
@@ -160,7 +183,9 @@ the id is unknown; 9 if it is already being sent again; with --wait 4 if it
 failed again or needs review."""
 )
 @click.argument("refund_id")
-@click.option("--unknown", is_flag=True, help="Also if it is not known whether sending it again can help.")
+@click.option(
+    "--unknown", is_flag=True, help="Also if it is not known whether sending it again can help."
+)
 @wait_option
 @json_option
 def retry(*, refund_id: str, unknown: bool, wait: float | None, as_json: bool) -> int:
@@ -182,7 +207,9 @@ def retry(*, refund_id: str, unknown: bool, wait: float | None, as_json: bool) -
     return DONE if again else NOTHING_TO_DO
 
 
-def _write(refund: Refund, *, as_json: bool, entries: Sequence[dict[str, Any]] = (), history: bool = False) -> None:
+def _write(
+    refund: Refund, *, as_json: bool, entries: Sequence[dict[str, Any]] = (), history: bool = False
+) -> None:
     if as_json:
         shown = refund.as_dict()
         if history:

@@ -1,4 +1,4 @@
-"""`refunds rejected`: shows the messages that could not be understood, and drops them once their sender is fixed."""
+"""`refunds rejected`: shows messages not understood, and drops them once their sender is fixed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
 from worker.cli.session import note, opened
 from worker.ranges import Whole
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line."
+)
 _MOST_IDS = 3
 
 
@@ -32,13 +34,21 @@ Examples:
 def rejected(ctx: click.Context) -> int | None:
     """Show and drop the messages that could not be understood; without a command, list them.
 
-    No refund was accepted from them. Fix the sender and send the refund again: the same refund id is safe.
+    No refund was accepted from them. Fix the sender and send the refund again: the same refund id
+    is safe.
     """
     return ctx.invoke(list_rejected) if ctx.invoked_subcommand is None else None
 
 
 @rejected.command("list", short_help="List the rejected messages, newest first.")
-@click.option("--limit", type=Whole(min=0), default=20, show_default=True, metavar="N", help="How many; 0 for all.")
+@click.option(
+    "--limit",
+    type=Whole(min=0),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="How many; 0 for all.",
+)
 @_json_option
 def list_rejected(*, limit: int = 20, as_json: bool = False) -> int:
     """List the rejected messages, newest first: when, why, and which refund they name."""
@@ -48,7 +58,9 @@ def list_rejected(*, limit: int = 20, as_json: bool = False) -> int:
         more = next(found, None) is not None
     if as_json:
         for each in page:
-            render.as_json({name: value for name, value in each.as_dict().items() if name != "message"})
+            render.as_json(
+                {name: value for name, value in each.as_dict().items() if name != "message"}
+            )
     elif page:
         render.put(_listing(page))
         note("see a message with 'refunds rejected show ID'")
@@ -74,7 +86,10 @@ def _listing(page: list[Rejection]) -> Table:
 
 
 @rejected.command(
-    epilog="\b\nExample:\n  refunds rejected show 5f0c0f3e1a\n\n\b\nExit code: 3 if no message has this ID."
+    epilog=(
+        "\b\nExample:\n  refunds rejected show 5f0c0f3e1a\n\n\b\nExit code: 3 if no message has"
+        " this ID."
+    )
 )
 @click.argument("entry_id", metavar="ID")
 @_json_option
@@ -90,7 +105,12 @@ def show(*, entry_id: str, as_json: bool) -> int:
         ("reason", render.plain(found.reason)),
         *(("refund", render.plain(refund_id)) for refund_id in found.refund_ids),
     ]
-    render.put(render.heading(render.plain(found.entry_id)), render.facts(rows), "", render.plain(found.message))
+    render.put(
+        render.heading(render.plain(found.entry_id)),
+        render.facts(rows),
+        "",
+        render.plain(found.message),
+    )
     return DONE
 
 
@@ -120,7 +140,11 @@ def drop(*, entry_id: str | None, every: bool, yes: bool) -> int:
             note("nothing was dropped")
             return NOTHING_TO_DO
         count = rejections.drop_all(refunds.store)
-    note(f"{count:,} {'message is' if count == 1 else 'messages are'} dropped" if count else "no message was rejected")
+    note(
+        f"{count:,} {'message is' if count == 1 else 'messages are'} dropped"
+        if count
+        else "no message was rejected"
+    )
     return DONE if count else NOTHING_TO_DO
 
 

@@ -31,7 +31,9 @@ _STYLES: Final = {
     "in_doubt": "yellow",
     "pending": "cyan",
 }
-_OWN_WORDS: Final = frozenset({"version", "at", "from", "to", "status", "label", "attempt", "by", "note", "source"})
+_OWN_WORDS: Final = frozenset(
+    {"version", "at", "from", "to", "status", "label", "attempt", "by", "note", "source"}
+)
 _SEEN: Final = {
     TryVerdict.DONE.value: "the provider made it",
     TryVerdict.MAYBE.value: "it may have happened",
@@ -42,7 +44,11 @@ _SEEN: Final = {
     "http_200": "read at the provider",
 }
 """The words for what a history entry saw; any other value is shown by its name."""
-_SOURCES: Final = {"list": "the payment's list", "totals": "the payment's totals", "lookup": "the refund itself"}
+_SOURCES: Final = {
+    "list": "the payment's list",
+    "totals": "the payment's totals",
+    "lookup": "the refund itself",
+}
 """The words for what was read, by the source of a history entry."""
 _DECIDED: Final = {
     "operator_says_failed": "decided as failed",
@@ -69,7 +75,8 @@ def console(stream: TextIO) -> Console:
 def put(*things: RenderableType, stream: TextIO | None = None) -> None:
     """Write to stdout or another stream; without a terminal, lines have no trailing blanks.
 
-    An id is never wrapped, so that it can be copied: a table wider than the terminal is wrapped by the terminal itself.
+    An id is never wrapped, so that it can be copied: a table wider than the terminal is wrapped by
+    the terminal itself.
     """
     target = stream or sys.stdout
     out = console(target)
@@ -91,12 +98,13 @@ def put(*things: RenderableType, stream: TextIO | None = None) -> None:
 
 
 def _least_width(out: Console, table: Table) -> int:
-    """Return the least width of a table in which no word is wrapped, and no cell of a `no_wrap` column."""
+    """Return the least width of a table that wraps no word and no cell of a `no_wrap` column."""
     padding = table.padding[1] + table.padding[3]
     width = 0
     for column in table.columns:
         cells = [
-            Measurement.get(out, out.options.update(width=_UNBOUND), cell) for cell in (column.header, *column.cells)
+            Measurement.get(out, out.options.update(width=_UNBOUND), cell)
+            for cell in (column.header, *column.cells)
         ]
         width += padding + max(cell.maximum if column.no_wrap else cell.minimum for cell in cells)
     return width
@@ -113,23 +121,28 @@ def as_json(value: Mapping[str, Any]) -> None:
 
 
 def plain(value: object) -> str:
-    """Return a value as text that is safe on a terminal: control characters are shown as escapes."""
+    """Return a value as text safe for a terminal: control characters are shown as escapes."""
     text = str(value)
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
 
 
 def state_of(refund: Refund) -> Text:
     """Return the status and, until the refund is settled, the stage."""
     word = refund.status.value if refund.settled else refund.stage.value
     style = _STYLES.get(word) or _STYLES[refund.status.value]
-    label = refund.status.value if refund.settled else f"{refund.status.value} · {refund.stage.value}"
+    label = (
+        refund.status.value if refund.settled else f"{refund.status.value} · {refund.stage.value}"
+    )
     return Text(label, style=style)
 
 
 def amount_of(refund: Refund) -> str:
-    """Return the amount in minor units with its currency, or `all that is left` if none was requested."""
+    """Return the amount in minor units with its currency, or `all that is left` if it is None."""
     if refund.amount is None:
         return "all that is left"
     return f"{refund.amount} {plain(refund.currency)}" if refund.currency else str(refund.amount)
@@ -172,18 +185,36 @@ def block(refund: Refund, entries: reasons.Entries = ()) -> Table:
         ("metadata", " ".join(f"{name}={value}" for name, value in refund.metadata.items())),
         ("provider", provider),
         ("evidence", refund.evidence),
-        ("contradicted", f"by {refund.contradicted_by}, which the provider shows" if refund.contradicted_by else None),
-        # In review the code is what the last attempt or read-back showed, which is often not the reason for the review.
+        (
+            "contradicted",
+            (
+                f"by {refund.contradicted_by}, which the provider shows"
+                if refund.contradicted_by
+                else None
+            ),
+        ),
+        # In review the code is what the last attempt or read-back showed, which is often not the
+        # reason for the review.
         ("last seen" if in_review else "error", error),
         ("retriable", refund.retriable if refund.settled else None),
         ("in doubt", f"since {moment(refund.doubt_since)}" if refund.doubt_since else None),
-        ("in doubt before", reasons.in_words(reasons.earlier_doubts(entries)) if refund.doubt_since else None),
+        (
+            "in doubt before",
+            reasons.in_words(reasons.earlier_doubts(entries)) if refund.doubt_since else None,
+        ),
         ("attempts", refund.attempts or None),
         ("generation", refund.generation if refund.generation > 1 else None),
         ("batch", refund.batch_id),
         ("accepted", moment(refund.created_at)),
         ("changed", moment(refund.updated_at)),
-        ("next check", moment(refund.next_check_at) if refund.stage is not Stage.REVIEW else "after its review"),
+        (
+            "next check",
+            (
+                moment(refund.next_check_at)
+                if refund.stage is not Stage.REVIEW
+                else "after its review"
+            ),
+        ),
     ]
     if refund.settled:
         rows.pop()
@@ -216,7 +247,10 @@ def listing(refunds: Sequence[Refund]) -> Table:
 
 
 def history(entries: Iterable[Mapping[str, Any]]) -> Table:
-    """Return the moves of a refund, oldest first: when, how long after the previous one, the new stage, and why."""
+    """Return the moves of a refund, oldest first.
+
+    When, how long after the previous one, the new stage, and why.
+    """
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(no_wrap=True, style="dim", justify="right")
@@ -227,7 +261,12 @@ def history(entries: Iterable[Mapping[str, Any]]) -> Table:
         at, to = entry.get("at"), str(entry.get("to", ""))
         word = str(entry.get("status", "")) if to == Stage.SETTLED else to
         since = f"+{_lasting(at - before)}" if isinstance(at, int) and before is not None else ""
-        grid.add_row(f"  {_clock(at)}", since, Text(plain(word), style=_STYLES.get(word, "")), plain(_sentence(entry)))
+        grid.add_row(
+            f"  {_clock(at)}",
+            since,
+            Text(plain(word), style=_STYLES.get(word, "")),
+            plain(_sentence(entry)),
+        )
         before = at if isinstance(at, int) else None
     return grid
 
@@ -250,7 +289,9 @@ def _lasting(ms: int) -> str:
 def _sentence(entry: Mapping[str, Any]) -> str:
     """Return a move as a sentence: what was seen, what follows, and who decided it."""
     label, to = str(entry.get("label", "")), entry.get("to")
-    shown = {name: value for name, value in entry.items() if name not in _OWN_WORDS and value is not None}
+    shown = {
+        name: value for name, value in entry.items() if name not in _OWN_WORDS and value is not None
+    }
     if "left_out" in entry:
         return f"{entry['left_out']:,} moves are not shown here"
     if to == Stage.SENDING and "attempt" in entry:
@@ -287,7 +328,11 @@ def _read_back(entry: Mapping[str, Any], word: str) -> str:
     shown = f"read {source}: {word}" if source else f"read back: {word}"
     label = str(entry.get("label", ""))
     move = _DECIDED.get(label, label.replace("_", " "))
-    return shown if label in {entry.get("to"), entry.get("status")} or move == word else f"{shown}, {move}"
+    return (
+        shown
+        if label in {entry.get("to"), entry.get("status")} or move == word
+        else f"{shown}, {move}"
+    )
 
 
 def _again(entry: Mapping[str, Any]) -> str:
@@ -305,7 +350,10 @@ def _again(entry: Mapping[str, Any]) -> str:
 
 
 def sent(entries: Iterable[Mapping[str, Any]]) -> list[tuple[int | None, str]]:
-    """Return when each attempt was sent and its result, in words; an attempt without a result is still in flight."""
+    """Return when each attempt was sent and its result, in words.
+
+    An attempt without a result is still in flight.
+    """
     attempts: list[tuple[int | None, str]] = []
     for entry in entries:
         if entry.get("to") == Stage.SENDING:

@@ -41,8 +41,8 @@ Examples:
 def review(ctx: click.Context) -> int | None:
     """Show and resolve the refunds that need review; without a command, list them.
 
-    A refund needs review if the worker cannot find out whether its money has moved. Nothing more is sent for it until a
-    person decides.
+    A refund needs review if the worker cannot find out whether its money has moved. Nothing more is
+    sent for it until a person decides.
     """
     return ctx.invoke(list_review) if ctx.invoked_subcommand is None else None
 
@@ -73,16 +73,24 @@ def _contradicted(refunds: Refunds) -> Iterator[Refund]:
             yield refund
 
 
-@review.command(short_help="Show the evidence for a refund.", epilog="\b\nExample:\n  refunds review show order-1001-1")
+@review.command(
+    short_help="Show the evidence for a refund.",
+    epilog="\b\nExample:\n  refunds review show order-1001-1",
+)
 @click.argument("refund_id")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(*, refund_id: str, as_json: bool) -> int:
-    """Show the evidence for a refund: what was sent and when, what was read, and what each decision would do."""
+    """Show the evidence for a refund.
+
+    What was sent and when, what was read, and what each decision would do.
+    """
     with opened() as refunds:
         refund = refunds.get(refund_id)
         entries = refunds.history(refund_id)
         siblings = refunds.store.run(scripts.siblings(refund.payment_intent, refund_id))
-        refunds.store.confirm_final(sibling.updated_at for sibling in siblings or () if sibling.settled)
+        refunds.store.confirm_final(
+            sibling.updated_at for sibling in siblings or () if sibling.settled
+        )
     why = reasons.review_reason(entries)
     if as_json:
         render.as_json(
@@ -92,14 +100,23 @@ def show(*, refund_id: str, as_json: bool) -> int:
                 "review_reason": None if why is None else why[0],
                 "evidence": evidence(refund, entries),
                 "history": render.history_as_json(entries),
-                "siblings": None if siblings is None else [sibling.as_dict() for sibling in siblings],
+                "siblings": (
+                    None if siblings is None else [sibling.as_dict() for sibling in siblings]
+                ),
                 "resolutions": resolutions(refund),
             }
         )
         return DONE
-    marks = [(name.replace("_", " "), _flat(value)) for name, value in evidence(refund, entries).items()]
+    marks = [
+        (name.replace("_", " "), _flat(value)) for name, value in evidence(refund, entries).items()
+    ]
     if reasons.shortened(entries):
-        marks.append(("incomplete", "moves are missing from this long history: there may be more answers and lapses"))
+        marks.append(
+            (
+                "incomplete",
+                "moves are missing from this long history: there may be more answers and lapses",
+            )
+        )
     render.put(
         render.heading(refund.refund_id),
         render.block(refund),
@@ -132,7 +149,10 @@ def _lines(rows: list[tuple[int | None, str]], otherwise: str) -> RenderableType
 
 def _listed(siblings: Sequence[Refund] | None, refund: Refund) -> RenderableType:
     if siblings is None:
-        return f"  too many to show here: see them with 'refunds list --payment-intent {refund.payment_intent}'"
+        return (
+            "  too many to show here: see them with 'refunds list --payment-intent"
+            f" {refund.payment_intent}'"
+        )
     return render.listing(siblings) if siblings else "  none"
 
 
@@ -145,7 +165,7 @@ def _flat(value: object) -> object:
 
 
 def evidence(refund: Refund, entries: reasons.Entries) -> dict[str, Any]:
-    """Return the ids, times and counts of a refund that a person needs to find it at the provider."""
+    """Return the ids, times and counts that a person needs to find a refund at the provider."""
     times = {
         "first_attempt_at": refund.first_attempt_at,
         "doubt_since": refund.doubt_since,
@@ -166,45 +186,61 @@ def evidence(refund: Refund, entries: reasons.Entries) -> dict[str, Any]:
         "server_errors_in_a_row": refund.server_errors,
         "inconclusive_looks": refund.looks,
         "resends": refund.resends,
-        "baseline": None
-        if baseline is None
-        else {"refunded": baseline.refunded, "remaining": baseline.remaining, "currency": baseline.currency},
+        "baseline": (
+            None
+            if baseline is None
+            else {
+                "refunded": baseline.refunded,
+                "remaining": baseline.remaining,
+                "currency": baseline.currency,
+            }
+        ),
         "operator_says": refund.operator_says,
         "operator_by": refund.operator_by,
     }
 
 
-_COMES_BACK: Final = "if neither can be shown, it returns to review, or with --unverified your decision counts"
+_COMES_BACK: Final = (
+    "if neither can be shown, it returns to review, or with --unverified your decision counts"
+)
 
 
 def resolutions(refund: Refund) -> dict[str, str]:
-    """Return what each decision does to a refund in review, or to one that the provider contradicts."""
+    """Return what each decision does to a refund in review or one that the provider contradicts."""
     if refund.contradicted_by is not None:
         names = " or ".join(filter(None, (refund.contradicted_by, refund.provider_refund_id)))
         counts = (
-            f"RE_ID ({names}) is the provider's refund that counts: a worker reads it, and this refund settles as the "
-            "provider shows it; nothing is sent"
+            f"RE_ID ({names}) is the provider's refund that counts: a worker reads it, and this"
+            " refund settles as the provider shows it; nothing is sent"
         )
         return {"--succeeded RE_ID": counts}
     succeeded = (
-        "RE_ID at the provider is this refund: a worker reads it, and this refund settles as the provider shows it; if "
-        "the payment, amount or id differs, it returns to review; --unverified accepts another amount or currency"
+        "RE_ID at the provider is this refund: a worker reads it, and this refund settles as the"
+        " provider shows it; if the payment, amount or id differs, it returns to review;"
+        " --unverified accepts another amount or currency"
     )
     if refund.doubt_since is None and not refund.doubted:
-        failed = "the refund did not happen and must not: it is settled as failed with CODE; nothing is sent"
+        failed = (
+            "the refund did not happen and must not: it is settled as failed with CODE; nothing is"
+            " sent"
+        )
         resend = "the refund is sent again with the same key and contents; it was never in doubt"
         if preflight.wants_currency(refund):
-            resend += f"; the payment is read first, and nothing is sent unless it is in {refund.asked_currency}"
+            resend += (
+                "; the payment is read first, and nothing is sent unless it is in"
+                f" {refund.asked_currency}"
+            )
     else:
         failed = (
-            "the refund did not happen and must not: a worker first looks for it at the provider; if it is proven "
-            "absent, it settles as failed with CODE; if it is found, it settles as the provider shows it; "
-            f"{_COMES_BACK}; nothing is sent"
+            "the refund did not happen and must not: a worker first looks for it at the provider;"
+            " if it is proven absent, it settles as failed with CODE; if it is found, it settles"
+            f" as the provider shows it; {_COMES_BACK}; nothing is sent"
         )
         resend = (
-            "the refund did not happen: a worker first looks for it at the provider; if it is proven absent, it is "
-            "sent again with the same key and contents; if it is found, it settles as the provider shows it; "
-            f"{_COMES_BACK}, and if it did happen unseen, the money moves twice if the provider ignores keys"
+            "the refund did not happen: a worker first looks for it at the provider; if it is"
+            " proven absent, it is sent again with the same key and contents; if it is found, it"
+            f" settles as the provider shows it; {_COMES_BACK}, and if it did happen unseen, the"
+            " money moves twice if the provider ignores keys"
         )
     return {"--succeeded RE_ID": succeeded, "--failed CODE": failed, "--resend": resend}
 
@@ -222,11 +258,23 @@ Exit code: 6 if the refund is not in review, if the provider's refund belongs
 to another of your refunds, or if the provider has shown one meanwhile.""",
 )
 @click.argument("refund_id")
-@click.option("--succeeded", metavar="RE_ID", help="The provider's refund RE_ID is this refund. A worker verifies it.")
-@click.option("--failed", metavar="CODE", help="The refund did not happen and must not; CODE is the reason.")
+@click.option(
+    "--succeeded",
+    metavar="RE_ID",
+    help="The provider's refund RE_ID is this refund. A worker verifies it.",
+)
+@click.option(
+    "--failed", metavar="CODE", help="The refund did not happen and must not; CODE is the reason."
+)
 @click.option("--resend", is_flag=True, help="The refund did not happen: send it again.")
-@click.option("--unverified", is_flag=True, help="Your decision counts if nothing at the provider contradicts it.")
-@click.option("--note", "reason", required=True, metavar="TEXT", help="How you know; stored in the history.")
+@click.option(
+    "--unverified",
+    is_flag=True,
+    help="Your decision counts if nothing at the provider contradicts it.",
+)
+@click.option(
+    "--note", "reason", required=True, metavar="TEXT", help="How you know; stored in the history."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def resolve(
     *,
@@ -240,7 +288,8 @@ def resolve(
 ) -> int:
     """Resolve a refund in review; your name and the note are stored in its history.
 
-    A refund that may have happened is first looked for at the provider. What the provider shows outweighs a decision.
+    A refund that may have happened is first looked for at the provider. What the provider shows
+    outweighs a decision.
     """
     detail = {"note": checked_note(reason)}
     decision = _decision(succeeded, failed, resend=resend)
@@ -253,20 +302,22 @@ def resolve(
     render.put(render.heading(refund.refund_id), render.block(refund))
     if not refund.settled:
         note(
-            "a worker takes this refund next, and it settles or returns to review: follow it with 'refunds status "
-            f"{refund_id} --history --wait 60'"
+            "a worker takes this refund next, and it settles or returns to review: follow it with"
+            f" 'refunds status {refund_id} --history --wait 60'"
         )
     return DONE
 
 
-def _apply(refunds: Refunds, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]) -> Refund:
+def _apply(
+    refunds: Refunds, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]
+) -> Refund:
     try:
         return refunds.apply(refund_id, decide, detail)
     except NotInReview:
         # Another person may have been faster, so the message states the current stage.
         raise NotInReview(
-            f"refund {refund_id} is {refunds.get(refund_id).stage}, not in review, and was not changed: "
-            "see the refunds that can be resolved with 'refunds review list'"
+            f"refund {refund_id} is {refunds.get(refund_id).stage}, not in review, and was not"
+            " changed: see the refunds that can be resolved with 'refunds review list'"
         ) from None
 
 
@@ -276,7 +327,9 @@ def _decision(succeeded: str | None, failed: str | None, *, resend: bool) -> Cal
         raise click.UsageError(f"give exactly one of {CHOICES}")
     if succeeded is not None:
         return partial(
-            decisions.resolve_succeeded, provider_refund_id=checked_provider_id(succeeded), now=datetime.now(UTC)
+            decisions.resolve_succeeded,
+            provider_refund_id=checked_provider_id(succeeded),
+            now=datetime.now(UTC),
         )
     if failed is not None:
         return partial(decisions.resolve_failed, code=checked_code(failed))

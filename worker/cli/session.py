@@ -1,4 +1,7 @@
-"""The client and the output that all commands share: opens the records, and prints notes and warnings."""
+"""The client and the output that all commands share.
+
+Opens the records, and prints notes and warnings.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +21,33 @@ from worker.settings import Settings
 
 ALL_PAUSED: Final = "all sending is still paused: start it with 'refunds resume'"
 _EVENTS: Final = {
-    "nudge_not_sent": "accepted, but the message to the workers was not sent: their next sweep finds the refund",
-    "backlog_deep": "accepted, but refunds arrive faster than they are sent: see why with 'refunds doctor'",
+    "nudge_not_sent": (
+        "accepted, but the message to the workers was not sent: their next sweep finds the refund"
+    ),
+    "backlog_deep": (
+        "accepted, but refunds arrive faster than they are sent: see why with 'refunds doctor'"
+    ),
 }
 """The sentences for events of the library's log."""
 _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class _Sentences(logging.Handler):
-    """Log handler that prints each warning of the library as one line on stderr: a sentence and its facts."""
+    """Log handler that prints each warning of the library as one line on stderr.
+
+    A sentence and its facts.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        facts = " ".join(f"{name}={scrubbed(str(value))}" for name, value in vars(record).items() if name not in _OWN)
+        facts = " ".join(
+            f"{name}={scrubbed(str(value))}"
+            for name, value in vars(record).items()
+            if name not in _OWN
+        )
         event = record.getMessage()
-        sentence = f"{_EVENTS[event]} ({facts})" if event in _EVENTS else f"{event} {facts}".rstrip()
+        sentence = (
+            f"{_EVENTS[event]} ({facts})" if event in _EVENTS else f"{event} {facts}".rstrip()
+        )
         click.echo(without_secrets(f"{record.levelname.lower()}: {sentence}"), err=True)
 
 

@@ -25,25 +25,36 @@ def request_of(
     reason: str | None,
     metadata: Iterable[str],
 ) -> RefundRequest:
-    """Return the request that the options state. Raises `InvalidRequest` with every broken rule of all options."""
+    """Return the request that the options state.
+
+    Raises `InvalidRequest` with every broken rule of all options.
+    """
     errors: list[FieldError] = []
     number = None
     if amount is not None:
-        # ASCII digits only: the meaning of '1e3', '5.0', ' 5' or other scripts' digits is not guessed.
+        # ASCII digits only: the meaning of '1e3', '5.0', ' 5' or other scripts' digits is not
+        # guessed.
         if _AMOUNT.fullmatch(amount):
             number = int(amount)
         else:
-            rule = f"must be a whole number of minor units from 1 to {MAX_AMOUNT}, in the digits 0-9 only"
+            rule = (
+                f"must be a whole number of minor units from 1 to {MAX_AMOUNT}, in the digits 0-9"
+                " only"
+            )
             errors.append(FieldError(field="amount", code="amount", value=shown(amount), rule=rule))
     pairs: dict[str, str] = {}
     for item in metadata:
         name, equals, value = item.partition("=")
         if not equals:
             rule = "must be written as KEY=VALUE"
-            errors.append(FieldError(field="metadata", code="metadata_pair", value=shown(item), rule=rule))
+            errors.append(
+                FieldError(field="metadata", code="metadata_pair", value=shown(item), rule=rule)
+            )
         elif name in pairs:
             rule = "this metadata key is given twice: give it once"
-            errors.append(FieldError(field="metadata", code="metadata_twice", value=shown(name), rule=rule))
+            errors.append(
+                FieldError(field="metadata", code="metadata_twice", value=shown(name), rule=rule)
+            )
         pairs.setdefault(name, value)
     try:
         request = RefundRequest(
@@ -79,12 +90,18 @@ def checked_provider_id(text: str) -> str:
     if is_provider_id(text):
         return text
     rule = "must be the provider's refund id: 1 to 200 of A-Z a-z 0-9 _ -"
-    raise InvalidRequest([FieldError(field="provider_refund_id", code="provider_id", value=shown(text), rule=rule)])
+    raise InvalidRequest(
+        [FieldError(field="provider_refund_id", code="provider_id", value=shown(text), rule=rule)]
+    )
 
 
 def checked_code(text: str) -> str:
     """Return the error code with which a person settles a refund. Raises `InvalidRequest`."""
     if _CODE.fullmatch(text):
         return text
-    rule = "must be a code such as customer_paid_in_cash: 1 to 60 of a-z 0-9 _, starting with a letter"
-    raise InvalidRequest([FieldError(field="code", code="error_code", value=shown(text), rule=rule)])
+    rule = (
+        "must be a code such as customer_paid_in_cash: 1 to 60 of a-z 0-9 _, starting with a letter"
+    )
+    raise InvalidRequest(
+        [FieldError(field="code", code="error_code", value=shown(text), rule=rule)]
+    )

@@ -21,27 +21,44 @@ def rests(refund: Refund) -> bool:
 
 
 def wait_for(refunds: Refunds, refund_ids: Sequence[str], seconds: float) -> list[Refund]:
-    """Poll until all refunds are settled or need review, or the time is over; return the existing records in order.
+    """Poll until all refunds are settled or need review, or the time is over.
+
+    Return the existing records in order.
 
     Raises `Detached` on Ctrl-C: the refunds continue unwatched.
     """
     end = time.monotonic() + seconds
     pause = _FIRST_POLL
-    # Only unfinished refunds are read again, so that waiting for many costs little once most are finished.
+    # Only unfinished refunds are read again, so that waiting for many costs little once most are
+    # finished.
     found: dict[str, Refund] = {}
     moving = list(dict.fromkeys(refund_ids))
     try:
         while True:
-            found |= {refund.refund_id: refund for refund in refunds.get_many(moving) if refund is not None}
-            moving = [refund_id for refund_id in moving if refund_id in found and not rests(found[refund_id])]
+            found |= {
+                refund.refund_id: refund
+                for refund in refunds.get_many(moving)
+                if refund is not None
+            }
+            moving = [
+                refund_id
+                for refund_id in moving
+                if refund_id in found and not rests(found[refund_id])
+            ]
             left = end - time.monotonic()
             if not moving or left <= 0:
-                return [found[refund_id] for refund_id in dict.fromkeys(refund_ids) if refund_id in found]
+                return [
+                    found[refund_id]
+                    for refund_id in dict.fromkeys(refund_ids)
+                    if refund_id in found
+                ]
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, _LONGEST_POLL)
     except KeyboardInterrupt:
         again = " ".join(moving[:5])
-        raise Detached(f"stopped watching; the refunds continue: see them with 'refunds status {again}'") from None
+        raise Detached(
+            f"stopped watching; the refunds continue: see them with 'refunds status {again}'"
+        ) from None
 
 
 def verdict(refunds: Iterable[Refund], seconds: float) -> int:
@@ -53,11 +70,14 @@ def verdict(refunds: Iterable[Refund], seconds: float) -> int:
     for refund in refunds:
         if not rests(refund):
             note(
-                f"refund {refund.refund_id} is still {refund.status} after {seconds:g} s, which is not a failure: "
-                f"see it later with 'refunds status {refund.refund_id}'"
+                f"refund {refund.refund_id} is still {refund.status} after {seconds:g} s, which is"
+                f" not a failure: see it later with 'refunds status {refund.refund_id}'"
             )
         elif refund.status is not Status.SUCCEEDED:
             code = SOME_FAILED
             if refund.stage is Stage.REVIEW:
-                note(f"refund {refund.refund_id} needs review: see why with 'refunds review show {refund.refund_id}'")
+                note(
+                    f"refund {refund.refund_id} needs review: see why with 'refunds review show"
+                    f" {refund.refund_id}'"
+                )
     return code

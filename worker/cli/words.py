@@ -24,6 +24,10 @@ def listed(things: Sequence[object]) -> str:
 
 
 def money(amount: int, currency: str | None, unit: AmountUnit) -> str:
-    """Return minor units as `1,234.50 USD` if amounts are in major units, else as `123,450 minor units`."""
+    """Return `1,234.50 USD` if amounts are in major units, else `123,450 minor units`."""
     major = in_major(amount, currency, group=",") if unit == "major" else None
-    return f"{amount:,} minor units" if major is None or currency is None else f"{major} {currency.upper()}"
+    return (
+        f"{amount:,} minor units"
+        if major is None or currency is None
+        else f"{major} {currency.upper()}"
+    )

@@ -1,4 +1,6 @@
-"""The circuit breaker of one worker: stops calls if the provider does not answer, and probes until it does.
+"""The circuit breaker of one worker.
+
+Stops calls if the provider does not answer, and probes until it does.
 
 Without it an outage would put every queued refund in doubt, one timeout after the other.
 """
@@ -24,20 +26,27 @@ LONGEST_PROBE: Final = timedelta(seconds=30)
 
 
 def is_outage(outcome: Outcome) -> bool:
-    """Return whether an outcome indicates an outage: the provider is unreachable, silent, or failing by itself."""
+    """Return whether an outcome indicates an outage.
+
+    The provider is unreachable, silent, or failing by itself.
+    """
     if outcome.verdict is TryVerdict.NOT_SENT:
         return True
-    return outcome.verdict is TryVerdict.MAYBE and (outcome.http_status is None or outcome.server_error)
+    return outcome.verdict is TryVerdict.MAYBE and (
+        outcome.http_status is None or outcome.server_error
+    )
 
 
 class Breaker:
     """A circuit breaker.
 
-    Closed: all calls may be made. Open: none may, and a probe runs now and then. Half open: one trial call may be made,
-    and its result decides.
+    Closed: all calls may be made. Open: none may, and a probe runs now and then. Half open: one
+    trial call may be made, and its result decides.
     """
 
-    def __init__(self, probe: Callable[[], Awaitable[bool]], *, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self, probe: Callable[[], Awaitable[bool]], *, jitter: Callable[[], float]
+    ) -> None:
         self.is_open = False
         self._probe = probe
         self._jitter = jitter
@@ -54,7 +63,7 @@ class Breaker:
         return self.is_open and not self._trial
 
     async def wait(self) -> bool:
-        """Wait until a call may be made; return whether it is the trial, the first call after half open."""
+        """Wait until a call may be made; return whether it is the trial, first after half open."""
         while self.is_open:
             if self._trial:
                 self._trial = self._asked = False
@@ -102,7 +111,8 @@ class Breaker:
             pause = backoff(count, base=FIRST_PROBE, cap=LONGEST_PROBE, jitter=self._jitter())
             await asyncio.sleep(pause.total_seconds())
             if self._trial or await self._probe():
-                # One call may try. If none comes, or it fails too, the next round offers the trial again.
+                # One call may try. If none comes, or it fails too, the next round offers the trial
+                # again.
                 self._trial = True
                 self._changed.set()
 

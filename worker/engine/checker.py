@@ -1,4 +1,4 @@
-"""Checks before a send: reads from the provider what must be known about the payment, and saves any hold."""
+"""Checks before a send: reads the payment's needed facts at the provider, and saves any hold."""
 
 from __future__ import annotations
 
@@ -57,8 +57,10 @@ class Checker:
         self._note_trouble = note_trouble
         self._note_answer = note_answer
 
-    async def read_payment(self, refund: Refund, now: datetime, permit: Permit) -> PaymentView | Ending:
-        """Return the payment's view if the refund may be sent, else the ending of the saved step."""
+    async def read_payment(
+        self, refund: Refund, now: datetime, permit: Permit
+    ) -> PaymentView | Ending:
+        """Return the payment's view if the refund may be sent, else the saved step's ending."""
         seen = await self._gateway.get_payment(refund.payment_intent, permit, about=refund)
         if isinstance(seen, PaymentView):
             self._note_answer()
@@ -77,17 +79,25 @@ class Checker:
         return (await self._keep_back(refund, step, code, {})).ending
 
     async def judge(self, refund: Refund, read_back: Readback, now: datetime) -> Held | None:
-        """Judge a read-back before the first send; return None if the refund may be sent, else save the step."""
+        """Judge a read-back before the first send.
+
+        Return None if the refund may be sent, else save the step.
+        """
         step = preflight.after_first_readback(refund, read_back, now, self._jitter())
         if step is None:
             return None
         detail = {"look": read_back.verdict.value, "reason": read_back.reason}
         return await self._keep_back(refund, step, "", detail)
 
-    async def _keep_back(self, refund: Refund, step: Step, code: str, detail: dict[str, Any]) -> Held:
+    async def _keep_back(
+        self, refund: Refund, step: Step, code: str, detail: dict[str, Any]
+    ) -> Held:
         saved, ending = await self._recorder.save(refund, step, detail)
         if not step.quiet:
             return Held(ending=ending, continues=saved.result == "saved")
         reason = code if step.label == preflight.UNREADABLE else step.label
         log.info("refund_postponed", refund_id=refund.refund_id, reason=reason, code=code or None)
-        return Held(ending=endings.postponed(refund, reason) if saved.result == "saved" else ending, continues=False)
+        return Held(
+            ending=endings.postponed(refund, reason) if saved.result == "saved" else ending,
+            continues=False,
+        )

@@ -1,7 +1,7 @@
 """Task results in plain words: how a task left its refunds, as Flower shows it.
 
-Results hold ids and codes only. They state what the worker knows from its last reply of the store; nothing is read
-for them.
+Results hold ids and codes only. They state what the worker knows from its last reply of the store;
+nothing is read for them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ _HELD: Final = MappingProxyType(
     }
 )
 """Reasons of refused claims that only have to wait, in plain words."""
-_EVERYONES: Final = MappingProxyType({"credentials_refused": "key refused", "rate_limited": "rate limited"})
+_EVERYONES: Final = MappingProxyType(
+    {"credentials_refused": "key refused", "rate_limited": "rate limited"}
+)
 """Codes of answers that concern every refund."""
 _KEPT_BACK: Final = MappingProxyType(
     {
@@ -60,7 +62,10 @@ class Ending:
     word: str
     reason: str = ""
     common: bool = False
-    """Whether the reason is one of a few that hold back many refunds at once; summaries then count by it, too."""
+    """Whether the reason is one of a few that hold back many refunds at once.
+
+    Summaries then count by it, too.
+    """
 
     def __str__(self) -> str:
         return f"{self.word} ({self.reason})" if self.reason else self.word
@@ -91,13 +96,16 @@ NO_IDS: Final = Ending("rejected", "not a list of ids")
 
 
 def given_back(*, stopping: bool, provider_away: bool) -> Ending:
-    """Return the ending of a refund that was not begun and that another message will bring again."""
+    """Return the ending of a refund that was not begun and that another message brings again."""
     reason = "worker stopping" if stopping else "provider away" if provider_away else ""
     return Ending(_GIVEN_BACK, reason, common=True)
 
 
 def broken(error: BaseException) -> Ending:
-    """Return the ending after an unforeseen error: only the error's type, because the log has the rest."""
+    """Return the ending after an unforeseen error.
+
+    Only the error's type, because the log has the rest.
+    """
     return Ending("handling failed", type(error).__name__)
 
 
@@ -114,7 +122,7 @@ def standing(refund: Refund | None) -> Ending:
 
 
 def not_claimed(result: str, refund: Refund | None) -> Ending:
-    """Return the ending of a refund whose claim was refused with `result`, based on the record the claim returned."""
+    """Return the ending after a claim refused with `result`, from the record it returned."""
     held = _HELD.get(result)
     if refund is None or held is None:
         return standing(refund)
@@ -122,7 +130,7 @@ def not_claimed(result: str, refund: Refund | None) -> Ending:
 
 
 def postponed(refund: Refund, code: str) -> Ending:
-    """Return the ending of an unsent refund whose payment could not be read or did not confirm the refund."""
+    """Return the ending of an unsent refund whose payment was unreadable or did not confirm it."""
     return Ending(_WORDS[refund.stage], _KEPT_BACK.get(code, "payment unreadable"), common=True)
 
 
@@ -142,7 +150,9 @@ def saved(step: Step, result: str) -> Ending:
 
 def _at(stage: Stage, status: Status, code: str | None) -> Ending:
     if stage is Stage.SETTLED:
-        return Ending(status.value, _plain(code)) if status is Status.FAILED else Ending(status.value)
+        return (
+            Ending(status.value, _plain(code)) if status is Status.FAILED else Ending(status.value)
+        )
     if stage not in {Stage.WAITING, Stage.REVIEW}:
         return Ending(_WORDS[stage])
     return Ending(_WORDS[stage], _plain(code), common=stage is Stage.WAITING and code in _EVERYONES)
@@ -158,8 +168,13 @@ def _plain(code: str | None) -> str:
 
 
 def summary(endings: Mapping[str, Ending]) -> str:
-    """Return a summary of a message's refunds: for one refund its id and ending, for several the count of each kind."""
+    """Return a summary of a message's refunds.
+
+    For one refund its id and ending, for several the count of each kind.
+    """
     if len(endings) == 1:
-        return "".join(f"{without_secrets(refund_id)}: {ending}" for refund_id, ending in endings.items())
+        return "".join(
+            f"{without_secrets(refund_id)}: {ending}" for refund_id, ending in endings.items()
+        )
     kinds = Counter(ending.kind for ending in endings.values())
     return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "no refunds"

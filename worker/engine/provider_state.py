@@ -22,9 +22,14 @@ LONGEST_BLOCK: Final = timedelta(minutes=2)
 
 
 class ProviderTrouble:
-    """Receives every outcome; closes the rate gate and parks the key for all workers, opens this worker's breaker."""
+    """Receives every outcome, and reacts if the provider is in trouble.
 
-    def __init__(self, store: AsyncStore, gateway: Gateway, gate: RateGate, *, jitter: Callable[[], float]) -> None:
+    It closes the rate gate and parks the key for all workers, and opens this worker's breaker.
+    """
+
+    def __init__(
+        self, store: AsyncStore, gateway: Gateway, gate: RateGate, *, jitter: Callable[[], float]
+    ) -> None:
         self.breaker = Breaker(self._provider_answers, jitter=jitter)
         self._store = store
         self._gateway = gateway
@@ -34,8 +39,8 @@ class ProviderTrouble:
     async def note(self, outcome: Outcome) -> None:
         """Share with all workers what one answer says about the provider as a whole.
 
-        If Redis is away this is only logged: the next answer will say it again, and what this answer says about its own
-        refund must still be saved.
+        If Redis is away this is only logged: the next answer will say it again, and what this
+        answer says about its own refund must still be saved.
         """
         self.breaker.record(outcome)
         try:
@@ -65,7 +70,10 @@ class ProviderTrouble:
             log.error("credentials_refused", alarm=True)
 
     async def probe_credentials(self) -> bool:
-        """Close the credentials breaker if the provider accepts the key again; return whether it is closed."""
+        """Close the credentials breaker if the provider accepts the key again.
+
+        Return whether it is closed.
+        """
         if not await self._store.flagged("credentials_refused_at"):
             return True
         if await self._gateway.key_is_accepted():

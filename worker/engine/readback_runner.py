@@ -1,4 +1,7 @@
-"""Read-backs: gathers what the provider shows for a doubtful refund and its payment; `rules.evidence` judges it."""
+"""Read-backs: gathers what the provider shows for a doubtful refund and its payment.
+
+`rules.evidence` judges it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ from worker.store import scripts
 from worker.store.async_store import AsyncStore
 
 MOST_REREAD: Final = 50
-"""Maximum refunds of one payment that a read-back by totals rereads, one call each; with more it is inconclusive."""
+"""Maximum refunds of one payment that a read-back by totals rereads, one call each.
+
+With more it is inconclusive.
+"""
 
 
 class ReadbackRunner:
@@ -57,12 +63,16 @@ class ReadbackRunner:
         self._note_answer = note_answer
 
     async def run(self, refund: Refund, permit: Permit) -> Readback:
-        """Return what the provider shows for a refund in doubt; also saves reversals of its siblings found meanwhile.
+        """Return what the provider shows for a refund in doubt.
 
-        `permit` is awaited before each call, because a list may have many pages and a payment many refunds.
+        Also saves reversals of its siblings found meanwhile.
+
+        `permit` is awaited before each call, because a list may have many pages and a payment many
+        refunds.
         """
         if refund.operator_says is not None and refund.provider_refund_id is not None:
-            # The provider gave this id once, so a person's statement about the refund can be checked by that id.
+            # The provider gave this id once, so a person's statement about the refund can be
+            # checked by that id.
             read_back = await self._read_by_id(refund, refund.provider_refund_id, permit)
             if read_back is not None:
                 return read_back
@@ -72,16 +82,27 @@ class ReadbackRunner:
             case "totals":
                 return await self._read_totals(refund, permit)
             case "none":
-                return Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="nothing may be read back")
+                return Readback(
+                    verdict=ReadbackVerdict.INCONCLUSIVE, reason="nothing may be read back"
+                )
 
-    async def _read_by_id(self, refund: Refund, provider_refund_id: str, permit: Permit) -> Readback | None:
-        """Return the result of reading the refund by its provider id, None if the provider does not know the id."""
-        answer = await self._gateway.get_refund(provider_refund_id, permit)
+    async def _read_by_id(
+        self, refund: Refund, provider_refund_id: str, permit: Permit
+    ) -> Readback | None:
+        """Return the result of reading by provider id, None if the provider does not know it."""
+        answer = await self._gateway.get_refund(provider_refund_id, permit, about=refund)
         outcome = classify(answer, refund)
-        if outcome.verdict is TryVerdict.DONE and outcome.found is not None and outcome.found.id == provider_refund_id:
+        if (
+            outcome.verdict is TryVerdict.DONE
+            and outcome.found is not None
+            and outcome.found.id == provider_refund_id
+        ):
             self._note_answer()
             return Readback(
-                verdict=ReadbackVerdict.FOUND, reason="read by its id", found=outcome.found, source="lookup"
+                verdict=ReadbackVerdict.FOUND,
+                reason="read by its id",
+                found=outcome.found,
+                source="lookup",
             )
         if outcome.http_status == HTTPStatus.NOT_FOUND and outcome.verdict is TryVerdict.REFUSED:
             self._note_answer()
@@ -90,7 +111,9 @@ class ReadbackRunner:
             self._note_answer()
             reason = outcome.message or "the answer shows another refund"
             return Readback(
-                verdict=ReadbackVerdict.CONFLICT, reason=f"{provider_refund_id} was read: {reason}", source="lookup"
+                verdict=ReadbackVerdict.CONFLICT,
+                reason=f"{provider_refund_id} was read: {reason}",
+                source="lookup",
             )
         return await self._unread(answer, refund)
 
@@ -98,7 +121,9 @@ class ReadbackRunner:
         listed = await self._gateway.list_refunds(refund.payment_intent, permit, about=refund)
         if not isinstance(listed, tuple):
             read_back = await self._unread(listed, refund)
-            return await self._if_shown(read_back, refund, permit) if read_back.missing else read_back
+            return (
+                await self._if_shown(read_back, refund, permit) if read_back.missing else read_back
+            )
         self._note_answer()
         entries, complete = listed
         siblings = await self._store.run(scripts.siblings(refund.payment_intent, refund.refund_id))
@@ -107,22 +132,35 @@ class ReadbackRunner:
             if sibling.provider_refund_id in by_id:
                 await self._reverse(sibling, by_id[sibling.provider_refund_id], "list")
         read_back = judge_list(refund, entries, complete=complete, siblings=siblings)
-        # A key of another account reads every list as empty, so absence counts only if the payment itself is shown.
+        # A key of another account reads every list as empty, so absence counts only if the payment
+        # itself is shown.
         if read_back.verdict is not ReadbackVerdict.ABSENT:
             return read_back
         return await self._if_shown(read_back, refund, permit, entries)
 
     async def _if_shown(
-        self, read_back: Readback, refund: Refund, permit: Permit, entries: Sequence[ProviderRefund] | None = None
+        self,
+        read_back: Readback,
+        refund: Refund,
+        permit: Permit,
+        entries: Sequence[ProviderRefund] | None = None,
     ) -> Readback:
-        """Return `read_back` if the provider shows the payment itself, else the result for a payment not shown.
+        """Return `read_back` if the provider shows the payment, else the result for one not shown.
 
-        With the `entries` of a list that proves absence, the payment's total must not contradict them.
+        With the `entries` of a list that proves absence, the payment's total must not contradict
+        them.
         """
         answer = await self._gateway.get_payment_intent(refund.payment_intent, permit, about=refund)
         if not shows(answer, refund.payment_intent):
-            if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK and answer.payload is not None:
-                return Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="the provider showed another payment")
+            if (
+                isinstance(answer, Reply)
+                and answer.http_status == HTTPStatus.OK
+                and answer.payload is not None
+            ):
+                return Readback(
+                    verdict=ReadbackVerdict.INCONCLUSIVE,
+                    reason="the provider showed another payment",
+                )
             return await self._unpaid(answer, refund, permit)
         await self._account.shown(refund.payment_intent)
         if entries is None or not isinstance(answer, Reply) or answer.payload is None:
@@ -131,28 +169,45 @@ class ReadbackRunner:
         if not isinstance(view, PaymentView):
             return await self._unread(view, refund)
         problem = judge_absence(entries, view)
-        return read_back if problem is None else Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason=problem)
+        return (
+            read_back
+            if problem is None
+            else Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason=problem)
+        )
 
     async def _read_totals(self, refund: Refund, permit: Permit) -> Readback:
         if refund.baseline is None:
             return judge_totals(refund, PaymentView(), siblings=(), reread={}, totals_proof=False)
-        # Read the siblings first: if one changes after that, the totals change too, and the result is inconclusive.
-        siblings = await self._store.run(scripts.siblings(refund.payment_intent, refund.refund_id, most=MOST_REREAD))
+        # Read the siblings first: if one changes after that, the totals change too, and the result
+        # is inconclusive.
+        siblings = await self._store.run(
+            scripts.siblings(refund.payment_intent, refund.refund_id, most=MOST_REREAD)
+        )
         reread: dict[str, ProviderRefund | None] = {}
         for sibling in siblings or ():
             if sibling.provider_refund_id is not None:
-                reread[sibling.provider_refund_id] = await self._reread(sibling, sibling.provider_refund_id, permit)
+                reread[sibling.provider_refund_id] = await self._reread(
+                    sibling, sibling.provider_refund_id, permit
+                )
         view = await self._gateway.get_payment(refund.payment_intent, permit, about=refund)
         if not isinstance(view, PaymentView):
             return await self._unpaid(view, refund, permit)
         self._note_answer()
         if view.shown:
             await self._account.shown(refund.payment_intent)
-        return judge_totals(refund, view, siblings=siblings, reread=reread, totals_proof=self._rules.totals_proof)
+        return judge_totals(
+            refund, view, siblings=siblings, reread=reread, totals_proof=self._rules.totals_proof
+        )
 
-    async def _reread(self, sibling: Refund, provider_refund_id: str, permit: Permit) -> ProviderRefund | None:
+    async def _reread(
+        self, sibling: Refund, provider_refund_id: str, permit: Permit
+    ) -> ProviderRefund | None:
         answer = await self._gateway.get_refund(provider_refund_id, permit, about=sibling)
-        found = answer.payload.refund if isinstance(answer, Reply) and answer.payload is not None else None
+        found = (
+            answer.payload.refund
+            if isinstance(answer, Reply) and answer.payload is not None
+            else None
+        )
         if found is None or found.id != provider_refund_id:
             return None
         await self._reverse(sibling, found, "lookup")
@@ -164,15 +219,23 @@ class ReadbackRunner:
             await self._recorder.save(sibling, step, {"look": "reversed"})
 
     async def _unpaid(self, answer: Answer, refund: Refund, permit: Permit) -> Readback:
-        """Return the result for a payment that was not shown; if it was shown before, this concerns every refund."""
+        """Return the result for a payment that was not shown.
+
+        If it was shown before, this concerns every refund.
+        """
         read_back = await self._unread(answer, refund)
         if read_back.missing and await self._account.is_lost(refund.payment_intent, permit):
-            reason = "the payment was shown before and is missing now: the key may be of another account"
+            reason = (
+                "the payment was shown before and is missing now: the key may be of another account"
+            )
             return Readback(verdict=ReadbackVerdict.UNREADABLE, reason=reason, credentials=True)
         return read_back
 
     async def _unread(self, answer: Answer, refund: Refund) -> Readback:
-        """Return the result for an unanswered read-back; a readable refusal will not improve by itself."""
+        """Return the result for an unanswered read-back.
+
+        A readable refusal will not improve by itself.
+        """
         outcome = await self._gateway.whose_refusal(classify(answer, refund))
         await self._note_trouble(outcome)
         if outcome.verdict is TryVerdict.REFUSED:

@@ -26,7 +26,10 @@ log = structlog.get_logger(__name__)
 
 SAVE_SECONDS: Final = 120.0
 STOPPING_SAVE_SECONDS: Final = 15.0
-"""How long a stopping worker retries a save; the lapsed lease leads to a read-back, which finds what was done."""
+"""How long a stopping worker retries a save.
+
+The lapsed lease leads to a read-back, which finds what was done.
+"""
 SOON: Final = timedelta(seconds=5)
 """A check due within this time, before the next sweep, is made by the worker that scheduled it."""
 _LET_GO_PAUSES: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
@@ -40,9 +43,11 @@ LookAgain = Callable[[str, Lane, timedelta], None]
 
 
 class Recorder:
-    """Saves the steps of one worker; calls `handle_again` with each refund that is due soon, its lane and the delay."""
+    """Saves one worker's steps; passes `handle_again` each refund due soon, its lane and delay."""
 
-    def __init__(self, store: AsyncStore, *, clock: Callable[[], float], handle_again: LookAgain) -> None:
+    def __init__(
+        self, store: AsyncStore, *, clock: Callable[[], float], handle_again: LookAgain
+    ) -> None:
         self.stopping = False
         self._store = store
         self._clock = clock
@@ -53,23 +58,28 @@ class Recorder:
     ) -> tuple[Saved, Ending]:
         """Save a step, and return the refund's ending.
 
-        Set `insist` for a step that carries a reply: the save is then retried for up to two minutes.
+        Set `insist` for a step that carries a reply: the save is then retried for up to two
+        minutes.
         """
         if not step.quiet and not step.proof:
             transitions.check_move(refund.refund_id, refund.stage, step.to)
         full = {**detail, "alarm": step.alarm} if step.alarm else dict(detail)
-        # Not durable: if a crash undoes this save, the record is as it was at its claim, whose lease lapses into doubt,
-        # or before the read-back or poll, which is repeated. The next send needs a claim on disk, and everything saved
-        # before that claim is then on disk too.
-        saved = await self._run(scripts.save(refund, step, full, durable=False), refund, step, insist=insist)
+        # Not durable: if a crash undoes this save, the record is as it was at its claim, whose
+        # lease lapses into doubt, or before the read-back or poll, which is repeated. The next send
+        # needs a claim on disk, and everything saved before that claim is then on disk too.
+        saved = await self._run(
+            scripts.save(refund, step, full, durable=False), refund, step, insist=insist
+        )
         ending = await self._after_save(refund, step, saved, full)
         return saved, ending or endings.saved(step, saved.result)
 
-    async def let_go(self, refund_id: str, token: str, decide: Callable[[Refund, datetime], Step]) -> None:
-        """Save that nothing was sent under a claim whose reply was lost, or that is not known to be on disk.
+    async def let_go(
+        self, refund_id: str, token: str, decide: Callable[[Refund, datetime], Step]
+    ) -> None:
+        """Save that nothing was sent under a claim with a lost reply, or not known to be on disk.
 
-        Otherwise its lease would lapse into a doubt, as it does if Redis stays away. `decide` returns the step for the
-        claimed record at a given time.
+        Otherwise its lease would lapse into a doubt, as it does if Redis stays away. `decide`
+        returns the step for the claimed record at a given time.
         """
         for pause in (*_LET_GO_PAUSES, None):
             try:
@@ -82,7 +92,9 @@ class Recorder:
                 if claim.claimed and claim.refund is not None:
                     log.warning("claim_let_go", refund_id=refund_id)
                     detail = {"attempt": claim.refund.attempts, "seen": TryVerdict.NOT_SENT.value}
-                    await self.save(claim.refund, decide(claim.refund, claim.now), detail, insist=True)
+                    await self.save(
+                        claim.refund, decide(claim.refund, claim.now), detail, insist=True
+                    )
                 return
 
     async def _run(self, call: Command[T], refund: Refund, step: Step, *, insist: bool) -> T:
@@ -104,7 +116,8 @@ class Recorder:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             except NotStorable as error:
-                # A retry would be refused again. The log entry holds what was not saved, for the repair of the records.
+                # A retry would be refused again. The log entry holds what was not saved, for the
+                # repair of the records.
                 log.error(  # noqa: TRY400 - see above
                     "save_refused",
                     refund_id=refund.refund_id,
@@ -115,7 +128,9 @@ class Recorder:
                 )
                 raise
 
-    async def _after_save(self, refund: Refund, step: Step, saved: Saved, detail: Mapping[str, Any]) -> Ending | None:
+    async def _after_save(
+        self, refund: Refund, step: Step, saved: Saved, detail: Mapping[str, Any]
+    ) -> Ending | None:
         """Log a save; return the ending of a further save if this one led to it."""
         facts = {name: value for name, value in detail.items() if name not in {"alarm", "reason"}}
         match saved.result:
@@ -130,7 +145,12 @@ class Recorder:
                         **facts,
                     )
                 if step.alarm:
-                    log.error("refund_needs_attention", refund_id=refund.refund_id, alarm=True, reason=step.alarm)
+                    log.error(
+                        "refund_needs_attention",
+                        refund_id=refund.refund_id,
+                        alarm=True,
+                        reason=step.alarm,
+                    )
                 for woken in saved.due_now:
                     self._handle_again(woken, refund.lane, timedelta(0))
                 if step.to is not Stage.SETTLED and step.delay is not None and step.delay <= SOON:
@@ -148,7 +168,12 @@ class Recorder:
             case "illegal":
                 raise IllegalMove(refund.refund_id, saved.other or "", step.to.value)
             case "stale" | "already" | "missing":
-                log.info("save_superseded", refund_id=refund.refund_id, result=saved.result, label=step.label)
+                log.info(
+                    "save_superseded",
+                    refund_id=refund.refund_id,
+                    result=saved.result,
+                    label=step.label,
+                )
         return None
 
     async def _contradicted(self, refund: Refund, proof: Step) -> None:
@@ -168,8 +193,11 @@ class Recorder:
     async def _owned(self, refund: Refund, owner: str, step: Step) -> Ending | None:
         provider_refund_id = step.changes.get("provider_refund_id")
         alarm = f"the provider's refund {provider_refund_id} already belongs to refund {owner}"
-        log.critical("provider_refund_claimed_twice", refund_id=refund.refund_id, alarm=True, owner=owner)
-        # After an attempt, this is just an answer that may belong to another refund; the rules of attempts handle it.
+        log.critical(
+            "provider_refund_claimed_twice", refund_id=refund.refund_id, alarm=True, owner=owner
+        )
+        # After an attempt, this is just an answer that may belong to another refund; the rules of
+        # attempts handle it.
         if refund.stage in {Stage.IN_DOUBT, Stage.PROCESSING}:
             changes: dict[str, Any] = {
                 "error_code": "owned_elsewhere",
@@ -177,8 +205,9 @@ class Recorder:
                 "doubt_since": refund.doubt_since or refund.updated_at,
             }
             if refund.provider_refund_id == provider_refund_id:
-                # A person had named this id, and it belongs to the other record. Two records must not show one refund
-                # of the provider, and how long that refund has been pending says nothing about ours.
+                # A person had named this id, and it belongs to the other record. Two records must
+                # not show one refund of the provider, and how long that refund has been pending
+                # says nothing about ours.
                 changes |= {"provider_refund_id": None, "processing_since": None}
             _, ending = await self.save(refund, readback.after_owned(refund, changes, alarm), {})
             return ending

@@ -19,13 +19,14 @@ REFUSALS: Final = (NotDurable, SettingsError)
 class RecordsGuard:
     """Knows whether a worker may accept and begin refunds; `on_loss` gives back those that wait.
 
-    It learns from a regular check of the server, and from each durable command that was refused. Refunds that were
-    begun before continue, because the save of a reply is better than none.
+    It learns from a regular check of the server, and from each durable command that was refused.
+    Refunds that were begun before continue, because the save of a reply is better than none.
     """
 
     def __init__(self, store: AsyncStore, *, on_loss: Callable[[], None]) -> None:
         self.fault: str | None = None
-        """The setting that is wrong and its fix; None while the server keeps what it acknowledges."""
+        """The setting that is wrong and its fix; None while the server keeps what it acknowledges.
+        """
         self._store = store
         self._on_loss = on_loss
 
@@ -34,7 +35,7 @@ class RecordsGuard:
         return self.fault is not None
 
     async def check(self) -> None:
-        """Check the server; raises `StoreUnavailable` if it does not answer, which changes nothing here."""
+        """Check the server. Raises `StoreUnavailable` if it is silent; nothing changes then."""
         try:
             await self._store.require_durable()
         except REFUSALS as error:

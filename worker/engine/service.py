@@ -1,4 +1,6 @@
-"""Handles refunds: gathers facts, lets the rules decide, and saves. Plain coroutines over store and gateway.
+"""Handles refunds: gathers facts, lets the rules decide, and saves.
+
+Plain coroutines over store and gateway.
 
 This module does not know Celery, and leaves all decisions to the rules.
 """
@@ -12,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -43,7 +45,10 @@ from worker.store.scripts import Claim, ClaimKind
 log = structlog.get_logger(__name__)
 
 MAX_ACTIONS: Final = 4
-"""Maximum consecutive actions per run, to bound the loop: lapse, read-back, resend, and one to spare."""
+"""Maximum consecutive actions per run, to bound the loop.
+
+Lapse, read-back, resend, and one to spare.
+"""
 MOST_WOKEN: Final = 1000
 
 Detail = dict[str, Any]
@@ -51,9 +56,12 @@ Detail = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """A refund's record as of `now`, for its next action; `seq` is that of its payment, '' if unknown.
+    """A refund's record as of `now`, for its next action.
 
-    What an action returns: a snapshot if another action follows at once, else the refund's `Ending`.
+    `seq` is that of its payment, '' if unknown.
+
+    What an action returns: a snapshot if another action follows at once, else the refund's
+    `Ending`.
     """
 
     now: datetime
@@ -73,7 +81,7 @@ class Service:
         slots: Slots,
         gate: RateGate,
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        wall: Callable[[], datetime],
         jitter: Callable[[], float] = random.random,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
         on_attempt: Callable[[Outcome], None] = lambda _: None,
@@ -117,7 +125,9 @@ class Service:
 
     # Handling
 
-    async def process(self, refund_ids: Sequence[str], lane: Lane, *, seconds: float) -> list[Ending]:
+    async def process(
+        self, refund_ids: Sequence[str], lane: Lane, *, seconds: float
+    ) -> list[Ending]:
         """Handle the refunds of one message; return their endings in the same order.
 
         Refunds that were not begun within `seconds` are given back.
@@ -125,16 +135,23 @@ class Service:
         until = self._clock() + seconds
         # An unforeseen error concerns only its own refund; the others of the message continue.
         results = await asyncio.gather(
-            *(self.handle(refund_id, lane, until=until) for refund_id in refund_ids), return_exceptions=True
+            *(self.handle(refund_id, lane, until=until) for refund_id in refund_ids),
+            return_exceptions=True,
         )
         ended: list[Ending] = []
         for refund_id, result in zip(refund_ids, results, strict=True):
             if isinstance(result, BaseException):
-                log.error("refund_handling_failed", refund_id=refund_id, alarm=True, exc_info=result)
+                log.error(
+                    "refund_handling_failed", refund_id=refund_id, alarm=True, exc_info=result
+                )
                 ended.append(endings.broken(result))
             else:
                 ended.append(result)
-        left = [refund_id for refund_id, ending in zip(refund_ids, ended, strict=True) if not ending.begun]
+        left = [
+            refund_id
+            for refund_id, ending in zip(refund_ids, ended, strict=True)
+            if not ending.begun
+        ]
         if left:
             try:
                 await self.store.run(scripts.give_back(left))
@@ -143,15 +160,21 @@ class Service:
         return ended
 
     async def handle(self, refund_id: str, lane: Lane, *, until: float | None = None) -> Ending:
-        """Process one refund as far as possible now; return its ending: "given back" if it could not begin in time."""
+        """Process one refund as far as possible now.
+
+        Return its ending: "given back" if it could not begin in time.
+        """
         is_trial = False
         if self.guard.refuses():
             return endings.NOT_SAFE
         try:
-            async with asyncio.timeout(None if until is None else max(0.0, until - self._clock())) as wait:
+            async with asyncio.timeout(
+                None if until is None else max(0.0, until - self._clock())
+            ) as wait:
                 self._waits.add(wait)
                 async with self.slots.hold(lane):
-                    # Wait for the outage breaker and the rate before the claim, never while holding it.
+                    # Wait for the outage breaker and the rate before the claim, never while holding
+                    # it.
                     is_trial = await self.breaker.wait()
                     await self.gate.acquire(lane)
                     self._waits.discard(wait)
@@ -177,10 +200,10 @@ class Service:
         return endings.given_back(stopping=self.stopping, provider_away=self.breaker.is_open)
 
     def stop(self) -> None:
-        """Begin no more refunds: waiting refunds are given back at once, and refunds that were begun continue.
+        """Begin no more refunds: waiting ones are given back at once, ones already begun continue.
 
-        A refund that waits for a permit for one more read is given back too. The rate may make it wait for long, and
-        the next worker that takes the refund repeats the read.
+        A refund that waits for a permit for one more read is given back too. The rate may make it
+        wait for long, and the next worker that takes the refund repeats the read.
         """
         self.stopping = self._recorder.stopping = True
         self.gate.stop()
@@ -188,19 +211,25 @@ class Service:
 
     def _end_waits(self) -> None:
         for wait in self._waits:
-            # A timeout that expires at this very moment ends by itself, and must not be rescheduled.
+            # A timeout that expires at this very moment ends by itself, and must not be
+            # rescheduled.
             if not wait.expired():
                 wait.reschedule(0)
 
     def _handle_again(self, refund_id: str, lane: Lane, delay: timedelta) -> None:
-        """Handle a refund in the background after `delay`: its payment is free now, or its next check is soon.
+        """Handle a refund in the background after `delay`.
 
-        The refund is dropped if this process ends or has too many of them, because a sweep finds it.
+        Its payment is free now, or its next check is soon.
+
+        The refund is dropped if this process ends or has too many of them, because a sweep finds
+        it.
         """
         if delay <= timedelta(0):
             self._wake(refund_id, lane)
         elif len(self._extra) < MOST_WOKEN:
-            asyncio.get_running_loop().call_later(delay.total_seconds(), self._wake, refund_id, lane)
+            asyncio.get_running_loop().call_later(
+                delay.total_seconds(), self._wake, refund_id, lane
+            )
 
     def _wake(self, refund_id: str, lane: Lane) -> None:
         if self.stopping:
@@ -219,8 +248,11 @@ class Service:
             await asyncio.wait(self._extra)
 
     async def _advance(self, refund_id: str, lane: Lane) -> Ending:
-        # Most refunds are claimed and sent without a load, because the claim itself returns the record.
-        result = await (self._load(refund_id) if self.rules.reads_first else self._send_blind(refund_id, lane))
+        # Most refunds are claimed and sent without a load, because the claim itself returns the
+        # record.
+        result = await (
+            self._load(refund_id) if self.rules.reads_first else self._send_blind(refund_id, lane)
+        )
         permits = CallPermits(lambda: self.gate.go_on(lane))
         for _ in range(MAX_ACTIONS):
             if isinstance(result, Ending):
@@ -235,7 +267,9 @@ class Service:
             return endings.UNKNOWN
         return Snapshot(now=loaded.now, seq=loaded.seq, refund=loaded.refund)
 
-    async def _act(self, refund: Refund, snapshot: Snapshot, lane: Lane, permits: CallPermits) -> Ending | Snapshot:
+    async def _act(
+        self, refund: Refund, snapshot: Snapshot, lane: Lane, permits: CallPermits
+    ) -> Ending | Snapshot:
         """Take the refund's next action."""
         now = snapshot.now
         match attempts.next_action(refund, self.rules, now, self._wall()):
@@ -254,14 +288,16 @@ class Service:
             case Action.POLL:
                 return await self._poll(refund, now, permits)
             case Action.REVIEW:
-                step = attempts.to_review({}, "no_readback", "it may have happened, and nothing may be read back")
+                step = attempts.to_review(
+                    {}, "no_readback", "it may have happened, and nothing may be read back"
+                )
                 _, ending = await self._recorder.save(refund, step, {})
                 return ending
 
     # Sending
 
     async def _send_blind(self, refund_id: str, lane: Lane) -> Ending | Snapshot:
-        """Claim and send without a load; if the claim is refused for another action, return the record for it."""
+        """Claim and send without a load; if refused for another action, return its record."""
         claim = await self._claim(refund_id, "send")
         if claim.result == "unchecked":
             return await self._load(refund_id)
@@ -269,7 +305,9 @@ class Service:
             return Snapshot(now=claim.now, seq="", refund=claim.refund)
         return await self._go(claim, lane)
 
-    async def _send(self, refund: Refund, snapshot: Snapshot, lane: Lane, permits: CallPermits) -> Ending | Snapshot:
+    async def _send(
+        self, refund: Refund, snapshot: Snapshot, lane: Lane, permits: CallPermits
+    ) -> Ending | Snapshot:
         seq: str | None = None
         baseline: Baseline | None = None
         shown = False
@@ -289,16 +327,29 @@ class Service:
         await permits.ready()
         seen = {"currency_checked": checks, "payment_shown": shown}
         claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline, **seen)
-        # `moved`: another refund of the payment was sent since the totals were read, so read them again.
-        return await self._load(refund.refund_id) if claim.result == "moved" else await self._go(claim, lane)
+        # `moved`: another refund of the payment was sent since the totals were read, so read them
+        # again.
+        return (
+            await self._load(refund.refund_id)
+            if claim.result == "moved"
+            else await self._go(claim, lane)
+        )
 
-    async def _replay(self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits) -> Ending | Snapshot:
+    async def _replay(
+        self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits
+    ) -> Ending | Snapshot:
         checks = preflight.wants_currency(refund)
-        if checks and isinstance(held := await self._checker.read_payment(refund, now, permits.take), Ending):
+        if checks and isinstance(
+            held := await self._checker.read_payment(refund, now, permits.take), Ending
+        ):
             return held
         claim = await self._claim(refund.refund_id, "replay", currency_checked=checks)
         # `window`: the provider may have forgotten the key by now, so another action is due.
-        return await self._load(refund.refund_id) if claim.result == "window" else await self._go(claim, lane)
+        return (
+            await self._load(refund.refund_id)
+            if claim.result == "window"
+            else await self._go(claim, lane)
+        )
 
     async def _claim(
         self,
@@ -330,10 +381,15 @@ class Service:
             await self._recorder.let_go(refund_id, token, self._not_sent)
             raise
         if claim.claimed:
-            # The lease began some time after the request was sent. Count from the request, so that ours ends first.
+            # The lease began some time after the request was sent. Count from the request, so that
+            # ours ends first.
             spent = timedelta(seconds=self._clock() - asked)
             return scripts.shorter(claim, spent)
-        if claim.result == "blocked" and claim.refund is not None and claim.refund.next_check_at is not None:
+        if (
+            claim.result == "blocked"
+            and claim.refund is not None
+            and claim.refund.next_check_at is not None
+        ):
             left = claim.refund.next_check_at - claim.now
             self.gate.learn(left)
             if left <= SOON:
@@ -350,7 +406,10 @@ class Service:
         return attempts.after_attempt(refund, outcome, self.rules, now, self._jitter())
 
     async def _go(self, claim: Claim, lane: Lane) -> Ending:
-        """Make an attempt if the claim was granted; return the refund's ending, also for a refused claim."""
+        """Make an attempt if the claim was granted.
+
+        Return the refund's ending, also for a refused claim.
+        """
         refund = claim.refund
         if claim.claimed and refund is not None:
             return await self._attempt(claim, refund, lane)
@@ -368,7 +427,8 @@ class Service:
 
         window: timedelta | None = None
         if refund.first_attempt_at is not None:
-            # Use the clock that is further ahead: this worker's own may close the window, and never opens it.
+            # Use the clock that is further ahead: this worker's own may close the window, and never
+            # opens it.
             window = refund.first_attempt_at + self.rules.key_window - max(claim.now, self._wall())
         outcome = await self.gateway.send(
             refund, claim.body, lease_left=claim.lease_left, window_left=window, may_go_on=may_go_on
@@ -391,22 +451,29 @@ class Service:
         if saved.result == "owned":
             doubt = owned_elsewhere(outcome, saved.other or "")
             step = attempts.after_attempt(refund, doubt, self.rules, now, self._jitter())
-            _, ending = await self._recorder.save(refund, step, detail | {"seen": doubt.verdict.value}, insist=True)
+            _, ending = await self._recorder.save(
+                refund, step, detail | {"seen": doubt.verdict.value}, insist=True
+            )
         if outcome.verdict is TryVerdict.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
-            # This refund moved nothing. If its payment was shown once, that stops all others. A stopping worker does
-            # not wait for the permit, because another refund of the payment will show the same.
+            # This refund moved nothing. If its payment was shown once, that stops all others. A
+            # stopping worker does not wait for the permit, because another refund of the payment
+            # will show the same.
             with suppress(TimeoutError):
                 await self.account.is_lost(refund.payment_intent, lambda: self.gate.go_on(lane))
         return ending
 
     async def _may_try_again(self, refund_id: str, token: str, lane: Lane) -> bool:
-        """Return whether a further try may be sent under a claim; checked last, because each answer goes stale."""
+        """Return whether a further try may be sent under a claim.
+
+        Checked last, because each answer goes stale.
+        """
         if self.stopping or self.breaker.is_open or self.guard.refuses():
             return False
         try:
             if not await self.gate.try_now(lane):
                 return False
-            # Since the claim the refund may have been proven done, or claims paused: then no further byte is sent.
+            # Since the claim the refund may have been proven done, or claims paused: then no
+            # further byte is sent.
             obstacle = await self.store.run(scripts.stands(refund_id, token))
         except StoreUnavailable as error:
             # The result of the tries so far is kept, and saved as soon as possible.
@@ -422,7 +489,9 @@ class Service:
             step = attempts.to_review({}, "no_provider_id", "it is processing under no id")
             _, ending = await self._recorder.save(refund, step, {})
             return ending
-        answer = await self.gateway.get_refund(refund.provider_refund_id, permits.take, about=refund)
+        answer = await self.gateway.get_refund(
+            refund.provider_refund_id, permits.take, about=refund
+        )
         await self.trouble.note(classify(answer, refund))
         step = readback.after_poll(refund, answer, now, self._jitter())
         if (
@@ -431,20 +500,32 @@ class Service:
             and await self._account_is_lost(refund, permits)
         ):
             step = readback.account_lost()
-        _, ending = await self._recorder.save(refund, step, {"seen": _shape(answer)}, insist=step.proof)
+        _, ending = await self._recorder.save(
+            refund, step, {"seen": _shape(answer)}, insist=step.proof
+        )
         return ending
 
     async def _account_is_lost(self, refund: Refund, permits: CallPermits) -> bool:
         """Return whether the payment of a refund is missing too, although it was shown once."""
-        payment = await self.gateway.get_payment_intent(refund.payment_intent, permits.take, about=refund)
-        return is_missing(payment) and await self.account.is_lost(refund.payment_intent, permits.take)
+        payment = await self.gateway.get_payment_intent(
+            refund.payment_intent, permits.take, about=refund
+        )
+        return is_missing(payment) and await self.account.is_lost(
+            refund.payment_intent, permits.take
+        )
 
-    async def _read_back(self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits) -> Ending:
+    async def _read_back(
+        self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits
+    ) -> Ending:
         read_back = await self._readbacks.run(refund, permits.take)
         step = readback.after_readback(refund, read_back, self.rules, now, self._jitter())
         detail = {"look": read_back.verdict.value, "reason": read_back.reason}
-        checks = step.changes.get("proven_absent_at") is not None and preflight.wants_currency(refund)
-        if checks and isinstance(held := await self._checker.read_payment(refund, now, permits.take), Ending):
+        checks = step.changes.get("proven_absent_at") is not None and preflight.wants_currency(
+            refund
+        )
+        if checks and isinstance(
+            held := await self._checker.read_payment(refund, now, permits.take), Ending
+        ):
             return held
         saved, ending = await self._recorder.save(refund, step, detail, insist=step.proof)
         if saved.result != "saved" or "proven_absent_at" not in step.changes or step.quiet:
@@ -453,7 +534,9 @@ class Service:
             return ending
         # The verdict is fresh for half a minute: send at once, or read back again.
         await permits.ready()
-        claim = await self._claim(refund.refund_id, "resend", version=refund.version + 1, currency_checked=checks)
+        claim = await self._claim(
+            refund.refund_id, "resend", version=refund.version + 1, currency_checked=checks
+        )
         return await self._go(claim, lane)
 
 

@@ -13,8 +13,9 @@ from worker.model.refund import Lane
 class Slots:
     """A limit of `total` calls in flight, work-conserving between the lanes.
 
-    A free slot goes to any waiting refund. If both lanes wait, bulk gets the slot only while it holds less than its
-    share and single refunds hold theirs. So a single refund, for which a person waits, is not queued behind a file.
+    A free slot goes to any waiting refund. If both lanes wait, bulk gets the slot only while it
+    holds less than its share and single refunds hold theirs. So a single refund, for which a person
+    waits, is not queued behind a file.
     """
 
     def __init__(self, total: int, bulk_share: float) -> None:

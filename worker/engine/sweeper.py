@@ -1,4 +1,7 @@
-"""The sweep: finds due refunds and sends nudges for them. Any number of sweepers may run; no particular one must."""
+"""The sweep: finds due refunds and sends nudges for them.
+
+Any number of sweepers may run; no particular one must.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,12 @@ Depth = Callable[[Lane], int]
 
 
 async def sweep(store: AsyncStore, *, nudge: Nudge, depth: Depth) -> int:
-    """Take due refunds and send nudges for them; return how many. `nudge` and `depth` block, so they run in a thread.
+    """Take due refunds and send nudges for them; return how many.
 
-    Raises `StoreUnavailable`, and passes on the broker's errors; the refunds taken are due again in half a minute.
+    `nudge` and `depth` block, so they run in a thread.
+
+    Raises `StoreUnavailable`, and passes on the broker's errors; the refunds taken are due again in
+    half a minute.
     """
     total = 0
     for _ in range(ROUNDS):

@@ -1,11 +1,11 @@
-"""Imports files of refunds: a file becomes rows, rows become requests or row errors, and results become a file again.
+"""Imports files of refunds: a file becomes rows, then requests or row errors, then a result file.
 
     with open_source("refunds.csv", ImportOptions()) as source:
         validation = validate(source)
         for line, request in accepted(source, validation): ...
 
-Everything but a workbook's sheet streams: a file is read as often as needed and never held in memory. The package uses
-no Celery, no Redis and no clock.
+Everything but a workbook's sheet streams: a file is read as often as needed and never held in
+memory. The package uses no Celery, no Redis and no clock.
 """
 
 from worker.importer.amounts import decimals_of, in_major

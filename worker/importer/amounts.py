@@ -17,7 +17,9 @@ _NOT_DIGITS: Final = re.compile(r"[^0-9]")
 _SPACES: Final = " \u00a0\u202f"
 # The groups are the whole part, its thousands separator, and the decimals.
 _POINT: Final = re.compile(r"([0-9]+)()(?:\.([0-9]+))?")
-_COMMA: Final = re.compile(rf"([0-9]+|[1-9][0-9]{{0,2}}(?:([.{_SPACES}])[0-9]{{3}})(?:\2[0-9]{{3}})*)(?:,([0-9]+))?")
+_COMMA: Final = re.compile(
+    rf"([0-9]+|[1-9][0-9]{{0,2}}(?:([.{_SPACES}])[0-9]{{3}})(?:\2[0-9]{{3}})*)(?:,([0-9]+))?"
+)
 _NEGATIVE: Final = re.compile(r"[-\u2212(].*")
 _EXPONENTIAL: Final = re.compile(r"[0-9.,+]+[eE][+-]?[0-9]+")
 _ZERO_DECIMALS: Final = re.compile(r"[0-9]+\.0*")
@@ -34,20 +36,27 @@ class AmountProblem(NamedTuple):
 
 
 def decimals_of(currency: str) -> int | None:
-    """Return the number of decimals of a lower-case currency, None if it cannot be read in major units."""
+    """Return a lower-case currency's decimals, None if it cannot be read in major units."""
     return DECIMALS.get(currency)
 
 
 def in_major(amount: int, currency: str | None, mark: str = ".", group: str = "") -> str | None:
-    """Return minor units in major units, `1050` as `10.50`; None if the currency cannot be read in major units."""
+    """Return minor units in major units, `1050` as `10.50`.
+
+    None if the currency cannot be read in major units.
+    """
     decimals = decimals_of(currency or "")
-    return None if decimals is None else f"{Decimal(amount).scaleb(-decimals):{group}.{decimals}f}".replace(".", mark)
+    return (
+        None
+        if decimals is None
+        else f"{Decimal(amount).scaleb(-decimals):{group}.{decimals}f}".replace(".", mark)
+    )
 
 
 def parse_amount(
     text: str, unit: AmountUnit, currency: str | None, decimal: DecimalMark = "point"
 ) -> int | AmountProblem:
-    """Return an amount in minor units, or a problem if the text is not an amount or can be read in two ways."""
+    """Return an amount in minor units, or a problem if the text is ambiguous or not an amount."""
     if unit == "minor":
         if _DIGITS.fullmatch(text) is None:
             return _shape_problem(text, unit, decimal)
@@ -57,7 +66,8 @@ def parse_amount(
         return _shape_problem(text, unit, decimal)
     if currency is None:
         return AmountProblem(
-            "amount_currency", "an amount in major units needs a currency: fill its cell, or use --currency"
+            "amount_currency",
+            "an amount in major units needs a currency: fill its cell, or use --currency",
         )
     exponent = decimals_of(currency.lower())
     if exponent is None:
@@ -65,12 +75,18 @@ def parse_amount(
     whole, part = _NOT_DIGITS.sub("", match[1]), match[3] or ""
     if len(part) > exponent:
         has = {0: "no decimals", 1: "1 decimal"}.get(exponent, f"{exponent} decimals")
-        return AmountProblem("amount_decimals", f"{currency.upper()} has {has}, but this amount has {len(part)}")
-    return _in_range(int(whole + part.ljust(exponent, "0")) if len(text) < _TOO_LONG else MAX_AMOUNT + 1)
+        return AmountProblem(
+            "amount_decimals", f"{currency.upper()} has {has}, but this amount has {len(part)}"
+        )
+    return _in_range(
+        int(whole + part.ljust(exponent, "0")) if len(text) < _TOO_LONG else MAX_AMOUNT + 1
+    )
 
 
 def grouping_of(text: str) -> str | None:
-    """Return the thousands separator of an amount with a decimal comma: ".", " ", or "" if it has none.
+    """Return the thousands separator of an amount with a decimal comma.
+
+    ".", " ", or "" if it has none.
 
     None if the text has too few digits to show it, or is not such an amount.
     """
@@ -95,23 +111,38 @@ def _currency_problem(currency: str) -> AmountProblem:
         if currency.lower() in UNEQUAL
         else "its number of decimals is not known"
     )
-    rule = f"{name} cannot be read in major units because {why}: put its amounts in minor units, in a separate file"
+    rule = (
+        f"{name} cannot be read in major units because {why}: put its amounts in minor units, in a"
+        " separate file"
+    )
     return AmountProblem("amount_currency", rule)
 
 
 def _shape_problem(text: str, unit: AmountUnit, decimal: DecimalMark) -> AmountProblem:
     wanted = "whole minor units in digits only, such as 1050"
     if unit == "major":
-        wanted = "digits with a comma, such as 10,50" if decimal == "comma" else "digits with a point, such as 10.50"
+        wanted = (
+            "digits with a comma, such as 10,50"
+            if decimal == "comma"
+            else "digits with a point, such as 10.50"
+        )
     if any(character.isdigit() and not character.isascii() for character in text):
-        return AmountProblem("amount_digits", f"must be written with the digits 0 to 9: use {wanted}")
+        return AmountProblem(
+            "amount_digits", f"must be written with the digits 0 to 9: use {wanted}"
+        )
     if _NEGATIVE.fullmatch(text):
-        return AmountProblem("amount_negative", "must not be negative: a refund is a positive amount")
+        return AmountProblem(
+            "amount_negative", "must not be negative: a refund is a positive amount"
+        )
     if _EXPONENTIAL.fullmatch(text):
         return AmountProblem("amount_exponent", f"must not be in scientific notation: use {wanted}")
     if _OTHER.search(text):
-        return AmountProblem("amount_format", f"must be only a number, without a currency: use {wanted}")
-    if text != text.strip() or (decimal == "point" and any(character.isspace() for character in text)):
+        return AmountProblem(
+            "amount_format", f"must be only a number, without a currency: use {wanted}"
+        )
+    if text != text.strip() or (
+        decimal == "point" and any(character.isspace() for character in text)
+    ):
         return AmountProblem("amount_spaces", f"must not contain spaces: use {wanted}")
     return _mark_problem(text, unit, decimal, wanted)
 
@@ -119,13 +150,19 @@ def _shape_problem(text: str, unit: AmountUnit, decimal: DecimalMark) -> AmountP
 def _mark_problem(text: str, unit: AmountUnit, decimal: DecimalMark, wanted: str) -> AmountProblem:
     if decimal == "comma":
         rule = (
-            f"must have at most one comma, before the decimals, and groups of three digits as in 1.234,50: use {wanted}"
+            "must have at most one comma, before the decimals, and groups of three digits as in"
+            f" 1.234,50: use {wanted}"
         )
         return AmountProblem("amount_separator", f"{rule}; the importer does not guess")
     if "," in text or "'" in text or text.count(".") > 1:
-        rule = f"must have no thousands separator and no decimal comma: use {wanted}; the importer does not guess"
+        rule = (
+            f"must have no thousands separator and no decimal comma: use {wanted}; the importer"
+            " does not guess"
+        )
         if _COMMA.fullmatch(text):
-            unit_too = "--amount-unit major --decimal comma" if unit == "minor" else "--decimal comma"
+            unit_too = (
+                "--amount-unit major --decimal comma" if unit == "minor" else "--decimal comma"
+            )
             rule += f"; if the comma is the decimal mark in the whole file, use {unit_too}"
         return AmountProblem("amount_separator", rule)
     if unit == "minor" and _ZERO_DECIMALS.fullmatch(text):
@@ -133,6 +170,7 @@ def _mark_problem(text: str, unit: AmountUnit, decimal: DecimalMark, wanted: str
     if unit == "minor" and _POINT.fullmatch(text):
         return AmountProblem(
             "amount_decimal",
-            f"must have no decimal point: use {wanted}; if amounts are in major units, use --amount-unit major",
+            f"must have no decimal point: use {wanted}; if amounts are in major units, use"
+            " --amount-unit major",
         )
     return AmountProblem("amount_format", f"must be {wanted}")

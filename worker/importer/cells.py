@@ -1,4 +1,4 @@
-"""The value of one cell: whether it is blank, its text, and its form in a file that a spreadsheet may open."""
+"""One cell: whether it is blank, its text, and its form in a file that a spreadsheet may open."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ import re
 from decimal import Decimal
 from typing import Final
 
-# Characters that begin a formula in a spreadsheet, or that it drops before one. East Asian keyboards type wide forms.
+# Characters that begin a formula in a spreadsheet, or that it drops before one. East Asian
+# keyboards type wide forms.
 _FORMULA: Final = "=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20"
 _NEEDS_GUARD: Final = re.compile(f"'*[{_FORMULA}]")
 _GUARDED: Final = re.compile(f"'+[{_FORMULA}]")
 
 BLANKS: Final = (
-    "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\t\n\v\f\r\x1c\x1d\x1e\x1f"
+    " \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000\x1a\u200b\u2060\ufeff"
 )
-"""Characters that a blank cell may hold: all white space, the end mark of DOS, and zero-width marks."""
+"""Characters that a blank cell may hold.
+
+All white space, the end mark of DOS, and zero-width marks.
+"""
 
 
 class _Unread:
-    """The value of a workbook's cell that is not blank but has no value: an error, or a formula without a result."""
+    """The value of a workbook's cell that is not blank but has no value.
+
+    An error, or a formula without a result.
+    """
 
     def __repr__(self) -> str:
         return "#ERROR"
@@ -32,12 +40,18 @@ _EXACT: Final = 10**15
 
 
 def guarded(text: str) -> str:
-    """Return the text, with an apostrophe before it if a spreadsheet would run it as a formula; see `unguarded`."""
+    """Return the text, with an apostrophe before it if a spreadsheet would run it as a formula.
+
+    See `unguarded`.
+    """
     return f"'{text}" if _NEEDS_GUARD.match(text) else text
 
 
 def unguarded(text: str) -> str:
-    """Return the text that `guarded` got; a text that `guarded` cannot have written is returned unchanged."""
+    """Return the text that `guarded` got.
+
+    A text that `guarded` cannot have written is returned unchanged.
+    """
     return text[1:] if _GUARDED.match(text) else text
 
 
@@ -49,7 +63,10 @@ def spreadsheet_value(value: object) -> object:
 
 
 def decimal_text(number: float) -> str | None:
-    """Return a number of a workbook or of JSON in plain decimals, as it was written; None if it has lost digits."""
+    """Return a number of a workbook or of JSON in plain decimals, as it was written.
+
+    None if it has lost digits.
+    """
     if number.is_integer():
         return str(int(number)) if abs(number) < _EXACT else None
     return format(Decimal(repr(number)), "f")
@@ -61,7 +78,7 @@ def is_blank(value: object) -> bool:
 
 
 def text_of(value: object) -> str | None:
-    """Return a cell's text for a text file: None if it is blank, the plain form of any other value."""
+    """Return a cell's text for a text file: None if blank, the plain form of any other value."""
     if value is None or value == "":
         return None
     return value if isinstance(value, str) else str(value)
@@ -70,21 +87,30 @@ def text_of(value: object) -> str | None:
 def cell_problem(value: object) -> tuple[str, str] | None:
     """Return the code and the rule if a value cannot be read as text, else None.
 
-    Text and whole numbers can be. A number with a fraction, or one so long that it was rounded, cannot: the text that
-    was meant is unknown.
+    Text and whole numbers can be. A number with a fraction, or one so long that it was rounded,
+    cannot: the text that was meant is unknown.
     """
     if value is None or isinstance(value, str) or type(value) is int:
         return None
     if value is UNREAD:
         return (
             "cell_error",
-            "has an error such as #N/A, or a formula without a result: fix it in the workbook and save that",
+            (
+                "has an error such as #N/A, or a formula without a result: fix it in the workbook"
+                " and save that"
+            ),
         )
     if isinstance(value, float):
         if value.is_integer() and abs(value) >= _EXACT:
-            return "not_exact", "a number this long has lost its last digits: format the column as text"
+            return (
+                "not_exact",
+                "a number this long has lost its last digits: format the column as text",
+            )
         return (
             "not_whole",
-            "must be a whole number or text: write amounts in whole minor units, and other numbers as text",
+            (
+                "must be a whole number or text: write amounts in whole minor units, and other"
+                " numbers as text"
+            ),
         )
     return "cell_type", "must be text or a whole number"

@@ -1,4 +1,6 @@
-"""Maps the columns of a file to fields: names in any order, known by documented aliases, mapped once for a whole file.
+"""Maps the columns of a file to fields.
+
+Names in any order, known by documented aliases, mapped once for a whole file.
 
 | field | names a file may use |
 |---|---|
@@ -9,9 +11,10 @@
 | reason | reason, refund_reason |
 | metadata | metadata.KEY, one column a key; in JSON lines also an object |
 
-Case does not matter, and spaces or hyphens may replace underscores, except in a metadata key. `ImportOptions.columns`
-names the column of a field, whatever it is called. The columns that a result file adds are skipped, and so are those
-that a file of failed rows begins with, because both files are valid input.
+Case does not matter, and spaces or hyphens may replace underscores, except in a metadata key.
+`ImportOptions.columns` names the column of a field, whatever it is called. The columns that a
+result file adds are skipped, and so are those that a file of failed rows begins with, because both
+files are valid input.
 """
 
 from __future__ import annotations
@@ -58,12 +61,14 @@ RESULT_COLUMNS: Final = (
     "amount_refunded",
     "currency_refunded",
 )
-# Other exports have columns with these names, too. They are a result's columns only if all the others are present.
+# Other exports have columns with these names, too. They are a result's columns only if all the
+# others are present.
 _REFUNDED: Final = frozenset({"amount_refunded", "currency_refunded"})
 _SIGN_OF_RESULT: Final = frozenset(RESULT_COLUMNS) - _REFUNDED - {"refund_id"}
 FAILED_COLUMNS: Final = ("line", "column", "code", "value", "rule")
 OWN_COLUMN: Final = " (file)"
-"""Appended to the name of the input's own column if a column with that name is written beside it."""
+"""Appended to the name of the input's own column if a column with that name is written beside it.
+"""
 _METADATA: Final = "metadata."
 _ANOTHER: Final = "another"
 _BRACKET: Final = re.compile(r"[\[\]]")
@@ -76,7 +81,7 @@ IGNORED: Final = "ignored"
 
 
 class Use(NamedTuple):
-    """The use of a column: a field, `metadata.KEY`, or one of `USED_FOR_ID`, `USED_BY_RESULT` and `IGNORED`.
+    """A column's use: a field, `metadata.KEY`, `USED_FOR_ID`, `USED_BY_RESULT` or `IGNORED`.
 
     The use of a column that only makes the id and is sent along is `id, metadata.KEY`.
     """
@@ -87,7 +92,7 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColumnProblem:
-    """Why a header cannot be used: the name in the file, its position from 1, a stable code, and the rule."""
+    """Why a header is unusable: its name in the file, position from 1, a stable code, the rule."""
 
     column: str
     position: int | None = None
@@ -97,7 +102,10 @@ class ColumnProblem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """The index of each field in a row. `names` are the file's own; `id_parts` are columns that only make the id."""
+    """The index of each field in a row.
+
+    `names` are the file's own; `id_parts` are columns that only make the id.
+    """
 
     names: tuple[str, ...]
     refund_id: int | None
@@ -109,20 +117,20 @@ class Columns:
     metadata_object: int | None
     id_parts: tuple[tuple[str, int], ...]
     sent_along: tuple[tuple[str, int], ...]
-    """The `id_parts` if they are sent as metadata, so that a person can see what the id was made from; else none."""
+    """The `id_parts` if they are sent as metadata, which shows what made the id; else none."""
     indexes: Mapping[str, int]
-    """The index of every column in use, by field, `metadata.KEY`, or the name of a column that only makes the id."""
+    """Each used column's index, by field, `metadata.KEY`, or name if it only makes the id."""
     uses: tuple[Use, ...]
     """Every column in the file's order, without the leading columns of a file of failed rows."""
     problems: tuple[ColumnProblem, ...]
 
     def header(self, field: str) -> str:
-        """Return the file's own name for a field, or the field's name if the file has no such column."""
+        """Return the file's name for a field, or the field's own if the file has no such column."""
         return self.names[self.indexes[field]].strip() if field in self.indexes else field
 
 
 def plain_name(name: str) -> str:
-    """Return a column's name as names are compared: lower case, underscores for spaces and hyphens."""
+    """Return a column's name for comparison: lower case, underscores for spaces and hyphens."""
     return "_".join(name.lower().replace("-", " ").split())
 
 
@@ -141,14 +149,17 @@ def is_settable(field: str) -> bool:
 
 
 def fields_of(names: Iterable[str], options: ImportOptions) -> list[str]:
-    """Return the field, `metadata.KEY`, or normalized name that each name means under the options."""
+    """Return the field, `metadata.KEY` or normalized name that each name means by the options."""
     named = _field_by_column(options)
     taken = set(named.values())
     fields = []
     for name in names:
         field = named.get(plain_name(name)) or field_of(name)
-        # If another column was named for this field, this one gets a name that no column can have: it has a space.
-        fields.append(f"{_ANOTHER} {field}" if field in taken and plain_name(name) not in named else field)
+        # If another column was named for this field, this one gets a name that no column can have:
+        # it has a space.
+        fields.append(
+            f"{_ANOTHER} {field}" if field in taken and plain_name(name) not in named else field
+        )
     return fields
 
 
@@ -159,14 +170,16 @@ def _field_by_column(options: ImportOptions) -> Mapping[str, str]:
 def id_fields(options: ImportOptions) -> tuple[str, ...]:
     """Return the fields and columns that make the id, in the order of the digest."""
     named = _field_by_column(options)
-    return tuple(sorted({named.get(plain_name(name)) or field_of(name) for name in options.id_from}))
+    return tuple(
+        sorted({named.get(plain_name(name)) or field_of(name) for name in options.id_from})
+    )
 
 
 def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool) -> Columns:
     """Return the index of each field under these names, and every problem of the names.
 
-    `objects` means that each row names its own fields, as JSON lines do: a field may then be missing, and a column
-    `metadata` holds an object.
+    `objects` means that each row names its own fields, as JSON lines do: a field may then be
+    missing, and a column `metadata` holds an object.
     """
     fields = _fields_in(names, options)
     skipped, ours = _skipped(fields), result_columns(fields)
@@ -179,7 +192,12 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
     for index, (name, field) in enumerate(zip(names, fields, strict=True)):
         if field is None:
             continue
-        usable = field in FIELDS or (objects and field == "metadata") or field.startswith(_METADATA) or field in wanted
+        usable = (
+            field in FIELDS
+            or (objects and field == "metadata")
+            or field.startswith(_METADATA)
+            or field in wanted
+        )
         known = usable or field in skipped
         unused = USED_BY_RESULT if field in ours else IGNORED
         uses.append(Use(name.strip(), _use(field, sent_along) if usable else unused))
@@ -187,14 +205,20 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
             continue
         if not field:
             rule = "has no name: name it, or remove it"
-            problems.append(ColumnProblem(column=name, position=index + 1, code="unnamed_column", rule=rule))
+            problems.append(
+                ColumnProblem(column=name, position=index + 1, code="unnamed_column", rule=rule)
+            )
         elif (first := (indexes | extra).get(field)) is not None:
             rule = f"has the same meaning as column {names[first]!r}: keep one of them"
-            problems.append(ColumnProblem(column=name, position=index + 1, code="duplicate_column", rule=rule))
+            problems.append(
+                ColumnProblem(column=name, position=index + 1, code="duplicate_column", rule=rule)
+            )
         elif not known:
             rule = _unknown(name, field, fields, options)
             rule += f"; {IGNORE_HINT}" if objects else ""
-            problems.append(ColumnProblem(column=name, position=index + 1, code="unknown_column", rule=rule))
+            problems.append(
+                ColumnProblem(column=name, position=index + 1, code="unknown_column", rule=rule)
+            )
         elif usable:
             indexes[field] = index
         else:
@@ -208,7 +232,11 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
         amount=indexes.get("amount"),
         currency=indexes.get("currency"),
         reason=indexes.get("reason"),
-        metadata=tuple(sorted((f[len(_METADATA) :], at) for f, at in indexes.items() if f.startswith(_METADATA))),
+        metadata=tuple(
+            sorted(
+                (f[len(_METADATA) :], at) for f, at in indexes.items() if f.startswith(_METADATA)
+            )
+        ),
         metadata_object=indexes.get("metadata"),
         id_parts=tuple((f, indexes[f]) for f in wanted if f in indexes and not _sent(f)),
         sent_along=tuple((f, indexes[f]) for f in sent_along if f in indexes),
@@ -219,22 +247,30 @@ def columns_of(names: tuple[str, ...], options: ImportOptions, *, objects: bool)
 
 
 def result_columns(fields: Iterable[str | None]) -> frozenset[str]:
-    """Return the columns that a result wrote into a file with these fields; the others are the file's own."""
+    """Return the columns that a result wrote into a file with these fields.
+
+    The others are the file's own.
+    """
     return frozenset(RESULT_COLUMNS) if set(fields) >= _SIGN_OF_RESULT else frozenset({"refund_id"})
 
 
 def _skipped(fields: Iterable[str | None]) -> frozenset[str]:
-    """Return the columns that are skipped in a file with these fields, even without `ignore_extra`."""
+    """Return the columns skipped in a file with these fields, even without `ignore_extra`."""
     fields = set(fields)
     if fields >= _SIGN_OF_RESULT:
-        return frozenset(RESULT_COLUMNS) | {plain_name(f"{column}{OWN_COLUMN}") for column in RESULT_COLUMNS}
+        return frozenset(RESULT_COLUMNS) | {
+            plain_name(f"{column}{OWN_COLUMN}") for column in RESULT_COLUMNS
+        }
     return frozenset(RESULT_COLUMNS) - _REFUNDED
 
 
 def _sent_along(wanted: tuple[str, ...]) -> tuple[str, ...]:
     """Return the columns that only make the id if all of them can be metadata keys, else none."""
     keys = tuple(field for field in wanted if not _sent(field))
-    fit = all(len(key) <= MAX_METADATA_KEY_LENGTH and key.isprintable() and not _BRACKET.search(key) for key in keys)
+    fit = all(
+        len(key) <= MAX_METADATA_KEY_LENGTH and key.isprintable() and not _BRACKET.search(key)
+        for key in keys
+    )
     return keys if fit and RESERVED_METADATA.isdisjoint(keys) else ()
 
 
@@ -255,7 +291,8 @@ def _fields_in(names: tuple[str, ...], options: ImportOptions) -> tuple[str | No
 
 
 IGNORE_HINT: Final = (
-    f"known columns are {', '.join(FIELDS)} and metadata.KEY; to skip other columns, use --ignore-extra"
+    f"known columns are {', '.join(FIELDS)} and metadata.KEY; to skip other columns, use"
+    " --ignore-extra"
 )
 
 
@@ -283,7 +320,8 @@ def _unit_problem(
     if options.amount_unit != "major":
         return []
     rule = (
-        "states minor units, but the option is --amount-unit major: rename the column if its amounts are in major units"
+        "states minor units, but the option is --amount-unit major: rename the column if its"
+        " amounts are in major units"
     )
     return [
         ColumnProblem(column=name, position=position, code="amount_unit", rule=rule)
@@ -307,22 +345,33 @@ def _missing(
     for field, header in options.columns:
         if plain_name(header) not in headers:
             near = get_close_matches(plain_name(header), headers, n=1)
-            found = next((name.strip() for name in names if near and plain_name(name) == near[0]), None)
+            found = next(
+                (name.strip() for name in names if near and plain_name(name) == near[0]), None
+            )
             rules[header] = f"is not in the file, but --column names it for the {field}"
-            rules[header] += f"; did you mean {found!r}?" if found else f": the columns are {_listed(names)}"
+            rules[header] += (
+                f"; did you mean {found!r}?" if found else f": the columns are {_listed(names)}"
+            )
     named = {field for field, _ in options.columns}
     if "payment_intent" not in indexes and "payment_intent" not in named:
         rules["payment_intent"] = "is missing: a refund needs the payment's id"
     if "refund_id" not in indexes and "refund_id" not in named and not options.id_from:
-        rules["refund_id"] = "is missing: give each refund its own id, or make ids from columns with --id-from"
+        rules["refund_id"] = (
+            "is missing: give each refund its own id, or make ids from columns with --id-from"
+        )
     for field in wanted:
         if field not in indexes and field not in rules:
             rules[field] = "is missing: --id-from makes the refund's id from it"
     unused = [name for name in names if field_of(name) not in FIELDS]
     for field, rule in rules.items():
         if options.ignore_extra and (like := candidates(field, unused)):
-            rules[field] = f"{rule}; if it is {like[0].strip()!r}, use {column_option(field, like[0])}"
-    return [ColumnProblem(column=column, code="missing_column", rule=rule) for column, rule in rules.items()]
+            rules[field] = (
+                f"{rule}; if it is {like[0].strip()!r}, use {column_option(field, like[0])}"
+            )
+    return [
+        ColumnProblem(column=column, code="missing_column", rule=rule)
+        for column, rule in rules.items()
+    ]
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -1,8 +1,9 @@
 """Reads the rows of a file in CSV, JSON lines or XLSX, without guessing.
 
-A file that breaks its format raises `InputError` with line and column. Blank lines, and rows in which every cell is
-blank, are not rows. Text streams. The whole sheet of a workbook is in memory while it is read, about 600 bytes a row,
-so a workbook above the cap is refused; a million rows are imported as CSV.
+A file that breaks its format raises `InputError` with line and column. Blank lines, and rows in
+which every cell is blank, are not rows. Text streams. The whole sheet of a workbook is in memory
+while it is read, about 600 bytes a row, so a workbook above the cap is refused; a million rows are
+imported as CSV.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _SEPARATOR_LINE: Final = re.compile(r'"?sep=([^"\r\n])"?[;,\t ]*[\r\n]*', re.IGN
 
 
 class Row(NamedTuple):
-    """One row: the physical line on which it starts, its number among the rows from 0, the columns' names and values.
+    """One row: the physical line it starts on, its number from 0, the columns' names and values.
 
     `names` is the same object for all rows of a file that has a header.
     """
@@ -47,14 +48,19 @@ def read_rows(source: Source) -> Iterator[Row]:
     rows = read(source)
     first = next(rows, None)
     if first is None:
-        raise source.problem("has a header but no rows" if source.format != "jsonl" else "has no rows")
+        raise source.problem(
+            "has a header but no rows" if source.format != "jsonl" else "has no rows"
+        )
     yield first
     yield from rows
     source.check_unchanged()
 
 
 def delimiter_of(source: Source) -> str | None:
-    """Return the delimiter of a CSV: the stated one, else the one in its first lines; None for other formats."""
+    """Return the delimiter of a CSV: the stated one, else the one in its first lines.
+
+    None for other formats.
+    """
     if source.format != "csv":
         return None
     if source.options.delimiter is not None:
@@ -62,7 +68,9 @@ def delimiter_of(source: Source) -> str | None:
     if (named := separator_named(source)) is not None:
         if named not in DELIMITERS:
             allowed = "use comma, semicolon or tab"
-            raise source.problem(f"{f'sep={named}'!r} names a delimiter that is not supported: {allowed}", line=1)
+            raise source.problem(
+                f"{f'sep={named}'!r} names a delimiter that is not supported: {allowed}", line=1
+            )
         return named
     text = source.head.decode("utf-8-sig", errors="replace")
     lines = [line for line in text.splitlines(keepends=True) if line.strip(BLANKS)]
@@ -77,7 +85,10 @@ def delimiter_of(source: Source) -> str | None:
 
 
 def separator_named(source: Source) -> str | None:
-    """Return the character that Excel's first line `sep=;` names; None for a CSV without such a line."""
+    """Return the character that Excel's first line `sep=;` names.
+
+    None for a CSV without such a line.
+    """
     first = source.head.decode("utf-8-sig", errors="replace").replace("\r", "\n").partition("\n")[0]
     match = _SEPARATOR_LINE.fullmatch(first)
     return None if match is None else match[1]
@@ -114,7 +125,8 @@ class _Lines:
             self.taken += len(line)
             if self.taken > limit:
                 raise self._source.problem(
-                    f"the row is longer than {limit:,} bytes: look for a quotation mark that is not closed",
+                    f"the row is longer than {limit:,} bytes: look for a quotation mark that is not"
+                    " closed",
                     line=number,
                 )
             if "'" in line:
@@ -146,7 +158,9 @@ def _csv_rows(source: Source) -> Iterator[Row]:
                     continue
                 if names is None:
                     # If unknown columns are ignored, a column without a name is one of them.
-                    names = _header(source, values if source.options.ignore_extra else _named(values), line)
+                    names = _header(
+                        source, values if source.options.ignore_extra else _named(values), line
+                    )
                     width, least = len(names), _least_cells(names, source)
                     continue
                 if len(values) != width:
@@ -161,7 +175,7 @@ def _csv_rows(source: Source) -> Iterator[Row]:
 
 
 def _named(cells: list[str]) -> list[str]:
-    """Return the columns' names without the blank ones that delimiters at the end of the line add."""
+    """Return the columns' names without the blank ones that delimiters at the line's end add."""
     while is_blank(cells[-1]):
         cells.pop()
     return cells
@@ -174,7 +188,9 @@ def _header(source: Source, names: Sequence[str], line: int) -> tuple[str, ...]:
     if len(sentences) == 1:
         raise source.problem("; ".join([*sentences, *hint]), line=line, column=problems[0].position)
     if sentences:
-        raise source.problem("\n  ".join(["the columns cannot be used as they are:", *sentences, *hint]), line=line)
+        raise source.problem(
+            "\n  ".join(["the columns cannot be used as they are:", *sentences, *hint]), line=line
+        )
     return tuple(names)
 
 
@@ -202,16 +218,16 @@ def _fitted(
         return [*values, *[""] * (width - has)]
     if has > width:
         sentence = (
-            f"the row has {has} cells, but the header names {width} columns: quote each cell that contains a "
-            "delimiter, and name every column"
+            f"the row has {has} cells, but the header names {width} columns: quote each cell that"
+            " contains a delimiter, and name every column"
         )
     elif has < least:
         missing = " and ".join(repr(name.strip()) for name in names[has:least])
         sentence = f"the row has too few cells, {has} of {width}: add {missing}"
     else:
         sentence = (
-            f"the last row has too few cells, {has} of {width}, and no line end: check whether the file was cut "
-            "off; if it is complete, add the line end"
+            f"the last row has too few cells, {has} of {width}, and no line end: check whether the"
+            " file was cut off; if it is complete, add the line end"
         )
     raise source.problem(sentence, line=line, column=min(has, width) + 1)
 
@@ -227,7 +243,9 @@ def _csv_reason(error: csv.Error) -> str:
 
 def _json_rows(source: Source) -> Iterator[Row]:
     limit = source.options.max_row_bytes
-    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_float=_finite, parse_constant=_no_constant)
+    decoder = json.JSONDecoder(
+        object_pairs_hook=_object, parse_float=_finite, parse_constant=_no_constant
+    )
     ordinal = 0
     names: tuple[str, ...] = ()
     with source.text() as text:
@@ -242,7 +260,9 @@ def _json_rows(source: Source) -> Iterator[Row]:
                 found = decoder.decode(stripped)
             except json.JSONDecodeError as error:
                 column = error.pos + 1 + len(entry) - len(entry.lstrip(BLANKS))
-                raise source.problem(f"is not valid JSON: {error.msg}", line=line, column=column) from None
+                raise source.problem(
+                    f"is not valid JSON: {error.msg}", line=line, column=column
+                ) from None
             except (ValueError, RecursionError) as error:
                 reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
                 raise source.problem(reason, line=line) from None
@@ -288,7 +308,8 @@ def _xlsx_rows(source: Source) -> Iterator[Row]:
             width = len(names)
             if not all(map(is_blank, values[width:])):
                 raise source.problem(
-                    "a cell to the right of the last named column is filled: name its column, or clear the cell",
+                    "a cell to the right of the last named column is filled: name its column, or"
+                    " clear the cell",
                     line=line,
                     column=width + 1,
                 )

@@ -1,7 +1,8 @@
 """Finds values that occur more than once in a file, in memory that does not grow with the file.
 
-Records of one size go into 256 buckets by the first byte of their key, a digest. Beyond `held_bytes` the buckets move
-to a temporary file. Equal keys meet in one bucket, which is read as often as needed and never held as a whole.
+Records of one size go into 256 buckets by the first byte of their key, a digest. Beyond
+`held_bytes` the buckets move to a temporary file. Equal keys meet in one bucket, which is read as
+often as needed and never held as a whole.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ Fields = tuple[Any, ...]
 class Buckets:
     """Records of a `struct` layout whose first field is a key of 16 bytes; use it in `with`.
 
-    Iterating yields the buckets. Each of them yields its records in the order in which they were added, any number of
-    times.
+    Iterating yields the buckets. Each of them yields its records in the order in which they were
+    added, any number of times.
     """
 
     def __init__(self, layout: str, held_bytes: int) -> None:

@@ -1,13 +1,15 @@
 """Ids made from a row's columns.
 
-An id is `f-` and the first 32 hex digits of the SHA-256 of the JSON list of `[column, value]` pairs of the `id_from`
-columns, sorted by column: field names for the fields that are sent (values as they are sent, amounts in minor units),
-lower-case names with underscores for the others; ASCII, no spaces. The second attempt at the same columns has `-a2`
-appended, the third `-a3`. Of rows that are equal in every sent field the second then gets `-2`, the third `-3`. This
-format never changes: a file that is imported again must find its own refunds.
+An id is `f-` and the first 32 hex digits of the SHA-256 of the JSON list of `[column, value]` pairs
+of the `id_from` columns, sorted by column: field names for the fields that are sent (values as they
+are sent, amounts in minor units), lower-case names with underscores for the others; ASCII, no
+spaces. The second attempt at the same columns has `-a2` appended, the third `-a3`. Of rows that are
+equal in every sent field the second then gets `-2`, the third `-3`. This format never changes: a
+file that is imported again must find its own refunds.
 
-Columns that only make the id are sent along as metadata. An earlier version did not send them, and a result file may be
-imported without naming the columns of its ids. `SameRefund` recognizes the refund in both cases.
+Columns that only make the id are sent along as metadata. An earlier version did not send them, and
+a result file may be imported without naming the columns of its ids. `SameRefund` recognizes the
+refund in both cases.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ ColumnValue = tuple[str, str]
 
 
 class MadeId(NamedTuple):
-    """The parts of a made id: the digest of its columns, the attempt, and the number among equal rows."""
+    """The parts of a made id: its columns' digest, the attempt, and the number among equal rows."""
 
     base: str
     attempt: int = 1
@@ -42,7 +44,9 @@ class MadeId(NamedTuple):
     @property
     def text(self) -> str:
         """Return the id."""
-        return numbered(f"{self.base}-a{self.attempt}" if self.attempt > 1 else self.base, self.occurrence)
+        return numbered(
+            f"{self.base}-a{self.attempt}" if self.attempt > 1 else self.base, self.occurrence
+        )
 
     @property
     def earlier(self) -> list[str]:
@@ -69,7 +73,9 @@ def base_of(pairs: Iterable[ColumnValue]) -> str:
     return f"f-{hashlib.sha256(text.encode('ascii')).hexdigest()[:32]}"
 
 
-def sent_fields(payment_intent: str, amount: int | None, currency: str | None, reason: str | None) -> dict[str, str]:
+def sent_fields(
+    payment_intent: str, amount: int | None, currency: str | None, reason: str | None
+) -> dict[str, str]:
     """Return the fields that are sent, in the form from which an id is made."""
     return {
         "payment_intent": payment_intent,
@@ -80,10 +86,10 @@ def sent_fields(payment_intent: str, amount: int | None, currency: str | None, r
 
 
 class SameRefund:
-    """Checks whether two requests with one made id differ only in metadata from which the id was made.
+    """Checks whether two requests with one made id differ only in metadata that made the id.
 
-    The proof is the id itself, which is made again from that metadata. The other columns of the id are unknown, so
-    combinations are tried; one that matched for an earlier row is tried first.
+    The proof is the id itself, which is made again from that metadata. The other columns of the id
+    are unknown, so combinations are tried; one that matched for an earlier row is tried first.
     """
 
     def __init__(self) -> None:
@@ -96,7 +102,9 @@ class SameRefund:
         if made is None or row.refund_id != recorded.refund_id:
             return False
         sent = sent_fields(row.payment_intent, row.amount, row.currency, row.reason)
-        if sent != sent_fields(recorded.payment_intent, recorded.amount, recorded.currency, recorded.reason):
+        if sent != sent_fields(
+            recorded.payment_intent, recorded.amount, recorded.currency, recorded.reason
+        ):
             return False
         fewer, more = sorted((row.metadata, recorded.metadata), key=len)
         if not fewer.items() <= more.items():
@@ -110,7 +118,9 @@ class SameRefund:
         """Return whether an id can be made from all of `added` and any of the others."""
         names = [name for name, value in others.items() if value]
         known = [shape for shape in self._known if shape <= others.keys()]
-        searched = (frozenset(some) for size in range(len(names) + 1) for some in combinations(names, size))
+        searched = (
+            frozenset(some) for size in range(len(names) + 1) for some in combinations(names, size)
+        )
         for shape in chain(known, islice(searched, max(0, min(_MOST_TRIES_A_ROW, self._left)))):
             if base_of(sorted([*added, *((name, others[name]) for name in shape)])) == base:
                 if shape not in self._known:

@@ -17,19 +17,35 @@ _CLOSE: Final = 0.85
 
 # Names of amounts in exports of shops, banks and payment providers.
 _AMOUNT_WORDS: Final = (
-    "amount amounts amt sum total subtotal value price cost gross net money betrag beträge betraege summe wert preis "
-    "brutto netto montant montants somme prix importe importes monto valor precio importo somma totale prezzo valore "
-    "bedrag belopp beløb beloeb beloep kwota suma summa сумма eur euro usd gbp chf jpy cny rmb hkd sgd aud cad"
+    "amount amounts amt sum total subtotal value price cost gross net money betrag beträge betraege"
+    " summe wert preis brutto netto montant montants somme prix importe importes monto valor precio"
+    " importo somma totale prezzo valore bedrag belopp beløb beloeb beloep kwota suma summa сумма"
+    " eur euro usd gbp chf jpy cny rmb hkd sgd aud cad"
 )
 _AMOUNTS: Final = frozenset(_AMOUNT_WORDS.split())
 _AMOUNT_SIGNS: Final = re.compile(r"[€$£¥₹]|金额|金額|总额|總額")
-_CURRENCIES: Final = frozenset({"currency", "ccy", "cur", "währung", "waehrung", "devise", "moneda", "valuta"})
+_CURRENCIES: Final = frozenset(
+    {"currency", "ccy", "cur", "währung", "waehrung", "devise", "moneda", "valuta"}
+)
 _REASONS: Final = frozenset({"reason", "grund", "motif", "motivo"})
 _PAYMENTS: Final = frozenset(
-    {"payment", "paymentintent", "intent", "transaction", "txn", "zahlung", "zahlungs", "paiement", "pago", "psp"}
+    {
+        "payment",
+        "paymentintent",
+        "intent",
+        "transaction",
+        "txn",
+        "zahlung",
+        "zahlungs",
+        "paiement",
+        "pago",
+        "psp",
+    }
 )
 _REFUNDS: Final = frozenset({"refund", "erstattung", "erstattungs", "remboursement", "reembolso"})
-_IDS: Final = frozenset({"id", "ids", "no", "nr", "number", "reference", "ref", "key", "token", "intent"})
+_IDS: Final = frozenset(
+    {"id", "ids", "no", "nr", "number", "reference", "ref", "key", "token", "intent"}
+)
 _LIKE: Final = {
     "payment_intent": ("payment_intent", "payment_intent_id", "payment_id"),
     "refund_id": ("refund_id",),
@@ -47,7 +63,9 @@ def words_of(name: str) -> list[str]:
 def looks_like_amount(name: str) -> bool:
     """Return whether a column's name says that the column holds amounts of money."""
     words = words_of(name)
-    return not _AMOUNTS.isdisjoint(words) or bool(_AMOUNT_SIGNS.search(name)) or _near(words, "amount")
+    return (
+        not _AMOUNTS.isdisjoint(words) or bool(_AMOUNT_SIGNS.search(name)) or _near(words, "amount")
+    )
 
 
 def field_like(name: str) -> str | None:
@@ -64,7 +82,9 @@ def field_like(name: str) -> str | None:
         return "reason"
     if found & _REFUNDS and (only or found & _IDS):
         return "refund_id"
-    return next((field for field, like in _LIKE.items() if any(_near(words, one) for one in like)), None)
+    return next(
+        (field for field, like in _LIKE.items() if any(_near(words, one) for one in like)), None
+    )
 
 
 def column_option(field: str, header: str) -> str:

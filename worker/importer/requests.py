@@ -1,4 +1,7 @@
-"""Turns one row into a request, or into an error for every rule it breaks; see `ids` for ids made from columns."""
+"""Turns one row into a request, or into an error for every rule it breaks.
+
+See `ids` for ids made from columns.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,14 @@ if TYPE_CHECKING:
 _PLANS: Final = 256
 _USES: Final = 500
 _ALWAYS_IN_RANGE: Final = 12
-_GROUPINGS: Final = {".": "points between thousands", " ": "spaces between thousands", "": "no thousands separator"}
-_WHOLE_AMOUNT: Final = "must be whole minor units such as 1050; for amounts such as 10.50 use --amount-unit major"
+_GROUPINGS: Final = {
+    ".": "points between thousands",
+    " ": "spaces between thousands",
+    "": "no thousands separator",
+}
+_WHOLE_AMOUNT: Final = (
+    "must be whole minor units such as 1050; for amounts such as 10.50 use --amount-unit major"
+)
 
 
 class RowError(NamedTuple):
@@ -38,8 +47,8 @@ class RowError(NamedTuple):
 class Candidate(NamedTuple):
     """A row that breaks no rule by itself.
 
-    `occurrence` is 0 if the id is the file's own, and None if the rows equal to this one have to be counted first. An
-    id that is made from columns is in the request without its occurrence.
+    `occurrence` is 0 if the id is the file's own, and None if the rows equal to this one have to be
+    counted first. An id that is made from columns is in the request without its occurrence.
     """
 
     line: int
@@ -85,7 +94,10 @@ class RequestReader:
         self._grouping: tuple[str, int, str] | None = None
         self._plans: dict[tuple[str, ...], Columns] = {}
         self.uses: dict[str, str] = {}
-        """The use of each column, from all headers so far; limited to the first names if there are very many."""
+        """The use of each column, from all headers so far.
+
+        Limited to the first names if there are very many.
+        """
         self._unmet = {plain_name(header): header for _, header in source.options.columns}
         self._columns: Columns | None = None
 
@@ -164,18 +176,24 @@ class RequestReader:
         return None
 
     def _parsed_amount(self, row: Row, index: int, text: str, currency: str) -> int | AmountProblem:
-        """Return an amount in minor units; raises `InputError` if the file writes its thousands in two ways."""
+        """Return an amount in minor units.
+
+        Raises `InputError` if the file writes its thousands in two ways.
+        """
         options = self._options
         if self._plain or isinstance(row.values[index], str):
             parsed = parse_amount(text, options.amount_unit, currency or None, options.decimal)
             if options.decimal == "comma" and isinstance(parsed, int):
                 self._require_one_grouping(row, index, text)
             return parsed
-        # The options say how text is written. A number has known decimals and no thousands separators.
+        # The options say how text is written. A number has known decimals and no thousands
+        # separators.
         parsed = parse_amount(text, options.amount_unit, currency or None)
         if isinstance(parsed, AmountProblem) and parsed.code == "amount_decimals":
             exact = f"{decimals_of(currency.lower())} decimals of {currency.upper()}"
-            return parsed._replace(rule=f"is more exact than the {exact}: round it in the file, or write it as text")
+            return parsed._replace(
+                rule=f"is more exact than the {exact}: round it in the file, or write it as text"
+            )
         return parsed
 
     def _require_one_grouping(self, row: Row, index: int, text: str) -> None:
@@ -186,16 +204,23 @@ class RequestReader:
         first, line, before = self._grouping
         if grouping != first:
             raise self._source.problem(
-                f"the amount {shown(text)} has {_GROUPINGS[grouping]}, but {shown(before)} on line {line} has "
-                f"{_GROUPINGS[first]}: write all amounts in the same way; the importer does not guess",
+                f"the amount {shown(text)} has {_GROUPINGS[grouping]}, but {shown(before)} on line"
+                f" {line} has {_GROUPINGS[first]}: write all amounts in the same way; the importer"
+                " does not guess",
                 line=row.line,
                 column=index + 1,
             )
 
     def _texts(self, row: Row, columns: Columns, errors: list[RowError]) -> Sequence[str]:
-        """Return the cells in use as texts, and add an error for each value that cannot be read as text."""
+        """Return the used cells as texts; add an error for each value not readable as text."""
         texts = [""] * len(row.values)
-        indexes = [columns.refund_id, columns.payment_intent, columns.amount, columns.currency, columns.reason]
+        indexes = [
+            columns.refund_id,
+            columns.payment_intent,
+            columns.amount,
+            columns.currency,
+            columns.reason,
+        ]
         indexes += [index for _, index in (*columns.metadata, *columns.id_parts)]
         for index in indexes:
             if index is None:
@@ -210,7 +235,11 @@ class RequestReader:
                 if problem is not None and problem[0] == "not_whole":
                     problem = problem[0], _WHOLE_AMOUNT
             if problem is not None:
-                errors.append(RowError(row.line, row.names[index].strip(), problem[0], shown(value), problem[1]))
+                errors.append(
+                    RowError(
+                        row.line, row.names[index].strip(), problem[0], shown(value), problem[1]
+                    )
+                )
             else:
                 texts[index] = text_of(value) or ""
         return texts
@@ -220,8 +249,8 @@ class RequestReader:
     ) -> tuple[str, int | None]:
         """Return the id made from the row's columns, and the occurrence if the row states it.
 
-        An id that the row states must be the one made from its columns. The id of an earlier attempt, as a result file
-        states it, becomes that of the current attempt.
+        An id that the row states must be the one made from its columns. The id of an earlier
+        attempt, as a result file states it, becomes that of the current attempt.
         """
         made = MadeId(base_of(self._id_pairs(cells, sent, metadata)), self._options.attempt)
         if not stated:
@@ -229,14 +258,20 @@ class RequestReader:
         found = made_id(stated)
         if found is not None and found.base == made.base:
             return made._replace(attempt=max(found.attempt, made.attempt)).text, found.occurrence
-        # The error may be in a column that the id is made from: then the stated id cannot be checked.
+        # The error may be in a column that the id is made from: then the stated id cannot be
+        # checked.
         if not cells.errors:
-            rule = f"is not the id made from the columns, {made.text}: clear the cell, or import without --id-from"
+            rule = (
+                f"is not the id made from the columns, {made.text}: clear the cell, or import"
+                " without --id-from"
+            )
             cells.refuse("refund_id", "refund_id_mismatch", shown(stated), rule)
         return made.text, None
 
-    def _id_pairs(self, cells: _Cells, sent: Mapping[str, str], metadata: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Return the columns that make the id with their values, and add an error for each blank one."""
+    def _id_pairs(
+        self, cells: _Cells, sent: Mapping[str, str], metadata: Mapping[str, str]
+    ) -> list[tuple[str, str]]:
+        """Return the id's columns with their values, and add an error for each blank one."""
         pairs = []
         own = dict(cells.columns.id_parts)
         for name in self._id_fields:
@@ -248,14 +283,18 @@ class RequestReader:
                 value = sent.get(name, "")
             header = cells.columns.header(name)
             if not value and all(error.column != header for error in cells.errors):
-                cells.refuse(name, "id_missing", "''", "must not be blank: the refund's id is made from it")
+                cells.refuse(
+                    name, "id_missing", "''", "must not be blank: the refund's id is made from it"
+                )
             pairs.append((name, value))
         return pairs
 
 
 def _metadata(cells: _Cells) -> dict[str, str]:
     """Return the row's own metadata: its columns, and the object that a JSON line may have."""
-    metadata = {key: value for key, index in cells.columns.metadata if (value := cells.values[index])}
+    metadata = {
+        key: value for key, index in cells.columns.metadata if (value := cells.values[index])
+    }
     if (index := cells.columns.metadata_object) is None:
         return metadata
     return _with_object(cells, metadata, cells.row.values[index])
@@ -265,25 +304,36 @@ def _with_object(cells: _Cells, metadata: dict[str, str], found: object) -> dict
     if found is None or found == "":
         return metadata
     if not isinstance(found, dict):
-        cells.refuse("metadata", "metadata_type", shown(found), "must be an object with text values")
+        cells.refuse(
+            "metadata", "metadata_type", shown(found), "must be an object with text values"
+        )
         return metadata
     merged = dict(metadata)
     for key, value in found.items():
         problem = cell_problem(value)
         if key in metadata:
-            problem = "duplicate_column", "occurs twice, in the metadata object and beside it: keep one"
+            problem = (
+                "duplicate_column",
+                "occurs twice, in the metadata object and beside it: keep one",
+            )
         if problem is not None:
-            cells.errors.append(RowError(cells.row.line, f"{METADATA}{key}", problem[0], shown(value), problem[1]))
+            cells.errors.append(
+                RowError(cells.row.line, f"{METADATA}{key}", problem[0], shown(value), problem[1])
+            )
         elif (text := text_of(value)) is not None:
             merged[key] = text
     return dict(sorted(merged.items()))
 
 
-def _sent_along(columns: Columns, values: Sequence[str], metadata: dict[str, str]) -> dict[str, str]:
-    """Return the columns that only make the id as metadata: all of them, or none if one does not fit.
+def _sent_along(
+    columns: Columns, values: Sequence[str], metadata: dict[str, str]
+) -> dict[str, str]:
+    """Return the columns that only make the id as metadata.
 
-    The result depends only on the columns of the id and on the row's own metadata, so equal rows have equal metadata
-    in any file. It never makes a valid row invalid.
+    All of them, or none if one does not fit.
+
+    The result depends only on the columns of the id and on the row's own metadata, so equal rows
+    have equal metadata in any file. It never makes a valid row invalid.
     """
     added: dict[str, str] = {}
     for key, index in columns.sent_along:
@@ -298,14 +348,20 @@ def _sent_along(columns: Columns, values: Sequence[str], metadata: dict[str, str
 
 
 def _broken_rules(
-    line: int, columns: Columns, invalid: InvalidRequest, metadata: Mapping[str, str], known: Sequence[RowError]
+    line: int,
+    columns: Columns,
+    invalid: InvalidRequest,
+    metadata: Mapping[str, str],
+    known: Sequence[RowError],
 ) -> Iterator[RowError]:
-    """Yield the errors of the request under the file's column names, without columns that have an error already."""
+    """Yield the request's errors under the file's column names, unless a column already has one."""
     columns_with_error = {error.column for error in known}
     # A rule about a key names the key as its value; here each key is a column of its own.
     keys = {shown(key): f"{METADATA}{key}" for key in metadata}
     for error in invalid.errors:
-        column = columns.header(keys.get(error.value, error.field) if error.field == "metadata" else error.field)
+        column = columns.header(
+            keys.get(error.value, error.field) if error.field == "metadata" else error.field
+        )
         if column not in columns_with_error:
             yield RowError(line, column, error.code, error.value, error.rule)
 

@@ -1,8 +1,8 @@
-"""Writes two files for a person: the input with the result of each row, and the rows that were refused.
+"""Writes two files for a person: the input with the result of each row, and the refused rows.
 
-Both keep the input's columns in the input's order, both can be imported again, and both have the input's format: JSON
-lines for JSON lines, else CSV with the input's delimiter. Cells that a spreadsheet would run as a formula get a
-leading apostrophe, which reading removes again.
+Both keep the input's columns in the input's order, both can be imported again, and both have the
+input's format: JSON lines for JSON lines, else CSV with the input's delimiter. Cells that a
+spreadsheet would run as a formula get a leading apostrophe, which reading removes again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from worker.importer.amounts import in_major
 from worker.importer.cells import decimal_text, guarded, text_of
-from worker.importer.columns import FAILED_COLUMNS, OWN_COLUMN, RESULT_COLUMNS, fields_of, result_columns
+from worker.importer.columns import (
+    FAILED_COLUMNS,
+    OWN_COLUMN,
+    RESULT_COLUMNS,
+    fields_of,
+    result_columns,
+)
 from worker.importer.formats import delimiter_of, separator_named
 from worker.importer.verdicts import JudgedRow, judged, refused
 from worker.model.refund import Refund, Status
@@ -47,9 +53,9 @@ def write_result(
 ) -> int:
     """Write every row with its result, and return the number of rows.
 
-    `lookup` returns the record of each id in the ids' order, None if there is none: such a row has its refund_id and no
-    status. Refused rows have the status `invalid` and their errors. `out` is opened with `encoding="utf-8",
-    newline=""`.
+    `lookup` returns the record of each id in the ids' order, None if there is none: such a row has
+    its refund_id and no status. Refused rows have the status `invalid` and their errors. `out` is
+    opened with `encoding="utf-8", newline=""`.
     """
     table = _table(source, RESULT_COLUMNS, out)
     rows = judged(source, validation)
@@ -65,10 +71,10 @@ def write_result(
 
 
 def write_failed_rows(source: Source, validation: Validation, out: IO[str]) -> int:
-    """Write each refused row once with line, column, code, value and rule, and return the number of rows.
+    """Write each refused row once with line, column, code, value and rule; return their number.
 
-    A row that breaks several rules has them in one cell, separated by `; `. Once fixed, the file can be imported.
-    `out` is opened with `encoding="utf-8", newline=""`.
+    A row that breaks several rules has them in one cell, separated by `; `. Once fixed, the file
+    can be imported. `out` is opened with `encoding="utf-8", newline=""`.
     """
     table = _table(source, FAILED_COLUMNS, out)
     written = 0
@@ -84,7 +90,9 @@ def _outcome(each: JudgedRow, refund: Refund | None, options: ImportOptions) -> 
             "refund_id": None,
             "status": INVALID,
             "error_code": each.errors[0].code,
-            "error_message": "; ".join(f"{error.column} {error.value}: {error.rule}" for error in each.errors),
+            "error_message": "; ".join(
+                f"{error.column} {error.value}: {error.rule}" for error in each.errors
+            ),
         }
     if refund is None:
         return {"refund_id": each.request.refund_id}
@@ -103,7 +111,10 @@ def _outcome(each: JudgedRow, refund: Refund | None, options: ImportOptions) -> 
 
 
 def _refunded(refund: Refund, options: ImportOptions) -> int | str | None:
-    """Return the refunded amount in the unit and with the decimal mark of the file; None if nothing is refunded yet."""
+    """Return the refunded amount in the unit and with the decimal mark of the file.
+
+    None if nothing is refunded yet.
+    """
     if refund.status is not Status.SUCCEEDED or refund.amount is None:
         return None
     if options.amount_unit == "minor":
@@ -124,13 +135,16 @@ def _failure(line: int, errors: Sequence[RowError]) -> Mapping[str, Any]:
 
 
 class _Table(Protocol):
-    def write(self, names: tuple[str, ...], values: Sequence[object], facts: Mapping[str, Any]) -> None: ...
+    def write(
+        self, names: tuple[str, ...], values: Sequence[object], facts: Mapping[str, Any]
+    ) -> None: ...
 
 
 def _table(source: Source, added: tuple[str, ...], out: IO[str]) -> _Table:
     if source.format == "jsonl":
         return _JsonTable(added, out, source.options)
-    # The result of a workbook is opened in a spreadsheet, which reads UTF-8 without a byte order mark as Latin text.
+    # The result of a workbook is opened in a spreadsheet, which reads UTF-8 without a byte order
+    # mark as Latin text.
     if source.format == "xlsx" or source.head.startswith(codecs.BOM_UTF8):
         out.write("\ufeff")
     delimiter = delimiter_of(source) or ","
@@ -142,9 +156,11 @@ def _table(source: Source, added: tuple[str, ...], out: IO[str]) -> _Table:
 
 
 class _Layout:
-    """Which cells of the input's row are kept, which are overwritten, and which are added before or after them."""
+    """Which cells of an input row are kept or overwritten, and which are added before or after."""
 
-    def __init__(self, names: tuple[str, ...], added: tuple[str, ...], options: ImportOptions) -> None:
+    def __init__(
+        self, names: tuple[str, ...], added: tuple[str, ...], options: ImportOptions
+    ) -> None:
         self.names = names
         fields = fields_of(names, options)
         leading = added == FAILED_COLUMNS
@@ -157,11 +173,15 @@ class _Layout:
         self.after = () if leading else rest
         taken = {*self.before, *self.after}
         self.headers = [
-            f"{name}{OWN_COLUMN}" if field in taken else name for name, field in zip(names, fields, strict=True)
+            f"{name}{OWN_COLUMN}" if field in taken else name
+            for name, field in zip(names, fields, strict=True)
         ]
 
     def value(self, index: int, value: object, facts: Mapping[str, Any]) -> object:
-        """Return the input's value, or the fact of that name; the input's id stays if there is no other."""
+        """Return the input's value, or the fact of that name.
+
+        The input's id stays if there is no other.
+        """
         name = self.replaced.get(index)
         known = None if name is None else facts.get(name)
         if name is None or (name == "refund_id" and (known is None or known == text_of(value))):
@@ -171,7 +191,10 @@ class _Layout:
 
 class _CsvTable:
     def __init__(
-        self, added: tuple[str, ...], write_cells: Callable[[Iterable[str]], object], options: ImportOptions
+        self,
+        added: tuple[str, ...],
+        write_cells: Callable[[Iterable[str]], object],
+        options: ImportOptions,
     ) -> None:
         self._added = added
         self._options = options
@@ -179,11 +202,15 @@ class _CsvTable:
         self._write_cells = write_cells
         self._layout: _Layout | None = None
 
-    def write(self, names: tuple[str, ...], values: Sequence[object], facts: Mapping[str, Any]) -> None:
+    def write(
+        self, names: tuple[str, ...], values: Sequence[object], facts: Mapping[str, Any]
+    ) -> None:
         layout = self._layout
         if layout is None:
             layout = self._layout = _Layout(names, self._added, self._options)
-            self._write_cells(guarded(name) for name in (*layout.before, *layout.headers, *layout.after))
+            self._write_cells(
+                guarded(name) for name in (*layout.before, *layout.headers, *layout.after)
+            )
         cells = [layout.value(index, value, facts) for index, value in enumerate(values)]
         row = (*map(facts.get, layout.before), *cells, *map(facts.get, layout.after))
         self._write_cells(guarded(self._text(cell)) for cell in row)
@@ -202,7 +229,9 @@ class _JsonTable:
         self._out = out
         self._layout: _Layout | None = None
 
-    def write(self, names: tuple[str, ...], values: Sequence[object], facts: Mapping[str, Any]) -> None:
+    def write(
+        self, names: tuple[str, ...], values: Sequence[object], facts: Mapping[str, Any]
+    ) -> None:
         layout = self._layout
         if layout is None or layout.names != names:
             layout = self._layout = _Layout(names, self._added, self._options)

@@ -1,7 +1,9 @@
-"""A file as bytes: opened, digested and read any number of times; stdin is first copied to a temporary file.
+"""A file as bytes: opened, digested and read any number of times.
 
-Text is checked here block by block: an unpacked size above the limit, a line that is too long, a NUL byte or a byte
-that is not UTF-8 is an `InputError` with line and column.
+Stdin is first copied to a temporary file.
+
+Text is checked here block by block: an unpacked size above the limit, a line that is too long, a
+NUL byte or a byte that is not UTF-8 is an `InputError` with line and column.
 """
 
 from __future__ import annotations
@@ -56,16 +58,20 @@ _BINARY: Final = {
 
 
 class Source:
-    """One file to import: its name, the SHA-256 of its original bytes, its format, and its bytes any number of times.
+    """One file to import: its name, the SHA-256 of its original bytes, and its format.
 
-    Close it, or use it in `with`. A file that changes while it is in use is refused when it is next read.
+    Its bytes can be read any number of times. Close it, or use it in `with`. A file that changes
+    while it is in use is refused when it is next read.
     """
 
     def __init__(self, *, name: str, file: IO[bytes], options: ImportOptions) -> None:
         self.name = name
         self.options = options
         self.hidden_rows = 0
-        """The hidden rows of a workbook's sheet, such as rows behind a filter; counted when it is read."""
+        """The hidden rows of a workbook's sheet, such as rows behind a filter.
+
+        Counted when it is read.
+        """
         self._file = file
         try:
             self._stamp = self._state()
@@ -81,37 +87,58 @@ class Source:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
         """Closes the file, and removes a temporary copy."""
         self._file.close()
 
-    def problem(self, sentence: str, *, line: int | None = None, column: int | str | None = None) -> InputError:
+    def problem(
+        self, sentence: str, *, line: int | None = None, column: int | str | None = None
+    ) -> InputError:
         """Return an error that names the file, the line and the column."""
-        where = [self.name, *([f"line {line}"] if line else []), *([f"column {column}"] if column else [])]
+        where = [
+            self.name,
+            *([f"line {line}"] if line else []),
+            *([f"column {column}"] if column else []),
+        ]
         return InputError(f"{', '.join(where)}: {sentence}")
 
     def raw(self) -> io.BufferedIOBase:
-        """Return a reader of the unpacked bytes from the start; readers are independent of each other."""
+        """Return a reader of the unpacked bytes from the start.
+
+        Readers are independent of each other.
+        """
         self.check_unchanged()
         raw = self._from_start()
         return gzip.GzipFile(fileobj=raw, mode="rb") if self.packed else raw
 
     def text(self) -> io.TextIOWrapper:
-        """Return a reader of the text from the start that keeps line ends; it raises `InputError` for invalid text."""
+        """Return a reader of the text from the start that keeps line ends.
+
+        It raises `InputError` for invalid text.
+        """
         checked = io.BufferedReader(_CheckedText(self, self.raw()), _BLOCK)
         return io.TextIOWrapper(checked, encoding="utf-8-sig", newline="")
 
     def workbook(self) -> IO[bytes]:
         """Return a seekable copy of the unpacked bytes; close it."""
         inner = self.raw()
-        return _copied(lambda: read_block(self, inner, _BLOCK), self.options.max_unpacked_bytes, self.too_large)
+        return _copied(
+            lambda: read_block(self, inner, _BLOCK), self.options.max_unpacked_bytes, self.too_large
+        )
 
     def too_large(self) -> InputError:
         """Return the error for contents above the limit."""
-        return self.problem(f"unpacks to more than {self.options.max_unpacked_bytes:,} bytes: split it")
+        return self.problem(
+            f"unpacks to more than {self.options.max_unpacked_bytes:,} bytes: split it"
+        )
 
     def check_unchanged(self) -> None:
         """Raises `InputError` if the file has changed since it was opened."""
@@ -137,7 +164,10 @@ class Source:
                 raise self.problem(f"cannot be imported: it is {what}")
         if self.head.startswith(_ZIP):
             if self.options.format not in {None, "xlsx"}:
-                raise self.problem(f"is a workbook or another zip file, not {self.options.format}: leave out --format")
+                raise self.problem(
+                    f"is a workbook or another zip file, not {self.options.format}: leave out"
+                    " --format"
+                )
             return "xlsx"
         stated = self.options.format
         if stated is not None:
@@ -161,7 +191,9 @@ def open_source(path: str | Path, options: ImportOptions, stdin: IO[bytes] | Non
     if str(path) == "-":
         if stdin is None:
             raise InputError("there is no standard input to read: name a file")
-        return Source(name="stdin", file=_spooled("standard input", stdin, options), options=options)
+        return Source(
+            name="stdin", file=_spooled("standard input", stdin, options), options=options
+        )
     if not str(path):
         raise InputError("the file's name is empty: name a file, or - for standard input")
     path = Path(path)
@@ -174,7 +206,9 @@ def open_source(path: str | Path, options: ImportOptions, stdin: IO[bytes] | Non
     except IsADirectoryError:
         raise InputError(f"{path} is a folder: name a file in it") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+        raise InputError(
+            f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}"
+        ) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         # A pipe, such as <(…) in a shell, can be read only once.
         with file:
@@ -187,18 +221,24 @@ def read_block(source: Source, stream: IO[bytes] | io.BufferedIOBase, size: int)
     try:
         return stream.read(size)
     except EOFError:
-        raise source.problem("ends in the middle of the compressed data: the file was cut off") from None
+        raise source.problem(
+            "ends in the middle of the compressed data: the file was cut off"
+        ) from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise source.problem(f"cannot be unpacked: {error}") from None
 
 
 def _spooled(name: str, stream: IO[bytes], options: ImportOptions) -> IO[bytes]:
     limit = options.max_unpacked_bytes
-    too_large = InputError(f"{name} has more than {limit:,} bytes: split it, and import the parts as files")
+    too_large = InputError(
+        f"{name} has more than {limit:,} bytes: split it, and import the parts as files"
+    )
     return _copied(lambda: stream.read(_BLOCK), limit, lambda: too_large)
 
 
-def _copied(read: Callable[[], bytes], limit: int, too_large: Callable[[], InputError]) -> IO[bytes]:
+def _copied(
+    read: Callable[[], bytes], limit: int, too_large: Callable[[], InputError]
+) -> IO[bytes]:
     with ExitStack() as stack:
         target: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
         while block := read():
@@ -275,14 +315,18 @@ class _CheckedText(io.RawIOBase):
             at = error.start - (len(error.object) - len(block))
             wrong = error.object[error.start]
             raise self._at(
-                block, at, f"byte 0x{wrong:02X} is not UTF-8: save the whole file as UTF-8 (CSV UTF-8)"
+                block,
+                at,
+                f"byte 0x{wrong:02X} is not UTF-8: save the whole file as UTF-8 (CSV UTF-8)",
             ) from None
         self._line += block.count(b"\n")
         first = block.find(b"\n")
         if first < 0:
             first = block.find(b"\r")
         if self._open_line + (first if first >= 0 else len(block)) > options.max_row_bytes:
-            raise self._source.problem(f"the line is longer than {options.max_row_bytes:,} bytes", line=self._line)
+            raise self._source.problem(
+                f"the line is longer than {options.max_row_bytes:,} bytes", line=self._line
+            )
         last = max(block.rfind(b"\n"), block.rfind(b"\r") if first >= 0 else -1)
         self._open_line = len(block) - last - 1 if last >= 0 else self._open_line + len(block)
 

@@ -1,7 +1,9 @@
-"""Validates a whole file before any of it is submitted: a verdict on each row, and the file's totals.
+"""Validates a whole file before any of it is submitted.
 
-Memory hardly grows with the file: a row keeps its verdict of four bytes, and its record in `Buckets`, which move to
-disk. A source that changes while it is read is refused.
+A verdict on each row, and the file's totals.
+
+Memory hardly grows with the file: a row keeps its verdict of four bytes, and its record in
+`Buckets`, which move to disk. A source that changes while it is read is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class Unstated(IntEnum):
     OWN_ID = 0
     """The id is the file's own."""
     TO_COUNT = 2**32 - 1
-    """The id is made from columns, and the row is numbered among its equals once all rows are known."""
+    """The id is made from columns; the row gets its number among equals once all rows are known."""
 
 
 _UNSTATED: Final = frozenset(map(int, Unstated))
@@ -75,12 +77,17 @@ _PAYMENT_LAYOUT: Final = f">{KEY_BYTES}sIIQH"
 
 
 def validate(source: Source, on_progress: Callable[[int], None] | None = None) -> Validation:
-    """Return the verdict on every row; `on_progress` is called now and then with the number of rows read.
+    """Return the verdict on every row.
+
+    `on_progress` is called now and then with the number of rows read.
 
     Raises `InputError` if the file cannot be read to its end.
     """
     judge = _Judge(source)
-    with Buckets(_ID_LAYOUT, _HELD_BYTES) as by_id, Buckets(_PAYMENT_LAYOUT, _HELD_BYTES) as by_payment:
+    with (
+        Buckets(_ID_LAYOUT, _HELD_BYTES) as by_id,
+        Buckets(_PAYMENT_LAYOUT, _HELD_BYTES) as by_payment,
+    ):
         judge.read(by_id, by_payment, on_progress)
         judge.settle_ids(by_id)
         judge.count(by_payment)
@@ -121,7 +128,7 @@ class _Sum:
 
 @dataclass(slots=True)
 class _Group:
-    """The rows with one id: the first one, the first line that differs from it, and the occurrences in use."""
+    """The rows with one id: the first, the first line that differs, and the occurrences in use."""
 
     first: IdRecord
     different_line: int | None = None
@@ -155,7 +162,7 @@ class _Group:
 
 
 class _Judge:
-    """Judges the rows of one source; `read`, `settle_ids` and `count` run once each, in this order."""
+    """Judges a source's rows; `read`, `settle_ids` and `count` run once each, in this order."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -171,7 +178,9 @@ class _Judge:
         self._largest_amount = 0
         self._largest_line: int | None = None
 
-    def read(self, by_id: Buckets, by_payment: Buckets, on_progress: Callable[[int], None] | None) -> None:
+    def read(
+        self, by_id: Buckets, by_payment: Buckets, on_progress: Callable[[int], None] | None
+    ) -> None:
         """Judges each row by itself, and stores a record of each valid one in the buckets."""
         for row in read_rows(self._source):
             if on_progress is not None and row.ordinal % _PROGRESS_ROWS == 0 and row.ordinal:
@@ -205,7 +214,10 @@ class _Judge:
             self._first_errors.extend(errors[: FIRST - len(self._first_errors)])
 
     def settle_ids(self, by_id: Buckets) -> None:
-        """Gives rows with one id their verdicts: the same refund twice, one of several equal ones, or a conflict."""
+        """Gives rows with one id their verdicts.
+
+        The same refund twice, one of several equal ones, or a conflict.
+        """
         for bucket in by_id:
             keys = repeated(fields[0] for fields in bucket)
             if not keys:
@@ -225,7 +237,7 @@ class _Judge:
                     self._duplicates.note(record.line, other_line)
 
     def count(self, by_payment: Buckets) -> None:
-        """Sums up the accepted rows, and notes those with the payment and amount of an earlier accepted row."""
+        """Sum up accepted rows; note those with an earlier accepted row's payment and amount."""
         marks = self._marks
         sums = self._sums = [_Sum() for _ in self._currencies]
         for bucket in by_payment:
@@ -251,13 +263,19 @@ class _Judge:
     def result(self) -> Validation:
         """Return what was found."""
         if conflicts := self._marks.count(Mark.CONFLICT):
-            self._errors["ambiguous_id" if self._source.options.id_from else "duplicate_id"] += conflicts
+            self._errors["ambiguous_id" if self._source.options.id_from else "duplicate_id"] += (
+                conflicts
+            )
         validation = Validation(
-            digest=self._source.digest, marks=self._marks, others=self._others, summary=self._summary()
+            digest=self._source.digest,
+            marks=self._marks,
+            others=self._others,
+            summary=self._summary(),
         )
         if not conflicts:
             return validation
-        # Conflicts are known only once all rows are read, so the first errors are read again, in the file's order.
+        # Conflicts are known only once all rows are read, so the first errors are read again, in
+        # the file's order.
         errors = (error for _, found in refused(self._source, validation) for error in found)
         summary = replace(validation.summary, first_errors=tuple(islice(errors, FIRST)))
         return replace(validation, summary=summary)
@@ -297,7 +315,7 @@ def _packed(occurrence: int | None) -> int:
 
 
 def _other_fields(request: RefundRequest) -> str:
-    """Return the fields that are sent beside the payment and the amount, as contents are compared."""
+    """Return the fields sent beside the payment and the amount, as contents are compared."""
     parts = ["", request.currency or "", request.reason or ""]
     for pair in request.metadata.items():
         parts += pair

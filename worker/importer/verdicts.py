@@ -1,7 +1,7 @@
 """The verdict on each row of a file, and the rows read again with their verdicts.
 
-A verdict takes four bytes, so the verdicts on a file of any length fit in memory. The rows themselves are read again
-whenever they are needed.
+A verdict takes four bytes, so the verdicts on a file of any length fit in memory. The rows
+themselves are read again whenever they are needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Mark(IntEnum):
-    """A verdict that is not an acceptance. The mark of an accepted row is its occurrence, from 1."""
+    """A verdict that is not an acceptance. An accepted row's mark is its occurrence, from 1."""
 
     REFUSED = 0
     """The row breaks a rule by itself."""
@@ -36,9 +36,10 @@ class Mark(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Total:
-    """The total of one currency: accepted rows, their minor units, and how many of them state no amount.
+    """The total of one currency: accepted rows, minor units, and how many rows state no amount.
 
-    A row without an amount asks for all that is left of its payment, so it adds nothing to `amount`.
+    A row without an amount asks for all that is left of its payment, so it adds nothing to
+    `amount`.
     """
 
     rows: int
@@ -57,10 +58,11 @@ class LinePair(NamedTuple):
 class Summary:
     """The summary of a file. `rows` = `accepted` + `refused` + `duplicates`.
 
-    `duplicates` are rows whose id and contents are in the file already: they are harmless, and submitted once.
-    `repeats` are accepted rows with the payment and amount of an earlier accepted row, under another id. `totals` has
-    the accepted rows by currency, under None those that state none. `errors` counts broken rules; one row can break
-    several. The lists hold the first entries of their kind by line.
+    `duplicates` are rows whose id and contents are in the file already: they are harmless, and
+    submitted once. `repeats` are accepted rows with the payment and amount of an earlier accepted
+    row, under another id. `totals` has the accepted rows by currency, under None those that state
+    none. `errors` counts broken rules; one row can break several. The lists hold the first entries
+    of their kind by line.
     """
 
     rows: int
@@ -81,7 +83,7 @@ class Summary:
 
     @property
     def all_remaining(self) -> int:
-        """Return how many accepted rows state no amount, and so ask for all that is left of their payments."""
+        """Return how many accepted rows state no amount, and so ask for all that is left."""
         return sum(total.all_remaining for total in self.totals.values())
 
 
@@ -94,11 +96,17 @@ class Validation:
     marks: array[int] = field(repr=False)
     """One entry per row: a `Mark`, or the occurrence of an accepted row."""
     others: array[int] = field(repr=False)
-    """One entry per row: the other line of a duplicate or a conflict, 0 for other rows. Empty if no id is repeated."""
+    """One entry per row: the other line of a duplicate or a conflict, 0 for other rows.
+
+    Empty if no id is repeated.
+    """
 
 
 class JudgedRow(NamedTuple):
-    """A row with its verdict: a request, or errors. `duplicate_of` is the first line that states the same refund."""
+    """A row with its verdict: a request, or errors.
+
+    `duplicate_of` is the first line that states the same refund.
+    """
 
     row: Row
     request: RefundRequest | None
@@ -114,7 +122,10 @@ class Accepted(NamedTuple):
 
 
 def judged(source: Source, validation: Validation) -> Iterator[JudgedRow]:
-    """Yield every row in the file's order with its verdict; raises `InputError` for a file that was not validated."""
+    """Yield every row in the file's order with its verdict.
+
+    Raises `InputError` for a file that was not validated.
+    """
     if source.digest != validation.digest:
         raise source.problem("is not the file that was validated: run the command again")
     reader = RequestReader(source)
@@ -160,10 +171,14 @@ def _conflict(source: Source, row: Row, found: Candidate, columns: Columns, othe
         rule = f"is also on line {other}, with other contents: give each refund its own id"
         column, value = columns.header("refund_id"), shown(found.request.refund_id)
         return RowError(row.line, column, "duplicate_id", value, rule)
-    indexes = [columns.indexes[name] for name in id_fields(source.options) if name in columns.indexes]
+    indexes = [
+        columns.indexes[name] for name in id_fields(source.options) if name in columns.indexes
+    ]
     column = ", ".join(columns.names[index].strip() for index in indexes)
     value = ", ".join(shown(row.values[index]) for index in indexes)
-    rule = f"is equal on line {other}, but the rest of the row differs: make the id from more columns"
+    rule = (
+        f"is equal on line {other}, but the rest of the row differs: make the id from more columns"
+    )
     if "amount" not in id_fields(source.options):
         rule += f", such as --id-from {','.join(names)},amount"
     return RowError(row.line, column, "ambiguous_id", value, rule)

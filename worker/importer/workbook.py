@@ -1,7 +1,7 @@
 """Reads the rows of a workbook's sheet.
 
-The size is checked before the sheet is held in memory. A cell with an error, or with a formula that was never computed,
-is not read as blank.
+The size is checked before the sheet is held in memory. A cell with an error, or with a formula that
+was never computed, is not read as blank.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _BLOCK: Final = 128 * 1024
 
 
 def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
-    """Return what each part of the workbook holds; raises `InputError` if it is not a workbook, or is too large."""
+    """Return what each part of the workbook holds.
+
+    Raises `InputError` if it is not a workbook, or is too large.
+    """
     # A zip file can misstate its own sizes, so every member is unpacked once, and discarded.
     total = 0
     sheets: dict[str, Sheet] = {}
@@ -33,7 +36,8 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
             # The reader accepts other kinds of workbooks, too, but the limits do not fit them.
             if "xl/workbook.xml" not in archive.namelist():
                 raise source.problem(
-                    "is not a complete XLSX workbook but another zip file or kind of workbook: save it as .xlsx or CSV"
+                    "is not a complete XLSX workbook but another zip file or kind of workbook: save"
+                    " it as .xlsx or CSV"
                 )
             for member in archive.infolist():
                 sheet = sheets[member.filename] = Sheet(source)
@@ -44,7 +48,8 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
                             raise source.too_large()
                         if total > source.options.max_workbook_bytes:
                             raise _workbook_too_large(
-                                source, f"unpacks to more than {source.options.max_workbook_bytes:,} bytes"
+                                source,
+                                f"unpacks to more than {source.options.max_workbook_bytes:,} bytes",
                             )
                         if member.filename.endswith(".xml"):
                             sheet.grow(block)
@@ -56,15 +61,20 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
 
 
 def _workbook_too_large(source: Source, what: str) -> InputError:
-    return source.problem(f"{what}, and a workbook is held in memory: save the sheet as CSV, which can have any length")
+    return source.problem(
+        f"{what}, and a workbook is held in memory: save the sheet as CSV, which can have any"
+        " length"
+    )
 
 
 class Sheet:
-    """The XML of a sheet, checked while it is unpacked: the size of the sheet, and its cells without a value.
+    """The XML of a sheet, checked while it is unpacked.
 
-    The size matters because a reader holds the whole rectangle from A1 to the last cell, however few cells are filled.
-    A cell with an error such as `#N/A`, or with a formula that was never computed, would be read as blank although it
-    is not.
+    The size of the sheet, and its cells without a value.
+
+    The size matters because a reader holds the whole rectangle from A1 to the last cell, however
+    few cells are filled. A cell with an error such as `#N/A`, or with a formula that was never
+    computed, would be read as blank although it is not.
     """
 
     _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^>]*)>")
@@ -100,7 +110,9 @@ class Sheet:
             else:
                 self._next(kind, attributes)
         if self._rows * self._columns > (most := self._source.options.max_workbook_cells):
-            what = f"spans {self._rows:,} rows and {self._columns:,} columns, more than {most:,} cells"
+            what = (
+                f"spans {self._rows:,} rows and {self._columns:,} columns, more than {most:,} cells"
+            )
             raise _workbook_too_large(self._source, what)
 
     def _next(self, kind: bytes, attributes: bytes) -> None:
@@ -157,17 +169,22 @@ def sheet_rows(source: Source, file: IO[bytes]) -> Iterator[list[object]]:
 
 
 def _members(file: IO[bytes]) -> dict[str, str]:
-    """Return the part of the workbook that holds each sheet, for the sheets whose part is stated plainly."""
+    """Return the workbook's part that holds each sheet, for sheets whose part is stated plainly."""
     with zipfile.ZipFile(file) as archive:
         try:
-            book, relations = archive.read("xl/workbook.xml"), archive.read("xl/_rels/workbook.xml.rels")
+            book, relations = (
+                archive.read("xl/workbook.xml"),
+                archive.read("xl/_rels/workbook.xml.rels"),
+            )
         except (KeyError, OSError, zipfile.BadZipFile):
             return {}
         finally:
             file.seek(0)
     targets = {each.get("Id"): each.get("Target", "") for each in _tags(relations, "Relationship")}
     return {
-        each["name"]: posixpath.normpath(posixpath.join("/xl", targets.get(each.get("id"), ""))).lstrip("/")
+        each["name"]: (
+            posixpath.normpath(posixpath.join("/xl", targets.get(each.get("id"), ""))).lstrip("/")
+        )
         for each in _tags(book, "sheet")
         if "name" in each
     }
@@ -177,7 +194,10 @@ def _tags(xml: bytes, name: str) -> Iterator[dict[str, str]]:
     """Yield the attributes of each tag with this name, both without their prefix."""
     text = xml.decode("utf-8", errors="replace")
     for tag in re.findall(rf"<(?:\w+:)?{name}\s([^>]*)>", text):
-        yield {key: html.unescape(value) for key, _, value in re.findall(r"([\w]+)=([\"'])(.*?)\2", tag)}
+        yield {
+            key: html.unescape(value)
+            for key, _, value in re.findall(r"([\w]+)=([\"'])(.*?)\2", tag)
+        }
 
 
 def _chosen(source: Source, file: IO[bytes]) -> tuple[str, Iterator[Sequence[object]]]:
@@ -186,29 +206,39 @@ def _chosen(source: Source, file: IO[bytes]) -> tuple[str, Iterator[Sequence[obj
         import python_calamine as calamine  # noqa: PLC0415 - an extra, needed only to read XLSX
     except ImportError:
         raise source.problem(
-            "reading XLSX needs the extra xlsx: run pip install 'refund-worker[xlsx]', or save the sheet as CSV"
+            "reading XLSX needs the extra xlsx: run pip install 'refund-worker[xlsx]', or save the"
+            " sheet as CSV"
         ) from None
     try:
         with calamine.CalamineWorkbook.from_filelike(file) as workbook:
             sheets = [
                 sheet.name
                 for sheet in workbook.sheets_metadata
-                if sheet.typ is calamine.SheetTypeEnum.WorkSheet and sheet.visible is calamine.SheetVisibleEnum.Visible
+                if sheet.typ is calamine.SheetTypeEnum.WorkSheet
+                and sheet.visible is calamine.SheetVisibleEnum.Visible
             ]
             wanted = source.options.sheet
             if wanted is not None:
                 if wanted not in workbook.sheet_names:
-                    raise source.problem(f"has no sheet {wanted!r}: its sheets are {', '.join(sheets)}")
+                    raise source.problem(
+                        f"has no sheet {wanted!r}: its sheets are {', '.join(sheets)}"
+                    )
                 return wanted, _iterated(workbook, wanted)
             filled = [name for name in sheets if workbook.get_sheet_by_name(name).height > 0]
             if not filled:
                 raise source.problem("is empty: no sheet has cells")
             if len(filled) > 1:
                 raise source.problem(
-                    f"has several sheets with rows ({', '.join(filled)}): name the one to import with --sheet"
+                    f"has several sheets with rows ({', '.join(filled)}): name the one to import"
+                    " with --sheet"
                 )
             return filled[0], _iterated(workbook, filled[0])
-    except (calamine.CalamineError, calamine.PasswordError, calamine.XmlError, calamine.ZipError) as error:
+    except (
+        calamine.CalamineError,
+        calamine.PasswordError,
+        calamine.XmlError,
+        calamine.ZipError,
+    ) as error:
         raise source.problem(f"is not a complete XLSX workbook: {error}") from None
 
 

@@ -15,7 +15,8 @@ from worker.model.refund import Baseline
 class ProviderRefund:
     """A refund as the provider shows it; every field but the id is optional.
 
-    '' (-1 for an amount) marks a field that is present and cannot be read. Such a value agrees with nothing.
+    '' (-1 for an amount) marks a field that is present and cannot be read. Such a value agrees with
+    nothing.
     """
 
     id: str
@@ -55,15 +56,19 @@ NO_TOTAL: Final = "the payment shows no refunded total"
 NO_TOTAL_IN_CHARGE: Final = "the charge shows no refunded total"
 SEVERAL_CHARGES: Final = "the payment has several charges"
 WITHOUT_TOTAL: Final = frozenset({NO_TOTAL, NO_TOTAL_IN_CHARGE, SEVERAL_CHARGES})
-"""Problems of a `PaymentView` that mean: this provider shows no total for the payment. Others are contradictions."""
+"""Problems of a `PaymentView` that mean: this provider shows no total for the payment.
+
+Others are contradictions.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PaymentView:
     """The refund totals of a payment intent (or of its one charge), in minor units.
 
-    `refunded` is None if the provider's answer does not state it clearly; `problem` then says why. `currency` is None
-    if none is shown, and '' if it cannot be read or contradicts itself; neither confirms a currency.
+    `refunded` is None if the provider's answer does not state it clearly; `problem` then says why.
+    `currency` is None if none is shown, and '' if it cannot be read or contradicts itself; neither
+    confirms a currency.
     """
 
     refunded: int | None = None
@@ -83,14 +88,20 @@ class PaymentView:
         if self.refunded is None:
             return None
         remaining = None if self.captured is None else self.captured - self.refunded
-        return Baseline(refunded=self.refunded, currency=self.currency, remaining=remaining, shown_by=self.shown_by)
+        return Baseline(
+            refunded=self.refunded,
+            currency=self.currency,
+            remaining=remaining,
+            shown_by=self.shown_by,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
     """One page of a list of refunds.
 
-    An entry is None if it does not show a refund. `more` is None if the page does not say whether more pages follow.
+    An entry is None if it does not show a refund. `more` is None if the page does not say whether
+    more pages follow.
     """
 
     entries: tuple[ProviderRefund | None, ...]
@@ -99,7 +110,10 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Payload:
-    """A reply's JSON object as `payloads.read` parsed it: typed, bounded and clean. The rest of it is not kept."""
+    """A reply's JSON object as `payloads.read` parsed it: typed, bounded and clean.
+
+    The rest of it is not kept.
+    """
 
     kind: str | None = None
     """The type that the object states for itself, '' if that is not a name."""
@@ -116,7 +130,7 @@ class Payload:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """A complete HTTP reply. `payload` is its JSON object as `payloads` parsed it, None if there is none."""
+    """A complete HTTP reply; `payload` is its JSON object as `payloads` parsed it, or None."""
 
     http_status: int
     payload: Payload | None = None
@@ -126,7 +140,10 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NotSent:
-    """The request provably did not reach the provider, not even one byte; `reason` says why in a few words."""
+    """The request provably did not reach the provider, not even one byte.
+
+    `reason` says why in a few words.
+    """
 
     reason: str
 
@@ -142,7 +159,7 @@ Answer = Reply | NotSent | NoReply
 
 
 class TryVerdict(StrEnum):
-    """What one try proves about the refund, ordered from weakest to strongest for the fold over an attempt's tries."""
+    """What a try proves about the refund, weakest first, for the fold over an attempt's tries."""
 
     NOT_SENT = "not_sent"
     NOT_DONE = "not_done"
@@ -187,7 +204,7 @@ class ReadbackVerdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Readback:
-    """The result of a read-back: what was seen, the refund if one was found, and the reason in a few words."""
+    """The result of a read-back: what was seen, any refund found, and the reason in a few words."""
 
     verdict: ReadbackVerdict
     reason: str
@@ -197,4 +214,7 @@ class Readback:
     missing: bool = False
     """The provider answered 404, which a lagging replica may also do."""
     source: str | None = None
-    """Where the refund was found, if not where `rules.readback` says: `lookup` means that it was read by its id."""
+    """Where the refund was found, if not where `rules.readback` says.
+
+    `lookup` means that it was read by its id.
+    """

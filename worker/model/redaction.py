@@ -1,8 +1,8 @@
-"""Redacts secrets in texts: those of this process's settings in each of their forms, and what looks like an API key.
+"""Redacts secrets: those of the process's settings in all forms, and what looks like an API key.
 
-`Settings` registers its secrets here as soon as it is created. Every text that is stored, logged or shown goes through
-`without_secrets`. A secret of fewer than `SHORTEST` characters also occurs in ordinary words, so such a password is
-hidden only as `:password@`, its form in an address.
+`Settings` registers its secrets here as soon as it is created. Every text that is stored, logged or
+shown goes through `without_secrets`. A secret of fewer than `SHORTEST` characters also occurs in
+ordinary words, so such a password is hidden only as `:password@`, its form in an address.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote
 SHORTEST: Final = 6
 HIDDEN: Final = "***"
 
-_LOOKS_LIKE_A_KEY: Final = re.compile(r"\b[sr]k_(?:test|live)_[A-Za-z0-9_*.\-]+|\bBasic\s+[A-Za-z0-9+/=]{8,}")
+_LOOKS_LIKE_A_KEY: Final = re.compile(
+    r"\b[sr]k_(?:test|live)_[A-Za-z0-9_*.\-]+|\bBasic\s+[A-Za-z0-9+/=]{8,}"
+)
 _CUT_FROM: Final = 20
 """A secret of at least this many characters is hidden even if its end was cut or masked.
 
@@ -60,10 +62,14 @@ class Secrets:
         return text if len(text) < self._shortest else pattern.sub(HIDDEN, text)
 
     def _current(self) -> re.Pattern[str]:
-        # No lock, because a forked child could inherit it held. A thread that loses the race just compiles again.
+        # No lock, because a forked child could inherit it held. A thread that loses the race just
+        # compiles again.
         if len(self.forms) != self._known:
             forms = sorted(self.forms, key=len, reverse=True)
-            self._pattern, self._known = re.compile("|".join(_findable(forms)) or r"(?!)"), len(forms)
+            self._pattern, self._known = (
+                re.compile("|".join(_findable(forms)) or r"(?!)"),
+                len(forms),
+            )
             self._shortest = min((min(len(form), _BEGINNING) for form in forms), default=0)
         return self._pattern
 
@@ -74,14 +80,17 @@ LONG: Final = Secrets()
 
 
 def remember_key(key: str) -> None:
-    """Hide an API key from now on, as it is, in Basic authentication, and in each form of `forms_of`."""
+    """Hide an API key from now on: as it is, in Basic authentication, and in all of `forms_of`."""
     CONFIGURED.add([*forms_of(key), _base64(f"{key}:")])
     if len(key) >= _UNMISTAKABLE:
         LONG.add([key])
 
 
 def remember_address(url: str) -> None:
-    """Hide the passwords in an address from now on; the address may have several hosts, and options after a `?`."""
+    """Hide the passwords in an address from now on.
+
+    The address may have several hosts, and options after a `?`.
+    """
     for password in _passwords(url):
         CONFIGURED.add([*forms_of(password), *forms_of(unquote(password)), f":{password}@"])
 
@@ -96,12 +105,12 @@ def without_secrets(text: str) -> str:
 
 
 def holds_key(text: str) -> bool:
-    """Return whether a text that must stay as it is, such as an id, holds an API key of the settings."""
+    """Return whether a text to keep as it is, such as an id, holds an API key of the settings."""
     return LONG.found_in(text) is not None
 
 
 def forms_of(secret: str) -> Iterator[str]:
-    """Yield a secret as it appears in plain text, an address, JSON, Python's `repr`, and anywhere in base64."""
+    """Yield a secret as in plain text, an address, JSON, Python's `repr`, or anywhere in base64."""
     if len(secret) < SHORTEST:
         return
     yield secret
@@ -112,7 +121,8 @@ def forms_of(secret: str) -> Iterator[str]:
     yield json.dumps(secret, ensure_ascii=False)[1:-1]
     yield repr(secret)[1:-1]
     for before in range(3):
-        # The bytes before the secret decide how its bits align. The end characters also hold bits of other bytes.
+        # The bytes before the secret decide how its bits align. The end characters also hold bits
+        # of other bytes.
         encoded = _base64("\0" * before + secret)
         start = -(-before * 8 // 6)
         end = (before + len(secret.encode("utf-8", "surrogatepass"))) * 8 // 6
@@ -138,7 +148,7 @@ def _passwords(url: str) -> Iterator[str]:
 
 
 def _findable(forms: Iterable[str]) -> Iterator[str]:
-    """Yield patterns for whole secrets, the longest first; then patterns for secrets that were cut."""
+    """Yield patterns for whole secrets, the longest first, then patterns for cut secrets."""
     forms = list(forms)
     yield from (re.escape(form) for form in forms)
     for form in forms:

@@ -1,7 +1,7 @@
 """The refund record and its types. What a caller requests is in `request`.
 
-Records are frozen and keyword-only. Amounts are integers in minor units; times are timezone-aware UTC datetimes
-inside and epoch milliseconds in Redis.
+Records are frozen and keyword-only. Amounts are integers in minor units; times are timezone-aware
+UTC datetimes inside and epoch milliseconds in Redis.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Retriable(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """A payment's totals just before the first POST: the amount refunded and the amount left, in minor units.
+    """A payment's totals just before the first POST.
+
+    The amount refunded and the amount left, in minor units.
 
     `shown_by` is the id of the charge or payment that showed them, None if it is not known.
     """
@@ -67,7 +69,10 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refund:
-    """A refund record as stored in Redis. The first block of fields is public; the second is internal to the worker."""
+    """A refund record as stored in Redis.
+
+    The first block of fields is public; the second is internal to the worker.
+    """
 
     refund_id: str
     status: Status
@@ -85,7 +90,7 @@ class Refund:
     retriable: Retriable | None = None
     evidence: str | None = None
     contradicted_by: str | None = None
-    """Id of a provider's refund that contradicts this record, until a person has resolved the contradiction."""
+    """Id of a provider's refund that contradicts this record, until a person has resolved it."""
     doubt_since: datetime | None = None
     attempts: int = 0
     generation: int = 1
@@ -101,12 +106,21 @@ class Refund:
     all_remaining: bool = False
     """The request had no amount; `amount` is then the provider's figure, once it is known."""
     asked_currency: str | None = None
-    """The currency the caller stated, if any: part of the request, unlike a currency learned from a reply."""
+    """The currency the caller stated, if any.
+
+    Part of the request, unlike a currency learned from a reply.
+    """
     first_attempt_at: datetime | None = None
     doubted: bool = False
-    """Some attempt of this generation may have been executed; kept when a proof of absence clears `doubt_since`."""
+    """Some attempt of this generation may have been executed.
+
+    Kept when a proof of absence clears `doubt_since`.
+    """
     quiet_at: datetime | None = None
-    """When the last doubtful attempt can no longer have anything in transit: lease end or last socket close."""
+    """When the last doubtful attempt can no longer have anything in transit.
+
+    Lease end or last socket close.
+    """
     verdicts: int = 0
     """Attempts with a verdict on this very refund; only these count towards the budget."""
     lapses: int = 0
@@ -119,7 +133,10 @@ class Refund:
     """First read-back that showed the refund absent; the second, a settle time later, proves it."""
     proven_absent_at: datetime | None = None
     found_at: datetime | None = None
-    """First read-back whose totals showed our amount; the second, a settle time later, settles the refund."""
+    """First read-back whose totals showed our amount.
+
+    The second, a settle time later, settles the refund.
+    """
     resends: int = 0
     """Sends after absence was proven."""
     currency_checked: bool = False
@@ -131,7 +148,10 @@ class Refund:
     missing_since: datetime | None = None
     """Since when the provider has answered 404 for the refund that it had reported as pending."""
     operator_says: str | None = None
-    """A person's decision from review that is being verified: `absent` (send again), `failed` or `succeeded`."""
+    """A person's decision from review that is being verified.
+
+    `absent` (send again), `failed` or `succeeded`.
+    """
     operator_by: str | None = None
     """Who made that decision."""
     operator_code: str | None = None
@@ -161,7 +181,10 @@ class Refund:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the contract's JSON fields: amounts as integers, times as RFC 3339 UTC, absent values as None."""
+        """Return the contract's JSON fields.
+
+        Amounts as integers, times as RFC 3339 UTC, absent values as None.
+        """
         return {name: _json_value(getattr(self, name)) for name in PUBLIC_FIELDS}
 
 

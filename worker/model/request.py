@@ -1,4 +1,6 @@
-"""The refund request: its validation, the bytes sent for it and its idempotency key; also how foreign texts are shown.
+"""The refund request: its validation, the bytes sent for it and its idempotency key.
+
+Also how foreign texts are shown.
 
 A request is frozen and keyword-only. Amounts are integers in minor units.
 """
@@ -18,7 +20,10 @@ from worker.errors import FieldError, InvalidRequest
 from worker.model.redaction import without_secrets
 
 MAX_AMOUNT: Final = 10**12
-"""The largest amount allowed, in minor units: in a request, a file's row, a reply and the Lua scripts."""
+"""The largest amount allowed, in minor units.
+
+In a request, a file's row, a reply and the Lua scripts.
+"""
 MAX_METADATA_KEYS: Final = 48
 MAX_METADATA_KEY_LENGTH: Final = 40
 MAX_METADATA_VALUE_LENGTH: Final = 500
@@ -32,7 +37,10 @@ _SHOWN: Final = 60
 
 
 def shown(value: object) -> str:
-    """Return a value as shown in a message: quoted, control characters escaped, without secrets, shortened."""
+    """Return a value as shown in a message.
+
+    Quoted, control characters escaped, without secrets, shortened.
+    """
     try:
         text = without_secrets(repr(value))
     except ValueError:
@@ -42,11 +50,14 @@ def shown(value: object) -> str:
 
 
 def scrubbed(text: str, limit: int = 300) -> str:
-    """Return a foreign text that is safe to store and show: one line, without secrets, shortened."""
-    # Redact before blanks are collapsed, because a secret may contain some, and before the text is cut.
+    """Return a foreign text made safe to store and show: one line, no secrets, shortened."""
+    # Redact before blanks are collapsed, because a secret may contain some, and before the text is
+    # cut.
     text = line = without_secrets(text)
     if not text.isprintable() or "  " in text or text != text.strip():
-        line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+        line = " ".join(
+            "".join(character if character.isprintable() else " " for character in text).split()
+        )
     return (line if line is text else without_secrets(line))[:limit]
 
 
@@ -79,28 +90,54 @@ def _text_problem(value: str, limit: int) -> str | None:
 
 def _metadata_errors(metadata: object) -> list[FieldError]:
     if not isinstance(metadata, Mapping):
-        return [FieldError(field="metadata", code="metadata_type", value=shown(metadata), rule="must be a mapping")]
+        return [
+            FieldError(
+                field="metadata",
+                code="metadata_type",
+                value=shown(metadata),
+                rule="must be a mapping",
+            )
+        ]
     errors = []
     if len(metadata) > MAX_METADATA_KEYS:
         rule = f"must have at most {MAX_METADATA_KEYS} keys"
-        errors.append(FieldError(field="metadata", code="metadata_keys", value=f"{len(metadata)} keys", rule=rule))
+        errors.append(
+            FieldError(
+                field="metadata", code="metadata_keys", value=f"{len(metadata)} keys", rule=rule
+            )
+        )
     for key, value in metadata.items():
         if not isinstance(key, str) or not key:
             rule = "a metadata key must be text of at least one character"
-            errors.append(FieldError(field="metadata", code="metadata_key", value=shown(key), rule=rule))
+            errors.append(
+                FieldError(field="metadata", code="metadata_key", value=shown(key), rule=rule)
+            )
             continue
         if key in RESERVED_METADATA:
             rule = "this metadata key is reserved for the worker"
-            errors.append(FieldError(field="metadata", code="metadata_reserved", value=shown(key), rule=rule))
+            errors.append(
+                FieldError(field="metadata", code="metadata_reserved", value=shown(key), rule=rule)
+            )
         if problem := _text_problem(key, MAX_METADATA_KEY_LENGTH):
             rule = f"a metadata key {problem}"
-            errors.append(FieldError(field="metadata", code="metadata_key", value=shown(key), rule=rule))
-        problem = _text_problem(value, MAX_METADATA_VALUE_LENGTH) if isinstance(value, str) else "must be text"
+            errors.append(
+                FieldError(field="metadata", code="metadata_key", value=shown(key), rule=rule)
+            )
+        problem = (
+            _text_problem(value, MAX_METADATA_VALUE_LENGTH)
+            if isinstance(value, str)
+            else "must be text"
+        )
         if problem:
-            # Redacting a key takes longer than all of its checks, so only a key in an error is redacted.
-            known_as = without_secrets(key)[:MAX_METADATA_KEY_LENGTH] if key.isprintable() else shown(key)
+            # Redacting a key takes longer than all of its checks, so only a key in an error is
+            # redacted.
+            known_as = (
+                without_secrets(key)[:MAX_METADATA_KEY_LENGTH] if key.isprintable() else shown(key)
+            )
             field = f"metadata.{known_as}"
-            errors.append(FieldError(field=field, code="metadata_value", value=shown(value), rule=problem))
+            errors.append(
+                FieldError(field=field, code="metadata_value", value=shown(value), rule=problem)
+            )
     return errors
 
 
@@ -112,8 +149,9 @@ def _no_metadata() -> Mapping[str, str]:
 class RefundRequest:
     """A refund as requested by a caller; raises `InvalidRequest` naming every broken rule.
 
-    `refund_id` is the caller's own id and makes the request idempotent. Without `amount` (minor units) all that is left
-    of the payment is refunded. `currency` is stored and checked, never sent.
+    `refund_id` is the caller's own id and makes the request idempotent. Without `amount` (minor
+    units) all that is left of the payment is refunded. `currency` is stored and checked, never
+    sent.
     """
 
     refund_id: str
@@ -134,22 +172,39 @@ class RefundRequest:
         errors = []
         if not is_refund_id(self.refund_id):
             rule = "must be 1 to 200 of A-Z a-z 0-9 . _ : -"
-            errors.append(FieldError(field="refund_id", code="refund_id", value=shown(self.refund_id), rule=rule))
+            errors.append(
+                FieldError(
+                    field="refund_id", code="refund_id", value=shown(self.refund_id), rule=rule
+                )
+            )
         if not is_provider_id(self.payment_intent):
             rule = "must be the provider's id, 1 to 200 of A-Z a-z 0-9 _ -"
             value = shown(self.payment_intent)
-            errors.append(FieldError(field="payment_intent", code="payment_intent", value=value, rule=rule))
+            errors.append(
+                FieldError(field="payment_intent", code="payment_intent", value=value, rule=rule)
+            )
         # `type` and not isinstance: True is an int, and is not an amount of money.
-        if self.amount is not None and (type(self.amount) is not int or not 0 < self.amount <= MAX_AMOUNT):
+        if self.amount is not None and (
+            type(self.amount) is not int or not 0 < self.amount <= MAX_AMOUNT
+        ):
             rule = f"must be a whole number of minor units from 1 to {MAX_AMOUNT}"
-            errors.append(FieldError(field="amount", code="amount", value=shown(self.amount), rule=rule))
-        if self.currency is not None and (not isinstance(self.currency, str) or not is_currency(self.currency)):
+            errors.append(
+                FieldError(field="amount", code="amount", value=shown(self.amount), rule=rule)
+            )
+        if self.currency is not None and (
+            not isinstance(self.currency, str) or not is_currency(self.currency)
+        ):
             rule = "must be a three-letter ISO code such as usd"
-            errors.append(FieldError(field="currency", code="currency", value=shown(self.currency), rule=rule))
+            errors.append(
+                FieldError(field="currency", code="currency", value=shown(self.currency), rule=rule)
+            )
         if self.reason is not None and self.reason not in REASONS:
             rule = f"must be one of {', '.join(REASONS)}"
-            errors.append(FieldError(field="reason", code="reason", value=shown(self.reason), rule=rule))
-        # An empty mapping is the common case and needs no check; `()` or `""` is a caller's mistake.
+            errors.append(
+                FieldError(field="reason", code="reason", value=shown(self.reason), rule=rule)
+            )
+        # An empty mapping is the common case and needs no check; `()` or `""` is a caller's
+        # mistake.
         if self.metadata or type(self.metadata) not in {dict, MappingProxyType}:
             errors.extend(_metadata_errors(self.metadata))
         return errors
@@ -162,7 +217,13 @@ class RefundRequest:
     @property
     def fingerprint(self) -> str:
         """Return 32 hex digits over every field but the id: equal contents, equal fingerprint."""
-        contents = [self.payment_intent, self.amount, self.currency, self.reason, dict(sorted(self.metadata.items()))]
+        contents = [
+            self.payment_intent,
+            self.amount,
+            self.currency,
+            self.reason,
+            dict(sorted(self.metadata.items())),
+        ]
         return hashlib.sha256(_canonical(contents)).hexdigest()[:32]
 
 
@@ -175,7 +236,9 @@ def _canonical(value: object) -> bytes:
 
 
 def request_body(request: RefundRequest, generation: int) -> bytes:
-    """Return the body of `POST /v1/refunds` for one generation; the same request always gives the same bytes.
+    """Return the body of `POST /v1/refunds` for one generation.
+
+    The same request always gives the same bytes.
 
     The provider requires `amount` as text. Our id is sent in `metadata.refund_id`.
     """

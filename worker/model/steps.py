@@ -13,10 +13,10 @@ from worker.model.refund import Stage, Status
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """A state change: the refund's next stage, its changed fields, and the delay until the next check.
+    """A state change: the refund's next stage, changed fields, and the delay until the next check.
 
-    If `to` is the current stage and `quiet` is set, only `next_check_at` and counters change: no new version and no
-    history entry. A `None` in `changes` removes the field.
+    If `to` is the current stage and `quiet` is set, only `next_check_at` and counters change: no
+    new version and no history entry. A `None` in `changes` removes the field.
     """
 
     to: Stage
@@ -29,7 +29,7 @@ class Step:
     """Proof that the refund was done; accepted at any version while the refund is unsettled."""
     alarm: str | None = None
     source: str | None = None
-    """What the step is based on: `reply`, `list`, `totals`, `lookup` (read by id), `operator`, or None for nothing."""
+    """The step's basis: `reply`, `list`, `totals`, `lookup` (read by id), `operator`, or None."""
     by: str | None = None
     """The person whose statement or decision the step is based on."""
 

@@ -13,7 +13,9 @@ def rfc3339(moment: datetime) -> str:
 
 def from_ms(milliseconds: int) -> datetime:
     """Return epoch milliseconds as a UTC time."""
-    return datetime.fromtimestamp(milliseconds // 1000, UTC) + timedelta(milliseconds=milliseconds % 1000)
+    return datetime.fromtimestamp(milliseconds // 1000, UTC) + timedelta(
+        milliseconds=milliseconds % 1000
+    )
 
 
 def to_ms(moment: datetime) -> int:

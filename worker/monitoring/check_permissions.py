@@ -1,4 +1,7 @@
-"""Checks that the Redis user may run every command that refunds need, by running each on short-lived keys."""
+"""Checks that the Redis user may run every command that refunds need.
+
+Each command is run on short-lived keys.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ _NAMES: Final = (_HASH, _LIST, _ZSET, _STREAM, _TEXT)
 _LIFE_MS: Final = 60_000
 """The trial's keys expire, in case the user may not delete them."""
 
-# Every command of the scripts and the stores, with the key to try it on. Earlier rows write what later ones need.
+# Every command of the scripts and the stores, with the key to try it on. Earlier rows write what
+# later ones need.
 TRIALS: Final[tuple[tuple[str, str | None, tuple[str | int, ...]], ...]] = (
     ("TIME", None, ()),
     ("HSET", _HASH, ("f", "1", "g", "1")),
@@ -68,8 +72,13 @@ def permissions(store: Store, cli: str, user: str) -> Iterator[Check]:
     """Try every command, and report those that are forbidden. Raises `StoreUnavailable`."""
     forbidden = _refused(store)
     if any(_is_about_keys(error) for error in forbidden.values()):
-        text = f"the user {user} may not use keys that begin with {store.prefix}: no refund is accepted"
-        yield fail("permissions", text, f"{cli} ACL SETUSER {user} '~{store.prefix}*'", Trouble.SETTINGS)
+        text = (
+            f"the user {user} may not use keys that begin with {store.prefix}: no refund is"
+            " accepted"
+        )
+        yield fail(
+            "permissions", text, f"{cli} ACL SETUSER {user} '~{store.prefix}*'", Trouble.SETTINGS
+        )
         return
     names = [*forbidden, *_scripts_refused(store)]
     if not names:
@@ -85,7 +94,9 @@ def _refused(store: Store) -> dict[str, Exception]:
     trial = store.key(f"trial:{secrets.token_hex(4)}")
     with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
         for command, name, arguments in TRIALS:
-            pipeline.execute_command(command, *([] if name is None else [f"{trial}:{name}"]), *arguments)
+            pipeline.execute_command(
+                command, *([] if name is None else [f"{trial}:{name}"]), *arguments
+            )
         replies: list[Any] = pipeline.execute(raise_on_error=False)
     return {
         trial[0]: reply
@@ -95,11 +106,17 @@ def _refused(store: Store) -> dict[str, Exception]:
 
 
 def _scripts_refused(store: Store) -> list[str]:
-    """Return which commands that run a script are forbidden. `TRIALS` tries the commands inside the scripts."""
+    """Return which commands that run a script are forbidden.
+
+    `TRIALS` tries the commands inside the scripts.
+    """
     refused = []
     for name, ask in (
         ("SCRIPT LOAD", lambda: store.redis.script_load("return 1")),
-        ("EVALSHA", lambda: store.redis.evalsha(sha1(b"return 1", usedforsecurity=False).hexdigest(), 0)),
+        (
+            "EVALSHA",
+            lambda: store.redis.evalsha(sha1(b"return 1", usedforsecurity=False).hexdigest(), 0),
+        ),
     ):
         try:
             with redis_errors(store.address):

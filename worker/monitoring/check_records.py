@@ -1,4 +1,4 @@
-"""Checks of the records: their provider and account, what stops sending, the workers, and what needs a person."""
+"""Checks of the records: provider and account, what stops sending, workers, what needs a person."""
 
 from __future__ import annotations
 
@@ -47,11 +47,17 @@ def under_way(settings: Settings, store: Store) -> Iterator[Check]:
     moving = sum(count for name, count in counts.items() if name not in _REST)
     yield _workers(store, now, moving)
     yield from _late(store, now)
-    doubt = f"{counts['in_doubt']} in doubt, read back automatically" if counts["in_doubt"] else "none in doubt"
+    doubt = (
+        f"{counts['in_doubt']} in doubt, read back automatically"
+        if counts["in_doubt"]
+        else "none in doubt"
+    )
     yield ok("refunds", f"{moving} in progress, {doubt}")
     yield from _old(settings, store, now)
     if counts["review"]:
-        yield warn("review", f"refunds that need a person: {counts['review']}", "refunds review list")
+        yield warn(
+            "review", f"refunds that need a person: {counts['review']}", "refunds review list"
+        )
     if contradicted := len(store.ids_contradicted()):
         text = f"records that contradict the provider: {contradicted}"
         yield warn("contradicted", text, "refunds review list")
@@ -59,7 +65,9 @@ def under_way(settings: Settings, store: Store) -> Iterator[Check]:
     with redis_errors(store.address):
         rejected: Any = store.redis.llen(store.key("rejected"))
     if rejected:
-        yield warn("messages", f"invalid messages that were rejected: {rejected}", "refunds rejected list")
+        yield warn(
+            "messages", f"invalid messages that were rejected: {rejected}", "refunds rejected list"
+        )
 
 
 def _pinned(settings: Settings, state: flags.Switches) -> Check:
@@ -68,22 +76,28 @@ def _pinned(settings: Settings, state: flags.Switches) -> Check:
     if (state.provider_host, state.mode) == (settings.provider_host, settings.mode):
         return ok("records", f"belong to {state.provider_host} in {state.mode} mode")
     text = (
-        f"belong to {state.provider_host} in {state.mode} mode, but the settings say {settings.provider_host} in "
-        f"{settings.mode} mode"
+        f"belong to {state.provider_host} in {state.mode} mode, but the settings say"
+        f" {settings.provider_host} in {settings.mode} mode"
     )
-    return fail("records", text, "use another REFUNDS_PREFIX or database, or set REFUNDS_API_URL back", Trouble.GUARD)
+    return fail(
+        "records",
+        text,
+        "use another REFUNDS_PREFIX or database, or set REFUNDS_API_URL back",
+        Trouble.GUARD,
+    )
 
 
 def _account(settings: Settings, state: flags.Switches) -> Iterator[Check]:
     """Check that the key belongs to the account of the records."""
     if state.account_lost_at is not None:
         text = (
-            f"nothing has been sent since {rfc3339(state.account_lost_at)}: the provider showed the payment "
-            f"{state.account_lost_payment} before and no longer does, so the key may belong to another account"
+            f"nothing has been sent since {rfc3339(state.account_lost_at)}: the provider showed the"
+            f" payment {state.account_lost_payment} before and no longer does, so the key may"
+            " belong to another account"
         )
         fix = (
-            "export REFUNDS_API_KEY=… of the records' own account and restart the workers, which then resume; "
-            "if that payment is really gone: refunds resume --account"
+            "export REFUNDS_API_KEY=… of the records' own account and restart the workers, which"
+            " then resume; if that payment is really gone: refunds resume --account"
         )
         yield fail("account", text, fix, Trouble.SETTINGS)
         return
@@ -93,7 +107,10 @@ def _account(settings: Settings, state: flags.Switches) -> Iterator[Check]:
     if known:
         yield ok("account", "this key is known to belong to the records' account")
         return
-    text = "the records do not know this key yet: a starting worker checks that it belongs to the same account"
+    text = (
+        "the records do not know this key yet: a starting worker checks that it belongs to the same"
+        " account"
+    )
     yield warn("account", text, "refunds worker")
 
 
@@ -101,32 +118,66 @@ def _schema(found: str) -> Check:
     if found == SCHEMA_VERSION:
         return ok("schema", f"version {found}")
     text = f"the records have version {found}, and this program supports {SCHEMA_VERSION}"
-    return fail("schema", text, "run the version that wrote them: pip install refund-worker==…", Trouble.GUARD)
+    return fail(
+        "schema",
+        text,
+        "run the version that wrote them: pip install refund-worker==…",
+        Trouble.GUARD,
+    )
 
 
 def _held_back(store: Store, state: flags.Switches, now: datetime) -> Iterator[Check]:
     """Yield a check for each thing that stops refunds from being sent."""
     if state.paused_at is not None:
         who = f" by {state.paused_by}" if state.paused_by else ""
-        yield warn("pause", f"everything has been paused since {rfc3339(state.paused_at)}{who}", "refunds resume")
+        yield warn(
+            "pause",
+            f"everything has been paused since {rfc3339(state.paused_at)}{who}",
+            "refunds resume",
+        )
     if state.credentials_refused_at is not None:
-        text = f"the provider has refused the key since {rfc3339(state.credentials_refused_at)}: all refunds wait"
-        yield fail("breaker", text, "export REFUNDS_API_KEY=… and restart the workers", Trouble.SETTINGS)
+        text = (
+            f"the provider has refused the key since {rfc3339(state.credentials_refused_at)}: all"
+            " refunds wait"
+        )
+        yield fail(
+            "breaker", text, "export REFUNDS_API_KEY=… and restart the workers", Trouble.SETTINGS
+        )
     with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
         pipeline.zrange(store.key("outages"), to_ms(now - FRESH), "+inf", byscore=True)
         pipeline.hget(store.key("gate"), "blocked_until")
         pipeline.hget(store.key("meta"), "suspect_until")
         away, blocked, suspect = pipeline.execute()
     if away:
-        text = f"the provider does not answer {', '.join(sorted(away))}: they send nothing and retry from time to time"
-        yield warn("outage", text, "none needed, it ends by itself; refunds pause, to send nothing until you resume")
+        text = (
+            f"the provider does not answer {', '.join(sorted(away))}: they send nothing and retry"
+            " from time to time"
+        )
+        yield warn(
+            "outage",
+            text,
+            "none needed, it ends by itself; refunds pause, to send nothing until you resume",
+        )
     if blocked is not None and float(blocked) > to_ms(now):
-        text = f"the provider asked all workers to wait until {rfc3339(from_ms(int(float(blocked))))}"
-        yield warn("rate", text, "export REFUNDS_RATE_LIMIT=N, a little below its limit, and restart the workers")
+        text = (
+            f"the provider asked all workers to wait until {rfc3339(from_ms(int(float(blocked))))}"
+        )
+        yield warn(
+            "rate",
+            text,
+            "export REFUNDS_RATE_LIMIT=N, a little below its limit, and restart the workers",
+        )
     if suspect is not None and int(suspect) > to_ms(now):
         until = rfc3339(from_ms(int(suspect)))
-        text = f"restored from a snapshot: until {until} each new refund is read back before it is sent"
-        yield warn("recovery", text, "none needed, it ends by itself; refunds review list shows what needs a person")
+        text = (
+            f"restored from a snapshot: until {until} each new refund is read back before it is"
+            " sent"
+        )
+        yield warn(
+            "recovery",
+            text,
+            "none needed, it ends by itself; refunds review list shows what needs a person",
+        )
 
 
 def _workers(store: Store, now: datetime, moving: int) -> Check:
@@ -153,10 +204,19 @@ def _old(settings: Settings, store: Store, now: datetime) -> Iterator[Check]:
     waiting = min(_sampled(store, _TO_BE_SENT), key=lambda refund: refund.created_at, default=None)
     if waiting is not None:
         age = now - waiting.created_at
-        sentence = f"the oldest refund to send, {waiting.refund_id}, was accepted {lasting(age.total_seconds())} ago"
+        sentence = (
+            f"the oldest refund to send, {waiting.refund_id}, was accepted"
+            f" {lasting(age.total_seconds())} ago"
+        )
         fix = f"refunds status {waiting.refund_id} --history"
-        yield warn("oldest", f"{sentence} and is {waiting.stage}", fix) if age > OLD else ok("oldest", sentence)
-    doubted = [refund for refund in _sampled(store, ("in_doubt",)) if refund.stage is Stage.IN_DOUBT]
+        yield (
+            warn("oldest", f"{sentence} and is {waiting.stage}", fix)
+            if age > OLD
+            else ok("oldest", sentence)
+        )
+    doubted = [
+        refund for refund in _sampled(store, ("in_doubt",)) if refund.stage is Stage.IN_DOUBT
+    ]
     oldest = min(doubted, key=_doubted_at, default=None)
     if oldest is None:
         return
@@ -188,7 +248,11 @@ def _batches(store: Store) -> Iterator[Check]:
             for name in names:
                 pipeline.hmget(store.key(f"batch:{name}"), "state", "paused_reason")
             states = pipeline.execute()
-    paused = [(name, reason) for name, (state, reason) in zip(names, states, strict=True) if state == "paused"]
+    paused = [
+        (name, reason)
+        for name, (state, reason) in zip(names, states, strict=True)
+        if state == "paused"
+    ]
     for name, reason in paused:
         if reason is not None:
             text = f"{name} paused itself: its refunds kept failing with {reason}"

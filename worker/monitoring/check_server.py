@@ -1,4 +1,4 @@
-"""Checks that the Redis server of the records keeps every accepted refund, now and after a crash."""
+"""Checks that the records' Redis server keeps every accepted refund, now and after a crash."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ import redis.exceptions
 from worker.errors import NotDurable, SettingsError
 from worker.model.times import from_ms
 from worker.monitoring.check_permissions import permissions
-from worker.monitoring.checks import Check, Trouble, fail, guarded, lasting, ok, redis_cli, size, user_of, warn
+from worker.monitoring.checks import (
+    Check,
+    Trouble,
+    fail,
+    guarded,
+    lasting,
+    ok,
+    redis_cli,
+    size,
+    user_of,
+    warn,
+)
 from worker.settings import Settings
 from worker.store import durability, flags
 from worker.store.connection import redis_errors
@@ -23,7 +34,8 @@ WAITAOF_VERSION: Final = (7, 2)
 FULL: Final = 90
 """Percentage of its memory limit from which `create.lua` accepts no new refunds."""
 LIMIT: Final = 100
-"""Percentage from which the server refuses commands that take memory, those of a broker among them."""
+"""Percentage from which the server refuses commands that take memory, those of a broker among them.
+"""
 NEARLY_FULL: Final = 80
 SHARE_OF_HOST: Final = 0.5
 """Share of the machine's memory. Rewriting the append-only file may need as much memory again."""
@@ -36,7 +48,10 @@ Info = Mapping[str, Any]
 
 
 class Server:
-    """The checks of the server that holds the records. After them, `answers` is whether the server is available."""
+    """The checks of the server that holds the records.
+
+    After them, `answers` is whether the server is available.
+    """
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self.cli = redis_cli(settings.redis_url.get_secret_value())
@@ -53,7 +68,9 @@ class Server:
         yield from guarded("clock", self.cli, lambda: [self._clock()])
         yield from guarded("time", self.cli, self._time)
         user = user_of(self._settings.redis_url.get_secret_value())
-        yield from guarded("permissions", self.cli, lambda: permissions(self._store, self.cli, user))
+        yield from guarded(
+            "permissions", self.cli, lambda: permissions(self._store, self.cli, user)
+        )
         yield from guarded("disk", self.cli, self._disk)
         yield from guarded("eviction", self.cli, lambda: [self._eviction()])
         yield from guarded("server", self.cli, self._told_by_info)
@@ -64,7 +81,9 @@ class Server:
         yield version(info)
         if info.get("role") not in {None, "master"}:
             fix = "point REFUNDS_REDIS_URL at the primary, or use sentinel://"
-            yield fail("role", f"this server is a {info['role']} and takes no writes", fix, Trouble.AWAY)
+            yield fail(
+                "role", f"this server is a {info['role']} and takes no writes", fix, Trouble.AWAY
+            )
         yield from evictions(info)
         if self._settings.durability == "disk":
             yield from disk_write(info, self.cli)
@@ -78,7 +97,10 @@ class Server:
         skew = max(before - server, server - after, timedelta(0))
         if skew > SKEW:
             ahead = "ahead of" if server > after else "behind"
-            text = f"the server's clock, which counts, is {skew.total_seconds():.1f} s {ahead} this machine's"
+            text = (
+                f"the server's clock, which counts, is {skew.total_seconds():.1f} s {ahead} this"
+                " machine's"
+            )
             return warn("clock", text, "timedatectl set-ntp true, on both machines")
         return ok("clock", "the server's clock and this machine's agree")
 
@@ -86,11 +108,15 @@ class Server:
         lead = flags.now(self._store) - self._server_time()
         if lead > LEAD:
             text = (
-                f"the server's clock went back, so the records' time is {lasting(lead.total_seconds())} ahead of it: "
-                "recorded times are too late by that much, and no money is at risk"
+                "the server's clock went back, so the records' time is"
+                f" {lasting(lead.total_seconds())} ahead of it: recorded times are too late by that"
+                " much, and no money is at risk"
             )
             yield warn(
-                "time", text, "timedatectl set-ntp true, on the server; for other fixes see ops/docs/operations.md"
+                "time",
+                text,
+                "timedatectl set-ntp true, on the server; for other fixes see"
+                " ops/docs/operations.md",
             )
 
     def _server_time(self) -> datetime:
@@ -103,14 +129,19 @@ class Server:
             text = "REFUNDS_DURABILITY=memory: a crash of the server may lose accepted refunds"
             yield warn("disk", text, "unset REFUNDS_DURABILITY for anything but a trial")
             return
-        always = f"{self.cli} CONFIG SET appendfsync always && {self.cli} CONFIG SET {durability.ON_REWRITE} no"
+        always = (
+            f"{self.cli} CONFIG SET appendfsync always && {self.cli} CONFIG SET"
+            f" {durability.ON_REWRITE} no"
+        )
         keep = "; and in its redis.conf"
         try:
             self._store.check_flushing()
         except SettingsError as error:
             user = user_of(self._settings.redis_url.get_secret_value())
             grant = "+waitaof" if "may not wait" in str(error) else "'+config|get'"
-            yield fail("disk", str(error), f"{self.cli} ACL SETUSER {user} {grant}", Trouble.SETTINGS)
+            yield fail(
+                "disk", str(error), f"{self.cli} ACL SETUSER {user} {grant}", Trouble.SETTINGS
+            )
             return
         except NotDurable as error:
             fix = f"{self.cli} CONFIG SET appendonly yes && {always}{keep}"
@@ -123,17 +154,24 @@ class Server:
             return ok("disk", "append-only file on, appendfsync always")
         how = self._appendfsync()
         if how == "no":
-            text = "appendfsync no: the server never confirms that a write is on disk, so no refund can be accepted"
+            text = (
+                "appendfsync no: the server never confirms that a write is on disk, so no refund"
+                " can be accepted"
+            )
             return fail("disk", text, fix, Trouble.GUARD)
         if how is None:
             user = user_of(self._settings.redis_url.get_secret_value())
             fix = f"{self.cli} ACL SETUSER {user} '+config|get'"
-            text = "append-only file on; this user may not read appendfsync, so each acceptance waits for the disk"
+            text = (
+                "append-only file on; this user may not read appendfsync, so each acceptance waits"
+                " for the disk"
+            )
             return warn("disk", text, fix)
         if how == "always":
             how = f"always, but not '{durability.ON_REWRITE} no'"
         text = (
-            f"appendfsync {how}: safe, but each acceptance and each claim waits up to a second for the disk (WAITAOF)"
+            f"appendfsync {how}: safe, but each acceptance and each claim waits up to a second for"
+            " the disk (WAITAOF)"
         )
         return warn("disk", text, fix)
 
@@ -161,15 +199,24 @@ def version(info: Info) -> Check:
         text = f"{product} {shown} is older than 6.2 and lacks commands that refunds need"
         return fail("version", text, UPGRADE, Trouble.GUARD)
     if number < WAITAOF_VERSION:
-        text = f"{product} {shown} has no WAITAOF: only 'appendfsync always' makes an accepted refund safe"
+        text = (
+            f"{product} {shown} has no WAITAOF: only 'appendfsync always' makes an accepted refund"
+            " safe"
+        )
         return warn("version", text, UPGRADE)
     return ok("version", f"{product} {shown}")
 
 
 def eviction(found: durability.Eviction | None, cli: str, user: str) -> Check:
-    """Check that the server never evicts records; `found` is None if its user may not read what it evicts."""
+    """Check that the server never evicts records.
+
+    `found` is None if its user may not read what it evicts.
+    """
     if found is None:
-        text = "this user may not read maxmemory-policy: if the server evicts records, their refunds can be paid twice"
+        text = (
+            "this user may not read maxmemory-policy: if the server evicts records, their refunds"
+            " can be paid twice"
+        )
         return warn("eviction", text, f"{cli} ACL SETUSER {user} '+config|get'")
     if found.policy == durability.KEEPS_ALL:
         return ok("eviction", found.policy)
@@ -177,14 +224,23 @@ def eviction(found: durability.Eviction | None, cli: str, user: str) -> Check:
     if found.may_happen:
         text = f"maxmemory-policy {found.policy} may evict refunds once memory is full"
         return fail("eviction", text, fix, Trouble.GUARD)
-    return warn("eviction", f"maxmemory-policy is {found.policy}: harmless only while there is no maxmemory", fix)
+    return warn(
+        "eviction",
+        f"maxmemory-policy is {found.policy}: harmless only while there is no maxmemory",
+        fix,
+    )
 
 
 def evictions(info: Info) -> Iterator[Check]:
     """Report keys that the server has already evicted."""
     if int(info.get("evicted_keys", 0)):
-        text = f"{info['evicted_keys']} keys were evicted since the server started: refunds may be missing"
-        yield warn("evictions", text, "see RefundsEvictions in ops/docs/operations.md before anything else")
+        text = (
+            f"{info['evicted_keys']} keys were evicted since the server started: refunds may be"
+            " missing"
+        )
+        yield warn(
+            "evictions", text, "see RefundsEvictions in ops/docs/operations.md before anything else"
+        )
 
 
 def disk_write(info: Info, cli: str) -> Iterator[Check]:
@@ -194,7 +250,9 @@ def disk_write(info: Info, cli: str) -> Iterator[Check]:
         yield fail("disk write", text, "free space on the server's disk (df -h)", Trouble.AWAY)
     elif info.get("aof_last_bgrewrite_status", "ok") != "ok":
         text = "the last rewrite of the append-only file failed: the file grows until one succeeds"
-        yield warn("disk write", text, f"free space on the server's disk (df -h), then {cli} BGREWRITEAOF")
+        yield warn(
+            "disk write", text, f"free space on the server's disk (df -h), then {cli} BGREWRITEAOF"
+        )
 
 
 def memory(info: Info, cli: str) -> Check:
@@ -205,11 +263,14 @@ def memory(info: Info, cli: str) -> Check:
         percentage = used * 100 // most
         share = f"{percentage} % of its limit is used ({size(used)} of {size(most)})"
         wanted = -(-max(most, used) * 2 // 2**20)
-        fix = f"{cli} CONFIG SET maxmemory {wanted}mb; and in its redis.conf, or shorten REFUNDS_RETENTION_DAYS"
+        fix = (
+            f"{cli} CONFIG SET maxmemory {wanted}mb; and in its redis.conf, or shorten"
+            " REFUNDS_RETENTION_DAYS"
+        )
         if percentage >= LIMIT:
             text = (
-                f"{share}: no new refund is accepted and Redis as a broker takes no message, so accepted refunds may "
-                "wait until there is room; what is in flight is recorded"
+                f"{share}: no new refund is accepted and Redis as a broker takes no message, so"
+                " accepted refunds may wait until there is room; what is in flight is recorded"
             )
             return fail("memory", text, fix, Trouble.AWAY)
         if percentage >= FULL:
@@ -219,7 +280,14 @@ def memory(info: Info, cli: str) -> Check:
             return warn("memory", f"{share}; from {FULL} % on, no new refund is accepted", fix)
         return ok("memory", share)
     if host and used > host * SHARE_OF_HOST:
-        text = f"{size(used)} used, no limit set, of {size(host)} on its machine: a rewrite may need as much again"
-        return warn("memory", text, "move the server to a machine with more memory, or shorten REFUNDS_RETENTION_DAYS")
+        text = (
+            f"{size(used)} used, no limit set, of {size(host)} on its machine: a rewrite may need"
+            " as much again"
+        )
+        return warn(
+            "memory",
+            text,
+            "move the server to a machine with more memory, or shorten REFUNDS_RETENTION_DAYS",
+        )
     room = f", {size(host)} on its machine" if host else ""
     return ok("memory", f"{size(used)} used, no limit set{room}")

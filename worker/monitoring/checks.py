@@ -56,26 +56,39 @@ def fail(name: str, text: str, fix: str, trouble: Trouble) -> Check:
 
 
 def guarded(name: str, cli: str, checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:
-    """Yield checks. If the server becomes unavailable or refuses a command, yield that as a check and do not raise."""
+    """Yield checks, and yield a check instead of raising an error of the server.
+
+    The server may become unavailable or refuse a command.
+    """
     try:
         yield from checks()
     except StoreUnavailable as error:
         cause = error.__cause__
         if cause is not None and is_forbidden(cause):
             fix = f"{cli} ACL SETUSER … +info +time"
-            text = f"this user may not run a command that the check needs ({said(cause)}): the rest is unknown"
+            text = (
+                f"this user may not run a command that the check needs ({said(cause)}): the rest is"
+                " unknown"
+            )
             yield warn(name, text, fix)
         else:
             trouble = Trouble.SETTINGS if isinstance(error, StoreRefused) else Trouble.AWAY
             yield fail(name, str(error), f"{cli} PING", trouble)
     except SettingsError as error:
-        yield fail(name, str(error), "export REFUNDS_REDIS_URL=redis://HOST:PORT/0", Trouble.SETTINGS)
+        yield fail(
+            name, str(error), "export REFUNDS_REDIS_URL=redis://HOST:PORT/0", Trouble.SETTINGS
+        )
     except redis.exceptions.ResponseError as error:
-        yield fail(name, f"Redis answered with an error: {said(error)}", f"{cli} INFO", Trouble.AWAY)
+        yield fail(
+            name, f"Redis answered with an error: {said(error)}", f"{cli} INFO", Trouble.AWAY
+        )
 
 
 def redis_cli(url: str) -> str:
-    """Return the `redis-cli` command for the server of an address. It never holds a password; use `REDISCLI_AUTH`."""
+    """Return the `redis-cli` command for the server of an address.
+
+    It never holds a password; use `REDISCLI_AUTH`.
+    """
     if url.startswith(("sentinel:", "sentinels:")):
         return "redis-cli -h PRIMARY"
     try:

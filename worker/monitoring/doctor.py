@@ -1,7 +1,9 @@
-"""Runs the checks of `refunds doctor`: settings, Redis, the provider and the workers. No check moves money.
+"""Runs the checks of `refunds doctor`: settings, Redis, the provider and the workers.
 
-A check's `fix` is the command or setting that fixes the problem. If Redis is unavailable, one check reports that, and
-the checks that need Redis are left out.
+No check moves money.
+
+A check's `fix` is the command or setting that fixes the problem. If Redis is unavailable, one check
+reports that, and the checks that need Redis are left out.
 """
 
 from __future__ import annotations
@@ -10,7 +12,12 @@ from collections.abc import Iterator
 
 from celery import Celery
 
-from worker.monitoring.check_provider import ask_provider, key_and_address, settling, what_was_probed
+from worker.monitoring.check_provider import (
+    ask_provider,
+    key_and_address,
+    settling,
+    what_was_probed,
+)
 from worker.monitoring.check_records import queues, under_way
 from worker.monitoring.check_server import Server
 from worker.monitoring.checks import Check, State, Trouble, guarded, ok, warn
@@ -25,7 +32,9 @@ def examine(settings: Settings, store: Store, app: Celery) -> Iterator[Check]:
     """Yield every check as it is made; if Redis is unavailable, those that need it are left out."""
     if unknown := unknown_variables():
         yield warn(
-            "settings", f"no setting is named {', '.join(unknown)}", f"unset {' '.join(unknown)}, or correct the name"
+            "settings",
+            f"no setting is named {', '.join(unknown)}",
+            f"unset {' '.join(unknown)}, or correct the name",
         )
     else:
         yield ok("settings", "valid")

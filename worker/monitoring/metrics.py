@@ -1,8 +1,8 @@
 """The Prometheus metrics, each computed from Redis at scrape time.
 
-So they are right after restarts and for any number of workers.
-A scrape reads counters and the ends of indexes and scans nothing: it costs the same for ten records and for a
-million. No label holds an id; every label's values come from a bounded set.
+So they are right after restarts and for any number of workers. A scrape reads counters and the ends
+of indexes and scans nothing: it costs the same for ten records and for a million. No label holds an
+id; every label's values come from a bounded set.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from worker.errors import StoreUnavailable
 from worker.model.answers import TryVerdict
 from worker.model.currencies import KNOWN as CURRENCIES
 from worker.model.refund import Lane, Stage, Status
-from worker.monitoring.snapshot import _SETTLED, _UNSETTLED, LATEST_BATCHES, SAMPLE, Counts, Snapshot, snapshot
+from worker.monitoring.snapshot import (
+    _SETTLED,
+    _UNSETTLED,
+    LATEST_BATCHES,
+    SAMPLE,
+    Counts,
+    Snapshot,
+    snapshot,
+)
 from worker.rules.codes import OTHER, counted
 from worker.store.counters import BOUNDS, INFINITE
 from worker.store.store import Store
@@ -39,19 +47,25 @@ _BROKER_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisErro
 
 
 class RefundsCollector(Collector):
-    """Computes every metric family from Redis on each scrape; with `app` the depth of the queues too.
+    """Computes every metric family from Redis on each scrape.
+
+    With `app` the depth of the queues too.
 
     `backlog_warning` is exported as a metric, so that the alert can compare with it.
     """
 
-    def __init__(self, store: Store, app: Celery | None = None, *, backlog_warning: int | None = None) -> None:
+    def __init__(
+        self, store: Store, app: Celery | None = None, *, backlog_warning: int | None = None
+    ) -> None:
         self._store = store
         self._app = app
         self._backlog_warning = backlog_warning
 
     def collect(self) -> Iterable[Metric]:
         """Yield all families; if Redis is unavailable, only `refunds_redis_up` at 0."""
-        up = GaugeMetricFamily("refunds_redis_up", "Whether the Redis server of the records answers.")
+        up = GaugeMetricFamily(
+            "refunds_redis_up", "Whether the Redis server of the records answers."
+        )
         try:
             seen = snapshot(self._store)
         except StoreUnavailable:
@@ -66,7 +80,10 @@ class RefundsCollector(Collector):
         yield from _switches(seen)
         yield from _server(seen.info)
         if self._backlog_warning is not None:
-            sentence = "Queued refunds in a lane above which the backlog alert fires: REFUNDS_BACKLOG_WARNING."
+            sentence = (
+                "Queued refunds in a lane above which the backlog alert fires:"
+                " REFUNDS_BACKLOG_WARNING."
+            )
             yield _gauge("refunds_backlog_warning", sentence, self._backlog_warning)
         if self._app is not None:
             yield from _queues(self._app)
@@ -103,10 +120,14 @@ def _money(seen: Snapshot) -> Iterator[Metric]:
     for code, count in _codes(seen.counters, "failed").items():
         failures.add_metric((code,), count)
     yield failures
-    sentence = "Refunds whose record contradicts a refund at the provider, until a person resolves it."
+    sentence = (
+        "Refunds whose record contradicts a refund at the provider, until a person resolves it."
+    )
     yield _gauge("refunds_contradicted", sentence, seen.contradicted)
     seen_ever = seen.counters.get("contradicted", 0)
-    yield _counter("refunds_contradictions", "Findings at the provider that contradicted a record.", seen_ever)
+    yield _counter(
+        "refunds_contradictions", "Findings at the provider that contradicted a record.", seen_ever
+    )
 
 
 def _place_of(bucket: str) -> tuple[str, str, str]:
@@ -121,7 +142,7 @@ def _place_of(bucket: str) -> tuple[str, str, str]:
 
 
 def _currencies(counters: Counts, kind: str) -> dict[tuple[str, str], int]:
-    """Return amounts by status or stage and currency; an unknown currency code counts as `other`."""
+    """Return amounts by status or stage and currency; an unknown code counts as `other`."""
     amounts: dict[tuple[str, str], int] = {}
     for (place, currency), amount in _split(counters, kind, 2).items():
         label = (place, currency if currency in CURRENCIES or currency == UNKNOWN else OTHER)
@@ -149,32 +170,46 @@ def _split(counters: Counts, kind: str, parts: int) -> dict[tuple[str, ...], int
 
 
 def _flow(seen: Snapshot) -> Iterator[Metric]:
-    moves = CounterMetricFamily("refunds_moves", "Moves of refunds between stages.", labels=("from", "to"))
+    moves = CounterMetricFamily(
+        "refunds_moves", "Moves of refunds between stages.", labels=("from", "to")
+    )
     for stages, count in _split(seen.counters, "move", 2).items():
         moves.add_metric(stages, count)
     yield moves
     oldest = GaugeMetricFamily(
         "refunds_oldest_age_seconds",
-        "Seconds since the oldest refund of a stage was accepted, 0 if there is none. "
-        f"Exact for up to {2 * SAMPLE} refunds in a stage; for more, the oldest of the {SAMPLE} due first and the "
-        f"{SAMPLE} due last.",
+        "Seconds since the oldest refund of a stage was accepted, 0 if there is none. Exact for up"
+        f" to {2 * SAMPLE} refunds in a stage; for more, the oldest of the {SAMPLE} due first and"
+        f" the {SAMPLE} due last.",
         labels=("stage", "lane"),
     )
     for bucket in _UNSETTLED:
         _, stage, lane = _place_of(bucket)
-        oldest.add_metric((stage, lane), max(0, seen.now_ms - seen.oldest_ms.get(bucket, seen.now_ms)) / 1000)
+        oldest.add_metric(
+            (stage, lane), max(0, seen.now_ms - seen.oldest_ms.get(bucket, seen.now_ms)) / 1000
+        )
     yield oldest
     lag = 0 if seen.first_due_ms is None else max(0, seen.now_ms - seen.first_due_ms)
-    yield _gauge("refunds_due_lag_seconds", "Seconds since the most overdue refund was due.", lag / 1000)
-    yield _gauge("refunds_workers", "Workers that sent a heartbeat in the last 30 seconds.", seen.workers)
+    yield _gauge(
+        "refunds_due_lag_seconds", "Seconds since the most overdue refund was due.", lag / 1000
+    )
+    yield _gauge(
+        "refunds_workers", "Workers that sent a heartbeat in the last 30 seconds.", seen.workers
+    )
     yield _gauge(
         "refunds_batches_running",
         f"Batches that are running and not finished, among the latest {LATEST_BATCHES}.",
         seen.batches_running,
     )
-    yield _gauge("refunds_rejected_messages_kept", "Messages in the list of rejected messages.", seen.rejected)
+    yield _gauge(
+        "refunds_rejected_messages_kept",
+        "Messages in the list of rejected messages.",
+        seen.rejected,
+    )
     yield _counter(
-        "refunds_rejected_messages", "Messages that were rejected as invalid.", seen.counters.get("rejected", 0)
+        "refunds_rejected_messages",
+        "Messages that were rejected as invalid.",
+        seen.counters.get("rejected", 0),
     )
 
 
@@ -183,12 +218,16 @@ def _provider(seen: Snapshot) -> Iterator[Metric]:
     for outcome in TryVerdict:
         attempts.add_metric((outcome.value,), seen.counters.get(f"attempt:{outcome.value}", 0))
     yield attempts
-    answers = CounterMetricFamily("refunds_answers", "Attempts by the code of the provider's answer.", labels=("code",))
+    answers = CounterMetricFamily(
+        "refunds_answers", "Attempts by the code of the provider's answer.", labels=("code",)
+    )
     for code, count in _codes(seen.counters, "answer").items():
         answers.add_metric((code,), count)
     yield answers
     calls = CounterMetricFamily(
-        "refunds_provider_calls", "Calls to the provider by class of answer.", labels=("operation", "class")
+        "refunds_provider_calls",
+        "Calls to the provider by class of answer.",
+        labels=("operation", "class"),
     )
     for labels, count in _split(seen.counters, "call", 2).items():
         calls.add_metric(labels, count)
@@ -203,7 +242,9 @@ def _provider(seen: Snapshot) -> Iterator[Metric]:
 
 def _latencies(counters: Counts) -> Metric:
     family = HistogramMetricFamily(
-        "refunds_provider_call_seconds", "Seconds a call to the provider took.", labels=("operation",)
+        "refunds_provider_call_seconds",
+        "Seconds a call to the provider took.",
+        labels=("operation",),
     )
     counted = _split(counters, "call_le", 2)
     # Bounds of another version that ran before still count.
@@ -223,8 +264,8 @@ def _switches(seen: Snapshot) -> Iterator[Metric]:
     yield _gauge("refunds_paused", "Whether everything is paused (refunds pause).", seen.paused)
     breakers = GaugeMetricFamily(
         "refunds_breaker_open",
-        "Whether sending is held back, by cause: the key is refused, the key may belong to another account, the "
-        "provider asked to slow down (429), or it does not answer a worker.",
+        "Whether sending is held back, by cause: the key is refused, the key may belong to another"
+        " account, the provider asked to slow down (429), or it does not answer a worker.",
         labels=("breaker",),
     )
     breakers.add_metric(("credentials",), seen.credentials_refused)
@@ -235,17 +276,31 @@ def _switches(seen: Snapshot) -> Iterator[Metric]:
 
 
 def _server(info: Mapping[str, Any]) -> Iterator[Metric]:
-    yield _counter("refunds_redis_evicted_keys", "Keys that the server evicted.", info.get("evicted_keys", 0))
+    yield _counter(
+        "refunds_redis_evicted_keys", "Keys that the server evicted.", info.get("evicted_keys", 0)
+    )
     aof = info.get("aof_enabled", 0)
     yield _gauge("refunds_redis_aof_enabled", "Whether the append-only file is on.", aof)
     states = (info.get("aof_last_write_status", "ok"), info.get("aof_last_bgrewrite_status", "ok"))
     failing = bool(aof) and any(state != "ok" for state in states)
     sentence = "Whether the last write or rewrite of the append-only file failed."
     yield _gauge("refunds_redis_aof_failing", sentence, failing)
-    yield _gauge("refunds_redis_memory_used_bytes", "Memory the server uses.", info.get("used_memory", 0))
-    yield _gauge("refunds_redis_memory_max_bytes", "Memory limit of the server, 0 for none.", info.get("maxmemory", 0))
-    yield _gauge("refunds_redis_clients", "Connections to the server.", info.get("connected_clients", 0))
-    yield _gauge("refunds_redis_uptime_seconds", "Seconds since the server started.", info.get("uptime_in_seconds", 0))
+    yield _gauge(
+        "refunds_redis_memory_used_bytes", "Memory the server uses.", info.get("used_memory", 0)
+    )
+    yield _gauge(
+        "refunds_redis_memory_max_bytes",
+        "Memory limit of the server, 0 for none.",
+        info.get("maxmemory", 0),
+    )
+    yield _gauge(
+        "refunds_redis_clients", "Connections to the server.", info.get("connected_clients", 0)
+    )
+    yield _gauge(
+        "refunds_redis_uptime_seconds",
+        "Seconds since the server started.",
+        info.get("uptime_in_seconds", 0),
+    )
 
 
 def _queues(app: Celery) -> Iterator[Metric]:
@@ -258,7 +313,9 @@ def _queues(app: Celery) -> Iterator[Metric]:
         return
     up.add_metric([], 1)
     yield up
-    family = GaugeMetricFamily("refunds_queue_messages", "Messages waiting in a lane's queue.", labels=("lane",))
+    family = GaugeMetricFamily(
+        "refunds_queue_messages", "Messages waiting in a lane's queue.", labels=("lane",)
+    )
     for lane, depth in depths.items():
         family.add_metric((lane.value,), depth)
     yield family
@@ -272,10 +329,13 @@ def _counter(name: str, sentence: str, value: float) -> Metric:
     return CounterMetricFamily(name, sentence, value=value)
 
 
-def registry_of(store: Store, app: Celery | None = None, *, backlog_warning: int | None = None) -> CollectorRegistry:
-    """Return a registry with this installation's metrics, without metrics of the process that serves them."""
+def registry_of(
+    store: Store, app: Celery | None = None, *, backlog_warning: int | None = None
+) -> CollectorRegistry:
+    """Return a registry with this installation's metrics, without those of the serving process."""
     registry = CollectorRegistry(auto_describe=False)
-    # Describing the metrics would read Redis too, and an unavailable server must not stop this from starting.
+    # Describing the metrics would read Redis too, and an unavailable server must not stop this from
+    # starting.
     registry.register(RefundsCollector(store, app, backlog_warning=backlog_warning))
     return registry
 
@@ -294,7 +354,9 @@ def serving(
     port: int = 9464,
     backlog_warning: int | None = None,
 ) -> Iterator[int]:
-    """Serve `/metrics` from a thread until the end of the block, and yield the port. Port 0 picks a free one.
+    """Serve `/metrics` from a thread until the end of the block, and yield the port.
+
+    Port 0 picks a free one.
 
     Raises `OSError` if the port is taken.
     """
@@ -317,9 +379,13 @@ def serve(
     backlog_warning: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve `/metrics` until SIGTERM or SIGINT; call it from the main thread. `say` receives the address."""
+    """Serve `/metrics` until SIGTERM or SIGINT; call it from the main thread.
+
+    `say` receives the address.
+    """
     ends = {signal.SIGTERM, signal.SIGINT}
-    # Blocked before the threads start, since they inherit the mask: only `sigwait` below then receives the signal.
+    # Blocked before the threads start, since they inherit the mask: only `sigwait` below then
+    # receives the signal.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
         with serving(store, app, host=host, port=port, backlog_warning=backlog_warning) as taken:

@@ -68,11 +68,23 @@ def snapshot(store: Store) -> Snapshot:
         for bucket in _UNSETTLED:
             pipeline.zrange(store.key(f"index:{bucket}"), 0, SAMPLE - 1)
             pipeline.zrange(store.key(f"index:{bucket}"), 0, SAMPLE - 1, desc=True)
-        server_time, clock, counters, first, rejected, contradicted, flags, blocked, batches, info, *rest = (
-            pipeline.execute()
-        )
+        (
+            server_time,
+            clock,
+            counters,
+            first,
+            rejected,
+            contradicted,
+            flags,
+            blocked,
+            batches,
+            info,
+            *rest,
+        ) = pipeline.execute()
     cards, ends = rest[: len(BUCKETS)], rest[len(BUCKETS) :]
-    samples = {bucket: {*ends[2 * index], *ends[2 * index + 1]} for index, bucket in enumerate(_UNSETTLED)}
+    samples = {
+        bucket: {*ends[2 * index], *ends[2 * index + 1]} for index, bucket in enumerate(_UNSETTLED)
+    }
     now_ms = records_ms(server_time, clock)
     workers, outages, running, oldest = _second_trip(store, now_ms, batches, samples)
     return Snapshot(

@@ -1,5 +1,7 @@
-"""Probes a provider with small test refunds: the questions, the findings, and the settings that they support.
+"""Probes a provider with small test refunds.
 
-Only `probe` sends refunds, which move test money outside the records. The other modules judge and store findings, and
-load no provider client. What was not shown counts as no.
+The questions, the findings, and the settings that they support.
+
+Only `probe` sends refunds, which move test money outside the records. The other modules judge and
+store findings, and load no provider client. What was not shown counts as no.
 """

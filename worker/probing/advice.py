@@ -34,7 +34,10 @@ def advise(findings: Findings) -> tuple[Advice, ...]:
     if verdicts[Question.LIST] is Verdict.YES:
         readback, seen = "list", "a refund is found by its metadata.refund_id"
     elif verdicts[Question.TOTALS] is Verdict.NO:
-        readback, seen = "none", "neither a list nor a total shows a refund: a person decides every doubt"
+        readback, seen = (
+            "none",
+            "neither a list nor a total shows a refund: a person decides every doubt",
+        )
     else:
         readback, seen = "totals", "the list cannot be used, so the payment's total has to do"
     counted = verdicts[Question.PENDING] is Verdict.YES and verdicts[Question.TOTALS] is Verdict.YES
@@ -51,6 +54,9 @@ def advise(findings: Findings) -> tuple[Advice, ...]:
         Advice(
             variable="REFUNDS_KEY_WINDOW_HOURS",
             value="23",
-            why="not measured, since that takes a day: 23 suits keys that are kept for 24 h; ask the provider",
+            why=(
+                "not measured, since that takes a day: 23 suits keys that are kept for 24 h; ask"
+                " the provider"
+            ),
         ),
     )

@@ -1,4 +1,7 @@
-"""Finds the fields of a payment that report refunds: every number that changes with a refund, whatever its name."""
+"""Finds the fields of a payment that report refunds.
+
+Every number that changes with a refund, whatever its name.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,13 @@ from worker.model.answers import Payload, Reply
 from worker.provider.transport import exchange
 
 
-async def numbers(client: httpx.AsyncClient, payment_intent: str, limit: float) -> Mapping[str, int]:
-    """Return what the payment intent and its latest charge show, by path; nothing if they cannot be read."""
+async def numbers(
+    client: httpx.AsyncClient, payment_intent: str, limit: float
+) -> Mapping[str, int]:
+    """Return what the payment intent and its latest charge show, by path.
+
+    Nothing if they cannot be read.
+    """
     payment = await _object(client, f"/v1/payment_intents/{payment_intent}", limit)
     if payment is None:
         return {}
@@ -26,7 +34,11 @@ async def numbers(client: httpx.AsyncClient, payment_intent: str, limit: float) 
 
 async def _object(client: httpx.AsyncClient, path: str, limit: float) -> Payload | None:
     answer = await exchange(client, client.build_request("GET", path), limit, numbers=True)
-    return answer.payload if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK else None
+    return (
+        answer.payload
+        if isinstance(answer, Reply) and answer.http_status == HTTPStatus.OK
+        else None
+    )
 
 
 def moved(before: Mapping[str, int], after: Mapping[str, int], by: int) -> list[str]:

@@ -26,8 +26,13 @@ class KeptAnswers:
     findings: Findings
 
     def speaks_for(self, settings: Settings) -> bool:
-        """Return whether the probe ran on the settings' provider, or on its test system if that is the live one."""
-        return self.host == settings.provider_host or (settings.provider_host == LIVE_HOST and self.host == TEST_HOST)
+        """Return whether the probe ran on the settings' provider.
+
+        If that is the live provider, its test system counts too.
+        """
+        return self.host == settings.provider_host or (
+            settings.provider_host == LIVE_HOST and self.host == TEST_HOST
+        )
 
 
 _FIELDS: Final = ("probe_at", "probe_host", "probe_results")
@@ -52,12 +57,15 @@ def read(store: Store) -> KeptAnswers | None:
     at, host, results = values
     try:
         findings = {
-            Question(name): Finding(verdict=Verdict(found["answer"]), evidence=str(found["evidence"]))
+            Question(name): Finding(
+                verdict=Verdict(found["answer"]), evidence=str(found["evidence"])
+            )
             for name, found in json.loads(results or "{}")["findings"].items()
         }
         return KeptAnswers(at=from_ms(int(at)), host=str(host), findings=findings)
     except (ValueError, KeyError, TypeError, AttributeError):
-        # No probe ran, or another version with other questions wrote the answers: both show nothing.
+        # No probe ran, or another version with other questions wrote the answers: both show
+        # nothing.
         return None
 
 
@@ -78,13 +86,23 @@ _ASSUMED: Final = (
         (Question.KEY, Question.GUARD),
         "sends a refund again that may have happened",
     ),
-    ("REFUNDS_TOTALS=proof", "REFUNDS_TOTALS=hint", (Question.PENDING,), "takes an unchanged total for proof"),
-    ("REFUNDS_READBACK=list", "REFUNDS_READBACK=totals", (Question.LIST,), "looks for refunds in a list"),
+    (
+        "REFUNDS_TOTALS=proof",
+        "REFUNDS_TOTALS=hint",
+        (Question.PENDING,),
+        "takes an unchanged total for proof",
+    ),
+    (
+        "REFUNDS_READBACK=list",
+        "REFUNDS_READBACK=totals",
+        (Question.LIST,),
+        "looks for refunds in a list",
+    ),
 )
 
 
 def gaps(settings: Settings, kept: KeptAnswers | None) -> Iterator[UnprovenSetting]:
-    """Yield the settings that assume what the kept answers do not show of the settings' provider."""
+    """Yield settings that assume what the kept answers do not show of the settings' provider."""
     chosen = {
         f"REFUNDS_IDEMPOTENCY={settings.idempotency}",
         f"REFUNDS_TOTALS={settings.totals}",
@@ -92,20 +110,30 @@ def gaps(settings: Settings, kept: KeptAnswers | None) -> Iterator[UnprovenSetti
     }
     findings: Findings = kept.findings if kept is not None and kept.speaks_for(settings) else {}
     for setting, cautious, questions, does in _ASSUMED:
-        lacking = [question for question in questions if _verdict(findings, question) is not Verdict.YES]
+        lacking = [
+            question for question in questions if _verdict(findings, question) is not Verdict.YES
+        ]
         if setting not in chosen or not lacking:
             continue
         denied = [question for question in lacking if _verdict(findings, question) is Verdict.NO]
         if denied:
             text = f"{setting} {does}, but the probe found: {findings[denied[0]].evidence}"
         else:
-            text = f"{setting} {does}, and no probe has shown that {' and that '.join(WORDS[each] for each in lacking)}"
+            text = (
+                f"{setting} {does}, and no probe has shown that"
+                f" {' and that '.join(WORDS[each] for each in lacking)}"
+            )
         yield UnprovenSetting(setting=setting, cautious=cautious, text=text, denied=bool(denied))
 
 
 def live_warning(settings: Settings, kept: KeptAnswers | None) -> str | None:
-    """Return the warning for live mode under `trust` that no probe supports; None if there is nothing to warn of."""
+    """Return the warning for live mode under `trust` that no probe supports.
+
+    None if there is nothing to warn of.
+    """
     if not settings.is_live or settings.idempotency != "trust":
         return None
-    lacking = next((gap for gap in gaps(settings, kept) if gap.setting == "REFUNDS_IDEMPOTENCY=trust"), None)
+    lacking = next(
+        (gap for gap in gaps(settings, kept) if gap.setting == "REFUNDS_IDEMPOTENCY=trust"), None
+    )
     return None if lacking is None else f"REAL MONEY MAY MOVE TWICE: {lacking.text}"

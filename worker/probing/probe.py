@@ -1,6 +1,7 @@
-"""Probes the provider with small test refunds, sent by the worker's own client exactly as the worker sends them.
+"""Probes the provider with small test refunds.
 
-The number of test refunds is bounded, and each is counted before it is sent.
+The worker's own client sends them exactly as the worker sends refunds. The number of test refunds
+is bounded, and each is counted before it is sent.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from worker.errors import GuardRefused
-from worker.model.answers import NoReply, NotSent, Outcome, PaymentView, ProviderRefund, Reply, TryVerdict
+from worker.model.answers import (
+    NoReply,
+    NotSent,
+    Outcome,
+    PaymentView,
+    ProviderRefund,
+    Reply,
+    TryVerdict,
+)
 from worker.model.refund import Refund, Stage, Status
 from worker.model.request import idempotency_key, request_body
 from worker.probing import judging
@@ -27,7 +36,10 @@ from worker.provider.transport import build_client
 from worker.settings import Settings
 
 LOOKS: Final = 6
-"""Most reads of a value that may appear late: a total, an entry of the list, the end of a pending refund."""
+"""Most reads of a value that may appear late.
+
+A total, an entry of the list, the end of a pending refund.
+"""
 PAUSE_SECONDS: Final = 1.0
 _LEASE: Final = timedelta(minutes=10)
 
@@ -36,7 +48,9 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class Probe:
-    """One probe of one provider. Call `run` once; `posts` is the number of test refunds that may have been sent so far.
+    """One probe of one provider. Call `run` once.
+
+    `posts` is the number of test refunds that may have been sent so far.
 
     Raises `GuardRefused` if the settings could move real money.
     """
@@ -57,7 +71,10 @@ class Probe:
         self._currency: str | None = None
 
     async def run(self) -> Report:
-        """Ask every question and return the report. Raises `GuardRefused`, unsent, if the payment is live."""
+        """Ask every question and return the report.
+
+        Raises `GuardRefused`, unsent, if the payment is live.
+        """
         async with build_client(self._settings) as client:
             self._client = client
             self._gateway = Gateway(client, self._rules, sleep=self._sleep)
@@ -75,7 +92,11 @@ class Probe:
             spent=sum(amounts),
             uncertain=self._uncertain * self.order.amount,
             currency=self._currency,
-            findings={question: self._findings[question] for question in Question if question in self._findings},
+            findings={
+                question: self._findings[question]
+                for question in Question
+                if question in self._findings
+            },
             problem=problem,
         )
 
@@ -87,14 +108,20 @@ class Probe:
         names = await self._numbers()
         if names.get("payment_intent.livemode") is True:
             raise GuardRefused(
-                f"the provider reports {self.order.payment_intent} as live, and a probe is for test payments only: "
-                "nothing was sent; name a test payment with --payment-intent"
+                f"the provider reports {self.order.payment_intent} as live, and a probe is for test"
+                " payments only: nothing was sent; name a test payment with --payment-intent"
             )
         if any(path.startswith("payment_intent.charges.data[1].") for path in names):
-            return Problem(sort="refused", text="the payment has several charges: name one with a single charge")
+            return Problem(
+                sort="refused",
+                text="the payment has several charges: name one with a single charge",
+            )
         left = None if before.baseline is None else before.baseline.remaining
         if left is not None and left < MAX_POSTS * self.order.amount:
-            text = f"only {left} minor units are left to refund, and a probe may need {MAX_POSTS * self.order.amount}"
+            text = (
+                f"only {left} minor units are left to refund, and a probe may need"
+                f" {MAX_POSTS * self.order.amount}"
+            )
             return Problem(sort="refused", text=f"{text}: name another payment")
         first = await self._first()
         if isinstance(first, Problem):
@@ -108,10 +135,11 @@ class Probe:
         return await self._judge_key(number, found, before, after, replayed=replayed)
 
     async def _first(self) -> tuple[int, ProviderRefund, bool] | Problem:
-        """Make the first refund. Return its number, the provider's refund, and whether it came as a replay after a 5xx.
+        """Make the first refund.
 
-        A 5xx shows whether the provider stores it under its key. A refund under another key then distinguishes a
-        stored error from a broken provider.
+        Returns its number, the provider's refund, and whether it came as a replay after a 5xx. A
+        5xx shows whether the provider stores it under its key. A refund under another key then
+        distinguishes a stored error from a broken provider.
         """
         outcome = await self._post(1)
         if outcome.found is not None:
@@ -122,7 +150,9 @@ class Probe:
         error = f"HTTP {outcome.http_status}"
         again = await self._post(1)
         if again.found is not None:
-            self._note(Question.ERROR, Verdict.NO, f"{error}, then the same key gave {again.found.id}")
+            self._note(
+                Question.ERROR, Verdict.NO, f"{error}, then the same key gave {again.found.id}"
+            )
             return 1, again.found, True
         if not again.server_error:
             return judging.problem(again)
@@ -131,12 +161,19 @@ class Probe:
             return judging.problem(control)
         last = await self._post(1)
         if last.server_error:
-            text = f"{error} three times under one key, while another key gave {control.found.id} in between"
+            text = (
+                f"{error} three times under one key, while another key gave {control.found.id} in"
+                " between"
+            )
             self._note(Question.ERROR, Verdict.YES, text)
         elif last.found is not None:
-            self._note(Question.ERROR, Verdict.NO, f"{error} twice, then the same key gave {last.found.id}")
+            self._note(
+                Question.ERROR, Verdict.NO, f"{error} twice, then the same key gave {last.found.id}"
+            )
         else:
-            self._note(Question.ERROR, Verdict.UNCLEAR, f"{error} twice, then {judging.words(last)}")
+            self._note(
+                Question.ERROR, Verdict.UNCLEAR, f"{error} twice, then {judging.words(last)}"
+            )
         return 2, control.found, False
 
     async def _post(self, number: int, *, key_of: int | None = None) -> Outcome:
@@ -158,26 +195,35 @@ class Probe:
         )
         self.posts += 1
         outcome = await self._gateway.send(refund, request_body(request, 1), lease_left=_LEASE)
-        # A reply to other bytes that shows the first refund contradicts the request, but no second refund was made.
+        # A reply to other bytes that shows the first refund contradicts the request, but no second
+        # refund was made.
         first_again = key_of is not None and outcome.code == "contradictory_reply"
         if outcome.verdict is TryVerdict.NOT_SENT:
             self.posts -= 1
-        elif outcome.verdict is TryVerdict.MAYBE and not first_again and not judging.is_guarded(outcome):
+        elif (
+            outcome.verdict is TryVerdict.MAYBE
+            and not first_again
+            and not judging.is_guarded(outcome)
+        ):
             self._uncertain += 1
         if outcome.found is not None:
             self._made[outcome.found.id] = outcome.found
         return outcome
 
     async def _total(self) -> PaymentView | Problem:
-        """Read the refunded total as the worker does. A payment that cannot be read has no total."""
-        view = await self._steady(lambda: self._gateway.get_payment(self.order.payment_intent))
+        """Read the refunded total as the worker does. An unreadable payment has no total."""
+        view = await self._steady(
+            lambda: self._gateway.get_payment(self.order.payment_intent, about=None)
+        )
         if isinstance(view, PaymentView):
             return view
         if not isinstance(view, Reply):
             return Problem(sort="away", text=f"the provider is unavailable: {view.reason}")
         if view.http_status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             return Problem(sort="key", text=f"the key is refused (HTTP {view.http_status})")
-        return PaymentView(problem=f"GET of the payment or its charge answered HTTP {view.http_status}")
+        return PaymentView(
+            problem=f"GET of the payment or its charge answered HTTP {view.http_status}"
+        )
 
     async def _numbers(self) -> Mapping[str, Any]:
         limit = self._rules.request_timeout.total_seconds()
@@ -186,24 +232,37 @@ class Probe:
     async def _judge_total(
         self, found: ProviderRefund, before: PaymentView, names: Mapping[str, Any]
     ) -> PaymentView | None:
-        """Judge whether the total moved, and whether it moved while the refund was pending. Return the last view."""
+        """Judge whether the total moved, and whether it moved while the refund was pending.
+
+        Return the last view.
+        """
         if found.is_pending:
             view = await self._look_for_rise(before, looks=1)
             now = await self._read_refund(found.id)
             still = now is not None and now.is_pending
-            self._findings[Question.PENDING] = judging.pending(before, view, self.order.amount, still=still)
+            self._findings[Question.PENDING] = judging.pending(
+                before, view, self.order.amount, still=still
+            )
             found = await self._wait_for_end(found)
         else:
-            text = f"the refund was {found.status} at once: a payment whose refunds stay pending would show it"
+            text = (
+                f"the refund was {found.status} at once: a payment whose refunds stay pending would"
+                " show it"
+            )
             self._note(Question.PENDING, Verdict.NOT_SEEN, text)
         view = await self._look_for_rise(before, looks=LOOKS)
         fields = moved(names, await self._numbers(), self.order.amount)
         also_moved = f"; what moved: {', '.join(fields)}" if fields else ""
-        self._findings[Question.TOTALS] = judging.total(found, before, view, self.order.amount, also_moved)
+        self._findings[Question.TOTALS] = judging.total(
+            found, before, view, self.order.amount, also_moved
+        )
         return view
 
     async def _look_for_rise(self, before: PaymentView, *, looks: int) -> PaymentView | None:
-        """Return the payment once its total moved, else as read last of `looks` times; None if it cannot be read."""
+        """Return the payment once its total moved, else as read last of `looks` times.
+
+        None if it cannot be read.
+        """
         view: PaymentView | None = None
         for look in range(1 if before.refunded is None else looks):
             if look:
@@ -224,8 +283,14 @@ class Probe:
         return found
 
     async def _read_refund(self, provider_refund_id: str) -> ProviderRefund | None:
-        answer = await self._steady(lambda: self._gateway.get_refund(provider_refund_id))
-        if not isinstance(answer, Reply) or answer.http_status != HTTPStatus.OK or answer.payload is None:
+        answer = await self._steady(
+            lambda: self._gateway.get_refund(provider_refund_id, about=None)
+        )
+        if (
+            not isinstance(answer, Reply)
+            or answer.http_status != HTTPStatus.OK
+            or answer.payload is None
+        ):
             return None
         found = answer.payload.refund
         return found if found is not None and found.id == provider_refund_id else None
@@ -234,7 +299,9 @@ class Probe:
         for look in range(LOOKS):
             if look:
                 await self._sleep(PAUSE_SECONDS)
-            shown = await self._steady(lambda: self._gateway.list_refunds(self.order.payment_intent))
+            shown = await self._steady(
+                lambda: self._gateway.list_refunds(self.order.payment_intent, about=None)
+            )
             if isinstance(shown, (Reply, NoReply, NotSent)):
                 return judging.no_list(shown)
             entries, complete = shown
@@ -253,15 +320,26 @@ class Probe:
         """Return how many refunds the list shows under our id; None if the list cannot be used."""
         if self._findings[Question.LIST].verdict is not Verdict.YES:
             return None
-        shown = await self._steady(lambda: self._gateway.list_refunds(self.order.payment_intent))
+        shown = await self._steady(
+            lambda: self._gateway.list_refunds(self.order.payment_intent, about=None)
+        )
         if isinstance(shown, (Reply, NoReply, NotSent)):
             return None
         return sum(entry.refund_id == refund_id for entry in shown[0])
 
     async def _judge_key(
-        self, number: int, found: ProviderRefund, before: PaymentView, after: PaymentView | None, *, replayed: bool
+        self,
+        number: int,
+        found: ProviderRefund,
+        before: PaymentView,
+        after: PaymentView | None,
+        *,
+        replayed: bool,
     ) -> Problem | None:
-        """Send the same request again, then other bytes under the same key, and judge by how often money moved."""
+        """Send the same request again, then other bytes under the same key.
+
+        The verdict depends on how often money moved.
+        """
         again = await self._post(number)
         if judging.is_no_answer(again):
             return judging.problem(again)
@@ -273,11 +351,21 @@ class Probe:
         last = read if isinstance(read, PaymentView) else None
         moves = self._findings[Question.TOTALS].verdict is Verdict.YES
         count = await self._listed_under(self.order.request(number).refund_id)
-        finding = judging.key(again, other, found, rose=judging.rise(after, last) if moves else None, count=count)
+        finding = judging.key(
+            again, other, found, rose=judging.rise(after, last) if moves else None, count=count
+        )
         since_start = judging.rise(before, last)
-        if finding.verdict is Verdict.YES and replayed and count is None and since_start != self.order.amount:
+        if (
+            finding.verdict is Verdict.YES
+            and replayed
+            and count is None
+            and since_start != self.order.amount
+        ):
             # The request that got the 5xx may have moved money as well.
-            text = f"after a 5xx and its replay the total had moved by {since_start}, not by {self.order.amount}"
+            text = (
+                f"after a 5xx and its replay the total had moved by {since_start}, not by"
+                f" {self.order.amount}"
+            )
             finding = Finding(verdict=Verdict.NO, evidence=text)
         self._findings[Question.GUARD] = judging.other_bytes(other, found)
         self._findings[Question.KEY] = finding

@@ -1,4 +1,4 @@
-"""The questions of a probe, the test refunds that answer them, and the guard on where they may be sent."""
+"""The questions of a probe, the test refunds that answer them, and a guard on where those go."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEST_KEYS: Final = ("sk_test_", "rk_test_")
 ID_PREFIX: Final = "probe-"
 MAX_AMOUNT: Final = 3
 MAX_POSTS: Final = 6
-"""Most test refunds of a probe: three if all goes well, three more if the provider answers with 5xx."""
+"""Most test refunds of a probe: three if all goes well, three more if the provider answers 5xx."""
 POSTS_WITHOUT_KEYS: Final = 3
 
 FailureKind = Literal["key", "refused", "away"]
@@ -71,7 +71,7 @@ Findings = Mapping[Question, Finding]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """One probe: its payment, the minor units of each test refund, and the name that begins their refund ids."""
+    """One probe: its payment, minor units of each test refund, and the prefix of the refund ids."""
 
     payment_intent: str
     amount: int
@@ -79,7 +79,10 @@ class Order:
 
     @classmethod
     def new(cls, payment_intent: str, amount: int) -> Order:
-        """Return an order with a unique name; raises `InvalidRequest` if its refunds would be invalid."""
+        """Return an order with a unique name.
+
+        Raises `InvalidRequest` if its refunds would be invalid.
+        """
         run = f"{ID_PREFIX}{datetime.now(UTC):%Y%m%d%H%M%S}-{secrets.token_hex(3)}"
         order = cls(payment_intent=payment_intent, amount=amount, run=run)
         order.request(1)
@@ -87,12 +90,17 @@ class Order:
 
     def request(self, number: int) -> RefundRequest:
         """Return the request of one test refund."""
-        return RefundRequest(refund_id=f"{self.run}-{number}", payment_intent=self.payment_intent, amount=self.amount)
+        return RefundRequest(
+            refund_id=f"{self.run}-{number}", payment_intent=self.payment_intent, amount=self.amount
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """Why a probe stopped early: a refused key, a refusal, or an unavailable provider. `text` is one sentence."""
+    """Why a probe stopped early: a refused key, a refusal, or an unavailable provider.
+
+    `text` is one sentence.
+    """
 
     sort: FailureKind
     text: str
@@ -111,5 +119,7 @@ def guard(settings: Settings) -> str:
         )
     key = settings.require_provider()
     if not key.startswith(TEST_KEYS):
-        raise GuardRefused("a probe makes refunds, and this key is not a test key (sk_test_…): nothing was sent")
+        raise GuardRefused(
+            "a probe makes refunds, and this key is not a test key (sk_test_…): nothing was sent"
+        )
     return key

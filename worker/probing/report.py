@@ -11,7 +11,10 @@ from worker.probing.questions import Findings, Order, Problem
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """The results of one probe. `spent` is known to have moved; `uncertain` may have, both in minor units."""
+    """The results of one probe. `spent` is known to have moved.
+
+    `uncertain` may have, both in minor units.
+    """
 
     order: Order
     host: str

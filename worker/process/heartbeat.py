@@ -1,4 +1,4 @@
-"""Heartbeat file: lets a liveness probe of the machine distinguish a running event loop from a hanging one."""
+"""Heartbeat file: shows the machine's liveness probe whether the event loop runs or hangs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Heartbeat:
         """Touch the file for the first time; raises `SettingsError` if that fails."""
         if (reason := self._touched()) is not None:
             raise SettingsError(
-                f"REFUNDS_HEARTBEAT_FILE {self._path} cannot be written ({reason}): name a file in a directory that "
-                "the worker may write to, or unset it"
+                f"REFUNDS_HEARTBEAT_FILE {self._path} cannot be written ({reason}): name a file in"
+                " a directory that the worker may write to, or unset it"
             )
 
     def beat(self) -> None:
-        """Touch the file again; logs once if it can no longer be written, and once if it can be again."""
+        """Touch the file again; logs once if it cannot be written, and once if it can again."""
         reason = self._touched()
         if reason is not None and self._written:
             log.warning("heartbeat_not_written", file=str(self._path), reason=reason)
@@ -44,11 +44,14 @@ class Heartbeat:
             return None
         try:
             with suppress(FileExistsError):
-                os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                os.close(
+                    os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                )
                 return None
             mode = self._path.lstat().st_mode
             if stat.S_ISDIR(mode):
-                # A directory can be touched, too, and any program that writes in it would keep it fresh.
+                # A directory can be touched, too, and any program that writes in it would keep it
+                # fresh.
                 return "it is a directory"
             if stat.S_ISLNK(mode):
                 # A link may lead to a file that another user chose.

@@ -1,4 +1,7 @@
-"""Logging to stderr: one JSON object (or coloured line) per event, also for libraries; secrets are removed last."""
+"""Logging to stderr: one JSON object (or coloured line) per event, also for libraries.
+
+Secrets are removed last.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,16 @@ from worker.model.redaction import without_secrets
 from worker.model.request import scrubbed
 from worker.settings import Settings
 
-_SECRET_NAMES: Final = frozenset({"authorization", "api_key", "password", "secret", "body", "metadata"})
+_SECRET_NAMES: Final = frozenset(
+    {"authorization", "api_key", "password", "secret", "body", "metadata"}
+)
 _LONGEST_TEXT: Final = 4_000
 # These loggers write two lines per message, which add nothing to the refund's own lines.
 _CHATTY: Final = ("celery.worker.strategy", "celery.app.trace", "kombu", "httpx", "asyncio")
 
 
-# Celery's lines that carry the whole body of a message it cannot use; `message_rejected` reports it without the body.
+# Celery's lines that carry the whole body of a message it cannot use; `message_rejected` reports it
+# without the body.
 _WITH_BODIES: Final = (
     "Received and deleted unknown message",
     "Received unregistered task of type",
@@ -31,8 +37,8 @@ _WITH_BODIES: Final = (
 )
 
 
-# Lines of Celery and kombu about a broker that is lost or full, several a second and each with a traceback;
-# `broker_lost` and `background_deferred` report the same.
+# Lines of Celery and kombu about a broker that is lost or full, several a second and each with a
+# traceback; `broker_lost` and `background_deferred` report the same.
 _LOSSES: Final = (
     "consumer: Connection to broker lost",
     "Frequent restarts detected",
@@ -41,7 +47,7 @@ _LOSSES: Final = (
 
 
 class _Unwanted(logging.Filter):
-    """Drops lines that would show the contents of a message, and tracebacks that one of our lines replaces."""
+    """Drops lines that would show a message's contents, and tracebacks that our lines replace."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a line may be written; removes the traceback of a server that is full."""
@@ -77,11 +83,13 @@ def _clean_text(text: str) -> str:
     if text.isprintable() and " " not in text:
         return text[:_LONGEST_TEXT]
     # A traceback keeps its lines; any other text becomes one line.
-    return "\n".join(scrubbed(line, _LONGEST_TEXT) if line.strip() else line for line in text.split("\n"))
+    return "\n".join(
+        scrubbed(line, _LONGEST_TEXT) if line.strip() else line for line in text.split("\n")
+    )
 
 
 class _StderrWriter:
-    """Writes finished lines to a handler's stream, between the lines of `logging` and never within one."""
+    """Writes whole lines to a handler's stream, between those of `logging`, never within one."""
 
     def __init__(self, handler: logging.StreamHandler[Any]) -> None:
         self._handler = handler
@@ -104,7 +112,11 @@ def configure(settings: Settings) -> None:
     The worker's own lines bypass `logging`: a log record for each would double the cost.
     """
     as_text = settings.log_format == "text" or (settings.log_format is None and sys.stderr.isatty())
-    writer: Any = structlog.dev.ConsoleRenderer() if as_text else structlog.processors.JSONRenderer(ensure_ascii=False)
+    writer: Any = (
+        structlog.dev.ConsoleRenderer()
+        if as_text
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -133,7 +145,10 @@ def configure(settings: Settings) -> None:
 
 
 def log_crashes() -> None:
-    """Log an error that ends a thread or this process like any other event: Python would write it unredacted."""
+    """Log an error that ends a thread or this process like any other event.
+
+    Python would write it unredacted.
+    """
     sys.excepthook = lambda kind, error, trace: _crashed((kind, error, trace))
     threading.excepthook = lambda crash: _crashed(
         (crash.exc_type, crash.exc_value or crash.exc_type(), crash.exc_traceback)

@@ -1,4 +1,4 @@
-"""Runtime of a worker process: an event loop in its own thread, the shared clients, the sweep and the heartbeat."""
+"""Runtime of a worker process: event loop in its own thread, shared clients, sweep, heartbeat."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -50,7 +50,10 @@ SWEEP_SECONDS: Final = 5.0
 BEAT_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 15.0
 DISK_SECONDS: Final = 5.0
-"""How often the server's settings are checked: what is accepted meanwhile may be lost. It costs two commands."""
+"""How often the server's settings are checked: what is accepted meanwhile may be lost.
+
+It costs two commands.
+"""
 TASK_SECONDS: Final = 30.0
 """Maximum time that a message may hold ids that it has not begun."""
 AGAIN_SECONDS: Final = 1.0
@@ -61,13 +64,18 @@ THREADS_BESIDE_CALLS: Final = 8
 
 
 class Runtime:
-    """Shared state of a worker process. Call `start` before the first task and `stop` after the last."""
+    """Shared state of a worker process.
+
+    Call `start` before the first task and `stop` after the last.
+    """
 
     def __init__(self, settings: Settings, celery: Celery) -> None:
         self.settings = settings
         self.celery = celery
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self.intake = BulkIntake(celery, settings.concurrency, rate=settings.rate_limit, seconds=TASK_SECONDS)
+        self.intake = BulkIntake(
+            celery, settings.concurrency, rate=settings.rate_limit, seconds=TASK_SECONDS
+        )
         self._counters = Counters()
         self._backlog = BacklogWatch(settings.backlog_warning)
         self._heartbeat = Heartbeat(settings.heartbeat_file)
@@ -75,14 +83,16 @@ class Runtime:
         self.service: Service
         self._client: httpx.AsyncClient
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="refunds-loop", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="refunds-loop", daemon=True
+        )
         self._background: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Create the clients, check the guards and start the sweep.
 
-        Raises `SettingsError`, a `GuardRefused` (live money, durability, another provider or account),
-        `StoreUnavailable`, `ProviderUnavailable`.
+        Raises `SettingsError`, a `GuardRefused` (live money, durability, another provider or
+        account), `StoreUnavailable`, `ProviderUnavailable`.
         """
         self.settings.require_provider()
         self._thread.start()
@@ -123,6 +133,7 @@ class Runtime:
             slots=Slots(settings.concurrency, settings.bulk_share),
             gate=RateGate(self.store, rate=settings.rate_limit, bulk_share=settings.bulk_share),
             on_attempt=self._counters.attempt,
+            wall=lambda: datetime.now(UTC),
         )
         try:
             await self.service.account.confirm(settings.require_provider())
@@ -139,11 +150,14 @@ class Runtime:
             self._background.append(asyncio.create_task(self._repeat(work, pause)))
 
     async def _pin(self) -> None:
-        host, mode, schema = await self.store.run(scripts.pin(self.settings.provider_host, self.settings.mode))
+        host, mode, schema = await self.store.run(
+            scripts.pin(self.settings.provider_host, self.settings.mode)
+        )
         if (host, mode) != (self.settings.provider_host, self.settings.mode):
             raise ProviderMismatch(
-                f"these records belong to {host} in {mode} mode, and this worker is configured for "
-                f"{self.settings.provider_host} in {self.settings.mode} mode: use another REFUNDS_PREFIX or database"
+                f"these records belong to {host} in {mode} mode, and this worker is configured for"
+                f" {self.settings.provider_host} in {self.settings.mode} mode: use another"
+                " REFUNDS_PREFIX or database"
             )
         if schema != SCHEMA_VERSION:
             raise ProviderMismatch(
@@ -168,7 +182,11 @@ class Runtime:
         await self.service.guard.check()
 
     async def _sweep(self) -> None:
-        if not self.service.stopping and not self.service.breaker.resting and not self.service.guard.refuses():
+        if (
+            not self.service.stopping
+            and not self.service.breaker.resting
+            and not self.service.guard.refuses()
+        ):
             await sweep(self.store, nudge=self._nudge, depth=self._depth)
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
@@ -181,13 +199,17 @@ class Runtime:
 
     @contextmanager
     def _broker_errors(self) -> Iterator[None]:
-        """Turn publish errors into `StoreUnavailable`, one sentence; Celery logs its own and retries by itself."""
+        """Turn publish errors into `StoreUnavailable`, one sentence.
+
+        Celery logs its own and retries by itself.
+        """
         try:
             yield
         except PUBLISH_ERRORS as error:
             where = address_of(self.settings.broker)
             raise StoreUnavailable(
-                f"the broker at {where} cannot be reached ({type(error).__name__}): start it or set REFUNDS_BROKER_URL"
+                f"the broker at {where} cannot be reached ({type(error).__name__}): start it or set"
+                " REFUNDS_BROKER_URL"
             ) from error
 
     async def _beat(self) -> None:
@@ -198,13 +220,16 @@ class Runtime:
         self.intake.resume()
         await self.store.beat(self.name)
         await self._tell()
-        # After the beat in Redis: the file is fresh only while the loop turns and the records can be reached.
+        # After the beat in Redis: the file is fresh only while the loop turns and the records can
+        # be reached.
         self._heartbeat.beat()
 
     async def _tell(self) -> None:
         """Add this worker's counters to those in Redis."""
         self._counters.gate_waited(self.service.gate.waited_seconds)
-        await self._counters.flush(self.store, worker=self.name, provider_away=self.service.breaker.is_open)
+        await self._counters.flush(
+            self.store, worker=self.name, provider_away=self.service.breaker.is_open
+        )
 
     async def _probe(self) -> None:
         await self.service.trouble.probe_credentials()
@@ -212,7 +237,9 @@ class Runtime:
 
     def _keep_rejected(self, kept: RejectedMessage) -> bool:
         named = {"refund_id": kept.refund_ids[0]} if kept.refund_ids else {}
-        log.error("message_rejected", entry_id=kept.entry_id, reason=kept.reason, alarm=True, **named)
+        log.error(
+            "message_rejected", entry_id=kept.entry_id, reason=kept.reason, alarm=True, **named
+        )
         try:
             self.run(self.store.run(rejected.keep(kept)))
         except Exception as error:  # noqa: BLE001 - whatever is in the way, the message must stay where it was
@@ -224,13 +251,17 @@ class Runtime:
     def process(self, refund_ids: Sequence[str], lane: Lane) -> Mapping[str, Ending]:
         """Handle the refunds of one message, from a task's thread; return the ending of each."""
         if self.service.guard.refuses():
-            # Every message is given back now; without a pause the queue would be emptied at full speed.
+            # Every message is given back now; without a pause the queue would be emptied at full
+            # speed.
             self.pause()
         ended = self.run(self.service.process(refund_ids, lane, seconds=TASK_SECONDS))
         return dict(zip(refund_ids, ended, strict=True))
 
     def submit(self, request: RefundRequest, lane: Lane) -> Ending:
-        """Accept a refund and handle it, from a task's thread; return its ending, or `endings.CONFLICT`."""
+        """Accept a refund and handle it, from a task's thread.
+
+        Return its ending, or `endings.CONFLICT`.
+        """
         created = self.run(self._create(request, lane))
         if created == "conflict":
             return endings.CONFLICT
@@ -241,7 +272,9 @@ class Runtime:
         return ending
 
     def send_again(self, request: RefundRequest, fields: Mapping[str, Any], lane: Lane) -> bool:
-        """Send a message that could not be accepted to the end of its queue; return whether it went there.
+        """Send a message that could not be accepted to the end of its queue.
+
+        Return whether it went there.
 
         It pauses first, and the pause blocks the thread: a server may be full for hours.
         """
@@ -255,12 +288,15 @@ class Runtime:
         return True
 
     def pause(self) -> None:
-        """Block a task's thread before its message returns to its queue, unless the worker is stopping."""
+        """Block a task's thread before its message is requeued, unless the worker is stopping."""
         if not self.service.stopping:
             time.sleep(AGAIN_SECONDS)
 
     def _backlog_of(self, lane: Lane) -> int:
-        """Return the number of waiting refunds: by records or by messages, whichever number is higher."""
+        """Return the number of waiting refunds.
+
+        By records or by messages, whichever number is higher.
+        """
         return max(self.run(self.store.backlog(lane)), self._depth(lane))
 
     async def _create(self, request: RefundRequest, lane: Lane) -> str:
@@ -274,7 +310,8 @@ class Runtime:
                 self.service.guard.refused(error)
                 raise
             except StoreFull:
-                # The condition may last for hours, and threads are needed to finish accepted refunds.
+                # The condition may last for hours, and threads are needed to finish accepted
+                # refunds.
                 raise
             except StoreUnavailable:
                 if self._loop.time() >= until or self.service.stopping:

@@ -2,8 +2,8 @@
 
 A child that ends with 0 was stopped on purpose, and is not restarted.
 
-The child runs in its own session, so that Ctrl-C at the terminal reaches the supervisor only: Celery would treat a
-second Ctrl-C as an order to drop the work in flight.
+The child runs in its own session, so that Ctrl-C at the terminal reaches the supervisor only:
+Celery would treat a second Ctrl-C as an order to drop the work in flight.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 
 class Supervisor:
-    """Runs `command` until a stop signal, or until it ends with 0 or one of the codes in `final`."""
+    """Runs `command` until a stop signal, or until it ends with 0 or a code in `final`."""
 
     def __init__(
         self,
@@ -53,7 +53,10 @@ class Supervisor:
         self._wakeup = -1
 
     def run(self) -> int:
-        """Supervise until the end; return the exit code. Call it from the main thread: it owns the signals."""
+        """Supervise until the end; return the exit code.
+
+        Call it from the main thread: it owns the signals.
+        """
         with _signals() as self._wakeup:
             pause = self.first_pause
             while True:
@@ -64,11 +67,17 @@ class Supervisor:
                 if code in self.final:
                     return code
                 if code == 0:
-                    self.say("the worker process has ended, as a signal or a remote control command requested")
+                    self.say(
+                        "the worker process has ended, as a signal or a remote control command"
+                        " requested"
+                    )
                     return 0
                 if time.monotonic() - started >= self.steady_seconds:
                     pause = self.first_pause
-                self.say(f"the worker process ended unexpectedly ({_how(code)}): restarting it in {pause:g} s")
+                self.say(
+                    f"the worker process ended unexpectedly ({_how(code)}): restarting it in"
+                    f" {pause:g} s"
+                )
                 if self._rest(pause):
                     return 0
                 pause = min(pause * 2, self.longest_pause)
@@ -95,8 +104,8 @@ class Supervisor:
             return
         if self._stopping:
             self.say(
-                f"still waiting: worker process {child.pid} is finishing its calls in flight, each of which may "
-                "move money; no new refund is started"
+                f"still waiting: worker process {child.pid} is finishing its calls in flight, each"
+                " of which may move money; no new refund is started"
             )
             return
         self._stopping = True
@@ -109,8 +118,8 @@ class Supervisor:
             self.say("stopped: nothing is in flight")
             return 0
         self.say(
-            f"the worker process did not end cleanly ({_how(code)}): the next worker reads its refunds in flight back "
-            "once their leases have lapsed"
+            f"the worker process did not end cleanly ({_how(code)}): the next worker reads its"
+            " refunds in flight back once their leases have lapsed"
         )
         return 1
 
@@ -140,11 +149,18 @@ def _how(code: int) -> str:
 
 @contextmanager
 def _signals() -> Iterator[int]:
-    """Deliver signals as bytes on a pipe, so that one loop decides; restores the handlers afterwards."""
+    """Deliver signals as bytes on a pipe, so that one loop decides.
+
+    Restores the handlers afterwards.
+    """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     # An ignored signal stays ignored: under nohup a worker outlives its terminal.
-    numbers = [number for number in (*_STOPS, signal.SIGCHLD) if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = [
+        number
+        for number in (*_STOPS, signal.SIGCHLD)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     old = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:

@@ -1,4 +1,7 @@
-"""The provider's API: requests, the tries of one attempt, and reads. `outcomes` decides what an answer means."""
+"""The provider's API: requests, the tries of one attempt, and reads.
+
+`outcomes` decides what an answer means.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ MAX_TRIES: Final = 4
 TRY_BACKOFF: Final = timedelta(milliseconds=500)
 TRY_BACKOFF_CAP: Final = timedelta(seconds=4)
 PAGE_SIZE: Final = 20
-"""Refunds per page of a list; even with the longest metadata, a page stays below the cap on replies."""
+"""Refunds per page of a list; with the longest metadata, a page stays below the cap on replies."""
 MAX_PAGES: Final = 25
 PROBE_ID: Final = "re_credentials_probe"
 
@@ -46,7 +49,7 @@ _JSON: Final = {"Content-Type": "application/json"}
 _INCONCLUSIVE_FOR_KEY: Final = frozenset({407, 408, 429})
 
 Observer = Callable[[str, str, float], None]
-"""Callback for every call: operation, outcome class (`2xx` … `5xx`, `not_sent`, `no_reply`), seconds."""
+"""Callback per call: operation, outcome class (`2xx` … `5xx`, `not_sent`, `no_reply`), seconds."""
 MayGoOn = Callable[[], Awaitable[bool]]
 Permit = Callable[[], Awaitable[None]]
 """Awaited before each request of a read."""
@@ -61,12 +64,14 @@ class _Bounds:
     window_end: float | None
 
     def try_fits_lease(self, start: float) -> bool:
-        """Return whether a try that starts at `start` ends before the lease does, with `SPARE` left."""
+        """Return whether a try from `start` ends before the lease does, with `SPARE` left."""
         return start + self.call + SPARE.total_seconds() <= self.lease_end
 
     def further_try_fits(self, start: float) -> bool:
-        """Return whether a repeated try that starts at `start` ends within the lease and the key's window."""
-        return self.try_fits_lease(start) and (self.window_end is None or start + self.call <= self.window_end)
+        """Return whether a repeat from `start` ends within the lease and the key's window."""
+        return self.try_fits_lease(start) and (
+            self.window_end is None or start + self.call <= self.window_end
+        )
 
     def left_for_probe(self, start: float) -> float:
         """Return the time limit in seconds for an optional call, whose answer only helps."""
@@ -83,7 +88,10 @@ async def _at_once() -> None:
 
 
 class Gateway:
-    """The provider's API over one shared client of `transport.build_client`; safe for concurrent calls."""
+    """The provider's API over one shared client of `transport.build_client`.
+
+    Safe for concurrent calls.
+    """
 
     def __init__(
         self,
@@ -114,28 +122,34 @@ class Gateway:
         window_left: timedelta | None = None,
         may_go_on: MayGoOn = _always,
     ) -> Outcome:
-        """Make one attempt: POST the stored bytes under the stored key, repeat if the rules allow, and fold the tries.
+        """Make one attempt: POST the stored bytes under the stored key, and fold the tries.
 
-        `lease_left` and `window_left` (how long a replay still counts as the same request) count from this call.
-        Without `window_left`, a first attempt has the whole window, and a later one repeats nothing in trust mode.
-        `may_go_on` is called before every further try, and False ends the attempt. After this returns or is cancelled,
-        nothing of a try without a reply can still be sent.
+        The POST is repeated if the rules allow. `lease_left` and `window_left` (how long a replay
+        still counts as the same request) count from this call. Without `window_left`, a first
+        attempt has the whole window, and a later one repeats nothing in trust mode. `may_go_on` is
+        called before every further try, and False ends the attempt. After this returns or is
+        cancelled, nothing of a try without a reply can still be sent.
         """
         bounds = self._bounds(refund, lease_left, window_left)
         if not bounds.try_fits_lease(self._clock()):
-            return fold([classify(NotSent(reason="the lease had too little time left to send"), refund)])
+            return fold(
+                [classify(NotSent(reason="the lease had too little time left to send"), refund)]
+            )
         outcomes: list[Outcome] = []
 
         async def make_try() -> bool:
             """Make one try; return whether another may follow."""
-            # Check again after the wait: it may have taken longer than planned, and a pause may have begun.
+            # Check again after the wait: it may have taken longer than planned, and a pause may
+            # have begun.
             if outcomes and not (await may_go_on() and bounds.further_try_fits(self._clock())):
                 return False
             outcomes.append(await self._try(refund, body, bounds))
             return may_try_again(outcomes, refund, self._rules)
 
         def wait(state: RetryCallState) -> float:
-            own = backoff(state.attempt_number, base=TRY_BACKOFF, cap=TRY_BACKOFF_CAP, jitter=self._jitter())
+            own = backoff(
+                state.attempt_number, base=TRY_BACKOFF, cap=TRY_BACKOFF_CAP, jitter=self._jitter()
+            )
             return max(own, outcomes[-1].retry_after or timedelta(0)).total_seconds()
 
         def is_over(state: RetryCallState) -> bool:
@@ -152,25 +166,34 @@ class Gateway:
         await tries(make_try)
         return fold(outcomes)
 
-    def _bounds(self, refund: Refund, lease_left: timedelta, window_left: timedelta | None) -> _Bounds:
+    def _bounds(
+        self, refund: Refund, lease_left: timedelta, window_left: timedelta | None
+    ) -> _Bounds:
         now = self._clock()
         window_end = None
         if self._rules.idempotency == "trust":
             if window_left is None:
                 window_left = self._rules.key_window if refund.attempts <= 1 else timedelta(0)
             window_end = now + window_left.total_seconds()
-        return _Bounds(call=self._limit, lease_end=now + lease_left.total_seconds(), window_end=window_end)
+        return _Bounds(
+            call=self._limit, lease_end=now + lease_left.total_seconds(), window_end=window_end
+        )
 
     async def _try(self, refund: Refund, body: bytes, bounds: _Bounds) -> Outcome:
-        request = httpx.Request("POST", self._pattern.url, headers=self._pattern.headers, content=body)
+        request = httpx.Request(
+            "POST", self._pattern.url, headers=self._pattern.headers, content=body
+        )
         request.headers["Idempotency-Key"] = refund.idempotency_key
         outcome = classify(await self._call("create_refund", request, self._limit, refund), refund)
         return await self._whose_refusal(outcome, lambda: bounds.left_for_probe(self._clock()))
 
     async def whose_refusal(self, outcome: Outcome) -> Outcome:
-        """Return a 403 as a refusal of the key or of this call, as a harmless GET shows; other outcomes unchanged.
+        """Return a 403 as a refusal of the key or of this call, as a harmless GET shows.
 
-        If the GET does not show which, the outcome becomes "not done": a final decision on a guess would be wrong.
+        Other outcomes unchanged.
+
+        If the GET does not show which, the outcome becomes "not done": a final decision on a guess
+        would be wrong.
         """
         return await self._whose_refusal(outcome, lambda: self._limit)
 
@@ -184,48 +207,67 @@ class Gateway:
         return key_accepted(outcome) if accepted else key_refused(outcome)
 
     async def key_is_accepted(self) -> bool | None:
-        """Check the API key by a harmless GET: False for 401 and 403, True for an answer that a refused key cannot get.
+        """Check the API key by a harmless GET.
 
-        The result is None if neither is certain: no reply, no JSON object, 5xx, a redirect, a rate limit. The GET takes
-        no permit of the rate gate: probes are few, and the breakers that make them hold back everything else.
+        False for 401 and 403, True for an answer that a refused key cannot get.
+
+        The result is None if neither is certain: no reply, no JSON object, 5xx, a redirect, a rate
+        limit. The GET takes no permit of the rate gate: probes are few, and the breakers that make
+        them hold back everything else.
         """
         return await self._key_is_accepted(self._limit)
 
     async def _key_is_accepted(self, limit: float) -> bool | None:
-        answer = await self._call("probe_key", self._client.build_request("GET", f"/v1/refunds/{PROBE_ID}"), limit)
+        answer = await self._call(
+            "probe_key", self._client.build_request("GET", f"/v1/refunds/{PROBE_ID}"), limit
+        )
         if not isinstance(answer, Reply):
             return None
         status = answer.http_status
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             return False
         is_conclusive = httpx.codes.is_success(status) or httpx.codes.is_client_error(status)
-        return True if is_conclusive and status not in _INCONCLUSIVE_FOR_KEY and answer.payload is not None else None
+        return (
+            True
+            if is_conclusive and status not in _INCONCLUSIVE_FOR_KEY and answer.payload is not None
+            else None
+        )
 
     async def get_refund(
-        self, provider_refund_id: str, permit: Permit = _at_once, *, about: Refund | None = None
+        self, provider_refund_id: str, permit: Permit = _at_once, *, about: Refund | None
     ) -> Answer:
         """Read a refund by the provider's id; an id that would alter the URL is not requested.
 
-        For this and every other read, no text of the answer repeats the metadata of the refund in `about`.
+        For this and every other read, no text of the answer repeats the metadata of the refund in
+        `about`; None if nothing of a caller can be in the answer.
         """
         return await self._get("get_refund", "/v1/refunds", provider_refund_id, permit, about)
 
     async def account(self) -> str | None:
-        """Return the id of the API key's account, None if the provider does not show it; few providers do."""
+        """Return the id of the API key's account, None if the provider does not show it.
+
+        Few providers do.
+        """
         request = self._client.build_request("GET", "/v1/account")
         payload = _object_in(await self._call("get_account", request, self._limit))
         return payload.id or None if payload is not None and payload.kind == "account" else None
 
     async def get_payment_intent(
-        self, payment_intent: str, permit: Permit = _at_once, *, about: Refund | None = None
+        self, payment_intent: str, permit: Permit = _at_once, *, about: Refund | None
     ) -> Answer:
-        """Read a payment and return the answer; `shows` and `is_missing` say whether the provider knows the payment."""
+        """Read a payment and return the answer.
+
+        `shows` and `is_missing` say whether the provider knows the payment.
+        """
         return await self._get("get_payment", "/v1/payment_intents", payment_intent, permit, about)
 
     async def get_payment(
-        self, payment_intent: str, permit: Permit = _at_once, *, about: Refund | None = None
+        self, payment_intent: str, permit: Permit = _at_once, *, about: Refund | None
     ) -> PaymentView | Answer:
-        """Read a payment's totals, from its one charge if it has none itself; return the answer if it is unreadable."""
+        """Read a payment's totals, from its one charge if it has none itself.
+
+        Return the answer if it is unreadable.
+        """
         answer = await self.get_payment_intent(payment_intent, permit, about=about)
         payload = _object_in(answer)
         if payload is None:
@@ -236,16 +278,24 @@ class Gateway:
         return await self.totals_of(payload, permit, about=about)
 
     async def totals_of(
-        self, payment: Payload, permit: Permit = _at_once, *, about: Refund | None = None
+        self, payment: Payload, permit: Permit = _at_once, *, about: Refund | None
     ) -> PaymentView | Answer:
-        """Return the totals of a payment that was read, from its one charge if it has none itself, as `get_payment`."""
+        """Return the totals of a payment that was read, as `get_payment` does.
+
+        They come from its one charge if it has none itself.
+        """
         view = replace(payment.payment, shown=True)
         if view.charge is None:
             return view
         return await self._get_charge(view.charge, payment.id or "", view.currency, permit, about)
 
     async def _get_charge(
-        self, charge: str, payment_intent: str, currency: str | None, permit: Permit, about: Refund | None
+        self,
+        charge: str,
+        payment_intent: str,
+        currency: str | None,
+        permit: Permit,
+        about: Refund | None,
     ) -> PaymentView | Answer:
         answer = await self._get("get_charge", "/v1/charges", charge, permit, about)
         payload = _object_in(answer)
@@ -257,15 +307,19 @@ class Gateway:
         # A charge has its payment's currency only if it does not show one itself.
         own = currency if view.currency is None else view.currency
         if own and currency not in {None, own}:
-            return PaymentView(currency="", problem="payment and charge differ in currency", shown=True)
+            return PaymentView(
+                currency="", problem="payment and charge differ in currency", shown=True
+            )
         if view.charge is not None:
             return PaymentView(currency=own, problem=NO_TOTAL_IN_CHARGE, shown=True)
         return replace(view, currency=own, shown=True)
 
     async def list_refunds(
-        self, payment_intent: str, permit: Permit = _at_once, *, about: Refund | None = None
+        self, payment_intent: str, permit: Permit = _at_once, *, about: Refund | None
     ) -> tuple[Sequence[ProviderRefund], bool] | Answer:
-        """Read the list of a payment's refunds; also return whether it was read without gaps to its stated end.
+        """Read the list of a payment's refunds.
+
+        Also return whether it was read without gaps to its stated end.
 
         Returns the answer instead if a page could not be read or was not a list.
         """
@@ -281,7 +335,11 @@ class Gateway:
             if page is None:
                 return answer
             gaps = gaps or None in page.entries
-            fresh = {entry.id: entry for entry in page.entries if entry is not None and entry.id not in found}
+            fresh = {
+                entry.id: entry
+                for entry in page.entries
+                if entry is not None and entry.id not in found
+            }
             found |= fresh
             if page.more is False:
                 return [*found.values()], not gaps
@@ -292,13 +350,19 @@ class Gateway:
             query["starting_after"] = last.id
         return [*found.values()], False
 
-    async def _get(self, operation: str, path: str, identity: str, permit: Permit, about: Refund | None) -> Answer:
+    async def _get(
+        self, operation: str, path: str, identity: str, permit: Permit, about: Refund | None
+    ) -> Answer:
         if not is_provider_id(identity):
             return NotSent(reason="the id cannot be part of a URL")
         await permit()
-        return await self._call(operation, self._client.build_request("GET", f"{path}/{identity}"), self._limit, about)
+        return await self._call(
+            operation, self._client.build_request("GET", f"{path}/{identity}"), self._limit, about
+        )
 
-    async def _call(self, operation: str, request: httpx.Request, limit: float, about: Refund | None = None) -> Answer:
+    async def _call(
+        self, operation: str, request: httpx.Request, limit: float, about: Refund | None = None
+    ) -> Answer:
         started = self._clock()
         hide = () if about is None else about.metadata.values()
         answer = await exchange(self._client, request, limit, hide=hide)

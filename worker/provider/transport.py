@@ -1,7 +1,9 @@
-"""Makes one HTTP call and reports what is known after it: a complete reply, provably nothing sent, or neither.
+"""Makes one HTTP call and reports what is known after it.
 
-Uses `httpx` over `aiohttp`. The class of an httpx error is not reliable: a reset after the request was sent arrives as
-`httpx.ConnectTimeout`. So the table below classifies errors by their causes.
+A complete reply, provably nothing sent, or neither.
+
+Uses `httpx` over `aiohttp`. The class of an httpx error is not reliable: a reset after the request
+was sent arrives as `httpx.ConnectTimeout`. So the table below classifies errors by their causes.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ from worker.settings import Settings, is_loopback
 MAX_BODY: Final = 1 << 20
 MAX_RETRY_AFTER: Final = timedelta(hours=1)
 KEEPALIVE_SECONDS: Final = 4.0
-"""Connections that were idle for longer are not reused, because servers commonly close theirs after five seconds."""
+"""Connections that were idle for longer are not reused.
+
+Servers commonly close theirs after five seconds.
+"""
 SPARE_CONNECTIONS: Final = 8
 """Connections beyond the calls in flight, for probes and for sockets that are still closing."""
 CONNECT_SECONDS: Final = 10.0
@@ -44,24 +49,47 @@ CONNECT_SECONDS: Final = 10.0
 CAUSES: Final[Mapping[type[BaseException], NotSent | NoReply]] = MappingProxyType(
     {
         # Raised only while a connection is being made, so the request cannot have been sent.
-        aiohttp.ConnectionTimeoutError: NotSent(reason="no connection to the provider within the time limit"),
-        aiohttp.ClientConnectorDNSError: NotSent(reason="the provider's host name could not be resolved"),
-        aiohttp.ClientConnectorCertificateError: NotSent(reason="the provider's certificate is not trusted"),
-        aiohttp.ClientConnectorSSLError: NotSent(reason="the TLS handshake with the provider failed"),
+        aiohttp.ConnectionTimeoutError: NotSent(
+            reason="no connection to the provider within the time limit"
+        ),
+        aiohttp.ClientConnectorDNSError: NotSent(
+            reason="the provider's host name could not be resolved"
+        ),
+        aiohttp.ClientConnectorCertificateError: NotSent(
+            reason="the provider's certificate is not trusted"
+        ),
+        aiohttp.ClientConnectorSSLError: NotSent(
+            reason="the TLS handshake with the provider failed"
+        ),
         aiohttp.ClientProxyConnectionError: NotSent(reason="the proxy could not be reached"),
-        aiohttp.ClientHttpProxyError: NotSent(reason="the proxy refused the tunnel to the provider"),
+        aiohttp.ClientHttpProxyError: NotSent(
+            reason="the proxy refused the tunnel to the provider"
+        ),
         aiohttp.ClientConnectorError: NotSent(reason="the provider could not be reached"),
-        # Raised later, so the request may have been sent. Listed for their texts; unlisted errors are treated the same.
-        aiohttp.ServerDisconnectedError: NoReply(reason="the connection was closed before the reply"),
+        # Raised later, so the request may have been sent. Listed for their texts; unlisted errors
+        # are treated the same.
+        aiohttp.ServerDisconnectedError: NoReply(
+            reason="the connection was closed before the reply"
+        ),
         aiohttp.SocketTimeoutError: NoReply(reason="the reply did not come in time"),
         aiohttp.ClientPayloadError: NoReply(reason="the reply's body was incomplete"),
         aiohttp.ClientResponseError: NoReply(reason="the reply was not valid HTTP"),
         aiohttp.ClientConnectionError: NoReply(reason="the connection broke"),
     }
 )
-"""What is known after a foreign error, by the nearest listed class of its cause; unlisted ones may have happened."""
+"""What is known after a foreign error, by the nearest listed class of its cause.
 
-_FOREIGN: Final = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
+Unlisted ones may have happened.
+"""
+
+_FOREIGN: Final = (
+    httpx.HTTPError,
+    httpx.StreamError,
+    httpx.InvalidURL,
+    aiohttp.ClientError,
+    OSError,
+    ValueError,
+)
 _ZLIB_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _write_until: ContextVar[float | None] = ContextVar("write_until", default=None)
@@ -70,7 +98,11 @@ _SECONDS: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 
 def answer_to(error: BaseException) -> NotSent | NoReply:
     """Return what is known after a foreign error, judged by the cause behind httpx's error."""
-    cause = error.__cause__ if isinstance(error, httpx.HTTPError) and error.__cause__ is not None else error
+    cause = (
+        error.__cause__
+        if isinstance(error, httpx.HTTPError) and error.__cause__ is not None
+        else error
+    )
     for kind in type(cause).__mro__:
         if kind in CAUSES:
             return CAUSES[kind]
@@ -85,11 +117,12 @@ async def exchange(
     hide: Collection[str] = (),
     numbers: bool = False,
 ) -> Answer:
-    """Send one request and read its complete reply within `limit` seconds, from connect to the last byte.
+    """Send one request and read its complete reply within `limit` seconds.
 
-    `hide` holds the values of the caller's metadata, which no text of the reply may repeat; `numbers` is for probes.
-    Without a complete reply, the connection and its buffers are dropped before this returns or is cancelled, so that
-    nothing more can be sent.
+    The limit covers everything from connect to the last byte. `hide` holds the values of the
+    caller's metadata, which no text of the reply may repeat; `numbers` is for probes. Without a
+    complete reply, the connection and its buffers are dropped before this returns or is cancelled,
+    so that nothing more can be sent.
     """
     request.extensions["timeout"] = _connection_limits(limit)
     _write_until.set(time.monotonic() + limit)
@@ -106,7 +139,11 @@ async def exchange(
     except _FOREIGN as error:
         answer = answer_to(error)
     else:
-        answer = body if isinstance(body, NoReply) else _reply(response, names, body, hide=hide, numbers=numbers)
+        answer = (
+            body
+            if isinstance(body, NoReply)
+            else _reply(response, names, body, hide=hide, numbers=numbers)
+        )
     if isinstance(answer, NoReply):
         # An aborted socket is closed in the next iteration of the event loop.
         await asyncio.sleep(0)
@@ -114,10 +151,12 @@ async def exchange(
 
 
 async def hand_on(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-    """Send a request over the client's transport, with its authentication; the caller reads and closes the response.
+    """Send a request over the client's transport, with its authentication.
 
-    `client.send` would add half the cost of the call, for redirects, cookies and hooks that this client does not use.
-    Raises as the transport does.
+    The caller reads and closes the response.
+
+    `client.send` would add half the cost of the call, for redirects, cookies and hooks that this
+    client does not use. Raises as the transport does.
     """
     if client.auth is not None:
         request = next(client.auth.sync_auth_flow(request))
@@ -125,9 +164,10 @@ async def hand_on(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Re
 
 
 def _connection_limits(limit: float) -> dict[str, float | None]:
-    """Return httpx's time limits; the limit to connect, pool and TLS included, ends well before that of the call.
+    """Return httpx's time limits for a call.
 
-    So if the call's own limit is reached there was a connection, and a failure to connect can be recognised.
+    The limit to connect, pool and TLS included, ends well before that of the call. So if the call's
+    own limit is reached there was a connection, and a failure to connect can be recognised.
     """
     connected = min(CONNECT_SECONDS, limit / 2)
     return {"connect": connected, "pool": connected, "read": None, "write": None}
@@ -135,7 +175,9 @@ def _connection_limits(limit: float) -> dict[str, float | None]:
 
 async def _read(response: httpx.Response, names: set[bytes]) -> bytes | NoReply:
     """Return the decoded body; never holds more in memory than the cap and one chunk."""
-    encoding = response.headers["Content-Encoding"].strip().lower() if b"content-encoding" in names else ""
+    encoding = (
+        response.headers["Content-Encoding"].strip().lower() if b"content-encoding" in names else ""
+    )
     if encoding not in {"identity", "", *_ZLIB_ENCODINGS}:
         return NoReply(reason="the reply has an encoding that was not requested")
     unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in _ZLIB_ENCODINGS else None
@@ -143,7 +185,11 @@ async def _read(response: httpx.Response, names: set[bytes]) -> bytes | NoReply:
     async for chunk in response.aiter_raw():
         received += len(chunk)
         try:
-            body += chunk if unpacking is None else unpacking.decompress(chunk, MAX_BODY + 1 - len(body))
+            body += (
+                chunk
+                if unpacking is None
+                else unpacking.decompress(chunk, MAX_BODY + 1 - len(body))
+            )
         except zlib.error:
             return NoReply(reason="the reply's compression is broken")
         if max(received, len(body)) > MAX_BODY:
@@ -153,7 +199,14 @@ async def _read(response: httpx.Response, names: set[bytes]) -> bytes | NoReply:
     return bytes(body)
 
 
-def _reply(response: httpx.Response, names: set[bytes], body: bytes, *, hide: Collection[str], numbers: bool) -> Reply:
+def _reply(
+    response: httpx.Response,
+    names: set[bytes],
+    body: bytes,
+    *,
+    hide: Collection[str],
+    numbers: bool,
+) -> Reply:
     headers = response.headers
     retry_after = headers["Retry-After"] if b"retry-after" in names else None
     request_id = headers["Request-Id"] if b"request-id" in names else None
@@ -161,13 +214,19 @@ def _reply(response: httpx.Response, names: set[bytes], body: bytes, *, hide: Co
     return Reply(
         http_status=response.status_code,
         payload=payloads.read(parse_json(body), hide, numbers=numbers),
-        retry_after=None if retry_after is None else read_retry_after(retry_after, headers.get("Date")),
+        retry_after=(
+            None if retry_after is None else read_retry_after(retry_after, headers.get("Date"))
+        ),
         request_id=request_id if _is_plain(request_id) else None,
     )
 
 
 def _is_plain(request_id: str | None) -> bool:
-    return request_id is not None and payloads.CODE.fullmatch(request_id) is not None and not holds_key(request_id)
+    return (
+        request_id is not None
+        and payloads.CODE.fullmatch(request_id) is not None
+        and not holds_key(request_id)
+    )
 
 
 def parse_json(body: bytes) -> Mapping[str, Any] | None:
@@ -191,9 +250,12 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_retry_after(value: str, date: str | None) -> timedelta | None:
-    """Return the delay of a `Retry-After`, given in seconds or as an HTTP date: 0 to one hour, None if it is neither.
+    """Return the delay of a `Retry-After`, given in seconds or as an HTTP date.
 
-    A date counts from the reply's own `Date`, so that two clocks need not agree; without `Date`, from now.
+    0 to one hour, None if it is neither.
+
+    A date counts from the reply's own `Date`, so that two clocks need not agree; without `Date`,
+    from now.
     """
     text = value.strip()
     if _SECONDS.fullmatch(text):
@@ -227,8 +289,8 @@ def _cut(transport: asyncio.Transport | None) -> None:
 class _DeadlineRequest(aiohttp.ClientRequest):
     """A request that is not written after its call's time limit.
 
-    A process that was frozen between the decision to send and the first byte may resume with the write before the time
-    limit's own callback. By then another worker may hold the refund.
+    A process that was frozen between the decision to send and the first byte may resume with the
+    write before the time limit's own callback. By then another worker may hold the refund.
     """
 
     async def write_bytes(self, writer: Any, conn: Any, content_length: int | None = None) -> None:
@@ -243,11 +305,15 @@ class _DeadlineRequest(aiohttp.ClientRequest):
 class _AbortUnlessComplete(aiohttp.ClientResponse):
     """A response whose connection is aborted unless its reply was read to the end.
 
-    A plain close would still send buffered data, but the worker counts quiet time from the end of a call.
+    A plain close would still send buffered data, but the worker counts quiet time from the end of a
+    call.
     """
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
-        """Read the reply's head; bytes that arrived before the request belong to another request's reply."""
+        """Read the reply's head.
+
+        Bytes that arrived before the request belong to another request's reply.
+        """
         if connection.protocol.should_close:
             _cut(connection.transport)
             raise aiohttp.ClientConnectionError("unexpected bytes on the connection")
@@ -269,17 +335,23 @@ class _AbortUnlessComplete(aiohttp.ClientResponse):
 
 
 def build_client(settings: Settings) -> httpx.AsyncClient:
-    """Return the HTTP client for the provider: one per event loop, not connected yet; close it with `aclose`.
+    """Return the HTTP client for the provider: one per event loop, not connected yet.
 
-    Raises as `Settings.require_provider` does, and `SettingsError` for a proxy of another kind than HTTP.
+    Close it with `aclose`.
+
+    Raises as `Settings.require_provider` does, and `SettingsError` for a proxy of another kind than
+    HTTP.
     """
     key = settings.require_provider()
     context = httpx.create_ssl_context()
 
     def session() -> aiohttp.ClientSession:
-        # Created on the loop, at the first request. No netrc and no proxy lookup per request: both are decided here.
+        # Created on the loop, at the first request. No netrc and no proxy lookup per request: both
+        # are decided here.
         connector = aiohttp.TCPConnector(
-            limit=settings.concurrency + SPARE_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS, ssl=context
+            limit=settings.concurrency + SPARE_CONNECTIONS,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            ssl=context,
         )
         return aiohttp.ClientSession(
             connector=connector,
@@ -295,7 +367,11 @@ def build_client(settings: Settings) -> httpx.AsyncClient:
         base_url=settings.api_url,
         transport=transport,
         auth=httpx.BasicAuth(key, ""),
-        headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "refund-worker"},
+        headers={
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": "refund-worker",
+        },
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=())),
         follow_redirects=False,
         trust_env=False,
@@ -303,9 +379,10 @@ def build_client(settings: Settings) -> httpx.AsyncClient:
 
 
 def proxy_for(url: str) -> httpx.Proxy | None:
-    """Return the proxy that the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`) names for a URL.
+    """Return the proxy that the environment names for a URL.
 
-    This machine itself is never reached through a proxy.
+    The variables are `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`. This machine itself
+    is never reached through a proxy.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -316,5 +393,7 @@ def proxy_for(url: str) -> httpx.Proxy | None:
     address = address if "://" in address else f"http://{address}"
     remember_address(address)
     if urlsplit(address).scheme not in {"http", "https"}:
-        raise SettingsError("the proxy that the environment names must be an http:// or https:// address")
+        raise SettingsError(
+            "the proxy that the environment names must be an http:// or https:// address"
+        )
     return httpx.Proxy(address)

@@ -1,6 +1,9 @@
-"""Rules for attempts: the next action of a refund, and its next stage after an attempt. Pure and total functions.
+"""Rules for attempts: the next action of a refund, and its next stage after an attempt.
 
-Nothing here reads a clock, sleeps, sends or draws a random number. `now` and `jitter` are parameters.
+Pure and total functions.
+
+Nothing here reads a clock, sleeps, sends or draws a random number. `now` and `jitter` are
+parameters.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ from worker.rules.outcomes import FINAL_STATUSES, fold
 from worker.rules.payloads import LONGEST_TEXT, STATUSES
 
 MAX_SERVER_ERRORS: Final = 3
-"""Consecutive 5xx answers to one key after which replays stop, because the provider may be replaying a stored 5xx."""
+"""Consecutive 5xx answers to one key after which replays stop.
+
+The provider may be replaying a stored 5xx.
+"""
 MAX_LAPSES: Final = 3
 MAX_RESENDS: Final = 3
 MAX_PROCESSING: Final = timedelta(days=30)
@@ -61,7 +67,9 @@ class Rules:
 
 
 def backoff(attempt: int, *, base: timedelta, cap: timedelta, jitter: float) -> timedelta:
-    """Return the delay before the next attempt: exponential from `base` up to `cap`, between half and all of that.
+    """Return the delay before the next attempt.
+
+    Exponential from `base` up to `cap`, between half and all of that.
 
     `attempt` counts from 1. `jitter`, in [0, 1), selects the delay within the upper half.
     """
@@ -75,22 +83,32 @@ def _attempt_backoff(attempt: int, jitter: float) -> timedelta:
 
 
 def _least_wait(attempt: int, jitter: float) -> timedelta:
-    """Return the minimum delay before the next attempt despite any `Retry-After`: 1 to 2 s, later up to an hour."""
+    """Return the minimum delay before the next attempt despite any `Retry-After`.
+
+    1 to 2 s, later up to an hour.
+    """
     return backoff(attempt, base=timedelta(seconds=2), cap=timedelta(hours=1), jitter=jitter)
 
 
 def may_try_again(outcomes: Sequence[Outcome], refund: Refund, rules: Rules) -> bool:
-    """Return whether the same bytes may be sent again within this attempt, if time and count permit."""
+    """Return whether the same bytes may be sent again in this attempt, if time and count permit."""
     last = outcomes[-1]
     if last.verdict is TryVerdict.NOT_SENT:
         return True
-    if last.verdict is not TryVerdict.MAYBE or last.found is not None or rules.idempotency != "trust":
+    if (
+        last.verdict is not TryVerdict.MAYBE
+        or last.found is not None
+        or rules.idempotency != "trust"
+    ):
         return False
     return _server_errors(refund, fold(outcomes)) < MAX_SERVER_ERRORS
 
 
 def next_action(refund: Refund, rules: Rules, now: datetime, own: datetime | None = None) -> Action:
-    """Return a refund's next action at `now` (the records' time); the worker's `own` clock can only veto a replay."""
+    """Return a refund's next action at `now` (the records' time).
+
+    The worker's `own` clock can only veto a replay.
+    """
     due = refund.next_check_at is None or refund.next_check_at <= now
     match refund.stage:
         case Stage.QUEUED:
@@ -120,7 +138,11 @@ def may_replay(refund: Refund, rules: Rules, now: datetime) -> bool:
 
     The provider must honour idempotency keys, and the key's window must still be open.
     """
-    if rules.idempotency != "trust" or refund.first_attempt_at is None or refund.operator_says is not None:
+    if (
+        rules.idempotency != "trust"
+        or refund.first_attempt_at is None
+        or refund.operator_says is not None
+    ):
         return False
     return (
         refund.server_errors < MAX_SERVER_ERRORS
@@ -130,8 +152,13 @@ def may_replay(refund: Refund, rules: Rules, now: datetime) -> bool:
     )
 
 
-def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float) -> Step:
-    """Return the step after an attempt, for a refund in `sending`; only a proof ends an existing doubt."""
+def after_attempt(
+    refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float
+) -> Step:
+    """Return the step after an attempt, for a refund in `sending`.
+
+    Only a proof ends an existing doubt.
+    """
     if outcome.found is not None and outcome.verdict is TryVerdict.DONE:
         return done(refund, outcome.found, "reply", now)
     seen: dict[str, Any] = {
@@ -146,13 +173,18 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
     doubtful = outcome.doubt or refund.doubt_since is not None
     if outcome.doubt:
         # The gateway closes the socket before it returns, so nothing more can be sent after `now`.
-        seen |= {"doubt_since": refund.doubt_since or now, "quiet_at": now, "retriable": Retriable.NO}
+        seen |= {
+            "doubt_since": refund.doubt_since or now,
+            "quiet_at": now,
+            "retriable": Retriable.NO,
+        }
         seen |= NO_READBACKS | _no_evidence(refund)
     if (step := _for_a_person(refund, outcome, seen, now)) is not None:
         return step
     if doubtful:
         if outcome.verdict is TryVerdict.REFUSED:
-            # The same bytes would be refused again, so read back instead of replaying until the budget is spent.
+            # The same bytes would be refused again, so read back instead of replaying until the
+            # budget is spent.
             seen["server_errors"] = MAX_SERVER_ERRORS
         return _into_doubt(replace(refund, **seen), outcome, seen, rules, now, jitter)
     if outcome.verdict is TryVerdict.REFUSED:
@@ -161,32 +193,56 @@ def after_attempt(refund: Refund, outcome: Outcome, rules: Rules, now: datetime,
 
 
 def _not_done(
-    refund: Refund, outcome: Outcome, seen: Mapping[str, Any], rules: Rules, now: datetime, jitter: float
+    refund: Refund,
+    outcome: Outcome,
+    seen: Mapping[str, Any],
+    rules: Rules,
+    now: datetime,
+    jitter: float,
 ) -> Step:
-    """Return the step after an attempt that provably did nothing: a further attempt while the budget lasts."""
+    """Return the step after an attempt that provably did nothing.
+
+    A further attempt while the budget lasts.
+    """
     started = refund.first_attempt_at or now
-    spent = now - started >= rules.max_age or seen.get("verdicts", refund.verdicts) >= rules.max_attempts
-    # A refused API key concerns every refund, so no refund fails because of it, however long it lasts.
+    spent = (
+        now - started >= rules.max_age
+        or seen.get("verdicts", refund.verdicts) >= rules.max_attempts
+    )
+    # A refused API key concerns every refund, so no refund fails because of it, however long it
+    # lasts.
     if spent and not outcome.credentials:
         if refund.evidence == "operator":
             # Only a person said that the first attempt never happened, which does not prove it.
-            return to_review(seen, "budget_spent", "no attempt got through since a person requested another send")
+            return to_review(
+                seen, "budget_spent", "no attempt got through since a person requested another send"
+            )
         return budget_spent(seen)
     delay = _attempt_backoff(refund.attempts, jitter)
     if outcome.retry_after is not None:
-        # Come back no sooner than the provider's `Retry-After` and not much later; repeated ones wait longer each time.
+        # Come back no sooner than the provider's `Retry-After` and not much later; repeated ones
+        # wait longer each time.
         delay = max(outcome.retry_after * (1 + jitter / 4), _least_wait(refund.attempts, jitter))
-    return Step(to=Stage.WAITING, status=Status.PENDING, label=outcome.code, changes=seen, delay=delay)
+    return Step(
+        to=Stage.WAITING, status=Status.PENDING, label=outcome.code, changes=seen, delay=delay
+    )
 
 
-def _for_a_person(refund: Refund, outcome: Outcome, changes: Mapping[str, Any], now: datetime) -> Step | None:
-    """Return the step to review after an answer that no later answer can explain, None for any other."""
+def _for_a_person(
+    refund: Refund, outcome: Outcome, changes: Mapping[str, Any], now: datetime
+) -> Step | None:
+    """Return the step to review after an answer that no later answer can explain, else None."""
     if outcome.found is not None and outcome.found.status not in STATUSES:
-        return replace(unknown_status(outcome.found, outcome.message or outcome.code, changes), source="reply")
+        return replace(
+            unknown_status(outcome.found, outcome.message or outcome.code, changes), source="reply"
+        )
     if outcome.verdict is TryVerdict.MISMATCH:
         # Something was sent under this key, and its result is not known.
         doubt = {"doubt_since": refund.doubt_since or now, "quiet_at": now}
-        alarm = "the idempotency key was used with other contents: never send this refund under another key"
+        alarm = (
+            "the idempotency key was used with other contents: never send this refund under"
+            " another key"
+        )
         return to_review({**changes, **doubt}, outcome.code, alarm)
     return None
 
@@ -195,13 +251,18 @@ def _refused(refund: Refund, code: str, changes: Mapping[str, Any], now: datetim
     """Return the step after a refusal, for a refund that is not in doubt (any more)."""
     if not refund.doubted or not may_be_an_echo(code):
         return _settled_failed({**changes, "evidence": "reply"}, code, source="reply")
-    alarm = f"refused with {code} after an attempt that may have happened: the refusal may be its echo"
+    alarm = (
+        f"refused with {code} after an attempt that may have happened: the refusal may be its echo"
+    )
     again = {"doubt_since": now, "quiet_at": now, "retriable": Retriable.NO, **_no_evidence(refund)}
     return to_review({**changes, **again}, code, alarm)
 
 
 def _no_evidence(refund: Refund) -> dict[str, Any]:
-    """Return the change that removes evidence of an earlier absence, which does not cover what was sent since."""
+    """Return the change that removes evidence of an earlier absence.
+
+    That evidence does not cover what was sent since.
+    """
     return {} if refund.evidence is None else {"evidence": None}
 
 
@@ -209,8 +270,15 @@ def _server_errors(refund: Refund, outcome: Outcome) -> int:
     return outcome.server_errors + (refund.server_errors if outcome.only_server_errors else 0)
 
 
-NO_READBACKS: Final[dict[str, Any]] = {"looks": 0, "absent_at": None, "proven_absent_at": None, "found_at": None}
-NO_WORD: Final[dict[str, Any]] = dict.fromkeys(("operator_says", "operator_by", "operator_code", "operator_unverified"))
+NO_READBACKS: Final[dict[str, Any]] = {
+    "looks": 0,
+    "absent_at": None,
+    "proven_absent_at": None,
+    "found_at": None,
+}
+NO_WORD: Final[dict[str, Any]] = dict.fromkeys(
+    ("operator_says", "operator_by", "operator_code", "operator_unverified")
+)
 """Changes that clear the fields of a person's decision, once it is verified or rejected."""
 
 
@@ -225,15 +293,21 @@ def _settled_failed(changes: Mapping[str, Any], code: str, source: str | None = 
 
 
 def budget_spent(changes: Mapping[str, Any]) -> Step:
-    """Return the step that fails a refund that was provably never done within its attempts and age."""
-    message = "given up: no attempt got through within the allowed attempts and age; it was provably never done"
-    return _settled_failed({**changes, "error_code": "budget_spent", "error_message": message}, "budget_spent")
+    """Return the step that fails a refund provably never done within its attempts and age."""
+    message = (
+        "given up: no attempt got through within the allowed attempts and age; it was provably"
+        " never done"
+    )
+    return _settled_failed(
+        {**changes, "error_code": "budget_spent", "error_message": message}, "budget_spent"
+    )
 
 
 def refused_unsent(refund: Refund, code: str, message: str) -> Step:
-    """Return the step that fails a refund that a guard refused before anything was sent, because of its payment.
+    """Return the step that fails a refund that a guard refused because of its payment.
 
-    A refund whose earlier attempt may have happened goes to review. Raises `IllegalMove` if it is in doubt.
+    The guard refused before anything was sent. A refund whose earlier attempt may have happened
+    goes to review. Raises `IllegalMove` if it is in doubt.
     """
     if refund.doubt_since is not None:
         raise IllegalMove(refund.refund_id, refund.stage, Stage.SETTLED)
@@ -244,26 +318,46 @@ def refused_unsent(refund: Refund, code: str, message: str) -> Step:
 
 
 def _into_doubt(
-    refund: Refund, outcome: Outcome, changes: Mapping[str, Any], rules: Rules, now: datetime, jitter: float
+    refund: Refund,
+    outcome: Outcome,
+    changes: Mapping[str, Any],
+    rules: Rules,
+    now: datetime,
+    jitter: float,
 ) -> Step:
     """Return the step into (or within) doubt; `refund` already carries `changes`."""
     delay = _attempt_backoff(refund.attempts, jitter)
     if outcome.retry_after is not None:
         delay = max(delay, outcome.retry_after)
     if may_replay(refund, rules, now + delay):
-        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label=outcome.code, changes=changes, delay=delay)
+        return Step(
+            to=Stage.IN_DOUBT,
+            status=Status.PENDING,
+            label=outcome.code,
+            changes=changes,
+            delay=delay,
+        )
     if rules.readback == "none" and refund.operator_says is None:
-        return to_review(changes, outcome.code, "it may have happened, and nothing may be read back")
+        return to_review(
+            changes, outcome.code, "it may have happened, and nothing may be read back"
+        )
     delay = min(EARLY_READBACK, rules.settle)
     if outcome.retry_after is not None:
         delay = max(delay, outcome.retry_after)
-    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label=outcome.code, changes=changes, delay=delay)
+    return Step(
+        to=Stage.IN_DOUBT, status=Status.PENDING, label=outcome.code, changes=changes, delay=delay
+    )
 
 
 def to_review(changes: Mapping[str, Any], label: str, alarm: str) -> Step:
     """Return the step to review by a person, with the reason as the alarm."""
     return Step(
-        to=Stage.REVIEW, status=Status.PENDING, label=label, changes=changes, delay=REVIEW_REMINDER, alarm=alarm
+        to=Stage.REVIEW,
+        status=Status.PENDING,
+        label=label,
+        changes=changes,
+        delay=REVIEW_REMINDER,
+        alarm=alarm,
     )
 
 
@@ -279,7 +373,10 @@ def unknown_status(found: ProviderRefund, reason: str, changes: Mapping[str, Any
 
 
 def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> Step:
-    """Return the step after a lapsed lease: the worker may have sent and died, so the refund may have happened."""
+    """Return the step after a lapsed lease.
+
+    The worker may have sent and died, so the refund may have happened.
+    """
     changes: dict[str, Any] = {
         "lapses": refund.lapses + 1,
         "doubt_since": refund.doubt_since or now,
@@ -291,22 +388,27 @@ def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> S
     changes |= NO_READBACKS | _no_evidence(refund)
     if changes["lapses"] >= MAX_LAPSES:
         return to_review(
-            changes, "lease_lapsed", "its lease lapsed three times in a row: this refund may crash workers"
+            changes,
+            "lease_lapsed",
+            "its lease lapsed three times in a row: this refund may crash workers",
         )
     outcome = Outcome(verdict=TryVerdict.MAYBE, code="lease_lapsed", doubt=True)
     step = _into_doubt(replace(refund, **changes), outcome, changes, rules, now, jitter)
-    # A replay needs no delay, because the lease was one. A read-back may follow at once too: only a proof of absence
-    # needs a settle time.
+    # A replay needs no delay, because the lease was one. A read-back may follow at once too: only a
+    # proof of absence needs a settle time.
     return step if step.to is not Stage.IN_DOUBT else replace(step, delay=timedelta(0))
 
 
 def poll_delay(age: timedelta) -> timedelta:
-    """Return the delay before the next poll of a pending refund: a quarter of its age, 2 s to 6 h."""
+    """Return the delay to the next poll of a pending refund: a quarter of its age, 2 s to 6 h."""
     return min(max(age / 4, timedelta(seconds=2)), timedelta(hours=6))
 
 
 def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) -> Step:
-    """Return the step after a proof that the refund was done: settled, or processing if the provider says pending."""
+    """Return the step after a proof that the refund was done.
+
+    Settled, or processing if the provider says pending.
+    """
     status = found.status or "pending"
     changes: dict[str, Any] = {
         "provider_refund_id": found.id,
@@ -325,7 +427,11 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         changes["contradicted_by"] = None
     final = FINAL_STATUSES.get(status)
     if final is None:
-        changes |= {"processing_since": refund.processing_since or now, "lapses": 0, "server_errors": 0}
+        changes |= {
+            "processing_since": refund.processing_since or now,
+            "lapses": 0,
+            "server_errors": 0,
+        }
         delay = poll_delay(timedelta(0))
         return Step(
             to=Stage.PROCESSING,
@@ -349,7 +455,13 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
     by = refund.operator_by if evidence == "operator" else None
     dropped = settled_drops()
     return Step(
-        to=Stage.SETTLED, status=final, label=status, changes=changes | dropped, proof=True, source=evidence, by=by
+        to=Stage.SETTLED,
+        status=final,
+        label=status,
+        changes=changes | dropped,
+        proof=True,
+        source=evidence,
+        by=by,
     )
 
 
@@ -383,13 +495,16 @@ def settled_drops() -> dict[str, Any]:
 
 
 def reversed_by_provider(refund: Refund, found: ProviderRefund, source: str) -> Step | None:
-    """Return the step for a succeeded refund that the provider now reports as failed, None for any other refund.
+    """Return the step for a succeeded refund that the provider now reports as failed, else None.
 
     `source` says where the failure was read: `list` or `lookup`.
     """
     if refund.stage is not Stage.SETTLED or refund.status is not Status.SUCCEEDED:
         return None
-    if found.id != refund.provider_refund_id or FINAL_STATUSES.get(found.status or "") is not Status.FAILED:
+    if (
+        found.id != refund.provider_refund_id
+        or FINAL_STATUSES.get(found.status or "") is not Status.FAILED
+    ):
         return None
     changes = {
         "provider_status": found.status,

@@ -1,7 +1,8 @@
 """The error codes of refunds in one table: what each means, who acts, and what a caller does.
 
-The rules, the counters and `ops/docs/error-codes.md` are based on it. A provider may send a code that is not in the
-table. It is stored on the refund as received, is retriable `unknown`, and counts as `other`.
+The rules, the counters and `ops/docs/error-codes.md` are based on it. A provider may send a code
+that is not in the table. It is stored on the refund as received, is retriable `unknown`, and counts
+as `other`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final, Literal
 from worker.model.refund import Retriable
 
 Section = Literal["refused", "ended", "going", "review"]
-"""A part of the table: refused by the provider, ended by the worker, the worker continues, or a reason for review."""
+"""Part of the table: refused by the provider, ended or continued by the worker, or for review."""
 
 DONE: Final = "done"
 """The code of an answer that is not an error."""
@@ -35,7 +36,10 @@ class Actor(StrEnum):
 _OTHER_WAY: Final = "Refund the customer in another way: sending it again does not help."
 _NEW_ID: Final = "Submit a valid amount under a new refund id."
 _UNKNOWN: Final = "Find the cause, then `refunds retry ID --unknown`."
-_FIX: Final = "Report it: the request that was sent is wrong. Once that is fixed, `refunds retry ID --unknown`."
+_FIX: Final = (
+    "Report it: the request that was sent is wrong. Once that is fixed, `refunds retry ID"
+    " --unknown`."
+)
 _WAIT: Final = "Wait: the worker continues by itself."
 _DECIDE: Final = "Wait for a person's decision: see `refunds review show ID`."
 
@@ -52,12 +56,16 @@ class Code:
     _: KW_ONLY
     section: Section
     is_stored: bool = True
-    """Whether a record keeps it as its `error_code`; the other reasons for review are only labels of the history."""
+    """Whether a record keeps it as its `error_code`.
+
+    The other reasons for review are only labels of the history.
+    """
     never_an_echo: bool = False
     """Whether this refusal cannot have been caused by an earlier attempt of the same refund.
 
-    After a doubt, any other refusal may be an echo of that attempt, such as `charge_already_refunded`. It then settles
-    nothing, even if absence was proven or stated by a person.
+    After a doubt, any other refusal may be an echo of that attempt, such as
+    `charge_already_refunded`. It then settles nothing, even if absence was proven or stated by a
+    person.
     """
     of_one_payment: bool = False
     """Whether a 429 with this code concerns one payment and its refund, and not the rate limit."""
@@ -78,7 +86,13 @@ _TABLE: Final = (
         "Nothing is left to refund. See earlier refunds with `refunds list --payment-intent PI`.",
         Retriable.NO,
     ),
-    _refused("amount_too_large", "The amount is more than is left to refund.", Actor.CALLER, _NEW_ID, Retriable.NO),
+    _refused(
+        "amount_too_large",
+        "The amount is more than is left to refund.",
+        Actor.CALLER,
+        _NEW_ID,
+        Retriable.NO,
+    ),
     _refused(
         "amount_too_small",
         "The amount is below the provider's minimum.",
@@ -103,9 +117,19 @@ _TABLE: Final = (
         never_an_echo=True,
     ),
     _refused(
-        "parameter_missing", "A field that the provider requires is missing.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN
+        "parameter_missing",
+        "A field that the provider requires is missing.",
+        Actor.OPERATOR,
+        _FIX,
+        Retriable.UNKNOWN,
     ),
-    _refused("parameter_unknown", "The provider does not know a field.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN),
+    _refused(
+        "parameter_unknown",
+        "The provider does not know a field.",
+        Actor.OPERATOR,
+        _FIX,
+        Retriable.UNKNOWN,
+    ),
     _refused(
         "parameter_invalid_empty",
         "A field that the provider requires is empty.",
@@ -114,10 +138,22 @@ _TABLE: Final = (
         Retriable.UNKNOWN,
     ),
     _refused(
-        "invalid_request_error", "The provider refuses the request as invalid.", Actor.OPERATOR, _FIX, Retriable.UNKNOWN
+        "invalid_request_error",
+        "The provider refuses the request as invalid.",
+        Actor.OPERATOR,
+        _FIX,
+        Retriable.UNKNOWN,
     ),
-    _refused("card_declined", "The card's bank declined the refund.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
-    _refused("card_error", "The card's bank refused the refund.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
+    _refused(
+        "card_declined",
+        "The card's bank declined the refund.",
+        Actor.SHOP,
+        _UNKNOWN,
+        Retriable.UNKNOWN,
+    ),
+    _refused(
+        "card_error", "The card's bank refused the refund.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN
+    ),
     _refused("declined", "The refund was declined.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
     _refused(
         "expired_or_canceled_card",
@@ -142,9 +178,19 @@ _TABLE: Final = (
         "Answer the dispute instead.",
         Retriable.UNKNOWN,
     ),
-    _refused("charge_not_refundable", "This payment cannot be refunded.", Actor.SHOP, _OTHER_WAY, Retriable.UNKNOWN),
     _refused(
-        "unknown", "The provider reports that it failed, without a reason.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN
+        "charge_not_refundable",
+        "This payment cannot be refunded.",
+        Actor.SHOP,
+        _OTHER_WAY,
+        Retriable.UNKNOWN,
+    ),
+    _refused(
+        "unknown",
+        "The provider reports that it failed, without a reason.",
+        Actor.SHOP,
+        _UNKNOWN,
+        Retriable.UNKNOWN,
     ),
     _refused(
         "balance_insufficient",
@@ -164,13 +210,32 @@ _TABLE: Final = (
         "lock_timeout",
         "The provider is busy with this payment.",
         Actor.NOBODY,
-        "Wait: the worker tries again. If the refund has failed with this code, `refunds retry ID`.",
+        "Wait: the worker tries again. If the refund has failed with this code, `refunds retry"
+        " ID`.",
         Retriable.YES,
         of_one_payment=True,
     ),
-    _refused("processing_error", "The provider could not process it.", Actor.SHOP, _UNKNOWN, Retriable.UNKNOWN),
-    _refused("api_error", "The provider had an internal error.", Actor.OPERATOR, _UNKNOWN, Retriable.UNKNOWN),
-    _refused("forbidden", "The key lacks the permission for this.", Actor.OPERATOR, _UNKNOWN, Retriable.UNKNOWN),
+    _refused(
+        "processing_error",
+        "The provider could not process it.",
+        Actor.SHOP,
+        _UNKNOWN,
+        Retriable.UNKNOWN,
+    ),
+    _refused(
+        "api_error",
+        "The provider had an internal error.",
+        Actor.OPERATOR,
+        _UNKNOWN,
+        Retriable.UNKNOWN,
+    ),
+    _refused(
+        "forbidden",
+        "The key lacks the permission for this.",
+        Actor.OPERATOR,
+        _UNKNOWN,
+        Retriable.UNKNOWN,
+    ),
     *(
         _refused(
             f"http_{status}",
@@ -205,11 +270,21 @@ _TABLE: Final = (
     ),
     # Waiting: nothing was done, and the refund is tried again.
     _going("not_sent", "The provider could not be reached. Nothing was sent.", Actor.NOBODY, _WAIT),
-    _going("rate_limited", "The provider accepts no more calls for now (429).", Actor.NOBODY, _WAIT),
     _going(
-        "credentials_refused", "The provider refuses the key.", Actor.OPERATOR, "Set a key that the provider accepts."
+        "rate_limited", "The provider accepts no more calls for now (429).", Actor.NOBODY, _WAIT
     ),
-    _going("payment_unreadable", "The provider does not show the payment. Nothing was sent.", Actor.NOBODY, _WAIT),
+    _going(
+        "credentials_refused",
+        "The provider refuses the key.",
+        Actor.OPERATOR,
+        "Set a key that the provider accepts.",
+    ),
+    _going(
+        "payment_unreadable",
+        "The provider does not show the payment. Nothing was sent.",
+        Actor.NOBODY,
+        _WAIT,
+    ),
     _going(
         "currency_unconfirmed",
         "The payment does not confirm the stated currency. Nothing was sent.",
@@ -218,9 +293,24 @@ _TABLE: Final = (
     ),
     # In doubt: the refund may have happened, and is read back from the provider.
     _going("no_reply", "The request was sent, and no complete reply came.", Actor.NOBODY, _WAIT),
-    _going("lease_lapsed", "The worker that sent it stopped without recording an answer.", Actor.NOBODY, _WAIT),
-    _going("unreadable_success", "The provider reported success and showed no refund.", Actor.NOBODY, _WAIT),
-    _going("contradictory_reply", "The provider's reply does not match this refund.", Actor.NOBODY, _WAIT),
+    _going(
+        "lease_lapsed",
+        "The worker that sent it stopped without recording an answer.",
+        Actor.NOBODY,
+        _WAIT,
+    ),
+    _going(
+        "unreadable_success",
+        "The provider reported success and showed no refund.",
+        Actor.NOBODY,
+        _WAIT,
+    ),
+    _going(
+        "contradictory_reply",
+        "The provider's reply does not match this refund.",
+        Actor.NOBODY,
+        _WAIT,
+    ),
     *(
         _going(f"http_{status}", f"The provider answered HTTP {status}.", Actor.NOBODY, _WAIT)
         for status in (408, 409, 500, 502, 503, 504)
@@ -230,11 +320,17 @@ _TABLE: Final = (
     _reason("idempotency_error", "The key was used with other contents."),
     _reason("conflict", "A read-back does not match this refund."),
     _reason("owned_elsewhere", "The provider's refund belongs to another refund id."),
-    _reason("found_late", "The payment's total rose by this amount, but too late to know which refund did it."),
+    _reason(
+        "found_late",
+        "The payment's total rose by this amount, but too late to know which refund did it.",
+    ),
     _reason("refund_missing", "The provider no longer knows the refund that it had made."),
     _reason("pending_too_long", "The provider has reported it as pending for 30 days."),
     _label("inconclusive", "The read-backs could not show whether it happened."),
-    _label("unreadable", "The payment could not be read within the allowed age, or after a person's decision."),
+    _label(
+        "unreadable",
+        "The payment could not be read within the allowed age, or after a person's decision.",
+    ),
     _label("resends_spent", "It was sent several times and never found."),
     _label("no_readback", "It may have happened, and nothing may be read back."),
     _label("contradicted", "The provider shows another refund for it, which the message names."),
@@ -258,11 +354,14 @@ def may_be_an_echo(code: str) -> bool:
 
 
 def is_of_one_payment(code: str) -> bool:
-    """Return whether a 429 with this code concerns one payment; any other concerns the rate limit."""
+    """Return whether a 429 with this code concerns one payment; others concern the rate limit."""
     known = CODES.get(code)
     return known is not None and known.of_one_payment
 
 
 def counted(code: str) -> str:
-    """Return the name under which an answer's code is counted: the code itself if it is known, else `other`."""
+    """Return the name under which an answer's code is counted.
+
+    The code itself if it is known, else `other`.
+    """
     return code if code in CODES or code == DONE else OTHER

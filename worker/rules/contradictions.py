@@ -1,7 +1,7 @@
 """Rules for contradictions: the provider shows a refund, and the record says otherwise.
 
-Such a proof changes no final status, because somebody may have acted on that status. The proof is stored, and a person
-decides. Pure functions, as in `attempts`.
+Such a proof changes no final status, because somebody may have acted on that status. The proof is
+stored, and a person decides. Pure functions, as in `attempts`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from worker.rules.attempts import to_review
 
 
 def contradicted(refund: Refund, proof: Step, now: datetime) -> Step | None:
-    """Return the step that stores a proof which contradicts the record, None if it is stored already or is not new.
+    """Return the step that stores a proof which contradicts the record.
 
-    `proof` is the step that `attempts.done` returned for the proof.
+    Returns None if the proof is stored already or is not new. `proof` is the step that
+    `attempts.done` returned for the proof.
     """
     identity = proof.changes.get("provider_refund_id")
     if identity is None or identity in {refund.contradicted_by, refund.provider_refund_id}:
@@ -29,11 +30,18 @@ def contradicted(refund: Refund, proof: Step, now: datetime) -> Step | None:
         return None
     changes: dict[str, Any] = {"contradicted_by": identity}
     if refund.stage is not Stage.SETTLED:
-        alarm = f"the provider shows {identity} for it, beside {_known(refund)}: money may move twice"
-        return to_review({**changes, "doubt_since": refund.doubt_since or now}, "contradicted", alarm)
+        alarm = (
+            f"the provider shows {identity} for it, beside {_known(refund)}: money may move twice"
+        )
+        return to_review(
+            {**changes, "doubt_since": refund.doubt_since or now}, "contradicted", alarm
+        )
     alarm = f"it is recorded as {refund.status}, but the provider shows {identity} for it"
     if refund.status is Status.SUCCEEDED:
-        alarm = f"the provider shows {identity} for it beside {_known(refund)}: money may have moved twice"
+        alarm = (
+            f"the provider shows {identity} for it beside {_known(refund)}: money may have moved"
+            " twice"
+        )
     else:
         # A retry would move the money once more.
         changes["retriable"] = Retriable.NO
@@ -52,10 +60,12 @@ def _known(refund: Refund) -> str:
 
 
 def ended(refund: Refund, provider_refund_id: str, now: datetime, by: str) -> Step:
-    """Return the step by which a person resolves a contradiction: the named refund of the provider is this one.
+    """Return the step by which a person resolves a contradiction.
 
-    A settled refund that did not succeed is read by that id, and settles as the provider shows it. Raises
-    `InvalidRequest` if the id is not one of those that contradict each other.
+    The named refund of the provider is this one.
+
+    A settled refund that did not succeed is read by that id, and settles as the provider shows it.
+    Raises `InvalidRequest` if the id is not one of those that contradict each other.
     """
     known = {refund.contradicted_by}
     if refund.status is Status.SUCCEEDED:
@@ -65,7 +75,11 @@ def ended(refund: Refund, provider_refund_id: str, now: datetime, by: str) -> St
         rule = f"must be {' or '.join(names)}, which the provider shows for this refund"
         value = shown(provider_refund_id)
         raise InvalidRequest(
-            [FieldError(field="provider_refund_id", code="provider_refund_id", value=value, rule=rule)]
+            [
+                FieldError(
+                    field="provider_refund_id", code="provider_refund_id", value=value, rule=rule
+                )
+            ]
         )
     if provider_refund_id == refund.provider_refund_id:
         return Step(
@@ -94,9 +108,13 @@ def ended(refund: Refund, provider_refund_id: str, now: datetime, by: str) -> St
 
 
 def forbid_other_ends(refund: Refund) -> None:
-    """Raise `GuardRefused` if the provider shows this refund, so that it can neither be given up nor sent again."""
+    """Raise `GuardRefused` if the provider shows this refund.
+
+    Such a refund can neither be given up nor sent again.
+    """
     if refund.contradicted_by is not None:
         raise GuardRefused(
-            f"the provider shows {refund.contradicted_by} for refund {refund.refund_id}, so it can neither be failed "
-            f"nor sent again: name the provider's refund that counts with --succeeded"
+            f"the provider shows {refund.contradicted_by} for refund {refund.refund_id}, so it can"
+            " neither be failed nor sent again: name the provider's refund that counts with"
+            " --succeeded"
         )

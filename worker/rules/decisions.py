@@ -13,35 +13,53 @@ from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import is_provider_id, shown
 from worker.model.steps import Step
 from worker.rules import contradictions
-from worker.rules.attempts import MAX_SERVER_ERRORS, NO_READBACKS, NO_WORD, REVIEW_REMINDER, settled_drops
+from worker.rules.attempts import (
+    MAX_SERVER_ERRORS,
+    NO_READBACKS,
+    NO_WORD,
+    REVIEW_REMINDER,
+    settled_drops,
+)
 
 CALLER: Final = "caller"
 """The author of a decision if no person is named: the calling program."""
 
 
 def cancel(refund: Refund) -> Step:
-    """Return the step that cancels a refund for which nothing was ever sent, or provably nothing was done.
+    """Return the step that cancels a refund that was never sent, or was provably never done.
 
     Raises `NotCancelable` with the reason otherwise.
     """
     if refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None:
-        return Step(to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=settled_drops())
+        return Step(
+            to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=settled_drops()
+        )
     if refund.settled:
-        raise NotCancelable(f"refund {refund.refund_id} is already {refund.status}: nothing was changed")
+        raise NotCancelable(
+            f"refund {refund.refund_id} is already {refund.status}: nothing was changed"
+        )
     raise NotCancelable(
-        f"refund {refund.refund_id} is {refund.stage}: it may have reached the provider and cannot be canceled; "
-        f"follow it with 'refunds status {refund.refund_id}'"
+        f"refund {refund.refund_id} is {refund.stage}: it may have reached the provider and cannot"
+        f" be canceled; follow it with 'refunds status {refund.refund_id}'"
     )
 
 
 def resolve_succeeded(
-    refund: Refund, provider_refund_id: str, now: datetime, *, by: str = CALLER, unverified: bool = False
+    refund: Refund,
+    provider_refund_id: str,
+    now: datetime,
+    *,
+    by: str = CALLER,
+    unverified: bool = False,
 ) -> Step:
-    """Return the step for a person's claim that the provider's refund is ours; the next poll verifies the claim.
+    """Return the step for a person's claim that the provider's refund is ours.
 
-    If `unverified`, the refund counts although its amount or currency differs from the request; it is still read. A
-    person resolves a contradiction of a settled record in the same way. Raises `NotInReview`, and `InvalidRequest` if
-    the id could not be requested or is not one of those that contradict each other.
+    The next poll verifies the claim.
+
+    If `unverified`, the refund counts although its amount or currency differs from the request; it
+    is still read. A person resolves a contradiction of a settled record in the same way. Raises
+    `NotInReview`, and `InvalidRequest` if the id could not be requested or is not one of those that
+    contradict each other.
     """
     if refund.stage is Stage.SETTLED and refund.contradicted_by is not None:
         return contradictions.ended(refund, provider_refund_id, now, by)
@@ -50,25 +68,40 @@ def resolve_succeeded(
         rule = "must be the provider's refund id, 1 to 200 of A-Z a-z 0-9 _ -"
         value = shown(provider_refund_id)
         raise InvalidRequest(
-            [FieldError(field="provider_refund_id", code="provider_refund_id", value=value, rule=rule)]
+            [
+                FieldError(
+                    field="provider_refund_id", code="provider_refund_id", value=value, rule=rule
+                )
+            ]
         )
-    changes = {"provider_refund_id": provider_refund_id, "processing_since": now, "operator_code": None}
+    changes = {
+        "provider_refund_id": provider_refund_id,
+        "processing_since": now,
+        "operator_code": None,
+    }
     return _decided(refund, "succeeded", Stage.PROCESSING, changes, by, unverified=unverified)
 
 
-def resolve_failed(refund: Refund, code: str, *, by: str = CALLER, unverified: bool = False) -> Step:
+def resolve_failed(
+    refund: Refund, code: str, *, by: str = CALLER, unverified: bool = False
+) -> Step:
     """Return the step for a person's decision that the refund was never done and must not be done.
 
-    A refund that may have happened is read back first. It settles as failed once it is proven absent, or as the
-    provider shows it if it is found. If `unverified`, the decision counts unless something that can be read contradicts
-    it. Raises `NotInReview`, and `GuardRefused` if the provider has shown the refund meanwhile.
+    A refund that may have happened is read back first. It settles as failed once it is proven
+    absent, or as the provider shows it if it is found. If `unverified`, the decision counts unless
+    something that can be read contradicts it. Raises `NotInReview`, and `GuardRefused` if the
+    provider has shown the refund meanwhile.
     """
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
     if _was_in_doubt(refund):
         changes: dict[str, Any] = {"operator_code": code} | NO_READBACKS
         return _decided(refund, "failed", Stage.IN_DOUBT, changes, by, unverified=unverified)
-    changes = {"error_code": code, "error_message": "settled by a person", "retriable": Retriable.NO}
+    changes = {
+        "error_code": code,
+        "error_message": "settled by a person",
+        "retriable": Retriable.NO,
+    }
     changes |= {"evidence": "operator", **settled_drops()}
     return Step(
         to=Stage.SETTLED,
@@ -81,11 +114,13 @@ def resolve_failed(refund: Refund, code: str, *, by: str = CALLER, unverified: b
 
 
 def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False) -> Step:
-    """Return the step for a person's claim that the refund never happened; it is sent again with same key and contents.
+    """Return the step for a person's claim that the refund never happened.
 
-    A refund that may have happened is read back first, and sent once it is proven absent. If `unverified`, the claim
-    counts unless something that can be read contradicts it. Raises `NotInReview`, and `GuardRefused` if the provider
-    has shown the refund meanwhile.
+    It is sent again with same key and contents.
+
+    A refund that may have happened is read back first, and sent once it is proven absent. If
+    `unverified`, the claim counts unless something that can be read contradicts it. Raises
+    `NotInReview`, and `GuardRefused` if the provider has shown the refund meanwhile.
     """
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
@@ -105,17 +140,23 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
 
 
 def _was_in_doubt(refund: Refund) -> bool:
-    """Return whether this refund may have happened, so that a decision about it counts only after a read-back."""
+    """Return whether this refund may have happened.
+
+    A decision about such a refund counts only after a read-back.
+    """
     return refund.doubt_since is not None or refund.doubted
 
 
-def _decided(refund: Refund, says: str, to: Stage, changes: dict[str, Any], by: str, *, unverified: bool) -> Step:
+def _decided(
+    refund: Refund, says: str, to: Stage, changes: dict[str, Any], by: str, *, unverified: bool
+) -> Step:
     """Return the step that stores a person's decision, which is verified next."""
     word = {"operator_says": says, "operator_by": by, "operator_unverified": unverified}
     doubt: dict[str, Any] = {}
     if to is Stage.IN_DOUBT:
-        # A refund whose doubt had ended before review is read back like one still in doubt. Nothing was sent since it
-        # came to review, so a read-back counts a settle time after that. Without a start it would never count.
+        # A refund whose doubt had ended before review is read back like one still in doubt. Nothing
+        # was sent since it came to review, so a read-back counts a settle time after that. Without
+        # a start it would never count.
         doubt = {
             "doubt_since": refund.doubt_since or refund.updated_at,
             "quiet_at": refund.quiet_at or refund.updated_at,
@@ -134,14 +175,18 @@ def _decided(refund: Refund, says: str, to: Stage, changes: dict[str, Any], by: 
 def _needs_review(refund: Refund) -> None:
     if refund.stage is not Stage.REVIEW:
         raise NotInReview(
-            f"refund {refund.refund_id} is {refund.stage}, not in review: only those in 'refunds review list' can be "
-            "resolved"
+            f"refund {refund.refund_id} is {refund.stage}, not in review: only those in 'refunds"
+            " review list' can be resolved"
         )
 
 
 def retry_failed(refund: Refund) -> Step | None:
-    """Return the step that sends a failed refund again as a new generation, None if that cannot help."""
-    if refund.stage is not Stage.SETTLED or refund.status is not Status.FAILED or refund.retriable is Retriable.NO:
+    """Return the step that resends a failed refund as a new generation, None if it cannot help."""
+    if (
+        refund.stage is not Stage.SETTLED
+        or refund.status is not Status.FAILED
+        or refund.retriable is Retriable.NO
+    ):
         return None
     if refund.contradicted_by is not None:
         # The provider shows that the refund was done after all.
@@ -162,42 +207,48 @@ def retry_failed(refund: Refund) -> Step | None:
     return Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes=changes)
 
 
-def retry_one(refund: Refund, *, unknown: bool = False) -> Step:
+def retry_one(refund: Refund, *, unknown: bool) -> Step:
     """Return the step that sends one failed refund again.
 
-    If `unknown`, this includes a refund for which it is not known whether sending again can help. Raises
-    `NotRetriable`, and `GuardRefused` if the provider shows that the refund was done after all.
+    If `unknown`, this includes a refund for which it is not known whether sending again can help.
+    Raises `NotRetriable`, and `GuardRefused` if the provider shows that the refund was done after
+    all.
     """
     contradictions.forbid_other_ends(refund)
     step = retry_failed(refund)
     subject = f"refund {refund.refund_id}"
     if refund.status is not Status.FAILED:
-        raise NotRetriable(f"{subject} is {refund.status}, not failed: only a failed refund can be sent again")
+        raise NotRetriable(
+            f"{subject} is {refund.status}, not failed: only a failed refund can be sent again"
+        )
     code = refund.error_code or "unknown"
     if step is None:
         raise NotRetriable(
-            f"{subject} failed with {code}, and sending it again cannot help: submit a new refund under a new id, "
-            f"or see 'refunds status {refund.refund_id} --history'"
+            f"{subject} failed with {code}, and sending it again cannot help: submit a new refund"
+            f" under a new id, or see 'refunds status {refund.refund_id} --history'"
         )
     if refund.retriable is not Retriable.YES and not unknown:
         raise NotRetriable(
-            f"{subject} failed with {code}, and it is not known whether sending it again can help: find out why it "
-            f"failed, then run 'refunds retry {refund.refund_id} --unknown'"
+            f"{subject} failed with {code}, and it is not known whether sending it again can help:"
+            f" find out why it failed, then run 'refunds retry {refund.refund_id} --unknown'"
         )
     return step
 
 
 def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
-    """Return the step for a refund on a server restored from a snapshot of `since`, None if it needs none.
+    """Return the step a refund needs on a server restored from a snapshot of `since`, if any.
 
-    A refund that was not settled then may have been sent since. What was read of its payment before, or stated by a
-    person, no longer counts. A failed refund may have been retried since, so it is not retried again.
+    A refund that was not settled then may have been sent since. What was read of its payment
+    before, or stated by a person, no longer counts. A failed refund may have been retried since, so
+    it is not retried again.
     """
     if refund.stage is Stage.SETTLED:
         if refund.status is not Status.FAILED or refund.retriable is Retriable.NO:
             return None
         changes: dict[str, Any] = {"retriable": Retriable.NO}
-        return Step(to=refund.stage, status=refund.status, label="recovered", changes=changes, quiet=True)
+        return Step(
+            to=refund.stage, status=refund.status, label="recovered", changes=changes, quiet=True
+        )
     changes = {"doubt_since": refund.doubt_since or since, "retriable": Retriable.NO, **NO_WORD}
     if refund.stage is Stage.REVIEW:
         return Step(
@@ -215,7 +266,14 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
         "quiet_at": now,
         "baseline": None,
         "lapses": 0,
-        # No replay before a read-back: a retry that the snapshot lost had another key than the one known here.
+        # No replay before a read-back: a retry that the snapshot lost had another key than the one
+        # known here.
         "server_errors": MAX_SERVER_ERRORS,
     } | NO_READBACKS
-    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="recovered", changes=changes, delay=timedelta(0))
+    return Step(
+        to=Stage.IN_DOUBT,
+        status=Status.PENDING,
+        label="recovered",
+        changes=changes,
+        delay=timedelta(0),
+    )

@@ -1,22 +1,36 @@
-"""Judges what a read-back shows: pure functions over the provider's list of refunds, or over a payment's totals.
+"""Judges what a read-back shows, by the provider's list of refunds or by a payment's totals.
 
-The gateway fetches, `ReadbackRunner` gathers, and this module judges. Anything short of proof is inconclusive.
+The functions are pure. The gateway fetches, `ReadbackRunner` gathers, and this module judges.
+Anything short of proof is inconclusive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from worker.model.answers import NO_TOTAL, WITHOUT_TOTAL, PaymentView, ProviderRefund, Readback, ReadbackVerdict
+from worker.model.answers import (
+    NO_TOTAL,
+    WITHOUT_TOTAL,
+    PaymentView,
+    ProviderRefund,
+    Readback,
+    ReadbackVerdict,
+)
 from worker.model.refund import Baseline, Refund, Stage, Status
 from worker.rules.outcomes import contradiction, odd_status
 from worker.rules.payloads import STATUSES
 
 
 def judge_list(
-    refund: Refund, entries: Sequence[ProviderRefund], *, complete: bool, siblings: Sequence[Refund] | None
+    refund: Refund,
+    entries: Sequence[ProviderRefund],
+    *,
+    complete: bool,
+    siblings: Sequence[Refund] | None,
 ) -> Readback:
-    """Judge a list of the payment's refunds: a match is believed at once, absence only from a list without gaps.
+    """Judge a list of the payment's refunds.
+
+    A match is believed at once, absence only from a list without gaps.
 
     `siblings` are our other refunds on the payment, None if they are too many to be read.
     """
@@ -24,14 +38,18 @@ def judge_list(
     if ours:
         return _look_at_ours(refund, ours, entries)
     if not complete:
-        return Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="the list was not read to its end")
+        return Readback(
+            verdict=ReadbackVerdict.INCONCLUSIVE, reason="the list was not read to its end"
+        )
     if any(entry.payment_intent != refund.payment_intent for entry in entries):
         return Readback(
-            verdict=ReadbackVerdict.INCONCLUSIVE, reason="the list holds entries that do not belong to this payment"
+            verdict=ReadbackVerdict.INCONCLUSIVE,
+            reason="the list holds entries that do not belong to this payment",
         )
     if siblings is None:
         return Readback(
-            verdict=ReadbackVerdict.INCONCLUSIVE, reason="the payment has too many refunds to compare with a list"
+            verdict=ReadbackVerdict.INCONCLUSIVE,
+            reason="the payment has too many refunds to compare with a list",
         )
     listed = {entry.id for entry in entries}
     if missing := _known_ids(siblings) - listed:
@@ -48,10 +66,12 @@ def judge_list(
 
 
 def judge_absence(entries: Sequence[ProviderRefund], view: PaymentView) -> str | None:
-    """Return why a list without our refund proves no absence, judged by the payment's total; None if it may.
+    """Return why a list without our refund proves no absence, judged by the payment's total.
 
-    A list that lags, ends too early or leaves refunds out does not sum to the payment's total. The total may count
-    pending refunds or not, so two sums agree with it.
+    None if it may.
+
+    A list that lags, ends too early or leaves refunds out does not sum to the payment's total. The
+    total may count pending refunds or not, so two sums agree with it.
     """
     if view.refunded is None:
         # Totals that contradict themselves or cannot be read are not the same as none.
@@ -62,23 +82,31 @@ def judge_absence(entries: Sequence[ProviderRefund], view: PaymentView) -> str |
     every = sum(entry.amount or 0 for entry in counted)
     succeeded = sum(entry.amount or 0 for entry in counted if entry.status == "succeeded")
     if view.refunded not in {succeeded, every}:
-        return f"the payment's refunded total is {view.refunded}, and the listed refunds sum to {every}"
+        return (
+            f"the payment's refunded total is {view.refunded}, and the listed refunds sum to"
+            f" {every}"
+        )
     return None
 
 
-def _look_at_ours(refund: Refund, ours: Sequence[ProviderRefund], entries: Sequence[ProviderRefund]) -> Readback:
+def _look_at_ours(
+    refund: Refund, ours: Sequence[ProviderRefund], entries: Sequence[ProviderRefund]
+) -> Readback:
     conflict = None
     if len({entry.id for entry in ours}) > 1:
         conflict = "the provider shows two refunds with our id: money may have moved twice"
     elif any(_is_later(entry, refund) for entry in entries):
-        conflict = "the provider shows a later generation with our id: lost records had sent it again"
+        conflict = (
+            "the provider shows a later generation with our id: lost records had sent it again"
+        )
     if conflict is not None:
         return Readback(verdict=ReadbackVerdict.CONFLICT, reason=conflict)
     found = ours[0]
     wrong = contradiction(found, refund)
     if wrong is not None or found.status is None:
         return Readback(
-            verdict=ReadbackVerdict.CONFLICT, reason=f"the provider's refund has our id but another {wrong or 'status'}"
+            verdict=ReadbackVerdict.CONFLICT,
+            reason=f"the provider's refund has our id but another {wrong or 'status'}",
         )
     if found.status not in STATUSES:
         return Readback(verdict=ReadbackVerdict.CONFLICT, reason=odd_status(found), found=found)
@@ -86,33 +114,51 @@ def _look_at_ours(refund: Refund, ours: Sequence[ProviderRefund], entries: Seque
 
 
 def _is_this(entry: ProviderRefund, refund: Refund) -> bool:
-    # An entry without a generation counts as the first; a later one could be confused with one that failed.
+    # An entry without a generation counts as the first; a later one could be confused with one that
+    # failed.
     generation = "1" if entry.generation is None else entry.generation
     return entry.refund_id == refund.refund_id and generation == str(refund.generation)
 
 
 def _is_later(entry: ProviderRefund, refund: Refund) -> bool:
     generation = entry.generation or ""
-    return entry.refund_id == refund.refund_id and generation.isdigit() and int(generation) > refund.generation
+    return (
+        entry.refund_id == refund.refund_id
+        and generation.isdigit()
+        and int(generation) > refund.generation
+    )
 
 
 def _known_ids(siblings: Sequence[Refund]) -> set[str]:
-    return {sibling.provider_refund_id for sibling in siblings if sibling.provider_refund_id is not None}
+    return {
+        sibling.provider_refund_id for sibling in siblings if sibling.provider_refund_id is not None
+    }
 
 
 def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refund]) -> bool:
-    """Return whether an entry may be our refund although it does not carry our id and generation."""
+    """Return whether an entry may be our refund although our id and generation are missing."""
     # Dates are not used: that would compare two clocks.
     if entry.refund_id == refund.refund_id:
-        # We know our earlier generations. A later one was sent by a record that a restored server lost.
-        return not (entry.generation or "").isdigit() or int(entry.generation or 0) >= refund.generation
-    # An id that a person has only named, and that was not read yet, may be ours as well as the sibling's.
+        # We know our earlier generations. A later one was sent by a record that a restored server
+        # lost.
+        return (
+            not (entry.generation or "").isdigit()
+            or int(entry.generation or 0) >= refund.generation
+        )
+    # An id that a person has only named, and that was not read yet, may be ours as well as the
+    # sibling's.
     if entry.id in _known_ids([sibling for sibling in siblings if sibling.operator_says is None]):
         return False
-    if entry.refund_id is not None and any(sibling.refund_id == entry.refund_id for sibling in siblings):
+    if entry.refund_id is not None and any(
+        sibling.refund_id == entry.refund_id for sibling in siblings
+    ):
         return False
     # An unreadable amount is -1, and could be any amount.
-    return refund.asked_amount is None or entry.amount is None or entry.amount in {-1, refund.asked_amount}
+    return (
+        refund.asked_amount is None
+        or entry.amount is None
+        or entry.amount in {-1, refund.asked_amount}
+    )
 
 
 def judge_totals(
@@ -125,32 +171,42 @@ def judge_totals(
 ) -> Readback:
     """Judge a payment's refunded total against the baseline taken before the first POST.
 
-    `siblings` are our other refunds on the payment, None if they are too many to be read. `reread` maps their provider
-    ids to what the provider now shows for each, None if it could not be read. Others can also change a total. So
-    nothing is concluded unless the whole baseline consists of refunds that are known by id and have not changed.
+    `siblings` are our other refunds on the payment, None if they are too many to be read. `reread`
+    maps their provider ids to what the provider now shows for each, None if it could not be read.
+    Others can also change a total. So nothing is concluded unless the whole baseline consists of
+    refunds that are known by id and have not changed.
     """
     compared = _compared(refund, view, siblings, reread)
     if isinstance(compared, str):
         return Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason=compared)
     difference, expected = compared
     if difference == expected:
-        return Readback(verdict=ReadbackVerdict.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount")
+        return Readback(
+            verdict=ReadbackVerdict.FOUND_IN_TOTALS,
+            reason="the refunded total rose by exactly our amount",
+        )
     if difference == 0 and totals_proof:
         return Readback(verdict=ReadbackVerdict.ABSENT, reason="the refunded total is unchanged")
     if difference == 0:
         return Readback(
             verdict=ReadbackVerdict.INCONCLUSIVE,
-            reason="the refunded total is unchanged, which proves nothing under REFUNDS_TOTALS=hint",
+            reason=(
+                "the refunded total is unchanged, which proves nothing under REFUNDS_TOTALS=hint"
+            ),
         )
     return Readback(
-        verdict=ReadbackVerdict.INCONCLUSIVE, reason=f"the refunded total moved by {difference}, not by {expected}"
+        verdict=ReadbackVerdict.INCONCLUSIVE,
+        reason=f"the refunded total moved by {difference}, not by {expected}",
     )
 
 
 def _compared(
-    refund: Refund, view: PaymentView, siblings: Sequence[Refund] | None, reread: Mapping[str, ProviderRefund | None]
+    refund: Refund,
+    view: PaymentView,
+    siblings: Sequence[Refund] | None,
+    reread: Mapping[str, ProviderRefund | None],
 ) -> tuple[int, int] | str:
-    """Return the change of the total and the amount we requested, or the reason why they cannot be compared."""
+    """Return the total's change and the amount we requested, or why they cannot be compared."""
     baseline = refund.baseline
     if baseline is None:
         return "no totals were read before the first attempt"
@@ -171,9 +227,15 @@ def _compared(
 
 
 def _unknown_in(
-    baseline: Baseline, refund: Refund, siblings: Sequence[Refund] | None, reread: Mapping[str, ProviderRefund | None]
+    baseline: Baseline,
+    refund: Refund,
+    siblings: Sequence[Refund] | None,
+    reread: Mapping[str, ProviderRefund | None],
 ) -> str | None:
-    """Return why a part of the baseline may have been reversed since, None if all of it is known by id and was not."""
+    """Return why a part of the baseline may have been reversed since.
+
+    Returns None if all of it is known by id and was not reversed.
+    """
     if siblings is None:
         return "the payment has too many refunds to read again"
     for sibling in siblings:
@@ -181,24 +243,34 @@ def _unknown_in(
             return f"another refund of the payment {reason}"
     # The total contains refunds that succeeded, and pending ones if the provider counts them.
     standing = (entry for entry in reread.values() if entry is not None)
-    amounts = [entry.amount for entry in standing if entry.is_pending or entry.status == "succeeded"]
+    amounts = [
+        entry.amount for entry in standing if entry.is_pending or entry.status == "succeeded"
+    ]
     known = [amount for amount in amounts if amount is not None and amount > 0]
     if len(known) < len(amounts) or sum(known) != baseline.refunded:
         return (
-            "the total before the first attempt holds refunds that are not known here, and one may have been reversed"
+            "the total before the first attempt holds refunds that are not known here, and one may"
+            " have been reversed"
         )
     return None
 
 
-def _moving(sibling: Refund, refund: Refund, reread: Mapping[str, ProviderRefund | None]) -> str | None:
-    """Return why another refund of ours may have changed the total, None if it is known that it has not."""
+def _moving(
+    sibling: Refund, refund: Refund, reread: Mapping[str, ProviderRefund | None]
+) -> str | None:
+    """Return why our other refund may have changed the total, None if it is known not to have."""
     if sibling.stage in {Stage.SENDING, Stage.IN_DOUBT, Stage.REVIEW, Stage.PROCESSING}:
         return f"is {sibling.stage}"
     started = refund.first_attempt_at
-    if sibling.stage is Stage.SETTLED and sibling.attempts and (started is None or sibling.updated_at >= started):
+    if (
+        sibling.stage is Stage.SETTLED
+        and sibling.attempts
+        and (started is None or sibling.updated_at >= started)
+    ):
         return "changed since the first attempt"
     if sibling.provider_refund_id is None:
-        # Such a refund was found only in totals, or was settled by a person who could not verify it.
+        # Such a refund was found only in totals, or was settled by a person who could not verify
+        # it.
         unread = sibling.status is Status.SUCCEEDED or sibling.evidence == "operator"
         return "has no provider id to read it by" if unread else None
     now = reread.get(sibling.provider_refund_id)

@@ -11,7 +11,16 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final
 
-from worker.model.answers import Answer, NoReply, NotSent, Outcome, ProviderError, ProviderRefund, Reply, TryVerdict
+from worker.model.answers import (
+    Answer,
+    NoReply,
+    NotSent,
+    Outcome,
+    ProviderError,
+    ProviderRefund,
+    Reply,
+    TryVerdict,
+)
 from worker.model.refund import Refund, Status
 from worker.model.request import shown
 from worker.rules.codes import is_of_one_payment
@@ -25,18 +34,25 @@ _OF_THE_KEY: Final = "idempoten"
 
 
 def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
-    """Return the name of the first present field that cannot belong to our refund, None if all fields agree.
+    """Return the name of the first present field that contradicts our refund, None if all agree.
 
-    An absent field contradicts nothing, because the provider documents each field as optional. That is safe only if
-    something else ties the refund to ours. A reply came on the connection of our own request. A list entry has our id
-    in its metadata. A poll shows the id that was requested. Also, one provider refund belongs to only one record.
+    An absent field contradicts nothing, because the provider documents each field as optional. That
+    is safe only if something else ties the refund to ours. A reply came on the connection of our
+    own request. A list entry has our id in its metadata. A poll shows the id that was requested.
+    Also, one provider refund belongs to only one record.
     """
     asked = refund.asked_amount
     if found.payment_intent is not None and found.payment_intent != refund.payment_intent:
         return "payment_intent"
-    if found.amount is not None and (found.amount <= 0 or (asked is not None and found.amount != asked)):
+    if found.amount is not None and (
+        found.amount <= 0 or (asked is not None and found.amount != asked)
+    ):
         return "amount"
-    if found.currency is not None and refund.currency is not None and found.currency != refund.currency:
+    if (
+        found.currency is not None
+        and refund.currency is not None
+        and found.currency != refund.currency
+    ):
         return "currency"
     if found.refund_id is not None and found.refund_id != refund.refund_id:
         return "metadata.refund_id"
@@ -46,7 +62,10 @@ def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
 
 
 def classify(answer: Answer, refund: Refund) -> Outcome:
-    """Return what one try proves about the refund; an answer that is not listed here means it may have happened."""
+    """Return what one try proves about the refund.
+
+    An answer that is not listed here means it may have happened.
+    """
     if isinstance(answer, NotSent):
         return Outcome(verdict=TryVerdict.NOT_SENT, code="not_sent", message=answer.reason)
     if isinstance(answer, NoReply):
@@ -76,7 +95,10 @@ def classify(answer: Answer, refund: Refund) -> Outcome:
     if status in REFUSALS and error is not None:
         if _is_of_the_key(error):
             return Outcome(
-                verdict=TryVerdict.MISMATCH, code="idempotency_error", message=message or code, http_status=status
+                verdict=TryVerdict.MISMATCH,
+                code="idempotency_error",
+                message=message or code,
+                http_status=status,
             )
         return Outcome(
             verdict=TryVerdict.REFUSED,
@@ -85,6 +107,7 @@ def classify(answer: Answer, refund: Refund) -> Outcome:
             http_status=status,
             credentials=status == HTTPStatus.FORBIDDEN,
         )
+    # Everything else, 408, 409 and 5xx among it, whatever the error says: it may have happened.
     return replace(
         _maybe(code, message),
         http_status=status,
@@ -99,8 +122,13 @@ def _name_of(error: ProviderError | None, http_status: int) -> str:
 
 
 def _is_of_the_key(error: ProviderError) -> bool:
-    """Return whether an error is about the idempotency key: it was used before, so something may have happened."""
-    return any(_OF_THE_KEY in (word or "").lower() for word in (error.kind, error.code, error.message))
+    """Return whether an error is about the idempotency key.
+
+    It was used before, so something may have happened.
+    """
+    return any(
+        _OF_THE_KEY in (word or "").lower() for word in (error.kind, error.code, error.message)
+    )
 
 
 def _maybe(code: str, message: str | None) -> Outcome:
@@ -108,7 +136,7 @@ def _maybe(code: str, message: str | None) -> Outcome:
 
 
 def owned_elsewhere(outcome: Outcome, owner: str) -> Outcome:
-    """Return a success turned into a doubt, because its refund belongs to another record, `owner`."""
+    """Return a success as a doubt, because its refund belongs to another record, `owner`."""
     identity = outcome.found.id if outcome.found is not None else "?"
     doubt = _maybe("owned_elsewhere", f"the reply's refund {identity} belongs to refund {owner}")
     return replace(doubt, http_status=outcome.http_status, tries=outcome.tries)
@@ -119,9 +147,15 @@ def _classify_success(answer: Reply, refund: Refund) -> Outcome:
     found = payload.refund if payload is not None else None
     if payload is None or found is None:
         error = payload.error if payload is not None else None
-        detail = ": ".join(word for word in ((error.code, error.message) if error is not None else ()) if word)
-        message = "the provider reported success without a refund" + (f": {detail}" if detail else "")
-        return replace(_maybe("unreadable_success", message[:LONGEST_TEXT]), http_status=answer.http_status)
+        detail = ": ".join(
+            word for word in ((error.code, error.message) if error is not None else ()) if word
+        )
+        message = "the provider reported success without a refund" + (
+            f": {detail}" if detail else ""
+        )
+        return replace(
+            _maybe("unreadable_success", message[:LONGEST_TEXT]), http_status=answer.http_status
+        )
     wrong = "object" if payload.kind not in {None, "refund"} else contradiction(found, refund)
     if wrong is None and found.status is None:
         wrong = "status"
@@ -129,8 +163,12 @@ def _classify_success(answer: Reply, refund: Refund) -> Outcome:
         message = f"the reply's {wrong} does not belong to this refund"
         return replace(_maybe("contradictory_reply", message), http_status=answer.http_status)
     if found.status not in STATUSES:
-        return replace(_maybe("unknown_status", odd_status(found)), http_status=answer.http_status, found=found)
-    return Outcome(verdict=TryVerdict.DONE, code="done", http_status=answer.http_status, found=found)
+        return replace(
+            _maybe("unknown_status", odd_status(found)), http_status=answer.http_status, found=found
+        )
+    return Outcome(
+        verdict=TryVerdict.DONE, code="done", http_status=answer.http_status, found=found
+    )
 
 
 def odd_status(found: ProviderRefund) -> str:
@@ -139,8 +177,13 @@ def odd_status(found: ProviderRefund) -> str:
 
 
 def key_refused(outcome: Outcome) -> Outcome:
-    """Return a 403 as a refusal of the API key, which concerns every refund, after a harmless GET was refused too."""
-    return replace(outcome, verdict=TryVerdict.NOT_DONE, code="credentials_refused", credentials=True)
+    """Return a 403 as a refusal of the API key, after a harmless GET was refused too.
+
+    Such a refusal concerns every refund.
+    """
+    return replace(
+        outcome, verdict=TryVerdict.NOT_DONE, code="credentials_refused", credentials=True
+    )
 
 
 def key_accepted(outcome: Outcome) -> Outcome:
@@ -152,7 +195,10 @@ _STRENGTH: Final = {seen: rank for rank, seen in enumerate(TryVerdict)}
 
 
 def fold(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return an attempt's outcome: its strongest try (the latest of equals). A doubt remains, whatever follows it."""
+    """Return an attempt's outcome: its strongest try (the latest of equals).
+
+    A doubt remains, whatever follows it.
+    """
     strongest = max(enumerate(outcomes), key=lambda pair: (_STRENGTH[pair[1].verdict], pair[0]))[1]
     # A try that was never sent has no answer, so it does not interrupt consecutive 5xx answers.
     answered = [outcome for outcome in outcomes if outcome.verdict is not TryVerdict.NOT_SENT]

@@ -1,9 +1,11 @@
-"""Parses the provider's JSON, which happens only here. The result is typed, bounded and without secrets.
+"""Parses the provider's JSON, which happens only here.
 
-A field that is present and cannot be read becomes '', or -1 for an amount. Such a value agrees with nothing, so it
-counts as a contradiction and is not ignored. Texts are shown to people and kept for years. A code has the alphabet of
-`CODE`. Any other text is one line of at most `LONGEST_TEXT` characters. It leaves out the values of the caller's
-metadata, and whatever may be a request's body.
+The result is typed, bounded and without secrets.
+
+A field that is present and cannot be read becomes '', or -1 for an amount. Such a value agrees with
+nothing, so it counts as a contradiction and is not ignored. Texts are shown to people and kept for
+years. A code has the alphabet of `CODE`. Any other text is one line of at most `LONGEST_TEXT`
+characters. It leaves out the values of the caller's metadata, and whatever may be a request's body.
 """
 
 from __future__ import annotations
@@ -26,13 +28,23 @@ from worker.model.answers import (
     ProviderRefund,
 )
 from worker.model.redaction import holds_key, without_secrets
-from worker.model.request import MAX_AMOUNT, RESERVED_METADATA, is_currency, is_provider_id, is_refund_id, scrubbed
+from worker.model.request import (
+    MAX_AMOUNT,
+    RESERVED_METADATA,
+    is_currency,
+    is_provider_id,
+    is_refund_id,
+    scrubbed,
+)
 from worker.rules.codes import CODES
 
 LONGEST_TEXT: Final = 200
 CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 STATUSES: Final = frozenset({*PENDING_WORDS, "succeeded", "failed", "canceled"})
-"""The known statuses of a refund. Other spellings are read as one of them; any other word is unknown."""
+"""The known statuses of a refund.
+
+Other spellings are read as one of them; any other word is unknown.
+"""
 
 _SPELLINGS: Final = MappingProxyType({"cancelled": "canceled"})
 _AMOUNT: Final = re.compile(rf"[0-9]{{1,{len(str(MAX_AMOUNT))}}}")
@@ -52,14 +64,17 @@ _DEEPEST: Final = 6
 _MOST_NUMBERS: Final = 2000
 
 _MOST_HIDDEN: Final = 60
-"""Maximum number of a refund's metadata values that are redacted in its texts: more than a caller may have."""
+"""Maximum number of a refund's metadata values that are redacted in its texts.
+
+More than a caller may have.
+"""
 
 
 def read(value: object, hide: Collection[str] = (), *, numbers: bool = False) -> Payload | None:
     """Return the parsed payload of a decoded JSON value, None if the value is not an object.
 
-    `hide` holds the values of the caller's metadata, because a careless provider may repeat a request. With `numbers`
-    every number is read too, by its path; only a probe needs them.
+    `hide` holds the values of the caller's metadata, because a careless provider may repeat a
+    request. With `numbers` every number is read too, by its path; only a probe needs them.
     """
     if not isinstance(value, Mapping):
         return None
@@ -81,13 +96,18 @@ def read(value: object, hide: Collection[str] = (), *, numbers: bool = False) ->
 
 
 def read_amount(value: Any) -> int | None:
-    """Return an amount in minor units, None if it is absent, -1 if it is present and is not an amount.
+    """Return an amount in minor units, None if it is absent, -1 if it is not an amount.
 
-    `500.0` is 500, because JSON has one kind of number. No amount exceeds the largest that a refund may have.
+    `500.0` is 500, because JSON has one kind of number. No amount exceeds the largest that a refund
+    may have.
     """
     if value is None:
         return None
-    whole = value.is_integer() if isinstance(value, float) else isinstance(value, str) and _AMOUNT.fullmatch(value)
+    whole = (
+        value.is_integer()
+        if isinstance(value, float)
+        else isinstance(value, str) and _AMOUNT.fullmatch(value)
+    )
     number = int(value) if whole else value
     return number if type(number) is int and 0 <= number <= MAX_AMOUNT else -1
 
@@ -101,7 +121,7 @@ def read_time(value: Any) -> datetime | None:
 
 
 def _currency(value: Any) -> str | None:
-    """Return a currency as three lowercase letters, '' if the value is present and is not a currency."""
+    """Return a currency as three lowercase letters, '' if a present value is not a currency."""
     if value is None:
         return None
     text = value.lower() if isinstance(value, str) else ""
@@ -117,19 +137,25 @@ def _id(value: Any) -> str | None:
 
 
 def _is_id(text: str) -> bool:
-    """Return whether a text can be a provider's id, which is stored unchanged and so must not contain our API key."""
+    """Return whether a text can be a provider's id.
+
+    An id is stored unchanged, so it must not contain our API key.
+    """
     return is_provider_id(text) and not holds_key(text)
 
 
 def _kind(value: Any) -> str | None:
     if value is None:
         return None
-    return value if isinstance(value, str) and _NAME.fullmatch(value) and not holds_key(value) else ""
+    return (
+        value if isinstance(value, str) and _NAME.fullmatch(value) and not holds_key(value) else ""
+    )
 
 
 def _clean(text: str, hide: Collection[str]) -> str:
     """Return a foreign text in a form that is safe to store and show."""
-    # Redact secrets first, because the later steps could remove parts of them. A request's body begins with a brace.
+    # Redact secrets first, because the later steps could remove parts of them. A request's body
+    # begins with a brace.
     line = without_secrets(text).partition("{")[0]
     # The longest value first, because it may contain another one.
     for value in sorted(hide, key=len, reverse=True):
@@ -150,7 +176,7 @@ def _code(value: Any, hide: Collection[str]) -> str | None:
 
 
 def _status(value: Any, hide: Collection[str]) -> str | None:
-    """Return a status in its usual spelling, any other word as clean text, '' if it is not a word."""
+    """Return a status in its usual spelling, other words as clean text, '' if it is not a word."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -181,7 +207,9 @@ def _refund(value: Mapping[str, Any], hide: Collection[str]) -> ProviderRefund |
         currency=_currency(value.get("currency")),
         payment_intent=_id(value.get("payment_intent")),
         failure_reason=code,
-        failure_words=_clean(reason, hide) or None if isinstance(reason, str) and code is None else None,
+        failure_words=(
+            _clean(reason, hide) or None if isinstance(reason, str) and code is None else None
+        ),
         refund_id=_own(metadata.get("refund_id")),
         generation=None if generation is None else _generation(generation),
         created=read_time(value.get("created")),
@@ -189,7 +217,11 @@ def _refund(value: Mapping[str, Any], hide: Collection[str]) -> ProviderRefund |
 
 
 def _values(metadata: Mapping[str, Any]) -> Iterator[str]:
-    texts = (value for name, value in metadata.items() if isinstance(value, str) and name not in RESERVED_METADATA)
+    texts = (
+        value
+        for name, value in metadata.items()
+        if isinstance(value, str) and name not in RESERVED_METADATA
+    )
     return islice(texts, _MOST_HIDDEN)
 
 
@@ -201,11 +233,18 @@ def _own(value: Any) -> str | None:
 
 def _generation(value: Any) -> str:
     text = str(value) if type(value) is int else value
-    return text if isinstance(text, str) and re.fullmatch(rf"[0-9]{{1,{_LONGEST_GENERATION}}}", text) else ""
+    return (
+        text
+        if isinstance(text, str) and re.fullmatch(rf"[0-9]{{1,{_LONGEST_GENERATION}}}", text)
+        else ""
+    )
 
 
 def _is_refund(value: Mapping[str, Any], refund: ProviderRefund | None) -> bool:
-    """Return whether an object shows a refund; such an object is not a refusal, whatever else it says."""
+    """Return whether an object shows a refund.
+
+    Such an object is not a refusal, whatever else it says.
+    """
     return value.get("object") == "refund" or (refund is not None and refund.status in STATUSES)
 
 
@@ -213,15 +252,19 @@ def _is_refund(value: Mapping[str, Any], refund: ProviderRefund | None) -> bool:
 
 
 def _error(value: Mapping[str, Any], hide: Collection[str]) -> ProviderError | None:
-    """Return an object's error in any of the usual shapes, None if it has nothing that could be an error.
+    """Return an object's error in any of the usual shapes, None if nothing could be an error.
 
-    The shapes are `{"error": {…}}`, the same fields flat, `{"error": "text"}`, and `{"errors": …}` as a list or by
-    field.
+    The shapes are `{"error": {…}}`, the same fields flat, `{"error": "text"}`, and `{"errors": …}`
+    as a list or by field.
     """
     inside = value.get("error") or value.get("errors")
     body = inside if isinstance(inside, Mapping) else value
     entries = inside if isinstance(inside, list) else []
-    codes = [body.get("code"), *(each.get("code") for each in entries if isinstance(each, Mapping)), inside]
+    codes = [
+        body.get("code"),
+        *(each.get("code") for each in entries if isinstance(each, Mapping)),
+        inside,
+    ]
     code = next((read for each in codes if (read := _code(each, hide)) is not None), None)
     words = [*_told(inside, code), _message(body)]
     if code is None and isinstance(body.get("code"), str):
@@ -239,14 +282,19 @@ def _message(body: Mapping[str, Any]) -> str | None:
 
 
 def _told(inside: Any, code: str | None) -> list[str | None]:
-    """Return the texts in an `error` or `errors` that is not an object with a message of its own."""
+    """Return the texts in an `error` or `errors` that is not an object with its own message."""
     match inside:
         case str():
             return [] if inside == code else [inside]
         case list():
-            return [_message(each) if isinstance(each, Mapping) else _text(each) for each in inside[:_MOST_WORDS]]
+            return [
+                _message(each) if isinstance(each, Mapping) else _text(each)
+                for each in inside[:_MOST_WORDS]
+            ]
         case Mapping():
-            fields = [(name, _text(values)) for name, values in inside.items() if isinstance(values, list)]
+            fields = [
+                (name, _text(values)) for name, values in inside.items() if isinstance(values, list)
+            ]
             return [f"{name}: {text}" for name, text in fields[:_MOST_WORDS] if text]
         case _:
             return []
@@ -265,28 +313,40 @@ _CAPTURED: Final = ("amount_captured", "amount_received", "amount")
 
 
 def _payment(value: Mapping[str, Any]) -> PaymentView:
-    """Read a payment intent's or a charge's totals by Stripe's field names; several charges are inconclusive."""
+    """Read a payment intent's or a charge's totals by Stripe's field names.
+
+    Several charges are inconclusive.
+    """
     currency = _currency(value.get("currency"))
     if currency == "":
         return PaymentView(currency="", problem="the currency cannot be read")
     charges, latest = value.get("charges"), value.get("latest_charge")
     listed_in = charges.get("data") if isinstance(charges, Mapping) else None
     listed = listed_in if isinstance(listed_in, list) else []
-    several = len(listed) > 1 or bool(listed and isinstance(charges, Mapping) and charges.get("has_more"))
+    several = len(listed) > 1 or bool(
+        listed and isinstance(charges, Mapping) and charges.get("has_more")
+    )
     entries = [entry for entry in listed if isinstance(entry, Mapping)]
     if _contradicted(currency, *entries, latest):
         return PaymentView(currency="", problem=_TWO_CURRENCIES)
     inside = entries or ([latest] if isinstance(latest, Mapping) else [])
     # A charge that the payment shows must be the payment's own.
     if any(
-        charge.get("payment_intent") is not None and _id(charge["payment_intent"]) != value.get("id")
+        charge.get("payment_intent") is not None
+        and _id(charge["payment_intent"]) != value.get("id")
         for charge in inside
     ):
-        return PaymentView(currency=currency, problem="the payment shows a charge of another payment")
+        return PaymentView(
+            currency=currency, problem="the payment shows a charge of another payment"
+        )
     if "amount_refunded" in value:
         whole = not several and inside and "amount_refunded" in inside[0]
-        if whole and read_amount(inside[0]["amount_refunded"]) != read_amount(value["amount_refunded"]):
-            return PaymentView(currency=currency, problem="payment and charge differ in the refunded total")
+        if whole and read_amount(inside[0]["amount_refunded"]) != read_amount(
+            value["amount_refunded"]
+        ):
+            return PaymentView(
+                currency=currency, problem="payment and charge differ in the refunded total"
+            )
         return _totals(value, currency)
     if several:
         return PaymentView(currency=currency, problem=SEVERAL_CHARGES)
@@ -300,7 +360,7 @@ def _payment(value: Mapping[str, Any]) -> PaymentView:
 
 
 def _contradicted(currency: str | None, *charges: Any) -> bool:
-    """Return whether a payment and its charges show more than one currency, or one that cannot be read."""
+    """Return whether a payment and its charges show several currencies, or an unreadable one."""
     said = {_currency(charge.get("currency")) for charge in charges if isinstance(charge, Mapping)}
     return "" in said or len({currency, *said} - {None}) > 1
 
@@ -318,21 +378,34 @@ def _totals(charge: Mapping[str, Any], currency: str | None) -> PaymentView:
     if _is_uncaptured(charge):
         return PaymentView(currency=own, problem="the charge was not captured")
     if not _agree(charge.get("refunded"), refunded, captured):
-        return PaymentView(currency=own, problem="the charge's refunded total contradicts its other figures")
-    return PaymentView(refunded=refunded, captured=captured, currency=own, shown_by=_id(charge.get("id")) or None)
+        return PaymentView(
+            currency=own, problem="the charge's refunded total contradicts its other figures"
+        )
+    return PaymentView(
+        refunded=refunded, captured=captured, currency=own, shown_by=_id(charge.get("id")) or None
+    )
 
 
 def _is_uncaptured(charge: Mapping[str, Any]) -> bool:
-    return charge.get("captured") is False or charge.get("paid") is False or charge.get("status") == "failed"
+    return (
+        charge.get("captured") is False
+        or charge.get("paid") is False
+        or charge.get("status") == "failed"
+    )
 
 
 def _agree(is_refunded: Any, refunded: int, captured: int | None) -> bool:
-    """Return whether a refunded total can be true: not above the captured amount, and as the flag `refunded` says."""
+    """Return whether a refunded total can be true.
+
+    Not above the captured amount, and as the flag `refunded` says.
+    """
     if captured is None:
         return True
     if refunded > captured:
         return False
-    return not isinstance(is_refunded, bool) or is_refunded == (refunded == captured and refunded > 0)
+    return not isinstance(is_refunded, bool) or is_refunded == (
+        refunded == captured and refunded > 0
+    )
 
 
 def _page(value: Mapping[str, Any], hide: Collection[str]) -> Page | None:
@@ -341,7 +414,9 @@ def _page(value: Mapping[str, Any], hide: Collection[str]) -> Page | None:
         return None
     more = value.get("has_more")
     return Page(
-        entries=tuple(_refund(entry, hide) if isinstance(entry, Mapping) else None for entry in entries),
+        entries=tuple(
+            _refund(entry, hide) if isinstance(entry, Mapping) else None for entry in entries
+        ),
         more=more if isinstance(more, bool) else None,
     )
 

@@ -1,4 +1,6 @@
-"""Rules before a send: what must be known about a payment, and the step if it is not. Pure functions, as in `attempts`.
+"""Rules before a send: what must be known about a payment, and the step if it is not.
+
+Pure functions, as in `attempts`.
 
 A missing fact confirms nothing, and a refund that cannot be confirmed is not sent.
 """
@@ -13,7 +15,15 @@ from worker.model.answers import Outcome, PaymentView, Readback, ReadbackVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
-from worker.rules.attempts import MAX_SERVER_ERRORS, NO_READBACKS, PARKED, Rules, backoff, refused_unsent, to_review
+from worker.rules.attempts import (
+    MAX_SERVER_ERRORS,
+    NO_READBACKS,
+    PARKED,
+    Rules,
+    backoff,
+    refused_unsent,
+    to_review,
+)
 
 UNCONFIRMED_FOR: Final = timedelta(hours=1)
 """How long a payment is read again for what it must confirm, before the refund goes to review."""
@@ -23,12 +33,12 @@ _FIRST_WAIT: Final = timedelta(seconds=5)
 
 
 def wants_currency(refund: Refund) -> bool:
-    """Return whether the payment must be read before a send, to confirm the currency that the refund states."""
+    """Return whether the payment must be read before a send, to confirm the stated currency."""
     return refund.asked_currency is not None and not refund.currency_checked
 
 
 def after_view(refund: Refund, view: PaymentView, now: datetime, jitter: float) -> Step | None:
-    """Return the step that holds a refund back after its payment was read, None if it may be sent."""
+    """Return the step that holds back a refund whose payment was read, None if it may be sent."""
     if not wants_currency(refund) or view.currency == refund.asked_currency:
         return None
     if not view.currency:
@@ -36,48 +46,74 @@ def after_view(refund: Refund, view: PaymentView, now: datetime, jitter: float) 
     message = f"the payment is in {view.currency}, the refund states {refund.asked_currency}"
     if refund.doubt_since is None:
         return refused_unsent(refund, "currency_mismatch", f"{message}: nothing was sent")
-    # It may have been sent by a record that a restored server has lost. A person must find out what happened.
+    # It may have been sent by a record that a restored server has lost. A person must find out what
+    # happened.
     return to_review(_told("currency_mismatch", message), "currency_mismatch", message)
 
 
-def after_no_view(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float) -> Step | None:
-    """Return the step that holds a refund back if its payment could not be read, None if it may be sent anyway.
+def after_no_view(
+    refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float
+) -> Step | None:
+    """Return the step that holds a refund back if its payment could not be read.
 
-    A refusal to show the payment holds back only a refund that states a currency. For any other, the POST's answer will
-    say why.
+    Returns None if the refund may be sent anyway. A refusal to show the payment holds back only a
+    refund that states a currency. For any other, the POST's answer will say why.
     """
     if not wants_currency(refund):
-        return None if outcome.verdict is TryVerdict.REFUSED else _unreadable(refund, outcome, rules, now, jitter)
+        return (
+            None
+            if outcome.verdict is TryVerdict.REFUSED
+            else _unreadable(refund, outcome, rules, now, jitter)
+        )
     if outcome.verdict is TryVerdict.NOT_DONE or _is_silence(outcome):
         return _unreadable(refund, outcome, rules, now, jitter)
-    return _unconfirmed(refund, f"the provider does not show the payment ({outcome.code})", now, jitter)
+    return _unconfirmed(
+        refund, f"the provider does not show the payment ({outcome.code})", now, jitter
+    )
 
 
-def after_first_readback(refund: Refund, read_back: Readback, now: datetime, jitter: float) -> Step | None:
-    """Return the step that holds back a refund's first send after a read-back, None if the payment shows it absent.
+def after_first_readback(
+    refund: Refund, read_back: Readback, now: datetime, jitter: float
+) -> Step | None:
+    """Return the step that holds back a refund's first send after a read-back.
 
-    A refund that exists at the provider, or could exist, is in doubt like any other. It is read back again at once, and
-    the rules for doubts decide.
+    Returns None if the payment shows that the refund is absent. A refund that exists at the
+    provider, or could exist, is in doubt like any other. It is read back again at once, and the
+    rules for doubts decide.
     """
     match read_back.verdict:
         case ReadbackVerdict.ABSENT:
             return None
         case ReadbackVerdict.UNREADABLE:
-            delay = PARKED if read_back.credentials else _unread_wait(refund, read_back.retry_after, jitter)
+            delay = (
+                PARKED
+                if read_back.credentials
+                else _unread_wait(refund, read_back.retry_after, jitter)
+            )
             return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
     changes = {
         "doubt_since": now,
         "first_attempt_at": now,
         "quiet_at": now,
         "retriable": Retriable.NO,
-        # No replay before a read-back: a refund that may exist was sent by records that are not known here.
+        # No replay before a read-back: a refund that may exist was sent by records that are not
+        # known here.
         "server_errors": MAX_SERVER_ERRORS,
     } | NO_READBACKS
-    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="first_look", changes=changes, delay=timedelta(0))
+    return Step(
+        to=Stage.IN_DOUBT,
+        status=Status.PENDING,
+        label="first_look",
+        changes=changes,
+        delay=timedelta(0),
+    )
 
 
 def account_lost(refund: Refund) -> Step:
-    """Return the step for a refund whose payment was shown once and is missing now; all sends have stopped by then."""
+    """Return the step for a refund whose payment was shown once and is missing now.
+
+    All sends have stopped by then.
+    """
     return _postponed(refund, "account_lost", {}, PARKED)
 
 
@@ -88,7 +124,10 @@ def _is_silence(outcome: Outcome) -> bool:
 
 def _unconfirmed(refund: Refund, problem: str, now: datetime, jitter: float) -> Step:
     since = refund.unconfirmed_since or now
-    message = f"not sent, since it is not confirmed that the payment is in {refund.asked_currency}: {problem}"
+    message = (
+        f"not sent, since it is not confirmed that the payment is in {refund.asked_currency}:"
+        f" {problem}"
+    )
     changes = {"unconfirmed_since": since, **_told("currency_unconfirmed", message)}
     if now - since >= UNCONFIRMED_FOR:
         return to_review(changes, "currency_unconfirmed", changes["error_message"])
@@ -96,27 +135,37 @@ def _unconfirmed(refund: Refund, problem: str, now: datetime, jitter: float) -> 
     return _postponed(refund, "currency_unconfirmed", changes, delay)
 
 
-def _unreadable(refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float) -> Step:
-    """Return the step if the payment could not be read; a refund that was never sent waits, however long that lasts."""
+def _unreadable(
+    refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float
+) -> Step:
+    """Return the step if the payment could not be read.
+
+    A refund that was never sent waits, however long that lasts.
+    """
     delay = _unread_wait(refund, outcome.retry_after, jitter)
     if refund.stage is not Stage.IN_DOUBT:
         return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
     # A refund in doubt counts its own read-backs, and ends in review.
     if refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age:
         return to_review(
-            {}, "payment_unreadable", f"its payment could not be read within the allowed age: {outcome.code}"
+            {},
+            "payment_unreadable",
+            f"its payment could not be read within the allowed age: {outcome.code}",
         )
     return _postponed(refund, UNREADABLE, {}, delay)
 
 
 def _unread_wait(refund: Refund, retry_after: timedelta | None, jitter: float) -> timedelta:
     return max(
-        backoff(refund.looks + 1, base=_FIRST_WAIT, cap=_LONGEST_WAIT, jitter=jitter), retry_after or timedelta(0)
+        backoff(refund.looks + 1, base=_FIRST_WAIT, cap=_LONGEST_WAIT, jitter=jitter),
+        retry_after or timedelta(0),
     )
 
 
 def _postponed(refund: Refund, label: str, changes: Mapping[str, Any], delay: timedelta) -> Step:
-    return Step(to=refund.stage, status=refund.status, label=label, changes=changes, delay=delay, quiet=True)
+    return Step(
+        to=refund.stage, status=refund.status, label=label, changes=changes, delay=delay, quiet=True
+    )
 
 
 def _told(code: str, message: str) -> dict[str, Any]:

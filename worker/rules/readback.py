@@ -1,4 +1,4 @@
-"""Rules after a read: the step after a read-back of a doubtful refund, or after a poll of a processing one."""
+"""Rules for the step after a read-back of a doubtful refund, or a poll of a processing one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
-from worker.model.answers import Answer, Outcome, ProviderRefund, Readback, ReadbackVerdict, Reply, TryVerdict
+from worker.model.answers import (
+    Answer,
+    Outcome,
+    ProviderRefund,
+    Readback,
+    ReadbackVerdict,
+    Reply,
+    TryVerdict,
+)
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
@@ -30,10 +38,11 @@ from worker.rules.outcomes import classify, contradiction
 from worker.rules.payloads import STATUSES
 
 FOUND_WITHIN: Final = 2
-"""Settle times after an attempt's end within which a rise of the total is attributed to our refund."""
+"""Settle times after an attempt's end within which a rise of the total is attributed to our refund.
+"""
 _FOUND_LATE: Final = (
-    "the refunded total rose by exactly this amount, but that was first seen more than two settle times after the "
-    "attempt: someone else may have made that refund"
+    "the refunded total rose by exactly this amount, but that was first seen more than two settle"
+    " times after the attempt: someone else may have made that refund"
 )
 
 MAX_READBACKS: Final = 5
@@ -41,17 +50,23 @@ MAX_READBACKS: Final = 5
 MISSING_FOR: Final = timedelta(hours=1)
 """How long a 404 means "not yet", for a payment or a reported refund, because a replica may lag."""
 NAMED_MISSING_FOR: Final = timedelta(minutes=1)
-"""The same for an id that a person named: it is most likely mistyped, and the person is still waiting."""
+"""The same for an id that a person named.
+
+It is most likely mistyped, and the person is still waiting.
+"""
 MAX_UNREAD: Final = 3
 """Consecutive unanswered read-backs after which a person's decision is judged without one."""
 
 
-def after_readback(refund: Refund, read_back: Readback, rules: Rules, now: datetime, jitter: float) -> Step:
+def after_readback(
+    refund: Refund, read_back: Readback, rules: Rules, now: datetime, jitter: float
+) -> Step:
     """Return the step after a read-back of a refund in doubt.
 
-    Absence needs two read-backs: one a settle time after the attempt went quiet, and one a settle time later. A
-    person's decision is compared with what is read, and never outweighs it. The decision counts by itself only if
-    nothing readable settles the question and the person requested that with `unverified`.
+    Absence needs two read-backs: one a settle time after the attempt went quiet, and one a settle
+    time later. A person's decision is compared with what is read, and never outweighs it. The
+    decision counts by itself only if nothing readable settles the question and the person requested
+    that with `unverified`.
     """
     if (
         read_back.verdict is ReadbackVerdict.FOUND
@@ -65,9 +80,14 @@ def after_readback(refund: Refund, read_back: Readback, rules: Rules, now: datet
         case ReadbackVerdict.CONFLICT:
             return _conflict(read_back)
         case ReadbackVerdict.UNREADABLE:
-            if refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age:
+            if (
+                refund.first_attempt_at is not None
+                and now - refund.first_attempt_at >= rules.max_age
+            ):
                 return to_review(
-                    {}, "unreadable", f"it could not be read back within the allowed age: {read_back.reason}"
+                    {},
+                    "unreadable",
+                    f"it could not be read back within the allowed age: {read_back.reason}",
                 )
             return _read_again_later(refund, read_back, now, jitter)
         case ReadbackVerdict.FOUND_IN_TOTALS:
@@ -80,17 +100,24 @@ def after_readback(refund: Refund, read_back: Readback, rules: Rules, now: datet
 
 
 def _is_stuck(refund: Refund, found: ProviderRefund, now: datetime) -> bool:
-    """Return whether a person gives up a refund that the provider has reported as pending for too long."""
+    """Return whether a person gives up a refund that the provider reported pending for too long."""
     since = refund.processing_since
     too_long = since is not None and now - since >= MAX_PROCESSING
-    return refund.operator_says == "failed" and refund.operator_unverified and found.is_pending and too_long
+    return (
+        refund.operator_says == "failed"
+        and refund.operator_unverified
+        and found.is_pending
+        and too_long
+    )
 
 
 def after_owned(refund: Refund, changes: Mapping[str, Any], alarm: str) -> Step:
-    """Return the step if the provider's refund in a proof belongs to another record: review, where a person may end it.
+    """Return the step if the provider's refund in a proof belongs to another record.
 
-    `changes` are stored on the record; fields that they remove are also removed if this settles the refund. `alarm`
-    says which record owns the provider's refund.
+    Review, where a person may end it.
+
+    `changes` are stored on the record; fields that they remove are also removed if this settles the
+    refund. `alarm` says which record owns the provider's refund.
     """
     if refund.operator_says == "failed" and refund.operator_unverified:
         step = _given_up(refund, "operator", f"settled by a person: {alarm}")
@@ -101,33 +128,54 @@ def after_owned(refund: Refund, changes: Mapping[str, Any], alarm: str) -> Step:
 
 def _conflict(read_back: Readback) -> Step:
     if read_back.found is not None:
-        return replace(unknown_status(read_back.found, read_back.reason, {}), source=read_back.source or "list")
+        return replace(
+            unknown_status(read_back.found, read_back.reason, {}), source=read_back.source or "list"
+        )
     changes = {"error_code": "conflict", "error_message": read_back.reason}
-    return replace(to_review(changes, "conflict", read_back.reason), source=read_back.source or "list")
+    return replace(
+        to_review(changes, "conflict", read_back.reason), source=read_back.source or "list"
+    )
 
 
-def _read_again_later(refund: Refund, read_back: Readback, now: datetime, jitter: float, **changes: Any) -> Step:
-    """Return the step for a read-back that was not answered (yet); the delay grows with the age of the doubt."""
+def _read_again_later(
+    refund: Refund, read_back: Readback, now: datetime, jitter: float, **changes: Any
+) -> Step:
+    """Return the step for a read-back that was not answered (yet).
+
+    The delay grows with the age of the doubt.
+    """
     doubted = now - (refund.doubt_since or now)
     delay = min(max(doubted / 4, timedelta(seconds=5)), timedelta(minutes=10)) * (1 + jitter / 4)
     delay = max(delay, read_back.retry_after or timedelta(0))
-    return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="unreadable", changes=changes, delay=delay, quiet=True)
+    return Step(
+        to=Stage.IN_DOUBT,
+        status=Status.PENDING,
+        label="unreadable",
+        changes=changes,
+        delay=delay,
+        quiet=True,
+    )
 
 
-def _after_word(refund: Refund, read_back: Readback, rules: Rules, now: datetime, jitter: float) -> Step:
-    """Return the step after a read-back of a refund that a person decided to fail or to send again."""
+def _after_word(
+    refund: Refund, read_back: Readback, rules: Rules, now: datetime, jitter: float
+) -> Step:
+    """Return the step after a read-back of a refund that a person decided to fail or resend."""
     match read_back.verdict:
         case ReadbackVerdict.CONFLICT:
             return _refused_word(_conflict(read_back))
         case ReadbackVerdict.UNREADABLE if read_back.credentials:
-            # A refused API key concerns every refund and is soon fixed: no reason to accept a decision unverified.
+            # A refused API key concerns every refund and is soon fixed: no reason to accept a
+            # decision unverified.
             return _read_again_later(refund, read_back, now, jitter)
         case ReadbackVerdict.UNREADABLE | ReadbackVerdict.INCONCLUSIVE if (
             read_back.verdict is ReadbackVerdict.UNREADABLE or read_back.missing
         ):
             if refund.looks + 1 < MAX_UNREAD:
                 return _read_again_later(refund, read_back, now, jitter, looks=refund.looks + 1)
-            return _take_word(refund, "unreadable", f"it could not be read back: {read_back.reason}", now)
+            return _take_word(
+                refund, "unreadable", f"it could not be read back: {read_back.reason}", now
+            )
         case ReadbackVerdict.FOUND_IN_TOTALS:
             step = _found_in_totals(refund, rules, now)
             if step.to is not Stage.REVIEW:
@@ -149,9 +197,15 @@ def _refused_word(step: Step) -> Step:
 
 
 def _take_word(refund: Refund, label: str, reason: str, now: datetime) -> Step:
-    """Return the step for a decision that nothing confirms: back to review, unless it was made as `unverified`."""
+    """Return the step for a decision that nothing confirms.
+
+    Back to review, unless it was made as `unverified`.
+    """
     if not refund.operator_unverified:
-        alarm = f"the decision could not be verified ({reason}): decide again with --unverified if it must count"
+        alarm = (
+            f"the decision could not be verified ({reason}): decide again with --unverified if it"
+            " must count"
+        )
         return _refused_word(to_review({}, label, alarm))
     if refund.operator_says == "absent":
         return _absence_proven(refund, "operator_says_absent", "operator", now)
@@ -160,7 +214,11 @@ def _take_word(refund: Refund, label: str, reason: str, now: datetime) -> Step:
 
 def _given_up(refund: Refund, source: str, message: str) -> Step:
     """Return the step that fails a refund that a person has given up."""
-    changes = {"error_code": refund.operator_code, "error_message": scrubbed(message), "retriable": Retriable.NO}
+    changes = {
+        "error_code": refund.operator_code,
+        "error_message": scrubbed(message),
+        "retriable": Retriable.NO,
+    }
     return Step(
         to=Stage.SETTLED,
         status=Status.FAILED,
@@ -187,7 +245,13 @@ def _found_in_totals(refund: Refund, rules: Rules, now: datetime) -> Step:
         )
     wait = refund.found_at + rules.settle - now
     if wait > timedelta(0):
-        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="found_in_totals", delay=wait, quiet=True)
+        return Step(
+            to=Stage.IN_DOUBT,
+            status=Status.PENDING,
+            label="found_in_totals",
+            delay=wait,
+            quiet=True,
+        )
     changes = {
         "evidence": "totals",
         "provider_status": None,
@@ -195,17 +259,31 @@ def _found_in_totals(refund: Refund, rules: Rules, now: datetime) -> Step:
         "error_message": None,
         "retriable": None,
     } | settled_drops()
-    # A refund of all that was left keeps no amount, because another refund may account for a part of the rise.
+    # A refund of all that was left keeps no amount, because another refund may account for a part
+    # of the rise.
     if refund.currency is None and refund.baseline is not None:
         changes["currency"] = refund.baseline.currency
-    # The provider did not confirm this refund itself, so this holds only for the version that was read back.
-    return Step(to=Stage.SETTLED, status=Status.SUCCEEDED, label="found_in_totals", changes=changes, source="totals")
+    # The provider did not confirm this refund itself, so this holds only for the version that was
+    # read back.
+    return Step(
+        to=Stage.SETTLED,
+        status=Status.SUCCEEDED,
+        label="found_in_totals",
+        changes=changes,
+        source="totals",
+    )
 
 
 def _absent(refund: Refund, rules: Rules, now: datetime) -> Step:
     countable = (refund.quiet_at or now) + rules.settle
     if now < countable:
-        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent_early", delay=countable - now, quiet=True)
+        return Step(
+            to=Stage.IN_DOUBT,
+            status=Status.PENDING,
+            label="absent_early",
+            delay=countable - now,
+            quiet=True,
+        )
     if refund.absent_at is None:
         changes: dict[str, Any] = NO_READBACKS | {"absent_at": now}
         return Step(
@@ -218,17 +296,24 @@ def _absent(refund: Refund, rules: Rules, now: datetime) -> Step:
         )
     wait = refund.absent_at + rules.settle - now
     if wait > timedelta(0):
-        return Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="absent", delay=wait, quiet=True)
+        return Step(
+            to=Stage.IN_DOUBT, status=Status.PENDING, label="absent", delay=wait, quiet=True
+        )
     if refund.operator_says == "failed":
-        return _given_up(refund, rules.readback, "settled by a person, and the provider does not show such a refund")
+        return _given_up(
+            refund,
+            rules.readback,
+            "settled by a person, and the provider does not show such a refund",
+        )
     if refund.resends >= MAX_RESENDS and refund.operator_says != "absent":
         return to_review({}, "resends_spent", "no resend was ever found at the provider")
     return _absence_proven(refund, "absence_proven", rules.readback, now)
 
 
 def _absence_proven(refund: Refund, label: str, source: str, now: datetime) -> Step:
-    # The refund stays in doubt until the next claim clears it, if that comes while the verdict is fresh. The source is
-    # stored on the record, because an end without a further answer rests on it.
+    # The refund stays in doubt until the next claim clears it, if that comes while the verdict is
+    # fresh. The source is stored on the record, because an end without a further answer rests on
+    # it.
     changes: dict[str, Any] = NO_READBACKS | {
         "absent_at": refund.absent_at or now,
         "proven_absent_at": now,
@@ -258,11 +343,23 @@ def _inconclusive(refund: Refund, reason: str, rules: Rules, now: datetime, jitt
         return _too_early(countable - now)
     looks = refund.looks + 1
     if looks >= MAX_READBACKS:
-        return to_review({"looks": looks}, "inconclusive", f"it is unknown whether it happened: {reason}")
+        return to_review(
+            {"looks": looks}, "inconclusive", f"it is unknown whether it happened: {reason}"
+        )
     delay = backoff(looks, base=rules.settle, cap=timedelta(hours=6), jitter=jitter)
-    changes: dict[str, Any] = {"looks": looks, "absent_at": None, "found_at": None, "proven_absent_at": None}
+    changes: dict[str, Any] = {
+        "looks": looks,
+        "absent_at": None,
+        "found_at": None,
+        "proven_absent_at": None,
+    }
     return Step(
-        to=Stage.IN_DOUBT, status=Status.PENDING, label="inconclusive", changes=changes, delay=delay, quiet=True
+        to=Stage.IN_DOUBT,
+        status=Status.PENDING,
+        label="inconclusive",
+        changes=changes,
+        delay=delay,
+        quiet=True,
     )
 
 
@@ -273,7 +370,9 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
     found = outcome.found
     if found is not None:
         if found.id != refund.provider_refund_id:
-            return _poll_failed(refund, "contradictory_reply", "the provider answered with another refund's id", now)
+            return _poll_failed(
+                refund, "contradictory_reply", "the provider answered with another refund's id", now
+            )
         if outcome.verdict is TryVerdict.DONE and not found.is_pending:
             return done(refund, found, _read_by(refund, found), now)
     if outcome.code in {"contradictory_reply", "unknown_status"}:
@@ -288,14 +387,18 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
         changes["provider_status"] = found.status
     if found is not None and refund.operator_says is not None:
         # The id is set again, so that the record now owns the confirmed id.
-        changes |= {"operator_says": None, "provider_refund_id": found.id, "evidence": _read_by(refund, found)}
+        changes |= {
+            "operator_says": None,
+            "provider_refund_id": found.id,
+            "evidence": _read_by(refund, found),
+        }
     if found is not None and refund.missing_since is not None:
         changes["missing_since"] = None
     return _poll_again("pending", changes, delay)
 
 
 def _contradicted(refund: Refund, answer: Answer, outcome: Outcome, now: datetime) -> Step:
-    """Return the step after a poll that shows something other than our refund, or an unknown status."""
+    """Return the step after a poll that does not show our refund, or shows an unknown status."""
     if (named := _insisted_on(refund, answer)) is not None:
         # The refund is recorded as the provider shows it, whether final or not.
         evidence = "operator" if refund.operator_unverified else _read_by(refund, named)
@@ -307,42 +410,60 @@ def _contradicted(refund: Refund, answer: Answer, outcome: Outcome, now: datetim
 
 
 def says_gone(step: Step) -> bool:
-    """Return whether a poll's step is based on the provider's answer that it does not know the refund."""
+    """Return whether a poll's step follows the answer that the provider has no such refund."""
     return step.label in {"missing", "refund_missing"}
 
 
 def account_lost() -> Step:
-    """Return the step of a poll while the account is in question: a missing refund then proves nothing."""
+    """Return the step of a poll while the account is in question.
+
+    A missing refund then proves nothing.
+    """
     return _poll_again("account_lost", {}, timedelta(minutes=1))
 
 
 def _missing(refund: Refund, now: datetime, jitter: float) -> Step:
-    """Return the step after a 404, which means "not yet" for a while, and only then that the refund is gone."""
+    """Return the step after a 404.
+
+    A 404 means "not yet" for a while, and only then that the refund is gone.
+    """
     since = refund.missing_since or now
     if now - since >= (MISSING_FOR if refund.operator_says is None else NAMED_MISSING_FOR):
-        return _poll_failed(refund, "refund_missing", "the provider does not know the refund that was named", now)
-    delay = min(max((now - since) / 2, timedelta(seconds=5)), timedelta(minutes=15)) * (1 + jitter / 4)
+        return _poll_failed(
+            refund, "refund_missing", "the provider does not know the refund that was named", now
+        )
+    delay = min(max((now - since) / 2, timedelta(seconds=5)), timedelta(minutes=15)) * (
+        1 + jitter / 4
+    )
     return _poll_again("missing", {"missing_since": since}, delay)
 
 
 def _poll_again(label: str, changes: dict[str, Any], delay: timedelta) -> Step:
-    return Step(to=Stage.PROCESSING, status=Status.PENDING, label=label, changes=changes, delay=delay, quiet=True)
+    return Step(
+        to=Stage.PROCESSING,
+        status=Status.PENDING,
+        label=label,
+        changes=changes,
+        delay=delay,
+        quiet=True,
+    )
 
 
 def _read_by(refund: Refund, found: ProviderRefund) -> str:
     """Return the evidence that a refund read by its id is ours: `operator` or `lookup`.
 
-    For an id that a person named, the only evidence is that statement, unless the provider's refund carries our own id.
+    For an id that a person named, the only evidence is that statement, unless the provider's refund
+    carries our own id.
     """
     named = refund.operator_says is not None or refund.evidence == "operator"
     return "operator" if named and found.refund_id != refund.refund_id else "lookup"
 
 
 def _insisted_on(refund: Refund, answer: Answer) -> ProviderRefund | None:
-    """Return the provider's refund that a person claims as ours although it differs, None if it cannot be ours.
+    """Return the provider's refund that a person claims as ours although it differs.
 
-    Amount and currency may differ if the claim is `unverified`. The generation may differ if this refund is the one
-    that contradicted the record.
+    Returns None if it cannot be ours. Amount and currency may differ if the claim is `unverified`.
+    The generation may differ if this refund is the one that contradicted the record.
     """
     payload = answer.payload if isinstance(answer, Reply) else None
     found = payload.refund if payload is not None and payload.kind in {None, "refund"} else None
@@ -359,8 +480,15 @@ def _insisted_on(refund: Refund, answer: Answer) -> ProviderRefund | None:
 
 
 def _poll_failed(refund: Refund, code: str, reason: str, now: datetime) -> Step:
-    """Return the step to review after a failed poll: the provider had the refund, so it may have happened."""
-    changes: dict[str, Any] = {"error_code": code, "error_message": reason, "doubt_since": refund.doubt_since or now}
+    """Return the step to review after a failed poll.
+
+    The provider had the refund, so it may have happened.
+    """
+    changes: dict[str, Any] = {
+        "error_code": code,
+        "error_message": reason,
+        "doubt_since": refund.doubt_since or now,
+    }
     if refund.missing_since is not None:
         changes["missing_since"] = None
     if refund.operator_says is not None:

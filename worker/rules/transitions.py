@@ -14,7 +14,9 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
         Stage.QUEUED: {
             Stage.SENDING: "claimed",
             Stage.SETTLED: "canceled by the caller, or refused unsent by a guard",
-            Stage.IN_DOUBT: "the server was restored, or the first read-back finds a possible match",
+            Stage.IN_DOUBT: (
+                "the server was restored, or the first read-back finds a possible match"
+            ),
             Stage.REVIEW: "not sent, since it is unconfirmed or a proof contradicts it",
         },
         Stage.SENDING: {
@@ -28,7 +30,9 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
             Stage.SENDING: "claimed again",
             Stage.SETTLED: "budget spent, canceled by the caller, or a late proof",
             Stage.PROCESSING: "a late proof: the provider reports it pending",
-            Stage.IN_DOUBT: "the server was restored, or the first read-back finds a possible match",
+            Stage.IN_DOUBT: (
+                "the server was restored, or the first read-back finds a possible match"
+            ),
             Stage.REVIEW: "not sent, since it is unconfirmed or a proof contradicts it",
         },
         Stage.IN_DOUBT: {
@@ -52,7 +56,9 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
         },
         Stage.SETTLED: {
             Stage.SETTLED: "reversed by the provider, or a proof contradicts it",
-            Stage.PROCESSING: "a person names the provider's refund that contradicts it, to be verified",
+            Stage.PROCESSING: (
+                "a person names the provider's refund that contradicts it, to be verified"
+            ),
             Stage.QUEUED: "an explicit retry of a failed refund: a new generation",
         },
     }

@@ -16,17 +16,24 @@ from worker.sandbox.schema import validators
 
 EPILOG = f"""Faults: {", ".join(KINDS)}. Each takes :p= or :n=, and :times=, :on=, :pi=.
 
-The beginning of a payment intent's id decides how it behaves: {", ".join(MAGIC)}. Any other pi_… is a payment
-captured at {CAPTURED} minor units of {CURRENCY}."""
+The beginning of a payment intent's id decides how it behaves: {", ".join(MAGIC)}. Any other pi_… is
+a payment captured at {CAPTURED} minor units of {CURRENCY}."""
 
 
 @click.command(epilog=EPILOG)
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=4010, show_default=True, type=Whole(0, 65535), help="0 picks a free one.")
+@click.option(
+    "--port", default=4010, show_default=True, type=Whole(0, 65535), help="0 picks a free one."
+)
 @click.option("--latency", "latency_ms", default=0.0, help="Milliseconds that each request takes.")
 @click.option("--faults", default="", help="For instance cut_after:p=0.05,http_500_before:n=3")
 @click.option("--seed", default=0, help="Seed of the faults' probabilities.")
-@click.option("--idempotency", default="honour", show_default=True, help="honour or ignore the Idempotency-Key.")
+@click.option(
+    "--idempotency",
+    default="honour",
+    show_default=True,
+    help="honour or ignore the Idempotency-Key.",
+)
 @click.option(
     "--key-window",
     "key_window_seconds",
@@ -34,12 +41,20 @@ captured at {CAPTURED} minor units of {CURRENCY}."""
     show_default=True,
     help="Seconds for which a key is replayed.",
 )
-@click.option("--store-5xx", is_flag=True, help="Store and replay the application's own 5xx under a key.")
-@click.option("--list/--no-list", "list_refunds", default=True, help="Whether refunds can be listed.")
 @click.option(
-    "--pending-in-totals/--no-pending-in-totals", default=True, help="Whether amount_refunded counts pending refunds."
+    "--store-5xx", is_flag=True, help="Store and replay the application's own 5xx under a key."
 )
-@click.option("--envelope", default="nested", show_default=True, help="nested or flat error objects.")
+@click.option(
+    "--list/--no-list", "list_refunds", default=True, help="Whether refunds can be listed."
+)
+@click.option(
+    "--pending-in-totals/--no-pending-in-totals",
+    default=True,
+    help="Whether amount_refunded counts pending refunds.",
+)
+@click.option(
+    "--envelope", default="nested", show_default=True, help="nested or flat error objects."
+)
 @click.option("--created-in-ms", is_flag=True, help="Times in milliseconds instead of seconds.")
 @click.option(
     "--accounts",
@@ -47,16 +62,34 @@ captured at {CAPTURED} minor units of {CURRENCY}."""
     show_default=True,
     help="one: all keys share it; hidden or shown: each key has its own.",
 )
-@click.option("--charges/--no-charges", "charges_expanded", default=True, help="Whether a payment shows its charges.")
-@click.option("--indiscreet", is_flag=True, help="Errors repeat the request, its secret key included.")
 @click.option(
-    "--settle", "settle_ms", default=1000.0, show_default=True, help="Milliseconds until a pending refund settles."
+    "--charges/--no-charges",
+    "charges_expanded",
+    default=True,
+    help="Whether a payment shows its charges.",
+)
+@click.option(
+    "--indiscreet", is_flag=True, help="Errors repeat the request, its secret key included."
+)
+@click.option(
+    "--settle",
+    "settle_ms",
+    default=1000.0,
+    show_default=True,
+    help="Milliseconds until a pending refund settles.",
 )
 @click.option("--no-settle", is_flag=True, help="Pending refunds wait for POST /_sandbox/advance.")
 @click.option("--rate-limit", default=0, help="Requests allowed per second; 0 for no limit.")
 @click.option("--api-key", help="The only test key to accept; any sk_test_… if not given.")
-@click.option("--ledger", "ledger_file", type=click.Path(path_type=Path), help="Also append the ledger to this file.")
-@click.option("--log-requests", default=10_000, show_default=True, help="Requests to remember; 0 for none.")
+@click.option(
+    "--ledger",
+    "ledger_file",
+    type=click.Path(path_type=Path),
+    help="Also append the ledger to this file.",
+)
+@click.option(
+    "--log-requests", default=10_000, show_default=True, help="Requests to remember; 0 for none."
+)
 def main(*, host: str, port: int, no_settle: bool, **settings: Any) -> None:
     """Serve a simulated payment provider and print its URL."""
     if no_settle:
@@ -70,11 +103,15 @@ def main(*, host: str, port: int, no_settle: bool, **settings: Any) -> None:
         try:
             config.ledger_file.open("a").close()
         except OSError as error:
-            raise click.UsageError(f"--ledger {config.ledger_file} cannot be written: {error.strerror}") from None
+            raise click.UsageError(
+                f"--ledger {config.ledger_file} cannot be written: {error.strerror}"
+            ) from None
     try:
         run(host, port, config)
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        raise click.ClickException(
+            f"cannot listen on {host}:{port}: {error.strerror or error}"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""The sandbox's payments and refunds: which exist, what is left to refund, and how a refund's status changes.
+"""The sandbox's payments and refunds.
 
-A payment intent exists as soon as it is named: captured at 100000 usd, and refunds of it succeed. Ids that begin as in
-`MAGIC` behave differently, so a file of refunds can show every outcome without any setup.
+Which exist, what is left to refund, and how a refund's status changes.
+
+A payment intent exists as soon as it is named: captured at 100000 usd, and refunds of it succeed.
+Ids that begin as in `MAGIC` behave differently, so a file of refunds can show every outcome without
+any setup.
 """
 
 from __future__ import annotations
@@ -24,7 +27,10 @@ FAILURE_REASONS: Final = ("lost_or_stolen_card", "expired_or_canceled_card", "un
 
 
 class Outcome(StrEnum):
-    """The outcome of every refund on a payment. The `pending_then` ones settle after a delay or at an advance."""
+    """The outcome of every refund on a payment.
+
+    The `pending_then` ones settle after a delay or at an advance.
+    """
 
     SUCCEEDED = "succeeded"
     PENDING = "pending"
@@ -53,7 +59,8 @@ LATER: Final[dict[str, frozenset[str]]] = {
     "failed": frozenset(),
     "canceled": frozenset(),
 }
-# Beginning of a payment intent's id → how that payment differs. The longest beginning wins; None does not exist.
+# Beginning of a payment intent's id → how that payment differs. The longest beginning wins; None
+# does not exist.
 MAGIC: Final[dict[str, dict[str, Any] | None]] = {
     "pi_missing": None,
     "pi_declined": {"outcome": Outcome.DECLINED},
@@ -142,7 +149,10 @@ class SandboxPayment:
 
 @dataclass(kw_only=True)
 class Bank:
-    """All payments and refunds. Whatever moves or reserves money is in the ledger before a method returns."""
+    """All payments and refunds.
+
+    Whatever moves or reserves money is in the ledger before a method returns.
+    """
 
     ledger: Ledger
     clock: Callable[[], float] = time.monotonic
@@ -155,7 +165,7 @@ class Bank:
     _life: str = field(default_factory=lambda: secrets.token_hex(4))
 
     def payment(self, payment_id: str) -> SandboxPayment | None:
-        """Return the payment of that id, created at first use; None if no such payment can exist."""
+        """Return the payment of that id, created at first use; None if it cannot exist."""
         known = self.payments.get(payment_id)
         if known is not None:
             return known
@@ -165,7 +175,10 @@ class Bank:
         return None if magic is None else self.create_payment(payment_id, **magic)
 
     def create_payment(self, payment_id: str, *, refunded: int = 0, **facts: Any) -> SandboxPayment:
-        """Create a payment with these facts. `refunded` is an earlier refund that is not in the ledger."""
+        """Create a payment with these facts.
+
+        `refunded` is an earlier refund that is not in the ledger.
+        """
         payment = SandboxPayment(id=payment_id, created=time.time(), **facts)
         self.payments[payment_id] = payment
         for charge_id in payment.charge_ids():
@@ -185,7 +198,8 @@ class Bank:
     def refund(self, order: Order, *, settle_ms: float | None) -> SandboxRefund | Refusal:
         """Make a refund, or return why not. Without an amount it is of all that is left.
 
-        `settle_ms` is the delay if the payment has none of its own; without either, only an advance settles.
+        `settle_ms` is the delay if the payment has none of its own; without either, only an advance
+        settles.
         """
         payment = self.payment(order.payment_intent)
         if payment is None:
@@ -209,12 +223,18 @@ class Bank:
                 status=400,
                 type="invalid_request_error",
                 code="amount_too_large",
-                message=f"Refund amount ({wanted}) is greater than unrefunded amount on charge ({payment.left}).",
+                message=(
+                    f"Refund amount ({wanted}) is greater than unrefunded amount on charge"
+                    f" ({payment.left})."
+                ),
                 param="amount",
             )
         if payment.outcome is Outcome.DECLINED:
             return Refusal(
-                status=402, type="card_error", code="card_declined", message="The card's bank declined the refund."
+                status=402,
+                type="card_error",
+                code="card_declined",
+                message="The card's bank declined the refund.",
             )
         status, later = COURSE[payment.outcome]
         made = self._add(payment, amount=wanted, status=status, order=order)
@@ -238,7 +258,10 @@ class Bank:
         return sum(self._settle_next() for _ in range(len(self._settling)))
 
     def move(self, refund: SandboxRefund, status: str, failure_reason: str | None = None) -> bool:
-        """Change a refund's status and add it to the ledger; return False, unchanged, if `LATER` does not allow it."""
+        """Change a refund's status and add it to the ledger.
+
+        Return False, unchanged, if `LATER` does not allow it.
+        """
         if status not in LATER[refund.status]:
             return False
         was = refund.status
@@ -254,7 +277,9 @@ class Bank:
         _, _, refund_id, status = heapq.heappop(self._settling)
         return self.move(self.refunds[refund_id], status)
 
-    def _add(self, payment: SandboxPayment, *, amount: int, status: str, order: Order | None = None) -> SandboxRefund:
+    def _add(
+        self, payment: SandboxPayment, *, amount: int, status: str, order: Order | None = None
+    ) -> SandboxRefund:
         self._made += 1
         refund = SandboxRefund(
             id=f"re_{self._life}{self._made:08d}",

@@ -1,4 +1,7 @@
-"""Settings of one sandbox provider. Some are fixed at its start; the others can change while it runs."""
+"""Settings of one sandbox provider.
+
+Some are fixed at its start; the others can change while it runs.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,12 @@ class SandboxConfigError(ValueError):
 class SandboxConfig:
     """Settings of one sandbox provider.
 
-    `api_key` None accepts every `sk_test_…`. `settle_ms` None leaves pending refunds to `POST /_sandbox/advance`.
-    If `accounts` is not `one`, each key has an account of its own, which does not see the payments of others; with
-    `shown`, `GET /v1/account` returns its id. `faults` is a spec as in `worker.sandbox.faults`. With `indiscreet`,
-    errors repeat the request, its key included. `rate_limit` is the number of requests allowed per second, 0 for no
-    limit. `log_requests` is how many requests are remembered, 0 for none.
+    `api_key` None accepts every `sk_test_…`. `settle_ms` None leaves pending refunds to `POST
+    /_sandbox/advance`. If `accounts` is not `one`, each key has an account of its own, which does
+    not see the payments of others; with `shown`, `GET /v1/account` returns its id. `faults` is a
+    spec as in `worker.sandbox.faults`. With `indiscreet`, errors repeat the request, its key
+    included. `rate_limit` is the number of requests allowed per second, 0 for no limit.
+    `log_requests` is how many requests are remembered, 0 for none.
     """
 
     api_key: str | None = None
@@ -59,7 +63,9 @@ class SandboxConfig:
 
     def __post_init__(self) -> None:
         if self.idempotency not in get_args(Idempotency):
-            raise SandboxConfigError("idempotency", f"must be one of {', '.join(get_args(Idempotency))}")
+            raise SandboxConfigError(
+                "idempotency", f"must be one of {', '.join(get_args(Idempotency))}"
+            )
         if self.envelope not in get_args(Envelope):
             raise SandboxConfigError("envelope", f"must be one of {', '.join(get_args(Envelope))}")
         if self.accounts not in get_args(Accounts):
@@ -90,7 +96,11 @@ class SandboxConfig:
 
     def modes(self) -> dict[str, Any]:
         """Return the settings that `with_modes` can change."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in FIXED_AT_START}
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in FIXED_AT_START
+        }
 
 
 def _same_sort(default: object, value: object, *, nullable: bool) -> bool:

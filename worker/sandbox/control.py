@@ -36,7 +36,10 @@ class Control:
         return _json({"ok": True})
 
     async def ledger(self, request: web.Request) -> web.Response:
-        """`GET /_sandbox/ledger`: all, those after `?after=<seq>` or of one `?refund_id=`; `?summary=1` counts."""
+        """`GET /_sandbox/ledger`: all, those after `?after=<seq>` or of one `?refund_id=`.
+
+        `?summary=1` counts.
+        """
         self._provider.bank.settle_due()
         ledger = self._provider.ledger
         if request.query.get("summary", "0") not in {"", "0"}:
@@ -61,7 +64,10 @@ class Control:
         return _json({"requests": 0})
 
     async def faults(self, _request: web.Request) -> web.Response:
-        """`GET /_sandbox/faults`: faults with their counts, modes, and the numbers of 429s sent and keys replayed."""
+        """`GET /_sandbox/faults`: faults with their counts, and modes.
+
+        It also shows the numbers of 429s sent and keys replayed.
+        """
         provider = self._provider
         return _json(
             {
@@ -74,7 +80,10 @@ class Control:
         )
 
     async def set_faults(self, request: web.Request) -> web.Response:
-        """`POST /_sandbox/faults`: `spec` (text) or `faults` (objects) replaces all, `modes` changes those it names."""
+        """`POST /_sandbox/faults`: change faults or modes.
+
+        `spec` (text) or `faults` (objects) replaces all faults. `modes` changes those it names.
+        """
         try:
             asked = await _object(request, {"spec", "faults", "modes"})
             if "spec" in asked and "faults" in asked:
@@ -83,8 +92,12 @@ class Control:
             if "spec" in asked:
                 faults = parse_faults(_typed(asked, "spec", str))
             elif "faults" in asked:
-                faults = tuple(fault_from(_is_object(item, "faults")) for item in _typed(asked, "faults", list))
-            config = self._provider.config.with_modes(_typed(asked, "modes", dict) if "modes" in asked else {})
+                faults = tuple(
+                    fault_from(_is_object(item, "faults")) for item in _typed(asked, "faults", list)
+                )
+            config = self._provider.config.with_modes(
+                _typed(asked, "modes", dict) if "modes" in asked else {}
+            )
         except (_InputError, FaultSpecError, SandboxConfigError) as error:
             return _rejected(str(error))
         self._provider.config = config
@@ -98,12 +111,21 @@ class Control:
         return await self.faults(request)
 
     async def create_payment_intent(self, request: web.Request) -> web.Response:
-        """`POST /_sandbox/payment_intents`: create a payment, or replace one that has no refunds."""
+        """`POST /_sandbox/payment_intents`: create a payment, or replace one without refunds."""
         provider = self._provider
         try:
             asked = await _object(
                 request,
-                {"id", "amount", "currency", "charges", "outcome", "failure_reason", "settle_ms", "refunded"},
+                {
+                    "id",
+                    "amount",
+                    "currency",
+                    "charges",
+                    "outcome",
+                    "failure_reason",
+                    "settle_ms",
+                    "refunded",
+                },
             )
             facts = _payment_facts(asked)
         except _InputError as error:
@@ -120,7 +142,10 @@ class Control:
         return _json({"settled": self._provider.bank.advance()})
 
     async def move_refund(self, request: web.Request) -> web.Response:
-        """`POST /_sandbox/refunds/{id}`: settle or reverse one refund; 409 if its status does not allow it."""
+        """`POST /_sandbox/refunds/{id}`: settle or reverse one refund.
+
+        409 if its status does not allow it.
+        """
         bank = self._provider.bank
         bank.settle_due()
         refund = bank.refunds.get(request.match_info["id"])
@@ -129,7 +154,11 @@ class Control:
         try:
             asked = await _object(request, {"status", "failure_reason"})
             status = _chosen(asked, "status", tuple(LATER))
-            reason = _chosen(asked, "failure_reason", FAILURE_REASONS) if "failure_reason" in asked else None
+            reason = (
+                _chosen(asked, "failure_reason", FAILURE_REASONS)
+                if "failure_reason" in asked
+                else None
+            )
         except _InputError as error:
             return _rejected(str(error))
         if not bank.move(refund, status, reason):
@@ -153,7 +182,9 @@ async def _object(request: web.Request, known: set[str]) -> dict[str, Any]:
     asked = _is_object(value, "body")
     unknown = asked.keys() - known
     if unknown:
-        raise _InputError(f"{min(unknown)}: is not a known field; known are {', '.join(sorted(known))}")
+        raise _InputError(
+            f"{min(unknown)}: is not a known field; known are {', '.join(sorted(known))}"
+        )
     return asked
 
 
@@ -186,7 +217,10 @@ def _payment_facts(asked: dict[str, Any]) -> dict[str, Any]:
         "amount": (lambda value: _is_whole(value) and value > 0, "must be a whole number above 0"),
         "currency": (
             lambda value: (
-                isinstance(value, str) and len(value) == len(CURRENCY) and value.isascii() and value.islower()
+                isinstance(value, str)
+                and len(value) == len(CURRENCY)
+                and value.isascii()
+                and value.islower()
             ),
             "must be three lower-case letters",
         ),
@@ -195,12 +229,22 @@ def _payment_facts(asked: dict[str, Any]) -> dict[str, Any]:
             f"must be a whole number from 1 to {CHARGES_LIMIT}",
         ),
         "outcome": (lambda value: value in tuple(Outcome), f"must be one of {', '.join(Outcome)}"),
-        "failure_reason": (lambda value: value in FAILURE_REASONS, f"must be one of {', '.join(FAILURE_REASONS)}"),
+        "failure_reason": (
+            lambda value: value in FAILURE_REASONS,
+            f"must be one of {', '.join(FAILURE_REASONS)}",
+        ),
         "settle_ms": (
-            lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf,
+            lambda value: (
+                isinstance(value, (int, float))
+                and not isinstance(value, bool)
+                and 0 <= value < math.inf
+            ),
             "must be a number, 0 or more",
         ),
-        "refunded": (lambda value: _is_whole(value) and value >= 0, "must be a whole number, 0 or more"),
+        "refunded": (
+            lambda value: _is_whole(value) and value >= 0,
+            "must be a whole number, 0 or more",
+        ),
     }
     for name, value in asked.items():
         is_right, rule = rules[name]

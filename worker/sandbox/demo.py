@@ -1,6 +1,7 @@
-"""The demo: imports a file of refunds with a real Redis server, a real worker and a provider with faults.
+"""The demo: imports a file of refunds with a real Redis server and worker.
 
-`./ops/dev demo` exits with 0 only if the sandbox's ledger and the records agree on every refund.
+The provider is simulated, with faults. `./ops/dev demo` exits with 0 only if the sandbox's ledger
+and the records agree on every refund.
 """
 
 from __future__ import annotations
@@ -62,12 +63,24 @@ class Row:
 def rows(count: int) -> list[Row]:
     """Return the file's rows: plain ones, and one for each way a refund can end."""
     plain = [
-        Row(f"order-{1001 + number}-1", f"pi_demo{1001 + number}", str(500 + 25 * number), "plain", Status.SUCCEEDED)
+        Row(
+            f"order-{1001 + number}-1",
+            f"pi_demo{1001 + number}",
+            str(500 + 25 * number),
+            "plain",
+            Status.SUCCEEDED,
+        )
         for number in range(count)
     ]
     special = [
         Row("order-2001-1", "pi_declined_2001", "1200", "declined card", Status.FAILED),
-        Row("order-2002-1", "pi_pending_succeeded_2002", "900", "pending, then succeeded", Status.SUCCEEDED),
+        Row(
+            "order-2002-1",
+            "pi_pending_succeeded_2002",
+            "900",
+            "pending, then succeeded",
+            Status.SUCCEEDED,
+        ),
         Row("order-2003-1", "pi_pending_failed_2003", "700", "pending, then failed", Status.FAILED),
         Row("order-2004-1", "pi_demo2004", "250000", "more than was paid", Status.FAILED),
         Row("order-2005-1", "pi_missing_2005", "300", "no such payment", Status.FAILED),
@@ -79,7 +92,9 @@ def rows(count: int) -> list[Row]:
 
 
 @contextmanager
-def process(command: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[str]]:
+def process(
+    command: Sequence[str], environment: dict[str, str], log: Path
+) -> Iterator[subprocess.Popen[str]]:
     """Run a process with its stderr in a file, and end that process on exit."""
     with log.open("w") as errors:
         running = subprocess.Popen(  # noqa: S603 - our own modules, with our own arguments
@@ -112,7 +127,8 @@ def _environment(redis_url: str, prefix: str, api_url: str) -> dict[str, str]:
         "REFUNDS_PREFIX": prefix,
         "REFUNDS_API_URL": api_url,
         "REFUNDS_API_KEY": KEY,
-        # The sandbox ignores keys here, as an untested provider might. So nothing is sent again without proof.
+        # The sandbox ignores keys here, as an untested provider might. So nothing is sent again
+        # without proof.
         "REFUNDS_IDEMPOTENCY": "verify",
         "REFUNDS_READBACK": "list",
         # A real provider gets five minutes; this one is never late.
@@ -128,7 +144,8 @@ def _write(path: Path, wanted: Sequence[Row]) -> None:
         writer = csv.writer(file)
         writer.writerow(["refund_id", "payment_intent", "amount", "reason", "metadata.story"])
         writer.writerows(
-            [row.refund_id, row.payment_intent, row.amount, "requested_by_customer", row.story] for row in wanted
+            [row.refund_id, row.payment_intent, row.amount, "requested_by_customer", row.story]
+            for row in wanted
         )
 
 
@@ -136,20 +153,30 @@ def _wait_for_all(refunds: Refunds, ids: Sequence[str]) -> list[Refund]:
     end = time.monotonic() + _PATIENCE
     while True:
         records = [record for record in refunds.get_many(ids) if record is not None]
-        if len(records) == len(ids) and all(record.settled or record.stage is Stage.REVIEW for record in records):
+        if len(records) == len(ids) and all(
+            record.settled or record.stage is Stage.REVIEW for record in records
+        ):
             return records
         if time.monotonic() > end:
-            raise RefundError("the refunds did not settle within a minute: see the worker's log above")
+            raise RefundError(
+                "the refunds did not settle within a minute: see the worker's log above"
+            )
         time.sleep(0.1)
 
 
 def _table(wanted: Sequence[Row], records: Sequence[Refund], effects: Counter[str]) -> Table:
     table = Table(title="Results", title_justify="left", box=SIMPLE_HEAD)
     for name in ("refund", "story", "amount", "status", "attempts", "evidence or reason", "moved"):
-        table.add_column(name, justify="right" if name in {"amount", "attempts", "moved"} else "left", no_wrap=True)
+        table.add_column(
+            name,
+            justify="right" if name in {"amount", "attempts", "moved"} else "left",
+            no_wrap=True,
+        )
     by_id = {record.refund_id: record for record in records}
     eventful = [row for row in wanted if row.story != "plain" or by_id[row.refund_id].attempts > 1]
-    eventful += [row for row in wanted if row.story == "plain" and by_id[row.refund_id].evidence == "list"]
+    eventful += [
+        row for row in wanted if row.story == "plain" and by_id[row.refund_id].evidence == "list"
+    ]
     chosen = list(dict.fromkeys(eventful))
     plain = [row for row in wanted if row not in chosen]
     for row in [*plain[:3], *chosen]:
@@ -157,13 +184,17 @@ def _table(wanted: Sequence[Row], records: Sequence[Refund], effects: Counter[st
         why = record.error_code or (f"{record.evidence}" if record.evidence else "")
         amount = row.amount or "the rest"
         moved = str(effects[row.refund_id])
-        table.add_row(row.refund_id, row.story, amount, str(record.status), str(record.attempts), why, moved)
+        table.add_row(
+            row.refund_id, row.story, amount, str(record.status), str(record.attempts), why, moved
+        )
     if len(plain) > 3:  # noqa: PLR2004 - the three shown above
         table.caption = f"and {len(plain) - 3} more like the first three"
     return table
 
 
-def judge(wanted: Sequence[Row], records: Sequence[Refund], ledger: Sequence[dict[str, Any]]) -> list[str]:
+def judge(
+    wanted: Sequence[Row], records: Sequence[Refund], ledger: Sequence[dict[str, Any]]
+) -> list[str]:
     """Compare the ledger with the records and return each disagreement as a sentence."""
     last: dict[str, dict[str, Any]] = {}
     effects: Counter[str] = Counter()
@@ -171,7 +202,9 @@ def judge(wanted: Sequence[Row], records: Sequence[Refund], ledger: Sequence[dic
         if entry["event"] == "effect":
             effects[entry["refund_id"]] += 1
         last[entry["refund"]] = entry
-    standing = Counter(entry["refund_id"] for entry in last.values() if entry["status"] == "succeeded")
+    standing = Counter(
+        entry["refund_id"] for entry in last.values() if entry["status"] == "succeeded"
+    )
     wrong = []
     by_id = {record.refund_id: record for record in records}
     for row in wanted:
@@ -179,7 +212,10 @@ def judge(wanted: Sequence[Row], records: Sequence[Refund], ledger: Sequence[dic
         if effects[row.refund_id] > 1:
             wrong.append(f"{row.refund_id} moved money {effects[row.refund_id]} times")
         if standing[row.refund_id] != (1 if record.status is Status.SUCCEEDED else 0):
-            wrong.append(f"{row.refund_id} is recorded {record.status} and succeeded {standing[row.refund_id]} times")
+            wrong.append(
+                f"{row.refund_id} is recorded {record.status} and succeeded"
+                f" {standing[row.refund_id]} times"
+            )
         if record.status is not row.expected:
             wrong.append(f"{row.refund_id} ended {record.status}, expected {row.expected}")
     if strangers := set(effects) - set(by_id):
@@ -196,7 +232,10 @@ class _WrongServer(click.ClickException):
 
 
 def _server(stack: ExitStack, given: str | None) -> tuple[str, str]:
-    """Return the URL of the server for the demo and the prefix of its keys; start a server unless one is given."""
+    """Return the URL of the server for the demo and the prefix of its keys.
+
+    Start a server unless one is given.
+    """
     if given is not None:
         return given, f"demo-{secrets.token_hex(3)}:"
     try:
@@ -205,14 +244,26 @@ def _server(stack: ExitStack, given: str | None) -> tuple[str, str]:
         raise _WrongServer(str(error)) from None
 
 
-@click.command(help="Import refunds on a throw-away server with the sandbox provider, and count the money.")
+@click.command(
+    help="Import refunds on a throw-away server with the sandbox provider, and count the money."
+)
 @click.option(
     "--redis-url",
     "given",
     metavar="URL",
-    help="Use this server instead of a throw-away one; the demo's keys remain there. REFUNDS_REDIS_URL is not read.",
+    help=(
+        "Use this server instead of a throw-away one; the demo's keys remain there."
+        " REFUNDS_REDIS_URL is not read."
+    ),
 )
-@click.option("--refunds", "count", default=32, show_default=True, type=Whole(1, 10_000), help="Number of plain rows.")
+@click.option(
+    "--refunds",
+    "count",
+    default=32,
+    show_default=True,
+    type=Whole(1, 10_000),
+    help="Number of plain rows.",
+)
 @click.option("--faults", default=FAULTS, show_default=True, help="Faults of the sandbox provider.")
 def main(given: str | None, count: int, faults: str) -> None:
     """Run the demo; exit 0 only if ledger and records agree."""
@@ -221,14 +272,19 @@ def main(given: str | None, count: int, faults: str) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-demo-")))
         redis_url, prefix = _server(stack, given)
-        server = f"the server of --redis-url; the keys {prefix}… remain there" if given else "a throw-away server"
+        server = (
+            f"the server of --redis-url; the keys {prefix}… remain there"
+            if given
+            else "a throw-away server"
+        )
         console.print(f"[bold]1[/] Redis: {server}")
         command = [sys.executable, "-m", "worker.sandbox", "--port", "0", "--latency", "20"]
         command += ["--settle", str(PENDING_MS), "--idempotency", "ignore", "--faults", faults]
         provider = stack.enter_context(process(command, dict(os.environ), folder / "sandbox.log"))
         sandbox = Sandbox(url=_sandbox_url(provider))
         console.print(
-            f"[bold]2[/] Sandbox provider: {sandbox.url}; it ignores idempotency keys, and has the faults {faults}"
+            f"[bold]2[/] Sandbox provider: {sandbox.url}; it ignores idempotency keys, and has the"
+            f" faults {faults}"
         )
         environment = _environment(redis_url, prefix, sandbox.url)
         cli = [sys.executable, "-m", "worker"]
@@ -237,7 +293,9 @@ def main(given: str | None, count: int, faults: str) -> None:
         wanted = rows(count)
         path = folder / "refunds.csv"
         _write(path, wanted)
-        console.print(f"[bold]4[/] File: {len(wanted)} rows of refunds, imported with 'refunds import'")
+        console.print(
+            f"[bold]4[/] File: {len(wanted)} rows of refunds, imported with 'refunds import'"
+        )
         handed_in = [*cli, "import", str(path), "--all-remaining", "--wait"]
         imported = subprocess.run(handed_in, env=environment, check=False)  # noqa: S603 - ours
         settings = Settings.load(redis_url=redis_url, prefix=prefix, api_url=sandbox.url)
@@ -263,7 +321,10 @@ def main(given: str | None, count: int, faults: str) -> None:
         for sentence in wrong:
             console.print(f"[red]✗[/] {sentence}")
         raise SystemExit(1)
-    console.print("[green]✓[/] ledger and records agree: every refund moved money at most once, and none is lost")
+    console.print(
+        "[green]✓[/] ledger and records agree: every refund moved money at most once, and none is"
+        " lost"
+    )
 
 
 if __name__ == "__main__":

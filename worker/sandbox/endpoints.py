@@ -1,8 +1,10 @@
-"""The provider's endpoints below `/v1`: check the key and the rate, draw a fault, execute, in this order.
+"""The provider's endpoints below `/v1`.
 
-A request with a refused key, or above the rate, does not count for faults. Faults act outside the idempotency layer, as
-a proxy would: before the effect, or after it on the finished answer. Only the application's own 5xx are stored under a
-key, and only with `store_5xx`.
+Check the key and the rate, draw a fault, execute, in this order.
+
+A request with a refused key, or above the rate, does not count for faults. Faults act outside the
+idempotency layer, as a proxy would: before the effect, or after it on the finished answer. Only the
+application's own 5xx are stored under a key, and only with `store_5xx`.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ TEST_KEY: Final = "sk_test_"
 PAGE_LIMIT: Final = 100
 PAGE_DEFAULT: Final = 10
 RATE_WINDOW_SECONDS: Final = 1.0
-_CODES: Final = {"missing": "parameter_missing", "unknown": "parameter_unknown", "invalid": "parameter_invalid"}
+_CODES: Final = {
+    "missing": "parameter_missing",
+    "unknown": "parameter_unknown",
+    "invalid": "parameter_invalid",
+}
 
 
 @dataclass(kw_only=True)
@@ -62,7 +68,10 @@ class Provider:
         self.faults.replace(parse_faults(self.config.faults))
 
     async def create_refund(self, request: web.Request) -> web.StreamResponse:
-        """`POST /v1/refunds`. A request that was read completely is executed even if the client has disconnected."""
+        """`POST /v1/refunds`.
+
+        A request that was read completely is executed even if the client has disconnected.
+        """
         raw = await request.read()
         checked = check_request(request.headers, raw)
         entry = self.journal.note(request, raw, checked.errors)
@@ -87,11 +96,18 @@ class Provider:
             request,
             Endpoint.REFUND,
             lambda: None if refund is None else refund.payment.id,
-            lambda: self._missing("refund", request) if refund is None else self._shown(shapes.refund, refund),
+            lambda: (
+                self._missing("refund", request)
+                if refund is None
+                else self._shown(shapes.refund, refund)
+            ),
         )
 
     async def list_refunds(self, request: web.Request) -> web.StreamResponse:
-        """`GET /v1/refunds?payment_intent=&limit=&starting_after=`, newest first; 404 if lists are disabled."""
+        """`GET /v1/refunds?payment_intent=&limit=&starting_after=`, newest first.
+
+        404 if lists are disabled.
+        """
         if not self.config.list_refunds:
             return await self.unknown_url(request)
         return await self._look(
@@ -150,7 +166,9 @@ class Provider:
         unknown = shapes.error(self.config, 404, "invalid_request_error", "url_unknown", message)
         return _reply(entry, refusal or unknown)
 
-    async def _create(self, request: web.Request, checked: CheckedRequest, fault: Fault | None) -> Answer:
+    async def _create(
+        self, request: web.Request, checked: CheckedRequest, fault: Fault | None
+    ) -> Answer:
         invalid = self._invalid(checked)
         if invalid is not None:
             await self._wait(fault)
@@ -165,9 +183,15 @@ class Provider:
         answer = stored = None
         try:
             await self._wait(fault)
-            failure = wire.made_up_error(self.config, fault) if fault and fault.kind.is_application_error else None
+            failure = (
+                wire.made_up_error(self.config, fault)
+                if fault and fault.kind.is_application_error
+                else None
+            )
             blocked = fault is not None and fault.kind.before
-            answer = failure if blocked and failure is not None else self._execute(request, body, key)
+            answer = (
+                failure if blocked and failure is not None else self._execute(request, body, key)
+            )
             stored = failure if self.config.store_5xx and failure is not None else answer
         finally:
             if keyed is not None:
@@ -212,16 +236,22 @@ class Provider:
         return await self._spoil(request, entry, fault, answer())
 
     def _turned_away(self, request: web.Request) -> Answer | None:
-        """Return the refusal of a request with a refused key or above the rate; None if it may go on."""
+        """Return the refusal of a request with a refused key or above the rate.
+
+        None if it may go on.
+        """
         header = request.headers.get("Authorization")
         if header is None or not self._is_accepted(header):
-            code, word = ("api_key_missing", "No") if header is None else ("api_key_invalid", "Invalid")
+            code, word = (
+                ("api_key_missing", "No") if header is None else ("api_key_invalid", "Invalid")
+            )
             return shapes.error(
                 self.config,
                 401,
                 "invalid_request_error",
                 code,
-                f"{word} API key provided: send the secret key as the user name of HTTP Basic, with no password.",
+                f"{word} API key provided: send the secret key as the user name of HTTP Basic, with"
+                " no password.",
                 headers={"WWW-Authenticate": 'Basic realm="sandbox"'},
             )
         if self.config.rate_limit and not self._is_within_rate():
@@ -253,7 +283,12 @@ class Provider:
     def _no_payment(self, payment_id: str) -> Answer:
         message = f"No such payment_intent: '{payment_id}'"
         return shapes.error(
-            self.config, 404, "invalid_request_error", "resource_missing", message, param="payment_intent"
+            self.config,
+            404,
+            "invalid_request_error",
+            "resource_missing",
+            message,
+            param="payment_intent",
         )
 
     def _is_within_rate(self) -> bool:
@@ -281,7 +316,11 @@ class Provider:
             await asyncio.sleep(seconds)
 
     async def _spoil(
-        self, request: web.Request, entry: dict[str, Any] | None, fault: Fault, answer: Answer | None
+        self,
+        request: web.Request,
+        entry: dict[str, Any] | None,
+        fault: Fault,
+        answer: Answer | None,
     ) -> web.StreamResponse:
         response = await wire.spoil(request, fault, answer, self.config)
         if entry is not None and fault.kind.act not in {Act.HOLD, Act.RESET}:
@@ -293,11 +332,15 @@ class Provider:
             return None
         field_name, rule, text = checked.violations[0]
         param = field_name.removeprefix("body.").removeprefix("header.")
-        return shapes.error(self.config, 400, "invalid_request_error", _CODES[rule], text, param=param)
+        return shapes.error(
+            self.config, 400, "invalid_request_error", _CODES[rule], text, param=param
+        )
 
     def _missing(self, noun: str, request: web.Request) -> Answer:
         message = f"No such {noun}: '{request.match_info['id']}'"
-        return shapes.error(self.config, 404, "invalid_request_error", "resource_missing", message, param="id")
+        return shapes.error(
+            self.config, 404, "invalid_request_error", "resource_missing", message, param="id"
+        )
 
     def _shown(self, shape: Callable[[SandboxConfig, Any], dict[str, Any]], item: object) -> Answer:
         return shapes.as_json(shape(self.config, item))
@@ -310,7 +353,11 @@ class Provider:
             return bad("parameter_unknown", f"Received unknown parameter: {name}", param=name)
         text = query.get("limit", str(PAGE_DEFAULT))
         if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= PAGE_LIMIT:
-            return bad("parameter_invalid", f"limit: must be a whole number from 1 to {PAGE_LIMIT}", param="limit")
+            return bad(
+                "parameter_invalid",
+                f"limit: must be a whole number from 1 to {PAGE_LIMIT}",
+                param="limit",
+            )
         if "payment_intent" in query:
             payment = self.bank.payment(query["payment_intent"])
             if payment is None:
@@ -319,15 +366,25 @@ class Provider:
         else:
             refunds = list(self.bank.refunds.values())[::-1]
         if request is not None:
-            refunds = [refund for refund in refunds if not self._is_foreign(request, refund.payment.id)]
+            refunds = [
+                refund for refund in refunds if not self._is_foreign(request, refund.payment.id)
+            ]
         start = 0
         if "starting_after" in query:
-            positions = [index for index, refund in enumerate(refunds) if refund.id == query["starting_after"]]
+            positions = [
+                index
+                for index, refund in enumerate(refunds)
+                if refund.id == query["starting_after"]
+            ]
             if not positions:
-                return bad("resource_missing", "No such refund in this list", param="starting_after")
+                return bad(
+                    "resource_missing", "No such refund in this list", param="starting_after"
+                )
             start = positions[0] + 1
         end = start + int(text)
-        return shapes.as_json(shapes.refund_list(self.config, refunds[start:end], has_more=end < len(refunds)))
+        return shapes.as_json(
+            shapes.refund_list(self.config, refunds[start:end], has_more=end < len(refunds))
+        )
 
 
 def _account_of(request: web.Request) -> str:

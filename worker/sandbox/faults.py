@@ -1,4 +1,4 @@
-"""The faults of the sandbox: their kinds, the spec that selects them, and which request each one hits.
+"""The sandbox's faults: their kinds, the spec that selects them, and which request each one hits.
 
 A spec is a list of faults, each a kind with its parameters:
 
@@ -7,13 +7,14 @@ A spec is a list of faults, each a kind with its parameters:
 
 `cut_after_effect:p=0.05, http_500_before:n=3:times=2, http_429:on=any:retry_after=date:seconds=2`
 
-When it fires: with `p=`, by probability (0 to 1); with `n=`, from the n-th matching request on (counted from 1, for
-this fault alone), once by default; with neither, at every matching request. `times=` bounds all three. What it
-matches: `on=` is post (the default), get, list, get_refund, get_payment_intent, get_charge or any; `pi=` is one
-payment. If several could fire at one request, the first in the spec does, and the others stay due.
+When it fires: with `p=`, by probability (0 to 1); with `n=`, from the n-th matching request on
+(counted from 1, for this fault alone), once by default; with neither, at every matching request.
+`times=` bounds all three. What it matches: `on=` is post (the default), get, list, get_refund,
+get_payment_intent, get_charge or any; `pi=` is one payment. If several could fire at one request,
+the first in the spec does, and the others stay due.
 
-`_before` means that nothing is executed, `_after` that the reply to an executed request is spoiled; `_effect` may
-follow either. A comment in the table says what `seconds=` means for a kind.
+`_before` means that nothing is executed, `_after` that the reply to an executed request is spoiled;
+`_effect` may follow either. A comment in the table says what `seconds=` means for a kind.
 """
 
 from __future__ import annotations
@@ -89,11 +90,16 @@ class Kind:
 
     @property
     def is_application_error(self) -> bool:
-        """Whether an API would store this answer under its key: an error of its own, not of a proxy in front of it."""
+        """Whether an API would store this answer under its key.
+
+        An error of its own, not of a proxy in front of it.
+        """
         return self.act is Act.STATUS and self.status >= 500  # noqa: PLR2004 - the class of server errors
 
 
-def _pair(name: str, act: Act, *, status: int = 200, takes: Iterable[str] = ()) -> tuple[Kind, Kind]:
+def _pair(
+    name: str, act: Act, *, status: int = 200, takes: Iterable[str] = ()
+) -> tuple[Kind, Kind]:
     return (
         Kind(name=f"{name}_before", act=act, before=True, status=status, takes=frozenset(takes)),
         Kind(name=f"{name}_after", act=act, before=False, status=status, takes=frozenset(takes)),
@@ -102,11 +108,20 @@ def _pair(name: str, act: Act, *, status: int = 200, takes: Iterable[str] = ()) 
 
 _SECONDS: Final = frozenset({"seconds"})
 _TABLE: Final = (
-    # seconds: how long the connection is held before it is closed; without it, until the client disconnects.
+    # seconds: how long the connection is held before it is closed; without it, until the client
+    # disconnects.
     *_pair("timeout", Act.HOLD, takes=_SECONDS),
     *_pair("reset", Act.RESET),
-    *(kind for status in (408, 409, 500, 502, 503, 504) for kind in _pair(f"http_{status}", Act.STATUS, status=status)),
-    *(kind for status in (502, 503, 504) for kind in _pair(f"html_{status}", Act.HTML, status=status)),
+    *(
+        kind
+        for status in (408, 409, 500, 502, 503, 504)
+        for kind in _pair(f"http_{status}", Act.STATUS, status=status)
+    ),
+    *(
+        kind
+        for status in (502, 503, 504)
+        for kind in _pair(f"html_{status}", Act.HTML, status=status)
+    ),
     *_pair("redirect", Act.REDIRECT, status=307),
     *_pair("empty_200", Act.EMPTY),
     Kind(name="http_401", act=Act.STATUS, before=True, status=401),
@@ -125,7 +140,8 @@ _TABLE: Final = (
     # seconds: how long the body takes to send.
     Kind(name="slow_drip_after", act=Act.DRIP, before=False, takes=_SECONDS, seconds=30),
     Kind(name="wrong_resource_after", act=Act.WRONG, before=False, takes=frozenset({"field"})),
-    # seconds: how long the server waits before it executes the request, even if the client has disconnected.
+    # seconds: how long the server waits before it executes the request, even if the client has
+    # disconnected.
     Kind(name="late_effect", act=Act.LATE, before=False, takes=_SECONDS, seconds=1),
 )
 KINDS: Final[dict[str, Kind]] = {kind.name: kind for kind in _TABLE}
@@ -162,7 +178,10 @@ class Fault:
 
 
 def parse_faults(spec: str) -> tuple[Fault, ...]:
-    """Return the faults of a spec, none for an empty one. Raises `FaultSpecError` with the wrong part."""
+    """Return the faults of a spec, none for an empty one.
+
+    Raises `FaultSpecError` with the wrong part.
+    """
     if not spec.strip():
         return ()
     return tuple(_parse_fault(text.strip()) for text in spec.split(","))
@@ -184,7 +203,10 @@ def _parse_fault(text: str) -> Fault:
 
 
 def fault_from(asked: Mapping[str, object]) -> Fault:
-    """Return one fault from its parameters, as text or JSON values. Raises `FaultSpecError` with the wrong part."""
+    """Return one fault from its parameters, as text or JSON values.
+
+    Raises `FaultSpecError` with the wrong part.
+    """
     name = str(asked.get("kind", ""))
     kind = KINDS.get(name) or KINDS.get(_SHORT.get(name, name.removesuffix("_effect")))
     if kind is None:
@@ -281,7 +303,8 @@ class _Armed:
     def is_due(self) -> bool:
         """Count one matching request and return whether the fault may fire at it."""
         self.seen += 1
-        # The dice are rolled even after `times` is used up, so that a bound does not change later rolls.
+        # The dice are rolled even after `times` is used up, so that a bound does not change later
+        # rolls.
         wanted = self.fault.p is None or self.dice.random() < self.fault.p
         if self.fault.times is not None and self.fired >= self.fault.times:
             return False
@@ -309,7 +332,10 @@ class FaultBook:
         ]
 
     def draw(self, endpoint: Endpoint, payment: Callable[[], str | None]) -> Fault | None:
-        """Return the fault that hits this request, if any; `payment` is called only if a fault is limited to one."""
+        """Return the fault that hits this request, if any.
+
+        `payment` is called only if a fault is limited to one.
+        """
         drawn: _Armed | None = None
         for armed in self._armed:
             fault = armed.fault
@@ -324,4 +350,7 @@ class FaultBook:
 
     def report(self) -> list[dict[str, Any]]:
         """Return each fault's parameters, with the requests it has seen and how often it fired."""
-        return [{**armed.fault.as_dict(), "seen": armed.seen, "fired": armed.fired} for armed in self._armed]
+        return [
+            {**armed.fault.as_dict(), "seen": armed.seen, "fired": armed.fired}
+            for armed in self._armed
+        ]

@@ -20,16 +20,24 @@ if TYPE_CHECKING:
 
 
 def repeating(config: Callable[[], SandboxConfig]) -> Middleware:
-    """Return a middleware that adds the request to each error below `/v1` while the setting `indiscreet` is on."""
+    """Return a middleware that adds the request to each error below `/v1`.
+
+    It does so while the setting `indiscreet` is on.
+    """
 
     @web.middleware
     async def repeat(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
         wanted = config().indiscreet and request.path.startswith("/v1/")
-        # A response that drips, is cut or was already sent is incomplete, and one without JSON is a proxy's page.
+        # A response that drips, is cut or was already sent is incomplete, and one without JSON is a
+        # proxy's page.
         if not wanted or not isinstance(response, web.Response) or response.status < 400:  # noqa: PLR2004 - an error
             return response
-        if response.prepared or response.content_type != "application/json" or not isinstance(response.body, bytes):
+        if (
+            response.prepared
+            or response.content_type != "application/json"
+            or not isinstance(response.body, bytes)
+        ):
             return response
         shape: dict[str, Any] = json.loads(response.body)
         error = shape.get("error", shape)

@@ -26,8 +26,12 @@ class Journal:
     def __post_init__(self) -> None:
         self._entries: deque[dict[str, Any]] = deque(maxlen=self.size)
 
-    def note(self, request: web.Request, body: bytes = b"", schema_errors: Sequence[str] = ()) -> dict[str, Any] | None:
-        """Store a request and return its entry, to which the caller adds `fault` and `status`; None if none is kept.
+    def note(
+        self, request: web.Request, body: bytes = b"", schema_errors: Sequence[str] = ()
+    ) -> dict[str, Any] | None:
+        """Store a request and return its entry, to which the caller adds `fault` and `status`.
+
+        None if none is kept.
 
         `status` stays null for a request that got no answer.
         """
@@ -39,7 +43,11 @@ class Journal:
             "monotonic": time.monotonic(),
             "method": request.method,
             "path": request.path_qs,
-            "headers": {name.lower(): request.headers[name] for name in REMEMBERED_HEADERS if name in request.headers},
+            "headers": {
+                name.lower(): request.headers[name]
+                for name in REMEMBERED_HEADERS
+                if name in request.headers
+            },
             "body": body.decode("utf-8", "backslashreplace"),
             "schema_errors": list(schema_errors),
             "fault": None,

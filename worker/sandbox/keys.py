@@ -1,4 +1,7 @@
-"""The sandbox's idempotency layer, like Stripe's: the first answer under a key is kept and replayed within a window."""
+"""The sandbox's idempotency layer, like Stripe's.
+
+The first answer under a key is kept and replayed within a window.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,17 @@ class _Kept:
 
 @dataclass(kw_only=True)
 class KeyStore:
-    """Keys seen, oldest first, with the answer of their first request; None while that is in flight."""
+    """Keys seen, oldest first, with the answer of their first request.
+
+    None while that is in flight.
+    """
 
     clock: Callable[[], float] = time.monotonic
     replayed: int = 0
     _kept: dict[str, _Kept] = field(default_factory=dict)
 
     def begin(self, config: SandboxConfig, key: str, body: object) -> Answer | None:
-        """Return None if this request is the first with its key and may be executed, else its answer."""
+        """Return None if this request is the first with its key and may run, else its answer."""
         self._forget_before(self.clock() - config.key_window_seconds)
         kept = self._kept.get(key)
         if kept is None:
@@ -43,7 +49,8 @@ class KeyStore:
                 400,
                 "idempotency_error",
                 "idempotency_key_in_use",
-                "Keys for idempotent requests can only be used with the same parameters they were first used with.",
+                "Keys for idempotent requests can only be used with the same parameters they were"
+                " first used with.",
             )
         if kept.answer is None:
             return shapes.error(
@@ -57,14 +64,18 @@ class KeyStore:
         return replace(kept.answer, headers={**kept.answer.headers, "Idempotent-Replayed": "true"})
 
     def finish(self, key: str, answer: Answer | None) -> None:
-        """Store the answer of the first request with this key; None lets the next one execute again."""
+        """Store the answer of the first request with this key.
+
+        None lets the next one execute again.
+        """
         if answer is None:
             self._kept.pop(key, None)
         elif key in self._kept:
             self._kept[key].answer = answer
 
     def _forget_before(self, limit: float) -> None:
-        # Insertion order is age, so the oldest come first. A key in flight is kept however old it is.
+        # Insertion order is age, so the oldest come first. A key in flight is kept however old it
+        # is.
         for key, kept in list(self._oldest(limit)):
             if kept.answer is not None:
                 del self._kept[key]

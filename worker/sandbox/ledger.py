@@ -18,8 +18,9 @@ STANDING = frozenset({"pending", "succeeded"})
 class Ledger:
     """An append-only list of entries, also a file of JSON lines if a path is given.
 
-    An `effect` entry is a refund that moved or reserved money, a `status` entry a later change of one. `refund` is the
-    provider's id, `refund_id` the caller's id from the metadata, null if there is none. `time` is in epoch seconds.
+    An `effect` entry is a refund that moved or reserved money, a `status` entry a later change of
+    one. `refund` is the provider's id, `refund_id` the caller's id from the metadata, null if there
+    is none. `time` is in epoch seconds.
     """
 
     path: Path | None = None
@@ -39,7 +40,12 @@ class Ledger:
 
     def append(self, event: str, **facts: object) -> None:
         """Add one entry, and write it to the file, if there is one, before this returns."""
-        entry = {"seq": len(self.entries) + 1, "time": round(time.time(), 6), "event": event, **facts}
+        entry = {
+            "seq": len(self.entries) + 1,
+            "time": round(time.time(), 6),
+            "event": event,
+            **facts,
+        }
         self.entries.append(entry)
         if self._file is not None:
             self._file.write(json.dumps(entry, separators=(",", ":")) + "\n")
@@ -48,8 +54,9 @@ class Ledger:
     def summary(self) -> dict[str, Any]:
         """Return counts and totals, and every `refund_id` with more than one effect.
 
-        `repeated` counts all effects of an id, `moved_twice` only those that are pending or succeeded. An explicit
-        retry of a failed refund is in the first, a refund paid twice is in both.
+        `repeated` counts all effects of an id, `moved_twice` only those that are pending or
+        succeeded. An explicit retry of a failed refund is in the first, a refund paid twice is in
+        both.
         """
         status: dict[str, str] = {}
         effects = [entry for entry in self.entries if entry["event"] == "effect"]

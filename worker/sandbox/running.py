@@ -1,4 +1,7 @@
-"""Runs a sandbox provider in a thread, for tests and demonstrations: `with running_sandbox() as sandbox`."""
+"""Runs a sandbox provider in a thread, for tests and demonstrations.
+
+`with running_sandbox() as sandbox`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ JOIN_SECONDS: Final = 10
 
 
 class SandboxCallError(RuntimeError):
-    """The sandbox refused a control request; `status` is the HTTP status, the text is its answer."""
+    """The sandbox refused a control request; `status` is the HTTP status, the text its answer."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(f"{status}: {text}")
@@ -42,9 +45,14 @@ class Sandbox:
         return entries
 
     def effects(self, refund_id: str | None = None) -> list[dict[str, Any]]:
-        """Return the entries of refunds that moved or reserved money, of one caller's id if it is given."""
+        """Return the entries of refunds that moved or reserved money.
+
+        If `refund_id` is given, only the entries of that caller's id are returned.
+        """
         return [
-            entry for entry in self.ledger() if entry["event"] == "effect" and refund_id in {None, entry["refund_id"]}
+            entry
+            for entry in self.ledger()
+            if entry["event"] == "effect" and refund_id in {None, entry["refund_id"]}
         ]
 
     def summary(self) -> dict[str, Any]:
@@ -62,7 +70,7 @@ class Sandbox:
         self.call("DELETE", "/_sandbox/requests")
 
     def faults(self) -> dict[str, Any]:
-        """Return faults with their counts, modes, and the numbers of 429s sent and keys replayed."""
+        """Return faults, their counts, modes, and the numbers of 429s sent and keys replayed."""
         state: dict[str, Any] = self.call("GET", "/_sandbox/faults")
         return state
 
@@ -75,8 +83,14 @@ class Sandbox:
         self.call("POST", "/_sandbox/faults", {"modes": modes})
 
     def create_payment_intent(self, payment_intent: str, **facts: Any) -> dict[str, Any]:
-        """Create a payment: `amount`, `currency`, `charges`, `outcome`, `failure_reason`, `settle_ms`, `refunded`."""
-        made: dict[str, Any] = self.call("POST", "/_sandbox/payment_intents", {"id": payment_intent, **facts})
+        """Create a payment.
+
+        The facts are `amount`, `currency`, `charges`, `outcome`, `failure_reason`, `settle_ms` and
+        `refunded`.
+        """
+        made: dict[str, Any] = self.call(
+            "POST", "/_sandbox/payment_intents", {"id": payment_intent, **facts}
+        )
         return made
 
     def advance(self) -> int:
@@ -84,16 +98,24 @@ class Sandbox:
         settled: int = self.call("POST", "/_sandbox/advance")["settled"]
         return settled
 
-    def move_refund(self, provider_refund_id: str, status: str, failure_reason: str | None = None) -> dict[str, Any]:
+    def move_refund(
+        self, provider_refund_id: str, status: str, failure_reason: str | None = None
+    ) -> dict[str, Any]:
         """Settle a pending refund, or reverse a succeeded one with `failed`."""
-        asked = {"status": status} | ({} if failure_reason is None else {"failure_reason": failure_reason})
-        moved: dict[str, Any] = self.call("POST", f"/_sandbox/refunds/{quote(provider_refund_id, safe='')}", asked)
+        asked = {"status": status} | (
+            {} if failure_reason is None else {"failure_reason": failure_reason}
+        )
+        moved: dict[str, Any] = self.call(
+            "POST", f"/_sandbox/refunds/{quote(provider_refund_id, safe='')}", asked
+        )
         return moved
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """Make one control request; raises `SandboxCallError` if it is refused."""
         parts = urlsplit(self.url)
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=CALL_SECONDS)
+        connection = http.client.HTTPConnection(
+            parts.hostname or "", parts.port, timeout=CALL_SECONDS
+        )
         try:
             connection.request(method, path, body=None if body is None else json.dumps(body))
             response = connection.getresponse()
@@ -109,7 +131,7 @@ class Sandbox:
 def running_sandbox(
     config: SandboxConfig | None = None, *, host: str = "127.0.0.1", port: int = 0
 ) -> Iterator[Sandbox]:
-    """Serve a new provider from a daemon thread with its own loop, on a free port unless one is given."""
+    """Serve a new provider from a daemon thread with its own loop, on a free port by default."""
     ready: Future[str] = Future()
     handles: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 

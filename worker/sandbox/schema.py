@@ -1,4 +1,7 @@
-"""Validates requests and replies against `create_refund.schema.json`, the only definition of what is valid."""
+"""Validates requests and replies against `create_refund.schema.json`.
+
+That schema is the only definition of what is valid.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,12 @@ _RULES: Final = {
     "pattern": "does not match {}",
     "maxProperties": "has more than {} fields",
 }
-"""A sentence for each keyword; the library's own sentences repeat the value, which may be a secret."""
+"""A sentence for each keyword; the library's own sentences repeat the value, which may be a secret.
+"""
 
 
 class Violation(NamedTuple):
-    """One broken rule: the path of the field, the kind of rule (missing, unknown, invalid), and a sentence."""
+    """One broken rule: the field's path, the kind (missing, unknown, invalid), and a sentence."""
 
     field: str
     rule: str
@@ -48,12 +52,18 @@ class CheckedRequest:
 
 
 def validate_request(headers: Mapping[str, str], body: bytes) -> list[str]:
-    """Return how a request to create a refund violates the endpoint's schema, as sentences; empty if it is valid."""
+    """Return how a request to create a refund violates the endpoint's schema, as sentences.
+
+    Empty if it is valid.
+    """
     return check_request(headers, body).errors
 
 
 def validate_response(body: object) -> list[str]:
-    """Return how a reply's JSON value violates the schema of a Refund, as sentences; empty if it is valid."""
+    """Return how a reply's JSON value violates the schema of a Refund, as sentences.
+
+    Empty if it is valid.
+    """
     return [violation.text for violation in _violations("response_body", body, "body")]
 
 
@@ -73,22 +83,35 @@ def check_request(headers: Mapping[str, str], body: bytes) -> CheckedRequest:
 
 @lru_cache(maxsize=1)
 def validators() -> dict[str, Draft202012Validator]:
-    """Return the validator of each definition; raises `SandboxConfigError` if the library is not installed."""
+    """Return the validator of each definition.
+
+    Raises `SandboxConfigError` if the library is not installed.
+    """
     try:
         import jsonschema  # noqa: PLC0415 - an extra: only the sandbox needs it
     except ImportError:
-        raise SandboxConfigError("sandbox", "needs the extra demo: run pip install 'refund-worker[demo]'") from None
+        raise SandboxConfigError(
+            "sandbox", "needs the extra demo: run pip install 'refund-worker[demo]'"
+        ) from None
     text = files("worker.sandbox").joinpath("create_refund.schema.json").read_text(encoding="utf-8")
-    return {name: jsonschema.Draft202012Validator(schema) for name, schema in json.loads(text)["$defs"].items()}
+    return {
+        name: jsonschema.Draft202012Validator(schema)
+        for name, schema in json.loads(text)["$defs"].items()
+    }
 
 
 def _violations(name: str, value: Any, where: str) -> Iterator[Violation]:
     errors = list(validators()[name].iter_errors(value))
     # What is of another type breaks other rules as well, and those say nothing more.
     mistyped = {error.json_path for error in errors if error.validator == "type"}
-    wanted = [error for error in errors if error.validator == "type" or error.json_path not in mistyped]
-    # The library reports each missing field by an error of its own, and each error knows all required ones.
-    yield from dict.fromkeys(violation for error in wanted for violation in _explained(error, where))
+    wanted = [
+        error for error in errors if error.validator == "type" or error.json_path not in mistyped
+    ]
+    # The library reports each missing field by an error of its own, and each error knows all
+    # required ones.
+    yield from dict.fromkeys(
+        violation for error in wanted for violation in _explained(error, where)
+    )
 
 
 def _explained(error: ValidationError, where: str) -> Iterator[Violation]:
@@ -104,7 +127,9 @@ def _explained(error: ValidationError, where: str) -> Iterator[Violation]:
             known: Any = error.schema
             for name in instance:
                 if name not in known["properties"]:
-                    yield Violation(f"{field}.{name}", "unknown", f"{field}.{name}: is not a known field")
+                    yield Violation(
+                        f"{field}.{name}", "unknown", f"{field}.{name}: is not a known field"
+                    )
         case keyword:
             if "propertyNames" in error.absolute_schema_path:
                 field = f"name of {field}.{instance}"

@@ -22,9 +22,13 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def as_json(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+def as_json(
+    value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Answer:
     """Return an answer that carries a JSON value."""
-    return Answer(status=status, body=json.dumps(value, separators=(",", ":")).encode(), headers=headers or {})
+    return Answer(
+        status=status, body=json.dumps(value, separators=(",", ":")).encode(), headers=headers or {}
+    )
 
 
 def error(
@@ -41,16 +45,23 @@ def error(
     fields: dict[str, Any] = {"type": kind, "code": code, "message": message}
     if param is not None:
         fields["param"] = param
-    return as_json({"error": fields} if config.envelope == "nested" else fields, status=status, headers=headers)
+    return as_json(
+        {"error": fields} if config.envelope == "nested" else fields, status=status, headers=headers
+    )
 
 
 def refused(config: SandboxConfig, refusal: Refusal) -> Answer:
     """Return the bank's refusal as a reply."""
-    return error(config, refusal.status, refusal.type, refusal.code, refusal.message, param=refusal.param)
+    return error(
+        config, refusal.status, refusal.type, refusal.code, refusal.message, param=refusal.param
+    )
 
 
 def refund(config: SandboxConfig, item: SandboxRefund) -> dict[str, Any]:
-    """Return a Refund object. A field that does not apply is left out: the provider never sends null."""
+    """Return a Refund object. A field that does not apply is left out.
+
+    The provider never sends null.
+    """
     fields = {
         "id": item.id,
         "object": "refund",
@@ -68,7 +79,7 @@ def refund(config: SandboxConfig, item: SandboxRefund) -> dict[str, Any]:
 
 
 def charge(config: SandboxConfig, payment: SandboxPayment, charge_id: str) -> dict[str, Any]:
-    """Return a Charge object. Several charges share the amount evenly, and refunds fill them in order."""
+    """Return a Charge object. Several share the amount evenly, and refunds fill them in order."""
     ids = payment.charge_ids()
     index = ids.index(charge_id)
     share, rest = divmod(payment.amount, len(ids))
@@ -119,7 +130,9 @@ def payment_intent(config: SandboxConfig, payment: SandboxPayment) -> dict[str, 
     return shape
 
 
-def refund_list(config: SandboxConfig, items: Sequence[SandboxRefund], *, has_more: bool) -> dict[str, Any]:
+def refund_list(
+    config: SandboxConfig, items: Sequence[SandboxRefund], *, has_more: bool
+) -> dict[str, Any]:
     """Return one page of refunds."""
     return {
         "object": "list",

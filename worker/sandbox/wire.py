@@ -38,7 +38,11 @@ _MADE_UP: Final = {
     409: ("idempotency_error", "idempotency_key_in_use"),
 }
 # Field → its value on the wrong resource; amount and refund_id are derived from the right one.
-ELSEWHERE: Final = {"payment_intent": "pi_somebody_elses", "currency": "xts", "id": "re_somebody_elses"}
+ELSEWHERE: Final = {
+    "payment_intent": "pi_somebody_elses",
+    "currency": "xts",
+    "id": "re_somebody_elses",
+}
 
 
 def respond(answer: Answer) -> web.Response:
@@ -50,18 +54,27 @@ def respond(answer: Answer) -> web.Response:
 def made_up_error(config: SandboxConfig, fault: Fault) -> Answer:
     """Return the error, in the provider's envelope, of a fault with an HTTP status."""
     kind, code = _MADE_UP.get(fault.kind.status, ("api_error", "internal_error"))
-    return shapes.error(config, fault.kind.status, kind, code, f"The sandbox fails on request: {fault.kind.name}.")
+    return shapes.error(
+        config, fault.kind.status, kind, code, f"The sandbox fails on request: {fault.kind.name}."
+    )
 
 
 def rate_limited(config: SandboxConfig, retry_after: str | None) -> Answer:
     """Return a 429, with the text of its `Retry-After` if that is not None."""
     headers = {} if retry_after is None else {"Retry-After": retry_after}
     return shapes.error(
-        config, 429, "invalid_request_error", "rate_limit", "Too many requests; slow down.", headers=headers
+        config,
+        429,
+        "invalid_request_error",
+        "rate_limit",
+        "Too many requests; slow down.",
+        headers=headers,
     )
 
 
-async def spoil(request: web.Request, fault: Fault, answer: Answer | None, config: SandboxConfig) -> web.StreamResponse:
+async def spoil(
+    request: web.Request, fault: Fault, answer: Answer | None, config: SandboxConfig
+) -> web.StreamResponse:
     """Reply as the fault says; `answer` is the executed answer, None if nothing was executed."""
     return await _SPOILERS[fault.kind.act](request, fault, answer or _NOTHING, config)
 
@@ -71,13 +84,18 @@ def _is_gone(request: web.Request) -> bool:
 
 
 def _close(request: web.Request) -> web.Response:
-    """Close the connection after what was already written; aiohttp drops the response returned here."""
+    """Close the connection after what was already written.
+
+    Aiohttp drops the response returned here.
+    """
     if request.transport is not None:
         request.transport.close()
     return web.Response()
 
 
-async def _hold(request: web.Request, fault: Fault, _answer: Answer, _config: SandboxConfig) -> web.StreamResponse:
+async def _hold(
+    request: web.Request, fault: Fault, _answer: Answer, _config: SandboxConfig
+) -> web.StreamResponse:
     loop = asyncio.get_running_loop()
     until = None if fault.seconds is None else loop.time() + fault.seconds
     while not _is_gone(request) and (until is None or loop.time() < until):  # noqa: ASYNC110 - aiohttp has no such event
@@ -85,7 +103,9 @@ async def _hold(request: web.Request, fault: Fault, _answer: Answer, _config: Sa
     return _close(request)
 
 
-async def _reset(request: web.Request, _fault: Fault, _answer: Answer, _config: SandboxConfig) -> web.StreamResponse:
+async def _reset(
+    request: web.Request, _fault: Fault, _answer: Answer, _config: SandboxConfig
+) -> web.StreamResponse:
     if request.transport is not None:
         sock = request.transport.get_extra_info("socket")
         # A linger time of zero makes the kernel send RST instead of FIN.
@@ -94,13 +114,17 @@ async def _reset(request: web.Request, _fault: Fault, _answer: Answer, _config: 
     return web.Response()
 
 
-async def _cut(request: web.Request, _fault: Fault, answer: Answer, _config: SandboxConfig) -> web.StreamResponse:
+async def _cut(
+    request: web.Request, _fault: Fault, answer: Answer, _config: SandboxConfig
+) -> web.StreamResponse:
     response = await _begin(request, answer)
     await response.write(answer.body[: len(answer.body) // 2])
     return _close(request)
 
 
-async def _drip(request: web.Request, fault: Fault, answer: Answer, _config: SandboxConfig) -> web.StreamResponse:
+async def _drip(
+    request: web.Request, fault: Fault, answer: Answer, _config: SandboxConfig
+) -> web.StreamResponse:
     response = await _begin(request, answer)
     steps = max(int((fault.seconds or 0) / DRIP_SECONDS), 1)
     size = max(-(-len(answer.body) // steps), 1)
@@ -120,16 +144,25 @@ async def _begin(request: web.Request, answer: Answer) -> web.StreamResponse:
     return response
 
 
-async def _status(_request: web.Request, fault: Fault, _answer: Answer, config: SandboxConfig) -> web.StreamResponse:
+async def _status(
+    _request: web.Request, fault: Fault, _answer: Answer, config: SandboxConfig
+) -> web.StreamResponse:
     return respond(made_up_error(config, fault))
 
 
-async def _html(_request: web.Request, fault: Fault, _answer: Answer, _config: SandboxConfig) -> web.StreamResponse:
-    page = f"<html><head><title>{fault.kind.status}</title></head><body><h1>Bad gateway</h1></body></html>"
+async def _html(
+    _request: web.Request, fault: Fault, _answer: Answer, _config: SandboxConfig
+) -> web.StreamResponse:
+    page = (
+        f"<html><head><title>{fault.kind.status}</title></head><body><h1>Bad"
+        " gateway</h1></body></html>"
+    )
     return web.Response(text=page, status=fault.kind.status, content_type="text/html")
 
 
-async def _rate(_request: web.Request, fault: Fault, _answer: Answer, config: SandboxConfig) -> web.StreamResponse:
+async def _rate(
+    _request: web.Request, fault: Fault, _answer: Answer, config: SandboxConfig
+) -> web.StreamResponse:
     seconds = fault.seconds or 0
     # The header has whole seconds in either form.
     when = datetime.now(UTC) + timedelta(seconds=seconds)
@@ -142,21 +175,30 @@ async def _rate(_request: web.Request, fault: Fault, _answer: Answer, config: Sa
     return respond(rate_limited(config, texts[fault.retry_after]))
 
 
-async def _redirect(request: web.Request, fault: Fault, _answer: Answer, _config: SandboxConfig) -> web.StreamResponse:
-    # To the same URL, with a status that keeps method and body: a client that follows sends the refund twice.
+async def _redirect(
+    request: web.Request, fault: Fault, _answer: Answer, _config: SandboxConfig
+) -> web.StreamResponse:
+    # To the same URL, with a status that keeps method and body: a client that follows sends the
+    # refund twice.
     return web.Response(status=fault.kind.status, headers={"Location": request.path_qs})
 
 
-async def _empty(_request: web.Request, _fault: Fault, _answer: Answer, _config: SandboxConfig) -> web.StreamResponse:
+async def _empty(
+    _request: web.Request, _fault: Fault, _answer: Answer, _config: SandboxConfig
+) -> web.StreamResponse:
     return respond(_NOTHING)
 
 
-async def _oversized(_request: web.Request, _fault: Fault, answer: Answer, _c: SandboxConfig) -> web.StreamResponse:
+async def _oversized(
+    _request: web.Request, _fault: Fault, answer: Answer, _c: SandboxConfig
+) -> web.StreamResponse:
     shape = {**json.loads(answer.body), "padding": "x" * OVERSIZED_BYTES}
     return respond(shapes.as_json(shape, status=answer.status, headers=answer.headers))
 
 
-async def _wrong(_request: web.Request, fault: Fault, answer: Answer, _config: SandboxConfig) -> web.StreamResponse:
+async def _wrong(
+    _request: web.Request, fault: Fault, answer: Answer, _config: SandboxConfig
+) -> web.StreamResponse:
     if answer.status != 200:  # noqa: PLR2004 - only a successful answer can show the wrong resource
         return respond(answer)
     shape = json.loads(answer.body)
@@ -170,7 +212,9 @@ async def _wrong(_request: web.Request, fault: Fault, answer: Answer, _config: S
     return respond(shapes.as_json(shape, headers=answer.headers))
 
 
-async def _late(_request: web.Request, _fault: Fault, answer: Answer, _config: SandboxConfig) -> web.StreamResponse:
+async def _late(
+    _request: web.Request, _fault: Fault, answer: Answer, _config: SandboxConfig
+) -> web.StreamResponse:
     return respond(answer)
 
 

@@ -19,14 +19,20 @@ from worker.store.connection import ours, redis_errors
 from worker.store.scripts import Command, Script
 
 TRIPS: Final = 3
-"""Maximum concurrent pipelines. With one, a saturated worker spends a third of its time waiting for Redis."""
+"""Maximum concurrent pipelines.
+
+With one, a saturated worker spends a third of its time waiting for Redis.
+"""
 _GATHERED: Final = 256
 
 
 class AsyncStore(_Scripts):
-    """Refund records over an asyncio Redis client; calls made while pipelines are in flight share the next pipeline.
+    """Refund records over an asyncio Redis client.
 
-    Up to `TRIPS` pipelines are in flight at once, so calls that are not awaited one by one arrive in any order.
+    Calls made while pipelines are in flight share the next pipeline.
+
+    Up to `TRIPS` pipelines are in flight at once, so calls that are not awaited one by one arrive
+    in any order.
     """
 
     def __init__(
@@ -68,7 +74,8 @@ class AsyncStore(_Scripts):
                     else:
                         future.set_result(result)
         finally:
-            # Not in the task's done callback, which runs later: a command run in between would wait for no task.
+            # Not in the task's done callback, which runs later: a command run in between would wait
+            # for no task.
             self._flushers.discard(asyncio.current_task())
 
     def _foreign(self, error: BaseException) -> BaseException:
@@ -93,7 +100,9 @@ class AsyncStore(_Scripts):
                 break
             for script in {group[index].script for index in again}:
                 await self.redis.script_load(script.text)
-            for index, result in zip(again, await self._execute([group[i] for i in again]), strict=True):
+            for index, result in zip(
+                again, await self._execute([group[i] for i in again]), strict=True
+            ):
                 results[index] = result
         return results
 
@@ -110,7 +119,10 @@ class AsyncStore(_Scripts):
             try:
                 self.check_disk(results.pop())
             except (NotDurable, StoreUnavailable, exceptions.RedisError, OSError) as error:
-                return [error if wants else result for wants, result in zip(durable, results, strict=True)]
+                return [
+                    error if wants else result
+                    for wants, result in zip(durable, results, strict=True)
+                ]
         return results
 
     async def _probe_disk(self) -> bool:
@@ -136,9 +148,12 @@ class AsyncStore(_Scripts):
             return answer
 
     async def require_durable(self) -> None:
-        """Raise `NotDurable` if the server may forget what it acknowledged; checks the server again.
+        """Raise `NotDurable` if the server may forget what it acknowledged.
 
-        After a check that failed, each durable command checks the server first, until a check succeeds.
+        Checks the server again.
+
+        After a check that failed, each durable command checks the server first, until a check
+        succeeds.
         """
         if self.wants_disk:
             with redis_errors(self.address):
@@ -156,7 +171,10 @@ class AsyncStore(_Scripts):
             return bool(await self.redis.hexists(self.key("meta"), name))
 
     async def flag(self, name: str, *, once: bool) -> bool:
-        """Set a flag in `meta` to the records' time; with `once`, return whether it was not set before."""
+        """Set a flag in `meta` to the records' time.
+
+        With `once`, return whether it was not set before.
+        """
         return await self.run(scripts.flag(name, once=once))
 
     async def unflag(self, *names: str) -> None:

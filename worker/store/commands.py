@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 WAITAOF_MS: Final = 5000
 RELOADS: Final = 3
-"""How often lost scripts are loaded again, because a server may restart between the load and the command."""
+"""How often lost scripts are loaded again; a server may restart between load and command."""
 _QUEUED: Final = {Lane.SINGLE: "index:queued", Lane.BULK: "index:queued.bulk"}
 
 _ms = timedelta(milliseconds=1)
@@ -55,7 +55,9 @@ class _Scripts:
         if isinstance(result, exceptions.ResponseError) and durability.is_replica(result):
             raise unavailable(result, self.address)
         if isinstance(result, exceptions.ResponseError):
-            raise NotDurable("this Redis could not confirm that a write is on disk: see 'refunds doctor'") from result
+            raise NotDurable(
+                "this Redis could not confirm that a write is on disk: see 'refunds doctor'"
+            ) from result
         if isinstance(result, BaseException):
             raise result
         if int(result[0]) < 1:

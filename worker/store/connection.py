@@ -1,4 +1,7 @@
-"""Creates Redis clients from the settings: plain, TLS, unix socket or Sentinel. Foreign errors become one sentence."""
+"""Creates Redis clients from the settings: plain, TLS, unix socket or Sentinel.
+
+Foreign errors become one sentence.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,25 @@ import redis.sentinel
 from redis import exceptions
 from redis.sentinel import MasterNotFoundError
 
-from worker.errors import NotStorable, RefundError, SettingsError, StoreFull, StoreRefused, StoreUnavailable
+from worker.errors import (
+    NotStorable,
+    RefundError,
+    SettingsError,
+    StoreFull,
+    StoreRefused,
+    StoreUnavailable,
+)
 from worker.model.redaction import without_secrets
 from worker.model.request import scrubbed
 from worker.store.sentinels import DEFAULT_PORT, SentinelAddress, is_sentinel
 
 NEARLY_FULL: Final = "NEARLYFULL"
-"""Error code of the script that accepts refunds, followed by the percentage of its memory that the server uses."""
-# Errors of a server that is up and cannot serve us now. The client has a class for some, and leaves others as text.
+"""Error code of the script that accepts refunds.
+
+The percentage of its memory that the server uses follows the code.
+"""
+# Errors of a server that is up and cannot serve us now. The client has a class for some, and leaves
+# others as text.
 _AWAY: Final = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
@@ -57,11 +71,15 @@ _IN_SCRIPT: Final = re.compile(
 # Raised by our own scripts before they write anything; Redis 7 appends the position in the script.
 _NOT_STORABLE: Final = re.compile(r"REFUNDS_REFUSED ([^\n]*)")
 _WRONG_TYPE: Final = "WRONGTYPE"
-# The server's user may not run a command, or not on that key. In a script, Redis 6.2 to 7.0 say it with the second
-# text and later ones with the third.
+# The server's user may not run a command, or not on that key. In a script, Redis 6.2 to 7.0 say it
+# with the second text and later ones with the third.
 _FORBIDDEN: Final = ("NOPERM", "The user executing the script can't", "ACL failure in script")
 # Errors for an address that is wrong, so that neither a restart nor waiting helps.
-_NO_DATABASE: Final = ("DB index is out of range", "invalid DB index", "SELECT is not allowed in cluster mode")
+_NO_DATABASE: Final = (
+    "DB index is out of range",
+    "invalid DB index",
+    "SELECT is not allowed in cluster mode",
+)
 _NO_SENTINEL: Final = "unknown command 'SENTINEL'"
 _CANNOT_READ: Final = (
     "REFUNDS_REDIS_URL is not a valid address: it must read redis://user:password@host:port/0, "
@@ -80,15 +98,24 @@ _SENTINEL: Final[dict[str, Any]] = {"socket_timeout": 5}
 
 
 def _options_for(url: str) -> dict[str, Any]:
-    """Return the client options for an address; redis-py rejects the keepalive option for a unix socket."""
-    return {name: _OPTIONS[name] for name in _OPTIONS if name != "socket_keepalive" or not url.startswith("unix://")}
+    """Return the client options for an address.
+
+    Redis-py rejects the keepalive option for a unix socket.
+    """
+    return {
+        name: _OPTIONS[name]
+        for name in _OPTIONS
+        if name != "socket_keepalive" or not url.startswith("unix://")
+    }
 
 
 def connect(url: str) -> redis.Redis:
     """Return a blocking client, which connects at its first command."""
     if is_sentinel(url):
         address = SentinelAddress.parse(url)
-        sentinel = redis.sentinel.Sentinel(list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels)
+        sentinel = redis.sentinel.Sentinel(
+            list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels
+        )
         client: redis.Redis = sentinel.master_for(address.master, **_OPTIONS, **address.to_server)
         return client
     with _readable():
@@ -104,10 +131,14 @@ def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis
         sentinel = redis.asyncio.sentinel.Sentinel(
             list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels
         )
-        client: redis.asyncio.Redis = sentinel.master_for(address.master, **_OPTIONS, **address.to_server)
+        client: redis.asyncio.Redis = sentinel.master_for(
+            address.master, **_OPTIONS, **address.to_server
+        )
         return client
     with _readable():
-        plain = redis.asyncio.Redis.from_url(url, max_connections=max_connections, **_options_for(url))
+        plain = redis.asyncio.Redis.from_url(
+            url, max_connections=max_connections, **_options_for(url)
+        )
         _try_options(plain.connection_pool)
         return plain
 
@@ -119,13 +150,17 @@ def _readable() -> Iterator[None]:
     except ValueError:
         raise SettingsError(_CANNOT_READ) from None
     except TypeError as error:
-        # redis-py passes on every option after the `?`. Report only the option's name, never its value.
+        # redis-py passes on every option after the `?`. Report only the option's name, never its
+        # value.
         name = str(error).rpartition("argument ")[2]
         raise SettingsError(f"REFUNDS_REDIS_URL has an unknown option, {name}: remove it") from None
 
 
 def _try_options(pool: Any) -> None:
-    """Create a connection object without connecting, to find an unknown option now and not at the first command."""
+    """Create a connection object without connecting.
+
+    An unknown option is found now and not at the first command.
+    """
     pool.connection_class(**pool.connection_kwargs)
 
 
@@ -143,10 +178,15 @@ def address_of(url: str) -> str:
 
 
 def is_away(error: BaseException) -> bool:
-    """Return whether the error means that Redis is unavailable: gone, loading, full, read-only or refusing."""
+    """Return whether the error means that Redis is unavailable.
+
+    Gone, loading, full, read-only or refusing.
+    """
     if isinstance(error, _AWAY):
         return True
-    return isinstance(error, exceptions.ResponseError) and (said(error).startswith(_AWAY_WORDS) or is_forbidden(error))
+    return isinstance(error, exceptions.ResponseError) and (
+        said(error).startswith(_AWAY_WORDS) or is_forbidden(error)
+    )
 
 
 def is_forbidden(error: BaseException) -> bool:
@@ -162,49 +202,68 @@ def said(error: BaseException) -> str:
 
 
 def _discreet(error: BaseException) -> None:
-    """Redact the secrets in a foreign error, which remains the cause of ours and may appear in a crash report.
+    """Redact the secrets in a foreign error.
 
-    A server that does not know a command repeats its arguments, including those of AUTH and HELLO.
+    It remains the cause of our error and may appear in a crash report. A server that does not know
+    a command repeats its arguments, including those of AUTH and HELLO.
     """
-    error.args = tuple(without_secrets(each) if isinstance(each, str) else each for each in error.args)
+    error.args = tuple(
+        without_secrets(each) if isinstance(each, str) else each for each in error.args
+    )
 
 
 def unavailable(error: BaseException, address: str) -> StoreUnavailable:
-    """Return the error to raise if Redis is unavailable, as one sentence; also redacts the secrets in `error`."""
+    """Return the error to raise if Redis is unavailable, as one sentence.
+
+    Also redacts the secrets in `error`.
+    """
     _discreet(error)
-    if isinstance(error, exceptions.AuthenticationError) or str(error).startswith(("NOAUTH", "WRONGPASS")):
+    if isinstance(error, exceptions.AuthenticationError) or str(error).startswith(
+        ("NOAUTH", "WRONGPASS")
+    ):
         return StoreRefused(
-            f"Redis at {address} refuses the credentials: set the user and the password in REFUNDS_REDIS_URL"
+            f"Redis at {address} refuses the credentials: set the user and the password in"
+            " REFUNDS_REDIS_URL"
         )
     if isinstance(error, exceptions.InvalidResponse):
         return StoreUnavailable(
-            f"the server at {address} does not speak the Redis protocol: check host and port of REFUNDS_REDIS_URL, and "
-            "use rediss:// for a server with TLS"
+            f"the server at {address} does not speak the Redis protocol: check host and port of"
+            " REFUNDS_REDIS_URL, and use rediss:// for a server with TLS"
         )
     if isinstance(error, MasterNotFoundError):
         return StoreUnavailable(
-            f"the Sentinels at {address} do not answer, or know no running primary of that name: check the hosts and "
-            "?master= of REFUNDS_REDIS_URL, then run this again"
+            f"the Sentinels at {address} do not answer, or know no running primary of that name:"
+            " check the hosts and ?master= of REFUNDS_REDIS_URL, then run this again"
         )
     if (trouble := _tls_trouble(error)) is not None:
         return StoreUnavailable(f"the server at {address} {trouble}")
     if said(error).startswith(NEARLY_FULL):
         return StoreFull(
-            f"Redis at {address} uses {said(error).split()[-1]} % of its maxmemory, and from 90 % on no new refund is "
-            "accepted, so that those already accepted can finish: raise maxmemory or shorten REFUNDS_RETENTION_DAYS, "
-            "then run this again"
+            f"Redis at {address} uses {said(error).split()[-1]} % of its maxmemory, and from 90 %"
+            " on no new refund is accepted, so that those already accepted can finish: raise"
+            " maxmemory or shorten REFUNDS_RETENTION_DAYS, then run this again"
         )
     if is_forbidden(error):
         reason = said(error).removeprefix("ACL failure in script: ").split(" script: ")[0]
         return StoreUnavailable(
-            f"the Redis user at {address} lacks a permission that refunds need ({reason[:120]}): run 'refunds doctor' "
-            "to see what to grant"
+            f"the Redis user at {address} lacks a permission that refunds need ({reason[:120]}):"
+            " run 'refunds doctor' to see what to grant"
         )
-    if isinstance(error, exceptions.ResponseError) and not isinstance(error, exceptions.ConnectionError):
+    if isinstance(error, exceptions.ResponseError) and not isinstance(
+        error, exceptions.ConnectionError
+    ):
         reason = said(error).split(". ")[0].split("\n")[0][:120]
-        return StoreUnavailable(f"Redis at {address} refuses commands now ({reason}): fix that, then run this again")
-    kind = "did not answer in time" if isinstance(error, exceptions.TimeoutError) else "cannot be reached"
-    return StoreUnavailable(f"Redis at {address} {kind}: start it or set REFUNDS_REDIS_URL, then run this again")
+        return StoreUnavailable(
+            f"Redis at {address} refuses commands now ({reason}): fix that, then run this again"
+        )
+    kind = (
+        "did not answer in time"
+        if isinstance(error, exceptions.TimeoutError)
+        else "cannot be reached"
+    )
+    return StoreUnavailable(
+        f"Redis at {address} {kind}: start it or set REFUNDS_REDIS_URL, then run this again"
+    )
 
 
 def _tls_trouble(error: BaseException) -> str | None:
@@ -213,36 +272,49 @@ def _tls_trouble(error: BaseException) -> str | None:
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
-                f"shows a certificate that is not trusted here ({cause.verify_message}): add ?ssl_ca_certs=FILE to "
-                "REFUNDS_REDIS_URL, or use the host name that the certificate names"
+                f"shows a certificate that is not trusted here ({cause.verify_message}): add"
+                " ?ssl_ca_certs=FILE to REFUNDS_REDIS_URL, or use the host name that the"
+                " certificate names"
             )
-        # A server without TLS reads our handshake as the beginning of a command, and waits for the rest.
-        if isinstance(cause, ssl.SSLError) or (isinstance(cause, TimeoutError) and "handshake" in str(cause)):
-            return "does not speak TLS, which rediss:// requires: use its TLS port, or redis:// if it has none"
+        # A server without TLS reads our handshake as the beginning of a command, and waits for the
+        # rest.
+        if isinstance(cause, ssl.SSLError) or (
+            isinstance(cause, TimeoutError) and "handshake" in str(cause)
+        ):
+            return (
+                "does not speak TLS, which rediss:// requires: use its TLS port, or redis:// if it"
+                " has none"
+            )
         cause = cause.__cause__ or cause.__context__
     return None
 
 
 def _wrong_address(error: BaseException, address: str) -> SettingsError | None:
-    """Return the error for an address that waiting cannot fix, as one sentence; None for any other error."""
+    """Return the error for an address that waiting cannot fix, as one sentence.
+
+    None for any other error.
+    """
     if not isinstance(error, exceptions.ResponseError):
         return None
     said = str(error)
     if said.startswith(_NO_DATABASE):
         return SettingsError(
-            f"Redis at {address} does not have the database in REFUNDS_REDIS_URL: use one that it has, on most "
-            "servers 0 to 15, in a cluster only 0"
+            f"Redis at {address} does not have the database in REFUNDS_REDIS_URL: use one that it"
+            " has, on most servers 0 to 15, in a cluster only 0"
         )
     if said.startswith(_NO_SENTINEL):
         return SettingsError(
-            f"the server at {address} is not a Sentinel: name the Sentinels in REFUNDS_REDIS_URL (their usual port is "
-            f"{DEFAULT_PORT}), or use redis:// for a single server"
+            f"the server at {address} is not a Sentinel: name the Sentinels in REFUNDS_REDIS_URL"
+            f" (their usual port is {DEFAULT_PORT}), or use redis:// for a single server"
         )
     return None
 
 
 def _not_storable(error: BaseException, address: str) -> NotStorable | None:
-    """Return the error if a script refused to write, or found a key of another type; None for any other error."""
+    """Return the error if a script refused to write, or found a key of another type.
+
+    None for any other error.
+    """
     if not isinstance(error, exceptions.ResponseError):
         return None
     text = said(error)
@@ -252,7 +324,9 @@ def _not_storable(error: BaseException, address: str) -> NotStorable | None:
         reason = "a key of the records holds a value of another type"
     else:
         return None
-    return NotStorable(f"nothing was changed at {address}, since the records cannot hold this: {reason}")
+    return NotStorable(
+        f"nothing was changed at {address}, since the records cannot hold this: {reason}"
+    )
 
 
 def ours(error: BaseException, address: str) -> RefundError | None:
@@ -267,8 +341,8 @@ def ours(error: BaseException, address: str) -> RefundError | None:
 def redis_errors(address: str) -> Iterator[None]:
     """Convert errors of Redis into our own.
 
-    They become `StoreUnavailable` if Redis is away, `SettingsError` if the address is wrong, and `NotStorable` if the
-    records cannot hold a value.
+    They become `StoreUnavailable` if Redis is away, `SettingsError` if the address is wrong, and
+    `NotStorable` if the records cannot hold a value.
     """
     try:
         yield

@@ -1,11 +1,15 @@
-"""Counters of a worker, added to Redis at each heartbeat, so that metrics cover all workers together.
+"""Counters of a worker, added to Redis at each heartbeat, so that metrics cover all workers.
 
-Fields of the hash `counters`. Times are whole microseconds, and every name comes from a bounded set:
+Fields of the hash `counters`. Times are whole microseconds, and every name comes from a bounded
+set:
 
     attempt:<seen>              attempts by result (`Seen`)
-    answer:<code>               attempts by the code of their answer, `other` for one that is not in `codes.CODES`
-    call:<operation>:<class>    calls to the provider by answer class (`2xx` … `5xx`, `not_sent`, `no_reply`)
-    call_le:<operation>:<bound> calls that took at most this many seconds and more than the bound before; `+Inf` beyond
+    answer:<code>               attempts by the code of their answer; `other` if it is not
+                                in `codes.CODES`
+    call:<operation>:<class>    calls to the provider by class of answer (`2xx` … `5xx`,
+                                `not_sent`, `no_reply`)
+    call_le:<operation>:<bound> calls that took at most this many seconds, and more than the
+                                bound before; `+Inf` beyond
     call_us:<operation>         time spent in calls
     gate_us                     time that refunds waited for the rate limit
 
@@ -54,16 +58,22 @@ class Counters:
         self._counts[f"answer:{codes.counted(outcome.code)}"] += 1
 
     def gate_waited(self, total_seconds: float) -> None:
-        """Count the time that refunds waited at the rate gate; the argument is its total since the start."""
+        """Count the time that refunds waited at the rate gate.
+
+        The argument is its total since the start.
+        """
         total = round(total_seconds * _MICROS)
         self._counts["gate_us"] += total - self._gate_us
         self._gate_us = total
 
     async def flush(self, store: AsyncStore, *, worker: str, provider_away: bool) -> None:
-        """Add the counts since the last flush to the hash; raises `StoreUnavailable` and then keeps the counts.
+        """Add the counts since the last flush to the hash.
 
-        `provider_away` says whether the worker's outage breaker is open. If only the reply was lost, the same counts
-        are added twice, which is acceptable because they are metrics and not accounts.
+        Raises `StoreUnavailable` and then keeps the counts.
+
+        `provider_away` says whether the worker's outage breaker is open. If only the reply was
+        lost, the same counts are added twice, which is acceptable because they are metrics and not
+        accounts.
         """
         counts, self._counts = self._counts, Counter()
         try:
@@ -77,7 +87,8 @@ class Counters:
                     for field, count in counts.items():
                         if count:
                             pipeline.hincrby(store.key("counters"), field, count)
-                    # A counter at its maximum keeps its value, and must not prevent the others from being added.
+                    # A counter at its maximum keeps its value, and must not prevent the others from
+                    # being added.
                     results = await pipeline.execute(raise_on_error=False)
                 for result in results:
                     _check(result)
@@ -87,8 +98,10 @@ class Counters:
 
 
 def _check(result: object) -> None:
-    """Raise the error that prevented a count from being added, unless the counter's own value is the cause."""
-    if isinstance(result, exceptions.ResponseError) and any(word in str(result) for word in _CANNOT_COUNT):
+    """Raise the error that prevented a count, unless the counter's own value is the cause."""
+    if isinstance(result, exceptions.ResponseError) and any(
+        word in str(result) for word in _CANNOT_COUNT
+    ):
         return
     if isinstance(result, BaseException):
         raise result

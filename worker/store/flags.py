@@ -47,12 +47,22 @@ class Switches:
     """Fingerprints of API keys that are known to belong to the records' account."""
 
     def knows(self, key: str) -> bool | None:
-        """Return whether an API key is known to belong to the records' account; None if no key is known yet."""
-        return key_print(key, self.key_salt) in self.key_prints if self.key_salt and self.key_prints else None
+        """Return whether an API key is known to belong to the records' account.
+
+        None if no key is known yet.
+        """
+        return (
+            key_print(key, self.key_salt) in self.key_prints
+            if self.key_salt and self.key_prints
+            else None
+        )
 
 
 def key_print(key: str, salt: str) -> str:
-    """Return a salted fingerprint of an API key: it distinguishes two keys and does not reveal either."""
+    """Return a salted fingerprint of an API key.
+
+    It distinguishes two keys and does not reveal either.
+    """
     return hmac.new(salt.encode(), key.encode(), hashlib.sha256).hexdigest()[:16]
 
 
@@ -90,22 +100,26 @@ def now(store: Store) -> datetime:
 def pause(store: Store, by: str) -> tuple[bool, Switches]:
     """Stop every claim; return whether that changed anything, and the current flags.
 
-    An existing pause keeps its time and its author. Raises `StoreUnavailable` if the pause could not be written to
-    disk. It holds even then, because the switch must work on a server whose disk or memory is failing.
+    An existing pause keeps its time and its author. Raises `StoreUnavailable` if the pause could
+    not be written to disk. It holds even then, because the switch must work on a server whose disk
+    or memory is failing.
     """
     begun = store.run(scripts.flag("paused", once=True, by=by))
     try:
         store.confirm()
     except (NotDurable, SettingsError, StoreUnavailable) as error:
         raise StoreUnavailable(
-            f"everything is paused now, but the pause may not be on disk yet, and a crash of the server would undo it "
-            f"({error}): run 'refunds pause' again"
+            "everything is paused now, but the pause may not be on disk yet, and a crash of the"
+            f" server would undo it ({error}): run 'refunds pause' again"
         ) from error
     return begun, read(store)
 
 
 def resume(store: Store) -> Switches:
-    """Allow claims again; return the flags as they were before. Raises `NotDurable`, `StoreUnavailable`."""
+    """Allow claims again; return the flags as they were before.
+
+    Raises `NotDurable`, `StoreUnavailable`.
+    """
     key = store.key("meta")
     # No transaction: a server before 7.2 whose memory is full refuses every command in one.
     with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
@@ -117,16 +131,20 @@ def resume(store: Store) -> Switches:
 
 
 def vouch_for_account(store: Store) -> Switches:
-    """Accept a person's statement that the API key belongs to the records' account; return the previous flags.
+    """Accept a person's statement that the API key belongs to the records' account.
 
-    The missing payment counts as gone from now on. The next key with which a worker starts within an hour is trusted.
-    Raises `NotDurable`, `StoreUnavailable`.
+    Return the previous flags.
+
+    The missing payment counts as gone from now on. The next key with which a worker starts within
+    an hour is trusted. Raises `NotDurable`, `StoreUnavailable`.
     """
     before = read(store)
     if before.account_lost_payment is not None:
         store.run(scripts.payment(before.account_lost_payment, "gone"))
     with redis_errors(store.address):
-        store.redis.hdel(store.key("meta"), "account_lost_at", "account_lost_payment", "account", "key_prints")
+        store.redis.hdel(
+            store.key("meta"), "account_lost_at", "account_lost_payment", "account", "key_prints"
+        )
     store.run(scripts.flag("account_vouched", once=False))
     store.confirm()
     return before

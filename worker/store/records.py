@@ -1,37 +1,49 @@
-"""How refunds are stored in Redis: the catalogue of keys, and the conversion between a hash and a `Refund`.
+"""How refunds are stored in Redis.
+
+The catalogue of keys, and the conversion between a hash and a `Refund`.
 
 All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund records:
 
     refund:<id>            hash    the record, flat; absent fields are not stored
     body:<id>              string  the bytes to be sent; dropped when the refund settles
-    history:<id>           list    one JSON object per move, oldest first, without derivable fields (`Moves`);
-                                   at most 500: the first 100, one that counts those left out, the newest
+    history:<id>           list    one JSON object per move, oldest first, without derivable fields
+                                   (`Moves`); at most 500: the first 100, one that counts those left
+                                   out, the newest
     due                    zset    every unsettled id, by the epoch ms of its next check
-    index:<bucket>         zset    ids of one stage by that time, or of one final status by when it settled;
-                                   queued ones of the bulk lane are in `queued.bulk`
-    payment:<pi>           hash    lock, seq (moves of totals), open (none: absent), seen (the provider showed it),
-                                   gone (a person says that it no longer exists), refund:<id> (ours),
-                                   owner:<provider id>
+    index:<bucket>         zset    ids of one stage by that time, or of one final status by when it
+                                   settled; queued ones of the bulk lane are in `queued.bulk`
+    payment:<pi>           hash    lock, seq (moves of totals), open (none: absent), seen (the
+                                   provider showed it), gone (a person says that it no longer
+                                   exists), refund:<id> (ours), owner:<provider id>
     owner:<provider id>    string  the only refund in the installation that owns a provider's refund
-    doubts:<pi>            zset    ids in doubt beside the one that holds the payment's lock, oldest first
+    doubts:<pi>            zset    ids in doubt beside the one that holds the payment's lock, oldest
+                                   first
     waiters:<pi>           zset    ids held back by the payment's lock, oldest first
-    batch:<id>             hash    a file: its name, digest, state, counts by stage and status, amounts by currency
+    batch:<id>             hash    a file: its name, digest, state, counts by stage and status,
+                                   amounts by currency
     batch-refunds:<id>     list    the batch's own ids, in row order
-    batch-waiters:<id>     zset    rows held back while the batch starts with few at a time, oldest first
+    batch-waiters:<id>     zset    rows held back while the batch starts with few at a time, oldest
+                                   first
     batches                zset    batch ids by creation
-    contradicted           zset    ids of records contradicted by a refund of the provider, by when that was seen
+    contradicted           zset    ids of records contradicted by a refund of the provider, by when
+                                   that was seen
     digests                hash    file digest to batch id
     events                 stream  every move, trimmed to about a million
-    rejected               list    messages that could not be understood, newest first, the latest 10,000
-    rejected-ids           hash    refund id to the latest rejected message that names it, without its contents
-    counters               hash    moves, settled refunds and amounts, provider calls: the source of the metrics
+    rejected               list    messages that could not be understood, newest first, the latest
+                                   10,000
+    rejected-ids           hash    refund id to the latest rejected message that names it, without
+                                   its contents
+    counters               hash    moves, settled refunds and amounts, provider calls: the source of
+                                   the metrics
     gate                   hash    the provider's rate limit
-    clock                  hash    the latest time that a script saw, and how far it is ahead of the server's clock
-    meta                   hash    schema, provider host and mode, paused and paused_by, credentials_refused_at,
-                                   account_lost_at and account_lost_payment, account, account_vouched, key_salt and
-                                   key_prints, suspect_since and suspect_until (a recovery), probe_at, probe_host,
-                                   probe_results, confirmed (written so that a wait for the disk has a write to
-                                   wait for)
+    clock                  hash    the latest time that a script saw, and how far it is ahead of the
+                                   server's clock
+    meta                   hash    schema, provider host and mode, paused and paused_by,
+                                   credentials_refused_at, account_lost_at and account_lost_payment,
+                                   account, account_vouched, key_salt and key_prints, suspect_since
+                                   and suspect_until (a recovery), probe_at, probe_host,
+                                   probe_results, confirmed (written so that a wait for the disk has
+                                   a write to wait for)
     workers                zset    worker names by their last heartbeat
     outages                zset    workers whose outage breaker is open, by their last heartbeat
 """
@@ -81,12 +93,17 @@ _TIMES: Final = frozenset(
 )
 NUMBERS: Final = _INTEGERS | _TIMES
 """Fields that hold whole numbers; the scripts write nothing else into them."""
-_ENUMS: Final[Mapping[str, type]] = {"status": Status, "stage": Stage, "lane": Lane, "retriable": Retriable}
+_ENUMS: Final[Mapping[str, type]] = {
+    "status": Status,
+    "stage": Stage,
+    "lane": Lane,
+    "retriable": Retriable,
+}
 _FIELDS: Final = frozenset(field.name for field in fields(Refund))
 
 
 def records_ms(server_time: tuple[int, int], clock: Sequence[str | None]) -> int:
-    """Return the records' time in epoch ms as a script computes it, from the server's time and `clock`."""
+    """Return the records' time in epoch ms as scripts compute it, from server time and `clock`."""
     seconds, micros = server_time
     server_ms = int(seconds) * 1000 + int(micros) // 1000
     at, ahead = (int(value or 0) for value in clock)
@@ -124,11 +141,17 @@ def decode(stored: Mapping[str, str]) -> Refund:
         else:
             values[name] = text
     if "idempotency_key" not in values:
-        values["idempotency_key"] = idempotency_key(values["refund_id"], values.get("generation", 1))
+        values["idempotency_key"] = idempotency_key(
+            values["refund_id"], values.get("generation", 1)
+        )
     values.setdefault("fingerprint", "")
     refund = Refund(**values)
     # A settled record omits the fingerprint, because its other fields hold the request.
-    return refund if refund.fingerprint else replace(refund, fingerprint=refund.as_request().fingerprint)
+    return (
+        refund
+        if refund.fingerprint
+        else replace(refund, fingerprint=refund.as_request().fingerprint)
+    )
 
 
 class Moves:
@@ -139,12 +162,14 @@ class Moves:
     - `version` is the entry's number, and `from` is the previous entry's stage.
     - Only the first entry has `at`. The others have the milliseconds `after` the previous entry.
     - Without `status` it is pending, and without `to` it is settled.
-    - Without `label` it is `accepted` for the first entry, `send` for a claim, else the status's name.
+    - Without `label` it is `accepted` for the first entry, `send` for a claim, else the status's
+      name.
     - Without `attempt`, a move in or out of `sending` belongs to the attempt that was claimed.
-    - Without `source`, a move out of `sending` with an HTTP status was concluded from the reply, and a resend is based
-      on the conclusion of the previous entry.
+    - Without `source`, a move out of `sending` with an HTTP status was concluded from the reply,
+      and a resend is based on the conclusion of the previous entry.
 
-    One entry may replace many moves: `left_out` is their number, and `claims` is the number of claims among them.
+    One entry may replace many moves: `left_out` is their number, and `claims` is the number of
+    claims among them.
     """
 
     def __init__(self) -> None:
@@ -155,7 +180,10 @@ class Moves:
         self._concluded: dict[str, Any] = {}
 
     def read(self, entries: Iterable[str]) -> list[dict[str, Any]]:
-        """Return the next entries in full: version, at (epoch ms), from, to, status, label, and any further fields."""
+        """Return the next entries in full.
+
+        Version, at (epoch ms), from, to, status, label, and any further fields.
+        """
         return [self._whole(json.loads(entry)) for entry in entries]
 
     def _whole(self, noted: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +219,10 @@ class Moves:
 
 
 def encode(changes: Mapping[str, Any]) -> list[str]:
-    """Return changes as field and value pairs for a script; None, False and zero counters become '' (remove)."""
+    """Return changes as field and value pairs for a script.
+
+    None, False and zero counters become '' (remove).
+    """
     flat: list[str] = []
     for name, value in changes.items():
         flat.append(name)
@@ -214,7 +245,10 @@ def _text(name: str, value: Any) -> str:
 
 
 def new_row(request: RefundRequest) -> tuple[str | bytes | int, ...]:
-    """Return a request as a row of arguments for `create.lua`; '' means that a field was not stated."""
+    """Return a request as a row of arguments for `create.lua`.
+
+    '' means that a field was not stated.
+    """
     metadata = request.metadata
     return (
         request.refund_id,
@@ -229,7 +263,9 @@ def new_row(request: RefundRequest) -> tuple[str | bytes | int, ...]:
     )
 
 
-def new_record(request: RefundRequest, lane: Lane, created_at: datetime, next_check_at: datetime) -> Refund:
+def new_record(
+    request: RefundRequest, lane: Lane, created_at: datetime, next_check_at: datetime
+) -> Refund:
     """Return the record of a refund that was just accepted."""
     return Refund(
         refund_id=request.refund_id,

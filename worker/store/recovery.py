@@ -1,4 +1,4 @@
-"""Disaster recovery: a Redis server restored from an old snapshot does not know what was sent since then."""
+"""Disaster recovery: a Redis server restored from an old snapshot lacks what was sent since."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ BUCKETS: Final = ("sending", "in_doubt", "waiting", "queued", "queued.bulk", "re
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recovered:
-    """The result of a recovery: how many refunds were put in doubt, and until when new ids begin in doubt."""
+    """A recovery's result: how many refunds are in doubt, and until when new ids begin in doubt."""
 
     doubted: int
     suspect_until: datetime
 
 
-def recover(store: Store, since: datetime, *, resubmitted_for: timedelta, by: str = decisions.CALLER) -> Recovered:
-    """Put every refund that may have been sent since the snapshot in doubt, while all claims are stopped.
+def recover(
+    store: Store, since: datetime, *, resubmitted_for: timedelta, by: str = decisions.CALLER
+) -> Recovered:
+    """Put every refund that may have been sent since the snapshot in doubt.
 
-    An id that is submitted again within `resubmitted_for` also begins in doubt, because its record may have been lost
-    after a send. Claims stay stopped until `refunds resume`. It is harmless to run this again.
+    All claims are stopped meanwhile. An id that is submitted again within `resubmitted_for` also
+    begins in doubt, because its record may have been lost after a send. Claims stay stopped until
+    `refunds resume`. It is harmless to run this again.
     """
     store.require_durable()
     now = flags.now(store)
@@ -50,11 +53,17 @@ def recover(store: Store, since: datetime, *, resubmitted_for: timedelta, by: st
         steps = [
             (refund, step)
             for refund in store.get_many(page)
-            if refund is not None and refund.updated_at < now and (step := decisions.recovered(refund, since, now))
+            if refund is not None
+            and refund.updated_at < now
+            and (step := decisions.recovered(refund, since, now))
         ]
-        # Pages need not be durable one by one: everything is confirmed below, before the result is reported.
+        # Pages need not be durable one by one: everything is confirmed below, before the result is
+        # reported.
         saved = store.run_many(
-            [scripts.save(refund, step, {"since": to_ms(since), "by": by}, durable=False) for refund, step in steps]
+            [
+                scripts.save(refund, step, {"since": to_ms(since), "by": by}, durable=False)
+                for refund, step in steps
+            ]
         )
         doubted += sum(
             result.result == "saved" and step.to is Stage.IN_DOUBT
@@ -65,7 +74,10 @@ def recover(store: Store, since: datetime, *, resubmitted_for: timedelta, by: st
 
 
 def _pages(store: Store) -> Iterator[list[str]]:
-    """Yield pages of the ids to recover; all ids are read first, because a move changes the index that is read."""
+    """Yield pages of the ids to recover.
+
+    All ids are read first, because a move changes the index that is read.
+    """
     ids = iter(list(store.ids_in(BUCKETS)))
     while page := list(islice(ids, PAGE)):
         yield page

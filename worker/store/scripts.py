@@ -1,7 +1,9 @@
-"""The atomic operations on the records, as data: the Lua script, its arguments, and how to read its reply.
+"""The atomic operations on the records, as data.
 
-`Store` (blocking) or `AsyncStore` runs a `Command`, alone or pipelined with others. Every command is safe to repeat if
-its reply was lost.
+The Lua script, its arguments, and how to read its reply.
+
+`Store` (blocking) or `AsyncStore` runs a `Command`, alone or pipelined with others. Every command
+is safe to repeat if its reply was lost.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ T = TypeVar("T")
 Argument = str | bytes | int | float
 
 NUDGE_GRACE: Final = timedelta(minutes=10)
-"""How long a queued refund waits for its nudge before it is nudged again, whatever the queue holds."""
+"""How long a queued refund waits for its nudge before it is nudged again, whatever the queue holds.
+"""
 LOST_NUDGE: Final = timedelta(seconds=15)
 """Time after which a nudge counts as lost if its lane's queue is empty."""
 SWEEP_HOLD: Final = timedelta(seconds=30)
@@ -38,17 +41,26 @@ CREATED_AT_ONCE: Final = 50
 """Maximum refunds that one script accepts; it blocks the server for about a millisecond."""
 
 MOST_SIBLINGS: Final = 200
-"""Maximum refunds of one payment that one script reads; more would block the server for over a millisecond."""
+"""Maximum refunds of one payment that one script reads.
+
+More would block the server for over a millisecond.
+"""
 
 MOST_BACK: Final = timedelta(seconds=1)
-"""How far the records' time may go back from one script to the next; the latest time is stored once a second."""
+"""How far the records' time may go back from one script to the next.
+
+The latest time is stored once a second.
+"""
 
 _ms = timedelta(milliseconds=1)
 _us = timedelta(microseconds=1)
 
 
 def beginning() -> str:
-    """Return the Lua code that passes the rules' constants to the scripts: bounds, and names between spaces."""
+    """Return the Lua code that passes the rules' constants to the scripts.
+
+    Bounds, and names between spaces.
+    """
     names: dict[str, Iterable[str]] = {
         "STAGES": Stage,
         "STATUSES": Status,
@@ -74,7 +86,10 @@ class Script:
     def __init__(self, name: str) -> None:
         folder = resources.files("worker.store") / "lua"
         self.name = name
-        parts = [beginning(), *((folder / f"{each}.lua").read_text("utf-8") for each in ("_record", name))]
+        parts = [
+            beginning(),
+            *((folder / f"{each}.lua").read_text("utf-8") for each in ("_record", name)),
+        ]
         self.text = "\n".join(parts)
         self.sha = hashlib.sha1(self.text.encode("utf-8"), usedforsecurity=False).hexdigest()
 
@@ -83,8 +98,8 @@ class Script:
 class Command(Generic[T]):
     """One script with its arguments; `read` converts the raw reply to the result.
 
-    A durable command returns only after its writes survive a crash of the server. That is the default, because the
-    caller reports the result or depends on it.
+    A durable command returns only after its writes survive a crash of the server. That is the
+    default, because the caller reports the result or depends on it.
     """
 
     script: Script
@@ -111,7 +126,21 @@ PAYMENT: Final = Script("payment")
 ACCOUNT: Final = Script("account")
 WITNESSES: Final = Script("witnesses")
 EVERY: Final = (
-    *(CREATE, LOAD, CLAIM, STANDS, SAVE, SWEEP, GIVE_BACK, SIBLINGS, GATE, BLOCK_GATE, PIN, FLAG, CLOCK),
+    *(
+        CREATE,
+        LOAD,
+        CLAIM,
+        STANDS,
+        SAVE,
+        SWEEP,
+        GIVE_BACK,
+        SIBLINGS,
+        GATE,
+        BLOCK_GATE,
+        PIN,
+        FLAG,
+        CLOCK,
+    ),
     *(PAYMENT, ACCOUNT, WITNESSES),
 )
 
@@ -126,23 +155,33 @@ class Created:
 
 
 def create(request: RefundRequest, lane: Lane, batch_id: str | None = None) -> Command[Created]:
-    """Accept a refund once: the same id changes nothing with the same contents, and conflicts with other contents."""
+    """Accept a refund once.
+
+    The same id changes nothing with the same contents, and conflicts with other contents.
+    """
     several = create_several([request], lane, batch_id)
-    return Command(script=CREATE, arguments=several.arguments, read=lambda reply: several.read(reply)[0])
+    return Command(
+        script=CREATE, arguments=several.arguments, read=lambda reply: several.read(reply)[0]
+    )
 
 
 def create_several(
     requests: Sequence[RefundRequest], lane: Lane, batch_id: str | None = None
 ) -> Command[Sequence[Created]]:
-    """Accept refunds in one script, each as `create` does; at most `CREATED_AT_ONCE`, so that others wait little."""
+    """Accept refunds in one script, each as `create` does.
+
+    At most `CREATED_AT_ONCE`, so that others wait little.
+    """
 
     def read(reply: Any) -> Sequence[Created]:
         now = from_ms(int(reply[0]))
         new, conflict = Created(result="created", now=now), Created(result="conflict", now=now)
         return [
-            (new if result == "created" else conflict)
-            if isinstance(result, str)
-            else Created(result="exists", now=now, refund=decode(pairs_of(result)))
+            (
+                (new if result == "created" else conflict)
+                if isinstance(result, str)
+                else Created(result="exists", now=now, refund=decode(pairs_of(result)))
+            )
             for result in reply[1:]
         ]
 
@@ -154,7 +193,10 @@ def create_several(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A record and the records' time, `now`; `seq` counts the moves that may change its payment's totals."""
+    """A record and the records' time, `now`.
+
+    `seq` counts the moves that may change its payment's totals.
+    """
 
     now: datetime
     seq: str
@@ -174,7 +216,10 @@ def load(refund_id: str) -> Command[Loaded]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """A claim's result: `claimed` with body and lease, or the reason why not; also the current record."""
+    """A claim's result: `claimed` with body and lease, or the reason why not.
+
+    Also the current record.
+    """
 
     result: str
     now: datetime
@@ -190,9 +235,12 @@ class Claim:
 
 
 def shorter(claim: Claim, spent: timedelta) -> Claim:
-    """Return the claim as it is `spent` after the request: with the lease shortened and the time advanced by that.
+    """Return the claim as it is `spent` after the request.
 
-    The server granted the claim between request and reply, so counting from the request errs on the safe side.
+    With the lease shortened and the time advanced by that.
+
+    The server granted the claim between request and reply, so counting from the request errs on the
+    safe side.
     """
     return replace(claim, now=claim.now + spent, lease_left=claim.lease_left - spent)
 
@@ -213,19 +261,31 @@ def claim(
     currency_checked: bool = False,
     payment_shown: bool = False,
 ) -> Command[Claim]:
-    """Claim a refund for one attempt; durable, so no byte is sent before body, key and attempt are safe.
+    """Claim a refund for one attempt.
 
-    `payment_shown` says that the payment was read just now, and `currency_checked` that it is in the currency stated by
-    the refund. `token` identifies this claim: a repeated claim with it, after a lost reply, returns the same claim.
+    Durable, so no byte is sent before body, key and attempt are safe.
+
+    `payment_shown` says that the payment was read just now, and `currency_checked` that it is in
+    the currency stated by the refund. `token` identifies this claim: a repeated claim with it,
+    after a lost reply, returns the same claim.
     """
 
     def read(reply: Any) -> Claim:
         now = from_ms(int(reply[1]))
         if reply[0] != "claimed":
-            return Claim(result=reply[0], now=now, refund=decode(pairs_of(reply[2])) if reply[2] else None)
+            return Claim(
+                result=reply[0], now=now, refund=decode(pairs_of(reply[2])) if reply[2] else None
+            )
         refund = decode(pairs_of(reply[4]))
         body = reply[3] if isinstance(reply[3], bytes) else reply[3].encode("ascii")
-        return Claim(result="claimed", now=now, refund=refund, token=token, body=body, lease_left=int(reply[2]) * _ms)
+        return Claim(
+            result="claimed",
+            now=now,
+            refund=refund,
+            token=token,
+            body=body,
+            lease_left=int(reply[2]) * _ms,
+        )
 
     noted: dict[str, Any] = {}
     if baseline is not None:
@@ -250,7 +310,9 @@ def claim(
 
 
 def claimed(refund_id: str, token: str) -> Command[Claim]:
-    """Check a claim whose reply was lost: the result is `claimed` if the claim was granted and is still valid.
+    """Check a claim whose reply was lost.
+
+    The result is `claimed` if the claim was granted and is still valid.
 
     This never makes a claim, because no record has the version 0 that it requires.
     """
@@ -262,7 +324,8 @@ def claimed(refund_id: str, token: str) -> Command[Claim]:
 def stands(refund_id: str, token: str) -> Command[str]:
     """Return '' if the holder of a claim may send once more under it, else the obstacle.
 
-    The obstacle is `overtaken` if a result was saved meanwhile, `lapsed`, or the reason that holds back every claim.
+    The obstacle is `overtaken` if a result was saved meanwhile, `lapsed`, or the reason that holds
+    back every claim.
     """
     # It only reads.
     return Command(script=STANDS, arguments=[refund_id, token], read=str, durable=False)
@@ -272,11 +335,13 @@ def stands(refund_id: str, token: str) -> Command[str]:
 class Saved:
     """A save's result: `saved`, or the reason why nothing changed.
 
-    `woken` is a refund that waited for the payment and is due now. `rows` are refunds that waited for room in the batch
-    and are due now.
+    `woken` is a refund that waited for the payment and is due now. `rows` are refunds that waited
+    for room in the batch and are due now.
     """
 
-    result: Literal["saved", "missing", "stale", "illegal", "already", "owned", "contradicts", "attempted"]
+    result: Literal[
+        "saved", "missing", "stale", "illegal", "already", "owned", "contradicts", "attempted"
+    ]
     now: datetime
     woken: str | None = None
     rows: tuple[str, ...] = ()
@@ -291,10 +356,12 @@ class Saved:
 def save(
     refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, *, durable: bool = True
 ) -> Command[Saved]:
-    """Apply a step decided on `refund`, by compare-and-set on its version unless the step is a proof of done.
+    """Apply a step decided on `refund`, by compare-and-set on its version.
 
-    `detail` is added to the history entry unchanged, so it holds JSON values only. A save need not be `durable` if it
-    is not reported before a later write is on disk. The append-only file is in order, so that write keeps this one too.
+    A step that is a proof of done applies to any version. `detail` is added to the history entry
+    unchanged, so it holds JSON values only. A save need not be `durable` if it is not reported
+    before a later write is on disk. The append-only file is in order, so that write keeps this one
+    too.
     """
     noted = _noted(step, detail or {})
     fragment = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in noted.items())
@@ -333,9 +400,13 @@ def save(
 
 
 def _noted(step: Step, detail: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the extra fields of a history entry: `detail`, and the source and person that the step is based on."""
+    """Return the extra fields of a history entry.
+
+    `detail`, and the source and person that the step is based on.
+    """
     noted = dict(detail)
-    # An HTTP status implies the source `reply`. Most entries have one, and records are kept for long, so omit it.
+    # An HTTP status implies the source `reply`. Most entries have one, and records are kept for
+    # long, so omit it.
     if step.source is not None and not (step.source == "reply" and "http_status" in noted):
         noted["source"] = step.source
     if step.by is not None:
@@ -353,12 +424,16 @@ class Due:
 
 
 def sweep(limit: int, *, dry: frozenset[Lane]) -> Command[tuple[Due, ...]]:
-    """Take at most `limit` due refunds, lapsed leases and doubts first; `dry` names the lanes with an empty queue."""
+    """Take at most `limit` due refunds, lapsed leases and doubts first.
+
+    `dry` names the lanes with an empty queue.
+    """
 
     def read(reply: Any) -> tuple[Due, ...]:
         rows = reply[1:]
         return tuple(
-            Due(refund_id=rows[i], lane=Lane(rows[i + 1]), stage=Stage(rows[i + 2])) for i in range(0, len(rows), 3)
+            Due(refund_id=rows[i], lane=Lane(rows[i + 1]), stage=Stage(rows[i + 2]))
+            for i in range(0, len(rows), 3)
         )
 
     arguments = [
@@ -380,40 +455,63 @@ def give_back(refund_ids: Sequence[str]) -> Command[int]:
     return Command(script=GIVE_BACK, arguments=list(refund_ids), read=int, durable=False)
 
 
-def siblings(payment_intent: str, without: str, *, most: int = MOST_SIBLINGS) -> Command[tuple[Refund, ...] | None]:
-    """Read our other refunds on a payment; if there are more than `most`, read none and return None."""
+def siblings(
+    payment_intent: str, without: str, *, most: int = MOST_SIBLINGS
+) -> Command[tuple[Refund, ...] | None]:
+    """Read our other refunds on a payment.
+
+    If there are more than `most`, read none and return None.
+    """
 
     def read(reply: Any) -> tuple[Refund, ...] | None:
         return tuple(decode(pairs_of(flat)) for flat in reply[1:]) if reply[0] == "1" else None
 
     # It only reads.
-    return Command(script=SIBLINGS, arguments=[payment_intent, without, most], read=read, durable=False)
+    return Command(
+        script=SIBLINGS, arguments=[payment_intent, without, most], read=read, durable=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Permits:
-    """Reserved send times per lane, relative to now, and the delay until it is useful to request more."""
+    """Reserved send times per lane from now, and the delay until it is useful to request more."""
 
     moments: Sequence[tuple[Lane, timedelta]]
     wait: timedelta
 
 
-def permits(wanted: Mapping[Lane, int], *, rate: float, ahead: timedelta, bulk_share: float) -> Command[Permits]:
-    """Reserve up to `wanted` send times in the schedule that all workers share, at most `ahead` in advance."""
+def permits(
+    wanted: Mapping[Lane, int], *, rate: float, ahead: timedelta, bulk_share: float
+) -> Command[Permits]:
+    """Reserve up to `wanted` send times in all workers' schedule, at most `ahead` in advance."""
 
     def read(reply: Any) -> Permits:
         moments = [(Lane(reply[i]), int(reply[i + 1]) * _us) for i in range(1, len(reply), 2)]
         return Permits(moments=moments, wait=int(reply[0]) * _ms)
 
-    arguments = [rate, ahead // _ms, wanted.get(Lane.SINGLE, 0), wanted.get(Lane.BULK, 0), bulk_share]
+    arguments = [
+        rate,
+        ahead // _ms,
+        wanted.get(Lane.SINGLE, 0),
+        wanted.get(Lane.BULK, 0),
+        bulk_share,
+    ]
     # These are send times within the next fraction of a second, and a crash lasts longer.
     return Command(script=GATE, arguments=arguments, read=read, durable=False)
 
 
 def block_gate(wait: timedelta) -> Command[timedelta]:
-    """Close the rate gate for all workers, as a 429 demands; afterwards the rate is lower for a while."""
+    """Close the rate gate for all workers, as a 429 demands.
+
+    Afterwards the rate is lower for a while.
+    """
     # If a crash undoes this, it costs one more 429.
-    return Command(script=BLOCK_GATE, arguments=[wait // _ms], read=lambda reply: int(reply) * _ms, durable=False)
+    return Command(
+        script=BLOCK_GATE,
+        arguments=[wait // _ms],
+        read=lambda reply: int(reply) * _ms,
+        durable=False,
+    )
 
 
 def pin(host: str, mode: str) -> Command[tuple[str, str, str]]:
@@ -426,25 +524,35 @@ def pin(host: str, mode: str) -> Command[tuple[str, str, str]]:
 
 
 def flag(name: str, *, once: bool, by: str = "") -> Command[bool]:
-    """Set a flag in `meta`, even if memory is full; with `once` an existing flag is kept and False is returned."""
+    """Set a flag in `meta`, even if memory is full.
+
+    With `once` an existing flag is kept and False is returned.
+    """
     return Command(script=FLAG, arguments=[name, "1" if once else "", by], read=bool, durable=False)
 
 
-def payment(payment_intent: str, found: Literal["shown", "missing", "certain", "gone"]) -> Command[str]:
-    """Record whether the provider shows a payment; returns `suspect` if it was shown once and is now `missing`.
+def payment(
+    payment_intent: str, found: Literal["shown", "missing", "certain", "gone"]
+) -> Command[str]:
+    """Record whether the provider shows a payment.
 
-    `certain` means that it is still missing. This stops all claims, and returns `raised`, or `lost` if they were
-    stopped already. `gone` means that a person says that the payment no longer exists. The command is not durable,
-    because the next read finds again what a crash undoes.
+    Returns `suspect` if it was shown once and is now `missing`.
+
+    `certain` means that it is still missing. This stops all claims, and returns `raised`, or `lost`
+    if they were stopped already. `gone` means that a person says that the payment no longer exists.
+    The command is not durable, because the next read finds again what a crash undoes.
     """
     return Command(script=PAYMENT, arguments=[payment_intent, found], read=str, durable=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccountFacts:
-    """What is known about the account that the records belong to: its id if the provider shows one, and fingerprints.
+    """What is known about the account that the records belong to.
 
-    `prints` are fingerprints of API keys of the account. `vouched`: a person says that the next key belongs to it.
+    Its id if the provider shows one, and fingerprints.
+
+    `prints` are fingerprints of API keys of the account. `vouched`: a person says that the next key
+    belongs to it.
     """
 
     salt: str
@@ -454,11 +562,17 @@ class AccountFacts:
 
 
 def account(salt: str, *, known: str = "", account: str = "") -> Command[AccountFacts]:
-    """Read what is known about the account; `known`, if given, is added as the fingerprint of one of its API keys."""
+    """Read what is known about the account.
+
+    `known`, if given, is added as the fingerprint of one of its API keys.
+    """
 
     def read(reply: Any) -> AccountFacts:
         return AccountFacts(
-            salt=reply[0], account=reply[1] or None, prints=frozenset(reply[2].split()), vouched=reply[3] == "1"
+            salt=reply[0],
+            account=reply[1] or None,
+            prints=frozenset(reply[2].split()),
+            vouched=reply[3] == "1",
         )
 
     return Command(script=ACCOUNT, arguments=[salt, known, account], read=read)
@@ -466,7 +580,10 @@ def account(salt: str, *, known: str = "", account: str = "") -> Command[Account
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Witnesses:
-    """Objects that a key of the records' account can read: refunds by provider id, and payments of refunds in doubt."""
+    """Objects that a key of the records' account can read.
+
+    Refunds by provider id, and payments of refunds in doubt.
+    """
 
     refunds: Sequence[str]
     seen: Sequence[str]
@@ -489,7 +606,10 @@ def clock() -> Command[int]:
 
 
 def confirm() -> Command[datetime]:
-    """Wait for the disk, and return a time of the records; everything written up to that time is on disk."""
+    """Wait for the disk, and return a time of the records.
+
+    Everything written up to that time is on disk.
+    """
     return Command(script=CONFIRM, arguments=[], read=lambda reply: from_ms(int(reply)) - MOST_BACK)
 
 

@@ -1,4 +1,4 @@
-"""Parses Sentinel addresses: `sentinel://`, or `sentinels://` for TLS to the Sentinels and the server."""
+"""Parses Sentinel addresses: `sentinel://`, or `sentinels://` for TLS to Sentinels and server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from worker.errors import SettingsError
 
 SCHEMES: Final = ("sentinel://", "sentinels://")
 DEFAULT_PORT: Final = 26379
-_TLS_OPTIONS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+_TLS_OPTIONS: Final = (
+    "ssl_ca_certs",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_cert_reqs",
+    "ssl_check_hostname",
+)
 _OTHER_OPTIONS: Final = ("master", "sentinel_username", "sentinel_password", "protocol")
 _FALSE: Final = frozenset({"0", "f", "false", "n", "no"})
 _SHAPE: Final = "a {scheme} address must read {scheme}host:port,host:port/db?master=NAME"
@@ -21,8 +27,9 @@ _SHAPE: Final = "a {scheme} address must read {scheme}host:port,host:port/db?mas
 class SentinelAddress:
     """A parsed address `sentinel[s]://[user:password@]host:port[,host:port]/db?master=NAME`.
 
-    User and password are the server's. Those of the Sentinels are options after the `?`: `sentinel_username`,
-    `sentinel_password`. `tls` holds the TLS options under redis-py's names, and is empty without TLS.
+    User and password are the server's. Those of the Sentinels are options after the `?`:
+    `sentinel_username`, `sentinel_password`. `tls` holds the TLS options under redis-py's names,
+    and is empty without TLS.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -37,20 +44,26 @@ class SentinelAddress:
 
     @classmethod
     def parse(cls, url: str) -> SentinelAddress:
-        """Parse an address; raises `SettingsError` if the master's name is missing or a part is unknown."""
+        """Parse an address; raises `SettingsError` for a missing master name or unknown part."""
         scheme = next(each for each in SCHEMES if url.startswith(each))
         rest = url.removeprefix(scheme)
-        credentials, _, places = rest.rpartition("@") if "@" in rest.partition("?")[0] else ("", "", rest)
+        credentials, _, places = (
+            rest.rpartition("@") if "@" in rest.partition("?")[0] else ("", "", rest)
+        )
         parts = urlsplit(f"x://{places.replace(f';{scheme}', ',')}")
         options = dict(parse_qsl(parts.query))
         if unknown := sorted(options.keys() - {*_OTHER_OPTIONS, *_TLS_OPTIONS}):
             known = ", ".join((*_OTHER_OPTIONS, *_TLS_OPTIONS))
-            raise SettingsError(f"a {scheme} address has an unknown option, {unknown[0]}: the options are {known}")
+            raise SettingsError(
+                f"a {scheme} address has an unknown option, {unknown[0]}: the options are {known}"
+            )
         if not options.get("master"):
             raise SettingsError(f"a {scheme} address needs the master's name: add ?master=NAME")
         tls = _tls(options)
         if tls and scheme == SCHEMES[0]:
-            raise SettingsError(f"a sentinel:// address is without TLS and has {min(tls)}: use sentinels:// instead")
+            raise SettingsError(
+                f"a sentinel:// address is without TLS and has {min(tls)}: use sentinels:// instead"
+            )
         username, _, password = credentials.partition(":")
         try:
             hosts = tuple(_host_and_port(address) for address in parts.netloc.split(",") if address)
@@ -75,7 +88,11 @@ class SentinelAddress:
     @property
     def to_sentinels(self) -> dict[str, Any]:
         """Return the options for a connection to a Sentinel."""
-        named = {"username": self.sentinel_username, "password": self.sentinel_password, "protocol": self.protocol}
+        named = {
+            "username": self.sentinel_username,
+            "password": self.sentinel_password,
+            "protocol": self.protocol,
+        }
         return {name: value for name, value in named.items() if value is not None} | dict(self.tls)
 
     @property

@@ -24,7 +24,10 @@ from worker.store.scripts import Command
 
 PAGE: Final = 500
 RECHECK_SECONDS: Final = 60.0
-"""How long a check of the server counts: its settings may be changed while a producer runs for months."""
+"""How long a check of the server counts.
+
+Its settings may be changed while a producer runs for months.
+"""
 
 
 class Store(_Scripts):
@@ -62,7 +65,9 @@ class Store(_Scripts):
                     break
                 for script in {command.script for command in batch}:
                     self.redis.script_load(script.text)
-                for index, result in zip(again, self._execute([batch[i] for i in again]), strict=True):
+                for index, result in zip(
+                    again, self._execute([batch[i] for i in again]), strict=True
+                ):
                     results[index] = result
             for result in results:
                 if isinstance(result, BaseException):
@@ -73,7 +78,8 @@ class Store(_Scripts):
         with self.redis.pipeline(transaction=False) as pipeline:
             for command in batch:
                 pipeline.execute_command(*self.raw_command(command))
-            # Another thread may have found meanwhile that nothing is known of the disk: then the server must confirm.
+            # Another thread may have found meanwhile that nothing is known of the disk: then the
+            # server must confirm.
             durable = self.wait_for_disk is not False and any(command.durable for command in batch)
             if durable:
                 pipeline.execute_command("WAITAOF", 1, 0, WAITAOF_MS)
@@ -83,7 +89,10 @@ class Store(_Scripts):
         return results
 
     def ask(self, questions: Generator[durability.RawCommand, Any, T]) -> T:
-        """Answer the questions of a check of the server; raises what the check raises, and `StoreUnavailable`."""
+        """Answer the questions of a check of the server.
+
+        Raises what the check raises, and `StoreUnavailable`.
+        """
         with redis_errors(self.address):
             try:
                 step = next(questions)
@@ -98,9 +107,10 @@ class Store(_Scripts):
                 return answer
 
     def _check(self, batch: Sequence[Command[Any]]) -> None:
-        """Check the server before the first durable commands, and again before those a minute later.
+        """Check the server before the first durable commands, and before those a minute later.
 
-        Raises `NotDurable` if the server may forget what it acknowledges, `SettingsError` if that is not readable.
+        Raises `NotDurable` if the server may forget what it acknowledges, `SettingsError` if that
+        is not readable.
         """
         durable = [command for command in batch if command.durable]
         now = time.monotonic()
@@ -109,13 +119,17 @@ class Store(_Scripts):
             self._checked_at, self._keeps = now, False
         if durable and (is_due or self.wait_for_disk is None):
             self.check_flushing()
-        # A confirmation is about what is written already, such as a pause: it is given on a server that may evict, too.
+        # A confirmation is about what is written already, such as a pause: it is given on a server
+        # that may evict, too.
         if not self._keeps and any(command.script is not scripts.CONFIRM for command in durable):
             self.ask(durability.keeping())
             self._keeps = True
 
     def check_flushing(self) -> None:
-        """Find out whether durable commands must wait for the disk; raises as `require_durable` does."""
+        """Find out whether durable commands must wait for the disk.
+
+        Raises as `require_durable` does.
+        """
         try:
             self.wait_for_disk = self._probe_disk()
         except (NotDurable, SettingsError):
@@ -127,7 +141,10 @@ class Store(_Scripts):
         return self.ask(durability.flushing(after_fault=self.at_fault))
 
     def require_durable(self) -> None:
-        """Raise `NotDurable` if the server may forget what it acknowledged, `SettingsError` if that is not readable."""
+        """Raise `NotDurable` if the server may forget what it acknowledged.
+
+        Raises `SettingsError` if that is not readable.
+        """
         if self.wants_disk:
             self.check_flushing()
             self.ask(durability.keeping())
@@ -135,7 +152,8 @@ class Store(_Scripts):
     def confirm(self) -> None:
         """Return once everything written or read before survives a crash of the server.
 
-        Use this before a report of something not written by a durable command. Raises `NotDurable`, `StoreUnavailable`.
+        Use this before a report of something not written by a durable command. Raises `NotDurable`,
+        `StoreUnavailable`.
         """
         confirm = scripts.confirm()
         self._check([confirm])
@@ -143,10 +161,12 @@ class Store(_Scripts):
             self._on_disk = self.run(confirm)
 
     def confirm_final(self, moments: Iterable[datetime]) -> None:
-        """Return once the statuses that became final at these times (of the records) survive a crash of the server.
+        """Return once these final statuses survive a crash of the server.
 
-        A reader of a failed refund may pay it back in another way. If a crash undid that status, the refund would be
-        sent again. Statuses known to be on disk are not waited for twice. Raises as `confirm` does.
+        `moments` are the times of the records at which the statuses became final. A reader of a
+        failed refund may pay it back in another way. If a crash undid that status, the refund would
+        be sent again. Statuses known to be on disk are not waited for twice. Raises as `confirm`
+        does.
         """
         latest = max(moments, default=None)
         if latest is not None and (self._on_disk is None or latest > self._on_disk):
@@ -167,10 +187,12 @@ class Store(_Scripts):
         return self.get_many([refund_id])[0]
 
     def get_many(self, refund_ids: Sequence[str]) -> list[Refund | None]:
-        """Return records in the order of the ids, None for each that does not exist; settled records are on disk.
+        """Return records in the order of the ids, None for each that does not exist.
 
-        Raises `StoreUnavailable`. For settled records also raises `NotDurable`, or `SettingsError` if durability cannot
-        be checked.
+        Settled records are on disk.
+
+        Raises `StoreUnavailable`. For settled records also raises `NotDurable`, or `SettingsError`
+        if durability cannot be checked.
         """
         found: list[Refund | None] = []
         with redis_errors(self.address):
@@ -178,8 +200,12 @@ class Store(_Scripts):
                 with self.redis.pipeline(transaction=False) as pipeline:
                     for refund_id in refund_ids[start : start + PAGE]:
                         pipeline.hgetall(self.key(f"refund:{refund_id}"))
-                    found.extend(decode(stored) if stored else None for stored in pipeline.execute())
-        self.confirm_final(refund.updated_at for refund in found if refund is not None and refund.settled)
+                    found.extend(
+                        decode(stored) if stored else None for stored in pipeline.execute()
+                    )
+        self.confirm_final(
+            refund.updated_at for refund in found if refund is not None and refund.settled
+        )
         return found
 
     def history(self, refund_id: str) -> list[dict[str, Any]]:
@@ -187,18 +213,25 @@ class Store(_Scripts):
         with redis_errors(self.address):
             entries: Any = self.redis.lrange(self.key(f"history:{refund_id}"), 0, -1)
         moves = Moves().read(entries)
-        self.confirm_final(from_ms(move["at"]) for move in moves[-1:] if move["to"] == Stage.SETTLED)
+        self.confirm_final(
+            from_ms(move["at"]) for move in moves[-1:] if move["to"] == Stage.SETTLED
+        )
         return moves
 
     def ids_in(self, buckets: Iterable[str]) -> Iterator[str]:
-        """Yield the ids in indexes: first those in progress by their next check, then settled ones, newest first.
+        """Yield the ids in indexes.
 
-        The indexes are merged by time, and read page by page.
+        Those in progress come first, by their next check, then settled ones, newest first. The
+        indexes are merged by time, and read page by page.
         """
         chosen = list(buckets)
-        unsettled = [self._pages(bucket, newest_first=False) for bucket in chosen if bucket not in SETTLED]
+        unsettled = [
+            self._pages(bucket, newest_first=False) for bucket in chosen if bucket not in SETTLED
+        ]
         settled = [self._pages(bucket, newest_first=True) for bucket in chosen if bucket in SETTLED]
-        for _, refund_id in chain(merge(*unsettled, key=_score), merge(*settled, key=_score, reverse=True)):
+        for _, refund_id in chain(
+            merge(*unsettled, key=_score), merge(*settled, key=_score, reverse=True)
+        ):
             yield refund_id
 
     def _pages(self, bucket: str, *, newest_first: bool) -> Iterator[tuple[float, str]]:
@@ -207,7 +240,11 @@ class Store(_Scripts):
         while True:
             with redis_errors(self.address):
                 page: Any = self.redis.zrange(
-                    self.key(f"index:{bucket}"), start, start + PAGE - 1, desc=newest_first, withscores=True
+                    self.key(f"index:{bucket}"),
+                    start,
+                    start + PAGE - 1,
+                    desc=newest_first,
+                    withscores=True,
                 )
             yield from ((score, refund_id) for refund_id, score in page)
             if len(page) < PAGE:
@@ -215,7 +252,7 @@ class Store(_Scripts):
             start += PAGE
 
     def ids_contradicted(self) -> list[str]:
-        """Return the ids of records that are contradicted by a refund of the provider, the latest first."""
+        """Return the ids of records that a refund of the provider contradicts, latest first."""
         with redis_errors(self.address):
             ids: Any = self.redis.zrange(self.key("contradicted"), 0, -1, desc=True)
         return list(ids)
@@ -227,7 +264,10 @@ class Store(_Scripts):
         return [name.removeprefix("refund:") for name in names if name.startswith("refund:")]
 
     def batch_state(self, batch_id: str) -> str | None:
-        """Return a batch's state: `running`, `paused` or `canceled`, None if the batch has no record (any more)."""
+        """Return a batch's state: `running`, `paused` or `canceled`.
+
+        Returns None if the batch has no record (any more).
+        """
         with redis_errors(self.address):
             state: Any = self.redis.hget(self.key(f"batch:{batch_id}"), "state")
         return None if state is None else str(state)
@@ -237,7 +277,9 @@ class Store(_Scripts):
         start = 0
         while True:
             with redis_errors(self.address):
-                page: Any = self.redis.lrange(self.key(f"batch-refunds:{batch_id}"), start, start + PAGE - 1)
+                page: Any = self.redis.lrange(
+                    self.key(f"batch-refunds:{batch_id}"), start, start + PAGE - 1
+                )
             yield from page
             if len(page) < PAGE:
                 return

@@ -1,4 +1,5 @@
-"""`./ops/dev bench [FIGURE…]`: every figure as a ratio to its floor, taken in the same run on the same machine.
+"""`./ops/dev bench [FIGURE…]`: every figure as a ratio to its floor, taken in the same run on the
+same machine.
 
 Exit 0 if every run's ledger agreed with its records, whatever the figures say; 1 if one did not.
 """
@@ -38,15 +39,30 @@ FIGURES: Final[dict[str, Taker]] = {
 
 @click.command()
 @click.argument("figures", nargs=-1, type=click.Choice(list(FIGURES)), metavar="[FIGURE]...")
-@click.option("--quick", is_flag=True, help="Less of everything, inside a minute: shows that it works, no more.")
-@click.option("--full", is_flag=True, help="The sizes of the promise: hours of machine time rather than minutes.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Less of everything, inside a minute: shows that it works, no more.",
+)
+@click.option(
+    "--full",
+    is_flag=True,
+    help="The sizes of the promise: hours of machine time rather than minutes.",
+)
 @click.option(
     "--allocator",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Preload this library into the server: the wheel's takes its memory from libc, its makers' from jemalloc.",
+    help=(
+        "Preload this library into the server: the wheel's takes its memory from libc, its makers'"
+        " from jemalloc."
+    ),
 )
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Interleaved.")
-def main(*, figures: tuple[str, ...], quick: bool, full: bool, allocator: Path | None, rounds: int) -> None:
+@click.option(
+    "--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Interleaved."
+)
+def main(
+    *, figures: tuple[str, ...], quick: bool, full: bool, allocator: Path | None, rounds: int
+) -> None:
     """Measure the figures named, all unless told otherwise.
 
     They are: bulk single latency lanes processes accept memory limit backlog payment.
@@ -72,16 +88,23 @@ def main(*, figures: tuple[str, ...], quick: bool, full: bool, allocator: Path |
     except WrongCountError as error:
         raise click.ClickException(str(error)) from None
     click.echo(described(_server_version(cores), everything))
-    click.echo(f"worker on core {cores.workers[0]}, server, sandbox and driver on {sorted(cores.rest)}")
     click.echo(
-        f"{chosen.rounds} interleaved rounds, {time.monotonic() - started:.0f} s: median (least to most); latencies"
+        f"worker on core {cores.workers[0]}, server, sandbox and driver on {sorted(cores.rest)}"
+    )
+    click.echo(
+        f"{chosen.rounds} interleaved rounds, {time.monotonic() - started:.0f} s: median (least to"
+        " most); latencies"
     )
     click.echo("of all rounds together, memory and the limit of one run each\n")
     click.echo(rendered(rows))
     click.echo(
-        "\nA floor posts through httpx's client; the leaner one hands its requests to the client's transport, as the"
+        "\nA floor posts through httpx's client; the leaner one hands its requests to the client's"
+        " transport, as the"
     )
-    click.echo("worker does. The ledger was counted after every run: each refund moved money once, none is missing.")
+    click.echo(
+        "worker does. The ledger was counted after every run: each refund moved money once, none is"
+        " missing."
+    )
 
 
 def _server_version(cores: Cores) -> str:
@@ -89,7 +112,11 @@ def _server_version(cores: Cores) -> str:
         facts: Any = rig.refunds.store.redis.info("server")
         name = "valkey" if "valkey_version" in facts else "redis"
         memory: Any = rig.refunds.store.redis.info("memory")
-        allocator = f"{Rig.allocator.name} preloaded" if Rig.allocator is not None else memory.get("mem_allocator")
+        allocator = (
+            f"{Rig.allocator.name} preloaded"
+            if Rig.allocator is not None
+            else memory.get("mem_allocator")
+        )
         return f"{name} {facts.get(f'{name}_version')} ({allocator}), appendfsync always"
 
 

@@ -1,9 +1,12 @@
-"""How fast a file becomes accepted refunds: validated, compared with the records, recorded, enqueued.
+"""How fast a file becomes accepted refunds.
 
-`./ops/dev python -m ops.lab.bench.accept` imports files of 10,000, 100,000 and a million rows on a throw-away server,
-each write on disk before it counts, and prints one line of JSON a file: rows a second of each pass and of all together,
-what they cost in CPU of this process and of the server, the peak of memory, and how long `batch show` takes afterwards.
-`--profile` prints where accepting spends its time instead.
+Validated, compared with the records, recorded, enqueued.
+
+`./ops/dev python -m ops.lab.bench.accept` imports files of 10,000, 100,000 and a million rows on a
+throw-away server, each write on disk before it counts, and prints one line of JSON a file: rows a
+second of each pass and of all together, what they cost in CPU of this process and of the server,
+the peak of memory, and how long `batch show` takes afterwards. `--profile` prints where accepting
+spends its time instead.
 """
 
 from __future__ import annotations
@@ -64,7 +67,9 @@ class Clock:
 
 def accept(refunds: Refunds, source: Source, validation: Validation) -> int:
     """Record and enqueue every row, as `refunds import` does, and return how many were new."""
-    open_batch(refunds.store, BATCH, file=source.name, digest=source.digest, rows=validation.summary.rows)
+    open_batch(
+        refunds.store, BATCH, file=source.name, digest=source.digest, rows=validation.summary.rows
+    )
     created = 0
     with ahead(row.request for row in accepted(source, validation)) as ready:
         for _, made in refunds.submit_stream(ready, lane=Lane.BULK, batch_id=BATCH):
@@ -76,16 +81,23 @@ def accept(refunds: Refunds, source: Source, validation: Validation) -> int:
 def measured(path: Path, *, profile: bool) -> dict[str, Any]:
     """Import one file into an empty server and return the figures."""
     before = peak_mb()
-    with running_server() as server, Refunds(settings=Settings.load(redis_url=server.url)) as refunds:
+    with (
+        running_server() as server,
+        Refunds(settings=Settings.load(redis_url=server.url)) as refunds,
+    ):
         with open_source(path, ImportOptions()) as source:
             rows = sum(1 for _ in source.text()) - 1
             clock = Clock(refunds)
             validation = clock.timed("validate", rows, lambda: validate(source))
-            found = clock.timed("compare", rows, lambda: compare(refunds.store, accepted(source, validation)))
+            found = clock.timed(
+                "compare", rows, lambda: compare(refunds.store, accepted(source, validation))
+            )
             if profile:
                 profiler = cProfile.Profile()
                 profiler.runcall(accept, refunds, source, validation)
-                pstats.Stats(profiler, stream=sys.stdout).sort_stats("tottime").print_stats(PROFILE_LINES)
+                pstats.Stats(profiler, stream=sys.stdout).sort_stats("tottime").print_stats(
+                    PROFILE_LINES
+                )
                 return {}
             created = clock.timed("accept", rows, lambda: accept(refunds, source, validation))
         if not created == found.fresh == rows:

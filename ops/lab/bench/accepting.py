@@ -1,4 +1,7 @@
-"""A producer alone in its process: accept so many refunds with `submit_many`, and print what that took as JSON."""
+"""A producer alone in its process.
+
+Accept so many refunds with `submit_many`, and print what that took as JSON.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""The floor: a bare event loop with the worker's own client, posting the same bodies and writing the same records.
+"""The floor: a bare event loop with the worker's own client, posting the same bodies and writing
+the same records.
 
-No queue, no rules, no log, no record ever decoded: for each refund one claim, one POST and one save, where the
-commands of many refunds leave for Redis together. The leaner floor hands its requests to the client's transport, as
-the worker does. Started by the rig, which counts the ledger behind it.
+No queue, no rules, no log, no record ever decoded: for each refund one claim, one POST and one
+save, where the commands of many refunds leave for Redis together. The leaner floor hands its
+requests to the client's transport, as the worker does. Started by the rig, which counts the ledger
+behind it.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ PREFIX = "refunds:"
 
 
 class Gathered:
-    """Scripts asked for while the worker's number of pipelines is under way leave together in the next."""
+    """Scripts asked for while the worker's number of pipelines is under way leave together in the
+    next.
+    """
 
     def __init__(self, client: redis.asyncio.Redis, retention_ms: int) -> None:
         self.redis = client
@@ -57,7 +61,9 @@ class Gathered:
             group, self._waiting = self._waiting, []
             async with self.redis.pipeline(transaction=False) as pipeline:
                 for script, arguments, _ in group:
-                    pipeline.execute_command("EVALSHA", script.sha, 0, PREFIX, "", self._retention_ms, *arguments)
+                    pipeline.execute_command(
+                        "EVALSHA", script.sha, 0, PREFIX, "", self._retention_ms, *arguments
+                    )
                 replies = await pipeline.execute()
             for (_, _, future), reply in zip(group, replies, strict=True):
                 future.set_result(reply)
@@ -65,15 +71,21 @@ class Gathered:
 
 
 class Floor:
-    """One refund after the other from a shared list, on as many coroutines as there may be calls in flight."""
+    """One refund after the other from a shared list, on as many coroutines as there may be calls in
+    flight.
+    """
 
-    def __init__(self, settings: Settings, gathered: Gathered, client: httpx.AsyncClient, *, lean: bool) -> None:
+    def __init__(
+        self, settings: Settings, gathered: Gathered, client: httpx.AsyncClient, *, lean: bool
+    ) -> None:
         self._rules = settings.rules
         self._redis = gathered
         self._client = client
         self._send = self._send_lean if lean else self._send_by_client
         # A GET has no Content-Length, so each request made by this pattern gets its own.
-        self._pattern = client.build_request("GET", "/v1/refunds", headers={"Content-Type": "application/json"})
+        self._pattern = client.build_request(
+            "GET", "/v1/refunds", headers={"Content-Type": "application/json"}
+        )
 
     async def _post(self, refund_id: str, body: str) -> dict[str, Any]:
         payload: dict[str, Any] = await self._send(idempotency_key(refund_id, 1), body)
@@ -86,7 +98,9 @@ class Floor:
         return response.json()
 
     async def _send_lean(self, key: str, body: str) -> Any:
-        request = httpx.Request("POST", self._pattern.url, headers=self._pattern.headers, content=body)
+        request = httpx.Request(
+            "POST", self._pattern.url, headers=self._pattern.headers, content=body
+        )
         request.headers["Idempotency-Key"] = key
         response = await hand_on(self._client, request)
         try:
@@ -103,12 +117,19 @@ class Floor:
         response.json()
 
     async def learn(self, refund_id: str, payment_intent: str) -> None:
-        """Take the first refund by the worker's own functions, and keep what they wrote as the others' pattern."""
+        """Take the first refund by the worker's own functions, and keep what they wrote as the
+        others' pattern.
+        """
         asked: dict[str, Any] = {}
         if self._rules.wants_baseline:
             await self._read_payment(payment_intent)
-            asked = {"seq": "0", "baseline": Baseline(refunded=0, currency="usd", remaining=100_000)}
-        self._claim = scripts.claim(refund_id, "send", token=TOKEN, lease=self._rules.lease, **asked)
+            asked = {
+                "seq": "0",
+                "baseline": Baseline(refunded=0, currency="usd", remaining=100_000),
+            }
+        self._claim = scripts.claim(
+            refund_id, "send", token=TOKEN, lease=self._rules.lease, **asked
+        )
         claim = self._claim.read(await self._redis.run(self._claim.script, self._claim.arguments))
         if claim.refund is None:
             raise RuntimeError(f"the first refund could not be claimed: {claim.result}")
@@ -128,9 +149,15 @@ class Floor:
                 await self._read_payment(payment_intent)
             token = secrets.token_hex(8)
             claim = {first_id: refund_id, TOKEN: token}
-            reply = await self._redis.run(self._claim.script, [claim.get(a, a) for a in self._claim.arguments])  # type: ignore[arg-type]  # a number is no key and stays
+            reply = await self._redis.run(
+                self._claim.script, [claim.get(a, a) for a in self._claim.arguments]
+            )  # type: ignore[arg-type]  # a number is no key and stays
             payload = await self._post(refund_id, reply[3])
-            save = {first_id: refund_id, first_provider_id: payload["id"], first_amount: str(payload["amount"])}
+            save = {
+                first_id: refund_id,
+                first_provider_id: payload["id"],
+                first_amount: str(payload["amount"]),
+            }
             await self._redis.run(self._save.script, [save.get(a, a) for a in self._save.arguments])  # type: ignore[arg-type]  # likewise
 
 
@@ -139,7 +166,9 @@ async def _run(*, count: int, concurrency: int, lean: bool) -> None:
     connected = connect_async(settings.redis_url.get_secret_value())
     for script in (scripts.CLAIM, scripts.SAVE):
         await connected.script_load(script.text)
-    gathered = Gathered(connected, timedelta(days=settings.retention_days) // timedelta(milliseconds=1))
+    gathered = Gathered(
+        connected, timedelta(days=settings.retention_days) // timedelta(milliseconds=1)
+    )
     async with build_client(settings) as client:
         numbered = ((request.refund_id, request.payment_intent) for request in requests(count))
         floor = Floor(settings, gathered, client, lean=lean)

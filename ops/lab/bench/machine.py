@@ -10,18 +10,34 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-_NAMED: Final = ("celery", "kombu", "redis", "hiredis", "httpx", "httpx-aiohttp", "aiohttp", "structlog")
+_NAMED: Final = (
+    "celery",
+    "kombu",
+    "redis",
+    "hiredis",
+    "httpx",
+    "httpx-aiohttp",
+    "aiohttp",
+    "structlog",
+)
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _USER_TICKS: Final = 11
-"""Where utime stands among the fields of `/proc/<pid>/stat` behind the command's name; stime is the next."""
+"""Where utime stands among the fields of `/proc/<pid>/stat` behind the command's name.
+
+Stime is the next.
+"""
 
 
 def described(server_version: str, cores: Sequence[int]) -> str:
-    """Return the machine in two lines: processor, cores, system; Python and the versions that matter."""
+    """Return the machine in two lines: processor, cores, system.
+
+    Python and the versions that matter.
+    """
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _NAMED)
     return (
-        f"{_processor()}, {len(cores)} cores, {platform.system()} {platform.release()}\n"
-        f"{platform.python_implementation()} {platform.python_version()}, server {server_version}, {versions}"
+        f"{_processor()}, {len(cores)} cores, {platform.system()}"
+        f" {platform.release()}\n{platform.python_implementation()} {platform.python_version()},"
+        f" server {server_version}, {versions}"
     )
 
 
@@ -46,7 +62,10 @@ class Cores:
 
     @classmethod
     def split(cls) -> Cores:
-        """Give workers the first core and, for a second worker, the next; the rest has all but the first."""
+        """Give workers the first core and, for a second worker, the next.
+
+        The rest has all but the first.
+        """
         cores = usable()
         second = cores[1] if len(cores) > 1 else cores[0]
         rest = frozenset(cores[2:] or [second])
@@ -62,7 +81,9 @@ class Cores:
         os.sched_setaffinity(0, self.rest)
 
     def give(self, pid: int, worker: int) -> None:
-        """Move a process that was just started to the core of a worker; its later threads follow."""
+        """Move a process that was just started to the core of a worker; its later threads
+        follow.
+        """
         os.sched_setaffinity(pid, {self.workers[worker]})
 
 

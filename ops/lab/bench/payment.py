@@ -1,8 +1,9 @@
 """What one more refund costs the server on a payment that has thousands, against one that has ten.
 
-The scripts alone, one at a time and in the order in which a worker asks for them: accepted, claimed (in vain, while
-another refund of the payment is under way), then claimed and saved as each save wakes the next. Both kinds of payment
-take turns on one server, so that what else the machine does meets both alike.
+The scripts alone, one at a time and in the order in which a worker asks for them: accepted, claimed
+(in vain, while another refund of the payment is under way), then claimed and saved as each save
+wakes the next. Both kinds of payment take turns on one server, so that what else the machine does
+meets both alike.
 """
 
 from __future__ import annotations
@@ -62,12 +63,17 @@ class Payment:
         """Accept the next refunds; return how many that were."""
         some = list(islice(self._coming, count))
         for start in range(0, len(some), CREATED_AT_ONCE):
-            self._store.run(scripts.create_several(some[start : start + CREATED_AT_ONCE], Lane.BULK))
+            self._store.run(
+                scripts.create_several(some[start : start + CREATED_AT_ONCE], Lane.BULK)
+            )
         self._accepted.extend(request.refund_id for request in some)
         return len(some)
 
     def claim(self, count: int) -> int:
-        """Claim the next that were accepted: the first of all is under way then, the others wait for it."""
+        """Claim the next that were accepted.
+
+        The first of all is under way then, the others wait for it.
+        """
         some = [self._accepted.popleft() for _ in range(min(count, len(self._accepted)))]
         for refund_id in some:
             claim = self._claimed(refund_id)
@@ -84,7 +90,10 @@ class Payment:
                 return sent
             refund = self._claim.refund
             found = ProviderRefund(
-                id=f"re_{refund.refund_id}", status="succeeded", amount=refund.amount, currency="usd"
+                id=f"re_{refund.refund_id}",
+                status="succeeded",
+                amount=refund.amount,
+                currency="usd",
             )
             step = attempts.done(refund, found, "reply", self._claim.now)
             detail = {"attempt": refund.attempts, "seen": "done", "ms": 50, "http_status": 200}
@@ -103,7 +112,9 @@ class Side:
     def __init__(self, store: Store, name: str, refunds: int, each: int) -> None:
         self._redis: Any = store.redis
         self._each = each
-        self._payments = [Payment(store, f"pi_{name}{start}", each) for start in range(0, refunds, each)]
+        self._payments = [
+            Payment(store, f"pi_{name}{start}", each) for start in range(0, refunds, each)
+        ]
         self._cost = dict.fromkeys(PHASES, 0.0)
         self._done = dict.fromkeys(PHASES, 0)
 
@@ -145,13 +156,18 @@ class Compared(NamedTuple):
 
 
 def one_payment(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
-    """Yield what a refund of a payment with thousands costs the server, against one of a payment with ten."""
+    """Yield what a refund of a payment with thousands costs the server, against one of a payment
+    with ten.
+    """
     rounds = [compared(plan.on_payment) for _ in range(plan.rounds)]
     ratios = [each.many / each.few for each in rounds]
     cut = "" if all(each.whole for each in rounds) else "; cut short"
     yield Row(
         figure="one payment: server's CPU a refund",
-        setting=f"{plan.on_payment:,} refunds of one payment: accepted, claimed, saved, the next one woken{cut}",
+        setting=(
+            f"{plan.on_payment:,} refunds of one payment: accepted, claimed, saved, the next one"
+            f" woken{cut}"
+        ),
         measured=spread([each.many for each in rounds], "µs"),
         floor=f"{spread([each.few for each in rounds], 'µs')} with {FEW}",
         ratio=spread(ratios),
@@ -161,9 +177,14 @@ def one_payment(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
 
 
 def compared(refunds: int, *, seconds: float | None = None) -> Compared:
-    """Take refunds of one payment, and as many of payments of `FEW`, through all phases, within so many `seconds`."""
+    """Take refunds of one payment, and as many of payments of `FEW`, through all phases, within so
+    many `seconds`.
+    """
     allowed = SECONDS + SECONDS_A_REFUND * refunds if seconds is None else seconds
-    with ThrowawayServer(Rig.allocator) as server, Refunds(settings=Settings.load(redis_url=server.url)) as door:
+    with (
+        ThrowawayServer(Rig.allocator) as server,
+        Refunds(settings=Settings.load(redis_url=server.url)) as door,
+    ):
         sides = [Side(door.store, "many", refunds, refunds), Side(door.store, "few", refunds, FEW)]
         began, whole = time.monotonic(), True
         for place, phase in enumerate(PHASES, 1):

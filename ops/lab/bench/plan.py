@@ -53,7 +53,10 @@ def usual(cores: Cores, rounds: int) -> Plan:
 
 
 def full(cores: Cores, rounds: int) -> Plan:
-    """Return the plan with the sizes of the promise: a file of 100,000 rows, 200,000 refunds, a million queued."""
+    """Return the plan with the sizes of the promise.
+
+    A file of 100,000 rows, 200,000 refunds, a million queued.
+    """
     small = usual(cores, rounds)
     return Plan(
         cores=cores,

@@ -1,4 +1,7 @@
-"""Refunds a second and what one costs: bulk and single against the floor, two workers, a long queue."""
+"""Refunds a second and what one costs.
+
+Bulk and single against the floor, two workers, a long queue.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,23 @@ _TO: Final = 0.95
 
 FLOORS: Final = ("floor", "leaner floor")
 UNFILLED: Final = 40
-"""Calls in flight at 200 ms that fill a quarter of a core or less, so that two workers do not wait for the machine."""
+"""Calls in flight at 200 ms that fill a quarter of a core or less, so that two workers do not wait
+for the machine.
+"""
 
 
-def _run(plan: Plan, mode: Mode, what: str, count: int, *, workers: int = 1, concurrency: int = CONCURRENCY) -> Window:
-    """Fill the queue, start what is to be measured, and measure while it is neither starting nor running dry."""
+def _run(
+    plan: Plan,
+    mode: Mode,
+    what: str,
+    count: int,
+    *,
+    workers: int = 1,
+    concurrency: int = CONCURRENCY,
+) -> Window:
+    """Fill the queue, start what is to be measured, and measure while it is neither starting nor
+    running dry.
+    """
     with Rig(plan.cores, mode, concurrency=concurrency) as rig:
         rig.fill(count, Lane.SINGLE if what == "single" else Lane.BULK)
         for _ in range(workers):
@@ -61,14 +76,22 @@ def against_floor(plan: Plan, wanted: frozenset[str]) -> Iterator[Row]:
 
 
 def _beside_leaner(lane: str, mode: Mode, windows: list[Window], floors: list[Window]) -> Row:
-    """Return rate and cost against the floor that takes the worker's own short way through the client."""
+    """Return rate and cost against the floor that takes the worker's own short way through the
+    client.
+    """
     rates = [window.rate / floor.rate for window, floor in zip(windows, floors, strict=True)]
     costs = [window.cpu_ms / floor.cpu_ms for window, floor in zip(windows, floors, strict=True)]
     return Row(
         figure=f"{lane}: with the leaner floor",
         setting=mode.shown,
-        measured=f"{number(median(w.rate for w in windows))} a second, {number(median(w.cpu_ms for w in windows))} ms",
-        floor=f"{number(median(f.rate for f in floors))} a second, {number(median(f.cpu_ms for f in floors))} ms",
+        measured=(
+            f"{number(median(w.rate for w in windows))} a second,"
+            f" {number(median(w.cpu_ms for w in windows))} ms"
+        ),
+        floor=(
+            f"{number(median(f.rate for f in floors))} a second,"
+            f" {number(median(f.cpu_ms for f in floors))} ms"
+        ),
         ratio=f"rate {spread(rates)}, CPU {spread(costs)}",
     )
 
@@ -100,7 +123,10 @@ def _compared(lane: str, mode: Mode, windows: list[Window], floors: list[Window]
 
 
 def two_workers(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
-    """Yield what a second worker process adds: on a core of its own, and where neither fills its core."""
+    """Yield what a second worker process adds.
+
+    On a core of its own, and where neither fills its core.
+    """
     mode = plan.modes[0]
     slow = Mode(latency_ms=200, idempotency="trust")
     ones, twos, idle_ones, idle_twos = [], [], [], []
@@ -148,13 +174,18 @@ def backlog(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
             taken[depth].append(_at_depth(plan, mode, depth))
     shortest = taken[plan.backlogs[0]]
     for depth in plan.backlogs:
-        rates = [window.rate / first.rate for window, first in zip(taken[depth], shortest, strict=True)]
+        rates = [
+            window.rate / first.rate for window, first in zip(taken[depth], shortest, strict=True)
+        ]
         is_first = depth == plan.backlogs[0]
         costs = [window.cpu_ms for window in taken[depth]]
         yield Row(
             figure="cost against backlog",
             setting=f"{mode.shown}, {depth:,} queued",
-            measured=f"{spread([window.rate for window in taken[depth]])}, {number(sum(costs) / len(costs))} ms CPU",
+            measured=(
+                f"{spread([window.rate for window in taken[depth]])},"
+                f" {number(sum(costs) / len(costs))} ms CPU"
+            ),
             ratio="" if is_first else spread(rates),
             to_reach="" if is_first else f"within {BACKLOG_DRIFT:.0%}",
             reached=None if is_first else at_least(rates, 1 - BACKLOG_DRIFT),
@@ -162,7 +193,10 @@ def backlog(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
 
 
 def _at_depth(plan: Plan, mode: Mode, depth: int) -> Window:
-    """Measure the first refunds of a deep queue; a shallow one is kept at its depth while it is measured."""
+    """Measure the first refunds of a deep queue.
+
+    A shallow one is kept at its depth while it is measured.
+    """
     with Rig(plan.cores, mode) as rig:
         wanted = plan.backlog_window
         rig.fill(depth, Lane.BULK)

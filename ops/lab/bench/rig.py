@@ -1,4 +1,6 @@
-"""An installation to be measured: server, sandbox and driver on the shared cores, each worker on one of its own.
+"""An installation to be measured.
+
+Server, sandbox and driver on the shared cores, each worker on one of its own.
 
 Every run has a fresh one, and ends with the ledger counted against the records.
 """
@@ -29,7 +31,8 @@ from worker.sandbox.running import Sandbox
 from worker.settings import Settings
 
 CONCURRENCY: Final = 256
-"""Calls in flight, of the worker and of its floor: fewer would hold both down before the core does."""
+"""Calls in flight, of the worker and of its floor: fewer would hold both down before the core does.
+"""
 IN_FLIGHT: Final = 64
 """Calls in flight of a worker that was not told otherwise."""
 PATIENCE: Final = 600.0
@@ -39,7 +42,10 @@ _LISTENING: Final = "sandbox listening on "
 
 
 class WrongCountError(RuntimeError):
-    """The ledger and the records disagree, or a run did not come to its end: its figure counts for nothing."""
+    """The ledger and the records disagree, or a run did not come to its end.
+
+    Its figure counts for nothing.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +82,9 @@ def requests(count: int, *, start: int = 0, name: str = "tour") -> Iterator[Refu
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """A stretch of a run: how many refunds were settled in it, how long it took, what processor time it cost."""
+    """A stretch of a run: how many refunds were settled in it, how long it took, what processor
+    time it cost.
+    """
 
     refunds: int
     seconds: float
@@ -100,7 +108,9 @@ class Rig:
     """One installation; use it in a `with`."""
 
     allocator: ClassVar[Path | None] = None
-    """The library from which the servers of all installations take their memory, None for their own."""
+    """The library from which the servers of all installations take their memory, None for their
+    own.
+    """
     cores: Cores
     mode: Mode = field(default_factory=Mode)
     concurrency: int = CONCURRENCY
@@ -109,23 +119,31 @@ class Rig:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-bench-")))
+            self.folder = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-bench-"))
+            )
             self.server = stack.enter_context(ThrowawayServer(self.allocator))
             self._sandbox_process = stack.enter_context(self._sandbox_running())
-            self.refunds = stack.enter_context(Refunds(settings=Settings.load(redis_url=self.server.url)))
+            self.refunds = stack.enter_context(
+                Refunds(settings=Settings.load(redis_url=self.server.url))
+            )
             self.workers: list[subprocess.Popen[bytes]] = []
             stack.callback(self.stop)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stack.close()
 
     @contextmanager
     def _sandbox_running(self) -> Iterator[subprocess.Popen[str]]:
-        # A provider that ignores keys would show a second effect; one that honours them would hide it.
+        # A provider that ignores keys would show a second effect; one that honours them would hide
+        # it.
         options = ["--port", "0", "--latency", str(self.mode.latency_ms), "--idempotency", "ignore"]
         if "--log-requests" not in self.sandbox_options:
             options += ["--log-requests", "0"]
@@ -143,7 +161,9 @@ class Rig:
     @property
     def environment(self) -> dict[str, str]:
         """What a worker or its floor is started with."""
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")}
+        ours = {
+            name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")
+        }
         return ours | {
             "REFUNDS_REDIS_URL": self.server.url,
             "REFUNDS_API_URL": self.sandbox.url,
@@ -157,17 +177,28 @@ class Rig:
 
     def fill(self, count: int, lane: Lane, *, start: int = 0, name: str = "tour") -> None:
         """Accept so many refunds and put their messages in the lane's queue."""
-        report: Submitted = self.refunds.submit_many(requests(count, start=start, name=name), lane=lane)
+        report: Submitted = self.refunds.submit_many(
+            requests(count, start=start, name=name), lane=lane
+        )
         if report.created != count:
             raise WrongCountError(f"{report.created} of {count} refunds were accepted")
 
     def rest(self) -> None:
-        """Wait until the server is done with what filling it has set off: the rewriting of its file, and the disk."""
-        self.until(lambda: not self._client.info("persistence")["aof_rewrite_in_progress"], "the file is rewritten")
+        """Wait until the server is done with what filling it has set off.
+
+        The rewriting of its file, and the disk.
+        """
+        self.until(
+            lambda: not self._client.info("persistence")["aof_rewrite_in_progress"],
+            "the file is rewritten",
+        )
         os.sync()
 
     def start_worker(self, *, wrapped: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-        """Start a worker process as `refunds worker` does, on the next worker's core; it is not waited for."""
+        """Start a worker process as `refunds worker` does, on the next worker's core.
+
+        It is not waited for.
+        """
         place = len(self.workers)
         queues = ",".join(lane.value for lane in Lane)
         name = ["--hostname", f"bench-{place}@%h"]
@@ -177,19 +208,29 @@ class Rig:
     def start_floor(self, count: int, *, lean: bool = False) -> subprocess.Popen[bytes]:
         """Start the bare loop over the refunds that `fill` accepted, on the worker's core."""
         wanted = {"count": count, "concurrency": self.concurrency, "lean": lean}
-        return self._start([sys.executable, "-m", "ops.lab.bench.floor", json.dumps(wanted)], "floor.log", 0)
+        return self._start(
+            [sys.executable, "-m", "ops.lab.bench.floor", json.dumps(wanted)], "floor.log", 0
+        )
 
     def _start(self, started: Sequence[str], log: str, place: int) -> subprocess.Popen[bytes]:
         with (self.folder / log).open("wb") as file:
-            process = subprocess.Popen(started, cwd=ROOT, env=self.environment, stdout=file, stderr=file)  # noqa: S603 - ours
+            process = subprocess.Popen(  # noqa: S603 - ours
+                started, cwd=ROOT, env=self.environment, stdout=file, stderr=file
+            )
         self.cores.give(process.pid, place)
         self.workers.append(process)
         return process
 
     def await_workers(self) -> None:
-        """Wait until every worker started so far has sent its first heartbeat and reads its queues."""
-        self.until(lambda: int(self._client.zcard("refunds:workers")) >= len(self.workers), "the workers are up")
-        # The heartbeat comes before the first read of the queue, and nothing outside the process tells of that read.
+        """Wait until every worker started so far has sent its first heartbeat and reads its
+        queues.
+        """
+        self.until(
+            lambda: int(self._client.zcard("refunds:workers")) >= len(self.workers),
+            "the workers are up",
+        )
+        # The heartbeat comes before the first read of the queue, and nothing outside the process
+        # tells of that read.
         time.sleep(1)
 
     def stop(self) -> None:
@@ -214,15 +255,23 @@ class Rig:
         while not condition():
             dead = next((process for process in self.workers if process.poll()), None)
             if dead is not None or time.monotonic() > end:
-                why = f"a process ended with {dead.returncode}" if dead else f"{PATIENCE:g} s have passed"
+                why = (
+                    f"a process ended with {dead.returncode}"
+                    if dead
+                    else f"{PATIENCE:g} s have passed"
+                )
                 raise WrongCountError(f"{why} before {what}:\n{self.said()}")
             time.sleep(_POLL)
 
     def said(self) -> str:
         """Return the end of what the workers logged."""
-        return "\n".join(log.read_text(errors="replace")[-2000:] for log in sorted(self.folder.glob("*.log")))
+        return "\n".join(
+            log.read_text(errors="replace")[-2000:] for log in sorted(self.folder.glob("*.log"))
+        )
 
-    def window(self, begin: int, end: int, *, meanwhile: Callable[[], None] | None = None) -> Window:
+    def window(
+        self, begin: int, end: int, *, meanwhile: Callable[[], None] | None = None
+    ) -> Window:
         """Measure from the moment at which `begin` refunds are settled to that at which `end` are.
 
         `meanwhile` is called now and then until it is over.
@@ -251,19 +300,26 @@ class Rig:
         return workers, cpu_seconds(self.server.pid), cpu_seconds(self._sandbox_process.pid)
 
     def count(self, expected: int, *, unsent: int = 0) -> None:
-        """Count the ledger: `expected` refunds moved money once each, and all else is still queued, untouched.
+        """Count the ledger: `expected` refunds moved money once each, and all else is still queued,
+        untouched.
 
         Raises `WrongCountError`. Call it once all is settled or the workers have ended.
         """
         summary = self.sandbox.summary()
-        counts = {bucket: number for bucket, number in self.refunds.store.counts().items() if number}
+        counts = {
+            bucket: number for bucket, number in self.refunds.store.counts().items() if number
+        }
         queued = counts.pop("queued", 0) + counts.pop("queued.bulk", 0)
-        right = summary["effects"] == expected and not summary["repeated"] and not summary["without_refund_id"]
+        right = (
+            summary["effects"] == expected
+            and not summary["repeated"]
+            and not summary["without_refund_id"]
+        )
         if not right or counts != ({"succeeded": expected} if expected else {}) or queued != unsent:
             ledger = {name: summary[name] for name in ("effects", "repeated", "without_refund_id")}
             raise WrongCountError(
-                f"expected {expected} refunds settled and {unsent} queued; the records hold {counts} and {queued} "
-                f"queued, the ledger {ledger}:\n{self.said()}"
+                f"expected {expected} refunds settled and {unsent} queued; the records hold"
+                f" {counts} and {queued} queued, the ledger {ledger}:\n{self.said()}"
             )
 
 

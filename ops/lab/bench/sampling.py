@@ -1,9 +1,12 @@
-"""Where a refund's microseconds go: `./ops/dev python -m ops.lab.bench.sampling bulk` (or single, or floor).
+"""Where a refund's microseconds go.
 
-Samples whoever holds the interpreter of a worker that works off a full queue, and shares the process's measured
-processor time out by these samples (so what the kernel does inside a call counts for nobody, spread over all):
-first by whose code was running (a standard-library frame counts for whoever called it), then by which of the
-worker's own functions it was done for, everything below it included. On the server's side: each command's time.
+`./ops/dev python -m ops.lab.bench.sampling bulk` (or single, or floor).
+
+Samples whoever holds the interpreter of a worker that works off a full queue, and shares the
+process's measured processor time out by these samples (so what the kernel does inside a call counts
+for nobody, spread over all): first by whose code was running (a standard-library frame counts for
+whoever called it), then by which of the worker's own functions it was done for, everything below it
+included. On the server's side: each command's time.
 """
 
 from __future__ import annotations
@@ -71,7 +74,11 @@ def owner(stack: Iterable[tuple[str, str]]) -> str:
 
 def inclusive(stack: Iterable[tuple[str, str]]) -> set[str]:
     """Return the worker's own functions that a stack passes through."""
-    return {f"{file}: {function}" for function, file in stack if file.startswith(("worker/", "celery/", "kombu/"))}
+    return {
+        f"{file}: {function}"
+        for function, file in stack
+        if file.startswith(("worker/", "celery/", "kombu/"))
+    }
 
 
 def report(raw: str, window: Window) -> str:
@@ -84,34 +91,60 @@ def report(raw: str, window: Window) -> str:
     total = by_owner.total()
     each = window.cpu_ms * 1000 / total
     lines = [
-        f"{window.cpu_ms * 1000:.0f} µs of processor time a refund, {window.rate:.0f} refunds a second, {total} samples"
+        (
+            f"{window.cpu_ms * 1000:.0f} µs of processor time a refund, "
+            f"{window.rate:.0f} refunds a second, {total} samples"
+        )
     ]
     lines += ["", "whose code (self)"]
-    lines += [f"{count * each:8.1f} µs  {count / total:5.1%}  {name}" for name, count in by_owner.most_common(SHOWN)]
+    lines += [
+        f"{count * each:8.1f} µs  {count / total:5.1%}  {name}"
+        for name, count in by_owner.most_common(SHOWN)
+    ]
     lines += ["", "for which function (with all below it)"]
     lines += [
-        f"{count * each:8.1f} µs  {count / total:5.1%}  {name}" for name, count in by_function.most_common(2 * SHOWN)
+        f"{count * each:8.1f} µs  {count / total:5.1%}  {name}"
+        for name, count in by_function.most_common(2 * SHOWN)
     ]
     return "\n".join(lines)
 
 
 def commands(before: Mapping[str, Any], after: Mapping[str, Any], refunds: int) -> str:
     """Return what the server did for each refund: calls and microseconds by command."""
-    lines = ["on the server, a refund: calls, microseconds (a script's time includes its commands')"]
-    spent = {name: facts["usec"] - before.get(name, {"usec": 0})["usec"] for name, facts in after.items()}
+    lines = [
+        "on the server, a refund: calls, microseconds (a script's time includes its commands')"
+    ]
+    spent = {
+        name: facts["usec"] - before.get(name, {"usec": 0})["usec"] for name, facts in after.items()
+    }
     for name in sorted(spent, key=lambda name: -spent[name]):
         made = after[name]["calls"] - before.get(name, {"calls": 0})["calls"]
         if made / refunds >= 0.01:  # noqa: PLR2004 - one in a hundred is noise of the driver
-            lines.append(f"{made / refunds:8.2f}  {spent[name] / refunds:7.1f} µs  {name.removeprefix('cmdstat_')}")
+            lines.append(
+                f"{made / refunds:8.2f}  {spent[name] / refunds:7.1f} µs "
+                f" {name.removeprefix('cmdstat_')}"
+            )
     return "\n".join(lines)
 
 
 @click.command()
 @click.argument("what", type=click.Choice(["bulk", "single", "floor"]))
 @click.option("--refunds", "count", default=6_000, show_default=True, type=click.IntRange(500))
-@click.option("--latency", "latency_ms", default=50, show_default=True, help="Of the provider, in milliseconds.")
-@click.option("--readback", default="list", show_default=True, type=click.Choice(["list", "totals"]))
-@click.option("--keep", type=click.Path(path_type=Path), help="Keep the folded stacks here, for a flame graph.")
+@click.option(
+    "--latency",
+    "latency_ms",
+    default=50,
+    show_default=True,
+    help="Of the provider, in milliseconds.",
+)
+@click.option(
+    "--readback", default="list", show_default=True, type=click.Choice(["list", "totals"])
+)
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    help="Keep the folded stacks here, for a flame graph.",
+)
 def main(*, what: str, count: int, latency_ms: int, readback: str, keep: Path | None) -> None:
     """Profile one worker process on one core."""
     spy = shutil.which("py-spy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -125,10 +158,21 @@ def main(*, what: str, count: int, latency_ms: int, readback: str, keep: Path | 
         process = rig.start_floor(count) if what == "floor" else rig.start_worker()
         rig.until(lambda: rig.settled() >= count // 10, "it is under way")
         folded = rig.folder / "stacks"
-        watching = [spy, "record", "--pid", str(process.pid), "--format", "raw", "--output", str(folded)]
+        watching = [
+            spy,
+            "record",
+            "--pid",
+            str(process.pid),
+            "--format",
+            "raw",
+            "--output",
+            str(folded),
+        ]
         watching += ["--rate", str(SAMPLES_A_SECOND), "--duration", "600", "--gil"]
         before = redis.info("commandstats")
-        with subprocess.Popen(watching, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as sampler:  # noqa: S603 - found above
+        with subprocess.Popen(  # noqa: S603 - found above
+            watching, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as sampler:
             window = rig.window(count // 10, int(count * 0.95))
             after = redis.info("commandstats")
             sampler.send_signal(signal.SIGINT)

@@ -1,8 +1,11 @@
-"""`python -m ops.lab.bench.sandbox`: how many refunds a second the sandbox really makes on this machine.
+"""`python -m ops.lab.bench.sandbox`.
 
-The sandbox runs as a process of its own. The client, in this process, speaks the least HTTP it can over keep-alive
-connections, one request at a time on each, so that the figure is the server's. The run is bounded by its count, and it
-fails if the ledger does not hold exactly one effect for each request.
+How many refunds a second the sandbox really makes on this machine.
+
+The sandbox runs as a process of its own. The client, in this process, speaks the least HTTP it can
+over keep-alive connections, one request at a time on each, so that the figure is the server's. The
+run is bounded by its count, and it fails if the ledger does not hold exactly one effect for each
+request.
 """
 
 from __future__ import annotations
@@ -71,14 +74,19 @@ class _Connection(asyncio.Protocol):
                 self._done.set_result(None)
             return
         body = json.dumps(
-            {"payment_intent": f"pi_bench{number}", "amount": "500", "metadata": {"refund_id": f"bench-{number}"}},
+            {
+                "payment_intent": f"pi_bench{number}",
+                "amount": "500",
+                "metadata": {"refund_id": f"bench-{number}"},
+            },
             separators=(",", ":"),
         )
         self._transport.write(
             (
-                f"POST /v1/refunds HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: {AUTHORIZATION}\r\n"
-                "Accept: application/json\r\nContent-Type: application/json\r\n"
-                f"Idempotency-Key: bench-{number}\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+                f"POST /v1/refunds HTTP/1.1\r\nHost: {self._host}\r\nAuthorization:"
+                f" {AUTHORIZATION}\r\nAccept: application/json\r\nContent-Type:"
+                f" application/json\r\nIdempotency-Key: bench-{number}\r\nContent-Length:"
+                f" {len(body)}\r\n\r\n{body}"
             ).encode()
         )
 
@@ -109,7 +117,15 @@ async def _load(url: str, requests: int, connections: int) -> tuple[float, int]:
 
 @contextmanager
 def _sandbox_process(log_requests: int) -> Iterator[Sandbox]:
-    command = [sys.executable, "-m", "worker.sandbox", "--port", "0", "--log-requests", str(log_requests)]
+    command = [
+        sys.executable,
+        "-m",
+        "worker.sandbox",
+        "--port",
+        "0",
+        "--log-requests",
+        str(log_requests),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own module
         try:
             line = process.stdout.readline() if process.stdout else ""
@@ -123,8 +139,12 @@ def _sandbox_process(log_requests: int) -> Iterator[Sandbox]:
 @click.command()
 @click.option("--requests", default=20_000, show_default=True, type=Whole(1, 500_000))
 @click.option("--connections", default=32, show_default=True, type=Whole(1, 1_000))
-@click.option("--rounds", default=3, show_default=True, type=Whole(1, 20), help="Each with a fresh sandbox.")
-@click.option("--log-requests", default=0, show_default=True, help="How many requests the sandbox remembers.")
+@click.option(
+    "--rounds", default=3, show_default=True, type=Whole(1, 20), help="Each with a fresh sandbox."
+)
+@click.option(
+    "--log-requests", default=0, show_default=True, help="How many requests the sandbox remembers."
+)
 def main(*, requests: int, connections: int, rounds: int, log_requests: int) -> None:
     """Measure refunds a second against a sandbox in another process."""
     for place in range(1, rounds + 1):
@@ -132,8 +152,13 @@ def main(*, requests: int, connections: int, rounds: int, log_requests: int) -> 
             seconds, refused = asyncio.run(_load(sandbox.url, requests, connections))
             summary = sandbox.summary()
         if refused or summary["effects"] != requests or summary["repeated"]:
-            raise click.ClickException(f"{refused} refused, {summary['effects']} effects of {requests} requests")
-        click.echo(f"round {place}: {requests} refunds in {seconds:.2f} s, {requests / seconds:.0f} a second")
+            raise click.ClickException(
+                f"{refused} refused, {summary['effects']} effects of {requests} requests"
+            )
+        click.echo(
+            f"round {place}: {requests} refunds in {seconds:.2f} s, {requests / seconds:.0f} a"
+            " second"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""A return season from end to end: files validated, skipped over, imported, killed, gone on with, canceled, sent again.
+"""A return season from end to end.
 
-`./ops/dev python -m ops.lab.bench.season --rows 100000` runs it on a throw-away server, two worker processes and the
-sandbox provider with faults on, and prints the count as JSON. Exit 0 only if every row is accounted for, in its order,
-and the ledger agrees with the records. `tests/integration/test_batches.py` runs the same with 2,000 rows.
+Files validated, skipped over, imported, killed, gone on with, canceled, sent again.
+
+`./ops/dev python -m ops.lab.bench.season --rows 100000` runs it on a throw-away server, two worker
+processes and the sandbox provider with faults on, and prints the count as JSON. Exit 0 only if
+every row is accounted for, in its order, and the ledger agrees with the records.
+`tests/integration/test_batches.py` runs the same with 2,000 rows.
 """
 
 from __future__ import annotations
@@ -84,7 +87,9 @@ class Report:
 
 
 def rows(name: str, count: int) -> list[tuple[str, ...]]:
-    """Return a file's rows: one in a hundred bad, a few of each way in which a refund can end, several on a payment."""
+    """Return a file's rows: one in a hundred bad, a few of each way in which a refund can end,
+    several on a payment.
+    """
     made: list[tuple[str, ...]] = []
     for number in range(count):
         amount, currency, refund_id = str(100 + number % 900), "usd", f"{name}-{number}"
@@ -99,7 +104,8 @@ def rows(name: str, count: int) -> list[tuple[str, ...]]:
             case 59:
                 payment = f"pi_pending_failed_{name}{number}"
             case 83:
-                # A payment that cannot be read confirms no currency: with one, this refund would wait for an hour.
+                # A payment that cannot be read confirms no currency: with one, this refund would
+                # wait for an hour.
                 payment, currency = f"pi_missing_{name}{number}", ""
             case 97:
                 payment, amount = f"pi_{name}over{number}", "250000"
@@ -108,7 +114,10 @@ def rows(name: str, count: int) -> list[tuple[str, ...]]:
 
 
 class Season:
-    """One run: two files, two workers, and the commands a person would give. Ends what it started by its id."""
+    """One run: two files, two workers, and the commands a person would give.
+
+    Ends what it started by its id.
+    """
 
     def __init__(self, *, redis_url: str, sandbox: Sandbox, folder: Path, count: int) -> None:
         self.sandbox = sandbox
@@ -116,7 +125,9 @@ class Season:
         self.report = Report()
         spare = max(_BAD_EVERY, round(count * SPARE_SHARE))
         self.files = {"main": rows("main", count - spare), "spare": rows("spare", spare)}
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")}
+        ours = {
+            name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")
+        }
         self.environment = ours | {
             "REFUNDS_REDIS_URL": redis_url,
             "REFUNDS_API_URL": sandbox.url,
@@ -135,7 +146,10 @@ class Season:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         for process in self._started:
             if process.poll() is None:
@@ -173,7 +187,14 @@ class Season:
         """Start a worker process without a supervisor, so that it can be killed for good."""
         celery = ("celery", "-q", "-A", "worker.app", "worker", "-P", "threads", "-l", "warning")
         number = len(self._started)
-        return self.start(*celery, "--without-gossip", "--without-mingle", "-n", f"w{number}@%h", log=f"{number}.log")
+        return self.start(
+            *celery,
+            "--without-gossip",
+            "--without-mingle",
+            "-n",
+            f"w{number}@%h",
+            log=f"{number}.log",
+        )
 
     def file(self, name: str) -> str:
         """Return where a file lies."""
@@ -224,7 +245,16 @@ class Season:
     def _options(self, name: str) -> tuple[str, ...]:
         errors = str(self.folder / f"{name}-bad.csv")
         return (
-            *("import", self.file(name), "--batch", name, "--on-error", "skip", "--max-errors", "2%"),
+            *(
+                "import",
+                self.file(name),
+                "--batch",
+                name,
+                "--on-error",
+                "skip",
+                "--max-errors",
+                "2%",
+            ),
             *("--errors", errors, "--json"),
         )
 
@@ -236,18 +266,26 @@ class Season:
                 writer.writerows(table)
             for more in ((), ("--dry-run",)):
                 refused = self.run("import", self.file(name), "--ignore-extra", "--json", *more)
-                self.report.hold(holds=refused.code == 3, sentence=f"{name} with bad rows ended with {refused.code}")  # noqa: PLR2004 - the exit code
+                self.report.hold(
+                    holds=refused.code == 3,  # noqa: PLR2004 - the exit code
+                    sentence=f"{name} with bad rows ended with {refused.code}",
+                )
         held = not self.refunds.store.redis.exists("refunds:batches")
         self.report.hold(holds=held, sentence="a file with bad rows enqueued something")
         dry = self.run(*(*self._options("main"), "--ignore-extra", "--dry-run"))
-        self.report.facts["dry_run"] = {name: dry.facts[name] for name in ("rows", "valid", "invalid", "new")}
+        self.report.facts["dry_run"] = {
+            name: dry.facts[name] for name in ("rows", "valid", "invalid", "new")
+        }
 
     def _import_and_kill(self) -> None:
         self.worker()
         self.victim = self.worker()
         half = len(self.files["main"]) // 3
         killed = self.start("worker", *self._options("main"), "--ignore-extra", log="import.log")
-        self.until(lambda: self.accepted("main") >= half or killed.poll() is not None, "a third is accepted")
+        self.until(
+            lambda: self.accepted("main") >= half or killed.poll() is not None,
+            "a third is accepted",
+        )
         killed.kill()
         killed.wait()
         accepted = self.accepted("main")
@@ -259,13 +297,22 @@ class Season:
         before = self.accepted("main")
         ran = self.run(*self._options("main"), "--ignore-extra")
         self.report.hold(
-            holds=ran.code == 0, sentence=f"the same command again ended with {ran.code}: {ran.err[-500:]}"
+            holds=ran.code == 0,
+            sentence=f"the same command again ended with {ran.code}: {ran.err[-500:]}",
         )
         if ran.code == 0:
-            self.report.facts["resumed"] = {name: ran.facts[name] for name in ("created", "known", "invalid")}
-            self.report.hold(holds=ran.facts["known"] == before, sentence="what was accepted before was not known")
+            self.report.facts["resumed"] = {
+                name: ran.facts[name] for name in ("created", "known", "invalid")
+            }
+            self.report.hold(
+                holds=ran.facts["known"] == before,
+                sentence="what was accepted before was not known",
+            )
         again = self.run(*self._options("main"), "--ignore-extra")
-        self.report.hold(holds=again.code == 6, sentence=f"a file that is whole was taken once more: {again.code}")  # noqa: PLR2004 - the exit code
+        self.report.hold(
+            holds=again.code == 6,  # noqa: PLR2004 - the exit code
+            sentence=f"a file that is whole was taken once more: {again.code}",
+        )
 
     def _kill_a_worker(self) -> None:
         at = len(self.files["main"]) // 10
@@ -277,7 +324,9 @@ class Season:
 
     def _cancel_the_rest(self) -> None:
         handed = self.run(*self._options("spare"), "--ignore-extra")
-        self.report.hold(holds=handed.code == 0, sentence=f"the second file ended with {handed.code}")
+        self.report.hold(
+            holds=handed.code == 0, sentence=f"the second file ended with {handed.code}"
+        )
         # Held, so that there is a rest to be canceled however fast the workers are.
         self.until(lambda: self.settled("spare") >= 1, "the second file has begun to settle")
         self.run("batch", "pause", "spare")
@@ -289,7 +338,8 @@ class Season:
         def rests() -> bool:
             found = read_batch(self.refunds.store, name)
             if found.state == "paused":
-                # Retried refunds that fail once more come one after the other: a person looks, and lets them go on.
+                # Retried refunds that fail once more come one after the other: a person looks, and
+                # lets them go on.
                 self.report.facts["paused_itself"] = self.report.facts.get("paused_itself", 0) + 1
                 self.run("batch", "resume", name)
             return found.moving == self._waiting(name)
@@ -297,8 +347,15 @@ class Season:
         self.until(rests, f"batch {name} has come to its end")
 
     def _waiting(self, name: str) -> int:
-        """Return how many doubts wait for a payment that does not exist: for an hour, before a person is asked."""
-        asked = [refund_id for _, payment, refund_id, *_ in self.files[name] if payment.startswith("pi_missing")]
+        """Return how many doubts wait for a payment that does not exist.
+
+        For an hour, before a person is asked.
+        """
+        asked = [
+            refund_id
+            for _, payment, refund_id, *_ in self.files[name]
+            if payment.startswith("pi_missing")
+        ]
         found = self.refunds.get_many(asked)
         return sum(refund is not None and refund.stage is Stage.IN_DOUBT for refund in found)
 
@@ -306,7 +363,10 @@ class Season:
         before = self.batch("main")
         self.report.facts["before_retry"] = before["statuses"]
         nothing = self.run("batch", "retry", "main", "--json")
-        self.report.hold(holds=nothing.code == 9, sentence="a retry sent what is not known to be retriable")  # noqa: PLR2004 - the exit code
+        self.report.hold(
+            holds=nothing.code == 9,  # noqa: PLR2004 - the exit code
+            sentence="a retry sent what is not known to be retriable",
+        )
         declined = self._declined()
         for payment in declined[::2]:
             self.sandbox.create_payment_intent(payment, outcome="succeeded")
@@ -316,12 +376,19 @@ class Season:
         after = self.batch("main")["statuses"]
         self.report.facts["mended"] = len(declined[::2])
         gained = after["succeeded"] - before["statuses"]["succeeded"]
-        self.report.hold(holds=gained == len(declined[::2]), sentence=f"the retry mended {gained}: {after}")
+        self.report.hold(
+            holds=gained == len(declined[::2]), sentence=f"the retry mended {gained}: {after}"
+        )
 
     def _declined(self) -> list[str]:
-        """Return the payments whose refund failed; one declined after a doubt is for a person, not for a retry."""
+        """Return the payments whose refund failed.
+
+        One declined after a doubt is for a person, not for a retry.
+        """
         rows = [(payment, refund_id) for _, payment, refund_id, *_ in self.files["main"]]
-        asked = [(payment, refund_id) for payment, refund_id in rows if payment.startswith("pi_declined")]
+        asked = [
+            (payment, refund_id) for payment, refund_id in rows if payment.startswith("pi_declined")
+        ]
         found = self.refunds.get_many([refund_id for _, refund_id in asked])
         return [
             payment
@@ -344,26 +411,50 @@ class Season:
             self.report.hold(holds=order, sentence=f"the result of {name} has lost its order")
             # A doubt about a payment that does not exist is for a person, an hour later.
             unknown = {"review", "in_doubt"}
-            counts = Counter("review" if row["stage"] in unknown else row["status"] for row in written)
+            counts = Counter(
+                "review" if row["stage"] in unknown else row["status"] for row in written
+            )
             self.report.facts[name] = dict(counts)
-            ended = sum(counts[status] for status in ("succeeded", "failed", "invalid", "canceled", "review"))
-            self.report.hold(holds=ended == len(table), sentence=f"{name}: {len(table)} rows in, {dict(counts)} out")
+            ended = sum(
+                counts[status]
+                for status in ("succeeded", "failed", "invalid", "canceled", "review")
+            )
+            self.report.hold(
+                holds=ended == len(table),
+                sentence=f"{name}: {len(table)} rows in, {dict(counts)} out",
+            )
             invalid = sum(row[0].endswith("13") for row in table)
-            self.report.hold(holds=counts["invalid"] == invalid, sentence=f"{name}: {counts['invalid']} rows invalid")
+            self.report.hold(
+                holds=counts["invalid"] == invalid,
+                sentence=f"{name}: {counts['invalid']} rows invalid",
+            )
             shown = self.batch(name)
             kept = Counter(shown["statuses"]) + Counter({"invalid": shown["invalid"]})
             # A refund in review is pending to its caller.
-            told = counts + Counter({"pending": counts["review"]}) - Counter({"review": counts["review"]})
-            self.report.hold(holds=kept == told, sentence=f"batch {name} counts {dict(kept)}, its result {dict(told)}")
+            told = (
+                counts
+                + Counter({"pending": counts["review"]})
+                - Counter({"review": counts["review"]})
+            )
+            self.report.hold(
+                holds=kept == told,
+                sentence=f"batch {name} counts {dict(kept)}, its result {dict(told)}",
+            )
             tally += counts
-            records |= {row["refund_id"]: row["status"] for row in written if row["status"] != "invalid"}
+            records |= {
+                row["refund_id"]: row["status"] for row in written if row["status"] != "invalid"
+            }
             amounts += sum(int(row["amount"]) for row in written if row["status"] == "succeeded")
         self.report.facts["all"] = dict(tally)
         self._compare(records, amounts)
 
     def _compare(self, records: dict[str, str], amounts: int) -> None:
-        last: dict[str, dict[str, Any]] = {entry["refund"]: entry for entry in self.sandbox.ledger()}
-        standing = Counter(entry["refund_id"] for entry in last.values() if entry["status"] == "succeeded")
+        last: dict[str, dict[str, Any]] = {
+            entry["refund"]: entry for entry in self.sandbox.ledger()
+        }
+        standing = Counter(
+            entry["refund_id"] for entry in last.values() if entry["status"] == "succeeded"
+        )
         for refund_id, times in standing.items():
             self.report.hold(holds=times == 1, sentence=f"{refund_id} moved money {times} times")
         moved = set(standing)
@@ -371,13 +462,17 @@ class Season:
         # What a person must decide may have moved or not; everything else is known.
         undecided = {refund_id for refund_id, status in records.items() if status == "pending"}
         odd = sorted((moved ^ succeeded) - undecided)
-        self.report.hold(holds=not odd, sentence=f"ledger and records disagree on {len(odd)}: {odd[:10]}")
+        self.report.hold(
+            holds=not odd, sentence=f"ledger and records disagree on {len(odd)}: {odd[:10]}"
+        )
         total = sum(
             int(entry["amount"])
             for entry in last.values()
             if entry["status"] == "succeeded" and entry["refund_id"] not in undecided
         )
-        self.report.hold(holds=total == amounts, sentence=f"the ledger moved {total}, the records say {amounts}")
+        self.report.hold(
+            holds=total == amounts, sentence=f"the ledger moved {total}, the records say {amounts}"
+        )
         faults = sum(int(fault["fired"]) for fault in self.sandbox.faults()["faults"])
         self.report.facts |= {"effects": len(last), "faults_fired": faults, "amount": amounts}
 
@@ -397,7 +492,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-season-")))
         server = stack.enter_context(running_server())
-        command = [sys.executable, "-m", "worker.sandbox", "--port", "0", "--latency", "5", "--settle", "500"]
+        command = [
+            sys.executable,
+            "-m",
+            "worker.sandbox",
+            "--port",
+            "0",
+            "--latency",
+            "5",
+            "--settle",
+            "500",
+        ]
         command += ["--idempotency", "ignore", "--log-requests", "0", "--faults", asked.faults]
         provider = stack.enter_context(
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603 - ours

@@ -24,12 +24,16 @@ _EVENTS_KEY: Final = "refunds:events"
 
 
 def accept(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
-    """Yield how fast `submit_many` accepts on a core of its own, and what it holds while it does."""
+    """Yield how fast `submit_many` accepts on a core of its own, and what it holds while it
+    does.
+    """
     reports: list[dict[str, Any]] = []
     for _ in range(plan.rounds):
         with Rig(plan.cores) as rig:
             command = [sys.executable, "-m", "ops.lab.bench.accepting", str(plan.accepted)]
-            with subprocess.Popen(command, cwd=ROOT, env=rig.environment, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own module
+            with subprocess.Popen(  # noqa: S603 - our own module
+                command, cwd=ROOT, env=rig.environment, stdout=subprocess.PIPE, text=True
+            ) as process:
                 os.sched_setaffinity(process.pid, {plan.cores.workers[0]})
                 said, _ = process.communicate()
             if process.returncode:
@@ -41,14 +45,19 @@ def accept(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
     yield Row(
         figure="accept: submit_many",
         setting=f"{plan.accepted:,} refunds, each on disk before it counts",
-        measured=f"{spread(rates)} a second, {spread([report['cpu_us'] for report in reports])} µs CPU",
+        measured=(
+            f"{spread(rates)} a second, {spread([report['cpu_us'] for report in reports])} µs CPU"
+        ),
         to_reach=f"at least {ACCEPT_RATE:,}",
         reached=at_least(rates, ACCEPT_RATE),
     )
     yield Row(
         figure="accept: memory",
         setting="from the first fifth to the end",
-        measured=f"{spread([report['end_mb'] for report in reports], 'MB')}, grown by {spread(growth, 'MB')}",
+        measured=(
+            f"{spread([report['end_mb'] for report in reports], 'MB')}, grown by"
+            f" {spread(growth, 'MB')}"
+        ),
         to_reach="flat",
         reached=max(growth) < FLAT_MB,
     )
@@ -61,7 +70,9 @@ def _held(redis: Any) -> tuple[int, int]:
 
 
 def memory(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
-    """Yield what settled refunds hold in the server, and what a worker holds over many of them at 64 in flight."""
+    """Yield what settled refunds hold in the server, and what a worker holds over many of them at
+    64 in flight.
+    """
     with Rig(plan.cores, Mode(latency_ms=20), concurrency=IN_FLIGHT) as rig:
         redis: Any = rig.refunds.store.redis
         worker = rig.start_worker()
@@ -76,7 +87,9 @@ def memory(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
         late, peak = resident_mb(worker.pid), resident_mb(worker.pid, peak=True)
         rig.stop()
         rig.count(WARM + plan.held)
-        each, events = ((now - then) / plan.held for then, now in zip(before, _held(redis), strict=True))
+        each, events = (
+            (now - then) / plan.held for then, now in zip(before, _held(redis), strict=True)
+        )
     yield Row(
         figure="Redis memory a settled refund",
         setting=f"{plan.held:,} refunds; record, history, payment and indexes",
@@ -87,7 +100,10 @@ def memory(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
     yield Row(
         figure="worker memory",
         setting=f"{IN_FLIGHT} in flight, {plan.held:,} refunds",
-        measured=f"{number(peak)} MB at most; {number(early)} MB after a fifth, {number(late)} MB at the end",
+        measured=(
+            f"{number(peak)} MB at most; {number(early)} MB after a fifth, {number(late)} MB at"
+            " the end"
+        ),
         to_reach=f"under {WORKER_MB} MB, flat",
         reached=peak < WORKER_MB and late - early < FLAT_MB,
     )

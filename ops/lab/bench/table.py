@@ -1,4 +1,6 @@
-"""The table of figures: one row a figure and setting, medians with their spread, as Markdown that reads as text."""
+"""The table of figures: one row a figure and setting, medians with their spread, as Markdown that
+reads as text.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ _FEW: Final = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One figure: what was measured, what it is held against, and whether that was reached (None: beside it)."""
+    """One figure: what was measured, what it is held against, and whether that was reached (None:
+    beside it).
+    """
 
     figure: str
     setting: str
@@ -28,7 +32,15 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """The row's texts in the order of `HEAD`."""
         verdict = "" if self.reached is None else "reached" if self.reached else "**not reached**"
-        return (self.figure, self.setting, self.measured, self.floor, self.ratio, self.to_reach, verdict)
+        return (
+            self.figure,
+            self.setting,
+            self.measured,
+            self.floor,
+            self.ratio,
+            self.to_reach,
+            verdict,
+        )
 
 
 def number(value: float) -> str:
@@ -41,7 +53,9 @@ def number(value: float) -> str:
 def spread(values: Sequence[float], unit: str = "") -> str:
     """Return the median and, where there are several, the least and the most."""
     shown = number(median(values)) + (f" {unit}" if unit else "")
-    return shown if len(values) == 1 else f"{shown} ({number(min(values))} to {number(max(values))})"
+    return (
+        shown if len(values) == 1 else f"{shown} ({number(min(values))} to {number(max(values))})"
+    )
 
 
 def at_least(values: Sequence[float], least: float) -> bool:
@@ -65,7 +79,10 @@ def rendered(rows: Iterable[Row]) -> str:
     lines = [HEAD, *(row.cells for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
     texts = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in lines
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([texts[0], rule, *texts[1:]])

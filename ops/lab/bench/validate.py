@@ -1,4 +1,5 @@
-"""How fast a CSV of refunds is validated on one core, and how much memory that takes, whatever the file's length.
+"""How fast a CSV of refunds is validated on one core, and how much memory that takes, whatever the
+file's length.
 
     ./ops/dev python ops/lab/bench/validate.py --rows 200000
     ./ops/dev python ops/lab/bench/validate.py --id-from metadata.order,payment_intent --profile
@@ -38,7 +39,9 @@ def write_csv(path: Path, rows: int, bad_every: int, id_column: str) -> None:
             amount = "1e3" if bad_every and number % bad_every == 0 else str(number % 90_000 + 100)
             channel = CHANNELS[number % len(CHANNELS)]
             payment = f"pi_{1787730829493927936 + number}"
-            file.write(f"order-{number}-1,{payment},{amount},requested_by_customer,{number},{channel}\n")
+            file.write(
+                f"order-{number}-1,{payment},{amount},requested_by_customer,{number},{channel}\n"
+            )
 
 
 def peak_mb() -> float:
@@ -81,8 +84,12 @@ def main() -> None:
     """Measures the sizes asked for, one line of JSON each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, action="append", help="may be given more than once")
-    parser.add_argument("--bad-every", type=int, default=0, metavar="N", help="every n-th row is refused")
-    parser.add_argument("--id-from", default="", help="make ids from these columns instead (refund_id is left out)")
+    parser.add_argument(
+        "--bad-every", type=int, default=0, metavar="N", help="every n-th row is refused"
+    )
+    parser.add_argument(
+        "--id-from", default="", help="make ids from these columns instead (refund_id is left out)"
+    )
     parser.add_argument("--profile", action="store_true", help="print where the time goes instead")
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -98,7 +105,14 @@ def main() -> None:
             if arguments.profile:
                 profiled(path, options, sys.stdout)
                 continue
-            command = [sys.executable, __file__, "--file", str(path), "--id-from", arguments.id_from]
+            command = [
+                sys.executable,
+                __file__,
+                "--file",
+                str(path),
+                "--id-from",
+                arguments.id_from,
+            ]
             subprocess.run(command, check=True)  # noqa: S603 - this very file
 
 

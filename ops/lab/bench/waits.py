@@ -1,4 +1,6 @@
-"""How long one refund takes from `submit` to settled, on an idle system and beside a file, less the provider's time."""
+"""How long one refund takes from `submit` to settled, on an idle system and beside a file, less the
+provider's time.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +29,25 @@ _HALF_MS: Final = 0.5
 
 
 def waits(plan: Plan, wanted: frozenset[str]) -> Iterator[Row]:
-    """Yield the idle latency with what a bare call takes beside it, then that of single refunds while a file runs.
+    """Yield the idle latency with what a bare call takes beside it, then that of single refunds
+    while a file runs.
 
     Quantiles are of all rounds together, each on an installation of its own.
     """
     mode = plan.modes[0]
     rounds = [_round(plan, wanted) for _ in range(plan.rounds)]
-    idle, bare, few, many = ([one for taken in part for one in taken] for part in zip(*rounds, strict=True))
+    idle, bare, few, many = (
+        [one for taken in part for one in taken] for part in zip(*rounds, strict=True)
+    )
     p50, p99 = quantile(idle, 0.50), quantile(idle, 0.99)
     for name, value, most in (("p50", p50, IDLE_P50_MS), ("p99", p99, IDLE_P99_MS)):
         yield Row(
             figure=f"single: idle latency, {name}",
             setting=f"{mode.shown}; {len(idle)} refunds, less the provider's {mode.latency_ms} ms",
             measured=f"{number(value)} ms",
-            floor=f"{number(quantile(bare, float(name[1:]) / 100) - mode.latency_ms)} ms, a bare call",
+            floor=(
+                f"{number(quantile(bare, float(name[1:]) / 100) - mode.latency_ms)} ms, a bare call"
+            ),
             to_reach=f"under {most:g} ms",
             reached=value < most,
         )
@@ -50,12 +57,17 @@ def waits(plan: Plan, wanted: frozenset[str]) -> Iterator[Row]:
 
 
 def _round(plan: Plan, wanted: frozenset[str]) -> tuple[list[float], ...]:
-    beside = [_beside_file(plan, number) if "lanes" in wanted else [] for number in (IN_FLIGHT, CONCURRENCY)]
+    beside = [
+        _beside_file(plan, number) if "lanes" in wanted else []
+        for number in (IN_FLIGHT, CONCURRENCY)
+    ]
     return (*_idle(plan), *beside)
 
 
 def _idle(plan: Plan) -> tuple[list[float], list[float]]:
-    """Return the latencies of refunds on an idle system, less the provider's time, and those of bare calls."""
+    """Return the latencies of refunds on an idle system, less the provider's time, and those of
+    bare calls.
+    """
     mode = plan.modes[0]
     with Rig(plan.cores, mode, concurrency=IN_FLIGHT) as rig:
         rig.start_worker()
@@ -85,12 +97,17 @@ def _beside_file(plan: Plan, concurrency: int) -> list[float]:
 
 
 def _beside_row(plan: Plan, concurrency: int, taken: list[float], idle_p99: float) -> Row:
-    """Return the row of single refunds beside a file; judged with the calls in flight that a worker usually has."""
+    """Return the row of single refunds beside a file.
+
+    Judged with the calls in flight that a worker usually has.
+    """
     mode, is_judged = plan.modes[0], concurrency == IN_FLIGHT
     p99, most = quantile(taken, 0.99), BESIDE_FILE * idle_p99 + mode.latency_ms
     return Row(
         figure="single: latency beside a file, p99",
-        setting=f"{mode.shown}; {concurrency} in flight, {len(taken)} refunds, {plan.file_rows:,} rows",
+        setting=(
+            f"{mode.shown}; {concurrency} in flight, {len(taken)} refunds, {plan.file_rows:,} rows"
+        ),
         measured=f"{number(p99)} ms (p50 {number(quantile(taken, 0.50))} ms)",
         floor=f"{number(idle_p99)} ms idle",
         ratio=number(p99 / idle_p99),
@@ -99,11 +116,14 @@ def _beside_row(plan: Plan, concurrency: int, taken: list[float], idle_p99: floa
     )
 
 
-def _latencies(rig: Rig, count: int, provider_ms: int, *, while_below: int | None = None) -> list[float]:
-    """Submit refunds one at a time and return each one's milliseconds from the call to settled, by the record.
+def _latencies(
+    rig: Rig, count: int, provider_ms: int, *, while_below: int | None = None
+) -> list[float]:
+    """Submit refunds one at a time and return each one's milliseconds from the call to settled, by
+    the record.
 
-    Settled refunds are dated by the server, whose clock is this machine's. With `while_below` it ends once a file of
-    so many rows is done.
+    Settled refunds are dated by the server, whose clock is this machine's. With `while_below` it
+    ends once a file of so many rows is done.
     """
     submitted: dict[str, float] = {}
     for request in requests(count, name="one"):
@@ -113,7 +133,8 @@ def _latencies(rig: Rig, count: int, provider_ms: int, *, while_below: int | Non
         rig.refunds.submit(request)
         time.sleep(provider_ms / 1000 + random.uniform(0.02, 0.06))  # noqa: S311 - keeps step with no timer of the worker
     rig.until(
-        lambda: all(r is not None and r.settled for r in rig.refunds.get_many(list(submitted))), "all are settled"
+        lambda: all(r is not None and r.settled for r in rig.refunds.get_many(list(submitted))),
+        "all are settled",
     )
     return [
         to_ms(record.updated_at) + _HALF_MS - submitted[record.refund_id] - provider_ms
@@ -123,7 +144,10 @@ def _latencies(rig: Rig, count: int, provider_ms: int, *, while_below: int | Non
 
 
 def _bare(rig: Rig, count: int) -> list[float]:
-    """Return the milliseconds of bare calls with the same client, one at a time; they move no money."""
+    """Return the milliseconds of bare calls with the same client, one at a time.
+
+    They move no money.
+    """
     settings = Settings.load(api_url=rig.sandbox.url, api_key="sk_test_bench")
 
     async def timed() -> list[float]:

@@ -28,27 +28,47 @@ from ops.lab.mutants.table import rendered, shown, survivors
 from ops.lab.mutants.targets import Plan, checkout
 
 EXPLANATION: Final = (
-    "Each mutant is one small change: a comparison, a limit, a number, a condition, an argument, a statement. It is "
-    "killed where a test fails, or hangs, for it. The score is the part killed of those that are not explained; "
-    "`explained.toml` says of each of the others why nothing can notice it. Never tried: log lines, words for people, "
-    "annotations, and what guards against mistakes of the language alone (`zip`'s `strict`)."
+    "Each mutant is one small change: a comparison, a limit, a number, a condition, an argument, a"
+    " statement. It is killed where a test fails, or hangs, for it. The score is the part killed of"
+    " those that are not explained; `explained.toml` says of each of the others why nothing can"
+    " notice it. Never tried: log lines, words for people, annotations, and what guards against"
+    " mistakes of the language alone (`zip`'s `strict`)."
 )
 
 
 @click.command()
 @click.option("--only", multiple=True, metavar="FILE", help="Only targets whose path holds this.")
-@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 16), help="Copies side by side.")
-@click.option("--sample", type=click.IntRange(1), metavar="N", help="Only so many mutants, drawn by chance.")
+@click.option(
+    "--jobs", default=2, show_default=True, type=click.IntRange(1, 16), help="Copies side by side."
+)
+@click.option(
+    "--sample", type=click.IntRange(1), metavar="N", help="Only so many mutants, drawn by chance."
+)
 @click.option("--seed", default=1, show_default=True, help="Of the sample.")
-@click.option("--results", type=click.Path(path_type=Path, dir_okay=False), help="Also write the table to this file.")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the table to this file.",
+)
 @click.option(
     "--keep",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Keep verdicts in this file; what was killed before is not tried again while its target is unchanged.",
+    help=(
+        "Keep verdicts in this file; what was killed before is not tried again while its target is"
+        " unchanged."
+    ),
 )
-@click.option("--worlds", default=150, show_default=True, help="Of the simulation, for what nothing else notices.")
 @click.option(
-    "--seconds", type=float, default=math.inf, help="Of tests for each mutant: what survives may yet be noticed."
+    "--worlds",
+    default=150,
+    show_default=True,
+    help="Of the simulation, for what nothing else notices.",
+)
+@click.option(
+    "--seconds",
+    type=float,
+    default=math.inf,
+    help="Of tests for each mutant: what survives may yet be noticed.",
 )
 @click.option("--list", "show_list", is_flag=True, help="Show the mutants and do nothing.")
 def main(
@@ -63,7 +83,9 @@ def main(
     seconds: float,
     show_list: bool,
 ) -> None:
-    """Judge the tests of the rules, the store with its scripts, and the service by what they let pass."""
+    """Judge the tests of the rules, the store with its scripts, and the service by what they let
+    pass.
+    """
     plan = checkout(only)
     os.environ["MUTANTS_WORLDS"] = str(worlds)
     if not plan.targets:
@@ -75,7 +97,11 @@ def main(
             key=lambda one: (one.file, one.start),
         )
     if show_list:
-        click.echo("\n".join(f"{mutant.place} {mutant.function or 'top'}\n{mutant.diff()}" for mutant in mutants))
+        click.echo(
+            "\n".join(
+                f"{mutant.place} {mutant.function or 'top'}\n{mutant.diff()}" for mutant in mutants
+            )
+        )
         return
     explained = read_explained()
     began = time.monotonic()
@@ -87,13 +113,16 @@ def main(
     told = [
         rendered(verdicts, explained),
         *(f"```diff\n{text}\n```" for text in shown(alive)),
-        f"{len(verdicts)} mutants, {hung} of them killed by their time limit; {time.monotonic() - began:.0f} s"
+        f"{len(verdicts)} mutants, {hung} of them killed by their time limit;"
+        f" {time.monotonic() - began:.0f} s"
         + ("" if keep is None else " for what was not known from before"),
     ]
     click.echo("\n\n".join(told))
     if results is not None:
         command = " ".join(["./ops/dev mutants", *(f"--only {part}" for part in only)])
-        head = f"# What the tests notice\n\n{datetime.now(UTC):%Y-%m-%d}, `{command}`. {EXPLANATION}"
+        head = (
+            f"# What the tests notice\n\n{datetime.now(UTC):%Y-%m-%d}, `{command}`. {EXPLANATION}"
+        )
         results.write_text("\n\n".join([head, *told]) + "\n", "utf-8")
     stale = _stale(mutants if sample is None else [], explained)
     for key in stale:
@@ -132,7 +161,9 @@ def _judged(
             click.echo(f"{len(done)} of {len(mutants)}, {time.monotonic() - began:.0f} s", err=True)
 
     measured = None if keep is None else keep.with_name(f"{keep.name}.tests")
-    with crew_for(plan, jobs=jobs, tell=partial(click.echo, err=True), measured=measured, seconds=seconds) as crew:
+    with crew_for(
+        plan, jobs=jobs, tell=partial(click.echo, err=True), measured=measured, seconds=seconds
+    ) as crew:
         click.echo(f"the tests were measured in {time.monotonic() - began:.0f} s", err=True)
         # Those that need a session of their own come last: they are few and slow.
         crew.judge(sorted(open_ones, key=lambda one: not one.hot), told)
@@ -145,14 +176,17 @@ class _Kept:
 
     def __init__(self, plan: Plan, path: Path | None) -> None:
         self._path = path
-        self._digests = {file: hashlib.sha256(plan.source(file).encode()).hexdigest() for file in plan.targets}
+        self._digests = {
+            file: hashlib.sha256(plan.source(file).encode()).hexdigest() for file in plan.targets
+        }
         self.verdicts: dict[tuple[Key, int], Verdict] = {}
         if path is None or not path.exists():
             return
         killed = {
             (*Key(*entry["key"]), entry["start"]): entry
             for entry in map(json.loads, path.read_text("utf-8").splitlines())
-            if entry["fate"] in {"killed", "timeout"} and entry["digest"] == self._digests.get(entry["key"][0])
+            if entry["fate"] in {"killed", "timeout"}
+            and entry["digest"] == self._digests.get(entry["key"][0])
         }
         for file in {key[0] for key in killed}:
             for mutant in plan.mutants(file):

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 
 class Key(NamedTuple):
-    """What a mutant is known by: no line number, so that it outlives changes elsewhere in its file."""
+    """What a mutant is known by: no line number, so that it outlives changes elsewhere in its
+    file.
+    """
 
     file: str
     function: str
@@ -17,7 +19,9 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mutant:
-    """One change: `text` in the place of `source[start:end]`, inside `function` ('' at the top of the file)."""
+    """One change: `text` in the place of `source[start:end]`, inside `function` ('' at the top of
+    the file).
+    """
 
     file: str
     function: str
@@ -29,7 +33,9 @@ class Mutant:
     end: int
     text: str
     touched: tuple[int, int]
-    """A test that runs none of these lines of Python, or blocks of Lua, first to last, cannot notice."""
+    """A test that runs none of these lines of Python, or blocks of Lua, first to last, cannot
+    notice.
+    """
     hot: bool = False
     """Inside one function's body: its code can be exchanged while everything else stays loaded."""
 
@@ -53,7 +59,9 @@ class Mutant:
 
 
 def lines_around(source: str, start: int, end: int, text: str) -> tuple[str, str]:
-    """Return the lines that a change touches as they were and as they become, joined and stripped."""
+    """Return the lines that a change touches as they were and as they become, joined and
+    stripped.
+    """
     first = source.rfind("\n", 0, start) + 1
     last = source.find("\n", end)
     last = len(source) if last < 0 else last

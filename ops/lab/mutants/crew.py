@@ -1,4 +1,6 @@
-"""The work shared out: each mutant to the tests that run what it changes, the likeliest to notice first."""
+"""The work shared out: each mutant to the tests that run what it changes, the likeliest to notice
+first.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ Fate = Literal["killed", "timeout", "survived", "unreached"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What became of a mutant: `unreached` where no test runs its lines, `by` the test that noticed."""
+    """What became of a mutant: `unreached` where no test runs its lines, `by` the test that
+    noticed.
+    """
 
     mutant: Mutant
     fate: Fate
@@ -40,7 +44,9 @@ class Verdict:
 class Choice:
     """Which tests judge a mutant, from what each was seen to run; learns which ones notice."""
 
-    def __init__(self, measured: dict[str, Any], rest: Sequence[str], seconds: float = math.inf) -> None:
+    def __init__(
+        self, measured: dict[str, Any], rest: Sequence[str], seconds: float = math.inf
+    ) -> None:
         self._measured = measured
         self._seconds = seconds
         self._rest = rest if math.isinf(seconds) else []
@@ -50,20 +56,30 @@ class Choice:
 
     def tests(self, mutant: Mutant, *, at_import: bool) -> list[tuple[str, float]]:
         """Return the tests that run what a mutant changes, the cheapest for its promise first."""
-        reaching = [name for name, seen in self._measured.items() if _reaches(seen, mutant, at_import=at_import)]
+        reaching = [
+            name
+            for name, seen in self._measured.items()
+            if _reaches(seen, mutant, at_import=at_import)
+        ]
         if at_import:
-            # Whatever stands beside what runs the file may look at it without running any of its lines.
+            # Whatever stands beside what runs the file may look at it without running any of its
+            # lines.
             files = {name.partition("::")[0] for name in reaching}
             reaching = [name for name in self._measured if name.partition("::")[0] in files]
         with self._guard:
             cost = {
-                name: self._measured[name]["seconds"] / (1 + 4 * self._kills[mutant.file, mutant.function, name])
+                name: (
+                    self._measured[name]["seconds"]
+                    / (1 + 4 * self._kills[mutant.file, mutant.function, name])
+                )
                 for name in reaching
             }
         reaching.sort(key=cost.__getitem__)
         tests = [(name, self._measured[name]["seconds"]) for name in reaching]
         spent = accumulate(seconds for _, seconds in tests)
-        return [one for one, so_far in zip(tests, spent, strict=True) if so_far <= self._seconds] or tests[:1]
+        return [
+            one for one, so_far in zip(tests, spent, strict=True) if so_far <= self._seconds
+        ] or tests[:1]
 
     def more(self) -> list[tuple[str, float]]:
         """Return the worlds that are played for a mutant which nothing else has noticed."""
@@ -96,7 +112,9 @@ class Crew:
         self.choice = Choice({}, [])
 
     def measure(self, kept: Kept, seconds: float) -> None:
-        """Run every test once without any mutant; those that fail so can judge nothing and are left out.
+        """Run every test once without any mutant.
+
+        Those that fail so can judge nothing and are left out.
 
         Each mutant is later tried for `seconds` of tests at most.
         """
@@ -108,7 +126,9 @@ class Crew:
         unknown = [name for name in wanted if name not in measured]
         shares = [unknown[place :: len(self._jobs)] for place in range(len(self._jobs))]
         with ThreadPoolExecutor(len(self._jobs)) as pool:
-            for part in pool.map(lambda pair: pair[0].measure(pair[1]), zip(self._jobs, shares, strict=True)):
+            for part in pool.map(
+                lambda pair: pair[0].measure(pair[1]), zip(self._jobs, shares, strict=True)
+            ):
                 measured |= part
         kept.keep(measured)
         for name in [name for name, seen in measured.items() if seen["failed"]]:
@@ -145,7 +165,11 @@ class Crew:
 
     def _verdict(self, job: Job, mutant: Mutant) -> Verdict:
         at_import = job.runs_at_import(mutant)
-        tests = [one for one in self.choice.tests(mutant, at_import=at_import) if one[0] not in job.doubted]
+        tests = [
+            one
+            for one in self.choice.tests(mutant, at_import=at_import)
+            if one[0] not in job.doubted
+        ]
         if not tests:
             return Verdict(mutant=mutant, fate="unreached")
         fate, by = job.judge(mutant, tests if at_import else tests + self.choice.more())
@@ -161,9 +185,12 @@ def crew_for(
     measured: Path | None = None,
     seconds: float = math.inf,
 ) -> Iterator[Crew]:
-    """Start copies of the checkout with servers in them and measure the tests; all are ended with the block.
+    """Start copies of the checkout with servers in them and measure the tests.
 
-    Measurements are kept in the file `measured`; each mutant is tried for `seconds` of tests at most.
+    All are ended with the block.
+
+    Measurements are kept in the file `measured`; each mutant is tried for `seconds` of tests at
+    most.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="mutants-")))

@@ -12,7 +12,10 @@ EXPLAINED: Final = Path(__file__).with_name("explained.toml")
 
 
 def read_explained(path: Path = EXPLAINED) -> dict[Key, str]:
-    """Return the reason for each mutant that is explained; raises `ValueError` where one has none or stands twice."""
+    """Return the reason for each mutant that is explained.
+
+    Raises `ValueError` where one has none or stands twice.
+    """
     reasons: dict[Key, str] = {}
     for entry in tomllib.loads(path.read_text("utf-8")).get("mutant", []):
         key = Key(entry["file"], entry["function"], entry["before"], entry["after"])

@@ -1,14 +1,18 @@
-"""A server inside a pytest session: everything is imported and collected once, each mutant gets a fork of that.
+"""A server inside a pytest session.
 
-Run as `python -m ops.lab.mutants.hot TEST…` in a copy of the checkout. Requests and replies are lines of JSON:
+Everything is imported and collected once, each mutant gets a fork of that.
 
-    {"measure": [nodeid…]} → {nodeid: {"seconds", "failed", "lines": {file: [line or block…] or null for all}}}
+Run as `python -m ops.lab.mutants.hot TEST…` in a copy of the checkout. Requests and replies are
+lines of JSON:
+
+    {"measure": [nodeid…]} →
+        {nodeid: {"seconds", "failed", "lines": {file: [line or block…] or null for all}}}
     {"file", "function", "text", "tests": [[nodeid, seconds]…], "spare": seconds}
         → {"verdict": "killed" | "survived" | "timeout" | "cold" | "broken", "by": nodeid}
     the same without "file" and with "text" null: as things are, without any mutant
 
-The first line that it writes tells the tests that it has collected, and the lines that ran while it did:
-{"tests": [nodeid…], "imported": {file: [line…]}}. It ends with its input.
+The first line that it writes tells the tests that it has collected, and the lines that ran while it
+did: {"tests": [nodeid…], "imported": {file: [line…]}}. It ends with its input.
 """
 
 from __future__ import annotations
@@ -33,12 +37,28 @@ import pytest
 
 from ops.lab.mutants.scripts import Scripts, live_scripts, read_again
 
-FLAGS: Final = ("-q", "-s", "--assert=plain", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "timeout=0")
+FLAGS: Final = (
+    "-q",
+    "-s",
+    "--assert=plain",
+    "--tb=no",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:xdist",
+    "-o",
+    "timeout=0",
+)
 """The limit of pytest-timeout is set with the same alarm as ours, and would take its place."""
 PATIENCE: Final = 20
-"""A test may take so many times as long as without a mutant, and the plan's spare time, before it counts as hanging."""
+"""A test may take so many times as long as without a mutant, and the plan's spare time, before it
+counts as hanging.
+"""
 LONG_PATIENCE: Final = 40.0, 3
-"""For a long one these seconds and so many times as long are enough: what hangs there would hold all others up."""
+"""For a long one these seconds and so many times as long are enough.
+
+What hangs there would hold all others up.
+"""
 MOST_MEMORY: Final = 4 << 30
 """Bytes that a mutant may ask for: one that never ends gathers what the machine has."""
 STORE: Final = "worker/store/commands.py"
@@ -131,7 +151,9 @@ class Server:
                 seconds, passed = self._timed(item, after)
                 entered: dict[str, Any] = scripts.entered(self._shared)
                 # What runs scripts on a server of its own leaves no account here.
-                lines = seen.told() | (entered or dict.fromkeys(scripts.files if STORE in seen.lines else ()))
+                lines = seen.told() | (
+                    entered or dict.fromkeys(scripts.files if STORE in seen.lines else ())
+                )
             if not passed:
                 # The marks in the scripts may be what it stumbles over.
                 session._setupstate.teardown_exact(item)  # noqa: SLF001 - it may be set up for the next one
@@ -180,7 +202,9 @@ class Server:
         result: Json = json.loads(told)
         return result
 
-    def _judge(self, request: Json, items: dict[str, pytest.Item], session: pytest.Session, writing: int) -> None:
+    def _judge(
+        self, request: Json, items: dict[str, pytest.Item], session: pytest.Session, writing: int
+    ) -> None:
         """Run the tests in a fork until one fails; never returns."""
         os.setpgid(0, 0)
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
@@ -189,7 +213,9 @@ class Server:
             if self._apply(request):
                 verdict = {"verdict": "survived", "by": None}
                 for name, seconds in request["tests"]:
-                    signal.setitimer(signal.ITIMER_REAL, request["spare"] + _most_seconds(seconds or _UNMEASURED))
+                    signal.setitimer(
+                        signal.ITIMER_REAL, request["spare"] + _most_seconds(seconds or _UNMEASURED)
+                    )
                     session._setupstate.teardown_exact(items[name])  # noqa: SLF001 - what the last test left set up
                     if not self._run(items[name], session.items[0]):
                         verdict = {"verdict": "killed", "by": name}
@@ -203,7 +229,10 @@ class Server:
             os._exit(0)
 
     def _apply(self, request: Json) -> bool:
-        """Put a mutant's text into what is loaded, if there is one; return whether that can be done."""
+        """Put a mutant's text into what is loaded, if there is one.
+
+        Return whether that can be done.
+        """
         if request["text"] is None:
             return True
         path = str(Path(request["file"]).resolve())
@@ -212,7 +241,9 @@ class Server:
             read_again(self._scripts)
             return True
         new = [
-            code for name, code in functions_of(compile(request["text"], path, "exec")) if name == request["function"]
+            code
+            for name, code in functions_of(compile(request["text"], path, "exec"))
+            if name == request["function"]
         ]
         return exchanged(self._loaded.get((path, request["function"]), []), new)
 
@@ -227,7 +258,9 @@ def repeatable() -> None:
     from hypothesis import Phase, settings  # noqa: PLC0415 - only where tests run
 
     phases = (Phase.explicit, Phase.generate)
-    settings.register_profile("mutants", derandomize=True, database=None, phases=phases, deadline=None)
+    settings.register_profile(
+        "mutants", derandomize=True, database=None, phases=phases, deadline=None
+    )
     settings.load_profile("mutants")
 
 
@@ -277,7 +310,9 @@ def _watched(targets: dict[str, str]) -> Iterator[_Seen]:
 
 
 def held_functions(paths: set[str]) -> dict[tuple[str, str], list[Held]]:
-    """Return, by file and name, the codes in the order of the file, each with the functions that hold it."""
+    """Return, by file and name, the codes in the order of the file, each with the functions that
+    hold it.
+    """
     holders: dict[CodeType, list[FunctionType]] = defaultdict(list)
     for one in gc.get_objects():
         if isinstance(one, FunctionType) and one.__code__.co_filename in paths:
@@ -292,7 +327,9 @@ def exchanged(old: Sequence[Held], new: Sequence[CodeType]) -> bool:
     """Give functions new code; return whether that could be done."""
     if not new or len(new) != len(old):
         return False
-    if any(after.co_freevars != before.co_freevars for after, (before, _) in zip(new, old, strict=True)):
+    if any(
+        after.co_freevars != before.co_freevars for after, (before, _) in zip(new, old, strict=True)
+    ):
         return False
     for code, (_, functions) in zip(new, old, strict=True):
         for function in functions:

@@ -1,4 +1,7 @@
-"""One copy of the checkout with a server of mutants in it: edits of the checkout meanwhile change nothing."""
+"""One copy of the checkout with a server of mutants in it.
+
+Edits of the checkout meanwhile change nothing.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,13 @@ class Job:
         """Start the server; `tests` and `imported` are then known."""
         with self._log.open("a") as log:
             self._server = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "ops.lab.mutants.hot", json.dumps(self._plan.targets), *self._plan.tests],
+                [
+                    sys.executable,
+                    "-m",
+                    "ops.lab.mutants.hot",
+                    json.dumps(self._plan.targets),
+                    *self._plan.tests,
+                ],
                 cwd=self._tree,
                 env=self._environment(),
                 stdin=subprocess.PIPE,
@@ -84,7 +93,9 @@ class Job:
         return measured
 
     def judge(self, mutant: Mutant, tests: Tests) -> tuple[str, str | None]:
-        """Return a mutant's verdict, `killed`, `survived` or `timeout`, and the test that noticed."""
+        """Return a mutant's verdict, `killed`, `survived` or `timeout`, and the test that
+        noticed.
+        """
         text = mutant.applied(self._source(mutant.file))
         if mutant.hot and not self.runs_at_import(mutant):
             verdict, by = self._judge_hot(mutant, text, tests)
@@ -95,7 +106,9 @@ class Job:
     def runs_at_import(self, mutant: Mutant) -> bool:
         """Tell whether what a mutant changes has done its work before any test begins."""
         first, last = mutant.touched
-        return not mutant.hot or any(first <= line <= last for line in self.imported.get(mutant.file, ()))
+        return not mutant.hot or any(
+            first <= line <= last for line in self.imported.get(mutant.file, ())
+        )
 
     def _judge_hot(self, mutant: Mutant, text: str, tests: Tests) -> tuple[str, str | None]:
         request = {
@@ -121,10 +134,16 @@ class Job:
         return reply["verdict"], reply["by"]
 
     def _holds(self, test: str, seconds: dict[str, float]) -> bool:
-        """Tell whether a test passes here without any mutant, tried the first time that it speaks against one."""
+        """Tell whether a test passes here without any mutant, tried the first time that it speaks
+        against one.
+        """
         if test in self._trusted or test not in seconds:
             return True
-        request = {"text": None, "tests": [(test, seconds[test])], "spare": self._plan.spare_seconds}
+        request = {
+            "text": None,
+            "tests": [(test, seconds[test])],
+            "spare": self._plan.spare_seconds,
+        }
         if self._asked(request)["verdict"] == "survived":
             self._trusted.add(test)
             return True
@@ -134,7 +153,10 @@ class Job:
         return False
 
     def _judge_cold(self, mutant: Mutant, text: str, tests: Tests) -> tuple[str, str | None]:
-        """Run pytest anew, quick files first: what changes at import cannot be exchanged in what is loaded."""
+        """Run pytest anew, quick files first.
+
+        What changes at import cannot be exchanged in what is loaded.
+        """
         seconds: defaultdict[str, float] = defaultdict(float)
         for name, known in tests:
             seconds[_file_of(name)] += known
@@ -158,7 +180,9 @@ class Job:
                 cwd=self._tree,
                 env=self._environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
                 capture_output=True,
-                timeout=STARTING_SECONDS + self._plan.spare_seconds + PATIENCE * sum(known for _, known in tests),
+                timeout=STARTING_SECONDS
+                + self._plan.spare_seconds
+                + PATIENCE * sum(known for _, known in tests),
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -193,7 +217,9 @@ class Job:
             raise JobFailedError("the server of mutants is not running")
         line = self._server.stdout.readline()
         if not line:
-            raise JobFailedError(f"the server of mutants has ended: {self._log.read_text()[-2000:]}")
+            raise JobFailedError(
+                f"the server of mutants has ended: {self._log.read_text()[-2000:]}"
+            )
         return json.loads(line)
 
     def _environment(self) -> dict[str, str]:

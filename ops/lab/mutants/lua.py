@@ -1,7 +1,7 @@
 """Mutants of a Lua script, proposed over its tokens: the scripts are plain enough for that.
 
-A statement ends where the next one begins, and in Lua that is wherever a name follows the end of an operand.
-Never proposed: comments, command names, and texts that are no field's name.
+A statement ends where the next one begins, and in Lua that is wherever a name follows the end of an
+operand. Never proposed: comments, command names, and texts that are no field's name.
 """
 
 from __future__ import annotations
@@ -27,12 +27,28 @@ _TOKEN: Final = re.compile(
 _OPERATORS: Final = frozenset({"and", "or", "not"})
 _VALUES: Final = frozenset({"true", "false", "nil"})
 _STATEMENTS: Final = frozenset(
-    {"break", "do", "else", "elseif", "end", "for", "function", "if", "in", "local", "repeat", "return", "then"}
+    {
+        "break",
+        "do",
+        "else",
+        "elseif",
+        "end",
+        "for",
+        "function",
+        "if",
+        "in",
+        "local",
+        "repeat",
+        "return",
+        "then",
+    }
 )
 _WORDS: Final = _OPERATORS | _VALUES | _STATEMENTS | {"until", "while"}
 _ENDS_OPERAND: Final = frozenset({"end", "true", "false", "nil", ")", "}", "]", "..."})
 _OPENS: Final = {"(": ")", "{": "}", "[": "]"}
-_BINARY: Final = frozenset({"and", "or", "..", "==", "~=", "<", "<=", ">", ">=", "+", "-", "*", "/", "%", "^"})
+_BINARY: Final = frozenset(
+    {"and", "or", "..", "==", "~=", "<", "<=", ">", ">=", "+", "-", "*", "/", "%", "^"}
+)
 _SWAPPED: Final = {
     "==": ("~=",),
     "~=": ("==",),
@@ -73,7 +89,9 @@ class _Token:
 
 
 def lua_mutants(source: str, file: str, beginning: str = "") -> list[Mutant]:
-    """Return every mutant of a script that still compiles behind `beginning`, in the order of the file."""
+    """Return every mutant of a script that still compiles behind `beginning`, in the order of the
+    file.
+    """
     found = {(one.start, one.end, one.text): one for one in _Script(source, file).every()}
     compiles = _compiler()
     return sorted(
@@ -83,7 +101,8 @@ def lua_mutants(source: str, file: str, beginning: str = "") -> list[Mutant]:
 
 
 def marked(source: str, mark: Callable[[int], str]) -> str:
-    """Return a script in which each block, when it is entered, runs the statement that `mark` makes of its number.
+    """Return a script in which each block, when it is entered, runs the statement that `mark` makes
+    of its number.
 
     Numbers are those in `Mutant.touched`; the top of the file is block 0.
     """
@@ -97,7 +116,9 @@ def marked(source: str, mark: Callable[[int], str]) -> str:
 @cache
 def _compiler() -> Callable[[str], bool]:
     runtime: Any = lupa.lua51.LuaRuntime()
-    compiles: Callable[[str], bool] = runtime.eval("function(text) return loadstring(text) ~= nil end")
+    compiles: Callable[[str], bool] = runtime.eval(
+        "function(text) return loadstring(text) ~= nil end"
+    )
     return compiles
 
 
@@ -121,7 +142,9 @@ class _Script:
         for index, token in enumerate(self._tokens):
             yield from self._word(index, token)
             if token.kind == "number":
-                yield from self._change(index, index, str(int(token.text) + 1) if token.text.isdigit() else "0")
+                yield from self._change(
+                    index, index, str(int(token.text) + 1) if token.text.isdigit() else "0"
+                )
                 if token.text == "1" and self._tokens[index - 1].text != "[":
                     yield from self._change(index, index, "0")
             elif token.kind == "text" and _FIELD.fullmatch(token.text[1:-1]):
@@ -134,7 +157,11 @@ class _Script:
                 yield from self._change(index + 1, last, "false")
             elif token.text == "while":
                 yield from self._change(index + 1, self._find(index, "do"), "false")
-            elif token.text == "return" and self._tokens[index + 1].text not in {"nil", "false", "end"}:
+            elif token.text == "return" and self._tokens[index + 1].text not in {
+                "nil",
+                "false",
+                "end",
+            }:
                 yield from self._change(index + 1, self._expressions_end(index + 1), "nil")
 
     def _word(self, index: int, token: _Token) -> Iterator[Mutant]:
@@ -165,7 +192,9 @@ class _Script:
             )
 
     def _places(self) -> tuple[list[str], list[int]]:
-        """Return for each token the function and the number of the block that it stands in, '' and 0 at the top."""
+        """Return for each token the function and the number of the block that it stands in, '' and
+        0 at the top.
+        """
         names, numbers = [], []
         functions, blocks, count = [""], [0], 0
         for index, token in enumerate(self._tokens):

@@ -1,4 +1,7 @@
-"""What each test was seen to run, kept beside the verdicts: measured anew only where something has changed."""
+"""What each test was seen to run, kept beside the verdicts.
+
+Measured anew only where something has changed.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,18 @@ class Kept:
         if self._path is None or not self._path.exists():
             return {}
         kept = json.loads(self._path.read_text("utf-8"))
-        return {name: kept[name]["seen"] for name in tests if kept.get(name, {}).get("digest") == self._of(name)}
+        return {
+            name: kept[name]["seen"]
+            for name in tests
+            if kept.get(name, {}).get("digest") == self._of(name)
+        }
 
     def keep(self, measured: Measured) -> None:
         """Keep these."""
         if self._path is not None:
-            entries = {name: {"digest": self._of(name), "seen": seen} for name, seen in measured.items()}
+            entries = {
+                name: {"digest": self._of(name), "seen": seen} for name, seen in measured.items()
+            }
             self._path.write_text(json.dumps(entries), "utf-8")
 
     def _of(self, test: str) -> str:
@@ -49,9 +58,13 @@ def _files(plan: Plan) -> list[Path]:
     found: list[Path] = []
     for name in plan.copied:
         path = plan.root / name
-        found += [path] if path.is_file() else (one for one in sorted(path.rglob("*")) if one.is_file())
+        found += (
+            [path] if path.is_file() else (one for one in sorted(path.rglob("*")) if one.is_file())
+        )
     return [
-        path for path in found if "__pycache__" not in path.parts and (path.parent != OWN or path.name == "seeds.py")
+        path
+        for path in found
+        if "__pycache__" not in path.parts and (path.parent != OWN or path.name == "seeds.py")
     ]
 
 

@@ -1,8 +1,8 @@
 """Mutants of a Python source: a walk over its syntax tree that proposes changes of its text.
 
-Never proposed, for nothing could or should notice: docstrings, annotations and type aliases, imports, decorators,
-`__slots__`, log lines, what stands in f-strings and in raised errors, `zip`'s `strict` (it guards against mistakes
-that are not there).
+Never proposed, for nothing could or should notice: docstrings, annotations and type aliases,
+imports, decorators, `__slots__`, log lines, what stands in f-strings and in raised errors, `zip`'s
+`strict` (it guards against mistakes that are not there).
 """
 
 from __future__ import annotations
@@ -68,7 +68,11 @@ class _Place:
 
 def python_mutants(source: str, file: str) -> list[Mutant]:
     """Return every mutant of a source that is still a program, in the order of the file."""
-    found = {(one.start, one.end, one.text): one for one in _Walk(source, file).module() if _is_program(one, source)}
+    found = {
+        (one.start, one.end, one.text): one
+        for one in _Walk(source, file).module()
+        if _is_program(one, source)
+    }
     return sorted(found.values(), key=lambda one: (one.start, one.end))
 
 
@@ -152,7 +156,10 @@ class _Walk:
         values = [*node.args.defaults, *(one for one in node.args.kw_defaults if one is not None)]
         for default in values:
             yield from self._default(default, place)
-        names = {argument.arg for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]}
+        names = {
+            argument.arg
+            for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        }
         name = place.function if place.hot else ".".join((*place.within, node.name))
         inner = replace(place, function=name, hot=True, bound=names)
         for statement in node.body:
@@ -172,7 +179,9 @@ class _Walk:
                 reached = replace(place, touched=(case.body[0].lineno, last))
                 yield from self._change(reached, lines, "")
             if case.guard is not None:
-                here = replace(place, touched=(case.pattern.lineno, case.guard.end_lineno or case.guard.lineno))
+                here = replace(
+                    place, touched=(case.pattern.lineno, case.guard.end_lineno or case.guard.lineno)
+                )
                 yield from self._condition(case.guard, here)
                 yield from self._expression(case.guard, here)
             for statement in case.body:
@@ -186,10 +195,14 @@ class _Walk:
             return
         if isinstance(node, (ast.If, ast.While)):
             yield from self._condition(node.test, place, always=isinstance(node, ast.If))
-        elif isinstance(node, ast.Return) and node.value is not None and not _is_nothing(node.value):
+        elif (
+            isinstance(node, ast.Return) and node.value is not None and not _is_nothing(node.value)
+        ):
             yield from self._change(place, self._span(node.value), "None")
         elif isinstance(node, ast.AugAssign):
-            yield from self._operator(node.op, self._span(node.target).end, self._span(node.value).start, place)
+            yield from self._operator(
+                node.op, self._span(node.target).end, self._span(node.value).start, place
+            )
         yield from self._children(node, place)
 
     def _children(self, node: ast.AST, place: _Place) -> Iterator[Mutant]:
@@ -238,7 +251,9 @@ class _Walk:
                 yield from self._change(place, self._span(node), self._text(left))
                 yield from self._change(place, self._span(node), self._text(right))
             case ast.BinOp():
-                yield from self._operator(node.op, self._span(node.left).end, self._span(node.right).start, place)
+                yield from self._operator(
+                    node.op, self._span(node.left).end, self._span(node.right).start, place
+                )
             case ast.IfExp(test=test):
                 yield from self._condition(test, place)
 
@@ -266,10 +281,14 @@ class _Walk:
                 text += self._source[after.start : after.end]
         yield from self._change(place, Span(spans[0].end, spans[-1].start), text)
 
-    def _operator(self, operator: ast.operator, start: int, end: int, place: _Place) -> Iterator[Mutant]:
+    def _operator(
+        self, operator: ast.operator, start: int, end: int, place: _Place
+    ) -> Iterator[Mutant]:
         if type(operator) in _CALCULATED:
             pattern, other = _CALCULATED[type(operator)]
-            yield from self._change(place, Span(start, end), re.sub(pattern, other, self._source[start:end], count=1))
+            yield from self._change(
+                place, Span(start, end), re.sub(pattern, other, self._source[start:end], count=1)
+            )
 
     def _constant(self, node: ast.Constant, place: _Place) -> Iterator[Mutant]:
         if isinstance(node.value, bool):
@@ -283,18 +302,27 @@ class _Walk:
         spans = []
         for key, value in zip(node.keys, node.values, strict=True):
             start, end = self._span(value)
-            spans.append(Span(self._source.rindex("**", 0, start) if key is None else self._span(key).start, end))
+            spans.append(
+                Span(
+                    self._source.rindex("**", 0, start) if key is None else self._span(key).start,
+                    end,
+                )
+            )
         yield from self._without_each(place, spans)
 
     def _call(self, node: ast.Call, place: _Place) -> Iterator[Mutant]:
         if isinstance(node.func, ast.Name) and node.func.id in _SWAPPED:
             yield from self._change(place, self._span(node.func), _SWAPPED[node.func.id])
-        given: list[ast.AST] = sorted([*node.args, *node.keywords], key=lambda one: self._span(one).start)
+        given: list[ast.AST] = sorted(
+            [*node.args, *node.keywords], key=lambda one: self._span(one).start
+        )
         spans = [self._span(one) for one in given]
         droppable = {
             index
             for index, one in enumerate(given)
-            if isinstance(one, ast.keyword) and one.arg is not None and one.arg not in _UNCHANGED_KEYWORDS
+            if isinstance(one, ast.keyword)
+            and one.arg is not None
+            and one.arg not in _UNCHANGED_KEYWORDS
         }
         yield from self._without_each(place, spans, droppable)
         if len(given) == 1 and _is_collection(given[0]):
@@ -317,7 +345,10 @@ class _Walk:
 
 
 def _header(node: ast.stmt) -> tuple[int, int]:
-    """Return the lines that run when a statement is reached: all of a plain one, the head of a compound one."""
+    """Return the lines that run when a statement is reached.
+
+    All of a plain one, the head of a compound one.
+    """
     head: ast.AST = node
     if isinstance(node, (ast.If, ast.While)):
         head = node.test
@@ -349,7 +380,11 @@ def _is_kept_elsewhere(target: ast.expr, place: _Place) -> bool:
 
 
 def _note_names(node: ast.stmt, place: _Place) -> None:
-    place.bound.update(one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store))
+    place.bound.update(
+        one.id
+        for one in ast.walk(node)
+        if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+    )
 
 
 def _is_left_alone(node: ast.stmt, *, top: bool) -> bool:

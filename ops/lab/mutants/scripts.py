@@ -1,4 +1,7 @@
-"""The Lua scripts as they are loaded, and which of their blocks a test enters: the server itself keeps the account."""
+"""The Lua scripts as they are loaded, and which of their blocks a test enters.
+
+The server itself keeps the account.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,9 @@ class Scripts:
             read_again(self._live)
 
     def entered(self, shared: Mapping[str, Any]) -> dict[str, list[int]]:
-        """Return the blocks that were entered on the servers that tests share, by file, and forget them."""
+        """Return the blocks that were entered on the servers that tests share, by file, and forget
+        them.
+        """
         found: dict[str, list[int]] = {}
         for client in _servers(shared):
             with client:

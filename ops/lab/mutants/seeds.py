@@ -1,4 +1,7 @@
-"""The simulation's worlds as tests, for mutants to be tried in: one seed each, a server for all of them."""
+"""The simulation's worlds as tests, for mutants to be tried in.
+
+One seed each, a server for all of them.
+"""
 
 from __future__ import annotations
 

@@ -47,11 +47,17 @@ def _row(file: str, verdicts: Sequence[Verdict], explained: Mapping[Key, str]) -
 
 def rendered(verdicts: Sequence[Verdict], explained: Mapping[Key, str]) -> str:
     """Return the table in Markdown."""
-    lines = ["| file | mutants | killed | survived | explained | score |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| file | mutants | killed | survived | explained | score |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for row in rows(verdicts, explained):
         # Rounded down: only a whole score is shown as 100 %.
         score = f"{int(row.score * 1000) / 10:.1f} %"
-        lines.append(f"| {row.file} | {row.mutants} | {row.killed} | {row.survived} | {row.explained} | {score} |")
+        lines.append(
+            f"| {row.file} | {row.mutants} | {row.killed} | {row.survived} | {row.explained} |"
+            f" {score} |"
+        )
     return "\n".join(lines)
 
 

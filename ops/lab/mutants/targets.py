@@ -97,11 +97,15 @@ class Plan:
         """Return every mutant of a target."""
         if not file.endswith(".lua"):
             return python_mutants(self.source(file), file)
-        return lua_mutants(self.source(file), file, "" if file == _BEGINNING else self.source(_BEGINNING))
+        return lua_mutants(
+            self.source(file), file, "" if file == _BEGINNING else self.source(_BEGINNING)
+        )
 
 
 def checkout(parts: Collection[str] = ()) -> Plan:
-    """Return the plan for this checkout: all targets, or those whose path holds one of the parts."""
+    """Return the plan for this checkout: all targets, or those whose path holds one of the
+    parts.
+    """
     scripts = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / _LUA).glob("*.lua"))
     every = (*_RULES, *_SHELL, *scripts)
     targets = tuple(name for name in every if not parts or any(part in name for part in parts))

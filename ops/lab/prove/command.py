@@ -1,4 +1,6 @@
-"""`./ops/dev prove`: real workers under every fault, judged by the provider's ledger, beside a naive worker."""
+"""`./ops/dev prove`: real workers under every fault, judged by the provider's ledger, beside a
+naive worker.
+"""
 
 from __future__ import annotations
 
@@ -40,21 +42,45 @@ class Job:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Each scenario once and small: a few minutes, for every change.")
+@click.option(
+    "--quick", is_flag=True, help="Each scenario once and small: a few minutes, for every change."
+)
 @click.option("--only", multiple=True, metavar="NAME", help="Only scenarios whose name holds this.")
 @click.option(
-    "--refunds", default=20_000, show_default=True, help="A full run goes on with random pairs until so many."
+    "--refunds",
+    default=20_000,
+    show_default=True,
+    help="A full run goes on with random pairs until so many.",
 )
-@click.option("--seed", default=1, show_default=True, help="Of the refunds, the crash points' turns and the pairs.")
-@click.option("--at-once", default=6, show_default=True, type=click.IntRange(1, 16), help="Installations side by side.")
+@click.option(
+    "--seed",
+    default=1,
+    show_default=True,
+    help="Of the refunds, the crash points' turns and the pairs.",
+)
+@click.option(
+    "--at-once",
+    default=6,
+    show_default=True,
+    type=click.IntRange(1, 16),
+    help="Installations side by side.",
+)
 @click.option(
     "--outage-seconds",
     type=click.FloatRange(min=0, min_open=True),
     help="How long the provider is away: 20 in a quick run, else 60. Try 600.",
 )
 @click.option("--no-control", is_flag=True, help="Leave the naive worker out.")
-@click.option("--keep", default="prove-evidence", show_default=True, type=click.Path(path_type=Path), help="Traces.")
-@click.option("--results", type=click.Path(path_type=Path), help="Also write the table to this file.")
+@click.option(
+    "--keep",
+    default="prove-evidence",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Traces.",
+)
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="Also write the table to this file."
+)
 @click.option("--list", "show_list", is_flag=True, help="Name the scenarios and do nothing.")
 def main(
     *,
@@ -71,8 +97,8 @@ def main(
 ) -> None:
     """Prove the promise under faults, on loopback, with processes of its own.
 
-    Exit 1 if a run of ours broke a promise or the judge did not catch the control or a planted bug, 3 if a run could
-    not be judged.
+    Exit 1 if a run of ours broke a promise or the judge did not catch the control or a planted bug,
+    3 if a run could not be judged.
     """
     away = outage_seconds or (QUICK_OUTAGE if quick else 60.0)
     jobs = list(_jobs(quick=quick, seed=seed, keep=keep, away=away, control=not no_control))
@@ -95,8 +121,8 @@ def main(
         said.append(f"--outage-seconds {outage_seconds:g}")
     words = " ".join(filter(None, said))
     text = (
-        f"`./ops/dev prove {words}`, {started:%Y-%m-%d %H:%M} UTC, {time.monotonic() - began:.0f} s\n\n"
-        f"{table.rendered(rows)}\n\n{table.summary(rows)}\n"
+        f"`./ops/dev prove {words}`, {started:%Y-%m-%d %H:%M} UTC, {time.monotonic() - began:.0f}"
+        f" s\n\n{table.rendered(rows)}\n\n{table.summary(rows)}\n"
     )
     click.echo(text)
     if results is not None:
@@ -105,7 +131,10 @@ def main(
 
 
 def _told_to_end(number: int, _frame: FrameType | None) -> None:
-    """End what was started and this process with it: the runs under way would hold its end up for minutes."""
+    """End what was started and this process with it.
+
+    The runs under way would hold its end up for minutes.
+    """
     Rig.end_all()
     os._exit(128 + number)
 
@@ -136,13 +165,17 @@ def _jobs(*, quick: bool, seed: int, keep: Path, away: float, control: bool) -> 
         if control and (scenario.quick_control if quick else scenario.controlled):
             yield _job(scenario, Naive(), size, seed * 1000 + place, keep)
     for place, work in enumerate(outage.outages(700 if quick else 1500, away, keep)):
-        named = ("silent", "refusing", "failing", "401", "403", "by totals", "by totals, long")[place]
+        named = ("silent", "refusing", "failing", "401", "403", "by totals", "by totals, long")[
+            place
+        ]
         if quick and "totals" in named:
             # What it tells is a share, of which a short outage has too few.
             continue
         yield Job(name=f"outage: {named}", work=partial(work, seed * 1000 + 900 + place), weight=3)
     for place, (name, work) in enumerate(planted.plants(quick=quick)):
-        yield Job(name=name, work=partial(work, QUICK_SIZE, seed * 1000 + 950 + place, keep), weight=2)
+        yield Job(
+            name=name, work=partial(work, QUICK_SIZE, seed * 1000 + 950 + place, keep), weight=2
+        )
     if quick:
         for place in range(QUICK_PAIRS):
             yield _job(pair(seed * 1000 + place), Product(), size, seed * 1000 + 800 + place, keep)
@@ -156,14 +189,17 @@ def _job(scenario: Scenario, subject: Subject, size: int, seed: int, keep: Path)
 
 def _run_all(jobs: list[Job], at_once: int) -> Iterator[Result]:
     with ThreadPoolExecutor(at_once) as pool:
-        waiting: list[Future[Result]] = [pool.submit(job.work) for job in sorted(jobs, key=lambda job: -job.weight)]
+        waiting: list[Future[Result]] = [
+            pool.submit(job.work) for job in sorted(jobs, key=lambda job: -job.weight)
+        ]
         work = dict(zip(waiting, sorted(jobs, key=lambda job: -job.weight), strict=True))
         again: list[Future[Result]] = []
         for done in as_completed(waiting):
             result = done.result()
             _tell(result)
             if result.error:
-                # A fault that found nothing to hit proves nothing; what was judged stands as it was judged.
+                # A fault that found nothing to hit proves nothing; what was judged stands as it was
+                # judged.
                 again.append(pool.submit(work[done].work))
             else:
                 yield result
@@ -176,18 +212,25 @@ def _run_all(jobs: list[Job], at_once: int) -> Iterator[Result]:
 def _tell(result: Result) -> None:
     verdict = "could not be judged" if result.error else f"{len(result.violations)} violations"
     click.echo(
-        f"{result.subject:8} {result.name}: {result.refunds} refunds, {result.fired} fired, {verdict}, "
-        f"{result.seconds:.0f} s",
+        f"{result.subject:8} {result.name}: {result.refunds} refunds, {result.fired} fired,"
+        f" {verdict}, {result.seconds:.0f} s",
         err=True,
     )
 
 
-def _pairs_until(refunds: int, found: list[Result], seed: int, keep: Path, at_once: int) -> list[Result]:
+def _pairs_until(
+    refunds: int, found: list[Result], seed: int, keep: Path, at_once: int
+) -> list[Result]:
     """Run random pairs, several at once, until our runs have had so many refunds."""
     more: list[Result] = []
     seeds = count(seed * 1000)
     # Pairs are part of the proof, however many refunds the single faults have had.
-    while not more or sum(result.refunds for result in [*found, *more] if result.subject == "ours") < refunds:
+    while (
+        not more
+        or sum(result.refunds for result in [*found, *more] if result.subject == "ours") < refunds
+    ):
         drawn = [next(seeds) for _ in range(2 * at_once)]
-        more += _run_all([_job(pair(one), Product(), FULL_SIZE, one + 5000, keep) for one in drawn], at_once)
+        more += _run_all(
+            [_job(pair(one), Product(), FULL_SIZE, one + 5000, keep) for one in drawn], at_once
+        )
     return more

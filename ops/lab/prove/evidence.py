@@ -1,4 +1,7 @@
-"""What a run left behind, gathered from the provider, from Redis and from the logs: all that the judge goes by."""
+"""What a run left behind, gathered from the provider, from Redis and from the logs.
+
+All that the judge goes by.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ _FINAL: Final = frozenset({"succeeded", "failed", "canceled"})
 
 @dataclass(frozen=True, kw_only=True)
 class Post:
-    """One POST as the provider received it; `at` in epoch seconds, `answered` None where no answer left."""
+    """One POST as the provider received it.
+
+    `at` in epoch seconds, `answered` None where no answer left.
+    """
 
     at: float
     refund_id: str | None
@@ -61,7 +67,9 @@ class Evidence:
     max_attempts: int = 12
     verify: bool = True
     key_window: float = 0.0
-    """Where keys are trusted, for how many seconds after its first POST one may be sent again unproven."""
+    """Where keys are trusted, for how many seconds after its first POST one may be sent again
+    unproven.
+    """
     history_lost: bool = False
     started: float = 0.0
     ended: float = 0.0
@@ -86,7 +94,11 @@ def gathered(rig: Rig) -> Evidence:
     ledger = rig.sandbox.ledger()
     return Evidence(
         accepted=dict(rig.accepted),
-        records=records if ours else {refund_id: _as_record(found) for refund_id, found in records.items()},
+        records=(
+            records
+            if ours
+            else {refund_id: _as_record(found) for refund_id, found in records.items()}
+        ),
         histories=_histories(rig, ids) if ours else None,
         events=[fields for _, fields in _asked(rig, "xrange", "refunds:events")] if ours else (),
         due=frozenset(_asked(rig, "zrange", "refunds:due", 0, -1)) if ours else frozenset(),
@@ -119,7 +131,9 @@ def _records(rig: Rig, ids: Sequence[str], key: str) -> dict[str, dict[str, str]
                 pipeline.hgetall(key.format(refund_id))
             return list(pipeline.execute())
 
-    return {refund_id: found for refund_id, found in zip(ids, rig.asking(ask), strict=True) if found}
+    return {
+        refund_id: found for refund_id, found in zip(ids, rig.asking(ask), strict=True) if found
+    }
 
 
 def _as_record(found: Mapping[str, str]) -> dict[str, str]:
@@ -135,11 +149,16 @@ def _histories(rig: Rig, ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
                 pipeline.lrange(f"refunds:history:{refund_id}", 0, -1)
             return list(pipeline.execute())
 
-    return {refund_id: Moves().read(entries) for refund_id, entries in zip(ids, rig.asking(ask), strict=True)}
+    return {
+        refund_id: Moves().read(entries)
+        for refund_id, entries in zip(ids, rig.asking(ask), strict=True)
+    }
 
 
 def _failed_there(rig: Rig, records: Mapping[str, Mapping[str, str]]) -> frozenset[str]:
-    """Return which of the refunds that ended failed or canceled the provider itself shows as such."""
+    """Return which of the refunds that ended failed or canceled the provider itself shows as
+    such.
+    """
     found = set()
     with httpx.Client(base_url=rig.sandbox.url, auth=(CANARY, ""), timeout=_SOON) as client:
         for refund_id, record in records.items():
@@ -148,13 +167,17 @@ def _failed_there(rig: Rig, records: Mapping[str, Mapping[str, str]]) -> frozens
             # By its payment and not by its id, which may be one of the provider's lies.
             asked = {"payment_intent": record["payment_intent"], "limit": "100"}
             listed = client.get(_REFUNDS, params=asked).json().get("data", [])
-            if any(one["metadata"].get("refund_id") == refund_id and one["status"] in _NOT_GIVEN for one in listed):
+            if any(
+                one["metadata"].get("refund_id") == refund_id and one["status"] in _NOT_GIVEN
+                for one in listed
+            ):
                 found.add(refund_id)
     return frozenset(found)
 
 
 def _posts(rig: Rig) -> Iterator[Post]:
-    # One machine, so one monotonic clock: the journal's times and Redis's are brought together by today's offset.
+    # One machine, so one monotonic clock: the journal's times and Redis's are brought together by
+    # today's offset.
     offset = time.time() - time.monotonic()
     for entry in rig.sandbox.requests():
         if entry["method"] != "POST" or not entry["path"].startswith(_REFUNDS):
@@ -175,7 +198,10 @@ def _posts(rig: Rig) -> Iterator[Post]:
 
 
 def _captured(ledger: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return what was captured of each payment that was refunded more than once; of one effect the provider sees to."""
+    """Return what was captured of each payment that was refunded more than once.
+
+    Of one effect the provider sees to.
+    """
     counts: dict[str, int] = {}
     for entry in ledger:
         if entry["event"] == "effect":

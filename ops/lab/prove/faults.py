@@ -1,4 +1,7 @@
-"""What is done to workers, their clocks and their queues: each fault hurts a rig and returns how often it fired."""
+"""What is done to workers, their clocks and their queues.
+
+Each fault hurts a rig and returns how often it fired.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ Inject = Callable[[Rig, Random], int]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One fault by name; `control` is the way the control suffers it, None where it has no such thing."""
+    """One fault by name; `control` is the way the control suffers it, None where it has no such
+    thing.
+    """
 
     name: str
     ours: Inject
@@ -60,7 +65,9 @@ def _is_over(worker: Worker) -> bool:
 
 
 def crash(point: str) -> Inject:
-    """Return the fault that a further worker is killed when it reaches a named point of an attempt."""
+    """Return the fault that a further worker is killed when it reaches a named point of an
+    attempt.
+    """
 
     def inject(rig: Rig, dice: Random) -> int:
         if point == "sent":
@@ -73,7 +80,8 @@ def crash(point: str) -> Inject:
             died = _fed_until(rig, partial(_is_over, worker))
             if not died or worker.process.returncode == -signal.SIGKILL:
                 break
-            # Beside another fault it may have found no Redis at its start and ended: its supervisor would try again.
+            # Beside another fault it may have found no Redis at its start and ended: its supervisor
+            # would try again.
             worker.expected = True
             # That pause is the fault's own; there is nothing to be awaited in it.
             time.sleep(_RESTART_SECONDS)
@@ -89,7 +97,9 @@ def crash(point: str) -> Inject:
 
 
 def killed_when(spec: str) -> Inject:
-    """Return the fault that all workers are killed while a fault of the provider holds one of their requests."""
+    """Return the fault that all workers are killed while a fault of the provider holds one of their
+    requests.
+    """
 
     def inject(rig: Rig, _dice: Random) -> int:
         rig.sandbox.set_faults(spec)
@@ -112,7 +122,10 @@ def sigkill(rig: Rig, dice: Random) -> int:
 
 
 def killed_with_claims(rig: Rig, _dice: Random) -> int:
-    """Kill a worker that has refunds in flight; return how many nobody has taken from it a while later."""
+    """Kill a worker that has refunds in flight.
+
+    Return how many nobody has taken from it a while later.
+    """
     rig.sandbox.set_modes(latency_ms=SLOW_MS)
     _fed_until(rig, lambda: rig.sending() > _IN_FLIGHT)
     rig.kill(rig.alive[0])
@@ -137,7 +150,9 @@ def sigterm(rig: Rig, _dice: Random) -> int:
 
 
 def sigstop(rig: Rig, _dice: Random) -> int:
-    """Stop a worker while it sends, let its leases lapse and others do its work, then let it go on."""
+    """Stop a worker while it sends, let its leases lapse and others do its work, then let it go
+    on.
+    """
     rig.sandbox.set_modes(latency_ms=SLOW_MS)
     worker = rig.alive[0]
     busy = _fed_until(rig, lambda: rig.sending() > 0)
@@ -149,8 +164,12 @@ def sigstop(rig: Rig, _dice: Random) -> int:
 
 
 def stopped_before_bytes(rig: Rig, dice: Random) -> int:
-    """Stop workers between their last look at the clock and the first byte, for longer than any lease."""
-    victims = [rig.launch(point="before bytes", after=dice.randint(1, 4), stop=True) for _ in range(2)]
+    """Stop workers between their last look at the clock and the first byte, for longer than any
+    lease.
+    """
+    victims = [
+        rig.launch(point="before bytes", after=dice.randint(1, 4), stop=True) for _ in range(2)
+    ]
     _fed_until(rig, lambda: all(_is_stopped(worker) for worker in victims))
     stopped = [worker for worker in victims if _is_stopped(worker)]
     _outlast(rig, *stopped)
@@ -161,7 +180,9 @@ def stopped_before_bytes(rig: Rig, dice: Random) -> int:
 
 
 def _outlast(rig: Rig, *workers: Worker) -> None:
-    """Wait until the others have taken over and ended what stopped workers held, then let them go on."""
+    """Wait until the others have taken over and ended what stopped workers held, then let them go
+    on.
+    """
     time.sleep(LEASE + 2 * SETTLE)
     rig.within(rig.settled, 2 * _SOON)
     for worker in workers:
@@ -171,7 +192,9 @@ def _outlast(rig: Rig, *workers: Worker) -> None:
 
 def _is_stopped(worker: Worker) -> bool:
     pid = worker.process.pid
-    found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) if worker.alive else None
+    found = (
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) if worker.alive else None
+    )
     return found is not None
 
 
@@ -194,11 +217,15 @@ def _fired(rig: Rig) -> int:
 
 
 def skewed(rig: Rig, dice: Random) -> int:
-    """See that both workers' clocks are five minutes wrong, then let one be killed and the provider stumble."""
+    """See that both workers' clocks are five minutes wrong, then let one be killed and the provider
+    stumble.
+    """
     shifted = [worker for worker in rig.alive if abs(_first_moment(worker) - rig.started) > 200]  # noqa: PLR2004 - seconds, of the 300 asked for
     if len(shifted) < len(rig.alive):
         raise RigError("the workers' clocks are right")
-    rig.sandbox.set_faults("timeout_after:n=3:times=2,reset_before:n=5:times=2,http_500_after:n=7:times=2")
+    rig.sandbox.set_faults(
+        "timeout_after:n=3:times=2,reset_before:n=5:times=2,http_500_after:n=7:times=2"
+    )
     _fed_until(rig, lambda: _fired(rig) > 5)  # noqa: PLR2004 - all six
     sigkill(rig, dice)
     rig.sandbox.set_faults("")
@@ -241,7 +268,9 @@ def lost(rig: Rig, _dice: Random) -> int:
 
 def message(task: str, args: list[object], kwargs: dict[str, object]) -> str:
     """Return a task message as a producer in any language would push it."""
-    body = json.dumps([args, kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+    body = json.dumps(
+        [args, kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+    )
     identity = os.urandom(8).hex()
     whole = {
         "body": base64.b64encode(body.encode()).decode(),
@@ -269,12 +298,17 @@ POISON: Final = (
     message("refunds.process", [{"x": 1}], {}).encode(),
     message("refunds.process", [["a b"]], {}).encode(),
     message("refunds.submit", [], {"refund_id": "bad id", "payment_intent": "pi_1"}).encode(),
-    message("refunds.submit", [], {"refund_id": "a", "payment_intent": POISON_CANARY, "amount": 1.5}).encode(),
+    message(
+        "refunds.submit", [], {"refund_id": "a", "payment_intent": POISON_CANARY, "amount": 1.5}
+    ).encode(),
 )
 
 
 def poisoned(rig: Rig, _dice: Random) -> int:
-    """Put messages that nobody can understand into both queues; the product must keep each with its reason."""
+    """Put messages that nobody can understand into both queues.
+
+    The product must keep each with its reason.
+    """
     return _pushed(rig, POISON)
 
 
@@ -301,9 +335,12 @@ def _pushed(rig: Rig, messages: Any) -> int:
             return pushed
         if disturbed() == lives:
             break
-        # What a worker had in hand when Redis went, or a connection, may be gone: a message is no record. Push again.
+        # What a worker had in hand when Redis went, or a connection, may be gone: a message is no
+        # record. Push again.
         lives = disturbed()
-    raise RigError(f"of {pushed} messages that nobody understands {rejected() - before} are kept as rejected")
+    raise RigError(
+        f"of {pushed} messages that nobody understands {rejected() - before} are kept as rejected"
+    )
 
 
 WORKERS: Final = (
@@ -318,7 +355,9 @@ WORKERS: Final = (
     ),
     both("crash: effect before reply", killed_when("timeout_after:n=3:times=3")),
     Fault(
-        name="crash: reply half read", ours=crash("half read"), control=killed_when("slow_drip_after:seconds=1:times=5")
+        name="crash: reply half read",
+        ours=crash("half read"),
+        control=killed_when("slow_drip_after:seconds=1:times=5"),
     ),
     both("crash: reply read unsaved", crash("read unsaved")),
     both("crash: saved unacked", crash("saved unacked")),

@@ -1,9 +1,11 @@
 # ruff: noqa: PLC0415 - nothing that keeps a clock may be imported before the clock is made wrong
 # ruff: noqa: SLF001 - a seam lies where the product does not offer one
-"""A worker that dies, or stops, at a named point of an attempt, whose clock is wrong, or that has a planted bug.
+"""A worker that dies, or stops, at a named point of an attempt, whose clock is wrong, or that has a
+planted bug.
 
-`python -m ops.lab.prove.faulty_worker '{"point": "durable", "after": 3}' celery -A worker.app worker …`. The seams are
-put into this process before Celery's own main runs in it; the product holds none of them, and is real otherwise.
+`python -m ops.lab.prove.faulty_worker '{"point": "durable", "after": 3}' celery -A worker.app
+worker …`. The seams are put into this process before Celery's own main runs in it; the product
+holds none of them, and is real otherwise.
 """
 
 from __future__ import annotations
@@ -71,7 +73,10 @@ def claimed(strike: Strike) -> None:
             waits, self.wait_for_disk = self.wait_for_disk, False
             results = await original(self, group)
             self.wait_for_disk = waits
-            if any(isinstance(results[place], list) and results[place][0] == "claimed" for place in claims):
+            if any(
+                isinstance(results[place], list) and results[place][0] == "claimed"
+                for place in claims
+            ):
                 strike.now()
             return results
         strike.seen += bool(claims)
@@ -119,7 +124,10 @@ def before_bytes(strike: Strike) -> None:
 
 
 def sent(strike: Strike) -> None:
-    """Every byte of the POST is with the kernel; the provider has not executed it yet (it is told to be slow)."""
+    """Every byte of the POST is with the kernel.
+
+    The provider has not executed it yet (it is told to be slow).
+    """
     from aiohttp import ClientRequest
 
     original: Any = ClientRequest.send
@@ -212,7 +220,13 @@ def lapsed_is_unsent() -> None:
     def after_lapse(refund: Any, *_: Any) -> Any:
         changes = {"lapses": refund.lapses + 1}
         delay = dt.timedelta(0)
-        return Step(to=Stage.WAITING, status=Status.PENDING, label="lease_lapsed", changes=changes, delay=delay)
+        return Step(
+            to=Stage.WAITING,
+            status=Status.PENDING,
+            label="lease_lapsed",
+            changes=changes,
+            delay=delay,
+        )
 
     attempts.after_lapse = after_lapse
 

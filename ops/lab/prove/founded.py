@@ -1,4 +1,7 @@
-"""Whether a refund that ended `failed` had a reason to: a refusal, or a failure, that the provider itself knows of."""
+"""Whether a refund that ended `failed` had a reason to.
+
+A refusal, or a failure, that the provider itself knows of.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ _COUNTED: Final = frozenset({"refused", "may_have_happened", "idempotency_mismat
 """What an attempt that is taken off the budget was seen as."""
 
 
-def unfounded(evidence: Evidence, refund_id: str, history: Sequence[Mapping[str, Any]]) -> str | None:
+def unfounded(
+    evidence: Evidence, refund_id: str, history: Sequence[Mapping[str, Any]]
+) -> str | None:
     """Return what is wrong with a refund's having failed, None where there was a reason for it."""
     record = evidence.records[refund_id]
     code = record.get("error_code")
@@ -27,7 +32,9 @@ def unfounded(evidence: Evidence, refund_id: str, history: Sequence[Mapping[str,
     if code == "budget_spent" and _verdicts(history) >= evidence.max_attempts:
         return None
     answered = [post.answered for post in posts]
-    return f"{record['status']} as {code}, and nobody refused it: its POSTs were answered {answered}"
+    return (
+        f"{record['status']} as {code}, and nobody refused it: its POSTs were answered {answered}"
+    )
 
 
 def _is_refusal(evidence: Evidence, post: Post) -> bool:

@@ -1,4 +1,6 @@
-"""The judge: the provider's own ledger and request log against what the subject recorded. The same for every subject.
+"""The judge: the provider's own ledger and request log against what the subject recorded.
+
+The same for every subject.
 
 Rules about histories bind only who keeps one.
 """
@@ -53,7 +55,9 @@ def judged(evidence: Evidence) -> list[Violation]:
 
 
 def recoveries(evidence: Evidence, fault_end: float) -> list[float]:
-    """Return, for each refund unsettled when the faults stopped, how many seconds it took from then on."""
+    """Return, for each refund unsettled when the faults stopped, how many seconds it took from then
+    on.
+    """
     if evidence.histories is None:
         return []
     ends = (entries[-1] for entries in evidence.histories.values() if entries)
@@ -61,7 +65,9 @@ def recoveries(evidence: Evidence, fault_end: float) -> list[float]:
 
 
 def taken_up(evidence: Evidence) -> list[float]:
-    """Return, for each refund whose claimant was killed, how many seconds after the kill it moved again."""
+    """Return, for each refund whose claimant was killed, how many seconds after the kill it moved
+    again.
+    """
     found = []
     for kill in evidence.kills:
         for entries in (evidence.histories or {}).values():
@@ -82,8 +88,12 @@ def sent_past_the_window(evidence: Evidence) -> bool:
     return False
 
 
-def _first_move_after(entries: Sequence[Mapping[str, Any]], kill: float) -> Mapping[str, Any] | None:
-    """Return how a refund that was being sent at that moment went on, None where it was not or did not."""
+def _first_move_after(
+    entries: Sequence[Mapping[str, Any]], kill: float
+) -> Mapping[str, Any] | None:
+    """Return how a refund that was being sent at that moment went on, None where it was not or did
+    not.
+    """
     for before, after in pairwise(entries):
         if before["to"] == "sending" and before["at"] / 1000 <= kill < after["at"] / 1000:
             return after
@@ -112,22 +122,32 @@ def _money(evidence: Evidence) -> Iterator[Violation]:
     yield from _made_beside_another(evidence.ledger)
     for refund_id in _effects(evidence):
         if refund_id not in evidence.accepted:
-            yield Violation(rule="unasked", about=refund_id, fact="money moved for a refund that nobody asked for")
+            yield Violation(
+                rule="unasked",
+                about=refund_id,
+                fact="money moved for a refund that nobody asked for",
+            )
     for entry in evidence.ledger:
         if entry["event"] == "effect" and last[entry["refund"]] in STANDING:
             totals[entry["payment_intent"]] += entry["amount"]
     for payment, captured in evidence.captured.items():
         if totals[payment] > captured:
-            yield Violation(rule="over", about=payment, fact=f"{totals[payment]} of {captured} given back")
+            yield Violation(
+                rule="over", about=payment, fact=f"{totals[payment]} of {captured} given back"
+            )
 
 
 def _made_beside_another(ledger: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
-    """Yield each effect that came while an earlier one of the same refund stood, whatever became of either later."""
+    """Yield each effect that came while an earlier one of the same refund stood, whatever became of
+    either later.
+    """
     now: dict[str, str] = {}
     made: dict[str, list[str]] = defaultdict(list)
     for entry in ledger:
         if entry["event"] == "effect" and entry["refund_id"] is not None:
-            earlier = [identity for identity in made[entry["refund_id"]] if now[identity] in STANDING]
+            earlier = [
+                identity for identity in made[entry["refund_id"]] if now[identity] in STANDING
+            ]
             if earlier:
                 fact = f"{entry['refund']} was made while {', '.join(earlier)} stood"
                 yield Violation(rule="money twice", about=entry["refund_id"], fact=fact)
@@ -149,9 +169,12 @@ def _records(evidence: Evidence) -> Iterator[Violation]:
             continue
         made = effects.get(refund_id, [])
         if record["stage"] == "settled":
-            found = _verdict(refund_id, record, [(effect, last[effect["refund"]]) for effect in made])
-            # A lie about a single field that nothing else contradicts is the provider's word for what it did: in the
-            # reply to a POST, or in a list about the amount of a refund for which none was asked.
+            found = _verdict(
+                refund_id, record, [(effect, last[effect["refund"]]) for effect in made]
+            )
+            # A lie about a single field that nothing else contradicts is the provider's word for
+            # what it did: in the reply to a POST, or in a list about the amount of a refund for
+            # which none was asked.
             untold = {"amount", "false id"} if refund_id in lied_to else set()
             if evidence.accepted[refund_id].amount is None and record.get("evidence") == "list":
                 untold.add("amount")
@@ -160,14 +183,31 @@ def _records(evidence: Evidence) -> Iterator[Violation]:
             # Money that moved must be found, unless the reply itself named a refund that never was.
             waits_for_the_missing(record) and (not made or refund_id in lied_to)
         ):
-            yield Violation(rule="stranded", about=refund_id, fact=f"still {record['stage']} when all was long over")
-        if evidence.histories is not None and (refund_id in evidence.due) == (record["stage"] == "settled"):
-            yield Violation(rule="index", about=refund_id, fact=f"{record['stage']}, and wrongly in or out of due")
+            yield Violation(
+                rule="stranded",
+                about=refund_id,
+                fact=f"still {record['stage']} when all was long over",
+            )
+        if evidence.histories is not None and (refund_id in evidence.due) == (
+            record["stage"] == "settled"
+        ):
+            yield Violation(
+                rule="index",
+                about=refund_id,
+                fact=f"{record['stage']}, and wrongly in or out of due",
+            )
 
 
 def _is_unknown(record: Mapping[str, str]) -> bool:
-    """Tell whether nobody can know the amount: a total does not say how much of its rise one refund has taken."""
-    return "amount" not in record and record.get("evidence") == "totals" and record.get("all_remaining") == "1"
+    """Tell whether nobody can know the amount.
+
+    A total does not say how much of its rise one refund has taken.
+    """
+    return (
+        "amount" not in record
+        and record.get("evidence") == "totals"
+        and record.get("all_remaining") == "1"
+    )
 
 
 def _verdict(
@@ -178,20 +218,37 @@ def _verdict(
         good = [effect for effect, last in made if last == "succeeded"]
         if not good:
             seen = [last for _, last in made]
-            yield Violation(rule="false succeeded", about=refund_id, fact=f"the ledger shows {seen or 'nothing'}")
-        elif not _is_unknown(record) and record.get("amount") not in {str(effect["amount"]) for effect in good}:
+            yield Violation(
+                rule="false succeeded",
+                about=refund_id,
+                fact=f"the ledger shows {seen or 'nothing'}",
+            )
+        elif not _is_unknown(record) and record.get("amount") not in {
+            str(effect["amount"]) for effect in good
+        }:
             yield Violation(rule="amount", about=refund_id, fact=f"recorded {record.get('amount')}")
         named = record.get("provider_refund_id")
         if good and named not in {None, *(effect["refund"] for effect in good)}:
             yield Violation(rule="false id", about=refund_id, fact=f"{named} is not its refund")
     elif any(last in STANDING for _, last in made):
-        yield Violation(rule="false failed", about=refund_id, fact=f"{status}, and the ledger shows the money gone")
+        yield Violation(
+            rule="false failed",
+            about=refund_id,
+            fact=f"{status}, and the ledger shows the money gone",
+        )
 
 
-def _failures(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
-    """Yield refunds that ended failed although nobody had refused them; who keeps no history can show no reason."""
+def _failures(
+    evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Iterator[Violation]:
+    """Yield refunds that ended failed although nobody had refused them.
+
+    Who keeps no history can show no reason.
+    """
     if not evidence.alarmed:
-        yield Violation(rule="credentials", about="-", fact="no breaker was open soon after the key was refused")
+        yield Violation(
+            rule="credentials", about="-", fact="no breaker was open soon after the key was refused"
+        )
     for refund_id, record in evidence.records.items():
         entries = histories.get(refund_id, ())
         if record["stage"] != "settled" or record["status"] == "succeeded" or not entries:
@@ -199,8 +256,12 @@ def _failures(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, 
         fact = unfounded(evidence, refund_id, entries)
         if fact is not None:
             at = entries[-1]["at"] / 1000
-            by_key = any(begin - CLOCK_SLACK <= at <= end + CLOCK_SLACK for begin, end in evidence.refused)
-            yield Violation(rule="credentials" if by_key else "false failed", about=refund_id, fact=fact)
+            by_key = any(
+                begin - CLOCK_SLACK <= at <= end + CLOCK_SLACK for begin, end in evidence.refused
+            )
+            yield Violation(
+                rule="credentials" if by_key else "false failed", about=refund_id, fact=fact
+            )
 
 
 # What was sent
@@ -215,26 +276,38 @@ def _requests(evidence: Evidence) -> Iterator[Violation]:
         if post.refund_id not in evidence.accepted:
             yield Violation(rule="unasked", about=about, fact="sent, and never accepted")
         if (first.key, first.body) != (post.key, post.body):
-            yield Violation(rule="body", about=about, fact="key or body differ from the first attempt's")
+            yield Violation(
+                rule="body", about=about, fact="key or body differ from the first attempt's"
+            )
         if by_key.setdefault(post.key, post.refund_id) != post.refund_id:
-            yield Violation(rule="key", about=about, fact=f"its key was another refund's: {by_key[post.key]}")
+            yield Violation(
+                rule="key", about=about, fact=f"its key was another refund's: {by_key[post.key]}"
+            )
 
 
-def _held(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
+def _held(
+    evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Iterator[Violation]:
     """Yield what was claimed or sent between a recovery and the word of a person to go on."""
     for begin, end in evidence.held:
         for post in evidence.posts:
             if begin <= post.at <= end:
-                yield Violation(rule="held", about=post.refund_id or "-", fact="sent with everything paused")
+                yield Violation(
+                    rule="held", about=post.refund_id or "-", fact="sent with everything paused"
+                )
         for refund_id, entries in histories.items():
-            if any(entry["to"] == "sending" and begin <= entry["at"] / 1000 <= end for entry in entries):
+            if any(
+                entry["to"] == "sending" and begin <= entry["at"] / 1000 <= end for entry in entries
+            ):
                 yield Violation(rule="held", about=refund_id, fact="claimed with everything paused")
 
 
 # Histories
 
 
-def _histories(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
+def _histories(
+    evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Iterator[Violation]:
     for refund_id, record in evidence.records.items():
         entries = histories.get(refund_id, ())
         stage: str | None = None
@@ -244,24 +317,48 @@ def _histories(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str,
                 yield Violation(rule="history", about=refund_id, fact=fact)
             source, stage = entry["from"], entry["to"]
             if source is not None and Stage(stage) not in TRANSITIONS[Stage(source)]:
-                yield Violation(rule="transition", about=refund_id, fact=f"{source} to {stage} stands in no table")
-            if not evidence.started - CLOCK_SLACK <= entry["at"] / 1000 <= evidence.ended + CLOCK_SLACK:
-                yield Violation(rule="clock", about=refund_id, fact=f"{entry} is not of this run by the server's time")
+                yield Violation(
+                    rule="transition",
+                    about=refund_id,
+                    fact=f"{source} to {stage} stands in no table",
+                )
+            if (
+                not evidence.started - CLOCK_SLACK
+                <= entry["at"] / 1000
+                <= evidence.ended + CLOCK_SLACK
+            ):
+                yield Violation(
+                    rule="clock",
+                    about=refund_id,
+                    fact=f"{entry} is not of this run by the server's time",
+                )
         told = (len(entries), stage, entries[-1]["status"] if entries else None)
         if told != (int(record["version"]), record["stage"], record["status"]):
-            yield Violation(rule="history", about=refund_id, fact=f"it ends in {told}, the record in {dict(record)}")
+            yield Violation(
+                rule="history",
+                about=refund_id,
+                fact=f"it ends in {told}, the record in {dict(record)}",
+            )
 
 
-def _events(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
+def _events(
+    evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Iterator[Violation]:
     told: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
     for event in evidence.events:
         told[event["refund_id"]].append((event["version"], event["to"], event["status"]))
     for refund_id, entries in histories.items():
-        if told[refund_id] != [(str(entry["version"]), entry["to"], entry["status"]) for entry in entries]:
-            yield Violation(rule="events", about=refund_id, fact=f"the stream tells {told[refund_id]}")
+        if told[refund_id] != [
+            (str(entry["version"]), entry["to"], entry["status"]) for entry in entries
+        ]:
+            yield Violation(
+                rule="events", about=refund_id, fact=f"the stream tells {told[refund_id]}"
+            )
 
 
-def _taken_up(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
+def _taken_up(
+    evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Iterator[Violation]:
     for kill in evidence.kills:
         for refund_id, entries in histories.items():
             before = [entry for entry in entries if entry["at"] / 1000 <= kill]
@@ -269,12 +366,19 @@ def _taken_up(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, 
                 continue
             after = entries[len(before) :]
             if not after or after[0]["at"] / 1000 > kill + TAKEN_UP_SECONDS:
-                fact = f"in flight when a worker was killed, and looked at {after[0] if after else 'never'}"
+                fact = (
+                    "in flight when a worker was killed, and looked at"
+                    f" {after[0] if after else 'never'}"
+                )
                 yield Violation(rule="taken up late", about=refund_id, fact=fact)
 
 
-def _proof_before_post(evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Violation]:
-    """Yield POSTs that followed a doubt with no proof of absence, by the history and by the provider's request log."""
+def _proof_before_post(
+    evidence: Evidence, histories: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Iterator[Violation]:
+    """Yield POSTs that followed a doubt with no proof of absence, by the history and by the
+    provider's request log.
+    """
     posts: dict[str | None, list[Post]] = defaultdict(list)
     for post in sorted(evidence.posts, key=lambda post: post.at):
         posts[post.refund_id].append(post)
@@ -290,7 +394,9 @@ def _proof_before_post(evidence: Evidence, histories: Mapping[str, Sequence[Mapp
             yield from _past_the_window(refund_id, entries, posts[refund_id], evidence.key_window)
 
 
-def _resends_by_history(refund_id: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
+def _resends_by_history(
+    refund_id: str, entries: Sequence[Mapping[str, Any]]
+) -> Iterator[Violation]:
     doubt, label = False, ""
     for entry in entries:
         if entry["to"] == "in_doubt":
@@ -313,29 +419,50 @@ def _posts_by_claims(
         if len(standing) < number:
             fact = f"POST {number} came when {len(standing)} claims had been recorded"
             yield Violation(rule="unproven", about=refund_id, fact=fact)
-        elif number > 1 and standing[-1]["label"] == "send" and posts[number - 2].answered not in NOT_DONE:
+        elif (
+            number > 1
+            and standing[-1]["label"] == "send"
+            and posts[number - 2].answered not in NOT_DONE
+        ):
             before = posts[number - 2]
-            fact = f"POST {number} follows one answered {before.answered} ({before.fault}) with no look between"
+            fact = (
+                f"POST {number} follows one answered {before.answered} ({before.fault}) with no"
+                " look between"
+            )
             yield Violation(rule="unproven", about=refund_id, fact=fact)
 
 
-def _posts_by_tries(refund_id: str, entries: Sequence[Mapping[str, Any]], posts: Sequence[Post]) -> Iterator[Violation]:
-    """Yield POSTs beyond the tries of all claims so far: a further try inside an attempt needs no claim of its own."""
+def _posts_by_tries(
+    refund_id: str, entries: Sequence[Mapping[str, Any]], posts: Sequence[Post]
+) -> Iterator[Violation]:
+    """Yield POSTs beyond the tries of all claims so far.
+
+    A further try inside an attempt needs no claim of its own.
+    """
     ends = [*entries[1:], None]
-    claims = [(entry, end) for entry, end in zip(entries, ends, strict=True) if entry["to"] == "sending"]
+    claims = [
+        (entry, end) for entry, end in zip(entries, ends, strict=True) if entry["to"] == "sending"
+    ]
     for number, post in enumerate(posts, 1):
         before = [end for claim, end in claims if claim["at"] / 1000 <= post.at + CLOCK_SLACK]
         # Of an attempt whose claimant did not end it itself nobody knows how often it tried.
-        tries = sum(end.get("tries", 1) if end is not None and "ms" in end else MAX_TRIES for end in before)
+        tries = sum(
+            end.get("tries", 1) if end is not None and "ms" in end else MAX_TRIES for end in before
+        )
         if tries < number:
-            fact = f"POST {number} came when {len(before)} claims had been recorded, with {tries} tries"
+            fact = (
+                f"POST {number} came when {len(before)} claims had been recorded, with {tries}"
+                " tries"
+            )
             yield Violation(rule="unclaimed", about=refund_id, fact=fact)
 
 
 def _past_the_window(
     refund_id: str, entries: Sequence[Mapping[str, Any]], posts: Sequence[Post], window: float
 ) -> Iterator[Violation]:
-    """Yield POSTs under a key first sent longer ago that may have been at work, with no absence proven since."""
+    """Yield POSTs under a key first sent longer ago that may have been at work, with no absence
+    proven since.
+    """
     proven = [
         claim["at"] / 1000
         for before, claim in pairwise(entries)
@@ -351,7 +478,10 @@ def _past_the_window(
             del proven[: len(claims)]
             doubtful.discard(post.key)
         if age > window + CLOCK_SLACK and post.key in doubtful:
-            fact = f"sent under its key {age:.1f} s after the first time, of {window:g}, with no absence proven"
+            fact = (
+                f"sent under its key {age:.1f} s after the first time, of {window:g}, with no"
+                " absence proven"
+            )
             yield Violation(rule="window", about=refund_id, fact=fact)
         if post.answered not in NOT_DONE:
             doubtful.add(post.key)

@@ -1,4 +1,7 @@
-"""Where a secret was seen that may not be there: in a log, or in anything that was ever written to Redis."""
+"""Where a secret was seen that may not be there.
+
+In a log, or in anything that was ever written to Redis.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ _WRITES_FIELDS: Final = frozenset({b"HSET", b"HMSET", b"HSETNX"})
 
 
 def leaks(rig: Rig) -> Iterator[str]:
-    """Yield each place where the secret key, or what a refund says of its customer, stands and should not."""
+    """Yield each place where the secret key, or what a refund says of its customer, stands and
+    should not.
+    """
     for log in rig.folder.glob("worker-*.log"):
         yield from found_in(log.name, log.read_bytes(), [CANARY, POISON_CANARY])
         if rig.subject.is_ours:
@@ -45,7 +50,9 @@ def found_in(place: str, content: bytes, secrets: Sequence[str] | Any) -> Iterat
 
 
 def _encodings(secret: str) -> list[str]:
-    """Return the inner parts of a secret's base64 forms, at each of the three places where it may begin."""
+    """Return the inner parts of a secret's base64 forms, at each of the three places where it may
+    begin.
+    """
     forms = []
     for lead in range(3):
         encoded = base64.b64encode(b"\0" * lead + secret.encode()).decode().rstrip("=")
@@ -54,7 +61,9 @@ def _encodings(secret: str) -> list[str]:
 
 
 def persons_in(log: bytes) -> Iterator[str]:
-    """Yield what an append-only log says was written about a customer, but for metadata and stored bodies."""
+    """Yield what an append-only log says was written about a customer, but for metadata and stored
+    bodies.
+    """
     needles = [form.encode() for word in PERSON.values() for form in (word, *_encodings(word))]
     told = set()
     for command in _commands(log):
@@ -70,12 +79,18 @@ def _field(command: Sequence[bytes], needles: Sequence[bytes]) -> str:
     if command[0].upper() not in _WRITES_FIELDS:
         return ""
     pairs = zip(command[2::2], command[3::2], strict=False)
-    named = [field.decode(errors="replace") for field, value in pairs if any(needle in value for needle in needles)]
+    named = [
+        field.decode(errors="replace")
+        for field, value in pairs
+        if any(needle in value for needle in needles)
+    ]
     return f" ({', '.join(name for name in named if name != 'metadata')})"
 
 
 def _but_where_it_belongs(command: Sequence[bytes]) -> Sequence[bytes]:
-    """Return a command's words without the value of a record's metadata and without a stored body."""
+    """Return a command's words without the value of a record's metadata and without a stored
+    body.
+    """
     name, key = command[0].upper(), command[1] if len(command) > 1 else b""
     if name == b"SET" and key.startswith(_BODY):
         return command[3:]

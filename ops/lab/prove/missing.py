@@ -1,4 +1,7 @@
-"""Refunds that rest without an end: what they wait for is missing at the provider, whose 404 is waited for."""
+"""Refunds that rest without an end.
+
+What they wait for is missing at the provider, whose 404 is waited for.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,16 @@ _PAYMENTS: Final = tuple(beginning for beginning, payment in MAGIC.items() if pa
 
 
 def waits_for_the_missing(record: Mapping[str, str | None]) -> bool:
-    """Return whether a refund waits for a payment or a refund that the simulated provider never had.
+    """Return whether a refund waits for a payment or a refund that the simulated provider never
+    had.
 
     The worker reads again for an hour before a person is asked, which is longer than any run.
     """
     if record.get("stage") == Stage.PROCESSING:
-        return record.get("provider_refund_id") == ELSEWHERE["id"] and record.get("missing_since") is not None
-    return record.get("stage") == Stage.IN_DOUBT and str(record.get("payment_intent")).startswith(_PAYMENTS)
+        return (
+            record.get("provider_refund_id") == ELSEWHERE["id"]
+            and record.get("missing_since") is not None
+        )
+    return record.get("stage") == Stage.IN_DOUBT and str(record.get("payment_intent")).startswith(
+        _PAYMENTS
+    )

@@ -1,6 +1,9 @@
-"""The control: the worker that anyone writes first. Celery with late acks, tenacity around the POST, status in Redis.
+"""The control: the worker that anyone writes first.
 
-It sends the same idempotency key each time and gives up as failed. Its own crash points are named by `NAIVE_CRASH`.
+Celery with late acks, tenacity around the POST, status in Redis.
+
+It sends the same idempotency key each time and gives up as failed. Its own crash points are named
+by `NAIVE_CRASH`.
 """
 
 from __future__ import annotations
@@ -41,12 +44,17 @@ def reached(point: str) -> None:
 
 
 @retry(
-    retry=retry_if_exception_type(httpx.HTTPError), stop=stop_after_attempt(5), wait=wait_exponential(0.2), reraise=True
+    retry=retry_if_exception_type(httpx.HTTPError),
+    stop=stop_after_attempt(5),
+    wait=wait_exponential(0.2),
+    reraise=True,
 )
 def _post(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
     reached("before bytes")
     key = body["metadata"]["refund_id"]
-    reply = client.post("/v1/refunds", json=body, headers={"Idempotency-Key": key}).raise_for_status()
+    reply = client.post(
+        "/v1/refunds", json=body, headers={"Idempotency-Key": key}
+    ).raise_for_status()
     answer: dict[str, Any] = reply.json()
     return answer
 
@@ -58,7 +66,10 @@ def refund(refund_id: str, body: dict[str, Any]) -> None:
     records = redis.Redis.from_url(os.environ["REFUNDS_REDIS_URL"], decode_responses=True)
     auth = (os.environ["REFUNDS_API_KEY"], "")
     timeout = float(os.environ["REFUNDS_REQUEST_TIMEOUT_SECONDS"])
-    with records, httpx.Client(base_url=os.environ["REFUNDS_API_URL"], auth=auth, timeout=timeout) as client:
+    with (
+        records,
+        httpx.Client(base_url=os.environ["REFUNDS_API_URL"], auth=auth, timeout=timeout) as client,
+    ):
         if records.hget(KEY.format(refund_id), "status") != "pending":
             return
         try:
@@ -67,5 +78,7 @@ def refund(refund_id: str, body: dict[str, Any]) -> None:
             records.hset(KEY.format(refund_id), mapping={"status": "failed", "error": str(error)})
             return
         reached("read unsaved")
-        records.hset(KEY.format(refund_id), mapping={"status": made["status"], "amount": made["amount"]})
+        records.hset(
+            KEY.format(refund_id), mapping={"status": made["status"], "amount": made["amount"]}
+        )
         reached("saved unacked")

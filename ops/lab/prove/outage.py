@@ -1,4 +1,7 @@
-"""What workers do while the provider is away: how much they ask, how they come back, what revoked credentials do."""
+"""What workers do while the provider is away.
+
+How much they ask, how they come back, what revoked credentials do.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ BURST: Final = RATE / 10
 SETTINGS: Final = {"REFUNDS_RATE_LIMIT": str(RATE), "REFUNDS_CONCURRENCY": "8"}
 _WINDOW: Final = 1.0
 _JITTER: Final = 0.1
-"""How much a second's count may be over the rate: permits are given in Redis, and requests leave a little later."""
+"""How much a second's count may be over the rate.
+
+Permits are given in Redis, and requests leave a little later.
+"""
 _NOTICED_SECONDS: Final = 20.0
 _CALL: Final = "call:"
 _CUT_SECONDS: Final = 3.0
@@ -45,7 +51,11 @@ def outages(size: int, seconds: float, keep: Path) -> Iterator[Callable[[int], R
     """Yield the runs of the outage rows; each is called with a seed."""
     healthy = Healthy(size, keep)
     for name, down, up in (
-        ("silent", lambda rig: rig.to_provider.silence("both"), lambda rig: rig.to_provider.silence("none")),
+        (
+            "silent",
+            lambda rig: rig.to_provider.silence("both"),
+            lambda rig: rig.to_provider.silence("none"),
+        ),
         ("refusing", lambda rig: rig.to_provider.refuse(), lambda rig: rig.to_provider.open()),
         ("failing", lambda rig: rig.sandbox.set_faults("http_503_before:on=any"), _mended),
     ):
@@ -76,7 +86,11 @@ class Healthy:
         counts: list[Traffic] = []
         calm = Scenario(name="healthy", faults=(_fault("nothing", _nothing, SETTINGS),), mode=LIST)
         done = run_with(
-            calm, size=self._size, seed=seed, keep=self._keep, after=lambda rig: counts.append(counted(rig))
+            calm,
+            size=self._size,
+            seed=seed,
+            keep=self._keep,
+            after=lambda rig: counts.append(counted(rig)),
         )
         if done.error or done.violations:
             raise RigError(f"the healthy run: {done.error or done.violations[0]}")
@@ -129,11 +143,16 @@ def _outage(
 
 
 def _by_totals(settle_times: int, size: int, seconds: float, keep: Path, seed: int) -> Result:
-    """Run an outage of so many settle times that begins with refunds whose replies are cut, under default settings.
+    """Run an outage of so many settle times that begins with refunds whose replies are cut, under
+    default settings.
 
-    Which of the doubts are found by themselves, and which go to a person, is what an installation wants to know of it.
+    Which of the doubts are found by themselves, and which go to a person, is what an installation
+    wants to know of it.
     """
-    shown = f"replies cut, then away for {settle_times} settle time{'s' if settle_times > 1 else ''} (totals)"
+    shown = (
+        f"replies cut, then away for {settle_times} settle time{'s' if settle_times > 1 else ''}"
+        " (totals)"
+    )
     settings = SETTINGS | {"REFUNDS_SETTLE_SECONDS": str(seconds / settle_times)}
 
     def inject(rig: Rig, _dice: Random) -> int:
@@ -150,12 +169,18 @@ def _by_totals(settle_times: int, size: int, seconds: float, keep: Path, seed: i
     notes: list[str] = []
 
     def after(rig: Rig) -> None:
-        histories = [rig.asking(lambda key=key: rig.redis.lrange(key, 0, -1)) for key in _histories(rig)]
+        histories = [
+            rig.asking(lambda key=key: rig.redis.lrange(key, 0, -1)) for key in _histories(rig)
+        ]
         doubted = [moves for moves in histories if any('"to":"in_doubt"' in move for move in moves)]
         asked = sum(any('"to":"review"' in move for move in moves) for moves in doubted)
-        notes.append(f"{asked} of {len(doubted)} doubts went to a person, of {len(histories)} refunds")
+        notes.append(
+            f"{asked} of {len(doubted)} doubts went to a person, of {len(histories)} refunds"
+        )
 
-    scenario = Scenario(name=shown, faults=(_fault(shown, inject, settings),), mode=DEFAULT, drain=300.0)
+    scenario = Scenario(
+        name=shown, faults=(_fault(shown, inject, settings),), mode=DEFAULT, drain=300.0
+    )
     result = run_with(scenario, size=size, seed=seed, keep=keep, after=after)
     result.note = "; ".join(notes)
     return result
@@ -172,7 +197,8 @@ def revoked(status: int) -> Scenario:
     def inject(rig: Rig, _dice: Random) -> int:
         rig.sandbox.set_faults(f"http_{status}:on=any")
         began = time.time()
-        # Some are sent for certain: a breaker that stays shut is the worker's fault and not the run's.
+        # Some are sent for certain: a breaker that stays shut is the worker's fault and not the
+        # run's.
         rig.feed(8)
         rig.alarmed = rig.within(lambda: _flag(rig) is not None, _NOTICED_SECONDS)
         rig.feed(8)
@@ -206,7 +232,9 @@ def _flag(rig: Rig) -> Any:
 
 
 def counted(rig: Rig) -> Traffic:
-    """Return what left the workers: what reached the proxy, or what they counted themselves where that is more."""
+    """Return what left the workers: what reached the proxy, or what they counted themselves where
+    that is more.
+    """
     seen = rig.to_provider.requests
     probes = sum(request.path == PROBE for request in seen)
     # Counted at each heartbeat, so the last ones come a little later.
@@ -219,16 +247,22 @@ def counted(rig: Rig) -> Traffic:
 
 
 def over_rate(rig: Rig, about: str) -> list[Violation]:
-    """Return a violation for the worst second after the faults in which more POSTs left than the rate allows."""
+    """Return a violation for the worst second after the faults in which more POSTs left than the
+    rate allows.
+    """
     offset = time.time() - time.monotonic()
     late = [request for request in rig.to_provider.requests if request.at + offset > rig.fault_end]
     most = busiest(late)
     allowed = (RATE + BURST) * (1 + _JITTER)
     if not late:
-        raise RigError("nothing was sent after the outage: there was nothing left to judge the rate by")
+        raise RigError(
+            "nothing was sent after the outage: there was nothing left to judge the rate by"
+        )
     if most <= allowed:
         return []
-    return [Violation(rule="rate", about=about, fact=f"{most} POSTs in a second, {allowed:.0f} allowed")]
+    return [
+        Violation(rule="rate", about=about, fact=f"{most} POSTs in a second, {allowed:.0f} allowed")
+    ]
 
 
 def busiest(requests: Sequence[SeenRequest]) -> int:

@@ -22,7 +22,9 @@ _HELD_SECONDS: Final = 6.0
 _FLUSHES: Final = 20
 _PENDING_MS: Final = 6000
 KEY_WINDOW: Final = 12.0
-"""Seconds: a replay some seconds after the first attempt is inside of it, the one after that is not."""
+"""Seconds: a replay some seconds after the first attempt is inside of it, the one after that is
+not.
+"""
 
 # Redis
 
@@ -70,14 +72,20 @@ def redis_slow(rig: Rig, _dice: Random) -> int:
 def redis_full(rig: Rig, _dice: Random) -> int:
     """Let Redis be full, with noeviction, for a few seconds."""
     return _refusing(
-        rig, "OOM", lambda: rig.redis.config_set("maxmemory", 1), lambda: rig.redis.config_set("maxmemory", 0)
+        rig,
+        "OOM",
+        lambda: rig.redis.config_set("maxmemory", 1),
+        lambda: rig.redis.config_set("maxmemory", 0),
     )
 
 
 def redis_read_only(rig: Rig, _dice: Random) -> int:
     """Let Redis be a replica of nobody that answers: it serves reads and refuses writes."""
     return _refusing(
-        rig, "READONLY", lambda: rig.redis.slaveof("127.0.0.1", "1"), lambda: rig.redis.slaveof("NO", "ONE")
+        rig,
+        "READONLY",
+        lambda: rig.redis.slaveof("127.0.0.1", "1"),
+        lambda: rig.redis.slaveof("NO", "ONE"),
     )
 
 
@@ -103,7 +111,9 @@ def scripts_flushed(rig: Rig, _dice: Random) -> int:
 
 
 def restored(rig: Rig, _dice: Random) -> int:
-    """Lose the server, restore it from an old copy, run `refunds recover`, hand in again what the copy lacks."""
+    """Lose the server, restore it from an old copy, run `refunds recover`, hand in again what the
+    copy lacks.
+    """
     rig.feed(10)
     folder = Path(rig.asking(lambda: rig.redis.config_get("dir"))["dir"]) / "appendonlydir"
     copy = rig.folder / "snapshot"
@@ -112,7 +122,9 @@ def restored(rig: Rig, _dice: Random) -> int:
     held = set(rig.accepted)
     before = rig.effects()
     rig.feed(20)
-    rig.until(lambda: rig.effects() >= before + 10, "refunds are done that the copy knows nothing of")
+    rig.until(
+        lambda: rig.effects() >= before + 10, "refunds are done that the copy knows nothing of"
+    )
     for worker in rig.alive:
         rig.kill(worker)
     rig.server.kill()
@@ -162,7 +174,11 @@ def provider_wire(rig: Rig, _dice: Random) -> int:
     for what in ("replies", "both"):
         proxy.silence(what)
         swallowed = proxy.fired["swallowed"]
-        _under_load(rig, f"silence of {what}", lambda swallowed=swallowed: proxy.fired["swallowed"] > swallowed + 2)  # type: ignore[misc]
+        _under_load(
+            rig,
+            f"silence of {what}",
+            lambda swallowed=swallowed: proxy.fired["swallowed"] > swallowed + 2,
+        )  # type: ignore[misc]
         proxy.silence("none")
     proxy.cut_replies(0, 1, 20, 120, 200, 300, 400, 500)
     _under_load(rig, "replies cut", lambda: proxy.cuts_left == 0)
@@ -210,14 +226,19 @@ def _posts() -> list[str]:
 def _looks() -> list[str]:
     """Return every fault that a look may meet; of a lie only those that can be told.
 
-    A provider that names a wrong id, or another's refund, in an otherwise perfect list cannot be caught by reading.
+    A provider that names a wrong id, or another's refund, in an otherwise perfect list cannot be
+    caught by reading.
     """
     specs = [
         f"{kind.name}:seconds=4" if kind.name.startswith("slow_drip") else kind.name
         for kind in KINDS.values()
         if kind.name not in {"late_effect", "wrong_resource_after", "http_401", "http_429"}
     ]
-    specs += ["http_429:seconds=1", "wrong_resource_after:field=payment_intent", "wrong_resource_after:field=amount"]
+    specs += [
+        "http_429:seconds=1",
+        "wrong_resource_after:field=payment_intent",
+        "wrong_resource_after:field=amount",
+    ]
     return specs
 
 
@@ -243,21 +264,32 @@ def looks(*endpoints: str) -> Inject:
 
 
 def charges(rig: Rig, dice: Random) -> int:
-    """Let payments name their charge and not show it, and let the looks at the charge meet every fault."""
+    """Let payments name their charge and not show it, and let the looks at the charge meet every
+    fault.
+    """
     rig.sandbox.set_modes(charges_expanded=False)
     return looks("get_charge")(rig, dice)
 
 
 def polls(rig: Rig, _dice: Random) -> int:
-    """Let refunds stay pending for some polls, and let the polls meet every fault that can be told."""
+    """Let refunds stay pending for some polls, and let the polls meet every fault that can be
+    told.
+    """
     rig.sandbox.set_modes(settle_ms=_PENDING_MS)
-    return _met(rig, [f"{spec}:on=get_refund:n={1 + place // 2}:times=1" for place, spec in enumerate(_looks())])
+    return _met(
+        rig,
+        [f"{spec}:on=get_refund:n={1 + place // 2}:times=1" for place, spec in enumerate(_looks())],
+    )
 
 
 def past_the_window(rig: Rig, _dice: Random) -> int:
-    """Let the POSTs meet every fault, most of them several, while keys are good for some seconds only."""
+    """Let the POSTs meet every fault, most of them several, while keys are good for some seconds
+    only.
+    """
     rig.sandbox.set_modes(key_window_seconds=KEY_WINDOW)
-    return _met(rig, _posts(), beside="timeout_before:p=0.3,reset_after:p=0.3,http_503_before:p=0.2")
+    return _met(
+        rig, _posts(), beside="timeout_before:p=0.3,reset_after:p=0.3,http_503_before:p=0.2"
+    )
 
 
 def _met(rig: Rig, specs: Sequence[str], *, beside: str = "") -> int:

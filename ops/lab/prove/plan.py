@@ -1,4 +1,6 @@
-"""Which refunds a run asks for: most on a payment of their own, some that share one, some with another outcome."""
+"""Which refunds a run asks for: most on a payment of their own, some that share one, some with
+another outcome.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ SHARED_BY: Final = 3
 _SHARED_AMOUNT: Final = 40_000
 """Of three on one payment the third is more than what is left."""
 PERSON: Final = {"email": "canary.person@customer.example", "name": "Zebulon Quarkweather"}
-"""What each refund says of its customer: for the provider and for whoever asks for the record, and for nobody else."""
+"""What each refund says of its customer.
+
+For the provider and for whoever asks for the record, and for nobody else.
+"""
 _KINDS: Final = (
     ("own", 70),
     ("shared", 10),
@@ -29,7 +34,9 @@ _PLAIN: Final = frozenset({"own", "shared", "remaining"})
 
 
 def requests(seed: int, *, name: str, plain: bool) -> Iterator[RefundRequest]:
-    """Yield refunds without end; `plain` leaves out the payments whose refunds take another course."""
+    """Yield refunds without end; `plain` leaves out the payments whose refunds take another
+    course.
+    """
     dice = Random(f"{seed}:{name}")  # noqa: S311 - repeatable, not secret
     kinds = [(kind, weight) for kind, weight in _KINDS if not plain or kind in _PLAIN]
     for number in count():
@@ -47,4 +54,6 @@ def requests(seed: int, *, name: str, plain: bool) -> Iterator[RefundRequest]:
             continue
         amount = None if kind == "remaining" else 100 + dice.randrange(50_000)
         payment = f"pi_{name}_{number}" if kind in _PLAIN else f"{kind}_{name}_{number}"
-        yield RefundRequest(refund_id=refund_id, payment_intent=payment, amount=amount, metadata=metadata)
+        yield RefundRequest(
+            refund_id=refund_id, payment_intent=payment, amount=amount, metadata=metadata
+        )

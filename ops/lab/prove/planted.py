@@ -1,4 +1,7 @@
-"""Planted bugs, run as real workers before the judge of the product: it must catch each one, and by the right rule."""
+"""Planted bugs, run as real workers before the judge of the product.
+
+It must catch each one, and by the right rule.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ PREFIX: Final = "planted bug: "
 
 @dataclass(frozen=True, kw_only=True)
 class Bug:
-    """A bug by its name in `faulty_worker`, the run in which it does harm, and the rule that must find it."""
+    """A bug by its name in `faulty_worker`, the run in which it does harm, and the rule that must
+    find it.
+    """
 
     plant: str
     shown: str
@@ -39,7 +44,9 @@ BUGS: Final = (
     Bug(
         plant="lapsed_is_unsent",
         shown="a lapsed lease taken as unsent",
-        scenario=Scenario(name="", faults=(both("killed", killed_when("timeout_after:n=3:times=3")),)),
+        scenario=Scenario(
+            name="", faults=(both("killed", killed_when("timeout_after:n=3:times=3")),)
+        ),
         rule="money twice",
         quick=True,
     ),
@@ -74,7 +81,11 @@ def caught(result: Result) -> bool:
 def told(results: Sequence[Result]) -> str:
     """Return in one line how many of the bugs were caught, and by what."""
     each = [
-        f"{result.name.removeprefix(PREFIX)}: {RULES[result.name] if caught(result) else 'NOT CAUGHT'}"
+        f"{result.name.removeprefix(PREFIX)}:"
+        f" {RULES[result.name] if caught(result) else 'NOT CAUGHT'}"
         for result in results
     ]
-    return f"Planted bugs caught by their rule: {sum(map(caught, results))} of {len(results)} ({'; '.join(each)})."
+    return (
+        f"Planted bugs caught by their rule: {sum(map(caught, results))} of {len(results)}"
+        f" ({'; '.join(each)})."
+    )

@@ -1,6 +1,9 @@
-"""A TCP proxy that spoils what passes: closed or reset connections, latency, silence, replies cut after some bytes.
+"""A TCP proxy that spoils what passes.
 
-It stands between a worker and Redis, and between a worker and the provider; both sides stay real and unaware.
+Closed or reset connections, latency, silence, replies cut after some bytes.
+
+It stands between a worker and Redis, and between a worker and the provider; both sides stay real
+and unaware.
 """
 
 from __future__ import annotations
@@ -39,7 +42,10 @@ class SeenRequest:
 
 @dataclass(eq=False)
 class _Passage:
-    """One connection with its two sides; `reply_left` is how many bytes of the next reply still pass."""
+    """One connection with its two sides.
+
+    `reply_left` is how many bytes of the next reply still pass.
+    """
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
@@ -75,7 +81,9 @@ class FaultProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="fault-proxy", daemon=True
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -83,7 +91,10 @@ class FaultProxy:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.refuse()
         self._on_loop(self._cancel)
@@ -112,7 +123,10 @@ class FaultProxy:
         return self._end_all("reset", reset=True)
 
     def silence(self, what: Silence) -> None:
-        """Swallow replies, or both ways, with the connections left standing; `none` resets those that lost data."""
+        """Swallow replies, or both ways, with the connections left standing.
+
+        `none` resets those that lost data.
+        """
         self._silence = what
         if what == "none":
             self._on_loop(self._end_spoiled)
@@ -178,14 +192,20 @@ class FaultProxy:
         self._passages.add(passage)
         try:
             await asyncio.gather(
-                self._pump(passage, reader, forth, is_reply=False), self._pump(passage, back, writer, is_reply=True)
+                self._pump(passage, reader, forth, is_reply=False),
+                self._pump(passage, back, writer, is_reply=True),
             )
         finally:
             self._passages.discard(passage)
             passage.end(reset=False)
 
     async def _pump(
-        self, passage: _Passage, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_reply: bool
+        self,
+        passage: _Passage,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        *,
+        is_reply: bool,
     ) -> None:
         with suppress(OSError):
             while data := await source.read(CHUNK):
@@ -212,7 +232,9 @@ class FaultProxy:
         if not data.startswith(_VERBS):
             return
         method, path = data.split(b" ", 2)[:2]
-        self.requests.append(SeenRequest(at=time.monotonic(), method=method.decode(), path=path.decode()))
+        self.requests.append(
+            SeenRequest(at=time.monotonic(), method=method.decode(), path=path.decode())
+        )
         if method == b"POST" and self._cuts:
             passage.reply_left = self._cuts.pop(0)
 

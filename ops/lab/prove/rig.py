@@ -1,4 +1,5 @@
-"""An installation to be hurt: a real server with AOF, the sandbox as a process, worker processes, a proxy on each way.
+"""An installation to be hurt: a real server with AOF, the sandbox as a process, worker processes, a
+proxy on each way.
 
 Everything is on loopback, in a folder of its own, and ended by the id with which it was started.
 """
@@ -39,12 +40,21 @@ TIMEOUT: Final = 1.5
 LEASE: Final = 7.0
 SETTLE: Final = 1.5
 LATE_EFFECT: Final = 2.5
-"""How late the sandbox executes what it has read: after the client has left, and inside two settle times."""
+"""How late the sandbox executes what it has read.
+
+After the client has left, and inside two settle times.
+"""
 PATIENCE: Final = 60.0
 STOP_SECONDS: Final = 30.0
 _POLL: Final = 0.05
 _LISTENING: Final = "sandbox listening on "
-_AWAY: Final = (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError, redis.ReadOnlyError, OSError)
+_AWAY: Final = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.OutOfMemoryError,
+    redis.ReadOnlyError,
+    OSError,
+)
 _REDIS_TROUBLE: Final = (redis.RedisError, OSError, StoreUnavailable)
 
 
@@ -67,7 +77,9 @@ class Mode:
         """The mode in a few words."""
         stored = ", 5xx kept" if self.store_5xx else ""
         kept = "honoured" if self.keys == "honour" else "ignored"
-        readback = self.readback if self.totals == "proof" else f"{self.readback} as a {self.totals}"
+        readback = (
+            self.readback if self.totals == "proof" else f"{self.readback} as a {self.totals}"
+        )
         return f"{self.idempotency}, {readback}; keys {kept}{stored}"
 
     @property
@@ -78,7 +90,8 @@ class Mode:
             "REFUNDS_READBACK": self.readback,
             "REFUNDS_TOTALS": self.totals,
         }
-        # A refusal of a replay is replayed until the attempts are spent, each time twice as far apart.
+        # A refusal of a replay is replayed until the attempts are spent, each time twice as far
+        # apart.
         return settings | ({"REFUNDS_MAX_ATTEMPTS": "3"} if self.idempotency == "trust" else {})
 
 
@@ -88,10 +101,14 @@ class Subject(Protocol):
     name: str
 
     def worker(self, asked: Mapping[str, Any], name: str) -> tuple[list[str], dict[str, str]]:
-        """Return the command of one worker process with what it is asked to suffer, and its variables."""
+        """Return the command of one worker process with what it is asked to suffer, and its
+        variables.
+        """
 
     def accept(self, requests: Sequence[RefundRequest]) -> None:
-        """Accept refunds as a producer would; raises what a producer would see where Redis is away."""
+        """Accept refunds as a producer would; raises what a producer would see where Redis is
+        away.
+        """
 
     def open(self, redis_url: str) -> None:
         """Connect the producer."""
@@ -112,7 +129,9 @@ class Subject(Protocol):
 
 @dataclass
 class Worker:
-    """One worker process; `expected` once its end was our doing, `stopped` once a fault has stopped it for long."""
+    """One worker process; `expected` once its end was our doing, `stopped` once a fault has stopped
+    it for long.
+    """
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -169,7 +188,10 @@ class Rig:
 
     @classmethod
     def end_all(cls) -> None:
-        """End whatever was started, at once and by its id, and remove its folders: the command was told to end."""
+        """End whatever was started, at once and by its id, and remove its folders.
+
+        The command was told to end.
+        """
         with cls._starting:
             cls._over = True
         for rig in [*cls._open]:
@@ -186,7 +208,9 @@ class Rig:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-prove-")))
+            self.folder = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-prove-"))
+            )
             self.server = ThrowawayServer(appendfsync=self.fsync)
             with self._starting:
                 if self._over:
@@ -196,9 +220,13 @@ class Rig:
                 stack.enter_context(self.server)
             self.sandbox = stack.enter_context(self._sandbox_running())
             self.to_redis = stack.enter_context(FaultProxy(self.server.port))
-            self.to_provider = stack.enter_context(FaultProxy(int(self.sandbox.url.rpartition(":")[2])))
+            self.to_provider = stack.enter_context(
+                FaultProxy(int(self.sandbox.url.rpartition(":")[2]))
+            )
             self.redis = stack.enter_context(
-                redis.Redis(host="127.0.0.1", port=self.server.port, decode_responses=True, socket_timeout=5)
+                redis.Redis(
+                    host="127.0.0.1", port=self.server.port, decode_responses=True, socket_timeout=5
+                )
             )
             self.subject.open(self.server.url)
             stack.callback(self.subject.close)
@@ -208,20 +236,34 @@ class Rig:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stack.close()
 
     @contextmanager
     def _sandbox_running(self) -> Iterator[Sandbox]:
-        options = ["--port", "0", "--latency", str(LATENCY_MS), "--idempotency", self.mode.keys, "--settle", "400"]
+        options = [
+            "--port",
+            "0",
+            "--latency",
+            str(LATENCY_MS),
+            "--idempotency",
+            self.mode.keys,
+            "--settle",
+            "400",
+        ]
         # Its errors repeat what they were asked: nothing of that may stay with a worker.
         options += ["--indiscreet", "--seed", str(self.seed), "--log-requests", "1000000"]
         options += ["--store-5xx"] if self.mode.store_5xx else []
         started = [sys.executable, "-m", "worker.sandbox", *options]
         with (
             (self.folder / "sandbox.log").open("wb") as log,
-            subprocess.Popen(started, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT) as process,  # noqa: S603 - our own module
+            subprocess.Popen(  # noqa: S603 - our own module
+                started, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
+            ) as process,
         ):
             self._sandbox_process = process
             try:
@@ -237,7 +279,11 @@ class Rig:
     @property
     def environment(self) -> dict[str, str]:
         """What every worker is started with: proxies in the place of Redis and the provider."""
-        ours = {name: value for name, value in os.environ.items() if not name.startswith(("REFUNDS_", "NAIVE_"))}
+        ours = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("REFUNDS_", "NAIVE_"))
+        }
         return ours | {
             "REFUNDS_REDIS_URL": f"redis://127.0.0.1:{self.to_redis.port}/0",
             "REFUNDS_API_URL": f"http://127.0.0.1:{self.to_provider.port}",
@@ -259,7 +305,12 @@ class Rig:
             if self._over:
                 raise RigError("the command was told to end")
             process = subprocess.Popen(  # noqa: S603 - our own modules
-                started, env=self.environment | variables, stdout=file, stderr=file, cwd=ROOT, start_new_session=True
+                started,
+                env=self.environment | variables,
+                stdout=file,
+                stderr=file,
+                cwd=ROOT,
+                start_new_session=True,
             )
             worker = Worker(process, log)
             self.workers.append(worker)
@@ -376,7 +427,10 @@ class Rig:
                 time.sleep(0.1)
 
     def until(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
-        """Wait until a condition of another process holds; raises `RigError` with what was waited for."""
+        """Wait until a condition of another process holds.
+
+        Raises `RigError` with what was waited for.
+        """
         if not self.within(condition, seconds):
             raise RigError(f"waited {seconds:g} s in vain until {what}")
 
@@ -401,7 +455,9 @@ class Rig:
         for log in self.folder.glob("*.log"):
             with suppress(OSError):
                 (folder / log.name).write_bytes(log.read_bytes())
-        (folder / "evidence.json").write_text(json.dumps(evidence, indent=1, default=str), encoding="utf-8")
+        (folder / "evidence.json").write_text(
+            json.dumps(evidence, indent=1, default=str), encoding="utf-8"
+        )
 
 
 def is_up(worker: Worker) -> bool:

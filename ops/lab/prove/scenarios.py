@@ -1,4 +1,6 @@
-"""The matrix: which faults meet which settings, and one run of it from the first refund to the verdict."""
+"""The matrix: which faults meet which settings, and one run of it from the first refund to the
+verdict.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +45,22 @@ TRUST: Final = Mode(idempotency="trust", keys="honour")
 TRUST_STORED: Final = Mode(idempotency="trust", keys="honour", store_5xx=True)
 TRUST_TOTALS: Final = Mode(idempotency="trust", keys="honour", readback="totals")
 TRUST_BLIND: Final = Mode(idempotency="trust", keys="honour", readback="none")
-# Keys that are honoured and not relied on: what an operator runs who has not asked the provider yet.
+# Keys that are honoured and not relied on: what an operator runs who has not asked the provider
+# yet.
 UNASKED: Final = Mode(keys="honour")
 UNASKED_STORED: Final = Mode(keys="honour", readback="totals", store_5xx=True)
-MODES: Final = (LIST, TOTALS, DEFAULT, BLIND, TRUST, TRUST_STORED, TRUST_TOTALS, TRUST_BLIND, UNASKED, UNASKED_STORED)
+MODES: Final = (
+    LIST,
+    TOTALS,
+    DEFAULT,
+    BLIND,
+    TRUST,
+    TRUST_STORED,
+    TRUST_TOTALS,
+    TRUST_BLIND,
+    UNASKED,
+    UNASKED_STORED,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +78,18 @@ class Scenario:
     quick_control: bool = False
     """Whether the control suffers it in a quick run too."""
     happened: Callable[[Evidence], object] = lambda _: True
-    """Whether that which the scenario is about came to pass: a fault that fired may still have hit nothing."""
+    """Whether that which the scenario is about came to pass.
+
+    A fault that fired may still have hit nothing.
+    """
 
 
 @dataclass(kw_only=True)
 class Result:
-    """What one run came to. `error` tells of a run that could not be judged: its fault did not fire, or worse."""
+    """What one run came to. `error` tells of a run that could not be judged.
+
+    Its fault did not fire, or worse.
+    """
 
     name: str
     subject: str
@@ -79,14 +99,17 @@ class Result:
     violations: list[Violation] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)
     taken_up: list[float] = field(default_factory=list)
-    """Of each refund that a killed worker had claimed: seconds from the kill until it moved again."""
+    """Of each refund that a killed worker had claimed: seconds from the kill until it moved again.
+    """
     seconds: float = 0.0
     error: str | None = None
     note: str = ""
     kept: Path | None = None
 
 
-def run_with(scenario: Scenario, *, size: int, seed: int, keep: Path, after: Callable[[Rig], None]) -> Result:
+def run_with(
+    scenario: Scenario, *, size: int, seed: int, keep: Path, after: Callable[[Rig], None]
+) -> Result:
     """Run a scenario once on the product, with a further look at the rig when all is judged."""
     return run(scenario, Product(), size=size, seed=seed, keep=keep, after=after)
 
@@ -109,7 +132,13 @@ def run(
     fsync = "everysec" if any(fault.fsync == "everysec" for fault in scenario.faults) else "always"
     requests = plan.requests(seed, name=f"p{seed}", plain=not subject.is_ours)
     rig = Rig(
-        subject, scenario.mode, fsync=fsync, asked=scenario.asked, settings=settings, plan=requests, seed=seed % 10_000
+        subject,
+        scenario.mode,
+        fsync=fsync,
+        asked=scenario.asked,
+        settings=settings,
+        plan=requests,
+        seed=seed % 10_000,
     )
     try:
         with rig:
@@ -134,7 +163,9 @@ def _hurt(rig: Rig, scenario: Scenario, size: int, seed: int) -> int:
     try:
         with ThreadPoolExecutor(len(scenario.faults)) as pool:
             dice = [Random(f"{seed}:{place}") for place in range(len(scenario.faults))]  # noqa: S311 - repeatable
-            counts = list(pool.map(lambda fault, own: fault.inject(rig, own), scenario.faults, dice))
+            counts = list(
+                pool.map(lambda fault, own: fault.inject(rig, own), scenario.faults, dice)
+            )
     finally:
         feeder.join()
     rig.fault_end = max(rig.kills) if rig.kills and len(scenario.faults) == 1 else time.time()
@@ -164,7 +195,9 @@ def _judge(rig: Rig, scenario: Scenario, result: Result, folder: Path) -> None:
         result.kept = folder
         about = {violation.about for violation in result.violations}
         told = [evidence.about(refund_id) for refund_id in sorted(about)[:50]]
-        rig.keep(folder, {"violations": [str(found) for found in result.violations], "refunds": told})
+        rig.keep(
+            folder, {"violations": [str(found) for found in result.violations], "refunds": told}
+        )
     elif not scenario.happened(evidence):
         raise AssertionError("the fault fired, and what the scenario is about did not happen")
 
@@ -174,8 +207,14 @@ _LONG: Final = frozenset({"SIGKILL under the usual lease"})
 
 def matrix() -> Iterator[Scenario]:
     """Yield every scenario of one fault."""
-    # What only strands the control costs its whole time to drain, so a quick run has few of that kind.
-    quick_controls = {"crash: effect before reply", "message lost", "message poisoned", "message 2-20 times"}
+    # What only strands the control costs its whole time to drain, so a quick run has few of that
+    # kind.
+    quick_controls = {
+        "crash: effect before reply",
+        "message lost",
+        "message poisoned",
+        "message 2-20 times",
+    }
     one_worker: Sequence[Mapping[str, Any]] = ({},)
     for fault in (*WORKERS, *QUEUES, *REDIS):
         alone = fault.name.startswith("crash: ") and "effect before" not in fault.name
@@ -190,7 +229,11 @@ def matrix() -> Iterator[Scenario]:
         )
     (restored,) = (fault for fault in REDIS if fault.name == "Redis restored from a copy")
     yield Scenario(
-        name=f"{restored.name} ({TOTALS.shown})", faults=(restored,), mode=TOTALS, controlled=False, quick=False
+        name=f"{restored.name} ({TOTALS.shown})",
+        faults=(restored,),
+        mode=TOTALS,
+        controlled=False,
+        quick=False,
     )
     for mode in MODES:
         yield Scenario(
@@ -200,8 +243,13 @@ def matrix() -> Iterator[Scenario]:
             quick=mode in {LIST, TOTALS, DEFAULT, BLIND, TRUST, TRUST_STORED},
             quick_control=mode in {LIST, TRUST},
         )
-    # Not `trust` with totals: a replay ends its doubts before the totals are read often enough to meet every fault.
-    for mode, endpoints in ((LIST, ("list",)), (TOTALS, ("get_payment_intent",)), (TRUST, ("list",))):
+    # Not `trust` with totals: a replay ends its doubts before the totals are read often enough to
+    # meet every fault.
+    for mode, endpoints in (
+        (LIST, ("list",)),
+        (TOTALS, ("get_payment_intent",)),
+        (TRUST, ("list",)),
+    ):
         yield Scenario(
             name=f"provider looks ({mode.shown})",
             faults=(Fault(name="provider looks", ours=looks(*endpoints), control=None),),
@@ -250,12 +298,17 @@ _GROUPS: Final = (
     QUEUES,
     tuple(fault for fault in REDIS if fault.name not in _ALONE),
     (both("provider wire", provider_wire),),
-    (*(fault for fault in WORKERS if fault.name in _BY_PROVIDER), both("provider replies", provider_posts)),
+    (
+        *(fault for fault in WORKERS if fault.name in _BY_PROVIDER),
+        both("provider replies", provider_posts),
+    ),
 )
 
 
 def pair(seed: int) -> Scenario:
-    """Return two faults at once, drawn by the seed from different groups, in a mode drawn likewise."""
+    """Return two faults at once, drawn by the seed from different groups, in a mode drawn
+    likewise.
+    """
     dice = Random(f"pair:{seed}")  # noqa: S311 - repeatable, not secret
     first, second = (dice.choice(group) for group in dice.sample(_GROUPS, 2))
     mode = dice.choice([LIST, TOTALS, TRUST])

@@ -1,4 +1,6 @@
-"""Who is put to the proof: the product, and the naive worker that shows that the judge can catch one."""
+"""Who is put to the proof: the product, and the naive worker that shows that the judge can catch
+one.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,22 @@ from worker.model.refund import Lane
 from worker.model.request import RefundRequest, request_body
 from worker.settings import Settings
 
-_CELERY: Final = ("worker", "-P", "threads", "--without-gossip", "--without-mingle", "-l", "info", "-n")
+_CELERY: Final = (
+    "worker",
+    "-P",
+    "threads",
+    "--without-gossip",
+    "--without-mingle",
+    "-l",
+    "info",
+    "-n",
+)
 
 
 class Product:
-    """The product's own worker under Celery, with its seams in a process of ours where it is to suffer."""
+    """The product's own worker under Celery, with its seams in a process of ours where it is to
+    suffer.
+    """
 
     name = "ours"
     is_ours = True
@@ -29,7 +42,13 @@ class Product:
         """Return Celery's command, through the faulty worker's module where something is asked."""
         celery = ["celery", "-A", "worker.app", *_CELERY, name]
         if asked:
-            return [sys.executable, "-m", "ops.lab.prove.faulty_worker", json.dumps(asked), *celery], {}
+            return [
+                sys.executable,
+                "-m",
+                "ops.lab.prove.faulty_worker",
+                json.dumps(asked),
+                *celery,
+            ], {}
         return [sys.executable, "-m", *celery], {}
 
     def open(self, redis_url: str) -> None:
@@ -49,11 +68,17 @@ class Product:
             self.refunds.submit_many(requests[half:], lane=Lane.BULK)
 
     def unsettled(self, refund_ids: Sequence[str]) -> int:
-        """Return how many are neither settled nor before a person, and do not wait for what is missing."""
+        """Return how many are neither settled nor before a person, and do not wait for what is
+        missing.
+        """
         ends = {"settled", "review"}
         fields = ("stage", "payment_intent", "provider_refund_id", "missing_since")
-        records = [dict(zip(fields, values, strict=True)) for values in self._fields(refund_ids, *fields)]
-        return sum(record["stage"] not in ends and not waits_for_the_missing(record) for record in records)
+        records = [
+            dict(zip(fields, values, strict=True)) for values in self._fields(refund_ids, *fields)
+        ]
+        return sum(
+            record["stage"] not in ends and not waits_for_the_missing(record) for record in records
+        )
 
     def sending(self, refund_ids: Sequence[str]) -> int:
         """Return how many are in `sending`."""
@@ -74,7 +99,17 @@ class Naive:
 
     def worker(self, asked: Mapping[str, Any], name: str) -> tuple[list[str], dict[str, str]]:
         """Return Celery's command; its crash points are its own."""
-        celery = [sys.executable, "-m", "celery", "-A", "ops.lab.prove.naive_worker", *_CELERY, name, "-c", "16"]
+        celery = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "ops.lab.prove.naive_worker",
+            *_CELERY,
+            name,
+            "-c",
+            "16",
+        ]
         crash = f"{asked['point']}:{asked.get('after', 1)}" if "point" in asked else ""
         return celery, {"NAIVE_CRASH": crash}
 

@@ -1,4 +1,6 @@
-"""The table: one row a scenario, ours and the control's violations side by side, as Markdown that reads as text."""
+"""The table: one row a scenario, ours and the control's violations side by side, as Markdown that
+reads as text.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,10 @@ class Row:
         seconds = [second for result in self.ours for second in result.recoveries]
         notes = {result.note for result in self.ours if result.note}
         if taken := [second for result in self.ours for second in result.taken_up]:
-            notes.add(f"claims of the killed taken up after {quantile(taken, 0.5):.1f} s, {max(taken):.1f} s at most")
+            notes.add(
+                f"claims of the killed taken up after {quantile(taken, 0.5):.1f} s,"
+                f" {max(taken):.1f} s at most"
+            )
         unjudged = sum(result.error is not None for result in self.ours)
         if unjudged:
             notes.add(f"**{unjudged} not judged**")
@@ -66,7 +71,9 @@ def _kinds(results: Sequence[Result]) -> str:
     kinds = Counter(violation.rule for result in results for violation in result.violations)
     if not kinds:
         return "0"
-    return f"{kinds.total()} ({', '.join(f'{count} {rule}' for rule, count in kinds.most_common())})"
+    return (
+        f"{kinds.total()} ({', '.join(f'{count} {rule}' for rule, count in kinds.most_common())})"
+    )
 
 
 def quantile(values: Sequence[float], part: float) -> float:
@@ -92,7 +99,10 @@ def rendered(rows: Sequence[Row]) -> str:
     lines = [HEAD, *(row.cells for row in rows if row.ours or row.control)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
     texts = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in lines
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([texts[0], rule, *texts[1:]])
@@ -105,12 +115,16 @@ def summary(rows: Sequence[Row]) -> str:
     seconds = [second for result in ours for second in result.recoveries]
     refunds, fired = sum(result.refunds for result in ours), sum(result.fired for result in ours)
     violations = sum(len(result.violations) for result in ours)
-    times = f"p50 {quantile(seconds, 0.5):.1f} s, p99 {quantile(seconds, 0.99):.1f} s" if seconds else "none to measure"
+    times = (
+        f"p50 {quantile(seconds, 0.5):.1f} s, p99 {quantile(seconds, 0.99):.1f} s"
+        if seconds
+        else "none to measure"
+    )
     beside = f"; {_of_control(control)}" if control else ""
     bugs = [result for row in rows for result in row.planted]
     whole = (
-        f"{len(ours)} runs, {refunds:,} refunds, {fired:,} faults fired: {violations} violations{beside}. "
-        f"Recovery: {times}."
+        f"{len(ours)} runs, {refunds:,} refunds, {fired:,} faults fired: {violations}"
+        f" violations{beside}. Recovery: {times}."
     )
     return f"{whole}\n\n{planted.told(bugs)}" if bugs else whole
 
@@ -132,19 +146,28 @@ def ours_failed(rows: Sequence[Row]) -> list[Result]:
 
 
 def exit_code(rows: Sequence[Row], *, whole: bool = True) -> int:
-    """Return 1 where a promise was broken or the judge is none, 3 where a run could not be judged, else 0."""
+    """Return 1 where a promise was broken or the judge is none, 3 where a run could not be judged,
+    else 0.
+    """
     failed = ours_failed(rows)
     bugs = [result for row in rows for result in row.planted]
     missed = [result for result in bugs if not result.error and not planted.caught(result)]
-    if any(result.violations for result in failed) or missed or not control_was_caught(rows, whole=whole):
+    if (
+        any(result.violations for result in failed)
+        or missed
+        or not control_was_caught(rows, whole=whole)
+    ):
         return BROKEN
     return UNJUDGED if failed or any(result.error for result in bugs) else 0
 
 
 def control_was_caught(rows: Sequence[Row], *, whole: bool = True) -> bool:
-    """Tell whether the judge caught the control, where it ran at all: a judge that never does proves nothing.
+    """Tell whether the judge caught the control, where it ran at all.
 
-    Over the `whole` matrix by each of the rules that a naive worker is known to break, in a part of it by any.
+    A judge that never does proves nothing.
+
+    Over the `whole` matrix by each of the rules that a naive worker is known to break, in a part of
+    it by any.
     """
     control = [result for row in rows for result in row.control]
     rules = {violation.rule for result in control for violation in result.violations}

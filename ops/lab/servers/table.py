@@ -28,7 +28,15 @@ class Row:
 
     @classmethod
     def of(
-        cls, server: Server, mode: str, protocol: str, user: str, *, passed: bool, result: str, trace: str = ""
+        cls,
+        server: Server,
+        mode: str,
+        protocol: str,
+        user: str,
+        *,
+        passed: bool,
+        result: str,
+        trace: str = "",
     ) -> Row:
         """Build the row of a server."""
         return cls(
@@ -46,12 +54,22 @@ class Row:
 def render(rows: Sequence[Row]) -> str:
     """Return the rows as Markdown that reads as text."""
     cells = [HEAD] + [
-        (row.server, row.source, row.mode, row.protocol, row.user, ("" if row.passed else "FAILED: ") + row.result)
+        (
+            row.server,
+            row.source,
+            row.mode,
+            row.protocol,
+            row.user,
+            ("" if row.passed else "FAILED: ") + row.result,
+        )
         for row in rows
     ]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEAD))]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in cells
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)

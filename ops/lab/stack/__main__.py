@@ -1,7 +1,9 @@
-"""`./ops/dev stack`: the installation of docker-compose.yml as processes, for a look at it or a drill.
+"""`./ops/dev stack`: the installation of docker-compose.yml as processes, for a look at it or a
+drill.
 
-The same commands as the containers', against the sandbox provider, on loopback, in a throw-away folder; Prometheus too,
-where it can be had. It runs until Ctrl-C or SIGTERM and ends what it started.
+The same commands as the containers', against the sandbox provider, on loopback, in a throw-away
+folder; Prometheus too, where it can be had. It runs until Ctrl-C or SIGTERM and ends what it
+started.
 """
 
 from __future__ import annotations
@@ -35,8 +37,16 @@ ALERT_SECONDS: Final = 5.0
 
 
 @click.command()
-@click.option("--traffic", default=1.0, show_default=True, type=click.FloatRange(0, 100), help="Refunds a second.")
-@click.option("--prometheus/--no-prometheus", "monitored", default=True, help="Debian's, fetched if need be.")
+@click.option(
+    "--traffic",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 100),
+    help="Refunds a second.",
+)
+@click.option(
+    "--prometheus/--no-prometheus", "monitored", default=True, help="Debian's, fetched if need be."
+)
 def main(*, traffic: float, monitored: bool) -> None:
     """Run the whole installation as processes against the sandbox, until Ctrl-C."""
     ended = threading.Event()
@@ -44,7 +54,9 @@ def main(*, traffic: float, monitored: bool) -> None:
         signal.signal(each, lambda *_: ended.set())
     password = secrets.token_hex(4)
     with tempfile.TemporaryDirectory(prefix="refunds-stack-") as folder:
-        stack = Stack(Path(folder), variables_of(ROOT / "ops" / "docker" / "demo.env"), usual_ports=True)
+        stack = Stack(
+            Path(folder), variables_of(ROOT / "ops" / "docker" / "demo.env"), usual_ports=True
+        )
         (stack.folder / "secrets" / "refunds_api_key").write_text(f"{KEY}\n")
         (stack.folder / "secrets" / "flower_basic_auth").write_text(f"operator:{password}\n")
         stack.extra |= {"FLOWER_PORT": str(stack.ports["flower"])}
@@ -101,7 +113,11 @@ def _shown(stack: Stack, password: str, *, prometheus: bool) -> str:
         f"provider     {sandbox}  (the sandbox: no money anywhere)",
         f"Flower       {stack.url('flower')}  user operator, password {password}",
         f"metrics      {stack.url('metrics')}/metrics",
-        *([f"Prometheus   {stack.url('prometheus')}/api/v1/alerts; what fires is said here too"] if prometheus else []),
+        *(
+            [f"Prometheus   {stack.url('prometheus')}/api/v1/alerts; what fires is said here too"]
+            if prometheus
+            else []
+        ),
         f"logs         {stack.folder}/worker.log and its neighbours",
         "",
         "In another terminal:",
@@ -135,9 +151,15 @@ class Alerts:
                 alerts = json.load(answer)["data"]["alerts"]
         except (OSError, ValueError):
             return
-        texts = {each["labels"]["alertname"]: each["annotations"] for each in alerts if each["state"] == "firing"}
+        texts = {
+            each["labels"]["alertname"]: each["annotations"]
+            for each in alerts
+            if each["state"] == "firing"
+        }
         for name in sorted(texts.keys() - self._firing):
-            click.echo(f"{_time()} {name} fires: {texts[name]['summary']} ({texts[name]['runbook']})")
+            click.echo(
+                f"{_time()} {name} fires: {texts[name]['summary']} ({texts[name]['runbook']})"
+            )
         for name in sorted(self._firing - texts.keys()):
             click.echo(f"{_time()} {name} is over")
         self._firing = frozenset(texts)
@@ -157,7 +179,9 @@ def _run(stack: Stack, traffic: float, ended: threading.Event, alerts: Alerts | 
                 alerts.look()
             for name, service in stack.running.items():
                 if service.process.poll() is not None:
-                    raise StackError(f"{name} ended with {service.process.returncode}: {service.said[-2000:]}")
+                    raise StackError(
+                        f"{name} ended with {service.process.returncode}: {service.said[-2000:]}"
+                    )
             if traffic:
                 try:
                     refunds.submit(request)
@@ -170,7 +194,9 @@ def _requests() -> Iterator[RefundRequest]:
     while True:
         number += 1
         yield RefundRequest(
-            refund_id=f"stack-{started}-{number}", payment_intent=f"pi_stack{started}n{number}", amount=500
+            refund_id=f"stack-{started}-{number}",
+            payment_intent=f"pi_stack{started}n{number}",
+            amount=500,
         )
 
 

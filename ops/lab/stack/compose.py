@@ -1,4 +1,7 @@
-"""`docker-compose.yml` read as it stands, and its services run as processes: same commands, other hosts and paths."""
+"""`docker-compose.yml` read as it stands, and its services run as processes.
+
+Same commands, other hosts and paths.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ class StackError(RuntimeError):
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
-    """Wait until a condition of another process holds; `StackError` says what was waited for in vain."""
+    """Wait until a condition of another process holds.
+
+    `StackError` says what was waited for in vain.
+    """
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -95,7 +101,10 @@ class Service:
 
 @dataclass
 class Stack:
-    """The services of the file on loopback, in a folder of their own; on the containers' ports only if told so."""
+    """The services of the file on loopback, in a folder of their own.
+
+    On the containers' ports only if told so.
+    """
 
     folder: Path
     variables: Mapping[str, str]
@@ -130,11 +139,17 @@ class Stack:
         return (self.folder / "secrets" / f"{user}_redis_url").read_text().strip()
 
     def secrets_of(self, name: str) -> Path:
-        """Return the folder that a service sees as /run/secrets, with its own files under their names there."""
+        """Return the folder that a service sees as /run/secrets, with its own files under their
+        names there.
+        """
         folder = self.folder / f"secrets-{name}"
         folder.mkdir(exist_ok=True)
         for secret in self.services[name].get("secrets", []):
-            source, target = (secret, secret) if isinstance(secret, str) else (secret["source"], secret["target"])
+            source, target = (
+                (secret, secret)
+                if isinstance(secret, str)
+                else (secret["source"], secret["target"])
+            )
             file = self.folder / "secrets" / source
             # Once: the service reads it while its healthcheck is asked already.
             if file.exists() and not (folder / target).exists():
@@ -157,10 +172,20 @@ class Stack:
         }
         for path, ours in paths.items():
             text = text.replace(path, str(self.folder / ours))
-        text = text.replace("/opt/refunds/flowerconfig.py", str(ROOT / "ops" / "docker" / "flowerconfig.py"))
-        for path, ours in {"/data": "data", "=/prometheus": "tsdb", "=/alertmanager": "alerts"}.items():
+        text = text.replace(
+            "/opt/refunds/flowerconfig.py", str(ROOT / "ops" / "docker" / "flowerconfig.py")
+        )
+        for path, ours in {
+            "/data": "data",
+            "=/prometheus": "tsdb",
+            "=/alertmanager": "alerts",
+        }.items():
             if text.endswith(path):
-                text = text.removesuffix(path) + ("=" if path[0] == "=" else "") + str(self.folder / ours)
+                text = (
+                    text.removesuffix(path)
+                    + ("=" if path[0] == "=" else "")
+                    + str(self.folder / ours)
+                )
         return "127.0.0.1" if text == "0.0.0.0" else text  # noqa: S104 - see above
 
     def command(self, name: str) -> list[str]:
@@ -173,7 +198,11 @@ class Stack:
         }
         first, *rest = self.services[name]["command"]
         if first in programs:
-            beside = ["--bind", "127.0.0.1", "--port", str(self.ports["redis"])] if first == "redis-server" else []
+            beside = (
+                ["--bind", "127.0.0.1", "--port", str(self.ports["redis"])]
+                if first == "redis-server"
+                else []
+            )
             return [*programs[first], *map(self.here, rest), *beside]
         # The image's own entrypoint; inside a container it listens on every address.
         address = f"--web.listen-address=127.0.0.1:{self.ports[name]}"
@@ -181,7 +210,11 @@ class Stack:
 
     def environment(self, name: str) -> dict[str, str]:
         """Return the service's variables: the file's, and none of the caller's own settings."""
-        ours = {key: value for key, value in os.environ.items() if not key.startswith(("REFUNDS_", "FLOWER_"))}
+        ours = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("REFUNDS_", "FLOWER_"))
+        }
         given = self.services[name].get("environment", {})
         there = {key: self.here(str(value)) for key, value in given.items()}
         if "REFUNDS_SECRETS_DIR" in there:
@@ -211,7 +244,10 @@ class Stack:
         return run.returncode == 0
 
     def await_healthy(self, *names: str) -> None:
-        """Wait until the healthchecks of running services pass; fail with the log of one that ended."""
+        """Wait until the healthchecks of running services pass.
+
+        Fail with the log of one that ended.
+        """
         for name in names:
             service = self.running[name]
 

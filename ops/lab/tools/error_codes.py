@@ -1,4 +1,7 @@
-"""Writes `ops/docs/error-codes.md` from the table of error codes: `./ops/dev python -m ops.lab.tools.error_codes`."""
+"""Writes `ops/docs/error-codes.md` from the table of error codes.
+
+`./ops/dev python -m ops.lab.tools.error_codes`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ last attempt or read-back showed.
 _STAGES: Final = (
     (
         "`settled`",
-        "why it failed or was canceled: [the provider](#refused-by-the-provider), [the worker](#ended-by-the-worker)",
+        (
+            "why it failed or was canceled: [the provider](#refused-by-the-provider), [the"
+            " worker](#ended-by-the-worker)"
+        ),
         "as the table says",
     ),
     (
@@ -68,9 +74,9 @@ _SECTIONS: Final[dict[Section, tuple[str, str]]] = {
     "review": ("Reasons for review", _REVIEW),
 }
 _OTHER_REASON: Final = (
-    "| any other code | As the tables above say, and one of: nothing may be read back (`REFUNDS_READBACK=none`); a "
-    "refusal that may be the echo of an earlier attempt; three leases in a row that lapsed. The message says which. "
-    "| the same |"
+    "| any other code | As the tables above say, and one of: nothing may be read back"
+    " (`REFUNDS_READBACK=none`); a refusal that may be the echo of an earlier attempt; three leases"
+    " in a row that lapsed. The message says which. | the same |"
 )
 
 
@@ -87,9 +93,17 @@ def _lines() -> Iterator[str]:
         rows = [code for code in CODES.values() if code.section == section]
         yield from ("", f"## {title}", "", *words.splitlines(), "")
         if section == "review":
-            yield from ("| reason | meaning | `error_code` |", "|---|---|---|", *map(_reason, rows), _OTHER_REASON)
+            yield from (
+                "| reason | meaning | `error_code` |",
+                "|---|---|---|",
+                *map(_reason, rows),
+                _OTHER_REASON,
+            )
         else:
-            yield from ("| code | meaning | who acts | retriable | what to do |", "|---|---|---|---|---|")
+            yield from (
+                "| code | meaning | who acts | retriable | what to do |",
+                "|---|---|---|---|---|",
+            )
             yield from map(_row, rows)
     yield ""
 

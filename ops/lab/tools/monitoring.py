@@ -1,7 +1,10 @@
-"""Prometheus, Alertmanager and their checkers for the tests: those on PATH, else Debian's packages, unpacked.
+"""Prometheus, Alertmanager and their checkers for the tests.
 
-Nothing is installed and no root is needed: packages are fetched by apt into a folder of our own and unpacked there.
-`./ops/dev python ops/lab/tools/monitoring.py` fetches them and prints where they are.
+Those on PATH, else Debian's packages, unpacked.
+
+Nothing is installed and no root is needed: packages are fetched by apt into a folder of our own and
+unpacked there. `./ops/dev python ops/lab/tools/monitoring.py` fetches them and prints where they
+are.
 """
 
 from __future__ import annotations
@@ -32,13 +35,20 @@ class ToolsMissingError(RuntimeError):
 
 
 def cache() -> Path:
-    """Return where packages are unpacked: inside the environment, so that they are made anew with it."""
+    """Return where packages are unpacked.
+
+    Inside the environment, so that they are made anew with it.
+    """
     return Path(os.environ.get("OPS_TOOLS_DIR") or Path(sys.prefix) / "tools")
 
 
 def programs() -> dict[str, Path]:
-    """Return the path of each of `PROGRAMS`, fetched on the first call; raises `ToolsMissingError`."""
-    on_path = {name: shutil.which(name) or shutil.which(_DEBIAN_NAMES.get(name, name)) for name in PROGRAMS}
+    """Return the path of each of `PROGRAMS`, fetched on the first call; raises
+    `ToolsMissingError`.
+    """
+    on_path = {
+        name: shutil.which(name) or shutil.which(_DEBIAN_NAMES.get(name, name)) for name in PROGRAMS
+    }
     if all(on_path.values()):
         return {name: Path(str(found)) for name, found in on_path.items()}
     folder = cache()
@@ -54,13 +64,16 @@ def programs() -> dict[str, Path]:
 
 def _fetch(unpacked: Path) -> None:
     if missing := [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]:
-        raise ToolsMissingError(f"there is no {missing[0]} here to fetch {', '.join(sorted(set(PROGRAMS.values())))}")
+        raise ToolsMissingError(
+            f"there is no {missing[0]} here to fetch {', '.join(sorted(set(PROGRAMS.values())))}"
+        )
     with tempfile.TemporaryDirectory(dir=unpacked.parent) as name:
         work = Path(name)
         try:
             _download(work, [])
         except ToolsMissingError:
-            # The machine's own lists are absent or old: fetch lists into our folder, which needs no root.
+            # The machine's own lists are absent or old: fetch lists into our folder, which needs no
+            # root.
             own = [
                 *("-o", f"Dir::State={work / 'state'}", "-o", f"Dir::Cache={work / 'cache'}"),
                 *("-o", "Dir::State::status=/var/lib/dpkg/status"),
@@ -72,7 +85,11 @@ def _fetch(unpacked: Path) -> None:
         root = work / "root"
         for package in work.glob("*.deb"):
             _run(work, "dpkg-deb", "--extract", str(package), str(root))
-        absent = [name for name in PROGRAMS if not (root / "usr" / "bin" / _DEBIAN_NAMES.get(name, name)).is_file()]
+        absent = [
+            name
+            for name in PROGRAMS
+            if not (root / "usr" / "bin" / _DEBIAN_NAMES.get(name, name)).is_file()
+        ]
         if absent:
             raise ToolsMissingError(f"the packages hold no {', '.join(absent)}")
         # The last step, in one: a killed run leaves nothing that looks whole.
@@ -85,7 +102,11 @@ def _download(work: Path, options: list[str]) -> None:
 
 def _run(work: Path, *command: str) -> None:
     # As root, apt would drop to a user who may not write to our folder.
-    asked = [command[0], "-o", "APT::Sandbox::User=root", *command[1:]] if command[0] == "apt-get" else [*command]
+    asked = (
+        [command[0], "-o", "APT::Sandbox::User=root", *command[1:]]
+        if command[0] == "apt-get"
+        else [*command]
+    )
     try:
         done = subprocess.run(  # noqa: S603 - literal commands with our own paths
             asked, cwd=work, check=False, capture_output=True, text=True, timeout=_FETCH_SECONDS

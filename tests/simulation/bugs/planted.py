@@ -1,4 +1,6 @@
-"""Planted bugs: each a class of mistake that real projects have made, put into the real code for the judge to find."""
+"""Planted bugs: each a class of mistake that real projects have made, put into the real code for
+the judge to find.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def new_key_on_retry(stack: ExitStack) -> None:
     async def again(self: Gateway, refund: Refund, *rest: Any) -> Outcome:
         tried[refund.idempotency_key] += 1
         if tried[refund.idempotency_key] > 1:
-            refund = replace(refund, idempotency_key=f"{refund.idempotency_key}-{tried[refund.idempotency_key]}")
+            refund = replace(
+                refund, idempotency_key=f"{refund.idempotency_key}-{tried[refund.idempotency_key]}"
+            )
         return await real(self, refund, *rest)
 
     put(stack, Gateway, "_try", again)
@@ -55,7 +59,9 @@ def body_built_anew(stack: ExitStack) -> None:
 
     async def again(self: Gateway, refund: Refund, body: bytes, *rest: Any) -> Outcome:
         tried[refund.idempotency_key] += 1
-        return await real(self, refund, body.replace(b":", b": ", (tried[refund.idempotency_key] - 1) % 2), *rest)
+        return await real(
+            self, refund, body.replace(b":", b": ", (tried[refund.idempotency_key] - 1) % 2), *rest
+        )
 
     put(stack, Gateway, "_try", again)
 
@@ -63,7 +69,9 @@ def body_built_anew(stack: ExitStack) -> None:
 def record_deleted_on_error(stack: ExitStack) -> None:
     """An attempt that ends in an error removes the key, so that the next one may begin afresh."""
     last = "return {'saved', int(NOW), woken, unpack(rows)}"
-    deleting = "if to == 'waiting' or to == 'in_doubt' then redis.call('DEL', P .. 'refund:' .. id) end "
+    deleting = (
+        "if to == 'waiting' or to == 'in_doubt' then redis.call('DEL', P .. 'refund:' .. id) end "
+    )
     rescript(stack, ("SAVE",), last, deleting + last)
 
 
@@ -137,9 +145,14 @@ def server_error_is_not_done(stack: ExitStack) -> None:
 
 
 def redelivery_without_claim(stack: ExitStack) -> None:
-    """A message past its visibility timeout is delivered again and begins again what is under way."""
+    """A message past its visibility timeout is delivered again and begins again what is under
+    way.
+    """
     guard = "if r.stage ~= 'queued' and r.stage ~= 'waiting' then return refuse('stage') end"
-    loose = "if r.stage ~= 'queued' and r.stage ~= 'waiting' and r.stage ~= 'sending' then return refuse('stage') end"
+    loose = (
+        "if r.stage ~= 'queued' and r.stage ~= 'waiting' and r.stage ~= 'sending' then return"
+        " refuse('stage') end"
+    )
     rescript(stack, ("CLAIM",), guard, loose)
 
 
@@ -149,7 +162,9 @@ def key_from_amount(stack: ExitStack) -> None:
 
     def shared(request: RefundRequest) -> list[Any]:
         row = list(real(request))
-        row[row.index(idempotency_key(request.refund_id, 1))] = f"{request.payment_intent}-{request.amount}"
+        row[row.index(idempotency_key(request.refund_id, 1))] = (
+            f"{request.payment_intent}-{request.amount}"
+        )
         return row
 
     put(stack, scripts, "new_row", shared)
@@ -157,10 +172,22 @@ def key_from_amount(stack: ExitStack) -> None:
 
 def stale_write_accepted(stack: ExitStack) -> None:
     """A claimant whose lease has lapsed still writes what it believes."""
-    rescript(stack, ("SAVE",), "elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then", "elseif false then")
+    rescript(
+        stack,
+        ("SAVE",),
+        "elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then",
+        "elseif false then",
+    )
     # Nor is there a table of moves in the projects that have this one.
-    rescript(stack, ("SAVE",), "if not string.find(ARGV[14],", "if false and not string.find(ARGV[14],")
-    rescript(stack, ("SAVE",), "if r.stage ~= to then return {'illegal'", "if false then return {'illegal'")
+    rescript(
+        stack, ("SAVE",), "if not string.find(ARGV[14],", "if false and not string.find(ARGV[14],"
+    )
+    rescript(
+        stack,
+        ("SAVE",),
+        "if r.stage ~= to then return {'illegal'",
+        "if false then return {'illegal'",
+    )
 
 
 def totals_beside_another(stack: ExitStack) -> None:
@@ -245,7 +272,12 @@ def cancel_in_flight(stack: ExitStack) -> None:
     def at_any_time(refund: Refund) -> Step | None:
         if refund.settled or refund.stage is Stage.REVIEW:
             return None
-        return Step(to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=attempts.settled_drops())
+        return Step(
+            to=Stage.SETTLED,
+            status=Status.CANCELED,
+            label="canceled",
+            changes=attempts.settled_drops(),
+        )
 
     put(stack, decisions, "cancel", at_any_time)
 
@@ -272,7 +304,9 @@ def person_believed_unread(stack: ExitStack) -> None:
 
 
 def person_believed_unproven(stack: ExitStack) -> None:
-    """A person's word is taken where nothing that was read bears it out, though they did not insist."""
+    """A person's word is taken where nothing that was read bears it out, though they did not
+    insist.
+    """
     real = readback._take_word
 
     def taken(refund: Refund, *rest: Any) -> Step:
@@ -321,7 +355,8 @@ _SHOWS_ONLY: Final[dict[str, Callable[[Plan], bool]]] = {
     "key_window_ignored": lambda plan: plan.rules.idempotency == "trust",
     "any_success_believed": lambda plan: bool({*WRONG} & {*plan.post_faults}),
     **dict.fromkeys(
-        ("canceled_batch_goes_on", "paused_batch_goes_on", "batch_delay_ignored"), lambda plan: bool(plan.files)
+        ("canceled_batch_goes_on", "paused_batch_goes_on", "batch_delay_ignored"),
+        lambda plan: bool(plan.files),
     ),
     "pause_ignored": lambda plan: bool(plan.pauses),
     "others_never_fall_back": lambda plan: plan.rules.totals_proof and "others" in plan.odd,
@@ -329,19 +364,25 @@ _SHOWS_ONLY: Final[dict[str, Callable[[Plan], bool]]] = {
         ("rise_believed_whenever", "all_that_was_left_is_ours"),
         lambda plan: plan.rules.readback == "totals" and "others" in plan.odd,
     ),
-    "older_entries_are_not_ours": lambda plan: plan.rules.readback == "list" and "unlabelled" in plan.odd,
+    "older_entries_are_not_ours": lambda plan: (
+        plan.rules.readback == "list" and "unlabelled" in plan.odd
+    ),
     "owner_is_kept_per_payment": lambda plan: "adopted" in plan.odd,
     "unconfirmed_currency_will_do": lambda plan: "currency" in plan.odd,
     "not_found_is_gone": lambda plan: "lag" in plan.odd,
     "word_not_on_disk": lambda plan: "power" in plan.odd,
     "time_goes_back": lambda plan: "clock" in plan.odd,
-    **dict.fromkeys(("echo_settles", "proof_against_settled_dropped"), lambda plan: "people" in plan.odd),
+    **dict.fromkeys(
+        ("echo_settles", "proof_against_settled_dropped"), lambda plan: "people" in plan.odd
+    ),
     "amount_of_any_size": lambda plan: "numbers" in plan.odd,
     "counted_as_they_come": lambda plan: "codes" in plan.odd,
     "texts_kept_whole": lambda plan: "texts" in plan.odd,
     **dict.fromkeys(("plain_words_only", "word_not_told"), lambda plan: "words" in plan.odd),
     **dict.fromkeys(("rate_ignored", "rate_not_shared"), lambda plan: plan.rate > 0),
-    **dict.fromkeys(("metadata_logged", "key_logged", "payload_in_message"), lambda plan: plan.heard),
+    **dict.fromkeys(
+        ("metadata_logged", "key_logged", "payload_in_message"), lambda plan: plan.heard
+    ),
 }
 
 

@@ -1,4 +1,7 @@
-"""Planted bugs about everybody's trouble: the stop button, a refused key, a rate, and refunds failed for it."""
+"""Planted bugs about everybody's trouble.
+
+The stop button, a refused key, a rate, and refunds failed for it.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,9 @@ def unsent_fails_refunds(stack: ExitStack) -> None:
 
     def hopeless(answer: Answer, refund: Refund) -> Outcome:
         outcome = real(answer, refund)
-        return replace(outcome, verdict=TryVerdict.REFUSED) if isinstance(answer, NotSent) else outcome
+        return (
+            replace(outcome, verdict=TryVerdict.REFUSED) if isinstance(answer, NotSent) else outcome
+        )
 
     put(stack, gateway, "classify", hopeless)
 

@@ -1,4 +1,7 @@
-"""Planted bugs about money that others move too: sums, lists and refusals that are taken for a proof."""
+"""Planted bugs about money that others move too.
+
+Sums, lists and refusals that are taken for a proof.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ _FOR_EVER: Final = 10**6
 
 
 def others_never_fall_back(stack: ExitStack) -> None:
-    """What others have refunded stays refunded, so an unchanged total means that nothing has happened."""
+    """What others have refunded stays refunded, so an unchanged total means that nothing has
+    happened.
+    """
     real = evidence._unknown_in
 
     def trusting(baseline: Any, refund: Refund, siblings: Any, reread: Any) -> str | None:
@@ -53,7 +58,11 @@ def older_entries_are_not_ours(stack: ExitStack) -> None:
 
     def by_date(entry: Any, refund: Refund, siblings: Any) -> bool:
         started = refund.first_attempt_at
-        if entry.created is not None and started is not None and entry.created < started - timedelta(minutes=1):
+        if (
+            entry.created is not None
+            and started is not None
+            and entry.created < started - timedelta(minutes=1)
+        ):
             return False
         return real(entry, refund, siblings)
 
@@ -66,7 +75,8 @@ def owner_is_kept_per_payment(stack: ExitStack) -> None:
         stack,
         ("SAVE",),
         "local owner = owner_of(set.provider_refund_id)",
-        "local owner = redis.call('HGET', P .. 'payment:' .. r.payment_intent, 'owner:' .. set.provider_refund_id)",
+        "local owner = redis.call('HGET', P .. 'payment:' .. r.payment_intent, 'owner:' .."
+        " set.provider_refund_id)",
     )
 
 
@@ -81,7 +91,8 @@ def settled_keeps_its_lock(stack: ExitStack) -> None:
         stack,
         all_scripts(),
         "elseif holds_lock(was.stage) and not",
-        "elseif holds_lock(was.stage) and not (was.stage == 'in_doubt' and r.stage == 'settled') and not",
+        "elseif holds_lock(was.stage) and not (was.stage == 'in_doubt' and r.stage == 'settled')"
+        " and not",
     )
 
 
@@ -101,8 +112,8 @@ def script_fails_half_way(stack: ExitStack) -> None:
         stack,
         ("SAVE",),
         "if ARGV[15] ~= '' then",
-        "if to == 'settled' then redis.call('HSET', P .. 'refund:' .. id, 'stage', 'settled'); error('odd') end\n"
-        "if ARGV[15] ~= '' then",
+        "if to == 'settled' then redis.call('HSET', P .. 'refund:' .. id, 'stage', 'settled');"
+        " error('odd') end\nif ARGV[15] ~= '' then",
     )
 
 
@@ -143,7 +154,12 @@ def time_goes_back(stack: ExitStack) -> None:
         return real(refund, rules, now, now)
 
     put(stack, attempts, "next_action", by_the_server)
-    rescript(stack, all_scripts(), "local SECOND, MINUTE", "do return server_now end\n  local SECOND, MINUTE")
+    rescript(
+        stack,
+        all_scripts(),
+        "local SECOND, MINUTE",
+        "do return server_now end\n  local SECOND, MINUTE",
+    )
 
 
 def proof_against_settled_dropped(stack: ExitStack) -> None:

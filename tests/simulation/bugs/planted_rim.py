@@ -1,4 +1,6 @@
-"""Planted bugs at the rim: how a worker ends, what holds of batches, what logs, histories and messages tell."""
+"""Planted bugs at the rim: how a worker ends, what holds of batches, what logs, histories and
+messages tell.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,17 @@ def ends_without_giving_back(stack: ExitStack) -> None:
     """A worker that is told to end forgets what it has not begun."""
     real = Service.process
 
-    async def forgetful(self: Service, refund_ids: Sequence[str], lane: Lane, *, seconds: float) -> list[Ending]:
+    async def forgetful(
+        self: Service, refund_ids: Sequence[str], lane: Lane, *, seconds: float
+    ) -> list[Ending]:
         run = self.store.run
 
         async def kept(call: Any) -> Any:
-            return len(refund_ids) if self.stopping and call.script is scripts.GIVE_BACK else await run(call)
+            return (
+                len(refund_ids)
+                if self.stopping and call.script is scripts.GIVE_BACK
+                else await run(call)
+            )
 
         with mock.patch.object(self.store, "run", kept):
             return await real(self, refund_ids, lane, seconds=seconds)
@@ -97,7 +105,11 @@ def key_logged(stack: ExitStack) -> None:
     real = Gateway._try
 
     async def telling(self: Gateway, refund: Refund, *rest: Any) -> Outcome:
-        log.debug("request_sent", refund_id=refund.refund_id, auth=vars(self._client.auth)["_auth_header"].split()[1])
+        log.debug(
+            "request_sent",
+            refund_id=refund.refund_id,
+            auth=vars(self._client.auth)["_auth_header"].split()[1],
+        )
         return await real(self, refund, *rest)
 
     put(stack, Gateway, "_try", telling)
@@ -107,8 +119,12 @@ def message_in_history(stack: ExitStack) -> None:
     """What the provider says is noted with each move, as it stands."""
     real = scripts.save
 
-    def noting(refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, **named: Any) -> Any:
-        return real(refund, step, {**(detail or {}), "said": step.changes.get("error_message")}, **named)
+    def noting(
+        refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, **named: Any
+    ) -> Any:
+        return real(
+            refund, step, {**(detail or {}), "said": step.changes.get("error_message")}, **named
+        )
 
     put(stack, payloads, "_clean", lambda value, _: value if isinstance(value, str) else "")
     put(stack, scripts, "save", noting)
@@ -116,7 +132,12 @@ def message_in_history(stack: ExitStack) -> None:
 
 def message_kept_as_it_came(stack: ExitStack) -> None:
     """What the provider says of an error is kept with the record, whatever it repeats."""
-    put(stack, payloads, "_clean", lambda value, _: scrubbed(value) if isinstance(value, str) else "")
+    put(
+        stack,
+        payloads,
+        "_clean",
+        lambda value, _: scrubbed(value) if isinstance(value, str) else "",
+    )
 
 
 def payload_in_message(stack: ExitStack) -> None:
@@ -125,7 +146,9 @@ def payload_in_message(stack: ExitStack) -> None:
 
     def loaded(app: Any, refund_ids: Sequence[str], lane: Lane, *, producer: Any = None) -> None:
         send = app.send_task
-        with mock.patch.object(app, "send_task", lambda *given, **named: send(*given, **named, headers={"k": API_KEY})):
+        with mock.patch.object(
+            app, "send_task", lambda *given, **named: send(*given, **named, headers={"k": API_KEY})
+        ):
             real(app, refund_ids, lane, producer=producer)
 
     put(stack, queues, "nudge", loaded)

@@ -1,4 +1,7 @@
-"""How a bug is put into the real code; one that no longer finds its place fails at once, so that none seems caught."""
+"""How a bug is put into the real code.
+
+One that no longer finds its place fails at once, so that none seems caught.
+"""
 
 from __future__ import annotations
 

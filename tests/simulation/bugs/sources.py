@@ -1,4 +1,7 @@
-"""Where each planted bug was seen: threads of real projects, and by which rule of the judge it is caught here."""
+"""Where each planted bug was seen.
+
+Threads of real projects, and by which rule of the judge it is caught here.
+"""
 
 from __future__ import annotations
 
@@ -8,55 +11,132 @@ from typing import Final
 
 SEEN_IN: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "new_key_on_retry": "square/square-mcp-server#31: a key for each request, so a repeated call pays twice",
-        "body_built_anew": "Adyen/adyen-commercetools#1305: the same key with other contents is refused",
-        "record_deleted_on_error": "aws-powertools/powertools-lambda-typescript#5675: an error drops a run's record",
-        "check_then_insert": "Automattic/woocommerce-payments#3520: two look, neither sees the other, both complete",
-        "lapsed_lease_is_unsent": "OptimalBits/bull#308: a slow worker's lock lapses, another does the job too",
-        "connect_timeout_at_its_word": "psf/requests#5430: a read timeout comes as a ConnectionError",
-        "doubt_forgotten": "getlago/lago-api#6443: 'already refunded' is recorded as a failed refund",
-        "timeout_is_failure": "alphagov/pay-connector#5912: the provider did not answer in time, and had done it",
-        "server_error_is_not_done": "mollie/mollie-api-php#642: repeated after a 500 behind which a payment stood",
-        "redelivery_without_claim": "celery/kombu#337: past the visibility timeout a message runs again",
-        "key_from_amount": "HealthByRo/aa-stripe#68: a key made from the order, which may be charged several times",
-        "stale_write_accepted": "woocommerce/woocommerce-gateway-stripe#905: an older notice overwrites a newer status",
-        "totals_beside_another": "juspay/hyperswitch#13182: two refunds at once, each within the total, not together",
-        "absence_from_one_look": "LIT-Protocol/chipotle#555: a search misses what was just made, and it is made again",
-        "absence_unsettled": "stripe/stripe-go#1891: right after its making a thing is not found, a moment later it is",
-        "lock_not_held_in_doubt": "vendurehq/vendure#5389: a timeout frees the lock while the work goes on",
-        "worker_clock_trusted": "johanhaleby/occurrent#662: a fast clock takes a healthy lease for lapsed",
-        "key_window_ignored": "crbnos/carbon#252: keys are kept for a day, and a later repetition is a new request",
+        "new_key_on_retry": (
+            "square/square-mcp-server#31: a key for each request, so a repeated call pays twice"
+        ),
+        "body_built_anew": (
+            "Adyen/adyen-commercetools#1305: the same key with other contents is refused"
+        ),
+        "record_deleted_on_error": (
+            "aws-powertools/powertools-lambda-typescript#5675: an error drops a run's record"
+        ),
+        "check_then_insert": (
+            "Automattic/woocommerce-payments#3520: two look, neither sees the other, both complete"
+        ),
+        "lapsed_lease_is_unsent": (
+            "OptimalBits/bull#308: a slow worker's lock lapses, another does the job too"
+        ),
+        "connect_timeout_at_its_word": (
+            "psf/requests#5430: a read timeout comes as a ConnectionError"
+        ),
+        "doubt_forgotten": (
+            "getlago/lago-api#6443: 'already refunded' is recorded as a failed refund"
+        ),
+        "timeout_is_failure": (
+            "alphagov/pay-connector#5912: the provider did not answer in time, and had done it"
+        ),
+        "server_error_is_not_done": (
+            "mollie/mollie-api-php#642: repeated after a 500 behind which a payment stood"
+        ),
+        "redelivery_without_claim": (
+            "celery/kombu#337: past the visibility timeout a message runs again"
+        ),
+        "key_from_amount": (
+            "HealthByRo/aa-stripe#68: a key made from the order, which may be charged several times"
+        ),
+        "stale_write_accepted": (
+            "woocommerce/woocommerce-gateway-stripe#905: an older notice overwrites a newer status"
+        ),
+        "totals_beside_another": (
+            "juspay/hyperswitch#13182: two refunds at once, each within the total, not together"
+        ),
+        "absence_from_one_look": (
+            "LIT-Protocol/chipotle#555: a search misses what was just made, and it is made again"
+        ),
+        "absence_unsettled": (
+            "stripe/stripe-go#1891: right after its making a thing is not found, a moment later"
+            " it is"
+        ),
+        "lock_not_held_in_doubt": (
+            "vendurehq/vendure#5389: a timeout frees the lock while the work goes on"
+        ),
+        "worker_clock_trusted": (
+            "johanhaleby/occurrent#662: a fast clock takes a healthy lease for lapsed"
+        ),
+        "key_window_ignored": (
+            "crbnos/carbon#252: keys are kept for a day, and a later repetition is a new request"
+        ),
         "any_success_believed": "Expensify/App#97568: an error inside a 200 is taken for success",
-        "lapsed_leases_not_swept": "Automattic/kue#391: a process dies, and its job is active for ever",
+        "lapsed_leases_not_swept": (
+            "Automattic/kue#391: a process dies, and its job is active for ever"
+        ),
         "cancel_in_flight": "octos-org/octos#700: canceled, and completed by whoever was at it",
-        "further_try_unasked": "EventKit/eventkit-cloud#768: retries go on for what was canceled meanwhile",
-        "ends_without_giving_back": "getsentry/taskbroker#791: what a worker held at its end waits for a deadline",
-        "begins_while_ending": "OptimalBits/bull#447: a read under way hands out one more job after the stop",
-        "canceled_batch_goes_on": "opensensor/lightNVR#171: canceled half way, and all of it was done",
+        "further_try_unasked": (
+            "EventKit/eventkit-cloud#768: retries go on for what was canceled meanwhile"
+        ),
+        "ends_without_giving_back": (
+            "getsentry/taskbroker#791: what a worker held at its end waits for a deadline"
+        ),
+        "begins_while_ending": (
+            "OptimalBits/bull#447: a read under way hands out one more job after the stop"
+        ),
+        "canceled_batch_goes_on": (
+            "opensensor/lightNVR#171: canceled half way, and all of it was done"
+        ),
         "paused_batch_goes_on": "OptimalBits/bull#247: a paused queue goes on handing out jobs",
-        "batch_delay_ignored": "laravel/framework#41783: the jobs of a batch are run without their delay",
-        "batch_counts_drift": "sidekiq/sidekiq#5524: a job counted twice, and a batch that is never complete",
-        "rows_forgotten_at_a_restart": "lensesio/stream-reactor#448: going on behind rows that were never sent",
+        "batch_delay_ignored": (
+            "laravel/framework#41783: the jobs of a batch are run without their delay"
+        ),
+        "batch_counts_drift": (
+            "sidekiq/sidekiq#5524: a job counted twice, and a batch that is never complete"
+        ),
+        "rows_forgotten_at_a_restart": (
+            "lensesio/stream-reactor#448: going on behind rows that were never sent"
+        ),
         "metadata_logged": "woocommerce/woocommerce#19914: customers' data in logs",
         "key_logged": "AuthorizeNet/sdk-node#13: the key in a debug file",
-        "message_in_history": "reactioncommerce/reaction#2483: a provider's error kept as it came, with what it quotes",
-        "message_kept_as_it_came": "fazer-ai/agents#211: a provider's error that quotes a customer, kept verbatim",
+        "message_in_history": (
+            "reactioncommerce/reaction#2483: a provider's error kept as it came, with what it"
+            " quotes"
+        ),
+        "message_kept_as_it_came": (
+            "fazer-ai/agents#211: a provider's error that quotes a customer, kept verbatim"
+        ),
         "payload_in_message": "novacode-nl/odoo-celery#17: a password among a task's arguments",
         "events_left_out": "taskforcesh/bullmq#4136: a stream is cut before its reader has read it",
         "pause_ignored": "sidekiq/sidekiq#4975: a paused queue works on in a new process",
         "rate_not_shared": "celery/celery#5732: a rate for each worker, so that several exceed it",
-        "owner_is_kept_per_payment": "angelleye/paypal-woocommerce#97: a reply names another order's transaction",
-        "all_that_was_left_is_ours": "openfoodfoundation/openfoodnetwork#5449: refunds that only the provider knows of",
-        "settled_keeps_its_lock": "ionelmc/python-redis-lock#6: a lock that nobody holds any more, for ever",
-        "script_fails_half_way": "redis/redis#10576: a script that aborts keeps what it has written so far",
-        "not_found_is_gone": "philips-software/terraform-provider-hsdp#222: right after its making it is not found",
-        "time_goes_back": "redis/redis#6416: the clock is set back, another server is promoted, and nothing holds",
-        "plain_words_only": "stripe/stripe-go#1592: a refund requires_action, and the client has no such status",
+        "owner_is_kept_per_payment": (
+            "angelleye/paypal-woocommerce#97: a reply names another order's transaction"
+        ),
+        "all_that_was_left_is_ours": (
+            "openfoodfoundation/openfoodnetwork#5449: refunds that only the provider knows of"
+        ),
+        "settled_keeps_its_lock": (
+            "ionelmc/python-redis-lock#6: a lock that nobody holds any more, for ever"
+        ),
+        "script_fails_half_way": (
+            "redis/redis#10576: a script that aborts keeps what it has written so far"
+        ),
+        "not_found_is_gone": (
+            "philips-software/terraform-provider-hsdp#222: right after its making it is not found"
+        ),
+        "time_goes_back": (
+            "redis/redis#6416: the clock is set back, another server is promoted, and nothing holds"
+        ),
+        "plain_words_only": (
+            "stripe/stripe-go#1592: a refund requires_action, and the client has no such status"
+        ),
         "texts_kept_whole": "prometheus/prometheus#496: a label for each error text, whole",
-        "refused_key_fails_refunds": "freedomofpress/securedrop-client#517: a refused login fails whatever is queued",
+        "refused_key_fails_refunds": (
+            "freedomofpress/securedrop-client#517: a refused login fails whatever is queued"
+        ),
     }
 )
-"""owner/repository#number: what the thread shows, in our words. Bugs that are not here are variations of these."""
+"""owner/repository#number: what the thread shows, in our words.
+
+Bugs that are not here are variations of these.
+"""
 
 CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
@@ -71,7 +151,9 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "server_error_is_not_done": frozenset({"unproven", "money_twice"}),
         "redelivery_without_claim": frozenset({"transition", "money_twice", "claim"}),
         "key_from_amount": frozenset({"body"}),
-        "stale_write_accepted": frozenset({"claim", "transition", "false_failed", "history", "unproven"}),
+        "stale_write_accepted": frozenset(
+            {"claim", "transition", "false_failed", "history", "unproven"}
+        ),
         "totals_beside_another": frozenset({"false_succeeded", "amount"}),
         "absence_from_one_look": frozenset({"absence", "false_failed", "money_twice"}),
         "absence_against_the_total": frozenset({"absence", "false_failed", "money_twice"}),
@@ -129,4 +211,7 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "word_not_told": frozenset({"word"}),
     }
 )
-"""The rules by which a bug is to be caught: an error, or a rule that happens to be in its way, is not enough."""
+"""The rules by which a bug is to be caught.
+
+An error, or a rule that happens to be in its way, is not enough.
+"""

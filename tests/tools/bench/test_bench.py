@@ -24,7 +24,9 @@ from worker.store import scripts
 
 def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger() -> None:
     command = [sys.executable, "-m", "ops.lab.bench", "--quick", "bulk"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     assert "bulk: refunds a second" in ended.stdout
     assert "each refund moved money once, none is missing" in ended.stdout
@@ -32,16 +34,22 @@ def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger()
 
 def test_the_command_compares_a_payment_of_many_refunds_with_payments_of_few() -> None:
     command = [sys.executable, "-m", "ops.lab.bench", "--quick", "payment"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     assert "400 refunds of one payment" in ended.stdout
     assert "at most 1.5" in ended.stdout
 
 
-def test_a_payment_whose_refunds_were_not_all_saved_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_payment_whose_refunds_were_not_all_saved_counts_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     save = scripts.save
 
-    def stale(refund: Refund, step: Step, detail: Mapping[str, Any]) -> scripts.Command[scripts.Saved]:
+    def stale(
+        refund: Refund, step: Step, detail: Mapping[str, Any]
+    ) -> scripts.Command[scripts.Saved]:
         return save(replace(refund, version=99), replace(step, proof=False), detail)
 
     monkeypatch.setattr(scripts, "save", stale)
@@ -71,7 +79,9 @@ def test_the_busiest_second_is_found_wherever_it_begins() -> None:
 
 
 def test_calls_that_were_refused_for_the_rate_do_not_count_as_used() -> None:
-    requests = [{"monotonic": number / 10, "status": 429 if number % 2 else 200} for number in range(200)]
+    requests = [
+        {"monotonic": number / 10, "status": 429 if number % 2 else 200} for number in range(200)
+    ]
     assert passed(requests) == [number / 5 for number in range(100)]
     assert pace(passed(requests)) == pytest.approx(5)
 
@@ -92,9 +102,9 @@ def test_the_table_says_what_was_reached_and_what_was_not() -> None:
 
 def test_a_sample_in_the_standard_library_counts_for_whoever_called_it() -> None:
     raw = (
-        "loop;run (asyncio/events.py:80);save (worker/store/scripts.py:205);dumps (json/__init__.py:231) 3\n"
-        "loop;run (asyncio/events.py:80) 2\n"
-        "loop;send (httpx/_client.py:1629);send (aiohttp/client.py:662) 4\n"
+        "loop;run (asyncio/events.py:80);save (worker/store/scripts.py:205);dumps"
+        " (json/__init__.py:231) 3\nloop;run (asyncio/events.py:80) 2\nloop;send"
+        " (httpx/_client.py:1629);send (aiohttp/client.py:662) 4\n"
     )
     counted: Counter[str] = Counter()
     for stack, count in stacks(raw):

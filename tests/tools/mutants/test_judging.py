@@ -1,4 +1,7 @@
-"""The command itself on a tiny checkout: what no test notices is shown, and fails it until it is explained."""
+"""The command itself on a tiny checkout.
+
+What no test notices is shown, and fails it until it is explained.
+"""
 
 from __future__ import annotations
 
@@ -144,8 +147,12 @@ def test_each_mutant_gets_the_fate_that_the_tests_give_it(plan: Plan) -> None:
     assert {one.by for one in verdicts if one.mutant.after == "if True:"} == {
         "tests/unit/rules/test_policy.py::test_less_than_the_limit_is_allowed"
     }
-    (row, everything) = rows(verdicts, {verdicts[0].mutant.key: "why"})
-    assert (row.mutants, row.killed, row.survived) == (everything.mutants, everything.killed, everything.survived)
+    row, everything = rows(verdicts, {verdicts[0].mutant.key: "why"})
+    assert (row.mutants, row.killed, row.survived) == (
+        everything.mutants,
+        everything.killed,
+        everything.survived,
+    )
     assert row.killed == sum(fate in {"killed", "timeout"} for fate in fates.values())
 
 
@@ -159,7 +166,9 @@ def test_a_test_that_fails_without_any_mutant_judges_nothing(plan: Plan, tiny: P
             for mutant in plan.mutants("worker/rules/attempts.py")
             for name, _ in crew.choice.tests(mutant, at_import=False)
         }
-    assert told == ["fails without any mutant and is left out: tests/unit/rules/test_policy.py::test_broken"]
+    assert told == [
+        "fails without any mutant and is left out: tests/unit/rules/test_policy.py::test_broken"
+    ]
     assert "tests/unit/rules/test_policy.py::test_broken" not in names
     assert len(names) == 3
 
@@ -167,22 +176,37 @@ def test_a_test_that_fails_without_any_mutant_judges_nothing(plan: Plan, tiny: P
 def test_a_test_that_holds_only_once_judges_nothing(plan: Plan, tiny: Path) -> None:
     # It passes while the tests are measured, and fails in every fork.
     with (tiny / "tests" / "unit" / "rules" / "test_policy.py").open("a") as file:
-        file.write("\n\ndef test_once(calls=[]):\n    calls.append(allowed(0))\n    assert len(calls) == 1\n")
+        file.write(
+            "\n\ndef test_once(calls=[]):\n    calls.append(allowed(0))\n    assert len(calls)"
+            " == 1\n"
+        )
     verdicts: list[Verdict] = []
     with crew_for(plan, jobs=1, tell=pytest.fail) as crew:
         crew.judge(
-            [one for one in plan.mutants("worker/rules/attempts.py") if one.function == "allowed"], verdicts.append
+            [one for one in plan.mutants("worker/rules/attempts.py") if one.function == "allowed"],
+            verdicts.append,
         )
     assert {one.mutant.after for one in verdicts if not one.killed} == {"if count >= LIMIT:"}
     assert "tests/unit/rules/test_policy.py::test_once" not in {one.by for one in verdicts}
 
 
 def run(tiny: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    shutil.copytree(ROOT / "ops" / "lab" / "mutants", tiny / "ops" / "lab" / "mutants", dirs_exist_ok=True)
+    shutil.copytree(
+        ROOT / "ops" / "lab" / "mutants", tiny / "ops" / "lab" / "mutants", dirs_exist_ok=True
+    )
     (tiny / "ops" / "lab" / "mutants" / "seeds.py").write_text("")
     (tiny / "ops" / "lab" / "mutants" / "explained.toml").write_text(EXPLAINED)
     return subprocess.run(
-        [sys.executable, "-m", "ops.lab.mutants", "--only", "attempts.py", "--jobs", "1", *arguments],
+        [
+            sys.executable,
+            "-m",
+            "ops.lab.mutants",
+            "--only",
+            "attempts.py",
+            "--jobs",
+            "1",
+            *arguments,
+        ],
         cwd=tiny,
         env=os.environ | {"PYTHONPATH": str(tiny)},
         capture_output=True,
@@ -202,13 +226,18 @@ def test_the_command_fails_where_something_survives_unexplained(tiny: Path) -> N
     assert "there is no such mutant" in found.stderr
     assert "| worker/rules/attempts.py | 8 | 6 | 0 | 2 | 100.0 % |" in found.stdout
     with (tiny / "tests" / "unit" / "rules" / "test_policy.py").open("w") as file:
-        file.write("from worker.rules.attempts import allowed\n\n\ndef test_it():\n    assert allowed(0)\n")
+        file.write(
+            "from worker.rules.attempts import allowed\n\n\ndef test_it():\n    assert allowed(0)\n"
+        )
     found = run(tiny, "--results", str(tiny / "RESULTS.md"))
     assert found.stdout in (tiny / "RESULTS.md").read_text()
     assert "`./ops/dev mutants --only attempts.py`" in (tiny / "RESULTS.md").read_text()
     assert "worker/rules/attempts.py:5 allowed\n- if count > LIMIT:\n+ if False:" in found.stdout
     # What the better tests had noticed before is believed of an unchanged file.
-    assert "| worker/rules/attempts.py | 8 | 6 | 0 | 2 | 100.0 % |" in run(tiny, "--keep", str(tiny / "kept")).stdout
+    assert (
+        "| worker/rules/attempts.py | 8 | 6 | 0 | 2 | 100.0 % |"
+        in run(tiny, "--keep", str(tiny / "kept")).stdout
+    )
 
 
 def test_an_explanation_needs_a_reason_and_stands_once(tmp_path: Path) -> None:

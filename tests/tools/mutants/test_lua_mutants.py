@@ -48,7 +48,9 @@ def test_a_line_is_changed_in_these_ways(line: str, mutants: list[str]) -> None:
 def test_a_statement_ends_where_the_next_one_begins() -> None:
     source = "a = b\nc('x',\n  d)\nlocal e = f(g)\nh.i[j](k)\n"
     assert changed(source)[0] == "do end"
-    assert [(one.line, one.before) for one in lua_mutants(source, "one.lua") if one.after == "do end"] == [
+    assert [
+        (one.line, one.before) for one in lua_mutants(source, "one.lua") if one.after == "do end"
+    ] == [
         (1, "a = b"),
         (2, "c('x', d)"),
         (5, "h.i[j](k)"),
@@ -56,7 +58,10 @@ def test_a_statement_ends_where_the_next_one_begins() -> None:
 
 
 def test_a_mutant_names_the_function_it_stands_in() -> None:
-    source = "local function f(a)\n  for _, b in ipairs(a) do g(b) end\n  if a then return end\n  g(a)\nend\ng(1)\n"
+    source = (
+        "local function f(a)\n  for _, b in ipairs(a) do g(b) end\n  if a then return end\n "
+        " g(a)\nend\ng(1)\n"
+    )
     found = {(one.line, one.function) for one in lua_mutants(source, "one.lua")}
     assert found == {(2, "f"), (3, "f"), (4, "f"), (6, "")}
 

@@ -42,7 +42,10 @@ def inside(line: str) -> list[str]:
         ("e = a(b, c=d)", ["e = a(b)"]),
         ("e = {a: b, **c}", ["e = {**c}", "e = {a: b}"]),
         ("e = {a, b}", ["e = {b}", "e = {a}"]),
-        ("e = frozenset((a, b, c))", ["e = frozenset((b, c))", "e = frozenset((a, c))", "e = frozenset((a, b))"]),
+        (
+            "e = frozenset((a, b, c))",
+            ["e = frozenset((b, c))", "e = frozenset((a, c))", "e = frozenset((a, b))"],
+        ),
         ("e = [x for x in a if x]", ["e = [x for x in a if False]", "e = [x for x in a if True]"]),
         ("e = b if a else c", ["e = b if False else c", "e = b if True else c"]),
         ("return a", ["return None"]),
@@ -79,11 +82,16 @@ def test_a_line_that_nothing_could_notice_is_left_alone(line: str) -> None:
 
 def test_a_condition_is_made_always_and_never_true() -> None:
     source = "def f(a, b):\n    if a:\n        b()\n    while b:\n        continue\n"
-    assert sorted(changed(source)) == sorted(["if True:", "if False:", "pass", "while False:", "pass"])
+    assert sorted(changed(source)) == sorted(
+        ["if True:", "if False:", "pass", "while False:", "pass"]
+    )
 
 
 def test_each_arm_of_a_match_is_dropped_and_its_guard_changed() -> None:
-    source = "def f(a, b):\n    match a:\n        case 1 if b:\n            b()\n        case _:\n            a()\n"
+    source = (
+        "def f(a, b):\n    match a:\n        case 1 if b:\n            b()\n        case _:\n      "
+        "      a()\n"
+    )
     mutants = python_mutants(source, "one.py")
     assert {(one.before, one.after) for one in mutants} == {
         ("case 1 if b: b()", ""),
@@ -96,7 +104,10 @@ def test_each_arm_of_a_match_is_dropped_and_its_guard_changed() -> None:
 
 
 def test_defaults_become_none_and_annotations_stay() -> None:
-    source = "class C:\n    a: int | None = 3\n    def f(self, b: str | None = 'x') -> str | bytes:\n        ...\n"
+    source = (
+        "class C:\n    a: int | None = 3\n    def f(self, b: str | None = 'x') -> str | bytes:\n   "
+        "     ...\n"
+    )
     assert sorted(changed(source)) == [
         "a: int | None = 4",
         "a: int | None = None",
@@ -105,11 +116,20 @@ def test_defaults_become_none_and_annotations_stay() -> None:
 
 
 def test_type_aliases_and_decorators_stay() -> None:
-    assert changed("Alias = int | str\nT = TypeVar('T', bound=int)\n@d(a=1)\nclass C:\n    __slots__ = ('a',)\n") == []
+    assert (
+        changed(
+            "Alias = int | str\nT = TypeVar('T', bound=int)\n@d(a=1)\nclass C:\n    __slots__ ="
+            " ('a',)\n"
+        )
+        == []
+    )
 
 
 def test_only_what_stands_in_a_functions_body_can_be_exchanged_while_loaded() -> None:
-    source = "LIMIT = 3\nclass C:\n    def f(self, a=1):\n        def g(b=2):\n            return b\n        return a\n"
+    source = (
+        "LIMIT = 3\nclass C:\n    def f(self, a=1):\n        def g(b=2):\n            return b\n   "
+        "     return a\n"
+    )
     found = {(one.function, one.before, one.hot) for one in python_mutants(source, "one.py")}
     assert found == {
         ("", "LIMIT = 3", False),

@@ -1,4 +1,7 @@
-"""The judge of `./ops/dev prove` must be able to find fault: each rule with evidence that breaks it."""
+"""The judge of `./ops/dev prove` must be able to find fault.
+
+Each rule with evidence that breaks it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,14 @@ from ops.lab.prove.evidence import Evidence, Post
 from ops.lab.prove.judge import Violation, judged, recoveries, sent_past_the_window, taken_up
 from ops.lab.prove.planted import RULES, SUBJECT
 from ops.lab.prove.scenarios import Result
-from ops.lab.prove.table import control_was_caught, exit_code, ours_failed, rendered, rows_of, summary
+from ops.lab.prove.table import (
+    control_was_caught,
+    exit_code,
+    ours_failed,
+    rendered,
+    rows_of,
+    summary,
+)
 from worker.model.request import RefundRequest
 
 NAME = "a-1"
@@ -43,7 +53,13 @@ DOUBTED = (
     entry(5, "in_doubt", "sending", "resend"),
     entry(6, "sending", "settled", "succeeded"),
 )
-RECORD = {"stage": "settled", "status": "succeeded", "version": "3", "amount": "500", "provider_refund_id": "re_1"}
+RECORD = {
+    "stage": "settled",
+    "status": "succeeded",
+    "version": "3",
+    "amount": "500",
+    "provider_refund_id": "re_1",
+}
 POST = Post(at=1002.5, refund_id=NAME, generation="1", key="k", body="b", fault=None, answered=200)
 
 
@@ -63,7 +79,13 @@ def told(history: tuple[dict[str, Any], ...]) -> dict[str, Any]:
     last = history[-1]
     record = RECORD | {"stage": last["to"], "status": last["status"], "version": str(len(history))}
     events = [
-        {"refund_id": NAME, "version": str(one["version"]), "to": one["to"], "status": one["status"]} for one in history
+        {
+            "refund_id": NAME,
+            "version": str(one["version"]),
+            "to": one["to"],
+            "status": one["status"],
+        }
+        for one in history
     ]
     due = frozenset[str]() if last["to"] == "settled" else frozenset({NAME})
     return {"histories": {NAME: history}, "records": {NAME: record}, "events": events, "due": due}
@@ -85,7 +107,9 @@ def failed(code: str, *seen: str, **changes: Any) -> Evidence:
     """A refund that ended failed after attempts that were seen so, with nothing in the ledger."""
     history = [HISTORY[0]]
     for place, one in enumerate(seen):
-        history.append(entry(2 + 2 * place, "queued" if place == 0 else "waiting", "sending", "send"))
+        history.append(
+            entry(2 + 2 * place, "queued" if place == 0 else "waiting", "sending", "send")
+        )
         history.append(entry(3 + 2 * place, "sending", "waiting", one, seen=one))
     history[-1] |= {"to": "settled", "status": "failed", "label": code}
     facts = told(tuple(history))
@@ -105,7 +129,9 @@ BROKEN = {
     "false succeeded": good(ledger=[]),
     "false id": good(ledger=[effect("re_2")]),
     "amount": good(ledger=[effect("re_1", amount=501)]),
-    "false failed": good(**told((*HISTORY[:2], entry(3, "sending", "settled", "declined", status="failed")))),
+    "false failed": good(
+        **told((*HISTORY[:2], entry(3, "sending", "settled", "declined", status="failed")))
+    ),
     "body": good(**told(DOUBTED), posts=[POST, replace(RESENT[1], body="c")]),
     "key": good(posts=[POST, replace(POST, refund_id="b-1")]),
     "history": good(histories={NAME: HISTORY[:1]}),
@@ -132,11 +158,27 @@ def test_the_judge_finds_what_breaks_a_rule(rule: str) -> None:
         ({"stage": "in_doubt", "payment_intent": "pi_missing_1"}, [effect("re_1")], {"stranded"}),
         ({"stage": "in_doubt", "payment_intent": PAYMENT}, [], {"stranded"}),
         ({"stage": "waiting", "payment_intent": "pi_missing_1"}, [], {"stranded"}),
-        ({"stage": "processing", "provider_refund_id": "re_somebody_elses", "missing_since": "1"}, [], set()),
-        ({"stage": "processing", "provider_refund_id": "re_somebody_elses"}, [], {"stranded"}),
-        ({"stage": "processing", "provider_refund_id": "re_1", "missing_since": "1"}, [], {"stranded"}),
         (
-            {"stage": "processing", "provider_refund_id": "re_somebody_elses", "missing_since": "1"},
+            {
+                "stage": "processing",
+                "provider_refund_id": "re_somebody_elses",
+                "missing_since": "1",
+            },
+            [],
+            set(),
+        ),
+        ({"stage": "processing", "provider_refund_id": "re_somebody_elses"}, [], {"stranded"}),
+        (
+            {"stage": "processing", "provider_refund_id": "re_1", "missing_since": "1"},
+            [],
+            {"stranded"},
+        ),
+        (
+            {
+                "stage": "processing",
+                "provider_refund_id": "re_somebody_elses",
+                "missing_since": "1",
+            },
             [effect("re_1")],
             {"stranded"},
         ),
@@ -154,7 +196,14 @@ def test_only_what_waits_for_something_that_never_was_may_rest_without_an_end(
 def test_a_refund_that_moved_may_wait_for_an_id_that_only_a_false_reply_named() -> None:
     facts = told(HISTORY[:2])
     facts["records"] = {
-        NAME: RECORD | {"stage": "processing", "provider_refund_id": "re_somebody_elses", "missing_since": "1"}
+        NAME: (
+            RECORD
+            | {
+                "stage": "processing",
+                "provider_refund_id": "re_somebody_elses",
+                "missing_since": "1",
+            }
+        )
     }
     false_reply = replace(POST, fault="wrong_resource_after")
     found = judged(good(**facts, posts=[false_reply], ledger=[effect("re_1")]))
@@ -181,7 +230,9 @@ def test_a_refund_may_fail_where_somebody_refused_it() -> None:
         failed("budget_spent", "not_done", posts=[replace(POST, answered=429)], max_attempts=1),
     ],
 )
-def test_a_refund_that_nobody_refused_may_not_fail_even_where_no_money_moved(evidence: Evidence) -> None:
+def test_a_refund_that_nobody_refused_may_not_fail_even_where_no_money_moved(
+    evidence: Evidence,
+) -> None:
     assert {violation.rule for violation in judged(evidence)} == {"false failed"}
 
 
@@ -190,15 +241,19 @@ def test_no_refund_may_fail_while_and_because_the_key_is_refused(answered: int) 
     posts = [replace(POST, answered=answered, fault=f"http_{answered}")]
     evidence = failed("credentials_refused", "refused", posts=posts, refused=[(1002.0, 1010.0)])
     assert {violation.rule for violation in judged(evidence)} == {"credentials"}
-    assert judged(failed("card_declined", "refused", posts=REFUSED, refused=[(1002.6, 1010.0)])) == []
+    assert (
+        judged(failed("card_declined", "refused", posts=REFUSED, refused=[(1002.6, 1010.0)])) == []
+    )
 
 
 def test_a_second_effect_beside_a_first_one_is_found_though_the_first_failed_later() -> None:
     later = {**effect("re_1", "failed"), "event": "status"}
-    assert {one.rule for one in judged(good(ledger=[effect("re_1", "pending"), effect("re_2"), later]))} >= {
-        "money twice"
-    }
-    assert judged(good(**resettled(), ledger=[effect("re_1", "pending"), later, effect("re_2")])) == []
+    assert {
+        one.rule for one in judged(good(ledger=[effect("re_1", "pending"), effect("re_2"), later]))
+    } >= {"money twice"}
+    assert (
+        judged(good(**resettled(), ledger=[effect("re_1", "pending"), later, effect("re_2")])) == []
+    )
 
 
 def resettled() -> dict[str, Any]:
@@ -208,12 +263,18 @@ def resettled() -> dict[str, Any]:
 
 
 def test_nothing_is_claimed_or_sent_between_a_recovery_and_the_word_to_go_on() -> None:
-    assert [one.fact for one in judged(good(held=[(1001.9, 1002.2)]))] == ["claimed with everything paused"]
+    assert [one.fact for one in judged(good(held=[(1001.9, 1002.2)]))] == [
+        "claimed with everything paused"
+    ]
     assert judged(good(held=[(1002.6, 1010.0)])) == []
 
 
 def test_a_claim_after_a_doubt_without_its_proof_is_found_in_the_history_alone() -> None:
-    guessed = (*DOUBTED[:3], entry(4, "in_doubt", "sending", "replay"), entry(5, "sending", "settled", "succeeded"))
+    guessed = (
+        *DOUBTED[:3],
+        entry(4, "in_doubt", "sending", "replay"),
+        entry(5, "sending", "settled", "succeeded"),
+    )
     assert {violation.rule for violation in judged(good(**told(guessed)))} == {"unproven"}
 
 
@@ -225,20 +286,31 @@ REPLAYED = (
 )
 
 
-def trusting(history: tuple[dict[str, Any], ...], *moments: float, window: float = 60.0) -> Evidence:
+def trusting(
+    history: tuple[dict[str, Any], ...], *moments: float, window: float = 60.0
+) -> Evidence:
     """A refund whose keys are trusted, with POSTs at these moments."""
-    return good(**told(history), posts=[replace(POST, at=at) for at in moments], verify=False, key_window=window)
+    return good(
+        **told(history),
+        posts=[replace(POST, at=at) for at in moments],
+        verify=False,
+        key_window=window,
+    )
 
 
 def test_a_trusted_key_may_be_sent_again_within_its_window_and_by_a_claim() -> None:
     assert judged(trusting(REPLAYED, 1002.5, 1004.5)) == []
     tried = (*HISTORY[:2], entry(3, "sending", "settled", "succeeded", ms=900, tries=2))
     assert judged(trusting(tried, 1002.5, 1002.9)) == []
-    assert {one.rule for one in judged(trusting(HISTORY[:2] + REPLAYED[2:], 1002.5, 1002.9, 1004.5))} == {"unclaimed"}
+    assert {
+        one.rule for one in judged(trusting(HISTORY[:2] + REPLAYED[2:], 1002.5, 1002.9, 1004.5))
+    } == {"unclaimed"}
 
 
 def test_a_trusted_key_is_not_sent_past_its_window_without_a_proof_of_absence() -> None:
-    assert {one.rule for one in judged(trusting(REPLAYED, 1002.5, 1004.5, window=1.0))} == {"window"}
+    assert {one.rule for one in judged(trusting(REPLAYED, 1002.5, 1004.5, window=1.0))} == {
+        "window"
+    }
     assert sent_past_the_window(trusting(REPLAYED, 1002.5, 1004.5, window=1.0))
     assert not sent_past_the_window(trusting(REPLAYED, 1002.5, 1004.5))
     waited = (*HISTORY[:2], entry(3, "sending", "waiting", "rate_limited", ms=9), *REPLAYED[3:])
@@ -250,7 +322,9 @@ def test_a_trusted_key_is_not_sent_past_its_window_without_a_proof_of_absence() 
     resent = tuple(one | ({"ms": 5} if one["from"] == "sending" else {}) for one in DOUBTED)
     assert judged(trusting(resent, 1002.5, 1005.5, window=1.0)) == []
     again = (*resent[:-1], resent[-1] | {"tries": 2})
-    assert {one.rule for one in judged(trusting(again, 1002.5, 1005.5, 1005.7, window=1.0))} == {"window"}
+    assert {one.rule for one in judged(trusting(again, 1002.5, 1005.5, 1005.7, window=1.0))} == {
+        "window"
+    }
 
 
 def test_a_second_send_after_an_answer_that_says_not_done_is_no_violation() -> None:
@@ -263,7 +337,9 @@ def test_a_second_send_after_an_answer_that_says_not_done_is_no_violation() -> N
     limited = [replace(POST, answered=429), replace(POST, at=1004.5)]
     silent = [replace(POST, answered=None), replace(POST, at=1004.5)]
     assert judged(good(**told(again), posts=limited)) == []
-    assert {violation.rule for violation in judged(good(**told(again), posts=silent))} == {"unproven"}
+    assert {violation.rule for violation in judged(good(**told(again), posts=silent))} == {
+        "unproven"
+    }
 
 
 def test_how_long_the_claims_of_a_killed_worker_lay_is_told() -> None:
@@ -293,7 +369,9 @@ def test_a_run_that_was_not_judged_fails_the_whole_and_stands_in_the_table() -> 
     assert len(ours_failed(rows)) == 1
     assert "not judged" in rendered(rows)
     assert "random pairs" in rendered(rows)
-    assert "the control's 1 in 1 runs (0 money twice, 0 false failed), and 0 stranded" in summary(rows)
+    assert "the control's 1 in 1 runs (0 money twice, 0 false failed), and 0 stranded" in summary(
+        rows
+    )
 
 
 def test_a_judge_that_never_catches_the_control_fails_the_whole() -> None:
@@ -301,8 +379,12 @@ def test_a_judge_that_never_catches_the_control_fails_the_whole() -> None:
     assert control_was_caught(rows_of([Result(name="x", subject="ours")]))
 
 
-@pytest.mark.parametrize(("rules", "whole"), [({"money twice"}, False), ({"money twice", "false failed"}, True)])
-def test_the_control_is_caught_by_name_over_the_whole_matrix(rules: set[str], *, whole: bool) -> None:
+@pytest.mark.parametrize(
+    ("rules", "whole"), [({"money twice"}, False), ({"money twice", "false failed"}, True)]
+)
+def test_the_control_is_caught_by_name_over_the_whole_matrix(
+    rules: set[str], *, whole: bool
+) -> None:
     violations = [replace(A_VIOLATION, rule=rule) for rule in rules]
     rows = rows_of([Result(name="a", subject="control", violations=violations)])
     assert control_was_caught(rows, whole=whole)
@@ -323,7 +405,12 @@ def test_a_planted_bug_that_is_not_caught_by_its_rule_fails_the_whole() -> None:
 
 @pytest.mark.parametrize(
     ("violations", "error", "caught", "code"),
-    [([], None, True, 0), ([], "no fault fired", True, 3), ([A_VIOLATION], "so", True, 1), ([], None, False, 1)],
+    [
+        ([], None, True, 0),
+        ([], "no fault fired", True, 3),
+        ([A_VIOLATION], "so", True, 1),
+        ([], None, False, 1),
+    ],
 )
 def test_a_broken_promise_and_a_run_that_could_not_be_judged_end_differently(
     violations: list[Violation], error: str | None, code: int, *, caught: bool

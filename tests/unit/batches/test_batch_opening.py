@@ -1,4 +1,6 @@
-"""Which batch a file goes into: one until it is whole, none after that, and never one that is not its own."""
+"""Which batch a file goes into: one until it is whole, none after that, and never one that is not
+its own.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +29,40 @@ PLAIN = BatchDraft()
 AGAIN = BatchDraft(again=True)
 
 
-def begun(records: Records, batch_id: str | None = "b-1", opening: BatchDraft = PLAIN, digest: str = "d1") -> str:
-    return open_batch(records.store, batch_id, file="season.csv", digest=digest, rows=3, opening=opening).batch_id
+def begun(
+    records: Records, batch_id: str | None = "b-1", opening: BatchDraft = PLAIN, digest: str = "d1"
+) -> str:
+    return open_batch(
+        records.store, batch_id, file="season.csv", digest=digest, rows=3, opening=opening
+    ).batch_id
 
 
 def test_a_batch_keeps_what_its_file_comes_to(records: Records) -> None:
-    begun(records, opening=BatchDraft(options='{"format": "csv"}', invalid=1, duplicates=2, totals={"usd": 1500}))
+    begun(
+        records,
+        opening=BatchDraft(
+            options='{"format": "csv"}', invalid=1, duplicates=2, totals={"usd": 1500}
+        ),
+    )
     batch = read_batch(records.store, "b-1")
-    assert (batch.file, batch.digest, batch.rows, batch.invalid, batch.duplicates) == ("season.csv", "d1", 3, 1, 2)
-    assert (batch.totals, batch.options, batch.state) == ({"usd": 1500}, '{"format": "csv"}', "running")
-    assert (batch.imported_at, batch.known, batch.finished, batch.not_before) == (None, None, False, None)
+    assert (batch.file, batch.digest, batch.rows, batch.invalid, batch.duplicates) == (
+        "season.csv",
+        "d1",
+        3,
+        1,
+        2,
+    )
+    assert (batch.totals, batch.options, batch.state) == (
+        {"usd": 1500},
+        '{"format": "csv"}',
+        "running",
+    )
+    assert (batch.imported_at, batch.known, batch.finished, batch.not_before) == (
+        None,
+        None,
+        False,
+        None,
+    )
 
 
 def test_an_unfinished_batch_is_gone_on_with_and_a_whole_one_is_refused(records: Records) -> None:
@@ -70,7 +96,9 @@ def test_a_canceled_batch_is_not_gone_on_with(records: Records) -> None:
     assert begun(records, "b-2", AGAIN) == "b-2"
 
 
-def test_an_unfinished_batch_is_refused_under_another_name_or_read_in_another_way(records: Records) -> None:
+def test_an_unfinished_batch_is_refused_under_another_name_or_read_in_another_way(
+    records: Records,
+) -> None:
     begun(records, opening=BatchDraft(options="by id"))
     with pytest.raises(GuardRefused, match="leave out --batch"):
         begun(records, "b-2", BatchDraft(options="by id"))
@@ -120,7 +148,9 @@ def test_a_pause_tells_when_and_by_whom_and_its_end_forgets_it(records: Records)
     assert (batch.state, batch.paused_by, batch.paused_at) == ("running", None, None)
 
 
-def test_twenty_failures_in_a_row_with_one_code_pause_a_batch_and_a_resume_counts_anew(records: Records) -> None:
+def test_twenty_failures_in_a_row_with_one_code_pause_a_batch_and_a_resume_counts_anew(
+    records: Records,
+) -> None:
     begun(records)
     for number in range(20):
         records.failed(f"row-{number}", payment_intent=f"pi_{number}", batch_id="b-1")

@@ -1,4 +1,7 @@
-"""Files against the records, whatever is in them: moved about they add nothing; their results read back as they are."""
+"""Files against the records, whatever is in them: moved about they add nothing.
+
+Their results read back as they are.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ rows = st.fixed_dictionaries(
     {
         "order": st.sampled_from(["1", "2", "3", "4"]),
         "pi": st.from_regex(r"pi_[a-z0-9]{1,3}", fullmatch=True),
-        "amount": st.one_of(st.just(""), st.integers(1, 10**12).map(str), st.sampled_from(["1e3", "-5"])),
+        "amount": st.one_of(
+            st.just(""), st.integers(1, 10**12).map(str), st.sampled_from(["1e3", "-5"])
+        ),
         "reason": st.sampled_from(["", *REASONS]),
         "metadata.note": st.one_of(texts, texts.map(lambda text: f"={text}")),
     }
@@ -68,14 +73,24 @@ def as_csv(table: list[Cells], delimiter: str = ",") -> bytes:
     return out.getvalue().encode()
 
 
-def handed_in(store: Store, content: bytes, name: str = "season.csv", options: ImportOptions = OPTIONS) -> Comparison:
-    """What an import does with a file whose bad rows are skipped: compare it, begin its batch, accept its rows."""
+def handed_in(
+    store: Store, content: bytes, name: str = "season.csv", options: ImportOptions = OPTIONS
+) -> Comparison:
+    """What an import does with a file whose bad rows are skipped.
+
+    Compare it, begin its batch, accept its rows.
+    """
     with source_of(content, name, options) as source:
         validation = validate(source)
         found = compare(store, accepted(source, validation))
-        batch = open_batch(store, None, file=name, digest=source.digest, rows=validation.summary.rows)
+        batch = open_batch(
+            store, None, file=name, digest=source.digest, rows=validation.summary.rows
+        )
         made = store.run_many(
-            [scripts.create(request, Lane.BULK, batch.batch_id) for _, request in accepted(source, validation)]
+            [
+                scripts.create(request, Lane.BULK, batch.batch_id)
+                for _, request in accepted(source, validation)
+            ]
         )
     assert sum(each.result == "created" for each in made) == found.fresh
     assert sum(each.result == "exists" for each in made) == found.same
@@ -97,7 +112,10 @@ def test_a_file_renamed_resorted_or_packed_adds_nothing_and_a_grown_one_only_wha
         before = standing(made.store)
         columns = chance.sample(sorted(table[0]), len(table[0]))
         moved = [{name: row[name] for name in columns} for row in chance.sample(table, len(table))]
-        lines = "".join(json.dumps({name: value for name, value in row.items() if value}) + "\n" for row in moved)
+        lines = "".join(
+            json.dumps({name: value for name, value in row.items() if value}) + "\n"
+            for row in moved
+        )
         for content, name in (
             (as_csv(moved, ";"), "renamed.csv"),
             (gzip.compress(as_csv(moved)), "renamed.csv.gz"),
@@ -106,14 +124,18 @@ def test_a_file_renamed_resorted_or_packed_adds_nothing_and_a_grown_one_only_wha
             found = handed_in(made.store, content, name)
             assert (found.fresh, found.same, found.conflicting) == (0, first.fresh, 0)
         assert standing(made.store) == before
-        grown = handed_in(made.store, as_csv(chance.sample(table + more, len(table + more))), "grown.csv")
+        grown = handed_in(
+            made.store, as_csv(chance.sample(table + more, len(table + more))), "grown.csv"
+        )
         assert (grown.same, grown.conflicting) == (first.fresh, 0)
         assert len(standing(made.store)) == first.fresh + grown.fresh
 
 
 @settings(max_examples=40, deadline=None)
-@given(files, st.lists(st.one_of(st.none(), codes), min_size=12, max_size=12), st.sampled_from(",;\t"))
-def test_a_result_keeps_rows_and_order_tells_every_record_and_adds_nothing_when_it_is_handed_in_again(
+@given(
+    files, st.lists(st.one_of(st.none(), codes), min_size=12, max_size=12), st.sampled_from(",;\t")
+)
+def test_a_result_keeps_rows_and_order_shows_every_record_and_adds_nothing_when_imported(
     table: list[Cells], ends: list[str | None], delimiter: str
 ) -> None:
     content = as_csv(table, delimiter)
@@ -148,4 +170,8 @@ def test_a_result_keeps_rows_and_order_tells_every_record_and_adds_nothing_when_
         again = handed_in(made.store, out.getvalue().encode(), "result.csv", reading_of(stored))
         assert (again.fresh, again.same, again.conflicting) == (0, first.fresh, 0)
         assert standing(made.store) == before
-        assert read_batch(made.store, made.get(ids[0]).batch_id or "").rows == len(table) if ids else True
+        assert (
+            read_batch(made.store, made.get(ids[0]).batch_id or "").rows == len(table)
+            if ids
+            else True
+        )

@@ -1,4 +1,7 @@
-"""What the scripts of a batch answer and write, argument by argument: the commands above them ask only some of it."""
+"""What the scripts of a batch answer and write, argument by argument.
+
+The commands above them ask only some of it.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,9 @@ def test_row_is_compared_with_the_record_under_its_id(world: World) -> None:
     world.accept("done", payment_intent="pi_2")
     world.attempt(done_as(payment_intent="pi_2"), "done")
     fingerprint = world.get("queued").fingerprint
-    assert compared(world, ("queued", "pi_1", 500), ("done", "pi_2", 500), ("new", "pi_3", 500)) == [
+    assert compared(
+        world, ("queued", "pi_1", 500), ("done", "pi_2", 500), ("new", "pi_3", 500)
+    ) == [
         [fingerprint, "pending", "queued", ""],
         # Settled: what was asked for stands in the rest of the record.
         ["?", "succeeded", "settled", ""],
@@ -56,14 +61,25 @@ def test_row_without_a_record_is_told_of_another_that_pays_the_same_back(world: 
     world.accept("failed", payment_intent="pi_1", amount=3)
     world.attempt(REFUSED, "failed")
     world.accept("rest", payment_intent="pi_2", amount=None)
-    rows = [("new", "pi_1", 1), ("new", "pi_1", 2), ("new", "pi_1", 3), ("new", "pi_1", ""), ("new", "pi_2", "")]
+    rows = [
+        ("new", "pi_1", 1),
+        ("new", "pi_1", 2),
+        ("new", "pi_1", 3),
+        ("new", "pi_1", ""),
+        ("new", "pi_2", ""),
+    ]
     assert [row[3] for row in compared(world, *rows)] == ["pending", "done", "", "", "rest"]
 
 
-def test_refund_of_all_that_was_left_is_known_by_that_and_not_by_what_it_came_to(world: World) -> None:
+def test_refund_of_all_that_was_left_is_known_by_that_and_not_by_what_it_came_to(
+    world: World,
+) -> None:
     world.accept("rest", payment_intent="pi_2", amount=None)
     world.attempt(done_as(amount=500, payment_intent="pi_2"), "rest")
-    assert [row[3] for row in compared(world, ("new", "pi_2", ""), ("new", "pi_2", 500))] == ["rest", ""]
+    assert [row[3] for row in compared(world, ("new", "pi_2", ""), ("new", "pi_2", 500))] == [
+        "rest",
+        "",
+    ]
 
 
 def test_payment_with_too_many_fields_is_left_to_be_read_another_way(world: World) -> None:
@@ -82,7 +98,13 @@ def test_payment_with_too_many_fields_is_left_to_be_read_another_way(world: Worl
 
 
 def opened(
-    world: World, batch_id: str = "b", digest: str = "d", *, chosen: str = "", again: str = "", **fields: Any
+    world: World,
+    batch_id: str = "b",
+    digest: str = "d",
+    *,
+    chosen: str = "",
+    again: str = "",
+    **fields: Any,
 ) -> Any:
     options, hold = fields.pop("options", "csv"), fields.pop("hold", 0)
     facts = [value for pair in fields.items() for value in pair]
@@ -104,7 +126,9 @@ def test_batch_begins_with_what_is_known_of_its_file(world: World) -> None:
     assert world.hash("digests") == {"d": "b"}
 
 
-@pytest.mark.parametrize(("hold", "kept"), [(0, None), (1, str(to_ms(NOW) + 1)), (60_000, str(to_ms(NOW + MINUTE)))])
+@pytest.mark.parametrize(
+    ("hold", "kept"), [(0, None), (1, str(to_ms(NOW) + 1)), (60_000, str(to_ms(NOW + MINUTE)))]
+)
 def test_batch_may_begin_later(world: World, hold: int, kept: str | None) -> None:
     opened(world, file="f.csv", hold=hold)
     assert world.hash("batch:b").get("not_before") == kept
@@ -143,7 +167,8 @@ def test_file_that_was_read_otherwise_is_told_how(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "reason", "fact"), [("imported_at", "9", "imported", "9"), ("state", "canceled", "canceled", "")]
+    ("field", "value", "reason", "fact"),
+    [("imported_at", "9", "imported", "9"), ("state", "canceled", "canceled", "")],
 )
 def test_file_that_is_over_begins_anew_only_where_that_is_asked_for(
     world: World, field: str, value: str, reason: str, fact: str
@@ -180,7 +205,9 @@ def test_state_is_changed_from_the_states_that_are_named(world: World) -> None:
     assert world.hash("batch:b") == {"state": "canceled", "canceled_at": AT}
 
 
-def test_batch_without_a_state_is_running_and_a_pause_that_ends_takes_all_of_itself_along(world: World) -> None:
+def test_batch_without_a_state_is_running_and_a_pause_that_ends_takes_all_of_itself_along(
+    world: World,
+) -> None:
     world.redis.hset(B, "file", "f.csv")
     assert changed(world, "running") == ["same", "running"]
     for name in ("paused_at", "paused_by", "paused_reason", "streak_code", "streak"):

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.broker.envelope import DEEPEST, LONGEST_BODY, Unreadable, body_of, decompressed, headers_of, wire_of
+from worker.broker.envelope import (
+    DEEPEST,
+    LONGEST_BODY,
+    Unreadable,
+    body_of,
+    decompressed,
+    headers_of,
+    wire_of,
+)
 
 TASKS = {"refunds.submit", "refunds.process"}
 GOOD = {"task": "refunds.submit", "id": "5f0c0f3e"}
@@ -36,9 +44,12 @@ def body(parts: Any = None, **named: Any) -> bytes:
 
 def test_headers_are_those_of_the_list_and_no_others() -> None:
     odd = dict.fromkeys(
-        ("timelimit", "eta", "expires", "stamps", "stamped_headers", "shadow", "reply_to", "group"), "x"
+        ("timelimit", "eta", "expires", "stamps", "stamped_headers", "shadow", "reply_to", "group"),
+        "x",
     )
-    assert headers_of({**GOOD, **odd, "argsrepr": "a", "kwargsrepr": "b", "ignore_result": False}, TASKS) == {
+    assert headers_of(
+        {**GOOD, **odd, "argsrepr": "a", "kwargsrepr": "b", "ignore_result": False}, TASKS
+    ) == {
         "task": "refunds.submit",
         "id": "5f0c0f3e",
         "root_id": "5f0c0f3e",
@@ -49,7 +60,9 @@ def test_headers_are_those_of_the_list_and_no_others() -> None:
 
 
 def test_what_flower_shows_is_one_line_of_text_without_a_key() -> None:
-    built = headers_of({**GOOD, "argsrepr": f"a\n{'x' * 2000}", "kwargsrepr": "sk_test_planted"}, TASKS)
+    built = headers_of(
+        {**GOOD, "argsrepr": f"a\n{'x' * 2000}", "kwargsrepr": "sk_test_planted"}, TASKS
+    )
     assert built["argsrepr"] == f"a {'x' * 1098}"
     assert built["kwargsrepr"] == "***"
     assert "argsrepr" not in headers_of({**GOOD, "argsrepr": ["x"]}, TASKS)
@@ -61,14 +74,19 @@ def test_what_flower_shows_is_one_line_of_text_without_a_key() -> None:
         ({}, "headers.task is missing or is not text"),
         ({"task": ["refunds.submit"], "id": "1"}, "headers.task is missing or is not text"),
         ({"task": "celery.chain", "id": "1"}, "there is no task named celery.chain"),
-        ({"task": "refunds.submit"}, "headers.id is missing or is not text of 1 to 200 visible ASCII characters"),
+        (
+            {"task": "refunds.submit"},
+            "headers.id is missing or is not text of 1 to 200 visible ASCII characters",
+        ),
         *(
             ({"task": "refunds.submit", "id": value}, "headers.id is missing")
             for value in ("", "a b", "x" * 201, "é", 5)
         ),
     ],
 )
-def test_headers_without_a_known_task_and_an_id_are_refused(headers: dict[str, Any], reason: str) -> None:
+def test_headers_without_a_known_task_and_an_id_are_refused(
+    headers: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(Unreadable) as refused:
         headers_of(headers, TASKS)
     assert why(refused).startswith(reason)
@@ -83,7 +101,9 @@ def test_a_body_is_written_anew_with_nothing_embedded() -> None:
     assert json.loads(body([["a"], {"b": 1}, embed])) == [["a"], {"b": 1}, EMPTY]
 
 
-@pytest.mark.parametrize("encoding", [None, "", "utf-8", "UTF-8", "utf8", "us-ascii", "ASCII", "binary"])
+@pytest.mark.parametrize(
+    "encoding", [None, "", "utf-8", "UTF-8", "utf8", "us-ascii", "ASCII", "binary"]
+)
 def test_encodings_that_are_utf8_are_read(encoding: str | None) -> None:
     assert json.loads(body(content_encoding=encoding)) == [[], {}, EMPTY]
 
@@ -92,7 +112,10 @@ def test_encodings_that_are_utf8_are_read(encoding: str | None) -> None:
 def test_any_other_encoding_is_refused_by_its_name(encoding: Any) -> None:
     with pytest.raises(Unreadable) as refused:
         body(content_encoding=encoding)
-    assert why(refused) == f"content-encoding {encoding!r} is not one of utf-8, us-ascii, binary, nor absent"
+    assert (
+        why(refused)
+        == f"content-encoding {encoding!r} is not one of utf-8, us-ascii, binary, nor absent"
+    )
 
 
 @pytest.mark.parametrize("kind", [None, "", "text/plain", 5, ["application/json"]])
@@ -197,11 +220,26 @@ def test_an_item_is_unpacked_with_our_tag_and_the_way_back_to_its_queue() -> Non
     [
         ([], "the message is not a JSON object"),
         ({"headers": {}}, "headers or properties are missing, or are not objects"),
-        ({"headers": [], "properties": {}}, "headers or properties are missing, or are not objects"),
-        ({"headers": {}, "properties": {}}, "the body is not text, or its body_encoding is neither base64 nor absent"),
-        ({"headers": {}, "properties": {"body_encoding": ["base64"]}, "body": "x"}, "the body is not text, or its"),
-        ({"headers": {}, "properties": {"body_encoding": "base64"}, "body": "!"}, "the body is not base64, as its"),
-        ({"headers": {}, "properties": {"body_encoding": "base64"}, "body": "é"}, "the body is not base64, as its"),
+        (
+            {"headers": [], "properties": {}},
+            "headers or properties are missing, or are not objects",
+        ),
+        (
+            {"headers": {}, "properties": {}},
+            "the body is not text, or its body_encoding is neither base64 nor absent",
+        ),
+        (
+            {"headers": {}, "properties": {"body_encoding": ["base64"]}, "body": "x"},
+            "the body is not text, or its",
+        ),
+        (
+            {"headers": {}, "properties": {"body_encoding": "base64"}, "body": "!"},
+            "the body is not base64, as its",
+        ),
+        (
+            {"headers": {}, "properties": {"body_encoding": "base64"}, "body": "é"},
+            "the body is not base64, as its",
+        ),
     ],
 )
 def test_an_item_that_kombu_would_stumble_over_is_refused(item: Any, reason: str) -> None:
@@ -211,7 +249,9 @@ def test_an_item_that_kombu_would_stumble_over_is_refused(item: Any, reason: str
 
 
 @given(
-    headers=st.dictionaries(st.sampled_from([*GOOD, "argsrepr", "kwargsrepr", "eta", "timelimit"]) | st.text(), JSON)
+    headers=st.dictionaries(
+        st.sampled_from([*GOOD, "argsrepr", "kwargsrepr", "eta", "timelimit"]) | st.text(), JSON
+    )
 )
 def test_whatever_headers_are_they_are_rebuilt_or_refused(headers: dict[str, Any]) -> None:
     try:

@@ -30,7 +30,9 @@ def test_an_unknown_field_is_named_with_those_that_are_known() -> None:
 
 
 def test_a_field_that_is_missing_is_named() -> None:
-    assert told([], {"amount": 500}) == ("refund_id: is missing from kwargs; payment_intent: is missing from kwargs")
+    assert told([], {"amount": 500}) == (
+        "refund_id: is missing from kwargs; payment_intent: is missing from kwargs"
+    )
 
 
 def test_fields_in_args_are_sent_to_kwargs() -> None:

@@ -52,7 +52,9 @@ def read(intake: BulkIntake, reader: Reader, begin: int = 0) -> int:
     """Hand in messages of files for as long as the worker reads their queue; return how many."""
     count = 0
     while reader.consuming_from(Lane.BULK.value):
-        message = SimpleNamespace(id=f"m{begin + count}", delivery_info={"routing_key": Lane.BULK.value})
+        message = SimpleNamespace(
+            id=f"m{begin + count}", delivery_info={"routing_key": Lane.BULK.value}
+        )
         intake.received(reader, message)
         count += 1
     return count
@@ -82,7 +84,9 @@ def test_where_the_rate_allows_it_enough_is_held_to_keep_the_slots_busy(rate: fl
 def test_what_is_held_without_end_is_forgotten_in_time() -> None:
     now = [0.0]
     chosen = Settings.load()
-    intake = BulkIntake(make_celery(chosen), 64, rate=chosen.rate_limit, seconds=TASK_SECONDS, clock=lambda: now[0])
+    intake = BulkIntake(
+        make_celery(chosen), 64, rate=chosen.rate_limit, seconds=TASK_SECONDS, clock=lambda: now[0]
+    )
     reader = Reader()
     held = read(intake, reader)
     now[0] = HELD_SECONDS
@@ -97,5 +101,8 @@ def test_single_refunds_are_read_on_whatever_is_held() -> None:
     intake, reader = intake_of(rate_limit=5), Reader()
     read(intake, reader)
     for number in range(20):
-        intake.received(reader, SimpleNamespace(id=f"s{number}", delivery_info={"routing_key": Lane.SINGLE.value}))
+        intake.received(
+            reader,
+            SimpleNamespace(id=f"s{number}", delivery_info={"routing_key": Lane.SINGLE.value}),
+        )
     assert reader.reading == {Lane.SINGLE.value}

@@ -1,4 +1,7 @@
-"""What is kept of a message that could not be understood: opened, short, without secrets, with the refunds it names."""
+"""What is kept of a message that could not be understood.
+
+Opened, short, without secrets, with the refunds it names.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,12 @@ def test_a_key_in_the_place_of_a_refund_id_is_not_kept_as_one() -> None:
         f"{{no json {encoded(CUT, cut=9)}".encode(),
         f"x{encoded(f'the key is {KEY}')}".encode(),
         f"xy {encoded(f'the key is {KEY}').replace('+', '-').replace('/', '_')}".encode(),
-        json.dumps({"body": encoded(json.dumps([[], {"key": KEY}, {}])), "properties": {"body_encoding": "base64"}}),
+        json.dumps(
+            {
+                "body": encoded(json.dumps([[], {"key": KEY}, {}])),
+                "properties": {"body_encoding": "base64"},
+            }
+        ),
         json.dumps({"body": encoded(json.dumps([[], {"key": KEY}, {}]))}),
         json.dumps({"key": KEY}).replace("planted", "\\u0070lanted"),
         json.dumps({"key": f"Basic {encoded(f'{KEY}:')}"}),
@@ -80,15 +88,24 @@ def test_no_key_is_kept_plain_escaped_or_in_base64(raw: Any) -> None:
         for start in range(4):
             part = word[start:]
             try:
-                inside.append(base64.b64decode(part[: len(part) // 4 * 4], altchars=b"-_").decode("utf-8", "replace"))
-                inside.append(base64.b64decode(part[: len(part) // 4 * 4]).decode("utf-8", "replace"))
+                inside.append(
+                    base64.b64decode(part[: len(part) // 4 * 4], altchars=b"-_").decode(
+                        "utf-8", "replace"
+                    )
+                )
+                inside.append(
+                    base64.b64decode(part[: len(part) // 4 * 4]).decode("utf-8", "replace")
+                )
             except ValueError:
                 continue
     assert not [text for text in inside if "planted" in text]
 
 
 def test_what_hides_no_key_stays_as_it_is() -> None:
-    text = f"a {encoded('an order of 500 for a customer')} pi_1787730829493927936 5f0c0f3e-0000-4000-8000-000000000000"
+    text = (
+        f"a {encoded('an order of 500 for a customer')} pi_1787730829493927936"
+        " 5f0c0f3e-0000-4000-8000-000000000000"
+    )
     assert without_secrets(text) == text
 
 
@@ -117,7 +134,9 @@ def test_a_message_is_kept_so_long_and_no_longer() -> None:
         (None, ()),
     ],
 )
-def test_the_refunds_that_a_message_names_are_found_even_if_it_is_broken(raw: Any, ids: tuple[str, ...]) -> None:
+def test_the_refunds_that_a_message_names_are_found_even_if_it_is_broken(
+    raw: Any, ids: tuple[str, ...]
+) -> None:
     assert kept_of(raw, "why").refund_ids == ids
 
 
@@ -127,7 +146,12 @@ def test_a_message_is_found_under_so_many_refunds_and_no_more() -> None:
     )
 
 
-@given(raw=JSON | st.binary() | st.text() | st.fixed_dictionaries({"body": JSON | st.binary(), "headers": JSON}))
+@given(
+    raw=JSON
+    | st.binary()
+    | st.text()
+    | st.fixed_dictionaries({"body": JSON | st.binary(), "headers": JSON})
+)
 def test_whatever_a_message_is_it_can_be_kept(raw: Any) -> None:
     kept = kept_of(raw, "why")
     json.dumps([kept.message, kept.reason, kept.refund_ids], ensure_ascii=False).encode()

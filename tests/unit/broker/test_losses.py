@@ -42,7 +42,9 @@ def test_a_loss_is_one_plain_line_and_waits(
         consumer.on_connection_error_after_connected(OutOfMemoryError("command not allowed"))
     assert waited == [0.0, 1.0][:losses]
     written = [record for record in caplog.records if _Unwanted().filter(record)]
-    assert [(record.message, record.exc_info) for record in written] == [("broker_lost", None)] * losses
+    assert [(record.message, record.exc_info) for record in written] == [
+        ("broker_lost", None)
+    ] * losses
     assert vars(written[-1])["error"] == "OutOfMemoryError: command not allowed"
 
 

@@ -1,4 +1,7 @@
-"""An address at which there is something, but no Redis as it was asked for: one sentence that says what to change."""
+"""An address at which there is something, but no Redis as it was asked for.
+
+One sentence that says what to change.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ def answering(reply: bytes, tls: ssl.SSLContext | None = None) -> Iterator[int]:
             except OSError:
                 return
             try:
-                with connection if tls is None else tls.wrap_socket(connection, server_side=True) as peer:
+                with (
+                    connection if tls is None else tls.wrap_socket(connection, server_side=True)
+                ) as peer:
                     peer.recv(4096)
                     peer.sendall(reply)
             except OSError:
@@ -51,18 +56,30 @@ def web() -> Iterator[int]:
         yield port
 
 
-@pytest.mark.parametrize("command", [("list",), ("status", "order-1"), ("batch", "list"), ("doctor",)])
-def test_a_database_that_the_server_does_not_have_is_a_wrong_setting(cli: Cli, command: tuple[str, ...]) -> None:
-    ran = cli(*command, REFUNDS_REDIS_URL=cli.environment["REFUNDS_REDIS_URL"].removesuffix("0") + "99")
+@pytest.mark.parametrize(
+    "command", [("list",), ("status", "order-1"), ("batch", "list"), ("doctor",)]
+)
+def test_a_database_that_the_server_does_not_have_is_a_wrong_setting(
+    cli: Cli, command: tuple[str, ...]
+) -> None:
+    ran = cli(
+        *command, REFUNDS_REDIS_URL=cli.environment["REFUNDS_REDIS_URL"].removesuffix("0") + "99"
+    )
     assert ran.code == 2
     assert "does not have the database in REFUNDS_REDIS_URL" in ran.out + ran.err
 
 
 def test_a_server_that_does_not_speak_redis_is_away_and_named(cli: Cli, web: int) -> None:
     for command in ("list", "doctor"):
-        ran = cli(command, REFUNDS_REDIS_URL=f"redis://127.0.0.1:{web}/0", REFUNDS_API_KEY="sk_test_planted")
+        ran = cli(
+            command,
+            REFUNDS_REDIS_URL=f"redis://127.0.0.1:{web}/0",
+            REFUNDS_API_KEY="sk_test_planted",
+        )
         assert ran.code == 5
-        assert f"the server at 127.0.0.1:{web} does not speak the Redis protocol" in ran.out + ran.err
+        assert (
+            f"the server at 127.0.0.1:{web} does not speak the Redis protocol" in ran.out + ran.err
+        )
 
 
 def test_a_server_that_refuses_a_tls_greeting_did_not_speak_tls(cli: Cli, web: int) -> None:
@@ -86,17 +103,26 @@ def test_a_certificate_that_is_not_trusted_is_no_server_that_is_away(cli: Cli) -
     assert (ran.code, "shows a certificate that is not trusted here" in ran.err) == (5, True)
 
 
-def test_a_redis_that_is_no_sentinel_is_a_wrong_setting(cli: Cli, redis_server: ThrowawayServer) -> None:
-    ran = cli("list", REFUNDS_REDIS_URL=f"sentinel://127.0.0.1:{redis_server.port}/0?master=refunds")
+def test_a_redis_that_is_no_sentinel_is_a_wrong_setting(
+    cli: Cli, redis_server: ThrowawayServer
+) -> None:
+    ran = cli(
+        "list", REFUNDS_REDIS_URL=f"sentinel://127.0.0.1:{redis_server.port}/0?master=refunds"
+    )
     assert (ran.code, "is not a Sentinel: name the Sentinels" in ran.err) == (2, True)
 
 
 def test_sentinels_that_do_not_answer_are_named_as_sentinels(cli: Cli) -> None:
     ran = cli("list", REFUNDS_REDIS_URL="sentinel://127.0.0.1:1/0?master=refunds")
-    assert (ran.code, ran.err.startswith("error: the Sentinels at 127.0.0.1:1 do not answer")) == (5, True)
+    assert (ran.code, ran.err.startswith("error: the Sentinels at 127.0.0.1:1 do not answer")) == (
+        5,
+        True,
+    )
 
 
-def test_an_option_that_no_client_knows_is_a_wrong_setting_and_its_value_is_not_shown(cli: Cli) -> None:
+def test_an_option_that_no_client_knows_is_a_wrong_setting_and_its_value_is_not_shown(
+    cli: Cli,
+) -> None:
     ran = cli("list", REFUNDS_REDIS_URL="redis://127.0.0.1:1/0?pasword=hunter2")
     assert (ran.code, ran.err) == (
         2,

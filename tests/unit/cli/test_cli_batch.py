@@ -19,7 +19,9 @@ from worker.model.steps import Step
 from worker.rules import attempts
 from worker.store import scripts
 
-SEASON = "refund_id;payment_intent;amount;currency\n" + "".join(f"row-{n};pi_{n};500;usd\n" for n in range(4))
+SEASON = "refund_id;payment_intent;amount;currency\n" + "".join(
+    f"row-{n};pi_{n};500;usd\n" for n in range(4)
+)
 
 
 @pytest.fixture
@@ -37,15 +39,21 @@ def batch(cli: Cli, season: str) -> str:
 
 def settled(records: Records, refund_id: str, kind: Retriable | None = None) -> None:
     """Bring a refund of the batch to its end: failed where `kind` says so."""
-    refund = records.sending(refund_id, payment_intent=f"pi_{refund_id[4:]}", currency="usd", batch_id="b-1")
-    step = Step(to=Stage.SETTLED, status=Status.SUCCEEDED, label="done", changes=attempts.settled_drops())
+    refund = records.sending(
+        refund_id, payment_intent=f"pi_{refund_id[4:]}", currency="usd", batch_id="b-1"
+    )
+    step = Step(
+        to=Stage.SETTLED, status=Status.SUCCEEDED, label="done", changes=attempts.settled_drops()
+    )
     if kind is not None:
         changes = {"error_code": "card_gone", "retriable": kind}
         step = Step(to=Stage.SETTLED, status=Status.FAILED, label="card_gone", changes=changes)
     assert records.store.run(scripts.save(refund, step)).result == "saved"
 
 
-def test_batches_are_listed_newest_first_with_their_counts(cli: Cli, records: Records, batch: str) -> None:
+def test_batches_are_listed_newest_first_with_their_counts(
+    cli: Cli, records: Records, batch: str
+) -> None:
     settled(records, "row-0")
     settled(records, "row-1", Retriable.NO)
     records.store.redis.zadd("refunds:batches", {batch: 1})
@@ -70,7 +78,10 @@ def test_batches_are_listed_newest_first_with_their_counts(cli: Cli, records: Re
     assert cli("batch").out == ran.out
     assert [each["batch_id"] for each in cli("batch", "list", "--json").objects] == ["b-2", "b-1"]
     ran = cli("batch", "list", "--limit", "1", "--json")
-    assert ([each["batch_id"] for each in ran.objects], "--limit 0 to list all" in ran.err) == (["b-2"], True)
+    assert ([each["batch_id"] for each in ran.objects], "--limit 0 to list all" in ran.err) == (
+        ["b-2"],
+        True,
+    )
 
 
 def test_without_a_batch_the_list_says_so(cli: Cli) -> None:
@@ -78,14 +89,24 @@ def test_without_a_batch_the_list_says_so(cli: Cli) -> None:
     assert (ran.code, ran.out, ran.err) == (0, "", "no file has been imported yet\n")
 
 
-def test_show_tells_counts_by_status_and_stage_sums_and_pace(cli: Cli, records: Records, batch: str) -> None:
+def test_show_tells_counts_by_status_and_stage_sums_and_pace(
+    cli: Cli, records: Records, batch: str
+) -> None:
     settled(records, "row-0")
     settled(records, "row-1", Retriable.NO)
     found = cli("batch", "show", batch, "--json").object
-    assert (found["file"], found["rows"], found["accepted"], found["moving"]) == ("season.csv", 4, 4, 2)
+    assert (found["file"], found["rows"], found["accepted"], found["moving"]) == (
+        "season.csv",
+        4,
+        4,
+        2,
+    )
     assert found["statuses"] == {"succeeded": 1, "failed": 1, "pending": 2}
     assert found["stages"] == {"settled": 2, "queued": 2}
-    assert (found["totals"], found["amounts"]) == ({"usd": 2000}, {"succeeded:usd": 500, "failed:usd": 500})
+    assert (found["totals"], found["amounts"]) == (
+        {"usd": 2000},
+        {"succeeded:usd": 500, "failed:usd": 500},
+    )
     assert (found["known"], found["finished"], found["refunds_a_second"] > 0) == (0, False, True)
     assert found["eta"] > found["created_at"]
     ran = cli("batch", "show", batch)
@@ -113,7 +134,9 @@ def test_show_can_wait_for_the_end(cli: Cli, records: Records, batch: str) -> No
 def test_a_batch_that_paused_itself_says_why_and_what_to_do(
     cli: Cli, records: Records, batch: str, code: str, again: str
 ) -> None:
-    records.store.redis.hset("refunds:batch:b-1", mapping={"state": "paused", "paused_reason": code})
+    records.store.redis.hset(
+        "refunds:batch:b-1", mapping={"state": "paused", "paused_reason": code}
+    )
     shown = cli("batch", "show", batch).out
     assert f"many refunds in a row failed with {code}" in shown
     assert "'refunds batch resume b-1' sends the rest" in shown
@@ -124,13 +147,20 @@ def test_waiting_ends_with_4_and_the_reason_if_the_batch_has_paused_itself(
     cli: Cli, records: Records, batch: str, season: str
 ) -> None:
     settled(records, "row-0", Retriable.UNKNOWN)
-    records.store.redis.hset("refunds:batch:b-1", mapping={"state": "paused", "paused_reason": "card_declined"})
+    records.store.redis.hset(
+        "refunds:batch:b-1", mapping={"state": "paused", "paused_reason": "card_declined"}
+    )
     ran = cli("batch", "show", batch, "--wait", "--json")
     assert (ran.code, ran.object["moving"], ran.object["paused_reason"]) == (4, 3, "card_declined")
     records.store.redis.hdel("refunds:batch:b-1", "imported_at")
     ran = cli("import", season, "--batch", batch, "--wait", "--json")
     assert (ran.code, ran.object["paused_reason"]) == (4, "card_declined")
-    for part in ("failed with card_declined", "batch show b-1", "batch resume b-1", "batch retry b-1 --unknown"):
+    for part in (
+        "failed with card_declined",
+        "batch show b-1",
+        "batch resume b-1",
+        "batch retry b-1 --unknown",
+    ):
         assert part in ran.err
     assert "doctor" not in ran.err
 
@@ -157,18 +187,26 @@ def test_waiting_for_a_batch_that_a_person_paused_names_that_person_and_no_time_
     assert "doctor" not in ran.err
 
 
-def test_pause_and_resume_hold_a_batch_and_let_it_go(cli: Cli, records: Records, batch: str) -> None:
+def test_pause_and_resume_hold_a_batch_and_let_it_go(
+    cli: Cli, records: Records, batch: str
+) -> None:
     assert (cli("batch", "resume", batch).code, cli("batch", "pause", batch).code) == (9, 0)
     again = cli("batch", "pause", batch)
     assert (again.code, again.err) == (9, "batch b-1 was already paused\n")
     found = cli("batch", "show", batch, "--json").object
-    assert (found["state"], found["paused_at"] is not None, found["paused_by"] is not None) == ("paused", True, True)
+    assert (found["state"], found["paused_at"] is not None, found["paused_by"] is not None) == (
+        "paused",
+        True,
+        True,
+    )
     cli("pause")
     assert "all sending is still paused" in cli("batch", "resume", batch).err
     assert read_batch(records.store, batch).state == "running"
 
 
-def test_cancel_stops_what_was_not_sent_and_says_what_was(cli: Cli, records: Records, batch: str) -> None:
+def test_cancel_stops_what_was_not_sent_and_says_what_was(
+    cli: Cli, records: Records, batch: str
+) -> None:
     settled(records, "row-0")
     records.sending("row-1", payment_intent="pi_1", currency="usd", batch_id="b-1")
     ran = cli("batch", "cancel", batch, "--json")
@@ -200,11 +238,14 @@ def test_cancel_names_what_moved_meanwhile_and_its_numbers_add_up(
     apply = moves._apply
 
     def and_meanwhile(*arguments: Any) -> tuple[list[str], list[tuple[str, str]]]:
-        # A worker saves that the provider was busy, after this page was read; and a claim has canceled another row.
+        # A worker saves that the provider was busy, after this page was read; and a claim has
+        # canceled another row.
         waits = Step(to=Stage.WAITING, status=Status.PENDING, label="rate_limited")
         assert records.store.run(scripts.save(refund, waits)).result == "saved"
         claim = records.store.run(
-            scripts.claim("row-2", "send", token="t", lease=timedelta(seconds=45), currency_checked=True)
+            scripts.claim(
+                "row-2", "send", token="t", lease=timedelta(seconds=45), currency_checked=True
+            )
         )
         assert claim.result == "canceled"
         return apply(*arguments)
@@ -212,8 +253,16 @@ def test_cancel_names_what_moved_meanwhile_and_its_numbers_add_up(
     monkeypatch.setattr(moves, "_apply", and_meanwhile)
     ran = cli("batch", "cancel", batch, "--json")
     told = ran.object
-    assert (told["canceled"], told["canceled_now"], told["to_be_canceled"]) == (2, 2, {"queued": 0, "waiting": 1})
-    assert told["canceled"] + sum(told["sent"].values()) + sum(told["to_be_canceled"].values()) == told["refunds"] == 4
+    assert (told["canceled"], told["canceled_now"], told["to_be_canceled"]) == (
+        2,
+        2,
+        {"queued": 0, "waiting": 1},
+    )
+    assert (
+        told["canceled"] + sum(told["sent"].values()) + sum(told["to_be_canceled"].values())
+        == told["refunds"]
+        == 4
+    )
     assert "1 refund changed meanwhile and will not be sent" in ran.err
     monkeypatch.undo()
     again = cli("batch", "cancel", batch)
@@ -232,7 +281,13 @@ def test_retry_sends_again_what_is_retriable_in_the_bulk_lane(
     ran = cli("batch", "retry", batch, "--json")
     assert (ran.code, ran.object) == (
         0,
-        {"batch_id": "b-1", "retried": 1, "left": {"no": 1, "unknown": 1}, "moved": 0, "handed_in_again": 0},
+        {
+            "batch_id": "b-1",
+            "retried": 1,
+            "left": {"no": 1, "unknown": 1},
+            "moved": 0,
+            "handed_in_again": 0,
+        },
     )
     assert "--unknown sends those too" in ran.err
     assert (messages(sync_redis, Lane.BULK) - before, messages(sync_redis, Lane.SINGLE)) == (1, 0)
@@ -251,7 +306,10 @@ def test_a_retry_of_a_paused_batch_says_how_to_let_it_go_and_of_a_canceled_one_i
     ran = cli("batch", "retry", batch)
     assert (ran.code, ran.err) == (
         6,
-        "error: batch b-1 was canceled: none of its refunds is sent again; import them under new ids\n",
+        (
+            "error: batch b-1 was canceled: none of its refunds is sent again; import them under"
+            " new ids\n"
+        ),
     )
 
 
@@ -282,13 +340,24 @@ def test_the_result_of_another_file_is_refused(cli: Cli, batch: str, tmp_path: P
     other.write_text(SEASON + "row-9;pi_9;500;usd\n")
     ran = cli("batch", "result", batch, "--input", str(other))
     assert (ran.code, ran.out) == (3, "")
-    assert "season.csv is not the file that was imported as batch b-1: use --input with 'season.csv'" in ran.err
+    assert (
+        "season.csv is not the file that was imported as batch b-1: use --input with 'season.csv'"
+        in ran.err
+    )
 
 
 def test_a_result_is_read_as_the_file_was_when_it_was_imported(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "orders.txt"
     path.write_text("order,pi,amount,note\n1,pi_1,5.00,x\n2,pi_2,7.50,y\n")
-    options = ("--id-from", "order", "--amount-unit", "major", "--currency", "usd", "--ignore-extra")
+    options = (
+        "--id-from",
+        "order",
+        "--amount-unit",
+        "major",
+        "--currency",
+        "usd",
+        "--ignore-extra",
+    )
     assert cli("import", str(path), *options, "--batch", "b-1").code == 0
     renamed = path.rename(tmp_path / "orders")
     ran = cli("batch", "result", "b-1", "--input", str(renamed))
@@ -299,7 +368,9 @@ def test_a_result_is_read_as_the_file_was_when_it_was_imported(cli: Cli, tmp_pat
     ]
 
 
-def test_a_list_of_a_batch_may_be_empty_but_not_of_one_that_is_unknown(cli: Cli, batch: str) -> None:
+def test_a_list_of_a_batch_may_be_empty_but_not_of_one_that_is_unknown(
+    cli: Cli, batch: str
+) -> None:
     none = cli("list", "--batch", batch, "--stage", "review")
     assert (none.code, "no refund matches" in none.err) == (0, True)
     unknown = cli("list", "--batch", "b-20990101-000000")
@@ -314,9 +385,17 @@ def test_an_unknown_batch_is_3_and_names_the_list(cli: Cli, command: str, season
     assert "no batch 'b-9' exists here: see 'refunds batch list'" in ran.err
 
 
-@pytest.mark.parametrize("command", ["list", "show", "cancel", "pause", "resume", "retry", "result"])
-def test_every_batch_command_explains_itself_and_says_when_redis_is_away(away: Cli, command: str, season: str) -> None:
+@pytest.mark.parametrize(
+    "command", ["list", "show", "cancel", "pause", "resume", "retry", "result"]
+)
+def test_every_batch_command_explains_itself_and_says_when_redis_is_away(
+    away: Cli, command: str, season: str
+) -> None:
     assert away("batch", command, "--help").code == 0
     more = {"list": (), "result": ("b-1", "--input", season)}.get(command, ("b-1",))
     ran = away("batch", command, *more)
-    assert (ran.code, ran.out, ran.err.startswith("error: Redis at 127.0.0.1:1 cannot be reached")) == (5, "", True)
+    assert (
+        ran.code,
+        ran.out,
+        ran.err.startswith("error: Redis at 127.0.0.1:1 cannot be reached"),
+    ) == (5, "", True)

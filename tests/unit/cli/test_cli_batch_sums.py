@@ -1,4 +1,7 @@
-"""Whatever is counted of a batch adds up to the batch: shown, listed, canceled, retried and written back."""
+"""Whatever is counted of a batch adds up to the batch.
+
+Shown, listed, canceled, retried and written back.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,17 @@ def season(cli: Cli, records: Records, tmp_path: Path) -> Path:
     records.queued("row-9", payment_intent="pi_9", currency="usd")
     file = tmp_path / "season.csv"
     file.write_text("\n".join(["refund_id,payment_intent,amount,currency", *ROWS]) + "\n")
-    ran = cli("import", str(file), "--batch", "b-1", "--on-error", "skip", "--max-errors", "1", "--allow-repeat")
+    ran = cli(
+        "import",
+        str(file),
+        "--batch",
+        "b-1",
+        "--on-error",
+        "skip",
+        "--max-errors",
+        "1",
+        "--allow-repeat",
+    )
     assert ran.code == 0, ran.err
     for number, (status, changes) in enumerate(
         [
@@ -84,7 +97,9 @@ def test_failed_refunds_are_all_told_of_by_a_retry(
     def and_meanwhile(*arguments: object) -> tuple[list[str], list[tuple[str, str]]]:
         # Somebody else decides that one of them is not to be sent again.
         refund = records.get("row-3")
-        step = Step(to=Stage.SETTLED, status=Status.FAILED, label="x", changes={"retriable": Retriable.NO})
+        step = Step(
+            to=Stage.SETTLED, status=Status.FAILED, label="x", changes={"retriable": Retriable.NO}
+        )
         records.store.run(scripts.save(refund, step))
         return apply(*arguments)  # type: ignore[arg-type]
 
@@ -97,13 +112,21 @@ def test_failed_refunds_are_all_told_of_by_a_retry(
 def test_a_retry_shows_how_many_had_failed(cli: Cli, season: Path) -> None:
     del season
     lines = [line.split() for line in cli("batch", "retry", "b-1").out.splitlines()[1:]]
-    assert lines == [["sent", "again", "2"], ["not", "sent,", "retriable:", "no", "1"], ["failed", "before", "3"]]
+    assert lines == [
+        ["sent", "again", "2"],
+        ["not", "sent,", "retriable:", "no", "1"],
+        ["failed", "before", "3"],
+    ]
 
 
 def test_a_canceled_batch_adds_up(cli: Cli, season: Path) -> None:
     del season
     told = cli("batch", "cancel", "b-1", "--json").object
-    assert told["canceled"] + sum(told["sent"].values()) + sum(told["to_be_canceled"].values()) == told["refunds"] == 8
+    assert (
+        told["canceled"] + sum(told["sent"].values()) + sum(told["to_be_canceled"].values())
+        == told["refunds"]
+        == 8
+    )
 
 
 def test_a_result_has_every_row_with_the_statuses_that_are_shown(cli: Cli, season: Path) -> None:

@@ -25,7 +25,9 @@ def sandbox() -> Any:
 
 @pytest.fixture
 def examined(cli: Cli, sandbox: Sandbox) -> Cli:
-    return Cli(environment=cli.environment | {"REFUNDS_API_KEY": KEY, "REFUNDS_API_URL": sandbox.url})
+    return Cli(
+        environment=cli.environment | {"REFUNDS_API_KEY": KEY, "REFUNDS_API_URL": sandbox.url}
+    )
 
 
 def check(cli: Cli, name: str, code: int, **settings: str) -> dict[str, Any]:
@@ -39,7 +41,9 @@ def check(cli: Cli, name: str, code: int, **settings: str) -> dict[str, Any]:
     return dict(found)
 
 
-def test_a_sound_installation_has_nothing_to_mend(examined: Cli, sync_redis: redis.Redis, sandbox: Sandbox) -> None:
+def test_a_sound_installation_has_nothing_to_mend(
+    examined: Cli, sync_redis: redis.Redis, sandbox: Sandbox
+) -> None:
     sync_redis.zadd("refunds:workers", {"host:1": time.time() * 1000})
     ran = examined("doctor")
     assert (ran.code, ran.err) == (0, "")
@@ -65,10 +69,16 @@ def test_wrong_settings_are_one_check_with_2(examined: Cli) -> None:
     [
         ({"REFUNDS_API_KEY": ""}, 2, "REFUNDS_API_KEY is not set"),
         ({"REFUNDS_API_KEY": "sk_live_planted"}, 6, "moves real money"),
-        ({"REFUNDS_API_URL": "https://api.wooshpay.com", "REFUNDS_LIVE": "true"}, 2, "a test key for the live address"),
+        (
+            {"REFUNDS_API_URL": "https://api.wooshpay.com", "REFUNDS_LIVE": "true"},
+            2,
+            "a test key for the live address",
+        ),
     ],
 )
-def test_key_and_address_must_belong_together(examined: Cli, settings: dict[str, str], code: int, words: str) -> None:
+def test_key_and_address_must_belong_together(
+    examined: Cli, settings: dict[str, str], code: int, words: str
+) -> None:
     found = check(examined, "key and address", code, **settings)
     assert (found["state"], words in found["text"]) == ("fail", True)
 
@@ -89,17 +99,26 @@ def test_a_provider_that_is_away_is_5(examined: Cli) -> None:
     assert check(examined, "provider", 5, REFUNDS_API_URL="http://127.0.0.1:9")["state"] == "fail"
 
 
-def test_a_redis_that_is_away_is_5_and_the_provider_is_looked_at_all_the_same(examined: Cli) -> None:
+def test_a_redis_that_is_away_is_5_and_the_provider_is_looked_at_all_the_same(
+    examined: Cli,
+) -> None:
     ran = examined("doctor", "--json", REFUNDS_REDIS_URL="redis://127.0.0.1:1/0")
     states = {each["name"]: each["state"] for each in ran.object["checks"]}
-    assert (ran.code, states["redis"], states["queues"], states["provider"]) == (5, "fail", "fail", "ok")
+    assert (ran.code, states["redis"], states["queues"], states["provider"]) == (
+        5,
+        "fail",
+        "fail",
+        "ok",
+    )
 
 
 def test_a_server_that_may_forget_is_a_guard_unless_memory_was_asked_for(examined: Cli) -> None:
     with running_server(appendonly="no") as server:
         found = check(examined, "disk", 6, REFUNDS_REDIS_URL=server.url)
         assert (found["state"], "appendonly yes" in found["fix"]) == ("fail", True)
-        memory = check(examined, "disk", 0, REFUNDS_REDIS_URL=server.url, REFUNDS_DURABILITY="memory")
+        memory = check(
+            examined, "disk", 0, REFUNDS_REDIS_URL=server.url, REFUNDS_DURABILITY="memory"
+        )
         assert memory["state"] == "warn"
 
 
@@ -129,7 +148,11 @@ def test_records_of_another_provider_are_a_guard(examined: Cli, records: Records
 def test_a_pause_is_a_warning_with_its_author(examined: Cli) -> None:
     examined("pause")
     found = check(examined, "pause", 0)
-    assert (found["state"], found["fix"], " by " in found["text"]) == ("warn", "refunds resume", True)
+    assert (found["state"], found["fix"], " by " in found["text"]) == (
+        "warn",
+        "refunds resume",
+        True,
+    )
 
 
 def test_an_open_credentials_breaker_is_a_failure(examined: Cli, sync_redis: redis.Redis) -> None:
@@ -138,7 +161,9 @@ def test_an_open_credentials_breaker_is_a_failure(examined: Cli, sync_redis: red
     assert "since 2023-11-14T22:13:20.000Z" in found["text"]
 
 
-def test_workers_that_fell_silent_are_not_counted(examined: Cli, sync_redis: redis.Redis, records: Records) -> None:
+def test_workers_that_fell_silent_are_not_counted(
+    examined: Cli, sync_redis: redis.Redis, records: Records
+) -> None:
     sync_redis.zadd("refunds:workers", {"host:1": (time.time() - 31) * 1000})
     records.queued("order-1")
     found = check(examined, "workers", 0)
@@ -146,7 +171,9 @@ def test_workers_that_fell_silent_are_not_counted(examined: Cli, sync_redis: red
     assert "none seen in the last 30 s, and refunds wait: 1" in found["text"]
 
 
-def test_what_waits_for_someone_is_counted(examined: Cli, sync_redis: redis.Redis, records: Records) -> None:
+def test_what_waits_for_someone_is_counted(
+    examined: Cli, sync_redis: redis.Redis, records: Records
+) -> None:
     records.in_review("stuck-1")
     examined("submit", "order-1", "--payment-intent", "pi_1")
     sync_redis.lpush("refunds:rejected", "{}")

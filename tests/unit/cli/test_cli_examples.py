@@ -1,4 +1,7 @@
-"""What `files.md` shows is what the command line takes; and a start that is interrupted says nothing."""
+"""What `files.md` shows is what the command line takes.
+
+And a start that is interrupted says nothing.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +43,16 @@ def test_the_csv_shown_is_imported_as_it_is(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "season.csv"
     path.write_text(example("csv"))
     ran = cli("import", str(path), "--id-from", "order_id", "--json")
-    assert (ran.code, ran.object["created"], ran.object["format"]) == (0, 2, "CSV, semicolon-separated")
+    assert (ran.code, ran.object["created"], ran.object["format"]) == (
+        0,
+        2,
+        "CSV, semicolon-separated",
+    )
 
 
-def test_the_json_lines_shown_are_imported_packed_and_through_a_pipe(cli: Cli, tmp_path: Path) -> None:
+def test_the_json_lines_shown_are_imported_packed_and_through_a_pipe(
+    cli: Cli, tmp_path: Path
+) -> None:
     path = tmp_path / "season.jsonl.gz"
     path.write_bytes(gzip.compress(example("json").encode()))
     ran = cli("import", str(path), "--json")
@@ -52,7 +61,9 @@ def test_the_json_lines_shown_are_imported_packed_and_through_a_pipe(cli: Cli, t
     assert (ran.code, ran.object["known"]) == (9, 2)
 
 
-@pytest.mark.parametrize("option", sorted(set(re.findall(r"--[a-z][a-z-]+", PAGE)) - {"--ignore-extra"}))
+@pytest.mark.parametrize(
+    "option", sorted(set(re.findall(r"--[a-z][a-z-]+", PAGE)) - {"--ignore-extra"})
+)
 def test_every_option_shown_is_one_of_a_command(cli: Cli, option: str) -> None:
     commands = (("import",), *(("batch", name) for name in ("list", "show", "retry", "result")))
     assert any(option in cli(*command, "--help").out for command in commands)
@@ -75,7 +86,14 @@ def test_ctrl_c_while_the_command_line_is_loaded_is_no_traceback(cli: Cli, modul
 def test_nothing_slow_is_loaded_before_an_interrupt_is_understood() -> None:
     code = "import sys, worker, worker.cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert not set(done.stdout.split()) & {"celery", "redis", "pydantic", "click", "rich", "asyncio"}
+    assert not set(done.stdout.split()) & {
+        "celery",
+        "redis",
+        "pydantic",
+        "click",
+        "rich",
+        "asyncio",
+    }
 
 
 def test_the_package_gives_every_name_it_promises_and_no_other() -> None:

@@ -43,20 +43,36 @@ def test_a_valid_file_becomes_a_batch_in_the_bulk_lane(
     cli: Cli, records: Records, sync_redis: redis.Redis, tmp_path: Path
 ) -> None:
     ran = cli("import", season(tmp_path), "--json")
-    assert (ran.code, ran.object["created"], ran.object["known"], ran.object["rows"]) == (0, 3, 0, 3)
+    assert (ran.code, ran.object["created"], ran.object["known"], ran.object["rows"]) == (
+        0,
+        3,
+        0,
+        3,
+    )
     assert ran.object["totals"] == {"usd": {"rows": 3, "amount": 1500, "all_remaining": 0}}
     batch = sync_redis.hgetall(f"refunds:batch:{ran.object['batch_id']}")
     assert isinstance(batch, dict)
-    assert (batch["file"], batch["digest"], batch["rows"]) == ("season.csv", ran.object["digest"], "3")
+    assert (batch["file"], batch["digest"], batch["rows"]) == (
+        "season.csv",
+        ran.object["digest"],
+        "3",
+    )
     assert batch["state"] == "running"
-    assert [refund.batch_id for refund in map(records.get, ("row-0", "row-1", "row-2"))] == [ran.object["batch_id"]] * 3
+    assert [refund.batch_id for refund in map(records.get, ("row-0", "row-1", "row-2"))] == [
+        ran.object["batch_id"]
+    ] * 3
     assert (messages(sync_redis, Lane.BULK), messages(sync_redis, Lane.SINGLE)) == (1, 0)
 
 
 def test_a_file_for_a_person_names_the_batch_and_how_to_follow_it(cli: Cli, tmp_path: Path) -> None:
     ran = cli("import", season(tmp_path), "--batch", "season-2026")
     assert ran.code == 0
-    for part in ("season.csv", "CSV, comma-separated", "1,500 minor units in 3 refunds", "season-2026"):
+    for part in (
+        "season.csv",
+        "CSV, comma-separated",
+        "1,500 minor units in 3 refunds",
+        "season-2026",
+    ):
         assert part in ran.out
     assert ran.err == "accepted: follow it with 'refunds batch show season-2026'\n"
 
@@ -89,7 +105,11 @@ def test_many_errors_are_the_first_twenty_and_a_count_by_code(cli: Cli, tmp_path
         "error: 100 of 100 rows of season.csv are invalid (100 refund_id): nothing was imported",
     ]
     shown = cli("import", file, "--json").object
-    assert (shown["invalid"], shown["errors_by_code"], len(shown["error_rows"])) == (100, {"refund_id": 100}, 20)
+    assert (shown["invalid"], shown["errors_by_code"], len(shown["error_rows"])) == (
+        100,
+        {"refund_id": 100},
+        20,
+    )
     assert set(shown["error_rows"][0]) == {"line", "column", "code", "value", "rule"}
 
 
@@ -99,7 +119,10 @@ def test_every_error_of_every_row_is_in_the_result_file(cli: Cli, tmp_path: Path
     assert cli("import", file, "--result", str(result)).code == 3
     with result.open(newline="") as written:
         rows = list(csv.DictReader(written))
-    assert ([row["status"] for row in rows], rows[29]["error_code"]) == (["invalid"] * 30, "refund_id")
+    assert ([row["status"] for row in rows], rows[29]["error_code"]) == (
+        ["invalid"] * 30,
+        "refund_id",
+    )
 
 
 def test_a_dry_run_sums_up_and_touches_nothing(
@@ -108,7 +131,12 @@ def test_a_dry_run_sums_up_and_touches_nothing(
     records.queued("row-0", payment_intent="pi_0", amount=500, currency="usd")
     before = sync_redis.dbsize()
     ran = cli("import", season(tmp_path), "--dry-run", "--json")
-    assert (ran.code, ran.object["valid"], ran.object["known"], ran.object["conflicting"]) == (0, 3, 1, 0)
+    assert (ran.code, ran.object["valid"], ran.object["known"], ran.object["conflicting"]) == (
+        0,
+        3,
+        1,
+        0,
+    )
     assert ran.err == "dry run: nothing was imported\n"
     assert sync_redis.dbsize() == before
 
@@ -119,13 +147,21 @@ def test_a_dry_run_works_at_a_desk_that_does_not_reach_redis(away: Cli, tmp_path
     assert "the rows were not compared with the records: Redis at" in ran.err
 
 
-def test_an_id_with_other_contents_stops_the_whole_file(cli: Cli, records: Records, tmp_path: Path) -> None:
+def test_an_id_with_other_contents_stops_the_whole_file(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
     records.queued("row-1", payment_intent="pi_1", amount=999, currency="usd")
     for options in ((), ("--dry-run",)):
         ran = cli("import", season(tmp_path), *options, "--json")
         assert (ran.code, ran.object["conflicting"]) == (6, 1)
-        assert "line 3: refund row-1 exists with other contents and is in progress: amount 999, here 500\n" in ran.err
-        assert "if a row is a new refund, or the corrected row of a failed one, give it a new id" in ran.err
+        assert (
+            "line 3: refund row-1 exists with other contents and is in progress: amount 999, here"
+            " 500\n" in ran.err
+        )
+        assert (
+            "if a row is a new refund, or the corrected row of a failed one, give it a new id"
+            in ran.err
+        )
     assert refunds_in(records) == 1
     assert records.get("row-1").amount == 999
 
@@ -134,7 +170,9 @@ def test_a_file_imported_before_is_named_with_its_batch_and_refused(
     cli: Cli, records: Records, sync_redis: redis.Redis, tmp_path: Path
 ) -> None:
     first = cli("import", season(tmp_path), "--json").object
-    renamed = a_file(tmp_path, *(f"row-{number},pi_{number},500,usd" for number in range(3)), name="renamed.csv")
+    renamed = a_file(
+        tmp_path, *(f"row-{number},pi_{number},500,usd" for number in range(3)), name="renamed.csv"
+    )
     for options in ((), ("--dry-run",), ("--batch", "other")):
         ran = cli("import", renamed, *options)
         assert (ran.code, f"was imported as batch {first['batch_id']} on " in ran.err) == (6, True)
@@ -149,7 +187,12 @@ def test_again_enqueues_what_is_new_in_a_file_as_a_batch_of_its_own(
     file = season(tmp_path)
     first = cli("import", file, "--batch", "b-1")
     again = cli("import", file, "--again", "--json")
-    assert (first.code, again.code, again.object["known"], again.object["batch_id"]) == (0, 9, 3, None)
+    assert (first.code, again.code, again.object["known"], again.object["batch_id"]) == (
+        0,
+        9,
+        3,
+        None,
+    )
     sync_redis.delete("refunds:refund:row-1")
     assert cli("import", file, "--again", "--batch", "b-1").code == 6
     ran = cli("import", file, "--again", "--batch", "b-2", "--json")
@@ -157,7 +200,9 @@ def test_again_enqueues_what_is_new_in_a_file_as_a_batch_of_its_own(
     assert records.get("row-1").batch_id == "b-2"
 
 
-def test_a_name_that_is_another_files_batch_is_refused(cli: Cli, records: Records, tmp_path: Path) -> None:
+def test_a_name_that_is_another_files_batch_is_refused(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
     assert cli("import", season(tmp_path), "--batch", "b-1").code == 0
     other = a_file(tmp_path, "new-1,pi_1,500,usd", name="other.csv")
     ran = cli("import", other, "--batch", "b-1")
@@ -183,12 +228,16 @@ def test_a_file_comes_through_a_pipe_too(cli: Cli, records: Records) -> None:
         ((), 2),
     ],
 )
-def test_a_file_or_option_that_cannot_be_read_is_one_sentence(cli: Cli, arguments: tuple[str, ...], code: int) -> None:
+def test_a_file_or_option_that_cannot_be_read_is_one_sentence(
+    cli: Cli, arguments: tuple[str, ...], code: int
+) -> None:
     ran = cli("import", *arguments, stdin="")
     assert (ran.code, ran.out, "rror: " in ran.err) == (code, "", True)
 
 
-def test_the_result_may_not_replace_the_file_itself(cli: Cli, records: Records, tmp_path: Path) -> None:
+def test_the_result_may_not_replace_the_file_itself(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
     file = season(tmp_path)
     before = Path(file).read_text()
     ran = cli("import", file, "--result", file)
@@ -201,7 +250,14 @@ def unfinished(records: Records, file: str, batch_id: str = "b-1") -> None:
     """An import that was killed before it could note that every row is in."""
     with open_source(file, ImportOptions()) as source:
         opening = BatchDraft(options=stored_reading(source), totals={"usd": 1500})
-        open_batch(records.store, batch_id, file="season.csv", digest=source.digest, rows=3, opening=opening)
+        open_batch(
+            records.store,
+            batch_id,
+            file="season.csv",
+            digest=source.digest,
+            rows=3,
+            opening=opening,
+        )
 
 
 def test_waiting_ends_with_4_and_the_result_file_says_which_row_failed(
@@ -214,7 +270,13 @@ def test_waiting_ends_with_4_and_the_result_file_says_which_row_failed(
     records.in_review("row-2", payment_intent="pi_2", currency="usd", batch_id="b-1")
     ran = cli("import", file, "--wait", "--result", str(result), "--json")
     assert ran.code == 4
-    assert ran.object["counts"] == {"succeeded": 1, "failed": 1, "canceled": 0, "review": 1, "moving": 0}
+    assert ran.object["counts"] == {
+        "succeeded": 1,
+        "failed": 1,
+        "canceled": 0,
+        "review": 1,
+        "moving": 0,
+    }
     assert "'refunds review list'" in ran.err
     with result.open(newline="") as written:
         rows = list(csv.DictReader(written))
@@ -226,7 +288,9 @@ def test_waiting_ends_with_4_and_the_result_file_says_which_row_failed(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.csv", "season.csv"]
 
 
-def test_rows_of_earlier_refunds_are_counted_and_not_waited_for(cli: Cli, records: Records, tmp_path: Path) -> None:
+def test_rows_of_earlier_refunds_are_counted_and_not_waited_for(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
     file = season(tmp_path)
     unfinished(records, file)
     for number in range(2):
@@ -243,7 +307,11 @@ def test_a_file_whose_rows_all_stand_elsewhere_makes_no_batch(
     for number in range(3):
         records.queued(f"row-{number}", payment_intent=f"pi_{number}", currency="usd")
     ran = cli("import", season(tmp_path), "--json")
-    assert (ran.code, ran.object["known_by_status"], sync_redis.exists("refunds:batches")) == (9, {"pending": 3}, 0)
+    assert (ran.code, ran.object["known_by_status"], sync_redis.exists("refunds:batches")) == (
+        9,
+        {"pending": 3},
+        0,
+    )
 
 
 def test_an_unfinished_import_goes_on_with_the_same_command_and_options_only(
@@ -252,7 +320,11 @@ def test_an_unfinished_import_goes_on_with_the_same_command_and_options_only(
     file = season(tmp_path)
     unfinished(records, file)
     ran = cli("import", file, "--currency", "eur")
-    assert (ran.code, "was started with other options" in ran.err, refunds_in(records)) == (6, True, 0)
+    assert (ran.code, "was started with other options" in ran.err, refunds_in(records)) == (
+        6,
+        True,
+        0,
+    )
     assert cli("import", file, "--batch", "b-9").code == 6
     ran = cli("import", file, "--delay", "1h", "--json")
     assert (ran.code, ran.object["batch_id"], ran.object["created"]) == (0, "b-1", 3)
@@ -264,7 +336,10 @@ def test_an_unfinished_import_goes_on_with_the_same_command_and_options_only(
 def test_rows_that_are_one_refund_twice_are_enqueued_once(cli: Cli, tmp_path: Path) -> None:
     ran = cli("import", a_file(tmp_path, "a,pi_1,500,usd", "a,pi_1,500,usd"), "--json")
     assert (ran.code, ran.object["created"]) == (0, 1)
-    assert "warning: 1 row repeats an earlier row (line 3 repeats line 2): each refund is made only once" in ran.err
+    assert (
+        "warning: 1 row repeats an earlier row (line 3 repeats line 2): each refund is made only"
+        " once" in ran.err
+    )
 
 
 def test_an_interrupted_watch_says_that_nothing_stopped_and_how_to_look_again(
@@ -279,14 +354,17 @@ def test_an_interrupted_watch_says_that_nothing_stopped_and_how_to_look_again(
             stderr=subprocess.PIPE,
             text=True,
         )
-        looks = (seen for seen in monitor.listen() if "HGETALL refunds:batch:b-1" in seen["command"])
+        looks = (
+            seen for seen in monitor.listen() if "HGETALL refunds:batch:b-1" in seen["command"]
+        )
         for _ in range(3):
             next(looks)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=SECONDS)
     assert (process.returncode, out) == (130, "")
-    assert err == (
-        "stopped watching; the refunds continue: watch again with 'refunds batch show b-1 --wait', "
+    assert (
+        err == "stopped watching; the refunds continue: watch again with 'refunds batch show b-1"
+        " --wait', "
         "or pause them with 'refunds batch pause b-1'\n"
     )
 
@@ -295,7 +373,10 @@ def test_a_redis_lost_half_way_is_5_and_the_same_command_goes_on(tmp_path: Path)
     file = season(tmp_path, 20_000)
     with running_server() as server:
         cli = Cli(environment={"REFUNDS_REDIS_URL": server.url})
-        with redis.Redis.from_url(server.url, decode_responses=True) as client, client.monitor() as monitor:
+        with (
+            redis.Redis.from_url(server.url, decode_responses=True) as client,
+            client.monitor() as monitor,
+        ):
             process = subprocess.Popen(
                 [sys.executable, "-m", "worker", "import", file],
                 env=cli.real(),
@@ -318,12 +399,23 @@ def test_a_redis_lost_half_way_is_5_and_the_same_command_goes_on(tmp_path: Path)
         assert 0 < ran.object["known"] < 20_000
 
 
-def test_a_file_goes_through_a_real_worker_and_ledger_and_records_agree(cli: Cli, tmp_path: Path) -> None:
-    rows = [*(f"row-{number},pi_{number},500,usd" for number in range(20)), "over-1,pi_over,999999999,usd"]
+def test_a_file_goes_through_a_real_worker_and_ledger_and_records_agree(
+    cli: Cli, tmp_path: Path
+) -> None:
+    rows = [
+        *(f"row-{number},pi_{number},500,usd" for number in range(20)),
+        "over-1,pi_over,999999999,usd",
+    ]
     with running_sandbox() as sandbox:
-        settings = {"REFUNDS_API_KEY": "sk_test_x", "REFUNDS_API_URL": sandbox.url, "REFUNDS_READBACK": "list"}
+        settings = {
+            "REFUNDS_API_KEY": "sk_test_x",
+            "REFUNDS_API_URL": sandbox.url,
+            "REFUNDS_READBACK": "list",
+        }
         process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "worker"], env=cli.real(**settings), stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "worker", "worker"],
+            env=cli.real(**settings),
+            stderr=subprocess.DEVNULL,
         )
         try:
             ran = cli("import", a_file(tmp_path, *rows), "--wait", "--json")
@@ -332,11 +424,19 @@ def test_a_file_goes_through_a_real_worker_and_ledger_and_records_agree(cli: Cli
             process.wait(SECONDS)
         effects = [effect["refund_id"] for effect in sandbox.effects()]
     assert ran.code == 4
-    assert ran.object["counts"] == {"succeeded": 20, "failed": 1, "canceled": 0, "review": 0, "moving": 0}
+    assert ran.object["counts"] == {
+        "succeeded": 20,
+        "failed": 1,
+        "canceled": 0,
+        "review": 0,
+        "moving": 0,
+    }
     assert sorted(effects) == sorted(f"row-{number}" for number in range(20))
 
 
-def test_progress_without_a_terminal_is_a_line_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_without_a_terminal_is_a_line_every_few_seconds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     now = 100.0
     with progress("accepted", 1000, clock=lambda: now) as show:
         show(0)

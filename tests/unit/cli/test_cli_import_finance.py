@@ -1,4 +1,7 @@
-"""Files as finance hands them in: sums in the unit of the file, orders that are found again, mended rows sent again."""
+"""Files as finance hands them in.
+
+Sums in the unit of the file, orders that are found again, mended rows sent again.
+"""
 
 from __future__ import annotations
 
@@ -49,32 +52,45 @@ def handed_in_before(records: Records, request: RefundRequest) -> None:
     records.store.run(scripts.create(plain, Lane.BULK))
 
 
-def test_sums_are_shown_as_the_file_states_its_amounts(cli: Cli, records: Records, tmp_path: Path) -> None:
+def test_sums_are_shown_as_the_file_states_its_amounts(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
     file = a_file(tmp_path, EXPORT)
     options = (*EUROS, *COLUMNS, *BY_ORDER, "--batch", "b-1")
     ran = cli("import", file, *options, "--dry-run")
     assert ran.code == 0
-    for line in ("1,244.50 EUR in 2 refunds", "EUR with 2 decimals", "in major units with a decimal comma"):
+    for line in (
+        "1,244.50 EUR in 2 refunds",
+        "EUR with 2 decimals",
+        "in major units with a decimal comma",
+    ):
         assert line in ran.out
     found = cli("import", file, *options, "--dry-run", "--json").object
     assert (found["totals"]["eur"]["amount"], found["decimals"]) == (124450, {"eur": 2})
     ran = cli("import", file, *options, "--expect-total", "eur=124451")
     assert (
-        "the file adds up to 1,244.50 EUR (eur=124450), but 1,244.51 EUR (eur=124451) were expected: nothing was "
-        "imported\n" in ran.err
+        "the file adds up to 1,244.50 EUR (eur=124450), but 1,244.51 EUR (eur=124451) were"
+        " expected: nothing was imported\n" in ran.err
     )
     ran = cli("import", file, *options, "--max-total", "eur=124449")
-    assert "the file adds up to 1,244.50 EUR (eur=124450), more than --max-total 124,449 allows" in ran.err
+    assert (
+        "the file adds up to 1,244.50 EUR (eur=124450), more than --max-total 124,449 allows"
+        in ran.err
+    )
     assert cli("import", file, *options, "--expect-total", "eur=124450").code == 0
     assert "1,244.50 EUR" in cli("batch", "show", "b-1").out
     assert "minor" not in cli("batch", "show", "b-1").out
     assert standing(records) == 2
 
 
-def test_no_word_of_the_inside_is_read_by_finance(cli: Cli, records: Records, tmp_path: Path) -> None:
+def test_no_word_of_the_inside_is_read_by_finance(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
     file = a_file(tmp_path, "order_no,pi,amount\n1,pi_1,500\n")
     help_text = cli("import", "--help").out
-    outputs = [cli("import", file, *BY_ORDER, *more) for more in (("--dry-run",), ("--batch", "b-1"), ())]
+    outputs = [
+        cli("import", file, *BY_ORDER, *more) for more in (("--dry-run",), ("--batch", "b-1"), ())
+    ]
     handed_in_before(records, RefundRequest(refund_id="x", payment_intent="pi_9", amount=5))
     changed = a_file(tmp_path, "id,pi,amount\nx,pi_9,6\n", "changed.csv")
     outputs += [cli("import", changed), cli("batch", "show", "b-1"), cli("batch", "list")]
@@ -84,35 +100,56 @@ def test_no_word_of_the_inside_is_read_by_finance(cli: Cli, records: Records, tm
     assert "total, no currency  500 minor units in 1 refund\n" in outputs[0].out
 
 
-def test_the_order_of_a_made_id_is_found_with_its_refund(cli: Cli, records: Records, tmp_path: Path) -> None:
+def test_the_order_of_a_made_id_is_found_with_its_refund(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
     file = a_file(tmp_path, EXPORT)
     assert cli("import", file, *EUROS, *COLUMNS, *BY_ORDER, "--batch", "b-1").code == 0
     found = [records.get(refund_id) for refund_id in records.store.ids_in_batch("b-1")]
-    assert [dict(refund.metadata) for refund in found] == [{"order_no": "1001"}, {"order_no": "1002"}]
+    assert [dict(refund.metadata) for refund in found] == [
+        {"order_no": "1001"},
+        {"order_no": "1002"},
+    ]
 
 
-def test_a_file_imported_by_an_earlier_version_finds_its_refunds(cli: Cli, records: Records, tmp_path: Path) -> None:
-    text = "order_no,payment_intent,amount,currency\n" + "".join(f"{n},pi_{n},500,usd\n" for n in range(1_200))
+def test_a_file_imported_by_an_earlier_version_finds_its_refunds(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
+    text = "order_no,payment_intent,amount,currency\n" + "".join(
+        f"{n},pi_{n},500,usd\n" for n in range(1_200)
+    )
     file = a_file(tmp_path, text)
     for request in made(file)[:1_199]:
         handed_in_before(records, request)
     first = made(file)[0]
     records.succeeded(first.refund_id, payment_intent="pi_0", currency="usd")
     ran = cli("import", file, *BY_ORDER, "--dry-run", "--json")
-    assert (ran.code, ran.object["known"], ran.object["new"], ran.object["conflicting"]) == (0, 1_199, 1, 0)
+    assert (ran.code, ran.object["known"], ran.object["new"], ran.object["conflicting"]) == (
+        0,
+        1_199,
+        1,
+        0,
+    )
     ran = cli("import", file, *BY_ORDER, "--batch", "b-1", "--json")
     assert (ran.code, ran.object["created"], ran.object["known"]) == (0, 1, 1_199)
     batch = read_batch(records.store, "b-1")
     assert (batch.known, batch.conflicting, standing(records)) == (1_199, 0, 1_200)
 
 
-def test_a_result_handed_in_again_without_its_options_is_known(cli: Cli, records: Records, tmp_path: Path) -> None:
+def test_a_result_handed_in_again_without_its_options_is_known(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
     result = tmp_path / "result.csv"
     file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n2,pi_2,700\n")
     assert cli("import", file, *BY_ORDER, "--result", str(result)).code == 0
     for options in (("--ignore-extra",), BY_ORDER):
         ran = cli("import", str(result), *options, "--json")
-        assert (ran.code, ran.object["known"], ran.object["conflicting"], standing(records)) == (9, 2, 0, 2)
+        assert (ran.code, ran.object["known"], ran.object["conflicting"], standing(records)) == (
+            9,
+            2,
+            0,
+            2,
+        )
     result.write_text(result.read_text().replace("pi_2,700", "pi_2,800"))
     assert cli("import", str(result), "--ignore-extra", "--json").object["conflicting"] == 1
 
@@ -123,9 +160,14 @@ def test_a_mended_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
     file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_wrong,500\n2,pi_2,700\n")
     assert cli("import", file, *BY_ORDER, "--batch", "b-1").code == 0
     failed, other = made(file)
-    records.failed(failed.refund_id, payment_intent="pi_wrong", batch_id="b-1", metadata={"order_no": "1"})
+    records.failed(
+        failed.refund_id, payment_intent="pi_wrong", batch_id="b-1", metadata={"order_no": "1"}
+    )
     ran = cli("import", file, *BY_ORDER, "--again")
-    assert (ran.code, "1 of them failed before: 'refunds batch retry ID' sends it again unchanged" in ran.err) == (
+    assert (
+        ran.code,
+        "1 of them failed before: 'refunds batch retry ID' sends it again unchanged" in ran.err,
+    ) == (
         9,
         True,
     )
@@ -136,24 +178,37 @@ def test_a_mended_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
         stands = f"refund {failed.refund_id} exists with other contents and failed (card_gone)"
         assert ran.err.splitlines()[:4] == [
             f"line 2: {stands}: payment_intent pi_wrong, here pi_1",
-            "error: 1 row of mended.csv has the id of a refund with other contents: nothing was imported",
+            (
+                "error: 1 row of mended.csv has the id of a refund with other contents: nothing was"
+                " imported"
+            ),
             "  if these are corrected rows of failed refunds, import only them, with --attempt 2",
-            "  if each row is a refund of its own, make the ids from more columns: --id-from order_no,payment_intent",
+            (
+                "  if each row is a refund of its own, make the ids from more columns: --id-from"
+                " order_no,payment_intent"
+            ),
         ]
     ran = cli("import", mended, *BY_ORDER, "--attempt", "2", "--json")
     assert (ran.code, ran.object["created"], standing(records)) == (0, 1, 3)
     again = records.get(f"{failed.refund_id}-a2")
     assert (again.payment_intent, again.metadata) == ("pi_1", {"order_no": "1"})
     # The whole file in a further attempt would pay the second row back twice.
-    whole = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n2,pi_2,750\n", "whole.csv")
+    whole = a_file(
+        tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n2,pi_2,750\n", "whole.csv"
+    )
     for attempt in ("2", "3"):
         ran = cli("import", whole, *BY_ORDER, "--attempt", attempt, "--allow-repeat")
         assert (ran.code, standing(records)) == (6, 3)
         assert f"line 3: the earlier attempt, refund {other.refund_id}, is in progress\n" in ran.err
-    assert "2 rows of whole.csv are a further attempt at a refund that has not failed: nothing was imported" in ran.err
+    assert (
+        "2 rows of whole.csv are a further attempt at a refund that has not failed: nothing was"
+        " imported" in ran.err
+    )
 
 
-def test_a_conflict_after_a_second_attempt_names_the_third(cli: Cli, records: Records, tmp_path: Path) -> None:
+def test_a_conflict_after_a_second_attempt_names_the_third(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
     file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n")
     for attempt in (1, 2):
         (request,) = made(file, attempt=attempt)
@@ -163,32 +218,52 @@ def test_a_conflict_after_a_second_attempt_names_the_third(cli: Cli, records: Re
     assert cli("import", mended, *BY_ORDER, "--attempt", "3").code == 0
 
 
-def test_a_canceled_row_is_handed_in_again_by_a_further_attempt(cli: Cli, records: Records, tmp_path: Path) -> None:
+def test_a_canceled_row_is_handed_in_again_by_a_further_attempt(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
     file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n")
     cli("import", file, *BY_ORDER, "--batch", "b-1")
     cli("batch", "cancel", "b-1")
     result = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n\n", "again.csv")
     ran = cli("import", result, *BY_ORDER)
-    assert (ran.code, "1 of them was canceled: a row that is still wanted needs --attempt 2\n" in ran.err) == (9, True)
+    assert (
+        ran.code,
+        "1 of them was canceled: a row that is still wanted needs --attempt 2\n" in ran.err,
+    ) == (9, True)
     ran = cli("import", file, *BY_ORDER, "--attempt", "2", "--again", "--json")
     assert (ran.code, ran.object["created"], standing(records)) == (0, 1, 2)
 
 
-def test_a_failed_row_that_was_handed_in_again_is_not_retried(cli: Cli, records: Records, tmp_path: Path) -> None:
+def test_a_failed_row_that_was_handed_in_again_is_not_retried(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
     file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n2,pi_2,500\n")
     assert cli("import", file, *BY_ORDER, "--batch", "b-1").code == 0
     first, other = made(file)
     for each in (first, other):
-        records.failed(each.refund_id, payment_intent=each.payment_intent, batch_id="b-1", metadata=dict(each.metadata))
+        records.failed(
+            each.refund_id,
+            payment_intent=each.payment_intent,
+            batch_id="b-1",
+            metadata=dict(each.metadata),
+        )
     mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "mended.csv")
     assert cli("import", mended, *BY_ORDER, "--attempt", "2").code == 0
     again = f"{first.refund_id}-a2"
     ran = cli("batch", "retry", "b-1", "--unknown")
-    named = f"refund {first.refund_id} was not sent again, because its row was imported again as {again}, which is in "
+    named = (
+        f"refund {first.refund_id} was not sent again, because its row was imported again as"
+        f" {again}, which is in "
+    )
     assert (ran.code, named in ran.err, "not sent, imported again" in ran.out) == (0, True, True)
     assert [records.get(each.refund_id).status for each in (first, other)] == ["failed", "pending"]
     ran = cli("batch", "retry", "b-1", "--unknown", "--json")
-    assert (ran.code, ran.object["retried"], ran.object["handed_in_again"], ran.object["moved"]) == (9, 0, 1, 0)
+    assert (
+        ran.code,
+        ran.object["retried"],
+        ran.object["handed_in_again"],
+        ran.object["moved"],
+    ) == (9, 0, 1, 0)
     ran = cli("retry", first.refund_id, "--unknown")
     assert (ran.code, f"was submitted again as {again}" in ran.err) == (6, True)
     assert records.get(first.refund_id).status == "failed"
@@ -215,7 +290,10 @@ def test_a_row_whose_earlier_attempt_is_retried_meanwhile_is_left_out(
     monkeypatch.setattr("worker.batches.open_batch", late)
     mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "mended.csv")
     ran = cli("import", mended, *BY_ORDER, "--attempt", "2")
-    assert (ran.code, "1 row was skipped, because other refunds took its id during the import" in ran.err) == (6, True)
+    assert (
+        ran.code,
+        "1 row was skipped, because other refunds took its id during the import" in ran.err,
+    ) == (6, True)
     assert standing(records) == 1
     assert records.get(first.refund_id).status == "pending"
 
@@ -233,11 +311,19 @@ def test_a_result_says_what_has_gone_back_and_under_which_id_of_the_provider(
     file = a_file(tmp_path, "id;pi;amount\na;pi_a;5,00\nb;pi_b;\n")
     assert cli("import", file, *EUROS, "--all-remaining", "--batch", "b-1").code == 0
     for refund_id, amount in (("a", 500), ("b", None)):
-        fields = {"payment_intent": f"pi_{refund_id}", "amount": amount, "currency": "eur", "batch_id": "b-1"}
+        fields = {
+            "payment_intent": f"pi_{refund_id}",
+            "amount": amount,
+            "currency": "eur",
+            "batch_id": "b-1",
+        }
         records.succeeded(refund_id, f"re_{refund_id}", shown="eur", **fields)
     ran = cli("batch", "result", "b-1", "--input", file)
     rows = list(csv.DictReader(ran.out.splitlines(), delimiter=";"))
-    assert [(row["provider_refund_id"], row["amount_refunded"], row["currency_refunded"]) for row in rows] == [
+    assert [
+        (row["provider_refund_id"], row["amount_refunded"], row["currency_refunded"])
+        for row in rows
+    ] == [
         ("re_a", "5,00", "eur"),
         ("re_b", "5,00", "eur"),
     ]

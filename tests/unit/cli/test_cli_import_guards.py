@@ -1,4 +1,6 @@
-"""`refunds import` held back: by what was expected, by ceilings, by repeats, by bad rows beyond what is allowed."""
+"""`refunds import` held back: by what was expected, by ceilings, by repeats, by bad rows beyond
+what is allowed.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,14 @@ def accepted(records: Records) -> int:
             ("--expect-total", "usd=1200", "--expect-total", "eur=300", "--expect-total", "jpy=1"),
             "the file adds up to 0 jpy, but 1 was expected",
         ),
-        (("--max-total", "1199"), "the file adds up to 1,200 usd, more than --max-total 1,199 allows"),
-        (("--max-total", "usd=5000"), "the file adds up to 300 eur, more than --max-total 0 allows"),
+        (
+            ("--max-total", "1199"),
+            "the file adds up to 1,200 usd, more than --max-total 1,199 allows",
+        ),
+        (
+            ("--max-total", "usd=5000"),
+            "the file adds up to 300 eur, more than --max-total 0 allows",
+        ),
     ],
 )
 def test_what_is_not_as_expected_is_refused_in_a_sentence(
@@ -84,9 +92,14 @@ def test_a_sum_of_a_currency_that_no_row_states_is_one_sentence_with_the_way_out
 
 
 @pytest.mark.parametrize(("most", "code"), [("700", 0), ("699", 6)])
-def test_no_single_refund_is_larger_than_the_setting_allows(cli: Cli, tmp_path: Path, most: str, code: int) -> None:
+def test_no_single_refund_is_larger_than_the_setting_allows(
+    cli: Cli, tmp_path: Path, most: str, code: int
+) -> None:
     ran = cli("import", a_file(tmp_path), REFUNDS_MAX_AMOUNT=most)
-    assert (ran.code, "line 3 requests 700 minor units, more than REFUNDS_MAX_AMOUNT=699 allows" in ran.err) == (
+    assert (
+        ran.code,
+        "line 3 requests 700 minor units, more than REFUNDS_MAX_AMOUNT=699 allows" in ran.err,
+    ) == (
         code,
         code == 6,
     )
@@ -94,13 +107,19 @@ def test_no_single_refund_is_larger_than_the_setting_allows(cli: Cli, tmp_path: 
 
 @pytest.mark.parametrize(
     ("options", "settings", "limit"),
-    [(("--max-total", "5000"), {}, "--max-total"), ((), {"REFUNDS_MAX_AMOUNT": "5000"}, "REFUNDS_MAX_AMOUNT")],
+    [
+        (("--max-total", "5000"), {}, "--max-total"),
+        ((), {"REFUNDS_MAX_AMOUNT": "5000"}, "REFUNDS_MAX_AMOUNT"),
+    ],
 )
 def test_a_ceiling_that_cannot_be_held_refuses(
     cli: Cli, tmp_path: Path, options: tuple[str, ...], settings: dict[str, str], limit: str
 ) -> None:
     ran = cli("import", a_file(tmp_path, "a,pi_a,,usd"), *options, **settings)
-    assert (ran.code, f"1 row requests all that is left of a payment, so {limit} cannot be checked" in ran.err) == (
+    assert (
+        ran.code,
+        f"1 row requests all that is left of a payment, so {limit} cannot be checked" in ran.err,
+    ) == (
         6,
         True,
     )
@@ -121,7 +140,9 @@ def test_a_ceiling_that_cannot_be_held_refuses(
         ("--expect-rows", "0"),
     ],
 )
-def test_an_option_that_cannot_be_read_is_wrong_usage(cli: Cli, tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_an_option_that_cannot_be_read_is_wrong_usage(
+    cli: Cli, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     ran = cli("import", a_file(tmp_path), *options)
     assert (ran.code, ran.out, "Error: " in ran.err) == (2, "", True)
 
@@ -149,10 +170,22 @@ def test_bad_rows_are_left_out_where_that_is_asked_for_and_written_down(
     cli: Cli, records: Records, tmp_path: Path
 ) -> None:
     file, errors, result = a_file(tmp_path, *BAD), tmp_path / "bad.csv", tmp_path / "result.csv"
-    options = ("--on-error", "skip", "--max-errors", "50%", "--errors", str(errors), "--result", str(result))
+    options = (
+        "--on-error",
+        "skip",
+        "--max-errors",
+        "50%",
+        "--errors",
+        str(errors),
+        "--result",
+        str(result),
+    )
     ran = cli("import", file, *options, "--json")
     assert (ran.code, ran.object["created"], ran.object["invalid"]) == (0, 2, 2)
-    assert "2 of 4 rows of season.csv are invalid (1 refund_id, 1 amount_exponent): they are skipped" in ran.err
+    assert (
+        "2 of 4 rows of season.csv are invalid (1 refund_id, 1 amount_exponent): they are skipped"
+        in ran.err
+    )
     with errors.open(newline="") as written:
         rows = list(csv.DictReader(written))
     assert [(row["line"], row["code"], row["refund_id"]) for row in rows] == [
@@ -160,13 +193,23 @@ def test_bad_rows_are_left_out_where_that_is_asked_for_and_written_down(
         ("4", "amount_exponent", "c"),
     ]
     with result.open(newline="") as written:
-        assert [row["status"] for row in csv.DictReader(written)] == ["pending", "invalid", "invalid", "pending"]
+        assert [row["status"] for row in csv.DictReader(written)] == [
+            "pending",
+            "invalid",
+            "invalid",
+            "pending",
+        ]
     assert read_batch(records.store, ran.object["batch_id"]).invalid == 2
 
 
-def test_mended_the_file_of_bad_rows_is_imported_as_it_is(cli: Cli, records: Records, tmp_path: Path) -> None:
+def test_mended_the_file_of_bad_rows_is_imported_as_it_is(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
     errors = tmp_path / "bad.csv"
-    assert cli("import", a_file(tmp_path, *BAD), "--on-error", "skip", "--errors", str(errors)).code == 0
+    assert (
+        cli("import", a_file(tmp_path, *BAD), "--on-error", "skip", "--errors", str(errors)).code
+        == 0
+    )
     errors.write_text(errors.read_text().replace("b b", "b").replace("1e3,eur", "1000,eur"))
     ran = cli("import", str(errors), "--json")
     assert (ran.code, ran.object["created"], accepted(records)) == (0, 2, 4)
@@ -186,7 +229,9 @@ def test_a_file_of_bad_rows_alone_is_rejected(cli: Cli, tmp_path: Path) -> None:
     assert (ran.code, "no valid row is left: nothing was imported" in ran.err) == (3, True)
 
 
-def test_a_dry_run_of_a_file_with_bad_rows_tells_the_rest_as_well(cli: Cli, records: Records, tmp_path: Path) -> None:
+def test_a_dry_run_of_a_file_with_bad_rows_tells_the_rest_as_well(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
     records.succeeded("a", payment_intent="pi_a", currency="usd")
     ran = cli("import", a_file(tmp_path, *BAD), "--dry-run", "--json")
     assert (ran.code, ran.object["invalid"], ran.object["known_by_status"], ran.object["new"]) == (
@@ -254,7 +299,9 @@ def test_an_import_whose_batch_is_canceled_meanwhile_stops(
     assert read_batch(records.store, "b-1").imported_at is None
 
 
-def test_a_workbook_that_would_fill_the_memory_is_refused_and_csv_is_named(cli: Cli, tmp_path: Path) -> None:
+def test_a_workbook_that_would_fill_the_memory_is_refused_and_csv_is_named(
+    cli: Cli, tmp_path: Path
+) -> None:
     rows: list[list[object]] = [["refund_id", "payment_intent"], ["a", "pi_a"]]
     path = tmp_path / "season.xlsx"
     # A reader holds the whole rectangle up to the last cell: 80,000 rows of 20 columns.
@@ -265,7 +312,9 @@ def test_a_workbook_that_would_fill_the_memory_is_refused_and_csv_is_named(cli: 
     assert "save the sheet as CSV, which can have any length" in ran.err
 
 
-def test_a_file_whose_batch_was_canceled_is_sent_to_new_ids_and_not_to_again(cli: Cli, tmp_path: Path) -> None:
+def test_a_file_whose_batch_was_canceled_is_sent_to_new_ids_and_not_to_again(
+    cli: Cli, tmp_path: Path
+) -> None:
     file = a_file(tmp_path)
     cli("import", file, "--batch", "b-1")
     cli("batch", "cancel", "b-1")

@@ -1,4 +1,6 @@
-"""Rows without an amount: refused unless it is said that they refund all that is left, and in no expected sum."""
+"""Rows without an amount: refused unless it is said that they refund all that is left, and in no
+expected sum.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +38,23 @@ def test_a_file_without_a_column_for_the_amount_is_refused_with_the_one_it_may_b
     file = a_file(tmp_path, NO_AMOUNTS)
     ran = cli("import", file, "--ignore-extra", *more)
     assert (ran.code, accepted(records)) == (6, 0)
-    sentence = "season.csv has no amount column, so each of 2 rows would refund all that is left of its payment"
+    sentence = (
+        "season.csv has no amount column, so each of 2 rows would refund all that is left of its"
+        " payment"
+    )
     assert ran.err.splitlines()[:3] == [
         f"error: {sentence}: nothing was imported",
         "  if the amounts are in 'Amount EUR', use --column amount=\"Amount EUR\"",
         "  if all that is left should be refunded, use --all-remaining",
     ]
-    assert "Amount EUR" in cli("import", file, *more).err  # without --ignore-extra it is no known column
+    assert (
+        "Amount EUR" in cli("import", file, *more).err
+    )  # without --ignore-extra it is no known column
     columns = ("--column", "amount=Amount EUR", "--amount-unit", "major", "--currency", "eur")
-    assert cli("import", file, *columns, "--dry-run", "--json").object["totals"]["eur"]["amount"] == 1200
+    assert (
+        cli("import", file, *columns, "--dry-run", "--json").object["totals"]["eur"]["amount"]
+        == 1200
+    )
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",), ("--on-error", "skip")])
@@ -54,8 +64,8 @@ def test_a_row_without_an_amount_is_refused_with_its_line(
     ran = cli("import", a_file(tmp_path, OPEN), *more)
     assert (ran.code, accepted(records)) == (6, 0)
     assert (
-        "error: 2 rows of season.csv have no amount (lines 3 and 4), so each would refund all that is left of its "
-        "payment: nothing was imported\n" in ran.err
+        "error: 2 rows of season.csv have no amount (lines 3 and 4), so each would refund all that"
+        " is left of its payment: nothing was imported\n" in ran.err
     )
     ran = cli("import", a_file(tmp_path, OPEN), *more, "--json")
     assert (ran.code, len(ran.object["broken_limits"])) == (6, 1)
@@ -83,7 +93,9 @@ def test_all_that_is_left_has_to_be_said_in_every_format(
     assert "1 refund of all that is left" in cli("batch", "show", "b-1").out
 
 
-def test_at_a_desk_without_redis_a_row_without_an_amount_is_refused_too(away: Cli, tmp_path: Path) -> None:
+def test_at_a_desk_without_redis_a_row_without_an_amount_is_refused_too(
+    away: Cli, tmp_path: Path
+) -> None:
     ran = away("import", a_file(tmp_path, OPEN), "--dry-run")
     assert (ran.code, "2 rows of season.csv have no amount" in ran.err) == (6, True)
 
@@ -94,9 +106,18 @@ def test_a_result_of_all_that_is_left_is_handed_in_again_as_what_is_known(
     result = tmp_path / "result.csv"
     assert cli("import", a_file(tmp_path, OPEN), "--all-remaining").code == 0
     for refund_id, amount in (("a", 500), ("b", None), ("c", None)):
-        fields: dict[str, Any] = {"payment_intent": f"pi_{refund_id}", "amount": amount, "currency": "usd"}
+        fields: dict[str, Any] = {
+            "payment_intent": f"pi_{refund_id}",
+            "amount": amount,
+            "currency": "usd",
+        }
         records.succeeded(refund_id, f"re_{refund_id}", **fields)
-    assert cli("import", a_file(tmp_path, OPEN), "--all-remaining", "--again", "--result", str(result)).code == 9
+    assert (
+        cli(
+            "import", a_file(tmp_path, OPEN), "--all-remaining", "--again", "--result", str(result)
+        ).code
+        == 9
+    )
     with result.open(newline="") as written:
         rows = list(csv.DictReader(written))
     assert [(row["amount"], row["status"], row["amount_refunded"]) for row in rows] == [
@@ -140,11 +161,16 @@ def test_a_sum_that_nobody_knows_is_no_expected_sum(
         for more in ((), ("--dry-run",), ("--all-remaining",), ("--all-remaining", "--dry-run")):
             ran = cli("import", file, option, total, *more)
             assert ran.code == 6
-            assert f"1 row requests all that is left of a payment, so {option} cannot be checked" in ran.err
+            assert (
+                f"1 row requests all that is left of a payment, so {option} cannot be checked"
+                in ran.err
+            )
     assert accepted(records) == 0
 
 
-def test_a_column_that_looks_like_an_amount_is_never_ignored_in_silence(cli: Cli, tmp_path: Path) -> None:
+def test_a_column_that_looks_like_an_amount_is_never_ignored_in_silence(
+    cli: Cli, tmp_path: Path
+) -> None:
     text = "refund_id,payment_intent,amount,Total EUR\na,pi_a,500,5.00\n"
     ran = cli("import", a_file(tmp_path, text), "--ignore-extra", "--dry-run")
     assert ran.code == 0
@@ -152,12 +178,22 @@ def test_a_column_that_looks_like_an_amount_is_never_ignored_in_silence(cli: Cli
     assert f"{warning}: amounts are read from 'amount'\n" in ran.err
     ran = cli("import", a_file(tmp_path, NO_AMOUNTS), "--ignore-extra", "--all-remaining")
     assert ran.code == 0
-    assert "'Amount EUR' looks like an amount but is ignored: no column is read as the amount\n" in ran.err
+    assert (
+        "'Amount EUR' looks like an amount but is ignored: no column is read as the amount\n"
+        in ran.err
+    )
 
 
 def test_the_summary_says_what_each_column_is_used_as(cli: Cli, tmp_path: Path) -> None:
     text = "Order,Payment ID,amount,Comment,status\n1,pi_1,500,hm,failed\n"
-    options = ("--column", "payment_intent=Payment ID", "--id-from", "order", "--ignore-extra", "--dry-run")
+    options = (
+        "--column",
+        "payment_intent=Payment ID",
+        "--id-from",
+        "order",
+        "--ignore-extra",
+        "--dry-run",
+    )
     file = a_file(tmp_path, text)
     assert cli("import", file, *options, "--json").object["columns"] == [
         {"column": "Order", "use": "id, metadata.order"},
@@ -181,7 +217,9 @@ def test_the_summary_says_what_each_column_is_used_as(cli: Cli, tmp_path: Path) 
     "option",
     ["amount", "=Amount", "amuont=Amount", "status=Status", "metadata.=Order"],
 )
-def test_a_column_option_that_cannot_be_read_is_wrong_usage(cli: Cli, tmp_path: Path, option: str) -> None:
+def test_a_column_option_that_cannot_be_read_is_wrong_usage(
+    cli: Cli, tmp_path: Path, option: str
+) -> None:
     ran = cli("import", a_file(tmp_path, NO_AMOUNTS), "--column", option)
     assert (ran.code, ran.out, 'must be FIELD="Header"' in ran.err) == (2, "", True)
 
@@ -189,7 +227,14 @@ def test_a_column_option_that_cannot_be_read_is_wrong_usage(cli: Cli, tmp_path: 
 def test_a_misspelt_field_is_asked_about(cli: Cli, tmp_path: Path) -> None:
     ran = cli("import", a_file(tmp_path, NO_AMOUNTS), "--column", "amuont=Amount EUR")
     assert (ran.code, "did you mean amount?" in ran.err) == (2, True)
-    ran = cli("import", a_file(tmp_path, NO_AMOUNTS), "--column", "pi=payment_intent", "--column", "payment=x")
+    ran = cli(
+        "import",
+        a_file(tmp_path, NO_AMOUNTS),
+        "--column",
+        "pi=payment_intent",
+        "--column",
+        "payment=x",
+    )
     assert (ran.code, "payment_intent is given twice" in ran.err) == (2, True)
 
 
@@ -199,9 +244,17 @@ def test_a_decimal_comma_of_minor_units_is_wrong_usage(cli: Cli, tmp_path: Path)
 
 
 def test_rows_behind_a_filter_are_told_of(cli: Cli, tmp_path: Path) -> None:
-    book = changed(workbook([["id", "pi", "amount"], ["a", "pi_a", 5]]), b'<row r="2">', b'<row r="2" hidden="1">')
+    book = changed(
+        workbook([["id", "pi", "amount"], ["a", "pi_a", 5]]),
+        b'<row r="2">',
+        b'<row r="2" hidden="1">',
+    )
     ran = cli("import", a_file(tmp_path, book, "f.xlsx"), "--dry-run")
-    assert (ran.code, "1 row of the sheet is hidden, for example by a filter, but read like all others" in ran.err) == (
+    assert (
+        ran.code,
+        "1 row of the sheet is hidden, for example by a filter, but read like all others"
+        in ran.err,
+    ) == (
         0,
         True,
     )

@@ -1,4 +1,7 @@
-"""The files that `refunds import` leaves behind: never of a run before, and never in a device's place."""
+"""The files that `refunds import` leaves behind.
+
+Never of a run before, and never in a device's place.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,11 @@ def test_errors_of_an_earlier_run_are_gone_after_one_without_any(
 @pytest.mark.parametrize("option", ["--errors", "--result"])
 def test_standard_output_is_for_the_summary_alone(cli: Cli, tmp_path: Path, option: str) -> None:
     ran = cli("import", a_file(tmp_path, BAD), option, "-")
-    assert (ran.code, ran.out, "'-' must be a file, because the summary goes to standard output" in ran.err) == (
+    assert (
+        ran.code,
+        ran.out,
+        "'-' must be a file, because the summary goes to standard output" in ran.err,
+    ) == (
         2,
         "",
         True,
@@ -46,8 +53,14 @@ def test_standard_output_is_for_the_summary_alone(cli: Cli, tmp_path: Path, opti
 
 
 def test_result_and_errors_cannot_share_a_file(cli: Cli, tmp_path: Path) -> None:
-    ran = cli("import", a_file(tmp_path, BAD), "--errors", f"{tmp_path}/x", "--result", f"{tmp_path}/x")
-    assert (ran.code, "--result and --errors both name" in ran.err, (tmp_path / "x").exists()) == (2, True, False)
+    ran = cli(
+        "import", a_file(tmp_path, BAD), "--errors", f"{tmp_path}/x", "--result", f"{tmp_path}/x"
+    )
+    assert (ran.code, "--result and --errors both name" in ran.err, (tmp_path / "x").exists()) == (
+        2,
+        True,
+        False,
+    )
 
 
 def test_a_pipe_is_written_to_and_stays_a_pipe(cli: Cli, tmp_path: Path) -> None:
@@ -72,14 +85,16 @@ def test_a_sheet_of_a_csv_is_wrong_usage(cli: Cli, tmp_path: Path) -> None:
     ran = cli("import", a_file(tmp_path, GOOD), "--sheet", "Refunds")
     assert (ran.code, ran.out) == (2, "")
     assert (
-        "--sheet applies only to a workbook, but season.csv is read as CSV, comma-separated: leave the option out"
-        in ran.err
+        "--sheet applies only to a workbook, but season.csv is read as CSV, comma-separated: leave"
+        " the option out" in ran.err
     )
 
 
 def test_a_delimiter_of_json_lines_or_a_workbook_is_wrong_usage(cli: Cli, tmp_path: Path) -> None:
     lines = a_file(tmp_path, '{"refund_id": "row-1", "payment_intent": "pi_1"}\n', "season.jsonl")
-    (tmp_path / "season.xlsx").write_bytes(workbook([["refund_id", "payment_intent"], ["row-1", "pi_1"]]))
+    (tmp_path / "season.xlsx").write_bytes(
+        workbook([["refund_id", "payment_intent"], ["row-1", "pi_1"]])
+    )
     for file in (lines, str(tmp_path / "season.xlsx")):
         ran = cli("import", file, "--delimiter", "tab")
         assert (ran.code, "--delimiter applies only to a CSV" in ran.err) == (2, True)
@@ -104,7 +119,9 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("option", ["--errors", "--result"])
-def test_what_a_command_leaves_behind_is_for_its_owner_alone(cli: Cli, tmp_path: Path, option: str) -> None:
+def test_what_a_command_leaves_behind_is_for_its_owner_alone(
+    cli: Cli, tmp_path: Path, option: str
+) -> None:
     target = tmp_path / "bad.csv"
     target.write_text("of an earlier run")
     target.chmod(0o644)
@@ -118,7 +135,9 @@ def test_what_a_command_leaves_behind_is_for_its_owner_alone(cli: Cli, tmp_path:
 
 
 @pytest.mark.parametrize("option", ["--errors", "--result"])
-def test_a_link_that_somebody_has_laid_beside_it_is_not_followed(cli: Cli, tmp_path: Path, option: str) -> None:
+def test_a_link_that_somebody_has_laid_beside_it_is_not_followed(
+    cli: Cli, tmp_path: Path, option: str
+) -> None:
     precious, target = tmp_path / "precious", tmp_path / "bad.csv"
     precious.write_text("precious")
     for name in ("bad.csv.part", ".bad.csv.part", "bad.csv"):
@@ -138,7 +157,12 @@ def test_a_batchs_result_in_a_file_is_for_its_owner_alone(cli: Cli, tmp_path: Pa
 
 def test_a_command_that_is_refused_leaves_no_part_of_a_file(cli: Cli, tmp_path: Path) -> None:
     file = a_file(tmp_path, "refund_id,payment_intent,amount\nrow-1,pi_1,1e3,x\n")
-    assert cli("import", file, "--result", str(tmp_path / "r.csv"), "--errors", str(tmp_path / "e.csv")).code == 3
+    assert (
+        cli(
+            "import", file, "--result", str(tmp_path / "r.csv"), "--errors", str(tmp_path / "e.csv")
+        ).code
+        == 3
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["season.csv"]
 
 
@@ -157,5 +181,7 @@ def test_a_result_that_cannot_be_written_at_the_end_takes_nothing_back(
     monkeypatch.setattr("worker.cli.import_run.write_result", full)
     ran = cli("import", a_file(tmp_path, GOOD), "--result", str(tmp_path / "r.csv"))
     assert (ran.code, records.get("row-1").amount) == (1, 500)
-    assert "the accepted refunds continue: write their results with 'refunds batch result'" in ran.err
+    assert (
+        "the accepted refunds continue: write their results with 'refunds batch result'" in ran.err
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["season.csv"]

@@ -1,4 +1,7 @@
-"""An import that ends before its file does: whatever was accepted stays, and the same command does the rest."""
+"""An import that ends before its file does.
+
+Whatever was accepted stays, and the same command does the rest.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,21 @@ ROWS = 1_200
 @pytest.fixture
 def season(tmp_path: Path) -> str:
     path = tmp_path / "season.csv"
-    path.write_text("refund_id,payment_intent,amount\n" + "".join(f"row-{n},pi_{n},500\n" for n in range(ROWS)))
+    path.write_text(
+        "refund_id,payment_intent,amount\n" + "".join(f"row-{n},pi_{n},500\n" for n in range(ROWS))
+    )
     return str(path)
 
 
 def assert_whole(records: Records, ran: Any, before: int) -> None:
-    """Every row stands once, all of them in the one batch, and what stood before was left as it was."""
-    assert (ran.code, ran.object["created"], ran.object["known"]) == (0 if before < ROWS else 9, ROWS - before, before)
+    """Every row stands once, all of them in the one batch, and what stood before was left as it
+    was.
+    """
+    assert (ran.code, ran.object["created"], ran.object["known"]) == (
+        0 if before < ROWS else 9,
+        ROWS - before,
+        before,
+    )
     batch = read_batch(records.store, "b-1")
     assert (batch.accepted, batch.known, batch.imported_at is None) == (ROWS, 0, False)
     assert [*records.store.ids_in_batch("b-1")] == [f"row-{number}" for number in range(ROWS)]
@@ -54,7 +65,10 @@ def test_an_import_that_ends_after_any_row_is_gone_on_with_by_the_same_command(
     accepted = sum(records.store.counts().values())
     # Rows are accepted in chunks of five hundred.
     assert (ran.code, ran.out, accepted) == (130, "", rows // 500 * 500)
-    assert f"interrupted after {accepted:,} of {ROWS:,} rows, which stay accepted as batch b-1" in ran.err
+    assert (
+        f"interrupted after {accepted:,} of {ROWS:,} rows, which stay accepted as batch b-1"
+        in ran.err
+    )
     assert read_batch(records.store, "b-1").imported_at is None
     assert_whole(records, cli("import", season, "--batch", "b-1", "--json"), accepted)
 

@@ -31,10 +31,17 @@ def claim_result(records: Records, refund_id: str) -> str:
 def test_a_pause_stops_every_claim_until_it_is_resumed(cli: Cli, records: Records) -> None:
     records.queued("order-1")
     paused = cli("pause")
-    assert (paused.code, paused.out, "send again with 'refunds resume'" in paused.err) == (0, "", True)
+    assert (paused.code, paused.out, "send again with 'refunds resume'" in paused.err) == (
+        0,
+        "",
+        True,
+    )
     assert claim_result(records, "order-1") == "paused"
     resumed = cli("resume")
-    assert (resumed.code, resumed.err.startswith("resumed; sending had been paused since 20")) == (0, True)
+    assert (resumed.code, resumed.err.startswith("resumed; sending had been paused since 20")) == (
+        0,
+        True,
+    )
     assert claim_result(records, "order-1") == "claimed"
 
 
@@ -42,7 +49,9 @@ def test_a_second_pause_keeps_when_and_who_of_the_first(cli: Cli, sync_redis: re
     cli("pause")
     sync_redis.hset("refunds:meta", mapping={"paused": "1700000000000", "paused_by": "somebody"})
     again = cli("pause")
-    told = "already paused since 2023-11-14 22:13:20Z by somebody: send again with 'refunds resume'\n"
+    told = (
+        "already paused since 2023-11-14 22:13:20Z by somebody: send again with 'refunds resume'\n"
+    )
     assert (again.code, again.err) == (9, told)
 
 
@@ -66,7 +75,10 @@ def test_a_person_who_vouches_for_the_account_lets_refunds_be_sent_again(
     assert (ran.code, ran.out) == (0, "")
     assert ran.err.splitlines() == [
         "payment pi_1 counts as gone, and refunds are sent again",
-        "the API key of the next worker that starts within an hour is accepted for the account of these records",
+        (
+            "the API key of the next worker that starts within an hour is accepted for the account"
+            " of these records"
+        ),
         "all sending is still paused: start it with 'refunds resume'",
     ]
     assert cli("resume").err.startswith("resumed")
@@ -81,7 +93,10 @@ def test_nothing_is_confirmed_while_no_payment_is_missing_and_the_key_is_known(
     known: dict[Any, Any] = {"key_salt": "s", "key_prints": flags.key_print("sk_test_known", "s")}
     sync_redis.hset("refunds:meta", mapping=known)
     ran = cli("resume", "--account", REFUNDS_API_KEY="sk_test_known")
-    assert (ran.code, ran.err) == (9, "nothing was changed: no payment is missing, and the records know this API key\n")
+    assert (ran.code, ran.err) == (
+        9,
+        "nothing was changed: no payment is missing, and the records know this API key\n",
+    )
     without = cli("resume", "--account")
     assert (without.code, "'refunds resume --account --force'" in without.err) == (9, True)
     assert sync_redis.hget("refunds:meta", "account_vouched") is None
@@ -95,11 +110,18 @@ def test_an_account_is_vouched_for_as_a_whole(cli: Cli) -> None:
     assert (ran.code, "leave out --batch b-1" in ran.err) == (2, True)
 
 
-def test_the_stop_button_works_on_a_server_that_could_forget_and_says_that_it_could(cli: Cli) -> None:
-    with running_server(appendonly="no") as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
+def test_the_stop_button_works_on_a_server_that_could_forget_and_says_that_it_could(
+    cli: Cli,
+) -> None:
+    with (
+        running_server(appendonly="no") as server,
+        redis.Redis.from_url(server.url, decode_responses=True) as client,
+    ):
         ran = cli("pause", REFUNDS_REDIS_URL=server.url)
         assert (ran.code, ran.out) == (5, "")
-        assert ran.err.startswith("error: everything is paused now, but the pause may not be on disk yet")
+        assert ran.err.startswith(
+            "error: everything is paused now, but the pause may not be on disk yet"
+        )
         assert flags.read(Store(client)).paused_at is not None
 
 
@@ -109,7 +131,10 @@ def test_a_pause_of_one_batch_holds_back_that_batch_alone(cli: Cli, records: Rec
     records.queued("order-1", payment_intent="pi_order")
     assert said(cli("pause", "--batch", "b-1")) == (0, "batch b-1 is paused\n")
     assert said(cli("pause", "--batch", "b-1")) == (9, "batch b-1 was already paused\n")
-    assert (claim_result(records, "row-1"), claim_result(records, "order-1")) == ("batch", "claimed")
+    assert (claim_result(records, "row-1"), claim_result(records, "order-1")) == (
+        "batch",
+        "claimed",
+    )
     assert said(cli("resume", "--batch", "b-1")) == (0, "batch b-1 is resumed\n")
     assert said(cli("resume", "--batch", "b-1")) == (9, "batch b-1 was not paused\n")
     assert claim_result(records, "row-1") == "claimed"
@@ -124,7 +149,11 @@ def test_whoever_presses_the_button_is_named(
     open_batch(records.store, "b-1", file="season.csv", digest="d1", rows=1)
     cli("pause", "--batch", "b-1", **named)
     cli("pause", **named)
-    assert read_batch(records.store, "b-1").paused_by == flags.read(records.store).paused_by == (actor or "root")
+    assert (
+        read_batch(records.store, "b-1").paused_by
+        == flags.read(records.store).paused_by
+        == (actor or "root")
+    )
 
 
 @pytest.mark.parametrize("actor", [" ", "a\x1b[2J", "x" * 101])
@@ -133,7 +162,9 @@ def test_a_name_that_cannot_be_kept_is_a_wrong_setting(cli: Cli, actor: str) -> 
     assert (ran.code, "REFUNDS_ACTOR" in ran.err) == (2, True)
 
 
-def test_a_batch_that_goes_on_under_a_pause_of_everything_says_so(cli: Cli, records: Records) -> None:
+def test_a_batch_that_goes_on_under_a_pause_of_everything_says_so(
+    cli: Cli, records: Records
+) -> None:
     open_batch(records.store, "b-1", file="season.csv", digest="d1", rows=1)
     pause_batch(records.store, "b-1")
     cli("pause")
@@ -145,17 +176,27 @@ def test_an_unknown_or_canceled_batch_cannot_be_paused(cli: Cli, records: Record
     open_batch(records.store, "b-1", file="season.csv", digest="d1", rows=1)
     records.store.redis.hset("refunds:batch:b-1", "state", "canceled")
     ran = cli("pause", "--batch", "b-1")
-    assert said(ran) == (6, "error: batch b-1 is canceled and cannot be paused: nothing was changed\n")
+    assert said(ran) == (
+        6,
+        "error: batch b-1 is canceled and cannot be paused: nothing was changed\n",
+    )
     ran = cli("resume", "--batch", "b-1")
-    assert said(ran) == (6, "error: batch b-1 is canceled and cannot be resumed: nothing was changed\n")
+    assert said(ran) == (
+        6,
+        "error: batch b-1 is canceled and cannot be resumed: nothing was changed\n",
+    )
 
 
-def test_a_batch_begun_again_with_the_same_file_goes_on_and_with_another_is_refused(records: Records) -> None:
+def test_a_batch_begun_again_with_the_same_file_goes_on_and_with_another_is_refused(
+    records: Records,
+) -> None:
     assert open_batch(records.store, "b-1", file="season.csv", digest="d1", rows=2).fresh
     records.queued("row-1", batch_id="b-1")
     before = read_batch(records.store, "b-1")
     assert not open_batch(records.store, "b-1", file="renamed.csv", digest="d1", rows=2).fresh
-    assert open_batch(records.store, None, file="renamed.csv", digest="d1", rows=2).batch_id == "b-1"
+    assert (
+        open_batch(records.store, None, file="renamed.csv", digest="d1", rows=2).batch_id == "b-1"
+    )
     with pytest.raises(GuardRefused, match=r"belongs to another file, 'season\.csv'"):
         open_batch(records.store, "b-1", file="other.csv", digest="d2", rows=9)
     assert read_batch(records.store, "b-1") == before
@@ -184,16 +225,36 @@ def test_counts_of_a_batch_follow_its_refunds(records: Records) -> None:
     ("settings", "code", "sentence"),
     [
         ({}, 2, "error: REFUNDS_API_KEY is not set"),
-        ({**KEY, "REFUNDS_LEASE_SECONDS": "soon"}, 2, "error: wrong settings: REFUNDS_LEASE_SECONDS"),
-        ({**KEY, "REFUNDS_API_KEY": "sk_live_planted"}, 6, "error: the key or the address is a live one"),
-        ({**KEY, "REFUNDS_API_URL": "https://api.wooshpay.com"}, 6, "error: the key or the address is"),
-        ({**KEY, "REFUNDS_API_URL": "http://pay.example"}, 6, "error: REFUNDS_API_URL is plain http"),
+        (
+            {**KEY, "REFUNDS_LEASE_SECONDS": "soon"},
+            2,
+            "error: wrong settings: REFUNDS_LEASE_SECONDS",
+        ),
+        (
+            {**KEY, "REFUNDS_API_KEY": "sk_live_planted"},
+            6,
+            "error: the key or the address is a live one",
+        ),
+        (
+            {**KEY, "REFUNDS_API_URL": "https://api.wooshpay.com"},
+            6,
+            "error: the key or the address is",
+        ),
+        (
+            {**KEY, "REFUNDS_API_URL": "http://pay.example"},
+            6,
+            "error: REFUNDS_API_URL is plain http",
+        ),
         (
             {**KEY, "REFUNDS_HEARTBEAT_FILE": "/proc/no/beat"},
             2,
             "error: REFUNDS_HEARTBEAT_FILE /proc/no/beat cannot",
         ),
-        ({**KEY, "REFUNDS_REDIS_URL": "redis://127.0.0.1:1/0"}, 5, "error: Redis at 127.0.0.1:1 cannot be reached"),
+        (
+            {**KEY, "REFUNDS_REDIS_URL": "redis://127.0.0.1:1/0"},
+            5,
+            "error: Redis at 127.0.0.1:1 cannot be reached",
+        ),
     ],
 )
 def test_a_worker_that_may_not_run_says_why_and_ends(
@@ -209,7 +270,10 @@ def test_a_worker_that_may_not_run_says_why_and_ends(
 def test_a_worker_is_refused_on_records_of_another_provider(cli: Cli, records: Records) -> None:
     records.store.run(scripts.pin("elsewhere.example", "live"))
     ran = cli("worker", **KEY)
-    assert (ran.code, ran.err.startswith("error: these records belong to elsewhere.example in live mode")) == (6, True)
+    assert (
+        ran.code,
+        ran.err.startswith("error: these records belong to elsewhere.example in live mode"),
+    ) == (6, True)
 
 
 def test_a_worker_is_refused_on_a_server_that_could_forget(cli: Cli) -> None:
@@ -218,7 +282,9 @@ def test_a_worker_is_refused_on_a_server_that_could_forget(cli: Cli) -> None:
     assert (ran.code, "append-only" in ran.err) == (6, True)
 
 
-@pytest.mark.parametrize("options", [("--queues", "refunds,other"), ("--concurrency", "0"), ("--concurrency", "many")])
+@pytest.mark.parametrize(
+    "options", [("--queues", "refunds,other"), ("--concurrency", "0"), ("--concurrency", "many")]
+)
 def test_queues_and_concurrency_are_checked(cli: Cli, options: tuple[str, ...]) -> None:
     ran = cli("worker", *options, **KEY)
     assert (ran.code, ran.err.startswith("Usage: refunds worker")) == (2, True)

@@ -1,4 +1,6 @@
-"""The command line as a process: exit codes, pipes, terminals, signals, and what an import may load."""
+"""The command line as a process: exit codes, pipes, terminals, signals, and what an import may
+load.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def test_every_command_explains_itself(cli: Cli, command: str) -> None:
     assert max(len(line) for line in ran.out.splitlines()) <= 110
 
 
-@pytest.mark.parametrize("arguments", [("nonsense",), ("submit",), ("submit", "a"), ("status",), ("status", "--what")])
+@pytest.mark.parametrize(
+    "arguments", [("nonsense",), ("submit",), ("submit", "a"), ("status",), ("status", "--what")]
+)
 def test_wrong_usage_is_2_and_says_where_help_is(cli: Cli, arguments: tuple[str, ...]) -> None:
     ran = cli(*arguments)
     assert (ran.code, ran.out) == (2, "")
@@ -84,7 +88,10 @@ def test_wrong_usage_is_2_and_says_where_help_is(cli: Cli, arguments: tuple[str,
 )
 def test_a_redis_that_is_away_is_5_and_one_sentence(away: Cli, arguments: tuple[str, ...]) -> None:
     ran = away(*arguments)
-    sentence = "error: Redis at 127.0.0.1:1 cannot be reached: start it or set REFUNDS_REDIS_URL, then run this again\n"
+    sentence = (
+        "error: Redis at 127.0.0.1:1 cannot be reached: start it or set REFUNDS_REDIS_URL, then run"
+        " this again\n"
+    )
     assert (ran.code, ran.out, ran.err) == (5, "", sentence)
 
 
@@ -120,7 +127,9 @@ def test_a_fault_of_the_program_is_1_and_one_sentence_until_debug_is_asked_for(
     assert (done.returncode, "Traceback (most recent call last)" in done.stderr) == (1, True)
 
 
-def test_a_reader_that_goes_away_ends_the_command_without_a_word(cli: Cli, records: Records) -> None:
+def test_a_reader_that_goes_away_ends_the_command_without_a_word(
+    cli: Cli, records: Records
+) -> None:
     for number in range(100):
         records.queued(f"order-{number}", payment_intent=f"pi_{number}")
     reader, writer = os.pipe()
@@ -152,7 +161,9 @@ def test_an_interrupted_wait_says_that_nothing_stopped_and_how_to_look_again(
             text=True,
         )
         # The third look: it is waiting now.
-        looks = (seen for seen in monitor.listen() if "HGETALL refunds:refund:order-1" in seen["command"])
+        looks = (
+            seen for seen in monitor.listen() if "HGETALL refunds:refund:order-1" in seen["command"]
+        )
         for _ in range(3):
             next(looks)
     process.send_signal(signal.SIGINT)
@@ -166,7 +177,11 @@ def on_terminal(cli: Cli, *arguments: str, **more: str) -> str:
     terminal, inside = pty.openpty()
     environment = cli.real(TERM="xterm-256color", COLUMNS="80", **more)
     process = subprocess.Popen(
-        [sys.executable, "-m", "worker", *arguments], env=environment, stdin=inside, stdout=inside, stderr=inside
+        [sys.executable, "-m", "worker", *arguments],
+        env=environment,
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
     )
     os.close(inside)
     shown = b""
@@ -200,9 +215,13 @@ def test_a_narrow_terminal_cuts_no_id_short(cli: Cli, records: Records) -> None:
     assert refund_id in cli.process("list").out
 
 
-def test_a_screen_without_a_character_gets_its_number_instead_of_an_error(cli: Cli, records: Records) -> None:
+def test_a_screen_without_a_character_gets_its_number_instead_of_an_error(
+    cli: Cli, records: Records
+) -> None:
     records.queued("order-1")
-    ran = cli.process("status", "order-1", "--history", PYTHONIOENCODING="iso8859-5", PYTHONUTF8="0")
+    ran = cli.process(
+        "status", "order-1", "--history", PYTHONIOENCODING="iso8859-5", PYTHONUTF8="0"
+    )
     assert (ran.code, "pending \\xb7 queued" in ran.out) == (0, True)
 
 
@@ -210,14 +229,28 @@ def test_the_command_line_loads_no_provider_client() -> None:
     folder = Path(worker.cli.__file__).parent
     names = [f"worker.cli.{module.name}" for module in pkgutil.iter_modules([str(folder)])]
     assert "worker.cli.doctor" in names
-    done = subprocess.run([sys.executable, "-c", LOADED, *names], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *names], check=True, capture_output=True, text=True
+    )
     loaded = set(json.loads(done.stdout))
-    assert not loaded & {"httpx", "httpx_aiohttp", "aiohttp", "worker.provider.gateway", "worker.process.runtime"}
+    assert not loaded & {
+        "httpx",
+        "httpx_aiohttp",
+        "aiohttp",
+        "worker.provider.gateway",
+        "worker.process.runtime",
+    }
 
 
-def test_a_worker_in_the_foreground_settles_a_refund_and_ends_with_0(cli: Cli, tmp_path: Path) -> None:
+def test_a_worker_in_the_foreground_settles_a_refund_and_ends_with_0(
+    cli: Cli, tmp_path: Path
+) -> None:
     with running_sandbox() as sandbox, (tmp_path / "log").open("w+") as log:
-        settings = {"REFUNDS_API_KEY": "sk_test_planted", "REFUNDS_API_URL": sandbox.url, "REFUNDS_READBACK": "list"}
+        settings = {
+            "REFUNDS_API_KEY": "sk_test_planted",
+            "REFUNDS_API_URL": sandbox.url,
+            "REFUNDS_READBACK": "list",
+        }
         process = subprocess.Popen(
             [sys.executable, "-m", "worker", "worker", "--concurrency", "2"],
             env=cli.real(**settings),
@@ -225,7 +258,17 @@ def test_a_worker_in_the_foreground_settles_a_refund_and_ends_with_0(cli: Cli, t
             stderr=log,
         )
         try:
-            ran = cli("submit", "order-1", "--payment-intent", PAYMENT, "--amount", "500", "--wait", "20", "--json")
+            ran = cli(
+                "submit",
+                "order-1",
+                "--payment-intent",
+                PAYMENT,
+                "--amount",
+                "500",
+                "--wait",
+                "20",
+                "--json",
+            )
             assert (ran.code, ran.object["status"]) == (0, "succeeded")
             assert len(sandbox.effects("order-1")) == 1
         finally:
@@ -243,7 +286,9 @@ def test_a_misspelt_command_is_2_and_names_the_one_that_is_near(cli: Cli) -> Non
     assert (ran.code, "Did you mean 'refunds submit'?" in ran.err) == (2, True)
 
 
-def test_a_sandbox_whose_ledger_cannot_be_written_is_2_and_says_so(cli: Cli, tmp_path: Path) -> None:
+def test_a_sandbox_whose_ledger_cannot_be_written_is_2_and_says_so(
+    cli: Cli, tmp_path: Path
+) -> None:
     ran = cli("sandbox", "--ledger", str(tmp_path))
     assert (ran.code, f"--ledger {tmp_path} cannot be written" in ran.err) == (2, True)
 
@@ -269,7 +314,13 @@ def test_output_that_finds_no_room_is_no_fault_of_the_program(cli: Cli, unbuffer
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device, and no path to be joined
         command = [sys.executable, "-m", "worker", "list", "--help"]
         done = subprocess.run(
-            command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False
+            command,
+            env=env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=SECONDS,
+            check=False,
         )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -280,10 +331,14 @@ def without_stdout(cli: Cli, *arguments: str) -> subprocess.CompletedProcess[str
     """Run a command whose standard output is closed."""
     script = f'exec {sys.executable} -m worker "$@" >&-'
     command = ["/bin/sh", "-c", script, "sh", *arguments]
-    return subprocess.run(command, env=cli.real(), stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False)
+    return subprocess.run(
+        command, env=cli.real(), stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False
+    )
 
 
-@pytest.mark.parametrize("arguments", [("status", "order-1"), ("status", "order-1", "--json"), ("list",), ("--help",)])
+@pytest.mark.parametrize(
+    "arguments", [("status", "order-1"), ("status", "order-1", "--json"), ("list",), ("--help",)]
+)
 def test_data_that_cannot_be_written_to_a_closed_output_is_an_error(
     cli: Cli, records: Records, arguments: tuple[str, ...]
 ) -> None:
@@ -304,11 +359,18 @@ def test_wrong_password_is_a_setting() -> None:
         client.config_set("requirepass", "right-one")
         for url in (server.url, server.url.replace("redis://", "redis://:wrong-one@")):
             ran = Cli(environment={"REFUNDS_REDIS_URL": url})("list")
-            assert (ran.code, "set the user and the password in REFUNDS_REDIS_URL" in ran.err) == (2, True)
+            assert (ran.code, "set the user and the password in REFUNDS_REDIS_URL" in ran.err) == (
+                2,
+                True,
+            )
 
 
-@pytest.mark.parametrize("command", ["status", "cancel", "list --batch", "batch show", "pause --batch", "review show"])
+@pytest.mark.parametrize(
+    "command", ["status", "cancel", "list --batch", "batch show", "pause --batch", "review show"]
+)
 def test_an_id_that_is_no_text_is_wrong_usage(cli: Cli, command: str) -> None:
     ran = cli(*command.split(), os.fsdecode(b"order-\xff"))
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("error: an argument or an environment variable contains a byte that is not UTF-8")
+    assert ran.err.startswith(
+        "error: an argument or an environment variable contains a byte that is not UTF-8"
+    )

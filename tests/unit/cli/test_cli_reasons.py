@@ -1,4 +1,7 @@
-"""What `status` and `review show` say of a refund in review: its reason, how its attempts ended, and older doubts."""
+"""What `status` and `review show` say of a refund in review.
+
+Its reason, how its attempts ended, and older doubts.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +41,26 @@ def _sent_again_unverified(records: Records, refund: Refund) -> Refund:
     look = Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="nothing may be read")
     step = readback.after_readback(refund, look, RULES, refund.updated_at + timedelta(days=1), 0)
     step = replace(
-        step, changes={**step.changes, "absent_at": refund.updated_at, "proven_absent_at": refund.updated_at}
+        step,
+        changes={
+            **step.changes,
+            "absent_at": refund.updated_at,
+            "proven_absent_at": refund.updated_at,
+        },
     )
     assert records.store.run(scripts.save(refund, step, {"look": "inconclusive"})).result == "saved"
     loaded = records.store.run(scripts.load(refund.refund_id))
     lease = timedelta(seconds=45)
-    claim = records.store.run(scripts.claim(refund.refund_id, "resend", token="t-2", lease=lease, seq=loaded.seq))
+    claim = records.store.run(
+        scripts.claim(refund.refund_id, "resend", token="t-2", lease=lease, seq=loaded.seq)
+    )
     assert claim.claimed, claim.result
     return records.get(refund.refund_id)
 
 
-def test_refund_in_review_shows_its_reason_apart_from_what_the_last_attempt_said(cli: Cli, records: Records) -> None:
+def test_refund_in_review_shows_its_reason_apart_from_what_the_last_attempt_said(
+    cli: Cli, records: Records
+) -> None:
     records.in_review("stuck-1")
     ran = cli("status", "stuck-1")
     assert "why         inconclusive: it cannot be told" in ran.out
@@ -66,10 +78,14 @@ def test_refund_that_is_not_in_review_shows_its_error_as_before(cli: Cli, record
     assert ran.err == ""
 
 
-def test_older_doubt_is_shown_beside_the_new_one_with_the_person_who_ended_it(cli: Cli, records: Records) -> None:
+def test_older_doubt_is_shown_beside_the_new_one_with_the_person_who_ended_it(
+    cli: Cli, records: Records
+) -> None:
     refund = _attempted(records, records.sending("stuck-1"), CUT, Rules(readback="none"))
     first = refund.doubt_since
-    refund = _attempted(records, _sent_again_unverified(records, refund), CUT, Rules(readback="none"))
+    refund = _attempted(
+        records, _sent_again_unverified(records, refund), CUT, Rules(readback="none")
+    )
     assert (refund.stage, refund.doubted) == (Stage.REVIEW, True)
     assert refund.doubt_since is not None
     assert first is not None
@@ -81,7 +97,9 @@ def test_older_doubt_is_shown_beside_the_new_one_with_the_person_who_ended_it(cl
         assert "still open: only ann said that it never happened" in cli(*command, "stuck-1").out
 
 
-def test_attempts_are_counted_by_how_they_ended_also_once_the_record_has_forgotten(cli: Cli, records: Records) -> None:
+def test_attempts_are_counted_by_how_they_ended_also_once_the_record_has_forgotten(
+    cli: Cli, records: Records
+) -> None:
     refund = records.sending("stuck-1")
     lapse = attempts.after_lapse(refund, Rules(readback="none"), refund.updated_at, 0)
     records.store.run(scripts.save(refund, lapse, {"seen": "lease_lapsed", "alarm": lapse.alarm}))
@@ -90,20 +108,35 @@ def test_attempts_are_counted_by_how_they_ended_also_once_the_record_has_forgott
     refused = Outcome(verdict=TryVerdict.REFUSED, code="charge_already_refunded", http_status=400)
     refund = _attempted(records, refund, refused)
     evidence = cli("review", "show", "stuck-1", "--json").object["evidence"]
-    assert (evidence["attempts"], evidence["attempts_with_an_answer"], evidence["lapsed_leases"]) == (2, 1, 1)
+    assert (
+        evidence["attempts"],
+        evidence["attempts_with_an_answer"],
+        evidence["lapsed_leases"],
+    ) == (2, 1, 1)
 
 
 def test_attempt_that_settled_the_refund_counts_as_answered(cli: Cli, records: Records) -> None:
     refund = records.sending("order-1")
-    _attempted(records, refund, Outcome(verdict=TryVerdict.REFUSED, code="card_declined", http_status=402))
-    assert cli("review", "show", "order-1", "--json").object["evidence"]["attempts_with_an_answer"] == 1
+    _attempted(
+        records, refund, Outcome(verdict=TryVerdict.REFUSED, code="card_declined", http_status=402)
+    )
+    assert (
+        cli("review", "show", "order-1", "--json").object["evidence"]["attempts_with_an_answer"]
+        == 1
+    )
 
 
 def test_doubt_that_a_read_back_has_ended_is_not_called_open() -> None:
     moves: list[dict[str, Any]] = [
         {"at": 1000, "from": "queued", "to": "sending", "label": "send"},
         {"at": 2000, "from": "sending", "to": "in_doubt", "label": "no_reply"},
-        {"at": 3000, "from": "in_doubt", "to": "in_doubt", "label": "absence_proven", "source": "list"},
+        {
+            "at": 3000,
+            "from": "in_doubt",
+            "to": "in_doubt",
+            "label": "absence_proven",
+            "source": "list",
+        },
         {"at": 4000, "from": "in_doubt", "to": "sending", "label": "resend", "source": "list"},
     ]
     doubts = reasons.earlier_doubts(moves)

@@ -19,7 +19,10 @@ from tests.support.cli_runner import SECONDS, Cli, Records
     ("typed", "understood"),
     [
         ("2026-01-31", "since 2026-01-31T00:00:00.000Z (no time zone was given: UTC is assumed)"),
-        ("2026-01-31 09:30", "since 2026-01-31T09:30:00.000Z (no time zone was given: UTC is assumed)"),
+        (
+            "2026-01-31 09:30",
+            "since 2026-01-31T09:30:00.000Z (no time zone was given: UTC is assumed)",
+        ),
         ("2026-01-31T09:30:00+02:00", "since 2026-01-31T07:30:00.000Z"),
         ("2026-01-31T09:30:00Z", "since 2026-01-31T09:30:00.000Z"),
     ],
@@ -51,7 +54,9 @@ def test_the_history_says_who_recovered(cli: Cli, records: Records) -> None:
 
 
 def on_terminal(cli: Cli, answer: bytes, *options: str) -> tuple[int, str]:
-    """Run it on a terminal, answer once it asks, and return its exit code and what it said there."""
+    """Run it on a terminal, answer once it asks, and return its exit code and what it said
+    there.
+    """
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "worker", "recover", "--since", "2026-01-31", *options],
@@ -80,7 +85,11 @@ def on_terminal(cli: Cli, answer: bytes, *options: str) -> tuple[int, str]:
 
 def test_on_a_terminal_nothing_happens_before_a_yes(cli: Cli, sync_redis: redis.Redis) -> None:
     code, said = on_terminal(cli, b"n\n")
-    assert (code, "pause all sending at 127.0.0.1" in said, "nothing was changed" in said) == (9, True, True)
+    assert (code, "pause all sending at 127.0.0.1" in said, "nothing was changed" in said) == (
+        9,
+        True,
+        True,
+    )
     assert not sync_redis.exists("refunds:meta")
     code, _ = on_terminal(cli, b"y\n")
     assert (code, paused_by(sync_redis)) == (0, "ann (recover)")

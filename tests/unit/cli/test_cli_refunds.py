@@ -14,15 +14,33 @@ from worker.model.steps import Step
 from worker.store import scripts
 
 
-def test_a_submitted_refund_is_recorded_and_nudged_for_once(cli: Cli, sync_redis: redis.Redis) -> None:
-    ran = cli("submit", "order-1", "--payment-intent", PAYMENT, "--amount", "500", "--metadata", "order=a=b", "--json")
+def test_a_submitted_refund_is_recorded_and_nudged_for_once(
+    cli: Cli, sync_redis: redis.Redis
+) -> None:
+    ran = cli(
+        "submit",
+        "order-1",
+        "--payment-intent",
+        PAYMENT,
+        "--amount",
+        "500",
+        "--metadata",
+        "order=a=b",
+        "--json",
+    )
     assert (ran.code, ran.err) == (0, "")
     assert tuple(ran.object) == PUBLIC_FIELDS
-    assert (ran.object["amount"], ran.object["metadata"], ran.object["status"]) == (500, {"order": "a=b"}, "pending")
+    assert (ran.object["amount"], ran.object["metadata"], ran.object["status"]) == (
+        500,
+        {"order": "a=b"},
+        "pending",
+    )
     assert messages(sync_redis, Lane.SINGLE) == 1
 
 
-def test_the_same_submit_again_shows_the_record_and_sends_nothing(cli: Cli, sync_redis: redis.Redis) -> None:
+def test_the_same_submit_again_shows_the_record_and_sends_nothing(
+    cli: Cli, sync_redis: redis.Redis
+) -> None:
     first = cli("submit", "order-1", "--payment-intent", PAYMENT, "--json")
     again = cli("submit", "order-1", "--payment-intent", PAYMENT, "--json")
     assert (again.code, again.object) == (0, first.object)
@@ -30,33 +48,78 @@ def test_the_same_submit_again_shows_the_record_and_sends_nothing(cli: Cli, sync
     assert messages(sync_redis, Lane.SINGLE) == 1
 
 
-def test_an_id_with_other_contents_is_refused_and_the_record_stays(cli: Cli, records: Records) -> None:
+def test_an_id_with_other_contents_is_refused_and_the_record_stays(
+    cli: Cli, records: Records
+) -> None:
     cli("submit", "order-1", "--payment-intent", PAYMENT, "--amount", "500")
     ran = cli("submit", "order-1", "--payment-intent", PAYMENT, "--amount", "501")
     assert (ran.code, ran.out) == (6, "")
-    assert ran.err.startswith("error: refund order-1 exists with other contents and was not changed")
+    assert ran.err.startswith(
+        "error: refund order-1 exists with other contents and was not changed"
+    )
     assert records.get("order-1").amount == 500
 
 
 @pytest.mark.parametrize(
     "amount",
-    ["1e3", "5.0", " 5", "5 ", "\u0665\u0660\u0660", "5_00", "+5", "-5", "0", "", "1000000000001", "0x5"],
+    [
+        "1e3",
+        "5.0",
+        " 5",
+        "5 ",
+        "\u0665\u0660\u0660",
+        "5_00",
+        "+5",
+        "-5",
+        "0",
+        "",
+        "1000000000001",
+        "0x5",
+    ],
 )
-def test_an_amount_that_is_not_plain_digits_is_rejected_by_name(cli: Cli, records: Records, amount: str) -> None:
+def test_an_amount_that_is_not_plain_digits_is_rejected_by_name(
+    cli: Cli, records: Records, amount: str
+) -> None:
     ran = cli("submit", "order-1", "--payment-intent", PAYMENT, "--amount", amount)
     assert (ran.code, ran.out) == (3, "")
-    assert re.match(rf"error: amount '?{re.escape(amount)}'?: must be a whole number of minor units", ran.err)
+    assert re.match(
+        rf"error: amount '?{re.escape(amount)}'?: must be a whole number of minor units", ran.err
+    )
     assert records.store.get("order-1") is None
 
 
 def test_every_broken_rule_is_named_at_once(cli: Cli) -> None:
     ran = cli(
-        *("submit", "order 1", "--payment-intent", "pi/../1", "--amount", "1e3", "--reason", "because"),
-        *("--currency", "dollars", "--metadata", "novalue", "--metadata", "refund_id=1", "--metadata", "refund_id=2"),
+        *(
+            "submit",
+            "order 1",
+            "--payment-intent",
+            "pi/../1",
+            "--amount",
+            "1e3",
+            "--reason",
+            "because",
+        ),
+        *(
+            "--currency",
+            "dollars",
+            "--metadata",
+            "novalue",
+            "--metadata",
+            "refund_id=1",
+            "--metadata",
+            "refund_id=2",
+        ),
     )
     assert ran.code == 3
     named = ("refund_id 'order 1'", "payment_intent 'pi/../1'", "amount '1e3'", "reason 'because'")
-    for part in (*named, "currency 'dollars'", "KEY=VALUE", "reserved for the worker", "given twice"):
+    for part in (
+        *named,
+        "currency 'dollars'",
+        "KEY=VALUE",
+        "reserved for the worker",
+        "given twice",
+    ):
         assert part in ran.err
 
 
@@ -68,11 +131,18 @@ def test_waiting_for_a_refund_that_is_done_ends_at_once_with_0(cli: Cli, records
 
 def test_waiting_for_a_refund_that_failed_ends_with_4(cli: Cli, records: Records) -> None:
     records.failed("order-1")
-    assert cli("submit", "order-1", "--payment-intent", PAYMENT, "--amount", "500", "--wait", "60").code == 4
+    assert (
+        cli(
+            "submit", "order-1", "--payment-intent", PAYMENT, "--amount", "500", "--wait", "60"
+        ).code
+        == 4
+    )
     assert cli("status", "order-1", "--wait", "60").code == 4
 
 
-def test_waiting_for_a_refund_that_needs_a_person_does_not_wait_on(cli: Cli, records: Records) -> None:
+def test_waiting_for_a_refund_that_needs_a_person_does_not_wait_on(
+    cli: Cli, records: Records
+) -> None:
     records.in_review("order-1")
     ran = cli("status", "order-1", "--wait", "60")
     assert ran.code == 4
@@ -82,7 +152,10 @@ def test_waiting_for_a_refund_that_needs_a_person_does_not_wait_on(cli: Cli, rec
 def test_a_refund_still_on_its_way_after_the_wait_is_no_failure(cli: Cli) -> None:
     ran = cli("submit", "order-1", "--payment-intent", PAYMENT, "--wait", "0.01")
     assert ran.code == 0
-    assert "still pending after 0.01 s, which is not a failure: see it later with 'refunds status order-1'" in ran.err
+    assert (
+        "still pending after 0.01 s, which is not a failure: see it later with 'refunds status"
+        " order-1'" in ran.err
+    )
 
 
 def test_a_refund_is_shown_with_what_became_of_it(cli: Cli, records: Records) -> None:
@@ -96,8 +169,14 @@ def test_a_refund_is_shown_with_what_became_of_it(cli: Cli, records: Records) ->
 
 def test_a_history_reads_from_the_first_move_to_the_last(cli: Cli, records: Records) -> None:
     records.succeeded("order-1")
-    moves = [line for line in cli("status", "order-1", "--history").out.splitlines() if line.startswith("  2")]
-    assert [re.sub(r"^  [0-9-]{10} [0-9:.]{12}Z +([+][0-9.]+ m?s)? +", "", line) for line in moves] == [
+    moves = [
+        line
+        for line in cli("status", "order-1", "--history").out.splitlines()
+        if line.startswith("  2")
+    ]
+    assert [
+        re.sub(r"^  [0-9-]{10} [0-9:.]{12}Z +([+][0-9.]+ m?s)? +", "", line) for line in moves
+    ] == [
         "queued     accepted",
         "sending    attempt 1",
         "succeeded  the provider made it",
@@ -112,7 +191,9 @@ def test_a_history_as_json_has_times_that_a_program_reads(cli: Cli, records: Rec
         ("queued", "sending"),
         ("sending", "settled"),
     ]
-    assert all(re.fullmatch(r"[0-9-]{10}T[0-9:]{8}\.[0-9]{3}Z", move["at"]) for move in shown["history"])
+    assert all(
+        re.fullmatch(r"[0-9-]{10}T[0-9:]{8}\.[0-9]{3}Z", move["at"]) for move in shown["history"]
+    )
 
 
 def test_known_refunds_are_shown_beside_an_unknown_id(cli: Cli, records: Records) -> None:
@@ -122,7 +203,9 @@ def test_known_refunds_are_shown_beside_an_unknown_id(cli: Cli, records: Records
     assert ran.err.startswith("error: no refund nobody exists at 127.0.0.1:")
 
 
-def test_several_refunds_are_one_object_a_line_in_the_order_asked_for(cli: Cli, records: Records) -> None:
+def test_several_refunds_are_one_object_a_line_in_the_order_asked_for(
+    cli: Cli, records: Records
+) -> None:
     for refund_id in ("a", "b", "c"):
         records.queued(refund_id, payment_intent=f"pi_{refund_id}")
     ran = cli("status", "c", "a", "b", "a", "--json")
@@ -134,7 +217,10 @@ def test_a_canceled_refund_says_who_canceled_it(cli: Cli, records: Records) -> N
     ran = cli("cancel", "order-1", "--json")
     assert (ran.code, ran.object["status"]) == (0, "canceled")
     again = cli("cancel", "order-1")
-    assert (again.code, again.err) == (9, "refund order-1 was already canceled: nothing was changed\n")
+    assert (again.code, again.err) == (
+        9,
+        "refund order-1 was already canceled: nothing was changed\n",
+    )
     last = cli("status", "order-1", "--history", "--json").object["history"][-1]
     assert (last["label"], bool(last["by"])) == ("canceled", True)
 
@@ -189,7 +275,12 @@ def test_newest_failure_is_not_behind_older_successes(cli: Cli, records: Records
     records.store.redis.zadd("refunds:index:failed", {"failed-1": 2000})
     records.queued("queued-1", payment_intent="pi_queued")
     ran = cli("list", "--json")
-    assert [shown["refund_id"] for shown in ran.objects] == ["queued-1", "done-1", "failed-1", "done-0"]
+    assert [shown["refund_id"] for shown in ran.objects] == [
+        "queued-1",
+        "done-1",
+        "failed-1",
+        "done-0",
+    ]
 
 
 def test_a_list_that_is_cut_says_so(cli: Cli, records: Records) -> None:
@@ -197,11 +288,16 @@ def test_a_list_that_is_cut_says_so(cli: Cli, records: Records) -> None:
         records.queued(f"order-{number}", payment_intent=f"pi_{number}")
     cut = cli("list", "--limit", "2")
     assert (len(cut.out.splitlines()), "--limit 0 to list all" in cut.err) == (3, True)
-    assert (len(cli("list", "--limit", "3", "--json").objects), cli("list", "--limit", "3").err) == (3, "")
+    assert (
+        len(cli("list", "--limit", "3", "--json").objects),
+        cli("list", "--limit", "3").err,
+    ) == (3, "")
     assert len(cli("list", "--limit", "0", "--json").objects) == 3
 
 
-def test_control_characters_that_reached_a_record_do_not_reach_the_terminal(cli: Cli, records: Records) -> None:
+def test_control_characters_that_reached_a_record_do_not_reach_the_terminal(
+    cli: Cli, records: Records
+) -> None:
     records.queued("order-1")
     records.store.redis.hset("refunds:refund:order-1", "error_code", "\x1b[2Jgone[bold]")
     for command in (("status", "order-1"), ("list",), ("status", "order-1", "--json")):
@@ -211,7 +307,9 @@ def test_control_characters_that_reached_a_record_do_not_reach_the_terminal(cli:
 
 
 def test_a_broker_that_is_away_does_not_undo_an_accepted_refund(cli: Cli, records: Records) -> None:
-    ran = cli("submit", "order-1", "--payment-intent", PAYMENT, REFUNDS_BROKER_URL="redis://127.0.0.1:1/0")
+    ran = cli(
+        "submit", "order-1", "--payment-intent", PAYMENT, REFUNDS_BROKER_URL="redis://127.0.0.1:1/0"
+    )
     assert ran.code == 0
     assert ran.err.startswith("warning: accepted, but the message to the workers was not sent")
     assert records.get("order-1").stage is Stage.QUEUED
@@ -220,7 +318,9 @@ def test_a_broker_that_is_away_does_not_undo_an_accepted_refund(cli: Cli, record
 def fail(records: Records, kind: Retriable | None, **fields: Any) -> Refund:
     refund = records.sending("order-1", **fields)
     changes = {"error_code": "balance_insufficient", "retriable": kind}
-    step = Step(to=Stage.SETTLED, status=Status.FAILED, label="balance_insufficient", changes=changes)
+    step = Step(
+        to=Stage.SETTLED, status=Status.FAILED, label="balance_insufficient", changes=changes
+    )
     assert records.store.run(scripts.save(refund, step)).result == "saved"
     return records.get("order-1")
 
@@ -241,16 +341,23 @@ def test_retry_sends_a_failed_refund_again_as_a_new_generation(
     assert records.store.history("order-1")[-1]["by"] == "ann"
 
 
-def test_retry_of_what_goes_again_already_changes_nothing(cli: Cli, records: Records, sync_redis: redis.Redis) -> None:
+def test_retry_of_what_goes_again_already_changes_nothing(
+    cli: Cli, records: Records, sync_redis: redis.Redis
+) -> None:
     fail(records, Retriable.YES)
     cli("retry", "order-1")
     ran = cli("retry", "order-1")
-    assert (ran.code, ran.err) == (9, "refund order-1 is already being sent again: nothing was changed\n")
+    assert (ran.code, ran.err) == (
+        9,
+        "refund order-1 is already being sent again: nothing was changed\n",
+    )
     assert (records.get("order-1").generation, messages(sync_redis, Lane.SINGLE)) == (2, 1)
 
 
 @pytest.mark.parametrize("kind", [Retriable.UNKNOWN, None])
-def test_retry_that_may_not_help_is_asked_for_by_name(cli: Cli, records: Records, kind: Retriable | None) -> None:
+def test_retry_that_may_not_help_is_asked_for_by_name(
+    cli: Cli, records: Records, kind: Retriable | None
+) -> None:
     fail(records, kind)
     ran = cli("retry", "order-1")
     assert (ran.code, ran.out) == (6, "")

@@ -1,4 +1,6 @@
-"""`refunds rejected`: what could not be understood is seen and dropped by a person, and found under its refund's id."""
+"""`refunds rejected`: what could not be understood is seen and dropped by a person, and found under
+its refund's id.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def keep(records: Records, refund_id: str, reason: str = "amount: must be a whol
     return kept.entry_id
 
 
-def test_they_are_listed_newest_first_with_when_why_and_what_they_name(cli: Cli, records: Records) -> None:
+def test_they_are_listed_newest_first_with_when_why_and_what_they_name(
+    cli: Cli, records: Records
+) -> None:
     first, second = keep(records, "r-1", "first"), keep(records, "r-2", "second")
     ran = cli("rejected")
     assert ran.code == 0
@@ -32,7 +36,11 @@ def test_the_list_for_programs_is_one_object_a_line(cli: Cli, records: Records) 
     entry_id = keep(records, "r-1")
     (shown,) = cli("rejected", "list", "--json").objects
     assert shown.pop("rejected_at").endswith("Z")
-    assert shown == {"entry_id": entry_id, "reason": "amount: must be a whole number", "refund_ids": ["r-1"]}
+    assert shown == {
+        "entry_id": entry_id,
+        "reason": "amount: must be a whole number",
+        "refund_ids": ["r-1"],
+    }
 
 
 def test_the_list_says_if_there_are_more(cli: Cli, records: Records) -> None:
@@ -89,15 +97,22 @@ def test_a_drop_names_one_or_all(cli: Cli, records: Records, arguments: tuple[st
     assert len(cli("rejected", "list", "--json").objects) == 1
 
 
-def test_the_status_of_a_refund_whose_message_was_rejected_says_so(cli: Cli, records: Records) -> None:
+def test_the_status_of_a_refund_whose_message_was_rejected_says_so(
+    cli: Cli, records: Records
+) -> None:
     entry_id = keep(records, "r-1")
     records.queued("r-2")
     ran = cli("status", "r-1", "r-2", "r-3", "--json")
     assert ran.code == 3
     assert [shown["refund_id"] for shown in ran.objects] == ["r-2"]
     rejected, unknown = ran.err.splitlines()
-    assert rejected.startswith("error: refund r-1 was not accepted, because its message was rejected at ")
-    assert f"(amount: must be a whole number): see the message with 'refunds rejected show {entry_id}'" in rejected
+    assert rejected.startswith(
+        "error: refund r-1 was not accepted, because its message was rejected at "
+    )
+    assert (
+        f"(amount: must be a whole number): see the message with 'refunds rejected show {entry_id}'"
+        in rejected
+    )
     assert unknown.startswith("error: no refund r-3 exists at ")
 
 

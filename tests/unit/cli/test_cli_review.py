@@ -19,7 +19,9 @@ from worker.rules.attempts import Rules
 from worker.store import scripts
 
 
-def test_the_refunds_that_need_a_person_are_listed_and_no_others(cli: Cli, records: Records) -> None:
+def test_the_refunds_that_need_a_person_are_listed_and_no_others(
+    cli: Cli, records: Records
+) -> None:
     records.in_review("stuck-1")
     records.queued("other-1", payment_intent="pi_other")
     assert [shown["refund_id"] for shown in cli("review", "list", "--json").objects] == ["stuck-1"]
@@ -33,20 +35,33 @@ def test_nothing_to_review_is_said(cli: Cli) -> None:
     assert (ran.code, ran.out, ran.err) == (0, "", "no refunds need review\n")
 
 
-def test_the_evidence_says_what_was_sent_what_was_read_and_what_each_decision_does(cli: Cli, records: Records) -> None:
+def test_the_evidence_says_what_was_sent_what_was_read_and_what_each_decision_does(
+    cli: Cli, records: Records
+) -> None:
     records.succeeded("sibling-1", "re_sibling")
     refund = records.in_review("stuck-1")
     ran = cli("review", "show", "stuck-1")
     assert ran.code == 0
-    why, sent, read, marks, others, decisions = re.split(r"\n(?=what|why|how to find|your other)", ran.out)[1:]
+    why, sent, read, marks, others, decisions = re.split(
+        r"\n(?=what|why|how to find|your other)", ran.out
+    )[1:]
     assert why == "why it needs review\n  inconclusive: it cannot be told\n"
-    assert re.fullmatch(r"what was sent\n  20\S+ \S+Z  attempt 1: the provider made it: inconclusive.*\n", sent)
+    assert re.fullmatch(
+        r"what was sent\n  20\S+ \S+Z  attempt 1: the provider made it: inconclusive.*\n", sent
+    )
     assert read == "what was read\n  nothing\n"
     for part in ("doubt since", refund.idempotency_key, "inconclusive looks", "refund_id stuck-1"):
         assert part in marks
     for part in ("sibling-1", "re_sibling"):
         assert part in others
-    for part in ("--succeeded RE_ID", "--failed CODE", "first looks for it", "--resend", "--unverified", "moves twice"):
+    for part in (
+        "--succeeded RE_ID",
+        "--failed CODE",
+        "first looks for it",
+        "--resend",
+        "--unverified",
+        "moves twice",
+    ):
         assert part in decisions
 
 
@@ -54,7 +69,15 @@ def test_the_evidence_is_one_json_object(cli: Cli, records: Records) -> None:
     records.succeeded("sibling-1")
     records.in_review("stuck-1")
     shown = cli("review", "show", "stuck-1", "--json").object
-    assert set(shown) == {"refund", "why", "review_reason", "evidence", "history", "siblings", "resolutions"}
+    assert set(shown) == {
+        "refund",
+        "why",
+        "review_reason",
+        "evidence",
+        "history",
+        "siblings",
+        "resolutions",
+    }
     assert (shown["refund"]["stage"], shown["evidence"]["inconclusive_looks"]) == ("review", 5)
     assert (shown["why"], shown["review_reason"]) == ("it cannot be told", "inconclusive")
     assert shown["evidence"]["metadata"] == {"refund_id": "stuck-1", "refund_generation": "1"}
@@ -64,7 +87,12 @@ def test_the_evidence_is_one_json_object(cli: Cli, records: Records) -> None:
 def test_a_refund_whose_currency_is_not_confirmed_says_that_it_is_not_sent_unchecked() -> None:
     told = resolutions(a_refund(Stage.REVIEW, asked_currency="usd"))["--resend"]
     assert "usd" in told
-    assert told != resolutions(a_refund(Stage.REVIEW, asked_currency="usd", currency_checked=True))["--resend"]
+    assert (
+        told
+        != resolutions(a_refund(Stage.REVIEW, asked_currency="usd", currency_checked=True))[
+            "--resend"
+        ]
+    )
 
 
 def test_what_was_never_in_doubt_may_be_decided_without_a_look(cli: Cli, records: Records) -> None:
@@ -76,18 +104,28 @@ def test_what_was_never_in_doubt_may_be_decided_without_a_look(cli: Cli, records
 
 def test_what_was_read_is_told_with_where_it_was_read(cli: Cli, records: Records) -> None:
     refund = records.in_review("stuck-1")
-    records.store.run(scripts.save(refund, decisions.resolve_failed(refund, "gone", by="ann"), {"note": "by phone"}))
+    records.store.run(
+        scripts.save(
+            refund, decisions.resolve_failed(refund, "gone", by="ann"), {"note": "by phone"}
+        )
+    )
     refund = replace(records.get("stuck-1"), quiet_at=refund.updated_at)
     look = Readback(verdict=ReadbackVerdict.ABSENT, reason="not in the payment's list")
-    step = readback.after_readback(refund, look, Rules(readback="list"), refund.updated_at + timedelta(days=1), 0)
+    step = readback.after_readback(
+        refund, look, Rules(readback="list"), refund.updated_at + timedelta(days=1), 0
+    )
     records.store.run(scripts.save(refund, step, {"look": "absent", "reason": look.reason}))
-    read = cli("review", "show", "stuck-1").out.split("what was read\n")[1].split("\nhow to find")[0]
+    read = (
+        cli("review", "show", "stuck-1").out.split("what was read\n")[1].split("\nhow to find")[0]
+    )
     assert read.endswith("read the payment's list: absent (not in the payment's list)\n")
     told = cli("status", "stuck-1", "--history").out
     assert "decided as failed, by ann “by phone”" in told
 
 
-def test_a_refund_that_needs_no_person_is_shown_without_decisions(cli: Cli, records: Records) -> None:
+def test_a_refund_that_needs_no_person_is_shown_without_decisions(
+    cli: Cli, records: Records
+) -> None:
     records.queued("order-1")
     ran = cli("review", "show", "order-1")
     assert (ran.code, "--resend" in ran.out, "not in review" in ran.err) == (0, False, True)
@@ -98,11 +136,28 @@ def test_a_claim_of_success_is_left_to_be_verified_and_nudged_for(
     cli: Cli, records: Records, sync_redis: redis.Redis
 ) -> None:
     records.in_review("stuck-1")
-    ran = cli("review", "resolve", "stuck-1", "--succeeded", "re_7", "--note", " seen in the dashboard ", "--json")
-    assert (ran.code, ran.object["stage"], ran.object["provider_refund_id"]) == (0, "processing", "re_7")
+    ran = cli(
+        "review",
+        "resolve",
+        "stuck-1",
+        "--succeeded",
+        "re_7",
+        "--note",
+        " seen in the dashboard ",
+        "--json",
+    )
+    assert (ran.code, ran.object["stage"], ran.object["provider_refund_id"]) == (
+        0,
+        "processing",
+        "re_7",
+    )
     assert records.get("stuck-1").operator_says == "succeeded"
     last = cli("status", "stuck-1", "--history", "--json").object["history"][-1]
-    assert (last["label"], last["note"], bool(last["by"])) == ("operator_says_succeeded", "seen in the dashboard", True)
+    assert (last["label"], last["note"], bool(last["by"])) == (
+        "operator_says_succeeded",
+        "seen in the dashboard",
+        True,
+    )
     assert messages(sync_redis, Lane.SINGLE) == 1
     assert "“seen in the dashboard”" in cli("status", "stuck-1", "--history").out
 
@@ -111,10 +166,23 @@ def test_a_decision_that_it_failed_settles_what_was_never_in_doubt_and_sends_not
     cli: Cli, records: Records, sync_redis: redis.Redis
 ) -> None:
     records.in_review("stuck-1", doubt=False)
-    ran = cli("review", "resolve", "stuck-1", "--failed", "paid_in_cash", "--note", "agreed", REFUNDS_ACTOR="ann")
+    ran = cli(
+        "review",
+        "resolve",
+        "stuck-1",
+        "--failed",
+        "paid_in_cash",
+        "--note",
+        "agreed",
+        REFUNDS_ACTOR="ann",
+    )
     assert ran.code == 0
     refund = records.get("stuck-1")
-    assert (refund.status, refund.stage, refund.error_code) == (Status.FAILED, Stage.SETTLED, "paid_in_cash")
+    assert (refund.status, refund.stage, refund.error_code) == (
+        Status.FAILED,
+        Stage.SETTLED,
+        "paid_in_cash",
+    )
     last = records.store.history("stuck-1")[-1]
     assert (last["source"], last["by"], last["note"]) == ("operator", "ann", "agreed")
     assert messages(sync_redis, Lane.SINGLE) == 0
@@ -124,7 +192,16 @@ def test_a_decision_that_it_failed_is_looked_for_wherever_there_was_doubt(
     cli: Cli, records: Records, sync_redis: redis.Redis
 ) -> None:
     records.in_review("stuck-1")
-    ran = cli("review", "resolve", "stuck-1", "--failed", "paid_in_cash", "--note", "agreed", REFUNDS_ACTOR="ann")
+    ran = cli(
+        "review",
+        "resolve",
+        "stuck-1",
+        "--failed",
+        "paid_in_cash",
+        "--note",
+        "agreed",
+        REFUNDS_ACTOR="ann",
+    )
     assert (ran.code, "it settles or returns to review" in ran.err) == (0, True)
     refund = records.get("stuck-1")
     assert (refund.stage, refund.operator_says, refund.operator_by, refund.operator_code) == (
@@ -173,9 +250,17 @@ def test_a_provider_refund_that_is_another_ones_is_refused(cli: Cli, records: Re
 
 
 @pytest.mark.parametrize(
-    "choice", [(), ("--resend", "--failed", "gone"), ("--succeeded", "re_1", "--failed", "gone"), ("--resend",)]
+    "choice",
+    [
+        (),
+        ("--resend", "--failed", "gone"),
+        ("--succeeded", "re_1", "--failed", "gone"),
+        ("--resend",),
+    ],
 )
-def test_a_decision_is_exactly_one_and_has_a_note(cli: Cli, records: Records, choice: tuple[str, ...]) -> None:
+def test_a_decision_is_exactly_one_and_has_a_note(
+    cli: Cli, records: Records, choice: tuple[str, ...]
+) -> None:
     records.in_review("stuck-1")
     note = () if choice == ("--resend",) else ("--note", "x")
     assert cli("review", "resolve", "stuck-1", *choice, *note).code == 2
@@ -204,7 +289,9 @@ def test_a_note_code_or_id_that_cannot_be_kept_is_rejected(
 
 def contradicted(records: Records, refund: Refund) -> Refund:
     """The record once the provider has shown another refund for it."""
-    proof = attempts.done(refund, ProviderRefund(id="re_late", status="succeeded"), "reply", refund.updated_at)
+    proof = attempts.done(
+        refund, ProviderRefund(id="re_late", status="succeeded"), "reply", refund.updated_at
+    )
     step = contradictions.contradicted(refund, proof, refund.updated_at)
     assert step is not None
     assert records.store.run(scripts.save(refund, step, {"alarm": step.alarm})).result == "saved"
@@ -216,24 +303,46 @@ def test_a_settled_refund_that_the_provider_contradicts_is_listed_first_until_it
 ) -> None:
     records.in_review("stuck-1")
     contradicted(records, records.failed("order-1", payment_intent="pi_other"))
-    assert [shown["refund_id"] for shown in cli("review", "list", "--json").objects] == ["order-1", "stuck-1"]
+    assert [shown["refund_id"] for shown in cli("review", "list", "--json").objects] == [
+        "order-1",
+        "stuck-1",
+    ]
     assert "contradicted by re_late" in cli("review").out
     assert "by re_late, which the provider shows" in cli("status", "order-1").out
     assert cli("status", "order-1", "--json").object["contradicted_by"] == "re_late"
     shown = cli("review", "show", "order-1")
     assert "it is recorded as failed, but the provider shows re_late for it" in shown.out
-    assert ("--succeeded RE_ID" in shown.out, "--failed" in shown.out, "--resend" in shown.out) == (True, False, False)
+    assert ("--succeeded RE_ID" in shown.out, "--failed" in shown.out, "--resend" in shown.out) == (
+        True,
+        False,
+        False,
+    )
     refused = cli("review", "resolve", "order-1", "--failed", "gone", "--unverified", "--note", "x")
     assert (refused.code, "--succeeded" in refused.err) == (6, True)
     assert cli("review", "resolve", "order-1", "--succeeded", "re_1", "--note", "x").code == 3
-    ran = cli("review", "resolve", "order-1", "--succeeded", "re_late", "--note", "it was made", REFUNDS_ACTOR="ann")
+    ran = cli(
+        "review",
+        "resolve",
+        "order-1",
+        "--succeeded",
+        "re_late",
+        "--note",
+        "it was made",
+        REFUNDS_ACTOR="ann",
+    )
     assert (ran.code, records.get("order-1").stage) == (0, Stage.PROCESSING)
     assert messages(sync_redis, Lane.SINGLE) == 1
     refund = records.get("order-1")
     found = ProviderRefund(id="re_late", status="succeeded", amount=500, refund_id="order-1")
-    records.store.run(scripts.save(refund, attempts.done(refund, found, "lookup", refund.updated_at)))
+    records.store.run(
+        scripts.save(refund, attempts.done(refund, found, "lookup", refund.updated_at))
+    )
     refund = records.get("order-1")
-    assert (refund.status, refund.contradicted_by, refund.provider_refund_id) == (Status.SUCCEEDED, None, "re_late")
+    assert (refund.status, refund.contradicted_by, refund.provider_refund_id) == (
+        Status.SUCCEEDED,
+        None,
+        "re_late",
+    )
     assert [shown["refund_id"] for shown in cli("review", "list", "--json").objects] == ["stuck-1"]
 
 
@@ -241,8 +350,14 @@ def test_the_one_of_two_that_is_recorded_may_be_kept(cli: Cli, records: Records)
     contradicted(records, records.succeeded("order-1"))
     before = records.get("order-1")
     assert before.retriable is None
-    ran = cli("review", "resolve", "order-1", "--succeeded", "re_1", "--note", "the other was paid back")
+    ran = cli(
+        "review", "resolve", "order-1", "--succeeded", "re_1", "--note", "the other was paid back"
+    )
     assert (ran.code, "a worker takes" in ran.err) == (0, False)
     after = records.get("order-1")
-    assert (after.status, after.provider_refund_id, after.contradicted_by) == (Status.SUCCEEDED, "re_1", None)
+    assert (after.status, after.provider_refund_id, after.contradicted_by) == (
+        Status.SUCCEEDED,
+        "re_1",
+        None,
+    )
     assert cli("review").err == "no refunds need review\n"

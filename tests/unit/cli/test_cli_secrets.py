@@ -51,14 +51,18 @@ def test_wrong_usage_does_not_repeat_the_key_before_anything_was_done() -> None:
 
 def test_traceback_of_a_fault_of_the_program_does_not_tell_the_key() -> None:
     program = (
-        "import sys\nfrom worker.cli import group\n"
-        "from worker.settings import Settings\n"
-        "def fails(*_, **__): raise RuntimeError('said ' + Settings.load().api_key.get_secret_value())\n"
-        "sys.exit(group._ended(fails))\n"
+        "import sys\nfrom worker.cli import group\nfrom worker.settings import Settings\ndef"
+        " fails(*_, **__): raise RuntimeError('said ' +"
+        " Settings.load().api_key.get_secret_value())\nsys.exit(group._ended(fails))\n"
     )
     environment = {"REFUNDS_API_KEY": KEY, "REFUNDS_LOG_LEVEL": "debug", "PATH": os.environ["PATH"]}
     ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment, cwd=Path.cwd()
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=Path.cwd(),
     )
     assert ran.returncode == 1
     assert "Traceback" in ran.stderr

@@ -37,7 +37,9 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 
 def test_no_id_is_wrapped_in_a_list_of_refunds(narrow: Terminal) -> None:
-    refund = a_refund(Stage.PROCESSING, refund_id=REFUND, payment_intent=PAYMENT, provider_refund_id=PROVIDER)
+    refund = a_refund(
+        Stage.PROCESSING, refund_id=REFUND, payment_intent=PAYMENT, provider_refund_id=PROVIDER
+    )
     render.put(render.listing([refund]), stream=narrow)
     (line,) = [line for line in narrow.getvalue().splitlines() if REFUND in line]
     assert PAYMENT in line
@@ -46,8 +48,13 @@ def test_no_id_is_wrapped_in_a_list_of_refunds(narrow: Terminal) -> None:
 
 
 def test_no_id_is_wrapped_where_one_refund_is_shown(narrow: Terminal) -> None:
-    refund = a_refund(Stage.PROCESSING, refund_id=REFUND, payment_intent=PAYMENT, provider_refund_id=PROVIDER)
-    message = "a sentence of many words that is wrapped between its words, and nowhere else, however narrow it is"
+    refund = a_refund(
+        Stage.PROCESSING, refund_id=REFUND, payment_intent=PAYMENT, provider_refund_id=PROVIDER
+    )
+    message = (
+        "a sentence of many words that is wrapped between its words, and nowhere else, however"
+        " narrow it is"
+    )
     refund = replace(refund, error_code="x", error_message=message, metadata={"order": REFUND})
     render.put(render.heading(f"refund {REFUND}"), render.block(refund), stream=narrow)
     lines = narrow.getvalue().splitlines()
@@ -58,7 +65,9 @@ def test_no_id_is_wrapped_where_one_refund_is_shown(narrow: Terminal) -> None:
 
 def test_no_id_is_wrapped_in_a_list_of_batches(narrow: Terminal) -> None:
     name = "season-2026-returns-of-the-second-half-of-january"
-    found = Batch(batch_id=name, file=f"{name}.csv", digest="", rows=3, created_at=None, state="running")
+    found = Batch(
+        batch_id=name, file=f"{name}.csv", digest="", rows=3, created_at=None, state="running"
+    )
     render.put(batch._listing([found]), stream=narrow)
     assert f"{name} " in narrow.getvalue()
 
@@ -71,7 +80,9 @@ def test_no_column_or_value_is_wrapped_in_a_table_of_errors(
     monkeypatch.setattr("sys.stderr", narrow)
     with open_source(path, ImportOptions()) as source:
         import_messages.say_errors(source, validate(source).summary, "nothing was imported")
-    (line,) = [line for line in narrow.getvalue().splitlines() if "payment_intent" in line and "2 " in line]
+    (line,) = [
+        line for line in narrow.getvalue().splitlines() if "payment_intent" in line and "2 " in line
+    ]
     assert f"{PAYMENT}/{PAYMENT[:12]}" in line
 
 

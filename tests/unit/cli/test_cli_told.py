@@ -1,6 +1,9 @@
-"""Whatever a command reports is on disk first: on a server whose disk does not confirm, no command reports a change.
+"""Whatever a command reports is on disk first.
 
-Nor does one that reads report an end: whoever acts on it would act on what a power cut may take back.
+On a server whose disk does not confirm, no command reports a change.
+
+Nor does one that reads report an end: whoever acts on it would act on what a power cut may take
+back.
 """
 
 from __future__ import annotations
@@ -55,7 +58,9 @@ def _never_in_doubt(records: Records, _: Path) -> list[str]:
 
 
 def _batch(records: Records, _: Path) -> list[str]:
-    batches.open_batch(records.store, BATCH, file="season.csv", digest="d", rows=2, opening=BatchDraft())
+    batches.open_batch(
+        records.store, BATCH, file="season.csv", digest="d", rows=2, opening=BatchDraft()
+    )
     for name in ("row-1", "row-2"):
         request = RefundRequest(refund_id=name, payment_intent=f"{PAYMENT}{name[-1]}", amount=500)
         records.store.run(scripts.create(request, Lane.BULK, BATCH))
@@ -77,7 +82,9 @@ def _canceled_batch(records: Records, folder: Path) -> list[str]:
 
 def _failed_batch(records: Records, folder: Path) -> list[str]:
     _batch(records, folder)
-    claim = records.store.run(scripts.claim("row-1", "send", token="t", lease=scripts.SWEEP_HOLD, seq="0"))
+    claim = records.store.run(
+        scripts.claim("row-1", "send", token="t", lease=scripts.SWEEP_HOLD, seq="0")
+    )
     assert claim.refund is not None
     changes = {"error_code": "balance_insufficient", "retriable": Retriable.YES}
     step = Step(to=Stage.SETTLED, status=Status.FAILED, label="x", changes=changes)
@@ -109,7 +116,9 @@ def _contradicted(records: Records, _: Path) -> list[str]:
 def _imported(records: Records, folder: Path) -> list[str]:
     (file,) = _file(records, folder)
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    batches.open_batch(records.store, BATCH, file="season.jsonl", digest=digest, rows=1, opening=BatchDraft())
+    batches.open_batch(
+        records.store, BATCH, file="season.jsonl", digest=digest, rows=1, opening=BatchDraft()
+    )
     records.failed("row-1", batch_id=BATCH)
     return [BATCH, "--input", file]
 
@@ -142,14 +151,25 @@ def _nothing(_: Records, __: Path) -> list[str]:
 
 def _file(_: Records, folder: Path) -> list[str]:
     file = folder / "season.jsonl"
-    file.write_text(json.dumps({"refund_id": "row-1", "payment_intent": PAYMENT, "amount": 500}) + "\n")
+    file.write_text(
+        json.dumps({"refund_id": "row-1", "payment_intent": PAYMENT, "amount": 500}) + "\n"
+    )
     return [str(file)]
 
 
 WRITING: Final[dict[str, list[tuple[Prepare, list[str]]]]] = {
     "submit": [
         (lambda *_: ["order-1", "--payment-intent", PAYMENT], []),
-        (lambda records, folder: [*_queued(records, folder), "--payment-intent", PAYMENT, "--amount", "500"], []),
+        (
+            lambda records, folder: [
+                *_queued(records, folder),
+                "--payment-intent",
+                PAYMENT,
+                "--amount",
+                "500",
+            ],
+            [],
+        ),
     ],
     "cancel": [(_queued, []), (_canceled, [])],
     "retry": [(_failed, ["--unknown"]), (_going_again, [])],
@@ -178,10 +198,17 @@ WRITING: Final[dict[str, list[tuple[Prepare, list[str]]]]] = {
     "rejected drop": [(_rejected, []), (_nothing, ["--all", "--yes"])],
     "recover": [(lambda *given: _queued(*given)[:0], ["--since", "2026-01-31T09:00:00Z", "--yes"])],
 }
-"""Every command that changes a record, a batch or a flag, in every state in which it answers in a way of its own."""
+"""Every command that changes a record, a batch or a flag, in every state in which it answers in a
+way of its own.
+"""
 
 ENDS: Final[dict[str, list[tuple[Prepare, list[str]]]]] = {
-    "status": [(_failed, []), (_failed, ["--history"]), (_failed, ["--wait", "1"]), (_canceled, ["--json"])],
+    "status": [
+        (_failed, []),
+        (_failed, ["--history"]),
+        (_failed, ["--wait", "1"]),
+        (_canceled, ["--json"]),
+    ],
     "list": [(_failed_unnamed, []), (_failed_unnamed, ["--status", "failed", "--json"])],
     "batch list": [
         (lambda *given: _failed_batch(*given)[:0], []),
@@ -200,7 +227,10 @@ READING: Final = {
     "rejected show": "reads",
     "doctor": "reads what moves, and counts",
     "metrics": "counts, with a user that may not write: ops/docs/design.md says so",
-    "worker": "reports nothing: its claims and acceptances are durable, see tests/unit/store/test_calls.py",
+    "worker": (
+        "reports nothing: its claims and acceptances are durable, see"
+        " tests/unit/store/test_calls.py"
+    ),
     "probe": "its refunds are outside the records; what it found is confirmed where it is kept",
     "sandbox": "knows no records",
 }
@@ -295,7 +325,13 @@ def test_a_command_waits_for_the_disk_before_it_answers(
 
 @pytest.mark.parametrize(("name", "prepare", "options"), CASES)
 def test_a_command_answers_once_the_disk_has_confirmed(
-    lazy_cli: Cli, lazy_records: Records, tmp_path: Path, *, name: str, prepare: Prepare, options: list[str]
+    lazy_cli: Cli,
+    lazy_records: Records,
+    tmp_path: Path,
+    *,
+    name: str,
+    prepare: Prepare,
+    options: list[str],
 ) -> None:
     ran = lazy_cli(*name.split(), *prepare(lazy_records, tmp_path), *options)
     assert ran.code in {0, 4, 9}

@@ -13,7 +13,9 @@ from worker.ranges import SECONDS, Whole
 CONTEXT = click.Context(refunds)
 
 
-def numbers(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Option]]:
+def numbers(
+    command: click.Command, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], click.Option]]:
     if isinstance(command, click.Group):
         for name in command.list_commands(CONTEXT):
             inner = command.get_command(CONTEXT, name)
@@ -21,7 +23,9 @@ def numbers(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tup
             yield from numbers(inner, (*path, name))
         return
     for option in command.params:
-        if isinstance(option, click.Option) and isinstance(option.type, (click.IntRange, click.FloatRange)):
+        if isinstance(option, click.Option) and isinstance(
+            option.type, (click.IntRange, click.FloatRange)
+        ):
             yield path, option
 
 
@@ -29,7 +33,15 @@ FOUND = [*numbers(refunds, ())]
 
 
 def test_there_are_options_with_a_range() -> None:
-    assert {path[0] for path, _ in FOUND} >= {"list", "import", "worker", "metrics", "recover", "probe", "sandbox"}
+    assert {path[0] for path, _ in FOUND} >= {
+        "list",
+        "import",
+        "worker",
+        "metrics",
+        "recover",
+        "probe",
+        "sandbox",
+    }
     assert set(COMMANDS) >= {path[0] for path, _ in FOUND}
 
 

@@ -11,10 +11,24 @@ from worker.cli import render
 from worker.model.times import to_ms
 
 AT = to_ms(NOW)
-SENT = {"from": "queued", "to": "sending", "status": "pending", "label": "send", "attempt": 1, "at": AT}
+SENT = {
+    "from": "queued",
+    "to": "sending",
+    "status": "pending",
+    "label": "send",
+    "attempt": 1,
+    "at": AT,
+}
 AGAIN = SENT | {"from": "in_doubt", "label": "resend", "attempt": 2}
 LOOKED = {"from": "in_doubt", "to": "in_doubt", "status": "pending", "at": AT}
-DECIDED = {"from": "review", "to": "in_doubt", "status": "pending", "source": "operator", "by": "ann", "at": AT}
+DECIDED = {
+    "from": "review",
+    "to": "in_doubt",
+    "status": "pending",
+    "source": "operator",
+    "by": "ann",
+    "at": AT,
+}
 
 
 @pytest.mark.parametrize(
@@ -22,12 +36,18 @@ DECIDED = {"from": "review", "to": "in_doubt", "status": "pending", "source": "o
     [
         (SENT, "attempt 1"),
         (SENT | {"label": "replay"}, "attempt 1, the same key and bytes again"),
-        (AGAIN | {"source": "list"}, "attempt 2, because the payment's list showed that it never happened"),
+        (
+            AGAIN | {"source": "list"},
+            "attempt 2, because the payment's list showed that it never happened",
+        ),
         (
             AGAIN | {"source": "totals", "by": "ann"},
             "attempt 2, because the payment's totals showed that it never happened",
         ),
-        (AGAIN | {"source": "operator", "by": "ann"}, "attempt 2, because ann said that it never happened"),
+        (
+            AGAIN | {"source": "operator", "by": "ann"},
+            "attempt 2, because ann said that it never happened",
+        ),
         (AGAIN | {"source": "operator"}, "attempt 2, because a person said that it never happened"),
         (AGAIN, "attempt 2, because it was considered absent"),
         (
@@ -41,16 +61,34 @@ DECIDED = {"from": "review", "to": "in_doubt", "status": "pending", "source": "o
         (LOOKED | {"label": "absent", "look": "absent"}, "read back: absent"),
         (
             LOOKED
-            | {"to": "settled", "status": "succeeded", "label": "succeeded", "look": "found", "source": "lookup"},
+            | {
+                "to": "settled",
+                "status": "succeeded",
+                "label": "succeeded",
+                "look": "found",
+                "source": "lookup",
+            },
             "read the refund itself: found",
         ),
         (
-            LOOKED | {"label": "operator_says_absent", "look": "inconclusive", "source": "operator", "by": "ann"},
+            LOOKED
+            | {
+                "label": "operator_says_absent",
+                "look": "inconclusive",
+                "source": "operator",
+                "by": "ann",
+            },
             "read back: inconclusive, decided to send it again, by ann",
         ),
-        (DECIDED | {"label": "operator_says_failed", "note": "so"}, "decided as failed, by ann “so”"),
+        (
+            DECIDED | {"label": "operator_says_failed", "note": "so"},
+            "decided as failed, by ann “so”",
+        ),
         (DECIDED | {"label": "operator_says_absent"}, "decided to send it again, by ann"),
-        (DECIDED | {"label": "operator_says_succeeded"}, "decided which provider refund it is, by ann"),
+        (
+            DECIDED | {"label": "operator_says_succeeded"},
+            "decided which provider refund it is, by ann",
+        ),
         (
             LOOKED | {"to": "settled", "status": "canceled", "label": "canceled", "by": "ann"},
             "canceled, by ann",
@@ -62,7 +100,13 @@ def test_a_move_is_told_with_what_it_rests_on(entry: dict[str, Any], words: str)
 
 
 def test_what_was_sent_is_told_with_what_came_of_it() -> None:
-    answered = {"from": "sending", "to": "waiting", "status": "pending", "label": "rate_limited", "at": AT + 5}
+    answered = {
+        "from": "sending",
+        "to": "waiting",
+        "status": "pending",
+        "label": "rate_limited",
+        "at": AT + 5,
+    }
     answered |= {"seen": "not_done", "http_status": 429, "ms": 5, "source": "reply"}
     assert render.sent([SENT, answered, AGAIN | {"at": AT + 9, "source": "list"}]) == [
         (AT, "attempt 1: provably not done: rate_limited, HTTP 429, after 5 ms"),
@@ -73,7 +117,13 @@ def test_what_was_sent_is_told_with_what_came_of_it() -> None:
 
 def test_what_was_read_is_looks_and_polls_and_nothing_else() -> None:
     looked = LOOKED | {"label": "absent", "look": "absent", "source": "list"}
-    polled = {"from": "processing", "to": "settled", "status": "succeeded", "label": "succeeded", "at": AT}
+    polled = {
+        "from": "processing",
+        "to": "settled",
+        "status": "succeeded",
+        "label": "succeeded",
+        "at": AT,
+    }
     polled |= {"seen": "http_200", "source": "lookup"}
     assert render.read([SENT, looked, DECIDED | {"label": "operator_says_failed"}, polled]) == [
         (AT, "read the payment's list: absent"),

@@ -1,6 +1,9 @@
-"""Ways to fork around a producer's door, each in its own process: `python -m tests.unit.client.forking NAME URL URL`.
+"""Ways to fork around a producer's door, each in its own process.
 
-Each child hands in refunds of its own and has a bounded life; the parent prints how its children ended.
+`python -m tests.unit.client.forking NAME URL URL`.
+
+Each child hands in refunds of its own and has a bounded life; the parent prints how its children
+ended.
 """
 
 from __future__ import annotations
@@ -36,11 +39,18 @@ door: Refunds
 def submit(name: str, count: int = EACH) -> None:
     for number in range(count):
         refund_id = f"{name}-{number}"
-        assert door.submit(RefundRequest(refund_id=refund_id, payment_intent=f"pi_{refund_id}", amount=5)).version == 1
+        assert (
+            door.submit(
+                RefundRequest(refund_id=refund_id, payment_intent=f"pi_{refund_id}", amount=5)
+            ).version
+            == 1
+        )
 
 
 def child(work: Callable[[], None]) -> int:
-    """Fork a child that works and leaves as a program does, with everything that is freed at its end; return its id."""
+    """Fork a child that works and leaves as a program does, with everything that is freed at its
+    end; return its id.
+    """
     pid = os.fork()
     if pid:
         return pid
@@ -54,7 +64,9 @@ def child(work: Callable[[], None]) -> int:
 
 
 def ends_of(pids: list[int]) -> list[int]:
-    """Wait for children and return how each ended: 0, its code, or the signal's number below zero."""
+    """Wait for children and return how each ended: 0, its code, or the signal's number below
+    zero.
+    """
     return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
 
 
@@ -96,11 +108,18 @@ def while_built() -> list[int]:
 
 
 def while_locks_are_held() -> list[int]:
-    """A thread is in the midst of everything: it holds each lock that doors share, and those of this one's pool."""
+    """A thread is in the midst of everything.
+
+    It holds each lock that doors share, and those of this one's pool.
+    """
     submit("parent")
     pool: Any = door.store.redis.connection_pool
     properties = [each for each in gc.get_objects() if type(each) is cached_property]
-    locks = [each.lock for each in properties] + [signals.before_task_publish.lock, pool._lock, pool._fork_lock]
+    locks = [each.lock for each in properties] + [
+        signals.before_task_publish.lock,
+        pool._lock,
+        pool._fork_lock,
+    ]
     held, may_go_on = threading.Event(), threading.Event()
 
     def hold() -> None:

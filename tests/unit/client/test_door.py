@@ -32,7 +32,9 @@ def refunds(redis_url: str) -> Iterator[Refunds]:
 
 
 def request(number: int = 1, amount: int = 500) -> RefundRequest:
-    return RefundRequest(refund_id=f"order-{number}-1", payment_intent=f"pi_{number}", amount=amount)
+    return RefundRequest(
+        refund_id=f"order-{number}-1", payment_intent=f"pi_{number}", amount=amount
+    )
 
 
 def test_an_accepted_refund_is_returned_as_it_stands_in_redis(refunds: Refunds) -> None:
@@ -63,20 +65,28 @@ def test_a_canceled_refund_is_never_sent_and_canceling_again_is_harmless(refunds
 
 
 @pytest.mark.parametrize("wrong", [None, 5, b"order-1-1", ["order-1-1"]])
-def test_an_id_that_is_not_a_text_is_a_type_error_of_one_sentence(refunds: Refunds, wrong: Any) -> None:
+def test_an_id_that_is_not_a_text_is_a_type_error_of_one_sentence(
+    refunds: Refunds, wrong: Any
+) -> None:
     for call in (refunds.get, refunds.cancel, refunds.retry, refunds.wait, refunds.history):
-        with pytest.raises(TypeError, match=f"a refund id must be a text, not {type(wrong).__name__}$"):
+        with pytest.raises(
+            TypeError, match=f"a refund id must be a text, not {type(wrong).__name__}$"
+        ):
             call(wrong)
     with pytest.raises(TypeError, match="a refund id must be a text"):
         refunds.get_many(["order-1-1", wrong])
 
 
 def test_one_id_in_place_of_a_list_is_a_type_error(refunds: Refunds) -> None:
-    with pytest.raises(TypeError, match="must be a list of refund ids, not the one text 'order-1-1'"):
+    with pytest.raises(
+        TypeError, match="must be a list of refund ids, not the one text 'order-1-1'"
+    ):
         refunds.get_many("order-1-1")
 
 
-def test_a_request_that_is_not_a_refund_request_is_a_type_error_and_nothing_is_accepted(refunds: Refunds) -> None:
+def test_a_request_that_is_not_a_refund_request_is_a_type_error_and_nothing_is_accepted(
+    refunds: Refunds,
+) -> None:
     fields: Any = {"refund_id": "order-2-1", "payment_intent": "pi_2"}
     with pytest.raises(TypeError, match="must be a RefundRequest, not dict"):
         refunds.submit(fields)
@@ -86,7 +96,11 @@ def test_a_request_that_is_not_a_refund_request_is_a_type_error_and_nothing_is_a
 
 
 def test_every_error_that_is_raised_on_purpose_can_be_imported_from_the_package() -> None:
-    ours = {name for name, thing in vars(errors).items() if isinstance(thing, type) and issubclass(thing, RefundError)}
+    ours = {
+        name
+        for name, thing in vars(errors).items()
+        if isinstance(thing, type) and issubclass(thing, RefundError)
+    }
     assert "NotRetriable" in ours
     assert ours - set(worker.__all__) == set()
     assert all(getattr(worker, name) is getattr(errors, name) for name in ours)
@@ -127,7 +141,9 @@ def test_a_stream_of_rows_is_accepted_in_constant_memory(refunds: Refunds) -> No
     assert refunds.store.redis.llen("refunds.bulk") == 130
 
 
-def test_a_deep_backlog_is_said_and_nothing_is_refused(refunds: Refunds, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_deep_backlog_is_said_and_nothing_is_refused(
+    refunds: Refunds, caplog: pytest.LogCaptureFixture
+) -> None:
     report = refunds.submit_many(request(number) for number in range(10))
     assert report.created == 10
     assert [record.message for record in caplog.records] == ["backlog_deep"]
@@ -185,7 +201,9 @@ def test_a_closed_door_says_so(redis_url: str) -> None:
         door.submit(request())
 
 
-def test_two_installations_on_one_server_do_not_share_messages(refunds: Refunds, redis_url: str) -> None:
+def test_two_installations_on_one_server_do_not_share_messages(
+    refunds: Refunds, redis_url: str
+) -> None:
     with Refunds(settings=Settings.load(redis_url=redis_url, prefix="staging:")) as other:
         other.submit(request())
     assert refunds.get_many(["order-1-1"]) == [None]

@@ -1,4 +1,7 @@
-"""A fork at any moment of a door's life: no child hangs, each refund is accepted, and each has its message."""
+"""A fork at any moment of a door's life.
+
+No child hangs, each refund is accepted, and each has its message.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ def broker_url(request: pytest.FixtureRequest, redis_url: str) -> str:
 
 
 def run(scenario: str, redis_url: str, broker_url: str) -> list[int]:
-    """How the children of a scenario ended; whatever was logged of a message that could not be sent fails it."""
+    """How the children of a scenario ended.
+
+    Whatever was logged of a message that could not be sent fails it.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "tests.unit.client.forking", scenario, redis_url, broker_url],
         check=False,
@@ -35,7 +41,9 @@ def run(scenario: str, redis_url: str, broker_url: str) -> list[int]:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_child_begins_anew_and_its_parent_goes_on(scenario: str, redis_url: str, broker_url: str) -> None:
+def test_a_child_begins_anew_and_its_parent_goes_on(
+    scenario: str, redis_url: str, broker_url: str
+) -> None:
     ends = run(scenario, redis_url, broker_url)
     assert ends
     assert set(ends) == {0}
@@ -45,7 +53,8 @@ def test_a_child_begins_anew_and_its_parent_goes_on(scenario: str, redis_url: st
         assert accepted % 3 == 0 or scenario == "while_published"
         named = nudged(refunds)
         assert len(set(named)) == accepted
-        # RabbitMQ that confirms too late is sent a message again: that is harmless, and its second one names the same.
+        # RabbitMQ that confirms too late is sent a message again: that is harmless, and its second
+        # one names the same.
         assert len(named) == accepted or "amqp" in broker_url
 
 
@@ -73,7 +82,11 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 
 def test_a_door_that_is_built_imports_nothing_more(redis_url: str, broker_url: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", IMPORTS, redis_url, broker_url], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", IMPORTS, redis_url, broker_url],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     imported: Any = json.loads(done.stdout)
     assert imported == []

@@ -1,4 +1,7 @@
-"""One worker's service over real records and a provider that answers as it is told: every request is counted."""
+"""One worker's service over real records and a provider that answers as it is told.
+
+Every request is counted.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,9 @@ def says(status: int = 200, payload: Any = None, **headers: str) -> httpx.Respon
     return httpx.Response(status, json=body, headers=headers)
 
 
-def error(status: int, code: str = "some_code", kind: str = "invalid_request_error", **headers: str) -> httpx.Response:
+def error(
+    status: int, code: str = "some_code", kind: str = "invalid_request_error", **headers: str
+) -> httpx.Response:
     """The provider's error."""
     return says(status, {"error": {"type": kind, "code": code, "message": "because"}}, **headers)
 
@@ -89,7 +94,10 @@ class Provider(httpx.AsyncBaseTransport):
             raise answer
         # A reply is read once, as it comes: each request gets one of its own.
         return httpx.Response(
-            answer.status_code, headers=answer.headers, stream=httpx.ByteStream(answer.content), request=request
+            answer.status_code,
+            headers=answer.headers,
+            stream=httpx.ByteStream(answer.content),
+            request=request,
         )
 
 
@@ -114,7 +122,10 @@ class Turnstile(RateGate):
 
 
 class NotedStore(AsyncStore):
-    """Records whose every call is noted; `failing` names scripts, or `flag`, that cannot be reached the next time."""
+    """Records whose every call is noted.
+
+    `failing` names scripts, or `flag`, that cannot be reached the next time.
+    """
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         super().__init__(client, durable=False)
@@ -142,7 +153,9 @@ class NotedStore(AsyncStore):
 class Shop:
     """A service whose clocks a test turns by hand, with all that it says and does."""
 
-    def __init__(self, client: redis.asyncio.Redis, rules: Rules, *, rate: float = 0.0, slots: int = 4) -> None:
+    def __init__(
+        self, client: redis.asyncio.Redis, rules: Rules, *, rate: float = 0.0, slots: int = 4
+    ) -> None:
         self.rules = rules
         self.provider = Provider()
         self.seconds = 1000.0
@@ -199,7 +212,11 @@ class Shop:
         return answered
 
     async def accept(
-        self, refund_id: str = ID, lane: Lane = Lane.SINGLE, batch_id: str | None = None, **fields: Any
+        self,
+        refund_id: str = ID,
+        lane: Lane = Lane.SINGLE,
+        batch_id: str | None = None,
+        **fields: Any,
     ) -> RefundRequest:
         request = a_request(refund_id, **fields)
         await self.store.run(scripts.create(request, lane, batch_id))
@@ -240,7 +257,11 @@ class Shop:
 
 def events(lines: list[Any], **facts: Any) -> list[str]:
     """The names of the events that carry these facts."""
-    return [line["event"] for line in lines if all(line.get(name) == value for name, value in facts.items())]
+    return [
+        line["event"]
+        for line in lines
+        if all(line.get(name) == value for name, value in facts.items())
+    ]
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -254,7 +275,9 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(client: redis.asyncio.Redis, rules: Rules = VERIFY, **options: Any) -> AsyncIterator[Shop]:
+async def opened(
+    client: redis.asyncio.Redis, rules: Rules = VERIFY, **options: Any
+) -> AsyncIterator[Shop]:
     """A shop that is closed with the block."""
     shop = Shop(client, rules, **options)
     try:

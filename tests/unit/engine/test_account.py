@@ -1,4 +1,6 @@
-"""Whose account it is: a key that sees nothing of ours concludes nothing, and stops everything once that is noticed."""
+"""Whose account it is: a key that sees nothing of ours concludes nothing, and stops everything once
+that is noticed.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,9 @@ async def test_payment_that_cannot_be_read_now_leaves_the_doubt_to_a_later_look(
         assert ((await shop.stored()).status, asked(shop, POST)) == (Status.SUCCEEDED, 2)
 
 
-async def test_list_that_is_missing_says_nothing_of_a_payment_that_is_shown(async_redis: redis.asyncio.Redis) -> None:
+async def test_list_that_is_missing_says_nothing_of_a_payment_that_is_shown(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await in_doubt(shop)
         shop.provider.will(LIST, GONE)
@@ -197,7 +201,9 @@ async def test_payment_that_is_shown_again_is_not_gone(async_redis: redis.asynci
         assert await async_redis.hget(f"refunds:payment:{PAYMENT}", "gone") is None
 
 
-async def test_persons_word_is_not_taken_while_the_account_is_in_question(async_redis: redis.asyncio.Redis) -> None:
+async def test_persons_word_is_not_taken_while_the_account_is_in_question(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shown_once(shop)
         shop.provider.will(PAID, GONE)
@@ -211,7 +217,9 @@ async def test_persons_word_is_not_taken_while_the_account_is_in_question(async_
         assert ((await shop.stored()).stage, asked(shop, POST)) == (Stage.IN_DOUBT, 1)
 
 
-@pytest.mark.parametrize(("paid", "lost"), [(GONE, True), (totals(0), False)], ids=["missing", "shown"])
+@pytest.mark.parametrize(
+    ("paid", "lost"), [(GONE, True), (totals(0), False)], ids=["missing", "shown"]
+)
 async def test_payment_that_was_shown_once_and_is_missing_to_a_post_stops_the_others(
     async_redis: redis.asyncio.Redis, paid: httpx.Response, *, lost: bool
 ) -> None:
@@ -251,7 +259,9 @@ async def test_refusal_that_is_not_about_a_missing_payment_asks_for_nothing_more
         assert shop.provider.asked == [POST]
 
 
-async def test_send_without_a_read_does_not_note_the_payment_as_shown(async_redis: redis.asyncio.Redis) -> None:
+async def test_send_without_a_read_does_not_note_the_payment_as_shown(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TRUST) as shop:
         await shop.accept()
         loaded = await shop.service._load(ID)
@@ -263,18 +273,24 @@ async def test_send_without_a_read_does_not_note_the_payment_as_shown(async_redi
         assert await async_redis.hget(f"refunds:payment:{PAYMENT}", "seen") is None
 
 
-async def test_failed_poll_repeats_no_metadata(async_redis: redis.asyncio.Redis, log: list[Any]) -> None:
+async def test_failed_poll_repeats_no_metadata(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
     async with opened(async_redis, TOTALS) as shop:
         await shop.accept(metadata={"customer": "Ada Lovelace"})
         shop.provider.will(PAID, totals(0))
         shop.provider.will(POST, says(200, refund_payload(status="pending")))
         await shop.handle()
         shop.pass_time(MINUTE)
-        shop.provider.will(BY_ID, says(200, refund_payload(status="failed", failure_reason="Ada Lovelace")))
+        shop.provider.will(
+            BY_ID, says(200, refund_payload(status="failed", failure_reason="Ada Lovelace"))
+        )
         await shop.handle()
         record = await async_redis.hgetall(f"refunds:refund:{ID}")
         assert record["status"] == "failed"
-        assert "Ada" not in str({name: value for name, value in record.items() if name != "metadata"})
+        assert "Ada" not in str(
+            {name: value for name, value in record.items() if name != "metadata"}
+        )
         assert "Ada" not in str([await shop.history(), log])
 
 
@@ -287,7 +303,9 @@ async def test_totals_of_a_payment_that_was_shown_once_and_is_missing_stop_every
     async with opened(async_redis, TOTALS) as shop:
         shop.provider.will(PAID, totals(0))
         await in_doubt(shop)
-        assert (await shop.stored()).baseline == Baseline(refunded=0, currency="usd", remaining=1000, shown_by=PAYMENT)
+        assert (await shop.stored()).baseline == Baseline(
+            refunded=0, currency="usd", remaining=1000, shown_by=PAYMENT
+        )
         shop.provider.will(PAID, GONE)
         for _ in range(10):
             shop.pass_time(HOUR)
@@ -296,7 +314,9 @@ async def test_totals_of_a_payment_that_was_shown_once_and_is_missing_stop_every
         assert ((await shop.stored()).stage, asked(shop, POST)) == (Stage.IN_DOUBT, 1)
 
 
-async def test_totals_that_are_shown_are_noted_with_the_payment(async_redis: redis.asyncio.Redis) -> None:
+async def test_totals_that_are_shown_are_noted_with_the_payment(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TOTALS) as shop:
         shop.provider.will(PAID, totals(0))
         await in_doubt(shop)
@@ -304,6 +324,19 @@ async def test_totals_that_are_shown_are_noted_with_the_payment(async_redis: red
         shop.pass_time(VERIFY.settle)
         await shop.handle()
         assert await async_redis.hget(f"refunds:payment:{PAYMENT}", "seen") == "1"
+
+
+async def test_totals_of_another_payment_do_not_note_ours_as_shown(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        shop.provider.will(PAID, totals(0))
+        await in_doubt(shop)
+        await async_redis.hdel(f"refunds:payment:{PAYMENT}", "seen")
+        shop.provider.will(PAID, totals(0, id="pi_of_another"))
+        shop.pass_time(VERIFY.settle)
+        await shop.handle()
+        assert await async_redis.hget(f"refunds:payment:{PAYMENT}", "seen") is None
 
 
 async def test_payment_that_is_missing_before_a_further_send_stops_everything(
@@ -406,7 +439,9 @@ async def test_pending_refund_that_is_missing_while_its_payment_is_shown_goes_to
         assert LOST not in await shop.meta()
 
 
-async def test_what_is_missing_while_everything_is_stopped_says_nothing(async_redis: redis.asyncio.Redis) -> None:
+async def test_what_is_missing_while_everything_is_stopped_says_nothing(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await pend(shop)
         await shop.store.flag(LOST, once=True)
@@ -440,7 +475,9 @@ async def known(shop: Shop) -> set[str]:
     return set((await shop.meta()).get("key_prints", "").split())
 
 
-async def test_first_key_is_kept_by_a_print_that_does_not_show_it(async_redis: redis.asyncio.Redis) -> None:
+async def test_first_key_is_kept_by_a_print_that_does_not_show_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         shop.provider.will(ACCOUNT, GONE)
         assert await confirm(shop, "sk_test_first") == [ACCOUNT]
@@ -469,20 +506,26 @@ async def test_key_that_was_rotated_within_the_account_is_confirmed_by_a_refund_
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["a key is known", "no key is known"])
-async def test_key_that_knows_none_of_our_refunds_is_refused(async_redis: redis.asyncio.Redis, *, before: bool) -> None:
+async def test_key_that_knows_none_of_our_refunds_is_refused(
+    async_redis: redis.asyncio.Redis, *, before: bool
+) -> None:
     async with opened(async_redis) as shop:
         shop.provider.will(ACCOUNT, GONE)
         if before:
             await confirm(shop, "sk_test_old")
         await settled(shop)
         shop.provider.will(BY_ID, GONE)
-        with pytest.raises(ProviderMismatch, match=r"none of 1 refunds and payments .*'refunds resume --account'"):
+        with pytest.raises(
+            ProviderMismatch, match=r"none of 1 refunds and payments .*'refunds resume --account'"
+        ):
             await confirm(shop)
         assert len(await known(shop)) == int(before)
 
 
 @pytest.mark.parametrize(
-    "answer", [error(503), httpx.ReadError("reset"), error(403), says(200, refund_payload(id="re_9"))], ids=str
+    "answer",
+    [error(503), httpx.ReadError("reset"), error(403), says(200, refund_payload(id="re_9"))],
+    ids=str,
 )
 async def test_key_that_the_provider_says_nothing_of_is_not_used_yet(
     async_redis: redis.asyncio.Redis, answer: Any
@@ -497,14 +540,18 @@ async def test_key_that_the_provider_says_nothing_of_is_not_used_yet(
         assert "credentials_refused_at" not in await shop.meta()
 
 
-async def test_key_that_one_of_several_reads_is_refused_is_everyones_alarm(async_redis: redis.asyncio.Redis) -> None:
+async def test_key_that_one_of_several_reads_is_refused_is_everyones_alarm(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         with pytest.raises(ProviderUnavailable, match="refuses the key"):
             await shop.service.account._judge([("re_1", a_reply(503)), ("re_2", a_reply(401))])
         assert "credentials_refused_at" in await shop.meta()
 
 
-async def test_unknown_key_that_the_provider_refuses_is_everyones_alarm(async_redis: redis.asyncio.Redis) -> None:
+async def test_unknown_key_that_the_provider_refuses_is_everyones_alarm(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await settled(shop)
         shop.provider.will(ACCOUNT, error(401))
@@ -531,7 +578,9 @@ async def test_new_key_must_show_the_payment_of_a_refund_in_doubt(
         assert len(await known(shop)) == (2 if confirmed else 1)
 
 
-async def test_first_key_need_not_show_a_payment_that_was_never_shown(async_redis: redis.asyncio.Redis) -> None:
+async def test_first_key_need_not_show_a_payment_that_was_never_shown(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await in_doubt(shop)
         shop.provider.will(ACCOUNT, GONE)
@@ -553,7 +602,9 @@ async def test_first_key_must_show_a_payment_that_was_shown_before(
                 await confirm(shop)
 
 
-async def test_one_thing_that_is_shown_outweighs_what_is_missing(async_redis: redis.asyncio.Redis) -> None:
+async def test_one_thing_that_is_shown_outweighs_what_is_missing(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shown_once(shop)
         shop.provider.will(POST, says(200, refund_payload(metadata={}, payment_intent="pi_2")))
@@ -569,10 +620,14 @@ async def test_one_thing_that_is_shown_outweighs_what_is_missing(async_redis: re
         assert await confirm(shop, "sk_test_another") == [ACCOUNT, BY_ID]
 
 
-async def test_key_is_refused_only_if_everything_is_missing(async_redis: redis.asyncio.Redis) -> None:
+async def test_key_is_refused_only_if_everything_is_missing(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await settled(shop)
-        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata={}, payment_intent="pi_2")))
+        shop.provider.will(
+            POST, says(200, refund_payload(id="re_2", metadata={}, payment_intent="pi_2"))
+        )
         await shop.accept("b", payment_intent="pi_2")
         await shop.handle("b")
         shop.provider.will(ACCOUNT, GONE)
@@ -589,7 +644,9 @@ def acct(identity: str, kind: str = "account") -> httpx.Response:
     return says(200, {"id": identity, "object": kind})
 
 
-async def test_account_that_the_provider_shows_decides_alone(async_redis: redis.asyncio.Redis) -> None:
+async def test_account_that_the_provider_shows_decides_alone(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await settled(shop)
         shop.provider.will(ACCOUNT, acct("acct_1"))
@@ -609,7 +666,9 @@ async def test_account_that_the_provider_shows_decides_alone(async_redis: redis.
         assert (await shop.meta())["account"] == "acct_1"
 
 
-async def test_key_that_a_person_vouches_for_is_believed_once(async_redis: redis.asyncio.Redis) -> None:
+async def test_key_that_a_person_vouches_for_is_believed_once(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await settled(shop)
         await async_redis.hset("refunds:meta", "account_vouched", to_ms(shop.now))
@@ -622,7 +681,9 @@ async def test_key_that_a_person_vouches_for_is_believed_once(async_redis: redis
             await confirm(shop, "sk_test_third")
 
 
-async def test_every_key_is_confirmed_again_after_a_payment_was_missing(async_redis: redis.asyncio.Redis) -> None:
+async def test_every_key_is_confirmed_again_after_a_payment_was_missing(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         shop.provider.will(ACCOUNT, GONE)
         await confirm(shop, "sk_test_wrong")

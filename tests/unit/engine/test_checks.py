@@ -1,4 +1,6 @@
-"""What must be known of a payment before anything is sent, and what becomes of a refund while it is not."""
+"""What must be known of a payment before anything is sent, and what becomes of a refund while it is
+not.
+"""
 
 from __future__ import annotations
 
@@ -41,15 +43,27 @@ UNCONFIRMED = {
     "another payment": totals(0, id="pi_other"),
     "no id": totals(0, id=None),
     "contradicted by its charge": says(
-        200, {"id": PAYMENT, "currency": "usd", "latest_charge": {"currency": "jpy", "amount_refunded": 0}}
+        200,
+        {
+            "id": PAYMENT,
+            "currency": "usd",
+            "latest_charge": {"currency": "jpy", "amount_refunded": 0},
+        },
     ),
     "contradicted by its charge, which shows no total": says(
         200, {"id": PAYMENT, "currency": "usd", "latest_charge": {"currency": "jpy"}}
     ),
     "contradicted by one of several charges": says(
-        200, {"id": PAYMENT, "currency": "usd", "charges": {"data": [{"currency": "usd"}, {"currency": "jpy"}]}}
+        200,
+        {
+            "id": PAYMENT,
+            "currency": "usd",
+            "charges": {"data": [{"currency": "usd"}, {"currency": "jpy"}]},
+        },
     ),
-    "contradicted by the charge it names": says(200, {"id": PAYMENT, "currency": "usd", "latest_charge": "ch_1"}),
+    "contradicted by the charge it names": says(
+        200, {"id": PAYMENT, "currency": "usd", "latest_charge": "ch_1"}
+    ),
 }
 
 
@@ -62,7 +76,9 @@ async def handle_for(shop: Shop, span: timedelta, step: timedelta = MINUTE) -> N
 
 async def decide(shop: Shop) -> None:
     """A person wants it to be sent."""
-    await shop.store.run(scripts.save(await shop.stored(), decisions.resolve_resend(await shop.stored())))
+    await shop.store.run(
+        scripts.save(await shop.stored(), decisions.resolve_resend(await shop.stored()))
+    )
 
 
 def asked(shop: Shop, what: str) -> int:
@@ -71,18 +87,24 @@ def asked(shop: Shop, what: str) -> int:
 
 @pytest.mark.parametrize("rules", [VERIFY, TOTALS, TRUST], ids=["list", "totals", "trust"])
 @pytest.mark.parametrize("shown", UNCONFIRMED)
-async def test_currency_that_the_payment_does_not_confirm_is_not_sent_and_goes_to_a_person_after_an_hour(
+async def test_currency_that_the_payment_does_not_confirm_is_not_sent_and_goes_to_a_person(
     async_redis: redis.asyncio.Redis, log: list[Any], shown: str, rules: Rules
 ) -> None:
     async with opened(async_redis, rules) as shop:
         await shop.accept(currency="usd")
         shop.provider.will(PAID, UNCONFIRMED[shown])
-        shop.provider.will(CHARGE, says(200, {"id": "ch_1", "payment_intent": PAYMENT, "currency": "jpy"}))
+        shop.provider.will(
+            CHARGE, says(200, {"id": "ch_1", "payment_intent": PAYMENT, "currency": "jpy"})
+        )
         shop.provider.will(PROBE, error(404))
         shop.provider.will(POST, says())
         await handle_for(shop, HOUR)
         waiting = await shop.stored()
-        assert (waiting.stage, waiting.error_code, waiting.attempts) == (Stage.QUEUED, "currency_unconfirmed", 0)
+        assert (waiting.stage, waiting.error_code, waiting.attempts) == (
+            Stage.QUEUED,
+            "currency_unconfirmed",
+            0,
+        )
         assert waiting.error_message is not None
         assert "usd" in waiting.error_message
         await handle_for(shop, 15 * MINUTE)
@@ -93,7 +115,11 @@ async def test_currency_that_the_payment_does_not_confirm_is_not_sent_and_goes_t
             "currency_unconfirmed",
         )
         last = (await shop.history())[-1]
-        assert (last["from"], last["to"], last["label"]) == ("queued", "review", "currency_unconfirmed")
+        assert (last["from"], last["to"], last["label"]) == (
+            "queued",
+            "review",
+            "currency_unconfirmed",
+        )
         assert last["alarm"] == refund.error_message
         assert asked(shop, POST) == 0
     assert events(log, refund_id=ID).count("refund_needs_attention") == 1
@@ -110,14 +136,21 @@ async def test_person_who_wants_an_unconfirmed_refund_sent_cannot_have_it_sent_u
         await decide(shop)
         await shop.handle()
         assert ((await shop.stored()).stage, asked(shop, POST)) == (Stage.REVIEW, 0)
-        assert [entry["to"] for entry in await shop.history()] == ["queued", "review", "waiting", "review"]
+        assert [entry["to"] for entry in await shop.history()] == [
+            "queued",
+            "review",
+            "waiting",
+            "review",
+        ]
         shop.provider.will(PAID, totals(0))
         await decide(shop)
         await shop.handle()
         assert ((await shop.stored()).status, asked(shop, POST)) == (Status.SUCCEEDED, 1)
 
 
-@pytest.mark.parametrize("answer", [error(503, kind="api_error"), error(429), httpx.ConnectError("refused")], ids=str)
+@pytest.mark.parametrize(
+    "answer", [error(503, kind="api_error"), error(429), httpx.ConnectError("refused")], ids=str
+)
 async def test_payment_that_nobody_answers_for_leaves_a_stated_currency_waiting_however_long(
     async_redis: redis.asyncio.Redis, answer: Any
 ) -> None:
@@ -130,7 +163,11 @@ async def test_payment_that_nobody_answers_for_leaves_a_stated_currency_waiting_
             shop.service.breaker.answered()
             shop.pass_time(HOUR)
         refund = await shop.stored()
-        assert (refund.stage, refund.unconfirmed_since, asked(shop, POST)) == (Stage.QUEUED, None, 0)
+        assert (refund.stage, refund.unconfirmed_since, asked(shop, POST)) == (
+            Stage.QUEUED,
+            None,
+            0,
+        )
         shop.provider.will(PAID, totals(0))
         shop.provider.will(POST, says())
         await shop.handle()
@@ -149,7 +186,9 @@ async def test_payment_that_is_forbidden_to_a_refused_key_stops_everyone_and_is_
         assert (await shop.stored()).unconfirmed_since is None
 
 
-async def test_confirmed_currency_is_asked_for_once_for_all_attempts(async_redis: redis.asyncio.Redis) -> None:
+async def test_confirmed_currency_is_asked_for_once_for_all_attempts(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept(currency="usd")
         shop.provider.will(PAID, totals(0))
@@ -161,7 +200,9 @@ async def test_confirmed_currency_is_asked_for_once_for_all_attempts(async_redis
 
 
 async def recovered(shop: Shop) -> None:
-    """A refund that states a currency, on a server that was restored from a snapshot of an hour ago."""
+    """A refund that states a currency, on a server that was restored from a snapshot of an hour
+    ago.
+    """
     await shop.accept(currency="usd")
     step = decisions.recovered(await shop.stored(), NOW - HOUR, NOW)
     assert step is not None
@@ -180,7 +221,7 @@ async def recovered(shop: Shop) -> None:
     ],
     ids=["confirmed", "unconfirmed", "another", "unreadable"],
 )
-async def test_refund_that_a_restored_server_may_have_sent_is_not_sent_again_in_an_unconfirmed_currency(
+async def test_refund_that_may_have_been_sent_is_not_sent_again_in_an_unconfirmed_currency(
     async_redis: redis.asyncio.Redis, rules: Rules, shown: httpx.Response, stage: str, sent: int
 ) -> None:
     async with opened(async_redis, rules) as shop:
@@ -195,17 +236,25 @@ async def test_refund_that_a_restored_server_may_have_sent_is_not_sent_again_in_
         assert ((await shop.stored()).stage.value, asked(shop, POST)) == (stage, sent)
 
 
-async def test_unconfirmed_currency_of_a_doubt_goes_to_a_person_after_an_hour(async_redis: redis.asyncio.Redis) -> None:
+async def test_unconfirmed_currency_of_a_doubt_goes_to_a_person_after_an_hour(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await recovered(shop)
         shop.provider.will(LIST, listing())
         shop.provider.will(PAID, totals(0, currency=None))
         await handle_for(shop, 2 * HOUR)
         refund = await shop.stored()
-        assert (refund.stage, refund.error_code, refund.doubted) == (Stage.REVIEW, "currency_unconfirmed", True)
+        assert (refund.stage, refund.error_code, refund.doubted) == (
+            Stage.REVIEW,
+            "currency_unconfirmed",
+            True,
+        )
 
 
-async def test_doubt_that_is_found_needs_no_currency_to_be_confirmed(async_redis: redis.asyncio.Redis) -> None:
+async def test_doubt_that_is_found_needs_no_currency_to_be_confirmed(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await recovered(shop)
         shop.provider.will(LIST, listing(refund_payload()))
@@ -246,14 +295,18 @@ async def test_refund_that_was_canceled_while_its_payment_was_read_says_that_it_
         await shop.accept(currency="usd")
 
         async def canceled(_: httpx.Request) -> httpx.Response:
-            await shop.store.run(scripts.save(await shop.stored(), decisions.cancel(await shop.stored())))
+            await shop.store.run(
+                scripts.save(await shop.stored(), decisions.cancel(await shop.stored()))
+            )
             return totals(0, currency=None)
 
         shop.provider.will(PAID, canceled)
         assert await shop.handle() == "changed meanwhile"
 
 
-async def test_payment_that_is_not_confirmed_is_asked_for_ever_rarer(async_redis: redis.asyncio.Redis) -> None:
+async def test_payment_that_is_not_confirmed_is_asked_for_ever_rarer(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept(currency="usd")
         shop.provider.will(PAID, totals(0, currency=None))

@@ -1,4 +1,6 @@
-"""Whose clock says what: the records' time decides, and a worker's own clock may veto a replay, never allow one."""
+"""Whose clock says what: the records' time decides, and a worker's own clock may veto a replay,
+never allow one.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ async def in_doubt(shop: Shop) -> None:
     assert (await shop.stored()).stage is Stage.IN_DOUBT
 
 
-async def test_key_that_the_provider_has_forgotten_is_not_replayed_by_a_promoted_server_whose_clock_is_behind(
+async def test_forgotten_key_is_not_replayed_by_a_promoted_server_whose_clock_is_behind(
     async_redis: redis.asyncio.Redis,
 ) -> None:
     async with opened(async_redis, TRUST) as shop:
@@ -43,7 +45,8 @@ async def test_key_that_the_provider_has_forgotten_is_not_replayed_by_a_promoted
     ("passed", "skew", "asked"),
     [
         (22 * HOUR, timedelta(0), [POST]),
-        # Nobody else saw the time pass: the server's clock is three hours behind, and only this worker knows.
+        # Nobody else saw the time pass: the server's clock is three hours behind, and only this
+        # worker knows.
         (22 * HOUR, 3 * HOUR, [LIST, PAID]),
         (25 * HOUR, -10 * HOUR, [LIST, PAID]),
         (22 * HOUR, -10 * HOUR, [POST]),
@@ -61,7 +64,8 @@ async def test_workers_own_clock_may_veto_a_replay_and_never_allows_one(
 
 
 @pytest.mark.parametrize(
-    ("skew", "tries"), [(timedelta(0), 2), (22 * HOUR, 2), (23 * HOUR - 10 * SECOND, 1), (-30 * HOUR, 2)]
+    ("skew", "tries"),
+    [(timedelta(0), 2), (22 * HOUR, 2), (23 * HOUR - 10 * SECOND, 1), (-30 * HOUR, 2)],
 )
 async def test_workers_own_clock_may_veto_a_further_try(
     async_redis: redis.asyncio.Redis, skew: timedelta, tries: int
@@ -74,7 +78,7 @@ async def test_workers_own_clock_may_veto_a_further_try(
         assert shop.provider.asked == [POST] * tries
 
 
-def test_doubt_is_replayed_by_a_clock_that_is_within_the_window_and_not_before_the_first_attempt() -> None:
+def test_doubt_is_replayed_within_the_window_and_not_before_the_first_attempt() -> None:
     refund = a_refund(Stage.IN_DOUBT)
     assert refund.first_attempt_at is not None
     now = refund.first_attempt_at

@@ -47,10 +47,18 @@ async def test_proof_that_comes_after_a_person_gave_up_is_kept_and_somebody_is_t
         answered.set()
         await sending
         refund = await shop.stored()
-        assert (refund.status, refund.error_code, refund.evidence) == (Status.FAILED, "gone", "operator")
+        assert (refund.status, refund.error_code, refund.evidence) == (
+            Status.FAILED,
+            "gone",
+            "operator",
+        )
         assert (refund.contradicted_by, refund.retriable) == ("re_1", Retriable.NO)
         last = (await shop.history())[-1]
-        assert (last["label"], last["source"], last["provider_refund_id"]) == ("contradicted", "reply", "re_1")
+        assert (last["label"], last["source"], last["provider_refund_id"]) == (
+            "contradicted",
+            "reply",
+            "re_1",
+        )
         assert "recorded as failed, but the provider shows re_1" in last["alarm"]
         assert await async_redis.xlen("refunds:events") == before + 1
         assert await async_redis.zrange("refunds:contradicted", 0, -1) == [ID]
@@ -72,7 +80,9 @@ async def test_proof_that_is_kept_already_changes_nothing(async_redis: redis.asy
         assert await shop.stored() == before
 
 
-async def test_proof_is_kept_on_the_record_as_it_is_by_then(async_redis: redis.asyncio.Redis) -> None:
+async def test_proof_is_kept_on_the_record_as_it_is_by_then(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, BLIND) as shop:
         sending, answered = await given_up_under_way(shop)
         run, looked = shop.store.run, list[Any]()
@@ -91,7 +101,9 @@ async def test_proof_is_kept_on_the_record_as_it_is_by_then(async_redis: redis.a
         assert (refund.contradicted_by, refund.version) == ("re_1", 100)
 
 
-async def test_second_refund_of_one_that_is_pending_goes_to_a_person(async_redis: redis.asyncio.Redis) -> None:
+async def test_second_refund_of_one_that_is_pending_goes_to_a_person(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, says(200, None))
@@ -101,7 +113,11 @@ async def test_second_refund_of_one_that_is_pending_goes_to_a_person(async_redis
         proof = attempts.after_attempt(refund, done_as("pending", id="re_2"), BLIND, shop.now, 0)
         await shop.service._recorder.save(refund, proof, {}, insist=True)
         refund = await shop.stored()
-        assert (refund.stage, refund.contradicted_by, refund.provider_refund_id) == (Stage.REVIEW, "re_2", "re_1")
+        assert (refund.stage, refund.contradicted_by, refund.provider_refund_id) == (
+            Stage.REVIEW,
+            "re_2",
+            "re_1",
+        )
 
 
 async def test_proof_for_a_record_that_has_expired_is_told_and_no_more(

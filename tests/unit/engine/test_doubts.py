@@ -8,12 +8,26 @@ import httpx
 import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, SECOND, TRUST, VERIFY, refund_payload
-from tests.unit.engine.shop import ID, LIST, MILLISECOND, PAID, POST, Shop, error, listing, opened, says, totals
+from tests.unit.engine.shop import (
+    ID,
+    LIST,
+    MILLISECOND,
+    PAID,
+    POST,
+    Shop,
+    error,
+    listing,
+    opened,
+    says,
+    totals,
+)
 from worker.model.refund import Stage, Status
 from worker.store import scripts
 
 
-async def test_replay_of_a_doubt_sends_the_same_bytes_under_the_same_key(async_redis: redis.asyncio.Redis) -> None:
+async def test_replay_of_a_doubt_sends_the_same_bytes_under_the_same_key(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TRUST) as shop:
         await shop.accept()
         # Past the lease, so that the attempt has no second try.
@@ -37,7 +51,9 @@ async def test_replay_of_a_doubt_sends_the_same_bytes_under_the_same_key(async_r
         ]
 
 
-async def test_replay_that_the_window_no_longer_allows_is_a_look_at_once(async_redis: redis.asyncio.Redis) -> None:
+async def test_replay_that_the_window_no_longer_allows_is_a_look_at_once(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TRUST) as shop:
         await shop.accept()
         shop.provider.will(POST, shop.later(30 * SECOND, httpx.ReadError("reset")))
@@ -56,11 +72,18 @@ async def test_replay_that_the_window_no_longer_allows_is_a_look_at_once(async_r
         shop.store.run = late  # type: ignore[method-assign]
         assert await shop.handle() == "succeeded"
         assert shop.provider.asked == [POST, LIST]
-        assert [entry["label"] for entry in await shop.history()] == ["accepted", "send", "no_reply", "succeeded"]
+        assert [entry["label"] for entry in await shop.history()] == [
+            "accepted",
+            "send",
+            "no_reply",
+            "succeeded",
+        ]
         assert (await shop.stored()).status is Status.SUCCEEDED
 
 
-async def test_lapsed_lease_is_looked_at_in_the_same_handling(async_redis: redis.asyncio.Redis) -> None:
+async def test_lapsed_lease_is_looked_at_in_the_same_handling(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         await shop.store.run(scripts.claim(ID, "send", token="dead", lease=VERIFY.lease))
@@ -72,7 +95,12 @@ async def test_lapsed_lease_is_looked_at_in_the_same_handling(async_redis: redis
         assert shop.provider.asked == [LIST]
         refund = await shop.stored()
         assert (refund.status, refund.evidence) == (Status.SUCCEEDED, "list")
-        assert [entry["label"] for entry in await shop.history()] == ["accepted", "send", "lease_lapsed", "succeeded"]
+        assert [entry["label"] for entry in await shop.history()] == [
+            "accepted",
+            "send",
+            "lease_lapsed",
+            "succeeded",
+        ]
         assert (await shop.history())[2]["seen"] == "lease_lapsed"
         assert (await shop.history())[3]["look"] == "found"
 
@@ -106,7 +134,9 @@ async def prove_absent(shop: Shop) -> None:
     shop.pass_time(VERIFY.settle)
 
 
-async def test_refund_proven_absent_is_sent_again_at_once_with_the_same_key(async_redis: redis.asyncio.Redis) -> None:
+async def test_refund_proven_absent_is_sent_again_at_once_with_the_same_key(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await prove_absent(shop)
         assert await shop.handle() == "succeeded"
@@ -115,10 +145,20 @@ async def test_refund_proven_absent_is_sent_again_at_once_with_the_same_key(asyn
         refund = await shop.stored()
         assert refund.status is Status.SUCCEEDED
         labels = [entry["label"] for entry in await shop.history()]
-        assert labels == ["accepted", "send", "no_reply", "absent", "absence_proven", "resend", "succeeded"]
+        assert labels == [
+            "accepted",
+            "send",
+            "no_reply",
+            "absent",
+            "absence_proven",
+            "resend",
+            "succeeded",
+        ]
 
 
-async def test_resend_rests_on_the_very_version_that_was_proven_absent(async_redis: redis.asyncio.Redis) -> None:
+async def test_resend_rests_on_the_very_version_that_was_proven_absent(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await prove_absent(shop)
         run = shop.store.run
@@ -175,10 +215,14 @@ async def pend(shop: Shop) -> None:
     shop.pass_time(HOUR)
 
 
-async def test_pending_refund_is_asked_for_by_its_own_id_until_it_is_final(async_redis: redis.asyncio.Redis) -> None:
+async def test_pending_refund_is_asked_for_by_its_own_id_until_it_is_final(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await pend(shop)
-        shop.provider.will("GET /v1/refunds/re_1", says(200, refund_payload(status="pending")), says())
+        shop.provider.will(
+            "GET /v1/refunds/re_1", says(200, refund_payload(status="pending")), says()
+        )
         assert await shop.handle() == "processing"
         assert (await shop.stored()).next_check_at == NOW + HOUR + 1012.5 * SECOND
         shop.pass_time(HOUR)
@@ -233,7 +277,9 @@ async def test_queued_refund_whose_request_is_gone_rings_an_alarm_and_is_not_sen
     assert [line["alarm"] for line in log if line["event"] == "stored_request_missing"] == [True]
 
 
-async def test_doubtful_refund_whose_request_is_gone_is_handed_to_a_person(async_redis: redis.asyncio.Redis) -> None:
+async def test_doubtful_refund_whose_request_is_gone_is_handed_to_a_person(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TRUST) as shop:
         await shop.accept()
         shop.provider.will(POST, shop.later(30 * SECOND, httpx.ReadError("reset")))

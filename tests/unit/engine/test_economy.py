@@ -1,4 +1,6 @@
-"""A handling asks the records and the provider for what it needs, in that order, and for nothing besides."""
+"""A handling asks the records and the provider for what it needs, in that order, and for nothing
+besides.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ async def test_plain_refund_costs_a_claim_and_a_save(async_redis: redis.asyncio.
         assert await handled(shop) == ["claim"]
 
 
-async def test_refund_whose_totals_are_read_first_costs_a_load_too(async_redis: redis.asyncio.Redis) -> None:
+async def test_refund_whose_totals_are_read_first_costs_a_load_too(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TOTALS) as shop:
         await shop.accept()
         shop.provider.will(PAID, totals(0))
@@ -60,7 +64,9 @@ async def test_refund_whose_totals_are_read_first_costs_a_load_too(async_redis: 
         assert await handled(shop) == ["load"]
 
 
-async def test_refund_with_a_currency_is_claimed_again_once_it_was_checked(async_redis: redis.asyncio.Redis) -> None:
+async def test_refund_with_a_currency_is_claimed_again_once_it_was_checked(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept(currency="usd")
         shop.provider.will(PAID, totals(0))
@@ -68,7 +74,9 @@ async def test_refund_with_a_currency_is_claimed_again_once_it_was_checked(async
         assert await handled(shop) == ["claim", "load", "claim", "save"]
 
 
-async def test_refund_of_another_currency_is_failed_and_not_looked_at_again(async_redis: redis.asyncio.Redis) -> None:
+async def test_refund_of_another_currency_is_failed_and_not_looked_at_again(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept(currency="usd")
         shop.provider.will(PAID, totals(0, currency="eur"))
@@ -84,7 +92,10 @@ async def test_refund_without_a_currency_needs_no_payment_read_where_no_totals_a
         loaded = await shop.service._load(ID)
         assert isinstance(loaded, Snapshot)
         permits = CallPermits(lambda: shop.gate.go_on(Lane.SINGLE))
-        assert str(await shop.service._send(loaded.refund, loaded, Lane.SINGLE, permits)) == "succeeded"
+        assert (
+            str(await shop.service._send(loaded.refund, loaded, Lane.SINGLE, permits))
+            == "succeeded"
+        )
         assert shop.provider.asked == [POST]
         assert shop.gate.passed == []
 
@@ -97,7 +108,9 @@ async def in_doubt(shop: Shop) -> None:
     shop.pass_time(HOUR)
 
 
-async def test_look_costs_a_refused_claim_the_siblings_and_a_save(async_redis: redis.asyncio.Redis) -> None:
+async def test_look_costs_a_refused_claim_the_siblings_and_a_save(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await in_doubt(shop)
         shop.provider.will(LIST, listing())
@@ -107,7 +120,11 @@ async def test_look_costs_a_refused_claim_the_siblings_and_a_save(async_redis: r
         assert shop.gate.passed == ["waited as refunds", "waited as refunds", "went on as refunds"]
         shop.pass_time(HOUR)
         assert await handled(shop) == ["claim", "siblings", "payment", "save", "claim", "save"]
-        assert shop.gate.passed[3:] == ["waited as refunds", "went on as refunds", "went on as refunds"]
+        assert shop.gate.passed[3:] == [
+            "waited as refunds",
+            "went on as refunds",
+            "went on as refunds",
+        ]
         assert (await shop.history())[-3]["reason"] == "not in the payment's list"
 
 
@@ -118,7 +135,9 @@ async def test_look_that_finds_the_refund_ends_there(async_redis: redis.asyncio.
         assert await handled(shop) == ["claim", "siblings", "save"]
 
 
-async def test_resend_whose_verdict_was_overtaken_ends_there(async_redis: redis.asyncio.Redis) -> None:
+async def test_resend_whose_verdict_was_overtaken_ends_there(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await in_doubt(shop)
         shop.provider.will(LIST, listing())
@@ -136,7 +155,9 @@ WAITED, WENT_ON = "waited as refunds", "went on as refunds"
 
 
 def one_each(shop: Shop) -> None:
-    """The first request under the permit that the handling waited for, each further one under its own."""
+    """The first request under the permit that the handling waited for, each further one under its
+    own.
+    """
     assert shop.gate.passed == [WAITED] + [WENT_ON] * (len(shop.provider.asked) - 1)
 
 
@@ -167,7 +188,9 @@ async def test_resend_takes_a_permit_of_its_own(async_redis: redis.asyncio.Redis
         one_each(shop)
 
 
-async def test_send_after_a_read_takes_a_permit_of_its_own(async_redis: redis.asyncio.Redis) -> None:
+async def test_send_after_a_read_takes_a_permit_of_its_own(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TOTALS) as shop:
         await shop.accept()
         shop.provider.will(PAID, totals(0))
@@ -177,11 +200,21 @@ async def test_send_after_a_read_takes_a_permit_of_its_own(async_redis: redis.as
         one_each(shop)
 
 
-async def test_charge_behind_a_payment_takes_a_permit_of_its_own(async_redis: redis.asyncio.Redis) -> None:
+async def test_charge_behind_a_payment_takes_a_permit_of_its_own(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TOTALS) as shop:
         await shop.accept()
-        shop.provider.will(PAID, says(200, {"id": PAYMENT, "currency": "usd", "latest_charge": "ch_1"}))
-        charge = {"id": "ch_1", "payment_intent": PAYMENT, "currency": "usd", "amount": 1000, "amount_refunded": 0}
+        shop.provider.will(
+            PAID, says(200, {"id": PAYMENT, "currency": "usd", "latest_charge": "ch_1"})
+        )
+        charge = {
+            "id": "ch_1",
+            "payment_intent": PAYMENT,
+            "currency": "usd",
+            "amount": 1000,
+            "amount_refunded": 0,
+        }
         shop.provider.will("GET /v1/charges/ch_1", says(200, charge))
         shop.provider.will(POST, httpx.ReadError("reset"))
         await handled(shop)
@@ -189,7 +222,9 @@ async def test_charge_behind_a_payment_takes_a_permit_of_its_own(async_redis: re
         one_each(shop)
 
 
-async def test_permit_that_a_refused_claim_left_serves_the_next_read(async_redis: redis.asyncio.Redis) -> None:
+async def test_permit_that_a_refused_claim_left_serves_the_next_read(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TOTALS) as shop:
         await shop.accept()
         shop.provider.will(PAID, totals(0))
@@ -208,12 +243,17 @@ async def test_permit_that_a_refused_claim_left_serves_the_next_read(async_redis
         one_each(shop)
 
 
-async def test_each_page_of_a_list_takes_a_permit_of_its_own(async_redis: redis.asyncio.Redis) -> None:
+async def test_each_page_of_a_list_takes_a_permit_of_its_own(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await in_doubt(shop)
         anew(shop)
         pages = [refund_payload(id=f"re_{number}", metadata={}) for number in range(3)]
-        shop.provider.will(LIST, *(says(200, {"data": [page], "has_more": page is not pages[-1]}) for page in pages))
+        shop.provider.will(
+            LIST,
+            *(says(200, {"data": [page], "has_more": page is not pages[-1]}) for page in pages),
+        )
         await handled(shop)
         assert shop.provider.asked == [LIST] * 3
         one_each(shop)
@@ -228,7 +268,9 @@ async def test_each_other_refund_that_is_read_again_takes_a_permit_of_its_own(
             mine = {"refund_id": f"r{number}", "refund_generation": "1"}
             await shop.accept(f"r{number}")
             shop.provider.will(POST, says(200, refund_payload(id=f"re_{number}", metadata=mine)))
-            shop.provider.will(f"GET /v1/refunds/re_{number}", says(200, refund_payload(id=f"re_{number}")))
+            shop.provider.will(
+                f"GET /v1/refunds/re_{number}", says(200, refund_payload(id=f"re_{number}"))
+            )
             await shop.handle(f"r{number}")
         await in_doubt(shop)
         anew(shop)
@@ -256,14 +298,18 @@ async def test_read_that_waits_for_a_permit_is_given_back_by_a_worker_that_is_to
         message = asyncio.create_task(shop.service.process([ID], Lane.SINGLE, seconds=30))
         await until(lambda: shop.gate.passed == [WAITED, WENT_ON])
         shop.service.stop()
-        assert list(map(str, await asyncio.wait_for(message, 5))) == ["given back (worker stopping)"]
+        assert list(map(str, await asyncio.wait_for(message, 5))) == [
+            "given back (worker stopping)"
+        ]
         assert (shop.provider.asked, (await shop.stored()).stage) == ([PAID], Stage.QUEUED)
 
 
 # Everything in its lane
 
 
-async def test_refund_goes_through_the_gate_in_its_own_lane(async_redis: redis.asyncio.Redis) -> None:
+async def test_refund_goes_through_the_gate_in_its_own_lane(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept(lane=Lane.BULK)
         shop.provider.will(POST, says())
@@ -283,7 +329,9 @@ async def test_poll_costs_a_refused_claim_and_a_save(async_redis: redis.asyncio.
         assert shop.provider.asked == [POST, READ]
 
 
-async def test_refund_for_a_person_costs_a_refused_claim_and_a_save(async_redis: redis.asyncio.Redis) -> None:
+async def test_refund_for_a_person_costs_a_refused_claim_and_a_save(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, BLIND) as shop:
         await shop.accept()
         await shop.store.run(scripts.claim(ID, "send", token="t", lease=SECOND))
@@ -303,7 +351,9 @@ async def test_doubt_of_which_nothing_may_be_read_back_costs_a_refused_claim_and
             assert await handled(blind) == ["claim", "save"]
 
 
-async def test_lapse_that_another_worker_has_saved_is_left_to_it(async_redis: redis.asyncio.Redis) -> None:
+async def test_lapse_that_another_worker_has_saved_is_left_to_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         await shop.store.run(scripts.claim(ID, "send", token="t", lease=SECOND))
@@ -322,7 +372,9 @@ async def test_lapse_that_another_worker_has_saved_is_left_to_it(async_redis: re
 # What a handling says of a claim
 
 
-async def test_claim_for_a_replay_says_how_long_the_window_is(async_redis: redis.asyncio.Redis) -> None:
+async def test_claim_for_a_replay_says_how_long_the_window_is(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TRUST) as shop:
         await in_doubt(shop)
         await handled(shop)
@@ -332,7 +384,9 @@ async def test_claim_for_a_replay_says_how_long_the_window_is(async_redis: redis
 
 
 @pytest.mark.parametrize("reason", ["paused", "stage", "early"])
-async def test_refused_claim_rings_no_alarm(async_redis: redis.asyncio.Redis, log: list[Any], reason: str) -> None:
+async def test_refused_claim_rings_no_alarm(
+    async_redis: redis.asyncio.Redis, log: list[Any], reason: str
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         if reason == "paused":
@@ -359,7 +413,9 @@ async def test_second_attempt_has_further_tries_as_long_as_the_window_is_open(
         assert (await shop.history())[-1]["tries"] == 2
 
 
-async def test_second_attempt_after_the_window_has_one_try(async_redis: redis.asyncio.Redis) -> None:
+async def test_second_attempt_after_the_window_has_one_try(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TRUST) as shop:
         await shop.accept()
         shop.provider.will(POST, error(429), error(500, kind="api_error"), says())
@@ -393,7 +449,9 @@ async def test_end_of_an_attempt_is_told_with_its_number_its_sight_and_its_whole
 # What must be saved is saved
 
 
-async def test_reply_to_an_attempt_is_saved_however_often_redis_is_away(async_redis: redis.asyncio.Redis) -> None:
+async def test_reply_to_an_attempt_is_saved_however_often_redis_is_away(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, says())
@@ -427,7 +485,9 @@ async def test_doubt_about_a_reply_with_anothers_refund_is_saved_however_often_r
         assert ((await shop.stored("order-2")).stage, saves) == (Stage.IN_DOUBT, 3)
 
 
-@pytest.mark.parametrize(("rules", "reading"), [(VERIFY, LIST), (VERIFY, READ)], ids=["look", "poll"])
+@pytest.mark.parametrize(
+    ("rules", "reading"), [(VERIFY, LIST), (VERIFY, READ)], ids=["look", "poll"]
+)
 async def test_proof_that_was_read_is_saved_however_often_redis_is_away(
     async_redis: redis.asyncio.Redis, rules: Rules, reading: str
 ) -> None:

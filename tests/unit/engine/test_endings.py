@@ -1,4 +1,6 @@
-"""How a handling left a refund: the words a task returns, which Flower's settings let through and nothing else."""
+"""How a handling left a refund: the words a task returns, which Flower's settings let through and
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from tests.factories import BAD_KEY, MAYBE, MISMATCH, NOT_DONE, NOT_SENT, NOW, REFUSED, TRUST, a_refund, done_as
+from tests.factories import (
+    BAD_KEY,
+    MAYBE,
+    MISMATCH,
+    NOT_DONE,
+    NOT_SENT,
+    NOW,
+    REFUSED,
+    TRUST,
+    a_refund,
+    done_as,
+)
 from worker.engine import endings
 from worker.engine.endings import Ending
 from worker.model.answers import Outcome
@@ -53,7 +66,9 @@ def test_a_step_into_review_is_named_by_its_own_reason_not_by_an_older_code() ->
     ],
 )
 def test_a_step_that_was_not_saved_says_nothing_of_where_it_led(result: str, words: str) -> None:
-    assert str(endings.saved(attempts.done(a_refund(), done_found(), "reply", NOW), result)) == words
+    assert (
+        str(endings.saved(attempts.done(a_refund(), done_found(), "reply", NOW), result)) == words
+    )
 
 
 def done_found() -> Any:
@@ -78,7 +93,9 @@ def done_found() -> Any:
         (a_refund(Stage.REVIEW, error_code="found_late"), "in review (found_late)"),
     ],
 )
-def test_a_refund_that_needs_nothing_is_said_as_it_stands(refund: Refund | None, words: str) -> None:
+def test_a_refund_that_needs_nothing_is_said_as_it_stands(
+    refund: Refund | None, words: str
+) -> None:
     assert str(endings.standing(refund)) == words
 
 
@@ -96,7 +113,10 @@ def test_a_refund_that_needs_nothing_is_said_as_it_stands(refund: Refund | None,
 )
 def test_a_refused_claim_says_what_the_refund_waits_for(result: str, reason: str) -> None:
     assert str(endings.not_claimed(result, a_refund(Stage.QUEUED))) == f"queued ({reason})"
-    assert str(endings.not_claimed(result, a_refund(Stage.WAITING, error_code="not_sent"))) == f"waiting ({reason})"
+    assert (
+        str(endings.not_claimed(result, a_refund(Stage.WAITING, error_code="not_sent")))
+        == f"waiting ({reason})"
+    )
     assert endings.not_claimed(result, a_refund(Stage.QUEUED)).common
 
 
@@ -143,7 +163,9 @@ def test_an_ending_of_which_no_more_is_known_has_no_reason_and_counts_by_its_wor
 
 
 def test_whatever_else_became_of_a_refund_it_was_begun() -> None:
-    assert all(ending.begun for ending in (endings.UNKNOWN, endings.STORE_AWAY, endings.standing(FAILED)))
+    assert all(
+        ending.begun for ending in (endings.UNKNOWN, endings.STORE_AWAY, endings.standing(FAILED))
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +181,9 @@ def test_whatever_else_became_of_a_refund_it_was_begun() -> None:
     ],
 )
 def test_a_code_that_may_hold_anything_is_not_shown(code: str) -> None:
-    assert str(endings.standing(a_refund(Stage.WAITING, error_code=code))) == "waiting (another code)"
+    assert (
+        str(endings.standing(a_refund(Stage.WAITING, error_code=code))) == "waiting (another code)"
+    )
 
 
 @pytest.mark.parametrize("code", ["a" * 60, "E-40.013", "http_503"])
@@ -172,7 +196,10 @@ def test_an_unforeseen_error_shows_its_kind_alone() -> None:
 
 
 def test_a_request_that_breaks_rules_shows_each_rule_once() -> None:
-    assert str(endings.rejected(["amount", "metadata_key", "metadata_key"])) == "rejected (amount, metadata_key)"
+    assert (
+        str(endings.rejected(["amount", "metadata_key", "metadata_key"]))
+        == "rejected (amount, metadata_key)"
+    )
 
 
 def test_message_that_waits_again_is_counted_with_its_reason() -> None:
@@ -180,14 +207,22 @@ def test_message_that_waits_again_is_counted_with_its_reason() -> None:
 
 
 def test_failed_refund_without_a_code_has_an_empty_reason() -> None:
-    assert endings.standing(a_refund(Stage.SETTLED, status=Status.FAILED, error_code=None)).reason == ""
+    assert (
+        endings.standing(a_refund(Stage.SETTLED, status=Status.FAILED, error_code=None)).reason
+        == ""
+    )
 
 
-SUCCEEDED, DOUBT = endings.standing(a_refund(Stage.SETTLED)), endings.standing(a_refund(Stage.IN_DOUBT))
+SUCCEEDED, DOUBT = (
+    endings.standing(a_refund(Stage.SETTLED)),
+    endings.standing(a_refund(Stage.IN_DOUBT)),
+)
 
 
 def test_one_refund_is_told_with_its_id() -> None:
-    assert endings.summary({"order-1001-1": FAILED_ENDING}) == "order-1001-1: failed (card_declined)"
+    assert (
+        endings.summary({"order-1001-1": FAILED_ENDING}) == "order-1001-1: failed (card_declined)"
+    )
 
 
 FAILED_ENDING = endings.standing(FAILED)
@@ -195,14 +230,19 @@ FAILED_ENDING = endings.standing(FAILED)
 
 def test_many_are_told_by_how_many_of_each_kind() -> None:
     many = {f"s{n}": SUCCEEDED for n in range(97)}
-    other = endings.standing(a_refund(Stage.SETTLED, status=Status.FAILED, error_code="resource_missing"))
+    other = endings.standing(
+        a_refund(Stage.SETTLED, status=Status.FAILED, error_code="resource_missing")
+    )
     many |= {"f1": FAILED_ENDING, "f2": other, "d": DOUBT}
     assert endings.summary(many) == "97 succeeded, 2 failed, 1 in doubt"
 
 
 def test_many_that_wait_for_one_thing_are_told_with_it_and_others_are_not() -> None:
     refused = endings.standing(a_refund(Stage.WAITING, error_code="credentials_refused"))
-    waits = [endings.standing(a_refund(Stage.WAITING, error_code=code)) for code in ("http_503", "not_sent")]
+    waits = [
+        endings.standing(a_refund(Stage.WAITING, error_code=code))
+        for code in ("http_503", "not_sent")
+    ]
     review = endings.standing(a_refund(Stage.REVIEW, error_code="credentials_refused"))
     told = endings.summary(dict(enumerate_ids([refused, refused, refused, *waits, review])))
     assert told == "3 waiting (key refused), 2 waiting, 1 in review"
@@ -212,8 +252,17 @@ def enumerate_ids(many: list[Ending]) -> list[tuple[str, Ending]]:
     return [(f"r{number}", ending) for number, ending in enumerate(many)]
 
 
-def test_many_of_which_nothing_is_known_say_why() -> None:
-    assert endings.summary({"a": endings.STORE_AWAY, "b": endings.STORE_AWAY}) == "2 not known (Redis away)"
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        (endings.STORE_AWAY, "not known (Redis away)"),
+        (endings.NOT_SAFE, "given back (Redis may forget it)"),
+        (endings.NOT_BEGUN, "not begun (Redis may forget it)"),
+        (endings.PUT_BACK, "not accepted yet (its message is queued again)"),
+    ],
+)
+def test_summary_gives_the_reason_that_refunds_have_in_common(ending: Ending, kind: str) -> None:
+    assert endings.summary({"a": ending, "b": ending}) == f"2 {kind}"
 
 
 def test_a_message_of_no_refunds_says_so() -> None:
@@ -224,15 +273,27 @@ def every_kind() -> list[Ending]:
     """Every ending that can be counted apart from others."""
     held = ["paused", "parked", "blocked", "batch", "locked", "no_body"]
     kinds = [endings.standing(a_refund(stage)) for stage in Stage]
-    kinds += [endings.standing(a_refund(Stage.SETTLED, status=s)) for s in (Status.FAILED, Status.CANCELED)]
+    kinds += [
+        endings.standing(a_refund(Stage.SETTLED, status=s))
+        for s in (Status.FAILED, Status.CANCELED)
+    ]
     stages = (Stage.QUEUED, Stage.WAITING)
-    kinds += [endings.not_claimed(reason, a_refund(stage)) for reason, stage in product(held, stages)]
+    kinds += [
+        endings.not_claimed(reason, a_refund(stage)) for reason, stage in product(held, stages)
+    ]
     codes = ("http_503", "currency_unconfirmed")
     kinds += [endings.postponed(a_refund(stage), code) for code, stage in product(codes, stages)]
     kinds += [
-        endings.given_back(stopping=a, provider_away=b) for a, b in ((True, False), (False, True), (False, False))
+        endings.given_back(stopping=a, provider_away=b)
+        for a, b in ((True, False), (False, True), (False, False))
     ]
-    kinds += [endings.UNKNOWN, endings.OVERTAKEN, endings.CONTRADICTED, endings.STORE_AWAY, endings.broken(KeyError())]
+    kinds += [
+        endings.UNKNOWN,
+        endings.OVERTAKEN,
+        endings.CONTRADICTED,
+        endings.STORE_AWAY,
+        endings.broken(KeyError()),
+    ]
     return kinds
 
 

@@ -1,4 +1,7 @@
-"""A look at the provider before the first send: what these records do not know of is not sent again."""
+"""A look at the provider before the first send.
+
+What these records do not know of is not sent again.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,19 @@ import pytest
 import redis.asyncio
 
 from tests.factories import HOUR, MINUTE, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
-from tests.unit.engine.shop import ID, LIST, PAID, POST, Shop, error, events, listing, opened, says, totals
+from tests.unit.engine.shop import (
+    ID,
+    LIST,
+    PAID,
+    POST,
+    Shop,
+    error,
+    events,
+    listing,
+    opened,
+    says,
+    totals,
+)
 from worker.model.refund import Retriable, Stage, Status
 from worker.rules import decisions
 from worker.rules.attempts import PARKED
@@ -95,9 +110,19 @@ async def test_refund_that_could_be_ours_and_is_not_explained_goes_to_a_person_a
             await shop.handle()
             shop.pass_time(HOUR / 2)
         refund = await shop.stored()
-        assert (refund.stage, refund.status, refund.doubted, posts(shop)) == (Stage.REVIEW, Status.PENDING, True, 0)
-        why = [entry["reason"] for entry in await shop.history() if entry["label"] == "first_look"]
-        assert why == ["the list shows a refund that is not known here and could be this one"]
+        assert (refund.stage, refund.status, refund.doubted, posts(shop)) == (
+            Stage.REVIEW,
+            Status.PENDING,
+            True,
+            0,
+        )
+        why = [
+            (entry["look"], entry["reason"])
+            for entry in await shop.history()
+            if entry["label"] == "first_look"
+        ]
+        reason = "the list shows a refund that is not known here and could be this one"
+        assert why == [("inconclusive", reason)]
 
 
 async def test_refund_that_failed_and_was_sent_again_by_records_that_were_lost_goes_to_a_person(
@@ -106,7 +131,10 @@ async def test_refund_that_failed_and_was_sent_again_by_records_that_were_lost_g
     async with opened(async_redis, FIRST) as shop:
         await shop.accept()
         later = {"refund_id": ID, "refund_generation": "2"}
-        shop.provider.will(LIST, listing(refund_payload(status="failed"), refund_payload(id="re_2", metadata=later)))
+        shop.provider.will(
+            LIST,
+            listing(refund_payload(status="failed"), refund_payload(id="re_2", metadata=later)),
+        )
         await shop.handle()
         refund = await shop.stored()
         assert (refund.stage, refund.error_code, posts(shop)) == (Stage.REVIEW, "conflict", 0)
@@ -121,7 +149,9 @@ async def test_refund_of_another_amount_explains_itself(async_redis: redis.async
         assert await shop.handle() == "succeeded"
 
 
-async def test_refund_that_contradicts_ours_under_our_id_goes_to_a_person(async_redis: redis.asyncio.Redis) -> None:
+async def test_refund_that_contradicts_ours_under_our_id_goes_to_a_person(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, FIRST) as shop:
         await shop.accept()
         shop.provider.will(LIST, listing(refund_payload(amount=1)))
@@ -139,7 +169,12 @@ async def test_what_could_be_ours_and_is_gone_later_is_sent_after_two_looks_that
         shop.provider.will(LIST, listing(refund_payload(id="re_9", metadata={})))
         await shop.handle()
         doubtful = await shop.stored()
-        assert (doubtful.stage, doubtful.retriable, doubtful.first_attempt_at, doubtful.quiet_at) == (
+        assert (
+            doubtful.stage,
+            doubtful.retriable,
+            doubtful.first_attempt_at,
+            doubtful.quiet_at,
+        ) == (
             Stage.IN_DOUBT,
             Retriable.NO,
             shop.now,
@@ -155,7 +190,9 @@ async def test_what_could_be_ours_and_is_gone_later_is_sent_after_two_looks_that
         assert (refund.status, refund.attempts, posts(shop)) == (Status.SUCCEEDED, 1, 1)
 
 
-@pytest.mark.parametrize("payment", [GONE, says(200, {"id": "pi_other"})], ids=["missing", "another"])
+@pytest.mark.parametrize(
+    "payment", [GONE, says(200, {"id": "pi_other"})], ids=["missing", "another"]
+)
 async def test_payment_that_is_not_shown_proves_nothing_absent(
     async_redis: redis.asyncio.Redis, payment: httpx.Response
 ) -> None:
@@ -169,7 +206,9 @@ async def test_payment_that_is_not_shown_proves_nothing_absent(
         assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 0)
 
 
-@pytest.mark.parametrize("answer", [error(503, kind="api_error"), httpx.ReadError("reset")], ids=str)
+@pytest.mark.parametrize(
+    "answer", [error(503, kind="api_error"), httpx.ReadError("reset")], ids=str
+)
 async def test_payment_that_nobody_answers_for_waits_unsent_and_in_no_doubt_however_long(
     async_redis: redis.asyncio.Redis, log: list[Any], answer: Any
 ) -> None:
@@ -193,7 +232,9 @@ async def test_payment_that_nobody_answers_for_waits_unsent_and_in_no_doubt_howe
     assert events(log, refund_id=ID).count("refund_postponed") == 6
 
 
-async def test_rate_limit_that_meets_a_first_look_is_waited_out(async_redis: redis.asyncio.Redis) -> None:
+async def test_rate_limit_that_meets_a_first_look_is_waited_out(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, FIRST) as shop:
         await shop.accept()
         shop.provider.will(LIST, error(429, **{"Retry-After": "50"}))
@@ -202,7 +243,9 @@ async def test_rate_limit_that_meets_a_first_look_is_waited_out(async_redis: red
         assert (refund.stage, refund.next_check_at) == (Stage.QUEUED, shop.now + 50 * SECOND)
 
 
-async def test_payment_that_was_shown_once_and_is_missing_stops_everything(async_redis: redis.asyncio.Redis) -> None:
+async def test_payment_that_was_shown_once_and_is_missing_stops_everything(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, FIRST) as shop:
         await shop.accept()
         await shop.service.account.shown(PAYMENT)
@@ -214,7 +257,9 @@ async def test_payment_that_was_shown_once_and_is_missing_stops_everything(async
         assert LOST in await shop.meta()
 
 
-async def test_refund_that_was_sent_before_is_not_looked_at_again(async_redis: redis.asyncio.Redis) -> None:
+async def test_refund_that_was_sent_before_is_not_looked_at_again(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, FIRST) as shop:
         await shop.accept()
         shop.provider.will(LIST, listing())
@@ -246,7 +291,9 @@ async def test_failed_refund_that_is_retried_is_not_taken_for_its_first_generati
         assert posts(shop) == 2
 
 
-async def test_currency_that_is_stated_is_checked_after_the_look(async_redis: redis.asyncio.Redis) -> None:
+async def test_currency_that_is_stated_is_checked_after_the_look(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, FIRST) as shop:
         await shop.accept(currency="usd")
         shop.provider.will(LIST, listing())
@@ -261,7 +308,9 @@ async def test_look_that_was_overtaken_sends_nothing(async_redis: redis.asyncio.
         await shop.accept()
 
         async def overtaken(_: httpx.Request) -> httpx.Response:
-            await shop.store.run(scripts.claim(ID, "send", token="another", lease=MINUTE, replay_window=HOUR))
+            await shop.store.run(
+                scripts.claim(ID, "send", token="another", lease=MINUTE, replay_window=HOUR)
+            )
             return listing(refund_payload(id="re_9", metadata={}))
 
         shop.provider.will(LIST, overtaken)

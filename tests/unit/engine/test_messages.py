@@ -1,4 +1,6 @@
-"""The refunds of a message beside each other, what is given back of them, and what is woken beside them."""
+"""The refunds of a message beside each other, what is given back of them, and what is woken beside
+them.
+"""
 
 from __future__ import annotations
 
@@ -43,15 +45,21 @@ async def test_message_is_handled_whole_and_the_ids_that_were_not_begun_are_give
         assert [(await shop.stored(f"r{number}")).next_check_at for number in (1, 2)] == [NOW, NOW]
 
 
-async def test_message_of_which_all_was_begun_gives_nothing_back(async_redis: redis.asyncio.Redis) -> None:
+async def test_message_of_which_all_was_begun_gives_nothing_back(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, says())
-        assert list(map(str, await shop.service.process([ID], Lane.SINGLE, seconds=30))) == ["succeeded"]
+        assert list(map(str, await shop.service.process([ID], Lane.SINGLE, seconds=30))) == [
+            "succeeded"
+        ]
         assert "give_back" not in shop.store.asked
 
 
-async def test_one_refunds_unforeseen_trouble_is_its_own(async_redis: redis.asyncio.Redis, log: list[Any]) -> None:
+async def test_one_refunds_unforeseen_trouble_is_its_own(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
     async with opened(async_redis) as shop:
         for number in range(2):
             await shop.accept(f"r{number}", payment_intent=f"pi_{number}")
@@ -89,7 +97,9 @@ async def test_refund_that_redis_could_not_be_asked_about_is_left_to_a_sweep(
     assert (names.count("refund_deferred"), names.count("give_back_failed")) == (2, 1)
 
 
-async def test_time_in_which_a_refund_may_begin_ends_when_it_has_begun(async_redis: redis.asyncio.Redis) -> None:
+async def test_time_in_which_a_refund_may_begin_ends_when_it_has_begun(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
 
@@ -102,7 +112,9 @@ async def test_time_in_which_a_refund_may_begin_ends_when_it_has_begun(async_red
         assert (await shop.stored()).status is Status.SUCCEEDED
 
 
-async def test_stopping_gives_back_what_waits_and_lets_what_was_begun_end(async_redis: redis.asyncio.Redis) -> None:
+async def test_stopping_gives_back_what_waits_and_lets_what_was_begun_end(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, slots=1) as shop:
         for number in range(2):
             await shop.accept(f"r{number}", payment_intent=f"pi_{number}")
@@ -125,7 +137,10 @@ async def test_stopping_gives_back_what_waits_and_lets_what_was_begun_end(async_
         go.set()
         assert list(map(str, await message)) == ["succeeded", "given back (worker stopping)"]
         assert await waiting == "given back (worker stopping)"
-        assert [(await shop.stored(f"r{number}")).stage for number in range(2)] == [Stage.SETTLED, Stage.QUEUED]
+        assert [(await shop.stored(f"r{number}")).stage for number in range(2)] == [
+            Stage.SETTLED,
+            Stage.QUEUED,
+        ]
         assert shop.provider.asked == [POST]
 
 
@@ -133,14 +148,20 @@ async def test_stopping_ends_every_wait_though_the_time_of_one_has_come_in_that_
     async_redis: redis.asyncio.Redis,
 ) -> None:
     async with opened(async_redis, slots=1) as shop, shop.service.slots.hold(Lane.SINGLE):
-        waiting = [asyncio.create_task(shop.handle(f"r{number}", until=shop.clock() + 600)) for number in range(2)]
+        waiting = [
+            asyncio.create_task(shop.handle(f"r{number}", until=shop.clock() + 600))
+            for number in range(2)
+        ]
         await until(lambda: len(shop.service._waits) == 2)
         next(iter(shop.service._waits)).reschedule(0)
         await asyncio.sleep(0)
         # Its time is over, and its task has not heard of it yet.
         assert sorted(wait.expired() for wait in shop.service._waits) == [False, True]
         shop.service.stop()
-        assert await asyncio.wait_for(asyncio.gather(*waiting), 5) == ["given back (worker stopping)"] * 2
+        assert (
+            await asyncio.wait_for(asyncio.gather(*waiting), 5)
+            == ["given back (worker stopping)"] * 2
+        )
 
 
 async def test_waits_that_are_over_are_forgotten(async_redis: redis.asyncio.Redis) -> None:
@@ -156,7 +177,9 @@ async def test_waits_that_are_over_are_forgotten(async_redis: redis.asyncio.Redi
         assert shop.service._waits == set()
 
 
-async def test_refund_whose_payment_comes_free_is_sent_beside_the_message(async_redis: redis.asyncio.Redis) -> None:
+async def test_refund_whose_payment_comes_free_is_sent_beside_the_message(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         for number in range(2):
             await shop.accept(f"r{number}")
@@ -167,7 +190,9 @@ async def test_refund_whose_payment_comes_free_is_sent_beside_the_message(async_
             await go.wait()
             return says(200, refund_payload(metadata={"refund_id": "r0"}))
 
-        shop.provider.will(POST, hang, says(200, refund_payload(id="re_2", metadata={"refund_id": "r1"})))
+        shop.provider.will(
+            POST, hang, says(200, refund_payload(id="re_2", metadata={"refund_id": "r1"}))
+        )
         first = asyncio.create_task(shop.handle("r0"))
         await begun.wait()
         assert await shop.handle("r1") == "queued (another refund of the payment is in progress)"
@@ -229,7 +254,9 @@ async def test_refund_that_waits_for_a_slot_begins_when_one_comes_free_in_time(
         assert shop.provider.asked == [POST]
 
 
-async def test_refund_whose_time_to_begin_is_over_waits_for_nothing(async_redis: redis.asyncio.Redis) -> None:
+async def test_refund_whose_time_to_begin_is_over_waits_for_nothing(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, slots=1) as shop, shop.slots.hold(Lane.SINGLE):
         waiting = asyncio.create_task(shop.handle(until=shop.clock() - 1))
         await asyncio.sleep(0)
@@ -240,7 +267,9 @@ async def test_refund_whose_time_to_begin_is_over_waits_for_nothing(async_redis:
         assert await waiting == "given back"
 
 
-async def test_nothing_is_claimed_while_the_provider_is_away(async_redis: redis.asyncio.Redis) -> None:
+async def test_nothing_is_claimed_while_the_provider_is_away(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, says())

@@ -20,10 +20,14 @@ async def test_wrong_account_costs_less_than_thirty_rows_of_a_file(
     async_redis: redis.asyncio.Redis, workers: int
 ) -> None:
     async with AsyncExitStack() as stack:
-        shops = [await stack.enter_async_context(opened(async_redis, slots=64)) for _ in range(workers)]
+        shops = [
+            await stack.enter_async_context(opened(async_redis, slots=64)) for _ in range(workers)
+        ]
         ids = [f"row-{number}" for number in range(60 * workers)]
         for refund_id in ids:
-            await shops[0].accept(refund_id, Lane.BULK, batch_id="b1", payment_intent=f"pi_{refund_id}")
+            await shops[0].accept(
+                refund_id, Lane.BULK, batch_id="b1", payment_intent=f"pi_{refund_id}"
+            )
         await async_redis.hset("refunds:batch:b1", "state", "running")
 
         async def refuse(_: httpx.Request) -> httpx.Response:
@@ -33,11 +37,18 @@ async def test_wrong_account_costs_less_than_thirty_rows_of_a_file(
         for shop in shops:
             shop.provider.will(POST, refuse)
         await asyncio.gather(
-            *(shop.service.process(ids[n::workers], Lane.BULK, seconds=30) for n, shop in enumerate(shops))
+            *(
+                shop.service.process(ids[n::workers], Lane.BULK, seconds=30)
+                for n, shop in enumerate(shops)
+            )
         )
         for shop in shops:
             await shop.service.drain()
-        failed = [refund_id for refund_id in ids if (await shops[0].stored(refund_id)).status is Status.FAILED]
+        failed = [
+            refund_id
+            for refund_id in ids
+            if (await shops[0].stored(refund_id)).status is Status.FAILED
+        ]
         assert 20 <= len(failed) < 30
         assert sum(len(shop.provider.asked) for shop in shops) == len(failed)
         assert await async_redis.hget("refunds:batch:b1", "state") == "paused"

@@ -1,4 +1,6 @@
-"""What a person decides of a refund that may have happened is held against what the provider shows."""
+"""What a person decides of a refund that may have happened is held against what the provider
+shows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,18 @@ import pytest
 import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, VERIFY, refund_payload
-from tests.unit.engine.shop import LIST, PAID, POST, TOTALS, Shop, error, listing, opened, says, totals
+from tests.unit.engine.shop import (
+    LIST,
+    PAID,
+    POST,
+    TOTALS,
+    Shop,
+    error,
+    listing,
+    opened,
+    says,
+    totals,
+)
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Step
 from worker.rules import attempts, decisions
@@ -44,7 +57,11 @@ async def look(shop: Shop, times: int = 1) -> Refund:
     """Let a worker look so many times, each when it is due."""
     for _ in range(times):
         refund = await shop.stored()
-        if refund.next_check_at is not None and refund.next_check_at > shop.now and refund.stage is not Stage.REVIEW:
+        if (
+            refund.next_check_at is not None
+            and refund.next_check_at > shop.now
+            and refund.stage is not Stage.REVIEW
+        ):
             shop.pass_time(refund.next_check_at - shop.now)
         await shop.handle()
     return await shop.stored()
@@ -56,7 +73,9 @@ def posts(shop: Shop) -> int:
 
 async def sources(shop: Shop) -> list[tuple[str, str | None, str | None]]:
     """Label, source and person of every move."""
-    return [(entry["label"], entry.get("source"), entry.get("by")) for entry in await shop.history()]
+    return [
+        (entry["label"], entry.get("source"), entry.get("by")) for entry in await shop.history()
+    ]
 
 
 async def test_a_refund_that_a_person_gave_up_is_succeeded_where_the_provider_shows_it(
@@ -67,8 +86,15 @@ async def test_a_refund_that_a_person_gave_up_is_succeeded_where_the_provider_sh
         await decided(shop, decisions.resolve_failed(refund, "paid_in_cash", by="ann"))
         shop.provider.will(LIST, listing(refund_payload()))
         refund = await look(shop)
-        assert (refund.status, refund.provider_refund_id, refund.evidence) == (Status.SUCCEEDED, "re_1", "list")
-        assert (await sources(shop))[-2:] == [("operator_says_failed", "operator", "ann"), ("succeeded", "list", None)]
+        assert (refund.status, refund.provider_refund_id, refund.evidence) == (
+            Status.SUCCEEDED,
+            "re_1",
+            "list",
+        )
+        assert (await sources(shop))[-2:] == [
+            ("operator_says_failed", "operator", "ann"),
+            ("succeeded", "list", None),
+        ]
         assert posts(shop) == 1
 
 
@@ -82,9 +108,16 @@ async def test_a_refund_that_a_person_gave_up_is_failed_once_it_is_proven_absent
         shop.provider.will(PAID, totals(0))
         assert (await look(shop)).stage is Stage.IN_DOUBT
         refund = await look(shop)
-        assert (refund.stage, refund.status, refund.error_code) == (Stage.SETTLED, Status.FAILED, "paid_in_cash")
+        assert (refund.stage, refund.status, refund.error_code) == (
+            Stage.SETTLED,
+            Status.FAILED,
+            "paid_in_cash",
+        )
         assert (refund.evidence, refund.retriable, refund.operator_by) == ("list", "no", None)
-        assert (await sources(shop))[-2:] == [("absent", "list", None), ("operator_says_failed", "list", "ann")]
+        assert (await sources(shop))[-2:] == [
+            ("absent", "list", None),
+            ("operator_says_failed", "list", "ann"),
+        ]
         assert posts(shop) == 1
 
 
@@ -94,10 +127,18 @@ async def test_a_decision_that_nothing_confirms_comes_back_to_the_person_with_th
 ) -> None:
     async with opened(async_redis, BLIND) as shop:
         refund = await bring_to_review(shop)
-        step = decisions.resolve_failed(refund, "gone") if word == "failed" else decisions.resolve_resend(refund)
+        step = (
+            decisions.resolve_failed(refund, "gone")
+            if word == "failed"
+            else decisions.resolve_resend(refund)
+        )
         await decided(shop, step)
         refund = await look(shop)
-        assert (refund.stage, refund.operator_says, refund.operator_by) == (Stage.REVIEW, None, None)
+        assert (refund.stage, refund.operator_says, refund.operator_by) == (
+            Stage.REVIEW,
+            None,
+            None,
+        )
         assert "nothing may be read back" in (await shop.history())[-1]["alarm"]
         assert "--unverified" in (await shop.history())[-1]["alarm"]
         assert posts(shop) == 1
@@ -110,7 +151,11 @@ async def test_a_person_may_settle_unverified_what_nothing_shows_and_the_record_
         refund = await bring_to_review(shop)
         await decided(shop, decisions.resolve_failed(refund, "gone", by="ann", unverified=True))
         refund = await look(shop)
-        assert (refund.status, refund.evidence, refund.error_code) == (Status.FAILED, "operator", "gone")
+        assert (refund.status, refund.evidence, refund.error_code) == (
+            Status.FAILED,
+            "operator",
+            "gone",
+        )
         assert refund.error_message == "settled by a person, not verified: nothing may be read back"
         assert (await sources(shop))[-1] == ("operator_says_failed", "operator", "ann")
         assert keeps_nothing_of_the_word(refund)
@@ -118,7 +163,9 @@ async def test_a_person_may_settle_unverified_what_nothing_shows_and_the_record_
 
 def keeps_nothing_of_the_word(refund: Refund) -> bool:
     """Tell whether the record carries nothing of a decision any more."""
-    return not any((refund.operator_says, refund.operator_by, refund.operator_code, refund.operator_unverified))
+    return not any(
+        (refund.operator_says, refund.operator_by, refund.operator_code, refund.operator_unverified)
+    )
 
 
 async def test_a_person_may_have_it_sent_unverified_and_the_history_says_on_whose_word(
@@ -137,7 +184,9 @@ async def test_a_person_may_have_it_sent_unverified_and_the_history_says_on_whos
         assert keeps_nothing_of_the_word(refund)
 
 
-async def test_a_resend_that_a_list_bears_out_rests_on_the_list(async_redis: redis.asyncio.Redis) -> None:
+async def test_a_resend_that_a_list_bears_out_rests_on_the_list(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         refund = await bring_to_review(shop, resends=3)
         await decided(shop, decisions.resolve_resend(refund, by="ann"))
@@ -145,7 +194,10 @@ async def test_a_resend_that_a_list_bears_out_rests_on_the_list(async_redis: red
         shop.provider.will(PAID, totals(0))
         refund = await look(shop, 2)
         assert (refund.status, posts(shop)) == (Status.SUCCEEDED, 2)
-        assert (await sources(shop))[-3:-1] == [("absence_proven", "list", "ann"), ("resend", "list", "ann")]
+        assert (await sources(shop))[-3:-1] == [
+            ("absence_proven", "list", "ann"),
+            ("resend", "list", "ann"),
+        ]
 
 
 async def test_nothing_is_sent_for_what_an_id_at_the_provider_still_shows_as_pending(
@@ -161,9 +213,15 @@ async def test_nothing_is_sent_for_what_an_id_at_the_provider_still_shows_as_pen
             await decided(shop, step)
             shop.provider.will(BY_ID, says(200, refund_payload(status="pending")))
             refund = await look(shop)
-            assert (refund.stage, refund.provider_refund_id, refund.evidence) == (Stage.PROCESSING, "re_1", "lookup")
+            assert (refund.stage, refund.provider_refund_id, refund.evidence) == (
+                Stage.PROCESSING,
+                "re_1",
+                "lookup",
+            )
             assert (await sources(shop))[-1] == ("processing", "lookup", None)
-            await decided(shop, attempts.to_review({"doubt_since": shop.now}, "pending_too_long", "too long"))
+            await decided(
+                shop, attempts.to_review({"doubt_since": shop.now}, "pending_too_long", "too long")
+            )
             refund = await shop.stored()
         assert posts(shop) == 1
 
@@ -174,11 +232,17 @@ async def test_what_the_provider_calls_pending_for_a_month_may_be_given_up_unver
     async with opened(async_redis, BLIND) as shop:
         await bring_to_review(shop)
         since = int((NOW - attempts.MAX_PROCESSING).timestamp() * 1000)
-        await shop.set(provider_refund_id="re_1", provider_status="pending", processing_since=str(since))
+        await shop.set(
+            provider_refund_id="re_1", provider_status="pending", processing_since=str(since)
+        )
         await decided(shop, decisions.resolve_failed(await shop.stored(), "gone", unverified=True))
         shop.provider.will(BY_ID, says(200, refund_payload(status="pending")))
         refund = await look(shop)
-        assert (refund.status, refund.evidence, refund.error_code) == (Status.FAILED, "operator", "gone")
+        assert (refund.status, refund.evidence, refund.error_code) == (
+            Status.FAILED,
+            "operator",
+            "gone",
+        )
 
 
 async def test_an_id_that_the_provider_does_not_know_any_more_is_no_reason_not_to_look_further(
@@ -193,11 +257,17 @@ async def test_an_id_that_the_provider_does_not_know_any_more_is_no_reason_not_t
         shop.provider.will(PAID, totals(0))
         shop.provider.will(POST, says(200, refund_payload(id="re_2")))
         refund = await look(shop, 2)
-        assert (refund.status, refund.provider_refund_id, posts(shop)) == (Status.SUCCEEDED, "re_2", 2)
+        assert (refund.status, refund.provider_refund_id, posts(shop)) == (
+            Status.SUCCEEDED,
+            "re_2",
+            2,
+        )
 
 
 async def gone(shop: Shop) -> Refund:
-    """A refund that was never in doubt, pending at the provider and then not known there any more."""
+    """A refund that was never in doubt, pending at the provider and then not known there any
+    more.
+    """
     await shop.accept()
     shop.provider.will(POST, says(200, refund_payload(status="pending")))
     shop.provider.will(BY_ID, error(404, "resource_missing"))
@@ -208,7 +278,11 @@ async def gone(shop: Shop) -> Refund:
     while refund.stage is Stage.PROCESSING:
         shop.pass_time(HOUR)
         refund = await look(shop)
-    assert (refund.stage, refund.error_code, refund.quiet_at) == (Stage.REVIEW, "refund_missing", None)
+    assert (refund.stage, refund.error_code, refund.quiet_at) == (
+        Stage.REVIEW,
+        "refund_missing",
+        None,
+    )
     return refund
 
 
@@ -218,7 +292,11 @@ async def test_a_decision_about_a_refund_that_was_never_in_doubt_is_verified_lik
 ) -> None:
     async with opened(async_redis) as shop:
         refund = await gone(shop)
-        step = decisions.resolve_failed(refund, "gone") if word == "failed" else decisions.resolve_resend(refund)
+        step = (
+            decisions.resolve_failed(refund, "gone")
+            if word == "failed"
+            else decisions.resolve_resend(refund)
+        )
         await decided(shop, step)
         shop.provider.will(LIST, listing())
         shop.provider.will(PAID, totals(0))
@@ -233,7 +311,11 @@ async def test_a_decision_about_a_refund_that_was_never_in_doubt_comes_back_if_n
 ) -> None:
     async with opened(async_redis, BLIND) as shop:
         refund = await gone(shop)
-        step = decisions.resolve_failed(refund, "gone") if word == "failed" else decisions.resolve_resend(refund)
+        step = (
+            decisions.resolve_failed(refund, "gone")
+            if word == "failed"
+            else decisions.resolve_resend(refund)
+        )
         await decided(shop, step)
         refund = await look(shop, 2)
         assert (refund.stage, refund.operator_says, posts(shop)) == (Stage.REVIEW, None, 1)
@@ -248,13 +330,21 @@ async def test_an_id_that_shows_somebody_elses_refund_comes_back_to_the_person(
         await decided(shop, decisions.resolve_failed(await shop.stored(), "gone", unverified=True))
         shop.provider.will(BY_ID, says(200, refund_payload(payment_intent="pi_other")))
         refund = await look(shop)
-        assert (refund.stage, refund.error_code, refund.operator_says) == (Stage.REVIEW, "conflict", None)
+        assert (refund.stage, refund.error_code, refund.operator_says) == (
+            Stage.REVIEW,
+            "conflict",
+            None,
+        )
         assert (await sources(shop))[-1] == ("conflict", "lookup", None)
 
 
 @pytest.mark.parametrize(
     ("word", "stage", "evidence"),
-    [("failed", Stage.REVIEW, None), ("failed unverified", Stage.SETTLED, "operator"), ("absent", Stage.REVIEW, None)],
+    [
+        ("failed", Stage.REVIEW, None),
+        ("failed unverified", Stage.SETTLED, "operator"),
+        ("absent", Stage.REVIEW, None),
+    ],
 )
 async def test_a_rise_of_the_total_is_shown_to_the_person_who_says_that_nothing_happened(
     async_redis: redis.asyncio.Redis, word: str, stage: Stage, evidence: str | None
@@ -265,7 +355,10 @@ async def test_a_rise_of_the_total_is_shown_to_the_person_who_says_that_nothing_
             # Whoever wants it sent again is not believed against a rise, unverified or not.
             await decided(shop, decisions.resolve_resend(refund, unverified=True))
         else:
-            await decided(shop, decisions.resolve_failed(refund, "gone", unverified=word.endswith("unverified")))
+            await decided(
+                shop,
+                decisions.resolve_failed(refund, "gone", unverified=word.endswith("unverified")),
+            )
         shop.provider.will(PAID, totals(500))
         refund = await look(shop)
         assert (refund.stage, refund.evidence, posts(shop)) == (stage, evidence, 1)
@@ -331,7 +424,11 @@ async def test_a_named_refund_that_does_not_name_us_rests_on_the_persons_word(
 ) -> None:
     async with opened(async_redis, NAMED) as shop:
         refund = await named(shop, refund_payload(status="pending", **NOT_OURS))
-        assert (refund.stage, refund.evidence, refund.operator_says) == (Stage.PROCESSING, "operator", None)
+        assert (refund.stage, refund.evidence, refund.operator_says) == (
+            Stage.PROCESSING,
+            "operator",
+            None,
+        )
         shop.provider.will(BY_ID, says(200, refund_payload(**NOT_OURS)))
         refund = await look(shop)
         assert (refund.status, refund.evidence) == (Status.SUCCEEDED, "operator")
@@ -358,11 +455,21 @@ async def test_a_named_refund_of_another_amount_or_currency_is_ours_only_where_t
         await decided(shop, step)
         refund = await look(shop)
         assert (refund.status, refund.amount, refund.currency) == (Status.SUCCEEDED, 700, "usd")
-        assert (refund.evidence, (await sources(shop))[-1]) == ("operator", ("succeeded", "operator", "ann"))
+        assert (refund.evidence, (await sources(shop))[-1]) == (
+            "operator",
+            ("succeeded", "operator", "ann"),
+        )
 
 
 @pytest.mark.parametrize(
-    "differs", [{"payment_intent": "pi_other"}, {"id": "re_2"}, {"status": "odd"}, {"object": "charge"}, {"amount": 0}]
+    "differs",
+    [
+        {"payment_intent": "pi_other"},
+        {"id": "re_2"},
+        {"status": "odd"},
+        {"object": "charge"},
+        {"amount": 0},
+    ],
 )
 async def test_what_cannot_be_ours_stays_with_the_person_whatever_is_insisted_on(
     async_redis: redis.asyncio.Redis, differs: dict[str, Any]
@@ -372,7 +479,9 @@ async def test_what_cannot_be_ours_stays_with_the_person_whatever_is_insisted_on
         assert refund.stage is Stage.REVIEW
 
 
-async def test_a_key_that_stood_for_other_contents_is_a_doubt(async_redis: redis.asyncio.Redis) -> None:
+async def test_a_key_that_stood_for_other_contents_is_a_doubt(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await shop.accept()
         shop.provider.will(POST, error(400, "x", "idempotency_error"))
@@ -414,7 +523,7 @@ async def test_a_cancel_after_a_resend_on_a_persons_word_says_on_what_it_rests(
 
 @pytest.mark.parametrize("unverified", [True, False])
 @pytest.mark.parametrize("code", ["charge_already_refunded", "amount_too_large", "some_new_code"])
-async def test_a_refusal_that_the_first_attempt_may_have_caused_settles_nothing_after_a_persons_word(
+async def test_a_refusal_that_may_be_an_echo_settles_nothing_after_a_persons_word(
     async_redis: redis.asyncio.Redis, code: str, *, unverified: bool
 ) -> None:
     async with opened(async_redis, BLIND if unverified else VERIFY) as shop:

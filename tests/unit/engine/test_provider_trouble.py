@@ -11,7 +11,20 @@ import pytest
 import redis.asyncio
 
 from tests.factories import HOUR, NOW, SECOND, TRUST, done_as
-from tests.unit.engine.shop import ID, MILLISECOND, PAID, POST, PROBE, TOTALS, Shop, error, opened, says, totals, until
+from tests.unit.engine.shop import (
+    ID,
+    MILLISECOND,
+    PAID,
+    POST,
+    PROBE,
+    TOTALS,
+    Shop,
+    error,
+    opened,
+    says,
+    totals,
+    until,
+)
 from worker.model.refund import Lane, Stage, Status
 from worker.rules import attempts
 from worker.store import scripts
@@ -63,7 +76,9 @@ async def test_rate_limit_that_says_how_long_is_kept_to_and_never_longer_than_tw
 ) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
-        shop.provider.will(POST, error(429, "rate_limit", "rate_limit_error", **{"Retry-After": "7"}))
+        shop.provider.will(
+            POST, error(429, "rate_limit", "rate_limit_error", **{"Retry-After": "7"})
+        )
         await shop.handle()
         assert await blocked_for(shop) == 7 * SECOND
         shop.pass_time(HOUR)
@@ -73,7 +88,9 @@ async def test_rate_limit_that_says_how_long_is_kept_to_and_never_longer_than_tw
         assert await blocked_for(shop) == 120 * SECOND
 
 
-@pytest.mark.parametrize(("told", "blocked"), [("0", [1, 2, 4]), ("0.2", [1, 1, 1]), ("3", [3, 3, 3])])
+@pytest.mark.parametrize(
+    ("told", "blocked"), [("0", [1, 2, 4]), ("0.2", [1, 1, 1]), ("3", [3, 3, 3])]
+)
 async def test_rate_limit_closes_the_gate_for_a_second_at_least(
     async_redis: redis.asyncio.Redis, told: str, blocked: list[int]
 ) -> None:
@@ -81,7 +98,9 @@ async def test_rate_limit_closes_the_gate_for_a_second_at_least(
         waits = []
         for number in range(3):
             await shop.accept(f"r{number}", payment_intent=f"pi_{number}")
-            shop.provider.will(POST, error(429, "rate_limit", "rate_limit_error", **{"Retry-After": told}))
+            shop.provider.will(
+                POST, error(429, "rate_limit", "rate_limit_error", **{"Retry-After": told})
+            )
             await shop.handle(f"r{number}")
             waits.append(await blocked_for(shop))
             shop.pass_time(waits[-1])
@@ -98,7 +117,11 @@ async def test_payment_that_is_always_busy_is_attempted_ever_later_and_holds_up_
             shop.provider.will(POST, error(429, "lock_timeout", **{"Retry-After": "0"}))
             await shop.handle()
             held = await shop.stored()
-            assert (held.stage, held.error_code, held.attempts) == (Stage.WAITING, "lock_timeout", number + 1)
+            assert (held.stage, held.error_code, held.attempts) == (
+                Stage.WAITING,
+                "lock_timeout",
+                number + 1,
+            )
             assert held.next_check_at is not None
             waits.append(held.next_check_at - shop.now)
             assert not await shop.store.redis.exists("refunds:gate")
@@ -141,7 +164,9 @@ async def test_403_of_one_refund_alone_stops_nobody(async_redis: redis.asyncio.R
         assert await shop.meta() == {}
 
 
-async def test_outage_opens_the_breaker_and_an_answer_to_any_read_closes_it(async_redis: redis.asyncio.Redis) -> None:
+async def test_outage_opens_the_breaker_and_an_answer_to_any_read_closes_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TOTALS) as shop:
         shop.provider.will(PAID, error(503, kind="api_error"))
         await shop.accept()
@@ -156,7 +181,9 @@ async def test_outage_opens_the_breaker_and_an_answer_to_any_read_closes_it(asyn
         assert not shop.service.breaker.is_open
 
 
-@pytest.mark.parametrize(("answer", "answers"), [(error(404), True), (error(401), True), (says(503, {}), False)])
+@pytest.mark.parametrize(
+    ("answer", "answers"), [(error(404), True), (error(401), True), (says(503, {}), False)]
+)
 async def test_provider_that_says_anything_of_the_key_is_back(
     async_redis: redis.asyncio.Redis, answer: httpx.Response, *, answers: bool
 ) -> None:
@@ -165,7 +192,9 @@ async def test_provider_that_says_anything_of_the_key_is_back(
         assert await shop.service.trouble._provider_answers() is answers
 
 
-async def test_row_of_rate_limits_is_ended_only_by_what_was_done(async_redis: redis.asyncio.Redis) -> None:
+async def test_row_of_rate_limits_is_ended_only_by_what_was_done(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         for number, answer in enumerate((error(429), error(400), error(429))):
             await shop.accept(f"r{number}", payment_intent=f"pi_{number}")
@@ -197,14 +226,18 @@ async def test_attempts_further_tries_end_when_the_worker_stops_or_the_gate_clos
 async def test_further_try_is_left_out_where_somebody_has_proven_the_refund_done_meanwhile(
     async_redis: redis.asyncio.Redis, log: list[Any]
 ) -> None:
-    """A frozen worker woke and saved its late proof, and the replay's next try left all the same (seed 8679)."""
+    """A frozen worker woke and saved its late proof, and the replay's next try left all the same
+    (seed 8679).
+    """
     async with opened(async_redis, TRUST) as shop:
         await shop.accept()
 
         async def proven(_: httpx.Request) -> httpx.Response:
             refund = await shop.stored()
             await shop.store.run(
-                scripts.save(refund, attempts.after_attempt(refund, done_as("pending"), TRUST, NOW, 0))
+                scripts.save(
+                    refund, attempts.after_attempt(refund, done_as("pending"), TRUST, NOW, 0)
+                )
             )
             return error(500, kind="api_error")
 
@@ -212,9 +245,11 @@ async def test_further_try_is_left_out_where_somebody_has_proven_the_refund_done
         await shop.handle()
         assert shop.provider.asked == [POST]
         assert (await shop.stored()).stage is Stage.PROCESSING
-    assert {"event": "further_try_left_out", "refund_id": ID, "reason": "overtaken"}.items() <= next(
-        line for line in log if line["event"] == "further_try_left_out"
-    ).items()
+    assert {
+        "event": "further_try_left_out",
+        "refund_id": ID,
+        "reason": "overtaken",
+    }.items() <= next(line for line in log if line["event"] == "further_try_left_out").items()
 
 
 async def test_further_try_is_left_out_where_the_stop_button_was_pressed_meanwhile(
@@ -276,7 +311,9 @@ async def test_refund_that_a_closed_gate_holds_back_is_taken_up_when_it_opens(
         assert len(again) == 1
 
 
-async def test_what_was_woken_beside_the_messages_is_waited_for(async_redis: redis.asyncio.Redis) -> None:
+async def test_what_was_woken_beside_the_messages_is_waited_for(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, says())
@@ -286,8 +323,12 @@ async def test_what_was_woken_beside_the_messages_is_waited_for(async_redis: red
         await until(lambda: not shop.service._extra)
 
 
-async def test_trial_that_asked_the_provider_nothing_is_left_to_the_next(async_redis: redis.asyncio.Redis) -> None:
-    """Refunds that need no call took one trial each, half a minute apart, and those behind them waited (seed 18465)."""
+async def test_trial_that_asked_the_provider_nothing_is_left_to_the_next(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    """Refunds that need no call took one trial each, half a minute apart, and those behind them
+    waited (seed 18465).
+    """
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, says())
@@ -299,7 +340,22 @@ async def test_trial_that_asked_the_provider_nothing_is_left_to_the_next(async_r
         assert (shop.provider.asked, breaker.is_open) == ([POST], False)
 
 
-async def test_trial_that_met_the_outage_is_over_and_offered_to_nobody(async_redis: redis.asyncio.Redis) -> None:
+async def test_one_that_gives_up_waiting_ends_no_trial_of_another(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        breaker = shop.service.breaker
+        # Another refund holds the trial, and has not sent anything yet.
+        breaker.is_open, breaker._trial = True, False
+        ended = await shop.service.process([ID], Lane.SINGLE, seconds=0)
+        assert [ending.begun for ending in ended] == [False]
+        assert breaker._trial is False
+
+
+async def test_trial_that_met_the_outage_is_over_and_offered_to_nobody(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, httpx.ConnectError("refused"))

@@ -21,7 +21,9 @@ from worker.store import scripts
 from worker.store.async_store import AsyncStore
 
 ID = "order-1001-1"
-WAITING = Step(to=Stage.WAITING, status=Status.PENDING, label="not_sent", delay=timedelta(minutes=1))
+WAITING = Step(
+    to=Stage.WAITING, status=Status.PENDING, label="not_sent", delay=timedelta(minutes=1)
+)
 
 
 class Flaky(AsyncStore):
@@ -48,12 +50,16 @@ class Desk:
         self.again: list[Any] = []
         self.seconds = 0.0
         self.recorder = Recorder(
-            self.store, clock=lambda: self.seconds, handle_again=lambda *facts: self.again.append(facts)
+            self.store,
+            clock=lambda: self.seconds,
+            handle_again=lambda *facts: self.again.append(facts),
         )
 
     async def claimed(self, refund_id: str = ID, **fields: Any) -> Refund:
         await self.store.run(scripts.create(a_request(refund_id, **fields), Lane.BULK))
-        claim = await self.store.run(scripts.claim(refund_id, "send", token=refund_id, lease=45 * SECOND))
+        claim = await self.store.run(
+            scripts.claim(refund_id, "send", token=refund_id, lease=45 * SECOND)
+        )
         refund: Refund | None = claim.refund
         assert refund is not None
         return refund
@@ -91,7 +97,9 @@ def named(log: list[Any], event: str) -> list[Any]:
 # How long
 
 
-async def test_step_that_carries_no_reply_is_tried_once(desk: Desk, slept: list[float], log: list[Any]) -> None:
+async def test_step_that_carries_no_reply_is_tried_once(
+    desk: Desk, slept: list[float], log: list[Any]
+) -> None:
     refund = await desk.claimed()
     desk.store.away = 1
     with pytest.raises(StoreUnavailable):
@@ -113,7 +121,7 @@ async def test_step_that_carries_a_reply_is_tried_until_it_is_in_at_growing_paus
 
 
 @pytest.mark.parametrize(("stopping", "limit"), [(False, 120.0), (True, 15.0)])
-async def test_step_that_carries_a_reply_is_given_up_after_two_minutes_or_sooner_where_the_worker_stops(
+async def test_step_that_carries_a_reply_is_given_up_after_two_minutes_or_at_a_stop(
     desk: Desk, slept: list[float], *, stopping: bool, limit: float
 ) -> None:
     assert (SAVE_SECONDS, STOPPING_SAVE_SECONDS) == (120.0, 15.0)
@@ -168,7 +176,9 @@ def watched(desk: Desk, *, away: tuple[int, ...] = ()) -> list[Any]:
 # What is checked
 
 
-async def test_step_that_the_records_cannot_hold_is_tried_once_and_told(desk: Desk, log: list[Any]) -> None:
+async def test_step_that_the_records_cannot_hold_is_tried_once_and_told(
+    desk: Desk, log: list[Any]
+) -> None:
     refund = await desk.claimed()
     step = attempts.done(refund, found(), "reply", NOW)
     unheard_of = replace(step, changes={**step.changes, "amount": 10**19})
@@ -177,7 +187,12 @@ async def test_step_that_the_records_cannot_hold_is_tried_once_and_told(desk: De
         await desk.recorder.save(refund, unheard_of, {}, insist=True)
     assert len(ran) == 1
     (line,) = named(log, "save_refused")
-    assert (line["refund_id"], line["alarm"], line["to"], line["provider_refund_id"]) == (ID, True, "settled", "re_1")
+    assert (line["refund_id"], line["alarm"], line["to"], line["provider_refund_id"]) == (
+        ID,
+        True,
+        "settled",
+        "re_1",
+    )
     assert "is not a whole number" in line["error"]
 
 
@@ -191,7 +206,13 @@ async def test_move_that_is_not_in_the_table_is_not_even_asked_for(desk: Desk) -
 @pytest.mark.parametrize("kind", ["quiet", "proof"])
 async def test_quiet_step_and_proof_are_for_the_records_to_judge(desk: Desk, kind: str) -> None:
     refund = a_refund(Stage.SETTLED)
-    step = Step(to=Stage.WAITING, status=Status.PENDING, label="x", quiet=kind == "quiet", proof=kind == "proof")
+    step = Step(
+        to=Stage.WAITING,
+        status=Status.PENDING,
+        label="x",
+        quiet=kind == "quiet",
+        proof=kind == "proof",
+    )
     saved, ending = await desk.recorder.save(refund, step, {})
     assert (saved.result, ending) == ("missing", endings.UNKNOWN)
 
@@ -201,7 +222,11 @@ async def test_move_that_the_records_call_illegal_is_raised(desk: Desk) -> None:
     step = Step(to=Stage.WAITING, status=Status.PENDING, label="x", quiet=True, delay=SECOND)
     with pytest.raises(IllegalMove) as caught:
         await desk.recorder.save(refund, step, {})
-    assert (caught.value.refund_id, caught.value.source, caught.value.target) == (ID, "sending", "waiting")
+    assert (caught.value.refund_id, caught.value.source, caught.value.target) == (
+        ID,
+        "sending",
+        "waiting",
+    )
 
 
 # What is told
@@ -245,7 +270,9 @@ async def test_each_move_has_its_event(desk: Desk, log: list[Any], step: Step, e
     assert event in [line["event"] for line in log]
 
 
-async def test_step_without_an_alarm_notes_none(desk: Desk, async_redis: redis.asyncio.Redis) -> None:
+async def test_step_without_an_alarm_notes_none(
+    desk: Desk, async_redis: redis.asyncio.Redis
+) -> None:
     refund = await desk.claimed()
     await desk.recorder.save(refund, WAITING, {})
     last: Any = await async_redis.lindex(f"refunds:history:{ID}", -1)
@@ -254,12 +281,16 @@ async def test_step_without_an_alarm_notes_none(desk: Desk, async_redis: redis.a
 
 async def test_quiet_step_is_not_told(desk: Desk, log: list[Any]) -> None:
     refund = await desk.claimed()
-    step = Step(to=Stage.SENDING, status=Status.PENDING, label="x", quiet=True, delay=timedelta(minutes=1))
+    step = Step(
+        to=Stage.SENDING, status=Status.PENDING, label="x", quiet=True, delay=timedelta(minutes=1)
+    )
     await desk.recorder.save(refund, step, {})
     assert [line["event"] for line in log] == []
 
 
-async def test_save_that_came_too_late_is_told_and_changes_nothing(desk: Desk, log: list[Any]) -> None:
+async def test_save_that_came_too_late_is_told_and_changes_nothing(
+    desk: Desk, log: list[Any]
+) -> None:
     refund = await desk.claimed()
     await desk.recorder.save(refund, WAITING, {})
     again, ending = await desk.recorder.save(refund, WAITING, {})
@@ -271,7 +302,9 @@ async def test_save_that_came_too_late_is_told_and_changes_nothing(desk: Desk, l
 async def test_proof_against_a_settled_refund_rings_an_alarm(desk: Desk, log: list[Any]) -> None:
     refund = await desk.claimed()
     await desk.recorder.save(refund, attempts.done(refund, found(), "reply", NOW), {})
-    saved, ending = await desk.recorder.save(refund, attempts.done(refund, found(id="re_2"), "reply", NOW), {})
+    saved, ending = await desk.recorder.save(
+        refund, attempts.done(refund, found(id="re_2"), "reply", NOW), {}
+    )
     assert (saved.result, ending) == ("contradicts", endings.CONTRADICTED)
     (line,) = named(log, "proof_against_settled")
     assert (line["refund_id"], line["alarm"], line["provider_refund_id"]) == (ID, True, "re_2")
@@ -290,6 +323,23 @@ async def test_proof_against_a_settled_refund_is_kept_though_redis_is_away_meanw
     assert (await desk.stored()).contradicted_by == "re_2"
 
 
+async def test_proof_is_given_up_after_twenty_tries_if_the_record_changes_each_time(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refund = await desk.claimed()
+    await desk.recorder.save(refund, attempts.done(refund, found(), "reply", NOW), {})
+    tries = []
+
+    async def overtaken(*_: Any, **__: Any) -> Any:
+        tries.append(1)
+        return scripts.Saved(result="stale", now=NOW), endings.OVERTAKEN
+
+    monkeypatch.setattr(desk.recorder, "save", overtaken)
+    proof = attempts.done(refund, found(id="re_2"), "reply", NOW)
+    await desk.recorder._contradicted(refund, proof)
+    assert len(tries) == 20
+
+
 # Who is next
 
 
@@ -304,13 +354,20 @@ async def test_refund_that_waited_for_the_payment_is_looked_at_at_once(desk: Des
 
 @pytest.mark.parametrize(
     ("delay", "taken"),
-    [(timedelta(0), True), (5 * SECOND, True), (5 * SECOND + timedelta(milliseconds=1), False), (None, False)],
+    [
+        (timedelta(0), True),
+        (5 * SECOND, True),
+        (5 * SECOND + timedelta(milliseconds=1), False),
+        (None, False),
+    ],
 )
 async def test_refund_that_is_due_within_five_seconds_is_looked_at_by_this_worker(
     desk: Desk, delay: timedelta | None, *, taken: bool
 ) -> None:
     refund = await desk.claimed()
-    await desk.recorder.save(refund, Step(to=Stage.WAITING, status=Status.PENDING, label="x", delay=delay), {})
+    await desk.recorder.save(
+        refund, Step(to=Stage.WAITING, status=Status.PENDING, label="x", delay=delay), {}
+    )
     assert desk.again == ([(ID, Lane.BULK, delay)] if taken else [])
 
 
@@ -343,13 +400,19 @@ async def test_reply_with_a_refund_that_belongs_to_another_record_saves_nothing_
     assert (line["refund_id"], line["owner"]) == (ID, "b")
 
 
-async def test_doubt_whose_proof_belongs_to_another_record_leads_to_a_person(desk: Desk, log: list[Any]) -> None:
+async def test_doubt_whose_proof_belongs_to_another_record_leads_to_a_person(
+    desk: Desk, log: list[Any]
+) -> None:
     await owned_elsewhere(desk)
     refund = await doubtful(desk)
     _, ending = await desk.recorder.save(refund, attempts.done(refund, found(), "list", NOW), {})
     assert str(ending) == "in review (owned_elsewhere)"
     stored = await desk.stored()
-    assert (stored.stage, stored.error_code, stored.doubt_since) == (Stage.REVIEW, "owned_elsewhere", NOW - SECOND)
+    assert (stored.stage, stored.error_code, stored.doubt_since) == (
+        Stage.REVIEW,
+        "owned_elsewhere",
+        NOW - SECOND,
+    )
     assert stored.error_message is not None
     assert "re_1" in stored.error_message
     assert "refund b" in stored.error_message
@@ -369,10 +432,14 @@ async def doubtful(desk: Desk) -> Refund:
     return await desk.stored()
 
 
-async def test_pending_refund_whose_proof_belongs_to_another_is_handed_to_a_person(desk: Desk) -> None:
+async def test_pending_refund_whose_proof_belongs_to_another_is_handed_to_a_person(
+    desk: Desk,
+) -> None:
     await owned_elsewhere(desk)
     refund = await desk.claimed()
-    await desk.recorder.save(refund, attempts.done(refund, found(id="re_9", status="pending"), "reply", NOW), {})
+    await desk.recorder.save(
+        refund, attempts.done(refund, found(id="re_9", status="pending"), "reply", NOW), {}
+    )
     pending = await desk.stored()
     assert pending.stage is Stage.PROCESSING
     named = Step(
@@ -387,6 +454,8 @@ async def test_pending_refund_whose_proof_belongs_to_another_is_handed_to_a_pers
     assert (saved.result, str(ending)) == ("owned", "in review (owned_elsewhere)")
     stored = await desk.stored()
     assert (stored.stage, stored.doubt_since) == (Stage.REVIEW, pending.updated_at)
+    # The id that the provider gave for this refund is kept.
+    assert (stored.provider_refund_id, stored.processing_since) == ("re_9", NOW)
 
 
 async def test_refund_of_another_record_that_a_person_named_is_not_kept(
@@ -411,7 +480,9 @@ async def test_refund_of_another_record_that_a_person_named_is_not_kept(
     assert await async_redis.ttl("refunds:owner:re_1") == -1
 
 
-async def test_named_refund_that_is_anothers_leaves_neither_its_id_nor_its_age_behind(desk: Desk) -> None:
+async def test_named_refund_that_is_anothers_leaves_neither_its_id_nor_its_age_behind(
+    desk: Desk,
+) -> None:
     doubted = await doubtful(desk)
     await desk.recorder.save(doubted, attempts.to_review({}, "x", "y"), {})
     reviewed = await desk.stored()
@@ -421,7 +492,11 @@ async def test_named_refund_that_is_anothers_leaves_neither_its_id_nor_its_age_b
     await owned_elsewhere(desk)
     await desk.recorder.save(named, attempts.done(named, found(), "operator", NOW), {})
     stored = await desk.stored()
-    assert (stored.stage, stored.provider_refund_id, stored.processing_since) == (Stage.REVIEW, None, None)
+    assert (stored.stage, stored.provider_refund_id, stored.processing_since) == (
+        Stage.REVIEW,
+        None,
+        None,
+    )
 
 
 async def test_refund_in_review_stays_there_where_its_proof_belongs_to_another(desk: Desk) -> None:

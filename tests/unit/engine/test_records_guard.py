@@ -1,4 +1,7 @@
-"""A server that may forget what it acknowledges, found while a worker runs: nothing more is begun until it is well."""
+"""A server that may forget what it acknowledges, found while a worker runs.
+
+Nothing more is begun until it is well.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,14 @@ def check_finds(shop: Shop, monkeypatch: pytest.MonkeyPatch, fault: Exception | 
     monkeypatch.setattr(shop.store, "require_durable", require_durable)
 
 
-@pytest.mark.parametrize("fault", [NotDurable(FAULT), SettingsError(FAULT)], ids=["forgets", "may not be read"])
+@pytest.mark.parametrize(
+    "fault", [NotDurable(FAULT), SettingsError(FAULT)], ids=["forgets", "may not be read"]
+)
 async def test_nothing_is_begun_from_a_check_that_fails_to_one_that_succeeds(
-    async_redis: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch, log: list[Any], fault: Exception
+    async_redis: redis.asyncio.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    log: list[Any],
+    fault: Exception,
 ) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
@@ -98,10 +106,26 @@ async def test_what_waits_is_given_back_at_once_and_what_is_in_flight_is_saved(
         assert await asyncio.wait_for(waiting, 5) == BACK
         go.set()
         assert list(map(str, await handled)) == ["succeeded", BACK]
-        assert [(await shop.stored(f"r{number}")).stage for number in range(2)] == [Stage.SETTLED, Stage.QUEUED]
+        assert [(await shop.stored(f"r{number}")).stage for number in range(2)] == [
+            Stage.SETTLED,
+            Stage.QUEUED,
+        ]
 
 
-async def test_a_claim_that_is_refused_stops_all_others(async_redis: redis.asyncio.Redis, log: list[Any]) -> None:
+async def test_no_permit_is_taken_while_nothing_may_begin(
+    async_redis: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.service.guard.refused(NotDurable(FAULT))
+        monkeypatch.setattr(shop.service.gate, "acquire", None)
+        monkeypatch.setattr(shop.service.breaker, "wait", None)
+        assert await shop.handle() == BACK
+
+
+async def test_a_claim_that_is_refused_stops_all_others(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
     async with opened(async_redis) as shop:
         for number in range(2):
             await shop.accept(f"r{number}", payment_intent=f"pi_{number}")

@@ -1,4 +1,7 @@
-"""From a message to a saved verdict: what is asked of the provider, and what then stands in the records."""
+"""From a message to a saved verdict.
+
+What is asked of the provider, and what then stands in the records.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,19 @@ async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.async
         assert shop.provider.asked == [POST]
         assert shop.provider.keys == [idempotency_key(ID, 1)]
         refund = await shop.stored()
-        assert (refund.stage, refund.status, refund.attempts) == (Stage.SETTLED, Status.SUCCEEDED, 1)
+        assert (refund.stage, refund.status, refund.attempts) == (
+            Stage.SETTLED,
+            Status.SUCCEEDED,
+            1,
+        )
         assert refund.updated_at == NOW + 1234 * MILLISECOND
         last = (await shop.history())[-1]
-        assert {"attempt": 1, "seen": "done", "ms": 1234, "http_status": 200}.items() <= last.items()
+        assert {
+            "attempt": 1,
+            "seen": "done",
+            "ms": 1234,
+            "http_status": 200,
+        }.items() <= last.items()
         assert "tries" not in last
         assert [outcome.verdict for outcome in shop.attempts] == [TryVerdict.DONE]
 
@@ -40,7 +52,8 @@ async def test_reply_with_another_payments_refund_is_a_doubt_and_settles_one_rec
     async with opened(async_redis) as shop:
         for number in (1, 2):
             await shop.accept(f"order-{number}", payment_intent=f"pi_{number}")
-        # Neither the payment nor our metadata stands in it: nothing in the reply itself contradicts.
+        # Neither the payment nor our metadata stands in it: nothing in the reply itself
+        # contradicts.
         careless = refund_payload(id="re_first")
         del careless["payment_intent"], careless["metadata"]
         shop.provider.will(POST, says(200, careless))
@@ -48,14 +61,25 @@ async def test_reply_with_another_payments_refund_is_a_doubt_and_settles_one_rec
         assert await shop.handle("order-2") == "in doubt"
         first, second = await shop.stored("order-1"), await shop.stored("order-2")
         assert (first.status, first.provider_refund_id) == (Status.SUCCEEDED, "re_first")
-        assert (second.stage, second.error_code, second.provider_refund_id) == (Stage.IN_DOUBT, "owned_elsewhere", None)
+        assert (second.stage, second.error_code, second.provider_refund_id) == (
+            Stage.IN_DOUBT,
+            "owned_elsewhere",
+            None,
+        )
         assert second.error_message is not None
         assert "order-1" in second.error_message
         last = (await shop.history("order-2"))[-1]
-        assert {"to": "in_doubt", "attempt": 1, "seen": "may_have_happened", "http_status": 200}.items() <= last.items()
+        assert {
+            "to": "in_doubt",
+            "attempt": 1,
+            "seen": "may_have_happened",
+            "http_status": 200,
+        }.items() <= last.items()
 
 
-async def test_attempt_of_several_tries_says_so(async_redis: redis.asyncio.Redis, log: list[Any]) -> None:
+async def test_attempt_of_several_tries_says_so(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
     async with opened(async_redis, TRUST) as shop:
         await shop.accept()
         shop.provider.will(POST, error(500, kind="api_error"), says())
@@ -66,7 +90,9 @@ async def test_attempt_of_several_tries_says_so(async_redis: redis.asyncio.Redis
     assert "further_try_left_out" not in [line["event"] for line in log]
 
 
-async def test_attempt_without_a_reply_has_no_status_to_show(async_redis: redis.asyncio.Redis) -> None:
+async def test_attempt_without_a_reply_has_no_status_to_show(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, httpx.ReadError("reset"))
@@ -81,7 +107,9 @@ async def test_refund_that_is_not_known_is_said_once_and_nothing_is_sent(
     async with opened(async_redis) as shop:
         assert await shop.handle("nobody") == "unknown id"
         assert shop.provider.asked == []
-    assert [line["event"] for line in log if line.get("refund_id") == "nobody"].count("refund_unknown") == 1
+    assert [line["event"] for line in log if line.get("refund_id") == "nobody"].count(
+        "refund_unknown"
+    ) == 1
 
 
 async def test_refund_that_is_not_known_is_said_once_where_totals_are_read_first(
@@ -90,11 +118,15 @@ async def test_refund_that_is_not_known_is_said_once_where_totals_are_read_first
     async with opened(async_redis, TOTALS) as shop:
         assert await shop.handle("nobody") == "unknown id"
         assert shop.provider.asked == []
-    assert [line["event"] for line in log if line.get("refund_id") == "nobody"] == ["refund_unknown"]
+    assert [line["event"] for line in log if line.get("refund_id") == "nobody"] == [
+        "refund_unknown"
+    ]
 
 
 @pytest.mark.parametrize("stage", ["settled", "review"])
-async def test_refund_that_needs_nothing_is_left_alone(async_redis: redis.asyncio.Redis, stage: str) -> None:
+async def test_refund_that_needs_nothing_is_left_alone(
+    async_redis: redis.asyncio.Redis, stage: str
+) -> None:
     async with opened(async_redis, BLIND) as shop:
         await shop.accept()
         shop.provider.will(POST, says() if stage == "settled" else httpx.ReadError("reset"))
@@ -102,7 +134,9 @@ async def test_refund_that_needs_nothing_is_left_alone(async_redis: redis.asynci
         before = await shop.stored()
         assert before.stage.value == stage
         shop.pass_time(HOUR)
-        assert await shop.handle() == ("succeeded" if stage == "settled" else "in review (no_reply)")
+        assert await shop.handle() == (
+            "succeeded" if stage == "settled" else "in review (no_reply)"
+        )
         assert (shop.provider.asked, await shop.stored()) == ([POST], before)
 
 
@@ -126,7 +160,9 @@ async def test_waiting_refund_is_sent_again_when_its_time_has_come_and_not_befor
         assert shop.provider.bodies[0] == shop.provider.bodies[1]
 
 
-async def test_token_lease_and_window_of_a_claim_are_those_of_the_rules(async_redis: redis.asyncio.Redis) -> None:
+async def test_token_lease_and_window_of_a_claim_are_those_of_the_rules(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await shop.accept()
         seen: list[Any] = []
@@ -141,7 +177,9 @@ async def test_token_lease_and_window_of_a_claim_are_those_of_the_rules(async_re
         assert seen == [("token-1", str(int((NOW + VERIFY.lease).timestamp() * 1000)))]
 
 
-async def test_claim_whose_reply_took_long_leaves_too_little_lease_to_send(async_redis: redis.asyncio.Redis) -> None:
+async def test_claim_whose_reply_took_long_leaves_too_little_lease_to_send(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         token = shop.token
@@ -159,14 +197,18 @@ async def test_claim_whose_reply_took_long_leaves_too_little_lease_to_send(async
         assert (refund.stage, refund.error_code) == (Stage.WAITING, "not_sent")
 
 
-async def test_totals_are_read_before_the_first_send_and_kept_with_it(async_redis: redis.asyncio.Redis) -> None:
+async def test_totals_are_read_before_the_first_send_and_kept_with_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TOTALS) as shop:
         await shop.accept()
         shop.provider.will(PAID, totals(100))
         shop.provider.will(POST, httpx.ReadError("reset"))
         await shop.handle()
         assert shop.provider.asked == [PAID, POST]
-        assert (await shop.stored()).baseline == Baseline(refunded=100, currency="usd", remaining=900, shown_by=PAYMENT)
+        assert (await shop.stored()).baseline == Baseline(
+            refunded=100, currency="usd", remaining=900, shown_by=PAYMENT
+        )
 
 
 async def test_totals_are_read_again_where_another_refund_of_the_payment_has_moved(
@@ -188,7 +230,9 @@ async def test_totals_are_read_again_where_another_refund_of_the_payment_has_mov
         assert baseline.refunded == 300
 
 
-async def test_payment_that_moves_all_the_time_is_left_to_the_next_sweep(async_redis: redis.asyncio.Redis) -> None:
+async def test_payment_that_moves_all_the_time_is_left_to_the_next_sweep(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TOTALS) as shop:
         await shop.accept()
 
@@ -274,7 +318,9 @@ async def test_payment_that_the_provider_refuses_to_show_is_sent_for_and_the_ref
         assert (refund.status, refund.error_code) == (Status.FAILED, "resource_missing")
 
 
-async def test_refused_credentials_met_before_a_send_stop_everyone(async_redis: redis.asyncio.Redis) -> None:
+async def test_refused_credentials_met_before_a_send_stop_everyone(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TOTALS) as shop:
         await shop.accept()
         shop.provider.will(PAID, error(401))
@@ -308,14 +354,20 @@ async def test_nothing_is_sent_if_the_charge_of_the_payment_shows_a_currency_tha
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await shop.accept(currency="usd")
-        shop.provider.will(PAID, says(200, {"id": PAYMENT, "currency": "usd", "latest_charge": "ch_1"}))
-        shop.provider.will("GET /v1/charges/ch_1", says(200, {"id": "ch_1", "currency": "?", "amount_refunded": 0}))
+        shop.provider.will(
+            PAID, says(200, {"id": PAYMENT, "currency": "usd", "latest_charge": "ch_1"})
+        )
+        shop.provider.will(
+            "GET /v1/charges/ch_1", says(200, {"id": "ch_1", "currency": "?", "amount_refunded": 0})
+        )
         assert await shop.handle() == "queued (currency not confirmed)"
         assert shop.provider.asked == [PAID, "GET /v1/charges/ch_1"]
         assert "cannot be read" in ((await shop.stored()).error_message or "")
 
 
-async def test_refund_without_a_currency_has_none_to_be_checked(async_redis: redis.asyncio.Redis) -> None:
+async def test_refund_without_a_currency_has_none_to_be_checked(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TOTALS) as shop:
         await shop.accept()
         shop.provider.will(PAID, totals(0, currency="eur"))
@@ -324,7 +376,9 @@ async def test_refund_without_a_currency_has_none_to_be_checked(async_redis: red
         assert shop.provider.asked == [PAID, POST]
 
 
-async def test_baseline_is_kept_only_where_the_totals_are_the_proof(async_redis: redis.asyncio.Redis) -> None:
+async def test_baseline_is_kept_only_where_the_totals_are_the_proof(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await shop.accept(currency="usd")
         shop.provider.will(PAID, totals(0))
@@ -337,7 +391,14 @@ async def test_service_goes_by_the_clock_of_its_process_and_draws_what_nobody_ca
     async_redis: redis.asyncio.Redis,
 ) -> None:
     async with opened(async_redis) as shop:
-        service = Service(shop.store, shop.service.gateway, rules=VERIFY, slots=shop.slots, gate=shop.gate)
+        service = Service(
+            shop.store,
+            shop.service.gateway,
+            rules=VERIFY,
+            slots=shop.slots,
+            gate=shop.gate,
+            wall=lambda: NOW,
+        )
         assert service._clock is time.monotonic
         assert service._jitter is random.random
         tokens = {service._token() for _ in range(100)}

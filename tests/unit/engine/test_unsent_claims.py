@@ -1,4 +1,7 @@
-"""A claim whose reply was lost, or that is not known to be on disk: nothing was sent under it, so it is no doubt."""
+"""A claim whose reply was lost, or that is not known to be on disk.
+
+Nothing was sent under it, so it is no doubt.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ NOT_SENT = "its claim was not known to be on disk"
 
 
 def lose(shop: Shop, *, finds: int = 0, error: type[Exception] = StoreUnavailable) -> list[str]:
-    """Lose the reply to the next claim that is made, and then to so many questions about it; what was asked since."""
+    """Lose the reply to the next claim that is made, and then to so many questions about it.
+
+    What was asked since.
+    """
     asked: list[str] = []
     run = shop.store.run
     to_lose = [True]
@@ -60,14 +66,24 @@ async def sent_in_the_end(shop: Shop) -> None:
     assert await labels(shop) == ["accepted", "send", "not_sent", "send", "succeeded"]
 
 
-async def test_a_claim_whose_reply_was_lost_is_let_go(async_redis: redis.asyncio.Redis, log: list[Any]) -> None:
+async def test_a_claim_whose_reply_was_lost_is_let_go(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         asked = lose(shop)
         assert await shop.handle() == "not known (Redis away)"
         refund = await shop.stored()
-        assert (refund.stage, refund.status, refund.doubt_since) == (Stage.WAITING, Status.PENDING, None)
-        assert (refund.error_code, refund.error_message, refund.verdicts) == ("not_sent", NOT_SENT, 0)
+        assert (refund.stage, refund.status, refund.doubt_since) == (
+            Stage.WAITING,
+            Status.PENDING,
+            None,
+        )
+        assert (refund.error_code, refund.error_message, refund.verdicts) == (
+            "not_sent",
+            NOT_SENT,
+            0,
+        )
         assert refund.next_check_at is not None
         assert refund.next_check_at > shop.now
         last = (await shop.history())[-1]
@@ -75,10 +91,14 @@ async def test_a_claim_whose_reply_was_lost_is_let_go(async_redis: redis.asyncio
         assert asked == ["claim", "save"]
         await sent_in_the_end(shop)
     assert [line["refund_id"] for line in log if line["event"] == "claim_let_go"] == [ID]
-    assert [(line["attempt"], line["seen"]) for line in log if line["event"] == "refund_waiting"] == [(1, "not_sent")]
+    assert [
+        (line["attempt"], line["seen"]) for line in log if line["event"] == "refund_waiting"
+    ] == [(1, "not_sent")]
 
 
-async def test_a_claim_that_the_server_cannot_confirm_is_let_go(async_redis: redis.asyncio.Redis) -> None:
+async def test_a_claim_that_the_server_cannot_confirm_is_let_go(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         lose(shop, error=NotDurable)
@@ -114,7 +134,9 @@ async def test_a_claim_that_never_arrived_is_not_made(async_redis: redis.asyncio
         assert await shop.stored() == before
 
 
-async def test_that_nothing_was_sent_is_saved_however_often_redis_is_away(async_redis: redis.asyncio.Redis) -> None:
+async def test_that_nothing_was_sent_is_saved_however_often_redis_is_away(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         lose(shop)
@@ -143,7 +165,9 @@ async def test_the_pauses_between_its_questions_grow(
 
 
 @pytest.mark.parametrize(("finds", "stage"), [(2, Stage.WAITING), (3, Stage.SENDING)])
-async def test_it_is_asked_about_again_for_a_while(async_redis: redis.asyncio.Redis, finds: int, stage: Stage) -> None:
+async def test_it_is_asked_about_again_for_a_while(
+    async_redis: redis.asyncio.Redis, finds: int, stage: Stage
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         asked = lose(shop, finds=finds)
@@ -170,7 +194,9 @@ async def test_a_worker_that_ends_asks_once(async_redis: redis.asyncio.Redis) ->
         assert (asked, (await shop.stored()).stage) == (["claim"], Stage.SENDING)
 
 
-async def test_a_replay_that_did_not_leave_changes_nothing_of_its_doubt(async_redis: redis.asyncio.Redis) -> None:
+async def test_a_replay_that_did_not_leave_changes_nothing_of_its_doubt(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, TRUST) as shop:
         await shop.accept()
         shop.provider.will(POST, httpx.ReadError("reset"))
@@ -189,7 +215,9 @@ async def test_a_replay_that_did_not_leave_changes_nothing_of_its_doubt(async_re
         assert len(shop.provider.asked) == tries + 1
 
 
-async def test_a_resend_that_did_not_leave_is_sent_later_without_a_doubt(async_redis: redis.asyncio.Redis) -> None:
+async def test_a_resend_that_did_not_leave_is_sent_later_without_a_doubt(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await shop.accept()
         shop.provider.will(POST, httpx.ReadError("reset"), says())
@@ -209,7 +237,9 @@ async def test_a_resend_that_did_not_leave_is_sent_later_without_a_doubt(async_r
         assert shop.provider.asked.count(POST) == 2
 
 
-async def test_a_claim_that_somebody_else_has_ended_is_left(async_redis: redis.asyncio.Redis) -> None:
+async def test_a_claim_that_somebody_else_has_ended_is_left(
+    async_redis: redis.asyncio.Redis,
+) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
         asked = lose(shop, finds=1)

@@ -68,7 +68,9 @@ def test_a_text_that_is_not_whole_minor_units_has_its_own_error_code(text: str, 
         ("10000000000.00", "usd", MAX_AMOUNT),
     ],
 )
-def test_major_units_become_minor_units_by_the_currencys_exponent(text: str, currency: str, amount: int) -> None:
+def test_major_units_become_minor_units_by_the_currencys_exponent(
+    text: str, currency: str, amount: int
+) -> None:
     assert parse_amount(text, "major", currency) == amount
 
 
@@ -135,7 +137,10 @@ def test_a_blank_amount_asks_for_all_that_is_left_and_is_in_no_sum(files: Files)
 def test_major_units_use_the_default_currency_for_a_blank_cell(files: Files) -> None:
     text = "refund_id,pi,amount,currency\na,pi_1,1.50,\nb,pi_2,150,JPY\n"
     taken = files.take(text, amount_unit="major", default_currency="USD")
-    assert [(request.amount, request.currency) for request in taken.requests] == [(150, "usd"), (150, "jpy")]
+    assert [(request.amount, request.currency) for request in taken.requests] == [
+        (150, "usd"),
+        (150, "jpy"),
+    ]
 
 
 def test_a_column_of_minor_units_is_refused_with_unit_major(files: Files) -> None:

@@ -24,63 +24,157 @@ MANY = HEADER + "".join(f"r-{n},pi_{n},5,usd,,{n}\n" for n in range(20_000))
         pytest.param(" \n\n\t\n", "f.csv", "is empty", id="only blanks"),
         pytest.param(packed(""), "f.csv.gz", "is empty", id="empty when unpacked"),
         pytest.param(HEADER, "f.csv", "a header but no rows", id="header only"),
-        pytest.param(workbook([["refund_id", "pi"]]), "f.xlsx", "a header but no rows", id="sheet with header only"),
+        pytest.param(
+            workbook([["refund_id", "pi"]]),
+            "f.xlsx",
+            "a header but no rows",
+            id="sheet with header only",
+        ),
         pytest.param(workbook([]), "f.xlsx", "no sheet has cells", id="empty workbook"),
         pytest.param(b"%PDF-1.7 \x00", "f.csv", "a PDF", id="pdf"),
         pytest.param(b"\xd0\xcf\x11\xe0\xa1\xb1", "f.xls", "old Excel workbook", id="old workbook"),
         pytest.param(HEADER.encode("utf-16"), "f.csv", "UTF-16", id="utf-16"),
         pytest.param(packed(packed(HEADER)), "f.csv.gz", "twice", id="packed twice"),
-        pytest.param(bytes(range(1, 256)), "f.bin", r"line 2, column 118: byte 0x80 is not UTF-8", id="binary"),
-        pytest.param(f"{HEADER}a,pi_\0,1,,,\n", "f.csv", r"line 2, column 6: a NUL byte", id="NUL byte"),
         pytest.param(
-            f"{MANY}a,pi_1,1,,,Gr".encode() + b"\xf6\xdfe\n", "f.csv", r"line 20002, column 14: byte 0xF6", id="latin-1"
-        ),
-        pytest.param(f"{MANY}a,pi_1,1,,,G".encode() + b"\xc3", "f.csv", r"line 20002, column 13", id="cut character"),
-        pytest.param(f"{HEADER}a,pi_1,1,,,1\nb,pi_2\n", "f.csv", r"line 3, column 3: .* 2 of 6.*'amount'", id="short"),
-        pytest.param(f"{HEADER}a,pi_1,1,5,,,x\n", "f.csv", r"line 2, column 7: .* 7 cells.* 6", id="long row"),
-        pytest.param(f'{HEADER}a,pi_1,1,,,"x\nb,pi', "f.csv", r"line 2: .* never closed", id="open quote"),
-        pytest.param(f'{HEADER}a,pi_1,1,,,"x"y\n', "f.csv", r"line 2: .* must be doubled", id="loose quote"),
-        pytest.param(f"{HEADER}a,pi_1,1,,,{'x' * 10_000_000}\n", "f.csv", r"line 2: .*longer than", id="10 MB line"),
-        pytest.param(
-            HEADER + 'a,pi_1,1,,,"' + "x,\n" * 3_000_000, "f.csv", r"line \d+: .*(longer than|never)", id="10 MB row"
+            bytes(range(1, 256)),
+            "f.bin",
+            r"line 2, column 118: byte 0x80 is not UTF-8",
+            id="binary",
         ),
         pytest.param(
-            HEADER + '"x\n",' * 2_000_000, "f.csv", r"line \d+: the row is longer than", id="10 MB of small cells"
-        ),
-        pytest.param('{"id":"' + "x" * 10_000_000, "f.jsonl", r"line 1: .* longer than", id="10 MB of JSON"),
-        pytest.param(
-            "id,refund_id,pi\n1,2,3\n", "f.csv", r"line 1, column 2: .*same meaning as column 'id'", id="two ids"
+            f"{HEADER}a,pi_\0,1,,,\n", "f.csv", r"line 2, column 6: a NUL byte", id="NUL byte"
         ),
         pytest.param(
-            "id,pi,amount,amount\n", "f.csv", r"line 1, column 4: .*'amount' has the same meaning", id="twice"
+            f"{MANY}a,pi_1,1,,,Gr".encode() + b"\xf6\xdfe\n",
+            "f.csv",
+            r"line 20002, column 14: byte 0xF6",
+            id="latin-1",
         ),
-        pytest.param("id,,pi\n1,2,3\n", "f.csv", r"line 1, column 2: .* has no name", id="unnamed column"),
-        pytest.param("id,pi,\n1,2,3\n", "f.csv", r"line 2, column 3: .* name every column", id="unnamed last column"),
+        pytest.param(
+            f"{MANY}a,pi_1,1,,,G".encode() + b"\xc3",
+            "f.csv",
+            r"line 20002, column 13",
+            id="cut character",
+        ),
+        pytest.param(
+            f"{HEADER}a,pi_1,1,,,1\nb,pi_2\n",
+            "f.csv",
+            r"line 3, column 3: .* 2 of 6.*'amount'",
+            id="short",
+        ),
+        pytest.param(
+            f"{HEADER}a,pi_1,1,5,,,x\n", "f.csv", r"line 2, column 7: .* 7 cells.* 6", id="long row"
+        ),
+        pytest.param(
+            f'{HEADER}a,pi_1,1,,,"x\nb,pi', "f.csv", r"line 2: .* never closed", id="open quote"
+        ),
+        pytest.param(
+            f'{HEADER}a,pi_1,1,,,"x"y\n', "f.csv", r"line 2: .* must be doubled", id="loose quote"
+        ),
+        pytest.param(
+            f"{HEADER}a,pi_1,1,,,{'x' * 10_000_000}\n",
+            "f.csv",
+            r"line 2: .*longer than",
+            id="10 MB line",
+        ),
+        pytest.param(
+            HEADER + 'a,pi_1,1,,,"' + "x,\n" * 3_000_000,
+            "f.csv",
+            r"line \d+: .*(longer than|never)",
+            id="10 MB row",
+        ),
+        pytest.param(
+            HEADER + '"x\n",' * 2_000_000,
+            "f.csv",
+            r"line \d+: the row is longer than",
+            id="10 MB of small cells",
+        ),
+        pytest.param(
+            '{"id":"' + "x" * 10_000_000, "f.jsonl", r"line 1: .* longer than", id="10 MB of JSON"
+        ),
+        pytest.param(
+            "id,refund_id,pi\n1,2,3\n",
+            "f.csv",
+            r"line 1, column 2: .*same meaning as column 'id'",
+            id="two ids",
+        ),
+        pytest.param(
+            "id,pi,amount,amount\n",
+            "f.csv",
+            r"line 1, column 4: .*'amount' has the same meaning",
+            id="twice",
+        ),
+        pytest.param(
+            "id,,pi\n1,2,3\n", "f.csv", r"line 1, column 2: .* has no name", id="unnamed column"
+        ),
+        pytest.param(
+            "id,pi,\n1,2,3\n",
+            "f.csv",
+            r"line 2, column 3: .* name every column",
+            id="unnamed last column",
+        ),
         pytest.param(
             "\nid,pi,colour\n1,2,3\n",
             "f.csv",
             r"line 2, column 3: .*'colour' is not a known.*--ignore-extra",
             id="unknown",
         ),
-        pytest.param("pi,amount\n1,2\n", "f.csv", r"line 1: column 'refund_id' is missing", id="no id"),
-        pytest.param("id,amount\n1,2\n", "f.csv", r"line 1: column 'payment_intent' is missing", id="no payment"),
-        pytest.param('{"id":"a","pi":"pi_1"}\n[1]\n', "f.jsonl", "line 2: each line must be one", id="no object"),
         pytest.param(
-            '{"id":"a","id":"b"}\n', "f.jsonl", "line 1: the key 'id' occurs twice in one object", id="key twice"
+            "pi,amount\n1,2\n", "f.csv", r"line 1: column 'refund_id' is missing", id="no id"
         ),
-        pytest.param('{"metadata":{"a":"1","a":"2"}}\n', "f.jsonl", "line 1: the key 'a'", id="inner key twice"),
-        pytest.param('{"id":"a",}\n', "f.jsonl", r"line 1, column \d+: is not valid JSON", id="broken JSON"),
+        pytest.param(
+            "id,amount\n1,2\n",
+            "f.csv",
+            r"line 1: column 'payment_intent' is missing",
+            id="no payment",
+        ),
+        pytest.param(
+            '{"id":"a","pi":"pi_1"}\n[1]\n',
+            "f.jsonl",
+            "line 2: each line must be one",
+            id="no object",
+        ),
+        pytest.param(
+            '{"id":"a","id":"b"}\n',
+            "f.jsonl",
+            "line 1: the key 'id' occurs twice in one object",
+            id="key twice",
+        ),
+        pytest.param(
+            '{"metadata":{"a":"1","a":"2"}}\n',
+            "f.jsonl",
+            "line 1: the key 'a'",
+            id="inner key twice",
+        ),
+        pytest.param(
+            '{"id":"a",}\n', "f.jsonl", r"line 1, column \d+: is not valid JSON", id="broken JSON"
+        ),
         pytest.param('{"id":NaN}\n', "f.jsonl", "line 1: NaN is not valid JSON", id="NaN"),
-        pytest.param('{"id":1e999}\n', "f.jsonl", "line 1: the number 1e999 is too large", id="infinite"),
+        pytest.param(
+            '{"id":1e999}\n', "f.jsonl", "line 1: the number 1e999 is too large", id="infinite"
+        ),
         pytest.param('{"id":' + "9" * 5000 + "}\n", "f.jsonl", "line 1: ", id="endless number"),
-        pytest.param('{"id":' + "[" * 200_000 + "\n", "f.jsonl", "line 1: is nested too deeply", id="deep"),
+        pytest.param(
+            '{"id":' + "[" * 200_000 + "\n", "f.jsonl", "line 1: is nested too deeply", id="deep"
+        ),
         pytest.param('[{"id":"a"}]', "f.json", r"line 1: is a JSON array", id="array"),
-        pytest.param("\n\npayment_intent,refund_id\n", "f.jsonl", "line 3, column 1: is not valid JSON", id="misnamed"),
-        pytest.param(b"PK\x03\x04junk", "f.xlsx", "not a complete XLSX workbook", id="broken workbook"),
-        pytest.param(workbook([["a"]])[:-30], "f.xlsx", "not a complete XLSX workbook", id="cut workbook"),
+        pytest.param(
+            "\n\npayment_intent,refund_id\n",
+            "f.jsonl",
+            "line 3, column 1: is not valid JSON",
+            id="misnamed",
+        ),
+        pytest.param(
+            b"PK\x03\x04junk", "f.xlsx", "not a complete XLSX workbook", id="broken workbook"
+        ),
+        pytest.param(
+            workbook([["a"]])[:-30], "f.xlsx", "not a complete XLSX workbook", id="cut workbook"
+        ),
         pytest.param(HEADER, "f.xlsx", "not an XLSX workbook", id="text named workbook"),
         pytest.param(packed(MANY)[:-20], "f.csv.gz", "cut off", id="cut gzip"),
-        pytest.param(packed(MANY)[:90] + b"\xff" * 60, "f.csv.gz", "cannot be unpacked", id="damaged gzip"),
+        pytest.param(
+            packed(MANY)[:90] + b"\xff" * 60, "f.csv.gz", "cannot be unpacked", id="damaged gzip"
+        ),
     ],
 )
 def test_a_file_that_breaks_its_format_is_refused_with_the_position(
@@ -120,7 +214,11 @@ def test_an_unknown_column_can_be_ignored(files: Files) -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    says_of = {tmp_path / "none.csv": "does not exist", tmp_path: "is a folder", Path("a\0b"): "cannot be opened"}
+    says_of = {
+        tmp_path / "none.csv": "does not exist",
+        tmp_path: "is a folder",
+        Path("a\0b"): "cannot be opened",
+    }
     for path, says in says_of.items():
         with pytest.raises(InputError, match=says):
             open_source(path, ImportOptions())

@@ -1,4 +1,6 @@
-"""Columns with unknown names: named by the caller, suggested in errors, and listed in the summary."""
+"""Columns with unknown names: named by the caller, suggested in errors, and listed in the
+summary.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,18 @@ from worker.importer.naming import column_option, field_like, looks_like_amount
 from worker.importer.options import ImportOptions
 
 EXPORT = "Payment ID;Amount EUR;Order No;Comment\npi_1;500;1001;late\npi_2;700;1002;\n"
-COLUMNS = (("payment_intent", "Payment ID"), ("amount", "Amount EUR"), ("metadata.order", "Order No"))
+COLUMNS = (
+    ("payment_intent", "Payment ID"),
+    ("amount", "Amount EUR"),
+    ("metadata.order", "Order No"),
+)
 
 
 def test_a_field_is_read_from_the_named_column(files: Files) -> None:
-    for columns in (COLUMNS, (("payment_intent", "payment-id"), ("amount", " AMOUNT  EUR"), COLUMNS[2])):
+    for columns in (
+        COLUMNS,
+        (("payment_intent", "payment-id"), ("amount", " AMOUNT  EUR"), COLUMNS[2]),
+    ):
         taken = files.take(EXPORT, columns=columns, id_from=("order no",), ignore_extra=True)
         found = [(each.payment_intent, each.amount, dict(each.metadata)) for each in taken.requests]
         assert found == [("pi_1", 500, {"order": "1001"}), ("pi_2", 700, {"order": "1002"})]
@@ -25,8 +34,14 @@ def test_a_field_is_read_from_the_named_column(files: Files) -> None:
 
 def test_a_named_column_wins_over_one_with_a_known_name(files: Files) -> None:
     text = "id,amount,Refund Amount,payment\nch_1,9999,500,pi_1\n"
-    columns = (("amount", "Refund Amount"), ("payment_intent", "payment"), ("metadata.charge", "id"))
-    with pytest.raises(InputError, match=r"'amount' is not used because --column names 'Refund Amount'"):
+    columns = (
+        ("amount", "Refund Amount"),
+        ("payment_intent", "payment"),
+        ("metadata.charge", "id"),
+    )
+    with pytest.raises(
+        InputError, match=r"'amount' is not used because --column names 'Refund Amount'"
+    ):
         files.take(text, columns=columns, id_from=("payment",))
     (request,) = files.take(text, columns=columns, id_from=("payment",), ignore_extra=True).requests
     assert (request.amount, request.metadata) == (500, {"charge": "ch_1"})
@@ -34,7 +49,9 @@ def test_a_named_column_wins_over_one_with_a_known_name(files: Files) -> None:
 
 def test_an_id_does_not_depend_on_the_name_of_its_column(files: Files) -> None:
     one = files.take("pi,amount\npi_1,5\n", id_from=("payment_intent",))
-    other = files.take("Payment ID,amount\npi_1,5\n", id_from=("payment id",), columns=(COLUMNS[0],))
+    other = files.take(
+        "Payment ID,amount\npi_1,5\n", id_from=("payment id",), columns=(COLUMNS[0],)
+    )
     assert one.ids == other.ids
 
 
@@ -76,8 +93,8 @@ def test_each_unusable_column_has_its_own_line_with_a_suggestion(files: Files) -
         "  column 'payment_intent' is missing",
         "  column 'refund_id' is missing",
         (
-            "  known columns are refund_id, payment_intent, amount, currency, reason and metadata.KEY; "
-            "to skip other columns, use --ignore-extra"
+            "  known columns are refund_id, payment_intent, amount, currency, reason and"
+            " metadata.KEY; to skip other columns, use --ignore-extra"
         ),
     ]
     assert 'if it is the payment_intent, use --column payment_intent="Payment ID"' in lines[0]
@@ -85,14 +102,24 @@ def test_each_unusable_column_has_its_own_line_with_a_suggestion(files: Files) -
 
 
 def test_with_unknown_columns_ignored_a_missing_one_has_a_suggestion(files: Files) -> None:
-    with pytest.raises(InputError, match=r"'payment_intent' is missing: .*'Payment ID'.*--column payment_intent="):
+    with pytest.raises(
+        InputError, match=r"'payment_intent' is missing: .*'Payment ID'.*--column payment_intent="
+    ):
         files.take(EXPORT, ignore_extra=True, id_from=("order no",))
 
 
 def test_a_named_column_that_is_missing_is_refused_with_a_similar_one(files: Files) -> None:
-    for header, says in (("Amuont EUR", "did you mean 'Amount EUR'"), ("Betrag", "the columns are 'Payment ID', ")):
+    for header, says in (
+        ("Amuont EUR", "did you mean 'Amount EUR'"),
+        ("Betrag", "the columns are 'Payment ID', "),
+    ):
         with pytest.raises(InputError, match=rf"column '{header}' is not in the file.*{says}"):
-            files.take(EXPORT, columns=(COLUMNS[0], ("amount", header)), id_from=("order no",), ignore_extra=True)
+            files.take(
+                EXPORT,
+                columns=(COLUMNS[0], ("amount", header)),
+                id_from=("order no",),
+                ignore_extra=True,
+            )
     with pytest.raises(InputError, match="no line has 'Betrag'"):
         files.take('{"id": "a", "pi": "pi_1"}\n', "f.jsonl", columns=(("amount", "Betrag"),))
 

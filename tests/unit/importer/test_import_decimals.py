@@ -1,4 +1,6 @@
-"""Amounts in major units: currencies with known decimals, decimal marks, and the numbers of a workbook."""
+"""Amounts in major units: currencies with known decimals, decimal marks, and the numbers of a
+workbook.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def test_currencies_are_read_with_the_decimals_that_providers_count() -> None:
         ("0,01", 1),
     ],
 )
-def test_a_decimal_comma_is_read_if_the_option_says_so(text: str, amount: int, files: Files) -> None:
+def test_a_decimal_comma_is_read_if_the_option_says_so(
+    text: str, amount: int, files: Files
+) -> None:
     assert files.take(f"id;pi;amount\na;pi_1;{text}\n", **EUROS).requests[0].amount == amount
 
 
@@ -73,14 +77,24 @@ def test_a_decimal_comma_is_read_if_the_option_says_so(text: str, amount: int, f
         ("1,5e3", "amount_exponent"),
     ],
 )
-def test_with_a_decimal_comma_ambiguous_amounts_are_refused(text: str, code: str, files: Files) -> None:
+def test_with_a_decimal_comma_ambiguous_amounts_are_refused(
+    text: str, code: str, files: Files
+) -> None:
     assert files.take(f"id;pi;amount\na;pi_1;{text}\n", **EUROS).codes == [code]
 
 
 @pytest.mark.parametrize(
-    "amounts", [("1.234,50", "1 234,50"), ("1.234,50", "1234,50"), ("1234,50", "1 234,50"), ("1.234", "1234,5")]
+    "amounts",
+    [
+        ("1.234,50", "1 234,50"),
+        ("1.234,50", "1234,50"),
+        ("1234,50", "1 234,50"),
+        ("1.234", "1234,5"),
+    ],
 )
-def test_a_file_with_two_ways_to_write_thousands_is_refused(amounts: tuple[str, str], files: Files) -> None:
+def test_a_file_with_two_ways_to_write_thousands_is_refused(
+    amounts: tuple[str, str], files: Files
+) -> None:
     first, second = amounts
     text = f"id;pi;amount\na;pi_1;10,50\nb;pi_2;{first}\nc;pi_3;999,99\nd;pi_4;{second}\n"
     with pytest.raises(InputError, match=r"line 5, column 3: .*line 3.*does not guess"):
@@ -128,16 +142,29 @@ def test_a_number_in_a_cell_is_read_by_its_exact_decimals(
 
 @pytest.mark.parametrize(
     ("number", "currency"),
-    [(0.1 + 0.2, "usd"), (10.505, "usd"), (1.1, "jpy"), (1e-7, "usd"), (12.3456, "kwd"), (4.35 * 100, "usd")],
+    [
+        (0.1 + 0.2, "usd"),
+        (10.505, "usd"),
+        (1.1, "jpy"),
+        (1e-7, "usd"),
+        (12.3456, "kwd"),
+        (4.35 * 100, "usd"),
+    ],
 )
-def test_a_number_more_exact_than_its_currency_is_refused(number: float, currency: str, files: Files) -> None:
+def test_a_number_more_exact_than_its_currency_is_refused(
+    number: float, currency: str, files: Files
+) -> None:
     book = workbook([["id", "pi", "amount", "currency"], ["a", "pi_1", number, currency]])
     (error,) = files.take(book, "refunds.xlsx", amount_unit="major").errors
     assert (error.code, error.line, "round it" in error.rule) == ("amount_decimals", 2, True)
 
 
 def test_numbers_in_cells_have_no_thousands_to_disagree_with(files: Files) -> None:
-    rows: list[list[object]] = [["id", "pi", "amount"], ["a", "pi_1", 1234], ["b", "pi_2", "1.234,50"]]
+    rows: list[list[object]] = [
+        ["id", "pi", "amount"],
+        ["a", "pi_1", 1234],
+        ["b", "pi_2", "1.234,50"],
+    ]
     rows += [["c", "pi_3", 5678.5], ["d", "pi_4", "2.000,00"]]
     taken = files.take(workbook(rows), "refunds.xlsx", **EUROS)
     assert [each.amount for each in taken.requests] == [123400, 123450, 567850, 200000]
@@ -153,7 +180,9 @@ def test_a_number_with_decimals_in_minor_units_is_refused_with_a_hint(files: Fil
 @pytest.mark.parametrize("decimal", ["point", "comma"])
 def test_a_workbooks_result_is_read_as_the_same_amounts(decimal: str, files: Files) -> None:
     options = EUROS | {"decimal": decimal}
-    book = workbook([["id", "pi", "amount"], ["a", "pi_1", 10.5], ["b", "pi_2", 7], ["c", "pi_3", 0.07]])
+    book = workbook(
+        [["id", "pi", "amount"], ["a", "pi_1", 10.5], ["b", "pi_2", 7], ["c", "pi_3", 0.07]]
+    )
     before = files.take(book, "refunds.xlsx", **options)
     result = files.result(book, name="refunds.xlsx", **options)
     assert len(before.requests) == 3

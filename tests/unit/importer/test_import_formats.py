@@ -20,13 +20,21 @@ ROWS = [
     ["a-2", "pi_2", "", "", "Größe, „XL“"],
 ]
 EXPECTED = [
-    RefundRequest(refund_id="a-1", payment_intent="pi_1", amount=500, reason="duplicate", metadata={"order": "1001"}),
+    RefundRequest(
+        refund_id="a-1",
+        payment_intent="pi_1",
+        amount=500,
+        reason="duplicate",
+        metadata={"order": "1001"},
+    ),
     RefundRequest(refund_id="a-2", payment_intent="pi_2", metadata={"order": "Größe, „XL“"}),
 ]
 
 
 def as_csv(delimiter: str = ",", end: str = "\n") -> str:
-    return "".join(delimiter.join(f'"{cell}"' if "," in cell else cell for cell in row) + end for row in ROWS)
+    return "".join(
+        delimiter.join(f'"{cell}"' if "," in cell else cell for cell in row) + end for row in ROWS
+    )
 
 
 def as_json_lines() -> str:
@@ -51,14 +59,18 @@ CONTENTS: dict[str, tuple[str | bytes, str, str]] = {
 
 @pytest.mark.parametrize("way", ["plain", "gzip", "stdin", "gzip on stdin"])
 @pytest.mark.parametrize("kind", CONTENTS)
-def test_every_format_gives_the_same_requests_and_is_described(kind: str, way: str, tmp_path: Path) -> None:
+def test_every_format_gives_the_same_requests_and_is_described(
+    kind: str, way: str, tmp_path: Path
+) -> None:
     text, suffix, words = CONTENTS[kind]
     content = text.encode() if isinstance(text, str) else text
     content = packed(content) if "gzip" in way else content
     path = tmp_path / f"refunds.{suffix}{'.gz' if 'gzip' in way else ''}"
     path.write_bytes(content)
     stdin = "stdin" in way
-    with open_source("-" if stdin else path, ImportOptions(), io.BytesIO(content) if stdin else None) as source:
+    with open_source(
+        "-" if stdin else path, ImportOptions(), io.BytesIO(content) if stdin else None
+    ) as source:
         assert describe(source) == (f"{words}, gzipped" if "gzip" in way else words)
         assert source.name == ("stdin" if stdin else path.name)
         assert [each.request for each in accepted(source, validate(source))] == EXPECTED
@@ -69,7 +81,9 @@ def test_a_stated_delimiter_wins_over_the_detected_one(files: Files) -> None:
         files.take(as_csv(";"), delimiter=",")
 
 
-def test_quoted_line_ends_belong_to_their_cell_and_lines_are_counted_physically(files: Files) -> None:
+def test_quoted_line_ends_belong_to_their_cell_and_lines_are_counted_physically(
+    files: Files,
+) -> None:
     text = 'refund_id,pi,amount,note\n\na,pi_1,1,"x\ny\r\nz"\nb,pi_2,0,\n,,,\nc,pi_3,3,""\n'
     taken = files.take(text, ignore_extra=True)
     assert taken.lines == [3, 8]
@@ -150,7 +164,9 @@ def test_of_several_sheets_with_rows_one_must_be_named(files: Files) -> None:
         files.take(book, "refunds.xlsx", sheet="May")
 
 
-def test_without_the_extra_a_workbook_is_refused_with_what_to_do(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_a_workbook_is_refused_with_what_to_do(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "python_calamine", None)
     with pytest.raises(InputError, match=r"refund-worker\[xlsx\].*or save the sheet as CSV"):
         files.take(workbook(ROWS), "refunds.xlsx")

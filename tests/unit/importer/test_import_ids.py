@@ -29,16 +29,21 @@ def plain(request: RefundRequest) -> RefundRequest:
 
 def test_the_columns_that_make_an_id_are_sent_along_under_their_plain_names(files: Files) -> None:
     found = files.take(ORDERS, id_from=("order no", "payment_intent", "amount"))
-    assert [dict(each.metadata) for each in found.requests] == [{"order_no": "1001"}, {"order_no": "1002"}]
-    renamed = files.take(ORDERS.replace("Order No", "ORDER-NO"), id_from=("order no", "payment_intent", "amount"))
+    assert [dict(each.metadata) for each in found.requests] == [
+        {"order_no": "1001"},
+        {"order_no": "1002"},
+    ]
+    renamed = files.take(
+        ORDERS.replace("Order No", "ORDER-NO"), id_from=("order no", "payment_intent", "amount")
+    )
     assert renamed.requests == found.requests
 
 
 def test_sent_along_metadata_does_not_change_the_id(files: Files) -> None:
     # These are the ids of the first version: a file imported then must find its refunds.
-    assert files.take("Order,pi,amount\n1001,pi_1,0500\n", id_from=("order", "payment_intent")).ids == [
-        "f-1b68f62b40c680c7812e0cdc5ab4f227"
-    ]
+    assert files.take(
+        "Order,pi,amount\n1001,pi_1,0500\n", id_from=("order", "payment_intent")
+    ).ids == ["f-1b68f62b40c680c7812e0cdc5ab4f227"]
 
 
 @pytest.mark.parametrize(
@@ -65,12 +70,16 @@ def test_all_columns_of_an_id_are_sent_along_or_none_and_no_row_is_refused(
 def test_a_row_with_the_most_metadata_keys_sends_nothing_along(files: Files) -> None:
     for own, sent in ((MAX_METADATA_KEYS - 1, True), (MAX_METADATA_KEYS, False)):
         keys = ",".join(f"metadata.k{number}" for number in range(own))
-        taken = files.take(f"order,pi,amount,{keys}\n1,pi_1,5,{','.join('x' * own)}\n", id_from=("order",))
+        taken = files.take(
+            f"order,pi,amount,{keys}\n1,pi_1,5,{','.join('x' * own)}\n", id_from=("order",)
+        )
         assert ("order" in taken.requests[0].metadata, taken.errors) == (sent, [])
 
 
 def test_a_refund_without_sent_along_metadata_is_the_same_refund(files: Files) -> None:
-    text = "order,line,pi,amount,currency,reason,metadata.a,metadata.b\n1,2,pi_1,5,usd,duplicate,x,y\n"
+    text = (
+        "order,line,pi,amount,currency,reason,metadata.a,metadata.b\n1,2,pi_1,5,usd,duplicate,x,y\n"
+    )
     for id_from in (
         ("order",),
         ("order", "line"),
@@ -97,7 +106,9 @@ def test_a_refund_without_sent_along_metadata_is_the_same_refund(files: Files) -
         {"metadata": {"more": "x"}},
     ],
 )
-def test_a_request_with_any_other_difference_is_another_refund(change: dict[str, Any], files: Files) -> None:
+def test_a_request_with_any_other_difference_is_another_refund(
+    change: dict[str, Any], files: Files
+) -> None:
     request = files.take(ORDERS, **BY_ORDER).requests[0]
     other = replace(request, **change)
     assert not same_refund(request, other)
@@ -119,7 +130,9 @@ def test_metadata_of_the_file_does_not_hide_what_was_sent_along(files: Files) ->
 def test_sent_along_metadata_is_found_among_much_metadata(files: Files) -> None:
     keys = ",".join(f"metadata.k{number}" for number in range(40))
     rows = "".join(f"{row},pi_{row},5,{','.join('x' * 40)}\n" for row in range(500))
-    found = files.take(f"order,pi,amount,{keys}\n{rows}", id_from=("order", "pi", "metadata.k39")).requests
+    found = files.take(
+        f"order,pi,amount,{keys}\n{rows}", id_from=("order", "pi", "metadata.k39")
+    ).requests
     same = SameRefund()
     own = {f"k{number}": "x" for number in range(40)}
     assert all(same(request, replace(request, metadata=own)) for request in found)
@@ -181,12 +194,16 @@ def test_the_parts_of_a_made_id_are_read_back(attempt: int, occurrence: int) -> 
     ]
 
 
-@pytest.mark.parametrize("refund_id", ["order-1", "f-" + "0" * 31, "f-" + "0" * 32 + "-a1", "f-" + "0" * 32 + "-1"])
+@pytest.mark.parametrize(
+    "refund_id", ["order-1", "f-" + "0" * 31, "f-" + "0" * 32 + "-a1", "f-" + "0" * 32 + "-1"]
+)
 def test_any_other_id_is_not_a_made_id(refund_id: str) -> None:
     assert made_id(refund_id) is None
 
 
-@pytest.mark.parametrize("options", [{"attempt": 2}, {"attempt": 0, **BY_ORDER}, {"attempt": 100, **BY_ORDER}])
+@pytest.mark.parametrize(
+    "options", [{"attempt": 2}, {"attempt": 0, **BY_ORDER}, {"attempt": 100, **BY_ORDER}]
+)
 def test_an_attempt_out_of_range_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         ImportOptions(**options)

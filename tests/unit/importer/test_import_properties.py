@@ -1,4 +1,6 @@
-"""Properties of the importer: results read back as the same refunds, and a changed file order adds nothing."""
+"""Properties of the importer: results read back as the same refunds, and a changed file order adds
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,14 @@ FORMULA_STARTS = "=+-@\t\r\n'\uff1d\uff0b\uff0d\uff20"
 
 ids = st.from_regex(r"[A-Za-z0-9._:\-]{1,12}", fullmatch=True)
 payments = st.from_regex(r"[A-Za-z0-9_\-]{1,12}", fullmatch=True)
-amounts = st.one_of(st.just(""), st.integers(1, 10**12).map(str), st.sampled_from(["1e3", "-5", "=1", "+5"]))
+amounts = st.one_of(
+    st.just(""), st.integers(1, 10**12).map(str), st.sampled_from(["1e3", "-5", "=1", "+5"])
+)
 texts = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12),
-    st.builds(str.__add__, st.sampled_from(FORMULA_STARTS), st.text("=+-@'\r\n\t,;\"ab ", max_size=6)),
+    st.builds(
+        str.__add__, st.sampled_from(FORMULA_STARTS), st.text("=+-@'\r\n\t,;\"ab ", max_size=6)
+    ),
 )
 COLUMNS: dict[str, st.SearchStrategy[str]] = {
     "refund_id": ids,
@@ -41,7 +47,9 @@ Cells = dict[str, str]
 
 
 def as_csv(rows: list[Cells], delimiter: str = ",") -> str:
-    """A file as the result writer would write it: guarded, so that it reads as exactly these cells."""
+    """A file as the result writer would write it: guarded, so that it reads as exactly these
+    cells.
+    """
     out = io.StringIO(newline="")
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\r\n")
     writer.writerow(guarded(name) for name in rows[0])
@@ -72,7 +80,9 @@ def test_a_guarded_cell_is_not_a_formula_and_reads_back(text: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(tables, st.sampled_from(",;\t"))
-def test_a_result_file_reads_back_as_the_same_refunds_and_the_same_cells(rows: list[Cells], delimiter: str) -> None:
+def test_a_result_file_reads_back_as_the_same_refunds_and_the_same_cells(
+    rows: list[Cells], delimiter: str
+) -> None:
     text = as_csv(rows, delimiter)
     before = taken(text, delimiter=delimiter)
     result = result_of(text, delimiter=delimiter)
@@ -102,7 +112,11 @@ def sent(found: Taken) -> Counter[tuple[str, str]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(few, min_size=1, max_size=15), st.lists(few, max_size=5), st.randoms(use_true_random=False))
+@given(
+    st.lists(few, min_size=1, max_size=15),
+    st.lists(few, max_size=5),
+    st.randoms(use_true_random=False),
+)
 def test_a_file_renamed_resorted_or_grown_gives_its_rows_the_same_ids(
     rows: list[Cells], more: list[Cells], chance: random.Random
 ) -> None:
@@ -128,4 +142,7 @@ def test_a_result_with_made_ids_and_new_rows_keeps_every_id(rows: list[Cells]) -
     result = result_of(as_csv([{**row, "metadata.k": "x"} for row in rows]), **options)
     assert sent(taken(result, **options)) == sent(before)
     assert len(set(before.ids)) == len(before.ids)
-    assert before.summary.rows == before.summary.accepted + before.summary.refused + before.summary.duplicates
+    assert (
+        before.summary.rows
+        == before.summary.accepted + before.summary.refused + before.summary.duplicates
+    )

@@ -1,4 +1,6 @@
-"""Files for a person: columns and rows in their order, each row with its result, and valid as input."""
+"""Files for a person: columns and rows in their order, each row with its result, and valid as
+input.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,15 @@ from worker.importer import SameRefund
 from worker.importer.cells import guarded, unguarded
 from worker.model.refund import Stage, Status
 
-BEFORE = ["status", "stage", "provider_refund_id", "error_code", "error_message", "attempts", "updated_at"]
+BEFORE = [
+    "status",
+    "stage",
+    "provider_refund_id",
+    "error_code",
+    "error_message",
+    "attempts",
+    "updated_at",
+]
 ADDED = [*BEFORE, "amount_refunded", "currency_refunded"]
 
 
@@ -27,9 +37,16 @@ def parsed(text: str, delimiter: str = ",") -> list[list[str]]:
 def test_a_result_has_the_inputs_rows_and_columns_in_order(files: Files) -> None:
     settled = a_refund(Stage.SETTLED, refund_id="b", status=Status.SUCCEEDED)
     failed = a_refund(
-        Stage.SETTLED, refund_id="a", status=Status.FAILED, error_code="card_declined", error_message="=no\nway"
+        Stage.SETTLED,
+        refund_id="a",
+        status=Status.FAILED,
+        error_code="card_declined",
+        error_message="=no\nway",
     )
-    text = "note,id,pi,amount\nx,b,pi_1,500\n\ny,a,pi_2,500\nz,bad,pi_3,1e3\n=w,c,pi_4,500\nv,b,pi_1,500\n"
+    text = (
+        "note,id,pi,amount\nx,b,pi_1,500\n\ny,a,pi_2,500\n"
+        "z,bad,pi_3,1e3\n=w,c,pi_4,500\nv,b,pi_1,500\n"
+    )
     header, *rows = parsed(files.result(text, [settled, failed], ignore_extra=True))
     assert header == ["note", "id", "pi", "amount", *ADDED]
     assert [row[:7] for row in rows] == [
@@ -66,7 +83,9 @@ def test_a_result_of_a_result_replaces_the_earlier_columns(files: Files) -> None
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
-def test_a_result_keeps_the_inputs_delimiter_and_byte_order_mark(delimiter: str, files: Files) -> None:
+def test_a_result_keeps_the_inputs_delimiter_and_byte_order_mark(
+    delimiter: str, files: Files
+) -> None:
     text = f"\ufeffid{delimiter}pi\na{delimiter}pi_1\n"
     result = files.result(text)
     assert result.startswith("\ufeff")
@@ -74,10 +93,15 @@ def test_a_result_keeps_the_inputs_delimiter_and_byte_order_mark(delimiter: str,
 
 
 def test_a_workbooks_result_is_a_csv_with_its_cells_as_text(files: Files) -> None:
-    book = workbook([["id", "pi", "amount", "note"], [1001.0, "pi_1", 5, 1.5], ["=x", "pi_1", 5, True]])
+    book = workbook(
+        [["id", "pi", "amount", "note"], [1001.0, "pi_1", 5, 1.5], ["=x", "pi_1", 5, True]]
+    )
     result = files.result(book, name="refunds.xlsx", ignore_extra=True)
     rows = parsed(result.removeprefix("\ufeff"))
-    assert [row[:5] for row in rows[1:]] == [["1001", "pi_1", "5", "1.5", ""], ["'=x", "pi_1", "5", "True", "invalid"]]
+    assert [row[:5] for row in rows[1:]] == [
+        ["1001", "pi_1", "5", "1.5", ""],
+        ["'=x", "pi_1", "5", "True", "invalid"],
+    ]
 
 
 def test_json_lines_come_back_as_json_lines(files: Files) -> None:
@@ -101,7 +125,11 @@ def test_json_lines_come_back_as_json_lines(files: Files) -> None:
         "amount_refunded": None,
         "currency_refunded": None,
     }
-    assert (second["amount"], second["status"], second["error_code"]) == (1.5, "invalid", "not_whole")
+    assert (second["amount"], second["status"], second["error_code"]) == (
+        1.5,
+        "invalid",
+        "not_whole",
+    )
     again = files.take(result, "again.jsonl", ignore_extra=True)
     assert (again.ids, again.codes) == (["a"], ["not_whole"])
 
@@ -116,7 +144,11 @@ def test_failed_rows_have_line_and_rules_and_can_be_fixed_and_imported(files: Fi
         ("4", "id", "duplicate_id", "'c'"),
         ("5", "id", "duplicate_id", "'c'"),
     ]
-    assert [row[5:] for row in rows] == [["b", "p/2", "1e3"], ["c", "pi_3", "500"], ["c", "pi_3", "501"]]
+    assert [row[5:] for row in rows] == [
+        ["b", "p/2", "1e3"],
+        ["c", "pi_3", "500"],
+        ["c", "pi_3", "501"],
+    ]
     fixed = failed.replace("b,p/2,1e3", "b,pi_2,1000").replace("c,pi_3,501", "d,pi_3,501")
     assert files.take(fixed).ids == ["b", "c", "d"]
     assert parsed(files.failed_rows(fixed.replace("pi_2", "p/2")))[0] == header
@@ -140,7 +172,10 @@ def test_a_files_own_column_line_is_not_the_line_of_a_failed_row(files: Files) -
     text = "order,line,pi,amount\n7,1,pi_1,5\n7,2,pi_1,x\n"
     options: dict[str, Any] = {"id_from": ("order", "line")}
     fixed = files.failed_rows(text, **options).replace("pi_1,x", "pi_1,6")
-    assert files.take(fixed, **options).requests == files.take(text.replace("x", "6"), **options).requests[1:]
+    assert (
+        files.take(fixed, **options).requests
+        == files.take(text.replace("x", "6"), **options).requests[1:]
+    )
 
 
 def test_a_result_of_an_earlier_version_gets_the_missing_columns(files: Files) -> None:
@@ -160,7 +195,10 @@ def test_a_files_own_column_amount_refunded_is_kept(files: Files) -> None:
     header, row = parsed(result)
     assert header == ["id", "pi", "amount", "Amount Refunded (file)", *ADDED]
     assert (row[3], row[-2]) == ("70", "500")
-    assert files.take(result, ignore_extra=True).requests == files.take(text, ignore_extra=True).requests
+    assert (
+        files.take(result, ignore_extra=True).requests
+        == files.take(text, ignore_extra=True).requests
+    )
 
 
 @pytest.mark.parametrize("name", ["refunds.csv", "refunds.jsonl"])
@@ -193,7 +231,12 @@ def test_the_refunded_amount_is_written_like_the_files_amounts(
     amount: int, currency: str, decimal: str, written: str, files: Files
 ) -> None:
     refund = a_refund(
-        Stage.SETTLED, refund_id="a", status=Status.SUCCEEDED, amount=amount, currency=currency, all_remaining=True
+        Stage.SETTLED,
+        refund_id="a",
+        status=Status.SUCCEEDED,
+        amount=amount,
+        currency=currency,
+        all_remaining=True,
     )
     options: dict[str, Any] = {"amount_unit": "major", "decimal": decimal}
     _, row = parsed(files.result("id,pi,amount\na,pi_1,\n", [refund], **options))
@@ -202,11 +245,15 @@ def test_the_refunded_amount_is_written_like_the_files_amounts(
 
 def test_an_unsettled_refund_has_no_refunded_amount(files: Files) -> None:
     for status, stage in ((Status.PENDING, Stage.PROCESSING), (Status.FAILED, Stage.SETTLED)):
-        _, row = parsed(files.result("id,pi\na,pi_1\n", [a_refund(stage, refund_id="a", status=status)]))
+        _, row = parsed(
+            files.result("id,pi\na,pi_1\n", [a_refund(stage, refund_id="a", status=status)])
+        )
         assert row[-2:] == ["", ""]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\n=1", "\uff1d1", "'=1", "''@x", "'''-"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\n=1", "\uff1d1", "'=1", "''@x", "'''-"]
+)
 def test_a_formula_cell_is_guarded_and_reads_back(text: str) -> None:
     assert guarded(text) == f"'{text}"
     assert unguarded(guarded(text)) == text

@@ -1,4 +1,6 @@
-"""From a row to a request: column aliases, ids made from columns, and an error for every broken rule."""
+"""From a row to a request: column aliases, ids made from columns, and an error for every broken
+rule.
+"""
 
 from __future__ import annotations
 
@@ -50,18 +52,29 @@ def test_every_alias_that_the_documentation_names_is_known(files: Files) -> None
     for alias, field in ALIASES.items():
         if field == "metadata":
             continue
-        values = {"refund_id": "a", "payment_intent": "pi_1", "amount": "5", "currency": "usd", "reason": "duplicate"}
+        values = {
+            "refund_id": "a",
+            "payment_intent": "pi_1",
+            "amount": "5",
+            "currency": "usd",
+            "reason": "duplicate",
+        }
         names = [alias if name == field else name for name in values]
         assert files.take(f"{','.join(names)}\n{','.join(values.values())}\n").ids == ["a"]
 
 
 def test_columns_can_be_in_any_order_and_blank_cells_are_absent(files: Files) -> None:
     taken = files.take("metadata.b,reason,pi,metadata.a,amount,id\n,,pi_1,x,,r-1\n")
-    assert taken.requests == [RefundRequest(refund_id="r-1", payment_intent="pi_1", metadata={"a": "x"})]
+    assert taken.requests == [
+        RefundRequest(refund_id="r-1", payment_intent="pi_1", metadata={"a": "x"})
+    ]
 
 
 def test_every_broken_rule_is_reported_under_the_files_own_header(files: Files) -> None:
-    text = "ID,pi,amount_minor,currency,reason,metadata.refund_id\na b,p/1,1e3,dollar,because,x\n,,5,,,\n"
+    text = (
+        "ID,pi,amount_minor,currency,reason,metadata.refund_id\na"
+        " b,p/1,1e3,dollar,because,x\n,,5,,,\n"
+    )
     taken = files.take(text)
     assert [(error.line, error.column, error.code, error.value) for error in taken.errors] == [
         (2, "amount_minor", "amount_exponent", "'1e3'"),
@@ -86,7 +99,9 @@ def test_every_broken_rule_is_reported_under_the_files_own_header(files: Files) 
         ("metadata.", "x", "metadata_key"),
     ],
 )
-def test_metadata_beyond_the_providers_limits_is_refused(column: str, value: str, code: str, files: Files) -> None:
+def test_metadata_beyond_the_providers_limits_is_refused(
+    column: str, value: str, code: str, files: Files
+) -> None:
     assert files.take(f"id,pi,{column}\na,pi_1,{value}\n").codes == [code]
 
 
@@ -120,7 +135,10 @@ def test_an_id_is_the_documented_digest_of_its_columns(files: Files) -> None:
 def test_an_id_does_not_depend_on_column_order_names_or_amount_format(files: Files) -> None:
     ways: list[tuple[str, dict[str, Any]]] = [
         ("order,pi,amount,currency\n1001,pi_1,150,usd\n", {"id_from": ("order", "pi", "amount")}),
-        ("amount,Order,currency,payment\n0150,1001,USD,pi_1\n", {"id_from": ("Amount", "payment", "ORDER")}),
+        (
+            "amount,Order,currency,payment\n0150,1001,USD,pi_1\n",
+            {"id_from": ("Amount", "payment", "ORDER")},
+        ),
         (
             "order,currency,pi,amount\n1001,usd,pi_1,1.50\n",
             {"id_from": ("amount", "order", "payment_intent"), "amount_unit": "major"},
@@ -148,7 +166,9 @@ def test_a_blank_cell_cannot_make_an_id(files: Files) -> None:
 
 
 def test_a_blank_id_cell_is_reported_with_every_other_error(files: Files) -> None:
-    taken = files.take("order,pi,amount,reason\n,,x,why\n", id_from=("order", "payment_intent", "amount"))
+    taken = files.take(
+        "order,pi,amount,reason\n,,x,why\n", id_from=("order", "payment_intent", "amount")
+    )
     assert [(error.column, error.code) for error in taken.errors] == [
         ("amount", "amount_format"),
         ("order", "id_missing"),

@@ -1,4 +1,6 @@
-"""Files as spreadsheets and old programs write them: blank rows, Excel's first line, omitted cells."""
+"""Files as spreadsheets and old programs write them: blank rows, Excel's first line, omitted
+cells.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,15 @@ def test_a_blank_row_is_not_a_row(blank: str, files: Files) -> None:
     assert taken.summary.rows == 2
 
 
-@pytest.mark.parametrize("end", ["\r\n\x1a", "\r\n\x1a\x1a\r\n", "\r\n \x1a", "\r\n\r\n\x1a", "\x1a", "\x1a\x1a"])
+@pytest.mark.parametrize(
+    "end", ["\r\n\x1a", "\r\n\x1a\x1a\r\n", "\r\n \x1a", "\r\n\r\n\x1a", "\x1a", "\x1a\x1a"]
+)
 def test_the_end_mark_of_dos_is_not_part_of_a_row(end: str, files: Files) -> None:
     taken = files.take(f"{HEADER}{ROW}b,pi_2,700,usd,,8{end}")
-    assert [(each.refund_id, each.metadata["order"]) for each in taken.requests] == [("a", "7"), ("b", "8")]
+    assert [(each.refund_id, each.metadata["order"]) for each in taken.requests] == [
+        ("a", "7"),
+        ("b", "8"),
+    ]
     assert taken.errors == []
 
 
@@ -53,7 +60,9 @@ def test_blank_cells_of_a_workbook_are_not_rows_or_columns(files: Files) -> None
     ["sep=;", '"sep=;"', "\ufeffsep=;", '\ufeff"sep=;"', "SEP=;", "sep=;;;;;;", "sep=;,,,"],
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_excels_first_line_names_the_delimiter_and_is_not_the_header(first: str, end: str, files: Files) -> None:
+def test_excels_first_line_names_the_delimiter_and_is_not_the_header(
+    first: str, end: str, files: Files
+) -> None:
     # Without that line, the commas in the header would be detected as the delimiter.
     text = f'{first}{end}id;pi;amount;"metadata.a,b,c,d,e"{end}a;pi_1;500;x{end}b;p/2;5;y{end}'
     taken = files.take(text)
@@ -64,7 +73,9 @@ def test_excels_first_line_names_the_delimiter_and_is_not_the_header(first: str,
 
 
 @pytest.mark.parametrize(("delimiter", "name"), [(",", "comma"), ("\t", "tab")])
-def test_every_delimiter_may_be_named_by_the_first_line(delimiter: str, name: str, files: Files) -> None:
+def test_every_delimiter_may_be_named_by_the_first_line(
+    delimiter: str, name: str, files: Files
+) -> None:
     text = f"sep={delimiter}\nid;pi{delimiter}pi\n"
     with open_source(files.write(text), ImportOptions()) as source:
         assert describe(source) == f"CSV, {name}-separated"
@@ -89,7 +100,9 @@ def test_a_result_has_excels_first_line_again(files: Files) -> None:
 def test_rows_may_lack_optional_last_cells(files: Files) -> None:
     text = HEADER + "a,pi_1,500\nb,pi_2,700,usd\nc,pi_3,900,usd,duplicate\nd,pi_4,100,usd,,9\n"
     taken = files.take(text)
-    assert [(each.refund_id, each.amount, each.currency, each.reason) for each in taken.requests] == [
+    assert [
+        (each.refund_id, each.amount, each.currency, each.reason) for each in taken.requests
+    ] == [
         ("a", 500, None, None),
         ("b", 700, "usd", None),
         ("c", 900, "usd", "duplicate"),

@@ -75,7 +75,9 @@ def test_rows_equal_only_in_the_id_columns_are_ambiguous(files: Files) -> None:
     assert len(taken.ids) == 1
     taken = files.take(text.replace("300", "500") + "9,pi_1,1\n", id_from=("order", "amount"))
     assert (len(taken.ids), taken.errors) == (4, [])
-    (error, _) = files.take("order,pi,amount\n7,pi_1,5\n7,pi_2,5\n", id_from=("order", "amount")).errors
+    (error, _) = files.take(
+        "order,pi,amount\n7,pi_1,5\n7,pi_2,5\n", id_from=("order", "amount")
+    ).errors
     assert error.rule.endswith("make the id from more columns")
 
 
@@ -87,7 +89,9 @@ def test_a_new_equal_row_gets_the_next_free_number(files: Files) -> None:
     assert taken.summary.first_duplicates == ((5, 3),)
 
 
-def test_the_same_payment_and_amount_under_another_id_is_reported_and_accepted(files: Files) -> None:
+def test_the_same_payment_and_amount_under_another_id_is_reported_and_accepted(
+    files: Files,
+) -> None:
     text = HEADER + ROW + "b,pi_1,500,,,9\n" + ROW + "c,pi_1,501,,,1\nd,pi_2,,,,\ne,pi_2,,,,\n"
     taken = files.take(text)
     assert taken.ids == ["a", "b", "c", "d", "e"]
@@ -98,14 +102,19 @@ def test_the_same_payment_and_amount_under_another_id_is_reported_and_accepted(f
 def test_a_summary_adds_up_by_currency_and_names_the_largest_amount(files: Files) -> None:
     text = HEADER + ROW + "b,pi_2,900,eur,,\nc,pi_3,70,,,\nd,pi_4,,eur,,\ne,pi_5,x,eur,,\n"
     summary = files.take(text).summary
-    sums = {currency: (total.rows, total.amount, total.all_remaining) for currency, total in summary.totals.items()}
+    sums = {
+        currency: (total.rows, total.amount, total.all_remaining)
+        for currency, total in summary.totals.items()
+    }
     assert sums == {"usd": (1, 500, 0), "eur": (2, 900, 1), None: (1, 70, 0)}
     assert (summary.largest_amount, summary.largest_line) == (900, 3)
     assert (summary.rows, summary.accepted, summary.refused, summary.duplicates) == (5, 4, 1, 0)
 
 
 def test_a_summary_keeps_error_counts_and_the_first_twenty_errors(files: Files) -> None:
-    rows = "".join(f"r-{number},pi_1,{'x' if number % 2 else '-1'},usd,,\n" for number in range(10_000))
+    rows = "".join(
+        f"r-{number},pi_1,{'x' if number % 2 else '-1'},usd,,\n" for number in range(10_000)
+    )
     summary = files.take(HEADER + rows).summary
     assert summary.errors_by_code == {"amount_negative": 5_000, "amount_format": 5_000}
     assert [error.line for error in summary.first_errors] == [*range(2, 22)]
@@ -129,7 +138,9 @@ def test_records_on_disk_are_read_in_the_order_added() -> None:
             for bucket in buckets
             for key in repeated(other for other, _ in bucket)
         }
-    assert {tuple(numbers) for numbers in found.values()} == {(number, number + 700) for number in range(300)}
+    assert {tuple(numbers) for numbers in found.values()} == {
+        (number, number + 700) for number in range(300)
+    }
 
 
 def lines(count: int) -> Iterator[str]:
@@ -149,7 +160,9 @@ def judged_peak(files: Files, count: int) -> tuple[int, Summary]:
             tracemalloc.stop()
 
 
-def test_six_times_the_rows_need_hardly_more_memory(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_six_times_the_rows_need_hardly_more_memory(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("worker.importer.validation._HELD_BYTES", 2**18)
     small, _ = judged_peak(files, 5_000)
     large, summary = judged_peak(files, 30_000)

@@ -1,4 +1,7 @@
-"""Cells of a workbook without a value: an error or a formula without a result is never read as blank."""
+"""Cells of a workbook without a value.
+
+An error or a formula without a result is never read as blank.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ def cell(reference: str, value: object) -> bytes:
     """A cell as `workbook` writes it."""
     if isinstance(value, int):
         return f'<c r="{reference}"><v>{value}</v></c>'.encode()
-    return f'<c r="{reference}" t="inlineStr"><is><t xml:space="preserve">{value}</t></is></c>'.encode()
+    text = f'<is><t xml:space="preserve">{value}</t></is>'
+    return f'<c r="{reference}" t="inlineStr">{text}</c>'.encode()
 
 
 def changed(book: bytes, old: bytes, new: bytes, member: str = "xl/worksheets/sheet1.xml") -> bytes:
@@ -47,13 +51,17 @@ def changed(book: bytes, old: bytes, new: bytes, member: str = "xl/worksheets/sh
         b'<x:c r="%s" t="n"><x:f>1+1</x:f></x:c>',
     ],
 )
-@pytest.mark.parametrize(("reference", "value", "column"), [("C2", 500, "amount"), ("D2", "usd", "currency")])
+@pytest.mark.parametrize(
+    ("reference", "value", "column"), [("C2", 500, "amount"), ("D2", "usd", "currency")]
+)
 def test_a_cell_without_a_value_is_not_blank(
     unread: bytes, reference: str, value: object, column: str, files: Files
 ) -> None:
     book = changed(workbook(ROWS), cell(reference, value), unread % reference.encode())
     taken = files.take(book, "refunds.xlsx", ignore_extra=True)
-    assert [(error.line, error.column, error.code) for error in taken.errors] == [(2, column, "cell_error")]
+    assert [(error.line, error.column, error.code) for error in taken.errors] == [
+        (2, column, "cell_error")
+    ]
     assert taken.ids == ["b"]
     assert "#ERROR" in files.result(book, name="refunds.xlsx", ignore_extra=True)
 
@@ -61,7 +69,9 @@ def test_a_cell_without_a_value_is_not_blank(
 @pytest.mark.parametrize("computed", [b"<v>500</v>", b"<v>500.0</v>"])
 def test_a_formula_with_a_result_is_read_as_its_result(computed: bytes, files: Files) -> None:
     book = changed(workbook(ROWS), cell("C2", 500), b'<c r="C2"><f>250*2</f>' + computed + b"</c>")
-    assert [each.amount for each in files.take(book, "refunds.xlsx", ignore_extra=True).requests] == [500, 700]
+    assert [
+        each.amount for each in files.take(book, "refunds.xlsx", ignore_extra=True).requests
+    ] == [500, 700]
 
 
 def test_an_ignored_column_may_hold_errors(files: Files) -> None:
@@ -76,13 +86,15 @@ def test_errors_in_another_sheet_do_not_matter(files: Files) -> None:
     relations = "xl/_rels/workbook.xml.rels"
     absolute = changed(book, b'Target="worksheets/', b'Target="/xl/worksheets/', relations)
     assert files.take(absolute, "refunds.xlsx", sheet="Sheet2").requests[0].amount is None
-    own = changed(absolute, b'<c r="C2" t="inlineStr"><is><t xml:space="preserve"></t></is></c>', ERROR % b"C2",
-        "xl/worksheets/sheet2.xml")  # fmt: skip
+    own = changed(absolute, cell("C2", ""), ERROR % b"C2", "xl/worksheets/sheet2.xml")
     assert files.take(own, "refunds.xlsx", sheet="Sheet2").codes == ["cell_error"]
 
 
 def test_a_cell_without_a_result_is_found_at_the_end_and_in_later_blocks(files: Files) -> None:
-    rows: list[list[object]] = [["id", "pi", "amount"], *([f"r-{n}", "pi_1", n + 1] for n in range(20_000))]
+    rows: list[list[object]] = [
+        ["id", "pi", "amount"],
+        *([f"r-{n}", "pi_1", n + 1] for n in range(20_000)),
+    ]
     book = workbook(rows)
     for number in (2, 3_333, 9_000, 20_001):
         book = changed(book, cell(f"C{number}", number - 1), FORMULA % f"C{number}".encode())
@@ -100,6 +112,8 @@ def test_a_header_without_a_value_is_not_a_known_column(files: Files) -> None:
 def test_rows_behind_a_filter_are_counted(files: Files) -> None:
     book = changed(workbook(ROWS), b'<row r="3">', b'<row r="3" spans="1:5" hidden="1">')
     for content, hidden in ((book, 1), (workbook(ROWS), 0)):
-        with open_source(files.write(content, "refunds.xlsx"), ImportOptions(ignore_extra=True)) as source:
+        with open_source(
+            files.write(content, "refunds.xlsx"), ImportOptions(ignore_extra=True)
+        ) as source:
             assert validate(source).summary.accepted == 2
             assert source.hidden_rows == hidden

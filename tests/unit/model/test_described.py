@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 from tests.support.described import broken_by_reply, broken_by_request
 from worker.model.request import MAX_AMOUNT, REASONS, RESERVED_METADATA, RefundRequest, request_body
 
-HEADERS = {"accept": "application/json", "content-type": "application/json", "authorization": "Basic eDo="}
-GOOD = {"payment_intent": "pi_1", "amount": "500", "reason": "duplicate", "metadata": {"order": "1"}}
+HEADERS = {
+    "accept": "application/json",
+    "content-type": "application/json",
+    "authorization": "Basic eDo=",
+}
+GOOD = {
+    "payment_intent": "pi_1",
+    "amount": "500",
+    "reason": "duplicate",
+    "metadata": {"order": "1"},
+}
 
 texts = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=40)
 requests = st.builds(
@@ -23,7 +32,9 @@ requests = st.builds(
     amount=st.none() | st.integers(1, MAX_AMOUNT),
     currency=st.sampled_from([None, "usd"]),
     reason=st.sampled_from([None, *REASONS]),
-    metadata=st.dictionaries(texts.filter(lambda name: name not in RESERVED_METADATA), texts, max_size=5),
+    metadata=st.dictionaries(
+        texts.filter(lambda name: name not in RESERVED_METADATA), texts, max_size=5
+    ),
 )
 
 
@@ -33,7 +44,9 @@ def test_whatever_is_asked_for_leaves_as_the_endpoint_describes_it(request: Refu
     assert broken_by_request(HEADERS, request_body(request, 1)) == []
 
 
-@pytest.mark.parametrize("wrong", [{"amount": 500}, {"reason": "other"}, {"reason": None}, {"metadata": None}])
+@pytest.mark.parametrize(
+    "wrong", [{"amount": 500}, {"reason": "other"}, {"reason": None}, {"metadata": None}]
+)
 def test_body_that_is_described_otherwise_is_noticed(wrong: dict[str, Any]) -> None:
     assert broken_by_request(HEADERS, json.dumps(GOOD).encode()) == []
     assert len(broken_by_request(HEADERS, json.dumps(GOOD | wrong).encode())) >= 1
@@ -46,9 +59,17 @@ def test_header_that_is_missing_is_noticed(name: str) -> None:
     assert told.startswith(name)
 
 
-@pytest.mark.parametrize("wrong", [{"description": None}, {"amount": "500"}, {"failure_reason": "odd"}])
+@pytest.mark.parametrize(
+    "wrong", [{"description": None}, {"amount": "500"}, {"failure_reason": "odd"}]
+)
 def test_reply_that_is_described_otherwise_is_noticed(wrong: dict[str, Any]) -> None:
-    shape = {"object": "refund", "id": "re_1", "amount": 500, "status": "failed", "failure_reason": "unknown"}
+    shape = {
+        "object": "refund",
+        "id": "re_1",
+        "amount": 500,
+        "status": "failed",
+        "failure_reason": "unknown",
+    }
     assert broken_by_reply(shape) == broken_by_reply({"object": "list", "data": [shape]}) == []
     assert broken_by_reply(shape | wrong) != []
     assert broken_by_reply({"object": "list", "data": [shape, shape | wrong]}) != []

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from tests.factories import NOW, PAYMENT, a_refund, a_request
 from worker.errors import FieldError, IdempotencyConflict, IllegalMove, InvalidRequest, RefundError
 from worker.model.refund import PUBLIC_FIELDS, Lane, Retriable, Stage, Status
-from worker.model.request import MAX_AMOUNT, idempotency_key, is_provider_id, request_body, scrubbed, shown
+from worker.model.request import (
+    MAX_AMOUNT,
+    idempotency_key,
+    is_provider_id,
+    request_body,
+    scrubbed,
+    shown,
+)
 from worker.model.times import from_ms, rfc3339, to_ms
 
 law = settings(deadline=None, max_examples=100)
@@ -41,7 +48,9 @@ BAD_AMOUNTS = [
 
 
 @pytest.mark.parametrize("amount", BAD_AMOUNTS)
-def test_amount_that_is_not_a_whole_positive_number_within_the_limit_is_refused(amount: Any) -> None:
+def test_amount_that_is_not_a_whole_positive_number_within_the_limit_is_refused(
+    amount: Any,
+) -> None:
     (error,) = rejected(amount=amount)
     assert (error.field, error.code, error.value) == ("amount", "amount", repr(amount))
     assert error.rule == "must be a whole number of minor units from 1 to 1000000000000"
@@ -107,7 +116,11 @@ PATH_CHANGERS = [
 @pytest.mark.parametrize("payment_intent", PATH_CHANGERS)
 def test_payment_intent_that_could_alter_a_url_path_is_refused(payment_intent: Any) -> None:
     (error,) = rejected(payment_intent=payment_intent)
-    assert (error.field, error.code, error.value) == ("payment_intent", "payment_intent", shown(payment_intent))
+    assert (error.field, error.code, error.value) == (
+        "payment_intent",
+        "payment_intent",
+        shown(payment_intent),
+    )
     assert error.rule == "must be the provider's id, 1 to 200 of A-Z a-z 0-9 _ -"
     assert not is_provider_id(payment_intent)
 
@@ -116,7 +129,10 @@ def test_payment_intent_that_could_alter_a_url_path_is_refused(payment_intent: A
 def test_reason_the_endpoint_does_not_know_is_refused(reason: Any) -> None:
     (error,) = rejected(reason=reason)
     assert (error.field, error.code, error.value) == ("reason", "reason", repr(reason))
-    assert error.rule == "must be one of duplicate, fraudulent, requested_by_customer, resolved_dispute"
+    assert (
+        error.rule
+        == "must be one of duplicate, fraudulent, requested_by_customer, resolved_dispute"
+    )
 
 
 @pytest.mark.parametrize("currency", ["", "us", "usdt", "u$d", "123", "\uff35\uff33\uff24", 840])
@@ -132,8 +148,22 @@ def test_currency_is_kept_in_lower_case_and_never_sent() -> None:
 
 
 BAD_METADATA = [
-    pytest.param({f"k{n}": "v" for n in range(49)}, "metadata", "metadata_keys", "49 keys", "48 keys", id="49 keys"),
-    pytest.param({"refund_id": "x"}, "metadata", "metadata_reserved", "'refund_id'", "reserved", id="reserved id"),
+    pytest.param(
+        {f"k{n}": "v" for n in range(49)},
+        "metadata",
+        "metadata_keys",
+        "49 keys",
+        "48 keys",
+        id="49 keys",
+    ),
+    pytest.param(
+        {"refund_id": "x"},
+        "metadata",
+        "metadata_reserved",
+        "'refund_id'",
+        "reserved",
+        id="reserved id",
+    ),
     pytest.param(
         {"refund_generation": "2"},
         "metadata",
@@ -142,11 +172,31 @@ BAD_METADATA = [
         "reserved",
         id="reserved generation",
     ),
-    pytest.param({"k" * 41: "v"}, "metadata", "metadata_key", repr("k" * 41), "40 characters", id="key of 41"),
-    pytest.param({"": "v"}, "metadata", "metadata_key", "''", "at least one character", id="empty key"),
-    pytest.param({7: "v"}, "metadata", "metadata_key", "7", "must be text", id="key that is no text"),
-    pytest.param({"a\tb": "v"}, "metadata", "metadata_key", r"'a\tb'", "control characters", id="control in a key"),
-    pytest.param({"a\ud800": "v"}, "metadata", "metadata_key", r"'a\ud800'", "broken Unicode", id="surrogate in a key"),
+    pytest.param(
+        {"k" * 41: "v"}, "metadata", "metadata_key", repr("k" * 41), "40 characters", id="key of 41"
+    ),
+    pytest.param(
+        {"": "v"}, "metadata", "metadata_key", "''", "at least one character", id="empty key"
+    ),
+    pytest.param(
+        {7: "v"}, "metadata", "metadata_key", "7", "must be text", id="key that is no text"
+    ),
+    pytest.param(
+        {"a\tb": "v"},
+        "metadata",
+        "metadata_key",
+        r"'a\tb'",
+        "control characters",
+        id="control in a key",
+    ),
+    pytest.param(
+        {"a\ud800": "v"},
+        "metadata",
+        "metadata_key",
+        r"'a\ud800'",
+        "broken Unicode",
+        id="surrogate in a key",
+    ),
     pytest.param(
         {"note": "v" * 501},
         "metadata.note",
@@ -156,17 +206,48 @@ BAD_METADATA = [
         id="value of 501",
     ),
     pytest.param(
-        {"note": "a\x00b"}, "metadata.note", "metadata_value", r"'a\x00b'", "control characters", id="NUL in a value"
+        {"note": "a\x00b"},
+        "metadata.note",
+        "metadata_value",
+        r"'a\x00b'",
+        "control characters",
+        id="NUL in a value",
     ),
     pytest.param(
-        {"note": "a\x85"}, "metadata.note", "metadata_value", r"'a\x85'", "control characters", id="C1 in a value"
+        {"note": "a\x85"},
+        "metadata.note",
+        "metadata_value",
+        r"'a\x85'",
+        "control characters",
+        id="C1 in a value",
     ),
     pytest.param(
-        {"note": "\udfff"}, "metadata.note", "metadata_value", r"'\udfff'", "broken Unicode", id="surrogate in a value"
+        {"note": "\udfff"},
+        "metadata.note",
+        "metadata_value",
+        r"'\udfff'",
+        "broken Unicode",
+        id="surrogate in a value",
     ),
-    pytest.param({"note": 5}, "metadata.note", "metadata_value", "5", "must be text", id="value that is a number"),
-    pytest.param({"note": None}, "metadata.note", "metadata_value", "None", "must be text", id="value that is null"),
-    pytest.param([("a", "b")], "metadata", "metadata_type", "[('a', 'b')]", "must be a mapping", id="pairs"),
+    pytest.param(
+        {"note": 5},
+        "metadata.note",
+        "metadata_value",
+        "5",
+        "must be text",
+        id="value that is a number",
+    ),
+    pytest.param(
+        {"note": None},
+        "metadata.note",
+        "metadata_value",
+        "None",
+        "must be text",
+        id="value that is null",
+    ),
+    pytest.param(
+        [("a", "b")], "metadata", "metadata_type", "[('a', 'b')]", "must be a mapping", id="pairs"
+    ),
     pytest.param((), "metadata", "metadata_type", "()", "must be a mapping", id="empty tuple"),
     pytest.param("", "metadata", "metadata_type", "''", "must be a mapping", id="empty text"),
     pytest.param(None, "metadata", "metadata_type", "None", "must be a mapping", id="null"),
@@ -195,7 +276,14 @@ def test_metadata_at_its_limits_is_accepted() -> None:
 
 
 def test_every_broken_rule_is_named_at_once() -> None:
-    errors = rejected(refund_id="a b", payment_intent="../x", amount=0, reason="x", currency="x", metadata={"k": 1})
+    errors = rejected(
+        refund_id="a b",
+        payment_intent="../x",
+        amount=0,
+        reason="x",
+        currency="x",
+        metadata={"k": 1},
+    )
     assert [error.field for error in errors] == [
         "refund_id",
         "payment_intent",
@@ -207,7 +295,9 @@ def test_every_broken_rule_is_named_at_once() -> None:
 
 
 def test_refused_request_reads_as_field_value_and_rule_in_one_sentence() -> None:
-    with pytest.raises(InvalidRequest, match=r"^amount 0: must be a whole number .*; reason 'x': must be one of "):
+    with pytest.raises(
+        InvalidRequest, match=r"^amount 0: must be a whole number .*; reason 'x': must be one of "
+    ):
         a_request(amount=0, reason="x")
 
 
@@ -230,15 +320,19 @@ def test_metadata_is_copied_and_cannot_be_changed_afterwards() -> None:
 
 def test_body_is_byte_for_byte_what_the_endpoint_wants() -> None:
     request = a_request(reason="duplicate", currency="usd", metadata={"b": "é", "a": 'quote"'})
-    assert request_body(request, 1) == (
-        b'{"payment_intent":"pi_1787730829493927936","amount":"500","reason":"duplicate",'
+    assert (
+        request_body(request, 1)
+        == b'{"payment_intent":"pi_1787730829493927936","amount":"500","reason":"duplicate",'
         b'"metadata":{"a":"quote\\"","b":"\\u00e9","refund_id":"order-1001-1","refund_generation":"1"}}'
     )
 
 
 def test_body_without_an_amount_leaves_it_out() -> None:
     body = json.loads(request_body(a_request(amount=None), 2))
-    assert body == {"payment_intent": PAYMENT, "metadata": {"refund_id": "order-1001-1", "refund_generation": "2"}}
+    assert body == {
+        "payment_intent": PAYMENT,
+        "metadata": {"refund_id": "order-1001-1", "refund_generation": "2"},
+    }
 
 
 METADATA = st.dictionaries(
@@ -252,7 +346,9 @@ METADATA = st.dictionaries(
 
 @law
 @given(metadata=METADATA, data=st.data())
-def test_order_of_metadata_changes_neither_body_nor_fingerprint(metadata: dict[str, str], data: st.DataObject) -> None:
+def test_order_of_metadata_changes_neither_body_nor_fingerprint(
+    metadata: dict[str, str], data: st.DataObject
+) -> None:
     shuffled = dict(data.draw(st.permutations(list(metadata.items()))))
     one, other = a_request(metadata=metadata), a_request(metadata=shuffled)
     assert request_body(one, 1) == request_body(other, 1)
@@ -261,7 +357,9 @@ def test_order_of_metadata_changes_neither_body_nor_fingerprint(metadata: dict[s
 
 @law
 @given(metadata=METADATA, amount=st.one_of(st.none(), st.integers(1, MAX_AMOUNT)))
-def test_body_is_ascii_json_that_carries_text_only(metadata: dict[str, str], amount: int | None) -> None:
+def test_body_is_ascii_json_that_carries_text_only(
+    metadata: dict[str, str], amount: int | None
+) -> None:
     body = json.loads(request_body(a_request(metadata=metadata, amount=amount), 1).decode("ascii"))
     assert body.pop("amount", None) == (None if amount is None else str(amount))
     assert body.pop("payment_intent") == PAYMENT
@@ -285,11 +383,17 @@ def test_fingerprint_changes_with_every_field_but_the_id(change: dict[str, Any])
 
 
 def test_fingerprint_tells_metadata_apart_that_joins_to_the_same_text() -> None:
-    assert a_request(metadata={"a": "b,c"}).fingerprint != a_request(metadata={"a,b": "c"}).fingerprint
+    assert (
+        a_request(metadata={"a": "b,c"}).fingerprint != a_request(metadata={"a,b": "c"}).fingerprint
+    )
 
 
 def test_idempotency_key_depends_on_id_and_generation_alone_and_fits_a_header() -> None:
-    keys = {idempotency_key(refund_id, number) for refund_id in ("a", "b", "a1") for number in (1, 2, 11)}
+    keys = {
+        idempotency_key(refund_id, number)
+        for refund_id in ("a", "b", "a1")
+        for number in (1, 2, 11)
+    }
     assert len(keys) == 9
     assert idempotency_key("a", 1) == idempotency_key("a", 1)
     assert all(key.isascii() and key.isprintable() and len(key) <= 64 for key in keys)
@@ -307,7 +411,9 @@ def test_pickled_request_comes_back_equal_with_its_metadata() -> None:
     assert copy.metadata == {"order": "1001"}
 
 
-@pytest.mark.parametrize("fields", [{}, {"metadata": {"order": "1001"}}], ids=["without metadata", "with metadata"])
+@pytest.mark.parametrize(
+    "fields", [{}, {"metadata": {"order": "1001"}}], ids=["without metadata", "with metadata"]
+)
 def test_pickled_record_comes_back_equal(fields: dict[str, Any]) -> None:
     refund = a_refund(**fields)
     assert pickle.loads(pickle.dumps(refund)) == refund
@@ -330,8 +436,9 @@ def test_pickled_error_keeps_its_text_and_its_facts(error: RefundError) -> None:
 
 
 CONTRACT_FIELDS = """
-refund_id status stage payment_intent amount currency reason metadata provider_refund_id provider_status
-failure_reason error_code error_message retriable evidence doubt_since attempts generation batch_id
+refund_id status stage payment_intent amount currency reason metadata provider_refund_id
+provider_status failure_reason error_code error_message retriable evidence doubt_since attempts
+generation batch_id
 created_at updated_at next_check_at version contradicted_by
 """
 
@@ -349,7 +456,10 @@ def test_refund_as_a_dict_is_plain_json_with_integer_amounts_and_utc_times() -> 
     )
     seen = json.loads(json.dumps(refund.as_dict()))
     assert seen == refund.as_dict()
-    assert seen | {"amount": 500, "metadata": {"a": "b"}, "retriable": "no", "stage": "in_doubt"} == seen
+    assert (
+        seen | {"amount": 500, "metadata": {"a": "b"}, "retriable": "no", "stage": "in_doubt"}
+        == seen
+    )
     assert seen["doubt_since"] == "2026-01-31T09:00:00.005Z"
     assert seen["created_at"] == "2026-01-31T08:00:00.000Z"
     assert seen["provider_refund_id"] is None
@@ -372,9 +482,13 @@ def test_statuses_stages_and_lanes_are_the_contracts() -> None:
 
 
 @pytest.mark.parametrize("amount", [500, None])
-def test_record_gives_back_what_was_asked_even_after_the_provider_named_the_amount(amount: int | None) -> None:
+def test_record_gives_back_what_was_asked_even_after_the_provider_named_the_amount(
+    amount: int | None,
+) -> None:
     request = a_request(amount=amount, metadata={"a": "b"})
-    settled = a_refund(Stage.SETTLED, amount=500, all_remaining=amount is None, metadata={"a": "b"}, currency="usd")
+    settled = a_refund(
+        Stage.SETTLED, amount=500, all_remaining=amount is None, metadata={"a": "b"}, currency="usd"
+    )
     assert settled.as_request() == request
     assert request_body(settled.as_request(), 1) == request_body(request, 1)
 
@@ -400,7 +514,14 @@ def test_foreign_text_becomes_one_short_printable_line(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["sk_test_abcDEF123", "sk_live_abc", "rk_live_abc-def.ghi", "sk_test_ab***yz", "Basic c2tfdGVzdF94Og=="]
+    "secret",
+    [
+        "sk_test_abcDEF123",
+        "sk_live_abc",
+        "rk_live_abc-def.ghi",
+        "sk_test_ab***yz",
+        "Basic c2tfdGVzdF94Og==",
+    ],
 )
 def test_foreign_text_is_kept_without_secret_keys(secret: str) -> None:
     line = scrubbed(f"Invalid API key {secret} provided\nsee the manual")

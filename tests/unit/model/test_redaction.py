@@ -42,10 +42,16 @@ def basic(key: str) -> str:
 
 
 def planted(text: str, *secrets: str) -> list[str]:
-    """The secrets that a text tells: plain, as addresses and JSON write them, or in base64 somewhere in it."""
+    """The secrets that a text tells: plain, as addresses and JSON write them, or in base64
+    somewhere in it.
+    """
     words = re.findall(r"[A-Za-z0-9+/]{8,}", text)
     inside = [text, *(repr(base64.b64decode(word[: len(word) // 4 * 4])) for word in words)]
-    forms = {form for secret in secrets for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1])}
+    forms = {
+        form
+        for secret in secrets
+        for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1])
+    }
     return [form for form in forms if any(form in each for each in inside)]
 
 
@@ -75,10 +81,17 @@ def test_text_without_a_secret_is_left_as_it_is(key: str) -> None:
 
 
 @given(st.text(max_size=20), st.text(min_size=6, max_size=40), st.text(max_size=20))
-def test_secret_is_hidden_in_all_its_forms_and_anywhere_in_base64(before: str, secret: str, after: str) -> None:
+def test_secret_is_hidden_in_all_its_forms_and_anywhere_in_base64(
+    before: str, secret: str, after: str
+) -> None:
     hidden = redaction.Secrets()
     hidden.add(forms_of(secret))
-    for form in (secret, quote(secret, safe="", errors="surrogatepass"), json.dumps(secret)[1:-1], repr(secret)[1:-1]):
+    for form in (
+        secret,
+        quote(secret, safe="", errors="surrogatepass"),
+        json.dumps(secret)[1:-1],
+        repr(secret)[1:-1],
+    ):
         assert form not in hidden.hidden_in(f"{before}{form}") or form in before
     packed = base64.b64encode((before + secret + after).encode("utf-8", "surrogatepass"))
     assert hidden.found_in(packed.decode()) is not None
@@ -118,7 +131,13 @@ def test_password_of_a_proxy_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_password_is_hidden_in_every_form(password: str) -> None:
-    for form in (password, quote(password, safe=""), quote(password), json.dumps(password), repr(password)):
+    for form in (
+        password,
+        quote(password, safe=""),
+        quote(password),
+        json.dumps(password),
+        repr(password),
+    ):
         assert planted(without_secrets(f"said {form}"), password) == []
 
 
@@ -172,13 +191,19 @@ def test_secret_that_lost_its_line_end_on_the_way_is_hidden() -> None:
 
 
 def test_invalid_request_does_not_repeat_the_key(key: str) -> None:
-    wrong: dict[str, Any] = {"amount": key, "reason": key, "metadata": {key + "\0": "x", f"a{key}": f"{key}\0"}}
+    wrong: dict[str, Any] = {
+        "amount": key,
+        "reason": key,
+        "metadata": {key + "\0": "x", f"a{key}": f"{key}\0"},
+    }
     with pytest.raises(InvalidRequest) as caught:
         RefundRequest(refund_id=f"{key} ", payment_intent=f"{key} ", currency=key, **wrong)
     assert planted(str(caught.value), key) == []
 
 
-def test_rejected_message_is_kept_without_the_key_wherever_it_is_cut(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejected_message_is_kept_without_the_key_wherever_it_is_cut(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept: list[str] = []
 
     def keep(each: RejectedMessage) -> bool:
@@ -207,7 +232,13 @@ def test_persons_note_is_kept_without_the_key(key: str) -> None:
 
 def test_errors_of_the_provider_are_read_without_the_key(key: str) -> None:
     error = {"error": {"type": key, "code": key, "message": f"Basic {basic(key)} {key} {{"}}
-    for body in (error, error["error"], {"error": key}, {"errors": [{"message": key}]}, {"message": f"x {key}"}):
+    for body in (
+        error,
+        error["error"],
+        {"error": key},
+        {"errors": [{"message": key}]},
+        {"message": f"x {key}"},
+    ):
         assert planted(repr(a_reply(400, body)), key) == []
 
 
@@ -230,29 +261,54 @@ def test_reply_that_gives_our_key_for_an_id_or_a_name_is_not_believed() -> None:
     own = "wp_live_9f8e7d6c5b4a39281706"
     Settings.load(api_key=own)
     payload = payloads.read(
-        {"id": own, "object": own, "payment_intent": own, "latest_charge": own, "status": own, "currency": own, own: 1},
+        {
+            "id": own,
+            "object": own,
+            "payment_intent": own,
+            "latest_charge": own,
+            "status": own,
+            "currency": own,
+            own: 1,
+        },
         numbers=True,
     )
     assert planted(repr(payload), own) == []
     assert payload is not None
-    assert (payload.id, payload.kind, payload.payment_intent, payload.refund, payload.numbers) == ("", "", "", None, {})
+    assert (payload.id, payload.kind, payload.payment_intent, payload.refund, payload.numbers) == (
+        "",
+        "",
+        "",
+        None,
+        {},
+    )
 
 
 # Redis
 
 
 def test_server_that_repeats_the_password_is_not_quoted(password: str) -> None:
-    said = f"unknown command `HELLO`, with args beginning with: `3` `AUTH` `{'x' * 30}` `{password}` "
+    said = (
+        f"unknown command `HELLO`, with args beginning with: `3` `AUTH` `{'x' * 30}` `{password}` "
+    )
     error = redis.ResponseError(said)
     with pytest.raises(redis.ResponseError) as caught, redis_errors("127.0.0.1:6379"):
         raise error
     assert planted(str(caught.value), password) == []
     for start in ("MISCONF ", "NOPERM ", ""):
-        assert planted(str(unavailable(redis.ResponseError(start + said), "there")), password, password[:6]) == []
+        assert (
+            planted(
+                str(unavailable(redis.ResponseError(start + said), "there")), password, password[:6]
+            )
+            == []
+        )
 
 
-@pytest.mark.parametrize("kind", [redis.ConnectionError, redis.TimeoutError, redis.AuthenticationError, OSError])
-def test_cause_of_a_redis_that_is_away_does_not_name_the_password(kind: type[Exception], password: str) -> None:
+@pytest.mark.parametrize(
+    "kind", [redis.ConnectionError, redis.TimeoutError, redis.AuthenticationError, OSError]
+)
+def test_cause_of_a_redis_that_is_away_does_not_name_the_password(
+    kind: type[Exception], password: str
+) -> None:
     with pytest.raises(StoreUnavailable) as caught, redis_errors("127.0.0.1:6379"):
         raise kind(f"redis://worker:{quote(password, safe='')}@127.0.0.1 and {password}")
     assert planted(f"{caught.value} {caught.value.__cause__!r}", password) == []
@@ -281,7 +337,9 @@ def test_key_in_the_name_of_a_fact_is_not_logged(key: str) -> None:
     assert planted(json.dumps(logs.redact(None, "", {"value": {key: 1}})), key) == []
 
 
-def test_crash_is_logged_as_all_else(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_crash_is_logged_as_all_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("sys.excepthook", None)
     monkeypatch.setattr(threading, "excepthook", None)
     logs.log_crashes()

@@ -1,4 +1,7 @@
-"""What the doctor says of a server's user who may not do all that refunds need; the grant it names is carried out."""
+"""What the doctor says of a server's user who may not do all that refunds need.
+
+The grant it names is carried out.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,19 @@ from worker.sandbox.redis_server import ThrowawayServer, running_server
 
 PACKAGE = Path(worker.__file__).parent
 EVERYTHING = ("on", ">planted", "~*", "&*", "+@all")
-# The broker's and the connection's own, the ones asked elsewhere in the doctor, and what ends a client.
-NOT_TRIED = {"RPOP", "PING", "INFO", "PIPELINE", "CLOSE", "ACLOSE", "CONFIG_GET", "EXECUTE_COMMAND", "EXECUTE"}
+# The broker's and the connection's own, the ones asked elsewhere in the doctor, and what ends a
+# client.
+NOT_TRIED = {
+    "RPOP",
+    "PING",
+    "INFO",
+    "PIPELINE",
+    "CLOSE",
+    "ACLOSE",
+    "CONFIG_GET",
+    "EXECUTE_COMMAND",
+    "EXECUTE",
+}
 SPELT = {"SCRIPT_LOAD": "SCRIPT LOAD", "HSCAN_ITER": "HSCAN"}
 
 
@@ -60,7 +74,9 @@ def test_a_user_who_may_do_all_is_said_to_and_the_trial_leaves_nothing(
     assert [*admin.scan_iter("*trial*")] == []
 
 
-@pytest.mark.parametrize("command", [*sorted({trial[0].lower() for trial in TRIALS}), "evalsha", "script"])
+@pytest.mark.parametrize(
+    "command", [*sorted({trial[0].lower() for trial in TRIALS}), "evalsha", "script"]
+)
 def test_a_command_that_is_kept_from_the_user_is_named_and_the_fix_grants_it(
     doctor: Cli, admin: redis.Redis, address: str, command: str
 ) -> None:
@@ -74,7 +90,9 @@ def test_a_command_that_is_kept_from_the_user_is_named_and_the_fix_grants_it(
     assert examined(doctor, REFUNDS_REDIS_URL=address).code == 0
 
 
-def test_a_user_of_other_keys_is_told_which_ones_are_needed(doctor: Cli, admin: redis.Redis, address: str) -> None:
+def test_a_user_of_other_keys_is_told_which_ones_are_needed(
+    doctor: Cli, admin: redis.Redis, address: str
+) -> None:
     admin.execute_command("ACL", "SETUSER", "app", "resetkeys", "~other:*")
     said = examined(doctor, REFUNDS_REDIS_URL=address)
     state, text, fix = said.of("permissions")
@@ -123,7 +141,9 @@ def test_a_disk_that_may_not_be_waited_for_fails_and_the_fix_grants_it(
 def in_scripts() -> set[str]:
     """Every command that a script of the records calls, but for the one it can do without."""
     texts = (path.read_text("utf-8") for path in (PACKAGE / "store" / "lua").glob("*.lua"))
-    return {name for text in texts for name in re.findall(r"redis\.p?call\('([A-Z]+)'", text)} - {"INFO"}
+    return {name for text in texts for name in re.findall(r"redis\.p?call\('([A-Z]+)'", text)} - {
+        "INFO"
+    }
 
 
 def in_python() -> set[str]:

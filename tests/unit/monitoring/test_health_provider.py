@@ -30,7 +30,10 @@ def keep(records: Records, host: str, verdicts: dict[Question, Verdict]) -> None
         spent=1,
         uncertain=0,
         currency="usd",
-        findings={name: Finding(verdict=verdict, evidence=f"seen: {verdict}") for name, verdict in verdicts.items()},
+        findings={
+            name: Finding(verdict=verdict, evidence=f"seen: {verdict}")
+            for name, verdict in verdicts.items()
+        },
         problem=None,
     )
     kept.keep(records.store, report, datetime(2026, 1, 31, tzinfo=UTC))
@@ -46,13 +49,19 @@ def host_of(sandbox: Sandbox) -> str:
         ({"api_key": "sk_test_x"}, "ok", "test mode at apitest.wooshpay.com"),
         (LIVE, "ok", "live mode at api.wooshpay.com"),
         ({**LIVE, "api_key": "sk_test_x"}, "fail", "a test key for the live address"),
-        ({**LIVE, "api_url": "https://apitest.wooshpay.com"}, "fail", "a live key for the test address"),
+        (
+            {**LIVE, "api_url": "https://apitest.wooshpay.com"},
+            "fail",
+            "a live key for the test address",
+        ),
         ({**LIVE, "api_url": "https://proxy.example"}, "warn", "not the provider's live address"),
         ({"api_key": "plain"}, "warn", "neither a test nor a live prefix"),
         ({**LIVE, "live": False}, "fail", "moves real money"),
     ],
 )
-def test_key_and_address_are_of_one_kind(settings: dict[str, object], state: str, words: str) -> None:
+def test_key_and_address_are_of_one_kind(
+    settings: dict[str, object], state: str, words: str
+) -> None:
     check = key_and_address(Settings.load(**settings))
     assert (check.state.value, words in check.text, "_x" in check.text) == (state, True, False)
 
@@ -78,16 +87,28 @@ def test_bold_settings_without_a_probe_are_warned_of(doctor: Cli) -> None:
     assert said.code == 0
     for name, cautious in (("idempotency", "verify"), ("totals", "hint"), ("readback", "totals")):
         state, text, fix = said.of(f"probe {name}")
-        assert (state, "no probe has shown" in text, f"={cautious} and restart" in fix) == ("warn", True, True)
+        assert (state, "no probe has shown" in text, f"={cautious} and restart" in fix) == (
+            "warn",
+            True,
+            True,
+        )
         assert fix.startswith("refunds probe --payment-intent")
 
 
-def test_bold_settings_that_a_probe_supports_are_sound(doctor: Cli, records: Records, health_sandbox: Sandbox) -> None:
+def test_bold_settings_that_a_probe_supports_are_sound(
+    doctor: Cli, records: Records, health_sandbox: Sandbox
+) -> None:
     keep(records, host_of(health_sandbox), ALL)
     state, text, _ = examined(doctor, **BOLD).of("probe")
-    assert (state, "7 of 7 questions answered yes" in text, "would allow" in text) == ("ok", True, False)
+    assert (state, "7 of 7 questions answered yes" in text, "would allow" in text) == (
+        "ok",
+        True,
+        False,
+    )
     text = examined(doctor).of("probe")[1]
-    assert text.endswith("it would allow REFUNDS_IDEMPOTENCY=trust, REFUNDS_READBACK=list, REFUNDS_TOTALS=proof")
+    assert text.endswith(
+        "it would allow REFUNDS_IDEMPOTENCY=trust, REFUNDS_READBACK=list, REFUNDS_TOTALS=proof"
+    )
 
 
 def test_settings_that_a_probe_contradicts_are_a_failure(
@@ -100,7 +121,10 @@ def test_settings_that_a_probe_contradicts_are_a_failure(
     assert said.of("probe totals")[0] == "fail"
     # A list that is not there moves nothing twice: a person decides.
     assert said.of("probe readback")[0] == "warn"
-    assert said.of("probe idempotency")[2] == "export REFUNDS_IDEMPOTENCY=verify and restart the workers"
+    assert (
+        said.of("probe idempotency")[2]
+        == "export REFUNDS_IDEMPOTENCY=verify and restart the workers"
+    )
 
 
 def test_a_probe_of_another_provider_shows_nothing(doctor: Cli, records: Records) -> None:
@@ -122,7 +146,9 @@ def test_live_trust_needs_a_probe_of_the_test_system(records: Records) -> None:
     assert kept.live_warning(settings, kept.read(records.store)) is None
 
 
-def test_the_doctor_moves_and_writes_nothing(doctor: Cli, records: Records, health_sandbox: Sandbox) -> None:
+def test_the_doctor_moves_and_writes_nothing(
+    doctor: Cli, records: Records, health_sandbox: Sandbox
+) -> None:
     records.queued("order-1")
     before = sorted(records.store.redis.scan_iter("refunds:*"))
     examined(doctor, **BOLD)

@@ -1,4 +1,7 @@
-"""What the doctor says of the records: what holds them back, what is old, and what waits for a person."""
+"""What the doctor says of the records.
+
+What holds them back, what is old, and what waits for a person.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,14 @@ def test_records_pinned_to_another_provider_are_a_guard(doctor: Cli, records: Re
     ],
 )
 def test_what_holds_refunds_back_is_told_while_it_stands(
-    doctor: Cli, sync_redis: redis.Redis, key: str, field: str, value: str, name: str, state: str, code: int
+    doctor: Cli,
+    sync_redis: redis.Redis,
+    key: str,
+    field: str,
+    value: str,
+    name: str,
+    state: str,
+    code: int,
 ) -> None:
     assert name not in examined(doctor).checks
     sync_redis.hset(key, field, str(now_ms() + HOUR_MS) if value == "later" else value)
@@ -54,14 +64,22 @@ def test_what_holds_refunds_back_is_told_while_it_stands(
     assert (said.of(name)[0], said.code) == (state, code)
 
 
-def test_a_payment_that_is_missing_is_named_with_what_may_be_done(doctor: Cli, sync_redis: redis.Redis) -> None:
+def test_a_payment_that_is_missing_is_named_with_what_may_be_done(
+    doctor: Cli, sync_redis: redis.Redis
+) -> None:
     lost: dict[Any, Any] = {"account_lost_at": "1700000000000", "account_lost_payment": "pi_9"}
     sync_redis.hset("refunds:meta", mapping=lost)
     _, text, fix = examined(doctor).of("account")
-    assert ("pi_9" in text, "2023-11-14" in text, "refunds resume --account" in fix) == (True, True, True)
+    assert ("pi_9" in text, "2023-11-14" in text, "refunds resume --account" in fix) == (
+        True,
+        True,
+        True,
+    )
 
 
-def test_a_key_that_the_records_do_not_know_is_a_warning(doctor: Cli, sync_redis: redis.Redis) -> None:
+def test_a_key_that_the_records_do_not_know_is_a_warning(
+    doctor: Cli, sync_redis: redis.Redis
+) -> None:
     known = key_print(doctor.environment["REFUNDS_API_KEY"], "salt")
     sync_redis.hset("refunds:meta", mapping={"key_salt": "salt", "key_prints": f"other {known}"})
     said = examined(doctor)
@@ -109,9 +127,13 @@ def test_the_oldest_is_found_behind_many_that_are_due_before_it(
     assert "order-29" in examined(doctor).of("oldest")[1]
 
 
-def test_a_doubt_that_lasts_is_warned_of(doctor: Cli, sync_redis: redis.Redis, records: Records) -> None:
+def test_a_doubt_that_lasts_is_warned_of(
+    doctor: Cli, sync_redis: redis.Redis, records: Records
+) -> None:
     records.queued("order-1")
-    sync_redis.hset("refunds:refund:order-1", mapping={"stage": "in_doubt", "doubt_since": str(now_ms())})
+    sync_redis.hset(
+        "refunds:refund:order-1", mapping={"stage": "in_doubt", "doubt_since": str(now_ms())}
+    )
     sync_redis.zrem("refunds:index:queued", "order-1")
     sync_redis.zadd("refunds:index:in_doubt", {"order-1": now_ms()})
     said = examined(doctor)
@@ -129,9 +151,13 @@ def test_a_doubt_that_lasts_is_warned_of(doctor: Cli, sync_redis: redis.Redis, r
     assert "doubt" not in examined(doctor, REFUNDS_SETTLE_SECONDS="3600").checks
 
 
-def test_batches_that_paused_themselves_are_told_with_why(doctor: Cli, sync_redis: redis.Redis) -> None:
+def test_batches_that_paused_themselves_are_told_with_why(
+    doctor: Cli, sync_redis: redis.Redis
+) -> None:
     sync_redis.zadd("refunds:batches", {"b-1": 1, "b-2": 2, "b-3": 3})
-    sync_redis.hset("refunds:batch:b-1", mapping={"state": "paused", "paused_reason": "balance_insufficient"})
+    sync_redis.hset(
+        "refunds:batch:b-1", mapping={"state": "paused", "paused_reason": "balance_insufficient"}
+    )
     sync_redis.hset("refunds:batch:b-2", "state", "paused")
     sync_redis.hset("refunds:batch:b-3", "state", "running")
     said = examined(doctor)
@@ -144,7 +170,9 @@ def test_batches_that_paused_themselves_are_told_with_why(doctor: Cli, sync_redi
     assert said.of("batches") == ("warn", "paused by a person: b-2", "refunds batch resume b-2")
 
 
-def test_messages_and_reviews_wait_for_a_person(doctor: Cli, sync_redis: redis.Redis, records: Records) -> None:
+def test_messages_and_reviews_wait_for_a_person(
+    doctor: Cli, sync_redis: redis.Redis, records: Records
+) -> None:
     records.in_review("order-1")
     sync_redis.lpush("refunds:rejected", "{}")
     said = examined(doctor)
@@ -152,7 +180,9 @@ def test_messages_and_reviews_wait_for_a_person(doctor: Cli, sync_redis: redis.R
     assert said.of("messages")[2].endswith("refunds rejected list")
 
 
-def test_refunds_that_the_provider_contradicts_are_told_of(doctor: Cli, sync_redis: redis.Redis) -> None:
+def test_refunds_that_the_provider_contradicts_are_told_of(
+    doctor: Cli, sync_redis: redis.Redis
+) -> None:
     assert "contradicted" not in examined(doctor).checks
     sync_redis.zadd("refunds:contradicted", {"order-1": 1})
     assert examined(doctor).of("contradicted") == (

@@ -1,4 +1,7 @@
-"""What the doctor says of servers that differ in one thing, each with the command that mends it; the command is run."""
+"""What the doctor says of servers that differ in one thing, each with the command that mends it.
+
+The command is run.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +39,39 @@ def mend(url: str, fix: str) -> None:
     [
         ({"appendonly": "no"}, "disk", "fail", 6, "no append-only file"),
         ({"appendfsync": "everysec"}, "disk", "warn", 0, "waits up to a second"),
-        ({"no_appendfsync_on_rewrite": "yes"}, "disk", "warn", 0, "but not 'no-appendfsync-on-rewrite no': safe, but"),
+        (
+            {"no_appendfsync_on_rewrite": "yes"},
+            "disk",
+            "warn",
+            0,
+            "but not 'no-appendfsync-on-rewrite no': safe, but",
+        ),
         ({"appendfsync": "no"}, "disk", "fail", 6, "cannot confirm when it has"),
-        ({"maxmemory": "64mb", "maxmemory_policy": "allkeys-lru"}, "eviction", "fail", 6, "may evict refunds"),
-        ({"maxmemory_policy": "allkeys-lru"}, "eviction", "warn", 0, "harmless only while there is no maxmemory"),
+        (
+            {"maxmemory": "64mb", "maxmemory_policy": "allkeys-lru"},
+            "eviction",
+            "fail",
+            6,
+            "may evict refunds",
+        ),
+        (
+            {"maxmemory_policy": "allkeys-lru"},
+            "eviction",
+            "warn",
+            0,
+            "harmless only while there is no maxmemory",
+        ),
         ({"maxmemory": "600kb"}, "memory", "fail", 5, "no new refund is accepted"),
     ],
 )
 def test_a_server_of_another_make_is_found_and_its_fix_mends_it(
-    doctor: Cli, options: dict[str, str], name: str, state: str, code: int, words: str, request: pytest.FixtureRequest
+    doctor: Cli,
+    options: dict[str, str],
+    name: str,
+    state: str,
+    code: int,
+    words: str,
+    request: pytest.FixtureRequest,
 ) -> None:
     if state == "warn" and name == "disk":
         request.getfixturevalue("waitaof")
@@ -63,7 +90,15 @@ def test_a_sound_server_is_described(doctor: Cli) -> None:
     assert said.of("disk")[1] == "append-only file on, appendfsync always"
     assert said.of("clock")[1] == "the server's clock and this machine's agree"
     assert "used, no limit set" in said.of("memory")[1]
-    assert {"redis", "version", "eviction", "records", "workers", "refunds", "probe"} <= said.checks.keys()
+    assert {
+        "redis",
+        "version",
+        "eviction",
+        "records",
+        "workers",
+        "refunds",
+        "probe",
+    } <= said.checks.keys()
 
 
 def test_a_replica_takes_no_writes(doctor: Cli) -> None:
@@ -77,16 +112,31 @@ def test_a_replica_takes_no_writes(doctor: Cli) -> None:
 
 @pytest.mark.usefixtures("waitaof")
 def test_a_user_who_may_ask_little_is_told_so(doctor: Cli) -> None:
-    with running_server(appendfsync="everysec") as server, redis.Redis.from_url(server.url) as client:
-        client.execute_command("ACL", "SETUSER", "app", "on", ">planted", "~*", "&*", "+@all", "-config")
+    with (
+        running_server(appendfsync="everysec") as server,
+        redis.Redis.from_url(server.url) as client,
+    ):
+        client.execute_command(
+            "ACL", "SETUSER", "app", "on", ">planted", "~*", "&*", "+@all", "-config"
+        )
         url = server.url.replace("redis://", "redis://app:planted@")
         said = examined(doctor, REFUNDS_REDIS_URL=url)
-        assert (said.of("disk")[0], "may not read appendfsync" in said.of("disk")[1], said.code) == ("warn", True, 0)
+        assert (
+            said.of("disk")[0],
+            "may not read appendfsync" in said.of("disk")[1],
+            said.code,
+        ) == ("warn", True, 0)
         assert said.of("eviction")[:2] == ("ok", "noeviction")
         client.execute_command("ACL", "SETUSER", "app", "-info")
         said = examined(doctor, REFUNDS_REDIS_URL=url)
-        assert (said.of("server")[0], "may not run a command" in said.of("server")[1]) == ("warn", True)
-        assert (said.of("eviction")[0], "may not read maxmemory-policy" in said.of("eviction")[1]) == ("warn", True)
+        assert (said.of("server")[0], "may not run a command" in said.of("server")[1]) == (
+            "warn",
+            True,
+        )
+        assert (
+            said.of("eviction")[0],
+            "may not read maxmemory-policy" in said.of("eviction")[1],
+        ) == ("warn", True)
         assert {"records", "workers", "refunds"} <= said.checks.keys()
 
 
@@ -110,21 +160,43 @@ def test_versions_are_compared_as_numbers(info: dict[str, str], state: str) -> N
     ("info", "state", "words"),
     [
         ({"maxmemory": 100 << 20, "used_memory": 79 << 20}, "ok", "79 %"),
-        ({"maxmemory": 100 << 20, "used_memory": 80 << 20}, "warn", "from 90 % on, no new refund is accepted"),
+        (
+            {"maxmemory": 100 << 20, "used_memory": 80 << 20},
+            "warn",
+            "from 90 % on, no new refund is accepted",
+        ),
         ({"maxmemory": 100 << 20, "used_memory": 89 << 20}, "warn", "89 %"),
         (
             {"maxmemory": 100 << 20, "used_memory": 90 << 20},
             "fail",
             "no new refund is accepted, and those already accepted",
         ),
-        ({"maxmemory": 100 << 20, "used_memory": 99 << 20}, "fail", "those already accepted are finished"),
-        ({"maxmemory": 100 << 20, "used_memory": 100 << 20}, "fail", "accepted refunds may wait until there is room"),
-        ({"used_memory": 3 << 30, "total_system_memory": 8 << 30}, "ok", "3.0 GB used, no limit set, 8.0 GB"),
-        ({"used_memory": 5 << 30, "total_system_memory": 8 << 30}, "warn", "5.0 GB used, no limit set, of 8.0 GB"),
+        (
+            {"maxmemory": 100 << 20, "used_memory": 99 << 20},
+            "fail",
+            "those already accepted are finished",
+        ),
+        (
+            {"maxmemory": 100 << 20, "used_memory": 100 << 20},
+            "fail",
+            "accepted refunds may wait until there is room",
+        ),
+        (
+            {"used_memory": 3 << 30, "total_system_memory": 8 << 30},
+            "ok",
+            "3.0 GB used, no limit set, 8.0 GB",
+        ),
+        (
+            {"used_memory": 5 << 30, "total_system_memory": 8 << 30},
+            "warn",
+            "5.0 GB used, no limit set, of 8.0 GB",
+        ),
         ({"used_memory": 1 << 14}, "ok", "16 KB used, no limit set"),
     ],
 )
-def test_memory_is_held_against_its_limit_or_its_machine(info: dict[str, Any], state: str, words: str) -> None:
+def test_memory_is_held_against_its_limit_or_its_machine(
+    info: dict[str, Any], state: str, words: str
+) -> None:
     check = check_server.memory(info, "redis-cli")
     assert (check.state.value, words in check.text) == (state, True), check.text
     if state != "ok" and "maxmemory" in info:
@@ -138,7 +210,9 @@ def test_memory_is_held_against_its_limit_or_its_machine(info: dict[str, Any], s
         ({"aof_last_bgrewrite_status": "err"}, State.WARN, "redis-cli BGREWRITEAOF"),
     ],
 )
-def test_an_append_only_file_that_cannot_be_written_is_told(info: dict[str, str], state: State, command: str) -> None:
+def test_an_append_only_file_that_cannot_be_written_is_told(
+    info: dict[str, str], state: State, command: str
+) -> None:
     (check,) = check_server.disk_write(info, "redis-cli")
     assert (check.state, command in (check.fix or "")) == (state, True)
     assert not [*check_server.disk_write({"aof_last_write_status": "ok"}, "redis-cli")]
@@ -160,23 +234,41 @@ class Shifted(fakeredis.FakeRedis):
         return int(moment), int(moment % 1 * 1_000_000)
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(1, None), (-1, None), (3, "ahead of"), (-3600, "behind")])
-def test_a_clock_that_differs_by_more_than_two_seconds_is_a_warning(seconds: int, words: str | None) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(1, None), (-1, None), (3, "ahead of"), (-3600, "behind")]
+)
+def test_a_clock_that_differs_by_more_than_two_seconds_is_a_warning(
+    seconds: int, words: str | None
+) -> None:
     with Shifted(server=fakeredis.FakeServer(), decode_responses=True) as client:
         client.shift = timedelta(seconds=seconds)
-        checks = {check.name: check for check in check_server.Server(Settings.load(), Store(client)).checks()}
+        checks = {
+            check.name: check
+            for check in check_server.Server(Settings.load(), Store(client)).checks()
+        }
     clock = checks["clock"]
-    assert (clock.state.value, words is None or words in clock.text) == ("ok" if words is None else "warn", True)
+    assert (clock.state.value, words is None or words in clock.text) == (
+        "ok" if words is None else "warn",
+        True,
+    )
     if words is not None:
         assert (clock.fix or "").startswith("timedatectl set-ntp true")
 
 
-@pytest.mark.parametrize(("ahead", "told"), [(0, False), (59_000, False), (3 * 3_600_000 + 30_000, True)])
-def test_records_whose_time_runs_ahead_of_the_servers_clock_are_a_warning(ahead: int, told: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    ("ahead", "told"), [(0, False), (59_000, False), (3 * 3_600_000 + 30_000, True)]
+)
+def test_records_whose_time_runs_ahead_of_the_servers_clock_are_a_warning(
+    ahead: int,
+    told: bool,  # noqa: FBT001
+) -> None:
     with fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
         at = int(datetime.now(UTC).timestamp() * 1000) + ahead
         client.hset("refunds:clock", mapping={"at": at, "ahead": ahead})
-        checks = {check.name: check for check in check_server.Server(Settings.load(), Store(client)).checks()}
+        checks = {
+            check.name: check
+            for check in check_server.Server(Settings.load(), Store(client)).checks()
+        }
     assert checks["clock"].state is State.OK
     assert ("time" in checks) is told
     if told:
@@ -198,5 +290,7 @@ def test_records_whose_time_runs_ahead_of_the_servers_clock_are_a_warning(ahead:
         ("redis://redis:port/2", "redis-cli"),
     ],
 )
-def test_the_commands_reach_the_server_that_was_asked_and_show_no_password(url: str, command: str) -> None:
+def test_the_commands_reach_the_server_that_was_asked_and_show_no_password(
+    url: str, command: str
+) -> None:
     assert redis_cli(url) == command

@@ -1,4 +1,6 @@
-"""What Prometheus is told: figures from Redis alone, labels from bounded sets, worker counts added up."""
+"""What Prometheus is told: figures from Redis alone, labels from bounded sets, worker counts added
+up.
+"""
 
 from __future__ import annotations
 
@@ -59,14 +61,22 @@ def async_store(async_redis: redis.asyncio.Redis) -> AsyncStore:
     return AsyncStore(async_redis, durable=False)
 
 
-def accept(store: Store, refund_id: str, lane: Lane = Lane.SINGLE, amount: int | None = 500) -> None:
+def accept(
+    store: Store, refund_id: str, lane: Lane = Lane.SINGLE, amount: int | None = 500
+) -> None:
     request = RefundRequest(refund_id=refund_id, payment_intent=f"pi_{refund_id}", amount=amount)
     store.run(scripts.create(request, lane))
 
 
 def settle(store: Store, refund_id: str, status: Status, **changes: object) -> None:
     claim = store.run(
-        scripts.claim(refund_id, "send", token="t", lease=timedelta(seconds=45), replay_window=timedelta(hours=1))
+        scripts.claim(
+            refund_id,
+            "send",
+            token="t",
+            lease=timedelta(seconds=45),
+            replay_window=timedelta(hours=1),
+        )
     )
     assert claim.claimed
     assert claim.refund is not None
@@ -83,14 +93,18 @@ def test_an_empty_installation_shows_zeros_and_no_worker(seen: Callable[[], Figu
     assert of(figures, "refunds_oldest_age_seconds", stage="queued", lane="refunds") == 0
 
 
-def test_refunds_are_counted_by_status_stage_and_lane(store: Store, seen: Callable[[], Figures]) -> None:
+def test_refunds_are_counted_by_status_stage_and_lane(
+    store: Store, seen: Callable[[], Figures]
+) -> None:
     for number in range(3):
         accept(store, f"bulk-{number}", Lane.BULK)
     for number in range(2):
         accept(store, f"single-{number}")
     settle(store, "single-0", Status.SUCCEEDED)
     figures = seen()
-    assert of(figures, "refunds_records", status="pending", stage="queued", lane="refunds.bulk") == 3
+    assert (
+        of(figures, "refunds_records", status="pending", stage="queued", lane="refunds.bulk") == 3
+    )
     assert of(figures, "refunds_records", status="pending", stage="queued", lane="refunds") == 1
     assert of(figures, "refunds_records", status="succeeded", stage="settled", lane="all") == 1
     assert of(figures, "refunds_moves_total", **{"from": "new", "to": "queued"}) == 5
@@ -98,7 +112,9 @@ def test_refunds_are_counted_by_status_stage_and_lane(store: Store, seen: Callab
 
 
 def test_money_is_summed_by_status_and_currency(store: Store, seen: Callable[[], Figures]) -> None:
-    for number, (status, currency) in enumerate([(Status.SUCCEEDED, "usd"), (Status.SUCCEEDED, "eur")]):
+    for number, (status, currency) in enumerate(
+        [(Status.SUCCEEDED, "usd"), (Status.SUCCEEDED, "eur")]
+    ):
         accept(store, f"order-{number}", amount=700)
         settle(store, f"order-{number}", status, currency=currency)
     accept(store, "order-9", amount=300)
@@ -123,16 +139,27 @@ def test_the_oldest_age_is_that_of_acceptance_and_not_of_the_next_look(
     assert 7200 <= age < 7260
 
 
-def test_lag_workers_flags_batches_and_rejected_messages_are_told(store: Store, seen: Callable[[], Figures]) -> None:
+def test_lag_workers_flags_batches_and_rejected_messages_are_told(
+    store: Store, seen: Callable[[], Figures]
+) -> None:
     now = snapshot.snapshot(store).now_ms
     accept(store, "order-1")
     store.redis.zadd(store.key("due"), {"order-1": now - 90_000})
     store.redis.zadd(store.key("workers"), {"alive:1": now, "gone:2": now - 120_000})
-    store.redis.hset(store.key("meta"), mapping={"paused": now, "credentials_refused_at": now, "account_lost_at": now})
+    store.redis.hset(
+        store.key("meta"),
+        mapping={"paused": now, "credentials_refused_at": now, "account_lost_at": now},
+    )
     store.redis.hset(store.key("gate"), "blocked_until", now + 60_000)
-    for batch, state, pending in [("b-1", "running", 2), ("b-2", "running", 0), ("b-3", "canceled", 5)]:
+    for batch, state, pending in [
+        ("b-1", "running", 2),
+        ("b-2", "running", 0),
+        ("b-3", "canceled", 5),
+    ]:
         store.redis.zadd(store.key("batches"), {batch: now})
-        store.redis.hset(store.key(f"batch:{batch}"), mapping={"state": state, "status:pending": pending})
+        store.redis.hset(
+            store.key(f"batch:{batch}"), mapping={"state": state, "status:pending": pending}
+        )
     store.redis.lpush(store.key("rejected"), "{}")
     store.redis.hset(store.key("counters"), mapping={"rejected": 9, "contradicted": 4})
     store.redis.zadd(store.key("contradicted"), {"order-8": now, "order-9": now})
@@ -156,11 +183,23 @@ def test_a_codes_shape_and_number_are_bounded_and_the_rest_is_one_label(
     store: Store, seen: Callable[[], Figures]
 ) -> None:
     planted = {f"failed:code_{number}": 2 for number in range(200)}
-    planted |= {"failed:card_declined": 5, "failed:Ein Satz, kein Code": 3, "answer:done": 7, "answer:code_1": 8}
-    planted |= {"open:queued:usd": 900, "open:in_doubt:<script>": 4, "open:queued:zzz": 5, "open:queued:unknown": 6}
+    planted |= {
+        "failed:card_declined": 5,
+        "failed:Ein Satz, kein Code": 3,
+        "answer:done": 7,
+        "answer:code_1": 8,
+    }
+    planted |= {
+        "open:queued:usd": 900,
+        "open:in_doubt:<script>": 4,
+        "open:queued:zzz": 5,
+        "open:queued:unknown": 6,
+    }
     store.redis.hset(store.key("counters"), mapping=planted)  # type: ignore[arg-type]  # invariance of the client's types
     figures = seen()
-    codes = {dict(labels)["error_code"] for name, labels in figures if name == "refunds_failures_total"}
+    codes = {
+        dict(labels)["error_code"] for name, labels in figures if name == "refunds_failures_total"
+    }
     assert codes == {"card_declined", "other"}
     assert of(figures, "refunds_failures_total", error_code="card_declined") == 5
     assert of(figures, "refunds_failures_total", error_code="other") == 3 + 2 * 200
@@ -194,15 +233,36 @@ async def test_what_workers_counted_is_added_up_over_all_of_them(
         await tally.flush(async_store, worker="w:1", provider_away=False)
         await tally.flush(async_store, worker="w:1", provider_away=False)
     figures = seen()
-    assert of(figures, "refunds_provider_calls_total", **{"operation": "create_refund", "class": "5xx"}) == 2
+    assert (
+        of(
+            figures,
+            "refunds_provider_calls_total",
+            **{"operation": "create_refund", "class": "5xx"},
+        )
+        == 2
+    )
     assert of(figures, "refunds_attempts_total", outcome="done") == 2
     assert of(figures, "refunds_answers_total", code="other") == 2
     assert of(figures, "refunds_gate_wait_seconds_total") == 4.0
-    assert of(figures, "refunds_provider_call_seconds_bucket", operation="create_refund", le="0.025") == 0
-    assert of(figures, "refunds_provider_call_seconds_bucket", operation="create_refund", le="0.05") == 2
-    assert of(figures, "refunds_provider_call_seconds_bucket", operation="create_refund", le="60.0") == 2
-    assert of(figures, "refunds_provider_call_seconds_bucket", operation="create_refund", le="+Inf") == 4
-    assert of(figures, "refunds_provider_call_seconds_sum", operation="create_refund") == pytest.approx(1998.06)
+    assert (
+        of(figures, "refunds_provider_call_seconds_bucket", operation="create_refund", le="0.025")
+        == 0
+    )
+    assert (
+        of(figures, "refunds_provider_call_seconds_bucket", operation="create_refund", le="0.05")
+        == 2
+    )
+    assert (
+        of(figures, "refunds_provider_call_seconds_bucket", operation="create_refund", le="60.0")
+        == 2
+    )
+    assert (
+        of(figures, "refunds_provider_call_seconds_bucket", operation="create_refund", le="+Inf")
+        == 4
+    )
+    assert of(
+        figures, "refunds_provider_call_seconds_sum", operation="create_refund"
+    ) == pytest.approx(1998.06)
 
 
 def test_a_call_that_takes_exactly_a_bound_counts_within_it() -> None:
@@ -221,7 +281,10 @@ async def test_counts_of_a_failed_flush_are_kept_for_the_next(
     with pytest.raises(StoreUnavailable):
         await tally.flush(away, worker="w:1", provider_away=False)
     await tally.flush(async_store, worker="w:1", provider_away=False)
-    assert of(seen(), "refunds_provider_calls_total", **{"operation": "create_refund", "class": "2xx"}) == 1
+    assert (
+        of(seen(), "refunds_provider_calls_total", **{"operation": "create_refund", "class": "2xx"})
+        == 1
+    )
 
 
 async def test_an_outage_is_told_while_a_living_worker_holds_back_for_it(
@@ -241,7 +304,12 @@ def test_a_worker_counts_known_codes_by_name_and_all_others_as_one() -> None:
     for code in ("done", "card_declined", "no_reply"):
         tally.attempt(Outcome(verdict=TryVerdict.REFUSED, code=code))
     answers = {name: count for name, count in tally._counts.items() if name.startswith("answer:")}
-    assert answers == {"answer:other": 50, "answer:done": 1, "answer:card_declined": 1, "answer:no_reply": 1}
+    assert answers == {
+        "answer:other": 50,
+        "answer:done": 1,
+        "answer:card_declined": 1,
+        "answer:no_reply": 1,
+    }
 
 
 async def test_a_figure_that_can_count_no_further_keeps_no_other_from_being_counted(
@@ -259,19 +327,25 @@ async def test_a_figure_that_can_count_no_further_keeps_no_other_from_being_coun
 
 
 def test_a_server_that_is_away_is_told_and_no_figure_is_guessed() -> None:
-    away = Store(redis.Redis(port=1, retry=Retry(NoBackoff(), 0)), durable=False, address="127.0.0.1:1")
+    away = Store(
+        redis.Redis(port=1, retry=Retry(NoBackoff(), 0)), durable=False, address="127.0.0.1:1"
+    )
     figures = parsed(metrics.render(away))
     assert figures == {("refunds_redis_up", frozenset()): 0}
 
 
-def test_queue_depths_come_from_the_broker_and_a_broker_away_is_told(store: Store, redis_url: str) -> None:
+def test_queue_depths_come_from_the_broker_and_a_broker_away_is_told(
+    store: Store, redis_url: str
+) -> None:
     app = queues.make_celery(Settings.load(redis_url=redis_url))
     for number in range(3):
         queues.nudge(app, [f"order-{number}"], Lane.BULK)
     figures = parsed(metrics.render(store, app))
     assert of(figures, "refunds_queue_messages", lane="refunds.bulk") == 3
     assert of(figures, "refunds_queue_messages", lane="refunds") == 0
-    away = queues.make_celery(Settings.load(redis_url=redis_url, broker_url="redis://127.0.0.1:1/0"))
+    away = queues.make_celery(
+        Settings.load(redis_url=redis_url, broker_url="redis://127.0.0.1:1/0")
+    )
     figures = parsed(metrics.render(store, away))
     assert of(figures, "refunds_broker_up") == 0
     assert of(figures, "refunds_redis_up") == 1
@@ -309,13 +383,16 @@ import redis, sys
 from worker.monitoring import metrics
 from worker.store.store import Store
 client = redis.Redis.from_url(sys.argv[1], decode_responses=True)
-metrics.serve(Store(client, durable=False), port=0, say=lambda sentence: print(sentence, flush=True))
+store = Store(client, durable=False)
+metrics.serve(store, port=0, say=lambda sentence: print(sentence, flush=True))
 print("ended", flush=True)
 """
 
 
 def test_serving_says_where_and_ends_in_good_order_at_sigterm(redis_url: str) -> None:
-    process = subprocess.Popen([sys.executable, "-c", SERVE, redis_url], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, redis_url], stdout=subprocess.PIPE, text=True
+    )
     with process:
         assert process.stdout is not None
         told = process.stdout.readline()

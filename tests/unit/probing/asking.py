@@ -1,4 +1,6 @@
-"""Probes of a sandbox, run to their end without waiting: a pause settles what is pending instead."""
+"""Probes of a sandbox, run to their end without waiting: a pause settles what is pending
+instead.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,15 @@ KEY = "sk_test_planted"
 
 
 def settings(url: str, **more: Any) -> Settings:
-    """The settings of a probe; none of this machine's environment counts, since all that matter are given."""
+    """The settings of a probe; none of this machine's environment counts, since all that matter are
+    given.
+    """
     return Settings.load(api_url=url, api_key=KEY, request_timeout_seconds=5, **more)
 
 
-async def probed(sandbox: Sandbox, payment: str = "pi_1", amount: int = 1, *, settles: bool = True) -> Report:
+async def probed(
+    sandbox: Sandbox, payment: str = "pi_1", amount: int = 1, *, settles: bool = True
+) -> Report:
     """What a probe reports; with `settles` a pause lets pending refunds settle."""
 
     async def pause(_: float) -> None:
@@ -46,7 +52,9 @@ def answers(report: Report) -> dict[Question, str]:
 
 def advised(report: Report) -> dict[str, str]:
     """The settings that follow, by the variable without its prefix."""
-    return {advice.variable.removeprefix("REFUNDS_"): advice.value for advice in advise(report.findings)}
+    return {
+        advice.variable.removeprefix("REFUNDS_"): advice.value for advice in advise(report.findings)
+    }
 
 
 def moved(sandbox: Sandbox) -> int:

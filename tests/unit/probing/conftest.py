@@ -26,4 +26,10 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def cli(redis_url: str, sandbox: Sandbox) -> Cli:
-    return Cli(environment={"REFUNDS_REDIS_URL": redis_url, "REFUNDS_API_URL": sandbox.url, "REFUNDS_API_KEY": KEY})
+    return Cli(
+        environment={
+            "REFUNDS_REDIS_URL": redis_url,
+            "REFUNDS_API_URL": sandbox.url,
+            "REFUNDS_API_KEY": KEY,
+        }
+    )

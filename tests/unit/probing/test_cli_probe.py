@@ -1,4 +1,6 @@
-"""`refunds probe`: what it says, asks, spends and keeps, and what it refuses before a byte is sent."""
+"""`refunds probe`: what it says, asks, spends and keeps, and what it refuses before a byte is
+sent.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,12 @@ from worker.store.store import Store
 
 PI = ("--payment-intent", "pi_1")
 RUN = (
-    "from worker.cli import group\ngroup.COMMANDS['probe'] = group.Entry('worker.cli.probe', 'probe', '')\ngroup.main()"
+    "from worker.cli import group\ngroup.COMMANDS['probe'] = group.Entry('worker.cli.probe',"
+    " 'probe', '')\ngroup.main()"
 )
 WATCHED = (
-    "import sys\n"
-    "sys.addaudithook(lambda event, _: event in {'socket.connect', 'socket.getaddrinfo', 'socket.sendto'}"
-    " and print('TOUCHED', event, flush=True))\n" + RUN
+    "import sys\nsys.addaudithook(lambda event, _: event in {'socket.connect',"
+    " 'socket.getaddrinfo', 'socket.sendto'} and print('TOUCHED', event, flush=True))\n" + RUN
 )
 
 
@@ -49,9 +51,18 @@ def test_it_says_what_it_will_spend_shows_what_it_saw_and_keeps_the_answers(
         "never more than 12",
     ):
         assert part in ran.err
-    for part in ("what was seen", "recommended settings", "REFUNDS_IDEMPOTENCY=trust", "now verify", "not seen"):
+    for part in (
+        "what was seen",
+        "recommended settings",
+        "REFUNDS_IDEMPOTENCY=trust",
+        "now verify",
+        "not seen",
+    ):
         assert part in ran.out
-    assert (moved(sandbox), "2 minor units of usd refunded with 3 requests: re_" in ran.err) == (2, True)
+    assert (moved(sandbox), "2 minor units of usd refunded with 3 requests: re_" in ran.err) == (
+        2,
+        True,
+    )
     assert KEY not in ran.out + ran.err
     # Nothing but the answers is written: the test refunds stand in no record.
     assert [*sync_redis.scan_iter("*")] == ["refunds:meta"]
@@ -62,7 +73,9 @@ def test_it_says_what_it_will_spend_shows_what_it_saw_and_keeps_the_answers(
     assert KEY not in str(kept)
 
 
-def test_the_answers_are_one_object_for_programs_and_can_be_read_again(cli: Cli, sync_redis: redis.Redis) -> None:
+def test_the_answers_are_one_object_for_programs_and_can_be_read_again(
+    cli: Cli, sync_redis: redis.Redis
+) -> None:
     shown = cli("probe", *PI, "--yes", "--json").object
     assert shown["findings"]["key_honoured"]["answer"] == "yes"
     assert shown["settings"] == {
@@ -71,7 +84,12 @@ def test_the_answers_are_one_object_for_programs_and_can_be_read_again(cli: Cli,
         "REFUNDS_TOTALS": "hint",
         "REFUNDS_KEY_WINDOW_HOURS": "23",
     }
-    assert (shown["spent"], shown["may_have_been_spent"], shown["posts"], shown["kept"]) == (1, 0, 3, True)
+    assert (shown["spent"], shown["may_have_been_spent"], shown["posts"], shown["kept"]) == (
+        1,
+        0,
+        3,
+        True,
+    )
     kept = probing_kept.read(Store(sync_redis))
     assert kept is not None
     assert {question.value: found.evidence for question, found in kept.findings.items()} == {
@@ -81,7 +99,12 @@ def test_the_answers_are_one_object_for_programs_and_can_be_read_again(cli: Cli,
 
 @pytest.mark.parametrize(
     ("payment", "faults", "code"),
-    [("pi_declined", "", 3), ("pi_1", "http_401:on=any", 2), ("pi_1", "http_500_before", 5), ("../x", "", 3)],
+    [
+        ("pi_declined", "", 3),
+        ("pi_1", "http_401:on=any", 2),
+        ("pi_1", "http_500_before", 5),
+        ("../x", "", 3),
+    ],
 )
 def test_what_came_to_no_end_is_not_kept(
     cli: Cli, sandbox: Sandbox, sync_redis: redis.Redis, payment: str, faults: str, code: int
@@ -103,22 +126,32 @@ def test_an_earlier_answer_outlives_a_probe_that_came_to_no_end(
     assert sync_redis.hgetall("refunds:meta") == before
 
 
-def test_a_provider_or_a_redis_that_is_away_is_5_and_spends_nothing(cli: Cli, sandbox: Sandbox) -> None:
+def test_a_provider_or_a_redis_that_is_away_is_5_and_spends_nothing(
+    cli: Cli, sandbox: Sandbox
+) -> None:
     assert cli("probe", *PI, "--yes", REFUNDS_API_URL="http://127.0.0.1:9").code == 5
     assert cli("probe", *PI, "--yes", REFUNDS_REDIS_URL="redis://127.0.0.1:1/0").code == 5
     assert posts(sandbox) == []
 
 
 @pytest.mark.parametrize("amount", ["0", "4", "-1", "1.5"])
-def test_no_more_than_a_few_minor_units_can_be_asked_for(cli: Cli, sandbox: Sandbox, amount: str) -> None:
+def test_no_more_than_a_few_minor_units_can_be_asked_for(
+    cli: Cli, sandbox: Sandbox, amount: str
+) -> None:
     assert (cli("probe", *PI, "--yes", "--amount", amount).code, sandbox.requests()) == (2, [])
 
 
-def test_a_payment_of_our_own_is_not_disturbed(cli: Cli, sandbox: Sandbox, sync_redis: redis.Redis) -> None:
+def test_a_payment_of_our_own_is_not_disturbed(
+    cli: Cli, sandbox: Sandbox, sync_redis: redis.Redis
+) -> None:
     records = Records(store=Store(sync_redis))
     records.queued("order-1", payment_intent="pi_1")
     ran = cli("probe", *PI, "--yes")
-    assert (ran.code, "order-1 is in progress on pi_1" in ran.err, sandbox.requests()) == (6, True, [])
+    assert (ran.code, "order-1 is in progress on pi_1" in ran.err, sandbox.requests()) == (
+        6,
+        True,
+        [],
+    )
     records.succeeded("order-2", payment_intent="pi_2")
     assert cli("probe", "--payment-intent", "pi_2", "--yes").code == 0
 
@@ -141,13 +174,22 @@ REAL_MONEY = (
 
 
 @pytest.mark.parametrize("settings", REAL_MONEY)
-def test_what_could_move_real_money_is_refused(cli: Cli, sandbox: Sandbox, settings: dict[str, str]) -> None:
+def test_what_could_move_real_money_is_refused(
+    cli: Cli, sandbox: Sandbox, settings: dict[str, str]
+) -> None:
     ran = cli("probe", *PI, "--yes", **settings)
-    assert (ran.code, ran.out, "nothing was sent" in ran.err, sandbox.requests()) == (6, "", True, [])
+    assert (ran.code, ran.out, "nothing was sent" in ran.err, sandbox.requests()) == (
+        6,
+        "",
+        True,
+        [],
+    )
 
 
 @pytest.mark.parametrize("settings", REAL_MONEY[:3])
-def test_nothing_is_touched_with_what_could_move_real_money(cli: Cli, settings: dict[str, str]) -> None:
+def test_nothing_is_touched_with_what_could_move_real_money(
+    cli: Cli, settings: dict[str, str]
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, "probe", *PI, "--yes"],
         env=cli.real(**settings),
@@ -180,7 +222,9 @@ class LivePayment(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.methods.append("GET")
-        body = json.dumps({"id": "pi_1", "livemode": True, "currency": "usd", "amount_refunded": 0}).encode()
+        body = json.dumps(
+            {"id": "pi_1", "livemode": True, "currency": "usd", "amount_refunded": 0}
+        ).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -199,7 +243,9 @@ def test_a_payment_that_says_it_is_live_is_refused_unsent(cli: Cli) -> None:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            ran = cli("probe", *PI, "--yes", REFUNDS_API_URL=f"http://127.0.0.1:{server.server_port}")
+            ran = cli(
+                "probe", *PI, "--yes", REFUNDS_API_URL=f"http://127.0.0.1:{server.server_port}"
+            )
         finally:
             server.shutdown()
             thread.join()
@@ -208,8 +254,12 @@ def test_a_payment_that_says_it_is_live_is_refused_unsent(cli: Cli) -> None:
 
 
 @contextmanager
-def on_terminal(cli: Cli, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[str], str], int]]:
-    """A command on a terminal: the process, what reads until words are shown ('' for its end), and the terminal."""
+def on_terminal(
+    cli: Cli, *arguments: str
+) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[str], str], int]]:
+    """A command on a terminal: the process, what reads until words are shown ('' for its end), and
+    the terminal.
+    """
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, *arguments],
@@ -224,7 +274,9 @@ def on_terminal(cli: Cli, *arguments: str) -> Iterator[tuple[subprocess.Popen[by
 
     def read_until(words: str) -> str:
         while not words or words.encode() not in shown:
-            assert select.select([terminal], [], [], SECONDS)[0], f"said nothing more after {shown.decode()!r}"
+            assert select.select([terminal], [], [], SECONDS)[0], (
+                f"said nothing more after {shown.decode()!r}"
+            )
             try:
                 part = os.read(terminal, 4096)
             except OSError:  # a terminal whose last writer has gone reads as an error
@@ -243,7 +295,9 @@ def on_terminal(cli: Cli, *arguments: str) -> Iterator[tuple[subprocess.Popen[by
         os.close(terminal)
 
 
-def test_yes_on_a_terminal_spends_and_no_does_not(cli: Cli, sandbox: Sandbox, sync_redis: redis.Redis) -> None:
+def test_yes_on_a_terminal_spends_and_no_does_not(
+    cli: Cli, sandbox: Sandbox, sync_redis: redis.Redis
+) -> None:
     with on_terminal(cli, "probe", *PI) as (process, read_until, terminal):
         read_until("[y/N]")
         assert sandbox.requests() == []
@@ -259,11 +313,14 @@ def test_yes_on_a_terminal_spends_and_no_does_not(cli: Cli, sandbox: Sandbox, sy
     assert (moved(sandbox), sync_redis.exists("refunds:meta")) == (1, 1)
 
 
-def test_ctrl_c_at_the_question_leaves_nothing(cli: Cli, sandbox: Sandbox, sync_redis: redis.Redis) -> None:
+def test_ctrl_c_at_the_question_leaves_nothing(
+    cli: Cli, sandbox: Sandbox, sync_redis: redis.Redis
+) -> None:
     with on_terminal(cli, "probe", *PI) as (process, read_until, terminal):
         read_until("[y/N]")
         process.send_signal(signal.SIGINT)
-        # Noted between the question and the read, the key ends nothing yet: a person presses it again.
+        # Noted between the question and the read, the key ends nothing yet: a person presses it
+        # again.
         while not select.select([terminal], [], [], 1)[0]:
             process.send_signal(signal.SIGINT)
         assert read_until("").endswith("nothing was sent\n")
@@ -271,7 +328,9 @@ def test_ctrl_c_at_the_question_leaves_nothing(cli: Cli, sandbox: Sandbox, sync_
     assert (sandbox.requests(), sync_redis.exists("refunds:meta")) == ([], 0)
 
 
-def test_ctrl_c_on_the_way_says_what_may_have_been_spent(cli: Cli, sandbox: Sandbox, sync_redis: redis.Redis) -> None:
+def test_ctrl_c_on_the_way_says_what_may_have_been_spent(
+    cli: Cli, sandbox: Sandbox, sync_redis: redis.Redis
+) -> None:
     sandbox.set_faults("timeout_after:times=1")
     with on_terminal(cli, "probe", *PI, "--yes") as (process, read_until, _):
         end = time.monotonic() + SECONDS
@@ -287,14 +346,26 @@ def test_ctrl_c_on_the_way_says_what_may_have_been_spent(cli: Cli, sandbox: Sand
 def test_answers_of_another_version_show_nothing(sync_redis: redis.Redis) -> None:
     store = Store(sync_redis)
     assert probing_kept.read(store) is None
-    for results in ("{}", "nonsense", '{"findings": {"unheard_of": {"answer": "yes", "evidence": ""}}}', "[]"):
-        sync_redis.hset("refunds:meta", mapping={"probe_at": "1", "probe_host": "x", "probe_results": results})
+    for results in (
+        "{}",
+        "nonsense",
+        '{"findings": {"unheard_of": {"answer": "yes", "evidence": ""}}}',
+        "[]",
+    ):
+        sync_redis.hset(
+            "refunds:meta", mapping={"probe_at": "1", "probe_host": "x", "probe_results": results}
+        )
         assert probing_kept.read(store) is None
 
 
 def test_live_trust_without_answers_is_warned_of_and_test_trust_is_not() -> None:
-    live = Settings.load(api_key="sk_live_x", live=True, api_url="https://api.wooshpay.com", idempotency="trust")
+    live = Settings.load(
+        api_key="sk_live_x", live=True, api_url="https://api.wooshpay.com", idempotency="trust"
+    )
     assert "REAL MONEY" in (probing_kept.live_warning(live, None) or "")
-    assert probing_kept.live_warning(Settings.load(api_key="sk_test_x", idempotency="trust"), None) is None
+    assert (
+        probing_kept.live_warning(Settings.load(api_key="sk_test_x", idempotency="trust"), None)
+        is None
+    )
     careful = Settings.load(api_key="sk_live_x", live=True, api_url="https://api.wooshpay.com")
     assert probing_kept.live_warning(careful, None) is None

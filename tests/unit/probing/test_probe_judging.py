@@ -11,8 +11,12 @@ from worker.probing.questions import Finding, Question, Verdict
 
 RUN = "probe-1"
 PAYMENT = "pi_1"
-FIRST = ProviderRefund(id="re_1", status="succeeded", amount=1, payment_intent=PAYMENT, refund_id=f"{RUN}-1")
-OTHER = ProviderRefund(id="re_2", status="succeeded", amount=1, payment_intent=PAYMENT, refund_id=f"{RUN}-2")
+FIRST = ProviderRefund(
+    id="re_1", status="succeeded", amount=1, payment_intent=PAYMENT, refund_id=f"{RUN}-1"
+)
+OTHER = ProviderRefund(
+    id="re_2", status="succeeded", amount=1, payment_intent=PAYMENT, refund_id=f"{RUN}-2"
+)
 
 
 def done(found: ProviderRefund) -> Outcome:
@@ -20,8 +24,12 @@ def done(found: ProviderRefund) -> Outcome:
 
 
 MISMATCH = Outcome(verdict=TryVerdict.MISMATCH, code="idempotency_error", http_status=400)
-CONFLICT = Outcome(verdict=TryVerdict.MAYBE, code="idempotency_key_in_use", http_status=409, doubt=True)
-FIRST_AGAIN = Outcome(verdict=TryVerdict.MAYBE, code="contradictory_reply", http_status=200, doubt=True)
+CONFLICT = Outcome(
+    verdict=TryVerdict.MAYBE, code="idempotency_key_in_use", http_status=409, doubt=True
+)
+FIRST_AGAIN = Outcome(
+    verdict=TryVerdict.MAYBE, code="contradictory_reply", http_status=200, doubt=True
+)
 REFUSED = Outcome(verdict=TryVerdict.REFUSED, code="duplicate", http_status=400)
 
 
@@ -59,7 +67,9 @@ def test_a_key_counts_as_honoured_only_where_one_refund_was_counted(
         (REFUSED, Verdict.UNCLEAR),
     ],
 )
-def test_other_bytes_under_a_key_must_be_refused_for_the_key(other: Outcome, verdict: Verdict) -> None:
+def test_other_bytes_under_a_key_must_be_refused_for_the_key(
+    other: Outcome, verdict: Verdict
+) -> None:
     assert judging.other_bytes(other, FIRST).verdict is verdict
 
 
@@ -78,7 +88,12 @@ def test_trust_follows_from_both_answers_alone(key: Verdict, guard: Verdict, val
         Question.KEY: Finding(verdict=key, evidence=""),
         Question.GUARD: Finding(verdict=guard, evidence=""),
     }
-    assert next(advice.value for advice in advise(findings) if advice.variable == "REFUNDS_IDEMPOTENCY") == value
+    assert (
+        next(
+            advice.value for advice in advise(findings) if advice.variable == "REFUNDS_IDEMPOTENCY"
+        )
+        == value
+    )
 
 
 def test_nothing_shown_leaves_every_default() -> None:
@@ -91,14 +106,19 @@ def test_nothing_shown_leaves_every_default() -> None:
 
 
 def test_neither_list_nor_total_leaves_every_doubt_to_a_person() -> None:
-    findings = {question: Finding(verdict=Verdict.NO, evidence="") for question in (Question.LIST, Question.TOTALS)}
-    assert {advice.variable: advice.value for advice in advise(findings)}["REFUNDS_READBACK"] == "none"
+    findings = {
+        question: Finding(verdict=Verdict.NO, evidence="")
+        for question in (Question.LIST, Question.TOTALS)
+    }
+    assert {advice.variable: advice.value for advice in advise(findings)}[
+        "REFUNDS_READBACK"
+    ] == "none"
 
 
 @pytest.mark.parametrize(
     ("refunded", "still", "verdict"),
-    [(1, True, Verdict.YES), (0, True, Verdict.NO), (1, False, Verdict.UNCLEAR), (0, False, Verdict.UNCLEAR),
-     (7, True, Verdict.UNCLEAR), (None, True, Verdict.UNCLEAR)],
+    [(1, True, Verdict.YES), (0, True, Verdict.NO), (1, False, Verdict.UNCLEAR),
+     (0, False, Verdict.UNCLEAR), (7, True, Verdict.UNCLEAR), (None, True, Verdict.UNCLEAR)],
 )  # fmt: skip
 def test_a_total_speaks_of_pending_refunds_only_while_one_is_pending(
     refunded: int | None, still: bool, verdict: Verdict  # noqa: FBT001 - a table of cases
@@ -121,13 +141,20 @@ def test_a_total_speaks_of_pending_refunds_only_while_one_is_pending(
 def test_a_list_is_of_use_only_whole_with_our_id_and_of_this_payment(
     entries: list[ProviderRefund], complete: bool, verdict: Verdict  # noqa: FBT001 - a table of cases
 ) -> None:  # fmt: skip
-    finding = judging.listed(entries, complete=complete, found=FIRST, refund_id=f"{RUN}-1", payment_intent=PAYMENT)
+    finding = judging.listed(
+        entries, complete=complete, found=FIRST, refund_id=f"{RUN}-1", payment_intent=PAYMENT
+    )
     assert finding is not None
     assert finding.verdict is verdict
 
 
 def test_a_list_without_the_refund_may_only_be_late() -> None:
-    assert judging.listed([OTHER], complete=True, found=FIRST, refund_id=f"{RUN}-1", payment_intent=PAYMENT) is None
+    assert (
+        judging.listed(
+            [OTHER], complete=True, found=FIRST, refund_id=f"{RUN}-1", payment_intent=PAYMENT
+        )
+        is None
+    )
 
 
 def test_a_failing_list_is_not_a_missing_one() -> None:

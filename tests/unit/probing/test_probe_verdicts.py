@@ -16,7 +16,10 @@ PENDING = "pi_pending_succeeded_1"
 
 
 def spent_as_told(report: Report, sandbox: Sandbox) -> None:
-    """The ledger agrees with the report: no more than may have been spent, no less than is known, under one name."""
+    """The ledger agrees with the report.
+
+    No more than may have been spent, no less than is known, under one name.
+    """
     assert report.spent <= moved(sandbox) <= report.spent + report.uncertain
     assert report.posts == len(posts(sandbox)) <= MAX_POSTS
     assert moved(sandbox) <= MAX_POSTS * report.order.amount
@@ -29,7 +32,14 @@ def spent_as_told(report: Report, sandbox: Sandbox) -> None:
         pytest.param(
             {},
             PENDING,
-            {Q.KEY: "yes", Q.GUARD: "yes", Q.LIST: "yes", Q.TOTALS: "yes", Q.PENDING: "yes", Q.REFUND: "yes"},
+            {
+                Q.KEY: "yes",
+                Q.GUARD: "yes",
+                Q.LIST: "yes",
+                Q.TOTALS: "yes",
+                Q.PENDING: "yes",
+                Q.REFUND: "yes",
+            },
             {"IDEMPOTENCY": "trust", "READBACK": "list", "TOTALS": "proof"},
             1,
             id="honours keys, lists, counts pending refunds",
@@ -85,7 +95,11 @@ def spent_as_told(report: Report, sandbox: Sandbox) -> None:
     ],
 )
 async def test_each_kind_of_provider_is_told_by_what_it_does(
-    modes: dict[str, Any], payment: str, expected: dict[Question, str], settings: dict[str, str], money: int
+    modes: dict[str, Any],
+    payment: str,
+    expected: dict[Question, str],
+    settings: dict[str, str],
+    money: int,
 ) -> None:
     with provider(**modes) as sandbox:
         report = await probed(sandbox, payment)
@@ -142,7 +156,11 @@ async def test_a_5xx_on_the_way_shows_whether_it_is_kept(
     with provider(**modes) as sandbox:
         report = await probed(sandbox)
         assert report.problem is None
-        assert (answers(report)[Q.ERROR], answers(report)[Q.KEY], moved(sandbox)) == (verdict, key, money)
+        assert (answers(report)[Q.ERROR], answers(report)[Q.KEY], moved(sandbox)) == (
+            verdict,
+            key,
+            money,
+        )
         spent_as_told(report, sandbox)
 
 
@@ -174,13 +192,21 @@ async def test_a_refused_test_refund_ends_the_probe_and_moves_nothing(payment: s
     with provider() as sandbox:
         report = await probed(sandbox, payment)
         assert report.problem is not None
-        assert (report.problem.sort, report.spent, report.uncertain, moved(sandbox)) == ("refused", 0, 0, 0)
+        assert (report.problem.sort, report.spent, report.uncertain, moved(sandbox)) == (
+            "refused",
+            0,
+            0,
+            0,
+        )
 
 
 async def test_a_payment_that_is_not_fit_is_sent_nothing() -> None:
     with provider() as sandbox:
         sandbox.create_payment_intent("pi_small", amount=17)
-        for payment, why in (("pi_small", "only 17 minor units are left"), ("pi_two_charges", "several charges")):
+        for payment, why in (
+            ("pi_small", "only 17 minor units are left"),
+            ("pi_two_charges", "several charges"),
+        ):
             report = await probed(sandbox, payment, amount=3)
             assert report.problem is not None
             assert why in report.problem.text
@@ -199,4 +225,8 @@ async def test_reads_that_fail_in_passing_are_made_again() -> None:
     with provider() as sandbox:
         sandbox.set_faults("http_500_before:on=get:times=1,http_503_before:on=list:times=1")
         report = await probed(sandbox)
-        assert (answers(report)[Q.LIST], answers(report)[Q.TOTALS], moved(sandbox)) == ("yes", "yes", 1)
+        assert (answers(report)[Q.LIST], answers(report)[Q.TOTALS], moved(sandbox)) == (
+            "yes",
+            "yes",
+            1,
+        )

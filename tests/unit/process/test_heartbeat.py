@@ -28,7 +28,10 @@ def test_each_beat_makes_the_file_fresh(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_at_the_start_is_a_wrong_setting(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"^REFUNDS_HEARTBEAT_FILE .*no/heartbeat cannot be written \(No such file"):
+    with pytest.raises(
+        SettingsError,
+        match=r"^REFUNDS_HEARTBEAT_FILE .*no/heartbeat cannot be written \(No such file",
+    ):
         Heartbeat(tmp_path / "no" / "heartbeat").begin()
 
 

@@ -1,4 +1,7 @@
-"""What a worker makes of a broker that is away, or of records that may be forgotten: one sentence, no traceback."""
+"""What a worker makes of a broker that is away, or of records that may be forgotten.
+
+One sentence, no traceback.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,16 @@ def runtime() -> Iterator[Runtime]:
     made._loop.close()
 
 
-def test_a_queue_that_cannot_be_measured_or_nudged_names_the_broker_and_no_secret(runtime: Runtime) -> None:
-    for ask in (lambda: runtime._depth(Lane.SINGLE), lambda: runtime._nudge(["order-1"], Lane.SINGLE)):
-        with pytest.raises(StoreUnavailable, match=r"^the broker at 127\.0\.0\.1:1 cannot be reached") as caught:
+def test_a_queue_that_cannot_be_measured_or_nudged_names_the_broker_and_no_secret(
+    runtime: Runtime,
+) -> None:
+    for ask in (
+        lambda: runtime._depth(Lane.SINGLE),
+        lambda: runtime._nudge(["order-1"], Lane.SINGLE),
+    ):
+        with pytest.raises(
+            StoreUnavailable, match=r"^the broker at 127\.0\.0\.1:1 cannot be reached"
+        ) as caught:
             ask()
         assert "hunter2" not in str(caught.value)
 
@@ -38,7 +48,9 @@ def guarded(runtime: Runtime) -> RecordsGuard:
     """A runtime with a guard, and with no store behind it: whoever uses one fails."""
     nothing: Any = None
     guard = RecordsGuard(nothing, on_loss=lambda: None)
-    service: Any = SimpleNamespace(guard=guard, stopping=False, breaker=SimpleNamespace(resting=False))
+    service: Any = SimpleNamespace(
+        guard=guard, stopping=False, breaker=SimpleNamespace(resting=False)
+    )
     runtime.service = service
     return guard
 

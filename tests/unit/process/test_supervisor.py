@@ -12,20 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Queue
 
-# Supervises the script given as its argument, with pauses short enough for a test; says on stderr what it says.
+# Supervises the script given as its argument, with pauses short enough for a test; says on stderr
+# what it says.
 SUPERVISE = """
 import os, sys
 from worker.process.supervisor import Supervisor
 def say(sentence):
     print(sentence, file=sys.stderr, flush=True)
 supervisor = Supervisor(
-    [sys.executable, "-u", "-c", sys.argv[1]], say=say, environment=os.environ, final=frozenset({2, 6}),
-    first_pause=float(sys.argv[2]), longest_pause=float(sys.argv[2]) * 4,
+    [sys.executable, "-u", "-c", sys.argv[1]], say=say, environment=os.environ,
+    final=frozenset({2, 6}), first_pause=float(sys.argv[2]), longest_pause=float(sys.argv[2]) * 4,
 )
 sys.exit(supervisor.run())
 """
 
-# Obeys SIGTERM by finishing what it has: it ends only once a line comes through the pipe named to it.
+# Obeys SIGTERM by finishing what it has: it ends only once a line comes through the pipe named to
+# it.
 FINISHES = """
 import os, signal, sys
 def stop(*_):
@@ -94,9 +96,13 @@ def supervising(script: str, *, pause: float = 0.01, **environment: str) -> Iter
 
 
 def test_a_child_that_dies_is_started_again() -> None:
-    with supervising("import os, signal; print('ready', flush=True); os.kill(os.getpid(), signal.SIGKILL)") as watched:
+    with supervising(
+        "import os, signal; print('ready', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    ) as watched:
         watched.line("ready")
-        assert "killed by SIGKILL): restarting it in 0.01 s" in watched.line("the worker process ended")
+        assert "killed by SIGKILL): restarting it in 0.01 s" in watched.line(
+            "the worker process ended"
+        )
         watched.line("ready")
         assert "restarting it in 0.02 s" in watched.line("the worker process ended")
         watched.signal(signal.SIGTERM)
@@ -155,7 +161,9 @@ def test_a_second_interrupt_still_waits_and_says_what_for(tmp_path: object) -> N
 
 
 def test_an_interrupt_at_the_terminal_does_not_reach_the_child_itself() -> None:
-    with supervising("import os; print('ready', os.getsid(0), os.getpid(), flush=True); input()") as watched:
+    with supervising(
+        "import os; print('ready', os.getsid(0), os.getpid(), flush=True); input()"
+    ) as watched:
         _, session, pid = watched.line("ready").split()
         assert session == pid
 
@@ -181,7 +189,10 @@ def test_a_stop_between_two_children_starts_no_third() -> None:
 
 
 def test_the_child_knows_whose_it_is() -> None:
-    script = "import os; print('ready', os.environ['REFUNDS_SUPERVISOR_PID'], os.getppid(), flush=True); input()"
+    script = (
+        "import os; print('ready', os.environ['REFUNDS_SUPERVISOR_PID'], os.getppid(), flush=True);"
+        " input()"
+    )
     with supervising(script) as watched:
         _, told, parent = watched.line("ready").split()
         assert told == parent == str(watched.process.pid)

@@ -45,13 +45,24 @@ def lines() -> Iterator[Callable[..., list[Any]]]:
     structlog.configure(**before)
 
 
-def test_our_lines_and_the_libraries_lines_come_in_one_form(lines: Callable[..., list[Any]]) -> None:
+def test_our_lines_and_the_libraries_lines_come_in_one_form(
+    lines: Callable[..., list[Any]],
+) -> None:
     lines(log_format="json")
     structlog.get_logger("a").info("refund_settled", refund_id="order-1-1", ms=51)
     logging.getLogger("celery.x").warning("gone for %s s", 5, extra={"queue": "refunds"})
     ours, theirs = (json.loads(line) for line in lines())
-    assert (ours["event"], ours["level"], ours["refund_id"], ours["ms"]) == ("refund_settled", "info", "order-1-1", 51)
-    assert (theirs["event"], theirs["level"], theirs["queue"]) == ("gone for 5 s", "warning", "refunds")
+    assert (ours["event"], ours["level"], ours["refund_id"], ours["ms"]) == (
+        "refund_settled",
+        "info",
+        "order-1-1",
+        51,
+    )
+    assert (theirs["event"], theirs["level"], theirs["queue"]) == (
+        "gone for 5 s",
+        "warning",
+        "refunds",
+    )
     assert ours["at"].endswith("Z")
     assert theirs["at"].endswith("Z")
 
@@ -61,7 +72,12 @@ def test_no_secret_is_written_whoever_logs_it_and_however_deep_it_lies(
     lines: Callable[..., list[Any]], form: str
 ) -> None:
     lines(log_format=form)
-    facts: dict[str, Any] = {"why": f"key {KEY}", "deep": [{"x": (AUTHORIZATION,)}], "api_key": "plain", "own": KEY}
+    facts: dict[str, Any] = {
+        "why": f"key {KEY}",
+        "deep": [{"x": (AUTHORIZATION,)}],
+        "api_key": "plain",
+        "own": KEY,
+    }
     structlog.get_logger("a").error("failed", exc_info=ValueError(KEY), **facts)
     structlog.get_logger("a").info(f"said {AUTHORIZATION}")
     logging.getLogger("b").error("said %s", KEY, extra=facts)
@@ -90,11 +106,15 @@ def test_every_way_of_logging_is_a_line(lines: Callable[..., list[Any]]) -> None
 words = st.one_of(
     st.text(max_size=30),
     st.text(alphabet="sk_testlive_-.* BasicQ=\n\u00a0\u200b", max_size=60),
-    st.sampled_from([KEY, AUTHORIZATION, f"x{KEY}", f"-{KEY}", "rk_live_x", "a" * 5_000, "order-1001-1", ""]),
+    st.sampled_from(
+        [KEY, AUTHORIZATION, f"x{KEY}", f"-{KEY}", "rk_live_x", "a" * 5_000, "order-1001-1", ""]
+    ),
 )
 
 
 @given(st.lists(words, max_size=3).map("".join))
 def test_the_short_way_for_plain_words_comes_to_the_same(text: str) -> None:
-    long_way = "\n".join(scrubbed(line, logs._LONGEST_TEXT) if line.strip() else line for line in text.split("\n"))
+    long_way = "\n".join(
+        scrubbed(line, logs._LONGEST_TEXT) if line.strip() else line for line in text.split("\n")
+    )
     assert logs._clean_text(text) == long_way

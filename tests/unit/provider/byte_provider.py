@@ -1,4 +1,6 @@
-"""A provider made of bytes: what each connection does is a script, and every request that arrived whole is kept."""
+"""A provider made of bytes: what each connection does is a script, and every request that arrived
+whole is kept.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
     from worker.model.refund import Refund
 
 KEY = "sk_test_planted"
-BODY = b'{"payment_intent":"pi_1787730829493927936","amount":"500","metadata":{"refund_id":"order-1001-1"}}'
+BODY = (
+    b'{"payment_intent":"pi_1787730829493927936","amount":"500",'
+    b'"metadata":{"refund_id":"order-1001-1"}}'
+)
 LEASE = timedelta(seconds=30)
 
 
@@ -40,7 +45,11 @@ class Peer:
     """The provider's end of one connection."""
 
     def __init__(
-        self, provider: ByteProvider, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        provider: ByteProvider,
+        number: int,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
         self.provider = provider
         self.number = number
@@ -51,7 +60,9 @@ class Peer:
         """One whole request, kept by the provider."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
         line, *rest = head.strip().split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (text.partition(":") for text in rest)}
+        headers = {
+            name.lower(): value.strip() for name, _, value in (text.partition(":") for text in rest)
+        }
         body = await self.reader.readexactly(int(headers.get("content-length", "0")))
         request = Request(line=line, headers=headers, body=body)
         self.provider.requests.append(request)
@@ -112,7 +123,10 @@ async def byte_provider(
     tls: ssl.SSLContext | None = None,
     bound: socket.socket | None = None,
 ) -> AsyncIterator[ByteProvider]:
-    """Serve on a free port, or at a bound socket; the n-th connection follows the n-th script, later ones the last."""
+    """Serve on a free port, or at a bound socket.
+
+    The n-th connection follows the n-th script, later ones the last.
+    """
     provider = ByteProvider()
     tasks: list[asyncio.Task[None]] = []
 
@@ -145,7 +159,9 @@ async def byte_provider(
                 raise result
 
 
-def reply(status: int = 200, payload: object = None, body: bytes | None = None, **headers: str) -> bytes:
+def reply(
+    status: int = 200, payload: object = None, body: bytes | None = None, **headers: str
+) -> bytes:
     """The bytes of a reply; header names take `_` for `-`."""
     content = json.dumps(payload).encode() if body is None else body
     lines = [f"HTTP/1.1 {status} Words", f"Content-Length: {len(content)}"]
@@ -182,11 +198,15 @@ def by_path(**replies: bytes) -> Script:
 
 
 def settings_for(url: str, **values: Any) -> Settings:
-    return Settings.load(**({"api_url": url, "api_key": KEY, "request_timeout_seconds": 5} | values))
+    return Settings.load(
+        **({"api_url": url, "api_key": KEY, "request_timeout_seconds": 5} | values)
+    )
 
 
 @asynccontextmanager
-async def gateway_to(url: str, settings: dict[str, Any] | None = None, **collaborators: Any) -> AsyncIterator[Gateway]:
+async def gateway_to(
+    url: str, settings: dict[str, Any] | None = None, **collaborators: Any
+) -> AsyncIterator[Gateway]:
     """A gateway over the product's own client; `settings` by field name."""
     chosen = settings_for(url, **(settings or {}))
     client = build_client(chosen)
@@ -196,7 +216,9 @@ async def gateway_to(url: str, settings: dict[str, Any] | None = None, **collabo
         await client.aclose()
 
 
-async def sent(url: str, refund: Refund, settings: dict[str, Any] | None = None, **arguments: Any) -> Outcome:
+async def sent(
+    url: str, refund: Refund, settings: dict[str, Any] | None = None, **arguments: Any
+) -> Outcome:
     """The outcome of one attempt by a gateway of its own."""
     async with gateway_to(url, settings) as gateway:
         return await gateway.send(refund, BODY, **({"lease_left": LEASE} | arguments))

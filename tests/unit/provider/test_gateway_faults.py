@@ -1,4 +1,7 @@
-"""Every way in which one try can end, on real sockets: what it says of the refund, and how often money could move."""
+"""Every way in which one try can end, on real sockets.
+
+What it says of the refund, and how often money could move.
+"""
 
 from __future__ import annotations
 
@@ -105,14 +108,34 @@ async def flood(peer: Peer) -> None:
         (raw(b"HTTP/1.1 200 Words\r\nX-Long: " + b"x" * 70_000), 1, "the reply was not valid HTTP"),
         (raw(DONE[:-1]), 1, "the reply's body was incomplete"),
         (reset_within_body, 1, "the reply's body was incomplete"),
-        (raw(b"HTTP/1.1 200 Words\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"), 1, "the reply's body was incomplete"),
+        (
+            raw(b"HTTP/1.1 200 Words\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"),
+            1,
+            "the reply's body was incomplete",
+        ),
         (raw(b"HTTP/1.1 200 Words\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}"), 1, "the reply"),
         (flood, 1, "the reply is over 1 MB"),
         (raw(reply(body=b" " * (transport.MAX_BODY + 1))), 1, "the reply is over 1 MB"),
-        (raw(reply(body=gzip.compress(bytes(100_000_000), 1), Content_Encoding="gzip")), 1, "the reply is over 1 MB"),
-        (raw(reply(body=b"no gzip", Content_Encoding="gzip")), 1, "the reply's compression is broken"),
-        (raw(reply(body=gzip.compress(DONE)[:-9], Content_Encoding="gzip")), 1, "the reply's compression is broken"),
-        (raw(reply(body=b"x", Content_Encoding="br")), 1, "the reply has an encoding that was not requested"),
+        (
+            raw(reply(body=gzip.compress(bytes(100_000_000), 1), Content_Encoding="gzip")),
+            1,
+            "the reply is over 1 MB",
+        ),
+        (
+            raw(reply(body=b"no gzip", Content_Encoding="gzip")),
+            1,
+            "the reply's compression is broken",
+        ),
+        (
+            raw(reply(body=gzip.compress(DONE)[:-9], Content_Encoding="gzip")),
+            1,
+            "the reply's compression is broken",
+        ),
+        (
+            raw(reply(body=b"x", Content_Encoding="br")),
+            1,
+            "the reply has an encoding that was not requested",
+        ),
     ],
     ids=[
         "reset before reading",
@@ -134,10 +157,16 @@ async def flood(peer: Peer) -> None:
         "unknown encoding",
     ],
 )
-async def test_a_broken_reply_may_have_happened_and_is_not_sent_again(script: Script, posts: int, said: str) -> None:
+async def test_a_broken_reply_may_have_happened_and_is_not_sent_again(
+    script: Script, posts: int, said: str
+) -> None:
     async with byte_provider(script) as provider:
         outcome = await sent(provider.url, a_refund())
-        assert (outcome.verdict, outcome.code, outcome.doubt) == (TryVerdict.MAYBE, "no_reply", True)
+        assert (outcome.verdict, outcome.code, outcome.doubt) == (
+            TryVerdict.MAYBE,
+            "no_reply",
+            True,
+        )
         assert (outcome.message or "").startswith(said)
         assert (provider.connections, provider.posts) == (1, posts)
 
@@ -146,7 +175,10 @@ async def test_a_broken_reply_may_have_happened_and_is_not_sent_again(script: Sc
 async def test_a_reply_that_is_not_whole_in_time_may_have_happened(script: Script) -> None:
     async with byte_provider(script) as provider:
         outcome = await sent(provider.url, a_refund(), SHORT)
-        assert (outcome.verdict, outcome.message) == (TryVerdict.MAYBE, "no complete reply within 0.3 s")
+        assert (outcome.verdict, outcome.message) == (
+            TryVerdict.MAYBE,
+            "no complete reply within 0.3 s",
+        )
         assert (provider.connections, provider.posts) == (1, 1)
 
 
@@ -191,7 +223,11 @@ async def test_an_html_error_page_may_have_happened() -> None:
     page = reply(502, body=b"<html>Bad Gateway</html>", Content_Type="text/html")
     async with byte_provider(answering(page)) as provider:
         outcome = await sent(provider.url, a_refund())
-        assert (outcome.verdict, outcome.code, outcome.server_errors) == (TryVerdict.MAYBE, "http_502", 1)
+        assert (outcome.verdict, outcome.code, outcome.server_errors) == (
+            TryVerdict.MAYBE,
+            "http_502",
+            1,
+        )
 
 
 async def test_a_compressed_reply_that_was_not_asked_for_is_read() -> None:
@@ -208,7 +244,9 @@ async def test_a_redirect_is_not_followed() -> None:
 
 
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "close"])
-async def test_a_reused_connection_that_breaks_after_the_request_has_left_may_have_happened(reset: bool) -> None:  # noqa: FBT001 - a parameter of the case
+async def test_a_reused_connection_that_breaks_after_the_request_has_left_may_have_happened(
+    reset: bool,  # noqa: FBT001 - a parameter of the case
+) -> None:
     async def answer_then_break(peer: Peer) -> None:
         await peer.read()
         await peer.send(DONE)
@@ -239,10 +277,16 @@ async def test_a_second_reply_to_the_last_request_is_not_taken_for_the_next_ones
         for _ in range(20):  # until the stale bytes are in
             await asyncio.sleep(0)
         second = await gateway.send(a_refund(), BODY, lease_left=LEASE)
-        assert (first.verdict, second.verdict, second.code) == (TryVerdict.DONE, TryVerdict.MAYBE, "no_reply")
+        assert (first.verdict, second.verdict, second.code) == (
+            TryVerdict.DONE,
+            TryVerdict.MAYBE,
+            "no_reply",
+        )
 
 
-async def test_a_connection_idle_for_four_seconds_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_idle_for_four_seconds_is_not_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with byte_provider(answering(DONE)) as provider, gateway_to(provider.url) as gateway:
         await gateway.send(a_refund(), BODY, lease_left=LEASE)
         later = asyncio.get_running_loop().time() + 4.1
@@ -262,7 +306,12 @@ async def not_sent(url: str, settings: dict[str, Any] | None = None) -> str:
     """The reason of an attempt that must not have been sent; further tries are refused."""
     async with gateway_to(url, settings, sleep=no_time) as gateway:
         outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, may_go_on=refuse)
-    assert (outcome.verdict, outcome.code, outcome.doubt, outcome.tries) == (TryVerdict.NOT_SENT, "not_sent", False, 1)
+    assert (outcome.verdict, outcome.code, outcome.doubt, outcome.tries) == (
+        TryVerdict.NOT_SENT,
+        "not_sent",
+        False,
+        1,
+    )
     return outcome.message or ""
 
 
@@ -275,7 +324,10 @@ async def test_an_unknown_host_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> 
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    assert await not_sent("https://provider.invalid") == "the provider's host name could not be resolved"
+    assert (
+        await not_sent("https://provider.invalid")
+        == "the provider's host name could not be resolved"
+    )
 
 
 async def test_a_failed_tls_handshake_was_not_sent() -> None:
@@ -312,7 +364,10 @@ async def test_tls_with_a_trusted_certificate_works_and_a_break_after_sending_ma
         await peer.read()
         peer.reset()
 
-    async with byte_provider(answer_then_reset, tls=server_tls) as provider, gateway_to(provider.url) as gateway:
+    async with (
+        byte_provider(answer_then_reset, tls=server_tls) as provider,
+        gateway_to(provider.url) as gateway,
+    ):
         assert (await gateway.send(a_refund(), BODY, lease_left=LEASE)).verdict is TryVerdict.DONE
         assert (await gateway.send(a_refund(), BODY, lease_left=LEASE)).verdict is TryVerdict.MAYBE
         assert provider.posts == 2
@@ -331,7 +386,9 @@ async def test_a_connection_that_is_never_accepted_was_not_sent() -> None:
             one.close()
 
 
-async def test_a_call_that_gets_no_connection_of_the_pool_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_that_gets_no_connection_of_the_pool_was_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(transport, "SPARE_CONNECTIONS", 0)
     arrived = asyncio.Event()
 
@@ -341,7 +398,10 @@ async def test_a_call_that_gets_no_connection_of_the_pool_was_not_sent(monkeypat
         await peer.read_to_end()
 
     settings = {"concurrency": 1, "request_timeout_seconds": 0.4}
-    async with byte_provider(hold) as provider, gateway_to(provider.url, settings, sleep=no_time) as gateway:
+    async with (
+        byte_provider(hold) as provider,
+        gateway_to(provider.url, settings, sleep=no_time) as gateway,
+    ):
         holder = asyncio.create_task(gateway.send(a_refund(), BODY, lease_left=LEASE))
         await arrived.wait()
         outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, may_go_on=refuse)

@@ -49,7 +49,9 @@ DATE = "Sat, 31 Jan 2026 09:00:00 GMT"
         ("Sat, 31 Jan 2026 09:00:30 +9999999999", DATE, None),
     ],
 )
-def test_retry_after_is_read_in_each_of_its_forms(value: str, date: str | None, seconds: float | None) -> None:
+def test_retry_after_is_read_in_each_of_its_forms(
+    value: str, date: str | None, seconds: float | None
+) -> None:
     expected = None if seconds is None else timedelta(seconds=seconds)
     assert read_retry_after(value, date) == expected
 

@@ -1,4 +1,6 @@
-"""Reading back: one refund, a payment's totals, the list of its refunds, and whether the key is accepted."""
+"""Reading back: one refund, a payment's totals, the list of its refunds, and whether the key is
+accepted.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +28,26 @@ from worker.provider import gateway as gateway_module
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.running import running_sandbox
 
-CHARGE = {"id": "ch_1", "payment_intent": PAYMENT, "currency": "usd", "amount": 1000, "amount_refunded": 200}
+CHARGE = {
+    "id": "ch_1",
+    "payment_intent": PAYMENT,
+    "currency": "usd",
+    "amount": 1000,
+    "amount_refunded": 200,
+}
 INTENT = {"id": PAYMENT, "currency": "usd", "latest_charge": "ch_1"}
 
 
 async def payment_seen(script: Script) -> tuple[Any, list[str]]:
     async with byte_provider(script) as provider, gateway_to(provider.url) as gateway:
-        seen = await gateway.get_payment(PAYMENT)
+        seen = await gateway.get_payment(PAYMENT, about=None)
         return seen, [request.line.split(" ")[1] for request in provider.requests]
 
 
 async def test_a_refund_is_read_by_the_providers_id() -> None:
     found = reply(200, refund_payload(), Request_Id="req_1")
     async with byte_provider(answering(found)) as provider, gateway_to(provider.url) as gateway:
-        answer = await gateway.get_refund("re_1")
+        answer = await gateway.get_refund("re_1", about=None)
         assert answer == a_reply(200, refund_payload(), request_id="req_1")
         assert provider.requests[0].line == "GET /v1/refunds/re_1 HTTP/1.1"
         assert "content-type" not in provider.requests[0].headers
@@ -47,19 +55,26 @@ async def test_a_refund_is_read_by_the_providers_id() -> None:
 
 @pytest.mark.parametrize("identity", ["", "..", "a/b", "re_1?x", "re 1", "ré"])
 async def test_an_id_that_would_alter_the_url_is_not_asked_for(identity: str) -> None:
-    async with byte_provider(answering(reply(200, {}))) as provider, gateway_to(provider.url) as gateway:
-        assert isinstance(await gateway.get_refund(identity), NotSent)
+    async with (
+        byte_provider(answering(reply(200, {}))) as provider,
+        gateway_to(provider.url) as gateway,
+    ):
+        assert isinstance(await gateway.get_refund(identity, about=None), NotSent)
         assert provider.connections == 0
 
 
 async def test_a_payments_totals_are_read_from_its_one_charge() -> None:
-    seen, paths = await payment_seen(by_path(**{PAYMENT: reply(200, INTENT), "_": reply(200, CHARGE)}))
+    seen, paths = await payment_seen(
+        by_path(**{PAYMENT: reply(200, INTENT), "_": reply(200, CHARGE)})
+    )
     assert seen == PaymentView(refunded=200, captured=1000, currency="usd", shown_by="ch_1")
     assert paths == [f"/v1/payment_intents/{PAYMENT}", "/v1/charges/ch_1"]
 
 
 async def test_a_payment_that_carries_its_totals_is_read_once() -> None:
-    seen, paths = await payment_seen(answering(reply(200, {**INTENT, "amount": 1000, "amount_refunded": 300})))
+    seen, paths = await payment_seen(
+        answering(reply(200, {**INTENT, "amount": 1000, "amount_refunded": 300}))
+    )
     assert seen == PaymentView(refunded=300, captured=1000, currency="usd", shown_by=PAYMENT)
     assert len(paths) == 1
 
@@ -73,7 +88,11 @@ async def test_a_payment_that_carries_its_totals_is_read_once() -> None:
         (INTENT, {**CHARGE, "id": "ch_2"}, "the provider showed another charge"),
         (INTENT, {**CHARGE, "id": None}, "the provider showed another charge"),
         (INTENT, {**CHARGE, "payment_intent": "pi_other"}, "the provider showed another charge"),
-        (INTENT, {**CHARGE, "payment_intent": {"id": "pi_other"}}, "the provider showed another charge"),
+        (
+            INTENT,
+            {**CHARGE, "payment_intent": {"id": "pi_other"}},
+            "the provider showed another charge",
+        ),
         (INTENT, {**CHARGE, "id": []}, "the provider showed another charge"),
         (INTENT, {**CHARGE, "currency": "eur"}, "payment and charge differ in currency"),
         (INTENT, {"id": "ch_1", "latest_charge": "ch_1"}, "the charge shows no refunded total"),
@@ -100,8 +119,14 @@ async def test_a_charge_without_a_currency_has_its_payments() -> None:
         ({**CHARGE, "currency": "dollars"}, "the currency cannot be read"),
         ({**CHARGE, "currency": 0}, "the currency cannot be read"),
         ({**CHARGE, "currency": "eur"}, "payment and charge differ in currency"),
-        ({"id": "ch_1", "currency": "eur", "latest_charge": "ch_1"}, "payment and charge differ in currency"),
-        ({"id": "ch_1", "latest_charge": {**CHARGE, "currency": "?"}}, "payment and charge differ in currency"),
+        (
+            {"id": "ch_1", "currency": "eur", "latest_charge": "ch_1"},
+            "payment and charge differ in currency",
+        ),
+        (
+            {"id": "ch_1", "latest_charge": {**CHARGE, "currency": "?"}},
+            "payment and charge differ in currency",
+        ),
     ],
 )
 async def test_a_charge_that_does_not_show_its_payments_currency_leaves_none_confirmed(
@@ -118,13 +143,18 @@ async def test_a_charge_that_does_not_show_its_payments_currency_leaves_none_con
 async def test_a_charge_without_totals_still_tells_its_currency(
     payment: str | None, charge: str | None, currency: str | None
 ) -> None:
-    intent, shown = {**INTENT, "currency": payment}, {"id": "ch_1", "latest_charge": "ch_1", "currency": charge}
+    intent, shown = (
+        {**INTENT, "currency": payment},
+        {"id": "ch_1", "latest_charge": "ch_1", "currency": charge},
+    )
     seen, _ = await payment_seen(by_path(**{PAYMENT: reply(200, intent), "_": reply(200, shown)}))
     assert seen == PaymentView(currency=currency, problem="the charge shows no refunded total")
 
 
 async def test_a_charge_id_that_would_alter_the_url_is_not_asked_for() -> None:
-    seen, paths = await payment_seen(answering(reply(200, {**INTENT, "latest_charge": "../refunds"})))
+    seen, paths = await payment_seen(
+        answering(reply(200, {**INTENT, "latest_charge": "../refunds"}))
+    )
     assert seen == PaymentView(currency="usd", problem="the payment's charges cannot be read")
     assert len(paths) == 1
 
@@ -137,7 +167,9 @@ async def test_a_payment_that_cannot_be_read_gives_the_answer(status: int) -> No
 
 
 async def test_a_charge_that_cannot_be_read_gives_the_answer() -> None:
-    seen, _ = await payment_seen(by_path(**{PAYMENT: reply(200, INTENT), "_": reply(429, {}, Retry_After="5")}))
+    seen, _ = await payment_seen(
+        by_path(**{PAYMENT: reply(200, INTENT), "_": reply(429, {}, Retry_After="5")})
+    )
     assert isinstance(seen, Reply)
     assert seen.http_status == 429
 
@@ -174,11 +206,18 @@ async def test_a_payment_is_shown_by_its_own_id_whatever_it_says_of_money(
         (reply(403, {"error": {"code": "forbidden"}}), False, False),
     ],
 )
-async def test_a_payment_is_shown_or_missing_or_neither(answer: bytes, *, shown: bool, missing: bool) -> None:
+async def test_a_payment_is_shown_or_missing_or_neither(
+    answer: bytes, *, shown: bool, missing: bool
+) -> None:
     async with byte_provider(answering(answer)) as provider, gateway_to(provider.url) as gateway:
-        seen = await gateway.get_payment_intent(PAYMENT)
-        assert (gateway_module.shows(seen, PAYMENT), gateway_module.is_missing(seen)) == (shown, missing)
-        assert [request.line for request in provider.requests] == [f"GET /v1/payment_intents/{PAYMENT} HTTP/1.1"]
+        seen = await gateway.get_payment_intent(PAYMENT, about=None)
+        assert (gateway_module.shows(seen, PAYMENT), gateway_module.is_missing(seen)) == (
+            shown,
+            missing,
+        )
+        assert [request.line for request in provider.requests] == [
+            f"GET /v1/payment_intents/{PAYMENT} HTTP/1.1"
+        ]
 
 
 def test_no_reply_shows_nothing_and_says_of_nothing_that_it_is_missing() -> None:
@@ -199,7 +238,9 @@ def test_no_reply_shows_nothing_and_says_of_nothing_that_it_is_missing() -> None
         (reply(403, {"id": "acct_1", "object": "account"}), None),
     ],
 )
-async def test_the_account_of_the_key_is_told_if_the_provider_shows_it(answer: bytes, account: str | None) -> None:
+async def test_the_account_of_the_key_is_told_if_the_provider_shows_it(
+    answer: bytes, account: str | None
+) -> None:
     async with byte_provider(answering(answer)) as provider, gateway_to(provider.url) as gateway:
         assert await gateway.account() == account
         assert [request.line for request in provider.requests] == ["GET /v1/account HTTP/1.1"]
@@ -207,15 +248,18 @@ async def test_the_account_of_the_key_is_told_if_the_provider_shows_it(answer: b
 
 def page(*ids: object, has_more: object = False, **fields: Any) -> bytes:
     entries = [
-        {"id": identity, "payment_intent": PAYMENT} if isinstance(identity, str) else identity for identity in ids
+        {"id": identity, "payment_intent": PAYMENT} if isinstance(identity, str) else identity
+        for identity in ids
     ]
     return reply(200, {"object": "list", "data": entries, "has_more": has_more, **fields})
 
 
 async def listed(script: Script) -> tuple[Any, list[dict[str, list[str]]]]:
     async with byte_provider(script) as provider, gateway_to(provider.url) as gateway:
-        seen = await gateway.list_refunds(PAYMENT)
-        return seen, [parse_qs(urlsplit(request.line.split(" ")[1]).query) for request in provider.requests]
+        seen = await gateway.list_refunds(PAYMENT, about=None)
+        return seen, [
+            parse_qs(urlsplit(request.line.split(" ")[1]).query) for request in provider.requests
+        ]
 
 
 def ids_of(seen: tuple[Sequence[ProviderRefund], bool]) -> tuple[list[str], bool]:
@@ -246,7 +290,15 @@ async def test_an_empty_list_is_complete() -> None:
         ([page("re_1", "re_2", None)], ["re_1", "re_2"]),
         ([page("re_2", {"id": 7}, has_more=True), page("re_1")], ["re_2"]),
     ],
-    ids=["end unstated", "end misstated", "more of nothing", "page not turned", "no id", "no entry", "no cursor"],
+    ids=[
+        "end unstated",
+        "end misstated",
+        "more of nothing",
+        "page not turned",
+        "no id",
+        "no entry",
+        "no cursor",
+    ],
 )
 async def test_a_list_with_a_gap_is_not_complete(pages: list[bytes], ids: list[str]) -> None:
     seen, _ = await listed(answering(*pages))
@@ -261,7 +313,13 @@ async def test_a_list_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "answer", [reply(200, {"object": "refund"}), reply(200, [1]), reply(404, error("unknown_url")), reply(500, {})]
+    "answer",
+    [
+        reply(200, {"object": "refund"}),
+        reply(200, [1]),
+        reply(404, error("unknown_url")),
+        reply(500, {}),
+    ],
 )
 async def test_what_is_no_list_is_given_back_as_the_answer(answer: bytes) -> None:
     seen, _ = await listed(answering(answer))
@@ -296,7 +354,10 @@ async def test_a_list_that_breaks_off_gives_the_answer() -> None:
         (reply(500, {}), None),
     ],
 )
-async def test_the_key_is_judged_only_by_what_speaks_of_it(answer: bytes, accepted: bool | None) -> None:  # noqa: FBT001 - the expectation
+async def test_the_key_is_judged_only_by_what_speaks_of_it(
+    answer: bytes,
+    accepted: bool | None,  # noqa: FBT001 - the expectation
+) -> None:
     async with byte_provider(answering(answer)) as provider, gateway_to(provider.url) as gateway:
         assert await gateway.key_is_accepted() is accepted
         assert provider.requests[0].line == "GET /v1/refunds/re_credentials_probe HTTP/1.1"
@@ -311,17 +372,20 @@ async def test_a_key_is_not_judged_without_a_reply() -> None:
         assert await gateway.key_is_accepted() is None
 
 
-async def test_against_the_sandbox_a_refund_made_is_found_by_id_in_the_list_and_in_the_totals() -> None:
+async def test_against_the_sandbox_a_refund_made_is_found_by_id_in_the_list_and_in_the_totals() -> (
+    None
+):
     refund = a_refund()
-    body = b'{"payment_intent":"%s","amount":"500","metadata":{"refund_id":"order-1001-1","refund_generation":"1"}}'
+    metadata = b'{"refund_id":"order-1001-1","refund_generation":"1"}'
+    body = b'{"payment_intent":"%s","amount":"500","metadata":' + metadata + b"}"
     with running_sandbox(SandboxConfig()) as sandbox:
         async with gateway_to(sandbox.url) as gateway:
-            before = await gateway.get_payment(PAYMENT)
+            before = await gateway.get_payment(PAYMENT, about=None)
             outcome = await gateway.send(refund, body % PAYMENT.encode(), lease_left=LEASE)
             assert outcome.found is not None
-            answer = await gateway.get_refund(outcome.found.id)
-            after = await gateway.get_payment(PAYMENT)
-            seen = await gateway.list_refunds(PAYMENT)
+            answer = await gateway.get_refund(outcome.found.id, about=None)
+            after = await gateway.get_payment(PAYMENT, about=None)
+            seen = await gateway.list_refunds(PAYMENT, about=None)
             accepted = await gateway.key_is_accepted()
         effects = await asyncio.to_thread(sandbox.effects)
     assert isinstance(answer, Reply)

@@ -64,7 +64,9 @@ async def test_a_refund_is_posted_as_the_endpoint_wants_it() -> None:
     }
 
 
-async def test_the_stored_bytes_leave_as_they_are_even_where_they_would_be_written_otherwise_today() -> None:
+async def test_the_stored_bytes_leave_as_they_are_even_if_they_would_be_written_otherwise_now() -> (
+    None
+):
     stored = b'{ "amount" : "500",\n "payment_intent":"pi_\\u0031" }\x20'
     async with byte_provider(answering(DONE)) as provider, gateway_to(provider.url) as gateway:
         await gateway.send(a_refund(), stored, lease_left=LEASE)
@@ -103,7 +105,9 @@ async def test_as_many_calls_as_the_settings_allow_are_in_flight_at_once() -> No
     settings = {"concurrency": 3}
     async with byte_provider(meet) as provider, gateway_to(provider.url, settings) as gateway:
         calls = [gateway.send(a_refund(), BODY, lease_left=LEASE) for _ in range(3)]
-        assert [outcome.verdict for outcome in await asyncio.gather(*calls)] == [TryVerdict.DONE] * 3
+        assert [outcome.verdict for outcome in await asyncio.gather(*calls)] == [
+            TryVerdict.DONE
+        ] * 3
 
 
 async def test_nothing_told_of_a_failure_holds_the_key_or_the_body() -> None:
@@ -142,18 +146,25 @@ def test_a_client_needs_a_key_and_respects_the_guards() -> None:
 # httpx-aiohttp hands the proxy's credentials on in a way that aiohttp 3 still takes.
 @pytest.mark.filterwarnings("ignore:BasicAuth is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The 'proxy_auth' parameter is deprecated:DeprecationWarning")
-async def test_a_proxy_of_the_environment_carries_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_of_the_environment_carries_the_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with byte_provider(answering(DONE)) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("http://", "http://me:secret@"))
         outcome = await sent("http://provider.invalid", a_refund(), {"allow_http": True})
         assert outcome.verdict is TryVerdict.DONE
         (request,) = proxy.requests
         assert request.line == "POST http://provider.invalid/v1/refunds HTTP/1.1"
-        assert request.headers["proxy-authorization"] == "Basic " + base64.b64encode(b"me:secret").decode()
+        assert (
+            request.headers["proxy-authorization"]
+            == "Basic " + base64.b64encode(b"me:secret").decode()
+        )
         assert request.headers["authorization"] == BASIC
 
 
-async def test_a_tunnel_that_the_proxy_refuses_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tunnel_that_the_proxy_refuses_was_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with byte_provider(answering(reply(502, {}))) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         async with gateway_to("https://provider.invalid", sleep=no_time) as gateway:
@@ -162,7 +173,9 @@ async def test_a_tunnel_that_the_proxy_refuses_was_not_sent(monkeypatch: pytest.
             TryVerdict.NOT_SENT,
             "the proxy refused the tunnel to the provider",
         )
-        assert [request.line for request in proxy.requests] == ["CONNECT provider.invalid:443 HTTP/1.1"]
+        assert [request.line for request in proxy.requests] == [
+            "CONNECT provider.invalid:443 HTTP/1.1"
+        ]
         assert "authorization" not in proxy.requests[0].headers
 
 
@@ -174,7 +187,11 @@ async def test_a_tunnel_that_the_proxy_refuses_was_not_sent(monkeypatch: pytest.
         ({"HTTPS_PROXY": "proxy:3128"}, "https://provider.invalid", "http://proxy:3128"),
         ({"HTTP_PROXY": "http://proxy:3128"}, "https://provider.invalid", None),
         ({"ALL_PROXY": "http://proxy:3128"}, "https://provider.invalid", "http://proxy:3128"),
-        ({"ALL_PROXY": "http://proxy:3128", "NO_PROXY": ".invalid"}, "https://provider.invalid", None),
+        (
+            {"ALL_PROXY": "http://proxy:3128", "NO_PROXY": ".invalid"},
+            "https://provider.invalid",
+            None,
+        ),
         ({"ALL_PROXY": "http://proxy:3128", "NO_PROXY": "*"}, "https://provider.invalid", None),
         ({"ALL_PROXY": "http://proxy:3128"}, "http://127.0.0.1:8080", None),
         ({"ALL_PROXY": "http://proxy:3128"}, "http://localhost:8080", None),
@@ -190,7 +207,9 @@ def test_the_environment_names_the_proxy(
     assert (None if proxy is None else str(proxy.url)) == expected
 
 
-def test_a_proxy_of_another_kind_is_refused_without_echoing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_another_kind_is_refused_without_echoing_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://me:secret@proxy:1080")
     with pytest.raises(SettingsError, match="http://") as caught:
         proxy_for("https://provider.invalid")

@@ -77,11 +77,16 @@ def plain(step: Step | None) -> Step | None:
     """A step without the words in which a person is told of it."""
     if step is None:
         return None
-    changes = {name: TOLD if name == "error_message" and value else value for name, value in step.changes.items()}
+    changes = {
+        name: TOLD if name == "error_message" and value else value
+        for name, value in step.changes.items()
+    }
     return replace(step, changes=changes, alarm=TOLD if step.alarm else step.alarm)
 
 
-def pending(to: Stage, label: str, changes: dict[str, Any], delay: timedelta, **fields: Any) -> Step:
+def pending(
+    to: Stage, label: str, changes: dict[str, Any], delay: timedelta, **fields: Any
+) -> Step:
     return Step(to=to, status=Status.PENDING, label=label, changes=changes, delay=delay, **fields)
 
 

@@ -40,7 +40,12 @@ DONE = {
     **NO_WORD,
     **ANEW,
 }
-FAILED = {"failure_reason": "unknown", "error_code": "unknown", "error_message": TOLD, "retriable": Retriable.UNKNOWN}
+FAILED = {
+    "failure_reason": "unknown",
+    "error_code": "unknown",
+    "error_message": TOLD,
+    "retriable": Retriable.UNKNOWN,
+}
 
 
 @pytest.mark.parametrize(
@@ -49,17 +54,35 @@ FAILED = {"failure_reason": "unknown", "error_code": "unknown", "error_message":
         (
             a_refund(),
             found(),
-            settled(Status.SUCCEEDED, "succeeded", DONE | {"amount": 500} | DROPPED, proof=True, source="reply"),
+            settled(
+                Status.SUCCEEDED,
+                "succeeded",
+                DONE | {"amount": 500} | DROPPED,
+                proof=True,
+                source="reply",
+            ),
         ),
         (
             a_refund(currency=None),
             found(amount=None),
-            settled(Status.SUCCEEDED, "succeeded", DONE | {"currency": "usd"} | DROPPED, proof=True, source="reply"),
+            settled(
+                Status.SUCCEEDED,
+                "succeeded",
+                DONE | {"currency": "usd"} | DROPPED,
+                proof=True,
+                source="reply",
+            ),
         ),
         (
             a_refund(currency=None),
             found(amount=0, currency=None),
-            settled(Status.SUCCEEDED, "succeeded", DONE | {"amount": 0} | DROPPED, proof=True, source="reply"),
+            settled(
+                Status.SUCCEEDED,
+                "succeeded",
+                DONE | {"amount": 0} | DROPPED,
+                proof=True,
+                source="reply",
+            ),
         ),
         (
             a_refund(),
@@ -145,7 +168,9 @@ FAILED = {"failure_reason": "unknown", "error_code": "unknown", "error_message":
         ),
     ],
 )
-def test_proof_of_done_leads_to_this_step_and_no_other(refund: Refund, seen: Any, step: Step) -> None:
+def test_proof_of_done_leads_to_this_step_and_no_other(
+    refund: Refund, seen: Any, step: Step
+) -> None:
     assert plain(done(refund, seen, "reply", NOW)) == step
 
 
@@ -154,10 +179,20 @@ def test_proof_keeps_where_it_comes_from() -> None:
     assert after_attempt(a_refund(), done_as(), VERIFY, NOW, 0).changes["evidence"] == "reply"
 
 
-@pytest.mark.parametrize(("reason", "kept"), [("lost_or_stolen_card", "lost_or_stolen_card"), (None, "unknown")])
+@pytest.mark.parametrize(
+    ("reason", "kept"), [("lost_or_stolen_card", "lost_or_stolen_card"), (None, "unknown")]
+)
 def test_reversal_leads_to_this_step_and_no_other(reason: str | None, kept: str) -> None:
-    step = reversed_by_provider(a_refund(Stage.SETTLED), found(status="failed", failure_reason=reason), "list")
-    changes = {"provider_status": "failed", **FAILED, "failure_reason": kept, "error_code": kept, "evidence": "list"}
+    step = reversed_by_provider(
+        a_refund(Stage.SETTLED), found(status="failed", failure_reason=reason), "list"
+    )
+    changes = {
+        "provider_status": "failed",
+        **FAILED,
+        "failure_reason": kept,
+        "error_code": kept,
+        "evidence": "list",
+    }
     assert plain(step) == settled(Status.FAILED, "reversed", changes, alarm=TOLD, source="list")
 
 
@@ -198,14 +233,21 @@ STILL = a_reply(200, refund_payload(status="pending"))
         (
             {"operator_says": "succeeded"},
             STILL,
-            polled(16.875 * SECOND, {"operator_says": None, "provider_refund_id": "re_1", "evidence": "lookup"}),
+            polled(
+                16.875 * SECOND,
+                {"operator_says": None, "provider_refund_id": "re_1", "evidence": "lookup"},
+            ),
         ),
         ({"operator_says": "succeeded"}, a_reply(503), polled(16.875 * SECOND)),
         ({}, an_error(404), missed(5.625 * SECOND)),
         ({"missing_since": NOW - 10 * SECOND}, an_error(404), missed(5.625 * SECOND, 10 * SECOND)),
         ({"missing_since": NOW - 20 * SECOND}, an_error(404), missed(11.25 * SECOND, 20 * SECOND)),
         ({"missing_since": NOW - 59 * MINUTE}, an_error(404), missed(1012.5 * SECOND, 59 * MINUTE)),
-        ({"missing_since": NOW - HOUR}, an_error(404), lost("refund_missing", {"missing_since": None})),
+        (
+            {"missing_since": NOW - HOUR},
+            an_error(404),
+            lost("refund_missing", {"missing_since": None}),
+        ),
         (
             {"missing_since": NOW - HOUR, "doubt_since": NOW - HOUR},
             an_error(404),
@@ -223,17 +265,28 @@ STILL = a_reply(200, refund_payload(status="pending"))
             an_error(404),
             lost(
                 "refund_missing",
-                {"missing_since": None, "provider_refund_id": None, "processing_since": None, **NO_WORD},
+                {
+                    "missing_since": None,
+                    "provider_refund_id": None,
+                    "processing_since": None,
+                    **NO_WORD,
+                },
             ),
         ),
         ({}, an_error(400), polled(16.875 * SECOND)),
         ({}, a_reply(200, refund_payload(id="re_2")), lost("contradictory_reply")),
-        ({}, a_reply(200, refund_payload(id="re_2", status="pending")), lost("contradictory_reply")),
+        (
+            {},
+            a_reply(200, refund_payload(id="re_2", status="pending")),
+            lost("contradictory_reply"),
+        ),
         ({}, a_reply(200, refund_payload(amount=1)), lost("contradictory_reply")),
         ({}, a_reply(200, {"id": "re_1", "object": "charge"}), lost("contradictory_reply")),
     ],
 )
-def test_poll_leads_to_this_step_and_no_other(fields: dict[str, Any], answer: Any, step: Step) -> None:
+def test_poll_leads_to_this_step_and_no_other(
+    fields: dict[str, Any], answer: Any, step: Step
+) -> None:
     assert plain(after_poll(a_refund(Stage.PROCESSING, **fields), answer, NOW, 0.5)) == step
 
 
@@ -263,7 +316,13 @@ def test_poll_that_says_final_settles_by_what_was_read_or_by_the_person_who_name
 ) -> None:
     refund = a_refund(Stage.PROCESSING, operator_by="ann", **fields)
     step = after_poll(refund, a_reply(200, refund_payload(**shown)), NOW, 0)
-    assert (step.status, step.changes["evidence"], step.source) == (Status.SUCCEEDED, evidence, evidence)
+    assert (step.status, step.changes["evidence"], step.source) == (
+        Status.SUCCEEDED,
+        evidence,
+        evidence,
+    )
     assert step.by == ("ann" if evidence == "operator" else None)
-    ours = found(created=None) if shown == {} else found(created=None, refund_id=None, generation=None)
+    ours = (
+        found(created=None) if shown == {} else found(created=None, refund_id=None, generation=None)
+    )
     assert step == done(refund, ours, evidence, NOW)

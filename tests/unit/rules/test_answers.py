@@ -35,7 +35,11 @@ law = settings(deadline=None, max_examples=150)
 
 REFUND = a_refund()
 ERROR = {"type": "invalid_request_error", "code": "amount_too_large", "message": "too much"}
-MISMATCH_ERROR = {"type": "idempotency_error", "code": "idempotency_mismatch", "message": "other parameters"}
+MISMATCH_ERROR = {
+    "type": "idempotency_error",
+    "code": "idempotency_mismatch",
+    "message": "other parameters",
+}
 
 ROWS: list[tuple[str, Answer, TryVerdict]] = [
     ("connection refused", NotSent(reason="connection refused"), TryVerdict.NOT_SENT),
@@ -45,7 +49,11 @@ ROWS: list[tuple[str, Answer, TryVerdict]] = [
     ("401 with an error", an_error(401, "invalid_api_key"), TryVerdict.NOT_DONE),
     ("401 with nothing readable", a_reply(401), TryVerdict.NOT_DONE),
     *(
-        (f"{code} idempotency mismatch", a_reply(code, {"error": MISMATCH_ERROR}), TryVerdict.MISMATCH)
+        (
+            f"{code} idempotency mismatch",
+            a_reply(code, {"error": MISMATCH_ERROR}),
+            TryVerdict.MISMATCH,
+        )
         for code in (400, 422)
     ),
     ("400 idempotency mismatch, flat", a_reply(400, MISMATCH_ERROR), TryVerdict.MISMATCH),
@@ -53,16 +61,32 @@ ROWS: list[tuple[str, Answer, TryVerdict]] = [
         (f"{code} nested error", a_reply(code, {"error": ERROR}), TryVerdict.REFUSED)
         for code in (400, 402, 403, 404, 422)
     ),
-    *((f"{code} flat error", a_reply(code, ERROR), TryVerdict.REFUSED) for code in (400, 402, 403, 404, 422)),
-    *((f"{code} without a body", a_reply(code), TryVerdict.MAYBE) for code in (400, 402, 403, 404, 422)),
-    *((f"{code} with other JSON", a_reply(code, {"ok": False}), TryVerdict.MAYBE) for code in (400, 402, 404, 422)),
-    *((f"{code} with a refund", a_reply(code, refund_payload()), TryVerdict.MAYBE) for code in (400, 404, 409, 500)),
+    *(
+        (f"{code} flat error", a_reply(code, ERROR), TryVerdict.REFUSED)
+        for code in (400, 402, 403, 404, 422)
+    ),
+    *(
+        (f"{code} without a body", a_reply(code), TryVerdict.MAYBE)
+        for code in (400, 402, 403, 404, 422)
+    ),
+    *(
+        (f"{code} with other JSON", a_reply(code, {"ok": False}), TryVerdict.MAYBE)
+        for code in (400, 402, 404, 422)
+    ),
+    *(
+        (f"{code} with a refund", a_reply(code, refund_payload()), TryVerdict.MAYBE)
+        for code in (400, 404, 409, 500)
+    ),
     *(
         (f"2xx {status}", a_reply(200, refund_payload(status=status)), TryVerdict.DONE)
         for status in ("pending", "succeeded", "failed", "canceled")
     ),
     ("201 created", a_reply(201, refund_payload()), TryVerdict.DONE),
-    ("200 with id and status alone", a_reply(200, {"id": "re_1", "status": "succeeded"}), TryVerdict.DONE),
+    (
+        "200 with id and status alone",
+        a_reply(200, {"id": "re_1", "status": "succeeded"}),
+        TryVerdict.DONE,
+    ),
     ("200 without a body", Reply(http_status=200), TryVerdict.MAYBE),
     ("204 without a body", Reply(http_status=204), TryVerdict.MAYBE),
     ("200 with an empty object", a_reply(200, {"": ""}), TryVerdict.MAYBE),
@@ -81,7 +105,11 @@ ROWS: list[tuple[str, Answer, TryVerdict]] = [
     ),
     ("200 with an object for a kind", a_reply(200, refund_payload(object={})), TryVerdict.MAYBE),
     ("200 without a status", a_reply(200, refund_payload(status=None)), TryVerdict.MAYBE),
-    ("200 with an unknown status", a_reply(200, refund_payload(status="on_hold")), TryVerdict.MAYBE),
+    (
+        "200 with an unknown status",
+        a_reply(200, refund_payload(status="on_hold")),
+        TryVerdict.MAYBE,
+    ),
     *(
         (f"{code} error", an_error(code), TryVerdict.MAYBE)
         for code in (405, 406, 408, 409, 410, 418, 500, 502, 503, 504)
@@ -97,12 +125,16 @@ ROWS: list[tuple[str, Answer, TryVerdict]] = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "seen"), [pytest.param(answer, seen, id=name) for name, answer, seen in ROWS])
+@pytest.mark.parametrize(
+    ("answer", "seen"), [pytest.param(answer, seen, id=name) for name, answer, seen in ROWS]
+)
 def test_answer_means_what_the_table_of_evidence_says(answer: Answer, seen: TryVerdict) -> None:
     outcome = classify(answer, REFUND)
     assert outcome.verdict is seen
     assert outcome.doubt is (seen is TryVerdict.MAYBE)
-    assert (outcome.found is not None) is (seen is TryVerdict.DONE or outcome.code == "unknown_status")
+    assert (outcome.found is not None) is (
+        seen is TryVerdict.DONE or outcome.code == "unknown_status"
+    )
 
 
 CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
@@ -127,17 +159,25 @@ CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("fields", [pytest.param(fields, id=name) for name, fields in CONTRADICTIONS])
+@pytest.mark.parametrize(
+    "fields", [pytest.param(fields, id=name) for name, fields in CONTRADICTIONS]
+)
 @pytest.mark.parametrize("status", ["pending", "succeeded", "failed"])
 def test_success_that_contradicts_the_refund_in_one_field_may_have_happened(
     fields: dict[str, Any], status: str
 ) -> None:
     outcome = classify(a_reply(200, refund_payload(status=status) | fields), REFUND)
-    assert (outcome.verdict, outcome.code, outcome.doubt) == (TryVerdict.MAYBE, "contradictory_reply", True)
+    assert (outcome.verdict, outcome.code, outcome.doubt) == (
+        TryVerdict.MAYBE,
+        "contradictory_reply",
+        True,
+    )
     assert outcome.found is None
 
 
-@pytest.mark.parametrize("name", ["object", "amount", "currency", "payment_intent", "metadata", "created"])
+@pytest.mark.parametrize(
+    "name", ["object", "amount", "currency", "payment_intent", "metadata", "created"]
+)
 def test_success_that_leaves_a_field_out_or_null_is_still_done(name: str) -> None:
     without = refund_payload()
     del without[name]
@@ -171,32 +211,52 @@ def test_rate_limit_carries_how_long_to_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    ("http_status", "suspected"), [(400, False), (401, True), (402, False), (403, True), (404, False), (429, False)]
+    ("http_status", "suspected"),
+    [(400, False), (401, True), (402, False), (403, True), (404, False), (429, False)],
 )
-def test_only_401_and_403_put_the_credentials_under_suspicion(http_status: int, suspected: bool) -> None:  # noqa: FBT001 - a table's column
+def test_only_401_and_403_put_the_credentials_under_suspicion(
+    http_status: int,
+    suspected: bool,  # noqa: FBT001 - a table's column
+) -> None:
     assert classify(an_error(http_status), REFUND).credentials is suspected
 
 
 def test_403_is_everyones_trouble_once_a_harmless_get_was_refused_too() -> None:
     outcome = key_refused(classify(an_error(403, "forbidden"), REFUND))
-    assert (outcome.verdict, outcome.credentials, outcome.doubt) == (TryVerdict.NOT_DONE, True, False)
+    assert (outcome.verdict, outcome.credentials, outcome.doubt) == (
+        TryVerdict.NOT_DONE,
+        True,
+        False,
+    )
 
 
 def test_403_is_the_refunds_own_refusal_once_a_harmless_get_was_answered() -> None:
     outcome = key_accepted(classify(an_error(403, "not_allowed"), REFUND))
-    assert (outcome.verdict, outcome.credentials, outcome.code) == (TryVerdict.REFUSED, False, "not_allowed")
+    assert (outcome.verdict, outcome.credentials, outcome.code) == (
+        TryVerdict.REFUSED,
+        False,
+        "not_allowed",
+    )
 
 
 def test_only_5xx_counts_as_a_server_error() -> None:
-    marked = [status for status in range(100, 600) if classify(a_reply(status), REFUND).server_error]
+    marked = [
+        status for status in range(100, 600) if classify(a_reply(status), REFUND).server_error
+    ]
     assert marked == list(range(500, 600))
 
 
 @pytest.mark.parametrize(
     ("payload", "expected"),
     [
-        ({"error": {"type": "card_error", "code": "declined", "message": "no"}}, ("card_error", "declined", "no")),
-        ({"type": "card_error", "code": "declined", "message": "no"}, ("card_error", "declined", "no")),
+        (
+            {"error": {"type": "card_error", "code": "declined", "message": "no"}},
+            ("card_error", "declined", "no"),
+        ),
+        (
+            {"type": "card_error", "code": "declined", "message": "no"},
+            ("card_error", "declined", "no"),
+        ),
         ({"error": {"type": "card_error"}}, ("card_error", None, None)),
         ({"error": {"code": "declined", "message": 7}}, (None, "declined", None)),
         ({"error": {"type": "card_error", "code": ""}}, ("card_error", None, None)),
@@ -208,7 +268,9 @@ def test_only_5xx_counts_as_a_server_error() -> None:
         (None, None),
     ],
 )
-def test_provider_error_is_read_nested_or_flat(payload: Any, expected: tuple[str | None, str, str | None]) -> None:
+def test_provider_error_is_read_nested_or_flat(
+    payload: Any, expected: tuple[str | None, str, str | None]
+) -> None:
     assert error_in(payload) == expected
 
 
@@ -226,14 +288,21 @@ def test_provider_error_is_read_nested_or_flat(payload: Any, expected: tuple[str
     ],
 )
 def test_message_that_repeats_what_was_asked_is_kept_without_it(message: str, kept: str) -> None:
-    metadata = {"a": "jane@example.com", "b": "jane@example.community", "channel": "web", "order": "1001"}
+    metadata = {
+        "a": "jane@example.com",
+        "b": "jane@example.community",
+        "channel": "web",
+        "order": "1001",
+    }
     metadata["known_as"] = "Ms jane@example.com"
     payload = {"error": {"type": "card_error", "code": "declined", "message": message}}
     assert error_in(payload, *metadata.values()) == ("card_error", "declined", kept or None)
 
 
 def test_secret_in_a_provider_error_is_not_kept() -> None:
-    error = {"error": {"type": "x", "code": "sk_test_abc", "message": "Invalid key: sk_live_abcdef\n"}}
+    error = {
+        "error": {"type": "x", "code": "sk_test_abc", "message": "Invalid key: sk_live_abcdef\n"}
+    }
     assert classify(a_reply(401, error), REFUND).message == "***: Invalid key: ***"
     assert "sk_test" not in str(classify(a_reply(400, error), REFUND))
 
@@ -258,7 +327,9 @@ def test_secret_in_a_provider_error_is_not_kept() -> None:
         ([500], -1),
     ],
 )
-def test_amount_is_read_as_an_integer_or_as_plain_digits_and_never_guessed(value: Any, expected: int | None) -> None:
+def test_amount_is_read_as_an_integer_or_as_plain_digits_and_never_guessed(
+    value: Any, expected: int | None
+) -> None:
     assert read_amount(value) == expected
 
 
@@ -278,7 +349,9 @@ def test_any_json_is_a_time_or_none(value: Any) -> None:
     payload=st.dictionaries(st.text(max_size=8), json_values, max_size=4),
     identity=st.one_of(json_values, st.from_regex(r"re_[A-Za-z0-9]{1,20}", fullmatch=True)),
 )
-def test_payload_without_an_id_that_can_stand_in_a_path_is_no_refund(payload: dict[str, Any], identity: Any) -> None:
+def test_payload_without_an_id_that_can_stand_in_a_path_is_no_refund(
+    payload: dict[str, Any], identity: Any
+) -> None:
     parsed = refund_in(payload | {"id": identity})
     assert (parsed is not None) is is_provider_id(identity)
     assert parsed is None or parsed.id == identity
@@ -304,8 +377,12 @@ def test_reply_that_is_not_on_the_list_may_have_happened(reply: Reply) -> None:
 @given(answer=answers(), stage=st.sampled_from(Stage))
 def test_every_answer_has_a_meaning_at_every_stage(answer: Answer, stage: Stage) -> None:
     outcome = classify(answer, a_refund(stage))
-    assert (outcome.found is not None) is (outcome.verdict is TryVerdict.DONE or outcome.code == "unknown_status")
-    assert outcome.found is None or (outcome.found.status in STATUSES) is (outcome.verdict is TryVerdict.DONE)
+    assert (outcome.found is not None) is (
+        outcome.verdict is TryVerdict.DONE or outcome.code == "unknown_status"
+    )
+    assert outcome.found is None or (outcome.found.status in STATUSES) is (
+        outcome.verdict is TryVerdict.DONE
+    )
 
 
 STRENGTH = [
@@ -320,7 +397,9 @@ STRENGTH = [
 
 @law
 @given(tried=attempts, data=st.data())
-def test_attempt_is_its_strongest_try_in_whatever_order_they_came(tried: list[Outcome], data: st.DataObject) -> None:
+def test_attempt_is_its_strongest_try_in_whatever_order_they_came(
+    tried: list[Outcome], data: st.DataObject
+) -> None:
     shuffled = data.draw(st.permutations(tried))
     strongest = max((outcome.verdict for outcome in tried), key=STRENGTH.index)
     assert fold(tried).verdict is fold(shuffled).verdict is strongest
@@ -343,7 +422,9 @@ def test_proof_of_done_wins_over_whatever_was_seen_beside_it(before: list[Outcom
 
 @law
 @given(tried=attempts)
-def test_folding_one_try_changes_nothing_and_folding_in_parts_agrees_with_folding_at_once(tried: list[Outcome]) -> None:
+def test_folding_one_try_changes_nothing_and_folding_in_parts_agrees_with_folding_at_once(
+    tried: list[Outcome],
+) -> None:
     whole = fold(tried)
     for cut in range(1, len(tried)):
         parts = fold([fold(tried[:cut]), fold(tried[cut:])])

@@ -1,4 +1,7 @@
-"""Each decision on an attempt in full: where it leads, all that it changes, when the refund is looked at next."""
+"""Each decision on an attempt in full.
+
+Where it leads, all that it changes, when the refund is looked at next.
+"""
 
 from __future__ import annotations
 
@@ -54,19 +57,28 @@ BY_REPLY = {"retriable": Retriable.NO, "evidence": "reply"}
 @pytest.mark.parametrize(
     ("refund", "outcome", "rules", "step"),
     [
-        (a_refund(attempts=3), NOT_SENT, VERIFY, pending(Stage.WAITING, "not_sent", SEEN, 30 * SECOND)),
+        (
+            a_refund(attempts=3),
+            NOT_SENT,
+            VERIFY,
+            pending(Stage.WAITING, "not_sent", SEEN, 30 * SECOND),
+        ),
         (
             a_refund(attempts=3),
             replace(NOT_DONE, retry_after=8 * SECOND),
             VERIFY,
-            pending(Stage.WAITING, "rate_limited", SEEN | {"error_code": "rate_limited"}, 9 * SECOND),
+            pending(
+                Stage.WAITING, "rate_limited", SEEN | {"error_code": "rate_limited"}, 9 * SECOND
+            ),
         ),
         *(
             (
                 a_refund(attempts=attempts),
                 replace(NOT_DONE, retry_after=told),
                 VERIFY,
-                pending(Stage.WAITING, "rate_limited", SEEN | {"error_code": "rate_limited"}, delay),
+                pending(
+                    Stage.WAITING, "rate_limited", SEEN | {"error_code": "rate_limited"}, delay
+                ),
             )
             for attempts, told, delay in (
                 (1, 0 * SECOND, 1.5 * SECOND),
@@ -82,7 +94,12 @@ BY_REPLY = {"retriable": Retriable.NO, "evidence": "reply"}
             VERIFY,
             pending(Stage.WAITING, "not_sent", SEEN, 1920 * SECOND),
         ),
-        (a_refund(attempts=10), NOT_SENT, VERIFY, pending(Stage.WAITING, "not_sent", SEEN, 2700 * SECOND)),
+        (
+            a_refund(attempts=10),
+            NOT_SENT,
+            VERIFY,
+            pending(Stage.WAITING, "not_sent", SEEN, 2700 * SECOND),
+        ),
         (
             a_refund(first_attempt_at=None, verdicts=11),
             NOT_SENT,
@@ -158,10 +175,16 @@ BY_REPLY = {"retriable": Retriable.NO, "evidence": "reply"}
             settled(
                 Status.FAILED,
                 "budget_spent",
-                DROPPED | {"error_code": "budget_spent", "error_message": TOLD, "retriable": Retriable.YES},
+                DROPPED
+                | {
+                    "error_code": "budget_spent",
+                    "error_message": TOLD,
+                    "retriable": Retriable.YES,
+                },
             ),
         ),
-        # That a resend's first attempt never happened is a person's word: no proof that nothing was done.
+        # That a resend's first attempt never happened is a person's word: no proof that nothing was
+        # done.
         (
             a_refund(verdicts=12, doubted=True, evidence="operator"),
             NOT_SENT,
@@ -175,7 +198,12 @@ BY_REPLY = {"retriable": Retriable.NO, "evidence": "reply"}
             settled(
                 Status.FAILED,
                 "budget_spent",
-                DROPPED | {"error_code": "budget_spent", "error_message": TOLD, "retriable": Retriable.YES},
+                DROPPED
+                | {
+                    "error_code": "budget_spent",
+                    "error_message": TOLD,
+                    "retriable": Retriable.YES,
+                },
             ),
         ),
         (
@@ -209,14 +237,24 @@ BY_REPLY = {"retriable": Retriable.NO, "evidence": "reply"}
             a_refund(verdicts=12),
             BAD_KEY,
             VERIFY,
-            pending(Stage.WAITING, "credentials_refused", SEEN | {"error_code": "credentials_refused"}, 7.5 * SECOND),
+            pending(
+                Stage.WAITING,
+                "credentials_refused",
+                SEEN | {"error_code": "credentials_refused"},
+                7.5 * SECOND,
+            ),
         ),
         (a_refund(), MAYBE, VERIFY, pending(Stage.IN_DOUBT, "no_reply", DOUBTED, 10 * SECOND)),
         (
             a_refund(verdicts=3, doubt_since=NOW - HOUR),
             MAYBE,
             VERIFY,
-            pending(Stage.IN_DOUBT, "no_reply", DOUBTED | {"verdicts": 4, "doubt_since": NOW - HOUR}, 10 * SECOND),
+            pending(
+                Stage.IN_DOUBT,
+                "no_reply",
+                DOUBTED | {"verdicts": 4, "doubt_since": NOW - HOUR},
+                10 * SECOND,
+            ),
         ),
         (
             a_refund(),
@@ -236,7 +274,12 @@ BY_REPLY = {"retriable": Retriable.NO, "evidence": "reply"}
             VERIFY,
             pending(Stage.IN_DOUBT, "no_reply", DOUBTED, 10 * SECOND),
         ),
-        (a_refund(attempts=3), MAYBE, TRUST, pending(Stage.IN_DOUBT, "no_reply", DOUBTED, 30 * SECOND)),
+        (
+            a_refund(attempts=3),
+            MAYBE,
+            TRUST,
+            pending(Stage.IN_DOUBT, "no_reply", DOUBTED, 30 * SECOND),
+        ),
         # Its replay would come after the window has closed.
         (
             a_refund(attempts=12, first_attempt_at=NOW - 23 * HOUR + 30 * MINUTE),
@@ -260,7 +303,12 @@ BY_REPLY = {"retriable": Retriable.NO, "evidence": "reply"}
             a_refund(server_errors=1),
             fold([SERVER_ERROR]),
             TRUST,
-            pending(Stage.IN_DOUBT, "http_500", DOUBTED | {"error_code": "http_500", "server_errors": 2}, 7.5 * SECOND),
+            pending(
+                Stage.IN_DOUBT,
+                "http_500",
+                DOUBTED | {"error_code": "http_500", "server_errors": 2},
+                7.5 * SECOND,
+            ),
         ),
         (
             a_refund(doubt_since=NOW - HOUR),
@@ -293,14 +341,22 @@ BY_REPLY = {"retriable": Retriable.NO, "evidence": "reply"}
             pending(
                 Stage.REVIEW,
                 "idempotency_error",
-                AGAIN | {"error_code": "idempotency_error", "verdicts": 2, "doubt_since": NOW, "quiet_at": NOW},
+                AGAIN
+                | {
+                    "error_code": "idempotency_error",
+                    "verdicts": 2,
+                    "doubt_since": NOW,
+                    "quiet_at": NOW,
+                },
                 DAY,
                 alarm=TOLD,
             ),
         ),
     ],
 )
-def test_attempt_leads_to_this_step_and_no_other(refund: Refund, outcome: Outcome, rules: Rules, step: Step) -> None:
+def test_attempt_leads_to_this_step_and_no_other(
+    refund: Refund, outcome: Outcome, rules: Rules, step: Step
+) -> None:
     assert plain(after_attempt(refund, outcome, rules, NOW, 0.5)) == step
 
 
@@ -312,7 +368,9 @@ def test_success_without_a_refund_in_it_proves_nothing() -> None:
 
 
 def test_refund_that_a_guard_refuses_is_failed_in_its_words_with_secrets_taken_out() -> None:
-    step = refused_unsent(a_refund(Stage.QUEUED), "currency_mismatch", "sk_live_0123456789abcdef is wrong")
+    step = refused_unsent(
+        a_refund(Stage.QUEUED), "currency_mismatch", "sk_live_0123456789abcdef is wrong"
+    )
     assert plain(step) == settled(
         Status.FAILED,
         "currency_mismatch",
@@ -332,9 +390,15 @@ def test_refund_that_a_guard_refuses_is_failed_in_its_words_with_secrets_taken_o
 
 
 def test_guard_refuses_nothing_for_good_of_which_an_attempt_may_have_happened() -> None:
-    step = refused_unsent(a_refund(Stage.WAITING, doubted=True), "currency_mismatch", "sk_live_0123456789abcdef")
+    step = refused_unsent(
+        a_refund(Stage.WAITING, doubted=True), "currency_mismatch", "sk_live_0123456789abcdef"
+    )
     assert plain(step) == pending(
-        Stage.REVIEW, "currency_mismatch", {"error_code": "currency_mismatch", "error_message": TOLD}, DAY, alarm=TOLD
+        Stage.REVIEW,
+        "currency_mismatch",
+        {"error_code": "currency_mismatch", "error_message": TOLD},
+        DAY,
+        alarm=TOLD,
     )
     assert "sk_live" not in step.changes["error_message"]
 
@@ -367,7 +431,12 @@ LAPSED = {
         (
             a_refund(next_check_at=NOW - MINUTE, lapses=1, doubt_since=NOW - HOUR),
             TRUST,
-            pending(Stage.IN_DOUBT, "lease_lapsed", LAPSED | {"lapses": 2, "doubt_since": NOW - HOUR}, timedelta(0)),
+            pending(
+                Stage.IN_DOUBT,
+                "lease_lapsed",
+                LAPSED | {"lapses": 2, "doubt_since": NOW - HOUR},
+                timedelta(0),
+            ),
         ),
         (
             a_refund(next_check_at=NOW - MINUTE, evidence="list"),

@@ -79,7 +79,11 @@ def test_first_attempt_leads_where_the_table_of_evidence_says(
 def test_refused_refund_keeps_the_providers_code_and_words() -> None:
     outcome = replace(REFUSED, message="too much")
     after = with_changes(a_refund(), after_attempt(a_refund(), outcome, VERIFY, NOW, 0), NOW)
-    assert (after.error_code, after.error_message, after.retriable) == ("amount_too_large", "too much", Retriable.NO)
+    assert (after.error_code, after.error_message, after.retriable) == (
+        "amount_too_large",
+        "too much",
+        Retriable.NO,
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,9 @@ def test_refused_refund_keeps_the_providers_code_and_words() -> None:
         ("something_new", Retriable.UNKNOWN),
     ],
 )
-def test_failed_refund_says_whether_sending_it_again_can_help(code: str, retriable: Retriable) -> None:
+def test_failed_refund_says_whether_sending_it_again_can_help(
+    code: str, retriable: Retriable
+) -> None:
     step = after_attempt(a_refund(), replace(REFUSED, code=code), VERIFY, NOW, 0)
     assert step.changes["retriable"] is retriable
 
@@ -113,13 +119,22 @@ def test_attempt_told_to_wait_waits_at_least_that_long(wait: timedelta, jitter: 
 
 def test_settled_refund_takes_the_providers_amount_and_the_callers_currency_stays() -> None:
     refund = a_refund(amount=None, all_remaining=True, currency=None)
-    after = with_changes(refund, after_attempt(refund, done_as(amount=99, currency="eur"), VERIFY, NOW, 0), NOW)
-    assert (after.amount, after.currency, after.provider_refund_id, after.evidence) == (99, "eur", "re_1", "reply")
+    after = with_changes(
+        refund, after_attempt(refund, done_as(amount=99, currency="eur"), VERIFY, NOW, 0), NOW
+    )
+    assert (after.amount, after.currency, after.provider_refund_id, after.evidence) == (
+        99,
+        "eur",
+        "re_1",
+        "reply",
+    )
     assert after.asked_amount is None
 
 
 def test_refund_that_failed_at_the_provider_says_why() -> None:
-    step = after_attempt(a_refund(), done_as("failed", failure_reason="lost_or_stolen_card"), VERIFY, NOW, 0)
+    step = after_attempt(
+        a_refund(), done_as("failed", failure_reason="lost_or_stolen_card"), VERIFY, NOW, 0
+    )
     assert step.changes["failure_reason"] == step.changes["error_code"] == "lost_or_stolen_card"
     assert step.changes["retriable"] is Retriable.NO
 
@@ -141,18 +156,26 @@ def test_only_an_attempt_that_reached_a_verdict_counts_towards_the_budget(
 
 
 @pytest.mark.parametrize("outcome", [NOT_SENT, NOT_DONE])
-def test_refund_that_never_got_through_is_not_given_up_for_its_number_of_attempts(outcome: Outcome) -> None:
+def test_refund_that_never_got_through_is_not_given_up_for_its_number_of_attempts(
+    outcome: Outcome,
+) -> None:
     refund = a_refund(attempts=1000, first_attempt_at=NOW - HOUR)
     assert after_attempt(refund, outcome, VERIFY, NOW, 0).to is Stage.WAITING
 
 
 @pytest.mark.parametrize("outcome", [NOT_SENT, NOT_DONE])
-def test_refund_too_old_and_provably_never_done_is_given_up_and_may_be_retried(outcome: Outcome) -> None:
+def test_refund_too_old_and_provably_never_done_is_given_up_and_may_be_retried(
+    outcome: Outcome,
+) -> None:
     young = a_refund(first_attempt_at=NOW - VERIFY.max_age + SECOND)
     assert after_attempt(young, outcome, VERIFY, NOW, 0).to is Stage.WAITING
     old = a_refund(first_attempt_at=NOW - VERIFY.max_age)
     after = with_changes(old, after_attempt(old, outcome, VERIFY, NOW, 0), NOW)
-    assert (after.stage, after.error_code, after.retriable) == (Stage.SETTLED, "budget_spent", Retriable.YES)
+    assert (after.stage, after.error_code, after.retriable) == (
+        Stage.SETTLED,
+        "budget_spent",
+        Retriable.YES,
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +239,9 @@ def test_window_closes_a_call_and_its_spare_before_its_end() -> None:
 
 def test_wait_that_would_outlast_the_window_reads_back_instead() -> None:
     refund = a_refund(first_attempt_at=NOW - TRUST.key_window + HOUR)
-    after = with_changes(refund, after_attempt(refund, replace(MAYBE, retry_after=2 * HOUR), TRUST, NOW, 0), NOW)
+    after = with_changes(
+        refund, after_attempt(refund, replace(MAYBE, retry_after=2 * HOUR), TRUST, NOW, 0), NOW
+    )
     assert after.next_check_at is not None
     assert next_action(after, TRUST, after.next_check_at) is Action.READ_BACK
 
@@ -230,9 +255,13 @@ def test_three_5xx_in_a_row_inside_one_attempt_stop_the_tries() -> None:
 def test_three_5xx_in_a_row_over_several_attempts_stop_the_replays() -> None:
     refund = a_refund()
     for number in (1, 2, 3):
-        refund = with_changes(refund, after_attempt(refund, fold([SERVER_ERROR]), TRUST, NOW, 0), NOW)
+        refund = with_changes(
+            refund, after_attempt(refund, fold([SERVER_ERROR]), TRUST, NOW, 0), NOW
+        )
         assert refund.server_errors == number
-        assert next_action(refund, TRUST, NOW + MINUTE) is (Action.REPLAY if number < 3 else Action.READ_BACK)
+        assert next_action(refund, TRUST, NOW + MINUTE) is (
+            Action.REPLAY if number < 3 else Action.READ_BACK
+        )
         refund = replace(refund, stage=Stage.SENDING)
 
 
@@ -246,14 +275,19 @@ def test_5xx_row_is_not_ended_by_a_try_that_never_left() -> None:
 def test_5xx_row_ends_with_any_other_answer() -> None:
     refund = a_refund(server_errors=2)
     assert after_attempt(refund, fold([MAYBE]), TRUST, NOW, 0).changes["server_errors"] == 0
-    assert after_attempt(refund, fold([MAYBE, SERVER_ERROR]), TRUST, NOW, 0).changes["server_errors"] == 1
+    assert (
+        after_attempt(refund, fold([MAYBE, SERVER_ERROR]), TRUST, NOW, 0).changes["server_errors"]
+        == 1
+    )
     assert may_try_again([MAYBE, SERVER_ERROR], refund, TRUST)
     assert not may_try_again([SERVER_ERROR], refund, TRUST)
 
 
 @law
 @given(tried=attempts, refund=refunds(Stage.SENDING))
-def test_verdict_ends_the_tries_and_only_what_was_not_sent_is_free(tried: list[Outcome], refund: Refund) -> None:
+def test_verdict_ends_the_tries_and_only_what_was_not_sent_is_free(
+    tried: list[Outcome], refund: Refund
+) -> None:
     last = tried[-1].verdict
     assert may_try_again(tried, refund, VERIFY) is (last is TryVerdict.NOT_SENT)
     if last in {TryVerdict.DONE, TryVerdict.REFUSED, TryVerdict.NOT_DONE, TryVerdict.MISMATCH}:
@@ -280,7 +314,9 @@ def test_any_answer_ends_the_row_of_lapses(outcome: Outcome) -> None:
 # Quiet
 
 
-def test_attempt_whose_own_claimant_reports_is_quiet_from_the_moment_its_socket_was_closed() -> None:
+def test_attempt_whose_own_claimant_reports_is_quiet_from_the_moment_its_socket_was_closed() -> (
+    None
+):
     refund = a_refund(next_check_at=NOW + 30 * SECOND)
     assert after_attempt(refund, MAYBE, VERIFY, NOW, 0).changes["quiet_at"] == NOW
 
@@ -307,7 +343,12 @@ def test_replay_may_leave_at_the_very_time_of_the_first_attempt_and_not_before()
 
 
 def test_reply_in_a_status_that_is_not_known_leads_to_a_person_by_that_reply() -> None:
-    odd = replace(done_as("succeeded"), verdict=TryVerdict.MAYBE, code="unknown_status", found=found(status="on_hold"))
+    odd = replace(
+        done_as("succeeded"),
+        verdict=TryVerdict.MAYBE,
+        code="unknown_status",
+        found=found(status="on_hold"),
+    )
     step = after_attempt(a_refund(), odd, VERIFY, NOW, 0)
     assert (step.to, step.label, step.source) == (Stage.REVIEW, "unknown_status", "reply")
     assert step.changes["provider_status"] == "on_hold"

@@ -9,22 +9,40 @@ from typing import Any
 import pytest
 
 from tests.factories import HOUR, NOW, a_refund, a_reply, found, refund_payload
-from tests.unit.rules.stepping import DAY, TOLD, assert_is_a_move, pending, plain, settled, with_changes
+from tests.unit.rules.stepping import (
+    DAY,
+    TOLD,
+    assert_is_a_move,
+    pending,
+    plain,
+    settled,
+    with_changes,
+)
 from worker.errors import GuardRefused, InvalidRequest, NotInReview
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.rules.attempts import done
 from worker.rules.contradictions import contradicted, ended, forbid_other_ends
-from worker.rules.decisions import resolve_failed, resolve_resend, resolve_succeeded, retry_failed, retry_one
+from worker.rules.decisions import (
+    resolve_failed,
+    resolve_resend,
+    resolve_succeeded,
+    retry_failed,
+    retry_one,
+)
 from worker.rules.readback import after_poll
 
 PROOF = done(a_refund(), found(id="re_2"), "reply", NOW)
-FAILED = a_refund(Stage.SETTLED, status=Status.FAILED, provider_refund_id=None, retriable=Retriable.YES)
+FAILED = a_refund(
+    Stage.SETTLED, status=Status.FAILED, provider_refund_id=None, retriable=Retriable.YES
+)
 TWICE = a_refund(Stage.SETTLED, contradicted_by="re_2")
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELED])
-def test_refund_that_did_not_succeed_keeps_its_status_and_the_proof_that_it_was_made(status: Status) -> None:
+def test_refund_that_did_not_succeed_keeps_its_status_and_the_proof_that_it_was_made(
+    status: Status,
+) -> None:
     refund = replace(FAILED, status=status)
     step = contradicted(refund, PROOF, NOW)
     changes = {"contradicted_by": "re_2", "retriable": Retriable.NO}
@@ -37,14 +55,18 @@ def test_refund_that_did_not_succeed_keeps_its_status_and_the_proof_that_it_was_
 def test_second_refund_beside_one_that_succeeded_is_kept_with_an_alarm() -> None:
     step = contradicted(a_refund(Stage.SETTLED), replace(PROOF, source="list"), NOW)
     changes = {"contradicted_by": "re_2"}
-    assert plain(step) == settled(Status.SUCCEEDED, "contradicted", changes, alarm=TOLD, source="list")
+    assert plain(step) == settled(
+        Status.SUCCEEDED, "contradicted", changes, alarm=TOLD, source="list"
+    )
     assert step is not None
     assert step.alarm == "the provider shows re_2 for it beside re_1: money may have moved twice"
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.SETTLED])
 @pytest.mark.parametrize("since", [None, NOW - HOUR])
-def test_refund_that_is_still_on_its_way_goes_to_a_person_and_is_not_sent(stage: Stage, since: Any) -> None:
+def test_refund_that_is_still_on_its_way_goes_to_a_person_and_is_not_sent(
+    stage: Stage, since: Any
+) -> None:
     refund = a_refund(stage, doubt_since=since, provider_refund_id=None, generation=2)
     step = contradicted(refund, PROOF, NOW)
     changes = {"contradicted_by": "re_2", "doubt_since": since or NOW}
@@ -68,7 +90,9 @@ def test_refund_that_is_still_on_its_way_goes_to_a_person_and_is_not_sent(stage:
         (FAILED, Step(to=Stage.SETTLED, status=Status.SUCCEEDED, label="found_in_totals")),
     ],
 )
-def test_what_is_known_already_or_moved_nothing_contradicts_nothing(refund: Refund, proof: Step) -> None:
+def test_what_is_known_already_or_moved_nothing_contradicts_nothing(
+    refund: Refund, proof: Step
+) -> None:
     assert contradicted(refund, proof, NOW) is None
 
 
@@ -92,17 +116,30 @@ def test_person_who_names_the_refund_that_was_made_has_it_read() -> None:
         "operator_by": "ann",
     }
     assert step == pending(
-        Stage.PROCESSING, "operator_says_succeeded", changes, timedelta(0), source="operator", by="ann"
+        Stage.PROCESSING,
+        "operator_says_succeeded",
+        changes,
+        timedelta(0),
+        source="operator",
+        by="ann",
     )
     assert_is_a_move(step, refund)
-    after = after_poll(with_changes(refund, step, NOW), a_reply(200, refund_payload(id="re_2")), NOW, 0)
-    assert (after.status, after.changes["contradicted_by"], after.source) == (Status.SUCCEEDED, None, "lookup")
+    after = after_poll(
+        with_changes(refund, step, NOW), a_reply(200, refund_payload(id="re_2")), NOW, 0
+    )
+    assert (after.status, after.changes["contradicted_by"], after.source) == (
+        Status.SUCCEEDED,
+        None,
+        "lookup",
+    )
 
 
 def test_person_who_names_the_one_that_is_recorded_leaves_it_as_it_is() -> None:
     step = resolve_succeeded(TWICE, "re_1", NOW, by="ann")
     changes = {"contradicted_by": None}
-    assert step == settled(Status.SUCCEEDED, "operator_says_succeeded", changes, source="operator", by="ann")
+    assert step == settled(
+        Status.SUCCEEDED, "operator_says_succeeded", changes, source="operator", by="ann"
+    )
 
 
 def test_person_may_name_the_second_one_instead() -> None:
@@ -120,11 +157,17 @@ def test_person_may_name_the_second_one_instead() -> None:
         (replace(FAILED, provider_refund_id="re_1", contradicted_by="re_2"), "re_1", "re_2"),
     ],
 )
-def test_person_can_name_none_but_those_that_contradict_each_other(refund: Refund, named: str, known: str) -> None:
+def test_person_can_name_none_but_those_that_contradict_each_other(
+    refund: Refund, named: str, known: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
         resolve_succeeded(refund, named, NOW)
     (error,) = caught.value.errors
-    assert (error.field, error.code, error.value) == ("provider_refund_id", "provider_refund_id", f"'{named}'")
+    assert (error.field, error.code, error.value) == (
+        "provider_refund_id",
+        "provider_refund_id",
+        f"'{named}'",
+    )
     assert error.rule == f"must be {known}, which the provider shows for this refund"
 
 
@@ -148,18 +191,28 @@ def test_failed_refund_that_the_provider_shows_as_made_is_not_retried() -> None:
     refund = replace(FAILED, contradicted_by="re_2")
     assert retry_failed(refund) is None
     with pytest.raises(GuardRefused, match="re_2"):
-        retry_one(refund)
+        retry_one(refund, unknown=False)
 
 
 def test_earlier_generation_that_came_to_light_is_taken_where_a_person_names_it() -> None:
-    named = a_refund(Stage.PROCESSING, generation=2, contradicted_by="re_1", operator_says="succeeded")
+    named = a_refund(
+        Stage.PROCESSING, generation=2, contradicted_by="re_1", operator_says="succeeded"
+    )
     named = replace(named, operator_by="ann")
-    shown = a_reply(200, refund_payload(metadata={"refund_id": "order-1001-1", "refund_generation": "1"}))
+    shown = a_reply(
+        200, refund_payload(metadata={"refund_id": "order-1001-1", "refund_generation": "1"})
+    )
     step = after_poll(named, shown, NOW, 0)
-    assert (step.status, step.changes["contradicted_by"], step.source) == (Status.SUCCEEDED, None, "lookup")
+    assert (step.status, step.changes["contradicted_by"], step.source) == (
+        Status.SUCCEEDED,
+        None,
+        "lookup",
+    )
     # Nobody else's generation is.
     assert after_poll(replace(named, contradicted_by="re_9"), shown, NOW, 0).to is Stage.REVIEW
-    odd = a_reply(200, refund_payload(metadata={"refund_id": "order-1001-1", "refund_generation": "x"}))
+    odd = a_reply(
+        200, refund_payload(metadata={"refund_id": "order-1001-1", "refund_generation": "x"})
+    )
     assert after_poll(named, odd, NOW, 0).to is Stage.REVIEW
 
 

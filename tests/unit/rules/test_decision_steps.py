@@ -12,7 +12,14 @@ from tests.unit.rules.stepping import ANEW, DAY, DROPPED, NO_WORD, TOLD, pending
 from worker.errors import InvalidRequest, NotCancelable
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules.decisions import cancel, recovered, resolve_failed, resolve_resend, resolve_succeeded, retry_failed
+from worker.rules.decisions import (
+    cancel,
+    recovered,
+    resolve_failed,
+    resolve_resend,
+    resolve_succeeded,
+    retry_failed,
+)
 
 
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING])
@@ -37,7 +44,9 @@ def word(says: str, *, unverified: bool = False) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("unverified", [True, False])
-def test_person_who_names_the_providers_refund_leads_to_this_step_and_no_other(*, unverified: bool) -> None:
+def test_person_who_names_the_providers_refund_leads_to_this_step_and_no_other(
+    *, unverified: bool
+) -> None:
     changes = {"provider_refund_id": "re_7", "processing_since": NOW, "operator_code": None}
     step = resolve_succeeded(a_refund(Stage.REVIEW), "re_7", NOW, by="ann", unverified=unverified)
     assert step == pending(
@@ -51,15 +60,25 @@ def test_person_who_names_the_providers_refund_leads_to_this_step_and_no_other(*
 
 def test_decision_of_which_nobody_is_named_is_the_callers_and_wants_to_be_verified() -> None:
     refund = a_refund(Stage.REVIEW, doubt_since=NOW)
-    for step in (resolve_succeeded(refund, "re_7", NOW), resolve_failed(refund, "x"), resolve_resend(refund)):
-        assert (step.by, step.changes["operator_by"], step.changes["operator_unverified"]) == ("caller",) * 2 + (False,)
+    for step in (
+        resolve_succeeded(refund, "re_7", NOW),
+        resolve_failed(refund, "x"),
+        resolve_resend(refund),
+    ):
+        assert (step.by, step.changes["operator_by"], step.changes["operator_unverified"]) == (
+            "caller",
+        ) * 2 + (False,)
 
 
 def test_id_that_could_not_be_asked_for_is_refused_with_all_that_is_known_of_it() -> None:
     with pytest.raises(InvalidRequest) as caught:
         resolve_succeeded(a_refund(Stage.REVIEW), "re 7", NOW)
     (error,) = caught.value.errors
-    assert (error.field, error.code, error.value) == ("provider_refund_id", "provider_refund_id", "'re 7'")
+    assert (error.field, error.code, error.value) == (
+        "provider_refund_id",
+        "provider_refund_id",
+        "'re 7'",
+    )
     assert error.rule
 
 
@@ -77,13 +96,19 @@ def test_person_who_gives_up_what_was_never_in_doubt_leads_to_this_step_and_no_o
 
 
 DOUBTED = a_refund(
-    Stage.REVIEW, doubt_since=NOW - HOUR, quiet_at=NOW - HOUR / 2, doubted=True, provider_refund_id="re_1"
+    Stage.REVIEW,
+    doubt_since=NOW - HOUR,
+    quiet_at=NOW - HOUR / 2,
+    doubted=True,
+    provider_refund_id="re_1",
 )
 DOUBT = {"doubt_since": NOW - HOUR, "quiet_at": NOW - HOUR / 2}
 
 
 @pytest.mark.parametrize("unverified", [True, False])
-def test_person_who_gives_up_what_may_have_happened_leads_to_this_step_and_no_other(*, unverified: bool) -> None:
+def test_person_who_gives_up_what_may_have_happened_leads_to_this_step_and_no_other(
+    *, unverified: bool
+) -> None:
     changes = {"operator_code": "gone", **ANEW, **word("failed", unverified=unverified), **DOUBT}
     step = resolve_failed(DOUBTED, "gone", by="ann", unverified=unverified)
     assert step == pending(Stage.IN_DOUBT, "operator_says_failed", changes, timedelta(0), **BY_ANN)
@@ -120,9 +145,15 @@ def test_refund_whose_doubt_was_over_when_it_came_to_review_is_looked_for_all_th
 
 
 @pytest.mark.parametrize(("all_remaining", "amount"), [(True, {"amount": None}), (False, {})])
-def test_retry_leads_to_this_step_and_no_other(*, all_remaining: bool, amount: dict[str, Any]) -> None:
+def test_retry_leads_to_this_step_and_no_other(
+    *, all_remaining: bool, amount: dict[str, Any]
+) -> None:
     failed = a_refund(
-        Stage.SETTLED, status=Status.FAILED, retriable=Retriable.UNKNOWN, generation=2, all_remaining=all_remaining
+        Stage.SETTLED,
+        status=Status.FAILED,
+        retriable=Retriable.UNKNOWN,
+        generation=2,
+        all_remaining=all_remaining,
     )
     cleared = (
         "provider_refund_id",

@@ -46,16 +46,23 @@ def test_refund_that_may_have_been_sent_since_the_snapshot_begins_in_doubt_with_
     assert after.doubt_since == (refund.doubt_since or since)
     assert after.first_attempt_at is not None
     assert after.first_attempt_at <= since
-    assert (after.baseline, after.absent_at, after.proven_absent_at, after.found_at) == (None, None, None, None)
+    assert (after.baseline, after.absent_at, after.proven_absent_at, after.found_at) == (
+        None,
+        None,
+        None,
+        None,
+    )
 
 
-def test_failed_refund_that_may_have_been_retried_since_the_snapshot_is_not_retried_without_a_look() -> None:
+def test_failed_refund_that_may_have_been_retried_since_is_not_retried_without_a_read_back() -> (
+    None
+):
     refund = failed()
     step = recovered(refund, NOW - HOUR, NOW)
     assert retry_failed(refund if step is None else with_changes(refund, step, NOW)) is None
 
 
-def test_refund_that_may_have_been_let_go_from_review_since_the_snapshot_is_not_let_go_without_a_look() -> None:
+def test_refund_that_may_have_left_review_since_does_not_leave_it_without_a_read_back() -> None:
     refund = a_refund(Stage.REVIEW)
     step = recovered(refund, NOW - HOUR, NOW)
     after = refund if step is None else with_changes(refund, step, NOW)
@@ -67,11 +74,15 @@ def test_persons_word_of_absence_is_worth_nothing_after_a_recovery() -> None:
     step = recovered(told, NOW - HOUR, NOW)
     assert step is not None
     after = with_changes(told, step, NOW)
-    look = after_readback(after, Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
+    look = after_readback(
+        after, Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0
+    )
     assert look.changes.get("proven_absent_at") is None
 
 
-def test_refund_that_may_have_been_retried_since_the_snapshot_is_read_back_before_any_replay() -> None:
+def test_refund_that_may_have_been_retried_since_the_snapshot_is_read_back_before_any_replay() -> (
+    None
+):
     # The lost retry had another key, so the provider would execute this one beside it.
     refund = a_refund(Stage.QUEUED)
     step = recovered(refund, NOW - HOUR, NOW)
@@ -88,23 +99,32 @@ def test_refund_of_which_nothing_happened_is_canceled(stage: Stage) -> None:
     assert (step.to, step.status) == (Stage.SETTLED, Status.CANCELED)
 
 
-@pytest.mark.parametrize("stage", [Stage.SENDING, Stage.IN_DOUBT, Stage.PROCESSING, Stage.REVIEW, Stage.SETTLED])
+@pytest.mark.parametrize(
+    "stage", [Stage.SENDING, Stage.IN_DOUBT, Stage.PROCESSING, Stage.REVIEW, Stage.SETTLED]
+)
 def test_refund_that_may_have_reached_the_provider_is_not_canceled(stage: Stage) -> None:
     with pytest.raises(NotCancelable, match="order-1001-1 is "):
         cancel(a_refund(stage))
 
 
 def failed(**fields: Any) -> Refund:
-    return a_refund(Stage.SETTLED, **({"status": Status.FAILED, "retriable": Retriable.YES} | fields))
+    return a_refund(
+        Stage.SETTLED, **({"status": Status.FAILED, "retriable": Retriable.YES} | fields)
+    )
 
 
-def test_retry_of_a_failed_refund_is_a_new_generation_that_remembers_nothing_of_the_old_verdict() -> None:
+def test_retry_of_a_failed_refund_is_a_new_generation_without_the_old_verdict() -> None:
     refund = failed(error_code="x", failure_reason="x", all_remaining=True)
     step = retry_failed(refund)
     assert step is not None
     after = with_changes(refund, step, NOW)
     assert (after.stage, after.generation, after.amount) == (Stage.QUEUED, 2, None)
-    assert (after.error_code, after.failure_reason, after.provider_refund_id, after.first_attempt_at) == (None,) * 4
+    assert (
+        after.error_code,
+        after.failure_reason,
+        after.provider_refund_id,
+        after.first_attempt_at,
+    ) == (None,) * 4
 
 
 @pytest.mark.parametrize(
@@ -122,7 +142,9 @@ def test_nothing_but_a_retriable_failed_refund_is_retried(refund: Refund) -> Non
 
 
 def test_succeeded_refund_that_the_provider_turned_failed_is_failed_with_an_alarm() -> None:
-    step = reversed_by_provider(a_refund(Stage.SETTLED), found(status="failed", failure_reason="unknown"), "list")
+    step = reversed_by_provider(
+        a_refund(Stage.SETTLED), found(status="failed", failure_reason="unknown"), "list"
+    )
     assert step is not None
     assert (step.to, step.status) == (Stage.SETTLED, Status.FAILED)
     assert step.alarm
@@ -143,11 +165,17 @@ def test_only_the_very_refund_that_had_succeeded_can_be_reversed(refund: Refund,
 
 
 @law
-@given(refund=refunds(), status=st.sampled_from(["pending", "succeeded", "failed", "canceled", None]))
-def test_proof_of_done_settles_or_processes_and_never_anything_else(refund: Refund, status: str | None) -> None:
+@given(
+    refund=refunds(), status=st.sampled_from(["pending", "succeeded", "failed", "canceled", None])
+)
+def test_proof_of_done_settles_or_processes_and_never_anything_else(
+    refund: Refund, status: str | None
+) -> None:
     step = done(refund, found(status=status), "reply", NOW)
     assert step.proof
     assert (step.to, step.status) == (
-        (Stage.PROCESSING, Status.PENDING) if status in {None, "pending"} else (Stage.SETTLED, Status(str(status)))
+        (Stage.PROCESSING, Status.PENDING)
+        if status in {None, "pending"}
+        else (Stage.SETTLED, Status(str(status)))
     )
     assert step.changes["provider_refund_id"] == "re_1"

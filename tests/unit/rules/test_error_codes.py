@@ -1,4 +1,6 @@
-"""The page of error codes says what the table says, and the table knows every code that the worker gives."""
+"""The page of error codes says what the table says, and the table knows every code that the worker
+gives.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,16 @@ from worker.rules.codes import CODES, DONE, OTHER, counted
 
 WORKER = Path(__file__).parents[3] / "worker"
 GIVEN = re.compile(
-    r'(?:"error_code": |_told\(|_poll_failed\(refund, |refused_unsent\(refund, |to_review\([^,(){]*, |_maybe\()'
+    r'(?:"error_code": |_told\(|_poll_failed\(refund, |refused_unsent\(refund,'
+    r" |to_review\([^,(){]*, |_maybe\()"
     r'"([a-z0-9_]+)"'
 )
+
+
+def sources() -> str:
+    """The package's code, with the arguments of every call on the line of its bracket."""
+    texts = (file.read_text("utf-8") for file in WORKER.rglob("*.py"))
+    return re.sub(r"\(\s+", "(", "".join(texts))
 
 
 def test_page_of_error_codes_is_made_of_the_table() -> None:
@@ -20,7 +29,7 @@ def test_page_of_error_codes_is_made_of_the_table() -> None:
 
 
 def test_table_knows_every_code_that_the_worker_gives() -> None:
-    given = {code for file in WORKER.rglob("*.py") for code in GIVEN.findall(file.read_text("utf-8"))}
+    given = set(GIVEN.findall(sources()))
     assert {"found_late", "budget_spent", "no_reply", "currency_mismatch"} <= given
     assert given - CODES.keys() == set()
 
@@ -34,13 +43,21 @@ def test_page_sends_a_reader_to_the_stage_first_and_promises_nobody_to_a_refund_
 
 
 def test_every_label_of_a_review_is_a_code_of_the_table() -> None:
-    # Such a label is the reason for the review, also where the record keeps the code of its last attempt.
-    source = "".join(file.read_text("utf-8") for file in WORKER.rglob("*.py"))
-    labels = set(re.findall(r'(?:to_review\([^()]*?, ?|_take_word\(refund, )"([a-z0-9_]+)",', source))
+    # Such a label is the reason for the review, also where the record keeps the code of its last
+    # attempt.
+    labels = set(
+        re.findall(r'(?:to_review\([^()]*?,\s*|_take_word\(refund, )"([a-z0-9_]+)",', sources())
+    )
     assert {"inconclusive", "no_readback", "contradicted", "unreadable"} <= labels
     assert labels - CODES.keys() == set()
     kept = {"inconclusive", "unreadable", "resends_spent", "no_readback", "contradicted"}
     assert not any(CODES[label].is_stored for label in kept)
+
+
+def test_every_code_says_what_to_do_and_answers_each_question_with_yes_or_no() -> None:
+    for code in CODES.values():
+        assert code.advice.endswith(".")
+        assert {type(code.is_stored), type(code.never_an_echo), type(code.of_one_payment)} == {bool}
 
 
 def test_answer_counts_under_its_code_if_that_is_known_and_under_other_if_not() -> None:

@@ -32,7 +32,13 @@ from worker.model.answers import Answer, Outcome, Readback, ReadbackVerdict, Try
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Action, Step
 from worker.rules.attempts import Rules, after_attempt, after_lapse, next_action, refused_unsent
-from worker.rules.decisions import cancel, resolve_failed, resolve_resend, resolve_succeeded, retry_failed
+from worker.rules.decisions import (
+    cancel,
+    resolve_failed,
+    resolve_resend,
+    resolve_succeeded,
+    retry_failed,
+)
 from worker.rules.outcomes import fold
 from worker.rules.readback import after_poll, after_readback
 from worker.rules.transitions import TRANSITIONS, check_move, sources_of
@@ -46,24 +52,36 @@ law = settings(deadline=None, max_examples=100)
 def test_moves_are_those_of_the_design_and_no_others() -> None:
     moves = {(stage.value, to.value) for stage, row in TRANSITIONS.items() for to in row}
     designed = {(stage, to) for stage, row in DESIGN_MOVES.items() for to in row}
-    # Added since: a server restored from an old snapshot may have sent what its records call unsent; what cannot be
-    # confirmed before a send is not sent; a proof may come while what a person had named is still being verified, or
-    # against what is recorded, which a person then ends.
-    added = {("queued", "in_doubt"), ("waiting", "in_doubt"), ("queued", "review"), ("waiting", "review")}
+    # Added since: a server restored from an old snapshot may have sent what its records call
+    # unsent; what cannot be confirmed before a send is not sent; a proof may come while what a
+    # person had named is still being verified, or against what is recorded, which a person then
+    # ends.
+    added = {
+        ("queued", "in_doubt"),
+        ("waiting", "in_doubt"),
+        ("queued", "review"),
+        ("waiting", "review"),
+    }
     added |= {("processing", "processing"), ("review", "review"), ("settled", "processing")}
     assert moves == designed | added
 
 
 @pytest.mark.parametrize("source", Stage)
 @pytest.mark.parametrize("target", Stage)
-def test_move_outside_the_table_is_illegal_and_one_inside_is_not(source: Stage, target: Stage) -> None:
+def test_move_outside_the_table_is_illegal_and_one_inside_is_not(
+    source: Stage, target: Stage
+) -> None:
     assert (source in sources_of(target)) is (target in TRANSITIONS[source])
     if target in TRANSITIONS[source]:
         check_move("a", source, target)
     else:
         with pytest.raises(IllegalMove) as caught:
             check_move("a", source, target)
-        assert (caught.value.refund_id, caught.value.source, caught.value.target) == ("a", source, target)
+        assert (caught.value.refund_id, caught.value.source, caught.value.target) == (
+            "a",
+            source,
+            target,
+        )
 
 
 # Laws of every step
@@ -94,12 +112,18 @@ def test_every_lapse_leads_into_doubt_or_review_with_the_doubt_noted(
 
 @law
 @given(refund=refunds(Stage.IN_DOUBT), look=looks(), rules=rules, jitter=jitters)
-def test_every_look_leads_along_a_legal_move(refund: Refund, look: Readback, rules: Rules, jitter: float) -> None:
+def test_every_look_leads_along_a_legal_move(
+    refund: Refund, look: Readback, rules: Rules, jitter: float
+) -> None:
     step = after_readback(refund, look, rules, NOW, jitter)
     assert_is_a_move(step, refund)
     assert step.to is not Stage.SENDING
-    assert step.to is not Stage.SETTLED or look.verdict in {ReadbackVerdict.FOUND, ReadbackVerdict.FOUND_IN_TOTALS}
-    # A total is not the provider's word on this refund: it settles only the version that was looked at.
+    assert step.to is not Stage.SETTLED or look.verdict in {
+        ReadbackVerdict.FOUND,
+        ReadbackVerdict.FOUND_IN_TOTALS,
+    }
+    # A total is not the provider's word on this refund: it settles only the version that was looked
+    # at.
     assert step.proof is (look.found is not None)
 
 
@@ -114,14 +138,20 @@ def test_every_poll_leads_along_a_legal_move(refund: Refund, answer: Answer, jit
 
 @law
 @given(refund=refunds())
-def test_cancel_retry_and_a_persons_decisions_lead_along_legal_moves_or_are_refused(refund: Refund) -> None:
+def test_cancel_retry_and_a_persons_decisions_lead_along_legal_moves_or_are_refused(
+    refund: Refund,
+) -> None:
     steps: list[Step | None] = [retry_failed(refund)]
     try:
         steps.append(cancel(refund))
     except NotCancelable:
         assert refund.stage not in {Stage.QUEUED, Stage.WAITING}
     if refund.stage is Stage.REVIEW:
-        steps += [resolve_succeeded(refund, "re_9", NOW), resolve_failed(refund, "declined"), resolve_resend(refund)]
+        steps += [
+            resolve_succeeded(refund, "re_9", NOW),
+            resolve_failed(refund, "declined"),
+            resolve_resend(refund),
+        ]
     else:
         with pytest.raises(NotInReview):
             resolve_failed(refund, "x")
@@ -158,7 +188,9 @@ def test_every_refund_needs_something_definite_now(refund: Refund, rules: Rules)
 
 @law
 @given(refund=refunds(Stage.SENDING), tried=attempts, rules=rules, jitter=jitters)
-def test_doubt_is_sticky_until_done(refund: Refund, tried: list[Outcome], rules: Rules, jitter: float) -> None:
+def test_doubt_is_sticky_until_done(
+    refund: Refund, tried: list[Outcome], rules: Rules, jitter: float
+) -> None:
     outcome = fold(tried)
     assume(outcome.verdict is not TryVerdict.DONE)
     assume(refund.doubt_since is not None or outcome.doubt)
@@ -219,7 +251,9 @@ def test_refund_that_may_have_happened_once_is_never_failed_by_any_later_attempt
 
 @pytest.mark.parametrize("first", [MAYBE, SERVER_ERROR])
 @pytest.mark.parametrize("second", [NOT_SENT, NOT_DONE, REFUSED, BAD_KEY])
-def test_refusal_after_a_doubt_may_be_our_own_first_refund_speaking(first: Outcome, second: Outcome) -> None:
+def test_refusal_after_a_doubt_may_be_our_own_first_refund_speaking(
+    first: Outcome, second: Outcome
+) -> None:
     refund = a_refund()
     doubted = with_changes(refund, after_attempt(refund, first, TRUST, NOW, 0), NOW)
     step = after_attempt(replace(doubted, stage=Stage.SENDING), second, TRUST, NOW + MINUTE, 0)

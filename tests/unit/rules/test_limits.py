@@ -8,19 +8,43 @@ from typing import Any
 
 import pytest
 
-from tests.factories import BLIND, HOUR, MAYBE, NOT_SENT, NOW, REFUSED, SECOND, TRUST, VERIFY, a_refund
+from tests.factories import (
+    BLIND,
+    HOUR,
+    MAYBE,
+    NOT_SENT,
+    NOW,
+    REFUSED,
+    SECOND,
+    TRUST,
+    VERIFY,
+    a_refund,
+)
 from tests.unit.rules.stepping import DAY
 from worker.model.refund import Retriable, Stage
 from worker.model.steps import Action
 from worker.rules import attempts, readback
-from worker.rules.attempts import Rules, after_attempt, backoff, may_replay, may_try_again, next_action, poll_delay
+from worker.rules.attempts import (
+    Rules,
+    after_attempt,
+    backoff,
+    may_replay,
+    may_try_again,
+    next_action,
+    poll_delay,
+)
 from worker.rules.transitions import check_move
 
 # What the design fixes
 
 
 def test_limits_are_those_of_the_design() -> None:
-    assert (attempts.MAX_SERVER_ERRORS, attempts.MAX_LAPSES, attempts.MAX_RESENDS, readback.MAX_READBACKS) == (
+    assert (
+        attempts.MAX_SERVER_ERRORS,
+        attempts.MAX_LAPSES,
+        attempts.MAX_RESENDS,
+        readback.MAX_READBACKS,
+    ) == (
         3,
         3,
         3,
@@ -87,8 +111,13 @@ def test_server_restored_from_a_snapshot_may_have_sent_what_waits() -> None:
         ("lock_timeout", Retriable.YES),
     ],
 )
-def test_failure_with_a_known_code_says_whether_a_retry_can_help(code: str, retriable: Retriable) -> None:
-    assert after_attempt(a_refund(), replace(REFUSED, code=code), VERIFY, NOW, 0).changes["retriable"] is retriable
+def test_failure_with_a_known_code_says_whether_a_retry_can_help(
+    code: str, retriable: Retriable
+) -> None:
+    assert (
+        after_attempt(a_refund(), replace(REFUSED, code=code), VERIFY, NOW, 0).changes["retriable"]
+        is retriable
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,17 +134,25 @@ def test_failure_with_a_known_code_says_whether_a_retry_can_help(code: str, retr
         (99, 0.5, 750),
     ],
 )
-def test_backoff_doubles_from_its_base_to_its_cap(attempt: int, jitter: float, seconds: float) -> None:
+def test_backoff_doubles_from_its_base_to_its_cap(
+    attempt: int, jitter: float, seconds: float
+) -> None:
     wait = backoff(attempt, base=10 * SECOND, cap=1000 * SECOND, jitter=jitter)
     assert wait == seconds * SECOND
 
 
 def test_backoff_of_any_attempt_can_be_told() -> None:
-    assert backoff(31, base=timedelta(microseconds=1), cap=10 * DAY, jitter=0) == timedelta(microseconds=1 << 29)
-    assert backoff(32, base=timedelta(microseconds=1), cap=10 * DAY, jitter=0) == timedelta(microseconds=1 << 29)
+    assert backoff(31, base=timedelta(microseconds=1), cap=10 * DAY, jitter=0) == timedelta(
+        microseconds=1 << 29
+    )
+    assert backoff(32, base=timedelta(microseconds=1), cap=10 * DAY, jitter=0) == timedelta(
+        microseconds=1 << 29
+    )
 
 
-@pytest.mark.parametrize(("age", "delay"), [(0, 2), (8, 2), (12, 3), (40, 10), (86_400, 21_600), (86_404, 21_600)])
+@pytest.mark.parametrize(
+    ("age", "delay"), [(0, 2), (8, 2), (12, 3), (40, 10), (86_400, 21_600), (86_404, 21_600)]
+)
 def test_pending_refund_is_polled_after_a_quarter_of_its_age(age: int, delay: int) -> None:
     assert poll_delay(age * SECOND) == delay * SECOND
 
@@ -161,7 +198,9 @@ def test_doubt_without_a_read_back_is_looked_at_once_a_person_has_spoken() -> No
         ({"first_attempt_at": NOW - 23 * HOUR + 24 * SECOND}, True),
     ],
 )
-def test_doubt_is_replayed_only_while_nothing_speaks_against_it(fields: dict[str, Any], *, replayed: bool) -> None:
+def test_doubt_is_replayed_only_while_nothing_speaks_against_it(
+    fields: dict[str, Any], *, replayed: bool
+) -> None:
     refund = a_refund(Stage.IN_DOUBT, **fields)
     assert may_replay(refund, TRUST, NOW) is replayed
     assert not may_replay(refund, VERIFY, NOW)

@@ -30,7 +30,9 @@ BY_TOTALS = DROPPED | {
     "retriable": None,
 }
 CONFLICT = Readback(verdict=ReadbackVerdict.CONFLICT, reason="two")
-ODD = Readback(verdict=ReadbackVerdict.CONFLICT, reason="its status is paid", found=found(status="paid"))
+ODD = Readback(
+    verdict=ReadbackVerdict.CONFLICT, reason="its status is paid", found=found(status="paid")
+)
 CONFLICTING = {"error_code": "conflict", "error_message": TOLD}
 LONG_QUIET = {"quiet_at": NOW - HOUR, "doubt_since": NOW - HOUR}
 
@@ -59,7 +61,12 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
             VERIFY,
             quiet("unreadable", 135 * SECOND),
         ),
-        ({"doubt_since": NOW, "first_attempt_at": None}, UNREAD, VERIFY, quiet("unreadable", 5.625 * SECOND)),
+        (
+            {"doubt_since": NOW, "first_attempt_at": None},
+            UNREAD,
+            VERIFY,
+            quiet("unreadable", 5.625 * SECOND),
+        ),
         (
             {"first_attempt_at": NOW - 72 * HOUR},
             UNREAD,
@@ -107,7 +114,13 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
                 {"found_at": None, "looks": 3, "quiet_at": NOW - quiet_for},
                 FOUND,
                 VERIFY,
-                pending(Stage.IN_DOUBT, "found_in_totals", ANEW | {"found_at": NOW}, SETTLE, source="totals"),
+                pending(
+                    Stage.IN_DOUBT,
+                    "found_in_totals",
+                    ANEW | {"found_at": NOW},
+                    SETTLE,
+                    source="totals",
+                ),
             )
             for quiet_for in (timedelta(0), 2 * SETTLE)
         ),
@@ -130,7 +143,10 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
         ),
         ({"found_at": NOW - SETTLE + SECOND}, FOUND, VERIFY, quiet("found_in_totals", SECOND)),
         (
-            {"found_at": NOW - SETTLE, "baseline": Baseline(refunded=0, currency="eur", remaining=9)},
+            {
+                "found_at": NOW - SETTLE,
+                "baseline": Baseline(refunded=0, currency="eur", remaining=9),
+            },
             FOUND,
             VERIFY,
             settled(Status.SUCCEEDED, "found_in_totals", BY_TOTALS, source="totals"),
@@ -145,7 +161,12 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
             },
             FOUND,
             VERIFY,
-            settled(Status.SUCCEEDED, "found_in_totals", BY_TOTALS | {"currency": "eur"}, source="totals"),
+            settled(
+                Status.SUCCEEDED,
+                "found_in_totals",
+                BY_TOTALS | {"currency": "eur"},
+                source="totals",
+            ),
         ),
         (
             {
@@ -172,7 +193,12 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
             VERIFY,
             pending(Stage.IN_DOUBT, "absent", ANEW | {"absent_at": NOW}, SETTLE, source="list"),
         ),
-        (LONG_QUIET | {"absent_at": NOW - SETTLE + SECOND}, ABSENT, VERIFY, quiet("absent", SECOND)),
+        (
+            LONG_QUIET | {"absent_at": NOW - SETTLE + SECOND},
+            ABSENT,
+            VERIFY,
+            quiet("absent", SECOND),
+        ),
         (
             LONG_QUIET | {"absent_at": NOW - SETTLE},
             ABSENT,
@@ -227,7 +253,12 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
             pending(Stage.REVIEW, "inconclusive", {"looks": 5}, DAY, alarm=TOLD),
         ),
         # Answered with 404
-        (LONG_QUIET | {"doubt_since": NOW - HOUR + SECOND}, MISSING, VERIFY, quiet("unreadable", 675 * SECOND)),
+        (
+            LONG_QUIET | {"doubt_since": NOW - HOUR + SECOND},
+            MISSING,
+            VERIFY,
+            quiet("unreadable", 675 * SECOND),
+        ),
         (LONG_QUIET | {"doubt_since": None}, MISSING, VERIFY, quiet("unreadable", 5.625 * SECOND)),
         (
             LONG_QUIET,
@@ -248,17 +279,29 @@ def quiet(label: str, delay: timedelta, changes: dict[str, Any] | None = None) -
         ),
     ],
 )
-def test_look_leads_to_this_step_and_no_other(fields: dict[str, Any], look: Readback, rules: Rules, step: Step) -> None:
+def test_look_leads_to_this_step_and_no_other(
+    fields: dict[str, Any], look: Readback, rules: Rules, step: Step
+) -> None:
     assert plain(after_readback(a_refund(Stage.IN_DOUBT, **fields), look, rules, NOW, 0.5)) == step
 
 
 SAYS_ABSENT = LONG_QUIET | {"operator_says": "absent", "operator_by": "ann"}
-SAYS_FAILED = LONG_QUIET | {"operator_says": "failed", "operator_by": "ann", "operator_code": "gone"}
+SAYS_FAILED = LONG_QUIET | {
+    "operator_says": "failed",
+    "operator_by": "ann",
+    "operator_code": "gone",
+}
 INSISTS = {"operator_unverified": True}
 
 
 def given_up(source: str) -> Step:
-    changes = {"error_code": "gone", "error_message": TOLD, "retriable": Retriable.NO, "evidence": source, **DROPPED}
+    changes = {
+        "error_code": "gone",
+        "error_message": TOLD,
+        "retriable": Retriable.NO,
+        "evidence": source,
+        **DROPPED,
+    }
     return settled(Status.FAILED, "operator_says_failed", changes, source=source, by="ann")
 
 
@@ -281,7 +324,11 @@ def taken_for_absent(source: str, label: str, absent_at: Any = NOW, **more: Any)
         (SAYS_FAILED | {"quiet_at": NOW - SETTLE + SECOND}, UNSURE, quiet("too_early", SECOND)),
         (SAYS_FAILED | {"quiet_at": None}, UNSURE, quiet("too_early", SETTLE)),
         (SAYS_ABSENT | INSISTS, UNSURE, taken_for_absent("operator", "operator_says_absent")),
-        (SAYS_ABSENT | INSISTS | {"quiet_at": NOW}, UNSURE, taken_for_absent("operator", "operator_says_absent")),
+        (
+            SAYS_ABSENT | INSISTS | {"quiet_at": NOW},
+            UNSURE,
+            taken_for_absent("operator", "operator_says_absent"),
+        ),
         (
             SAYS_ABSENT | INSISTS | {"provider_refund_id": "re_1"},
             UNSURE,
@@ -301,7 +348,8 @@ def taken_for_absent(source: str, label: str, absent_at: Any = NOW, **more: Any)
             quiet("unreadable", 135 * SECOND, {"looks": 1}),
         ),
         (
-            SAYS_ABSENT | {"looks": 1, "doubt_since": NOW - 8 * MINUTE, "first_attempt_at": NOW - 99 * HOUR},
+            SAYS_ABSENT
+            | {"looks": 1, "doubt_since": NOW - 8 * MINUTE, "first_attempt_at": NOW - 99 * HOUR},
             UNREAD,
             quiet("unreadable", 135 * SECOND, {"looks": 2}),
         ),
@@ -313,14 +361,22 @@ def taken_for_absent(source: str, label: str, absent_at: Any = NOW, **more: Any)
             quiet("unreadable", 135 * SECOND, {"looks": 1}),
         ),
         (SAYS_FAILED | INSISTS | {"looks": 2}, UNREAD, given_up("operator")),
-        (SAYS_ABSENT | INSISTS | {"looks": 2}, UNREAD, taken_for_absent("operator", "operator_says_absent")),
+        (
+            SAYS_ABSENT | INSISTS | {"looks": 2},
+            UNREAD,
+            taken_for_absent("operator", "operator_says_absent"),
+        ),
         (
             SAYS_FAILED | INSISTS | {"looks": 2, "doubt_since": NOW - 8 * MINUTE},
             replace(UNREAD, credentials=True),
             quiet("unreadable", 135 * SECOND),
         ),
         # Absent
-        (SAYS_FAILED, ABSENT, pending(Stage.IN_DOUBT, "absent", ANEW | {"absent_at": NOW}, SETTLE, source="list")),
+        (
+            SAYS_FAILED,
+            ABSENT,
+            pending(Stage.IN_DOUBT, "absent", ANEW | {"absent_at": NOW}, SETTLE, source="list"),
+        ),
         (SAYS_FAILED | {"absent_at": NOW - SETTLE}, ABSENT, given_up("list")),
         (
             SAYS_ABSENT | {"absent_at": NOW - SETTLE, "resends": 3},
@@ -329,22 +385,32 @@ def taken_for_absent(source: str, label: str, absent_at: Any = NOW, **more: Any)
         ),
         # Found
         (SAYS_FAILED | INSISTS, CONFLICT, back("conflict", CONFLICTING, source="list")),
-        (SAYS_ABSENT | INSISTS, replace(CONFLICT, source="lookup"), back("conflict", CONFLICTING, source="lookup")),
+        (
+            SAYS_ABSENT | INSISTS,
+            replace(CONFLICT, source="lookup"),
+            back("conflict", CONFLICTING, source="lookup"),
+        ),
         (SAYS_FAILED, FOUND, back("found_late")),
         (SAYS_FAILED | INSISTS, FOUND, given_up("operator")),
         (
             SAYS_ABSENT | INSISTS,
             FOUND,
-            back("found_late", {"error_code": "found_late", "error_message": TOLD}, source="totals"),
+            back(
+                "found_late", {"error_code": "found_late", "error_message": TOLD}, source="totals"
+            ),
         ),
         (
             SAYS_FAILED | INSISTS | {"quiet_at": NOW - 2 * SETTLE},
             FOUND,
-            pending(Stage.IN_DOUBT, "found_in_totals", ANEW | {"found_at": NOW}, SETTLE, source="totals"),
+            pending(
+                Stage.IN_DOUBT, "found_in_totals", ANEW | {"found_at": NOW}, SETTLE, source="totals"
+            ),
         ),
     ],
 )
-def test_a_persons_word_leads_to_this_step_and_no_other(fields: dict[str, Any], look: Readback, step: Step) -> None:
+def test_a_persons_word_leads_to_this_step_and_no_other(
+    fields: dict[str, Any], look: Readback, step: Step
+) -> None:
     assert plain(after_readback(a_refund(Stage.IN_DOUBT, **fields), look, VERIFY, NOW, 0.5)) == step
 
 
@@ -361,9 +427,13 @@ def test_a_persons_word_leads_to_this_step_and_no_other(fields: dict[str, Any], 
 def test_only_what_is_pending_for_longer_than_is_waited_for_may_be_given_up(
     fields: dict[str, Any], *, stuck: bool
 ) -> None:
-    refund = a_refund(Stage.IN_DOUBT, **(SAYS_FAILED | INSISTS | {"processing_since": NOW - 30 * DAY} | fields))
+    refund = a_refund(
+        Stage.IN_DOUBT, **(SAYS_FAILED | INSISTS | {"processing_since": NOW - 30 * DAY} | fields)
+    )
     for status in ("pending", "succeeded"):
-        look = Readback(verdict=ReadbackVerdict.FOUND, reason="so", found=found(status=status), source="lookup")
+        look = Readback(
+            verdict=ReadbackVerdict.FOUND, reason="so", found=found(status=status), source="lookup"
+        )
         step = after_readback(refund, look, VERIFY, NOW, 0)
         assert (step.source == "operator") is (stuck and status == "pending")
         if step.source != "operator":
@@ -372,35 +442,54 @@ def test_only_what_is_pending_for_longer_than_is_waited_for_may_be_given_up(
 
 def test_the_person_is_told_why_a_decision_was_not_taken_and_what_would_take_it() -> None:
     step = after_readback(a_refund(Stage.IN_DOUBT, **SAYS_FAILED), UNSURE, VERIFY, NOW, 0)
-    assert step.alarm == ("the decision could not be verified (so): decide again with --unverified if it must count")
-    unread = after_readback(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, looks=2), UNREAD, VERIFY, NOW, 0)
+    assert step.alarm == (
+        "the decision could not be verified (so): decide again with --unverified if it must count"
+    )
+    unread = after_readback(
+        a_refund(Stage.IN_DOUBT, **SAYS_FAILED, looks=2), UNREAD, VERIFY, NOW, 0
+    )
     assert unread.alarm is not None
     assert "could not be read back: so" in unread.alarm
 
 
 def test_the_record_says_on_what_its_end_rests() -> None:
-    told = after_readback(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), UNSURE, VERIFY, NOW, 0)
+    told = after_readback(
+        a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), UNSURE, VERIFY, NOW, 0
+    )
     assert told.changes["error_message"] == "settled by a person, not verified: so"
     absent = a_refund(Stage.IN_DOUBT, **SAYS_FAILED, absent_at=NOW - SETTLE)
     seen = after_readback(absent, ABSENT, VERIFY, NOW, 0)
-    assert seen.changes["error_message"] == "settled by a person, and the provider does not show such a refund"
+    assert (
+        seen.changes["error_message"]
+        == "settled by a person, and the provider does not show such a refund"
+    )
     secret = replace(UNSURE, reason="sk_live_0123456789abcdef")
-    kept = after_readback(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), secret, VERIFY, NOW, 0)
+    kept = after_readback(
+        a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), secret, VERIFY, NOW, 0
+    )
     assert "sk_live" not in kept.changes["error_message"]
 
 
 @pytest.mark.parametrize("fields", [{}, SAYS_FAILED, SAYS_ABSENT | INSISTS])
 def test_a_proof_that_is_another_refunds_is_for_a_person(fields: dict[str, Any]) -> None:
-    step = after_owned(a_refund(Stage.IN_DOUBT, **fields), {"error_code": "owned_elsewhere"}, "b owns it")
+    step = after_owned(
+        a_refund(Stage.IN_DOUBT, **fields), {"error_code": "owned_elsewhere"}, "b owns it"
+    )
     assert plain(step) == back("owned_elsewhere", {"error_code": "owned_elsewhere"})
     assert step.alarm == "b owns it"
 
 
 def test_a_person_may_give_up_what_is_another_refunds() -> None:
-    step = after_owned(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), {"error_code": "x"}, "b owns it")
+    step = after_owned(
+        a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), {"error_code": "x"}, "b owns it"
+    )
     assert plain(step) == given_up("operator")
     assert step.changes["error_message"] == "settled by a person: b owns it"
-    named = after_owned(a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS), {"provider_refund_id": None}, "b owns it")
+    named = after_owned(
+        a_refund(Stage.IN_DOUBT, **SAYS_FAILED, **INSISTS),
+        {"provider_refund_id": None},
+        "b owns it",
+    )
     assert named == replace(step, changes={**step.changes, "provider_refund_id": None})
 
 

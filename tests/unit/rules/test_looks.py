@@ -38,7 +38,7 @@ from worker.rules.readback import MAX_READBACKS, after_poll, after_readback
 law = settings(deadline=None, max_examples=100)
 
 
-def test_absence_needs_two_looks_a_settle_time_apart_the_first_a_settle_time_after_the_attempt() -> None:
+def test_absence_needs_two_read_backs_a_settle_time_apart_and_after_the_attempt() -> None:
     look, settle = Readback(verdict=ReadbackVerdict.ABSENT, reason="so"), VERIFY.settle
     refund = a_refund(Stage.IN_DOUBT, doubt_since=NOW, quiet_at=NOW)
 
@@ -78,9 +78,13 @@ def test_absence_is_never_proven_by_less_than_two_settle_times_of_quiet_or_a_per
 
 
 @pytest.mark.parametrize("between", [ReadbackVerdict.INCONCLUSIVE, ReadbackVerdict.FOUND_IN_TOTALS])
-def test_look_that_shows_something_else_begins_the_proof_of_absence_anew(between: ReadbackVerdict) -> None:
+def test_look_that_shows_something_else_begins_the_proof_of_absence_anew(
+    between: ReadbackVerdict,
+) -> None:
     refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW - VERIFY.settle, absent_at=NOW - MINUTE)
-    after = with_changes(refund, after_readback(refund, Readback(verdict=between, reason="so"), VERIFY, NOW, 0), NOW)
+    after = with_changes(
+        refund, after_readback(refund, Readback(verdict=between, reason="so"), VERIFY, NOW, 0), NOW
+    )
     assert after.absent_at is None
 
 
@@ -88,7 +92,12 @@ def test_look_that_shows_something_else_begins_the_proof_of_absence_anew(between
 def test_new_doubt_begins_every_proof_anew(outcome: Outcome) -> None:
     refund = a_refund(absent_at=NOW - HOUR, found_at=NOW - HOUR, proven_absent_at=NOW, looks=4)
     after = with_changes(refund, after_attempt(refund, outcome, VERIFY, NOW, 0), NOW)
-    assert (after.absent_at, after.found_at, after.proven_absent_at, after.looks) == (None, None, None, 0)
+    assert (after.absent_at, after.found_at, after.proven_absent_at, after.looks) == (
+        None,
+        None,
+        None,
+        0,
+    )
     assert after.quiet_at is not None
     assert after.quiet_at >= NOW
 
@@ -96,7 +105,9 @@ def test_new_doubt_begins_every_proof_anew(outcome: Outcome) -> None:
 def test_fourth_send_after_proven_absence_is_a_persons_decision() -> None:
     look = Readback(verdict=ReadbackVerdict.ABSENT, reason="so")
     for resends in range(MAX_RESENDS + 1):
-        refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW - HOUR, absent_at=NOW - HOUR, resends=resends)
+        refund = a_refund(
+            Stage.IN_DOUBT, quiet_at=NOW - HOUR, absent_at=NOW - HOUR, resends=resends
+        )
         step = after_readback(refund, look, VERIFY, NOW, 0)
         assert (step.to is Stage.REVIEW) is (resends == MAX_RESENDS)
 
@@ -118,13 +129,22 @@ def test_looks_that_cannot_tell_come_rarer_and_end_with_a_person() -> None:
 
 def test_look_too_early_to_count_is_not_counted() -> None:
     refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW)
-    step = after_readback(refund, Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
-    assert (step.to, step.quiet, step.changes, step.delay) == (Stage.IN_DOUBT, True, {}, VERIFY.settle)
+    step = after_readback(
+        refund, Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0
+    )
+    assert (step.to, step.quiet, step.changes, step.delay) == (
+        Stage.IN_DOUBT,
+        True,
+        {},
+        VERIFY.settle,
+    )
 
 
 def test_refund_found_in_the_list_is_believed_at_once() -> None:
     refund = a_refund(Stage.IN_DOUBT, quiet_at=NOW)
-    step = after_readback(refund, Readback(verdict=ReadbackVerdict.FOUND, reason="so", found=found()), VERIFY, NOW, 0)
+    step = after_readback(
+        refund, Readback(verdict=ReadbackVerdict.FOUND, reason="so", found=found()), VERIFY, NOW, 0
+    )
     after = with_changes(refund, step, NOW)
     assert (step.status, step.proof) == (Status.SUCCEEDED, True)
     assert (after.provider_refund_id, after.evidence) == ("re_1", "list")
@@ -143,17 +163,28 @@ def test_refund_found_in_the_totals_settles_after_a_second_equal_look_without_an
     second = after_readback(refund, look, rules, NOW + rules.settle, 0)
     assert (second.to, second.status, second.proof) == (Stage.SETTLED, Status.SUCCEEDED, False)
     after = with_changes(refund, second, NOW)
-    assert (after.evidence, after.provider_refund_id, after.amount, after.currency) == ("totals", None, None, "usd")
+    assert (after.evidence, after.provider_refund_id, after.amount, after.currency) == (
+        "totals",
+        None,
+        None,
+        "usd",
+    )
 
 
 def test_two_refunds_with_our_id_go_to_a_person_with_an_alarm() -> None:
     step = after_readback(
-        a_refund(Stage.IN_DOUBT), Readback(verdict=ReadbackVerdict.CONFLICT, reason="two of them"), VERIFY, NOW, 0
+        a_refund(Stage.IN_DOUBT),
+        Readback(verdict=ReadbackVerdict.CONFLICT, reason="two of them"),
+        VERIFY,
+        NOW,
+        0,
     )
     assert (step.to, step.alarm) == (Stage.REVIEW, "two of them")
 
 
-def test_provider_that_cannot_be_read_is_asked_again_and_after_the_allowed_age_a_person_is() -> None:
+def test_provider_that_cannot_be_read_is_asked_again_and_after_the_allowed_age_a_person_is() -> (
+    None
+):
     look = Readback(verdict=ReadbackVerdict.UNREADABLE, reason="503", retry_after=2 * HOUR)
     refund = a_refund(Stage.IN_DOUBT, first_attempt_at=NOW, looks=2)
     young = after_readback(refund, look, VERIFY, NOW + HOUR, 0)
@@ -183,9 +214,13 @@ def test_person_who_says_absent_is_checked_by_a_look_that_may_say_otherwise() ->
     refund = a_refund(Stage.REVIEW, doubt_since=NOW - HOUR)
     told = with_changes(refund, resolve_resend(refund, unverified=True), NOW)
     assert next_action(told, TRUST, NOW) is Action.READ_BACK
-    sent = after_readback(told, Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0)
+    sent = after_readback(
+        told, Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so"), VERIFY, NOW, 0
+    )
     assert sent.changes["proven_absent_at"] == NOW
-    contrary = after_readback(told, Readback(verdict=ReadbackVerdict.FOUND, reason="so", found=found()), VERIFY, NOW, 0)
+    contrary = after_readback(
+        told, Readback(verdict=ReadbackVerdict.FOUND, reason="so", found=found()), VERIFY, NOW, 0
+    )
     assert contrary.status is Status.SUCCEEDED
 
 
@@ -221,19 +256,31 @@ def test_person_whose_word_the_provider_did_not_bear_out_has_named_nothing() -> 
         None,
     )
     resent = with_changes(again, resolve_resend(again), NOW)
-    assert (resent.stage, resent.provider_refund_id, resent.operator_says) == (Stage.IN_DOUBT, None, "absent")
+    assert (resent.stage, resent.provider_refund_id, resent.operator_says) == (
+        Stage.IN_DOUBT,
+        None,
+        "absent",
+    )
 
 
 def test_persons_word_ends_when_the_provider_shows_the_refund_as_pending() -> None:
     named = a_refund(Stage.PROCESSING, operator_says="succeeded")
     step = after_poll(named, a_reply(200, refund_payload(status="pending")), NOW, 0)
     assert (step.quiet, step.changes["operator_says"]) == (True, None)
-    assert (step.changes["provider_refund_id"], step.changes["evidence"]) == (named.provider_refund_id, "lookup")
+    assert (step.changes["provider_refund_id"], step.changes["evidence"]) == (
+        named.provider_refund_id,
+        "lookup",
+    )
     unheard = after_poll(named, a_reply(503), NOW, 0)
     assert (unheard.quiet, unheard.changes) == (True, {})
 
 
-def test_refund_never_in_doubt_that_a_person_lets_go_again_waits_for_its_turn_and_names_nothing() -> None:
+def test_refund_never_in_doubt_that_a_person_lets_go_waits_and_names_nothing() -> None:
     refund = a_refund(Stage.REVIEW, provider_refund_id="re_x", operator_says="succeeded", lapses=2)
     after = with_changes(refund, resolve_resend(refund), NOW)
-    assert (after.stage, after.provider_refund_id, after.operator_says, after.lapses) == (Stage.WAITING, None, None, 0)
+    assert (after.stage, after.provider_refund_id, after.operator_says, after.lapses) == (
+        Stage.WAITING,
+        None,
+        None,
+        0,
+    )

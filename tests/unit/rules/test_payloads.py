@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -36,7 +37,8 @@ def test_empty_object_says_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "kind"), [("refund", "refund"), (None, None), ("", ""), (7, ""), ("two words", ""), ("x" * 41, "")]
+    ("value", "kind"),
+    [("refund", "refund"), (None, None), ("", ""), (7, ""), ("two words", ""), ("x" * 41, "")],
 )
 def test_kind_of_an_object_is_a_name(value: Any, kind: str | None) -> None:
     shown = read({"object": value})
@@ -80,7 +82,9 @@ def test_reference_is_an_id_plain_or_expanded(value: Any, identity: str | None) 
         ([], ""),
     ],
 )
-def test_currency_is_three_letters_and_what_is_not_agrees_with_none(value: Any, currency: str | None) -> None:
+def test_currency_is_three_letters_and_what_is_not_agrees_with_none(
+    value: Any, currency: str | None
+) -> None:
     assert refund_with(currency=value).currency == currency
 
 
@@ -101,7 +105,9 @@ def test_currency_is_three_letters_and_what_is_not_agrees_with_none(value: Any, 
         ("x", (None, None)),
     ],
 )
-def test_our_own_id_is_read_from_the_metadata_or_agrees_with_none(metadata: Any, ours: tuple[Any, Any]) -> None:
+def test_our_own_id_is_read_from_the_metadata_or_agrees_with_none(
+    metadata: Any, ours: tuple[Any, Any]
+) -> None:
     found = refund_with(metadata=metadata)
     assert (found.refund_id, found.generation) == ours
 
@@ -127,7 +133,9 @@ def test_our_own_id_is_read_from_the_metadata_or_agrees_with_none(metadata: Any,
         ("{", None, None),
     ],
 )
-def test_reason_of_a_failure_is_a_code_or_else_words(reason: Any, code: str | None, words: str | None) -> None:
+def test_reason_of_a_failure_is_a_code_or_else_words(
+    reason: Any, code: str | None, words: str | None
+) -> None:
     found = refund_with(failure_reason=reason)
     assert (found.failure_reason, found.failure_words) == (code, words)
 
@@ -138,13 +146,19 @@ def test_known_words_stay_what_they_are_though_a_caller_used_them_too() -> None:
     assert shown is not None
     assert shown.refund is not None
     assert (shown.refund.status, shown.refund.failure_reason) == ("succeeded", "card_declined")
-    assert error_in({"code": "card_declined", "message": "succeeded"}, *hide) == (None, "card_declined", "***")
+    assert error_in({"code": "card_declined", "message": "succeeded"}, *hide) == (
+        None,
+        "card_declined",
+        "***",
+    )
     assert error_in({"code": "jane_doe", "message": "m"}, *hide) == (None, None, "***: m")
 
 
 def test_values_of_a_refunds_own_metadata_are_hidden_in_what_it_says() -> None:
     metadata = {"refund_id": "order-1", "name": "Jane Doe", "pin": "123", "age": 7}
-    found = refund_with(metadata=metadata, failure_reason="Jane Doe with 123 of order-1", status="Jane Doe")
+    found = refund_with(
+        metadata=metadata, failure_reason="Jane Doe with 123 of order-1", status="Jane Doe"
+    )
     assert (found.failure_words, found.status) == ("*** with 123 of order-1", "***")
 
 
@@ -176,8 +190,14 @@ def test_status_is_a_known_word_or_the_providers_own(word: Any, status: str | No
 @pytest.mark.parametrize(
     ("payload", "error"),
     [
-        ({"errors": ["a is bad", "b is bad", "c", "d", "e", "f"]}, (None, None, "a is bad; b is bad; c; d; e")),
-        ({"errors": {"a": ["is bad", "is odd"], "b": "no list", "c": []}}, (None, None, "a: is bad, is odd")),
+        (
+            {"errors": ["a is bad", "b is bad", "c", "d", "e", "f"]},
+            (None, None, "a is bad; b is bad; c; d; e"),
+        ),
+        (
+            {"errors": {"a": ["is bad", "is odd"], "b": "no list", "c": []}},
+            (None, None, "a: is bad, is odd"),
+        ),
         ({"errors": {"a": ["x"], "message": "m"}}, (None, None, "a: x; m")),
         ({"errors": [{"code": "c1"}, {"code": "c2", "message": "m"}]}, (None, "c1", "m")),
         ({"errors": [7, {"detail": "d"}]}, (None, None, "d")),
@@ -191,7 +211,7 @@ def test_status_is_a_known_word_or_the_providers_own(word: Any, status: str | No
         ({"code": "", "message": "m"}, (None, None, "m")),
         ({"code": "odd one", "message": ""}, (None, None, "odd one")),
         ({"code": "odd one", "error": "words of it"}, (None, None, "odd one: words of it")),
-        ({"message": "x" * 1000}, (None, None, "x" * LONGEST_TEXT)),
+        ({"message": "x" * 1000}, (None, None, "x" * 200)),
         ({"message": 'no: {"body": 1}'}, (None, None, "no:")),
         ({"foo": "bar"}, None),
         ({"error": {"foo": "bar"}}, None),
@@ -214,7 +234,9 @@ def test_error_is_read_in_each_of_its_shapes(payload: Any, error: Any) -> None:
         ({"data": None}, None),
     ],
 )
-def test_page_of_a_list_says_what_it_holds_and_whether_there_is_more(payload: Any, page: Page | None) -> None:
+def test_page_of_a_list_says_what_it_holds_and_whether_there_is_more(
+    payload: Any, page: Page | None
+) -> None:
     shown = read(payload)
     assert shown is not None
     assert shown.page == page
@@ -239,7 +261,9 @@ def test_payment_or_charge_whose_currency_cannot_be_read_confirms_nothing(curren
         {"latest_charge": charge | {"currency": currency}},
         {"charges": {"data": [{"currency": currency}] * 2}},
     ):
-        assert payment_in(inside) == PaymentView(currency="", problem="payment and charge differ in currency")
+        assert payment_in(inside) == PaymentView(
+            currency="", problem="payment and charge differ in currency"
+        )
 
 
 @pytest.mark.parametrize(
@@ -247,19 +271,32 @@ def test_payment_or_charge_whose_currency_cannot_be_read_confirms_nothing(curren
     [
         {"currency": "usd", "amount_refunded": 5, "latest_charge": {"currency": "eur"}},
         {"currency": "usd", "amount_refunded": 5, "charges": {"data": [{"currency": "eur"}]}},
-        {"currency": "usd", "charges": {"data": [{"amount_refunded": 5}]}, "latest_charge": {"currency": "eur"}},
+        {
+            "currency": "usd",
+            "charges": {"data": [{"amount_refunded": 5}]},
+            "latest_charge": {"currency": "eur"},
+        },
         {"currency": "usd", "charges": {"data": [{"currency": "usd"}, {"currency": "eur"}]}},
-        {"charges": {"data": [{"amount_refunded": 5, "currency": "usd"}]}, "latest_charge": {"currency": "eur"}},
+        {
+            "charges": {"data": [{"amount_refunded": 5, "currency": "usd"}]},
+            "latest_charge": {"currency": "eur"},
+        },
         {"charges": {"data": [{"currency": "usd"}, {"currency": "eur"}]}},
     ],
 )
-def test_payment_that_shows_two_currencies_anywhere_confirms_neither(payment: dict[str, Any]) -> None:
-    assert payment_in(payment) == PaymentView(currency="", problem="payment and charge differ in currency")
+def test_payment_that_shows_two_currencies_anywhere_confirms_neither(
+    payment: dict[str, Any],
+) -> None:
+    assert payment_in(payment) == PaymentView(
+        currency="", problem="payment and charge differ in currency"
+    )
 
 
 def test_charge_that_is_no_object_contradicts_no_currency() -> None:
     assert payment_in({"currency": "usd", "charges": {"data": ["ch_1", "ch_2"]}}).currency == "usd"
-    assert payment_in({"currency": "usd", "charges": {"data": {"currency": "eur"}}}).currency == "usd"
+    assert (
+        payment_in({"currency": "usd", "charges": {"data": {"currency": "eur"}}}).currency == "usd"
+    )
 
 
 def test_total_beyond_what_can_be_counted_is_not_read() -> None:
@@ -270,15 +307,19 @@ def test_total_beyond_what_can_be_counted_is_not_read() -> None:
 
 
 def test_numbers_are_read_by_their_paths_for_a_probe_alone() -> None:
-    value = {"a": {"b": [1, "2", {"c": 3.0}], "odd name": 4, "d": -1, "e": "x"}, "live": True, "deep": deep(9)}
+    value = {
+        "a": {"b": [1, "2", {"c": 3.0}], "odd name": 4, "d": -1, "e": "x"},
+        "live": True,
+        "deep": deep(9),
+    }
     expected = {"a.b[0]": 1, "a.b[1]": 2, "a.b[2].c": 3, "live": True, "deep.a.a.a.a": 1}
     shown, probed = read(value), read(value, numbers=True)
     assert shown is not None
     assert probed is not None
     assert shown.numbers == {}
-    assert {path: number for path, number in probed.numbers.items() if not path.startswith("deep")} == {
-        path: number for path, number in expected.items() if not path.startswith("deep")
-    }
+    assert {
+        path: number for path, number in probed.numbers.items() if not path.startswith("deep")
+    } == {path: number for path, number in expected.items() if not path.startswith("deep")}
     assert probed.numbers["live"] is True
     assert not [path for path in probed.numbers if path.count(".") > 6]
 
@@ -293,6 +334,64 @@ def test_numbers_are_bounded_in_their_count() -> None:
     assert len(probed.numbers) == 2000
 
 
+def nested(levels: int, wrap: Callable[[Any], Any], value: Any) -> Any:
+    for _ in range(levels):
+        value = wrap(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("wrap", "path"),
+    [(lambda inner: {"a": inner}, ".a.a.a.a.a"), (lambda inner: [inner], "[0][0][0][0][0]")],
+    ids=["objects", "lists"],
+)
+@pytest.mark.parametrize("levels", [5, 6, 7, 8])
+def test_numbers_are_read_down_to_the_sixth_level(
+    wrap: Callable[[Any], Any], path: str, levels: int
+) -> None:
+    probed = read({"x": nested(levels, wrap, 7)}, numbers=True)
+    assert probed is not None
+    assert probed.numbers == ({f"x{path}": 7} if levels == 5 else {})
+
+
+def test_zero_is_a_number() -> None:
+    probed = read({"fee": 0, "debt": -1}, numbers=True)
+    assert probed is not None
+    assert probed.numbers == {"fee": 0}
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (
+            {"latest_charge": {"amount_refunded": 0, "payment_intent": "pi_2"}, "id": PAYMENT},
+            "the payment shows a charge of another payment",
+        ),
+        (
+            {"amount_refunded": 5, "latest_charge": {"amount_refunded": 6}},
+            "payment and charge differ in the refunded total",
+        ),
+        ({"amount_refunded": 0, "captured": False}, "the charge was not captured"),
+        (
+            {"amount_refunded": 9, "amount_captured": 5},
+            "the charge's refunded total contradicts its other figures",
+        ),
+        ({"amount_refunded": "x"}, "the charge shows no readable refunded total"),
+    ],
+)
+def test_payment_without_a_total_shows_its_currency(value: dict[str, Any], problem: str) -> None:
+    assert payment_in(value | {"currency": "usd"}) == PaymentView(currency="usd", problem=problem)
+
+
+@pytest.mark.parametrize("captured", [1, 2])
+def test_flag_of_a_charge_says_whether_all_of_it_is_refunded(captured: int) -> None:
+    charge = {"amount_refunded": captured, "amount_captured": captured}
+    assert payment_in(charge | {"refunded": True}) == PaymentView(
+        refunded=captured, captured=captured
+    )
+    assert payment_in(charge | {"refunded": False}).refunded is None
+
+
 def texts(value: object) -> list[str]:
     """Every text in what was read, however deep."""
     if isinstance(value, str):
@@ -305,13 +404,30 @@ def texts(value: object) -> list[str]:
 
 
 names = st.sampled_from(
-    [*refund_payload(), "failure_reason", "error", "errors", "code", "type", "message", "data", "charges", "has_more"]
+    [
+        *refund_payload(),
+        "failure_reason",
+        "error",
+        "errors",
+        "code",
+        "type",
+        "message",
+        "data",
+        "charges",
+        "has_more",
+    ]
 )
-objects = st.dictionaries(names, st.one_of(json_values, st.text(max_size=400), st.just("\x1b[2J" * 200)), max_size=6)
+objects = st.dictionaries(
+    names, st.one_of(json_values, st.text(max_size=400), st.just("\x1b[2J" * 200)), max_size=6
+)
 
 
 @law
-@given(value=st.dictionaries(names, st.one_of(json_values, objects, st.lists(objects, max_size=3)), max_size=8))
+@given(
+    value=st.dictionaries(
+        names, st.one_of(json_values, objects, st.lists(objects, max_size=3)), max_size=8
+    )
+)
 def test_whatever_is_read_is_bounded_printable_and_stable(value: dict[str, Any]) -> None:
     shown = read(value, ["secret of the caller"], numbers=True)
     assert shown is not None
@@ -321,7 +437,9 @@ def test_whatever_is_read_is_bounded_printable_and_stable(value: dict[str, Any])
         assert shown.refund.currency in {None, ""} or len(str(shown.refund.currency)) == 3
     if shown.error is not None:
         assert shown.error != ProviderError()
-        assert all(code is None or CODE.fullmatch(code) for code in (shown.error.kind, shown.error.code))
+        assert all(
+            code is None or CODE.fullmatch(code) for code in (shown.error.kind, shown.error.code)
+        )
 
 
 def test_every_code_of_the_table_has_the_alphabet_of_codes() -> None:

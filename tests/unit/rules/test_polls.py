@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.factories import HOUR, NOT_SENT, NOW, SECOND, VERIFY, a_refund, a_reply, an_error, refund_payload
+from tests.factories import (
+    HOUR,
+    NOT_SENT,
+    NOW,
+    SECOND,
+    VERIFY,
+    a_refund,
+    a_reply,
+    an_error,
+    refund_payload,
+)
 from tests.strategies import jitters, spans
 from tests.unit.rules.stepping import with_changes
 from worker.model.answers import Answer, NoReply, NotSent
@@ -40,7 +50,10 @@ def test_backoff_lies_in_the_upper_half_of_a_doubled_wait_and_below_its_cap(
 
 
 def test_backoff_grows_from_seconds_to_an_hour_between_attempts() -> None:
-    delays = [after_attempt(a_refund(attempts=n), NOT_SENT, VERIFY, NOW, 0.999).delay for n in range(1, 15)]
+    delays = [
+        after_attempt(a_refund(attempts=n), NOT_SENT, VERIFY, NOW, 0.999).delay
+        for n in range(1, 15)
+    ]
     assert delays == sorted(delays, key=lambda delay: delay or timedelta(0))
     assert delays[0] is not None
     assert delays[-1] is not None
@@ -50,12 +63,14 @@ def test_backoff_grows_from_seconds_to_an_hour_between_attempts() -> None:
 
 @law
 @given(age=spans, later=spans)
-def test_polls_of_a_pending_refund_grow_rarer_with_its_age_within_bounds(age: timedelta, later: timedelta) -> None:
+def test_polls_of_a_pending_refund_grow_rarer_with_its_age_within_bounds(
+    age: timedelta, later: timedelta
+) -> None:
     assert SECOND <= poll_delay(age) <= 6 * HOUR
     assert poll_delay(age) <= poll_delay(age + later)
 
 
-def test_refund_pending_for_thirty_days_is_polled_a_few_hundred_times_and_then_shown_to_a_person() -> None:
+def test_refund_pending_for_thirty_days_is_polled_a_few_hundred_times_then_reviewed() -> None:
     since, now, polls = NOW, NOW, 0
     refund = a_refund(Stage.PROCESSING, processing_since=since)
     pending = a_reply(200, refund_payload(status="pending"))
@@ -70,7 +85,15 @@ def test_refund_pending_for_thirty_days_is_polled_a_few_hundred_times_and_then_s
 
 
 @pytest.mark.parametrize(
-    "answer", [NotSent(reason="refused"), NoReply(reason="reset"), a_reply(503), an_error(429), an_error(401)], ids=str
+    "answer",
+    [
+        NotSent(reason="refused"),
+        NoReply(reason="reset"),
+        a_reply(503),
+        an_error(429),
+        an_error(401),
+    ],
+    ids=str,
 )
 def test_polls_that_are_never_answered_end_with_a_person_after_thirty_days(answer: Answer) -> None:
     young = a_refund(Stage.PROCESSING, processing_since=NOW - MAX_PROCESSING + SECOND)
@@ -81,7 +104,9 @@ def test_polls_that_are_never_answered_end_with_a_person_after_thirty_days(answe
     assert step.alarm
 
 
-def test_refund_that_is_missing_is_asked_for_ever_rarer_and_shown_to_a_person_after_an_hour() -> None:
+def test_refund_that_is_missing_is_asked_for_ever_rarer_and_shown_to_a_person_after_an_hour() -> (
+    None
+):
     refund, now, polls = a_refund(Stage.PROCESSING), NOW, 0
     gone = an_error(404, "resource_missing")
     while (step := after_poll(refund, gone, now, 0.5)).to is Stage.PROCESSING:
@@ -95,19 +120,30 @@ def test_refund_that_is_missing_is_asked_for_ever_rarer_and_shown_to_a_person_af
 
 def test_refund_that_was_missing_and_is_shown_again_has_a_whole_hour_the_next_time() -> None:
     refund = a_refund(Stage.PROCESSING, missing_since=NOW - HOUR)
-    shown = with_changes(refund, after_poll(refund, a_reply(200, refund_payload(status="pending")), NOW, 0), NOW)
+    shown = with_changes(
+        refund, after_poll(refund, a_reply(200, refund_payload(status="pending")), NOW, 0), NOW
+    )
     assert after_poll(shown, an_error(404), NOW, 0).to is Stage.PROCESSING
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "canceled"])
 def test_poll_that_says_final_settles(status: str) -> None:
-    step = after_poll(a_refund(Stage.PROCESSING), a_reply(200, refund_payload(status=status)), NOW, 0)
+    step = after_poll(
+        a_refund(Stage.PROCESSING), a_reply(200, refund_payload(status=status)), NOW, 0
+    )
     assert (step.to, step.status, step.proof) == (Stage.SETTLED, Status(status), True)
 
 
 @pytest.mark.parametrize(
     "answer",
-    [NotSent(reason="refused"), NoReply(reason="reset"), a_reply(503), an_error(429), an_error(401), an_error(409)],
+    [
+        NotSent(reason="refused"),
+        NoReply(reason="reset"),
+        a_reply(503),
+        an_error(429),
+        an_error(401),
+        an_error(409),
+    ],
     ids=str,
 )
 def test_poll_that_was_not_answered_only_looks_again_later(answer: Answer) -> None:
@@ -135,7 +171,10 @@ def test_poll_that_contradicts_the_record_goes_to_a_person(answer: Answer) -> No
 @pytest.mark.parametrize(
     ("refund", "answer"),
     [
-        (a_refund(Stage.PROCESSING, missing_since=NOW - MISSING_FOR), an_error(404, "resource_missing")),
+        (
+            a_refund(Stage.PROCESSING, missing_since=NOW - MISSING_FOR),
+            an_error(404, "resource_missing"),
+        ),
         (a_refund(Stage.PROCESSING), a_reply(200, refund_payload(amount=1))),
         (
             a_refund(Stage.PROCESSING, processing_since=NOW - MAX_PROCESSING),
@@ -144,7 +183,9 @@ def test_poll_that_contradicts_the_record_goes_to_a_person(answer: Answer) -> No
     ],
     ids=["gone", "contradictory", "pending too long"],
 )
-def test_refund_that_the_provider_once_had_is_not_sent_again_without_a_look(refund: Refund, answer: Answer) -> None:
+def test_refund_that_the_provider_once_had_is_not_sent_again_without_a_look(
+    refund: Refund, answer: Answer
+) -> None:
     reviewed = with_changes(refund, after_poll(refund, answer, NOW, 0), NOW)
     assert reviewed.stage is Stage.REVIEW
     step = resolve_resend(reviewed)
@@ -156,14 +197,17 @@ def test_poll_that_shows_another_word_for_pending_keeps_that_word() -> None:
     step = after_poll(refund, a_reply(200, refund_payload(status="requires_action")), NOW, 0)
     assert (step.to, step.changes) == (Stage.PROCESSING, {"provider_status": "requires_action"})
     same = a_refund(Stage.PROCESSING, provider_status="requires_action")
-    assert after_poll(same, a_reply(200, refund_payload(status="requires_action")), NOW, 0).changes == {}
+    assert (
+        after_poll(same, a_reply(200, refund_payload(status="requires_action")), NOW, 0).changes
+        == {}
+    )
 
 
 NAMED = a_refund(Stage.PROCESSING, operator_says="succeeded", operator_by="ann")
 OTHER_SUM = refund_payload(amount=7, currency="eur", metadata={})
 
 
-def test_person_who_insists_on_another_amount_and_currency_has_them_recorded_as_the_provider_shows_them() -> None:
+def test_amount_and_currency_that_a_person_insists_on_are_recorded_as_the_provider_shows() -> None:
     assert after_poll(NAMED, a_reply(200, OTHER_SUM), NOW, 0).to is Stage.REVIEW
     insisting = replace(NAMED, operator_unverified=True)
     step = after_poll(insisting, a_reply(200, OTHER_SUM), NOW, 0)
@@ -176,7 +220,12 @@ def test_person_who_insists_on_another_amount_and_currency_has_them_recorded_as_
 
 @pytest.mark.parametrize(
     "fields",
-    [{"object": "charge"}, {"amount": 0}, {"metadata": {"refund_id": "order-2"}}, {"payment_intent": "pi_other"}],
+    [
+        {"object": "charge"},
+        {"amount": 0},
+        {"metadata": {"refund_id": "order-2"}},
+        {"payment_intent": "pi_other"},
+    ],
     ids=str,
 )
 def test_person_cannot_insist_on_what_cannot_be_this_refund(fields: dict[str, Any]) -> None:
@@ -200,15 +249,25 @@ def test_poll_says_that_the_refund_is_gone_by_every_404() -> None:
     missing = an_error(404, "resource_missing")
     for since in (NOW, NOW - MISSING_FOR):
         step = after_poll(a_refund(Stage.PROCESSING, missing_since=since), missing, NOW, 0)
-        assert (step.label, says_gone(step)) == ("missing" if since == NOW else "refund_missing", True)
+        assert (step.label, says_gone(step)) == (
+            "missing" if since == NOW else "refund_missing",
+            True,
+        )
     assert not says_gone(after_poll(a_refund(Stage.PROCESSING), a_reply(200), NOW, 0))
 
 
 def test_refund_whose_payment_is_lost_waits_where_it_is() -> None:
     step = preflight.account_lost(a_refund(Stage.WAITING))
-    assert (step.to, step.label, step.quiet, step.delay) == (Stage.WAITING, "account_lost", True, PARKED)
+    assert (step.to, step.label, step.quiet, step.delay) == (
+        Stage.WAITING,
+        "account_lost",
+        True,
+        PARKED,
+    )
 
 
 def test_failure_without_words_is_told_by_its_status_alone() -> None:
-    step = after_poll(a_refund(Stage.PROCESSING), a_reply(200, refund_payload(status="failed")), NOW, 0)
+    step = after_poll(
+        a_refund(Stage.PROCESSING), a_reply(200, refund_payload(status="failed")), NOW, 0
+    )
     assert step.changes["error_message"] == "the provider reports the refund as failed"

@@ -1,4 +1,7 @@
-"""Each decision before a send in full: what a payment must confirm, and what becomes of a refund if it does not."""
+"""Each decision before a send in full.
+
+What a payment must confirm, and what becomes of a refund if it does not.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from tests.factories import HOUR, MINUTE, NOT_DONE, NOT_SENT, NOW, SECOND, SERVER_ERROR, VERIFY, a_refund
+from tests.factories import (
+    HOUR,
+    MINUTE,
+    NOT_DONE,
+    NOT_SENT,
+    NOW,
+    SECOND,
+    SERVER_ERROR,
+    VERIFY,
+    a_refund,
+)
 from tests.strategies import jitters, outcomes, refunds, rules
 from tests.unit.rules.stepping import DAY, DROPPED, TOLD, assert_is_a_move, pending, plain, settled
 from worker.model.answers import Outcome, PaymentView, Readback, ReadbackVerdict, TryVerdict
@@ -24,11 +37,19 @@ EUR = PaymentView(currency="eur")
 NOTHING = PaymentView()
 UNCLEAR = PaymentView(currency="", problem="it cannot be read")
 FORBIDDEN = Outcome(verdict=TryVerdict.REFUSED, code="forbidden", http_status=403)
-NO_OBJECT = Outcome(verdict=TryVerdict.MAYBE, code="unreadable_success", http_status=200, doubt=True)
+NO_OBJECT = Outcome(
+    verdict=TryVerdict.MAYBE, code="unreadable_success", http_status=200, doubt=True
+)
 SILENCE = Outcome(verdict=TryVerdict.MAYBE, code="no_reply", doubt=True)
 LATER = Outcome(verdict=TryVerdict.NOT_DONE, code="rate_limited", http_status=429, retry_after=HOUR)
-SOON = Outcome(verdict=TryVerdict.NOT_DONE, code="rate_limited", http_status=429, retry_after=SECOND)
-UNCONFIRMED = {"unconfirmed_since": NOW, "error_code": "currency_unconfirmed", "error_message": TOLD}
+SOON = Outcome(
+    verdict=TryVerdict.NOT_DONE, code="rate_limited", http_status=429, retry_after=SECOND
+)
+UNCONFIRMED = {
+    "unconfirmed_since": NOW,
+    "error_code": "currency_unconfirmed",
+    "error_message": TOLD,
+}
 
 
 def asking(stage: Stage = Stage.QUEUED, **fields: Any) -> Refund:
@@ -36,7 +57,9 @@ def asking(stage: Stage = Stage.QUEUED, **fields: Any) -> Refund:
     return a_refund(stage, **({"asked_currency": "usd"} | fields))
 
 
-def unconfirmed(delay: timedelta, ago: timedelta = timedelta(0), stage: Stage = Stage.QUEUED) -> Step:
+def unconfirmed(
+    delay: timedelta, ago: timedelta = timedelta(0), stage: Stage = Stage.QUEUED
+) -> Step:
     changes = UNCONFIRMED | {"unconfirmed_since": NOW - ago}
     return pending(stage, "currency_unconfirmed", changes, delay, quiet=True)
 
@@ -65,8 +88,16 @@ MISMATCH = {"error_code": "currency_mismatch", "error_message": TOLD}
         (asking(), UNCLEAR, unconfirmed(5.625 * SECOND)),
         (asking(Stage.WAITING), NOTHING, unconfirmed(5.625 * SECOND, stage=Stage.WAITING)),
         (asking(Stage.IN_DOUBT), NOTHING, unconfirmed(5.625 * SECOND, stage=Stage.IN_DOUBT)),
-        (asking(unconfirmed_since=NOW - 12 * SECOND), NOTHING, unconfirmed(6.75 * SECOND, 12 * SECOND)),
-        (asking(unconfirmed_since=NOW - 59 * MINUTE), NOTHING, unconfirmed(675 * SECOND, 59 * MINUTE)),
+        (
+            asking(unconfirmed_since=NOW - 12 * SECOND),
+            NOTHING,
+            unconfirmed(6.75 * SECOND, 12 * SECOND),
+        ),
+        (
+            asking(unconfirmed_since=NOW - 59 * MINUTE),
+            NOTHING,
+            unconfirmed(675 * SECOND, 59 * MINUTE),
+        ),
         (asking(unconfirmed_since=NOW - HOUR), NOTHING, AFTER_AN_HOUR),
         (asking(unconfirmed_since=NOW - HOUR), USD, None),
         (
@@ -170,19 +201,26 @@ DOUBT = pending(
         (first(ReadbackVerdict.UNREADABLE, credentials=True), unreadable(15 * SECOND, 1)),
     ],
 )
-def test_look_before_the_first_send_leads_to_this_step_and_no_other(look: Readback, step: Step | None) -> None:
+def test_look_before_the_first_send_leads_to_this_step_and_no_other(
+    look: Readback, step: Step | None
+) -> None:
     assert plain(after_first_readback(a_refund(Stage.QUEUED), look, NOW, 0.5)) == step
 
 
 def test_payment_that_cannot_be_read_before_the_first_send_is_asked_for_ever_more_seldom() -> None:
-    step = after_first_readback(a_refund(Stage.WAITING, looks=20), first(ReadbackVerdict.UNREADABLE), NOW, 0)
+    step = after_first_readback(
+        a_refund(Stage.WAITING, looks=20), first(ReadbackVerdict.UNREADABLE), NOW, 0
+    )
     assert plain(step) == unreadable(5 * MINUTE, 21, Stage.WAITING)
 
 
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        (after_view(asking(), PaymentView(problem="it shows none"), NOW, 0), ("usd", "it shows none")),
+        (
+            after_view(asking(), PaymentView(problem="it shows none"), NOW, 0),
+            ("usd", "it shows none"),
+        ),
         (after_view(asking(), NOTHING, NOW, 0), ("usd", "no currency")),
         (after_view(asking(), UNCLEAR, NOW, 0), ("usd", "cannot be read")),
         (after_view(asking(), EUR, NOW, 0), ("usd", "eur", "nothing was sent")),
@@ -205,7 +243,9 @@ def test_words_of_the_provider_are_kept_without_secrets() -> None:
 
 
 def test_person_is_told_that_the_payment_of_an_old_doubt_could_not_be_read() -> None:
-    step = after_no_view(asking(Stage.IN_DOUBT, first_attempt_at=NOW - 72 * HOUR), SILENCE, VERIFY, NOW, 0)
+    step = after_no_view(
+        asking(Stage.IN_DOUBT, first_attempt_at=NOW - 72 * HOUR), SILENCE, VERIFY, NOW, 0
+    )
     assert step is not None
     assert step.alarm is not None
     assert "no_reply" in step.alarm

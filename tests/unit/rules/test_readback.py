@@ -1,4 +1,6 @@
-"""What a read-back proves: each way to be found, each way to be absent, and every reason to say nothing."""
+"""What a read-back proves: each way to be found, each way to be absent, and every reason to say
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,18 @@ IN_DOUBT = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED)
 
 
 def sibling(stage: Stage = Stage.SETTLED, refund_id: str = "order-1001-2", **fields: Any) -> Refund:
-    known = {"provider_refund_id": "re_2", "provider_status": "succeeded"} if stage is Stage.SETTLED else {}
+    known = (
+        {"provider_refund_id": "re_2", "provider_status": "succeeded"}
+        if stage is Stage.SETTLED
+        else {}
+    )
     return a_refund(stage, **({"refund_id": refund_id, "updated_at": LONG_AGO} | known | fields))
 
 
 def foreign(**fields: Any) -> ProviderRefund:
-    return found(**({"id": "re_f", "refund_id": None, "generation": None, "created": LONG_AGO} | fields))
+    return found(
+        **({"id": "re_f", "refund_id": None, "generation": None, "created": LONG_AGO} | fields)
+    )
 
 
 def listed(
@@ -46,7 +54,9 @@ def listed(
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_listed_with_our_id_is_found_at_once_even_in_half_a_list(complete: bool) -> None:  # noqa: FBT001 - both cases
+def test_listed_with_our_id_is_found_at_once_even_in_half_a_list(
+    complete: bool,  # noqa: FBT001 - both cases
+) -> None:
     look = listed(foreign(created=NOW), found(), complete=complete)
     assert (look.verdict, look.found) == (ReadbackVerdict.FOUND, found())
 
@@ -68,15 +78,21 @@ def test_two_refunds_with_our_id_are_a_conflict() -> None:
     [{"amount": 1}, {"currency": "eur"}, {"payment_intent": "pi_other"}, {"status": None}],
     ids=str,
 )
-def test_entry_with_our_id_and_a_field_that_is_not_ours_is_a_conflict(fields: dict[str, Any]) -> None:
+def test_entry_with_our_id_and_a_field_that_is_not_ours_is_a_conflict(
+    fields: dict[str, Any],
+) -> None:
     look = listed(found(**fields))
     assert (look.verdict, look.found) == (ReadbackVerdict.CONFLICT, None)
 
 
-def test_entry_with_our_id_in_a_status_that_is_not_known_is_shown_to_a_person_with_its_word() -> None:
+def test_entry_with_our_id_in_a_status_that_is_not_known_is_shown_to_a_person_with_its_word() -> (
+    None
+):
     entry = found(status="on_hold")
     assert listed(entry) == Readback(
-        verdict=ReadbackVerdict.CONFLICT, reason="the provider shows an unknown status: 'on_hold'", found=entry
+        verdict=ReadbackVerdict.CONFLICT,
+        reason="the provider shows an unknown status: 'on_hold'",
+        found=entry,
     )
 
 
@@ -111,7 +127,10 @@ def test_list_in_which_every_entry_is_explained_shows_absence(
 def test_refund_that_a_person_only_named_for_a_sibling_may_be_this_one() -> None:
     named = sibling(Stage.PROCESSING, provider_refund_id="re_2", operator_says="succeeded")
     entry = foreign(id="re_2", created=NOW)
-    assert listed(entry, siblings=[replace(named, operator_says=None)]).verdict is ReadbackVerdict.ABSENT
+    assert (
+        listed(entry, siblings=[replace(named, operator_says=None)]).verdict
+        is ReadbackVerdict.ABSENT
+    )
     assert listed(entry, siblings=[named]).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
@@ -123,13 +142,19 @@ def test_an_earlier_generation_of_ours_is_not_this_one() -> None:
 def test_entry_with_our_id_and_no_generation_is_not_taken_for_a_later_one() -> None:
     refund = a_refund(Stage.IN_DOUBT, generation=2, first_attempt_at=STARTED)
     # It may be the first, which failed: what became of the second is not known.
-    assert listed(found(generation=None, status="failed"), refund=refund).verdict is ReadbackVerdict.INCONCLUSIVE
+    assert (
+        listed(found(generation=None, status="failed"), refund=refund).verdict
+        is ReadbackVerdict.INCONCLUSIVE
+    )
 
 
 @pytest.mark.parametrize("status", ["failed", "succeeded", "pending"])
 def test_ours_beside_a_later_generation_that_is_not_known_here_is_a_conflict(status: str) -> None:
     look = listed(found(status=status), found(id="re_2", generation="2"))
-    assert (look.verdict, "lost records had sent it again" in look.reason) == (ReadbackVerdict.CONFLICT, True)
+    assert (look.verdict, "lost records had sent it again" in look.reason) == (
+        ReadbackVerdict.CONFLICT,
+        True,
+    )
 
 
 def test_ours_beside_an_earlier_generation_is_found() -> None:
@@ -158,8 +183,18 @@ def test_list_that_shows_a_later_generation_than_the_record_proves_no_absence() 
         ([foreign(amount=None)], True, [], "could be this one"),
         ([foreign(amount=-1)], True, [], "could be this one"),
         ([foreign(status="failed")], True, [], "could be this one"),
-        ([found(id="re_3", refund_id="not-in-our-records", created=NOW)], True, [sibling()], "leaves out"),
-        ([found(id="re_3", refund_id="not-in-our-records", created=NOW)], True, [], "could be this one"),
+        (
+            [found(id="re_3", refund_id="not-in-our-records", created=NOW)],
+            True,
+            [sibling()],
+            "leaves out",
+        ),
+        (
+            [found(id="re_3", refund_id="not-in-our-records", created=NOW)],
+            True,
+            [],
+            "could be this one",
+        ),
         ([], True, None, "too many refunds"),
     ],
 )
@@ -181,7 +216,8 @@ def test_any_unknown_refund_may_be_one_that_asked_for_all_that_is_left() -> None
 
 @pytest.mark.parametrize("days", [-400, -1, 0, 1])
 def test_date_of_an_entry_explains_nothing(days: int) -> None:
-    # The list drops our metadata, and dates by another clock, or by the day: this entry is our own refund.
+    # The list drops our metadata, and dates by another clock, or by the day: this entry is our own
+    # refund.
     ours_unnamed = found(refund_id=None, generation=None, created=STARTED + timedelta(days=days))
     assert listed(ours_unnamed).verdict is ReadbackVerdict.INCONCLUSIVE
 
@@ -205,14 +241,21 @@ def totalled(
 
 
 @pytest.mark.parametrize("proof", [True, False])
-def test_total_that_rose_by_our_amount_is_found_without_an_id(proof: bool) -> None:  # noqa: FBT001 - both cases
+def test_total_that_rose_by_our_amount_is_found_without_an_id(
+    proof: bool,  # noqa: FBT001 - both cases
+) -> None:
     look = totalled(500, proof=proof)
     assert (look.verdict, look.found) == (ReadbackVerdict.FOUND_IN_TOTALS, None)
 
 
 def test_refund_of_all_that_is_left_is_found_when_the_total_rose_by_what_was_left() -> None:
     refund = a_refund(
-        Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=BASELINE, amount=None, all_remaining=True, currency=None
+        Stage.IN_DOUBT,
+        first_attempt_at=STARTED,
+        baseline=BASELINE,
+        amount=None,
+        all_remaining=True,
+        currency=None,
     )
     assert totalled(1000, refund=refund).verdict is ReadbackVerdict.FOUND_IN_TOTALS
     assert totalled(999, refund=refund).verdict is ReadbackVerdict.INCONCLUSIVE
@@ -233,7 +276,10 @@ def test_totals_that_cannot_be_compared_are_inconclusive() -> None:
     assert totalled(500, refund=without_baseline).verdict is ReadbackVerdict.INCONCLUSIVE
     assert totalled(500, currency="eur").verdict is ReadbackVerdict.INCONCLUSIVE
     several = totalled(None, problem="the payment has several charges")
-    assert (several.verdict, several.reason) == (ReadbackVerdict.INCONCLUSIVE, "the payment has several charges")
+    assert (several.verdict, several.reason) == (
+        ReadbackVerdict.INCONCLUSIVE,
+        "the payment has several charges",
+    )
 
 
 @pytest.mark.parametrize("remaining", [None, 0])
@@ -250,7 +296,10 @@ def test_sibling_that_is_moving_makes_the_totals_inconclusive(stage: Stage, refu
     # Re-read as it is recorded: its stage alone speaks against the totals.
     reread = {"re_2": found(id="re_2")}
     look = totalled(refunded, sibling(stage), reread=reread)
-    assert (look.verdict, look.reason) == (ReadbackVerdict.INCONCLUSIVE, f"another refund of the payment is {stage}")
+    assert (look.verdict, look.reason) == (
+        ReadbackVerdict.INCONCLUSIVE,
+        f"another refund of the payment is {stage}",
+    )
 
 
 @pytest.mark.parametrize(
@@ -263,7 +312,9 @@ def test_sibling_that_is_moving_makes_the_totals_inconclusive(stage: Stage, refu
     ],
     ids=["queued", "waiting", "canceled unsent", "refused long ago"],
 )
-@pytest.mark.parametrize(("refunded", "verdict"), [(0, ReadbackVerdict.ABSENT), (500, ReadbackVerdict.FOUND_IN_TOTALS)])
+@pytest.mark.parametrize(
+    ("refunded", "verdict"), [(0, ReadbackVerdict.ABSENT), (500, ReadbackVerdict.FOUND_IN_TOTALS)]
+)
 def test_sibling_that_never_moved_the_total_does_not_disturb(
     other: Refund, refunded: int, verdict: ReadbackVerdict
 ) -> None:
@@ -359,7 +410,13 @@ def test_sibling_that_changed_or_could_not_be_read_again_makes_the_totals_inconc
 
 # What a payment shows
 
-CHARGE = {"id": "ch_1", "amount": 1000, "amount_captured": 900, "amount_refunded": 100, "currency": "usd"}
+CHARGE = {
+    "id": "ch_1",
+    "amount": 1000,
+    "amount_captured": 900,
+    "amount_refunded": 100,
+    "currency": "usd",
+}
 
 
 @pytest.mark.parametrize(
@@ -376,7 +433,10 @@ CHARGE = {"id": "ch_1", "amount": 1000, "amount_captured": 900, "amount_refunded
             {"currency": "usd", "charges": {"data": [CHARGE], "has_more": False}},
             PaymentView(refunded=100, captured=900, currency="usd", shown_by="ch_1"),
         ),
-        ({"latest_charge": CHARGE}, PaymentView(refunded=100, captured=900, currency="usd", shown_by="ch_1")),
+        (
+            {"latest_charge": CHARGE},
+            PaymentView(refunded=100, captured=900, currency="usd", shown_by="ch_1"),
+        ),
         ({"latest_charge": "ch_1", "currency": "usd"}, PaymentView(charge="ch_1", currency="usd")),
         ({"charges": {"data": []}, "latest_charge": "ch_1"}, PaymentView(charge="ch_1")),
     ],
@@ -391,7 +451,9 @@ CHARGE = {"id": "ch_1", "amount": 1000, "amount_captured": 900, "amount_refunded
         "no charges but a latest one",
     ],
 )
-def test_totals_are_read_by_the_names_that_providers_use(payload: dict[str, Any], view: PaymentView) -> None:
+def test_totals_are_read_by_the_names_that_providers_use(
+    payload: dict[str, Any], view: PaymentView
+) -> None:
     assert payment_in(payload) == view
 
 
@@ -406,8 +468,14 @@ def test_totals_are_read_by_the_names_that_providers_use(payload: dict[str, Any]
         ({"amount_refunded": 1.5}, "no readable refunded total"),
         ({"amount_refunded": True}, "no readable refunded total"),
         ({"currency": "eur", "latest_charge": CHARGE}, "differ in currency"),
-        ({"currency": "eur", "latest_charge": CHARGE | {"amount_refunded": None}}, "differ in currency"),
-        ({"currency": "eur", "charges": {"data": [CHARGE | {"currency": "eur"}, CHARGE]}}, "differ in currency"),
+        (
+            {"currency": "eur", "latest_charge": CHARGE | {"amount_refunded": None}},
+            "differ in currency",
+        ),
+        (
+            {"currency": "eur", "charges": {"data": [CHARGE | {"currency": "eur"}, CHARGE]}},
+            "differ in currency",
+        ),
     ],
 )
 def test_totals_that_cannot_be_told_say_why(payload: dict[str, Any], problem: str) -> None:
@@ -420,7 +488,9 @@ def test_totals_that_cannot_be_told_say_why(payload: dict[str, Any], problem: st
 @law
 @given(
     payload=st.dictionaries(
-        st.sampled_from(["amount_refunded", "charges", "latest_charge", "currency", "amount", "amount_captured"]),
+        st.sampled_from(
+            ["amount_refunded", "charges", "latest_charge", "currency", "amount", "amount_captured"]
+        ),
         json_values,
     )
 )
@@ -447,10 +517,16 @@ def test_every_payload_is_a_view_or_a_problem(payload: dict[str, Any]) -> None:
         ({"currency": "eur", "charges": {"data": [CHARGE, CHARGE]}}, ""),
     ],
 )
-def test_currency_is_the_payments_unless_a_charge_contradicts_it(payload: dict[str, Any], currency: str | None) -> None:
+def test_currency_is_the_payments_unless_a_charge_contradicts_it(
+    payload: dict[str, Any], currency: str | None
+) -> None:
     assert payment_in(payload).currency == currency
 
 
 def test_baseline_is_the_total_and_what_was_left() -> None:
-    assert payment_in(CHARGE).baseline == Baseline(refunded=100, currency="usd", remaining=800, shown_by="ch_1")
-    assert payment_in({"amount_refunded": 5}).baseline == Baseline(refunded=5, currency=None, remaining=None)
+    assert payment_in(CHARGE).baseline == Baseline(
+        refunded=100, currency="usd", remaining=800, shown_by="ch_1"
+    )
+    assert payment_in({"amount_refunded": 5}).baseline == Baseline(
+        refunded=5, currency=None, remaining=None
+    )

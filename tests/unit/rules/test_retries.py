@@ -13,13 +13,21 @@ from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.rules.decisions import retry_failed, retry_one
 
 FAILED = a_refund(
-    Stage.SETTLED, status=Status.FAILED, provider_refund_id=None, error_code="card_declined", retriable=Retriable.YES
+    Stage.SETTLED,
+    status=Status.FAILED,
+    provider_refund_id=None,
+    error_code="card_declined",
+    retriable=Retriable.YES,
 )
 NOBODY_KNOWS = replace(FAILED, retriable=Retriable.UNKNOWN)
 
 
-@pytest.mark.parametrize(("refund", "unknown"), [(FAILED, False), (FAILED, True), (NOBODY_KNOWS, True)])
-def test_failed_refund_is_sent_again_if_that_can_help_or_somebody_found_out(refund: Refund, *, unknown: bool) -> None:
+@pytest.mark.parametrize(
+    ("refund", "unknown"), [(FAILED, False), (FAILED, True), (NOBODY_KNOWS, True)]
+)
+def test_failed_refund_is_sent_again_if_that_can_help_or_somebody_found_out(
+    refund: Refund, *, unknown: bool
+) -> None:
     step = retry_one(refund, unknown=unknown)
     assert step == retry_failed(refund)
     assert (step.to, step.changes["generation"]) == (Stage.QUEUED, 2)
@@ -28,10 +36,26 @@ def test_failed_refund_is_sent_again_if_that_can_help_or_somebody_found_out(refu
 @pytest.mark.parametrize(
     ("fields", "unknown", "told"),
     [
-        ({"status": Status.SUCCEEDED}, True, "refund order-1001-1 is succeeded, not failed: only a failed refund"),
-        ({"retriable": Retriable.NO}, True, "failed with card_declined, and sending it again cannot help: submit"),
-        ({"retriable": Retriable.NO, "error_code": None}, True, "order-1001-1 failed with unknown, and sending"),
-        ({"retriable": Retriable.UNKNOWN}, False, "with card_declined, and it is not known whether sending it again"),
+        (
+            {"status": Status.SUCCEEDED},
+            True,
+            "refund order-1001-1 is succeeded, not failed: only a failed refund",
+        ),
+        (
+            {"retriable": Retriable.NO},
+            True,
+            "failed with card_declined, and sending it again cannot help: submit",
+        ),
+        (
+            {"retriable": Retriable.NO, "error_code": None},
+            True,
+            "order-1001-1 failed with unknown, and sending",
+        ),
+        (
+            {"retriable": Retriable.UNKNOWN},
+            False,
+            "with card_declined, and it is not known whether sending it again",
+        ),
         ({"retriable": None}, False, "run 'refunds retry order-1001-1 --unknown'$"),
     ],
 )

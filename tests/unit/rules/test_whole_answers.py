@@ -1,4 +1,7 @@
-"""What an answer, a list or a total is read as, in full: every field of the judgement, and every limit on it."""
+"""What an answer, a list or a total is read as, in full.
+
+Every field of the judgement, and every limit on it.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,9 @@ def contradictory(what: str) -> Outcome:
 
 
 def test_refund_in_a_payload_is_read_whole() -> None:
-    assert refund_in(refund_payload(failure_reason="lost_or_stolen_card", currency="USD")) == ProviderRefund(
+    assert refund_in(
+        refund_payload(failure_reason="lost_or_stolen_card", currency="USD")
+    ) == ProviderRefund(
         id="re_1",
         status="succeeded",
         amount=500,
@@ -140,25 +145,44 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (NotSent(reason="no way"), Outcome(verdict=TryVerdict.NOT_SENT, code="not_sent", message="no way")),
-        (NoReply(reason="reset"), Outcome(verdict=TryVerdict.MAYBE, code="no_reply", message="reset", doubt=True)),
+        (
+            NotSent(reason="no way"),
+            Outcome(verdict=TryVerdict.NOT_SENT, code="not_sent", message="no way"),
+        ),
+        (
+            NoReply(reason="reset"),
+            Outcome(verdict=TryVerdict.MAYBE, code="no_reply", message="reset", doubt=True),
+        ),
         (
             a_reply(429, {"error": ERROR}, retry_after=SECOND),
             Outcome(
-                verdict=TryVerdict.NOT_DONE, code="rate_limited", message="because", http_status=429, retry_after=SECOND
+                verdict=TryVerdict.NOT_DONE,
+                code="rate_limited",
+                message="because",
+                http_status=429,
+                retry_after=SECOND,
             ),
         ),
         (a_reply(429), Outcome(verdict=TryVerdict.NOT_DONE, code="rate_limited", http_status=429)),
         (
             a_reply(429, {"error": ERROR | {"code": "lock_timeout"}}, retry_after=SECOND),
             Outcome(
-                verdict=TryVerdict.NOT_DONE, code="lock_timeout", message="because", http_status=429, retry_after=SECOND
+                verdict=TryVerdict.NOT_DONE,
+                code="lock_timeout",
+                message="because",
+                http_status=429,
+                retry_after=SECOND,
             ),
         ),
         *(
             (
                 a_reply(429, {"error": {"code": code, "message": "because"}}),
-                Outcome(verdict=TryVerdict.NOT_DONE, code="rate_limited", message="because", http_status=429),
+                Outcome(
+                    verdict=TryVerdict.NOT_DONE,
+                    code="rate_limited",
+                    message="because",
+                    http_status=429,
+                ),
             )
             for code in (None, "made_up", "card_declined")
         ),
@@ -174,16 +198,35 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         ),
         (
             a_reply(401),
-            Outcome(verdict=TryVerdict.NOT_DONE, code="credentials_refused", http_status=401, credentials=True),
+            Outcome(
+                verdict=TryVerdict.NOT_DONE,
+                code="credentials_refused",
+                http_status=401,
+                credentials=True,
+            ),
         ),
         (
             an_error(400, kind="idempotency_error"),
-            Outcome(verdict=TryVerdict.MISMATCH, code="idempotency_error", message="because", http_status=400),
+            Outcome(
+                verdict=TryVerdict.MISMATCH,
+                code="idempotency_error",
+                message="because",
+                http_status=400,
+            ),
         ),
-        (an_error(404, "gone"), Outcome(verdict=TryVerdict.REFUSED, code="gone", message="because", http_status=404)),
+        (
+            an_error(404, "gone"),
+            Outcome(verdict=TryVerdict.REFUSED, code="gone", message="because", http_status=404),
+        ),
         (
             an_error(403, "no"),
-            Outcome(verdict=TryVerdict.REFUSED, code="no", message="because", http_status=403, credentials=True),
+            Outcome(
+                verdict=TryVerdict.REFUSED,
+                code="no",
+                message="because",
+                http_status=403,
+                credentials=True,
+            ),
         ),
         (
             a_reply(500, {"error": ERROR}, retry_after=SECOND),
@@ -199,11 +242,23 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         ),
         (
             a_reply(503),
-            Outcome(verdict=TryVerdict.MAYBE, code="http_503", http_status=503, server_error=True, doubt=True),
+            Outcome(
+                verdict=TryVerdict.MAYBE,
+                code="http_503",
+                http_status=503,
+                server_error=True,
+                doubt=True,
+            ),
         ),
         (
             a_reply(409, {"error": ERROR}),
-            Outcome(verdict=TryVerdict.MAYBE, code="broken", message="because", http_status=409, doubt=True),
+            Outcome(
+                verdict=TryVerdict.MAYBE,
+                code="broken",
+                message="because",
+                http_status=409,
+                doubt=True,
+            ),
         ),
         (
             a_reply(300, refund_payload()),
@@ -213,8 +268,14 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
             a_reply(199, refund_payload()),
             Outcome(verdict=TryVerdict.MAYBE, code="http_199", http_status=199, doubt=True),
         ),
-        (a_reply(299, refund_payload()), Outcome(verdict=TryVerdict.DONE, code="done", http_status=299, found=found())),
-        (a_reply(200), Outcome(verdict=TryVerdict.DONE, code="done", http_status=200, found=found())),
+        (
+            a_reply(299, refund_payload()),
+            Outcome(verdict=TryVerdict.DONE, code="done", http_status=299, found=found()),
+        ),
+        (
+            a_reply(200),
+            Outcome(verdict=TryVerdict.DONE, code="done", http_status=200, found=found()),
+        ),
         (
             Reply(http_status=200),
             Outcome(
@@ -294,10 +355,16 @@ def test_403_becomes_everyones_trouble_or_the_refunds_own_and_keeps_the_rest() -
             [replace(REFUSED, credentials=True), MAYBE, NOT_DONE],
             replace(MAYBE, credentials=True, tries=3),
         ),
-        ([SERVER_ERROR, SERVER_ERROR], replace(SERVER_ERROR, tries=2, server_errors=2, only_server_errors=True)),
+        (
+            [SERVER_ERROR, SERVER_ERROR],
+            replace(SERVER_ERROR, tries=2, server_errors=2, only_server_errors=True),
+        ),
         ([MAYBE, SERVER_ERROR], replace(SERVER_ERROR, tries=2, server_errors=1)),
         ([SERVER_ERROR, MAYBE], replace(MAYBE, tries=2)),
-        ([SERVER_ERROR, NOT_SENT], replace(SERVER_ERROR, tries=2, server_errors=1, only_server_errors=True)),
+        (
+            [SERVER_ERROR, NOT_SENT],
+            replace(SERVER_ERROR, tries=2, server_errors=1, only_server_errors=True),
+        ),
         ([MAYBE, done_as()], replace(done_as(), doubt=True, tries=2)),
     ],
 )
@@ -319,7 +386,10 @@ def test_tries_are_folded_into_this_and_nothing_else(tries: list[Outcome], folde
             {"currency": "usd", "charges": {"data": [{"amount_refunded": 0}], "has_more": True}},
             PaymentView(currency="usd", problem="the payment has several charges"),
         ),
-        ({"currency": "usd"}, PaymentView(currency="usd", problem="the payment shows no refunded total")),
+        (
+            {"currency": "usd"},
+            PaymentView(currency="usd", problem="the payment shows no refunded total"),
+        ),
         (
             {"currency": "usd", "charges": {"data": ["ch_1"]}, "latest_charge": "ch_1"},
             PaymentView(currency="usd", charge="ch_1"),
@@ -362,7 +432,13 @@ def test_tries_are_folded_into_this_and_nothing_else(tries: list[Outcome], folde
             PaymentView(refunded=0, captured=None, currency="usd"),
         ),
         (
-            {"currency": "usd", "amount_refunded": 0, "amount_captured": 1, "amount_received": 2, "amount": 3},
+            {
+                "currency": "usd",
+                "amount_refunded": 0,
+                "amount_captured": 1,
+                "amount_received": 2,
+                "amount": 3,
+            },
             PaymentView(refunded=0, captured=1, currency="usd"),
         ),
         (
@@ -375,7 +451,9 @@ def test_tries_are_folded_into_this_and_nothing_else(tries: list[Outcome], folde
         ),
     ],
 )
-def test_totals_are_read_as_this_and_nothing_else(payload: dict[str, Any], view: PaymentView) -> None:
+def test_totals_are_read_as_this_and_nothing_else(
+    payload: dict[str, Any], view: PaymentView
+) -> None:
     assert payment_in(payload) == view
 
 
@@ -383,7 +461,10 @@ def test_totals_are_read_as_this_and_nothing_else(payload: dict[str, Any], view:
     ("view", "baseline"),
     [
         (PaymentView(problem="why"), None),
-        (PaymentView(refunded=0, currency="usd"), Baseline(refunded=0, currency="usd", remaining=None)),
+        (
+            PaymentView(refunded=0, currency="usd"),
+            Baseline(refunded=0, currency="usd", remaining=None),
+        ),
         (PaymentView(refunded=3, captured=10), Baseline(refunded=3, currency=None, remaining=7)),
     ],
 )
@@ -399,7 +480,11 @@ FOREIGN = found(id="re_f", refund_id=None, generation=None, amount=499)
 
 
 def sibling(**fields: Any) -> Any:
-    known = {"refund_id": "order-1001-2", "provider_refund_id": "re_2", "updated_at": NOW - 2 * HOUR}
+    known = {
+        "refund_id": "order-1001-2",
+        "provider_refund_id": "re_2",
+        "updated_at": NOW - 2 * HOUR,
+    }
     return a_refund(Stage.SETTLED, **(known | fields))
 
 
@@ -419,7 +504,9 @@ def sibling(**fields: Any) -> Any:
         (found(generation=""), ReadbackVerdict.INCONCLUSIVE),
     ],
 )
-def test_entry_that_may_be_ours_proves_no_absence(entry: ProviderRefund, verdict: ReadbackVerdict) -> None:
+def test_entry_that_may_be_ours_proves_no_absence(
+    entry: ProviderRefund, verdict: ReadbackVerdict
+) -> None:
     assert judge_list(IN_DOUBT, [entry], complete=True, siblings=()).verdict is verdict
 
 
@@ -427,7 +514,9 @@ def test_list_is_read_as_this_and_nothing_else() -> None:
     def look(*entries: ProviderRefund, complete: bool = True, siblings: Any = ()) -> Readback:
         return judge_list(IN_DOUBT, entries, complete=complete, siblings=siblings)
 
-    assert look(found()) == Readback(verdict=ReadbackVerdict.FOUND, reason="listed with our id", found=found())
+    assert look(found()) == Readback(
+        verdict=ReadbackVerdict.FOUND, reason="listed with our id", found=found()
+    )
     assert look() == Readback(verdict=ReadbackVerdict.ABSENT, reason="not in the payment's list")
     assert look(complete=False).verdict is ReadbackVerdict.INCONCLUSIVE
     assert look(found(), found(id="re_2")).verdict is ReadbackVerdict.CONFLICT
@@ -436,9 +525,15 @@ def test_list_is_read_as_this_and_nothing_else() -> None:
     assert look(found(status="new")).verdict is ReadbackVerdict.CONFLICT
     # A sibling that is known to exist and is not shown.
     assert "1 refund" in look(siblings=[sibling()]).reason
-    assert look(replace(FOREIGN, id="re_2", amount=500), siblings=[sibling()]).verdict is ReadbackVerdict.ABSENT
+    assert (
+        look(replace(FOREIGN, id="re_2", amount=500), siblings=[sibling()]).verdict
+        is ReadbackVerdict.ABSENT
+    )
     by_our_id = replace(FOREIGN, refund_id="order-1001-2", amount=500)
-    assert look(by_our_id, siblings=[sibling(provider_refund_id=None)]).verdict is ReadbackVerdict.ABSENT
+    assert (
+        look(by_our_id, siblings=[sibling(provider_refund_id=None)]).verdict
+        is ReadbackVerdict.ABSENT
+    )
     assert look(by_our_id).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
@@ -452,7 +547,10 @@ def totals(
     **fields: Any,
 ) -> Readback:
     refund = replace(
-        IN_DOUBT, amount=amount, baseline=Baseline(refunded=100, currency="usd", remaining=1, shown_by=at[0]), **fields
+        IN_DOUBT,
+        amount=amount,
+        baseline=Baseline(refunded=100, currency="usd", remaining=1, shown_by=at[0]),
+        **fields,
     )
     view = PaymentView(refunded=refunded, captured=captured, currency="usd", shown_by=at[1])
     known = {"re_2": found(id="re_2", amount=100)}
@@ -461,9 +559,12 @@ def totals(
 
 def test_total_is_read_as_this_and_nothing_else() -> None:
     assert totals(600) == Readback(
-        verdict=ReadbackVerdict.FOUND_IN_TOTALS, reason="the refunded total rose by exactly our amount"
+        verdict=ReadbackVerdict.FOUND_IN_TOTALS,
+        reason="the refunded total rose by exactly our amount",
     )
-    assert totals(100) == Readback(verdict=ReadbackVerdict.ABSENT, reason="the refunded total is unchanged")
+    assert totals(100) == Readback(
+        verdict=ReadbackVerdict.ABSENT, reason="the refunded total is unchanged"
+    )
     unproven = totals(100, proof=False)
     assert unproven.verdict is ReadbackVerdict.INCONCLUSIVE
     assert "unchanged" in unproven.reason
@@ -475,7 +576,9 @@ def test_total_is_read_as_this_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("at", [("ch_1", "ch_2"), ("ch_1", None), (None, "ch_1"), ("ch_1", "pi_1")])
 @pytest.mark.parametrize("refunded", [100, 600])
-def test_totals_of_another_charge_than_before_prove_nothing(at: tuple[str | None, str | None], refunded: int) -> None:
+def test_totals_of_another_charge_than_before_prove_nothing(
+    at: tuple[str | None, str | None], refunded: int
+) -> None:
     judged = totals(refunded, at=at)
     assert judged.verdict is ReadbackVerdict.INCONCLUSIVE
     assert judged.reason == "the totals are shown by another charge than before the first attempt"
@@ -486,14 +589,21 @@ def test_totals_beside_another_captured_amount_prove_nothing(refunded: int) -> N
     assert totals(refunded, captured=101).verdict is not ReadbackVerdict.INCONCLUSIVE
     for captured in (100, 102):
         judged = totals(refunded, captured=captured)
-        assert (judged.verdict, judged.reason) == (ReadbackVerdict.INCONCLUSIVE, "the captured amount has changed")
+        assert (judged.verdict, judged.reason) == (
+            ReadbackVerdict.INCONCLUSIVE,
+            "the captured amount has changed",
+        )
 
 
 @pytest.mark.parametrize(
     ("listed", "view", "problem"),
     [
         ([], PaymentView(refunded=0), None),
-        ([], PaymentView(refunded=1), "the payment's refunded total is 1, and the listed refunds sum to 0"),
+        (
+            [],
+            PaymentView(refunded=1),
+            "the payment's refunded total is 1, and the listed refunds sum to 0",
+        ),
         ([], PaymentView(problem="the payment has several charges"), None),
         ([], PaymentView(problem="the payment shows no refunded total"), None),
         ([], PaymentView(problem="the charge shows no refunded total"), None),
@@ -503,7 +613,11 @@ def test_totals_beside_another_captured_amount_prove_nothing(refunded: int) -> N
         ([found(amount=500, status="pending")], PaymentView(refunded=0), None),
         ([found(amount=500, status="pending")], PaymentView(refunded=500), None),
         (
-            [found(amount=500, status="failed"), found(amount=100), found(amount=7, status="canceled")],
+            [
+                found(amount=500, status="failed"),
+                found(amount=100),
+                found(amount=7, status="canceled"),
+            ],
             PaymentView(refunded=600),
             "the payment's refunded total is 600, and the listed refunds sum to 100",
         ),
@@ -525,8 +639,18 @@ def test_totals_beside_another_captured_amount_prove_nothing(refunded: int) -> N
             "the payment's refunded total is 0, and the listed refunds sum to 500",
         ),
         ([found(amount=0)], PaymentView(refunded=0), None),
-        ([found(amount=None)], PaymentView(refunded=0), "the list shows a refund whose amount cannot be read"),
-        ([found(amount=-1)], PaymentView(refunded=0), "the list shows a refund whose amount cannot be read"),
+        ([found(amount=500, status="pending"), found(amount=0)], PaymentView(refunded=500), None),
+        ([found(amount=500, status="pending"), found(amount=0)], PaymentView(refunded=0), None),
+        (
+            [found(amount=None)],
+            PaymentView(refunded=0),
+            "the list shows a refund whose amount cannot be read",
+        ),
+        (
+            [found(amount=-1)],
+            PaymentView(refunded=0),
+            "the list shows a refund whose amount cannot be read",
+        ),
     ],
 )
 def test_absence_by_a_list_is_checked_against_the_payments_total(
@@ -538,29 +662,62 @@ def test_absence_by_a_list_is_checked_against_the_payments_total(
 @pytest.mark.parametrize(
     ("payload", "problem"),
     [
-        ({"charges": {"data": [{"id": "ch_1", "amount_refunded": 5, "payment_intent": "pi_2"}]}}, "another payment"),
-        ({"latest_charge": {"id": "ch_1", "amount_refunded": 5, "payment_intent": {"id": "pi_2"}}}, "another payment"),
-        ({"latest_charge": {"id": "ch_1", "amount_refunded": 5, "payment_intent": []}}, "another payment"),
-        ({"amount_refunded": 4, "latest_charge": {"id": "ch_1", "amount_refunded": 5}}, "differ in the refunded total"),
+        (
+            {"charges": {"data": [{"id": "ch_1", "amount_refunded": 5, "payment_intent": "pi_2"}]}},
+            "another payment",
+        ),
+        (
+            {
+                "latest_charge": {
+                    "id": "ch_1",
+                    "amount_refunded": 5,
+                    "payment_intent": {"id": "pi_2"},
+                }
+            },
+            "another payment",
+        ),
+        (
+            {"latest_charge": {"id": "ch_1", "amount_refunded": 5, "payment_intent": []}},
+            "another payment",
+        ),
+        (
+            {"amount_refunded": 4, "latest_charge": {"id": "ch_1", "amount_refunded": 5}},
+            "differ in the refunded total",
+        ),
         ({"amount_refunded": 5, "latest_charge": {"id": "ch_1", "amount_refunded": 5}}, None),
         ({"amount_refunded": 5, "latest_charge": {"id": "ch_1"}}, None),
         (
-            {"amount_refunded": 5, "charges": {"data": [{"id": "ch_1", "amount_refunded": 2}], "has_more": True}},
+            {
+                "amount_refunded": 5,
+                "charges": {"data": [{"id": "ch_1", "amount_refunded": 2}], "has_more": True},
+            },
             None,
         ),
-        ({"charges": {"data": [{"id": "ch_1", "amount_refunded": 5, "payment_intent": "pi_1"}]}}, None),
+        (
+            {"charges": {"data": [{"id": "ch_1", "amount_refunded": 5, "payment_intent": "pi_1"}]}},
+            None,
+        ),
         ({"amount_refunded": 5, "captured": False}, "not captured"),
         ({"amount_refunded": 5, "paid": False}, "not captured"),
         ({"amount_refunded": 5, "status": "failed"}, "not captured"),
         ({"amount_refunded": 5, "captured": True, "paid": True, "status": "succeeded"}, None),
         ({"amount_refunded": 6, "amount_captured": 5}, "contradicts its other figures"),
         ({"amount_refunded": 5, "amount_captured": 5, "refunded": True}, None),
-        ({"amount_refunded": 5, "amount_captured": 5, "refunded": False}, "contradicts its other figures"),
-        ({"amount_refunded": 4, "amount_captured": 5, "refunded": True}, "contradicts its other figures"),
+        (
+            {"amount_refunded": 5, "amount_captured": 5, "refunded": False},
+            "contradicts its other figures",
+        ),
+        (
+            {"amount_refunded": 4, "amount_captured": 5, "refunded": True},
+            "contradicts its other figures",
+        ),
         ({"amount_refunded": 4, "amount_captured": 5, "refunded": False}, None),
         ({"amount_refunded": 4, "amount_captured": 5, "refunded": "yes"}, None),
         ({"amount_refunded": 0, "amount_captured": 0, "refunded": False}, None),
-        ({"amount_refunded": 0, "amount_captured": 0, "refunded": True}, "contradicts its other figures"),
+        (
+            {"amount_refunded": 0, "amount_captured": 0, "refunded": True},
+            "contradicts its other figures",
+        ),
         ({"amount_refunded": 5, "refunded": False}, None),
     ],
 )
@@ -574,7 +731,10 @@ def test_totals_that_contradict_themselves_or_show_another_payment_are_not_read(
 
 def test_totals_name_the_object_that_shows_them() -> None:
     assert payment_in({"id": "pi_1", "amount_refunded": 5}).shown_by == "pi_1"
-    assert payment_in({"id": "pi_1", "latest_charge": {"id": "ch_1", "amount_refunded": 5}}).shown_by == "ch_1"
+    assert (
+        payment_in({"id": "pi_1", "latest_charge": {"id": "ch_1", "amount_refunded": 5}}).shown_by
+        == "ch_1"
+    )
     assert payment_in({"amount_refunded": 5}).shown_by is None
 
 
@@ -591,11 +751,23 @@ def test_smallest_refund_there_is_can_be_found_in_the_totals() -> None:
         (sibling(), {"re_2": found(id="re_2", status="failed")}, ReadbackVerdict.INCONCLUSIVE),
         (sibling(), {"re_2": None}, ReadbackVerdict.INCONCLUSIVE),
         (sibling(), {}, ReadbackVerdict.INCONCLUSIVE),
-        (sibling(updated_at=NOW - HOUR), {"re_2": found(id="re_2", amount=100)}, ReadbackVerdict.INCONCLUSIVE),
-        (sibling(updated_at=NOW - HOUR - SECOND), {"re_2": found(id="re_2", amount=100)}, ReadbackVerdict.ABSENT),
+        (
+            sibling(updated_at=NOW - HOUR),
+            {"re_2": found(id="re_2", amount=100)},
+            ReadbackVerdict.INCONCLUSIVE,
+        ),
+        (
+            sibling(updated_at=NOW - HOUR - SECOND),
+            {"re_2": found(id="re_2", amount=100)},
+            ReadbackVerdict.ABSENT,
+        ),
         (
             sibling(
-                updated_at=NOW, attempts=0, provider_refund_id=None, status=Status.CANCELED, retriable=Retriable.NO
+                updated_at=NOW,
+                attempts=0,
+                provider_refund_id=None,
+                status=Status.CANCELED,
+                retriable=Retriable.NO,
             ),
             {},
             ReadbackVerdict.INCONCLUSIVE,
@@ -613,7 +785,11 @@ def test_refund_beside_it_that_may_have_moved_the_total_leaves_it_undecided(
 
 
 def test_refund_beside_one_of_unknown_beginning_leaves_it_undecided() -> None:
-    refund = replace(IN_DOUBT, first_attempt_at=None, baseline=Baseline(refunded=100, currency="usd", remaining=1))
+    refund = replace(
+        IN_DOUBT,
+        first_attempt_at=None,
+        baseline=Baseline(refunded=100, currency="usd", remaining=1),
+    )
     view = PaymentView(refunded=100, currency="usd")
     reread = {"re_2": found(id="re_2", amount=100)}
     look = judge_totals(refund, view, siblings=[sibling()], reread=reread, totals_proof=True)

@@ -1,4 +1,6 @@
-"""A client that shows a reply as it came, broken or whole; no library in between repairs anything."""
+"""A client that shows a reply as it came, broken or whole; no library in between repairs
+anything.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +61,13 @@ class Seen:
 class Asking:
     sandbox: Sandbox
 
-    def ask(self, method: str, path: str, *, headers: Mapping[str, str], body: bytes | None = None) -> Seen:
-        """One request on a connection of its own; raises what `http.client` raises on a broken reply."""
+    def ask(
+        self, method: str, path: str, *, headers: Mapping[str, str], body: bytes | None = None
+    ) -> Seen:
+        """One request on a connection of its own.
+
+        Raises what `http.client` raises on a broken reply.
+        """
         connection = self.connect()
         try:
             connection.request(method, path, body=body, headers=dict(headers))
@@ -74,7 +81,9 @@ class Asking:
 
     def connect(self) -> http.client.HTTPConnection:
         parts = urlsplit(self.sandbox.url)
-        return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=DEADLINE_SECONDS)
+        return http.client.HTTPConnection(
+            parts.hostname or "", parts.port, timeout=DEADLINE_SECONDS
+        )
 
     def get(self, path: str) -> Seen:
         return self.ask("GET", path, headers={"Authorization": basic("sk_test_planted")})
@@ -91,7 +100,10 @@ def asking(**settings: Any) -> Iterator[Asking]:
 
 
 def until(look: Callable[[], T]) -> T:
-    """The first look that finds something; sockets offer no event for what another side does unasked."""
+    """The first look that finds something.
+
+    Sockets offer no event for what another side does unasked.
+    """
     give_up = time.monotonic() + DEADLINE_SECONDS
     while not (found := look()):
         assert time.monotonic() < give_up, "nothing was found in time"

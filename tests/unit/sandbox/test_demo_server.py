@@ -28,5 +28,7 @@ def test_server_that_does_not_exist_is_one_sentence_and_2(monkeypatch: pytest.Mo
     monkeypatch.setenv(VARIABLE, "nonexist")
     ran = CliRunner().invoke(demo.main, [])
     assert ran.exit_code == 2
-    assert ran.stderr.startswith("Error: THROWAWAY_SERVER is 'nonexist', which is not an executable: name a ")
+    assert ran.stderr.startswith(
+        "Error: THROWAWAY_SERVER is 'nonexist', which is not an executable: name a "
+    )
     assert len(ran.stderr.splitlines()) == 1

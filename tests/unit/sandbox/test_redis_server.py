@@ -34,10 +34,20 @@ def test_started_server_answers_as_the_process_that_was_started() -> None:
 
 
 def test_server_keeps_every_write_on_disk_and_evicts_nothing_unless_told_otherwise() -> None:
-    expected = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
-    with running_server() as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
+    expected = {
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "maxmemory-policy": "noeviction",
+        "save": "",
+    }
+    with (
+        running_server() as server,
+        redis.Redis.from_url(server.url, decode_responses=True) as client,
+    ):
         # One by one: Redis before 7 takes one pattern at a time.
-        kept = {k: v for name in (*expected, "databases") for k, v in client.config_get(name).items()}
+        kept = {
+            k: v for name in (*expected, "databases") for k, v in client.config_get(name).items()
+        }
     assert kept | expected == kept
     assert kept["databases"] == "16"
 
@@ -47,16 +57,23 @@ def test_an_option_replaces_a_default() -> None:
         running_server(appendonly="no", hz="50") as server,
         redis.Redis.from_url(server.url, decode_responses=True) as client,
     ):
-        assert client.config_get("appendonly") | client.config_get("hz") == {"appendonly": "no", "hz": "50"}
+        assert client.config_get("appendonly") | client.config_get("hz") == {
+            "appendonly": "no",
+            "hz": "50",
+        }
 
 
 @pytest.mark.parametrize("allocator", [Path("/nowhere/malloc.so"), None])
 def test_server_takes_its_memory_from_the_library_that_is_named_and_else_from_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allocator: Path | None
 ) -> None:
-    # It keeps no environment to be read later; and the loader passes over a library that is not there.
+    # It keeps no environment to be read later; and the loader passes over a library that is not
+    # there.
     noting = tmp_path / "valkey-server"
-    noting.write_text(f'#!/bin/sh\nprintf %s "$LD_PRELOAD" >preloads\nexec {find_server()} "$@"\n', encoding="utf-8")
+    noting.write_text(
+        f'#!/bin/sh\nprintf %s "$LD_PRELOAD" >preloads\nexec {find_server()} "$@"\n',
+        encoding="utf-8",
+    )
     noting.chmod(0o755)
     monkeypatch.setenv(server_module.VARIABLE, str(noting))
     with ThrowawayServer(allocator) as server:
@@ -65,7 +82,10 @@ def test_server_takes_its_memory_from_the_library_that_is_named_and_else_from_it
 
 
 def test_killed_and_restarted_server_still_has_every_acknowledged_write() -> None:
-    with running_server() as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
+    with (
+        running_server() as server,
+        redis.Redis.from_url(server.url, decode_responses=True) as client,
+    ):
         url, first = server.url, server.pid
         for number in range(100):
             client.set(f"key:{number}", number)
@@ -74,11 +94,16 @@ def test_killed_and_restarted_server_still_has_every_acknowledged_write() -> Non
         server.restart()
         assert server.url == url
         assert server.pid != first
-        assert client.mget([f"key:{number}" for number in range(100)]) == [str(number) for number in range(100)]
+        assert client.mget([f"key:{number}" for number in range(100)]) == [
+            str(number) for number in range(100)
+        ]
 
 
 def test_a_running_server_restarts_with_its_data() -> None:
-    with running_server() as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
+    with (
+        running_server() as server,
+        redis.Redis.from_url(server.url, decode_responses=True) as client,
+    ):
         first = server.pid
         client.set("key", "kept")
         server.restart()
@@ -165,7 +190,9 @@ def unnamed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("unnamed")
 @pytest.mark.parametrize("name", ["valkey-server", "redis-server"])
-def test_a_server_on_path_changes_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_on_path_changes_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = find_server()
     planted(tmp_path, name)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -186,7 +213,9 @@ def test_without_the_wheel_a_server_on_path_is_taken(
     assert find_server() == on_path
 
 
-def test_the_server_that_is_named_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_that_is_named_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     named = planted(tmp_path, "redis-server")
     monkeypatch.setenv(server_module.VARIABLE, str(named))
     assert find_server() == named
@@ -200,10 +229,16 @@ def test_a_bare_name_means_the_installed_server_and_not_one_of_a_wheel(
 ) -> None:
     for folder in ("scripts", "system"):
         (tmp_path / folder).mkdir()
-    of_a_wheel, installed = (planted(tmp_path / folder, "redis-server") for folder in ("scripts", "system"))
+    of_a_wheel, installed = (
+        planted(tmp_path / folder, "redis-server") for folder in ("scripts", "system")
+    )
     monkeypatch.setattr("worker.sandbox.redis_server.sys.prefix", "/venv")
-    monkeypatch.setattr("worker.sandbox.redis_server.sysconfig.get_path", lambda _: str(tmp_path / "scripts"))
-    monkeypatch.setenv("PATH", f"{tmp_path / 'scripts'}:{tmp_path / 'system'}:{tmp_path / 'missing'}")
+    monkeypatch.setattr(
+        "worker.sandbox.redis_server.sysconfig.get_path", lambda _: str(tmp_path / "scripts")
+    )
+    monkeypatch.setenv(
+        "PATH", f"{tmp_path / 'scripts'}:{tmp_path / 'system'}:{tmp_path / 'missing'}"
+    )
     monkeypatch.setenv(server_module.VARIABLE, "redis-server")
     assert find_server() == installed
     monkeypatch.setenv(server_module.VARIABLE, str(of_a_wheel))
@@ -212,7 +247,9 @@ def test_a_bare_name_means_the_installed_server_and_not_one_of_a_wheel(
 
 def test_a_named_server_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(server_module.VARIABLE, "/nowhere/redis-server")
-    with pytest.raises(StoreUnavailable, match="THROWAWAY_SERVER is '/nowhere/redis-server', which is not an"):
+    with pytest.raises(
+        StoreUnavailable, match="THROWAWAY_SERVER is '/nowhere/redis-server', which is not an"
+    ):
         find_server()
 
 
@@ -229,9 +266,9 @@ def test_with_no_server_anywhere_the_error_names_what_to_install(
 @pytest.mark.parametrize("round_", [1, 2])
 def test_every_test_gets_an_empty_server_that_runs_lua(round_: int, any_redis: redis.Redis) -> None:
     assert any_redis.dbsize() == 0
-    assert any_redis.eval("redis.call('SET', KEYS[1], ARGV[1]) return redis.call('GET', KEYS[1])", 1, "k", round_) == (
-        str(round_)
-    )
+    assert any_redis.eval(
+        "redis.call('SET', KEYS[1], ARGV[1]) return redis.call('GET', KEYS[1])", 1, "k", round_
+    ) == (str(round_))
 
 
 @pytest.mark.parametrize("round_", [1, 2])
@@ -239,5 +276,7 @@ async def test_every_asyncio_test_gets_an_empty_server_that_runs_lua(
     round_: int, async_any_redis: redis.asyncio.Redis
 ) -> None:
     assert await async_any_redis.dbsize() == 0
-    script = async_any_redis.register_script("redis.call('SET', KEYS[1], ARGV[1]) return redis.call('GET', KEYS[1])")
+    script = async_any_redis.register_script(
+        "redis.call('SET', KEYS[1], ARGV[1]) return redis.call('GET', KEYS[1])"
+    )
     assert await script(keys=["k"], args=[round_]) == str(round_)

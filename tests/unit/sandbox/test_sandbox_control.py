@@ -95,7 +95,11 @@ def test_faults_are_set_as_objects_and_cleared() -> None:
         ("faults", {"faults": ["cut_after"]}, "faults: is not a JSON object"),
         ("faults", {"spec": "", "faults": []}, "cannot be combined"),
         ("faults", {"fault": "cut_after"}, "fault: is not a known field"),
-        ("faults", {"modes": {"idempotency": "maybe"}}, "idempotency: must be one of honour, ignore"),
+        (
+            "faults",
+            {"modes": {"idempotency": "maybe"}},
+            "idempotency: must be one of honour, ignore",
+        ),
         ("faults", {"modes": {"accounts": "many"}}, "accounts: must be one of one, hidden, shown"),
         ("faults", {"modes": {"latency_ms": True}}, "latency_ms: cannot be True"),
         ("faults", {"modes": {"api_key": "sk_test_x"}}, "api_key: cannot change"),
@@ -103,14 +107,24 @@ def test_faults_are_set_as_objects_and_cleared() -> None:
         ("payment_intents", {}, "id: is missing"),
         ("payment_intents", {"id": "ch_1"}, "id: must be a pi_"),
         ("payment_intents", {"id": "pi_1", "amount": 0}, "amount: must be a whole number above 0"),
-        ("payment_intents", {"id": "pi_1", "currency": "USD"}, "currency: must be three lower-case letters"),
+        (
+            "payment_intents",
+            {"id": "pi_1", "currency": "USD"},
+            "currency: must be three lower-case letters",
+        ),
         ("payment_intents", {"id": "pi_1", "outcome": "lost"}, "outcome: must be one of succeeded"),
         ("payment_intents", {"id": "pi_1", "charges": 0}, "charges: must be a whole number from 1"),
-        ("payment_intents", {"id": "pi_1", "amount": 5, "refunded": 6}, "refunded: is more than the amount"),
+        (
+            "payment_intents",
+            {"id": "pi_1", "amount": 5, "refunded": 6},
+            "refunded: is more than the amount",
+        ),
         ("refunds/re_none", {"status": "failed"}, "No such refund"),
     ],
 )
-def test_a_wrong_control_request_is_refused_by_name(path: str, body: dict[str, Any], rule: str) -> None:
+def test_a_wrong_control_request_is_refused_by_name(
+    path: str, body: dict[str, Any], rule: str
+) -> None:
     with asking() as provider, pytest.raises(SandboxCallError, match=rule):
         provider.sandbox.call("POST", f"/_sandbox/{path}", body)
 
@@ -118,7 +132,9 @@ def test_a_wrong_control_request_is_refused_by_name(path: str, body: dict[str, A
 def test_a_refused_change_of_modes_changes_no_faults_either() -> None:
     with asking(faults="http_500_before") as provider:
         with pytest.raises(SandboxCallError):
-            provider.sandbox.call("POST", "/_sandbox/faults", {"spec": "", "modes": {"envelope": "round"}})
+            provider.sandbox.call(
+                "POST", "/_sandbox/faults", {"spec": "", "modes": {"envelope": "round"}}
+            )
         assert provider.refund().status == 500
 
 
@@ -131,7 +147,11 @@ def test_a_payment_with_refunds_is_not_made_anew() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "field"),
-    [({"idempotency": "maybe"}, "idempotency"), ({"latency_ms": -1}, "latency_ms"), ({"api_key": ""}, "api_key")],
+    [
+        ({"idempotency": "maybe"}, "idempotency"),
+        ({"latency_ms": -1}, "latency_ms"),
+        ({"api_key": ""}, "api_key"),
+    ],
 )
 def test_settings_that_are_wrong_are_named(settings: dict[str, Any], field: str) -> None:
     with pytest.raises(SandboxConfigError) as refused:
@@ -142,7 +162,10 @@ def test_settings_that_are_wrong_are_named(settings: dict[str, Any], field: str)
 def test_a_port_in_use_is_told_to_the_caller() -> None:
     before = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(OSError, match="address already in use"), running_sandbox(port=taken.getsockname()[1]):
+        with (
+            pytest.raises(OSError, match="address already in use"),
+            running_sandbox(port=taken.getsockname()[1]),
+        ):
             pass
         assert set(threading.enumerate()) <= before
 
@@ -159,7 +182,15 @@ def test_a_stopped_sandbox_listens_no_more_even_with_a_client_held() -> None:
 
 
 def test_the_sandbox_runs_as_a_process_and_ends_with_zero_on_sigterm() -> None:
-    command = [sys.executable, "-m", "worker.sandbox", "--port", "0", "--faults", "http_500_before:n=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "worker.sandbox",
+        "--port",
+        "0",
+        "--faults",
+        "http_500_before:n=2",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -11,7 +11,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.unit.sandbox.asking import PAYMENT, Asking, asking, post_headers, until
-from worker.sandbox.faults import KINDS, Endpoint, FaultBook, FaultSpecError, fault_from, parse_faults
+from worker.sandbox.faults import (
+    KINDS,
+    Endpoint,
+    FaultBook,
+    FaultSpecError,
+    fault_from,
+    parse_faults,
+)
 from worker.sandbox.wire import OVERSIZED_BYTES
 
 
@@ -21,7 +28,8 @@ def send_raw(provider: Asking, body: bytes) -> socket.socket:
     connection = socket.create_connection((parts.hostname, parts.port), timeout=10)
     head = "".join(f"{name}: {value}\r\n" for name, value in post_headers().items())
     connection.sendall(
-        f"POST /v1/refunds HTTP/1.1\r\nHost: {parts.netloc}\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode()
+        f"POST /v1/refunds HTTP/1.1\r\nHost: {parts.netloc}\r\n{head}Content-Length:"
+        f" {len(body)}\r\n\r\n".encode()
         + body
     )
     return connection
@@ -41,7 +49,9 @@ def test_every_kind_of_fault_moves_money_exactly_as_its_name_says() -> None:
 
 
 @pytest.mark.parametrize(("spec", "effects"), [("timeout_before", 0), ("timeout_after", 1)])
-def test_a_timeout_holds_the_connection_without_a_byte_until_the_client_leaves(spec: str, effects: int) -> None:
+def test_a_timeout_holds_the_connection_without_a_byte_until_the_client_leaves(
+    spec: str, effects: int
+) -> None:
     with asking(faults=spec) as provider:
         with send_raw(provider, b'{"payment_intent":"pi_1"}') as connection:
             until(lambda: provider.sandbox.faults()["faults"][0]["fired"])
@@ -148,7 +158,9 @@ def test_a_wrong_resource_contradicts_the_ledger_in_one_field(field: str) -> Non
         told = provider.refund(amount="5", metadata={"refund_id": "mine"}).json
         told["refund_id"] = told["metadata"]["refund_id"]
         (entry,) = provider.sandbox.ledger()
-        right = {name: entry[name] for name in ("payment_intent", "amount", "currency", "refund_id")}
+        right = {
+            name: entry[name] for name in ("payment_intent", "amount", "currency", "refund_id")
+        }
         right["id"] = entry["refund"]
         assert [name for name in right if told[name] != right[name]] == [field]
 
@@ -186,7 +198,10 @@ def test_a_request_cut_short_by_its_client_moves_nothing() -> None:
         parts = urlsplit(provider.sandbox.url)
         with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
             head = "".join(f"{name}: {value}\r\n" for name, value in post_headers().items())
-            text = f"POST /v1/refunds HTTP/1.1\r\nHost: x\r\n{head}Content-Length: 99\r\n\r\n" + '{"payment_intent":'
+            text = (
+                f"POST /v1/refunds HTTP/1.1\r\nHost: x\r\n{head}Content-Length: 99\r\n\r\n"
+                '{"payment_intent":'
+            )
             connection.sendall(text.encode())
         assert provider.refund("pi_whole").status == 200
         assert [entry["payment_intent"] for entry in provider.sandbox.ledger()] == ["pi_whole"]
@@ -198,7 +213,9 @@ def test_a_fault_fires_from_the_nth_request_on_as_often_as_told() -> None:
 
 
 def test_faults_limited_to_a_kind_or_a_payment_leave_the_rest_alone() -> None:
-    with asking(faults="http_500_before:on=get:pi=pi_a, http_503_before:on=list, html_502_before:pi=pi_b") as provider:
+    with asking(
+        faults="http_500_before:on=get:pi=pi_a, http_503_before:on=list, html_502_before:pi=pi_b"
+    ) as provider:
         made = provider.refund("pi_a", amount="1").json
         assert provider.get(f"/v1/refunds/{made['id']}").status == 500
         assert provider.get("/v1/payment_intents/pi_a").status == 500

@@ -42,7 +42,9 @@ def test_a_key_with_another_body_is_refused_and_moves_nothing() -> None:
 def test_a_key_whose_first_request_is_in_flight_meets_a_conflict() -> None:
     with asking(faults="late_effect:times=1:seconds=60") as provider:
         first = provider.connect()
-        first.request("POST", "/v1/refunds", headers=post_headers("k"), body=b'{"payment_intent":"pi_1"}')
+        first.request(
+            "POST", "/v1/refunds", headers=post_headers("k"), body=b'{"payment_intent":"pi_1"}'
+        )
         until(lambda: provider.sandbox.faults()["faults"][0]["fired"])
         seen = provider.refund("pi_1", key="k")
         assert (seen.status, seen.json["error"]["type"]) == (409, "idempotency_error")
@@ -66,7 +68,9 @@ def test_a_provider_that_ignores_keys_moves_money_each_time() -> None:
 
 
 @pytest.mark.parametrize(("fault", "effects"), [("http_500_before", 0), ("http_503_after", 1)])
-def test_a_stored_server_error_is_replayed_and_never_executed_again(fault: str, effects: int) -> None:
+def test_a_stored_server_error_is_replayed_and_never_executed_again(
+    fault: str, effects: int
+) -> None:
     with asking(store_5xx=True, faults=f"{fault}:n=1") as provider:
         first = provider.refund(key="k")
         again = provider.refund(key="k")
@@ -75,9 +79,13 @@ def test_a_stored_server_error_is_replayed_and_never_executed_again(fault: str, 
         assert len(provider.sandbox.effects()) == effects
 
 
-@pytest.mark.parametrize("fault", ["http_500_before", "http_500_after", "html_502_after", "cut_after", "timeout_after"])
+@pytest.mark.parametrize(
+    "fault", ["http_500_before", "http_500_after", "html_502_after", "cut_after", "timeout_after"]
+)
 def test_without_stored_errors_the_same_key_finds_the_real_outcome(fault: str) -> None:
-    with asking(faults=f"{fault}:n=1" + (":seconds=0" if fault == "timeout_after" else "")) as provider:
+    with asking(
+        faults=f"{fault}:n=1" + (":seconds=0" if fault == "timeout_after" else "")
+    ) as provider:
         with suppress(HTTPException, OSError):
             provider.refund(key="k")
         assert provider.refund(key="k").status == 200

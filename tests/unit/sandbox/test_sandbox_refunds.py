@@ -22,9 +22,16 @@ def provider() -> Iterator[Asking]:
 
 def test_a_refund_moves_money_once_and_is_shown_in_the_contract_s_shape(provider: Asking) -> None:
     metadata = {"refund_id": "order-1", "order": "1"}
-    seen = provider.refund(amount="500", reason="requested_by_customer", metadata=metadata, key="k-1")
+    seen = provider.refund(
+        amount="500", reason="requested_by_customer", metadata=metadata, key="k-1"
+    )
     shape = seen.json
-    assert (seen.status, shape["amount"], shape["status"], shape["metadata"]) == (200, 500, "succeeded", metadata)
+    assert (seen.status, shape["amount"], shape["status"], shape["metadata"]) == (
+        200,
+        500,
+        "succeeded",
+        metadata,
+    )
     assert validate_response(shape) == []
     assert provider.get(f"/v1/refunds/{shape['id']}").json == shape
     (entry,) = provider.sandbox.ledger()
@@ -51,13 +58,21 @@ def test_a_refund_without_an_amount_takes_all_that_is_left(provider: Asking) -> 
 
 def test_more_than_is_left_is_refused_and_moves_nothing(provider: Asking) -> None:
     seen = provider.refund(amount="100001")
-    assert (seen.status, seen.code, seen.json["error"]["param"]) == (400, "amount_too_large", "amount")
+    assert (seen.status, seen.code, seen.json["error"]["param"]) == (
+        400,
+        "amount_too_large",
+        "amount",
+    )
     assert provider.sandbox.ledger() == []
 
 
 @pytest.mark.parametrize(
     ("payment", "status", "code"),
-    [("pi_missing_1", 404, "resource_missing"), ("pi_declined_1", 402, "card_declined"), ("card", 404, None)],
+    [
+        ("pi_missing_1", 404, "resource_missing"),
+        ("pi_declined_1", 402, "card_declined"),
+        ("card", 404, None),
+    ],
 )
 def test_payments_that_cannot_be_refunded_say_so_and_move_nothing(
     provider: Asking, payment: str, status: int, code: str | None
@@ -85,7 +100,10 @@ def test_a_payment_s_name_decides_what_becomes_of_its_refund(
     assert made["status"] == first
     assert provider.sandbox.advance() == (first != later)
     seen = provider.get(f"/v1/refunds/{made['id']}").json
-    assert (seen["status"], seen.get("failure_reason")) == (later, "unknown" if later == "failed" else None)
+    assert (seen["status"], seen.get("failure_reason")) == (
+        later,
+        "unknown" if later == "failed" else None,
+    )
 
 
 def test_refunds_that_never_held_money_are_no_effects(provider: Asking) -> None:
@@ -114,7 +132,10 @@ def test_a_succeeded_refund_can_be_reversed_and_stays_failed(provider: Asking) -
     provider.sandbox.move_refund(made["id"], "failed", "lost_or_stolen_card")
     seen = provider.get(f"/v1/refunds/{made['id']}").json
     assert (seen["status"], seen.get("failure_reason")) == ("failed", "lost_or_stolen_card")
-    assert (provider.sandbox.ledger()[-1]["was"], provider.sandbox.summary()["totals"]) == ("succeeded", {})
+    assert (provider.sandbox.ledger()[-1]["was"], provider.sandbox.summary()["totals"]) == (
+        "succeeded",
+        {},
+    )
     with pytest.raises(SandboxCallError, match="cannot become"):
         provider.sandbox.move_refund(made["id"], "succeeded")
 
@@ -132,7 +153,11 @@ def test_a_payment_shows_its_amounts_and_its_latest_charge(provider: Asking) -> 
     provider.refund(amount="500")
     shape = provider.get(f"/v1/payment_intents/{PAYMENT}").json
     charge = provider.get(f"/v1/charges/{shape['latest_charge']}").json
-    assert (shape["amount_received"], shape["currency"], shape["status"]) == (100_000, "usd", "succeeded")
+    assert (shape["amount_received"], shape["currency"], shape["status"]) == (
+        100_000,
+        "usd",
+        "succeeded",
+    )
     assert shape["charges"]["data"] == [charge]
     assert (charge["amount_refunded"], charge["payment_intent"]) == (500, PAYMENT)
 
@@ -141,11 +166,16 @@ def test_several_charges_share_the_amount_and_what_was_refunded(provider: Asking
     provider.sandbox.create_payment_intent("pi_split", amount=1001, currency="eur", charges=2)
     provider.refund("pi_split", amount="600")
     charges = provider.get("/v1/payment_intents/pi_split").json["charges"]["data"]
-    assert [(charge["amount"], charge["amount_refunded"]) for charge in charges] == [(500, 99), (501, 501)]
+    assert [(charge["amount"], charge["amount_refunded"]) for charge in charges] == [
+        (500, 99),
+        (501, 501),
+    ]
     assert [provider.get(f"/v1/charges/{charge['id']}").json for charge in charges] == charges
 
 
-def test_a_payment_refunded_before_has_nothing_left_and_no_effect_in_the_ledger(provider: Asking) -> None:
+def test_a_payment_refunded_before_has_nothing_left_and_no_effect_in_the_ledger(
+    provider: Asking,
+) -> None:
     assert provider.refund("pi_refunded_1").code == "charge_already_refunded"
     provider.sandbox.create_payment_intent("pi_half", amount=1000, refunded=400)
     assert provider.refund("pi_half").json["amount"] == 600
@@ -162,7 +192,9 @@ def test_a_list_of_refunds_is_paged_newest_first_to_its_end(provider: Asking) ->
     assert (first["has_more"], second["has_more"]) == (True, False)
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "starting_after=re_none", "page=2"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=101", "limit=x", "starting_after=re_none", "page=2"]
+)
 def test_a_wrong_page_is_refused_by_name(provider: Asking, query: str) -> None:
     seen = provider.get(f"/v1/refunds?{query}")
     assert (seen.status, seen.json["error"]["param"]) == (400, query.partition("=")[0])
@@ -248,7 +280,9 @@ def test_an_account_is_shown_only_if_told_so() -> None:
     with asking(accounts="hidden") as provider:
         assert provider.get("/v1/account").code == "url_unknown"
     with asking(accounts="shown") as provider:
-        ours, others = (by(provider, key, "/v1/account").json for key in ("sk_test_planted", "sk_test_other"))
+        ours, others = (
+            by(provider, key, "/v1/account").json for key in ("sk_test_planted", "sk_test_other")
+        )
         assert (ours["object"], ours["id"][:5], ours == others) == ("account", "acct_", False)
         assert provider.ask("GET", "/v1/account", headers={}).status == 401
 
@@ -258,7 +292,10 @@ def test_the_ledger_s_line_is_on_disk_when_the_reply_arrives(tmp_path: Path) -> 
     with asking(ledger_file=path) as provider:
         made = provider.refund(metadata={"refund_id": "order-1"}).json
         (line,) = path.read_text(encoding="utf-8").splitlines()
-        assert (json.loads(line)["refund"], json.loads(line)["refund_id"]) == (made["id"], "order-1")
+        assert (json.loads(line)["refund"], json.loads(line)["refund_id"]) == (
+            made["id"],
+            "order-1",
+        )
 
 
 def test_the_summary_names_a_refund_that_was_paid_twice(provider: Asking) -> None:

@@ -11,7 +11,12 @@ from tests.unit.sandbox.asking import asking, post_headers
 from worker.sandbox import schema
 from worker.sandbox.__main__ import main
 
-GOOD: dict[str, Any] = {"payment_intent": "pi_1", "amount": "500", "reason": "duplicate", "metadata": {"order": "1"}}
+GOOD: dict[str, Any] = {
+    "payment_intent": "pi_1",
+    "amount": "500",
+    "reason": "duplicate",
+    "metadata": {"order": "1"},
+}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +30,10 @@ GOOD: dict[str, Any] = {"payment_intent": "pi_1", "amount": "500", "reason": "du
 )
 def test_a_request_as_the_endpoint_wants_it_breaks_nothing(body: dict[str, Any]) -> None:
     assert (
-        schema.validate_request({"accept": "*/*", "content-type": "application/json"}, json.dumps(body).encode()) == []
+        schema.validate_request(
+            {"accept": "*/*", "content-type": "application/json"}, json.dumps(body).encode()
+        )
+        == []
     )
 
 
@@ -46,7 +54,10 @@ def test_a_request_as_the_endpoint_wants_it_breaks_nothing(body: dict[str, Any])
         ({"metadata": {"order": 1}}, "body.metadata.order: is not of type string"),
         ({"metadata": {"k" * 41: "v"}}, f"name of body.metadata.{'k' * 41}: is longer than 40"),
         ({"metadata": {"k": "v" * 501}}, "body.metadata.k: is longer than 500"),
-        ({"metadata": {f"k{number}": "" for number in range(51)}}, "body.metadata: has more than 50 fields"),
+        (
+            {"metadata": {f"k{number}": "" for number in range(51)}},
+            "body.metadata: has more than 50 fields",
+        ),
         ({"currency": "usd"}, "body.currency: is not a known field"),
     ],
 )
@@ -74,11 +85,16 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     [
         ({"content-type": "application/json"}, "header.accept: is missing"),
         ({"accept": "application/json"}, "header.content-type: is missing"),
-        ({"accept": "text/html", "content-type": "application/json"}, "header.accept: does not match"),
+        (
+            {"accept": "text/html", "content-type": "application/json"},
+            "header.accept: does not match",
+        ),
         ({"accept": "*/*", "content-type": "text/json"}, "header.content-type: does not match"),
     ],
 )
-def test_the_headers_that_the_endpoint_requires_are_held(headers: dict[str, str], broken: str) -> None:
+def test_the_headers_that_the_endpoint_requires_are_held(
+    headers: dict[str, str], broken: str
+) -> None:
     (told,) = schema.validate_request(headers, json.dumps(GOOD).encode())
     assert told.startswith(broken)
 
@@ -107,7 +123,11 @@ def test_each_rule_of_the_reply_is_held(shape: dict[str, Any], broken: str) -> N
 def test_every_keyword_of_the_file_has_a_sentence() -> None:
     def keywords(part: dict[str, Any]) -> set[str]:
         inner = [*part.get("properties", {}).values()]
-        inner += [part[name] for name in ("additionalProperties", "propertyNames") if isinstance(part.get(name), dict)]
+        inner += [
+            part[name]
+            for name in ("additionalProperties", "propertyNames")
+            if isinstance(part.get(name), dict)
+        ]
         return {*part}.union(*map(keywords, inner))
 
     for validator in schema.validators().values():

@@ -1,4 +1,6 @@
-"""A Redis of bytes: answers each command by a table, so that a server that is not at hand can be asked as well."""
+"""A Redis of bytes: answers each command by a table, so that a server that is not at hand can be
+asked as well.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,17 @@ GREETING = b"%1\r\n$5\r\nproto\r\n:3\r\n"
 
 @dataclass
 class ByteRedis:
-    """One that runs: where it is reached, and the commands that it was sent, but for the greeting."""
+    """One that runs: where it is reached, and the commands that it was sent, but for the
+    greeting.
+    """
 
     url: str
     asked: list[str] = field(default_factory=list)
 
 
-def _answering(replies: Mapping[str, bytes], told: ByteRedis) -> type[socketserver.StreamRequestHandler]:
+def _answering(
+    replies: Mapping[str, bytes], told: ByteRedis
+) -> type[socketserver.StreamRequestHandler]:
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             while line := self.rfile.readline():
@@ -43,14 +49,19 @@ def _answering(replies: Mapping[str, bytes], told: ByteRedis) -> type[socketserv
             for start, reply in replies.items():
                 if command.startswith(start):
                     return reply
-            return f"-ERR unknown command '{command.split(maxsplit=1)[0]}', with args beginning with: \r\n".encode()
+            return (
+                f"-ERR unknown command '{command.split(maxsplit=1)[0]}', with args beginning with:"
+                " \r\n".encode()
+            )
 
     return Handler
 
 
 @contextmanager
 def byte_redis(replies: Mapping[str, bytes]) -> Iterator[ByteRedis]:
-    """Serve on a free loopback port; a command is answered by the first entry that it begins with, else as unknown."""
+    """Serve on a free loopback port; a command is answered by the first entry that it begins with,
+    else as unknown.
+    """
     told = ByteRedis(url="")
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _answering(replies, told)) as server:
         server.daemon_threads = True

@@ -1,4 +1,6 @@
-"""The records on the fake and on the real server, with a clock that only moves when a test moves it."""
+"""The records on the fake and on the real server, with a clock that only moves when a test moves
+it.
+"""
 
 from __future__ import annotations
 

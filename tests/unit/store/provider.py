@@ -1,4 +1,6 @@
-"""A provider whose ledger is the judge of every journey, and what may become of what is sent to it."""
+"""A provider whose ledger is the judge of every journey, and what may become of what is sent to
+it.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,10 @@ class Provider:
     def finish(self, identity: str) -> None:
         """Let a pending refund become final."""
         for entries in self.ledger.values():
-            entries[:] = [replace(entry, status="succeeded") if entry.id == identity else entry for entry in entries]
+            entries[:] = [
+                replace(entry, status="succeeded") if entry.id == identity else entry
+                for entry in entries
+            ]
 
     def answer(self, identity: str) -> Answer:
         """What a question for one refund is answered with."""
@@ -98,7 +103,10 @@ class Provider:
                         "amount": entry.amount,
                         "currency": entry.currency,
                         "payment_intent": entry.payment_intent,
-                        "metadata": {"refund_id": entry.refund_id, "refund_generation": entry.generation},
+                        "metadata": {
+                            "refund_id": entry.refund_id,
+                            "refund_generation": entry.generation,
+                        },
                         "status": entry.status,
                     },
                 )
@@ -106,14 +114,26 @@ class Provider:
 
 
 UNDONE = st.sampled_from(
-    [MAYBE, NOT_SENT, NOT_DONE, BAD_KEY, SERVER_ERROR, REFUSED, replace(REFUSED, code="lock_timeout"), MISMATCH]
+    [
+        MAYBE,
+        NOT_SENT,
+        NOT_DONE,
+        BAD_KEY,
+        SERVER_ERROR,
+        REFUSED,
+        replace(REFUSED, code="lock_timeout"),
+        MISMATCH,
+    ]
 )
 Reading = Literal["clear", "blurred", "unreadable"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fate:
-    """What becomes of a nudge's work: whether the provider executes what is sent, answers at once, and can be read."""
+    """What becomes of a nudge's work.
+
+    Whether the provider executes what is sent, answers at once, and can be read.
+    """
 
     executes: bool
     prompt: bool

@@ -19,7 +19,9 @@ from worker.rules import decisions
 from worker.store import scripts
 
 
-def test_accepted_refund_stands_as_pending_and_queued_with_all_it_was_asked_with(world: World) -> None:
+def test_accepted_refund_stands_as_pending_and_queued_with_all_it_was_asked_with(
+    world: World,
+) -> None:
     request = a_request(reason="duplicate", currency="USD", metadata={"order": "1001"})
     created = world.accept(request)
     refund = world.get()
@@ -32,7 +34,11 @@ def test_accepted_refund_stands_as_pending_and_queued_with_all_it_was_asked_with
         1,
     )
     assert refund.as_request() == request
-    assert (refund.created_at, refund.updated_at, refund.fingerprint) == (NOW, NOW, request.fingerprint)
+    assert (refund.created_at, refund.updated_at, refund.fingerprint) == (
+        NOW,
+        NOW,
+        request.fingerprint,
+    )
     assert refund.idempotency_key == idempotency_key(ID, 1)
     assert refund.lane is Lane.SINGLE
     world.check()
@@ -43,7 +49,11 @@ def test_accepted_refund_stands_as_pending_and_queued_with_all_it_was_asked_with
     [
         a_request(),
         a_request(amount=None),
-        a_request(currency="eur", reason="fraudulent", metadata={"ключ": "значение 💶", 'q"': "\\n", "empty": ""}),
+        a_request(
+            currency="eur",
+            reason="fraudulent",
+            metadata={"ключ": "значение 💶", 'q"': "\\n", "empty": ""},
+        ),
         a_request("x" * 200, payment_intent="p" * 200, amount=10**12),
     ],
     ids=["plain", "all that is left", "every field", "at the limits"],
@@ -56,7 +66,9 @@ def test_record_and_body_give_back_what_was_accepted(world: World, request_: Ref
     assert claim.body == request_body(request_, 1)
 
 
-def test_same_id_with_the_same_contents_returns_the_record_and_changes_nothing(world: World) -> None:
+def test_same_id_with_the_same_contents_returns_the_record_and_changes_nothing(
+    world: World,
+) -> None:
     world.accept(metadata={"a": "1", "b": "2"})
     world.claim()
     before = world.dump()
@@ -69,10 +81,18 @@ def test_same_id_with_the_same_contents_returns_the_record_and_changes_nothing(w
 
 @pytest.mark.parametrize(
     "fields",
-    [{"amount": 501}, {"amount": None}, {"payment_intent": "pi_2"}, {"currency": "usd"}, {"metadata": {"a": "b"}}],
+    [
+        {"amount": 501},
+        {"amount": None},
+        {"payment_intent": "pi_2"},
+        {"currency": "usd"},
+        {"metadata": {"a": "b"}},
+    ],
     ids=str,
 )
-def test_same_id_with_other_contents_conflicts_and_changes_nothing(world: World, fields: dict[str, Any]) -> None:
+def test_same_id_with_other_contents_conflicts_and_changes_nothing(
+    world: World, fields: dict[str, Any]
+) -> None:
     world.accept()
     before = world.dump()
     created = world.accept(**fields)
@@ -99,7 +119,9 @@ EVERY_FIELD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("end", [REFUSED, done_as("succeeded")], ids=["failed", "succeeded"])
-def test_settled_record_tells_the_same_refund_by_what_it_keeps_of_the_request(world: World, end: Outcome) -> None:
+def test_settled_record_tells_the_same_refund_by_what_it_keeps_of_the_request(
+    world: World, end: Outcome
+) -> None:
     world.accept(**EVERY_FIELD)
     world.attempt(end)
     assert "fingerprint" not in world.hash(f"refund:{ID}")
@@ -135,7 +157,9 @@ def test_settled_record_conflicts_with_other_contents(world: World, change: dict
 
 
 @pytest.mark.parametrize("amount", [500, None])
-def test_refund_of_all_that_was_left_is_the_same_whatever_it_came_to(world: World, amount: int | None) -> None:
+def test_refund_of_all_that_was_left_is_the_same_whatever_it_came_to(
+    world: World, amount: int | None
+) -> None:
     world.accept(amount=None)
     world.attempt(done_as("succeeded"))
     assert world.get().amount == 500
@@ -158,7 +182,14 @@ def test_refunds_of_one_script_are_answered_one_by_one(world: World) -> None:
     requests = [a_request(name) for name in ("new", "old", "other", "new")]
     requests += [a_request("new", amount=2), a_request("last", payment_intent="pi_2")]
     created = world.store.run(scripts.create_several(requests, Lane.BULK, "b1"))
-    assert [one.result for one in created] == ["created", "exists", "conflict", "exists", "conflict", "created"]
+    assert [one.result for one in created] == [
+        "created",
+        "exists",
+        "conflict",
+        "exists",
+        "conflict",
+        "created",
+    ]
     assert [one.refund.refund_id for one in created if one.refund is not None] == ["old", "new"]
     assert list(world.store.ids_in_batch("b1")) == ["new", "last"]
     assert world.hash("batch:b1") == {"stage:queued": "2", "status:pending": "2"}
@@ -166,9 +197,14 @@ def test_refunds_of_one_script_are_answered_one_by_one(world: World) -> None:
 
 
 def test_refunds_of_one_script_after_a_recovery_all_begin_in_doubt(world: World) -> None:
-    world.redis.hset("refunds:meta", mapping={"suspect_since": to_ms(NOW - HOUR), "suspect_until": to_ms(NOW + HOUR)})
+    world.redis.hset(
+        "refunds:meta",
+        mapping={"suspect_since": to_ms(NOW - HOUR), "suspect_until": to_ms(NOW + HOUR)},
+    )
     requests = [a_request(f"r{number}", payment_intent=f"pi_{number}") for number in range(3)]
-    assert [one.result for one in world.store.run(scripts.create_several(requests, Lane.BULK))] == ["created"] * 3
+    assert [one.result for one in world.store.run(scripts.create_several(requests, Lane.BULK))] == [
+        "created"
+    ] * 3
     assert {world.get(request.refund_id).stage for request in requests} == {Stage.IN_DOUBT}
     world.check()
 
@@ -181,7 +217,11 @@ def test_accepted_refund_is_due_when_its_nudge_must_have_been_lost(world: World)
 def test_record_is_a_flat_hash_that_other_languages_can_read(world: World) -> None:
     world.accept(metadata={"order": "1001"})
     stored = world.hash(f"refund:{ID}")
-    assert stored | {"status": "pending", "stage": "queued", "amount": "500", "payment_intent": PAYMENT} == stored
+    assert (
+        stored
+        | {"status": "pending", "stage": "queued", "amount": "500", "payment_intent": PAYMENT}
+        == stored
+    )
     assert json.loads(stored["metadata"]) == {"order": "1001"}
     assert stored["created_at"] == str(to_ms(NOW))
     assert not {"reason", "currency", "provider_refund_id", "doubt_since"} & set(stored)
@@ -221,12 +261,16 @@ def test_row_of_a_file_stands_in_the_bulk_lane_and_in_its_batch_in_order(world: 
     for refund_id in ids:
         world.accept(refund_id, lane=Lane.BULK, batch="b1")
     assert list(world.store.ids_in_batch("b1")) == ids
-    assert {(world.get(refund_id).batch_id, world.get(refund_id).lane) for refund_id in ids} == {("b1", Lane.BULK)}
+    assert {(world.get(refund_id).batch_id, world.get(refund_id).lane) for refund_id in ids} == {
+        ("b1", Lane.BULK)
+    }
     assert world.indexes_of("row-1") == ["due", "index:queued.bulk"]
     world.check()
 
 
-def test_id_handed_in_again_after_a_recovery_begins_in_doubt_until_the_time_for_it_is_over(world: World) -> None:
+def test_id_handed_in_again_after_a_recovery_begins_in_doubt_until_the_time_for_it_is_over(
+    world: World,
+) -> None:
     since = NOW - HOUR
     world.redis.hset("refunds:meta", "suspect_since", str(to_ms(since)))
     world.redis.hset("refunds:meta", "suspect_until", str(to_ms(NOW + HOUR)))
@@ -245,7 +289,12 @@ def test_id_handed_in_again_after_a_recovery_begins_in_doubt_until_the_time_for_
 def test_unknown_id_is_no_refund(world: World) -> None:
     world.accept()
     assert world.store.get("nobody") is None
-    assert [refund and refund.refund_id for refund in world.store.get_many(["x", ID, "y", ID])] == [None, ID, None, ID]
+    assert [refund and refund.refund_id for refund in world.store.get_many(["x", ID, "y", ID])] == [
+        None,
+        ID,
+        None,
+        ID,
+    ]
     assert world.claim("nobody").result == "missing"
 
 

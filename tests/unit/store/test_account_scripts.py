@@ -1,4 +1,7 @@
-"""What is kept of the provider's account: payments that were shown, prints of its keys, and what those keys can see."""
+"""What is kept of the provider's account.
+
+Payments that were shown, prints of its keys, and what those keys can see.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,9 @@ def test_payment_that_was_shown_and_is_missing_is_suspect_and_stops_everything_o
 
 @pytest.mark.parametrize("found", [MISSING, CERTAIN])
 @pytest.mark.parametrize("stopped", [True, False])
-def test_payment_that_a_person_calls_gone_is_nobodys_alarm(world: World, found: str, *, stopped: bool) -> None:
+def test_payment_that_a_person_calls_gone_is_nobodys_alarm(
+    world: World, found: str, *, stopped: bool
+) -> None:
     world.accept()
     noted(world, SHOWN)
     world.redis.hset(f"{P}payment:{PAYMENT}", "gone", "1")
@@ -66,7 +71,9 @@ def test_payment_that_a_person_calls_gone_is_nobodys_alarm(world: World, found: 
 @pytest.mark.parametrize("kind", ["send", "replay", "resend"])
 def test_nothing_is_claimed_while_the_account_is_in_question(world: World, kind: Any) -> None:
     at_stage(world, Stage.QUEUED if kind == "send" else Stage.IN_DOUBT)
-    world.redis.hset(f"{P}refund:{ID}", mapping={"proven_absent_at": to_ms(world.now), "next_check_at": "0"})
+    world.redis.hset(
+        f"{P}refund:{ID}", mapping={"proven_absent_at": to_ms(world.now), "next_check_at": "0"}
+    )
     world.redis.hset(f"{P}meta", "account_lost_at", "1")
     claim = world.claim(kind=kind)
     assert claim.result == "account"
@@ -85,7 +92,9 @@ def test_further_try_is_left_out_while_the_account_is_in_question(world: World) 
 
 
 @pytest.mark.parametrize("shown", [True, False])
-def test_claim_keeps_that_the_payment_was_shown_with_the_payment(world: World, *, shown: bool) -> None:
+def test_claim_keeps_that_the_payment_was_shown_with_the_payment(
+    world: World, *, shown: bool
+) -> None:
     world.accept()
     assert world.claim(payment_shown=shown).claimed
     assert ("seen" in world.hash(f"payment:{PAYMENT}")) is shown
@@ -101,7 +110,9 @@ def facts(world: World, salt: str = "salt", **known: str) -> AccountFacts:
 
 
 def test_first_salt_is_kept(world: World) -> None:
-    assert facts(world, "one") == AccountFacts(salt="one", account=None, prints=frozenset(), vouched=False)
+    assert facts(world, "one") == AccountFacts(
+        salt="one", account=None, prints=frozenset(), vouched=False
+    )
     assert facts(world, "two").salt == "one"
 
 
@@ -138,8 +149,13 @@ def test_person_who_vouches_for_the_account_lets_everything_go_on(world: World) 
     facts(world, known="p1", account="acct_1")
     before = flags.vouch_for_account(world.store)
     assert (before.account_lost_at, before.account_lost_payment) == (NOW, PAYMENT)
-    assert {"key_salt": "salt", "account_vouched": str(to_ms(NOW))}.items() <= world.hash("meta").items()
-    assert not {"account_lost_at", "account_lost_payment", "account", "key_prints"} & world.hash("meta").keys()
+    assert {"key_salt": "salt", "account_vouched": str(to_ms(NOW))}.items() <= world.hash(
+        "meta"
+    ).items()
+    assert (
+        not {"account_lost_at", "account_lost_payment", "account", "key_prints"}
+        & world.hash("meta").keys()
+    )
     assert world.hash(f"payment:{PAYMENT}")["gone"] == "1"
     assert noted(world, CERTAIN) == "unseen"
     assert world.claim().claimed
@@ -175,7 +191,9 @@ def test_refunds_that_the_provider_has_shown_are_witnesses_the_newest_first(worl
     assert witnesses(world) == Witnesses(refunds=[], seen=[], unseen=[])
     for number in range(4):
         world.accept(str(number), payment_intent=f"pi_{number}")
-        world.attempt(done_as("succeeded", id=f"re_{number}", payment_intent=f"pi_{number}"), str(number))
+        world.attempt(
+            done_as("succeeded", id=f"re_{number}", payment_intent=f"pi_{number}"), str(number)
+        )
         world.pass_time(SECOND)
     world.accept("5", payment_intent="pi_5")
     world.attempt(done_as("pending", id="re_5", payment_intent="pi_5"), "5")
@@ -185,12 +203,16 @@ def test_refunds_that_the_provider_has_shown_are_witnesses_the_newest_first(worl
     assert witnesses(world, 1).refunds == ["re_5", "re_3"]
     for number in (7, 8):
         world.accept(str(number), payment_intent=f"pi_{number}")
-        world.attempt(done_as("pending", id=f"re_{number}", payment_intent=f"pi_{number}"), str(number))
+        world.attempt(
+            done_as("pending", id=f"re_{number}", payment_intent=f"pi_{number}"), str(number)
+        )
     assert [len(witnesses(world, most).refunds) for most in (1, 2, 3, 4)] == [2, 4, 6, 7]
 
 
 @pytest.mark.parametrize("fields", [{"operator_says": "succeeded"}, {"evidence": "operator"}])
-def test_refund_that_only_a_person_named_is_not_a_witness(world: World, fields: dict[Any, Any]) -> None:
+def test_refund_that_only_a_person_named_is_not_a_witness(
+    world: World, fields: dict[Any, Any]
+) -> None:
     at_stage(world, Stage.PROCESSING)
     assert witnesses(world).refunds == [f"re_{ID}"]
     world.redis.hset(f"{P}refund:{ID}", mapping=fields)
@@ -203,8 +225,12 @@ def test_refund_that_was_found_in_totals_has_no_id_to_be_a_witness_by(world: Wor
     assert witnesses(world).refunds == []
 
 
-def test_payments_of_refunds_in_doubt_are_witnesses_those_that_were_shown_apart(world: World) -> None:
-    for number, stage in enumerate((Stage.QUEUED, Stage.SENDING, Stage.WAITING, Stage.IN_DOUBT, Stage.REVIEW)):
+def test_payments_of_refunds_in_doubt_are_witnesses_those_that_were_shown_apart(
+    world: World,
+) -> None:
+    for number, stage in enumerate(
+        (Stage.QUEUED, Stage.SENDING, Stage.WAITING, Stage.IN_DOUBT, Stage.REVIEW)
+    ):
         at_stage(world, stage, f"{number}", payment_intent=f"pi_{number}")
     assert sorted(witnesses(world).unseen) == ["pi_1", "pi_3", "pi_4"]
     for number in (0, 1, 4):

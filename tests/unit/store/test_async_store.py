@@ -1,4 +1,6 @@
-"""The event loop's store: calls gathered into pipelines, each with its own answer or its own error."""
+"""The event loop's store: calls gathered into pipelines, each with its own answer or its own
+error.
+"""
 
 from __future__ import annotations
 
@@ -78,10 +80,14 @@ async def test_concurrent_calls_leave_together_in_few_pipelines(
 async def test_each_caller_gets_its_own_answer(store: AsyncStore) -> None:
     await accepted(store, 300)
     loaded = await asyncio.gather(*(store.run(scripts.load(f"r{number}")) for number in range(300)))
-    assert [one.refund and one.refund.refund_id for one in loaded] == [f"r{number}" for number in range(300)]
+    assert [one.refund and one.refund.refund_id for one in loaded] == [
+        f"r{number}" for number in range(300)
+    ]
 
 
-async def test_call_made_while_a_pipeline_is_under_way_leaves_in_the_next(store: AsyncStore) -> None:
+async def test_call_made_while_a_pipeline_is_under_way_leaves_in_the_next(
+    store: AsyncStore,
+) -> None:
     first = asyncio.create_task(store.run(accept(1)))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -93,7 +99,11 @@ async def test_error_of_one_call_reaches_that_caller_alone(store: AsyncStore) ->
     broken: Command[None] = Command(script=BROKEN, arguments=[], read=lambda _: None)
     unreadable = Command(script=scripts.LOAD, arguments=["r1"], read=lambda reply: int(reply[5]))
     results = await asyncio.gather(
-        store.run(accept(1)), store.run(broken), store.run(unreadable), store.run(accept(2)), return_exceptions=True
+        store.run(accept(1)),
+        store.run(broken),
+        store.run(unreadable),
+        store.run(accept(2)),
+        return_exceptions=True,
     )
     assert isinstance(results[0], Created)
     assert isinstance(results[1], exceptions.ResponseError)
@@ -126,7 +136,10 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(store: AsyncStore
     await accepted(store, 3)
     await store.redis.script_flush()
     results = await asyncio.gather(
-        store.run(accept(0)), store.run(scripts.load("r1")), store.run(accept(9)), store.run(scripts.load("nobody"))
+        store.run(accept(0)),
+        store.run(scripts.load("r1")),
+        store.run(accept(9)),
+        store.run(scripts.load("nobody")),
     )
     assert results[0].result == "exists"
     assert results[1].refund is not None
@@ -137,13 +150,17 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(store: AsyncStore
 async def test_server_that_forgets_scripts_as_fast_as_they_are_loaded_is_away(
     store: AsyncStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def forgotten_at_once(_: str) -> None:
+    loaded = []
+
+    async def forgotten_at_once(text: str) -> None:
         """As a server that is started again right after."""
+        loaded.append(text)
 
     await store.redis.script_flush()
     monkeypatch.setattr(store.redis, "script_load", forgotten_at_once)
     with pytest.raises(StoreUnavailable):
         await store.run(scripts.load("r1"))
+    assert len(loaded) == 3
 
 
 async def test_closing_lets_what_was_gathered_leave_first(store: AsyncStore) -> None:

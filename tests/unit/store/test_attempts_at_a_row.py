@@ -63,7 +63,9 @@ def test_a_failed_attempt_is_not_retried_beside_another(
 
 
 @pytest.mark.parametrize("status", ["failed", "canceled"])
-def test_a_failed_attempt_is_retried_if_the_others_came_to_nothing(world: World, status: str) -> None:
+def test_a_failed_attempt_is_retried_if_the_others_came_to_nothing(
+    world: World, status: str
+) -> None:
     for attempt in (1, 2):
         accept(world, named(attempt))
         settle(world, named(attempt), "failed" if attempt == 1 else status)
@@ -93,7 +95,9 @@ def test_a_further_attempt_is_refused_beside_another(
 
 
 @pytest.mark.parametrize("status", ["failed", "canceled"])
-def test_a_further_attempt_is_accepted_if_the_others_came_to_nothing(world: World, status: str) -> None:
+def test_a_further_attempt_is_accepted_if_the_others_came_to_nothing(
+    world: World, status: str
+) -> None:
     accept(world, named(1))
     settle(world, named(1), status)
     assert accept(world, named(2)) == "created"

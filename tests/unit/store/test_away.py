@@ -1,4 +1,7 @@
-"""A server that will not serve is called away, however its version puts it; a script's errors among them."""
+"""A server that will not serve is called away, however its version puts it.
+
+A script's errors among them.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,22 @@ FORBIDDEN_8 = "ACL failure in script: User app has no permissions to run the 'hs
     [
         (f"{IN_62}-{FULL}", "refuses commands now (OOM command not allowed"),
         (f"{IN_62}-{READ_ONLY}", "refuses commands now (READONLY You can't write"),
-        (f"{READ_ONLY} script: {SHA}, on @user_script:374.", "refuses commands now (READONLY You can't write"),
-        (f"{IN_62}{FORBIDDEN_70}", "lacks a permission that refunds need (The user executing the script can't run"),
+        (
+            f"{READ_ONLY} script: {SHA}, on @user_script:374.",
+            "refuses commands now (READONLY You can't write",
+        ),
+        (
+            f"{IN_62}{FORBIDDEN_70}",
+            "lacks a permission that refunds need (The user executing the script can't run",
+        ),
         (
             f"{FORBIDDEN_70} script: {SHA}, on @user_script:1.",
             "lacks a permission that refunds need (The user executing",
         ),
-        (f"{FORBIDDEN_8} script: on @user_script:1.", "need (User app has no permissions to run the 'hset' command)"),
+        (
+            f"{FORBIDDEN_8} script: on @user_script:1.",
+            "need (User app has no permissions to run the 'hset' command)",
+        ),
     ],
 )
 def test_what_a_script_met_is_told_without_its_place(said: str, told: str) -> None:

@@ -16,13 +16,35 @@ from worker.model.request import idempotency_key, request_body
 from worker.model.steps import Step
 from worker.store import scripts
 from worker.store.records import decode
-from worker.store.scripts import AccountFacts, Claim, Command, Created, Due, Loaded, Permits, Saved, Script, Witnesses
+from worker.store.scripts import (
+    AccountFacts,
+    Claim,
+    Command,
+    Created,
+    Due,
+    Loaded,
+    Permits,
+    Saved,
+    Script,
+    Witnesses,
+)
 from worker.store.store import Store
 
 MS = timedelta(milliseconds=1)
 AT = int(NOW.timestamp() * 1000)
 RECORD = [
-    *("refund_id", "a", "status", "pending", "stage", "queued", "payment_intent", PAYMENT, "amount", "500"),
+    *(
+        "refund_id",
+        "a",
+        "status",
+        "pending",
+        "stage",
+        "queued",
+        "payment_intent",
+        PAYMENT,
+        "amount",
+        "500",
+    ),
     *("created_at", str(AT), "updated_at", str(AT), "version", "1", "fingerprint", "f"),
 ]
 REFUND = decode(dict(zip(RECORD[::2], RECORD[1::2], strict=True)))
@@ -56,7 +78,9 @@ def test_times_that_calls_go_by_are_those_of_the_design() -> None:
     assert scripts.CREATED_AT_ONCE == 50
 
 
-def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_worker_runs() -> None:
+def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_worker_runs() -> (
+    None
+):
     names = {script.name for script in scripts.EVERY}
     assert names >= {
         "create",
@@ -82,16 +106,29 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
         (scripts.claim("a", "send", token="t", lease=SECOND), True),
         (scripts.stands("a", "t"), False),
         (scripts.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x")), True),
-        (scripts.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x"), durable=False), False),
+        (
+            scripts.save(
+                a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x"), durable=False
+            ),
+            False,
+        ),
         (
             scripts.save(
                 a_refund(Stage.SETTLED),
-                Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes={"generation": 2}),
+                Step(
+                    to=Stage.QUEUED,
+                    status=Status.PENDING,
+                    label="retried",
+                    changes={"generation": 2},
+                ),
             ),
             True,
         ),
         (
-            scripts.save(a_refund(Stage.QUEUED), Step(to=Stage.QUEUED, status=Status.PENDING, label="x", quiet=True)),
+            scripts.save(
+                a_refund(Stage.QUEUED),
+                Step(to=Stage.QUEUED, status=Status.PENDING, label="x", quiet=True),
+            ),
             True,
         ),
         (scripts.sweep(1, dry=frozenset()), False),
@@ -116,7 +153,9 @@ def test_a_call_is_durable_unless_it_says_that_it_need_not_be() -> None:
 
 
 class _Clock(Script):
-    """The shared beginning, and what it takes the time to be beside what the server says in the same moment."""
+    """The shared beginning, and what it takes the time to be beside what the server says in the
+    same moment.
+    """
 
     def __init__(self) -> None:
         super().__init__("load")
@@ -130,8 +169,11 @@ def test_script_takes_the_servers_time_in_whole_milliseconds_or_the_one_that_it_
     sync_redis: redis.Redis,
 ) -> None:
     records = Store(sync_redis, durable=False)
-    clock: Command[Any] = Command(script=_Clock(), arguments=[], read=lambda reply: [int(one) for one in reply])
-    # Time stands still in a script since Redis 7.2; before, the second question may come a millisecond later.
+    clock: Command[Any] = Command(
+        script=_Clock(), arguments=[], read=lambda reply: [int(one) for one in reply]
+    )
+    # Time stands still in a script since Redis 7.2; before, the second question may come a
+    # millisecond later.
     server: Any = sync_redis.info("server")
     passed = {0} if tuple(map(int, server["redis_version"].split(".")[:2])) >= (7, 2) else {0, 1}
     for now, seconds, micros in records.run_many([clock] * 300):
@@ -162,7 +204,9 @@ def test_reply_to_accepting_is_read_row_by_row() -> None:
         Created(result="exists", now=NOW, refund=REFUND),
         Created(result="conflict", now=NOW),
     ]
-    assert scripts.create(a_request(), Lane.SINGLE).read([AT, "created"]) == Created(result="created", now=NOW)
+    assert scripts.create(a_request(), Lane.SINGLE).read([AT, "created"]) == Created(
+        result="created", now=NOW
+    )
 
 
 def test_reply_to_loading_is_read_with_the_servers_time_and_the_payments_counter() -> None:
@@ -199,7 +243,10 @@ def test_claim_hands_over_everything_that_it_rests_on() -> None:
         "shown_by": None,
     }
     assert full.arguments[11:] == ["currency_checked", "1", "payment_shown", "1"]
-    assert handed(scripts.claim("a", "replay", token="t", lease=SECOND, replay_window=-SECOND))[6] == "0"
+    assert (
+        handed(scripts.claim("a", "replay", token="t", lease=SECOND, replay_window=-SECOND))[6]
+        == "0"
+    )
     assert full.script is scripts.CLAIM
 
 
@@ -207,17 +254,23 @@ def test_claim_hands_over_everything_that_it_rests_on() -> None:
 def test_reply_to_a_claim_is_read_with_body_lease_and_record(body: Any) -> None:
     call = scripts.claim("a", "send", token="t", lease=SECOND)
     claimed = call.read(["claimed", AT, 1_500, body, RECORD])
-    assert claimed == Claim(result="claimed", now=NOW, refund=REFUND, token="t", body=b"body", lease_left=1500 * MS)
+    assert claimed == Claim(
+        result="claimed", now=NOW, refund=REFUND, token="t", body=b"body", lease_left=1500 * MS
+    )
     assert claimed.claimed
     refused = call.read(["stage", AT, RECORD])
-    assert refused == Claim(result="stage", now=NOW, refund=REFUND, body=b"", lease_left=timedelta(0))
+    assert refused == Claim(
+        result="stage", now=NOW, refund=REFUND, body=b"", lease_left=timedelta(0)
+    )
     assert not refused.claimed
     assert (call.read(["missing", AT, []]), refused.token) == (Claim(result="missing", now=NOW), "")
 
 
 def test_claim_grows_shorter_by_the_time_that_was_spent_asking() -> None:
     claim = Claim(result="claimed", now=NOW, lease_left=HOUR)
-    assert scripts.shorter(claim, SECOND) == Claim(result="claimed", now=NOW + SECOND, lease_left=HOUR - SECOND)
+    assert scripts.shorter(claim, SECOND) == Claim(
+        result="claimed", now=NOW + SECOND, lease_left=HOUR - SECOND
+    )
 
 
 def test_standing_claim_is_asked_for_by_id_and_token() -> None:
@@ -242,18 +295,38 @@ def test_save_hands_over_the_step_and_what_it_was_decided_on() -> None:
     assert call.script is scripts.SAVE
     arguments = handed(call)
     assert arguments[:10] == written(
-        "order-1001-1", "7", "1", "3", "settled", "failed", 0, "", '"a \\"label\\""', ',"seen":"done","ms":3'
+        "order-1001-1",
+        "7",
+        "1",
+        "3",
+        "settled",
+        "failed",
+        0,
+        "",
+        '"a \\"label\\""',
+        ',"seen":"done","ms":3',
     )
     sources = str(call.arguments[10]).strip(",").split(",")
     assert str(call.arguments[10]) == f",{','.join(sources)},"
-    assert set(sources) == {"queued", "sending", "waiting", "in_doubt", "processing", "review", "settled"}
+    assert set(sources) == {
+        "queued",
+        "sending",
+        "waiting",
+        "in_doubt",
+        "processing",
+        "review",
+        "settled",
+    }
     assert arguments[11:] == written("", "sending", "amount", "0", "lapses", "", "error_code", "x")
 
 
 @pytest.mark.parametrize(
-    ("delay", "milliseconds"), [(None, 0), (timedelta(0), 0), (1500 * MS, 1_500), (-SECOND, 0), (0.4 * MS, 0)]
+    ("delay", "milliseconds"),
+    [(None, 0), (timedelta(0), 0), (1500 * MS, 1_500), (-SECOND, 0), (0.4 * MS, 0)],
 )
-def test_save_hands_over_when_the_refund_is_looked_at_next(delay: timedelta | None, milliseconds: int) -> None:
+def test_save_hands_over_when_the_refund_is_looked_at_next(
+    delay: timedelta | None, milliseconds: int
+) -> None:
     step = Step(to=Stage.WAITING, status=Status.PENDING, label="x", delay=delay, quiet=True)
     arguments = handed(scripts.save(a_refund(Stage.WAITING), step))
     assert arguments[2] == repr("")
@@ -269,7 +342,9 @@ def test_retry_brings_a_new_body_and_key_and_waits_for_its_nudge() -> None:
     assert call.arguments[11] == request_body(refund.as_request(), 2)
     changes = dict(zip(call.arguments[13::2], call.arguments[14::2], strict=True))
     assert changes == {"generation": "2", "idempotency_key": idempotency_key(refund.refund_id, 2)}
-    soon = Step(to=Stage.QUEUED, status=Status.PENDING, label="x", changes={"generation": 2}, delay=SECOND)
+    soon = Step(
+        to=Stage.QUEUED, status=Status.PENDING, label="x", changes={"generation": 2}, delay=SECOND
+    )
     assert scripts.save(refund, soon).arguments[6] == 1_000
 
 
@@ -295,7 +370,9 @@ def test_reply_to_a_save_is_read_with_who_was_woken_or_is_in_the_way() -> None:
     ("dry", "single", "bulk"),
     [(set(), "", ""), ({Lane.SINGLE}, "1", ""), ({Lane.BULK}, "", "1"), (set(Lane), "1", "1")],
 )
-def test_sweep_hands_over_its_times_and_the_lanes_that_are_dry(dry: set[Lane], single: str, bulk: str) -> None:
+def test_sweep_hands_over_its_times_and_the_lanes_that_are_dry(
+    dry: set[Lane], single: str, bulk: str
+) -> None:
     call = scripts.sweep(50, dry=frozenset(dry))
     assert handed(call) == written(50, 30_000, 600_000, 15_000, single, bulk, 86_400_000)
     assert call.script is scripts.SWEEP
@@ -316,17 +393,25 @@ def test_account_is_told_and_a_key_handed_over() -> None:
     assert handed(call) == written("salt", "p1", "acct_1")
     assert call.script is scripts.ACCOUNT
     told = call.read(["old", "acct_1", "p1 p2", "1"])
-    assert told == AccountFacts(salt="old", account="acct_1", prints=frozenset({"p1", "p2"}), vouched=True)
+    assert told == AccountFacts(
+        salt="old", account="acct_1", prints=frozenset({"p1", "p2"}), vouched=True
+    )
     told = call.read(["old", "", "", ""])
     assert told == AccountFacts(salt="old", account=None, prints=frozenset(), vouched=False)
 
 
 def test_payment_and_witnesses_are_asked_for_by_name() -> None:
     call = scripts.payment("pi_1", "missing")
-    assert (handed(call), call.script, call.read("suspect")) == (written("pi_1", "missing"), scripts.PAYMENT, "suspect")
+    assert (handed(call), call.script, call.read("suspect")) == (
+        written("pi_1", "missing"),
+        scripts.PAYMENT,
+        "suspect",
+    )
     asking = scripts.witnesses(3)
     assert (handed(asking), asking.script) == (written(3), scripts.WITNESSES)
-    assert asking.read([["re_1"], [], ["pi_1"]]) == Witnesses(refunds=["re_1"], seen=[], unseen=["pi_1"])
+    assert asking.read([["re_1"], [], ["pi_1"]]) == Witnesses(
+        refunds=["re_1"], seen=[], unseen=["pi_1"]
+    )
     assert (scripts.clock().script, scripts.clock().read("5")) == (scripts.CLOCK, 5)
 
 
@@ -350,9 +435,9 @@ def test_smaller_operations_hand_over_what_they_are_given_and_read_it_back() -> 
 def test_permits_are_asked_for_by_lane_and_read_as_moments() -> None:
     call = scripts.permits({Lane.BULK: 3}, rate=5.0, ahead=100 * MS, bulk_share=0.7)
     assert handed(call) == written(5.0, 100, 0, 3, 0.7)
-    assert handed(scripts.permits({Lane.SINGLE: 2}, rate=5.0, ahead=SECOND, bulk_share=0.7)) == written(
-        5.0, 1_000, 2, 0, 0.7
-    )
+    assert handed(
+        scripts.permits({Lane.SINGLE: 2}, rate=5.0, ahead=SECOND, bulk_share=0.7)
+    ) == written(5.0, 1_000, 2, 0, 0.7)
     assert call.script is scripts.GATE
     assert call.read([1_500]) == Permits(moments=[], wait=1500 * MS)
     assert call.read([0, "refunds", 250, "refunds.bulk", 1_000_000]) == Permits(

@@ -9,12 +9,16 @@ from worker.rules import attempts, readback
 from worker.rules.attempts import Rules
 
 
-def test_a_resend_of_a_canceled_batch_settles_as_canceled_since_it_never_happened(world: World) -> None:
+def test_a_resend_of_a_canceled_batch_settles_as_canceled_since_it_never_happened(
+    world: World,
+) -> None:
     refund = at_stage(world, Stage.IN_DOUBT)
     world.redis.hset(f"refunds:refund:{ID}", "batch_id", "b1")
     world.redis.hset("refunds:batch:b1", "state", "canceled")
     rules = Rules(readback="list", settle=attempts.EARLY_READBACK)
-    world.redis.hset(f"refunds:refund:{ID}", mapping={"currency_checked": "1", "unconfirmed_since": "1"})
+    world.redis.hset(
+        f"refunds:refund:{ID}", mapping={"currency_checked": "1", "unconfirmed_since": "1"}
+    )
     for _ in range(3):
         world.pass_time(rules.settle * 2)
         refund = world.get()
@@ -22,7 +26,11 @@ def test_a_resend_of_a_canceled_batch_settles_as_canceled_since_it_never_happene
         world.save(refund, readback.after_readback(refund, look, rules, world.now, 0))
     assert world.claim(kind="resend", version=world.get().version).result == "canceled"
     settled = world.get()
-    assert (settled.status, settled.stage, settled.doubt_since) == (Status.CANCELED, Stage.SETTLED, None)
+    assert (settled.status, settled.stage, settled.doubt_since) == (
+        Status.CANCELED,
+        Stage.SETTLED,
+        None,
+    )
     assert (settled.currency_checked, settled.unconfirmed_since) == (False, None)
 
 

@@ -50,7 +50,12 @@ def test_claim_moves_the_refund_and_hands_over_body_lease_and_record(world: Worl
     world.accept()
     world.pass_time(MINUTE)
     claim = world.claim()
-    assert (claim.result, claim.claimed, claim.now, claim.lease_left) == ("claimed", True, NOW + MINUTE, LEASE)
+    assert (claim.result, claim.claimed, claim.now, claim.lease_left) == (
+        "claimed",
+        True,
+        NOW + MINUTE,
+        LEASE,
+    )
     assert claim.body == request_body(a_request(), 1)
     assert claim.refund == world.get()
     refund = world.get()
@@ -85,7 +90,9 @@ def test_second_attempt_is_counted_and_keeps_the_time_of_the_first(world: World)
     assert claim.body == request_body(a_request(), 1)
 
 
-def test_claim_asked_again_with_its_token_gives_the_same_claim_and_changes_nothing(world: World) -> None:
+def test_claim_asked_again_with_its_token_gives_the_same_claim_and_changes_nothing(
+    world: World,
+) -> None:
     world.accept()
     first = world.claim(token="mine")
     before = world.dump()
@@ -117,13 +124,17 @@ def test_claimed_refund_is_not_claimed_by_another_token_even_after_its_lease(wor
     world.claim()
     for _ in range(2):
         before = world.dump()
-        assert [world.claim(kind=kind).result for kind in ("send", "replay", "resend")] == ["stage"] * 3
+        assert [world.claim(kind=kind).result for kind in ("send", "replay", "resend")] == [
+            "stage"
+        ] * 3
         assert world.dump() == before
         world.pass_time(HOUR)
 
 
 @pytest.mark.parametrize("stage", [Stage.IN_DOUBT, Stage.PROCESSING, Stage.REVIEW, Stage.SETTLED])
-def test_refund_that_may_have_happened_is_never_claimed_for_a_first_send(world: World, stage: Stage) -> None:
+def test_refund_that_may_have_happened_is_never_claimed_for_a_first_send(
+    world: World, stage: Stage
+) -> None:
     at_stage(world, stage)
     world.pass_time(10 * HOUR)
     before = world.dump()
@@ -173,19 +184,28 @@ def test_baseline_is_stored_by_the_claim(world: World) -> None:
     assert world.get().baseline == baseline
 
 
-def test_baseline_read_before_another_refund_of_the_payment_was_sent_is_refused(world: World) -> None:
+def test_baseline_read_before_another_refund_of_the_payment_was_sent_is_refused(
+    world: World,
+) -> None:
     world.accept("one")
     world.accept("two")
     seen = world.store.run(scripts.load("one"))
     world.attempt(NOT_DONE, "two")
     before = world.dump()
-    assert world.claim("one", seq=seen.seq, baseline=Baseline(refunded=0, currency=None, remaining=1)).result == "moved"
+    assert (
+        world.claim(
+            "one", seq=seen.seq, baseline=Baseline(refunded=0, currency=None, remaining=1)
+        ).result
+        == "moved"
+    )
     assert world.dump() == before
     seen = world.store.run(scripts.load("one"))
     assert world.claim("one", seq=seen.seq).claimed
 
 
-def test_sibling_that_settled_after_the_total_was_read_is_not_taken_for_our_own_refund(world: World) -> None:
+def test_sibling_that_settled_after_the_total_was_read_is_not_taken_for_our_own_refund(
+    world: World,
+) -> None:
     world.accept("sibling")
     world.attempt(done_as("pending", id="re_s"), "sibling")
     world.accept("mine")
@@ -197,7 +217,9 @@ def test_sibling_that_settled_after_the_total_was_read_is_not_taken_for_our_own_
     assert world.claim("mine", seq=seen.seq, baseline=too_early).result == "moved"
 
     seen = world.store.run(scripts.load("mine"))
-    claim = world.claim("mine", seq=seen.seq, baseline=Baseline(refunded=500, currency="usd", remaining=500))
+    claim = world.claim(
+        "mine", seq=seen.seq, baseline=Baseline(refunded=500, currency="usd", remaining=500)
+    )
     world.end(claim, MAYBE)
     look = judge_totals(
         world.get("mine"),
@@ -209,7 +231,9 @@ def test_sibling_that_settled_after_the_total_was_read_is_not_taken_for_our_own_
     assert look.verdict is ReadbackVerdict.ABSENT
 
 
-def test_refund_with_a_stated_currency_is_not_sent_before_the_payment_was_read(world: World) -> None:
+def test_refund_with_a_stated_currency_is_not_sent_before_the_payment_was_read(
+    world: World,
+) -> None:
     world.accept(currency="usd")
     before = world.dump()
     assert world.claim(currency_checked=False).result == "unchecked"
@@ -219,7 +243,9 @@ def test_refund_with_a_stated_currency_is_not_sent_before_the_payment_was_read(w
 
 
 @pytest.mark.parametrize("obstacle", ["paused", "locked"])
-def test_payment_need_not_be_read_for_a_refund_that_is_held_back_anyway(world: World, obstacle: str) -> None:
+def test_payment_need_not_be_read_for_a_refund_that_is_held_back_anyway(
+    world: World, obstacle: str
+) -> None:
     if obstacle == "paused":
         world.redis.hset("refunds:meta", "paused", "1")
     else:
@@ -239,7 +265,7 @@ def test_stated_currency_is_checked_once_for_all_attempts(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["replay", "resend"])
-def test_refund_that_may_have_been_sent_by_a_lost_record_is_not_sent_again_before_its_currency_was_checked(
+def test_refund_that_a_lost_record_may_have_sent_is_not_sent_before_its_currency_is_checked(
     world: World, kind: Literal["replay", "resend"]
 ) -> None:
     world.accept(currency="usd")
@@ -264,7 +290,11 @@ def test_replay_sends_the_same_bytes_and_the_doubt_stays(world: World) -> None:
     assert claim.claimed
     assert claim.body == request_body(a_request(), 1)
     assert claim.refund is not None
-    assert (claim.refund.doubt_since, claim.refund.attempts, claim.refund.resends) == (refund.doubt_since, 2, 0)
+    assert (claim.refund.doubt_since, claim.refund.attempts, claim.refund.resends) == (
+        refund.doubt_since,
+        2,
+        0,
+    )
     assert claim.refund.idempotency_key == refund.idempotency_key
 
 
@@ -278,7 +308,10 @@ def test_replay_window_is_judged_by_the_servers_clock_from_the_first_attempt(wor
     window = timedelta(hours=22)
     world.store.now = NOW + window
     before = world.dump()
-    assert world.claim(kind="replay", replay_window=window - timedelta(milliseconds=1)).result == "window"
+    assert (
+        world.claim(kind="replay", replay_window=window - timedelta(milliseconds=1)).result
+        == "window"
+    )
     assert world.dump() == before
     assert world.claim(kind="replay", replay_window=window).claimed
 
@@ -302,7 +335,9 @@ def test_resend_after_proven_absence_clears_the_doubt_and_counts(world: World) -
     assert claim.claimed
     after = world.get()
     assert (after.stage, after.resends, after.attempts) == (Stage.SENDING, 1, 2)
-    assert (after.doubt_since, after.absent_at, after.proven_absent_at, after.quiet_at) == (None,) * 4
+    assert (after.doubt_since, after.absent_at, after.proven_absent_at, after.quiet_at) == (
+        None,
+    ) * 4
     assert (after.idempotency_key, after.generation) == (refund.idempotency_key, 1)
     assert claim.body == request_body(a_request(), 1)
     world.check()
@@ -332,7 +367,10 @@ def test_resend_rests_on_the_version_at_which_absence_was_proven(world: World) -
 def test_look_that_can_no_longer_tell_takes_the_verdict_back(world: World) -> None:
     refund = proven_absent(world)
     look = Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so")
-    assert world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0)).result == "saved"
+    assert (
+        world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0)).result
+        == "saved"
+    )
     assert world.claim(kind="resend", version=refund.version).result == "verdict"
 
 
@@ -347,7 +385,9 @@ def test_resend_is_not_claimed_twice_on_one_verdict(world: World) -> None:
 # What holds every claim back
 
 
-@pytest.mark.parametrize(("flag", "result"), [("paused", "paused"), ("credentials_refused_at", "parked")])
+@pytest.mark.parametrize(
+    ("flag", "result"), [("paused", "paused"), ("credentials_refused_at", "parked")]
+)
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING, Stage.IN_DOUBT])
 def test_flag_for_all_holds_a_claim_back_without_version_history_or_attempt(
     world: World, flag: str, result: str, stage: Stage
@@ -419,7 +459,9 @@ def test_canceled_batch_settles_what_was_never_sent_when_it_is_claimed(world: Wo
     world.check()
 
 
-def test_canceled_batch_settles_what_was_provably_not_done_when_it_is_claimed_again(world: World) -> None:
+def test_canceled_batch_settles_what_was_provably_not_done_when_it_is_claimed_again(
+    world: World,
+) -> None:
     at_stage(world, Stage.WAITING, batch="b1")
     world.redis.hset("refunds:batch:b1", "state", "canceled")
     world.pass_time(HOUR)

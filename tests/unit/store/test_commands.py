@@ -1,4 +1,7 @@
-"""What a store asks of its server, command by command: nothing twice, nothing in vain, nothing left unread."""
+"""What a store asks of its server, command by command.
+
+Nothing twice, nothing in vain, nothing left unread.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ DAY_MS = 86_400_000
 
 
 def accept(refund_id: str = "a", **fields: Any) -> Command[Any]:
-    return scripts.create(a_request(refund_id, **({"payment_intent": f"pi_{refund_id}"} | fields)), Lane.SINGLE)
+    return scripts.create(
+        a_request(refund_id, **({"payment_intent": f"pi_{refund_id}"} | fields)), Lane.SINGLE
+    )
 
 
 def asked(client: redis.Redis) -> dict[str, int]:
@@ -40,9 +45,16 @@ def asked(client: redis.Redis) -> dict[str, int]:
 
 
 def settings_read(client: redis.Redis) -> int:
-    """How often CONFIG GET was carried out since then; Redis 6.2 counts it with the resetting itself."""
+    """How often CONFIG GET was carried out since then.
+
+    Redis 6.2 counts it with the resetting itself.
+    """
     statistics = asked(client)
-    return statistics.get("config|get", 0) if "config|resetstat" in statistics else statistics["config"] - 1
+    return (
+        statistics.get("config|get", 0)
+        if "config|resetstat" in statistics
+        else statistics["config"] - 1
+    )
 
 
 def wish(records: Store | AsyncStore) -> bool | None:
@@ -77,11 +89,14 @@ def test_disk_is_waited_for_five_seconds_and_lists_are_read_by_five_hundred() ->
 
 
 def test_the_records_time_goes_back_by_a_second_at_most() -> None:
-    # A script keeps the largest time once it is a second past the one that is kept: see _record.lua.
+    # A script keeps the largest time once it is a second past the one that is kept: see
+    # _record.lua.
     assert timedelta(seconds=1) == scripts.MOST_BACK
 
 
-def test_stores_unless_told_otherwise_are_durable_and_keep_for_four_hundred_days(sync_redis: redis.Redis) -> None:
+def test_stores_unless_told_otherwise_are_durable_and_keep_for_four_hundred_days(
+    sync_redis: redis.Redis,
+) -> None:
     client: Any = redis.asyncio.Redis()
     for made in (Store(sync_redis), AsyncStore(client)):
         assert (made.prefix, made.retention_ms, made.address) == ("refunds:", 400 * DAY_MS, "redis")
@@ -218,7 +233,9 @@ def test_a_refund_that_moves_is_read_without_a_wait(sync_redis: redis.Redis) -> 
 
 
 @pytest.mark.usefixtures("waitaof")
-def test_an_end_that_is_known_to_be_on_disk_is_not_waited_for_a_second_time(sync_redis: redis.Redis) -> None:
+def test_an_end_that_is_known_to_be_on_disk_is_not_waited_for_a_second_time(
+    sync_redis: redis.Redis,
+) -> None:
     records = Store(sync_redis)
     records.wait_for_disk = True
     records.now = NOW
@@ -234,7 +251,9 @@ def test_an_end_that_is_known_to_be_on_disk_is_not_waited_for_a_second_time(sync
 
 
 @pytest.mark.usefixtures("waitaof")
-def test_an_end_that_may_be_later_than_what_is_known_to_be_on_disk_is_waited_for(sync_redis: redis.Redis) -> None:
+def test_an_end_that_may_be_later_than_what_is_known_to_be_on_disk_is_waited_for(
+    sync_redis: redis.Redis,
+) -> None:
     records = Store(sync_redis)
     records.wait_for_disk = True
     records.now = NOW
@@ -261,7 +280,9 @@ def test_of_several_ends_the_latest_is_waited_for(sync_redis: redis.Redis) -> No
 
 
 @pytest.mark.usefixtures("waitaof")
-def test_the_history_of_a_refund_that_goes_again_is_read_without_a_wait(sync_redis: redis.Redis) -> None:
+def test_the_history_of_a_refund_that_goes_again_is_read_without_a_wait(
+    sync_redis: redis.Redis,
+) -> None:
     records = Store(sync_redis)
     records.wait_for_disk = False
     ended = _ended(records, "a")
@@ -273,7 +294,9 @@ def test_the_history_of_a_refund_that_goes_again_is_read_without_a_wait(sync_red
     assert "waitaof" not in asked(sync_redis)
 
 
-def test_where_memory_is_enough_an_end_is_read_without_asking_about_the_disk(sync_redis: redis.Redis) -> None:
+def test_where_memory_is_enough_an_end_is_read_without_asking_about_the_disk(
+    sync_redis: redis.Redis,
+) -> None:
     records = Store(sync_redis, durable=False)
     assert _ended(records, "a").status == "canceled"
     sync_redis.config_resetstat()
@@ -286,7 +309,11 @@ def test_confirming_asks_once_whether_the_disk_must_be_waited_for(sync_redis: re
     sync_redis.config_resetstat()
     records.confirm()
     records.confirm()
-    assert (wish(records), settings_read(sync_redis), asked(sync_redis).get("hset")) == (False, 1, None)
+    assert (wish(records), settings_read(sync_redis), asked(sync_redis).get("hset")) == (
+        False,
+        1,
+        None,
+    )
     memory = Store(sync_redis, durable=False)
     memory.confirm()
     assert settings_read(sync_redis) == 1
@@ -321,11 +348,16 @@ def test_confirming_fails_where_nothing_can_be_written(sync_redis: redis.Redis) 
         (exceptions.ResponseError("ERR unknown command"), NotDurable),
         (exceptions.ConnectionError("gone"), exceptions.ConnectionError),
         # A primary that became a replica since the write.
-        (exceptions.ResponseError("WAITAOF cannot be used with replica instances."), StoreUnavailable),
+        (
+            exceptions.ResponseError("WAITAOF cannot be used with replica instances."),
+            StoreUnavailable,
+        ),
         ([0, 0], StoreUnavailable),
     ],
 )
-def test_disk_that_was_not_reached_is_an_error(sync_redis: redis.Redis, reply: Any, error: type[Exception]) -> None:
+def test_disk_that_was_not_reached_is_an_error(
+    sync_redis: redis.Redis, reply: Any, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         Store(sync_redis).check_disk(reply)
 
@@ -336,7 +368,9 @@ def test_disk_that_was_reached_is_none(sync_redis: redis.Redis) -> None:
 
 @pytest.mark.usefixtures("waitaof")
 @pytest.mark.parametrize("forbidden", [True, False])
-def test_server_that_forbids_to_read_its_settings_is_waited_for(sync_redis: redis.Redis, *, forbidden: bool) -> None:
+def test_server_that_forbids_to_read_its_settings_is_waited_for(
+    sync_redis: redis.Redis, *, forbidden: bool
+) -> None:
     if forbidden:
         sync_redis.execute_command("ACL", "SETUSER", "default", "-config|get")
     try:
@@ -351,7 +385,9 @@ def test_lists_longer_than_a_page_are_read_to_their_last_id_once(sync_redis: red
     records = Store(sync_redis, durable=False)
     for count in (0, 499, 500, 501, 1000, 1001):
         ids = [f"{number:04}" for number in range(count)]
-        sync_redis.delete("refunds:batch-refunds:b", "refunds:index:waiting", "refunds:index:failed")
+        sync_redis.delete(
+            "refunds:batch-refunds:b", "refunds:index:waiting", "refunds:index:failed"
+        )
         if ids:
             sync_redis.rpush("refunds:batch-refunds:b", *ids)
             sync_redis.zadd("refunds:index:waiting", {name: int(name) for name in ids})
@@ -371,7 +407,9 @@ def test_settled_refunds_are_listed_newest_first(sync_redis: redis.Redis, bucket
     assert list(Store(sync_redis).ids_in([bucket])) == ["new", "old"]
 
 
-def test_many_records_are_read_in_the_order_of_their_ids_a_page_at_a_time(sync_redis: redis.Redis) -> None:
+def test_many_records_are_read_in_the_order_of_their_ids_a_page_at_a_time(
+    sync_redis: redis.Redis,
+) -> None:
     records = Store(sync_redis, durable=False)
     records.run(accept("a"))
     ids = ["nobody"] * 500 + ["a"]
@@ -404,7 +442,9 @@ def test_refunds_of_a_payment_are_known_by_their_ids_alone(sync_redis: redis.Red
 # The store on the event loop
 
 
-async def test_calls_on_the_loop_leave_in_no_transaction(loop_store: AsyncStore, sync_redis: redis.Redis) -> None:
+async def test_calls_on_the_loop_leave_in_no_transaction(
+    loop_store: AsyncStore, sync_redis: redis.Redis
+) -> None:
     await loop_store.run(scripts.load("a"))
     sync_redis.config_resetstat()
     await asyncio.gather(*(loop_store.run(scripts.load(name)) for name in "ab"))
@@ -419,7 +459,9 @@ async def test_only_the_calls_on_the_loop_whose_script_was_forgotten_are_repeate
     await loop_store.run(scripts.load("a"))
     sync_redis.config_resetstat()
     results = await asyncio.gather(
-        loop_store.run(scripts.load("a")), loop_store.run(accept()), loop_store.run(scripts.siblings("pi", "a"))
+        loop_store.run(scripts.load("a")),
+        loop_store.run(accept()),
+        loop_store.run(scripts.siblings("pi", "a")),
     )
     assert (results[0].refund, results[1].result, results[2]) == (None, "created", ())
     assert asked(sync_redis)["evalsha"] == 5
@@ -559,7 +601,9 @@ async def test_disk_that_was_not_reached_is_an_error_of_those_alone_who_wanted_i
 
         monkeypatch.setattr(records, "check_disk", answered)
         nobody: Command[Any] = scripts.load("nobody")
-        results: Any = await asyncio.gather(records.run(nobody), records.run(accept()), return_exceptions=True)
+        results: Any = await asyncio.gather(
+            records.run(nobody), records.run(accept()), return_exceptions=True
+        )
         assert isinstance(results[1], error)
         assert isinstance(results[0], scripts.Loaded)
         assert results[0].refund is None
@@ -574,13 +618,17 @@ async def test_server_that_is_gone_is_away_to_each_caller_and_serves_again_when_
             raise exceptions.ConnectionError("refused")
 
         gone.setattr(loop_store, "_execute", refused)
-        results = await asyncio.gather(*(loop_store.run(scripts.load(name)) for name in "abc"), return_exceptions=True)
+        results = await asyncio.gather(
+            *(loop_store.run(scripts.load(name)) for name in "abc"), return_exceptions=True
+        )
         assert [type(result) for result in results] == [StoreUnavailable] * 3
         assert "cannot be reached" in str(results[0])
     assert (await loop_store.run(scripts.load("a"))).refund is None
 
 
-async def test_error_that_says_nothing_of_the_server_stays_what_it_is(loop_store: AsyncStore) -> None:
+async def test_error_that_says_nothing_of_the_server_stays_what_it_is(
+    loop_store: AsyncStore,
+) -> None:
     with pytest.raises(exceptions.ResponseError, match=r"(?i)arg"):
         await loop_store.run(BROKEN)
     assert isinstance(loop_store._foreign(ValueError("x")), ValueError)
@@ -588,7 +636,9 @@ async def test_error_that_says_nothing_of_the_server_stays_what_it_is(loop_store
     assert isinstance(loop_store._foreign(exceptions.ConnectionError("gone")), StoreUnavailable)
 
 
-async def test_flag_is_raised_at_the_servers_time_once_or_anew_and_lowered(loop_store: AsyncStore) -> None:
+async def test_flag_is_raised_at_the_servers_time_once_or_anew_and_lowered(
+    loop_store: AsyncStore,
+) -> None:
     assert await loop_store.flagged("paused") is False
     assert await loop_store.flag("paused", once=True) is True
     seconds, micros = await loop_store.redis.time()
@@ -604,10 +654,14 @@ async def test_flag_is_raised_at_the_servers_time_once_or_anew_and_lowered(loop_
     assert await loop_store.flagged("paused") is False
 
 
-async def test_worker_that_beats_is_listed_and_one_silent_for_a_day_is_forgotten(loop_store: AsyncStore) -> None:
+async def test_worker_that_beats_is_listed_and_one_silent_for_a_day_is_forgotten(
+    loop_store: AsyncStore,
+) -> None:
     seconds, _ = await loop_store.redis.time()
     now = int(seconds) * 1000
-    await loop_store.redis.zadd("refunds:workers", {"silent": now - DAY_MS - 5000, "late": now - DAY_MS + 600_000})
+    await loop_store.redis.zadd(
+        "refunds:workers", {"silent": now - DAY_MS - 5000, "late": now - DAY_MS + 600_000}
+    )
     await loop_store.beat("here")
     listed: Any = await loop_store.redis.zrange("refunds:workers", 0, -1, withscores=True)
     known = dict(listed)
@@ -655,7 +709,9 @@ def test_lost_script_is_told_from_every_other_error() -> None:
     assert commands._lost_script([1]) is False
 
 
-def test_store_reads_what_a_server_of_its_own_keeps(redis_server: ThrowawayServer, sync_redis: redis.Redis) -> None:
+def test_store_reads_what_a_server_of_its_own_keeps(
+    redis_server: ThrowawayServer, sync_redis: redis.Redis
+) -> None:
     records = Store(sync_redis, prefix="other:", address=redis_server.url)
     records.run(accept())
     found = records.get("a")

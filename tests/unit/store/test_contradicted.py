@@ -1,4 +1,6 @@
-"""What a proof against the record leaves behind: found by whoever looks for it, and counted once."""
+"""What a proof against the record leaves behind: found by whoever looks for it, and counted
+once.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +42,23 @@ def test_settled_refund_keeps_its_status_and_its_counts(world: World) -> None:
     counters, batch = world.hash("counters"), world.hash("batch:b1")
     world.pass_time(HOUR)
     refund = contradict(world, world.get())
-    assert (refund.stage, refund.status, refund.contradicted_by) == (Stage.SETTLED, Status.FAILED, "re_late")
+    assert (refund.stage, refund.status, refund.contradicted_by) == (
+        Stage.SETTLED,
+        Status.FAILED,
+        "re_late",
+    )
     told = {"contradicted": "1", "move:settled:settled": "1"}
     assert world.hash("counters") == counters | told
     assert world.hash("batch:b1") == batch
     assert open_ones(world) == [(ID, float(to_ms(world.now)))]
     assert world.indexes_of(ID) == ["index:failed"]
-    (*_, last) = Moves().read(world.redis.lrange(f"refunds:history:{ID}", 0, -1))  # type: ignore[arg-type]
-    assert (last["from"], last["to"], last["label"], last["source"]) == ("settled", "settled", "contradicted", "reply")
+    *_, last = Moves().read(world.redis.lrange(f"refunds:history:{ID}", 0, -1))  # type: ignore[arg-type]
+    assert (last["from"], last["to"], last["label"], last["source"]) == (
+        "settled",
+        "settled",
+        "contradicted",
+        "reply",
+    )
 
 
 def test_failure_that_follows_a_success_is_counted_and_one_that_stays_is_not(world: World) -> None:
@@ -104,7 +115,10 @@ def test_end_of_a_contradiction_takes_it_off_the_list(world: World) -> None:
     assert [name for name, _ in open_ones(world)] == [ID]
     refund = world.get()
     assert (refund.stage, refund.status) == (Stage.PROCESSING, Status.PENDING)
-    assert world.save(refund, attempts.done(refund, found(id="re_late"), "lookup", world.now)).result == "saved"
+    assert (
+        world.save(refund, attempts.done(refund, found(id="re_late"), "lookup", world.now)).result
+        == "saved"
+    )
     world.check()
     assert (world.get().status, world.get().contradicted_by) == (Status.SUCCEEDED, None)
     assert open_ones(world) == []
@@ -129,12 +143,16 @@ def test_contradictions_are_listed_the_latest_first(world: World) -> None:
     assert world.store.ids_contradicted() == ["new", "old", "oldest"]
 
 
-def test_attempt_that_ends_after_its_refund_was_contradicted_is_still_recorded(world: World) -> None:
+def test_attempt_that_ends_after_its_refund_was_contradicted_is_still_recorded(
+    world: World,
+) -> None:
     world.accept()
     claim = world.claim()
     assert claim.refund is not None
     late = replace(claim.refund, generation=2)
-    step = contradictions.contradicted(claim.refund, attempts.done(late, found(id="re_late"), "reply", NOW), world.now)
+    step = contradictions.contradicted(
+        claim.refund, attempts.done(late, found(id="re_late"), "reply", NOW), world.now
+    )
     assert step is not None
     world.save(claim.refund, step)
     assert world.end(claim, done_as("succeeded")).result == "saved"

@@ -10,7 +10,19 @@ from typing import Any
 
 import pytest
 
-from tests.factories import HOUR, MAYBE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, a_request, done_as, found
+from tests.factories import (
+    HOUR,
+    MAYBE,
+    NOT_DONE,
+    NOW,
+    PAYMENT,
+    REFUSED,
+    SECOND,
+    VERIFY,
+    a_request,
+    done_as,
+    found,
+)
 from tests.support.store_world import ID, P, World, at_stage
 from worker.model.answers import Readback, ReadbackVerdict
 from worker.model.refund import Lane, Stage
@@ -26,18 +38,26 @@ RETRIABLE = replace(REFUSED, code="balance_insufficient")
 def batch(world: World, batch_id: str = "b1") -> dict[str, int]:
     """A batch's counters that are not zero."""
     stored = world.hash(f"batch:{batch_id}")
-    return {name: int(value) for name, value in stored.items() if name.split(":")[0] in COUNTED and value != "0"}
+    return {
+        name: int(value)
+        for name, value in stored.items()
+        if name.split(":")[0] in COUNTED and value != "0"
+    }
 
 
 COUNTED = {"stage", "status", "amount"}
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_refund_stands_in_exactly_one_index_and_in_due_until_it_settles(world: World, stage: Stage) -> None:
+def test_refund_stands_in_exactly_one_index_and_in_due_until_it_settles(
+    world: World, stage: Stage
+) -> None:
     at_stage(world, stage)
     expected = ["index:succeeded"] if stage is Stage.SETTLED else ["due", f"index:{stage}"]
     assert world.indexes_of(ID) == expected
-    assert world.store.counts() == dict.fromkeys(BUCKETS, 0) | {expected[-1].removeprefix("index:"): 1}
+    assert world.store.counts() == dict.fromkeys(BUCKETS, 0) | {
+        expected[-1].removeprefix("index:"): 1
+    }
     world.check()
 
 
@@ -47,7 +67,14 @@ def test_lists_come_due_first_and_settled_ones_newest_first(world: World) -> Non
         at_stage(world, Stage.SENDING, f"o{number}", payment_intent=f"pi_o{number}")
         world.pass_time(SECOND)
     assert list(world.store.ids_in(["sending"])) == ["o2", "o1", "o3"]
-    assert list(world.store.ids_in(["succeeded", "sending", "failed"])) == ["o2", "o1", "o3", "s3", "s1", "s2"]
+    assert list(world.store.ids_in(["succeeded", "sending", "failed"])) == [
+        "o2",
+        "o1",
+        "o3",
+        "s3",
+        "s1",
+        "s2",
+    ]
 
 
 def test_lists_of_several_indexes_are_merged_by_time(world: World) -> None:
@@ -67,7 +94,9 @@ def test_lists_of_several_indexes_are_merged_by_time(world: World) -> None:
 def test_long_lists_are_read_page_by_page_to_the_last_id(world: World) -> None:
     ids = [f"row-{number:04}" for number in range(PAGE + 3)]
     requests = [a_request(refund_id, payment_intent=f"pi_{refund_id}") for refund_id in ids]
-    created = world.store.run_many([scripts.create(request, Lane.BULK, "b1") for request in requests])
+    created = world.store.run_many(
+        [scripts.create(request, Lane.BULK, "b1") for request in requests]
+    )
     assert {one.result for one in created} == {"created"}
     assert sorted(world.store.ids_in(["queued.bulk"])) == ids
     assert list(world.store.ids_in_batch("b1")) == ids
@@ -77,7 +106,9 @@ def test_long_lists_are_read_page_by_page_to_the_last_id(world: World) -> None:
 
 def test_batch_counts_every_move_by_stage_and_status(world: World) -> None:
     for number in range(4):
-        world.accept(f"r{number}", batch="b1", lane=Lane.BULK, payment_intent=f"pi_{number}", currency="usd")
+        world.accept(
+            f"r{number}", batch="b1", lane=Lane.BULK, payment_intent=f"pi_{number}", currency="usd"
+        )
     assert batch(world) == {"stage:queued": 4, "status:pending": 4}
     claim = world.claim("r0")
     world.attempt(REFUSED, "r1")
@@ -145,12 +176,18 @@ def test_fifty_codes_and_currencies_that_nobody_knows_are_one_name_each(world: W
         world.accept(f"r{number}", currency=currency, batch="b1", payment_intent=f"pi_{number}")
         world.attempt(replace(REFUSED, code=f"code_{number}"), f"r{number}", currency_checked=True)
     counters = world.hash("counters")
-    assert {name: count for name, count in counters.items() if name.startswith("failed:")} == {"failed:other": "50"}
+    assert {name: count for name, count in counters.items() if name.startswith("failed:")} == {
+        "failed:other": "50"
+    }
     assert {name for name in counters if name.startswith("amount:")} == {"amount:failed:other"}
     assert {name: count for name, count in counters.items() if name.startswith("open:queued:")} == {
         "open:queued:other": "0"
     }
-    assert batch(world) == {"stage:settled": 50, "status:failed": 50, "amount:failed:other": 50 * 500}
+    assert batch(world) == {
+        "stage:settled": 50,
+        "status:failed": 50,
+        "amount:failed:other": 50 * 500,
+    }
     world.check()
 
 
@@ -167,7 +204,11 @@ def test_every_move_is_counted_for_metrics(world: World) -> None:
     world.attempt(NOT_DONE)
     world.pass_time(HOUR)
     world.attempt(REFUSED)
-    counters = {name: int(value) for name, value in world.hash("counters").items() if name.startswith("move:")}
+    counters = {
+        name: int(value)
+        for name, value in world.hash("counters").items()
+        if name.startswith("move:")
+    }
     assert counters == {
         "move:new:queued": 1,
         "move:queued:sending": 1,
@@ -201,7 +242,14 @@ def test_history_of_a_settled_refund_is_kept_without_what_its_place_tells(world:
         "label": "accepted",
     }
     assert more == [
-        {**told, "version": 2, "at": to_ms(NOW) + 64, "from": "queued", "to": "sending", "label": "send"},
+        {
+            **told,
+            "version": 2,
+            "at": to_ms(NOW) + 64,
+            "from": "queued",
+            "to": "sending",
+            "label": "send",
+        },
         {
             **told,
             "version": 3,
@@ -334,7 +382,13 @@ def test_retried_refund_no_longer_expires(world: World) -> None:
     step = decisions.retry_failed(world.get())
     assert step is not None
     world.save(world.get(), step)
-    for name in (f"refund:{ID}", f"history:{ID}", f"payment:{PAYMENT}", "batch:b1", "batch-refunds:b1"):
+    for name in (
+        f"refund:{ID}",
+        f"history:{ID}",
+        f"payment:{PAYMENT}",
+        "batch:b1",
+        "batch-refunds:b1",
+    ):
         assert not world.expires(name)
     world.check()
 

@@ -1,4 +1,6 @@
-"""What an acknowledged write is worth on each kind of server, and what a server that is gone is called."""
+"""What an acknowledged write is worth on each kind of server, and what a server that is gone is
+called.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,7 +44,9 @@ def forgetful() -> Iterator[ThrowawayServer]:
 
 
 @pytest.fixture(scope="module")
-def lazy(waitaof: None) -> Iterator[ThrowawayServer]:  # noqa: ARG001 - without it the server is refused
+def lazy(
+    waitaof: None,  # noqa: ARG001 - without it the server is refused
+) -> Iterator[ThrowawayServer]:
     with running_server(appendfsync="everysec") as server:
         yield server
 
@@ -61,7 +66,9 @@ def waits(client: redis.Redis) -> int:
     return int(statistics.get("cmdstat_waitaof", {"calls": 0})["calls"])
 
 
-def test_server_without_an_append_only_file_is_refused_before_anything_is_written(forgetful: ThrowawayServer) -> None:
+def test_server_without_an_append_only_file_is_refused_before_anything_is_written(
+    forgetful: ThrowawayServer,
+) -> None:
     with client_of(forgetful) as client:
         store = Store(client)
         with pytest.raises(NotDurable, match="REFUNDS_DURABILITY=memory"):
@@ -71,7 +78,9 @@ def test_server_without_an_append_only_file_is_refused_before_anything_is_writte
         assert client.dbsize() == 0
 
 
-async def test_server_without_an_append_only_file_is_refused_on_the_loop_too(forgetful: ThrowawayServer) -> None:
+async def test_server_without_an_append_only_file_is_refused_on_the_loop_too(
+    forgetful: ThrowawayServer,
+) -> None:
     async with redis.asyncio.Redis.from_url(forgetful.url, decode_responses=True) as client:
         await client.flushall()
         store = AsyncStore(client)
@@ -82,7 +91,9 @@ async def test_server_without_an_append_only_file_is_refused_on_the_loop_too(for
         assert await client.dbsize() == 0
 
 
-def test_server_without_an_append_only_file_serves_where_memory_is_enough(forgetful: ThrowawayServer) -> None:
+def test_server_without_an_append_only_file_serves_where_memory_is_enough(
+    forgetful: ThrowawayServer,
+) -> None:
     with client_of(forgetful) as client:
         store = Store(client, durable=False)
         store.require_durable()
@@ -95,7 +106,9 @@ def test_reading_asks_for_no_durability(forgetful: ThrowawayServer) -> None:
         assert Store(client).run(scripts.load("nobody")).refund is None
 
 
-async def test_reading_is_not_refused_for_a_durable_write_that_leaves_beside_it(forgetful: ThrowawayServer) -> None:
+async def test_reading_is_not_refused_for_a_durable_write_that_leaves_beside_it(
+    forgetful: ThrowawayServer,
+) -> None:
     async with redis.asyncio.Redis.from_url(forgetful.url, decode_responses=True) as client:
         store = AsyncStore(client)
         read = asyncio.create_task(store.run(scripts.load("nobody")))
@@ -128,11 +141,16 @@ async def test_reading_is_not_refused_for_a_write_beside_it_that_is_not_on_disk_
 @pytest.fixture
 def evicting() -> Iterator[redis.Redis]:
     """A client of a server that may evict settled records."""
-    with running_server(maxmemory="64mb", maxmemory_policy="volatile-lru") as server, client_of(server) as client:
+    with (
+        running_server(maxmemory="64mb", maxmemory_policy="volatile-lru") as server,
+        client_of(server) as client,
+    ):
         yield client
 
 
-def test_server_that_may_evict_records_is_refused_before_anything_is_written(evicting: redis.Redis) -> None:
+def test_server_that_may_evict_records_is_refused_before_anything_is_written(
+    evicting: redis.Redis,
+) -> None:
     store = Store(evicting)
     commands: list[Command[Any]] = [accept(), claim()]
     for refused in commands:
@@ -145,18 +163,24 @@ def test_server_that_may_evict_records_is_refused_before_anything_is_written(evi
     assert store.run(accept()).result == "created"
 
 
-async def test_server_that_may_evict_records_is_refused_on_the_loop_too(evicting: redis.Redis) -> None:
+async def test_server_that_may_evict_records_is_refused_on_the_loop_too(
+    evicting: redis.Redis,
+) -> None:
     kwargs = evicting.connection_pool.connection_kwargs
     async with redis.asyncio.Redis(port=kwargs["port"], decode_responses=True) as client:
         store = AsyncStore(client)
         commands: list[Command[Any]] = [accept(), claim()]
         for refused in commands:
-            with pytest.raises(NotDurable, match="maxmemory-policy 'volatile-lru' with a maxmemory"):
+            with pytest.raises(
+                NotDurable, match="maxmemory-policy 'volatile-lru' with a maxmemory"
+            ):
                 await store.run(refused)
         assert evicting.dbsize() == 0
 
 
-def test_server_that_may_evict_records_is_paused_and_serves_where_memory_is_enough(evicting: redis.Redis) -> None:
+def test_server_that_may_evict_records_is_paused_and_serves_where_memory_is_enough(
+    evicting: redis.Redis,
+) -> None:
     begun, _ = flags.pause(Store(evicting), "anna")
     assert begun
     assert Store(evicting, durable=False).run(accept()).result == "created"
@@ -192,6 +216,21 @@ def test_a_producer_that_runs_on_finds_a_setting_that_was_changed(
         client.config_set(setting, right)
         rewritten(client)
         assert store.run(accept("b")).result == "created"
+
+
+def test_a_producer_checks_again_once_a_minute_has_passed(
+    sync_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("worker.store.store.time", SimpleNamespace(monotonic=lambda: now))
+    store = Store(sync_redis)
+    store.wait_for_disk = False
+    checks: list[float] = []
+    monkeypatch.setattr(store, "check_flushing", lambda: checks.append(now))
+    for number, moment in enumerate((59.9, 60.0, 119.9, 120.0)):
+        now = moment
+        store.run(accept(f"r{number}"))
+    assert checks == [60.0, 120.0]
 
 
 @pytest.mark.parametrize(("setting", "wrong", "right"), FORGETS.values(), ids=FORGETS.keys())
@@ -238,7 +277,9 @@ def test_a_rewrite_without_a_fault_refuses_nothing() -> None:
         assert Store(client).run(accept()).result == "created"
 
 
-def test_write_waits_for_the_disk_where_the_server_flushes_only_now_and_then(lazy: ThrowawayServer) -> None:
+def test_write_waits_for_the_disk_where_the_server_flushes_only_now_and_then(
+    lazy: ThrowawayServer,
+) -> None:
     with client_of(lazy) as client:
         store = Store(client)
         assert store.run(accept()).result == "created"
@@ -259,7 +300,9 @@ async def test_write_on_the_loop_waits_for_the_disk_too(lazy: ThrowawayServer) -
         assert waits(watcher) >= 2
 
 
-def test_server_that_flushes_now_and_then_is_refused_if_it_cannot_be_waited_for(redis_server: ThrowawayServer) -> None:
+def test_server_that_flushes_now_and_then_is_refused_if_it_cannot_be_waited_for(
+    redis_server: ThrowawayServer,
+) -> None:
     with running_server(appendfsync="everysec") as server, client_of(server) as client:
         store = Store(client)
         if has_waitaof(redis_server.url):
@@ -272,7 +315,9 @@ def test_server_that_flushes_now_and_then_is_refused_if_it_cannot_be_waited_for(
 
 
 def filled(client: redis.Redis) -> None:
-    """Fill the server, so that it rewrites its file so slowly that the test is over before the rewrite is."""
+    """Fill the server, so that it rewrites its file so slowly that the test is over before the
+    rewrite is.
+    """
     with client.pipeline(transaction=False) as pipeline:
         for number in range(2000):
             pipeline.set(f"filler:{number}", "x" * 100)
@@ -288,7 +333,7 @@ def rewriting_for_long(server: ThrowawayServer, client: redis.Redis) -> None:
     assert persistence["aof_rewrite_in_progress"] == 1, server.url
 
 
-def test_nothing_is_accepted_before_its_disk_while_a_server_that_then_does_not_flush_rewrites_its_file(
+def test_nothing_is_accepted_before_its_disk_while_a_server_that_does_not_flush_rewrites(
     waitaof: None,  # noqa: ARG001 - an older one is refused
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -322,7 +367,10 @@ def test_one_wait_covers_a_whole_pipeline(lazy: ThrowawayServer) -> None:
 
 
 def written(client: redis.Redis) -> int:
-    """How far the server's writes have come: waiting for the disk waits for what a client itself moved it by."""
+    """How far the server's writes have come.
+
+    Waiting for the disk waits for what a client itself moved it by.
+    """
     replication: Any = client.info("replication")
     return int(replication["master_repl_offset"])
 
@@ -372,7 +420,8 @@ def test_what_was_accepted_and_claimed_survives_a_crash_of_the_server(
 
 
 @pytest.mark.parametrize(
-    ("trouble", "told"), [("full", "from 90 % on no new refund is accepted"), ("read-only", "refuses commands now")]
+    ("trouble", "told"),
+    [("full", "from 90 % on no new refund is accepted"), ("read-only", "refuses commands now")],
 )
 def test_server_that_is_full_or_read_only_is_away(trouble: str, told: str) -> None:
     with running_server() as server, connection.connect(server.url) as client:
@@ -390,7 +439,9 @@ UNREADABLE = [f"redis://user:sec/{PASSWORD}@host/0", f"redis://:p[{PASSWORD}]s@h
 
 
 @pytest.mark.parametrize("url", UNREADABLE, ids=["slash", "brackets"])
-def test_address_whose_password_was_not_encoded_is_refused_without_showing_any_of_it(url: str) -> None:
+def test_address_whose_password_was_not_encoded_is_refused_without_showing_any_of_it(
+    url: str,
+) -> None:
     for connect in (connection.connect, connection.connect_async):
         with pytest.raises(SettingsError, match="percent-encoded") as caught:
             connect(url)
@@ -405,7 +456,11 @@ def test_server_that_is_gone_is_named_without_its_password() -> None:
         place = connection.address_of(url)
         port = server.port
     store = Store(connection.connect(url), address=place)
-    for ask in (lambda: store.run(accept()), lambda: store.get("a"), lambda: list(store.ids_in(["queued"]))):
+    for ask in (
+        lambda: store.run(accept()),
+        lambda: store.get("a"),
+        lambda: list(store.ids_in(["queued"])),
+    ):
         with pytest.raises(StoreUnavailable) as caught:
             ask()
         assert f"127.0.0.1:{port}" in str(caught.value)

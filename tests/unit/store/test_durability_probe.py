@@ -1,4 +1,7 @@
-"""What a server must say before a write is relied on: by the bytes that servers of each kind really answer."""
+"""What a server must say before a write is relied on.
+
+By the bytes that servers of each kind really answer.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,15 @@ UNKNOWN_62 = b"-ERR unknown command `WAITAOF`, with args beginning with: `0`, `0
 UNKNOWN_70 = b"-ERR unknown command 'WAITAOF', with args beginning with: '0' '0' '0' \r\n"
 KNOWN, KNOWN_WITHOUT_FILE = b"*2\r\n:1\r\n:0\r\n", b"*2\r\n:0\r\n:0\r\n"
 FORBIDDEN = b"-NOPERM User producer has no permissions to run the 'waitaof' command\r\n"
-FORBIDDEN_62 = b"-NOPERM this user has no permissions to run the 'config' command or its subcommand\r\n"
-REPLICA = (
-    b"-ERR WAITAOF cannot be used with replica instances. Please also note that writes to replicas are just local "
-    b"and are not propagated.\r\n"
+FORBIDDEN_62 = (
+    b"-NOPERM this user has no permissions to run the 'config' command or its subcommand\r\n"
 )
-# What the client's parser stumbles over: COMMAND INFO on a server before 7.2. INFO as far as it matters.
+REPLICA = (
+    b"-ERR WAITAOF cannot be used with replica instances. Please also note that writes to replicas"
+    b" are just local and are not propagated.\r\n"
+)
+# What the client's parser stumbles over: COMMAND INFO on a server before 7.2. INFO as far as it
+# matters.
 OLD = {"COMMAND INFO WAITAOF": b"*1\r\n*-1\r\n", "INFO": b"$15\r\naof_enabled:1\r\n\r\n"}
 HIDDEN = b"-ERR Command is not available: 'CONFIG'\r\n"
 NO_INFO = b"-NOPERM this user has no permissions to run the 'info' command or its subcommand\r\n"
@@ -42,12 +48,16 @@ def everysec() -> bytes:
 
 
 def evicting(policy: str, maxmemory: str | None = "62914560") -> bytes:
-    return config(**{"maxmemory-policy": policy} | ({} if maxmemory is None else {"maxmemory": maxmemory}))
+    return config(
+        **{"maxmemory-policy": policy} | ({} if maxmemory is None else {"maxmemory": maxmemory})
+    )
 
 
 def memory(**said: str) -> bytes:
     """The reply to INFO memory."""
-    text = "".join(f"{name}:{value}\r\n" for name, value in ({"used_memory": "1"} | said).items()).encode()
+    text = "".join(
+        f"{name}:{value}\r\n" for name, value in ({"used_memory": "1"} | said).items()
+    ).encode()
     return b"$%d\r\n%s\r\n" % (len(text), text)
 
 
@@ -69,26 +79,50 @@ SERVES = {
     "6.2, always": ({"CONFIG GET": always(), "WAITAOF": UNKNOWN_62}, False),
     "7.0, always": ({"CONFIG GET": always(), "WAITAOF": UNKNOWN_70}, False),
     "9.1, always": ({"CONFIG GET": always(), "WAITAOF": KNOWN}, False),
-    "9.1, always, but not while it rewrites its file": ({"CONFIG GET": always("yes"), "WAITAOF": KNOWN}, True),
-    "9.1, always, and nothing is known of a rewrite": ({"CONFIG GET": set_to("always"), "WAITAOF": KNOWN}, True),
+    "9.1, always, but not while it rewrites its file": (
+        {"CONFIG GET": always("yes"), "WAITAOF": KNOWN},
+        True,
+    ),
+    "9.1, always, and nothing is known of a rewrite": (
+        {"CONFIG GET": set_to("always"), "WAITAOF": KNOWN},
+        True,
+    ),
     "9.1, everysec": ({"CONFIG GET": everysec(), "WAITAOF": KNOWN}, True),
-    "9.1, everysec, its file is being begun": ({"CONFIG GET": everysec(), "WAITAOF": KNOWN_WITHOUT_FILE}, True),
+    "9.1, everysec, its file is being begun": (
+        {"CONFIG GET": everysec(), "WAITAOF": KNOWN_WITHOUT_FILE},
+        True,
+    ),
     "CONFIG is forbidden": ({"CONFIG GET": FORBIDDEN_62, "WAITAOF": KNOWN}, True),
-    "CONFIG is hidden by a managed server": ({"CONFIG GET": b"-ERR Command is not available: 'CONFIG'\r\n"}, True),
+    "CONFIG is hidden by a managed server": (
+        {"CONFIG GET": b"-ERR Command is not available: 'CONFIG'\r\n"},
+        True,
+    ),
     "always, WAITAOF is forbidden": ({"CONFIG GET": always(), "WAITAOF": FORBIDDEN}, False),
     "a replica, whose writes say READONLY": ({"CONFIG GET": everysec(), "WAITAOF": REPLICA}, True),
     "nothing is evicted": ({LIMITS: evicting("noeviction"), "CONFIG GET": always()}, False),
-    "it would evict, and has no limit": ({LIMITS: evicting("allkeys-lru", "0"), "CONFIG GET": always()}, False),
+    "it would evict, and has no limit": (
+        {LIMITS: evicting("allkeys-lru", "0"), "CONFIG GET": always()},
+        False,
+    ),
     "CONFIG is forbidden, and INFO knows of no eviction": (
-        {"CONFIG GET": FORBIDDEN_62, "INFO memory": memory(maxmemory="9", maxmemory_policy="noeviction")},
+        {
+            "CONFIG GET": FORBIDDEN_62,
+            "INFO memory": memory(maxmemory="9", maxmemory_policy="noeviction"),
+        },
         True,
     ),
     "CONFIG is forbidden, and INFO knows of no limit": (
-        {"CONFIG GET": FORBIDDEN_62, "INFO memory": memory(maxmemory="0", maxmemory_policy="volatile-lru")},
+        {
+            "CONFIG GET": FORBIDDEN_62,
+            "INFO memory": memory(maxmemory="0", maxmemory_policy="volatile-lru"),
+        },
         True,
     ),
     "CONFIG and INFO are forbidden": ({"CONFIG GET": FORBIDDEN_62, "INFO": NO_INFO}, True),
-    "CONFIG is hidden, and INFO says nothing of it": ({"CONFIG GET": HIDDEN, "INFO memory": memory()}, True),
+    "CONFIG is hidden, and INFO says nothing of it": (
+        {"CONFIG GET": HIDDEN, "INFO memory": memory()},
+        True,
+    ),
 }
 REFUSED = {
     "6.2, everysec": (
@@ -115,9 +149,15 @@ REFUSED = {
         {"CONFIG GET": config(appendonly="yes", appendfsync="no"), "WAITAOF": KNOWN},
         "cannot confirm when it has",
     ),
-    "no file": ({"CONFIG GET": config(appendonly="no", appendfsync="always")}, "has no append-only file"),
+    "no file": (
+        {"CONFIG GET": config(appendonly="no", appendfsync="always")},
+        "has no append-only file",
+    ),
     **{
-        f"{policy} with a limit": ({LIMITS: evicting(policy), "CONFIG GET": always()}, f"'{policy}' with a maxmemory")
+        f"{policy} with a limit": (
+            {LIMITS: evicting(policy), "CONFIG GET": always()},
+            f"'{policy}' with a maxmemory",
+        )
         for policy in ("volatile-lru", "volatile-ttl", "allkeys-lru", "allkeys-random")
     },
     "it would evict, and its limit cannot be read": (
@@ -133,10 +173,17 @@ REFUSED = {
         "'allkeys-lfu' with a maxmemory",
     ),
     "it evicts, as only INFO says, and CONFIG is hidden": (
-        {"CONFIG GET": HIDDEN, "WAITAOF": KNOWN, "INFO memory": memory(maxmemory="9", maxmemory_policy="volatile-lru")},
+        {
+            "CONFIG GET": HIDDEN,
+            "WAITAOF": KNOWN,
+            "INFO memory": memory(maxmemory="9", maxmemory_policy="volatile-lru"),
+        },
         "'volatile-lru' with a maxmemory",
     ),
-    "no file, CONFIG is forbidden": ({"CONFIG GET": FORBIDDEN_62, "WAITAOF": KNOWN_WITHOUT_FILE}, "no append-only"),
+    "no file, CONFIG is forbidden": (
+        {"CONFIG GET": FORBIDDEN_62, "WAITAOF": KNOWN_WITHOUT_FILE},
+        "no append-only",
+    ),
 }
 MAY_NOT_ASK = {
     "always, but not in a rewrite, WAITAOF is forbidden": (
@@ -147,12 +194,18 @@ MAY_NOT_ASK = {
         {"CONFIG GET": FORBIDDEN_62, "WAITAOF": UNKNOWN_70},
         r"grant it '\+config\|get'",
     ),
-    "everysec, WAITAOF is forbidden": ({"CONFIG GET": everysec(), "WAITAOF": FORBIDDEN}, r"grant the user '\+waitaof'"),
+    "everysec, WAITAOF is forbidden": (
+        {"CONFIG GET": everysec(), "WAITAOF": FORBIDDEN},
+        r"grant the user '\+waitaof'",
+    ),
 }
 
 
 @pytest.mark.parametrize(("replies", "waits"), SERVES.values(), ids=SERVES.keys())
-async def test_a_server_serves_if_a_reply_can_be_relied_on(replies: dict[str, bytes], waits: bool) -> None:  # noqa: FBT001 - a parameter of the table
+async def test_a_server_serves_if_a_reply_can_be_relied_on(
+    replies: dict[str, bytes],
+    waits: bool,  # noqa: FBT001 - a parameter of the table
+) -> None:
     with byte_redis(replies | OLD | {"WAITAOF": KNOWN} | replies) as server:
         assert ask_blocking(server.url) is waits
         assert await ask_on_the_loop(server.url) is waits
@@ -168,7 +221,9 @@ async def test_a_server_is_refused_with_what_to_change(replies: dict[str, bytes]
 
 
 @pytest.mark.parametrize(("replies", "why"), MAY_NOT_ASK.values(), ids=MAY_NOT_ASK.keys())
-async def test_a_user_who_may_not_find_out_is_a_setting_to_change(replies: dict[str, bytes], why: str) -> None:
+async def test_a_user_who_may_not_find_out_is_a_setting_to_change(
+    replies: dict[str, bytes], why: str
+) -> None:
     with byte_redis(replies | OLD | replies) as server:
         with pytest.raises(SettingsError, match=why):
             ask_blocking(server.url)
@@ -177,7 +232,10 @@ async def test_a_user_who_may_not_find_out_is_a_setting_to_change(replies: dict[
 
 
 async def test_any_other_answer_is_passed_on() -> None:
-    busy = b"-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.\r\n"
+    busy = (
+        b"-BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN"
+        b" NOSAVE.\r\n"
+    )
     for replies in (
         {"CONFIG GET": busy},
         {"CONFIG GET": everysec(), "WAITAOF": busy},

@@ -1,4 +1,6 @@
-"""The rate that all workers share, the pin of the provider, and the client that runs the scripts."""
+"""The rate that all workers share, the pin of the provider, and the client that runs the
+scripts.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,16 @@ def asked(
     return [(lane, world.now + away) for lane, away in permits.moments]
 
 
-def told(world: World, *, single: int = 0, bulk: int = 0, rate: float = RATE, ahead: timedelta = AHEAD) -> Permits:
+def told(
+    world: World, *, single: int = 0, bulk: int = 0, rate: float = RATE, ahead: timedelta = AHEAD
+) -> Permits:
     wanted = {Lane.SINGLE: single, Lane.BULK: bulk}
     return world.store.run(scripts.permits(wanted, rate=rate, ahead=ahead, bulk_share=SHARE))
 
 
-def over(world: World, span: timedelta, *, single: int = 0, bulk: int = 0) -> list[tuple[Lane, datetime]]:
+def over(
+    world: World, span: timedelta, *, single: int = 0, bulk: int = 0
+) -> list[tuple[Lane, datetime]]:
     """What somebody gets who asks for so much now and then."""
     moments = []
     for _ in range(span // EVERY):
@@ -48,18 +54,25 @@ def busiest_second(moments: list[tuple[Lane, datetime]]) -> int:
 
 def test_without_a_rate_every_permit_is_granted_at_once(world: World) -> None:
     assert (
-        asked(world, single=1000, bulk=10, rate=0) == [(Lane.SINGLE, world.now)] * 1000 + [(Lane.BULK, world.now)] * 10
+        asked(world, single=1000, bulk=10, rate=0)
+        == [(Lane.SINGLE, world.now)] * 1000 + [(Lane.BULK, world.now)] * 10
     )
 
 
 def test_calls_leave_one_by_one_and_never_in_a_burst(world: World) -> None:
     moments = [moment for _, moment in asked(world, single=100)]
-    assert moments == [world.now + number * timedelta(milliseconds=10) for number in range(len(moments))]
+    assert moments == [
+        world.now + number * timedelta(milliseconds=10) for number in range(len(moments))
+    ]
     assert moments[-1] - world.now <= AHEAD
 
 
-@pytest.mark.parametrize("wanted", [{"single": 6}, {"bulk": 50}, {"single": 20, "bulk": 20}], ids=str)
-def test_whole_rate_is_used_by_whoever_wants_it_and_no_second_sees_more(world: World, wanted: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "wanted", [{"single": 6}, {"bulk": 50}, {"single": 20, "bulk": 20}], ids=str
+)
+def test_whole_rate_is_used_by_whoever_wants_it_and_no_second_sees_more(
+    world: World, wanted: dict[str, int]
+) -> None:
     moments = over(world, 2 * SECOND, **wanted)
     assert 2 * RATE <= len(moments) <= 2 * RATE + RATE * AHEAD / SECOND + 1
     assert len(set(moments)) == len(moments)
@@ -114,7 +127,9 @@ def test_shorter_block_does_not_open_a_closed_gate_sooner(world: World) -> None:
     assert world.store.run(scripts.block_gate(SECOND)) == MINUTE - SECOND
 
 
-def test_gate_that_was_closed_opens_slower_and_comes_back_to_the_rate_by_itself(world: World) -> None:
+def test_gate_that_was_closed_opens_slower_and_comes_back_to_the_rate_by_itself(
+    world: World,
+) -> None:
     for _ in range(5):
         # Refused together, they count once.
         world.store.run(scripts.block_gate(SECOND))
@@ -164,7 +179,11 @@ def test_pipeline_gives_results_in_the_order_of_its_calls(world: World) -> None:
     requests = [a_request(f"r{number}", payment_intent=f"pi_{number}") for number in (2, 0, 1)]
     batch = [scripts.create(request, Lane.SINGLE) for request in requests for _ in range(2)]
     assert [created.result for created in world.store.run_many(batch)] == ["created", "exists"] * 3
-    assert [refund and refund.refund_id for refund in world.store.get_many(["r0", "r1", "r2"])] == ["r0", "r1", "r2"]
+    assert [refund and refund.refund_id for refund in world.store.get_many(["r0", "r1", "r2"])] == [
+        "r0",
+        "r1",
+        "r2",
+    ]
     assert world.store.run_many([]) == []
 
 

@@ -25,7 +25,9 @@ def world(sync_redis: redis.Redis) -> World:
     return World(sync_redis)
 
 
-def told(world: World, *, single: int = 0, bulk: int = 0, rate: float = 100, share: float = 0.7) -> Permits:
+def told(
+    world: World, *, single: int = 0, bulk: int = 0, rate: float = 100, share: float = 0.7
+) -> Permits:
     wanted = {ONE: single, BULK: bulk}
     return world.store.run(scripts.permits(wanted, rate=rate, ahead=AHEAD, bulk_share=share))
 
@@ -43,13 +45,24 @@ def clocks(world: World) -> list[float]:
 
 def test_moments_are_a_step_apart_and_a_lane_pays_for_its_own_by_its_share(world: World) -> None:
     permits = told(world, single=3)
-    assert (permits.moments, permits.wait) == ([(ONE, number * 10 * MS) for number in range(3)], timedelta(0))
+    assert (permits.moments, permits.wait) == (
+        [(ONE, number * 10 * MS) for number in range(3)],
+        timedelta(0),
+    )
     assert clocks(world) == [30, 100, 0]
     assert (told(world, bulk=1).moments, clocks(world)) == ([(BULK, 30 * MS)], [40, 100, 14.286])
 
 
-def test_lane_whose_clock_is_behind_has_its_turn_and_single_refunds_where_none_is(world: World) -> None:
-    assert [lane for lane, _ in told(world, single=2, bulk=3).moments] == [ONE, BULK, BULK, BULK, ONE]
+def test_lane_whose_clock_is_behind_has_its_turn_and_single_refunds_where_none_is(
+    world: World,
+) -> None:
+    assert [lane for lane, _ in told(world, single=2, bulk=3).moments] == [
+        ONE,
+        BULK,
+        BULK,
+        BULK,
+        ONE,
+    ]
 
 
 def test_moments_are_told_in_whole_microseconds_never_early(world: World) -> None:
@@ -136,8 +149,12 @@ def test_pace_never_falls_below_a_twentieth(world: World) -> None:
     assert world.hash("gate")["pace"] == "0.0500"
 
 
-@pytest.mark.parametrize(("wait", "kept"), [(SECOND, HOUR), (HOUR - SECOND, HOUR), (2 * HOUR, 2 * HOUR)])
-def test_closed_gate_is_kept_for_an_hour_or_until_it_opens(world: World, wait: timedelta, kept: timedelta) -> None:
+@pytest.mark.parametrize(
+    ("wait", "kept"), [(SECOND, HOUR), (HOUR - SECOND, HOUR), (2 * HOUR, 2 * HOUR)]
+)
+def test_closed_gate_is_kept_for_an_hour_or_until_it_opens(
+    world: World, wait: timedelta, kept: timedelta
+) -> None:
     assert block(world, wait) == wait
     left = world.redis.pttl("refunds:gate")
     assert isinstance(left, int)

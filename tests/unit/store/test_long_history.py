@@ -1,4 +1,6 @@
-"""A history that would grow without end keeps its first moves and its newest, and counts those between."""
+"""A history that would grow without end keeps its first moves and its newest, and counts those
+between.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def put(world: World, entries: list[Any]) -> None:
     """Let the history of an accepted refund have these entries."""
     world.accept()
     world.redis.delete(KEY)
-    world.redis.rpush(KEY, *(entry if isinstance(entry, str) else json.dumps(entry) for entry in entries))
+    world.redis.rpush(
+        KEY, *(entry if isinstance(entry, str) else json.dumps(entry) for entry in entries)
+    )
 
 
 def move(world: World) -> None:
@@ -41,7 +45,10 @@ def move(world: World) -> None:
 def numbered(count: int) -> list[Any]:
     """A history of as many moves between waiting and queued, each with its number."""
     first = {"at": 1_000, "to": "queued", "number": 0}
-    return [first, *({"after": 10, "to": "waiting", "label": "x", "number": n} for n in range(1, count))]
+    return [
+        first,
+        *({"after": 10, "to": "waiting", "label": "x", "number": n} for n in range(1, count)),
+    ]
 
 
 def stored(world: World) -> list[Any]:
@@ -58,7 +65,9 @@ def test_many_attempts_keep_the_first_moves_and_the_newest(world: World) -> None
         assert claim.refund is not None
         every += world.store.history(ID)[-1:]
         step = attempts.after_attempt(claim.refund, NOT_DONE, patient, world.now, 0)
-        world.store.run(scripts.save(claim.refund, step, {"attempt": claim.refund.attempts, "http_status": 429}))
+        world.store.run(
+            scripts.save(claim.refund, step, {"attempt": claim.refund.attempts, "http_status": 429})
+        )
         every += world.store.history(ID)[-1:]
         world.pass_time(SECOND)
         next_check = world.get().next_check_at
@@ -103,15 +112,33 @@ def test_first_two_that_are_too_many_become_one(world: World) -> None:
 def test_what_a_resend_rests_on_outlives_the_move_that_said_it(world: World) -> None:
     entries = numbered(MOST)
     entries[FIRST] = {"after": 10, "to": "sending", "label": "x"}
-    entries[FIRST + 1] = {"after": 5, "status": "failed", "label": "x", "source": "operator", "by": "ann"}
+    entries[FIRST + 1] = {
+        "after": 5,
+        "status": "failed",
+        "label": "x",
+        "source": "operator",
+        "by": "ann",
+    }
     entries[FIRST + 2] = {"after": 5, "to": "sending", "label": "resend"}
     put(world, entries)
     move(world)
     whole = stored(world)[FIRST]
-    assert whole == {"left_out": 2, "claims": 1, "after": 15, "status": "failed", "source": "operator", "by": "ann"}
+    assert whole == {
+        "left_out": 2,
+        "claims": 1,
+        "after": 15,
+        "status": "failed",
+        "source": "operator",
+        "by": "ann",
+    }
     gap, after = world.store.history(ID)[FIRST : FIRST + 2]
     assert (gap["to"], gap["status"], gap["version"]) == ("settled", "failed", FIRST + 2)
-    assert (after["label"], after["source"], after["by"], after["attempt"]) == ("resend", "operator", "ann", 2)
+    assert (after["label"], after["source"], after["by"], after["attempt"]) == (
+        "resend",
+        "operator",
+        "ann",
+        2,
+    )
 
 
 def test_counts_of_what_is_left_out_add_up(world: World) -> None:
@@ -124,7 +151,9 @@ def test_counts_of_what_is_left_out_add_up(world: World) -> None:
 
 
 @pytest.mark.parametrize("place", [FIRST, FIRST + 1])
-@pytest.mark.parametrize("odd", ["no json", "[]", '{"to":"waiting"}', '{"after":"x","to":"waiting"}', "7"])
+@pytest.mark.parametrize(
+    "odd", ["no json", "[]", '{"to":"waiting"}', '{"after":"x","to":"waiting"}', "7"]
+)
 def test_history_that_somebody_else_wrote_stops_no_move(world: World, place: int, odd: str) -> None:
     entries = numbered(MOST)
     entries[place] = odd

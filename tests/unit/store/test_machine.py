@@ -1,4 +1,5 @@
-"""Refunds sent, lost, lapsed, swept, canceled, retried, decided by people and recovered, the ledger as judge.
+"""Refunds sent, lost, lapsed, swept, canceled, retried, decided by people and recovered, the ledger
+as judge.
 
 Money moves at most once, no status is a guess, and the records tell one story after every step.
 """
@@ -95,7 +96,10 @@ class Journey(RuleBasedStateMachine):
         disasters: int,
     ) -> MultipleResults[str]:
         self.terms = Rules(
-            idempotency="trust" if trust else "verify", readback=readback, totals_proof=totals_proof, max_attempts=4
+            idempotency="trust" if trust else "verify",
+            readback=readback,
+            totals_proof=totals_proof,
+            max_attempts=4,
         )
         self.provider = Provider(honours_keys=trust, counts_pending=totals_proof)
         self.payments = 1 if one_payment else 2
@@ -115,7 +119,9 @@ class Journey(RuleBasedStateMachine):
     def accept(self, refund_id: str, amount: int | None) -> None:
         request = a_request(refund_id, payment_intent=self.payment_of(refund_id), amount=amount)
         known = self.world.store.get(refund_id)
-        lane, batch = (Lane.BULK, BATCHES[refund_id]) if refund_id in BATCHES else (Lane.SINGLE, None)
+        lane, batch = (
+            (Lane.BULK, BATCHES[refund_id]) if refund_id in BATCHES else (Lane.SINGLE, None)
+        )
         created = self.world.accept(request, lane=lane, batch=batch)
         if known is None:
             assert created.result == "created"
@@ -164,7 +170,9 @@ class Journey(RuleBasedStateMachine):
 
     @rule(refund_id=known)
     def read_totals(self, refund_id: str) -> None:
-        """Some worker reads the payment; what it read may be old when the claim that rests on it comes."""
+        """Some worker reads the payment; what it read may be old when the claim that rests on it
+        comes.
+        """
         payment = self.payment_of(refund_id)
         seq = self.world.store.run(scripts.load(refund_id)).seq
         self.totals[payment] = seq, self.provider.view(payment).baseline
@@ -172,9 +180,12 @@ class Journey(RuleBasedStateMachine):
     def look(self, refund: Refund, fate: Fate) -> None:
         reading = fate.reading
         if refund.operator_says is not None and self.provider.shown(refund):
-            # Where a person errs, the look they are held to must be able to show it: else it is as they say.
+            # Where a person errs, the look they are held to must be able to show it: else it is as
+            # they say.
             reading = "clear"
-        step = readback.after_readback(refund, self.verdict(refund, reading), self.terms, self.world.now, 0)
+        step = readback.after_readback(
+            refund, self.verdict(refund, reading), self.terms, self.world.now, 0
+        )
         self.decide(refund, step)
         if step.changes.get("proven_absent_at") is not None:
             claim = self.world.claim(refund.refund_id, "resend", version=refund.version + 1)
@@ -189,10 +200,19 @@ class Journey(RuleBasedStateMachine):
         siblings = self.world.store.run(scripts.siblings(payment, refund.refund_id))
         if readback == "list":
             complete = reading == "clear"
-            return judge_list(refund, self.provider.listed(payment), complete=complete, siblings=siblings)
-        reread = {entry.id: entry if reading == "clear" else None for entry in self.provider.listed(payment)}
+            return judge_list(
+                refund, self.provider.listed(payment), complete=complete, siblings=siblings
+            )
+        reread = {
+            entry.id: entry if reading == "clear" else None
+            for entry in self.provider.listed(payment)
+        }
         return judge_totals(
-            refund, self.provider.view(payment), siblings=siblings, reread=reread, totals_proof=self.terms.totals_proof
+            refund,
+            self.provider.view(payment),
+            siblings=siblings,
+            reread=reread,
+            totals_proof=self.terms.totals_proof,
         )
 
     def poll(self, refund: Refund, reading: Reading) -> None:
@@ -213,7 +233,11 @@ class Journey(RuleBasedStateMachine):
             return
         assert claim.refund is not None
         known = self.provider.shown(claim.refund)
-        effect = self.provider.execute(claim.refund, self.world.now) if fate.executes else (known[0] if known else None)
+        effect = (
+            self.provider.execute(claim.refund, self.world.now)
+            if fate.executes
+            else (known[0] if known else None)
+        )
         flight = Flight(refund=claim.refund, effect=effect)
         if fate.prompt:
             self.end(flight, fate.undone, cut=False, twice=False)
@@ -230,15 +254,19 @@ class Journey(RuleBasedStateMachine):
         if flight.effect is None:
             outcome = undone
         elif not cut:
-            outcome = Outcome(verdict=TryVerdict.DONE, code="done", http_status=200, found=flight.effect)
+            outcome = Outcome(
+                verdict=TryVerdict.DONE, code="done", http_status=200, found=flight.effect
+            )
         else:
-            # The reply is lost, or it is a replay and the provider says whatever it likes of a payment given back.
+            # The reply is lost, or it is a replay and the provider says whatever it likes of a
+            # payment given back.
             outcome = MAYBE if flight.refund.doubt_since is None else undone
         step = attempts.after_attempt(flight.refund, outcome, self.terms, self.world.now, 0)
         for _ in range(1 + twice):
             saved = self.world.save(flight.refund, step)
             if step.proof:
-                # A reply from before the provider was done may arrive after a look or a poll that saw it done.
+                # A reply from before the provider was done may arrive after a look or a poll that
+                # saw it done.
                 assert saved.result in {"saved", "already"}
             else:
                 assert saved.result in {"saved", "stale"}
@@ -246,7 +274,10 @@ class Journey(RuleBasedStateMachine):
     @precondition(lambda self: self.flights)
     @rule(which=st.integers(0, 99), killed=st.booleans())
     def lose(self, which: int, *, killed: bool) -> None:
-        """A worker is killed with an attempt in the air; or only its claim's reply was lost, and it asks again."""
+        """A worker is killed with an attempt in the air.
+
+        Or only its claim's reply was lost, and it asks again.
+        """
         flight = self.flights[which % len(self.flights)]
         if killed:
             self.flights.remove(flight)
@@ -263,7 +294,9 @@ class Journey(RuleBasedStateMachine):
 
     @rule(
         refund_id=known,
-        wish=st.sampled_from(["retry", "retry", "cancel", "same again", "otherwise again", "give back"]),
+        wish=st.sampled_from(
+            ["retry", "retry", "cancel", "same again", "otherwise again", "give back"]
+        ),
     )
     def ask(self, refund_id: str, wish: str) -> None:
         refund = self.world.get(refund_id)
@@ -278,7 +311,8 @@ class Journey(RuleBasedStateMachine):
                 assert refund.stage not in {Stage.QUEUED, Stage.WAITING}
         elif (step := decisions.retry_failed(refund)) is not None:
             self.decide(refund, step)
-            # A generation that the snapshot does not know is beyond any recovery's rules: a person must find it.
+            # A generation that the snapshot does not know is beyond any recovery's rules: a person
+            # must find it.
             self.snapshot = None
 
     @precondition(lambda self: self.ids_in_review())
@@ -302,7 +336,10 @@ class Journey(RuleBasedStateMachine):
         unverified: bool,
         named: int,
     ) -> None:
-        """A person decides while workers go on: mostly after reading the provider's pages, or after misreading them."""
+        """A person decides while workers go on.
+
+        Mostly after reading the provider's pages, or after misreading them.
+        """
         ids = self.ids_in_review()
         refund = self.world.get(ids[which % len(ids)])
         self.work(meanwhile)
@@ -313,14 +350,21 @@ class Journey(RuleBasedStateMachine):
                 step = decisions.resolve_succeeded(refund, f"re_{named}", self.world.now)
                 assert self.world.save(refund, step).result in {"saved", "owned"}
             elif shown:
-                self.decide(refund, decisions.resolve_succeeded(refund, shown[0].id, self.world.now))
-        # Only the list can show a person that the refund they want sent again, or give up, was made.
-        elif not shown or (errs and self.terms.readback == "list" and (refund.doubt_since or refund.doubted)):
+                self.decide(
+                    refund, decisions.resolve_succeeded(refund, shown[0].id, self.world.now)
+                )
+        # Only the list can show a person that the refund they want sent again, or give up, was
+        # made.
+        elif not shown or (
+            errs and self.terms.readback == "list" and (refund.doubt_since or refund.doubted)
+        ):
             in_the_air = any(flight.refund.refund_id == refund.refund_id for flight in self.flights)
             if wish == "resend":
                 self.decide(refund, decisions.resolve_resend(refund, unverified=unverified))
             elif shown or not in_the_air:
-                self.decide(refund, decisions.resolve_failed(refund, "never_done", unverified=unverified))
+                self.decide(
+                    refund, decisions.resolve_failed(refund, "never_done", unverified=unverified)
+                )
         self.deliver(refund.refund_id, fate)
 
     def ids_in_review(self) -> list[str]:
@@ -341,13 +385,18 @@ class Journey(RuleBasedStateMachine):
     @precondition(lambda self: self.snapshot is not None)
     @rule(late_replies=st.booleans())
     def recover(self, *, late_replies: bool) -> None:
-        """The server falls back to the snapshot; what may have been sent since is put in doubt, replies come late."""
+        """The server falls back to the snapshot.
+
+        What may have been sent since is put in doubt, replies come late.
+        """
         snapshot, self.snapshot = self.snapshot, None
         assert snapshot is not None
         self.disasters -= 1
         self.world.restore(snapshot.dump)
         # A verdict comes within its lease, which has ended; a proof is good whenever it comes.
-        self.flights = [flight for flight in self.flights if late_replies and flight.effect is not None]
+        self.flights = [
+            flight for flight in self.flights if late_replies and flight.effect is not None
+        ]
         self.totals.clear()
         for refund in self.world.store.get_many(self.ids):
             assert refund is not None
@@ -355,7 +404,10 @@ class Journey(RuleBasedStateMachine):
             if step is not None:
                 self.decide(refund, step)
 
-    @rule(flag=st.sampled_from(["paused", "credentials_refused_at"]), span=st.sampled_from([SECOND, LEASE]))
+    @rule(
+        flag=st.sampled_from(["paused", "credentials_refused_at"]),
+        span=st.sampled_from([SECOND, LEASE]),
+    )
     def hold_everything(self, flag: str, span: timedelta) -> None:
         """The stop button is pressed, nothing can be claimed, and it is let go again."""
         self.client.hset("refunds:meta", flag, "1")
@@ -398,7 +450,9 @@ class Journey(RuleBasedStateMachine):
 
     @invariant()
     def never_are_two_refunds_of_a_payment_sent_at_once(self) -> None:
-        payments = [self.payment_of(refund_id) for refund_id in self.world.store.ids_in(["sending"])]
+        payments = [
+            self.payment_of(refund_id) for refund_id in self.world.store.ids_in(["sending"])
+        ]
         assert len(payments) == len(set(payments))
 
     @invariant()
@@ -410,7 +464,9 @@ class Journey(RuleBasedStateMachine):
         for refund in self.world.store.get_many(self.ids):
             if refund is not None and refund.settled:
                 done = bool(self.provider.shown(refund))
-                assert done is (refund.status is Status.SUCCEEDED), f"{refund.refund_id} is {refund.status}"
+                assert done is (refund.status is Status.SUCCEEDED), (
+                    f"{refund.refund_id} is {refund.status}"
+                )
 
     @invariant()
     def nothing_is_lost(self) -> None:
@@ -422,7 +478,9 @@ class Journey(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("server", ["fake", "real"])
-def test_money_moves_at_most_once_and_the_records_tell_one_story(server: str, request: pytest.FixtureRequest) -> None:
+def test_money_moves_at_most_once_and_the_records_tell_one_story(
+    server: str, request: pytest.FixtureRequest
+) -> None:
     real_url = request.getfixturevalue("redis_url") if server == "real" else None
 
     def connect() -> redis.Redis:

@@ -1,4 +1,7 @@
-"""A server whose memory runs out: acceptance stops while there is room for what was accepted, and that is finished."""
+"""A server whose memory runs out.
+
+Acceptance stops while there is room for what was accepted, and that is finished.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ def full_world(sync_redis: redis.Redis) -> World:
     return World(sync_redis)
 
 
-@pytest.mark.parametrize(("percentage", "accepted"), [(50, True), (89.5, True), (90.5, False), (99.5, False)])
+@pytest.mark.parametrize(
+    ("percentage", "accepted"), [(50, True), (89.5, True), (90.5, False), (99.5, False)]
+)
 def test_acceptance_stops_at_ninety_percent_of_the_memory(
     full_world: World, fill: Callable[[float], None], percentage: float, *, accepted: bool
 ) -> None:
@@ -51,7 +56,9 @@ def test_acceptance_stops_at_ninety_percent_of_the_memory(
     if accepted:
         assert full_world.accept().result == "created"
     else:
-        with pytest.raises(StoreFull, match=rf"uses {int(percentage)} % of its maxmemory, and from 90 % on"):
+        with pytest.raises(
+            StoreFull, match=rf"uses {int(percentage)} % of its maxmemory, and from 90 % on"
+        ):
             full_world.accept()
         assert full_world.dump() == before
 
@@ -111,13 +118,17 @@ def test_the_gate_gives_and_closes_and_the_provider_is_pinned_on_a_full_server(
     full_world: World, fill: Callable[[float], None]
 ) -> None:
     fill(OVER)
-    given = full_world.store.run(scripts.permits({Lane.SINGLE: 1}, rate=10, ahead=scripts.LOST_NUDGE, bulk_share=0.5))
+    given = full_world.store.run(
+        scripts.permits({Lane.SINGLE: 1}, rate=10, ahead=scripts.LOST_NUDGE, bulk_share=0.5)
+    )
     assert len(given.moments) == 1
     assert full_world.store.run(scripts.block_gate(scripts.LOST_NUDGE)) == scripts.LOST_NUDGE
     assert full_world.store.run(scripts.pin("h", "test"))[:2] == ("h", "test")
 
 
-def test_the_stop_button_works_on_a_full_server(full_world: World, fill: Callable[[float], None]) -> None:
+def test_the_stop_button_works_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
     fill(OVER)
     changed, state = flags.pause(full_world.store, "ann")
     assert (changed, state.paused_by, state.paused_at) == (True, "ann", full_world.now)
@@ -126,7 +137,9 @@ def test_the_stop_button_works_on_a_full_server(full_world: World, fill: Callabl
     assert flags.resume(full_world.store).paused_by == "ann"
 
 
-def test_how_a_refund_ended_is_confirmed_on_a_full_server(full_world: World, fill: Callable[[float], None]) -> None:
+def test_how_a_refund_ended_is_confirmed_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
     fill(OVER)
     assert full_world.store.run(scripts.confirm()) == full_world.now - scripts.MOST_BACK
 
@@ -145,7 +158,9 @@ def test_whose_account_it_is_is_noted_and_vouched_for_on_a_full_server(
 
 
 @pytest.mark.parametrize("found", ["shown", "gone"])
-def test_a_payment_is_noted_on_a_full_server(full_world: World, fill: Callable[[float], None], found: Any) -> None:
+def test_a_payment_is_noted_on_a_full_server(
+    full_world: World, fill: Callable[[float], None], found: Any
+) -> None:
     fill(OVER)
     assert full_world.store.run(scripts.payment("pi_1", found)) == found
 
@@ -165,7 +180,9 @@ async def test_a_refused_key_is_noted_on_a_full_server(
 def test_a_user_who_may_not_ask_for_the_memory_is_served_up_to_the_limit(
     sync_redis: redis.Redis, fill: Callable[[float], None]
 ) -> None:
-    sync_redis.execute_command("ACL", "SETUSER", "app", "reset", "on", ">app", "~*", "+@all", "-info")
+    sync_redis.execute_command(
+        "ACL", "SETUSER", "app", "reset", "on", ">app", "~*", "+@all", "-info"
+    )
     pool = sync_redis.connection_pool.connection_kwargs
     with redis.Redis(
         host=pool["host"], port=pool["port"], username="app", password="app", decode_responses=True
@@ -182,5 +199,8 @@ def test_a_user_who_may_not_ask_for_the_memory_is_served_up_to_the_limit(
 def test_too_little_memory_is_a_server_that_is_away_for_now() -> None:
     error = redis.ResponseError("NEARLYFULL 93")
     assert is_away(error)
-    with pytest.raises(StoreFull, match=r"^Redis at here uses 93 % of its maxmemory"), redis_errors("here"):
+    with (
+        pytest.raises(StoreFull, match=r"^Redis at here uses 93 % of its maxmemory"),
+        redis_errors("here"),
+    ):
         raise error

@@ -74,12 +74,16 @@ def test_pending_at_the_provider_counts_as_taken(world: World) -> None:
 def test_row_that_was_not_taken_makes_room_for_one(world: World) -> None:
     ids = rows(world, 20)
     first = claimed(world, ids)
-    for claim, outcome, following in zip(first, (REFUSED, NOT_DONE, MAYBE), ids[NARROW:], strict=False):
+    for claim, outcome, following in zip(
+        first, (REFUSED, NOT_DONE, MAYBE), ids[NARROW:], strict=False
+    ):
         assert ended(world, claim, outcome) == (following,)
         assert world.claim(following).claimed
 
 
-def test_rows_that_all_fail_alike_cost_less_than_thirty_before_the_batch_pauses_itself(world: World) -> None:
+def test_rows_that_all_fail_alike_cost_less_than_thirty_before_the_batch_pauses_itself(
+    world: World,
+) -> None:
     ids = rows(world, 100)
     flying = claimed(world, ids)
     failed = 0

@@ -9,7 +9,20 @@ from typing import Any
 import pytest
 import redis
 
-from tests.factories import BLIND, HOUR, MAYBE, MINUTE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, done_as, found
+from tests.factories import (
+    BLIND,
+    HOUR,
+    MAYBE,
+    MINUTE,
+    NOT_DONE,
+    NOW,
+    PAYMENT,
+    REFUSED,
+    SECOND,
+    VERIFY,
+    done_as,
+    found,
+)
 from tests.support.store_world import LEASE, World, at_stage, only_time_moved
 from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Lane, Stage
@@ -56,8 +69,12 @@ def test_refund_in_flight_or_in_doubt_holds_its_payment(world: World, stage: Sta
     assert world.claim("b").result == "locked"
 
 
-@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING, Stage.PROCESSING, Stage.REVIEW, Stage.SETTLED])
-def test_refund_that_is_neither_in_flight_nor_in_doubt_frees_its_payment(world: World, stage: Stage) -> None:
+@pytest.mark.parametrize(
+    "stage", [Stage.QUEUED, Stage.WAITING, Stage.PROCESSING, Stage.REVIEW, Stage.SETTLED]
+)
+def test_refund_that_is_neither_in_flight_nor_in_doubt_frees_its_payment(
+    world: World, stage: Stage
+) -> None:
     at_stage(world, stage, "a")
     world.accept("b")
     assert world.claim("b").claimed
@@ -82,9 +99,13 @@ def test_refunds_of_different_payments_do_not_wait_for_each_other(world: World) 
 
 
 @pytest.mark.parametrize(
-    "outcome", [NOT_DONE, REFUSED, done_as("pending"), done_as("succeeded")], ids=lambda outcome: outcome.verdict.value
+    "outcome",
+    [NOT_DONE, REFUSED, done_as("pending"), done_as("succeeded")],
+    ids=lambda outcome: outcome.verdict.value,
 )
-def test_refund_that_frees_the_payment_makes_the_oldest_waiter_due_at_once(world: World, outcome: Outcome) -> None:
+def test_refund_that_frees_the_payment_makes_the_oldest_waiter_due_at_once(
+    world: World, outcome: Outcome
+) -> None:
     accept(world, "a", "b", "c", "d")
     claim = world.claim("a")
     for refund_id in ("d", "b", "c"):
@@ -100,14 +121,18 @@ def test_refund_that_frees_the_payment_makes_the_oldest_waiter_due_at_once(world
     world.check()
 
 
-def test_waiters_go_one_after_the_other_in_the_order_in_which_they_were_accepted(world: World) -> None:
+def test_waiters_go_one_after_the_other_in_the_order_in_which_they_were_accepted(
+    world: World,
+) -> None:
     ids = ["a", "b", "c", "d"]
     accept(world, *ids)
     claim = world.claim("a")
     for refund_id in reversed(ids[1:]):
         world.claim(refund_id)
     order: list[str] = []
-    while (woken := world.end(claim, done_as("succeeded", id=f"re_{len(order)}")).woken) is not None:
+    while (
+        woken := world.end(claim, done_as("succeeded", id=f"re_{len(order)}")).woken
+    ) is not None:
         order.append(woken)
         claim = world.claim(woken)
         assert claim.claimed
@@ -190,7 +215,9 @@ def test_refund_that_a_person_has_sent_again_waits_for_the_one_in_flight_on_its_
     reviewed = at_stage(world, Stage.REVIEW, "a")
     world.accept("b")
     claim = world.claim("b")
-    assert world.save(reviewed, decisions.resolve_resend(reviewed, unverified=True)).result == "saved"
+    assert (
+        world.save(reviewed, decisions.resolve_resend(reviewed, unverified=True)).result == "saved"
+    )
     told = world.get("a")
     look = Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so")
     world.save(told, readback.after_readback(told, look, VERIFY, world.now, 0))
@@ -267,7 +294,12 @@ def test_waiter_looks_again_later_than_those_before_it(world: World) -> None:
     looks_at = [world.get(refund_id).next_check_at for refund_id in ("a", "b", "c", "d")]
     begun = looks_at[0]
     assert begun is not None
-    assert looks_at == [begun, begun, begun + timedelta(milliseconds=100), begun + timedelta(milliseconds=200)]
+    assert looks_at == [
+        begun,
+        begun,
+        begun + timedelta(milliseconds=100),
+        begun + timedelta(milliseconds=200),
+    ]
     world.check()
 
 
@@ -283,7 +315,12 @@ def test_doubts_beside_the_lock_get_it_one_after_the_other_the_oldest_first(worl
     for refund_id in ("c", "a", "b"):
         holders.append(world.hash(f"payment:{PAYMENT}")["lock"])
         refund = world.get(refund_id)
-        world.save(refund, attempts.done(refund, found(id=f"re_{refund_id}", refund_id=refund_id), "list", world.now))
+        world.save(
+            refund,
+            attempts.done(
+                refund, found(id=f"re_{refund_id}", refund_id=refund_id), "list", world.now
+            ),
+        )
         world.check()
     assert holders == ["c", "a", "b"]
     assert "lock" not in world.hash(f"payment:{PAYMENT}")

@@ -1,4 +1,7 @@
-"""The messages that could not be understood, as they lie in Redis: newest first, bounded, found by the refund's id."""
+"""The messages that could not be understood, as they lie in Redis.
+
+Newest first, bounded, found by the refund's id.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,13 @@ def store(any_redis: redis.Redis) -> Store:
 
 def kept(entry_id: str, *refund_ids: str, **fields: Any) -> RejectedMessage:
     return RejectedMessage(
-        **{"entry_id": entry_id, "reason": "why", "message": "what", "refund_ids": refund_ids, **fields}
+        **{
+            "entry_id": entry_id,
+            "reason": "why",
+            "message": "what",
+            "refund_ids": refund_ids,
+            **fields,
+        }
     )
 
 
@@ -41,10 +50,18 @@ def found_under(store: Store) -> dict[str, Any]:
     return {refund_id: json.loads(text) for refund_id, text in found.items()}
 
 
-def test_a_message_is_kept_with_the_servers_time_and_under_each_refund_it_names(store: Store) -> None:
+def test_a_message_is_kept_with_the_servers_time_and_under_each_refund_it_names(
+    store: Store,
+) -> None:
     assert store.run(rejected.keep(kept("e1", "r-1", "r-2", reason='a "why" ... é'))) == 1
     at = to_ms(NOW)
-    whole = {"at": at, "id": "e1", "reason": 'a "why" ... é', "refund_ids": ["r-1", "r-2"], "message": "what"}
+    whole = {
+        "at": at,
+        "id": "e1",
+        "reason": 'a "why" ... é',
+        "refund_ids": ["r-1", "r-2"],
+        "message": "what",
+    }
     assert lying(store) == [whole]
     short = {"at": at, "id": "e1", "reason": 'a "why" ... é'}
     assert found_under(store) == {"r-1": short, "r-2": short}
@@ -59,17 +76,25 @@ def test_the_newest_comes_first_and_is_what_a_refund_is_told(store: Store) -> No
     store.run(rejected.keep(kept("e2", "r-1", reason="second")))
     assert [each.entry_id for each in rejected.listed(store)] == ["e2", "e1"]
     told = rejected.of_refund(store, "r-1")
-    assert told == Refusal(entry_id="e2", rejected_at=NOW + timedelta(milliseconds=1), reason="second")
+    assert told == Refusal(
+        entry_id="e2", rejected_at=NOW + timedelta(milliseconds=1), reason="second"
+    )
     assert rejected.of_refund(store, "r-2") is None
     assert store.redis.hget("refunds:counters", "rejected") == "2"
 
 
-def test_the_oldest_go_beyond_the_bound_and_are_found_no_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_go_beyond_the_bound_and_are_found_no_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rejected, "MOST", 2)
     for number in range(4):
         store.run(rejected.keep(kept(f"e{number}", f"r-{number}", "r-all")))
     assert [each.entry_id for each in rejected.listed(store)] == ["e3", "e2"]
-    assert {name: each["id"] for name, each in found_under(store).items()} == {"r-2": "e2", "r-3": "e3", "r-all": "e3"}
+    assert {name: each["id"] for name, each in found_under(store).items()} == {
+        "r-2": "e2",
+        "r-3": "e3",
+        "r-all": "e3",
+    }
 
 
 def test_ten_thousand_are_kept() -> None:
@@ -81,7 +106,13 @@ def test_a_list_that_is_too_long_is_brought_to_its_bound_whatever_lies_in_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rejected, "MOST", 2)
-    odd = ["{no json", "5", '{"refund_ids": 5}', '{"refund_ids": [5, {}, "r-1"]}', '{"reason": "old"}']
+    odd = [
+        "{no json",
+        "5",
+        '{"refund_ids": 5}',
+        '{"refund_ids": [5, {}, "r-1"]}',
+        '{"reason": "old"}',
+    ]
     store.redis.rpush("refunds:rejected", *odd)
     store.redis.hset("refunds:rejected-ids", "r-1", "{no json")
     store.run(rejected.keep(kept("e1", "r-2")))
@@ -95,7 +126,11 @@ def test_one_is_dropped_and_the_others_stay(store: Store) -> None:
         store.run(rejected.keep(kept(f"e{number}", f"r-{number}", "r-all")))
     rejected.drop(store, "e1")
     assert [each.entry_id for each in rejected.listed(store)] == ["e2", "e0"]
-    assert {name: each["id"] for name, each in found_under(store).items()} == {"r-0": "e0", "r-2": "e2", "r-all": "e2"}
+    assert {name: each["id"] for name, each in found_under(store).items()} == {
+        "r-0": "e0",
+        "r-2": "e2",
+        "r-all": "e2",
+    }
     rejected.drop(store, "e2")
     assert found_under(store).keys() == {"r-0"}
 
@@ -119,18 +154,24 @@ def test_all_are_dropped(store: Store) -> None:
     assert rejected._dropping("").durable
 
 
-def test_a_page_is_read_as_far_as_it_is_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_is_read_as_far_as_it_is_asked_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rejected, "PAGE", 2)
     for number in range(5):
         store.run(rejected.keep(kept(f"e{number}")))
     for limit in range(7):
-        assert [each.entry_id for each in rejected.listed(store, limit)] == [f"e{n}" for n in range(4, -1, -1)][:limit]
+        assert [each.entry_id for each in rejected.listed(store, limit)] == [
+            f"e{n}" for n in range(4, -1, -1)
+        ][:limit]
     assert len(list(rejected.listed(store))) == 5
 
 
 def test_entries_of_an_earlier_version_have_an_id_that_stays(store: Store) -> None:
     old = {"at": to_ms(NOW), "reason": "why", "message": "what"}
-    store.redis.lpush("refunds:rejected", json.dumps(old), "{no json", "[1]", json.dumps({"at": "x", "id": 5}))
+    store.redis.lpush(
+        "refunds:rejected", json.dumps(old), "{no json", "[1]", json.dumps({"at": "x", "id": 5})
+    )
     found = list(rejected.listed(store))
     assert len({each.entry_id for each in found}) == 4
     assert found == list(rejected.listed(store))
@@ -149,6 +190,7 @@ def test_a_key_of_another_type_ends_the_script_before_it_writes(store: Store) ->
 
 def test_secrets_that_an_earlier_version_kept_are_not_shown(store: Store) -> None:
     store.redis.lpush(
-        "refunds:rejected", json.dumps({"id": "e1", "reason": "sk_test_planted", "message": "sk_test_planted"})
+        "refunds:rejected",
+        json.dumps({"id": "e1", "reason": "sk_test_planted", "message": "sk_test_planted"}),
     )
     assert "planted" not in str(rejected.find(store, "e1"))

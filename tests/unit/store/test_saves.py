@@ -47,7 +47,10 @@ def settle_by_totals(world: World) -> None:
     for _ in range(2):
         refund = world.get()
         look = Readback(verdict=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
-        assert world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0)).result == "saved"
+        assert (
+            world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0)).result
+            == "saved"
+        )
         world.pass_time(VERIFY.settle)
     assert (world.get().status, world.get().evidence) == (Status.SUCCEEDED, "totals")
 
@@ -108,7 +111,9 @@ def test_providers_code_cannot_break_the_history(world: World, code: str) -> Non
 
 def test_record_holds_what_the_step_said_field_by_field(world: World) -> None:
     claim = held(world)
-    world.end(claim, done_as("failed", failure_reason="lost_or_stolen_card", currency="eur", amount=499))
+    world.end(
+        claim, done_as("failed", failure_reason="lost_or_stolen_card", currency="eur", amount=499)
+    )
     refund = world.get()
     assert (refund.status, refund.failure_reason, refund.retriable) == (
         Status.FAILED,
@@ -123,14 +128,20 @@ def test_field_that_a_step_removes_is_gone_from_the_hash(world: World) -> None:
     at_stage(world, Stage.IN_DOUBT)
     assert "doubt_since" in world.hash(f"refund:{ID}")
     world.save(world.get(), attempts.done(world.get(), found(), "list", world.now))
-    assert not {"doubt_since", "quiet_at", "error_code", "error_message", "retriable"} & set(world.hash(f"refund:{ID}"))
+    assert not {"doubt_since", "quiet_at", "error_code", "error_message", "retriable"} & set(
+        world.hash(f"refund:{ID}")
+    )
 
 
 # Not done needs the version
 
 
-@pytest.mark.parametrize("late", [NOT_SENT, NOT_DONE, REFUSED, MAYBE], ids=lambda outcome: outcome.code)
-def test_verdict_on_an_older_version_is_refused_and_changes_nothing(world: World, late: Outcome) -> None:
+@pytest.mark.parametrize(
+    "late", [NOT_SENT, NOT_DONE, REFUSED, MAYBE], ids=lambda outcome: outcome.code
+)
+def test_verdict_on_an_older_version_is_refused_and_changes_nothing(
+    world: World, late: Outcome
+) -> None:
     claim = held(world)
     world.lapse()
     before = world.dump()
@@ -158,12 +169,18 @@ def test_late_refusal_does_not_fail_what_another_attempt_is_sending(world: World
 # Done does not
 
 
-def test_proof_is_accepted_after_the_lease_lapsed_and_the_refund_went_into_doubt(world: World) -> None:
+def test_proof_is_accepted_after_the_lease_lapsed_and_the_refund_went_into_doubt(
+    world: World,
+) -> None:
     claim = held(world)
     world.lapse()
     assert world.end(claim, done_as("succeeded")).result == "saved"
     refund = world.get()
-    assert (refund.status, refund.provider_refund_id, refund.doubt_since) == (Status.SUCCEEDED, "re_1", None)
+    assert (refund.status, refund.provider_refund_id, refund.doubt_since) == (
+        Status.SUCCEEDED,
+        "re_1",
+        None,
+    )
     world.check()
 
 
@@ -190,7 +207,9 @@ def test_proof_is_accepted_in_review(world: World) -> None:
     assert world.get().status is Status.SUCCEEDED
 
 
-def test_proof_on_an_unlocked_payment_does_not_free_the_lock_of_another_refund(world: World) -> None:
+def test_proof_on_an_unlocked_payment_does_not_free_the_lock_of_another_refund(
+    world: World,
+) -> None:
     claim = held(world)
     world.lapse()
     world.save(world.get(), attempts.to_review({}, "inconclusive", "so"))
@@ -215,7 +234,9 @@ def test_proof_told_twice_is_already_known_and_changes_nothing(world: World) -> 
     [done_as("succeeded", id="re_2"), done_as("pending", id="re_2"), done_as("failed")],
     ids=["id", "pending id", "status"],
 )
-def test_proof_that_contradicts_a_settled_record_is_reported_and_changes_nothing(world: World, second: Outcome) -> None:
+def test_proof_that_contradicts_a_settled_record_is_reported_and_changes_nothing(
+    world: World, second: Outcome
+) -> None:
     claim = held(world)
     world.end(claim, done_as("succeeded"))
     before = world.dump()
@@ -252,7 +273,9 @@ def test_pending_told_twice_is_already_known(world: World) -> None:
 
 
 @pytest.mark.parametrize("status", ["pending", "succeeded", "failed"])
-def test_second_provider_refund_for_one_processing_record_is_a_contradiction(world: World, status: str) -> None:
+def test_second_provider_refund_for_one_processing_record_is_a_contradiction(
+    world: World, status: str
+) -> None:
     claim = held(world)
     world.end(claim, done_as("pending", id="re_1"))
     before = world.dump()
@@ -269,7 +292,9 @@ def test_late_pending_of_a_refund_that_is_settled_is_already_known(world: World)
 
 
 @pytest.mark.parametrize("status", ["pending", "succeeded"])
-def test_late_reply_to_what_the_totals_had_found_is_already_known(world: World, status: str) -> None:
+def test_late_reply_to_what_the_totals_had_found_is_already_known(
+    world: World, status: str
+) -> None:
     claim = held(world)
     world.end(claim, MAYBE)
     settle_by_totals(world)
@@ -301,7 +326,9 @@ def test_total_settles_only_the_version_that_was_looked_at(world: World) -> None
 # One provider refund, one record
 
 
-def test_provider_refund_that_belongs_to_another_record_is_refused_with_its_owner(world: World) -> None:
+def test_provider_refund_that_belongs_to_another_record_is_refused_with_its_owner(
+    world: World,
+) -> None:
     at_stage(world, Stage.SETTLED, "first")
     claim = held(world, "second")
     before = world.dump()
@@ -311,8 +338,11 @@ def test_provider_refund_that_belongs_to_another_record_is_refused_with_its_owne
 
 
 @pytest.mark.parametrize("first", [Stage.PROCESSING, Stage.SETTLED])
-def test_provider_refund_belongs_to_one_record_whatever_their_payments(world: World, first: Stage) -> None:
-    # The reply to the second payment's POST is the first payment's refund: same amount, no payment, no metadata.
+def test_provider_refund_belongs_to_one_record_whatever_their_payments(
+    world: World, first: Stage
+) -> None:
+    # The reply to the second payment's POST is the first payment's refund: same amount, no payment,
+    # no metadata.
     at_stage(world, first, "first", payment_intent="pi_one")
     world.accept("second", payment_intent="pi_two")
     claim = world.claim("second")
@@ -339,9 +369,13 @@ def test_person_cannot_give_one_provider_refund_to_two_records(world: World) -> 
     assert world.dump() == before
 
 
-def test_provider_refund_that_a_person_only_names_is_not_owned_before_the_provider_says_so(world: World) -> None:
+def test_provider_refund_that_a_person_only_names_is_not_owned_before_the_provider_says_so(
+    world: World,
+) -> None:
     refund = at_stage(world, Stage.REVIEW)
-    assert world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now)).result == "saved"
+    assert (
+        world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now)).result == "saved"
+    )
     world.check()
     assert "owner:re_1" not in world.hash(f"payment:{PAYMENT}")
     for _ in range(2):
@@ -361,7 +395,9 @@ def test_provider_refund_that_a_person_named_is_owned_once_it_is_final(world: Wo
     assert world.hash(f"payment:{PAYMENT}")["owner:re_1"] == ID
 
 
-def test_provider_refund_that_a_person_named_is_owned_once_the_provider_says_pending(world: World) -> None:
+def test_provider_refund_that_a_person_named_is_owned_once_the_provider_says_pending(
+    world: World,
+) -> None:
     refund = at_stage(world, Stage.REVIEW)
     world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now))
     pending = a_reply(200, refund_payload(status="pending"))
@@ -393,7 +429,9 @@ def test_proof_of_what_is_not_final_contradicts_a_refund_that_was_given_up(world
     totals = replace(VERIFY, readback="totals")
     world.save(
         told,
-        readback.after_readback(absent, Readback(verdict=ReadbackVerdict.ABSENT, reason="so"), totals, world.now, 0),
+        readback.after_readback(
+            absent, Readback(verdict=ReadbackVerdict.ABSENT, reason="so"), totals, world.now, 0
+        ),
     )
     assert (world.get().status, world.get().evidence) == (Status.FAILED, "totals")
     assert world.save(*verdict(claim, done_as("pending"), world)).result == "contradicts"
@@ -410,7 +448,9 @@ def test_owner_may_name_its_own_provider_refund_again(world: World) -> None:
 # After a recovery
 
 
-def test_verdict_of_an_attempt_that_the_restored_server_never_saw_changes_nothing(world: World) -> None:
+def test_verdict_of_an_attempt_that_the_restored_server_never_saw_changes_nothing(
+    world: World,
+) -> None:
     world.accept()
     snapshot = world.dump()
     claim = world.claim()
@@ -423,7 +463,9 @@ def test_verdict_of_an_attempt_that_the_restored_server_never_saw_changes_nothin
 
 
 @pytest.mark.parametrize("status", ["pending", "succeeded"])
-def test_proof_of_an_attempt_that_the_restored_server_never_saw_is_accepted(world: World, status: str) -> None:
+def test_proof_of_an_attempt_that_the_restored_server_never_saw_is_accepted(
+    world: World, status: str
+) -> None:
     world.accept()
     snapshot = world.dump()
     claim = world.claim()
@@ -476,7 +518,14 @@ def test_quiet_step_may_count_and_clear_without_a_version(world: World) -> None:
 
 def test_quiet_step_on_another_stage_or_version_changes_nothing(world: World) -> None:
     refund = at_stage(world, Stage.PROCESSING)
-    quiet = Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="x", delay=MINUTE, quiet=True, changes={"looks": 1})
+    quiet = Step(
+        to=Stage.IN_DOUBT,
+        status=Status.PENDING,
+        label="x",
+        delay=MINUTE,
+        quiet=True,
+        changes={"looks": 1},
+    )
     before = world.dump()
     assert world.save(refund, quiet).result == "illegal"
     stale = replace(refund, version=refund.version - 1)
@@ -489,14 +538,18 @@ def test_quiet_step_on_another_stage_or_version_changes_nothing(world: World) ->
 
 @pytest.mark.parametrize("source", Stage)
 @pytest.mark.parametrize("target", Stage)
-def test_move_outside_the_table_changes_nothing_at_all(world: World, source: Stage, target: Stage) -> None:
+def test_move_outside_the_table_changes_nothing_at_all(
+    world: World, source: Stage, target: Stage
+) -> None:
     if target in transitions.TRANSITIONS[source]:
         return
     refund = at_stage(world, source)
     before = world.dump()
     status = Status.FAILED if target is Stage.SETTLED else Status.PENDING
     changes = {"error_code": "x", "provider_refund_id": "re_x", "generation": 9}
-    saved = world.save(refund, Step(to=target, status=status, label="x", changes=changes, delay=MINUTE))
+    saved = world.save(
+        refund, Step(to=target, status=status, label="x", changes=changes, delay=MINUTE)
+    )
     assert (saved.result, saved.other) == ("illegal", source.value)
     assert world.dump() == before
 
@@ -512,7 +565,9 @@ def test_step_for_a_record_that_is_not_there_changes_nothing(world: World) -> No
 
 
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING])
-def test_canceled_refund_is_settled_and_can_no_longer_be_claimed(world: World, stage: Stage) -> None:
+def test_canceled_refund_is_settled_and_can_no_longer_be_claimed(
+    world: World, stage: Stage
+) -> None:
     refund = at_stage(world, stage)
     assert world.save(refund, decisions.cancel(refund)).result == "saved"
     assert (world.get().stage, world.get().status) == (Stage.SETTLED, Status.CANCELED)
@@ -531,7 +586,9 @@ def test_cancel_that_comes_after_the_claim_changes_nothing(world: World) -> None
     assert world.dump() == before
 
 
-def test_retry_is_a_new_generation_with_its_own_key_and_body_due_for_its_nudge(world: World) -> None:
+def test_retry_is_a_new_generation_with_its_own_key_and_body_due_for_its_nudge(
+    world: World,
+) -> None:
     world.accept(amount=None)
     world.attempt(replace(REFUSED, code="balance_insufficient"))
     old = world.get()

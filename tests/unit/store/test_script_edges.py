@@ -1,4 +1,7 @@
-"""Accepting, claiming and saving at their edges: what is stored, what is dropped, and what is left as it was."""
+"""Accepting, claiming and saving at their edges.
+
+What is stored, what is dropped, and what is left as it was.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ def test_record_of_a_single_refund_names_no_lane(world: World) -> None:
 
 
 @pytest.mark.parametrize("lane", list(Lane))
-def test_refund_that_begins_in_doubt_can_be_sent_as_it_was_asked_for(world: World, lane: Lane) -> None:
+def test_refund_that_begins_in_doubt_can_be_sent_as_it_was_asked_for(
+    world: World, lane: Lane
+) -> None:
     recover(world)
     world.accept(lane=lane)
     refund = world.get()
@@ -77,7 +82,9 @@ def test_rows_accepted_at_once_are_counted_by_their_currencies(world: World) -> 
 
 
 def test_same_id_with_other_contents_twice_in_one_go_is_a_conflict(world: World) -> None:
-    results = world.store.run(scripts.create_several([a_request("a", amount=1), a_request("a", amount=2)], Lane.SINGLE))
+    results = world.store.run(
+        scripts.create_several([a_request("a", amount=1), a_request("a", amount=2)], Lane.SINGLE)
+    )
     assert [one.result for one in results] == ["created", "conflict"]
     assert world.get("a").amount == 1
 
@@ -133,11 +140,15 @@ def test_row_of_a_canceled_batch_keeps_nothing_of_its_way(world: World) -> None:
     )
     for name in worked_with:
         world.redis.hset(f"refunds:refund:{ID}", name, "no" if name == "retriable" else "1")
-    world.redis.hset(f"refunds:refund:{ID}", "baseline", '{"refunded":1,"currency":"usd","remaining":2}')
+    world.redis.hset(
+        f"refunds:refund:{ID}", "baseline", '{"refunded":1,"currency":"usd","remaining":2}'
+    )
     assert world.claim().result == "canceled"
     stored = world.hash(f"refund:{ID}")
     assert (stored["stage"], stored["status"]) == ("settled", "canceled")
-    assert not {*worked_with, "baseline", "idempotency_key", "doubt_since", "next_check_at"} & set(stored)
+    assert not {*worked_with, "baseline", "idempotency_key", "doubt_since", "next_check_at"} & set(
+        stored
+    )
 
 
 def test_canceled_batch_ends_no_doubt(world: World) -> None:

@@ -1,4 +1,7 @@
-"""What one move writes beside the record: the payment's lock and waiters, history, counters, a batch's streak."""
+"""What one move writes beside the record.
+
+The payment's lock and waiters, history, counters, a batch's streak.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,18 @@ from typing import Any
 import pytest
 import redis
 
-from tests.factories import HOUR, MINUTE, NOT_DONE, NOW, PAYMENT, REFUSED, SECOND, VERIFY, done_as, found
+from tests.factories import (
+    HOUR,
+    MINUTE,
+    NOT_DONE,
+    NOW,
+    PAYMENT,
+    REFUSED,
+    SECOND,
+    VERIFY,
+    done_as,
+    found,
+)
 from tests.support.store_world import ID, World, at_stage
 from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
@@ -24,7 +38,9 @@ BATCH = "refunds:batch:b"
 
 @pytest.fixture
 def world(sync_redis: redis.Redis) -> World:
-    """The records on the real server: what is asked here is asked of the fake by the other tests."""
+    """The records on the real server: what is asked here is asked of the fake by the other
+    tests.
+    """
     return World(sync_redis)
 
 
@@ -59,7 +75,9 @@ def test_lock_is_taken_by_the_first_that_begins_in_doubt(world: World) -> None:
     world.check()
 
 
-def test_of_two_in_doubt_the_one_that_holds_the_lock_goes_first_and_the_other_waits_for_it(world: World) -> None:
+def test_of_two_in_doubt_the_one_that_holds_the_lock_goes_first_and_the_other_waits_for_it(
+    world: World,
+) -> None:
     at_stage(world, Stage.IN_DOUBT, "a")
     recover(world)
     world.accept("b")
@@ -78,11 +96,16 @@ def test_doubt_that_comes_while_another_refund_is_sent_waits_behind_it(world: Wo
     world.check()
 
 
-def test_refund_that_waits_for_a_payment_is_told_when_the_one_in_the_way_is_due(world: World) -> None:
+def test_refund_that_waits_for_a_payment_is_told_when_the_one_in_the_way_is_due(
+    world: World,
+) -> None:
     at_stage(world, Stage.SENDING, "a")
     world.accept("b")
     refused = world.claim("b")
-    assert (refused.result, world.get("b").next_check_at) == ("locked", world.get("a").next_check_at)
+    assert (refused.result, world.get("b").next_check_at) == (
+        "locked",
+        world.get("a").next_check_at,
+    )
 
 
 # Waiters
@@ -117,7 +140,10 @@ def test_waiter_of_a_waiting_stage_is_woken_too(world: World) -> None:
     world.pass_time(10 * SECOND)
     assert world.claim("b").result == "locked"
     refund = world.get("a")
-    assert world.save(refund, attempts.after_attempt(refund, NOT_DONE, VERIFY, world.now, 0)).woken == "b"
+    assert (
+        world.save(refund, attempts.after_attempt(refund, NOT_DONE, VERIFY, world.now, 0)).woken
+        == "b"
+    )
 
 
 def test_waiter_that_begins_to_doubt_waits_no_longer(world: World) -> None:
@@ -133,7 +159,9 @@ def test_waiter_that_begins_to_doubt_waits_no_longer(world: World) -> None:
 
 
 @pytest.mark.parametrize("code", ["send", "accepted", "waiting", "pending"])
-def test_label_that_is_a_word_of_our_own_is_kept_as_the_provider_said_it(world: World, code: str) -> None:
+def test_label_that_is_a_word_of_our_own_is_kept_as_the_provider_said_it(
+    world: World, code: str
+) -> None:
     world.accept()
     world.attempt(replace(NOT_DONE, code=code))
     assert world.store.history(ID)[-1]["label"] == code
@@ -153,14 +181,20 @@ def test_proof_of_an_older_attempt_keeps_its_number(world: World) -> None:
     assert (last["attempt"], last["seen"], last["from"]) == (1, "done", "sending")
 
 
-@pytest.mark.parametrize(("detail", "attempt"), [({"attempt": 1}, 1), ({"attempt": 12}, 12), ({}, 1)])
+@pytest.mark.parametrize(
+    ("detail", "attempt"), [({"attempt": 1}, 1), ({"attempt": 12}, 12), ({}, 1)]
+)
 def test_attempt_in_the_history_is_the_one_that_was_told_or_claimed(
     world: World, detail: dict[str, Any], attempt: int
 ) -> None:
     world.accept()
     claimed = world.claim()
     assert claimed.refund is not None
-    world.save(claimed.refund, attempts.after_attempt(claimed.refund, NOT_DONE, VERIFY, world.now, 0), detail)
+    world.save(
+        claimed.refund,
+        attempts.after_attempt(claimed.refund, NOT_DONE, VERIFY, world.now, 0),
+        detail,
+    )
     assert world.store.history(ID)[-1]["attempt"] == attempt
 
 
@@ -168,7 +202,9 @@ def test_attempt_in_the_history_is_the_one_that_was_told_or_claimed(
 
 
 @pytest.mark.parametrize(
-    ("outcome", "kept"), [(done_as(), False), (done_as("canceled"), False), (REFUSED, True)], ids=["done", "off", "no"]
+    ("outcome", "kept"),
+    [(done_as(), False), (done_as("canceled"), False), (REFUSED, True)],
+    ids=["done", "off", "no"],
 )
 def test_lane_is_kept_only_of_what_may_go_again(world: World, outcome: Any, *, kept: bool) -> None:
     world.accept(lane=Lane.BULK)
@@ -188,9 +224,15 @@ def test_each_settled_refund_clears_away_two_that_have_expired(world: World) -> 
 
 
 @pytest.mark.parametrize(("currency", "told"), [(None, "unknown"), ("eur", "eur")])
-def test_money_on_its_way_is_counted_by_the_stage_it_is_in(world: World, currency: str | None, told: str) -> None:
+def test_money_on_its_way_is_counted_by_the_stage_it_is_in(
+    world: World, currency: str | None, told: str
+) -> None:
     def on_its_way() -> dict[str, int]:
-        counted = {name: int(value) for name, value in world.hash("counters").items() if name.startswith("open:")}
+        counted = {
+            name: int(value)
+            for name, value in world.hash("counters").items()
+            if name.startswith("open:")
+        }
         return {name: value for name, value in counted.items() if value}
 
     world.accept(currency=currency)
@@ -226,10 +268,14 @@ def test_refund_of_all_that_is_left_is_on_its_way_with_no_amount(world: World) -
     ],
     ids=["known", "odd", "done", "canceled"],
 )
-def test_failures_are_counted_by_their_code(world: World, outcome: Any, counted: dict[str, str]) -> None:
+def test_failures_are_counted_by_their_code(
+    world: World, outcome: Any, counted: dict[str, str]
+) -> None:
     world.accept()
     world.attempt(outcome)
-    found = {name: value for name, value in world.hash("counters").items() if name.startswith("failed:")}
+    found = {
+        name: value for name, value in world.hash("counters").items() if name.startswith("failed:")
+    }
     assert found == counted
 
 
@@ -246,7 +292,9 @@ def test_open_refunds_of_a_payment_are_counted_until_there_are_none(world: World
         world.accept(name)
     world.attempt(done_as(id="re_a"), "a")
     assert number(world, "open", ON_PAYMENT) == 1
-    reversal = attempts.reversed_by_provider(world.get("a"), found(id="re_a", status="failed"), "list")
+    reversal = attempts.reversed_by_provider(
+        world.get("a"), found(id="re_a", status="failed"), "list"
+    )
     assert reversal is not None
     assert world.save(world.get("a"), reversal).result == "saved"
     assert number(world, "open", ON_PAYMENT) == 1
@@ -320,7 +368,9 @@ def test_reversal_is_no_failure_of_the_row(world: World) -> None:
     world.accept("good", batch="b", payment_intent="pi_good")
     world.attempt(done_as(id="re_good"), "good")
     fail(world, 3, "unknown")
-    reversal = attempts.reversed_by_provider(world.get("good"), found(id="re_good", status="failed"), "list")
+    reversal = attempts.reversed_by_provider(
+        world.get("good"), found(id="re_good", status="failed"), "list"
+    )
     assert reversal is not None
     assert world.save(world.get("good"), reversal).result == "saved"
     assert streak(world) == ("unknown", "3")
@@ -349,7 +399,10 @@ def test_only_a_running_batch_is_paused(world: World, state: str) -> None:
     world.redis.hset(BATCH, "state", state)
     assert claimed.refund is not None
     world.end(claimed, replace(REFUSED, code="card_gone"))
-    assert (world.hash("batch:b")["state"], world.hash("batch:b")["paused_reason"]) == (state, "mine")
+    assert (world.hash("batch:b")["state"], world.hash("batch:b")["paused_reason"]) == (
+        state,
+        "mine",
+    )
 
 
 def test_row_accepted_after_a_recovery_is_counted_in_its_batch(world: World) -> None:

@@ -1,4 +1,7 @@
-"""Whether the holder of a claim may send once more under it: asked before every further try, and it changes nothing."""
+"""Whether the holder of a claim may send once more under it.
+
+Asked before every further try, and it changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,13 @@ def test_claim_stands_until_its_lease_is_over(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "outcome", [done_as(), done_as("pending"), MAYBE, NOT_DONE], ids=["done", "pending", "maybe", "not done"]
+    "outcome",
+    [done_as(), done_as("pending"), MAYBE, NOT_DONE],
+    ids=["done", "pending", "maybe", "not done"],
 )
-def test_claim_of_which_somebody_has_saved_the_end_stands_no_more(world: World, outcome: Outcome) -> None:
+def test_claim_of_which_somebody_has_saved_the_end_stands_no_more(
+    world: World, outcome: Outcome
+) -> None:
     world.accept()
     claim = world.claim(token="mine")
     world.end(claim, outcome)

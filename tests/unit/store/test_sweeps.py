@@ -22,7 +22,10 @@ MILLISECOND = timedelta(milliseconds=1)
 
 
 def all_stages(world: World) -> None:
-    """One refund of each unsettled stage, named after it, each on a payment of its own; all due an hour later."""
+    """One refund of each unsettled stage, named after it, each on a payment of its own.
+
+    All due an hour later.
+    """
     for stage in Stage:
         at_stage(world, stage, stage.value, payment_intent=f"pi_{stage}")
     world.accept("bulk", lane=Lane.BULK, payment_intent="pi_bulk")
@@ -31,7 +34,15 @@ def all_stages(world: World) -> None:
 
 def test_sweep_takes_lapsed_leases_and_doubts_first_and_queued_ones_last(world: World) -> None:
     all_stages(world)
-    assert world.swept() == ["sending", "in_doubt", "waiting", "processing", "review", "queued", "bulk"]
+    assert world.swept() == [
+        "sending",
+        "in_doubt",
+        "waiting",
+        "processing",
+        "review",
+        "queued",
+        "bulk",
+    ]
 
 
 def test_sweep_takes_a_bounded_number_the_most_urgent_first(world: World) -> None:
@@ -89,7 +100,9 @@ def test_taken_refund_is_left_alone_for_a_while_and_then_taken_again(world: Worl
 
 
 @pytest.mark.parametrize("stage", [Stage.SENDING, Stage.WAITING, Stage.IN_DOUBT, Stage.PROCESSING])
-def test_sweep_changes_nothing_but_times_and_its_nudge_is_not_too_early(world: World, stage: Stage) -> None:
+def test_sweep_changes_nothing_but_times_and_its_nudge_is_not_too_early(
+    world: World, stage: Stage
+) -> None:
     at_stage(world, stage)
     world.pass_time(HOUR)
     before = world.dump()
@@ -112,7 +125,9 @@ def test_two_sweepers_share_what_is_due_without_taking_anything_twice(world: Wor
 
 
 @pytest.mark.parametrize("lane", Lane)
-def test_queued_refund_is_nudged_again_after_its_grace_whatever_the_queue_holds(world: World, lane: Lane) -> None:
+def test_queued_refund_is_nudged_again_after_its_grace_whatever_the_queue_holds(
+    world: World, lane: Lane
+) -> None:
     world.accept(lane=lane)
     world.pass_time(NUDGE_GRACE - MILLISECOND)
     assert world.swept() == []
@@ -121,7 +136,9 @@ def test_queued_refund_is_nudged_again_after_its_grace_whatever_the_queue_holds(
 
 
 @pytest.mark.parametrize("lane", Lane)
-def test_nudge_counts_as_lost_soon_where_the_lanes_own_queue_is_dry(world: World, lane: Lane) -> None:
+def test_nudge_counts_as_lost_soon_where_the_lanes_own_queue_is_dry(
+    world: World, lane: Lane
+) -> None:
     world.accept(lane=lane)
     other = Lane.BULK if lane is Lane.SINGLE else Lane.SINGLE
     world.pass_time(LOST_NUDGE - MILLISECOND)
@@ -151,7 +168,9 @@ def test_retried_refund_whose_nudge_was_lost_is_found(world: World) -> None:
     assert world.swept(dry=BOTH) == [ID]
 
 
-def test_refund_that_waits_for_its_payment_is_not_taken_for_lost_on_a_dry_lane(world: World) -> None:
+def test_refund_that_waits_for_its_payment_is_not_taken_for_lost_on_a_dry_lane(
+    world: World,
+) -> None:
     world.accept("a")
     world.accept("b")
     world.claim("a")
@@ -164,7 +183,9 @@ def test_refund_that_waits_for_its_payment_is_not_taken_for_lost_on_a_dry_lane(w
 
 
 @pytest.mark.parametrize("lane", Lane)
-def test_row_of_a_delayed_file_is_not_taken_for_lost_on_a_dry_lane(world: World, lane: Lane) -> None:
+def test_row_of_a_delayed_file_is_not_taken_for_lost_on_a_dry_lane(
+    world: World, lane: Lane
+) -> None:
     start = NOW + 9 * MINUTE
     world.accept(lane=lane, batch="b1")
     world.redis.hset("refunds:batch:b1", "not_before", str(to_ms(start)))
@@ -237,7 +258,9 @@ def test_given_back_refunds_are_due_at_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("stage", [Stage.SENDING, Stage.WAITING, Stage.IN_DOUBT, Stage.PROCESSING])
-def test_refund_that_a_sweep_had_taken_and_nobody_began_is_given_back_too(world: World, stage: Stage) -> None:
+def test_refund_that_a_sweep_had_taken_and_nobody_began_is_given_back_too(
+    world: World, stage: Stage
+) -> None:
     at_stage(world, stage)
     world.pass_time(HOUR)
     assert world.swept() == [ID]

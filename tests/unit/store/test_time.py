@@ -1,4 +1,7 @@
-"""The time that every script sees: it never goes back, and it goes on, whatever the server's clock does."""
+"""The time that every script sees.
+
+It never goes back, and it goes on, whatever the server's clock does.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ def test_time_goes_on_from_the_largest_seen_where_the_servers_clock_goes_back(wo
     assert seen(world) == 4 * HOUR + 10 * MINUTE
 
 
-def test_time_stands_still_where_the_servers_clock_goes_back_by_less_than_a_second(world: World) -> None:
+def test_time_stands_still_where_the_servers_clock_goes_back_by_less_than_a_second(
+    world: World,
+) -> None:
     assert seen(world) == timedelta(0)
     world.pass_time(-SECOND)
     assert seen(world) == timedelta(0)
@@ -89,13 +94,16 @@ def test_server_whose_clock_is_set_right_again_is_believed_again(world: World) -
 @pytest.mark.parametrize(
     ("span", "time"),
     [
-        # The server is still behind what was seen, however long nobody asked: what passed is counted.
+        # The server is still behind what was seen, however long nobody asked: what passed is
+        # counted.
         (3 * HOUR - MS, 3 * HOUR - MS),
         (3 * HOUR, timedelta(0)),
         (3 * HOUR + MINUTE, MINUTE),
     ],
 )
-def test_server_that_is_still_behind_is_not_believed(world: World, span: timedelta, time: timedelta) -> None:
+def test_server_that_is_still_behind_is_not_believed(
+    world: World, span: timedelta, time: timedelta
+) -> None:
     seen(world)
     world.pass_time(-3 * HOUR)
     seen(world)
@@ -142,7 +150,9 @@ def test_server_that_refuses_to_write_still_tells_the_time() -> None:
 # What rests on it
 
 
-def test_replay_window_that_was_over_is_not_opened_again_by_a_clock_that_is_behind(world: World) -> None:
+def test_replay_window_that_was_over_is_not_opened_again_by_a_clock_that_is_behind(
+    world: World,
+) -> None:
     at_stage(world, Stage.IN_DOUBT)
     world.pass_time(22 * HOUR)
     seen(world)
@@ -155,10 +165,16 @@ def test_replay_window_that_was_over_is_not_opened_again_by_a_clock_that_is_behi
 
 
 @pytest.mark.parametrize(("kind", "result"), [("replay", "window"), ("resend", "verdict")])
-def test_moment_that_seems_to_lie_ahead_permits_nothing(world: World, kind: Any, result: str) -> None:
+def test_moment_that_seems_to_lie_ahead_permits_nothing(
+    world: World, kind: Any, result: str
+) -> None:
     at_stage(world, Stage.IN_DOUBT)
     ahead = str(to_ms(world.now + HOUR))
-    fields: dict[Any, Any] = {"first_attempt_at": ahead, "proven_absent_at": ahead, "next_check_at": "0"}
+    fields: dict[Any, Any] = {
+        "first_attempt_at": ahead,
+        "proven_absent_at": ahead,
+        "next_check_at": "0",
+    }
     world.redis.hset(f"{P}refund:{ID}", mapping=fields)
     assert world.claim(kind=kind).result == result
 

@@ -1,4 +1,6 @@
-"""No script fails half way: after an error everything is as it was, whatever the arguments and whatever Redis holds."""
+"""No script fails half way: after an error everything is as it was, whatever the arguments and
+whatever Redis holds.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,13 @@ PAYMENT = a_request().payment_intent
 
 
 def crowd(world: World) -> None:
-    """A batch and single refunds of one payment, at every stage that leads on, with keys of every kind."""
+    """A batch and single refunds of one payment, at every stage that leads on, with keys of every
+    kind.
+    """
     opened = Command(
-        script=opening.OPEN, arguments=[BATCH, "d1", "1", "", "", 0, "file", "f.csv", "rows", 9], read=list
+        script=opening.OPEN,
+        arguments=[BATCH, "d1", "1", "", "", 0, "file", "f.csv", "rows", 9],
+        read=list,
     )
     world.store.run(opened)
     world.accept("settled", batch=BATCH, lane=Lane.BULK)
@@ -55,7 +61,13 @@ def crowd(world: World) -> None:
     world.accept("beside")
     beside = world.get("beside")
     world.save(
-        beside, Step(to=Stage.IN_DOUBT, status=beside.status, label="recovered", changes={"doubt_since": world.now})
+        beside,
+        Step(
+            to=Stage.IN_DOUBT,
+            status=beside.status,
+            label="recovered",
+            changes={"doubt_since": world.now},
+        ),
     )
     world.store.run(scripts.block_gate(timedelta(milliseconds=1)))
     world.store.run(rejected.keep(a_rejected("e1")))
@@ -64,7 +76,9 @@ def crowd(world: World) -> None:
 
 
 def a_rejected(entry_id: str) -> RejectedMessage:
-    return RejectedMessage(entry_id=entry_id, reason="why", message="what", refund_ids=("r-1", "r-2"))
+    return RejectedMessage(
+        entry_id=entry_id, reason="why", message="what", refund_ids=("r-1", "r-2")
+    )
 
 
 def request(refund_id: str, lane: Lane = Lane.BULK, batch: str | None = BATCH) -> Command[Any]:
@@ -74,13 +88,21 @@ def request(refund_id: str, lane: Lane = Lane.BULK, batch: str | None = BATCH) -
 
 
 def recovering(world: World) -> Command[Any]:
-    world.redis.hset(f"{P}meta", mapping={"suspect_since": to_ms(world.now), "suspect_until": to_ms(world.now + HOUR)})
+    world.redis.hset(
+        f"{P}meta",
+        mapping={"suspect_since": to_ms(world.now), "suspect_until": to_ms(world.now + HOUR)},
+    )
     return request("new")
 
 
 def claim_of(refund_id: str, kind: Any = "send", **options: Any) -> Callable[[World], Command[Any]]:
     def build(_: World) -> Command[Any]:
-        usual: dict[str, Any] = {"token": "t", "lease": LEASE, "replay_window": HOUR, "currency_checked": True}
+        usual: dict[str, Any] = {
+            "token": "t",
+            "lease": LEASE,
+            "replay_window": HOUR,
+            "currency_checked": True,
+        }
         return scripts.claim(refund_id, kind, **(usual | options))
 
     return build
@@ -96,20 +118,30 @@ def reply_of(refund_id: str, outcome: Any) -> Callable[[World], Command[Any]]:
         refund = world.get(refund_id)
         claimed = refund if refund.stage is Stage.SENDING else world.claim(refund_id).refund
         assert claimed is not None
-        return scripts.save(claimed, attempts.after_attempt(claimed, outcome, VERIFY, world.now, 0), {"attempt": 1})
+        return scripts.save(
+            claimed, attempts.after_attempt(claimed, outcome, VERIFY, world.now, 0), {"attempt": 1}
+        )
 
     return build
 
 
 def found(world: World) -> Command[Any]:
-    refund = world.get("doubtful")
-    return scripts.save(refund, attempts.done(refund, done_as("succeeded", id="re_x").found, "list", world.now))  # type: ignore[arg-type]
+    refund, shown = world.get("doubtful"), done_as("succeeded", id="re_x").found
+    assert shown is not None
+    return scripts.save(refund, attempts.done(refund, shown, "list", world.now))
 
 
 def quiet(world: World) -> Command[Any]:
     refund = world.get("waiting")
     changes = {"looks": 3, "missing_since": world.now, "baseline": None}
-    step = Step(to=refund.stage, status=refund.status, label="later", changes=changes, delay=HOUR, quiet=True)
+    step = Step(
+        to=refund.stage,
+        status=refund.status,
+        label="later",
+        changes=changes,
+        delay=HOUR,
+        quiet=True,
+    )
     return scripts.save(refund, step)
 
 
@@ -127,7 +159,9 @@ def again(world: World) -> Command[Any]:
 
 CALLS: dict[str, Callable[[World], Command[Any]]] = {
     "accept": lambda _: request("new"),
-    "accept single": lambda _: scripts.create(a_request("new", payment_intent="pi_new"), Lane.SINGLE),
+    "accept single": lambda _: scripts.create(
+        a_request("new", payment_intent="pi_new"), Lane.SINGLE
+    ),
     "accept known": lambda _: request("settled"),
     "accept in doubt": recovering,
     "claim": claim_of("free"),
@@ -143,7 +177,9 @@ CALLS: dict[str, Callable[[World], Command[Any]]] = {
     "save retry": again,
     "sweep": lambda _: scripts.sweep(100, dry=frozenset(Lane)),
     "give back": lambda _: scripts.give_back(["free", "waiting", "held", "nobody"]),
-    "gate": lambda _: scripts.permits({Lane.BULK: 3}, rate=100, ahead=timedelta(milliseconds=100), bulk_share=0.5),
+    "gate": lambda _: scripts.permits(
+        {Lane.BULK: 3}, rate=100, ahead=timedelta(milliseconds=100), bulk_share=0.5
+    ),
     "block gate": lambda _: scripts.block_gate(HOUR),
     "pin": lambda _: scripts.pin("host", "test"),
     "flag": lambda _: Command(script=scripts.FLAG, arguments=["paused", "1", "me"], read=int),
@@ -153,9 +189,13 @@ CALLS: dict[str, Callable[[World], Command[Any]]] = {
     "key known": lambda _: scripts.account("salt", known="p1", account="acct_1"),
     "keep a message": lambda _: rejected.keep(a_rejected("e2")),
     "drop messages": lambda _: Command(script=rejected.SCRIPT, arguments=["drop", ""], read=int),
-    "open batch": lambda _: Command(script=opening.OPEN, arguments=["b2", "d2", "", "", "o", 5, "rows", 3], read=list),
+    "open batch": lambda _: Command(
+        script=opening.OPEN, arguments=["b2", "d2", "", "", "o", 5, "rows", 3], read=list
+    ),
     "close batch": lambda _: Command(script=opening.CLOSE, arguments=[BATCH, 9, 0], read=int),
-    "batch state": lambda _: Command(script=record.STATE, arguments=[BATCH, "paused", ",running,", "me"], read=list),
+    "batch state": lambda _: Command(
+        script=record.STATE, arguments=[BATCH, "paused", ",running,", "me"], read=list
+    ),
 }
 kinds = pytest.mark.parametrize("kind", list(CALLS))
 
@@ -167,7 +207,9 @@ Seen = dict[bytes, tuple[bytes, bool]]
 
 
 class Whole:
-    """The records, and everything in them as the server keeps it, to be compared and brought back."""
+    """The records, and everything in them as the server keeps it, to be compared and brought
+    back.
+    """
 
     def __init__(self, world: World) -> None:
         pool = world.redis.connection_pool
@@ -186,7 +228,10 @@ class Whole:
                 pipeline.dump(key)
                 pipeline.pttl(key)
             replies: Any = pipeline.execute()
-        return {key: (dumped, left > 0) for key, dumped, left in zip(keys, replies[::2], replies[1::2], strict=True)}
+        return {
+            key: (dumped, left > 0)
+            for key, dumped, left in zip(keys, replies[::2], replies[1::2], strict=True)
+        }
 
     def _keys(self) -> list[bytes]:
         keys: Any = self._raw.keys(f"{P}*")
@@ -201,7 +246,9 @@ class Whole:
             pipeline.execute()
 
     def run(self, call: Command[Any], before: Seen | None = None) -> BaseException | None:
-        """Run a call; if it ends in an error, everything must be as it was before, and the error is returned."""
+        """Run a call; if it ends in an error, everything must be as it was before, and the error is
+        returned.
+        """
         before = before or self.seen()
         error: BaseException | None = None
         try:
@@ -209,7 +256,9 @@ class Whole:
         except (exceptions.ResponseError, NotStorable) as ended:
             error = ended
         if error is not None:
-            assert self.seen() == before, f"{call.script.name} kept a part of what it wrote before: {error}"
+            assert self.seen() == before, (
+                f"{call.script.name} kept a part of what it wrote before: {error}"
+            )
         return error
 
     def close(self) -> None:
@@ -280,12 +329,32 @@ def test_figure_that_can_count_no_further_stops_nothing(whole: Whole, kind: str)
 @kinds
 def test_stored_number_that_is_none_leaves_everything_as_it_was(real: Whole, kind: str) -> None:
     client, call = real.world.redis, CALLS[kind](real.world)
-    records = [f"refund:{one}" for one in ("settled", "failed", "doubtful", "waiting", "free", "held", "beside")]
-    numbers = ("version", "amount", "attempts", "created_at", "updated_at", "next_check_at", "first_attempt_at")
+    records = [
+        f"refund:{one}"
+        for one in ("settled", "failed", "doubtful", "waiting", "free", "held", "beside")
+    ]
+    numbers = (
+        "version",
+        "amount",
+        "attempts",
+        "created_at",
+        "updated_at",
+        "next_check_at",
+        "first_attempt_at",
+    )
     spoilt = [(records, name) for name in numbers]
-    spoilt += [([f"payment:{PAYMENT}", "payment:pi_free", "payment:pi_other"], name) for name in ("seq", "open")]
-    spoilt += [([f"batch:{BATCH}"], name) for name in ("not_before", "status:pending", "stage:sending", "created_at")]
-    spoilt += [(["gate"], name) for name in ("blocked_until", "pace", "paced_at", "next_at", "single_at", "bulk_at")]
+    spoilt += [
+        ([f"payment:{PAYMENT}", "payment:pi_free", "payment:pi_other"], name)
+        for name in ("seq", "open")
+    ]
+    spoilt += [
+        ([f"batch:{BATCH}"], name)
+        for name in ("not_before", "status:pending", "stage:sending", "created_at")
+    ]
+    spoilt += [
+        (["gate"], name)
+        for name in ("blocked_until", "pace", "paced_at", "next_at", "single_at", "bulk_at")
+    ]
     spoilt += [(["clock"], name) for name in ("at", "ahead")]
     spoilt += [(["meta"], name) for name in ("suspect_since", "suspect_until")]
     start = real.seen()
@@ -313,7 +382,9 @@ def test_argument_of_any_kind_leaves_everything_as_it_was(real: Whole, kind: str
 
 
 @kinds
-def test_arguments_that_are_missing_or_too_many_leave_everything_as_it_was(real: Whole, kind: str) -> None:
+def test_arguments_that_are_missing_or_too_many_leave_everything_as_it_was(
+    real: Whole, kind: str
+) -> None:
     call = CALLS[kind](real.world)
     start = real.seen()
     for count in range(len(call.arguments)):
@@ -339,7 +410,9 @@ def test_call_with_too_few_arguments_is_refused_with_their_number(world: World) 
         world.store.run(Command(script=scripts.PIN, arguments=["host"], read=list))
 
 
-@pytest.mark.parametrize("amount", [HUGE, str(MAX_AMOUNT + 1), "-1", "5.5", "nan", "1e3", "0x10", " 5", "five"])
+@pytest.mark.parametrize(
+    "amount", [HUGE, str(MAX_AMOUNT + 1), "-1", "5.5", "nan", "1e3", "0x10", " 5", "five"]
+)
 def test_amount_that_the_records_cannot_hold_changes_nothing(world: World, amount: str) -> None:
     refund = at_stage(world, Stage.SENDING, amount=None)
     step = attempts.after_attempt(refund, done_as("succeeded"), VERIFY, world.now, 0)
@@ -362,15 +435,23 @@ def test_message_that_is_not_an_object_is_not_kept(world: World, place: int, tex
     assert world.dump() == before
 
 
-values = st.one_of(st.sampled_from(ODD), st.text(max_size=12), st.integers(-(10**20), 10**20).map(str))
+values = st.one_of(
+    st.sampled_from(ODD), st.text(max_size=12), st.integers(-(10**20), 10**20).map(str)
+)
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
-def test_arguments_drawn_at_random_leave_the_records_whole_or_as_they_were(whole: Whole, data: st.DataObject) -> None:
+def test_arguments_drawn_at_random_leave_the_records_whole_or_as_they_were(
+    whole: Whole, data: st.DataObject
+) -> None:
     begin = whole.seen()
     call = CALLS[data.draw(st.sampled_from(sorted(CALLS)))](whole.world)
-    places = data.draw(st.lists(st.integers(0, len(call.arguments) - 1), min_size=1, max_size=3, unique=True))
+    places = data.draw(
+        st.lists(st.integers(0, len(call.arguments) - 1), min_size=1, max_size=3, unique=True)
+    )
     changed: list[Argument] = [*call.arguments]
     for place in places:
         changed[place] = data.draw(values)
