@@ -1,7 +1,8 @@
 """Celery: submit a refund from an application that has Celery and no refund-worker.
 
-    pip install 'celery[redis]' REFUNDS_REDIS_URL=redis://127.0.0.1:6379/0 python
-    ops/examples/celery_producer.py order-1001-1 pi_123 500
+    pip install 'celery[redis]'
+    export REFUNDS_REDIS_URL=redis://127.0.0.1:6379/0
+    python ops/examples/celery_producer.py order-1001-1 pi_123 500
 
 Prints the record as JSON. Exit codes: 0 succeeded, 3 rejected, 4 not succeeded, 5 not accepted: run
 it again.

@@ -1,8 +1,10 @@
 """Django: a view that submits the refund of an order, and one that shows its result.
 
-    pip install django refund-worker REFUNDS_REDIS_URL=redis://127.0.0.1:6379/0 python
-    ops/examples/django_view.py runserver --noreload curl -X POST
-    http://127.0.0.1:8000/orders/1001/refund curl http://127.0.0.1:8000/refunds/order-1001-1
+    pip install django refund-worker
+    export REFUNDS_REDIS_URL=redis://127.0.0.1:6379/0
+    python ops/examples/django_view.py runserver --noreload
+    curl -X POST http://127.0.0.1:8000/orders/1001/refund
+    curl http://127.0.0.1:8000/refunds/order-1001-1
 
 In a project, copy `refunds` and the two views, and add `urlpatterns` to your own. The last lines
 only make this file run by itself.
