@@ -5,7 +5,6 @@ by their ids.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import redis
 
 from worker.client import Refunds
 from worker.model.refund import Refund
+from worker.sandbox.installation import environment
 from worker.sandbox.running import Sandbox
 from worker.settings import Settings
 
@@ -69,10 +69,7 @@ class Installation:
 
     @property
     def environment(self) -> dict[str, str]:
-        ours = {
-            name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")
-        }
-        return ours | {
+        variables = {
             "REFUNDS_REDIS_URL": self.redis_url,
             "REFUNDS_API_URL": self.sandbox.url,
             "REFUNDS_API_KEY": "sk_test_canary_of_the_tests",
@@ -83,6 +80,7 @@ class Installation:
             "REFUNDS_LOG_FORMAT": "json",
             **self.settings,
         }
+        return environment(variables)
 
     def start(self, *command: str) -> Worker:
         """Start a worker process, `python -m celery …` unless told otherwise, and wait until it is

@@ -7,15 +7,14 @@ and the records agree on every refund.
 from __future__ import annotations
 
 import csv
-import os
 import secrets
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,8 +28,8 @@ from worker.client import Refunds
 from worker.errors import RefundError, StoreUnavailable
 from worker.model.refund import Refund, Stage, Status
 from worker.ranges import Whole
+from worker.sandbox.installation import environment, process, sandbox_process
 from worker.sandbox.redis_server import running_server
-from worker.sandbox.running import Sandbox
 from worker.settings import Settings
 
 FAULTS: Final = ",".join(  # noqa: FLY002 - one fault a line, easy to compare with the table
@@ -45,7 +44,6 @@ FAULTS: Final = ",".join(  # noqa: FLY002 - one fault a line, easy to compare wi
 )
 KEY: Final = "sk_test_demo"
 PENDING_MS: Final = 800
-_LISTENING: Final = "listening on "
 _PATIENCE: Final = 60.0
 
 
@@ -91,38 +89,8 @@ def rows(count: int) -> list[Row]:
     return plain + special
 
 
-@contextmanager
-def process(
-    command: Sequence[str], environment: dict[str, str], log: Path
-) -> Iterator[subprocess.Popen[str]]:
-    """Run a process with its stderr in a file, and end that process on exit."""
-    with log.open("w") as errors:
-        running = subprocess.Popen(  # noqa: S603 - our own modules, with our own arguments
-            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-    try:
-        yield running
-    finally:
-        running.terminate()
-        try:
-            running.wait(timeout=_PATIENCE)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
-        if running.stdout is not None:
-            running.stdout.close()
-
-
-def _sandbox_url(running: subprocess.Popen[str]) -> str:
-    for line in running.stdout or ():
-        if _LISTENING in line:
-            return line.split(_LISTENING, 1)[1].strip()
-    raise RefundError("the sandbox provider did not start: run 'refunds sandbox' to see why")
-
-
 def _environment(redis_url: str, prefix: str, api_url: str) -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")}
-    return ours | {
+    variables = {
         "REFUNDS_REDIS_URL": redis_url,
         "REFUNDS_PREFIX": prefix,
         "REFUNDS_API_URL": api_url,
@@ -137,6 +105,7 @@ def _environment(redis_url: str, prefix: str, api_url: str) -> dict[str, str]:
         "REFUNDS_LEASE_SECONDS": "10",
         "REFUNDS_LOG_FORMAT": "json",
     }
+    return environment(variables)
 
 
 def _write(path: Path, wanted: Sequence[Row]) -> None:
@@ -278,17 +247,19 @@ def main(given: str | None, count: int, faults: str) -> None:
             else "a throw-away server"
         )
         console.print(f"[bold]1[/] Redis: {server}")
-        command = [sys.executable, "-m", "worker.sandbox", "--port", "0", "--latency", "20"]
-        command += ["--settle", str(PENDING_MS), "--idempotency", "ignore", "--faults", faults]
-        provider = stack.enter_context(process(command, dict(os.environ), folder / "sandbox.log"))
-        sandbox = Sandbox(url=_sandbox_url(provider))
+        options = ["--latency", "20", "--settle", str(PENDING_MS), "--idempotency", "ignore"]
+        provider = sandbox_process(*options, "--faults", faults, log=folder / "sandbox.log")
+        try:
+            sandbox = stack.enter_context(provider).sandbox
+        except RefundError as error:
+            raise click.ClickException(str(error)) from None
         console.print(
             f"[bold]2[/] Sandbox provider: {sandbox.url}; it ignores idempotency keys, and has the"
             f" faults {faults}"
         )
-        environment = _environment(redis_url, prefix, sandbox.url)
+        variables = _environment(redis_url, prefix, sandbox.url)
         cli = [sys.executable, "-m", "worker"]
-        stack.enter_context(process([*cli, "worker"], environment, folder / "worker.log"))
+        stack.enter_context(process([*cli, "worker"], variables, folder / "worker.log"))
         console.print("[bold]3[/] Worker: 'refunds worker', a separate Celery process")
         wanted = rows(count)
         path = folder / "refunds.csv"
@@ -297,7 +268,7 @@ def main(given: str | None, count: int, faults: str) -> None:
             f"[bold]4[/] File: {len(wanted)} rows of refunds, imported with 'refunds import'"
         )
         handed_in = [*cli, "import", str(path), "--all-remaining", "--wait"]
-        imported = subprocess.run(handed_in, env=environment, check=False)  # noqa: S603 - ours
+        imported = subprocess.run(handed_in, env=variables, check=False)  # noqa: S603 - ours
         settings = Settings.load(redis_url=redis_url, prefix=prefix, api_url=sandbox.url)
         refunds = stack.enter_context(Refunds(settings=settings))
         try:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -26,8 +25,8 @@ from worker.cli.operate import command
 from worker.client import Refunds, Submitted
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest
+from worker.sandbox.installation import SandboxProcess, end, environment, sandbox_process
 from worker.sandbox.redis_server import ThrowawayServer
-from worker.sandbox.running import Sandbox
 from worker.settings import Settings
 
 CONCURRENCY: Final = 256
@@ -38,7 +37,6 @@ IN_FLIGHT: Final = 64
 PATIENCE: Final = 600.0
 ROOT: Final = Path(__file__).parents[3]
 _POLL: Final = 0.01
-_LISTENING: Final = "sandbox listening on "
 
 
 class WrongCountError(RuntimeError):
@@ -123,7 +121,8 @@ class Rig:
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-bench-"))
             )
             self.server = stack.enter_context(ThrowawayServer(self.allocator))
-            self._sandbox_process = stack.enter_context(self._sandbox_running())
+            provider = stack.enter_context(self._sandbox_running())
+            self.sandbox, self._sandbox_process = provider.sandbox, provider.process
             self.refunds = stack.enter_context(
                 Refunds(settings=Settings.load(redis_url=self.server.url))
             )
@@ -140,31 +139,18 @@ class Rig:
     ) -> None:
         self._stack.close()
 
-    @contextmanager
-    def _sandbox_running(self) -> Iterator[subprocess.Popen[str]]:
+    def _sandbox_running(self) -> AbstractContextManager[SandboxProcess]:
         # A provider that ignores keys would show a second effect; one that honours them would hide
         # it.
-        options = ["--port", "0", "--latency", str(self.mode.latency_ms), "--idempotency", "ignore"]
+        options = ["--latency", str(self.mode.latency_ms), "--idempotency", "ignore"]
         if "--log-requests" not in self.sandbox_options:
             options += ["--log-requests", "0"]
-        started = [sys.executable, "-m", "worker.sandbox", *options, *self.sandbox_options]
-        with subprocess.Popen(started, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own module
-            try:
-                line = process.stdout.readline() if process.stdout else ""
-                if not line.startswith(_LISTENING):
-                    raise WrongCountError("the sandbox provider did not start")
-                self.sandbox = Sandbox(url=line.removeprefix(_LISTENING).strip())
-                yield process
-            finally:
-                process.terminate()
+        return sandbox_process(*options, *self.sandbox_options)
 
     @property
     def environment(self) -> dict[str, str]:
         """What a worker or its floor is started with."""
-        ours = {
-            name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")
-        }
-        return ours | {
+        variables = {
             "REFUNDS_REDIS_URL": self.server.url,
             "REFUNDS_API_URL": self.sandbox.url,
             "REFUNDS_API_KEY": "sk_test_bench",
@@ -174,6 +160,7 @@ class Rig:
             "REFUNDS_LOG_FORMAT": "json",
             **self.settings,
         }
+        return environment(variables)
 
     def fill(self, count: int, lane: Lane, *, start: int = 0, name: str = "tour") -> None:
         """Accept so many refunds and put their messages in the lane's queue."""
@@ -235,11 +222,7 @@ class Rig:
 
     def stop(self) -> None:
         """End the workers in good order: what is in flight is finished."""
-        for process in self.workers:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self.workers:
-            process.wait(PATIENCE)
+        end(self.workers)
 
     @property
     def _client(self) -> Any:

@@ -13,22 +13,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import click
 
 from worker.ranges import Whole
-from worker.sandbox.running import Sandbox
+from worker.sandbox.installation import sandbox_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LISTENING: Final = "sandbox listening on "
 AUTHORIZATION: Final = "Basic " + base64.b64encode(b"sk_test_bench:").decode()
 
 
@@ -115,27 +111,6 @@ async def _load(url: str, requests: int, connections: int) -> tuple[float, int]:
     return seconds, sum(connection.refused for _, connection in opened)
 
 
-@contextmanager
-def _sandbox_process(log_requests: int) -> Iterator[Sandbox]:
-    command = [
-        sys.executable,
-        "-m",
-        "worker.sandbox",
-        "--port",
-        "0",
-        "--log-requests",
-        str(log_requests),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own module
-        try:
-            line = process.stdout.readline() if process.stdout else ""
-            if not line.startswith(LISTENING):
-                raise click.ClickException("the sandbox did not start")
-            yield Sandbox(url=line.removeprefix(LISTENING).strip())
-        finally:
-            process.terminate()
-
-
 @click.command()
 @click.option("--requests", default=20_000, show_default=True, type=Whole(1, 500_000))
 @click.option("--connections", default=32, show_default=True, type=Whole(1, 1_000))
@@ -148,9 +123,10 @@ def _sandbox_process(log_requests: int) -> Iterator[Sandbox]:
 def main(*, requests: int, connections: int, rounds: int, log_requests: int) -> None:
     """Measure refunds a second against a sandbox in another process."""
     for place in range(1, rounds + 1):
-        with _sandbox_process(log_requests) as sandbox:
-            seconds, refused = asyncio.run(_load(sandbox.url, requests, connections))
-            summary = sandbox.summary()
+        with sandbox_process("--log-requests", str(log_requests)) as provider:
+            load = _load(provider.sandbox.url, requests, connections)
+            seconds, refused = asyncio.run(load)
+            summary = provider.sandbox.summary()
         if refused or summary["effects"] != requests or summary["repeated"]:
             raise click.ClickException(
                 f"{refused} refused, {summary['effects']} effects of {requests} requests"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from typing import Any, Final, Self
 from worker.batches import read_batch
 from worker.client import Refunds
 from worker.model.refund import Stage, Status
+from worker.sandbox.installation import end, environment, sandbox_process
 from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import Sandbox
 from worker.settings import Settings
@@ -50,7 +50,6 @@ _BAD_EVERY: Final = 100
 _ROWS_A_PAYMENT: Final = 7
 _MOST_SECONDS: Final = 900.0
 _POLL: Final = 0.005
-_LISTENING: Final = "listening on "
 _HEADER: Final = ("order", "payment_intent", "refund_id", "amount", "currency", "metadata.store")
 
 
@@ -125,10 +124,7 @@ class Season:
         self.report = Report()
         spare = max(_BAD_EVERY, round(count * SPARE_SHARE))
         self.files = {"main": rows("main", count - spare), "spare": rows("spare", spare)}
-        ours = {
-            name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")
-        }
-        self.environment = ours | {
+        variables = {
             "REFUNDS_REDIS_URL": redis_url,
             "REFUNDS_API_URL": sandbox.url,
             "REFUNDS_API_KEY": "sk_test_season",
@@ -139,6 +135,7 @@ class Season:
             "REFUNDS_LEASE_SECONDS": "8",
             "REFUNDS_LOG_LEVEL": "warning",
         }
+        self.environment = environment(variables)
         self.refunds = Refunds(settings=Settings.load(redis_url=redis_url))
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -151,11 +148,7 @@ class Season:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for process in self._started:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self._started:
-            process.wait(_MOST_SECONDS)
+        end(self._started)
         self.refunds.close()
 
     # The commands
@@ -492,24 +485,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-season-")))
         server = stack.enter_context(running_server())
-        command = [
-            sys.executable,
-            "-m",
-            "worker.sandbox",
-            "--port",
-            "0",
-            "--latency",
-            "5",
-            "--settle",
-            "500",
-        ]
-        command += ["--idempotency", "ignore", "--log-requests", "0", "--faults", asked.faults]
-        provider = stack.enter_context(
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603 - ours
-        )
-        stack.callback(provider.terminate)
-        line = provider.stdout.readline() if provider.stdout is not None else ""
-        sandbox = Sandbox(url=line.partition(_LISTENING)[2].strip())
+        options = ["--latency", "5", "--settle", "500", "--idempotency", "ignore"]
+        options += ["--log-requests", "0", "--faults", asked.faults]
+        sandbox = stack.enter_context(sandbox_process(*options)).sandbox
         report = play(redis_url=server.url, sandbox=sandbox, folder=folder, count=asked.rows)
     sys.stdout.write(json.dumps(report.facts, indent=1) + "\n")
     for sentence in report.wrong:

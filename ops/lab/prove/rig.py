@@ -7,11 +7,9 @@ Everything is on loopback, in a folder of its own, and ended by the id with whic
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -28,6 +26,7 @@ import redis
 from ops.lab.prove.proxy import FaultProxy
 from worker.errors import StoreUnavailable
 from worker.model.request import RefundRequest
+from worker.sandbox.installation import environment, sandbox_process
 from worker.sandbox.redis_server import ThrowawayServer
 from worker.sandbox.running import Sandbox
 
@@ -47,7 +46,6 @@ After the client has left, and inside two settle times.
 PATIENCE: Final = 60.0
 STOP_SECONDS: Final = 30.0
 _POLL: Final = 0.05
-_LISTENING: Final = "sandbox listening on "
 _AWAY: Final = (
     redis.ConnectionError,
     redis.TimeoutError,
@@ -245,46 +243,20 @@ class Rig:
 
     @contextmanager
     def _sandbox_running(self) -> Iterator[Sandbox]:
-        options = [
-            "--port",
-            "0",
-            "--latency",
-            str(LATENCY_MS),
-            "--idempotency",
-            self.mode.keys,
-            "--settle",
-            "400",
-        ]
+        options = ["--latency", str(LATENCY_MS), "--idempotency", self.mode.keys, "--settle", "400"]
         # Its errors repeat what they were asked: nothing of that may stay with a worker.
         options += ["--indiscreet", "--seed", str(self.seed), "--log-requests", "1000000"]
         options += ["--store-5xx"] if self.mode.store_5xx else []
-        started = [sys.executable, "-m", "worker.sandbox", *options]
-        with (
-            (self.folder / "sandbox.log").open("wb") as log,
-            subprocess.Popen(  # noqa: S603 - our own module
-                started, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
-            ) as process,
-        ):
-            self._sandbox_process = process
-            try:
-                line = process.stdout.readline() if process.stdout else ""
-                if not line.startswith(_LISTENING):
-                    raise RigError("the sandbox provider did not start")
-                yield Sandbox(url=line.removeprefix(_LISTENING).strip())
-            finally:
-                process.terminate()
+        with sandbox_process(*options, log=self.folder / "sandbox.log", cwd=ROOT) as provider:
+            self._sandbox_process = provider.process
+            yield provider.sandbox
 
     # Workers
 
     @property
     def environment(self) -> dict[str, str]:
         """What every worker is started with: proxies in the place of Redis and the provider."""
-        ours = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("REFUNDS_", "NAIVE_"))
-        }
-        return ours | {
+        variables = {
             "REFUNDS_REDIS_URL": f"redis://127.0.0.1:{self.to_redis.port}/0",
             "REFUNDS_API_URL": f"http://127.0.0.1:{self.to_provider.port}",
             "REFUNDS_API_KEY": CANARY,
@@ -296,6 +268,7 @@ class Rig:
             **self.mode.settings,
             **self.settings,
         }
+        return environment(variables, without=("REFUNDS_", "NAIVE_"))
 
     def launch(self, **asked: Any) -> Worker:
         """Start a worker process, with what it is asked to suffer; it is not waited for."""

@@ -22,6 +22,7 @@ import redis
 from ops.lab.servers.found import Server
 from ops.lab.servers.table import Row
 from worker.sandbox.config import SandboxConfig
+from worker.sandbox.installation import environment
 from worker.sandbox.redis_server import VARIABLE, ThrowawayServer
 from worker.sandbox.running import Sandbox, running_sandbox
 
@@ -220,10 +221,7 @@ class Trial:
             raise Unlike(f"no client speaks RESP{self.case.protocol}, but {spoken}")
 
     def _environment(self) -> dict[str, str]:
-        ours = {
-            name: value for name, value in os.environ.items() if not name.startswith("REFUNDS_")
-        }
-        return ours | {
+        variables = {
             "REFUNDS_REDIS_URL": (
                 f"redis://app:{PASSWORD}@127.0.0.1:{self.running.port}/0?protocol={self.case.protocol}"
             ),
@@ -231,6 +229,7 @@ class Trial:
             "REFUNDS_API_KEY": "sk_test_of_the_matrix",
             "REFUNDS_READBACK": "list",
         }
+        return environment(variables)
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # noqa: S603 - our own program

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from worker.sandbox.installation import environment
 from worker.sandbox.redis_server import find_server
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -210,16 +211,11 @@ class Stack:
 
     def environment(self, name: str) -> dict[str, str]:
         """Return the service's variables: the file's, and none of the caller's own settings."""
-        ours = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("REFUNDS_", "FLOWER_"))
-        }
         given = self.services[name].get("environment", {})
         there = {key: self.here(str(value)) for key, value in given.items()}
         if "REFUNDS_SECRETS_DIR" in there:
             there["REFUNDS_SECRETS_DIR"] = str(self.secrets_of(name))
-        return ours | there | self.extra
+        return environment(there | self.extra, without=("REFUNDS_", "FLOWER_"))
 
     def start(self, name: str) -> Service:
         """Start a service as a process."""
