@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import redis
 
-from ops.lab.stack.compose import ROOT, Stack, until, variables_of
-from ops.lab.tools import monitoring
+from tests.support import monitoring
+from tests.support.compose import ROOT, Stack, until, variables_of
 from worker import RefundRequest, Refunds
 from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
 from worker.sandbox.running import Sandbox

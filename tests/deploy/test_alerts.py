@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ops.lab.stack.compose import ROOT
 from tests.deploy.asking import exposed
 from tests.deploy.conftest import Installation
+from tests.support.compose import ROOT
 from worker.cli.group import COMMANDS
 from worker.settings import Settings
 

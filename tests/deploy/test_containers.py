@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ops.lab.stack.compose import ROOT, composed, variables_of
+from tests.support.compose import ROOT, composed, variables_of
 from worker.engine.recorder import SAVE_SECONDS
 from worker.sandbox.redis_server import DIRECTIVES
 from worker.settings import Settings

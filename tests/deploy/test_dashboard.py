@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from ops.lab.stack.compose import ROOT, Service, until
 from tests.deploy.asking import ask, ask_json
 from tests.deploy.conftest import Installation
+from tests.support.compose import ROOT, Service, until
 
 DASHBOARD = json.loads((ROOT / "ops" / "grafana" / "dashboards" / "refunds.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ops.lab.stack.compose import ROOT, composed
+from tests.support.compose import ROOT, composed
 from worker.engine.recorder import SAVE_SECONDS
 from worker.model.refund import Lane
 from worker.settings import Settings

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import worker
-from ops.lab.stack.compose import ROOT
+from tests.support.compose import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 VERSION: str = PROJECT["version"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ops.lab.stack.compose import until
+from tests.support.compose import until
 from tests.support.installation import Installation
 from tests.support.rabbit import RabbitMQ, running_rabbitmq
 from worker import RefundRequest, Refunds

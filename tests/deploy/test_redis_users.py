@@ -18,9 +18,9 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
-from ops.lab.stack.compose import ROOT
 from tests.deploy.asking import ask
 from tests.deploy.conftest import PASSWORD, Installation
+from tests.support.compose import ROOT
 from tests.support.installation import Installation as Shop
 from worker.monitoring.check_permissions import TRIALS
 from worker.sandbox.config import SandboxConfig

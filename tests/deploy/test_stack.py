@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ops.lab.stack.compose import until
 from tests.deploy.asking import exposed
 from tests.deploy.conftest import Installation
+from tests.support.compose import until
 
 
 @pytest.mark.parametrize("name", ["worker", "metrics", "flower", "sandbox"])

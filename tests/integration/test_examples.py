@@ -17,7 +17,7 @@ import httpx
 import pytest
 import redis
 
-from ops.lab.stack.compose import ROOT, free_port
+from tests.support.compose import ROOT, free_port
 from tests.support.installation import Installation, until
 from worker import RefundRequest
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ops.lab.stack.compose import ROOT
+from tests.support.compose import ROOT
 from tests.support.installation import Installation
 from worker import RefundRequest
 from worker.store.records import SCHEMA_VERSION

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.lab.stack.compose import free_port, until
+from tests.support.compose import free_port, until
 
 # Debian's command of the same name on PATH is a wrapper for its service's own user.
 SCRIPTS = (

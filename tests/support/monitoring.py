@@ -3,7 +3,7 @@
 Those on PATH, else Debian's packages, unpacked.
 
 Nothing is installed and no root is needed: packages are fetched by apt into a folder of our own and
-unpacked there. `./ops/dev python ops/lab/tools/monitoring.py` fetches them and prints where they
+unpacked there. `./ops/dev python tests/support/monitoring.py` fetches them and prints where they
 are.
 """
 
@@ -108,7 +108,7 @@ def _run(work: Path, *command: str) -> None:
         else [*command]
     )
     try:
-        done = subprocess.run(  # noqa: S603 - literal commands with our own paths
+        done = subprocess.run(
             asked, cwd=work, check=False, capture_output=True, text=True, timeout=_FETCH_SECONDS
         )
     except subprocess.TimeoutExpired:
@@ -123,4 +123,4 @@ if __name__ == "__main__":
         for program, path in programs().items():
             sys.stdout.write(f"{program}\t{path}\n")
     except ToolsMissingError as error:
-        sys.exit(f"ops/lab/tools/monitoring.py: {error}")
+        sys.exit(f"tests/support/monitoring.py: {error}")

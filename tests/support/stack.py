@@ -24,8 +24,8 @@ import click
 import redis
 import yaml
 
-from ops.lab.stack.compose import ROOT, Stack, StackError, until, variables_of
-from ops.lab.tools import monitoring
+from tests.support import monitoring
+from tests.support.compose import ROOT, Stack, StackError, until, variables_of
 from worker import RefundRequest, Refunds
 from worker.errors import RefundError
 from worker.settings import Settings
