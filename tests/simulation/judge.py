@@ -17,7 +17,7 @@ from tests.simulation.bounds_judge import TEXTS, BoundsJudge
 from tests.simulation.brakes_judge import BrakesJudge
 from tests.simulation.failing_judge import VERDICTS, why_it_may_not_fail
 from tests.simulation.known import Known, Post
-from tests.simulation.money_judge import STANDING, MoneyJudge
+from tests.simulation.money_judge import MoneyJudge, as_made
 from tests.simulation.places_judge import PlacesJudge
 from tests.simulation.posts_judge import PostsJudge
 from tests.simulation.secrets import leaks
@@ -26,6 +26,14 @@ from tests.simulation.words_judge import WordsJudge
 from worker.model.refund import Stage
 from worker.rules.attempts import Rules
 from worker.rules.transitions import TRANSITIONS
+from worker.sandbox.judging import (
+    FALSE_FAILED,
+    FALSE_SUCCEEDED,
+    false_failed,
+    false_id,
+    false_succeeded,
+)
+from worker.sandbox.ledger import STANDING
 
 if TYPE_CHECKING:
     from worker.sandbox.bank import Bank, SandboxRefund
@@ -334,26 +342,17 @@ class Judge:
             self.money.misled(refund_id, record, made)
             return
         if record["status"] in {"failed", "canceled"}:
-            if any(refund.status in STANDING for refund in made):
-                self.broken(
-                    "false failed",
-                    refund_id,
-                    f"{record['status']}, and the ledger shows the money gone",
-                )
+            if (fact := false_failed(str(record["status"]), as_made(made))) is not None:
+                self.broken(FALSE_FAILED, refund_id, fact)
             return
         succeeded = [refund for refund in made if "succeeded" in self._statuses[refund.id]]
-        if not succeeded:
+        if (fact := false_succeeded(as_made(made), as_made(succeeded))) is not None:
             if not self.money.may_be_others(known):
-                self.broken(
-                    "false succeeded",
-                    refund_id,
-                    f"the ledger shows {[refund.status for refund in made]}",
-                )
+                self.broken(FALSE_SUCCEEDED, refund_id, fact)
             return
         self.money.stands(refund_id, known, succeeded)
-        identity = record["provider_refund_id"]
-        if identity is not None and identity not in {refund.id for refund in succeeded}:
-            self.broken("false succeeded", refund_id, f"{identity} is not its refund")
+        if (fact := false_id(record["provider_refund_id"], as_made(succeeded))) is not None:
+            self.broken(FALSE_SUCCEEDED, refund_id, fact)
         self.money.amount(refund_id, record, succeeded)
         if record["currency"] is not None and record["currency"] != succeeded[-1].payment.currency:
             self.broken("currency", refund_id, f"recorded {record['currency']}")

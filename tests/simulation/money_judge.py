@@ -9,12 +9,14 @@ times of the attempt's end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.simulation.clock import EPOCH
+from worker.sandbox.judging import FALSE_FAILED, Made, false_amount, false_failed
+from worker.sandbox.ledger import STANDING
 
 if TYPE_CHECKING:
     from tests.simulation.known import Known
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 Broken = Callable[[str, str, str], None]
 Record = Mapping[str, str | None]
 
-STANDING: Final = frozenset({"pending", "succeeded"})
 SLOW_READ: Final = 150.0
 """Seconds that the reads of one look, or between a read and its claim, may take."""
 SLOW_SAVE: Final = 1500.0
@@ -184,15 +185,9 @@ class MoneyJudge:
         if record["status"] != "succeeded":
             if self.is_fallen(record):
                 return
-            if (
-                any(refund.status in STANDING for refund in made)
-                and record["evidence"] != "operator"
-            ):
-                self.broken(
-                    "false failed",
-                    refund_id,
-                    f"{record['evidence']}, and the ledger shows the money gone",
-                )
+            fact = false_failed(record["status"] or "", as_made(made))
+            if fact is not None and record["evidence"] != "operator":
+                self.broken(FALSE_FAILED, refund_id, f"{fact}, by {record['evidence']}")
             return
         named = self.bank.refunds.get(record["provider_refund_id"] or "")
         if named is None or named in made:
@@ -233,12 +228,10 @@ class MoneyJudge:
 
     def amount(self, refund_id: str, record: Record, succeeded: list[SandboxRefund]) -> None:
         """Judge a settled amount: the ledger's, or unknown if none was asked for."""
-        if record["amount"] is None and record["all_remaining"] == "1":
-            return
-        if record["amount"] not in {str(refund.amount) for refund in succeeded}:
-            self.broken(
-                "amount", refund_id, f"recorded {record['amount']}, moved {succeeded[-1].amount}"
-            )
+        is_unknown = record["all_remaining"] == "1"
+        fact = false_amount(record["amount"], as_made(succeeded), is_unknown=is_unknown)
+        if fact is not None:
+            self.broken("amount", refund_id, fact)
 
     # Since when
 
@@ -323,3 +316,8 @@ class MoneyJudge:
             captured - sum(one.by for one in moved if one.at <= at)
             for at in [*times, begin - self.lag]
         }
+
+
+def as_made(refunds: Sequence[SandboxRefund]) -> list[Made]:
+    """Return the provider's refunds as the shared rules read them."""
+    return [Made(id=one.id, amount=one.amount, status=one.status) for one in refunds]

@@ -29,6 +29,13 @@ from worker.errors import RefundError, StoreUnavailable
 from worker.model.refund import Refund, Stage, Status
 from worker.ranges import Whole
 from worker.sandbox.installation import environment, process, sandbox_process
+from worker.sandbox.judging import (
+    false_failed,
+    false_id,
+    false_succeeded,
+    made_beside_another,
+    made_by,
+)
 from worker.sandbox.redis_server import running_server
 from worker.settings import Settings
 
@@ -165,32 +172,24 @@ def judge(
     wanted: Sequence[Row], records: Sequence[Refund], ledger: Sequence[dict[str, Any]]
 ) -> list[str]:
     """Compare the ledger with the records and return each disagreement as a sentence."""
-    last: dict[str, dict[str, Any]] = {}
-    effects: Counter[str] = Counter()
-    for entry in ledger:
-        if entry["event"] == "effect":
-            effects[entry["refund_id"]] += 1
-        last[entry["refund"]] = entry
-    standing = Counter(
-        entry["refund_id"] for entry in last.values() if entry["status"] == "succeeded"
-    )
-    wrong = []
+    made = made_by(ledger)
+    wrong = [f"{refund_id}: {fact}" for refund_id, fact in made_beside_another(ledger)]
     by_id = {record.refund_id: record for record in records}
     for row in wanted:
-        record = by_id[row.refund_id]
-        if effects[row.refund_id] > 1:
-            wrong.append(f"{row.refund_id} moved money {effects[row.refund_id]} times")
-        if standing[row.refund_id] != (1 if record.status is Status.SUCCEEDED else 0):
-            wrong.append(
-                f"{row.refund_id} is recorded {record.status} and succeeded"
-                f" {standing[row.refund_id]} times"
-            )
+        record, own = by_id[row.refund_id], made.get(row.refund_id, [])
+        good = [one for one in own if one.status == "succeeded"]
+        if record.status is Status.SUCCEEDED:
+            fact = false_succeeded(own, good) or false_id(record.provider_refund_id, good)
+        else:
+            fact = false_failed(str(record.status), own)
+        if fact is not None:
+            wrong.append(f"{row.refund_id} is recorded {record.status}: {fact}")
         if record.status is not row.expected:
             wrong.append(f"{row.refund_id} ended {record.status}, expected {row.expected}")
-    if strangers := set(effects) - set(by_id):
+    if strangers := set(made) - set(by_id):
         wrong.append(f"the ledger holds effects of unknown refunds: {sorted(strangers)}")
     recorded = sum(record.amount or 0 for record in records if record.status is Status.SUCCEEDED)
-    moved = sum(int(entry["amount"]) for entry in last.values() if entry["status"] == "succeeded")
+    moved = sum(one.amount for each in made.values() for one in each if one.status == "succeeded")
     if recorded != moved:
         wrong.append(f"the records add up to {recorded} and the ledger to {moved}")
     return wrong

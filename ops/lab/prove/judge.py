@@ -19,8 +19,19 @@ from ops.lab.prove.missing import waits_for_the_missing
 from worker.model.refund import Stage
 from worker.provider.gateway import MAX_TRIES
 from worker.rules.transitions import TRANSITIONS
+from worker.sandbox.judging import (
+    FALSE_FAILED,
+    FALSE_SUCCEEDED,
+    Made,
+    false_amount,
+    false_failed,
+    false_id,
+    false_succeeded,
+    made_beside_another,
+    made_by,
+)
+from worker.sandbox.ledger import STANDING
 
-STANDING: Final = frozenset({"pending", "succeeded"})
 NOT_DONE: Final = frozenset({401, 403, 429})
 """Whole answers after which a refund is sent again without any read-back."""
 PROVEN: Final = frozenset({"absence_proven", "operator_says_absent"})
@@ -103,24 +114,12 @@ def _first_move_after(
 # What the provider did
 
 
-def final_statuses(ledger: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return each provider refund's last status."""
-    return {entry["refund"]: entry["status"] for entry in ledger}
-
-
-def _effects(evidence: Evidence) -> dict[str, list[Mapping[str, Any]]]:
-    made: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for entry in evidence.ledger:
-        if entry["event"] == "effect" and entry["refund_id"] is not None:
-            made[entry["refund_id"]].append(entry)
-    return made
-
-
 def _money(evidence: Evidence) -> Iterator[Violation]:
-    last = final_statuses(evidence.ledger)
+    last = {entry["refund"]: entry["status"] for entry in evidence.ledger}
     totals: Counter[str] = Counter()
-    yield from _made_beside_another(evidence.ledger)
-    for refund_id in _effects(evidence):
+    for refund_id, fact in made_beside_another(evidence.ledger):
+        yield Violation(rule="money twice", about=refund_id, fact=fact)
+    for refund_id in made_by(evidence.ledger):
         if refund_id not in evidence.accepted:
             yield Violation(
                 rule="unasked",
@@ -137,30 +136,11 @@ def _money(evidence: Evidence) -> Iterator[Violation]:
             )
 
 
-def _made_beside_another(ledger: Sequence[Mapping[str, Any]]) -> Iterator[Violation]:
-    """Yield each effect that came while an earlier one of the same refund stood, whatever became of
-    either later.
-    """
-    now: dict[str, str] = {}
-    made: dict[str, list[str]] = defaultdict(list)
-    for entry in ledger:
-        if entry["event"] == "effect" and entry["refund_id"] is not None:
-            earlier = [
-                identity for identity in made[entry["refund_id"]] if now[identity] in STANDING
-            ]
-            if earlier:
-                fact = f"{entry['refund']} was made while {', '.join(earlier)} stood"
-                yield Violation(rule="money twice", about=entry["refund_id"], fact=fact)
-            made[entry["refund_id"]].append(entry["refund"])
-        now[entry["refund"]] = entry["status"]
-
-
 # What the subject says of it
 
 
 def _records(evidence: Evidence) -> Iterator[Violation]:
-    last = final_statuses(evidence.ledger)
-    effects = _effects(evidence)
+    effects = made_by(evidence.ledger)
     lied_to = {post.refund_id for post in evidence.posts if post.fault == "wrong_resource_after"}
     for refund_id in evidence.accepted:
         record = evidence.records.get(refund_id)
@@ -169,9 +149,7 @@ def _records(evidence: Evidence) -> Iterator[Violation]:
             continue
         made = effects.get(refund_id, [])
         if record["stage"] == "settled":
-            found = _verdict(
-                refund_id, record, [(effect, last[effect["refund"]]) for effect in made]
-            )
+            found = _verdict(refund_id, record, made)
             # A lie about a single field that nothing else contradicts is the provider's word for
             # what it did: in the reply to a POST, or in a list about the amount of a refund for
             # which none was asked.
@@ -198,44 +176,22 @@ def _records(evidence: Evidence) -> Iterator[Violation]:
             )
 
 
-def _is_unknown(record: Mapping[str, str]) -> bool:
-    """Tell whether nobody can know the amount.
-
-    A total does not say how much of its rise one refund has taken.
-    """
-    return (
-        "amount" not in record
-        and record.get("evidence") == "totals"
-        and record.get("all_remaining") == "1"
-    )
-
-
 def _verdict(
-    refund_id: str, record: Mapping[str, str], made: Sequence[tuple[Mapping[str, Any], str]]
+    refund_id: str, record: Mapping[str, str], made: Sequence[Made]
 ) -> Iterator[Violation]:
-    status = record["status"]
-    if status == "succeeded":
-        good = [effect for effect, last in made if last == "succeeded"]
-        if not good:
-            seen = [last for _, last in made]
-            yield Violation(
-                rule="false succeeded",
-                about=refund_id,
-                fact=f"the ledger shows {seen or 'nothing'}",
-            )
-        elif not _is_unknown(record) and record.get("amount") not in {
-            str(effect["amount"]) for effect in good
-        }:
-            yield Violation(rule="amount", about=refund_id, fact=f"recorded {record.get('amount')}")
-        named = record.get("provider_refund_id")
-        if good and named not in {None, *(effect["refund"] for effect in good)}:
-            yield Violation(rule="false id", about=refund_id, fact=f"{named} is not its refund")
-    elif any(last in STANDING for _, last in made):
-        yield Violation(
-            rule="false failed",
-            about=refund_id,
-            fact=f"{status}, and the ledger shows the money gone",
-        )
+    if record["status"] != "succeeded":
+        facts = {FALSE_FAILED: false_failed(record["status"], made)}
+    elif not (good := [one for one in made if one.status == "succeeded"]):
+        facts = {FALSE_SUCCEEDED: false_succeeded(made, good)}
+    else:
+        is_unknown = record.get("evidence") == "totals" and record.get("all_remaining") == "1"
+        facts = {
+            "amount": false_amount(record.get("amount"), good, is_unknown=is_unknown),
+            "false id": false_id(record.get("provider_refund_id"), good),
+        }
+    for rule, fact in facts.items():
+        if fact is not None:
+            yield Violation(rule=rule, about=refund_id, fact=fact)
 
 
 def _failures(
