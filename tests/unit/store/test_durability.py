@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -487,3 +487,49 @@ def test_server_that_refuses_the_password_says_so_without_showing_it() -> None:
             store.get("a")
         assert PASSWORD not in str(caught.value)
         store.redis.close()
+
+
+def checks_that(monkeypatch: pytest.MonkeyPatch, name: str, ends: list[bool]) -> list[bool]:
+    """Let checks of a server end so in turn; return whether each comes after a fault."""
+    after: list[bool] = []
+
+    def check(*, after_fault: bool) -> Generator[Any, Any, bool]:
+        after.append(after_fault)
+        if not ends[len(after) - 1]:
+            raise NotDurable("no file")
+        yield "PING"
+        return False
+
+    monkeypatch.setattr(f"worker.store.durability.{name}", check)
+    return after
+
+
+def test_check_of_a_producer_knows_whether_the_one_before_found_a_fault(
+    sync_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = checks_that(monkeypatch, "flushing", [False, False, True, True])
+    store = Store(sync_redis)
+    for _ in range(2):
+        with pytest.raises(NotDurable):
+            store.check_flushing()
+        assert store.wait_for_disk is None
+    for _ in range(2):
+        store.check_flushing()
+        assert store.wait_for_disk is False
+    assert after == [False, True, True, False]
+
+
+async def test_check_of_a_worker_knows_whether_the_one_before_found_a_fault(
+    async_redis: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = checks_that(monkeypatch, "probe", [False, False, True, True])
+    store = AsyncStore(async_redis)
+    for _ in range(2):
+        with pytest.raises(NotDurable):
+            await store.require_durable()
+        assert store.wait_for_disk is None
+    for _ in range(2):
+        await store.require_durable()
+        assert store.wait_for_disk is False
+    assert after == [False, True, True, False]
+    await store.close()
