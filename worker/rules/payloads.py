@@ -232,12 +232,9 @@ def _own(value: Any) -> str | None:
 
 
 def _generation(value: Any) -> str:
-    text = str(value) if type(value) is int else value
-    return (
-        text
-        if isinstance(text, str) and re.fullmatch(rf"[0-9]{{1,{_LONGEST_GENERATION}}}", text)
-        else ""
-    )
+    # The provider may show our number as text or as a number.
+    text = str(value)
+    return text if re.fullmatch(rf"[0-9]{{1,{_LONGEST_GENERATION}}}", text) else ""
 
 
 def _is_refund(value: Mapping[str, Any], refund: ProviderRefund | None) -> bool:

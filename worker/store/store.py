@@ -229,9 +229,7 @@ class Store(_Scripts):
             self._pages(bucket, newest_first=False) for bucket in chosen if bucket not in SETTLED
         ]
         settled = [self._pages(bucket, newest_first=True) for bucket in chosen if bucket in SETTLED]
-        for _, refund_id in chain(
-            merge(*unsettled, key=_score), merge(*settled, key=_score, reverse=True)
-        ):
+        for _, refund_id in chain(merge(*unsettled), merge(*settled, reverse=True)):
             yield refund_id
 
     def _pages(self, bucket: str, *, newest_first: bool) -> Iterator[tuple[float, str]]:
@@ -297,10 +295,6 @@ class Store(_Scripts):
             for bucket in BUCKETS:
                 pipeline.zcard(self.key(f"index:{bucket}"))
             return dict(zip(BUCKETS, pipeline.execute(), strict=True))
-
-
-def _score(entry: tuple[float, str]) -> float:
-    return entry[0]
 
 
 SETTLED: Final = frozenset({"succeeded", "failed", "canceled"})

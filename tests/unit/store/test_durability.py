@@ -21,7 +21,7 @@ from tests.support.store_world import LEASE
 from worker.errors import NotDurable, SettingsError, StoreRefused, StoreUnavailable
 from worker.model.refund import Lane
 from worker.sandbox.redis_server import ThrowawayServer, running_server
-from worker.store import connection, flags, scripts
+from worker.store import connection, durability, flags, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command
 from worker.store.store import Store
@@ -533,3 +533,13 @@ async def test_check_of_a_worker_knows_whether_the_one_before_found_a_fault(
         assert store.wait_for_disk is False
     assert after == [False, True, True, False]
     await store.close()
+
+
+def test_server_that_reports_no_rewrite_is_not_waited_for() -> None:
+    check = durability.flushing(after_fault=True)
+    assert next(check) == ("CONFIG GET", "*append*")
+    settings = {"appendonly": "yes", "appendfsync": "always", "no-appendfsync-on-rewrite": "no"}
+    assert check.send(settings) == ("INFO", "persistence")
+    with pytest.raises(StopIteration) as ended:
+        check.send({"aof_enabled": 1})
+    assert ended.value.value is False
