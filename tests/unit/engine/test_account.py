@@ -409,6 +409,28 @@ async def test_each_call_about_a_missing_payment_takes_a_permit_of_the_rate(
         await handled(shop, BY_ID, PAID, PAID)
 
 
+async def test_another_key_is_confirmed_by_three_refunds_at_most(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        for number in range(5):
+            await shop.accept(f"r{number}", payment_intent=f"pi_{number}")
+            made = refund_payload(
+                id=f"re_{number}",
+                payment_intent=f"pi_{number}",
+                metadata={"refund_id": f"r{number}"},
+            )
+            shop.provider.will(POST, says(200, made))
+            assert await shop.handle(f"r{number}") == "succeeded"
+            shop.provider.will(f"GET /v1/refunds/re_{number}", GONE)
+            shop.provider.will(f"GET /v1/payment_intents/pi_{number}", GONE)
+        shop.provider.asked.clear()
+        with pytest.raises(ProviderMismatch):
+            await shop.service.account._ask_witnesses(rotated=True)
+        read = [call for call in shop.provider.asked if call.startswith("GET /v1/refunds/")]
+        assert len(read) == 3
+
+
 async def test_worker_that_ends_asks_no_more_about_a_payment_that_is_missing_to_a_post(
     async_redis: redis.asyncio.Redis,
 ) -> None:
