@@ -3,6 +3,11 @@
 kombu makes three round trips for a message: to fetch it, to note it as unacknowledged, and to
 acknowledge it. While messages wait, one script does all three here, for as many as may be started;
 otherwise kombu's blocking read waits.
+
+It overrides private parts of kombu, which is a risk; `tests/unit/broker/test_kombu_internals.py`
+fails if one of them changes. What it is worth, by `./ops/dev bench transport` on 2026-11-28 with
+the provider at 50 ms and one refund a message: 949 refunds a second instead of 394, 1.01 ms of the
+worker's processor time a refund instead of 2.18, and 320 µs of the server's instead of 895.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from ops.lab.bench import gentle, payment, plan, rates, sizes, waits
+from ops.lab.bench import gentle, payment, plan, rates, sizes, transport, waits
 from ops.lab.bench.machine import Cores, described, usable
 from ops.lab.bench.plan import Plan
 from ops.lab.bench.rig import Rig, WrongCountError
@@ -34,6 +34,7 @@ FIGURES: Final[dict[str, Taker]] = {
     "limit": gentle.limit,
     "backlog": rates.backlog,
     "payment": payment.one_payment,
+    "transport": transport.transport,
 }
 
 
@@ -65,7 +66,8 @@ def main(
 ) -> None:
     """Measure the figures named, all unless told otherwise.
 
-    They are: bulk single latency lanes processes accept memory limit backlog payment.
+    They are: bulk single latency lanes processes accept memory limit backlog payment
+    transport.
     Absolute numbers drift with the machine: compare ratios, and only within one run.
     """
     if quick and full:

@@ -181,15 +181,18 @@ class Rig:
         )
         os.sync()
 
-    def start_worker(self, *, wrapped: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    def start_worker(
+        self, *, wrapped: Sequence[str] = (), module: str = "celery"
+    ) -> subprocess.Popen[bytes]:
         """Start a worker process as `refunds worker` does, on the next worker's core.
 
-        It is not waited for.
+        It is not waited for. Another `module` takes the place of Celery's command.
         """
         place = len(self.workers)
         queues = ",".join(lane.value for lane in Lane)
         name = ["--hostname", f"bench-{place}@%h"]
-        started = [*wrapped, *command(queues, self.refunds.settings), *name]
+        python, flag, _, *rest = command(queues, self.refunds.settings)
+        started = [*wrapped, python, flag, module, *rest, *name]
         return self._start(started, f"worker-{place}.log", place)
 
     def start_floor(self, count: int, *, lean: bool = False) -> subprocess.Popen[bytes]:
