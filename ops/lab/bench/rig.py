@@ -220,7 +220,7 @@ class Rig:
             "the workers are up",
         )
         # The heartbeat comes before the first read of the queue, and nothing outside the process
-        # tells of that read.
+        # shows that read.
         time.sleep(1)
 
     def stop(self) -> None:

@@ -2,11 +2,11 @@
 
 `./ops/dev python -m ops.lab.bench.sampling bulk` (or single, or floor).
 
-Samples whoever holds the interpreter of a worker that works off a full queue, and shares the
-process's measured processor time out by these samples (so what the kernel does inside a call counts
-for nobody, spread over all): first by whose code was running (a standard-library frame counts for
-whoever called it), then by which of the worker's own functions it was done for, everything below it
-included. On the server's side: each command's time.
+Samples the thread that holds the interpreter in a worker with a full queue. The measured processor
+time of the process is divided by these samples; time inside the kernel is spread over all of them.
+The first table is by the package whose code ran; a frame of the standard library counts for its
+caller. The second is by the worker's own function, with everything below it. A third shows the
+server's time for each command.
 """
 
 from __future__ import annotations

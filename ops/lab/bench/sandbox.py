@@ -99,7 +99,7 @@ async def _load(url: str, requests: int, connections: int) -> tuple[float, int]:
         finished.append(done)
         opened.append(
             await loop.create_connection(
-                lambda done=done: _Connection(parts.netloc, numbers, done),  # type: ignore[misc]
+                lambda done=done: _Connection(parts.netloc, numbers, done),  # type: ignore[misc]  # a default
                 parts.hostname or "",
                 parts.port or 0,
             )

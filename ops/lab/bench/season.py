@@ -370,7 +370,7 @@ class Season:
         self.report.facts["mended"] = len(declined[::2])
         gained = after["succeeded"] - before["statuses"]["succeeded"]
         self.report.hold(
-            holds=gained == len(declined[::2]), sentence=f"the retry mended {gained}: {after}"
+            holds=gained == len(declined[::2]), sentence=f"the retry settled {gained}: {after}"
         )
 
     def _declined(self) -> list[str]:

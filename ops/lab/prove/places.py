@@ -178,7 +178,7 @@ def provider_wire(rig: Rig, _dice: Random) -> int:
             rig,
             f"silence of {what}",
             lambda swallowed=swallowed: proxy.fired["swallowed"] > swallowed + 2,
-        )  # type: ignore[misc]
+        )  # type: ignore[misc]  # mypy cannot infer a lambda with a default
         proxy.silence("none")
     proxy.cut_replies(0, 1, 20, 120, 200, 300, 400, 500)
     _under_load(rig, "replies cut", lambda: proxy.cuts_left == 0)

@@ -260,7 +260,7 @@ def test_a_clock_that_differs_by_more_than_two_seconds_is_a_warning(
 )
 def test_records_whose_time_runs_ahead_of_the_servers_clock_are_a_warning(
     ahead: int,
-    told: bool,  # noqa: FBT001
+    told: bool,  # noqa: FBT001 - a table of cases
 ) -> None:
     with fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
         at = int(datetime.now(UTC).timestamp() * 1000) + ahead
