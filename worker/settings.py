@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableSource
 
 from worker.errors import GuardRefused, SettingsError
 from worker.model.redaction import remember_address, remember_key
@@ -29,12 +30,16 @@ KEPT_BEYOND_KEYS_DAYS: Final = 60
 
 Without them a late repeat would be sent as new.
 """
+MOST_WEBHOOK_SECRETS: Final = 4
+"""The most secrets that one webhook is compared with: each costs a hash of its body."""
 LEAST_SETTLE_SECONDS: Final = 5.0
 """Shortest settle time with real money: every limit of a doubt is counted in settle times."""
 # The supervisor sets it for its child process.
 _OTHER_VARIABLES: Final = frozenset({"REFUNDS_SUPERVISOR_PID"})
 _BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "amqp", "amqps"})
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,500}")
+_WEBHOOK_SECRET: Final = re.compile(r"[!-+\--~]{8,200}")
+_FIELD_NAMED: Final = re.compile(r'field "(\w+)"')
 _NUMBERED_SCHEMES: Final = frozenset({"redis", "rediss"})
 _NUMBERED: Final = re.compile(r"(?:/[0-9]{0,9})?")
 _REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "unix"})
@@ -79,6 +84,8 @@ class Settings(BaseSettings):
     backlog_warning: int = Field(default=100_000, gt=0)
     remote_control: bool = False
     actor: str | None = Field(default=None, min_length=1, max_length=100)
+    webhook_secrets: SecretStr | None = None
+    webhook_max_age_hours: float = Field(default=96, ge=0, le=24 * 365)
 
     def model_post_init(self, _context: Any) -> None:
         """Register every secret setting, so that this process redacts it from all later output."""
@@ -87,12 +94,28 @@ class Settings(BaseSettings):
             if isinstance(value, SecretStr):
                 remember = remember_address if name.endswith("_url") else remember_key
                 remember(value.get_secret_value())
+        for secret in self.webhook_keys:
+            remember_key(secret)
 
     @field_validator("actor")
     @classmethod
     def _fit_to_be_kept(cls, value: str | None) -> str | None:
         if value is not None and (not value.isprintable() or not value.strip()):
             raise PydanticCustomError("actor", "must be a name of printable characters")
+        return value
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _few_and_plain(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        secrets = _listed(value)
+        if not 0 < len(secrets) <= MOST_WEBHOOK_SECRETS or not all(map(is_webhook_secret, secrets)):
+            rule = (
+                "must hold 1 to {most} secrets of 8 to 200 printable characters, separated by"
+                " commas, or one a line in the file refunds_webhook_secrets of REFUNDS_SECRETS_DIR"
+            )
+            raise PydanticCustomError("webhook_secrets", rule, {"most": MOST_WEBHOOK_SECRETS})
         return value
 
     @field_validator("redis_url", "broker_url")
@@ -225,6 +248,24 @@ class Settings(BaseSettings):
             raise SettingsError(_sentence(error)) from None
         except OSError as error:
             raise SettingsError(f"REFUNDS_SECRETS_DIR cannot be read: {error.strerror}") from None
+        except UnreadableSource as error:
+            # Pydantic's error names the field in its text only.
+            name = next(iter(_FIELD_NAMED.findall(str(error))), "")
+            raise SettingsError(
+                f"wrong settings: {ENV_PREFIX}{name.upper()}: the file {ENV_PREFIX.lower()}{name}"
+                " of REFUNDS_SECRETS_DIR is not text"
+            ) from None
+
+    @property
+    def webhook_keys(self) -> tuple[str, ...]:
+        """Return the secrets of the webhook endpoints; several while one is being replaced."""
+        return () if self.webhook_secrets is None else _listed(self.webhook_secrets)
+
+    @property
+    def webhook_max_age(self) -> timedelta | None:
+        """Return the age up to which a webhook's signature counts, None for any age."""
+        hours = self.webhook_max_age_hours
+        return timedelta(hours=hours) if hours else None
 
     @property
     def broker(self) -> str:
@@ -298,6 +339,17 @@ class Settings(BaseSettings):
                 " line breaks"
             )
         return key
+
+
+def is_webhook_secret(text: str) -> bool:
+    """Return whether a text can be the secret of a webhook endpoint."""
+    return _WEBHOOK_SECRET.fullmatch(text) is not None
+
+
+def _listed(value: SecretStr) -> tuple[str, ...]:
+    """Return the secrets of a list, separated by commas or line breaks, each once."""
+    lines = (line.strip() for line in re.split(r"[,\n]", value.get_secret_value()))
+    return tuple(dict.fromkeys(line for line in lines if line))
 
 
 def unknown_variables() -> list[str]:

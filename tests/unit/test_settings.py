@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from worker.errors import GuardRefused, SettingsError
+from worker.model.redaction import without_secrets
 from worker.settings import Settings
 
 SECRET = "hunter2-do-not-print"
@@ -171,6 +172,14 @@ WRONG = [
     ("LOG_LEVEL", "loud"),
     ("MAX_AMOUNT", "0"),
     ("MAX_AMOUNT", "1e3"),
+    ("WEBHOOK_SECRETS", ","),
+    ("WEBHOOK_SECRETS", "short"),
+    ("WEBHOOK_SECRETS", f"{SECRET} {SECRET}"),
+    ("WEBHOOK_SECRETS", f"{SECRET}\N{EURO SIGN}"),
+    ("WEBHOOK_SECRETS", ",".join(f"{SECRET}-{number}" for number in range(5))),
+    ("WEBHOOK_SECRETS", SECRET * 11),
+    ("WEBHOOK_MAX_AGE_HOURS", "-1"),
+    ("WEBHOOK_MAX_AGE_HOURS", "nan"),
 ]
 
 
@@ -341,6 +350,58 @@ def test_wrong_value_in_a_secret_file_is_named_and_not_echoed(
     text = message(monkeypatch, SECRETS_DIR=str(tmp_path))
     assert "REFUNDS_REDIS_URL: must begin with one of redis://" in text
     assert SECRET not in text
+
+
+def test_webhook_secrets_are_listed_with_commas_or_one_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert loaded(monkeypatch).webhook_keys == ()
+    listed = loaded(monkeypatch, WEBHOOK_SECRETS="whsec_one, whsec_two,whsec_one,")
+    assert listed.webhook_keys == ("whsec_one", "whsec_two")
+    monkeypatch.delenv("REFUNDS_WEBHOOK_SECRETS")
+    file = tmp_path / "refunds_webhook_secrets"
+    file.write_text("whsec_three\r\n\nwhsec_four\n", encoding="utf-8")
+    assert loaded(monkeypatch, SECRETS_DIR=str(tmp_path)).webhook_keys == (
+        "whsec_three",
+        "whsec_four",
+    )
+
+
+def test_each_webhook_secret_is_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(monkeypatch, WEBHOOK_SECRETS="whsec_one_4711,whsec_two_0815")
+    assert without_secrets("whsec_two_0815 and whsec_one_4711") == "*** and ***"
+    assert "whsec" not in repr(settings)
+    assert "whsec" not in settings.model_dump_json()
+
+
+def test_wrong_webhook_secrets_in_a_file_are_named_with_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "refunds_webhook_secrets").write_text(f"{SECRET}\nx\n", encoding="utf-8")
+    text = message(monkeypatch, SECRETS_DIR=str(tmp_path))
+    assert "REFUNDS_WEBHOOK_SECRETS: must hold 1 to 4 secrets" in text
+    assert "the file refunds_webhook_secrets" in text
+    assert SECRET not in text
+
+
+def test_a_secret_file_that_is_not_text_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "refunds_webhook_secrets").write_bytes(b"whsec_\xff\xfe_4711")
+    text = message(monkeypatch, SECRETS_DIR=str(tmp_path))
+    assert text == (
+        "wrong settings: REFUNDS_WEBHOOK_SECRETS: the file refunds_webhook_secrets of"
+        " REFUNDS_SECRETS_DIR is not text"
+    )
+
+
+@pytest.mark.parametrize(
+    ("hours", "age"), [("96", timedelta(hours=96)), ("0.5", timedelta(minutes=30)), ("0", None)]
+)
+def test_webhooks_are_limited_in_age_unless_the_limit_is_zero(
+    monkeypatch: pytest.MonkeyPatch, hours: str, age: timedelta | None
+) -> None:
+    assert loaded(monkeypatch, WEBHOOK_MAX_AGE_HOURS=hours).webhook_max_age == age
 
 
 @pytest.mark.parametrize("kind", ["missing", "a file"])

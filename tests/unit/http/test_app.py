@@ -1,0 +1,124 @@
+"""The server's health checks, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from worker.errors import StoreUnavailable
+from worker.http import app
+from worker.http.app import Readiness, listening, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+HOST = "127.0.0.1"
+
+
+async def fine() -> None:
+    return None
+
+
+async def away() -> None:
+    raise StoreUnavailable("Redis cannot be reached")
+
+
+async def silent() -> None:
+    await asyncio.sleep(60)
+
+
+@dataclass
+class Slow:
+    """A part whose one request waits."""
+
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: int = 0
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        async def wait(_request: web.Request) -> web.Response:
+            self.begun.set()
+            await self.release.wait()
+            return web.Response(text="answered")
+
+        return [web.get("/slow", wait)]
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+async def status_of(port: int, path: str) -> int:
+    async with aiohttp.ClientSession() as client, client.get(f"http://{HOST}:{port}{path}") as got:
+        await got.read()
+        return got.status
+
+
+@pytest.mark.parametrize(("check", "status"), [(fine, 200), (away, 503), (silent, 503)])
+async def test_it_is_ready_while_redis_answers_and_healthy_in_any_case(
+    monkeypatch: pytest.MonkeyPatch, check: object, status: int
+) -> None:
+    monkeypatch.setattr(app, "READY_SECONDS", 0.1)
+    ready = Readiness(check)  # type: ignore[arg-type]
+    async with listening(app.build([], ready), host=HOST, port=0) as port:
+        assert await status_of(port, "/ready") == status
+        assert await status_of(port, "/health") == 200
+        ready.ending = True
+        assert await status_of(port, "/ready") == 503
+        assert await status_of(port, "/health") == 200
+
+
+async def test_at_the_end_it_serves_the_grace_period_unready_and_finishes_what_is_in_flight() -> (
+    None
+):
+    part, stop, said = Slow(), asyncio.Event(), asyncio.Queue[str]()
+    serving = asyncio.create_task(
+        serve(
+            [part],
+            ready=Readiness(fine),
+            host=HOST,
+            port=0,
+            stop=stop,
+            grace_seconds=0.5,
+            say=said.put_nowait,
+        )
+    )
+    port = int((await said.get()).rpartition(":")[2])
+    in_flight = asyncio.create_task(status_of(port, "/slow"))
+    await part.begun.wait()
+    assert await status_of(port, "/ready") == 200
+    stop.set()
+    assert await said.get() == "ending in 0.5 seconds: /ready answers 503"
+    assert await status_of(port, "/ready") == 503
+    assert await status_of(port, "/health") == 200
+    part.release.set()
+    assert await in_flight == 200
+    await serving
+    assert part.closed == 1
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await status_of(port, "/health")
+
+
+async def test_a_silent_connection_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "IDLE_SECONDS", 0.2)
+    async with listening(app.build([], Readiness(fine)), host=HOST, port=0) as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_taken_port_is_an_os_error_and_the_parts_are_closed() -> None:
+    part = Slow()
+    ready, stop = Readiness(fine), asyncio.Event()
+    with (
+        socket.create_server((HOST, 0)) as taken,
+        pytest.raises(OSError, match="address already in use"),
+    ):
+        await serve([part], ready=ready, host=HOST, port=taken.getsockname()[1], stop=stop)
+    assert part.closed == 1

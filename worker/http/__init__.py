@@ -1,0 +1,1 @@
+"""The HTTP server of `refunds serve`. It holds no API key and never calls the provider."""

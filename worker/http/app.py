@@ -1,0 +1,189 @@
+"""The application of `refunds serve`: its parts, two health checks, and how it starts and ends.
+
+Each connection is on its own: a client that is slow, breaks off or sends wrong lengths ends its own
+connection only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from worker.errors import RefundError
+
+GRACE_SECONDS: Final = 5.0
+"""How long requests are still served after SIGTERM, so that a proxy notices `/ready` first."""
+IDLE_SECONDS: Final = 15.0
+"""How long a connection may have no complete request head: at its start, and between requests."""
+LINGER_SECONDS: Final = 2.0
+"""How long the rest of a refused body is read, so that the client sees the answer."""
+END_SECONDS: Final = 5.0
+"""How long a request in flight may take at the end."""
+READY_SECONDS: Final = 2.0
+_MOST_HEADERS: Final = 64
+
+_NAME: Final = "refunds"
+"""The `Server` header: aiohttp's own names its version."""
+
+# aiohttp logs a request that it cannot parse, and that line repeats parts of it.
+_QUIET: Final = logging.getLogger("worker.http.protocol")
+_QUIET.disabled = True
+
+
+class _Connection(web.RequestHandler):
+    """A connection that answers what it cannot parse with an empty body; aiohttp repeats it."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
+        exc: BaseException | None = None,  # noqa: ARG002 - aiohttp's signature
+        message: str | None = None,  # noqa: ARG002 - likewise
+    ) -> web.StreamResponse:
+        """Return the answer to a request that cannot be parsed, or whose handler failed."""
+        if request.writer.output_size > 0:
+            raise ConnectionError
+        response = web.Response(status=status, headers={"Server": _NAME})
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """A server of `_Connection`s."""
+
+    def __call__(self) -> web.RequestHandler:
+        """Return the protocol of a new connection."""
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    """A runner of a `_Server`."""
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            **made._kwargs,  # noqa: SLF001 - aiohttp has no other way to a protocol of one's own
+        )
+
+
+async def _unnamed(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = _NAME
+
+
+class Part(Protocol):
+    """A part of the server, such as the webhooks: its routes, and its work at the end."""
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        """Return the routes of this part."""
+        ...
+
+    async def close(self) -> None:
+        """Finish the work of requests that were answered."""
+        ...
+
+
+class Readiness:
+    """Whether a proxy should send requests here: not while ending, nor while Redis is away."""
+
+    def __init__(self, check: Callable[[], Awaitable[object]]) -> None:
+        self._check = check
+        self.ending = False
+
+    async def __call__(self) -> bool:
+        """Return whether requests can be served now."""
+        if self.ending:
+            return False
+        try:
+            await asyncio.wait_for(self._check(), READY_SECONDS)
+        except (RefundError, TimeoutError):
+            return False
+        return True
+
+
+def build(parts: Iterable[Part], ready: Readiness) -> web.Application:
+    """Return the application with these parts, and with `/health` and `/ready`."""
+
+    async def health(_request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def readiness(_request: web.Request) -> web.Response:
+        if await ready():
+            return web.json_response({"status": "ready"})
+        return web.json_response(
+            {"status": "not ready"}, status=HTTPStatus.SERVICE_UNAVAILABLE.value
+        )
+
+    application = web.Application()
+    application.on_response_prepare.append(_unnamed)
+    application.add_routes([web.get("/health", health), web.get("/ready", readiness)])
+    for part in parts:
+        application.add_routes(part.routes())
+    return application
+
+
+@asynccontextmanager
+async def listening(
+    application: web.Application, *, host: str, port: int, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """Serve until the end of the block, and yield the port; port 0 picks a free one.
+
+    Raises `OSError` if the port is taken.
+    """
+    runner = _Runner(
+        application,
+        access_log=None,
+        logger=_QUIET,
+        # A signature covers the body as it was sent.
+        auto_decompress=False,
+        keepalive_timeout=IDLE_SECONDS,
+        lingering_time=LINGER_SECONDS,
+        max_headers=_MOST_HEADERS,
+        shutdown_timeout=END_SECONDS,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, ssl_context=tls)
+        await site.start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+async def serve(
+    parts: Iterable[Part],
+    *,
+    ready: Readiness,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    tls: ssl.SSLContext | None = None,
+    grace_seconds: float = GRACE_SECONDS,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serve the parts until `stop` is set, and for the grace period after it.
+
+    `say` receives the address. Raises `OSError` if the port is taken.
+    """
+    parts = list(parts)
+    try:
+        async with listening(build(parts, ready), host=host, port=port, tls=tls) as taken:
+            shown = f"[{host}]" if ":" in host else host
+            say(f"listening at {'https' if tls else 'http'}://{shown}:{taken}")
+            await stop.wait()
+            ready.ending = True
+            say(f"ending in {grace_seconds:g} seconds: /ready answers 503")
+            await asyncio.sleep(grace_seconds)
+    finally:
+        for part in parts:
+            await part.close()

@@ -1,0 +1,225 @@
+"""The part `webhooks`: receives the provider's events at `POST /webhooks/wooshpay`.
+
+An event only says where to look. It is checked, its ids are noted, and a worker reads the refund
+from the provider. A body is never logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any, Final, Protocol
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from worker.errors import NotDurable, RefundError, StoreUnavailable
+from worker.model import hints, signatures
+from worker.model.hints import Hint
+from worker.store.scripts import Due
+
+log = structlog.get_logger(__name__)
+
+PATH: Final = "/webhooks/wooshpay"
+MAX_BODY: Final = 256 * 1024
+BODY_SECONDS: Final = 10.0
+"""How long a client may take to send a body."""
+MAX_READING: Final = 256
+"""The most bodies that are read at once: they may take 64 MB together."""
+MAX_IN_FLIGHT: Final = 64
+RETRY_AFTER_SECONDS: Final = 30
+_QUIET_SECONDS: Final = 10.0
+"""A refusal is logged once in this time for each reason, so that a flood cannot fill the log."""
+
+
+class Result(StrEnum):
+    """What became of a delivery; the label of `refunds_webhooks_total`."""
+
+    HINTED = "hinted"
+    PAYMENT = "payment"
+    UNKNOWN = "unknown"
+    IGNORED = "ignored"
+    FORGED = "forged"
+    STALE = "stale"
+    MALFORMED = "malformed"
+
+
+class Hinted(Protocol):
+    """What the records hold about a hint: the kind of match, and the refunds that are due."""
+
+    @property
+    def result(self) -> str:
+        """Return `hinted`, `payment` or `unknown`."""
+        ...
+
+    @property
+    def due(self) -> tuple[Due, ...]:
+        """Return the refunds to nudge at once."""
+        ...
+
+
+_BEST_FIRST: Final = (Result.HINTED, Result.PAYMENT, Result.UNKNOWN)
+_WRONG: Final = HTTPStatus.BAD_REQUEST
+_SLOW: Final = HTTPStatus.REQUEST_TIMEOUT
+_TOO_LARGE: Final = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+_AWAY: Final = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class _Refused(Exception):
+    """A delivery that is answered with an HTTP status, and counted if it has a result."""
+
+    def __init__(self, status: HTTPStatus, result: Result | None = None) -> None:
+        super().__init__(status)
+        self.status, self.result = status, result
+
+
+class Webhooks:
+    """Receives events. For one event loop.
+
+    `hint` notes an event's ids in the records, durably; `nudge` tells the workers of refunds that
+    are due; `count` counts each delivery once.
+    """
+
+    def __init__(
+        self,
+        *,
+        secrets: Sequence[str],
+        max_age: timedelta | None,
+        hint: Callable[[Hint], Awaitable[Hinted]],
+        nudge: Callable[[Iterable[Due]], None],
+        count: Callable[[str], None],
+        wall: Callable[[], datetime],
+        body_seconds: float = BODY_SECONDS,
+    ) -> None:
+        self._secrets = tuple(secrets)
+        self._max_age = max_age
+        self._hint = hint
+        self._nudge = nudge
+        self._count = count
+        self._wall = wall
+        self._body_seconds = body_seconds
+        self._reading = 0
+        self._in_flight = 0
+        self._logged: dict[str, float] = {}
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the one route of this part."""
+        return [web.post(PATH, self.receive)]
+
+    async def close(self) -> None:
+        """Do nothing: what was answered is in the records."""
+
+    async def receive(self, request: web.Request) -> web.Response:
+        """Answer one delivery; the provider repeats one that is not answered with 200."""
+        try:
+            result = await self._admit(request, await self._body(request))
+        except _Refused as refused:
+            return self._refuse(refused)
+        except (StoreUnavailable, NotDurable) as error:
+            self._say("webhook_deferred", error=str(error))
+            return self._refuse(_Refused(_AWAY))
+        except RefundError as error:
+            # A person is needed, and the provider repeats the event meanwhile.
+            self._say("webhook_not_kept", error=str(error), alarm=True)
+            return self._refuse(_Refused(_AWAY))
+        except Exception as error:  # noqa: BLE001 - one of the outermost loops; its text may repeat the body
+            log.error("webhook_failed", error=type(error).__name__, alarm=True)  # noqa: TRY400 - see above
+            return self._refuse(_Refused(_AWAY))
+        self._count(result)
+        return web.json_response({})
+
+    def _refuse(self, refused: _Refused) -> web.Response:
+        if refused.result is not None:
+            self._count(refused.result)
+            self._say("webhook_refused", result=refused.result.value, status=refused.status.value)
+        if refused.status == _AWAY:
+            return web.Response(status=_AWAY, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+        response = web.Response(status=refused.status)
+        # What follows on this connection may be the rest of the body.
+        response.force_close()
+        return response
+
+    async def _body(self, request: web.Request) -> bytes:
+        """Return the body as it was sent, at most `MAX_BODY` bytes."""
+        if self._reading >= MAX_READING:
+            raise _Refused(_AWAY)
+        if (request.content_length or 0) > MAX_BODY:
+            raise _Refused(_TOO_LARGE, Result.MALFORMED)
+        self._reading += 1
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > MAX_BODY:
+                        raise _Refused(_TOO_LARGE, Result.MALFORMED)
+        except TimeoutError:
+            raise _Refused(_SLOW, Result.MALFORMED) from None
+        except (aiohttp.ClientError, web.RequestPayloadError, ConnectionError):
+            # The client has gone, or its lengths are wrong.
+            raise _Refused(_WRONG, Result.MALFORMED) from None
+        finally:
+            self._reading -= 1
+        return bytes(body)
+
+    async def _admit(self, request: web.Request, body: bytes) -> Result:
+        if self._in_flight >= MAX_IN_FLIGHT:
+            raise _Refused(_AWAY)
+        self._in_flight += 1
+        try:
+            return await self._handle(request, body)
+        finally:
+            self._in_flight -= 1
+
+    async def _handle(self, request: web.Request, body: bytes) -> Result:
+        verdict = signatures.check(
+            request.headers.getall(signatures.HEADER, []),
+            body,
+            secrets=self._secrets,
+            now=self._wall(),
+            max_age=self._max_age,
+        )
+        if verdict != "valid":
+            raise _Refused(_WRONG, Result(verdict))
+        found = hints.read_all(_event(body))
+        if not found:
+            return Result.IGNORED
+        results = {await self._note(hint) for hint in found}
+        return next(result for result in _BEST_FIRST if result in results)
+
+    async def _note(self, hint: Hint) -> Result:
+        if not (hint.provider_refund_id or hint.refund_id or hint.payment_intent):
+            return Result.UNKNOWN
+        hinted = await self._hint(hint)
+        self._nudge(hinted.due)
+        log.info(
+            "webhook_received",
+            result=hinted.result,
+            refund_id=hint.refund_id,
+            provider_refund_id=hint.provider_refund_id,
+            payment_intent=hint.payment_intent,
+        )
+        return Result(hinted.result)
+
+    def _say(self, event: str, **facts: Any) -> None:
+        """Log a refusal, unless the same was logged a moment ago."""
+        kind, now = f"{event} {facts.get('result')}", time.monotonic()
+        if now - self._logged.get(kind, -_QUIET_SECONDS) >= _QUIET_SECONDS:
+            self._logged[kind] = now
+            log.warning(event, **facts)
+
+
+def _event(body: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise _Refused(_WRONG, Result.MALFORMED) from None
+    if not isinstance(event, dict):
+        raise _Refused(_WRONG, Result.MALFORMED)
+    return event
