@@ -44,6 +44,7 @@ RULES = (
     {"payloads"},
     {"outcomes"},
     {"evidence", "attempts"},
+    {"rechecks"},
     {"contradictions", "preflight", "readback"},
     {"decisions"},
 )

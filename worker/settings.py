@@ -34,6 +34,12 @@ MOST_WEBHOOK_SECRETS: Final = 4
 """The most secrets that one webhook is compared with: each costs a hash of its body."""
 LEAST_SETTLE_SECONDS: Final = 5.0
 """Shortest settle time with real money: every limit of a doubt is counted in settle times."""
+MOST_RUNGS: Final = 10
+"""Maximum times at which one settled refund is read again."""
+WATCH_RATE: Final = 5.0
+"""Settled refunds per second that are read again if no rate limit is set."""
+_OFF: Final = "off"
+_RUNG: Final = re.compile(r"([1-9][0-9]{0,3})([hd])")
 # The supervisor sets it for its child process.
 _OTHER_VARIABLES: Final = frozenset({"REFUNDS_SUPERVISOR_PID"})
 _BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "amqp", "amqps"})
@@ -43,6 +49,15 @@ _FIELD_NAMED: Final = re.compile(r'field "(\w+)"')
 _NUMBERED_SCHEMES: Final = frozenset({"redis", "rediss"})
 _NUMBERED: Final = re.compile(r"(?:/[0-9]{0,9})?")
 _REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "unix"})
+
+
+def _rungs_in(text: str) -> tuple[timedelta | None, ...]:
+    """Return the times named in a list such as `1d,12h`, None for each that cannot be read."""
+    if text.strip().lower() in {"", _OFF}:
+        return ()
+    units = {"h": timedelta(hours=1), "d": timedelta(days=1)}
+    matches = (_RUNG.fullmatch(part.strip()) for part in text.split(","))
+    return tuple(int(match[1]) * units[match[2]] if match else None for match in matches)
 
 
 class Settings(BaseSettings):
@@ -83,6 +98,8 @@ class Settings(BaseSettings):
     heartbeat_file: Path | None = None
     backlog_warning: int = Field(default=100_000, gt=0)
     remote_control: bool = False
+    watch: str = "1d,7d,30d,60d"
+    watch_share: float = Field(default=0.1, gt=0, le=1)
     actor: str | None = Field(default=None, min_length=1, max_length=100)
     webhook_secrets: SecretStr | None = None
     webhook_max_age_hours: float = Field(default=96, ge=0, le=24 * 365)
@@ -116,6 +133,22 @@ class Settings(BaseSettings):
                 " commas, or one a line in the file refunds_webhook_secrets of REFUNDS_SECRETS_DIR"
             )
             raise PydanticCustomError("webhook_secrets", rule, {"most": MOST_WEBHOOK_SECRETS})
+        return value
+
+    @field_validator("watch")
+    @classmethod
+    def _ascending_rungs(cls, value: str) -> str:
+        rungs = _rungs_in(value)
+        if (
+            None in rungs
+            or len(rungs) > MOST_RUNGS
+            or list(rungs) != sorted(set(rungs), key=lambda rung: rung or timedelta(0))
+        ):
+            rule = (
+                "must be up to {most} ascending times since settling, in hours or days, such as"
+                " 1d,7d,30d,60d, or off for no watch"
+            )
+            raise PydanticCustomError("rungs", rule, {"most": MOST_RUNGS})
         return value
 
     @field_validator("redis_url", "broker_url")
@@ -305,6 +338,16 @@ class Settings(BaseSettings):
             max_attempts=self.max_attempts,
             max_age=timedelta(hours=self.max_age_hours),
         )
+
+    @property
+    def watch_rungs(self) -> tuple[timedelta, ...]:
+        """Return the times since settling at which settled refunds are read again; () if off."""
+        return tuple(rung for rung in _rungs_in(self.watch) if rung is not None)
+
+    @property
+    def watch_rate(self) -> float:
+        """Return how many settled refunds per second all workers together read again at most."""
+        return self.rate_limit * self.watch_share if self.rate_limit else WATCH_RATE
 
     @property
     def lease_spare(self) -> timedelta:

@@ -76,6 +76,8 @@ class World:
             usual["seq"] = loaded.seq
         if loaded.refund is not None and loaded.refund.asked_currency is not None:
             usual["currency_checked"] = True
+        if loaded.refund is not None and loaded.refund.prior_ids:
+            usual["prior_read_at"] = loaded.now
         return self.store.run(scripts.claim(refund_id, kind, **(usual | options)))
 
     def save(self, refund: Refund, step: Step, detail: Mapping[str, Any] | None = None) -> Saved:

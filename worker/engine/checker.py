@@ -17,7 +17,7 @@ from worker.model.answers import Outcome, PaymentView, Readback
 from worker.model.refund import Refund
 from worker.model.steps import Step
 from worker.provider.gateway import Gateway, Permit, is_missing
-from worker.rules import preflight
+from worker.rules import preflight, rechecks
 from worker.rules.attempts import Rules
 from worker.rules.outcomes import classify
 
@@ -77,6 +77,32 @@ class Checker:
         if step is None:
             return view
         return (await self._keep_back(refund, step, code, {})).ending
+
+    async def read_prior(self, refund: Refund, now: datetime, permit: Permit) -> Ending | None:
+        """Read the provider's refunds of earlier generations before a retry is sent.
+
+        Return None if they moved nothing, else the saved step's ending.
+        """
+        for prior in refund.prior_ids:
+            answer = await self._gateway.get_refund(prior, permit, about=refund)
+            found = rechecks.shown_refund(answer)
+            code = ""
+            if found is not None and found.id == prior:
+                self._note_answer()
+                step = preflight.after_prior(refund, found, now)
+            else:
+                outcome = await self._gateway.whose_refusal(classify(answer, refund))
+                await self._note_trouble(outcome)
+                code = outcome.code
+                if not rechecks.is_gone(outcome):
+                    step = preflight.prior_unreadable(refund, outcome, self._jitter())
+                elif await self._account.is_lost(refund.payment_intent, permit):
+                    step = preflight.account_lost(refund)
+                else:
+                    step = preflight.prior_missing(prior)
+            if step is not None:
+                return (await self._keep_back(refund, step, code, {"prior": prior})).ending
+        return None
 
     async def judge(self, refund: Refund, read_back: Readback, now: datetime) -> Held | None:
         """Judge a read-back before the first send.

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from http import HTTPStatus
 from typing import Final
 
 from worker.engine.account import Account
+from worker.engine.candidates import CandidateReader
 from worker.engine.recorder import Recorder
 from worker.model.answers import (
     Answer,
@@ -23,7 +25,7 @@ from worker.model.answers import (
 )
 from worker.model.refund import Refund
 from worker.provider.gateway import Gateway, Permit, shows
-from worker.rules import attempts
+from worker.rules import rechecks
 from worker.rules.attempts import Rules
 from worker.rules.evidence import judge_absence, judge_list, judge_totals
 from worker.rules.outcomes import classify
@@ -51,6 +53,7 @@ class ReadbackRunner:
         *,
         rules: Rules,
         account: Account,
+        candidates: CandidateReader,
         note_trouble: Callable[[Outcome], Awaitable[None]],
         note_answer: Callable[[], None],
     ) -> None:
@@ -59,17 +62,23 @@ class ReadbackRunner:
         self._recorder = recorder
         self._rules = rules
         self._account = account
+        self._candidates = candidates
         self._note_trouble = note_trouble
         self._note_answer = note_answer
 
-    async def run(self, refund: Refund, permit: Permit) -> Readback:
-        """Return what the provider shows for a refund in doubt.
+    async def run(self, refund: Refund, now: datetime, permit: Permit) -> Readback:
+        """Return what the provider shows for a refund in doubt, at `now` (the records' time).
 
-        Also saves reversals of its siblings found meanwhile.
+        Also saves reversals of its siblings found meanwhile. What webhooks named is read first, in
+        every mode.
 
         `permit` is awaited before each call, because a list may have many pages and a payment many
         refunds.
         """
+        if refund.candidates:
+            read_back = await self._candidates.read_back(refund, permit)
+            if read_back is not None:
+                return read_back
         if refund.operator_says is not None and refund.provider_refund_id is not None:
             # The provider gave this id once, so a person's statement about the refund can be
             # checked by that id.
@@ -78,9 +87,9 @@ class ReadbackRunner:
                 return read_back
         match self._rules.readback:
             case "list":
-                return await self._read_list(refund, permit)
+                return await self._read_list(refund, now, permit)
             case "totals":
-                return await self._read_totals(refund, permit)
+                return await self._read_totals(refund, now, permit)
             case "none":
                 return Readback(
                     verdict=ReadbackVerdict.INCONCLUSIVE, reason="nothing may be read back"
@@ -117,7 +126,7 @@ class ReadbackRunner:
             )
         return await self._unread(answer, refund)
 
-    async def _read_list(self, refund: Refund, permit: Permit) -> Readback:
+    async def _read_list(self, refund: Refund, now: datetime, permit: Permit) -> Readback:
         listed = await self._gateway.list_refunds(refund.payment_intent, permit, about=refund)
         if not isinstance(listed, tuple):
             read_back = await self._unread(listed, refund)
@@ -130,7 +139,7 @@ class ReadbackRunner:
         by_id = {entry.id: entry for entry in entries}
         for sibling in siblings or ():
             if sibling.provider_refund_id in by_id:
-                await self._reverse(sibling, by_id[sibling.provider_refund_id], "list")
+                await self._reverse(sibling, by_id[sibling.provider_refund_id], "list", now)
         read_back = judge_list(refund, entries, complete=complete, siblings=siblings)
         # A key of another account reads every list as empty, so absence counts only if the payment
         # itself is shown.
@@ -175,7 +184,7 @@ class ReadbackRunner:
             else Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason=problem)
         )
 
-    async def _read_totals(self, refund: Refund, permit: Permit) -> Readback:
+    async def _read_totals(self, refund: Refund, now: datetime, permit: Permit) -> Readback:
         if refund.baseline is None:
             return judge_totals(refund, PaymentView(), siblings=(), reread={}, totals_proof=False)
         # Read the siblings first: if one changes after that, the totals change too, and the result
@@ -187,7 +196,7 @@ class ReadbackRunner:
         for sibling in siblings or ():
             if sibling.provider_refund_id is not None:
                 reread[sibling.provider_refund_id] = await self._reread(
-                    sibling, sibling.provider_refund_id, permit
+                    sibling, sibling.provider_refund_id, now, permit
                 )
         view = await self._gateway.get_payment(refund.payment_intent, permit, about=refund)
         if not isinstance(view, PaymentView):
@@ -200,7 +209,7 @@ class ReadbackRunner:
         )
 
     async def _reread(
-        self, sibling: Refund, provider_refund_id: str, permit: Permit
+        self, sibling: Refund, provider_refund_id: str, now: datetime, permit: Permit
     ) -> ProviderRefund | None:
         answer = await self._gateway.get_refund(provider_refund_id, permit, about=sibling)
         found = (
@@ -210,13 +219,15 @@ class ReadbackRunner:
         )
         if found is None or found.id != provider_refund_id:
             return None
-        await self._reverse(sibling, found, "lookup")
+        await self._reverse(sibling, found, "lookup", now)
         return found
 
-    async def _reverse(self, sibling: Refund, found: ProviderRefund, source: str) -> None:
-        step = attempts.reversed_by_provider(sibling, found, source)
+    async def _reverse(
+        self, sibling: Refund, found: ProviderRefund, source: str, now: datetime
+    ) -> None:
+        step = rechecks.changed_by_provider(sibling, found, source, now)
         if step is not None:
-            await self._recorder.save(sibling, step, {"look": "reversed"})
+            await self._recorder.save(sibling, step, {"look": step.label})
 
     async def _unpaid(self, answer: Answer, refund: Refund, permit: Permit) -> Readback:
         """Return the result for a payment that was not shown.

@@ -164,7 +164,7 @@ class Recorder:
                     alarm=True,
                     provider_refund_id=step.changes.get("provider_refund_id"),
                 )
-                await self._contradicted(refund, step)
+                await self.contradict(refund, step)
             case "illegal":
                 raise IllegalMove(refund.refund_id, saved.other or "", step.to.value)
             case "stale" | "already" | "missing":
@@ -176,7 +176,7 @@ class Recorder:
                 )
         return None
 
-    async def _contradicted(self, refund: Refund, proof: Step) -> None:
+    async def contradict(self, refund: Refund, proof: Step) -> None:
         """Store a proof that contradicts the record, on the current record."""
         detail = {"provider_refund_id": proof.changes.get("provider_refund_id")}
         for _ in range(_KEEP_TRIES):

@@ -22,11 +22,13 @@ import structlog
 
 from worker.engine import endings
 from worker.engine.account import Account
+from worker.engine.candidates import CandidateReader
 from worker.engine.checker import Checker
 from worker.engine.endings import Ending
 from worker.engine.provider_state import ProviderTrouble
 from worker.engine.rate_gate import CallPermits, RateGate
 from worker.engine.readback_runner import ReadbackRunner
+from worker.engine.rechecker import Rechecker
 from worker.engine.recorder import SOON, Recorder
 from worker.engine.records_guard import REFUSALS, RecordsGuard
 from worker.engine.slots import Slots
@@ -67,6 +69,8 @@ class Snapshot:
     now: datetime
     seq: str
     refund: Refund
+    recheck: str = ""
+    """When the refund is to be read again outside its own schedule, '' if it is not."""
 
 
 class Service:
@@ -85,6 +89,7 @@ class Service:
         jitter: Callable[[], float] = random.random,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
         on_attempt: Callable[[Outcome], None] = lambda _: None,
+        on_recheck: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.store = store
         self.gateway = gateway
@@ -101,12 +106,27 @@ class Service:
         self.breaker = self.trouble.breaker
         self.account = Account(store, gateway, refuse_credentials=self.trouble.refuse_credentials)
         self._recorder = Recorder(store, clock=clock, handle_again=self._handle_again)
+        candidates = CandidateReader(
+            store,
+            gateway,
+            note_trouble=self.trouble.note,
+            note_answer=self.breaker.answered,
+        )
+        self._rechecker = Rechecker(
+            gateway,
+            self._recorder,
+            candidates,
+            note_trouble=self.trouble.note,
+            note_answer=self.breaker.answered,
+            on_recheck=on_recheck,
+        )
         self._readbacks = ReadbackRunner(
             store,
             gateway,
             self._recorder,
             rules=rules,
             account=self.account,
+            candidates=candidates,
             note_trouble=self.trouble.note,
             note_answer=self.breaker.answered,
         )
@@ -265,14 +285,19 @@ class Service:
         if loaded.refund is None:
             log.warning("refund_unknown", refund_id=refund_id)
             return endings.UNKNOWN
-        return Snapshot(now=loaded.now, seq=loaded.seq, refund=loaded.refund)
+        return Snapshot(
+            now=loaded.now, seq=loaded.seq, refund=loaded.refund, recheck=loaded.recheck
+        )
 
     async def _act(
         self, refund: Refund, snapshot: Snapshot, lane: Lane, permits: CallPermits
     ) -> Ending | Snapshot:
         """Take the refund's next action."""
         now = snapshot.now
-        match attempts.next_action(refund, self.rules, now, self._wall()):
+        action = attempts.next_action(
+            refund, self.rules, now, self._wall(), recheck=bool(snapshot.recheck)
+        )
+        match action:
             case Action.NOTHING:
                 return endings.standing(refund)
             case Action.SEND:
@@ -287,6 +312,9 @@ class Service:
                 return await self._read_back(refund, now, lane, permits)
             case Action.POLL:
                 return await self._poll(refund, now, permits)
+            case Action.RECHECK:
+                checked = await self._rechecker.run(refund, snapshot.recheck, now, permits.take)
+                return checked if checked is not None else await self._load(refund.refund_id)
             case Action.REVIEW:
                 step = attempts.to_review(
                     {}, "no_readback", "it may have happened, and nothing may be read back"
@@ -302,7 +330,7 @@ class Service:
         if claim.result == "unchecked":
             return await self._load(refund_id)
         if claim.result in {"stage", "early"} and claim.refund is not None:
-            return Snapshot(now=claim.now, seq="", refund=claim.refund)
+            return Snapshot(now=claim.now, seq="", refund=claim.refund, recheck=claim.recheck)
         return await self._go(claim, lane)
 
     async def _send(
@@ -311,8 +339,9 @@ class Service:
         seq: str | None = None
         baseline: Baseline | None = None
         shown = False
+        began = self._clock()
         if self.rules.first_look and refund.first_attempt_at is None:
-            read_back = await self._readbacks.run(refund, permits.take)
+            read_back = await self._readbacks.run(refund, snapshot.now, permits.take)
             held = await self._checker.judge(refund, read_back, snapshot.now)
             if held is not None:
                 return held.ending if not held.continues else await self._load(refund.refund_id)
@@ -324,16 +353,34 @@ class Service:
             if self.rules.wants_baseline:
                 baseline = view.baseline
             seq, shown = snapshot.seq, view.shown
+        prior_read_at = self._records_time(snapshot.now, began)
+        held_back = await self._checker.read_prior(refund, prior_read_at, permits.take)
+        if held_back is not None:
+            return held_back
         await permits.ready()
-        seen = {"currency_checked": checks, "payment_shown": shown}
-        claim = await self._claim(refund.refund_id, "send", seq=seq, baseline=baseline, **seen)
+        claim = await self._claim(
+            refund.refund_id,
+            "send",
+            seq=seq,
+            baseline=baseline,
+            currency_checked=checks,
+            payment_shown=shown,
+            prior_read_at=prior_read_at if refund.prior_ids else None,
+        )
         # `moved`: another refund of the payment was sent since the totals were read, so read them
-        # again.
+        # again. `unchecked`: a webhook named a refund of the provider meanwhile.
         return (
             await self._load(refund.refund_id)
-            if claim.result == "moved"
+            if claim.result in {"moved", "unchecked"}
             else await self._go(claim, lane)
         )
+
+    def _records_time(self, now: datetime, began: float) -> datetime:
+        """Return the records' time, which was at least `now` when this worker's clock was `began`.
+
+        So a fact is never taken for newer than it is.
+        """
+        return now + timedelta(seconds=self._clock() - began)
 
     async def _replay(
         self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits
@@ -347,7 +394,7 @@ class Service:
         # `window`: the provider may have forgotten the key by now, so another action is due.
         return (
             await self._load(refund.refund_id)
-            if claim.result == "window"
+            if claim.result in {"window", "unchecked"}
             else await self._go(claim, lane)
         )
 
@@ -361,6 +408,7 @@ class Service:
         version: int | None = None,
         currency_checked: bool = False,
         payment_shown: bool = False,
+        prior_read_at: datetime | None = None,
     ) -> Claim:
         asked, token = self._clock(), self._token()
         call = scripts.claim(
@@ -374,6 +422,7 @@ class Service:
             baseline=baseline,
             currency_checked=currency_checked,
             payment_shown=payment_shown,
+            prior_read_at=prior_read_at,
         )
         try:
             claim = await self.store.run(call)
@@ -517,16 +566,21 @@ class Service:
     async def _read_back(
         self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits
     ) -> Ending:
-        read_back = await self._readbacks.run(refund, permits.take)
+        began = self._clock()
+        read_back = await self._readbacks.run(refund, now, permits.take)
         step = readback.after_readback(refund, read_back, self.rules, now, self._jitter())
         detail = {"look": read_back.verdict.value, "reason": read_back.reason}
-        checks = step.changes.get("proven_absent_at") is not None and preflight.wants_currency(
-            refund
-        )
+        is_resent = step.changes.get("proven_absent_at") is not None
+        checks = is_resent and preflight.wants_currency(refund)
         if checks and isinstance(
             held := await self._checker.read_payment(refund, now, permits.take), Ending
         ):
             return held
+        prior_read_at = self._records_time(now, began) if is_resent and refund.prior_ids else None
+        if prior_read_at is not None:
+            held_back = await self._checker.read_prior(refund, prior_read_at, permits.take)
+            if held_back is not None:
+                return held_back
         saved, ending = await self._recorder.save(refund, step, detail, insist=step.proof)
         if saved.result != "saved" or "proven_absent_at" not in step.changes or step.quiet:
             return ending
@@ -535,7 +589,11 @@ class Service:
         # The verdict is fresh for half a minute: send at once, or read back again.
         await permits.ready()
         claim = await self._claim(
-            refund.refund_id, "resend", version=refund.version + 1, currency_checked=checks
+            refund.refund_id,
+            "resend",
+            version=refund.version + 1,
+            currency_checked=checks,
+            prior_read_at=prior_read_at,
         )
         return await self._go(claim, lane)
 

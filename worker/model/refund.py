@@ -91,6 +91,8 @@ class Refund:
     evidence: str | None = None
     contradicted_by: str | None = None
     """Id of a provider's refund that contradicts this record, until a person has resolved it."""
+    reversed_at: datetime | None = None
+    """When the worker saw that the provider had changed the succeeded refund to failed."""
     doubt_since: datetime | None = None
     attempts: int = 0
     generation: int = 1
@@ -158,11 +160,32 @@ class Refund:
     """The code with which the refund shall be settled as failed."""
     operator_unverified: bool = False
     """The person's statement counts unless something that can be read contradicts it."""
+    hinted: str | None = None
+    """Ids of provider refunds, between spaces, that webhooks named for this refund.
+
+    Each is read before anything is sent, and removed once it is read.
+    """
+    hints_used: str | None = None
+    """All ids that webhooks named in this generation, between spaces; few count."""
+    possible_refund_id: str | None = None
+    """A provider refund that may be this one: it agrees, and carries no id of ours."""
+    prior_refund_ids: str | None = None
+    """Provider refunds of earlier generations, between spaces; read again before a send."""
 
     @property
     def settled(self) -> bool:
         """Return whether the status is final."""
         return self.stage is Stage.SETTLED
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Return the provider's refunds that webhooks named and that were not read yet."""
+        return tuple((self.hinted or "").split())
+
+    @property
+    def prior_ids(self) -> tuple[str, ...]:
+        """Return the provider's refunds of earlier generations."""
+        return tuple((self.prior_refund_ids or "").split())
 
     @property
     def asked_amount(self) -> int | None:
@@ -213,6 +236,7 @@ PUBLIC_FIELDS: Final = (
     "next_check_at",
     "version",
     "contradicted_by",
+    "reversed_at",
 )
 
 

@@ -44,3 +44,4 @@ class Action(StrEnum):
     READ_BACK = "look"
     POLL = "poll"
     REVIEW = "review"
+    RECHECK = "recheck"

@@ -36,7 +36,7 @@ from worker.process.heartbeat import Heartbeat
 from worker.provider.gateway import Gateway
 from worker.provider.transport import build_client
 from worker.settings import Settings
-from worker.store import scripts
+from worker.store import rechecks, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.connection import address_of, connect_async
 from worker.store.counters import Counters
@@ -119,7 +119,7 @@ class Runtime:
         )
         try:
             await self.store.require_durable()
-            await self.store.load_scripts((*scripts.EVERY, rejected.SCRIPT))
+            await self.store.load_scripts((*scripts.EVERY, *rechecks.EVERY, rejected.SCRIPT))
             await self._pin()
             self._heartbeat.begin()
         except BaseException:
@@ -133,6 +133,7 @@ class Runtime:
             slots=Slots(settings.concurrency, settings.bulk_share),
             gate=RateGate(self.store, rate=settings.rate_limit, bulk_share=settings.bulk_share),
             on_attempt=self._counters.attempt,
+            on_recheck=self._counters.recheck,
             wall=lambda: datetime.now(UTC),
         )
         try:
@@ -187,6 +188,11 @@ class Runtime:
             and not self.service.breaker.resting
             and not self.service.guard.refuses()
         ):
+            watch = self.settings.watch_rungs
+            if watch:
+                rate = self.settings.watch_rate
+                most = max(1, round(rate * SWEEP_SECONDS))
+                await self.store.run(rechecks.watch(watch, rate=rate, most=most))
             await sweep(self.store, nudge=self._nudge, depth=self._depth)
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:

@@ -104,28 +104,40 @@ def may_try_again(outcomes: Sequence[Outcome], refund: Refund, rules: Rules) -> 
     return _server_errors(refund, fold(outcomes)) < MAX_SERVER_ERRORS
 
 
-def next_action(refund: Refund, rules: Rules, now: datetime, own: datetime | None = None) -> Action:
+def next_action(
+    refund: Refund,
+    rules: Rules,
+    now: datetime,
+    own: datetime | None = None,
+    *,
+    recheck: bool = False,
+) -> Action:
     """Return a refund's next action at `now` (the records' time).
 
-    The worker's `own` clock can only veto a replay.
+    The worker's `own` clock can only veto a replay. `recheck` says that the refund is to be read
+    again outside its own schedule. What a webhook named is read before anything is sent.
     """
     due = refund.next_check_at is None or refund.next_check_at <= now
     match refund.stage:
         case Stage.QUEUED:
-            return Action.SEND
-        case Stage.WAITING:
-            return Action.SEND if due else Action.NOTHING
+            return Action.RECHECK if refund.candidates else Action.SEND
+        case Stage.WAITING if due:
+            return Action.RECHECK if refund.candidates else Action.SEND
+        case Stage.PROCESSING | Stage.REVIEW | Stage.SETTLED if recheck:
+            return Action.RECHECK
         case Stage.SENDING:
             return Action.LAPSE if due else Action.NOTHING
         case Stage.PROCESSING:
             return Action.POLL if due else Action.NOTHING
         case Stage.IN_DOUBT:
             return _doubt_action(refund, rules, max(now, own or now)) if due else Action.NOTHING
-        case Stage.REVIEW | Stage.SETTLED:
+        case Stage.WAITING | Stage.REVIEW | Stage.SETTLED:
             return Action.NOTHING
 
 
 def _doubt_action(refund: Refund, rules: Rules, latest: datetime) -> Action:
+    if refund.candidates:
+        return Action.READ_BACK
     if may_replay(refund, rules, latest):
         return Action.REPLAY
     if rules.readback == "none" and refund.operator_says is None:
@@ -449,7 +461,7 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         changes |= {
             "failure_reason": reason,
             "error_code": reason,
-            "error_message": _in_words(f"the provider reports the refund as {status}", found),
+            "error_message": in_words(f"the provider reports the refund as {status}", found),
             "retriable": retriable(reason),
         }
     by = refund.operator_by if evidence == "operator" else None
@@ -465,7 +477,8 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
     )
 
 
-def _in_words(sentence: str, found: ProviderRefund) -> str:
+def in_words(sentence: str, found: ProviderRefund) -> str:
+    """Return the sentence with the provider's own words for the failure, if it gave any."""
     return f"{sentence}: {found.failure_words}"[:LONGEST_TEXT] if found.failure_words else sentence
 
 
@@ -491,34 +504,4 @@ def settled_drops() -> dict[str, Any]:
             "first_attempt_at",
             *NO_READBACKS,
         )
-    )
-
-
-def reversed_by_provider(refund: Refund, found: ProviderRefund, source: str) -> Step | None:
-    """Return the step for a succeeded refund that the provider now reports as failed, else None.
-
-    `source` says where the failure was read: `list` or `lookup`.
-    """
-    if refund.stage is not Stage.SETTLED or refund.status is not Status.SUCCEEDED:
-        return None
-    if (
-        found.id != refund.provider_refund_id
-        or FINAL_STATUSES.get(found.status or "") is not Status.FAILED
-    ):
-        return None
-    changes = {
-        "provider_status": found.status,
-        "failure_reason": found.failure_reason or "unknown",
-        "error_code": found.failure_reason or "unknown",
-        "error_message": _in_words("the provider changed a succeeded refund to failed", found),
-        "retriable": Retriable.UNKNOWN,
-        "evidence": source,
-    }
-    return Step(
-        to=Stage.SETTLED,
-        status=Status.FAILED,
-        label="reversed",
-        changes=changes,
-        alarm="a refund that had succeeded was reversed by the provider",
-        source=source,
     )

@@ -326,6 +326,18 @@ _TABLE: Final = (
     ),
     _reason("refund_missing", "The provider no longer knows the refund that it had made."),
     _reason("pending_too_long", "The provider has reported it as pending for 30 days."),
+    _reason(
+        "hint_unreadable",
+        "A webhook named a provider refund for it, which could not be read. It was not sent.",
+    ),
+    _reason(
+        "prior_missing",
+        "It was to be sent again, and the provider no longer knows its earlier refund.",
+    ),
+    _reason(
+        "prior_contradicts",
+        "It was to be sent again, and its earlier provider refund shows other contents.",
+    ),
     _label("inconclusive", "The read-backs could not show whether it happened."),
     _label(
         "unreadable",

@@ -125,6 +125,9 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
     changes: dict[str, Any] = {"lapses": 0}
+    if unverified:
+        # What was named for it could not be read, or is gone: it is not read again before the send.
+        changes |= {"hints_dropped": refund.hinted, "prior_refund_ids": None}
     if _was_in_doubt(refund):
         again = changes | {"operator_code": None} | NO_READBACKS
         return _decided(refund, "absent", Stage.IN_DOUBT, again, by, unverified=unverified)
@@ -200,8 +203,15 @@ def retry_failed(refund: Refund) -> Step | None:
         "retriable",
         "evidence",
         "first_attempt_at",
+        "reversed_at",
+        "hints_used",
     )
     changes: dict[str, Any] = dict.fromkeys(cleared) | {"generation": refund.generation + 1}
+    if refund.provider_refund_id is not None:
+        # The provider may change it to succeeded later. It is read again before the retry is sent.
+        changes["prior_refund_ids"] = " ".join(
+            dict.fromkeys((*refund.prior_ids, refund.provider_refund_id))
+        )
     if refund.all_remaining:
         changes["amount"] = None
     return Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes=changes)

@@ -56,7 +56,11 @@ def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
         return "currency"
     if found.refund_id is not None and found.refund_id != refund.refund_id:
         return "metadata.refund_id"
-    if found.generation is not None and found.generation != str(refund.generation):
+    if (
+        found.generation is not None
+        and found.generation != str(refund.generation)
+        and found.id not in refund.prior_ids
+    ):
         return "metadata.refund_generation"
     return None
 

@@ -8,10 +8,18 @@ A missing fact confirms nothing, and a refund that cannot be confirmed is not se
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from worker.model.answers import Outcome, PaymentView, Readback, ReadbackVerdict, TryVerdict
+from worker.model.answers import (
+    Outcome,
+    PaymentView,
+    ProviderRefund,
+    Readback,
+    ReadbackVerdict,
+    TryVerdict,
+)
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
@@ -24,6 +32,9 @@ from worker.rules.attempts import (
     refused_unsent,
     to_review,
 )
+from worker.rules.outcomes import FINAL_STATUSES, contradiction
+from worker.rules.payloads import STATUSES
+from worker.rules.rechecks import prior_done
 
 UNCONFIRMED_FOR: Final = timedelta(hours=1)
 """How long a payment is read again for what it must confirm, before the refund goes to review."""
@@ -107,6 +118,33 @@ def after_first_readback(
         changes=changes,
         delay=timedelta(0),
     )
+
+
+def after_prior(refund: Refund, found: ProviderRefund, now: datetime) -> Step | None:
+    """Return the step that holds a retry back after its earlier provider refund was read.
+
+    None if that refund moved nothing, so that the retry may be sent.
+    """
+    earlier = replace(found, generation=None)
+    wrong = contradiction(earlier, refund)
+    if wrong is not None or found.status not in STATUSES:
+        reason = f"the earlier provider refund {found.id} shows another {wrong or 'status'}"
+        return to_review(_told("prior_contradicts", reason), "prior_contradicts", reason)
+    if FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}:
+        return None
+    return prior_done(refund, found, now)
+
+
+def prior_missing(provider_refund_id: str) -> Step:
+    """Return the step for a retry whose earlier provider refund is not known any more."""
+    reason = f"the provider does not know the earlier provider refund {provider_refund_id}"
+    return to_review(_told("prior_missing", reason), "prior_missing", reason)
+
+
+def prior_unreadable(refund: Refund, outcome: Outcome, jitter: float) -> Step:
+    """Return the step for a retry whose earlier provider refund could not be read: it waits."""
+    delay = _unread_wait(refund, outcome.retry_after, jitter)
+    return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
 
 
 def account_lost(refund: Refund) -> Step:

@@ -96,6 +96,9 @@ def after_readback(
             return _absent(refund, rules, now)
     if read_back.missing and now - (refund.doubt_since or now) < MISSING_FOR:
         return _read_again_later(refund, read_back, now, jitter)
+    if rules.readback == "none":
+        # What a webhook had named was read and is not ours. Nothing else may be read.
+        return to_review({}, "no_readback", "it may have happened, and nothing may be read back")
     return _inconclusive(refund, read_back.reason, rules, now, jitter)
 
 

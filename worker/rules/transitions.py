@@ -13,7 +13,10 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
     {
         Stage.QUEUED: {
             Stage.SENDING: "claimed",
-            Stage.SETTLED: "canceled by the caller, or refused unsent by a guard",
+            Stage.SETTLED: (
+                "canceled by the caller, refused unsent by a guard, or the provider shows it done"
+            ),
+            Stage.PROCESSING: "the provider shows it pending: an earlier claim or attempt sent it",
             Stage.IN_DOUBT: (
                 "the server was restored, or the first read-back finds a possible match"
             ),
@@ -48,14 +51,14 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
             Stage.REVIEW: "gone, contradictory, or pending for too long",
         },
         Stage.REVIEW: {
-            Stage.PROCESSING: "a person names the provider's refund, to be verified",
+            Stage.PROCESSING: "a person names the provider's refund, or a late proof",
             Stage.IN_DOUBT: "a person says it never happened, to be verified",
             Stage.SETTLED: "a person fails a refund that was never in doubt, or a late proof",
             Stage.WAITING: "a person sends a refund again that was never in doubt",
             Stage.REVIEW: "a proof contradicts the record",
         },
         Stage.SETTLED: {
-            Stage.SETTLED: "reversed by the provider, or a proof contradicts it",
+            Stage.SETTLED: "changed by the provider, identified, or contradicted by a proof",
             Stage.PROCESSING: (
                 "a person names the provider's refund that contradicts it, to be verified"
             ),

@@ -11,6 +11,7 @@ set:
     call_le:<operation>:<bound> calls that took at most this many seconds, and more than the
                                 bound before; `+Inf` beyond
     call_us:<operation>         time spent in calls
+    recheck:<result>            rechecks by result (`engine.rechecker.RESULTS`)
     gate_us                     time that refunds waited for the rate limit
 
 The set `outages` holds the workers whose outage breaker is open, by their last heartbeat.
@@ -56,6 +57,10 @@ class Counters:
         """Count one attempt by its result and by the code of its answer."""
         self._counts[f"attempt:{outcome.verdict.value}"] += 1
         self._counts[f"answer:{codes.counted(outcome.code)}"] += 1
+
+    def recheck(self, result: str) -> None:
+        """Count one recheck by its result."""
+        self._counts[f"recheck:{result}"] += 1
 
     def gate_waited(self, total_seconds: float) -> None:
         """Count the time that refunds waited at the rate gate.

@@ -27,6 +27,15 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
     batches                zset    batch ids by creation
     contradicted           zset    ids of records contradicted by a refund of the provider, by when
                                    that was seen
+    rechecks               zset    ids to be read again outside their own schedule, by when: named
+                                   by a webhook, or due for the watch of settled refunds
+    recheck-tries          hash    refund id to the rechecks in a row that were not answered
+    hint-times             zset    ids that a webhook made due, by when; of the last half minute
+    reversed               zset    ids of refunds that the provider changed from succeeded to
+                                   failed, by when that was seen
+    watch                  hash    how far each rung of the watch has come: <status>:<rung ms>, the
+                                   score in the status's index; started_at, spent_at, and blind
+                                   (refunds that have no provider id to be read by)
     digests                hash    file digest to batch id
     events                 stream  every move, trimmed to about a million
     rejected               list    messages that could not be understood, newest first, the latest
@@ -89,6 +98,7 @@ _TIMES: Final = frozenset(
         "processing_since",
         "missing_since",
         "unconfirmed_since",
+        "reversed_at",
     )
 )
 NUMBERS: Final = _INTEGERS | _TIMES

@@ -37,6 +37,10 @@ LOST_NUDGE: Final = timedelta(seconds=15)
 SWEEP_HOLD: Final = timedelta(seconds=30)
 """How long the next sweeps skip a refund that a sweep has taken."""
 
+MOST_RECHECKS: Final = 100
+"""Maximum refunds that one sweep takes to be read again outside their own schedule."""
+_RECHECK: Final = "recheck"
+
 CREATED_AT_ONCE: Final = 50
 """Maximum refunds that one script accepts; it blocks the server for about a millisecond."""
 
@@ -201,6 +205,8 @@ class Loaded:
     now: datetime
     seq: str
     refund: Refund | None
+    recheck: str = ""
+    """When the refund is to be read again outside its own schedule, '' if it is not."""
 
 
 def load(refund_id: str) -> Command[Loaded]:
@@ -208,7 +214,9 @@ def load(refund_id: str) -> Command[Loaded]:
 
     def read(reply: Any) -> Loaded:
         refund = decode(pairs_of(reply[2])) if reply[2] else None
-        return Loaded(now=from_ms(int(reply[0])), seq=str(reply[1]), refund=refund)
+        return Loaded(
+            now=from_ms(int(reply[0])), seq=str(reply[1]), refund=refund, recheck=str(reply[3])
+        )
 
     # It only reads.
     return Command(script=LOAD, arguments=[refund_id], read=read, durable=False)
@@ -227,6 +235,8 @@ class Claim:
     token: str = ""
     body: bytes = b""
     lease_left: timedelta = timedelta(0)
+    recheck: str = ""
+    """As in `Loaded`, for a claim that was refused."""
 
     @property
     def claimed(self) -> bool:
@@ -260,21 +270,26 @@ def claim(
     baseline: Baseline | None = None,
     currency_checked: bool = False,
     payment_shown: bool = False,
+    prior_read_at: datetime | None = None,
 ) -> Command[Claim]:
     """Claim a refund for one attempt.
 
     Durable, so no byte is sent before body, key and attempt are safe.
 
     `payment_shown` says that the payment was read just now, and `currency_checked` that it is in
-    the currency stated by the refund. `token` identifies this claim: a repeated claim with it,
-    after a lost reply, returns the same claim.
+    the currency stated by the refund. `prior_read_at` is when the provider's refunds of earlier
+    generations were read, and had moved nothing. `token` identifies this claim: a repeated claim
+    with it, after a lost reply, returns the same claim.
     """
 
     def read(reply: Any) -> Claim:
         now = from_ms(int(reply[1]))
         if reply[0] != "claimed":
             return Claim(
-                result=reply[0], now=now, refund=decode(pairs_of(reply[2])) if reply[2] else None
+                result=reply[0],
+                now=now,
+                refund=decode(pairs_of(reply[2])) if reply[2] else None,
+                recheck=str(reply[3]),
             )
         refund = decode(pairs_of(reply[4]))
         body = reply[3] if isinstance(reply[3], bytes) else reply[3].encode("ascii")
@@ -294,6 +309,8 @@ def claim(
         noted["currency_checked"] = True
     if payment_shown:
         noted["payment_shown"] = True
+    if prior_read_at is not None:
+        noted["prior_read_at"] = prior_read_at
     arguments: list[Argument] = [
         refund_id,
         kind,
@@ -416,11 +433,12 @@ def _noted(step: Step, detail: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Due:
-    """A due refund that a sweep took."""
+    """A due refund that a sweep took, or that a webhook made due."""
 
     refund_id: str
     lane: Lane
-    stage: Stage
+    stage: Stage | None
+    """None if it is to be read again outside its own schedule."""
 
 
 def sweep(limit: int, *, dry: frozenset[Lane]) -> Command[tuple[Due, ...]]:
@@ -432,7 +450,11 @@ def sweep(limit: int, *, dry: frozenset[Lane]) -> Command[tuple[Due, ...]]:
     def read(reply: Any) -> tuple[Due, ...]:
         rows = reply[1:]
         return tuple(
-            Due(refund_id=rows[i], lane=Lane(rows[i + 1]), stage=Stage(rows[i + 2]))
+            Due(
+                refund_id=rows[i],
+                lane=Lane(rows[i + 1]),
+                stage=None if rows[i + 2] == _RECHECK else Stage(rows[i + 2]),
+            )
             for i in range(0, len(rows), 3)
         )
 
@@ -444,6 +466,7 @@ def sweep(limit: int, *, dry: frozenset[Lane]) -> Command[tuple[Due, ...]]:
         "1" if Lane.SINGLE in dry else "",
         "1" if Lane.BULK in dry else "",
         REVIEW_REMINDER // _ms,
+        MOST_RECHECKS,
     ]
     # If a crash undoes a sweep, it is repeated.
     return Command(script=SWEEP, arguments=arguments, read=read, durable=False)

@@ -286,6 +286,7 @@ async def test_failed_refund_that_is_retried_is_not_taken_for_its_first_generati
         await shop.store.run(scripts.save(failed, step))
         metadata = {"refund_id": ID, "refund_generation": "2"}
         shop.provider.will(LIST, listing(refund_payload(status="failed")))
+        shop.provider.will("GET /v1/refunds/re_1", says(200, refund_payload(status="failed")))
         shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=metadata)))
         assert await shop.handle() == "succeeded"
         assert posts(shop) == 2

@@ -36,11 +36,12 @@ from tests.unit.engine.shop import (
     says,
     totals,
 )
+from worker.engine.candidates import CandidateReader
 from worker.engine.readback_runner import ReadbackRunner
 from worker.model.answers import Outcome, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Baseline, Refund, Stage, Status
-from worker.rules import attempts
 from worker.rules.attempts import Rules
+from worker.rules.rechecks import changed_by_provider
 
 BASELINE = Baseline(refunded=500, currency="usd", remaining=500, shown_by=PAYMENT)
 
@@ -59,6 +60,12 @@ class Lens:
             shop.service._recorder,
             rules=shop.rules,
             account=shop.service.account,
+            candidates=CandidateReader(
+                shop.store,
+                shop.service.gateway,
+                note_trouble=self._note_trouble,
+                note_answer=self._note_answer,
+            ),
             note_trouble=self._note_trouble,
             note_answer=self._note_answer,
         )
@@ -76,7 +83,8 @@ class Lens:
 
     async def run(self, **fields: Any) -> Readback:
         known = {"baseline": BASELINE, "first_attempt_at": NOW - HOUR}
-        return await self.runner.run(a_refund(Stage.IN_DOUBT, **(known | fields)), self._turn)
+        refund = a_refund(Stage.IN_DOUBT, **(known | fields))
+        return await self.runner.run(refund, NOW, self._turn)
 
 
 @pytest.fixture
@@ -345,9 +353,9 @@ async def test_read_back_that_is_refused_for_the_keys_sake_is_not_this_refunds_t
 
 async def test_reversal_is_saved_only_where_there_is_one(lens: Lens) -> None:
     other = await settle(lens.shop)
-    await lens.runner._reverse(other, found(id="re_2"), "list")
+    await lens.runner._reverse(other, found(id="re_2"), "list", NOW)
     assert (await lens.shop.stored("b")).version == other.version
-    assert attempts.reversed_by_provider(other, found(id="re_2"), "list") is None
+    assert changed_by_provider(other, found(id="re_2"), "list", NOW) is None
 
 
 # By its id

@@ -336,7 +336,7 @@ async def test_proof_is_given_up_after_twenty_tries_if_the_record_changes_each_t
 
     monkeypatch.setattr(desk.recorder, "save", overtaken)
     proof = attempts.done(refund, found(id="re_2"), "reply", NOW)
-    await desk.recorder._contradicted(refund, proof)
+    await desk.recorder.contradict(refund, proof)
     assert len(tries) == 20
 
 

@@ -24,8 +24,9 @@ from tests.factories import (
 from tests.unit.rules.stepping import ANEW, DAY, DROPPED, NO_WORD, TOLD, pending, plain, settled
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules.attempts import after_attempt, done, reversed_by_provider
+from worker.rules.attempts import after_attempt, done
 from worker.rules.readback import after_poll
+from worker.rules.rechecks import changed_by_provider
 
 # Proofs of done
 
@@ -183,8 +184,8 @@ def test_proof_keeps_where_it_comes_from() -> None:
     ("reason", "kept"), [("lost_or_stolen_card", "lost_or_stolen_card"), (None, "unknown")]
 )
 def test_reversal_leads_to_this_step_and_no_other(reason: str | None, kept: str) -> None:
-    step = reversed_by_provider(
-        a_refund(Stage.SETTLED), found(status="failed", failure_reason=reason), "list"
+    step = changed_by_provider(
+        a_refund(Stage.SETTLED), found(status="failed", failure_reason=reason), "list", NOW
     )
     changes = {
         "provider_status": "failed",
@@ -192,12 +193,13 @@ def test_reversal_leads_to_this_step_and_no_other(reason: str | None, kept: str)
         "failure_reason": kept,
         "error_code": kept,
         "evidence": "list",
+        "reversed_at": NOW,
     }
     assert plain(step) == settled(Status.FAILED, "reversed", changes, alarm=TOLD, source="list")
 
 
 def test_refund_of_no_status_reverses_nothing() -> None:
-    assert reversed_by_provider(a_refund(Stage.SETTLED), found(status=None), "list") is None
+    assert changed_by_provider(a_refund(Stage.SETTLED), found(status=None), "list", NOW) is None
 
 
 # Polls

@@ -116,11 +116,12 @@ def test_person_who_gives_up_what_may_have_happened_leads_to_this_step_and_no_ot
 
 @pytest.mark.parametrize("unverified", [True, False])
 def test_person_who_says_absent_leads_to_these_steps_and_no_others(*, unverified: bool) -> None:
-    never = a_refund(Stage.REVIEW, doubt_since=None)
+    never = a_refund(Stage.REVIEW, doubt_since=None, hinted="re_8", prior_refund_ids="re_9")
+    given_up = {"hints_dropped": "re_8", "prior_refund_ids": None} if unverified else {}
     assert resolve_resend(never, by="ann", unverified=unverified) == pending(
         Stage.WAITING,
         "operator_says_absent",
-        {"lapses": 0, "provider_refund_id": None, **NO_WORD},
+        {"lapses": 0, "provider_refund_id": None, **NO_WORD, **given_up},
         timedelta(0),
         **BY_ANN,
     )
@@ -131,6 +132,7 @@ def test_person_who_says_absent_leads_to_these_steps_and_no_others(*, unverified
         **word("absent", unverified=unverified),
         **DOUBT,
     }
+    changes |= {"hints_dropped": None, "prior_refund_ids": None} if unverified else {}
     assert resolve_resend(DOUBTED, by="ann", unverified=unverified) == pending(
         Stage.IN_DOUBT, "operator_says_absent", changes, timedelta(0), **BY_ANN
     )
@@ -164,12 +166,15 @@ def test_retry_leads_to_this_step_and_no_other(
         "retriable",
         "evidence",
         "first_attempt_at",
+        "reversed_at",
+        "hints_used",
     )
+    prior = {"prior_refund_ids": "re_1"}
     assert retry_failed(failed) == Step(
         to=Stage.QUEUED,
         status=Status.PENDING,
         label="retried",
-        changes=dict.fromkeys(cleared) | {"generation": 3} | amount,
+        changes=dict.fromkeys(cleared) | {"generation": 3} | prior | amount,
     )
 
 

@@ -16,9 +16,10 @@ from worker.errors import NotCancelable
 from worker.model.answers import Readback, ReadbackVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Action
-from worker.rules.attempts import done, next_action, reversed_by_provider
+from worker.rules.attempts import done, next_action
 from worker.rules.decisions import cancel, recovered, resolve_resend, retry_failed
 from worker.rules.readback import after_readback
+from worker.rules.rechecks import changed_by_provider
 
 law = settings(deadline=None, max_examples=100)
 
@@ -142,8 +143,8 @@ def test_nothing_but_a_retriable_failed_refund_is_retried(refund: Refund) -> Non
 
 
 def test_succeeded_refund_that_the_provider_turned_failed_is_failed_with_an_alarm() -> None:
-    step = reversed_by_provider(
-        a_refund(Stage.SETTLED), found(status="failed", failure_reason="unknown"), "list"
+    step = changed_by_provider(
+        a_refund(Stage.SETTLED), found(status="failed", failure_reason="unknown"), "list", NOW
     )
     assert step is not None
     assert (step.to, step.status) == (Stage.SETTLED, Status.FAILED)
@@ -161,7 +162,7 @@ def test_succeeded_refund_that_the_provider_turned_failed_is_failed_with_an_alar
     ],
 )
 def test_only_the_very_refund_that_had_succeeded_can_be_reversed(refund: Refund, seen: Any) -> None:
-    assert reversed_by_provider(refund, seen, "list") is None
+    assert changed_by_provider(refund, seen, "list", NOW) is None
 
 
 @law

@@ -212,8 +212,9 @@ def test_reply_to_accepting_is_read_row_by_row() -> None:
 def test_reply_to_loading_is_read_with_the_servers_time_and_the_payments_counter() -> None:
     call = scripts.load("a")
     assert handed(call) == written("a")
-    assert call.read([AT, 7, RECORD]) == Loaded(now=NOW, seq="7", refund=REFUND)
-    assert call.read([AT, "0", []]) == Loaded(now=NOW, seq="0", refund=None)
+    assert call.read([AT, 7, RECORD, ""]) == Loaded(now=NOW, seq="7", refund=REFUND)
+    assert call.read([AT, "0", [], ""]) == Loaded(now=NOW, seq="0", refund=None)
+    assert call.read([AT, "0", RECORD, "5"]) == Loaded(now=NOW, seq="0", refund=REFUND, recheck="5")
 
 
 # Claiming
@@ -258,12 +259,13 @@ def test_reply_to_a_claim_is_read_with_body_lease_and_record(body: Any) -> None:
         result="claimed", now=NOW, refund=REFUND, token="t", body=b"body", lease_left=1500 * MS
     )
     assert claimed.claimed
-    refused = call.read(["stage", AT, RECORD])
+    refused = call.read(["stage", AT, RECORD, "5"])
     assert refused == Claim(
-        result="stage", now=NOW, refund=REFUND, body=b"", lease_left=timedelta(0)
+        result="stage", now=NOW, refund=REFUND, body=b"", lease_left=timedelta(0), recheck="5"
     )
     assert not refused.claimed
-    assert (call.read(["missing", AT, []]), refused.token) == (Claim(result="missing", now=NOW), "")
+    missing = call.read(["missing", AT, [], ""])
+    assert (missing, refused.token) == (Claim(result="missing", now=NOW), "")
 
 
 def test_claim_grows_shorter_by_the_time_that_was_spent_asking() -> None:
@@ -374,16 +376,18 @@ def test_sweep_hands_over_its_times_and_the_lanes_that_are_dry(
     dry: set[Lane], single: str, bulk: str
 ) -> None:
     call = scripts.sweep(50, dry=frozenset(dry))
-    assert handed(call) == written(50, 30_000, 600_000, 15_000, single, bulk, 86_400_000)
+    assert handed(call) == written(50, 30_000, 600_000, 15_000, single, bulk, 86_400_000, 100)
     assert call.script is scripts.SWEEP
 
 
 def test_reply_to_a_sweep_is_read_in_threes() -> None:
     call = scripts.sweep(50, dry=frozenset())
     assert call.read([AT]) == ()
-    assert call.read([AT, "a", "refunds", "queued", "b", "refunds.bulk", "in_doubt"]) == (
+    rows = ["a", "refunds", "queued", "b", "refunds.bulk", "in_doubt", "c", "refunds.bulk"]
+    assert call.read([AT, *rows, "recheck"]) == (
         Due(refund_id="a", lane=Lane.SINGLE, stage=Stage.QUEUED),
         Due(refund_id="b", lane=Lane.BULK, stage=Stage.IN_DOUBT),
+        Due(refund_id="c", lane=Lane.BULK, stage=None),
     )
 
 

@@ -15,6 +15,7 @@ from tests.support.store_world import ID, World, at_stage
 from worker.model.refund import Refund, Stage, Status
 from worker.model.times import to_ms
 from worker.rules import attempts, contradictions, decisions
+from worker.rules.rechecks import changed_by_provider
 from worker.store.records import Moves
 
 FAILED = replace(REFUSED, code="balance_insufficient")
@@ -63,7 +64,7 @@ def test_settled_refund_keeps_its_status_and_its_counts(world: World) -> None:
 
 def test_failure_that_follows_a_success_is_counted_and_one_that_stays_is_not(world: World) -> None:
     refund = at_stage(world, Stage.SETTLED)
-    step = attempts.reversed_by_provider(refund, found(id=f"re_{ID}", status="failed"), "list")
+    step = changed_by_provider(refund, found(id=f"re_{ID}", status="failed"), "list", NOW)
     assert step is not None
     world.save(refund, step)
     assert world.hash("counters")["failed:unknown"] == "1"

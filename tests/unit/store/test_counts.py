@@ -28,6 +28,7 @@ from worker.model.answers import Readback, ReadbackVerdict
 from worker.model.refund import Lane, Stage
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions, readback
+from worker.rules.rechecks import changed_by_provider
 from worker.store import scripts
 from worker.store.records import Moves, decode
 from worker.store.store import BUCKETS, PAGE
@@ -141,7 +142,7 @@ def test_batch_counts_every_move_by_stage_and_status(world: World) -> None:
 def test_reversal_moves_count_and_amount_from_succeeded_to_failed(world: World) -> None:
     at_stage(world, Stage.SETTLED, batch="b1", amount=None)
     assert batch(world) == {"stage:settled": 1, "status:succeeded": 1, "amount:succeeded:usd": 500}
-    step = attempts.reversed_by_provider(world.get(), found(id=f"re_{ID}", status="failed"), "list")
+    step = changed_by_provider(world.get(), found(id=f"re_{ID}", status="failed"), "list", NOW)
     assert step is not None
     world.save(world.get(), step)
     assert batch(world) == {"stage:settled": 1, "status:failed": 1, "amount:failed:usd": 500}

@@ -27,6 +27,7 @@ from tests.support.store_world import LEASE, World, at_stage, only_time_moved
 from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Lane, Stage
 from worker.rules import attempts, decisions, readback
+from worker.rules.rechecks import changed_by_provider
 from worker.store import scripts
 
 
@@ -194,7 +195,7 @@ def test_every_move_that_may_have_changed_a_total_raises_the_payments_counter(wo
     counted.append(counter(world))
     world.save(world.get("a"), attempts.done(world.get("a"), found(), "reply", world.now))
     counted.append(counter(world))
-    reversal = attempts.reversed_by_provider(world.get("a"), found(status="failed"), "list")
+    reversal = changed_by_provider(world.get("a"), found(status="failed"), "list", NOW)
     assert reversal is not None
     world.save(world.get("a"), reversal)
     counted.append(counter(world))

@@ -34,6 +34,7 @@ from worker.model.request import idempotency_key
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions, readback, transitions
+from worker.rules.rechecks import changed_by_provider
 from worker.store.scripts import Claim
 
 
@@ -620,7 +621,7 @@ def test_retry_asked_twice_makes_one_new_generation(world: World) -> None:
 def test_reversal_moves_a_settled_refund_from_one_final_index_to_the_other(world: World) -> None:
     refund = at_stage(world, Stage.SETTLED)
     world.pass_time(HOUR)
-    step = attempts.reversed_by_provider(refund, found(id=f"re_{ID}", status="failed"), "list")
+    step = changed_by_provider(refund, found(id=f"re_{ID}", status="failed"), "list", NOW)
     assert step is not None
     assert world.save(refund, step).result == "saved"
     assert (world.get().stage, world.get().status) == (Stage.SETTLED, Status.FAILED)

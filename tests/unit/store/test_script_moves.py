@@ -30,6 +30,7 @@ from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts
 from worker.rules.decisions import cancel, recovered, retry_failed
+from worker.rules.rechecks import changed_by_provider
 
 ON_PAYMENT = f"payment:{PAYMENT}"
 WAITERS = f"refunds:waiters:{PAYMENT}"
@@ -292,9 +293,7 @@ def test_open_refunds_of_a_payment_are_counted_until_there_are_none(world: World
         world.accept(name)
     world.attempt(done_as(id="re_a"), "a")
     assert number(world, "open", ON_PAYMENT) == 1
-    reversal = attempts.reversed_by_provider(
-        world.get("a"), found(id="re_a", status="failed"), "list"
-    )
+    reversal = changed_by_provider(world.get("a"), found(id="re_a", status="failed"), "list", NOW)
     assert reversal is not None
     assert world.save(world.get("a"), reversal).result == "saved"
     assert number(world, "open", ON_PAYMENT) == 1
@@ -368,8 +367,8 @@ def test_reversal_is_no_failure_of_the_row(world: World) -> None:
     world.accept("good", batch="b", payment_intent="pi_good")
     world.attempt(done_as(id="re_good"), "good")
     fail(world, 3, "unknown")
-    reversal = attempts.reversed_by_provider(
-        world.get("good"), found(id="re_good", status="failed"), "list"
+    reversal = changed_by_provider(
+        world.get("good"), found(id="re_good", status="failed"), "list", NOW
     )
     assert reversal is not None
     assert world.save(world.get("good"), reversal).result == "saved"

@@ -140,6 +140,25 @@ local function other_attempt(id)
   return nil
 end
 
+-- Return when a refund is to be read again outside its own schedule, '' if it is not. Called before the first write.
+local function recheck_of(id)
+  local score = redis.call('ZSCORE', P .. 'rechecks', id)
+  return score and int(score) or ''
+end
+local function recheck_now(id) redis.pcall('ZADD', P .. 'rechecks', int(NOW), id) end
+
+-- Lists of ids are stored as one text with a space between two ids.
+local function has_word(words, word)
+  return words ~= nil and string.find(' ' .. words .. ' ', ' ' .. word .. ' ', 1, true) ~= nil
+end
+local function without_words(words, dropped)
+  local left = {}
+  for word in string.gmatch(words or '', '%S+') do
+    if not has_word(dropped, word) then left[#left + 1] = word end
+  end
+  return table.concat(left, ' ')
+end
+
 local function holds_lock(stage) return stage == 'sending' or stage == 'in_doubt' end
 
 local function reschedule(id, r, due)
@@ -394,7 +413,15 @@ local function complete(set, r, to, status, due)
   set.next_check_at = to == 'settled' and '' or int(due)
   keep_doubt(set)
   if r.held then set.held = '' end
+  if r.hinted then
+    -- The refund that a webhook named is now known to be this one, or a person has given it up. Any other that was named,
+    -- perhaps only a moment ago, is still to be read.
+    set.hinted = without_words(r.hinted, (set.provider_refund_id or '') .. ' ' .. (set.hints_dropped or ''))
+  end
+  set.hints_dropped = nil
   if to ~= 'settled' then return end
+  if r.hints_used and (set.hinted or '') == '' then set.hints_used = '' end
+  if r.possible_refund_id then set.possible_refund_id = '' end
   -- The rest of a settled record implies the fingerprint, and its lane no longer matters. Both go, since records are
   -- kept for long. A failed refund keeps its lane, because it may be retried.
   if status ~= 'failed' then set.lane = '' end
@@ -457,6 +484,17 @@ local function count_money(r, was)
   add('amount:' .. r.status, r, '')
   if r.status == 'failed' and not (was.stage == 'settled' and was.status == 'failed') then
     count('failed:' .. code_name(r.error_code), 1)
+  end
+end
+
+-- Refunds that the provider changed from succeeded to failed, by when that was seen.
+local function note_reversal(id, r, set)
+  if set.reversed_at and set.reversed_at ~= '' then
+    redis.pcall('ZREMRANGEBYSCORE', P .. 'reversed', '-inf', int(NOW - number(RETENTION)))
+    redis.pcall('ZADD', P .. 'reversed', int(NOW), id)
+    count('reversed:' .. currency_name(r.currency), 1)
+  elseif set.reversed_at and r.status == 'succeeded' then
+    redis.pcall('ZREM', P .. 'reversed', id)
   end
 end
 
@@ -548,6 +586,8 @@ local function move(id, r, to, status, due, set, label, detail)
   count_money(r, was)
   count_batch(r, was)
   take_ownership(id, r, set)
+  note_reversal(id, r, set)
+  if r.hinted and (to == 'processing' or to == 'review' or to == 'settled') then recheck_now(id) end
   local woken = move_lock(id, r, was)
   local rows = r.batch_id and was.stage == 'sending' and wake_rows(r.batch_id) or {}
   if to == 'settled' then

@@ -3,16 +3,16 @@
 -- is based ('' for any); [9] seq of the payment at which its totals were read ('' if not read); [10] ms after the first
 -- attempt within which a replay may start; [11] ms for which a proof of absence is valid; [12] ms until a refund that
 -- is held back is due again; then field, value pairs to store (the baseline, and that the currency was checked;
--- `payment_shown`, that the payment was read, is stored with the payment).
--- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…}: missing, stage, early, unchecked,
--- stale, window, verdict, paused, parked, account, blocked, batch, canceled, locked, narrow, moved, no_body.
+-- `payment_shown`, that the payment was read, is stored with the payment; `prior_read_at` is not stored).
+-- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…, recheck as in load.lua}: missing,
+-- stage, early, unchecked, stale, window, verdict, paused, parked, account, blocked, batch, canceled, locked, narrow, moved, no_body.
 takes(12)
 at_any_memory()
 local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
 local WAITER_MS, ROW_MS = 100, 30000
 local r = load(id)
-if not r then return {'missing', int(NOW), {}} end
-local function refuse(reason) return {reason, int(NOW), flat(r)} end
+if not r then return {'missing', int(NOW), {}, ''} end
+local function refuse(reason) return {reason, int(NOW), flat(r), recheck_of(id)} end
 local function hold_back(reason, due_ms)
   reschedule(id, r, due_ms)
   -- Held back on purpose, so an empty queue does not mean that its nudge was lost.
@@ -31,8 +31,8 @@ local hold = whole('the hold', ARGV[12])
 if #ARGV % 2 ~= 0 then refuse_to('the fields to be written are not pairs') end
 local set = {}
 for i = 13, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
-local shown = set.payment_shown
-set.payment_shown = nil
+local shown, prior_read_at = set.payment_shown, set.prior_read_at
+set.payment_shown, set.prior_read_at = nil, nil
 local due = whole('the stored next_check_at', r.next_check_at or '0')
 local body = redis.call('GET', P .. 'body:' .. id)
 
@@ -57,6 +57,11 @@ else
   end
 end
 if not body then return refuse('no_body') end
+-- A webhook named a refund of the provider for this one. It is read before anything is sent: an event about a refund
+-- that is not known to have left means that a claim was lost.
+if r.hinted then return refuse('unchecked') end
+-- The provider may have changed an earlier generation's refund to succeeded since the retry was decided.
+if kind ~= 'replay' and r.prior_refund_ids and not is_within(prior_read_at, fresh) then return refuse('unchecked') end
 check(id, r, 'sending', 'pending', set)
 
 local reason, till = brake(r)
@@ -72,7 +77,7 @@ if reason == 'canceled' then
     }) do drop[name] = '' end
     check(id, r, 'settled', 'canceled', drop)
     move(id, r, 'settled', 'canceled', 0, drop, '"batch_canceled"', '')
-    return {'canceled', int(NOW), flat(r)}
+    return refuse('canceled')
   end
 elseif reason then
   -- Holding a refund back changes only the time at which it is due again.

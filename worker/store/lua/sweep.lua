@@ -1,16 +1,19 @@
 -- Take refunds that are due, lapsed leases and doubts first. ARGV[4] the most to take; [5] ms for which a taken refund
 -- is not taken again; [6] ms to wait for the nudge of a queued refund before it counts as lost; [7] the same if its
 -- lane's queue is empty; [8] '1' if the queue of the single lane is empty; [9] '1' if that of the bulk lane is empty;
--- [10] ms between two reminders of a refund in review.
+-- [10] ms between two reminders of a refund in review; [11] the most to take of those that are to be read again outside
+-- their own schedule: they come last, with the stage `recheck`.
 -- Returns {now, id, lane, stage, id, lane, stage, …}.
-takes(10)
+takes(11)
 at_any_memory()
 local left, hold, grace = whole('the limit', ARGV[4]), whole('the hold', ARGV[5]), whole('the grace', ARGV[6])
 local lost, reminder = whole('the loss', ARGV[7]), whole('the reminder', ARGV[10])
+local most_rechecks = whole('the rechecks', ARGV[11])
 for _, name in ipairs({'sending', 'in_doubt', 'waiting', 'processing', 'review', 'queued', 'queued.bulk'}) do
   must_be_sorted(P .. 'index:' .. name)
 end
 must_be_sorted(P .. 'due')
+must_be_sorted(P .. 'rechecks')
 local out = {int(NOW)}
 -- Queued refunds that are held back on purpose are skipped, at most this many pages of them. A lost nudge behind them
 -- is found once its grace period is over.
@@ -53,4 +56,21 @@ for _, name in ipairs({'sending', 'in_doubt', 'waiting', 'processing'}) do take(
 take('review', NOW, reminder)
 take('queued', ARGV[8] == '1' and NOW + grace - lost or NOW, grace)
 take('queued.bulk', ARGV[9] == '1' and NOW + grace - lost or NOW, grace)
+local function forget_recheck(id)
+  redis.call('ZREM', P .. 'rechecks', id)
+  redis.pcall('HDEL', P .. 'recheck-tries', id)
+end
+local function take_recheck(id)
+  local stage = field_of(id, 'stage')
+  -- Refunds that may still be sent have a schedule of their own, and are read by it.
+  if stage ~= 'settled' and stage ~= 'review' and stage ~= 'processing' then return forget_recheck(id) end
+  redis.call('ZADD', P .. 'rechecks', int(NOW + hold), id)
+  out[#out + 1] = id; out[#out + 1] = 'refunds.bulk'; out[#out + 1] = 'recheck'
+end
+local most = math.min(left, most_rechecks)
+if most > 0 then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'rechecks', '-inf', int(NOW), 'LIMIT', 0, most)) do
+    take_recheck(id)
+  end
+end
 return out

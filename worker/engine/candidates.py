@@ -1,0 +1,97 @@
+"""Reads the provider's refunds that webhooks named for ours; `rules.rechecks` judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from worker.model.answers import Outcome, Readback, ReadbackVerdict
+from worker.model.refund import Refund
+from worker.provider.gateway import Gateway, Permit
+from worker.rules.rechecks import Candidate, CandidateVerdict, as_readback, judge_candidate
+from worker.store import rechecks
+from worker.store.async_store import AsyncStore
+from worker.store.rechecks import Rechecked
+
+
+class CandidateReader:
+    """Reads what webhooks named, and notes on the record what need not be read again.
+
+    `note_trouble` is called after a read that failed, `note_answer` after any other.
+    """
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        gateway: Gateway,
+        *,
+        note_trouble: Callable[[Outcome], Awaitable[None]],
+        note_answer: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._gateway = gateway
+        self._note_trouble = note_trouble
+        self._note_answer = note_answer
+
+    async def read(self, refund: Refund, permit: Permit) -> list[Candidate]:
+        """Return each of the refund's candidates as the provider shows it, one call each."""
+        candidates = []
+        for provider_refund_id in refund.candidates:
+            answer = await self._gateway.get_refund(provider_refund_id, permit, about=refund)
+            candidate = judge_candidate(refund, provider_refund_id, answer)
+            if candidate.verdict is CandidateVerdict.UNREADABLE:
+                outcome = await self._gateway.whose_refusal(candidate.outcome)
+                await self._note_trouble(outcome)
+                candidate = replace(candidate, outcome=outcome)
+            else:
+                self._note_answer()
+            candidates.append(candidate)
+        return candidates
+
+    async def end(
+        self,
+        refund: Refund,
+        candidates: Sequence[Candidate],
+        *,
+        recheck: str = "",
+        answered: bool = True,
+    ) -> Rechecked:
+        """Note which candidates were read, and schedule another recheck if any was not.
+
+        A candidate that the provider does not know is not read again once rechecks are given up.
+        """
+        all_read = answered and all(one.is_read for one in candidates)
+        read = [one.id for one in candidates if one.is_read]
+        unnamed = [one.id for one in candidates if one.verdict is CandidateVerdict.UNNAMED]
+        ended = await self._store.run(
+            rechecks.rechecked(
+                refund.refund_id,
+                answered=all_read,
+                recheck=recheck,
+                read=read,
+                possible=unnamed[0] if unnamed else None,
+            )
+        )
+        missing = [one.id for one in candidates if one.verdict is CandidateVerdict.MISSING]
+        if ended.result == "given_up" and missing:
+            await self._store.run(
+                rechecks.rechecked(refund.refund_id, answered=True, recheck=recheck, read=missing)
+            )
+        return ended
+
+    async def read_back(self, refund: Refund, permit: Permit) -> Readback | None:
+        """Return what the candidates of a refund in doubt show, None if none of them is ours."""
+        candidates = await self.read(refund, permit)
+        read_back = as_readback(candidates)
+        if read_back is not None and read_back.verdict is not ReadbackVerdict.UNREADABLE:
+            # The saved step removes the candidate that is ours. Before that it must not be lost.
+            return read_back
+        ended = await self.end(refund, candidates)
+        if read_back is None:
+            return None
+        if ended.result == "given_up" and not any(
+            one.verdict is CandidateVerdict.UNREADABLE for one in candidates
+        ):
+            return None
+        wait = max(ended.wait, read_back.retry_after) if read_back.retry_after else ended.wait
+        return replace(read_back, retry_after=wait)

@@ -1,0 +1,163 @@
+"""Rechecks: reads refunds again outside their own schedule, and saves what the provider shows.
+
+Webhooks and the watch of settled refunds cause them; `rules.rechecks` judges the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from worker.engine import endings
+from worker.engine.candidates import CandidateReader
+from worker.engine.endings import Ending
+from worker.engine.recorder import Recorder
+from worker.model.answers import Outcome
+from worker.model.refund import Refund, Stage
+from worker.model.steps import Step
+from worker.provider.gateway import Gateway, Permit
+from worker.rules import rechecks
+from worker.rules.attempts import done
+from worker.rules.outcomes import classify
+from worker.rules.rechecks import Candidate, CandidateVerdict, RecheckResult
+
+log = structlog.get_logger(__name__)
+
+RESULTS: Final = (
+    "confirmed",
+    "reversed",
+    "unreversed",
+    "identified",
+    "found",
+    "refuted",
+    "contradicts",
+    "again",
+    "given_up",
+)
+"""The results under which rechecks are counted."""
+_CONFLICT: Final = "conflict"
+
+
+class Rechecker:
+    """Rechecks one worker's refunds; `on_recheck` is called with each result."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        recorder: Recorder,
+        candidates: CandidateReader,
+        *,
+        note_trouble: Callable[[Outcome], Awaitable[None]],
+        note_answer: Callable[[], None],
+        on_recheck: Callable[[str], None],
+    ) -> None:
+        self._gateway = gateway
+        self._recorder = recorder
+        self._candidates = candidates
+        self._note_trouble = note_trouble
+        self._note_answer = note_answer
+        self._on_recheck = on_recheck
+
+    async def run(
+        self, refund: Refund, recheck: str, now: datetime, permit: Permit
+    ) -> Ending | None:
+        """Read a refund and its candidates again; return its ending.
+
+        None if nothing was found and another action is due. `recheck` is as loaded.
+        """
+        ending: Ending | None = None
+        answered = True
+        if refund.stage is Stage.SETTLED and refund.provider_refund_id is not None:
+            answered, ending = await self._recheck_own(
+                refund, refund.provider_refund_id, now, permit
+            )
+        candidates = await self._candidates.read(refund, permit)
+        for candidate in candidates:
+            ending = await self._act_on(refund, candidate, now) or ending
+        ended = await self._candidates.end(refund, candidates, recheck=recheck, answered=answered)
+        if ended.result != "done":
+            self._on_recheck(ended.result)
+        unread = [one.id for one in candidates if one.verdict is CandidateVerdict.UNREADABLE]
+        if ended.result == "given_up":
+            log.warning("recheck_given_up", refund_id=refund.refund_id)
+            if ending is None and unread and _may_be_sent(refund):
+                _, ending = await self._recorder.save(refund, rechecks.unreadable_hint(refund), {})
+        if ending is None and _may_be_sent(refund) and ended.result != "again":
+            return None
+        return ending or endings.standing(refund)
+
+    async def _recheck_own(
+        self, refund: Refund, provider_refund_id: str, now: datetime, permit: Permit
+    ) -> tuple[bool, Ending | None]:
+        """Read a settled refund by its provider id.
+
+        Return whether that was answered, and the ending if it changed.
+        """
+        answer = await self._gateway.get_refund(provider_refund_id, permit, about=refund)
+        result, step = rechecks.after_recheck(refund, answer, now)
+        if result is RecheckResult.AGAIN:
+            outcome = await self._gateway.whose_refusal(classify(answer, refund))
+            await self._note_trouble(outcome)
+            return False, None
+        self._note_answer()
+        if result is RecheckResult.CONTRADICTS:
+            self._contradicts(refund, provider_refund_id)
+        if step is None:
+            if result is RecheckResult.CONFIRMED:
+                self._on_recheck(result.value)
+            return True, None
+        self._on_recheck(step.label)
+        _, ending = await self._recorder.save(refund, step, {"seen": "recheck"}, insist=True)
+        return True, ending
+
+    async def _act_on(self, refund: Refund, candidate: Candidate, now: datetime) -> Ending | None:
+        """Save what a candidate shows; return the refund's ending if anything was saved."""
+        found = candidate.found
+        match candidate.verdict:
+            case CandidateVerdict.OURS if found is not None:
+                identified = rechecks.identified(refund, found)
+                self._on_recheck("found" if identified is None else identified.label)
+                step = identified or done(refund, found, "lookup", now)
+                return await self._save(refund, step)
+            case CandidateVerdict.EARLIER if found is not None and rechecks.was_never_sent(refund):
+                self._on_recheck("found")
+                return await self._save(refund, rechecks.prior_done(refund, found, now))
+            case CandidateVerdict.EARLIER | CandidateVerdict.LATER if found is not None:
+                self._on_recheck("contradicts")
+                await self._recorder.contradict(refund, done(refund, found, "lookup", now))
+                return endings.CONTRADICTED
+            case CandidateVerdict.CONTRADICTS:
+                return await self._in_conflict(refund, candidate)
+            case CandidateVerdict.OTHER | CandidateVerdict.UNNAMED:
+                self._on_recheck("refuted")
+        return None
+
+    async def _save(self, refund: Refund, step: Step) -> Ending:
+        _, ending = await self._recorder.save(refund, step, {"seen": "webhook"}, insist=True)
+        return ending
+
+    async def _in_conflict(self, refund: Refund, candidate: Candidate) -> Ending | None:
+        """Send an unsettled refund to review; a settled one keeps its status, with an alarm."""
+        if refund.stage is Stage.SETTLED:
+            self._contradicts(refund, candidate.id)
+            return None
+        self._on_recheck("contradicts")
+        if refund.stage is Stage.REVIEW and refund.error_code == _CONFLICT:
+            return None
+        return await self._save(refund, rechecks.in_conflict(candidate))
+
+    def _contradicts(self, refund: Refund, provider_refund_id: str) -> None:
+        self._on_recheck("contradicts")
+        log.critical(
+            "proof_against_settled",
+            refund_id=refund.refund_id,
+            alarm=True,
+            provider_refund_id=provider_refund_id,
+        )
+
+
+def _may_be_sent(refund: Refund) -> bool:
+    return refund.stage in {Stage.QUEUED, Stage.WAITING}

@@ -1,0 +1,308 @@
+"""Rules for rechecks: a refund is read again outside its own schedule.
+
+A webhook named a provider's refund for it, or the watch of settled refunds reached it. A webhook is
+never evidence: only the answer to our own read changes a record. Pure functions, as in `attempts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any, Final
+
+from worker.model.answers import (
+    Answer,
+    Outcome,
+    ProviderRefund,
+    Readback,
+    ReadbackVerdict,
+    Reply,
+    TryVerdict,
+)
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.steps import Step
+from worker.rules.attempts import done, in_words, settled_drops, to_review
+from worker.rules.outcomes import FINAL_STATUSES, classify, contradiction, odd_status
+from worker.rules.payloads import STATUSES
+
+WAITS: Final = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1))
+"""Delays after a recheck that was not answered; after the last of them it is given up."""
+
+
+class CandidateVerdict(StrEnum):
+    """What a read showed about a provider's refund that a webhook named for ours."""
+
+    OURS = "ours"
+    EARLIER = "earlier"
+    """It moved money, or may, in an earlier generation of our refund."""
+    LATER = "later"
+    """It is of a generation that lost records had sent."""
+    OTHER = "other"
+    """It is not ours, or an earlier generation's that moved nothing."""
+    UNNAMED = "unnamed"
+    """It agrees with our refund, and carries no id of ours."""
+    CONTRADICTS = "contradicts"
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A provider's refund that a webhook named, as the provider shows it."""
+
+    id: str
+    verdict: CandidateVerdict
+    outcome: Outcome
+    """What the answer means as such; for a read without an answer it says why."""
+    found: ProviderRefund | None = None
+    reason: str = ""
+
+    @property
+    def is_read(self) -> bool:
+        """Return whether the provider answered, so that the candidate need not be read again."""
+        return self.verdict not in {CandidateVerdict.MISSING, CandidateVerdict.UNREADABLE}
+
+
+def judge_candidate(refund: Refund, provider_refund_id: str, answer: Answer) -> Candidate:
+    """Judge the answer to a read of a provider's refund that a webhook named.
+
+    It is ours only if its metadata carry our id and generation, and nothing contradicts.
+    """
+
+    def as_(verdict: CandidateVerdict, reason: str = "") -> Candidate:
+        return Candidate(
+            id=provider_refund_id, verdict=verdict, outcome=outcome, found=found, reason=reason
+        )
+
+    outcome = classify(answer, refund)
+    found = shown_refund(answer)
+    if found is None or found.id != provider_refund_id:
+        found = None
+        return as_(CandidateVerdict.MISSING if is_gone(outcome) else CandidateVerdict.UNREADABLE)
+    if found.payment_intent not in {None, refund.payment_intent}:
+        return as_(CandidateVerdict.OTHER)
+    if found.refund_id is None:
+        agrees = contradiction(found, refund) is None
+        return as_(CandidateVerdict.UNNAMED if agrees else CandidateVerdict.OTHER)
+    if found.refund_id != refund.refund_id:
+        return as_(CandidateVerdict.OTHER)
+    return as_(*_judge_ours(refund, found))
+
+
+def _judge_ours(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict, str]:
+    """Judge a provider's refund that carries our id, and say what contradicts it if anything."""
+    # A refund without a generation counts as the first, as in a list.
+    generation = "1" if found.generation is None else found.generation
+    if not generation.isdigit():
+        return CandidateVerdict.CONTRADICTS, "its metadata carry an unreadable generation"
+    if int(generation) > refund.generation:
+        return CandidateVerdict.LATER, ""
+    if int(generation) < refund.generation:
+        moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
+        return (CandidateVerdict.OTHER if moved_nothing else CandidateVerdict.EARLIER), ""
+    wrong = contradiction(found, refund)
+    if wrong is not None or found.status is None:
+        return CandidateVerdict.CONTRADICTS, f"it has our id but another {wrong or 'status'}"
+    if found.status not in STATUSES:
+        return CandidateVerdict.CONTRADICTS, odd_status(found)
+    return CandidateVerdict.OURS, ""
+
+
+def shown_refund(answer: Answer) -> ProviderRefund | None:
+    """Return the refund in a successful answer, if it shows one."""
+    if not isinstance(answer, Reply) or answer.payload is None:
+        return None
+    is_success = HTTPStatus.OK <= answer.http_status < HTTPStatus.MULTIPLE_CHOICES
+    return answer.payload.refund if is_success else None
+
+
+def is_gone(outcome: Outcome) -> bool:
+    """Return whether the provider answered that it does not know the refund."""
+    return outcome.verdict is TryVerdict.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND
+
+
+def prior_done(refund: Refund, found: ProviderRefund, now: datetime) -> Step:
+    """Return the step for an unsent retry whose earlier provider refund was done after all.
+
+    The record takes that refund as its own, and nothing is sent.
+    """
+    step = done(refund, found, "lookup", now)
+    earlier = {"prior_refund_ids": " ".join(dict.fromkeys((*refund.prior_ids, found.id)))}
+    alarm = (
+        f"the provider's refund {found.id} of an earlier generation was done after all:"
+        " the retry was not sent"
+    )
+    return replace(
+        step, label="prior_succeeded", changes={**step.changes, **earlier}, proof=False, alarm=alarm
+    )
+
+
+def was_never_sent(refund: Refund) -> bool:
+    """Return whether no attempt of the refund's generation can have reached the provider."""
+    return (
+        refund.stage in {Stage.QUEUED, Stage.WAITING}
+        and refund.first_attempt_at is None
+        and not refund.doubted
+        and refund.doubt_since is None
+    )
+
+
+def in_conflict(candidate: Candidate) -> Step:
+    """Return the step to review for a provider's refund that names ours and contradicts it."""
+    reason = f"the provider's refund {candidate.id} was read: {candidate.reason}"
+    changes = {"error_code": "conflict", "error_message": reason}
+    return replace(to_review(changes, "conflict", reason), source="lookup")
+
+
+def unreadable_hint(refund: Refund) -> Step:
+    """Return the step to review for an unsent refund whose named provider refund is unreadable."""
+    reason = (
+        f"a webhook named {' and '.join(refund.candidates)} for it, which could not be read:"
+        " it was not sent"
+    )
+    changes: dict[str, Any] = {"error_code": "hint_unreadable", "error_message": reason}
+    return to_review(changes, "hint_unreadable", reason)
+
+
+class RecheckResult(StrEnum):
+    """What a recheck of a settled refund showed."""
+
+    CONFIRMED = "confirmed"
+    CHANGED = "changed"
+    CONTRADICTS = "contradicts"
+    AGAIN = "again"
+
+
+def after_recheck(
+    refund: Refund, answer: Answer, now: datetime
+) -> tuple[RecheckResult, Step | None]:
+    """Return what a read of a settled refund by its own provider id shows, and the step if any."""
+    found = shown_refund(answer)
+    if found is None or found.id != refund.provider_refund_id:
+        return RecheckResult.AGAIN, None
+    if contradiction(found, replace(refund, all_remaining=False)) is not None:
+        return RecheckResult.CONTRADICTS, None
+    step = changed_by_provider(refund, found, "lookup", now)
+    if step is not None:
+        return RecheckResult.CHANGED, step
+    is_final = found.status in FINAL_STATUSES
+    return (RecheckResult.CONFIRMED if is_final else RecheckResult.AGAIN), None
+
+
+def changed_by_provider(
+    refund: Refund, found: ProviderRefund, source: str, now: datetime
+) -> Step | None:
+    """Return the step for a settled refund that the provider shows with the opposite end.
+
+    None if there is nothing to change. `source` says where it was read: `list` or `lookup`.
+    """
+    if refund.stage is not Stage.SETTLED or found.id != refund.provider_refund_id:
+        return None
+    final = FINAL_STATUSES.get(found.status or "")
+    if refund.status is Status.SUCCEEDED and final in {Status.FAILED, Status.CANCELED}:
+        return _reversed(found, source, now)
+    if refund.status is not Status.SUCCEEDED and final is Status.SUCCEEDED:
+        return _unreversed(refund, found, source)
+    return None
+
+
+def _reversed(found: ProviderRefund, source: str, now: datetime) -> Step:
+    reason = found.failure_reason or ("canceled" if found.status == "canceled" else "unknown")
+    changes = {
+        "provider_status": found.status,
+        "failure_reason": reason,
+        "error_code": reason,
+        "error_message": in_words(
+            f"the provider changed a succeeded refund to {found.status}", found
+        ),
+        "retriable": Retriable.UNKNOWN,
+        "evidence": source,
+        "reversed_at": now,
+    }
+    return Step(
+        to=Stage.SETTLED,
+        status=Status.FAILED,
+        label="reversed",
+        changes=changes,
+        alarm="a refund that had succeeded was reversed by the provider",
+        source=source,
+    )
+
+
+def _unreversed(refund: Refund, found: ProviderRefund, source: str) -> Step:
+    removed = ("failure_reason", "error_code", "error_message", "retriable", "reversed_at")
+    changes: dict[str, Any] = dict.fromkeys(removed)
+    changes |= {"provider_status": found.status, "evidence": source}
+    if found.amount is not None:
+        changes["amount"] = found.amount
+    return Step(
+        to=Stage.SETTLED,
+        status=Status.SUCCEEDED,
+        label="unreversed",
+        changes=changes,
+        alarm=f"a refund that was recorded as {refund.status} succeeded at the provider after all",
+        source=source,
+    )
+
+
+def identified(refund: Refund, found: ProviderRefund) -> Step | None:
+    """Return the step by which a refund that totals proved learns its provider id, else None."""
+    if (
+        refund.stage is not Stage.SETTLED
+        or refund.status is not Status.SUCCEEDED
+        or refund.provider_refund_id is not None
+        or FINAL_STATUSES.get(found.status or "") is not Status.SUCCEEDED
+    ):
+        return None
+    changes: dict[str, Any] = {
+        **settled_drops(),
+        "provider_refund_id": found.id,
+        "provider_status": found.status,
+        "evidence": "lookup",
+    }
+    if found.amount is not None:
+        changes["amount"] = found.amount
+    return Step(
+        to=Stage.SETTLED,
+        status=Status.SUCCEEDED,
+        label="identified",
+        changes=changes,
+        source="lookup",
+    )
+
+
+def as_readback(candidates: Sequence[Candidate]) -> Readback | None:
+    """Return what the candidates of a refund in doubt show together.
+
+    None if none of them is ours: then the refund is read back as if no webhook had named any.
+    """
+    ours = [one for one in candidates if one.verdict is CandidateVerdict.OURS]
+    for one in candidates:
+        if one.verdict is CandidateVerdict.CONTRADICTS:
+            reason = f"{one.id} was read: {one.reason}"
+            return Readback(verdict=ReadbackVerdict.CONFLICT, reason=reason, source="lookup")
+    generations = {CandidateVerdict.EARLIER, CandidateVerdict.LATER}
+    others = [one for one in candidates if one.verdict in generations]
+    if len(ours) + len(others) > 1 or others:
+        names = " and ".join(one.id for one in (*ours, *others))
+        reason = f"the provider shows {names} with our id: money may move twice"
+        return Readback(verdict=ReadbackVerdict.CONFLICT, reason=reason, source="lookup")
+    if ours:
+        return Readback(
+            verdict=ReadbackVerdict.FOUND,
+            reason="read by the id that a webhook named",
+            found=ours[0].found,
+            source="lookup",
+        )
+    for one in candidates:
+        if not one.is_read:
+            return Readback(
+                verdict=ReadbackVerdict.UNREADABLE,
+                reason=f"{one.id}, which a webhook named, was not shown: {one.outcome.code}",
+                retry_after=one.outcome.retry_after,
+                credentials=one.outcome.credentials,
+            )
+    return None

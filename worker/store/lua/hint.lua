@@ -1,0 +1,109 @@
+-- Note that a webhook named a refund of the provider, and make our refund due that it may be. That is never evidence: the
+-- named refund is read before anything is sent or changed. ARGV[4] the provider's refund id or ''; [5] our refund id from
+-- its metadata or ''; [6] its payment or ''; [7] the most candidates of a generation; [8] ms between two reads of one
+-- refund because of webhooks; [9] the most refunds of a payment that are considered.
+-- Returns {result, now, id, lane, stage, id, lane, stage, …}, with the refunds that are due now. `result` is `hinted` if
+-- the refund is known, `payment` if only its payment is, else `unknown`.
+takes(9)
+at_any_memory()
+local candidate, named, payment_intent = ARGV[4], ARGV[5], ARGV[6]
+local most_candidates, rest = whole('the candidates', ARGV[7]), whole('the rest', ARGV[8])
+local most_refunds = whole('the refunds', ARGV[9])
+local times = P .. 'hint-times'
+for _, name in ipairs({'rechecks', 'hint-times', 'due'}) do must_be_sorted(P .. name) end
+local out = {'', int(NOW)}
+
+local function count_words(words)
+  local _, count = string.gsub(words or '', '%S+', '')
+  return count
+end
+local function joined(words, word) return words and words .. ' ' .. word or word end
+
+-- Note the candidate on the record. Return whether it is still to be read.
+local function note(id, r)
+  if candidate == '' or candidate == r.provider_refund_id then return false end
+  if has_word(r.hinted, candidate) then return true end
+  -- One that was read is not read again, and few are read at all: whoever has the webhook's secret may name many.
+  if has_word(r.hints_used, candidate) or count_words(r.hints_used) >= most_candidates then return false end
+  redis.call('HSET', P .. 'refund:' .. id, 'hinted', joined(r.hinted, candidate),
+    'hints_used', joined(r.hints_used, candidate))
+  return true
+end
+
+-- Return when the refund may be read because of a webhook, nil if it is to be read already.
+local function next_read(id)
+  local last = redis.call('ZSCORE', times, id)
+  if last and number(last) > NOW then return nil end
+  local at = last and math.max(NOW, number(last) + rest) or NOW
+  redis.call('ZADD', times, int(at), id)
+  return at
+end
+local function due_at(id, r, stage, at)
+  if at > NOW then return end
+  out[#out + 1] = id; out[#out + 1] = r.lane or 'refunds'; out[#out + 1] = stage
+end
+local function bring_forward(id, r)
+  local at = next_read(id)
+  if not at or at >= number(r.next_check_at) and number(r.next_check_at) > NOW then return end
+  reschedule(id, r, at)
+  due_at(id, r, r.stage, at)
+end
+local function recheck(id, r)
+  local at = next_read(id)
+  if not at then return end
+  redis.call('ZADD', P .. 'rechecks', int(at), id)
+  due_at(id, r, r.stage, at)
+end
+
+-- Make a refund due that the event names. Each stage's own schedule is used if it has one.
+local function hint(id, r)
+  local open, is_its_own = note(id, r), candidate ~= '' and candidate == r.provider_refund_id
+  if r.stage == 'in_doubt' then
+    -- An event that names no refund of the provider may still be news of this one.
+    if open or is_its_own or candidate == '' then bring_forward(id, r) end
+  elseif r.stage == 'queued' or r.stage == 'waiting' then
+    if open then bring_forward(id, r) end
+  elseif r.stage == 'processing' and is_its_own then
+    bring_forward(id, r)
+  elseif r.stage ~= 'sending' and (open or is_its_own) then
+    recheck(id, r)
+  end
+end
+
+local function found_by_name()
+  local r = named ~= '' and load(named)
+  if not r or payment_intent ~= '' and r.payment_intent ~= payment_intent then return nil end
+  return named, r
+end
+local function found_by_owner()
+  local id = candidate ~= '' and owner_of(candidate)
+  local r = id and load(id)
+  if not r then return nil end
+  return id, r
+end
+
+redis.call('ZREMRANGEBYSCORE', times, '-inf', int(NOW - rest))
+local id, r = found_by_name()
+if not id then id, r = found_by_owner() end
+if id then
+  check(id, r, r.stage, r.status, {})
+  hint(id, r)
+  out[1] = 'hinted'
+  return out
+end
+local payment = P .. 'payment:' .. payment_intent
+if payment_intent == '' or redis.call('EXISTS', payment) == 0 then
+  out[1] = 'unknown'
+  return out
+end
+-- The event does not name a refund that is known here. Those of the payment that may have happened could be it, unless
+-- the event names another one.
+out[1] = 'payment'
+if named ~= '' then candidate = '' end
+local fields = redis.call('HLEN', payment) <= 2 * most_refunds and redis.call('HKEYS', payment) or {}
+for _, field in ipairs(fields) do
+  local other = string.sub(field, 1, 7) == 'refund:' and string.sub(field, 8)
+  local one = other and load(other)
+  if one and (holds_lock(one.stage) or one.stage == 'review') then hint(other, one) end
+end
+return out

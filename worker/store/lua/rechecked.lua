@@ -1,0 +1,47 @@
+-- End a recheck. ARGV[4] id; [5] `done`, or `again` if it was not answered; [6] when it was due, as load.lua returned it,
+-- or ''; [7] candidates that were read, between spaces; [8] a candidate that may be this refund and names none, or '';
+-- then the ms to wait after the first, second, … recheck in a row that was not answered.
+-- Returns {result, ms}: `done`; `again`, and how long it waits; or `given_up`: no further one follows.
+takes(8)
+at_any_memory()
+local id, result, due, read, possible = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+must_be_one_of(' again done ', result)
+must_be_sorted(P .. 'rechecks')
+must_be_sorted(P .. 'due')
+local waits = {}
+for i = 9, #ARGV do waits[#waits + 1] = whole('the wait', ARGV[i]) end
+local r = load(id)
+if r then check(id, r, r.stage, r.status, {}) end
+local function forget()
+  redis.pcall('HDEL', P .. 'recheck-tries', id)
+  -- A webhook that came meanwhile has set another time: it is not forgotten.
+  if not r or recheck_of(id) == due then redis.call('ZREM', P .. 'rechecks', id) end
+end
+if not r then
+  forget()
+  return {'done', 0}
+end
+local key = P .. 'refund:' .. id
+if r.hinted and read ~= '' then
+  local left = without_words(r.hinted, read)
+  if left == '' then redis.call('HDEL', key, 'hinted') else redis.call('HSET', key, 'hinted', left) end
+end
+if possible ~= '' then redis.call('HSET', key, 'possible_refund_id', possible) end
+if result == 'done' then
+  forget()
+  return {'done', 0}
+end
+local tries = count_in(P .. 'recheck-tries', id, 1) or #waits + 1
+if tries > #waits then
+  forget()
+  return {'given_up', 0}
+end
+local wait = waits[tries]
+if r.stage == 'queued' or r.stage == 'waiting' then
+  reschedule(id, r, NOW + wait)
+  -- Postponed on purpose, so an empty queue does not mean that its nudge was lost.
+  if r.stage == 'queued' then redis.call('HSET', key, 'held', '1') end
+elseif recheck_of(id) == due and r.stage ~= 'in_doubt' then
+  redis.call('ZADD', P .. 'rechecks', int(NOW + wait), id)
+end
+return {'again', wait}
