@@ -127,7 +127,9 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     changes: dict[str, Any] = {"lapses": 0}
     if unverified:
         # What was named for it could not be read, or is gone: it is not read again before the send.
-        changes |= {"hints_dropped": refund.hinted, "prior_refund_ids": None}
+        changes["prior_refund_ids"] = None
+        if refund.hinted is not None:
+            changes["hints_dropped"] = refund.hinted
     if _was_in_doubt(refund):
         again = changes | {"operator_code": None} | NO_READBACKS
         return _decided(refund, "absent", Stage.IN_DOUBT, again, by, unverified=unverified)

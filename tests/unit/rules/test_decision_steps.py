@@ -132,7 +132,7 @@ def test_person_who_says_absent_leads_to_these_steps_and_no_others(*, unverified
         **word("absent", unverified=unverified),
         **DOUBT,
     }
-    changes |= {"hints_dropped": None, "prior_refund_ids": None} if unverified else {}
+    changes |= {"prior_refund_ids": None} if unverified else {}
     assert resolve_resend(DOUBTED, by="ann", unverified=unverified) == pending(
         Stage.IN_DOUBT, "operator_says_absent", changes, timedelta(0), **BY_ANN
     )
