@@ -89,6 +89,7 @@ class Settings(BaseSettings):
     bulk_share: float = Field(default=0.7, gt=0, le=1)
     lease_seconds: float = Field(default=45, gt=0, le=3600, validate_default=True)
     retention_days: float = Field(default=400, gt=0, le=36500)
+    metadata_days: float | None = Field(default=None, gt=0)
     prefix: str = Field(
         default="refunds:", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_:.{}-]+$"
     )
@@ -257,6 +258,15 @@ class Settings(BaseSettings):
             raise PydanticCustomError(
                 "retention", rule, {"beyond": KEPT_BEYOND_KEYS_DAYS, "least": f"{least:g}"}
             )
+        return value
+
+    @field_validator("metadata_days")
+    @classmethod
+    def _metadata_go_before_the_record(cls, value: float | None, info: Any) -> float | None:
+        retention = info.data.get("retention_days")
+        if value is not None and retention is not None and value > retention:
+            rule = "must be at most REFUNDS_RETENTION_DAYS, which is {most} now"
+            raise PydanticCustomError("metadata", rule, {"most": f"{retention:g}"})
         return value
 
     @classmethod

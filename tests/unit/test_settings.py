@@ -166,6 +166,10 @@ WRONG = [
     ("LEASE_SECONDS", "0"),
     ("LEASE_SECONDS", "24"),
     ("RETENTION_DAYS", "0"),
+    ("METADATA_DAYS", "0"),
+    ("METADATA_DAYS", "-1"),
+    ("METADATA_DAYS", "400.5"),
+    ("METADATA_DAYS", "never"),
     ("PREFIX", "a b"),
     ("PREFIX", "refunds*"),
     ("LOG_FORMAT", "xml"),
@@ -259,6 +263,17 @@ def test_records_outlive_the_key_window_by_sixty_days(monkeypatch: pytest.Monkey
             SettingsError, match=r"REFUNDS_RETENTION_DAYS: .*REFUNDS_KEY_WINDOW_HOURS plus 60 days"
         ):
             loaded(monkeypatch, RETENTION_DAYS=retention, KEY_WINDOW_HOURS=window)
+
+
+def test_metadata_are_kept_at_most_as_long_as_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaded(monkeypatch).metadata_days is None
+    assert loaded(monkeypatch, METADATA_DAYS="0.5").metadata_days == 0.5
+    assert loaded(monkeypatch, METADATA_DAYS="90", RETENTION_DAYS="90").metadata_days == 90
+    with pytest.raises(
+        SettingsError,
+        match=r"REFUNDS_METADATA_DAYS: must be at most REFUNDS_RETENTION_DAYS, which is 90 now",
+    ):
+        loaded(monkeypatch, METADATA_DAYS="91", RETENTION_DAYS="90")
 
 
 def test_lease_left_at_its_default_must_outlive_a_longer_call_too(

@@ -181,13 +181,16 @@ def _note_fresh(store: Store, compared: Comparison, rows: Sequence[Accepted]) ->
 def _note_odd(
     store: Store, compared: Comparison, rows: Sequence[Accepted], same_refund: SameRefund
 ) -> None:
-    """Separate conflicts from rows that differ only in metadata that their ids were made from."""
+    """Separate conflicts from rows that differ only in metadata that their ids were made from.
+
+    If a refund's metadata were erased, only the fingerprint identifies a repeat.
+    """
     for row, refund in zip(
         rows, store.get_many([row.request.refund_id for row in rows]), strict=True
     ):
         if refund is None:
             compared.fresh += 1
-        elif same_refund(row.request, refund.as_request()):
+        elif refund.metadata_erased_at is None and same_refund(row.request, refund.as_request()):
             compared.same += 1
             compared.statuses[
                 "review" if refund.stage is Stage.REVIEW else refund.status.value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from rich.table import Table
@@ -192,6 +193,11 @@ def _compared(conflict: Conflict) -> Iterator[tuple[str, str, str]]:
         if before != now:
             nothing = "all that is left" if name == "amount" else "none"
             yield name, str(before or nothing), str(now or nothing)
+    if conflict.refund.metadata_erased_at is not None:
+        # Not known: the fingerprint shows only that some field differs.
+        if existing == replace(requested, metadata={}):
+            yield "metadata", "erased", "not the same"
+        return
     for key in sorted({*existing.metadata, *requested.metadata}):
         if (before := existing.metadata.get(key)) != (now := requested.metadata.get(key)):
             yield f"metadata.{key}", str(before or "none"), str(now or "none")

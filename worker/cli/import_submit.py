@@ -101,7 +101,9 @@ def _count_known(
     """Count a row as known if it differs from its refund only in metadata that made its id."""
     found = refunds.get_many([request.refund_id for request in differing]) if differing else []
     same = sum(
-        refund is not None and same_refund(request, refund.as_request())
+        refund is not None
+        and refund.metadata_erased_at is None
+        and same_refund(request, refund.as_request())
         for request, refund in zip(differing, found, strict=True)
     )
     counts.known += same

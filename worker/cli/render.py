@@ -182,7 +182,7 @@ def block(refund: Refund, entries: reasons.Entries = ()) -> Table:
         ("payment", refund.payment_intent),
         ("amount", amount_of(refund)),
         ("reason", refund.reason),
-        ("metadata", " ".join(f"{name}={value}" for name, value in refund.metadata.items())),
+        ("metadata", _metadata(refund)),
         ("provider", provider),
         ("evidence", refund.evidence),
         (
@@ -219,6 +219,12 @@ def block(refund: Refund, entries: reasons.Entries = ()) -> Table:
     if refund.settled:
         rows.pop()
     return facts(rows)
+
+
+def _metadata(refund: Refund) -> str:
+    if refund.metadata_erased_at is not None:
+        return f"erased {moment(refund.metadata_erased_at)}"
+    return " ".join(f"{name}={value}" for name, value in refund.metadata.items())
 
 
 def listing(refunds: Sequence[Refund]) -> Table:

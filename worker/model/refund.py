@@ -82,6 +82,8 @@ class Refund:
     currency: str | None = None
     reason: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata_erased_at: datetime | None = None
+    """When the caller's metadata were erased; the fingerprint still identifies the request."""
     provider_refund_id: str | None = None
     provider_status: str | None = None
     failure_reason: str | None = None
@@ -193,7 +195,7 @@ class Refund:
         return None if self.all_remaining else self.amount
 
     def as_request(self) -> RefundRequest:
-        """Return the caller's original request."""
+        """Return the caller's original request, without its metadata if they were erased."""
         return RefundRequest(
             refund_id=self.refund_id,
             payment_intent=self.payment_intent,
@@ -237,6 +239,7 @@ PUBLIC_FIELDS: Final = (
     "version",
     "contradicted_by",
     "reversed_at",
+    "metadata_erased_at",
 )
 
 

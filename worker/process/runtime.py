@@ -24,6 +24,7 @@ from worker.broker.kept import RejectedMessage
 from worker.client import PUBLISH_ERRORS
 from worker.engine import endings
 from worker.engine.endings import Ending
+from worker.engine.eraser import erase_metadata
 from worker.engine.rate_gate import RateGate
 from worker.engine.records_guard import REFUSALS
 from worker.engine.service import Service
@@ -36,7 +37,7 @@ from worker.process.heartbeat import Heartbeat
 from worker.provider.gateway import Gateway
 from worker.provider.transport import build_client
 from worker.settings import Settings
-from worker.store import rechecks, scripts
+from worker.store import erasure, rechecks, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.connection import address_of, connect_async
 from worker.store.counters import Counters
@@ -54,6 +55,7 @@ DISK_SECONDS: Final = 5.0
 
 It costs two commands.
 """
+ERASE_SECONDS: Final = 30.0
 TASK_SECONDS: Final = 30.0
 """Maximum time that a message may hold ids that it has not begun."""
 AGAIN_SECONDS: Final = 1.0
@@ -119,7 +121,9 @@ class Runtime:
         )
         try:
             await self.store.require_durable()
-            await self.store.load_scripts((*scripts.EVERY, *rechecks.EVERY, rejected.SCRIPT))
+            await self.store.load_scripts(
+                (*scripts.EVERY, *rechecks.EVERY, erasure.ERASE, rejected.SCRIPT)
+            )
             await self._pin()
             self._heartbeat.begin()
         except BaseException:
@@ -147,6 +151,7 @@ class Runtime:
             (BEAT_SECONDS, self._beat),
             (PROBE_SECONDS, self._probe),
             (DISK_SECONDS, self._check_records),
+            (ERASE_SECONDS, self._erase),
         ):
             self._background.append(asyncio.create_task(self._repeat(work, pause)))
 
@@ -194,6 +199,12 @@ class Runtime:
                 most = max(1, round(rate * SWEEP_SECONDS))
                 await self.store.run(rechecks.watch(watch, rate=rate, most=most))
             await sweep(self.store, nudge=self._nudge, depth=self._depth)
+
+    async def _erase(self) -> None:
+        """Erase metadata that are old enough, if `REFUNDS_METADATA_DAYS` is set."""
+        days = self.settings.metadata_days
+        if days is not None and not self.service.stopping and not self.service.guard.refuses():
+            await erase_metadata(self.store, timedelta(days=days))
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
         with self._broker_errors():

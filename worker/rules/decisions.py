@@ -1,4 +1,6 @@
-"""Decisions by a person or the caller, as steps: cancel, resolve, retry, recover. Pure functions.
+"""Decisions by a person or the caller, as steps: cancel, resolve, retry, recover, erase.
+
+Pure functions.
 
 Each step is a move listed in `transitions.TRANSITIONS`.
 """
@@ -12,6 +14,7 @@ from worker.errors import FieldError, InvalidRequest, NotCancelable, NotInReview
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import is_provider_id, shown
 from worker.model.steps import Step
+from worker.model.times import rfc3339
 from worker.rules import contradictions
 from worker.rules.attempts import (
     MAX_SERVER_ERRORS,
@@ -196,6 +199,9 @@ def retry_failed(refund: Refund) -> Step | None:
     if refund.contradicted_by is not None:
         # The provider shows that the refund was done after all.
         return None
+    if refund.metadata_erased_at is not None:
+        # The body of a retry has the caller's metadata, which are not known any more.
+        return None
     cleared = (
         "provider_refund_id",
         "provider_status",
@@ -234,6 +240,12 @@ def retry_one(refund: Refund, *, unknown: bool) -> Step:
             f"{subject} is {refund.status}, not failed: only a failed refund can be sent again"
         )
     code = refund.error_code or "unknown"
+    if refund.metadata_erased_at is not None:
+        raise NotRetriable(
+            f"{subject} failed with {code}, and its metadata were erased on"
+            f" {rfc3339(refund.metadata_erased_at)} (REFUNDS_METADATA_DAYS), so it cannot be sent"
+            " again with the same contents: submit a new refund under a new id"
+        )
     if step is None:
         raise NotRetriable(
             f"{subject} failed with {code}, and sending it again cannot help: submit a new refund"
@@ -288,4 +300,26 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
         label="recovered",
         changes=changes,
         delay=timedelta(0),
+    )
+
+
+def erased(refund: Refund, now: datetime) -> Step:
+    """Return the step that erases a settled refund's metadata and keeps its fingerprint.
+
+    The fingerprint still identifies a repeat of the request. A failed refund cannot be sent again
+    then, because its body could not be made again.
+    """
+    changes: dict[str, Any] = {
+        "metadata": None,
+        "fingerprint": refund.fingerprint,
+        "metadata_erased_at": now,
+    }
+    if refund.status is Status.FAILED:
+        changes["retriable"] = Retriable.NO
+    return Step(
+        to=refund.stage,
+        status=refund.status,
+        label="metadata_erased",
+        changes=changes,
+        quiet=True,
     )

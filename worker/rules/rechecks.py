@@ -203,13 +203,13 @@ def changed_by_provider(
         return None
     final = FINAL_STATUSES.get(found.status or "")
     if refund.status is Status.SUCCEEDED and final in {Status.FAILED, Status.CANCELED}:
-        return _reversed(found, source, now)
+        return _reversed(refund, found, source, now)
     if refund.status is not Status.SUCCEEDED and final is Status.SUCCEEDED:
         return _unreversed(refund, found, source)
     return None
 
 
-def _reversed(found: ProviderRefund, source: str, now: datetime) -> Step:
+def _reversed(refund: Refund, found: ProviderRefund, source: str, now: datetime) -> Step:
     reason = found.failure_reason or ("canceled" if found.status == "canceled" else "unknown")
     changes = {
         "provider_status": found.status,
@@ -218,7 +218,8 @@ def _reversed(found: ProviderRefund, source: str, now: datetime) -> Step:
         "error_message": in_words(
             f"the provider changed a succeeded refund to {found.status}", found
         ),
-        "retriable": Retriable.UNKNOWN,
+        # Without its metadata the body of a retry could not be made again.
+        "retriable": Retriable.UNKNOWN if refund.metadata_erased_at is None else Retriable.NO,
         "evidence": source,
         "reversed_at": now,
     }

@@ -35,7 +35,8 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
                                    failed, by when that was seen
     watch                  hash    how far each rung of the watch has come: <status>:<rung ms>, the
                                    score in the status's index; started_at, spent_at, and blind
-                                   (refunds that have no provider id to be read by)
+                                   (refunds that have no provider id to be read by);
+                                   erased:<status>, the score up to which metadata are erased
     digests                hash    file digest to batch id
     events                 stream  every move, trimmed to about a million
     rejected               list    messages that could not be understood, newest first, the latest
@@ -99,6 +100,7 @@ _TIMES: Final = frozenset(
         "missing_since",
         "unconfirmed_since",
         "reversed_at",
+        "metadata_erased_at",
     )
 )
 NUMBERS: Final = _INTEGERS | _TIMES
@@ -156,7 +158,8 @@ def decode(stored: Mapping[str, str]) -> Refund:
         )
     values.setdefault("fingerprint", "")
     refund = Refund(**values)
-    # A settled record omits the fingerprint, because its other fields hold the request.
+    # A settled record omits the fingerprint if its other fields hold the request. A record whose
+    # metadata were erased has it.
     return (
         refund
         if refund.fingerprint

@@ -439,7 +439,7 @@ CONTRACT_FIELDS = """
 refund_id status stage payment_intent amount currency reason metadata provider_refund_id
 provider_status failure_reason error_code error_message retriable evidence doubt_since attempts
 generation batch_id
-created_at updated_at next_check_at version contradicted_by
+created_at updated_at next_check_at version contradicted_by reversed_at metadata_erased_at
 """
 
 

@@ -117,6 +117,24 @@ def test_the_oldest_refund_is_told_and_warned_of_after_an_hour(
     assert "accepted 1 d 2 h ago and is queued" in text
 
 
+def test_erasure_of_metadata_that_is_a_day_behind_is_a_warning(
+    doctor: Cli, sync_redis: redis.Redis, records: Records
+) -> None:
+    records.succeeded("order-1", metadata={"customer": "ada"})
+    assert "metadata" not in examined(doctor).checks
+    settled = now_ms() - 50 * HOUR_MS
+    sync_redis.zadd("refunds:index:succeeded", {"order-1": settled})
+    assert examined(doctor, REFUNDS_METADATA_DAYS="1.5").of("metadata")[:2] == (
+        "ok",
+        "erased 1.5 d after a refund settled",
+    )
+    state, text, fix = examined(doctor, REFUNDS_METADATA_DAYS="1").of("metadata")
+    assert (state, "1 d 2 h behind" in text) == ("warn", True)
+    assert "REFUNDS_METADATA_DAYS=1 " in fix
+    sync_redis.hset("refunds:watch", "erased:succeeded", str(settled))
+    assert examined(doctor, REFUNDS_METADATA_DAYS="1").of("metadata")[0] == "ok"
+
+
 def test_the_oldest_is_found_behind_many_that_are_due_before_it(
     doctor: Cli, sync_redis: redis.Redis, records: Records
 ) -> None:

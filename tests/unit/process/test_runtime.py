@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,3 +83,26 @@ async def test_nothing_is_accepted_or_swept_on_a_server_that_may_forget(runtime:
     with pytest.raises(NotDurable, match="no file"):
         await runtime._create(a_request(), Lane.SINGLE)
     await runtime._sweep()
+
+
+@pytest.mark.parametrize(("days", "ages"), [(None, []), (30, [timedelta(days=30)])])
+async def test_metadata_are_erased_only_if_their_age_is_set(
+    monkeypatch: pytest.MonkeyPatch, days: float | None, ages: list[timedelta]
+) -> None:
+    settings = Settings.load(metadata_days=days)
+    runtime = Runtime(settings, make_celery(settings))
+    guarded(runtime)
+    nothing: Any = None
+    runtime.store = nothing
+    asked = []
+
+    async def erase(_: object, age: timedelta) -> None:
+        asked.append(age)
+
+    monkeypatch.setattr("worker.process.runtime.erase_metadata", erase)
+    await runtime._erase()
+    assert asked == ages
+    runtime.service.guard.refused(NotDurable("no file"))
+    await runtime._erase()
+    assert asked == ages
+    runtime._loop.close()

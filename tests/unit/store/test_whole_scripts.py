@@ -21,12 +21,12 @@ from worker.batches import opening, record
 from worker.broker import rejected
 from worker.broker.kept import RejectedMessage
 from worker.errors import NotStorable
-from worker.model.refund import Lane, Stage
+from worker.model.refund import Lane, Stage, Status
 from worker.model.request import MAX_AMOUNT
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions
-from worker.store import scripts
+from worker.store import erasure, scripts
 from worker.store.scripts import Argument, Command
 
 HUGE = "10000000000000000000"
@@ -175,6 +175,10 @@ CALLS: dict[str, Callable[[World], Command[Any]]] = {
     "save found": found,
     "save later": quiet,
     "save retry": again,
+    "save erased": lambda world: erasure.erase(world.get("settled"), world.now),
+    "erase": lambda world: erasure.erasable(
+        Status.SUCCEEDED, timedelta(0), most=9, done=to_ms(world.now - HOUR)
+    ),
     "sweep": lambda _: scripts.sweep(100, dry=frozenset(Lane)),
     "give back": lambda _: scripts.give_back(["free", "waiting", "held", "nobody"]),
     "gate": lambda _: scripts.permits(

@@ -425,6 +425,8 @@ local function complete(set, r, to, status, due)
   -- The rest of a settled record implies the fingerprint, and its lane no longer matters. Both go, since records are
   -- kept for long. A failed refund keeps its lane, because it may be retried.
   if status ~= 'failed' then set.lane = '' end
+  -- Without its metadata a record implies no fingerprint.
+  if r.metadata_erased_at then return end
   if r.all_remaining or (set.amount or r.amount) == r.amount then set.fingerprint = '' end
 end
 

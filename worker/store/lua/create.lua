@@ -19,7 +19,8 @@ local function same_metadata(one, other)
   return true
 end
 
--- Return whether a row has the same contents as a record. A settled record may have dropped its fingerprint.
+-- Return whether a row has the same contents as a record. A settled record may have dropped its fingerprint, but not if
+-- its metadata were erased.
 local function same(r, i)
   if r.fingerprint then return r.fingerprint == ARGV[i + 1] end
   local amount = r.amount or ''
