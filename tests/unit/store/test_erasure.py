@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.factories import MAYBE, REFUSED, SECOND, a_request, done_as
+from tests.factories import MAYBE, REFUSED, SECOND, a_request, done_as, found
 from tests.support.store_world import ID, World, at_stage
 from tests.unit.store.test_accepting import EVERY_FIELD
 from worker.errors import NotRetriable
@@ -21,7 +21,7 @@ from worker.model.answers import Outcome
 from worker.model.refund import Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.model.times import to_ms
-from worker.rules import decisions
+from worker.rules import decisions, rechecks
 from worker.store import erasure
 
 AGE = timedelta(days=30)
@@ -140,20 +140,19 @@ def test_refund_of_all_that_is_left_is_recognized_after_the_erasure(world: World
     assert world.accept(amount=500, metadata=METADATA).result == "conflict"
 
 
-def test_erased_record_keeps_its_fingerprint_if_its_status_changes_later(world: World) -> None:
+def test_erased_refund_that_is_reversed_keeps_its_fingerprint_and_is_not_sent_again(
+    world: World,
+) -> None:
     settled(world)
     world.pass_time(AGE)
     erase_page(world, Status.SUCCEEDED)
-    world.save(
-        world.get(),
-        Step(
-            to=Stage.SETTLED,
-            status=Status.FAILED,
-            label="reversed",
-            changes={"retriable": Retriable.UNKNOWN},
-        ),
-    )
-    assert world.get().status is Status.FAILED
+    shown = found(id=f"re_{ID}", status="failed")
+    step = rechecks.changed_by_provider(world.get(), shown, "lookup", world.now)
+    assert step is not None
+    assert world.save(world.get(), step).result == "saved"
+    after = world.get()
+    assert (after.status, after.retriable) == (Status.FAILED, Retriable.NO)
+    assert decisions.retry_failed(after) is None
     assert world.accept(metadata=METADATA).result == "exists"
     assert world.accept(metadata={}).result == "conflict"
     world.check()
