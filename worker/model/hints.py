@@ -1,7 +1,7 @@
-"""The ids that a webhook event names: where to look, never what happened.
+"""The ids that a webhook event names: what to read, never what happened.
 
-An event's status and amount are not read at all. Only the provider's answer to our own GET changes
-a record.
+Only the provider's answer to our own GET changes a record. An event's amount is not read at all,
+and its status only spares the GET for a record that agrees with it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from worker.model.request import is_provider_id, is_refund_id
 MOST: Final = 10
 """The most refunds that are read from one event."""
 _GENERATION: Final = re.compile(r"[1-9][0-9]{0,8}")
+_STATUS: Final = re.compile(r"[a-z_]{1,40}")
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -30,6 +31,7 @@ class Hint:
     refund_id: str | None = None
     generation: int | None = None
     payment_intent: str | None = None
+    status: str | None = None
 
 
 def read(event: object) -> Hint | None:
@@ -76,6 +78,7 @@ def _hint(refund: Mapping[str, Any], payment: str | None = None) -> Hint:
         refund_id=own if is_refund_id(own) else None,
         generation=_generation(metadata.get("refund_generation")),
         payment_intent=_id(refund.get("payment_intent")) or payment,
+        status=_status(refund.get("status")),
     )
 
 
@@ -90,6 +93,10 @@ def _id(value: object) -> str | None:
     """Return a provider's id, given as text or inside an expanded object."""
     identity = value.get("id") if isinstance(value, dict) else value
     return identity if isinstance(identity, str) and is_provider_id(identity) else None
+
+
+def _status(value: object) -> str | None:
+    return value if isinstance(value, str) and _STATUS.fullmatch(value) is not None else None
 
 
 def _generation(value: object) -> int | None:

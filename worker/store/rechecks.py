@@ -69,6 +69,7 @@ def hint(hint: Hint) -> Command[Hinted]:
         MOST_CANDIDATES,
         REST // _ms,
         MOST_OF_PAYMENT,
+        hint.status or "",
     ]
     return Command(script=HINT, arguments=arguments, read=read)
 

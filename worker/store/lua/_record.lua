@@ -579,7 +579,7 @@ end
 -- values; '' removes a field. Return the id of a refund that waited for the payment and is due now, or '', and the ids of
 -- rows that waited for room in the batch and are due now. This only writes: call `check` before.
 local function move(id, r, to, status, due, set, label, detail)
-  local was = before(r)
+  local was, was_hinted = before(r), r.hinted
   complete(set, r, to, status, due)
   write_record(id, r, set)
   append_history(id, r, was, label, detail)
@@ -589,7 +589,11 @@ local function move(id, r, to, status, due, set, label, detail)
   count_batch(r, was)
   take_ownership(id, r, set)
   note_reversal(id, r, set)
-  if r.hinted and (to == 'processing' or to == 'review' or to == 'settled') then recheck_now(id) end
+  if was_hinted and not r.hinted then
+    redis.pcall('ZREM', P .. 'rechecks', id)
+  elseif r.hinted and (to == 'processing' or to == 'review' or to == 'settled') then
+    recheck_now(id)
+  end
   local woken = move_lock(id, r, was)
   local rows = r.batch_id and was.stage == 'sending' and wake_rows(r.batch_id) or {}
   if to == 'settled' then

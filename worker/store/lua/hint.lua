@@ -1,10 +1,11 @@
 -- Note that a webhook named a refund of the provider, and make our refund due that it may be. That is never evidence: the
 -- named refund is read before anything is sent or changed. ARGV[4] the provider's refund id or ''; [5] our refund id from
 -- its metadata or ''; [6] its payment or ''; [7] the most candidates of a generation; [8] ms between two reads of one
--- refund because of webhooks; [9] the most refunds of a payment that are considered.
+-- refund because of webhooks; [9] the most refunds of a payment that are considered; [10] its status or ''. The status is
+-- used for one thing: a record that agrees with it need not be read.
 -- Returns {result, now, id, lane, stage, id, lane, stage, …}, with the refunds that are due now. `result` is `hinted` if
 -- the refund is known, `payment` if only its payment is, else `unknown`.
-takes(9)
+takes(10)
 at_any_memory()
 local candidate, named, payment_intent = ARGV[4], ARGV[5], ARGV[6]
 local most_candidates, rest = whole('the candidates', ARGV[7]), whole('the rest', ARGV[8])
@@ -42,22 +43,34 @@ local function due_at(id, r, stage, at)
   if at > NOW then return end
   out[#out + 1] = id; out[#out + 1] = r.lane or 'refunds'; out[#out + 1] = stage
 end
+-- What is due already is never put off, however many events come.
 local function bring_forward(id, r)
+  if number(r.next_check_at) <= NOW then return end
   local at = next_read(id)
-  if not at or at >= number(r.next_check_at) and number(r.next_check_at) > NOW then return end
+  if not at or at >= number(r.next_check_at) then return end
   reschedule(id, r, at)
   due_at(id, r, r.stage, at)
 end
 local function recheck(id, r)
-  local at = next_read(id)
+  local waiting = recheck_of(id)
+  local is_due = waiting ~= '' and number(waiting) <= NOW
+  local at = is_due and NOW or next_read(id)
   if not at then return end
+  -- A recheck that is under way ends with the time at which it was due. Another time is not forgotten with it.
+  if int(at) == waiting then at = at + 1 end
   redis.call('ZADD', P .. 'rechecks', int(at), id)
+  if is_due then return end
   due_at(id, r, r.stage, at)
 end
 
 -- Make a refund due that the event names. Each stage's own schedule is used if it has one.
 local function hint(id, r)
   local open, is_its_own = note(id, r), candidate ~= '' and candidate == r.provider_refund_id
+  if is_its_own and ARGV[10] ~= '' and ARGV[10] == r.provider_status then return end
+  if open and (holds_lock(r.stage) or r.stage == 'queued' or r.stage == 'waiting') then
+    -- A worker may be handling it without this candidate, and then schedule it for much later. A sweep finds that.
+    redis.call('ZADD', P .. 'rechecks', 'NX', int(NOW + rest), id)
+  end
   if r.stage == 'in_doubt' then
     -- An event that names no refund of the provider may still be news of this one.
     if open or is_its_own or candidate == '' then bring_forward(id, r) end

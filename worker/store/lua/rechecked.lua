@@ -38,6 +38,7 @@ if tries > #waits then
 end
 local wait = waits[tries]
 if r.stage == 'queued' or r.stage == 'waiting' then
+  if recheck_of(id) == due then redis.call('ZREM', P .. 'rechecks', id) end
   reschedule(id, r, NOW + wait)
   -- Postponed on purpose, so an empty queue does not mean that its nudge was lost.
   if r.stage == 'queued' then redis.call('HSET', key, 'held', '1') end

@@ -60,10 +60,18 @@ local function forget_recheck(id)
   redis.call('ZREM', P .. 'rechecks', id)
   redis.pcall('HDEL', P .. 'recheck-tries', id)
 end
+-- Refunds that may still be sent have a schedule of their own. If a webhook named one, it is due by that schedule now.
+local function bring_forward(id, r)
+  if not r or not r.hinted then return forget_recheck(id) end
+  if r.stage == 'sending' then return redis.call('ZADD', P .. 'rechecks', int(NOW + hold), id) end
+  forget_recheck(id)
+  if number(r.next_check_at) <= NOW then return end
+  reschedule(id, r, NOW)
+  out[#out + 1] = id; out[#out + 1] = r.lane or 'refunds'; out[#out + 1] = r.stage
+end
 local function take_recheck(id)
   local stage = field_of(id, 'stage')
-  -- Refunds that may still be sent have a schedule of their own, and are read by it.
-  if stage ~= 'settled' and stage ~= 'review' and stage ~= 'processing' then return forget_recheck(id) end
+  if stage ~= 'settled' and stage ~= 'review' and stage ~= 'processing' then return bring_forward(id, load(id)) end
   redis.call('ZADD', P .. 'rechecks', int(NOW + hold), id)
   out[#out + 1] = id; out[#out + 1] = 'refunds.bulk'; out[#out + 1] = 'recheck'
 end

@@ -1,0 +1,340 @@
+"""Webhooks in the records: which refund they make due, and what is noted on it.
+
+An event never changes a status, and holds a send back until the named refund was read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from tests.factories import HOUR, MAYBE, PAYMENT, REFUSED, SECOND, VERIFY, a_request, done_as
+from tests.support.store_world import ID, World
+from worker.model.hints import Hint
+from worker.model.refund import Lane, Stage, Status
+from worker.model.steps import Step
+from worker.model.times import to_ms
+from worker.rules import attempts, decisions
+from worker.store import rechecks, scripts
+from worker.store.rechecks import Hinted
+from worker.store.scripts import Due
+
+NAMED = Hint(provider_refund_id="re_9", refund_id=ID, payment_intent=PAYMENT)
+
+
+MS = timedelta(milliseconds=1)
+
+
+def hint(world: World, hint: Hint = NAMED) -> Hinted:
+    return world.store.run(rechecks.hint(hint))
+
+
+def due(world: World, stage: Stage, refund_id: str = ID) -> Hinted:
+    lane = world.get(refund_id).lane
+    return Hinted(result="hinted", due=(Due(refund_id=refund_id, lane=lane, stage=stage),))
+
+
+def test_event_about_an_unsent_refund_makes_it_due_and_no_claim_is_granted(world: World) -> None:
+    world.accept()
+    assert hint(world) == due(world, Stage.QUEUED)
+    refund = world.get()
+    assert (refund.candidates, refund.version, refund.next_check_at) == (("re_9",), 1, world.now)
+    assert world.claim().result == "unchecked"
+    assert world.swept() == [ID]
+    world.check()
+
+
+@pytest.mark.parametrize("kind", ["replay", "resend"])
+def test_event_about_a_refund_in_doubt_makes_it_due_and_no_claim_is_granted(
+    world: World, kind: scripts.ClaimKind
+) -> None:
+    world.accept()
+    world.attempt(MAYBE)
+    assert world.get().next_check_at != world.now
+    assert hint(world) == due(world, Stage.IN_DOUBT)
+    world.redis.hset(f"refunds:refund:{ID}", "proven_absent_at", str(to_ms(world.now)))
+    assert world.get().next_check_at == world.now
+    assert world.claim(kind=kind).result == "unchecked"
+    world.check()
+
+
+def test_event_during_an_attempt_is_noted_and_forbids_a_further_try(world: World) -> None:
+    world.accept()
+    claim = world.claim()
+    assert world.store.run(scripts.stands(ID, claim.token)) == ""
+    assert hint(world) == Hinted(result="hinted")
+    assert world.store.run(scripts.stands(ID, claim.token)) == "hinted"
+    world.end(claim, MAYBE)
+    assert (world.get().stage, world.get().candidates) == (Stage.IN_DOUBT, ("re_9",))
+    world.check()
+
+
+def test_event_before_the_reply_is_over_with_the_reply_that_names_the_same_refund(
+    world: World,
+) -> None:
+    world.accept()
+    claim = world.claim()
+    hint(world)
+    world.end(claim, done_as("succeeded", id="re_9"))
+    assert (world.get().status, world.get().hinted, world.get().hints_used) == (
+        Status.SUCCEEDED,
+        None,
+        None,
+    )
+    assert world.keys("rechecks") == []
+    world.check()
+
+
+def test_refund_named_before_the_reply_is_still_to_be_read_if_the_reply_shows_another(
+    world: World,
+) -> None:
+    world.accept()
+    claim = world.claim()
+    hint(world)
+    world.end(claim, done_as("succeeded", id="re_1"))
+    assert world.get().candidates == ("re_9",)
+    assert [(one.refund_id, one.lane, one.stage) for one in world.sweep()] == [
+        (ID, Lane.BULK, None)
+    ]
+    world.check()
+
+
+def test_event_about_a_pending_refund_makes_its_next_poll_due(world: World) -> None:
+    world.accept()
+    world.attempt(done_as("pending", id="re_9"))
+    assert hint(world) == due(world, Stage.PROCESSING)
+    assert (world.get().hinted, world.get().next_check_at) == (None, world.now)
+    world.check()
+
+
+def test_event_about_a_settled_refund_makes_it_due_once_in_half_a_minute(world: World) -> None:
+    world.accept()
+    world.attempt(done_as("succeeded", id="re_9"))
+    before = world.get()
+    assert hint(world) == due(world, Stage.SETTLED)
+    assert world.get() == before
+    assert world.swept() == [ID]
+    second = world.now + rechecks.REST + MS
+    for _ in range(29):
+        world.pass_time(SECOND)
+        # The next one is read half a minute after the first: what it reports is not lost.
+        assert hint(world).due == ()
+        assert world.score("rechecks", ID) == second
+    for _ in range(40):
+        # What is due is not put off by further events.
+        world.pass_time(SECOND)
+        hint(world)
+    assert world.swept() == [ID]
+    assert world.swept() == []
+    world.check()
+
+
+def test_refund_is_found_by_its_provider_id_if_the_event_does_not_name_ours(world: World) -> None:
+    world.accept()
+    world.attempt(done_as("succeeded", id="re_9"))
+    assert hint(world, Hint(provider_refund_id="re_9")) == due(world, Stage.SETTLED)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        Hint(provider_refund_id="re_9", refund_id=ID, payment_intent="pi_other"),
+        Hint(provider_refund_id="re_9", refund_id="other", payment_intent="pi_other"),
+        Hint(provider_refund_id="re_9"),
+        Hint(),
+    ],
+)
+def test_event_that_concerns_nothing_here_changes_nothing(world: World, named: Hint) -> None:
+    world.accept()
+    before = world.dump()
+    assert hint(world, named) == Hinted(result="unknown")
+    assert world.dump() == before
+
+
+def test_event_that_names_only_the_payment_makes_its_doubts_due(world: World) -> None:
+    for number, refund_id in enumerate(("doubt", "queued", "review", "done")):
+        world.accept(a_request(refund_id, amount=500 + number))
+    world.attempt(done_as("succeeded", id="re_1"), "done")
+    world.attempt(MAYBE, "doubt")
+    step = attempts.to_review({}, "no_readback", "so")
+    claimless = world.get("review")
+    world.save(claimless, step)
+    found = hint(world, Hint(provider_refund_id="re_9", payment_intent=PAYMENT))
+    assert found.result == "payment"
+    assert {(one.refund_id, one.stage) for one in found.due} == {
+        ("doubt", Stage.IN_DOUBT),
+        ("review", Stage.REVIEW),
+    }
+    assert world.get("queued").candidates == world.get("done").candidates == ()
+    world.check()
+
+
+def test_event_that_names_a_refund_of_another_system_on_our_payment_is_no_candidate(
+    world: World,
+) -> None:
+    world.accept()
+    world.attempt(MAYBE)
+    found = hint(world, Hint(provider_refund_id="re_9", refund_id="x", payment_intent=PAYMENT))
+    assert (found.result, world.get().candidates) == ("payment", ())
+
+
+def test_three_candidates_of_a_generation_are_read_and_no_more(world: World) -> None:
+    world.accept()
+    for number in range(20):
+        hint(world, Hint(provider_refund_id=f"re_{number}", refund_id=ID))
+        hint(world, Hint(provider_refund_id=f"re_{number}", refund_id=ID))
+    assert world.get().candidates == ("re_0", "re_1", "re_2")
+    ended = world.store.run(
+        rechecks.rechecked(ID, answered=True, read=["re_0", "re_1", "re_2"], possible="re_1")
+    )
+    assert (ended.result, world.get().candidates) == ("done", ())
+    assert world.get().possible_refund_id == "re_1"
+    # What was read is not read again, and nothing else is either.
+    hint(world, Hint(provider_refund_id="re_0", refund_id=ID))
+    hint(world, Hint(provider_refund_id="re_77", refund_id=ID))
+    assert world.get().candidates == ()
+    assert world.claim().claimed
+    world.check()
+
+
+def test_recheck_without_an_answer_waits_longer_each_time_and_is_then_given_up(
+    world: World,
+) -> None:
+    world.accept()
+    world.attempt(done_as("succeeded", id="re_9"))
+    hint(world)
+    waits = []
+    for _ in range(4):
+        (taken,) = world.sweep()
+        assert taken.stage is None
+        recheck = world.store.run(scripts.load(ID)).recheck
+        ended = world.store.run(rechecks.rechecked(ID, answered=False, recheck=recheck))
+        waits.append((ended.result, ended.wait))
+        world.pass_time(ended.wait)
+    assert waits == [
+        ("again", timedelta(minutes=1)),
+        ("again", timedelta(minutes=10)),
+        ("again", timedelta(hours=1)),
+        ("given_up", timedelta(0)),
+    ]
+    assert world.keys("recheck*") == []
+    world.check()
+
+
+def test_recheck_of_an_unsent_refund_without_an_answer_holds_it_back(world: World) -> None:
+    world.accept()
+    hint(world)
+    recheck = world.store.run(scripts.load(ID)).recheck
+    world.store.run(rechecks.rechecked(ID, answered=False, recheck=recheck))
+    assert world.get().next_check_at == world.now + timedelta(minutes=1)
+    assert world.swept(dry=frozenset(Lane)) == []
+    world.pass_time(timedelta(minutes=1))
+    assert world.swept(dry=frozenset(Lane)) == [ID]
+    world.check()
+
+
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.IN_DOUBT])
+def test_candidate_that_a_worker_missed_is_read_half_a_minute_later(
+    world: World, stage: Stage
+) -> None:
+    world.accept()
+    if stage is Stage.IN_DOUBT:
+        world.attempt(MAYBE)
+    loaded = world.get()
+    hint(world)
+    # A worker that had loaded the refund before schedules it for much later.
+    later = Step(to=stage, status=loaded.status, label="x", delay=6 * HOUR, quiet=True)
+    assert world.save(loaded, later).result == "saved"
+    assert world.swept() == []
+    world.pass_time(rechecks.REST)
+    assert [(one.refund_id, one.stage) for one in world.sweep()] == [(ID, stage)]
+    assert world.keys("rechecks") == []
+    world.check()
+
+
+def test_candidate_of_a_refund_that_is_being_sent_waits_for_the_end_of_the_attempt(
+    world: World,
+) -> None:
+    world.accept()
+    world.claim()
+    hint(world)
+    world.pass_time(rechecks.REST)
+    assert world.swept() == []
+    assert world.score("rechecks", ID) == world.now + scripts.SWEEP_HOLD
+
+
+@pytest.mark.parametrize(("status", "is_read"), [("succeeded", False), ("failed", True)])
+def test_event_that_agrees_with_the_record_needs_no_read(
+    world: World, status: str, *, is_read: bool
+) -> None:
+    world.accept()
+    world.attempt(done_as("succeeded", id="re_9"))
+    found = hint(world, replace(NAMED, status=status))
+    assert (found.result, bool(found.due)) == ("hinted", is_read)
+    assert (world.score("rechecks", ID) is not None) is is_read
+
+
+def test_recheck_that_a_worker_took_and_never_ended_is_taken_again(world: World) -> None:
+    world.accept()
+    world.attempt(done_as("succeeded", id="re_9"))
+    hint(world)
+    assert world.swept() == [ID]
+    assert world.swept() == []
+    world.pass_time(scripts.SWEEP_HOLD)
+    assert world.swept() == [ID]
+
+
+def test_event_that_comes_while_a_refund_is_read_is_not_forgotten(world: World) -> None:
+    world.accept()
+    world.attempt(done_as("succeeded", id="re_9"))
+    hint(world)
+    recheck = world.store.run(scripts.load(ID)).recheck
+    world.pass_time(SECOND)
+    hint(world)
+    world.store.run(rechecks.rechecked(ID, answered=True, recheck=recheck))
+    world.pass_time(rechecks.REST)
+    assert world.swept() == [ID]
+
+
+def test_sweep_forgets_rechecks_of_refunds_that_are_gone_or_may_be_sent(world: World) -> None:
+    world.accept()
+    world.attempt(REFUSED)
+    world.redis.hset(f"refunds:refund:{ID}", "retriable", "unknown")
+    world.redis.zadd("refunds:rechecks", {ID: 1, "gone": 1})
+    step = decisions.retry_failed(world.get())
+    assert step is not None
+    world.save(world.get(), step)
+    assert world.swept() == []
+    assert world.keys("rechecks") == []
+
+
+def test_sweep_takes_rechecks_last_and_at_most_a_hundred(world: World) -> None:
+    for number in range(120):
+        world.accept(a_request(f"r{number}", payment_intent=f"pi_{number}"))
+        world.attempt(done_as("succeeded", id=f"re_{number}"), f"r{number}")
+        hint(world, Hint(provider_refund_id=f"re_{number}"))
+    world.accept()
+    world.attempt(MAYBE)
+    world.pass_time(VERIFY.settle)
+    taken = world.sweep(500)
+    assert [one.refund_id for one in taken[:1]] == [ID]
+    assert len(taken) == 1 + scripts.MOST_RECHECKS
+    assert len(world.sweep(15)) == 15
+
+
+def test_retry_with_an_earlier_provider_refund_is_claimed_only_after_that_was_read(
+    world: World,
+) -> None:
+    world.accept()
+    world.attempt(done_as("failed", id="re_1"))
+    step = decisions.retry_failed(world.get())
+    assert step is not None
+    world.save(world.get(), step)
+    assert world.get().prior_ids == ("re_1",)
+    for read_at in (None, world.now - attempts.VERDICT_LIFE - SECOND, world.now + SECOND):
+        assert world.claim(prior_read_at=read_at).result == "unchecked"
+    assert world.claim(prior_read_at=world.now - attempts.VERDICT_LIFE).claimed
+    assert "prior_read_at" not in world.hash(f"refund:{ID}")
+    world.check()

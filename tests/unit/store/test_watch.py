@@ -1,0 +1,172 @@
+"""The watch of settled refunds: each is read again once a rung, and none is left out."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.factories import HOUR, NOW, SECOND, a_request, done_as, found
+from tests.support.store_world import ID, World
+from worker.model.refund import Status
+from worker.model.times import to_ms
+from worker.rules.rechecks import changed_by_provider
+from worker.store import rechecks
+
+DAY = timedelta(days=1)
+RUNGS = (DAY, 7 * DAY)
+
+
+def watch(world: World, rate: float = 1000, most: int = 1000) -> int:
+    return world.store.run(rechecks.watch(RUNGS, rate=rate, most=most))
+
+
+def settle(world: World, *names: str, status: str = "succeeded") -> None:
+    for name in names:
+        world.accept(a_request(name, payment_intent=f"pi_{name}"))
+        world.attempt(done_as(status, id=f"re_{name}"), name)
+
+
+def waiting(world: World) -> set[str]:
+    members: list[str] = world.redis.zrange("refunds:rechecks", 0, -1)  # type: ignore[assignment]
+    world.redis.delete("refunds:rechecks")
+    return set(members)
+
+
+def test_settled_refund_is_read_again_once_on_each_rung(world: World) -> None:
+    assert watch(world) == 0
+    settle(world, "a")
+    seen = []
+    for hours in range(24 * 9):
+        world.pass_time(HOUR)
+        watch(world)
+        seen += [(hours + 1, name) for name in sorted(waiting(world))]
+    assert seen == [(24, "a"), (24 * 7, "a")]
+
+
+def test_watch_begins_with_what_settles_from_now_on(world: World) -> None:
+    settle(world, "old")
+    world.pass_time(8 * DAY)
+    assert watch(world) == 0
+    assert watch(world) == 0
+    assert world.hash("watch")["started_at"] == str(to_ms(world.now))
+    settle(world, "new")
+    world.pass_time(DAY)
+    assert watch(world) == 1
+    assert waiting(world) == {"new"}
+
+
+def test_all_refunds_of_one_millisecond_are_added_whatever_the_budget(world: World) -> None:
+    watch(world)
+    settle(world, *"abcdefgh")
+    world.pass_time(SECOND)
+    settle(world, "later")
+    world.pass_time(DAY)
+    assert watch(world, most=3) == 8
+    assert waiting(world) == set("abcdefgh")
+    world.pass_time(SECOND)
+    assert watch(world, most=3) == 1
+    assert waiting(world) == {"later"}
+
+
+def test_all_workers_together_add_no_more_than_the_rate(world: World) -> None:
+    watch(world)
+    for number in range(100):
+        settle(world, f"r{number}")
+        world.pass_time(SECOND / 1000)
+    world.pass_time(DAY)
+    waiting(world)
+    added = 0
+    for _ in range(20):
+        world.pass_time(SECOND)
+        added += sum(watch(world, rate=2, most=10) for _ in range(8))
+    # A day without a call allows one full call.
+    assert added == 10 + 2 * 19
+
+
+def test_slow_rate_is_saved_up_until_it_allows_one(world: World) -> None:
+    watch(world)
+    settle(world, "a", "b")
+    world.pass_time(DAY)
+    world.redis.hset("refunds:watch", "spent_at", str(to_ms(world.now)))
+    added = []
+    for _ in range(25):
+        world.pass_time(SECOND)
+        added.append(watch(world, rate=0.1, most=1))
+    assert sum(added[:9]) == 0
+    assert added[9] == 2  # Both settled in one millisecond.
+
+
+def test_failed_refunds_with_a_provider_id_are_read_again_and_others_are_passed_over(
+    world: World,
+) -> None:
+    watch(world)
+    settle(world, "failed", status="failed")
+    settle(world, "good", "blind", "refused")
+    world.redis.hdel("refunds:refund:blind", "provider_refund_id")
+    world.pass_time(DAY)
+    watch(world)
+    assert waiting(world) == {"failed", "good", "refused"}
+    assert world.hash("watch")["blind"] == "1"
+
+
+def test_watch_adds_nothing_while_too_many_rechecks_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rechecks, "MOST_QUEUED", 2)
+    watch(world)
+    settle(world, "a")
+    world.pass_time(DAY)
+    world.redis.zadd("refunds:rechecks", {"x": 1, "y": 1})
+    assert watch(world) == 0
+    world.redis.zrem("refunds:rechecks", "x")
+    assert watch(world) == 1
+
+
+def test_refund_that_is_gone_or_no_longer_settled_is_passed_over(world: World) -> None:
+    watch(world)
+    settle(world, "gone", "kept")
+    world.redis.delete("refunds:refund:gone")
+    world.pass_time(DAY)
+    assert watch(world) == 1
+    assert waiting(world) == {"kept"}
+
+
+def test_more_than_a_page_of_refunds_is_walked_to_the_end(world: World) -> None:
+    watch(world)
+    start = to_ms(NOW)
+    world.redis.zadd("refunds:index:succeeded", {f"n{i}": start + i for i in range(1200)})
+    world.redis.zadd("refunds:index:succeeded", {f"m{i}": start + 600 for i in range(700)})
+    for name in [*(f"n{i}" for i in range(1200)), *(f"m{i}" for i in range(700))]:
+        fields: dict[Any, Any] = {
+            "stage": "settled",
+            "status": "succeeded",
+            "provider_refund_id": f"re_{name}",
+        }
+        world.redis.hset(f"refunds:refund:{name}", mapping=fields)
+    world.pass_time(DAY + HOUR)
+    total = 0
+    for _ in range(6):
+        total += watch(world, rate=100_000, most=5000)
+        world.pass_time(SECOND)
+    assert total == 1900
+
+
+def test_reversal_and_its_opposite_are_listed_and_counted(world: World) -> None:
+    world.accept(batch="b1")
+    world.attempt(done_as("succeeded"))
+    step = changed_by_provider(world.get(), found(status="failed"), "lookup", world.now)
+    assert step is not None
+    world.save(world.get(), step)
+    assert (world.get().status, world.get().reversed_at) == (Status.FAILED, world.now)
+    assert world.score("reversed", ID) == world.now
+    assert world.hash("counters")["reversed:usd"] == "1"
+    world.check()
+    step = changed_by_provider(world.get(), found(status="succeeded"), "lookup", world.now)
+    assert step is not None
+    world.save(world.get(), step)
+    assert (world.get().status, world.get().reversed_at) == (Status.SUCCEEDED, None)
+    assert world.keys("reversed") == []
+    assert world.hash("counters")["reversed:usd"] == "1"
+    world.check()
