@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from worker.sandbox.ledger import STANDING
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -52,12 +54,13 @@ COURSE: Final[dict[Outcome, tuple[str, str | None]]] = {
     Outcome.FAILED: ("failed", None),
     Outcome.CANCELED: ("canceled", None),
 }
-# Status → what it may become later; a succeeded refund can still be returned by the card's bank.
+# Status → what it may become later. The card's bank can still return a succeeded refund, and a
+# failed one can turn out to have been paid.
 LATER: Final[dict[str, frozenset[str]]] = {
     "pending": frozenset({"succeeded", "failed", "canceled"}),
-    "succeeded": frozenset({"failed"}),
-    "failed": frozenset(),
-    "canceled": frozenset(),
+    "succeeded": frozenset({"failed", "canceled"}),
+    "failed": frozenset({"succeeded"}),
+    "canceled": frozenset({"succeeded"}),
 }
 # Beginning of a payment intent's id → how that payment differs. The longest beginning wins; None
 # does not exist.
@@ -101,7 +104,10 @@ class Order:
 
 @dataclass(slots=True, kw_only=True)
 class SandboxRefund:
-    """One refund as the provider stores it."""
+    """One refund as the provider stores it.
+
+    `is_in_ledger` says whether an `effect` entry of the ledger shows it.
+    """
 
     id: str
     payment: SandboxPayment
@@ -111,6 +117,7 @@ class SandboxRefund:
     reason: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     failure_reason: str | None = None
+    is_in_ledger: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,13 +158,15 @@ class SandboxPayment:
 class Bank:
     """All payments and refunds.
 
-    Whatever moves or reserves money is in the ledger before a method returns.
+    Whatever moves or reserves money is in the ledger before a method returns. `on_change` is called
+    with each refund made and each one whose status changed, once the ledger has it.
     """
 
     ledger: Ledger
     clock: Callable[[], float] = time.monotonic
     payments: dict[str, SandboxPayment] = field(default_factory=dict)
     refunds: dict[str, SandboxRefund] = field(default_factory=dict)
+    on_change: Callable[[SandboxRefund], None] = lambda _refund: None
     _charges: dict[str, str] = field(default_factory=dict)
     _settling: list[tuple[float, int, str, str]] = field(default_factory=list)
     _made: int = 0
@@ -246,6 +255,7 @@ class Bank:
         if later is not None:
             due = float("inf") if delay is None else self.clock() + delay / 1000
             heapq.heappush(self._settling, (due, self._made, made.id, later))
+        self.on_change(made)
         return made
 
     def settle_due(self) -> None:
@@ -260,22 +270,40 @@ class Bank:
     def move(self, refund: SandboxRefund, status: str, failure_reason: str | None = None) -> bool:
         """Change a refund's status and add it to the ledger.
 
-        Return False, unchanged, if `LATER` does not allow it.
+        Return False, unchanged, if `why_not` gives a reason.
         """
-        if status not in LATER[refund.status]:
+        if self.why_not(refund, status) is not None:
             return False
         was = refund.status
         refund.payment.count(was, -refund.amount)
         refund.payment.count(status, refund.amount)
         refund.status = status
-        if status == "failed":
-            refund.failure_reason = failure_reason or refund.payment.failure_reason
-        self._enter("status", refund, was=was, failure_reason=refund.failure_reason)
+        refund.failure_reason = (
+            failure_reason or refund.payment.failure_reason if status == "failed" else None
+        )
+        facts: dict[str, Any] = {"was": was, "failure_reason": refund.failure_reason}
+        if status in STANDING and not refund.is_in_ledger:
+            # Made without an effect, so this change is the one that moves its money.
+            self._enter("effect", refund, idempotency_key=None, **facts)
+        else:
+            self._enter("status", refund, **facts)
+        self.on_change(refund)
         return True
+
+    def why_not(self, refund: SandboxRefund, status: str) -> str | None:
+        """Return why a refund cannot become that status, None if it can."""
+        if status not in LATER[refund.status]:
+            return f"a {refund.status} refund cannot become {status}"
+        left = refund.payment.left
+        if refund.status not in STANDING and status in STANDING and refund.amount > left:
+            return f"its amount is {refund.amount}, and only {left} of the payment is left"
+        return None
 
     def _settle_next(self) -> bool:
         _, _, refund_id, status = heapq.heappop(self._settling)
-        return self.move(self.refunds[refund_id], status)
+        refund = self.refunds[refund_id]
+        # A refund that was moved by hand has settled already.
+        return refund.status == "pending" and self.move(refund, status)
 
     def _add(
         self, payment: SandboxPayment, *, amount: int, status: str, order: Order | None = None
@@ -296,6 +324,7 @@ class Bank:
         return refund
 
     def _enter(self, event: str, refund: SandboxRefund, **facts: object) -> None:
+        refund.is_in_ledger = refund.is_in_ledger or event == "effect"
         self.ledger.append(
             event,
             refund=refund.id,

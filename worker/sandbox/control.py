@@ -142,9 +142,9 @@ class Control:
         return _json({"settled": self._provider.bank.advance()})
 
     async def move_refund(self, request: web.Request) -> web.Response:
-        """`POST /_sandbox/refunds/{id}`: settle or reverse one refund.
+        """`POST /_sandbox/refunds/{id}`: settle one refund, or reverse it in either direction.
 
-        409 if its status does not allow it.
+        409 if its status, or what is left of the payment, does not allow it.
         """
         bank = self._provider.bank
         bank.settle_due()
@@ -161,8 +161,9 @@ class Control:
             )
         except _InputError as error:
             return _rejected(str(error))
-        if not bank.move(refund, status, reason):
-            return _rejected(f"status: a {refund.status} refund cannot become {status}", status=409)
+        if (barrier := bank.why_not(refund, status)) is not None:
+            return _rejected(f"status: {barrier}", status=409)
+        bank.move(refund, status, reason)
         return _json(shapes.refund(self._provider.config, refund))
 
 

@@ -40,20 +40,53 @@ def made_by(ledger: Sequence[Mapping[str, Any]]) -> dict[str, list[Made]]:
 def made_beside_another(ledger: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     """Yield the refund id and a sentence for each effect beside one that stood at that moment.
 
-    It counts whatever became of either later.
+    It counts whatever became of either later. A refund whose status came back to standing was made
+    earlier, so it does not count.
     """
     now: dict[str, str] = {}
     made: dict[str, list[str]] = defaultdict(list)
     for entry in ledger:
         if entry["event"] == "effect" and entry["refund_id"] is not None:
             earlier = [one for one in made[entry["refund_id"]] if now[one] in STANDING]
-            if earlier:
+            if earlier and "was" not in entry:
                 yield (
                     entry["refund_id"],
                     f"{entry['refund']} was made while {', '.join(earlier)} stood",
                 )
             made[entry["refund_id"]].append(entry["refund"])
         now[entry["refund"]] = entry["status"]
+
+
+def as_of(ledger: Sequence[Mapping[str, Any]], seconds: float) -> list[Mapping[str, Any]]:
+    """Return the ledger as it was at that moment, in epoch seconds.
+
+    A record can agree with the provider only up to the last time it was read again.
+    """
+    return [entry for entry in ledger if entry["time"] <= seconds]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reversal:
+    """A refund of the provider that had settled and became something else, at `seconds`."""
+
+    id: str
+    refund_id: str | None
+    was: str
+    status: str
+    seconds: float
+
+
+def reversals(ledger: Sequence[Mapping[str, Any]]) -> Iterator[Reversal]:
+    """Yield each reversal, in either direction, oldest first."""
+    for entry in ledger:
+        if entry.get("was", "pending") != "pending":
+            yield Reversal(
+                id=entry["refund"],
+                refund_id=entry["refund_id"],
+                was=entry["was"],
+                status=entry["status"],
+                seconds=entry["time"],
+            )
 
 
 def false_failed(status: str, made: Sequence[Made]) -> str | None:

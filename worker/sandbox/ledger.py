@@ -19,8 +19,9 @@ class Ledger:
     """An append-only list of entries, also a file of JSON lines if a path is given.
 
     An `effect` entry is a refund that moved or reserved money, a `status` entry a later change of
-    one. `refund` is the provider's id, `refund_id` the caller's id from the metadata, null if there
-    is none. `time` is in epoch seconds.
+    one. An effect with `was` is a refund that was made failed and has succeeded since. `refund` is
+    the provider's id, `refund_id` the caller's id from the metadata, null if there is none. `time`
+    is in epoch seconds.
     """
 
     path: Path | None = None

@@ -127,17 +127,60 @@ def test_pending_settles_by_itself_after_its_delay() -> None:
         assert [entry["status"] for entry in provider.sandbox.ledger()] == ["pending", "succeeded"]
 
 
-def test_a_succeeded_refund_can_be_reversed_and_stays_failed(provider: Asking) -> None:
+@pytest.mark.parametrize("status", ["failed", "canceled"])
+def test_a_reversed_refund_gives_its_money_back_and_can_succeed_again(
+    provider: Asking, status: str
+) -> None:
+    made = provider.refund(amount="500").json
+    provider.sandbox.move_refund(made["id"], status)
+    assert provider.get(f"/v1/refunds/{made['id']}").json["status"] == status
+    assert provider.sandbox.summary()["totals"] == {}
+    provider.sandbox.move_refund(made["id"], "succeeded")
+    seen = provider.get(f"/v1/refunds/{made['id']}").json
+    assert (seen["status"], "failure_reason" in seen) == ("succeeded", False)
+    assert provider.sandbox.summary()["totals"] == {"usd": 500}
+    assert [(entry["event"], entry.get("was")) for entry in provider.sandbox.ledger()] == [
+        ("effect", None),
+        ("status", "succeeded"),
+        ("status", status),
+    ]
+    charge = provider.get(f"/v1/payment_intents/{PAYMENT}").json["charges"]["data"][0]
+    assert charge["amount_refunded"] == 500
+
+
+def test_a_reversal_states_why_the_refund_failed(provider: Asking) -> None:
     made = provider.refund(amount="500").json
     provider.sandbox.move_refund(made["id"], "failed", "lost_or_stolen_card")
     seen = provider.get(f"/v1/refunds/{made['id']}").json
-    assert (seen["status"], seen.get("failure_reason")) == ("failed", "lost_or_stolen_card")
-    assert (provider.sandbox.ledger()[-1]["was"], provider.sandbox.summary()["totals"]) == (
-        "succeeded",
-        {},
-    )
-    with pytest.raises(SandboxCallError, match="cannot become"):
+    assert (seen["status"], seen["failure_reason"]) == ("failed", "lost_or_stolen_card")
+    with pytest.raises(SandboxCallError, match="a failed refund cannot become canceled"):
+        provider.sandbox.move_refund(made["id"], "canceled")
+
+
+def test_a_refund_that_was_made_failed_moves_its_money_when_it_succeeds(provider: Asking) -> None:
+    made = provider.refund("pi_failed_1", amount="500", metadata={"refund_id": "order-1"}).json
+    assert provider.sandbox.ledger() == []
+    provider.sandbox.move_refund(made["id"], "succeeded")
+    (entry,) = provider.sandbox.effects("order-1")
+    assert (entry["status"], entry["was"]) == ("succeeded", "failed")
+    assert provider.sandbox.summary()["totals"] == {"usd": 500}
+
+
+def test_a_refund_cannot_take_money_that_is_no_longer_left(provider: Asking) -> None:
+    made = provider.refund(amount="60000").json
+    provider.sandbox.move_refund(made["id"], "failed")
+    provider.refund(amount="50000")
+    with pytest.raises(SandboxCallError, match="its amount is 60000, and only 50000") as refused:
         provider.sandbox.move_refund(made["id"], "succeeded")
+    assert refused.value.status == 409
+    assert provider.sandbox.summary()["totals"] == {"usd": 50_000}
+
+
+def test_a_refund_that_was_failed_by_hand_does_not_settle_by_itself(provider: Asking) -> None:
+    made = provider.refund("pi_pending_succeeded_1", amount="500").json
+    provider.sandbox.move_refund(made["id"], "failed")
+    assert provider.sandbox.advance() == 0
+    assert provider.get(f"/v1/refunds/{made['id']}").json["status"] == "failed"
 
 
 @pytest.mark.parametrize(("counted", "total"), [(True, 700), (False, 0)])
