@@ -211,7 +211,7 @@ class ProviderSeam:
         provider, config = self.provider, self.provider.config
         checked = check_request(request.headers, request.content)
         asked: Any = SimpleNamespace(headers=request.headers)
-        refusal = provider._turned_away(asked) or self._in_front(draw) or self.odd.instead(request)
+        refusal = provider.turned_away(asked) or self._in_front(draw) or self.odd.instead(request)
         if refusal is not None:
             return refusal
         fault = _sandbox_fault(draw)
@@ -244,7 +244,7 @@ class ProviderSeam:
         asked: Any = SimpleNamespace(
             headers=request.headers, match_info={"id": request.url.path.rsplit("/", 1)[-1]}
         )
-        refusal = provider._turned_away(asked) or self._in_front(draw) or self.odd.instead(request)
+        refusal = provider.turned_away(asked) or self._in_front(draw) or self.odd.instead(request)
         if refusal is not None:
             return refusal
         fault = _sandbox_fault(draw)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from worker.ranges import Whole
 from worker.sandbox.bank import CAPTURED, CURRENCY, MAGIC
-from worker.sandbox.config import SandboxConfig, SandboxConfigError
+from worker.sandbox.config import SandboxConfig, SandboxConfigError, WebhookMode, WebhookShape
 from worker.sandbox.faults import KINDS, FaultSpecError
 from worker.sandbox.provider import run
 from worker.sandbox.schema import validators
@@ -18,6 +18,10 @@ EPILOG = f"""Faults: {", ".join(KINDS)}. Each takes :p= or :n=, and :times=, :on
 
 The beginning of a payment intent's id decides how it behaves: {", ".join(MAGIC)}. Any other pi_… is
 a payment captured at {CAPTURED} minor units of {CURRENCY}."""
+
+
+def _choices(literal: object) -> str:
+    return ", ".join(get_args(literal))
 
 
 @click.command(epilog=EPILOG)
@@ -86,6 +90,37 @@ a payment captured at {CAPTURED} minor units of {CURRENCY}."""
     "ledger_file",
     type=click.Path(path_type=Path),
     help="Also append the ledger to this file.",
+)
+@click.option("--webhook", default="", help="URL that events about refunds are sent to.")
+@click.option("--webhook-secret", default="", help="Secret that signs those events.")
+@click.option(
+    "--webhook-mode",
+    default="in_order",
+    show_default=True,
+    help=f"{_choices(WebhookMode)}. early: before the reply; ms or s: unit of the signed time.",
+)
+@click.option(
+    "--webhook-shape",
+    default="refund",
+    show_default=True,
+    help=f"{_choices(WebhookShape)}: what an event shows.",
+)
+@click.option(
+    "--webhook-tries", default=5, show_default=True, help="Tries at most to deliver an event."
+)
+@click.option(
+    "--webhook-retry",
+    "webhook_retry_ms",
+    default=500.0,
+    show_default=True,
+    help="Milliseconds between two tries.",
+)
+@click.option(
+    "--webhook-window",
+    "webhook_window_ms",
+    default=250.0,
+    show_default=True,
+    help="Longest delay of a shuffled event in milliseconds.",
 )
 @click.option(
     "--log-requests", default=10_000, show_default=True, help="Requests to remember; 0 for none."

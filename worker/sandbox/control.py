@@ -63,6 +63,10 @@ class Control:
         self._provider.journal.clear()
         return _json({"requests": 0})
 
+    async def webhooks(self, _request: web.Request) -> web.Response:
+        """`GET /_sandbox/webhooks`: the last deliveries of events, oldest first."""
+        return _json(self._provider.webhooks.deliveries())
+
     async def faults(self, _request: web.Request) -> web.Response:
         """`GET /_sandbox/faults`: faults with their counts, and modes.
 

@@ -27,6 +27,7 @@ from worker.sandbox.journal import Journal
 from worker.sandbox.keys import KeyStore
 from worker.sandbox.ledger import Ledger
 from worker.sandbox.schema import CheckedRequest, check_request
+from worker.sandbox.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,7 @@ class Provider:
     def __post_init__(self) -> None:
         self.ledger = Ledger(path=self.config.ledger_file)
         self.bank = Bank(ledger=self.ledger, clock=self.clock)
+        self.webhooks = Webhooks(lambda: self.config, self.bank)
         self.keys = KeyStore(clock=self.clock)
         self.journal = Journal(size=self.config.log_requests)
         self.faults = FaultBook(seed=self.config.seed)
@@ -75,7 +77,7 @@ class Provider:
         raw = await request.read()
         checked = check_request(request.headers, raw)
         entry = self.journal.note(request, raw, checked.errors)
-        refusal = self._turned_away(request)
+        refusal = self.turned_away(request)
         if refusal is not None:
             return _reply(entry, refusal)
         payment = (checked.body or {}).get("payment_intent")
@@ -156,12 +158,12 @@ class Provider:
             return await self.unknown_url(request)
         entry = self.journal.note(request)
         shown = {"id": _account_of(request), "object": "account"}
-        return _reply(entry, self._turned_away(request) or shapes.as_json(shown))
+        return _reply(entry, self.turned_away(request) or shapes.as_json(shown))
 
     async def unknown_url(self, request: web.Request) -> web.StreamResponse:
         """Answer any URL that the provider does not have with 404."""
         entry = self.journal.note(request, await request.read())
-        refusal = self._turned_away(request)
+        refusal = self.turned_away(request)
         message = f"Unrecognized request URL ({request.method}: {request.path})."
         unknown = shapes.error(self.config, 404, "invalid_request_error", "url_unknown", message)
         return _reply(entry, refusal or unknown)
@@ -196,6 +198,7 @@ class Provider:
         finally:
             if keyed is not None:
                 self.keys.finish(keyed, stored)
+        await self.webhooks.sent_early(body["payment_intent"])
         return answer
 
     def _execute(self, request: web.Request, body: dict[str, Any], key: str | None) -> Answer:
@@ -223,7 +226,7 @@ class Provider:
         answer: Callable[[], Answer],
     ) -> web.StreamResponse:
         entry = self.journal.note(request)
-        refusal = self._turned_away(request)
+        refusal = self.turned_away(request)
         if refusal is not None:
             return _reply(entry, refusal)
         fault = self._draw(entry, endpoint, payment)
@@ -235,7 +238,7 @@ class Provider:
             return _reply(entry, answer())
         return await self._spoil(request, entry, fault, answer())
 
-    def _turned_away(self, request: web.Request) -> Answer | None:
+    def turned_away(self, request: web.Request) -> Answer | None:
         """Return the refusal of a request with a refused key or above the rate.
 
         None if it may go on.

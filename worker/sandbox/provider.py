@@ -19,6 +19,7 @@ from worker.sandbox import indiscreet
 from worker.sandbox.config import SandboxConfig, SandboxConfigError
 from worker.sandbox.control import Control
 from worker.sandbox.endpoints import Provider
+from worker.sandbox.webhook_endpoints import WebhookEndpoints
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -44,10 +45,12 @@ def create_app(config: SandboxConfig) -> web.Application:
     app.router.add_get("/v1/payment_intents/{id}", provider.get_payment_intent, allow_head=False)
     app.router.add_get("/v1/charges/{id}", provider.get_charge, allow_head=False)
     app.router.add_get("/v1/account", provider.get_account, allow_head=False)
+    app.router.add_post("/v1/webhook_endpoints", WebhookEndpoints(provider).create)
     app.router.add_get("/_sandbox/health", control.health)
     app.router.add_get("/_sandbox/ledger", control.ledger)
     app.router.add_get("/_sandbox/requests", control.requests)
     app.router.add_delete("/_sandbox/requests", control.forget_requests)
+    app.router.add_get("/_sandbox/webhooks", control.webhooks)
     app.router.add_get("/_sandbox/faults", control.faults)
     app.router.add_post("/_sandbox/faults", control.set_faults)
     app.router.add_delete("/_sandbox/faults", control.clear_faults)
@@ -61,7 +64,11 @@ def create_app(config: SandboxConfig) -> web.Application:
         yield
         provider.ledger.close()
 
-    app.cleanup_ctx.append(ledger_open)
+    async def webhooks_sent(_app: web.Application) -> AsyncIterator[None]:
+        async with provider.webhooks.running():
+            yield
+
+    app.cleanup_ctx.extend((ledger_open, webhooks_sent))
     return app
 
 

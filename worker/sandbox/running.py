@@ -69,6 +69,11 @@ class Sandbox:
         """Clear the list of requests."""
         self.call("DELETE", "/_sandbox/requests")
 
+    def webhooks(self) -> list[dict[str, Any]]:
+        """Return the last deliveries of events, oldest first."""
+        sent: list[dict[str, Any]] = self.call("GET", "/_sandbox/webhooks")
+        return sent
+
     def faults(self) -> dict[str, Any]:
         """Return faults, their counts, modes, and the numbers of 429s sent and keys replayed."""
         state: dict[str, Any] = self.call("GET", "/_sandbox/faults")
@@ -101,7 +106,7 @@ class Sandbox:
     def move_refund(
         self, provider_refund_id: str, status: str, failure_reason: str | None = None
     ) -> dict[str, Any]:
-        """Settle a pending refund, or reverse a succeeded one with `failed`."""
+        """Settle a pending refund, or reverse one: a failed one with `succeeded`, for instance."""
         asked = {"status": status} | (
             {} if failure_reason is None else {"failure_reason": failure_reason}
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     from worker.sandbox.bank import Refusal, SandboxPayment, SandboxRefund
     from worker.sandbox.config import SandboxConfig
+    from worker.sandbox.webhooks import WebhookEndpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,47 @@ def refund_list(
         "url": "/v1/refunds",
         "has_more": has_more,
         "data": [refund(config, item) for item in items],
+    }
+
+
+def event(config: SandboxConfig, event_id: str, kind: str, item: SandboxRefund) -> dict[str, Any]:
+    """Return an Event about a refund, in the shape that the sandbox is set to.
+
+    `refund` shows the refund itself, `charge` its charge with the refund without metadata, `bare`
+    only which payment it is about.
+    """
+    whole = refund(config, item)
+    shown = whole
+    if config.webhook_shape != "refund":
+        shown = {"id": whole["charge"], "object": "charge", "payment_intent": item.payment.id}
+    if config.webhook_shape == "charge":
+        part = {name: value for name, value in whole.items() if name != "metadata"}
+        shown = charge(config, item.payment, whole["charge"]) | {
+            "refunds": {"object": "list", "data": [part], "has_more": False}
+        }
+    return {
+        "id": event_id,
+        "object": "event",
+        "created": _time(config, time.time()),
+        "data": {"object": shown},
+        "livemode": False,
+        "type": kind,
+    }
+
+
+def webhook_endpoint(config: SandboxConfig, item: WebhookEndpoint) -> dict[str, Any]:
+    """Return a Webhook Endpoint object with its secret, as the reply to its creation shows it."""
+    return {
+        "id": item.id,
+        "object": "webhook_endpoint",
+        "created": _time(config, item.created),
+        "description": item.description,
+        "enabled_events": list(item.enabled_events),
+        "livemode": False,
+        "metadata": {},
+        "secret": item.secret,
+        "status": "enabled",
+        "url": item.url,
     }
 
 
