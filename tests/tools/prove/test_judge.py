@@ -135,7 +135,7 @@ BROKEN = {
     "body": good(**told(DOUBTED), posts=[POST, replace(RESENT[1], body="c")]),
     "key": good(posts=[POST, replace(POST, refund_id="b-1")]),
     "history": good(histories={NAME: HISTORY[:1]}),
-    "transition": good(**told((HISTORY[0], entry(2, "queued", "processing", "claimed")))),
+    "transition": good(**told((HISTORY[0], entry(2, "queued", "waiting", "claimed")))),
     "clock": good(ended=1001.5),
     "events": good(events=[]),
     "index": good(due=frozenset({NAME})),
@@ -254,6 +254,26 @@ def test_a_second_effect_beside_a_first_one_is_found_though_the_first_failed_lat
     assert (
         judged(good(**resettled(), ledger=[effect("re_1", "pending"), later, effect("re_2")])) == []
     )
+
+
+REVERSED = (*HISTORY, entry(4, "settled", "settled", "reversed", status="failed"))
+BACK = {**effect("re_1", "failed"), "event": "status", "was": "succeeded"}
+AGAIN = {**effect("re_1"), "event": "status", "was": "failed"}
+
+
+def test_a_reversal_is_judged_by_the_status_that_it_left() -> None:
+    assert judged(good(**told(REVERSED), ledger=[effect("re_1"), BACK], failed_there={NAME})) == []
+    stale = judged(good(ledger=[effect("re_1"), BACK]))
+    assert [violation.rule for violation in stale] == ["false succeeded"]
+    unseen = good(**told(REVERSED), ledger=[effect("re_1"), BACK, AGAIN], failed_there={NAME})
+    assert [violation.rule for violation in judged(unseen)] == ["false failed"]
+
+
+def test_a_retry_before_the_earlier_refund_came_back_is_no_second_effect() -> None:
+    ledger = [effect("re_1"), BACK, effect("re_2")]
+    assert judged(good(**resettled(), ledger=[*ledger, AGAIN])) == []
+    too_late = [effect("re_1"), BACK, AGAIN, effect("re_2")]
+    assert "money twice" in {one.rule for one in judged(good(**resettled(), ledger=too_late))}
 
 
 def resettled() -> dict[str, Any]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from tests.unit.sandbox.asking import PAYMENT, Asking, Seen, asking, basic, until
 from tests.unit.sandbox.receiving import Received, Receiver, receiving
+from worker.model import hints, signatures
 from worker.sandbox.config import SandboxConfig, SandboxConfigError
 from worker.sandbox.running import Sandbox, SandboxCallError
 
@@ -241,6 +243,38 @@ def test_an_event_can_show_a_charge_without_the_refund_s_metadata(shape: str) ->
         else:
             assert made["id"].encode() not in received.body
         assert provider.get(f"/v1/refunds/{made['id']}").json["metadata"] == METADATA
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape", "named"),
+    [
+        ("s", "refund", ("refund", "order-1", 1)),
+        ("ms", "charge", ("refund", None, None)),
+        ("in_order", "bare", (None, None, None)),
+    ],
+)
+def test_the_worker_accepts_the_signature_and_reads_the_ids_of_each_shape(
+    mode: str, shape: str, named: tuple[str | None, str | None, int | None]
+) -> None:
+    with sending(mode, webhook_shape=shape) as (provider, receiver):
+        made = provider.refund(metadata=METADATA).json
+        (received,) = receiver.wait_for(1)
+        verdict = signatures.check(
+            [received.signature],
+            received.body,
+            secrets=[SECRET],
+            now=datetime.now(UTC),
+            max_age=timedelta(hours=1),
+        )
+        assert verdict == "valid"
+        read = hints.read(received.event)
+        assert read is not None
+        provider_refund_id = None if named[0] is None else made["id"]
+        assert (read.provider_refund_id, read.refund_id, read.generation, read.payment_intent) == (
+            provider_refund_id,
+            *named[1:],
+            PAYMENT,
+        )
 
 
 def register(provider: Asking, key: str = "sk_test_planted", **body: Any) -> Seen:
