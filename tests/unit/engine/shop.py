@@ -21,7 +21,7 @@ from worker.engine.service import Service
 from worker.engine.slots import Slots
 from worker.errors import StoreUnavailable
 from worker.model.answers import Outcome
-from worker.model.refund import Lane, Refund
+from worker.model.refund import Lane, Refund, Stage
 from worker.model.request import RefundRequest
 from worker.provider.gateway import Gateway
 from worker.rules.attempts import Rules
@@ -34,8 +34,12 @@ MILLISECOND = timedelta(milliseconds=1)
 ID = "order-1001-1"
 POST = "POST /v1/refunds"
 LIST = "GET /v1/refunds"
+BY_ID = "GET /v1/refunds/re_1"
+ACCOUNT = "GET /v1/account"
 PROBE = "GET /v1/refunds/re_credentials_probe"
 PAID = f"GET /v1/payment_intents/{PAYMENT}"
+LOST = "account_lost_at"
+"""The field of the records that stops everything since a payment was missing."""
 
 Given = httpx.Response | Exception
 Answer = Given | Callable[[httpx.Request], Given | Awaitable[Given]]
@@ -52,6 +56,9 @@ def error(
 ) -> httpx.Response:
     """The provider's error."""
     return says(status, {"error": {"type": kind, "code": code, "message": "because"}}, **headers)
+
+
+GONE = error(404, "resource_missing")
 
 
 def listing(*entries: dict[str, Any]) -> httpx.Response:
@@ -284,3 +291,20 @@ async def opened(
         yield shop
     finally:
         await shop.close()
+
+
+async def in_doubt(shop: Shop, refund_id: str = ID) -> None:
+    """A refund whose reply was lost."""
+    await shop.accept(refund_id)
+    shop.provider.will(POST, httpx.ReadError("reset"), says())
+    await shop.handle(refund_id)
+    assert (await shop.stored(refund_id)).stage is Stage.IN_DOUBT
+
+
+async def shown_once(shop: Shop) -> None:
+    """A refund in doubt whose payment was shown, and shown absent by a first look."""
+    shop.provider.will(PAID, totals(0))
+    shop.provider.will(LIST, listing())
+    await in_doubt(shop)
+    shop.pass_time(VERIFY.settle)
+    await shop.handle()

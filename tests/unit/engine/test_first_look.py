@@ -14,8 +14,10 @@ import redis.asyncio
 
 from tests.factories import HOUR, MINUTE, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
 from tests.unit.engine.shop import (
+    GONE,
     ID,
     LIST,
+    LOST,
     PAID,
     POST,
     Shop,
@@ -32,8 +34,6 @@ from worker.rules.attempts import PARKED
 from worker.store import scripts
 
 FIRST = replace(VERIFY, first_look=True)
-LOST = "account_lost_at"
-GONE = error(404, "resource_missing")
 
 
 def posts(shop: Shop) -> int:

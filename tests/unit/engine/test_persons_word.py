@@ -12,6 +12,7 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, VERIFY, refund_payload
 from tests.unit.engine.shop import (
+    BY_ID,
     LIST,
     PAID,
     POST,
@@ -29,7 +30,6 @@ from worker.rules import attempts, decisions
 from worker.rules.attempts import Rules
 from worker.store import scripts
 
-BY_ID = "GET /v1/refunds/re_1"
 NOT_OURS: dict[str, Any] = {"payment_intent": None, "metadata": None}
 
 

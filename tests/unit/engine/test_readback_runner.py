@@ -24,6 +24,7 @@ from tests.factories import (
     refund_payload,
 )
 from tests.unit.engine.shop import (
+    BY_ID,
     LIST,
     PAID,
     PROBE,
@@ -361,7 +362,6 @@ async def test_reversal_is_saved_only_where_there_is_one(lens: Lens) -> None:
 # By its id
 
 
-BY_ID = "GET /v1/refunds/re_1"
 NAMED: dict[str, Any] = {"operator_says": "failed", "provider_refund_id": "re_1"}
 
 
