@@ -15,10 +15,10 @@ from random import Random
 from typing import Any, Final
 
 from ops.lab.prove.faults import Fault
-from ops.lab.prove.judge import Violation
 from ops.lab.prove.proxy import SeenRequest
 from ops.lab.prove.rig import Rig, RigError
 from ops.lab.prove.scenarios import DEFAULT, LIST, Result, Scenario, run_with
+from ops.lab.prove.violation import Violation
 
 PROBE: Final = "/v1/refunds/re_credentials_probe"
 MOST: Final = 1.2

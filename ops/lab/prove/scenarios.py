@@ -17,7 +17,7 @@ from typing import Any, Final
 from ops.lab.prove import plan
 from ops.lab.prove.evidence import Evidence, gathered
 from ops.lab.prove.faults import QUEUES, WORKERS, Fault, both, skewed
-from ops.lab.prove.judge import Violation, judged, recoveries, sent_past_the_window, taken_up
+from ops.lab.prove.judge import judged, recoveries, taken_up
 from ops.lab.prove.places import (
     KEY_WINDOW,
     REDIS,
@@ -28,8 +28,10 @@ from ops.lab.prove.places import (
     provider_posts,
     provider_wire,
 )
+from ops.lab.prove.posts import sent_past_the_window
 from ops.lab.prove.rig import Mode, Rig, Subject
 from ops.lab.prove.subjects import Product
+from ops.lab.prove.violation import Violation
 
 DRAIN_SECONDS: Final = 120.0
 CONTROL_DRAIN_SECONDS: Final = 40.0

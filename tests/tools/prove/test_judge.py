@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from ops.lab.prove.evidence import Evidence, Post
-from ops.lab.prove.judge import Violation, judged, recoveries, sent_past_the_window, taken_up
+from ops.lab.prove.judge import judged, recoveries, taken_up
 from ops.lab.prove.planted import RULES, SUBJECT
+from ops.lab.prove.posts import sent_past_the_window
 from ops.lab.prove.scenarios import Result
 from ops.lab.prove.table import (
     control_was_caught,
@@ -22,6 +23,7 @@ from ops.lab.prove.table import (
     rows_of,
     summary,
 )
+from ops.lab.prove.violation import Violation
 from worker.model.request import RefundRequest
 
 NAME = "a-1"
