@@ -11,7 +11,7 @@ import pytest
 from tests.factories import a_refund
 from tests.support.cli_runner import Cli
 from worker.batches import Batch
-from worker.cli import batch, import_messages, render
+from worker.cli import batch_tables, import_messages, render
 from worker.importer import ImportOptions, open_source, validate
 from worker.model.refund import Stage
 
@@ -68,7 +68,7 @@ def test_no_id_is_wrapped_in_a_list_of_batches(narrow: Terminal) -> None:
     found = Batch(
         batch_id=name, file=f"{name}.csv", digest="", rows=3, created_at=None, state="running"
     )
-    render.put(batch._listing([found]), stream=narrow)
+    render.put(batch_tables.listing([found]), stream=narrow)
     assert f"{name} " in narrow.getvalue()
 
 
