@@ -21,12 +21,13 @@ from worker.batches import opening, record
 from worker.broker import rejected
 from worker.broker.kept import RejectedMessage
 from worker.errors import NotStorable
+from worker.model.hints import Hint
 from worker.model.refund import Lane, Stage, Status
 from worker.model.request import MAX_AMOUNT
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions
-from worker.store import erasure, scripts
+from worker.store import erasure, rechecks, scripts
 from worker.store.scripts import Argument, Command
 
 HUGE = "10000000000000000000"
@@ -150,6 +151,10 @@ def missing(world: World) -> Command[Any]:
     return scripts.payment(PAYMENT, "certain")
 
 
+def hinted(refund_id: str) -> Command[Any]:
+    return rechecks.hint(Hint(provider_refund_id="re_9", refund_id=refund_id))
+
+
 def again(world: World) -> Command[Any]:
     refund = world.get("failed")
     step = decisions.retry_failed(refund)
@@ -181,6 +186,18 @@ CALLS: dict[str, Callable[[World], Command[Any]]] = {
     ),
     "sweep": lambda _: scripts.sweep(100, dry=frozenset(Lane)),
     "give back": lambda _: scripts.give_back(["free", "waiting", "held", "nobody"]),
+    "webhook unsent": lambda _: hinted("free"),
+    "webhook in doubt": lambda _: hinted("waiting"),
+    "webhook sending": lambda _: hinted("held"),
+    "webhook settled": lambda _: hinted("settled"),
+    "webhook of a payment": lambda _: rechecks.hint(
+        Hint(provider_refund_id="re_9", payment_intent=PAYMENT)
+    ),
+    "recheck ended": lambda _: rechecks.rechecked(
+        "settled", answered=True, read=["re_9"], possible="re_9"
+    ),
+    "recheck again": lambda _: rechecks.rechecked("free", answered=False),
+    "watch": lambda _: rechecks.watch([HOUR], rate=100, most=10),
     "gate": lambda _: scripts.permits(
         {Lane.BULK: 3}, rate=100, ahead=timedelta(milliseconds=100), bulk_share=0.5
     ),

@@ -114,9 +114,14 @@ end
 out[1] = 'payment'
 if named ~= '' then candidate = '' end
 local fields = redis.call('HLEN', payment) <= 2 * most_refunds and redis.call('HKEYS', payment) or {}
+local others = {}
 for _, field in ipairs(fields) do
   local other = string.sub(field, 1, 7) == 'refund:' and string.sub(field, 8)
   local one = other and load(other)
-  if one and (holds_lock(one.stage) or one.stage == 'review') then hint(other, one) end
+  if one and (holds_lock(one.stage) or one.stage == 'review') then
+    check(other, one, one.stage, one.status, {})
+    others[#others + 1] = {other, one}
+  end
 end
+for _, other in ipairs(others) do hint(other[1], other[2]) end
 return out
