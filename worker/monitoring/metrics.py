@@ -36,7 +36,7 @@ from worker.monitoring.snapshot import (
     snapshot,
 )
 from worker.rules.codes import OTHER, counted
-from worker.store.counters import BOUNDS, INFINITE
+from worker.store.counters import BOUNDS, INFINITE, WEBHOOK_RESULTS
 from worker.store.store import Store
 
 UNKNOWN: Final = "unknown"
@@ -78,6 +78,7 @@ class RefundsCollector(Collector):
         yield from _flow(seen)
         yield from _provider(seen)
         yield from _switches(seen)
+        yield from _webhooks(seen)
         yield from _server(seen.info)
         if self._backlog_warning is not None:
             sentence = (
@@ -273,6 +274,17 @@ def _switches(seen: Snapshot) -> Iterator[Metric]:
     breakers.add_metric(("rate",), seen.gate_blocked_until_ms > seen.now_ms)
     breakers.add_metric(("outage",), seen.outages > 0)
     yield breakers
+
+
+def _webhooks(seen: Snapshot) -> Iterator[Metric]:
+    received = CounterMetricFamily(
+        "refunds_webhooks", "Webhooks received, by what became of them.", labels=("result",)
+    )
+    for result in WEBHOOK_RESULTS:
+        received.add_metric((result,), seen.counters.get(f"webhook:{result}", 0))
+    yield received
+    sentence = "Whether a webhook endpoint was registered (refunds webhooks setup)."
+    yield _gauge("refunds_webhooks_set_up", sentence, seen.webhooks_set_up)
 
 
 def _server(info: Mapping[str, Any]) -> Iterator[Metric]:

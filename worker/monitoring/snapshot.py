@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from worker.model.refund import Status
 from worker.store.connection import redis_errors
+from worker.store.flags import WEBHOOK_ENDPOINTS
 from worker.store.records import CLOCK, records_ms
 from worker.store.store import BUCKETS, Store
 
@@ -21,6 +22,7 @@ LATEST_BATCHES: Final = 200
 
 _SETTLED: Final = frozenset({Status.SUCCEEDED.value, Status.FAILED.value, Status.CANCELED.value})
 _UNSETTLED: Final = tuple(bucket for bucket in BUCKETS if bucket not in _SETTLED)
+_META: Final = ("paused", "credentials_refused_at", "account_lost_at", WEBHOOK_ENDPOINTS)
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}")
 
 Counts = Mapping[str, int]
@@ -40,6 +42,8 @@ class Snapshot:
     paused: bool
     credentials_refused: bool
     account_lost: bool
+    webhooks_set_up: bool
+    """Whether a webhook endpoint was registered with `refunds webhooks setup`."""
     gate_blocked_until_ms: int
     workers: int
     outages: int
@@ -59,7 +63,7 @@ def snapshot(store: Store) -> Snapshot:
         pipeline.zrange(store.key("due"), 0, 0, withscores=True)
         pipeline.llen(store.key("rejected"))
         pipeline.zcard(store.key("contradicted"))
-        pipeline.hmget(store.key("meta"), "paused", "credentials_refused_at", "account_lost_at")
+        pipeline.hmget(store.key("meta"), *_META)
         pipeline.hget(store.key("gate"), "blocked_until")
         pipeline.zrange(store.key("batches"), 0, LATEST_BATCHES - 1, desc=True)
         pipeline.info()
@@ -97,6 +101,7 @@ def snapshot(store: Store) -> Snapshot:
         paused=flags[0] is not None,
         credentials_refused=flags[1] is not None,
         account_lost=flags[2] is not None,
+        webhooks_set_up=flags[3] is not None,
         gate_blocked_until_ms=int(float(blocked or 0)),
         workers=workers,
         outages=outages,

@@ -1,4 +1,4 @@
-"""Counters of a worker, added to Redis at each heartbeat, so that metrics cover all workers.
+"""Counters of a process, added to Redis every few seconds, so that metrics cover all processes.
 
 Fields of the hash `counters`. Times are whole microseconds, and every name comes from a bounded
 set:
@@ -13,6 +13,7 @@ set:
     call_us:<operation>         time spent in calls
     recheck:<result>            rechecks by result (`engine.rechecker.RESULTS`)
     gate_us                     time that refunds waited for the rate limit
+    webhook:<result>            webhooks received, by what became of them
 
 The set `outages` holds the workers whose outage breaker is open, by their last heartbeat.
 """
@@ -21,9 +22,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from redis import exceptions
+from redis.asyncio.client import Pipeline
 
 from worker.model.answers import Outcome
 from worker.rules import codes
@@ -34,12 +37,22 @@ from worker.store.connection import redis_errors
 BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0)
 """Upper bounds of the latency histogram in seconds; the last one exceeds any sensible timeout."""
 INFINITE: Final = "+Inf"
+WEBHOOK_RESULTS: Final = (
+    "hinted",
+    "payment",
+    "unknown",
+    "ignored",
+    "forged",
+    "stale",
+    "malformed",
+)
+"""What may become of a webhook."""
 _CANNOT_COUNT: Final = ("overflow", "not an integer")
 _MICROS: Final = 1_000_000
 
 
 class Counters:
-    """The counts of one worker process, kept until they are flushed. For one event loop."""
+    """The counts of one process, kept until they are flushed. For one event loop."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -71,6 +84,10 @@ class Counters:
         self._counts["gate_us"] += total - self._gate_us
         self._gate_us = total
 
+    def webhook(self, result: str) -> None:
+        """Count one webhook by what became of it."""
+        self._counts[f"webhook:{result}"] += 1
+
     async def flush(self, store: AsyncStore, *, worker: str, provider_away: bool) -> None:
         """Add the counts since the last flush to the hash.
 
@@ -80,15 +97,27 @@ class Counters:
         lost, the same counts are added twice, which is acceptable because they are metrics and not
         accounts.
         """
+        now = await store.run(scripts.clock())
+
+        def outage(pipeline: Pipeline) -> None:
+            if provider_away:
+                pipeline.zadd(store.key("outages"), {worker: now})
+            else:
+                pipeline.zrem(store.key("outages"), worker)
+
+        await self._flush(store, outage)
+
+    async def flush_counts(self, store: AsyncStore) -> None:
+        """Add the counts of a process that calls no provider; as `flush` in all else."""
+        if self._counts:
+            await self._flush(store, lambda _: None)
+
+    async def _flush(self, store: AsyncStore, first: Callable[[Pipeline], None]) -> None:
         counts, self._counts = self._counts, Counter()
         try:
             with redis_errors(store.address):
-                now = await store.run(scripts.clock())
                 async with store.redis.pipeline(transaction=True) as pipeline:
-                    if provider_away:
-                        pipeline.zadd(store.key("outages"), {worker: now})
-                    else:
-                        pipeline.zrem(store.key("outages"), worker)
+                    first(pipeline)
                     for field, count in counts.items():
                         if count:
                             pipeline.hincrby(store.key("counters"), field, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,8 @@ from worker.store import scripts
 from worker.store.connection import redis_errors
 from worker.store.store import Store
 
+WEBHOOK_ENDPOINTS: Final = "webhook_endpoints"
+"""The field of `meta` with the registered webhook endpoints: a JSON object, id by URL."""
 _FIELDS: Final = (
     "paused",
     "paused_by",
@@ -128,6 +131,22 @@ def resume(store: Store) -> Switches:
         before, _ = pipeline.execute()
     store.confirm()
     return _switches(dict(zip(_FIELDS, before, strict=True)))
+
+
+def webhook_endpoints(store: Store) -> dict[str, str]:
+    """Return the webhook endpoints registered with `refunds webhooks setup`, id by URL."""
+    with redis_errors(store.address):
+        text: Any = store.redis.hget(store.key("meta"), WEBHOOK_ENDPOINTS)
+    known: dict[str, str] = json.loads(text or "{}")
+    return known
+
+
+def keep_webhook_endpoint(store: Store, url: str, endpoint_id: str) -> None:
+    """Remember a webhook endpoint; raises `NotDurable`, `StoreUnavailable`."""
+    known = webhook_endpoints(store) | {url: endpoint_id}
+    with redis_errors(store.address):
+        store.redis.hset(store.key("meta"), WEBHOOK_ENDPOINTS, json.dumps(known))
+    store.confirm()
 
 
 def vouch_for_account(store: Store) -> Switches:

@@ -26,9 +26,9 @@ from worker.model.request import RefundRequest
 from worker.model.steps import Step
 from worker.monitoring import metrics, snapshot
 from worker.settings import Settings
-from worker.store import scripts
+from worker.store import flags, scripts
 from worker.store.async_store import AsyncStore
-from worker.store.counters import BOUNDS, Counters
+from worker.store.counters import BOUNDS, WEBHOOK_RESULTS, Counters
 from worker.store.store import Store
 
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -285,6 +285,40 @@ async def test_counts_of_a_failed_flush_are_kept_for_the_next(
         of(seen(), "refunds_provider_calls_total", **{"operation": "create_refund", "class": "2xx"})
         == 1
     )
+
+
+async def test_webhooks_are_counted_by_what_became_of_them(
+    async_store: AsyncStore, seen: Callable[[], Figures]
+) -> None:
+    assert {of(seen(), "refunds_webhooks_total", result=name) for name in WEBHOOK_RESULTS} == {0}
+    tally = Counters()
+    for result in ("hinted", "hinted", "forged"):
+        tally.webhook(result)
+    await tally.flush_counts(async_store)
+    await tally.flush_counts(async_store)
+    assert of(seen(), "refunds_webhooks_total", result="hinted") == 2
+    assert of(seen(), "refunds_webhooks_total", result="forged") == 1
+    assert of(seen(), "refunds_webhooks_total", result="stale") == 0
+
+
+async def test_counts_of_webhooks_outlive_an_outage_and_touch_no_workers_outage(
+    async_store: AsyncStore, seen: Callable[[], Figures]
+) -> None:
+    await Counters().flush(async_store, worker="w:1", provider_away=True)
+    tally = Counters()
+    tally.webhook("hinted")
+    away = AsyncStore(redis.asyncio.Redis(port=1, retry=AsyncRetry(NoBackoff(), 0)), durable=False)
+    with pytest.raises(StoreUnavailable):
+        await tally.flush_counts(away)
+    await tally.flush_counts(async_store)
+    assert of(seen(), "refunds_webhooks_total", result="hinted") == 1
+    assert of(seen(), "refunds_breaker_open", breaker="outage") == 1
+
+
+def test_a_registered_endpoint_is_shown(store: Store, seen: Callable[[], Figures]) -> None:
+    assert of(seen(), "refunds_webhooks_set_up") == 0
+    flags.keep_webhook_endpoint(store, "https://refunds.example.com/", "we_1")
+    assert of(seen(), "refunds_webhooks_set_up") == 1
 
 
 async def test_an_outage_is_told_while_a_living_worker_holds_back_for_it(
