@@ -12,11 +12,12 @@ import pytest
 
 from tests.support.compose import ROOT, composed, variables_of
 from worker.engine.recorder import SAVE_SECONDS
+from worker.http.app import END_SECONDS, GRACE_SECONDS
 from worker.sandbox.redis_server import DIRECTIVES
 from worker.settings import Settings
 
 SERVICES: dict[str, dict[str, Any]] = composed()["services"]
-OURS = ["worker", "metrics", "flower", "sandbox"]
+OURS = ["worker", "metrics", "flower", "webhooks", "sandbox"]
 DOCKERFILE = (ROOT / "ops" / "docker" / "Dockerfile").read_text()
 
 
@@ -146,8 +147,12 @@ def test_only_loopback_reaches_what_is_published() -> None:
 def test_whoever_needs_the_server_waits_until_it_is_healthy() -> None:
     waiting = {"redis": {"condition": "service_healthy"}}
     assert {
-        name: SERVICES[name]["depends_on"] for name in ("worker", "metrics", "flower")
-    } == dict.fromkeys(("worker", "metrics", "flower"), waiting)
+        name: SERVICES[name]["depends_on"] for name in ("worker", "metrics", "flower", "webhooks")
+    } == dict.fromkeys(("worker", "metrics", "flower", "webhooks"), waiting)
+
+
+def test_the_webhook_server_is_given_the_time_to_become_unready_and_end() -> None:
+    assert seconds(SERVICES["webhooks"]["stop_grace_period"]) > GRACE_SECONDS + 2 * END_SECONDS
 
 
 def test_a_worker_is_given_the_time_to_finish_its_longest_attempt() -> None:
@@ -168,6 +173,10 @@ def test_secrets_are_files_and_each_goes_only_to_whom_it_concerns() -> None:
         "flower": [
             "flower_basic_auth",
             {"source": "flower_redis_url", "target": "refunds_redis_url"},
+        ],
+        "webhooks": [
+            "refunds_webhook_secrets",
+            {"source": "producer_redis_url", "target": "refunds_redis_url"},
         ],
         "alertmanager": ["alert_webhook"],
         "grafana": ["grafana_admin"],
@@ -196,11 +205,12 @@ def test_the_demo_never_reaches_a_real_provider() -> None:
     assert services["worker"]["environment"]["REFUNDS_LIVE"] == "false"
 
 
-def test_demo_and_monitoring_run_only_when_asked_for() -> None:
+def test_webhooks_demo_and_monitoring_run_only_when_asked_for() -> None:
     profiles = {
         name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service
     }
     assert profiles == {
+        "webhooks": ["webhooks"],
         "sandbox": ["demo"],
         "prometheus": ["monitoring"],
         "alertmanager": ["monitoring"],

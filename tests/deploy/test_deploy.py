@@ -125,17 +125,26 @@ def test_every_setting_exists_and_no_key_reaches_whom_it_does_not_concern() -> N
         "refunds-worker": {"refunds_api_key", "worker_redis_url"},
         "refunds-metrics": {"metrics_redis_url"},
         "refunds-flower": {"flower_redis_url", "flower_basic_auth"},
+        "refunds-webhooks": {"producer_redis_url", "refunds_webhook_secrets"},
     }
 
 
-@pytest.mark.parametrize("role", ["worker", "metrics", "flower"])
-def test_each_process_reaches_redis_as_its_own_user(role: str) -> None:
+@pytest.mark.parametrize(
+    ("role", "user"),
+    [
+        ("worker", "worker"),
+        ("metrics", "metrics"),
+        ("flower", "flower"),
+        ("webhooks", "producer"),
+    ],
+)
+def test_each_process_reaches_redis_as_its_own_user(role: str, user: str) -> None:
     (items,) = [
         volume["secret"]["items"]
         for volume in pod(f"refunds-{role}")["volumes"]
         if "secret" in volume
     ]
-    assert {"key": f"{role}_redis_url", "path": "refunds_redis_url"} in items
+    assert {"key": f"{user}_redis_url", "path": "refunds_redis_url"} in items
     (unit_of_role,) = [
         name
         for name in UNITS
@@ -143,7 +152,7 @@ def test_each_process_reaches_redis_as_its_own_user(role: str) -> None:
         and name.endswith((f"{role}.service", "@.service"))
         and "check" not in name
     ]
-    credential = f"LoadCredential=refunds_redis_url:/etc/refunds/secrets/{role}_redis_url"
+    credential = f"LoadCredential=refunds_redis_url:/etc/refunds/secrets/{user}_redis_url"
     assert credential in (SYSTEMD / unit_of_role).read_text().splitlines()
 
 

@@ -4,13 +4,17 @@ else.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from tests.deploy.asking import ask
 from tests.deploy.conftest import PASSWORD, Installation
 from tests.support.compose import ROOT
 from tests.support.installation import Installation as Shop
+from worker.model.signatures import HEADER, header
 from worker.monitoring.check_permissions import TRIALS
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.redis_server import running_server
@@ -107,6 +112,28 @@ def test_a_whole_installation_was_denied_nothing(
         >= {client["user"] for client in listed}
         >= {"worker", "flower"}
     )
+
+
+def test_the_webhook_server_receives_an_event_as_a_producer_and_is_denied_nothing(
+    installation: Installation, clean: redis.Redis
+) -> None:
+    stack, secret = installation.stack, "whsec_of_the_stack_4711"
+    (stack.folder / "secrets" / "refunds_webhook_secrets").write_text(f"{secret}\n")
+    shown = {"id": "re_of_nobody", "object": "refund", "payment_intent": "pi_of_nobody"}
+    body = json.dumps({"type": "charge.refund.updated", "data": {"object": shown}}).encode()
+    signature = header(secret, str(int(time.time())), body)
+    server = stack.start("webhooks")
+    try:
+        stack.await_healthy("webhooks")
+        with closing(HTTPConnection("127.0.0.1", stack.ports["webhooks"], timeout=30)) as client:
+            client.request("POST", "/webhooks/wooshpay", body, {HEADER: signature})
+            response = client.getresponse()
+            assert (response.status, response.read()) == (200, b"{}")
+        assert "producer" in {client["user"] for client in clean.client_list()}
+    finally:
+        assert server.stop() == 0
+        del stack.running["webhooks"]
+    assert clean.hget("refunds:counters", "webhook:unknown") == "1"
 
 
 @dataclass

@@ -29,6 +29,7 @@ _INSIDE: Mapping[str, int] = {
     "redis": 6379,
     "metrics": 9464,
     "sandbox": 4010,
+    "webhooks": 8080,
     "flower": 5555,
     "prometheus": 9090,
     "alertmanager": 9093,

@@ -94,6 +94,10 @@ COMMANDS: Final[dict[str, Entry]] = {
     "metrics": Entry(
         "worker.cli.operate", "metrics", "Serve Prometheus metrics, computed from Redis."
     ),
+    "serve": Entry("worker.cli.serve", "serve", "Receive the provider's webhooks over HTTP."),
+    "webhooks": Entry(
+        "worker.cli.webhooks", "webhooks", "Register the webhook endpoint at the provider."
+    ),
     "probe": Entry(
         "worker.cli.probe", "probe", "Find out what the provider supports, with small test refunds."
     ),

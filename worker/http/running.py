@@ -1,0 +1,143 @@
+"""Runs `refunds serve`: opens the records and the broker, and serves the chosen parts."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from worker.broker import queues
+from worker.errors import RefundError
+from worker.http.app import GRACE_SECONDS, Part, Readiness, serve
+from worker.http.nudges import Nudges
+from worker.http.webhooks import Webhooks
+from worker.model.hints import Hint
+from worker.settings import Settings
+from worker.store import rechecks, scripts
+from worker.store.async_store import AsyncStore
+from worker.store.connection import address_of, connect_async
+from worker.store.counters import Counters
+from worker.store.rechecks import Hinted
+
+log = structlog.get_logger(__name__)
+
+TICK_SECONDS: Final = 5.0
+"""How often counts are added to Redis, and the server's settings are checked."""
+
+
+async def run(
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None = None,
+    grace_seconds: float = GRACE_SECONDS,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal ends the grace period.
+
+    Raises `OSError` if the port is taken, `NotDurable` if the server may forget what it
+    acknowledged, and `StoreUnavailable` if Redis is away.
+    """
+    url = settings.redis_url.get_secret_value()
+    store = AsyncStore(
+        connect_async(url),
+        prefix=settings.prefix,
+        retention=timedelta(days=settings.retention_days),
+        durable=settings.durability == "disk",
+        address=address_of(url),
+    )
+    counters, celery = Counters(), queues.make_celery(settings)
+    nudges = Nudges(
+        lambda ids, lane: queues.nudge(celery, ids, lane),
+        lambda ids: store.run(scripts.give_back(ids)),
+    )
+    ended, ticking = asyncio.Event(), None
+    try:
+        await store.require_durable()
+        await store.load_scripts((rechecks.HINT, scripts.GIVE_BACK, scripts.CLOCK))
+        ticking = asyncio.create_task(_repeat(partial(_tick, store, counters), ended))
+        part = _webhooks(settings, store, counters, nudges)
+        await _until_signalled(
+            [part],
+            ready=Readiness(lambda: store.run(scripts.clock())),
+            host=host,
+            port=port,
+            tls=tls,
+            grace_seconds=grace_seconds,
+            say=say,
+        )
+    finally:
+        ended.set()
+        await nudges.close()
+        if ticking is not None:
+            await ticking
+        await store.close()
+        celery.close()
+
+
+def _webhooks(settings: Settings, store: AsyncStore, counters: Counters, nudges: Nudges) -> Part:
+    async def hint(found: Hint) -> Hinted:
+        return await store.run(rechecks.hint(found))
+
+    return Webhooks(
+        secrets=settings.webhook_keys,
+        max_age=settings.webhook_max_age,
+        hint=hint,
+        nudge=nudges.add,
+        count=counters.webhook,
+        wall=lambda: datetime.now(UTC),
+    )
+
+
+async def _until_signalled(parts: list[Part], **how: Any) -> None:
+    """Serve until a signal arrives; a second one ends the grace period."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    serving = asyncio.create_task(serve(parts, stop=stop, **how))
+
+    def signalled() -> None:
+        if stop.is_set():
+            serving.cancel()
+        stop.set()
+
+    # Until the loop is closed: a further signal must not end the work that remains.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+
+
+async def _tick(store: AsyncStore, counters: Counters) -> None:
+    await store.require_durable()
+    await counters.flush_counts(store)
+
+
+async def _repeat(work: Callable[[], Awaitable[None]], ended: asyncio.Event) -> None:
+    """Work every few seconds, and a last time at the end.
+
+    It is not cancelled: redis-py may swallow a cancellation, and the task would never end.
+    """
+    while not ended.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), TICK_SECONDS)
+        await _logged(work)
+
+
+async def _logged(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except RefundError as error:
+        log.warning("background_deferred", error=str(error))
+    except Exception:
+        # The outermost loop: a task that ends silently is worse than any error.
+        log.exception("background_failed")
