@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from tests.factories import refund_payload
 from tests.support.described import broken_by_request
 from worker.provider.gateway import Gateway
 from worker.provider.transport import build_client
@@ -246,3 +247,11 @@ class HandClock:
     async def sleep(self, seconds: float) -> None:
         self.sleeps.append(seconds)
         self.now += seconds
+
+
+DONE = reply(200, refund_payload())
+SHORT = {"request_timeout_seconds": 0.3}
+
+
+async def close_after_reading(peer: Peer) -> None:
+    await peer.read()

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.factories import a_refund, refund_payload
+from tests.factories import a_refund
 from tests.unit.provider.byte_provider import (
     BODY,
+    DONE,
     LEASE,
     ByteProvider,
     HandClock,
@@ -29,7 +30,6 @@ from worker.model.refund import Refund
 if TYPE_CHECKING:
     from tests.unit.provider.byte_provider import Script
 
-DONE = reply(200, refund_payload())
 TROUBLE = reply(500, error("boom", "api_error"))
 FORBIDDEN = reply(403, error("not_allowed"))
 UNKNOWN = reply(404, error("resource_missing"))

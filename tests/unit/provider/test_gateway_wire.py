@@ -12,6 +12,7 @@ import pytest
 from tests.factories import a_refund, a_request, refund_payload
 from tests.unit.provider.byte_provider import (
     BODY,
+    DONE,
     KEY,
     LEASE,
     Peer,
@@ -30,7 +31,6 @@ from worker.model.answers import TryVerdict
 from worker.model.request import request_body
 from worker.provider.transport import build_client, proxy_for
 
-DONE = reply(200, refund_payload())
 BASIC = "Basic " + base64.b64encode(f"{KEY}:".encode()).decode()
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
