@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis.asyncio
 import structlog
+
+from tests.unit.engine.desk import Desk
 
 
 @pytest.fixture
@@ -17,3 +20,9 @@ def log() -> Iterator[list[Any]]:
     with structlog.testing.capture_logs() as lines:
         yield lines
     structlog.configure(**before)
+
+
+@pytest.fixture
+def desk(async_redis: redis.asyncio.Redis) -> Desk:
+    """A recorder over records of its own."""
+    return Desk(async_redis)

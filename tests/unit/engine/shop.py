@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import redis.asyncio
 
-from tests.factories import NOW, PAYMENT, VERIFY, a_request, refund_payload
+from tests.factories import HOUR, NOW, PAYMENT, SECOND, VERIFY, a_request, refund_payload
 from worker.engine.rate_gate import RateGate
 from worker.engine.service import Service
 from worker.engine.slots import Slots
@@ -308,3 +308,20 @@ async def shown_once(shop: Shop) -> None:
     await in_doubt(shop)
     shop.pass_time(VERIFY.settle)
     await shop.handle()
+
+
+async def long_in_doubt(shop: Shop) -> None:
+    """A refund whose reply was lost an hour ago."""
+    await shop.accept()
+    shop.provider.will(POST, shop.later(30 * SECOND, httpx.ReadError("reset")), says())
+    await shop.handle()
+    assert (await shop.stored()).stage is Stage.IN_DOUBT
+    shop.pass_time(HOUR)
+
+
+async def handled(shop: Shop, refund_id: str = ID) -> list[str]:
+    """What one handling asked of the records; what it wakes is left alone."""
+    shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+    shop.store.asked.clear()
+    await shop.handle(refund_id)
+    return shop.store.asked

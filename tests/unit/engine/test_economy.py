@@ -4,14 +4,13 @@ besides.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import BLIND, HOUR, NOW, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
+from tests.factories import BLIND, HOUR, NOW, SECOND, TRUST, VERIFY, refund_payload
 from tests.unit.engine.shop import (
     ID,
     LIST,
@@ -19,13 +18,13 @@ from tests.unit.engine.shop import (
     PAID,
     POST,
     TOTALS,
-    Shop,
     error,
+    handled,
     listing,
+    long_in_doubt,
     opened,
     says,
     totals,
-    until,
 )
 from worker.engine.rate_gate import CallPermits
 from worker.engine.service import Snapshot
@@ -35,14 +34,6 @@ from worker.rules.attempts import Rules
 from worker.store import scripts
 
 READ = "GET /v1/refunds/re_1"
-
-
-async def handled(shop: Shop, refund_id: str = ID) -> list[str]:
-    """What one handling asked of the records; what it wakes is left alone."""
-    shop.service._wake = lambda *_: None  # type: ignore[method-assign]
-    shop.store.asked.clear()
-    await shop.handle(refund_id)
-    return shop.store.asked
 
 
 async def test_plain_refund_costs_a_claim_and_a_save(async_redis: redis.asyncio.Redis) -> None:
@@ -100,19 +91,11 @@ async def test_refund_without_a_currency_needs_no_payment_read_where_no_totals_a
         assert shop.gate.passed == []
 
 
-async def in_doubt(shop: Shop) -> None:
-    await shop.accept()
-    shop.provider.will(POST, shop.later(30 * SECOND, httpx.ReadError("reset")), says())
-    await shop.handle()
-    assert (await shop.stored()).stage is Stage.IN_DOUBT
-    shop.pass_time(HOUR)
-
-
 async def test_look_costs_a_refused_claim_the_siblings_and_a_save(
     async_redis: redis.asyncio.Redis,
 ) -> None:
     async with opened(async_redis) as shop:
-        await in_doubt(shop)
+        await long_in_doubt(shop)
         shop.provider.will(LIST, listing())
         shop.provider.will(PAID, totals(0))
         # The first look shows it absent, the second proves it so and sends it again.
@@ -130,7 +113,7 @@ async def test_look_costs_a_refused_claim_the_siblings_and_a_save(
 
 async def test_look_that_finds_the_refund_ends_there(async_redis: redis.asyncio.Redis) -> None:
     async with opened(async_redis) as shop:
-        await in_doubt(shop)
+        await long_in_doubt(shop)
         shop.provider.will(LIST, listing(refund_payload()))
         assert await handled(shop) == ["claim", "siblings", "save"]
 
@@ -139,7 +122,7 @@ async def test_resend_whose_verdict_was_overtaken_ends_there(
     async_redis: redis.asyncio.Redis,
 ) -> None:
     async with opened(async_redis) as shop:
-        await in_doubt(shop)
+        await long_in_doubt(shop)
         shop.provider.will(LIST, listing())
         shop.provider.will(PAID, totals(0))
         await shop.handle()
@@ -147,174 +130,6 @@ async def test_resend_whose_verdict_was_overtaken_ends_there(
         await shop.store.flag("paused", once=True)
         assert await handled(shop) == ["claim", "siblings", "payment", "save", "claim"]
         assert shop.provider.asked.count(POST) == 1
-
-
-# One permit, one request
-
-WAITED, WENT_ON = "waited as refunds", "went on as refunds"
-
-
-def one_each(shop: Shop) -> None:
-    """The first request under the permit that the handling waited for, each further one under its
-    own.
-    """
-    assert shop.gate.passed == [WAITED] + [WENT_ON] * (len(shop.provider.asked) - 1)
-
-
-def anew(shop: Shop) -> None:
-    shop.gate.passed.clear()
-    shop.provider.asked.clear()
-
-
-async def test_plain_refund_takes_one_permit(async_redis: redis.asyncio.Redis) -> None:
-    async with opened(async_redis) as shop:
-        await shop.accept()
-        shop.provider.will(POST, says())
-        await handled(shop)
-        assert shop.provider.asked == [POST]
-        one_each(shop)
-
-
-async def test_resend_takes_a_permit_of_its_own(async_redis: redis.asyncio.Redis) -> None:
-    async with opened(async_redis) as shop:
-        await in_doubt(shop)
-        shop.provider.will(LIST, listing())
-        shop.provider.will(PAID, totals(0))
-        await shop.handle()
-        shop.pass_time(HOUR)
-        anew(shop)
-        await handled(shop)
-        assert shop.provider.asked == [LIST, PAID, POST]
-        one_each(shop)
-
-
-async def test_send_after_a_read_takes_a_permit_of_its_own(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, TOTALS) as shop:
-        await shop.accept()
-        shop.provider.will(PAID, totals(0))
-        shop.provider.will(POST, httpx.ReadError("reset"))
-        await handled(shop)
-        assert shop.provider.asked == [PAID, POST]
-        one_each(shop)
-
-
-async def test_charge_behind_a_payment_takes_a_permit_of_its_own(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, TOTALS) as shop:
-        await shop.accept()
-        shop.provider.will(
-            PAID, says(200, {"id": PAYMENT, "currency": "usd", "latest_charge": "ch_1"})
-        )
-        charge = {
-            "id": "ch_1",
-            "payment_intent": PAYMENT,
-            "currency": "usd",
-            "amount": 1000,
-            "amount_refunded": 0,
-        }
-        shop.provider.will("GET /v1/charges/ch_1", says(200, charge))
-        shop.provider.will(POST, httpx.ReadError("reset"))
-        await handled(shop)
-        assert shop.provider.asked == [PAID, "GET /v1/charges/ch_1", POST]
-        one_each(shop)
-
-
-async def test_permit_that_a_refused_claim_left_serves_the_next_read(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, TOTALS) as shop:
-        await shop.accept()
-        shop.provider.will(PAID, totals(0))
-        shop.provider.will(POST, httpx.ReadError("reset"))
-        payment = f"refunds:payment:{PAYMENT}"
-        await shop.store.redis.hset(payment, "seq", "1")
-
-        async def overtaken(_: httpx.Request) -> httpx.Response:
-            # Another refund of the payment is sent while the totals are read.
-            await shop.store.redis.hincrby(payment, "seq", 1)
-            return totals(0)
-
-        shop.provider.will(PAID, overtaken, totals(0))
-        assert await handled(shop) == ["load", "claim", "load", "claim", "save"]
-        assert shop.provider.asked == [PAID, PAID, POST]
-        one_each(shop)
-
-
-async def test_each_page_of_a_list_takes_a_permit_of_its_own(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis) as shop:
-        await in_doubt(shop)
-        anew(shop)
-        pages = [refund_payload(id=f"re_{number}", metadata={}) for number in range(3)]
-        shop.provider.will(
-            LIST,
-            *(says(200, {"data": [page], "has_more": page is not pages[-1]}) for page in pages),
-        )
-        await handled(shop)
-        assert shop.provider.asked == [LIST] * 3
-        one_each(shop)
-
-
-async def test_each_other_refund_that_is_read_again_takes_a_permit_of_its_own(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, TOTALS) as shop:
-        shop.provider.will(PAID, totals(0))
-        for number in range(2, 4):
-            mine = {"refund_id": f"r{number}", "refund_generation": "1"}
-            await shop.accept(f"r{number}")
-            shop.provider.will(POST, says(200, refund_payload(id=f"re_{number}", metadata=mine)))
-            shop.provider.will(
-                f"GET /v1/refunds/re_{number}", says(200, refund_payload(id=f"re_{number}"))
-            )
-            await shop.handle(f"r{number}")
-        await in_doubt(shop)
-        anew(shop)
-        await handled(shop)
-        assert sorted(shop.provider.asked) == [
-            "GET /v1/payment_intents/" + PAYMENT,
-            *(f"GET /v1/refunds/re_{n}" for n in (2, 3)),
-        ]
-        one_each(shop)
-
-
-async def test_read_that_waits_for_a_permit_is_given_back_by_a_worker_that_is_told_to_end(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, TOTALS) as shop:
-        await shop.accept()
-
-        async def limited(_: httpx.Request) -> httpx.Response:
-            # Another worker has met a 429 meanwhile.
-            await shop.store.run(scripts.block_gate(HOUR))
-            shop.gate.learn(HOUR)
-            return totals(0)
-
-        shop.provider.will(PAID, limited)
-        message = asyncio.create_task(shop.service.process([ID], Lane.SINGLE, seconds=30))
-        await until(lambda: shop.gate.passed == [WAITED, WENT_ON])
-        shop.service.stop()
-        assert list(map(str, await asyncio.wait_for(message, 5))) == [
-            "given back (worker stopping)"
-        ]
-        assert (shop.provider.asked, (await shop.stored()).stage) == ([PAID], Stage.QUEUED)
-
-
-# Everything in its lane
-
-
-async def test_refund_goes_through_the_gate_in_its_own_lane(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis) as shop:
-        await shop.accept(lane=Lane.BULK)
-        shop.provider.will(POST, says())
-        await shop.handle(lane=Lane.BULK)
-        assert shop.gate.passed == ["waited as refunds.bulk"]
 
 
 async def test_poll_costs_a_refused_claim_and_a_save(async_redis: redis.asyncio.Redis) -> None:
@@ -345,7 +160,7 @@ async def test_doubt_of_which_nothing_may_be_read_back_costs_a_refused_claim_and
     async_redis: redis.asyncio.Redis,
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
-        await in_doubt(shop)
+        await long_in_doubt(shop)
         async with opened(async_redis, BLIND) as blind:
             blind.store.now = shop.now
             assert await handled(blind) == ["claim", "save"]
@@ -376,7 +191,7 @@ async def test_claim_for_a_replay_says_how_long_the_window_is(
     async_redis: redis.asyncio.Redis,
 ) -> None:
     async with opened(async_redis, TRUST) as shop:
-        await in_doubt(shop)
+        await long_in_doubt(shop)
         await handled(shop)
         window = TRUST.key_window - TRUST.request_timeout - 3 * SECOND
         assert shop.store.handed["claim"][6] == window // MILLISECOND
@@ -493,7 +308,7 @@ async def test_proof_that_was_read_is_saved_however_often_redis_is_away(
 ) -> None:
     async with opened(async_redis, rules) as shop:
         if reading == LIST:
-            await in_doubt(shop)
+            await long_in_doubt(shop)
             shop.provider.will(LIST, listing(refund_payload()))
         else:
             await shop.accept()
@@ -510,7 +325,7 @@ async def test_look_that_proves_nothing_is_not_worth_waiting_for_redis(
     async_redis: redis.asyncio.Redis, log: list[Any]
 ) -> None:
     async with opened(async_redis) as shop:
-        await in_doubt(shop)
+        await long_in_doubt(shop)
         shop.provider.will(LIST, listing())
         shop.provider.will(PAID, totals(0))
         shop.store.failing = ["save"]

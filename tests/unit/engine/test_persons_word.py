@@ -4,13 +4,11 @@ shows.
 
 from __future__ import annotations
 
-from typing import Any
-
-import httpx
 import pytest
 import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, VERIFY, refund_payload
+from tests.unit.engine.deciding import bring_to_review, decided, look, posts, sources
 from tests.unit.engine.shop import (
     BY_ID,
     LIST,
@@ -25,100 +23,7 @@ from tests.unit.engine.shop import (
     totals,
 )
 from worker.model.refund import Refund, Stage, Status
-from worker.model.steps import Step
 from worker.rules import attempts, decisions
-from worker.rules.attempts import Rules
-from worker.store import scripts
-
-NOT_OURS: dict[str, Any] = {"payment_intent": None, "metadata": None}
-
-
-async def decided(shop: Shop, step: Step) -> None:
-    """Save what a person has decided."""
-    saved = await shop.store.run(scripts.save(await shop.stored(), step, {"note": "so"}))
-    assert saved.result == "saved"
-
-
-async def bring_to_review(shop: Shop, **changes: Any) -> Refund:
-    """A refund whose reply was cut, and that waits for a person long after."""
-    await shop.accept()
-    shop.provider.will(POST, httpx.ReadError("reset"), says())
-    if shop.rules.wants_baseline:
-        shop.provider.will(PAID, totals(0))
-    await shop.handle()
-    refund = await shop.stored()
-    if refund.stage is not Stage.REVIEW:
-        await decided(shop, attempts.to_review(changes, "inconclusive", "it cannot be told"))
-    shop.pass_time(HOUR)
-    return await shop.stored()
-
-
-async def look(shop: Shop, times: int = 1) -> Refund:
-    """Let a worker look so many times, each when it is due."""
-    for _ in range(times):
-        refund = await shop.stored()
-        if (
-            refund.next_check_at is not None
-            and refund.next_check_at > shop.now
-            and refund.stage is not Stage.REVIEW
-        ):
-            shop.pass_time(refund.next_check_at - shop.now)
-        await shop.handle()
-    return await shop.stored()
-
-
-def posts(shop: Shop) -> int:
-    return shop.provider.asked.count(POST)
-
-
-async def sources(shop: Shop) -> list[tuple[str, str | None, str | None]]:
-    """Label, source and person of every move."""
-    return [
-        (entry["label"], entry.get("source"), entry.get("by")) for entry in await shop.history()
-    ]
-
-
-async def test_a_refund_that_a_person_gave_up_is_succeeded_where_the_provider_shows_it(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis) as shop:
-        refund = await bring_to_review(shop)
-        await decided(shop, decisions.resolve_failed(refund, "paid_in_cash", by="ann"))
-        shop.provider.will(LIST, listing(refund_payload()))
-        refund = await look(shop)
-        assert (refund.status, refund.provider_refund_id, refund.evidence) == (
-            Status.SUCCEEDED,
-            "re_1",
-            "list",
-        )
-        assert (await sources(shop))[-2:] == [
-            ("operator_says_failed", "operator", "ann"),
-            ("succeeded", "list", None),
-        ]
-        assert posts(shop) == 1
-
-
-async def test_a_refund_that_a_person_gave_up_is_failed_once_it_is_proven_absent(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis) as shop:
-        refund = await bring_to_review(shop)
-        await decided(shop, decisions.resolve_failed(refund, "paid_in_cash", by="ann"))
-        shop.provider.will(LIST, listing())
-        shop.provider.will(PAID, totals(0))
-        assert (await look(shop)).stage is Stage.IN_DOUBT
-        refund = await look(shop)
-        assert (refund.stage, refund.status, refund.error_code) == (
-            Stage.SETTLED,
-            Status.FAILED,
-            "paid_in_cash",
-        )
-        assert (refund.evidence, refund.retriable, refund.operator_by) == ("list", "no", None)
-        assert (await sources(shop))[-2:] == [
-            ("absent", "list", None),
-            ("operator_says_failed", "list", "ann"),
-        ]
-        assert posts(shop) == 1
 
 
 @pytest.mark.parametrize("word", ["failed", "absent"])
@@ -396,87 +301,6 @@ async def test_a_refused_key_is_no_reason_to_take_a_word(async_redis: redis.asyn
         await decided(shop, decisions.resolve_failed(refund, "gone", unverified=True))
         shop.provider.will(LIST, error(401, "bad_key"))
         assert (await look(shop, 5)).stage is Stage.IN_DOUBT
-
-
-NAMED = Rules(idempotency="verify", readback="none")
-
-
-async def named(shop: Shop, payload: dict[str, Any], *, unverified: bool = False) -> Refund:
-    """Let a person name the provider's refund, and a worker read it."""
-    refund = await bring_to_review(shop)
-    step = decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann", unverified=unverified)
-    await decided(shop, step)
-    shop.provider.will(BY_ID, says(200, payload))
-    return await look(shop)
-
-
-async def test_a_refund_that_a_person_named_is_known_by_its_own_words_or_by_the_persons(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, NAMED) as shop:
-        refund = await named(shop, refund_payload())
-        assert (refund.status, refund.evidence) == (Status.SUCCEEDED, "lookup")
-        assert (await sources(shop))[-1] == ("succeeded", "lookup", None)
-
-
-async def test_a_named_refund_that_does_not_name_us_rests_on_the_persons_word(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, NAMED) as shop:
-        refund = await named(shop, refund_payload(status="pending", **NOT_OURS))
-        assert (refund.stage, refund.evidence, refund.operator_says) == (
-            Stage.PROCESSING,
-            "operator",
-            None,
-        )
-        shop.provider.will(BY_ID, says(200, refund_payload(**NOT_OURS)))
-        refund = await look(shop)
-        assert (refund.status, refund.evidence) == (Status.SUCCEEDED, "operator")
-        assert (await sources(shop))[-1] == ("succeeded", "operator", "ann")
-
-
-@pytest.mark.parametrize("differs", [{"amount": 700}, {"currency": "eur"}])
-async def test_a_named_refund_of_another_amount_or_currency_is_ours_only_where_the_person_insists(
-    async_redis: redis.asyncio.Redis, differs: dict[str, Any]
-) -> None:
-    async with opened(async_redis, NAMED) as shop:
-        shown = refund_payload(**differs)
-        refund = await named(shop, shown | {"currency": "usd"} if "amount" in differs else shown)
-        if "currency" in differs:
-            # Nobody stated a currency, so none contradicts.
-            assert refund.status is Status.SUCCEEDED
-            return
-        assert (refund.stage, refund.error_code, refund.provider_refund_id) == (
-            Stage.REVIEW,
-            "contradictory_reply",
-            None,
-        )
-        step = decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann", unverified=True)
-        await decided(shop, step)
-        refund = await look(shop)
-        assert (refund.status, refund.amount, refund.currency) == (Status.SUCCEEDED, 700, "usd")
-        assert (refund.evidence, (await sources(shop))[-1]) == (
-            "operator",
-            ("succeeded", "operator", "ann"),
-        )
-
-
-@pytest.mark.parametrize(
-    "differs",
-    [
-        {"payment_intent": "pi_other"},
-        {"id": "re_2"},
-        {"status": "odd"},
-        {"object": "charge"},
-        {"amount": 0},
-    ],
-)
-async def test_what_cannot_be_ours_stays_with_the_person_whatever_is_insisted_on(
-    async_redis: redis.asyncio.Redis, differs: dict[str, Any]
-) -> None:
-    async with opened(async_redis, NAMED) as shop:
-        refund = await named(shop, refund_payload(**differs), unverified=True)
-        assert refund.stage is Stage.REVIEW
 
 
 async def test_a_key_that_stood_for_other_contents_is_a_doubt(

@@ -11,68 +11,19 @@ import pytest
 import redis.asyncio
 
 from tests.factories import NOW, SECOND, a_refund, a_request, found
+from tests.unit.engine.desk import Desk, named
+from tests.unit.engine.shop import ID
 from worker.engine import endings
-from worker.engine.recorder import SAVE_SECONDS, STOPPING_SAVE_SECONDS, Recorder
+from worker.engine.recorder import SAVE_SECONDS, STOPPING_SAVE_SECONDS
 from worker.errors import IllegalMove, NotStorable, StoreUnavailable
-from worker.model.refund import Lane, Refund, Stage, Status
+from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
-from worker.rules import attempts, decisions
+from worker.rules import attempts
 from worker.store import scripts
-from worker.store.async_store import AsyncStore
 
-ID = "order-1001-1"
 WAITING = Step(
     to=Stage.WAITING, status=Status.PENDING, label="not_sent", delay=timedelta(minutes=1)
 )
-
-
-class Flaky(AsyncStore):
-    """Records that cannot be reached so many times, a clock that each try moves."""
-
-    away = 0
-    tries = 0
-    seconds = 0.0
-
-    async def run(self, command: Any) -> Any:
-        if command.script is scripts.SAVE:
-            self.tries += 1
-            if self.tries <= self.away:
-                raise StoreUnavailable("redis is away")
-        return await super().run(command)
-
-
-class Desk:
-    """A recorder over records of its own, with what it asked to be looked at again."""
-
-    def __init__(self, client: redis.asyncio.Redis) -> None:
-        self.store = Flaky(client, durable=False)
-        self.store.now = NOW
-        self.again: list[Any] = []
-        self.seconds = 0.0
-        self.recorder = Recorder(
-            self.store,
-            clock=lambda: self.seconds,
-            handle_again=lambda *facts: self.again.append(facts),
-        )
-
-    async def claimed(self, refund_id: str = ID, **fields: Any) -> Refund:
-        await self.store.run(scripts.create(a_request(refund_id, **fields), Lane.BULK))
-        claim = await self.store.run(
-            scripts.claim(refund_id, "send", token=refund_id, lease=45 * SECOND)
-        )
-        refund: Refund | None = claim.refund
-        assert refund is not None
-        return refund
-
-    async def stored(self, refund_id: str = ID) -> Refund:
-        refund: Refund | None = (await self.store.run(scripts.load(refund_id))).refund
-        assert refund is not None
-        return refund
-
-
-@pytest.fixture
-def desk(async_redis: redis.asyncio.Redis) -> Desk:
-    return Desk(async_redis)
 
 
 @pytest.fixture
@@ -88,10 +39,6 @@ def slept(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(asyncio, "sleep", passed)
     return pauses
-
-
-def named(log: list[Any], event: str) -> list[Any]:
-    return [line for line in log if line["event"] == event]
 
 
 # How long
@@ -376,133 +323,3 @@ async def test_settled_refund_is_not_looked_at_again(desk: Desk) -> None:
     step = Step(to=Stage.SETTLED, status=Status.FAILED, label="x", delay=timedelta(0))
     await desk.recorder.save(refund, step, {})
     assert desk.again == []
-
-
-# A provider's refund that belongs to another
-
-
-async def owned_elsewhere(desk: Desk) -> None:
-    """Let another refund own `re_1`."""
-    other = await desk.claimed("b")
-    await desk.recorder.save(other, attempts.done(other, found(), "reply", NOW), {})
-
-
-async def test_reply_with_a_refund_that_belongs_to_another_record_saves_nothing_and_alarms(
-    desk: Desk, log: list[Any]
-) -> None:
-    await owned_elsewhere(desk)
-    refund = await desk.claimed()
-    saved, _ = await desk.recorder.save(refund, attempts.done(refund, found(), "reply", NOW), {})
-    assert (saved.result, saved.other) == ("owned", "b")
-    # What the attempt leads to is for its own rules: it may have happened.
-    assert await desk.stored() == refund
-    (line,) = named(log, "provider_refund_claimed_twice")
-    assert (line["refund_id"], line["owner"]) == (ID, "b")
-
-
-async def test_doubt_whose_proof_belongs_to_another_record_leads_to_a_person(
-    desk: Desk, log: list[Any]
-) -> None:
-    await owned_elsewhere(desk)
-    refund = await doubtful(desk)
-    _, ending = await desk.recorder.save(refund, attempts.done(refund, found(), "list", NOW), {})
-    assert str(ending) == "in review (owned_elsewhere)"
-    stored = await desk.stored()
-    assert (stored.stage, stored.error_code, stored.doubt_since) == (
-        Stage.REVIEW,
-        "owned_elsewhere",
-        NOW - SECOND,
-    )
-    assert stored.error_message is not None
-    assert "re_1" in stored.error_message
-    assert "refund b" in stored.error_message
-    assert named(log, "refund_needs_attention") != []
-
-
-async def doubtful(desk: Desk) -> Refund:
-    refund = await desk.claimed()
-    doubted = Step(
-        to=Stage.IN_DOUBT,
-        status=Status.PENDING,
-        label="x",
-        changes={"doubt_since": NOW - SECOND},
-        delay=timedelta(minutes=1),
-    )
-    await desk.recorder.save(refund, doubted, {})
-    return await desk.stored()
-
-
-async def test_pending_refund_whose_proof_belongs_to_another_is_handed_to_a_person(
-    desk: Desk,
-) -> None:
-    await owned_elsewhere(desk)
-    refund = await desk.claimed()
-    await desk.recorder.save(
-        refund, attempts.done(refund, found(id="re_9", status="pending"), "reply", NOW), {}
-    )
-    pending = await desk.stored()
-    assert pending.stage is Stage.PROCESSING
-    named = Step(
-        to=Stage.PROCESSING,
-        status=Status.PENDING,
-        label="pending",
-        changes={"provider_refund_id": "re_1"},
-        delay=timedelta(minutes=1),
-        quiet=True,
-    )
-    saved, ending = await desk.recorder.save(pending, named, {})
-    assert (saved.result, str(ending)) == ("owned", "in review (owned_elsewhere)")
-    stored = await desk.stored()
-    assert (stored.stage, stored.doubt_since) == (Stage.REVIEW, pending.updated_at)
-    # The id that the provider gave for this refund is kept.
-    assert (stored.provider_refund_id, stored.processing_since) == ("re_9", NOW)
-
-
-async def test_refund_of_another_record_that_a_person_named_is_not_kept(
-    desk: Desk, async_redis: redis.asyncio.Redis
-) -> None:
-    await owned_elsewhere(desk)
-    await async_redis.persist("refunds:owner:re_1")
-    await doubtful(desk)
-    word: dict[Any, Any] = {
-        "provider_refund_id": "re_1",
-        "operator_says": "failed",
-        "operator_unverified": "1",
-        "operator_code": "x",
-    }
-    await async_redis.hset(f"refunds:refund:{ID}", mapping=word)
-    named = await desk.stored()
-    await desk.recorder.save(named, attempts.done(named, found(), "lookup", NOW), {})
-    ended = await desk.stored()
-    assert (ended.status, ended.provider_refund_id) == (Status.FAILED, None)
-    # The other's key is the other's to end.
-    assert await async_redis.get("refunds:owner:re_1") == "b"
-    assert await async_redis.ttl("refunds:owner:re_1") == -1
-
-
-async def test_named_refund_that_is_anothers_leaves_neither_its_id_nor_its_age_behind(
-    desk: Desk,
-) -> None:
-    doubted = await doubtful(desk)
-    await desk.recorder.save(doubted, attempts.to_review({}, "x", "y"), {})
-    reviewed = await desk.stored()
-    await desk.recorder.save(reviewed, decisions.resolve_succeeded(reviewed, "re_1", NOW), {})
-    named = await desk.stored()
-    assert (named.provider_refund_id, named.processing_since) == ("re_1", NOW)
-    await owned_elsewhere(desk)
-    await desk.recorder.save(named, attempts.done(named, found(), "operator", NOW), {})
-    stored = await desk.stored()
-    assert (stored.stage, stored.provider_refund_id, stored.processing_since) == (
-        Stage.REVIEW,
-        None,
-        None,
-    )
-
-
-async def test_refund_in_review_stays_there_where_its_proof_belongs_to_another(desk: Desk) -> None:
-    await owned_elsewhere(desk)
-    refund = await desk.claimed()
-    await desk.recorder.save(refund, attempts.to_review({}, "x", "y"), {})
-    before = await desk.stored()
-    await desk.recorder.save(before, attempts.done(before, found(), "reply", NOW), {})
-    assert await desk.stored() == before

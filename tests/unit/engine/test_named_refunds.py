@@ -1,0 +1,97 @@
+"""A refund that a person named at the provider is read by its id before it counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from tests.factories import refund_payload
+from tests.unit.engine.deciding import bring_to_review, decided, look, sources
+from tests.unit.engine.shop import BY_ID, Shop, opened, says
+from worker.model.refund import Refund, Stage, Status
+from worker.rules import decisions
+from worker.rules.attempts import Rules
+
+NOT_OURS: dict[str, Any] = {"payment_intent": None, "metadata": None}
+
+NAMED = Rules(idempotency="verify", readback="none")
+
+
+async def named(shop: Shop, payload: dict[str, Any], *, unverified: bool = False) -> Refund:
+    """Let a person name the provider's refund, and a worker read it."""
+    refund = await bring_to_review(shop)
+    step = decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann", unverified=unverified)
+    await decided(shop, step)
+    shop.provider.will(BY_ID, says(200, payload))
+    return await look(shop)
+
+
+async def test_a_refund_that_a_person_named_is_known_by_its_own_words_or_by_the_persons(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        refund = await named(shop, refund_payload())
+        assert (refund.status, refund.evidence) == (Status.SUCCEEDED, "lookup")
+        assert (await sources(shop))[-1] == ("succeeded", "lookup", None)
+
+
+async def test_a_named_refund_that_does_not_name_us_rests_on_the_persons_word(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        refund = await named(shop, refund_payload(status="pending", **NOT_OURS))
+        assert (refund.stage, refund.evidence, refund.operator_says) == (
+            Stage.PROCESSING,
+            "operator",
+            None,
+        )
+        shop.provider.will(BY_ID, says(200, refund_payload(**NOT_OURS)))
+        refund = await look(shop)
+        assert (refund.status, refund.evidence) == (Status.SUCCEEDED, "operator")
+        assert (await sources(shop))[-1] == ("succeeded", "operator", "ann")
+
+
+@pytest.mark.parametrize("differs", [{"amount": 700}, {"currency": "eur"}])
+async def test_a_named_refund_of_another_amount_or_currency_is_ours_only_where_the_person_insists(
+    async_redis: redis.asyncio.Redis, differs: dict[str, Any]
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        shown = refund_payload(**differs)
+        refund = await named(shop, shown | {"currency": "usd"} if "amount" in differs else shown)
+        if "currency" in differs:
+            # Nobody stated a currency, so none contradicts.
+            assert refund.status is Status.SUCCEEDED
+            return
+        assert (refund.stage, refund.error_code, refund.provider_refund_id) == (
+            Stage.REVIEW,
+            "contradictory_reply",
+            None,
+        )
+        step = decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann", unverified=True)
+        await decided(shop, step)
+        refund = await look(shop)
+        assert (refund.status, refund.amount, refund.currency) == (Status.SUCCEEDED, 700, "usd")
+        assert (refund.evidence, (await sources(shop))[-1]) == (
+            "operator",
+            ("succeeded", "operator", "ann"),
+        )
+
+
+@pytest.mark.parametrize(
+    "differs",
+    [
+        {"payment_intent": "pi_other"},
+        {"id": "re_2"},
+        {"status": "odd"},
+        {"object": "charge"},
+        {"amount": 0},
+    ],
+)
+async def test_what_cannot_be_ours_stays_with_the_person_whatever_is_insisted_on(
+    async_redis: redis.asyncio.Redis, differs: dict[str, Any]
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        refund = await named(shop, refund_payload(**differs), unverified=True)
+        assert refund.stage is Stage.REVIEW
