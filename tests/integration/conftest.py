@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.support.installation import Installation
 from worker.sandbox.config import SandboxConfig
@@ -33,3 +34,10 @@ def installation(
         finally:
             for worker in made.workers:
                 worker.stop()
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of the server, which reads texts."""
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -32,6 +33,12 @@ def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -
         if time.monotonic() > end:
             pytest.fail(f"waited {seconds} s in vain until {what}")
         time.sleep(0.02)
+
+
+def calls(server: redis.Redis, command: str) -> int:
+    """Return how often a server has run a command."""
+    stats: Any = server.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
 @dataclass
