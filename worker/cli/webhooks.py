@@ -126,7 +126,7 @@ def _writable(settings: Settings) -> Path:
             "REFUNDS_SECRETS_DIR is not set, so --write has no folder: set it, or leave out --write"
         )
     file = settings.secrets_dir / SECRET_FILE
-    if _VARIABLE in os.environ:
+    if os.environ.get(_VARIABLE):
         raise SettingsError(
             f"{_VARIABLE} is set and hides the file {file}: unset it, or leave out --write"
         )

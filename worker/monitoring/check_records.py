@@ -72,6 +72,20 @@ def under_way(settings: Settings, store: Store) -> Iterator[Check]:
         yield warn(
             "messages", f"invalid messages that were rejected: {rejected}", "refunds rejected list"
         )
+    yield _webhooks(settings, store)
+
+
+def _webhooks(settings: Settings, store: Store) -> Check:
+    """Return whether webhooks are on. They are an offer, so without them nothing is wrong."""
+    if known := flags.webhook_endpoints(store):
+        return ok("webhooks", f"on: registered for {', '.join(known)}")
+    if settings.webhook_keys:
+        return ok("webhooks", "on: a secret is set, and no endpoint was registered from here")
+    return ok(
+        "webhooks",
+        "off: with them, a refund in doubt that the provider does not list needs no person (see"
+        " ops/docs/webhooks.md)",
+    )
 
 
 def _pinned(settings: Settings, state: flags.Switches) -> Check:

@@ -14,7 +14,7 @@ import redis
 from tests.support.cli_runner import Cli, Records
 from tests.unit.monitoring.examining import examined
 from worker.store import scripts
-from worker.store.flags import key_print
+from worker.store.flags import keep_webhook_endpoint, key_print
 
 HOUR_MS = 3_600_000
 
@@ -208,3 +208,13 @@ def test_refunds_that_the_provider_contradicts_are_told_of(
         "records that contradict the provider: 1",
         "refunds review list",
     )
+
+
+def test_it_says_whether_webhooks_are_on(doctor: Cli, records: Records) -> None:
+    state, text, _ = examined(doctor).of("webhooks")
+    assert (state, text.startswith("off: ")) == ("ok", True)
+    text = examined(doctor, REFUNDS_WEBHOOK_SECRETS="planted-secret-4711").of("webhooks")[1]
+    assert text == "on: a secret is set, and no endpoint was registered from here"
+    keep_webhook_endpoint(records.store, "https://refunds.example.com/", "we_1")
+    text = examined(doctor).of("webhooks")[1]
+    assert text == "on: registered for https://refunds.example.com/"
