@@ -77,6 +77,9 @@ COMMANDS: Final[dict[str, Entry]] = {
     "review": Entry(
         "worker.cli.review", "review", "Show and resolve the refunds that need review."
     ),
+    "watch": Entry(
+        "worker.cli.watch", "watch", "Show how settled refunds are read again for reversals."
+    ),
     "rejected": Entry(
         "worker.cli.rejected", "rejected", "Show and drop messages that could not be understood."
     ),

@@ -60,13 +60,16 @@ def matching(
     stage: Stage | None = None,
     batch: str | None = None,
     payment_intent: str | None = None,
+    reversed_only: bool = False,
 ) -> Iterator[Refund]:
     """Yield the refunds that match, page by page.
 
     Each is checked by its record, which may be newer than the index.
     """
     ids = iter(
-        candidates(
+        store.ids_reversed()
+        if reversed_only
+        else candidates(
             store, buckets=buckets_of(status, stage), batch=batch, payment_intent=payment_intent
         )
     )
@@ -78,6 +81,7 @@ def matching(
                 and stage in {None, refund.stage}
                 and batch in {None, refund.batch_id}
                 and payment_intent in {None, refund.payment_intent}
+                and not (reversed_only and refund.reversed_at is None)
             ):
                 yield refund
 
@@ -89,6 +93,7 @@ Examples:
   refunds list --status pending
   refunds list --stage review
   refunds list --payment-intent pi_3NfK2x --json
+  refunds list --reversed
   refunds list --status failed --limit 0 --json | jq -r .refund_id""",
 )
 @click.option(
@@ -104,6 +109,12 @@ Examples:
 @click.option("--batch", metavar="ID", help="Only refunds that this batch created.")
 @click.option("--payment-intent", metavar="PI", help="Only refunds on this payment.")
 @click.option(
+    "--reversed",
+    "reversed_only",
+    is_flag=True,
+    help="Only refunds that succeeded and failed later, latest first.",
+)
+@click.option(
     "--limit",
     type=Whole(min=0),
     default=100,
@@ -118,6 +129,7 @@ def list_refunds(
     stage: str | None,
     batch: str | None,
     payment_intent: str | None,
+    reversed_only: bool,
     limit: int,
     as_json: bool,
 ) -> int:
@@ -132,6 +144,7 @@ def list_refunds(
             stage=Stage(stage) if stage else None,
             batch=batch,
             payment_intent=payment_intent,
+            reversed_only=reversed_only,
         )
         shown = _write(islice(found, limit or None), as_json=as_json)
         if batch is not None and not shown:

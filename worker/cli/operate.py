@@ -274,9 +274,14 @@ def metrics(*, host: str, port: int) -> int:
 
     with opened() as refunds:
         try:
-            deep = refunds.settings.backlog_warning
             serve(
-                refunds.store, refunds.celery, host=host, port=port, backlog_warning=deep, say=note
+                refunds.store,
+                refunds.celery,
+                host=host,
+                port=port,
+                backlog_warning=refunds.settings.backlog_warning,
+                rungs=refunds.settings.watch_rungs,
+                say=note,
             )
         except OSError as error:
             raise click.ClickException(

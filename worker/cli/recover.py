@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import click
 
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
 from worker.cli.session import note, opened, operator
+from worker.cli.values import checked_moment
 from worker.cli.words import counted, verb
-from worker.errors import FieldError, InvalidRequest
-from worker.model.request import shown
 from worker.model.times import rfc3339
 from worker.ranges import Whole
 from worker.store.recovery import recover as recover_records
-
-
-def _moment(text: str) -> datetime:
-    """Return the typed RFC 3339 time, and print how it was read. Raises `InvalidRequest`."""
-    try:
-        typed = datetime.fromisoformat(text)
-        moment = typed.replace(tzinfo=UTC) if typed.tzinfo is None else typed.astimezone(UTC)
-    except (ValueError, OverflowError):
-        rule = "must be a time such as 2026-01-31T09:00:00Z"
-        raise InvalidRequest(
-            [FieldError(field="since", code="since", value=shown(text), rule=rule)]
-        ) from None
-    if moment > datetime.now(UTC):
-        rule = "must be in the past: give the time at which the restored snapshot was taken"
-        raise InvalidRequest(
-            [FieldError(field="since", code="since", value=shown(text), rule=rule)]
-        )
-    # In a wrong time zone the time could be hours late, and refunds sent in those hours would not
-    # be put in doubt.
-    zone = "" if typed.tzinfo else " (no time zone was given: UTC is assumed)"
-    note(f"since {rfc3339(moment)}{zone}")
-    return moment
 
 
 def _agreed(address: str) -> bool:
@@ -95,7 +72,11 @@ def recover(*, since: str, resubmitted_for: int, yes: bool, as_json: bool) -> in
     in doubt is looked for at the provider before anything is sent. With REFUNDS_READBACK=totals or
     none most of them need review, because there is no earlier reading to compare with.
     """
-    moment = _moment(since)
+    # In a wrong time zone the time could be hours late, and refunds sent in those hours would not
+    # be put in doubt. So it is shown as it was read.
+    moment = checked_moment(
+        since, "must be in the past: give the time at which the restored snapshot was taken"
+    )
     with opened() as refunds:
         if not yes and not _agreed(refunds.store.address):
             note("nothing was changed")

@@ -184,7 +184,21 @@ def block(refund: Refund, entries: reasons.Entries = ()) -> Table:
         ("reason", refund.reason),
         ("metadata", _metadata(refund)),
         ("provider", provider),
+        (
+            "possibly",
+            (
+                f"{refund.possible_refund_id}, which agrees and names no refund of yours"
+                if refund.possible_refund_id
+                else None
+            ),
+        ),
         ("evidence", refund.evidence),
+        (
+            "reversed",
+            f"seen {moment(refund.reversed_at)}, after it had succeeded"
+            if refund.reversed_at
+            else None,
+        ),
         (
             "contradicted",
             (
@@ -239,6 +253,10 @@ def listing(refunds: Sequence[Refund]) -> Table:
         result = refund.error_code if refund.error_code is not None else refund.provider_refund_id
         if refund.stage is Stage.REVIEW and refund.error_code is not None:
             result = f"after {refund.error_code}"
+        if refund.reversed_at is not None:
+            result = f"reversed: {result}"
+        if refund.stage is Stage.REVIEW and refund.possible_refund_id is not None:
+            result = f"possibly {refund.possible_refund_id}"
         if refund.contradicted_by is not None:
             result = f"contradicted by {refund.contradicted_by}"
         table.add_row(

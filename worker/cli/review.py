@@ -135,12 +135,19 @@ def show(*, refund_id: str, as_json: bool) -> int:
         render.put(
             render.heading("\nwhat you can decide"),
             render.facts(resolutions(refund).items()),
-            f"\n  refunds review resolve {shlex.quote(refund.refund_id)} … --note 'how you know'",
+            f"\n  refunds review resolve {shlex.quote(refund.refund_id)} {_choice(refund)} --note"
+            " 'how you know'",
         )
     else:
         note(f"refund {refund_id} is {refund.stage}, not in review: there is nothing to decide")
     note(f"see every move with 'refunds status {refund_id} --history'")
     return DONE
+
+
+def _choice(refund: Refund) -> str:
+    """Return the decision to be typed; a possible provider refund is filled in."""
+    possible = refund.possible_refund_id
+    return "…" if possible is None else f"--succeeded {shlex.quote(possible)}"
 
 
 def _lines(rows: list[tuple[int | None, str]], otherwise: str) -> RenderableType:
@@ -180,6 +187,7 @@ def evidence(refund: Refund, entries: reasons.Entries) -> dict[str, Any]:
         "metadata": {"refund_id": refund.refund_id, "refund_generation": str(refund.generation)},
         **{name: None if value is None else rfc3339(value) for name, value in times.items()},
         "earlier_doubts": reasons.earlier_doubts(entries),
+        "possible_refund_id": refund.possible_refund_id,
         "attempts": refund.attempts,
         "attempts_with_an_answer": reasons.answered(entries),
         "lapsed_leases": reasons.lapsed(entries),

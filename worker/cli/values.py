@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Final
 
+from worker.cli.session import note
 from worker.errors import FieldError, InvalidRequest
 from worker.model.redaction import without_secrets
 from worker.model.request import MAX_AMOUNT, RefundRequest, is_provider_id, shown
+from worker.model.times import rfc3339
 
 MAX_NOTE: Final = 500
 _AMOUNT: Final = re.compile(r"[0-9]{1,13}")
@@ -105,3 +108,25 @@ def checked_code(text: str) -> str:
     raise InvalidRequest(
         [FieldError(field="code", code="error_code", value=shown(text), rule=rule)]
     )
+
+
+def checked_moment(text: str, past: str) -> datetime:
+    """Return a typed RFC 3339 time in the past, and print how it was read.
+
+    `past` is the rule that a time in the future breaks. Raises `InvalidRequest`.
+    """
+    try:
+        typed = datetime.fromisoformat(text)
+        moment = typed.replace(tzinfo=UTC) if typed.tzinfo is None else typed.astimezone(UTC)
+    except (ValueError, OverflowError):
+        rule = "must be a time such as 2026-01-31T09:00:00Z"
+        raise InvalidRequest(
+            [FieldError(field="since", code="since", value=shown(text), rule=rule)]
+        ) from None
+    if moment > datetime.now(UTC):
+        raise InvalidRequest(
+            [FieldError(field="since", code="since", value=shown(text), rule=past)]
+        )
+    zone = "" if typed.tzinfo else " (no time zone was given: UTC is assumed)"
+    note(f"since {rfc3339(moment)}{zone}")
+    return moment

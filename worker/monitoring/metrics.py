@@ -8,8 +8,9 @@ id; every label's values come from a bounded set.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import accumulate
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from worker.errors import StoreUnavailable
 from worker.model.answers import TryVerdict
 from worker.model.currencies import KNOWN as CURRENCIES
 from worker.model.refund import Lane, Stage, Status
+from worker.model.times import from_ms
 from worker.monitoring.snapshot import (
     _SETTLED,
     _UNSETTLED,
@@ -35,12 +37,12 @@ from worker.monitoring.snapshot import (
     Snapshot,
     snapshot,
 )
+from worker.monitoring.watch_metrics import UNKNOWN, watch_metrics
 from worker.rules.codes import OTHER, counted
 from worker.store.counters import BOUNDS, INFINITE, WEBHOOK_RESULTS
 from worker.store.store import Store
+from worker.store.watch_state import read_watch
 
-UNKNOWN: Final = "unknown"
-"""The label of amounts whose currency was neither stated nor shown."""
 _MICROS: Final = 1_000_000
 _ALL_LANES: Final = "all"
 _BROKER_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
@@ -51,13 +53,20 @@ class RefundsCollector(Collector):
 
     With `app` the depth of the queues too.
 
-    `backlog_warning` is exported as a metric, so that the alert can compare with it.
+    `backlog_warning` is exported as a metric, so that the alert can compare with it. `rungs` are
+    those of the watch of settled refunds.
     """
 
     def __init__(
-        self, store: Store, app: Celery | None = None, *, backlog_warning: int | None = None
+        self,
+        store: Store,
+        app: Celery | None = None,
+        *,
+        backlog_warning: int | None = None,
+        rungs: Sequence[timedelta] = (),
     ) -> None:
         self._store = store
+        self._rungs = rungs
         self._app = app
         self._backlog_warning = backlog_warning
 
@@ -68,6 +77,7 @@ class RefundsCollector(Collector):
         )
         try:
             seen = snapshot(self._store)
+            watch = read_watch(self._store, self._rungs, from_ms(seen.now_ms))
         except StoreUnavailable:
             up.add_metric([], 0)
             yield up
@@ -77,6 +87,8 @@ class RefundsCollector(Collector):
         yield from _money(seen)
         yield from _flow(seen)
         yield from _provider(seen)
+        shown = {currency for _, currency in _currencies(seen.counters, "amount")}
+        yield from watch_metrics(watch, seen.counters, shown)
         yield from _switches(seen)
         yield from _webhooks(seen)
         yield from _server(seen.info)
@@ -342,19 +354,30 @@ def _counter(name: str, sentence: str, value: float) -> Metric:
 
 
 def registry_of(
-    store: Store, app: Celery | None = None, *, backlog_warning: int | None = None
+    store: Store,
+    app: Celery | None = None,
+    *,
+    backlog_warning: int | None = None,
+    rungs: Sequence[timedelta] = (),
 ) -> CollectorRegistry:
     """Return a registry with this installation's metrics, without those of the serving process."""
     registry = CollectorRegistry(auto_describe=False)
     # Describing the metrics would read Redis too, and an unavailable server must not stop this from
     # starting.
-    registry.register(RefundsCollector(store, app, backlog_warning=backlog_warning))
+    registry.register(RefundsCollector(store, app, backlog_warning=backlog_warning, rungs=rungs))
     return registry
 
 
-def render(store: Store, app: Celery | None = None, *, backlog_warning: int | None = None) -> str:
+def render(
+    store: Store,
+    app: Celery | None = None,
+    *,
+    backlog_warning: int | None = None,
+    rungs: Sequence[timedelta] = (),
+) -> str:
     """Return the whole exposition as text."""
-    return generate_latest(registry_of(store, app, backlog_warning=backlog_warning)).decode()
+    registry = registry_of(store, app, backlog_warning=backlog_warning, rungs=rungs)
+    return generate_latest(registry).decode()
 
 
 @contextmanager
@@ -365,6 +388,7 @@ def serving(
     host: str = "127.0.0.1",
     port: int = 9464,
     backlog_warning: int | None = None,
+    rungs: Sequence[timedelta] = (),
 ) -> Iterator[int]:
     """Serve `/metrics` from a thread until the end of the block, and yield the port.
 
@@ -372,7 +396,7 @@ def serving(
 
     Raises `OSError` if the port is taken.
     """
-    registry = registry_of(store, app, backlog_warning=backlog_warning)
+    registry = registry_of(store, app, backlog_warning=backlog_warning, rungs=rungs)
     server, thread = start_http_server(port, addr=host, registry=registry)
     try:
         yield server.server_port
@@ -389,6 +413,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 9464,
     backlog_warning: int | None = None,
+    rungs: Sequence[timedelta] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve `/metrics` until SIGTERM or SIGINT; call it from the main thread.
@@ -400,7 +425,9 @@ def serve(
     # receives the signal.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
-        with serving(store, app, host=host, port=port, backlog_warning=backlog_warning) as taken:
+        with serving(
+            store, app, host=host, port=port, backlog_warning=backlog_warning, rungs=rungs
+        ) as taken:
             shown = f"[{host}]" if ":" in host else host
             say(f"metrics at http://{shown}:{taken}/metrics")
             signal.sigwait(ends)

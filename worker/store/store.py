@@ -226,19 +226,25 @@ class Store(_Scripts):
         """
         chosen = list(buckets)
         unsettled = [
-            self._pages(bucket, newest_first=False) for bucket in chosen if bucket not in SETTLED
+            self._pages(f"index:{bucket}", newest_first=False)
+            for bucket in chosen
+            if bucket not in SETTLED
         ]
-        settled = [self._pages(bucket, newest_first=True) for bucket in chosen if bucket in SETTLED]
+        settled = [
+            self._pages(f"index:{bucket}", newest_first=True)
+            for bucket in chosen
+            if bucket in SETTLED
+        ]
         for _, refund_id in chain(merge(*unsettled), merge(*settled, reverse=True)):
             yield refund_id
 
-    def _pages(self, bucket: str, *, newest_first: bool) -> Iterator[tuple[float, str]]:
-        """Yield the scores and ids of one index."""
+    def _pages(self, name: str, *, newest_first: bool) -> Iterator[tuple[float, str]]:
+        """Yield the scores and ids of one sorted set."""
         start = 0
         while True:
             with redis_errors(self.address):
                 page: Any = self.redis.zrange(
-                    self.key(f"index:{bucket}"),
+                    self.key(name),
                     start,
                     start + PAGE - 1,
                     desc=newest_first,
@@ -254,6 +260,11 @@ class Store(_Scripts):
         with redis_errors(self.address):
             ids: Any = self.redis.zrange(self.key("contradicted"), 0, -1, desc=True)
         return list(ids)
+
+    def ids_reversed(self) -> Iterator[str]:
+        """Yield the ids of refunds that the provider reversed, latest first, page by page."""
+        for _, refund_id in self._pages("reversed", newest_first=True):
+            yield refund_id
 
     def ids_on_payment(self, payment_intent: str) -> list[str]:
         """Return the ids of our refunds on a payment."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from worker.cli.group import refunds as program
 from worker.model.refund import Lane, Retriable, Stage, Status
 from worker.model.request import RefundRequest
 from worker.model.steps import Step
+from worker.model.times import rfc3339, to_ms
 from worker.rules import decisions
 from worker.sandbox.redis_server import ThrowawayServer, running_server
 from worker.store import flags, scripts
@@ -134,6 +136,21 @@ def _going_again(records: Records, _: Path) -> list[str]:
     return ["order-1"]
 
 
+def _reversed(records: Records, _: Path) -> list[str]:
+    refund = records.succeeded("order-1")
+    changes = {"error_code": "expired_card", "reversed_at": refund.updated_at}
+    step = Step(to=Stage.SETTLED, status=Status.FAILED, label="reversed", changes=changes)
+    assert records.store.run(scripts.save(refund, step)).result == "saved"
+    return []
+
+
+def _settled_long_ago(records: Records, _: Path) -> list[str]:
+    records.succeeded("order-1")
+    long_ago = records.store.time() - timedelta(days=90)
+    records.store.redis.zadd("refunds:index:succeeded", {"order-1": to_ms(long_ago)})
+    return []
+
+
 def _paused(records: Records, _: Path) -> list[str]:
     flags.pause(records.store, "ann")
     return []
@@ -196,6 +213,10 @@ WRITING: Final[dict[str, list[tuple[Prepare, list[str]]]]] = {
         (lambda records, folder: ["--batch", *_paused_batch(records, folder)], []),
     ],
     "rejected drop": [(_rejected, []), (_nothing, ["--all", "--yes"])],
+    "watch backfill": [
+        (_settled_long_ago, ["--since", "2020-01-01"]),
+        (_nothing, ["--since", rfc3339(datetime.now(UTC))]),
+    ],
     "recover": [(lambda *given: _queued(*given)[:0], ["--since", "2026-01-31T09:00:00Z", "--yes"])],
 }
 """Every command that changes a record, a batch or a flag, in every state in which it answers in a
@@ -209,7 +230,11 @@ ENDS: Final[dict[str, list[tuple[Prepare, list[str]]]]] = {
         (_failed, ["--wait", "1"]),
         (_canceled, ["--json"]),
     ],
-    "list": [(_failed_unnamed, []), (_failed_unnamed, ["--status", "failed", "--json"])],
+    "list": [
+        (_failed_unnamed, []),
+        (_failed_unnamed, ["--status", "failed", "--json"]),
+        (_reversed, ["--reversed"]),
+    ],
     "batch list": [
         (lambda *given: _failed_batch(*given)[:0], []),
         (lambda *given: _failed_batch(*given)[:0], ["--json"]),
@@ -226,6 +251,7 @@ READING: Final = {
     "rejected list": "reads",
     "rejected show": "reads",
     "doctor": "reads what moves, and counts",
+    "watch status": "counts, and what it shows of cursors is read again by the next sweep",
     "metrics": "counts, with a user that may not write: ops/docs/design.md says so",
     "worker": (
         "reports nothing: its claims and acceptances are durable, see"

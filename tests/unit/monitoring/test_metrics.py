@@ -179,6 +179,42 @@ def test_lag_workers_flags_batches_and_rejected_messages_are_told(
     assert of(figures, "refunds_contradictions_total") == 4
 
 
+def test_rechecks_reversals_and_the_lag_of_the_watch_are_told(store: Store) -> None:
+    rungs = (timedelta(days=1), timedelta(hours=36))
+
+    def figures() -> Figures:
+        return parsed(metrics.render(store, rungs=rungs))
+
+    accept(store, "order-1")
+    settle(store, "order-1", Status.SUCCEEDED, currency="eur", provider_refund_id="re_1")
+    # A currency is there before its first reversal: from absent to 1 is no increase for an alert.
+    before = figures()
+    assert of(before, "refunds_reversed_total", currency="eur") == 0
+    assert of(before, "refunds_watch_lag_seconds", rung="1d", status="succeeded") == 0
+    now = snapshot.snapshot(store).now_ms
+    day = 86_400_000
+    store.redis.zadd(store.key("index:succeeded"), {"order-1": now - day - 90_000})
+    store.redis.hset(
+        store.key("watch"),
+        mapping={f"succeeded:{day}": now - 2 * day, f"succeeded:{day * 3 // 2}": now, "blind": 3},
+    )
+    store.redis.zadd(store.key("rechecks"), {"order-1": now, "order-2": now})
+    counted = {"recheck:confirmed": 4, "reversed:eur": 1, "reversed:zzz": 2}
+    store.redis.hset(store.key("counters"), mapping=counted)  # type: ignore[arg-type]  # invariance of the client's types
+    after = figures()
+    lag = of(after, "refunds_watch_lag_seconds", rung="1d", status="succeeded")
+    assert lag is not None
+    assert 90 <= lag < 150
+    assert of(after, "refunds_watch_lag_seconds", rung="36h", status="succeeded") == 0
+    assert of(after, "refunds_watch_lag_seconds", rung="1d", status="failed") == 0
+    assert of(after, "refunds_watch_blind_total") == 3
+    assert of(after, "refunds_rechecks_waiting") == 2
+    assert of(after, "refunds_rechecks_total", result="confirmed") == 4
+    assert of(after, "refunds_rechecks_total", result="reversed") == 0
+    assert of(after, "refunds_reversed_total", currency="eur") == 1
+    assert of(after, "refunds_reversed_total", currency="other") == 2
+
+
 def test_a_codes_shape_and_number_are_bounded_and_the_rest_is_one_label(
     store: Store, seen: Callable[[], Figures]
 ) -> None:
