@@ -89,6 +89,7 @@ class Runtime:
             target=self._loop.run_forever, name="refunds-loop", daemon=True
         )
         self._background: list[asyncio.Task[None]] = []
+        self._closing = False
 
     def start(self) -> None:
         """Create the clients, check the guards and start the sweep.
@@ -172,7 +173,8 @@ class Runtime:
             )
 
     async def _repeat(self, work: Callable[[], Awaitable[object]], pause: float) -> None:
-        while True:
+        # A cancellation alone is not enough: redis-py may swallow one, above all while it connects.
+        while not self._closing:
             try:
                 await work()
             except StoreUnavailable as error:
@@ -182,7 +184,8 @@ class Runtime:
             except Exception:
                 # The outermost loop: a sweep that ends silently is worse than any error.
                 log.exception("background_failed", work=work.__name__)
-            await asyncio.sleep(pause)
+            if not self._closing:
+                await asyncio.sleep(pause)
 
     async def _check_records(self) -> None:
         await self.service.guard.check()
@@ -349,6 +352,7 @@ class Runtime:
 
     async def _close(self) -> None:
         self.service.stop()
+        self._closing = True
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -76,6 +77,25 @@ async def test_background_work_that_the_server_refuses_is_one_alarm_and_no_trace
         repeated.cancel()
     assert guard.fault == "no file"
     assert [(line["event"], line["alarm"]) for line in lines] == [("durability_lost", True)]
+
+
+async def test_background_work_that_swallows_its_cancellation_ends_with_the_worker(
+    runtime: Runtime,
+) -> None:
+    """As redis-py does while it connects."""
+    guarded(runtime)
+    begun = asyncio.Event()
+
+    async def swallows() -> None:
+        begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    repeated = asyncio.create_task(runtime._repeat(swallows, 60))
+    await begun.wait()
+    runtime._closing = True
+    repeated.cancel()
+    await asyncio.wait_for(repeated, 10)
 
 
 async def test_nothing_is_accepted_or_swept_on_a_server_that_may_forget(runtime: Runtime) -> None:
