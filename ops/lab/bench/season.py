@@ -18,14 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from ops.lab.bench.season_count import Report, count
+from ops.lab.bench.season_rows import BAD_EVERY, HEADER, rows
 from worker.batches import read_batch
 from worker.client import Refunds
 from worker.model.refund import Stage, Status
@@ -46,11 +47,8 @@ FAULTS: Final = ",".join(  # noqa: FLY002 - one fault a line is what a reader co
 )
 SPARE_SHARE: Final = 0.2
 """How many of the rows go into the second file, the one that is canceled."""
-_BAD_EVERY: Final = 100
-_ROWS_A_PAYMENT: Final = 7
 _MOST_SECONDS: Final = 900.0
 _POLL: Final = 0.005
-_HEADER: Final = ("order", "payment_intent", "refund_id", "amount", "currency", "metadata.store")
 
 
 class SeasonError(RuntimeError):
@@ -72,46 +70,6 @@ class Ran:
         return found
 
 
-@dataclass(kw_only=True)
-class Report:
-    """What came of a season: figures, and a sentence for everything that is not as it must be."""
-
-    facts: dict[str, Any] = field(default_factory=dict)
-    wrong: list[str] = field(default_factory=list)
-
-    def hold(self, *, holds: bool, sentence: str) -> None:
-        """Note a sentence unless it holds."""
-        if not holds:
-            self.wrong.append(sentence)
-
-
-def rows(name: str, count: int) -> list[tuple[str, ...]]:
-    """Return a file's rows: one in a hundred bad, a few of each way in which a refund can end,
-    several on a payment.
-    """
-    made: list[tuple[str, ...]] = []
-    for number in range(count):
-        amount, currency, refund_id = str(100 + number % 900), "usd", f"{name}-{number}"
-        payment = f"pi_{name}{number // _ROWS_A_PAYMENT}"
-        match number % _BAD_EVERY:
-            case 13:
-                amount = ("1e3", "0", "12.50", "-5")[number // _BAD_EVERY % 4]
-            case 37 | 71:
-                payment = f"pi_declined_{name}{number}"
-            case 53:
-                payment = f"pi_pending_succeeded_{name}{number}"
-            case 59:
-                payment = f"pi_pending_failed_{name}{number}"
-            case 83:
-                # A payment that cannot be read confirms no currency: with one, this refund would
-                # wait for an hour.
-                payment, currency = f"pi_missing_{name}{number}", ""
-            case 97:
-                payment, amount = f"pi_{name}over{number}", "250000"
-        made.append((f"{number}", payment, refund_id, amount, currency, f"store {number % 12}"))
-    return made
-
-
 class Season:
     """One run: two files, two workers, and the commands a person would give.
 
@@ -122,7 +80,7 @@ class Season:
         self.sandbox = sandbox
         self.folder = folder
         self.report = Report()
-        spare = max(_BAD_EVERY, round(count * SPARE_SHARE))
+        spare = max(BAD_EVERY, round(count * SPARE_SHARE))
         self.files = {"main": rows("main", count - spare), "spare": rows("spare", spare)}
         variables = {
             "REFUNDS_REDIS_URL": redis_url,
@@ -255,7 +213,7 @@ class Season:
         for name, table in self.files.items():
             with Path(self.file(name)).open("w", newline="", encoding="utf-8") as out:
                 writer = csv.writer(out, delimiter=";")
-                writer.writerow(_HEADER)
+                writer.writerow(HEADER)
                 writer.writerows(table)
             for more in ((), ("--dry-run",)):
                 refused = self.run("import", self.file(name), "--ignore-extra", "--json", *more)
@@ -392,82 +350,14 @@ class Season:
     # The count
 
     def _count(self) -> None:
-        records: dict[str, str] = {}
-        tally: Counter[str] = Counter()
-        amounts = 0
-        for name, table in self.files.items():
-            target = self.folder / f"{name}-result.csv"
-            self.run("batch", "result", name, "--input", self.file(name), "--output", str(target))
-            with target.open(newline="", encoding="utf-8") as file:
-                written = list(csv.DictReader(file, delimiter=";"))
-            order = [row["order"] for row in written] == [row[0] for row in table]
-            self.report.hold(holds=order, sentence=f"the result of {name} has lost its order")
-            # A doubt about a payment that does not exist is for a person, an hour later.
-            unknown = {"review", "in_doubt"}
-            counts = Counter(
-                "review" if row["stage"] in unknown else row["status"] for row in written
-            )
-            self.report.facts[name] = dict(counts)
-            ended = sum(
-                counts[status]
-                for status in ("succeeded", "failed", "invalid", "canceled", "review")
-            )
-            self.report.hold(
-                holds=ended == len(table),
-                sentence=f"{name}: {len(table)} rows in, {dict(counts)} out",
-            )
-            invalid = sum(row[0].endswith("13") for row in table)
-            self.report.hold(
-                holds=counts["invalid"] == invalid,
-                sentence=f"{name}: {counts['invalid']} rows invalid",
-            )
-            shown = self.batch(name)
-            kept = Counter(shown["statuses"]) + Counter({"invalid": shown["invalid"]})
-            # A refund in review is pending to its caller.
-            told = (
-                counts
-                + Counter({"pending": counts["review"]})
-                - Counter({"review": counts["review"]})
-            )
-            self.report.hold(
-                holds=kept == told,
-                sentence=f"batch {name} counts {dict(kept)}, its result {dict(told)}",
-            )
-            tally += counts
-            records |= {
-                row["refund_id"]: row["status"] for row in written if row["status"] != "invalid"
-            }
-            amounts += sum(int(row["amount"]) for row in written if row["status"] == "succeeded")
-        self.report.facts["all"] = dict(tally)
-        self._compare(records, amounts)
+        count(self.files, self._result, self.batch, self.sandbox, self.report)
 
-    def _compare(self, records: dict[str, str], amounts: int) -> None:
-        last: dict[str, dict[str, Any]] = {
-            entry["refund"]: entry for entry in self.sandbox.ledger()
-        }
-        standing = Counter(
-            entry["refund_id"] for entry in last.values() if entry["status"] == "succeeded"
-        )
-        for refund_id, times in standing.items():
-            self.report.hold(holds=times == 1, sentence=f"{refund_id} moved money {times} times")
-        moved = set(standing)
-        succeeded = {refund_id for refund_id, status in records.items() if status == "succeeded"}
-        # What a person must decide may have moved or not; everything else is known.
-        undecided = {refund_id for refund_id, status in records.items() if status == "pending"}
-        odd = sorted((moved ^ succeeded) - undecided)
-        self.report.hold(
-            holds=not odd, sentence=f"ledger and records disagree on {len(odd)}: {odd[:10]}"
-        )
-        total = sum(
-            int(entry["amount"])
-            for entry in last.values()
-            if entry["status"] == "succeeded" and entry["refund_id"] not in undecided
-        )
-        self.report.hold(
-            holds=total == amounts, sentence=f"the ledger moved {total}, the records say {amounts}"
-        )
-        faults = sum(int(fault["fired"]) for fault in self.sandbox.faults()["faults"])
-        self.report.facts |= {"effects": len(last), "faults_fired": faults, "amount": amounts}
+    def _result(self, name: str) -> list[dict[str, str]]:
+        """Return the rows of a file with their results."""
+        target = self.folder / f"{name}-result.csv"
+        self.run("batch", "result", name, "--input", self.file(name), "--output", str(target))
+        with target.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file, delimiter=";"))
 
 
 def play(*, redis_url: str, sandbox: Sandbox, folder: Path, count: int) -> Report:
