@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple, TypeGuard
 
 from ops.lab.mutants.change import Mutant, lines_around
+from ops.lab.mutants.statements import FUNCTIONS, can_be_dropped, header, is_left_alone, note_names
 
 _COMPARED: Final[dict[type[ast.cmpop], tuple[str, tuple[str, ...]]]] = {
     ast.Eq: (r"==", ("!=",)),
@@ -41,7 +42,6 @@ _CALCULATED: Final[dict[type[ast.operator], tuple[str, str]]] = {
 _SWAPPED: Final = {"min": "max", "max": "min", "any": "all", "all": "any"}
 _UNCHANGED_KEYWORDS: Final = {"strict", "usedforsecurity"}
 _FEWEST_ELEMENTS: Final = 3
-_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -133,10 +133,10 @@ class _Walk:
     # Statements
 
     def _statement(self, node: ast.stmt, place: _Place) -> Iterator[Mutant]:
-        if _is_left_alone(node, top=not place.function):
+        if is_left_alone(node, top=not place.function):
             return
-        place = replace(place, touched=_header(node))
-        if isinstance(node, _FUNCTIONS):
+        place = replace(place, touched=header(node))
+        if isinstance(node, FUNCTIONS):
             yield from self._function(node, place)
         elif isinstance(node, ast.ClassDef):
             inner = replace(place, within=(*place.within, node.name))
@@ -147,10 +147,10 @@ class _Walk:
         elif isinstance(node, ast.Raise):
             yield from self._change(place, self._span(node), "pass")
         else:
-            if _can_be_dropped(node, place):
+            if can_be_dropped(node, place.bound):
                 yield from self._change(place, self._span(node), "pass")
             yield from self._parts(node, place)
-            _note_names(node, place)
+            note_names(node, place.bound)
 
     def _function(self, node: Function, place: _Place) -> Iterator[Mutant]:
         values = [*node.args.defaults, *(one for one in node.args.kw_defaults if one is not None)]
@@ -342,78 +342,6 @@ class _Walk:
             else:
                 gone = span
             yield from self._change(place, gone, "")
-
-
-def _header(node: ast.stmt) -> tuple[int, int]:
-    """Return the lines that run when a statement is reached.
-
-    All of a plain one, the head of a compound one.
-    """
-    head: ast.AST = node
-    if isinstance(node, (ast.If, ast.While)):
-        head = node.test
-    elif isinstance(node, (ast.For, ast.AsyncFor)):
-        head = node.iter
-    elif isinstance(node, (ast.With, ast.AsyncWith)):
-        return node.lineno, node.items[-1].context_expr.end_lineno or node.lineno
-    elif isinstance(node, ast.Match):
-        head = node.subject
-    elif isinstance(node, (*_FUNCTIONS, ast.ClassDef, ast.Try)):
-        return node.lineno, node.lineno
-    found = vars(head)
-    return node.lineno, found["end_lineno"]
-
-
-def _can_be_dropped(node: ast.stmt, place: _Place) -> bool:
-    if isinstance(node, ast.Assign):
-        return all(_is_kept_elsewhere(target, place) for target in node.targets)
-    return isinstance(node, (ast.Expr, ast.AugAssign, ast.Continue, ast.Break, ast.Delete))
-
-
-def _is_kept_elsewhere(target: ast.expr, place: _Place) -> bool:
-    """Tell whether dropping an assignment leaves the name bound: else it could only break."""
-    if isinstance(target, ast.Tuple):
-        return all(_is_kept_elsewhere(one, place) for one in target.elts)
-    return isinstance(target, (ast.Attribute, ast.Subscript)) or (
-        isinstance(target, ast.Name) and target.id in place.bound
-    )
-
-
-def _note_names(node: ast.stmt, place: _Place) -> None:
-    place.bound.update(
-        one.id
-        for one in ast.walk(node)
-        if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
-    )
-
-
-def _is_left_alone(node: ast.stmt, *, top: bool) -> bool:
-    match node:
-        case ast.Import() | ast.ImportFrom() | ast.Pass() | ast.Global() | ast.Nonlocal():
-            return True
-        case ast.Expr(value=ast.Constant()):
-            return True
-        case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="log")))):
-            return True
-        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
-            return True
-        case ast.Assign(targets=[ast.Name(id="__slots__" | "__all__" | "log")]):
-            return True
-        case ast.Assign(value=value) if top:
-            return _is_type(value)
-        case _:
-            return False
-
-
-def _is_type(node: ast.expr) -> bool:
-    """Tell whether a value at the top of a file is a type alias."""
-    match node:
-        case ast.BinOp(op=ast.BitOr()) | ast.Subscript():
-            return True
-        case ast.Call(func=ast.Name(id="TypeVar" | "ParamSpec" | "NewType")):
-            return True
-        case _:
-            return False
 
 
 def _is_none(node: ast.AST) -> bool:
