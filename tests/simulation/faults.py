@@ -8,6 +8,7 @@ from tests.simulation.clock import FROZEN
 from tests.simulation.odd import ON
 from tests.simulation.plan import BEFALLS, FAMILIES, MESSAGE_FAULTS, REDIS_FAULTS
 from tests.simulation.provider_seam import READS
+from tests.simulation.webhooks import FATES
 
 POINTS: Final = (
     "received",
@@ -77,6 +78,18 @@ ODD: Final = {
     "people": ("misled_failed", "misled_resend", "misled_succeeded", FROZEN),
     "power": ("power_cut", "writes_lost"),
     "stubborn": ("stubborn_429",),
+    "webhooks": (
+        "webhook_early",
+        "webhook_late",
+        "webhook_twice",
+        "webhook_shuffled",
+        "webhook_never",
+        "webhook_charge",
+        "webhook_bare",
+        "webhook_unnamed",
+        "webhook_forged",
+        *FATES,
+    ),
 }
 """What fires in a world of each family of `odd`."""
 EVERY_FAULT: Final = (

@@ -7,7 +7,7 @@ and a run is lost at its first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -22,6 +22,7 @@ from tests.simulation.places_judge import PlacesJudge
 from tests.simulation.posts_judge import PostsJudge
 from tests.simulation.secrets import leaks
 from tests.simulation.snapshot import BUCKETS, FIELDS
+from tests.simulation.webhooks_judge import WebhooksJudge
 from tests.simulation.words_judge import WordsJudge
 from worker.model.refund import Stage
 from worker.rules.attempts import Rules
@@ -73,6 +74,8 @@ class Judge:
     effects: dict[str, list[str]] = field(default_factory=dict)
     """Our id → the provider's refunds made for it."""
     due: dict[str, float] = field(default_factory=dict)
+    rechecks: dict[str, float] = field(default_factory=dict)
+    """When refunds are to be read outside their own schedule."""
     remade: int = 0
     """Refunds made again after the first one of the same generation had failed at the provider by
     itself.
@@ -82,6 +85,7 @@ class Judge:
     money: MoneyJudge = field(init=False)
     bounds: BoundsJudge = field(init=False)
     words: WordsJudge = field(init=False)
+    webhooks: WebhooksJudge = field(init=False)
     _places: PlacesJudge = field(init=False)
     _posts: PostsJudge = field(init=False)
     past_window: set[str] = field(default_factory=set)
@@ -103,6 +107,7 @@ class Judge:
         self.brakes = BrakesJudge(self.broken, self.rate)
         self.bounds = BoundsJudge(self.broken)
         self.words = WordsJudge(self.broken, self.bank)
+        self.webhooks = WebhooksJudge(self.broken)
         self._places = PlacesJudge(self.broken, self.refunds)
         self._posts = PostsJudge(self.broken, self.rules)
         self.money = MoneyJudge(
@@ -179,7 +184,7 @@ class Judge:
     def look(self, snapshot: Sequence[Any]) -> None:
         """Judge the records as they lie now."""
         self.read_ledger()
-        at, ahead = snapshot[-len(BUCKETS) - 2]
+        at, ahead = snapshot[-len(BUCKETS) - 3]
         self._clock = (int(at or 0), int(ahead or 0))
         if snapshot == self._snapshot:
             # Most commands change nothing: sweeps that find nothing, claims that are refused.
@@ -195,12 +200,13 @@ class Judge:
             )
             if is_new and record["stage"] == "sending":
                 claimed.append(refund_id)
+                self.webhooks.claimed(refund_id, record)
             self._judge_record(refund_id, known, record, snapshot[place + 1])
             place += 2
         of_batches = place + PAYMENT_ROWS * len(self.payments)
         indexes = snapshot[of_batches + 2 * len(self.batches.ids) :]
-        self.due = _scores(indexes[1])
-        buckets = {name: _scores(flat) for name, flat in zip(BUCKETS, indexes[2:], strict=True)}
+        self.due, self.rechecks = _scores(indexes[1]), _scores(indexes[-1])
+        buckets = {name: _scores(flat) for name, flat in zip(BUCKETS, indexes[2:-1], strict=True)}
         self._places.indexes(self.due, buckets)
         for payment in self.payments:
             self._places.payment(payment, snapshot[place : place + PAYMENT_ROWS], claimed)
@@ -294,6 +300,8 @@ class Judge:
         known.verdicts += source == "sending" and entry.get("seen") in VERDICTS
         if known.label == "retried":
             known.generations, known.verdicts = known.generations + 1, 0
+        if known.last:
+            self.webhooks.repeated(refund_id, known.last, entry)
         known.by_person, known.last = entry.get("by") == "person", entry
         known.path.append(f"{known.moves} {target} {known.status}")
         self._judge_move(refund_id, known, entry)
@@ -311,6 +319,8 @@ class Judge:
 
     def _judge_move(self, refund_id: str, known: Known, entry: Mapping[str, Any]) -> None:
         """Judge what a move concludes from what was read."""
+        if self._before_the_cut is None:
+            self.webhooks.move(refund_id, known, entry)
         if entry["to"] == "in_doubt":
             self._judge_doubt(refund_id, known, entry)
         elif entry["to"] == "review" and self._before_the_cut is None:
@@ -459,6 +469,14 @@ class Judge:
             else:
                 self.money.untold(refund_id, known, self._made(refund_id))
 
+    def identified(self, tampered: Collection[str]) -> None:
+        """Judge that nobody is asked about a refund that a webhook has named, `tampered` ones
+        apart.
+        """
+        for refund_id, known in self.refunds.items():
+            if known.record and refund_id not in tampered:
+                self.webhooks.unidentified(refund_id, known, self._made(refund_id))
+
     def judge_counters(self, flat: Sequence[str]) -> None:
         """Judge what the counters are called, and what they say."""
         stored = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -503,10 +521,13 @@ class Judge:
         """
         return [
             refund_id
-            for refund_id, score in self.due.items()
+            for refund_id, score in (*self.due.items(), *self.rechecks.items())
             if refund_id in self.refunds
             and score < now_ms - grace_ms
-            and self.refunds[refund_id].record.get("stage") != "review"
+            and (
+                self.refunds[refund_id].record.get("stage") != "review"
+                or score == self.rechecks.get(refund_id)
+            )
         ]
 
 

@@ -47,6 +47,9 @@ FAMILIES: Final[Mapping[str, str]] = {
         "lists that leave out what has succeeded, for an hour, while the payment's total shows it"
     ),
     "stubborn": "one payment that answers 429 with `Retry-After: 0` for as long as the faults last",
+    "webhooks": (
+        "an event for each refund and each change: early, late, twice, shuffled, never, or forged"
+    ),
 }
 """Every family, with what it does."""
 
@@ -58,7 +61,11 @@ SHARE: Final = 0.6
 OFTEN: Final[Mapping[str, int]] = {"others": 4, "people": 2}
 """How much oftener than another a family is drawn."""
 MOST_AT_ONCE: Final = 4
-SHORT_SHARE: Final = 0.15
+BESIDE: Final[Mapping[str, float]] = {"short": 0.15, "webhooks": 0.35}
+"""Families drawn on dice of their own, each with its share of seeds.
+
+So seeds with pinned faults play as they did before there were these.
+"""
 SHORT_SECONDS: Final = 3600.0
 
 
@@ -119,19 +126,21 @@ def odd_for(
     `late` tells of effects that come after the connection.
     """
     dice = random.Random(f"odd:{seed}")  # noqa: S311 - repeatable, not secret
-    # Drawn on dice of its own, so that seeds with pinned faults play as they did before there were
-    # short lists.
-    short = "short" in families and random.Random(f"short:{seed}").random() < SHORT_SHARE  # noqa: S311 - as above
-    unlisted = SHORT_SECONDS if short else 0.0
+    beside = frozenset(
+        name
+        for name, share in BESIDE.items()
+        if name in families and random.Random(f"{name}:{seed}").random() < share  # noqa: S311 - as above
+    )
+    unlisted = SHORT_SECONDS if "short" in beside else 0.0
     if dice.random() >= SHARE:
-        return Odd(families=frozenset({"short"}), unlisted=unlisted) if short else NOTHING
-    every = sorted(FAMILIES.keys() - {"short"})
+        return Odd(families=beside, unlisted=unlisted) if beside else NOTHING
+    every = sorted(FAMILIES.keys() - BESIDE.keys())
     drawn = frozenset(
         dice.sample(
             every, dice.randint(1, MOST_AT_ONCE), counts=[OFTEN.get(name, 1) for name in every]
         )
     )
-    drawn = (drawn & frozenset(families)) | ({"short"} if short else frozenset())
+    drawn = (drawn & frozenset(families)) | beside
     settle = rules.settle.total_seconds()
     # A read that is late by a settle time, of an effect that is late by two, is outside the
     # promise.

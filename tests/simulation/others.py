@@ -155,6 +155,7 @@ class Others:
             return
         world.happens(when, "others")
         world.tell("others", "refund", payment, made.amount, made.status, made.id)
+        world.seam.bank.on_change(made)
         if status == "pending":
             end = dice.choice(("succeeded", "failed", "canceled"))
             self._later(dice.choice((1.0, 60.0, 1800.0)), self._move, made, end)

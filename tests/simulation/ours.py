@@ -253,4 +253,4 @@ class OurWorker:
                     at, at - _QUEUED_EARLY if self._early else loop.time() + LOST_NUDGE_SECONDS
                 )
             soonest = min(soonest, at)
-        return soonest
+        return min((soonest, *((score - offset) / 1000 for score in judge.rechecks.values())))

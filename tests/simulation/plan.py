@@ -35,7 +35,7 @@ UNHEARD: Final = tuple(name for name in FAMILIES["broken"] if name.startswith("r
 MAIN: Final = ("broken", "late", "status")
 REDIS_FAULTS: Final = ("redis_lost", "redis_reply_lost", "redis_late", "redis_refuses")
 MESSAGE_FAULTS: Final = ("message_lost", "message_doubled", "message_delayed")
-SILENT: Final = frozenset({"people", "power", "clock", "stubborn"})
+SILENT: Final = frozenset({"people", "power", "clock", "stubborn", "webhooks"})
 """Families of what is odd that change nothing of what a list shows."""
 BEFALLS: Final = ("killed", "stopped", "terminated")
 """SIGKILL, SIGSTOP and SIGTERM."""
@@ -128,6 +128,18 @@ class Plan:
             and not self.odd.families - SILENT
         )
 
+    @property
+    def identifies(self) -> bool:
+        """Whether webhooks are all that can identify a refund, and what they name can be read."""
+        return (
+            self.rules.readback == "none"
+            and self.sandbox.idempotency == "ignore"
+            and "webhooks" in self.odd
+            and not self.read_rate
+            and not self.outages
+            and not self.odd.families - SILENT
+        )
+
     def summary(self) -> str:
         """Return the plan in one line."""
         rules = self.rules
@@ -208,6 +220,8 @@ def plan_for(seed: int, *, wide: bool = False, families: Collection[str] = ON) -
         plan = _unheard(plan)
     if "clock" in odd.families:
         plan = _with_a_short_window(plan)
+    if odd.families == {"webhooks"}:
+        plan = _only_by_webhooks(plan)
     if odd.families and plan.rules.readback == "list":
         plan = _looking_first(plan)
     return _each_alone(plan) if odd.alone else plan
@@ -218,6 +232,23 @@ def _looking_first(plan: Plan) -> Plan:
     # Dice of its own: seeds without that play as they did.
     dice = random.Random(f"first:{plan.seed}")  # noqa: S311 - repeatable, not secret
     return replace(plan, rules=replace(plan.rules, first_look=dice.random() < FIRST_LOOKS))
+
+
+def _only_by_webhooks(plan: Plan) -> Plan:
+    """Return some plans with lost replies, of which only webhooks can tell what became."""
+    dice = random.Random(f"only-webhooks:{plan.seed}")  # noqa: S311 - repeatable, not secret
+    if dice.random() < 0.6:
+        return plan
+    return replace(
+        plan,
+        rules=replace(plan.rules, readback="none", totals_proof=False, idempotency="verify"),
+        sandbox=replace(plan.sandbox, idempotency="ignore"),
+        post_faults=UNHEARD,
+        read_rate=0.0,
+        list_lag=0.0,
+        outages=(),
+        foreign=(),
+    )
 
 
 def _with_a_short_window(plan: Plan) -> Plan:

@@ -409,6 +409,8 @@ class Transport(httpx.AsyncBaseTransport):
 
         def whole() -> None:
             seam.odd.delivered(answer)
+            if not creates:
+                seam.judge.webhooks.shown(request.url.path, answer)
             if post is not None and (answer.status in BY_STATUS_ALONE or shapes_error(answer)):
                 post.answered = answer.status
             if post is not None and answer.status == TOO_MANY:

@@ -48,6 +48,8 @@ FIELDS: Final = (
     "asked_currency",
     "failure_reason",
     "provider_status",
+    "hinted",
+    "hints_used",
 )
 _NAMES: Final = ", ".join(f"'{name}'" for name in FIELDS)
 SNAPSHOT: Final = f"""
@@ -71,5 +73,6 @@ out[#out + 1] = redis.call('ZRANGE', P .. 'due', 0, -1, 'WITHSCORES')
 for _, name in ipairs({{{", ".join(f"'{name}'" for name in BUCKETS)}}}) do
   out[#out + 1] = redis.call('ZRANGE', P .. 'index:' .. name, 0, -1, 'WITHSCORES')
 end
+out[#out + 1] = redis.call('ZRANGE', P .. 'rechecks', 0, -1, 'WITHSCORES')
 return out
 """

@@ -34,10 +34,11 @@ from tests.simulation.provider_seam import ProviderSeam
 from tests.simulation.records_seam import PREFIX, RawCommand, Wire, with_clock
 from tests.simulation.secrets import HEARD, LINES, listen
 from tests.simulation.snapshot import SNAPSHOT
+from tests.simulation.webhooks import Webhooks
 from worker.batches import opening, record
 from worker.model.refund import Lane
 from worker.sandbox.bank import Order
-from worker.store import scripts
+from worker.store import rechecks, scripts
 from worker.store.scripts import Command
 
 DRAIN_SECONDS: Final = 36 * 3600.0
@@ -116,6 +117,7 @@ class World:
         self.seam.odd, self.seam.others = OddReplies(self), Others(self)
         self.power = Power(self)
         self.people = People(self)
+        self.webhooks = Webhooks(self)
         self.files = Files(self)
         self.processes = Processes(self, make_worker)
         self._tracing = tracing
@@ -337,9 +339,12 @@ class World:
             self.files.begin()
             self.seam.others.begin()
             self.power.begin()
+            self.webhooks.begin()
         await self._until_over()
         if not self.judge.violations or self.mode == "effects":
             self.judge.finish()
+            if plan.identifies:
+                self.judge.identified(self.webhooks.tampered)
         if not self.judge.violations and self.mode == "ours":
             self.judge.judge_events(self.wire.one("XRANGE", f"{PREFIX}events", "-", "+"))
             self.judge.judge_counters(self.wire.one("HGETALL", f"{PREFIX}counters"))
@@ -390,6 +395,8 @@ class World:
             return self.loop.time() > self.plan.faults_end + 4 * VISIBILITY
         return (
             self.files.done
+            and self.webhooks.over
+            and not self.judge.rechecks
             and self.judge.refunds.keys() >= {asked.request.refund_id for asked in self.plan.asked}
             and all(
                 known.record["stage"] in {"settled", "review"} if known.record else not known.said
@@ -485,7 +492,7 @@ class World:
             yield
 
 
-_MODULES: Final = (scripts, opening, record)
+_MODULES: Final = (scripts, rechecks, opening, record)
 RETENTION_MS: Final = 400 * 86_400_000
 
 
