@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from ops.lab.bench import gentle, payment, plan, rates, sizes, transport, waits
+from ops.lab.bench import gentle, payment, plan, rates, sizes, transport, waits, watch
 from ops.lab.bench.machine import Cores, described, usable
 from ops.lab.bench.plan import Plan
 from ops.lab.bench.rig import Rig, WrongCountError
@@ -35,6 +35,7 @@ FIGURES: Final[dict[str, Taker]] = {
     "backlog": rates.backlog,
     "payment": payment.one_payment,
     "transport": transport.transport,
+    "watch": watch.watch,
 }
 
 
@@ -67,7 +68,7 @@ def main(
     """Measure the figures named, all unless told otherwise.
 
     They are: bulk single latency lanes processes accept memory limit backlog payment
-    transport.
+    transport watch.
     Absolute numbers drift with the machine: compare ratios, and only within one run.
     """
     if quick and full:

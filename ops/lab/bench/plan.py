@@ -28,6 +28,7 @@ class Plan:
     accepted: int
     held: int
     on_payment: int
+    watched: int
     limited: int
     backlogs: Sequence[int]
     backlog_window: int
@@ -46,6 +47,7 @@ def usual(cores: Cores, rounds: int) -> Plan:
         accepted=100_000,
         held=50_000,
         on_payment=4_000,
+        watched=1_000_000,
         limited=4_500,
         backlogs=(1_000, 100_000),
         backlog_window=6_000,
@@ -69,6 +71,7 @@ def full(cores: Cores, rounds: int) -> Plan:
         accepted=200_000,
         held=200_000,
         on_payment=10_000,
+        watched=1_000_000,
         limited=9_000,
         backlogs=(1_000, 100_000, 1_000_000),
         backlog_window=10_000,
@@ -88,6 +91,7 @@ def quick(cores: Cores) -> Plan:
         accepted=5_000,
         held=1_000,
         on_payment=400,
+        watched=20_000,
         limited=450,
         backlogs=(300, 2_000),
         backlog_window=500,

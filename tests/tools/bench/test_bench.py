@@ -42,6 +42,16 @@ def test_the_command_compares_a_payment_of_many_refunds_with_payments_of_few() -
     assert "at most 1.5" in ended.stdout
 
 
+def test_the_command_measures_what_the_watch_of_settled_refunds_costs() -> None:
+    command = [sys.executable, "-m", "ops.lab.bench", "--quick", "watch"]
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "20,000 settled, 5,000 rechecks waiting" in ended.stdout
+    assert "under 2 MB    | reached" in ended.stdout
+
+
 def test_a_payment_whose_refunds_were_not_all_saved_counts_for_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
