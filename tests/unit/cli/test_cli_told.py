@@ -251,6 +251,8 @@ READING: Final = {
     "rejected list": "reads",
     "rejected show": "reads",
     "doctor": "reads what moves, and counts",
+    "serve": "its one write, what a webhook named, is durable: see `rechecks.hint`",
+    "webhooks setup": "the provider shows the secret once, so it is shown before all else",
     "watch status": "counts, and what it shows of cursors is read again by the next sweep",
     "metrics": "counts, with a user that may not write: ops/docs/design.md says so",
     "worker": (
