@@ -37,6 +37,20 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
                                    score in the status's index; started_at, spent_at, and blind
                                    (refunds that have no provider id to be read by);
                                    erased:<status>, the score up to which metadata are erased
+    callbacks              zset    ids of refunds that settled or need review, and `batch/<id>` of
+                                   batches of which nothing moves, by when: to be shared out to the
+                                   endpoints
+    callbacks:<name>       zset    the same ids that an endpoint does not know in their present
+                                   version, by the next try
+    callback-since:<name>  zset    the same ids, by since when the endpoint does not know them
+    callback-tries:<name>  hash    the same ids to: failed tries, until when no other try begins,
+                                   the token of the try that is under way
+    callback-dead:<name>   zset    ids that are not sent to an endpoint any more, by when
+    callback-log:<name>    stream  the tries to send to an endpoint, trimmed to about 10,000
+    callback-endpoint:<name>
+                           hash    paused_at, paused_by; failures (in a row), failing_since, probe,
+                                   probes and probe_at (the circuit); delivered_at, refused_at
+    callback-endpoints     zset    names of endpoints, by when a worker last served them
     digests                hash    file digest to batch id
     events                 stream  every move, trimmed to about a million
     rejected               list    messages that could not be understood, newest first, the latest
@@ -52,8 +66,9 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
                                    credentials_refused_at, account_lost_at and account_lost_payment,
                                    account, account_vouched, key_salt and key_prints, suspect_since
                                    and suspect_until (a recovery), probe_at, probe_host,
-                                   probe_results, confirmed (written so that a wait for the disk has
-                                   a write to wait for)
+                                   probe_results, callbacks and callbacks_by (whether endpoints
+                                   learn of refunds), confirmed (written so that a wait for the disk
+                                   has a write to wait for)
     workers                zset    worker names by their last heartbeat
     outages                zset    workers whose outage breaker is open, by their last heartbeat
 """

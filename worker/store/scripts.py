@@ -85,14 +85,17 @@ def beginning() -> str:
 
 
 class Script:
-    """A Lua script: one file after the shared beginning, identified by its digest."""
+    """A Lua script: one file after the shared beginning, identified by its digest.
 
-    def __init__(self, name: str) -> None:
+    `shared` names files that come between the two.
+    """
+
+    def __init__(self, name: str, *shared: str) -> None:
         folder = resources.files("worker.store") / "lua"
         self.name = name
         parts = [
             beginning(),
-            *((folder / f"{each}.lua").read_text("utf-8") for each in ("_record", name)),
+            *((folder / f"{each}.lua").read_text("utf-8") for each in ("_record", *shared, name)),
         ]
         self.text = "\n".join(parts)
         self.sha = hashlib.sha1(self.text.encode("utf-8"), usedforsecurity=False).hexdigest()

@@ -575,6 +575,22 @@ local function keep(id, r, was)
   end
 end
 
+-- Once `refunds callbacks on` was run, endpoints learn of refunds that settled or need review, and of batches of which
+-- nothing moves any more. `finishes` counts how often that was so: it is the version of a batch. A member with a slash
+-- is a batch, since no refund id holds one. An error here must not stop a move.
+local function has_callbacks() return redis.pcall('HEXISTS', P .. 'meta', 'callbacks') == 1 end
+local function note_batch_end(batch_id)
+  local batch = redis.pcall('HMGET', P .. 'batch:' .. batch_id, 'imported_at', 'status:pending', 'stage:review')
+  if batch.err or not batch[1] or number(batch[2]) > number(batch[3]) then return end
+  count_in(P .. 'batch:' .. batch_id, 'finishes', 1)
+  redis.pcall('ZADD', P .. 'callbacks', int(NOW), 'batch/' .. batch_id)
+end
+local function note_callback(id, r)
+  if r.stage ~= 'settled' and r.stage ~= 'review' or not has_callbacks() then return end
+  redis.pcall('ZADD', P .. 'callbacks', int(NOW), id)
+  if r.batch_id then note_batch_end(r.batch_id) end
+end
+
 -- Make one move: record, version, history, event, indexes, counters, owner, payment lock, expiry. `set` maps fields to
 -- values; '' removes a field. Return the id of a refund that waited for the payment and is due now, or '', and the ids of
 -- rows that waited for room in the batch and are due now. This only writes: call `check` before.
@@ -601,6 +617,7 @@ local function move(id, r, to, status, due, set, label, detail)
   elseif was.stage == nil or was.stage == 'settled' then
     keep(id, r, was)
   end
+  note_callback(id, r)
   return woken, rows
 end
 

@@ -8,5 +8,6 @@ local created = redis.call('LLEN', P .. 'batch-refunds:' .. ARGV[4])
 if redis.call('EXISTS', key) == 1 and redis.call('HEXISTS', key, 'imported_at') == 0 then
   redis.call('HSET', key, 'imported_at', int(NOW), 'known', int(math.max(0, handed_in - created)),
     'conflicting', int(conflicting))
+  if has_callbacks() then note_batch_end(ARGV[4]) end
 end
 return created

@@ -1,0 +1,468 @@
+"""Callbacks in the records: which endpoint is to learn what, and what becomes of a try.
+
+A member is due for an endpoint until the endpoint holds its present version.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import fakeredis
+import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.factories import BLIND, HOUR, MAYBE, MINUTE, REFUSED, SECOND, done_as, found
+from tests.support.store_world import ID, World, at_stage
+from worker.batches.opening import close_batch, open_batch
+from worker.model.refund import Lane, Stage
+from worker.rules import decisions
+from worker.rules.rechecks import changed_by_provider
+from worker.store import callbacks, scripts
+from worker.store.callbacks import Ended, Taken, Wanted
+
+SHOP, BOOKS = Wanted(name="shop", ids="", most=100), Wanted(name="books", ids="b", most=100)
+LEASE = timedelta(seconds=30)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def world(any_redis: redis.Redis) -> World:
+    """Records with callbacks switched on."""
+    return switched_on(any_redis)
+
+
+def switched_on(client: redis.Redis) -> World:
+    world = World(client)
+    world.store.run(scripts.flag("callbacks", once=True))
+    return world
+
+
+def settle(world: World, refund_id: str = ID) -> None:
+    at_stage(world, Stage.SETTLED, refund_id, payment_intent=f"pi_{refund_id}")
+
+
+def change(world: World, refund_id: str = ID) -> None:
+    """Let the provider change a settled refund to its opposite end."""
+    refund = world.get(refund_id)
+    status = "failed" if refund.status == "succeeded" else "succeeded"
+    shown = found(id=f"re_{refund_id}", status=status)
+    step = changed_by_provider(refund, shown, "list", world.now)
+    assert step is not None
+    assert world.save(refund, step).result == "saved"
+
+
+def due(world: World, *endpoints: Wanted) -> dict[str, list[str]]:
+    taken = world.store.run(callbacks.outbox(endpoints or (SHOP,)))
+    return {name: list(members) for name, members in taken.due.items()}
+
+
+def take(world: World, holder: str = "t1", *, name: str = "shop", member: str = ID) -> Taken:
+    return world.store.run(callbacks.take(name, member, token=holder, lease=LEASE))
+
+
+def end(
+    world: World,
+    result: callbacks.Result,
+    *,
+    holder: str = "t1",
+    member: str = ID,
+    version: int | str | None = None,
+    wait: timedelta | None = 5 * SECOND,
+) -> Ended:
+    said = str(world.get(member).version if version is None else version)
+    return world.store.run(
+        callbacks.ended(
+            "shop", member, token=holder, result=result, version=said, wait=wait, log={"ms": "3"}
+        )
+    )
+
+
+def fail_times(world: World, times: int) -> None:
+    """Let as many refunds fail at the endpoint, one try each, none due again within the hour."""
+    for number in range(times):
+        settle(world, f"f{number}")
+        due(world)
+        assert take(world, member=f"f{number}").result == "taken"
+        assert end(world, "failed", member=f"f{number}", wait=HOUR) == "again"
+
+
+def endpoint(world: World) -> dict[str, str]:
+    return world.hash("callback-endpoint:shop")
+
+
+def test_nothing_is_noted_while_callbacks_are_off(any_redis: redis.Redis) -> None:
+    world = World(any_redis)
+    settle(world)
+    at_stage(world, Stage.REVIEW, "r", payment_intent="pi_r")
+    assert world.keys("callback*") == []
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_refund_is_due_if_it_settled_or_needs_review(world: World, stage: Stage) -> None:
+    at_stage(world, stage)
+    is_due = stage in {Stage.SETTLED, Stage.REVIEW}
+    assert due(world) == ({"shop": [ID]} if is_due else {})
+    world.check()
+
+
+def test_refund_is_over_once_the_endpoint_holds_its_version(world: World) -> None:
+    settle(world)
+    assert due(world) == {"shop": [ID]}
+    taken = take(world)
+    assert (taken.result, taken.tries, taken.status_before) == ("taken", 0, "pending")
+    assert taken.stored == world.hash(f"refund:{ID}")
+    assert end(world, "delivered") == "done"
+    world.pass_time(DAY)
+    assert due(world) == {}
+    assert world.keys("callback*") == [
+        "refunds:callback-endpoint:shop",
+        "refunds:callback-endpoints",
+        "refunds:callback-log:shop",
+    ]
+    assert world.hash("counters")["callback:shop:delivered"] == "1"
+    assert world.redis.xlen("refunds:callback-log:shop") == 1
+    world.check()
+
+
+def test_moves_in_a_burst_make_one_callback_with_the_last_version(world: World) -> None:
+    settle(world)
+    change(world)
+    change(world)
+    assert due(world) == {"shop": [ID]}
+    taken = take(world)
+    assert taken.stored is not None
+    assert taken.stored["version"] == str(world.get().version)
+    assert taken.status_before == "failed"
+    assert end(world, "delivered") == "done"
+    assert due(world) == {}
+
+
+@pytest.mark.parametrize("result", ["delivered", "failed", "skipped"])
+def test_move_during_a_try_makes_the_refund_due_again_at_once(
+    world: World, result: callbacks.Result
+) -> None:
+    settle(world)
+    due(world)
+    take(world)
+    before = world.get().version
+    change(world)
+    due(world)
+    # The try is not disturbed: no other begins beside it.
+    assert take(world, "t2").result == "leased"
+    assert end(world, result, version=before) == "newer"
+    assert due(world) == {"shop": [ID]}
+    taken = take(world, "t2")
+    assert (taken.result, taken.tries) == ("taken", 0)
+    assert end(world, "delivered", holder="t2") == "done"
+
+
+def test_refund_that_is_sent_again_is_not_reported_until_it_ends_again(world: World) -> None:
+    at_stage(world, Stage.QUEUED)
+    world.attempt(REFUSED)
+    world.redis.hset(f"refunds:refund:{ID}", "retriable", "unknown")
+    due(world)
+    step = decisions.retry_failed(world.get())
+    assert step is not None
+    world.save(world.get(), step)
+    assert take(world).result == "taken"
+    assert end(world, "skipped") == "done"
+    assert due(world) == {}
+    world.attempt(REFUSED)
+    assert due(world) == {"shop": [ID]}
+
+
+def test_try_that_a_crash_ended_begins_again_after_its_lease_and_not_before(world: World) -> None:
+    settle(world)
+    due(world)
+    take(world)
+    world.pass_time(LEASE - SECOND)
+    due(world)
+    assert take(world, "t2").result == "leased"
+    world.pass_time(callbacks.HOLD)
+    assert due(world) == {"shop": [ID]}
+    assert take(world, "t2").result == "taken"
+    # The first process was only slow: what it sent arrived, and that is all there is to send.
+    assert end(world, "failed", holder="t1") == "late"
+    assert end(world, "delivered", holder="t1") == "done"
+    assert take(world, "t3").result == "gone"
+
+
+def test_message_that_is_lost_is_sent_again_after_the_hold(world: World) -> None:
+    settle(world)
+    assert due(world) == {"shop": [ID]}
+    assert due(world) == {}
+    world.pass_time(callbacks.HOLD)
+    assert due(world) == {"shop": [ID]}
+
+
+def test_failed_try_is_repeated_after_its_wait_and_the_last_one_is_a_dead_letter(
+    world: World,
+) -> None:
+    settle(world)
+    due(world)
+    take(world)
+    assert end(world, "failed", wait=MINUTE) == "again"
+    # A message that comes twice does not shorten the wait.
+    assert take(world, "t2").result == "early"
+    world.pass_time(MINUTE - SECOND)
+    assert due(world) == {}
+    world.pass_time(SECOND)
+    assert due(world) == {"shop": [ID]}
+    assert take(world, "t2").tries == 1
+    assert end(world, "failed", holder="t2", wait=None) == "dead"
+    world.pass_time(DAY)
+    assert due(world) == {}
+    assert world.score("callback-dead:shop", ID) == world.now - DAY
+    counters = world.hash("counters")
+    assert (counters["callback:shop:failed"], counters["callback:shop:dead"]) == ("2", "1")
+
+
+def test_dead_letter_is_due_again_if_it_is_replayed_or_the_refund_moves(world: World) -> None:
+    for number, revive in enumerate((_replay, change)):
+        refund_id = f"r{number}"
+        settle(world, refund_id)
+        due(world)
+        take(world, member=refund_id)
+        assert end(world, "failed", member=refund_id, wait=None) == "dead"
+        revive(world, refund_id)
+        assert due(world) == {"shop": [refund_id]}
+        assert world.score("callback-dead:shop", refund_id) is None
+        assert take(world, "t2", member=refund_id).tries == 0
+
+
+def _replay(world: World, refund_id: str) -> None:
+    assert world.store.run(callbacks.replay("shop", [refund_id, "x"], only_dead=True)) == 1
+
+
+def test_refund_that_the_endpoint_holds_is_replayed_on_request(world: World) -> None:
+    settle(world)
+    due(world)
+    take(world)
+    end(world, "delivered")
+    assert world.store.run(callbacks.replay("shop", [ID])) == 1
+    assert due(world) == {"shop": [ID]}
+
+
+def test_endpoint_gets_the_refunds_that_it_wants_and_others_are_not_concerned(
+    world: World,
+) -> None:
+    for refund_id in ("a1", "b1"):
+        settle(world, refund_id)
+    assert due(world, SHOP, BOOKS) == {"shop": ["a1", "b1"], "books": ["b1"]}
+    assert take(world, name="books", member="a1").result == "gone"
+    take(world, member="b1")
+    end(world, "failed", member="b1", wait=None)
+    assert take(world, name="books", member="b1").result == "taken"
+
+
+def test_without_an_endpoint_everything_waits_for_one(world: World) -> None:
+    settle(world)
+    assert world.store.run(callbacks.outbox([])).shared_out == 0
+    assert due(world) == {"shop": [ID]}
+
+
+def test_sweep_takes_as_many_as_are_wanted_oldest_first(world: World) -> None:
+    for number in range(5):
+        settle(world, f"r{number}")
+        world.pass_time(SECOND)
+    few = Wanted(name="shop", ids="", most=2)
+    assert due(world, few) == {"shop": ["r0", "r1"]}
+    assert due(world, few) == {"shop": ["r2", "r3"]}
+
+
+def test_paused_endpoint_gets_nothing_and_all_is_kept(world: World) -> None:
+    settle(world)
+    due(world)
+    world.redis.hset("refunds:callback-endpoint:shop", "paused_at", "1")
+    assert take(world).result == "paused"
+    world.pass_time(DAY)
+    assert due(world) == {}
+    world.redis.hdel("refunds:callback-endpoint:shop", "paused_at")
+    assert due(world) == {"shop": [ID]}
+
+
+def test_endpoint_that_is_gone_is_paused_and_the_refund_is_kept(world: World) -> None:
+    settle(world)
+    due(world)
+    take(world)
+    assert end(world, "refused") == "paused"
+    assert (endpoint(world)["paused_by"], take(world).result) == ("410", "paused")
+    world.redis.hdel("refunds:callback-endpoint:shop", "paused_at", "paused_by")
+    assert due(world) == {"shop": [ID]}
+    assert take(world).tries == 0
+
+
+def test_after_five_failures_in_a_row_one_probe_at_a_time_is_sent(world: World) -> None:
+    fail_times(world, callbacks.OPEN_FROM)
+    settle(world, "p1")
+    assert due(world) == {}
+    # What was taken before costs no try.
+    assert take(world, member="p1").result == "open"
+    waits = []
+    for tries in range(6):
+        start = world.now
+        while not (probe := due(world)):
+            world.pass_time(5 * SECOND)
+        waits.append(world.now - start)
+        assert probe == {"shop": ["p1"]}
+        assert take(world, member="f1").result == "open"
+        taken = take(world, member="p1")
+        assert (taken.result, taken.tries) == ("taken", tries)
+        assert end(world, "failed", member="p1", wait=timedelta(0)) == "again"
+    assert waits == [30 * SECOND, MINUTE, 2 * MINUTE, 4 * MINUTE, 5 * MINUTE, 5 * MINUTE]
+    settle(world, "p2")
+    world.pass_time(5 * MINUTE)
+    assert due(world) == {"shop": ["p1"]}
+    take(world, member="p1")
+    assert end(world, "delivered", member="p1") == "done"
+    assert "failures" not in endpoint(world)
+    assert due(world) == {"shop": ["p2"]}
+
+
+def test_probe_that_is_lost_or_not_wanted_is_followed_by_another(world: World) -> None:
+    fail_times(world, callbacks.OPEN_FROM)
+    for refund_id in ("p1", "p2"):
+        settle(world, refund_id)
+    due(world)
+    world.pass_time(callbacks.FIRST_PROBE)
+    assert due(world) == {"shop": ["p1"]}
+    assert due(world) == {}
+    world.pass_time(callbacks.HOLD)
+    (probe,) = due(world)["shop"]
+    assert take(world, member=probe).result == "taken"
+    assert end(world, "skipped", member=probe) == "done"
+    assert len(due(world)["shop"]) == 1
+
+
+def test_one_success_between_failures_keeps_the_endpoint_open(world: World) -> None:
+    fail_times(world, callbacks.OPEN_FROM - 1)
+    settle(world)
+    due(world)
+    take(world)
+    end(world, "delivered")
+    for number in range(callbacks.OPEN_FROM):
+        refund_id = f"g{number}"
+        settle(world, refund_id)
+        due(world)
+        assert take(world, member=refund_id).result == "taken"
+        end(world, "failed", member=refund_id, wait=HOUR)
+
+
+def test_expired_record_is_taken_as_none_and_is_over(world: World) -> None:
+    settle(world)
+    due(world)
+    world.redis.delete(f"refunds:refund:{ID}")
+    taken = take(world)
+    assert (taken.result, taken.stored) == ("taken", None)
+    assert end(world, "skipped", version="") == "done"
+
+
+def a_batch(world: World, *refund_ids: str) -> None:
+    open_batch(world.store, "b-1", file="season.csv", digest="d1", rows=len(refund_ids))
+    for refund_id in refund_ids:
+        world.accept(refund_id, lane=Lane.BULK, batch="b-1", payment_intent=f"pi_{refund_id}")
+
+
+def fail(world: World, refund_id: str) -> None:
+    world.attempt(REFUSED, refund_id)
+
+
+def test_batch_is_due_once_nothing_of_it_moves_and_its_file_was_read(world: World) -> None:
+    a_batch(world, "r1", "r2")
+    fail(world, "r1")
+    fail(world, "r2")
+    assert due(world) == {"shop": ["r1", "r2"]}
+    close_batch(world.store, "b-1", handed_in=2, conflicting=0)
+    assert due(world, SHOP, BOOKS) == {"shop": ["batch/b-1"]}
+    taken = take(world, member="batch/b-1")
+    assert taken.stored == world.hash("batch:b-1")
+    assert taken.stored["finishes"] == "1"
+    assert end(world, "delivered", member="batch/b-1", version="1") == "done"
+
+
+def test_batch_is_due_after_its_last_refund_and_again_if_one_changes(world: World) -> None:
+    a_batch(world, "r1", "r2")
+    close_batch(world.store, "b-1", handed_in=2, conflicting=0)
+    fail(world, "r1")
+    assert due(world) == {"shop": ["r1"]}
+    world.attempt(done_as("succeeded", id="re_r2"), "r2")
+    assert due(world) == {"shop": ["batch/b-1", "r2"]}
+    take(world, member="batch/b-1")
+    change(world, "r2")
+    assert end(world, "delivered", member="batch/b-1", version="1") == "newer"
+    assert world.hash("batch:b-1")["finishes"] == "2"
+
+
+def test_batch_with_a_refund_in_review_is_due_too(world: World) -> None:
+    a_batch(world, "r1")
+    close_batch(world.store, "b-1", handed_in=1, conflicting=0)
+    world.attempt(MAYBE, "r1", rules=BLIND)
+    assert due(world) == {"shop": ["batch/b-1", "r1"]}
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(("settle", "change", "sweep", "lost", "post", "crash", "fail", "wait")),
+        st.integers(0, 3),
+    ),
+    max_size=40,
+)
+
+
+@given(OPERATIONS)
+@settings(max_examples=60, deadline=None)
+def test_nothing_is_lost_and_no_receiver_ends_with_an_old_version(
+    operations: list[tuple[str, int]],
+) -> None:
+    with fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
+        world = switched_on(client)
+        shop = _Shop(world)
+        for operation, number in operations:
+            shop.do(operation, f"r{number}")
+        for _ in range(60):
+            world.pass_time(5 * MINUTE)
+            shop.do("sweep", "")
+            while shop.messages:
+                shop.do("post", "")
+        dead = set(client.zrange("refunds:callback-dead:shop", 0, -1))
+        for refund_id in shop.settled - dead:
+            assert shop.held[refund_id] == world.get(refund_id).version
+
+
+class _Shop:
+    """A receiver that drops what is not newer, and the worker that sends to it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.settled: set[str] = set()
+        self.messages: list[str] = []
+        self.held: dict[str, int] = {}
+        self.tokens = 0
+
+    def do(self, operation: str, refund_id: str) -> None:
+        if operation == "settle" and refund_id not in self.settled:
+            settle(self.world, refund_id)
+            self.settled.add(refund_id)
+        elif operation == "change" and refund_id in self.settled:
+            change(self.world, refund_id)
+        elif operation in {"sweep", "lost"}:
+            members = due(self.world).get("shop", [])
+            self.messages += members if operation == "sweep" else []
+        elif operation == "wait":
+            self.world.pass_time(20 * SECOND)
+        elif operation in {"post", "crash", "fail"} and self.messages:
+            self.post(self.messages.pop(0), operation)
+
+    def post(self, member: str, operation: str) -> None:
+        self.tokens += 1
+        taken = take(self.world, f"t{self.tokens}", member=member)
+        if taken.result != "taken" or taken.stored is None:
+            return
+        version = int(taken.stored["version"])
+        if operation != "fail":
+            self.held[member] = max(version, self.held.get(member, 0))
+        if operation != "crash":
+            result: callbacks.Result = "delivered" if operation == "post" else "failed"
+            end(self.world, result, holder=f"t{self.tokens}", member=member, version=version)
