@@ -29,7 +29,7 @@ LAYERS = (
     {"settings"},
     {"store", "provider", "importer"},
     {"batches", "broker"},
-    {"engine", "client", "probing", "callbacks"},
+    {"engine", "client", "probing", "listing", "callbacks"},
     {"__init__"},
     {"process", "monitoring", "http"},
     {"app"},

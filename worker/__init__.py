@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # as in typing, whose import would take longer than all o
 if TYPE_CHECKING:
     from worker.client import Refunds
     from worker.errors import (
+        Changed,
         GuardRefused,
         IdempotencyConflict,
         IllegalMove,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Changed",
     "GuardRefused",
     "IdempotencyConflict",
     "IllegalMove",

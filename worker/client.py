@@ -11,10 +11,10 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import kombu.exceptions
 import redis.exceptions
@@ -23,12 +23,14 @@ from celery import Celery
 from worker.broker import forks, queues, rejected
 from worker.broker.backlog import BacklogWatch
 from worker.errors import (
+    Changed,
     GuardRefused,
     IdempotencyConflict,
     MessageRejected,
     NotFound,
     StoreUnavailable,
 )
+from worker.model import statements
 from worker.model.refund import Lane, Refund, Status
 from worker.model.request import RefundRequest, shown
 from worker.model.steps import Step
@@ -42,6 +44,9 @@ from worker.store.scripts import Created
 from worker.store.store import Store
 
 log = logging.getLogger(__name__)
+
+Decision = Literal["succeeded", "failed", "resend"]
+"""What a person may decide about a refund in review."""
 
 CHUNK: Final = 500
 _CONFLICTS_KEPT: Final = 1000
@@ -162,13 +167,11 @@ class Refunds:
         `IdempotencyConflict` if the id exists with other contents.
         """
         created = self.store.run(scripts.create(_checked(request), lane))
-        if created.result == "conflict":
-            raise IdempotencyConflict(request.refund_id)
-        if created.refund is not None:
-            return created.refund
-        self._nudge([request.refund_id], lane)
-        self._watch_backlog(lane)
-        return new_record(request, lane, created.now, created.now + scripts.NUDGE_GRACE)
+        refund = record_of(request, lane, created)
+        if created.result == "created":
+            self._nudge([request.refund_id], lane)
+            self._watch_backlog(lane)
+        return refund
 
     def submit_many(
         self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK
@@ -283,12 +286,12 @@ class Refunds:
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, _LONGEST_POLL)
 
-    def cancel(self, refund_id: str) -> Refund:
+    def cancel(self, refund_id: str, *, by: str = decisions.CALLER) -> Refund:
         """Cancel a refund that was never sent to the provider.
 
         Raises `NotCancelable` or `NotFound`.
         """
-        return self.apply(refund_id, decisions.cancel, {"by": decisions.CALLER})
+        return self.apply(refund_id, decisions.cancel, {"by": by})
 
     def retry(self, refund_id: str, *, unknown: bool = False, by: str = decisions.CALLER) -> Refund:
         """Send a failed refund again: same id, new generation with an idempotency key of its own.
@@ -308,6 +311,47 @@ class Refunds:
                 " of its refunds is sent again; submit a new refund under a new id"
             )
         return self.apply(refund_id, partial(decisions.retry_one, unknown=unknown), {"by": by})
+
+    def resolve(
+        self,
+        refund_id: str,
+        decision: Decision,
+        *,
+        note: str,
+        by: str = decisions.CALLER,
+        provider_refund_id: str = "",
+        code: str = "",
+        unverified: bool = False,
+        version: int | None = None,
+    ) -> Refund:
+        """Resolve a refund in review by a person's decision, which a worker verifies.
+
+        `succeeded` names the provider's refund, `failed` the error code, `resend` neither. With
+        `version`, only that version of the record is resolved. Raises `NotInReview`, `Changed`,
+        `InvalidRequest`, `GuardRefused`, `NotFound`.
+        """
+        detail = {"note": statements.checked_note(note)}
+        if decision == "succeeded":
+            provider_id = statements.checked_provider_id(provider_refund_id)
+            decide: Callable[..., Step] = partial(
+                decisions.resolve_succeeded,
+                provider_refund_id=provider_id,
+                now=datetime.now(UTC),
+            )
+        elif decision == "failed":
+            decide = partial(decisions.resolve_failed, code=statements.checked_code(code))
+        else:
+            decide = decisions.resolve_resend
+
+        def at_version(refund: Refund) -> Step:
+            if version not in {None, refund.version}:
+                raise Changed(
+                    f"refund {refund_id} has changed since version {version}, and was not changed"
+                    " now: read it again and decide on what it shows"
+                )
+            return decide(refund, by=by, unverified=unverified)
+
+        return self.apply(refund_id, at_version, detail)
 
     def apply(
         self, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]
@@ -335,6 +379,18 @@ class Refunds:
         raise StoreUnavailable(
             f"refund {refund_id} keeps changing while this command decides: try again in a moment"
         )
+
+
+def record_of(request: RefundRequest, lane: Lane, created: Created) -> Refund:
+    """Return the record of a request that was accepted, now or before.
+
+    Raises `IdempotencyConflict`.
+    """
+    if created.result == "conflict":
+        raise IdempotencyConflict(request.refund_id)
+    return created.refund or new_record(
+        request, lane, created.now, created.now + scripts.NUDGE_GRACE
+    )
 
 
 def _checked(request: RefundRequest) -> RefundRequest:

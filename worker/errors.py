@@ -11,6 +11,7 @@ RefundError
 │   ├── NotCancelable        something may have been sent already
 │   ├── NotInReview          only a refund in review can be resolved
 │   ├── NotRetriable         it has not failed, or sending it again cannot help
+│   ├── Changed              it changed after the version on which a person decided
 │   ├── NotDurable           the server may forget what it acknowledged
 │   ├── NotStorable          a value that the records cannot hold
 │   └── ProviderMismatch     the records belong to another provider, mode or account
@@ -115,6 +116,10 @@ class NotInReview(GuardRefused):
 
 class NotRetriable(GuardRefused):
     """A refund can be sent again only if it has failed and another attempt can help."""
+
+
+class Changed(GuardRefused):
+    """The refund has changed since it was read, so a decision about it was not applied."""
 
 
 class NotDurable(GuardRefused):

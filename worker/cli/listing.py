@@ -1,89 +1,19 @@
-"""`refunds list`: reads the narrowest index that holds every match."""
+"""`refunds list`: shows the refunds that match, as `worker.listing` finds them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
-from typing import Final
 
 import click
 
-from worker.batches import batch_size, read_batch
+from worker.batches import read_batch
 from worker.cli import render
 from worker.cli.exits import DONE
 from worker.cli.session import note, opened
+from worker.listing import Filter, matching
 from worker.model.refund import Refund, Stage, Status
 from worker.ranges import Whole
-from worker.store.store import BUCKETS, SETTLED, Store
-
-PAGE: Final = 500
-
-
-def buckets_of(status: Status | None, stage: Stage | None) -> tuple[str, ...]:
-    """Return the indexes that hold refunds of this status and stage.
-
-    None if no refund can have both.
-    """
-    chosen: Iterable[str] = BUCKETS
-    if status is not None:
-        chosen = (
-            name
-            for name in BUCKETS
-            if (name not in SETTLED if status is Status.PENDING else name == status)
-        )
-    return tuple(name for name in chosen if stage is None or _stage(name) is stage)
-
-
-def _stage(bucket: str) -> Stage:
-    return Stage.SETTLED if bucket in SETTLED else Stage(bucket.removesuffix(".bulk"))
-
-
-def candidates(
-    store: Store, *, buckets: tuple[str, ...], batch: str | None, payment_intent: str | None
-) -> Iterable[str]:
-    """Return the ids of the narrowest index that holds every match."""
-    if not buckets:
-        return ()
-    if payment_intent is not None:
-        return store.ids_on_payment(payment_intent)
-    if batch is not None:
-        counts = store.counts()
-        if batch_size(store, batch) <= sum(counts[name] for name in buckets):
-            return store.ids_in_batch(batch)
-    return store.ids_in(buckets)
-
-
-def matching(
-    store: Store,
-    *,
-    status: Status | None = None,
-    stage: Stage | None = None,
-    batch: str | None = None,
-    payment_intent: str | None = None,
-    reversed_only: bool = False,
-) -> Iterator[Refund]:
-    """Yield the refunds that match, page by page.
-
-    Each is checked by its record, which may be newer than the index.
-    """
-    ids = iter(
-        store.ids_reversed()
-        if reversed_only
-        else candidates(
-            store, buckets=buckets_of(status, stage), batch=batch, payment_intent=payment_intent
-        )
-    )
-    while page := list(islice(ids, PAGE)):
-        for refund in store.get_many(page):
-            if (
-                refund is not None
-                and status in {None, refund.status}
-                and stage in {None, refund.stage}
-                and batch in {None, refund.batch_id}
-                and payment_intent in {None, refund.payment_intent}
-                and not (reversed_only and refund.reversed_at is None)
-            ):
-                yield refund
 
 
 @click.command(
@@ -140,11 +70,13 @@ def list_refunds(
     with opened() as refunds:
         found = matching(
             refunds.store,
-            status=Status(status) if status else None,
-            stage=Stage(stage) if stage else None,
-            batch=batch,
-            payment_intent=payment_intent,
-            reversed_only=reversed_only,
+            Filter(
+                status=Status(status) if status else None,
+                stage=Stage(stage) if stage else None,
+                batch=batch,
+                payment_intent=payment_intent,
+                reversed_only=reversed_only,
+            ),
         )
         shown = _write(islice(found, limit or None), as_json=as_json)
         if batch is not None and not shown:

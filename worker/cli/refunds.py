@@ -18,6 +18,7 @@ from worker.model.refund import Lane, Refund, Stage, Status
 from worker.model.request import REASONS
 from worker.ranges import SECONDS
 from worker.rules import decisions
+from worker.store.records import history_as_json
 
 wait_option = click.option(
     "--wait", "wait", type=SECONDS, metavar="SECONDS", help="Wait at most this long for the result."
@@ -213,7 +214,7 @@ def _write(
     if as_json:
         shown = refund.as_dict()
         if history:
-            shown["history"] = render.history_as_json(entries)
+            shown["history"] = history_as_json(entries)
         render.as_json(shown)
         return
     moves = (render.history(entries),) if history else ()

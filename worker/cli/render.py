@@ -400,8 +400,3 @@ def read(entries: Iterable[Mapping[str, Any]]) -> list[tuple[int | None, str]]:
 def timed(rows: Iterable[tuple[int | None, str]]) -> Table:
     """Return sentences beside their times, one per line."""
     return facts((_clock(at), sentence) for at, sentence in rows)
-
-
-def history_as_json(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the moves with their times as RFC 3339 UTC."""
-    return [{**entry, "at": rfc3339(from_ms(entry["at"]))} for entry in entries]

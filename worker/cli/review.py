@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Final
 
@@ -14,16 +12,16 @@ from rich.console import RenderableType
 
 from worker.cli import reasons, render
 from worker.cli.exits import DONE
-from worker.cli.listing import matching
 from worker.cli.session import note, opened, operator
-from worker.cli.values import checked_code, checked_note, checked_provider_id
-from worker.client import Refunds
+from worker.client import Decision, Refunds
 from worker.errors import NotInReview
+from worker.listing import Filter, matching
 from worker.model.refund import Refund, Stage
-from worker.model.steps import Step
+from worker.model.statements import checked_code, checked_note, checked_provider_id
 from worker.model.times import rfc3339
-from worker.rules import decisions, preflight
+from worker.rules import preflight
 from worker.store import scripts
+from worker.store.records import history_as_json
 
 CHOICES: Final = "--succeeded RE_ID, --failed CODE or --resend"
 
@@ -52,7 +50,7 @@ def review(ctx: click.Context) -> int | None:
 def list_review(*, as_json: bool = False) -> int:
     """List the refunds that need review, first those that the provider contradicts."""
     with opened() as refunds:
-        found = chain(_contradicted(refunds), matching(refunds.store, stage=Stage.REVIEW))
+        found = chain(_contradicted(refunds), matching(refunds.store, Filter(stage=Stage.REVIEW)))
         if as_json:
             for refund in found:
                 render.as_json(refund.as_dict())
@@ -99,7 +97,7 @@ def show(*, refund_id: str, as_json: bool) -> int:
                 "why": None if why is None else why[1],
                 "review_reason": None if why is None else why[0],
                 "evidence": evidence(refund, entries),
-                "history": render.history_as_json(entries),
+                "history": history_as_json(entries),
                 "siblings": (
                     None if siblings is None else [sibling.as_dict() for sibling in siblings]
                 ),
@@ -299,11 +297,25 @@ def resolve(
     A refund that may have happened is first looked for at the provider. What the provider shows
     outweighs a decision.
     """
-    detail = {"note": checked_note(reason)}
-    decision = _decision(succeeded, failed, resend=resend)
+    # Wrong values are reported before Redis is contacted.
+    checked_note(reason)
+    decision, stated = _decision(succeeded, failed, resend=resend)
     with opened() as refunds:
-        decide = partial(decision, by=operator(refunds.settings), unverified=unverified)
-        refund = _apply(refunds, refund_id, decide, detail)
+        try:
+            refund = refunds.resolve(
+                refund_id,
+                decision,
+                note=reason,
+                by=operator(refunds.settings),
+                unverified=unverified,
+                **stated,
+            )
+        except NotInReview:
+            # Another person may have been faster, so the message states the current stage.
+            raise NotInReview(
+                f"refund {refund_id} is {refunds.get(refund_id).stage}, not in review, and was not"
+                " changed: see the refunds that can be resolved with 'refunds review list'"
+            ) from None
     if as_json:
         render.as_json(refund.as_dict())
         return DONE
@@ -316,29 +328,14 @@ def resolve(
     return DONE
 
 
-def _apply(
-    refunds: Refunds, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]
-) -> Refund:
-    try:
-        return refunds.apply(refund_id, decide, detail)
-    except NotInReview:
-        # Another person may have been faster, so the message states the current stage.
-        raise NotInReview(
-            f"refund {refund_id} is {refunds.get(refund_id).stage}, not in review, and was not"
-            " changed: see the refunds that can be resolved with 'refunds review list'"
-        ) from None
-
-
-def _decision(succeeded: str | None, failed: str | None, *, resend: bool) -> Callable[..., Step]:
-    """Return the decision that the options name; it takes the refund, `by` and `unverified`."""
+def _decision(
+    succeeded: str | None, failed: str | None, *, resend: bool
+) -> tuple[Decision, dict[str, Any]]:
+    """Return the decision that the options name, and the id or the code that belongs to it."""
     if (succeeded is not None) + (failed is not None) + resend != 1:
         raise click.UsageError(f"give exactly one of {CHOICES}")
     if succeeded is not None:
-        return partial(
-            decisions.resolve_succeeded,
-            provider_refund_id=checked_provider_id(succeeded),
-            now=datetime.now(UTC),
-        )
+        return "succeeded", {"provider_refund_id": checked_provider_id(succeeded)}
     if failed is not None:
-        return partial(decisions.resolve_failed, code=checked_code(failed))
-    return decisions.resolve_resend
+        return "failed", {"code": checked_code(failed)}
+    return "resend", {}

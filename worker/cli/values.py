@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
 from worker.cli.session import note
 from worker.errors import FieldError, InvalidRequest
-from worker.model.redaction import without_secrets
-from worker.model.request import MAX_AMOUNT, RefundRequest, is_provider_id, shown
+from worker.model.request import MAX_AMOUNT, RefundRequest, shown
 from worker.model.times import rfc3339
 
-MAX_NOTE: Final = 500
 _AMOUNT: Final = re.compile(r"[0-9]{1,13}")
-_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 
 def request_of(
@@ -73,41 +69,6 @@ def request_of(
     if errors:
         raise InvalidRequest(errors)
     return request
-
-
-def checked_note(text: str) -> str:
-    """Return a note for the history, without secrets. Raises `InvalidRequest`."""
-    if not text.strip():
-        rule = "must not be empty: say how you know, for those who read the history"
-    elif len(text) > MAX_NOTE:
-        rule = f"must be at most {MAX_NOTE} characters"
-    elif any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
-        rule = "must not contain control characters or broken Unicode"
-    else:
-        return without_secrets(text.strip())
-    raise InvalidRequest([FieldError(field="note", code="note", value=shown(text), rule=rule)])
-
-
-def checked_provider_id(text: str) -> str:
-    """Return the id of a provider's refund. Raises `InvalidRequest`."""
-    if is_provider_id(text):
-        return text
-    rule = "must be the provider's refund id: 1 to 200 of A-Z a-z 0-9 _ -"
-    raise InvalidRequest(
-        [FieldError(field="provider_refund_id", code="provider_id", value=shown(text), rule=rule)]
-    )
-
-
-def checked_code(text: str) -> str:
-    """Return the error code with which a person settles a refund. Raises `InvalidRequest`."""
-    if _CODE.fullmatch(text):
-        return text
-    rule = (
-        "must be a code such as customer_paid_in_cash: 1 to 60 of a-z 0-9 _, starting with a letter"
-    )
-    raise InvalidRequest(
-        [FieldError(field="code", code="error_code", value=shown(text), rule=rule)]
-    )
 
 
 def checked_moment(text: str, past: str) -> datetime:

@@ -15,11 +15,6 @@ _FIRST_POLL: Final = 0.02
 _LONGEST_POLL: Final = 1.0
 
 
-def rests(refund: Refund) -> bool:
-    """Return whether waiting is over: the refund is settled or needs review."""
-    return refund.settled or refund.stage is Stage.REVIEW
-
-
 def wait_for(refunds: Refunds, refund_ids: Sequence[str], seconds: float) -> list[Refund]:
     """Poll until all refunds are settled or need review, or the time is over.
 
@@ -43,7 +38,7 @@ def wait_for(refunds: Refunds, refund_ids: Sequence[str], seconds: float) -> lis
             moving = [
                 refund_id
                 for refund_id in moving
-                if refund_id in found and not rests(found[refund_id])
+                if refund_id in found and not found[refund_id].rests
             ]
             left = end - time.monotonic()
             if not moving or left <= 0:
@@ -68,7 +63,7 @@ def verdict(refunds: Iterable[Refund], seconds: float) -> int:
     """
     code = DONE
     for refund in refunds:
-        if not rests(refund):
+        if not refund.rests:
             note(
                 f"refund {refund.refund_id} is still {refund.status} after {seconds:g} s, which is"
                 f" not a failure: see it later with 'refunds status {refund.refund_id}'"

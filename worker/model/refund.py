@@ -180,6 +180,11 @@ class Refund:
         return self.stage is Stage.SETTLED
 
     @property
+    def rests(self) -> bool:
+        """Return whether waiting for it is over: it is settled or needs review."""
+        return self.settled or self.stage is Stage.REVIEW
+
+    @property
     def candidates(self) -> tuple[str, ...]:
         """Return the provider's refunds that webhooks named and that were not read yet."""
         return tuple((self.hinted or "").split())

@@ -52,6 +52,10 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
                                    probes and probe_at (the circuit); delivered_at, refused_at
     callback-endpoints     zset    names of endpoints, by when a worker last served them
     digests                hash    file digest to batch id
+    token:<id>             hash    a token of the HTTP API: name, SHA-256, scopes, ids (how the ids
+                                   begin that it sees), created_at, created_by, expires_at,
+                                   revoked_at, used_at (the hour)
+    tokens                 hash    name of a token to its id
     events                 stream  every move, trimmed to about a million
     rejected               list    messages that could not be understood, newest first, the latest
                                    10,000
@@ -83,7 +87,7 @@ from typing import Any, Final
 
 from worker.model.refund import Baseline, Lane, Refund, Retriable, Stage, Status
 from worker.model.request import RefundRequest, idempotency_key, request_body
-from worker.model.times import from_ms, to_ms
+from worker.model.times import from_ms, rfc3339, to_ms
 
 SCHEMA_VERSION: Final = "1"
 
@@ -244,6 +248,11 @@ class Moves:
         whole |= noted
         self._concluded = {name: whole[name] for name in ("source", "by") if name in whole}
         return whole
+
+
+def history_as_json(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the moves with their times as RFC 3339 UTC."""
+    return [{**entry, "at": rfc3339(from_ms(entry["at"]))} for entry in entries]
 
 
 def encode(changes: Mapping[str, Any]) -> list[str]:

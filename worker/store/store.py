@@ -6,8 +6,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from heapq import merge
-from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import redis
 import redis.asyncio
@@ -28,6 +27,14 @@ RECHECK_SECONDS: Final = 60.0
 
 Its settings may be changed while a producer runs for months.
 """
+
+
+class Place(NamedTuple):
+    """Where a list of refunds goes on: an id and its score in the index that held it."""
+
+    settled: bool
+    score: float
+    refund_id: str
 
 
 class Store(_Scripts):
@@ -224,33 +231,51 @@ class Store(_Scripts):
         Those in progress come first, by their next check, then settled ones, newest first. The
         indexes are merged by time, and read page by page.
         """
+        for place in self.places_in(buckets):
+            yield place.refund_id
+
+    def places_in(self, buckets: Iterable[str], after: Place | None = None) -> Iterator[Place]:
+        """Yield the places of ids in indexes, as `ids_in` does, from the one after `after` on."""
         chosen = list(buckets)
-        unsettled = [
-            self._pages(f"index:{bucket}", newest_first=False)
-            for bucket in chosen
-            if bucket not in SETTLED
-        ]
+        if after is None or not after.settled:
+            start = None if after is None else (after.score, after.refund_id)
+            unsettled = [
+                self._pages(f"index:{bucket}", newest_first=False, after=start)
+                for bucket in chosen
+                if bucket not in SETTLED
+            ]
+            yield from (Place(False, *found) for found in merge(*unsettled))
+        start = (after.score, after.refund_id) if after is not None and after.settled else None
         settled = [
-            self._pages(f"index:{bucket}", newest_first=True)
+            self._pages(f"index:{bucket}", newest_first=True, after=start)
             for bucket in chosen
             if bucket in SETTLED
         ]
-        for _, refund_id in chain(merge(*unsettled), merge(*settled, reverse=True)):
-            yield refund_id
+        yield from (Place(True, *found) for found in merge(*settled, reverse=True))
 
-    def _pages(self, name: str, *, newest_first: bool) -> Iterator[tuple[float, str]]:
-        """Yield the scores and ids of one sorted set."""
-        start = 0
+    def _pages(
+        self, name: str, *, newest_first: bool, after: tuple[float, str] | None = None
+    ) -> Iterator[tuple[float, str]]:
+        """Yield the scores and ids of one sorted set, from the one after `after` on."""
+        start, key = 0, self.key(name)
         while True:
             with redis_errors(self.address):
-                page: Any = self.redis.zrange(
-                    self.key(name),
-                    start,
-                    start + PAGE - 1,
-                    desc=newest_first,
-                    withscores=True,
-                )
-            yield from ((score, refund_id) for refund_id, score in page)
+                if after is None:
+                    page: Any = self.redis.zrange(
+                        key, start, start + PAGE - 1, desc=newest_first, withscores=True
+                    )
+                elif newest_first:
+                    page = self.redis.zrevrangebyscore(
+                        key, after[0], "-inf", start=start, num=PAGE, withscores=True
+                    )
+                else:
+                    page = self.redis.zrangebyscore(
+                        key, after[0], "+inf", start=start, num=PAGE, withscores=True
+                    )
+            for refund_id, score in page:
+                found = (score, refund_id)
+                if after is None or (found < after if newest_first else found > after):
+                    yield found
             if len(page) < PAGE:
                 return
             start += PAGE
@@ -261,10 +286,11 @@ class Store(_Scripts):
             ids: Any = self.redis.zrange(self.key("contradicted"), 0, -1, desc=True)
         return list(ids)
 
-    def ids_reversed(self) -> Iterator[str]:
-        """Yield the ids of refunds that the provider reversed, latest first, page by page."""
-        for _, refund_id in self._pages("reversed", newest_first=True):
-            yield refund_id
+    def places_reversed(self, after: Place | None = None) -> Iterator[Place]:
+        """Yield refunds that the provider reversed, latest first, page by page."""
+        start = None if after is None else (after.score, after.refund_id)
+        for found in self._pages("reversed", newest_first=True, after=start):
+            yield Place(True, *found)
 
     def ids_on_payment(self, payment_intent: str) -> list[str]:
         """Return the ids of our refunds on a payment."""
@@ -281,9 +307,8 @@ class Store(_Scripts):
             state: Any = self.redis.hget(self.key(f"batch:{batch_id}"), "state")
         return None if state is None else str(state)
 
-    def ids_in_batch(self, batch_id: str) -> Iterator[str]:
-        """Yield a batch's own ids in row order, page by page."""
-        start = 0
+    def ids_in_batch(self, batch_id: str, start: int = 0) -> Iterator[str]:
+        """Yield a batch's own ids in row order from the position `start` on, page by page."""
         while True:
             with redis_errors(self.address):
                 page: Any = self.redis.lrange(

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from tests.factories import a_reply
 from worker.broker import inbox
 from worker.broker.kept import RejectedMessage
-from worker.cli.values import checked_note
 from worker.engine import endings
 from worker.engine.endings import STORE_AWAY
 from worker.errors import InvalidRequest, StoreUnavailable
 from worker.model import redaction
 from worker.model.redaction import forms_of, holds_key, without_secrets
 from worker.model.request import RefundRequest, scrubbed, shown
+from worker.model.statements import checked_note
 from worker.monitoring.checks import Check, guarded
 from worker.process import logs
 from worker.provider.transport import proxy_for
