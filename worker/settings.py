@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     actor: str | None = Field(default=None, min_length=1, max_length=100)
     webhook_secrets: SecretStr | None = None
     webhook_max_age_hours: float = Field(default=96, ge=0, le=24 * 365)
+    http_rate: float = Field(default=200, ge=0, le=100_000)
+    http_auth: Literal["on", "off"] = "on"
 
     def model_post_init(self, _context: Any) -> None:
         """Register every secret setting, so that this process redacts it from all later output."""
@@ -205,7 +207,14 @@ class Settings(BaseSettings):
         return value.rstrip("/")
 
     @field_validator(
-        "log_level", "log_format", "idempotency", "readback", "totals", "durability", mode="before"
+        "log_level",
+        "log_format",
+        "idempotency",
+        "readback",
+        "totals",
+        "durability",
+        "http_auth",
+        mode="before",
     )
     @classmethod
     def _any_case(cls, value: Any) -> Any:

@@ -97,7 +97,12 @@ COMMANDS: Final[dict[str, Entry]] = {
     "metrics": Entry(
         "worker.cli.operate", "metrics", "Serve Prometheus metrics, computed from Redis."
     ),
-    "serve": Entry("worker.cli.serve", "serve", "Receive the provider's webhooks over HTTP."),
+    "serve": Entry(
+        "worker.cli.serve", "serve", "Serve the HTTP API, and receive the provider's webhooks."
+    ),
+    "tokens": Entry(
+        "worker.cli.tokens", "tokens", "Create, list and revoke the tokens of the HTTP API."
+    ),
     "webhooks": Entry(
         "worker.cli.webhooks", "webhooks", "Register the webhook endpoint at the provider."
     ),

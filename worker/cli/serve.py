@@ -1,4 +1,4 @@
-"""`refunds serve` runs the HTTP server, which receives the provider's webhooks."""
+"""`refunds serve` runs the HTTP server: the API, and the receiver of the provider's webhooks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from worker.process import logs
 from worker.ranges import Whole
 from worker.settings import ENV_PREFIX, Settings, is_loopback
 
-PARTS: Final = ("webhooks",)
+PARTS: Final = ("api", "webhooks")
 _KEY: Final = f"{ENV_PREFIX}API_KEY"
 
 
-def _parts(_ctx: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, ...]:
+def _parts(
+    _ctx: click.Context, _parameter: click.Parameter, text: str | None
+) -> tuple[str, ...] | None:
+    if text is None:
+        return None
     names = [name.strip() for name in text.split(",")]
     if wrong := [name for name in names if name not in PARTS]:
         raise click.BadParameter(f"{wrong[0]!r} is not one of {', '.join(PARTS)}")
@@ -32,6 +36,7 @@ def _parts(_ctx: click.Context, _parameter: click.Parameter, text: str) -> tuple
     epilog="""\b
 Examples:
   refunds serve
+  refunds serve --parts webhooks
   refunds serve --port 8443 --tls-cert cert.pem --tls-key key.pem
 
 \b
@@ -56,35 +61,47 @@ Exit code: 0 after SIGTERM or Ctrl-C; 2 wrong settings, or the port is in use;
 @click.option(
     "--parts",
     metavar="NAMES",
-    default=",".join(PARTS),
-    show_default=True,
     callback=_parts,
-    help="Parts to serve, comma-separated.",
+    help=(
+        f"Parts to serve, comma-separated: {', '.join(PARTS)}. If omitted, api, and webhooks if"
+        " REFUNDS_WEBHOOK_SECRETS is set."
+    ),
 )
 @click.option("--tls-cert", metavar="FILE", help="Certificate chain in PEM; needs --tls-key.")
 @click.option("--tls-key", metavar="FILE", help="Private key in PEM; needs --tls-cert.")
 def serve(
-    *, host: str, port: int, parts: tuple[str, ...], tls_cert: str | None, tls_key: str | None
+    *,
+    host: str,
+    port: int,
+    parts: tuple[str, ...] | None,
+    tls_cert: str | None,
+    tls_key: str | None,
 ) -> int:
-    """Receive the provider's webhooks at POST /webhooks/wooshpay.
+    """Serve the API of refunds under /v1, as /openapi.json describes it.
 
-    It needs the secret of the webhook endpoint, and no API key. /health and
+    Callers need a token: see 'refunds tokens create'. The part webhooks
+    receives the provider's events at POST /webhooks/wooshpay, and needs the
+    secret of the webhook endpoint. No part needs the API key. /health and
     /ready are for a proxy. On SIGTERM or Ctrl-C, /ready answers 503 for five
     seconds, and then the server ends.
     """
     # This process is public: what it does not hold, it cannot lose.
     os.environ.pop(_KEY, None)
     settings = Settings.load(api_key=None)
+    if parts is None:
+        parts = PARTS if settings.webhook_keys else ("api",)
     if "webhooks" in parts and not settings.webhook_keys:
         raise SettingsError(_no_secret(settings))
     tls = _tls(tls_cert, tls_key)
     _require_private(settings, host, tls)
+    if "api" in parts:
+        _require_tokens(settings, host)
     from worker.http.running import run  # noqa: PLC0415 - no other command needs aiohttp
 
     logs.configure(settings)
     logs.log_crashes()
     try:
-        asyncio.run(run(settings, host=host, port=port, tls=tls, say=note))
+        asyncio.run(run(settings, parts=parts, host=host, port=port, tls=tls, say=note))
     except OSError as error:
         raise click.ClickException(
             f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --host"
@@ -119,6 +136,14 @@ def _tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
             " in PEM and its private key without a passphrase"
         ) from None
     return context
+
+
+def _require_tokens(settings: Settings, host: str) -> None:
+    if settings.http_auth == "off" and not is_loopback(host):
+        raise GuardRefused(
+            f"--host {host} would let other machines send refunds without a token: unset"
+            " REFUNDS_HTTP_AUTH, or listen on 127.0.0.1"
+        )
 
 
 def _require_private(settings: Settings, host: str, tls: ssl.SSLContext | None) -> None:

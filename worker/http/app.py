@@ -84,8 +84,12 @@ async def _unnamed(_request: web.Request, response: web.StreamResponse) -> None:
 class Part(Protocol):
     """A part of the server, such as the webhooks: its routes, and its work at the end."""
 
-    def routes(self) -> Iterable[web.RouteDef]:
-        """Return the routes of this part."""
+    def add(self, application: web.Application) -> None:
+        """Add the routes of this part, and its middleware if it has one."""
+        ...
+
+    def end(self) -> None:
+        """Answer what waits as it is now: the server ends."""
         ...
 
     async def close(self) -> None:
@@ -128,7 +132,7 @@ def build(parts: Iterable[Part], ready: Readiness) -> web.Application:
     application.on_response_prepare.append(_unnamed)
     application.add_routes([web.get("/health", health), web.get("/ready", readiness)])
     for part in parts:
-        application.add_routes(part.routes())
+        part.add(application)
     return application
 
 
@@ -183,7 +187,12 @@ async def serve(
             await stop.wait()
             ready.ending = True
             say(f"ending in {grace_seconds:g} seconds: /ready answers 503")
-            await asyncio.sleep(grace_seconds)
+            try:
+                await asyncio.sleep(grace_seconds)
+            finally:
+                # A second signal ends the grace period: then too, what waits is answered.
+                for part in parts:
+                    part.end()
     finally:
         for part in parts:
             await part.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -14,20 +14,36 @@ from typing import Any, Final
 import structlog
 
 from worker.broker import queues
+from worker.client import Refunds
 from worker.errors import RefundError
+from worker.http.api import Api
 from worker.http.app import GRACE_SECONDS, Part, Readiness, serve
+from worker.http.auth import Auth, Nobody, Rates, Tokens
+from worker.http.context import Context
 from worker.http.nudges import Nudges
+from worker.http.waiters import Waiters
 from worker.http.webhooks import Webhooks
 from worker.model.hints import Hint
 from worker.settings import Settings
-from worker.store import rechecks, scripts
+from worker.store import moves, rechecks, scripts, tokens
 from worker.store.async_store import AsyncStore
 from worker.store.connection import address_of, connect_async
 from worker.store.counters import Counters
 from worker.store.rechecks import Hinted
+from worker.store.scripts import Due
 
 log = structlog.get_logger(__name__)
 
+SCRIPTS: Final = (
+    scripts.CREATE,
+    scripts.LOAD,
+    scripts.CONFIRM,
+    scripts.GIVE_BACK,
+    scripts.CLOCK,
+    rechecks.HINT,
+)
+BLOCK_MS: Final = 2000
+"""How long one read of the moves waits for the next one: so long its end takes at most."""
 TICK_SECONDS: Final = 5.0
 """How often counts are added to Redis, and the server's settings are checked."""
 
@@ -35,6 +51,7 @@ TICK_SECONDS: Final = 5.0
 async def run(
     settings: Settings,
     *,
+    parts: Collection[str],
     host: str,
     port: int,
     tls: ssl.SSLContext | None = None,
@@ -54,19 +71,23 @@ async def run(
         durable=settings.durability == "disk",
         address=address_of(url),
     )
-    counters, celery = Counters(), queues.make_celery(settings)
+    counters, refunds = Counters(), Refunds(settings=settings)
     nudges = Nudges(
-        lambda ids, lane: queues.nudge(celery, ids, lane),
+        lambda ids, lane: queues.nudge(refunds.celery, ids, lane),
         lambda ids: store.run(scripts.give_back(ids)),
     )
     ended, ticking = asyncio.Event(), None
     try:
         await store.require_durable()
-        await store.load_scripts((rechecks.HINT, scripts.GIVE_BACK, scripts.CLOCK))
+        await store.load_scripts(SCRIPTS)
         ticking = asyncio.create_task(_repeat(partial(_tick, store, counters), ended))
-        part = _webhooks(settings, store, counters, nudges)
+        chosen: list[Part] = []
+        if "webhooks" in parts:
+            chosen.append(_webhooks(settings, store, counters, nudges))
+        if "api" in parts:
+            chosen.append(api_part(settings, store, refunds, nudges.add))
         await _until_signalled(
-            [part],
+            chosen,
             ready=Readiness(lambda: store.run(scripts.clock())),
             host=host,
             port=port,
@@ -80,7 +101,7 @@ async def run(
         if ticking is not None:
             await ticking
         await store.close()
-        celery.close()
+        refunds.close()
 
 
 def _webhooks(settings: Settings, store: AsyncStore, counters: Counters, nudges: Nudges) -> Part:
@@ -94,6 +115,34 @@ def _webhooks(settings: Settings, store: AsyncStore, counters: Counters, nudges:
         nudge=nudges.add,
         count=counters.webhook,
         wall=lambda: datetime.now(UTC),
+    )
+
+
+def api_part(
+    settings: Settings,
+    store: AsyncStore,
+    refunds: Refunds,
+    nudge: Callable[[Iterable[Due]], None],
+) -> Api:
+    """Return the API over these records, with tokens unless REFUNDS_HTTP_AUTH is off."""
+    auth: Auth = Nobody()
+    if settings.http_auth == "on":
+        auth = Tokens(
+            partial(tokens.read, store),
+            used=partial(tokens.note_use, store),
+            wall=lambda: datetime.now(UTC),
+        )
+    return Api(
+        Context(
+            store=store,
+            refunds=refunds,
+            nudge=nudge,
+            auth=auth,
+            rates=Rates(settings.http_rate),
+            waiters=Waiters(
+                partial(moves.latest, store), partial(moves.follow, store, block_ms=BLOCK_MS)
+            ),
+        )
     )
 
 

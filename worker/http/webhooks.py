@@ -6,7 +6,6 @@ from the provider. A body is never logged.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -15,11 +14,11 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
-import aiohttp
 import structlog
 from aiohttp import web
 
 from worker.errors import NotDurable, RefundError, StoreUnavailable
+from worker.http.bodies import BODY_SECONDS, Reader, Unreadable
 from worker.model import hints, signatures
 from worker.model.hints import Hint
 from worker.store.scripts import Due
@@ -28,8 +27,6 @@ log = structlog.get_logger(__name__)
 
 PATH: Final = "/webhooks/wooshpay"
 MAX_BODY: Final = 256 * 1024
-BODY_SECONDS: Final = 10.0
-"""How long a client may take to send a body."""
 MAX_READING: Final = 256
 """The most bodies that are read at once: they may take 64 MB together."""
 MAX_IN_FLIGHT: Final = 64
@@ -66,8 +63,6 @@ class Hinted(Protocol):
 
 _BEST_FIRST: Final = (Result.HINTED, Result.PAYMENT, Result.UNKNOWN)
 _WRONG: Final = HTTPStatus.BAD_REQUEST
-_SLOW: Final = HTTPStatus.REQUEST_TIMEOUT
-_TOO_LARGE: Final = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 _AWAY: Final = HTTPStatus.SERVICE_UNAVAILABLE
 
 
@@ -103,14 +98,16 @@ class Webhooks:
         self._nudge = nudge
         self._count = count
         self._wall = wall
-        self._body_seconds = body_seconds
-        self._reading = 0
+        self._bodies = Reader(limit=MAX_BODY, most=MAX_READING, seconds=body_seconds)
         self._in_flight = 0
         self._logged: dict[str, float] = {}
 
-    def routes(self) -> list[web.RouteDef]:
-        """Return the one route of this part."""
-        return [web.post(PATH, self.receive)]
+    def add(self, application: web.Application) -> None:
+        """Add the one route of this part."""
+        application.router.add_post(PATH, self.receive)
+
+    def end(self) -> None:
+        """Do nothing: no request waits."""
 
     async def close(self) -> None:
         """Do nothing: what was answered is in the records."""
@@ -146,27 +143,11 @@ class Webhooks:
         return response
 
     async def _body(self, request: web.Request) -> bytes:
-        """Return the body as it was sent, at most `MAX_BODY` bytes."""
-        if self._reading >= MAX_READING:
-            raise _Refused(_AWAY)
-        if (request.content_length or 0) > MAX_BODY:
-            raise _Refused(_TOO_LARGE, Result.MALFORMED)
-        self._reading += 1
-        body = bytearray()
         try:
-            async with asyncio.timeout(self._body_seconds):
-                async for chunk in request.content.iter_any():
-                    body += chunk
-                    if len(body) > MAX_BODY:
-                        raise _Refused(_TOO_LARGE, Result.MALFORMED)
-        except TimeoutError:
-            raise _Refused(_SLOW, Result.MALFORMED) from None
-        except (aiohttp.ClientError, web.RequestPayloadError, ConnectionError):
-            # The client has gone, or its lengths are wrong.
-            raise _Refused(_WRONG, Result.MALFORMED) from None
-        finally:
-            self._reading -= 1
-        return bytes(body)
+            return await self._bodies.read(request)
+        except Unreadable as error:
+            result = None if error.status == _AWAY else Result.MALFORMED
+            raise _Refused(error.status, result) from None
 
     async def _admit(self, request: web.Request, body: bytes) -> Result:
         if self._in_flight >= MAX_IN_FLIGHT:

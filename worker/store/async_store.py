@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import redis
@@ -16,7 +16,7 @@ from worker.model.refund import Lane
 from worker.store import durability, scripts
 from worker.store.commands import _QUEUED, RELOADS, WAITAOF_MS, T, _lost_script, _Scripts
 from worker.store.connection import ours, redis_errors
-from worker.store.scripts import Command, Script
+from worker.store.scripts import Command, Loaded, Script
 
 TRIPS: Final = 3
 """Maximum concurrent pipelines.
@@ -24,6 +24,8 @@ TRIPS: Final = 3
 With one, a saturated worker spends a third of its time waiting for Redis.
 """
 _GATHERED: Final = 256
+DIRECT: Final = 16
+"""Maximum concurrent calls of one kind that are not gathered into pipelines."""
 
 
 class AsyncStore(_Scripts):
@@ -48,6 +50,10 @@ class AsyncStore(_Scripts):
         self.redis = client
         self._waiting: list[tuple[Command[Any], asyncio.Future[Any]]] = []
         self._flushers: set[asyncio.Task[None] | None] = set()
+        self.direct = asyncio.Semaphore(DIRECT)
+        """Held during a call that is not gathered, so that a flood does not use up connections."""
+        self._on_disk: datetime | None = None
+        """The records' time up to which all writes are known to survive a crash of the server."""
 
     async def run(self, command: Command[T]) -> T:
         """Run one command; raises `StoreUnavailable` if Redis is away."""
@@ -187,6 +193,25 @@ class AsyncStore(_Scripts):
         with redis_errors(self.address):
             found: Any = await self.redis.hmget(self.key("meta"), *names)
         return list(found)
+
+    async def load(self, refund_id: str) -> Loaded:
+        """Return a record and the records' time; a settled record is on disk.
+
+        Raises `StoreUnavailable`, and `NotDurable` for a settled record that may be lost.
+        """
+        loaded = await self.run(scripts.load(refund_id))
+        if loaded.refund is not None and loaded.refund.settled:
+            await self.confirm_final(loaded.refund.updated_at)
+        return loaded
+
+    async def confirm_final(self, moment: datetime) -> None:
+        """Return once a final status of this time survives a crash of the server.
+
+        As `Store.confirm_final`: a time that is known to be on disk is not waited for twice.
+        """
+        if self.wait_for_disk is False or (self._on_disk is not None and moment <= self._on_disk):
+            return
+        self._on_disk = await self.run(scripts.confirm())
 
     async def backlog(self, lane: Lane) -> int:
         """Return how many refunds of a lane are accepted and not yet taken by a worker."""

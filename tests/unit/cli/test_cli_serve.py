@@ -232,7 +232,7 @@ def test_at_sigterm_it_is_unready_and_still_serves_for_five_seconds(cli: Cli) ->
 
 
 def test_without_a_secret_it_names_the_setting_and_the_file(cli: Cli, tmp_path: Path) -> None:
-    ran = cli("serve", REFUNDS_SECRETS_DIR=str(tmp_path))
+    ran = cli("serve", "--parts", "webhooks", REFUNDS_SECRETS_DIR=str(tmp_path))
     assert (ran.code, ran.out) == (2, "")
     assert "REFUNDS_WEBHOOK_SECRETS is not set" in ran.err
     assert f"{tmp_path}/refunds_webhook_secrets" in ran.err
@@ -254,6 +254,30 @@ def test_plain_http_for_other_machines_needs_a_decision(cli: Cli) -> None:
     assert (ran.code, "REFUNDS_ALLOW_HTTP=true" in ran.err) == (6, True)
 
 
+def test_no_tokens_are_only_allowed_on_this_machine(cli: Cli) -> None:
+    more = {"REFUNDS_HTTP_AUTH": "off", "REFUNDS_ALLOW_HTTP": "true"}
+    ran = cli("serve", "--host", "0.0.0.0", **more)  # noqa: S104 - to be refused
+    assert (ran.code, "REFUNDS_HTTP_AUTH" in ran.err) == (6, True)
+
+
+@pytest.mark.parametrize(
+    ("secret", "arguments", "api", "webhooks"),
+    [
+        ("", [], 401, 404),
+        (SECRET, [], 401, 400),
+        (SECRET, ["--parts", "webhooks"], 404, 400),
+        (SECRET, ["--parts", "api"], 401, 404),
+        (SECRET, ["--parts", "api,webhooks"], 401, 400),
+    ],
+)
+def test_the_parts_are_api_and_with_a_secret_webhooks(
+    cli: Cli, secret: str, arguments: list[str], api: int, webhooks: int
+) -> None:
+    with serving(cli, *arguments, REFUNDS_WEBHOOK_SECRETS=secret) as server:
+        assert server.get("/v1/refunds/order-1") == api
+        assert server.ask("POST", "/webhooks/wooshpay")[0] == webhooks
+
+
 def test_a_port_in_use_is_one_sentence(cli: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -266,7 +290,7 @@ def test_a_port_in_use_is_one_sentence(cli: Cli) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--parts", "api"],
+        ["--parts", "page"],
         ["--parts", ""],
         ["--tls-cert", "cert.pem"],
         ["--tls-key", "key.pem"],

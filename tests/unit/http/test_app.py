@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -14,9 +13,6 @@ from aiohttp import web
 from worker.errors import StoreUnavailable
 from worker.http import app
 from worker.http.app import Readiness, listening, serve
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 HOST = "127.0.0.1"
 
@@ -39,15 +35,19 @@ class Slow:
 
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     release: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: int = 0
     closed: int = 0
 
-    def routes(self) -> Iterable[web.RouteDef]:
+    def add(self, application: web.Application) -> None:
         async def wait(_request: web.Request) -> web.Response:
             self.begun.set()
             await self.release.wait()
             return web.Response(text="answered")
 
-        return [web.get("/slow", wait)]
+        application.router.add_get("/slow", wait)
+
+    def end(self) -> None:
+        self.ended += 1
 
     async def close(self) -> None:
         self.closed += 1
@@ -99,7 +99,7 @@ async def test_at_the_end_it_serves_the_grace_period_unready_and_finishes_what_i
     part.release.set()
     assert await in_flight == 200
     await serving
-    assert part.closed == 1
+    assert (part.ended, part.closed) == (1, 1)
     with pytest.raises(aiohttp.ClientConnectorError):
         await status_of(port, "/health")
 

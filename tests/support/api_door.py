@@ -1,0 +1,165 @@
+"""The HTTP API on the real server, within the test's own event loop; every answer is held to the
+OpenAPI document.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import redis.asyncio
+
+from tests.support import described_api
+from tests.support.cli_runner import Records
+from worker.client import Refunds
+from worker.http import app
+from worker.http.app import Readiness
+from worker.http.running import api_part
+from worker.model.callers import Scope
+from worker.settings import Settings
+from worker.store import tokens
+from worker.store.async_store import AsyncStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from worker.http.api import Api
+    from worker.store.scripts import Due
+
+PAYMENT = "pi_1787730829493927936"
+ALL = frozenset(Scope)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The code of a problem."""
+        return str(self.json["code"])
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """The wrong fields of a problem, each with its code."""
+        return [(each["field"], each["code"]) for each in self.json["errors"]]
+
+
+@dataclass
+class Door:
+    port: int
+    part: Api
+    refunds: Refunds
+    store: AsyncStore
+    client: aiohttp.ClientSession
+    token: str
+    nudged: list[str] = field(default_factory=list)
+
+    @property
+    def records(self) -> Records:
+        return Records(store=self.refunds.store)
+
+    def a_token(self, name: str, *scopes: str, ids: str = "") -> str:
+        return tokens.create(
+            self.refunds.store,
+            name,
+            scopes=frozenset(map(Scope, scopes)) if scopes else ALL,
+            ids_prefix=ids,
+            expires_at=None,
+            by="the test",
+        )
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        data: Any = None,
+        token: str | None = None,
+        **headers: str,
+    ) -> Answer:
+        """Send a request; `body` is sent as JSON, `data` as it is."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if token != "":
+            sent.setdefault("Authorization", f"Bearer {token or self.token}")
+        if body is not None:
+            data = json.dumps(body)
+        if data is not None:
+            sent.setdefault("Content-Type", "application/json")
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with self.client.request(method, url, data=data, headers=sent) as response:
+            got = Answer(
+                status=response.status,
+                headers=response.headers,
+                body=await response.read(),
+            )
+        if method != "HEAD" and got.status != 405:
+            described_api.check(method, path, got.status, got.headers, got.body)
+        return got
+
+    async def get(self, path: str, **more: Any) -> Answer:
+        return await self.ask("GET", path, **more)
+
+    async def post(self, path: str, body: Any = None, **more: Any) -> Answer:
+        return await self.ask("POST", path, body, **more)
+
+    async def create(self, refund_id: str, /, **fields: Any) -> Answer:
+        body = {"refund_id": refund_id, "payment_intent": PAYMENT, "amount": 500, **fields}
+        return await self.post("/v1/refunds", body)
+
+    async def waiting(self, count: int) -> None:
+        """Return once so many requests wait."""
+        async with asyncio.timeout(10):
+            for _ in range(1000):
+                if self.part.context.waiters.count >= count:
+                    return
+                await asyncio.sleep(0.01)
+
+    async def raw(self, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        await writer.drain()
+        return reader, writer
+
+
+@asynccontextmanager
+async def a_door(url: str, **changes: Any) -> AsyncIterator[Door]:
+    settings = Settings.load(redis_url=url, **changes)
+    client = redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=10)
+    store = AsyncStore(client, durable=False)
+    nudged: list[str] = []
+
+    def nudge(dues: Iterable[Due]) -> None:
+        nudged.extend(due.refund_id for due in dues)
+
+    with Refunds(settings=settings) as refunds:
+        part = api_part(settings, store, refunds, nudge)
+        built = app.build([part], Readiness(lambda: store.meta("paused")))
+        try:
+            async with (
+                app.listening(built, host="127.0.0.1", port=0) as port,
+                aiohttp.ClientSession(
+                    connector=aiohttp.TCPConnector(limit=0),
+                    timeout=aiohttp.ClientTimeout(total=60),
+                ) as session,
+            ):
+                door = Door(port, part, refunds, store, session, "", nudged)
+                door.token = door.a_token("shop")
+                try:
+                    yield door
+                finally:
+                    part.end()
+        finally:
+            await part.close()
+            await store.close()

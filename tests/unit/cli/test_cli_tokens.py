@@ -1,0 +1,76 @@
+"""`refunds tokens`: shown once, listed without secrets, revoked for good."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from worker.model.callers import token_id
+
+if TYPE_CHECKING:
+    import redis
+
+    from tests.support.cli_runner import Cli
+
+
+def create(cli: Cli, name: str = "shop", *more: str) -> str:
+    ran = cli("tokens", "create", name, "--scope", "read,submit", *more)
+    assert ran.code == 0, ran.err
+    assert re.fullmatch(r"rfw_[0-9a-f]{8}_[A-Za-z0-9_-]{43}\n", ran.out)
+    return ran.out.strip()
+
+
+def test_a_token_is_shown_once_and_not_kept(cli: Cli, sync_redis: redis.Redis) -> None:
+    token = create(cli, "shop", "--ids", "shop-a-", "--expires", "90d")
+    ran = cli("tokens", "list", "--json")
+    shown = ran.object
+    assert (shown["name"], shown["scopes"], shown["ids"]) == ("shop", ["read", "submit"], "shop-a-")
+    assert (shown["token_id"], shown["used_at"]) == (token_id(token), None)
+    assert shown["expires_at"] > shown["created_at"]
+    kept = "".join(str(sync_redis.hgetall(key)) for key in sync_redis.scan_iter("*token*"))
+    for text in (kept, ran.out, cli("tokens", "list").out):
+        assert token not in text
+        assert token.rpartition("_")[2] not in text
+
+
+def test_a_name_is_given_once_until_its_token_is_revoked(cli: Cli) -> None:
+    first = create(cli)
+    ran = cli("tokens", "create", "shop", "--scope", "read")
+    assert (ran.code, ran.out) == (6, "")
+    assert "refunds tokens revoke shop" in ran.err
+    assert cli("tokens", "revoke", "shop").code == 0
+    assert cli("tokens", "revoke", "shop").code == 9
+    second = create(cli)
+    assert first != second
+    assert cli("tokens", "list", "--json").object["token_id"] == token_id(second)
+
+
+def test_an_unknown_name_is_three_and_no_token_is_a_note(cli: Cli) -> None:
+    assert cli("tokens", "revoke", "shop").code == 3
+    ran = cli("tokens", "list")
+    assert (ran.code, ran.out) == (0, "")
+    assert "refunds tokens create" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["shop"], 2),
+        (["shop", "--scope", "admin"], 2),
+        (["shop", "--scope", ""], 2),
+        (["shop", "--scope", "read", "--expires", "soon"], 2),
+        (["shop", "--scope", "read", "--expires", "0d"], 2),
+        (["a shop", "--scope", "read"], 3),
+        (["shop", "--scope", "read", "--ids", "a b"], 3),
+    ],
+)
+def test_a_wrong_option_creates_nothing(cli: Cli, arguments: list[str], code: int) -> None:
+    assert cli("tokens", "create", *arguments).code == code
+    assert cli("tokens", "list", "--json").out == ""
+
+
+def test_redis_away_is_five(away: Cli) -> None:
+    assert away("tokens", "list").code == 5
+    assert away("tokens", "create", "shop", "--scope", "read").code == 5

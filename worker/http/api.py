@@ -1,0 +1,57 @@
+"""The part `api`: refunds over HTTP, as `openapi.json` describes them."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Final
+
+from aiohttp import web
+
+from worker.http import problems
+from worker.http.context import Context, Plain, answered
+from worker.http.control import ControlRoutes
+from worker.http.refunds import RefundRoutes
+
+OPENAPI: Final = "/openapi.json"
+_OTHERS: Final = ("/webhooks/", "/health", "/ready")
+"""Addresses whose answers have their own form."""
+
+
+class Api:
+    """The API. For one event loop."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._description = description()
+
+    def add(self, application: web.Application) -> None:
+        """Add the routes, and the middleware that answers errors."""
+        application.middlewares.append(_api_only)
+        application.router.add_get(OPENAPI, self._describe)
+        application.router.add_get(problems.PATH, problems.page)
+        RefundRoutes(self.context).add(application)
+        ControlRoutes(self.context).add(application)
+
+    def end(self) -> None:
+        """Answer every wait as it is now."""
+        self.context.waiters.end()
+
+    async def close(self) -> None:
+        """End the reader of the moves and the threads."""
+        await self.context.waiters.close()
+        self.context.threads.close()
+
+    async def _describe(self, _request: web.Request) -> web.Response:
+        return web.Response(body=self._description, content_type="application/json")
+
+
+def description() -> bytes:
+    """Return the OpenAPI document."""
+    return (resources.files("worker.http") / "openapi.json").read_bytes()
+
+
+@web.middleware
+async def _api_only(request: web.Request, handler: Plain) -> web.StreamResponse:
+    if request.path.startswith(_OTHERS):
+        return await handler(request)
+    return await answered(request, handler)

@@ -1,0 +1,85 @@
+"""The routes that concern all refunds: the pause, and the feed of moves."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from worker.errors import InvalidRequest
+from worker.http import bodies
+from worker.http.context import Context, everyones
+from worker.http.queries import Query
+from worker.model.callers import Caller, Scope
+from worker.model.times import rfc3339
+from worker.store import flags, moves
+
+NOW: Final = "now"
+
+
+class ControlRoutes:
+    """Answers the requests that concern all refunds."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def add(self, application: web.Application) -> None:
+        """Add the routes."""
+        router, allowed = application.router, self._context.allowed
+        router.add_post("/v1/pause", allowed(Scope.OPERATE, self.pause))
+        router.add_post("/v1/resume", allowed(Scope.OPERATE, self.resume))
+        router.add_get("/v1/events", allowed(Scope.READ, self.events))
+
+    async def pause(self, request: web.Request, caller: Caller) -> web.Response:
+        """Stop sending; refunds in flight finish, and new ones are still accepted."""
+        await self._nothing_in(request, caller)
+        store = self._context.refunds.store
+        changed, state = await self._context.threads.run(lambda: flags.pause(store, caller.name))
+        since = None if state.paused_at is None else rfc3339(state.paused_at)
+        return web.json_response(
+            {"changed": changed, "paused_at": since, "paused_by": state.paused_by}
+        )
+
+    async def resume(self, request: web.Request, caller: Caller) -> web.Response:
+        """Start sending again."""
+        await self._nothing_in(request, caller)
+        store = self._context.refunds.store
+        before = await self._context.threads.run(lambda: flags.resume(store))
+        return web.json_response(
+            {"changed": before.paused_at is not None, "paused_at": None, "paused_by": None}
+        )
+
+    async def events(self, request: web.Request, caller: Caller) -> web.Response:
+        """Return the moves after a position, and wait for one if there is none."""
+        query = Query(request, ("after", "wait", "limit"))
+        seconds = query.seconds()
+        most = query.whole("limit", default=moves.MOST, most=moves.MOST)
+        after = query.text("after")
+        rule = "must be the `next` of an earlier answer, or now"
+        query.matching("after", after == NOW or moves.is_move_id(after or ""), rule)
+        query.check()
+        store = self._context.store
+        if after == NOW:
+            after = await moves.latest(store)
+        position, gap = after or moves.BEGINNING, False
+        # Without a position nothing was read before, so nothing was missed.
+        has_position = after is not None
+        found: list[dict[str, object]] = []
+
+        async def has_more() -> bool:
+            nonlocal position, gap
+            read = await moves.read(store, position, most)
+            gap = gap or (has_position and read.gap)
+            position = read.last
+            found.extend(move.as_dict() for move in read.moves if caller.sees(move.refund_id))
+            return bool(found) or len(read.moves) == most
+
+        await self._context.waiters.until(has_more, refund_id=None, seconds=seconds)
+        return web.json_response({"data": found, "next": position, "gap": gap})
+
+    async def _nothing_in(self, request: web.Request, caller: Caller) -> None:
+        everyones(caller)
+        Query(request, ()).check()
+        body = await self._context.bodies.read(request, optional=True)
+        if errors := bodies.only(body, ()):
+            raise InvalidRequest(errors)
