@@ -102,6 +102,7 @@ class Settings(BaseSettings):
     watch: str = "1d,7d,30d,60d"
     watch_share: float = Field(default=0.1, gt=0, le=1)
     actor: str | None = Field(default=None, min_length=1, max_length=100)
+    callbacks_file: Path | None = None
     webhook_secrets: SecretStr | None = None
     webhook_max_age_hours: float = Field(default=96, ge=0, le=24 * 365)
     http_rate: float = Field(default=200, ge=0, le=100_000)

@@ -13,7 +13,7 @@ from celery.exceptions import Reject
 
 from worker.app import app, runtime
 from worker.broker import inbox
-from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
+from worker.broker.queues import CALLBACK_TASK, PROCESS_TASK, SUBMIT_TASK
 from worker.engine import endings
 from worker.engine.records_guard import REFUSALS
 from worker.errors import GuardRefused, InvalidRequest, SettingsError, StoreUnavailable
@@ -46,6 +46,21 @@ def process(self: Any, *args: Any, **kwargs: Any) -> str:
         _reject(args, kwargs, "args are not [[refund_id, …]]")
         return str(endings.NO_IDS)
     return endings.summary(runtime.process(list(dict.fromkeys(ids)), _lane(self)))
+
+
+@app.task(name=CALLBACK_TASK, bind=True)
+def callback(_self: Any, *args: Any, **kwargs: Any) -> str:
+    """Send callbacks to an endpoint: args `[name, [refund_id or batch/batch_id, …]]`."""
+    name, members = args if len(args) == 2 and not kwargs else (None, None)  # noqa: PLR2004 - a pair
+    if (
+        not isinstance(name, str)
+        or not isinstance(members, list)
+        or not all(isinstance(member, str) for member in members)
+    ):
+        _reject(args, kwargs, "args are not [endpoint, [refund_id, …]]")
+        return str(endings.NO_IDS)
+    # They are begun, and not waited for: no thread of the refunds' waits for a shop.
+    return f"begun: {runtime.call_back(name, members)} of {len(members)}"
 
 
 @app.task(name=SUBMIT_TASK, bind=True)

@@ -82,6 +82,8 @@ def real(installation: Installation) -> dict[str, dict[str, set[str]]]:
 
     Classes of answers that did not occur are those the gateway knows.
     """
+    # No shop is part of the installation: its metrics are shown from the moment a worker has it.
+    installation.redis.zadd("refunds:callback-endpoints", {"shop": 1})
     found = exposed(installation.stack.url("metrics"))
     found["refunds_provider_calls_total"]["class"] |= {"2xx", "4xx", "5xx", "not_sent", "no_reply"}
     found |= {

@@ -23,9 +23,9 @@ from celery.worker.consumer import Consumer
 
 from worker.broker import envelope, inbox
 from worker.broker.envelope import Unreadable
-from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
+from worker.broker.queues import CALLBACK_TASK, PROCESS_TASK, SUBMIT_TASK
 
-TASKS: Final = frozenset({PROCESS_TASK, SUBMIT_TASK})
+TASKS: Final = frozenset({PROCESS_TASK, SUBMIT_TASK, CALLBACK_TASK})
 """The tasks served. Celery's own tasks (chords, maps, chunks) are not.
 
 They send messages of their own.

@@ -30,6 +30,7 @@ from redis.exceptions import NoScriptError
 from worker.broker import envelope
 from worker.broker.envelope import Unreadable
 from worker.broker.inbox import rejected
+from worker.broker.queues import CALLBACK_QUEUE
 from worker.model.refund import Lane
 
 AT_ONCE: Final = 32
@@ -38,7 +39,7 @@ AT_ONCE: Final = 32
 Bulk ones are fetched one by one: each carries up to 100 refunds.
 """
 
-_TASK_QUEUES: Final = frozenset(lane.value for lane in Lane)
+_TASK_QUEUES: Final = frozenset((*(lane.value for lane in Lane), CALLBACK_QUEUE))
 LONGEST_ITEM: Final = 2_000_000
 """Maximum bytes of an item: the longest body in base64, with room for the rest."""
 _FETCH: Final = (resources.files("worker.broker") / "lua" / "fetch.lua").read_text("utf-8")

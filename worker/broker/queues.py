@@ -1,4 +1,4 @@
-"""Celery configuration, the two queues and the nudge.
+"""Celery configuration, the queues and the nudge.
 
 A message carries ids only; the record is the truth.
 """
@@ -19,6 +19,9 @@ from worker.store.sentinels import SentinelAddress, is_sentinel
 
 PROCESS_TASK: Final = "refunds.process"
 SUBMIT_TASK: Final = "refunds.submit"
+CALLBACK_TASK: Final = "refunds.callback"
+CALLBACK_QUEUE: Final = "refunds.callbacks"
+"""The queue of callbacks; used if `REFUNDS_CALLBACKS_FILE` is set."""
 BULK_IDS: Final = 100
 """Refund ids in one bulk message: a message costs about 2.5 ms, so the rows of a file share one."""
 VISIBILITY_SECONDS: Final = 300
@@ -68,6 +71,8 @@ def make_celery(settings: Settings) -> Celery:
     url, options, tls = _broker(settings)
     app = Celery("refunds", broker=url, amqp=wire.AMQP, set_as_current=False)
     app.conf.update(CONFIGURATION, broker_transport_options=options)
+    if settings.callbacks_file is not None:
+        app.conf.task_queues = [*CONFIGURATION["task_queues"], Queue(CALLBACK_QUEUE)]
     if tls is not None:
         app.conf.broker_use_ssl = tls
     return app
@@ -151,18 +156,35 @@ def nudge(app: Celery, refund_ids: Sequence[str], lane: Lane, *, producer: Any =
 
     Raises kombu's errors if the broker is unavailable.
     """
-    shown = ", ".join(refund_ids[:_IDS_SHOWN])
-    if len(refund_ids) > _IDS_SHOWN:
-        shown += f", and {len(refund_ids) - _IDS_SHOWN} more"
     app.send_task(
         PROCESS_TASK,
         args=[list(refund_ids)],
         queue=lane.value,
-        argsrepr=f"({shown})",
+        argsrepr=f"({_shown(refund_ids)})",
         kwargsrepr="{}",
         ignore_result=True,
         producer=producer,
     )
+
+
+def call_back(app: Celery, endpoint: str, members: Sequence[str]) -> None:
+    """Send one message that requests callbacks about these refunds and batches to an endpoint.
+
+    Raises kombu's errors if the broker is unavailable.
+    """
+    app.send_task(
+        CALLBACK_TASK,
+        args=[endpoint, list(members)],
+        queue=CALLBACK_QUEUE,
+        argsrepr=f"({endpoint}, {_shown(members)})",
+        kwargsrepr="{}",
+        ignore_result=True,
+    )
+
+
+def _shown(ids: Sequence[str]) -> str:
+    shown = ", ".join(ids[:_IDS_SHOWN])
+    return shown + (f", and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else "")
 
 
 def submit_again(app: Celery, refund_id: str, fields: Mapping[str, Any], lane: Lane) -> None:

@@ -106,6 +106,11 @@ COMMANDS: Final[dict[str, Entry]] = {
     "webhooks": Entry(
         "worker.cli.webhooks", "webhooks", "Register the webhook endpoint at the provider."
     ),
+    "callbacks": Entry(
+        "worker.cli.callbacks",
+        "callbacks",
+        "Show, switch, test and replay callbacks to a shop's endpoints.",
+    ),
     "probe": Entry(
         "worker.cli.probe", "probe", "Find out what the provider supports, with small test refunds."
     ),

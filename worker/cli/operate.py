@@ -16,11 +16,13 @@ from typing import Final
 import click
 
 from worker.batches import pause_batch, resume_batch
+from worker.broker.queues import CALLBACK_QUEUE
+from worker.callbacks import endpoints
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, REFUSED, USAGE
 from worker.cli.session import ALL_PAUSED, note, opened, operator
 from worker.client import Refunds
-from worker.errors import ProviderMismatch
+from worker.errors import ProviderMismatch, SettingsError
 from worker.model.refund import Lane
 from worker.model.times import rfc3339
 from worker.probing import kept
@@ -33,6 +35,7 @@ from worker.store import flags
 # Exit codes after which the child is not started again: wrong settings or a guard would stop it
 # each time.
 FINAL_CODES: Final = frozenset({USAGE, REFUSED})
+_LANES: Final = [lane.value for lane in Lane]
 
 batch_option = click.option("--batch", metavar="ID", help="Only the refunds of this batch.")
 
@@ -151,12 +154,27 @@ def _account_confirmed(before: flags.Switches) -> int:
     return DONE
 
 
-def _queues(_ctx: click.Context, _parameter: click.Parameter, text: str) -> str:
+def _queues(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    if text is None:
+        return None
     names = [name.strip() for name in text.split(",")]
-    known = [lane.value for lane in Lane]
+    known = [*_LANES, CALLBACK_QUEUE]
     if wrong := [name for name in names if name not in known]:
         raise click.BadParameter(f"{wrong[0]!r} is not one of {', '.join(known)}")
     return ",".join(dict.fromkeys(names))
+
+
+def _served(queues: str | None, settings: Settings) -> str:
+    """Return the queues to serve: those that were named, else all that are used."""
+    has_callbacks = settings.callbacks_file is not None
+    if queues is None:
+        return ",".join([*_LANES, *([CALLBACK_QUEUE] if has_callbacks else [])])
+    if CALLBACK_QUEUE in queues.split(",") and not has_callbacks:
+        raise SettingsError(
+            f"--queues names {CALLBACK_QUEUE}, and REFUNDS_CALLBACKS_FILE is not set: set it, or"
+            " leave that queue out"
+        )
+    return queues
 
 
 @click.command(
@@ -179,21 +197,23 @@ Exit code: 0 after SIGTERM or Ctrl-C, once all refunds in flight are finished;
 @click.option(
     "--queues",
     metavar="NAMES",
-    default=",".join(lane.value for lane in Lane),
-    show_default=True,
     callback=_queues,
-    help="Queues to serve, comma-separated.",
+    help=(
+        "Queues to serve, comma-separated, of refunds, refunds.bulk and refunds.callbacks; all that"
+        " are used if omitted."
+    ),
 )
-def worker(*, concurrency: int | None, queues: str) -> int:
+def worker(*, concurrency: int | None, queues: str | None) -> int:
     """Run a worker in the foreground, and restart it if it dies.
 
     On SIGTERM or Ctrl-C it starts no more refunds, finishes those in flight, and exits.
     """
     settings = Settings.load() if concurrency is None else Settings.load(concurrency=concurrency)
+    served = _served(queues, settings)
     _preflight(settings)
     environment = dict(os.environ) | {"REFUNDS_CONCURRENCY": str(settings.concurrency)}
     return Supervisor(
-        command(queues, settings), say=_sayer(settings), environment=environment, final=FINAL_CODES
+        command(served, settings), say=_sayer(settings), environment=environment, final=FINAL_CODES
     ).run()
 
 
@@ -213,6 +233,7 @@ def _preflight(settings: Settings) -> None:
     Settings, guards, a Redis that is unavailable or may lose writes.
     """
     settings.require_provider()
+    endpoints.load(settings)
     with opened(settings) as refunds:
         refunds.store.require_durable()
         if warning := kept.live_warning(settings, kept.read(refunds.store)):

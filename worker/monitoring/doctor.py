@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from celery import Celery
 
+from worker.monitoring.check_callbacks import callbacks
 from worker.monitoring.check_provider import (
     ask_provider,
     key_and_address,
@@ -47,5 +48,6 @@ def examine(settings: Settings, store: Store, app: Celery) -> Iterator[Check]:
         yield ask_provider(settings)
     if server.answers:
         yield from guarded("in progress", server.cli, lambda: under_way(settings, store))
+        yield from guarded("callbacks", server.cli, lambda: callbacks(settings, store))
         yield from guarded("probe", server.cli, lambda: what_was_probed(settings, store))
     yield from queues(app, address_of(settings.broker))

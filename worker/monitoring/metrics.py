@@ -28,6 +28,7 @@ from worker.model.answers import TryVerdict
 from worker.model.currencies import KNOWN as CURRENCIES
 from worker.model.refund import Lane, Stage, Status
 from worker.model.times import from_ms
+from worker.monitoring.callback_metrics import callback_metrics
 from worker.monitoring.snapshot import (
     _SETTLED,
     _UNSETTLED,
@@ -39,6 +40,7 @@ from worker.monitoring.snapshot import (
 )
 from worker.monitoring.watch_metrics import UNKNOWN, watch_metrics
 from worker.rules.codes import OTHER, counted
+from worker.store.callback_state import read_callbacks
 from worker.store.counters import BOUNDS, INFINITE, WEBHOOK_RESULTS
 from worker.store.store import Store
 from worker.store.watch_state import read_watch
@@ -77,6 +79,7 @@ class RefundsCollector(Collector):
         )
         try:
             seen = snapshot(self._store)
+            callbacks = read_callbacks(self._store)
             watch = read_watch(self._store, self._rungs, from_ms(seen.now_ms))
         except StoreUnavailable:
             up.add_metric([], 0)
@@ -91,6 +94,7 @@ class RefundsCollector(Collector):
         yield from watch_metrics(watch, seen.counters, shown)
         yield from _switches(seen)
         yield from _webhooks(seen)
+        yield from callback_metrics(callbacks, seen.counters, from_ms(seen.now_ms))
         yield from _server(seen.info)
         if self._backlog_warning is not None:
             sentence = (

@@ -21,6 +21,8 @@ from worker.broker import inbox, queues, rejected
 from worker.broker.backlog import BacklogWatch
 from worker.broker.bulk_prefetch import BulkIntake
 from worker.broker.kept import RejectedMessage
+from worker.callbacks import endpoints
+from worker.callbacks.delivery import Sender
 from worker.client import PUBLISH_ERRORS
 from worker.engine import endings
 from worker.engine.endings import Ending
@@ -37,7 +39,7 @@ from worker.process.heartbeat import Heartbeat
 from worker.provider.gateway import Gateway
 from worker.provider.transport import build_client
 from worker.settings import Settings
-from worker.store import erasure, rechecks, scripts
+from worker.store import callbacks, erasure, rechecks, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.connection import address_of, connect_async
 from worker.store.counters import Counters
@@ -56,6 +58,7 @@ DISK_SECONDS: Final = 5.0
 It costs two commands.
 """
 ERASE_SECONDS: Final = 30.0
+CALLBACK_SECONDS: Final = 1.0
 TASK_SECONDS: Final = 30.0
 """Maximum time that a message may hold ids that it has not begun."""
 AGAIN_SECONDS: Final = 1.0
@@ -84,6 +87,8 @@ class Runtime:
         self.store: AsyncStore
         self.service: Service
         self._client: httpx.AsyncClient
+        self._endpoints: Sequence[endpoints.Endpoint] = ()
+        self._sender: Sender
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="refunds-loop", daemon=True
@@ -98,6 +103,7 @@ class Runtime:
         account), `StoreUnavailable`, `ProviderUnavailable`.
         """
         self.settings.require_provider()
+        self._endpoints = endpoints.load(self.settings)
         self._thread.start()
         try:
             self.run(self._open())
@@ -125,6 +131,8 @@ class Runtime:
             await self.store.load_scripts(
                 (*scripts.EVERY, *rechecks.EVERY, erasure.ERASE, rejected.SCRIPT)
             )
+            if self._endpoints:
+                await self.store.load_scripts(callbacks.EVERY)
             await self._pin()
             self._heartbeat.begin()
         except BaseException:
@@ -147,7 +155,9 @@ class Runtime:
             await self._client.aclose()
             await self.store.redis.aclose()
             raise
+        self._sender = Sender(self._endpoints, self.store, worker=self.name)
         for pause, work in (
+            *([(CALLBACK_SECONDS, self._send_callbacks)] if self._endpoints else ()),
             (SWEEP_SECONDS, self._sweep),
             (BEAT_SECONDS, self._beat),
             (PROBE_SECONDS, self._probe),
@@ -208,6 +218,25 @@ class Runtime:
         days = self.settings.metadata_days
         if days is not None and not self.service.stopping and not self.service.guard.refuses():
             await erase_metadata(self.store, timedelta(days=days))
+
+    async def _send_callbacks(self) -> None:
+        if not self.service.stopping and not self.service.guard.refuses():
+            await self._sender.sweep(self._nudge_callbacks)
+
+    def _nudge_callbacks(self, endpoint: str, members: Sequence[str]) -> None:
+        with self._broker_errors():
+            queues.call_back(self.celery, endpoint, members)
+
+    def call_back(self, endpoint: str, members: Sequence[str]) -> int:
+        """Begin callbacks, from a task's thread, without waiting for them; return how many.
+
+        Those that do not fit in are due again in the records.
+        """
+
+        async def begin() -> int:
+            return self._sender.accept(endpoint, members)
+
+        return self.run(begin())
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
         with self._broker_errors():
@@ -356,7 +385,7 @@ class Runtime:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        await self.service.drain()
+        await asyncio.gather(self.service.drain(), self._sender.close())
         try:
             await self._tell()
             await self.store.leave(self.name)

@@ -1,0 +1,441 @@
+"""Callbacks from the records to a receiver at a real socket: what arrives, and what follows."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import fakeredis
+import pytest
+import structlog
+from aiohttp import web
+from standardwebhooks import Webhook
+
+from tests.factories import BLIND, HOUR, MAYBE, REFUSED, SECOND, found
+from tests.support.store_world import ID, World, at_stage
+from worker.batches.opening import close_batch, open_batch
+from worker.callbacks.delivery import HELD_PER_SLOT, SPARE, Sender
+from worker.callbacks.endpoints import Endpoint
+from worker.callbacks.signing import secret_bytes
+from worker.errors import StoreUnavailable
+from worker.model.redaction import remember_key
+from worker.model.refund import Stage
+from worker.rules.rechecks import changed_by_provider
+from worker.store import callbacks, scripts
+from worker.store.async_store import AsyncStore
+from worker.store.scripts import Command
+
+SECRET = "whsec_" + base64.b64encode(b"a secret of thirty-two bytes ...").decode()
+CANARY = "canary-ann@example.com"
+
+
+class Receiver:
+    """A shop's endpoint: keeps what arrives, and answers as told, 200 unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.ids: list[str] = []
+        self.raw: list[tuple[bytes, dict[str, str]]] = []
+        self.answers: list[Callable[[web.Request], Awaitable[web.StreamResponse]] | int] = []
+        self.port = 0
+        self._arrived = asyncio.Event()
+
+    async def until(self, count: int) -> None:
+        """Return once so many requests have arrived."""
+        async with asyncio.timeout(20):
+            while len(self.bodies) < count:
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        self.raw.append((body, {name.lower(): value for name, value in request.headers.items()}))
+        self.bodies.append(json.loads(body))
+        self.ids.append(request.headers["webhook-id"])
+        self._arrived.set()
+        answer = self.answers.pop(0) if self.answers else 200
+        if isinstance(answer, int):
+            return web.Response(status=answer, text=f"said {answer}")
+        return await answer(request)
+
+    def endpoint(self, name: str = "shop", **fields: Any) -> Endpoint:
+        key = secret_bytes(SECRET)
+        assert key is not None
+        usual: dict[str, Any] = {"keys": (key,), "timeout_seconds": 5, "allow_private": True}
+        url = f"http://127.0.0.1:{self.port}/{name}"
+        return Endpoint(name=name, url=url, **(usual | fields))
+
+
+@asynccontextmanager
+async def receiving() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    application = web.Application()
+    application.router.add_route("*", "/{tail:.*}", receiver.handle)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    receiver.port = runner.addresses[0][1]
+    try:
+        yield receiver
+    finally:
+        await runner.cleanup()
+
+
+class Losing(AsyncStore):
+    """A store that loses the next ends of tries, as a crash between POST and note does."""
+
+    lost = 0
+
+    async def run(self, command: Command[Any]) -> Any:
+        if command.script is callbacks.DELIVERED and self.lost:
+            self.lost -= 1
+            raise StoreUnavailable("it went away")
+        return await super().run(command)
+
+
+class Desk:
+    """Records with callbacks switched on, and the sender of one worker."""
+
+    def __init__(self) -> None:
+        server = fakeredis.FakeServer()
+        self.world = World(fakeredis.FakeRedis(server=server, decode_responses=True))
+        self.store = Losing(
+            fakeredis.FakeAsyncRedis(server=server, decode_responses=True), durable=False
+        )
+        self.world.store.run(scripts.flag("callbacks", once=True))
+        self.sender: Sender
+
+    async def sweep(self) -> dict[str, list[str]]:
+        """Hand what is due to the sender, as a message does."""
+        self.store.now = self.world.now
+        sent: dict[str, list[str]] = {}
+
+        def nudge(name: str, members: Sequence[str]) -> None:
+            sent.setdefault(name, []).extend(members)
+
+        await self.sender.sweep(nudge)
+        for name, members in sent.items():
+            self.sender.accept(name, members)
+        return sent
+
+    async def deliver(self) -> dict[str, list[str]]:
+        sent = await self.sweep()
+        await self.sender.idle()
+        return sent
+
+    def log(self, name: str = "shop") -> list[dict[str, str]]:
+        entries: Any = self.world.redis.xrange(f"refunds:callback-log:{name}")
+        return [fields for _, fields in entries]
+
+
+@asynccontextmanager
+async def working(*endpoints: Endpoint) -> AsyncIterator[Desk]:
+    desk = Desk()
+    desk.sender = Sender(endpoints, desk.store, worker="w1", chance=lambda: 0.5)
+    try:
+        yield desk
+    finally:
+        await desk.sender.close()
+        await desk.store.close()
+        desk.world.redis.close()
+
+
+def settle(desk: Desk, refund_id: str = ID, **fields: Any) -> None:
+    at_stage(desk.world, Stage.SETTLED, refund_id, payment_intent=f"pi_{refund_id}", **fields)
+
+
+def fail_at_provider(desk: Desk) -> None:
+    step = changed_by_provider(
+        desk.world.get(), found(id=f"re_{ID}", status="failed"), "list", desk.world.now
+    )
+    assert step is not None
+    desk.world.save(desk.world.get(), step)
+
+
+async def test_settled_refund_arrives_signed_with_the_contracts_fields() -> None:
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        settle(desk, metadata={"order": "7"})
+        await desk.deliver()
+        (body,) = shop.bodies
+        refund = desk.world.get()
+        assert body["type"] == "refund.succeeded"
+        assert body["data"] == refund.as_dict() | {"previous_status": "pending"}
+        assert body["timestamp"] == refund.as_dict()["updated_at"]
+        raw, headers = shop.raw[0]
+        assert headers["content-type"] == "application/json"
+        assert "cookie" not in headers
+        # The receiver's clock is not the records' here.
+        signed = {name: headers[name] for name in headers if name.startswith("webhook-")}
+        assert int(signed["webhook-timestamp"]) == int(desk.world.now.timestamp())
+        expected = Webhook(SECRET).sign(shop.ids[0], desk.world.now, raw.decode())
+        assert signed["webhook-signature"] == expected
+        assert desk.world.keys("callbacks*") == []
+
+
+@pytest.mark.parametrize("event", ["refund.failed", "refund.in_review", "refund.reversed"])
+async def test_event_names_the_state_of_the_refund(event: str) -> None:
+    async with receiving() as shop, working(shop.endpoint(metadata=False)) as desk:
+        if event == "refund.failed":
+            desk.world.accept()
+            desk.world.attempt(REFUSED)
+        elif event == "refund.in_review":
+            desk.world.accept()
+            desk.world.attempt(MAYBE, rules=BLIND)
+        else:
+            settle(desk)
+            fail_at_provider(desk)
+        await desk.deliver()
+        (body,) = shop.bodies
+        assert body["type"] == event
+        assert "metadata" not in body["data"]
+        assert body["data"]["previous_status"] == (
+            "succeeded" if event == "refund.reversed" else "pending"
+        )
+
+
+async def test_finished_batch_arrives_with_its_counts() -> None:
+    async with (
+        receiving() as shop,
+        working(shop.endpoint(events=frozenset({"batch.finished"}))) as desk,
+    ):
+        open_batch(desk.world.store, "b-1", file="season.csv", digest="d1", rows=1)
+        desk.world.accept("r1", batch="b-1")
+        close_batch(desk.world.store, "b-1", handed_in=1, conflicting=0)
+        desk.world.attempt(REFUSED, "r1")
+        await desk.deliver()
+        (body,) = shop.bodies
+        assert body["type"] == "batch.finished"
+        assert (body["data"]["batch_id"], body["data"]["version"]) == ("b-1", 1)
+        assert body["data"]["statuses"] == {"failed": 1}
+        assert desk.world.keys("callbacks*") == []
+
+
+async def test_event_that_is_not_wanted_is_not_sent_and_is_over() -> None:
+    async with (
+        receiving() as shop,
+        working(shop.endpoint(events=frozenset({"refund.failed"}))) as desk,
+    ):
+        settle(desk)
+        await desk.deliver()
+        assert shop.bodies == []
+        assert desk.world.keys("callbacks*") == []
+        fail_at_provider(desk)
+        await desk.deliver()
+        assert shop.bodies == []
+
+
+async def test_crash_between_the_post_and_its_note_sends_again_with_the_same_id() -> None:
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        settle(desk)
+        desk.store.lost = 1
+        await desk.deliver()
+        assert await desk.deliver() == {}
+        desk.world.pass_time(5 * SECOND + SPARE)
+        await desk.deliver()
+        assert len(shop.ids) == 2
+        assert shop.ids[0] == shop.ids[1]
+        assert shop.raw[0][0] == shop.raw[1][0]
+        assert desk.world.keys("callbacks*") == []
+
+
+async def test_later_version_has_another_id_and_a_higher_version() -> None:
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        settle(desk)
+        await desk.deliver()
+        fail_at_provider(desk)
+        await desk.deliver()
+        assert shop.ids[0] != shop.ids[1]
+        versions = [body["data"]["version"] for body in shop.bodies]
+        assert versions == sorted(set(versions))
+
+
+async def test_slow_shop_delays_no_other() -> None:
+    freed = asyncio.Event()
+
+    async def slow(_request: web.Request) -> web.Response:
+        await freed.wait()
+        return web.Response()
+
+    async with receiving() as stuck, receiving() as quick:
+        stuck.answers = [slow] * 30
+        stuck_at, quick_at = stuck.endpoint("stuck", in_flight=2), quick.endpoint("quick")
+        async with working(stuck_at, quick_at) as desk:
+            for number in range(30):
+                settle(desk, f"r{number}")
+            await desk.sweep()
+            await quick.until(30)
+            await stuck.until(2)
+            # Two slots, and no more than two requests.
+            assert len(stuck.bodies) == 2
+            freed.set()
+            await desk.sender.idle()
+            assert len(stuck.bodies) == 30
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 400, 404, 429, 500, 503])
+async def test_any_answer_but_success_is_a_failure_and_no_redirect_is_followed(status: int) -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(status=status, headers={"Location": "/elsewhere"}, text="no")
+
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        shop.answers = [answer]
+        settle(desk)
+        await desk.deliver()
+        assert len(shop.bodies) == 1
+        (entry,) = desk.log()
+        assert (entry["status"], entry["result"], entry["reply"]) == (str(status), "failed", "no")
+        desk.world.pass_time(5 * SECOND)
+        await desk.deliver()
+        assert len(shop.bodies) == 2
+        assert desk.world.keys("callbacks:*") == []
+
+
+async def test_receiver_may_ask_for_more_time() -> None:
+    async def later(_request: web.Request) -> web.Response:
+        return web.Response(status=503, headers={"Retry-After": "120"})
+
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        shop.answers = [later]
+        settle(desk)
+        await desk.deliver()
+        assert desk.world.score("callbacks:shop", ID) == desk.world.now + 120 * SECOND
+
+
+async def test_answer_410_pauses_the_endpoint_with_an_alarm_and_keeps_everything() -> None:
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        shop.answers = [410]
+        settle(desk)
+        with structlog.testing.capture_logs() as logs:
+            await desk.deliver()
+        assert [(entry["event"], entry["alarm"]) for entry in logs if "alarm" in entry] == [
+            ("callbacks_refused", True)
+        ]
+        desk.world.pass_time(HOUR)
+        assert await desk.deliver() == {}
+        assert desk.world.score("callbacks:shop", ID) is not None
+
+
+@pytest.mark.parametrize("how", ["reset", "hang", "half", "garbage"])
+async def test_connection_that_fails_is_a_failure_and_is_repeated(how: str) -> None:
+    async def odd(request: web.Request) -> web.StreamResponse:
+        transport = request.transport
+        assert transport is not None
+        if how == "hang":
+            await asyncio.sleep(60)
+        elif how == "half":
+            transport.write(b"HTTP/1.1 20")
+        elif how == "garbage":
+            transport.write(b"\x00\xff no http \r\n\r\n")
+        transport.abort() if how == "reset" else transport.close()
+        raise asyncio.CancelledError
+
+    async with receiving() as shop, working(shop.endpoint(timeout_seconds=1)) as desk:
+        shop.answers = [odd]
+        settle(desk)
+        await desk.deliver()
+        (entry,) = desk.log()
+        assert (entry["result"], entry["status"]) == ("failed", "")
+        assert entry["error"]
+        desk.world.pass_time(5 * SECOND)
+        await desk.deliver()
+        assert len(shop.bodies) == 2
+
+
+async def test_endless_reply_is_read_up_to_a_kibibyte_and_counts_by_its_status() -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b"x" * 65536)
+
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        shop.answers = [endless]
+        settle(desk)
+        await desk.deliver()
+        (entry,) = desk.log()
+        assert (entry["result"], len(entry["reply"])) == ("delivered", 1024)
+
+
+async def test_no_secret_and_no_body_is_in_the_logs() -> None:
+    remember_key(SECRET)
+
+    async def telltale(_request: web.Request) -> web.Response:
+        return web.Response(status=500, text=f"your secret is {SECRET}")
+
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        shop.answers = [telltale]
+        settle(desk, metadata={"mail": CANARY})
+        with structlog.testing.capture_logs() as logs:
+            await desk.deliver()
+            desk.world.pass_time(5 * SECOND)
+            await desk.deliver()
+        assert {entry["event"] for entry in logs} == {"callback_failed", "callback_delivered"}
+        told = json.dumps(logs) + json.dumps(desk.log())
+        assert SECRET.removeprefix("whsec_") not in told
+        assert CANARY not in told
+        assert shop.bodies[-1]["data"]["metadata"] == {"mail": CANARY}
+
+
+async def test_last_failure_is_a_dead_letter_with_an_alarm() -> None:
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        shop.answers = [500] * 20
+        settle(desk)
+        alarms = []
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(12):
+                await desk.deliver()
+                desk.world.pass_time(30 * HOUR)
+        alarms = [entry["event"] for entry in logs if entry.get("alarm")]
+        assert alarms == ["callback_dead"]
+        assert len(shop.bodies) == 12
+        assert len(set(shop.ids)) == 1
+        assert desk.world.score("callback-dead:shop", ID) is not None
+        assert await desk.deliver() == {}
+
+
+async def test_more_than_fits_in_waits_in_the_records() -> None:
+    async with receiving() as shop, working(shop.endpoint(in_flight=1)) as desk:
+        members = [f"r{number}" for number in range(HELD_PER_SLOT + 5)]
+        assert desk.sender.accept("shop", members) == HELD_PER_SLOT
+        assert desk.sender.accept("nobody", members) == 0
+        await desk.sender.idle()
+        assert shop.bodies == []
+
+
+async def test_end_lets_requests_in_flight_end_and_begins_no_more() -> None:
+    arrived, freed = asyncio.Event(), asyncio.Event()
+
+    async def slow(_request: web.Request) -> web.Response:
+        arrived.set()
+        await freed.wait()
+        return web.Response()
+
+    async with receiving() as shop, working(shop.endpoint(in_flight=1)) as desk:
+        shop.answers = [slow]
+        for refund_id in ("r1", "r2"):
+            settle(desk, refund_id)
+        await desk.sweep()
+        await arrived.wait()
+        closing = asyncio.create_task(desk.sender.close())
+        await asyncio.sleep(0)
+        freed.set()
+        await closing
+        assert len(shop.bodies) == 1
+        assert desk.sender.accept("shop", ["r2"]) == 0
+        assert desk.world.score("callbacks:shop", "r1") is None
+        assert desk.world.score("callbacks:shop", "r2") is not None
+
+
+async def test_record_that_cannot_be_read_alarms_and_stays_due() -> None:
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        settle(desk)
+        desk.world.redis.hset(f"refunds:refund:{ID}", "stage", "nonsense")
+        with structlog.testing.capture_logs() as logs:
+            await desk.deliver()
+        assert [entry["event"] for entry in logs] == ["callback_not_readable"]
+        assert shop.bodies == []
+        assert desk.world.score("callbacks:shop", ID) is not None

@@ -1,0 +1,259 @@
+"""Delivers callbacks: each endpoint has its own connections and slots, so none waits for another.
+
+What is due is in the records. If this process cannot begin a member, or loses it, the member is due
+again there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from aiohttp.abc import AbstractResolver
+
+from worker.callbacks.endpoints import Endpoint
+from worker.callbacks.payload import Message, message_of
+from worker.callbacks.posting import MOST_READ, Poster, Reply
+from worker.callbacks.retries import wait_after
+from worker.errors import RefundError, StoreUnavailable
+from worker.model.request import scrubbed
+from worker.model.times import to_ms
+from worker.store import callbacks
+from worker.store.async_store import AsyncStore
+from worker.store.callbacks import Ended, Taken, Wanted
+
+log = structlog.get_logger(__name__)
+
+SPARE: Final = timedelta(seconds=15)
+"""How long a lease outlasts the longest request, and how late a request may begin in it."""
+TAKEN_PER_SLOT: Final = 25
+"""Members taken for an endpoint at a time, for each request that one worker may make at once."""
+HELD_PER_SLOT: Final = 50
+"""Members that wait in this process, for each request; the rest is due again in half a minute."""
+PER_MESSAGE: Final = 50
+ROUNDS: Final = 20
+"""Maximum scripts in a row that share out."""
+END_SECONDS: Final = 5.0
+"""How long requests in flight may take at the end."""
+
+Nudge = Callable[[str, Sequence[str]], None]
+
+
+class Sender:
+    """Sends callbacks from one event loop, for the endpoints that this process knows."""
+
+    def __init__(
+        self,
+        endpoints: Iterable[Endpoint],
+        store: AsyncStore,
+        *,
+        worker: str,
+        resolver: AbstractResolver | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._store = store
+        self._lines = {
+            endpoint.name: _Line(
+                endpoint, store, worker, Poster(endpoint, resolver=resolver), chance
+            )
+            for endpoint in endpoints
+        }
+        self._closing = False
+
+    async def sweep(self, nudge: Nudge) -> int:
+        """Share out what endpoints are to learn, and send messages for what is due.
+
+        Return how many are due. `nudge` blocks, so it runs in a thread. Raises `StoreUnavailable`,
+        and passes on the broker's errors; what was taken is due again in half a minute.
+        """
+        wanted = [
+            Wanted(
+                name=line.endpoint.name,
+                ids=line.endpoint.ids,
+                most=TAKEN_PER_SLOT * line.endpoint.in_flight,
+            )
+            for line in self._lines.values()
+        ]
+        found = await self._store.run(callbacks.outbox(wanted))
+        messages = [
+            (name, members[start : start + PER_MESSAGE])
+            for name, members in found.due.items()
+            for start in range(0, len(members), PER_MESSAGE)
+        ]
+        for _ in range(ROUNDS):
+            if found.shared_out < callbacks.SHARED_OUT:
+                break
+            # What these take is none: only the first script does.
+            found = await self._store.run(
+                callbacks.outbox([Wanted(name=each.name, ids=each.ids, most=0) for each in wanted])
+            )
+        if messages:
+            await asyncio.to_thread(_send, messages, nudge)
+        return sum(len(members) for _, members in messages)
+
+    def accept(self, name: str, members: Sequence[str]) -> int:
+        """Begin to send members to an endpoint; return how many fit in. Call it in the loop."""
+        line = self._lines.get(name)
+        return 0 if line is None or self._closing else line.accept(members)
+
+    async def idle(self) -> None:
+        """Return once nothing waits or is in flight in this process."""
+        while any(line.tasks for line in self._lines.values()):
+            tasks = [task for line in self._lines.values() for task in line.tasks]
+            await asyncio.wait(tasks)
+
+    async def close(self, seconds: float = END_SECONDS) -> None:
+        """Begin no more, let requests in flight end, and close the connections.
+
+        What does not end in time is sent again by another worker, with the same id.
+        """
+        self._closing = True
+        tasks: list[asyncio.Task[None]] = []
+        for line in self._lines.values():
+            line.waiting.clear()
+            tasks += line.tasks
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for line in self._lines.values():
+            await line.poster.close()
+
+
+class _Line:
+    """What waits and is in flight for one endpoint in this process."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        store: AsyncStore,
+        worker: str,
+        poster: Poster,
+        chance: Callable[[], float],
+    ) -> None:
+        self.endpoint = endpoint
+        self.poster = poster
+        self.waiting: deque[str] = deque()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._store = store
+        self._worker = worker
+        self._chance = chance
+        self._held: set[str] = set()
+        self._lease = timedelta(seconds=endpoint.timeout_seconds) + SPARE
+
+    def accept(self, members: Sequence[str]) -> int:
+        accepted = 0
+        for member in members:
+            if len(self._held) >= HELD_PER_SLOT * self.endpoint.in_flight:
+                break
+            if member not in self._held:
+                self._held.add(member)
+                self.waiting.append(member)
+                accepted += 1
+        while self.waiting and len(self.tasks) < self.endpoint.in_flight:
+            task = asyncio.create_task(self._work())
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        return accepted
+
+    async def _work(self) -> None:
+        while self.waiting:
+            member = self.waiting.popleft()
+            try:
+                await self._deliver(member)
+            except StoreUnavailable as error:
+                # The lease lapses, and then the member is due again.
+                log.warning("callback_deferred", endpoint=self.endpoint.name, error=str(error))
+            except RefundError as error:
+                log.warning("callback_not_sent", endpoint=self.endpoint.name, error=str(error))
+            except Exception:
+                # The outermost loop: a line that ends silently is worse than any error.
+                log.exception("callback_crashed", endpoint=self.endpoint.name)
+            finally:
+                self._held.discard(member)
+
+    async def _deliver(self, member: str) -> None:
+        name, token = self.endpoint.name, secrets.token_hex(8)
+        began = time.monotonic()
+        taken = await self._store.run(callbacks.take(name, member, token=token, lease=self._lease))
+        if taken.result != "taken":
+            return
+        try:
+            message = message_of(self._store.prefix, member, taken, metadata=self.endpoint.metadata)
+        except (ValueError, TypeError, KeyError) as error:
+            # The lease lapses, and then the record is read again: a person may have repaired it.
+            log.error(  # noqa: TRY400 - the error of this record, not of the worker
+                "callback_not_readable", member=member, error=type(error).__name__, alarm=True
+            )
+            return
+        if message is None or message.body is None or message.event not in self.endpoint.events:
+            version = "" if message is None else message.version
+            await self._store.run(
+                callbacks.ended(name, member, token=token, result="skipped", version=version)
+            )
+            return
+        if time.monotonic() - began > SPARE.total_seconds():
+            # The process stood still: the lease may end before an answer, and another try begin.
+            return
+        reply = await self.poster.post(message.identity, to_ms(taken.now) // 1000, message.body)
+        await self._end(member, token, taken, message, reply)
+
+    async def _end(
+        self, member: str, token: str, taken: Taken, message: Message, reply: Reply
+    ) -> None:
+        name = self.endpoint.name
+        wait = wait_after(taken.tries, chance=self._chance(), asked=reply.retry_after)
+        entry = {
+            "member": member,
+            "event": message.event,
+            "version": message.version,
+            "webhook_id": message.identity,
+            "try": str(taken.tries + 1),
+            "result": reply.result,
+            "status": "" if reply.status is None else str(reply.status),
+            "error": reply.error,
+            "ms": str(round(reply.seconds * 1000)),
+            "reply": scrubbed(reply.reply, MOST_READ),
+            "worker": self._worker,
+        }
+        ended = await self._store.run(
+            callbacks.ended(
+                name,
+                member,
+                token=token,
+                result=reply.result,
+                version=message.version,
+                wait=wait,
+                log=entry,
+            )
+        )
+        self._report(member, ended, reply)
+
+    def _report(self, member: str, ended: Ended, reply: Reply) -> None:
+        facts = {
+            "endpoint": self.endpoint.name,
+            "member": member,
+            "status": reply.status,
+            "error": reply.error or None,
+        }
+        if reply.result == "refused":
+            log.error("callbacks_refused", alarm=True, **facts)
+        elif ended == "dead":
+            log.error("callback_dead", alarm=True, **facts)
+        elif reply.result == "failed":
+            log.warning("callback_failed", **facts)
+        else:
+            log.info("callback_delivered", **facts)
+
+
+def _send(messages: Sequence[tuple[str, Sequence[str]]], nudge: Nudge) -> None:
+    for name, members in messages:
+        nudge(name, members)

@@ -1,0 +1,76 @@
+"""What a callback says: the event, and the present state of a refund or batch as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from worker.batches.record import decoded
+from worker.callbacks.signing import message_id
+from worker.model.refund import Refund, Stage, Status
+from worker.model.times import rfc3339
+from worker.store.callbacks import BATCH, Taken
+from worker.store.records import decode
+
+_METADATA: Final = "metadata"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """The callback about one version of a member. `body` is None if there is nothing to report."""
+
+    event: str
+    version: str
+    identity: str
+    body: bytes | None
+
+
+def message_of(prefix: str, member: str, taken: Taken, *, metadata: bool) -> Message | None:
+    """Return the callback about a member as it was taken, None if its record has expired.
+
+    Raises `ValueError` if the record cannot be read.
+    """
+    if taken.stored is None:
+        return None
+    if member.startswith(BATCH):
+        return _of_batch(prefix, member, taken, taken.stored)
+    refund = decode(taken.stored)
+    version = str(refund.version)
+    identity = message_id(prefix, member, version)
+    event = event_of(refund)
+    if event is None:
+        return Message(event="", version=version, identity=identity, body=None)
+    data = refund.as_dict() | {"previous_status": taken.status_before}
+    if not metadata:
+        del data[_METADATA]
+    body = _body(event, rfc3339(refund.updated_at), data)
+    return Message(event=event, version=version, identity=identity, body=body)
+
+
+def event_of(refund: Refund) -> str | None:
+    """Return the event that a refund's state is, None while it is under way."""
+    if refund.stage is Stage.REVIEW:
+        return "refund.in_review"
+    if refund.stage is not Stage.SETTLED:
+        return None
+    if refund.status is Status.FAILED and refund.reversed_at is not None:
+        return "refund.reversed"
+    return f"refund.{refund.status.value}"
+
+
+def _of_batch(prefix: str, member: str, taken: Taken, stored: Mapping[str, str]) -> Message:
+    version = stored.get("finishes", "0")
+    identity = message_id(prefix, member, version)
+    batch = decoded(member.removeprefix(BATCH), stored)
+    if not batch.finished:
+        return Message(event="", version=version, identity=identity, body=None)
+    data = batch.as_dict() | {"version": int(version)}
+    body = _body("batch.finished", rfc3339(taken.now), data)
+    return Message(event="batch.finished", version=version, identity=identity, body=body)
+
+
+def _body(event: str, timestamp: str, data: Mapping[str, Any]) -> bytes:
+    whole = {"type": event, "timestamp": timestamp, "data": data}
+    return json.dumps(whole, separators=(",", ":")).encode("ascii")
