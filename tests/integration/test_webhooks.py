@@ -4,16 +4,14 @@ lost.
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from tests.support.installation import PATIENCE, Installation, Worker, until
+from tests.support.installation import PATIENCE, Installation, until
+from tests.support.serving import serving
 from worker.model.refund import Status
 from worker.model.request import RefundRequest
 
@@ -31,27 +29,6 @@ def command(installation: Installation, *arguments: str) -> subprocess.Completed
     )
 
 
-@contextmanager
-def serving(installation: Installation, port: int = 0) -> Iterator[tuple[Worker, str]]:
-    """The server for webhooks as a process, and its address."""
-    log = installation.folder / "serve.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "serve", "--port", str(port)],
-            env=installation.environment,
-            stdout=file,
-            stderr=file,
-        )
-    server = Worker(process, log)
-    try:
-        until(lambda: "listening at" in server.said or process.poll() is not None, "it listens")
-        found = re.search(r"listening at (\S+)", server.said)
-        assert found is not None, server.said
-        yield server, found.group(1)
-    finally:
-        server.kill()
-
-
 def test_a_refund_whose_reply_was_lost_is_found_by_its_webhook_and_paid_once(
     installation: Installation,
 ) -> None:
@@ -67,7 +44,7 @@ def test_a_refund_whose_reply_was_lost_is_found_by_its_webhook_and_paid_once(
         port = int(url.rpartition(":")[2])
         command(installation, "webhooks", "setup", f"{url}/webhooks/wooshpay", "--write")
         assert server.stop() == 0
-    with serving(installation, port):
+    with serving(installation, port=port):
         installation.sandbox.set_faults("cut_after:n=1")
         installation.start()
         with installation.refunds() as refunds:

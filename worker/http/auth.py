@@ -90,7 +90,11 @@ class Tokens:
 
     async def caller(self, request: web.Request) -> Caller:
         """Return the token's caller. Raises `Problem`, `StoreUnavailable`."""
-        token = _bearer(request.headers.getall("Authorization", []))
+        values = request.headers.getall("Authorization", [])
+        if not values:
+            # Not a guess, so it is not counted.
+            raise _unauthorized()
+        token = _bearer(values)
         found = digest(token)
         cached = self._valid.get(found)
         if cached is not None and self._clock() - cached[0] < CACHE_SECONDS:
@@ -127,7 +131,11 @@ class Tokens:
             return Problem(
                 problems.TOO_MANY, "This address sent too many wrong tokens.", retry_after=wait
             )
-        return Problem(problems.UNAUTHORIZED, headers={"WWW-Authenticate": "Bearer"})
+        return _unauthorized()
+
+
+def _unauthorized() -> Problem:
+    return Problem(problems.UNAUTHORIZED, headers={"WWW-Authenticate": "Bearer"})
 
 
 def _bearer(values: list[str]) -> str:

@@ -16,7 +16,7 @@ from worker.model.request import is_refund_id, shown
 
 MAX_WAIT: Final = 60.0
 """The longest that a request may wait for a result, in seconds."""
-_SECONDS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,3})?")
+_SECONDS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,20})?(?:[eE]-?[0-9]{1,2})?")
 _WHOLE: Final = re.compile(r"[0-9]{1,6}")
 _QUOTED: Final = re.compile(r'"([^"\\]*)"')
 _DOTS: Final = frozenset({".", ".."})

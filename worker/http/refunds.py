@@ -226,10 +226,11 @@ def request_in(request: web.Request, body: Mapping[str, Any]) -> RefundRequest:
     """
     errors = bodies.only(dict(body), FIELDS)
     refund_id: Any = refund_id_of(request, body.get("refund_id"))
-    if "amount" in body and body["amount"] is None:
-        # JavaScript writes NaN as null: a mistake must not refund all that is left.
-        rule = "must not be null: leave it out to refund all that is left"
-        errors.append(FieldError(field="amount", code="amount", value="null", rule=rule))
+    # JavaScript writes NaN as null: a mistake must not refund all that is left.
+    for name, meaning in (("refund_id", "use the header"), ("amount", "refund all that is left")):
+        if name in body and body[name] is None:
+            rule = f"must not be null: leave it out to {meaning}"
+            errors.append(FieldError(field=name, code=name, value="null", rule=rule))
     given = {name: body[name] for name in FIELDS if body.get(name) is not None}
     try:
         made = RefundRequest(**{"payment_intent": "", **given, "refund_id": refund_id})
@@ -258,11 +259,11 @@ def _decision_in(body: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(body.get("note"), str):
         refuse("note", "note", "must be a text that says how you know")
     version = body.get("version")
-    if type(version) is not int or version < 1:
+    if isinstance(version, bool) or not isinstance(version, int | float) or version != version // 1:
         refuse("version", "version", "must be the version of the record that you read")
     if errors:
         raise InvalidRequest(errors)
-    return {**body, "unverified": _flag(body, "unverified")}
+    return {**body, "version": version, "unverified": _flag(body, "unverified")}
 
 
 def _flag(body: Mapping[str, Any], name: str) -> bool:

@@ -50,6 +50,12 @@ async def test_a_settled_refund_is_returned_with_200(api: Door) -> None:
     assert "Retry-After" not in got.headers
 
 
+async def test_an_id_that_is_null_is_refused_beside_a_key_too(api: Door) -> None:
+    body = {"payment_intent": PAYMENT, "refund_id": None}
+    got = await api.post(CREATE, body, Idempotency_Key="order-1")
+    assert (got.status, got.fields) == (422, [("refund_id", "refund_id")])
+
+
 @pytest.mark.parametrize("key", ["order-1", '"order-1"', ' "order-1" '])
 async def test_the_idempotency_key_becomes_the_id(api: Door, key: str) -> None:
     got = await api.post(CREATE, {"payment_intent": PAYMENT}, Idempotency_Key=key)
