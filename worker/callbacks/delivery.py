@@ -35,6 +35,7 @@ SPARE: Final = timedelta(seconds=15)
 """How long a lease outlasts the longest request, and how late a request may begin in it."""
 TAKEN_PER_SLOT: Final = 25
 """Members taken for an endpoint at a time, for each request that one worker may make at once."""
+MOST_TAKEN: Final = 500
 HELD_PER_SLOT: Final = 50
 """Members that wait in this process, for each request; the rest is due again in half a minute."""
 PER_MESSAGE: Final = 50
@@ -77,7 +78,7 @@ class Sender:
             Wanted(
                 name=line.endpoint.name,
                 ids=line.endpoint.ids,
-                most=TAKEN_PER_SLOT * line.endpoint.in_flight,
+                most=min(TAKEN_PER_SLOT * line.endpoint.in_flight, MOST_TAKEN),
             )
             for line in self._lines.values()
         ]
@@ -251,7 +252,7 @@ class _Line:
         elif reply.result == "failed":
             log.warning("callback_failed", **facts)
         else:
-            log.info("callback_delivered", **facts)
+            log.debug("callback_delivered", **facts)
 
 
 def _send(messages: Sequence[tuple[str, Sequence[str]]], nudge: Nudge) -> None:

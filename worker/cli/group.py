@@ -111,6 +111,9 @@ COMMANDS: Final[dict[str, Entry]] = {
         "callbacks",
         "Show, switch, test and replay callbacks to a shop's endpoints.",
     ),
+    "events": Entry(
+        "worker.cli.events", "events", "Print the moves of all refunds, and follow them."
+    ),
     "probe": Entry(
         "worker.cli.probe", "probe", "Find out what the provider supports, with small test refunds."
     ),

@@ -1,0 +1,74 @@
+"""`refunds events`: the moves of all refunds in order, from a position or a time on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import redis
+
+from tests.support.cli_runner import Cli, Records
+
+
+def test_all_moves_are_printed_oldest_first(cli: Cli, records: Records) -> None:
+    records.succeeded("order-1", "re_1", payment_intent="pi_1")
+    found = cli("events", "--json").objects
+    assert [(each["refund_id"], each["from"], each["to"]) for each in found] == [
+        ("order-1", None, "queued"),
+        ("order-1", "queued", "sending"),
+        ("order-1", "sending", "settled"),
+    ]
+    lines = cli("events").out.splitlines()
+    assert lines[-1].endswith("order-1  sending -> settled  succeeded")
+
+
+def test_moves_after_a_position_or_a_time_are_printed(cli: Cli, records: Records) -> None:
+    records.succeeded("order-1", "re_1", payment_intent="pi_1")
+    every = cli("events", "--json").objects
+    assert cli("events", "--since", every[0]["id"], "--json").objects == every[1:]
+    assert cli("events", "--since", every[0]["at"], "--json").objects == every
+    for position in (every[-1]["id"], "now"):
+        ran = cli("events", "--since", position)
+        assert (ran.code, ran.out) == (9, "")
+
+
+def test_position_that_is_none_is_refused(cli: Cli) -> None:
+    for position in ("yesterday", "2999-01-01", "1-2-3"):
+        assert cli("events", "--since", position).code == 3
+
+
+def test_moves_that_are_not_kept_any_more_are_a_gap(
+    cli: Cli, records: Records, sync_redis: redis.Redis
+) -> None:
+    records.succeeded("order-1", "re_1", payment_intent="pi_1")
+    first, second, third = cli("events", "--json").objects
+    sync_redis.xdel("refunds:events", first["id"], second["id"])
+    found = cli("events", "--since", first["id"], "--json").objects
+    assert found == [{"gap": {"from": first["id"], "to": third["id"]}}, third]
+    assert "not kept any more" in cli("events", "--since", first["id"]).err
+
+
+def test_redis_that_is_away_is_exit_5(away: Cli) -> None:
+    assert away("events").code == 5
+
+
+def test_following_prints_each_move_as_it_comes_and_ends_with_ctrl_c(
+    cli: Cli, records: Records
+) -> None:
+    records.queued("order-0", payment_intent="pi_0")
+    with subprocess.Popen(
+        [sys.executable, "-m", "worker", "events", "--follow", "--since", "2026-01-01", "--json"],
+        env=cli.real(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["refund_id"] == "order-0"
+        records.queued("order-1", payment_intent="pi_1")
+        assert json.loads(process.stdout.readline())["refund_id"] == "order-1"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, "Traceback" in said) == (0, False)
