@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -23,8 +24,8 @@ from worker.store.connection import address_of, connect_async
 from worker.store.moves import Moves
 
 NOW: Final = "now"
-BLOCK_MS: Final = 2000
-"""How long one read waits for the next move."""
+BLOCK_MS: Final = 1000
+"""How long one read waits for the next move: so long Ctrl-C takes at most."""
 _LAST: Final = 2**64 - 1
 """The largest number of a move within its millisecond."""
 
@@ -84,7 +85,7 @@ async def _opened(settings: Settings) -> AsyncIterator[AsyncStore]:
 
 async def _print(start: str, *, follow: bool, as_json: bool) -> int:
     """Print moves until there is no further one, or for ever; return how many."""
-    count = 0
+    count, stopped = 0, _interrupted()
     async with _opened(Settings.load()) as store:
         after = await moves.latest(store) if start == NOW else start
         while True:
@@ -95,15 +96,31 @@ async def _print(start: str, *, follow: bool, as_json: bool) -> int:
                 _print_move(move, as_json=as_json)
             count += len(page.moves)
             after = page.last
+            if stopped.is_set() or not (page.moves or follow):
+                return count or int(stopped.is_set())
             if page.moves:
                 continue
-            if not follow:
-                return count
             if not await moves.follow(store, after, BLOCK_MS) and await _went_back(store, after):
                 raise StoreUnavailable(
                     "the records hold older moves than before, as after a restored snapshot: run"
                     " the command again"
                 )
+
+
+def _interrupted() -> asyncio.Event:
+    """Return an event that the first Ctrl-C sets.
+
+    It is not left to asyncio, which cancels a task: redis-py may swallow a cancellation.
+    """
+    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def stop() -> None:
+        stopped.set()
+        # The next one ends the command at once.
+        loop.remove_signal_handler(signal.SIGINT)
+
+    loop.add_signal_handler(signal.SIGINT, stop)
+    return stopped
 
 
 async def _is_missing(store: AsyncStore, after: str) -> bool:
