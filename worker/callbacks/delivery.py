@@ -19,6 +19,7 @@ import structlog
 from aiohttp.abc import AbstractResolver
 
 from worker.callbacks.endpoints import Endpoint
+from worker.callbacks.pace import BUSY_RATE, Pace
 from worker.callbacks.payload import Message, message_of
 from worker.callbacks.posting import MOST_READ, Poster, Reply
 from worker.callbacks.retries import wait_after
@@ -36,6 +37,7 @@ SPARE: Final = timedelta(seconds=15)
 TAKEN_PER_SLOT: Final = 25
 """Members taken for an endpoint at a time, for each request that one worker may make at once."""
 MOST_TAKEN: Final = 500
+MOST_TAKEN_BUSY: Final = round(BUSY_RATE)
 HELD_PER_SLOT: Final = 50
 """Members that wait in this process, for each request; the rest is due again in half a minute."""
 PER_MESSAGE: Final = 50
@@ -56,13 +58,19 @@ class Sender:
         store: AsyncStore,
         *,
         worker: str,
+        pace: Pace | None = None,
         resolver: AbstractResolver | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
+        self._pace = pace or Pace()
         self._lines = {
             endpoint.name: _Line(
-                endpoint, store, worker, Poster(endpoint, resolver=resolver), chance
+                store,
+                Poster(endpoint, resolver=resolver),
+                worker=worker,
+                pace=self._pace,
+                chance=chance,
             )
             for endpoint in endpoints
         }
@@ -74,11 +82,15 @@ class Sender:
         Return how many are due. `nudge` blocks, so it runs in a thread. Raises `StoreUnavailable`,
         and passes on the broker's errors; what was taken is due again in half a minute.
         """
+        self._pace.measure()
         wanted = [
             Wanted(
                 name=line.endpoint.name,
                 ids=line.endpoint.ids,
-                most=min(TAKEN_PER_SLOT * line.endpoint.in_flight, MOST_TAKEN),
+                most=min(
+                    TAKEN_PER_SLOT * line.endpoint.in_flight,
+                    MOST_TAKEN_BUSY if self._pace.busy else MOST_TAKEN,
+                ),
             )
             for line in self._lines.values()
         ]
@@ -134,14 +146,16 @@ class _Line:
 
     def __init__(
         self,
-        endpoint: Endpoint,
         store: AsyncStore,
-        worker: str,
         poster: Poster,
+        *,
+        worker: str,
+        pace: Pace,
         chance: Callable[[], float],
     ) -> None:
-        self.endpoint = endpoint
+        self.endpoint = endpoint = poster.endpoint
         self.poster = poster
+        self._pace = pace
         self.waiting: deque[str] = deque()
         self.tasks: set[asyncio.Task[None]] = set()
         self._store = store
@@ -159,14 +173,22 @@ class _Line:
                 self._held.add(member)
                 self.waiting.append(member)
                 accepted += 1
+        # One that is done may not have been discarded yet.
+        self.tasks = {task for task in self.tasks if not task.done()}
         while self.waiting and len(self.tasks) < self.endpoint.in_flight:
             task = asyncio.create_task(self._work())
             self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            task.add_done_callback(self._over)
         return accepted
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
 
     async def _work(self) -> None:
         while self.waiting:
+            await self._pace.turn()
+            if not self.waiting:
+                return
             member = self.waiting.popleft()
             try:
                 await self._deliver(member)

@@ -23,6 +23,7 @@ from worker.broker.bulk_prefetch import BulkIntake
 from worker.broker.kept import RejectedMessage
 from worker.callbacks import endpoints
 from worker.callbacks.delivery import Sender
+from worker.callbacks.pace import Pace
 from worker.client import PUBLISH_ERRORS
 from worker.engine import endings
 from worker.engine.endings import Ending
@@ -155,7 +156,13 @@ class Runtime:
             await self._client.aclose()
             await self.store.redis.aclose()
             raise
-        self._sender = Sender(self._endpoints, self.store, worker=self.name)
+        held = self.service.slots.held
+        self._sender = Sender(
+            self._endpoints,
+            self.store,
+            worker=self.name,
+            pace=Pace(lambda: any(held.values())),
+        )
         for pause, work in (
             *([(CALLBACK_SECONDS, self._send_callbacks)] if self._endpoints else ()),
             (SWEEP_SECONDS, self._sweep),
