@@ -31,7 +31,7 @@ from worker.model.steps import Step
 from worker.model.times import rfc3339, to_ms
 from worker.rules import decisions
 from worker.sandbox.redis_server import ThrowawayServer, running_server
-from worker.store import flags, scripts
+from worker.store import callback_state, flags, scripts
 from worker.store.store import Store
 
 BATCH: Final = "b-1"
@@ -156,6 +156,11 @@ def _paused(records: Records, _: Path) -> list[str]:
     return []
 
 
+def _callbacks_on(records: Records, _: Path) -> list[str]:
+    callback_state.turn_on(records.store, "ann")
+    return []
+
+
 def _rejected(records: Records, _: Path) -> list[str]:
     kept = kept_of(([], {"refund_id": "order-1"}), "payment_intent is missing")
     records.store.run(rejected.keep(kept))
@@ -212,6 +217,8 @@ WRITING: Final[dict[str, list[tuple[Prepare, list[str]]]]] = {
         (_nothing, []),
         (lambda records, folder: ["--batch", *_paused_batch(records, folder)], []),
     ],
+    "callbacks on": [(_nothing, []), (_callbacks_on, [])],
+    "callbacks off": [(_callbacks_on, []), (_nothing, [])],
     "rejected drop": [(_rejected, []), (_nothing, ["--all", "--yes"])],
     "watch backfill": [
         (_settled_long_ago, ["--since", "2020-01-01"]),
@@ -248,6 +255,13 @@ ENDS: Final[dict[str, list[tuple[Prepare, list[str]]]]] = {
 """Every command that reads how refunds ended."""
 
 READING: Final = {
+    "callbacks list": "counts",
+    "callbacks dead": "shows tries that are over, and no status of a refund",
+    "callbacks test": "knows no records",
+    "callbacks pause": "waits as callbacks on does, see tests/unit/store/test_callback_state.py",
+    "callbacks resume": "likewise",
+    "callbacks replay": "its writes are durable",
+    "events": "waits for the disk in `moves.read`, see tests/unit/http",
     "rejected list": "reads",
     "rejected show": "reads",
     "doctor": "reads what moves, and counts",
