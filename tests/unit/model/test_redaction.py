@@ -22,6 +22,7 @@ from worker.engine import endings
 from worker.engine.endings import STORE_AWAY
 from worker.errors import InvalidRequest, StoreUnavailable
 from worker.model import redaction
+from worker.model.callers import new_token
 from worker.model.redaction import forms_of, holds_key, without_secrets
 from worker.model.request import RefundRequest, scrubbed, shown
 from worker.model.statements import checked_note
@@ -353,3 +354,8 @@ def test_crash_is_logged_as_all_else(
         thread.join()
     (record,) = caplog.records
     assert (record.getMessage(), record.exc_info is not None) == ("crashed", True)
+
+
+def test_a_token_of_the_http_api_is_hidden_wherever_it_is() -> None:
+    token = new_token()
+    assert without_secrets(f"sent {token}, refused") == "sent ***, refused"
