@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,7 @@ class Door:
     client: aiohttp.ClientSession
     token: str
     nudged: list[str] = field(default_factory=list)
+    counted: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     @property
     def records(self) -> Records:
@@ -144,7 +146,12 @@ async def a_door(url: str, **changes: Any) -> AsyncIterator[Door]:
         nudged.extend(due.refund_id for due in dues)
 
     with Refunds(settings=settings) as refunds:
-        part = api_part(settings, store, refunds, nudge)
+        counted: Counter[tuple[str, int]] = Counter()
+
+        def count(operation: str, status: int) -> None:
+            counted[operation, status] += 1
+
+        part = api_part(settings, store, refunds, nudge, count)
         built = app.build([part], Readiness(lambda: store.meta("paused")))
         try:
             async with (
@@ -154,7 +161,7 @@ async def a_door(url: str, **changes: Any) -> AsyncIterator[Door]:
                     timeout=aiohttp.ClientTimeout(total=60),
                 ) as session,
             ):
-                door = Door(port, part, refunds, store, session, "", nudged)
+                door = Door(port, part, refunds, store, session, "", nudged, counted)
                 door.token = door.a_token("shop")
                 try:
                     yield door

@@ -100,7 +100,9 @@ async def _print(start: str, *, follow: bool, as_json: bool) -> int:
                 return count or int(stopped.is_set())
             if page.moves:
                 continue
-            if not await moves.follow(store, after, BLOCK_MS) and await _went_back(store, after):
+            if not await moves.follow(store, after, BLOCK_MS) and await moves.went_back(
+                store, after
+            ):
                 raise StoreUnavailable(
                     "the records hold older moves than before, as after a restored snapshot: run"
                     " the command again"
@@ -126,16 +128,6 @@ def _interrupted() -> asyncio.Event:
 async def _is_missing(store: AsyncStore, after: str) -> bool:
     """Return whether moves after a position were removed; before a time there may be none."""
     return not after.endswith(f"-{_LAST}") or (await moves.read(store, moves.BEGINNING, 1)).gap
-
-
-async def _went_back(store: AsyncStore, after: str) -> bool:
-    latest = await moves.latest(store)
-    return _parts(latest) < _parts(after)
-
-
-def _parts(move_id: str) -> tuple[int, int]:
-    milliseconds, _, number = move_id.partition("-")
-    return int(milliseconds), int(number)
 
 
 def _print_gap(after: str, page: Moves, *, as_json: bool) -> None:

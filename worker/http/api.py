@@ -6,6 +6,7 @@ from importlib import resources
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from worker.http import problems
 from worker.http.context import Context, Plain, answered
@@ -26,7 +27,7 @@ class Api:
 
     def add(self, application: web.Application) -> None:
         """Add the routes, and the middleware that answers errors."""
-        application.middlewares.append(_api_only)
+        application.middlewares.append(self._middleware())
         application.router.add_get(OPENAPI, self._describe)
         application.router.add_get(problems.PATH, problems.page)
         RefundRoutes(self.context).add(application)
@@ -41,17 +42,27 @@ class Api:
         await self.context.waiters.close()
         self.context.threads.close()
 
+    def _middleware(self) -> Middleware:
+        @web.middleware
+        async def api_only(request: web.Request, handler: Plain) -> web.StreamResponse:
+            if request.path.startswith(_OTHERS):
+                return await handler(request)
+            response = await answered(request, handler)
+            self.context.count(_operation(request), response.status)
+            return response
+
+        return api_only
+
     async def _describe(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._description, content_type="application/json")
+
+
+def _operation(request: web.Request) -> str:
+    """Return the method and path of the operation, from the bounded set that the API has."""
+    resource = request.match_info.route.resource
+    return "other" if resource is None else f"{request.method} {resource.canonical}"
 
 
 def description() -> bytes:
     """Return the OpenAPI document."""
     return (resources.files("worker.http") / "openapi.json").read_bytes()
-
-
-@web.middleware
-async def _api_only(request: web.Request, handler: Plain) -> web.StreamResponse:
-    if request.path.startswith(_OTHERS):
-        return await handler(request)
-    return await answered(request, handler)

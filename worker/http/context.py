@@ -64,7 +64,11 @@ class Threads:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What the handlers share. `store` serves the frequent requests, `refunds` the rare ones."""
+    """What the handlers share.
+
+    `store` serves the frequent requests, `refunds` the rare ones. `count` counts a request by its
+    operation and the status of its answer.
+    """
 
     store: AsyncStore
     refunds: Refunds
@@ -72,6 +76,7 @@ class Context:
     auth: Auth
     rates: Rates
     waiters: Waiters
+    count: Callable[[str, int], None]
     bodies: JsonReader = field(default_factory=lambda: JsonReader(most=MAX_READING))
     threads: Threads = field(default_factory=Threads)
 
@@ -107,7 +112,6 @@ def unknown(refund_id: str) -> Problem:
     )
 
 
-@web.middleware
 async def answered(request: web.Request, handler: Plain) -> web.StreamResponse:
     """Answer every error as problem details, and add the headers of all answers."""
     request[REQUEST_ID] = secrets.token_hex(8)

@@ -71,6 +71,10 @@ class ControlRoutes:
             read = await moves.read(store, position, most)
             gap = gap or (has_position and read.gap)
             position = read.last
+            if not read.moves and await moves.went_back(store, position):
+                # The records were restored: moves that come now would be before the position.
+                gap, position = True, await moves.latest(store)
+                return True
             found.extend(move.as_dict() for move in read.moves if caller.sees(move.refund_id))
             return bool(found) or len(read.moves) == most
 

@@ -85,7 +85,7 @@ async def run(
         if "webhooks" in parts:
             chosen.append(_webhooks(settings, store, counters, nudges))
         if "api" in parts:
-            chosen.append(api_part(settings, store, refunds, nudges.add))
+            chosen.append(api_part(settings, store, refunds, nudges.add, counters.request))
         await _until_signalled(
             chosen,
             ready=Readiness(lambda: store.run(scripts.clock())),
@@ -123,6 +123,7 @@ def api_part(
     store: AsyncStore,
     refunds: Refunds,
     nudge: Callable[[Iterable[Due]], None],
+    count: Callable[[str, int], None],
 ) -> Api:
     """Return the API over these records, with tokens unless REFUNDS_HTTP_AUTH is off."""
     auth: Auth = Nobody()
@@ -137,6 +138,7 @@ def api_part(
             store=store,
             refunds=refunds,
             nudge=nudge,
+            count=count,
             auth=auth,
             rates=Rates(settings.http_rate),
             waiters=Waiters(

@@ -94,6 +94,7 @@ class RefundsCollector(Collector):
         yield from watch_metrics(watch, seen.counters, shown)
         yield from _switches(seen)
         yield from _webhooks(seen)
+        yield _requests(seen)
         yield from callback_metrics(callbacks, seen.counters, from_ms(seen.now_ms))
         yield from _server(seen.info)
         if self._backlog_warning is not None:
@@ -301,6 +302,17 @@ def _webhooks(seen: Snapshot) -> Iterator[Metric]:
     yield received
     sentence = "Whether a webhook endpoint was registered (refunds webhooks setup)."
     yield _gauge("refunds_webhooks_set_up", sentence, seen.webhooks_set_up)
+
+
+def _requests(seen: Snapshot) -> Metric:
+    requests = CounterMetricFamily(
+        "refunds_http_requests",
+        "Requests to the HTTP API by operation (method and path), and by the answer's status.",
+        labels=("operation", "status"),
+    )
+    for (operation, status), count in _split(seen.counters, "http", 2).items():
+        requests.add_metric((operation, status), count)
+    return requests
 
 
 def _server(info: Mapping[str, Any]) -> Iterator[Metric]:

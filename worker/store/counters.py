@@ -14,6 +14,8 @@ set:
     recheck:<result>            rechecks by result (`engine.rechecker.RESULTS`)
     gate_us                     time that refunds waited for the rate limit
     webhook:<result>            webhooks received, by what became of them
+    http:<operation>:<status>   requests to the HTTP API by method and path (`openapi.json`), and by
+                                the status of the answer
 
 The set `outages` holds the workers whose outage breaker is open, by their last heartbeat.
 """
@@ -87,6 +89,10 @@ class Counters:
     def webhook(self, result: str) -> None:
         """Count one webhook by what became of it."""
         self._counts[f"webhook:{result}"] += 1
+
+    def request(self, operation: str, status: int) -> None:
+        """Count one request to the HTTP API."""
+        self._counts[f"http:{operation}:{status}"] += 1
 
     async def flush(self, store: AsyncStore, *, worker: str, provider_away: bool) -> None:
         """Add the counts since the last flush to the hash.

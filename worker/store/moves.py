@@ -17,7 +17,7 @@ MOST: Final = 1000
 BEGINNING: Final = "0-0"
 KEPT: Final = 1_000_000
 """The length from which on the server removes the oldest moves."""
-_ID: Final = re.compile(r"([0-9]{1,19})-([0-9]{1,19})")
+_ID: Final = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 _MOST_ID: Final = 2**64
 
 
@@ -93,6 +93,11 @@ async def read(store: AsyncStore, after: str, most: int = MOST) -> Moves:
         moves[-1].move_id if moves else after,
         _has_gap(after, first[0][0] if first else None, length),
     )
+
+
+async def went_back(store: AsyncStore, after: str) -> bool:
+    """Return whether the latest move is older than a position, as after a restored snapshot."""
+    return _parts(await latest(store)) < _parts(after)
 
 
 async def follow(store: AsyncStore, after: str, block_ms: int) -> list[tuple[str, str, str]]:

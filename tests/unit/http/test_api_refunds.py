@@ -411,6 +411,29 @@ async def test_events_say_that_moves_are_missing(api: Door) -> None:
     assert (await api.get(f"/v1/events?after={got['next']}")).json["gap"] is False
 
 
+async def test_events_after_a_restored_snapshot_say_that_moves_are_missing(api: Door) -> None:
+    await api.create("order-1")
+    last = (await api.get("/v1/events")).json["next"]
+    later = f"{int(last.partition('-')[0]) + 1}-0"
+    got = (await api.get(f"/v1/events?after={later}&wait=20")).json
+    assert got == {"data": [], "next": last, "gap": True}
+
+
+async def test_every_request_is_counted_by_its_operation_and_status(api: Door) -> None:
+    await api.create("order-1")
+    await api.get("/v1/refunds/order-1")
+    await api.get("/v1/refunds/absent")
+    await api.get("/v1/refunds/absent", token="")
+    await api.get("/elsewhere/order-1")
+    assert api.counted == {
+        ("POST /v1/refunds", 202): 1,
+        ("GET /v1/refunds/{refund_id}", 200): 1,
+        ("GET /v1/refunds/{refund_id}", 404): 1,
+        ("GET /v1/refunds/{refund_id}", 401): 1,
+        ("other", 404): 1,
+    }
+
+
 async def test_an_address_and_a_method_that_do_not_exist(api: Door) -> None:
     assert (await api.get("/v2/refunds")).code == "not_found"
     got = await api.ask("DELETE", "/v1/refunds/order-1")

@@ -473,3 +473,12 @@ def test_serving_says_where_and_ends_in_good_order_at_sigterm(redis_url: str) ->
         process.terminate()
         assert process.stdout.read() == "ended\n"
         assert process.wait(10) == 0
+
+
+def test_requests_to_the_api_are_shown_by_operation_and_status(
+    sync_redis: redis.Redis,
+) -> None:
+    sync_redis.hset("refunds:counters", "http:GET /v1/refunds/{refund_id}:200", "3")
+    shown = parsed(metrics.render(Store(sync_redis)))
+    operation = "GET /v1/refunds/{refund_id}"
+    assert of(shown, "refunds_http_requests_total", operation=operation, status="200") == 3
