@@ -23,7 +23,9 @@ from worker.store.store import PAGE, Store
 _ROUNDS: Final = 5
 """Maximum number of decisions on a refund that changes while it is decided on."""
 _NAMED: Final = 20
-_UNSENT: Final = frozenset({Stage.QUEUED.value, Stage.WAITING.value})
+_SENT: Final = ("sending", "in_doubt", "processing", "review")
+_NOT_SENT: Final = (Stage.QUEUED.value, Stage.WAITING.value)
+_UNSENT: Final = frozenset(_NOT_SENT)
 
 Decide = Callable[[Refund], Step | None]
 Progress = Callable[[int], None]
@@ -41,6 +43,23 @@ class Canceled:
     canceled: int
     batch: Batch
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON.
+
+        All counts of refunds come from one reading, so that they add up: a row may have moved since
+        the cancel, or a worker's claim may have canceled it.
+        """
+        after = self.batch
+        settled = {name: after.statuses.get(name, 0) for name in ("succeeded", "failed")}
+        return {
+            "batch_id": after.batch_id,
+            "refunds": after.accepted,
+            "canceled": after.statuses.get("canceled", 0),
+            "canceled_now": self.canceled,
+            "sent": settled | {name: after.stages.get(name, 0) for name in _SENT},
+            "to_be_canceled": {name: after.stages.get(name, 0) for name in _NOT_SENT},
+        }
+
 
 @dataclass(kw_only=True)
 class Retried:
@@ -56,6 +75,15 @@ class Retried:
     attempted: int = 0
     first_attempted: list[tuple[str, str]] = field(default_factory=list)
     left: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts for JSON."""
+        return {
+            "retried": self.retried,
+            "left": dict(self.left),
+            "moved": self.moved,
+            "handed_in_again": self.attempted,
+        }
 
 
 def cancel_batch(

@@ -134,10 +134,22 @@ class BatchProgress:
             return None
         return self.now + timedelta(seconds=batch.moving / self.rate)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the batch and its pace for JSON."""
+        return self.batch.as_dict() | {
+            "refunds_a_second": round(self.rate, 3),
+            "eta": _text(self.eta),
+        }
+
+
+def is_batch_id(text: str) -> bool:
+    """Return whether a text can be the id of a batch."""
+    return _BATCH_ID.fullmatch(text) is not None
+
 
 def checked_batch_id(text: str) -> str:
     """Return the text if it is a valid batch id; raises `InvalidRequest`."""
-    if _BATCH_ID.fullmatch(text):
+    if is_batch_id(text):
         return text
     rule = "must be 1 to 100 of A-Z a-z 0-9 . _ : -"
     raise InvalidRequest([FieldError(field="batch", code="batch_id", value=shown(text), rule=rule)])
@@ -173,9 +185,18 @@ def look_at_batch(store: Store, batch_id: str) -> BatchProgress:
     return seen
 
 
-def list_batches(store: Store) -> Iterator[Batch]:
-    """Yield the batches, newest first, page by page; one whose record has expired is left out."""
+def list_batches(store: Store, after: str | None = None) -> Iterator[Batch]:
+    """Yield the batches, newest first, page by page; one whose record has expired is left out.
+
+    `after` is the batch before the first one. Raises `NotFound` if it does not exist.
+    """
     start = 0
+    if after is not None:
+        with redis_errors(store.address):
+            rank: Any = store.redis.zrevrank(store.key("batches"), after)
+        if rank is None:
+            raise unknown(after)
+        start = int(rank) + 1
     while True:
         with redis_errors(store.address):
             page: Any = store.redis.zrange(

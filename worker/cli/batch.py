@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -24,12 +24,10 @@ from worker.client import PUBLISH_ERRORS, Refunds
 from worker.errors import InputError
 from worker.importer import open_source, validate, write_result
 from worker.model.refund import Lane, Retriable
-from worker.model.times import rfc3339
 from worker.ranges import Whole
 from worker.store import flags
 
-_SENT: Final = ("sending", "in_doubt", "processing", "review")
-_UNSENT: Final = ("queued", "waiting")
+_SETTLED: Final = frozenset({"succeeded", "failed"})
 _batch_argument = click.argument("batch_id", metavar="BATCH_ID")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -109,8 +107,7 @@ def show(*, batch_id: str, wait: bool, as_json: bool) -> int:
                 raise detached(batch_id) from None
         seen = batches.look_at_batch(refunds.store, batch_id)
     if as_json:
-        eta = None if seen.eta is None else rfc3339(seen.eta)
-        render.as_json(seen.batch.as_dict() | {"refunds_a_second": round(seen.rate, 3), "eta": eta})
+        render.as_json(seen.as_dict())
     else:
         batch_tables.put(seen)
     return verdict(seen.batch) if wait else DONE
@@ -133,34 +130,19 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
             done = batches.cancel_batch(
                 refunds.store, batch_id, operator(refunds.settings), show_done
             )
-    after = done.batch
-    settled = {name: after.statuses.get(name, 0) for name in ("succeeded", "failed")}
-    sent = {name: after.stages.get(name, 0) for name in _SENT}
-    unsent = {name: after.stages.get(name, 0) for name in _UNSENT}
-    # All counts come from one reading, so that they add up: a row may have moved since this command
-    # canceled it, or a worker's claim may have canceled it.
-    canceled = after.statuses.get("canceled", 0)
+    after, facts = done.batch, done.as_dict()
+    sent, unsent = facts["sent"], facts["to_be_canceled"]
     if as_json:
-        facts: dict[str, Any] = {
-            "batch_id": batch_id,
-            "refunds": after.accepted,
-            "canceled": canceled,
-            "canceled_now": done.canceled,
-            "sent": settled | sent,
-            "to_be_canceled": unsent,
-        }
         render.as_json(facts)
     else:
-        rows = [("canceled", f"{canceled:,}")]
-        rows += [
-            (f"sent, {name}", f"{count:,}") for name, count in (settled | sent).items() if count
-        ]
+        rows = [("canceled", f"{facts['canceled']:,}")]
+        rows += [(f"sent, {name}", f"{count:,}") for name, count in sent.items() if count]
         rows += [(f"not sent yet, {name}", f"{count:,}") for name, count in unsent.items() if count]
         rows.append(("refunds in total", f"{after.accepted:,}"))
         render.put(render.heading(batch_id), render.facts(rows))
     if after.imported_at is None:
         note("the import of this batch was incomplete: the rest of its file is refused from now on")
-    if moving := sum(sent.values()):
+    if moving := sum(count for name, count in sent.items() if name not in _SETTLED):
         refunds_sent = (
             f"{counted(moving, 'refund')} may have reached the provider and cannot be canceled"
         )
@@ -231,14 +213,7 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
             )
         paused = batches.state_of_batch(refunds.store, batch_id) == "paused"
     if as_json:
-        left = dict(done.left)
-        counts = {
-            "retried": done.retried,
-            "left": left,
-            "moved": done.moved,
-            "handed_in_again": done.attempted,
-        }
-        render.as_json({"batch_id": batch_id} | counts)
+        render.as_json({"batch_id": batch_id} | done.as_dict())
     else:
         rows = [("sent again", f"{done.retried:,}")]
         rows += [

@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from worker.http import problems
+from worker.http.batches import BatchRoutes
 from worker.http.context import Context, Plain, answered
 from worker.http.control import ControlRoutes
 from worker.http.refunds import RefundRoutes
@@ -31,6 +32,7 @@ class Api:
         application.router.add_get(OPENAPI, self._describe)
         application.router.add_get(problems.PATH, problems.page)
         RefundRoutes(self.context).add(application)
+        BatchRoutes(self.context).add(application)
         ControlRoutes(self.context).add(application)
 
     def end(self) -> None:

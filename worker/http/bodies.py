@@ -143,3 +143,11 @@ def only(given: dict[str, Any], allowed: tuple[str, ...]) -> list[FieldError]:
         for name in given
         if name not in allowed
     ]
+
+
+def flag(given: dict[str, Any], name: str) -> bool:
+    """Return a member that is true or false, false if absent. Raises `InvalidRequest`."""
+    value = given.get(name, False)
+    if not isinstance(value, bool):
+        raise problems.wrong_field(name, "true_or_false", shown(value), "must be true or false")
+    return value

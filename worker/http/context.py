@@ -8,17 +8,18 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 from aiohttp import web
 
 from worker.client import Refunds
-from worker.errors import RefundError
-from worker.http import problems
+from worker.errors import InvalidRequest, RefundError
+from worker.http import bodies, problems
 from worker.http.auth import CALLER, Auth, Rates
 from worker.http.bodies import JsonReader
 from worker.http.problems import Problem
+from worker.http.queries import Query
 from worker.http.waiters import Waiters
 from worker.model.callers import Caller, Scope
 from worker.model.request import is_refund_id
@@ -80,6 +81,19 @@ class Context:
     bodies: JsonReader = field(default_factory=lambda: JsonReader(most=MAX_READING))
     threads: Threads = field(default_factory=Threads)
 
+    async def json(
+        self, request: web.Request, allowed: tuple[str, ...], *, optional: bool = True
+    ) -> dict[str, Any]:
+        """Return the JSON object in the body of a request without query parameters.
+
+        It has no other members than the allowed ones. Raises `Problem`, `InvalidRequest`.
+        """
+        Query(request, ()).check()
+        body = await self.bodies.read(request, optional=optional)
+        if errors := bodies.only(body, allowed):
+            raise InvalidRequest(errors)
+        return body
+
     def allowed(self, scope: Scope, handler: Handler) -> Plain:
         """Return a handler that first checks the token, its rate and its scope."""
 
@@ -133,10 +147,16 @@ async def answered(request: web.Request, handler: Plain) -> web.StreamResponse:
             alarm=True,
         )
         response = problems.answer(Problem(problems.INTERNAL), request[REQUEST_ID])
+    if not response.prepared:
+        dress(request, response)
+    return response
+
+
+def dress(request: web.Request, response: web.StreamResponse) -> None:
+    """Add the headers that every answer has."""
     response.headers["Request-Id"] = request[REQUEST_ID]
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
 
 
 def _known(error: RefundError, request: web.Request) -> Problem:

@@ -6,8 +6,6 @@ from typing import Final
 
 from aiohttp import web
 
-from worker.errors import InvalidRequest
-from worker.http import bodies
 from worker.http.context import Context, everyones
 from worker.http.queries import Query
 from worker.model.callers import Caller, Scope
@@ -83,7 +81,4 @@ class ControlRoutes:
 
     async def _nothing_in(self, request: web.Request, caller: Caller) -> None:
         everyones(caller)
-        Query(request, ()).check()
-        body = await self._context.bodies.read(request, optional=True)
-        if errors := bodies.only(body, ()):
-            raise InvalidRequest(errors)
+        await self._context.json(request, ())

@@ -23,7 +23,6 @@ from worker.errors import (
 )
 from worker.http import bodies
 from worker.http.context import Context, unknown
-from worker.http.problems import wrong_field
 from worker.http.queries import Query, etag, has, refund_id_of
 from worker.listing import Filter, page
 from worker.model.callers import Caller, Scope
@@ -148,7 +147,7 @@ class RefundRoutes:
 
     async def cancel(self, request: web.Request, caller: Caller) -> web.Response:
         """Cancel a refund that was not sent; one that is canceled already is returned."""
-        await self._body(request, ())
+        await self._context.json(request, ())
         refund_id = _id_of(request, caller)
         return await self._decided(
             refund_id, lambda client: client.cancel(refund_id, by=caller.name)
@@ -156,16 +155,16 @@ class RefundRoutes:
 
     async def retry(self, request: web.Request, caller: Caller) -> web.Response:
         """Send a failed refund again; one that is being sent again already is returned."""
-        body = await self._body(request, ("unknown",))
+        body = await self._context.json(request, ("unknown",))
         refund_id = _id_of(request, caller)
-        anyway = _flag(body, "unknown")
+        anyway = bodies.flag(body, "unknown")
         return await self._decided(
             refund_id, lambda client: client.retry(refund_id, unknown=anyway, by=caller.name)
         )
 
     async def resolve(self, request: web.Request, caller: Caller) -> web.Response:
         """Resolve a refund in review by a person's decision on the version that they read."""
-        decision = _decision_in(await self._body(request, RESOLVING, optional=False))
+        decision = _decision_in(await self._context.json(request, RESOLVING, optional=False))
         refund_id = _id_of(request, caller)
         return await self._decided(
             refund_id, lambda client: client.resolve(refund_id, by=caller.name, **decision)
@@ -173,7 +172,7 @@ class RefundRoutes:
 
     async def recheck(self, request: web.Request, caller: Caller) -> web.Response:
         """Have a worker read the refund from the provider now, if it was sent."""
-        await self._body(request, ())
+        await self._context.json(request, ())
         refund_id = _id_of(request, caller)
         loaded = await self._context.store.load(refund_id)
         if loaded.refund is None:
@@ -182,15 +181,6 @@ class RefundRoutes:
         hinted = await self._context.store.run(rechecks.hint(hint))
         self._context.nudge(hinted.due)
         return _answer(loaded.refund, loaded.now)
-
-    async def _body(
-        self, request: web.Request, allowed: tuple[str, ...], *, optional: bool = True
-    ) -> dict[str, Any]:
-        Query(request, ()).check()
-        body = await self._context.bodies.read(request, optional=optional)
-        if errors := bodies.only(body, allowed):
-            raise InvalidRequest(errors)
-        return body
 
     async def _awaited(self, refund: Refund, now: datetime, seconds: float) -> Loaded:
         """Return the record once it is settled or in review, or as it is after `seconds`."""
@@ -263,14 +253,7 @@ def _decision_in(body: Mapping[str, Any]) -> dict[str, Any]:
         refuse("version", "version", "must be the version of the record that you read")
     if errors:
         raise InvalidRequest(errors)
-    return {**body, "version": version, "unverified": _flag(body, "unverified")}
-
-
-def _flag(body: Mapping[str, Any], name: str) -> bool:
-    value = body.get(name, False)
-    if not isinstance(value, bool):
-        raise wrong_field(name, "true_or_false", shown(value), "must be true or false")
-    return value
+    return {**body, "version": version, "unverified": bodies.flag(dict(body), "unverified")}
 
 
 def _id_of(request: web.Request, caller: Caller) -> str:

@@ -1,0 +1,52 @@
+"""Streams long answers, a part at a time, so that their memory does not grow with their length."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from worker.errors import RefundError
+from worker.http.context import REQUEST_ID, dress
+from worker.http.problems import Problem
+
+log = structlog.get_logger(__name__)
+
+SLOW_SECONDS: Final = 60.0
+"""How long a client may take to receive a part."""
+
+
+async def streamed(
+    request: web.Request, content_type: str, read: Callable[[], Awaitable[bytes | None]]
+) -> web.StreamResponse:
+    """Answer with all that `read` returns until it returns None.
+
+    If the first part cannot be read, its error is raised. After that the connection is cut, so that
+    the client sees that the answer is not complete.
+    """
+    part = await read()
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    dress(request, response)
+    await response.prepare(request)
+    try:
+        while part is not None:
+            if part:
+                async with asyncio.timeout(SLOW_SECONDS):
+                    await response.write(part)
+            part = await read()
+        await response.write_eof()
+    except (RefundError, Problem, TimeoutError, ConnectionError) as error:
+        log.warning("answer_cut", request_id=request[REQUEST_ID], error=type(error).__name__)
+        _cut(request)
+    except BaseException:
+        _cut(request)
+        raise
+    return response
+
+
+def _cut(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
