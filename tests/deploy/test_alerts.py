@@ -84,7 +84,10 @@ def real(installation: Installation) -> dict[str, dict[str, set[str]]]:
     """
     # No shop is part of the installation: its metrics are shown from the moment a worker has it.
     installation.redis.zadd("refunds:callback-endpoints", {"shop": 1})
+    # Nor is the API: its metric shows what it has answered.
+    installation.redis.hset("refunds:counters", "http:POST /v1/refunds:202", 1)
     found = exposed(installation.stack.url("metrics"))
+    found["refunds_http_requests_total"]["status"] |= {"401", "429", "500", "503"}
     found["refunds_provider_calls_total"]["class"] |= {"2xx", "4xx", "5xx", "not_sent", "no_reply"}
     found |= {
         name: {label: {"refunds"} for label in labels}

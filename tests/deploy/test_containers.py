@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.compose import ROOT, composed, variables_of
 from worker.engine.recorder import SAVE_SECONDS
@@ -17,7 +18,8 @@ from worker.sandbox.redis_server import DIRECTIVES
 from worker.settings import Settings
 
 SERVICES: dict[str, dict[str, Any]] = composed()["services"]
-OURS = ["worker", "metrics", "flower", "webhooks", "sandbox"]
+OURS = ["worker", "metrics", "flower", "webhooks", "api", "sandbox"]
+WAITING = ("worker", "metrics", "flower", "webhooks", "api")
 DOCKERFILE = (ROOT / "ops" / "docker" / "Dockerfile").read_text()
 
 
@@ -146,13 +148,26 @@ def test_only_loopback_reaches_what_is_published() -> None:
 
 def test_whoever_needs_the_server_waits_until_it_is_healthy() -> None:
     waiting = {"redis": {"condition": "service_healthy"}}
-    assert {
-        name: SERVICES[name]["depends_on"] for name in ("worker", "metrics", "flower", "webhooks")
-    } == dict.fromkeys(("worker", "metrics", "flower", "webhooks"), waiting)
+    assert {name: SERVICES[name]["depends_on"] for name in WAITING} == dict.fromkeys(
+        WAITING, waiting
+    )
 
 
-def test_the_webhook_server_is_given_the_time_to_become_unready_and_end() -> None:
-    assert seconds(SERVICES["webhooks"]["stop_grace_period"]) > GRACE_SECONDS + 2 * END_SECONDS
+@pytest.mark.parametrize("name", ["webhooks", "api"])
+def test_a_server_is_given_the_time_to_become_unready_and_end(name: str) -> None:
+    assert seconds(SERVICES[name]["stop_grace_period"]) > GRACE_SECONDS + 2 * END_SECONDS
+
+
+def test_the_workers_get_the_endpoints_and_their_secrets_by_a_second_file() -> None:
+    run = run_tool(
+        "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "ops/docker/callbacks.yml"
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    second = yaml.safe_load((ROOT / "ops" / "docker" / "callbacks.yml").read_text())
+    worker = second["services"]["worker"]
+    assert worker["environment"] == {"REFUNDS_CALLBACKS_FILE": "/run/secrets/callbacks.toml"}
+    assert worker["secrets"] == ["callbacks.toml", "callback_shop"] == [*second["secrets"]]
+    assert SERVICES["worker"]["environment"]["REFUNDS_SECRETS_DIR"] == "/run/secrets"
 
 
 def test_a_worker_is_given_the_time_to_finish_its_longest_attempt() -> None:
@@ -178,6 +193,7 @@ def test_secrets_are_files_and_each_goes_only_to_whom_it_concerns() -> None:
             "refunds_webhook_secrets",
             {"source": "producer_redis_url", "target": "refunds_redis_url"},
         ],
+        "api": [{"source": "producer_redis_url", "target": "refunds_redis_url"}],
         "alertmanager": ["alert_webhook"],
         "grafana": ["grafana_admin"],
     }
@@ -205,12 +221,13 @@ def test_the_demo_never_reaches_a_real_provider() -> None:
     assert services["worker"]["environment"]["REFUNDS_LIVE"] == "false"
 
 
-def test_webhooks_demo_and_monitoring_run_only_when_asked_for() -> None:
+def test_servers_demo_and_monitoring_run_only_when_asked_for() -> None:
     profiles = {
         name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service
     }
     assert profiles == {
         "webhooks": ["webhooks"],
+        "api": ["api"],
         "sandbox": ["demo"],
         "prometheus": ["monitoring"],
         "alertmanager": ["monitoring"],

@@ -16,6 +16,7 @@ import yaml
 
 from tests.support.compose import ROOT, composed
 from worker.engine.recorder import SAVE_SECONDS
+from worker.http.app import END_SECONDS, GRACE_SECONDS
 from worker.model.refund import Lane
 from worker.settings import Settings
 
@@ -39,6 +40,18 @@ def one(kind: str) -> dict[str, Any]:
 def pod(name: str) -> dict[str, Any]:
     spec: dict[str, Any] = DEPLOYMENTS[name]["spec"]["template"]["spec"]
     return spec
+
+
+def secrets_of(name: str) -> list[dict[str, str]]:
+    """The secrets that a pod always has."""
+    volumes = pod(name)["volumes"]
+    projected = [
+        source["secret"]
+        for volume in volumes
+        for source in volume.get("projected", {}).get("sources", [])
+    ]
+    whole = [volume["secret"] for volume in volumes if "secret" in volume]
+    return [item for secret in projected + whole for item in secret.get("items", [])]
 
 
 def test_everything_stands_in_one_namespace_and_no_secret_in_any_file() -> None:
@@ -113,20 +126,37 @@ def test_it_scales_by_both_queues_and_never_to_none() -> None:
 def test_every_setting_exists_and_no_key_reaches_whom_it_does_not_concern() -> None:
     settings = {name.removeprefix("REFUNDS_").lower() for name in one("ConfigMap")["data"]}
     assert settings <= Settings.model_fields.keys()
-    mounted = {
-        name: {
-            item["key"]
-            for volume in pod(name)["volumes"]
-            for item in volume.get("secret", {}).get("items", [])
-        }
-        for name in DEPLOYMENTS
-    }
+    mounted = {name: {item["key"] for item in secrets_of(name)} for name in DEPLOYMENTS}
     assert mounted == {
         "refunds-worker": {"refunds_api_key", "worker_redis_url"},
         "refunds-metrics": {"metrics_redis_url"},
         "refunds-flower": {"flower_redis_url", "flower_basic_auth"},
         "refunds-webhooks": {"producer_redis_url", "refunds_webhook_secrets"},
+        "refunds-api": {"producer_redis_url"},
     }
+
+
+@pytest.mark.parametrize("name", ["refunds-api", "refunds-webhooks"])
+def test_two_of_a_server_run_and_each_is_ready_by_its_own_word(name: str) -> None:
+    spec = DEPLOYMENTS[name]["spec"]
+    assert spec["replicas"] == 2
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    (container,) = pod(name)["containers"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health"
+    assert pod(name)["terminationGracePeriodSeconds"] > GRACE_SECONDS + 2 * END_SECONDS
+
+
+def test_a_worker_pod_gets_the_endpoints_and_their_secrets_if_there_are_any() -> None:
+    (container,) = pod("refunds-worker")["containers"]
+    (variable,) = [each for each in container["env"] if each["name"] == "REFUNDS_CALLBACKS_FILE"]
+    given = {"name": "refunds-callbacks", "optional": True}
+    assert variable["valueFrom"] == {"configMapKeyRef": given | {"key": "file"}}
+    (volume,) = [each for each in pod("refunds-worker")["volumes"] if each["name"] == "secrets"]
+    assert {"secret": given} in volume["projected"]["sources"]
+    folder = one("ConfigMap")["data"]["REFUNDS_SECRETS_DIR"]
+    assert {"name": "secrets", "mountPath": folder, "readOnly": True} in container["volumeMounts"]
+    assert f"--from-literal=file={folder}/callbacks.toml" in (K8S / "settings.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -136,15 +166,13 @@ def test_every_setting_exists_and_no_key_reaches_whom_it_does_not_concern() -> N
         ("metrics", "metrics"),
         ("flower", "flower"),
         ("webhooks", "producer"),
+        ("api", "producer"),
     ],
 )
 def test_each_process_reaches_redis_as_its_own_user(role: str, user: str) -> None:
-    (items,) = [
-        volume["secret"]["items"]
-        for volume in pod(f"refunds-{role}")["volumes"]
-        if "secret" in volume
-    ]
-    assert {"key": f"{user}_redis_url", "path": "refunds_redis_url"} in items
+    assert {"key": f"{user}_redis_url", "path": "refunds_redis_url"} in secrets_of(
+        f"refunds-{role}"
+    )
     (unit_of_role,) = [
         name
         for name in UNITS
@@ -186,7 +214,14 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
         if "@" in name:
             (tmp_path / name.replace("@", "@1")).write_text(text)
-    files = [str(path) for path in sorted(tmp_path.iterdir()) if "@." not in path.name]
+    beside = tmp_path / "refunds-worker@1.service.d"
+    beside.mkdir()
+    shutil.copy(SYSTEMD / "callbacks.conf", beside)
+    files = [
+        str(path)
+        for path in sorted(tmp_path.glob("refunds-*"))
+        if path.is_file() and "@." not in path.name
+    ]
     run = subprocess.run(
         [analyze, "verify", "--man=no", *files],
         check=False,
@@ -227,6 +262,16 @@ def test_every_unit_runs_a_known_command_without_rights(name: str) -> None:
         service["NoNewPrivileges"],
         service["CapabilityBoundingSet"],
     ) == ("yes", "yes", "")
+
+
+def test_a_worker_unit_gets_the_endpoints_and_their_secrets_by_a_file_beside_it() -> None:
+    lines = (SYSTEMD / "callbacks.conf").read_text().splitlines()
+    assert {line for line in lines if line and not line.startswith(("#", "["))} == {
+        "LoadCredential=callbacks.toml:/etc/refunds/callbacks.toml",
+        # A folder: each file in it is a credential `callback_FILE`, as the worker expects.
+        "LoadCredential=callback:/etc/refunds/secrets/callbacks",
+        "Environment=REFUNDS_CALLBACKS_FILE=%d/callbacks.toml",
+    }
 
 
 def test_the_units_settings_exist() -> None:

@@ -26,11 +26,15 @@ from tests.deploy.asking import ask
 from tests.deploy.conftest import PASSWORD, Installation
 from tests.support.compose import ROOT
 from tests.support.installation import Installation as Shop
+from worker.client import Refunds
+from worker.model.callers import Scope
 from worker.model.signatures import HEADER, header
 from worker.monitoring.check_permissions import TRIALS
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import running_sandbox
+from worker.settings import Settings
+from worker.store import tokens
 
 RULES = ROOT / "ops" / "redis" / "users.acl"
 MAKE = ROOT / "ops" / "redis" / "make-users"
@@ -134,6 +138,39 @@ def test_the_webhook_server_receives_an_event_as_a_producer_and_is_denied_nothin
         assert server.stop() == 0
         del stack.running["webhooks"]
     assert clean.hget("refunds:counters", "webhook:unknown") == "1"
+
+
+def test_the_api_accepts_a_refund_and_waits_for_it_as_a_producer_and_is_denied_nothing(
+    installation: Installation, clean: redis.Redis
+) -> None:
+    stack = installation.stack
+    with Refunds(settings=Settings.load(redis_url=stack.redis_url_of("producer"))) as refunds:
+        token = tokens.create(
+            refunds.store,
+            "api-stack",
+            scopes=frozenset(Scope),
+            ids_prefix="",
+            expires_at=None,
+            by="the test",
+        )
+    body = {"refund_id": "api-stack-1", "payment_intent": "pi_api_stack_1", "amount": 500}
+    server = stack.start("api")
+    try:
+        stack.await_healthy("api")
+        with closing(HTTPConnection("127.0.0.1", stack.ports["api"], timeout=60)) as client:
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            client.request("POST", "/v1/refunds?wait=30", json.dumps(body), headers)
+            response = client.getresponse()
+            assert (response.status, json.load(response)["status"]) == (200, "succeeded")
+            client.request("POST", "/v1/pause", headers={"Authorization": "Bearer wrong"})
+            response = client.getresponse()
+            assert (response.status, json.load(response)["code"]) == (401, "unauthorized")
+    finally:
+        assert server.stop() == 0
+        del stack.running["api"]
+    assert clean.hmget(
+        "refunds:counters", "http:POST /v1/refunds:200", "http:POST /v1/pause:401"
+    ) == ["1", "1"]
 
 
 @dataclass

@@ -30,6 +30,7 @@ _INSIDE: Mapping[str, int] = {
     "metrics": 9464,
     "sandbox": 4010,
     "webhooks": 8080,
+    "api": 8081,
     "flower": 5555,
     "prometheus": 9090,
     "alertmanager": 9093,
