@@ -42,7 +42,7 @@ def _queue() -> Celery:
     """Return the product's own Celery app on a queue in memory, from which its messages are
     read.
     """
-    settings: Any = SimpleNamespace(broker="memory://", prefix="refunds:")
+    settings: Any = SimpleNamespace(broker="memory://", prefix="refunds:", callbacks_file=None)
     with mock.patch.object(queues, "_broker", return_value=("memory://", {}, None)):
         return queues.make_celery(settings)
 
