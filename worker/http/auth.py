@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
@@ -16,6 +17,7 @@ from aiohttp import web
 from worker.http import problems
 from worker.http.problems import Problem
 from worker.model.callers import Caller, Scope, digest, token_id
+from worker.settings import is_loopback
 
 log = structlog.get_logger(__name__)
 
@@ -61,11 +63,28 @@ class Auth(Protocol):
 
 
 class Nobody:
-    """No tokens: every request is allowed everything. Only for this machine."""
+    """No tokens: every program of this machine is allowed everything, and no page of a browser."""
 
-    async def caller(self, request: web.Request) -> Caller:  # noqa: ARG002 - as `Auth`
-        """Return the one caller."""
+    async def caller(self, request: web.Request) -> Caller:
+        """Return the one caller. Raises `Problem`."""
+        # A page of any site can send a request here, and a name of its own can lead here. It
+        # cannot leave out these headers.
+        is_foreign = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
+        if is_foreign or not is_loopback(_name_in(request.host)):
+            raise Problem(
+                problems.FORBIDDEN,
+                "Without tokens (REFUNDS_HTTP_AUTH) only programs of this machine are answered,"
+                " under the name localhost or a loopback address.",
+            )
         return ANYONE
+
+
+def _name_in(host: str) -> str:
+    """Return the name or address in a header Host, '' if it has none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 class Tokens:

@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from worker.http.context import Context, everyones
-from worker.http.queries import Query
+from worker.http.queries import Query, has_gone
 from worker.model.callers import Caller, Scope
 from worker.model.times import rfc3339
 from worker.store import flags, moves
@@ -74,7 +74,7 @@ class ControlRoutes:
                 gap, position = True, await moves.latest(store)
                 return True
             found.extend(move.as_dict() for move in read.moves if caller.sees(move.refund_id))
-            return bool(found) or len(read.moves) == most
+            return bool(found) or len(read.moves) == most or has_gone(request)
 
         await self._context.waiters.until(has_more, refund_id=None, seconds=seconds)
         return web.json_response({"data": found, "next": position, "gap": gap})

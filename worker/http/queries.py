@@ -131,3 +131,8 @@ def has(request: web.Request, version: int) -> bool:
     values = ",".join(request.headers.getall("If-None-Match", []))
     known = {value.strip().removeprefix("W/") for value in values.split(",")}
     return etag(version) in known
+
+
+def has_gone(request: web.Request) -> bool:
+    """Return whether the client has closed the connection, so that nobody waits any more."""
+    return request.transport is None or request.transport.is_closing()

@@ -23,7 +23,7 @@ from worker.errors import (
 )
 from worker.http import bodies
 from worker.http.context import Context, unknown
-from worker.http.queries import Query, etag, has, refund_id_of
+from worker.http.queries import Query, etag, has, has_gone, refund_id_of
 from worker.listing import Filter, page
 from worker.model.callers import Caller, Scope
 from worker.model.hints import Hint
@@ -77,7 +77,7 @@ class RefundRoutes:
             due = Due(refund_id=wanted.refund_id, lane=Lane.SINGLE, stage=Stage.QUEUED)
             self._context.nudge([due])
         try:
-            loaded = await self._awaited(refund, created.now, seconds)
+            loaded = await self._awaited(request, refund, created.now, seconds)
         except (StoreUnavailable, NotDurable):
             # It is accepted, and that is on disk: only its result is not known.
             loaded = Loaded(now=created.now, seq="", refund=refund)
@@ -98,7 +98,7 @@ class RefundRoutes:
             loaded = Loaded(now=refund.updated_at, seq="", refund=refund)
         else:
             refund = loaded.refund
-        loaded = await self._awaited(refund, loaded.now, seconds)
+        loaded = await self._awaited(request, refund, loaded.now, seconds)
         refund = loaded.refund or refund
         if has(request, refund.version):
             return web.Response(
@@ -182,7 +182,9 @@ class RefundRoutes:
         self._context.nudge(hinted.due)
         return _answer(loaded.refund, loaded.now)
 
-    async def _awaited(self, refund: Refund, now: datetime, seconds: float) -> Loaded:
+    async def _awaited(
+        self, request: web.Request, refund: Refund, now: datetime, seconds: float
+    ) -> Loaded:
         """Return the record once it is settled or in review, or as it is after `seconds`."""
         latest = Loaded(now=now, seq="", refund=refund)
         if refund.rests or seconds <= 0:
@@ -191,7 +193,7 @@ class RefundRoutes:
         async def is_over() -> bool:
             nonlocal latest
             latest = await self._context.store.load(refund.refund_id)
-            return latest.refund is None or latest.refund.rests
+            return latest.refund is None or latest.refund.rests or has_gone(request)
 
         await self._context.waiters.until(is_over, refund_id=refund.refund_id, seconds=seconds)
         return latest
@@ -248,12 +250,23 @@ def _decision_in(body: Mapping[str, Any]) -> dict[str, Any]:
             refuse(name, name, f"may only be given if the decision is {of}")
     if not isinstance(body.get("note"), str):
         refuse("note", "note", "must be a text that says how you know")
-    version = body.get("version")
-    if isinstance(version, bool) or not isinstance(version, int | float) or version != version // 1:
+    version: Any = body.get("version")
+    if not _is_version(version):
         refuse("version", "version", "must be the version of the record that you read")
     if errors:
         raise InvalidRequest(errors)
-    return {**body, "version": version, "unverified": bodies.flag(dict(body), "unverified")}
+    return {
+        **body,
+        "version": int(version),
+        "unverified": bodies.flag(dict(body), "unverified"),
+    }
+
+
+def _is_version(value: Any) -> bool:
+    """Return whether a value is a whole number from 1 on; JSON may write 7 as 7.0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value == value // 1 and value >= 1
 
 
 def _id_of(request: web.Request, caller: Caller) -> str:

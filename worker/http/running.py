@@ -85,6 +85,8 @@ async def run(
         if "webhooks" in parts:
             chosen.append(_webhooks(settings, store, counters, nudges))
         if "api" in parts:
+            if settings.http_auth == "on" and not await tokens.exist(store):
+                say("no token exists: create one with 'refunds tokens create NAME --scope submit'")
             chosen.append(api_part(settings, store, refunds, nudges.add, counters.request))
         await _until_signalled(
             chosen,

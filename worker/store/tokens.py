@@ -117,6 +117,12 @@ def revoke(store: Store, name: str) -> bool:
     return changed
 
 
+async def exist(store: AsyncStore) -> bool:
+    """Return whether any token was created."""
+    with redis_errors(store.address):
+        return bool(await store.redis.exists(store.key(NAMES)))
+
+
 async def read(store: AsyncStore, token_id: str) -> Token | None:
     """Return a token by its id, None if it does not exist."""
     with redis_errors(store.address):

@@ -148,6 +148,24 @@ async def test_without_auth_everyone_may_do_everything(redis_url: str) -> None:
         assert last["by"] == auth.ANYONE.name
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://127.0.0.1"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Host": "rebound.example.com"},
+        {"Host": "[::1"},
+    ],
+)
+async def test_without_auth_a_page_in_a_browser_is_refused(
+    redis_url: str, headers: dict[str, str]
+) -> None:
+    async with a_door(redis_url, http_auth="off") as api:
+        got = await api.post("/v1/pause", token="", **headers)
+        assert got.status in {400, 403}
+        assert await api.store.meta("paused") == [None]
+
+
 class Clocks:
     """The two clocks of `Tokens`."""
 

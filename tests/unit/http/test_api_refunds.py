@@ -217,6 +217,24 @@ async def test_a_wait_ends_with_its_time_and_with_the_server(api: Door) -> None:
     assert time.monotonic() - begun < 10
 
 
+async def test_a_wait_whose_client_has_gone_ends(
+    api: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.part.context.waiters, "_poll_seconds", 0.05)
+    await api.create("order-1")
+    _, writer = await api.raw(
+        f"GET /v1/refunds/order-1?wait=60 HTTP/1.1\r\nHost: door\r\nAuthorization: Bearer"
+        f" {api.token}\r\n\r\n".encode()
+    )
+    await api.waiting(1)
+    writer.transport.abort()
+    async with asyncio.timeout(10):
+        for _ in range(1000):
+            if not api.part.context.waiters.count:
+                return
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -344,6 +362,8 @@ async def test_a_review_is_resolved_on_the_version_that_was_read(api: Door) -> N
         ({"note": " "}, "note"),
         ({"version": "3"}, "version"),
         ({"version": True}, "version"),
+        ({"version": 0}, "version"),
+        ({"version": 1.5}, "version"),
         ({"unverified": 1}, "unverified"),
         ({"extra": 1}, "extra"),
     ],
