@@ -313,6 +313,12 @@ def test_the_producers_door_loads_no_provider_client() -> None:
     }
 
 
+def test_the_http_server_loads_no_provider_client_and_no_worker() -> None:
+    loaded = loaded_after_importing("worker.http.running", "worker.cli.serve")
+    assert not loaded & {"httpx", "httpx_aiohttp", "tenacity"}
+    assert not [name for name in loaded if name.startswith(("worker.provider", "worker.engine"))]
+
+
 CONNECTIONS = """
 import importlib, json, sys
 seen = []
