@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.installation import Installation, Worker, until
+from worker.client import Refunds
 from worker.model.request import RefundRequest
 from worker.store import callback_state
 
@@ -108,6 +109,28 @@ def test_the_pages_receiver_learns_of_each_refund_through_kills_and_a_rotation(
             assert worker.stop() == 0
         (state,) = callback_state.read_callbacks(refunds.store).endpoints
         assert (state.waiting, state.dead) == (0, 0)
+
+
+def waiting(refunds: Refunds) -> int:
+    return callback_state.read_callbacks(refunds.store, ["shop"]).endpoints[0].waiting
+
+
+def test_a_shop_that_never_answers_delays_no_refund(installation: Installation, port: int) -> None:
+    """It accepts each connection and says nothing; its requests take 15 seconds each."""
+    (installation.folder / "callback_shop").write_text(a_secret())
+    with socket.create_server(("127.0.0.1", port)), installation.refunds() as refunds:
+        installation.start()
+        for part in range(3):
+            ids = [f"order-{part}-{each}" for each in range(10)]
+            for refund_id in ids:
+                request = RefundRequest(
+                    refund_id=refund_id, payment_intent=f"pi_{refund_id}", amount=500
+                )
+                refunds.submit(request)
+            found = installation.settled(refunds, ids, seconds=10)
+            assert [refund.status for refund in found] == ["succeeded"] * len(ids)
+            # From here on its requests are in flight.
+            until(lambda most=10 * (part + 1): waiting(refunds) == most, "the shop is due")  # type: ignore[misc]
 
 
 def test_a_shop_that_is_away_delays_no_refund_and_holds_all_once_it_is_back(

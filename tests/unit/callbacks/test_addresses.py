@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -227,6 +228,36 @@ async def test_listener_is_reached_with_allow_private_so_the_other_tests_can_fai
         for url in (f"http://127.0.0.1:{inside.port}/", f"http://localhost:{inside.port}/"):
             assert (await sent(url, private=True)).result == "delivered"
         assert inside.connections == 2
+
+
+async def test_names_that_are_not_answered_hold_no_thread_that_refunds_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    freed = threading.Event()
+
+    def hang(*_: object, **__: object) -> list[Any]:
+        freed.wait(30)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    posts = [asyncio.create_task(sent("http://shop.example.com/")) for _ in range(50)]
+    try:
+        async with asyncio.timeout(1.5):
+            # As the sweep of the refunds does.
+            await asyncio.to_thread(lambda: None)
+        replies = await asyncio.gather(*posts)
+    finally:
+        freed.set()
+    assert {reply.error for reply in replies} == {"no answer within 2 s"}
+
+
+async def test_name_that_does_not_exist_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    reply = await sent("http://shop.example.com/")
+    assert (reply.result, reply.error) == ("failed", "ClientConnectorDNSError")
 
 
 async def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,8 @@ class Receiver:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
+        # The independent verifier accepts every body, by its own clock.
+        Webhook(SECRET).verify(body, dict(request.headers))
         self.raw.append((body, {name.lower(): value for name, value in request.headers.items()}))
         self.bodies.append(json.loads(body))
         self.ids.append(request.headers["webhook-id"])
@@ -168,11 +170,8 @@ async def test_settled_refund_arrives_signed_with_the_contracts_fields() -> None
         raw, headers = shop.raw[0]
         assert headers["content-type"] == "application/json"
         assert "cookie" not in headers
-        # The receiver's clock is not the records' here.
-        signed = {name: headers[name] for name in headers if name.startswith("webhook-")}
-        assert int(signed["webhook-timestamp"]) == int(desk.world.now.timestamp())
-        expected = Webhook(SECRET).sign(shop.ids[0], desk.world.now, raw.decode())
-        assert signed["webhook-signature"] == expected
+        assert raw.decode() == json.dumps(body, separators=(",", ":"))
+        assert headers["webhook-id"].startswith("msg_")
         assert desk.world.keys("callbacks*") == []
 
 
