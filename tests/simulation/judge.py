@@ -190,7 +190,7 @@ class Judge:
             # Most commands change nothing: sweeps that find nothing, claims that are refused.
             return
         self._snapshot = snapshot
-        place = 0
+        noted, place = frozenset(snapshot[0]), 1
         claimed = []
         self._moves.clear()
         for refund_id, known in self.refunds.items():
@@ -202,6 +202,11 @@ class Judge:
                 claimed.append(refund_id)
                 self.webhooks.claimed(refund_id, record)
             self._judge_record(refund_id, known, record, snapshot[place + 1])
+            # Nothing takes it out of the outbox in a world.
+            if record["stage"] in {"settled", "review"} and refund_id not in noted:
+                self.broken(
+                    "callback", refund_id, f"no endpoint learns that it is {record['stage']}"
+                )
             place += 2
         of_batches = place + PAYMENT_ROWS * len(self.payments)
         indexes = snapshot[of_batches + 2 * len(self.batches.ids) :]

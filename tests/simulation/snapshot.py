@@ -53,7 +53,8 @@ FIELDS: Final = (
 )
 _NAMES: Final = ", ".join(f"'{name}'" for name in FIELDS)
 SNAPSHOT: Final = f"""
-local P, out, i = ARGV[1], {{}}, 5
+local P, i = ARGV[1], 5
+local out = {{redis.call('ZRANGE', P .. 'callbacks', 0, -1)}}
 for _ = 1, tonumber(ARGV[2]) do
   local id = ARGV[i]
   out[#out + 1] = redis.call('HMGET', P .. 'refund:' .. id, {_NAMES})

@@ -335,6 +335,7 @@ class World:
         self._schedule()
         self._at(plan.faults_end, self._mend)
         if self.mode == "ours":
+            self._turn_callbacks_on()
             self.people.begin()
             self.files.begin()
             self.seam.others.begin()
@@ -433,6 +434,11 @@ class World:
         self.power.tempt()
         if created.result == "created":
             self.mail.nudge([request.refund_id], Lane.SINGLE)
+
+    def _turn_callbacks_on(self) -> None:
+        command = ["HSET", f"{PREFIX}meta", "callbacks", self.loop.wall_ms]
+        self.power.wrote([command], [self.wire.one(*command)])
+        self.power.sync()
 
     def _set_outage(self, what: str | None) -> None:
         self.outage = what

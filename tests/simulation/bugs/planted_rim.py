@@ -159,6 +159,16 @@ def events_left_out(stack: ExitStack) -> None:
     rescript(stack, all_scripts(), "'MAXLEN', '~', '1000000'", "'MAXLEN', '1'")
 
 
+def callback_left_out(stack: ExitStack) -> None:
+    """What needs a person is noted for the endpoints, and what settled is not."""
+    rescript(
+        stack,
+        ("SAVE",),
+        "if r.stage ~= 'settled' and r.stage ~= 'review'",
+        "if r.stage ~= 'review'",
+    )
+
+
 AT_THE_RIM: Final[tuple[Bug, ...]] = (
     ends_without_giving_back,
     begins_while_ending,
@@ -173,4 +183,5 @@ AT_THE_RIM: Final[tuple[Bug, ...]] = (
     message_kept_as_it_came,
     payload_in_message,
     events_left_out,
+    callback_left_out,
 )

@@ -180,6 +180,7 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "message_kept_as_it_came": frozenset({"secret"}),
         "payload_in_message": frozenset({"secret"}),
         "events_left_out": frozenset({"events"}),
+        "callback_left_out": frozenset({"callback"}),
         "pause_ignored": frozenset({"brake"}),
         "refused_key_ignored": frozenset({"brake"}),
         "retry_after_ignored": frozenset({"brake"}),
