@@ -33,7 +33,13 @@ def cancel(refund: Refund) -> Step:
 
     Raises `NotCancelable` with the reason otherwise.
     """
-    if refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None:
+    unsent = refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None
+    if unsent and refund.candidates:
+        raise NotCancelable(
+            f"refund {refund.refund_id} may exist at the provider as {refund.candidates[0]}, which"
+            " a webhook named and a worker reads next: try again in a minute"
+        )
+    if unsent:
         return Step(
             to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=settled_drops()
         )

@@ -24,6 +24,7 @@ _RULES: Final = tuple(
         "rules/preflight",
         "rules/decisions",
         "rules/contradictions",
+        "rules/rechecks",
         "rules/outcomes",
         "rules/payloads",
         "rules/codes",
@@ -45,6 +46,9 @@ _SHELL: Final = tuple(
         "engine/readback_runner",
         "engine/checker",
         "engine/account",
+        "engine/candidates",
+        "engine/rechecker",
+        "store/rechecks",
     )
 )
 _RULES_TESTS: Final = (

@@ -41,7 +41,9 @@ local function next_read(id)
 end
 local function due_at(id, r, stage, at)
   if at > NOW then return end
-  out[#out + 1] = id; out[#out + 1] = r.lane or 'refunds'; out[#out + 1] = stage
+  -- Nobody waits for a settled refund, so its read does not delay those that are sent one by one.
+  out[#out + 1] = id; out[#out + 1] = stage == 'settled' and 'refunds.bulk' or r.lane or 'refunds'
+  out[#out + 1] = stage
 end
 -- What is due already is never put off, however many events come.
 local function bring_forward(id, r)
