@@ -1,7 +1,7 @@
 """The part `webhooks`: receives the provider's events at `POST /webhooks/wooshpay`.
 
-An event only says where to look. It is checked, its ids are noted, and a worker reads the refund
-from the provider. A body is never logged.
+An event only says which refund to read. It is checked, its ids are noted, and a worker reads the
+refund from the provider. A body is never logged.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ _RULES: Final = tuple(
         "rules/codes",
         "rules/evidence",
         "engine/endings",
+        "model/hints",
+        "model/signatures",
     )
 )
 _SHELL: Final = tuple(
@@ -54,6 +56,8 @@ _SHELL: Final = tuple(
 _RULES_TESTS: Final = (
     "tests/unit/rules",
     "tests/unit/model/test_redaction.py",
+    "tests/unit/model/test_hints.py",
+    "tests/unit/model/test_signatures.py",
     "tests/unit/engine/test_endings.py",
     "tests/unit/store",
     SEEDS,
