@@ -11,7 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -137,7 +137,21 @@ def _write(folder: Path, payments: set[str], *runs: Evidence | None) -> None:
     (folder / "other-ends.json").write_text(json.dumps(known, indent=1), encoding="utf-8")
 
 
-def _play(mode: Mode, events: str, size: int, keep: Path, seed: int) -> Played:
+def run_bug(
+    name: str, asked: Sequence[Mapping[str, Any]], *, size: int, seed: int, keep: Path
+) -> Result:
+    """Run workers with a planted bug, with events and without read-backs."""
+    return replace(_play(BLIND, "in_order", size, keep, seed, asked).result, name=name)
+
+
+def _play(
+    mode: Mode,
+    events: str,
+    size: int,
+    keep: Path,
+    seed: int,
+    asked: Sequence[Mapping[str, Any]] = ({}, {}),
+) -> Played:
     receivers: list[Receiver] = []
     found: list[Violation] = []
     notes: list[str] = []
@@ -180,6 +194,7 @@ def _play(mode: Mode, events: str, size: int, keep: Path, seed: int) -> Played:
         name=shown(mode, events),
         faults=(Fault(name="webhooks", ours=partial(_hurt, receivers), control=None),),
         mode=mode,
+        asked=asked,
         begin=begin,
     )
     played.result = run_with(scenario, size=size, seed=seed, keep=keep, after=after)

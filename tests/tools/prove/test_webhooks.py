@@ -28,7 +28,7 @@ def evidence(**stages: tuple[str, str]) -> Evidence:
             name: {"stage": stage, "status": status} for name, (stage, status) in stages.items()
         },
         histories={
-            name: [{"to": stage, "label": "looks_spent"}] for name, (stage, _) in stages.items()
+            name: [{"to": stage, "label": "conflict"}] for name, (stage, _) in stages.items()
         },
     )
 
@@ -72,7 +72,7 @@ def test_a_payment_with_more_refunds_in_one_run_is_not_compared() -> None:
     [
         ({"label": "declined", "seen": "refused"}, "failed"),
         ({"label": "resends_spent"}, "failed"),
-        ({"label": "looks_spent"}, "review"),
+        ({"label": "conflict"}, "review"),
     ],
 )
 def test_a_review_because_of_a_refusal_counts_as_the_refusal(
