@@ -246,6 +246,7 @@ class Judge:
         self.bounds.record(refund_id, record, entries)
         for entry in known.told.read(entries):
             self._replay(refund_id, known, entry)
+            self._note_prior(known, before)
         self._judge_replay(refund_id, known)
         if before and before["generation"] == record["generation"]:
             # A settled record may drop both: nothing of its generation is sent again, and it tells
@@ -264,6 +265,15 @@ class Judge:
         ):
             self.judge_settled(refund_id, record)
             self._judge_failed(refund_id, known)
+
+    def _note_prior(self, known: Known, before: Mapping[str, str | None]) -> None:
+        """Note which refunds of the provider are to be read before a retry is sent."""
+        if known.label == "retried" and before:
+            known.priors += [before["provider_refund_id"] or ""]
+            self.webhooks.forget(known.priors)
+        elif known.by_person and known.record["prior_refund_ids"] is None:
+            # A person has insisted that they moved nothing.
+            known.priors.clear()
 
     def _judge_replay(self, refund_id: str, known: Known) -> None:
         """Judge whether the history leads to the record."""
@@ -412,6 +422,7 @@ class Judge:
             return
         if self.mode == "ours":
             self._posts.leaves(post, known, durable_body, now_ms)
+            self.webhooks.sent(post.refund_id, known)
             self.money.sends(post.refund_id, known.payment, known.record.get("asked_currency"))
             self.told(post.refund_id, known.moves if known.stage == "sending" else 0)
         known.posts.append(post)
@@ -424,11 +435,22 @@ class Judge:
             self._statuses.setdefault(entry["refund"], set()).add(entry["status"])
             self.money.entered(entry)
             if entry["event"] == "effect" and entry["refund_id"] is not None:
-                self._judge_effect(entry["refund_id"], entry["refund"], entry["payment_intent"])
+                self._judge_effect(
+                    entry["refund_id"],
+                    entry["refund"],
+                    entry["payment_intent"],
+                    turned="was" in entry,
+                )
         self._seen_entries = len(entries)
 
-    def _judge_effect(self, refund_id: str, identity: str, payment_id: str) -> None:
+    def _judge_effect(
+        self, refund_id: str, identity: str, payment_id: str, *, turned: bool
+    ) -> None:
+        """Judge an effect; `turned` is one that the provider made of a failed refund by itself."""
         made = self.effects.setdefault(refund_id, [])
+        if turned:
+            made.append(identity)
+            return
         refund = self.bank.refunds[identity]
         generation = refund.metadata.get("refund_generation")
         known = self.refunds.get(refund_id)

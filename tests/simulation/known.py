@@ -86,6 +86,8 @@ class Known:
     """Whether a person has insisted on what is not so."""
     late_proofs: list[Machine] = field(default_factory=list)
     """Workers that have come with a proof that the record does not allow for."""
+    priors: list[str] = field(default_factory=list)
+    """The provider's refunds of earlier generations."""
     told_version: int = 0
     """The version that somebody was told of, or that bytes have left under."""
 

@@ -26,6 +26,7 @@ from worker.engine.sweeper import sweep
 from worker.errors import StoreUnavailable
 from worker.model.refund import Lane
 from worker.provider.gateway import Gateway
+from worker.store import rechecks
 from worker.store.async_store import AsyncStore
 from worker.store.counters import Counters
 from worker.store.scripts import Command
@@ -139,6 +140,7 @@ class OurWorker:
         self._sweeper: asyncio.Task[None] | None = None
         self._probe_at = 0.0
         self._early = _QUEUED_EARLY
+        self._added = 0
         self._phase = dice.random() * SWEEP_SECONDS
 
     def start(self) -> None:
@@ -203,6 +205,7 @@ class OurWorker:
         while True:
             try:
                 if not self.service.stopping and not self.service.breaker.resting:
+                    await self._watch()
                     taken = await sweep(
                         self.service.store,
                         nudge=self._world.mail.nudge,
@@ -215,6 +218,14 @@ class OurWorker:
             except StoreUnavailable:
                 pass  # tried again at the next turn, as the runtime's loop does
             await self._rest()
+
+    async def _watch(self) -> None:
+        """Let settled refunds be read again, as the runtime does before each sweep."""
+        watch = self._world.plan.watch
+        if watch.rungs:
+            most = max(1, round(watch.rate * SWEEP_SECONDS))
+            call = rechecks.watch(watch.rungs, rate=watch.rate, most=most)
+            self._added = await self.service.store.run(call)
 
     async def _rest(self) -> None:
         """Wait for the next turn; turns at which nothing could be due are passed over, as they
@@ -242,7 +253,10 @@ class OurWorker:
         offset = judge.now_ms() - loop.time() * 1000
         # Even an empty index is looked at now and then: a refund may come that the judge has not
         # heard of.
-        soonest = loop.time() + 3600.0
+        soonest = loop.time() + (24 * 3600.0 if self._world.reversals.days_later else 3600.0)
+        if self._world.plan.watch.rungs:
+            point = self._world.reversals.next_read(loop.time())
+            soonest = loop.time() if self._added else min(soonest, point or soonest)
         for refund_id, score in judge.due.items():
             known = judge.refunds.get(refund_id)
             at = (score - offset) / 1000

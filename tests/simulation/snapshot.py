@@ -50,6 +50,7 @@ FIELDS: Final = (
     "provider_status",
     "hinted",
     "hints_used",
+    "prior_refund_ids",
 )
 _NAMES: Final = ", ".join(f"'{name}'" for name in FIELDS)
 SNAPSHOT: Final = f"""
