@@ -255,9 +255,7 @@ class Judge:
             dropped = settled and record["idempotency_key"] is None
             if before["idempotency_key"] != record["idempotency_key"] and not dropped:
                 self.broken("key", refund_id, "the key of a generation changed")
-            dropped = settled and record["fingerprint"] is None
-            if before["fingerprint"] != record["fingerprint"] and not dropped:
-                self.broken("body", refund_id, "what was asked for changed")
+            self._judge_contents(refund_id, known, before)
         if (
             self._before_the_cut is None
             and record["stage"] == "settled"
@@ -274,6 +272,22 @@ class Judge:
         elif known.by_person and known.record["prior_refund_ids"] is None:
             # A person has insisted that they moved nothing.
             known.priors.clear()
+
+    def _judge_contents(
+        self, refund_id: str, known: Known, before: Mapping[str, str | None]
+    ) -> None:
+        """Judge that a record still tells what was asked for, also once its metadata are erased."""
+        record = known.record
+        known.fingerprint = known.fingerprint or before["fingerprint"]
+        erased = record["metadata_erased_at"] is not None
+        # A settled record may drop it, because its other fields tell the same, but not without its
+        # metadata.
+        told = record["fingerprint"]
+        dropped = record["stage"] == "settled" or before["fingerprint"] is None
+        if told != known.fingerprint and (told is not None or erased or not dropped):
+            self.broken("body", refund_id, "what was asked for changed")
+        if erased and (record["metadata"] is not None or record["stage"] != "settled"):
+            self.broken("erased", refund_id, f"erased, and is {record['stage']} with metadata")
 
     def _judge_replay(self, refund_id: str, known: Known) -> None:
         """Judge whether the history leads to the record."""

@@ -50,6 +50,8 @@ class Known:
     """Whether its caller was told that it is accepted."""
     path: list[str] = field(default_factory=list)
     """Each move in few words, as the stream of events should tell it."""
+    fingerprint: str | None = None
+    """Of what was asked for, once a record has shown it."""
     moves: int = 0
     stage: str | None = None
     status: str | None = None

@@ -45,6 +45,8 @@ BEFALLS: Final = ("killed", "stopped", "terminated")
 FILES_RATE: Final = 0.35
 HEARD_RATE: Final = 0.15
 FIRST_LOOKS: Final = 0.25
+ERASING: Final = 7
+"""One world in so many erases the metadata of settled refunds."""
 
 FAILING: Final = (Outcome.FAILED, Outcome.PENDING_THEN_FAILED)
 RUNGS: Final = (
@@ -128,6 +130,11 @@ class Plan:
     """Whether what is logged and put into the queue is read."""
     odd: Odd = NOTHING
     watch: Watch = UNWATCHED
+
+    @property
+    def erases(self) -> bool:
+        """Whether the metadata of settled refunds are erased soon. Nothing is drawn for it."""
+        return self.seed % ERASING == 0
 
     @property
     def reads_well(self) -> bool:

@@ -51,6 +51,8 @@ FIELDS: Final = (
     "hinted",
     "hints_used",
     "prior_refund_ids",
+    "metadata",
+    "metadata_erased_at",
 )
 _NAMES: Final = ", ".join(f"'{name}'" for name in FIELDS)
 SNAPSHOT: Final = f"""
