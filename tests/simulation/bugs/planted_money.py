@@ -13,7 +13,7 @@ from typing import Any, Final
 from tests.simulation.bugs.planting import Bug, all_scripts, put, rescript
 from worker.model.refund import Refund
 from worker.model.steps import Action, Step
-from worker.rules import attempts, codes, contradictions, evidence, payloads, preflight
+from worker.rules import attempts, codes, contradictions, decisions, evidence, payloads, preflight
 from worker.rules import readback as looks
 from worker.rules.attempts import Rules
 from worker.store import scripts
@@ -104,6 +104,17 @@ def sums_counted_once_only(stack: ExitStack) -> None:
         "count('settled:' .. was.status, -1)",
         "",
     )
+
+
+def request_forgotten(stack: ExitStack) -> None:
+    """With the metadata goes what tells a repeat of the request from another one."""
+    real = decisions.erased
+
+    def forgetful(refund: Refund, now: datetime) -> Step:
+        step = real(refund, now)
+        return replace(step, changes={**step.changes, "fingerprint": None})
+
+    put(stack, decisions, "erased", forgetful)
 
 
 def script_fails_half_way(stack: ExitStack) -> None:
@@ -213,6 +224,7 @@ OF_MONEY: Final[tuple[Bug, ...]] = (
     echo_settles,
     settled_keeps_its_lock,
     sums_counted_once_only,
+    request_forgotten,
     script_fails_half_way,
     unconfirmed_currency_will_do,
     not_found_is_gone,

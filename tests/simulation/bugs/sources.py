@@ -207,6 +207,7 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "echo_settles": frozenset({"false_failed"}),
         "settled_keeps_its_lock": frozenset({"lock"}),
         "sums_counted_once_only": frozenset({"counters"}),
+        "request_forgotten": frozenset({"body"}),
         "script_fails_half_way": frozenset({"script", "history", "index"}),
         "unconfirmed_currency_will_do": frozenset({"currency"}),
         "not_found_is_gone": frozenset({"hasty"}),
