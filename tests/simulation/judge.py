@@ -286,8 +286,9 @@ class Judge:
         dropped = record["stage"] == "settled" or before["fingerprint"] is None
         if told != known.fingerprint and (told is not None or erased or not dropped):
             self.broken("body", refund_id, "what was asked for changed")
-        if erased and (record["metadata"] is not None or record["stage"] != "settled"):
-            self.broken("erased", refund_id, f"erased, and is {record['stage']} with metadata")
+        # A person who ends a contradiction lets a settled record be read again, and sends nothing.
+        if erased and (record["metadata"] is not None or record["stage"] in {"queued", "sending"}):
+            self.broken("erased", refund_id, f"erased, and it is {record['stage']} again")
 
     def _judge_replay(self, refund_id: str, known: Known) -> None:
         """Judge whether the history leads to the record."""
