@@ -16,7 +16,7 @@ from worker.model.steps import Action, Step
 from worker.rules import attempts, codes, contradictions, decisions, evidence, payloads, preflight
 from worker.rules import readback as looks
 from worker.rules.attempts import Rules
-from worker.store import scripts
+from worker.store import rechecks, scripts
 
 _FOR_EVER: Final = 10**6
 
@@ -161,16 +161,15 @@ def time_goes_back(stack: ExitStack) -> None:
     """Time is what the server's clock says, whichever server that is."""
     real = attempts.next_action
 
-    def by_the_server(refund: Refund, rules: Rules, now: datetime, *_: datetime) -> Action:
-        return real(refund, rules, now, now)
+    def by_the_server(
+        refund: Refund, rules: Rules, now: datetime, *_: datetime, recheck: bool = False
+    ) -> Action:
+        return real(refund, rules, now, now, recheck=recheck)
 
     put(stack, attempts, "next_action", by_the_server)
-    rescript(
-        stack,
-        all_scripts(),
-        "local SECOND, MINUTE",
-        "do return server_now end\n  local SECOND, MINUTE",
-    )
+    clock, own = "local SECOND, MINUTE", "do return server_now end\n  local SECOND, MINUTE"
+    rescript(stack, all_scripts(), clock, own)
+    rescript(stack, all_scripts(of=rechecks), clock, own, of=rechecks)
 
 
 def proof_against_settled_dropped(stack: ExitStack) -> None:

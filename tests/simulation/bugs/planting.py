@@ -43,5 +43,5 @@ def what_stands(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
-def all_scripts() -> tuple[str, ...]:
-    return tuple(name for name, value in vars(scripts).items() if isinstance(value, scripts.Script))
+def all_scripts(*, of: ModuleType = scripts) -> tuple[str, ...]:
+    return tuple(name for name, value in vars(of).items() if isinstance(value, scripts.Script))
