@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from tests.simulation.clock import OUTSIDE
-from worker.errors import NotCancelable, NotInReview
+from worker.errors import GuardRefused, NotCancelable, NotInReview
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.steps import Step
 from worker.rules import decisions
@@ -109,7 +109,8 @@ class People:
                 ),
                 "resolved_succeeded",
             )
-        elif world.dice.random() < 0.5:
+        elif world.dice.random() < 0.5 or known.priors:
+            # Failing a retry is refused: its earlier refund may yet be changed to succeeded.
             self._apply(
                 refund_id, self._resend(unverified=self._mood.random() < 0.5), "resolved_resend"
             )
@@ -160,7 +161,7 @@ class People:
             return
         try:
             step = decide(refund)
-        except (NotCancelable, NotInReview):
+        except (GuardRefused, NotCancelable, NotInReview):
             return
         if step is None:
             return
