@@ -26,7 +26,7 @@ from worker.store.scripts import Due
 
 log = structlog.get_logger(__name__)
 
-PATH: Final = "/webhooks/wooshpay"
+PATH: Final = signatures.PATH
 MAX_BODY: Final = 256 * 1024
 BODY_SECONDS: Final = 10.0
 """How long a client may take to send a body."""
