@@ -133,15 +133,16 @@ class Settings(BaseSettings):
         secrets = _listed(value)
         if not 0 < len(secrets) <= MOST_WEBHOOK_SECRETS or not all(map(is_webhook_secret, secrets)):
             rule = (
-                "must hold 1 to {most} secrets of 8 to 200 printable characters, separated by"
-                " commas, or one a line in the file refunds_webhook_secrets of REFUNDS_SECRETS_DIR"
+                "must hold 1 to {most} secrets of 8 to 200 printable characters, no API key,"
+                " separated by commas, or one a line in the file refunds_webhook_secrets of"
+                " REFUNDS_SECRETS_DIR"
             )
             raise PydanticCustomError("webhook_secrets", rule, {"most": MOST_WEBHOOK_SECRETS})
         return value
 
     @field_validator("watch")
     @classmethod
-    def _ascending_rungs(cls, value: str) -> str:
+    def _ascending_rungs(cls, value: str, info: Any) -> str:
         rungs = _rungs_in(value)
         if (
             None in rungs
@@ -153,6 +154,10 @@ class Settings(BaseSettings):
                 " 1d,7d,30d,60d, or off for no watch"
             )
             raise PydanticCustomError("rungs", rule, {"most": MOST_RUNGS})
+        kept = info.data.get("retention_days")
+        if rungs and kept is not None and (rungs[-1] or timedelta(0)) > timedelta(days=kept):
+            rule = "must name no time after REFUNDS_RETENTION_DAYS, when the records are gone"
+            raise PydanticCustomError("rungs", rule)
         return value
 
     @field_validator("redis_url", "broker_url")
@@ -405,8 +410,8 @@ class Settings(BaseSettings):
 
 
 def is_webhook_secret(text: str) -> bool:
-    """Return whether a text can be the secret of a webhook endpoint."""
-    return _WEBHOOK_SECRET.fullmatch(text) is not None
+    """Return whether a text can be the secret of a webhook endpoint; an API key cannot."""
+    return _WEBHOOK_SECRET.fullmatch(text) is not None and not text.startswith(("sk_", "pk_"))
 
 
 def _listed(value: SecretStr) -> tuple[str, ...]:

@@ -24,6 +24,8 @@ class Chance:
         """
         dice, plan = self._world.dice, self._world.plan
         there, back = dice.random() * 0.004, dice.random() * 0.004
+        if plan.watch.lockstep:
+            there = back = 0.002
         if not self._world.faulty:
             return "", there, back
         if plan.slow_redis and dice.random() < 0.2:
@@ -40,6 +42,8 @@ class Chance:
         connect = dice.choice((0.0, 0.01, 0.3))
         there, back, choice = dice.random() * 0.2, dice.random() * 0.2, dice.random()
         fault, late = "", 0.0
+        if plan.watch.lockstep:
+            connect, there, back = 0.0, 0.05, 0.05
         if self._world.faulty:
             if self._world.outage is not None:
                 fault = {"refuses": "connect_refused", "hangs": "request_lost_hang"}.get(

@@ -8,6 +8,7 @@ from tests.simulation.clock import FROZEN
 from tests.simulation.odd import ON
 from tests.simulation.plan import BEFALLS, FAMILIES, MESSAGE_FAULTS, REDIS_FAULTS
 from tests.simulation.provider_seam import READS
+from tests.simulation.reversals import KILLED, REVERSALS
 from tests.simulation.webhooks import FATES
 
 POINTS: Final = (
@@ -90,6 +91,7 @@ ODD: Final = {
         "webhook_forged",
         *FATES,
     ),
+    "reversals": (*REVERSALS, KILLED),
 }
 """What fires in a world of each family of `odd`."""
 EVERY_FAULT: Final = (

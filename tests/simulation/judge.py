@@ -251,6 +251,7 @@ class Judge:
         self.bounds.record(refund_id, record, entries)
         for entry in known.told.read(entries):
             self._replay(refund_id, known, entry)
+            self._note_prior(known, before)
         self._judge_replay(refund_id, known)
         if before and before["generation"] == record["generation"]:
             # A settled record may drop both: nothing of its generation is sent again, and it tells
@@ -259,9 +260,7 @@ class Judge:
             dropped = settled and record["idempotency_key"] is None
             if before["idempotency_key"] != record["idempotency_key"] and not dropped:
                 self.broken("key", refund_id, "the key of a generation changed")
-            dropped = settled and record["fingerprint"] is None
-            if before["fingerprint"] != record["fingerprint"] and not dropped:
-                self.broken("body", refund_id, "what was asked for changed")
+            self._judge_contents(refund_id, known, before)
         if (
             self._before_the_cut is None
             and record["stage"] == "settled"
@@ -269,6 +268,32 @@ class Judge:
         ):
             self.judge_settled(refund_id, record)
             self._judge_failed(refund_id, known)
+
+    def _note_prior(self, known: Known, before: Mapping[str, str | None]) -> None:
+        """Note which refunds of the provider are to be read before a retry is sent."""
+        if known.label == "retried" and before:
+            known.priors += [before["provider_refund_id"] or ""]
+            self.webhooks.forget(known.priors)
+        elif known.by_person and known.record["prior_refund_ids"] is None:
+            # A person has insisted that they moved nothing.
+            known.priors.clear()
+
+    def _judge_contents(
+        self, refund_id: str, known: Known, before: Mapping[str, str | None]
+    ) -> None:
+        """Judge that a record still tells what was asked for, also once its metadata are erased."""
+        record = known.record
+        known.fingerprint = known.fingerprint or before["fingerprint"]
+        erased = record["metadata_erased_at"] is not None
+        # A settled record may drop it, because its other fields tell the same, but not without its
+        # metadata.
+        told = record["fingerprint"]
+        dropped = record["stage"] == "settled" or before["fingerprint"] is None
+        if told != known.fingerprint and (told is not None or erased or not dropped):
+            self.broken("body", refund_id, "what was asked for changed")
+        # A person who ends a contradiction lets a settled record be read again, and sends nothing.
+        if erased and (record["metadata"] is not None or record["stage"] in {"queued", "sending"}):
+            self.broken("erased", refund_id, f"erased, and it is {record['stage']} again")
 
     def _judge_replay(self, refund_id: str, known: Known) -> None:
         """Judge whether the history leads to the record."""
@@ -417,6 +442,7 @@ class Judge:
             return
         if self.mode == "ours":
             self._posts.leaves(post, known, durable_body, now_ms)
+            self.webhooks.sent(post.refund_id, known)
             self.money.sends(post.refund_id, known.payment, known.record.get("asked_currency"))
             self.told(post.refund_id, known.moves if known.stage == "sending" else 0)
         known.posts.append(post)
@@ -429,11 +455,22 @@ class Judge:
             self._statuses.setdefault(entry["refund"], set()).add(entry["status"])
             self.money.entered(entry)
             if entry["event"] == "effect" and entry["refund_id"] is not None:
-                self._judge_effect(entry["refund_id"], entry["refund"], entry["payment_intent"])
+                self._judge_effect(
+                    entry["refund_id"],
+                    entry["refund"],
+                    entry["payment_intent"],
+                    turned="was" in entry,
+                )
         self._seen_entries = len(entries)
 
-    def _judge_effect(self, refund_id: str, identity: str, payment_id: str) -> None:
+    def _judge_effect(
+        self, refund_id: str, identity: str, payment_id: str, *, turned: bool
+    ) -> None:
+        """Judge an effect; `turned` is one that the provider made of a failed refund by itself."""
         made = self.effects.setdefault(refund_id, [])
+        if turned:
+            made.append(identity)
+            return
         refund = self.bank.refunds[identity]
         generation = refund.metadata.get("refund_generation")
         known = self.refunds.get(refund_id)

@@ -50,6 +50,8 @@ class Known:
     """Whether its caller was told that it is accepted."""
     path: list[str] = field(default_factory=list)
     """Each move in few words, as the stream of events should tell it."""
+    fingerprint: str | None = None
+    """Of what was asked for, once a record has shown it."""
     moves: int = 0
     stage: str | None = None
     status: str | None = None
@@ -86,6 +88,8 @@ class Known:
     """Whether a person has insisted on what is not so."""
     late_proofs: list[Machine] = field(default_factory=list)
     """Workers that have come with a proof that the record does not allow for."""
+    priors: list[str] = field(default_factory=list)
+    """The provider's refunds of earlier generations."""
     told_version: int = 0
     """The version that somebody was told of, or that bytes have left under."""
 

@@ -78,6 +78,8 @@ class MoneyJudge:
         if by:
             moved = _Moved(at=at, by=by, refund=entry["refund"], ours=entry["refund_id"])
             self._moved.setdefault(entry["payment_intent"], []).append(moved)
+        if entry["status"] in STANDING:
+            self._fell.pop(entry["refund"], None)
         if was == "succeeded":
             self._fell[entry["refund"]] = at
 

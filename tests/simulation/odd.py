@@ -50,6 +50,9 @@ FAMILIES: Final[Mapping[str, str]] = {
     "webhooks": (
         "an event for each refund and each change: early, late, twice, shuffled, never, or forged"
     ),
+    "reversals": (
+        "refunds that change after they have settled: minutes or weeks later, or before a retry"
+    ),
 }
 """Every family, with what it does."""
 
@@ -61,7 +64,7 @@ SHARE: Final = 0.6
 OFTEN: Final[Mapping[str, int]] = {"others": 4, "people": 2}
 """How much oftener than another a family is drawn."""
 MOST_AT_ONCE: Final = 4
-BESIDE: Final[Mapping[str, float]] = {"short": 0.15, "webhooks": 0.35}
+BESIDE: Final[Mapping[str, float]] = {"short": 0.15, "webhooks": 0.35, "reversals": 0.2}
 """Families drawn on dice of their own, each with its share of seeds.
 
 So seeds with pinned faults play as they did before there were these.

@@ -19,6 +19,7 @@ from tests.simulation.provider_seam import Transport
 from tests.simulation.records_seam import PREFIX, RedisSeam
 from tests.simulation.secrets import API_KEY
 from worker.engine.endings import Ending
+from worker.engine.eraser import erase_metadata
 from worker.engine.rate_gate import RateGate
 from worker.engine.service import Service
 from worker.engine.slots import Slots
@@ -26,6 +27,7 @@ from worker.engine.sweeper import sweep
 from worker.errors import StoreUnavailable
 from worker.model.refund import Lane
 from worker.provider.gateway import Gateway
+from worker.store import rechecks
 from worker.store.async_store import AsyncStore
 from worker.store.counters import Counters
 from worker.store.scripts import Command
@@ -40,12 +42,17 @@ TASK_SECONDS: Final = 30.0
 SWEEP_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 15.0
 LOST_NUDGE_SECONDS: Final = 15.0
+ERASED_AFTER: Final = timedelta(minutes=2)
 _QUEUED_EARLY: Final = 585.0
 """A queued refund may be taken so much earlier than it is due, where its queue is dry."""
 
 
 _OUTCOME: Final[contextvars.ContextVar[dict[str, bool]]] = contextvars.ContextVar("outcome")
 """What became of each refund of the message in hand: whether it was begun."""
+
+
+_ERASING: Final[contextvars.ContextVar[bool]] = contextvars.ContextVar("erasing", default=False)
+"""Whether a call is the erasure's, which reads settled refunds and begins none."""
 
 
 class _InOrder(dict[Any, None]):
@@ -139,6 +146,7 @@ class OurWorker:
         self._sweeper: asyncio.Task[None] | None = None
         self._probe_at = 0.0
         self._early = _QUEUED_EARLY
+        self._added = 0
         self._phase = dice.random() * SWEEP_SECONDS
 
     def start(self) -> None:
@@ -170,7 +178,7 @@ class OurWorker:
             service.given_back.update(
                 (str(refund_id), machine.loop.time()) for refund_id in call.arguments
             )
-        elif call.script.name in {"load", "claim"}:
+        elif call.script.name in {"load", "claim"} and not _ERASING.get():
             refund_id = str(call.arguments[0])
             # What runs on at the very moment of the signal was begun before it.
             if (
@@ -203,18 +211,39 @@ class OurWorker:
         while True:
             try:
                 if not self.service.stopping and not self.service.breaker.resting:
+                    await self._watch()
                     taken = await sweep(
                         self.service.store,
                         nudge=self._world.mail.nudge,
                         depth=self._world.mail.depth,
                     )
                     self._early = _QUEUED_EARLY if taken else 0.0
+                    await self._erase()
                 if self._world.breaker_is_open and self._machine.loop.time() >= self._probe_at:
                     self._probe_at = self._machine.loop.time() + PROBE_SECONDS
                     await self.service.trouble.probe_credentials()
             except StoreUnavailable:
                 pass  # tried again at the next turn, as the runtime's loop does
             await self._rest()
+
+    async def _watch(self) -> None:
+        """Let settled refunds be read again, as the runtime does before each sweep."""
+        watch = self._world.plan.watch
+        if watch.rungs:
+            most = max(1, round(watch.rate * SWEEP_SECONDS))
+            call = rechecks.watch(watch.rungs, rate=watch.rate, most=most)
+            self._added = await self.service.store.run(call)
+
+    async def _erase(self) -> None:
+        """Erase metadata as `runtime` does, in the worlds that do."""
+        if self.service.stopping or not self._world.plan.erases:
+            return
+        erasing = _ERASING.set(True)
+        try:
+            if await erase_metadata(self.service.store, ERASED_AFTER):
+                self._world.happens("metadata_erased", self._machine.name)
+        finally:
+            _ERASING.reset(erasing)
 
     async def _rest(self) -> None:
         """Wait for the next turn; turns at which nothing could be due are passed over, as they
@@ -242,7 +271,10 @@ class OurWorker:
         offset = judge.now_ms() - loop.time() * 1000
         # Even an empty index is looked at now and then: a refund may come that the judge has not
         # heard of.
-        soonest = loop.time() + 3600.0
+        soonest = loop.time() + (24 * 3600.0 if self._world.reversals.days_later else 3600.0)
+        if self._world.plan.watch.rungs:
+            point = self._world.reversals.next_read(loop.time())
+            soonest = loop.time() if self._added else min(soonest, point or soonest)
         for refund_id, score in judge.due.items():
             known = judge.refunds.get(refund_id)
             at = (score - offset) / 1000

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from tests.simulation.clock import OUTSIDE
-from worker.errors import NotCancelable, NotInReview
+from worker.errors import GuardRefused, NotCancelable, NotInReview
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.steps import Step
 from worker.rules import decisions
+from worker.sandbox.ledger import STANDING
 from worker.store import scripts
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class People:
         if asked.cancel_at is not None:
             self._later(max(0.0, asked.cancel_at - now), self._cancel, identity)
         if asked.retry_at is not None:
-            self._later(max(0.0, asked.retry_at - now), self._retry, identity)
+            self._later(max(0.0, asked.retry_at - now), self.retry, identity)
 
     def _later(self, seconds: float, what: Callable[..., None], *facts: object) -> None:
         loop = self._world.loop
@@ -56,7 +57,9 @@ class People:
     def _cancel(self, refund_id: str) -> None:
         self._apply(refund_id, decisions.cancel, "canceled_by_caller")
 
-    def _retry(self, refund_id: str) -> None:
+    def retry(self, refund_id: str) -> None:
+        """Let the caller of a failed refund have it sent again."""
+        self._world.reversals.before_retry(refund_id)
         self._apply(refund_id, decisions.retry_failed, "retried_by_caller")
 
     def _operate(self) -> None:
@@ -84,9 +87,14 @@ class People:
             world.seam.bank.refunds[identity] for identity in world.judge.effects.get(refund_id, ())
         ]
         here = [refund for refund in made if refund.metadata.get("refund_generation") == generation]
+        # A retry may be in review because its earlier refund turned succeeded.
+        own = bool(here)
+        here = here or [
+            refund for refund in made if refund.id in known.priors and refund.status in STANDING
+        ]
         if "people" in world.plan.odd and world.odd_dice.random() < 0.6:
             self._decide_wrongly(refund_id, moved=bool(here))
-        elif here and self._mood.random() < MISREAD_RATE:
+        elif own and self._mood.random() < MISREAD_RATE:
             # Misread, and so to be verified: what the provider shows must outweigh it.
             if self._mood.random() < 0.5:
                 self._apply(refund_id, self._resend(unverified=False), "resolved_in_error")
@@ -101,7 +109,8 @@ class People:
                 ),
                 "resolved_succeeded",
             )
-        elif world.dice.random() < 0.5:
+        elif world.dice.random() < 0.5 or known.priors:
+            # Failing a retry is refused: its earlier refund may yet be changed to succeeded.
             self._apply(
                 refund_id, self._resend(unverified=self._mood.random() < 0.5), "resolved_resend"
             )
@@ -152,7 +161,7 @@ class People:
             return
         try:
             step = decide(refund)
-        except (NotCancelable, NotInReview):
+        except (GuardRefused, NotCancelable, NotInReview):
             return
         if step is None:
             return

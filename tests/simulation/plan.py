@@ -13,11 +13,13 @@ from typing import Any, Final, Literal
 from tests.simulation.odd import CURRENCIES, NOTHING, ON, Odd, odd_for
 from tests.simulation.odd import FAMILIES as ODD_FAMILIES
 from tests.simulation.provider_seam import BROKEN, MADE_UP, REFUSED, UNSENT, WRONG
+from tests.simulation.reversals import UNWATCHED, Watch
 from tests.simulation.secrets import EMAIL
 from worker.model.request import RefundRequest
 from worker.rules.attempts import Rules
 from worker.sandbox.bank import CAPTURED, Outcome
 from worker.sandbox.config import SandboxConfig
+from worker.settings import WATCH_RATE
 
 # Family → the faults that a request may meet when its family is drawn for a seed.
 FAMILIES: Final[dict[str, tuple[str, ...]]] = {
@@ -35,7 +37,7 @@ UNHEARD: Final = tuple(name for name in FAMILIES["broken"] if name.startswith("r
 MAIN: Final = ("broken", "late", "status")
 REDIS_FAULTS: Final = ("redis_lost", "redis_reply_lost", "redis_late", "redis_refuses")
 MESSAGE_FAULTS: Final = ("message_lost", "message_doubled", "message_delayed")
-SILENT: Final = frozenset({"people", "power", "clock", "stubborn", "webhooks"})
+SILENT: Final = frozenset({"people", "power", "clock", "stubborn", "webhooks", "reversals"})
 """Families of what is odd that change nothing of what a list shows."""
 BEFALLS: Final = ("killed", "stopped", "terminated")
 """SIGKILL, SIGSTOP and SIGTERM."""
@@ -43,6 +45,17 @@ BEFALLS: Final = ("killed", "stopped", "terminated")
 FILES_RATE: Final = 0.35
 HEARD_RATE: Final = 0.15
 FIRST_LOOKS: Final = 0.25
+ERASING: Final = 7
+"""One world in so many erases the metadata of settled refunds."""
+
+FAILING: Final = (Outcome.FAILED, Outcome.PENDING_THEN_FAILED)
+RUNGS: Final = (
+    (),
+    tuple(timedelta(hours=hours) for hours in (1, 6, 24)),
+    tuple(timedelta(hours=hours) for hours in (2, 12)),
+    tuple(timedelta(days=days) for days in (1, 7, 30, 60)),
+)
+"""The rungs of the watch, one of these."""
 
 OPEN: Final = (
     (
@@ -116,6 +129,12 @@ class Plan:
     heard: bool
     """Whether what is logged and put into the queue is read."""
     odd: Odd = NOTHING
+    watch: Watch = UNWATCHED
+
+    @property
+    def erases(self) -> bool:
+        """Whether the metadata of settled refunds are erased soon. Nothing is drawn for it."""
+        return self.seed % ERASING == 0
 
     @property
     def reads_well(self) -> bool:
@@ -220,6 +239,8 @@ def plan_for(seed: int, *, wide: bool = False, families: Collection[str] = ON) -
         plan = _unheard(plan)
     if "clock" in odd.families:
         plan = _with_a_short_window(plan)
+    if "reversals" in odd.families:
+        plan = _watched(plan)
     if odd.families == {"webhooks"}:
         plan = _only_by_webhooks(plan)
     if odd.families and plan.rules.readback == "list":
@@ -232,6 +253,38 @@ def _looking_first(plan: Plan) -> Plan:
     # Dice of its own: seeds without that play as they did.
     dice = random.Random(f"first:{plan.seed}")  # noqa: S311 - repeatable, not secret
     return replace(plan, rules=replace(plan.rules, first_look=dice.random() < FIRST_LOOKS))
+
+
+def _watched(plan: Plan) -> Plan:
+    """Return the plan with a watch of settled refunds, mostly, and with retries of failed ones."""
+    dice = random.Random(f"watched:{plan.seed}")  # noqa: S311 - repeatable, not secret
+    watch = Watch(
+        rungs=dice.choice(RUNGS),
+        rate=dice.choice((WATCH_RATE, WATCH_RATE, 0.2)),
+        lockstep=dice.random() < 0.3,
+    )
+    plan = replace(plan, watch=watch)
+    if watch.lockstep:
+        plan = _in_lockstep(plan)
+    if dice.random() < 0.5:
+        return plan
+    fails = (Outcome.FAILED,) if plan.rules.totals_proof else FAILING
+    payments = {
+        name: {**facts, "outcome": dice.choice(fails)} for name, facts in plan.payments.items()
+    }
+    asked = (
+        replace(one, retry_at=one.at + dice.uniform(60, 3600), cancel_at=None) for one in plan.asked
+    )
+    return _asking(replace(plan, payments=payments), asked)
+
+
+def _in_lockstep(plan: Plan) -> Plan:
+    """Return the plan with refunds that run side by side, each step in the same moment."""
+    plan = _each_alone(plan)
+    return _asking(
+        replace(plan, slots=8, rate=0.0, redis_rate=0.0, message_rate=0.0, slow_redis=False),
+        (replace(one, at=0.0, again_at=()) for one in plan.asked),
+    )
 
 
 def _only_by_webhooks(plan: Plan) -> Plan:

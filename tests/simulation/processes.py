@@ -50,6 +50,13 @@ class Processes:
             if machine.stopped:
                 self._go_on(machine)
 
+    def kill_one(self) -> bool:
+        """Kill one worker process; return whether there was one."""
+        alive = [machine for machine in self.machines if machine.alive]
+        if alive:
+            self._retire(alive[0])
+        return bool(alive)
+
     def boot(self) -> None:
         """Start one more worker process."""
         self._lives += 1

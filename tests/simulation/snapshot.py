@@ -50,6 +50,9 @@ FIELDS: Final = (
     "provider_status",
     "hinted",
     "hints_used",
+    "prior_refund_ids",
+    "metadata",
+    "metadata_erased_at",
 )
 _NAMES: Final = ", ".join(f"'{name}'" for name in FIELDS)
 SNAPSHOT: Final = f"""

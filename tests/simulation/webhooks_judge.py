@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -54,6 +54,11 @@ class WebhooksJudge:
                 status = None
             self._read[path.removeprefix(_PATH)] = str(status)
 
+    def forget(self, provider_refund_ids: Iterable[str]) -> None:
+        """Forget what was read of these: they are to be read again."""
+        for identity in provider_refund_ids:
+            self._read.pop(identity, None)
+
     def move(self, refund_id: str, known: Known, entry: Mapping[str, Any]) -> None:
         """Judge a move that a read outside the refund's own schedule led to."""
         if entry.get("seen") not in BY_READ or entry["label"] == "conflict":
@@ -73,6 +78,16 @@ class WebhooksJudge:
         if record.get("hinted"):
             fact = f"to be sent, and a webhook named {record['hinted']}, which nobody has read"
             self._broken("hinted", refund_id, fact)
+
+    def sent(self, refund_id: str, known: Known) -> None:
+        """Judge that a retry is sent only if its earlier refunds are read, and have failed."""
+        if known.label == "replay":
+            return
+        for prior in filter(None, known.priors):
+            shown = self._read.get(prior, "nothing")
+            if shown.lower() in {"nothing", "succeeded", "pending"}:
+                fact = f"sent again, and {prior} of an earlier generation was last read as {shown}"
+                self._broken("guard", refund_id, fact)
 
     def unidentified(self, refund_id: str, known: Known, made: list[SandboxRefund]) -> None:
         """Judge that a person is not asked about what an event has named."""

@@ -32,6 +32,7 @@ from tests.simulation.power import Power, with_waits, without_waits
 from tests.simulation.processes import Processes, Worker
 from tests.simulation.provider_seam import ProviderSeam
 from tests.simulation.records_seam import PREFIX, RawCommand, Wire, with_clock
+from tests.simulation.reversals import Reversals
 from tests.simulation.secrets import HEARD, LINES, listen
 from tests.simulation.snapshot import SNAPSHOT
 from tests.simulation.webhooks import Webhooks
@@ -45,6 +46,7 @@ DRAIN_SECONDS: Final = 36 * 3600.0
 """Within this after the faults have stopped, every refund is settled or in review."""
 TAKEN_UP_SECONDS: Final = 60.0
 LOOK_EVERY: Final = 60.0
+LOOK_LATER: Final = 3 * 3600.0
 CALM_AFTER: Final = 120.0
 _READERS: Final = frozenset(
     {scripts.LOAD.sha, scripts.STANDS.sha, scripts.SIBLINGS.sha, scripts.GATE.sha}
@@ -117,7 +119,7 @@ class World:
         self.seam.odd, self.seam.others = OddReplies(self), Others(self)
         self.power = Power(self)
         self.people = People(self)
-        self.webhooks = Webhooks(self)
+        self.webhooks, self.reversals = Webhooks(self), Reversals(self)
         self.files = Files(self)
         self.processes = Processes(self, make_worker)
         self._tracing = tracing
@@ -341,6 +343,7 @@ class World:
             self.seam.others.begin()
             self.power.begin()
             self.webhooks.begin()
+            self.reversals.begin()
         await self._until_over()
         if not self.judge.violations or self.mode == "effects":
             self.judge.finish()
@@ -376,9 +379,9 @@ class World:
 
     async def _until_over(self) -> None:
         plan, calm = self.plan, self.plan.faults_end + CALM_AFTER
-        end = calm + DRAIN_SECONDS
+        end = calm + DRAIN_SECONDS + self.reversals.horizon
         while self.loop.time() < end and (self.mode == "effects" or not self.judge.violations):
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(LOOK_EVERY if not self.reversals.days_later else LOOK_LATER)
             if self.loop.time() >= calm and self.mode == "ours":
                 for refund_id in self.judge.overdue(
                     self.judge.now_ms(), int(TAKEN_UP_SECONDS * 1000)
@@ -388,7 +391,7 @@ class World:
                 # What is still on the wire may yet come to the ledger.
                 await asyncio.sleep(2 * plan.rules.settle.total_seconds() + 60)
                 self.judge.read_ledger()
-                if self._all_ended():
+                if self._all_ended() and not self.reversals.goes_on:
                     return
 
     def _all_ended(self) -> bool:

@@ -216,6 +216,14 @@ def block(refund: Refund, entries: reasons.Entries = ()) -> Table:
             "in doubt before",
             reasons.in_words(reasons.earlier_doubts(entries)) if refund.doubt_since else None,
         ),
+        (
+            "named",
+            (
+                f"{' and '.join(refund.candidates)} by a webhook: read before anything is sent"
+                if refund.candidates
+                else None
+            ),
+        ),
         ("attempts", refund.attempts or None),
         ("generation", refund.generation if refund.generation > 1 else None),
         ("batch", refund.batch_id),
@@ -341,7 +349,9 @@ def _sentence(entry: Mapping[str, Any]) -> str:
     parts += [f"{name}={value}" for name, value in shown.items()]
     sentence = ", ".join(parts)
     sentence += f" ({reason})" if reason else ""
-    sentence += f"; needs review: {alarm}" if alarm else ""
+    if alarm:
+        is_review = entry.get("to") == Stage.REVIEW
+        sentence += f"; needs review: {alarm}" if is_review else f"; alarm: {alarm}"
     sentence += f", by {entry['by']}" if entry.get("by") else ""
     return f"{sentence} “{entry['note']}”" if entry.get("note") else sentence
 

@@ -15,6 +15,7 @@ from worker.cli.exits import DONE
 from worker.cli.session import note, opened
 from worker.errors import GuardRefused, ProviderMismatch, SettingsError
 from worker.model.redaction import remember_key
+from worker.model.signatures import PATH
 from worker.settings import ENV_PREFIX, MOST_WEBHOOK_SECRETS, Settings, is_loopback
 from worker.store import flags
 from worker.store.store import Store
@@ -54,7 +55,8 @@ already, or the key is live without REFUNDS_LIVE=true."""
 def setup(*, url: str, write: bool, again: bool, as_json: bool) -> int:
     """Register URL at the provider for the events of refunds, and show its secret once.
 
-    URL is where the provider reaches 'refunds serve' from outside: its path is /webhooks/wooshpay.
+    URL is where the provider reaches 'refunds serve' from outside: its path ends with
+    /webhooks/wooshpay.
     """
     settings = Settings.load()
     settings.require_provider()
@@ -95,6 +97,11 @@ def _check_url(settings: Settings, url: str) -> None:
     if parts.scheme not in {"http", "https"} or not parts.hostname or len(url) > _LONGEST_URL:
         raise click.BadParameter(
             f"must be an https:// address of at most {_LONGEST_URL} characters", param_hint="URL"
+        )
+    if not parts.path.endswith(PATH):
+        raise click.BadParameter(
+            f"must end with the path {PATH}, where 'refunds serve' receives events",
+            param_hint="URL",
         )
     if parts.username or parts.password or parts.fragment or parts.query:
         raise click.BadParameter(

@@ -78,10 +78,13 @@ class Checker:
             return view
         return (await self._keep_back(refund, step, code, {})).ending
 
-    async def read_prior(self, refund: Refund, now: datetime, permit: Permit) -> Ending | None:
+    async def read_prior(
+        self, refund: Refund, now: datetime, permit: Permit, *, may_have_left: bool = False
+    ) -> Ending | None:
         """Read the provider's refunds of earlier generations before a retry is sent.
 
-        Return None if they moved nothing, else the saved step's ending.
+        Return None if they moved nothing, else the saved step's ending. `may_have_left` says that
+        the retry itself may have been sent before.
         """
         for prior in refund.prior_ids:
             answer = await self._gateway.get_refund(prior, permit, about=refund)
@@ -89,7 +92,7 @@ class Checker:
             code = ""
             if found is not None and found.id == prior:
                 self._note_answer()
-                step = preflight.after_prior(refund, found, now)
+                step = preflight.after_prior(refund, found, now, may_have_left=may_have_left)
             else:
                 outcome = await self._gateway.whose_refusal(classify(answer, refund))
                 await self._note_trouble(outcome)

@@ -390,7 +390,16 @@ class Service:
             held := await self._checker.read_payment(refund, now, permits.take), Ending
         ):
             return held
-        claim = await self._claim(refund.refund_id, "replay", currency_checked=checks)
+        began = self._clock()
+        held_back = await self._checker.read_prior(refund, now, permits.take, may_have_left=True)
+        if held_back is not None:
+            return held_back
+        claim = await self._claim(
+            refund.refund_id,
+            "replay",
+            currency_checked=checks,
+            prior_read_at=self._records_time(now, began) if refund.prior_ids else None,
+        )
         # `window`: the provider may have forgotten the key by now, so another action is due.
         return (
             await self._load(refund.refund_id)

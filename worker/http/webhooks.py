@@ -1,7 +1,7 @@
 """The part `webhooks`: receives the provider's events at `POST /webhooks/wooshpay`.
 
-An event only says where to look. It is checked, its ids are noted, and a worker reads the refund
-from the provider. A body is never logged.
+An event only says which refund to read. It is checked, its ids are noted, and a worker reads the
+refund from the provider. A body is never logged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from worker.store.scripts import Due
 
 log = structlog.get_logger(__name__)
 
-PATH: Final = "/webhooks/wooshpay"
+PATH: Final = signatures.PATH
 MAX_BODY: Final = 256 * 1024
 MAX_READING: Final = 256
 """The most bodies that are read at once: they may take 64 MB together."""

@@ -17,6 +17,8 @@ from worker.model.times import to_ms
 
 Verdict = Literal["valid", "malformed", "forged", "stale"]
 
+PATH: Final = "/webhooks/wooshpay"
+"""Path at which the webhook server receives events."""
 HEADER: Final = "Wooshpay-Signature"
 MOST_SIGNATURES: Final = 10
 AHEAD: Final = timedelta(hours=1)

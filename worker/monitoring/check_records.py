@@ -13,11 +13,11 @@ from celery import Celery
 from worker.broker import queues as broker
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.times import from_ms, rfc3339, to_ms
+from worker.monitoring.check_settled import after_the_end
 from worker.monitoring.checks import Check, Trouble, fail, lasting, ok, warn
 from worker.settings import Settings
 from worker.store import flags
 from worker.store.connection import redis_errors
-from worker.store.erasure import FINAL
 from worker.store.records import SCHEMA_VERSION
 from worker.store.store import Store
 
@@ -28,8 +28,6 @@ LATE: Final = timedelta(minutes=2)
 OLD: Final = timedelta(hours=1)
 """How long a refund may wait to be sent before the check warns."""
 OLD_DOUBT: Final = timedelta(minutes=15)
-LATE_ERASURE: Final = timedelta(days=1)
-"""How late the erasure of metadata may be before the check warns."""
 LATEST_BATCHES: Final = 200
 SAMPLE: Final = 25
 """Refunds read from each end of an index to find its oldest."""
@@ -65,7 +63,7 @@ def under_way(settings: Settings, store: Store) -> Iterator[Check]:
         text = f"records that contradict the provider: {contradicted}"
         yield warn("contradicted", text, "refunds review list")
     yield from _batches(store)
-    yield from _erasure(settings, store, now)
+    yield from after_the_end(settings, store, now)
     with redis_errors(store.address):
         rejected: Any = store.redis.llen(store.key("rejected"))
     if rejected:
@@ -279,38 +277,6 @@ def _batches(store: Store) -> Iterator[Check]:
     if by_hand:
         text = f"paused by a person: {', '.join(by_hand)}"
         yield warn("batches", text, f"refunds batch resume {by_hand[0]}")
-
-
-def _erasure(settings: Settings, store: Store, now: datetime) -> Iterator[Check]:
-    """Report how far the workers are with erasing metadata, if `REFUNDS_METADATA_DAYS` is set."""
-    if settings.metadata_days is None:
-        return
-    until = to_ms(now - timedelta(days=settings.metadata_days))
-    with redis_errors(store.address):
-        cursors: Any = store.redis.hmget(store.key("watch"), [f"erased:{name}" for name in FINAL])
-        with store.redis.pipeline(transaction=False) as pipeline:
-            for name, cursor in zip(FINAL, cursors, strict=True):
-                pipeline.zrange(
-                    store.key(f"index:{name}"),
-                    f"({cursor or 0}",
-                    until,
-                    byscore=True,
-                    offset=0,
-                    num=1,
-                    withscores=True,
-                )
-            firsts = [score for page in pipeline.execute() for _, score in page]
-    days = f"{settings.metadata_days:g} d"
-    lag = timedelta(milliseconds=until - min(firsts)) if firsts else timedelta(0)
-    if lag <= LATE_ERASURE:
-        yield ok("metadata", f"erased {days} after a refund settled")
-        return
-    text = (
-        f"to be erased {days} after a refund settled, and the workers are"
-        f" {lasting(lag.total_seconds())} behind"
-    )
-    fix = f"export REFUNDS_METADATA_DAYS={settings.metadata_days:g} for every worker and restart"
-    yield warn("metadata", text, fix)
 
 
 def queues(app: Celery, address: str) -> Iterator[Check]:

@@ -135,13 +135,27 @@ class Gateway:
             return fold(
                 [classify(NotSent(reason="the lease had too little time left to send"), refund)]
             )
-        outcomes: list[Outcome] = []
+        outcomes = [await self._try(refund, body, bounds)]
+        # Most attempts need one try, for which tenacity would double the cost of this method.
+        if may_try_again(outcomes, refund, self._rules):
+            await self._try_further(refund, body, bounds, outcomes, may_go_on)
+        return fold(outcomes)
+
+    async def _try_further(
+        self,
+        refund: Refund,
+        body: bytes,
+        bounds: _Bounds,
+        outcomes: list[Outcome],
+        may_go_on: MayGoOn,
+    ) -> None:
+        """Append the outcomes of the tries after the first, which was made before."""
 
         async def make_try() -> bool:
             """Make one try; return whether another may follow."""
             # Check again after the wait: it may have taken longer than planned, and a pause may
             # have begun.
-            if outcomes and not (await may_go_on() and bounds.further_try_fits(self._clock())):
+            if not (await may_go_on() and bounds.further_try_fits(self._clock())):
                 return False
             outcomes.append(await self._try(refund, body, bounds))
             return may_try_again(outcomes, refund, self._rules)
@@ -163,8 +177,10 @@ class Gateway:
             retry=retry_if_result(bool),
             retry_error_callback=lambda _: None,
         )
-        await tries(make_try)
-        return fold(outcomes)
+        async for each in tries:
+            # The first try counts, so that the wait before the second and the limit are right.
+            state = each.retry_state
+            state.set_result(state.attempt_number == 1 or await make_try())
 
     def _bounds(
         self, refund: Refund, lease_left: timedelta, window_left: timedelta | None

@@ -232,7 +232,7 @@ def _is_plain(request_id: str | None) -> bool:
 def parse_json(body: bytes) -> Mapping[str, Any] | None:
     """Return the JSON object in a body, None if there is none; never raises, whatever the body."""
     try:
-        value = json.loads(body, object_pairs_hook=_named_once)
+        value = _JSON.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
         if b"\\ud" in body.lower():
             # Half a surrogate pair passes as text until it is stored.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -247,6 +247,10 @@ def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         raise ValueError
     return value
+
+
+# `json.loads` would make a decoder for each reply.
+_JSON: Final = json.JSONDecoder(object_pairs_hook=_named_once)
 
 
 def read_retry_after(value: str, date: str | None) -> timedelta | None:

@@ -10,7 +10,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from worker.errors import FieldError, InvalidRequest, NotCancelable, NotInReview, NotRetriable
+from worker.errors import (
+    FieldError,
+    GuardRefused,
+    InvalidRequest,
+    NotCancelable,
+    NotInReview,
+    NotRetriable,
+)
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import is_provider_id, shown
 from worker.model.steps import Step
@@ -33,7 +40,14 @@ def cancel(refund: Refund) -> Step:
 
     Raises `NotCancelable` with the reason otherwise.
     """
-    if refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None:
+    unsent = refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None
+    if unsent and refund.candidates:
+        raise NotCancelable(
+            f"refund {refund.refund_id} may exist at the provider as {refund.candidates[0]}, which"
+            " a webhook named: try again once a worker has read it, which 'refunds status"
+            f" {refund.refund_id}' shows"
+        )
+    if unsent:
         return Step(
             to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=settled_drops()
         )
@@ -100,6 +114,12 @@ def resolve_failed(
     if _was_in_doubt(refund):
         changes: dict[str, Any] = {"operator_code": code} | NO_READBACKS
         return _decided(refund, "failed", Stage.IN_DOUBT, changes, by, unverified=unverified)
+    if refund.prior_ids and not unverified:
+        raise GuardRefused(
+            f"refund {refund.refund_id} was to be sent again, and its earlier provider refund"
+            f" {refund.prior_ids[-1]} may have been done after all: name that one with --succeeded"
+            " if it was, or add --unverified if you know that it was not"
+        )
     changes = {
         "error_code": code,
         "error_message": "settled by a person",

@@ -203,6 +203,10 @@ def fold(outcomes: Sequence[Outcome]) -> Outcome:
 
     A doubt remains, whatever follows it.
     """
+    if len(outcomes) == 1 and not outcomes[0].server_error:
+        # Most attempts need one try.
+        only_unsent = outcomes[0].verdict is TryVerdict.NOT_SENT
+        return replace(outcomes[0], only_server_errors=True) if only_unsent else outcomes[0]
     strongest = max(enumerate(outcomes), key=lambda pair: (_STRENGTH[pair[1].verdict], pair[0]))[1]
     # A try that was never sent has no answer, so it does not interrupt consecutive 5xx answers.
     answered = [outcome for outcome in outcomes if outcome.verdict is not TryVerdict.NOT_SENT]

@@ -120,10 +120,13 @@ def after_first_readback(
     )
 
 
-def after_prior(refund: Refund, found: ProviderRefund, now: datetime) -> Step | None:
+def after_prior(
+    refund: Refund, found: ProviderRefund, now: datetime, *, may_have_left: bool = False
+) -> Step | None:
     """Return the step that holds a retry back after its earlier provider refund was read.
 
-    None if that refund moved nothing, so that the retry may be sent.
+    None if that refund moved nothing, so that the retry may be sent. `may_have_left` says that the
+    retry itself may have been sent before.
     """
     earlier = replace(found, generation=None)
     wrong = contradiction(earlier, refund)
@@ -132,6 +135,13 @@ def after_prior(refund: Refund, found: ProviderRefund, now: datetime) -> Step | 
         return to_review(_told("prior_contradicts", reason), "prior_contradicts", reason)
     if FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}:
         return None
+    if may_have_left:
+        # The retry may have been sent too, so neither of the two may be taken for the only one.
+        reason = (
+            f"the provider's refund {found.id} of an earlier generation was done after all, and"
+            " the retry may have been sent too: money may move twice"
+        )
+        return to_review(_told("conflict", reason), "conflict", reason)
     return prior_done(refund, found, now)
 
 

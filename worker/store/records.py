@@ -256,18 +256,16 @@ def history_as_json(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def encode(changes: Mapping[str, Any]) -> list[str]:
-    """Return changes as field and value pairs for a script.
-
-    None, False and zero counters become '' (remove).
-    """
+    """Return changes as field and value pairs for a script, as `text` writes them."""
     flat: list[str] = []
     for name, value in changes.items():
         flat.append(name)
-        flat.append(_text(name, value))
+        flat.append(text(name, value))
     return flat
 
 
-def _text(name: str, value: Any) -> str:
+def text(name: str, value: Any) -> str:
+    """Return a field's value as it is stored; None, False and zero counters become '' (remove)."""
     if value is None or value is False or (value == 0 and name != "amount"):
         return ""
     if value is True:
@@ -296,7 +294,7 @@ def new_row(request: RefundRequest) -> tuple[str | bytes | int, ...]:
         request.amount or "",
         request.currency or "",
         request.reason or "",
-        _text("metadata", metadata) if metadata else "",
+        text("metadata", metadata) if metadata else "",
     )
 
 

@@ -170,6 +170,7 @@ def _file(rig: Rig, count: int, rungs: str) -> Window:
     # These are settled and moved a day back, so that the provider knows what the watch reads.
     rig.fill(count // 4, Lane.BULK, name=watched)
     rig.fill(count, Lane.BULK, name="file" + rungs)
+    rig.rest()
     rig.start_worker()
     rig.until(lambda: rig.settled() >= done + count // 4, "the refunds to be watched are settled")
     _move_back(store, watched, count // 4)

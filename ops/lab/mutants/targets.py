@@ -24,11 +24,14 @@ _RULES: Final = tuple(
         "rules/preflight",
         "rules/decisions",
         "rules/contradictions",
+        "rules/rechecks",
         "rules/outcomes",
         "rules/payloads",
         "rules/codes",
         "rules/evidence",
         "engine/endings",
+        "model/hints",
+        "model/signatures",
     )
 )
 _SHELL: Final = tuple(
@@ -51,11 +54,16 @@ _SHELL: Final = tuple(
         "engine/readback_runner",
         "engine/checker",
         "engine/account",
+        "engine/candidates",
+        "engine/rechecker",
+        "store/rechecks",
     )
 )
 _RULES_TESTS: Final = (
     "tests/unit/rules",
     "tests/unit/model/test_redaction.py",
+    "tests/unit/model/test_hints.py",
+    "tests/unit/model/test_signatures.py",
     "tests/unit/engine/test_endings.py",
     "tests/unit/store",
     SEEDS,

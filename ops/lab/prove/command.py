@@ -19,7 +19,7 @@ from typing import Final
 
 import click
 
-from ops.lab.prove import outage, planted, table
+from ops.lab.prove import outage, planted, table, webhooks
 from ops.lab.prove.rig import Rig, Subject
 from ops.lab.prove.scenarios import Result, Scenario, matrix, pair, run
 from ops.lab.prove.subjects import Naive, Product
@@ -28,6 +28,7 @@ QUICK_SIZE: Final = 32
 FULL_SIZE: Final = 250
 QUICK_PAIRS: Final = 5
 QUICK_OUTAGE: Final = 20.0
+WEBHOOKS_SIZE: Final = 120
 _SHOWN: Final = 5
 
 
@@ -172,6 +173,11 @@ def _jobs(*, quick: bool, seed: int, keep: Path, away: float, control: bool) -> 
             # What it tells is a share, of which a short outage has too few.
             continue
         yield Job(name=f"outage: {named}", work=partial(work, seed * 1000 + 900 + place), weight=3)
+    # One seed for all of them: each run is compared with another one of the same refunds.
+    for name, work in webhooks.runs(
+        size=QUICK_SIZE if quick else WEBHOOKS_SIZE, keep=keep, quick=quick
+    ):
+        yield Job(name=name, work=partial(work, seed * 1000 + 980), weight=2)
     for place, (name, work) in enumerate(planted.plants(quick=quick)):
         yield Job(
             name=name, work=partial(work, QUICK_SIZE, seed * 1000 + 950 + place, keep), weight=2

@@ -77,7 +77,7 @@ def crash(point: str) -> Inject:
         after = dice.randint(1, 4)
         for _ in range(_LIVES):
             worker = rig.launch(point=point, after=after)
-            died = _fed_until(rig, partial(_is_over, worker))
+            died = fed_until(rig, partial(_is_over, worker))
             if not died or worker.process.returncode == -signal.SIGKILL:
                 break
             # Beside another fault it may have found no Redis at its start and ended: its supervisor
@@ -103,7 +103,7 @@ def killed_when(spec: str) -> Inject:
 
     def inject(rig: Rig, _dice: Random) -> int:
         rig.sandbox.set_faults(spec)
-        held = _fed_until(rig, lambda: _fired(rig) > 0)
+        held = fed_until(rig, lambda: _fired(rig) > 0)
         victims = rig.alive
         for worker in victims:
             rig.kill(worker)
@@ -127,7 +127,7 @@ def killed_with_claims(rig: Rig, _dice: Random) -> int:
     Return how many nobody has taken from it a while later.
     """
     rig.sandbox.set_modes(latency_ms=SLOW_MS)
-    _fed_until(rig, lambda: rig.sending() > _IN_FLIGHT)
+    fed_until(rig, lambda: rig.sending() > _IN_FLIGHT)
     rig.kill(rig.alive[0])
     rig.sandbox.set_modes(latency_ms=LATENCY_MS)
     time.sleep(_OTHERS_ARE_DONE)
@@ -138,7 +138,7 @@ def sigterm(rig: Rig, _dice: Random) -> int:
     """End a worker in good order while it sends: it must finish and say so."""
     rig.sandbox.set_modes(latency_ms=SLOW_MS)
     worker = rig.alive[0]
-    busy = _fed_until(rig, lambda: rig.sending() > 0)
+    busy = fed_until(rig, lambda: rig.sending() > 0)
     worker.expected = True
     worker.signal(signal.SIGTERM)
     code = worker.process.wait(_SOON)
@@ -155,7 +155,7 @@ def sigstop(rig: Rig, _dice: Random) -> int:
     """
     rig.sandbox.set_modes(latency_ms=SLOW_MS)
     worker = rig.alive[0]
-    busy = _fed_until(rig, lambda: rig.sending() > 0)
+    busy = fed_until(rig, lambda: rig.sending() > 0)
     worker.stopped = True
     worker.signal(signal.SIGSTOP)
     rig.sandbox.set_modes(latency_ms=LATENCY_MS)
@@ -170,7 +170,7 @@ def stopped_before_bytes(rig: Rig, dice: Random) -> int:
     victims = [
         rig.launch(point="before bytes", after=dice.randint(1, 4), stop=True) for _ in range(2)
     ]
-    _fed_until(rig, lambda: all(_is_stopped(worker) for worker in victims))
+    fed_until(rig, lambda: all(_is_stopped(worker) for worker in victims))
     stopped = [worker for worker in victims if _is_stopped(worker)]
     _outlast(rig, *stopped)
     for worker in victims:
@@ -198,7 +198,7 @@ def _is_stopped(worker: Worker) -> bool:
     return found is not None
 
 
-def _fed_until(rig: Rig, condition: Callable[[], bool]) -> bool:
+def fed_until(rig: Rig, condition: Callable[[], bool]) -> bool:
     """Hand refunds in, a few at a time, until a condition holds; return whether it came to that."""
     for _ in range(_ROUNDS):
         if condition():
@@ -226,7 +226,7 @@ def skewed(rig: Rig, dice: Random) -> int:
     rig.sandbox.set_faults(
         "timeout_after:n=3:times=2,reset_before:n=5:times=2,http_500_after:n=7:times=2"
     )
-    _fed_until(rig, lambda: _fired(rig) > 5)  # noqa: PLR2004 - all six
+    fed_until(rig, lambda: _fired(rig) > 5)  # noqa: PLR2004 - all six
     sigkill(rig, dice)
     rig.sandbox.set_faults("")
     return len(shifted)

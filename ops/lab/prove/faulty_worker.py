@@ -249,8 +249,19 @@ def refused_key_fails() -> None:
     gateway.classify = classify
 
 
+def named_refund_unread() -> None:
+    """Plant: what a webhook named is never read from the provider."""
+    from worker.engine.candidates import CandidateReader
+
+    async def read(_self: Any, *_: Any) -> list[Any]:
+        return []
+
+    CandidateReader.read = read  # type: ignore[method-assign]  # a seam
+
+
 BUGS: Final[dict[str, Callable[[], None]]] = {
-    plant.__name__: plant for plant in (new_key_per_try, lapsed_is_unsent, refused_key_fails)
+    plant.__name__: plant
+    for plant in (new_key_per_try, lapsed_is_unsent, refused_key_fails, named_refund_unread)
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ops.lab.prove.plan import PERSON
-from ops.lab.prove.rig import CANARY, Rig
+from ops.lab.prove.rig import CANARY, WEBHOOK_CANARY, Rig
 
 POISON_CANARY: Final = "sk_test_planted_in_a_poisoned_message"
 _RECORD: Final = b"refunds:refund:"
@@ -23,14 +23,15 @@ def leaks(rig: Rig) -> Iterator[str]:
     """Yield each place where the secret key, or what a refund says of its customer, stands and
     should not.
     """
-    for log in rig.folder.glob("worker-*.log"):
-        yield from found_in(log.name, log.read_bytes(), [CANARY, POISON_CANARY])
+    secrets = [CANARY, WEBHOOK_CANARY, POISON_CANARY]
+    for log in (*rig.folder.glob("worker-*.log"), *rig.folder.glob("beside-*.log")):
+        yield from found_in(log.name, log.read_bytes(), secrets)
         if rig.subject.is_ours:
             yield from found_in(log.name, log.read_bytes(), PERSON.values())
     folder = Path(_asked(rig, "config_get", "dir")["dir"])
     for file in folder.glob("appendonlydir/*"):
         content = file.read_bytes()
-        yield from found_in(file.name, content, [CANARY])
+        yield from found_in(file.name, content, [CANARY, WEBHOOK_CANARY])
         # The control sends the whole request as its message, which is what it is told to do.
         if rig.subject.is_ours and file.name.endswith(".incr.aof"):
             yield from persons_in(content)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ops.lab.prove import outage
+from ops.lab.prove import outage, webhooks
 from ops.lab.prove.faults import both, killed_when
 from ops.lab.prove.places import provider_posts
 from ops.lab.prove.scenarios import TRUST, Result, Scenario, run
@@ -25,12 +25,14 @@ PREFIX: Final = "planted bug: "
 class Bug:
     """A bug by its name in `faulty_worker`, the run in which it does harm, and the rule that must
     find it.
+
+    Without a scenario it is a run with webhooks.
     """
 
     plant: str
     shown: str
-    scenario: Scenario
     rule: str
+    scenario: Scenario | None = None
     quick: bool = False
 
 
@@ -57,6 +59,11 @@ BUGS: Final = (
         rule="credentials",
         quick=True,
     ),
+    Bug(
+        plant="named_refund_unread",
+        shown="a refund that a webhook named is not read",
+        rule="event unused",
+    ),
 )
 RULES: Final = {PREFIX + bug.shown: bug.rule for bug in BUGS}
 
@@ -69,8 +76,13 @@ def plants(*, quick: bool) -> Iterator[tuple[str, Callable[[int, int, Path], Res
 
 
 def _run(bug: Bug, size: int, seed: int, keep: Path) -> Result:
-    scenario = replace(bug.scenario, name=PREFIX + bug.shown, asked=({"bug": bug.plant},) * 2)
-    return replace(run(scenario, Product(), size=size, seed=seed, keep=keep), subject=SUBJECT)
+    name, asked = PREFIX + bug.shown, ({"bug": bug.plant},) * 2
+    if bug.scenario is None:
+        result = webhooks.run_bug(name, asked, size=size, seed=seed, keep=keep)
+    else:
+        scenario = replace(bug.scenario, name=name, asked=asked)
+        result = run(scenario, Product(), size=size, seed=seed, keep=keep)
+    return replace(result, subject=SUBJECT)
 
 
 def caught(result: Result) -> bool:

@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 CANARY: Final = "sk_test_canary_that_nobody_may_see"
+WEBHOOK_CANARY: Final = "whsec_canary_that_is_never_shown"
 LATENCY_MS: Final = 20
 TIMEOUT: Final = 1.5
 LEASE: Final = 7.0
@@ -160,6 +161,10 @@ class Rig:
     seed: int = 0
     folder: Path = field(default_factory=Path)
     workers: list[Worker] = field(default_factory=list)
+    beside: list[Worker] = field(default_factory=list)
+    """Further processes of the installation, which no supervisor starts again."""
+    conditions: list[Callable[[], bool]] = field(default_factory=list)
+    """What must hold, beside the refunds' own ends, before a run is at rest."""
     accepted: dict[str, RefundRequest] = field(default_factory=dict)
     kills: list[float] = field(default_factory=list)
     """When workers were killed, in epoch seconds."""
@@ -197,7 +202,8 @@ class Rig:
 
     def end(self) -> None:
         """End this one in the midst of whatever it is at."""
-        for process in (self._sandbox_process, *(worker.process for worker in self.workers)):
+        started = (worker.process for worker in (*self.workers, *self.beside))
+        for process in (self._sandbox_process, *started):
             if process is not None:
                 process.kill()
         self.server.kill()
@@ -274,19 +280,29 @@ class Rig:
         """Start a worker process, with what it is asked to suffer; it is not waited for."""
         started, variables = self.subject.worker(asked, f"prove-{len(self.workers)}@%h")
         log = self.folder / f"worker-{len(self.workers)}.log"
+        return self._started(started, self.environment | variables, log, self.workers)
+
+    def launch_beside(self, command: Sequence[str], variables: Mapping[str, str]) -> Worker:
+        """Start a further process of the installation; it is not waited for."""
+        log = self.folder / f"beside-{len(self.beside)}.log"
+        return self._started(command, variables, log, self.beside)
+
+    def _started(
+        self, command: Sequence[str], variables: Mapping[str, str], log: Path, among: list[Worker]
+    ) -> Worker:
         with log.open("wb") as file, self._starting:
             if self._over:
                 raise RigError("the command was told to end")
             process = subprocess.Popen(  # noqa: S603 - our own modules
-                started,
-                env=self.environment | variables,
+                command,
+                env=variables,
                 stdout=file,
                 stderr=file,
                 cwd=ROOT,
                 start_new_session=True,
             )
             worker = Worker(process, log)
-            self.workers.append(worker)
+            among.append(worker)
         return worker
 
     def start(self) -> None:
@@ -316,6 +332,9 @@ class Rig:
         self.kills.append(time.time())
 
     def _end_workers(self) -> None:
+        for worker in self.beside:
+            worker.process.kill()
+            worker.process.wait(PATIENCE)
         for worker in self.alive:
             # A stopped process hears no other signal.
             worker.signal(signal.SIGCONT)
@@ -379,10 +398,13 @@ class Rig:
     def drain(self, seconds: float) -> bool:
         """Wait until all is settled, with dead workers replaced; return whether it came to that."""
         end = time.monotonic() + seconds
-        while not (done := self.settled()) and time.monotonic() < end:
+        while not (done := self._at_rest()) and time.monotonic() < end:
             self.supervise()
             time.sleep(0.2)
         return done
+
+    def _at_rest(self) -> bool:
+        return self.settled() and all(condition() for condition in self.conditions)
 
     def effects(self) -> int:
         """Return how many effects the provider's ledger holds."""

@@ -79,6 +79,8 @@ class Scenario:
     quick: bool = True
     quick_control: bool = False
     """Whether the control suffers it in a quick run too."""
+    begin: Callable[[Rig], None] = lambda _: None
+    """What is started or set before the first refund is accepted."""
     happened: Callable[[Evidence], object] = lambda _: True
     """Whether that which the scenario is about came to pass.
 
@@ -145,6 +147,7 @@ def run(
     try:
         with rig:
             rig.start()
+            scenario.begin(rig)
             result.fired = _hurt(rig, scenario, size, seed)
             named = f"{scenario.name}-{subject.name}-{seed}".replace(" ", "-").replace("/", "-")
             _judge(rig, scenario, result, keep / named)

@@ -15,6 +15,7 @@ import httpx
 
 from tests.simulation.bugs.planted_limits import OF_LIMITS
 from tests.simulation.bugs.planted_money import OF_MONEY
+from tests.simulation.bugs.planted_rechecks import OF_RECHECKS
 from tests.simulation.bugs.planted_rim import AT_THE_RIM
 from tests.simulation.bugs.planting import Bug, all_scripts, put, rescript, what_stands
 from tests.simulation.plan import Plan, plan_for
@@ -346,6 +347,7 @@ BUGS: Final[dict[str, Bug]] = {
         *AT_THE_RIM,
         *OF_LIMITS,
         *OF_MONEY,
+        *OF_RECHECKS,
     )
 }
 
@@ -374,6 +376,15 @@ _SHOWS_ONLY: Final[dict[str, Callable[[Plan], bool]]] = {
     "time_goes_back": lambda plan: "clock" in plan.odd,
     **dict.fromkeys(
         ("echo_settles", "proof_against_settled_dropped"), lambda plan: "people" in plan.odd
+    ),
+    **dict.fromkeys(
+        ("body_believed", "older_event_wins", "early_event_recorded_twice", "hint_sent_again"),
+        lambda plan: "webhooks" in plan.odd,
+    ),
+    "guard_removed": lambda plan: "reversals" in plan.odd,
+    "tie_at_the_cursor_lost": lambda plan: plan.watch.lockstep and bool(plan.watch.rungs),
+    **dict.fromkeys(
+        ("cursor_moved_first", "final_state_skipped"), lambda plan: bool(plan.watch.rungs)
     ),
     "amount_of_any_size": lambda plan: "numbers" in plan.odd,
     "counted_as_they_come": lambda plan: "codes" in plan.odd,

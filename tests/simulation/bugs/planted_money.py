@@ -13,10 +13,10 @@ from typing import Any, Final
 from tests.simulation.bugs.planting import Bug, all_scripts, put, rescript
 from worker.model.refund import Refund
 from worker.model.steps import Action, Step
-from worker.rules import attempts, codes, contradictions, evidence, payloads, preflight
+from worker.rules import attempts, codes, contradictions, decisions, evidence, payloads, preflight
 from worker.rules import readback as looks
 from worker.rules.attempts import Rules
-from worker.store import scripts
+from worker.store import rechecks, scripts
 
 _FOR_EVER: Final = 10**6
 
@@ -106,6 +106,17 @@ def sums_counted_once_only(stack: ExitStack) -> None:
     )
 
 
+def request_forgotten(stack: ExitStack) -> None:
+    """With the metadata goes what tells a repeat of the request from another one."""
+    real = decisions.erased
+
+    def forgetful(refund: Refund, now: datetime) -> Step:
+        step = real(refund, now)
+        return replace(step, changes={**step.changes, "fingerprint": None})
+
+    put(stack, decisions, "erased", forgetful)
+
+
 def script_fails_half_way(stack: ExitStack) -> None:
     """A script trips over an argument that it has not looked at before it writes."""
     rescript(
@@ -150,16 +161,15 @@ def time_goes_back(stack: ExitStack) -> None:
     """Time is what the server's clock says, whichever server that is."""
     real = attempts.next_action
 
-    def by_the_server(refund: Refund, rules: Rules, now: datetime, *_: datetime) -> Action:
-        return real(refund, rules, now, now)
+    def by_the_server(
+        refund: Refund, rules: Rules, now: datetime, *_: datetime, recheck: bool = False
+    ) -> Action:
+        return real(refund, rules, now, now, recheck=recheck)
 
     put(stack, attempts, "next_action", by_the_server)
-    rescript(
-        stack,
-        all_scripts(),
-        "local SECOND, MINUTE",
-        "do return server_now end\n  local SECOND, MINUTE",
-    )
+    clock, own = "local SECOND, MINUTE", "do return server_now end\n  local SECOND, MINUTE"
+    rescript(stack, all_scripts(), clock, own)
+    rescript(stack, all_scripts(of=rechecks), clock, own, of=rechecks)
 
 
 def proof_against_settled_dropped(stack: ExitStack) -> None:
@@ -213,6 +223,7 @@ OF_MONEY: Final[tuple[Bug, ...]] = (
     echo_settles,
     settled_keeps_its_lock,
     sums_counted_once_only,
+    request_forgotten,
     script_fails_half_way,
     unconfirmed_currency_will_do,
     not_found_is_gone,

@@ -9,6 +9,7 @@ import copy
 import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -25,14 +26,16 @@ def put(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
     stack.enter_context(mock.patch.object(owner, name, value))
 
 
-def rescript(stack: ExitStack, names: tuple[str, ...], old: str, new: str) -> None:
+def rescript(
+    stack: ExitStack, names: tuple[str, ...], old: str, new: str, *, of: ModuleType = scripts
+) -> None:
     for name in names:
-        script = copy.copy(getattr(scripts, name))
+        script = copy.copy(getattr(of, name))
         if old not in script.text:
             raise NoSuchPlace(f"{name}: {old}")
         script.text = script.text.replace(old, new)
         script.sha = hashlib.sha1(script.text.encode(), usedforsecurity=False).hexdigest()
-        put(stack, scripts, name, script)
+        put(stack, of, name, script)
 
 
 def what_stands(owner: Any, name: str) -> Any:
@@ -40,5 +43,5 @@ def what_stands(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
-def all_scripts() -> tuple[str, ...]:
-    return tuple(name for name, value in vars(scripts).items() if isinstance(value, scripts.Script))
+def all_scripts(*, of: ModuleType = scripts) -> tuple[str, ...]:
+    return tuple(name for name, value in vars(of).items() if isinstance(value, scripts.Script))

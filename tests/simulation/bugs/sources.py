@@ -124,6 +124,15 @@ SEEN_IN: Final[Mapping[str, str]] = MappingProxyType(
         "time_goes_back": (
             "redis/redis#6416: the clock is set back, another server is promoted, and nothing holds"
         ),
+        "older_event_wins": (
+            "mollie/WooCommerce#1252: a late 'paid' turns a refunded order back to processing"
+        ),
+        "early_event_recorded_twice": (
+            "antiwork/gumroad#6193: an event comes before the refund is saved: twice saved"
+        ),
+        "final_state_skipped": (
+            "juspay/hyperswitch#13680: a forced read of a refund that has ended reads nothing"
+        ),
         "plain_words_only": (
             "stripe/stripe-go#1592: a refund requires_action, and the client has no such status"
         ),
@@ -199,6 +208,7 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "echo_settles": frozenset({"false_failed"}),
         "settled_keeps_its_lock": frozenset({"lock"}),
         "sums_counted_once_only": frozenset({"counters"}),
+        "request_forgotten": frozenset({"body"}),
         "script_fails_half_way": frozenset({"script", "history", "index"}),
         "unconfirmed_currency_will_do": frozenset({"currency"}),
         "not_found_is_gone": frozenset({"hasty"}),
@@ -210,6 +220,14 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "counted_as_they_come": frozenset({"bounds"}),
         "plain_words_only": frozenset({"word"}),
         "word_not_told": frozenset({"word"}),
+        "body_believed": frozenset({"event"}),
+        "older_event_wins": frozenset({"reverted"}),
+        "early_event_recorded_twice": frozenset({"twice"}),
+        "hint_sent_again": frozenset({"hinted"}),
+        "guard_removed": frozenset({"guard"}),
+        "tie_at_the_cursor_lost": frozenset({"unnoticed"}),
+        "cursor_moved_first": frozenset({"unnoticed"}),
+        "final_state_skipped": frozenset({"unnoticed"}),
     }
 )
 """The rules by which a bug is to be caught.

@@ -107,7 +107,7 @@ def test_a_second_time_is_refused_unless_it_is_wanted(shop: Cli, provider: Provi
     assert "is registered already, as we_1" in ran.err
     assert len(provider.requests) == 1
     assert shop("webhooks", "setup", URL, "--again").code == 0
-    assert shop("webhooks", "setup", f"{URL}/2").code == 0
+    assert shop("webhooks", "setup", URL.replace("/webhooks", "/2/webhooks")).code == 0
     assert len(provider.requests) == 3
 
 
@@ -256,3 +256,13 @@ def test_an_address_that_cannot_be_one_is_refused_unsent(
 def test_the_file_is_the_one_that_the_settings_read() -> None:
 
     assert SECRET_FILE.removeprefix("refunds_") in Settings.model_fields
+
+
+@pytest.mark.parametrize("wrong", [f"{URL}/", "https://example.com/foo", "https://example.com"])
+def test_a_path_at_which_no_events_are_received_is_refused(
+    shop: Cli, provider: Provider, wrong: str
+) -> None:
+    ran = shop("webhooks", "setup", wrong)
+    assert ran.code == 2
+    assert "must end with the path /webhooks/wooshpay" in ran.err
+    assert provider.requests == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import httpx
 import pytest
 import redis.asyncio
 from structlog.testing import capture_logs
@@ -358,3 +359,18 @@ async def test_event_that_a_failed_refund_succeeded_holds_its_retry_back(
         assert await shop.handle() == "succeeded"
         assert posts(shop) == 0
         assert (await shop.stored()).provider_refund_id == "re_9"
+
+
+async def test_replay_reads_the_earlier_refund_too(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, TRUST) as shop:
+        await failed_and_retried(shop)
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        await shop.handle()
+        sent = posts(shop)
+        shop.provider.will(OWN, says())
+        due = (await shop.stored()).next_check_at
+        assert due is not None
+        shop.pass_time(due - shop.now)
+        assert await shop.handle() == "in review (conflict)"
+        assert posts(shop) == sent

@@ -117,6 +117,23 @@ def test_the_oldest_refund_is_told_and_warned_of_after_an_hour(
     assert "accepted 1 d 2 h ago and is queued" in text
 
 
+def test_watch_that_is_off_or_a_day_behind_is_a_warning(
+    doctor: Cli, sync_redis: redis.Redis, records: Records
+) -> None:
+    records.succeeded("order-1")
+    assert examined(doctor).of("watch")[:2] == (
+        "ok",
+        "settled refunds are read again after 1d,7d,30d,60d",
+    )
+    state, text, fix = examined(doctor, REFUNDS_WATCH="off").of("watch")
+    assert (state, "is not noticed" in text, "REFUNDS_WATCH=1d" in fix) == ("warn", True, True)
+    sync_redis.zadd("refunds:index:succeeded", {"order-1": now_ms() - 50 * HOUR_MS})
+    sync_redis.hset("refunds:watch", f"succeeded:{24 * HOUR_MS}", str(now_ms() - 60 * HOUR_MS))
+    state, text, fix = examined(doctor).of("watch")
+    assert (state, fix) == ("warn", "refunds watch status")
+    assert "1 d 2 h ago" in text
+
+
 def test_erasure_of_metadata_that_is_a_day_behind_is_a_warning(
     doctor: Cli, sync_redis: redis.Redis, records: Records
 ) -> None:

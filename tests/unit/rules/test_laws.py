@@ -31,7 +31,14 @@ from worker.errors import IllegalMove, NotCancelable, NotInReview
 from worker.model.answers import Answer, Outcome, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Action, Step
-from worker.rules.attempts import Rules, after_attempt, after_lapse, next_action, refused_unsent
+from worker.rules.attempts import (
+    Rules,
+    after_attempt,
+    after_lapse,
+    done,
+    next_action,
+    refused_unsent,
+)
 from worker.rules.decisions import (
     cancel,
     resolve_failed,
@@ -39,8 +46,16 @@ from worker.rules.decisions import (
     resolve_succeeded,
     retry_failed,
 )
-from worker.rules.outcomes import fold
+from worker.rules.outcomes import contradiction, fold
 from worker.rules.readback import after_poll, after_readback
+from worker.rules.rechecks import (
+    CandidateVerdict,
+    RecheckResult,
+    after_recheck,
+    as_readback,
+    judge_candidate,
+    shown_refund,
+)
 from worker.rules.transitions import TRANSITIONS, check_move, sources_of
 
 law = settings(deadline=None, max_examples=100)
@@ -269,3 +284,55 @@ def test_proof_of_done_clears_the_doubt(status: str) -> None:
     after = with_changes(refund, step, NOW)
     assert (after.doubt_since, after.operator_says, after.absent_at) == (None, None, None)
     assert step.proof
+
+
+# Rechecks: what a webhook names, and settled refunds read again
+
+
+@law
+@given(refund=refunds(), rules=rules, recheck=st.booleans())
+def test_refund_with_an_unread_candidate_is_never_sent(
+    refund: Refund, rules: Rules, *, recheck: bool
+) -> None:
+    named = replace(refund, hinted="re_9")
+    action = next_action(named, rules, NOW, recheck=recheck)
+    assert action not in {Action.SEND, Action.REPLAY}
+
+
+@law
+@given(refund=refunds(), answer=answers())
+def test_named_refund_is_taken_only_if_the_provider_shows_it_with_our_id_and_payment(
+    refund: Refund, answer: Answer
+) -> None:
+    candidate = judge_candidate(refund, "re_1", answer)
+    if candidate.verdict is CandidateVerdict.OURS:
+        assert candidate.found is not None
+        assert candidate.found.refund_id == refund.refund_id
+        assert contradiction(candidate.found, refund) is None
+        step = done(refund, candidate.found, "lookup", NOW)
+        assert refund.stage is Stage.SENDING or step.to in {Stage.SETTLED, Stage.PROCESSING}
+    for read in ([candidate], [candidate, candidate]):
+        read_back = as_readback(read)
+        if read_back is not None and refund.stage is Stage.IN_DOUBT:
+            step = after_readback(refund, read_back, VERIFY, NOW, 0)
+            assert_is_a_move(step, refund)
+            assert step.proof is (read_back.found is not None)
+
+
+@law
+@given(refund=refunds(), answer=answers())
+def test_settled_status_changes_only_by_the_providers_answer_for_its_own_refund(
+    refund: Refund, answer: Answer
+) -> None:
+    result, step = after_recheck(refund, answer, NOW)
+    if step is None:
+        return
+    assert result is RecheckResult.CHANGED
+    assert refund.stage is Stage.SETTLED
+    assert_is_a_move(step, refund)
+    found = shown_refund(answer)
+    assert found is not None
+    assert found.id == refund.provider_refund_id
+    assert (refund.status is Status.SUCCEEDED) is (step.status is Status.FAILED)
+    assert (found.status == "succeeded") is (step.status is Status.SUCCEEDED)
+    assert not step.proof

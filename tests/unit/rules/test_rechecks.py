@@ -19,11 +19,13 @@ from tests.factories import (
     found,
     refund_payload,
 )
+from worker.errors import GuardRefused, NotCancelable
 from worker.model.answers import Answer, NoReply, NotSent, ReadbackVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Action
 from worker.rules import preflight, rechecks
 from worker.rules.attempts import next_action
+from worker.rules.decisions import cancel, resolve_failed
 from worker.rules.outcomes import contradiction
 from worker.rules.rechecks import (
     CandidateVerdict,
@@ -370,3 +372,28 @@ def test_unreadable_candidate_of_an_unsent_refund_is_named_to_a_person() -> None
     assert (step.to, step.label) == (Stage.REVIEW, "hint_unreadable")
     assert "re_9" in step.changes["error_message"]
     assert PAYMENT not in step.changes["error_message"]
+
+
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING])
+def test_refund_with_a_candidate_cannot_be_canceled_until_that_was_read(stage: Stage) -> None:
+    with pytest.raises(NotCancelable, match="re_9, which a webhook named"):
+        cancel(a_refund(stage, hinted="re_9"))
+    assert cancel(a_refund(stage)).status is Status.CANCELED
+
+
+def test_replay_of_a_retry_whose_earlier_refund_was_done_is_a_conflict_and_not_sent() -> None:
+    step = preflight.after_prior(
+        a_refund(Stage.IN_DOUBT, generation=2, prior_refund_ids="re_1"),
+        found(generation="1"),
+        NOW,
+        may_have_left=True,
+    )
+    assert step is not None
+    assert (step.to, step.label) == (Stage.REVIEW, "conflict")
+
+
+def test_retry_in_review_is_not_failed_while_its_earlier_refund_may_have_been_done() -> None:
+    refund = a_refund(Stage.REVIEW, generation=2, prior_refund_ids="re_1", doubt_since=None)
+    with pytest.raises(GuardRefused, match="re_1 may have been done after all"):
+        resolve_failed(refund, "gone")
+    assert resolve_failed(refund, "gone", unverified=True).status is Status.FAILED

@@ -290,7 +290,7 @@ def test_save_hands_over_the_step_and_what_it_was_decided_on() -> None:
         to=Stage.SETTLED,
         status=Status.FAILED,
         label='a "label"',
-        changes={"amount": 0, "lapses": 0, "error_code": "x"},
+        changes={"amount": 0, "lapses": 0, "error_code": "x", "seen": None},
         proof=True,
     )
     call = scripts.save(refund, step, {"seen": "done", "ms": 3})
@@ -319,7 +319,7 @@ def test_save_hands_over_the_step_and_what_it_was_decided_on() -> None:
         "review",
         "settled",
     }
-    assert arguments[11:] == written("", "sending", "amount", "0", "lapses", "", "error_code", "x")
+    assert arguments[11:] == written("", "sending", "lapses seen", "amount", "0", "error_code", "x")
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,8 @@ def test_retry_brings_a_new_body_and_key_and_waits_for_its_nudge() -> None:
     call = scripts.save(refund, step)
     assert call.arguments[6] == 600_000
     assert call.arguments[11] == request_body(refund.as_request(), 2)
-    changes = dict(zip(call.arguments[13::2], call.arguments[14::2], strict=True))
+    assert call.arguments[13] == ""
+    changes = dict(zip(call.arguments[14::2], call.arguments[15::2], strict=True))
     assert changes == {"generation": "2", "idempotency_key": idempotency_key(refund.refund_id, 2)}
     soon = Step(
         to=Stage.QUEUED, status=Status.PENDING, label="x", changes={"generation": 2}, delay=SECOND
@@ -354,7 +355,7 @@ def test_quiet_step_of_a_queued_refund_is_no_retry() -> None:
     step = Step(to=Stage.QUEUED, status=Status.PENDING, label="x", changes={"looks": 1}, quiet=True)
     call = scripts.save(a_refund(Stage.QUEUED), step)
     assert call.arguments[6] == 0
-    assert list(call.arguments[11:]) == ["", "queued", "looks", "1"]
+    assert list(call.arguments[11:]) == ["", "queued", "", "looks", "1"]
 
 
 def test_reply_to_a_save_is_read_with_who_was_woken_or_is_in_the_way() -> None:

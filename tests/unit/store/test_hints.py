@@ -32,7 +32,7 @@ def hint(world: World, hint: Hint = NAMED) -> Hinted:
 
 
 def due(world: World, stage: Stage, refund_id: str = ID) -> Hinted:
-    lane = world.get(refund_id).lane
+    lane = Lane.BULK if stage is Stage.SETTLED else world.get(refund_id).lane
     return Hinted(result="hinted", due=(Due(refund_id=refund_id, lane=lane, stage=stage),))
 
 

@@ -61,7 +61,7 @@ if not body then return refuse('no_body') end
 -- that is not known to have left means that a claim was lost.
 if r.hinted then return refuse('unchecked') end
 -- The provider may have changed an earlier generation's refund to succeeded since the retry was decided.
-if kind ~= 'replay' and r.prior_refund_ids and not is_within(prior_read_at, fresh) then return refuse('unchecked') end
+if r.prior_refund_ids and not is_within(prior_read_at, fresh) then return refuse('unchecked') end
 check(id, r, 'sending', 'pending', set)
 
 local reason, till = brake(r)

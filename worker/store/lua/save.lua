@@ -2,20 +2,21 @@
 -- (accepted at any version while unsettled); [7] generation; [8] stage to; [9] status; [10] ms until it is due; [11]
 -- '1' for a quiet step (only time and counters: no version, no history); [12] label as JSON; [13] detail: a JSON
 -- fragment that begins with a comma, or ''; [14] the stages from which the move is legal, ',a,b,'; [15] a new body or
--- ''; [16] the stage on which it was decided, because on a restored server the same version may be another record; then
--- field, value pairs.
+-- ''; [16] the stage on which it was decided, because on a restored server the same version may be another record; [17]
+-- the fields to remove, between spaces; then field, value pairs to write.
 -- Returns {'saved', now, id of a woken waiter or '', id of a woken row, …}, or {reason, now, …}: missing, stale,
 -- illegal, already, owned (with the owner's id), attempted (a retry, with the other attempt at its row), contradicts (a
 -- proof that the record does not allow: nothing is changed, and the caller stores it by another step).
-takes(16)
+takes(17)
 at_any_memory()
 local id, to = ARGV[4], ARGV[8]
 local r = load(id)
 if not r then return {'missing', int(NOW), ''} end
 local due = NOW + whole('the delay', ARGV[10])
-if #ARGV % 2 ~= 0 then refuse_to('the fields to be written are not pairs') end
+if #ARGV % 2 == 0 then refuse_to('the fields to be written are not pairs') end
 local set = {}
-for i = 17, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
+for name in string.gmatch(ARGV[17], '%S+') do set[name] = '' end
+for i = 18, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
 check(id, r, to, ARGV[9], set)
 local proof = ARGV[6] == '1'
 if proof then
