@@ -71,7 +71,7 @@ class RefundRoutes:
         wanted = request_in(request, await self._context.bodies.read(request))
         if not caller.sees(wanted.refund_id):
             raise unknown(wanted.refund_id)
-        created = await self._context.store.run(scripts.create(wanted, Lane.SINGLE))
+        created = await self._context.store.run(scripts.create(wanted, Lane.SINGLE, by=caller.name))
         refund = record_of(wanted, Lane.SINGLE, created)
         if created.result == "created":
             due = Due(refund_id=wanted.refund_id, lane=Lane.SINGLE, stage=Stage.QUEUED)

@@ -161,19 +161,21 @@ class Created:
     refund: Refund | None = None
 
 
-def create(request: RefundRequest, lane: Lane, batch_id: str | None = None) -> Command[Created]:
-    """Accept a refund once.
+def create(
+    request: RefundRequest, lane: Lane, batch_id: str | None = None, *, by: str = ""
+) -> Command[Created]:
+    """Accept a refund once; `by` names who submits it, for the history.
 
     The same id changes nothing with the same contents, and conflicts with other contents.
     """
-    several = create_several([request], lane, batch_id)
+    several = create_several([request], lane, batch_id, by=by)
     return Command(
         script=CREATE, arguments=several.arguments, read=lambda reply: several.read(reply)[0]
     )
 
 
 def create_several(
-    requests: Sequence[RefundRequest], lane: Lane, batch_id: str | None = None
+    requests: Sequence[RefundRequest], lane: Lane, batch_id: str | None = None, *, by: str = ""
 ) -> Command[Sequence[Created]]:
     """Accept refunds in one script, each as `create` does.
 
@@ -192,7 +194,7 @@ def create_several(
             for result in reply[1:]
         ]
 
-    arguments: list[Argument] = [NUDGE_GRACE // _ms, lane.value, batch_id or ""]
+    arguments: list[Argument] = [NUDGE_GRACE // _ms, lane.value, batch_id or "", by]
     for request in requests:
         arguments += new_row(request)
     return Command(script=CREATE, arguments=arguments, read=read)

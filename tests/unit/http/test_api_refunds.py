@@ -308,7 +308,7 @@ async def test_history_has_every_move_and_who_made_it(api: Door) -> None:
     await api.post("/v1/refunds/order-1/cancel")
     moves = (await api.get("/v1/refunds/order-1/history")).json["data"]
     assert [(move["label"], move.get("by")) for move in moves] == [
-        ("accepted", None),
+        ("accepted", "shop"),
         ("canceled", "shop"),
     ]
 

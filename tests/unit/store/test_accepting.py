@@ -11,6 +11,7 @@ import pytest
 
 from tests.factories import HOUR, MINUTE, NOW, PAYMENT, REFUSED, a_request, done_as
 from tests.support.store_world import ID, World
+from worker.errors import NotStorable
 from worker.model.answers import Outcome
 from worker.model.refund import Lane, Stage, Status
 from worker.model.request import RefundRequest, idempotency_key, request_body
@@ -225,6 +226,23 @@ def test_record_is_a_flat_hash_that_other_languages_can_read(world: World) -> No
     assert json.loads(stored["metadata"]) == {"order": "1001"}
     assert stored["created_at"] == str(to_ms(NOW))
     assert not {"reason", "currency", "provider_refund_id", "doubt_since"} & set(stored)
+
+
+def test_history_names_who_submitted_a_refund(world: World) -> None:
+    for refund_id, name in (("shop", "shop"), ("two", "ann@shop.example"), ("three", "x" * 100)):
+        world.store.run(scripts.create(a_request(refund_id), Lane.SINGLE, by=name))
+        assert world.store.history(refund_id)[0]["by"] == name
+    # A repeat by another one changes nothing.
+    world.store.run(scripts.create(a_request("shop"), Lane.SINGLE, by="another"))
+    assert [entry["by"] for entry in world.store.history("shop")] == ["shop"]
+
+
+@pytest.mark.parametrize("by", ['"', "a b", "x" * 101, "\n", "é", ","])
+def test_name_that_does_not_fit_into_the_history_is_refused(world: World, by: str) -> None:
+    before = world.dump()
+    with pytest.raises(NotStorable, match="the caller has an invalid name"):
+        world.store.run(scripts.create(a_request("new"), Lane.SINGLE, by=by))
+    assert world.dump() == before
 
 
 def test_history_and_events_begin_with_the_acceptance(world: World) -> None:

@@ -189,11 +189,12 @@ def test_script_takes_the_servers_time_in_whole_milliseconds_or_the_one_that_it_
 @pytest.mark.parametrize(("batch", "named"), [(None, ""), ("b", "b")])
 def test_accepting_hands_over_grace_lane_batch_and_the_row(batch: str | None, named: str) -> None:
     call = scripts.create(a_request(), Lane.BULK, batch)
-    assert handed(call)[:3] == written(600_000, "refunds.bulk", named)
+    assert handed(call)[:4] == written(600_000, "refunds.bulk", named, "")
+    assert handed(scripts.create(a_request(), Lane.SINGLE, by="shop"))[3] == repr("shop")
     assert call.script is scripts.CREATE
     several = scripts.create_several([a_request("a"), a_request("b")], Lane.BULK, batch)
-    rows = (len(several.arguments) - 3) // 2
-    assert len(call.arguments) == 3 + rows
+    rows = (len(several.arguments) - 4) // 2
+    assert len(call.arguments) == 4 + rows
     assert several.script is scripts.CREATE
 
 

@@ -165,7 +165,7 @@ def again(world: World) -> Command[Any]:
 CALLS: dict[str, Callable[[World], Command[Any]]] = {
     "accept": lambda _: request("new"),
     "accept single": lambda _: scripts.create(
-        a_request("new", payment_intent="pi_new"), Lane.SINGLE
+        a_request("new", payment_intent="pi_new"), Lane.SINGLE, by="shop"
     ),
     "accept known": lambda _: request("settled"),
     "accept in doubt": recovering,

@@ -1,12 +1,12 @@
--- Accept refunds, each once. ARGV[4] ms after which a nudge counts as lost; [5] lane; [6] batch id or ''; then nine
--- values for each row: id, fingerprint, body, payment intent, idempotency key, amount, currency, reason, metadata as
+-- Accept refunds, each once. ARGV[4] ms after which a nudge counts as lost; [5] lane; [6] batch id or ''; [7] the name of
+-- the caller for the history, or ''; then nine values for each row: id, fingerprint, body, payment intent, idempotency key, amount, currency, reason, metadata as
 -- JSON ('' for a value that was not stated).
 -- Returns {now, one result for each row}: 'created', 'conflict' (also for a further attempt at a row if another attempt
 -- is pending or has succeeded), or the existing record with the same contents. If a row is new and too little memory is
 -- left, returns the error NEARLYFULL with the percentage of its memory that the server uses.
-takes(6)
-local ROW = 9
-local lane, batch = ARGV[5], ARGV[6]
+takes(7)
+local ROW, FIRST = 9, 8
+local lane, batch, by = ARGV[5], ARGV[6], ARGV[7]
 
 local function same_metadata(one, other)
   if one == other then return true end
@@ -39,11 +39,13 @@ end
 
 local grace = whole('the grace', ARGV[4])
 must_be_one_of(LANES, lane)
-if (#ARGV - 6) % ROW ~= 0 or #ARGV > 6 + MOST_ROWS * ROW then refuse_to('a row is incomplete, or there are too many') end
+if #by > 100 or not string.match(by, '^[%w._:@-]*$') then refuse_to('the caller has an invalid name') end
+local detail = by == '' and '' or ',"by":"' .. by .. '"'
+if (#ARGV - 7) % ROW ~= 0 or #ARGV > 7 + MOST_ROWS * ROW then refuse_to('a row is incomplete, or there are too many') end
 local out, new, names, existing_at, twice = {int(NOW)}, {}, {}, {}, {}
-for i = 7, #ARGV, ROW do
+for i = FIRST, #ARGV, ROW do
   local id = ARGV[i]
-  local place = (i - 7) / ROW + 2
+  local place = (i - FIRST) / ROW + 2
   local existing = load(id)
   if existing then
     existing_at[place], out[place] = existing, ''
@@ -109,7 +111,7 @@ local function accept_in_doubt(since)
     if set.batch_id then redis.call('RPUSH', P .. 'batch-refunds:' .. batch, id) end
     -- `move` needs to know lane, batch and payment before it writes them.
     local r = {lane = set.lane, batch_id = set.batch_id, payment_intent = set.payment_intent}
-    move(id, r, 'in_doubt', 'pending', NOW, set, '"accepted_after_recovery"', '')
+    move(id, r, 'in_doubt', 'pending', NOW, set, '"accepted_after_recovery"', detail)
   end
 end
 
@@ -137,7 +139,7 @@ local function accept()
     redis.call('PERSIST', P .. 'batch:' .. batch)
     redis.call('PERSIST', P .. 'batch-refunds:' .. batch)
   end
-  local first = entry(nil, nil, 'queued', 'pending', '"accepted"', '')
+  local first = entry(nil, nil, 'queued', 'pending', '"accepted"', detail)
   for _, i in ipairs(new) do
     local id, payment = ARGV[i], P .. 'payment:' .. ARGV[i + 3]
     local fields, add = fields_of(i)
@@ -176,6 +178,6 @@ if #new > 0 then
   check_all(in_doubt and (suspect[1] or 'nothing') or '')
   if in_doubt then accept_in_doubt(suspect[1]) else accept() end
 end
-for place, existing in pairs(existing_at) do out[place] = answer(existing, 7 + (place - 2) * ROW) end
+for place, existing in pairs(existing_at) do out[place] = answer(existing, FIRST + (place - 2) * ROW) end
 for place, i in pairs(twice) do out[place] = answer(load(ARGV[i]), i) end
 return out
