@@ -13,8 +13,6 @@ from contextlib import closing
 from http.client import HTTPConnection
 from typing import Any
 
-import pytest
-
 from tests.support.installation import PATIENCE, Installation, until
 from tests.support.serving import serving
 from worker.model.refund import Refund, Status
