@@ -33,12 +33,12 @@ log = structlog.get_logger(__name__)
 
 SPARE: Final = timedelta(seconds=15)
 """How long a lease outlasts the longest request, and how late a request may begin in it."""
-TAKEN_PER_SLOT: Final = 25
+TAKEN_PER_SLOT: Final = 60
 """Members taken for an endpoint at a time, for each request that one worker may make at once."""
 MOST_TAKEN: Final = 500
 MOST_TAKEN_BUSY: Final = round(BUSY_RATE)
-HELD_PER_SLOT: Final = 50
-"""Members that wait in this process, for each request; the rest is due again in half a minute."""
+MOST_HELD: Final = 10_000
+"""Members that wait for an endpoint in this process; the rest is due again in half a minute."""
 PER_MESSAGE: Final = 50
 ROUNDS: Final = 20
 """Maximum scripts in a row that share out."""
@@ -86,10 +86,7 @@ class Sender:
             Wanted(
                 name=line.endpoint.name,
                 ids=line.endpoint.ids,
-                most=min(
-                    TAKEN_PER_SLOT * line.endpoint.in_flight,
-                    MOST_TAKEN_BUSY if self._pace.busy else MOST_TAKEN,
-                ),
+                most=line.room(MOST_TAKEN_BUSY if self._pace.busy else MOST_TAKEN),
             )
             for line in self._lines.values()
         ]
@@ -163,10 +160,14 @@ class _Line:
         self._held: set[str] = set()
         self._lease = timedelta(seconds=endpoint.timeout_seconds) + SPARE
 
+    def room(self, most: int) -> int:
+        """Return how many members to take, so that few wait here for longer than they are held."""
+        return max(0, min(TAKEN_PER_SLOT * self.endpoint.in_flight, most) - len(self.waiting))
+
     def accept(self, members: Sequence[str]) -> int:
         accepted = 0
         for member in members:
-            if len(self._held) >= HELD_PER_SLOT * self.endpoint.in_flight:
+            if len(self._held) >= MOST_HELD:
                 break
             if member not in self._held:
                 self._held.add(member)

@@ -18,7 +18,7 @@ from standardwebhooks import Webhook
 from tests.factories import BLIND, HOUR, MAYBE, REFUSED, SECOND, found
 from tests.support.store_world import ID, World, at_stage
 from worker.batches.opening import close_batch, open_batch
-from worker.callbacks.delivery import HELD_PER_SLOT, SPARE, Sender
+from worker.callbacks.delivery import MOST_HELD, SPARE, TAKEN_PER_SLOT, Sender
 from worker.callbacks.endpoints import Endpoint
 from worker.callbacks.signing import secret_bytes
 from worker.errors import StoreUnavailable
@@ -398,11 +398,32 @@ async def test_last_failure_is_a_dead_letter_with_an_alarm() -> None:
 
 async def test_more_than_fits_in_waits_in_the_records() -> None:
     async with receiving() as shop, working(shop.endpoint(in_flight=1)) as desk:
-        members = [f"r{number}" for number in range(HELD_PER_SLOT + 5)]
-        assert desk.sender.accept("shop", members) == HELD_PER_SLOT
+        members = [f"r{number}" for number in range(MOST_HELD + 5)]
+        assert desk.sender.accept("shop", members) == MOST_HELD
         assert desk.sender.accept("nobody", members) == 0
-        await desk.sender.idle()
         assert shop.bodies == []
+
+
+async def test_worker_takes_no_more_than_it_begins_soon() -> None:
+    freed = asyncio.Event()
+
+    async def slow(_request: web.Request) -> web.Response:
+        await freed.wait()
+        return web.Response()
+
+    async with receiving() as shop, working(shop.endpoint(in_flight=1)) as desk:
+        shop.answers = [slow] * (2 * TAKEN_PER_SLOT)
+        for number in range(TAKEN_PER_SLOT + 3):
+            settle(desk, f"r{number}")
+        assert len((await desk.sweep())["shop"]) == TAKEN_PER_SLOT
+        await shop.until(1)
+        # One is in flight, so there is room for one.
+        assert len((await desk.sweep())["shop"]) == 1
+        assert await desk.sweep() == {}
+        freed.set()
+        await desk.sender.idle()
+        await desk.deliver()
+        assert len(shop.bodies) == TAKEN_PER_SLOT + 3
 
 
 async def test_end_lets_requests_in_flight_end_and_begins_no_more() -> None:
