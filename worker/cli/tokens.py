@@ -28,7 +28,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 def tokens() -> None:
     """Create, list and revoke the tokens of the HTTP API that 'refunds serve' answers.
 
-    A token's name stands in the history of what was done with it.
+    The history of a refund names the token with which something was done.
     """
 
 

@@ -62,7 +62,7 @@ class Auth(Protocol):
         ...
 
 
-class Nobody:
+class NoTokens:
     """No tokens: every program of this machine is allowed everything, and no page of a browser."""
 
     async def caller(self, request: web.Request) -> Caller:

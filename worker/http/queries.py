@@ -134,5 +134,5 @@ def has(request: web.Request, version: int) -> bool:
 
 
 def has_gone(request: web.Request) -> bool:
-    """Return whether the client has closed the connection, so that nobody waits any more."""
+    """Return whether the client has closed the connection, so that no client waits any more."""
     return request.transport is None or request.transport.is_closing()

@@ -18,7 +18,7 @@ from worker.client import Refunds
 from worker.errors import RefundError
 from worker.http.api import Api
 from worker.http.app import GRACE_SECONDS, Part, Readiness, serve
-from worker.http.auth import Auth, Nobody, Rates, Tokens
+from worker.http.auth import Auth, NoTokens, Rates, Tokens
 from worker.http.context import Context
 from worker.http.nudges import Nudges
 from worker.http.waiters import Waiters
@@ -128,7 +128,7 @@ def api_part(
     count: Callable[[str, int], None],
 ) -> Api:
     """Return the API over these records, with tokens unless REFUNDS_HTTP_AUTH is off."""
-    auth: Auth = Nobody()
+    auth: Auth = NoTokens()
     if settings.http_auth == "on":
         auth = Tokens(
             partial(tokens.read, store),

@@ -1,7 +1,7 @@
 """Wakes requests that wait for a refund or for any move: one reader of the moves a process.
 
-The reader runs only while somebody waits. A wait also reads again every few seconds, which makes up
-for a move that was missed.
+The reader runs only while a request waits. A wait also reads again every few seconds, which makes
+up for a move that was missed.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """Who sent a request: the token's name, which stands as `by` in the history.
+    """Who sent a request: the token's name, which the history shows as `by`.
 
     Only ids that begin with `ids_prefix` exist for it.
     """

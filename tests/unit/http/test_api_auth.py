@@ -249,6 +249,44 @@ async def test_a_wrong_token_costs_one_read_whether_its_id_exists_or_not(api: Do
     assert read == [token_id(known), token_id(unknown)] * 2
 
 
+async def test_a_minute_after_its_first_wrong_token_an_address_starts_again() -> None:
+    clocks = Clocks()
+
+    async def read(_: str) -> None:
+        return None
+
+    async def used(_token: tokens.Token, _now: datetime) -> None:
+        pytest.fail("a wrong token was used")
+
+    checked = Tokens(read, used=used, wall=clocks.wall, clock=clocks.clock)
+
+    async def status() -> int:
+        with pytest.raises(Problem) as refused:
+            await checked.caller(Request(new_token()))  # type: ignore[arg-type]
+        return refused.value.kind.status.value
+
+    assert [await status() for _ in range(WRONG_IN_A_MINUTE + 1)] == [401] * 10 + [429]
+    clocks.passed += timedelta(seconds=59)
+    assert await status() == 429
+    clocks.passed += timedelta(seconds=1)
+    assert [await status() for _ in range(WRONG_IN_A_MINUTE + 1)] == [401] * 10 + [429]
+
+
+async def test_tokens_and_addresses_are_kept_in_limited_number(
+    api: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "_MOST_CACHED", 2)
+    for name in ("a", "b", "c"):
+        token = api.a_token(name)
+        assert (await api.get("/v1/refunds/absent", token=token)).status == 404
+    checked: Any = api.part.context.auth
+    assert [caller.name for _, caller in checked._valid.values()] == ["b", "c"]
+    monkeypatch.setattr(auth, "_MOST_ADDRESSES", 2)
+    for address in ("192.0.2.1", "192.0.2.2", "192.0.2.3"):
+        checked._refused(address)
+    assert [*checked._wrong] == ["192.0.2.2", "192.0.2.3"]
+
+
 async def test_the_hour_of_the_latest_use_is_kept(api: Door) -> None:
     await api.get("/v1/refunds")
     (token,) = tokens.listed(api.refunds.store)

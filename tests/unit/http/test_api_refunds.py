@@ -463,7 +463,7 @@ async def test_an_address_and_a_method_that_do_not_exist(api: Door) -> None:
     assert (await api.get("/problems/other")).code == "not_found"
 
 
-async def test_an_error_that_nobody_foresaw_shows_nothing_of_itself(
+async def test_an_unforeseen_error_shows_nothing_of_itself(
     api: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(_: str) -> Callable[[], None]:

@@ -46,10 +46,10 @@ class Refund:
     """What is waited for."""
 
     over: bool = False
-    asked: int = 0
+    checked: int = 0
 
     async def is_over(self) -> bool:
-        self.asked += 1
+        self.checked += 1
         return self.over
 
 
@@ -60,17 +60,17 @@ async def test_a_move_to_an_end_wakes_its_waiters_and_no_others() -> None:
         asyncio.create_task(waiters.until(one.is_over, refund_id="one", seconds=10)),
         asyncio.create_task(waiters.until(other.is_over, refund_id="other", seconds=10)),
     ]
-    while not (one.asked and other.asked):  # noqa: ASYNC110 - both have registered then
+    while not (one.checked and other.checked):  # noqa: ASYNC110 - both have registered then
         await asyncio.sleep(0.001)
     await feed.moves.put(("2-0", "one", "sending"))
     one.over = True
     await feed.moves.put(("3-0", "one", "settled"))
     await waits[0]
-    assert (one.asked, other.asked) == (2, 1)
+    assert (one.checked, other.checked) == (2, 1)
     waiters.end()
     await waits[1]
     await waiters.close()
-    assert other.asked == 2
+    assert other.checked == 2
     assert waiters.count == 0
 
 
@@ -78,7 +78,7 @@ async def test_a_poll_makes_up_for_a_lost_move() -> None:
     feed, refund = Feed(), Refund()
     waiters = the_waiters(feed, poll=0.05)
     wait = asyncio.create_task(waiters.until(refund.is_over, refund_id="one", seconds=10))
-    while refund.asked < 3:  # noqa: ASYNC110 - its polls are counted
+    while refund.checked < 3:  # noqa: ASYNC110 - its polls are counted
         await asyncio.sleep(0.001)
     refund.over = True
     await wait
@@ -89,7 +89,7 @@ async def test_redis_away_only_slows_a_wait() -> None:
     feed, refund = Feed(error=StoreUnavailable("away")), Refund()
     waiters = the_waiters(feed, poll=0.05)
     await waiters.until(refund.is_over, refund_id="one", seconds=0.2)
-    assert refund.asked >= 1
+    assert refund.checked >= 1
     await waiters.close()
 
 
@@ -97,18 +97,18 @@ async def test_too_many_and_late_ones_are_answered_at_once() -> None:
     feed, first, second, late = Feed(), Refund(), Refund(), Refund()
     waiters = the_waiters(feed, most=1)
     wait = asyncio.create_task(waiters.until(first.is_over, refund_id="one", seconds=10))
-    while not first.asked:  # noqa: ASYNC110 - it has registered then
+    while not first.checked:  # noqa: ASYNC110 - it has registered then
         await asyncio.sleep(0.001)
     async with asyncio.timeout(1):
         await waiters.until(second.is_over, refund_id="one", seconds=10)
         waiters.end()
         await wait
         await waiters.until(late.is_over, refund_id="one", seconds=10)
-    assert (first.asked, second.asked, late.asked) == (2, 1, 1)
+    assert (first.checked, second.checked, late.checked) == (2, 1, 1)
     await waiters.close()
 
 
-async def test_nothing_is_read_while_nobody_waits() -> None:
+async def test_nothing_is_read_while_no_request_waits() -> None:
     feed, refund = Feed(), Refund()
     waiters = the_waiters(feed)
     await waiters.until(refund.is_over, refund_id="one", seconds=0.05)
