@@ -18,7 +18,7 @@ from worker.cli.values import checked_moment
 from worker.cli.words import counted
 from worker.client import Refunds
 from worker.errors import FieldError, InvalidRequest, NotFound
-from worker.model.request import shown
+from worker.model.request import scrubbed, shown
 from worker.model.times import rfc3339
 from worker.settings import Settings
 from worker.store import callback_state
@@ -220,7 +220,7 @@ def test_endpoint(*, name: str, as_json: bool) -> int:
                 "ok": answered,
                 "status": reply.status,
                 "error": reply.error or None,
-                "reply": render.plain(reply.reply),
+                "reply": scrubbed(reply.reply),
                 "ms": round(reply.seconds * 1000),
             }
         )
