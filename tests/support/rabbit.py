@@ -44,7 +44,7 @@ def listens(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connected:
             # A socket that asks for a free port may be given that very port, and meet itself.
-            return connected.getsockname() != connected.getpeername()
+            return bool(connected.getsockname() != connected.getpeername())
     except OSError:
         return False
 
@@ -56,7 +56,7 @@ def speaks_amqp(port: int) -> bool:
             connected.settimeout(5)
             connected.sendall(_GREETING)
             answer = connected.recv(1)
-            return answer != b"" and connected.getsockname() != connected.getpeername()
+            return bool(answer) and bool(connected.getsockname() != connected.getpeername())
     except OSError:
         return False
 
