@@ -410,6 +410,7 @@ class Service:
         held_back = await self._checker.read_prior(refund, now, permits.take, may_have_left=True)
         if held_back is not None:
             return held_back
+        await permits.ready()
         claim = await self._claim(
             refund.refund_id,
             "replay",
