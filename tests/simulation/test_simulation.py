@@ -194,7 +194,7 @@ def test_every_planted_bug_has_its_rule_and_most_were_seen_in_a_real_project() -
 def test_a_planted_bug_is_caught(here: Arena, bug: str) -> None:
     caught = here.hunt(bug, most=MOST_TO_CATCH)
     assert caught is not None, f"{bug} went unnoticed for {MOST_TO_CATCH} seeds"
-    print(f"{bug}: seed {caught.seed}: {caught.violations[0]}")  # noqa: T201 - the figure is for a reader of the log - the issue asks for the seed
+    print(f"{bug}: seed {caught.seed}: {caught.violations[0]}")  # noqa: T201 - a reader of the log wants the seed
 
 
 def test_a_worker_as_commonly_written_breaks_the_promise_in_the_same_worlds(here: Arena) -> None:

@@ -26,6 +26,7 @@ SCRIPTS = (
     "/usr/local/sbin/rabbitmq-server",
     "/opt/rabbitmq/sbin/rabbitmq-server",
 )
+_GREETING = b"AMQP\x00\x00\x09\x01"
 
 
 def script() -> Path:
@@ -41,8 +42,21 @@ def script() -> Path:
 
 def listens(port: int) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connected:
+            # A socket that asks for a free port may be given that very port, and meet itself.
+            return bool(connected.getsockname() != connected.getpeername())
+    except OSError:
+        return False
+
+
+def speaks_amqp(port: int) -> bool:
+    """Tell whether a broker answers: a port that listens may be another process's for a moment."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connected:
+            connected.settimeout(5)
+            connected.sendall(_GREETING)
+            answer = connected.recv(1)
+            return bool(answer) and bool(connected.getsockname() != connected.getpeername())
     except OSError:
         return False
 
@@ -71,7 +85,7 @@ class RabbitMQ:
                 stdin=subprocess.DEVNULL,
             )
         running = self.running
-        until(lambda: running.poll() is not None or listens(self.port), "RabbitMQ listens")
+        until(lambda: running.poll() is not None or speaks_amqp(self.port), "RabbitMQ answers")
         assert running.poll() is None, (self.folder / "log").read_text()
 
     @contextmanager

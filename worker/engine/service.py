@@ -341,10 +341,9 @@ class Service:
         shown = False
         began = self._clock()
         if self.rules.first_look and refund.first_attempt_at is None:
-            read_back = await self._readbacks.run(refund, snapshot.now, permits.take)
-            held = await self._checker.judge(refund, read_back, snapshot.now)
+            held = await self._first_look(refund, snapshot.now, permits)
             if held is not None:
-                return held.ending if not held.continues else await self._load(refund.refund_id)
+                return held
         checks = preflight.wants_currency(refund)
         if self.rules.wants_baseline or checks:
             view = await self._checker.read_payment(refund, snapshot.now, permits.take)
@@ -375,6 +374,23 @@ class Service:
             else await self._go(claim, lane)
         )
 
+    async def _first_look(
+        self, refund: Refund, now: datetime, permits: CallPermits
+    ) -> Ending | Snapshot | None:
+        """Read a refund back before its first send; return None if it may be sent.
+
+        A retry's earlier refund is read before that: if it was done after all, that is why the
+        payment's list and total disagree with the records.
+        """
+        held_back = await self._checker.read_prior(refund, now, permits.take)
+        if held_back is not None:
+            return held_back
+        read_back = await self._readbacks.run(refund, now, permits.take)
+        held = await self._checker.judge(refund, read_back, now)
+        if held is None:
+            return None
+        return await self._load(refund.refund_id) if held.continues else held.ending
+
     def _records_time(self, now: datetime, began: float) -> datetime:
         """Return the records' time, which was at least `now` when this worker's clock was `began`.
 
@@ -394,6 +410,7 @@ class Service:
         held_back = await self._checker.read_prior(refund, now, permits.take, may_have_left=True)
         if held_back is not None:
             return held_back
+        await permits.ready()
         claim = await self._claim(
             refund.refund_id,
             "replay",

@@ -102,7 +102,11 @@ def _judge_ours(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict
         return CandidateVerdict.LATER, ""
     if int(generation) < refund.generation:
         moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
-        return (CandidateVerdict.OTHER if moved_nothing else CandidateVerdict.EARLIER), ""
+        if moved_nothing:
+            return CandidateVerdict.OTHER, ""
+        if (wrong := contradiction(replace(found, generation=None), refund)) is not None:
+            return CandidateVerdict.CONTRADICTS, f"it has our id but another {wrong}"
+        return CandidateVerdict.EARLIER, ""
     wrong = contradiction(found, refund)
     if wrong is not None or found.status is None:
         return CandidateVerdict.CONTRADICTS, f"it has our id but another {wrong or 'status'}"
@@ -200,6 +204,8 @@ def changed_by_provider(
     None if there is nothing to change. `source` says where it was read: `list` or `lookup`.
     """
     if refund.stage is not Stage.SETTLED or found.id != refund.provider_refund_id:
+        return None
+    if contradiction(found, replace(refund, all_remaining=refund.amount is None)) is not None:
         return None
     final = FINAL_STATUSES.get(found.status or "")
     if refund.status is Status.SUCCEEDED and final in {Status.FAILED, Status.CANCELED}:

@@ -56,7 +56,7 @@ def hint_sent_again(stack: ExitStack) -> None:
 
 def guard_removed(stack: ExitStack) -> None:
     """A failed refund is sent again, and what became of it meanwhile is not read."""
-    guard = "if kind ~= 'replay' and r.prior_refund_ids and not is_within(prior_read_at, fresh)"
+    guard = "if r.prior_refund_ids and not is_within(prior_read_at, fresh)"
     rescript(stack, ("CLAIM",), guard, "if false")
 
 

@@ -5,6 +5,8 @@ Nothing was sent under it, so it is no doubt.
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 
 import httpx
@@ -150,9 +152,14 @@ async def test_the_pauses_between_its_questions_grow(
 ) -> None:
     monkeypatch.setattr("worker.engine.recorder._LET_GO_PAUSES", PAUSES)
     pauses: list[float] = []
+    sleep, here = asyncio.sleep, threading.get_ident()
 
     async def noted(seconds: float) -> None:
-        pauses.append(seconds)
+        if threading.get_ident() != here:
+            # A loop of another thread, such as a sandbox's, sleeps as ever.
+            await sleep(seconds)
+        else:
+            pauses.append(seconds)
 
     async with opened(async_redis) as shop:
         await shop.accept()

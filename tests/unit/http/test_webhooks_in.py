@@ -9,7 +9,6 @@ import asyncio
 import gzip
 import io
 import json
-import logging
 import random
 import re
 from collections import Counter
@@ -22,6 +21,7 @@ import aiohttp
 import pytest
 
 from tests.factories import NOW
+from tests.support.logging_kept import logging_kept
 from worker.errors import NotDurable, NotStorable, StoreUnavailable
 from worker.http import app, webhooks
 from worker.http.app import Readiness
@@ -419,10 +419,9 @@ async def test_no_secret_and_no_body_is_in_the_log(
 ) -> None:
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
-    before = logging.getLogger().handlers[:]
-    logs.configure(Settings(log_level="debug", log_format="json", webhook_secrets=SECRET))  # type: ignore[arg-type]
-    monkeypatch.setattr(webhooks, "_QUIET_SECONDS", 0.0)
-    try:
+    with logging_kept():
+        logs.configure(Settings(log_level="debug", log_format="json", webhook_secrets=SECRET))  # type: ignore[arg-type]
+        monkeypatch.setattr(webhooks, "_QUIET_SECONDS", 0.0)
         value = signed(an_event())[HEADER]
         await door.post(an_event())
         await door.post(an_event(), {HEADER: f"{value}0"})
@@ -439,8 +438,6 @@ async def test_no_secret_and_no_body_is_in_the_log(
         await asyncio.wait_for(reader.read(), 10)
         writer.close()
         await writer.wait_closed()
-    finally:
-        logging.getLogger().handlers[:] = before
     written = stream.getvalue()
     assert "webhook_received" in written
     assert "webhook_refused" in written

@@ -13,6 +13,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.logging_kept import logging_kept
 from worker.model.request import scrubbed
 from worker.process import logs
 from worker.settings import Settings
@@ -25,9 +26,7 @@ AUTHORIZATION = "Basic c2tfdGVzdF9wbGFudGVk"
 def lines() -> Iterator[Callable[..., list[Any]]]:
     """Configure the logging of this process into a stream, and return what was written to it."""
     stream = io.StringIO()
-    root, before = logging.getLogger(), structlog.get_config()
-    handlers, level = root.handlers[:], root.level
-    chatty = {name: logging.getLogger(name).level for name in logs._CHATTY}
+    root = logging.getLogger()
 
     def written(**settings: Any) -> list[Any]:
         if settings:
@@ -36,13 +35,8 @@ def lines() -> Iterator[Callable[..., list[Any]]]:
             ours.setStream(stream)
         return stream.getvalue().splitlines()
 
-    yield written
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, was in chatty.items():
-        logging.getLogger(name).setLevel(was)
-    structlog.reset_defaults()
-    structlog.configure(**before)
+    with logging_kept():
+        yield written
 
 
 def test_our_lines_and_the_libraries_lines_come_in_one_form(

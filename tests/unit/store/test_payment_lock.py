@@ -195,7 +195,8 @@ def test_every_move_that_may_have_changed_a_total_raises_the_payments_counter(wo
     counted.append(counter(world))
     world.save(world.get("a"), attempts.done(world.get("a"), found(), "reply", world.now))
     counted.append(counter(world))
-    reversal = changed_by_provider(world.get("a"), found(status="failed"), "list", NOW)
+    shown = found(refund_id="a", status="failed")
+    reversal = changed_by_provider(world.get("a"), shown, "list", NOW)
     assert reversal is not None
     world.save(world.get("a"), reversal)
     counted.append(counter(world))

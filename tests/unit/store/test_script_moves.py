@@ -293,7 +293,8 @@ def test_open_refunds_of_a_payment_are_counted_until_there_are_none(world: World
         world.accept(name)
     world.attempt(done_as(id="re_a"), "a")
     assert number(world, "open", ON_PAYMENT) == 1
-    reversal = changed_by_provider(world.get("a"), found(id="re_a", status="failed"), "list", NOW)
+    shown = found(id="re_a", refund_id="a", status="failed")
+    reversal = changed_by_provider(world.get("a"), shown, "list", NOW)
     assert reversal is not None
     assert world.save(world.get("a"), reversal).result == "saved"
     assert number(world, "open", ON_PAYMENT) == 1
@@ -367,9 +368,8 @@ def test_reversal_is_no_failure_of_the_row(world: World) -> None:
     world.accept("good", batch="b", payment_intent="pi_good")
     world.attempt(done_as(id="re_good"), "good")
     fail(world, 3, "unknown")
-    reversal = changed_by_provider(
-        world.get("good"), found(id="re_good", status="failed"), "list", NOW
-    )
+    shown = found(id="re_good", refund_id="good", payment_intent="pi_good", status="failed")
+    reversal = changed_by_provider(world.get("good"), shown, "list", NOW)
     assert reversal is not None
     assert world.save(world.get("good"), reversal).result == "saved"
     assert streak(world) == ("unknown", "3")
