@@ -15,17 +15,17 @@ from worker import batches
 from worker.broker import queues
 from worker.cli import batch_tables, render
 from worker.cli.exits import DONE, NOTHING_TO_DO
-from worker.cli.import_options import reading_of
 from worker.cli.outputs import RESULT_ROWS, Write, output, standard_output
 from worker.cli.progress import detached, progress, verdict, watch_batch
 from worker.cli.session import ALL_PAUSED, note, opened, operator
-from worker.cli.words import counted, verb
 from worker.client import PUBLISH_ERRORS, Refunds
 from worker.errors import InputError
 from worker.importer import open_source, validate, write_result
+from worker.imports import reading_of
 from worker.model.refund import Lane, Retriable
 from worker.ranges import Whole
 from worker.store import flags
+from worker.words import counted, verb
 
 _SETTLED: Final = frozenset({"succeeded", "failed"})
 _batch_argument = click.argument("batch_id", metavar="BATCH_ID")

@@ -10,11 +10,11 @@ from rich.text import Text
 
 from worker.batches import Batch, BatchProgress
 from worker.cli import held, render
-from worker.cli.import_options import reading_of
 from worker.cli.import_report import amount_rows, total_rows
 from worker.cli.progress import span
 from worker.cli.session import note
-from worker.cli.words import counted
+from worker.imports import reading_of
+from worker.words import counted
 
 _STATUSES: Final = ("succeeded", "failed", "canceled")
 _COUNTS: Final = {

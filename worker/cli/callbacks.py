@@ -15,7 +15,6 @@ from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, SOME_FAILED
 from worker.cli.session import note, opened, operator
 from worker.cli.values import checked_moment
-from worker.cli.words import counted
 from worker.client import Refunds
 from worker.errors import FieldError, InvalidRequest, NotFound
 from worker.model.request import scrubbed, shown
@@ -24,6 +23,7 @@ from worker.settings import Settings
 from worker.store import callback_state
 from worker.store.callback_state import CallbackState, DeadLetter, EndpointState
 from worker.store.callbacks import BATCH
+from worker.words import counted
 
 _json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per line."

@@ -6,18 +6,20 @@ Checks every row of the file before `import_run` goes further.
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
 from worker import batches
-from worker.cli.import_guards import Limits, each_sum, length_of_time, most_errors, sums_or_one
+from worker.cli.import_guards import parsed
 from worker.cli.import_options import reading, reading_options, require_fitting
-from worker.cli.import_run import ImportSettings, process
+from worker.cli.import_run import ImportCommand, process
 from worker.cli.outputs import forget, named, output
 from worker.cli.progress import progress
 from worker.importer import open_source, validate
+from worker.imports import Limits, each_sum, length_of_time, most_errors, sums_or_one
 from worker.ranges import Whole
 from worker.settings import Settings
 
@@ -90,7 +92,7 @@ stopped, and no refund is made twice.""",
 @click.option(
     "--max-errors",
     metavar="N|P%",
-    callback=most_errors,
+    callback=parsed(most_errors),
     help="With --on-error skip: how many rows may be invalid.",
 )
 @click.option(
@@ -104,7 +106,7 @@ stopped, and no refund is made twice.""",
     "totals",
     metavar="CUR=MINOR",
     multiple=True,
-    callback=each_sum,
+    callback=parsed(each_sum),
     help="Refuse a file with another total; repeat it for each currency.",
 )
 @click.option(
@@ -112,7 +114,7 @@ stopped, and no refund is made twice.""",
     "most_totals",
     metavar="[CUR=]MINOR",
     multiple=True,
-    callback=sums_or_one,
+    callback=parsed(sums_or_one),
     help="Refuse a file with a larger total; MINOR alone applies to each currency.",
 )
 @click.option(
@@ -129,7 +131,7 @@ stopped, and no refund is made twice.""",
 @click.option(
     "--delay",
     metavar="TIME",
-    callback=length_of_time,
+    callback=parsed(length_of_time),
     help="Send nothing for this long: 70m, 1h30m.",
 )
 @click.option("--batch", metavar="NAME", help="Name of the batch; generated if omitted.")
@@ -163,6 +165,7 @@ def import_file(
         given["batch"] = batches.checked_batch_id(given["batch"])
     if result is not None and errors is not None and result.absolute() == errors.absolute():
         raise click.UsageError(f"--result and --errors both name {result}: give each its own file")
+    given["delay"] = given["delay"] or timedelta(0)
     settings = Settings.load()
     limits = Limits(
         rows=expect_rows,
@@ -171,7 +174,7 @@ def import_file(
         most_amount=settings.max_amount,
         unit=values["amount_unit"],
     )
-    options = ImportSettings(**given, limits=limits)
+    options = ImportCommand(**given, limits=limits)
     with (
         open_source(file, reading(**values), sys.stdin.buffer) as source,
         output(file, result) as write_all,

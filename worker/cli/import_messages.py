@@ -12,7 +12,6 @@ from rich.table import Table
 from worker.batches import Comparison, Conflict
 from worker.cli import render
 from worker.cli.session import note
-from worker.cli.words import counted, listed, verb
 from worker.importer import (
     IGNORED,
     ImportOptions,
@@ -23,8 +22,8 @@ from worker.importer import (
     made_id,
 )
 from worker.model.refund import Refund, Status
+from worker.words import counted, verb
 
-_LINES: Final = 3
 _COLUMNS: Final = ("line", "column", "code", "value", "rule")
 NOTHING: Final = "nothing was imported"
 
@@ -71,24 +70,6 @@ def say_errors(source: Source, summary: Summary, end: str, kind: str = "error") 
     by_code = ", ".join(f"{count:,} {code}" for code, count in summary.errors_by_code.items())
     rows = f"{summary.refused:,} of {counted(summary.rows, 'row')} of {source.name}"
     note(f"{kind}: {rows} {verb(summary.refused, 'is', 'are')} invalid ({by_code}): {end}")
-
-
-def all_remaining_refused(source: Source, summary: Summary, compared: Comparison | None) -> str:
-    """Return why a file is refused whose rows request all that is left without --all-remaining."""
-    rows = summary.all_remaining if compared is None else compared.all_remaining
-    if "amount" not in summary.columns.values():
-        each = "its row" if rows == 1 else f"each of {rows:,} rows"
-        return (
-            f"{source.name} has no amount column, so {each} would refund all that is left of its"
-            " payment"
-        )
-    lines = [] if compared is None else compared.first_all_remaining[:_LINES]
-    first = "" if len(lines) == rows else "the first: "
-    where = f" ({first}{verb(len(lines), 'line', 'lines')} {listed(lines)})" if lines else ""
-    return (
-        f"{counted(rows, 'row')} of {source.name} {verb(rows, 'has', 'have')} no amount{where}, so "
-        f"{'it' if rows == 1 else 'each'} would refund all that is left of its payment"
-    )
 
 
 def say_all_remaining_refused(sentence: str, summary: Summary) -> None:

@@ -1,59 +1,18 @@
-"""How a file is read: by options, or as detected from the file.
-
-It is stored with the batch, so that the file can be read the same way again.
-"""
+"""How a file is read, as the options of a command say."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
 
-from worker.importer import (
-    DELIMITERS,
-    FIELDS,
-    FORMATS,
-    MOST_ATTEMPTS,
-    ImportOptions,
-    Source,
-    delimiter_of,
-    describe,
-    field_of,
-    is_settable,
-)
+from worker.cli.import_guards import parsed
+from worker.importer import FORMATS, MOST_ATTEMPTS, ImportOptions, Source
+from worker.imports import DELIMITER_OF, columns_of, unfitting
 from worker.ranges import Whole
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_DELIMITERS: Final = {name: character for character, name in DELIMITERS.items()}
-_KINDS: Final = {"xlsx": "a workbook", "csv": "a CSV"}
-
-
-def _each_column(
-    _ctx: click.Context, param: click.Parameter, texts: Iterable[str]
-) -> tuple[tuple[str, str], ...]:
-    """Return `FIELD="Header"`, once for each field, as pairs; a click callback."""
-    pairs: dict[str, str] = {}
-    for text in texts:
-        name, equals, header = text.partition("=")
-        field = field_of(name)
-        if not equals or not is_settable(field):
-            near = get_close_matches(field, FIELDS, n=1)
-            meant = f"; did you mean {near[0]}?" if near and equals else ""
-            rule = (
-                f'must be FIELD="Header", with FIELD one of {", ".join(FIELDS)} or'
-                f" metadata.KEY{meant}"
-            )
-            raise click.BadParameter(f"{text!r} {rule}", param=param)
-        if field in pairs:
-            raise click.BadParameter(
-                f"{text!r}: {field} is given twice, name one column for it", param=param
-            )
-        pairs[field] = header.strip()
-    return tuple(pairs.items())
 
 
 _OPTIONS: Final = (
@@ -65,7 +24,7 @@ _OPTIONS: Final = (
     ),
     click.option(
         "--delimiter",
-        type=click.Choice([*_DELIMITERS]),
+        type=click.Choice([*DELIMITER_OF]),
         help="Delimiter of a CSV file; detected if omitted.",
     ),
     click.option("--sheet", metavar="NAME", help="Sheet to read, if a workbook has several."),
@@ -74,7 +33,7 @@ _OPTIONS: Final = (
         "columns",
         metavar='FIELD="Header"',
         multiple=True,
-        callback=_each_column,
+        callback=parsed(columns_of),
         help="The column that holds a field, if it has another name; repeat it for each field.",
     ),
     click.option(
@@ -144,7 +103,7 @@ def reading(
         )
     return ImportOptions(
         format=format_,
-        delimiter=None if delimiter is None else _DELIMITERS[delimiter],
+        delimiter=None if delimiter is None else DELIMITER_OF[delimiter],
         sheet=sheet,
         columns=columns,
         id_from=tuple(name.strip() for name in id_from.split(",")) if id_from is not None else (),
@@ -157,42 +116,6 @@ def reading(
 
 
 def require_fitting(source: Source) -> None:
-    """Refuse an option that does not apply to the file's format.
-
-    The user meant another file or format.
-    """
-    options = source.options
-    for option, value, fitting in (
-        ("--sheet", options.sheet, "xlsx"),
-        ("--delimiter", options.delimiter, "csv"),
-    ):
-        if value is not None and source.format != fitting:
-            raise click.UsageError(
-                f"{option} applies only to {_KINDS[fitting]}, but {source.name} is read as"
-                f" {describe(source)}: leave the option out, or name another file"
-            )
-
-
-def stored_reading(source: Source) -> str:
-    """Return as JSON how a file was read, detected values included, to read the same rows again."""
-    options = source.options
-    kept: dict[str, Any] = {
-        "format": source.format,
-        "delimiter": delimiter_of(source),
-        "sheet": options.sheet,
-        "columns": options.columns,
-        "id_from": list(options.id_from),
-        "attempt": options.attempt if options.attempt > 1 else None,
-        "amount_unit": options.amount_unit if options.amount_unit != "minor" else None,
-        "decimal": options.decimal if options.decimal != "point" else None,
-        "default_currency": options.default_currency,
-        "ignore_extra": options.ignore_extra,
-    }
-    return json.dumps({name: value for name, value in kept.items() if value}, sort_keys=True)
-
-
-def reading_of(stored: str) -> ImportOptions:
-    """Return how to read the file of a batch, from what the batch stored."""
-    kept: dict[str, Any] = json.loads(stored) if stored else {}
-    columns = tuple((field, header) for field, header in kept.pop("columns", ()))
-    return ImportOptions(**{**kept, "columns": columns, "id_from": tuple(kept.get("id_from", ()))})
+    """Refuse an option that does not apply to the file's format."""
+    if (sentence := unfitting(source)) is not None:
+        raise click.UsageError(sentence)

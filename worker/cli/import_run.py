@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from worker import batches
-from worker.batches import BatchDraft, Comparison
+from worker.batches import Comparison
 from worker.cli import held, render
-from worker.cli.exits import DONE, INTERNAL, NOTHING_TO_DO, REFUSED, REJECTED
-from worker.cli.import_guards import Limits, MostErrors, sums
+from worker.cli.exits import DONE, INTERNAL, NOTHING_TO_DO, REFUSED, REJECTED, Detached
 from worker.cli.import_messages import (
     NOTHING,
-    all_remaining_refused,
     say_all_remaining_refused,
     say_conflicts,
     say_duplicates,
@@ -28,71 +25,55 @@ from worker.cli.import_messages import (
     say_not_failed,
     say_repeats,
 )
-from worker.cli.import_options import stored_reading
-from worker.cli.import_report import facts_of, put_facts, records_of
-from worker.cli.import_submit import SubmitCounts, say_late_conflicts, submit
+from worker.cli.import_report import put_facts
 from worker.cli.outputs import RESULT_ROWS, Write
 from worker.cli.progress import counts_of, detached, progress, span, verdict, watch_batch
 from worker.cli.session import note, opened
-from worker.cli.words import counted, verb
 from worker.client import Refunds
 from worker.errors import GuardRefused, InputError, StoreUnavailable
 from worker.importer import Source, Summary, Validation, accepted, write_failed_rows, write_result
+from worker.imports import (
+    ImportSettings,
+    Refusal,
+    SubmitCounts,
+    begin,
+    broken_limits,
+    draft,
+    facts_of,
+    of_file,
+    of_rows,
+    prepare,
+    records_of,
+    submit,
+)
 from worker.settings import Settings
+from worker.words import counted, verb
 
 _NOTHING_NEW: Final = "nothing to do: every row was accepted before"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportSettings:
-    """The options of an import, without those that say how the file is read."""
+class ImportCommand(ImportSettings):
+    """The options of an import, with those of its command line."""
 
-    batch: str | None
     dry_run: bool
     wait: bool
-    again: bool
-    allow_repeat: bool
-    all_remaining: bool
-    delay: timedelta
-    on_error: str
-    max_errors: MostErrors | None
-    limits: Limits
     as_json: bool
-
-    def skips(self, summary: Summary) -> bool:
-        """Return whether the invalid rows may be skipped."""
-        if self.on_error != "skip" or not summary.accepted:
-            return False
-        return self.max_errors is None or self.max_errors.allows(summary.refused, summary.rows)
-
-
-class Refusal(NamedTuple):
-    """One reason not to import a file, which the user has already been shown."""
-
-    code: int
-    limit: str | None = None
-    """The sentence for `broken_limits` in the JSON summary.
-
-    None if other fields of the summary show the reason.
-    """
 
 
 def _exit_code(refusals: Sequence[Refusal]) -> int:
     # The first reason decides: invalid rows are found first, and must be fixed before any limit can
     # be judged.
-    return refusals[0].code if refusals else DONE
-
-
-def _broken_limits(refusals: Sequence[Refusal]) -> dict[str, Any]:
-    limits = [refusal.limit for refusal in refusals if refusal.limit is not None]
-    return {"broken_limits": limits} if limits else {}
+    if not refusals:
+        return DONE
+    return REJECTED if refusals[0].reason == "invalid_rows" else REFUSED
 
 
 def process(
     settings: Settings,
     source: Source,
     validation: Validation,
-    options: ImportSettings,
+    options: ImportCommand,
     write_all: Write,
     write_refused: Write,
 ) -> int:
@@ -100,7 +81,7 @@ def process(
     refusals = _check_file(source, validation, options, write_all, write_refused)
     if refusals and not options.dry_run:
         if options.as_json:
-            render.as_json(facts_of(source, validation.summary) | _broken_limits(refusals))
+            render.as_json(facts_of(source, validation.summary) | broken_limits(refusals))
         return _exit_code(refusals)
     with opened(settings) as refunds:
         if options.dry_run:
@@ -123,7 +104,7 @@ def process(
 def _check_file(
     source: Source,
     validation: Validation,
-    options: ImportSettings,
+    options: ImportCommand,
     write_all: Write,
     write_refused: Write,
 ) -> list[Refusal]:
@@ -132,6 +113,7 @@ def _check_file(
     Its invalid rows, or else the limits that it breaks.
     """
     summary = validation.summary
+    refusals = of_file(summary, options)
     say_hidden(source)
     say_duplicates(summary)
     if summary.refused:
@@ -142,16 +124,14 @@ def _check_file(
                 RESULT_ROWS,
             )
             say_errors(source, summary, _too_many(summary, options))
-            # The totals are not known until the invalid rows are fixed, so no limit is checked.
-            return [Refusal(REJECTED)]
+            return refusals
         say_errors(source, summary, "they are skipped", "warning")
-    refusals = [Refusal(REFUSED, sentence) for sentence in options.limits.broken(summary)]
     for refusal in refusals:
         note(f"error: {refusal.limit}: {NOTHING}")
     return refusals
 
 
-def _too_many(summary: Summary, options: ImportSettings) -> str:
+def _too_many(summary: Summary, options: ImportCommand) -> str:
     if options.on_error != "skip":
         return NOTHING
     if options.max_errors is not None and summary.accepted:
@@ -159,23 +139,11 @@ def _too_many(summary: Summary, options: ImportSettings) -> str:
     return f"no valid row is left: {NOTHING}"
 
 
-def _draft(source: Source, summary: Summary, options: ImportSettings) -> BatchDraft:
-    return BatchDraft(
-        options=stored_reading(source),
-        invalid=summary.refused,
-        duplicates=summary.duplicates,
-        all_remaining=summary.all_remaining,
-        totals=sums(summary),
-        delay=options.delay,
-        again=options.again,
-    )
-
-
 def _dry_run(
     refunds: Refunds,
     source: Source,
     validation: Validation,
-    options: ImportSettings,
+    options: ImportCommand,
     refusals: list[Refusal],
 ) -> int:
     """Show what an import would do, and return its exit code.
@@ -191,11 +159,11 @@ def _dry_run(
             facts["earlier_batch"] = earlier.batch_id
         try:
             batches.foresee_batch(
-                store, options.batch, source.digest, _draft(source, summary, options)
+                store, options.batch, source.digest, draft(source, summary, options)
             )
         except GuardRefused as refusal:
             note(f"error: {refusal}")
-            refusals.append(Refusal(REFUSED))
+            refusals.append(Refusal("batch"))
         compared: Comparison | None = _compared(refunds, source, validation)
     except StoreUnavailable as error:
         # A file can be checked on a machine that does not reach Redis.
@@ -205,15 +173,17 @@ def _dry_run(
         if compared is not None:
             facts |= records_of(compared)
             new = compared.fresh
-    refusals += _check_rows(source, summary, compared, options)
-    facts |= _broken_limits(refusals) | _time_needed(refunds.settings, summary, new, options)
+    found = of_rows(source, summary, compared, options)
+    _say_rows(source, summary, compared, found, options)
+    refusals += found
+    facts |= broken_limits(refusals) | _time_needed(refunds.settings, summary, new, options)
     put_facts(facts, as_json=options.as_json)
     note(f"dry run: {NOTHING}")
     return _exit_code(refusals)
 
 
 def _time_needed(
-    settings: Settings, summary: Summary, new: int, options: ImportSettings
+    settings: Settings, summary: Summary, new: int, options: ImportCommand
 ) -> dict[str, Any]:
     """Return how long the new rows take to send at the rate limit, in seconds or in words."""
     if settings.rate_limit <= 0:
@@ -238,71 +208,91 @@ def _compared(refunds: Refunds, source: Source, validation: Validation) -> Compa
         return batches.compare(refunds.store, accepted(source, validation), show)
 
 
-def _check_rows(
-    source: Source, summary: Summary, compared: Comparison | None, options: ImportSettings
-) -> list[Refusal]:
-    """Return why the rows must not be imported beside the existing refunds.
-
-    Without `compared`, by the file alone.
-    """
-    refusals: list[Refusal] = []
-    open_rows = summary.all_remaining if compared is None else compared.all_remaining
-    if open_rows and not options.all_remaining:
-        sentence = all_remaining_refused(source, summary, compared)
+def _say_rows(
+    source: Source,
+    summary: Summary,
+    compared: Comparison | None,
+    refusals: Sequence[Refusal],
+    options: ImportCommand,
+) -> None:
+    """Report why the rows must not be imported beside the existing refunds, and what to do."""
+    reasons = {refusal.reason: refusal.limit for refusal in refusals}
+    if (sentence := reasons.get("all_remaining")) is not None:
         say_all_remaining_refused(sentence, summary)
-        refusals.append(Refusal(REFUSED, sentence))
     else:
         say_ignored_amounts(summary)
     if summary.repeats or (compared is not None and compared.repeats):
         say_repeats(summary, compared, allowed=options.allow_repeat)
-        if not options.allow_repeat:
-            refusals.append(Refusal(REFUSED))
-    if compared is not None and compared.not_failed:
+    if compared is not None and "not_failed" in reasons:
         say_not_failed(source, compared)
-        refusals.append(Refusal(REFUSED))
-    if compared is not None and compared.conflicting:
+    if compared is not None and "conflicting" in reasons:
         say_conflicts(source, compared)
-        refusals.append(Refusal(REFUSED))
-    return refusals
 
 
 def _import(
-    refunds: Refunds, source: Source, validation: Validation, options: ImportSettings
+    refunds: Refunds, source: Source, validation: Validation, options: ImportCommand
 ) -> int:
     summary = validation.summary
-    draft = _draft(source, summary, options)
-    # The most common refusals come before the file is read again.
-    foreseen = batches.foresee_batch(refunds.store, options.batch, source.digest, draft)
-    compared = _compared(refunds, source, validation)
+    prepared = prepare(
+        refunds.store, source, summary, options, lambda: _compared(refunds, source, validation)
+    )
+    compared = prepared.compared
     facts = facts_of(source, summary)
-    if refusals := _check_rows(source, summary, compared, options):
+    _say_rows(source, summary, compared, prepared.refusals, options)
+    if refusals := prepared.refusals:
         if options.as_json:
-            render.as_json(facts | records_of(compared) | _broken_limits(refusals))
+            render.as_json(facts | records_of(compared) | broken_limits(refusals))
         return _exit_code(refusals)
-    if foreseen.fresh and not compared.fresh:
+    if prepared.has_nothing_new:
         put_facts(
             facts | records_of(compared) | {"batch_id": None, "created": 0}, as_json=options.as_json
         )
         note(_NOTHING_NEW)
         say_known(compared, source.options)
         return NOTHING_TO_DO
-    batch = batches.open_batch(
-        refunds.store,
-        options.batch,
-        file=source.name,
-        digest=source.digest,
-        rows=summary.rows,
-        opening=draft,
-    )
+    batch = begin(refunds.store, source, summary, options)
     if not batch.fresh:
         note(f"this file is already batch {batch.batch_id}: its import continues")
         if options.delay:
             note("the batch keeps the delay it was started with: this --delay is ignored")
-    counts = submit(refunds, batch.batch_id, source, validation)
+    counts = _submit(refunds, batch.batch_id, source, validation)
     facts |= {"batch_id": batch.batch_id, "created": counts.created, "known": counts.known}
     if options.wait:
         return _wait(refunds, batch.batch_id, facts, counts, options)
     return _report(refunds, batch.batch_id, facts, counts, options)
+
+
+def _submit(
+    refunds: Refunds, batch_id: str, source: Source, validation: Validation
+) -> SubmitCounts:
+    """Accept the rows with progress; an error says how many are accepted."""
+    counts, total = SubmitCounts(), validation.summary.accepted
+    try:
+        with progress("accepted", total) as show:
+            submit(refunds, batch_id, source, validation, counts, show)
+    except KeyboardInterrupt:
+        raise Detached(
+            f"interrupted after {counts.rows:,} of {total:,} rows, which stay accepted as batch"
+            f" {batch_id}: run the same command again to import the rest"
+        ) from None
+    except StoreUnavailable as error:
+        raise StoreUnavailable(
+            f"{error}; at least {counts.rows:,} of {total:,} rows are accepted as batch {batch_id}:"
+            " run the same command again to import the rest"
+        ) from None
+    return counts
+
+
+def say_late_conflicts(counts: SubmitCounts) -> None:
+    """Report rows whose ids other refunds took while the import ran."""
+    count = counts.conflicting
+    rows = (
+        f"{counted(count, 'row')} {verb(count, 'was', 'were')} skipped, because other refunds took"
+    )
+    note(
+        f"error: {rows} {verb(count, 'its id', 'their ids')} during the import: see the conflicts"
+        " with 'refunds import FILE --dry-run --again'"
+    )
 
 
 def _report(
@@ -310,7 +300,7 @@ def _report(
     batch_id: str,
     facts: dict[str, Any],
     counts: SubmitCounts,
-    options: ImportSettings,
+    options: ImportCommand,
 ) -> int:
     """Show what was accepted, and return the exit code of an import that does not wait."""
     put_facts(facts, as_json=options.as_json)
@@ -336,7 +326,7 @@ def _wait(
     batch_id: str,
     facts: dict[str, Any],
     counts: SubmitCounts,
-    options: ImportSettings,
+    options: ImportCommand,
 ) -> int:
     """Watch the batch until it finishes or pauses itself, show results, return the exit code."""
     try:

@@ -17,8 +17,8 @@ from typing import IO, Final
 import click
 
 from worker.cli.session import note
-from worker.cli.words import counted
 from worker.errors import InputError
+from worker.words import counted
 
 _NAME: Final = 40
 RESULT_ROWS: Final = "with results"

@@ -12,10 +12,10 @@ from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
 from worker.cli.session import note, opened, operator
 from worker.cli.values import checked_moment
-from worker.cli.words import counted, verb
 from worker.model.times import rfc3339
 from worker.ranges import Whole
 from worker.store.recovery import recover as recover_records
+from worker.words import counted, verb
 
 
 def _agreed(address: str) -> bool:

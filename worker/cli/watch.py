@@ -12,12 +12,12 @@ from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO
 from worker.cli.session import note, opened
 from worker.cli.values import checked_moment
-from worker.cli.words import counted
 from worker.errors import SettingsError
 from worker.model.times import rfc3339
 from worker.monitoring.checks import lasting
 from worker.settings import Settings
 from worker.store.watch_state import Rung, WatchState, backfill, read_watch, rung_name
+from worker.words import counted
 
 _DAY_SECONDS: Final = 86_400
 

@@ -1,0 +1,64 @@
+"""The import of a file, by the command line or over HTTP.
+
+Decides whether it may be imported, opens its batch, and submits its rows.
+"""
+
+from worker.imports.facts import facts_of, records_of
+from worker.imports.judging import (
+    ImportSettings,
+    Prepared,
+    Refusal,
+    begin,
+    broken_limits,
+    draft,
+    of_file,
+    of_rows,
+    prepare,
+)
+from worker.imports.limits import (
+    UNSTATED,
+    Limits,
+    MostErrors,
+    Unusable,
+    each_sum,
+    length_of_time,
+    most_errors,
+    sums_or_one,
+)
+from worker.imports.readings import (
+    DELIMITER_OF,
+    columns_of,
+    reading_of,
+    stored_reading,
+    unfitting,
+)
+from worker.imports.submitting import SubmitCounts, submit
+
+__all__ = [
+    "DELIMITER_OF",
+    "UNSTATED",
+    "ImportSettings",
+    "Limits",
+    "MostErrors",
+    "Prepared",
+    "Refusal",
+    "SubmitCounts",
+    "Unusable",
+    "begin",
+    "broken_limits",
+    "columns_of",
+    "draft",
+    "each_sum",
+    "facts_of",
+    "length_of_time",
+    "most_errors",
+    "of_file",
+    "of_rows",
+    "prepare",
+    "reading_of",
+    "records_of",
+    "stored_reading",
+    "submit",
+    "sums_or_one",
+    "unfitting",
+]

@@ -1,0 +1,99 @@
+"""Submits the valid rows of a file as the refunds of a batch.
+
+An interrupted import can be run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from worker import batches
+from worker.client import Refunds
+from worker.errors import GuardRefused
+from worker.importer import SameRefund, Source, Validation, accepted
+from worker.importer.prefetch import ahead
+from worker.model.refund import Lane
+from worker.model.request import RefundRequest
+
+_CHECK_EVERY: Final = 10_000
+"""Rows after which an import checks whether its batch was canceled meanwhile."""
+_SHOW_EVERY: Final = 500
+_COMPARED_AT_ONCE: Final = 500
+
+
+@dataclass(kw_only=True)
+class SubmitCounts:
+    """How many rows of a file were accepted, were known before, or conflict with a refund."""
+
+    created: int = 0
+    known: int = 0
+    conflicting: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows have a result."""
+        return self.created + self.known + self.conflicting
+
+
+def submit(
+    refunds: Refunds,
+    batch_id: str,
+    source: Source,
+    validation: Validation,
+    counts: SubmitCounts,
+    on_progress: Callable[[int], None],
+) -> None:
+    """Accept every row that has no refund yet; record at the end that the import is complete.
+
+    `counts` grow on the way, so that they say after an error what is accepted. `on_progress`
+    receives the number of rows now and then.
+    """
+    differing: list[RefundRequest] = []
+    same_refund = SameRefund()
+    requests: Iterator[RefundRequest] = (row.request for row in accepted(source, validation))
+    with ahead(requests) as ready:
+        for request, made in refunds.submit_stream(ready, lane=Lane.BULK, batch_id=batch_id):
+            if made.result == "created":
+                counts.created += 1
+            elif made.result == "exists":
+                counts.known += 1
+            else:
+                counts.conflicting += 1
+                differing.append(request)
+                if len(differing) >= _COMPARED_AT_ONCE:
+                    _count_known(refunds, differing, counts, same_refund)
+            done = counts.rows
+            if done % _SHOW_EVERY == 0:
+                on_progress(done)
+            if done % _CHECK_EVERY == 0:
+                _refuse_canceled(refunds, batch_id, counts)
+    _count_known(refunds, differing, counts, same_refund)
+    rows_in = counts.created + counts.known
+    batches.close_batch(refunds.store, batch_id, handed_in=rows_in, conflicting=counts.conflicting)
+
+
+def _count_known(
+    refunds: Refunds, differing: list[RefundRequest], counts: SubmitCounts, same_refund: SameRefund
+) -> None:
+    """Count a row as known if it differs from its refund only in metadata that made its id."""
+    found = refunds.get_many([request.refund_id for request in differing]) if differing else []
+    same = sum(
+        refund is not None
+        and refund.metadata_erased_at is None
+        and same_refund(request, refund.as_request())
+        for request, refund in zip(differing, found, strict=True)
+    )
+    counts.known += same
+    counts.conflicting -= same
+    differing.clear()
+
+
+def _refuse_canceled(refunds: Refunds, batch_id: str, counts: SubmitCounts) -> None:
+    if batches.state_of_batch(refunds.store, batch_id) == "canceled":
+        raise GuardRefused(
+            f"batch {batch_id} was canceled after {counts.rows:,} rows were accepted: the rest was"
+            " not imported, and refunds that were not sent are canceled; see 'refunds batch show"
+            f" {batch_id}'"
+        )
