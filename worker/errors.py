@@ -8,6 +8,7 @@ RefundError
 │   └── MessageRejected      and the message that named it was refused
 ├── GuardRefused             a guard refuses; nothing was changed         exit 6
 │   ├── IdempotencyConflict  the id exists with another body
+│   ├── KnownFile            the file was imported before
 │   ├── NotCancelable        something may have been sent already
 │   ├── NotInReview          only a refund in review can be resolved
 │   ├── NotRetriable         it has not failed, or sending it again cannot help
@@ -90,6 +91,17 @@ class MessageRejected(NotFound):
 
 class GuardRefused(RefundError):
     """A guard refused; nothing was changed."""
+
+
+class KnownFile(GuardRefused):
+    """The file was imported, or canceled, as the batch `batch_id`; nothing was imported."""
+
+    def __init__(self, sentence: str, batch_id: str) -> None:
+        super().__init__(sentence)
+        self.batch_id = batch_id
+
+    def __reduce__(self) -> tuple[type[KnownFile], tuple[str, str]]:
+        return (KnownFile, (str(self), self.batch_id))
 
 
 class IdempotencyConflict(GuardRefused):

@@ -107,6 +107,7 @@ class Settings(BaseSettings):
     webhook_max_age_hours: float = Field(default=96, ge=0, le=24 * 365)
     http_rate: float = Field(default=200, ge=0, le=100_000)
     http_auth: Literal["on", "off"] = "on"
+    spool_dir: Path | None = None
 
     def model_post_init(self, _context: Any) -> None:
         """Register every secret setting, so that this process redacts it from all later output."""

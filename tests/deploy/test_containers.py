@@ -158,6 +158,16 @@ def test_a_server_is_given_the_time_to_become_unready_and_end(name: str) -> None
     assert seconds(SERVICES[name]["stop_grace_period"]) > GRACE_SECONDS + 2 * END_SECONDS
 
 
+def test_the_api_keeps_uploaded_files_on_a_volume_that_its_user_may_write_to() -> None:
+    api = SERVICES["api"]
+    folder = api["environment"]["REFUNDS_SPOOL_DIR"]
+    assert api["volumes"] == [f"spool:{folder}"]
+    assert "spool" in composed()["volumes"]
+    # A new volume takes over the owner of the image's folder.
+    (made,) = re.findall(r"install --directory --owner 10001 .* --mode 0700 (.+)", DOCKERFILE)
+    assert folder in made.split()
+
+
 def test_the_workers_get_the_endpoints_and_their_secrets_by_a_second_file() -> None:
     run = run_tool(
         "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "ops/docker/callbacks.yml"

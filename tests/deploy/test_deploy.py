@@ -147,6 +147,15 @@ def test_two_of_a_server_run_and_each_is_ready_by_its_own_word(name: str) -> Non
     assert pod(name)["terminationGracePeriodSeconds"] > GRACE_SECONDS + 2 * END_SECONDS
 
 
+def test_the_api_pod_keeps_uploaded_files_on_disk() -> None:
+    (container,) = pod("refunds-api")["containers"]
+    folder = composed()["services"]["api"]["environment"]["REFUNDS_SPOOL_DIR"]
+    assert {"name": "REFUNDS_SPOOL_DIR", "value": folder} in container["env"]
+    (mount,) = [each for each in container["volumeMounts"] if each["mountPath"] == folder]
+    (volume,) = [each for each in pod("refunds-api")["volumes"] if each["name"] == mount["name"]]
+    assert "medium" not in volume["emptyDir"]
+
+
 def test_a_worker_pod_gets_the_endpoints_and_their_secrets_if_there_are_any() -> None:
     (container,) = pod("refunds-worker")["containers"]
     (variable,) = [each for each in container["env"] if each["name"] == "REFUNDS_CALLBACKS_FILE"]
@@ -262,6 +271,12 @@ def test_every_unit_runs_a_known_command_without_rights(name: str) -> None:
         service["NoNewPrivileges"],
         service["CapabilityBoundingSet"],
     ) == ("yes", "yes", "")
+
+
+def test_the_api_unit_keeps_uploaded_files_in_a_folder_of_its_own() -> None:
+    service = unit("refunds-api.service")["Service"]
+    assert (service["StateDirectory"], service["StateDirectoryMode"]) == ("refunds-api", "0700")
+    assert "REFUNDS_SPOOL_DIR=%S/refunds-api" in service["Environment"].split()
 
 
 def test_a_worker_unit_gets_the_endpoints_and_their_secrets_by_a_file_beside_it() -> None:

@@ -61,8 +61,8 @@ def check(method: str, path: str, status: int, headers: Mapping[str, str], body:
     if "content" not in response:
         assert body == b""
         return
-    ((kind, content),) = response["content"].items()
-    assert headers["Content-Type"].partition(";")[0] == kind
+    kind = headers["Content-Type"].partition(";")[0]
+    content = response["content"][kind]
     if kind == "text/csv":
         return
     validator = jsonschema.Draft202012Validator(

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from worker.batches.record import Batch, decoded, state_of_batch
-from worker.errors import GuardRefused
+from worker.errors import GuardRefused, KnownFile
 from worker.model.times import from_ms
 from worker.store.connection import redis_errors
 from worker.store.scripts import Argument, Command, Script
@@ -20,6 +20,7 @@ from worker.store.store import Store
 
 OPEN: Final = Script("batch_open")
 CLOSE: Final = Script("batch_close")
+_KNOWN: Final = frozenset({"imported", "imported_canceled", "canceled"})
 _ms = timedelta(milliseconds=1)
 
 
@@ -110,7 +111,10 @@ def _opened(
         return OpenedBatch(batch_id=opened, fresh=result == "opened")
     if result == "imported" and state_of_batch(store, opened) == "canceled":
         result = "imported_canceled"
-    raise GuardRefused(_refusal(result, opened, more[0] if more else ""))
+    sentence = _refusal(result, opened, more[0] if more else "")
+    if result in _KNOWN:
+        raise KnownFile(sentence, opened)
+    raise GuardRefused(sentence)
 
 
 def _refusal(result: str, batch_id: str, fact: str) -> str:

@@ -12,7 +12,10 @@ from worker.http import problems
 from worker.http.batches import BatchRoutes
 from worker.http.context import Context, Plain, answered
 from worker.http.control import ControlRoutes
+from worker.http.files import FileRoutes
 from worker.http.refunds import RefundRoutes
+from worker.http.uploads import Uploads
+from worker.settings import Settings
 
 OPENAPI: Final = "/openapi.json"
 _OTHERS: Final = ("/webhooks/", "/health", "/ready")
@@ -22,8 +25,8 @@ _OTHERS: Final = ("/webhooks/", "/health", "/ready")
 class Api:
     """The API. For one event loop."""
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
+    def __init__(self, context: Context, uploads: Uploads, settings: Settings) -> None:
+        self.context, self.uploads, self._settings = context, uploads, settings
         self._description = description()
 
     def add(self, application: web.Application) -> None:
@@ -33,15 +36,18 @@ class Api:
         application.router.add_get(problems.PATH, problems.page)
         RefundRoutes(self.context).add(application)
         BatchRoutes(self.context).add(application)
+        FileRoutes(self.context, self.uploads, self._settings).add(application)
         ControlRoutes(self.context).add(application)
 
     def end(self) -> None:
         """Answer every wait as it is now."""
         self.context.waiters.end()
+        self.uploads.end()
 
     async def close(self) -> None:
         """End the reader of the moves and the threads."""
         await self.context.waiters.close()
+        await self.uploads.close()
         self.context.threads.close()
 
     def _middleware(self) -> Middleware:

@@ -93,14 +93,15 @@ TOO_LARGE: Final = _kind(
     "too-large",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "The body is too large.",
-    "A JSON body may hold 64 KiB. Nothing was accepted.",
+    "A JSON body may hold 64 KiB, and a file 1 GiB. Nothing was accepted.",
     detail="The body is larger than 64 KiB. Nothing was accepted.",
 )
 UNSUPPORTED: Final = _kind(
     "unsupported-media-type",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    "The body must be plain JSON.",
-    "Send `Content-Type: application/json` and no Content-Encoding.",
+    "The body has a wrong type.",
+    "Send `Content-Type: application/json` and no Content-Encoding; a file as text/csv,"
+    " application/x-ndjson or as an XLSX workbook, and gzip only with `Content-Encoding: gzip`.",
     detail="Send `Content-Type: application/json`, in UTF-8, and no Content-Encoding.",
 )
 TOO_MANY: Final = _kind(
@@ -125,6 +126,36 @@ UNAVAILABLE: Final = _kind(
     _REPEAT,
     detail=_REPEAT,
     retry_after=5,
+)
+
+INVALID_ROWS: Final = _kind(
+    "invalid-rows",
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    "Rows of the file are invalid.",
+    "`report` counts them, and shows the first 100 errors. Nothing was imported. Send the corrected"
+    " file, or add on_error=skip to import the valid rows.",
+)
+REFUSED: Final = _kind(
+    "refused",
+    HTTPStatus.CONFLICT,
+    "A guard refused.",
+    "The detail says why. Nothing was changed.",
+)
+BUSY: Final = _kind(
+    "busy",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Too many files are being read.",
+    "Two files are read at once. Send the same file again later: nothing of it was accepted.",
+    detail="Other files are being read. Nothing was accepted: send the same file again later.",
+    retry_after=30,
+)
+NO_SPACE: Final = _kind(
+    "no-space",
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The disk has too little room for the file.",
+    "A file may take half of the free space in REFUNDS_SPOOL_DIR. Nothing was accepted.",
+    detail="The disk of the server has too little room for this file. Nothing was accepted.",
+    retry_after=60,
 )
 
 TABLE: Final[tuple[tuple[type[RefundError], Kind], ...]] = (
@@ -225,14 +256,16 @@ TABLE: Final[tuple[tuple[type[RefundError], Kind], ...]] = (
         ),
     ),
     (
-        errors.GuardRefused,
+        errors.KnownFile,
         _kind(
-            "refused",
+            "known-file",
             HTTPStatus.CONFLICT,
-            "A guard refused.",
-            "The detail says why. Nothing was changed.",
+            "The file was imported before.",
+            "`batch_id` names its batch. Nothing was changed. To import only new rows of the file,"
+            " add again=true.",
         ),
     ),
+    (errors.GuardRefused, REFUSED),
     (
         errors.StoreFull,
         _kind(
@@ -261,6 +294,9 @@ _OTHERS: Final = (
     TOO_LARGE,
     UNSUPPORTED,
     TOO_MANY,
+    INVALID_ROWS,
+    BUSY,
+    NO_SPACE,
 )
 KINDS: Final[Mapping[str, Kind]] = {
     kind.name: kind for kind in (*(kind for _, kind in TABLE), *_OTHERS)
@@ -276,6 +312,8 @@ class Problem(Exception):
     errors: Sequence[FieldError] = ()
     retry_after: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further members of the body."""
     ends: bool = False
     """Whether the connection is closed, because the rest of the body is not read."""
 
@@ -291,7 +329,8 @@ def of_error(error: RefundError) -> Problem:
     if isinstance(error, InvalidRequest):
         detail = "; ".join(f"{each.field}: {each.rule}" for each in error.errors)
         return Problem(kind, detail, error.errors)
-    return Problem(kind, kind.detail or str(error))
+    more = {"batch_id": error.batch_id} if isinstance(error, errors.KnownFile) else {}
+    return Problem(kind, kind.detail or str(error), more=more)
 
 
 def answer(problem: Problem, request_id: str) -> web.Response:
@@ -309,6 +348,7 @@ def answer(problem: Problem, request_id: str) -> web.Response:
         body["errors"] = [
             {"field": each.field, "code": each.code, "rule": each.rule} for each in problem.errors
         ]
+    body |= problem.more
     headers = dict(problem.headers)
     wait = problem.retry_after or kind.retry_after
     if wait is not None:

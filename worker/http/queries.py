@@ -17,33 +17,40 @@ from worker.model.request import is_refund_id, shown
 MAX_WAIT: Final = 60.0
 """The longest that a request may wait for a result, in seconds."""
 _SECONDS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,20})?(?:[eE]-?[0-9]{1,2})?")
-_WHOLE: Final = re.compile(r"[0-9]{1,6}")
+_WHOLE: Final = re.compile(r"[0-9]{1,9}")
 _QUOTED: Final = re.compile(r'"([^"\\]*)"')
 _DOTS: Final = frozenset({".", ".."})
 
 
 class Query:
-    """The query parameters of a request; each at most once, and no unknown ones.
+    """The query parameters of a request; no unknown ones, and only `repeatable` ones repeatedly.
 
     `wrong` gathers what breaks a rule, and `check` raises it.
     """
 
-    def __init__(self, request: web.Request, allowed: Collection[str]) -> None:
+    def __init__(
+        self, request: web.Request, allowed: Collection[str], repeatable: Collection[str] = ()
+    ) -> None:
         self._values = request.query
         rule = f"is not a parameter here; allowed are {', '.join(allowed) or 'none'}"
         self.wrong: list[FieldError] = []
         for name in dict.fromkeys(self._values):
             if name not in allowed:
-                self._refuse(named(name), "unknown_parameter", "", rule)
-            elif len(self._values.getall(name)) > 1:
-                self._refuse(name, "given_twice", "", "must be given once")
+                self.refuse(named(name), "unknown_parameter", "", rule)
+            elif len(self._values.getall(name)) > 1 and name not in repeatable:
+                self.refuse(name, "given_twice", "", "must be given once")
 
-    def _refuse(self, name: str, code: str, value: str, rule: str) -> None:
+    def refuse(self, name: str, code: str, value: str, rule: str) -> None:
+        """Note that a parameter breaks a rule."""
         self.wrong.append(FieldError(field=name, code=code, value=value, rule=rule))
 
     def text(self, name: str) -> str | None:
         """Return a parameter, None if it is absent."""
         return self._values.get(name)
+
+    def texts(self, name: str) -> list[str]:
+        """Return every value of a parameter."""
+        return self._values.getall(name, [])
 
     def seconds(self, name: str = "wait") -> float:
         """Return how long to wait, 0 if the parameter is absent."""
@@ -52,7 +59,7 @@ class Query:
             return 0.0
         if not _SECONDS.fullmatch(text) or float(text) > MAX_WAIT:
             rule = f"must be a number of seconds from 0 to {MAX_WAIT:g}"
-            self._refuse(name, "seconds", shown(text), rule)
+            self.refuse(name, "seconds", shown(text), rule)
             return 0.0
         return float(text)
 
@@ -62,7 +69,7 @@ class Query:
         if text is None:
             return default
         if not _WHOLE.fullmatch(text) or not 0 < int(text) <= most:
-            self._refuse(name, "number", shown(text), f"must be a whole number from 1 to {most}")
+            self.refuse(name, "number", shown(text), f"must be a whole number from 1 to {most}")
             return default
         return int(text)
 
@@ -70,14 +77,14 @@ class Query:
         """Return a parameter that must be one of some words."""
         text = self._values.get(name)
         if text is not None and text not in words:
-            self._refuse(name, "choice", shown(text), f"must be one of {', '.join(words)}")
+            self.refuse(name, "choice", shown(text), f"must be one of {', '.join(words)}")
             return None
         return text
 
     def matching(self, name: str, is_valid: bool, rule: str) -> None:  # noqa: FBT001 - a finding
         """Refuse a parameter that is given and not valid."""
         if name in self._values and not is_valid:
-            self._refuse(name, name, shown(self._values[name]), rule)
+            self.refuse(name, name, shown(self._values[name]), rule)
 
     def check(self) -> None:
         """Raise `InvalidRequest` if anything is wrong."""

@@ -21,6 +21,8 @@ from worker.http.app import GRACE_SECONDS, Part, Readiness, serve
 from worker.http.auth import Auth, NoTokens, Rates, Tokens
 from worker.http.context import Context
 from worker.http.nudges import Nudges
+from worker.http.spool import Spool
+from worker.http.uploads import Uploads
 from worker.http.waiters import Waiters
 from worker.http.webhooks import Webhooks
 from worker.model.hints import Hint
@@ -127,7 +129,12 @@ def api_part(
     nudge: Callable[[Iterable[Due]], None],
     count: Callable[[str, int], None],
 ) -> Api:
-    """Return the API over these records, with tokens unless REFUNDS_HTTP_AUTH is off."""
+    """Return the API over these records, with tokens unless REFUNDS_HTTP_AUTH is off.
+
+    Raises `SettingsError` if REFUNDS_SPOOL_DIR cannot be used.
+    """
+    spool = Spool(settings.spool_dir)
+    spool.require_usable()
     auth: Auth = NoTokens()
     if settings.http_auth == "on":
         auth = Tokens(
@@ -146,7 +153,9 @@ def api_part(
             waiters=Waiters(
                 partial(moves.latest, store), partial(moves.follow, store, block_ms=BLOCK_MS)
             ),
-        )
+        ),
+        Uploads(refunds, spool),
+        settings,
     )
 
 

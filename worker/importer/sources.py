@@ -64,7 +64,9 @@ class Source:
     while it is in use is refused when it is next read.
     """
 
-    def __init__(self, *, name: str, file: IO[bytes], options: ImportOptions) -> None:
+    def __init__(
+        self, *, name: str, file: IO[bytes], options: ImportOptions, digest: str | None = None
+    ) -> None:
         self.name = name
         self.options = options
         self.hidden_rows = 0
@@ -75,7 +77,8 @@ class Source:
         self._file = file
         try:
             self._stamp = self._state()
-            self.digest = hashlib.file_digest(self._from_start(), "sha256").hexdigest()
+            # A receiver of the file has its digest already.
+            self.digest = digest or hashlib.file_digest(self._from_start(), "sha256").hexdigest()
             self.size = self._stamp[0]
             self.packed = self._from_start().read(len(_GZIP)) == _GZIP
             self.head = self._first_bytes()

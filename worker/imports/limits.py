@@ -15,7 +15,7 @@ from worker.words import counted, money, verb
 UNSTATED: Final = "unstated"
 """The name of the currency of rows that state none."""
 _MONEY: Final = re.compile(rf"(?:([A-Za-z]{{3}}|{UNSTATED})=)?([0-9]{{1,18}})")
-_PART: Final = re.compile(r"([0-9]+)([smhd])")
+_PART: Final = re.compile(r"([0-9]{1,9})([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST: Final = timedelta(days=30)
 _TOO_LONG: Final = 10**9

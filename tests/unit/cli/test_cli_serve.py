@@ -254,6 +254,14 @@ def test_plain_http_for_other_machines_needs_a_decision(cli: Cli) -> None:
     assert (ran.code, "REFUNDS_ALLOW_HTTP=true" in ran.err) == (6, True)
 
 
+def test_a_spool_folder_that_cannot_be_written_to_is_named(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        ran = cli("serve", "--parts", "api", REFUNDS_SPOOL_DIR=str(folder))
+        assert (ran.code, ran.out) == (2, "")
+        assert f"no file can be written to REFUNDS_SPOOL_DIR={folder} (" in ran.err
+
+
 def test_no_tokens_are_only_allowed_on_this_machine(cli: Cli) -> None:
     more = {"REFUNDS_HTTP_AUTH": "off", "REFUNDS_ALLOW_HTTP": "true"}
     ran = cli("serve", "--host", "0.0.0.0", **more)  # noqa: S104 - to be refused
