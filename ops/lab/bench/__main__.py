@@ -15,7 +15,18 @@ from typing import Any, Final
 
 import click
 
-from ops.lab.bench import gentle, payment, plan, rates, sizes, transport, waits, watch
+from ops.lab.bench import (
+    door,
+    gentle,
+    payment,
+    plan,
+    rates,
+    sizes,
+    telling,
+    transport,
+    waits,
+    watch,
+)
 from ops.lab.bench.machine import Cores, described, usable
 from ops.lab.bench.plan import Plan
 from ops.lab.bench.rig import Rig, WrongCountError
@@ -36,6 +47,8 @@ FIGURES: Final[dict[str, Taker]] = {
     "payment": payment.one_payment,
     "transport": transport.transport,
     "watch": watch.watch,
+    "door": door.door,
+    "callbacks": telling.callbacks,
 }
 
 
@@ -68,7 +81,7 @@ def main(
     """Measure the figures named, all unless told otherwise.
 
     They are: bulk single latency lanes processes accept memory limit backlog payment
-    transport watch.
+    transport watch door callbacks.
     Absolute numbers drift with the machine: compare ratios, and only within one run.
     """
     if quick and full:

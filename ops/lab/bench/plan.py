@@ -29,6 +29,9 @@ class Plan:
     held: int
     on_payment: int
     watched: int
+    posted: int
+    posted_held: int
+    uploaded: int
     limited: int
     backlogs: Sequence[int]
     backlog_window: int
@@ -48,6 +51,9 @@ def usual(cores: Cores, rounds: int) -> Plan:
         held=50_000,
         on_payment=4_000,
         watched=1_000_000,
+        posted=8_000,
+        posted_held=100_000,
+        uploaded=1_000_000,
         limited=4_500,
         backlogs=(1_000, 100_000),
         backlog_window=6_000,
@@ -72,6 +78,9 @@ def full(cores: Cores, rounds: int) -> Plan:
         held=200_000,
         on_payment=10_000,
         watched=1_000_000,
+        posted=8_000,
+        posted_held=100_000,
+        uploaded=1_000_000,
         limited=9_000,
         backlogs=(1_000, 100_000, 1_000_000),
         backlog_window=10_000,
@@ -92,6 +101,9 @@ def quick(cores: Cores) -> Plan:
         held=1_000,
         on_payment=400,
         watched=20_000,
+        posted=1_000,
+        posted_held=2_000,
+        uploaded=5_000,
         limited=450,
         backlogs=(300, 2_000),
         backlog_window=500,

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
 from ops.lab.bench.machine import Cores, cpu_seconds
+from worker.broker.queues import CALLBACK_QUEUE
 from worker.cli.operate import command
 from worker.client import Refunds, Submitted
 from worker.model.refund import Lane
@@ -36,6 +37,8 @@ IN_FLIGHT: Final = 64
 """Calls in flight of a worker that was not told otherwise."""
 PATIENCE: Final = 600.0
 ROOT: Final = Path(__file__).parents[3]
+LISTENING: Final = "listening at "
+ENDING: Final = "ending in "
 _POLL: Final = 0.01
 
 
@@ -189,7 +192,8 @@ class Rig:
         It is not waited for. Another `module` takes the place of Celery's command.
         """
         place = len(self.workers)
-        queues = ",".join(lane.value for lane in Lane)
+        callbacks = [CALLBACK_QUEUE] if "REFUNDS_CALLBACKS_FILE" in self.settings else []
+        queues = ",".join([*(lane.value for lane in Lane), *callbacks])
         name = ["--hostname", f"bench-{place}@%h"]
         python, flag, _, *rest = command(queues, self.refunds.settings)
         started = [*wrapped, python, flag, module, *rest, *name]
@@ -201,6 +205,23 @@ class Rig:
         return self._start(
             [sys.executable, "-m", "ops.lab.bench.floor", json.dumps(wanted)], "floor.log", 0
         )
+
+    def serve(
+        self, started: Sequence[str], *, place: int = 0
+    ) -> tuple[subprocess.Popen[bytes], str]:
+        """Start an HTTP server on a worker's core; return it and its URL once it listens."""
+        log = f"server-{len(self.workers)}.log"
+        process = self._start(started, log, place)
+        said = self.folder / log
+        self.until(lambda: LISTENING in said.read_text(errors="replace"), "the server listens")
+        url = said.read_text(errors="replace").partition(LISTENING)[2].split()[0]
+        return process, url
+
+    def stop_serving(self, process: subprocess.Popen[bytes]) -> None:
+        """End an HTTP server and the workers; a second signal ends the server's grace period."""
+        process.terminate()
+        self.until(lambda: process.poll() is not None or ENDING in self.said(), "it ends")
+        self.stop()
 
     def _start(self, started: Sequence[str], log: str, place: int) -> subprocess.Popen[bytes]:
         with (self.folder / log).open("wb") as file:

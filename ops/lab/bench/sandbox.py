@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import click
 
+from ops.lab.bench.posting import message, posted
 from worker.ranges import Whole
 from worker.sandbox.installation import sandbox_process
 
@@ -28,87 +28,25 @@ if TYPE_CHECKING:
 AUTHORIZATION: Final = "Basic " + base64.b64encode(b"sk_test_bench:").decode()
 
 
-class _Connection(asyncio.Protocol):
-    """Sends the next request as soon as the reply to the last is whole."""
-
-    def __init__(self, host: str, numbers: Iterator[int], done: asyncio.Future[None]) -> None:
-        self._host = host
-        self._numbers = numbers
-        self._done = done
-        self._buffer = b""
-        self._transport: asyncio.Transport | None = None
-        self.refused = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Starts with the first request."""
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
-            self._send()
-
-    def data_received(self, data: bytes) -> None:
-        """Counts a whole reply and goes on."""
-        self._buffer += data
-        head, found, body = self._buffer.partition(b"\r\n\r\n")
-        if not found:
-            return
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-        if len(body) < length:
-            return
-        self._buffer = body[length:]
-        self.refused += not head.startswith(b"HTTP/1.1 200")
-        self._send()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """A connection that ends before its work is done fails the run."""
-        if not self._done.done():
-            self._done.set_exception(exc or ConnectionError("the sandbox closed a connection"))
-
-    def _send(self) -> None:
-        number = next(self._numbers, None)
-        if number is None or self._transport is None:
-            if not self._done.done():
-                self._done.set_result(None)
-            return
-        body = json.dumps(
-            {
-                "payment_intent": f"pi_bench{number}",
-                "amount": "500",
-                "metadata": {"refund_id": f"bench-{number}"},
-            },
-            separators=(",", ":"),
+def _messages(host: str, requests: int) -> Iterator[bytes]:
+    headers = {
+        "Host": host,
+        "Authorization": AUTHORIZATION,
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+    }
+    for number in range(requests):
+        body = {
+            "payment_intent": f"pi_bench{number}",
+            "amount": "500",
+            "metadata": {"refund_id": f"bench-{number}"},
+        }
+        yield message(
+            "POST",
+            "/v1/refunds",
+            headers | {"Idempotency-Key": f"bench-{number}"},
+            json.dumps(body, separators=(",", ":")).encode("ascii"),
         )
-        self._transport.write(
-            (
-                f"POST /v1/refunds HTTP/1.1\r\nHost: {self._host}\r\nAuthorization:"
-                f" {AUTHORIZATION}\r\nAccept: application/json\r\nContent-Type:"
-                f" application/json\r\nIdempotency-Key: bench-{number}\r\nContent-Length:"
-                f" {len(body)}\r\n\r\n{body}"
-            ).encode()
-        )
-
-
-async def _load(url: str, requests: int, connections: int) -> tuple[float, int]:
-    parts = urlsplit(url)
-    loop = asyncio.get_running_loop()
-    numbers = iter(range(requests))
-    finished: list[asyncio.Future[None]] = []
-    opened: list[tuple[asyncio.Transport, _Connection]] = []
-    started = time.perf_counter()
-    for _ in range(connections):
-        done: asyncio.Future[None] = loop.create_future()
-        finished.append(done)
-        opened.append(
-            await loop.create_connection(
-                lambda done=done: _Connection(parts.netloc, numbers, done),  # type: ignore[misc]  # a default
-                parts.hostname or "",
-                parts.port or 0,
-            )
-        )
-    await asyncio.gather(*finished)
-    seconds = time.perf_counter() - started
-    for transport, _ in opened:
-        transport.close()
-    return seconds, sum(connection.refused for _, connection in opened)
 
 
 @click.command()
@@ -124,16 +62,17 @@ def main(*, requests: int, connections: int, rounds: int, log_requests: int) -> 
     """Measure refunds a second against a sandbox in another process."""
     for place in range(1, rounds + 1):
         with sandbox_process("--log-requests", str(log_requests)) as provider:
-            load = _load(provider.sandbox.url, requests, connections)
-            seconds, refused = asyncio.run(load)
+            url = provider.sandbox.url
+            messages = _messages(urlsplit(url).netloc, requests)
+            load = asyncio.run(posted(url, messages, connections=connections))
             summary = provider.sandbox.summary()
-        if refused or summary["effects"] != requests or summary["repeated"]:
+        if load.refused or summary["effects"] != requests or summary["repeated"]:
             raise click.ClickException(
-                f"{refused} refused, {summary['effects']} effects of {requests} requests"
+                f"{load.refused} refused, {summary['effects']} effects of {requests} requests"
             )
         click.echo(
-            f"round {place}: {requests} refunds in {seconds:.2f} s, {requests / seconds:.0f} a"
-            " second"
+            f"round {place}: {requests} refunds in {load.seconds:.2f} s,"
+            f" {requests / load.seconds:.0f} a second"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ops.lab.bench.door import DOOR, accepted, creations
 from ops.lab.bench.gentle import busiest_second, pace, passed
 from ops.lab.bench.machine import Cores
 from ops.lab.bench.payment import compared
@@ -50,6 +51,25 @@ def test_the_command_measures_what_the_watch_of_settled_refunds_costs() -> None:
     assert ended.returncode == 0, ended.stderr
     assert "20,000 settled, 5,000 rechecks waiting" in ended.stdout
     assert "under 2 MB    | reached" in ended.stdout
+
+
+def test_the_command_measures_posts_beside_a_bare_handler_and_counts_the_records() -> None:
+    command = [sys.executable, "-m", "ops.lab.bench", "--quick", "door", "callbacks"]
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "door: POSTs a second" in ended.stdout
+    assert "door: from settled to the answer of wait" in ended.stdout
+    assert "callbacks: refunds a second of a file" in ended.stdout
+
+
+def test_a_server_whose_posts_are_refused_counts_for_nothing() -> None:
+    with Rig(Cores.split()) as rig:
+        server, url = rig.serve(DOOR)
+        with pytest.raises(WrongCountError, match="3 of 3 POSTs were not accepted"):
+            accepted(url, creations({"Host": "127.0.0.1", "Content-Type": "application/json"}, 3))
+        rig.stop_serving(server)
 
 
 def test_a_payment_whose_refunds_were_not_all_saved_counts_for_nothing(
