@@ -19,7 +19,7 @@ from typing import Final
 
 import click
 
-from ops.lab.prove import outage, planted, table, webhooks
+from ops.lab.prove import callbacks, door, outage, planted, table, webhooks
 from ops.lab.prove.rig import Rig, Subject
 from ops.lab.prove.scenarios import Result, Scenario, matrix, pair, run
 from ops.lab.prove.subjects import Naive, Product
@@ -29,6 +29,8 @@ FULL_SIZE: Final = 250
 QUICK_PAIRS: Final = 5
 QUICK_OUTAGE: Final = 20.0
 WEBHOOKS_SIZE: Final = 120
+DOOR_SIZE: Final = 120
+CALLBACKS_SIZE: Final = 80
 _SHOWN: Final = 5
 
 
@@ -173,11 +175,7 @@ def _jobs(*, quick: bool, seed: int, keep: Path, away: float, control: bool) -> 
             # What it tells is a share, of which a short outage has too few.
             continue
         yield Job(name=f"outage: {named}", work=partial(work, seed * 1000 + 900 + place), weight=3)
-    # One seed for all of them: each run is compared with another one of the same refunds.
-    for name, work in webhooks.runs(
-        size=QUICK_SIZE if quick else WEBHOOKS_SIZE, keep=keep, quick=quick
-    ):
-        yield Job(name=name, work=partial(work, seed * 1000 + 980), weight=2)
+    yield from _with_http(quick=quick, seed=seed, keep=keep, away=away)
     for place, (name, work) in enumerate(planted.plants(quick=quick)):
         yield Job(
             name=name, work=partial(work, QUICK_SIZE, seed * 1000 + 950 + place, keep), weight=2
@@ -185,6 +183,25 @@ def _jobs(*, quick: bool, seed: int, keep: Path, away: float, control: bool) -> 
     if quick:
         for place in range(QUICK_PAIRS):
             yield _job(pair(seed * 1000 + place), Product(), size, seed * 1000 + 800 + place, keep)
+
+
+def _with_http(*, quick: bool, seed: int, keep: Path, away: float) -> Iterator[Job]:
+    """Yield the runs with webhooks, with the HTTP API and with callbacks."""
+    # One seed for all of them: each run is compared with another one of the same refunds.
+    for name, work in webhooks.runs(
+        size=QUICK_SIZE if quick else WEBHOOKS_SIZE, keep=keep, quick=quick
+    ):
+        yield Job(name=name, work=partial(work, seed * 1000 + 980), weight=2)
+    doors = door.runs(size=QUICK_SIZE if quick else DOOR_SIZE, keep=keep, quick=quick)
+    for place, (name, work) in enumerate(doors):
+        yield Job(name=name, work=partial(work, seed * 1000 + 960 + place), weight=2)
+    shops = callbacks.runs(
+        size=QUICK_SIZE if quick else CALLBACKS_SIZE, keep=keep, quick=quick, seconds=away
+    )
+    for place, (name, work) in enumerate(shops):
+        # The one in which a shop is away takes longest.
+        long = name.endswith("away")
+        yield Job(name=name, work=partial(work, seed * 1000 + 940 - place), weight=3 if long else 2)
 
 
 def _job(scenario: Scenario, subject: Subject, size: int, seed: int, keep: Path) -> Job:

@@ -1,7 +1,7 @@
 # ruff: noqa: PLC0415 - nothing that keeps a clock may be imported before the clock is made wrong
 # ruff: noqa: SLF001 - a seam lies where the product does not offer one
-"""A worker that dies, or stops, at a named point of an attempt, whose clock is wrong, or that has a
-planted bug.
+"""A worker that dies, or stops, at a named point of an attempt, whose clock is wrong, whose waits
+are short, or that has a planted bug.
 
 `python -m ops.lab.prove.faulty_worker '{"point": "durable", "after": 3}' celery -A worker.app
 worker …`. The seams are put into this process before Celery's own main runs in it; the product
@@ -259,10 +259,56 @@ def named_refund_unread() -> None:
     CandidateReader.read = read  # type: ignore[method-assign]  # a seam
 
 
+def marked_before_the_reply() -> None:
+    """Plant: a callback is marked delivered as soon as a worker takes it."""
+    from worker.store import callbacks
+    from worker.store.async_store import AsyncStore
+
+    original: Any = AsyncStore.run
+
+    async def run(self: Any, call: Any) -> Any:
+        taken = await original(self, call)
+        if call.script is callbacks.CALLBACK and taken.stored is not None:
+            name, member, token = map(str, call.arguments[:3])
+            version = taken.stored.get("version", "")
+            await original(
+                self,
+                callbacks.ended(name, member, token=token, result="delivered", version=version),
+            )
+        return taken
+
+    AsyncStore.run = run  # type: ignore[method-assign]  # a seam
+
+
 BUGS: Final[dict[str, Callable[[], None]]] = {
     plant.__name__: plant
-    for plant in (new_key_per_try, lapsed_is_unsent, refused_key_fails, named_refund_unread)
+    for plant in (
+        new_key_per_try,
+        lapsed_is_unsent,
+        refused_key_fails,
+        named_refund_unread,
+        marked_before_the_reply,
+    )
 }
+
+
+def shorten_callback_waits(scale: float, most_seconds: float | None) -> None:
+    """Shorten the waits of callbacks to a share; no wait after a failed try exceeds the most."""
+    from worker.callbacks import delivery, retries
+    from worker.store import callbacks
+
+    second = dt.timedelta(seconds=1)
+    seams: Any = (callbacks, retries, delivery)
+    stored, tried, sent = seams
+    most = dt.timedelta.max if most_seconds is None else most_seconds * second
+    tried.WAITS = tuple(min(wait * scale, most) for wait in retries.WAITS)
+    stored.FIRST_PROBE, stored.MOST_PROBE = (
+        callbacks.FIRST_PROBE * scale,
+        callbacks.MOST_PROBE * scale,
+    )
+    # These outlast what a busy machine needs between two steps.
+    stored.HOLD = max(callbacks.HOLD * scale, min(callbacks.HOLD, 2 * second))
+    sent.SPARE = max(delivery.SPARE * scale, min(delivery.SPARE, 3 * second))
 
 
 def skew(seconds: float) -> None:
@@ -302,6 +348,8 @@ def main() -> None:
         POINTS[asked["point"]](Strike(asked.get("after", 1), number))
     if "bug" in asked:
         BUGS[asked["bug"]]()
+    if "callback_waits" in asked:
+        shorten_callback_waits(*asked["callback_waits"])
     sys.argv = sys.argv[2:]
     from celery.__main__ import main as celery
 

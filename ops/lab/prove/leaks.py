@@ -23,7 +23,7 @@ def leaks(rig: Rig) -> Iterator[str]:
     """Yield each place where the secret key, or what a refund says of its customer, stands and
     should not.
     """
-    secrets = [CANARY, WEBHOOK_CANARY, POISON_CANARY]
+    secrets = [CANARY, WEBHOOK_CANARY, POISON_CANARY, *rig.secrets]
     for log in (*rig.folder.glob("worker-*.log"), *rig.folder.glob("beside-*.log")):
         yield from found_in(log.name, log.read_bytes(), secrets)
         if rig.subject.is_ours:
@@ -31,7 +31,7 @@ def leaks(rig: Rig) -> Iterator[str]:
     folder = Path(_asked(rig, "config_get", "dir")["dir"])
     for file in folder.glob("appendonlydir/*"):
         content = file.read_bytes()
-        yield from found_in(file.name, content, [CANARY, WEBHOOK_CANARY])
+        yield from found_in(file.name, content, [CANARY, WEBHOOK_CANARY, *rig.secrets])
         # The control sends the whole request as its message, which is what it is told to do.
         if rig.subject.is_ours and file.name.endswith(".incr.aof"):
             yield from persons_in(content)

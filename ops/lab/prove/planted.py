@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ops.lab.prove import outage, webhooks
+from ops.lab.prove import callbacks, door, outage, webhooks
 from ops.lab.prove.faults import both, killed_when
 from ops.lab.prove.places import provider_posts
 from ops.lab.prove.scenarios import TRUST, Result, Scenario, run
@@ -23,16 +23,17 @@ PREFIX: Final = "planted bug: "
 
 @dataclass(frozen=True, kw_only=True)
 class Bug:
-    """A bug by its name in `faulty_worker`, the run in which it does harm, and the rule that must
-    find it.
+    """A bug by its name in `faulty_worker` or `faulty_door`, the run in which it does harm, and
+    the rule that must find it.
 
-    Without a scenario it is a run with webhooks.
+    Without a scenario it is a run of its own kind, by default one with webhooks.
     """
 
     plant: str
     shown: str
     rule: str
     scenario: Scenario | None = None
+    play: Callable[..., Result] = webhooks.run_bug
     quick: bool = False
 
 
@@ -64,6 +65,18 @@ BUGS: Final = (
         shown="a refund that a webhook named is not read",
         rule="event unused",
     ),
+    Bug(
+        plant="answered_before_the_write",
+        shown="the door answers 202 before the write",
+        rule="lost",
+        play=door.run_bug,
+    ),
+    Bug(
+        plant="marked_before_the_reply",
+        shown="callbacks marked delivered before the reply",
+        rule="callback lost",
+        play=callbacks.run_bug,
+    ),
 )
 RULES: Final = {PREFIX + bug.shown: bug.rule for bug in BUGS}
 
@@ -78,7 +91,7 @@ def plants(*, quick: bool) -> Iterator[tuple[str, Callable[[int, int, Path], Res
 def _run(bug: Bug, size: int, seed: int, keep: Path) -> Result:
     name, asked = PREFIX + bug.shown, ({"bug": bug.plant},) * 2
     if bug.scenario is None:
-        result = webhooks.run_bug(name, asked, size=size, seed=seed, keep=keep)
+        result = bug.play(name, asked, size=size, seed=seed, keep=keep)
     else:
         scenario = replace(bug.scenario, name=name, asked=asked)
         result = run(scenario, Product(), size=size, seed=seed, keep=keep)

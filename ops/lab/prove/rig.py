@@ -163,6 +163,8 @@ class Rig:
     workers: list[Worker] = field(default_factory=list)
     beside: list[Worker] = field(default_factory=list)
     """Further processes of the installation, which no supervisor starts again."""
+    secrets: list[str] = field(default_factory=list)
+    """Further secrets of this installation, which no log and no record may hold."""
     conditions: list[Callable[[], bool]] = field(default_factory=list)
     """What must hold, beside the refunds' own ends, before a run is at rest."""
     accepted: dict[str, RefundRequest] = field(default_factory=dict)
@@ -187,6 +189,7 @@ class Rig:
 
     def __post_init__(self) -> None:
         self._feeding = threading.Lock()
+        self._ended = False
         self._sandbox_process: subprocess.Popen[str] | None = None
 
     @classmethod
@@ -291,8 +294,8 @@ class Rig:
         self, command: Sequence[str], variables: Mapping[str, str], log: Path, among: list[Worker]
     ) -> Worker:
         with log.open("wb") as file, self._starting:
-            if self._over:
-                raise RigError("the command was told to end")
+            if self._over or self._ended:
+                raise RigError("the command was told to end, or the run is over")
             process = subprocess.Popen(  # noqa: S603 - our own modules
                 command,
                 env=variables,
@@ -332,6 +335,8 @@ class Rig:
         self.kills.append(time.time())
 
     def _end_workers(self) -> None:
+        with self._starting:
+            self._ended = True
         for worker in self.beside:
             worker.process.kill()
             worker.process.wait(PATIENCE)

@@ -79,6 +79,8 @@ class Scenario:
     quick: bool = True
     quick_control: bool = False
     """Whether the control suffers it in a quick run too."""
+    before: Callable[[Rig], None] = lambda _: None
+    """What is set up before the first worker starts."""
     begin: Callable[[Rig], None] = lambda _: None
     """What is started or set before the first refund is accepted."""
     happened: Callable[[Evidence], object] = lambda _: True
@@ -146,6 +148,7 @@ def run(
     )
     try:
         with rig:
+            scenario.before(rig)
             rig.start()
             scenario.begin(rig)
             result.fired = _hurt(rig, scenario, size, seed)

@@ -176,7 +176,7 @@ def _play(
         if mode is BLIND and events == NEVER and not any(made.values()):
             raise RigError("without webhooks no refund that was made is in review")
         played.made = sum(bool(shows) for shows in made.values())
-        seconds = _reverse(rig, evidence, watched=events == NEVER)
+        seconds = reverse(rig, evidence, watched=events == NEVER)
         found.extend(judged(gathered(rig)))
         how = "the watch" if events == NEVER else "its event"
         played.ends, played.reviewed = ends(evidence), _in_review(evidence)
@@ -344,7 +344,7 @@ def _made_there(rig: Rig, evidence: Evidence) -> dict[str, list[str]]:
 # One reversal
 
 
-def _reverse(rig: Rig, evidence: Evidence, *, watched: bool) -> float:
+def reverse(rig: Rig, evidence: Evidence, *, watched: bool) -> float:
     """Reverse a refund that succeeded; return the seconds until the record says so.
 
     Raises `RigError` if it does not within `_REVERSED_SECONDS`.

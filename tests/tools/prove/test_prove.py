@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from ops.lab.prove import faulty_worker
+from ops.lab.prove import faulty_door, faulty_worker
 from ops.lab.prove.planted import BUGS, RULES
 from ops.lab.prove.scenarios import matrix
 from worker.settings import Settings
@@ -138,7 +138,7 @@ def test_the_quick_plan_holds_every_readback_and_both_ways_to_take_a_key() -> No
 
 
 def test_every_planted_bug_is_run_and_one_of_them_in_a_quick_run_too(tmp_path: Path) -> None:
-    assert {bug.plant for bug in BUGS} == {*faulty_worker.BUGS}
+    assert {bug.plant for bug in BUGS} == {*faulty_worker.BUGS, *faulty_door.BUGS}
     assert (
         "planted bug: a lapsed lease taken as unsent"
         in prove(tmp_path, "--quick", "--list").stdout.splitlines()
