@@ -23,7 +23,7 @@ PACKAGE = Path(worker.__file__).parent
 # Lowest first. A package, or a module at the top, imports from rows above its own only; those in
 # one row do not know each other.
 LAYERS = (
-    {"errors", "ranges"},
+    {"errors", "listening", "ranges"},
     {"model"},
     {"rules"},
     {"settings"},
