@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 
 from worker.broker import queues
-from worker.errors import RefundError
+from worker.errors import NotDurable, RefundError
 from worker.http.app import GRACE_SECONDS, Part, Readiness, serve
 from worker.http.nudges import Nudges
 from worker.http.webhooks import Webhooks
@@ -67,7 +67,7 @@ async def run(
         part = _webhooks(settings, store, counters, nudges)
         await _until_signalled(
             [part],
-            ready=Readiness(lambda: store.run(scripts.clock())),
+            ready=Readiness(partial(_require_ready, store)),
             host=host,
             port=port,
             tls=tls,
@@ -117,9 +117,19 @@ async def _until_signalled(parts: list[Part], **how: Any) -> None:
             raise
 
 
+async def _require_ready(store: AsyncStore) -> None:
+    """Raise a `RefundError` if Redis is away, or if its latest check found it not durable."""
+    if store.at_fault:
+        raise NotDurable("the latest check found that this Redis may forget what it acknowledges")
+    await store.run(scripts.clock())
+
+
 async def _tick(store: AsyncStore, counters: Counters) -> None:
-    await store.require_durable()
-    await counters.flush_counts(store)
+    try:
+        await store.require_durable()
+    finally:
+        # A server that is not durable still shows what was refused meanwhile.
+        await counters.flush_counts(store)
 
 
 async def _repeat(work: Callable[[], Awaitable[None]], ended: asyncio.Event) -> None:

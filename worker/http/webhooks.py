@@ -30,6 +30,8 @@ PATH: Final = signatures.PATH
 MAX_BODY: Final = 256 * 1024
 BODY_SECONDS: Final = 10.0
 """How long a client may take to send a body."""
+NOTE_SECONDS: Final = 5.0
+"""How long the records may take to note an event, so that the provider still waits for a 503."""
 MAX_READING: Final = 256
 """The most bodies that are read at once: they may take 64 MB together."""
 MAX_IN_FLIGHT: Final = 64
@@ -96,6 +98,7 @@ class Webhooks:
         count: Callable[[str], None],
         wall: Callable[[], datetime],
         body_seconds: float = BODY_SECONDS,
+        note_seconds: float = NOTE_SECONDS,
     ) -> None:
         self._secrets = tuple(secrets)
         self._max_age = max_age
@@ -104,6 +107,7 @@ class Webhooks:
         self._count = count
         self._wall = wall
         self._body_seconds = body_seconds
+        self._note_seconds = note_seconds
         self._reading = 0
         self._in_flight = 0
         self._logged: dict[str, float] = {}
@@ -162,8 +166,10 @@ class Webhooks:
         except TimeoutError:
             raise _Refused(_SLOW, Result.MALFORMED) from None
         except (aiohttp.ClientError, web.RequestPayloadError, ConnectionError):
-            # The client has gone, or its lengths are wrong.
-            raise _Refused(_WRONG, Result.MALFORMED) from None
+            # A client that has gone reads no answer and sent no whole event, so it is not counted:
+            # an alert is about bodies that came and are wrong.
+            gone = request.transport is None or request.transport.is_closing()
+            raise _Refused(_WRONG, None if gone else Result.MALFORMED) from None
         finally:
             self._reading -= 1
         return bytes(body)
@@ -190,7 +196,14 @@ class Webhooks:
         found = hints.read_all(_event(body))
         if not found:
             return Result.IGNORED
-        results = {await self._note(hint) for hint in found}
+        try:
+            # A note that is completed after this limit is harmless: the event comes again.
+            async with asyncio.timeout(self._note_seconds):
+                results = {await self._note(hint) for hint in found}
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"Redis did not note an event within {self._note_seconds:g} seconds"
+            ) from None
         return next(result for result in _BEST_FIRST if result in results)
 
     async def _note(self, hint: Hint) -> Result:
