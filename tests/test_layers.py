@@ -24,8 +24,8 @@ PACKAGE = Path(worker.__file__).parent
 # one row do not know each other.
 LAYERS = (
     {"errors", "listening", "ranges"},
-    {"model"},
-    {"rules"},
+    {"model", "secretfiles"},
+    {"lists", "rules"},
     {"settings"},
     {"store", "provider", "importer"},
     {"batches", "broker"},
