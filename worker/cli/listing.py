@@ -81,7 +81,6 @@ def matching(
                 and stage in {None, refund.stage}
                 and batch in {None, refund.batch_id}
                 and payment_intent in {None, refund.payment_intent}
-                and not (reversed_only and refund.reversed_at is None)
             ):
                 yield refund
 
@@ -112,7 +111,7 @@ Examples:
     "--reversed",
     "reversed_only",
     is_flag=True,
-    help="Only refunds that succeeded and failed later, latest first.",
+    help="Only refunds that succeeded and failed later, latest first, with their status now.",
 )
 @click.option(
     "--limit",
