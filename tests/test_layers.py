@@ -23,9 +23,9 @@ PACKAGE = Path(worker.__file__).parent
 # Lowest first. A package, or a module at the top, imports from rows above its own only; those in
 # one row do not know each other.
 LAYERS = (
-    {"errors", "ranges"},
-    {"model"},
-    {"rules"},
+    {"errors", "listening", "ranges"},
+    {"model", "secretfiles"},
+    {"lists", "rules"},
     {"settings"},
     {"store", "provider", "importer"},
     {"batches", "broker", "words"},

@@ -42,7 +42,6 @@ class Filter:
             and self.stage in {None, refund.stage}
             and self.batch in {None, refund.batch_id}
             and self.payment_intent in {None, refund.payment_intent}
-            and not (self.reversed_only and refund.reversed_at is None)
         )
 
     @property

@@ -9,6 +9,7 @@ import ipaddress
 import math
 import os
 import re
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,11 +18,12 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from pydantic_settings.exceptions import SettingsError as UnreadableSource
 
+from worker import lists
 from worker.errors import GuardRefused, SettingsError
 from worker.model.redaction import remember_address, remember_key
 from worker.rules.attempts import SPARE, Rules
+from worker.secretfiles import read_secrets
 
 LIVE_HOST: Final = "api.wooshpay.com"
 ENV_PREFIX: Final = "REFUNDS_"
@@ -30,34 +32,21 @@ KEPT_BEYOND_KEYS_DAYS: Final = 60
 
 Without them a late repeat would be sent as new.
 """
-MOST_WEBHOOK_SECRETS: Final = 4
-"""The most secrets that one webhook is compared with: each costs a hash of its body."""
+LEAST_RATE: Final = 0.01
+"""The lowest rate limit in calls a second: a lower one stops all refunds in effect."""
+LEAST_WEBHOOK_HOURS: Final = 0.1
+"""The lowest age limit of a webhook: below it the provider's first delivery may be too old."""
 LEAST_SETTLE_SECONDS: Final = 5.0
 """Shortest settle time with real money: every limit of a doubt is counted in settle times."""
-MOST_RUNGS: Final = 10
-"""Maximum times at which one settled refund is read again."""
 WATCH_RATE: Final = 5.0
 """Settled refunds per second that are read again if no rate limit is set."""
-_OFF: Final = "off"
-_RUNG: Final = re.compile(r"([1-9][0-9]{0,3})([hd])")
 # The supervisor sets it for its child process.
 _OTHER_VARIABLES: Final = frozenset({"REFUNDS_SUPERVISOR_PID"})
 _BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "amqp", "amqps"})
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,500}")
-_WEBHOOK_SECRET: Final = re.compile(r"[!-+\--~]{8,200}")
-_FIELD_NAMED: Final = re.compile(r'field "(\w+)"')
 _NUMBERED_SCHEMES: Final = frozenset({"redis", "rediss"})
 _NUMBERED: Final = re.compile(r"(?:/[0-9]{0,9})?")
 _REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "unix"})
-
-
-def _rungs_in(text: str) -> tuple[timedelta | None, ...]:
-    """Return the times named in a list such as `1d,12h`, None for each that cannot be read."""
-    if text.strip().lower() in {"", _OFF}:
-        return ()
-    units = {"h": timedelta(hours=1), "d": timedelta(days=1)}
-    matches = (_RUNG.fullmatch(part.strip()) for part in text.split(","))
-    return tuple(int(match[1]) * units[match[2]] if match else None for match in matches)
 
 
 class Settings(BaseSettings):
@@ -74,22 +63,22 @@ class Settings(BaseSettings):
     live: bool = False
     allow_http: bool = False
     idempotency: Literal["verify", "trust"] = "verify"
-    key_window_hours: float = Field(default=23, gt=0, le=24 * 30)
+    key_window_hours: float = Field(default=23, ge=0.001, le=24 * 30)
     readback: Literal["list", "totals", "none"] = "totals"
     first_look: bool = False
     totals: Literal["hint", "proof"] = "hint"
     settle_seconds: float = Field(default=300, ge=0.001, le=86400)
     durability: Literal["disk", "memory"] = "disk"
     secrets_dir: Path | None = None
-    request_timeout_seconds: float = Field(default=20, gt=0, le=300)
+    request_timeout_seconds: float = Field(default=20, ge=1, le=300)
     max_attempts: int = Field(default=12, ge=1, le=1000)
-    max_age_hours: float = Field(default=72, gt=0, le=24 * 90)
+    max_age_hours: float = Field(default=72, ge=0.01, le=24 * 90)
     concurrency: int = Field(default=64, ge=1, le=1024)
     rate_limit: float = Field(default=0, ge=0, le=100_000)
-    bulk_share: float = Field(default=0.7, gt=0, le=1)
+    bulk_share: float = Field(default=0.7, ge=0.001, le=1)
     lease_seconds: float = Field(default=45, gt=0, le=3600, validate_default=True)
     retention_days: float = Field(default=400, gt=0, le=36500)
-    metadata_days: float | None = Field(default=None, gt=0)
+    metadata_days: float | None = Field(default=None, ge=1)
     prefix: str = Field(
         default="refunds:", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_:.{}-]+$"
     )
@@ -100,7 +89,7 @@ class Settings(BaseSettings):
     backlog_warning: int = Field(default=100_000, gt=0)
     remote_control: bool = False
     watch: str = "1d,7d,30d,60d"
-    watch_share: float = Field(default=0.1, gt=0, le=1)
+    watch_share: float = Field(default=0.1, ge=0.001, le=1)
     actor: str | None = Field(default=None, min_length=1, max_length=100)
     callbacks_file: Path | None = None
     webhook_secrets: SecretStr | None = None
@@ -131,34 +120,43 @@ class Settings(BaseSettings):
     def _few_and_plain(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        secrets = _listed(value)
-        if not 0 < len(secrets) <= MOST_WEBHOOK_SECRETS or not all(map(is_webhook_secret, secrets)):
+        if (problem := lists.wrong_secrets(value.get_secret_value())) is not None:
             rule = (
-                "must hold 1 to {most} secrets of 8 to 200 printable characters, no API key,"
-                " separated by commas, or one a line in the file refunds_webhook_secrets of"
-                " REFUNDS_SECRETS_DIR"
+                "{problem}: list 1 to {most} secrets of 8 to 200 printable ASCII characters without"
+                " spaces, separated by commas, or one a line in the file refunds_webhook_secrets"
+                " of REFUNDS_SECRETS_DIR"
             )
-            raise PydanticCustomError("webhook_secrets", rule, {"most": MOST_WEBHOOK_SECRETS})
+            raise PydanticCustomError(
+                "webhook_secrets", rule, {"problem": problem, "most": lists.MOST_SECRETS}
+            )
         return value
 
     @field_validator("watch")
     @classmethod
     def _ascending_rungs(cls, value: str, info: Any) -> str:
-        rungs = _rungs_in(value)
-        if (
-            None in rungs
-            or len(rungs) > MOST_RUNGS
-            or list(rungs) != sorted(set(rungs), key=lambda rung: rung or timedelta(0))
-        ):
-            rule = (
-                "must be up to {most} ascending times since settling, in hours or days, such as"
-                " 1d,7d,30d,60d, or off for no watch"
-            )
-            raise PydanticCustomError("rungs", rule, {"most": MOST_RUNGS})
         kept = info.data.get("retention_days")
-        if rungs and kept is not None and (rungs[-1] or timedelta(0)) > timedelta(days=kept):
-            rule = "must name no time after REFUNDS_RETENTION_DAYS, when the records are gone"
-            raise PydanticCustomError("rungs", rule)
+        if (problem := lists.wrong_rungs(value, kept)) is not None:
+            rule = (
+                "{problem}: name up to {most} ascending times since settling, in hours or days,"
+                " such as 1d,7d,30d,60d, or off for no watch"
+            )
+            raise PydanticCustomError("rungs", rule, {"problem": problem, "most": lists.MOST_RUNGS})
+        return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _none_or_some_rate(cls, value: float) -> float:
+        if 0 < value < LEAST_RATE:
+            rule = "must be 0 for no limit, or at least {least} calls a second"
+            raise PydanticCustomError("rate", rule, {"least": f"{LEAST_RATE:g}"})
+        return value
+
+    @field_validator("webhook_max_age_hours")
+    @classmethod
+    def _none_or_some_age(cls, value: float) -> float:
+        if 0 < value < LEAST_WEBHOOK_HOURS:
+            rule = "must be 0 for no limit, or at least {least} hours for a slow webhook"
+            raise PydanticCustomError("age", rule, {"least": f"{LEAST_WEBHOOK_HOURS:g}"})
         return value
 
     @field_validator("redis_url", "broker_url")
@@ -296,29 +294,15 @@ class Settings(BaseSettings):
             settings = cls(**overrides)
             if settings.secrets_dir is None:
                 return settings
-            if not settings.secrets_dir.is_dir():
-                raise SettingsError(
-                    f"REFUNDS_SECRETS_DIR {settings.secrets_dir} is not a directory: create it or"
-                    " unset it"
-                )
-            from_files: dict[str, Any] = {"_secrets_dir": settings.secrets_dir}
-            return cls(**from_files, **overrides)
+            return cls(**_from_files(settings.secrets_dir, overrides), **overrides)
         except ValidationError as error:
             raise SettingsError(_sentence(error)) from None
-        except OSError as error:
-            raise SettingsError(f"REFUNDS_SECRETS_DIR cannot be read: {error.strerror}") from None
-        except UnreadableSource as error:
-            # Pydantic's error names the field in its text only.
-            name = next(iter(_FIELD_NAMED.findall(str(error))), "")
-            raise SettingsError(
-                f"wrong settings: {ENV_PREFIX}{name.upper()}: the file {ENV_PREFIX.lower()}{name}"
-                " of REFUNDS_SECRETS_DIR is not text"
-            ) from None
 
     @property
     def webhook_keys(self) -> tuple[str, ...]:
         """Return the secrets of the webhook endpoints; several while one is being replaced."""
-        return () if self.webhook_secrets is None else _listed(self.webhook_secrets)
+        held = self.webhook_secrets
+        return () if held is None else lists.secrets_in(held.get_secret_value())
 
     @property
     def webhook_max_age(self) -> timedelta | None:
@@ -368,7 +352,7 @@ class Settings(BaseSettings):
     @property
     def watch_rungs(self) -> tuple[timedelta, ...]:
         """Return the times since settling at which settled refunds are read again; () if off."""
-        return tuple(rung for rung in _rungs_in(self.watch) if rung is not None)
+        return tuple(rung for rung in lists.rungs_in(self.watch) if rung is not None)
 
     @property
     def watch_rate(self) -> float:
@@ -410,15 +394,14 @@ class Settings(BaseSettings):
         return key
 
 
-def is_webhook_secret(text: str) -> bool:
-    """Return whether a text can be the secret of a webhook endpoint; an API key cannot."""
-    return _WEBHOOK_SECRET.fullmatch(text) is not None and not text.startswith(("sk_", "pk_"))
-
-
-def _listed(value: SecretStr) -> tuple[str, ...]:
-    """Return the secrets of a list, separated by commas or line breaks, each once."""
-    lines = (line.strip() for line in re.split(r"[,\n]", value.get_secret_value()))
-    return tuple(dict.fromkeys(line for line in lines if line))
+def _from_files(folder: Path, overrides: Collection[str]) -> dict[str, Any]:
+    """Return the settings from secret files, without those that are set otherwise."""
+    # A file that is not needed is not read: this user may not be allowed to.
+    otherwise = {name.lower() for name, value in os.environ.items() if value}
+    known = {name for name in Settings.model_fields if f"{ENV_PREFIX}{name}".lower() in otherwise}
+    needless = {"secrets_dir", *overrides, *known}
+    names = [name for name in Settings.model_fields if name not in needless]
+    return read_secrets(folder, prefix=ENV_PREFIX, names=names)
 
 
 def unknown_variables() -> list[str]:

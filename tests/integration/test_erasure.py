@@ -20,8 +20,9 @@ def test_repeat_of_an_erased_refund_moves_nothing_and_other_contents_conflict(
         settled = refunds.wait("order-1-1", timeout=20)
         assert settled.metadata == {"order": "1"}
         worker.stop()
-        # Less than a second, and the refund settled before this worker starts.
-        installation.settings["REFUNDS_METADATA_DAYS"] = "0.000001"
+        with redis.Redis.from_url(installation.redis_url) as client:
+            client.zincrby("refunds:index:succeeded", -2 * 86_400_000, "order-1-1")
+        installation.settings["REFUNDS_METADATA_DAYS"] = "1"
         again = installation.start()
         until(lambda: not refunds.get("order-1-1").metadata, "the metadata are erased")
         erased = refunds.get("order-1-1")

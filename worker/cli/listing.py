@@ -42,7 +42,7 @@ Examples:
     "--reversed",
     "reversed_only",
     is_flag=True,
-    help="Only refunds that succeeded and failed later, latest first.",
+    help="Only refunds that succeeded and failed later, latest first, with their status now.",
 )
 @click.option(
     "--limit",

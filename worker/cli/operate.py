@@ -23,6 +23,7 @@ from worker.cli.exits import DONE, NOTHING_TO_DO, REFUSED, USAGE
 from worker.cli.session import ALL_PAUSED, note, opened, operator
 from worker.client import Refunds
 from worker.errors import ProviderMismatch, SettingsError
+from worker.listening import cannot_listen
 from worker.model.refund import Lane
 from worker.model.times import rfc3339
 from worker.probing import kept
@@ -305,8 +306,5 @@ def metrics(*, host: str, port: int) -> int:
                 say=note,
             )
         except OSError as error:
-            raise click.ClickException(
-                f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --host"
-                " or --port"
-            ) from None
+            raise click.ClickException(cannot_listen(host, port, error)) from None
     return DONE

@@ -13,6 +13,7 @@ import click
 from worker.cli.exits import DONE
 from worker.cli.session import note
 from worker.errors import GuardRefused, SettingsError
+from worker.listening import cannot_listen
 from worker.process import logs
 from worker.ranges import Whole
 from worker.settings import ENV_PREFIX, Settings, is_loopback
@@ -103,10 +104,7 @@ def serve(
     try:
         asyncio.run(run(settings, parts=parts, host=host, port=port, tls=tls, say=note))
     except OSError as error:
-        raise click.ClickException(
-            f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --host"
-            " or --port"
-        ) from None
+        raise click.ClickException(cannot_listen(host, port, error)) from None
     return DONE
 
 

@@ -14,9 +14,10 @@ from worker.cli import render
 from worker.cli.exits import DONE
 from worker.cli.session import note, opened
 from worker.errors import GuardRefused, ProviderMismatch, SettingsError
+from worker.lists import MOST_SECRETS
 from worker.model.redaction import remember_key
 from worker.model.signatures import PATH
-from worker.settings import ENV_PREFIX, MOST_WEBHOOK_SECRETS, Settings, is_loopback
+from worker.settings import ENV_PREFIX, Settings, is_loopback
 from worker.store import flags
 from worker.store.store import Store
 
@@ -142,9 +143,9 @@ def _writable(settings: Settings) -> Path:
             f"REFUNDS_SECRETS_DIR {settings.secrets_dir} cannot be written: change its owner or its"
             " mode, or leave out --write"
         )
-    if len(settings.webhook_keys) >= MOST_WEBHOOK_SECRETS:
+    if len(settings.webhook_keys) >= MOST_SECRETS:
         raise GuardRefused(
-            f"{file} holds {MOST_WEBHOOK_SECRETS} secrets, the most that are allowed: remove the"
+            f"{file} holds {MOST_SECRETS} secrets, the most that are allowed: remove the"
             " lines of endpoints that no longer exist; nothing was registered"
         )
     return file

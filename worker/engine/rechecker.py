@@ -70,10 +70,8 @@ class Rechecker:
         """
         ending: Ending | None = None
         answered = True
-        if refund.stage is Stage.SETTLED and refund.provider_refund_id is not None:
-            answered, ending = await self._recheck_own(
-                refund, refund.provider_refund_id, now, permit
-            )
+        if refund.stage is Stage.SETTLED:
+            answered, ending = await self._recheck_settled(refund, now, permit)
         candidates = await self._candidates.read(refund, permit)
         for candidate in candidates:
             ending = await self._act_on(refund, candidate, now) or ending
@@ -88,6 +86,48 @@ class Rechecker:
         if ending is None and _may_be_sent(refund) and ended.result != "again":
             return None
         return ending or endings.standing(refund)
+
+    async def _recheck_settled(
+        self, refund: Refund, now: datetime, permit: Permit
+    ) -> tuple[bool, Ending | None]:
+        """Read a settled refund's own provider refund, and those of earlier generations.
+
+        Return whether each was answered, and the ending if anything changed.
+        """
+        answered: bool = True
+        ending: Ending | None = None
+        if refund.provider_refund_id is not None:
+            answered, ending = await self._recheck_own(
+                refund, refund.provider_refund_id, now, permit
+            )
+        for prior in rechecks.priors_of(refund):
+            is_read, changed = await self._recheck_prior(refund, prior, now, permit)
+            answered, ending = answered and is_read, changed or ending
+        return answered, ending
+
+    async def _recheck_prior(
+        self, refund: Refund, prior: str, now: datetime, permit: Permit
+    ) -> tuple[bool, Ending | None]:
+        """Read the provider's refund of an earlier generation, which had failed.
+
+        Money that it moved since contradicts the record, whatever became of the retry.
+        """
+        answer = await self._gateway.get_refund(prior, permit, about=refund)
+        result, found = rechecks.after_prior_recheck(refund, prior, answer)
+        if found is None:
+            outcome = await self._gateway.whose_refusal(classify(answer, refund))
+            await self._note_trouble(outcome)
+            return False, None
+        self._note_answer()
+        if result is RecheckResult.CHANGED:
+            self._on_recheck(RecheckResult.CONTRADICTS.value)
+            await self._recorder.contradict(refund, done(refund, found, "lookup", now))
+            return True, endings.CONTRADICTED
+        if result is RecheckResult.CONTRADICTS:
+            self._contradicts(refund, prior)
+        else:
+            self._on_recheck(result.value)
+        return True, None
 
     async def _recheck_own(
         self, refund: Refund, provider_refund_id: str, now: datetime, permit: Permit

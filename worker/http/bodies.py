@@ -25,11 +25,14 @@ _LONGEST_NAME: Final = 40
 
 
 class Unreadable(Exception):
-    """A body that is too large, too slow or broken; `status` says which."""
+    """A body that is too large, too slow or broken; `status` says which.
 
-    def __init__(self, status: HTTPStatus) -> None:
+    `gone` is whether the client has gone, so that it reads no answer.
+    """
+
+    def __init__(self, status: HTTPStatus, *, gone: bool = False) -> None:
         super().__init__(status)
-        self.status = status
+        self.status, self.gone = status, gone
 
 
 class Reader:
@@ -57,7 +60,8 @@ class Reader:
             raise Unreadable(HTTPStatus.REQUEST_TIMEOUT) from None
         except (aiohttp.ClientError, web.RequestPayloadError, ConnectionError):
             # The client has gone, or its lengths are wrong.
-            raise Unreadable(HTTPStatus.BAD_REQUEST) from None
+            gone = request.transport is None or request.transport.is_closing()
+            raise Unreadable(HTTPStatus.BAD_REQUEST, gone=gone) from None
         finally:
             self._reading -= 1
         return bytes(body)

@@ -15,7 +15,7 @@ import structlog
 
 from worker.broker import queues
 from worker.client import Refunds
-from worker.errors import RefundError
+from worker.errors import NotDurable, RefundError
 from worker.http.api import Api
 from worker.http.app import GRACE_SECONDS, Part, Readiness, serve
 from worker.http.auth import Auth, NoTokens, Rates, Tokens
@@ -92,7 +92,7 @@ async def run(
             chosen.append(api_part(settings, store, refunds, nudges.add, counters.request))
         await _until_signalled(
             chosen,
-            ready=Readiness(lambda: store.run(scripts.clock())),
+            ready=Readiness(partial(_require_ready, store)),
             host=host,
             port=port,
             tls=tls,
@@ -179,9 +179,19 @@ async def _until_signalled(parts: list[Part], **how: Any) -> None:
             raise
 
 
+async def _require_ready(store: AsyncStore) -> None:
+    """Raise a `RefundError` if Redis is away, or if its latest check found it not durable."""
+    if store.at_fault:
+        raise NotDurable("the latest check found that this Redis may forget what it acknowledges")
+    await store.run(scripts.clock())
+
+
 async def _tick(store: AsyncStore, counters: Counters) -> None:
-    await store.require_durable()
-    await counters.flush_counts(store)
+    try:
+        await store.require_durable()
+    finally:
+        # A server that is not durable still shows what was refused meanwhile.
+        await counters.flush_counts(store)
 
 
 async def _repeat(work: Callable[[], Awaitable[None]], ended: asyncio.Event) -> None:

@@ -6,6 +6,7 @@ refund from the provider. A body is never logged.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 PATH: Final = signatures.PATH
 MAX_BODY: Final = 256 * 1024
+NOTE_SECONDS: Final = 5.0
+"""How long the records may take to note an event, so that the provider still waits for a 503."""
 MAX_READING: Final = 256
 """The most bodies that are read at once: they may take 64 MB together."""
 MAX_IN_FLIGHT: Final = 64
@@ -91,6 +94,7 @@ class Webhooks:
         count: Callable[[str], None],
         wall: Callable[[], datetime],
         body_seconds: float = BODY_SECONDS,
+        note_seconds: float = NOTE_SECONDS,
     ) -> None:
         self._secrets = tuple(secrets)
         self._max_age = max_age
@@ -99,6 +103,7 @@ class Webhooks:
         self._count = count
         self._wall = wall
         self._bodies = Reader(limit=MAX_BODY, most=MAX_READING, seconds=body_seconds)
+        self._note_seconds = note_seconds
         self._in_flight = 0
         self._logged: dict[str, float] = {}
 
@@ -146,8 +151,10 @@ class Webhooks:
         try:
             return await self._bodies.read(request)
         except Unreadable as error:
-            result = None if error.status == _AWAY else Result.MALFORMED
-            raise _Refused(error.status, result) from None
+            # A client that has gone sent no whole event, so it is not counted: an alert is about
+            # bodies that came and are wrong.
+            is_counted = error.status != _AWAY and not error.gone
+            raise _Refused(error.status, Result.MALFORMED if is_counted else None) from None
 
     async def _admit(self, request: web.Request, body: bytes) -> Result:
         if self._in_flight >= MAX_IN_FLIGHT:
@@ -171,7 +178,14 @@ class Webhooks:
         found = hints.read_all(_event(body))
         if not found:
             return Result.IGNORED
-        results = {await self._note(hint) for hint in found}
+        try:
+            # A note that is completed after this limit is harmless: the event comes again.
+            async with asyncio.timeout(self._note_seconds):
+                results = {await self._note(hint) for hint in found}
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"Redis did not note an event within {self._note_seconds:g} seconds"
+            ) from None
         return next(result for result in _BEST_FIRST if result in results)
 
     async def _note(self, hint: Hint) -> Result:

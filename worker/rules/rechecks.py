@@ -196,6 +196,29 @@ def after_recheck(
     return (RecheckResult.CONFIRMED if is_final else RecheckResult.AGAIN), None
 
 
+def priors_of(refund: Refund) -> tuple[str, ...]:
+    """Return the provider's refunds of earlier generations that a recheck reads too."""
+    known = {refund.provider_refund_id, refund.contradicted_by}
+    return tuple(prior for prior in refund.prior_ids if prior not in known)
+
+
+def after_prior_recheck(
+    refund: Refund, provider_refund_id: str, answer: Answer
+) -> tuple[RecheckResult, ProviderRefund | None]:
+    """Return what a read of a settled refund's earlier provider refund shows, and that refund.
+
+    `CHANGED` if it moved money after all, or may: it had failed before the retry.
+    """
+    found = shown_refund(answer)
+    if found is None or found.id != provider_refund_id:
+        return RecheckResult.AGAIN, None
+    if FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}:
+        return RecheckResult.CONFIRMED, found
+    if found.status not in STATUSES or contradiction(replace(found, generation=None), refund):
+        return RecheckResult.CONTRADICTS, found
+    return RecheckResult.CHANGED, found
+
+
 def changed_by_provider(
     refund: Refund, found: ProviderRefund, source: str, now: datetime
 ) -> Step | None:

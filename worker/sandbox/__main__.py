@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import click
 
+from worker.listening import cannot_listen
 from worker.ranges import Whole
 from worker.sandbox.bank import CAPTURED, CURRENCY, MAGIC
 from worker.sandbox.config import SandboxConfig, SandboxConfigError, WebhookMode, WebhookShape
@@ -144,9 +145,7 @@ def main(*, host: str, port: int, no_settle: bool, **settings: Any) -> None:
     try:
         run(host, port, config)
     except OSError as error:
-        raise click.ClickException(
-            f"cannot listen on {host}:{port}: {error.strerror or error}"
-        ) from None
+        raise click.ClickException(cannot_listen(host, port, error)) from None
 
 
 if __name__ == "__main__":

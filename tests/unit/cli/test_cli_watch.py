@@ -58,10 +58,18 @@ def test_status_says_when_the_reversal_was_seen(cli: Cli, records: Records) -> N
     assert cli("status", "order-1", "--json").object["reversed_at"] is not None
 
 
-def test_retried_refund_is_no_longer_listed_as_reversed(cli: Cli, records: Records) -> None:
+def test_retried_refund_stays_listed_as_reversed_with_its_present_status(
+    cli: Cli, records: Records
+) -> None:
     reversed_refund(records)
+    reversed_refund(records, "order-2")
     assert cli("retry", "order-1", "--unknown").code == 0
-    assert cli("list", "--reversed", "--json").objects == []
+    listed = cli("list", "--reversed", "--json").objects
+    assert {each["refund_id"]: each["status"] for each in listed} == {
+        "order-1": "pending",
+        "order-2": "failed",
+    }
+    assert cli("watch", "status", "--json").object["reversed"] == len(listed)
 
 
 def test_watch_status_shows_one_reversal_and_every_rung(cli: Cli, records: Records) -> None:

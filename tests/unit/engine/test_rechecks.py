@@ -374,3 +374,67 @@ async def test_replay_reads_the_earlier_refund_too(async_redis: redis.asyncio.Re
         shop.pass_time(due - shop.now)
         assert await shop.handle() == "in review (conflict)"
         assert posts(shop) == sent
+
+
+async def retried_and_refused(shop: Shop, own: str | None = None) -> None:
+    """A refund whose retry was refused, or failed or succeeded with an id of its own."""
+    await failed_and_retried(shop)
+    shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+    metadata = {"refund_id": ID, "refund_generation": "2"}
+    answer = says(200, refund_payload(id="re_2", metadata=metadata, status=own or "failed"))
+    shop.provider.will(POST, error(402) if own is None else answer)
+    await shop.handle()
+    if own is not None:
+        shop.provider.will("GET /v1/refunds/re_2", answer)
+    shop.provider.asked.clear()
+    await shop.store.redis.zadd("refunds:rechecks", {ID: 1})
+
+
+@pytest.mark.parametrize("now", ["succeeded", "pending"])
+@pytest.mark.parametrize("own", [None, "failed", "succeeded"])
+async def test_earlier_refund_that_was_done_after_its_retry_is_a_contradiction_with_an_alarm(
+    async_redis: redis.asyncio.Redis, own: str | None, now: str
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_refused(shop, own)
+        before = await shop.stored()
+        assert before.status == (own or "failed")
+        shop.provider.will(OWN, says(200, refund_payload(status=now)))
+        with capture_logs() as lines:
+            await shop.handle(ID, Lane.BULK)
+        refund = await shop.stored()
+        assert (refund.status, refund.contradicted_by) == (before.status, "re_1")
+        assert any(line.get("alarm") for line in lines)
+        assert decisions.retry_failed(refund) is None
+        assert shop.provider.asked == [*([] if own is None else ["GET /v1/refunds/re_2"]), OWN]
+        # Once it is known, it is not read again.
+        await shop.store.redis.zadd("refunds:rechecks", {ID: 1})
+        shop.provider.asked.clear()
+        await shop.handle(ID, Lane.BULK)
+        assert OWN not in shop.provider.asked
+        assert posts(shop) == 0
+
+
+async def test_earlier_refund_that_has_still_failed_changes_nothing(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_refused(shop)
+        before = await shop.stored()
+        await shop.handle(ID, Lane.BULK)
+        assert await shop.stored() == before
+        assert shop.provider.asked == [OWN]
+        assert await shop.store.redis.zcard("refunds:rechecks") == 0
+
+
+async def test_earlier_refund_that_cannot_be_read_is_read_later(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_refused(shop)
+        before = await shop.stored()
+        shop.provider.will(OWN, error(500))
+        await shop.handle(ID, Lane.BULK)
+        assert await shop.stored() == before
+        score = await shop.store.redis.zscore("refunds:rechecks", ID)
+        assert score == (shop.now + MINUTE).timestamp() * 1000

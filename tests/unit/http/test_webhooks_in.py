@@ -366,11 +366,21 @@ async def test_what_is_not_http_ends_its_own_connection_only(door: Door, sent: b
     assert (await door.post(an_event()))[0] == 200
 
 
-async def test_a_client_that_breaks_off_leaves_nothing_behind(door: Door) -> None:
-    _, writer = await door.raw(head(1000) + b"{")
-    writer.transport.abort()
+@pytest.mark.parametrize("begun", [head(1000) + b"{", head(None) + b"5\r\nab"])
+@pytest.mark.parametrize("reset", [True, False])
+async def test_a_client_that_hangs_up_leaves_nothing_behind_and_is_not_counted(
+    door: Door, begun: bytes, *, reset: bool
+) -> None:
+    reader, writer = await door.raw(begun)
+    if reset:
+        writer.transport.abort()
+    else:
+        writer.write_eof()
+        await reader.read()
+        writer.close()
     assert (await door.post(an_event()))[0] == 200
     assert door.records.hinted == [HINT]
+    assert door.records.counted == {"hinted": 1}
 
 
 @pytest.mark.parametrize(
@@ -393,6 +403,17 @@ async def test_while_an_event_cannot_be_kept_the_provider_is_asked_to_repeat_it(
     assert not door.records.counted
     door.records.answer = Answer(result="hinted")
     assert (await door.post(an_event()))[0] == 200
+
+
+async def test_while_redis_is_frozen_an_event_is_soon_answered_503() -> None:
+    async with a_door(note_seconds=0.05) as door:
+        door.records.hold = asyncio.Event()
+        status, body, headers = await asyncio.wait_for(door.post(an_event()), 10)
+        assert (status, body, headers["Retry-After"]) == (503, b"", "30")
+        assert door.records.untouched()
+        assert not door.records.counted
+        door.records.hold.set()
+        assert (await door.post(an_event()))[0] == 200
 
 
 async def test_above_sixty_four_in_flight_the_next_is_repeated_later(door: Door) -> None:

@@ -123,26 +123,34 @@ WRONG = [
     ("TOTALS", "maybe"),
     ("DURABILITY", "ram"),
     ("KEY_WINDOW_HOURS", "0"),
+    ("KEY_WINDOW_HOURS", "1e-9"),
     ("SETTLE_SECONDS", "-1"),
     ("SETTLE_SECONDS", "0"),
     ("SETTLE_SECONDS", "0.0000001"),
     ("SETTLE_SECONDS", "nan"),
     ("REQUEST_TIMEOUT_SECONDS", "0"),
+    ("REQUEST_TIMEOUT_SECONDS", "1e-9"),
     ("REQUEST_TIMEOUT_SECONDS", "soon"),
     ("MAX_ATTEMPTS", "0"),
     ("MAX_ATTEMPTS", "1.5"),
     ("MAX_AGE_HOURS", "0"),
+    ("MAX_AGE_HOURS", "1e-9"),
     ("CONCURRENCY", "0"),
     ("CONCURRENCY", "many"),
     ("RATE_LIMIT", "-1"),
     ("RATE_LIMIT", "inf"),
+    ("RATE_LIMIT", "1e-9"),
     ("BULK_SHARE", "0"),
+    ("BULK_SHARE", "1e-9"),
+    ("WATCH_SHARE", "1e-9"),
     ("BULK_SHARE", "1.1"),
     ("LEASE_SECONDS", "0"),
     ("LEASE_SECONDS", "24"),
     ("RETENTION_DAYS", "0"),
     ("METADATA_DAYS", "0"),
     ("METADATA_DAYS", "-1"),
+    ("METADATA_DAYS", "1e-9"),
+    ("METADATA_DAYS", "0.9"),
     ("METADATA_DAYS", "400.5"),
     ("METADATA_DAYS", "never"),
     ("PREFIX", "a b"),
@@ -159,6 +167,7 @@ WRONG = [
     ("WEBHOOK_SECRETS", SECRET * 11),
     ("WEBHOOK_MAX_AGE_HOURS", "-1"),
     ("WEBHOOK_MAX_AGE_HOURS", "nan"),
+    ("WEBHOOK_MAX_AGE_HOURS", "1e-9"),
 ]
 
 
@@ -242,7 +251,7 @@ def test_records_outlive_the_key_window_by_sixty_days(monkeypatch: pytest.Monkey
 
 def test_metadata_are_kept_at_most_as_long_as_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded(monkeypatch).metadata_days is None
-    assert loaded(monkeypatch, METADATA_DAYS="0.5").metadata_days == 0.5
+    assert loaded(monkeypatch, METADATA_DAYS="1").metadata_days == 1
     assert loaded(monkeypatch, METADATA_DAYS="90", RETENTION_DAYS="90").metadata_days == 90
     with pytest.raises(
         SettingsError,

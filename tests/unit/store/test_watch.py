@@ -111,6 +111,20 @@ def test_failed_refunds_with_a_provider_id_are_read_again_and_others_are_passed_
     assert world.hash("watch")["blind"] == "1"
 
 
+@pytest.mark.parametrize("status", ["failed", "canceled", "succeeded"])
+def test_refund_whose_earlier_generation_had_failed_is_read_again_without_an_id_of_its_own(
+    world: World, status: str
+) -> None:
+    watch(world)
+    settle(world, "retried", "never", status=status)
+    for name in ("retried", "never"):
+        world.redis.hdel(f"refunds:refund:{name}", "provider_refund_id")
+    world.redis.hset("refunds:refund:retried", "prior_refund_ids", "re_0")
+    world.pass_time(DAY)
+    assert watch(world) == 1
+    assert waiting(world) == {"retried"}
+
+
 def test_watch_adds_nothing_while_too_many_rechecks_wait(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 -- Let settled refunds be read again that have been settled for so long. ARGV[4] the most per second that all workers may
 -- add; [5] the most that one call adds; [6] the size of `rechecks` from which nothing is added; [7] the number of rungs,
--- counted from the shortest, on which failed refunds are read too; then the rungs in ms, ascending.
+-- counted from the shortest, on which failed refunds are read too, and canceled ones that had failed before; then the
+-- rungs in ms, ascending.
 -- Each rung has a cursor for each status: the time of settling up to which everything was added.
 -- Returns how many were added.
 takes(8)
@@ -19,14 +20,15 @@ if budget < 1 then return 0 end
 local added = 0
 
 local function visit(status, id)
-  local r = redis.pcall('HMGET', P .. 'refund:' .. id, 'stage', 'status', 'provider_refund_id')
+  local r = redis.pcall('HMGET', P .. 'refund:' .. id, 'stage', 'status', 'provider_refund_id',
+    'prior_refund_ids')
   if r.err or r[1] ~= 'settled' or r[2] ~= status then return end
-  if r[3] then
+  -- A refund of an earlier generation had failed. It may succeed later, whatever became of the retry.
+  if r[4] or r[3] and status ~= 'canceled' then
     added = added + redis.call('ZADD', P .. 'rechecks', 'NX', int(NOW), id)
-  elseif status == 'succeeded' then
-    -- Only the payment's totals showed this refund, so there is nothing to read it by.
-    count_in(WATCH, 'blind', 1)
   end
+  -- Only the payment's totals showed this refund, so there is nothing to read it by.
+  if not r[3] and status == 'succeeded' then count_in(WATCH, 'blind', 1) end
 end
 
 local function walk(status, rung)
@@ -58,7 +60,10 @@ end
 
 for i, rung in ipairs(rungs) do
   if added < budget then walk('succeeded', rung) end
-  if i <= failed_rungs and added < budget then walk('failed', rung) end
+  if i <= failed_rungs then
+    if added < budget then walk('failed', rung) end
+    if added < budget then walk('canceled', rung) end
+  end
 end
 redis.call('HSET', WATCH, 'spent_at', int(NOW))
 return added
