@@ -24,7 +24,7 @@ from redis.exceptions import NoPermissionError
 
 from tests.deploy.asking import ask
 from tests.deploy.conftest import PASSWORD, Installation
-from tests.support.compose import ROOT
+from tests.support.compose import ROOT, until
 from tests.support.installation import Installation as Shop
 from worker.client import Refunds
 from worker.model.callers import Scope
@@ -162,6 +162,18 @@ def test_the_api_accepts_a_refund_and_waits_for_it_as_a_producer_and_is_denied_n
             client.request("POST", "/v1/refunds?wait=30", json.dumps(body), headers)
             response = client.getresponse()
             assert (response.status, json.load(response)["status"]) == (200, "succeeded")
+            headers["Content-Type"] = "text/csv"
+            file = "refund_id,payment_intent,amount\napi-stack-2,pi_api_stack_2,500\n"
+            client.request("POST", "/v1/batches?name=api-stack", file, headers)
+            response = client.getresponse()
+            assert (response.status, json.load(response)["batch_id"]) == (202, "api-stack")
+            _await_import(client, headers, "api-stack")
+            client.request("GET", "/v1/refunds/api-stack-2?wait=30", headers=headers)
+            response = client.getresponse()
+            assert (response.status, json.load(response)["status"]) == (200, "succeeded")
+            client.request("POST", "/v1/batches/api-stack/result", file, headers)
+            response = client.getresponse()
+            assert (response.status, b"succeeded" in response.read()) == (200, True)
             client.request("POST", "/v1/pause", headers={"Authorization": "Bearer wrong"})
             response = client.getresponse()
             assert (response.status, json.load(response)["code"]) == (401, "unauthorized")
@@ -171,6 +183,15 @@ def test_the_api_accepts_a_refund_and_waits_for_it_as_a_producer_and_is_denied_n
     assert clean.hmget(
         "refunds:counters", "http:POST /v1/refunds:200", "http:POST /v1/pause:401"
     ) == ["1", "1"]
+
+
+def _await_import(client: HTTPConnection, headers: dict[str, str], batch_id: str) -> None:
+    def is_imported() -> bool:
+        client.request("GET", f"/v1/batches/{batch_id}", headers=headers)
+        batch = json.load(client.getresponse())
+        return batch["imported_at"] is not None
+
+    until(is_imported, "the rows of the file are accepted")
 
 
 @dataclass

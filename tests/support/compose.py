@@ -170,6 +170,7 @@ class Stack:
             "/run/secrets": "secrets",
             "/tmp/heartbeat": "heartbeat",  # noqa: S108 - the container's own
             "/var/lib/flower": "flower",
+            "/var/lib/refunds-api": "spool",
             "/etc/prometheus": "etc",
             "/etc/alertmanager": "etc",
         }
