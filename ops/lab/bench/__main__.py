@@ -48,6 +48,7 @@ FIGURES: Final[dict[str, Taker]] = {
     "transport": transport.transport,
     "watch": watch.watch,
     "door": door.door,
+    "upload": door.door,
     "callbacks": telling.callbacks,
 }
 
@@ -81,7 +82,7 @@ def main(
     """Measure the figures named, all unless told otherwise.
 
     They are: bulk single latency lanes processes accept memory limit backlog payment
-    transport watch door callbacks.
+    transport watch door upload callbacks.
     Absolute numbers drift with the machine: compare ratios, and only within one run.
     """
     if quick and full:

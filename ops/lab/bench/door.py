@@ -19,9 +19,9 @@ from ops.lab.bench.machine import cpu_seconds, resident_mb
 from ops.lab.bench.plan import Plan
 from ops.lab.bench.posting import Load, message, posted
 from ops.lab.bench.rig import Rig, WrongCountError, requests
+from ops.lab.bench.serving import DOOR, prepared
 from ops.lab.bench.table import Row, at_least, number, quantile, spread
-from worker.model.callers import Scope
-from worker.store import tokens
+from ops.lab.bench.uploading import upload
 
 LEAST_RATE: Final = 1_200
 LONGEST_WAIT_MS: Final = 15.0
@@ -32,7 +32,6 @@ PATH: Final = "/v1/refunds"
 _ACCEPTED, _OK = 202, 200
 _HALF_MS: Final = 0.5
 """Records hold whole milliseconds, rounded down."""
-DOOR: Final = (sys.executable, "-m", "worker", "serve", "--parts", "api", "--port", "0")
 _FLOOR: Final = (sys.executable, "-m", "ops.lab.bench.door_floor")
 
 
@@ -63,15 +62,17 @@ class Posts:
         return self.server_cpu / len(self.load.waits) * 1e6
 
 
-def door(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
+def door(plan: Plan, wanted: frozenset[str]) -> Iterator[Row]:
     """Yield the rate and cost of POSTs beside the floor, the memory, and the time to an answer."""
-    doors, floors = [], []
-    for round_ in range(plan.rounds):
-        for is_floor in (False, True) if round_ % 2 == 0 else (True, False):
-            (floors if is_floor else doors).append(_posts(plan, plan.posted, is_floor=is_floor))
-    yield from _beside(doors, floors)
-    yield _memory(plan)
-    yield from _waits(plan)
+    if "door" in wanted:
+        doors, floors = [], []
+        for round_ in range(plan.rounds):
+            for is_floor in (False, True) if round_ % 2 == 0 else (True, False):
+                (floors if is_floor else doors).append(_posts(plan, plan.posted, is_floor=is_floor))
+        yield from _beside(doors, floors)
+        yield _memory(plan)
+        yield from _waits(plan)
+    yield from upload(plan)
 
 
 def _beside(doors: list[Posts], floors: list[Posts]) -> Iterator[Row]:
@@ -129,7 +130,7 @@ def _memory(plan: Plan) -> Row:
 def _posts(plan: Plan, count: int, *, is_floor: bool) -> Posts:
     """Send so many POSTs, and count that each 202 is a record and nothing else is one."""
     with Rig(plan.cores) as rig:
-        headers = _prepared(rig)
+        headers = prepared(rig)
         process, url = rig.serve(_FLOOR if is_floor else DOOR)
         headers["Host"] = urlsplit(url).netloc
         wanted = creations(headers, WARM + count)
@@ -152,20 +153,6 @@ def _posts(plan: Plan, count: int, *, is_floor: bool) -> Posts:
         rig.stop_serving(process)
         rig.count(0, unsent=WARM + count)
         return run
-
-
-def _prepared(rig: Rig) -> dict[str, str]:
-    """Return the headers of a request to the installation's API, and let it send many."""
-    rig.settings["REFUNDS_HTTP_RATE"] = "100000"
-    token = tokens.create(
-        rig.refunds.store,
-        "bench",
-        scopes=frozenset(Scope),
-        ids_prefix="",
-        expires_at=None,
-        by="bench",
-    )
-    return {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
 
 def creations(headers: dict[str, str], count: int, *, path: str = PATH) -> Iterator[bytes]:
@@ -217,7 +204,7 @@ def _late(plan: Plan, at_once: int, count: int) -> list[float]:
         lates.append(at * 1000 - settled - _HALF_MS)
 
     with Rig(plan.cores, plan.modes[0]) as rig:
-        headers = _prepared(rig)
+        headers = prepared(rig)
         rig.start_worker()
         rig.await_workers()
         process, url = rig.serve(DOOR, place=1)

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from ops.lab.bench.door import DOOR, accepted, creations
+from ops.lab.bench.door import accepted, creations
 from ops.lab.bench.gentle import busiest_second, pace, passed
 from ops.lab.bench.machine import Cores
 from ops.lab.bench.payment import compared
 from ops.lab.bench.rig import ROOT, Rig, WrongCountError
 from ops.lab.bench.sampling import owner, stacks
+from ops.lab.bench.serving import DOOR
 from ops.lab.bench.table import Row, quantile, rendered, spread
 from worker.model.refund import Lane, Refund
 from worker.model.steps import Step
@@ -61,6 +62,7 @@ def test_the_command_measures_posts_beside_a_bare_handler_and_counts_the_records
     assert ended.returncode == 0, ended.stderr
     assert "door: POSTs a second" in ended.stdout
     assert "door: from settled to the answer of wait" in ended.stdout
+    assert "door: memory of an upload" in ended.stdout
     assert "callbacks: refunds a second of a file" in ended.stdout
 
 
