@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import warnings
 from typing import Any, Final
@@ -24,7 +23,7 @@ from worker.errors import (
     StoreUnavailable,
 )
 from worker.model.redaction import without_secrets
-from worker.process import logs
+from worker.process import collector, logs
 from worker.process.runtime import THREADS_BESIDE_CALLS, Runtime
 from worker.settings import Settings
 
@@ -89,10 +88,7 @@ def _start(sender: Any, **_: Any) -> None:
 
 @signals.worker_ready.connect(weak=False)
 def _settle_down(sender: Any, **_: Any) -> None:
-    # What is loaded by now stays: the collector need not walk it again for every few refunds.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    collector.settle_down()
     bulk_prefetch.gather_events(sender)
 
 

@@ -14,7 +14,7 @@ from worker.cli.exits import DONE
 from worker.cli.session import note
 from worker.errors import GuardRefused, SettingsError
 from worker.listening import cannot_listen
-from worker.process import logs
+from worker.process import collector, logs
 from worker.ranges import Whole
 from worker.settings import ENV_PREFIX, Settings, is_loopback
 
@@ -101,6 +101,7 @@ def serve(
 
     logs.configure(settings)
     logs.log_crashes()
+    collector.settle_down()
     try:
         asyncio.run(run(settings, parts=parts, host=host, port=port, tls=tls, say=note))
     except OSError as error:

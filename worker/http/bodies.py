@@ -49,13 +49,17 @@ class Reader:
         if (request.content_length or 0) > self._limit:
             raise Unreadable(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         self._reading += 1
-        body = bytearray()
         try:
-            async with asyncio.timeout(self._seconds):
-                async for chunk in request.content.iter_any():
-                    body += chunk
-                    if len(body) > self._limit:
-                        raise Unreadable(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            if request.content.is_eof():
+                # The usual case: a small body came with its head, and nothing is waited for.
+                body = bytearray(request.content.read_nowait())
+                self._check(body)
+            else:
+                body = bytearray()
+                async with asyncio.timeout(self._seconds):
+                    async for chunk in request.content.iter_any():
+                        body += chunk
+                        self._check(body)
         except TimeoutError:
             raise Unreadable(HTTPStatus.REQUEST_TIMEOUT) from None
         except (aiohttp.ClientError, web.RequestPayloadError, ConnectionError):
@@ -65,6 +69,10 @@ class Reader:
         finally:
             self._reading -= 1
         return bytes(body)
+
+    def _check(self, body: bytearray) -> None:
+        if len(body) > self._limit:
+            raise Unreadable(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 _KINDS: Final = {

@@ -23,13 +23,14 @@ from worker.errors import (
 )
 from worker.http import bodies
 from worker.http.context import Context, unknown
+from worker.http.creations import Creations
 from worker.http.queries import Query, etag, has, has_gone, refund_id_of
 from worker.listing import Filter, page
 from worker.model.callers import Caller, Scope
 from worker.model.hints import Hint
 from worker.model.refund import Lane, Refund, Stage, Status
 from worker.model.request import RefundRequest, is_provider_id, is_refund_id, shown
-from worker.store import rechecks, scripts
+from worker.store import rechecks
 from worker.store.records import history_as_json
 from worker.store.scripts import Due, Loaded
 
@@ -48,6 +49,7 @@ class RefundRoutes:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._creations = Creations(context.store.run)
 
     def add(self, application: web.Application) -> None:
         """Add the routes."""
@@ -71,7 +73,7 @@ class RefundRoutes:
         wanted = request_in(request, await self._context.bodies.read(request))
         if not caller.sees(wanted.refund_id):
             raise unknown(wanted.refund_id)
-        created = await self._context.store.run(scripts.create(wanted, Lane.SINGLE, by=caller.name))
+        created = await self._creations.create(wanted, by=caller.name)
         refund = record_of(wanted, Lane.SINGLE, created)
         if created.result == "created":
             due = Due(refund_id=wanted.refund_id, lane=Lane.SINGLE, stage=Stage.QUEUED)
