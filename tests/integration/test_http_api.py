@@ -7,7 +7,9 @@ from __future__ import annotations
 import http.client
 import signal
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -18,6 +20,7 @@ from worker.sandbox.redis_server import running_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from worker.sandbox.redis_server import ThrowawayServer
 
@@ -120,3 +123,34 @@ def test_what_was_answered_with_202_is_there_after_the_records_server_was_killed
             for each in accepted:
                 path = f"/v1/refunds/{each['refund_id']}"
                 assert ask(url, token, "GET", path) == (200, each)
+
+
+def test_a_server_killed_amid_an_import_goes_on_with_it_at_the_next_start(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.settings["REFUNDS_SPOOL_DIR"] = str(tmp_path / "spool")
+    token, count = a_token(installation), 20_000
+    rows = "".join(f"order-{number},pi_{number},500\n" for number in range(count))
+    with installation.refunds() as refunds:
+
+        def imported() -> int:
+            return sum(1 for _ in refunds.store.ids_in_batch("season"))
+
+        with serving(installation, "--parts", "api") as (server, url):
+            with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)) as client:
+                headers = {"Authorization": f"Bearer {token}", "Content-Type": "text/csv"}
+                file = f"refund_id,payment_intent,amount\n{rows}"
+                client.request("POST", "/v1/batches?name=season", file, headers)
+                assert client.getresponse().status == 202
+            until(lambda: imported() > 0, "the first rows are accepted")
+            server.kill()
+        assert imported() < count, "it was killed before the last row"
+        with serving(installation, "--parts", "api") as (_, url):
+
+            def batch() -> dict[str, Any]:
+                return ask(url, token, "GET", "/v1/batches/season")[1]
+
+            until(lambda: batch()["imported_at"] is not None, "all rows are accepted")
+            assert batch()["accepted"] + batch()["known"] == count
+            until(lambda: not any((tmp_path / "spool").iterdir()), "the file is removed")
+        assert len(set(refunds.store.ids_in_batch("season"))) == imported() == count
