@@ -40,11 +40,6 @@ class Token(Protocol):
     """A token as it is stored."""
 
     @property
-    def sha256(self) -> str:
-        """Return the digest of the whole token."""
-        ...
-
-    @property
     def caller(self) -> Caller:
         """Return who calls with it."""
         ...
@@ -90,18 +85,21 @@ def _name_in(host: str) -> str:
 class Tokens:
     """Bearer tokens. For one event loop.
 
-    `read` returns a stored token by its id, and `used` notes that it was used.
+    `digest_of` returns the stored digest of a token by its id. `read` returns the token, and `used`
+    notes that it was used.
     """
 
     def __init__(
         self,
+        digest_of: Callable[[str], Awaitable[str | None]],
         read: Callable[[str], Awaitable[Token | None]],
         *,
         used: Callable[[Any, datetime], Awaitable[None]],
         wall: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._read, self._used, self._wall, self._clock = read, used, wall, clock
+        self._digest_of, self._read, self._used = digest_of, read, used
+        self._wall, self._clock = wall, clock
         # By the digest of the whole token, so that a wrong token never answers faster because its
         # id exists.
         self._valid: OrderedDict[str, tuple[float, Caller]] = OrderedDict()
@@ -119,11 +117,15 @@ class Tokens:
         if cached is not None and self._clock() - cached[0] < CACHE_SECONDS:
             return cached[1]
         self._valid.pop(found, None)
-        # The same work for every wrong token: one read, one comparison.
+        # The same work for every wrong token: one read of one field, one comparison. The rest of a
+        # token is read after that, since it would take longer if the id exists.
         named = token_id(token)
-        stored = await self._read(named or "")
-        is_equal = hmac.compare_digest(found, _DUMMY if stored is None else stored.sha256)
-        if stored is None or named is None or not is_equal or not stored.is_valid(self._wall()):
+        kept = await self._digest_of(named or "")
+        is_equal = hmac.compare_digest(found, _DUMMY if kept is None else kept)
+        if named is None or kept is None or not is_equal:
+            raise self._refused(request.remote or "")
+        stored = await self._read(named)
+        if stored is None or not stored.is_valid(self._wall()):
             raise self._refused(request.remote or "")
         await self._used(stored, self._wall())
         self._valid[found] = (self._clock(), stored.caller)

@@ -138,6 +138,7 @@ def api_part(
     auth: Auth = NoTokens()
     if settings.http_auth == "on":
         auth = Tokens(
+            partial(tokens.digest_of, store),
             partial(tokens.read, store),
             used=partial(tokens.note_use, store),
             wall=lambda: datetime.now(UTC),

@@ -61,4 +61,5 @@ def token_id(token: str) -> str | None:
 
 def digest(token: str) -> str:
     """Return what is kept of a token."""
-    return hashlib.sha256(token.encode("utf-8")).hexdigest()
+    # A header that is not UTF-8 arrives with surrogates: it is a wrong token, not an error.
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

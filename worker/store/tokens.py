@@ -1,6 +1,7 @@
 """The tokens of the HTTP API as they are stored: their digests, names and rights.
 
-`refunds tokens` writes them; a server reads one by its id, and notes the hour of its latest use.
+`refunds tokens` writes them; a server compares the digest of one by its id, reads it if they are
+equal, and notes the hour of its latest use.
 """
 
 from __future__ import annotations
@@ -121,6 +122,14 @@ async def exist(store: AsyncStore) -> bool:
     """Return whether any token was created."""
     with redis_errors(store.address):
         return bool(await store.redis.exists(store.key(NAMES)))
+
+
+async def digest_of(store: AsyncStore, token_id: str) -> str | None:
+    """Return the SHA-256 of a token by its id, None if it does not exist."""
+    with redis_errors(store.address):
+        async with store.direct:
+            found: Any = await store.redis.hget(_key(store, token_id), "sha256")
+    return None if found is None else str(found)
 
 
 async def read(store: AsyncStore, token_id: str) -> Token | None:
