@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 from rich.table import Table
 
 from worker.cli import render
@@ -40,12 +41,20 @@ def _scopes(_ctx: click.Context, _parameter: click.Parameter, text: str) -> froz
     return frozenset(Scope(name) for name in names)
 
 
+def _prefix(ctx: click.Context, parameter: click.Parameter, text: str) -> str:
+    # An unset variable of a shell would make a token for all refunds.
+    is_given = ctx.get_parameter_source(parameter.name or "") is not ParameterSource.DEFAULT
+    if is_given and not text:
+        raise click.BadParameter("must not be empty: leave --ids out for a token for all refunds")
+    return text
+
+
 def _life(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> timedelta | None:
     if text is None:
         return None
     found = _LIFE.fullmatch(text)
     if found is None:
-        raise click.BadParameter(f"{text!r} must be hours or days, such as 12h or 90d")
+        raise click.BadParameter(f"{text!r} must be 1 to 9999 hours or days, such as 12h or 90d")
     return int(found[1]) * _UNITS[found[2]]
 
 
@@ -73,7 +82,11 @@ Exit code: 6 if a token of this name exists."""
     help=f"What it allows, comma-separated: {', '.join(scope.value for scope in Scope)}.",
 )
 @click.option(
-    "--ids", metavar="PREFIX", default="", help="Only refunds whose ids begin with PREFIX exist."
+    "--ids",
+    metavar="PREFIX",
+    default="",
+    callback=_prefix,
+    help="Only refunds whose ids begin with PREFIX exist.",
 )
 @click.option(
     "--expires", "life", callback=_life, metavar="TIME", help="How long it is valid: 12h or 90d."

@@ -62,6 +62,8 @@ def test_an_unknown_name_is_three_and_no_token_is_a_note(cli: Cli) -> None:
         (["shop", "--scope", ""], 2),
         (["shop", "--scope", "read", "--expires", "soon"], 2),
         (["shop", "--scope", "read", "--expires", "0d"], 2),
+        # As with the variable of a shell that is not set: it must not make a token for all ids.
+        (["shop", "--scope", "read", "--ids", ""], 2),
         (["a shop", "--scope", "read"], 3),
         (["shop", "--scope", "read", "--ids", "a b"], 3),
     ],
