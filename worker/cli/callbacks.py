@@ -129,7 +129,7 @@ def _table(states: Sequence[EndpointState], known: dict[str, Endpoint]) -> Table
 def _state(each: EndpointState) -> str:
     if each.paused_at is not None:
         return f"paused by {render.plain(each.paused_by or '-')}"
-    return f"failing, {counted(each.failures, 'try')}" if each.failures else "ok"
+    return f"failing, {counted(each.failures, 'try', 'tries')}" if each.failures else "ok"
 
 
 @callbacks.command(

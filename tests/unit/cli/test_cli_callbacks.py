@@ -102,7 +102,9 @@ def test_list_shows_what_waits_and_what_is_dead(with_file: Cli, records: Records
     assert (found["shop"]["waiting"], found["shop"]["dead"]) == (1, 1)
     assert found["shop"]["waiting_since"] is not None
     assert found["broken"]["waiting"] == 0
-    assert "failing, 1 try" in with_file("callbacks", "list").out
+    assert "failing, 1 try " in with_file("callbacks", "list").out
+    kill(records, "order-2")
+    assert "failing, 2 tries " in with_file("callbacks", "list").out
 
 
 def test_pause_and_resume_are_kept_with_their_author(with_file: Cli) -> None:
