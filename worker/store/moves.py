@@ -58,9 +58,13 @@ class Moves(NamedTuple):
 
 
 def is_move_id(text: str) -> bool:
-    """Return whether a text can be a position in the stream."""
+    """Return whether a text can be a position in the stream that moves come after."""
     found = _ID.fullmatch(text)
-    return found is not None and all(int(part) < _MOST_ID for part in found.groups())
+    if found is None:
+        return False
+    parts = [int(part) for part in found.groups()]
+    # The server refuses to read after the last id that there can be.
+    return all(part < _MOST_ID for part in parts) and parts != [_MOST_ID - 1] * 2
 
 
 async def latest(store: AsyncStore) -> str:
