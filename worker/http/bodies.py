@@ -126,8 +126,20 @@ def parsed(body: bytes) -> dict[str, Any]:
 
     try:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=pairs)
+    except json.JSONDecodeError as error:
+        # Its own text may repeat the body.
+        raise Problem(
+            problems.BAD_REQUEST, f"The body is not JSON: it is wrong at character {error.pos + 1}."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise Problem(
+            problems.BAD_REQUEST, f"The body is not UTF-8: it is wrong at byte {error.start + 1}."
+        ) from None
     except (ValueError, RecursionError):
-        raise Problem(problems.BAD_REQUEST, "The body is not JSON in UTF-8.") from None
+        raise Problem(
+            problems.BAD_REQUEST,
+            "The body has a number of too many digits, or is nested too deeply.",
+        ) from None
     if not isinstance(value, dict):
         raise problems.wrong_field("body", "type", shown(value), "must be a JSON object")
     if twice:
@@ -149,7 +161,7 @@ def named(name: str) -> str:
 
 def only(given: dict[str, Any], allowed: tuple[str, ...]) -> list[FieldError]:
     """Return an error for each member that is not allowed."""
-    rule = f"is not a field here; allowed are {', '.join(allowed)}"
+    rule = f"is not a field here; allowed are {', '.join(allowed) or 'none'}"
     return [
         FieldError(field=named(name), code="unknown_field", value="", rule=rule)
         for name in given

@@ -120,9 +120,18 @@ def everyones(caller: Caller) -> None:
 
 def unknown(refund_id: str) -> Problem:
     """Return the answer for a refund that does not exist, or not for this caller."""
-    named = f"refund {refund_id}" if is_refund_id(refund_id) else "such a refund"
+    named = f"refund {refund_id}" if is_refund_id(refund_id) else "refund with this id"
     return Problem(
         problems.NOT_FOUND, f"No {named} was accepted here, or this token does not see it."
+    )
+
+
+def not_its_own(caller: Caller) -> Problem:
+    """Return the answer to a refund that a caller may not create."""
+    return Problem(
+        problems.NOT_FOUND,
+        f"This token is only for refund ids that begin with {caller.ids_prefix}: nothing was"
+        " accepted.",
     )
 
 

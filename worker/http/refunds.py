@@ -22,7 +22,7 @@ from worker.errors import (
     StoreUnavailable,
 )
 from worker.http import bodies
-from worker.http.context import Context, unknown
+from worker.http.context import Context, not_its_own, unknown
 from worker.http.creations import Creations
 from worker.http.queries import Query, etag, has, has_gone, refund_id_of
 from worker.listing import Filter, page
@@ -72,7 +72,7 @@ class RefundRoutes:
         query.check()
         wanted = request_in(request, await self._context.bodies.read(request))
         if not caller.sees(wanted.refund_id):
-            raise unknown(wanted.refund_id)
+            raise not_its_own(caller)
         created = await self._creations.create(wanted, by=caller.name)
         refund = record_of(wanted, Lane.SINGLE, created)
         if created.result == "created":

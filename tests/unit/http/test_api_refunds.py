@@ -146,6 +146,19 @@ async def test_a_body_that_is_not_plain_json_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        (b"", "The body is not JSON: it is wrong at character 1."),
+        (b'{"amount": 5,}', "The body is not JSON: it is wrong at character 14."),
+        (b'{"a":"\xff"}', "The body is not UTF-8: it is wrong at byte 7."),
+        (b"[" * 60_000, "The body has a number of too many digits, or is nested too deeply."),
+    ],
+)
+async def test_a_body_that_cannot_be_read_says_where(api: Door, data: bytes, detail: str) -> None:
+    assert (await api.post(CREATE, data=data)).json["detail"] == detail
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"Content_Type": "text/plain"},
@@ -187,6 +200,19 @@ async def test_an_unknown_refund_is_404(api: Door, name: str) -> None:
         assert (await api.post(f"/v1/refunds/{name}/{path}")).code == "not_found"
     decision = {"decision": "resend", "note": "seen", "version": 1}
     assert (await api.post(f"/v1/refunds/{name}/resolve", decision)).code == "not_found"
+
+
+async def test_what_cannot_be_an_id_is_not_repeated_in_the_answer(api: Door) -> None:
+    got = await api.get("/v1/refunds/a%2Fb")
+    assert got.json["detail"] == (
+        "No refund with this id was accepted here, or this token does not see it."
+    )
+
+
+async def test_a_member_where_none_is_allowed_is_named_with_that(api: Door) -> None:
+    await api.create("order-1")
+    got = await api.post("/v1/refunds/order-1/cancel", {"why": "x"})
+    assert got.json["detail"] == "why: is not a field here; allowed are none"
 
 
 async def test_a_wait_ends_when_the_refund_is_settled(api: Door) -> None:
@@ -252,6 +278,7 @@ async def test_a_wait_whose_client_has_gone_ends(
         "/v1/refunds?after=x",
         "/v1/refunds?after=dTEuw6k",
         "/v1/events?after=1",
+        "/v1/events?after=18446744073709551615-18446744073709551615",
         "/v1/events?limit=1001",
     ],
 )
