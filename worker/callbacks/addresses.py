@@ -28,6 +28,14 @@ _NEVER: Final = tuple(
         "2002::/16",
         "192.88.99.0/24",
         "192.0.0.0/24",
+        # The metadata of clouds, with credentials, at addresses that are not link-local: Alibaba,
+        # Azure, AWS, Google, Oracle and Scaleway.
+        "100.100.100.200/32",
+        "168.63.129.16/32",
+        "fd00:ec2::254/128",
+        "fd20:ce::254/128",
+        "fd00:c1::a9fe:a9fe/128",
+        "fd00:42::42/128",
     )
 )
 _INNER: Final = tuple(
