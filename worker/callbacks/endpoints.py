@@ -183,7 +183,11 @@ class _Reader:
         if parts.port in self._ports:
             self._wrong("url", f"must not name the port of Redis or the broker, {parts.port}")
         if _IS_ADDRESS.fullmatch(host) and not is_allowed(host, private=private):
-            self._wrong("url", "must not name an inner address")
+            self._wrong(
+                "url",
+                "must not name an inner address, but one of a private network or of this machine"
+                " with allow_private = true",
+            )
         return value
 
     def _keys(self, name: str) -> tuple[bytes, ...]:

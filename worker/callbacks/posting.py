@@ -125,6 +125,18 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
     return parts.decode("utf-8", "replace")
 
 
+_WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (aiohttp.ClientConnectorDNSError, "the host name cannot be resolved"),
+    (aiohttp.ClientConnectorCertificateError, "the certificate is not valid"),
+    (aiohttp.ClientConnectorSSLError, "the TLS handshake failed"),
+    (aiohttp.ClientConnectorError, "no connection can be made"),
+    (aiohttp.ServerDisconnectedError, "the connection ended before an answer"),
+    (ConnectionResetError, "the connection ended before an answer"),
+    (aiohttp.ClientResponseError, "the answer is not HTTP"),
+)
+"""The first row whose error matches counts."""
+
+
 def _kind(error: Exception) -> str:
     """Return what kind of error it is: its text may repeat the address."""
     inner: BaseException | None = error
@@ -132,4 +144,5 @@ def _kind(error: Exception) -> str:
         if isinstance(inner, InnerAddressError):
             return str(inner)
         inner = getattr(inner, "os_error", None) or inner.__cause__
-    return type(error).__name__
+    known = (words for kind, words in _WORDS if isinstance(error, kind))
+    return next(known, type(error).__name__)

@@ -78,10 +78,18 @@ def test_public_address_is_allowed(address: str) -> None:
         ("224.0.0.1", False),
         ("fe80::1", False),
         ("64:ff9b::a00:1", False),
+        # Where clouds keep credentials outside the link-local networks.
+        ("100.100.100.200", False),
+        ("168.63.129.16", False),
+        ("::ffff:168.63.129.16", False),
+        ("fd00:ec2::254", False),
+        ("fd20:ce::254", False),
+        ("fd00:c1::a9fe:a9fe", False),
+        ("fd00:42::42", False),
         ("not an address", False),
     ],
 )
-def test_private_addresses_are_allowed_on_request_and_link_local_never(
+def test_private_addresses_are_allowed_on_request_and_those_of_credentials_never(
     address: str, *, allowed: bool
 ) -> None:
     assert is_allowed(address, private=True) is allowed
@@ -257,7 +265,31 @@ async def test_name_that_does_not_exist_is_a_failure(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     reply = await sent("http://shop.example.com/")
-    assert (reply.result, reply.error) == ("failed", "ClientConnectorDNSError")
+    assert (reply.result, reply.error) == ("failed", "the host name cannot be resolved")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"", "the connection ended before an answer"),
+        (b"hello\r\n\r\n", "the answer is not HTTP"),
+    ],
+)
+async def test_an_endpoint_that_does_not_answer_is_a_failure_in_plain_words(
+    answer: bytes, words: str
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        reply = await sent(f"http://127.0.0.1:{port}/", private=True)
+    assert (reply.result, reply.error) == ("failed", words)
+    reply = await sent(f"http://127.0.0.1:{port}/", private=True)
+    assert (reply.result, reply.error) == ("failed", "no connection can be made")
 
 
 async def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
