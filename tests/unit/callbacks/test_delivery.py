@@ -151,9 +151,9 @@ def settle(desk: Desk, refund_id: str = ID, **fields: Any) -> None:
 
 
 def fail_at_provider(desk: Desk) -> None:
-    step = changed_by_provider(
-        desk.world.get(), found(id=f"re_{ID}", status="failed"), "list", desk.world.now
-    )
+    refund = desk.world.get()
+    shown = found(id=f"re_{ID}", payment_intent=refund.payment_intent, status="failed")
+    step = changed_by_provider(refund, shown, "list", desk.world.now)
     assert step is not None
     desk.world.save(desk.world.get(), step)
 
