@@ -157,7 +157,7 @@ def batch_of(request: web.Request, caller: Caller) -> str:
 
 def unknown(batch_id: str) -> Problem:
     """Return the answer for a batch that does not exist, or not for this caller."""
-    named = f"batch {batch_id}" if is_batch_id(batch_id) else "such a batch"
+    named = f"batch {batch_id}" if is_batch_id(batch_id) else "batch with this id"
     return Problem(problems.NOT_FOUND, f"No {named} exists here, or this token does not see it.")
 
 

@@ -36,6 +36,8 @@ from worker.store.scripts import Due, Loaded
 
 PATH: Final = "/v1/refunds"
 FIELDS: Final = ("refund_id", "payment_intent", "amount", "currency", "reason", "metadata")
+MAX_VERSION: Final = 2**53
+"""A version above it cannot be one: JavaScript and Lua count no further."""
 RESOLVING: Final = ("decision", "provider_refund_id", "code", "note", "version", "unverified")
 MOST_LISTED: Final = 500
 LISTED: Final = 100
@@ -254,7 +256,7 @@ def _decision_in(body: Mapping[str, Any]) -> dict[str, Any]:
         refuse("note", "note", "must be a text that says how you know")
     version: Any = body.get("version")
     if not _is_version(version):
-        refuse("version", "version", "must be the version of the record that you read")
+        refuse("version", "version", "must be the whole number version of the record that you read")
     if errors:
         raise InvalidRequest(errors)
     return {
@@ -268,7 +270,9 @@ def _is_version(value: Any) -> bool:
     """Return whether a value is a whole number from 1 on; JSON may write 7 as 7.0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and value == value // 1 and value >= 1
+    # An integer may be longer than any float can be.
+    is_whole = isinstance(value, int) or (math.isfinite(value) and value == value // 1)
+    return is_whole and 1 <= value <= MAX_VERSION
 
 
 def _id_of(request: web.Request, caller: Caller) -> str:
