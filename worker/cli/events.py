@@ -57,7 +57,8 @@ def events(*, follow: bool, since: str | None, as_json: bool) -> int:
     start = since or (NOW if follow else moves.BEGINNING)
     if start != NOW and not moves.is_move_id(start):
         moment = checked_moment(start, "must be in the past, or now, or the id of a move")
-        start = f"{to_ms(moment) - 1}-{_LAST}"
+        before = to_ms(moment) - 1
+        start = f"{before}-{_LAST}" if before >= 0 else moves.BEGINNING
     try:
         count = asyncio.run(_print(start, follow=follow, as_json=as_json))
     except KeyboardInterrupt:

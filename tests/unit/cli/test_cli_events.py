@@ -29,13 +29,15 @@ def test_moves_after_a_position_or_a_time_are_printed(cli: Cli, records: Records
     every = cli("events", "--json").objects
     assert cli("events", "--since", every[0]["id"], "--json").objects == every[1:]
     assert cli("events", "--since", every[0]["at"], "--json").objects == every
+    for beginning in ("1970-01-01", "0001-01-01"):
+        assert cli("events", "--since", beginning, "--json").objects == every
     for position in (every[-1]["id"], "now"):
         ran = cli("events", "--since", position)
         assert (ran.code, ran.out) == (9, "")
 
 
 def test_position_that_is_none_is_refused(cli: Cli) -> None:
-    for position in ("yesterday", "2999-01-01", "1-2-3"):
+    for position in ("yesterday", "2999-01-01", "1-2-3", f"{2**64 - 1}-{2**64 - 1}"):
         assert cli("events", "--since", position).code == 3
 
 
