@@ -26,7 +26,7 @@ from urllib.parse import SplitResult, urlsplit
 from worker.callbacks.addresses import is_allowed
 from worker.callbacks.signing import LONGEST, SHORTEST, secret_bytes
 from worker.errors import SettingsError
-from worker.model.redaction import remember_key
+from worker.model.redaction import remember_key, without_secrets
 from worker.model.request import shown
 from worker.settings import ENV_PREFIX, Settings, is_loopback
 
@@ -77,6 +77,12 @@ class Endpoint:
     """Requests at once, of each worker process."""
     metadata: bool = True
     allow_private: bool = False
+
+    @property
+    def shown_url(self) -> str:
+        """The URL as people may read it: its query may hold a secret."""
+        address, mark, _ = self.url.partition("?")
+        return without_secrets(f"{address}?…" if mark else address)
 
 
 def load(settings: Settings) -> tuple[Endpoint, ...]:

@@ -86,7 +86,7 @@ def list_endpoints(*, as_json: bool) -> int:
 def _as_dict(each: EndpointState, known: Endpoint | None, state: CallbackState) -> dict[str, Any]:
     return {
         "name": each.name,
-        "url": None if known is None else known.url,
+        "url": None if known is None else known.shown_url,
         "on": state.on_since is not None,
         "waiting": each.waiting,
         "waiting_since": _text(each.waiting_since),
@@ -121,7 +121,7 @@ def _table(states: Sequence[EndpointState], known: dict[str, Endpoint]) -> Table
             f"{each.dead:,}",
             "-" if each.waiting_since is None else render.moment(each.waiting_since),
             "-" if each.delivered_at is None else render.moment(each.delivered_at),
-            "not in REFUNDS_CALLBACKS_FILE" if found is None else render.plain(found.url),
+            "not in REFUNDS_CALLBACKS_FILE" if found is None else render.plain(found.shown_url),
         )
     return table
 

@@ -107,6 +107,18 @@ def test_list_shows_what_waits_and_what_is_dead(with_file: Cli, records: Records
     assert "failing, 2 tries " in with_file("callbacks", "list").out
 
 
+def test_list_shows_no_secret_of_an_address(with_file: Cli) -> None:
+    path = Path(with_file.environment["REFUNDS_CALLBACKS_FILE"])
+    path.write_text(path.read_text().replace("/shop", "/shop?key=s3cret"))
+    (shown,) = (
+        each["url"]
+        for each in with_file("callbacks", "list", "--json").objects
+        if each["name"] == "shop"
+    )
+    assert shown.endswith("/shop?…")
+    assert "s3cret" not in with_file("callbacks", "list").out
+
+
 def test_pause_and_resume_are_kept_with_their_author(with_file: Cli) -> None:
     assert [with_file("callbacks", "pause", "shop").code for _ in range(2)] == [0, 9]
     assert "paused by ann" in with_file("callbacks", "list").out
