@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -27,6 +28,10 @@ LINGER_SECONDS: Final = 2.0
 END_SECONDS: Final = 5.0
 """How long a request in flight may take at the end."""
 READY_SECONDS: Final = 2.0
+MOST_CONNECTIONS: Final = 8192
+"""Connections at once, of which 2,000 may wait for a result; further ones are closed."""
+SPARE_FILES: Final = 512
+"""Open files for all else, such as the connections to Redis, and those not counted yet."""
 _MOST_HEADERS: Final = 64
 
 _NAME: Final = "refunds"
@@ -58,7 +63,15 @@ class _Connection(web.RequestHandler):
 
 
 class _Server(web.Server):
-    """A server of `_Connection`s."""
+    """A server of `_Connection`s; one beyond the most is closed at once."""
+
+    most = MOST_CONNECTIONS
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Count a new connection, or close it."""
+        super().connection_made(handler, transport)
+        if len(self._connections) > self.most:
+            transport.abort()
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
@@ -68,13 +81,30 @@ class _Server(web.Server):
 class _Runner(web.AppRunner):
     """A runner of a `_Server`."""
 
+    most = MOST_CONNECTIONS
+
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(
+        server = _Server(
             made.request_handler,
             request_factory=made.request_factory,
             **made._kwargs,  # noqa: SLF001 - aiohttp has no other way to a protocol of one's own
         )
+        server.most = self.most
+        return server
+
+
+def most_connections() -> int:
+    """Raise this process's limit of open files, and return how many connections fit under it."""
+    files, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + SPARE_FILES
+    if files < wanted:
+        # The usual limit is 1024, and programs may raise it up to the highest one.
+        files = min(wanted, highest)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, highest))
+    files = min(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return files - min(SPARE_FILES, files // 2)
 
 
 async def _unnamed(_request: web.Request, response: web.StreamResponse) -> None:
@@ -138,7 +168,12 @@ def build(parts: Iterable[Part], ready: Readiness) -> web.Application:
 
 @asynccontextmanager
 async def listening(
-    application: web.Application, *, host: str, port: int, tls: ssl.SSLContext | None = None
+    application: web.Application,
+    *,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None = None,
+    most: int = MOST_CONNECTIONS,
 ) -> AsyncIterator[int]:
     """Serve until the end of the block, and yield the port; port 0 picks a free one.
 
@@ -155,6 +190,7 @@ async def listening(
         max_headers=_MOST_HEADERS,
         shutdown_timeout=END_SECONDS,
     )
+    runner.most = most
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, ssl_context=tls)
@@ -179,9 +215,11 @@ async def serve(
 
     `say` receives the address. Raises `OSError` if the port is taken.
     """
-    parts = list(parts)
+    parts, most = list(parts), most_connections()
     try:
-        async with listening(build(parts, ready), host=host, port=port, tls=tls) as taken:
+        async with listening(
+            build(parts, ready), host=host, port=port, tls=tls, most=most
+        ) as taken:
             shown = f"[{host}]" if ":" in host else host
             say(f"listening at {'https' if tls else 'http'}://{shown}:{taken}")
             await stop.wait()

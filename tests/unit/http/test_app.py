@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 from dataclasses import dataclass, field
 
@@ -111,6 +112,40 @@ async def test_a_silent_connection_ends_by_itself(monkeypatch: pytest.MonkeyPatc
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
         await writer.wait_closed()
+
+
+async def test_a_connection_beyond_the_most_is_closed_and_the_others_are_served() -> None:
+    async with listening(app.build([], Readiness(fine)), host=HOST, port=0, most=2) as port:
+        first = [await asyncio.open_connection(HOST, port) for _ in range(2)]
+        reader, writer = await asyncio.open_connection(HOST, port)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        for reader, writer in first:
+            writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 200")
+            writer.close()
+        # Those that have ended count no more.
+        assert await status_of(port, "/health") == 200
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised", "fit"),
+    [
+        ((1024, 524_288), 8704, 8192),
+        ((1024, 4096), 4096, 3584),
+        ((1024, 1024), 1024, 512),
+        ((100, 100), 100, 50),
+        ((1_000_000, 1_000_000), 1_000_000, 8192),
+    ],
+)
+def test_as_many_connections_fit_as_files_may_be_open(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], raised: int, fit: int
+) -> None:
+    now = [limits]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: now[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: now.append(wanted))
+    assert app.most_connections() == fit
+    assert now[-1] == (raised, limits[1])
 
 
 async def test_a_taken_port_is_an_os_error_and_the_parts_are_closed() -> None:
