@@ -382,6 +382,9 @@ class Judge:
             self.money.misled(refund_id, record, made)
             return
         if record["status"] in {"failed", "canceled"}:
+            if record["contradicted_by"] in known.priors:
+                # An earlier refund succeeded since, and the record names it for a person.
+                return
             if (fact := false_failed(str(record["status"]), as_made(made))) is not None:
                 self.broken(FALSE_FAILED, refund_id, fact)
             return

@@ -25,7 +25,13 @@ DAY: Final = 24 * HOUR
 BEFORE_RETRY_RATE: Final = 0.6
 REVERSED_RATE: Final = 0.6
 OTHER: Final = {"succeeded": "failed", "failed": "succeeded", "canceled": "succeeded"}
-REVERSALS: Final = ("reversed", "unreversed", "reversed_days_later", "succeeded_before_retry")
+REVERSALS: Final = (
+    "reversed",
+    "unreversed",
+    "earlier_unreversed",
+    "reversed_days_later",
+    "succeeded_before_retry",
+)
 KILLED: Final = "killed_at_a_rung"
 
 
@@ -102,7 +108,7 @@ class Reversals:
         watch, now = self._world.plan.watch, self._world.loop.time()
         last = max((rung.total_seconds() for rung in watch.rungs), default=DAY)
         for refund_id, known in [*self._world.judge.refunds.items()]:
-            if known.record.get("provider_refund_id") and self._dice.random() < REVERSED_RATE:
+            if _names(known) and self._dice.random() < REVERSED_RATE:
                 share = self._dice.choice((0.02, 0.2, 1.0))
                 self._await(self._dice.random() * last * share, self._change_one, refund_id)
         if watch.rungs and self._dice.random() < 0.4:
@@ -121,22 +127,25 @@ class Reversals:
 
     def _change_one(self, refund_id: str) -> None:
         known = self._world.judge.refunds[refund_id]
-        identity = known.record.get("provider_refund_id")
-        if not identity or not self._may_change(known):
+        names = _names(known)
+        if not names or not self._may_change(known):
             return
+        identity = self._dice.choice(names) if len(names) > 1 else names[0]
         # Beside another refund in doubt, a rise of its payment's total could be either's.
         is_failed = known.record["status"] != "succeeded"
         if is_failed and not self.days_later and self._world.plan.rules.readback == "totals":
             return
         if not self._change(identity):
             return
-        self._world.happens("unreversed" if is_failed else "reversed", "provider")
+        fact = "unreversed" if is_failed else "reversed"
+        is_earlier = identity != known.record["provider_refund_id"]
+        self._world.happens("earlier_unreversed" if is_earlier else fact, "provider")
         if self.days_later:
             self._world.happens("reversed_days_later", "provider")
             if self._dice.random() < 0.3:
                 # It is sent again, by somebody who was told or found out otherwise.
                 self._await(self._dice.random() * 2 * DAY, self._world.people.retry, refund_id)
-        self._expect(refund_id, known)
+        self._expect(refund_id, known, identity)
 
     def _may_change(self, known: Known) -> bool:
         # What is shown late or oddly by the provider would be read as it was.
@@ -157,18 +166,18 @@ class Reversals:
 
     # Noticing
 
-    def _expect(self, refund_id: str, known: Known) -> None:
+    def _expect(self, refund_id: str, known: Known, identity: str) -> None:
         """Judge an hour after the next rung that the record says what the provider does."""
         now, world = self._world.loop.time(), self._world
         calm = max(now, world.plan.faults_end + HOUR)
         points = [point for point in self._points(known) if point > calm]
         if points and "clock" not in world.plan.odd:
             record = known.record
-            self._await(min(points) - now + HOUR, self._judge, refund_id, record)
+            self._await(min(points) - now + HOUR, self._judge, refund_id, record, identity)
 
-    def _judge(self, refund_id: str, then: dict[str, str | None]) -> None:
+    def _judge(self, refund_id: str, then: dict[str, str | None], identity: str) -> None:
         known = self._world.judge.refunds[refund_id]
-        made = self._world.seam.bank.refunds[then["provider_refund_id"] or ""]
+        made = self._world.seam.bank.refunds[identity]
         if known.record["version"] != then["version"] or made.status == then["status"]:
             return
         fact = f"recorded as {then['status']} past a rung, and {made.id} is {made.status}"
@@ -181,7 +190,7 @@ class Reversals:
     def _points(self, known: Known) -> list[float]:
         """Return when the watch reads a settled refund, in the world's seconds."""
         world, record = self._world, known.record
-        if not record["provider_refund_id"] or record["status"] == "canceled":
+        if not _names(known) or (record["status"] == "canceled" and not known.priors):
             return []
         offset = world.judge.now_ms() / 1000 - world.loop.time()
         settled_at = int(record["updated_at"] or 0) / 1000 - offset
@@ -199,3 +208,16 @@ class Reversals:
     def _later(self, seconds: float, what: Callable[..., object], *facts: object) -> None:
         loop = self._world.loop
         loop.call_at(loop.time() + seconds, what, *facts, context=OUTSIDE)
+
+
+def _names(known: Known) -> list[str]:
+    """Return the provider's refunds whose change the watch notices on a settled refund.
+
+    One of an earlier generation is changed only beside a retry that did not succeed: beside one
+    that did, money would move twice by the provider's own doing.
+    """
+    record = known.record
+    names = [record.get("provider_refund_id") or ""]
+    if record.get("status") in {"failed", "canceled"}:
+        names += known.priors
+    return [*dict.fromkeys(filter(None, names))]

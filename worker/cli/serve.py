@@ -129,7 +129,10 @@ def _tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
         # A key with a passphrase is refused here; without this, OpenSSL would ask on the terminal.
         context.load_cert_chain(Path(cert), Path(key), password=lambda: "")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        # OpenSSL's own words name a line of its source.
+        reason = "they are not a certificate and its key"
+        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+            reason = error.strerror or str(error)
         raise click.UsageError(
             f"--tls-cert {cert} and --tls-key {key} cannot be used ({reason}): name a certificate"
             " in PEM and its private key without a passphrase"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -86,6 +87,7 @@ _CANNOT_READ: Final = (
     "with reserved characters of the password percent-encoded"
 )
 
+_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _OPTIONS: Final[dict[str, Any]] = {
     "decode_responses": True,
     "socket_timeout": 10,
@@ -113,6 +115,8 @@ def connect(url: str) -> redis.Redis:
     """Return a blocking client, which connects at its first command."""
     if is_sentinel(url):
         address = SentinelAddress.parse(url)
+        _require_files(address.to_sentinels)
+        _require_files(address.to_server)
         sentinel = redis.sentinel.Sentinel(
             list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels
         )
@@ -128,6 +132,8 @@ def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis
     """Return a client for the event loop, which connects at its first command."""
     if is_sentinel(url):
         address = SentinelAddress.parse(url)
+        _require_files(address.to_sentinels)
+        _require_files(address.to_server)
         sentinel = redis.asyncio.sentinel.Sentinel(
             list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels
         )
@@ -161,7 +167,31 @@ def _try_options(pool: Any) -> None:
 
     An unknown option is found now and not at the first command.
     """
+    _require_files(pool.connection_kwargs)
     pool.connection_class(**pool.connection_kwargs)
+
+
+def _require_files(options: Mapping[str, Any]) -> None:
+    """Raise `SettingsError` if a certificate file of the address cannot be used.
+
+    Without this, the client would report a server that is away or does not speak TLS.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for name in _FILES:
+        if (path := options.get(name)) is None:
+            continue
+        try:
+            Path(path).read_bytes()
+            if name == "ssl_ca_certs":
+                context.load_verify_locations(path)
+        except (OSError, ValueError) as error:
+            why = "holds no certificate in PEM"
+            if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+                why = f"cannot be read ({error.strerror})"
+            raise SettingsError(
+                f"{name}={path} of REFUNDS_REDIS_URL {why}: name a file of PEM that this user may"
+                " read"
+            ) from None
 
 
 def address_of(url: str) -> str:

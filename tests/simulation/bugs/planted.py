@@ -384,7 +384,8 @@ _SHOWS_ONLY: Final[dict[str, Callable[[Plan], bool]]] = {
     "guard_removed": lambda plan: "reversals" in plan.odd,
     "tie_at_the_cursor_lost": lambda plan: plan.watch.lockstep and bool(plan.watch.rungs),
     **dict.fromkeys(
-        ("cursor_moved_first", "final_state_skipped"), lambda plan: bool(plan.watch.rungs)
+        ("cursor_moved_first", "final_state_skipped", "earlier_refunds_forgotten"),
+        lambda plan: bool(plan.watch.rungs),
     ),
     "amount_of_any_size": lambda plan: "numbers" in plan.odd,
     "counted_as_they_come": lambda plan: "codes" in plan.odd,

@@ -87,6 +87,15 @@ def final_state_skipped(stack: ExitStack) -> None:
     put(stack, Rechecker, "_recheck_own", unread)
 
 
+def earlier_refunds_forgotten(stack: ExitStack) -> None:
+    """Once a retry has ended, what its earlier refunds became is never read again."""
+
+    async def unread(*_: Any) -> tuple[bool, Ending | None]:
+        return True, None
+
+    put(stack, Rechecker, "_recheck_prior", unread)
+
+
 OF_RECHECKS: Final[tuple[Bug, ...]] = (
     body_believed,
     older_event_wins,
@@ -96,4 +105,5 @@ OF_RECHECKS: Final[tuple[Bug, ...]] = (
     tie_at_the_cursor_lost,
     cursor_moved_first,
     final_state_skipped,
+    earlier_refunds_forgotten,
 )

@@ -228,6 +228,7 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "tie_at_the_cursor_lost": frozenset({"unnoticed"}),
         "cursor_moved_first": frozenset({"unnoticed"}),
         "final_state_skipped": frozenset({"unnoticed"}),
+        "earlier_refunds_forgotten": frozenset({"unnoticed"}),
     }
 )
 """The rules by which a bug is to be caught.

@@ -316,6 +316,22 @@ def test_a_wrong_option_is_named(cli: Cli, arguments: list[str]) -> None:
     assert arguments[0] in ran.err
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nx\n"])
+def test_a_certificate_that_is_none_is_one_sentence(
+    cli: Cli, tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "cert.pem"
+    file.write_bytes(content)
+    ran = cli(
+        "serve", "--tls-cert", f"{file}", "--tls-key", f"{file}", REFUNDS_WEBHOOK_SECRETS=SECRET
+    )
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1] == (
+        f"Error: --tls-cert {file} and --tls-key {file} cannot be used (they are not a certificate"
+        " and its key): name a certificate in PEM and its private key without a passphrase"
+    )
+
+
 def test_it_speaks_tls(cli: Cli) -> None:
     pem = str(Path(__file__).parents[2] / "support" / "loopback.pem")
     with serving(cli, "--tls-cert", pem, "--tls-key", pem) as server:

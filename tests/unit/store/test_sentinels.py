@@ -4,6 +4,7 @@ clients alike.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +15,14 @@ from worker.settings import Settings
 from worker.store.connection import connect, connect_async
 from worker.store.sentinels import SentinelAddress, is_sentinel
 
+CA = str(Path(__file__).parents[2] / "support" / "loopback.pem")
 PLAIN = "sentinel://user:p%40ss@one:1,two/3?master=refunds"
 TLS = (
     "sentinels://user:p%40ss@one:1,two/3?master=refunds&sentinel_username=watch&sentinel_password=w%26pw"
-    "&ssl_ca_certs=/ca.pem&ssl_check_hostname=false"
+    f"&ssl_ca_certs={CA}&ssl_check_hostname=false"
 )
 SERVER = {"db": 3, "username": "user", "password": "p@ss"}
-OF_TLS = {"ssl": True, "ssl_ca_certs": "/ca.pem", "ssl_check_hostname": False}
+OF_TLS = {"ssl": True, "ssl_ca_certs": CA, "ssl_check_hostname": False}
 
 
 def test_address_is_taken_apart() -> None:
