@@ -22,7 +22,10 @@ from worker.errors import RefundError
 GRACE_SECONDS: Final = 5.0
 """How long requests are still served after SIGTERM, so that a proxy notices `/ready` first."""
 IDLE_SECONDS: Final = 15.0
-"""How long a connection may have no complete request head: at its start, and between requests."""
+"""How long a connection may have no complete request head: at its start, and between requests.
+
+A TLS handshake may take as long.
+"""
 LINGER_SECONDS: Final = 2.0
 """How long the rest of a refused body is read, so that the client sees the answer."""
 END_SECONDS: Final = 5.0
@@ -105,6 +108,13 @@ def most_connections() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, highest))
     files = min(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     return files - min(SPARE_FILES, files // 2)
+
+
+def _protocol_of(runner: web.AppRunner) -> web.Server:
+    """Return what makes the protocol of each connection."""
+    if runner.server is None:
+        raise RuntimeError("the runner is not set up")
+    return runner.server
 
 
 async def _unnamed(_request: web.Request, response: web.StreamResponse) -> None:
@@ -193,9 +203,18 @@ async def listening(
     runner.most = most
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, ssl_context=tls)
-        await site.start()
-        yield runner.addresses[0][1]
+        # aiohttp's own site lets a client take a minute for the handshake, uncounted.
+        server = await asyncio.get_running_loop().create_server(
+            _protocol_of(runner),
+            host,
+            port,
+            ssl=tls,
+            ssl_handshake_timeout=IDLE_SECONDS if tls else None,
+        )
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
     finally:
         await runner.cleanup()
 

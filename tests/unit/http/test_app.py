@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -16,6 +18,7 @@ from worker.http import app
 from worker.http.app import Readiness, listening, serve
 
 HOST = "127.0.0.1"
+PEM = Path(__file__).parents[2] / "support/loopback.pem"
 
 
 async def fine() -> None:
@@ -105,9 +108,17 @@ async def test_at_the_end_it_serves_the_grace_period_unready_and_finishes_what_i
         await status_of(port, "/health")
 
 
-async def test_a_silent_connection_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("speaks_tls", [False, True])
+async def test_a_silent_connection_ends_by_itself(
+    monkeypatch: pytest.MonkeyPatch, *, speaks_tls: bool
+) -> None:
     monkeypatch.setattr(app, "IDLE_SECONDS", 0.2)
-    async with listening(app.build([], Readiness(fine)), host=HOST, port=0) as port:
+    tls = None
+    if speaks_tls:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(PEM)
+    built = app.build([], Readiness(fine))
+    async with listening(built, host=HOST, port=0, tls=tls) as port:
         reader, writer = await asyncio.open_connection(HOST, port)
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
