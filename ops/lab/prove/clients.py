@@ -233,17 +233,24 @@ class Strays:
     def resolve(self) -> None:
         """Find out what became of the requests without an answer, and repeat some of those."""
         self.stop()
-        for place, (request, how) in enumerate(self._unknown):
-            if place % 2:
-                self._clients.submit(request, Random(place))  # noqa: S311 - repeatable
-                self._rig.accepted[request.refund_id] = request
-            elif self._clients.holds(request.refund_id):
-                self._rig.accepted[request.refund_id] = request
-                if how == "half":
-                    self.never_whole.append(request.refund_id)
-            else:
-                self._left[request.refund_id] = request
+        with ThreadPoolExecutor(_CLIENTS) as pool:
+            for done in [pool.submit(self._resolve, *one) for one in enumerate(self._unknown)]:
+                done.result()
         self.resolved = True
+        # Those that are repeated now were no refunds while the faults lasted.
+        self._rig.fault_end = time.time()
+
+    def _resolve(self, place: int, sent: tuple[RefundRequest, How]) -> None:
+        request, how = sent
+        if place % 2:
+            self._clients.submit(request, Random(place))  # noqa: S311 - repeatable
+            self._rig.accepted[request.refund_id] = request
+        elif self._clients.holds(request.refund_id):
+            self._rig.accepted[request.refund_id] = request
+            if how == "half":
+                self.never_whole.append(request.refund_id)
+        else:
+            self._left[request.refund_id] = request
 
     def late(self) -> Iterator[str]:
         """Yield the refunds that were not known a moment ago, and are now."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from http import HTTPStatus
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -42,6 +44,8 @@ _CUTS: Final = (0, 1, 20, 120, 200, 300, 400, 600)
 _SETTLE_SECONDS: Final = 3.0
 """How long after the faults a request may still be written that was not answered."""
 _LOAD: Final = 6
+_CUT_LOAD: Final = 40
+_CUT_SECONDS: Final = 0.02
 _BUG_SECONDS: Final = 40.0
 
 Hurt = Callable[[Rig, Servers, Random], int]
@@ -113,14 +117,18 @@ def cut(rig: Rig, servers: Servers, _dice: Random) -> int:
     for proxy in servers.proxies:
         proxy.cut_replies(*_CUTS)
     fed_until(rig, lambda: not any(proxy.cuts_left for proxy in servers.proxies))
-    for turn in range(10):
-        rig.feed(2)
-        for proxy in servers.proxies:
-            if turn % 2:
-                proxy.cut()
-            else:
-                proxy.reset()
-        time.sleep(0.2)
+    with ThreadPoolExecutor(1) as pool:
+        feeding = pool.submit(rig.feed, _CUT_LOAD)
+        for turn in count():
+            if feeding.done():
+                break
+            for proxy in servers.proxies:
+                if turn % 2:
+                    proxy.cut()
+                else:
+                    proxy.reset()
+            time.sleep(_CUT_SECONDS)
+        feeding.result()
     return sum(sum(proxy.fired.values()) for proxy in servers.proxies) - before
 
 

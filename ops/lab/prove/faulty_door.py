@@ -22,7 +22,7 @@ LATE_SECONDS: Final = 0.3
 
 
 def read(strike: Strike) -> None:
-    """The whole request was read, and nothing of it was written."""
+    """Whole requests were read, and nothing of them was written."""
 
     async def run(original: Any, store: Any, call: Any) -> Any:
         strike.at()
@@ -32,7 +32,7 @@ def read(strike: Strike) -> None:
 
 
 def written(strike: Strike) -> None:
-    """The record is written and on disk, and not one byte of the answer is."""
+    """The records are written and on disk, and not one byte of an answer is."""
 
     async def run(original: Any, store: Any, call: Any) -> Any:
         result = await original(store, call)
@@ -58,21 +58,23 @@ def _around_create(run: Callable[[Any, Any, Any], Any]) -> None:
 
 def answered_before_the_write() -> None:
     """Plant: a refund is answered with 202 first, and written a moment later."""
+    from worker.http.creations import Creations
     from worker.store.scripts import Created
 
+    original: Any = Creations.create
     late: set[asyncio.Task[None]] = set()
 
-    async def run(original: Any, store: Any, call: Any) -> Any:
+    async def create(self: Any, wanted: Any, *, by: str) -> Any:
         async def write() -> None:
             await asyncio.sleep(LATE_SECONDS)
-            await original(store, call)
+            await original(self, wanted, by=by)
 
         task = asyncio.create_task(write())
         late.add(task)
         task.add_done_callback(late.discard)
         return Created(result="created", now=datetime.now(UTC))
 
-    _around_create(run)
+    Creations.create = create  # type: ignore[method-assign]  # a seam
 
 
 POINTS: Final[dict[str, Callable[[Strike], None]]] = {"read": read, "written": written}
