@@ -204,7 +204,6 @@ class Strays:
             for number in range(threads)
         ]
         self.sent = 0
-        self.resolved = False
 
     def start(self) -> None:
         """Begin to send."""
@@ -236,9 +235,6 @@ class Strays:
         with ThreadPoolExecutor(_CLIENTS) as pool:
             for done in [pool.submit(self._resolve, *one) for one in enumerate(self._unknown)]:
                 done.result()
-        self.resolved = True
-        # Those that are repeated now were no refunds while the faults lasted.
-        self._rig.fault_end = time.time()
 
     def _resolve(self, place: int, sent: tuple[RefundRequest, How]) -> None:
         request, how = sent

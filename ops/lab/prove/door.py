@@ -203,12 +203,15 @@ def _play(
         def begin(rig: Rig) -> None:
             servers.start(rig, subject)
             strays.append(Strays(rig, clients, threads=_STRAYS, pause=_PAUSE))
-            rig.conditions.append(partial(_is_at_rest, strays[0]))
+            rig.conditions.append(lambda: not [*strays[0].late()])
             strays[0].start()
 
         def inject(rig: Rig, dice: Random) -> int:
             fired = hurt(rig, servers, dice)
             strays[0].stop()
+            # What was sent may be written a moment later.
+            time.sleep(_SETTLE_SECONDS)
+            strays[0].resolve()
             return fired
 
         def after(rig: Rig) -> None:
@@ -246,16 +249,6 @@ def _play(
 
 def _folder(name: str, seed: int) -> str:
     return f"{name}-{seed}".replace(" ", "-").replace(":", "")
-
-
-def _is_at_rest(strays: Strays) -> bool:
-    """Return whether it is known what became of every request, and no other one came to light."""
-    if not strays.resolved:
-        # What was sent may be written a moment later.
-        time.sleep(_SETTLE_SECONDS)
-        strays.resolve()
-        return False
-    return not [*strays.late()]
 
 
 def _told(clients: Clients, strays: Strays) -> str:
