@@ -47,7 +47,12 @@ def change(world: World, refund_id: str = ID) -> None:
     """Let the provider change a settled refund to its opposite end."""
     refund = world.get(refund_id)
     status = "failed" if refund.status == "succeeded" else "succeeded"
-    shown = found(id=f"re_{refund_id}", status=status)
+    shown = found(
+        id=f"re_{refund_id}",
+        refund_id=refund_id,
+        payment_intent=refund.payment_intent,
+        status=status,
+    )
     step = changed_by_provider(refund, shown, "list", world.now)
     assert step is not None
     assert world.save(refund, step).result == "saved"
