@@ -22,6 +22,11 @@ log = structlog.get_logger(__name__)
 GATHER_SECONDS: Final = 0.005
 _AT_ONCE: Final = {Lane.SINGLE: 20, Lane.BULK: queues.BULK_IDS}
 """The most ids in a message: a worker handles those of one message together."""
+_BEHIND: Final = 200
+"""From so many ids in a lane on, messages are as large as in the lane of files.
+
+Each costs the same, and with small ones ids would come faster than they are sent.
+"""
 
 
 class Nudges:
@@ -60,8 +65,9 @@ class Nudges:
                 for lane, size in _AT_ONCE.items():
                     ids = [*self._waiting[lane]]
                     self._waiting[lane].clear()
-                    for start in range(0, len(ids), size):
-                        await self._message(ids[start : start + size], lane)
+                    together = size if len(ids) < _BEHIND else queues.BULK_IDS
+                    for start in range(0, len(ids), together):
+                        await self._message(ids[start : start + together], lane)
         finally:
             self._sender = None
 

@@ -25,7 +25,7 @@ from ops.lab.bench.uploading import upload
 
 LEAST_RATE: Final = 1_200
 LONGEST_WAIT_MS: Final = 15.0
-FLAT_MB: Final = 5.0
+FLAT_MB: Final = 2.0
 CONNECTIONS: Final = 64
 WARM: Final = 500
 PATH: Final = "/v1/refunds"

@@ -65,6 +65,12 @@ async def test_a_message_holds_a_limited_number_of_ids(broker: Broker, nudges: N
     assert sorted(len(ids) for ids, _ in broker.sent) == [1, 1, 20, BULK_IDS]
 
 
+async def test_messages_are_large_while_many_wait(broker: Broker, nudges: Nudges) -> None:
+    nudges.add(due(f"s-{number}") for number in range(4 * BULK_IDS))
+    await nudges.close()
+    assert [len(ids) for ids, _ in broker.sent] == [BULK_IDS] * 4
+
+
 async def test_one_that_comes_while_a_message_is_sent_is_sent_after_it(
     broker: Broker, nudges: Nudges
 ) -> None:
