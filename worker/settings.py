@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     settle_seconds: float = Field(default=300, ge=0.001, le=86400)
     durability: Literal["disk", "memory"] = "disk"
     secrets_dir: Path | None = None
-    request_timeout_seconds: float = Field(default=20, ge=1, le=300)
+    request_timeout_seconds: float = Field(default=20, ge=0.1, le=300)
     max_attempts: int = Field(default=12, ge=1, le=1000)
     max_age_hours: float = Field(default=72, ge=0.01, le=24 * 90)
     concurrency: int = Field(default=64, ge=1, le=1024)
