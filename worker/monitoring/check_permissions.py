@@ -51,6 +51,7 @@ TRIALS: Final[tuple[tuple[str, str | None, tuple[str | int, ...]], ...]] = (
     ("ZCARD", _ZSET, ()),
     ("ZCOUNT", _ZSET, (0, 9)),
     ("ZRANK", _ZSET, ("a",)),
+    ("ZREVRANK", _ZSET, ("a",)),
     ("ZSCORE", _ZSET, ("a",)),
     ("ZRANGE", _ZSET, (0, -1)),
     ("ZREVRANGE", _ZSET, (0, -1)),
