@@ -200,9 +200,14 @@ def test_a_receiver_learns_of_a_refund_and_refuses_what_is_not_genuine(
 
 
 def curl_lines(page: str) -> list[str]:
-    """The curl commands of a page."""
+    """The curl commands of a page's first block of them."""
     text = (ROOT / page).read_text("utf-8").replace("\\\n", " ")
-    return re.findall(r"^curl .+$", text, re.MULTILINE)
+    block = next(
+        block
+        for block in re.findall(r"^```sh$(.+?)^```$", text, re.DOTALL | re.MULTILINE)
+        if "curl " in block
+    )
+    return re.findall(r"^curl .+$", block, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
