@@ -56,7 +56,11 @@ def events(*, follow: bool, since: str | None, as_json: bool) -> int:
     """
     start = since or (NOW if follow else moves.BEGINNING)
     if start != NOW and not moves.is_move_id(start):
-        moment = checked_moment(start, "must be in the past, or now, or the id of a move")
+        moment = checked_moment(
+            start,
+            "must be in the past, or now, or the id of a move",
+            others="now, the id of a move such as 1769850000000-0, or ",
+        )
         before = to_ms(moment) - 1
         start = f"{before}-{_LAST}" if before >= 0 else moves.BEGINNING
     try:

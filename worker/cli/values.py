@@ -71,16 +71,17 @@ def request_of(
     return request
 
 
-def checked_moment(text: str, past: str) -> datetime:
+def checked_moment(text: str, past: str, *, others: str = "") -> datetime:
     """Return a typed RFC 3339 time in the past, and print how it was read.
 
-    `past` is the rule that a time in the future breaks. Raises `InvalidRequest`.
+    `past` is the rule that a time in the future breaks. `others` are what else may be typed, for
+    the error. Raises `InvalidRequest`.
     """
     try:
         typed = datetime.fromisoformat(text)
         moment = typed.replace(tzinfo=UTC) if typed.tzinfo is None else typed.astimezone(UTC)
     except (ValueError, OverflowError):
-        rule = "must be a time such as 2026-01-31T09:00:00Z"
+        rule = f"must be {others}a time such as 2026-01-31T09:00:00Z"
         raise InvalidRequest(
             [FieldError(field="since", code="since", value=shown(text), rule=rule)]
         ) from None

@@ -38,7 +38,10 @@ def test_moves_after_a_position_or_a_time_are_printed(cli: Cli, records: Records
 
 def test_position_that_is_none_is_refused(cli: Cli) -> None:
     for position in ("yesterday", "2999-01-01", "1-2-3", f"{2**64 - 1}-{2**64 - 1}"):
-        assert cli("events", "--since", position).code == 3
+        ran = cli("events", "--since", position)
+        assert ran.code == 3
+        assert "now" in ran.err
+        assert "the id of a move" in ran.err
 
 
 def test_moves_that_are_not_kept_any_more_are_a_gap(
