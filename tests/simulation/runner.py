@@ -169,14 +169,18 @@ class Arena:
             told(report)
         return report
 
-    def hunt(self, bug: str, *, most: int) -> Result | None:
-        """Play seeds with a bug planted; return the first that was caught for what it is, None
-        where none was.
+    def hunt(self, bug: str, *, most: int, first: int | None = None) -> Result | None:
+        """Play seeds with a bug planted; return one that was caught for what it is, None where none
+        was.
+
+        The seed `first` is played before all others.
         """
-        for results in self._results(0, most, "ours", bug):
-            for result in results:
-                if CAUGHT_BY[bug].intersection(map(rule_of, result.violations)):
-                    return result
+        likely = range(0) if first is None else range(first, first + 1)
+        for seeds in (likely, range(most)):
+            for results in self._results(seeds.start, seeds.stop, "ours", bug):
+                for result in results:
+                    if CAUGHT_BY[bug].intersection(map(rule_of, result.violations)):
+                        return result
         return None
 
     def _results(

@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 
 from tests.simulation.bugs.planted import BUGS, may_try_again_unasked
-from tests.simulation.bugs.sources import CAUGHT_BY, SEEN_IN
+from tests.simulation.bugs.sources import CAUGHT_AT, CAUGHT_BY, SEEN_IN
 from tests.simulation.runner import Arena, Report, arena, play, rule_of, wire_to_server
 from tests.simulation.secrets import log_taken
 from worker.engine.breaker import Breaker
@@ -185,6 +185,7 @@ def test_seed_with_two_refunds_named_one_gives_it_to_one_and_does_not_without_it
 
 def test_every_planted_bug_has_its_rule_and_most_were_seen_in_a_real_project() -> None:
     assert CAUGHT_BY.keys() == BUGS.keys()
+    assert CAUGHT_AT.keys() <= BUGS.keys()
     assert SEEN_IN.keys() <= BUGS.keys()
     assert len(SEEN_IN) >= 12
     assert all(re.match(r"[\w.-]+/[\w.-]+#\d+: ", source) for source in SEEN_IN.values())
@@ -192,7 +193,7 @@ def test_every_planted_bug_has_its_rule_and_most_were_seen_in_a_real_project() -
 
 @pytest.mark.parametrize("bug", sorted(BUGS))
 def test_a_planted_bug_is_caught(here: Arena, bug: str) -> None:
-    caught = here.hunt(bug, most=MOST_TO_CATCH)
+    caught = here.hunt(bug, most=MOST_TO_CATCH, first=CAUGHT_AT.get(bug))
     assert caught is not None, f"{bug} went unnoticed for {MOST_TO_CATCH} seeds"
     print(f"{bug}: seed {caught.seed}: {caught.violations[0]}")  # noqa: T201 - a reader of the log wants the seed
 
