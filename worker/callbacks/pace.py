@@ -9,8 +9,8 @@ from typing import Final
 
 BUSY_SHARE: Final = 0.6
 """The share of one processor from which a worker with refunds in flight counts as busy."""
-BUSY_RATE: Final = 50.0
-"""Callbacks per second that a busy worker sends: each costs it about half a millisecond."""
+BUSY_RATE: Final = 20.0
+"""Callbacks per second that a busy worker sends: each costs it about a millisecond."""
 LEAST_SECONDS: Final = 0.5
 """The shortest time over which the share is measured."""
 
