@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-BUSY_SHARE: Final = 0.6
+BUSY_SHARE: Final = 0.4
 """The share of one processor from which a worker with refunds in flight counts as busy."""
 BUSY_RATE: Final = 20.0
 """Callbacks per second that a busy worker sends: each costs it about a millisecond."""
