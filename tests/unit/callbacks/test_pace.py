@@ -22,7 +22,7 @@ class Clocks:
 
 @pytest.mark.parametrize(
     ("share", "working", "busy"),
-    [(0.9, True, True), (0.9, False, False), (0.5, True, False), (0.0, True, False)],
+    [(0.9, True, True), (0.9, False, False), (0.3, True, False), (0.0, True, False)],
 )
 def test_worker_is_busy_if_it_has_refunds_and_uses_its_processor(
     share: float, *, working: bool, busy: bool
