@@ -55,6 +55,7 @@ def only_shops(rig: Rig, shops: Shops, _dice: Random) -> int:
         shops.kill(_DYING)
         deaths += 1
         rig.feed(_LOAD)
+        # It stays away for a while: callbacks fail meanwhile.
         time.sleep(1.0)
         shops.start(_DYING)
     _reversed(rig)
@@ -87,6 +88,7 @@ def workers_stopped(rig: Rig, shops: Shops, _dice: Random) -> int:
         worker = rig.alive[turn]
         worker.stopped = True
         worker.signal(signal.SIGSTOP)
+        # Its leases must lapse before it continues, and only time does that.
         time.sleep(LEASE_SECONDS)
         if turn == 0:
             # The states that it took are not the present ones any more.

@@ -35,6 +35,12 @@ CLIENT_SECONDS: Final = 8.0
 WAIT_SECONDS: Final = 4
 SAME_KEY: Final = 3
 """Clients that send the same request with the same key at once."""
+SHARE_WAITING: Final = 0.2
+"""Share of the repeating clients that ask the server to wait for the result."""
+SHARE_AT_ONCE: Final = 0.25
+"""Share of the refunds that several clients send at once under one key."""
+SHARE_WITH_OTHER_CONTENTS: Final = 0.15
+"""Share of the accepted refunds that are sent again with other contents."""
 _CLIENTS: Final = 12
 _AGAIN: Final = frozenset({408, 429, 503})
 """Answers after which a client sends the same request again."""
@@ -132,11 +138,11 @@ class Clients:
         raise RigError(f"no server said whether it knows {refund_id}")
 
     def submit(self, request: RefundRequest, dice: Random) -> None:
-        """Send a request until it is answered as accepted, or as nobody expects.
+        """Send a request until the answer is that it is accepted, or is not an expected one.
 
         Raises `StoreUnavailable` if that takes too long.
         """
-        wait = WAIT_SECONDS if dice.random() < 0.2 else 0  # noqa: PLR2004 - a share
+        wait = WAIT_SECONDS if dice.random() < SHARE_WAITING else 0
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             exchange = self.post(request, dice.randrange(SERVERS), wait=wait)
@@ -174,14 +180,14 @@ class ByDoor(Product):
 
     def _submit(self, request: RefundRequest) -> None:
         dice = Random(request.refund_id)  # noqa: S311 - repeatable, not secret
-        if dice.random() < 0.25:  # noqa: PLR2004 - a share
+        if dice.random() < SHARE_AT_ONCE:
             each = [Random(f"{request.refund_id}:{one}") for one in range(SAME_KEY)]  # noqa: S311
             with ThreadPoolExecutor(SAME_KEY) as pool:
                 for done in [pool.submit(self._clients.submit, request, one) for one in each]:
                     done.result()
         else:
             self._clients.submit(request, dice)
-        if dice.random() < 0.15:  # noqa: PLR2004 - a share
+        if dice.random() < SHARE_WITH_OTHER_CONTENTS:
             self._clients.post(request, dice.randrange(SERVERS), differs=True)
 
 

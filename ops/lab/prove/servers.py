@@ -129,7 +129,7 @@ class Servers:
             process.signal(number)
 
     def dies_at(self, place: int, point: str, after: int) -> None:
-        """Start a server anew that is killed at the `after`-th time that it reaches a point."""
+        """Restart a server, and kill it the `after`-th time that it reaches a point."""
         self._next[place] = {"point": point, "after": after}
         self.signal(place, signal.SIGKILL)
 
