@@ -20,6 +20,7 @@ from worker.importer.cells import guarded
 from worker.model.times import rfc3339
 from worker.reconcile.totals import GROUPS, Compared, Total, check, totals
 from worker.reconcile.window import Window
+from worker.wording.values import plain
 from worker.words import counted
 
 
@@ -171,7 +172,7 @@ def _table(found: Sequence[Total], groups: Sequence[str]) -> Table:
     for total in found:
         major = in_major(total.signed, total.currency, group=",")
         table.add_row(
-            *(render.plain(name or "-") for name in total.group),
+            *(plain(name or "-") for name in total.group),
             total.kind,
             (total.currency or "unknown").upper(),
             f"{total.refunds:,}",
