@@ -1,4 +1,4 @@
-"""What callbacks cost a file: its rate with and without an endpoint, in turns.
+"""What callbacks cost a file, and what a dead endpoint costs another one; each in turns.
 
 The endpoint is a quick receiver in this process, beside the server and the sandbox.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import secrets
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
@@ -21,6 +23,7 @@ from worker.store import callback_state
 
 LEAST_RATE: Final = 0.95
 NAME: Final = "shop"
+DEAD: Final = "dead"
 _FROM: Final = 0.10
 _TO: Final = 0.95
 
@@ -101,13 +104,56 @@ def callbacks(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
         floor=spread([off.cpu_ms for off in offs], "ms") + " without an endpoint",
         ratio=spread(costs),
     )
+    yield _beside_a_dead_one(plan)
+
+
+def _beside_a_dead_one(plan: Plan) -> Row:
+    """Return how fast an endpoint gets its callbacks beside one that never answers, and alone."""
+    beside, alone = [], []
+    for round_ in range(plan.rounds):
+        for has_dead in (False, True) if round_ % 2 == 0 else (True, False):
+            (beside if has_dead else alone).append(_drained(plan, has_dead=has_dead))
+    rates = [with_dead / without for with_dead, without in zip(beside, alone, strict=True)]
+    return Row(
+        figure="callbacks: a second to one endpoint beside a dead one",
+        setting=f"{plan.single:,} refunds; the dead one takes requests and never answers",
+        measured=spread(beside),
+        floor=spread(alone) + " alone",
+        ratio=spread(rates),
+        to_reach=f"at least {LEAST_RATE}",
+        reached=at_least(rates, LEAST_RATE),
+    )
+
+
+def _drained(plan: Plan, *, has_dead: bool) -> float:
+    """Return how many callbacks a second a good endpoint gets, from the first tenth on."""
+    count = plan.single
+    with (
+        receiving() as receiver,
+        socket.create_server(("127.0.0.1", 0)) as dead,
+        Rig(plan.cores, plan.modes[0], concurrency=IN_FLIGHT) as rig,
+    ):
+        # The system accepts connections to the dead one, and no one ever reads from them.
+        hosts = {NAME: receiver.url}
+        if has_dead:
+            hosts[DEAD] = f"http://127.0.0.1:{dead.getsockname()[1]}/"
+        _point_at(rig, hosts)
+        rig.fill(count, Lane.BULK)
+        rig.start_worker()
+        rig.until(lambda: receiver.received >= count * _FROM, "the first callbacks have arrived")
+        first, began = receiver.received, time.monotonic()
+        rig.until(lambda: receiver.received >= count * _TO, "the callbacks have arrived")
+        rate = (receiver.received - first) / (time.monotonic() - began)
+        rig.stop()
+        rig.count(count)
+        return rate
 
 
 def _file(plan: Plan, receiver: Receiver | None) -> tuple[Window, int]:
     """Return the window of a file, and how many callbacks arrived until its end."""
     with Rig(plan.cores, plan.modes[0], concurrency=IN_FLIGHT) as rig:
         if receiver is not None:
-            _point_at(rig, receiver.url)
+            _point_at(rig, {NAME: receiver.url})
         rig.fill(plan.file_rows, Lane.BULK)
         rig.rest()
         rig.start_worker()
@@ -124,12 +170,15 @@ def _file(plan: Plan, receiver: Receiver | None) -> tuple[Window, int]:
         return window, meanwhile
 
 
-def _point_at(rig: Rig, url: str) -> None:
-    """Write an endpoint for this address, and switch callbacks on."""
-    secret = base64.b64encode(secrets.token_bytes(32)).decode("ascii")
-    (rig.folder / f"callback_{NAME}").write_text(f"whsec_{secret}\n")
+def _point_at(rig: Rig, hosts: Mapping[str, str]) -> None:
+    """Write an endpoint for each name and address, and switch callbacks on."""
+    endpoints = []
+    for name, url in hosts.items():
+        secret = base64.b64encode(secrets.token_bytes(32)).decode("ascii")
+        (rig.folder / f"callback_{name}").write_text(f"whsec_{secret}\n")
+        endpoints.append(f'[[endpoints]]\nname = "{name}"\nurl = "{url}"\nallow_private = true\n')
     file = rig.folder / "callbacks.toml"
-    file.write_text(f'[[endpoints]]\nname = "{NAME}"\nurl = "{url}"\nallow_private = true\n')
+    file.write_text("\n".join(endpoints))
     rig.settings["REFUNDS_CALLBACKS_FILE"] = str(file)
     rig.settings["REFUNDS_SECRETS_DIR"] = str(rig.folder)
     callback_state.turn_on(rig.refunds.store, "bench")

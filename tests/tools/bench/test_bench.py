@@ -64,6 +64,7 @@ def test_the_command_measures_posts_beside_a_bare_handler_and_counts_the_records
     assert "door: from settled to the answer of wait" in ended.stdout
     assert "door: memory of an upload" in ended.stdout
     assert "callbacks: refunds a second of a file" in ended.stdout
+    assert "callbacks: a second to one endpoint beside a dead one" in ended.stdout
 
 
 def test_a_server_whose_posts_are_refused_counts_for_nothing() -> None:
