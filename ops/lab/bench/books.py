@@ -12,14 +12,14 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from ops.lab.bench.rig import Rig, WrongCountError
-from worker.model.times import to_ms
+from worker.model.times import rfc3339, to_ms
 from worker.sandbox.export import COLUMNS
 from worker.sandbox.running import Sandbox
 from worker.store.flags import now
@@ -73,6 +73,21 @@ def sandbox_rows(sandbox: Sandbox) -> Iterator[Entry]:
     """Yield the rows of the sandbox's own export."""
     _, text = _ask(sandbox, "GET", "/_sandbox/export")
     yield from csv.DictReader(io.StringIO(text))
+
+
+def old_rows(count: int, at: datetime) -> Iterator[Entry]:
+    """Yield the rows of the refunds that `watch.settle` writes, made at this time."""
+    created = rfc3339(at)
+    for one in range(count):
+        yield {
+            "id": f"re_old{one}",
+            "payment_intent": f"pi_old{one}",
+            "amount": 500,
+            "currency": "usd",
+            "status": "succeeded",
+            "created": created,
+            _NAMED: f"old-{one}",
+        }
 
 
 def write(target: Path, rows: Iterable[Entry]) -> None:

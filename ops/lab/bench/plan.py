@@ -30,6 +30,7 @@ class Plan:
     on_payment: int
     watched: int
     reconciled: int
+    season: int
     reconciled_rows: int
     posted: int
     posted_held: int
@@ -53,7 +54,8 @@ def usual(cores: Cores, rounds: int) -> Plan:
         held=50_000,
         on_payment=4_000,
         watched=1_000_000,
-        reconciled=100_000,
+        reconciled=3_000,
+        season=100_000,
         reconciled_rows=1_000_000,
         posted=8_000,
         posted_held=100_000,
@@ -83,6 +85,7 @@ def full(cores: Cores, rounds: int) -> Plan:
         on_payment=10_000,
         watched=1_000_000,
         reconciled=100_000,
+        season=100_000,
         reconciled_rows=1_000_000,
         posted=8_000,
         posted_held=100_000,
@@ -108,6 +111,7 @@ def quick(cores: Cores) -> Plan:
         on_payment=400,
         watched=20_000,
         reconciled=250,
+        season=1_000,
         reconciled_rows=2_000,
         posted=1_000,
         posted_held=2_000,
