@@ -59,6 +59,7 @@ class PageDoor:
     port: int
     refunds: Refunds
     client: aiohttp.ClientSession
+    nudged: list[str]
     cookies: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -110,15 +111,18 @@ async def a_page(url: str, **changes: Any) -> AsyncIterator[PageDoor]:
     settings = Settings.load(redis_url=url, **changes)
     client = redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=10)
     store = AsyncStore(client, durable=False)
+    nudged: list[str] = []
     with Refunds(settings=settings) as refunds:
-        part = page_part(settings, store, refunds)
+        part = page_part(
+            settings, store, refunds, lambda dues: nudged.extend(due.refund_id for due in dues)
+        )
         built = app.build([part], Readiness(lambda: store.meta("paused")))
         try:
             async with (
                 app.listening(built, host="127.0.0.1", port=0) as port,
                 aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
             ):
-                yield PageDoor(port, refunds, session)
+                yield PageDoor(port, refunds, session, nudged)
         finally:
             await part.close()
             await store.close()

@@ -81,6 +81,7 @@ async def _opened(settings: Settings) -> AsyncIterator[AsyncStore]:
         prefix=settings.prefix,
         retention=timedelta(days=settings.retention_days),
         durable=settings.durability == "disk",
+        replicas=settings.replicas,
         address=address_of(url),
     )
     try:

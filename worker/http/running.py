@@ -16,7 +16,7 @@ import structlog
 
 from worker.broker import queues
 from worker.client import Refunds
-from worker.errors import NotDurable, RefundError, SettingsError
+from worker.errors import NotDurable, RefundError, SettingsError, StoreUnavailable
 from worker.http.api import Api
 from worker.http.app import GRACE_SECONDS, Part, Readiness, serve
 from worker.http.auth import Auth, NoTokens, Rates, Tokens
@@ -72,6 +72,7 @@ async def run(
         prefix=settings.prefix,
         retention=timedelta(days=settings.retention_days),
         durable=settings.durability == "disk",
+        replicas=settings.replicas,
         address=address_of(url),
     )
     counters, refunds = Counters(), Refunds(settings=settings)
@@ -90,7 +91,7 @@ async def run(
         if "api" in parts:
             chosen.append(api_part(settings, store, refunds, nudges.add, counters.request))
         if "page" in parts:
-            chosen.append(page_part(settings, store, refunds))
+            chosen.append(page_part(settings, store, refunds, nudges.add))
         needs_tokens = settings.http_auth == "on" and not {"api", "page"}.isdisjoint(parts)
         if needs_tokens and not await tokens.exist(store):
             say("no token exists: create one with 'refunds tokens create NAME --scope submit'")
@@ -166,7 +167,12 @@ def _tokens(store: AsyncStore) -> Tokens:
     )
 
 
-def page_part(settings: Settings, store: AsyncStore, refunds: Refunds) -> Part:
+def page_part(
+    settings: Settings,
+    store: AsyncStore,
+    refunds: Refunds,
+    nudge: Callable[[Iterable[Due]], None],
+) -> Part:
     """Return the operator's page over these records. Raises `SettingsError`."""
     if find_spec("jinja2") is None:
         raise SettingsError(
@@ -174,7 +180,7 @@ def page_part(settings: Settings, store: AsyncStore, refunds: Refunds) -> Part:
         )
     from worker.http.page.part import Page  # noqa: PLC0415 - Jinja2 is needed by this part only
 
-    return Page(store, refunds, _tokens(store), Rates(settings.http_rate))
+    return Page(store, refunds, _tokens(store), Rates(settings.http_rate), nudge)
 
 
 async def _until_signalled(parts: list[Part], **how: Any) -> None:
@@ -198,9 +204,11 @@ async def _until_signalled(parts: list[Part], **how: Any) -> None:
 
 
 async def _require_ready(store: AsyncStore) -> None:
-    """Raise a `RefundError` if Redis is away, or if its latest check found it not durable."""
+    """Raise a `RefundError` if Redis is away, or if its latest check found it not safe."""
     if store.at_fault:
         raise NotDurable("the latest check found that this Redis may forget what it acknowledges")
+    if store.lacks_replicas:
+        raise StoreUnavailable("fewer replicas than REFUNDS_REPLICAS confirmed the latest write")
     await store.run(scripts.clock())
 
 

@@ -48,6 +48,7 @@ def read_overview(store: Store) -> dict[str, Any]:
         "cards": seen.cards,
         "settled": SETTLED,
         "workers": seen.workers,
+        "paused": switches.paused_at is not None,
         "minutes": _rows(minutes),
         "minute_bars": charts.stacked(minutes),
         "ages": {_words(bucket): lasting(age) for bucket, age in ages.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
@@ -17,11 +17,11 @@ from worker.errors import NotFound, RefundError
 from worker.http import problems
 from worker.http.auth import Rates, Tokens
 from worker.http.context import REQUEST_ID, Plain, Threads
+from worker.http.page.actions import Action, Actions
 from worker.http.page.forms import FormReader
 from worker.http.page.rendering import HEADERS, PATH, Renderer, static_file
 from worker.http.page.sessions import (
     LIVE,
-    Session,
     Sessions,
     require_form_token,
     require_own,
@@ -29,6 +29,7 @@ from worker.http.page.sessions import (
 from worker.http.page.views import View, Views
 from worker.http.problems import Problem
 from worker.store.async_store import AsyncStore
+from worker.store.scripts import Due
 
 log = structlog.get_logger(__name__)
 
@@ -38,17 +39,24 @@ _AWAY: Final = (
     "The records cannot be reached now, and nothing is known to have changed: try again in a"
     " moment."
 )
-Form = Callable[[web.Request, Session], Awaitable[web.Response]]
 
 
 class Page:
     """The operator's page. For one event loop."""
 
-    def __init__(self, store: AsyncStore, refunds: Refunds, auth: Tokens, rates: Rates) -> None:
+    def __init__(
+        self,
+        store: AsyncStore,
+        refunds: Refunds,
+        auth: Tokens,
+        rates: Rates,
+        nudge: Callable[[Iterable[Due]], None],
+    ) -> None:
         self._rates = rates
         self._threads, self._renderer = Threads(), Renderer()
         self._sessions, self._forms = Sessions(store, auth), FormReader()
         self._views = Views(refunds, self._threads, self._renderer)
+        self._actions = Actions(refunds, self._threads, nudge)
 
     def add(self, application: web.Application) -> None:
         """Add the routes, and the middleware that answers errors as pages."""
@@ -61,6 +69,8 @@ class Page:
         router.add_post(SIGN_OUT, self.sign_out)
         for address, view in self._views.routes().items():
             router.add_get(address, self._signed_in(view))
+        for address, action in self._actions.routes().items():
+            router.add_post(address, self._acting(action))
 
     def end(self) -> None:
         """Do nothing: no request waits."""
@@ -114,6 +124,29 @@ class Page:
             return await view(request, session)
 
         return found
+
+    def _acting(self, action: Action) -> Plain:
+        """Return a handler that checks the form and the person, acts, and shows the result."""
+
+        async def acted(request: web.Request) -> web.StreamResponse:
+            require_own(request)
+            session = await self._sessions.find(request)
+            if session is None:
+                raise Problem(
+                    problems.UNAUTHORIZED,
+                    "Your session has ended, and nothing was changed: sign in and look again.",
+                )
+            self._rates.take(session.caller.name)
+            form = await self._forms.read(request)
+            require_form_token(request, session, form.get("form_token", ""))
+            if not session.may_act:
+                raise Problem(
+                    problems.FORBIDDEN,
+                    "You may read only: to act, sign in with a token with the scope operate.",
+                )
+            return _see(await action(request, session, form))
+
+        return acted
 
     async def _root(self, _request: web.Request) -> web.Response:
         return _see(PATH)
@@ -181,6 +214,7 @@ class Page:
             title=title,
             detail=detail,
             request_id=request[REQUEST_ID],
+            back=_back(request),
         )
 
 
@@ -192,3 +226,9 @@ def _target(text: str | None) -> str:
 
 def _see(address: str) -> web.Response:
     return web.Response(status=HTTPStatus.SEE_OTHER.value, headers={"Location": address})
+
+
+def _back(request: web.Request) -> str:
+    """Return the view to which a person returns from an error."""
+    is_form = request.method == "POST" and request.path not in {SIGN_IN, SIGN_OUT}
+    return request.path.rpartition("/")[0] if is_form else PATH

@@ -9,7 +9,7 @@ from typing import Any, Final
 from worker.batches import is_batch_id, list_batches, look_at_batch
 from worker.client import Refunds
 from worker.listing import Filter, matching, page
-from worker.model.refund import Refund, Stage
+from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import is_provider_id, is_refund_id
 from worker.store import callback_state, flags, scripts
 from worker.wording import history, reasons
@@ -72,6 +72,9 @@ def one(refunds: Refunds, refund_id: str) -> dict[str, Any]:
         "read": _timed(history.read(entries)),
         "evidence": _marks(evidence(refund, entries)),
         "siblings": siblings,
+        "can_cancel": refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None,
+        "can_retry": refund.status is Status.FAILED and refund.retriable is not Retriable.NO,
+        "can_recheck": refund.provider_refund_id is not None or refund.first_attempt_at is not None,
         "resolutions": resolutions(refund) if needs_person(refund) else {},
     }
 

@@ -28,7 +28,11 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
 }
-STATIC: Final = {"page.css": "text/css", "live.js": "text/javascript"}
+STATIC: Final = {
+    "page.css": "text/css",
+    "live.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
 
 
 def _shown(value: object) -> object:
