@@ -29,7 +29,7 @@ LAYERS = (
     {"settings"},
     {"store", "provider", "importer"},
     {"batches", "broker", "words"},
-    {"engine", "client", "probing", "listing", "callbacks"},
+    {"engine", "client", "probing", "listing", "callbacks", "wording"},
     {"imports"},
     {"__init__"},
     {"process", "monitoring", "http"},

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         StoreFull,
         StoreRefused,
         StoreUnavailable,
+        TooFewReplicas,
     )
     from worker.model.refund import Refund
     from worker.model.request import RefundRequest
@@ -62,6 +63,7 @@ __all__ = [
     "StoreFull",
     "StoreRefused",
     "StoreUnavailable",
+    "TooFewReplicas",
 ]
 
 _HOMES = {

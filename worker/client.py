@@ -430,5 +430,6 @@ def open_store(settings: Settings) -> Store:
         prefix=settings.prefix,
         retention=timedelta(days=settings.retention_days),
         durable=settings.durability == "disk",
+        replicas=settings.replicas,
         address=address_of(url),
     )

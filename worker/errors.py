@@ -18,6 +18,7 @@ RefundError
 │   └── ProviderMismatch     the records belong to another provider, mode or account
 ├── StoreUnavailable         Redis did not reply                          exit 5
 │   ├── StoreFull            its memory is too full to accept refunds
+│   ├── TooFewReplicas       fewer replicas than demanded have a write
 │   └── StoreRefused         it refuses the user or the password          exit 2
 ├── ProviderUnavailable      the provider did not give a needed fact      exit 5
 └── IllegalMove              a move that is not in TRANSITIONS            exit 1
@@ -155,6 +156,20 @@ class StoreUnavailable(RefundError):
 
 class StoreFull(StoreUnavailable):
     """The Redis server has too little memory to accept new refunds; accepted refunds continue."""
+
+
+class TooFewReplicas(StoreUnavailable):
+    """Fewer replicas than `REFUNDS_REPLICAS` confirmed a write in time, so it may be lost."""
+
+    def __init__(self, wanted: int, confirmed: int, address: str) -> None:
+        super().__init__(
+            f"a write at {address} has reached {confirmed} replicas in time, and REFUNDS_REPLICAS"
+            f" demands {wanted}: see 'refunds doctor', connect the missing ones, run this again"
+        )
+        self.wanted, self.confirmed, self.address = wanted, confirmed, address
+
+    def __reduce__(self) -> tuple[type[TooFewReplicas], tuple[int, int, str]]:
+        return (TooFewReplicas, (self.wanted, self.confirmed, self.address))
 
 
 class StoreRefused(StoreUnavailable):

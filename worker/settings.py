@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     totals: Literal["hint", "proof"] = "hint"
     settle_seconds: float = Field(default=300, ge=0.001, le=86400)
     durability: Literal["disk", "memory"] = "disk"
+    replicas: int = Field(default=0, ge=0, le=9)
     secrets_dir: Path | None = None
     request_timeout_seconds: float = Field(default=20, ge=0.1, le=300)
     max_attempts: int = Field(default=12, ge=1, le=1000)

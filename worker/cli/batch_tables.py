@@ -9,11 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.batches import Batch, BatchProgress
-from worker.cli import held, render
+from worker.cli import render
 from worker.cli.import_report import amount_rows, total_rows
 from worker.cli.progress import span
 from worker.cli.session import note
 from worker.imports import reading_of
+from worker.wording import held, values
 from worker.words import counted
 
 _STATUSES: Final = ("succeeded", "failed", "canceled")
@@ -41,8 +42,8 @@ def listing(page: Sequence[Batch]) -> Table:
             each.batch_id,
             _state(each),
             *(f"{count:,}" for count in counts),
-            render.moment(each.created_at),
-            render.plain(each.file),
+            values.moment(each.created_at),
+            values.plain(each.file),
         )
     return table
 
@@ -62,21 +63,21 @@ def put(seen: BatchProgress) -> None:
     rows: list[tuple[str, object]] = [
         ("state", _state(each)),
         ("file", each.file),
-        ("started", render.moment(each.created_at)),
+        ("started", values.moment(each.created_at)),
         (
             "imported",
             (
-                render.moment(each.imported_at)
+                values.moment(each.imported_at)
                 if each.imported_at
                 else "incomplete: import the file again"
             ),
         ),
-        ("held until", render.moment(each.not_before) if waiting else None),
+        ("held until", values.moment(each.not_before) if waiting else None),
         ("paused", held.paused(each) if each.state == "paused" else None),
         (
             "canceled",
             (
-                f"{render.moment(each.canceled_at)} by {each.canceled_by}"
+                f"{values.moment(each.canceled_at)} by {each.canceled_by}"
                 if each.canceled_at
                 else None
             ),
@@ -111,7 +112,7 @@ def put(seen: BatchProgress) -> None:
         rows.append(
             (
                 "left",
-                f"{span((seen.eta - seen.now).total_seconds())}, until {render.moment(seen.eta)}",
+                f"{span((seen.eta - seen.now).total_seconds())}, until {values.moment(seen.eta)}",
             )
         )
     render.put(render.heading(each.batch_id), render.facts(rows))

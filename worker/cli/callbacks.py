@@ -23,6 +23,7 @@ from worker.settings import Settings
 from worker.store import callback_state
 from worker.store.callback_state import CallbackState, DeadLetter, EndpointState
 from worker.store.callbacks import BATCH
+from worker.wording import values
 from worker.words import counted
 
 _json_option = click.option(
@@ -119,16 +120,16 @@ def _table(states: Sequence[EndpointState], known: dict[str, Endpoint]) -> Table
             _state(each),
             f"{each.waiting:,}",
             f"{each.dead:,}",
-            "-" if each.waiting_since is None else render.moment(each.waiting_since),
-            "-" if each.delivered_at is None else render.moment(each.delivered_at),
-            "not in REFUNDS_CALLBACKS_FILE" if found is None else render.plain(found.shown_url),
+            "-" if each.waiting_since is None else values.moment(each.waiting_since),
+            "-" if each.delivered_at is None else values.moment(each.delivered_at),
+            "not in REFUNDS_CALLBACKS_FILE" if found is None else values.plain(found.shown_url),
         )
     return table
 
 
 def _state(each: EndpointState) -> str:
     if each.paused_at is not None:
-        return f"paused by {render.plain(each.paused_by or '-')}"
+        return f"paused by {values.plain(each.paused_by or '-')}"
     return f"failing, {counted(each.failures, 'try', 'tries')}" if each.failures else "ok"
 
 
@@ -280,9 +281,9 @@ def _dead_table(found: Sequence[DeadLetter]) -> Table:
         answer = each.last.get("error") or f"HTTP {each.last.get('status', '-')}"
         cells = (each.last.get("event", "-"), answer, each.last.get("reply", ""))
         table.add_row(
-            render.plain(each.member.replace(BATCH, "batch ")),
-            render.moment(each.died_at),
-            *map(render.plain, cells),
+            values.plain(each.member.replace(BATCH, "batch ")),
+            values.moment(each.died_at),
+            *map(values.plain, cells),
         )
     return table
 

@@ -14,6 +14,7 @@ from worker.cli.exits import AWAY, DONE, REFUSED, USAGE
 from worker.cli.session import opened
 from worker.errors import SettingsError
 from worker.settings import Settings
+from worker.wording import values
 
 _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 # In the order in which to fix them: if the settings are wrong, nothing else can be checked.
@@ -47,10 +48,10 @@ def doctor(*, as_json: bool) -> int:
         grid.add_row(
             Text(check["state"], style=_STYLES[check["state"]]),
             check["name"],
-            render.plain(check["text"]),
+            values.plain(check["text"]),
         )
         if check["fix"]:
-            grid.add_row("", "", Text(f"→ {render.plain(check['fix'])}", style="dim"))
+            grid.add_row("", "", Text(f"→ {values.plain(check['fix'])}", style="dim"))
     render.put(grid)
     return code
 

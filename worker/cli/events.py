@@ -22,6 +22,7 @@ from worker.store import moves
 from worker.store.async_store import AsyncStore
 from worker.store.connection import address_of, connect_async
 from worker.store.moves import Moves
+from worker.wording import values
 
 NOW: Final = "now"
 BLOCK_MS: Final = 1000
@@ -80,6 +81,7 @@ async def _opened(settings: Settings) -> AsyncIterator[AsyncStore]:
         prefix=settings.prefix,
         retention=timedelta(days=settings.retention_days),
         durable=settings.durability == "disk",
+        replicas=settings.replicas,
         address=address_of(url),
     )
     try:
@@ -149,5 +151,5 @@ def _print_move(move: moves.Move, *, as_json: bool) -> None:
         return
     source = move.source or "new"
     click.echo(
-        f"{move.moved_at}  {render.plain(move.refund_id)}  {source} -> {move.to}  {move.status}"
+        f"{move.moved_at}  {values.plain(move.refund_id)}  {source} -> {move.to}  {move.status}"
     )

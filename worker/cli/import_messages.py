@@ -22,6 +22,7 @@ from worker.importer import (
     made_id,
 )
 from worker.model.refund import Refund, Status
+from worker.wording import values
 from worker.words import counted, verb
 
 _COLUMNS: Final = ("line", "column", "code", "value", "rule")
@@ -63,7 +64,7 @@ def say_errors(source: Source, summary: Summary, end: str, kind: str = "error") 
             justify="right" if column == "line" else "left",
         )
     for error in summary.first_errors:
-        table.add_row(*(render.plain(getattr(error, column)) for column in _COLUMNS))
+        table.add_row(*(values.plain(getattr(error, column)) for column in _COLUMNS))
     render.put(table, stream=sys.stderr)
     if (more := summary.errors - len(summary.first_errors)) > 0:
         note(f"… and {counted(more, 'more error')}: use --errors FILE to get all of them")

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from worker import batches
 from worker.batches import Comparison
-from worker.cli import held, render
+from worker.cli import render
 from worker.cli.exits import DONE, INTERNAL, NOTHING_TO_DO, REFUSED, REJECTED, Detached
 from worker.cli.import_messages import (
     NOTHING,
@@ -47,6 +47,7 @@ from worker.imports import (
     submit,
 )
 from worker.settings import Settings
+from worker.wording import held, values
 from worker.words import counted, verb
 
 _NOTHING_NEW: Final = "nothing to do: every row was accepted before"
@@ -312,7 +313,7 @@ def _report(
         return NOTHING_TO_DO
     batch = batches.read_batch(refunds.store, batch_id)
     if batch.not_before is not None:
-        until = render.moment(batch.not_before)
+        until = values.moment(batch.not_before)
         note(
             f"nothing is sent before {until}: until then 'refunds batch cancel {batch_id}' can"
             " cancel all of it"

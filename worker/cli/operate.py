@@ -18,7 +18,6 @@ import click
 from worker.batches import pause_batch, resume_batch
 from worker.broker.queues import CALLBACK_QUEUE
 from worker.callbacks import endpoints
-from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, REFUSED, USAGE
 from worker.cli.session import ALL_PAUSED, note, opened, operator
 from worker.client import Refunds
@@ -32,6 +31,7 @@ from worker.process.supervisor import Supervisor
 from worker.ranges import Whole
 from worker.settings import Settings
 from worker.store import flags
+from worker.wording import values
 
 # Exit codes after which the child is not started again: wrong settings or a guard would stop it
 # each time.
@@ -63,7 +63,7 @@ def pause(*, batch: str | None) -> int:
             note(f"batch {batch} is paused" if changed else f"batch {batch} was already paused")
             return DONE if changed else NOTHING_TO_DO
         changed, state = flags.pause(refunds.store, operator(refunds.settings))
-    since = f"since {render.moment(state.paused_at)} by {render.plain(state.paused_by)}"
+    since = f"since {values.moment(state.paused_at)} by {values.plain(state.paused_by)}"
     note(f"{'paused' if changed else 'already paused'} {since}: send again with 'refunds resume'")
     return DONE if changed else NOTHING_TO_DO
 
@@ -121,8 +121,8 @@ def resume(*, batch: str | None, account: bool, force: bool) -> int:
         note("nothing was paused")
         return NOTHING_TO_DO
     note(
-        f"resumed; sending had been paused since {render.moment(before.paused_at)} by"
-        f" {render.plain(before.paused_by)}"
+        f"resumed; sending had been paused since {values.moment(before.paused_at)} by"
+        f" {values.plain(before.paused_by)}"
     )
     return DONE
 

@@ -33,6 +33,7 @@ from worker.ranges import Whole
 from worker.settings import Settings
 from worker.store import flags
 from worker.store.store import Store
+from worker.wording import values
 
 _STYLES: Final = {
     Verdict.YES: "green",
@@ -169,7 +170,7 @@ def _put(report: Report, settings: Settings) -> None:
     findings.add_column(overflow="fold")
     for question, found in report.findings.items():
         verdict = Text(found.verdict.value, style=_STYLES[found.verdict])
-        findings.add_row(f"  {questions.WORDS[question]}", verdict, render.plain(found.evidence))
+        findings.add_row(f"  {questions.WORDS[question]}", verdict, values.plain(found.evidence))
     if report.findings:
         render.put(render.heading("what was seen"), findings)
     if report.problem is not None:
@@ -197,12 +198,12 @@ def _put(report: Report, settings: Settings) -> None:
 
 def _receipt(report: Report) -> str:
     """Return in a sentence what was refunded."""
-    currency = f" of {render.plain(report.currency)}" if report.currency else ""
+    currency = f" of {values.plain(report.currency)}" if report.currency else ""
     requests = f"{report.posts} request" if report.posts == 1 else f"{report.posts} requests"
     doubt = (
         f", and {_units(report.uncertain)} more may have been refunded" if report.uncertain else ""
     )
     names = (
-        f": {', '.join(render.plain(name) for name in report.refunds)}" if report.refunds else ""
+        f": {', '.join(values.plain(name) for name in report.refunds)}" if report.refunds else ""
     )
     return f"{_units(report.spent)}{currency} refunded with {requests}{doubt}{names}"

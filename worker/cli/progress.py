@@ -20,11 +20,12 @@ from rich.progress import (
 from rich.text import Text
 
 from worker.batches import Batch, look_at_batch, read_batch
-from worker.cli import held, render
+from worker.cli import render
 from worker.cli.exits import DONE, SOME_FAILED, Detached
 from worker.cli.session import ALL_PAUSED, note
 from worker.client import Refunds
 from worker.store import flags
+from worker.wording import held, values
 
 LINE_SECONDS: Final = 5.0
 STILL_LINE_SECONDS: Final = 60.0
@@ -163,7 +164,7 @@ def _why_still(refunds: Refunds, batch: Batch) -> str:
         return f"the batch is paused {held.paused(batch)}"
     seen = look_at_batch(refunds.store, batch.batch_id)
     if batch.not_before is not None and batch.not_before > seen.now:
-        return f"nothing is sent before {render.moment(batch.not_before)}"
+        return f"nothing is sent before {values.moment(batch.not_before)}"
     if flags.read(refunds.store).paused_at is not None:
         return ALL_PAUSED
     return "check the workers with 'refunds doctor'"

@@ -8,13 +8,13 @@ from datetime import timedelta
 
 import click
 
-from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
 from worker.cli.session import note, opened, operator
 from worker.cli.values import checked_moment
 from worker.model.times import rfc3339
 from worker.ranges import Whole
 from worker.store.recovery import recover as recover_records
+from worker.wording import values
 from worker.words import counted, verb
 
 
@@ -97,6 +97,6 @@ def recover(*, since: str, resubmitted_for: int, yes: bool, as_json: bool) -> in
     else:
         doubted = f"{counted(done.doubted, 'refund')} {verb(done.doubted, 'is', 'are')}"
         click.echo(f"{doubted} in doubt since {rfc3339(moment)}")
-    note(f"new refund ids start in doubt until {render.moment(done.suspect_until)}")
+    note(f"new refund ids start in doubt until {values.moment(done.suspect_until)}")
     note("all sending is paused: start the workers, then run 'refunds resume'")
     return DONE

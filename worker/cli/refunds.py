@@ -19,6 +19,7 @@ from worker.model.request import REASONS
 from worker.ranges import SECONDS
 from worker.rules import decisions
 from worker.store.records import history_as_json
+from worker.wording import values
 
 wait_option = click.option(
     "--wait", "wait", type=SECONDS, metavar="SECONDS", help="Wait at most this long for the result."
@@ -133,13 +134,13 @@ def status(*, refund_ids: tuple[str, ...], history: bool, wait: float | None, as
     for refund_id, why in refused.items():
         if why is None:
             note(
-                f"error: no refund {render.plain(refund_id)} exists at {address}: check the id,"
+                f"error: no refund {values.plain(refund_id)} exists at {address}: check the id,"
                 " REFUNDS_REDIS_URL and REFUNDS_PREFIX"
             )
         else:
             note(
                 f"error: refund {refund_id} was not accepted, because its message was rejected at"
-                f" {render.moment(why.rejected_at)} ({why.reason}): see the message with 'refunds"
+                f" {values.moment(why.rejected_at)} ({why.reason}): see the message with 'refunds"
                 f" rejected show {why.entry_id}', fix the sender, and send the refund again with"
                 " the same id"
             )

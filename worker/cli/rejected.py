@@ -14,6 +14,7 @@ from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
 from worker.cli.session import note, opened
 from worker.ranges import Whole
+from worker.wording import values
 
 _json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per line."
@@ -80,8 +81,8 @@ def _listing(page: list[Rejection]) -> Table:
         named = ", ".join(each.refund_ids[:_MOST_IDS]) or "-"
         if len(each.refund_ids) > _MOST_IDS:
             named += " …"
-        shown = (each.entry_id, render.moment(each.rejected_at), named, each.reason)
-        table.add_row(*(render.plain(cell) for cell in shown))
+        shown = (each.entry_id, values.moment(each.rejected_at), named, each.reason)
+        table.add_row(*(values.plain(cell) for cell in shown))
     return table
 
 
@@ -101,15 +102,15 @@ def show(*, entry_id: str, as_json: bool) -> int:
         render.as_json(found.as_dict())
         return DONE
     rows = [
-        ("rejected", render.moment(found.rejected_at)),
-        ("reason", render.plain(found.reason)),
-        *(("refund", render.plain(refund_id)) for refund_id in found.refund_ids),
+        ("rejected", values.moment(found.rejected_at)),
+        ("reason", values.plain(found.reason)),
+        *(("refund", values.plain(refund_id)) for refund_id in found.refund_ids),
     ]
     render.put(
-        render.heading(render.plain(found.entry_id)),
+        render.heading(values.plain(found.entry_id)),
         render.facts(rows),
         "",
-        render.plain(found.message),
+        values.plain(found.message),
     )
     return DONE
 
@@ -134,7 +135,7 @@ def drop(*, entry_id: str | None, every: bool, yes: bool) -> int:
     with opened() as refunds:
         if entry_id is not None:
             rejections.drop(refunds.store, entry_id)
-            note(f"message {render.plain(entry_id)} is dropped")
+            note(f"message {values.plain(entry_id)} is dropped")
             return DONE
         if not yes and not _agreed(refunds.store.address):
             note("nothing was dropped")

@@ -19,6 +19,7 @@ from worker.model.request import is_refund_id, shown
 from worker.model.times import rfc3339
 from worker.store import tokens as stored
 from worker.store.tokens import Token
+from worker.wording import values
 
 _LIFE: Final = re.compile(r"([1-9][0-9]{0,3})([hd])")
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1)}
@@ -175,11 +176,11 @@ def _listing(found: list[Token]) -> Table:
         table.add_column(name, no_wrap=True)
     for token in found:
         table.add_row(
-            render.plain(token.name),
+            values.plain(token.name),
             _state(token, datetime.now(UTC)),
             ",".join(sorted(token.scopes)),
-            render.plain(token.ids_prefix or "all"),
-            render.moment(token.used_at),
+            values.plain(token.ids_prefix or "all"),
+            values.moment(token.used_at),
         )
     return table
 

@@ -17,6 +17,7 @@ from worker.model.times import rfc3339
 from worker.monitoring.checks import lasting
 from worker.settings import Settings
 from worker.store.watch_state import Rung, WatchState, backfill, read_watch, rung_name
+from worker.wording import values
 from worker.words import counted
 
 _DAY_SECONDS: Final = 86_400
@@ -55,7 +56,7 @@ def status(*, as_json: bool) -> int:
     a_day = sum(rung.a_day for rung in state.rungs)
     most = settings.watch_rate * _DAY_SECONDS
     rows = [
-        ("started", None if state.started_at is None else render.moment(state.started_at)),
+        ("started", None if state.started_at is None else values.moment(state.started_at)),
         ("calls", f"{a_day:,} a day, of {most:,.0f} that are allowed" if state.rungs else None),
         ("waiting", counted(state.waiting, "refund")),
         (
@@ -104,7 +105,7 @@ def _table(rungs: Sequence[Rung]) -> Table:
         table.add_row(
             rung_name(rung.after),
             rung.status.value,
-            "-" if rung.cursor is None else render.moment(rung.cursor),
+            "-" if rung.cursor is None else values.moment(rung.cursor),
             lasting(rung.lag.total_seconds()) if rung.lag else "-",
             f"{rung.a_day:,}",
         )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Final
 
 import structlog
 
-from worker.errors import NotDurable, SettingsError
+from worker.errors import NotDurable, RefundError, SettingsError, TooFewReplicas
 from worker.store.async_store import AsyncStore
 
 log = structlog.get_logger(__name__)
 
-REFUSALS: Final = (NotDurable, SettingsError)
-"""The errors of a server that is there and may forget, or whose user may not find out."""
+REFUSALS: Final = (NotDurable, SettingsError, TooFewReplicas)
+"""The errors of a server that is there and may forget, or whose user may not find out.
+
+`TooFewReplicas` is also a `StoreUnavailable`, so catch these first.
+"""
 
 
 class RecordsGuard:
@@ -27,12 +31,19 @@ class RecordsGuard:
         self.fault: str | None = None
         """The setting that is wrong and its fix; None while the server keeps what it acknowledges.
         """
+        self._error: RefundError | None = None
         self._store = store
         self._on_loss = on_loss
 
     def refuses(self) -> bool:
         """Return whether nothing may be accepted or begun now."""
         return self.fault is not None
+
+    def require(self) -> None:
+        """Raise the error for which nothing may be accepted now, if there is one."""
+        if self._error is not None:
+            # A copy, since each raise adds to an error's traceback.
+            raise copy(self._error)
 
     async def check(self) -> None:
         """Check the server. Raises `StoreUnavailable` if it is silent; nothing changes then."""
@@ -42,13 +53,13 @@ class RecordsGuard:
             self.refused(error)
         else:
             if self.refuses():
-                self.fault = None
+                self.fault = self._error = None
                 log.warning("durability_restored")
 
-    def refused(self, error: Exception) -> None:
+    def refused(self, error: RefundError) -> None:
         """Begin nothing more until a check succeeds; one alarm is logged for each reason."""
         reason, known = str(error), self.fault
-        self.fault = reason
+        self.fault, self._error = reason, error
         if reason != known:
             log.error("durability_lost", alarm=True, error=reason)
         if known is None:

@@ -278,6 +278,18 @@ TABLE: Final[tuple[tuple[type[RefundError], Kind], ...]] = (
             retry_after=30,
         ),
     ),
+    (
+        errors.TooFewReplicas,
+        _kind(
+            "too-few-replicas",
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Too few replicas have the records.",
+            "Fewer replicas than REFUNDS_REPLICAS confirm a write. 'refunds doctor' shows why.",
+            detail="Too few replicas of the records confirmed this. Nothing is known to be"
+            " accepted: repeat the same request later, with the same id.",
+            retry_after=5,
+        ),
+    ),
     (errors.StoreUnavailable, UNAVAILABLE),
     (errors.SettingsError, UNAVAILABLE),
     (errors.ProviderUnavailable, UNAVAILABLE),

@@ -15,7 +15,7 @@ import structlog
 
 from worker.broker import queues
 from worker.client import Refunds
-from worker.errors import NotDurable, RefundError
+from worker.errors import NotDurable, RefundError, StoreUnavailable
 from worker.http.api import Api
 from worker.http.app import GRACE_SECONDS, Part, Readiness, serve
 from worker.http.auth import Auth, NoTokens, Rates, Tokens
@@ -71,6 +71,7 @@ async def run(
         prefix=settings.prefix,
         retention=timedelta(days=settings.retention_days),
         durable=settings.durability == "disk",
+        replicas=settings.replicas,
         address=address_of(url),
     )
     counters, refunds = Counters(), Refunds(settings=settings)
@@ -181,9 +182,11 @@ async def _until_signalled(parts: list[Part], **how: Any) -> None:
 
 
 async def _require_ready(store: AsyncStore) -> None:
-    """Raise a `RefundError` if Redis is away, or if its latest check found it not durable."""
+    """Raise a `RefundError` if Redis is away, or if its latest check found it not safe."""
     if store.at_fault:
         raise NotDurable("the latest check found that this Redis may forget what it acknowledges")
+    if store.lacks_replicas:
+        raise StoreUnavailable("fewer replicas than REFUNDS_REPLICAS confirmed the latest write")
     await store.run(scripts.clock())
 
 

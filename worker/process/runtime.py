@@ -33,7 +33,7 @@ from worker.engine.records_guard import REFUSALS
 from worker.engine.service import Service
 from worker.engine.slots import Slots
 from worker.engine.sweeper import sweep
-from worker.errors import NotDurable, ProviderMismatch, RefundError, StoreFull, StoreUnavailable
+from worker.errors import ProviderMismatch, RefundError, StoreFull, StoreUnavailable
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest
 from worker.process.heartbeat import Heartbeat
@@ -125,6 +125,7 @@ class Runtime:
             prefix=settings.prefix,
             retention=timedelta(days=settings.retention_days),
             durable=settings.durability == "disk",
+            replicas=settings.replicas,
             address=address_of(url),
         )
         try:
@@ -194,10 +195,10 @@ class Runtime:
         while not self._closing:
             try:
                 await work()
-            except StoreUnavailable as error:
-                log.warning("background_deferred", work=work.__name__, error=str(error))
             except REFUSALS as error:
                 self.service.guard.refused(error)
+            except StoreUnavailable as error:
+                log.warning("background_deferred", work=work.__name__, error=str(error))
             except Exception:
                 # The outermost loop: a sweep that ends silently is worse than any error.
                 log.exception("background_failed", work=work.__name__)
@@ -358,8 +359,7 @@ class Runtime:
     async def _create(self, request: RefundRequest, lane: Lane) -> str:
         until = self._loop.time() + TASK_SECONDS
         while True:
-            if self.service.guard.fault is not None:
-                raise NotDurable(self.service.guard.fault)
+            self.service.guard.require()
             try:
                 return (await self.store.run(scripts.create(request, lane))).result
             except REFUSALS as error:

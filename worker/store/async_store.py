@@ -14,7 +14,7 @@ from redis import exceptions
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.model.refund import Lane
 from worker.store import durability, scripts
-from worker.store.commands import _QUEUED, RELOADS, WAITAOF_MS, T, _lost_script, _Scripts
+from worker.store.commands import _QUEUED, RELOADS, T, _lost_script, _Scripts
 from worker.store.connection import ours, redis_errors
 from worker.store.scripts import Command, Loaded, Script
 
@@ -44,9 +44,16 @@ class AsyncStore(_Scripts):
         prefix: str = "refunds:",
         retention: timedelta = timedelta(days=400),
         durable: bool = True,
+        replicas: int = 0,
         address: str = "redis",
     ) -> None:
-        super().__init__(prefix=prefix, retention=retention, durable=durable, address=address)
+        super().__init__(
+            prefix=prefix,
+            retention=retention,
+            durable=durable,
+            replicas=replicas,
+            address=address,
+        )
         self.redis = client
         self._waiting: list[tuple[Command[Any], asyncio.Future[Any]]] = []
         self._flushers: set[asyncio.Task[None] | None] = set()
@@ -114,21 +121,21 @@ class AsyncStore(_Scripts):
 
     async def _execute(self, group: Sequence[Command[Any]]) -> list[Any]:
         # A check may have failed since this group was let through: then the server must confirm.
-        durable = [self.wait_for_disk is not False and command.durable for command in group]
+        durable = [command.durable for command in group]
+        waits = self.waits() if any(durable) else ()
         async with self.redis.pipeline(transaction=False) as pipeline:
             for command in group:
                 pipeline.execute_command(*self.raw_command(command))
-            if any(durable):
-                pipeline.execute_command("WAITAOF", 1, 0, WAITAOF_MS)
+            for wait in waits:
+                pipeline.execute_command(*wait)
             results: list[Any] = await pipeline.execute(raise_on_error=False)
-        if any(durable):
-            try:
-                self.check_disk(results.pop())
-            except (NotDurable, StoreUnavailable, exceptions.RedisError, OSError) as error:
-                return [
-                    error if wants else result
-                    for wants, result in zip(durable, results, strict=True)
-                ]
+        results, confirmed = results[: len(group)], results[len(group) :]
+        try:
+            self.check_waits(waits, confirmed)
+        except (NotDurable, StoreUnavailable, exceptions.RedisError, OSError) as error:
+            return [
+                error if wants else result for wants, result in zip(durable, results, strict=True)
+            ]
         return results
 
     async def _probe_disk(self) -> bool:
@@ -156,7 +163,7 @@ class AsyncStore(_Scripts):
     async def require_durable(self) -> None:
         """Raise `NotDurable` if the server may forget what it acknowledged.
 
-        Checks the server again.
+        Checks the server again. Raises `TooFewReplicas` if too few replicas confirm a write.
 
         After a check that failed, each durable command checks the server first, until a check
         succeeds.
@@ -164,6 +171,8 @@ class AsyncStore(_Scripts):
         if self.wants_disk:
             with redis_errors(self.address):
                 self.wait_for_disk = await self._probe_disk()
+        if self.replicas:
+            await self.run(scripts.confirm())
 
     async def load_scripts(self, scripts: Sequence[Script]) -> None:
         """Load the scripts into the server before the first refund needs them."""
@@ -209,7 +218,8 @@ class AsyncStore(_Scripts):
 
         As `Store.confirm_final`: a time that is known to be on disk is not waited for twice.
         """
-        if self.wait_for_disk is False or (self._on_disk is not None and moment <= self._on_disk):
+        is_known = self._on_disk is not None and moment <= self._on_disk
+        if is_known or not self.waits():
             return
         self._on_disk = await self.run(scripts.confirm())
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from redis import exceptions
 
-from worker.errors import NotDurable
+from worker.errors import NotDurable, TooFewReplicas
 from worker.model.refund import Lane
 from worker.store import durability, scripts
 from worker.store.connection import unavailable
@@ -16,6 +17,11 @@ from worker.store.scripts import Command
 T = TypeVar("T")
 
 WAITAOF_MS: Final = 5000
+WAIT_MS: Final = 1000
+"""How long a write waits for its replicas.
+
+Together with `WAITAOF_MS` shorter than the client's socket timeout, so that the server replies.
+"""
 RELOADS: Final = 3
 """How often lost scripts are loaded again; a server may restart between load and command."""
 _QUEUED: Final = {Lane.SINGLE: "index:queued", Lane.BULK: "index:queued.bulk"}
@@ -26,10 +32,16 @@ _ms = timedelta(milliseconds=1)
 class _Scripts:
     """Base of both stores: turns a command into one `EVALSHA`."""
 
-    def __init__(self, *, prefix: str, retention: timedelta, durable: bool, address: str) -> None:
+    def __init__(
+        self, *, prefix: str, retention: timedelta, durable: bool, replicas: int, address: str
+    ) -> None:
         self.prefix = prefix
         self.retention_ms = retention // _ms
         self.wants_disk = durable
+        self.replicas = replicas
+        """How many replicas must have a durable write before it counts."""
+        self.lacks_replicas = False
+        """Whether the latest durable write was confirmed by fewer."""
         self.address = address
         self.now: datetime | None = None
         """The time of a simulation; None means the server's clock."""
@@ -51,17 +63,40 @@ class _Scripts:
             *command.arguments,
         ]
 
+    def waits(self) -> tuple[durability.RawCommand, ...]:
+        """Return the commands that wait until durable writes are safe.
+
+        They follow the writes on the same connection, since a server waits for the latest write of
+        the connection that asks.
+        """
+        disk = () if self.wait_for_disk is False else (("WAITAOF", 1, 0, WAITAOF_MS),)
+        return (*disk, ("WAIT", self.replicas, WAIT_MS)) if self.replicas else disk
+
+    def check_waits(self, waits: Sequence[durability.RawCommand], replies: Sequence[Any]) -> None:
+        """Raise an error if a reply to `waits` does not confirm that the writes are safe."""
+        for (name, *_), reply in zip(waits, replies, strict=True):
+            (self.check_disk if name == "WAITAOF" else self.check_replicas)(reply)
+
     def check_disk(self, result: Any) -> None:
+        self._check_answered(result, "on disk")
+        if int(result[0]) < 1:
+            raise unavailable(exceptions.TimeoutError("WAITAOF"), self.address)
+
+    def check_replicas(self, result: Any) -> None:
+        self._check_answered(result, "on a replica")
+        self.lacks_replicas = int(result) < self.replicas
+        if self.lacks_replicas:
+            raise TooFewReplicas(self.replicas, int(result), self.address)
+
+    def _check_answered(self, result: Any, where: str) -> None:
         if isinstance(result, exceptions.ResponseError) and durability.is_replica(result):
             raise unavailable(result, self.address)
         if isinstance(result, exceptions.ResponseError):
             raise NotDurable(
-                "this Redis could not confirm that a write is on disk: see 'refunds doctor'"
+                f"this Redis could not confirm that a write is {where}: see 'refunds doctor'"
             ) from result
         if isinstance(result, BaseException):
             raise result
-        if int(result[0]) < 1:
-            raise unavailable(exceptions.TimeoutError("WAITAOF"), self.address)
 
 
 def _lost_script(result: Any) -> bool:

@@ -193,5 +193,8 @@ def _can_wait(reply: Any, flush: str | None) -> bool:
 
 
 def is_replica(error: exceptions.ResponseError) -> bool:
-    """Return whether `WAITAOF` was refused because the server is a replica."""
-    return "replica instances" in str(error)
+    """Return whether waiting was refused because the server is a replica.
+
+    `UNBLOCKED` is the error if it became one while it waited.
+    """
+    return "replica instances" in str(error) or str(error).startswith("UNBLOCKED")

@@ -16,7 +16,7 @@ from worker.errors import NotDurable, SettingsError
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.times import from_ms
 from worker.store import durability, scripts
-from worker.store.commands import _QUEUED, RELOADS, WAITAOF_MS, T, _lost_script, _Scripts
+from worker.store.commands import _QUEUED, RELOADS, T, _lost_script, _Scripts
 from worker.store.connection import redis_errors
 from worker.store.records import CLOCK, Moves, decode, records_ms
 from worker.store.scripts import Command
@@ -47,9 +47,16 @@ class Store(_Scripts):
         prefix: str = "refunds:",
         retention: timedelta = timedelta(days=400),
         durable: bool = True,
+        replicas: int = 0,
         address: str = "redis",
     ) -> None:
-        super().__init__(prefix=prefix, retention=retention, durable=durable, address=address)
+        super().__init__(
+            prefix=prefix,
+            retention=retention,
+            durable=durable,
+            replicas=replicas,
+            address=address,
+        )
         self.redis = client
         self._checked_at = time.monotonic()
         self._keeps = not durable
@@ -87,13 +94,12 @@ class Store(_Scripts):
                 pipeline.execute_command(*self.raw_command(command))
             # Another thread may have found meanwhile that nothing is known of the disk: then the
             # server must confirm.
-            durable = self.wait_for_disk is not False and any(command.durable for command in batch)
-            if durable:
-                pipeline.execute_command("WAITAOF", 1, 0, WAITAOF_MS)
+            waits = self.waits() if any(command.durable for command in batch) else ()
+            for wait in waits:
+                pipeline.execute_command(*wait)
             results: list[Any] = pipeline.execute(raise_on_error=False)
-        if durable:
-            self.check_disk(results.pop())
-        return results
+        self.check_waits(waits, results[len(batch) :])
+        return results[: len(batch)]
 
     def ask(self, questions: Generator[durability.RawCommand, Any, T]) -> T:
         """Answer the questions of a check of the server.
@@ -150,21 +156,24 @@ class Store(_Scripts):
     def require_durable(self) -> None:
         """Raise `NotDurable` if the server may forget what it acknowledged.
 
-        Raises `SettingsError` if that is not readable.
+        Raises `TooFewReplicas` if too few replicas confirm a write, `SettingsError` if that is not
+        readable.
         """
         if self.wants_disk:
             self.check_flushing()
             self.ask(durability.keeping())
+        if self.replicas:
+            self.run(scripts.confirm())
 
     def confirm(self) -> None:
-        """Return once everything written or read before survives a crash of the server.
+        """Return once everything written or read before survives the loss of the server.
 
         Use this before a report of something not written by a durable command. Raises `NotDurable`,
         `StoreUnavailable`.
         """
         confirm = scripts.confirm()
         self._check([confirm])
-        if self.wait_for_disk:
+        if self.waits():
             self._on_disk = self.run(confirm)
 
     def confirm_final(self, moments: Iterable[datetime]) -> None:

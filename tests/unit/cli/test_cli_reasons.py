@@ -10,12 +10,12 @@ from datetime import timedelta
 from typing import Any
 
 from tests.support.cli_runner import Cli, Records
-from worker.cli import reasons
 from worker.model.answers import Outcome, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Refund, Stage
 from worker.rules import attempts, decisions, readback
 from worker.rules.attempts import Rules
 from worker.store import scripts
+from worker.wording import reasons
 
 RULES = Rules(readback="list")
 CUT = Outcome(verdict=TryVerdict.MAYBE, code="no_reply", message="the reply was cut", doubt=True)

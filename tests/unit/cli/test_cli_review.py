@@ -11,12 +11,12 @@ import redis
 
 from tests.factories import a_refund
 from tests.support.cli_runner import PAYMENT, Cli, Records, messages
-from worker.cli.review import resolutions
 from worker.model.answers import ProviderRefund, Readback, ReadbackVerdict
 from worker.model.refund import Lane, Refund, Stage, Status
 from worker.rules import attempts, contradictions, decisions, readback
 from worker.rules.attempts import Rules
 from worker.store import scripts
+from worker.wording.decisions import resolutions
 
 
 def test_the_refunds_that_need_a_person_are_listed_and_no_others(

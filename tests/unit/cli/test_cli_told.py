@@ -354,7 +354,7 @@ def test_a_command_waits_for_the_disk_before_it_answers(
     arguments = prepare(lazy_records, tmp_path)
     client = lazy_records.store.redis
     # This disk never confirms: whatever was reported all the same was reported too early.
-    monkeypatch.setattr("worker.store.store.WAITAOF_MS", 10)
+    monkeypatch.setattr("worker.store.commands.WAITAOF_MS", 10)
     monkeypatch.setattr(Store, "_probe_disk", lambda _: True)
     client.config_set("appendfsync", "no")
     client.config_resetstat()

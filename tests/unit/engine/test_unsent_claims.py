@@ -16,9 +16,9 @@ import redis.asyncio
 from tests.factories import HOUR, SECOND, TRUST, VERIFY
 from tests.unit.engine.shop import ID, LIST, PAID, POST, Shop, listing, opened, says, totals
 from worker.engine import recorder
-from worker.errors import NotDurable, StoreUnavailable
+from worker.errors import NotDurable, StoreUnavailable, TooFewReplicas
 from worker.model.refund import Stage, Status
-from worker.store import scripts
+from worker.store import commands, scripts
 
 PAUSES = recorder._LET_GO_PAUSES
 NOT_SENT = "its claim was not known to be on disk"
@@ -123,6 +123,25 @@ async def test_a_claim_that_is_not_on_disk_in_time_is_let_go(
             disk.setattr(shop.store, "check_disk", lambda _: check([0, 0]))
             assert await shop.handle() == "not known (Redis away)"
         assert (await shop.stored()).stage is Stage.WAITING
+        await sent_in_the_end(shop)
+
+
+async def test_a_claim_that_too_few_replicas_have_is_let_go_and_none_follows(
+    async_redis: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "WAIT_MS", 10)
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        await shop.store.load_scripts(scripts.EVERY)
+        shop.store.replicas = 1
+        assert await shop.handle() == "not begun (Redis may forget it)"
+        assert (await shop.stored()).stage is Stage.WAITING
+        await shop.service.guard.check()
+        assert shop.service.guard.refuses()
+        with pytest.raises(TooFewReplicas):
+            shop.service.guard.require()
+        shop.store.replicas = 0
+        await shop.service.guard.check()
         await sent_in_the_end(shop)
 
 

@@ -51,6 +51,28 @@ async def until(url: str, wanted: int) -> None:
             await asyncio.sleep(0.02)
 
 
+async def test_it_is_not_ready_while_too_few_replicas_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(running, "TICK_SECONDS", 0.05)
+    monkeypatch.setenv("REFUNDS_REPLICAS", "1")
+    with running_server() as primary, running_server() as replica:
+        async with (
+            redis.asyncio.Redis.from_url(primary.url) as admin,
+            redis.asyncio.Redis.from_url(replica.url) as follower,
+        ):
+            await admin.config_set("repl-diskless-sync-delay", 0)
+            await follower.replicaof("127.0.0.1", primary.port)
+            while not await admin.wait(1, 100):
+                await admin.set("follows", "1")
+            async with serving(primary.url) as ready:
+                await until(ready, 200)
+                await follower.replicaof("NO", "ONE")
+                await until(ready, 503)
+                await follower.replicaof("127.0.0.1", primary.port)
+                await until(ready, 200)
+
+
 async def test_it_is_not_ready_while_redis_is_not_durable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "TICK_SECONDS", 0.05)
     with running_server() as server:

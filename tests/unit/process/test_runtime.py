@@ -18,7 +18,7 @@ import structlog
 from tests.factories import a_request
 from worker.broker.queues import make_celery
 from worker.engine.records_guard import RecordsGuard
-from worker.errors import NotDurable, SettingsError, StoreUnavailable
+from worker.errors import NotDurable, SettingsError, StoreUnavailable, TooFewReplicas
 from worker.model.refund import Lane
 from worker.process.runtime import Runtime
 from worker.settings import Settings
@@ -57,7 +57,9 @@ def guarded(runtime: Runtime) -> RecordsGuard:
     return guard
 
 
-@pytest.mark.parametrize("error", [NotDurable("no file"), SettingsError("no file")])
+@pytest.mark.parametrize(
+    "error", [NotDurable("no file"), SettingsError("no file"), TooFewReplicas(1, 0, "here:1")]
+)
 async def test_background_work_that_the_server_refuses_is_one_alarm_and_no_traceback(
     runtime: Runtime, error: Exception
 ) -> None:
@@ -75,7 +77,7 @@ async def test_background_work_that_the_server_refuses_is_one_alarm_and_no_trace
         repeated = asyncio.create_task(runtime._repeat(refused, 0))
         await asyncio.wait_for(third.wait(), 10)
         repeated.cancel()
-    assert guard.fault == "no file"
+    assert guard.fault == str(error)
     assert [(line["event"], line["alarm"]) for line in lines] == [("durability_lost", True)]
 
 

@@ -123,7 +123,7 @@ async def test_reading_is_not_refused_for_a_durable_write_that_leaves_beside_it(
 async def test_reading_is_not_refused_for_a_write_beside_it_that_is_not_on_disk_in_time(
     lazy: ThrowawayServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.store.async_store.WAITAOF_MS", 10)
+    monkeypatch.setattr("worker.store.commands.WAITAOF_MS", 10)
     async with redis.asyncio.Redis.from_url(lazy.url, decode_responses=True) as client:
         store = AsyncStore(client)
         await store.require_durable()
@@ -337,7 +337,7 @@ def test_nothing_is_accepted_before_its_disk_while_a_server_that_does_not_flush_
     waitaof: None,  # noqa: ARG001 - an older one is refused
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.store.store.WAITAOF_MS", 50)
+    monkeypatch.setattr("worker.store.commands.WAITAOF_MS", 50)
     with running_server(no_appendfsync_on_rewrite="yes") as server, client_of(server) as client:
         rewriting_for_long(server, client)
         with pytest.raises(StoreUnavailable):

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.factories import NOW
-from worker.cli import render
 from worker.model.times import to_ms
+from worker.wording import history
 
 AT = to_ms(NOW)
 SENT = {
@@ -96,7 +96,7 @@ DECIDED = {
     ],
 )
 def test_a_move_is_told_with_what_it_rests_on(entry: dict[str, Any], words: str) -> None:
-    assert render._sentence(entry) == words
+    assert history.sentence(entry) == words
 
 
 def test_what_was_sent_is_told_with_what_came_of_it() -> None:
@@ -108,11 +108,11 @@ def test_what_was_sent_is_told_with_what_came_of_it() -> None:
         "at": AT + 5,
     }
     answered |= {"seen": "not_done", "http_status": 429, "ms": 5, "source": "reply"}
-    assert render.sent([SENT, answered, AGAIN | {"at": AT + 9, "source": "list"}]) == [
+    assert history.sent([SENT, answered, AGAIN | {"at": AT + 9, "source": "list"}]) == [
         (AT, "attempt 1: provably not done: rate_limited, HTTP 429, after 5 ms"),
         (AT + 9, "attempt 2, because the payment's list showed that it never happened"),
     ]
-    assert render.sent([answered]) == []
+    assert history.sent([answered]) == []
 
 
 def test_what_was_read_is_looks_and_polls_and_nothing_else() -> None:
@@ -125,7 +125,7 @@ def test_what_was_read_is_looks_and_polls_and_nothing_else() -> None:
         "at": AT,
     }
     polled |= {"seen": "http_200", "source": "lookup"}
-    assert render.read([SENT, looked, DECIDED | {"label": "operator_says_failed"}, polled]) == [
+    assert history.read([SENT, looked, DECIDED | {"label": "operator_says_failed"}, polled]) == [
         (AT, "read the payment's list: absent"),
         (AT, "read at the provider"),
     ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from worker.batches import Batch
-from worker.cli import render
 from worker.model.refund import Retriable
 from worker.rules import codes
+from worker.wording.values import moment
 
 
 def pauses_itself(batch: Batch) -> bool:
@@ -15,7 +15,7 @@ def pauses_itself(batch: Batch) -> bool:
 
 def paused(batch: Batch) -> str:
     """Return why a paused batch is paused, since when, and what to do."""
-    since = f"since {render.moment(batch.paused_at)} " if batch.paused_at else ""
+    since = f"since {moment(batch.paused_at)} " if batch.paused_at else ""
     if batch.paused_reason is None:
         return (
             f"{since}by {batch.paused_by or 'a person'}: resume it with 'refunds batch resume"

@@ -1,0 +1,1 @@
+"""The words for people about refunds and batches."""

@@ -1,0 +1,92 @@
+"""Words for a refund in review: the evidence, and what each decision does."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from worker.model.refund import Refund
+from worker.model.times import rfc3339
+from worker.rules import preflight
+from worker.wording import reasons
+
+
+def evidence(refund: Refund, entries: reasons.Entries) -> dict[str, Any]:
+    """Return the ids, times and counts that a person needs to find a refund at the provider."""
+    times = {
+        "first_attempt_at": refund.first_attempt_at,
+        "doubt_since": refund.doubt_since,
+        "quiet_at": refund.quiet_at,
+        "absent_at": refund.absent_at,
+        "found_at": refund.found_at,
+        "processing_since": refund.processing_since,
+    }
+    baseline = refund.baseline
+    return {
+        "idempotency_key": refund.idempotency_key,
+        "metadata": {"refund_id": refund.refund_id, "refund_generation": str(refund.generation)},
+        **{name: None if value is None else rfc3339(value) for name, value in times.items()},
+        "earlier_doubts": reasons.earlier_doubts(entries),
+        "possible_refund_id": refund.possible_refund_id,
+        "attempts": refund.attempts,
+        "attempts_with_an_answer": reasons.answered(entries),
+        "lapsed_leases": reasons.lapsed(entries),
+        "server_errors_in_a_row": refund.server_errors,
+        "inconclusive_looks": refund.looks,
+        "resends": refund.resends,
+        "baseline": (
+            None
+            if baseline is None
+            else {
+                "refunded": baseline.refunded,
+                "remaining": baseline.remaining,
+                "currency": baseline.currency,
+            }
+        ),
+        "operator_says": refund.operator_says,
+        "operator_by": refund.operator_by,
+    }
+
+
+_COMES_BACK: Final = (
+    "if neither can be shown, it returns to review, or with --unverified your decision counts"
+)
+
+
+def resolutions(refund: Refund) -> dict[str, str]:
+    """Return what each decision does to a refund in review or one that the provider contradicts."""
+    if refund.contradicted_by is not None:
+        names = " or ".join(filter(None, (refund.contradicted_by, refund.provider_refund_id)))
+        counts = (
+            f"RE_ID ({names}) is the provider's refund that counts: a worker reads it, and this"
+            " refund settles as the provider shows it; nothing is sent"
+        )
+        return {"--succeeded RE_ID": counts}
+    succeeded = (
+        "RE_ID at the provider is this refund: a worker reads it, and this refund settles as the"
+        " provider shows it; if the payment, amount or id differs, it returns to review;"
+        " --unverified accepts another amount or currency"
+    )
+    if refund.doubt_since is None and not refund.doubted:
+        failed = (
+            "the refund did not happen and must not: it is settled as failed with CODE; nothing is"
+            " sent"
+        )
+        resend = "the refund is sent again with the same key and contents; it was never in doubt"
+        if preflight.wants_currency(refund):
+            resend += (
+                "; the payment is read first, and nothing is sent unless it is in"
+                f" {refund.asked_currency}"
+            )
+    else:
+        failed = (
+            "the refund did not happen and must not: a worker first looks for it at the provider;"
+            " if it is proven absent, it settles as failed with CODE; if it is found, it settles"
+            f" as the provider shows it; {_COMES_BACK}; nothing is sent"
+        )
+        resend = (
+            "the refund did not happen: a worker first looks for it at the provider; if it is"
+            " proven absent, it is sent again with the same key and contents; if it is found, it"
+            f" settles as the provider shows it; {_COMES_BACK}, and if it did happen unseen, the"
+            " money moves twice if the provider ignores keys"
+        )
+    return {"--succeeded RE_ID": succeeded, "--failed CODE": failed, "--resend": resend}
