@@ -152,9 +152,10 @@ def _end(rows: list[table.Row], *, whole: bool) -> None:
             click.echo(f"  its logs and traces: {result.kept}", err=True)
     if not table.control_was_caught(rows, whole=whole):
         click.echo("the judge did not catch the control: it proves nothing", err=True)
-    if not table.unreplicated_was_caught(rows):
+    if not table.fewer_were_caught(rows):
         click.echo(
-            "nothing was lost or sent twice without replicas: the failovers prove nothing", err=True
+            "nothing was lost or sent twice with too few replicas: the failovers prove nothing",
+            err=True,
         )
     for bug in (result for row in rows for result in row.planted):
         if bug.error or not planted.caught(bug):

@@ -1,7 +1,7 @@
 """Failovers: a replica is promoted in each of the ways in which that happens, under load.
 
-Each run is made with `REFUNDS_REPLICAS=1`, and most also with 0, as the control: what it loses and
-sends twice shows that the run can fail.
+Each run is made with as many `REFUNDS_REPLICAS` as its faults call for, and most also with one
+fewer, as the control: what that loses and sends twice shows that the run can fail.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from ops.lab.prove.scenarios import BLIND, DRAIN_SECONDS, LIST, Result, Scenario
 from ops.lab.prove.violation import Violation
 
 PREFIX: Final = "failover: "
-CONTROL: Final = "0 replicas"
-"""The subject of the runs that wait for no replica."""
+CONTROL: Final = "fewer"
+"""The subject of the runs that wait for one replica fewer than their faults call for."""
 LOST_OR_TWICE: Final = ("lost", "money twice")
-"""What the runs without replicas must be caught at."""
+"""What the runs that wait for too few replicas must be caught at."""
 TIMES: Final = 2
 """Failovers in each run."""
 _WARM: Final = 8
 _LOST_SECONDS: Final = 30.0
 """How long the control may take to settle what it has not lost."""
-SETTINGS: Final = {"REFUNDS_LOG_LEVEL": "info"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +43,26 @@ class Course:
     mode: Mode = LIST
     replicas: int = 2
     """Servers beside the primary."""
+    demanded: int = 1
+    """`REFUNDS_REPLICAS`."""
     by_rabbit: bool = False
     clock_off: float = 0.0
     """Seconds by which the clocks of the replicas are wrong."""
     controlled: bool = True
-    """Whether it is run without waiting for replicas too."""
+    """Whether it is run with one replica fewer demanded, too."""
 
 
 def _courses() -> Mapping[str, Course]:
     # Whose replicas hold everything loses nothing with 0 either.
     harmless = {"killed unheard", "killed, one replica behind", "cut off alone"}
+    # What a replica beside the old primary confirms, the promoted one may not have.
+    demanded = {"cut off with a replica": 2}
     made = {
         name: Course(
-            fail=fail, mode=BLIND if name == "a review" else LIST, controlled=name not in harmless
+            fail=fail,
+            mode=BLIND if name == "a review" else LIST,
+            demanded=demanded.get(name, 1),
+            controlled=name not in harmless,
         )
         for name, fail in FAULTS.items()
     }
@@ -88,31 +94,35 @@ def missing(course: Course) -> str:
 def runs(
     *, keep: Path, quick: bool, control: bool
 ) -> Iterator[tuple[str, Callable[[int], Result]]]:
-    """Yield each run's name, and the run itself; with control the same without replicas too."""
+    """Yield each run's name, and the run itself; with `control` those with fewer replicas too."""
     for name in QUICK if quick else COURSES:
         course = COURSES[name]
         if why := missing(course):
             yield PREFIX + name, partial(_left_out, name, why)
             continue
         turns = 1 if quick else TIMES
-        yield PREFIX + name, partial(_play, name, course, 1, turns, keep)
+        ours = Replicated("ours", course.demanded)
+        yield PREFIX + name, partial(_play, name, course, ours, turns, keep)
         if control and course.controlled:
-            yield PREFIX + name, partial(_play, name, course, 0, turns, keep)
+            fewer = Replicated(CONTROL, course.demanded - 1)
+            yield PREFIX + name, partial(_play, name, course, fewer, turns, keep)
 
 
 def _left_out(name: str, why: str, _seed: int) -> Result:
     return Result(name=PREFIX + name, subject="ours", note=f"**left out**: {why}")
 
 
-def _play(name: str, course: Course, replicas: int, turns: int, keep: Path, seed: int) -> Result:
-    settings = SETTINGS | ({"REFUNDS_REPLICAS": str(replicas)} if replicas else {})
+def _play(
+    name: str, course: Course, subject: Replicated, turns: int, keep: Path, seed: int
+) -> Result:
+    settings = {"REFUNDS_REPLICAS": str(subject.replicas)}
     fault = Fault(name=name, ours=times(course.fail, turns), control=None, settings=settings)
     scenario = Scenario(
         name=PREFIX + name,
         faults=(fault,),
         mode=course.mode,
         # What the control has lost never comes to rest.
-        drain=DRAIN_SECONDS if replicas else _LOST_SECONDS,
+        drain=_LOST_SECONDS if subject.name == CONTROL else DRAIN_SECONDS,
         rig=partial(
             FailoverRig,
             replicas=course.replicas,
@@ -120,12 +130,7 @@ def _play(name: str, course: Course, replicas: int, turns: int, keep: Path, seed
             clock_off=course.clock_off,
         ),
     )
-    result = run_looked(
-        scenario, Replicated(replicas), size=_WARM, seed=seed, keep=keep, look=_look
-    )
-    if not replicas:
-        result.subject = CONTROL
-    return result
+    return run_looked(scenario, subject, size=_WARM, seed=seed, keep=keep, look=_look)
 
 
 def _look(rig: Rig) -> Look:

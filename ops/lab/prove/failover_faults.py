@@ -125,6 +125,16 @@ def cut_alone(rig: FailoverRig) -> None:
         _cut(rig, primary)
 
 
+def cut_with_replica(rig: FailoverRig) -> None:
+    """Cut the primary and one replica off from the rest; the clients still reach them."""
+    with _loaded(rig) as primary:
+        beside, *rest = [node for node in rig.cluster.nodes if node is not primary]
+        apart = [*(node.source for node in rest), *rig.cluster.sentinels()]
+        beside.front.silence("both", *apart)
+        _cut(rig, primary, *apart)
+        beside.front.silence("none")
+
+
 def _cut(rig: FailoverRig, primary: Node, *sources: str) -> None:
     began = time.time()
     primary.front.silence("both", *sources)
@@ -270,6 +280,7 @@ FAULTS: Final[Mapping[str, Fail]] = {
     "killed, one replica behind": one_behind,
     "frozen": frozen,
     "cut off with its clients": cut_with_clients,
+    "cut off with a replica": cut_with_replica,
     "cut off alone": cut_alone,
     "a queue": with_queue,
     "an import": during_import,

@@ -26,17 +26,17 @@ _JOIN_SECONDS: Final = 120.0
 
 
 class Replicated(Product):
-    """The product, whose acknowledged writes are on `replicas` further servers."""
+    """The product, whose writes wait for so many replicas before they count."""
 
-    def __init__(self, replicas: int) -> None:
-        self._replicas = replicas
-        self.name = "ours" if replicas else "control"
+    def __init__(self, name: str, replicas: int) -> None:
+        self.name, self.replicas = name, replicas
         self.broker_url: str | None = None
 
     def open(self, redis_url: str) -> None:
         """Build the producers' client."""
-        asked = {"replicas": self._replicas} if self._replicas else {}
-        settings = Settings.load(redis_url=redis_url, broker_url=self.broker_url, **asked)
+        settings = Settings.load(
+            redis_url=redis_url, broker_url=self.broker_url, replicas=self.replicas
+        )
         self.refunds = Refunds(settings=settings)
 
 

@@ -112,7 +112,7 @@ def summary(rows: Sequence[Row]) -> str:
     """Return the whole in one sentence."""
     ours = [result for row in rows for result in row.ours]
     control = _controls(rows, failovers=False)
-    unreplicated = _controls(rows, failovers=True)
+    fewer = _controls(rows, failovers=True)
     seconds = [second for result in ours for second in result.recoveries]
     refunds, fired = sum(result.refunds for result in ours), sum(result.fired for result in ours)
     violations = sum(len(result.violations) for result in ours)
@@ -122,7 +122,7 @@ def summary(rows: Sequence[Row]) -> str:
         else "none to measure"
     )
     beside = f"; {_of_control(control)}" if control else ""
-    beside += f"; {_of_unreplicated(unreplicated)}" if unreplicated else ""
+    beside += f"; {_of_fewer(fewer)}" if fewer else ""
     bugs = [result for row in rows for result in row.planted]
     whole = (
         f"{len(ours)} runs, {refunds:,} refunds, {fired:,} faults fired: {violations}"
@@ -142,15 +142,15 @@ def _of_control(control: Sequence[Result]) -> str:
     )
 
 
-def _of_unreplicated(results: Sequence[Result]) -> str:
+def _of_fewer(results: Sequence[Result]) -> str:
     rules = Counter(violation.rule for result in results for violation in result.violations)
     refunds = sum(result.refunds for result in results)
     named = ", ".join(f"{rules[rule]} {rule}" for rule in failover.LOST_OR_TWICE)
-    return f"without replicas {named} of {refunds:,} refunds"
+    return f"with fewer replicas {named} of {refunds:,} refunds"
 
 
 def _controls(rows: Sequence[Row], *, failovers: bool) -> list[Result]:
-    """Return the control's results: the naive worker's, or our own without replicas."""
+    """Return the control's results: the naive worker's, or our own with too few replicas."""
     found = [result for row in rows for result in row.control]
     return [result for result in found if (result.subject == failover.CONTROL) == failovers]
 
@@ -171,7 +171,7 @@ def exit_code(rows: Sequence[Row], *, whole: bool = True) -> int:
         any(result.violations for result in failed)
         or missed
         or not control_was_caught(rows, whole=whole)
-        or not unreplicated_was_caught(rows)
+        or not fewer_were_caught(rows)
     ):
         return BROKEN
     return UNJUDGED if failed or any(result.error for result in bugs) else 0
@@ -190,9 +190,9 @@ def control_was_caught(rows: Sequence[Row], *, whole: bool = True) -> bool:
     return not control or (rules >= {*CAUGHT} if whole else bool(rules))
 
 
-def unreplicated_was_caught(rows: Sequence[Row]) -> bool:
-    """Return whether a run that waited for no replica lost a refund or sent one twice, if any was
-    made.
+def fewer_were_caught(rows: Sequence[Row]) -> bool:
+    """Return whether a run that waited for too few replicas lost a refund or sent one twice, if any
+    such run was made.
     """
     results = _controls(rows, failovers=True)
     rules = {violation.rule for result in results for violation in result.violations}
