@@ -156,7 +156,8 @@ def undecided(decided: list[str], evidence: Evidence) -> Iterator[Violation]:
 
 def _told(rig: FailoverRig, evidence: Evidence) -> str:
     sent = [post.at for post in evidence.posts]
-    parts = [f"{len(rig.promotions)} failovers"]
+    took = ", ".join(f"{one.ended - one.began:.1f}" for one in rig.promotions)
+    parts = [f"promoted after {took} s"]
     for moments, what in ((rig.acknowledged, "accepted"), (sent, "sent")):
         each = zip(rig.promotions, rig.loads, strict=False)
         gaps = [longest_gap(moments, one, until) for one, until in each]

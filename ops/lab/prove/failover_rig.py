@@ -128,10 +128,9 @@ class FailoverRig(Rig):
 
 
 def longest_gap(moments: Sequence[float], promotion: Promotion, until: float) -> float:
-    """Return the longest time between two such moments, from a failover's fault on.
-
-    `until` is when the load ended.
+    """Return the longest time without such a moment, from a failover's fault to the end of the
+    load.
     """
     inside = sorted(one for one in moments if promotion.began <= one <= until)
-    ends = [promotion.began, *(inside or [until])]
+    ends = [promotion.began, *inside, until]
     return max(after - before for before, after in pairwise(ends))

@@ -71,7 +71,7 @@ def test_a_decision_that_was_acknowledged_must_stay() -> None:
 def test_a_gap_is_counted_from_the_fault_to_the_end_of_the_load() -> None:
     promotion = Promotion(began=10, ended=13)
     assert longest_gap([9, 10.5, 11, 16, 17, 40], promotion, until=20) == 5
-    assert longest_gap([15], promotion, until=20) == 5
+    assert longest_gap([14], promotion, until=20) == 6
     assert longest_gap([9], promotion, until=20) == 10
 
 
