@@ -83,11 +83,14 @@ def test_a_server_killed_between_record_and_answer_leaves_one_record_for_the_rep
                 except (OSError, http.client.HTTPException) as error:
                     errors.append(error)
 
+            # A server that never flushes holds the answer back for as long as the test needs.
+            client.config_set("appendfsync", "no")
             posting = threading.Thread(target=post)
             posting.start()
             until(lambda: bool(client.exists("refunds:refund:order-1")), "the record exists")
             server.kill()
             posting.join(20)
+        client.config_set("appendfsync", "everysec")
         assert len(errors) == 1, "it was killed before the answer"
         with serving(installation) as (_, url):
             status, refund = ask(url, token, "POST", "/v1/refunds", a_body())

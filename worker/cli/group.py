@@ -80,6 +80,12 @@ COMMANDS: Final[dict[str, Entry]] = {
     "watch": Entry(
         "worker.cli.watch", "watch", "Show how settled refunds are read again for reversals."
     ),
+    "reconcile": Entry(
+        "worker.cli.reconcile", "reconcile", "Compare the provider's file with the records."
+    ),
+    "totals": Entry(
+        "worker.cli.totals", "totals_of", "Sum up what succeeded and what was reversed by month."
+    ),
     "rejected": Entry(
         "worker.cli.rejected", "rejected", "Show and drop messages that could not be understood."
     ),

@@ -33,6 +33,9 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
     hint-times             zset    ids that a webhook made due, by when; of the last half minute
     reversed               zset    ids of refunds that the provider changed from succeeded to
                                    failed, by when that was seen
+    settled-again          zset    ids of refunds that changed after they had settled, to or from
+                                   succeeded or within it, by when they last did: their history has
+                                   the months that they count in
     watch                  hash    how far each rung of the watch has come: <status>:<rung ms>, the
                                    score in the status's index; started_at, spent_at, and blind
                                    (refunds that have no provider id to be read by);

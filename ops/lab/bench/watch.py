@@ -38,8 +38,8 @@ def watch(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
             if round_ == 0:
                 grown, cost, found = _walked(rig.refunds.store)
             turns = (OFF, "1d") if round_ % 2 == 0 else ("1d", OFF)
-            windows = {turn: _file(rig, plan.bulk, turn) for turn in turns}
-            _count(rig, _FIRST + 2 * (plan.bulk + plan.bulk // 4))
+            windows = {turn: _file(rig, plan.file_rows, turn) for turn in turns}
+            _count(rig, _FIRST + 2 * (plan.file_rows + plan.file_rows // 4))
         offs.append(windows[OFF])
         ons.append(windows["1d"])
     yield Row(

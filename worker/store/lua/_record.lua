@@ -500,6 +500,15 @@ local function note_reversal(id, r, set)
   end
 end
 
+-- Refunds that moved between success and another settled status, or within success, by when they last did. Their index
+-- has the time of that move only, and their history the others.
+local function note_settled_again(id, r, was)
+  if was.stage ~= 'settled' or r.stage ~= 'settled' then return end
+  if was.status ~= 'succeeded' and r.status ~= 'succeeded' then return end
+  redis.pcall('ZREMRANGEBYSCORE', P .. 'settled-again', '-inf', int(NOW - number(RETENTION)))
+  redis.pcall('ZADD', P .. 'settled-again', int(NOW), id)
+end
+
 local function count_batch(r, was)
   if not r.batch_id then return end
   local function add(field, by) count_in(P .. 'batch:' .. r.batch_id, field, by) end
@@ -605,6 +614,7 @@ local function move(id, r, to, status, due, set, label, detail)
   count_batch(r, was)
   take_ownership(id, r, set)
   note_reversal(id, r, set)
+  note_settled_again(id, r, was)
   if was_hinted and not r.hinted then
     redis.pcall('ZREM', P .. 'rechecks', id)
   elseif r.hinted and (to == 'processing' or to == 'review' or to == 'settled') then

@@ -1,0 +1,215 @@
+"""What a month adds up to: by settle time, and never otherwise once it is closed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.factories import a_request, done_as, found
+from tests.support.store_world import World
+from worker.errors import StoreUnavailable
+from worker.model.answers import ProviderRefund
+from worker.reconcile import settled, totals
+from worker.reconcile.window import Window, zone_of
+from worker.rules import decisions
+from worker.rules.rechecks import changed_by_provider, identified
+
+DAY = timedelta(days=1)
+BERLIN = zone_of("Europe/Berlin")
+
+
+def month(number: int) -> Window:
+    return Window(
+        start=datetime(2026, number, 1, tzinfo=UTC), end=datetime(2026, number + 1, 1, tzinfo=UTC)
+    )
+
+
+def sums(world: World, number: int, *groups: str) -> list[tuple[Any, ...]]:
+    rows = totals.totals(world.store, month(number), groups, UTC)
+    return [(*row.group, row.kind, row.currency, row.refunds, row.signed) for row in rows]
+
+
+def settle(world: World, refund_id: str, amount: int = 500, **fields: Any) -> None:
+    shown = {name: fields.pop(name) for name in ("currency",) if name in fields}
+    batch = fields.pop("batch", None)
+    payment = f"pi_{refund_id}"
+    world.accept(a_request(refund_id, payment_intent=payment, amount=amount, **fields), batch=batch)
+    world.attempt(
+        done_as(
+            id=f"re_{refund_id}",
+            amount=amount,
+            payment_intent=payment,
+            refund_id=refund_id,
+            **shown,
+        ),
+        refund_id,
+    )
+
+
+def turn(world: World, refund_id: str, status: str) -> None:
+    """Let the provider show a settled refund with the opposite end."""
+    refund = world.get(refund_id)
+    shown = found(
+        id=f"re_{refund_id}",
+        status=status,
+        payment_intent=refund.payment_intent,
+        refund_id=refund_id,
+        generation=str(refund.generation),
+    )
+    step = changed_by_provider(refund, shown, "lookup", world.now)
+    assert step is not None
+    assert world.save(refund, step).result == "saved"
+
+
+def test_refunds_count_by_currency_in_the_month_in_which_they_settled(world: World) -> None:
+    settle(world, "a")
+    settle(world, "b", 250)
+    settle(world, "c", 900, currency="eur")
+    world.pass_time(DAY)  # From the 31st of January into February.
+    settle(world, "d", 75)
+    assert sums(world, 1) == [("succeeded", "eur", 1, 900), ("succeeded", "usd", 2, 750)]
+    assert sums(world, 2) == [("succeeded", "usd", 1, 75)]
+    assert sums(world, 3) == []
+
+
+def test_what_has_not_succeeded_counts_nowhere(world: World) -> None:
+    world.accept()
+    settle(world, "a")
+    world.accept(a_request("failed", payment_intent="pi_failed"))
+    world.attempt(done_as("failed", id="re_f"), "failed")
+    assert sums(world, 1) == [("succeeded", "usd", 1, 500)]
+
+
+def test_reversal_is_a_line_of_its_own_month_and_a_closed_month_does_not_change(
+    world: World,
+) -> None:
+    settle(world, "a")
+    january = sums(world, 1)
+    world.pass_time(20 * DAY)
+    turn(world, "a", "failed")
+    assert sums(world, 1) == january == [("succeeded", "usd", 1, 500)]
+    february = sums(world, 2)
+    assert february == [("reversed", "usd", 1, -500)]
+    world.pass_time(20 * DAY)
+    turn(world, "a", "succeeded")
+    assert (sums(world, 1), sums(world, 2)) == (january, february)
+    assert sums(world, 3) == [("succeeded", "usd", 1, 500)]
+
+
+def test_retry_of_a_reversed_refund_counts_again_when_it_succeeds(world: World) -> None:
+    settle(world, "a")
+    world.pass_time(20 * DAY)
+    turn(world, "a", "failed")
+    world.pass_time(20 * DAY)
+    refund = world.get("a")
+    world.save(refund, decisions.retry_one(refund, unknown=True))
+    assert sums(world, 3) == []
+    world.attempt(done_as(id="re_a2", payment_intent="pi_a", refund_id="a", generation="2"), "a")
+    assert sums(world, 1) == [("succeeded", "usd", 1, 500)]
+    assert sums(world, 2) == [("reversed", "usd", 1, -500)]
+    assert sums(world, 3) == [("succeeded", "usd", 1, 500)]
+
+
+def test_refund_that_learns_its_id_later_stays_in_its_month(world: World) -> None:
+    settle(world, "a")
+    world.redis.hdel("refunds:refund:a", "provider_refund_id")
+    world.redis.hset("refunds:refund:a", "evidence", "totals")
+    world.pass_time(20 * DAY)
+    refund = world.get("a")
+    shown: ProviderRefund = found(id="re_9", payment_intent="pi_a", refund_id="a")
+    step = identified(refund, shown)
+    assert step is not None
+    world.save(refund, step)
+    assert world.get("a").provider_refund_id == "re_9"
+    assert sums(world, 1) == [("succeeded", "usd", 1, 500)]
+    assert sums(world, 2) == []
+
+
+def test_reversal_that_an_older_version_recorded_counts_by_its_history(world: World) -> None:
+    settle(world, "a")
+    world.pass_time(DAY)
+    turn(world, "a", "failed")
+    world.redis.delete("refunds:settled-again")
+    assert sums(world, 1) == [("succeeded", "usd", 1, 500)]
+    assert sums(world, 2) == [("reversed", "usd", 1, -500)]
+
+
+def test_totals_are_grouped_as_asked(world: World) -> None:
+    settle(world, "a", reason="duplicate")
+    settle(world, "b", batch="b1")
+    assert sums(world, 1, "batch") == [
+        ("", "succeeded", "usd", 1, 500),
+        ("b1", "succeeded", "usd", 1, 500),
+    ]
+    assert sums(world, 1, "reason", "day") == [
+        ("", "2026-01-31", "succeeded", "usd", 1, 500),
+        ("duplicate", "2026-01-31", "succeeded", "usd", 1, 500),
+    ]
+
+
+def test_days_are_those_of_the_zone(world: World) -> None:
+    world.pass_time(timedelta(hours=14, minutes=30))  # 23:30 in UTC is the next day in Berlin.
+    settle(world, "a")
+    (row,) = totals.totals(world.store, month(1), ["day"], BERLIN)
+    assert row.group == ("2026-02-01",)
+
+
+def test_refund_without_a_known_amount_is_counted_apart(world: World) -> None:
+    settle(world, "a")
+    world.redis.hdel("refunds:refund:a", "amount")
+    (row,) = totals.totals(world.store, month(1), [], UTC)
+    assert (row.refunds, row.amount, row.unknown) == (1, 0, 1)
+
+
+def test_more_than_a_page_at_one_time_is_walked_once_each(world: World) -> None:
+    start = int(month(1).start.timestamp() * 1000)
+    scores = {f"n{i}": start + i for i in range(700)} | {f"m{i}": start + 300 for i in range(1100)}
+    world.redis.zadd("refunds:index:succeeded", scores)
+    fields: dict[Any, Any] = {"stage": "settled", "status": "succeeded", "amount": "1"}
+    with world.redis.pipeline() as pipeline:
+        for name in scores:
+            pipeline.hset(f"refunds:refund:{name}", mapping=fields | {"refund_id": name})
+        pipeline.execute()
+    names = [each.fields["refund_id"] for each in settled.settled_in(world.store, month(1))]
+    assert len(names) == len(scores) == len(set(names))
+
+
+def test_sum_is_not_given_while_settled_refunds_keep_changing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(world, "a")
+    turn(world, "a", "failed")
+    monkeypatch.setattr(world.store, "time", lambda: world.now - DAY)
+    with pytest.raises(StoreUnavailable, match="run the command again"):
+        sums(world, 1)
+
+
+def test_counters_agree_with_the_records(world: World) -> None:
+    settle(world, "a")
+    settle(world, "b", 250, currency="eur")
+    settle(world, "c")
+    turn(world, "c", "failed")
+    compared = totals.check(world.store)
+    assert [(each.name, each.counter, each.walked) for each in compared] == [
+        ("amount:succeeded:eur", 250, 250),
+        ("amount:succeeded:usd", 500, 500),
+        ("settled:succeeded", 2, 2),
+    ]
+    assert all(each.agrees for each in compared)
+
+
+def test_counters_that_lost_or_found_a_refund_do_not_agree(world: World) -> None:
+    settle(world, "a")
+    for change in (1, -2):
+        world.redis.hincrby("refunds:counters", "settled:succeeded", change)
+        (wrong,) = [each for each in totals.check(world.store) if not each.agrees]
+        assert wrong.name == "settled:succeeded"
+
+
+def test_counter_may_be_higher_once_records_have_expired(world: World) -> None:
+    settle(world, "a")
+    world.redis.hincrby("refunds:counters", "settled:succeeded", 1)
+    world.store.retention_ms = 1000
+    assert all(each.agrees for each in totals.check(world.store))
