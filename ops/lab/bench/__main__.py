@@ -21,6 +21,7 @@ from ops.lab.bench import (
     payment,
     plan,
     rates,
+    reconcile,
     replicas,
     sizes,
     telling,
@@ -51,6 +52,7 @@ FIGURES: Final[dict[str, Taker]] = {
     "door": door.door,
     "upload": door.door,
     "callbacks": telling.callbacks,
+    "reconcile": reconcile.reconcile,
     "replicas": replicas.replicas,
 }
 
@@ -84,7 +86,7 @@ def main(
     """Measure the figures named, all unless told otherwise.
 
     They are: bulk single latency lanes processes accept memory limit backlog payment
-    transport watch door upload callbacks replicas.
+    transport watch door upload callbacks reconcile replicas.
     Absolute numbers drift with the machine: compare ratios, and only within one run.
     """
     if quick and full:

@@ -144,6 +144,8 @@ def running_rabbitmq(folder: Path) -> Iterator[RabbitMQ]:
         "RABBITMQ_NODE_PORT": port,
         "RABBITMQ_DIST_PORT": free_port(),
         "RABBITMQ_LOGS": "-",
+        # Erlang's schedulers would turn in circles while there is nothing to do.
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none",
         **{
             f"RABBITMQ_{name}": folder / name.lower()
             for name in (
