@@ -148,6 +148,7 @@ class _Asked:
     options: ImportOptions
     start: str | None
     end: str | None
+    kept_in: Path | None
 
 
 @click.command(
@@ -185,9 +186,6 @@ def reconcile(
     if (start is None) != (end is None):
         raise click.UsageError("--from and --to belong together: give both, or neither")
     asked = _asked(file, start, end, mapping_file, how)
-    if mapping_file is not None and not mapping_file.exists():
-        mapping.write(mapping_file, asked.mapping)
-        note(f"these options are kept in {mapping_file}")
     return _run(asked, target, look=look, as_json=as_json)
 
 
@@ -227,7 +225,15 @@ def _asked(
         currency=options.default_currency,
         status=stated.get("status"),
     )
-    return _Asked(file=file, mapping=whole, reading=reading, options=options, start=start, end=end)
+    return _Asked(
+        file=file,
+        mapping=whole,
+        reading=reading,
+        options=options,
+        start=start,
+        end=end,
+        kept_in=mapping_file,
+    )
 
 
 def _zone(stated: Mapping[str, str]) -> tzinfo:
@@ -244,6 +250,7 @@ def _run(asked: _Asked, target: Path | None, *, look: bool, as_json: bool) -> in
         window = window_of(asked.start, asked.end, asked.reading.zone)
     with output(asked.file, target) as write, books() as sides:
         export, window = _load(asked, sides, window)
+        _keep(asked)
         with opened() as refunds:
             comparing.gather(refunds.store, sides, window)
             outcome = comparing.compare(sides, window)
@@ -286,6 +293,13 @@ def _load(asked: _Asked, sides: Books, window: Window | None) -> tuple[Export, W
     if left_out := sides.set_window(*report.as_ms(window)):
         note(f"{counted(left_out, 'row')} of the file were made outside this window")
     return export, window
+
+
+def _keep(asked: _Asked) -> None:
+    """Keep the options in the file that was named for them, once they are known to fit."""
+    if asked.kept_in is not None and not asked.kept_in.exists():
+        mapping.write(asked.kept_in, asked.mapping)
+        note(f"these options are kept in {asked.kept_in}")
 
 
 def _unreadable(export: Export) -> InputError:

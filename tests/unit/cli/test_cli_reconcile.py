@@ -354,6 +354,16 @@ def test_options_are_kept_in_the_mapping_and_used_from_it(
     assert (again.code, classes(again)) == (0, {"matched": 1}), again.err
 
 
+def test_options_that_do_not_fit_the_file_are_not_kept(
+    cli: Cli, season: Season, tmp_path: Path
+) -> None:
+    season.both("a")
+    kept = tmp_path / "provider.toml"
+    ran = cli("reconcile", season.file(), *ALL, "--map", "id=Refund", "--mapping", str(kept))
+    assert ran.code == 3
+    assert not kept.exists()
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
