@@ -69,6 +69,9 @@ TRIALS: Final[tuple[tuple[str, str | None, tuple[str | int, ...]], ...]] = (
     *(("DEL", name, ()) for name in _NAMES),
 )
 
+_WAIT: Final = ("WAIT", None, (0, 0))
+"""Needed only with `REFUNDS_REPLICAS`; for 0 replicas it answers at once."""
+
 
 def permissions(store: Store, cli: str, user: str) -> Iterator[Check]:
     """Try every command, and report those that are forbidden. Raises `StoreUnavailable`."""
@@ -94,15 +97,16 @@ def permissions(store: Store, cli: str, user: str) -> Iterator[Check]:
 def _refused(store: Store) -> dict[str, Exception]:
     """Return the error of each command that is forbidden."""
     trial = store.key(f"trial:{secrets.token_hex(4)}")
+    trials = (*TRIALS, _WAIT) if store.replicas else TRIALS
     with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
-        for command, name, arguments in TRIALS:
+        for command, name, arguments in trials:
             pipeline.execute_command(
                 command, *([] if name is None else [f"{trial}:{name}"]), *arguments
             )
         replies: list[Any] = pipeline.execute(raise_on_error=False)
     return {
         trial[0]: reply
-        for trial, reply in zip(TRIALS, replies, strict=True)
+        for trial, reply in zip(trials, replies, strict=True)
         if isinstance(reply, exceptions.ResponseError) and is_forbidden(reply)
     }
 

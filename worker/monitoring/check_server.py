@@ -23,6 +23,7 @@ from worker.monitoring.checks import (
     user_of,
     warn,
 )
+from worker.monitoring.replicas import replicas
 from worker.settings import Settings
 from worker.store import durability, flags
 from worker.store.connection import redis_errors
@@ -84,6 +85,7 @@ class Server:
             yield fail(
                 "role", f"this server is a {info['role']} and takes no writes", fix, Trouble.AWAY
             )
+        yield from replicas(info, self._settings.replicas)
         yield from evictions(info)
         if self._settings.durability == "disk":
             yield from disk_write(info, self.cli)

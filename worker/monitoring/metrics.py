@@ -29,6 +29,7 @@ from worker.model.currencies import KNOWN as CURRENCIES
 from worker.model.refund import Lane, Stage, Status
 from worker.model.times import from_ms
 from worker.monitoring.callback_metrics import callback_metrics
+from worker.monitoring.replicas import online
 from worker.monitoring.snapshot import (
     _SETTLED,
     _UNSETTLED,
@@ -96,7 +97,7 @@ class RefundsCollector(Collector):
         yield from _webhooks(seen)
         yield _requests(seen)
         yield from callback_metrics(callbacks, seen.counters, from_ms(seen.now_ms))
-        yield from _server(seen.info)
+        yield from _server(seen.info, self._store.replicas)
         if self._backlog_warning is not None:
             sentence = (
                 "Queued refunds in a lane above which the backlog alert fires:"
@@ -315,10 +316,14 @@ def _requests(seen: Snapshot) -> Metric:
     return requests
 
 
-def _server(info: Mapping[str, Any]) -> Iterator[Metric]:
+def _server(info: Mapping[str, Any], wanted: int) -> Iterator[Metric]:
     yield _counter(
         "refunds_redis_evicted_keys", "Keys that the server evicted.", info.get("evicted_keys", 0)
     )
+    sentence = "Replicas that follow the server."
+    yield _gauge("refunds_redis_replicas", sentence, online(info))
+    sentence = "Replicas that a write must reach (REFUNDS_REPLICAS)."
+    yield _gauge("refunds_redis_replicas_wanted", sentence, wanted)
     aof = info.get("aof_enabled", 0)
     yield _gauge("refunds_redis_aof_enabled", "Whether the append-only file is on.", aof)
     states = (info.get("aof_last_write_status", "ok"), info.get("aof_last_bgrewrite_status", "ok"))
